@@ -22,8 +22,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from tf_resflow import bijectors, layers
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.models.build import build_model
-from tf_resflow.models.data_info import DataInfo
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration.")
 _SHAPE = flags.DEFINE_list("shape", ["32", "32", "3"], "Height, width and channels of an image.")

@@ -29,7 +29,7 @@ from absl import app, flags
 from count_operations import count
 
 import tf_resflow as resflow
-from tf_resflow.models.data_info import DataInfo
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.writing import check_output_path, whole_file
 

@@ -136,14 +136,15 @@ def _after_steps(optimizer, weights, gradients, mode, two_replicas):
 
 
 @fits
-def test_OneMomentum_moving_averages_num_gradients():  # noqa: N802
-    """The average of Keras, also of updates of accumulated gradients."""
+def test_set_average_rule():
+    """The average of Keras; that of updates of accumulated gradients, too."""
     averages = []
-    lean = type("SGD", (private_api.OneMomentum, keras.optimizers.SGD), {})
-    for kind, steps in ((keras.optimizers.SGD, None), (lean, None), (lean, 3)):
+    for has_rule, steps in ((False, None), (True, None), (True, 3)):
         weights = [keras.Variable([1.0]), keras.Variable([3.0], dtype="float64")]
-        optimizer = kind(1.0, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=steps)
+        optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=steps)
         optimizer.build(weights)
+        if has_rule:
+            private_api.set_average_rule(optimizer, lambda: 0.5)
         for _ in range(3 * (steps or 1) + 1 * bool(steps)):  # the last is of no update yet
             optimizer.apply([tf.ones([1]), tf.ones([1], tf.float64)])
         averages.append([average.numpy() for average in private_api.moving_averages(optimizer)])

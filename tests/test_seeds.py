@@ -58,7 +58,7 @@ DRAWS = {
     "rademacher": lambda seed: draw_probes("rademacher", 2, tf.zeros([50, 2, 3]), seed),
     "gaussian_float32": lambda seed: draw_probes("gaussian", 2, tf.zeros([50, 2, 3]), seed),
     "gaussian_float64": lambda seed: draw_probes("gaussian", 2, tf.zeros([50, 2, 3], tf.float64), seed),
-    "dequantize": lambda seed: resflow.data.dequantize(tf.zeros([5, 8, 8, 1], tf.uint8), 256, seed),
+    "dequantize": lambda seed: resflow.models.dequantize(tf.zeros([5, 8, 8, 1], tf.uint8), 256, seed),
 }
 
 

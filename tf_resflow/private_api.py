@@ -17,7 +17,6 @@ from tensorflow_probability.python.internal import implementation_selection
 __all__ = [
     "GraphStep",
     "LeanAdam",
-    "OneMomentum",
     "OnlyInSavedModels",
     "custom_gradient",
     "eager_mode",
@@ -28,6 +27,7 @@ __all__ = [
     "moving_averages",
     "never_convert",
     "num_gradients",
+    "set_average_rule",
     "set_trainable",
     "silence_retracing",
     "sublayers",
@@ -97,22 +97,6 @@ def _caller(node):
     return call
 
 
-class OneMomentum(keras.Optimizer):
-    """A mixin of optimizers that computes the momentum of the average (`use_ema`) once for all variables.
-
-    The average moves with each update; Keras' average moves with each accumulated gradient.
-    """
-
-    def _update_model_variables_moving_average(self, trainable_variables):
-        share = tf.where(tf.equal(self.iterations, 0), 1.0, 1.0 - tf.cast(self.ema_momentum, tf.float32))
-        if self.gradient_accumulation_steps:
-            is_update = tf.equal((self._iterations + 1) % self.gradient_accumulation_steps, 0)
-            share = tf.where(is_update, share, 0.0)
-        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
-            if average is not None:
-                average.assign(average + tf.cast(share, variable.dtype) * (variable - average))
-
-
 class LeanAdam(keras.optimizers.Adam):
     """Keras' Adam with few operations for each variable, and gradients summed over the replicas before clipping."""
 
@@ -173,6 +157,25 @@ class OnlyInSavedModels:
         children = super()._trackable_children(save_type, **kwargs)  # type: ignore[misc]
         hidden = self._only_in_saved_models if save_type == "checkpoint" else ()
         return {name: child for name, child in children.items() if name not in hidden}
+
+
+def set_average_rule(optimizer: keras.Optimizer, momentum: Callable[[], tf.Tensor]) -> None:
+    """Lets an optimizer update its average (`use_ema`) with the momentum that a function returns at each step.
+
+    The average is updated with each update of the variables. Keras updates it with each gradient, several of which
+    an update may accumulate.
+    """
+
+    def update(variables):
+        share = tf.where(tf.equal(optimizer.iterations, 0), 1.0, 1.0 - momentum())
+        if optimizer.gradient_accumulation_steps:
+            is_update = tf.equal((num_gradients(optimizer) + 1) % optimizer.gradient_accumulation_steps, 0)
+            share = tf.where(is_update, share, 0.0)
+        for variable, average in zip(variables, moving_averages(optimizer), strict=True):
+            if average is not None:
+                average.assign(average + tf.cast(share, variable.dtype) * (variable - average))
+
+    optimizer._update_model_variables_moving_average = update
 
 
 def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:

@@ -64,7 +64,7 @@ def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeyp
     num, target = rng.integers(2, 5, size), float(rng.uniform(0.1, 0.3))
     step = rng.choice([0.5, 1.0, 1.5], size)
     flow = resflow.flows.vector_flow(size, num_blocks=2, hidden=(8,), seed=seed)
-    model = resflow.FlowModel(flow, [size], cells=resflow.data.Cells(-step * (num - 1) / 2, step, num))
+    model = resflow.FlowModel(flow, [size], cells=resflow.models.Cells(-step * (num - 1) / 2, step, num))
     model.set_weights([w + 0.2 * rng.normal(size=w.shape) for w in model.get_weights()])
     resflow.layers.converge_norms(model)
     x = model.sample(48, seed=seed).numpy()

@@ -1,8 +1,5 @@
 """Conditional models against linear algebra: densities, samples, fit with conditions and weights; wrong input."""
 
-import functools
-import math
-
 import keras
 import numpy as np
 import pytest
@@ -11,8 +8,6 @@ from scipy import special, stats
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
-from tf_resflow.evaluation.log_likelihood import LogProbSamples, mean_and_stderr
-from tf_resflow.evaluation.planning import LikelihoodPlan
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.models.flow_model import sample_latent
 
@@ -120,12 +115,12 @@ def test_a_graph_of_any_number_of_examples(model, labeled, data):
     log_prob = tf.function(lambda x, c: model.log_prob(x, condition=c), specs, autograph=False)
     for condition in (c[:5], c[:1]):
         np.testing.assert_allclose(log_prob(x[:5], condition), expected_log_prob(x[:5], condition), rtol=1e-5)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="one condition for each example.*\\[3 5\\]"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?i)shape"):
         log_prob(x[:5], c[:3])
     specs = [tf.TensorSpec([None, 2]), tf.TensorSpec([None], tf.int32)]
     log_prob = tf.function(lambda x, c: labeled.log_prob(x, condition=c), specs, autograph=False)
     np.testing.assert_allclose(log_prob(x, labels), expected_log_prob(x, np.eye(3)[labels]), rtol=1e-5)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Labels must be in 0, ..., 2.*\\[0 3\\]"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="labels must be integers 0, ..., 2"):
         log_prob(x[:2], [0, 3])
 
 
@@ -170,37 +165,6 @@ def test_classes_share_random_numbers():
     values = evaluation.log_prob_by_class(model, x, seed=1).numpy()
     np.testing.assert_allclose(values, np.tile(values[:, :1], [1, 3]), rtol=1e-5)
     assert np.all(values[:, 0] != evaluation.log_prob_by_class(model, x, seed=2)[:, 0])
-
-
-def test_estimates_of_an_accuracy(data):
-    """In parts of few rows, and by a plan: each of the estimates of an example is under its own condition."""
-    x, c, _ = data
-    flow = resflow.flows.vector_flow(2, 1, (8,), condition_size=3, seed=1)
-    model = resflow.FlowModel(flow, [2], condition_shape=[3])
-    model.initialize(x, condition=c)
-    exact = model.log_prob(x, condition=c, log_det=EXACT)
-    roulette = resflow.logdet.AdaptiveRoulette(0.1, per_example=True)
-    samples = LogProbSamples(model, LikelihoodPlan(log_det=roulette, num_samples=64), megabytes=0.02)
-    mean, stderr = mean_and_stderr(tf.function(samples, autograph=False)((x, c), 1))
-    assert np.all(np.abs(mean - exact) < 5 * stderr + 1e-4) and np.max(stderr) < 0.1
-    value, error = evaluation.estimate_log_prob(model, x, 1, condition=c, stderr=0.1)
-    rms = np.sqrt(np.mean((value - exact) ** 2))  # of 16 examples: 4 standard errors are 0.071
-    assert error.shape == [16] and rms < 0.1 + 0.071
-
-
-def test_a_plan_of_conditional_images():
-    flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, condition_size=2, seed=1)
-    model = resflow.FlowModel(flow, (4, 4, 1), levels=8, num_classes=2)
-    x, labels = np.random.default_rng(0).integers(8, size=[6, 4, 4, 1]), np.arange(6) % 2
-    plan = evaluation.plan_likelihood(model, x, 0.5, condition=labels)
-    log_prob = evaluation.estimate_log_prob(model, x, 0, condition=labels, plan=plan).log_prob
-    draw = tf.function(lambda seed: model.log_prob(x, seed, condition=labels, log_det=EXACT), autograph=False)
-    exact = [draw(tf.constant([0, k])) for k in range(8)]
-    error = 4 * np.sqrt(0.5**2 + np.var(exact, axis=0, ddof=1) / 8)
-    assert plan.expected_stderr <= 0.5 and np.all(np.abs(log_prob - np.mean(exact, axis=0)) < 1.5 * error)
-    noise = evaluation.EstimatorNoise(model, draws=4)(x, 0, condition=labels)
-    assert noise.estimator_std > 0
-    assert evaluation.reconstruct(model, x, 0, condition=labels).exact_examples == 1.0
 
 
 def fitted(arguments, model=None, **kwargs):
@@ -304,92 +268,68 @@ def test_gradients_go_through_the_condition(model, data):
     np.testing.assert_allclose(found, -latents(x, c) @ B.T, rtol=1e-4, atol=1e-4)
 
 
-def test_flow_and_model_must_agree():
+def test_wrong_arguments_of_a_model(refused):
     plain, conditional = (resflow.flows.vector_flow(2, 1, (4,), condition_size=size) for size in (None, 3))
     network = keras.Sequential([keras.Input([5]), keras.layers.Dense(2)])
-    narrow = {"condition_shape": [5], "condition_network": network}
     mean, zero = {"condition_mean": [0.0] * 3}, {"condition_std": [1.0, 0.0, 1.0]}
-    wrong = [
+    for message, flow, arguments in [
         ("take a condition: block0. Tell the model its shape", conditional, {}),
-        ("no part of the flow takes one: .* condition_size=3", plain, {"condition_shape": [3]}),
-        ("but block0 takes one of shape \\(3,\\)", conditional, {"num_classes": 10}),
-        ("either condition_shape= or", conditional, {"condition_shape": [3], "num_classes": 3}),
-        ("must be a sequence, such as \\[3\\]", conditional, {"condition_shape": 3}),
-        ("num_classes is at least 1", conditional, {"num_classes": 0}),
-        ("labels have no condition_mean", conditional, {"num_classes": 3, **mean}),
-        ("give both or neither", conditional, {"condition_shape": [3], **mean}),
+        ("take none: build the flow with condition_size=3", plain, {"condition_shape": [3]}),
+        ("the parts of the flow take .*block0", conditional, {"num_classes": 10}),
+        (
+            "the parts of the flow take .*block0",
+            conditional,
+            {"condition_shape": [5], "condition_network": network},
+        ),
+        ("Give condition_shape= if", conditional, {"condition_shape": [3], "num_classes": 3}),
+        ("Give condition_shape= if", conditional, {"num_classes": 3, **mean}),
+        ("Give condition_shape= if", conditional, {"condition_shape": [3], **mean}),
         ("condition_std must be positive", conditional, {"condition_shape": [3], **mean, **zero}),
-        ("condition_mean, .* need condition_shape", plain, mean),
-        ("but block0 takes one of shape \\(3,\\)", conditional, narrow),
-    ]
-    for message, flow, arguments in wrong:
-        with pytest.raises(ValueError, match=message):
-            resflow.FlowModel(flow, [2], **arguments)
+        ("must be a sequence, such as \\[3\\]", conditional, {"condition_shape": 3}),
+    ]:
+        refused(message, resflow.FlowModel, flow, [2], **arguments)
 
 
-def test_wrong_conditions_of_a_call(model, labeled, data):
+def test_wrong_conditions_of_a_call(model, labeled, data, refused):
     x, c, labels = data
-    calls = [
+    errors = (ValueError, tf.errors.InvalidArgumentError)
+    for message, which, condition in [
         ("is conditional: give condition=, .* numbers of shape \\(3,\\)", model, None),
-        ("\\['batch', 3\\]; got \\(16, 2\\)", model, c[:, :2]),
-        ("one condition for each .* examples: \\[5, 16\\]", model, c[:5]),
-        ("real numbers of shape \\(3,\\); got what is no array", model, ["a", [1.0], {}]),
-        ("real numbers of shape \\(3,\\); got string", model, np.full([16, 3], "a")),
-        ("a label 0, ..., 2; got float32", labeled, c[:, 0]),
-        ("must be in 0, ..., 2, .* \\[-1, 2\\]", labeled, [-1, 2] * 8),
-        ("must be in 0, ..., 2, .* \\[0, 3\\]", labeled, [0, 3] * 8),
-        ("\\['batch'\\]; got \\(16, 3\\)", labeled, np.eye(3, dtype=int)[labels]),
+        ("\\['batch', 3\\]; got float32 of shape \\(16, 2\\)", model, c[:, :2]),
+        ("(?i)shapes.* \\[5,3\\]", model, c[:5]),
+        ("real numbers of shape \\(3,\\).*; got string", model, np.full([16, 3], "a")),
+        ("a label 0, ..., 2.*; got float32", labeled, c[:, 0]),
+        ("labels must be integers 0, ..., 2", labeled, [-1, 2] * 8),
+        ("labels must be integers 0, ..., 2", labeled, [0, 3] * 8),
+        ("\\['batch'\\]; got int64 of shape \\(16, 3\\)", labeled, np.eye(3, dtype=int)[labels]),
         ("has no condition: leave out condition=", plain_model(), c),
-    ]
-    for message, which, condition in calls:
-        estimate = functools.partial(evaluation.estimate_log_prob, which, stderr=0.1)
-        for call in (which.log_prob, which.encode, which.decode, which.initialize, estimate):
-            with pytest.raises(ValueError, match=message):
-                call(x, condition=condition)
-        with pytest.raises(ValueError, match=message):
-            which.sample(16, condition=condition)
-    with pytest.raises(ValueError, match="A condition goes to condition="):
-        model.log_prob((x, c))
-    with pytest.raises(ValueError, match="no classes: build the model with num_classes="):
-        evaluation.log_prob_by_class(model, x)
-    with pytest.raises(ValueError, match="is conditional: give condition="):
-        evaluation.estimate_log_prob(model, x, plan=evaluation.LikelihoodPlan())
+    ]:
+        for call in (which.log_prob, which.encode, which.decode, which.initialize):
+            refused(message, call, x, condition=condition, error=errors)
+        refused(message, which.sample, 16, condition=condition, error=errors)
+    refused("no classes: build the model with num_classes=", evaluation.log_prob_by_class, model, x)
 
 
-def test_wrong_arguments_of_fit(data):
+def test_wrong_arguments_of_fit(data, refused):
     """The right call goes on."""
     x, c, labels = data
     model, labeled, plain = affine_model(), affine_model(num_classes=3), plain_model()
     for each in (model, labeled, plain):
         each.compile(optimizer="sgd", run_eagerly=True)
-    calls = [
-        ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [x], {}),
-        ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [[x, c]], {}),
-        ("examples and their condition, .* \\(3,\\): call fit\\(x, y\\)", model, [(x, c, c)], {}),
-        ("takes an array of examples", model, [(x, c), c], {}),
-        ("examples and their condition", model, [x], {"sample_weight": np.ones(16)}),
-        ("examples and their condition", labeled, [x], {"sample_weight": np.ones(16)}),
+    errors = (ValueError, tf.errors.InvalidArgumentError)
+    for message, which, arguments, options in [
+        ("examples and their conditions or labels: call fit\\(x, y\\)", model, [x], {}),
+        ("examples and their conditions or labels", labeled, [x], {"sample_weight": np.ones(16)}),
         ("cardinality", model, [x, c[:5]], {}),
-        ("cardinality", model, [x, c], {"sample_weight": np.ones(5)}),
-        ("\\['batch', 3\\]; got \\(16, 2\\)", model, [x, c[:, :2]], {}),
-        ("must be in 0, ..., 2, .* \\[1, 3\\]", labeled, [x, labels + 1], {}),
-        ("a label 0, ..., 2; got float", labeled, [x, labels.astype(float)], {}),
-        ("takes an array of examples", plain, [(x, c)], {}),
-        ("takes an array of examples", plain, [[x, c]], {}),
-    ]
-    for message, which, arguments, options in calls:
+        ("\\['batch', 3\\]; got float32 of shape \\(16, 2\\)", model, [x, c[:, :2]], {}),
+        ("labels must be integers 0, ..., 2", labeled, [x, labels + 1], {}),
+        ("(?i)shape", plain, [(x, c)], {}),
+    ]:
         for call in (which.fit, which.evaluate):
-            with pytest.raises(ValueError, match=message):
-                call(*arguments, verbose=0, **options)
+            refused(message, call, *arguments, verbose=0, error=errors, **options)
     for which, arguments in ((model, [x, c]), (plain, [x])):
-        with pytest.raises(ValueError, match="class_weight is by labels, .* give sample_weight"):
-            which.fit(*arguments, class_weight={0: 1.0}, verbose=0)
-    for validation_data in ((x,), (x, c, np.ones(5)), (x, c[:, :2])):
-        with pytest.raises(ValueError, match="condition|cardinality"):
-            model.fit(x, c, validation_data=validation_data, verbose=0)
-    with pytest.raises(ValueError, match="learns from examples and their condition"):
-        model.fit(tf.data.Dataset.from_tensor_slices(x).batch(8), verbose=0)
-    with pytest.raises(ValueError, match="sample_weight is one number for each example"):
-        resflow.models.train_step(model, (x, c), tf.constant([0, 1]), np.ones([16, 2], "float32"))
-    assert math.isfinite(model.fit(x, c, verbose=0).history["loss"][0])
-    assert math.isfinite(labeled.fit(x, labels, verbose=0).history["loss"][0])
+        refused("class_weight needs labels.* give sample_weight", which.fit, *arguments, class_weight={0: 1.0})
+    refused("conditions or labels", model.fit, x, c, validation_data=(x,), verbose=0)
+    step, seed = resflow.models.train_step, tf.constant([0, 1])
+    refused("sample_weight is one number", step, model, (x, c), seed, np.ones([16, 2], "float32"))
+    assert np.isfinite(model.fit(x, c, verbose=0).history["loss"][0])

@@ -12,7 +12,7 @@ import tf_resflow as resflow
 from tf_resflow import evaluation
 from tf_resflow.evaluation import LogLikelihood
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.evaluation.planning import LikelihoodPlan, bytes_per_row
+from tf_resflow.evaluation.planning import LikelihoodPlan
 from tf_resflow.models import FlowDequantizer, dequantizer
 
 EXACT = resflow.logdet.Exact()
@@ -58,20 +58,6 @@ def test_the_estimator_of_an_evaluation_suits_the_noise(block):
     assert isinstance(alone, resflow.logdet.Exact) if block != "residual" else alone.lipschitz_constant < 0.5
 
 
-def test_the_noise_of_couplings_takes_memory():
-    """The estimates are in parts of as many as the branches of the noise have room for."""
-    block = resflow.flows.coupling_image_block(resflow.bijectors.AffineCoupling)
-    flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0, block=block)
-    model = resflow.FlowModel(flow, (2, 2, 1), levels=LEVELS, dequantizer=FlowDequantizer((2, 2, 1), 1, 4))
-    (size, *_) = map(bytes_per_row, resflow.bijectors.flow.residual_blocks(model.data_space.dequantizer.flow))
-    for rows, expected in ((3, (3, 3)), (1e6, (1, 9))):
-        megabytes = (rows + 0.5) * size / 2**20
-        samples = LogProbSamples(
-            model, LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(), num_samples=9), megabytes=megabytes
-        )
-        assert (samples._num_parts, samples._part_samples) == expected
-
-
 def images(num, shape=(2, 2, 1), levels=LEVELS):
     return np.random.default_rng(0).integers(0, levels, [num, *shape]).astype(np.uint8)
 
@@ -104,14 +90,14 @@ def test_the_density_of_the_noise(shape, monkeypatch):
 
 
 class Uniform:
-    """The noise of `tf_resflow.data.dequantize`, as a dequantizer."""
+    """The noise of `tf_resflow.models.dequantize`, as a dequantizer."""
 
     def __init__(self, levels):
         self._levels = levels
 
     def sample_and_log_prob(self, x, seed, *, log_det=None, sets=None):
         integers = tf.cast(tf.round(x * self._levels - 0.5), tf.int32)
-        u = tf.cast(resflow.data.dequantize(integers, self._levels, seed, sets=sets), tf.float64)
+        u = tf.cast(resflow.models.dequantize(integers, self._levels, seed, sets=sets), tf.float64)
         u = u * self._levels - tf.cast(integers, tf.float64)
         return tf.cast(u, x.dtype), tf.zeros(tf.shape(x)[:1], x.dtype)
 
@@ -205,22 +191,8 @@ def test_estimators_of_both_flows(model):
     assert np.min(stderr) > 0
 
 
-class Stowaway(Uniform, tf.Module):
-    def __init__(self):
-        self._levels, self.scale = 3, tf.Variable(1.0)
-
-
-def test_what_does_not_fit_is_said():
-    flow = resflow.flows.vector_flow(2, 1, (4,))
-    cases = [
-        ("Continuous data are not dequantized: leave out dequantizer=", None, FlowDequantizer([2])),
-        ("must have a method sample_and_log_prob.*; got", 3, FlowDequantizer),
-        ("must have a method sample_and_log_prob.*; got", 3, "variational"),
-        ("has variables and is no keras.Layer.*Hold them in a Keras layer", 3, Stowaway()),
-    ]
-    for message, levels, noise in cases:
-        with pytest.raises(ValueError, match=message):
-            resflow.FlowModel(flow, [2], levels=levels, dequantizer=noise)
-    for sizes in ((0, 32), (2, 0)):
-        with pytest.raises(ValueError, match=f"num_blocks and width must be at least 1; got {sizes[0]} and"):
-            FlowDequantizer([2], *sizes)
+def test_what_does_not_fit_is_said(refused):
+    flow, stowaway = resflow.flows.vector_flow(2, 1, (4,)), tf.Module()
+    stowaway.scale = tf.Variable(1.0)
+    refused("Continuous data are not dequantized", resflow.FlowModel, flow, [2], dequantizer=FlowDequantizer([2]))
+    refused("Hold them in a Keras layer", resflow.FlowModel, flow, [2], levels=3, dequantizer=stowaway)

@@ -1,8 +1,5 @@
 """FlowModel: losses against closed forms, data and latents, estimators, and errors."""
 
-import math
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -61,17 +58,6 @@ def test_weights_are_the_variables_of_the_distribution(model):
     assert len(model.weights) == len(model.distribution.variables)
 
 
-def test_variables_that_keras_does_not_see(model):
-    block = model.flow.bijectors[1]
-    scale = tfb.Scale(tf.Variable([1.0, 2.0], name="stowaway"))
-    with pytest.raises(ValueError, match="neither train nor save them: stowaway"):
-        resflow.FlowModel(resflow.bijectors.Flow([block, scale]), [2])
-    base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], name="loc"))
-    with pytest.raises(ValueError, match="of the base distribution .*: loc.*, or let the flow end"):
-        resflow.FlowModel(resflow.bijectors.Flow([block]), [2], base=base)
-    resflow.FlowModel(resflow.bijectors.Flow([block, tfb.Scale([1.0, 2.0])]), [2])
-
-
 def test_nats_of_continuous_data(data):
     model = identity_model()
     expected = -stats.norm(0.5, 0.25).logpdf(data).sum(-1)
@@ -119,16 +105,6 @@ def test_a_call_does_not_round_the_data(policy, dtype, data, dtype_policy):
         x = data.astype(dtype) / 3
         tolerance = 10 * np.finfo(dtype).eps
         np.testing.assert_allclose(model(x), stats.norm.logpdf(x).sum(-1), rtol=tolerance)
-
-
-def test_networks_are_rounded_in_training_alone(data, dtype_policy):
-    with dtype_policy("mixed_bfloat16"):
-        model = resflow.FlowModel(small_flow(), [2])
-    x, exact = data[:16], resflow.logdet.Exact()
-    bound = [model.networks(), model.networks(training=True)]
-    precise, *others = (model.log_prob(x, log_det=exact, networks=networks) for networks in (None, *bound))
-    same, rounded = (np.max(np.abs(value - precise)) for value in others)
-    assert same < 1e-5 < 1e-4 < rounded
 
 
 def scaling_model(levels, **solver):
@@ -208,7 +184,7 @@ def test_a_base_without_a_mean_is_sampled_at_temperature_1(base, heavy):
         np.testing.assert_allclose(found, z, rtol=1e-5)
     for cool in (lambda: model.sample(6, 5, 0.5), lambda: sample(tf.constant(0.5))):
         if heavy:
-            with pytest.raises(tf.errors.InvalidArgumentError, match="sample at temperature 1. It is"):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="sample at temperature 1"):
                 cool()
         else:
             np.testing.assert_allclose(cool(), [1.0, 2.0] + 0.5 * (z - [1.0, 2.0]), rtol=1e-4)
@@ -250,18 +226,6 @@ def test_images_in_float64():
     np.testing.assert_array_equal(samples, model.sample(5, seed=1))
 
 
-def test_wrong_data(model):
-    images = image_model()
-    with pytest.raises(ValueError, match=r"shape \(2,\); got \(5, 3\)"):
-        model.log_prob(tf.zeros([5, 3]))
-    with pytest.raises(ValueError, match="takes floats; got uint8"):
-        model.log_prob(tf.zeros([5, 2], tf.uint8))
-    with pytest.raises(ValueError, match="integers 0, ..., 16; got float32"):
-        images.log_prob(tf.zeros([5, 2, 4, 1]))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="levels = 17"):
-        images.log_prob(tf.fill([5, 2, 4, 1], tf.constant(17, tf.uint8)))
-
-
 def test_build_model(monkeypatch):
     monkeypatch.setattr(LipschitzLayer, "_new_vector", lambda layer: None)  # no search for norms
     config = resflow.training.default_config()
@@ -279,40 +243,29 @@ def test_build_model(monkeypatch):
     assert all(b.log_det.per_example for b in blocks)
 
 
-def test_a_flow_that_drops_the_seed_is_refused():
+def test_wrong_arguments(model, tmp_path, refused):
+    """Variables that Keras does not see, flows that drop seeds or take other events, and data of other kinds."""
+    block, flow_of, images = model.flow.bijectors[1], resflow.bijectors.Flow, image_model()
+    scale = tfb.Scale(tf.Variable([1.0, 2.0], name="stowaway"))
+    base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], name="loc"))
+    refused("neither train nor save them: stowaway", resflow.FlowModel, flow_of([block, scale]), [2])
+    refused("neither train nor save them: loc", resflow.FlowModel, flow_of([block]), [2], base=base)
     chain = tfb.Chain(small_flow().bijectors)
     for flow in (chain, tfb.Invert(tfb.Invert(chain))):
-        with pytest.raises(ValueError, match="drops a seed.*put it in a tf_resflow.bijectors.Flow"):
-            resflow.FlowModel(flow, [2])
-    model = resflow.FlowModel(resflow.bijectors.Flow([chain]), [2])
+        refused("drops a seed.*put it in a tf_resflow.bijectors.Flow", resflow.FlowModel, flow, [2])
+    refused(r"events of shape \(2,\).*got an input of shape \(3,\)", resflow.FlowModel, model.flow, [3])
+    refused(r"event_shape must be a sequence, such as \[2\]; got 2", resflow.FlowModel, model.flow, 2)
+    refused(r"shape \(2,\); got \(5, 3\)", model.log_prob, tf.zeros([5, 3]))
+    refused("takes floats; got uint8", model.log_prob, tf.zeros([5, 2], tf.uint8))
+    refused("integers 0, ..., 16; got float32", images.log_prob, tf.zeros([5, 2, 4, 1]))
+    wrong, error = tf.fill([5, 2, 4, 1], tf.constant(17, tf.uint8)), tf.errors.InvalidArgumentError
+    refused("integers 0, ..., 16", images.log_prob, wrong, error=error)
+    message, path = "architecture of a FlowModel is Python code: use save_weights", tmp_path / "model.keras"
+    refused(message, model.save, path, error=NotImplementedError)
+
+
+def test_seeds_of_a_chain_in_a_flow():
+    model = resflow.FlowModel(resflow.bijectors.Flow([tfb.Chain(small_flow().bijectors)]), [2])
     values = [model.log_prob(np.ones([30, 2], "float32"), seed=seed) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(*values[:2])
     assert np.any(values[0] != values[2])
-
-
-def test_the_flow_takes_events_of_another_shape(model):
-    images = {"width": 4, "num_fc_blocks": 0}
-    cases = [
-        (model.flow, [3]),
-        (resflow.bijectors.Flow([model.flow.bijectors[1]]), [3]),
-        (model.flow, []),
-        (resflow.flows.image_flow((4, 4, 1), (1,), **images), [4, 4, 3]),
-        (resflow.flows.image_flow((4, 4, 1), (1, 1), factor_out=True, **images), [4, 4, 3]),
-        (resflow.bijectors.Flow([resflow.bijectors.InvertibleConv1x1(3)]), [4, 4, 1]),
-        (resflow.bijectors.Flow([resflow.bijectors.Squeeze2D()]), [3, 4, 1]),
-    ]
-    for flow, event_shape in cases:
-        shape = re.escape(str(tuple(event_shape)))
-        with pytest.raises(ValueError, match=rf"takes no events of event_shape={shape}. ."):
-            resflow.FlowModel(flow, event_shape, base=tfd.Sample(tfd.Normal(0.0, 1.0), event_shape))
-    with pytest.raises(ValueError, match="Expected a flow, a bijector or .*; got a Functional"):
-        resflow.FlowModel(keras.Model(*[keras.Input([2])] * 2), [2])
-    with pytest.raises(ValueError, match=r"event_shape must be a sequence, such as \[2\]; got 2"):
-        resflow.FlowModel(model.flow, 2)
-
-
-def test_saving_the_architecture_tells_what_to_do(model, tmp_path):
-    with pytest.raises(NotImplementedError, match="architecture of a FlowModel is Python code: use save_weights"):
-        model.save(tmp_path / "model.keras")
-    assert math.isfinite(model.log_prob(np.ones([1, 2], "float32"), 0)[0])
-    model.save_weights(tmp_path / "model.weights.h5")

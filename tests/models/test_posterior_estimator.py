@@ -216,7 +216,7 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     summary = keras.Sequential([keras.Input([4, 4, 1]), *layers])
     estimator = resflow.PosteriorEstimator(prior, [4, 4, 1], summary=summary, **SMALL)
     for wrong in (without, without | {"B": theta["b"]}):
-        refused("theta must have the parts of the prior", estimator.fit, wrong, x)
+        refused("same (nested structure|keys|set of keys)|structure", estimator.fit, wrong, x)
     start = [weight.numpy() for weight in summary.trainable_weights]
     learned = []
     record = keras.callbacks.LambdaCallback(
@@ -245,44 +245,9 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
 def test_parameters_on_a_bound(gaussian):
     """Their unbounded values are infinite, and become the farthest ones."""
     theta = np.array([LOW, HIGH, [0.0, 3.5], [0.5, 3.0]])
-    z = gaussian[0]._vectors(theta)
+    z = gaussian[0]._vectors(theta, 4)
     np.testing.assert_allclose(z[:2], [np.min(z[2:], 0), np.max(z[2:], 0)])
     np.testing.assert_allclose(z[2:], [[0, 0], [np.log(3), -np.log(2)]], atol=1e-6)
-
-
-def test_wrong_input(gaussian):
-    estimator, theta, x = gaussian[0], BOX.sample(30, seed=0).numpy(), np.ones([30, 2])
-    failed = x.copy()
-    failed[[0, 1], [0, 1]] = np.nan, 1e39
-    for message, call in [
-        (
-            "1 parameters are NaN or outside of the support",
-            lambda: estimator.fit(np.where(np.arange(30)[:, None], theta, 9), x),
-        ),
-        ("theta must be parameters \\[num, \\*event_shape\\]", lambda: estimator.fit(theta[0], x)),
-        ("theta must be parameters \\[num, \\*event_shape\\]", lambda: estimator.fit(theta[:, :1], x)),
-        ("got 30 parameters and 29 observations", lambda: estimator.fit(theta, x[:29])),
-        ("2 observations are NaN or infinite.*leave them out", lambda: estimator.fit(theta, failed)),
-        ("observations of shape \\(2,\\).*got \\(30, 3\\)", lambda: estimator.fit(theta, np.ones([30, 3]))),
-        ("weight_decays has a number of at least 0", lambda: estimator.fit(theta, x, weight_decays=[])),
-        ("weight_decays has a number of at least 0", lambda: estimator.fit(theta, x, weight_decays=[0.0, np.nan])),
-        ("weight_decays must be a sequence, such as \\[0.3\\]", lambda: estimator.fit(theta, x, weight_decays=0.3)),
-        ("epochs must be at least 1; got 128 and 0", lambda: estimator.fit(theta, x, epochs=0)),
-        ("validation_fraction=0.0 of 30", lambda: estimator.fit(theta, x, validation_fraction=0.0)),
-        ("observations of shape \\(2,\\).*got \\(1, 1, 2\\)", lambda: estimator.posterior(x[None, :1])),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
-    flat = keras.Sequential([keras.Input([4, 3]), keras.layers.Dense(2)])
-    double = keras.Sequential([keras.Input([4, 3], dtype="float64"), keras.layers.Dense(2, dtype="float64")])
-    for message, prior, options in [
-        ("one distribution; got the batch shape \\(2,\\)", tfd.Uniform(LOW, HIGH), {}),
-        ("real numbers of one dtype; got .*int32", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2), {}),
-        ("summary must map observations \\[batch, 4, 3\\] to vectors", BOX, {"summary": flat}),
-        ("summary has float64 weights, and the prior is float32", BOX, {"summary": double}),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            resflow.PosteriorEstimator(prior, [4, 3], **options)
 
 
 def test_bounds_that_depend_on_other_parameters():
@@ -296,8 +261,30 @@ def test_bounds_that_depend_on_other_parameters():
     estimator = resflow.PosteriorEstimator(prior, [1], **SMALL)
     a, b = prior.sample(40, seed=[0, 1])
     shares = np.concatenate([a[:, tf.newaxis] / 2, b / a[:, tf.newaxis]], axis=1)
-    np.testing.assert_allclose(estimator._vectors([a, b]), special.logit(shares), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(estimator._vectors([a, b], 40), special.logit(shares), rtol=1e-4, atol=1e-5)
     posterior = estimator.posterior([1.0])
     draws = posterior.sample(200, seed=1)
     assert np.all((draws[1] >= 0) & (draws[1] <= draws[0][:, tf.newaxis]))
     assert np.all(np.isfinite(posterior.log_prob(draws)))
+
+
+def test_wrong_input(gaussian, refused):
+    fit, theta, x = gaussian[0].fit, BOX.sample(30, seed=0).numpy(), np.ones([30, 2])
+    failed = x.copy()
+    failed[[0, 1], [0, 1]] = np.nan, 1e39
+    refused("1 parameters are NaN or outside of the support", fit, np.where(np.arange(30)[:, None], theta, 9), x)
+    for wrong in (theta[0], theta[:, :1], theta[:29]):
+        refused("theta must be parameters \\[num, \\*event_shape\\].* 30 observations", fit, wrong, x)
+    refused("2 observations are NaN or infinite.*leave them out", fit, theta, failed)
+    refused("observations of shape \\(2,\\).*got \\(30, 3\\)", fit, theta, np.ones([30, 3]))
+    refused("validation_fraction=0.0 of 30", fit, theta, x, validation_fraction=0.0)
+    refused("observations of shape \\(2,\\).*got \\(1, 1, 2\\)", gaussian[0].posterior, x[None, :1])
+    flat = keras.Sequential([keras.Input([4, 3]), keras.layers.Dense(2)])
+    double = keras.Sequential([keras.Input([12], dtype="float64"), keras.layers.Dense(2, dtype="float64")])
+    for message, prior, shape, options in [
+        ("one distribution.*got the batch shape \\(2,\\)", tfd.Uniform(LOW, HIGH), [2], {}),
+        ("real numbers of one dtype.*int32", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2), [2], {}),
+        ("summary must map observations \\[batch, 4, 3\\] to vectors", BOX, [4, 3], {"summary": flat}),
+        ("the dtype float32 of the prior; got .*float64", BOX, [12], {"summary": double}),
+    ]:
+        refused(message, resflow.PosteriorEstimator, prior, shape, **options)

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow.data.column_codes import ColumnCodes
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.models.data_info import DataInfo
 from tf_resflow.serving.signatures import Signatures, quantiles
 from tf_resflow.training.runs import Run
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from pyarrow import parquet
 
 import tf_resflow as resflow
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.evaluation import LikelihoodPlan
-from tf_resflow.models.data_info import DataInfo
 from tf_resflow.training.runs import Run
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "beam" / "score.py"

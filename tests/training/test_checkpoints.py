@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.models.data_info import DataInfo
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training import default_config
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics_writer import MetricsWriter

@@ -9,7 +9,7 @@ import pytest
 
 from tf_resflow.data import Dataset
 from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.models.data_info import DataInfo
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
 

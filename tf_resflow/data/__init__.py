@@ -1,4 +1,4 @@
-"""Input pipelines: images, digits, tabular data and 2-D densities, and dequantization."""
+"""Input pipelines: images, digits, tabular data and 2-D densities."""
 
 import lazy_loader
 

@@ -1,9 +1,8 @@
-from .column_codes import Cells, ColumnCodes
+from .column_codes import ColumnCodes
 from .columns import Columns
 from .config import default_config
 from .dataset import Dataset
 from .densities_2d import DENSITIES, load_density
-from .dequantization import dequantize, quantize
 from .digits import load_digits
 from .image_files import load_image_files
 from .loading import load
@@ -11,18 +10,15 @@ from .tabular import load_tabular
 from .tfds_images import load_tfds_images
 
 __all__ = [
-    "Cells",
     "ColumnCodes",
     "Columns",
     "DENSITIES",
     "Dataset",
     "default_config",
-    "dequantize",
     "load",
     "load_density",
     "load_digits",
     "load_image_files",
     "load_tabular",
     "load_tfds_images",
-    "quantize",
 ]

@@ -9,14 +9,13 @@ import numpy as np
 from scipy import special
 
 from tf_resflow.extras import extra
+from tf_resflow.models.dequantization import OFF_GRID, Cells
 from tf_resflow.plurals import shortened
 
 __all__ = [
     "EXACT",
     "KINDS",
     "MOST_LEVELS",
-    "OFF_GRID",
-    "Cells",
     "ColumnCodes",
     "Encoded",
     "ReadRows",
@@ -31,9 +30,6 @@ KINDS = ("number", "whole", "category", "date", "day")
 MOST_LEVELS = 100
 """The largest number of levels of a category, and of values of a grid that has ends."""
 
-OFF_GRID = 1e-6
-"""The largest distance of a value from a grid, in steps, apart from rounding."""
-
 EXACT = 2**53
 """Float64 holds every whole number of at most this magnitude."""
 
@@ -42,24 +38,6 @@ _RESOLUTION = 1e-4  # of a deviation: the coarsest spacing of float32 that needs
 _DEPENDENT = 1e-9  # variance of a combination of standardized columns that is constant
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
 _OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # in the data.json of earlier versions
-
-
-class Cells(NamedTuple):
-    r"""The cells of the discrete coordinates of vectors, arrays `[size]`.
-
-    The values of a coordinate are \\(first + k \cdot step\\), \\(k = 0, \dots, num - 1\\), each in the middle of
-    its cell. The step of a continuous coordinate is 0. A coordinate without ends has infinite `num`: its cells
-    continue on both sides of `first`.
-    """
-
-    first: np.ndarray
-    step: np.ndarray
-    num: np.ndarray
-
-    @property
-    def log_volume(self) -> float:
-        """The logarithm of the volume of a cell in the discrete coordinates."""
-        return float(np.log(self.step[self.step > 0]).sum())
 
 
 class Encoded(NamedTuple):

@@ -1,6 +1,6 @@
 """A data set: named splits of examples, served as reproducible batches."""
 
-__all__ = ["Dataset"]
+__all__ = ["Dataset", "check_power_of_two"]
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ _ROWS = 1024  # examples that `Dataset.array` takes at a time
 class Dataset:
     """Examples of one event shape, split into "train", "test" and perhaps "validation".
 
-    Images are uint8 with the integer values 0, ..., levels - 1 (see `dequantize`); vectors are float32 and `levels`
+    Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels`
     is None. `from_arrays` makes a data set of arrays. Otherwise one of two functions reads the splits: `read`
     returns a whole split, and is called when it is first needed; `stream` returns the examples one after the other,
     for data that do not fit in memory. The train split of a generated data set (`draw`) has no end: every step
@@ -398,3 +398,9 @@ def _checked_labels(name, labels, sizes, num_classes):
         if not np.isin(values, np.arange(num_classes)).all():
             raise ValueError(f"{name} ({split}): labels must be integers 0, ..., {num_classes - 1}.")
     return {split: values.astype(np.int32) for split, values in labels.items()}
+
+
+def check_power_of_two(levels: int) -> None:
+    """Raises ValueError unless `levels` are those of a pixel of 8 bits without some of its low bits."""
+    if levels not in [2**bits for bits in range(1, 9)]:
+        raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")

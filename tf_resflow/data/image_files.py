@@ -14,8 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import progress
-from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.dequantization import check_power_of_two
+from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.files import read_array, readable
 from tf_resflow.data.image_folders import find_images, subfolders
 from tf_resflow.data.splits import check_different, draw_splits, field

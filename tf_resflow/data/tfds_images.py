@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.dequantization import check_power_of_two
+from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.splits import split_sizes
 from tf_resflow.extras import extra
 

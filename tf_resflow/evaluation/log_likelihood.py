@@ -7,7 +7,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.data.dequantization import points_per_set
 from tf_resflow.evaluation.planning import (
     MEGABYTES,
     LikelihoodPlan,
@@ -16,7 +15,9 @@ from tf_resflow.evaluation.planning import (
     plan_likelihood,
 )
 from tf_resflow.models import FlowModel
+from tf_resflow.models.dequantization import points_per_set
 from tf_resflow.models.dequantizer import noise_log_det, with_sets
+from tf_resflow.models.flow_model import draw_log_prob
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
@@ -243,18 +244,13 @@ class LogProbSamples:
 
     def _at_once(self, examples, seed):
         num = self._part_samples
-        noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
-        z, log_q = self._model.data_space.dequantize(
-            arguments.pop("x"),
-            noise_seed,
-            log_det=self._noise_log_det,
-            sets=num if self._common else None,
-            networks=self._networks,
-            point_sets=self._point_sets,
-        )
-        arguments |= {"seed": flow_seed} | ({} if self._networks is None else {"networks": self._networks})
-        return tf.reshape(self._density.log_prob(z, bijector_kwargs=arguments) - log_q, [num, -1])
+        x = arguments.pop("x")
+        arguments |= {} if self._networks is None else {"networks": self._networks}
+        noise = {"log_det": self._noise_log_det, "networks": self._networks, "point_sets": self._point_sets}
+        sets = num if self._common else None
+        log_prob = draw_log_prob(self._model, x, seed, self._density, arguments, sets=sets, **noise)
+        return tf.reshape(log_prob, [num, -1])
 
     def _blocks_of_noise(self):
         """The residual blocks of a dequantizer, with the estimator that it is given."""

@@ -1,13 +1,14 @@
-from .build import build_model
+from .build import build_model, evaluation_estimator
 from .data_space import DataSpace
+from .dequantization import Cells, dequantize, quantize
 from .dequantizer import Dequantizer, FlowDequantizer
-from .estimators import evaluation_estimator
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
 from .posterior_estimator import PosteriorEstimator
 from .step import train_step
 
 __all__ = [
+    "Cells",
     "DataSpace",
     "Dequantizer",
     "FlowDequantizer",
@@ -15,6 +16,8 @@ __all__ = [
     "HybridModel",
     "PosteriorEstimator",
     "build_model",
+    "dequantize",
     "evaluation_estimator",
+    "quantize",
     "train_step",
 ]

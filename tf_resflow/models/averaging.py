@@ -1,61 +1,31 @@
 """The average of a model's weights: its momentum, the model under it, and its place in `fit`."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.private_api import OneMomentum, moving_averages
+from tf_resflow.private_api import moving_averages, set_average_rule
 from tf_resflow.progress import stage
 
-__all__ = ["AveragedWeights", "WarmedUpAverage", "callbacks_under_average", "warm_up_average"]
+__all__ = ["AveragedWeights", "FitUnderAverage", "warm_up_average"]
 
 
-class WarmedUpAverage(OneMomentum):
-    r"""A mixin of Keras' optimizers that warms up the average of the weights (`use_ema`).
+def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
+    r"""Warms up the average of the weights that an optimizer of any class keeps (`use_ema`).
 
-    Its momentum at step t (0 at an optimizer's first) is \\(\min(m, (1 + t) / (10 + t))\\), with \\(m\\) the
-    `ema_momentum`; a step may accumulate several gradients. A constant one remembers the first weights for some
-    \\(1 / (1 - m)\\) steps, and the average of a short run is worse than its last weights. This average spans about
-    a tenth of the run until it spans \\(1 / (1 - m)\\) steps.
+    The momentum at step t after the step `first` is \\(\min(m, (1 + t) / (10 + t))\\), with \\(m\\) the
+    `ema_momentum`. A constant momentum remembers the first weights for some \\(1 / (1 - m)\\) steps, so the average
+    of a short run is worse than its last weights. The warmed-up average spans about a tenth of the run until it
+    spans \\(1 / (1 - m)\\) steps.
     """
 
-    _ema_limit: float
+    def momentum():
+        t = tf.cast(optimizer.iterations - first, tf.float32)
+        return tf.minimum(optimizer.ema_momentum, (1.0 + t) / (10.0 + t))
 
-    @staticmethod
-    def _first_step() -> Any:
-        return 0
-
-    @property
-    def ema_momentum(self) -> Any:
-        """The momentum at this step, a scalar tensor; to set it sets its limit m."""
-        t = keras.ops.cast(self.iterations - self._first_step(), "float32")
-        return keras.ops.minimum(self._ema_limit, (1.0 + t) / (10.0 + t))
-
-    @ema_momentum.setter
-    def ema_momentum(self, limit: float) -> None:
-        self._ema_limit = limit
-
-    def get_config(self) -> dict[str, Any]:
-        """The settings of the optimizer, with m as `ema_momentum`."""
-        return {**super().get_config(), "ema_momentum": self._ema_limit}
-
-
-def warm_up_average(optimizer: keras.Optimizer) -> None:
-    """Warms up the average of an optimizer of any class, anew in each fit (`callbacks_under_average`)."""
-    if not optimizer.use_ema:
-        return
-    if not isinstance(optimizer, WarmedUpAverage):
-        kind, limit = type(optimizer), optimizer.ema_momentum
-        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        optimizer.__class__ = type(kind.__name__, (WarmedUpAverage, kind), names)
-        optimizer.ema_momentum = limit
-    steps = optimizer.iterations
-    first = keras.Variable(steps, dtype=steps.dtype, trainable=False, aggregation="only_first_replica")
-    optimizer._first_step = lambda: first  # not the variable, which would be a part of checkpoints
+    set_average_rule(optimizer, momentum)
 
 
 class AveragedWeights:
@@ -93,51 +63,47 @@ class AveragedWeights:
         self._saved = []
 
 
-@contextlib.contextmanager
-def callbacks_under_average(model: keras.Model, callbacks: Any) -> Iterator[Any]:
-    """The callbacks of a fit, which see the average of the weights at the end of each epoch, as validation does.
+class FitUnderAverage(keras.callbacks.Callback):
+    """Shows the average of the weights to validation and to the callbacks that follow, at the end of each epoch.
 
-    They come behind one that begins a new average at the weights that the fit finds, puts it in their place after
-    each epoch, and the weights back before the next one, or if the fit is interrupted. Without an average they are
-    as given.
+    Each fit begins a new average at the weights that it finds. The last weights come back before the next epoch, or
+    by `put_back` after an interruption.
     """
-    if not model.optimizer.use_ema:
-        yield callbacks
-        return
-    if len(moving_averages(model.optimizer)) != len(model.trainable_variables):
-        raise ValueError("The trainable variables are other ones than at compile: call model.compile again.")
-    under = _UnderAverage(model)
-    try:
-        yield [under, callbacks or []]
-    except BaseException:
-        under.put_back()
-        raise
 
-
-class _UnderAverage(keras.callbacks.Callback):
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         super().__init__()
+        steps = model.optimizer.iterations
+        options = {"trainable": False, "aggregation": "only_first_replica"}
+        self._first = keras.Variable(steps, dtype=steps.dtype, **options)  # not a part of checkpoints
         self._averaged, self._is_in_place = AveragedWeights(model, model.optimizer), False
+        warm_up_average(model.optimizer, self._first)
 
-    def on_train_begin(self, logs=None):
-        """The last average is not of these weights, if they were loaded or restored since."""
-        optimizer = self.model.optimizer
-        optimizer._first_step().assign(optimizer.iterations)
-        for average, weight in zip(moving_averages(optimizer), self.model.trainable_variables, strict=True):
-            average.assign(weight)
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts the average at the weights."""
+        averages, variables = moving_averages(self.model.optimizer), self.model.trainable_variables
+        if len(averages) != len(variables):
+            raise ValueError("The trainable variables have changed since compile: call model.compile again.")
+        self._is_in_place = False  # the last fit ended with it
+        self._first.assign(self.model.optimizer.iterations)
+        for average, variable in zip(averages, variables, strict=True):
+            average.assign(variable)
 
-    def put_back(self):
+    def put_back(self) -> None:
+        """Restores the last weights if the average is in their place."""
         if self._is_in_place:
             self._averaged.__exit__()
             self._is_in_place = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Restores the last weights."""
         self.put_back()
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Puts the average in place."""
         if not self._is_in_place:
             self._averaged.__enter__()
             self._is_in_place = True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Puts the average in place, also without validation."""
         self.on_test_begin()

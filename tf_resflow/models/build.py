@@ -1,13 +1,13 @@
-"""The model of a config."""
+"""The model of a config, and the estimator of the log-determinants with which it is evaluated or served."""
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from tf_resflow import flows
-from tf_resflow.data import Dataset
+from tf_resflow import bijectors, flows, logdet
+from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.flows.build import build_estimator, build_flow
-from tf_resflow.models.data_info import DataInfo
-from tf_resflow.models.dequantizer import FlowDequantizer
-from tf_resflow.models.estimators import evaluation_estimator
+from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.hybrid_model import HybridModel
 from tf_resflow.models.keras_training import KerasTraining
@@ -15,90 +15,144 @@ from tf_resflow.models.keras_training import KerasTraining
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["build_model", "check_dataset", "with_statistics"]
+__all__ = ["build_model", "check_dataset", "check_only_stderr", "evaluation_estimator", "with_statistics"]
+
+_ESTIMATORS = ("adaptive_roulette", "russian_roulette", "power_series", "adaptive", "exact")
 
 
-def check_dataset(config: "ConfigDict", dataset: Dataset) -> None:
+def check_dataset(config: "ConfigDict", dataset: Any) -> None:
     """Raises ValueError unless the data are of the kind that the model of a config takes."""
     kind = "image" if len(dataset.event_shape) == 3 else "vector"
     if config.model.kind != kind:
         raise ValueError(
-            f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has "
-            f"the shape {dataset.event_shape}: set it to {kind!r}."
+            f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has the shape "
+            f"{dataset.event_shape}: set it to {kind!r}."
         )
-    if config.task == "hybrid":
-        _num_classes(config, dataset)
     if config.model.dequantization == "variational" and dataset.levels is None:
         raise ValueError(
             f"config.model.dequantization is 'variational', but the data of {dataset.name!r} are continuous: leave "
             "it at 'uniform'."
         )
-    _condition(config, dataset)
+    if dataset.num_classes is None and (config.task == "hybrid" or config.model.condition == "label"):
+        field = "config.task is 'hybrid'" if config.task == "hybrid" else "config.model.condition is 'label'"
+        raise ValueError(
+            f"{field}, but {dataset.name!r} has no labels: choose a data set with labels, such as digits, mnist, "
+            "cifar10 or svhn_cropped."
+        )
 
 
-def with_statistics(config: "ConfigDict", dataset: Dataset) -> Dataset:
-    """The data set with all statistics by which the model of a config normalizes its input."""
+def with_statistics(config: "ConfigDict", dataset: Any) -> Any:
+    """The data set with all statistics with which the model of a config normalizes its input."""
     if config.task == "hybrid" and not config.model.logit_alpha:
         return dataset.with_channel_statistics()
     return dataset
 
 
-def build_model(config: "ConfigDict", dataset: Dataset | DataInfo) -> KerasTraining:
+def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     """Builds the model of a config.
 
     Args:
       config: see `tf_resflow.training.default_config`.
-      dataset: has `event_shape`, `levels`, `codes`, whose cells are those of the model,
-        `num_classes` (for a hybrid model, or for labels as condition), `mean` and `std`, by which the flow
-        normalizes its input if they are not None, and `condition_mean` and `condition_std`, by which the model
-        standardizes real conditions.
+      dataset: a `tf_resflow.data.Dataset`, or another object with its `name`, `event_shape`, `levels`, `codes`,
+        whose cells are those of the model, `num_classes` (for a hybrid model, or for labels as condition), `mean`
+        and `std`, with which the flow normalizes its input if they are not None, and `condition_mean` and
+        `condition_std`, with which the model standardizes real conditions.
 
     Returns:
       A `FlowModel`, conditional if `config.model.condition` is set or the data have conditions, or a `HybridModel`
-      if `config.task` is "hybrid"; it is evaluated with the default of `evaluation_estimator`.
+      if `config.task` is "hybrid". It is evaluated with the default of `evaluation_estimator`.
     """
-    shape = dataset.event_shape
-    condition = _condition(config, dataset)
-    size = condition.get("num_classes") or (condition["condition_shape"][0] if condition else None)
-    flow = build_flow(config.model, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
-    noise = _dequantizer(config, shape)
+    check_dataset(config, dataset)
+    shape, settings = dataset.event_shape, config.model
+    condition: dict[str, Any] = {}
+    size = None
+    if settings.condition == "label":
+        size = condition["num_classes"] = dataset.num_classes
+    elif dataset.condition_mean is not None:
+        condition = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
+        condition["condition_shape"] = dataset.condition_mean.shape
+        (size,) = dataset.condition_mean.shape
+    flow = build_flow(settings, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
+    noise = None
+    if settings.dequantization == "variational":
+        sizes = settings.dequantization_blocks, settings.dequantization_width
+        log_det = build_estimator(settings.estimator.train, per_example=False)
+        noise = FlowDequantizer(shape, *sizes, log_det=log_det, seed=config.seed)
     _, evaluation_log_det = evaluation_estimator(config, flow, shape, dequantizer=noise)
-    options = {"evaluation_log_det": evaluation_log_det, "seed": config.seed}
+    options = {"levels": dataset.levels, "evaluation_log_det": evaluation_log_det, "seed": config.seed}
     if config.task == "density":
-        options["cells"] = None if dataset.codes is None else dataset.codes.cells
-        return FlowModel(flow, shape, levels=dataset.levels, dequantizer=noise, **condition, **options)
-    shapes = flow.feature_shapes(shape)
-    head = {"seed": config.seed, "dtype": "float32"}
-    classifier = flows.multiscale_classifier(shapes, _num_classes(config, dataset), config.hybrid.features, **head)
-    options["density_weight"] = config.hybrid.density_weight
-    return HybridModel(flow, classifier, shape, levels=dataset.levels, **options)
+        cells = None if dataset.codes is None else dataset.codes.cells
+        return FlowModel(flow, shape, dequantizer=noise, cells=cells, **condition, **options)
+    classifier = flows.multiscale_classifier(
+        flow.feature_shapes(shape), dataset.num_classes, config.hybrid.features, seed=config.seed, dtype="float32"
+    )
+    return HybridModel(flow, classifier, shape, density_weight=config.hybrid.density_weight, **options)
 
 
-def _dequantizer(config, event_shape):
-    """The learned noise of integer data; None for uniform noise."""
-    settings = config.model
-    if settings.dequantization == "uniform":
-        return None
-    log_det = build_estimator(settings.estimator.train, per_example=False)
-    sizes = (settings.dequantization_blocks, settings.dequantization_width)
-    return FlowDequantizer(event_shape, *sizes, log_det=log_det, seed=config.seed)
+def evaluation_estimator(
+    config: "ConfigDict",
+    flow: bijectors.FlowBijector,
+    event_shape: Sequence[int],
+    *,
+    dequantizer: Dequantizer | None = None,
+    name: str | None = None,
+    num_probes: int | None = None,
+) -> tuple[str, logdet.LogDetEstimator]:
+    """The estimator of the log-determinants for evaluation, and its name.
+
+    Args:
+      config: a run's configuration, see `tf_resflow.training.default_config`.
+      flow: the flow of its model.
+      event_shape: shape of an example.
+      dequantizer: the dequantizer of its model, which is evaluated with the same estimator.
+      name: "adaptive_roulette", "russian_roulette" or "power_series" with the settings of
+        `config.model.estimator.eval`; "adaptive" for terms until the rest of the series is guaranteed below 1e-4
+        nats for each block and probe, which needs certified Lipschitz constants below 1; or "exact" for slogdet.
+        The default is "exact" where `tf_resflow.logdet.default_estimator` is exact or the flow has no residual
+        blocks, and `config.model.estimator.eval.kind` elsewhere.
+      num_probes: number of probes of all estimators but "exact"; by default
+        `config.model.estimator.eval.num_probes`.
+
+    Returns:
+      The name and the estimator.
+
+    Raises:
+      ValueError: if the name is unknown, or "adaptive" cannot be certified.
+    """
+    settings = config.model.estimator.eval
+    parts = [flow, *([dequantizer.flow] if isinstance(dequantizer, FlowDequantizer) else [])]
+    has_blocks = any(map(bijectors.flow.residual_blocks, parts))
+    if name is None:
+        default = logdet.default_estimator(math.prod(event_shape), "evaluation")
+        name = "exact" if isinstance(default, logdet.Exact) or not has_blocks else settings.kind
+    if name not in _ESTIMATORS:
+        raise ValueError(f"log_det must be one of {', '.join(_ESTIMATORS)}; got {name!r}.")
+    if name == "exact":
+        return name, logdet.Exact()
+    if name != "adaptive":
+        return name, build_estimator(settings, True, kind=name, num_probes=num_probes)
+    bounds = [bound for part in parts for bound in _certified_bounds(part)]
+    if not bounds:
+        return name, logdet.Exact()  # of couplings, which are exact anyway
+    num_probes = num_probes or settings.num_probes
+    return name, logdet.AdaptiveSeries(lipschitz_constant=max(bounds), probes="colored", num_probes=num_probes)
 
 
-def _condition(config, dataset):
-    """The condition of the model, as arguments of a `FlowModel`."""
-    if config.model.condition == "label":
-        return {"num_classes": _num_classes(config, dataset)}
-    if dataset.condition_mean is None:
-        return {}
-    statistics = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
-    return {"condition_shape": dataset.condition_mean.shape, **statistics}
+def check_only_stderr(stderr: float | None, log_det: str | None, num_probes: int | None) -> None:
+    """Raises a ValueError if estimators are named in addition to a standard error, which chooses them."""
+    if stderr is not None and (log_det is not None or num_probes is not None):
+        raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
 
 
-def _num_classes(config, dataset):
-    if dataset.num_classes is None:
-        field = "config.task is 'hybrid'" if config.task == "hybrid" else "config.model.condition is 'label'"
+def _certified_bounds(flow):
+    """The certified Lipschitz constants of the branches, all below 1."""
+    bounds = certified_bounds(flow)
+    worst = max(bounds, key=lambda name: bounds[name], default=None)
+    if worst is not None and not bounds[worst] < 1:
+        reason = uncertified_blocks(flow).get(worst)
+        found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
-            f"{field}, but {dataset.name!r} has no labels: choose a data set that has them, such "
-            "as digits, mnist, cifar10 or svhn_cropped."
+            f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
+            "Evaluate with 'adaptive_roulette' or 'exact', or train with a lower config.model.coefficient."
         )
-    return dataset.num_classes
+    return bounds.values()

@@ -1,4 +1,4 @@
-"""The data of a model beside the input space of its flow: dequantization, its inverse, and units."""
+"""How the data of a model become values of its flow's input space and back, and their units."""
 
 import math
 from collections.abc import Sequence
@@ -9,34 +9,40 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import Networks
-from tf_resflow.data import dequantize, quantize
-from tf_resflow.data.column_codes import Cells
-from tf_resflow.data.dequantization import cell_width, dequantize_in_cells, place_in_cells, quantize_in_cells
-from tf_resflow.models.dequantizer import Dequantized, Dequantizer, FlowDequantizer
+from tf_resflow.models.dequantization import (
+    Cells,
+    cell_width,
+    dequantize,
+    dequantize_in_cells,
+    place_in_cells,
+    quantize,
+    quantize_in_cells,
+)
+from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.typing import TensorLike
 
 __all__ = ["DataSpace"]
 
-_OF_A_LEVEL = 1 / 32  # the residual of a block's inverse that integer data cannot show
-_OF_A_DEVIATION = 1e-5  # likewise a picture or a statistic of continuous data, of about unit variance in a block
+_OF_A_LEVEL = 1 / 32  # residual of a block's inverse that integer data cannot show
+_OF_A_DEVIATION = 1e-5  # the same for pictures and statistics of continuous data, of about unit variance in a block
 
 
 class DataSpace:
     r"""The data of a `FlowModel`, and how they become values of its flow's input space.
 
-    Integers x become \\(z = (x + u) / L\\), with uniform noise u or that of a `Dequantizer`; continuous data are
-    taken as they are. Of vectors some coordinates can be discrete: these become \\(z = x + w (u - 1/2)\\), with the
-    width w of their cells in training. P(x), a probability in the discrete coordinates and a density in the others,
-    is the integral of p over the cell, where the first and the last one of a coordinate include what lies beyond
-    them: the probabilities of the values within the range add up to one, as those of samples. A number beyond the
+    Integers x become \\(z = (x + u) / L\\), with uniform noise u or that of a `Dequantizer`; continuous data stay
+    as they are. Some coordinates of vectors can be discrete. In training they become \\(z = x + w (u - 1/2)\\),
+    with the width w of their cells. P(x), a probability in the discrete coordinates and a density in the others, is
+    the integral of p over the cell. The first and the last cell of a coordinate include what lies beyond them, so
+    the probabilities of the values within the range add up to one, as do those of samples. A number beyond the
     range has the probability of its own cell, which is part of the edge's.
 
     Args:
       event_shape: shape of an example.
       levels: L, the number of integer values; None for continuous data.
       dequantizer: a `Dequantizer` or None.
-      dtype: of the flow's input space.
-      cells: the `tf_resflow.data.Cells` of vectors with discrete coordinates, or None.
+      dtype: dtype of the flow's input space.
+      cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, or None.
 
     Attributes:
       event_shape: as given.
@@ -44,16 +50,16 @@ class DataSpace:
       dequantizer: as given.
       cells: as given.
       num_dimensions: D, the number of coordinates of an example.
-      unit: of losses, "bits_per_dim" of integer data, else "nats".
+      unit: unit of losses: "bits_per_dim" for integer data, otherwise "nats".
       nats_per_unit: nats of an example's log-likelihood in one `unit` of its loss.
-      log_num_cells: \\(D \log L\\), by which the log-likelihood of integers is less than the log-density of z if
-        the noise is uniform; \\(-\sum \log w\\) of vectors, 0 of continuous data.
-      dequantization: density of the noise, "uniform", "variational", or None of continuous data.
-      inverse_atol: residual at which a block without a solver of its own need not be inverted further: 1/32 of a
-        level, since few pixels then differ from those of a precise inverse. Continuous data show every digit: it
-        is 0, and the rounding of the type decides.
-      unseen: residual up to which nobody is told that the inverse of a block did not converge: the same, or 1e-5 of
-        continuous data, whose deviation is about 1 in a block.
+      log_num_cells: the log-density of z minus the log-likelihood of the data under uniform noise: \\(D \log L\\)
+        for integers, \\(-\sum \log w\\) for vectors with cells, 0 for continuous data.
+      dequantization: density of the noise: "uniform", "variational", or None for continuous data.
+      inverse_atol: residual at which the inverse of a block without a solver of its own stops. For integer data it
+        is 1/32 of a level, because few pixels then differ from those of a precise inverse. For continuous data,
+        which show every digit, it is 0, and the rounding of the dtype decides.
+      unseen: No warning is issued below this residual: `inverse_atol` for integer data, 1e-5 for continuous data,
+        whose standard deviation is about 1 in a block.
     """
 
     def __init__(
@@ -109,11 +115,11 @@ class DataSpace:
         sets: int | None = None,
         networks: Networks | None = None,
         point_sets: tuple[int, int] | None = None,
-    ) -> Dequantized:
-        """Draws z, with the density of what was drawn; arguments as of a `Dequantizer`.
+    ) -> tuple[tf.Tensor, TensorLike]:
+        """Draws z from a density q(z | x) on the cells of the data, and returns z and log q(z | x).
 
-        With `point_sets`, the numbers of sets of draws and of draws in each, the first and the last cell
-        include their tails; `sets` then shares the points between the examples.
+        The arguments are those of a `Dequantizer`. With `point_sets`, the numbers of sets of draws and of draws in
+        each set, the first and the last cell include their tails; `sets` then shares the points between examples.
         """
         z = self.checked(x)
         log_q: TensorLike = self.log_num_cells
@@ -126,11 +132,12 @@ class DataSpace:
             z = dequantize(z, self.levels, seed, sets=sets)
         else:
             bound = {} if self.noise_flow is None else {"networks": networks}
-            centers = (tf.cast(z, self._dtype) + 0.5) / self.levels
-            u, log_q = self.dequantizer.sample_and_log_prob(centers, seed, log_det=log_det, sets=sets, **bound)
+            u, log_q = self.dequantizer.sample_and_log_prob(
+                self.centers(z), seed, log_det=log_det, sets=sets, **bound
+            )
             z = place_in_cells(z, tf.cast(u, self._dtype), self.levels)
             log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(cell_width(self.levels))
-        return Dequantized(tf.identity(tf.cast(z, self._dtype)), log_q)  # a new tensor, of which no cache knows
+        return tf.identity(tf.cast(z, self._dtype)), log_q  # a new tensor, which is in no cache
 
     def centers(self, x: TensorLike) -> tf.Tensor:
         """The values of data without randomness: the centers of the cells of integers."""
@@ -138,26 +145,14 @@ class DataSpace:
         return x if self.levels is None else (x + 0.5) / self.levels
 
     def checked(self, x: TensorLike) -> tf.Tensor:
-        """A batch of examples as a tensor of known shape; raises ValueError if they are no such data."""
-        try:
-            x = tf.convert_to_tensor(x)
-        except (TypeError, ValueError, tf.errors.InvalidArgumentError):
-            raise ValueError(
-                f"The model takes an array of examples of shape {self.event_shape}; got {x!r:.80}. A condition "
-                "goes to condition=, labels to y of fit."
-            ) from None
-        message = f"The model takes batches of examples of shape {self.event_shape}; got"
-        if not x.shape[1:].is_compatible_with(self.event_shape):
-            raise ValueError(f"{message} {x.shape}.")
+        """A batch of examples as a tensor of known shape; raises ValueError if its shape or dtype is wrong."""
+        x = tf.convert_to_tensor(x)
         if x.dtype.is_integer != (self.levels is not None):
             wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
             raise ValueError(f"The model takes {wanted}; got {x.dtype.name}.")
-        if x.shape[1:].is_fully_defined():
-            return x
-        # After one error Keras traces its step for examples of any shape.
-        same = tf.raw_ops.Equal(x=tf.shape(x)[1:], y=self.event_shape, incompatible_shape_error=False)
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(same), [message, tf.shape(x)])]):
-            return tf.ensure_shape(x, [None, *self.event_shape])
+        if not x.shape[1:].is_compatible_with(self.event_shape):
+            raise ValueError(f"The model takes batches of examples of shape {self.event_shape}; got {x.shape}.")
+        return x if x.shape[1:].is_fully_defined() else tf.ensure_shape(x, [None, *self.event_shape])
 
 
 def _checked_cells(cells, event_shape, levels):
@@ -165,11 +160,11 @@ def _checked_cells(cells, event_shape, levels):
     cells = Cells(*(np.asarray(part, np.float64) for part in cells))
     if levels is not None or any(part.shape != event_shape for part in cells) or len(event_shape) != 1:
         raise ValueError(
-            f"cells are of vectors without levels: the first values, steps and numbers of their coordinates, three "
-            f"arrays of shape {event_shape}; got {[part.shape for part in cells]} and levels={levels}."
+            f"Cells belong to vectors without levels. They need first values, steps and numbers, three arrays of "
+            f"shape {event_shape}; got {[part.shape for part in cells]} and levels={levels}."
         )
     if not (np.all(cells.step >= 0) and np.all(cells.num[cells.step > 0] >= 1)):
-        raise ValueError("The steps of cells are at least 0, and where a step is not 0 there is a number of cells.")
+        raise ValueError("Each step of cells must be at least 0, and a step above 0 needs a number of cells.")
     return cells
 
 
@@ -178,13 +173,8 @@ def _check_dequantizer(dequantizer, levels):
         return
     if levels is None:
         raise ValueError("Continuous data are not dequantized: leave out dequantizer=, or give levels=.")
-    if isinstance(dequantizer, type) or not callable(getattr(dequantizer, "sample_and_log_prob", None)):
-        raise ValueError(
-            "dequantizer must have a method sample_and_log_prob, as tf_resflow.models.FlowDequantizer "
-            f"does; got {dequantizer!r:.80}."
-        )
     if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
         raise ValueError(
-            f"The dequantizer ({type(dequantizer).__name__}) has variables and is no keras.Layer: fit would "
+            f"The dequantizer ({type(dequantizer).__name__}) has variables but is no keras.Layer, so fit would "
             "neither train nor save them. Hold them in a Keras layer."
         )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -14,30 +14,17 @@ from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.flows.dtypes import network_policy
 from tf_resflow.logdet import LogDetEstimator, default_estimator
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
-from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Seed, TensorLike
 
-__all__ = ["Dequantized", "Dequantizer", "FlowDequantizer", "noise_log_det", "with_sets"]
+__all__ = ["Dequantizer", "FlowDequantizer", "noise_log_det", "with_sets"]
 
 _COEFFICIENT = 0.98
 
 
-class Dequantized(NamedTuple):
-    """Data in the flow's input space, drawn from a density q(z | x) on the cells of integers.
-
-    Attributes:
-      value: z, `[batch, *event_shape]`; of continuous data x itself.
-      log_q: log q(z | x), `[batch]` or one number for all examples; 0 of continuous data.
-    """
-
-    value: tf.Tensor
-    log_q: TensorLike
-
-
 class Dequantizer(Protocol):
-    """What a `FlowModel` takes as `dequantizer`: a density q(u | x) of noise in the unit cube, to draw from.
+    """The interface of `dequantizer` of a `FlowModel`: a density q(u | x) of noise in the unit cube.
 
-    If it has weights, it is a `keras.Layer` that holds them, or layers that do.
+    A dequantizer with weights is a `keras.Layer` that holds them, or layers that hold them.
     """
 
     def sample_and_log_prob(
@@ -48,11 +35,11 @@ class Dequantizer(Protocol):
         Args:
           x: floats `[batch, *event_shape]` between 0 and 1: the centers (x + 1/2) / levels of the integers' cells.
           seed: integer tensor of shape `[2]`.
-          log_det: estimator of log-determinants, if there are any; `None` for that of the training.
+          log_det: estimator of log-determinants; `None` for the estimator of training.
           sets: `None`, or the number of equal parts of the batch in which all examples share the random numbers.
 
         Returns:
-          u like x, between 0 and 1, and log q(u | x) `[batch]` in nats, both differentiable in the weights.
+          u of x's shape, between 0 and 1, and log q(u | x) `[batch]` in nats, both differentiable in the weights.
         """
 
 
@@ -65,20 +52,17 @@ class FlowDequantizer(keras.layers.Layer):
     blocks y = x + g(x; c) are Lipschitz in x alone; the network c is any network.
 
     Args:
-      event_shape: shape of an example: `(H, W, C)` for convolutions, others for dense layers.
+      event_shape: shape of an example: `(H, W, C)` for convolutions, any other for dense layers.
       num_blocks: number of residual blocks.
       width: channels inside the networks.
       log_det: estimator of the log-determinants in training; by default `tf_resflow.logdet.default_estimator`.
-      seed: `int`, of the parameters.
+      seed: `int`, seed of the parameters.
       dtype: dtype policy, see `tf_resflow.flows.image_flow`; nothing computes in 16 bits.
       name: `str`.
 
     Attributes:
       flow: the flow f.
       context: the network c.
-
-    Raises:
-      ValueError: if a number is below 1.
 
     References:
       Ho et al., Flow++, 2019, Section 3.1.
@@ -96,9 +80,6 @@ class FlowDequantizer(keras.layers.Layer):
         dtype: DType = None,
         name: str = "dequantizer",
     ):
-        check_sequence("event_shape", event_shape, "(32, 32, 3)")
-        if num_blocks < 1 or width < 1:
-            raise ValueError(f"num_blocks and width must be at least 1; got {num_blocks} and {width}.")
         dtype = network_policy(dtype).variable_dtype
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.event_shape = tuple(event_shape)
@@ -124,7 +105,7 @@ class FlowDequantizer(keras.layers.Layer):
         sets: int | None = None,
         networks: bijectors.Networks | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws u, and evaluates log q(u | x), see `Dequantizer`; `networks` are those of the flow, if bound."""
+        """Draws u and evaluates log q(u | x), see `Dequantizer`; `networks` are the bound networks of the flow."""
         x = tf.cast(x, self.dtype)
         noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         rows = tf.shape(x)[0] if sets is None else sets
@@ -135,20 +116,16 @@ class FlowDequantizer(keras.layers.Layer):
         noise = tf.ensure_shape(noise, x.shape)
         arguments = {"seed": flow_seed, "conditional_input": self.context(2.0 * x - 1.0)}
         arguments |= {} if networks is None else {"networks": networks}
-        logits, flow_log_det, *_ = pass_through(self._view(log_det, sets), noise, Context(arguments))
+        estimator = bijectors.flow.residual_blocks(self.flow)[0].log_det if log_det is None else log_det
+        estimator = estimator if sets is None else with_sets(estimator, sets)
+        flow = bijectors.with_log_det(self.flow, estimator)
+        logits, flow_log_det, *_ = pass_through(flow, noise, Context(arguments))
         log_q = _log_logistic(noise) - flow_log_det - _log_logistic(logits)
         return tf.sigmoid(logits), log_q
 
-    def _view(self, log_det, sets):
-        """The flow under an estimator, by default that of the training."""
-        estimator = bijectors.flow.residual_blocks(self.flow)[0].log_det if log_det is None else log_det
-        if sets is not None:
-            estimator = with_sets(estimator, sets)
-        return bijectors.with_log_det(self.flow, estimator)
-
 
 def noise_log_det(log_det: Any, evaluation_log_det: Any) -> Any:
-    """The estimator of a dequantizer beside that of a flow: of estimators by block, that of the evaluation."""
+    """The estimator of a dequantizer for that of a flow; the one of evaluation if the flow's are given by block."""
     return evaluation_log_det if isinstance(log_det, Mapping) else log_det
 
 
@@ -173,7 +150,7 @@ def _branch(event_shape, width, seed, dtype):
 
 
 def _context_network(event_shape, width, seed, dtype):
-    """Two layers: of an image the features `[H, W, width]` of each pixel, else one vector."""
+    """Two layers that give the features `[H, W, width]` of an image, or otherwise one vector."""
     first, second = np.random.default_rng(seed).integers(2**31, size=2).tolist()
     layers = [keras.Input(event_shape, dtype=dtype)]
     layers += [] if len(event_shape) == 3 else [keras.layers.Flatten(dtype=dtype)]
@@ -185,5 +162,5 @@ def _context_network(event_shape, width, seed, dtype):
         else:
             layers.append(keras.layers.Dense(width, **options))
     network = keras.Sequential(layers, name="context")
-    network.autocast = False  # to its own policy, whatever that of its layers
+    network.autocast = False  # to its own policy, which can differ from that of its layers
     return network

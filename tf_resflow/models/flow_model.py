@@ -1,7 +1,7 @@
 """A flow as a Keras model: density, samples, and a training step for `fit`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,10 +11,10 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
-from tf_resflow.data.column_codes import Cells
 from tf_resflow.logdet import default_estimator
-from tf_resflow.models.condition import make_condition
+from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
+from tf_resflow.models.dequantization import Cells
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -49,56 +49,56 @@ class FlowModel(KerasTraining):
     # (4, 2) (4,)
     ```
 
-    A conditional model is the density of x given a condition c that stands beside each example. The networks of its
-    flow take c; only in x are they Lipschitz, so c changes neither invertibility nor certificates.
+    A conditional model is the density of x given a condition c of each example. The networks of its flow take c.
+    They are Lipschitz only in x, so c changes neither invertibility nor certificates.
 
-    Networks inside of bijectors that have the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in
-    float32 elsewhere.
+    Networks in bijectors with the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in float32
+    elsewhere.
 
-    `prepare` takes data to the input space of the flow (by dequantization), `encode` and `decode` take them to the
-    latent (without randomness) and back. Estimates of a log-likelihood with their errors are in
-    `tf_resflow.evaluation`.
+    `prepare` takes data to the input space of the flow (by dequantization); `encode` and `decode` take data to
+    latents (without randomness) and back. `tf_resflow.evaluation` estimates log-likelihoods with standard errors.
 
-    Saving: `save_weights` and `tf.train.Checkpoint` (the architecture is Python code, which `.keras` files of whole
-    models do not hold; give `ModelCheckpoint` `save_weights_only=True`). The statistics of the data, by which a
-    `tf_resflow.bijectors.Normalize` in the flow and the model standardize, are saved with the weights. So are the
-    settings of all layers and bijectors: to load the weights of another model is an error that names what differs.
+    Saving: `save_weights` and `tf.train.Checkpoint`. The architecture is Python code, so `.keras` files cannot hold
+    it, and `ModelCheckpoint` needs `save_weights_only=True`. The statistics with which a
+    `tf_resflow.bijectors.Normalize` in the flow and the model standardize data are saved with the weights. So are
+    the settings of all layers and bijectors: loading the weights of another model is an error that names the
+    differences.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
       event_shape: shape of an example.
-      condition_shape: shape of the condition of an example, such as `[3]`, for a flow that was built with
+      condition_shape: shape of the condition of an example, such as `[3]` for a flow that was built with
         `condition_size=3`.
-      num_classes: instead of it: the condition is a label 0, ..., num_classes - 1. The flow takes it one-hot, and
-        was built with `condition_size=num_classes`.
-      condition_mean: with `condition_std`, statistics by which the model standardizes conditions.
-      condition_std: see `condition_mean`.
-      condition_network: a built Keras layer or model that maps what is standardized to the condition that the flow
-        takes, and learns with it; it is called as for inference, without dropout.
+      num_classes: given instead if the condition is a label 0, ..., num_classes - 1. The flow receives it one-hot,
+        so it is built with `condition_size=num_classes`.
+      condition_mean: mean with which the model standardizes conditions; belongs together with `condition_std`.
+      condition_std: standard deviation with which the model standardizes conditions.
+      condition_network: a built Keras layer or model from standardized conditions to the condition of the flow. It
+        learns with the flow and is always called as for inference, without dropout.
       levels: number of integer values of the data; `None` for continuous data.
       dequantizer: a `tf_resflow.models.Dequantizer` of integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
-      cells: the `tf_resflow.data.Cells` of vectors some of whose coordinates are discrete, such as
-        `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a level 0, 1, 2 beside a real number.
+      cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, such as
+        `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a level 0, 1, 2 and a real number.
       base: distribution of the latent; standard normal by default.
       evaluation_log_det: estimator for evaluation; by default `tf_resflow.logdet.default_estimator`, which is exact
         for small events.
-      seed: `int`: with the number of steps taken, the seed of each step of `fit`; each of the batches over which an
-        optimizer accumulates gradients is a step.
+      seed: `int`. With the number of steps taken, it determines the seed of each step of `fit`. Each batch over
+        which an optimizer accumulates gradients is a step.
       name: `str`.
 
     Attributes:
       flow: the flow.
       data_space: the `DataSpace`: `event_shape`, `levels`, units, and the way from data to the flow and back.
-      condition: the `Condition`; without one it is false.
+      condition: the `Condition`, which is false without a condition.
       seed: as given.
       evaluation_log_det: the estimator for evaluation.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
 
     Raises:
-      ValueError: when the flow takes events of another shape or another condition than the model, a variable of the
-        distribution is not a Keras variable (`fit` would neither train nor save it), the flow is one of TFP's
-        compositions of blocks, or there is a dequantizer of continuous data, or one that Keras would not train.
+      ValueError: if the flow does not take events of this shape or this condition, a variable of the distribution
+        is not a Keras variable (`fit` would neither train nor save it), the flow drops seeds, or a dequantizer is
+        given for continuous data or would not be trained by Keras.
     """
 
     def __init__(
@@ -126,7 +126,8 @@ class FlowModel(KerasTraining):
         self.flow, self.seed = flow, seed
         self.distribution = _distribution(flow, event_shape, base)
         dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
-        self.condition = make_condition(flow, condition_shape, num_classes, *given, dtype)
+        self.condition = Condition(condition_shape, num_classes, *given, dtype)
+        self.condition.check_taken_by(flow)
         self.evaluation_log_det = evaluation_log_det or default_estimator(math.prod(event_shape), "evaluation")
         self._evaluation_distribution = bijectors.with_log_det(self.distribution, self.evaluation_log_det)
         self._keras_parts = keras_parts(flow)
@@ -136,7 +137,6 @@ class FlowModel(KerasTraining):
         self._dequantizer, self._condition_network = dequantizer, condition_network
         self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)
         self._means = [keras.metrics.Mean("loss")]
-        self._beside = f"their condition, {self.condition.description}"
         self.built = True
 
     def trained_density(self) -> "FlowModel":
@@ -144,13 +144,13 @@ class FlowModel(KerasTraining):
         return self
 
     def call(self, x: Any) -> tf.Tensor:
-        """`log_prob` with fresh randomness, of examples; of a conditional model `(examples, condition)`."""
+        """`log_prob` of examples, or `(examples, condition)` of a conditional model, with fresh randomness."""
         x, condition = self.condition.split(x)
         return self.log_prob(x, condition=condition)
 
     def prepare(self, x: TensorLike, seed: tf.Tensor) -> tf.Tensor:
         """Data as values of the flow's input space, in its dtype: integers dequantized by an integer seed `[2]`."""
-        return self.data_space.dequantize(x, seed).value
+        return self.data_space.dequantize(x, seed)[0]
 
     def encode(
         self, x: TensorLike, *, condition: TensorLike | None = None, networks: bijectors.Networks | None = None
@@ -169,7 +169,7 @@ class FlowModel(KerasTraining):
         Args:
           z: `[batch, *latent]`.
           condition: as for `log_prob`.
-          precise: whether the blocks are inverted to the rounding of their type, not to what the data can show.
+          precise: whether to invert the blocks up to rounding, not only as far as the data can show.
         """
         return self.data_space.to_data(flow_input(self, z, condition, precise))
 
@@ -187,35 +187,35 @@ class FlowModel(KerasTraining):
 
         Args:
           x: `[batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
-          seed: of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
-          condition: of a conditional model: `[batch, *condition_shape]`, or one condition for all examples.
+          seed: seed of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
+          condition: condition of a conditional model: `[batch, *condition_shape]`, or one for all examples.
           evaluation: whether to use the evaluation estimator.
-          log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a dict of them
-            by block (`tf_resflow.bijectors.with_log_det`), beside which a dequantizer has the evaluation estimator.
-          networks: what `networks` returned, for several calls, or for a training step of your own; by default
-            they are bound for this one.
+          log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a dict of
+            estimators by block (`tf_resflow.bijectors.with_log_det`); with a dict, a dequantizer uses the
+            evaluation estimator.
+          networks: result of `networks`, for several calls or a training step of your own; by default the networks
+            are bound for this call.
 
         Raises:
-          ValueError: when `x` has another shape or type than the data, or the condition does not fit.
+          ValueError: if `x` does not have the shape and dtype of the data, or the condition does not fit.
         """
-        noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         if log_det is not None:
             distribution = bijectors.with_log_det(self.distribution, log_det)
         else:
             distribution = self._evaluation_distribution if evaluation else self.distribution
             log_det = self.evaluation_log_det if evaluation else None
-        log_det = noise_log_det(log_det, self.evaluation_log_det)
-        z, log_q = self.data_space.dequantize(x, noise_seed, log_det=log_det, networks=networks)
-        arguments = {"seed": flow_seed, **self.condition.arguments(condition, tf.shape(z)[0], networks)}
-        return distribution.log_prob(z, bijector_kwargs=arguments) - log_q
+        x = self.data_space.checked(x)
+        arguments = self.condition.arguments(condition, tf.shape(x)[0], networks)
+        noise = {"log_det": noise_log_det(log_det, self.evaluation_log_det), "networks": networks}
+        return draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **noise)
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
-        """What a training step minimizes and reports of each example: a dict of a tensor `[batch]`.
+        """The loss of each example that a training step minimizes: a dict of a tensor `[batch]`.
 
         Args:
-          batch: examples `[batch, *event_shape]`; of a conditional model a pair of them and their conditions.
+          batch: examples `[batch, *event_shape]`; of a conditional model a pair of examples and conditions.
           seed: as for `log_prob`.
-          training: whether with the estimator and the precision of the training, else with those of the evaluation.
+          training: whether to use the estimator and the precision of training, otherwise those of evaluation.
         """
         x, condition = self.condition.split(batch)
         networks = self.networks(training=True) if training else None
@@ -236,15 +236,15 @@ class FlowModel(KerasTraining):
         Args:
           num: number of examples.
           seed: see `tf_resflow.stateless_seed`.
-          temperature: the latent's deviation from its mean is multiplied by it.
-          condition: of a conditional model: one for each example, or one for all.
+          temperature: factor of the latent's deviation from its mean.
+          condition: condition of a conditional model: one for each example, or one for all.
           precise: as for `decode`.
 
         Returns:
           `[num, *event_shape]`: uint8 for integer data, floats otherwise.
 
         Raises:
-          InvalidArgumentError: for another temperature than 1, if the base distribution has no mean.
+          InvalidArgumentError: if the temperature is not 1 and the base distribution has no mean.
         """
         z = sample_latent(self.distribution.distribution, num, seed, temperature)
         return self.decode(z, condition=condition, precise=precise)
@@ -257,12 +257,35 @@ class FlowModel(KerasTraining):
         bijectors.initialize(self.flow, x, seed, **arguments)
 
 
+def draw_log_prob(
+    model: FlowModel,
+    x: TensorLike,
+    seed: tf.Tensor,
+    distribution: tfp.distributions.Distribution,
+    arguments: Mapping[str, Any],
+    **noise: Any,
+) -> tf.Tensor:
+    """Draws one estimate `[batch]` of the log-likelihood, log p(z) - log q(z | x).
+
+    Args:
+      model: the model.
+      x: `[batch, *event_shape]`.
+      seed: integer tensor of shape `[2]`.
+      distribution: density of the flow's input space, with its estimators of log-determinants.
+      arguments: arguments of the flow, see `Condition.arguments`.
+      **noise: as of `DataSpace.dequantize`.
+    """
+    noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
+    z, log_q = model.data_space.dequantize(x, noise_seed, **noise)
+    return distribution.log_prob(z, bijector_kwargs={"seed": flow_seed, **arguments}) - log_q
+
+
 def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, precise: bool = False) -> tf.Tensor:
-    """The values of the flow's input space that have latents; arguments as of `FlowModel.decode`."""
+    """The values in the flow's input space with the given latents; arguments as of `FlowModel.decode`."""
     z = tf.cast(z, model.distribution.dtype)
     arguments = model.condition.arguments(condition, tf.shape(z)[0])
     space = model.data_space
-    unseen = 0.0 if precise and space.levels is None else space.unseen  # integers show no more if they are precise
+    unseen = 0.0 if precise and space.levels is None else space.unseen  # integers never show more
     context = Context(arguments, log_det=False, unseen=unseen, atol=0.0 if precise else space.inverse_atol)
     return pass_through(model.flow, z, context, inverse=True).value
 
@@ -277,27 +300,17 @@ def sample_latent(
     temperature = tf.cast(temperature, z.dtype)
     mean = _mean(base)
     known = tf.math.is_finite(mean)
-    message = (
-        f"The temperature scales the latent's deviation from its mean, and the base distribution {base.name} "
-        "has no known mean: sample at temperature 1. It is"
-    )
+    message = f"The base distribution {base.name} has no known mean: sample at temperature 1. The temperature is"
     check = tf.debugging.Assert(tf.equal(temperature, 1.0) | tf.reduce_all(known), [message, temperature])
     with tf.control_dependencies([check] if check is not None else []):
         mean = tf.where(known, mean, z)
     return mean + temperature * (z - mean)
 
 
-def _latent_shape(flow, event_shape):
-    try:
-        return flow.forward_event_shape(event_shape)
-    except ValueError as error:
-        raise ValueError(f"The flow takes no events of event_shape={event_shape}. {error}") from None
-
-
 def _distribution(flow, event_shape, base):
-    shape = _latent_shape(flow, tuple(event_shape))
+    shape = flow.forward_event_shape(tuple(event_shape))
     if base is None:
-        # A Flow that begins with a Logit takes any dtype, and has none.
+        # A Flow that begins with a Logit takes any dtype, so it has none.
         dtype = flow.dtype or next((v.dtype for v in flow.trainable_variables), tf.float32)
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
@@ -321,21 +334,11 @@ def _check_takes_seed(flow):
 
 
 def _check_covered(weights, statistics, distribution):
-    """Raises unless the model's weights are the distribution's variables, each once, but for the statistics."""
-    seen = [id(weight.value) for weight in weights]
-    others = {id(variable) for variable in statistics}
-    advice = {
-        "base distribution": "let the flow end in an ActNorm, which learns a location and a scale",
-        "distribution": "hold them in a Keras layer",
-    }
-    for part, owner in zip((distribution.distribution, distribution), advice, strict=True):
-        missing = [variable.name for variable in part.variables if id(variable) not in {*seen, *others}]
-        if missing:
-            raise ValueError(
-                f"These variables of the {owner} are no Keras variables, and fit would neither train nor save "
-                f"them: {', '.join(missing)}. Make them constants, or {advice[owner]}."
-            )
-    extra = set(seen) - {id(variable) for variable in distribution.variables}
-    if extra:
-        names = [weight.path for weight in weights if id(weight.value) in extra]
-        raise ValueError(f"These weights are not variables of the distribution: {', '.join(names)}.")
+    """Raises ValueError unless Keras sees all variables of the distribution, except for the statistics."""
+    seen = {id(weight.value) for weight in weights} | {id(variable) for variable in statistics}
+    if missing := [variable.name for variable in distribution.variables if id(variable) not in seen]:
+        raise ValueError(
+            "These variables of the flow or the base distribution are not Keras variables, so fit would neither "
+            f"train nor save them: {', '.join(missing)}. Make them constants, hold them in a Keras layer, or let "
+            "the flow end in an ActNorm, which learns a location and a scale."
+        )

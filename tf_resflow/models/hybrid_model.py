@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors
-from tf_resflow.bijectors.networks import check_built, input_shapes, variables_by_name
+from tf_resflow.bijectors.networks import check_built, variables_by_name
 from tf_resflow.flows.classifier import initialize_classifier
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.keras_training import KerasTraining
@@ -28,14 +28,14 @@ class HybridModel(KerasTraining):
 
         cross entropy + density_weight * (negative log-likelihood of x per dimension),
 
-    both in bits for data of `levels` integer values, where the second is what is known as bits/dim; both in nats
-    for continuous data. So the paper's three \\(\lambda\\) are
+    both in bits for data of `levels` integer values, where the second term is bits/dim; both in nats for continuous
+    data. So the paper's three \\(\lambda\\) are
 
     - 0: `density_weight=0.0`, a classifier alone; no log-determinant is evaluated;
     - 1/D: `density_weight=1.0`;
     - 1: `density_weight=D`, such as 784.0 for MNIST and 3072.0 for CIFAR-10.
 
-    The classifier takes the values after each scale of the flow, see `tf_resflow.bijectors.forward_features`, from
+    The classifier takes the values after each scale of the flow (see `tf_resflow.bijectors.forward_features`), from
     the same pass that gives the log-likelihood. `fit` takes examples and integer labels.
 
     ```python
@@ -61,7 +61,7 @@ class HybridModel(KerasTraining):
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
-      classifier: built `keras.Model` of the list of the flow's features that gives logits, such as
+      classifier: built `keras.Model` from the list of the flow's features to logits, such as
         `tf_resflow.flows.multiscale_classifier`.
       event_shape: as of `FlowModel`.
       levels: as of `FlowModel`.
@@ -73,14 +73,13 @@ class HybridModel(KerasTraining):
 
     Attributes:
       flow: the flow.
-      density: a `FlowModel` of the same flow: its samples and likelihoods. With a weight of 0 it is not trained.
+      density: a `FlowModel` of the same flow, for samples and likelihoods. With a weight of 0 it is not trained.
       classifier: the classifier.
       density_weight: the weight.
-      data_space: that of the `FlowModel`.
+      data_space: the `DataSpace` of `density`.
 
     Raises:
-      ValueError: when `density_weight` is negative or not finite, the classifier is not built or does not take the
-        flow's features, or for what `FlowModel` raises.
+      ValueError: if `density_weight` is negative or not finite, the classifier is not built, or `FlowModel` raises.
 
     References:
       Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
@@ -107,9 +106,9 @@ class HybridModel(KerasTraining):
         super().__init__(name=name)
         self.autocast = False
         if not 0 <= density_weight < math.inf:
-            raise ValueError(f"density_weight is at least 0 and finite; got {density_weight}.")
+            raise ValueError(f"density_weight must be at least 0 and finite; got {density_weight}.")
+        check_built(classifier)
         self.density = FlowModel(flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det)
-        _check_inputs(classifier, flow.feature_shapes(event_shape))
         self.flow, self.seed, self.classifier = flow, seed, classifier
         self.density_weight = float(density_weight)
         self.data_space, self.condition = self.density.data_space, self.density.condition
@@ -120,22 +119,21 @@ class HybridModel(KerasTraining):
         self.objective, self.takes_pairs = "loss", True
         names = ["loss", "cross_entropy", "accuracy"] + [self.data_space.unit] * (density_weight > 0)
         self._means = [keras.metrics.Mean(name) for name in names]
-        self._beside = "their labels"
         self.built = True
 
     def trained_density(self) -> FlowModel | None:
-        """The attribute `density`; None with a weight of 0."""
+        """The attribute `density`, or None with a weight of 0."""
         return self.density if self.density_weight > 0 else None
 
     def example_losses(
         self, batch: tuple[TensorLike, TensorLike], seed: Seed = None, *, training: bool = False
     ) -> dict[str, tf.Tensor]:
-        """What a training step minimizes and reports of each example.
+        """The losses of each example that a training step minimizes and reports.
 
         Args:
           batch: `(x, labels)`: examples as for `FlowModel.log_prob`, and integers `[batch]`.
           seed: as for `FlowModel.log_prob`.
-          training: whether with the estimator and the precision of the training, else with those of the evaluation.
+          training: whether to use the estimator and the precision of training, otherwise those of evaluation.
 
         Returns:
           A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
@@ -143,7 +141,7 @@ class HybridModel(KerasTraining):
           "bits_per_dim" or "nats".
         """
         x, labels = batch
-        labels = _checked_labels(labels)
+        labels = tf.cast(labels, tf.int64)
         noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         z, log_q = self.data_space.dequantize(x, noise_seed)
         arguments = {"seed": flow_seed}
@@ -188,23 +186,3 @@ class HybridModel(KerasTraining):
         x = self.density.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, log_det=False).features
         initialize_classifier(self.classifier, features)
-
-
-def _checked_labels(labels):
-    labels = tf.convert_to_tensor(labels)
-    if not labels.dtype.is_integer or labels.shape.rank != 1:
-        raise ValueError(
-            "Labels are integers 0, ..., classes - 1, one for each example; got a tensor of type "
-            f"{labels.dtype.name} and shape {labels.shape}."
-        )
-    return tf.cast(labels, tf.int64)
-
-
-def _check_inputs(classifier, shapes):
-    check_built(classifier)
-    found = [shape[1:] for shape in input_shapes(classifier)]
-    if found != shapes:
-        raise ValueError(
-            f"The flow has features of the shapes {shapes}, but the classifier takes {found}. Build it as a "
-            "keras.Model of the list of them, as flow.feature_shapes tells."
-        )

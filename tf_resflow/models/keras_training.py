@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
 from tf_resflow.layers.precision import leaves, lowest_dtype
-from tf_resflow.models.averaging import callbacks_under_average, warm_up_average
+from tf_resflow.models.averaging import FitUnderAverage
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.saving import SavedSettings
@@ -28,13 +28,13 @@ class KerasTraining(SavedSettings, keras.Model):
 
     Attributes:
       flow: the flow.
-      distribution: the density of its input, with the training estimator.
+      distribution: the density of the flow's input, with the training estimator.
       data_space: the `DataSpace`.
       condition: the `Condition`.
-      classifier: the classifier; None of a density alone.
+      classifier: the classifier; None for a density alone.
       objective: name of the loss whose mean is minimized, see `example_losses`.
-      takes_pairs: whether a batch is a pair of examples and what stands beside them, a condition or a label.
-      seed: `int`, of the steps of `fit`.
+      takes_pairs: whether a batch is a pair of examples and their conditions or labels.
+      seed: `int`, seed of the steps of `fit`.
     """
 
     flow: Any
@@ -45,14 +45,14 @@ class KerasTraining(SavedSettings, keras.Model):
     objective: str
     takes_pairs: bool
     seed: int
-    _beside: str  # what stands beside the examples, for messages
+    _average: FitUnderAverage | None = None
 
     def trained_density(self) -> Any:
         """The `FlowModel` whose density is trained; None of a classifier alone."""
         raise NotImplementedError
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
-        """What a training step minimizes and reports of each example: a dict of tensors `[batch]`."""
+        """The losses of each example that a training step minimizes and reports: a dict of tensors `[batch]`."""
         raise NotImplementedError
 
     def total(self, losses: Mapping[str, Any]) -> Any:
@@ -60,7 +60,7 @@ class KerasTraining(SavedSettings, keras.Model):
         return losses[self.objective]
 
     def networks(self, *, training: bool = False) -> bijectors.Networks:
-        """The `tf_resflow.bijectors.Networks` of the flow and of a dequantizer, bound for several calls."""
+        """The `tf_resflow.bijectors.Networks` of the flow and the dequantizer, bound for several calls."""
         noise = self.data_space.noise_flow
         return bijectors.Networks(self.flow, *([] if noise is None else [noise]), training=training)
 
@@ -72,33 +72,30 @@ class KerasTraining(SavedSettings, keras.Model):
     def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
         """Like `keras.Model.compile`; it also builds the optimizer.
 
-        XLA compiles no whole step by default, not even with a GPU. With `jit_compile=True` it does, and cannot
-        raise: a step whose loss or gradient is NaN or infinite is not taken either, but `fit` goes on and shows it
-        as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
+        By default XLA does not compile whole steps, not even with a GPU. A step compiled with `jit_compile=True`
+        cannot raise: one whose loss or gradient is NaN or infinite is not taken either, but `fit` continues and
+        reports NaN as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
 
-        The weight decay of Keras' optimizers reaches all variables, ActNorms too, unless its
+        The weight decay of Keras' optimizers reaches all variables, including ActNorms, unless
         `exclude_from_weight_decay` was called. With `use_ema` the average of the weights is warmed up: at step t of
-        a fit its momentum is `min(ema_momentum, (1 + t) / (10 + t))`. Keras' constant one would hold 0.37 of the
-        first weights after 100 steps. The optimizer is otherwise used unchanged.
+        a fit its momentum is `min(ema_momentum, (1 + t) / (10 + t))`. With a constant momentum of 0.99, 0.37 of the
+        first weights would remain after 100 steps. The optimizer is otherwise used unchanged.
 
         Raises:
-          ValueError: for a loss or metrics: the model has its own; for an optimizer that scales the loss, as Keras
-            makes one of any optimizer under the policy "mixed_float16"; for layers that compute in float16; for
-            `jit_compile=True` under a strategy of several replicas that are not GPUs.
+          ValueError: for a loss or metrics, because the model has its own; for an optimizer that scales the loss or
+            layers that compute in float16; for `jit_compile=True` under a strategy of several replicas that are not
+            GPUs.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
                 raise ValueError(f"{type(self).__name__} has its own loss and reports its parts: leave out {name}.")
         if jit_compile is True:
             check_compiles(self.distribute_strategy)
-        super().compile(optimizer, jit_compile=jit_compile, **kwargs)
-        try:
-            _check_unscaled(self, self.optimizer)
-        except ValueError:
-            self.compiled = False
-            raise
-        self.optimizer.build(self.trainable_variables)
-        warm_up_average(self.optimizer)
+        optimizer = keras.optimizers.get(optimizer)
+        _check_unscaled(self, optimizer)
+        super().compile(optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs)
+        optimizer.build(self.trainable_variables)
+        self._average = FitUnderAverage(self) if optimizer.use_ema else None
 
     def fit(
         self,
@@ -113,35 +110,36 @@ class KerasTraining(SavedSettings, keras.Model):
     ) -> keras.callbacks.History:
         """Like `keras.Model.fit`; it leaves the norms of the layers up to date.
 
-        With `use_ema` it ends by replacing the weights with their averages. The validation and the callbacks at the
-        end of an epoch see the averages, too: what `EarlyStopping` restores, and `ModelCheckpoint` saves, has the
-        score that was found. The average of each fit is a new one, of its steps alone. A model whose ActNorms are
-        still the identity causes a warning.
+        With `use_ema` it ends by replacing the weights with their averages. Validation and callbacks at the end of
+        an epoch see the averages, too, so that what `EarlyStopping` restores and `ModelCheckpoint` saves has the
+        reported score. Each fit has a new average of its own steps. A model whose ActNorms are still the identity
+        causes a warning.
 
-        A conditional model takes `fit(x, condition)`, `fit((x, condition))`, or a `tf.data.Dataset` of pairs; for
-        the condition of labels these are the labels. Labels beside the examples of other models are ignored, but
-        for `class_weight`.
+        A conditional model takes `fit(x, condition)`, `fit((x, condition))`, or a `tf.data.Dataset` of pairs; the
+        condition can be labels. Other models ignore labels, except for `class_weight`.
 
-        By `sample_weight`, one number for each example, or `class_weight`, a dict of the weight of each label, the
-        loss is the mean of the weighted losses of a batch. Other losses are not weighted. Weights of
+        With `sample_weight`, one number for each example, or `class_weight`, a dict of the weight of each label,
+        the loss is the mean of the weighted losses of a batch. Other losses are not weighted. Weights of
         `validation_data` come last in its tuple: `(x, None, weights)`, or `(x, condition, weights)`.
 
         Raises:
-          ValueError: before `compile`; when there is no condition although the model is conditional, or the arrays
-            do not fit.
+          ValueError: before `compile`; if a conditional model gets no condition, or the arrays do not fit.
         """
-        if not self.compiled:
-            raise ValueError("Call model.compile(optimizer=...) before model.fit.")
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         is_real = bool(self.condition) and self.condition.num_classes is None
         if kwargs.get("class_weight") and (is_real or (y is None and hasattr(x, "shape"))):
-            raise ValueError("class_weight is by labels, and there are none: give sample_weight.")
+            raise ValueError("class_weight needs labels, and there are none: give sample_weight.")
         if isinstance(kwargs.get("validation_data"), (tuple, list)):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
         _warn_of_initialization(self.flow)
-        with callbacks_under_average(self, callbacks) as callbacks:
-            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+        average = [] if self._average is None else [self._average]
+        try:
+            history = super().fit(x, y, batch_size, epochs, verbose, [*average, callbacks or []], *args, **kwargs)
+        except BaseException:
+            for callback in average:
+                callback.put_back()
+            raise
         layers.converge_norms(self)
         return history
 
@@ -171,7 +169,7 @@ class KerasTraining(SavedSettings, keras.Model):
         )
 
     def _arrays(self, x, y, sample_weight):
-        """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y: it gets zeros."""
+        """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y, so y becomes zeros."""
         if self.takes_pairs and isinstance(x, tuple) and len(x) == 2 and y is None:
             x, y = x
         if y is None and sample_weight is not None and hasattr(x, "shape") and not self.takes_pairs:
@@ -185,29 +183,27 @@ class KerasTraining(SavedSettings, keras.Model):
             return x, weights
         if y is None:
             raise ValueError(
-                f"{self.name} learns from examples and {self._beside}: call fit(x, y) or evaluate(x, y)."
+                f"{self.name} learns from examples and their conditions or labels: call fit(x, y), evaluate(x, y)."
             )
         return (x, y), weights
 
     def _update_means(self, values, num=None):
-        """Takes the values of examples, or with `num` their means over so many."""
+        """Updates the means with the values of examples, or with the mean values of `num` examples."""
         for mean in self._means:
             mean.update_state(values[self.objective if mean.name == "loss" else mean.name], num)
         return {mean.name: mean.result() for mean in self._means}
 
 
 def _check_unscaled(model, optimizer):
-    """Raises ValueError for what needs a loss that is scaled."""
-    if optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+    """Raises ValueError for an optimizer that scales the loss, and for layers whose gradients need a scaled one."""
+    scales = optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    halves = [layer.name for layer in leaves(model) if layer.weights and lowest_dtype(layer) == "float16"]
+    if scales or halves:
+        reason = f"the optimizer {optimizer.name!r} scales" if scales else f"float16 in layer {halves[0]!r} needs"
         raise ValueError(
-            f"The optimizer {optimizer.name!r} divides gradients by a scale of the loss, which "
-            f"{type(model).__name__} does not apply: training would stand still. Compute in 'mixed_bfloat16', "
-            "which needs no scale, and leave out loss_scale_factor and LossScaleOptimizer."
-        )
-    if halves := [layer.name for layer in leaves(model) if layer.weights and lowest_dtype(layer) == "float16"]:
-        raise ValueError(
-            f"Layer {halves[0]!r} computes in float16, whose gradients need a loss that is scaled, which "
-            f"{type(model).__name__} does not do: small ones would become 0. Compute in 'mixed_bfloat16'."
+            f"{type(model).__name__} does not scale its loss, but {reason} it: small gradients would become 0, or "
+            "training would stand still. Compute in 'mixed_bfloat16', and leave out loss_scale_factor and "
+            "LossScaleOptimizer."
         )
 
 

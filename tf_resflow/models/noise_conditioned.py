@@ -26,26 +26,26 @@ __all__ = [
     "without_extremes",
 ]
 
-LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, beside standardized vectors
-BATCH = 128
-_STEPS, _MOST_STEPS = 30, 8000  # of a training: the former times the square root of the number of rows
-_ROUND = 20  # steps between two looks at the held-out rows
-_PATIENCE = 0.4  # of the training, without a lower loss of the held-out rows, after which it ends
-_HELD_OUT = 500  # noisy copies of held-out rows, at least
-_CHUNK = 256  # rows that are scored at once, padded: so a score does not depend on the others, not by rounding
-_FIRST = 1000  # rows, at least, from which the ActNorms are initialized
-_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # of a layer; of AdamW, the largest one
-_EXTREME = 0.02  # share of the held-out rows on each side that count as the next ones
-_FLOOR = 0.1  # deviation of the noise in the covariance by which vectors are whitened
+LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise of standardized vectors
+_BATCH = 128
+_STEPS, _MOST_STEPS = 30, 8000  # a training has at most _MOST_STEPS, and at least _STEPS sqrt(rows)
+_ROUND = 20  # steps between evaluations of the held-out rows
+_WARMUP, _PATIENCE = 0.1, 0.4  # shares of a training
+_HELD_OUT = 500  # least number of noisy copies of held-out rows
+_CHUNK = 256  # rows scored at once, padded, so that the rounding of a score does not depend on other rows
+_FIRST = 1000  # least number of rows from which the ActNorms are initialized
+_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # of a layer; the largest of AdamW
+_EXTREME = 0.02  # share of the rows on each side that is winsorized
+_FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 
 
 class Rows(NamedTuple):
-    """Vectors to learn the density of.
+    """Vectors whose density is learned.
 
     Attributes:
-      values: `[num, size]`: the vectors, of discrete coordinates the lower edges of their cells. NaN is a missing
-        value.
-      widths: `[num, size]`: the widths of these cells, 0 in continuous coordinates.
+      values: `[num, size]`: the vectors, with the lower edges of the cells of discrete coordinates. NaN marks a
+        missing value.
+      widths: `[num, size]`: the widths of the cells, 0 in continuous coordinates.
       given: `[num, given_size]`: the conditions.
       weights: `[num]`, or None for equal weights.
     """
@@ -62,7 +62,7 @@ class Rows(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What a training found: the weights, and the statistics of the whitening."""
+    """The result of a training: the weights, and the statistics of the whitening."""
 
     values: list[np.ndarray]
     statistics: dict[str, np.ndarray]
@@ -71,38 +71,37 @@ class Weights(NamedTuple):
 class NoiseConditionedDensity:
     r"""The densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\), by one flow.
 
-    The flow is told \\(\log \sigma\\), which is uniform between those of 0.003 and 1 in a training. So one training
-    gives a scale of densities from sharp to smooth, of which held-out rows can choose. Its first bijector is a
-    `Whiten` of fixed statistics, and residual blocks with CPila activations follow. Missing values are drawn from a
-    standard normal distribution in a training, without noise.
+    \\(\log \sigma\\) is a condition of the flow. In training it is uniform between the logarithms of 0.003 and 1,
+    so one training gives a scale of densities from sharp to smooth, from which held-out rows can choose. The first
+    bijector is a `Whiten` of fixed statistics, and residual blocks with CPila activations follow. In training,
+    missing values are drawn from a standard normal distribution, without noise.
 
     The weights of a training are values, not the state of this object: many fits of one shape share its graphs.
 
     Args:
-      size: of the vectors, which are standardized.
-      given_size: size of a vector beside each, of which the density is a function.
-      num_blocks: as of `tf_resflow.flows.vector_flow`, like `hidden`.
+      size: size of the vectors, which are standardized.
+      given_size: size of the vector that conditions the density of each row.
+      num_blocks: as of `tf_resflow.flows.vector_flow`.
+      hidden: as of `tf_resflow.flows.vector_flow`.
 
     References:
       Kim et al., SoftFlow: probabilistic framework for normalizing flow on manifolds, 2020.
     """
 
-    def __init__(
-        self,
-        size: int,
-        given_size: int = 0,
-        *,
-        num_blocks: int = 4,
-        hidden: Sequence[int] = (64, 64),
-    ):
+    def __init__(self, size: int, given_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)):
         self.size, self._given_size = size, given_size
         options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + given_size}
         self._make_flow = functools.partial(vector_flow, size, num_blocks, hidden, **options)
         self._model = self._make_model(0)
-        self._optimizer: Any = None
+        self._whiten = self._model.flow.bijectors[0]
+        self._decay_steps, self._warmup_steps = (tf.Variable(1.0, trainable=False) for _ in range(2))
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, self._decay_steps, warmup_target=_LEARNING_RATE, warmup_steps=self._warmup_steps
+        )
+        self._model.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), steps_per_execution=_ROUND)
         self._lock = threading.RLock()
         self._log_prob = tf.function(
-            self._log_prob_of_rows,
+            lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
             input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + given_size])],
             autograph=False,
         )
@@ -117,50 +116,45 @@ class NoiseConditionedDensity:
         )
 
     def train(
-        self,
-        rows: Rows,
-        held_out: Rows,
-        *,
-        whiten: bool,
-        seed: int,
-        steps: int,
-        verbose: Any = 0,
+        self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
     ) -> Weights:
-        """Trains from new initial weights; it ends when the loss of the held-out rows has not fallen for long.
+        """Trains from new initial weights until the loss of the held-out rows has not fallen for long.
 
-        Of the losses of the held-out rows the 2 % on each side are winsorized: one far row does not end a training.
+        The losses of the held-out rows are winsorized, 2 % on each side, so one far row does not end a training.
 
         Args:
           rows: the rows of the training. Each step spreads them uniformly over their cells and adds noise.
           held_out: other rows.
-          whiten: whether the first bijector makes the covariance I; else it is the identity.
-          seed: of the initial weights, and of what is drawn.
-          steps: most steps, see `num_steps`.
+          whiten: whether the first bijector makes the covariance I; otherwise it is the identity.
+          seed: seed of the initial weights and of all draws.
+          steps: largest number of steps, see `num_steps`.
           verbose: as of `keras.Model.fit`.
         """
         epochs = -(-steps // _ROUND)
         rng = np.random.default_rng(seed)
         check = _noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng)
         x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
+        values = np.concatenate(check, axis=1)
+
+        def add_loss(epoch, logs):  # for the callback behind
+            logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
+
+        patience = max(4, math.ceil(_PATIENCE * epochs))
+        callbacks = [
+            keras.callbacks.LambdaCallback(on_epoch_end=add_loss),
+            keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True),
+        ]
         with self._lock:
             self._reset(seed, epochs * _ROUND)
             if whiten:
                 covariance = np.atleast_2d(np.cov(x.numpy().T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
                 self._whiten.assign(np.zeros(self.size), covariance)
             self._model.initialize(x, seed, condition=condition)
-            stop = keras.callbacks.EarlyStopping(
-                patience=max(4, math.ceil(_PATIENCE * epochs)), restore_best_weights=True
-            )
-            values = np.concatenate(check, axis=1)
-
-            def tell_loss(epoch, logs):  # to the callback behind
-                logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
-
             self._model.fit(
                 _noisy_batches(rows, epochs * _ROUND, rng),
                 steps_per_epoch=_ROUND,
                 epochs=epochs,
-                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=tell_loss), stop],
+                callbacks=callbacks,
                 verbose=verbose,
                 shuffle=False,
             )
@@ -169,7 +163,7 @@ class NoiseConditionedDensity:
 
     @staticmethod
     def num_steps(num: int) -> int:
-        """The steps of a training on so many rows: as many, 30 times the square root if that is more, or 8,000."""
+        """The steps of a training on `num` rows: max(num, 30 sqrt(num)), but at most 8,000."""
         return math.ceil(min(max(_STEPS * math.sqrt(num), num), _MOST_STEPS))
 
     def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
@@ -180,38 +174,27 @@ class NoiseConditionedDensity:
             return self._log_probs(np.concatenate([rows.values, code, rows.given], axis=1).astype(np.float32))
 
     def sample(self, weights: Weights, given: np.ndarray, noise: float, seed: int) -> np.ndarray:
-        """Draws a vector for each row `[num, given_size]` of what is given."""
+        """Draws a vector for each condition `[num, given_size]`."""
         condition = np.concatenate([np.full([len(given), 1], _code(noise)), given], axis=1).astype(np.float32)
         with self._lock:
             self._set(weights)
             return self._model.sample(len(given), seed, condition=condition).numpy()
 
-    @property
-    def _whiten(self):
-        return self._model.flow.bijectors[0]
-
     def _log_probs(self, values):
-        """The log-densities `[num]` of vectors with their conditions behind them, in float64."""
+        """The log-densities `[num]` of rows of vectors and conditions, in float64."""
         num = len(values)
         parts = np.split(np.resize(values, [-(-num // _CHUNK) * _CHUNK, values.shape[1]]), -(-num // _CHUNK))
         found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in parts]
         return np.concatenate(found)[:num].astype(np.float64)
 
-    def _log_prob_of_rows(self, x, condition):
-        return self._model.log_prob(x, 0, condition=condition, evaluation=True)
-
     def _reset(self, seed, steps):
-        """The weights of a new model, and an optimizer without a past; the graphs stay."""
-        new = self._make_model(seed)
-        self._model.set_weights(new.get_weights())
+        """Gives the model new weights and the optimizer a new start; the graphs stay."""
+        self._model.set_weights(self._make_model(seed).get_weights())
         self._whiten.assign(np.zeros(self.size), np.eye(self.size))
-        if self._optimizer is None:
-            self._schedule = _Schedule()
-            self._optimizer = keras.optimizers.AdamW(self._schedule, global_clipnorm=1.0)
-            self._model.compile(self._optimizer, steps_per_execution=_ROUND)
-        for variable in self._optimizer.variables:
+        for variable in self._model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        self._schedule.steps.assign(float(steps))
+        self._warmup_steps.assign(_WARMUP * steps)
+        self._decay_steps.assign(steps - _WARMUP * steps)
 
     def _set(self, weights):
         self._model.set_weights(weights.values)
@@ -221,32 +204,17 @@ class NoiseConditionedDensity:
 
 @functools.lru_cache(maxsize=8)
 def shared_density(size: int, given_size: int, num_blocks: int, hidden: tuple[int, ...]) -> NoiseConditionedDensity:
-    """The `NoiseConditionedDensity` of these sizes, which all fits of a process share."""
+    """The `NoiseConditionedDensity` of these sizes that all fits of a process share."""
     return NoiseConditionedDensity(size, given_size, num_blocks=num_blocks, hidden=hidden)
 
 
-class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A rise over the first tenth of the steps, and a fall to zero by a cosine; their number is a variable."""
-
-    def __init__(self):
-        self.steps = tf.Variable(1.0, trainable=False)
-
-    def __call__(self, step):
-        done = tf.cast(step, tf.float32) / self.steps
-        rise, fall = done / 0.1, 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value((done - 0.1) / 0.9, 0.0, 1.0)))
-        return _LEARNING_RATE * tf.minimum(rise, fall)
-
-    def get_config(self):
-        return {}
-
-
 def without_extremes(values: np.ndarray) -> np.ndarray:
-    """Values between their quantiles at 2 % and 98 %: so that their mean does not hang on a single strange row."""
+    """Values clipped to their quantiles at 2 % and 98 %, so that their mean does not depend on a single far row."""
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
 def _code(noise):
-    """The condition that stands for a noise level, from -1 to 1."""
+    """The condition for a noise level, from -1 to 1."""
     return 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
 
 
@@ -255,18 +223,18 @@ def _level(code):
 
 
 def _noisy_copies(rows, num, rng):
-    """So many vectors with noise, and their conditions; each row about equally often."""
+    """`num` vectors with noise, and their conditions."""
     return _noisy(_tensors(rows), _drawn(rows, num, rng), _seed(rng))
 
 
 def _noisy_batches(rows, steps, rng):
-    """A stream of so many batches of vectors with noise and their conditions."""
+    """A stream of `steps` batches of vectors with noise and their conditions."""
     tensors, seed = _tensors(rows), _seed(rng)
 
     def noisy(step, places):
         return _noisy(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
 
-    places = _drawn(rows, steps * BATCH, rng).reshape(steps, BATCH)
+    places = _drawn(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
     return tf.data.Dataset.from_tensor_slices((np.arange(steps, dtype=np.int32), places)).map(noisy).prefetch(4)
 
 
@@ -275,7 +243,7 @@ def _seed(rng):
 
 
 def _drawn(rows, num, rng):
-    """The places of so many rows, each about equally often, or in proportion to their weights."""
+    """The places of `num` rows, each about equally often, or in proportion to their weights."""
     if rows.weights is not None:
         return rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum()).astype(np.int32)
     epochs = -(-num // len(rows.values))

@@ -16,7 +16,6 @@ from tf_resflow.bijectors.networks import check_built
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
-from tf_resflow.sequences import check_sequence
 from tf_resflow.solvers import Anderson
 from tf_resflow.typing import TensorLike
 from tf_resflow.vi.neutra import frozen
@@ -26,10 +25,10 @@ __all__ = ["PosteriorEstimator"]
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-_LINEAR = 4.0  # standard deviations up to which an observation is about linear for its default summary
-_QUARTILES = 1.349  # standard deviations between those of a normal distribution
-_STEPS, _MOST_STEPS = 30, 4000  # of a training: the former times the square root of the number of pairs
-_LEAST_VARIANCE = 1e-6  # of what the regression leaves, beside that of the parameters
+_LINEAR = 4.0  # standard deviations within which the default summary is about linear in an observation
+_QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
+_STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs), but at most _MOST_STEPS
+_LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the linear regression
 _TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
 _INITIAL = 1000  # pairs from which the ActNorms are initialized
@@ -37,11 +36,11 @@ _MOST_REGRESSED = 10_000  # pairs of the linear regression
 
 
 class PosteriorEstimator:
-    r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from pairs of them and observations.
+    r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from simulations.
 
-    The parameters \\(\theta \sim p(\theta)\\) become vectors on all of R^D by the bijector of the prior's support.
-    A conditional flow on these maximizes the mean of \\(\log q(\theta_i | x_i)\\) over pairs with
-    \\(x_i \sim p(x | \theta_i)\\), which is largest where q is the posterior of each x. No draw lies outside of the
+    The bijector of the prior's support makes the parameters \\(\theta \sim p(\theta)\\) vectors on all of R^D. A
+    conditional flow on the vectors maximizes the mean of \\(\log q(\theta_i | x_i)\\) over pairs with
+    \\(x_i \sim p(x | \theta_i)\\), which is largest where q is the posterior of each x. All draws lie in the
     support of the prior.
 
     ```python
@@ -61,29 +60,29 @@ class PosteriorEstimator:
     # (100, 2) (100,)
     ```
 
-    The flow is an affine map with a matrix and a shift that are functions of the observation, affine autoregressive
-    layers, and residual blocks with CPila activations. All take the output of a network of the observation, the
-    `summary`, which learns with them. It sees standardized values: of each element, the median is 0 and the
-    quartiles are those of a normal distribution. The default one has two dense layers of 64 units, beside which the
-    flow takes the observation itself, far outliers in logarithmic scale.
+    The flow is an affine map whose matrix and shift are functions of the observation, then affine autoregressive
+    layers, and residual blocks with CPila activations. All receive the output of a network of the observation, the
+    `summary`, which learns with them. The summary sees standardized values: each element has the median 0 and the
+    quartiles of a normal distribution. The default one has two dense layers of 64 units, and also passes on the
+    observation itself, with far outliers in logarithmic scale.
 
-    A training begins at a linear regression: the affine map is that of the normal distribution whose mean is a
+    A training starts from a linear regression: the affine map is that of the normal distribution whose mean is a
     ridge regression of the parameters on the summary, and the other layers are about the identity.
 
     Saving: `estimator.model` is a `FlowModel` of the vectors given the observation, with its `save_weights` and
     `load_weights`.
 
     Args:
-      prior: `tfd.Distribution` of the parameters, with vectors or any other events, also those of a joint
-        distribution. Its `experimental_default_event_space_bijector` tells the support.
+      prior: `tfd.Distribution` of the parameters, which can be vectors or any other events, also those of a joint
+        distribution. Its `experimental_default_event_space_bijector` gives the support.
       observation_shape: shape of an observation, such as `[100]`.
-      summary: a built Keras layer or model from standardized observations to vectors. It is called as after a
-        training: without dropout, and with the stored statistics of a batch normalization.
+      summary: a built Keras layer or model from standardized observations to vectors. It is always called as for
+        inference: without dropout, and with the stored statistics of a batch normalization.
       num_blocks: number of residual blocks.
-      affine_layers: number of affine autoregressive layers before them.
-      hidden: widths of the inner layers of a block, and of an autoregressive network.
-      coefficient: Lipschitz bound of each of its layers, below 1.
-      seed: `int`, of the initial weights, and of what `fit` draws.
+      affine_layers: number of affine autoregressive layers before the blocks.
+      hidden: widths of the inner layers of a block and of an autoregressive network.
+      coefficient: Lipschitz bound of each layer of a block, below 1.
+      seed: `int`, seed of the initial weights and of `fit`.
       name: `str`.
 
     Attributes:
@@ -91,8 +90,8 @@ class PosteriorEstimator:
       model: the `FlowModel`.
 
     Raises:
-      ValueError: if the prior is not one distribution of known event shape with a bijector of its support, or the
-        summary does not map observations to vectors.
+      ValueError: if the prior is not one distribution of real numbers with a bijector of its support, or the
+        summary does not map observations to vectors in the dtype of the prior.
 
     References:
       Papamakarios and Murray, Fast epsilon-free inference of simulation models, 2016.
@@ -112,37 +111,19 @@ class PosteriorEstimator:
         seed: int = 0,
         name: str = "posterior_estimator",
     ):
-        check_sequence("observation_shape", observation_shape, f"[{observation_shape}]")
         shape = tuple(observation_shape)
         self.prior, self._seed = prior, seed
         size, self._into_events, dtype = _from_vectors(prior)
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
         num_features = _num_features(summary, shape, dtype)
         affine = ConditionalAffine(_affine_network(num_features, size, dtype))
-        blocks = vector_flow(
-            size,
-            num_blocks,
-            hidden,
-            activation="cpila",
-            coefficient=coefficient,
-            affine_layers=(affine_layers, 0),
-            condition_size=num_features,
-            inverse_solver=Anderson(atol=_TOLERANCE),
-            seed=seed,
-            dtype=dtype,
-        )
+        options = {"activation": "cpila", "coefficient": coefficient, "affine_layers": (affine_layers, 0)}
+        options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
+        blocks = vector_flow(size, num_blocks, hidden, seed=seed, dtype=dtype, **options)
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
-        flow = Flow([scale, affine, blocks])
-        self.model = FlowModel(
-            flow,
-            [size],
-            condition_shape=shape,
-            condition_mean=np.zeros(shape),
-            condition_std=np.ones(shape),
-            condition_network=summary,
-            seed=seed,
-            name=name,
-        )
+        condition = {"condition_shape": shape, "condition_network": summary}
+        condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}
+        self.model = FlowModel(Flow([scale, affine, blocks]), [size], seed=seed, name=name, **condition)
 
     def fit(
         self,
@@ -157,46 +138,42 @@ class PosteriorEstimator:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
-        """Trains once with each weight decay, and keeps the weights of the least loss of held-out pairs.
+        """Trains once with each weight decay, and keeps the weights with the smallest loss of held-out pairs.
 
-        Sharp posteriors, such as crescents, are blurred by a weight decay; smooth ones of many parameters overfit
-        without. The optimizer is AdamW. Its learning rate rises over the first quarter of the epochs and falls to
-        zero by a cosine over the others. A training ends when the loss of held-out pairs has not fallen for half of
-        the epochs, or, with a warning, when it diverges. A second call goes on from the weights, and the statistics
-        of observations, of the first: give it the same pairs, or new ones alone, lest it holds out some that the
-        first has learned.
+        A weight decay blurs sharp posteriors, such as crescents; without one, smooth posteriors of many parameters
+        overfit. The optimizer is AdamW. Its learning rate rises over the first quarter of the steps and falls to
+        zero by a cosine over the rest. A training ends when the loss of held-out pairs has not fallen for half of
+        the epochs, or, with a warning, when it diverges. A second call continues from the weights and the
+        statistics of the first. Give it the same pairs, or only new ones: otherwise it could hold out pairs that
+        the first call already trained on.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: the observations that were simulated with them, `[num, *observation_shape]`.
-          batch_size: pairs of a step.
-          epochs: most passes of a training over the pairs; by default so many that there are about 30 sqrt(num)
-            steps, or 4,000 if that is less.
-          learning_rate: the largest one.
-          weight_decays: of AdamW, one for each training.
-          validation_fraction: share of the pairs that are held out.
-          callbacks: for `keras.Model.fit`, of each training, beside one that stops it.
+          batch_size: number of pairs in a step.
+          epochs: largest number of passes over the training pairs. By default, chosen to give about
+            30 sqrt(num) steps, but at most 4,000.
+          learning_rate: the largest learning rate.
+          weight_decays: weight decay of AdamW in each training.
+          validation_fraction: share of the pairs that is held out.
+          callbacks: further callbacks of `keras.Model.fit` for each training.
           verbose: as of `keras.Model.fit`.
 
         Returns:
           The history of the training that is best on the held-out pairs. If the weights before it are better
-          still, these stay.
+          still, they stay.
 
         Raises:
           ValueError: if the shapes do not fit, values are NaN or infinite, parameters are outside of the support of
-            the prior, there are fewer than 10 pairs, or no weight decays.
+            the prior, or there are too few pairs to hold one out and train on two.
         """
-        theta, x = self._vectors(theta), self._observations(x, extra_ranks=(1,))
-        if len(theta) != len(x):
-            raise ValueError(
-                f"Each observation has its parameters; got {len(theta)} parameters and {len(x)} observations."
-            )
-        _check_training(batch_size, epochs, weight_decays)
+        x = self._observations(x, extra_ranks=(1,))
+        theta = self._vectors(theta, len(x))
         num_held_out = int(validation_fraction * len(x))
         if not 1 <= num_held_out < len(x) - 1:
             raise ValueError(
-                f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one of them, "
-                "and leave two."
+                f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one pair, and "
+                "leave at least two."
             )
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
@@ -207,22 +184,18 @@ class PosteriorEstimator:
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
             epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
-        return self._best_training(
-            functools.partial(_batches, *kept, batch_size, self._seed),
-            _batches(*held_out, 1000, self._seed),
-            weight_decays,
-            _adamw(learning_rate, epochs * steps_per_epoch),
-            epochs=epochs,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
+        steps = epochs * steps_per_epoch
+        warmup = {"warmup_target": learning_rate, "warmup_steps": steps // 4}
+        rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 4, **warmup)
+        self.model.compile(keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0))  # one graph for all
+        pairs = functools.partial(_batches, *kept, batch_size, self._seed)
+        options = {"epochs": epochs, "callbacks": callbacks, "verbose": verbose}
+        return self._best_training(pairs, _batches(*held_out, 1000, self._seed), weight_decays, **options)
 
-    def _best_training(self, pairs, held_out, weight_decays, optimizer, *, epochs, callbacks, verbose):
-        """Trains with each weight decay, and keeps the best weights, of these and of those before."""
-        self.model.compile(optimizer)  # once, so that one graph serves all
-        start = self.model.get_weights()
-        best = _or_infinite(self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"]), start
-        trainings = []
+    def _best_training(self, pairs, held_out, weight_decays, *, epochs, callbacks, verbose):
+        """Trains with each weight decay, and keeps the best of the weights found and those before."""
+        optimizer, start = self.model.optimizer, self.model.get_weights()
+        best, trainings = (self._loss(held_out), start), []
         try:
             for weight_decay in weight_decays:
                 self.model.set_weights(start)
@@ -240,7 +213,7 @@ class PosteriorEstimator:
                         f"The training with the weight decay {weight_decay} ended early: {error}", stacklevel=3
                     )
                     self.model.set_weights(stop.best_weights)
-                loss = _or_infinite(self.model.evaluate(held_out, verbose=0, return_dict=True)["loss"])
+                loss = self._loss(held_out)
                 trainings.append((loss, self.model.history))
                 if loss < best[0]:
                     best = loss, self.model.get_weights()
@@ -248,15 +221,21 @@ class PosteriorEstimator:
             self.model.set_weights(best[1])
         return min(trainings, key=lambda training: training[0])[1]
 
-    def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
-        """The posterior of an observation `[*observation_shape]`, or of a batch of them, as it is learned now.
+    def _loss(self, pairs):
+        """The mean loss of pairs, infinite if it is NaN."""
+        loss = self.model.evaluate(pairs, verbose=0, return_dict=True)["loss"]
+        return loss if np.isfinite(loss) else np.inf
 
-        Its weights are constants: later training does not change it. Log-densities are exact. Those of parameters
-        outside of the bounds of the prior, or on them, are NaN, and not minus infinity: they have no vector. Those
-        of parameters off a simplex, or another surface, mean nothing.
+    def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
+        """The posterior of an observation, or of each of a batch, with the present weights.
+
+        Later training does not change it. Log-densities are exact. The log-density is NaN at or outside the bounds
+        of the prior, because such parameters have no unconstrained counterpart. It is meaningless for parameters
+        off a simplex or another surface on which the prior lies.
 
         Args:
-          x: one observation; or `[batch, *observation_shape]`, for a distribution of that batch shape.
+          x: one observation `[*observation_shape]`, or `[batch, *observation_shape]` for a distribution of that
+            batch shape.
         """
         x = self._observations(x, extra_ranks=(0, 1))
         condition = self.model.condition
@@ -270,7 +249,7 @@ class PosteriorEstimator:
         return tfd.TransformedDistribution(base, bijector, name="posterior")
 
     def _begin_at_regression(self, kept, held_out):
-        """Sets the statistics and the ActNorms, and the affine map to the normal distribution of a regression."""
+        """Sets the statistics and the ActNorms, and makes the affine map that of a linear regression."""
         theta, x = kept
         for name, value in _statistics(x).items():
             self.model.condition.statistics[name].assign(value)
@@ -299,11 +278,16 @@ class PosteriorEstimator:
             raise ValueError("The summary gives NaN or infinite features for some of the observations.")
         return features
 
-    def _vectors(self, theta):
+    def _vectors(self, theta, num):
         """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
-        theta = theta if tf.nest.is_nested(self.prior.dtype) else np.asarray(theta)
+        tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=isinstance(self.prior.dtype, Mapping))
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
-        self._check_shapes(theta)
+        shapes = [part.shape for part in tf.nest.flatten(theta)]
+        if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
+            raise ValueError(
+                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}, for "
+                f"{num} observations; got the shapes {shapes}."
+            )
         z = theta
         for bijector in reversed(self._into_events):
             z = bijector.inverse(z)
@@ -317,27 +301,8 @@ class PosteriorEstimator:
         finite = np.where(np.isinf(z), np.nan, z)
         return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
 
-    def _check_shapes(self, theta):
-        """Raises a ValueError unless parameters are `[num, *event_shape]`, with one number."""
-        try:
-            has_names = isinstance(self.prior.dtype, Mapping)
-            tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=has_names)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"theta must have the parts of the prior, {self.prior.dtype}; got {theta!r:.200}."
-            ) from None
-        shapes = tf.nest.map_structure(lambda part: part.shape, theta)
-        events = tf.nest.flatten(self.prior.event_shape)
-        parts = list(zip(tf.nest.flatten(theta), events, strict=True))
-        fits = all(part.shape.rank == event.rank + 1 and part.shape[1:] == event for part, event in parts)
-        if not fits or len({part.shape[0] for part, _ in parts}) != 1:
-            raise ValueError(
-                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}; got "
-                f"the shape {shapes}."
-            )
-
     def _observations(self, x, extra_ranks):
-        """Observations in float64, unless they have another shape or are not finite in the model's dtype."""
+        """Observations in float64, if their shape is right and they are finite in the model's dtype."""
         x, shape = np.asarray(x, np.float64), self.model.condition.shape
         rank = x.ndim - len(shape)
         if rank not in extra_ranks or x.shape[rank:] != shape:
@@ -347,30 +312,27 @@ class PosteriorEstimator:
             raise ValueError(
                 f"{bad} observations are NaN or infinite. If these simulations failed, leave them out with their "
                 "parameters, and q becomes the posterior given that a simulation does not fail; or let the "
-                "simulator return numbers that tell of the failure."
+                "simulator return numbers that mark the failure."
             )
         return x
 
 
 def _from_vectors(prior):
-    """The size of vectors without bounds that stand for the parameters, the bijectors from them, and the dtype."""
-    if not all(shape.rank == 0 for shape in tf.nest.flatten(prior.batch_shape)):
+    """The size of vectors without bounds, the bijectors from them to parameters, and the dtype."""
+    dtypes, constraint = {*tf.nest.flatten(prior.dtype)}, prior.experimental_default_event_space_bijector()
+    is_one = all(shape.rank == 0 for shape in tf.nest.flatten(prior.batch_shape))
+    if not is_one or constraint is None or len(dtypes) > 1 or not next(iter(dtypes)).is_floating:
         raise ValueError(
-            f"The prior must be one distribution; got the batch shape {prior.batch_shape}: tfd.Independent makes "
-            "its axes those of an event."
+            "The prior must be one distribution of real numbers of one dtype, with a bijector of its support "
+            "(tfd.Independent makes the axes of a batch those of an event); got the batch shape "
+            f"{prior.batch_shape}, {prior.dtype} and the bijector {constraint}."
         )
-    dtypes = set(tf.nest.flatten(prior.dtype))
-    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating:
-        raise ValueError(f"The parameters must be real numbers of one dtype; got {prior.dtype} from the prior.")
     (dtype,) = dtypes
-    constraint = prior.experimental_default_event_space_bijector()
-    if constraint is None:
-        raise ValueError(f"{prior.name} does not tell the support of its events by a bijector.")
     return *from_vectors(prior.event_shape, constraint, dtype), dtype.name
 
 
 def _moved(theta, back):
-    """Which parameters are infinite, or come back from vectors as others; those on a bound may come back as NaN."""
+    """Which parameters are infinite or do not come back from vectors; those on a bound may come back as NaN."""
     rounding = np.cbrt(np.finfo(theta.dtype.as_numpy_dtype).eps)
     tolerance = rounding * (1 + tf.reduce_max(tf.abs(theta), axis=0))
     moved = tf.math.is_inf(theta) | (tf.abs(back - theta) > tolerance)
@@ -378,7 +340,7 @@ def _moved(theta, back):
 
 
 def _default_summary(shape, seed, dtype):
-    """The network of standardized observations of a shape that a user gave no network for."""
+    """The default network of standardized observations."""
     seeds = np.random.default_rng(seed).integers(2**31, size=3).tolist()
     x = keras.Input(shape, dtype=dtype)
     h = flat = keras.layers.Activation(_compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
@@ -389,34 +351,31 @@ def _default_summary(shape, seed, dtype):
 
 
 def _compressed(x):
-    """Standardized values: about as they are up to some standard deviations, on a logarithmic scale far beyond."""
+    """Standardized values, about unchanged up to a few deviations and on a logarithmic scale far beyond."""
     return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
 
 
 def _affine_network(num_features, size, dtype):
-    """The network of a `ConditionalAffine`, which begins as the identity."""
+    """The network of a `ConditionalAffine` that starts as the identity."""
     layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
     return keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
 
 
 def _num_features(summary, shape, dtype):
-    """The size of the vectors to which a summary maps observations; raises unless it learns in the dtype."""
+    """The size of the vectors to which a summary maps observations."""
     check_built(summary)
-    if others := {weight.dtype for weight in summary.trainable_weights} - {dtype}:
-        raise ValueError(
-            f"The summary has {others.pop()} weights, and the prior is {dtype}: build the layers of the summary, "
-            f"and its keras.Input, with dtype={dtype!r}, or make the prior in that of the summary."
-        )
     output = tuple(summary.compute_output_shape((None, *shape)))
-    if len(output) != 2 or output[1] is None:
+    dtypes = {weight.dtype for weight in summary.trainable_weights}
+    if len(output) != 2 or output[1] is None or not dtypes <= {dtype}:
         raise ValueError(
-            f"The summary must map observations [batch, {', '.join(map(str, shape))}] to vectors; got {output}."
+            f"The summary must map observations [batch, {', '.join(map(str, shape))}] to vectors, with weights in "
+            f"the dtype {dtype} of the prior; got the output shape {output} and weights in {dtypes or 'no dtype'}."
         )
     return output[1]
 
 
 def _batches(theta, x, batch_size, seed):
-    """Shuffled batches of pairs as they are: Keras would round arrays to float32."""
+    """Shuffled batches of pairs in their own dtype; Keras would round arrays to float32."""
     with tf.device("CPU"):
         theta, x = tf.constant(theta), tf.constant(x)
     rows = tf.data.Dataset.range(len(x)).shuffle(len(x), seed).batch(batch_size)
@@ -424,10 +383,11 @@ def _batches(theta, x, batch_size, seed):
 
 
 def _regression(kept, held_out):
-    """The matrix, the shift and the covariance of the residuals of a ridge regression on pairs (features, values).
+    """The matrix, the shift and the residuals' covariance of a ridge regression on pairs (features, values).
 
-    Its penalty is the one of the least squared error of the held-out pairs, to which the covariance is scaled if it
-    is larger. The covariance is shrunk to its diagonal by as many pairs as there are values.
+    The penalty is the one with the smallest squared error of the held-out pairs. If that error exceeds the mean
+    residual variance, the covariance is scaled up to it. The covariance is shrunk toward its diagonal as by `size`
+    further pairs.
     """
     (x, z), (x_new, z_new) = kept, held_out
     center, shift = x.mean(axis=0), z.mean(axis=0)
@@ -445,34 +405,8 @@ def _regression(kept, held_out):
     return matrix, shift - center @ matrix, covariance
 
 
-def _or_infinite(loss):
-    """A loss, or infinity if it is NaN."""
-    return loss if np.isfinite(loss) else np.inf
-
-
-def _check_training(batch_size, epochs, weight_decays):
-    """Raises a ValueError unless a training can begin."""
-    if batch_size < 1 or (epochs is not None and epochs < 1):
-        raise ValueError(f"batch_size and epochs must be at least 1; got {batch_size} and {epochs}.")
-    check_sequence("weight_decays", weight_decays, f"[{weight_decays}]")
-    values = np.asarray(weight_decays, np.float64)
-    if not values.size or not np.all(np.isfinite(values) & (values >= 0)):
-        raise ValueError(
-            f"weight_decays has a number of at least 0 for each training, such as [0.0]; got {weight_decays}."
-        )
-
-
-def _adamw(learning_rate, steps):
-    """The optimizer of a training of so many steps. Its weight decay is a variable."""
-    warmup = steps // 4
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=learning_rate, warmup_steps=warmup
-    )
-    return keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0)
-
-
 def _statistics(x):
-    """The median and the deviation of each element, by its quartiles, or if these are equal the usual one, or 1."""
+    """The median of each element, and its deviation: by quartiles, or the standard one if they are equal, or 1."""
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
     robust = (high - low) / _QUARTILES
     scale = np.where(robust > 0, robust, np.std(x, axis=0))

@@ -1,4 +1,4 @@
-"""Weights and checkpoints that know which model they belong to, and the statistics of its data."""
+"""Weights and checkpoints with the settings of their model and the statistics of its data."""
 
 import hashlib
 import json
@@ -16,52 +16,56 @@ from tf_resflow.layers.program import is_graph, read
 from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.private_api import OnlyInSavedModels, eager_mode, sublayers
 
-__all__ = ["SavedSettings", "differences", "model_settings"]
+__all__ = ["SavedSettings"]
 
 Settings: TypeAlias = dict[str, dict[str, Any]]
-"""The settings of each part of a model, by its name: what JSON can hold."""
+"""The settings of each part of a model by its name, as values that JSON can hold."""
 
-# What neither the density depends on nor its weights: names, starting values, dtypes, and what a view may replace.
+# Settings that affect neither the density nor the weights: names, initial values, dtypes, and what views replace.
 _FREE = re.compile(
     "name|registered_name|module|dtype|autocast|trainable|seed|initial|.*initializer|.*regularizer|.*constraint|"
     "quantization_config|validate_args|allow_nan_stats|event_shape|"
     "log_det|inverse_solver|lipschitz_constant|tolerance|max_iterations"
 )
-_MOST_SHOWN = 8  # numbers of an array that is not replaced by its hash
+_MOST_SHOWN = 8  # numbers of an array that is saved itself, not as its hash
 _WIDTH = 100  # of a setting in a message
-_KEY = "settings"  # in a file of weights, beside the variables 0, 1, ...
+_KEY = "settings"  # in a file of weights
 _SHOWN = 3  # differences in a message
 
 
 class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
-    """A mixin of `FlowModel`: its settings, and the statistics of its data, are saved with its weights.
+    """A mixin of `FlowModel` that saves its settings and the statistics of its data with its weights.
 
-    They are one text, in files of weights and in checkpoints. When it is read, the settings are compared, and the
-    statistics are restored.
+    They are one text in files of weights and in checkpoints. Loading compares the settings and restores the
+    statistics.
     """
 
     _only_in_saved_models: tuple[str, ...] = ("condition",)
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
-        """The statistics of data by which the model standardizes, variables that are saved and not trained."""
-        condition = {f"condition/{key}": value for key, value in self.condition.statistics.items()}
-        return _flow_statistics(self.flow) | condition
+        """The statistics with which the model standardizes data, variables that are saved and not trained."""
+        found = {
+            f"{name}/{key}": variable
+            for name, part in parts_by_name(self.flow).items()
+            for key, variable in getattr(part, "statistics", {}).items()
+        }
+        return found | {f"condition/{key}": variable for key, variable in self.condition.statistics.items()}
 
     def serialize(self) -> str:
         """The settings and the statistics as JSON, for checkpoints."""
-        with eager_mode():  # a SavedModel is written inside of a graph
+        with eager_mode():  # a SavedModel is written inside a graph
             statistics = {name: variable.numpy().tolist() for name, variable in self.statistics.items()}
-            return json.dumps({"settings": model_settings(self), "statistics": statistics})
+            return json.dumps({"settings": _settings(self), "statistics": statistics})
 
     def deserialize(self, text: bytes | str) -> None:
-        """Takes the statistics that were saved, if the settings are those of this model.
+        """Restores the saved statistics if the settings are those of this model.
 
         Raises:
-          ValueError: when a setting differs.
+          ValueError: if a setting differs.
         """
         saved = json.loads(text)
-        if found := differences(saved["settings"], json.loads(self.serialize())["settings"]):
+        if found := _differences(saved["settings"], json.loads(self.serialize())["settings"]):
             more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise ValueError(
                 f"The file is of another model than {self.name}: {'; '.join(found[:_SHOWN])}{more}. Build the "
@@ -87,11 +91,11 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
         super().load_own_variables({key: store[key] for key in store.keys() if key != _KEY})
 
 
-def model_settings(model: Any) -> Settings:
-    """The settings of a model: its data and its base distribution, and each bijector and layer of its parts.
+def _settings(model: Any) -> Settings:
+    """The settings of a model: its data and base distribution, and each bijector and layer of its parts.
 
-    Estimators of log-determinants and solvers are none of them, and of an object that is not known here there is
-    its type alone.
+    Estimators of log-determinants and solvers are not among them. Of an object of an unknown class, only the type
+    is a setting.
     """
     found: Settings = {
         "the model": {
@@ -106,57 +110,45 @@ def model_settings(model: Any) -> Settings:
     }
     found |= _flow(model.flow, "")
     dequantizer = model.data_space.dequantizer
+    networks = {"condition": model.condition.network, "classifier": model.classifier}
     if dequantizer is not None:
         found["dequantizer"] = {"type": type(dequantizer).__name__}
     if isinstance(dequantizer, FlowDequantizer):
         found |= _flow(dequantizer.flow, "dequantizer/")
-        found |= _network(dequantizer.context, "dequantizer/context")
+        networks = {"dequantizer/context": dequantizer.context, **networks}
     elif isinstance(dequantizer, keras.Layer):
-        found |= _network(dequantizer, "dequantizer")
-    if model.condition.network is not None:
-        found |= _network(model.condition.network, "condition")
-    if model.classifier is not None:
-        found |= _network(model.classifier, "classifier")
+        networks = {"dequantizer": dequantizer, **networks}
+    for name, network in networks.items():
+        found |= {} if network is None else _network(network, name)
     return found
 
 
-def _flow_statistics(flow: tf.Module) -> dict[str, tf.Variable]:
-    """The statistics of data in a flow, which are saved and not trained, by the names of their bijectors."""
-    found = {name: getattr(part, "statistics", {}) for name, part in parts_by_name(flow).items()}
-    return {f"{name}/{key}": variable for name, part in found.items() for key, variable in part.items()}
+def _differences(saved: Settings, own: Settings) -> list[str]:
+    """The differences between the settings of a file and those of a model, in words.
 
-
-def differences(saved: Settings, own: Settings) -> list[str]:
-    """What differs between the settings of a file and those of a model, in words.
-
-    A setting that one of the two does not know is no difference: versions of a class may have more or fewer.
+    A setting that only one of the two has is not a difference: versions of a class may have more or fewer.
     """
     found = []
     for name in {**saved, **own}:
+        kind = own.get(name, saved.get(name, {})).get("type")
+        named = name if kind is None else f"{name} ({kind})"
         if name not in saved or name not in own:
-            where, settings = ("the file", saved) if name in saved else ("the model", own)
-            found.append(f"{_named(name, settings[name])} is only in {where}")
+            found.append(f"{named} is only in {'the file' if name in saved else 'the model'}")
             continue
         before, now = saved[name], own[name]
-        keys = [key for key in before if key in now and not _equal(before[key], now[key])]
-        about = name if "type" in keys else _named(name, now)
-        for key in ["type"] if "type" in keys else keys:
+        keys = [key for key in before if key in now and before[key] != now[key]]
+        keys = [key for key in keys if json.dumps(before[key]) != json.dumps(now[key])]  # NaN equals itself as text
+        if "type" in keys:
+            keys, named = ["type"], name
+        for key in keys:
             found.append(
-                f"{about}: {key} is {before[key]!r:.{_WIDTH}} in the file, {now[key]!r:.{_WIDTH}} in the model"
+                f"{named}: {key} is {before[key]!r:.{_WIDTH}} in the file, {now[key]!r:.{_WIDTH}} in the model"
             )
     return found
 
 
-def _equal(one, other):
-    return one == other or json.dumps(one) == json.dumps(other)  # NaN is equal to itself only as text
-
-
-def _named(name, settings):
-    return f"{name} ({settings['type']})" if "type" in settings else name
-
-
 def _flow(flow: tf.Module, prefix: str) -> Settings:
-    """The settings of all bijectors in a flow, and of their networks."""
+    """The settings of all bijectors in a flow and of their networks."""
     parts = parts_by_name(flow)
     names = {id(part): name for name, part in parts.items()}
     found: Settings = {}
@@ -175,26 +167,26 @@ def _flow(flow: tf.Module, prefix: str) -> Settings:
 
 
 def _network(network: Any, name: str) -> Settings:
-    """The settings of a layer and those in it, and how a graph of layers is connected."""
+    """The settings of a layer and the layers in it, and the connections of a graph of layers."""
     if not is_graph(network):
         inside = sublayers(network) if isinstance(network, keras.Layer) else []
-        parts = [_network(layer, f"{name}/layer{i}") for i, layer in enumerate(inside)]
-        return {name: _flat("", _plain(network, {})), **_united(parts)}
-    program = read(network)
-    steps = [step for step in program.steps if step.layer is not None and not is_graph(step.layer)]
-    layers = {layer: f"layer{i}" for i, layer in enumerate(dict.fromkeys(step.layer for step in steps))}
-    connections = [[layers.get(step.layer), step.inputs, step.outputs] for step in program.steps]
-    shapes = [shape for shape, _ in program.inputs]
-    parts = [_network(layer, f"{name}/{label}") for layer, label in layers.items()]
-    return {name: {"input_shapes": shapes, "connections": [*connections, program.outputs]}, **_united(parts)}
-
-
-def _united(parts):
-    return {name: settings for part in parts for name, settings in part.items()}
+        layers = {layer: f"layer{i}" for i, layer in enumerate(inside)}
+        own = _flat("", _plain(network, {}))
+    else:
+        program = read(network)
+        steps = [step for step in program.steps if step.layer is not None and not is_graph(step.layer)]
+        layers = {layer: f"layer{i}" for i, layer in enumerate(dict.fromkeys(step.layer for step in steps))}
+        connections = [[layers.get(step.layer), step.inputs, step.outputs] for step in program.steps]
+        shapes = [shape for shape, _ in program.inputs]
+        own = {"input_shapes": shapes, "connections": [*connections, program.outputs]}
+    found: Settings = {name: own}
+    for layer, label in layers.items():
+        found |= _network(layer, f"{name}/{label}")
+    return found
 
 
 def _plain(value: Any, names: Mapping[int, str]) -> Any:
-    """A setting as JSON can hold it; bijectors by their names, objects that are not known by their types."""
+    """A setting as JSON can hold it: the name of a bijector, the type of an object of an unknown class."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if id(value) in names:
@@ -230,10 +222,10 @@ def _array(value):
 
 
 def _config(layer):
-    """What a layer says of itself; one that holds others tells their settings itself, see `_network`."""
+    """The configuration of a layer, without that of the layers in it, see `_network`."""
     try:
         config = layer.get_config()
-    except NotImplementedError:  # a layer of the user's, with arguments that Keras cannot tell
+    except NotImplementedError:  # a user's layer with arguments that Keras does not know
         return {}
     return {
         key: value for key, value in config.items() if not (sublayers(layer) and isinstance(value, (dict, list)))

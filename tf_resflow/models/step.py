@@ -2,49 +2,33 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tf_resflow import layers
 from tf_resflow.private_api import is_xla
 from tf_resflow.typing import TensorLike
 
-__all__ = ["NON_FINITE", "Trained", "assert_finite", "check_compiles", "loss_and_gradients", "train_step", "weigh"]
+__all__ = ["NON_FINITE", "assert_finite", "check_compiles", "loss_and_gradients", "train_step", "weigh"]
 
 NON_FINITE = "The loss or its gradient is NaN or infinite"
 
 
-class Trained(Protocol):
-    """What a step takes of a model."""
-
-    flow: tf.Module
-    objective: str
-    optimizer: keras.Optimizer
-    trainable_variables: list[keras.Variable]
-    weights: list[keras.Variable]
-
-    def example_losses(self, batch: Any, seed: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
-        """The losses of each example; the mean of `objective` is minimized."""
-
-
-def train_step(
-    model: Trained, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
-) -> dict[str, tf.Tensor]:
+def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
     """Takes one gradient step, then brings the norms of the layers up to date.
 
     In replica context the gradients are summed over the replicas, and each replica's loss is multiplied by its
-    share of the examples, so that all count alike, also in a last batch that is not divided evenly. Learned orders
-    of norms minimize another objective, the mean norm of the layers (`tf_resflow.layers.mean_norm`), which reaches
-    nothing else.
+    share of the examples, so that all examples count equally, also in a last batch that is not divided evenly.
+    Learned orders of norms minimize another objective, the mean norm of the layers (`tf_resflow.layers.mean_norm`),
+    which reaches nothing else.
 
     Args:
       model: a compiled `FlowModel` or `HybridModel`.
-      batch: this replica's batch: examples `[batch, *event_shape]`, in a pair with the condition of a conditional
+      batch: this replica's batch: examples `[batch, *event_shape]`, in a pair with the conditions of a conditional
         model or the labels of a `HybridModel`.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
-      weights: `[batch]`, by which the objective of each example is multiplied; by default 1.
+      weights: `[batch]`, weights of the examples in the objective; by default 1.
 
     Returns:
       A dict of scalars: the means of `model.example_losses` over this replica's batch (0 if it is empty), of which
@@ -52,9 +36,9 @@ def train_step(
       are learned, "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
-      tf.errors.InvalidArgumentError: when the loss or the gradient is NaN or infinite; then no variable has
-        changed. What XLA compiles cannot raise: no variable has changed either, and the losses or "gradient_norm"
-        tell (`assert_finite`).
+      tf.errors.InvalidArgumentError: if the loss or the gradient is NaN or infinite; then no variable has changed.
+        A step compiled with XLA cannot raise. It changes no variable either, and its losses or "gradient_norm" show
+        the failure (`assert_finite`).
     """
     means, gradients = loss_and_gradients(model, batch, seed, weights)
     loss = means[model.objective]
@@ -67,9 +51,9 @@ def train_step(
 
 
 def loss_and_gradients(
-    model: Trained, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
+    model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
 ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor | None]]:
-    """The means of the losses of a `train_step`, and this replica's share of the gradients of its objective."""
+    """The means of the losses of a `train_step`, and this replica's share of the gradients of the objective."""
     batch = tf.nest.map_structure(tf.identity, batch)
     with tf.GradientTape() as tape:
         losses = weigh(model.example_losses(batch, seed, training=True), model.objective, weights)
@@ -81,7 +65,7 @@ def loss_and_gradients(
 
 
 def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:
-    """Losses `[batch]` of which the objective is multiplied by the weight, `[batch]` or `[batch, 1]`, of each."""
+    """The losses `[batch]`, with the objective multiplied by the weights `[batch]` or `[batch, 1]`."""
     if weights is None:
         return dict(losses)
     weights = tf.cast(weights, losses[objective].dtype)
@@ -95,12 +79,12 @@ def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike |
 
 
 def _mean(values):
-    """The mean `[]` of `[batch]`; 0 if a replica has none."""
+    """The mean `[]` of values `[batch]`; 0 if a replica has none."""
     return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
 
 def _share(values):
-    """The number of values `[batch]` over that of all replicas."""
+    """The share of this replica's values `[batch]` among those of all replicas."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return 1.0
     num = tf.cast(tf.size(values), values.dtype)
@@ -128,16 +112,16 @@ def check_compiles(strategy: tf.distribute.Strategy) -> None:
     devices = {tf.DeviceSpec.from_string(device).device_type for device in strategy.extended.worker_devices}
     if devices != {"GPU"}:
         raise ValueError(
-            f"XLA compiles the whole step (jit) for one device or for GPUs; the strategy has {replicas} replicas "
-            f"on devices of the type {', '.join(sorted(devices))}. Leave out jit. (TPUs compile each step without.)"
+            f"XLA compiles whole steps (jit) for one device or for GPUs; the strategy has {replicas} replicas on "
+            f"devices of the type {', '.join(sorted(devices))}. Leave out jit. (TPUs always compile steps.)"
         )
 
 
 @contextlib.contextmanager
 def _only_if_finite(model, loss, gradient_norm):
-    """A context in which variables change only if both are finite.
+    """A context in which variables change only if the loss and the norm of the gradient are finite.
 
-    If not, an assertion fails. XLA has none: there the variables get their old values again.
+    If not, an assertion fails. XLA has no assertions: there the variables get their old values again.
     """
     if not is_xla():
         with tf.control_dependencies([assert_finite(loss, gradient_norm)]):

@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.data.dequantization import on_grid
+from tf_resflow.models.dequantization import on_grid
 
 __all__ = ["check_cells", "check_finite", "check_one_or_each", "check_range", "check_rows"]
 

@@ -13,7 +13,7 @@ from absl import logging
 from tf_resflow import evaluation, layers, progress
 from tf_resflow.data.column_codes import EXACT
 from tf_resflow.evaluation.planning import default_num_samples
-from tf_resflow.models.estimators import check_only_stderr
+from tf_resflow.models.build import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe
 from tf_resflow.serving.readme import readme

@@ -18,7 +18,7 @@ with extra("sklearn"):
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns
-from tf_resflow.data.dequantization import place_with_tails
+from tf_resflow.models.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
 from tf_resflow.plurals import shortened
 

@@ -14,7 +14,7 @@ from tf_resflow import data, evaluation
 from tf_resflow.evaluation.estimator_noise import stderr_parts
 from tf_resflow.evaluation.planning import held_out_plan
 from tf_resflow.evaluation.scores import PerExample
-from tf_resflow.models.estimators import check_only_stderr
+from tf_resflow.models.build import check_only_stderr
 from tf_resflow.progress import track
 from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.training.report import Report

@@ -1,4 +1,4 @@
-"""Optimizers of Keras with a warmed-up average of the weights, and schedules of the learning rate."""
+"""Optimizers and schedules of the learning rate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers.tracing import traced_once
-from tf_resflow.models.averaging import WarmedUpAverage
+from tf_resflow.models.averaging import warm_up_average
 from tf_resflow.private_api import LeanAdam
 
 __all__ = ["OPTIMIZERS", "Adam", "AdamW", "Muon", "learning_rate_schedule", "make_optimizer"]
@@ -16,18 +16,18 @@ _MUON_MOMENTUM = 0.95
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class Adam(WarmedUpAverage, LeanAdam):
-    """Adam with a warmed-up average of the weights; `ema_momentum` is the limit of the momentum."""
+class Adam(LeanAdam):
+    """Keras' Adam with a smaller graph."""
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class AdamW(WarmedUpAverage, LeanAdam, keras.optimizers.AdamW):
-    """AdamW with a warmed-up average of the weights; `ema_momentum` is the limit of the momentum."""
+class AdamW(LeanAdam, keras.optimizers.AdamW):
+    """Keras' AdamW with a smaller graph."""
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class Muon(WarmedUpAverage, LeanAdam, keras.optimizers.AdamW):
-    """Muon for kernels, AdamW for all else, and a warmed-up average; `ema_momentum` is the limit of the momentum.
+class Muon(LeanAdam, keras.optimizers.AdamW):
+    """Muon for kernels, AdamW for all else.
 
     Kernels are matrices with a column for each output. Keras' Muon leaves those of convolutions to AdamW, and that
     of Keras 3.12 does not run.
@@ -97,7 +97,7 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
 
 
 def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Optimizer:
-    """Builds the optimizer of the `train` section of a config for trainable variables.
+    """Builds the optimizer of the `train` section of a config for trainable variables, with a warmed-up average.
 
     Weight decay applies to variables named "kernel" by Keras alone: not to biases, ActNorms or orders of norms.
     """
@@ -111,4 +111,5 @@ def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Op
     )
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not v.name.endswith("kernel")])
     optimizer.build(variables)
+    warm_up_average(optimizer)
     return optimizer

@@ -7,9 +7,9 @@ import tempfile
 from typing import Any
 
 from tf_resflow.data.config import PLACES
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.models import build_model, evaluation_estimator
 from tf_resflow.models.averaging import AveragedWeights
-from tf_resflow.models.data_info import DataInfo
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics

@@ -16,7 +16,7 @@ from absl import logging
 from tf_resflow.config_fields import suggest
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.config import PLACES
-from tf_resflow.models.data_info import DataInfo
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.plurals import counted
 from tf_resflow.training.config import default_config, flat_fields, validate_config
 from tf_resflow.training.metrics import read_metrics

@@ -1,8 +1,10 @@
-"""Dequantization of integers, and of the discrete coordinates of vectors, and its inverse."""
+"""Dequantization of integers and of the discrete coordinates of vectors, and its inverse."""
 
 __all__ = [
+    "OFF_GRID",
+    "Cells",
     "cell_width",
-    "check_power_of_two",
+    "checked_integers",
     "dequantize",
     "dequantize_in_cells",
     "on_grid",
@@ -15,17 +17,38 @@ __all__ = [
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from scipy.stats import qmc
 
-from tf_resflow.data.column_codes import OFF_GRID, Cells
 from tf_resflow.seeds import random_integers, random_uniform
 from tf_resflow.typing import Seed, TensorLike
 
-_NUM_SETS = 8  # of draws in cells: the spread of their means is the standard error
-_BEYOND = ((0.5, 0.75), (1.5, 0.25))  # of each component: mean number of coordinates beyond their cells, weight
+OFF_GRID = 1e-6
+"""The largest distance of a value from a grid, in steps, apart from rounding."""
+
+_NUM_SETS = 8  # sets of draws in cells; the spread of their means is the standard error
+_BEYOND = ((0.5, 0.75), (1.5, 0.25))  # mean number of coordinates beyond their cells, and weight
+
+
+class Cells(NamedTuple):
+    r"""The cells of the discrete coordinates of vectors, arrays `[size]`.
+
+    The values of a coordinate are \\(first + k \cdot step\\), \\(k = 0, \dots, num - 1\\), each in the middle of
+    its cell. The step of a continuous coordinate is 0. A coordinate without ends has infinite `num`: its cells
+    continue on both sides of `first`.
+    """
+
+    first: np.ndarray
+    step: np.ndarray
+    num: np.ndarray
+
+    @property
+    def log_volume(self) -> float:
+        """The logarithm of the volume of a cell in the discrete coordinates."""
+        return float(np.log(self.step[self.step > 0]).sum())
 
 
 def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
@@ -37,18 +60,16 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = Non
 
     with D the number of coordinates: a density model of the result bounds the likelihood of the integers.
 
-    In float32 a sum such as 255 + u can round up to the next integer, and so into the next level. Therefore u is
-    drawn from the midpoints of a uniform grid of 2^-(21 - b), with 2^b the least power of two that is no less than
-    `levels`. Then x + u is exact, its distance from an integer is more than the rounding error of the scaling, and
-    `quantize(dequantize(x, levels, seed), levels)` is always x.
+    In float32 a sum such as 255 + u can round up to the next integer. Therefore u is drawn from the midpoints of a
+    uniform grid of 2^-(21 - b), with 2^b the smallest power of two that is at least `levels`. Then x + u is exact,
+    and `quantize(dequantize(x, levels, seed), levels)` is always x.
 
     Args:
       x: integer tensor of any shape, with values 0, ..., levels - 1.
       levels: number of values, in 2, ..., 256.
-      seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of it and of x.
-      sets: `None` if every number has its own noise. Otherwise the batch has that many equal parts, one after the
-        other, and all examples `x[i]` of a part have the same noise: the result for one does not depend on the
-        others.
+      seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of the seed and x.
+      sets: `None` if every number has its own noise. Otherwise the number of equal, consecutive parts of the batch.
+        All examples `x[i]` of a part share their noise, so the result for one does not depend on the others.
 
     Returns:
       A float32 tensor of x's shape, with values strictly between 0 and 1.
@@ -60,7 +81,8 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = Non
     References:
       L. Theis, A. van den Oord, M. Bethge. A note on the evaluation of generative models. ICLR 2016, section 3.1.
     """
-    x, levels = _checked(x, levels)
+    levels = _valid_levels(levels)
+    x = checked_integers(x, levels)
     cells = round(0.5 / _margin(levels))
     shape = tf.shape(x)
     cell = random_integers(shape if sets is None else tf.concat([[sets], shape[1:]], 0), seed, cells)
@@ -73,18 +95,16 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = Non
 def place_in_cells(x: TensorLike, u: tf.Tensor, levels: int) -> tf.Tensor:
     r"""Puts numbers u of the unit interval into the cells of integers: (x + m + (1 - 2 m) u) / levels.
 
-    The margin m of 2^(b - 22), with 2^b the least power of two that is no less than `levels`, is larger than the
-    rounding errors of float32: `quantize(place_in_cells(x, u, levels), levels)` is always x, for u = 0 and 1, too.
-    A density q(u) of one coordinate becomes q(u) / `cell_width(levels)`.
+    The margin m of 2^(b - 22), with 2^b the smallest power of two that is at least `levels`, exceeds the rounding
+    errors of float32, so `quantize(place_in_cells(x, u, levels), levels)` is always x, also for u = 0 and 1. A
+    density q(u) of one coordinate becomes q(u) / `cell_width(levels)`.
     """
-    x, levels = _checked(x, levels)
     margin = _margin(levels)
-    return (tf.cast(x, u.dtype) + (margin + (1 - 2 * margin) * u)) * (1 / levels)
+    return (tf.cast(checked_integers(x, levels), u.dtype) + (margin + (1 - 2 * margin) * u)) * (1 / levels)
 
 
 def cell_width(levels: int) -> float:
-    """The width of what `place_in_cells` reaches of a cell, nearly 1 / levels."""
-    levels = _valid_levels(levels)
+    """The width of the part of a cell that `place_in_cells` reaches, nearly 1 / levels."""
     return (1 - 2 * _margin(levels)) / levels
 
 
@@ -104,7 +124,7 @@ def quantize(x: TensorLike, levels: int) -> tf.Tensor:
 
 
 def points_per_set(num: int) -> int:
-    """The number of points of each set among `num` draws in cells: a power of two that leaves at least 8 sets."""
+    """The number of points in each set of `num` draws in cells: a power of two that leaves at least 8 sets."""
     return 2 ** max(0, (num // _NUM_SETS).bit_length() - 1)
 
 
@@ -113,24 +133,24 @@ def dequantize_in_cells(
 ) -> tuple[tf.Tensor, TensorLike]:
     r"""Spreads the discrete coordinates of vectors over their cells, with the density q of the noise.
 
-    By default the noise is uniform in each cell: E[log p(z) - log q(z)] is a lower bound of a log-probability.
+    By default the noise is uniform in each cell: E[log p(z) - log q(z)] is a lower bound of the log-probability.
 
     With `point_sets`, E[p(z) / q(z)] is the probability, and the first and the last cell of a coordinate include
-    what lies beyond them, as in `quantize_in_cells`. With y the distance from the inner edge in cells, the density
-    there is 1 - t for y < 1, and \\((1 - t) / (1 + (y - 1)(1 - t) / t)^2\\) beyond, with the mass t. Of the n
-    coordinates of an example at an edge, a mean of 0.5 lies beyond (t = 0.5 / n), or 1.5 (t = min(1/2, 1.5 / n))
-    in every fourth draw; q is the density of this mixture.
+    what lies beyond them, as in `quantize_in_cells`. At a distance of y cells from the inner edge, the density
+    is 1 - t for y < 1, and \\((1 - t) / (1 + (y - 1)(1 - t) / t)^2\\) beyond, whose mass is t. If n coordinates of
+    an example are in such a cell, t is 0.5 / n in three of four draws and min(1/2, 1.5 / n) in the others; q is the
+    density of this mixture.
 
     Args:
       x: vectors `[rows, size]`; with `point_sets`, the same examples for each draw, one draw after the other.
-      cells: the cells of their coordinates.
+      cells: the cells of the coordinates.
       seed: see `tf_resflow.stateless_seed`, but not `None`.
-      point_sets: the number of independent sets of draws, and of the draws in each: a Sobol set, shifted at random.
+      point_sets: the number of independent sets of draws, and of draws in each set, which are randomly shifted
+        Sobol points.
       common: whether all examples share the shifts, so that the draws of one do not depend on the others.
 
     Returns:
-      z, and log q(z), one for each row. It is infinite for a row with a value that is not on the grid, whose
-      probability is 0.
+      z, and log q(z) of each row. It is infinite for a row with a value off the grid, whose probability is 0.
     """
     first, step, number = _numbers(x, cells)
     if point_sets is None:
@@ -148,8 +168,8 @@ def on_grid(x: tf.Tensor, cells: Cells, offsets: TensorLike = 0.0) -> tf.Tensor:
 
     Args:
       x: vectors `[rows, size]`.
-      cells: the cells of their coordinates.
-      offsets: what was subtracted from x in its type.
+      cells: the cells of the coordinates.
+      offsets: the offsets that were subtracted from x, in its dtype.
     """
     first, step, number = _numbers(x, cells)
     width = tf.where(step > 0, step, 1.0)
@@ -162,7 +182,7 @@ def on_grid(x: tf.Tensor, cells: Cells, offsets: TensorLike = 0.0) -> tf.Tensor:
 
 
 def _shifted_points(x, cells, seed, num_sets, num_points, common):
-    """Points of the unit cube, with a last coordinate that chooses a component of the mixture."""
+    """Points of the unit cube; the last coordinate chooses a component of the mixture."""
     places, size = np.flatnonzero(cells.step), len(cells.step) + 1
     points = np.zeros([num_points, size])
     points[:, [*places, -1]] = qmc.Sobol(len(places) + 1, seed=0).random(num_points)
@@ -174,7 +194,7 @@ def _shifted_points(x, cells, seed, num_sets, num_points, common):
 
 
 def place_with_tails(u: tf.Tensor, ends: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Maps points of the unit cube into cells. The first and the last cell include their tails.
+    """Maps points of the unit cube into cells, the first and the last of which include their tails.
 
     Args:
       u: points `[rows, size + 1]`; the last coordinate chooses a component of the mixture of `dequantize_in_cells`.
@@ -213,30 +233,23 @@ def quantize_in_cells(z: tf.Tensor, cells: Cells) -> tf.Tensor:
 
 
 def _numbers(z, cells):
-    """The first values, the steps, and the numbers of the cells in which values are."""
+    """The first values, the steps, and the numbers of the cells that hold the values."""
     first, step = (tf.constant(part, z.dtype) for part in (cells.first, cells.step))
     return first, step, tf.round((z - first) / tf.where(step > 0, step, 1.0))
 
 
-def _checked(x, levels):
-    """The integers, as uint8 or int32, and the number of levels."""
-    levels = _valid_levels(levels)
+def checked_integers(x: TensorLike, num: int, name: str = "data") -> tf.Tensor:
+    """Integers as a tensor; raises an error unless they are in 0, ..., num - 1."""
     x = tf.convert_to_tensor(x)
+    message = f"{name} must be integers 0, ..., {num - 1}"
     if not x.dtype.is_integer:
-        raise ValueError(
-            f"dequantize expects integers 0, ..., {levels - 1}, but x is {x.dtype.name}. "
-            "Pass the integer data, or leave levels unset for continuous data."
-        )
-    if x.dtype == tf.uint8 and levels == 256:
-        return x, levels
+        raise ValueError(f"{message}; got {x.dtype.name}.")
+    if x.dtype == tf.uint8 and num == 256:
+        return x
     x = tf.cast(x, tf.int32)
-    message = f"dequantize expects values in 0, ..., {levels - 1} (levels = {levels})."
-    checks = [
-        tf.debugging.assert_non_negative(x, message),
-        tf.debugging.assert_less(x, levels, message),
-    ]
+    checks = [tf.debugging.assert_non_negative(x, message), tf.debugging.assert_less(x, num, message)]
     with tf.control_dependencies([check for check in checks if check is not None]):
-        return tf.identity(x), levels
+        return tf.identity(x)
 
 
 def _margin(levels):
@@ -248,9 +261,3 @@ def _valid_levels(levels):
     if levels != int(levels) or not 2 <= levels <= 256:
         raise ValueError(f"levels must be an integer in 2, ..., 256, but is {levels}.")
     return int(levels)
-
-
-def check_power_of_two(levels: int) -> None:
-    """Raises ValueError unless `levels` are those of a pixel of 8 bits without some of its low bits."""
-    if levels not in [2**bits for bits in range(1, 9)]:
-        raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow.data import Cells, dequantization, dequantize, quantize
-from tf_resflow.data.dequantization import cell_width, on_grid, place_in_cells
+from tf_resflow.models import Cells, dequantization, dequantize, quantize
+from tf_resflow.models.dequantization import cell_width, on_grid, place_in_cells
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -67,20 +67,17 @@ def test_quantize_clips():
     assert result.dtype == tf.uint8
 
 
-@pytest.mark.parametrize("value, run", [(-1, dequantize), (17, tf.function(dequantize)), (17, dequantize)])
+@pytest.mark.parametrize("value, run", [(-1, dequantize), (17, tf.function(dequantize))])
 def test_a_value_outside_the_levels_is_an_error(value, run):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="values in 0, ..., 16"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be integers 0, ..., 16"):
         run(tf.constant([3, value]), 17, seed=[0, 0])
 
 
-@pytest.mark.parametrize("levels", [1, 257, 2.5])
-def test_what_does_not_fit_is_refused(levels):
-    for call in (lambda: dequantize([0.5], 17, [0, 0]), lambda: place_in_cells([0.5], tf.constant([0.5]), 17)):
-        with pytest.raises(ValueError, match="expects integers"):
-            call()
-    for call in (lambda: dequantize([0], levels, [0, 0]), lambda: quantize([0.0], levels)):
-        with pytest.raises(ValueError, match="levels must be"):
-            call()
+def test_what_does_not_fit_is_refused(refused):
+    refused("must be integers 0, ..., 16; got float32", dequantize, [0.5], 17, [0, 0])
+    for levels in (1, 257, 2.5):
+        refused("levels must be", dequantize, [0], levels, [0, 0])
+        refused("levels must be", quantize, [0.0], levels)
 
 
 def test_common_noise_does_not_depend_on_the_batch():
