@@ -1,6 +1,7 @@
 """The builders: the layers, the parameters and the estimators that they promise; wrong arguments."""
 
 import functools
+import re
 
 import keras
 import numpy as np
@@ -10,10 +11,13 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
 from tf_resflow.flows.build import build_estimator, build_flow
+from tf_resflow.flows.config import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 
 pytestmark = pytest.mark.quick
 
 EXACT = resflow.logdet.Exact()
+VECTORS = flows.vector_flow, flows.autoregressive_network
+IMAGES = flows.image_flow, flows.conv_branch, flows.coupling_network
 
 
 @pytest.fixture(autouse=True)
@@ -289,71 +293,81 @@ def test_estimators_of_a_config():
         assert type(distribution).__name__.lower() == name
 
 
+def described(block):
+    """All settings of the layers in the branch of a block, also seeds and names, and its estimator."""
+    found = [layer for layer in block.branch.layers if not isinstance(layer, keras.layers.InputLayer)]
+    return block.name, type(block), [(type(layer), layer.get_config()) for layer in found], repr(block.log_det)
+
+
+def test_defaults_of_a_config_are_those_of_vector_flow():
+    config = resflow.training.default_config()
+    config.model.kind = "vector"
+    resflow.training.config.validate_config(config)
+    for size, norms, branch in ((3, (2.0,) * 4, "plain"), (12, (1.0,) * 5, "plain"), (3, (2.0,), "dense_net")):
+        config.model.update(norms=norms, branch=branch)
+        options = {"norms": norms} if 1.0 in norms else {}
+        options |= {"dense_net": (3, 32)} if branch == "dense_net" else {}
+        one, other = build_flow(config.model, (size,)), flows.vector_flow(size, **options)
+        assert kinds(one) == kinds(other) and len(blocks(one)) == 8
+        assert list(map(described, blocks(one))) == list(map(described, blocks(other)))
+
+
+def test_names_in_a_config():
+    """All estimators have the names of their classes, and all names of estimators and blocks can be built."""
+    section, logdet = configured().estimator.eval, resflow.logdet
+    found = {kind: build_estimator(section, True, kind=kind, num_probes=3) for kind in ESTIMATORS}
+    for kind, estimator in found.items():
+        assert re.sub("(?<=[a-z])([A-Z])", r"_\1", type(estimator).__name__).lower() == kind
+        assert kind == "exact" or (estimator.num_probes, estimator.probes) == (3, "colored")
+    classes = [cls for cls in map(logdet.__dict__.get, logdet.__all__) if isinstance(cls, type)]
+    classes = {cls for cls in classes if issubclass(cls, logdet.LogDetEstimator)} - {logdet.LogDetEstimator}
+    assert set(map(type, found.values())) == classes
+    for name, kind in (RESIDUAL_BLOCKS | COUPLINGS).items():
+        assert kinds(build_flow(configured(block=name), (4, 4, 1))).count(kind) == 3
+
+
 vectors = functools.partial(flows.vector_flow, 2, 1)
 images = functools.partial(flows.image_flow, num_blocks=(1,), width=4, num_fc_blocks=0)
 residual = flows.residual_image_block
 NORM_2 = "norm of order 2 only: leave norms out; got"
 REFUSALS = [
     ("activation must be one of", lambda: vectors((4,), activation="swich")),
-    ("at least one inner layer", lambda: vectors(())),
     ("2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
     ("bounds the norm 2 -> 2", lambda: vectors((4,), norms="learned", normalization="schatten")),
-    ("of a BlockSpec, .* got 'affine_coupling'", lambda: images((4, 4, 1), block="affine_coupling")),
-    (".*coupling_image_block.* got .*Affine", lambda: images((4, 4, 1), block=bijectors.AffineCoupling)),
-    ("return a bijector .* scale0_block0 .* None", lambda: images((4, 4, 1), block=lambda spec: None)),
     ("one channel, which cannot be split", lambda: flows.coupling_network((4, 4, 1), 4)),
     ("multiples of 2; got 3 x 4", lambda: images((3, 4, 1), num_blocks=(1, 1), kernels=(1,))),
     ("needs two layers: give two kernels", lambda: flows.conv_branch((2, 2, 1), 4, (3,), condition_size=2)),
-    ("'clipswish' .* multiple of 2; .*depth=0", lambda: flows.dense_net_branch([2], 0, 4)),
-    ("'clipswish' .* multiple of 2; .*growth=3", lambda: flows.dense_net_branch([2], 1, 3)),
-    ("'clipswish' .* multiple of 2; .*growth=0", lambda: flows.dense_net_branch([2], 1, 0)),
+    ("'clipswish' .* multiple of 2; got 3", lambda: flows.dense_net_branch([2], 1, 3)),
     (NORM_2, lambda: residual(norms="learned", dense_net=(2, 4))),
-    (NORM_2, lambda: residual(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
-    (NORM_2, lambda: vectors(norms="learned", dense_net=(2, 4))),
-    ("3 norms", lambda: build_flow(configured(kind="vector", hidden=(4,), norms=(2.0, 2.0)), (3,))),
-    ("rank 1, but the data have shape", lambda: build_flow(configured(kind="vector"), (4, 4, 1))),
-    ("halved 1 times, .* multiples of 2, as by", lambda: build_flow(configured(), (6, 5, 1))),
-    ("halved 1 times, .* multiples of 2, as by", lambda: build_flow(configured(), (5, 6, 1))),
-    ("halved 2 times, .* of 4, as by", lambda: build_flow(configured(squeeze_first=True), (6, 6, 1))),
-    ("dense_net must be a depth and a growth, such as .*; got 3", lambda: vectors(dense_net=3)),
-    ("dense_net must be a depth and a growth, such as .*; got 3", lambda: residual(dense_net=3)),
+    (NORM_2, lambda: vectors(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
     ("mean and std have one shape; got .* and", lambda: vectors((4,), std=[1.0, 2.0, 3.0])),
     ("mean and std have one shape; got .* and", lambda: images((4, 4, 1), logit_alpha=None, mean=[0.5])),
     ("give logit_alpha=None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
+    *((r"of a vector, such as \(5,\); got", lambda build=b: build((4, 4), (4,))) for b in VECTORS),
+    *((r"of an image, such as \(32, 32, 3\); got", lambda build=b: build(8, (4,))) for b in IMAGES),
+    ("'float16'.* use 'mixed_bfloat16'", lambda: vectors((4,), dtype="float16")),
 ]
-NO_SEQUENCES = {
-    "hidden": [lambda: vectors(hidden=8), lambda: flows.dense_coupling_network((8,), 8)],
-    "norms": [lambda: vectors((8,), norms=8)],
-    "kernels": [
-        *(lambda build=build: build((8, 8, 2), 8, 8) for build in (flows.conv_branch, flows.coupling_network)),
-        lambda: images((8, 8, 1), kernels=8),
-    ],
-    "num_blocks": [lambda: flows.image_flow((8, 8, 1), 8)],
-    "event_shape": [
-        *(lambda build=build: build(8, 8) for build in (flows.conv_branch, flows.coupling_network)),
-        *(lambda build=build: build(8, (8,)) for build in (flows.dense_branch, flows.dense_coupling_network)),
-        lambda: flows.dense_net_branch(8, 1, 2),
-        lambda: flows.image_flow(8),
-        lambda: bijectors.ActNorm(8),
-    ],
-}
 
 
-def test_wrong_arguments():
-    for message, build in REFUSALS:
-        with pytest.raises(ValueError, match=message):
-            build()
-    for name, calls in NO_SEQUENCES.items():
-        for build in calls:
-            with pytest.raises(ValueError, match=f"^{name} must be a sequence, such as .*; got 8"):
-                build()
+@pytest.mark.parametrize(("message", "build"), REFUSALS)
+def test_wrong_arguments(message, build):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
-def test_policies_that_cannot_train_are_errors(dtype_policy):
-    for policy in ("mixed_float16", "float16", "bfloat16"):
-        message = f"dtype_policy.., which is '{policy}'.*take 'mixed_bfloat16'"
-        with dtype_policy(policy), pytest.raises(ValueError, match=message):
-            flows.vector_flow(2, 1, (4,))
-    for build in (flows.conv_branch, flows.dense_branch, flows.coupling_network, flows.dense_coupling_network):
-        with pytest.raises(ValueError, match="dtype of a flow is 'float16'"):
-            build((4, 4, 2), 4 if "dense" not in build.__name__ else (4,), dtype="float16")
+def test_an_event_shape_may_be_a_size():
+    for build in (
+        flows.vector_flow,
+        flows.dense_branch,
+        flows.dense_coupling_network,
+        flows.autoregressive_network,
+    ):
+        options = {"num_blocks": 1, "hidden": (4,)} if build is flows.vector_flow else {"hidden": (4,)}
+        one, other = ([v.shape for v in build(shape, **options).trainable_variables] for shape in (3, (3,)))
+        assert one == other
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
+def test_a_global_policy_that_cannot_train_is_an_error(policy, dtype_policy):
+    with dtype_policy(policy), pytest.raises(ValueError, match=f"got '{policy}'.* use 'mixed_bfloat16'"):
+        flows.vector_flow(2, 1, (4,))

@@ -23,7 +23,7 @@ from tf_resflow.bijectors.networks import (
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.layers.program import is_graph
 from tf_resflow.logdet import Exact, RussianRoulette
-from tf_resflow.logdet.unseeded import warn_unseeded
+from tf_resflow.logdet.estimators import warn_unseeded
 from tf_resflow.solvers import Anderson, Solution
 from tf_resflow.solvers.fixed_point import warn_unconverged
 from tf_resflow.solvers.residual_inverse import solve_residual

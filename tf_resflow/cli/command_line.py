@@ -98,10 +98,12 @@ def define_data_flags() -> None:
 
 def define_estimator_flags(stderr: str) -> None:
     """Defines --log_det, --num_probes and --stderr, which is the standard error of what `stderr` names."""
+    from tf_resflow.flows.config import ESTIMATORS  # which an extra provides
+
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
+        ESTIMATORS,
         "Evaluation of the log-determinants; default exact for small events, else as the run's config.",
     )
     flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)

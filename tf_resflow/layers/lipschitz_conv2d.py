@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
@@ -62,7 +63,7 @@ class LipschitzConv2D(LipschitzLayer):
         self,
         filters: int,
         kernel_size: int | Sequence[int],
-        coefficient: float = 0.97,
+        coefficient: float = COEFFICIENT,
         *,
         domain: float | LearnedOrder = 2,
         codomain: float | LearnedOrder = 2,

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
@@ -72,7 +73,7 @@ class LipschitzDense(LipschitzLayer):
     def __init__(
         self,
         units: int,
-        coefficient: float = 0.97,
+        coefficient: float = COEFFICIENT,
         *,
         domain: float | LearnedOrder = 2,
         codomain: float | LearnedOrder = 2,

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from tf_resflow import bijectors, logdet
 from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.flows.build import build_estimator
+from tf_resflow.flows.config import ESTIMATORS
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["EVALUATION_ESTIMATORS", "check_only_stderr", "evaluation_estimator"]
-
-EVALUATION_ESTIMATORS = ("adaptive_roulette", "russian_roulette", "adaptive", "exact")
+__all__ = ["check_only_stderr", "evaluation_estimator"]
 
 
 def evaluation_estimator(
@@ -34,8 +33,8 @@ def evaluation_estimator(
       event_shape: shape of an example.
       dequantizer: that of its model, which is evaluated with the same estimator.
       name: "adaptive_roulette" and "russian_roulette": with the settings of `config.model.estimator.eval`;
-        "adaptive": terms until the rest of the series is guaranteed below 1e-4 nats for each block and probe, which
-        needs certified Lipschitz constants below 1; "exact": slogdet. By default "exact" where
+        "adaptive_series": terms until the rest of the series is guaranteed below 1e-4 nats for each block and
+        probe, which needs certified Lipschitz constants below 1; "exact": slogdet. By default "exact" where
         `tf_resflow.logdet.default_estimator` is, or without residual blocks; else
         `config.model.estimator.eval.kind`.
       num_probes: of all but "exact"; by default `config.model.estimator.eval.num_probes`.
@@ -44,7 +43,7 @@ def evaluation_estimator(
       The name and the estimator.
 
     Raises:
-      ValueError: when the name is unknown, or "adaptive" cannot be certified.
+      ValueError: when the name is unknown, or "adaptive_series" cannot be certified.
     """
     settings = config.model.estimator.eval
     parts = [flow, *([dequantizer.flow] if isinstance(dequantizer, FlowDequantizer) else [])]
@@ -52,12 +51,10 @@ def evaluation_estimator(
         default = logdet.default_estimator(math.prod(event_shape), "evaluation")
         is_exact = isinstance(default, logdet.Exact) or not any(map(bijectors.flow.residual_blocks, parts))
         name = "exact" if is_exact else settings.kind
-    if name == "exact":
-        return name, logdet.Exact()
-    if name in ("adaptive_roulette", "russian_roulette", "power_series"):
+    if name not in ESTIMATORS:
+        raise ValueError(f"log_det is one of {', '.join(ESTIMATORS)}; got {name!r}.")
+    if name != "adaptive_series":
         return name, build_estimator(settings, True, kind=name, num_probes=num_probes)
-    if name != "adaptive":
-        raise ValueError(f"log_det is one of {', '.join(EVALUATION_ESTIMATORS)}; got {name!r}.")
     constants = [constant for part in parts for constant in _certified_constants(part)]
     if not constants:
         return name, logdet.Exact()  # of couplings, which are exact anyway
@@ -80,7 +77,7 @@ def _certified_constants(flow: bijectors.FlowBijector) -> Iterable[float]:
         reason = uncertified_blocks(flow).get(worst)
         found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
-            f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
+            f"log_det='adaptive_series' needs certified Lipschitz constants below 1; that of {worst} is {found}. "
             "Evaluate with 'adaptive_roulette' or 'exact', or train with a lower config.model.coefficient."
         )
     return bounds.values()

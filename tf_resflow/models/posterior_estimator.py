@@ -366,7 +366,7 @@ def _from_vectors(prior):
     constraint = prior.experimental_default_event_space_bijector()
     if constraint is None:
         raise ValueError(f"{prior.name} does not tell the support of its events by a bijector.")
-    return *from_vectors(prior.event_shape, constraint, dtype), dtype.name
+    return *from_vectors(prior.event_shape, constraint), dtype.name
 
 
 def _moved(theta, back):
