@@ -16,6 +16,7 @@ from tf_resflow.flows.config import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 pytestmark = pytest.mark.quick
 
 EXACT = resflow.logdet.Exact()
+residual = flows.residual_image_block
 VECTORS = flows.vector_flow, flows.autoregressive_network
 IMAGES = flows.image_flow, flows.conv_branch, flows.coupling_network
 
@@ -238,78 +239,84 @@ def configured(**fields):
     """The `model` section of a config of small images."""
     config = resflow.training.default_config().model
     config.update(num_blocks=(1, 1), width=4, fc_width=4, num_fc_blocks=1)
-    config.update(fields)
+    config.update_from_flattened_dict(fields)
     return config
 
 
-def test_image_flow_of_a_config():
-    flow = build_flow(configured(), (4, 4, 1), name="first")
-    assert flow.name == "first" and [len(b.branch.layers) for b in blocks(flow)] == [5, 6, 8]
-    (estimator,) = {b.log_det for b in blocks(flow)}
-    assert (estimator.num_exact_terms, estimator.distribution.p, estimator.per_example) == (2, 0.5, False)
-    assert build_flow(configured(factor_out=True), (4, 4, 2), name="second").name == "second"
-    learned = build_flow(configured(num_blocks=(1,), num_fc_blocks=0, learned_norms=True), (4, 4, 1))
-    assert len(layers.norm_updates.learned_orders(learned)) == 3
-    config = configured(normalization="schatten")
-    config.estimator.train.update(kind="power_series", num_terms=3)
-    flow = build_flow(config, (4, 4, 1))
-    assert {layer.normalization for layer in layers.norm_updates.lipschitz_layers(flow)} == {"schatten"}
-    (estimator,) = {b.log_det for b in blocks(flow)}
-    assert isinstance(estimator, resflow.logdet.PowerSeries) and estimator.num_terms == 3
-    white = configured(block="additive_coupling", logit_alpha=0.0, whiten=True, act_norm=False)
-    assert kinds(build_flow(white, (4, 4, 1)))[:2] == ["ActNorm", "DCTConv"]  # 0 is no logit, as None
-    found = kinds(build_flow(configured(block="additive_coupling", inv_1x1_conv=True), (4, 4, 1)))
-    assert (found.count("AdditiveCoupling"), found.count("InvertibleConv1x1")) == (3, 2)
-    assert "ResidualBlock" not in found
+def small_images(block, size=4, **options):
+    options = {"num_fc_blocks": 1, "fc_width": 4, "logit_alpha": None, **options}
+    return flows.image_flow((size, size, 1), (1, 1), 4, block=block, **options)
 
 
-def test_dense_nets_and_vectors_of_a_config():
-    dense_net = {"branch": "dense_net", "depth": 2, "growth": 4, "activation": "clipswish"}
-    for block in blocks(build_flow(configured(**dense_net), (4, 4, 1))):
-        assert layer_kinds(block).count("LearnableConcatenation") == 2
-    (block, _) = blocks(build_flow(configured(kind="vector", block="monotone", **dense_net), (3,)))
-    assert isinstance(block, bijectors.MonotoneBlock)
-    assert kernel_shapes(block) == [(3, 2), (7, 2), (11, 3)]
-    config = configured(kind="vector", hidden=(4,), norms=(2.0, 2.0, 2.0), num_blocks=(1, 2))
-    flow = build_flow(config, (3,), [0.0] * 3, [1.0] * 3, name="first")
-    assert kinds(flow)[0] == "Normalize" and len(blocks(flow)) == 3 and flow.name == "first"
-    config.update(affine_layers=(1, 2), act_norm=False)
-    affine = "AffineAutoregressive"
-    assert kinds(build_flow(config, (3,))) == [affine, *3 * ["ResidualBlock"], affine, affine]
-    for size, kind in ((10, "Exact"), (11, "RussianRoulette")):
-        assert {type(block.log_det).__name__ for block in blocks(build_flow(config, (size,)))} == {kind}
+def described(flow):
+    """All settings of the branches in a flow, also seeds and names, the estimators, and the shapes of the rest."""
+    found = {}
+    for name, part in bijectors.flow.parts_by_name(flow).items():
+        found[name] = [type(part), [variable.shape for variable in part.variables]]
+        if isinstance(part, bijectors.ResidualBlock):
+            inner = [
+                layer for layer in part.branch.layers if not layer.name.startswith(("add", "flat", "input", "resh"))
+            ]
+            found[name] += [[(type(layer), repr(layer.get_config())) for layer in inner], repr(part.log_det)]
+    return found
 
 
-def test_estimators_of_a_config():
-    config = configured().estimator.eval
-    default = build_estimator(config, per_example=False)
-    assert (default.rtol, default.probes, default.per_example) == (0.01, "colored", False)
-    for name, number in (("geometric", 0.25), ("poisson", 3.0)):
-        config.update(distribution=name, p=number)
-        estimator = build_estimator(config, per_example=True, kind="russian_roulette", num_probes=2)
-        assert (estimator.num_exact_terms, estimator.per_example, estimator.num_probes) == (20, True, 2)
-        distribution = estimator.distribution
-        assert number in (getattr(distribution, "p", None), getattr(distribution, "rate", None))
-        assert type(distribution).__name__.lower() == name
+NUMBERED_BY_KERAS = "add", "flatten", "input_layer", "reshape"
+ROULETTE, SERIES = resflow.logdet.RussianRoulette(probes="colored"), resflow.logdet.PowerSeries(3, probes="colored")
+POISSON = resflow.logdet.RussianRoulette(2, resflow.logdet.Poisson(3.0), probes="colored")
+DENSE_NET = {"branch": "dense_net", "depth": 2, "growth": 4, "activation": "clipswish"}
+ADDITIVE = {"inv_1x1_conv": True, "whiten": True, "act_norm": False}
+FACTORED = {"factor_out": True, "squeeze_first": True, "logit_alpha": 0.1}
+MONOTONE = {"hidden": (4,), "norms": (1.0, 2.0, 1.0), "affine_layers": (1, 2)}
+FROM_CONFIG = [  # fields, and the flow by the functions of the library
+    ({}, lambda: small_images(residual(log_det=ROULETTE))),
+    (
+        {**FACTORED, "learned_norms": True},
+        lambda: small_images(residual(norms="learned", log_det=ROULETTE), 8, **FACTORED),
+    ),
+    (
+        {"normalization": "schatten", "estimator.train.kind": "power_series", "estimator.train.num_terms": 3},
+        lambda: small_images(residual(normalization="schatten", log_det=SERIES)),
+    ),
+    (
+        {"block": "additive_coupling", "logit_alpha": 0.0, **ADDITIVE},
+        lambda: small_images(flows.coupling_image_block(bijectors.AdditiveCoupling), **ADDITIVE),
+    ),
+    (DENSE_NET, lambda: small_images(residual(dense_net=(2, 4), activation="clipswish", log_det=ROULETTE))),
+    ({"kind": "vector"}, lambda: flows.vector_flow(3, 2)),
+    ({"kind": "vector", **DENSE_NET}, lambda: flows.vector_flow(3, 2, dense_net=(2, 4), activation="clipswish")),
+    (
+        {"kind": "vector", "block": "monotone", **MONOTONE},
+        lambda: flows.vector_flow(3, 2, block=bijectors.MonotoneBlock, **MONOTONE),
+    ),
+    (
+        {
+            "kind": "vector",
+            "lipschitz_constant": 0.9,
+            "estimator.train.kind": "russian_roulette",
+            "estimator.train.distribution": "poisson",
+            "estimator.train.p": 3.0,
+        },
+        lambda: flows.vector_flow(3, 2, lipschitz_constant=0.9, log_det=POISSON),
+    ),
+]
 
 
-def described(block):
-    """All settings of the layers in the branch of a block, also seeds and names, and its estimator."""
-    found = [layer for layer in block.branch.layers if not isinstance(layer, keras.layers.InputLayer)]
-    return block.name, type(block), [(type(layer), layer.get_config()) for layer in found], repr(block.log_det)
+@pytest.mark.parametrize(("fields", "build"), FROM_CONFIG)
+def test_a_config_and_python_build_one_flow(fields, build):
+    size = 8 if fields.get("squeeze_first") else 4
+    shape = (3,) if fields.get("kind") == "vector" else (size, size, 1)
+    assert described(build_flow(configured(**fields), shape)) == described(build())
 
 
 def test_defaults_of_a_config_are_those_of_vector_flow():
     config = resflow.training.default_config()
     config.model.kind = "vector"
     resflow.training.config.validate_config(config)
-    for size, norms, branch in ((3, (2.0,) * 4, "plain"), (12, (1.0,) * 5, "plain"), (3, (2.0,), "dense_net")):
-        config.model.update(norms=norms, branch=branch)
-        options = {"norms": norms} if 1.0 in norms else {}
-        options |= {"dense_net": (3, 32)} if branch == "dense_net" else {}
-        one, other = build_flow(config.model, (size,)), flows.vector_flow(size, **options)
-        assert kinds(one) == kinds(other) and len(blocks(one)) == 8
-        assert list(map(described, blocks(one))) == list(map(described, blocks(other)))
+    statistics = [0.0] * 3, [1.0] * 3
+    flow = build_flow(config.model, (3,), *statistics, condition_size=2, seed=4, name="first")
+    expected = flows.vector_flow(3, mean=statistics[0], std=statistics[1], condition_size=2, seed=4, name="first")
+    assert described(flow) == described(expected) and flow.name == "first"
 
 
 def test_names_in_a_config():
@@ -319,6 +326,9 @@ def test_names_in_a_config():
     for kind, estimator in found.items():
         assert re.sub("(?<=[a-z])([A-Z])", r"_\1", type(estimator).__name__).lower() == kind
         assert kind == "exact" or (estimator.num_probes, estimator.probes) == (3, "colored")
+    roulette, adaptive = found["russian_roulette"], found["adaptive_roulette"]
+    assert (roulette.num_exact_terms, roulette.distribution.p, roulette.per_example) == (20, 0.5, True)
+    assert (adaptive.rtol, adaptive.per_example) == (0.01, True)
     classes = [cls for cls in map(logdet.__dict__.get, logdet.__all__) if isinstance(cls, type)]
     classes = {cls for cls in classes if issubclass(cls, logdet.LogDetEstimator)} - {logdet.LogDetEstimator}
     assert set(map(type, found.values())) == classes
@@ -328,7 +338,6 @@ def test_names_in_a_config():
 
 vectors = functools.partial(flows.vector_flow, 2, 1)
 images = functools.partial(flows.image_flow, num_blocks=(1,), width=4, num_fc_blocks=0)
-residual = flows.residual_image_block
 NORM_2 = "norm of order 2 only: leave norms out; got"
 REFUSALS = [
     ("activation must be one of", lambda: vectors((4,), activation="swich")),

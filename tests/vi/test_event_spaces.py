@@ -95,13 +95,3 @@ def test_a_surrogate_trains_its_own_variables_only(kind):
     assert [variable.shape for variable in surrogate.trainable_variables] == [variable.shape for variable in own]
     x, log_prob = surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
     assert np.all(np.isfinite(log_prob)) and np.all(np.isfinite(joint.log_prob(x)))
-
-
-def test_variables_that_a_constraint_does_not_use_are_no_matter():
-    """The bijector of a prior whose parameters do not move its support has no variables."""
-    joint = model_of("list", [tfd.LogNormal(tf.Variable(0.5), 1.0), tfd.Dirichlet(tf.ones(3))])
-    constraints = [part.experimental_default_event_space_bijector() for part in joint.model]
-    surrogate = resflow.vi.flow_surrogate_posterior(
-        joint.event_shape, constraining_bijector=constraints, num_blocks=1, hidden=(4,)
-    )
-    assert {id(v) for v in surrogate.trainable_variables}.isdisjoint(map(id, joint.trainable_variables))

@@ -2,7 +2,6 @@
 
 import collections
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,28 +73,6 @@ def test_sampling_evaluates_each_branch_once():
     assert counting.calls == 2
     surrogate.log_prob(x)
     assert counting.calls == 2
-
-
-def test_minimize_finds_a_posterior_in_closed_form():
-    """Of a Gaussian: 200 steps of 16 draws. The ELBO is at most the evidence, which is 0."""
-    target = tfd.MultivariateNormalTriL([1.0, -2.0], [[0.5, 0.0], [0.4, 0.8]])
-    view = resflow.vi.with_path_derivative(surrogate_of([2]))
-    losses = tfp.math.minimize(
-        lambda seed: tfp.vi.monte_carlo_variational_loss(target.log_prob, view, sample_size=16, seed=seed),
-        num_steps=200,
-        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.05, 200)),
-        trainable_variables=view.trainable_variables,
-        seed=1,
-    )
-    assert losses[0] > 1.0 and abs(np.mean(losses[-50:])) < 0.02
-
-
-def test_defaults_of_estimators():
-    def kind(size):
-        (block,) = resflow.bijectors.flow.residual_blocks(surrogate_of([size], num_blocks=1))
-        return type(block.log_det)
-
-    assert kind(32) is resflow.logdet.Exact and kind(33) is resflow.logdet.RussianRoulette
 
 
 def test_batch_shape_base_and_seed():

@@ -93,8 +93,8 @@ def vector_flow(
         check_dense_net(norms)
 
     def make_branch():
-        options = {"activation": activation, "coefficient": coefficient, "normalization": normalization}
-        options |= {"seed": int(seeds.integers(2**31)), **shared}
+        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
+        options |= {"normalization": normalization, "seed": int(seeds.integers(2**31)), **shared}
         if dense_net is not None:
             return dense_net_branch(event_shape, *dense_net, **options)
         return dense_branch(event_shape, hidden, norms=norms, **options)

@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -162,7 +163,7 @@ class _SeriesEstimator(_Estimator):
 
     def with_sets(self, num: int) -> LogDetEstimator:
         """See `LogDetEstimator`."""
-        own_lengths = {"per_example": True} if isinstance(self, _RandomLength) else {}
+        own_lengths: dict[str, Any] = {"per_example": True} if isinstance(self, _RandomLength) else {}
         return dataclasses.replace(self, probe_sets=num, **own_lengths)
 
     def num_rows(self, size: int) -> int:
