@@ -1,7 +1,5 @@
 """The fused operation and its estimators against dense linear algebra, in float64."""
 
-import logging
-
 import keras
 import numpy as np
 import pytest
@@ -142,13 +140,6 @@ def test_scalar_events_and_second_derivatives():
     expected = x + a * s, np.log1p(a * c), -a * s / (1 + a * c), (-a * c - a**2) / (1 + a * c) ** 2
     assert_all_close(results, expected, 1e-12)
     assert_all_close(PowerSeries(40)(lambda x: a * tf.sin(x), x), expected[:2], 1e-10)
-
-
-def test_exact_does_not_warn_of_retracing(caplog):
-    with caplog.at_level(logging.WARNING, "tensorflow"):
-        for _ in range(8):
-            Exact()(lambda x: 0.5 * tf.sin(x), tf.ones([1, 2]))
-    assert "retracing" not in caplog.text
 
 
 def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch():

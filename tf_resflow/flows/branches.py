@@ -30,14 +30,16 @@ ACTIVATIONS: dict[str, Callable[..., keras.layers.Layer]] = {
 class _Layers:
     """Makes the layers of a branch in order: with one dtype and activation, seeds, and norms that chain."""
 
-    def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, policy):
+    def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, dtype):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
+        self.policy = network_policy(dtype)
+        self._dtype = self.policy.name
         if norms is None:
             norms = (2.0,) * (num_layers + 1)
         elif norms == "learned":
-            dtype = policy.variable_dtype
-            orders = [layers.LearnedOrder(dtype=dtype, name=f"order_{i}") for i in range(num_layers)]
+            options = {"dtype": self.policy.variable_dtype}
+            orders = [layers.LearnedOrder(name=f"order_{i}", **options) for i in range(num_layers)]
             norms = (*orders, orders[0])
         if len(norms) != num_layers + 1:
             raise ValueError(
@@ -46,7 +48,6 @@ class _Layers:
         self._activation, self._coefficient = activation, coefficient
         self._norms, self._normalization = tuple(norms), normalization
         self._seeds = np.random.default_rng(seed)
-        self._dtype = policy.name
         self._counts: collections.Counter[str] = collections.Counter()
 
     def activation(self):
@@ -122,11 +123,10 @@ def conv_branch(
     event_shape = shape_of_event(event_shape, "an image")
     if condition_size is not None and len(kernels) < 2:
         raise ValueError("A branch with a condition needs two layers: give two kernels.")
-    policy = network_policy(dtype)
-    make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, policy)
+    make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, dtype)
     widths = [width] * (len(kernels) - 1) + [event_shape[-1]]
     linear = [functools.partial(make.conv, *sizes) for sizes in zip(widths, kernels, strict=True)]
-    return _branch(make, event_shape, linear, preactivation, condition_size, (1, 1, width), policy)
+    return _branch(make, event_shape, linear, preactivation, condition_size, (1, 1, width))
 
 
 def dense_branch(
@@ -168,23 +168,21 @@ def dense_branch(
         "schatten".
     """
     event_shape = shape_of_event(event_shape)
-    policy = network_policy(dtype)
-    make = _Layers(len(hidden) + 1, activation, coefficient, norms, normalization, seed, policy)
+    make = _Layers(len(hidden) + 1, activation, coefficient, norms, normalization, seed, dtype)
     linear = [functools.partial(make.dense, units) for units in [*hidden, math.prod(event_shape)]]
-    return _branch(make, event_shape, linear, preactivation, condition_size, (hidden[0],), policy)
+    return _branch(make, event_shape, linear, preactivation, condition_size, (hidden[0],))
 
 
-def _branch(make, event_shape, linear, preactivation, condition_size, shift_shape, policy):
-    """Linear layers with activations between them, on flattened events if a shift is one of vectors."""
-    is_flat = len(shift_shape) == 1 < len(event_shape)
-    head = [keras.layers.Flatten(dtype=policy.name)] if is_flat else []
+def _branch(make, event_shape, linear, preactivation, condition_size, shift_shape):
+    """Linear layers with activations between them, on flattened events if the shift is that of vectors."""
+    is_flat, dtype = len(shift_shape) == 1 < len(event_shape), make.policy.name
+    head = [keras.layers.Flatten(dtype=dtype)] if is_flat else []
     head += [make.activation()] if preactivation else []
     head.append(linear[0]())
     tail = [layer for make_linear in linear[1:] for layer in (make.activation(), make_linear())]
     if is_flat:
-        tail.append(keras.layers.Reshape(event_shape, dtype=policy.name))
-    x = keras.Input(event_shape, dtype=policy.variable_dtype)
-    return stacked("branch", x, head, tail, condition_size, shift_shape, make.initializer, policy)
+        tail.append(keras.layers.Reshape(event_shape, dtype=dtype))
+    return stacked("branch", event_shape, head, tail, condition_size, shift_shape, make.initializer(), make.policy)
 
 
 def dense_net_branch(
@@ -235,8 +233,8 @@ def dense_net_branch(
       Perugachi-Diaz et al. 2021, Section 3; the fully connected blocks of its code have a stem of 64.
     """
     event_shape = shape_of_event(event_shape)
-    policy = network_policy(dtype)
-    make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, policy)
+    make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, dtype)
+    policy = make.policy
     parts = ACTIVATIONS[activation]().compute_output_shape((None, 2))[-1] // 2
     if growth % parts:
         raise ValueError(f"With {activation!r} the growth must be a multiple of {parts}; got {growth}.")

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -63,22 +63,22 @@ def shifted(h: Any, condition: Any, shape: Sequence[int], initializer: Any, poli
 
 def stacked(
     name: str,
-    x: Any,
+    shape: Sequence[int],
     head: Sequence[keras.layers.Layer],
     tail: Sequence[keras.layers.Layer],
     condition_size: int | Sequence[int] | None,
     shift_shape: Sequence[int],
-    initializer: Callable[[], keras.initializers.Initializer],
+    initializer: keras.initializers.Initializer | str,
     policy: keras.DTypePolicy,
 ) -> keras.Model:
     """A model of layers in sequence. A dense layer of the condition, if there is one, shifts the head's output."""
+    h = x = keras.Input(shape, dtype=policy.variable_dtype)
     if condition_size is None:
         return keras.Sequential([x, *head, *tail], name=name)
-    h = x
     for layer in head:
         h = layer(h)
-    condition = keras.Input(shape_of_event(condition_size), dtype=x.dtype)
-    h = shifted(h, condition, shift_shape, initializer(), policy)
+    condition = keras.Input(shape_of_event(condition_size), dtype=policy.variable_dtype)
+    h = shifted(h, condition, shift_shape, initializer, policy)
     for layer in tail:
         h = layer(h)
     return keras.Model([x, condition], h, name=name)
@@ -222,7 +222,6 @@ def _unconstrained(shape, linear, activation, condition_size, shift_shape, seed,
         kernel = "zeros" if i == len(linear) - 1 else kernels[i]
         stack += [keras.layers.Activation(activation, dtype=policy.name)] if i else []
         stack.append(make(kernel_initializer=kernel, dtype=policy.name, name=f"layer_{i}"))
-    x = keras.Input(shape, dtype=policy.variable_dtype)
     head, tail = [*before, stack[0]], [*stack[1:], *after]
     of_condition = kernels[-1] if len(linear) > 1 else "zeros"
-    return stacked("network", x, head, tail, condition_size, shift_shape, lambda: of_condition, policy)
+    return stacked("network", shape, head, tail, condition_size, shift_shape, of_condition, policy)

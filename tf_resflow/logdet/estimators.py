@@ -332,14 +332,13 @@ class AdaptiveSeries(_SeriesEstimator):
         if given is not None:
             return tf.constant(given, dtype), order
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
-        check = tf.debugging.assert_less(
+        tf.debugging.assert_less(
             bound,
             tf.ones([], dtype),
             "AdaptiveSeries: the certified Lipschitz bound of the branch is not below 1. Run "
             "resflow.layers.update_norms to a tight tolerance, or lower the layers' coefficient.",
         )
-        with tf.control_dependencies([check] if check is not None else []):
-            return tf.identity(bound), order
+        return bound, order
 
     def _order_of(self, branch):
         """The order of the norm in which its layers bound a branch; raises if `order` differs."""

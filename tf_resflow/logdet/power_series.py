@@ -65,20 +65,21 @@ def _sum_series(vjp, v, terms):
     """
 
     def body(k, sign, w, log_det, u, state):
-        w = tf.ensure_shape(vjp(w), rows)  # some activations' gradients forget their shape in a graph
+        w = tf.ensure_shape(vjp(w), w.shape)  # some activations' gradients forget their shape in a graph
         weight, neumann_weight, state = terms.weigh(k, w, state)
         log_det += sign * weight / tf.cast(k, v.dtype) * _inner(w, v)
         u -= sign * _per_row(neumann_weight, v) * w
         return k + 1, -sign, w, log_det, u, state
 
     start = (tf.constant(1), tf.ones([], v.dtype), v, tf.zeros(tf.shape(v)[:1], v.dtype), v, terms.state)
-    rows, scalar = tf.TensorShape([None, *v.shape[1:]]), tf.TensorShape([])
-    states = tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state)
-    shapes = scalar, scalar, rows, rows[:1], rows, states
-    _, _, _, log_det, u, _ = tf.while_loop(
-        lambda k, sign, w, log_det, u, state: terms.more(k, state), body, start, shape_invariants=shapes
-    )
+    *_, log_det, u, _ = _while_more(terms, body, start)
     return log_det, u
+
+
+def _while_more(terms, body, start):
+    """Loops over the terms: the first variable is the number of the term, the last one the state."""
+    shapes = tf.nest.map_structure(lambda t: tf.TensorShape([None, *t.shape[1:]] if t.shape.rank else []), start)
+    return tf.while_loop(lambda k, *others: terms.more(k, others[-1]), body, start, shape_invariants=shapes)
 
 
 def _sum_odd_series(vjp, v, terms):
@@ -86,10 +87,9 @@ def _sum_odd_series(vjp, v, terms):
 
     `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
     """
-    rows = tf.TensorShape([None, *v.shape[1:]])
 
     def product(w):
-        return tf.ensure_shape(vjp(w), rows)
+        return tf.ensure_shape(vjp(w), w.shape)
 
     def with_term(n, even, odd, log_det, u, state):
         weight, _, state = terms.weigh(n, odd, state)
@@ -102,11 +102,7 @@ def _sum_odd_series(vjp, v, terms):
 
     none = tf.zeros(tf.shape(v)[:1], v.dtype)
     start = with_term(tf.constant(1), v, product(v), none, tf.zeros_like(v), terms.state)
-    states = tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state)
-    shapes = tf.TensorShape([]), rows, rows[:1], rows, states
-    _, _, log_det, u, _ = tf.while_loop(
-        lambda n, odd, log_det, u, state: terms.more(n, state), body, start, shape_invariants=shapes
-    )
+    *_, log_det, u, _ = _while_more(terms, body, start)
     return log_det, u
 
 
