@@ -11,6 +11,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from tf_resflow.extras import extra
+from tf_resflow.flows.kinds import ESTIMATORS
 from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
 
@@ -98,8 +99,6 @@ def define_data_flags() -> None:
 
 def define_estimator_flags(stderr: str) -> None:
     """Defines --log_det, --num_probes and --stderr, which is the standard error of what `stderr` names."""
-    from tf_resflow.flows.config import ESTIMATORS  # which an extra provides
-
     flags.DEFINE_enum(
         "log_det",
         None,

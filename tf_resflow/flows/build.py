@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.flows.config import COUPLINGS, RESIDUAL_BLOCKS
 from tf_resflow.flows.image_blocks import coupling_image_block, residual_image_block
 from tf_resflow.flows.image_flows import image_flow
+from tf_resflow.flows.kinds import COUPLINGS, RESIDUAL_BLOCKS
 from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.typing import TensorLike
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tf_resflow.config_fields import ConfigDict
 
 __all__ = ["build_estimator", "build_flow"]
+
+# Fields that are arguments of `image_flow`.
+_IMAGE_FIELDS = ("num_blocks", "width", "kernels", "num_fc_blocks", "fc_width")
+_IMAGE_FIELDS += ("inv_1x1_conv", "whiten", "squeeze_first", "factor_out")
 
 
 def build_estimator(
@@ -50,8 +54,8 @@ def build_flow(
     name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
     """The flow of the `model` section of a config, for events of a shape, with the training estimator."""
-    shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std}
-    shared |= {"condition_size": condition_size, "seed": seed, "dtype": config.compute_dtype, "name": name}
+    shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std, "seed": seed, "name": name}
+    shared |= {"condition_size": condition_size, "dtype": config.compute_dtype}
     is_exact = config.kind == "vector" and config.estimator.train.kind == "automatic"
     is_exact = is_exact and isinstance(logdet.default_estimator(event_shape[0], "training"), logdet.Exact)
     norms = None if all(order == 2 for order in config.norms) else config.norms
@@ -74,18 +78,5 @@ def build_flow(
         block = coupling_image_block(getattr(bijectors, COUPLINGS[config.block]))
     else:
         block = residual_image_block(**residual)
-    return image_flow(
-        event_shape,
-        config.num_blocks,
-        config.width,
-        kernels=config.kernels,
-        num_fc_blocks=config.num_fc_blocks,
-        fc_width=config.fc_width,
-        block=block,
-        inv_1x1_conv=config.inv_1x1_conv,
-        logit_alpha=config.logit_alpha or None,
-        whiten=config.whiten,
-        squeeze_first=config.squeeze_first,
-        factor_out=config.factor_out,
-        **shared,
-    )
+    same = {name: config[name] for name in _IMAGE_FIELDS}
+    return image_flow(event_shape, block=block, logit_alpha=config.logit_alpha or None, **same, **shared)

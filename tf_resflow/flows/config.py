@@ -5,26 +5,11 @@ from typing import Any
 
 from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
 from tf_resflow.defaults import COEFFICIENT
+from tf_resflow.flows.kinds import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 
-__all__ = [
-    "ACTIVATION_NAMES",
-    "COUPLINGS",
-    "ESTIMATORS",
-    "HYBRID_FIELDS",
-    "MODEL_FIELDS",
-    "RESIDUAL_BLOCKS",
-    "check_model",
-]
+__all__ = ["ACTIVATION_NAMES", "HYBRID_FIELDS", "MODEL_FIELDS", "check_model"]
 
 ACTIVATION_NAMES = "lipswish clipswish cpila maxmin fullsort lipschitz_cube elu softplus relu tanh".split()
-
-
-# The blocks that a config can name: their classes in `tf_resflow.bijectors`.
-RESIDUAL_BLOCKS = {"residual": "ResidualBlock", "monotone": "MonotoneBlock"}  # of a Lipschitz branch
-COUPLINGS = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}  # of images
-
-# The estimators that a config or a flag can name: their classes in `tf_resflow.logdet`, in snake case.
-ESTIMATORS = ("adaptive_roulette", "adaptive_series", "exact", "power_series", "russian_roulette")
 
 
 def _are_whole(numbers: Any, least: int) -> bool:

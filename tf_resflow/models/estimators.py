@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tf_resflow import bijectors, logdet
 from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.flows.build import build_estimator
-from tf_resflow.flows.config import ESTIMATORS
+from tf_resflow.flows.kinds import ESTIMATORS
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 
 if TYPE_CHECKING:
