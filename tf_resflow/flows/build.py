@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["build_estimator", "build_flow"]
 
 # Fields that are arguments of `image_flow`.
-_IMAGE_FIELDS = ("num_blocks", "width", "kernels", "num_fc_blocks", "fc_width")
-_IMAGE_FIELDS += ("inv_1x1_conv", "whiten", "squeeze_first", "factor_out")
+_IMAGE_FIELDS = (
+    *("num_blocks", "width", "kernels", "num_fc_blocks", "fc_width"),
+    *("inv_1x1_conv", "whiten", "squeeze_first", "factor_out"),
+)
 
 
 def build_estimator(
