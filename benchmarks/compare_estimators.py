@@ -61,7 +61,7 @@ def _estimators(run, images):
         model.flow,
         space.event_shape,
         dequantizer=space.dequantizer,
-        name="adaptive",
+        name="adaptive_series",
     )
     before = {(_BEFORE, n): logdet.RussianRoulette(20, per_example=True, num_probes=n) for n in (1, 4)}
     now = {(_NOW, n): logdet.AdaptiveRoulette(num_probes=n) for n in map(int, _PROBES.value)}

@@ -41,7 +41,8 @@ def _step(shape, normalization):
     """A function of a seed that makes a training step."""
     options = {"log_det": resflow.logdet.RussianRoulette(), "normalization": normalization}
     if len(shape) == 1:
-        flow = resflow.flows.vector_flow(shape[0], num_blocks=1, hidden=(_WIDTH.value,) * 2, **options)
+        hidden = (_WIDTH.value,) * 2
+        flow = resflow.flows.vector_flow(shape, num_blocks=1, hidden=hidden, coefficient=0.9, **options)
     else:
         block = resflow.flows.residual_image_block(**options)
         flow = resflow.flows.image_flow(shape, (1,), _WIDTH.value, num_fc_blocks=0, block=block)

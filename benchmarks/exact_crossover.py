@@ -53,7 +53,7 @@ def _model(shape, log_det):
         flow = resflow.flows.image_flow(shape, (_NUM_BLOCKS.value,), num_fc_blocks=0)
         model = resflow.FlowModel(flow, shape, evaluation_log_det=log_det, levels=256)
     else:
-        flow = resflow.flows.vector_flow(*shape, _NUM_BLOCKS.value, log_det=log_det)
+        flow = resflow.flows.vector_flow(shape, _NUM_BLOCKS.value, coefficient=0.9, log_det=log_det)
         model = resflow.FlowModel(flow, shape, evaluation_log_det=log_det)
     model.compile(keras.optimizers.AdamW(1e-4))
     return model

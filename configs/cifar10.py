@@ -17,6 +17,7 @@ from tf_resflow.training import default_config
 def get_config():
     """Returns the configuration: three scales of 16 blocks, four fully connected blocks; 350 epochs."""
     config = default_config()
+    config.model.activation = "lipswish"
     config.data.name = "cifar10"
     config.data.flip = True
     config.data.validation_fraction = 0.0  # as in the paper

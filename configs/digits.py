@@ -18,6 +18,7 @@ from tf_resflow.training import default_config
 def get_config():
     """Returns the configuration: two scales of four blocks, four fully connected blocks."""
     config = default_config()
+    config.model.activation = "lipswish"
     config.data.name = "digits"
     config.model.num_blocks = (4, 4)
     config.model.width = 64

@@ -26,6 +26,7 @@ def get_config(size="0"):
     if not size.isdecimal() or int(size) not in range(0, 65, 8):
         raise ValueError(f"The size is {size!r}: give a multiple of 8 up to 64, as --config=images:32.")
     config = default_config()
+    config.model.activation = "lipswish"
     config.data.name = "images"
     config.data.image_size = int(size)
     config.data.max_image_size = 32

@@ -14,6 +14,7 @@ from tf_resflow.training import default_config
 def get_config():
     """Returns the configuration: three scales of two blocks, four fully connected blocks."""
     config = default_config()
+    config.model.activation = "lipswish"
     config.data.name = "mnist"
     config.data.validation_fraction = 0.0  # as in the paper
     config.model.num_blocks = (2, 2, 2)

@@ -33,7 +33,6 @@ def get_config():
     config.model.num_blocks = (10,)
     config.model.activation = "cpila"
     config.model.hidden = (128, 128)
-    config.model.norms = (2.0,) * 4
     config.train.steps = 5000
     config.train.batch_size = 64
     config.train.learning_rate = 1e-3

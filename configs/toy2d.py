@@ -22,7 +22,6 @@ def get_config():
     config.model.activation = "cpila"
     config.model.coefficient = 0.97
     config.model.hidden = (64, 64)
-    config.model.norms = (2.0,) * 4
     config.train.steps = 2000
     config.train.batch_size = 500
     config.train.learning_rate = 1e-2

@@ -165,7 +165,7 @@ def tiny_config(**overrides):
         "model.kind": "vector",
         "model.num_blocks": (1,),
         "model.hidden": (8,),
-        "model.norms": (2.0, 2.0, 2.0),
+        "model.activation": "lipswish",
         "train.steps": 10,
         "train.batch_size": 16,
         "train.warmup_steps": 3,

@@ -126,7 +126,7 @@ def unseeded(call, *args):
 @pytest.fixture
 def first_estimate(monkeypatch):
     """Makes the next estimate the first one of the process."""
-    return lambda: monkeypatch.setattr(resflow.logdet.unseeded, "_has_warned", False)
+    return lambda: monkeypatch.setattr(resflow.logdet.estimators, "_has_warned", False)
 
 
 @pytest.mark.parametrize("name, graph", [*((name, False) for name in LOST), ("MixtureSameFamily", True)])

@@ -1,6 +1,7 @@
 """The builders: the layers, the parameters and the estimators that they promise; wrong arguments."""
 
 import functools
+import re
 
 import keras
 import numpy as np
@@ -10,10 +11,14 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
 from tf_resflow.flows.build import build_estimator, build_flow
+from tf_resflow.flows.kinds import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 
 pytestmark = pytest.mark.quick
 
 EXACT = resflow.logdet.Exact()
+residual = flows.residual_image_block
+VECTORS = flows.vector_flow, flows.autoregressive_network
+IMAGES = flows.image_flow, flows.conv_branch, flows.coupling_network
 
 
 @pytest.fixture(autouse=True)
@@ -234,126 +239,144 @@ def configured(**fields):
     """The `model` section of a config of small images."""
     config = resflow.training.default_config().model
     config.update(num_blocks=(1, 1), width=4, fc_width=4, num_fc_blocks=1)
-    config.update(fields)
+    config.update_from_flattened_dict(fields)
     return config
 
 
-def test_image_flow_of_a_config():
-    flow = build_flow(configured(), (4, 4, 1), name="first")
-    assert flow.name == "first" and [len(b.branch.layers) for b in blocks(flow)] == [5, 6, 8]
-    (estimator,) = {b.log_det for b in blocks(flow)}
-    assert (estimator.num_exact_terms, estimator.distribution.p, estimator.per_example) == (2, 0.5, False)
-    assert build_flow(configured(factor_out=True), (4, 4, 2), name="second").name == "second"
-    learned = build_flow(configured(num_blocks=(1,), num_fc_blocks=0, learned_norms=True), (4, 4, 1))
-    assert len(layers.norm_updates.learned_orders(learned)) == 3
-    config = configured(normalization="schatten")
-    config.estimator.train.update(kind="power_series", num_terms=3)
-    flow = build_flow(config, (4, 4, 1))
-    assert {layer.normalization for layer in layers.norm_updates.lipschitz_layers(flow)} == {"schatten"}
-    (estimator,) = {b.log_det for b in blocks(flow)}
-    assert isinstance(estimator, resflow.logdet.PowerSeries) and estimator.num_terms == 3
-    white = configured(block="additive_coupling", logit_alpha=0.0, whiten=True, act_norm=False)
-    assert kinds(build_flow(white, (4, 4, 1)))[:2] == ["ActNorm", "DCTConv"]  # 0 is no logit, as None
-    found = kinds(build_flow(configured(block="additive_coupling", inv_1x1_conv=True), (4, 4, 1)))
-    assert (found.count("AdditiveCoupling"), found.count("InvertibleConv1x1")) == (3, 2)
-    assert "ResidualBlock" not in found
+def small_images(block, size=4, **options):
+    options = {"num_fc_blocks": 1, "fc_width": 4, "logit_alpha": None, **options}
+    return flows.image_flow((size, size, 1), (1, 1), 4, block=block, **options)
 
 
-def test_dense_nets_and_vectors_of_a_config():
-    dense_net = {"branch": "dense_net", "depth": 2, "growth": 4, "activation": "clipswish"}
-    for block in blocks(build_flow(configured(**dense_net), (4, 4, 1))):
-        assert layer_kinds(block).count("LearnableConcatenation") == 2
-    (block, _) = blocks(build_flow(configured(kind="vector", block="monotone", **dense_net), (3,)))
-    assert isinstance(block, bijectors.MonotoneBlock)
-    assert kernel_shapes(block) == [(3, 2), (7, 2), (11, 3)]
-    config = configured(kind="vector", hidden=(4,), norms=(2.0, 2.0, 2.0), num_blocks=(1, 2))
-    flow = build_flow(config, (3,), [0.0] * 3, [1.0] * 3, name="first")
-    assert kinds(flow)[0] == "Normalize" and len(blocks(flow)) == 3 and flow.name == "first"
-    config.update(affine_layers=(1, 2), act_norm=False)
-    affine = "AffineAutoregressive"
-    assert kinds(build_flow(config, (3,))) == [affine, *3 * ["ResidualBlock"], affine, affine]
-    for size, kind in ((10, "Exact"), (11, "RussianRoulette")):
-        assert {type(block.log_det).__name__ for block in blocks(build_flow(config, (size,)))} == {kind}
+def described(flow):
+    """All settings of the branches in a flow, also seeds and names, the estimators, and the shapes of the rest."""
+    found = {}
+    for name, part in bijectors.flow.parts_by_name(flow).items():
+        found[name] = [type(part), [variable.shape for variable in part.variables]]
+        if isinstance(part, bijectors.ResidualBlock):
+            inner = [
+                layer for layer in part.branch.layers if not layer.name.startswith(("add", "flat", "input", "resh"))
+            ]
+            found[name] += [[(type(layer), repr(layer.get_config())) for layer in inner], repr(part.log_det)]
+    return found
 
 
-def test_estimators_of_a_config():
-    config = configured().estimator.eval
-    default = build_estimator(config, per_example=False)
-    assert (default.rtol, default.probes, default.per_example) == (0.01, "colored", False)
-    for name, number in (("geometric", 0.25), ("poisson", 3.0)):
-        config.update(distribution=name, p=number)
-        estimator = build_estimator(config, per_example=True, kind="russian_roulette", num_probes=2)
-        assert (estimator.num_exact_terms, estimator.per_example, estimator.num_probes) == (20, True, 2)
-        distribution = estimator.distribution
-        assert number in (getattr(distribution, "p", None), getattr(distribution, "rate", None))
-        assert type(distribution).__name__.lower() == name
+NUMBERED_BY_KERAS = "add", "flatten", "input_layer", "reshape"
+ROULETTE, SERIES = resflow.logdet.RussianRoulette(probes="colored"), resflow.logdet.PowerSeries(3, probes="colored")
+POISSON = resflow.logdet.RussianRoulette(2, resflow.logdet.Poisson(3.0), probes="colored")
+DENSE_NET = {"branch": "dense_net", "depth": 2, "growth": 4, "activation": "clipswish"}
+ADDITIVE = {"inv_1x1_conv": True, "whiten": True, "act_norm": False}
+FACTORED = {"factor_out": True, "squeeze_first": True, "logit_alpha": 0.1}
+MONOTONE = {"hidden": (4,), "norms": (1.0, 2.0, 1.0), "affine_layers": (1, 2)}
+FROM_CONFIG = [  # fields, and the flow by the functions of the library
+    ({}, lambda: small_images(residual(log_det=ROULETTE))),
+    (
+        {**FACTORED, "learned_norms": True},
+        lambda: small_images(residual(norms="learned", log_det=ROULETTE), 8, **FACTORED),
+    ),
+    (
+        {"normalization": "schatten", "estimator.train.kind": "power_series", "estimator.train.num_terms": 3},
+        lambda: small_images(residual(normalization="schatten", log_det=SERIES)),
+    ),
+    (
+        {"block": "additive_coupling", "logit_alpha": 0.0, **ADDITIVE},
+        lambda: small_images(flows.coupling_image_block(bijectors.AdditiveCoupling), **ADDITIVE),
+    ),
+    (DENSE_NET, lambda: small_images(residual(dense_net=(2, 4), activation="clipswish", log_det=ROULETTE))),
+    ({"kind": "vector"}, lambda: flows.vector_flow(3, 2)),
+    ({"kind": "vector", **DENSE_NET}, lambda: flows.vector_flow(3, 2, dense_net=(2, 4), activation="clipswish")),
+    (
+        {"kind": "vector", "block": "monotone", **MONOTONE},
+        lambda: flows.vector_flow(3, 2, block=bijectors.MonotoneBlock, **MONOTONE),
+    ),
+    (
+        {
+            "kind": "vector",
+            "lipschitz_constant": 0.9,
+            "estimator.train.kind": "russian_roulette",
+            "estimator.train.distribution": "poisson",
+            "estimator.train.p": 3.0,
+        },
+        lambda: flows.vector_flow(3, 2, lipschitz_constant=0.9, log_det=POISSON),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "build"), FROM_CONFIG)
+def test_a_config_and_python_build_one_flow(fields, build):
+    size = 8 if fields.get("squeeze_first") else 4
+    shape = (3,) if fields.get("kind") == "vector" else (size, size, 1)
+    assert described(build_flow(configured(**fields), shape)) == described(build())
+
+
+def test_defaults_of_a_config_are_those_of_vector_flow():
+    config = resflow.training.default_config()
+    config.model.kind = "vector"
+    resflow.training.config.validate_config(config)
+    statistics = [0.0] * 3, [1.0] * 3
+    flow = build_flow(config.model, (3,), *statistics, condition_size=2, seed=4, name="first")
+    expected = flows.vector_flow(3, mean=statistics[0], std=statistics[1], condition_size=2, seed=4, name="first")
+    assert described(flow) == described(expected) and flow.name == "first"
+
+
+def test_names_in_a_config():
+    """All estimators have the names of their classes, and all names of estimators and blocks can be built."""
+    section, logdet = configured().estimator.eval, resflow.logdet
+    found = {kind: build_estimator(section, True, kind=kind, num_probes=3) for kind in ESTIMATORS}
+    for kind, estimator in found.items():
+        assert re.sub("(?<=[a-z])([A-Z])", r"_\1", type(estimator).__name__).lower() == kind
+        assert kind == "exact" or (estimator.num_probes, estimator.probes) == (3, "colored")
+    roulette, adaptive = found["russian_roulette"], found["adaptive_roulette"]
+    assert (roulette.num_exact_terms, roulette.distribution.p, roulette.per_example) == (20, 0.5, True)
+    assert (adaptive.rtol, adaptive.per_example) == (0.01, True)
+    classes = [cls for cls in map(logdet.__dict__.get, logdet.__all__) if isinstance(cls, type)]
+    classes = {cls for cls in classes if issubclass(cls, logdet.LogDetEstimator)} - {logdet.LogDetEstimator}
+    assert set(map(type, found.values())) == classes
+    for name, kind in (RESIDUAL_BLOCKS | COUPLINGS).items():
+        assert kinds(build_flow(configured(block=name), (4, 4, 1))).count(kind) == 3
 
 
 vectors = functools.partial(flows.vector_flow, 2, 1)
 images = functools.partial(flows.image_flow, num_blocks=(1,), width=4, num_fc_blocks=0)
-residual = flows.residual_image_block
 NORM_2 = "norm of order 2 only: leave norms out; got"
 REFUSALS = [
     ("activation must be one of", lambda: vectors((4,), activation="swich")),
-    ("at least one inner layer", lambda: vectors(())),
     ("2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
     ("bounds the norm 2 -> 2", lambda: vectors((4,), norms="learned", normalization="schatten")),
-    ("of a BlockSpec, .* got 'affine_coupling'", lambda: images((4, 4, 1), block="affine_coupling")),
-    (".*coupling_image_block.* got .*Affine", lambda: images((4, 4, 1), block=bijectors.AffineCoupling)),
-    ("return a bijector .* scale0_block0 .* None", lambda: images((4, 4, 1), block=lambda spec: None)),
     ("one channel, which cannot be split", lambda: flows.coupling_network((4, 4, 1), 4)),
     ("multiples of 2; got 3 x 4", lambda: images((3, 4, 1), num_blocks=(1, 1), kernels=(1,))),
     ("needs two layers: give two kernels", lambda: flows.conv_branch((2, 2, 1), 4, (3,), condition_size=2)),
-    ("'clipswish' .* multiple of 2; .*depth=0", lambda: flows.dense_net_branch([2], 0, 4)),
-    ("'clipswish' .* multiple of 2; .*growth=3", lambda: flows.dense_net_branch([2], 1, 3)),
-    ("'clipswish' .* multiple of 2; .*growth=0", lambda: flows.dense_net_branch([2], 1, 0)),
+    ("'clipswish' .* multiple of 2; got 3", lambda: flows.dense_net_branch([2], 1, 3)),
     (NORM_2, lambda: residual(norms="learned", dense_net=(2, 4))),
-    (NORM_2, lambda: residual(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
-    (NORM_2, lambda: vectors(norms="learned", dense_net=(2, 4))),
-    ("3 norms", lambda: build_flow(configured(kind="vector", hidden=(4,), norms=(2.0, 2.0)), (3,))),
-    ("rank 1, but the data have shape", lambda: build_flow(configured(kind="vector"), (4, 4, 1))),
-    ("halved 1 times, .* multiples of 2, as by", lambda: build_flow(configured(), (6, 5, 1))),
-    ("halved 1 times, .* multiples of 2, as by", lambda: build_flow(configured(), (5, 6, 1))),
-    ("halved 2 times, .* of 4, as by", lambda: build_flow(configured(squeeze_first=True), (6, 6, 1))),
-    ("dense_net must be a depth and a growth, such as .*; got 3", lambda: vectors(dense_net=3)),
-    ("dense_net must be a depth and a growth, such as .*; got 3", lambda: residual(dense_net=3)),
+    (NORM_2, lambda: vectors(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
     ("mean and std have one shape; got .* and", lambda: vectors((4,), std=[1.0, 2.0, 3.0])),
     ("mean and std have one shape; got .* and", lambda: images((4, 4, 1), logit_alpha=None, mean=[0.5])),
     ("give logit_alpha=None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
+    *((r"of a vector, such as \(5,\); got", lambda build=b: build((4, 4), (4,))) for b in VECTORS),
+    *((r"of an image, such as \(32, 32, 3\); got", lambda build=b: build(8, (4,))) for b in IMAGES),
+    ("'float16'.* use 'mixed_bfloat16'", lambda: vectors((4,), dtype="float16")),
 ]
-NO_SEQUENCES = {
-    "hidden": [lambda: vectors(hidden=8), lambda: flows.dense_coupling_network((8,), 8)],
-    "norms": [lambda: vectors((8,), norms=8)],
-    "kernels": [
-        *(lambda build=build: build((8, 8, 2), 8, 8) for build in (flows.conv_branch, flows.coupling_network)),
-        lambda: images((8, 8, 1), kernels=8),
-    ],
-    "num_blocks": [lambda: flows.image_flow((8, 8, 1), 8)],
-    "event_shape": [
-        *(lambda build=build: build(8, 8) for build in (flows.conv_branch, flows.coupling_network)),
-        *(lambda build=build: build(8, (8,)) for build in (flows.dense_branch, flows.dense_coupling_network)),
-        lambda: flows.dense_net_branch(8, 1, 2),
-        lambda: flows.image_flow(8),
-        lambda: bijectors.ActNorm(8),
-    ],
-}
 
 
-def test_wrong_arguments():
-    for message, build in REFUSALS:
-        with pytest.raises(ValueError, match=message):
-            build()
-    for name, calls in NO_SEQUENCES.items():
-        for build in calls:
-            with pytest.raises(ValueError, match=f"^{name} must be a sequence, such as .*; got 8"):
-                build()
+@pytest.mark.parametrize(("message", "build"), REFUSALS)
+def test_wrong_arguments(message, build):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
-def test_policies_that_cannot_train_are_errors(dtype_policy):
-    for policy in ("mixed_float16", "float16", "bfloat16"):
-        message = f"dtype_policy.., which is '{policy}'.*take 'mixed_bfloat16'"
-        with dtype_policy(policy), pytest.raises(ValueError, match=message):
-            flows.vector_flow(2, 1, (4,))
-    for build in (flows.conv_branch, flows.dense_branch, flows.coupling_network, flows.dense_coupling_network):
-        with pytest.raises(ValueError, match="dtype of a flow is 'float16'"):
-            build((4, 4, 2), 4 if "dense" not in build.__name__ else (4,), dtype="float16")
+def test_an_event_shape_may_be_a_size():
+    for build in (
+        flows.vector_flow,
+        flows.dense_branch,
+        flows.dense_coupling_network,
+        flows.autoregressive_network,
+    ):
+        options = {"num_blocks": 1, "hidden": (4,)} if build is flows.vector_flow else {"hidden": (4,)}
+        one, other = ([v.shape for v in build(shape, **options).trainable_variables] for shape in (3, (3,)))
+        assert one == other
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
+def test_a_global_policy_that_cannot_train_is_an_error(policy, dtype_policy):
+    with dtype_policy(policy), pytest.raises(ValueError, match=f"got '{policy}'.* use 'mixed_bfloat16'"):
+        flows.vector_flow(2, 1, (4,))

@@ -146,9 +146,3 @@ def test_conditional_branches_of_images(kind):
     assert np.linalg.norm(jacobians[0] - jacobians[1]) > 1e-2
     y = block.forward(tf.identity(x), conditional_input=c)
     np.testing.assert_allclose(block.inverse(tf.identity(y), conditional_input=c), x, atol=1e-10)
-
-
-@pytest.mark.parametrize("numbers", [2, (1, -1), (1, 1, 1)])
-def test_affine_layers_are_two_numbers(numbers):
-    with pytest.raises(ValueError, match=r"before and after the blocks, such as \(2, 0\)"):
-        flows.vector_flow(2, 1, (4,), affine_layers=numbers)

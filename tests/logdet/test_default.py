@@ -14,14 +14,7 @@ from tf_resflow.logdet import default_estimator
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity
 from tf_resflow.training.config import default_config
 
-LARGEST = resflow.logdet.default._LARGEST_EXACT  # by purpose
-SIZES = sorted({size + more for size in LARGEST.values() for more in (0, 1)} | {1})
-
-
-def described(value):
-    """The class and the settings of an estimator, or of the distribution in it."""
-    has_settings = hasattr(value, "__dict__")
-    return (type(value), {key: described(part) for key, part in vars(value).items()}) if has_settings else value
+LARGEST = resflow.logdet.estimators._LARGEST_EXACT  # by purpose
 
 
 def estimators_of(flow):
@@ -63,17 +56,17 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_all_that_build_flows_agree_with_the_default(name):
-    """Around each crossover; one set of random numbers, where scores must not depend on the batch, aside."""
+    """Around the crossover. (Scores, which must not depend on the batch, share one set of random numbers.)"""
     purpose, make = MAKERS[name]
-    for size in SIZES:
+    for size in (1, LARGEST[purpose], LARGEST[purpose] + 1):
         expected = default_estimator(size, purpose)
         expected = expected.with_sets(1) if name == "NoiseConditionedDensity" else expected
-        assert [described(found) for found in make(size)] == [described(expected)]
+        assert list(map(repr, make(size))) == [repr(expected)]
 
 
 @pytest.mark.parametrize("purpose", LARGEST)
 def test_small_events_are_exact_and_large_ones_unbiased(purpose):
-    kinds = [type(default_estimator(size, purpose)).__name__ for size in range(1, 5000)]
+    kinds = [type(default_estimator(size, purpose)).__name__ for size in range(1, 500)]
     num = kinds.count("Exact")
     assert num >= 2 and kinds[:num] == ["Exact"] * num
     assert set(kinds[num:]) == {"RussianRoulette" if purpose in ("training", "inference") else "AdaptiveRoulette"}
@@ -81,9 +74,9 @@ def test_small_events_are_exact_and_large_ones_unbiased(purpose):
         default_estimator(2, "test")
 
 
-@pytest.mark.parametrize("size", [2, min(LARGEST.values())])
-def test_evaluate_is_the_mean_of_dense_jacobians(size):
+def test_evaluate_is_the_mean_of_dense_jacobians():
     """And fit reports that number, too, before its first step changes weights."""
+    size = min(LARGEST.values())
     x = np.random.default_rng(size).normal(size=[32, size]).astype("float32")
     flow = resflow.flows.vector_flow(size, 2, (8, 8), seed=size)
     model = resflow.FlowModel(flow, [size])

@@ -41,7 +41,7 @@ def make_model(shape=(2, 2, 1), levels=LEVELS, dtype="float32", **kwargs):
 
 @pytest.mark.parametrize("block", ["residual", "affine_coupling"])
 def test_the_estimator_of_an_evaluation_suits_the_noise(block):
-    """Of couplings, whose log-determinants are exact, too; and the guarantee of "adaptive" holds for both flows."""
+    """Of couplings, whose log-determinants are exact, too; and "adaptive_series" is guaranteed for both flows."""
     config = resflow.training.default_config()
     config.data.name = "digits"
     config.model.update(block=block, coefficient=0.5, num_blocks=(1,), width=4, num_fc_blocks=0)
@@ -50,11 +50,11 @@ def test_the_estimator_of_an_evaluation_suits_the_noise(block):
     assert isinstance(model.evaluation_log_det, resflow.logdet.AdaptiveRoulette)
     arguments = (config, model.flow, model.data_space.event_shape)
     _, series = resflow.models.evaluation_estimator(
-        *arguments, dequantizer=model.data_space.dequantizer, name="adaptive"
+        *arguments, dequantizer=model.data_space.dequantizer, name="adaptive_series"
     )
     (bound,) = resflow.bijectors.certified_bounds(model.data_space.dequantizer.flow).values()
     assert series.lipschitz_constant == bound > 0.5
-    _, alone = resflow.models.evaluation_estimator(*arguments, name="adaptive")
+    _, alone = resflow.models.evaluation_estimator(*arguments, name="adaptive_series")
     assert isinstance(alone, resflow.logdet.Exact) if block != "residual" else alone.lipschitz_constant < 0.5
 
 

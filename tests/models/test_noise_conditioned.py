@@ -61,7 +61,7 @@ def test_scores_do_not_depend_on_other_rows(shared):
 
 def test_estimates_do_not_depend_on_other_rows(monkeypatch):
     """Of many columns, those of a row are the same at each place, and among others."""
-    monkeypatch.setitem(resflow.logdet.default._LARGEST_EXACT, "scores", 1)
+    monkeypatch.setitem(resflow.logdet.estimators._LARGEST_EXACT, "scores", 1)
     density, x = NoiseConditionedDensity(2, 1, **SMALL), rows(9, num=300)
     weights = train(density, 4)
     scores, places = density.log_prob(weights, x, 0.2), np.array([299, 7, 7, 255])

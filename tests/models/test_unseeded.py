@@ -62,8 +62,8 @@ def surrogate_posterior():
 @pytest.mark.parametrize("use", [flow_model, hybrid_model, dequantizer, surrogate_posterior])
 def test_the_library_passes_seeds_to_all_estimates(use, monkeypatch):
     """Also where a user gives none: a FlowModel and a trainer then draw anew, as documented."""
-    monkeypatch.setattr(resflow.logdet.unseeded, "_has_warned", False)
+    monkeypatch.setattr(resflow.logdet.estimators, "_has_warned", False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", resflow.logdet.UnseededEstimateWarning)
         use()
-    assert not resflow.logdet.unseeded._has_warned
+    assert not resflow.logdet.estimators._has_warned

@@ -78,7 +78,12 @@ def test_plot_runs(trained, tmp_path, call):
 
 
 def test_export(trained, tmp_path, call):
-    arguments = [f"--workdir={trained[0]}", f"--export_dir={tmp_path}", "--num_samples=30", "--log_det=adaptive"]
+    arguments = [
+        f"--workdir={trained[0]}",
+        f"--export_dir={tmp_path}",
+        "--num_samples=30",
+        "--log_det=adaptive_series",
+    ]
     arguments += ["--max_batch=4", "--signatures=serving_default,sample"]
     done = call("bin/export.py", *arguments)
     assert done.code == 0 and f"\n{tmp_path / '1'}: " in f"\n{done.output}"

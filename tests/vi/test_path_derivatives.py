@@ -119,7 +119,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="base distribution .* trainable variables"):
         with_path_derivative(tfd.TransformedDistribution(trainable, resflow.bijectors.ActNorm([2])))
     split = tfb.Chain([tfb.JointMap([tfb.Shift(tf.Variable([1.0])), tfb.Identity()]), tfb.Split(2)])
-    with pytest.raises(ValueError, match="must come first"):
+    with pytest.raises(ValueError, match="must be applied first"):
         with_path_derivative(tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [2]), split))
 
 

@@ -87,9 +87,9 @@ def test_it_ends_a_fit():
 def test_refusals():
     optimizer = keras.optimizers.Adam(0.1)
     schedule = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10))
-    for other in (schedule, 0.1, None):
-        with pytest.raises(ValueError, match="made with a number"):
-            resflow.vi.Plateau(other)
+    criterion, zeros = resflow.vi.Plateau(schedule), (tf.zeros([]), [], [])
+    with pytest.raises(TypeError, match="learning rate is not settable"):
+        criterion.one_step(1, *zeros, criterion.bootstrap(*zeros))
     for options in ({"window": 1}, {"factor": 1.0}, {"factor": 0.0}, {"num_drops": -1}):
         with pytest.raises(ValueError, match=f"got .*{next(iter(options))}="):
             resflow.vi.Plateau(optimizer, **options)

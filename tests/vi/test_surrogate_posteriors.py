@@ -2,7 +2,6 @@
 
 import collections
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,7 +18,7 @@ def surrogate_of(event_shape, **options):
     return resflow.vi.flow_surrogate_posterior(event_shape, **{**SMALL, **options})
 
 
-def log_prob_by_jacobian(surrogate, z, entries=slice(None)):
+def log_prob_by_jacobian(surrogate, z, entries):
     """log q(f(z)) from the dense Jacobian of the whole map on vectors, of some entries of an event."""
     with tf.GradientTape() as tape:
         tape.watch(z)
@@ -35,11 +34,13 @@ STRUCTURES = {
     "list": ([[], [2], [1, 2]], [tfb.Softplus(), None, None]),
     "dict": ({"a": tf.constant([2]), "b": np.array([], np.int32)}, {"a": None, "b": tfb.Sigmoid()}),
     "tuple": (collections.namedtuple("Parts", "a b")([2], []), None),
+    "triangular": ([2, 2], tfb.FillScaleTriL(diag_bijector=tfb.Exp(), diag_shift=None)),
 }
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_density_by_the_dense_jacobian(structure):
+    """A triangular matrix has four entries, and three coordinates, those on which the density is."""
     event_shape, constraint = STRUCTURES[structure]
     surrogate = surrogate_of(event_shape, constraining_bijector=constraint, dtype="float64")
     tf.nest.assert_same_structure(
@@ -47,21 +48,11 @@ def test_density_by_the_dense_jacobian(structure):
     )
     x, log_prob = surrogate.experimental_sample_and_log_prob(5, seed=[1, 2])
     z = surrogate.distribution.sample(5, seed=[1, 2])
-    expected = log_prob_by_jacobian(surrogate, z)
+    expected = log_prob_by_jacobian(surrogate, z, [0, 2, 3] if structure == "triangular" else slice(None))
     np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
     # A density that was not drawn is that of the inverse.
     given = surrogate.log_prob(tf.nest.map_structure(tf.identity, x))
     np.testing.assert_allclose(given, expected, rtol=1e-9)
-
-
-def test_a_constraint_that_changes_the_number_of_coordinates():
-    """A triangular matrix has four entries, and three coordinates, those on which the density is."""
-    constraint = tfb.FillScaleTriL(diag_bijector=tfb.Exp(), diag_shift=None)
-    surrogate = surrogate_of([2, 2], constraining_bijector=constraint, dtype="float64")
-    x, log_prob = surrogate.experimental_sample_and_log_prob(4, seed=[1, 2])
-    z = surrogate.distribution.sample(4, seed=[1, 2])
-    assert z.shape == [4, 3] and np.all(x[:, 0, 1] == 0)
-    np.testing.assert_allclose(log_prob, log_prob_by_jacobian(surrogate, z, [0, 2, 3]), rtol=1e-9)
 
 
 def test_sampling_evaluates_each_branch_once():
@@ -84,28 +75,6 @@ def test_sampling_evaluates_each_branch_once():
     assert counting.calls == 2
 
 
-def test_minimize_finds_a_posterior_in_closed_form():
-    """Of a Gaussian: 200 steps of 16 draws. The ELBO is at most the evidence, which is 0."""
-    target = tfd.MultivariateNormalTriL([1.0, -2.0], [[0.5, 0.0], [0.4, 0.8]])
-    view = resflow.vi.with_path_derivative(surrogate_of([2]))
-    losses = tfp.math.minimize(
-        lambda seed: tfp.vi.monte_carlo_variational_loss(target.log_prob, view, sample_size=16, seed=seed),
-        num_steps=200,
-        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.05, 200)),
-        trainable_variables=view.trainable_variables,
-        seed=1,
-    )
-    assert losses[0] > 1.0 and abs(np.mean(losses[-50:])) < 0.02
-
-
-def test_defaults_of_estimators():
-    def kind(size):
-        (block,) = resflow.bijectors.flow.residual_blocks(surrogate_of([size], num_blocks=1))
-        return type(block.log_det)
-
-    assert kind(32) is resflow.logdet.Exact and kind(33) is resflow.logdet.RussianRoulette
-
-
 def test_batch_shape_base_and_seed():
     student = lambda loc, scale: tfd.StudentT(3.0, loc, scale)  # noqa: E731
     surrogate = surrogate_of([2], batch_shape=[3], base_distribution=student, seed=4)
@@ -121,27 +90,19 @@ def test_batch_shape_base_and_seed():
     assert np.all(one != other)
 
 
-NO_SHAPE = "event_shape must be a shape whose sizes are known"
-UNFIT, NO_BIJECTOR = "does not map to events of shape", "structure of bijectors and None like event_shape"
-OTHER_DTYPE = "has float64 parameters.*is float32: pass dtype='float64'"
+UNFIT = "does not map to events of shape"
 
 
 @pytest.mark.parametrize(
     ("event_shape", "constraint", "message"),
     [
-        ([None], None, NO_SHAPE),
-        ({"a": "two"}, None, NO_SHAPE),
+        ([None], None, "event_shape must be a shape whose sizes are known"),
+        ({"a": "two"}, None, "event_shape must be a shape whose sizes are known"),
         ([[0], [0]], None, "at least one coordinate"),
         ([[2], []], [None], UNFIT),
         ([[2], []], tfb.Exp(), UNFIT),
-        ([2], [tfb.Exp()], UNFIT),
         ({"a": [2], "b": []}, {"a": None, "c": tfb.Exp()}, UNFIT),
         ([2], tfb.FillScaleTriL(), UNFIT),
-        ([[]], [tfb.SoftmaxCentered()], UNFIT),
-        ([2], "exp", f"{NO_BIJECTOR}, or None; got 'exp'"),
-        ([[2], []], [tfb.Exp, None], f"{NO_BIJECTOR}, or None; got <class"),
-        ([2], tfb.Scale(np.float64(2.0)), OTHER_DTYPE),
-        ([[2]], [tfb.Scale(np.float64(2.0))], OTHER_DTYPE),
     ],
 )
 def test_refusals(event_shape, constraint, message):

@@ -21,7 +21,7 @@ from tf_resflow.bijectors.parametrized import NetworkBijector
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet import Exact, RussianRoulette
-from tf_resflow.logdet.unseeded import warn_unseeded
+from tf_resflow.logdet.estimators import warn_unseeded
 from tf_resflow.solvers import Anderson, Solution
 from tf_resflow.solvers.fixed_point import warn_unconverged
 from tf_resflow.solvers.residual_inverse import solve_residual

@@ -12,6 +12,7 @@ from absl import app, flags, logging
 
 from tf_resflow import progress, training
 from tf_resflow.extras import extra
+from tf_resflow.flows.kinds import ESTIMATORS
 from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
 
@@ -103,7 +104,7 @@ def define_estimator_flags(stderr: str) -> None:
     flags.DEFINE_enum(
         "log_det",
         None,
-        ["adaptive_roulette", "russian_roulette", "adaptive", "exact"],
+        ESTIMATORS,
         "Evaluation of the log-determinants; default exact for small events, else as the run's config.",
     )
     flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)

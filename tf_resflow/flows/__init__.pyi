@@ -1,14 +1,8 @@
-from .branches import (
-    autoregressive_network,
-    conv_branch,
-    coupling_network,
-    dense_branch,
-    dense_coupling_network,
-    dense_net_branch,
-)
+from .branches import conv_branch, dense_branch, dense_net_branch
 from .classifier import multiscale_classifier
 from .image_blocks import coupling_image_block, residual_image_block
 from .image_flows import image_flow
+from .networks import autoregressive_network, coupling_network, dense_coupling_network
 from .vector_flows import vector_flow
 
 __all__ = [

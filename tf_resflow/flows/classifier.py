@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors
-from tf_resflow.flows.dtypes import network_policy
+from tf_resflow.flows.networks import network_policy
 from tf_resflow.typing import TensorLike
 
 __all__ = ["ActNormLayer", "initialize_classifier", "multiscale_classifier"]

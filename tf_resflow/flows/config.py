@@ -4,49 +4,32 @@ import math
 from typing import Any
 
 from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.flows.activations import ACTIVATIONS
+from tf_resflow.flows.kinds import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 
-__all__ = ["COUPLINGS", "HYBRID_FIELDS", "MODEL_FIELDS", "RESIDUAL_BLOCKS", "check_model"]
-
-# Names of blocks, and the classes in `tf_resflow.bijectors`.
-RESIDUAL_BLOCKS = {"residual": "ResidualBlock", "monotone": "MonotoneBlock"}
-COUPLINGS = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}
+__all__ = ["HYBRID_FIELDS", "MODEL_FIELDS", "check_model"]
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_blocks(counts: Any) -> bool:
-    return bool(counts) and all(map(_is_whole, counts)) and min(counts) >= 0 and sum(counts) > 0
+def _are_whole(numbers: Any, least: int) -> bool:
+    return all(isinstance(number, int) and number >= least for number in numbers)
 
 
 def _are_orders(norms: Any) -> bool:
     return all(isinstance(order, (int, float)) and order >= 1 for order in norms)
 
 
-def _are_odd(sizes: Any) -> bool:
-    return bool(sizes) and _are_widths(sizes) and all(size % 2 for size in sizes)
-
-
-def _are_numbers_of_layers(numbers: Any) -> bool:
-    return len(numbers) == 2 and all(map(_is_whole, numbers)) and min(numbers) >= 0
-
-
-def _are_widths(sizes: Any) -> bool:
-    return all(_is_whole(size) and size > 0 for size in sizes)
-
-
 def _estimator(kind: str, num_exact_terms: int, *more_kinds: str) -> dict[str, Any]:
+    """The kind, and the arguments of the estimators, by their names."""
     return {
-        "kind": Field(kind, one_of(*more_kinds, "adaptive_roulette", "exact", "power_series", "russian_roulette")),
+        "kind": Field(kind, one_of(*more_kinds, *ESTIMATORS)),
         "num_probes": Field(1, AT_LEAST_1),
         # adaptive_roulette
         "rtol": Field(1e-2, Rule(lambda v: 0 < v < 1, "above 0 and below 1")),
         # russian_roulette
         "num_exact_terms": Field(num_exact_terms, AT_LEAST_0),
         "distribution": Field("geometric", one_of("geometric", "poisson")),
-        "p": 0.5,  # of the geometric distribution; the rate, for Poisson
+        "p": 0.5,  # of the geometric distribution; the rate of the Poisson distribution
         # power_series, which is biased
         "num_terms": Field(10, AT_LEAST_1),
     }
@@ -54,13 +37,18 @@ def _estimator(kind: str, num_exact_terms: int, *more_kinds: str) -> dict[str, A
 
 MODEL_FIELDS = {
     "kind": Field("image", one_of("image", "vector")),
-    # Blocks of each scale; one number for vectors.
+    # Blocks of each scale; vectors have one scale, with the sum of these numbers.
     "num_blocks": Field(
-        (4, 4), Rule(_are_blocks, "a tuple of whole numbers, such as (4, 4), with at least one block")
+        (4, 4),
+        Rule(
+            lambda v: _are_whole(v, 0) and sum(v) > 0,
+            "a tuple of whole numbers, such as (4, 4), with at least one block",
+        ),
     ),
-    "coefficient": Field(0.98, ABOVE_0),  # Lipschitz bound of each linear layer
-    "activation": Field("lipswish", one_of(*ACTIVATIONS)),
-    # Orders of the norms before, between and after the layers.
+    "coefficient": Field(COEFFICIENT, ABOVE_0),  # Lipschitz bound of each linear layer
+    # "automatic": cpila in vectors with norms of order 2, else lipswish.
+    "activation": Field("automatic", one_of("automatic", *ACTIVATIONS)),
+    # Orders of the norms before, between and after the layers. Any number of twos stands for 2 everywhere.
     "norms": Field((2.0,) * 4, Rule(_are_orders, "a tuple of orders of at least 1, such as (2, 2, 2, 2)")),
     "learned_norms": False,  # instead of `norms`, orders that each block learns
     # Of the kernels: by an estimate of these norms, or by an upper bound, which needs norms of 2.
@@ -78,19 +66,27 @@ MODEL_FIELDS = {
     "growth": Field(32, AT_LEAST_1),  # channels that each of so many concatenations adds
     # Vectors.
     # Affine autoregressive layers before and after the blocks.
-    "affine_layers": Field((0, 0), Rule(_are_numbers_of_layers, "two whole numbers, such as (2, 0)")),
-    "hidden": Field((64, 64, 64), Rule(_are_widths, "a tuple of widths, such as (64, 64, 64)")),
-    # Couplings are of images, and have no coefficient, activation or norms.
+    "affine_layers": Field(
+        (0, 0), Rule(lambda v: len(v) == 2 and _are_whole(v, 0), "two whole numbers, such as (2, 0)")
+    ),
+    "hidden": Field((64, 64, 64), Rule(lambda v: _are_whole(v, 1), "a tuple of widths, such as (64, 64, 64)")),
+    # Couplings are for images, and have no coefficient, activation or norms.
     "block": Field("residual", one_of(*RESIDUAL_BLOCKS, *COUPLINGS)),
     # Images.
     "inv_1x1_conv": False,  # an invertible 1x1 convolution before each convolutional block
     "width": Field(64, AT_LEAST_1),
-    "kernels": Field((3, 1, 3), Rule(_are_odd, "a tuple of odd kernel sizes, such as (3, 1, 3)")),
+    "kernels": Field(
+        (3, 1, 3),
+        Rule(
+            lambda v: v and _are_whole(v, 1) and all(size % 2 for size in v),
+            "a tuple of odd kernel sizes, such as (3, 1, 3)",
+        ),
+    ),
     "num_fc_blocks": Field(4, AT_LEAST_0),  # fully connected blocks at the end
     "fc_width": Field(64, AT_LEAST_1),
-    # None or 0: no logit; a hybrid model then normalizes each channel by its mean and standard deviation.
+    # None or 0: no logit. A hybrid model then normalizes each channel by its mean and standard deviation.
     "logit_alpha": Field(None, Rule(lambda v: v is None or 0 <= v < 0.5, "None, or at least 0 and below 0.5")),
-    "whiten": False,  # an ActNorm of each pixel and a DCTConv in front: photographs begin white
+    "whiten": False,  # an ActNorm of each pixel and a DCTConv in front: photographs start white
     "squeeze_first": False,
     "factor_out": False,
     # "variational": the noise of integer data is drawn from a density that is learned, not from the uniform one.
@@ -99,7 +95,7 @@ MODEL_FIELDS = {
     "dequantization_width": Field(32, AT_LEAST_1),
     # Of the log-determinant, in training and in evaluation.
     "estimator": {
-        # "automatic": exact for vectors of few coordinates, see logdet.default_estimator; else russian_roulette.
+        # "automatic": exact for small vectors, see logdet.default_estimator; else russian_roulette.
         "train": _estimator("automatic", 2, "automatic"),
         "eval": _estimator("adaptive_roulette", 20),
     },
@@ -114,48 +110,16 @@ HYBRID_FIELDS = {
 
 
 def check_model(model: ConfigDict) -> None:
-    """Raises a ValueError unless the fields of a `model` section, which each keep their rule, fit each other."""
+    """Raises a ValueError if a field of a `model` section would be ignored because of another one."""
     has_branches = model.block in RESIDUAL_BLOCKS
     if model.kind == "vector" and (not has_branches or model.inv_1x1_conv or model.whiten):
         raise ValueError(
             f"config.model.block is {model.block!r}, config.model.inv_1x1_conv is {model.inv_1x1_conv} and "
-            f"config.model.whiten is {model.whiten}; flows on vectors have no couplings or convolutions: set them "
-            "to 'residual' or 'monotone', and to False."
+            f"config.model.whiten is {model.whiten}, but flows on vectors have no couplings or convolutions: set "
+            f"the block to one of {', '.join(RESIDUAL_BLOCKS)}, and the others to False."
         )
     if model.branch == "dense_net" and not has_branches:
         raise ValueError(
-            f"config.model.block is {model.block!r}, and config.model.branch is 'dense_net': only residual and "
-            "monotone blocks have such a branch. Set the block to 'residual', or the branch to 'plain'."
-        )
-    if not has_branches:
-        return
-    if model.coefficient >= 1 and model.lipschitz_constant is None:
-        raise ValueError(
-            f"config.model.coefficient is {model.coefficient!r}; it must be below 1, since a block with a bound "
-            "of 1 need not be invertible (unless config.model.lipschitz_constant gives its bound)."
-        )
-    if model.branch == "dense_net":
-        if model.learned_norms or any(order != 2 for order in model.norms):
-            raise ValueError(
-                f"config.model.learned_norms is {model.learned_norms} and config.model.norms is {model.norms}; the "
-                "branch 'dense_net' is Lipschitz in the norm of order 2 only: set them to False and (2.0,)."
-            )
-        return
-    image = model.kind == "image"
-    layers = len(model.kernels) if image else len(model.hidden) + 1
-    if len(model.norms) != layers + 1:
-        raise ValueError(
-            f"config.model.norms has {len(model.norms)} orders; config.model.{'kernels' if image else 'hidden'} "
-            f"makes {layers} layers, so {layers + 1} orders are needed: before, between and after them."
-        )
-    if model.norms[0] != model.norms[-1]:
-        raise ValueError(
-            f"config.model.norms begins with {model.norms[0]} and ends with {model.norms[-1]}; a "
-            "block maps a space to itself, so both must be the same order."
-        )
-    if model.normalization == "schatten" and (model.learned_norms or set(model.norms) != {2.0}):
-        raise ValueError(
-            f"config.model.normalization is 'schatten', which bounds norms of order 2, but config.model.norms is "
-            f"{tuple(model.norms)} and config.model.learned_norms is {model.learned_norms}: set them to twos and "
-            "False, or the normalization to 'induced'."
+            f"config.model.branch is 'dense_net', but config.model.block is {model.block!r}: set the branch to "
+            f"'plain', or the block to one of {', '.join(RESIDUAL_BLOCKS)}."
         )

@@ -1,4 +1,4 @@
-"""Makers of the blocks of an image flow: residual blocks, and the couplings that the paper compares them with."""
+"""Makers of the blocks of image flows: residual blocks, and the couplings that the paper compares them with."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,23 +7,17 @@ from typing import Any
 import keras
 
 from tf_resflow import bijectors
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.flows.activations import Activation
-from tf_resflow.flows.branches import (
-    Norms,
-    check_dense_net,
-    conv_branch,
-    coupling_network,
-    dense_branch,
-    dense_coupling_network,
-    dense_net_branch,
-)
+from tf_resflow.flows.branches import Norms, check_dense_net, conv_branch, dense_branch, dense_net_branch
+from tf_resflow.flows.networks import coupling_network, dense_coupling_network
 
 __all__ = ["BlockMaker", "BlockSpec", "coupling_image_block", "residual_image_block"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockSpec:
-    """The description of a block that `image_flow` passes to its maker, see there."""
+    """The description of a block that `image_flow` passes to its maker; see `image_flow`."""
 
     name: str
     event_shape: tuple[int, ...]
@@ -49,7 +43,7 @@ def residual_image_block(
     block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
     *,
     activation: Activation = "lipswish",
-    coefficient: float = 0.98,
+    coefficient: float = COEFFICIENT,
     norms: Norms = None,
     normalization: str = "induced",
     dense_net: tuple[int, int] | None = None,
@@ -57,15 +51,15 @@ def residual_image_block(
     inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
 ) -> BlockMaker:
-    """Residual blocks, pre-activated except for the first of the flow.
+    """Returns a maker of residual blocks, pre-activated except for the first block of the flow.
 
     Args:
-      block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: as of `tf_resflow.flows.dense_branch`, like `coefficient`, `norms` and `normalization`.
-      dense_net: depth and growth of a `dense_net_branch` instead of convolutions with `kernels` and an activation
-        ahead. That of a fully connected block has the same depth, begins with a layer of `fc_width`, and grows by
-        half of it each time, as in the published code.
-      log_det: as of the block, like `inverse_solver` and `lipschitz_constant`.
+      block: `tf_resflow.bijectors.ResidualBlock` or `tf_resflow.bijectors.MonotoneBlock`.
+      activation: see `tf_resflow.flows.dense_branch`, as for `coefficient`, `norms` and `normalization`.
+      dense_net: depth and growth of a `dense_net_branch`, which replaces the convolutions with `kernels` and the
+        pre-activation. The branch of a fully connected block has the same depth, starts with a layer of `fc_width`
+        units, and grows by half of them each time, as in the published code.
+      log_det: see the block, as for `inverse_solver` and `lipschitz_constant`.
 
     Returns:
       A maker of blocks for `image_flow`.
@@ -75,10 +69,8 @@ def residual_image_block(
     """
     options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
     options["normalization"] = normalization
-    if dense_net is None:
-        options["norms"] = norms
-    else:
-        check_dense_net(dense_net, norms)
+    if dense_net is not None:
+        check_dense_net(norms)
 
     def make_branch(spec: BlockSpec) -> keras.Model:
         shared = {"seed": spec.seed, "dtype": spec.dtype, "condition_size": spec.condition_size, **options}
@@ -88,9 +80,10 @@ def residual_image_block(
         if dense_net is not None:
             return dense_net_branch(spec.event_shape, *dense_net, **shared)
         if spec.dense:
-            return dense_branch(spec.event_shape, spec.hidden, preactivation=True, **shared)
-        first = spec.scale == spec.index == 0
-        return conv_branch(spec.event_shape, spec.width, spec.kernels, preactivation=not first, **shared)
+            return dense_branch(spec.event_shape, spec.hidden, norms=norms, preactivation=True, **shared)
+        is_first = spec.scale == spec.index == 0
+        shared |= {"norms": norms, "preactivation": not is_first}
+        return conv_branch(spec.event_shape, spec.width, spec.kernels, **shared)
 
     def make(spec: BlockSpec) -> bijectors.FlowBijector:
         return block(
@@ -106,10 +99,10 @@ def residual_image_block(
 
 
 def coupling_image_block(coupling: type[bijectors.couplings.Coupling] = bijectors.AffineCoupling) -> BlockMaker:
-    """Couplings whose networks have the kernels and widths of residual blocks, no constraint, and ReLU.
+    """Returns a maker of couplings, whose unconstrained networks have the kernels and widths of residual blocks.
 
-    They split by a checkerboard in the first scale and by channels in the others. The two parts change places from
-    each coupling to the next.
+    The couplings split by a checkerboard in the first scale and by channels in the others. The two parts swap
+    roles from each coupling to the next.
 
     Args:
       coupling: `tf_resflow.bijectors.AffineCoupling` or `tf_resflow.bijectors.AdditiveCoupling`.

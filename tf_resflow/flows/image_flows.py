@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow_probability as tfp
 
 from tf_resflow import bijectors
-from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.flows.image_blocks import BlockMaker, BlockSpec, residual_image_block
-from tf_resflow.sequences import check_sequence
+from tf_resflow.flows.networks import DType, EventShape, network_policy, shape_of_event
 from tf_resflow.typing import TensorLike
 
 __all__ = ["image_flow"]
 
 
 def image_flow(
-    event_shape: Sequence[int],
+    event_shape: EventShape,
     num_blocks: Sequence[int] = (16, 16, 16),
     width: int = 512,
     *,
@@ -36,10 +34,10 @@ def image_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
-    """Logit, then scales of convolutional blocks with a squeeze between them, then fully connected blocks.
+    """Builds a flow: a logit, scales of convolutional blocks with squeezes between them, fully connected blocks.
 
-    Each block is followed by an ActNorm; one more ActNorm comes before the first block. The fully connected
-    blocks belong to the last scale and are normalized element by element.
+    An ActNorm follows each block, and another one comes before the first block. The fully connected blocks belong
+    to the last scale, and their ActNorms are elementwise.
 
     ```python
     import tf_resflow as resflow
@@ -51,53 +49,44 @@ def image_flow(
     ```
 
     Args:
-      event_shape: `(H, W, C)`, values in [0, 1].
+      event_shape: `(H, W, C)`, for values in [0, 1].
       num_blocks: number of convolutional blocks at each scale.
-      width: channels inside a convolutional block.
+      width: number of channels inside a convolutional block.
       kernels: kernel sizes of a block.
-      num_fc_blocks: fully connected blocks at the end.
-      fc_width: their width.
-      block: the kind of all blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`; or your
-        own function of the description of a block, with the attributes `name`; `event_shape`, `(H, W, C)` of its
-        input and output; `dense`, whether it is fully connected; `width`, channels or units inside; `kernels`,
-        kernel sizes; `hidden`, widths of the inner layers of a fully connected block, which has as many layers;
-        `scale`, the number of its scale; `index`, its number there; `seed`, `int`; `dtype`, name of the dtype
-        policy of its network; and `condition_size`.
+      num_fc_blocks: number of fully connected blocks at the end.
+      fc_width: number of units inside a fully connected block.
+      block: maker of all blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`; or your own
+        function from a description of a block to a bijector. The description has the attributes `name`;
+        `event_shape`, `(H, W, C)` of the block's input and output; `dense`, whether it is fully connected; `width`;
+        `kernels`; `hidden`, widths of the inner layers of a fully connected block, which has as many layers;
+        `scale`, the index of its scale; `index`, its index in the scale; `seed`, an `int`; `dtype`, the name of the
+        dtype policy of its network; and `condition_size`.
       act_norm: whether there are ActNorms.
       inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
-      logit_alpha: of the `Logit` in front; `None` for none.
+      logit_alpha: parameter of the `Logit` in front; `None` for no logit.
       mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).
-      whiten: whether an ActNorm of each element and a `DCTConv` come before the first block. Photographs then start
-        white, and need no logit. (Where pixels are always black, as in MNIST, keep it.)
+      whiten: whether an elementwise ActNorm and a `DCTConv` come before the first block. Photographs then start
+        white, and need no logit. (Keep the logit where pixels are always black, as in MNIST.)
       squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
       factor_out: whether half of the channels leave at each squeeze between scales.
-      condition_size: size of a conditional vector, such as a one-hot label, or `None`.
+      condition_size: size of a condition vector, such as a one-hot label, or `None`.
+      seed: `int`, of the initial parameters.
       dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
-        bfloat16 in training (see `tf_resflow.bijectors.Networks`); the parameters have its variable dtype.
+        bfloat16 in training (see `tf_resflow.bijectors.Networks`). The parameters have its variable dtype.
         `None` for Keras' global policy.
 
     Returns:
       A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
 
     Raises:
-      ValueError: when `block` is no function that returns bijectors, the height or width cannot be halved as often
-        as the scales require, or the policy is another.
+      ValueError: if the height or width cannot be halved as often as the scales require, `block` does not return
+        bijectors, or the dtype policy is unsupported.
 
     References:
       Chen et al. 2019, Section 5.2 and Appendix E; couplings in its comparison of hybrid models.
     """
-    check_sequence("event_shape", event_shape, "(32, 32, 3)")
-    check_sequence("num_blocks", num_blocks, f"({num_blocks},)")
-    check_sequence("kernels", kernels, "(3, 1, 3)")
+    event_shape = shape_of_event(event_shape, "an image")
     make_block = residual_image_block() if block is None else block
-    is_block = isinstance(make_block, type) and issubclass(
-        make_block, (bijectors.couplings.Coupling, bijectors.ResidualBlock)
-    )
-    if is_block or not callable(make_block):
-        raise ValueError(
-            "block must be a function of a BlockSpec, such as flows.residual_image_block() or "
-            f"flows.coupling_image_block(bijectors.AdditiveCoupling); got {block!r}."
-        )
     policy = network_policy(dtype)
     dtype = policy.variable_dtype
     generator = np.random.default_rng(seed)
@@ -125,19 +114,14 @@ def image_flow(
                 dtype=policy.name,
                 condition_size=condition_size,
             )
-            made = make_block(spec)
-            if not isinstance(made, tfp.bijectors.Bijector):
-                raise ValueError(
-                    f"block must return a bijector for each BlockSpec; for {name} it returned {made!r}."
-                )
-            members.append(made)
+            members.append(make_block(spec))
             if act_norm:
                 options = {"per_channel": not dense, "dtype": dtype, "name": f"{name}_act_norm"}
                 members.append(bijectors.ActNorm(shape, **options))
         return members
 
     head = _preprocessing(event_shape, logit_alpha, mean, std, whiten, squeeze_first, dtype)
-    shape = tuple(bijectors.Flow(head).forward_event_shape(event_shape) if head else event_shape)
+    shape = tuple(bijectors.Flow(head).forward_event_shape(event_shape)) if head else event_shape
     if act_norm:
         head.append(bijectors.ActNorm(shape, dtype=dtype, name="act_norm"))
     scales = []
@@ -158,9 +142,7 @@ def image_flow(
 def _preprocessing(event_shape, logit_alpha, mean, std, whiten, squeeze_first, dtype):
     head = [] if mean is None and std is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if head and logit_alpha is not None:
-        raise ValueError(
-            "logit_alpha is for numbers in [0, 1], which mean and std move: give logit_alpha=None, or not these."
-        )
+        raise ValueError("The logit is for values in [0, 1], which mean and std change: give logit_alpha=None.")
     if logit_alpha is not None:
         head.append(bijectors.Logit(logit_alpha))
     if whiten:

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.flows.activations import Activation
-from tf_resflow.flows.branches import (
-    Norms,
+from tf_resflow.flows.branches import Norms, check_dense_net, dense_branch, dense_net_branch
+from tf_resflow.flows.networks import (
+    DType,
+    EventShape,
     autoregressive_network,
-    check_dense_net,
-    dense_branch,
     dense_coupling_network,
-    dense_net_branch,
+    network_policy,
+    shape_of_event,
 )
-from tf_resflow.flows.dtypes import DType, network_policy
 from tf_resflow.logdet import default_estimator
 from tf_resflow.typing import TensorLike
 
@@ -23,13 +24,13 @@ __all__ = ["vector_flow"]
 
 
 def vector_flow(
-    event_size: int,
-    num_blocks: int = 16,
+    event_shape: EventShape,
+    num_blocks: int = 8,
     hidden: Sequence[int] = (64, 64, 64),
     *,
     block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
     activation: Activation | None = None,
-    coefficient: float = 0.9,
+    coefficient: float = COEFFICIENT,
     norms: Norms = None,
     normalization: str = "induced",
     dense_net: tuple[int, int] | None = None,
@@ -46,7 +47,7 @@ def vector_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow:
-    r"""Residual blocks of dense layers, and affine layers, with an ActNorm before the first and after each.
+    r"""Builds residual blocks of dense layers, and affine layers, with an ActNorm before the first and after each.
 
     ```python
     import tensorflow as tf
@@ -57,28 +58,30 @@ def vector_flow(
     ```
 
     Args:
-      event_size: number of coordinates.
+      event_shape: size of a vector, or its shape.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of a block.
-      block: `tf_resflow.bijectors.ResidualBlock`, or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: as of `tf_resflow.flows.dense_branch`; by default "cpila", and "lipswish" with `norms`.
-      coefficient: as of `tf_resflow.flows.dense_branch`, like `norms`, `normalization` and `condition_size`.
+      block: `tf_resflow.bijectors.ResidualBlock` or `tf_resflow.bijectors.MonotoneBlock`.
+      activation: see `tf_resflow.flows.dense_branch`; by default "cpila", and "lipswish" with `norms`.
+      coefficient: see `tf_resflow.flows.dense_branch`, as for `norms`, `normalization` and `condition_size`.
       dense_net: depth and growth of a `dense_net_branch` in each block, instead of layers of `hidden` units.
-      affine_layers: numbers of affine layers before and after the blocks, of networks of `hidden` units whose order
-        of the coordinates alternates. A block stretches by at most \\(1 + L\\), and an affine layer by up to
-        \\(e^2\\), by another factor at each point. They are best on the side of the data: `(2, 0)` in a flow from
-        data to latent, `(0, 2)` in one from latent to data.
+      affine_layers: numbers of affine layers before and after the blocks. Their networks have layers of `hidden`
+        units, and their order of the coordinates alternates. A block stretches by at most \\(1 + L\\); an affine
+        layer stretches by up to \\(e^2\\), by a different factor at each point. Affine layers work best on the side
+        of the data: `(2, 0)` in a flow from data to latent, `(0, 2)` in a flow from latent to data.
       affine: `tf_resflow.bijectors.AffineAutoregressive`, whose inverse takes as many evaluations of the network as
         there are coordinates, or `tf_resflow.bijectors.AffineCoupling`, whose inverse takes one.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
       log_det: estimator of the log-determinants; by default `tf_resflow.logdet.default_estimator` for training.
-      inverse_solver: as of the block, like `lipschitz_constant`.
+      inverse_solver: see the block, as for `lipschitz_constant`.
+      seed: `int`, of the initial parameters.
       dtype: dtype policy, see `image_flow`.
 
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
     """
+    (size,) = event_shape = shape_of_event(event_shape, "a vector")
     policy = network_policy(dtype)
     dtype = policy.variable_dtype
     seeds = np.random.default_rng(seed)
@@ -86,19 +89,20 @@ def vector_flow(
     if activation is None:
         activation = "cpila" if norms is None else "lipswish"
     if log_det is None:
-        log_det = default_estimator(event_size, "training")
-    options = {"activation": activation, "coefficient": coefficient, "normalization": normalization, **shared}
+        log_det = default_estimator(size, "training")
     if dense_net is not None:
-        check_dense_net(dense_net, norms)
+        check_dense_net(norms)
 
-    def make_branch(seed):
+    def make_branch():
+        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
+        options |= {"normalization": normalization, "seed": int(seeds.integers(2**31)), **shared}
         if dense_net is not None:
-            return dense_net_branch([event_size], *dense_net, seed=seed, **options)
-        return dense_branch([event_size], hidden, norms=norms, seed=seed, **options)
+            return dense_net_branch(event_shape, *dense_net, **options)
+        return dense_branch(event_shape, hidden, norms=norms, **options)
 
     def make_block(i):
         return block(
-            make_branch(int(seeds.integers(2**31))),
+            make_branch(),
             log_det,
             inverse_solver,
             lipschitz_constant=lipschitz_constant,
@@ -107,42 +111,21 @@ def vector_flow(
         )
 
     def make_affine(i):
-        seed = int(seeds.integers(2**31))
-        return _affine_layer(affine, event_size, hidden, bool(i % 2), f"affine{i}", seed=seed, **shared)
+        is_odd, options = i % 2 == 1, {"seed": int(seeds.integers(2**31)), **shared}
+        if issubclass(affine, bijectors.AffineCoupling):
+            network = dense_coupling_network(event_shape, hidden, **options)
+            return affine(network, swap=is_odd, name=f"affine{i}")
+        network = autoregressive_network(event_shape, hidden, reverse=is_odd, **options)
+        return affine(network, is_odd, name=f"affine{i}")
 
     blocks = list(map(make_block, range(num_blocks)))
-    num_before, num_after = _check_affine_layers(affine_layers)
+    num_before, num_after = affine_layers
     affines = list(map(make_affine, range(num_before + num_after)))
     members = [] if mean is None and std is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if act_norm:
-        members.append(bijectors.ActNorm([event_size], dtype=dtype, name="act_norm"))
+        members.append(bijectors.ActNorm(event_shape, dtype=dtype, name="act_norm"))
     for member in [*affines[:num_before], *blocks, *affines[num_before:]]:
         members.append(member)
         if act_norm:
-            members.append(bijectors.ActNorm([event_size], dtype=dtype, name=f"{member.name}_act_norm"))
+            members.append(bijectors.ActNorm(event_shape, dtype=dtype, name=f"{member.name}_act_norm"))
     return bijectors.Flow(members, name=name)
-
-
-def _affine_layer(kind, event_size, hidden, is_odd, name, **options):
-    """An affine layer of this class; odd ones have the other order of the coordinates."""
-    if kind is bijectors.AffineCoupling:
-        network = dense_coupling_network([event_size], hidden, **options)
-        return bijectors.AffineCoupling(network, swap=is_odd, name=name)
-    if kind is not bijectors.AffineAutoregressive:
-        raise ValueError(
-            "affine must be tf_resflow.bijectors.AffineAutoregressive or tf_resflow.bijectors.AffineCoupling; got "
-            f"{kind!r}."
-        )
-    network = autoregressive_network(event_size, hidden, reverse=is_odd, **options)
-    return bijectors.AffineAutoregressive(network, is_odd, name=name)
-
-
-def _check_affine_layers(numbers):
-    """The numbers; a ValueError unless they are two."""
-    is_pair = isinstance(numbers, (tuple, list)) and len(numbers) == 2
-    if not (is_pair and all(isinstance(number, int) and number >= 0 for number in numbers)):
-        raise ValueError(
-            "affine_layers must be the numbers of affine layers before and after the blocks, such as (2, 0); got "
-            f"{numbers!r}."
-        )
-    return numbers

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.operations import WeightedConcatenateOperation
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, check_order, register_rule
@@ -47,7 +48,7 @@ class LearnableConcatenation(RuledLayer):
 
     lipschitz_order = 2.0
 
-    def __init__(self, coefficient: float = 0.98, **kwargs: Any):
+    def __init__(self, coefficient: float = COEFFICIENT, **kwargs: Any):
         super().__init__(**kwargs)
         if not 0.0 < coefficient < math.inf:
             raise ValueError(f"coefficient must be positive and finite, but got {coefficient}.")

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import ConvolutionOperation
@@ -52,7 +53,9 @@ class LipschitzConv2D(LipschitzLayer):
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """
 
-    def __init__(self, filters: int, kernel_size: int | Sequence[int], coefficient: float = 0.97, **kwargs: Any):
+    def __init__(
+        self, filters: int, kernel_size: int | Sequence[int], coefficient: float = COEFFICIENT, **kwargs: Any
+    ):
         super().__init__(coefficient, **kwargs)
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(not isinstance(k, int) or k < 1 or k % 2 == 0 for k in size):

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.linear_operators import MatrixOperator
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import DenseOperation
@@ -67,7 +68,7 @@ class LipschitzDense(LipschitzLayer):
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """
 
-    def __init__(self, units: int, coefficient: float = 0.97, **kwargs: Any):
+    def __init__(self, units: int, coefficient: float = COEFFICIENT, **kwargs: Any):
         super().__init__(coefficient, **kwargs)
         self.units = units
 

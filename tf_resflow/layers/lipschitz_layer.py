@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, is_order, stackable
@@ -36,7 +37,7 @@ class LipschitzLayer(RuledLayer):
 
     def __init__(
         self,
-        coefficient: float = 0.97,
+        coefficient: float = COEFFICIENT,
         *,
         domain: float | LearnedOrder = 2,
         codomain: float | LearnedOrder = 2,

@@ -1,26 +1,8 @@
 """Estimators of the log-determinant of a residual map's Jacobian."""
 
-from tf_resflow.logdet.default import default_estimator
-from tf_resflow.logdet.estimators import (
-    AdaptiveRoulette,
-    AdaptiveSeries,
-    Exact,
-    LogDetEstimator,
-    PowerSeries,
-    RussianRoulette,
-)
+from tf_resflow.logdet import estimators
+from tf_resflow.logdet.estimators import *  # noqa: F403
 from tf_resflow.logdet.term_distributions import Geometric, Poisson
-from tf_resflow.logdet.unseeded import UnseededEstimateWarning
 
-__all__ = [
-    "AdaptiveRoulette",
-    "AdaptiveSeries",
-    "Exact",
-    "Geometric",
-    "LogDetEstimator",
-    "Poisson",
-    "PowerSeries",
-    "RussianRoulette",
-    "UnseededEstimateWarning",
-    "default_estimator",
-]
+__all__ = ["Geometric", "Poisson"]
+__all__ += estimators.__all__

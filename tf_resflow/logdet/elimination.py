@@ -1,7 +1,7 @@
 """Log-determinants and inverses of small matrices I + J, with a norm of J below 1.
 
-The matrices of a batch are along the last axis, `[size, size, batch]`: what is done to each passes over memory in
-order.
+The matrices of a batch are along the last axis, `[size, size, batch]`, so that operations on all matrices pass over
+memory in order.
 """
 
 import numpy as np
@@ -12,43 +12,41 @@ from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
 
 __all__ = ["MOST_ELIMINATED", "inverse_of", "log_abs_det", "log_det_and_inverse"]
 
-MOST_ELIMINATED = 16  # size of a matrix that is inverted by operations that TFLite has, too
+MOST_ELIMINATED = 16  # largest size of a matrix that is inverted by operations that TFLite also has
 
 
 def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`; differentiable, also repeatedly.
+    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`.
 
-    With `fused` it is computed along with the inverse, in one kernel, see `in_one_pass`.
+    It is differentiable any number of times. With `fused` one kernel computes it together with the inverse, see
+    `in_one_pass`.
     """
-    if _is_eliminated(matrix, fused):
+    if matrix.shape[0] <= MOST_ELIMINATED or (fused and not tf.executing_eagerly()) or is_xla():
         return log_det_and_inverse(matrix, fused=fused)[0]
     return tf.linalg.slogdet(tf.transpose(matrix, [2, 0, 1]))[1]
 
 
 def inverse_of(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """The inverses of such matrices, likewise."""
+    """The inverses of the same kind of matrices."""
     return log_det_and_inverse(matrix, fused=fused)[1]
 
 
 def log_det_and_inverse(matrix: tf.Tensor, *, fused: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both of them."""
+    """The results of `log_abs_det` and `inverse_of`."""
     with unrecorded():
         log_det, inverse = _solved(matrix, fused)
     return _with_inverse(matrix, log_det, inverse), _inverse(matrix, inverse)
 
 
-def _is_eliminated(matrix, fused):
-    return matrix.shape[0] <= MOST_ELIMINATED or (fused and not tf.executing_eagerly()) or is_xla()
-
-
 def _solved(matrix, fused):
-    if not _is_eliminated(matrix, fused):
-        rows = tf.transpose(matrix, [2, 0, 1])
-        return tf.linalg.slogdet(rows)[1], tf.transpose(tf.linalg.inv(rows), [1, 2, 0])
     if is_xla():
         return _eliminate_in_loop(matrix)
-    is_fused = fused and not tf.executing_eagerly()
-    return in_one_pass(_eliminate_in_loop, matrix, fused=True) if is_fused else _eliminate(matrix)
+    if fused and not tf.executing_eagerly():
+        return in_one_pass(_eliminate_in_loop, matrix, fused=True)
+    if matrix.shape[0] <= MOST_ELIMINATED:
+        return _eliminate(matrix)
+    rows = tf.transpose(matrix, [2, 0, 1])
+    return tf.linalg.slogdet(rows)[1], tf.transpose(tf.linalg.inv(rows), [1, 2, 0])
 
 
 def _eliminate(matrix):
@@ -56,8 +54,8 @@ def _eliminate(matrix):
 
     The sweep of coordinate k is \\(A - (a_k - e_k)(a^k + e_k)^T / A_{kk}\\), with the column \\(a_k\\) and the row
     \\(a^k\\). Rows need not be exchanged: if \\(\|J\|_p \le L < 1\\) for any p, the pivots of \\(A = I + J\\) are
-    at least 1 - L. With M the leading block up to k, the pivot is \\(1 / (M^{-1})_{kk}\\). M is I + K, where K is J
-    between two projections on coordinates, whose norms are 1. So \\(\|K\|_p \le L\\), and
+    at least 1 - L. With \\(M = I + K\\) the leading block up to k, the pivot is \\(1 / (M^{-1})_{kk}\\). K is J
+    between two projections on coordinates, so \\(\|K\|_p \le L\\), and
     \\(|(M^{-1})_{kk}| \le \|M^{-1}\|_p \le 1 / (1 - L)\\).
     """
     pivots = []

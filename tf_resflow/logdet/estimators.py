@@ -1,4 +1,4 @@
-r"""Estimators of log|det(I + J)|: their number of terms, the weights of these, and the probes.
+r"""Estimators of log|det(I + J)|, and the default one.
 
 With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \mathrm{tr}(J^k)\\), and
 \\(\mathrm{tr}(J^k) = E[v^T J^k v]\\) for probes with \\(E[v v^T] = I\\).
@@ -6,7 +6,9 @@ With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{
 
 import abc
 import dataclasses
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -30,12 +32,13 @@ __all__ = [
     "LogDetEstimator",
     "PowerSeries",
     "RussianRoulette",
-    "reverse_jacobian",
+    "UnseededEstimateWarning",
+    "default_estimator",
 ]
 
 
 class LogDetEstimator(abc.ABC):
-    """Computes `y = x + g(x)` together with `log|det(I + dg/dx)|`, for a `ResidualBlock`.
+    """Computes `y = x + g(x)` and `log|det(I + dg/dx)|` for a `ResidualBlock`.
 
     Attributes:
       is_random: whether the result depends on the seed.
@@ -62,14 +65,13 @@ class LogDetEstimator(abc.ABC):
     def log_det_ratio(
         self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tf.Tensor:
-        r"""The log-determinant of a `MonotoneBlock`: \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
+        r"""Returns the log-determinant of a `MonotoneBlock`, \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
 
-        Its series has the odd powers only, \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\): the term n of an
-        estimator is that of the power 2 n - 1, and takes two products. The arguments are those of the call; the
-        result is `[batch]` (nats), differentiable.
+        Its series \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\) has odd powers only. Term n has the power
+        2 n - 1 and takes two products. The arguments are those of `__call__`.
 
-        Raises:
-          NotImplementedError: for an estimator that has none.
+        Returns:
+          Log-determinants of shape `[batch]` (nats), differentiable.
 
         References:
           Ahn et al., Invertible Monotone Operators for Normalizing Flows, 2022.
@@ -80,15 +82,33 @@ class LogDetEstimator(abc.ABC):
         )
 
     def with_sets(self, num: int) -> "LogDetEstimator":
-        """The estimator for batches of `num` equal parts whose examples share all random numbers.
+        """Returns the estimator for batches of `num` equal parts whose examples share all random numbers.
 
-        The estimate of an example then does not depend on the others of its part.
+        The estimate of an example then does not depend on the other examples of its part.
         """
         return self
 
     def num_rows(self, size: int) -> int:
-        """The rows for each example, of `size` coordinates, at which the branch is evaluated at once."""
+        """Number of rows per example of `size` coordinates at which the branch is evaluated at once."""
         return 1
+
+
+class _Estimator(LogDetEstimator):
+    """An estimator whose two log-determinants have one implementation."""
+
+    def __call__(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._evaluate(branch, _inputs(x, conditional_input), seed)
+
+    def log_det_ratio(
+        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+    ) -> tf.Tensor:
+        return self._evaluate(branch, _inputs(x, conditional_input), seed, odd=True)[1]
+
+    @abc.abstractmethod
+    def _evaluate(self, branch, inputs, seed, odd=False):
+        """`x + g(x)`, and the log-determinant, or with `odd` that of a `MonotoneBlock`."""
 
 
 def _inputs(x, conditional_input):
@@ -96,7 +116,7 @@ def _inputs(x, conditional_input):
 
 
 @dataclasses.dataclass(eq=False)
-class _SeriesEstimator(LogDetEstimator):
+class _SeriesEstimator(_Estimator):
     """A weighted, finite power series with random probes."""
 
     _: dataclasses.KW_ONLY
@@ -105,12 +125,13 @@ class _SeriesEstimator(LogDetEstimator):
     probe_sets: int | None = None
 
     def __post_init__(self):
-        if self.probes not in PROBES:
-            raise ValueError(f"probes must be one of {', '.join(PROBES)}; got {self.probes!r}.")
-        if self.num_probes < 1:
-            raise ValueError(f"num_probes must be at least 1; got {self.num_probes}.")
-        if self.probe_sets is not None and self.probe_sets < 1:
-            raise ValueError(f"probe_sets must be None or at least 1; got {self.probe_sets}.")
+        self._check("probes", self.probes in PROBES, f"one of {', '.join(PROBES)}")
+        self._check("num_probes", self.num_probes >= 1, "at least 1")
+
+    def _check(self, name, holds, expected):
+        if not holds:
+            value = getattr(self, name)
+            raise ValueError(f"{name} of {type(self).__name__} must be {expected}; got {value!r}.")
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
@@ -120,20 +141,8 @@ class _SeriesEstimator(LogDetEstimator):
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """The `Terms` for the probe vectors `v`, `[rows, *event]`."""
 
-    def __call__(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`x + g(x)` and the estimate, `[batch]`."""
-        return self._estimate(branch, x, conditional_input, seed)
-
-    def log_det_ratio(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
-    ) -> tf.Tensor:
-        """The estimate, `[batch]`."""
-        return self._estimate(branch, x, conditional_input, seed, odd=True)[1]
-
-    def _estimate(self, branch, x, conditional_input, seed, odd=False):
-        num_probes = self.num_rows(x.shape[1:].num_elements())
+    def _evaluate(self, branch, inputs, seed, odd=False):
+        num_probes = self.num_rows(inputs[0].shape[1:].num_elements())
 
         def draw(branch, x, seed):
             probe_seed, term_seed = tf.unstack(split_seed(seed, 2))
@@ -142,7 +151,7 @@ class _SeriesEstimator(LogDetEstimator):
 
         return power_series_log_det(
             bind(branch),
-            _inputs(x, conditional_input),
+            inputs,
             num_probes,
             draw,
             stateless_seed(seed),
@@ -154,10 +163,11 @@ class _SeriesEstimator(LogDetEstimator):
 
     def with_sets(self, num: int) -> LogDetEstimator:
         """See `LogDetEstimator`."""
-        return dataclasses.replace(self, probe_sets=num)
+        own_lengths: dict[str, Any] = {"per_example": True} if isinstance(self, _RandomLength) else {}
+        return dataclasses.replace(self, probe_sets=num, **own_lengths)
 
     def num_rows(self, size: int) -> int:
-        """The number of probes, of which D make the trace exact."""
+        """The number of probes; D probes make the trace exact."""
         if self.probes == "basis":
             return size
         return min(self.num_probes, size or self.num_probes) if self.probes == "colored" else self.num_probes
@@ -170,12 +180,8 @@ class _RandomLength(_SeriesEstimator):
     _: dataclasses.KW_ONLY
     per_example: bool = False
 
-    def with_sets(self, num: int) -> LogDetEstimator:
-        """See `LogDetEstimator`."""
-        return dataclasses.replace(self, probe_sets=num, per_example=True)
-
     def _lengths(self, v, draw):
-        """What `draw` makes of a shape: one number, or one for each row of v, shared as the probes are."""
+        """Draws one number, or one for each row of v, shared as the probes are; `draw` takes a shape."""
         if not self.per_example:
             return draw([])
         rows = tf.shape(v)[0]
@@ -191,7 +197,7 @@ class RussianRoulette(_RandomLength):
 
     With m exact terms the weights are \\(w_k = 1\\) for \\(k \le m\\) and
     \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is guaranteed finite if
-    \\(\sum_k L^{2k} / P(N \ge k)\\) is (see `finite_variance`).
+    \\(\sum_k L^{2k} / P(N \ge k)\\) is finite (see `finite_variance`).
 
     ```python
     import tf_resflow as resflow
@@ -202,21 +208,22 @@ class RussianRoulette(_RandomLength):
 
     Args:
       num_exact_terms: at least 0.
-      distribution: of the number N of further terms, `Geometric` or `Poisson`. By default 4 terms are taken in
-        expectation.
-      per_example: whether every example draws its own N. For evaluation: errors within a batch are independent, but
-        all examples take as many terms as the largest N of the batch. Otherwise the batch shares one N. For
-        training: it takes fewer terms, but errors are correlated, and std / sqrt(batch) is not a standard error.
+      distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The default takes 4
+        terms in expectation.
+      per_example: whether every example draws its own N. This suits evaluation: errors within a batch are
+        independent, but all examples take as many terms as the largest N of the batch. Otherwise the batch shares
+        one N. This suits training: it takes fewer terms, but errors are correlated, and std / sqrt(batch) is not a
+        standard error.
       probes: "rademacher" (independent random signs), "colored" (signs whose cross terms cancel between colors of
         coordinates: far less noise for convolutional branches, and exact for D probes), "gaussian", or "basis" (all
         D basis vectors: the exact trace).
-      num_probes: number of probes of each example, over which the estimate is averaged.
-      probe_sets: `None` if every example has its own probes. Otherwise the batch has that many equal parts, one
-        after the other, and all examples of a part share their probes and, with `per_example`, their N: the
-        estimate of an example does not depend on the others, for serving.
+      num_probes: number of probes per example, over which the estimate is averaged.
+      probe_sets: `None` if every example has its own probes. Otherwise the batch has this number of equal parts in
+        sequence, and all examples of a part share their probes and, with `per_example`, their N. The estimate of an
+        example then does not depend on the other examples, as needed for serving.
 
     Raises:
-      ValueError: if a number is out of range, or the distribution is another object.
+      ValueError: if an argument is out of range.
 
     References:
       Chen et al. 2019, Theorem 1; Kahn 1955 (Russian roulette).
@@ -227,16 +234,10 @@ class RussianRoulette(_RandomLength):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_exact_terms < 0:
-            raise ValueError(f"num_exact_terms must be at least 0; got {self.num_exact_terms}.")
-        if isinstance(self.distribution, type) or not hasattr(self.distribution, "survival"):
-            raise ValueError(
-                "distribution must be one of numbers of terms, such as tf_resflow.logdet.Geometric(0.5); got "
-                f"{self.distribution!r}."
-            )
+        self._check("num_exact_terms", self.num_exact_terms >= 0, "at least 0")
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
-        """Whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
+        """Returns whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
         return self.distribution.finite_variance(lipschitz_constant)
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
@@ -257,10 +258,10 @@ class RussianRoulette(_RandomLength):
 
 @dataclasses.dataclass(eq=False)
 class PowerSeries(_SeriesEstimator):
-    """The series cut after `num_terms` terms: biased, the baseline of i-ResNet.
+    """The series truncated after `num_terms` terms: biased, the baseline of i-ResNet.
 
-    Its gradient is that of its value, in expectation over the probes (exactly for basis probes): the Neumann series
-    stops one term earlier.
+    Its gradient is the gradient of its value, in expectation over the probes (exactly for basis probes): the
+    Neumann series stops one term earlier.
 
     Args:
       num_terms: at least 1.
@@ -274,8 +275,7 @@ class PowerSeries(_SeriesEstimator):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_terms < 1:
-            raise ValueError(f"num_terms must be at least 1; got {self.num_terms}.")
+        self._check("num_terms", self.num_terms >= 1, "at least 1")
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """The first `num_terms`, with weight 1."""
@@ -298,15 +298,15 @@ class AdaptiveSeries(_SeriesEstimator):
 
     Args:
       tolerance: positive, in nats per example.
-      lipschitz_constant: a bound that is known. By default a rigorous one is computed from the kernels of the
-        branch at each call, which takes seconds for images of thousands of dimensions.
-      order: order p of the norm in which the bound holds. By default that of the layers of the branch, with the
-        current value of a learned one.
+      lipschitz_constant: a known bound. By default a rigorous bound is computed from the kernels of the branch at
+        each call, which takes seconds for images of thousands of dimensions.
+      order: order p of the norm in which the bound holds. By default the order of the layers of the branch, with
+        the current value of a learned order.
       probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
 
     Raises:
-      ValueError: if a number is out of range or the Lipschitz constant is not below 1; when called, if the branch
-        is not bounded, or is bounded by its layers in another norm than that of `order`.
+      ValueError: if an argument is out of range; when called, if the branch has no known bound, or if its layers
+        bound it in the norm of another order.
       InvalidArgumentError: if a computed bound is not below 1.
     """
 
@@ -317,10 +317,8 @@ class AdaptiveSeries(_SeriesEstimator):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance must be positive; got {self.tolerance}.")
-        if self.lipschitz_constant is not None and not 0 <= self.lipschitz_constant < 1:
-            raise ValueError(f"AdaptiveSeries needs a Lipschitz constant below 1; got {self.lipschitz_constant}.")
+        self._check("tolerance", self.tolerance > 0, "positive")
+        self._check("lipschitz_constant", 0 <= (self.lipschitz_constant or 0) < 1, "at least 0 and below 1")
         self.order = None if self.order is None else float(self.order)
 
     @property
@@ -334,30 +332,28 @@ class AdaptiveSeries(_SeriesEstimator):
         if given is not None:
             return tf.constant(given, dtype), order
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
-        check = tf.debugging.assert_less(
+        tf.debugging.assert_less(
             bound,
             tf.ones([], dtype),
             "AdaptiveSeries: the certified Lipschitz bound of the branch is not below 1. Run "
             "resflow.layers.update_norms to a tight tolerance, or lower the layers' coefficient.",
         )
-        with tf.control_dependencies([check] if check is not None else []):
-            return tf.identity(bound), order
+        return bound, order
 
     def _order_of(self, branch):
-        """The order of the norm in which its layers bound a branch; raises if `order` is another."""
+        """The order of the norm in which its layers bound a branch; raises if `order` differs."""
         try:
             order = lipschitz_order(branch)
         except ValueError as error:
             raise ValueError(
-                f"AdaptiveSeries needs a branch whose Lipschitz constant is certified. {error} Or use another "
-                "estimator, or pass it a lipschitz_constant= and the order= of its norm."
+                f"AdaptiveSeries needs a branch whose Lipschitz constant is certified. {error} Or pass a "
+                "lipschitz_constant= and the order= of its norm, or use another estimator."
             ) from error
         if self.order not in (None, order):
             name = order.name if isinstance(order, LearnedOrder) else f"{order:g}"
             raise ValueError(
-                f"AdaptiveSeries needs a bound in the norm of order {self.order:g} (order=), but the layers of the "
-                f"branch bound it in the norm of order {name}: leave order out, or pass a lipschitz_constant of "
-                "the branch in the norm of that order."
+                f"AdaptiveSeries has order={self.order:g}, but the layers of the branch bound it in the norm of "
+                f"order {name}: leave order out, or pass a lipschitz_constant in the norm of order {self.order:g}."
             )
         return tf.stop_gradient(order.order()) if isinstance(order, LearnedOrder) else order
 
@@ -382,14 +378,14 @@ class AdaptiveSeries(_SeriesEstimator):
 class AdaptiveRoulette(_RandomLength):
     r"""Unbiased: exact terms while they are large, then a roulette whose survival follows their decay.
 
-    The term n is the last exact one of a probe v if \\(\|w_n\| \le \mathrm{rtol} \|v\|\\), with
-    \\(w_k = (J^T)^k v\\), and in any case if \\(n = \mathrm{max\_exact\_terms}\\). Of the rest, term \\(n + j\\) is
-    taken with the chance \\(P(N \ge j) = c q^{j - 1}\\), and divided by it. Given v, n is known, and N
-    does not depend on v otherwise: the estimate is unbiased. q is the root of \\(\|w_n\| / \|w_{n - 1}\|\\), or 0.5
-    if that is less, or 0.99 if it is more: the variance is finite wherever that of `Geometric(0.5)` is, and if q is
-    above the square of the ratio that the series tends to.
+    Term n is the last exact term of a probe v if \\(\|w_n\| \le \mathrm{rtol} \|v\|\\), with
+    \\(w_k = (J^T)^k v\\), or if \\(n = \mathrm{max\_exact\_terms}\\). Term \\(n + j\\) is taken with probability
+    \\(P(N \ge j) = c q^{j - 1}\\) and divided by it. Since v determines n, and N does not depend on v otherwise,
+    the estimate is unbiased. q is the root of \\(\|w_n\| / \|w_{n - 1}\|\\), clipped to [0.5, 0.99]. The variance
+    is finite wherever the variance with `Geometric(0.5)` is, and if q is above the square of the limit of the
+    ratio.
 
-    A series that decays by 1/5 a term, which is common in trained flows, takes 2 to 4 terms at 1e-2.
+    A series that decays by 1/5 per term, which is common in trained flows, takes 2 to 4 terms at 1e-2.
 
     ```python
     import tensorflow as tf
@@ -402,11 +398,11 @@ class AdaptiveRoulette(_RandomLength):
 
     Args:
       rtol: the relative size at which exact terms stop, in (0, 1).
-      max_exact_terms: at least 1; for series that decay slowly.
-      chance: c, that any term after the exact ones is taken, in (0, 1). By default 0.01 if each example draws its
-        N, since all take as many terms as the largest of the batch; 0.5 if one N is shared, as in training, where
-        rare terms of a large weight would be outliers.
-      per_example: whether each probe draws its own number of terms. They have their own n in any case.
+      max_exact_terms: at least 1; a limit for series that decay slowly.
+      chance: c, the probability that any term after the exact ones is taken, in (0, 1). By default 0.01 if each
+        example draws its N, because all examples take as many terms as the largest N of the batch; 0.5 if one N is
+        shared, as in training, where rare terms with a large weight would be outliers.
+      per_example: whether each probe draws its own N. Each probe has its own n in any case.
       probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
     """
 
@@ -418,12 +414,9 @@ class AdaptiveRoulette(_RandomLength):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.rtol < 1:
-            raise ValueError(f"rtol must be in (0, 1); got {self.rtol}.")
-        if self.chance is not None and not 0 < self.chance < 1:
-            raise ValueError(f"chance must be in (0, 1); got {self.chance}.")
-        if self.max_exact_terms < 1:
-            raise ValueError(f"max_exact_terms must be at least 1; got {self.max_exact_terms}.")
+        self._check("rtol", 0 < self.rtol < 1, "in (0, 1)")
+        self._check("chance", self.chance is None or 0 < self.chance < 1, "in (0, 1)")
+        self._check("max_exact_terms", self.max_exact_terms >= 1, "at least 1")
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """Exact terms until the rule of the class holds, and N more."""
@@ -463,22 +456,21 @@ def _norm(w):
 
 
 @dataclasses.dataclass(eq=False)
-class Exact(LogDetEstimator):
+class Exact(_Estimator):
     """The log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 
-    For dense layers and elementwise activations the products are carried forward, layer by layer, also beside a
-    condition. Differentiable any number of times.
+    For dense layers and elementwise activations the Jacobian is carried forward, layer by layer. Differentiable any
+    number of times.
     """
 
     is_random = False
 
-    def __call__(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`x + g(x)` and the log-determinant, `[batch]`; the seed is not used."""
-        branch = bind(branch)
-        gx, eye, jacobian = self._jacobian(branch, x, conditional_input)
+    def _evaluate(self, branch, inputs, seed, odd=False):
+        branch, x = bind(branch), inputs[0]
+        gx, eye, jacobian = self._jacobian(branch, inputs)
         log_det = log_abs_det(eye + jacobian, fused=branch.training)
+        if odd:
+            log_det = log_abs_det(eye - jacobian, fused=branch.training) - log_det
         return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
 
     def with_gradient(self, branch: Callable, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -488,7 +480,7 @@ class Exact(LogDetEstimator):
         def compute(x, parameters):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
-                _, eye, jacobian = self._jacobian(branch.with_parameters(parameters), x, None)
+                _, eye, jacobian = self._jacobian(branch.with_parameters(parameters), [x])
                 log_det, inverse = log_det_and_inverse(eye + jacobian, fused=branch.training)
                 log_det = tf.cast(log_det, x.dtype)
             return log_det, tape.gradient(log_det, x, unconnected_gradients="zero"), tf.cast(inverse, x.dtype)
@@ -496,26 +488,18 @@ class Exact(LogDetEstimator):
         key = None if branch.key is None else ("gradient", branch.key)
         return traced_once(key, compute, x, branch.tensors(), fused=branch.training)
 
-    def log_det_ratio(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
-    ) -> tf.Tensor:
-        """The difference of two log-determinants of one Jacobian, `[batch]`; the seed is not used."""
-        branch = bind(branch)
-        _, eye, jacobian = self._jacobian(branch, x, conditional_input)
-        less, more = (log_abs_det(eye + sign * jacobian, fused=branch.training) for sign in (-1.0, 1.0))
-        return tf.cast(less - more, x.dtype)
-
     def jacobian(self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """The Jacobian of the branch, `[batch, D, D]`."""
-        return tf.transpose(self._jacobian(bind(branch), x, conditional_input)[2], [2, 0, 1])
+        return tf.transpose(self._jacobian(bind(branch), _inputs(x, conditional_input))[2], [2, 0, 1])
 
-    def _jacobian(self, branch, x, conditional_input):
+    def _jacobian(self, branch, inputs):
         """g(x), the identity matrix `[D, D, 1]` and the Jacobian `[D, D, batch]`."""
+        x = inputs[0]
         if branch.program.knows_jacobian:
-            gx, jacobian = branch.jacobian(_inputs(x, conditional_input))
+            gx, jacobian = branch.jacobian(inputs)
         else:
             rows = tf.shape(x)[0]
-            given, *conditions = map(_at_least_one_row, _inputs(x, conditional_input))
+            given, *conditions = map(_at_least_one_row, inputs)
             gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), given)
             gx, jacobian = gx[:rows], tf.transpose(jacobian[:rows], [1, 2, 0])
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
@@ -530,7 +514,7 @@ _KNOWN = (AdaptiveRoulette, AdaptiveSeries, Geometric, Poisson, PowerSeries, Rus
 
 
 def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """g(x) and its Jacobians `[batch, size, size]`, a row at a time, all in one batch, for x `[batch, *event]`."""
+    """g(x) and its Jacobians `[batch, size, size]`, for x `[batch, *event]`: all rows in one vectorized pass."""
     size = x.shape[1:].num_elements()
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
@@ -543,14 +527,69 @@ def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple
     def rows_of(units):
         return tf.transpose(tf.vectorized_map(row, units), [1, 0, 2])
 
-    if tf.executing_eagerly():  # it is traced at each call, of which TensorFlow would warn
+    if tf.executing_eagerly():  # TensorFlow would warn that it is traced at each call
         rows_of = silence_retracing(tf.function(rows_of, autograph=False))
     return gx, rows_of(tf.eye(size, dtype=gx.dtype))
 
 
 def _at_least_one_row(tensor):
-    """`tensor`, or a row of zeros for an empty batch, on which TensorFlow's vectorized gradients fail."""
+    """`tensor`, or a row of zeros for an empty batch, where TensorFlow's vectorized gradients fail."""
     missing = tf.cast(tf.equal(tf.shape(tensor)[0], 0), tf.int32)
     padded = tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
-    padded.set_shape([None, *tensor.shape[1:]])  # a check, as of ensure_shape, is not in TFLite
+    padded.set_shape([None, *tensor.shape[1:]])  # TFLite has no ensure_shape
     return padded
+
+
+_LARGEST_EXACT = {"training": 10, "evaluation": 16, "inference": 32, "scores": 256}  # coordinates of an event
+
+
+def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
+    """Returns the default estimator of log-determinants: exact for small events, unbiased for larger ones.
+
+    | purpose | use | `Exact` up to | above |
+    |---|---|---|---|
+    | "training" | maximum likelihood | 10 coordinates | `RussianRoulette` |
+    | "evaluation" | log-likelihoods, averaged over examples | 16 coordinates | `AdaptiveRoulette` |
+    | "inference" | posteriors, coordinates of Markov chains | 32 coordinates | `RussianRoulette` |
+    | "scores" | log-densities of rows, compared with each other | 256 coordinates | `AdaptiveRoulette` |
+
+    A step with `Exact` takes at most 2 times the processor time of a step with the estimate in training and
+    inference, and 5 times in evaluation (image flows; 2 times for vector flows), as `benchmarks/exact_crossover.py`
+    measures. Scores are exact up to larger sizes because noise changes ranks, and a row is scored once.
+
+    Args:
+      event_size: number of coordinates of an event.
+      purpose: a key of the table.
+    """
+    if purpose not in _LARGEST_EXACT:
+        raise ValueError(f"purpose must be one of {', '.join(_LARGEST_EXACT)}; got {purpose!r}.")
+    if event_size <= _LARGEST_EXACT[purpose]:
+        return Exact()
+    is_training = purpose in ("training", "inference")
+    return RussianRoulette(probes="colored") if is_training else AdaptiveRoulette(per_example=True)
+
+
+class UnseededEstimateWarning(UserWarning):
+    """Issued once per process, when a random estimate of a log-determinant got no seed.
+
+    A caller that wants fresh random numbers passes `seed=None`, and gets no warning.
+    """
+
+
+_has_warned = False
+
+
+def warn_unseeded(name: str) -> None:
+    """Issues the warning for the block of this name, unless the process has already issued it."""
+    global _has_warned
+    if _has_warned:
+        return
+    warnings.warn(
+        f"The block {name!r} estimated a log-determinant without a seed: the value is random, and differs at each "
+        'call. Pass a seed, as by log_prob(x, bijector_kwargs={"seed": 1}). Where the caller passes none on, as in '
+        "MCMC, mixtures and joint distributions, make log-determinants exact: tf_resflow.bijectors.with_log_det("
+        "density, tf_resflow.logdet.Exact()). This warning is issued once per process.",
+        UnseededEstimateWarning,
+        stacklevel=3,
+    )
+    _has_warned = True

@@ -7,10 +7,9 @@ import tensorflow as tf
 
 from tf_resflow.layers.program import BoundNetwork
 from tf_resflow.layers.tracing import traced_once
-from tf_resflow.logdet.first_order import first_order_only
 from tf_resflow.private_api import custom_gradient
 
-__all__ = ["Terms", "power_series_log_det"]
+__all__ = ["Terms", "first_order_only", "power_series_log_det"]
 
 
 class Terms(NamedTuple):
@@ -18,14 +17,33 @@ class Terms(NamedTuple):
 
     Attributes:
       more: `more(k, state)`, a scalar `bool` tensor: whether to compute term `k`.
-      weigh: `weigh(k, w, state)` with `w = (J')^k v`: the weights of term `k` of the log-determinant and of the
+      weigh: `weigh(k, w, state)` with `w = (J')^k v`: the weights of term `k` in the log-determinant and in the
         Neumann series, each scalar or `[rows]`, and the next state.
-      state: a tuple of tensors, at the beginning.
+      state: the initial tuple of tensors.
     """
 
     more: Callable[[tf.Tensor, tuple], tf.Tensor]
     weigh: Callable[[tf.Tensor, tf.Tensor, tuple], tuple]
     state: tuple = ()
+
+
+def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tensor]:
+    """Equal tensors that raise a ValueError, which ends with `remedy`, when they are differentiated.
+
+    For gradients that hold some of their inputs constant.
+    """
+
+    @custom_gradient
+    def guard(*values):
+        def grad(*_):
+            raise ValueError(
+                "A second derivative was requested of a gradient that holds its probe vectors constant; it would "
+                f"be silently wrong. {remedy}"
+            )
+
+        return [tf.identity(value) for value in values], grad
+
+    return list(guard(*tensors))
 
 
 def _inner(a, b):
@@ -47,20 +65,21 @@ def _sum_series(vjp, v, terms):
     """
 
     def body(k, sign, w, log_det, u, state):
-        w = tf.ensure_shape(vjp(w), rows)  # some activations' gradients forget their shape in a graph
+        w = tf.ensure_shape(vjp(w), w.shape)  # some activations' gradients forget their shape in a graph
         weight, neumann_weight, state = terms.weigh(k, w, state)
         log_det += sign * weight / tf.cast(k, v.dtype) * _inner(w, v)
         u -= sign * _per_row(neumann_weight, v) * w
         return k + 1, -sign, w, log_det, u, state
 
     start = (tf.constant(1), tf.ones([], v.dtype), v, tf.zeros(tf.shape(v)[:1], v.dtype), v, terms.state)
-    rows, scalar = tf.TensorShape([None, *v.shape[1:]]), tf.TensorShape([])
-    states = tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state)
-    shapes = scalar, scalar, rows, rows[:1], rows, states
-    _, _, _, log_det, u, _ = tf.while_loop(
-        lambda k, sign, w, log_det, u, state: terms.more(k, state), body, start, shape_invariants=shapes
-    )
+    *_, log_det, u, _ = _while_more(terms, body, start)
     return log_det, u
+
+
+def _while_more(terms, body, start):
+    """Loops over the terms: the first variable is the number of the term, the last one the state."""
+    shapes = tf.nest.map_structure(lambda t: tf.TensorShape([None, *t.shape[1:]] if t.shape.rank else []), start)
+    return tf.while_loop(lambda k, *others: terms.more(k, others[-1]), body, start, shape_invariants=shapes)
 
 
 def _sum_odd_series(vjp, v, terms):
@@ -68,10 +87,9 @@ def _sum_odd_series(vjp, v, terms):
 
     `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
     """
-    rows = tf.TensorShape([None, *v.shape[1:]])
 
     def product(w):
-        return tf.ensure_shape(vjp(w), rows)
+        return tf.ensure_shape(vjp(w), w.shape)
 
     def with_term(n, even, odd, log_det, u, state):
         weight, _, state = terms.weigh(n, odd, state)
@@ -84,11 +102,7 @@ def _sum_odd_series(vjp, v, terms):
 
     none = tf.zeros(tf.shape(v)[:1], v.dtype)
     start = with_term(tf.constant(1), v, product(v), none, tf.zeros_like(v), terms.state)
-    states = tuple(tf.TensorShape([None] * tensor.shape.rank) for tensor in terms.state)
-    shapes = tf.TensorShape([]), rows, rows[:1], rows, states
-    _, _, log_det, u, _ = tf.while_loop(
-        lambda n, odd, log_det, u, state: terms.more(n, state), body, start, shape_invariants=shapes
-    )
+    *_, log_det, u, _ = _while_more(terms, body, start)
     return log_det, u
 
 
@@ -104,18 +118,27 @@ def power_series_log_det(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     r"""`y = x + g(x)` and the series estimate of `log|det(I + J)|`, `J = dg/dx`, with one evaluation of `g`.
 
-    The value is \\(\sum_k (-1)^{k+1} w_k v^T J^k v / k\\). Its gradient is that of \\(u^T J v\\) with
-    \\(u = \sum_k (-1)^k w_k (J^T)^k v\\) held constant (the Neumann series). `u` is summed in the same loop as the
-    value, and the backward pass needs `x`, `v` and `u` only: under `tf.function` the memory kept for it depends
-    neither on the number of terms nor on the width of `g`.
+    The value is \\(\sum_k (-1)^{k+1} w_k v^T J^k v / k\\). Its gradient is the gradient of \\(u^T J v\\) with
+    \\(u = \sum_k (-1)^k w_k (J^T)^k v\\) held constant (the Neumann series). The same loop sums `u` and the value,
+    and the backward pass needs only `x`, `v` and `u`: under `tf.function` its memory depends neither on the number
+    of terms nor on the width of `g`. A second derivative raises a ValueError.
 
-    `inputs` are x, `[batch, *event]`, and conditions. `draw` makes of the branch, x and the seed the probes v,
-    `[num_probes * batch, *event]`, and the `Terms`; calls of equal keys for equal programs are traced once. Returns
-    y and the log-determinant, `[batch]`, the mean over the probes. A second derivative is a ValueError.
-
-    With `odd` the series is instead that of \\(\log|\det(I - J)| - \log|\det(I + J)|
+    With `odd` the series is that of \\(\log|\det(I - J)| - \log|\det(I + J)|
     = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
     \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
+
+    Args:
+      branch: g.
+      inputs: x, `[batch, *event]`, and conditions.
+      num_probes: number of probes per example, over which the estimate is averaged.
+      draw: function of the branch, x and the seed that returns the probes v, `[num_probes * batch, *event]`, and
+        the `Terms`.
+      seed: stateless seed.
+      odd: see above.
+      key: calls with equal keys for equal programs are traced once.
+
+    Returns:
+      y, and the log-determinant, `[batch]`.
 
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
@@ -164,10 +187,9 @@ def power_series_log_det(
 
 
 def _gradients(branch, inputs, v, u, num_probes, dy, dlog_det, others):
-    """The gradients in `inputs`, in the parameters and in other variables, for those of the results.
+    """The gradients in `inputs`, in the parameters and in other variables, for upstream gradients of the results.
 
-    They are those of u'J v, held with u constant, and of g: by a forward derivative if it is known, and by a
-    reverse one otherwise.
+    They are the gradients of u'J v, with u constant, and of g, by a forward derivative if it is known.
     """
     targets = [*inputs, *branch.parameters, *others]
     upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)

@@ -16,16 +16,15 @@ def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, se
 
     The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\):
 
-    - "rademacher": independent random signs. The variance is that of one probe over their number.
-    - "colored": one vector z of random signs, of which each probe has the coordinates of one color, times
-      \\(\sqrt m\\) for m probes. The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of two colors cancel,
-      and the noise is that of pairs of one color, which `coloring` keeps far apart. It is exact for one color a
+    - "rademacher": independent random signs. The variance is inversely proportional to the number of probes.
+    - "colored": one vector z of random signs. Each of m probes has the coordinates of one color, times
+      \\(\sqrt m\\). The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of two colors cancel, and noise
+      comes only from pairs of one color, which `coloring` keeps far apart. It is exact for one color per
       coordinate.
     - "gaussian": independent standard normal vectors.
     - "basis": \\(\sqrt D e_i\\), i = 1, ..., D: the exact trace.
 
-    The batch has `sets` equal parts, the examples of which have the same probes; with None each example has its
-    own.
+    The batch has `sets` equal parts, whose examples share their probes. With `None` each example has its own.
 
     References:
       Tang and Saad, A probing method for computing the diagonal of a matrix inverse, 2012.
@@ -68,12 +67,12 @@ def _signs(shape, seed, dtype):
 def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) -> tf.Tensor:
     """A color 0, ..., num_colors - 1 of each coordinate of an event.
 
-    Coordinates of a vector take turns. In an image of C channels, these have different colors first. What is left
-    are p colors of the pixels, `(row + s column) mod p`: a lattice, with the s for which pixels of one color are
+    Coordinates of a vector take turns. In an image of C channels, the channels of a pixel have different colors.
+    The pixels then have p colors, `(row + s column) mod p`: a lattice, with the s that keeps pixels of one color
     farthest apart. Colors beyond a multiple of C are not used. With 3 x 3, 1 x 1 and 3 x 3 kernels, 9 C colors keep
-    coupled pixels apart, and 25 C those that are coupled in the second term of the series.
+    coupled pixels apart, and 25 C colors keep pixels apart that the second term of the series couples.
 
-    `static_shape` is the shape of an event as far as it is known; the number of channels is.
+    `static_shape` is the known part of the event's shape, with a known number of channels.
     """
     if static_shape.rank < 2:
         return tf.reshape(tf.range(tf.reduce_prod(shape)) % num_colors, shape)

@@ -17,7 +17,7 @@ class TermDistribution(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        """Draws `int32` counts of the given shape from a stateless seed."""
+        """Draws `int32` counts from a stateless seed."""
 
     @abc.abstractmethod
     def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
@@ -28,7 +28,7 @@ class TermDistribution(abc.ABC):
         """Whether `sum_k L^(2k) / P(N >= k)` is finite."""
 
 
-@dataclasses.dataclass(eq=False, repr=False)
+@dataclasses.dataclass(eq=False)
 class Geometric(TermDistribution):
     """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`.
 
@@ -50,17 +50,15 @@ class Geometric(TermDistribution):
 
     @classmethod
     def for_lipschitz(cls, lipschitz_constant: float) -> "Geometric":
-        """The distribution with `p = 1 - L`, whose variance is finite for a Lipschitz constant L < 1.
+        """Returns the distribution with `p = 1 - L`, whose variance is finite for a Lipschitz constant L in (0, 1).
 
         It takes `1 / (1 - L)` terms in expectation.
         """
-        if not 0.0 < lipschitz_constant < 1.0:
-            raise ValueError(f"The Lipschitz constant must be in (0, 1); got {lipschitz_constant}.")
         return cls(1.0 - lipschitz_constant)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws counts."""
-        # In single precision the smallest uniform number, once in 2^23 draws, would stand for all of the tail.
+        # In single precision the smallest uniform number, once in 2^23 draws, would represent all of the tail.
         u = random_uniform(shape, seed, tf.float64)
         return tf.cast(tf.floor(tf.math.log(u) / math.log1p(-self.p)), tf.int32) + 1
 
@@ -72,11 +70,8 @@ class Geometric(TermDistribution):
         """Whether `1 - p > L^2`."""
         return 1.0 - self.p > lipschitz_constant**2
 
-    def __repr__(self):
-        return f"Geometric({self.p})"
 
-
-@dataclasses.dataclass(eq=False, repr=False)
+@dataclasses.dataclass(eq=False)
 class Poisson(TermDistribution):
     """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
@@ -108,6 +103,3 @@ class Poisson(TermDistribution):
     def finite_variance(self, lipschitz_constant: float) -> bool:
         """False unless `L` is zero."""
         return lipschitz_constant == 0
-
-    def __repr__(self):
-        return f"Poisson({self.rate})"

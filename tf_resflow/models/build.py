@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tf_resflow import bijectors, flows, logdet
 from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.flows.build import build_estimator, build_flow
+from tf_resflow.flows.kinds import ESTIMATORS
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.hybrid_model import HybridModel
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 __all__ = ["build_model", "check_dataset", "check_only_stderr", "evaluation_estimator", "with_statistics"]
-
-_ESTIMATORS = ("adaptive_roulette", "russian_roulette", "power_series", "adaptive", "exact")
 
 
 def check_dataset(config: "ConfigDict", dataset: Any) -> None:
@@ -106,8 +105,8 @@ def evaluation_estimator(
       event_shape: shape of an example.
       dequantizer: the dequantizer of its model, which is evaluated with the same estimator.
       name: "adaptive_roulette", "russian_roulette" or "power_series" with the settings of
-        `config.model.estimator.eval`; "adaptive" for terms until the rest of the series is guaranteed below 1e-4
-        nats for each block and probe, which needs certified Lipschitz constants below 1; or "exact" for slogdet.
+        `config.model.estimator.eval`; "adaptive_series" for terms until the rest of the series is guaranteed below
+        1e-4 nats for each block and probe, which needs certified Lipschitz constants below 1; or "exact".
         The default is "exact" where `tf_resflow.logdet.default_estimator` is exact or the flow has no residual
         blocks, and `config.model.estimator.eval.kind` elsewhere.
       num_probes: number of probes of all estimators but "exact"; by default
@@ -117,7 +116,7 @@ def evaluation_estimator(
       The name and the estimator.
 
     Raises:
-      ValueError: if the name is unknown, or "adaptive" cannot be certified.
+      ValueError: if the name is unknown, or "adaptive_series" cannot be certified.
     """
     settings = config.model.estimator.eval
     parts = [flow, *([dequantizer.flow] if isinstance(dequantizer, FlowDequantizer) else [])]
@@ -125,11 +124,9 @@ def evaluation_estimator(
     if name is None:
         default = logdet.default_estimator(math.prod(event_shape), "evaluation")
         name = "exact" if isinstance(default, logdet.Exact) or not has_blocks else settings.kind
-    if name not in _ESTIMATORS:
-        raise ValueError(f"log_det must be one of {', '.join(_ESTIMATORS)}; got {name!r}.")
-    if name == "exact":
-        return name, logdet.Exact()
-    if name != "adaptive":
+    if name not in ESTIMATORS:
+        raise ValueError(f"log_det must be one of {', '.join(ESTIMATORS)}; got {name!r}.")
+    if name != "adaptive_series":
         return name, build_estimator(settings, True, kind=name, num_probes=num_probes)
     bounds = [bound for part in parts for bound in _certified_bounds(part)]
     if not bounds:
@@ -152,7 +149,7 @@ def _certified_bounds(flow):
         reason = uncertified_blocks(flow).get(worst)
         found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
-            f"log_det='adaptive' needs certified Lipschitz constants below 1, but that of {worst} is {found}. "
+            f"log_det='adaptive_series' needs certified Lipschitz constants below 1; that of {worst} is {found}. "
             "Evaluate with 'adaptive_roulette' or 'exact', or train with a lower config.model.coefficient."
         )
     return bounds.values()

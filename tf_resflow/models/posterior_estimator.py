@@ -117,7 +117,11 @@ class PosteriorEstimator:
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
         num_features = _num_features(summary, shape, dtype)
         affine = ConditionalAffine(_affine_network(num_features, size, dtype))
-        options = {"activation": "cpila", "coefficient": coefficient, "affine_layers": (affine_layers, 0)}
+        options: dict[str, Any] = {
+            "activation": "cpila",
+            "coefficient": coefficient,
+            "affine_layers": (affine_layers, 0),
+        }
         options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
         blocks = vector_flow(size, num_blocks, hidden, seed=seed, dtype=dtype, **options)
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
@@ -328,7 +332,7 @@ def _from_vectors(prior):
             f"{prior.batch_shape}, {prior.dtype} and the bijector {constraint}."
         )
     (dtype,) = dtypes
-    return *from_vectors(prior.event_shape, constraint, dtype), dtype.name
+    return *from_vectors(prior.event_shape, constraint), dtype.name
 
 
 def _moved(theta, back):

@@ -11,7 +11,7 @@ from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.program import bind
 from tf_resflow.layers.tracing import settings_key, traced_once
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, inverse_of
-from tf_resflow.logdet.first_order import first_order_only
+from tf_resflow.logdet.power_series import first_order_only
 from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Anderson, FixedPoint, Solution, warn_unconverged
 

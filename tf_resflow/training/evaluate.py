@@ -47,8 +47,8 @@ class Evaluation:
       plan: the `LikelihoodPlan`.
 
     Raises:
-      ValueError: when "adaptive" cannot be certified, or a value is unknown; for `stderr` beside `log_det` or
-        `num_probes`; here for `stderr`, and by the metrics of a density, when a classifier alone was trained.
+      ValueError: when "adaptive_series" cannot be certified, or a value is unknown; for `stderr` beside `log_det`
+        or `num_probes`; here for `stderr`, and by the metrics of a density, when a classifier alone was trained.
     """
 
     def __init__(

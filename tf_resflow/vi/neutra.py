@@ -19,15 +19,15 @@ __all__ = ["frozen", "neutra_bijector"]
 
 
 def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
-    r"""The flow of a fitted surrogate posterior as the bijector of `tfp.mcmc.TransformedTransitionKernel`.
+    r"""Returns the flow of a fitted surrogate posterior as the bijector of `tfp.mcmc.TransformedTransitionKernel`.
 
-    Chains move in the latent z of the surrogate, where the target \\(\log p(f(z)) + \log|\det J_f(z)|\\) is close
-    to a standard normal if the surrogate fits, however the posterior is bent. The chains sample the posterior
-    itself: a misfit costs efficiency alone.
+    Chains move in the latent z of the surrogate. If the surrogate fits, the target
+    \\(\log p(f(z)) + \log|\det J_f(z)|\\) is close to a standard normal, however bent the posterior is. The chains
+    sample the posterior itself: a misfit only costs efficiency.
 
-    The log-determinants are exact. The parameters are those of the moment, as constants, with the kernels scaled
-    once: a step computes no norms. (Variables of stock bijectors, and of layers that this library does not know,
-    stay variables.) Differentiable any number of times, in graphs and compiled by XLA.
+    The log-determinants are exact. The current parameters become constants, and the kernels are scaled once, so a
+    step computes no norms. (Variables of stock bijectors, and of layers that this library does not know, stay
+    variables.) The bijector is differentiable any number of times, in graphs and compiled by XLA.
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
@@ -57,23 +57,24 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     ```
 
     Args:
-      surrogate_posterior: as from `tf_resflow.vi.flow_surrogate_posterior`. If the event has parts, their structure
-        must be a list or a tuple, as `TransformedTransitionKernel` demands; z then is a list of vectors.
+      surrogate_posterior: a distribution such as from `tf_resflow.vi.flow_surrogate_posterior`. If the event has
+        parts, their structure must be a list or a tuple, as `TransformedTransitionKernel` requires; z is then a
+        list of vectors.
 
     Returns:
       A bijector from z to the events of the surrogate.
 
     Raises:
-      ValueError: if it is not made of a flow on vectors, its events are dictionaries, or a `tf.function` is being
-        traced.
+      ValueError: if the surrogate is not made of a flow on vectors, its events are dictionaries, or a `tf.function`
+        is being traced.
 
     References:
       Hoffman et al., NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using Neural Transport, 2019.
     """
     if not tf.executing_eagerly():
         raise ValueError(
-            "neutra_bijector takes the values that the parameters have when it is called: call it before the "
-            "tf.function that runs the chains, not in it."
+            "neutra_bijector copies the current values of the parameters: call it before the tf.function that runs "
+            "the chains, not in it."
         )
     flow, others = vector_part(surrogate_posterior)
     structure = surrogate_posterior.dtype
@@ -81,10 +82,9 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     if tf.nest.is_nested(structure):
         if not isinstance(structure, (list, tuple)) or not isinstance(others[0], tfb.Split):
             raise ValueError(
-                "tfp.mcmc.TransformedTransitionKernel takes states that are tensors, lists or tuples, whose parts "
-                f"are split from a vector; the events of {surrogate_posterior.name} are of the type "
-                f"{type(structure).__name__}: fit a surrogate of a list or tuple of parts, as of a "
-                "JointDistributionSequential or JointDistributionCoroutine."
+                "tfp.mcmc.TransformedTransitionKernel takes states that are tensors, lists or tuples; an event of "
+                f"{surrogate_posterior.name} is a {type(structure).__name__}: fit a surrogate of a list or tuple "
+                "of parts, as of a JointDistributionSequential or JointDistributionCoroutine."
             )
         members.insert(0, tfb.Invert(others[0]))  # a Split
     return Flow(members, name="neutra")
@@ -107,7 +107,7 @@ def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
 
 
 class _Frozen(FlowBijector):
-    """A bijector of vectors by a function of x, a context, and whether to invert. Nothing sees what it uses."""
+    """A bijector of vectors that applies a function of x, a context, and whether to invert."""
 
     _inverse_solves = True
 

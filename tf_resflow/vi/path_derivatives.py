@@ -18,31 +18,32 @@ _LINEAR = (tfb.Permute, tfb.ScaleMatvecDiag, tfb.ScaleMatvecLU, tfb.ScaleMatvecT
 
 
 def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tfd.TransformedDistribution:
-    r"""A view of a surrogate posterior with which the gradient of the ELBO is the path derivative.
+    r"""Returns a view of a surrogate posterior for which the gradient of the ELBO is the path derivative.
 
-    With \\(x = f_\phi(z)\\), the gradient of \\(\log p(x) - \log q_\phi(x)\\) has two parts: the one along the
-    path, \\((\nabla_x \log p - \nabla_x \log q_\phi)^T \partial x / \partial \phi\\), and the score
+    With \\(x = f_\phi(z)\\), the gradient of \\(\log p(x) - \log q_\phi(x)\\) has two parts: the gradient along
+    the path, \\((\nabla_x \log p - \nabla_x \log q_\phi)^T \partial x / \partial \phi\\), and the score
     \\(-\partial \log q_\phi(x) / \partial \phi\\) at fixed x, whose mean is zero. Without the score the gradient
-    still is unbiased, and has no variance at all where q is the posterior. Here
-    \\(\nabla_x \log q_\phi = J^{-T} \nabla_z (\log q(z) - \log|\det J|)\\), from a D x D system for each sample
-    and bijector: it is carried along with the sample.
+    is still unbiased, and it has no variance where q is the posterior. Here
+    \\(\nabla_x \log q_\phi = J^{-T} \nabla_z (\log q(z) - \log|\det J|)\\) is carried along with the sample. It
+    comes from a D x D system for each sample and bijector.
 
-    Variables are shared: fit the view, and use the surrogate. It works for TFP's flows, too.
+    The view shares the variables: fit the view, and use the surrogate. TFP's own flows work, too.
 
-    The view is for the ELBO (`tfp.vi.kl_reverse` with `importance_sample_size=1`): in other objectives the score
-    has weights, with which its mean is not zero. The density of a given x keeps its gradient; the density of a
-    sample, which comes from the sampling pass, has that of the path.
+    The view is for the ELBO (`tfp.vi.kl_reverse` with `importance_sample_size=1`). In other objectives the score
+    has weights, and its mean is not zero. The density of a given x keeps its gradient; only the density of a
+    sample, which comes from the sampling pass, has the gradient along the path.
 
     Args:
-      surrogate_posterior: as from `tf_resflow.vi.flow_surrogate_posterior` or
-        `tfp.experimental.vi.build_split_flow_surrogate_posterior`. A step takes the Jacobians of its samples:
-        meant for up to about a thousand coordinates.
+      surrogate_posterior: a distribution such as from `tf_resflow.vi.flow_surrogate_posterior` or
+        `tfp.experimental.vi.build_split_flow_surrogate_posterior`. A step computes the Jacobians of its samples,
+        which suits up to about a thousand coordinates.
 
     Returns:
       A `tfd.TransformedDistribution` with the same samples and densities.
 
     Raises:
-      ValueError: if it is not made of a flow on vectors, or its base distribution has trainable variables.
+      ValueError: if the surrogate is not made of a flow on vectors, or its base distribution has trainable
+        variables.
 
     References:
       Roeder, Wu and Duvenaud, Sticking the Landing, 2017, Equation 8.
@@ -53,8 +54,8 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     base = surrogate_posterior.distribution
     if base.trainable_variables:
         raise ValueError(
-            f"The base distribution of {surrogate_posterior.name} has trainable variables, whose gradient is not "
-            "along the path of a flow: make its loc and scale part of the bijector, as tfb.Shift and tfb.Scale."
+            f"The base distribution of {surrogate_posterior.name} has trainable variables, which have no path "
+            "derivative: make its loc and scale part of the bijector, as tfb.Shift and tfb.Scale."
         )
     bijector = Flow([_PathDerivative(flow, base), *others], name="surrogate")
     split = surrogate_posterior.parameters.get("kwargs_split_fn")
@@ -63,7 +64,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
 
 
 class _PathDerivative(FlowBijector):
-    """A flow from z to x whose log-determinant has the gradient that makes that of log q the path derivative."""
+    """A flow from z to x with a log-determinant for which the gradient of log q is the path derivative."""
 
     def __init__(self, flow: Flow, base: tfd.Distribution, name: str = "path_derivative"):
         parameters = dict(locals())
@@ -79,8 +80,8 @@ class _PathDerivative(FlowBijector):
             tape.watch(z)
             log_prob = self._base.log_prob(z)
         gradient, total = tape.gradient(log_prob, z), 0.0
-        arguments = {"networks": context.arguments.get("networks") or Networks(self._flow)}
-        arguments = {**context.arguments, **arguments}
+        networks = context.arguments.get("networks") or Networks(self._flow)
+        arguments = {**context.arguments, "networks": networks}
         for bijector, arguments_of_member in _in_sequence(self._flow, arguments, x.shape[-1:]):
             of_member = dataclasses.replace(context, arguments=arguments_of_member)
             value, log_det, gradient = _carried(bijector, value, gradient, of_member)
@@ -99,14 +100,12 @@ def _rows(x):
 
 def _in_sequence(bijector, arguments, shape):
     """The innermost members of flows and chains on vectors in their order, each with its arguments."""
-    pairs = []
-    if not arguments.keys() <= {"seed", "salt", "networks"}:
-        pass
-    elif type(bijector) is Flow:
+    pairs, is_known = [], arguments.keys() <= {"seed", "salt", "networks"}
+    if is_known and type(bijector) is Flow:
         routed = route_members(bijector, bijector._members, arguments)
         pairs = [(member, routed[key]) for key, member in bijector._members.items()]
-    elif isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector):
-        members = [member for member in in_order(bijector) if member is not bijector]  # none but of a sequence
+    elif is_known and isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector):
+        members = [member for member in in_order(bijector) if member is not bijector]  # empty unless a sequence
         pairs = [(member, arguments.get(member.name, {})) for member in members]
     if not pairs or any(member.forward_event_shape(shape) != shape for member, _ in pairs):
         return [(bijector, arguments)]
@@ -114,7 +113,7 @@ def _in_sequence(bijector, arguments, shape):
 
 
 def _carried(bijector, x, gradient, context):
-    r"""The value y, log|det J|, and the gradient of the log-density in y, for that in x.
+    r"""The value y, log|det J|, and the gradient of the log-density in y, from the gradient in x.
 
     \\(\nabla_y \log q = J^{-T} (\nabla_x \log q - \nabla_x \log|\det J|)\\).
     """
@@ -147,7 +146,7 @@ def _by_inverse(bijector, y, gradient):
 
 
 def _jacobian(bijector, x, y, context):
-    """The Jacobians `[rows, size, size]` of a bijector at x, of which y is the image."""
+    """The Jacobians `[rows, size, size]` of a bijector at x, with the image y."""
     if "jacobian" in vars(type(bijector)) and "conditional_input" not in context.arguments:
         return bijector.jacobian(_rows(x), _rows(y), networks=context.arguments["networks"])
     context = dataclasses.replace(context, log_det=False, visit=None)

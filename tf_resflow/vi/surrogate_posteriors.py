@@ -38,14 +38,14 @@ def flow_surrogate_posterior(
 ) -> tfd.TransformedDistribution:
     r"""A trainable distribution over the parameters of a model, for `tfp.vi.fit_surrogate_posterior`.
 
-    A draw is \\(\theta = c(f(z))\\), with z standard normal in D dimensions, the flow f of residual blocks
-    \\(x + g(x)\\) and then affine autoregressive layers, between ActNorms, which is split and reshaped to the parts
-    of the event, and the constraints c. Blocks split modes and bend; the affine layers, those of an inverse
-    autoregressive flow, stretch by factors where the scale of one parameter depends on another.
+    A draw is \\(\theta = c(f(z))\\), where z is standard normal in D dimensions. The flow f has residual blocks
+    \\(x + g(x)\\) and then affine autoregressive layers, between ActNorms. Its output is split and reshaped to the
+    parts of the event, and c are the constraints. Blocks separate modes and bend. The affine layers, those of an
+    inverse autoregressive flow, stretch by factors where the scale of one parameter depends on another.
     \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. The density
-    of a \\(\theta\\) that was not drawn needs the inverse, and so a solver.
+    of a \\(\theta\\) that was not drawn needs the inverse, and therefore a solver.
 
-    The arguments of `tfp.experimental.vi.build_split_flow_surrogate_posterior` mean the same:
+    Arguments have the same meaning as in `tfp.experimental.vi.build_split_flow_surrogate_posterior`:
 
     ```python
     import keras
@@ -66,20 +66,20 @@ def flow_surrogate_posterior(
     ```
 
     Args:
-      event_shape: shape of an event, or a nested structure of shapes: a `tf.TensorShape`, a list of integers, or an
-        integer vector each.
+      event_shape: shape of an event, or a nested structure of shapes. Each shape is a `tf.TensorShape`, a list of
+        integers, or an integer vector.
       constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
-        the posterior; `None` for a posterior on the reals. It has no trainable variables.
-      num_blocks: number of residual blocks; more of them separate several modes better.
-      affine_layers: number of affine autoregressive layers. With 0 all of the flow has Lipschitz constants.
-      hidden: widths of the inner layers of the networks of both.
-      activation: of the blocks, see `tf_resflow.flows.dense_branch`.
+        the posterior, without trainable variables; `None` for a posterior on the reals.
+      num_blocks: number of residual blocks. More blocks separate modes better.
+      affine_layers: number of affine autoregressive layers. With 0 the whole flow has Lipschitz constants.
+      hidden: widths of the inner layers of all networks.
+      activation: activation in the blocks, see `tf_resflow.flows.dense_branch`.
       coefficient: Lipschitz bound of each layer of a block, below 1.
       log_det: estimator of the log-determinants; by default `tf_resflow.logdet.default_estimator` for inference.
-        If it is random, each call draws it anew unless `bijector_kwargs={"seed": ...}` is passed.
-      base_distribution: function of `loc` and `scale`, the distribution of each coordinate of z.
-      batch_shape: of independent draws that go through one flow.
-      dtype: "float32" or "float64", as that of the model.
+        A random estimate is drawn anew at each call unless `bijector_kwargs={"seed": ...}` is passed.
+      base_distribution: function of `loc` and `scale` that returns the distribution of each coordinate of z.
+      batch_shape: batch shape of independent draws that go through one flow.
+      dtype: "float32" or "float64", the dtype of the model.
       seed: `int`, of the initial parameters.
       validate_args: whether bijectors and distribution check their inputs.
 
@@ -88,7 +88,7 @@ def flow_surrogate_posterior(
 
     Raises:
       ValueError: if a shape is unknown, an event has no coordinate, or the constraints have trainable variables or
-        do not fit the events or the dtype.
+        do not fit the events.
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
@@ -97,7 +97,7 @@ def flow_surrogate_posterior(
     """
     dtype = tf.as_dtype(dtype)
     _check_constant(constraining_bijector)
-    size, into_events = from_vectors(event_shape, constraining_bijector, dtype, validate_args)
+    size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
     if log_det is None:
         log_det = default_estimator(size, "inference")
     flow = vector_flow(
@@ -121,24 +121,24 @@ def flow_surrogate_posterior(
 
 
 def _drawn_anew(kwargs):
-    """The arguments of the base and of the flow, for which trainers of TFP pass no seed."""
+    """The arguments of the base and of the flow. TFP's trainers pass no seed, so estimates are drawn anew."""
     return kwargs.get("distribution_kwargs", {}), {"seed": None, **kwargs.get("bijector_kwargs", {})}
 
 
-def from_vectors(
-    event_shape: Any, constraint: Any, dtype: tf.DType, validate_args: bool = False
-) -> tuple[int, list[tfb.Bijector]]:
-    """The size of the vectors that stand for events of this shape, and the bijectors from them to the events.
-
-    Arguments and errors are those of `flow_surrogate_posterior`.
-    """
+def from_vectors(event_shape: Any, constraint: Any, validate_args: bool = False) -> tuple[int, list[tfb.Bijector]]:
+    """The size of vectors that represent events of this shape, and the bijectors from them to the events."""
     shapes = _shapes(event_shape)
-    _check_constraints(constraint, dtype)
     if tf.nest.is_nested(constraint):
         bijectors = [tfb.Identity() if b is None else b for b in tf.nest.flatten(constraint)]
         constraint = tfb.JointMap(tf.nest.pack_sequence_as(constraint, bijectors), validate_args=validate_args)
     if constraint is not None:
-        shapes = _unconstrained(constraint, shapes)
+        try:
+            shapes = constraint.inverse_event_shape(shapes)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"constraining_bijector ({constraint.name}) does not map to events of shape {shapes}: it must have "
+                "the structure of event_shape."
+            ) from error
     sizes = [math.prod(shape) for shape in tf.nest.flatten(shapes)]
     if not sum(sizes):
         raise ValueError(f"A posterior needs events of at least one coordinate; got {event_shape}.")
@@ -147,15 +147,14 @@ def from_vectors(
 
 
 def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow, list[tfb.Bijector]]:
-    """The bijectors of a surrogate posterior that map vectors to vectors of the same size, and those after them."""
+    """The flow of a surrogate posterior, which keeps the size of vectors, and the bijectors after it."""
     bijector = getattr(surrogate_posterior, "bijector", None)
     base = getattr(surrogate_posterior, "distribution", None)
     shape = getattr(base, "event_shape", None)
     if bijector is None or not isinstance(shape, tf.TensorShape) or shape.rank != 1 or shape[0] is None:
         raise ValueError(
-            "Expected a surrogate posterior made of a flow, a TransformedDistribution of a distribution of vectors "
-            "as from tf_resflow.vi.flow_surrogate_posterior or "
-            f"tfp.experimental.vi.build_split_flow_surrogate_posterior; got {surrogate_posterior!r}."
+            "Expected a surrogate posterior made of a flow, such as from tf_resflow.vi.flow_surrogate_posterior; "
+            f"got {surrogate_posterior!r}."
         )
     members = in_order(bijector)
     kept = 0
@@ -163,26 +162,10 @@ def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow,
         kept += 1
     if not kept or any(member.trainable_variables for member in members[kept:]):
         raise ValueError(
-            f"The trainable bijectors of {surrogate_posterior.name} must come first and map vectors to vectors of "
-            f"the same size; got, in the order in which they are applied, {', '.join(m.name for m in members)}."
+            f"The trainable bijectors of {surrogate_posterior.name} must be applied first and keep the size of "
+            f"vectors; got {', '.join(member.name for member in members)}, in the order of application."
         )
     return Flow(members[:kept]), members[kept:]
-
-
-def _check_constraints(constraint, dtype):
-    """Raises a ValueError unless these are bijectors and `None`, with parameters of the dtype."""
-    for part in tf.nest.flatten(constraint):
-        if not isinstance(part, (tfb.Bijector, type(None))):
-            raise ValueError(
-                "constraining_bijector must be a bijector, a structure of bijectors and None like event_shape, or "
-                f"None; got {part!r}."
-            )
-        for found in tf.nest.flatten(part and part.dtype):
-            if isinstance(found, tf.DType) and found.is_floating and found != dtype:
-                raise ValueError(
-                    f"constraining_bijector has {found.name} parameters, and the surrogate posterior is "
-                    f"{dtype.name}: pass dtype={found.name!r}, or make the model in {dtype.name}."
-                )
 
 
 def _check_constant(constraint):
@@ -191,23 +174,9 @@ def _check_constant(constraint):
     if names := [v.name for part in parts if isinstance(part, tf.Module) for v in part.trainable_variables]:
         raise ValueError(
             "constraining_bijector has trainable variables, which would become variational parameters: "
-            f"{', '.join(names)}. They belong to the model: the bijector of a joint distribution holds its priors. "
-            "Pass one bijector for each part, and None for a part on the reals, such as constraining_bijector="
-            "{'z': None, 'scale': tfb.Exp()}; or the bijector of a joint whose priors have the same support and no "
-            "variables."
+            f"{', '.join(names)}. Pass one bijector for each part, and None for a part on the reals, such as "
+            "constraining_bijector={'z': None, 'scale': tfb.Exp()}."
         )
-
-
-def _unconstrained(constraint, shapes):
-    """The shapes of events before the constraint, for shapes of those after it."""
-    try:
-        return constraint.inverse_event_shape(shapes)
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"constraining_bijector ({constraint.name}) does not map to events of shape {shapes}: "
-            f"{str(error).splitlines()[0]} It must have the structure of event_shape, as of one joint, or of one "
-            "that is pinned, experimental_default_event_space_bijector() and event_shape have."
-        ) from error
 
 
 def _keeps(bijector, shape):
@@ -219,15 +188,11 @@ def _into_parts(shapes, sizes, validate_args):
     """The bijectors that split and reshape vectors to events of these shapes."""
     if not tf.nest.is_nested(shapes):
         return [tfb.Reshape(shapes.as_list(), sizes, validate_args=validate_args)] if shapes.rank != 1 else []
-    members = [
-        tfb.Split(sizes, validate_args=validate_args),
-        tfb.Restructure(tf.nest.pack_sequence_as(shapes, range(len(sizes)))),
-    ]
+    split = tfb.Split(sizes, validate_args=validate_args)
+    members = [split, tfb.Restructure(tf.nest.pack_sequence_as(shapes, range(len(sizes))))]
     if any(shape.rank != 1 for shape in tf.nest.flatten(shapes)):
-        reshapes = [
-            tfb.Reshape(shape.as_list(), [size]) for shape, size in zip(tf.nest.flatten(shapes), sizes, strict=True)
-        ]
-        members.append(tfb.JointMap(tf.nest.pack_sequence_as(shapes, reshapes), validate_args=validate_args))
+        reshapes = tf.nest.map_structure(lambda s: tfb.Reshape(s.as_list(), [s.num_elements()]), shapes)
+        members.append(tfb.JointMap(reshapes, validate_args=validate_args))
     return members
 
 
@@ -247,7 +212,7 @@ def _shapes(structure):
         shape = tf.TensorShape(None)
     if not shape.is_fully_defined():
         raise ValueError(
-            "event_shape must be a shape whose sizes are known, or a nested structure of such shapes, as "
-            f"joint.event_shape or joint.event_shape_tensor(); got {structure!r} in it."
+            f"event_shape must be a shape whose sizes are known, or a nested structure of such shapes; got "
+            f"{structure!r}."
         )
     return shape

@@ -1,0 +1,227 @@
+"""What all networks share, and the unconstrained networks of couplings and affine autoregressive layers."""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from tf_resflow.layers.masked_dense import MaskedDense
+
+__all__ = [
+    "DType",
+    "EventShape",
+    "autoregressive_network",
+    "coupling_network",
+    "dense_coupling_network",
+    "network_policy",
+    "shape_of_event",
+    "shifted",
+    "stacked",
+]
+
+DType: TypeAlias = str | keras.DTypePolicy | None
+EventShape: TypeAlias = int | Sequence[int]
+
+_EXAMPLES = {"a vector": (5,), "an image": (32, 32, 3)}
+_POLICIES = ("float32", "float64", "mixed_bfloat16")
+
+
+def network_policy(dtype: DType) -> keras.DTypePolicy:
+    """The policy of the networks of a flow, by default Keras' global one; a ValueError for an unsupported one.
+
+    Other variables of the flow have its `variable_dtype`.
+    """
+    policy = keras.dtype_policies.get(dtype)
+    if policy.name not in _POLICIES:
+        raise ValueError(
+            "The dtype policy of a flow, by default keras.config.dtype_policy(), must be one of "
+            f"{', '.join(_POLICIES)}; got {policy.name!r}. To compute in 16 bits in training, use 'mixed_bfloat16'."
+        )
+    return policy
+
+
+def shape_of_event(event_shape: EventShape, kind: str | None = None) -> tuple[int, ...]:
+    """The shape as a tuple; an `int` is the size of a vector. A ValueError unless it fits the kind of event."""
+    shape = (event_shape,) if isinstance(event_shape, (int, np.integer)) else tuple(event_shape)
+    if kind is not None and len(shape) != len(_EXAMPLES[kind]):
+        raise ValueError(f"event_shape must be that of {kind}, such as {_EXAMPLES[kind]}; got {event_shape}.")
+    return shape
+
+
+def shifted(h: Any, condition: Any, shape: Sequence[int], initializer: Any, policy: keras.DTypePolicy) -> Any:
+    """The tensor h plus a dense layer of the condition, whose output has a shape that broadcasts to h."""
+    dtype = policy.name
+    shift = keras.layers.Dense(shape[-1], kernel_initializer=initializer, dtype=dtype, name="condition")(condition)
+    if len(condition.shape) - 1 < len(shape):
+        shift = keras.layers.Reshape(shape, dtype=dtype)(shift)
+    return keras.layers.Add(dtype=dtype)([h, shift])
+
+
+def stacked(
+    name: str,
+    shape: Sequence[int],
+    head: Sequence[keras.layers.Layer],
+    tail: Sequence[keras.layers.Layer],
+    condition_size: int | Sequence[int] | None,
+    shift_shape: Sequence[int],
+    initializer: keras.initializers.Initializer | str,
+    policy: keras.DTypePolicy,
+) -> keras.Model:
+    """A model of layers in sequence. A dense layer of the condition, if there is one, shifts the head's output."""
+    h = x = keras.Input(shape, dtype=policy.variable_dtype)
+    if condition_size is None:
+        return keras.Sequential([x, *head, *tail], name=name)
+    for layer in head:
+        h = layer(h)
+    condition = keras.Input(shape_of_event(condition_size), dtype=policy.variable_dtype)
+    h = shifted(h, condition, shift_shape, initializer, policy)
+    for layer in tail:
+        h = layer(h)
+    return keras.Model([x, condition], h, name=name)
+
+
+def coupling_network(
+    event_shape: EventShape,
+    width: int,
+    kernels: Sequence[int] = (3, 1, 3),
+    *,
+    split: str = "channels",
+    num_parameters: int = 2,
+    condition_size: int | None = None,
+    seed: int = 0,
+    dtype: DType = None,
+) -> keras.Model:
+    """Builds unconstrained convolutions with ReLU between them, for a coupling on images `[H, W, C]`.
+
+    The last layer starts at zero, so the coupling starts near the identity.
+
+    Args:
+      event_shape: `(H, W, C)`.
+      width: number of channels of the inner layers.
+      kernels: kernel sizes, one for each layer.
+      split: see `tf_resflow.bijectors.AffineCoupling`; "channels" keeps the first `C // 2`.
+      num_parameters: number of values for each mapped element: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
+      condition_size: size of a condition vector. A dense layer of the condition shifts each channel of the first
+        layer's output. `None` for an unconditional coupling.
+      seed: `int`, of the initial kernels.
+      dtype: dtype policy, see `image_flow`.
+
+    Returns:
+      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
+
+    References:
+      Kingma and Dhariwal, Glow, 2018, Section 3.3.
+    """
+    event_shape = shape_of_event(event_shape, "an image")
+    channels, outputs = _coupling_channels(event_shape, split, num_parameters)
+    widths = [width] * (len(kernels) - 1) + [outputs]
+    linear = [
+        functools.partial(keras.layers.Conv2D, *sizes, padding="same")
+        for sizes in zip(widths, kernels, strict=True)
+    ]
+    return _unconstrained(
+        (*event_shape[:-1], channels), linear, "relu", condition_size, (1, 1, widths[0]), seed, dtype
+    )
+
+
+def dense_coupling_network(
+    event_shape: EventShape,
+    hidden: Sequence[int],
+    *,
+    split: str = "channels",
+    num_parameters: int = 2,
+    condition_size: int | None = None,
+    seed: int = 0,
+    dtype: DType = None,
+) -> keras.Model:
+    """Like `coupling_network`, with dense layers of the widths `hidden`, for vectors or flattened images."""
+    event_shape = shape_of_event(event_shape)
+    channels, outputs = _coupling_channels(event_shape, split, num_parameters)
+    output_shape = (*event_shape[:-1], outputs)
+    widths = [*hidden, math.prod(output_shape)]
+    linear = [functools.partial(keras.layers.Dense, units) for units in widths]
+    before, after = [], []
+    if len(event_shape) > 1:
+        name = network_policy(dtype).name
+        before, after = [keras.layers.Flatten(dtype=name)], [keras.layers.Reshape(output_shape, dtype=name)]
+    shape = (*event_shape[:-1], channels)
+    return _unconstrained(shape, linear, "relu", condition_size, (widths[0],), seed, dtype, before, after)
+
+
+def autoregressive_network(
+    event_shape: EventShape,
+    hidden: Sequence[int],
+    *,
+    reverse: bool = False,
+    condition_size: int | None = None,
+    seed: int = 0,
+    dtype: DType = None,
+) -> keras.Model:
+    """Builds masked dense layers with SiLU between them, for a `tf_resflow.bijectors.AffineAutoregressive`.
+
+    The network has two outputs for each coordinate, which depend on the coordinates before it alone, and on all of
+    a condition. The last layer starts at zero, so the bijector starts as the identity.
+
+    Args:
+      event_shape: size of a vector, or its shape.
+      hidden: widths of the inner layers, at least one.
+      reverse: whether the coordinates are in reverse order.
+      condition_size: size of a condition vector. A dense layer of the condition shifts the output of the first
+        layer. `None` for an unconditional network.
+      seed: `int`, of the initial kernels.
+      dtype: dtype policy, see `image_flow`.
+
+    Returns:
+      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
+
+    References:
+      Germain et al., MADE, 2015, Section 4.
+    """
+    (size,) = shape = shape_of_event(event_shape, "a vector")
+    order = np.arange(size)[:: -1 if reverse else 1]
+    first = 0 if condition_size is None else -1  # a unit of degree -1 sees the condition alone
+    degrees = [_degrees(width, first, size - 2) for width in hidden]
+    degrees = [each.tolist() for each in (order, *degrees, np.tile(order, 2) - 1)]
+    linear = [functools.partial(MaskedDense, *pair) for pair in itertools.pairwise(degrees)]
+    return _unconstrained(shape, linear, "silu", condition_size, (hidden[0],), seed, dtype)
+
+
+def _degrees(width, first, last):
+    """The degrees of the units: in turn, or evenly spaced if there are more degrees than units."""
+    if width <= last - first:
+        return np.rint(np.linspace(last, first, width)).astype(int)
+    return np.arange(width) % max(1, last - first + 1) + first
+
+
+def _coupling_channels(event_shape, split, num_parameters):
+    """Channels of the input and of the output of a coupling's network."""
+    channels = event_shape[-1]
+    if split == "checkerboard":
+        return channels, num_parameters * channels
+    if channels < 2:
+        raise ValueError(
+            f"Events of shape {event_shape} have one channel, which cannot be split: use split='checkerboard', or "
+            "squeeze the images first."
+        )
+    return channels // 2, num_parameters * (channels - channels // 2)
+
+
+def _unconstrained(shape, linear, activation, condition_size, shift_shape, seed, dtype, before=(), after=()):
+    """Linear layers with activations between them; the kernel of the last one starts at zero."""
+    policy, seeds = network_policy(dtype), np.random.default_rng(seed)
+    kernels = [keras.initializers.HeNormal(int(seeds.integers(2**31))) for _ in linear]
+    if activation == "relu" and condition_size is not None:
+        # TensorFlow logs an error when it fuses a ReLU with the sum of a dense layer and a shift.
+        activation = functools.partial(keras.ops.maximum, 0.0)
+    stack = []
+    for i, make in enumerate(linear):
+        kernel = "zeros" if i == len(linear) - 1 else kernels[i]
+        stack += [keras.layers.Activation(activation, dtype=policy.name)] if i else []
+        stack.append(make(kernel_initializer=kernel, dtype=policy.name, name=f"layer_{i}"))
+    head, tail = [*before, stack[0]], [*stack[1:], *after]
+    of_condition = kernels[-1] if len(linear) > 1 else "zeros"
+    return stacked("network", shape, head, tail, condition_size, shift_shape, of_condition, policy)
