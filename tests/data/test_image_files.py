@@ -218,7 +218,7 @@ def test_fewer_levels(tmp_path):
 def test_images_of_several_sizes_are_an_error(tmp_path):
     _write(tmp_path, COLOR)
     Image.fromarray(COLOR[0, :5]).save(tmp_path / "07.png")
-    _refuse(r"2 sizes, .*00.png \(4 x 6\) and .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
+    _refuse(r"2 sizes, .*19.png \(4 x 6\) and .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
     assert _load(tmp_path, image_size=4).event_shape == (4, 4, 3)
     message = r"20 of 20 images are smaller than image_size = 5, such as .*00.png \(4 x 6\)"
     _refuse(message, tmp_path, image_size=5)
@@ -340,7 +340,7 @@ def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):
     folder = _write(tmp_path / "b", COLOR[:4])
     message = "4 examples less test_fraction leave 0 for training, which needs at least 1"
     with monkeypatch.context() as patch:
-        patch.setattr(image_files, "_read_folder", None)
+        patch.setattr(image_files, "_decode", None)
         _refuse(message, folder, test_fraction=0.9)
     monkeypatch.setattr(image_files, "_MEMORY", 4 * 72 - 1)
     for path in (tmp_path / "a.npy", folder):

@@ -132,5 +132,5 @@ def test_columns_of_levels_in_a_config(tmp_path):
     for wrong in ("S < M", "size: S < < M", "size"):
         with pytest.raises(ValueError, match="the kinds of columns, such as 'wind: number; temp: 0.1"):
             load({**fields, "kinds": wrong})
-    with pytest.raises(ValueError, match="a.csv: Column 'code': a kind is one of number, .* got 'S'"):
+    with pytest.raises(ValueError, match="a.csv: Column 'code': a kind is one of date, .* got 'S'"):
         load({**fields, "kinds": "code: S"})

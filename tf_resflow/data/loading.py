@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import ConfigDict, suggest
+from tf_resflow.data.column_kinds import kinds_from_words
 from tf_resflow.data.config import default_config
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
@@ -63,7 +64,9 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
         chosen = {"columns": _names(config.columns), "condition_columns": _names(config.condition_columns) or ()}
-        return load_tabular(**fields | chosen | {"kinds": _kinds(config.kinds) if kinds is None else kinds})
+        return load_tabular(
+            **fields | chosen | {"kinds": kinds_from_words(config.kinds) if kinds is None else kinds}
+        )
     if name == "digits":
         if fields.pop("levels") not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
@@ -116,28 +119,6 @@ def load_images(
 def _names(text):
     """Names that commas separate, None for none; a name that holds a comma is in double quotes."""
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
-
-
-def _kinds(text):
-    """The kinds of columns, "NAME: KIND; ...", as a dict; the inverse of `kinds_in_words`."""
-    found: dict[str, Any] = {}
-    for part in filter(None, map(str.strip, text.split(";"))):
-        name, colon, kind = part.rpartition(":")
-        words = [word.strip() for word in kind.split("<")]
-        if not colon or not all(words):
-            raise ValueError(
-                f"data.kinds is {text!r}; it has the kinds of columns, such as 'wind: number; temp: 0.1; "
-                "rooms: whole; code: category; size: S < M < L'."
-            )
-        found[name.strip()] = words if len(words) > 1 else _number(words[0])
-    return found
-
-
-def _number(word):
-    try:
-        return float(word)
-    except ValueError:
-        return word
 
 
 def _check_fields(config):

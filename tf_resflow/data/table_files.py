@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import suggest
-from tf_resflow.data.column_codes import MOST_LEVELS, in_words
+from tf_resflow.data.column_kinds import MOST_LEVELS, TEXT_KIND, in_words
 from tf_resflow.data.files import check_table, read_array, readable
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
+
+pandas: Any = LazyPackage("pandas", "data")
 
 _MOSTLY = 0.5  # the share of numbers, or of dates, in a column of text from which on other values are mistakes
 _GROUPED, _DECIMAL = r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d+,\d+"
@@ -44,9 +46,6 @@ def read_table(
     path = pathlib.Path(path).expanduser().absolute()
     suffix = path.suffix.lower()
     check_table(path)
-    with extra("data"):
-        import pandas
-
     table: Any
     if suffix in (".npy", ".npz"):
         table = read_array(path, key)[0]
@@ -65,9 +64,6 @@ def read_table(
 
 def _read_frame(path, suffix, options, texts):
     """The table of a file, as pandas reads it; without a header if its first row holds a number."""
-    with extra("data"):
-        import pandas
-
     read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}[suffix]
     with readable(path, "a table", *([WRITTEN] if suffix == ".csv" else [])):
         if suffix != ".parquet" and "header" not in options:
@@ -119,9 +115,6 @@ def typed(path: pathlib.Path, frame: Any, as_levels: Collection[Any], date_forma
 
     If most of the text in a column is numbers, or dates, the rest is a mistake: a ValueError.
     """
-    with extra("data"):
-        import pandas
-
     frame = frame.copy()
     for name in [name for name in frame.columns if frame[name].dtype.kind in "OTU"]:
         if name not in as_levels:
@@ -134,9 +127,6 @@ def typed(path: pathlib.Path, frame: Any, as_levels: Collection[Any], date_forma
 
 
 def _typed_column(path, name, column, date_format):
-    with extra("data"):
-        import pandas
-
     present = column.dropna()
     kind = pandas.api.types.infer_dtype(present)
     if kind in ("date", "datetime", "datetime64"):
@@ -165,7 +155,7 @@ def _typed_column(path, name, column, date_format):
         raise ValueError(
             f"{path}, row {present.index[0] + 1}, column {name!r}: {present.iloc[0]!r} looks like a date. Say how "
             "it is written, such as by --config.data.read_options.date_format='%d.%m.%Y'; leave the column out by "
-            f"--config.data.columns; or say that it is a category by --config.data.kinds='{name}: category'."
+            f"--config.data.columns; or say that it is text by --config.data.kinds='{name}: {TEXT_KIND}'."
         )
     return column.map(lambda value: value.strip(), na_action="ignore")
 
@@ -179,15 +169,12 @@ def _check_no_mistake(path, name, present, found, kind, share=None):
     raise ValueError(
         f"{path}, row {bad.index[0] + 1}, column {name!r}: {text[:40]!r} is not a {kind}, and neither are "
         f"{len(bad):,} of the {len(present):,} values. Correct them; leave the column out by "
-        "--config.data.columns; or say that it is a category by "
-        f"--config.data.kinds='{name}: category'. {_advice(path, text)}"
+        "--config.data.columns; or say that it is text by "
+        f"--config.data.kinds='{name}: {TEXT_KIND}'. {_advice(path, text)}"
     )
 
 
 def _advice(path, text):
-    with extra("data"):
-        import pandas
-
     if path.suffix.lower() != ".csv":
         return ""
     cell = pandas.Series([text])
@@ -225,9 +212,6 @@ def suggest_columns(frame: Any) -> str:
 
 
 def _unsuited(column):
-    with extra("data"):
-        import pandas
-
     num, dtype = column.nunique(), column.dtype
     if num < 2:
         return "one value"

@@ -45,7 +45,7 @@ def describe(
     - "inverse_atol": the residual at which the inverse of a block stops, unless this is the rounding of the type
     - "columns": the names of the columns of "x" and of "condition", in their order
     - "codes": of tables, what the numbers of these columns are: their "kind", the "levels" of categories, the
-      "start" of days, the "first" value, "step" and number of values on a grid (`ColumnCodes.as_list`). The graph
+      "start" of days, the "first" value, "step" and number of values on a grid (`ColumnCodes.to_json`). The graph
       subtracts the "offset" of a column itself
     - "num_classes": number of labels, if they are the condition
     - "max_batch", "max_samples", "max_temperature": what requests may have at most
@@ -70,7 +70,7 @@ def describe(
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
         "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
-        "codes": {name: of_name.as_list() for name, of_name in (codes or {}).items()} or None,
+        "codes": {name: of_name.to_json() for name, of_name in (codes or {}).items()} or None,
         "num_classes": signatures.num_classes,
     }
     if "sample" in signatures.inputs:

@@ -208,7 +208,7 @@ def _limits(description) -> Iterator[str]:
     for name, columns in description.get("columns", {}).items():
         yield f"The columns of `{name}` are, in this order: {', '.join(f'`{column}`' for column in columns)}."
     for codes in description.get("codes", {}).values():
-        yield from (f"`{name}` is {text}." for name, text in ColumnCodes.from_list(codes).describe().items())
+        yield from (f"`{name}` is {text}." for name, text in ColumnCodes.from_json(codes).describe().items())
     if "max_batch" in description:
         yield f"A request has at most {counted(description['max_batch'], 'example')}, or as many latents."
     if "sample" in signatures:

@@ -1,10 +1,10 @@
 """The density of a table, as scikit-learn's users know it: fit, score_samples, predict."""
 
 import math
-import numbers
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -15,6 +15,7 @@ with extra("sklearn"):
     import pandas
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
     from sklearn.utils import check_random_state
+    from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns
@@ -34,7 +35,6 @@ _BROAD = 0.01  # share of the density with the most noise, so that far rows do n
 _RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
 _AT_ONCE = 2**16  # vectors that are scored in one call: few rows with many points cost no padding
 _NUM_POINTS = 32  # of the mean over cells, and over what is missing
-_MISSING = ("error", "drop", "condition")
 
 
 class _Fold(NamedTuple):
@@ -65,33 +65,31 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     probability in the discrete columns and a density, in their units, in the other columns.
 
     A flow learns the densities of the standardized rows with noise of all levels from 0.003 to 1. Held-out rows end
-    the training, and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
-    best. The density is that at this level with a hundredth of that at level 1, on which far rows then depend
-    (a defensive mixture). Of few rows, it is the mean of those of several flows.
+    the training and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
+    best. A hundredth of the density at level 1 is mixed in, which decides the scores of far rows (a defensive
+    mixture). With few rows, the density is the mean over several flows.
 
-    The map of standardized rows to a normal distribution has a known Lipschitz constant, so that the log-density
-    falls at most quadratically with the distance from a row: one strange value cannot cost more (see the guide
-    "Mathematics"). An affine flow has no such bound. Above 256 columns log-determinants are estimates, by the same
-    random numbers for each row.
+    The map of standardized rows to a normal distribution has a known Lipschitz constant. Therefore the log-density
+    falls at most quadratically with the distance from a row, and one strange value cannot cost more (see the guide
+    "Mathematics"). Above 256 columns, log-determinants are estimates by the same random numbers for each row.
 
-    Rows of the fit and new ones are scored alike, so there is no `novelty` (of `LocalOutlierFactor`). A fit takes
-    the threads of TensorFlow, which `tf.config.threading.set_intra_op_parallelism_threads` limits: there is no
-    `n_jobs`.
+    Rows of the fit and new rows are scored alike, so there is no `novelty` as in `LocalOutlierFactor`. There is no
+    `n_jobs`: `tf.config.threading.set_intra_op_parallelism_threads` limits the threads of a fit.
 
     Args:
       noise: "auto", or a level of the noise from 0.003 to 1 in standard deviations of the columns.
       contamination: expected share of new rows like those of the fit that `predict` calls outliers, in (0, 0.5].
       missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
-        them the score NaN; or "condition": the flow is told which values of a row are missing, and its score is the
-        log-density of the others given that, which cannot be compared with that of a row that misses others.
+        them the score NaN; or "condition". Then the score is the log-density of the other values given which ones
+        are missing; it cannot be compared with the score of a row that misses other values.
       given: names of columns, or their numbers in an array: the density is that of the others given these.
       kinds: the kinds of columns that their types do not say, by their names (in an array, by their numbers):
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`. A number
         is the step of a grid, and a list has ordered levels, lowest first.
       bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
-      whiten: whether the flows begin by a `tf_resflow.bijectors.Whiten`, which helps where columns are correlated;
-        with "auto" they do if that raises the log-likelihood of held-out rows by two standard errors after a fourth
-        of a training.
+      whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
+        With "auto" they do if that raises the log-likelihood of held-out rows by two standard errors after a
+        quarter of a training.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of each.
       num_members: number of flows, of which the density is the mean, each with held-out rows of its own; by default
@@ -128,6 +126,19 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _is_frame: bool
     _names: list[Any]
     _held_out: tuple[np.ndarray, np.ndarray]  # scores, each by the member that held the row out, and weights
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "noise": [StrOptions({"auto"}), Interval(Real, LEAST_NOISE, MOST_NOISE, closed="both")],
+        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "missing": [StrOptions({"error", "drop", "condition"})],
+        "given": ["array-like"],
+        "whiten": [StrOptions({"auto"}), "boolean"],
+        "num_blocks": [Interval(Integral, 1, None, closed="left")],
+        "hidden": ["array-like"],
+        "num_members": [None, Interval(Integral, 1, None, closed="left")],
+        "max_steps": [None, Interval(Integral, 1, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    }
 
     def __init__(
         self,
@@ -175,16 +186,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
           X: the rows.
           y: ignored.
           sample_weight: `[num]`, at least 0. Training draws rows in proportion to it, and held-out rows count in
-            proportion to it, as if each were repeated so often.
+            proportion to it, like repeated rows.
         """
-        self._check_parameters()
-        self.__dict__.pop("offset_", None)  # which tells a fit that is done
+        self._validate_params()
+        self.__dict__.pop("offset_", None)  # it marks a finished fit
         table = self._table(X, is_fit=True)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, table, dtype=np.float64)
-        is_kept = self._is_kept(table)
+        is_kept, weights = self._is_kept(table), sample_weight
         if weights is not None:
-            if bad := np.count_nonzero(weights < 0):
-                raise ValueError(f"sample_weight is at least 0; {bad} of {len(weights)} are negative.")
+            weights = _check_sample_weight(weights, table, dtype=np.float64, ensure_non_negative=True)
             is_kept &= weights > 0
             weights = weights[is_kept]
         table = table[is_kept]
@@ -205,10 +214,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         or 2.5 in a column of whole numbers. It is NaN for a row that misses values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
-        return self._told(self._table(X))
+        return self._scored_with_warning(self._table(X))
 
-    def _told(self, table):
-        """The scores of the rows of a table, with a warning of those that are minus infinity."""
+    def _scored_with_warning(self, table):
+        """The scores of the rows of a table, with a warning if some are minus infinity."""
         scores = self._scored(table)
         if unknown := np.count_nonzero(np.isneginf(scores)):
             warnings.warn(
@@ -229,7 +238,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         table = self._table(X)
-        return self._compared(table, self._told(table)) - self.offset_
+        return self._compared(table, self._scored_with_warning(table)) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
@@ -239,9 +248,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Draws rows, in the types, names and order of the columns of the fit: a data frame, or an array.
 
         Args:
-          n_samples: number of rows; with `given`, it is the number of these.
+          n_samples: number of rows; ignored with `given`.
           random_state: as of the estimator; by default its own.
-          given: rows of the columns that are `given`, one for each sample; these have them.
+          given: values of the columns that are `given`, one row per sample.
         """
         check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
@@ -254,8 +263,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if given is not None:
             names = None if isinstance(given, pandas.DataFrame) else list(self.given)
             given = pandas.DataFrame(given, columns=names).reset_index(drop=True)
-            if missing := [name for name in self.given if name not in given.columns]:
-                raise ValueError(f"given= lacks the column {missing[0]!r}; it has {list(given.columns)}.")
             given = given[list(self.given)]
             condition = np.concatenate([condition, self._given_values(self._given, given)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
@@ -271,10 +278,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def explain(self, X: Any) -> Any:
         """Which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
 
-        A value is how much log p of the row would rise if the column had the best of the values of 16 rows of the
-        fit instead; it is about 0 for a column that fits the others, and of all columns where two are strange in
-        the same way. Each row is scored once for each of the 16 values of each column. A missing value counts as
-        one of mean log-density.
+        A value is the rise of log p of the row if the column had the best of the values of 16 rows of the fit. It
+        is about 0 for a column that fits the other columns, and for all columns if two are strange in the same way.
+        Each row is scored once per value and column. A missing value counts as one of mean log-density.
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
@@ -287,28 +293,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             with np.errstate(invalid="ignore"):  # infinity less infinity
                 gains[:, place] = np.where(best == scores, 0.0, best - scores)
         return pandas.DataFrame(gains, table.index, names)
-
-    def _check_parameters(self):
-        """Raises a ValueError for an argument out of its range."""
-        if self.noise != "auto" and not _is_in(self.noise, LEAST_NOISE, MOST_NOISE):
-            raise ValueError(f'noise is "auto" or a number from {LEAST_NOISE} to {MOST_NOISE}; got {self.noise!r}.')
-        if not (_is_in(self.contamination, 0, 0.5) and self.contamination > 0):
-            raise ValueError(f"contamination is in (0, 0.5]; got {self.contamination!r}.")
-        if self.missing not in _MISSING:
-            raise ValueError(f"missing is one of {', '.join(_MISSING)}; got {self.missing!r}.")
-        if not (_is_in(self.validation_fraction, 0, 1) and 0 < self.validation_fraction < 1):
-            raise ValueError(f"validation_fraction is in (0, 1); got {self.validation_fraction!r}.")
-        if not (self.whiten == "auto" or isinstance(self.whiten, bool)):
-            raise ValueError(f'whiten is "auto", True or False; got {self.whiten!r}.')
-        for name in ("num_members", "max_steps"):
-            if (value := getattr(self, name)) is not None and not _is_count(value):
-                raise ValueError(f"{name} is a whole number, at least 1, or None; got {value!r}.")
-        if not _is_count(self.num_blocks):
-            raise ValueError(f"num_blocks is a whole number, at least 1; got {self.num_blocks!r}.")
-        if not (isinstance(self.hidden, Sequence) and self.hidden and all(map(_is_count, self.hidden))):
-            raise ValueError(f"hidden has the widths of the inner layers, such as (64, 64); got {self.hidden!r}.")
-        if isinstance(self.given, str):
-            raise ValueError(f"given has names of columns, such as [{self.given!r}]; got {self.given!r}.")
 
     def _table(self, X, is_fit=False):
         """A data frame of the rows, whose columns are those of the fit."""
@@ -505,16 +489,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 parts.append(log_prob.reshape(len(group), -1))
         scores = special.logsumexp(np.concatenate(parts), axis=0) - math.log(sum(map(len, parts))) + log_scale
         return np.where(known, scores, -np.inf)
-
-
-def _is_in(value, low, high):
-    """Whether a parameter is a number of an interval."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_count(value):
-    """Whether a parameter is a whole number, at least 1."""
-    return isinstance(value, numbers.Integral) and _is_in(value, 1, math.inf)
 
 
 def _mixed(scores, broad):
