@@ -20,7 +20,9 @@ from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
 from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
+
+tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
 _EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # data_dir and download: of any data set
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
@@ -140,9 +142,6 @@ def _check_fields(config):
 
 
 def _check_tfds_name(name, data_dir):
-    with extra("data"):
-        import tensorflow_datasets as tfds
-
     base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     known = tfds.list_builders(with_community_datasets=False)
