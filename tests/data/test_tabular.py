@@ -177,7 +177,7 @@ def test_what_is_wrong_in_a_csv_file_has_its_place(tmp_path, text, fields, messa
         (np.zeros([3, 2], complex), "Column 1: 3 of 3 values are not a number, such as 0j", {}),
         (np.array([[None, 1]]), "cannot be read as an array of numbers", {}),
         (np.eye(100), "test_fraction must be", {"test_fraction": 1.5}),
-        (np.eye(100), "split_seed must be in 0", {"split_seed": -1}),
+        (np.eye(100), "Seed must be between 0 and 2", {"split_seed": -1}),
         (np.eye(100), "100 examples .* leave -20", {"test_fraction": 0.6, "validation_fraction": 0.6}),
         (np.eye(100), "test split holds no example, since test_fraction of 100", {"test_fraction": 0.001}),
         (np.eye(1), "leave 1 for training, which needs at least 2", NO_SPLITS),
@@ -200,7 +200,6 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     _refuse("no such file", tmp_path / "none.csv")
     _refuse("ends in .csv, .parquet, .xlsx, .npy, .npz", tmp_path / "a.txt")
     _refuse("is a folder. .* data.name = 'images'", tmp_path)
-    _refuse("No table was given", "")
     _refuse(r"2 arrays: set key to one of \['rows', 'other'\]", other)
     _refuse("two.npz has 2 columns; the model takes 3, without names", path, other, key="rows")
 

@@ -46,23 +46,21 @@ _OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # in the da
 
 @dataclasses.dataclass(frozen=True)
 class Column(abc.ABC):
-    """A column of a table. A subclass is a kind of columns; `_CLASSES` lists them.
+    """A column of a table. Each kind of columns is a subclass, listed in `_CLASSES`.
 
-    The numbers of the values of a discrete column are `first - offset + step * k`, k = 0, ..., num - 1, each in the
-    middle of its cell. If there are more than `MOST_LEVELS` values, the cells continue on both sides.
+    Discrete values have the numbers `first - offset + step * k`, k = 0, ..., num - 1, in the middle of their cells.
+    If there are more than `MOST_LEVELS` values, the cells continue on both sides.
 
     Attributes:
       name: name of the column.
       dtype: its type in pandas.
-      kind: its kind, in the form of the argument `kinds` of `ColumnCodes`.
-      words: the kinds of this class that are words.
+      kind: the kind, in the form of the argument `kinds` of `ColumnCodes`; one of `words` if it is a word.
       json_name: name of the class in JSON.
       impossible: what is wrong with a value that the column cannot have.
-      is_text: whether text stays text, even if it looks like numbers or dates.
-      is_discrete: whether the values have cells.
-      offset: what is subtracted from the values.
-      levels: the values in their order; None if the numbers do not count them.
-      start: the time whose number is 0; None if the values are no times.
+      is_text: whether text that looks like numbers or dates stays text.
+      is_discrete: whether values have cells.
+      levels: the values that the numbers count, if they do.
+      start: the time whose number is 0, of a column of times.
     """
 
     name: Any
@@ -70,7 +68,10 @@ class Column(abc.ABC):
 
     words: ClassVar[tuple[str, ...]] = ()
     is_text: ClassVar[bool] = False
-    json_name = impossible = kind = levels = start = None
+    json_name: ClassVar[Any] = None
+    impossible: ClassVar[Any] = None
+    kind: ClassVar[Any] = None
+    levels = start = None
     is_discrete, first, step, num, offset = True, 0, 1.0, 0, 0
 
     @classmethod
@@ -156,11 +157,12 @@ class _Number(Column):
         is_outside = (x <= self.low) | (x >= self.high)
         x, faults = np.where(is_outside, np.nan, x), np.where(is_outside, self.impossible, faults)
         is_low, is_high = math.isfinite(self.low), math.isfinite(self.high)
+        if not (is_low or is_high):
+            return x, faults, 0.0
         log_above = np.log(x - self.low) if is_low else 0.0
         log_below = np.log(self.high - x) if is_high else 0.0
-        if is_low and is_high:
-            return log_above - log_below, faults, np.log(self.high - self.low) - log_above - log_below
-        return (log_above - log_below, faults, -log_above - log_below) if is_low or is_high else (x, faults, 0.0)
+        log_width = np.log(self.high - self.low) if is_low and is_high else 0.0
+        return log_above - log_below, faults, log_width - log_above - log_below
 
     def decode(self, numbers):
         x = numbers
@@ -218,11 +220,11 @@ class _Grid(Column):
         return cls(name, x.dtype, first, step, num, first if _offset(x, step) else 0)
 
     @property
-    def kind(self):  # type: ignore[override]
+    def kind(self):
         return "whole" if self.step == 1 else self.step
 
     @property
-    def impossible(self):  # type: ignore[override]
+    def impossible(self):
         return "not a whole number" if self.step == 1 else f"not a multiple of {self.step:g}"
 
     @property
@@ -281,7 +283,7 @@ class _Time(Column):
         return cls(name, column.dtype, times.min(), num)
 
     @property
-    def kind(self):  # type: ignore[override]
+    def kind(self):
         return "day" if self.num else "date"
 
     @property
@@ -318,7 +320,7 @@ class _Levels(Column):
 
     levels: Any = ()
 
-    words = (TEXT_KIND,)
+    words: ClassVar[tuple[str, ...]] = (TEXT_KIND,)
     json_name = kind = TEXT_KIND
     is_text = True
     impossible = "not a level of the training"
@@ -375,7 +377,7 @@ class _Levels(Column):
 class _OrderedLevels(_Levels):
     """One of several levels in the order of a list, which may have more than the data."""
 
-    words = ()
+    words: ClassVar[tuple[str, ...]] = ()
     json_name = "ordered"
 
     @classmethod
@@ -502,11 +504,9 @@ def _offset(numbers, step=0.0):
     if max(abs(origin), abs(origin + x.max())) * np.finfo(np.float32).eps <= resolution or not deviation:
         return 0
     digits = -math.floor(math.log10(deviation))
-    return (
-        round(origin + round(x.mean()), min(digits, 0))
-        if isinstance(origin, int)
-        else round(origin + x.mean(), digits)
-    )
+    if isinstance(origin, int):
+        return round(origin + round(x.mean()), min(digits, 0))
+    return round(origin + x.mean(), digits)
 
 
 def _integers(values, origin, dtype, least=-math.inf, most=math.inf):

@@ -41,15 +41,10 @@ class Encoded(NamedTuple):
 class Columns:
     r"""Maps the rows of a table to standardized vectors and back.
 
-    Each column is a coordinate. `ColumnCodes` says how its type, or `kinds`, decides what it is:
-
-    - Numbers are used as they are; with `bounds`, as \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum.
-    - Whole numbers, values on a grid, and days are dequantized: a value is a cell, one step wide.
-    - Categories, booleans and text are dequantized, too. Levels are numbered in their order, or else by frequency.
-    - Times are days since the first time of the fit.
-
-    A Yeo-Johnson transform is applied to numbers that it makes more normal; see `_Powers`. All coordinates are
-    standardized.
+    Each column is a coordinate, of the kind that its type or `kinds` implies; see `ColumnCodes`. A number with
+    `bounds` (a, b) becomes \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum. A discrete value (a whole number, a
+    value on a grid, a day, a level) is a cell, one step wide. A Yeo-Johnson transform is applied to numbers that it
+    makes more normal (see `_Powers`), and all coordinates are standardized.
 
     The log-density of a row is \\(\log p(x) = \log E_u\, p(z + w u) + \mathrm{log\_scale}\\), with its vector z,
     the widths w of its cells, and u uniform in [0, 1) in the discrete coordinates. It is a probability in the
@@ -58,7 +53,7 @@ class Columns:
 
     Levels, and grids of at most 100 values, have a first and a last cell. These cells include what lies beyond
     them, in scores as in samples, so the probabilities of the values of the fit add up to one. A number beyond the
-    last cell is not impossible: its probability is that of its own cell, which is part of that of the last one.
+    last cell is not impossible: it has the probability of its own cell, which is part of the last one.
 
     ```python
     import pandas
@@ -73,8 +68,8 @@ class Columns:
 
     Args:
       table: `pandas.DataFrame` of the rows of the fit.
-      kinds: the kinds of columns by their names, instead of those that the types imply; see `ColumnCodes`.
-      bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
+      kinds: see `ColumnCodes`.
+      bounds: see `ColumnCodes`.
 
     Attributes:
       kinds: the kind of each column, by its name, in the form of the argument.
@@ -97,8 +92,7 @@ class Columns:
     ):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
         self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
-        places, _ = self._places(table)
-        centers = places + 0.5 * self.is_discrete
+        centers = self._places(table)[0] + 0.5 * self.is_discrete
         deviation = np.sqrt(np.nanvar(centers, axis=0) + self.is_discrete / 12)
         varies = self.is_discrete | (np.nanmax(centers, axis=0) > np.nanmin(centers, axis=0))
         self._mean, self._scale = np.nanmean(centers, axis=0), np.where(varies, deviation, 1.0)
@@ -168,11 +162,9 @@ class _Powers:
     A coordinate z has the median m, and a is the smaller of the distances from m to the quartiles. With
     \\(t = (z - m) / a\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\) for \\(t \ge 0\\); for \\(t < 0\\), y is minus
     the transform of \\(-t\\) with \\(2 - \lambda\\). The parameter maximizes the normal likelihood in
-    \\(0 \le \lambda \le 2\\). Outside of these limits y has a finite bound, and the inverse of a sample beyond the
-    data would explode. Beyond the range of the fit y continues linearly, with the slope at its end.
-
-    A coordinate is transformed if its normal log-likelihood rises by two standard errors on each half of the rows,
-    with the parameters of the other half.
+    \\(0 \le \lambda \le 2\\); outside of these limits, samples beyond the data would explode. Beyond the range of
+    the fit, y continues linearly. A coordinate is transformed if its normal log-likelihood rises by two standard
+    errors on each half of the rows, with the parameters of the other half.
 
     References:
       Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.

@@ -93,10 +93,9 @@ def load_images(
     max_image_size: int | None = None,
     skip_unreadable: bool = False,
 ) -> tuple[np.ndarray, list[str] | None]:
-    """All images of a file or a folder, to score them: uint8 `[num, *event_shape]`.
+    """All images of a file or a folder, with all its splits: uint8 `[num, *event_shape]`, and their paths or None.
 
-    Beside them, the path of the file of each image of a folder, else None. The other arguments are those of
-    `load_image_files`. All splits of a folder are joined.
+    The other arguments are those of `load_image_files`.
     """
     files = None
     if levels & (levels - 1):  # no number of bits, as of digits

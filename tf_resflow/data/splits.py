@@ -54,8 +54,6 @@ def draw_splits(
     """
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"split_seed must be in 0, ..., 2^32 - 1, but is {seed}.")
     order = np.random.RandomState(seed).permutation(num)
     parts = np.split(order, np.cumsum(list(sizes.values()))[:-1])
     return dict(zip(sizes, parts, strict=True))

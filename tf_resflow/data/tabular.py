@@ -13,7 +13,6 @@ from absl import logging
 from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import is_text
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.files import TABLES
 from tf_resflow.data.splits import check_different, draw_splits
 from tf_resflow.data.table_files import (
     WRITTEN,
@@ -74,13 +73,12 @@ def load_tabular(
 ) -> Dataset:
     r"""Loads the rows of a table as vectors, in the units of the file.
 
-    pandas reads .csv, .parquet and .xlsx files (the latter with the package openpyxl), and NumPy .npy and .npz
-    files. The first row of a .csv or .xlsx file is its header if it holds no number.
+    pandas reads .csv, .parquet and .xlsx files (the latter with the package openpyxl), and NumPy reads .npy and
+    .npz files. The first row of a .csv or .xlsx file is its header if it holds no number.
 
-    The type of a column decides its kind, unless `kinds` does, as in `tf_resflow.sklearn.FlowDensity`; see
-    `ColumnCodes`. Dates may be text, in the form of ISO 8601 or of `read_options["date_format"]`. Booleans are
-    ordered levels. The result has the `codes`, which say how vectors and rows correspond. A number keeps its value,
-    less an offset if float32 does not resolve the values otherwise (`codes.offsets`).
+    The type of a column decides its kind, unless `kinds` does; see `ColumnCodes`. Dates may be text, in ISO 8601 or
+    in the form of `read_options["date_format"]`. Booleans are ordered levels. The `codes` of the result map between
+    vectors and rows.
 
     Splits without a file are drawn from the rows of `path`, without replacement, by a permutation of fixed seed.
     The result has the mean and standard deviation of the train split, by which a flow can normalize its input.
@@ -104,17 +102,15 @@ def load_tabular(
       path_test: file of the test split, or None or "" to draw it from `path`.
       path_validation: file of the validation split, likewise.
       key: name of the array in an .npz file that holds more than one.
-      columns: names of the columns to read, or their numbers from 1, in the order that is wanted; by default all.
-        The others may hold anything. Files of other splits are read by the names of `path`, whatever their order.
-      condition_columns: names, or numbers from 1, of columns that are the condition of the others: the density is
-        that of the others given these. Numbers count the `columns`. Levels are a condition by their numbers.
-      kinds: the kinds of columns, by their names or numbers from 1, instead of those that the types imply: see
-        `ColumnCodes`.
+      columns: names of the columns to read, or their numbers from 1, in this order; by default all. Files of other
+        splits are read by the names in `path`.
+      condition_columns: names of columns that are the condition of the others, or their numbers among the
+        `columns`. The density is that of the other columns given these.
+      kinds: the kinds of columns, by their names or numbers; see `ColumnCodes`.
       missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
       test_fraction: fraction of the rows for testing, if `path_test` is not given.
-      validation_fraction: fraction of the rows for validation, if `path_validation` is not given; 0 for no such
-        split.
+      validation_fraction: fraction of the rows for validation, likewise; 0 for no such split.
       split_seed: seed of the permutation.
 
     Returns:
@@ -122,15 +118,10 @@ def load_tabular(
       file has them.
 
     Raises:
-      ValueError: if a file is missing or cannot be read, a column is not in the table, is named twice, or is text
-        of more than 100 values, a value is infinite, is missing if that is an error, or is a level that `path`
-        lacks, a column of the train split is constant, a split is empty, or two splits have the same rows.
+      ValueError: if a file is missing or cannot be read, a column is not in the table or cannot be read as its
+        kind, a value is infinite or missing, a column of the train split is constant, a split is empty, or two
+        splits have the same rows.
     """
-    if not path:
-        raise ValueError(
-            f"No table was given: set path (--config.data.path=FILE.csv) to a file that ends in "
-            f"{', '.join(TABLES)}."
-        )
     file = pathlib.Path(path).expanduser().absolute()
     table = read_table(file, key, columns=columns, read_options=read_options)
     places = find_columns(file, table, [*map(str, kinds or {})])
@@ -221,7 +212,7 @@ def _as_vectors(table, codes, condition_codes, date_format=None):
     )
     # Nothing is known of the density given a level that the training lacks.
     condition = np.where(known_condition.all(axis=1, keepdims=True), condition, np.nan)
-    return TableRows(x, condition, known.all(axis=1), rows.unreadable, rows.reasons)
+    return TableRows(x, condition, np.all(known, axis=1), rows.unreadable, rows.reasons)
 
 
 def _without_faults(path, rows, codes, missing):
