@@ -262,8 +262,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         condition = np.zeros([num, self._num_masked])
         if given is not None:
             names = None if isinstance(given, pandas.DataFrame) else list(self.given)
-            given = pandas.DataFrame(given, columns=names).reset_index(drop=True)
-            given = given[list(self.given)]
+            given = pandas.DataFrame(given, columns=names).reset_index(drop=True)[list(self.given)]
             condition = np.concatenate([condition, self._given_values(self._given, given)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
         is_broad = rng.uniform(size=num) < _BROAD
@@ -318,17 +317,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _is_kept(self, table):
         """Which rows are not left out because they miss values."""
-        is_missing = table.isna().to_numpy()
-        if self.missing == "error" and is_missing.any():
-            counts = [
-                f"{name} ({num})" for name, num in zip(table.columns, is_missing.sum(axis=0), strict=True) if num
-            ]
+        is_missing = table.isna()
+        misses = is_missing.any(axis=1).to_numpy()
+        if self.missing == "error" and misses.any():
+            counts = [f"{name} ({num})" for name, num in is_missing.sum().items() if num]
             raise ValueError(
-                f"Input X contains NaN: values are missing in {is_missing.any(axis=1).sum()} of {len(table)} rows, "
-                f'by columns: {shortened(counts)}. FlowDensity(missing="drop") leaves these rows out; with '
-                '"condition" their score is that of the values that are there.'
+                f"Input X contains NaN: values are missing in {misses.sum()} of {len(table)} rows, by columns: "
+                f'{shortened(counts)}. FlowDensity(missing="drop") leaves these rows out; with "condition" their '
+                "score is the log-density of the values that are there."
             )
-        return ~is_missing.any(axis=1) if self.missing == "drop" else np.ones(len(table), bool)
+        return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
     def _scored(self, table):
         """The scores of the rows of a table, NaN of those that are left out."""
@@ -358,14 +356,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _read_columns(self, table):
         """Finds what the columns are."""
-        if unknown := [name for name in self.given if name not in table.columns]:
-            raise ValueError(f"given: there is no column {unknown[0]!r}; the columns are {[*table.columns]}.")
+        kinds, bounds = self.kinds or {}, self.bounds or {}
+        if unknown := [name for name in [*self.given, *kinds, *bounds] if name not in table.columns]:
+            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(table.columns)}.")
         own = [name for name in table.columns if name not in self.given]
         if not own:
             raise ValueError("All columns are given, and none is left to learn the density of. Leave some out.")
-        kinds, bounds = self.kinds or {}, self.bounds or {}
-        if unknown := [name for name in [*kinds, *bounds] if name not in table.columns]:
-            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {[*table.columns]}.")
 
         def read(names):
             own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
@@ -375,15 +371,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._given: Columns | None = read(list(self.given)) if len(self.given) else None
         found = self.columns_.kinds | ({} if self._given is None else self._given.kinds)
         self.kinds_ = {name: found[name] for name in table.columns}
-        is_missing = (
-            table[own].isna().to_numpy().any(axis=0) if self.missing == "condition" else np.zeros(len(own), bool)
-        )
-        self._is_masked, self._num_masked = is_missing, int(is_missing.sum())
-        present = {name: table[name].dropna() for name in own}
-        self._reference = {
-            name: column.iloc[np.linspace(0, len(column) - 1, _REFERENCE).astype(int)]
-            for name, column in present.items()
-        }
+        self._is_masked = table[own].isna().any().to_numpy() & (self.missing == "condition")
+        self._num_masked = int(self._is_masked.sum())
+        self._reference = {}
+        for name in own:
+            present = table[name].dropna()
+            self._reference[name] = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
 
     def _rows(self, table, weights=None):
         """The `Rows` of a table, and the ends, the additive constants and the known rows of an `Encoded`."""
