@@ -106,13 +106,10 @@ class ColumnCodes:
         self.kinds = {column.name: column.kind for column in columns}
         self.is_discrete = np.array([column.is_discrete for column in columns])
         self.offsets = np.array([float(column.offset) for column in columns])
-        cells = [
-            (float(c.first - c.offset), c.step, c.num if c.num <= MOST_LEVELS else math.inf)
-            if c.is_discrete
-            else (0.0, 0.0, 0.0)
-            for c in columns
-        ]
-        self.cells = Cells(*np.array(cells).T) if self.is_discrete.any() else None
+        first, step = [float(c.first - c.offset) for c in columns], [c.step for c in columns]
+        num = [c.num if c.num <= MOST_LEVELS else math.inf for c in columns]
+        cells = Cells(*(np.where(self.is_discrete, part, 0.0) for part in (first, step, num)))
+        self.cells = cells if self.is_discrete.any() else None
 
     @classmethod
     def of_columns(cls, columns: Sequence[Column]) -> "ColumnCodes":

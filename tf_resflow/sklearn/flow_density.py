@@ -103,11 +103,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     Attributes:
       noise_: the level of the noise.
       whiten_: whether the flows begin by a `Whiten`.
-      noise_levels_: the levels that were compared, and
-      held_out_scores_: the mean log-likelihoods of the held-out rows at these.
-      offset_: the score below which a row is an outlier: the quantile of the weighted scores of held-out rows at
-        `contamination`, each score by the flow that held the row out. With n held-out rows, the expected share of
-        new outliers exceeds `contamination` by at most 1 / n. Fewer rows of the fit are outliers.
+      noise_levels_: the levels that were compared.
+      held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
+      offset_: the score below which a row is an outlier: the weighted quantile at `contamination` of the scores of
+        held-out rows, each by the flow that held the row out. With n of them, the expected share of new outliers
+        exceeds `contamination` by at most 1 / n. Fewer rows of the fit are outliers.
       columns_: the `Columns`.
       kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
@@ -336,10 +336,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return scores
 
     def _mean_log_densities(self, table):
-        """What stands for a missing value of each column that misses some: the mean log-density, in its units.
-
-        It is that of the standard normal distribution that stands for the value in the flow.
-        """
+        """The mean log-density of each column that misses values, in its units: that of a standard normal one."""
         own, found = table[list(self.columns_.kinds)], []
         for name in own.columns[self._is_masked]:
             rows = own[own[name].notna()]
@@ -386,7 +383,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if is_new.any():
             raise ValueError(
                 f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit: the "
-                "flow does not know how the others are then. Fit to a table with rows that miss it, too."
+                "flow knows no density of the other columns then. Fit to a table with rows that miss it, too."
             )
         given = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
         if self._given is not None:
