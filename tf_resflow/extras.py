@@ -1,9 +1,11 @@
 """Packages that `pip install tf-resflow` does not install, but its extras do."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["extra"]
+__all__ = ["LazyPackage", "extra"]
 
 
 @contextlib.contextmanager
@@ -16,3 +18,14 @@ def extra(name: str) -> Iterator[None]:
             f'The package {error.name} is not installed: pip install "tf-resflow[{name}]", or "tf-resflow[all]".',
             name=error.name,
         ) from None
+
+
+class LazyPackage:
+    """A package of an extra, which is imported when one of its names is first used."""
+
+    def __init__(self, name: str, extra_name: str) -> None:
+        self._name, self._extra = name, extra_name
+
+    def __getattr__(self, attribute: str) -> Any:
+        with extra(self._extra):
+            return getattr(importlib.import_module(self._name), attribute)

@@ -7,38 +7,27 @@ import pandas
 import pytest
 
 from tests.data.test_columns import KINDS, draw
-from tf_resflow.data import ColumnCodes, loading
-from tf_resflow.data.column_codes import kinds_in_words
+from tf_resflow.data import ColumnCodes
+from tf_resflow.data.column_kinds import kinds_from_words, kinds_in_words
 
 pytestmark = pytest.mark.quick
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_rows_come_back_by_codes_of_json(seed):
     """As what they were, from anywhere in their cells; rows of a file, where all is text, have the same values."""
     table, given = draw(seed)
-    codes = ColumnCodes.from_list(json.loads(json.dumps(ColumnCodes(table, kinds=given).as_list())))
-    assert codes.kinds == {name: KINDS[name] for name in table}
-    values, known, unreadable, reasons = codes.read(table[table.columns[::-1]])
-    assert known.all() and np.isfinite(values).all() and not unreadable.any() and not any(reasons)
+    codes = ColumnCodes.from_json(json.loads(json.dumps(ColumnCodes(table, kinds=given).to_json())))
+    assert codes.kinds == {name: KINDS[name] for name in table} == kinds_from_words(kinds_in_words(codes.kinds))
+    rows = codes.encode(table[table.columns[::-1]])
+    values = rows.values
+    assert rows.known.all() and np.isfinite(values).all() and not rows.unreadable.any() and not any(rows.reasons)
     step = np.zeros(codes.size) if codes.cells is None else codes.cells.step
     noise = np.random.default_rng(seed).uniform(-0.49, 0.49, size=values.shape)
-    back = codes.table(values + step * noise)
+    back = codes.decode(values + step * noise)
     pandas.testing.assert_frame_equal(back, table, rtol=1e-6, check_categorical=False, check_dtype=False)
     texts = table.astype({name: str for name in table if KINDS[name] != "number"})
-    np.testing.assert_array_equal(codes.read(texts).values, values)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_kinds_in_words(seed):
-    """As the field of a config they are the same kinds."""
-    table, given = draw(seed)
-    kinds = ColumnCodes(table, kinds=given).kinds
-    assert loading._kinds(kinds_in_words(kinds)) == kinds
-    with pytest.raises(
-        ValueError, match="data.kinds is 'wind'; it has the kinds of columns, such as 'wind: number"
-    ):
-        loading._kinds("wind")
+    np.testing.assert_array_equal(codes.encode(texts).values, values)
 
 
 def test_units():
@@ -54,7 +43,7 @@ def test_units():
         }
     )
     codes = ColumnCodes(table, kinds={"size": ["S", "M", "L", "XL"], "half": 0.5})
-    values = codes.read(table).values[:3]
+    values = codes.encode(table).values[:3]
     assert values.tolist() == [[1.5, 3, 0.5, 0, 1, 2], [2.5, 5, 1, 1, 0, 0], [1e6, 4, 2.5, 0, 2, 3]]
     np.testing.assert_array_equal(codes.cells.step, [0, 1, 0.5, 1, 1, 1])
     np.testing.assert_array_equal(codes.cells.num, [0, 3, 5, 2, 4, 4])
@@ -85,8 +74,8 @@ def test_rows_that_cannot_be_read_have_a_reason():
             "day": ["2024-01-03", "2024-01-03", "03.01.2024", None, "2024-01-01", "2024-01-09T12:00"],
         }
     )
-    values, known, unreadable, reasons = codes.read(new)
-    assert reasons.tolist() == [
+    rows = codes.encode(new)
+    assert rows.reasons.tolist() == [
         "",
         "column 'x': 'a' is not a number",
         "column 'day': '03.01.2024' is not a date",  # rather than that x is missing
@@ -94,17 +83,26 @@ def test_rows_that_cannot_be_read_have_a_reason():
         "column 'code': '8' is not a level of the training",
         "column 'code': '9.0' is not a level of the training",
     ]
-    assert known.tolist() == [True, False, True, True, False, False]
-    assert unreadable.tolist() == [False] + [True] * 5
-    alone = codes.read(new.assign(day="2024-01-03"))
+    assert rows.known.all(axis=1).tolist() == [True, False, True, True, False, False]
+    assert rows.unreadable.tolist() == [False] + [True] * 5
+    alone = codes.encode(new.assign(day="2024-01-03"))
     assert alone.reasons[2] == "column 'x': the value is missing" and not alone.unreadable[2]
-    np.testing.assert_array_equal(values[0], [0.5, 0, 0, 2])
-    np.testing.assert_array_equal(values[4, [0, 1, 3]], [1e300, -1, 0])
-    assert codes.read(new, date_format="%d.%m.%Y").values[2, 3] == 2
+    np.testing.assert_array_equal(rows.values[0], [0.5, 0, 0, 2])
+    np.testing.assert_array_equal(rows.values[4, [0, 1, 3]], [1e300, -1, 0])
+    assert codes.encode(new, date_format="%d.%m.%Y").values[2, 3] == 2
 
 
 def test_columns_of_real_numbers():
     codes = ColumnCodes.of_numbers(["a", "b"])
     assert codes.cells is None and codes.describe() == {}
     table = pandas.DataFrame({"a": [1, 2], "b": [True, False]})
-    assert codes.read(table).values.tolist() == [[1, 1], [2, 0]]
+    assert codes.encode(table).values.tolist() == [[1, 1], [2, 0]]
+
+
+def test_columns_of_earlier_versions():
+    """The names of kinds in the data.json of version 0.1."""
+    grid = {"name": "a", "kind": "whole number", "dtype": "int64", "first": 3, "step": 1, "num": 4}
+    levels = {"name": "b", "kind": "ordered levels", "dtype": "object", "levels": ["S", "M"]}
+    codes = ColumnCodes.from_json([grid, levels])
+    assert codes.kinds == {"a": "whole", "b": ["S", "M"]}
+    assert codes.encode(pandas.DataFrame({"a": ["4"], "b": ["M"]})).values.tolist() == [[4, 1]]

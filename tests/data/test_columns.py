@@ -11,75 +11,46 @@ from tf_resflow.data.columns import Columns
 pytestmark = pytest.mark.quick
 
 
-def column(kind, num, rng):
-    """A column that is named after what it holds."""
-    if kind == "number":
-        return rng.normal(3.0, 2.0, size=num)
-    if kind == "skewed number":
-        return np.exp(rng.normal(size=num)).astype("float32")
-    if kind == "tenths":
-        return rng.normal(20.0, 3.0, size=num).round(1)
-    if kind == "seconds":
-        return 1.6e9 + rng.normal(0.0, 200.0, size=num)
-    if kind == "large whole number":
-        return np.exp(rng.normal(8.0, 2.0, size=num)).astype(int)
-    if kind == "identifier":
-        return 2**60 + rng.integers(0, 50, size=num)
-    if kind == "whole number":
-        return rng.integers(3, 12, size=num).astype("int16")
-    if kind == "whole float":
-        return rng.poisson(4.0, size=num).astype(float)
-    if kind == "fine grid":
-        return rng.integers(-303, 400, size=num) / 10
-    if kind == "thirds":
-        return rng.integers(-20, 20, size=num) / 3
-    if kind == "far grid":
-        return 16_000_000_000 + rng.integers(0, 500, size=num) / 4
-    if kind == "milliseconds":
-        return 1.6e12 + rng.integers(0, 10_000, size=num)
-    if kind == "nanoseconds":
-        return 1_600_000_000_000_000_000 + 1000 * rng.integers(0, 300, size=num)
-    if kind == "hundreds":
-        return (100 * rng.integers(0, 328, size=num)).astype("int16")
-    if kind == "zoned day":
-        return pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")[rng.integers(0, 300, size=num)]
-    if kind == "grid":
-        return rng.integers(0, 8, size=num) * 0.25 + 1.5
-    if kind == "boolean":
-        return rng.uniform(size=num) < 0.3
-    if kind == "text":
-        return rng.choice(["red", "green", "blue", "none"], size=num)
-    if kind == "ordered":
-        values = rng.choice(["low", "middle", "high"], size=num)
-        return pandas.Categorical(values, ["low", "middle", "high", "highest"], ordered=True)
-    days = rng.uniform(0, 100, size=num)
-    unit = "D" if kind == "day" else "h"
-    return pandas.Timestamp("2024-02-28") + pandas.to_timedelta(np.round(days * (1 if kind == "day" else 24)), unit)
+def _days(num, rng, unit):
+    hours = np.round(rng.uniform(0, 100, size=num) * (1 if unit == "D" else 24))
+    return pandas.Timestamp("2024-02-28") + pandas.to_timedelta(hours, unit)
 
 
-KINDS = {
-    "number": "number",
-    "skewed number": "number",
-    "tenths": "number",
-    "seconds": "number",
-    "large whole number": "whole",
-    "identifier": "whole",
-    "whole number": "whole",
-    "whole float": "whole",
-    "grid": 0.25,
-    "fine grid": 0.1,
-    "thirds": 1 / 3,
-    "far grid": 0.25,
-    "milliseconds": "whole",
-    "nanoseconds": 1000,
-    "hundreds": 100,
-    "zoned day": "day",
-    "boolean": "category",
-    "text": "category",
-    "ordered": ["low", "middle", "high", "highest"],
-    "date": "date",
-    "day": "day",
+# The kind of a column that is named after what it holds, and its values.
+COLUMNS = {
+    "number": ("number", lambda num, rng: rng.normal(3.0, 2.0, size=num)),
+    "skewed number": ("number", lambda num, rng: np.exp(rng.normal(size=num)).astype("float32")),
+    "tenths": ("number", lambda num, rng: rng.normal(20.0, 3.0, size=num).round(1)),
+    "seconds": ("number", lambda num, rng: 1.6e9 + rng.normal(0.0, 200.0, size=num)),
+    "large whole number": ("whole", lambda num, rng: np.exp(rng.normal(8.0, 2.0, size=num)).astype(int)),
+    "identifier": ("whole", lambda num, rng: 2**60 + rng.integers(0, 50, size=num)),
+    "whole number": ("whole", lambda num, rng: rng.integers(3, 12, size=num).astype("int16")),
+    "whole float": ("whole", lambda num, rng: rng.poisson(4.0, size=num).astype(float)),
+    "grid": (0.25, lambda num, rng: rng.integers(0, 8, size=num) * 0.25 + 1.5),
+    "fine grid": (0.1, lambda num, rng: rng.integers(-303, 400, size=num) / 10),
+    "thirds": (1 / 3, lambda num, rng: rng.integers(-20, 20, size=num) / 3),
+    "far grid": (0.25, lambda num, rng: 16_000_000_000 + rng.integers(0, 500, size=num) / 4),
+    "milliseconds": ("whole", lambda num, rng: 1.6e12 + rng.integers(0, 10_000, size=num)),
+    "nanoseconds": (1000, lambda num, rng: 1_600_000_000_000_000_000 + 1000 * rng.integers(0, 300, size=num)),
+    "hundreds": (100, lambda num, rng: (100 * rng.integers(0, 328, size=num)).astype("int16")),
+    "zoned day": (
+        "day",
+        lambda num, rng: pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")[
+            rng.integers(0, 300, size=num)
+        ],
+    ),
+    "boolean": ("category", lambda num, rng: rng.uniform(size=num) < 0.3),
+    "text": ("category", lambda num, rng: rng.choice(["red", "green", "blue", "none"], size=num)),
+    "ordered": (
+        ["low", "middle", "high", "highest"],
+        lambda num, rng: pandas.Categorical(
+            rng.choice(["low", "middle", "high"], size=num), ["low", "middle", "high", "highest"], ordered=True
+        ),
+    ),
+    "date": ("date", lambda num, rng: _days(num, rng, "h")),
+    "day": ("day", lambda num, rng: _days(num, rng, "D")),
 }
+KINDS = {name: kind for name, (kind, _) in COLUMNS.items()}
 # What no type says.
 GIVEN = {name: KINDS[name] for name in ("grid", "fine grid", "thirds", "far grid", "nanoseconds", "hundreds")}
 
@@ -88,7 +59,7 @@ def draw(seed, num=200):
     """A table of some of the columns, in any order, and the kinds that its types do not say."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(list(KINDS))[: rng.integers(2, 1 + len(KINDS))]
-    table = pandas.DataFrame({kind: column(kind, num, rng) for kind in chosen})
+    table = pandas.DataFrame({kind: COLUMNS[kind][1](num, rng) for kind in chosen})
     return table, {name: kind for name, kind in GIVEN.items() if name in table}
 
 
@@ -125,7 +96,7 @@ def test_rows_come_back(seed):
 def test_a_density_of_vectors_is_a_density_of_rows(kind):
     """A normal one: over all values of a column it adds up, or integrates over far more than the data, to 1."""
     rng = np.random.default_rng(1)
-    table = pandas.DataFrame({"x": column(kind, 300, rng)})
+    table = pandas.DataFrame({"x": COLUMNS[kind][1](300, rng)})
     columns = Columns(table, kinds={"x": KINDS[kind]} if kind in GIVEN else None)
     if not columns.is_discrete[0]:
         x = columns.decode(np.sinh(np.linspace(-4.0, 4.0, 8001))[:, np.newaxis])
@@ -171,12 +142,12 @@ def test_values_between_those_of_a_grid_cannot_occur(seed):
         is_known = KINDS[name] == "number"
         changed = table.assign(**{name: rows[name]})
         assert (Columns(table, kinds=given).encode(changed).known == is_known).all()
-        read = ColumnCodes(table, kinds=given).read(changed)
-        assert (read.known == is_known).all() and (read.unreadable != is_known).all()
+        read = ColumnCodes(table, kinds=given).encode(changed)
+        assert (read.known.all(axis=1) == is_known).all() and (read.unreadable != is_known).all()
         assert all((reason == "") == is_known and (is_known or repr(name) in reason) for reason in read.reasons)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_an_offset_costs_no_digits(seed):
     """Numbers of any offset that float64 holds have the vectors of those without, in the precision of float32."""
     rng = np.random.default_rng(seed)
@@ -187,14 +158,14 @@ def test_an_offset_costs_no_digits(seed):
     values = [Columns(table).encode(table).values for table in tables]
     np.testing.assert_allclose(values[1], values[0], atol=1e-2)
     codes = ColumnCodes(tables[1])
-    units = codes.read(tables[1]).values.astype(np.float32)
-    np.testing.assert_allclose(codes.table(units)["x"], moved, atol=1e-3 * scale)
+    units = codes.encode(tables[1]).values.astype(np.float32)
+    np.testing.assert_allclose(codes.decode(units)["x"], moved, atol=1e-3 * scale)
     whole = np.round(rng.normal(size=100) * 30).astype(int)
     for start in (0, 2**53, int(rng.integers(2**61, 2**62)), -(2**62)):
         table = pandas.DataFrame({"x": whole + start})
         codes, columns = ColumnCodes(table), Columns(table)
-        assert codes.read(table).known.all()
-        assert codes.table(codes.read(table).values.astype(np.float32))["x"].tolist() == table["x"].tolist()
+        assert codes.encode(table).known.all()
+        assert codes.decode(codes.encode(table).values.astype(np.float32))["x"].tolist() == table["x"].tolist()
         values, widths, *_ = columns.encode(table)
         assert columns.decode(values + widths / 2)["x"].tolist() == table["x"].tolist()
 
@@ -260,20 +231,16 @@ def test_bounded_numbers(bounds):
     assert low < far[0] < far[1] < high
     outside = pandas.DataFrame({"x": [-2.0 if bounds[0] is not None else 7.0]})
     assert not columns.encode(outside).known[0]
-    with pytest.raises(ValueError, match="1 values are not strictly between its bounds"):
+    with pytest.raises(ValueError, match="1 of 1 values are outside of the bounds, such as"):
         Columns(outside, bounds={"x": bounds})
+    for dtype in ("float32", "int64"):  # far draws, too, whose distance from the bound rounds to 0
+        x = pandas.DataFrame({"x": np.random.default_rng(0).integers(1, 5, size=100).astype(dtype)})
+        columns = Columns(x, bounds={"x": (0, 5)})
+        drawn = columns.decode(np.linspace(-40.0, 40.0, 99)[:, np.newaxis])
+        assert columns.encode(drawn).known.all() and drawn["x"].dtype == dtype
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int64"])
-def test_samples_are_within_bounds(dtype):
-    """Far draws, too, whose distance from the bound rounds to 0."""
-    x = pandas.DataFrame({"x": np.random.default_rng(0).integers(1, 1000, size=100).astype(dtype)})
-    columns = Columns(x, bounds={"x": (0, 1000)})
-    drawn = columns.decode(np.linspace(-40.0, 40.0, 99)[:, np.newaxis])
-    assert columns.encode(drawn).known.all() and drawn["x"].dtype == dtype
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
 def test_the_ends_of_whole_numbers_are_sampled(dtype):
     limits = np.iinfo(dtype)
     x = np.linspace(float(limits.min), float(limits.max), 200)
@@ -292,7 +259,7 @@ def test_missing_and_unknown_values():
 
 
 def test_types_of_pandas():
-    """Nullable types, zones and whole days come back; whole numbers within the range of the fit."""
+    """Nullable types and zones come back; whole numbers within the range of the fit."""
     rng = np.random.default_rng(0)
     table = pandas.DataFrame(
         {
@@ -306,9 +273,6 @@ def test_types_of_pandas():
     drawn = columns.decode(rng.normal(size=[500, columns.size]))
     pandas.testing.assert_series_equal(drawn.dtypes, table.dtypes)
     assert (drawn["count"].min(), drawn["count"].max()) == (2, 8)
-    days = Columns(pandas.DataFrame({"day": pandas.date_range("2024-01-01", periods=60)}))
-    drawn = days.decode(rng.normal(size=[9, 1]))["day"]
-    assert (drawn == drawn.dt.floor("D")).all() and drawn.nunique() > 3
 
 
 def test_warnings():
@@ -324,34 +288,39 @@ def test_warnings():
     assert "depend on each other linearly: a, b, sum." in texts[1] and len(texts) == 2
 
 
+DURATIONS = pandas.to_timedelta([1, 2, 3], unit="h")
+TIMES = np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]")
+
+
+@pytest.mark.parametrize(
+    "message, values, fields",
+    [
+        ("no column 'y'; the columns are x", [1, 2, 3], {"bounds": {"y": (0, 1)}}),
+        ("all values are missing", [np.nan] * 3, {}),
+        ("150 different values in 150 rows, such as '0': too many", [*map(str, range(150))], {}),
+        ("1 of 3 values are not a level of the training, such as c", ["a", "b", "c"], {"kinds": {"x": ["a", "b"]}}),
+        ("3 of 3 values are not a number, such as a", ["a", "b", "c"], {"bounds": {"x": (0, 1)}}),
+        ("bounds, but its kind is 'whole'. Only num", [1, 2], {"bounds": {"x": (0, 3)}, "kinds": {"x": "whole"}}),
+        ("with low < high; got .3, 0.", [1, 2], {"bounds": {"x": (3, 0)}}),
+        ("3 of 3 values are not a whole number, such as 1.5", [1.5, 2.5, 3.5], {"kinds": {"x": "whole"}}),
+        ("1 of 3 values are not a multiple of 0.1, such as 2.55", [1, 2.55, 3], {"kinds": {"x": 0.1}}),
+        ("2 of 3 values are infinite, such as inf", [np.inf, 1.0, -np.inf], {}),
+        ("1 of 3 values are not a whole day, such as", TIMES, {"kinds": {"x": "day"}}),
+        ("3 of 3 values are not a number, such as 2024-01-01", TIMES, {"kinds": {"x": "number"}}),
+        ("3 of 3 values are not a date, such as 1", [1, 2, 3], {"kinds": {"x": "date"}}),
+        (r"durations by .dt.total_seconds\(\)", DURATIONS, {}),
+        *[("kind is one of date, .* got", [1, 2], {"kinds": {"x": k}}) for k in ("wohle", 0, -1.0, True, np.inf)],
+    ],
+)  # fmt: skip
+def test_what_a_fit_refuses(refused, message, values, fields):
+    refused(message, Columns, pandas.DataFrame({"x": values}), **fields)
+
+
 def test_refusals(refused):
-    table = pandas.DataFrame({"x": [1.5, 2.5, 3.5], "name": ["a", "b", "c"]})
-    refused("no column 'y'; the columns are x, name", Columns, table, bounds={"y": (0, 1)})
     refused("Two columns have the name 'x'", Columns, pandas.DataFrame([[1, 2]], columns=["x", "x"]))
-    refused("all values are missing", Columns, pandas.DataFrame({"x": [np.nan, np.nan]}))
-    many = pandas.DataFrame({"name": [f"person {i}" for i in range(150)]})
-    refused("150 different values in 150 rows, such as 'person 0': too many", Columns, many)
-    refused("'c' is not one of its ordered levels", Columns, table, kinds={"name": ["a", "b"]})
-    refused("has bounds, but it is of type", Columns, table, bounds={"name": (0, 1)})
-    refused("3 of 3 values are not a whole number, such as 1.5", Columns, table, kinds={"x": "whole"})
-    refused(
-        "1 of 3 values are not a multiple of 0.1, such as 2.55",
-        Columns,
-        table.assign(x=[1, 2.55, 3]),
-        kinds={"x": 0.1},
-    )
-    for kind in ("wohle", 0, -1.0, True, np.inf):
-        refused(f"a kind is one of number, whole, category, .* got {kind!r}", Columns, table, kinds={"x": kind})
-    times = table.assign(x=np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]"))
-    refused("not whole days apart", Columns, times, kinds={"x": "day"})
-    refused(r"'x' has numbers; got datetime64\[", Columns, times, kinds={"x": "number"})
-    refused("'x' has dates; got numbers", Columns, table, kinds={"x": "date"})
-    durations = pandas.DataFrame({"x": pandas.to_timedelta([1, 2, 3], unit="h")})
-    refused(r"durations by .dt.total_seconds\(\)", Columns, durations)
-    columns = Columns(table)
-    refused("2 values are infinite", columns.encode, table.assign(x=[np.inf, 1.0, -np.inf]))
-    refused("Column 'x' has numbers", columns.encode, table.assign(x=["1", "two", "3"]))
-    refused(r"'x' has numbers; got datetime64\[", columns.encode, times)
-    refused(r"'x' has numbers; got datetime64\[", ColumnCodes(table).read, times)
-    refused("'x' has dates; got numbers", Columns(times).encode, table)
-    refused("'x' has dates; got numbers", ColumnCodes(times).read, table)
+    columns, dates = Columns(pandas.DataFrame({"x": [1.5, 2.5, 3.5]})), Columns(pandas.DataFrame({"x": TIMES}))
+    for values, reason in (([1.0, -np.inf], "'-inf' is infinite"), ([1, "two"], "'two' is not a number")):
+        message = f"Row 2, column 'x': {reason}. 1 of 2 rows have such values"
+        refused(message, columns.encode, pandas.DataFrame({"x": values}))
+    refused("'2024-01-01 00:00:00' is not a number. 3 of 3", columns.encode, pandas.DataFrame({"x": TIMES}))
+    refused("'1' is not a date. 2 of 2", dates.encode, pandas.DataFrame({"x": [1, 2]}))

@@ -33,17 +33,7 @@ def _refuse(message, path, **fields):
         _load(path, **fields)
 
 
-def test_the_file_of_each_example(tmp_path):
-    """In the order of the examples, of drawn splits, too; but not of arrays."""
-    _write(tmp_path / "faces", COLOR[4:])
-    np.save(tmp_path / "a.npy", COLOR[:4])
-    dataset = load_image_files(tmp_path / "faces", tmp_path / "a.npy", validation_fraction=0.25)
-    assert {split: len(files) for split, files in dataset.files.items()} == {"train": 12, "validation": 4}
-    for split, files in dataset.files.items():
-        np.testing.assert_array_equal(dataset.array(split), [np.asarray(Image.open(file)) for file in files])
-
-
-@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tiff", "PNG"])
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "tiff", "PNG"])
 def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
     dataset = _load(_write(tmp_path / "faces", COLOR, suffix))
     assert (dataset.name, dataset.event_shape, dataset.levels) == ("faces", (6, 4, 3), 256)
@@ -207,8 +197,8 @@ def test_arrays(tmp_path, images, channels):
 def test_fewer_levels(tmp_path):
     np.save(tmp_path / "a.npy", COLOR)
     config = {"name": "images", "path": str(tmp_path / "a.npy"), "test_fraction": 0.0}
-    dataset = load({**config, "levels": 32, "flip": True})
-    assert dataset.levels == 32 and dataset.flip
+    dataset = load({**config, "levels": 32, "flip": True, "crop_padding": 1})
+    assert dataset.levels == 32 and dataset.flip and dataset.crop_padding == 1
     assert sorted(map(bytes, COLOR // 8)) == sorted(bytes(x) for s in dataset.sizes for x in dataset.array(s))
     np.save(tmp_path / "b.npy", COLOR // 8)
     _refuse("b.npy: no value is above 31, and levels = 32", tmp_path / "b.npy", levels=32)
@@ -218,7 +208,7 @@ def test_fewer_levels(tmp_path):
 def test_images_of_several_sizes_are_an_error(tmp_path):
     _write(tmp_path, COLOR)
     Image.fromarray(COLOR[0, :5]).save(tmp_path / "07.png")
-    _refuse(r"2 sizes, .*00.png \(4 x 6\) and .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
+    _refuse(r"2 sizes, .*19.png \(4 x 6\) and .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
     assert _load(tmp_path, image_size=4).event_shape == (4, 4, 3)
     message = r"20 of 20 images are smaller than image_size = 5, such as .*00.png \(4 x 6\)"
     _refuse(message, tmp_path, image_size=5)
@@ -324,12 +314,8 @@ def test_folders_of_splits_that_are_not_clear_are_errors(tmp_path, names):
     for name in names:
         _write(tmp_path / name, COLOR[:3])
     _refuse(f"the folders {', '.join(sorted(names))}. Expected train, and perhaps", tmp_path)
-
-
-def test_splits_that_are_given_twice_are_errors(tmp_path):
-    train, test = _write(tmp_path / "train", COLOR), _write(tmp_path / "test", GRAY)
-    _refuse("the folders test, train. Expected train", tmp_path, path_test=test)
-    _refuse("path_test: the images of .*train are examples of another split, too", train, path_test=train)
+    own = tmp_path / names[0]
+    _refuse("path_test: the images of .* are examples of another split, too", own, path_test=own)
 
 
 def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):
@@ -340,7 +326,7 @@ def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):
     folder = _write(tmp_path / "b", COLOR[:4])
     message = "4 examples less test_fraction leave 0 for training, which needs at least 1"
     with monkeypatch.context() as patch:
-        patch.setattr(image_files, "_read_folder", None)
+        patch.setattr(image_files, "_decode", None)
         _refuse(message, folder, test_fraction=0.9)
     monkeypatch.setattr(image_files, "_MEMORY", 4 * 72 - 1)
     for path in (tmp_path / "a.npy", folder):
@@ -358,6 +344,12 @@ def test_splits_without_labels(tmp_path, said):
     _refuse(message, tmp_path / "one", path_test=tmp_path / "two.npz")
 
 
+def test_wrong_labels_are_errors(tmp_path):
+    for labels in (np.arange(19), np.arange(20) - 1, np.arange(20) + 1, np.arange(20) / 2):
+        np.savez(tmp_path / "a.npz", images=COLOR, labels=labels)
+        _refuse("a.npz: expected as labels 20 integers", tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     "array, message",
     [
@@ -371,26 +363,8 @@ def test_splits_without_labels(tmp_path, said):
     ],
 )
 def test_an_array_of_other_values_or_shapes_is_an_error(tmp_path, array, message):
-    np.save(tmp_path / "a.npy", array)
     np.savez(tmp_path / "a.npz", array)
-    for file in ("a.npy", "a.npz"):
-        _refuse(f"{file}.*{message}", tmp_path / file)
-
-
-@pytest.mark.parametrize("labels", [np.arange(19), np.arange(20) - 1, np.arange(20) + 1, np.arange(20) / 2])
-def test_wrong_labels_are_errors(tmp_path, labels):
-    np.savez(tmp_path / "a.npz", images=COLOR, labels=labels)
-    _refuse("a.npz: expected as labels 20 integers", tmp_path / "a.npz")
-
-
-def test_fields_reach_the_loader(tmp_path):
-    """Each field of data.load, by what it changes."""
-    _write(tmp_path / "a", COLOR)
-    np.savez(tmp_path / "b.npz", x=COLOR[:4] // 2, y=COLOR[:5])
-    config = {"name": "images", "path": str(tmp_path / "a"), "path_test": str(tmp_path / "b.npz"), "key": "x"}
-    dataset = load({**config, "image_size": 4, "crop_padding": 1, "validation_fraction": 0.5})
-    assert dataset.sizes == {"train": 10, "validation": 10, "test": 4}
-    assert dataset.event_shape == (4, 4, 3) and dataset.crop_padding == 1
+    _refuse(f"a.npz.*{message}", tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff", "npy", "npz"])
@@ -411,7 +385,7 @@ def test_a_damaged_file_is_named(tmp_path, suffix):
         path.write_bytes(content)
         _refuse(f"01.{suffix}.*an {kind}", source)
     generator = np.random.default_rng(3)
-    for _ in range(20):
+    for _ in range(10):
         content = bytearray(whole[: generator.integers(1, len(whole) + 1)] if generator.integers(2) else whole)
         for place in generator.integers(min(len(content), 150), size=2):
             content[place] = generator.integers(256)

@@ -122,7 +122,7 @@ def test_pairs_of_columns_of_a_table(tmp_path, figures):
         }
     )
     codes = ColumnCodes(table, kinds={"color": ["red", "blue"]})
-    rows = codes.read(table).values
+    rows = codes.encode(table).values
     points_figure(tmp_path / "a.png", {"samples": rows}, columns=list(table), codes=codes)
     last = figures[0].axes[-4:]
     assert [label.get_text() for label in last[1].get_xticklabels()] == ["red", "blue"]

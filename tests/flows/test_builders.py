@@ -1,5 +1,6 @@
 """What flows of the builders compute: inverses, in every policy, under conditions, with every activation."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf

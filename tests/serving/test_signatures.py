@@ -175,7 +175,7 @@ def test_columns_of_a_table(tmp_path, call):
         }
     )
     codes = ColumnCodes(table, kinds={"grid": 0.25, "day": "day"})
-    values = codes.read(table).values
+    values = codes.encode(table).values
     flow = resflow.flows.vector_flow(codes.size, num_blocks=1, hidden=(8,))
     flow = resflow.bijectors.Flow([resflow.bijectors.Normalize(values.mean(axis=0), values.std(axis=0)), flow])
     model = resflow.FlowModel(flow, [codes.size], cells=codes.cells)

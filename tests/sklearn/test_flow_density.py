@@ -56,7 +56,7 @@ def test_scores_are_log_densities_in_the_units_of_the_columns(fitted):
     assert integral(fitted, PRICES) == pytest.approx(1.0, abs=0.08)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed):
     """Of tables of one to three discrete columns, some of them rare: all rows, and 4,000 samples of each column.
 
@@ -119,7 +119,7 @@ def test_weights():
     density = np.exp(fit.score_samples(line))
     assert np.trapezoid(density[line[:, 0] < 0], line[line[:, 0] < 0, 0]) < 0.1
     assert fit.offset_ > fit.score_samples([[-3.0]])[0]  # a hundredth of the weight is below the offset
-    with pytest.raises(ValueError, match="1 of 200 are negative"):
+    with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
         FlowDensity(**SMALL).fit(x, sample_weight=np.repeat([-1.0, 1.0], [1, 199]))
 
 
@@ -194,28 +194,34 @@ def test_flows_are_whitened_where_that_helps():
     assert not FlowDensity(**SMALL | {"whiten": "auto"}).fit(x).whiten_
 
 
-def test_the_density_is_the_mean_of_the_members(monkeypatch):
-    """Scores, and the mean share of one in the density of samples; their held-out rows are others."""
-    rows, held_out = table()[["price"]], []
-    train = NoiseConditionedDensity.train
+@pytest.fixture
+def held_out(monkeypatch):
+    """The held-out rows of each training, in its order."""
+    found, train = [], NoiseConditionedDensity.train
 
     def recorded(density, kept, chosen, *args, **options):
-        held_out.append(set(chosen.values[:, 0]))
+        found.append(chosen.values[:, 0])
         return train(density, kept, chosen, *args, **options)
 
     monkeypatch.setattr(NoiseConditionedDensity, "train", recorded)
+    return found
+
+
+def test_the_density_is_the_mean_of_the_members(held_out):
+    """Scores, and the mean share of one in the density of samples; their held-out rows are others."""
+    rows = table()[["price"]]
     both = FlowDensity(**SMALL | {"num_members": 2}).fit(rows)
     alone = [copy.copy(both) for _ in range(2)]
     for place, fit in enumerate(alone):
         fit._members = both._members[place : place + 1]
-    assert held_out[0].isdisjoint(held_out[1])
+    assert set(held_out[0]).isdisjoint(held_out[1])
     scores = [fit.score_samples(rows) for fit in alone]
     assert np.abs(scores[0] - scores[1]).max() > 0.01
     np.testing.assert_allclose(both.score_samples(rows), np.logaddexp(*scores) - np.log(2), rtol=1e-9)
     prices = both.sample(4000, random_state=0)
     density = (
         np.exp(alone[0].score_samples(prices) - both.score_samples(prices)) / 2
-    )  # of the first, given the price
+    )  # of the first given the price
     assert density.mean() == pytest.approx(0.5, abs=4.5 * density.std() / np.sqrt(4000))
 
 
@@ -232,16 +238,9 @@ def test_weights_count_like_repeated_rows():
         assert below < percent * weights.sum() <= up_to
 
 
-def test_the_threshold_comes_from_held_out_rows(monkeypatch):
+def test_the_threshold_comes_from_held_out_rows(held_out):
     """Each member scores its own held-out rows: less than `contamination` of these scores are below the offset."""
-    rows, held_out = table()[["price"]], []
-    train = NoiseConditionedDensity.train
-
-    def recorded(density, kept, chosen, *args, **options):
-        held_out.append(chosen.values[:, 0])
-        return train(density, kept, chosen, *args, **options)
-
-    monkeypatch.setattr(NoiseConditionedDensity, "train", recorded)
+    rows = table()[["price"]]
     for contamination in (0.01, 0.1, 0.3):
         fit = FlowDensity(contamination=contamination, **SMALL | {"num_members": 2}).fit(rows)
         values, alone, decisions = fit.columns_.encode(rows).values[:, 0], copy.copy(fit), []
@@ -316,17 +315,17 @@ def test_arrays_come_back_as_arrays():
 def test_refusals(refused, fitted):
     rows = table()
     for argument, value, message in (
-        ("noise", 2.0, r'noise is "auto" or a number from 0.003 to 1.0; got 2.0'),
-        ("contamination", 0.0, r"contamination is in \(0, 0.5\]; got 0"),
-        ("missing", "fill", "missing is one of error, drop, condition; got 'fill'"),
-        ("validation_fraction", 1, "validation_fraction"),
-        ("whiten", "yes", 'whiten is "auto", True or False; got .yes'),
-        ("max_steps", 0, "max_steps"),
-        ("num_members", 0, "num_members"),
-        ("num_blocks", 0, "num_blocks"),
-        ("hidden", 64, "hidden has the widths"),
-        ("given", "color", r"names of columns, such as \['color'\]"),
-        ("given", ["colors"], "given: there is no column 'colors'"),
+        ("noise", 2.0, r"'noise' parameter .* among {'auto'} or a float in the range \[0.003, 1.0\]. Got 2.0"),
+        ("contamination", 0.0, r"'contamination' parameter .* range \(0.0, 0.5\]. Got 0.0"),
+        ("missing", "fill", "'missing' parameter .* Got 'fill'"),
+        ("validation_fraction", 1, "'validation_fraction' parameter"),
+        ("whiten", "yes", "'whiten' parameter .* Got 'yes'"),
+        ("max_steps", 0, "'max_steps' parameter"),
+        ("num_members", 0, "'num_members' parameter"),
+        ("num_blocks", 0, "'num_blocks' parameter"),
+        ("hidden", 64, "'hidden' parameter"),
+        ("given", "color", "'given' parameter .* array-like. Got 'color'"),
+        ("given", ["colors"], "There is no column 'colors'"),
         ("given", list(rows), "All columns are given"),
         ("bounds", {"size": (0, 1)}, "There is no column 'size'"),
     ):
@@ -337,6 +336,6 @@ def test_refusals(refused, fitted):
     refused(r"missing in 2 of 150 rows, by columns: rooms \(2\)", FlowDensity().fit, missing)
     refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
-    refused("Column 'price' has numbers", fitted.score_samples, rows.assign(price="dear"))
+    refused("Row 1, column 'price': 'dear' is not a number", fitted.score_samples, rows.assign(price="dear"))
     refused("missed none in the fit", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)
     refused("not compatible with arrays of bytes/strings", FlowDensity().fit, np.array([["a", "b"]] * 20))

@@ -145,7 +145,7 @@ def _condition(info):
     if len(given or ()) == size:
         import pandas
 
-        row = info.condition_codes.read(pandas.DataFrame([given], columns=list(info.condition_codes.kinds)))
+        row = info.condition_codes.encode(pandas.DataFrame([given], columns=list(info.condition_codes.kinds)))
         reason = f": {row.reasons[0]}"
         if not row.reasons[0]:
             return row.values[0]

@@ -101,7 +101,7 @@ def main() -> int:
     """Trains and prints the result."""
     import tensorflow as tf
 
-    from tf_resflow.data.column_codes import kinds_in_words
+    from tf_resflow.data.column_kinds import kinds_in_words
     from tf_resflow.training.strategies import STRATEGIES, is_chief
     from tf_resflow.training.workdir import Workdir
 

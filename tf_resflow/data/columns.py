@@ -3,12 +3,12 @@
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize, special, stats
 
-from tf_resflow.data.column_codes import ColumnCodes, Encoded, dependent
+from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.plurals import shortened
 
 __all__ = ["Columns", "Encoded"]
@@ -17,18 +17,34 @@ _LEAST_POWERED = 20  # rows
 _EXTREME = 0.02  # share of the gains on each side that count as the next ones, since a single row can have any
 
 
+class Encoded(NamedTuple):
+    """The rows of a table as standardized vectors, arrays `[num, size]` unless stated otherwise.
+
+    Attributes:
+      values: float64. The value of a continuous coordinate, or the lower edge of the cell of a discrete one. NaN
+        marks a missing value.
+      widths: the widths of the cells, 0 in continuous coordinates.
+      ends: bool, `[2, num, size]`: whether the cell is the first one and whether it is the last one. These cells
+        include what lies beyond them.
+      log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
+        logarithms of the widths.
+      known: `[num]`, whether every value can occur. A row with a value that cannot has probability 0.
+    """
+
+    values: np.ndarray
+    widths: np.ndarray
+    ends: np.ndarray
+    log_scale: np.ndarray
+    known: np.ndarray
+
+
 class Columns:
     r"""Maps the rows of a table to standardized vectors and back.
 
-    Each column is a coordinate. `ColumnCodes` says how its type, or `kinds`, decides what it is:
-
-    - Numbers are used as they are; with `bounds`, as \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum.
-    - Whole numbers, values on a grid, and days are dequantized: a value is a cell, one step wide.
-    - Categories, booleans and text are dequantized, too. Levels are numbered in their order, or else by frequency.
-    - Times are days since the first time of the fit.
-
-    A Yeo-Johnson transform is applied to numbers that it makes more normal; see `_Powers`. All coordinates are
-    standardized.
+    Each column is a coordinate, of the kind that its type or `kinds` implies; see `ColumnCodes`. A number with
+    `bounds` (a, b) becomes \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum. A discrete value (a whole number, a
+    value on a grid, a day, a level) is a cell, one step wide. A Yeo-Johnson transform is applied to numbers that it
+    makes more normal (see `_Powers`), and all coordinates are standardized.
 
     The log-density of a row is \\(\log p(x) = \log E_u\, p(z + w u) + \mathrm{log\_scale}\\), with its vector z,
     the widths w of its cells, and u uniform in [0, 1) in the discrete coordinates. It is a probability in the
@@ -37,7 +53,7 @@ class Columns:
 
     Levels, and grids of at most 100 values, have a first and a last cell. These cells include what lies beyond
     them, in scores as in samples, so the probabilities of the values of the fit add up to one. A number beyond the
-    last cell is not impossible: its probability is that of its own cell, which is part of that of the last one.
+    last cell is not impossible: it has the probability of its own cell, which is part of the last one.
 
     ```python
     import pandas
@@ -52,8 +68,8 @@ class Columns:
 
     Args:
       table: `pandas.DataFrame` of the rows of the fit.
-      kinds: the kinds of columns by their names, instead of those that the types imply; see `ColumnCodes`.
-      bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
+      kinds: see `ColumnCodes`.
+      bounds: see `ColumnCodes`.
 
     Attributes:
       kinds: the kind of each column, by its name, in the form of the argument.
@@ -76,7 +92,7 @@ class Columns:
     ):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
         self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
-        centers = self._codes.encode(table).values + 0.5 * self.is_discrete
+        centers = self._places(table)[0] + 0.5 * self.is_discrete
         deviation = np.sqrt(np.nanvar(centers, axis=0) + self.is_discrete / 12)
         varies = self.is_discrete | (np.nanmax(centers, axis=0) > np.nanmin(centers, axis=0))
         self._mean, self._scale = np.nanmean(centers, axis=0), np.where(varies, deviation, 1.0)
@@ -85,19 +101,38 @@ class Columns:
 
     def encode(self, table: Any) -> Encoded:
         """The rows of a table with the columns of the fit, in any order, as standardized vectors."""
-        values, widths, ends, log_scale, known = self._codes.encode(table)
-        lower, log_slopes = self._powers.transform((values - self._mean) / self._scale)
-        upper, _ = self._powers.transform((values + widths - self._mean) / self._scale)
+        places, rows = self._places(table)
+        lower, log_slopes = self._powers.transform((places - self._mean) / self._scale)
+        upper, _ = self._powers.transform((places + self.is_discrete - self._mean) / self._scale)
         widths = np.where(self.is_discrete, upper - lower, 0.0)
         log_slopes = np.where(
             self.is_discrete, np.log(np.where(widths > 0, widths, 1.0)), log_slopes - np.log(self._scale)
         )
-        log_scale += np.where(np.isnan(values), 0.0, log_slopes).sum(axis=1)
-        return Encoded(lower, widths, ends, log_scale, known)
+        log_scale = rows.log_slopes + np.where(np.isnan(places), 0.0, log_slopes).sum(axis=1)
+        ends = places == np.array([column.ends for column in self._codes.columns]).T[:, np.newaxis]
+        return Encoded(lower, widths, ends & self.is_discrete, log_scale, rows.known.all(axis=1))
 
     def decode(self, values: np.ndarray) -> Any:
         """A `pandas.DataFrame` of the rows with these vectors, in the types and the order of the fit."""
-        return self._codes.decode(self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean)
+        places = self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean
+        first, step = self._grid
+        return self._codes.decode(np.where(self.is_discrete, first + step * np.floor(places), places))
+
+    @property
+    def _grid(self):
+        """The first values of the discrete coordinates, and their steps, 1 in the other coordinates."""
+        cells = self._codes.cells
+        return (0.0, 1.0) if cells is None else (cells.first, np.where(self.is_discrete, cells.step, 1.0))
+
+    def _places(self, table):
+        """The rows as vectors with the numbers 0, 1, ... of the cells in discrete coordinates, and as they are."""
+        rows, (first, step) = self._codes.encode(table), self._grid
+        if unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1)).tolist():
+            raise ValueError(
+                f"Row {unread[0] + 1}, {rows.reasons[unread[0]]}. {len(unread):,} of {len(table):,} rows have such "
+                "values: correct them, or leave these rows out."
+            )
+        return np.where(self.is_discrete, np.round((rows.values - first) / step), rows.values), rows
 
     def _warn(self, table):
         """Warns of columns that are constant, and of columns that repeat or depend on each other."""
@@ -127,11 +162,9 @@ class _Powers:
     A coordinate z has the median m, and a is the smaller of the distances from m to the quartiles. With
     \\(t = (z - m) / a\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\) for \\(t \ge 0\\); for \\(t < 0\\), y is minus
     the transform of \\(-t\\) with \\(2 - \lambda\\). The parameter maximizes the normal likelihood in
-    \\(0 \le \lambda \le 2\\). Outside of these limits y has a finite bound, and the inverse of a sample beyond the
-    data would explode. Beyond the range of the fit y continues linearly, with the slope at its end.
-
-    A coordinate is transformed if its normal log-likelihood rises by two standard errors on each half of the rows,
-    with the parameters of the other half.
+    \\(0 \le \lambda \le 2\\); outside of these limits, samples beyond the data would explode. Beyond the range of
+    the fit, y continues linearly. A coordinate is transformed if its normal log-likelihood rises by two standard
+    errors on each half of the rows, with the parameters of the other half.
 
     References:
       Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.

@@ -49,24 +49,18 @@ def default_config(**fields: Any) -> Any:
 
     - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own files, or
       the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
-    - Images, tables: `path`, a folder or file (see `load_image_files`, `load_tabular`), `path_validation`,
-      `path_test`, `key` of a .npz file, `test_fraction`, `split_seed`.
-    - Images: `max_image_size`, to which larger ones, or those of several sizes, are shrunk; 0 for none.
-      `skip_unreadable`, whether to go on without the files of a folder that cannot be read.
+    - Files ("images" and "tabular"): `path`, `path_validation`, `path_test`, `key`, `test_fraction`, `split_seed`;
+      of images also `max_image_size` (0 for none) and `skip_unreadable`. See `load_image_files`, `load_tabular`.
     - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the data's own),
       and of the train stream `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
       TFDS's own, if any), `split_test`.
-    - Tables: `columns`, the names of the columns to read, or their numbers from 1, separated by commas; "" for all.
-      `condition_columns`, those that are the condition of the others. `kinds`, the kinds of columns where the types
-      do not say them (see `ColumnCodes`), "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L".
-      `missing`, what is done with rows that miss values: "error" or "drop". `read_options`, arguments of
-      `pandas.read_csv`, such as `sep`, `decimal`, `thousands`, `date_format` and `encoding`, or of
-      `pandas.read_excel`; None is their default.
+    - Tables: `columns` and `condition_columns`, names or numbers from 1, separated by commas ("" for all and for
+      none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L" (see
+      `ColumnCodes`); `missing`; and `read_options`, of which None is the default of pandas. See `load_tabular`.
     - 2-D densities: `num_test`.
-    - All: `validation_fraction`, the fraction of the train split that is held back for validation if there is no
-      such split; 0 for none. For files it is a fraction of all examples; densities, which have no end, draw
-      `num_test` more.
+    - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held back for
+      validation if there is no such split; 0 for none. Densities draw `num_test` more.
 
     Args:
       **fields: values that replace the defaults.

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.data.splits import check_alike
 
 _ROWS = 1024  # examples that `Dataset.array` takes at a time
 
@@ -19,11 +18,10 @@ _ROWS = 1024  # examples that `Dataset.array` takes at a time
 class Dataset:
     """Examples of one event shape, split into "train", "test" and perhaps "validation".
 
-    Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels`
-    is None. `from_arrays` makes a data set of arrays. Otherwise one of two functions reads the splits: `read`
-    returns a whole split, and is called when it is first needed; `stream` returns the examples one after the other,
-    for data that do not fit in memory. The train split of a generated data set (`draw`) has no end: every step
-    draws fresh examples.
+    Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels` is None.
+    `from_arrays` makes a data set of arrays. Otherwise `read` returns a whole split when it is first needed, or
+    `stream` returns the examples one after the other, for data that do not fit in memory. The train split of a
+    generated data set (`draw`) has no end: every step draws fresh examples.
 
     ```python
     import numpy as np
@@ -42,17 +40,17 @@ class Dataset:
       read: function of a split's name that returns all its examples: an array, or a pair of arrays, examples and
         labels or conditions.
       draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a sequence of integers.
-      stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` if
-        `num_classes` is given: the split in its own order if the seed is None, else in a random order that is a
-        pure function of the seed, an int64 tensor of shape `[2]`; without its first `skip` examples.
-      decode: function of an element of a stream whose elements are not yet such tuples, but their encoded form: it
-        returns the tuple. It is called only for the examples that are asked for.
+      stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
+        `num_classes`, without the first `skip` examples. The order is the split's own if the seed is None, and
+        otherwise a pure function of the seed, an int64 tensor of shape `[2]`.
+      decode: function that turns an element of the stream into such a tuple, if the elements are encoded. It is
+        called only for the examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
-      crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it cuts it
-        to its size at a uniform position.
+      crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it cuts the
+        image to its size at a uniform position.
       num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without labels.
-      condition_mean: mean of the train split's conditions, real vectors that stand beside the examples in the place
-        of labels; None for data without conditions.
+      condition_mean: mean of the train split's conditions, which are real vectors in place of labels; None for data
+        without conditions.
       condition_std: standard deviation of the train split's conditions.
       mean: mean of the train split per coordinate, or per channel of images, if known.
       std: standard deviation of the train split, like the mean.
@@ -60,8 +58,8 @@ class Dataset:
       columns: names of the coordinates of vectors, if known.
       condition_columns: names of the coordinates of conditions, if known.
       files: paths of the files of the examples, in their order, of each split that is a folder of images.
-      codes: the `ColumnCodes` of a table: what its columns are; None of other data.
-      condition_codes: those of its conditions.
+      codes: the `ColumnCodes` of a table; None for other data.
+      condition_codes: the `ColumnCodes` of the conditions.
     """
 
     name: str
@@ -124,23 +122,24 @@ class Dataset:
             event shape, or labels or conditions do not fit their examples.
         """
         arrays = {split: np.asarray(array) for split, array in splits.items()}
-        check_alike(name, arrays)
+        shapes = {split: array.shape[1:] for split, array in arrays.items()}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
         arrays = {s: _checked(f"{name} ({s})", array, levels) for s, array in arrays.items()}
         sizes = {split: len(array) for split, array in arrays.items()}
-        beside = None
+        parts: dict[str, Any] = arrays
         if labels is not None:
-            beside = _checked_labels(name, labels, sizes, fields.get("num_classes"))
+            labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
+            parts = {split: (array, labels[split]) for split, array in arrays.items()}
         elif conditions is not None:
-            beside = {s: _checked(f"{name} ({s})", conditions[s], None) for s in arrays}
-            for split, given in beside.items():
+            for split, given in conditions.items():
                 if given.ndim != 2 or len(given) != sizes[split]:
                     raise ValueError(
                         f"{name} ({split}): {sizes[split]} examples have conditions of shape {given.shape}, and "
                         f"not [{sizes[split]}, size]."
                     )
-        pairs = arrays if beside is None else {split: (array, beside[split]) for split, array in arrays.items()}
-        shape = next(iter(arrays.values())).shape[1:]
-        return cls(name, shape, levels, sizes, read=pairs.__getitem__, **fields)
+            parts = {s: (array, _checked(f"{name} ({s})", conditions[s], None)) for s, array in arrays.items()}
+        return cls(name, next(iter(shapes.values())), levels, sizes, read=parts.__getitem__, **fields)
 
     def train_batches(
         self,
@@ -160,9 +159,9 @@ class Dataset:
           seed: integer.
           start_step: step whose batch comes first. A resumed run passes its step, and sees the batches that an
             uninterrupted run would have seen.
-          labels: whether to return the labels or conditions, too; the examples are the same.
-          share: `(index, num)`: only part `index` of `num` equal parts of each batch, for one of `num` machines
-            that train together. Joined in their order, the parts are the batch.
+          labels: whether to return the labels or conditions, too. This does not change the examples.
+          share: `(index, num)`: return only part `index` of `num` equal parts of each batch, for one of `num`
+            machines that train together. Joined in their order, the parts are the batch.
 
         Returns:
           A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`; with labels, of pairs of them and int32
@@ -261,10 +260,8 @@ class Dataset:
 
     def _read_once(self, split):
         """The examples of a split, and its labels or conditions if it has some."""
-        if self.read is None:
-            raise ValueError(f"The data set {self.name!r} can neither read nor stream its examples.")
         if split not in self._tensors:
-            arrays = self.read(split)
+            arrays = self.read(split)  # type: ignore[misc]
             if self.num_classes is not None:
                 arrays = arrays[0], arrays[1].astype(np.int32)
             elif self.condition_mean is None:

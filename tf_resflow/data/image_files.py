@@ -31,35 +31,14 @@ _SHRUNK = "The images are shrunk to %d x %d. Choose another size by image_size, 
 _MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
-class _Header(NamedTuple):
-    """What is known of an image before it is decoded."""
+class _Image(NamedTuple):
+    """A file, its class (the name of a folder, or ""), and what is known of the image before it is decoded."""
 
-    size: tuple[int, int]  # width and height, as displayed
-    is_gray: bool
-    is_transparent: bool
-
-
-class _Folder(NamedTuple):
-    """The images of a folder, sorted by folder and name."""
-
-    path: pathlib.Path
-    files: list[pathlib.Path]
-    classes: np.ndarray | None  # names of folders; None if there are none
-    headers: list[Any]
-
-    def readable(self, results):
-        """The folder without the files of which a result is an error, and the other results."""
-        good = [not isinstance(result, ValueError) for result in results]
-        if all(good):
-            return self, results
-        files, headers = ([*itertools.compress(values, good)] for values in (self.files, self.headers))
-        classes, lost = None, []
-        if self.classes is not None:
-            classes = self.classes[good]
-            lost = sorted(set(self.classes) - set(classes))
-        if not files or lost:
-            raise ValueError(f"{self.path.joinpath(*lost[:1])} holds no image that can be read.")
-        return _Folder(self.path, files, classes, headers), [*itertools.compress(results, good)]
+    file: pathlib.Path
+    label: str
+    size: tuple[int, int] = (0, 0)  # width and height, as displayed
+    is_gray: bool = False
+    is_transparent: bool = False
 
 
 def load_image_files(
@@ -123,11 +102,11 @@ def load_image_files(
         )
     check_power_of_two(levels)
     places = _places(path, path_test, path_validation)
-    folders = _look_at({split: place for split, place in places.items() if place.is_dir()}, skip_unreadable)
-    sizes = {header.size for folder in folders.values() for header in folder.headers}
-    image_size = image_size or _shrunk_size(sizes, max_image_size)
-    _check_sizes(folders.values(), image_size)
-    is_gray = all(header.is_gray for folder in folders.values() for header in folder.headers)
+    folders = {split: place for split, place in places.items() if place.is_dir()}
+    images = _look_at(folders, skip_unreadable)
+    every = [*itertools.chain(*images.values())]
+    image_size = image_size or _shrunk_size({image.size for image in every}, max_image_size)
+    _check_sizes(every, image_size)
     parts = {
         split: _read_numpy(place, key, image_size, max_image_size)
         for split, place in places.items()
@@ -136,26 +115,24 @@ def load_image_files(
     fractions = {"test": test_fraction, "validation": validation_fraction}
 
     def draw():
-        num = len(folders["train"].files if "train" in folders else parts["train"][0])
+        num = len(parts["train"][0] if "train" in parts else images["train"])
         return draw_splits(num, fractions, split_seed, path, given=places)
 
     draw()  # raises before the folders are read, which may be slow
-    pixels, folders = _read(folders, image_size, is_gray, skip_unreadable)
-    for split, folder in folders.items():
-        parts[split] = pixels[split], folder.classes, np.array([*map(str, folder.files)], object)
-    check_different({split: images for split, (images, *_) in parts.items()})
+    parts |= _read(folders, images, image_size, skip_unreadable)
+    check_different({split: pixels for split, (pixels, *_) in parts.items()})
     drawn = draw()
     if len(drawn) > 1:
-        of_all = parts["train"]
+        whole = parts["train"]
         for split, numbers in drawn.items():
-            parts[split] = tuple(None if values is None else values[numbers] for values in of_all)
-    images, labels, files = ({split: part[i] for split, part in parts.items()} for i in range(3))
+            parts[split] = tuple(None if values is None else values[numbers] for values in whole)
+    pixels, labels, files = ({split: part[i] for split, part in parts.items()} for i in range(3))
     labels, num_classes = _numbered(path, labels)
     if levels < 256:
-        images = {split: _fewer_levels(path, array, levels) for split, array in images.items()}
+        pixels = {split: _fewer_levels(path, array, levels) for split, array in pixels.items()}
     return Dataset.from_arrays(
         os.path.basename(os.path.abspath(os.path.expanduser(path))),
-        images,
+        pixels,
         levels,
         labels=labels,
         num_classes=num_classes,
@@ -178,9 +155,7 @@ def _places(path, path_test, path_validation):
                 "data.name = 'tabular'.)"
             )
     root = places["train"]
-    if not root.is_dir():
-        return places
-    folders = subfolders(root)
+    folders = subfolders(root) if root.is_dir() else []
     splits = [(_SPLITS.get(folder.name.lower()), folder) for folder in folders]
     found = {split: folder for split, folder in splits if split}
     if not found:
@@ -198,24 +173,28 @@ def _places(path, path_test, path_validation):
     return places
 
 
-def _look_at(places, skip_unreadable):
-    """The `_Folder` of each split, of the files that can be opened."""
-    folders, errors = {}, []
-    for split, files in find_images(places).items():
-        headers = [*_mapped(_read_header, files, "looking at images")]
-        errors += [header for header in headers if isinstance(header, ValueError)]
-        folders[split] = _Folder(places[split], files, _classes(places[split], files, places), headers)
-    num = sum(len(folder.files) for folder in folders.values())
+def _look_at(folders, skip_unreadable):
+    """The `_Image`s of each split whose files can be opened."""
+    images, errors = {}, []
+    for split, files in find_images(folders).items():
+        labels = _classes(folders[split], files, folders)
+        images[split] = [_Image(file, label) for file, label in zip(files, labels, strict=True)]
+    every = [*itertools.chain(*images.values())]
+    headers = dict(zip(every, _mapped(_read_header, every, "looking at images"), strict=True))
+    errors = [header for header in headers.values() if isinstance(header, ValueError)]
     if errors and not skip_unreadable:  # with those that cannot be decoded
-        for folder in folders.values():
-            opened = itertools.compress(folder.files, [isinstance(header, _Header) for header in folder.headers])
-            pixels = _mapped(_decode, [*opened], "reading images")
-            errors += [result for result in pixels if isinstance(result, ValueError)]
-    _tell(errors, num, skip_unreadable)
-    return {split: folder.readable(folder.headers)[0] for split, folder in folders.items()}
+        opened = [image for image, header in headers.items() if isinstance(header, _Image)]
+        errors += [
+            result for result in _mapped(_decode, opened, "reading images") if isinstance(result, ValueError)
+        ]
+    _report(errors, len(every), skip_unreadable)
+    for split, own in images.items():
+        images[split] = [headers[image] for image in own if isinstance(headers[image], _Image)]
+        _check_left(folders[split], own, images[split])
+    return images
 
 
-def _tell(errors, num, skip_unreadable):
+def _report(errors, num, skip_unreadable):
     """Names the files that cannot be read, in a warning if they are to be skipped, else in a ValueError."""
     if not errors:
         return
@@ -230,91 +209,93 @@ def _tell(errors, num, skip_unreadable):
     logging.warning("%s\nThey are skipped.", text)
 
 
-def _classes(path, files, places):
-    """The class of each image, the name of its folder in `path`; None if there are no such folders."""
+def _check_left(path, images, left):
+    """Raises ValueError if no image of a folder is left, or of a class in it."""
+    if lost := sorted({image.label for image in images} - {image.label for image in left}):
+        raise ValueError(f"{path / lost[0]} holds no image that can be read.")
+
+
+def _classes(path, files, folders):
+    """The class of each image, the name of its folder in `path`; "" if there are no such folders."""
     flat = [file for file in files if file.parent == path]
     if len(flat) == len(files):
-        return None
+        return [""] * len(files)
     classes = [file.relative_to(path).parts[0] for file in files if file.parent != path]
     if flat:
         raise ValueError(
             f"{path} has images, such as {flat[0].name}, beside folders with images, such as {classes[0]}, which "
             "would be classes. Put all images into folders, or none."
         )
-    names = set(classes)
     for folder in subfolders(path):
-        is_split = any(place.resolve().is_relative_to(folder.resolve()) for place in places.values())
-        if folder.name in names or is_split:
-            continue
-        raise ValueError(f"{folder} holds no image, but the folders beside it do. Fill it, or remove it.")
-    return np.array(classes)
+        is_split = any(place.resolve().is_relative_to(folder.resolve()) for place in folders.values())
+        if folder.name not in classes and not is_split:
+            raise ValueError(f"{folder} holds no image, but the folders beside it do. Fill it, or remove it.")
+    return classes
 
 
-def _read_header(file):
-    """The `_Header` of an image."""
+def _read_header(image):
+    """An image with what its header tells."""
+    file = image.file
     if file.is_symlink() and not file.exists():
         raise ValueError(f"{file} is a link to nothing ({os.readlink(file)}).")
-    with readable(file, "an image", ""), Image.open(file) as image:
+    with readable(file, "an image", ""), Image.open(file) as opened:
         # Of a PNG file PIL would have to decode the image first.
-        turn = 1 if image.format == "PNG" else image.getexif().get(ExifTags.Base.Orientation, 1)
-        size = image.size[::-1] if turn >= 5 else image.size  # a photograph on its side
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph and its preview
-        raw_mode = str(image.tile[0][3]) if image.format in ("PNG", "TIFF") and image.tile else ""
-        is_deep = image.mode.startswith(("I", "F")) or ";16" in raw_mode
-        header = _Header(size, Image.getmodebase(image.mode) == "L", image.has_transparency_data)
+        turn = 1 if opened.format == "PNG" else opened.getexif().get(ExifTags.Base.Orientation, 1)
+        size = opened.size[::-1] if turn >= 5 else opened.size  # a photograph on its side
+        frames = (
+            1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+        )  # MPO: a photograph and its preview
+        raw_mode = str(opened.tile[0][3]) if opened.format in ("PNG", "TIFF") and opened.tile else ""
+        is_deep = opened.mode.startswith(("I", "F")) or ";16" in raw_mode
+        is_gray, is_transparent = Image.getmodebase(opened.mode) == "L", opened.has_transparency_data
     if frames > 1:
         raise ValueError(f"{file} holds {frames} images, as an animation: give a file for each.")
     if is_deep:
         raise ValueError(f"{file} has more than 8 bits a channel. Convert it to 8 bits.")
-    return header
+    return image._replace(size=size, is_gray=is_gray, is_transparent=is_transparent)
 
 
-def _decode(file, mode="RGB"):
+def _decode(image, mode="RGB"):
     """The pixels `[height, width, channels]` of an image, as displayed."""
-    with readable(file, "an image", ""), Image.open(file) as image:
-        image = image if image.format == "PNG" else ImageOps.exif_transpose(image)
-        if image.mode == "P":  # its colors may be transparent
-            image = image.convert("RGBA")
-        return np.atleast_3d(np.asarray(image.convert(mode)))
+    with readable(image.file, "an image", ""), Image.open(image.file) as opened:
+        turned = opened if opened.format == "PNG" else ImageOps.exif_transpose(opened)
+        if turned.mode == "P":  # its colors may be transparent
+            turned = turned.convert("RGBA")
+        return np.atleast_3d(np.asarray(turned.convert(mode)))
 
 
-def _mapped(function: Callable, files: Sequence[pathlib.Path], name: str) -> Iterator[Any]:
-    """Yields the result of a function of each file, or the ValueError that it raises, with a progress bar."""
+def _mapped(function: Callable, images: Sequence[_Image], name: str) -> Iterator[Any]:
+    """Yields the result of a function of each image, or the ValueError that it raises, with a progress bar."""
 
-    def attempt(file):
+    def attempt(image):
         try:
-            return function(file)
+            return function(image)
         except ValueError as error:
             return error
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            yield from progress.track(pool.map(attempt, files), name, len(files))
+            yield from progress.track(pool.map(attempt, images), name, len(images))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # an interrupt would wait for the other files
             raise
 
 
-def _check_sizes(folders, image_size):
+def _check_sizes(images, image_size):
     """Raises ValueError unless all images are of one size, or can be shrunk to `image_size`."""
-    sizes = [
-        (header.size, file) for folder in folders for header, file in zip(folder.headers, folder.files, strict=True)
-    ]
     if image_size:
-        if small := [named for named in sizes if min(named[0]) < image_size]:
+        if small := [image for image in images if min(image.size) < image_size]:
             raise ValueError(
-                f"{len(small)} of {len(sizes)} images are smaller than image_size = {image_size}, such as "
-                f"{_sized(*small[0])}. Lower image_size, or remove them."
+                f"{len(small)} of {len(images)} images are smaller than image_size = {image_size}, such as "
+                f"{_sized(small[0])}. Lower image_size, or remove them."
             )
         return
-    firsts: dict[tuple[int, int], pathlib.Path] = {}
-    for size, file in sizes:
-        firsts.setdefault(size, file)
-    if len(firsts) > 1:
-        one, other, *_ = firsts.items()
+    of_sizes = {image.size: image for image in images}
+    if len(of_sizes) > 1:
+        one, other, *_ = of_sizes.values()
         raise ValueError(
-            f"The images are of {len(firsts)} sizes, such as {_sized(*one)} and {_sized(*other)}. Set image_size "
-            f"(--config.data.image_size=N, N up to {min(map(min, firsts))}): the square in the center of each "
+            f"The images are of {len(of_sizes)} sizes, such as {_sized(one)} and {_sized(other)}. Set image_size "
+            f"(--config.data.image_size=N, N up to {min(map(min, of_sizes))}): the square in the center of each "
             "image is then shrunk to N x N."
         )
 
@@ -328,48 +309,45 @@ def _shrunk_size(sizes, most):
     return most
 
 
-def _sized(size, file):
-    return f"{file} ({size[0]} x {size[1]})"
+def _sized(image):
+    return f"{image.file} ({image.size[0]} x {image.size[1]})"
 
 
-def _read(folders, image_size, is_gray, skip_unreadable):
-    """The decoded images of each split, and their folders; warns of gray ones made color, and lost transparency."""
-    images, results = {}, {}
-    for split, folder in folders.items():
-        images[split], results[split] = _read_folder(folder, image_size, is_gray)
-    every = [*itertools.chain(*results.values())]
-    _tell([result for result in every if isinstance(result, ValueError)], len(every), skip_unreadable)
-    headers: dict[pathlib.Path, _Header] = {}
-    for split, folder in folders.items():
-        folders[split], numbers = folder.readable(results[split])
-        if len(numbers) < len(images[split]):
-            images[split] = images[split][numbers]
-        headers |= dict(zip(folders[split].files, folders[split].headers, strict=True))
-    gray = [file for file, header in headers.items() if header.is_gray]
+def _read(folders, images, image_size, skip_unreadable):
+    """The pixels, the classes and the files of each split; warns of gray images made color, and transparency."""
+    is_gray = all(image.is_gray for own in images.values() for image in own)
+    pixels, errors = {}, {}
+
+    def read(image):
+        return _fitted(_decode(image, "L" if is_gray else "RGB"), image_size)
+
+    for split, own in images.items():
+        width, height = (image_size, image_size) if image_size else own[0].size
+        shape = (len(own), height, width, 1 if is_gray else 3)
+        _check_memory(folders[split], shape)
+        pixels[split] = np.empty(shape, np.uint8)
+        for image, array, result in zip(own, pixels[split], _mapped(read, own, "reading images"), strict=True):
+            if isinstance(result, ValueError):
+                errors[image] = result
+            else:
+                array[:] = result
+    _report([*errors.values()], sum(map(len, images.values())), skip_unreadable)
+    parts, every = {}, []
+    for split, own in images.items():
+        left = [image for image in own if image not in errors]
+        _check_left(folders[split], own, left)
+        if len(left) < len(own):
+            pixels[split] = pixels[split][[image not in errors for image in own]]
+        classes = np.array([image.label for image in left]) if left[0].label else None
+        parts[split] = pixels[split], classes, np.array([str(image.file) for image in left], object)
+        every += left
+    gray = [image.file for image in every if image.is_gray]
     if gray and not is_gray:
         logging.warning("%s made color, such as %s.", counted(len(gray), "gray image"), gray[0])
-    if transparent := [file for file, header in headers.items() if header.is_transparent]:
+    if transparent := [image.file for image in every if image.is_transparent]:
         num = counted(len(transparent), "image")
         logging.warning("The transparency of %s is dropped, such as of %s.", num, transparent[0])
-    return images, folders
-
-
-def _read_folder(folder, image_size, is_gray):
-    """The decoded images, and for each its number, or the error that it has instead."""
-    width, height = (image_size, image_size) if image_size else folder.headers[0].size
-    shape = (len(folder.files), height, width, 1 if is_gray else 3)
-    _check_memory(folder.path, shape)
-    images, results = np.empty(shape, np.uint8), [*range(len(folder.files))]
-
-    def read(file):
-        return _fitted(_decode(file, "L" if is_gray else "RGB"), image_size)
-
-    for number, pixels in enumerate(_mapped(read, folder.files, "reading images")):
-        if isinstance(pixels, ValueError):
-            results[number] = pixels
-        else:
-            images[number] = pixels
-    return images, results
+    return parts
 
 
 def _fitted(image, size):

@@ -9,24 +9,25 @@ from collections.abc import Mapping
 from absl import logging
 
 from tf_resflow.data.splits import field
+from tf_resflow.plurals import shortened
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_MOST_NAMED = 10  # files in a message
 
 
 def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Path]]:
     """The image files of the folder of each split, sorted by folder and name. Links to folders are not followed.
 
-    If the folder of a split is within that of another, its files are those of the inner one alone.
+    If the folder of a split is within that of another split, its files are left out there.
 
     Raises:
       ValueError: if a split has no image, or none that is not one of another split.
     """
-    files: dict[str, list[pathlib.Path]] = {split: [] for split in places}
+    files: dict[str, list[pathlib.Path]] = dict.fromkeys(places, [])
     known: set[str] = set()
     repeated: list[pathlib.Path] = []
     for split in sorted(places, key=lambda split: -len(places[split].resolve().parts)):
         path = places[split]
+        own: list[pathlib.Path] = []
         images, others = _walk(path)
         if not images:
             beside = f", but it holds {min(others).name} and the like" if others else ""
@@ -35,19 +36,17 @@ def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Pa
             logging.warning("%s: %d files, such as %s, are not images: skipped.", path, len(others), min(others))
         for file in images:
             real = os.path.realpath(file)
-            (repeated if real in known else files[split]).append(file)
+            (repeated if real in known else own).append(file)
             known.add(real)
-    if repeated:
-        some = ", ".join(map(str, sorted(repeated)[:_MOST_NAMED]))
-        more = f" and {len(repeated) - _MOST_NAMED} more" if len(repeated) > _MOST_NAMED else ""
-        logging.warning("Files that are read already, by another path, are left out: %s%s.", some, more)
-    for split, path in places.items():
-        if not files[split]:
+        if not own:
             raise ValueError(
                 f"{field(split)}: the images of {path} are examples of another split, too, and would be counted "
                 f"twice: choose other data, or leave {field(split)} empty."
             )
-        files[split] = [path / name for name in sorted(file.relative_to(path) for file in files[split])]
+        files[split] = [path / name for name in sorted(file.relative_to(path) for file in own)]
+    if repeated:
+        names = shortened(sorted(repeated))
+        logging.warning("Files that are read already, by another path, are left out: %s.", names)
     return files
 
 
@@ -58,15 +57,14 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _walk(path):
-    """The images below a folder, and the other files, both sorted."""
-    files = []
+    """The images below a folder, sorted, and the other files."""
+    images: list[pathlib.Path] = []
+    others: list[pathlib.Path] = []
     for place, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not _is_hidden(name)]
-        files += [pathlib.Path(place, name) for name in names if not _is_hidden(name)]
-    is_image = [file.suffix.lower() in _SUFFIXES for file in files]
-    return (
-        sorted(file for file, is_ in zip(files, is_image, strict=True) if is_ == wanted) for wanted in (True, False)
-    )
+        for file in (pathlib.Path(place, name) for name in names if not _is_hidden(name)):
+            (images if file.suffix.lower() in _SUFFIXES else others).append(file)
+    return sorted(images), others
 
 
 def _is_hidden(name):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import ConfigDict, suggest
+from tf_resflow.data.column_kinds import kinds_from_words
 from tf_resflow.data.config import default_config
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
@@ -19,7 +20,9 @@ from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
 from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
+
+tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
 _EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # data_dir and download: of any data set
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
@@ -63,7 +66,9 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "tabular":
         chosen = {"columns": _names(config.columns), "condition_columns": _names(config.condition_columns) or ()}
-        return load_tabular(**fields | chosen | {"kinds": _kinds(config.kinds) if kinds is None else kinds})
+        return load_tabular(
+            **fields | chosen | {"kinds": kinds_from_words(config.kinds) if kinds is None else kinds}
+        )
     if name == "digits":
         if fields.pop("levels") not in (0, 17):
             raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
@@ -88,10 +93,9 @@ def load_images(
     max_image_size: int | None = None,
     skip_unreadable: bool = False,
 ) -> tuple[np.ndarray, list[str] | None]:
-    """All images of a file or a folder, to score them: uint8 `[num, *event_shape]`.
+    """All images of a file or a folder, with all its splits: uint8 `[num, *event_shape]`, and their paths or None.
 
-    Beside them, the path of the file of each image of a folder, else None. The other arguments are those of
-    `load_image_files`. All splits of a folder are joined.
+    The other arguments are those of `load_image_files`.
     """
     files = None
     if levels & (levels - 1):  # no number of bits, as of digits
@@ -118,28 +122,6 @@ def _names(text):
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
 
 
-def _kinds(text):
-    """The kinds of columns, "NAME: KIND; ...", as a dict; the inverse of `kinds_in_words`."""
-    found: dict[str, Any] = {}
-    for part in filter(None, map(str.strip, text.split(";"))):
-        name, colon, kind = part.rpartition(":")
-        words = [word.strip() for word in kind.split("<")]
-        if not colon or not all(words):
-            raise ValueError(
-                f"data.kinds is {text!r}; it has the kinds of columns, such as 'wind: number; temp: 0.1; "
-                "rooms: whole; code: category; size: S < M < L'."
-            )
-        found[name.strip()] = words if len(words) > 1 else _number(words[0])
-    return found
-
-
-def _number(word):
-    try:
-        return float(word)
-    except ValueError:
-        return word
-
-
 def _check_fields(config):
     """Raises ValueError if a field is set that the data set does not have."""
     known, defaults = _FIELDS.get(config.name, _FIELDS_OF_TFDS), default_config()
@@ -159,9 +141,6 @@ def _check_fields(config):
 
 
 def _check_tfds_name(name, data_dir):
-    with extra("data"):
-        import tensorflow_datasets as tfds
-
     base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     known = tfds.list_builders(with_community_datasets=False)

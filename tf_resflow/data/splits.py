@@ -1,6 +1,6 @@
 """Splits of the examples into parts for training, validation and testing."""
 
-__all__ = ["check_alike", "check_different", "draw_splits", "field", "split_sizes"]
+__all__ = ["check_different", "draw_splits", "field", "split_sizes"]
 
 import itertools
 import os
@@ -9,13 +9,6 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from tf_resflow.plurals import counted
-
-
-def check_alike(name: str, splits: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError unless the examples of all splits, arrays `[num, *event_shape]`, have one shape."""
-    shapes = {split: array.shape[1:] for split, array in splits.items()}
-    if len(set(shapes.values())) != 1:
-        raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
 
 
 def split_sizes(
@@ -61,8 +54,6 @@ def draw_splits(
     """
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"split_seed must be in 0, ..., 2^32 - 1, but is {seed}.")
     order = np.random.RandomState(seed).permutation(num)
     parts = np.split(order, np.cumsum(list(sizes.values()))[:-1])
     return dict(zip(sizes, parts, strict=True))

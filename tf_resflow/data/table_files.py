@@ -6,16 +6,19 @@ import csv
 import io
 import os
 import pathlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tf_resflow.config_fields import suggest
-from tf_resflow.data.column_codes import MOST_LEVELS, in_words
+from tf_resflow.data.column_kinds import MOST_LEVELS, TEXT_KIND, in_words
 from tf_resflow.data.files import check_table, read_array, readable
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
+
+pandas: Any = LazyPackage("pandas", "data")
 
 _MOSTLY = 0.5  # the share of numbers, or of dates, in a column of text from which on other values are mistakes
 _GROUPED, _DECIMAL = r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d+,\d+"
@@ -44,9 +47,6 @@ def read_table(
     path = pathlib.Path(path).expanduser().absolute()
     suffix = path.suffix.lower()
     check_table(path)
-    with extra("data"):
-        import pandas
-
     table: Any
     if suffix in (".npy", ".npz"):
         table = read_array(path, key)[0]
@@ -65,9 +65,6 @@ def read_table(
 
 def _read_frame(path, suffix, options, texts):
     """The table of a file, as pandas reads it; without a header if its first row holds a number."""
-    with extra("data"):
-        import pandas
-
     read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}[suffix]
     with readable(path, "a table", *([WRITTEN] if suffix == ".csv" else [])):
         if suffix != ".parquet" and "header" not in options:
@@ -114,131 +111,101 @@ def column_names(frame: Any) -> tuple[str, ...] | None:
     return tuple(frame.columns) if isinstance(frame.columns[0], str) else None
 
 
-def typed(path: pathlib.Path, frame: Any, as_levels: Collection[Any], date_format: str | None = None) -> Any:
-    """The table with dates and numbers in the place of their text, but for the columns `as_levels`.
+def typed(path: pathlib.Path, frame: Any, as_text: Collection[Any], date_format: str | None = None) -> Any:
+    """The table with numbers and dates in place of their text, except in the columns `as_text`.
 
     If most of the text in a column is numbers, or dates, the rest is a mistake: a ValueError.
     """
-    with extra("data"):
-        import pandas
-
     frame = frame.copy()
     for name in [name for name in frame.columns if frame[name].dtype.kind in "OTU"]:
-        if name not in as_levels:
-            frame[name] = _typed_column(path, name, frame[name], date_format)
-        elif (kind := pandas.api.types.infer_dtype(frame[name], skipna=True)) == "boolean":
-            frame[name] = frame[name].astype("boolean")
-        elif kind == "string":
-            frame[name] = frame[name].str.strip()
+        column = frame[name]
+        kind = pandas.api.types.infer_dtype(column, skipna=True)
+        if kind == "boolean":
+            frame[name] = column.astype("boolean")
+        elif name in as_text:
+            frame[name] = column.str.strip() if kind == "string" else column
+        elif kind in ("date", "datetime", "datetime64"):
+            frame[name] = pandas.to_datetime(column)
+        elif kind == "decimal":
+            frame[name] = pandas.to_numeric(column)
+        elif kind == "string" or kind.startswith("mixed"):  # numbers and text, such as of a spreadsheet
+            frame[name] = _typed_text(path, name, column.map(in_words, na_action="ignore"), date_format)
     return frame
 
 
-def _typed_column(path, name, column, date_format):
-    with extra("data"):
-        import pandas
-
+def _typed_text(path, name, column, date_format):
+    """Text as dates or numbers, if all of it can be read as such; raises ValueError if most of it can."""
     present = column.dropna()
-    kind = pandas.api.types.infer_dtype(present)
-    if kind in ("date", "datetime", "datetime64"):
-        return pandas.to_datetime(column)
-    if kind == "decimal":
-        return pandas.to_numeric(column)
-    if kind == "boolean":
-        return column.astype("boolean")
-    if kind.startswith("mixed"):  # numbers and text, such as of a spreadsheet
-        column, present = (cells.map(in_words, na_action="ignore") for cells in (column, present))
-    elif kind != "string":
-        return column
+    found = []
     if date_format is not None or present.str.match(_DATE).mean() >= _MOSTLY:
         with readable(path, f"a table with dates in the column {name!r}", "Write all of them in one time zone."):
             times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce")
-        if times[present.index].notna().all():
-            return times
-        _check_no_mistake(path, name, present, times, "date")
-    numbers = pandas.to_numeric(column, errors="coerce")
-    if len(present) and numbers[present.index].notna().all():
-        return numbers
+        found.append(("date", times, 0.0, 0.0))
     grouped, decimal = (present.str.fullmatch(pattern).mean() for pattern in (_GROUPED, _DECIMAL))
-    _check_no_mistake(path, name, present, numbers, "real number", numbers[present.index].notna().mean() + grouped)
-    _check_no_mistake(path, name, present, numbers, "real number", decimal)
+    found.append(("real number", pandas.to_numeric(column, errors="coerce"), grouped, decimal))
+    for kind, values, grouped, decimal in found:
+        is_bad = values[present.index].isna()
+        if not is_bad.any():
+            return values
+        if max(1 - is_bad.mean() + grouped, decimal) >= _MOSTLY:
+            text = present[is_bad].iloc[0]
+            raise ValueError(
+                f"{path}, row {is_bad.idxmax() + 1}, column {name!r}: {text[:40]!r} is not a {kind}, and neither "
+                f"are {is_bad.sum():,} of the {len(present):,} values. Correct them; leave the column out by "
+                "--config.data.columns; or say that it is text by "
+                f"--config.data.kinds='{name}: {TEXT_KIND}'. {_advice(path, text)}"
+            )
     if present.str.match(_OTHER_DATE).mean() >= _MOSTLY:
         raise ValueError(
             f"{path}, row {present.index[0] + 1}, column {name!r}: {present.iloc[0]!r} looks like a date. Say how "
             "it is written, such as by --config.data.read_options.date_format='%d.%m.%Y'; leave the column out by "
-            f"--config.data.columns; or say that it is a category by --config.data.kinds='{name}: category'."
+            f"--config.data.columns; or say that it is text by --config.data.kinds='{name}: {TEXT_KIND}'."
         )
-    return column.map(lambda value: value.strip(), na_action="ignore")
-
-
-def _check_no_mistake(path, name, present, found, kind, share=None):
-    bad = present[found[present.index].isna()]
-    share = 1 - len(bad) / max(1, len(present)) if share is None else share
-    if share < _MOSTLY:
-        return
-    text = str(bad.iloc[0])
-    raise ValueError(
-        f"{path}, row {bad.index[0] + 1}, column {name!r}: {text[:40]!r} is not a {kind}, and neither are "
-        f"{len(bad):,} of the {len(present):,} values. Correct them; leave the column out by "
-        "--config.data.columns; or say that it is a category by "
-        f"--config.data.kinds='{name}: category'. {_advice(path, text)}"
-    )
+    return column
 
 
 def _advice(path, text):
-    with extra("data"):
-        import pandas
-
+    """How to read a cell such as `text` of a .csv file as a number."""
     if path.suffix.lower() != ".csv":
         return ""
-    cell = pandas.Series([text])
-    if cell.str.fullmatch(_GROUPED).all():
-        return "Cells such as this one are numbers by --config.data.read_options.thousands=','."
-    if cell.str.fullmatch(_DECIMAL).all():
-        return "Cells such as this one are numbers by --config.data.read_options.decimal=','."
+    for pattern, option in ((_GROUPED, "thousands"), (_DECIMAL, "decimal")):
+        if re.fullmatch(pattern, text):
+            return f"Cells such as this one are numbers by --config.data.read_options.{option}=','."
     return WRITTEN
 
 
 def check_finite(path: pathlib.Path, frame: Any) -> None:
-    """Raises ValueError for numbers that are no real ones, or infinite in float32."""
-    for name in frame.columns:
-        kind = getattr(frame[name].dtype, "numpy_dtype", frame[name].dtype).kind
-        if kind == "c":
-            raise ValueError(f"{path}, row 1, column {name!r}: {str(frame[name].iloc[0])!r} is not a real number.")
-        if kind == "f":
-            bad = np.abs(frame[name].to_numpy(np.float64, na_value=np.nan)) > np.finfo(np.float32).max
-            if bad.any():
-                raise ValueError(
-                    f"{path}, row {np.argmax(bad) + 1}, column {name!r}: the value is infinite or too large for "
-                    f"float32. So are {bad.sum()} of {len(bad)} values of the column. Remove these rows, or leave "
-                    "the column out by --config.data.columns."
-                )
+    """Raises ValueError for numbers that are infinite in float32."""
+    for name, column in frame.select_dtypes("floating").items():
+        is_bad = np.abs(column.to_numpy(np.float64, na_value=np.nan)) > np.finfo(np.float32).max
+        if is_bad.any():
+            raise ValueError(
+                f"{path}, row {np.argmax(is_bad) + 1}, column {name!r}: the value is infinite or too large for "
+                f"float32. So are {is_bad.sum()} of {len(is_bad)} values of the column. Remove these rows, or "
+                "leave the column out by --config.data.columns."
+            )
 
 
 def suggest_columns(frame: Any) -> str:
-    """Advice which columns to choose, those that can have a density, and which are left out, and why."""
+    """Advice which columns to choose: those that can have a density. It says why the others cannot."""
     left_out = {name: why for name in frame.columns if (why := _unsuited(frame[name]))}
     chosen = [name for name in frame.columns if name not in left_out]
     if not left_out or not chosen:
         return ""
     reasons = shortened([f"{name!r}, {why}" for name, why in left_out.items()], "; ")
-    return f"Choose the other columns by --config.data.columns={quoted(chosen)} (without {reasons})."
+    file = io.StringIO()
+    csv.writer(file, lineterminator="").writerow(chosen)
+    text = file.getvalue()
+    text = repr(text) if '"' in text or " " in text else text
+    return f"Choose the other columns by --config.data.columns={text} (without {reasons})."
 
 
 def _unsuited(column):
-    with extra("data"):
-        import pandas
-
-    num, dtype = column.nunique(), column.dtype
+    """Why a column can have no density, or ""."""
+    num, types = column.nunique(), pandas.api.types
     if num < 2:
         return "one value"
-    if pandas.api.types.is_integer_dtype(dtype) and num == len(column) == column.max() - column.min() + 1:
+    if types.is_integer_dtype(column) and num == len(column) == column.max() - column.min() + 1:
         return "a number of each row"
-    is_text = not (pandas.api.types.is_numeric_dtype(dtype) or pandas.api.types.is_datetime64_any_dtype(dtype))
+    is_text = not (types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column))
     return f"text of {num:,} values" if is_text and num > MOST_LEVELS else ""
-
-
-def quoted(names: Sequence[Any]) -> str:
-    """Names as a field of a config, separated by commas."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="").writerow(names)
-    return repr(text) if '"' in (text := file.getvalue()) or " " in text else text

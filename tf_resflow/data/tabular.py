@@ -1,6 +1,6 @@
 """Tables: rows of numbers, dates, levels and categories as vectors."""
 
-__all__ = ["TableRows", "check_rows", "load_tabular", "read_rows"]
+__all__ = ["TableRows", "load_tabular", "read_rows"]
 
 import os
 import pathlib
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from tf_resflow.data.column_codes import ColumnCodes, dependent, in_words
+from tf_resflow.data.column_codes import ColumnCodes, dependent
+from tf_resflow.data.column_kinds import is_text
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.files import TABLES
 from tf_resflow.data.splits import check_different, draw_splits
 from tf_resflow.data.table_files import (
     WRITTEN,
@@ -23,8 +23,10 @@ from tf_resflow.data.table_files import (
     suggest_columns,
     typed,
 )
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
+
+pandas: Any = LazyPackage("pandas", "data")
 
 
 class TableRows(NamedTuple):
@@ -71,13 +73,12 @@ def load_tabular(
 ) -> Dataset:
     r"""Loads the rows of a table as vectors, in the units of the file.
 
-    pandas reads .csv, .parquet and .xlsx files (the latter with the package openpyxl), and NumPy .npy and .npz
-    files. The first row of a .csv or .xlsx file is its header if it holds no number.
+    pandas reads .csv, .parquet and .xlsx files (the latter with the package openpyxl), and NumPy reads .npy and
+    .npz files. The first row of a .csv or .xlsx file is its header if it holds no number.
 
-    The type of a column decides its kind, unless `kinds` does, as in `tf_resflow.sklearn.FlowDensity`; see
-    `ColumnCodes`. Dates may be text, in the form of ISO 8601 or of `read_options["date_format"]`. Booleans are
-    ordered levels. The result has the `codes`, which say how vectors and rows correspond. A number keeps its value,
-    less an offset if float32 does not resolve the values otherwise (`codes.offsets`).
+    The type of a column decides its kind, unless `kinds` does; see `ColumnCodes`. Dates may be text, in ISO 8601 or
+    in the form of `read_options["date_format"]`. Booleans are ordered levels. The `codes` of the result map between
+    vectors and rows.
 
     Splits without a file are drawn from the rows of `path`, without replacement, by a permutation of fixed seed.
     The result has the mean and standard deviation of the train split, by which a flow can normalize its input.
@@ -101,17 +102,15 @@ def load_tabular(
       path_test: file of the test split, or None or "" to draw it from `path`.
       path_validation: file of the validation split, likewise.
       key: name of the array in an .npz file that holds more than one.
-      columns: names of the columns to read, or their numbers from 1, in the order that is wanted; by default all.
-        The others may hold anything. Files of other splits are read by the names of `path`, whatever their order.
-      condition_columns: names, or numbers from 1, of columns that are the condition of the others: the density is
-        that of the others given these. Numbers count the `columns`. Levels are a condition by their numbers.
-      kinds: the kinds of columns, by their names or numbers from 1, instead of those that the types imply: see
-        `ColumnCodes`.
+      columns: names of the columns to read, or their numbers from 1, in this order; by default all. Files of other
+        splits are read by the names in `path`.
+      condition_columns: names of columns that are the condition of the others, or their numbers among the
+        `columns`. The density is that of the other columns given these.
+      kinds: the kinds of columns, by their names or numbers; see `ColumnCodes`.
       missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
       test_fraction: fraction of the rows for testing, if `path_test` is not given.
-      validation_fraction: fraction of the rows for validation, if `path_validation` is not given; 0 for no such
-        split.
+      validation_fraction: fraction of the rows for validation, likewise; 0 for no such split.
       split_seed: seed of the permutation.
 
     Returns:
@@ -119,71 +118,60 @@ def load_tabular(
       file has them.
 
     Raises:
-      ValueError: if a file is missing or cannot be read, a column is not in the table, is named twice, or is text
-        of more than 100 values, a value is infinite, is missing if that is an error, or is a level that `path`
-        lacks, a column of the train split is constant, a split is empty, or two splits have the same rows.
+      ValueError: if a file is missing or cannot be read, a column is not in the table or cannot be read as its
+        kind, a value is infinite or missing, a column of the train split is constant, a split is empty, or two
+        splits have the same rows.
     """
-    if not path:
-        raise ValueError(
-            f"No table was given: set path (--config.data.path=FILE.csv) to a file that ends in "
-            f"{', '.join(TABLES)}."
-        )
     file = pathlib.Path(path).expanduser().absolute()
     table = read_table(file, key, columns=columns, read_options=read_options)
     places = find_columns(file, table, [*map(str, kinds or {})])
     kinds = dict(zip(table.columns[places], (kinds or {}).values(), strict=True))
-    as_levels = [name for name, kind in kinds.items() if kind == "category" or isinstance(kind, (list, tuple))]
-    table = typed(file, table, as_levels, (read_options or {}).get("date_format"))
+    as_text = [name for name, kind in kinds.items() if is_text(kind)]
+    table = typed(file, table, as_text, (read_options or {}).get("date_format"))
     check_finite(file, table)
     given = find_columns(file, table, condition_columns)
     rest = [place for place in range(table.shape[1]) if place not in given]
     if not rest:
         raise ValueError(f"{file}: all columns are condition_columns, and none is left. Leave some out.")
-    codes = _codes(file, table.iloc[:, rest], kinds)
-    condition_codes = _codes(file, table.iloc[:, given], kinds) if given else None
-    parts = codes, condition_codes
-    rows = {"train": check_rows(file, _as_vectors(table, *parts), *parts, missing=missing)}
+    names, size = column_names(table), len(rest)
+    table = table.iloc[:, [*rest, *given]]
+    codes = _fitted_codes(file, table, kinds)
+    parts = ColumnCodes.of_columns(codes.columns[:size]), ColumnCodes.of_columns(codes.columns[size:])
+    rows = {"train": _without_faults(file, _as_vectors(table, *parts), codes, missing)}
     for split, other in {"test": path_test, "validation": path_validation}.items():
         if other:
             own, _ = read_rows(other, *parts, key=key, read_options=read_options)
-            rows[split] = check_rows(other, own, *parts, missing=missing)
+            rows[split] = _without_faults(pathlib.Path(other).expanduser().absolute(), own, codes, missing)
     check_different({split: part.both for split, part in rows.items()})
     fractions = {"test": test_fraction, "validation": validation_fraction}
     drawn = draw_splits(len(rows["train"].x), fractions, split_seed, file, given=rows, least=2)
     whole = rows["train"]
     rows |= {split: whole.take(places) for split, places in drawn.items()}
-    _check_train(file, table, rows["train"], *parts)
-    _warn_of_repeated_rows(file, rows, *parts)
-    mean, std = (np.asarray(moment(rows["train"].both, axis=0), np.float32) for moment in (np.mean, np.std))
-    size, names = len(rest), column_names(table)
-    fields: dict[str, Any] = {"mean": mean[:size], "std": std[:size], "codes": codes}
-    fields["columns"] = None if names is None else tuple(codes.kinds)
-    if condition_codes is not None:
+    train = rows["train"].both
+    _check_train(file, table, train)
+    if not codes.is_discrete.all():  # others may repeat
+        _warn_of_repeated_rows(file, {split: part.both for split, part in rows.items()})
+    mean, std = (np.asarray(moment(train, axis=0), np.float32) for moment in (np.mean, np.std))
+    fields: dict[str, Any] = {"mean": mean[:size], "std": std[:size], "codes": parts[0]}
+    fields["columns"] = None if names is None else tuple(parts[0].kinds)
+    if given:
         fields |= {
             "conditions": {split: part.condition for split, part in rows.items()},
             "condition_mean": mean[size:],
             "condition_std": std[size:],
-            "condition_columns": None if names is None else tuple(condition_codes.kinds),
-            "condition_codes": condition_codes,
+            "condition_columns": None if names is None else tuple(parts[1].kinds),
+            "condition_codes": parts[1],
         }
     return Dataset.from_arrays(file.stem, {split: part.x for split, part in rows.items()}, **fields)
 
 
-def _codes(path: pathlib.Path, table: Any, kinds: Mapping[Any, Any]) -> ColumnCodes:
-    """What the columns are. Booleans are the levels 0 and 1, and ordered levels are found by their text."""
-    with extra("data"):
-        import pandas
-
-    kinds = {name: kinds.get(name) for name in table}
-    for name, kind in kinds.items():
-        if kind is None and pandas.api.types.is_bool_dtype(table[name].dtype):
-            kinds[name] = [False, True]
-        elif isinstance(kind, (list, tuple)):
-            known = {in_words(value): value for value in table[name].dropna().unique()}
-            kinds[name] = [known.get(in_words(level), level) for level in kind]
+def _fitted_codes(path, table, kinds):
+    """What the columns are. Booleans are the ordered levels False and True."""
+    is_boolean = {name: pandas.api.types.is_bool_dtype(table[name].dtype) for name in table}
+    kinds = {name: [False, True] for name in table if is_boolean[name]} | kinds
     try:
         codes = ColumnCodes(table, kinds=kinds)
-        codes.as_list()
+        codes.to_json()  # raises for levels that a run cannot hold
     except ValueError as error:
         raise ValueError(f"{path}: {error} {suggest_columns(table)}".rstrip()) from None
     return codes
@@ -201,11 +189,10 @@ def read_rows(
 
     What cannot be read is NaN, and has a reason. Columns whose levels are text are read as text.
     """
-    parts = [part for part in (codes, condition_codes) if part is not None]
-    texts = [name for part in parts for name in part.texts]
+    condition_codes = condition_codes or ColumnCodes.of_columns([])
     path = pathlib.Path(path).expanduser().absolute()
-    table = read_table(path, key, read_options=read_options, texts=texts)
-    names = [name for part in parts for name in part.kinds]
+    table = read_table(path, key, read_options=read_options, texts=codes.texts + condition_codes.texts)
+    names = [*codes.kinds, *condition_codes.kinds]
     if isinstance(names[0], str):
         own = table.iloc[:, find_columns(path, table, names)]
     elif table.shape[1] == len(names):
@@ -217,26 +204,20 @@ def read_rows(
 
 
 def _as_vectors(table, codes, condition_codes, date_format=None):
-    x = codes.read(table, date_format=date_format)
-    if condition_codes is None:
-        return TableRows(x.values, np.zeros([len(table), 0]), x.known, x.unreadable, x.reasons)
-    given = condition_codes.read(table, date_format=date_format)
-    condition = np.where(given.known[:, np.newaxis], given.values, np.nan)  # of other levels nothing is known
-    is_given = (x.reasons == "") | (given.unreadable & ~x.unreadable)
-    reasons = np.where(is_given, given.reasons, x.reasons)
-    return TableRows(x.values, condition, x.known, x.unreadable | given.unreadable, reasons)
+    """The `TableRows` of a table with these columns."""
+    both = ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
+    rows = both.encode(table, date_format=date_format)
+    (x, condition), (known, known_condition) = (
+        np.split(part, [codes.size], axis=1) for part in (rows.values, rows.known)
+    )
+    # Nothing is known of the density given a level that the training lacks.
+    condition = np.where(known_condition.all(axis=1, keepdims=True), condition, np.nan)
+    return TableRows(x, condition, np.all(known, axis=1), rows.unreadable, rows.reasons)
 
 
-def check_rows(
-    path: str | os.PathLike,
-    rows: TableRows,
-    codes: ColumnCodes,
-    condition_codes: ColumnCodes | None = None,
-    *,
-    missing: str = "error",
-) -> TableRows:
+def _without_faults(path, rows, codes, missing):
     """The rows without a fault; raises ValueError for one, unless those that miss values are to be left out."""
-    path, places = pathlib.Path(path).expanduser().absolute(), np.flatnonzero(rows.reasons != "")
+    places = np.flatnonzero(rows.reasons != "")
     where = [f"{path}, row {place + 1}, {rows.reasons[place]}" for place in places]
     wrong = [text for text, place in zip(where, places, strict=True) if rows.unreadable[place]]
     if wrong:
@@ -247,8 +228,8 @@ def check_rows(
         )
     if not where:
         return rows
-    names = [*codes.kinds, *(condition_codes.kinds if condition_codes else ())]
-    counts = [f"{name!r} ({num:,})" for name, num in zip(names, np.isnan(rows.both).sum(0), strict=True) if num]
+    num_missing = zip(codes.kinds, np.isnan(rows.both).sum(axis=0), strict=True)
+    counts = [f"{name!r} ({num:,})" for name, num in num_missing if num]
     text = f"{len(places):,} of {len(rows.x):,} rows miss values, by columns: {shortened(counts)}."
     if missing == "drop":
         logging.warning("%s: left out rows. %s", path, text)
@@ -259,17 +240,15 @@ def check_rows(
     )
 
 
-def _check_train(path, table, train, codes, condition_codes):
+def _check_train(path, table, train):
     """Refuses constant columns, and warns of those that depend on each other."""
-    names = np.array([*codes.kinds, *(condition_codes.kinds if condition_codes else ())], object)
-    is_constant = np.ptp(train.both.astype(np.float32), axis=0) == 0
-    for name in names[is_constant]:
+    names = np.array([*table.columns], object)
+    for name in names[np.ptp(train.astype(np.float32), axis=0) == 0]:
         raise ValueError(
             f"{path}: the column {name!r} has one value in all train rows, so it has no density. Leave it out. "
             f"{suggest_columns(table)}".rstrip()
         )
-    standard = (train.both - train.both.mean(axis=0)) / train.both.std(axis=0)
-    if (is_dependent := dependent(standard)).any():
+    if (is_dependent := dependent((train - train.mean(axis=0)) / train.std(axis=0))).any():
         logging.warning(
             "%s: these columns repeat or depend on each other linearly: %s. Leave some of them out "
             "(--config.data.columns), or a density has no bound.",
@@ -278,12 +257,9 @@ def _check_train(path, table, train, codes, condition_codes):
         )
 
 
-def _warn_of_repeated_rows(path, rows, codes, condition_codes):
-    """Counts the rows of other splits that are train rows, too, unless all columns are discrete."""
-    parts = [part.cells for part in (codes, condition_codes) if part is not None]
-    if all(cells is not None and cells.step.all() for cells in parts):
-        return
-    as_bytes = {split: [row.tobytes() for row in part.both.astype(np.float32)] for split, part in rows.items()}
+def _warn_of_repeated_rows(path, rows):
+    """Counts the rows of other splits that are train rows, too."""
+    as_bytes = {split: [row.tobytes() for row in part.astype(np.float32)] for split, part in rows.items()}
     known = set(as_bytes.pop("train"))
     counts = {split: sum(row in known for row in own) for split, own in as_bytes.items()}
     if repeated := [f"{num:,} of {len(as_bytes[split]):,} {split} rows" for split, num in counts.items() if num]:

@@ -14,7 +14,9 @@ import tensorflow as tf
 
 from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.splits import split_sizes
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
+
+tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
 _MEMORY = 2 * 2**30  # bytes up to which a data set is held in memory
 _SHUFFLE_BYTES = 2**28  # of encoded examples that a stream shuffles at a time
@@ -67,8 +69,11 @@ def load_tfds_images(
     check_power_of_two(levels)
     builder = _prepared_builder(name, data_dir or None, download)
     reader = TFDSReader(builder, levels, image_size or None)
-    has_own = "validation" in builder.info.splits and "validation" not in split_train + split_test
-    if not split_validation and has_own:
+    if (
+        not split_validation
+        and "validation" in builder.info.splits
+        and "validation" not in split_train + split_test
+    ):
         split_validation = "validation"
     if not split_validation:
         split_train, split_validation = reader.split_off(split_train, validation_fraction)
@@ -77,19 +82,19 @@ def load_tfds_images(
     sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
     reader.check_disjoint(splits)
     fields: dict[str, Any] = {"num_classes": reader.num_classes, "flip": flip, "crop_padding": crop_padding}
-    if sum(sizes.values()) * np.prod(reader.event_shape) > _MEMORY:
-        reader.check_streamable()
-        fields |= {"stream": lambda split, *options: reader.stream(splits[split], *options)}
-        fields |= {"decode": reader.decode}
-    else:
-        fields |= {"read": lambda split: reader.read(splits[split])}
+    if sum(sizes.values()) * np.prod(reader.event_shape) <= _MEMORY:
+        return Dataset(name, reader.event_shape, levels, sizes, read=lambda s: reader.read(splits[s]), **fields)
+    file_format = builder.info.file_format
+    if file_format != tfds.core.FileFormat.TFRECORD:
+        raise ValueError(
+            f"The data set {name!r} is too large for the memory, and streams need it as tfrecord, but it is stored "
+            f"as {file_format and file_format.value}. Prepare it again with tfds build --file_format=tfrecord."
+        )
+    fields |= {"stream": lambda split, *options: reader.stream(splits[split], *options), "decode": reader.decode}
     return Dataset(name, reader.event_shape, levels, sizes, **fields)
 
 
 def _prepared_builder(name, data_dir, download):
-    with extra("data"):
-        import tensorflow_datasets as tfds
-
     directory = pathlib.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -126,9 +131,6 @@ class TFDSReader:
     """
 
     def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
-        with extra("data"):
-            import tensorflow_datasets as tfds
-
         self._builder = builder
         self._divisor = 256 // levels
         self._image = _feature_key(builder, tfds.features.Image, "image")
@@ -140,28 +142,22 @@ class TFDSReader:
         keys = [key for key in (self._image, self._label) if key]
         self._decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
         self._features = self._decoders.extract_features(builder.info.features)
-        self._shape = self._features[self._image].shape
-        self.event_shape = self._event_shape(image_size)
-        self.num_classes = self._features[self._label].num_classes if self._label else None
-
-    def _event_shape(self, image_size):
-        name, shape = self._builder.name, self._shape
-        dtype = np.dtype(self._features[self._image].np_dtype)
+        shape, dtype = self._features[self._image].shape, np.dtype(self._features[self._image].np_dtype)
         if dtype != np.uint8 or shape[2] is None:
-            raise ValueError(f"The images of {name!r} must be uint8, but are {dtype} of shape {shape}.")
-        if image_size:
-            if any(side is not None and side % image_size for side in shape[:2]):
-                raise ValueError(
-                    f"image_size = {image_size} must divide the size of the images of {name!r}, "
-                    f"{shape[0]} x {shape[1]}."
-                )
-            return (image_size, image_size, shape[2])
-        if None in shape:
+            raise ValueError(f"The images of {builder.name!r} must be uint8, but are {dtype} of shape {shape}.")
+        if image_size and any(side is not None and side % image_size for side in shape[:2]):
             raise ValueError(
-                f"The data set {name!r} leaves the size of its images open ({shape}). If all have one size, set "
-                "image_size to it; otherwise choose a data set of one size, such as imagenet_resized/32x32."
+                f"image_size = {image_size} must divide the size of the images of {builder.name!r}, "
+                f"{shape[0]} x {shape[1]}."
             )
-        return tuple(shape)
+        if not image_size and None in shape:
+            raise ValueError(
+                f"The data set {builder.name!r} leaves the size of its images open ({shape}). If all have one "
+                "size, set image_size to it; otherwise choose other data, such as imagenet_resized/32x32."
+            )
+        self._shape = shape
+        self.event_shape = (image_size, image_size, shape[2]) if image_size else tuple(shape)
+        self.num_classes = self._features[self._label].num_classes if self._label else None
 
     def num_examples(self, split: str) -> int:
         """The number of examples of a split, such as `"train[:90%]"`, at least 1."""
@@ -207,29 +203,13 @@ class TFDSReader:
 
     def _slices(self, split):
         """The slices that a split consists of: the split of the builder, first example, last example + 1."""
-        with extra("data"):
-            import tensorflow_datasets as tfds
-
         infos = self._builder.info.splits
         for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
             size = infos[piece.splitname].num_examples
             yield piece.splitname, piece.from_ or 0, size if piece.to is None else piece.to
 
-    def check_streamable(self) -> None:
-        """Raises ValueError if the data set is not stored as TFRecord files, which `stream` reads."""
-        file_format = self._builder.info.file_format
-        value = file_format.value if file_format else None
-        if value != "tfrecord":
-            raise ValueError(
-                f"The data set {self._builder.name!r} is too large for the memory, and streams need it as "
-                f"tfrecord, but it is stored as {value}. Prepare it again with tfds build --file_format=tfrecord."
-            )
-
     def read(self, split: str) -> np.ndarray | tuple[np.ndarray, ...]:
         """The images of a split, or a pair of its images and labels if it has some."""
-        with extra("data"):
-            import tensorflow_datasets as tfds
-
         config = tfds.ReadConfig(try_autocache=False, options=tf.data.Options())
         config.options.autotune.enabled = False  # see `tf_resflow.data.dataset`
         examples = self._builder.as_dataset(

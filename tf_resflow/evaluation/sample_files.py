@@ -127,7 +127,7 @@ def _write_rows(path, batches, names, codes, temperatures, size):
     written = 0
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         for batch in batches:
-            frame = pandas.DataFrame(batch) if codes is None else codes.table(batch)
+            frame = pandas.DataFrame(batch) if codes is None else codes.decode(batch)
             frame.columns = names
             if temperatures:
                 own = np.array(temperatures)[(written + np.arange(len(frame))) // size]

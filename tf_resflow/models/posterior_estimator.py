@@ -117,13 +117,18 @@ class PosteriorEstimator:
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
         num_features = _num_features(summary, shape, dtype)
         affine = ConditionalAffine(_affine_network(num_features, size, dtype))
-        options: dict[str, Any] = {
-            "activation": "cpila",
-            "coefficient": coefficient,
-            "affine_layers": (affine_layers, 0),
-        }
-        options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
-        blocks = vector_flow(size, num_blocks, hidden, seed=seed, dtype=dtype, **options)
+        blocks = vector_flow(
+            size,
+            num_blocks,
+            hidden,
+            activation="cpila",
+            coefficient=coefficient,
+            affine_layers=(affine_layers, 0),
+            condition_size=num_features,
+            inverse_solver=Anderson(atol=_TOLERANCE),
+            seed=seed,
+            dtype=dtype,
+        )
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
         condition = {"condition_shape": shape, "condition_network": summary}
         condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}

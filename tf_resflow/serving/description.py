@@ -42,7 +42,7 @@ def describe(
     - "levels": number of integer values of the data
     - "inverse_atol": the residual at which the inverse of a block stops, unless it is the rounding of the type
     - "columns": the names of the columns of "x" and of "condition", in their order
-    - "codes": the meaning of the numbers in these columns (`ColumnCodes.as_list`). The graph subtracts the "offset"
+    - "codes": the meaning of the numbers in these columns (`ColumnCodes.to_json`). The graph subtracts the "offset"
       of a column itself
     - "num_classes": number of labels, if they are the condition
     - "max_batch", "max_samples", "max_temperature": the limits of requests
@@ -66,7 +66,7 @@ def describe(
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
         "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
-        "codes": {name: of_name.as_list() for name, of_name in signatures.codes.items()} or None,
+        "codes": {name: of_name.to_json() for name, of_name in signatures.codes.items()} or None,
         "num_classes": signatures.model.condition.num_classes,
     }
     if signatures.default != "serving_default":

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import evaluation, layers, progress
-from tf_resflow.data.column_codes import EXACT
+from tf_resflow.data.column_kinds import EXACT
 from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.models.build import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining

@@ -66,7 +66,7 @@ def readme(description: Mapping[str, Any], run: Run | None = None) -> str:
         array = f"array([{row}]" if row else f"ones({[abs(size) for size in spec['shape']]}"
         inputs.append(f'"{name}": np.{array}, "{spec["dtype"]}")')
     for name, names in description.get("columns", {}).items():
-        meanings = ColumnCodes.from_list(codes.get(name, [])).describe()
+        meanings = ColumnCodes.from_json(codes.get(name, [])).describe()
         rows = (f"\n- `{column}`: {meanings.get(column, 'a number')}" for column in names)
         columns += f"\nThe columns of `{name}`, in this order:\n{''.join(rows)}\n"
     for name, signature in signatures.items():

@@ -1,10 +1,10 @@
 """The density of a table, as scikit-learn's users know it: fit, score_samples, predict."""
 
 import math
-import numbers
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -15,6 +15,7 @@ with extra("sklearn"):
     import pandas
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
     from sklearn.utils import check_random_state
+    from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns
@@ -34,7 +35,6 @@ _BROAD = 0.01  # share of the density with the most noise, so that far rows do n
 _RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
 _AT_ONCE = 2**16  # vectors that are scored in one call: few rows with many points cost no padding
 _NUM_POINTS = 32  # of the mean over cells, and over what is missing
-_MISSING = ("error", "drop", "condition")
 
 
 class _Fold(NamedTuple):
@@ -65,33 +65,31 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     probability in the discrete columns and a density, in their units, in the other columns.
 
     A flow learns the densities of the standardized rows with noise of all levels from 0.003 to 1. Held-out rows end
-    the training, and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
-    best. The density is that at this level with a hundredth of that at level 1, on which far rows then depend
-    (a defensive mixture). Of few rows, it is the mean of those of several flows.
+    the training and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
+    best. A hundredth of the density at level 1 is mixed in, which decides the scores of far rows (a defensive
+    mixture). With few rows, the density is the mean over several flows.
 
-    The map of standardized rows to a normal distribution has a known Lipschitz constant, so that the log-density
-    falls at most quadratically with the distance from a row: one strange value cannot cost more (see the guide
-    "Mathematics"). An affine flow has no such bound. Above 256 columns log-determinants are estimates, by the same
-    random numbers for each row.
+    The map of standardized rows to a normal distribution has a known Lipschitz constant. Therefore the log-density
+    falls at most quadratically with the distance from a row, and one strange value cannot cost more (see the guide
+    "Mathematics"). Above 256 columns, log-determinants are estimates by the same random numbers for each row.
 
-    Rows of the fit and new ones are scored alike, so there is no `novelty` (of `LocalOutlierFactor`). A fit takes
-    the threads of TensorFlow, which `tf.config.threading.set_intra_op_parallelism_threads` limits: there is no
-    `n_jobs`.
+    Rows of the fit and new rows are scored alike, so there is no `novelty` as in `LocalOutlierFactor`. There is no
+    `n_jobs`: `tf.config.threading.set_intra_op_parallelism_threads` limits the threads of a fit.
 
     Args:
       noise: "auto", or a level of the noise from 0.003 to 1 in standard deviations of the columns.
       contamination: expected share of new rows like those of the fit that `predict` calls outliers, in (0, 0.5].
       missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
-        them the score NaN; or "condition": the flow is told which values of a row are missing, and its score is the
-        log-density of the others given that, which cannot be compared with that of a row that misses others.
+        them the score NaN; or "condition". Then the score is the log-density of the other values given which ones
+        are missing; it cannot be compared with the score of a row that misses other values.
       given: names of columns, or their numbers in an array: the density is that of the others given these.
       kinds: the kinds of columns that their types do not say, by their names (in an array, by their numbers):
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`. A number
         is the step of a grid, and a list has ordered levels, lowest first.
       bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
-      whiten: whether the flows begin by a `tf_resflow.bijectors.Whiten`, which helps where columns are correlated;
-        with "auto" they do if that raises the log-likelihood of held-out rows by two standard errors after a fourth
-        of a training.
+      whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
+        With "auto" they do if that raises the log-likelihood of held-out rows by two standard errors after a
+        quarter of a training.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of each.
       num_members: number of flows, of which the density is the mean, each with held-out rows of its own; by default
@@ -105,11 +103,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     Attributes:
       noise_: the level of the noise.
       whiten_: whether the flows begin by a `Whiten`.
-      noise_levels_: the levels that were compared, and
-      held_out_scores_: the mean log-likelihoods of the held-out rows at these.
-      offset_: the score below which a row is an outlier: the quantile of the weighted scores of held-out rows at
-        `contamination`, each score by the flow that held the row out. With n held-out rows, the expected share of
-        new outliers exceeds `contamination` by at most 1 / n. Fewer rows of the fit are outliers.
+      noise_levels_: the levels that were compared.
+      held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
+      offset_: the score below which a row is an outlier: the weighted quantile at `contamination` of the scores of
+        held-out rows, each by the flow that held the row out. With n of them, the expected share of new outliers
+        exceeds `contamination` by at most 1 / n. Fewer rows of the fit are outliers.
       columns_: the `Columns`.
       kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
@@ -128,6 +126,19 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _is_frame: bool
     _names: list[Any]
     _held_out: tuple[np.ndarray, np.ndarray]  # scores, each by the member that held the row out, and weights
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "noise": [StrOptions({"auto"}), Interval(Real, LEAST_NOISE, MOST_NOISE, closed="both")],
+        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "missing": [StrOptions({"error", "drop", "condition"})],
+        "given": ["array-like"],
+        "whiten": [StrOptions({"auto"}), "boolean"],
+        "num_blocks": [Interval(Integral, 1, None, closed="left")],
+        "hidden": ["array-like"],
+        "num_members": [None, Interval(Integral, 1, None, closed="left")],
+        "max_steps": [None, Interval(Integral, 1, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    }
 
     def __init__(
         self,
@@ -175,16 +186,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
           X: the rows.
           y: ignored.
           sample_weight: `[num]`, at least 0. Training draws rows in proportion to it, and held-out rows count in
-            proportion to it, as if each were repeated so often.
+            proportion to it, like repeated rows.
         """
-        self._check_parameters()
-        self.__dict__.pop("offset_", None)  # which tells a fit that is done
+        self._validate_params()
+        self.__dict__.pop("offset_", None)  # it marks a finished fit
         table = self._table(X, is_fit=True)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, table, dtype=np.float64)
-        is_kept = self._is_kept(table)
+        is_kept, weights = self._is_kept(table), sample_weight
         if weights is not None:
-            if bad := np.count_nonzero(weights < 0):
-                raise ValueError(f"sample_weight is at least 0; {bad} of {len(weights)} are negative.")
+            weights = _check_sample_weight(weights, table, dtype=np.float64, ensure_non_negative=True)
             is_kept &= weights > 0
             weights = weights[is_kept]
         table = table[is_kept]
@@ -205,10 +214,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         or 2.5 in a column of whole numbers. It is NaN for a row that misses values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
-        return self._told(self._table(X))
+        return self._scored_with_warning(self._table(X))
 
-    def _told(self, table):
-        """The scores of the rows of a table, with a warning of those that are minus infinity."""
+    def _scored_with_warning(self, table):
+        """The scores of the rows of a table, with a warning if some are minus infinity."""
         scores = self._scored(table)
         if unknown := np.count_nonzero(np.isneginf(scores)):
             warnings.warn(
@@ -229,7 +238,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         table = self._table(X)
-        return self._compared(table, self._told(table)) - self.offset_
+        return self._compared(table, self._scored_with_warning(table)) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
@@ -239,9 +248,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Draws rows, in the types, names and order of the columns of the fit: a data frame, or an array.
 
         Args:
-          n_samples: number of rows; with `given`, it is the number of these.
+          n_samples: number of rows; ignored with `given`.
           random_state: as of the estimator; by default its own.
-          given: rows of the columns that are `given`, one for each sample; these have them.
+          given: values of the columns that are `given`, one row per sample.
         """
         check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
@@ -253,10 +262,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         condition = np.zeros([num, self._num_masked])
         if given is not None:
             names = None if isinstance(given, pandas.DataFrame) else list(self.given)
-            given = pandas.DataFrame(given, columns=names).reset_index(drop=True)
-            if missing := [name for name in self.given if name not in given.columns]:
-                raise ValueError(f"given= lacks the column {missing[0]!r}; it has {list(given.columns)}.")
-            given = given[list(self.given)]
+            given = pandas.DataFrame(given, columns=names).reset_index(drop=True)[list(self.given)]
             condition = np.concatenate([condition, self._given_values(self._given, given)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
         is_broad = rng.uniform(size=num) < _BROAD
@@ -271,10 +277,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def explain(self, X: Any) -> Any:
         """Which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
 
-        A value is how much log p of the row would rise if the column had the best of the values of 16 rows of the
-        fit instead; it is about 0 for a column that fits the others, and of all columns where two are strange in
-        the same way. Each row is scored once for each of the 16 values of each column. A missing value counts as
-        one of mean log-density.
+        A value is the rise of log p of the row if the column had the best of the values of 16 rows of the fit. It
+        is about 0 for a column that fits the other columns, and for all columns if two are strange in the same way.
+        Each row is scored once per value and column. A missing value counts as one of mean log-density.
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
@@ -287,28 +292,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             with np.errstate(invalid="ignore"):  # infinity less infinity
                 gains[:, place] = np.where(best == scores, 0.0, best - scores)
         return pandas.DataFrame(gains, table.index, names)
-
-    def _check_parameters(self):
-        """Raises a ValueError for an argument out of its range."""
-        if self.noise != "auto" and not _is_in(self.noise, LEAST_NOISE, MOST_NOISE):
-            raise ValueError(f'noise is "auto" or a number from {LEAST_NOISE} to {MOST_NOISE}; got {self.noise!r}.')
-        if not (_is_in(self.contamination, 0, 0.5) and self.contamination > 0):
-            raise ValueError(f"contamination is in (0, 0.5]; got {self.contamination!r}.")
-        if self.missing not in _MISSING:
-            raise ValueError(f"missing is one of {', '.join(_MISSING)}; got {self.missing!r}.")
-        if not (_is_in(self.validation_fraction, 0, 1) and 0 < self.validation_fraction < 1):
-            raise ValueError(f"validation_fraction is in (0, 1); got {self.validation_fraction!r}.")
-        if not (self.whiten == "auto" or isinstance(self.whiten, bool)):
-            raise ValueError(f'whiten is "auto", True or False; got {self.whiten!r}.')
-        for name in ("num_members", "max_steps"):
-            if (value := getattr(self, name)) is not None and not _is_count(value):
-                raise ValueError(f"{name} is a whole number, at least 1, or None; got {value!r}.")
-        if not _is_count(self.num_blocks):
-            raise ValueError(f"num_blocks is a whole number, at least 1; got {self.num_blocks!r}.")
-        if not (isinstance(self.hidden, Sequence) and self.hidden and all(map(_is_count, self.hidden))):
-            raise ValueError(f"hidden has the widths of the inner layers, such as (64, 64); got {self.hidden!r}.")
-        if isinstance(self.given, str):
-            raise ValueError(f"given has names of columns, such as [{self.given!r}]; got {self.given!r}.")
 
     def _table(self, X, is_fit=False):
         """A data frame of the rows, whose columns are those of the fit."""
@@ -334,17 +317,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _is_kept(self, table):
         """Which rows are not left out because they miss values."""
-        is_missing = table.isna().to_numpy()
-        if self.missing == "error" and is_missing.any():
-            counts = [
-                f"{name} ({num})" for name, num in zip(table.columns, is_missing.sum(axis=0), strict=True) if num
-            ]
+        is_missing = table.isna()
+        misses = is_missing.any(axis=1).to_numpy()
+        if self.missing == "error" and misses.any():
+            counts = [f"{name} ({num})" for name, num in is_missing.sum().items() if num]
             raise ValueError(
-                f"Input X contains NaN: values are missing in {is_missing.any(axis=1).sum()} of {len(table)} rows, "
-                f'by columns: {shortened(counts)}. FlowDensity(missing="drop") leaves these rows out; with '
-                '"condition" their score is that of the values that are there.'
+                f"Input X contains NaN: values are missing in {misses.sum()} of {len(table)} rows, by columns: "
+                f'{shortened(counts)}. FlowDensity(missing="drop") leaves these rows out; with "condition" their '
+                "score is the log-density of the values that are there."
             )
-        return ~is_missing.any(axis=1) if self.missing == "drop" else np.ones(len(table), bool)
+        return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
     def _scored(self, table):
         """The scores of the rows of a table, NaN of those that are left out."""
@@ -354,10 +336,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return scores
 
     def _mean_log_densities(self, table):
-        """What stands for a missing value of each column that misses some: the mean log-density, in its units.
-
-        It is that of the standard normal distribution that stands for the value in the flow.
-        """
+        """The mean log-density of each column that misses values, in its units: that of a standard normal one."""
         own, found = table[list(self.columns_.kinds)], []
         for name in own.columns[self._is_masked]:
             rows = own[own[name].notna()]
@@ -374,14 +353,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _read_columns(self, table):
         """Finds what the columns are."""
-        if unknown := [name for name in self.given if name not in table.columns]:
-            raise ValueError(f"given: there is no column {unknown[0]!r}; the columns are {[*table.columns]}.")
+        kinds, bounds = self.kinds or {}, self.bounds or {}
+        if unknown := [name for name in [*self.given, *kinds, *bounds] if name not in table.columns]:
+            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(table.columns)}.")
         own = [name for name in table.columns if name not in self.given]
         if not own:
             raise ValueError("All columns are given, and none is left to learn the density of. Leave some out.")
-        kinds, bounds = self.kinds or {}, self.bounds or {}
-        if unknown := [name for name in [*kinds, *bounds] if name not in table.columns]:
-            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {[*table.columns]}.")
 
         def read(names):
             own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
@@ -391,15 +368,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._given: Columns | None = read(list(self.given)) if len(self.given) else None
         found = self.columns_.kinds | ({} if self._given is None else self._given.kinds)
         self.kinds_ = {name: found[name] for name in table.columns}
-        is_missing = (
-            table[own].isna().to_numpy().any(axis=0) if self.missing == "condition" else np.zeros(len(own), bool)
-        )
-        self._is_masked, self._num_masked = is_missing, int(is_missing.sum())
-        present = {name: table[name].dropna() for name in own}
-        self._reference = {
-            name: column.iloc[np.linspace(0, len(column) - 1, _REFERENCE).astype(int)]
-            for name, column in present.items()
-        }
+        self._is_masked = table[own].isna().any().to_numpy() & (self.missing == "condition")
+        self._num_masked = int(self._is_masked.sum())
+        self._reference = {}
+        for name in own:
+            present = table[name].dropna()
+            self._reference[name] = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
 
     def _rows(self, table, weights=None):
         """The `Rows` of a table, and the ends, the additive constants and the known rows of an `Encoded`."""
@@ -409,7 +383,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if is_new.any():
             raise ValueError(
                 f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit: the "
-                "flow does not know how the others are then. Fit to a table with rows that miss it, too."
+                "flow knows no density of the other columns then. Fit to a table with rows that miss it, too."
             )
         given = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
         if self._given is not None:
@@ -505,16 +479,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 parts.append(log_prob.reshape(len(group), -1))
         scores = special.logsumexp(np.concatenate(parts), axis=0) - math.log(sum(map(len, parts))) + log_scale
         return np.where(known, scores, -np.inf)
-
-
-def _is_in(value, low, high):
-    """Whether a parameter is a number of an interval."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_count(value):
-    """Whether a parameter is a whole number, at least 1."""
-    return isinstance(value, numbers.Integral) and _is_in(value, 1, math.inf)
 
 
 def _mixed(scores, broad):

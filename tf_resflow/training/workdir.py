@@ -229,7 +229,7 @@ class Workdir:
             for field in ("columns", "condition_columns"):
                 info[field] = None if info.get(field) is None else tuple(info[field])
             for field in ("codes", "condition_codes"):
-                info[field] = None if info.get(field) is None else ColumnCodes.from_list(info[field])
+                info[field] = None if info.get(field) is None else ColumnCodes.from_json(info[field])
             return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -377,7 +377,7 @@ def _data_info(dataset):
 
 
 def _as_json(value):
-    return value.as_list() if isinstance(value, ColumnCodes) else value.tolist()
+    return value.to_json() if isinstance(value, ColumnCodes) else value.tolist()
 
 
 def _is_same(key, before, now):

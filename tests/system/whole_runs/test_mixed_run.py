@@ -137,7 +137,7 @@ def test_scores(mixed, run, table, run_command, tmp_path):
     assert scores[1] == scores[5] == scores[6] == "-inf" and scores[2:4] == ["", ""] and float(scores[4]) < -1e20
     row = table.iloc[20]
     codes, given = run.data.codes, run.data.condition_codes
-    x, c = codes.read(table[20:21]).values, given.read(table[20:21]).values
+    x, c = codes.encode(table[20:21]).values, given.encode(table[20:21]).values
     assert x[0, 1] == row["rooms"] and x[0, 4] == (row["sold"] - table["sold"].min()).days
     u = np.random.default_rng(0).uniform(-0.5, 0.5, size=[4096, 5])
     z = tf.constant(x + u * [0, 1, 1, 1, 1], tf.float32)

@@ -1,0 +1,571 @@
+"""The kinds of the columns of a table: a class for each maps values to the numbers that a model sees, and back."""
+
+import abc
+import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import special
+
+from tf_resflow.extras import LazyPackage
+from tf_resflow.models.dequantization import OFF_GRID
+
+__all__ = [
+    "EXACT",
+    "MOST_LEVELS",
+    "TEXT_KIND",
+    "Column",
+    "column_from_json",
+    "fit_column",
+    "in_words",
+    "is_text",
+    "kinds_from_words",
+    "kinds_in_words",
+    "real_column",
+]
+
+pandas: Any = LazyPackage("pandas", "data")
+
+MOST_LEVELS = 100
+"""The largest number of levels of a category, and of values of a grid that has ends."""
+
+EXACT = 2**53
+"""Float64 holds every whole number of at most this magnitude."""
+
+TEXT_KIND = "category"
+"""The kind of a column whose text is neither numbers nor dates."""
+
+_SIGNIFICANT = 15  # digits of the values of a grid
+_RESOLUTION = 1e-4  # of a deviation: the coarsest spacing of float32 that needs no offset
+_TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
+_OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # in the data.json of earlier versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Column(abc.ABC):
+    """A column of a table. Each kind of columns is a subclass, listed in `_CLASSES`.
+
+    Discrete values have the numbers `first - offset + step * k`, k = 0, ..., num - 1, in the middle of their cells.
+    If there are more than `MOST_LEVELS` values, the cells continue on both sides.
+
+    Attributes:
+      name: name of the column.
+      dtype: its type in pandas.
+      kind: the kind, in the form of the argument `kinds` of `ColumnCodes`; one of `words` if it is a word.
+      json_name: name of the class in JSON.
+      impossible: what is wrong with a value that the column cannot have.
+      is_text: whether text that looks like numbers or dates stays text.
+      is_discrete: whether values have cells.
+      levels: the values that the numbers count, if they do.
+      start: the time whose number is 0, of a column of times.
+    """
+
+    name: Any
+    dtype: Any
+
+    words: ClassVar[tuple[str, ...]] = ()
+    is_text: ClassVar[bool] = False
+    json_name: ClassVar[Any] = None
+    impossible: ClassVar[Any] = None
+    kind: ClassVar[Any] = None
+    levels = start = None
+    is_discrete, first, step, num, offset = True, 0, 1.0, 0, 0
+
+    @classmethod
+    @abc.abstractmethod
+    def detect(cls, column: Any) -> Any:
+        """The kind that the type of a column without missing values implies, or None if it is of another class."""
+
+    @classmethod
+    def takes(cls, kind: Any) -> bool:
+        """Whether a kind is one of this class."""
+        return isinstance(kind, str) and kind in cls.words
+
+    @classmethod
+    @abc.abstractmethod
+    def fit(cls, name: Any, column: Any, kind: Any) -> "Column":
+        """The column of this kind with the values of a `pandas.Series` of which none is missing."""
+
+    @abc.abstractmethod
+    def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray, Any]:
+        """The float64 numbers of values, NaN where there is none, their faults or "", and log-slopes."""
+
+    @abc.abstractmethod
+    def decode(self, numbers: np.ndarray) -> Any:
+        """The values of float64 numbers."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings of the class that are not their defaults, as values that JSON can hold."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[2:]}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    @classmethod
+    def from_json(cls, name: Any, dtype: Any, settings: Mapping[str, Any]) -> "Column":
+        """The column that `to_json` describes."""
+        return cls(name, dtype, **settings)
+
+    def description(self) -> str:
+        """What the numbers mean."""
+        return ""
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The first and the last k; infinite without an end."""
+        return (0.0, self.num - 1.0) if self.num <= MOST_LEVELS else (-math.inf, math.inf)
+
+    def _cell(self, numbers):
+        """The k of the cells that hold numbers; the first and the last one include what lies beyond them."""
+        k = np.floor((numbers - float(self.first - self.offset)) / self.step + 0.5)
+        return np.clip(k, *self.ends)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Number(Column):
+    """A real number less an offset; a bounded number through the logarithm or the logit."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    offset: Any = 0
+
+    words = ("number",)
+    json_name = kind = "number"
+    is_discrete = False
+    impossible = "outside of the bounds"
+
+    @classmethod
+    def detect(cls, column):
+        return "number" if _is_number(column.dtype) else None
+
+    @classmethod
+    def fit(cls, name, column, kind, bounds=None):
+        x = _check(name, column, *_numbers(column))
+        if bounds is None:
+            return cls(name, x.dtype, offset=_offset(x))
+        low, high = (
+            sign * math.inf if end is None else float(end) for end, sign in zip(bounds, (-1, 1), strict=True)
+        )
+        if not low < high:
+            raise ValueError(f"Column {name!r}: the bounds are (low, high), with low < high; got {bounds}.")
+        return cls(name, x.dtype, low, high)
+
+    def encode(self, column, date_format=None):
+        x, faults = _numbers(column)
+        x = _less(x, self.offset)
+        is_outside = (x <= self.low) | (x >= self.high)
+        x, faults = np.where(is_outside, np.nan, x), np.where(is_outside, self.impossible, faults)
+        is_low, is_high = math.isfinite(self.low), math.isfinite(self.high)
+        if not (is_low or is_high):
+            return x, faults, 0.0
+        log_above = np.log(x - self.low) if is_low else 0.0
+        log_below = np.log(self.high - x) if is_high else 0.0
+        log_width = np.log(self.high - self.low) if is_low and is_high else 0.0
+        return log_above - log_below, faults, log_width - log_above - log_below
+
+    def decode(self, numbers):
+        x = numbers
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            x = self.low + (self.high - self.low) * special.expit(x)
+        elif math.isfinite(self.low):
+            x = self.low + np.exp(x)
+        elif math.isfinite(self.high):
+            x = self.high - np.exp(-x)
+        dtype = _numpy_dtype(self.dtype)
+        if dtype.kind in "iu":
+            least = math.floor(self.low) + 1 if math.isfinite(self.low) else -math.inf
+            most = math.ceil(self.high) - 1 if math.isfinite(self.high) else math.inf
+            return _integers(np.round(x), self.offset, dtype, least, most)
+        kind = dtype.type
+        low, high = np.nextafter(kind(self.low), kind(np.inf)), np.nextafter(kind(self.high), kind(-np.inf))
+        return np.clip((x + self.offset).astype(dtype), low, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grid(Column):
+    """Numbers on a grid: multiples of a step, which is 1 for whole numbers. `first` is the smallest of the fit."""
+
+    first: Any = None
+    step: Any = None
+    num: Any = None
+    offset: Any = 0
+
+    words = ("whole",)
+    json_name = "whole"
+
+    @classmethod
+    def detect(cls, column):
+        if not _is_number(column.dtype):
+            return None
+        x = _less(_numbers(column)[0])
+        is_whole = column.dtype.kind in "iu" or np.all((x == np.round(x)) & (np.abs(x) <= EXACT))
+        return "whole" if is_whole else None
+
+    @classmethod
+    def takes(cls, kind):
+        is_step = isinstance(kind, (int, float)) and not isinstance(kind, bool) and 0 < kind < math.inf
+        return is_step or super().takes(kind)
+
+    @classmethod
+    def fit(cls, name, column, kind):
+        step = 1 if kind == "whole" else int(kind) if kind == int(kind) else float(kind)
+        x = _check(name, column, *_numbers(column))
+        first = _smallest(x)
+        if isinstance(step, int) and first == int(first):
+            first = int(first) // step * step
+        else:
+            first = float(_rounded(step * round(first / step), step))
+        num = int(np.round(_less(x, first).max() / step)) + 1
+        return cls(name, x.dtype, first, step, num, first if _offset(x, step) else 0)
+
+    @property
+    def kind(self):
+        return "whole" if self.step == 1 else self.step
+
+    @property
+    def impossible(self):
+        return "not a whole number" if self.step == 1 else f"not a multiple of {self.step:g}"
+
+    @property
+    def ends(self):
+        dtype = _numpy_dtype(self.dtype)
+        if self.num <= MOST_LEVELS or dtype.kind not in "iu":
+            return super().ends
+        below, above = self.first - int(np.iinfo(dtype).min), int(np.iinfo(dtype).max) - self.first
+        return -float(below // self.step), float(above // self.step)
+
+    def encode(self, column, date_format=None):
+        x, faults = _numbers(column)
+        places = _less(x, self.first) / self.step
+        k, rounding = np.round(places), 2 * np.finfo(np.float64).eps * np.abs(places)
+        if self.step % 1 or self.first % 1:  # whole numbers have no rounding errors
+            types = [_numpy_dtype(dtype) for dtype in (x.dtype, self.dtype)]
+            eps = max(np.finfo(dtype if dtype.kind == "f" else np.float64).eps for dtype in types)
+            rounding = 4 * eps * (abs(self.first) / self.step + np.abs(places))
+        faults = np.where(np.abs(places - k) > OFF_GRID + rounding, self.impossible, faults)
+        return float(self.first - self.offset) + self.step * k, faults, 0.0
+
+    def decode(self, numbers):
+        k, dtype = self._cell(numbers), _numpy_dtype(self.dtype)
+        if dtype.kind in "iu":
+            return _integers(self.step * k, self.first, dtype)
+        return _rounded(self.first + self.step * k, self.step).astype(dtype)
+
+    def description(self):
+        last = self.first + (self.num - 1) * self.step
+        return f"{self.first:.9g} to {last:.9g} in steps of {self.step:.9g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Time(Column):
+    """A time, as days since the first one, in UTC. A whole day, in its own time zone, if `num` is not 0."""
+
+    start: Any = None
+    num: int = 0
+
+    words = ("date", "day")
+    json_name = "date"
+    impossible = "not a whole day"
+
+    @classmethod
+    def detect(cls, column):
+        if not pandas.api.types.is_datetime64_any_dtype(column.dtype):
+            return None
+        times, _ = _times(column, _zone(column.dtype))
+        days = (times - times.min()) / _DAY
+        return "day" if (days == np.floor(days)).all() else "date"
+
+    @classmethod
+    def fit(cls, name, column, kind):
+        times = _check(name, column, *_times(column, _zone(column.dtype) if kind == "day" else "UTC"))
+        num = math.floor((times.max() - times.min()) / _DAY) + 1 if kind == "day" else 0
+        return cls(name, column.dtype, times.min(), num)
+
+    @property
+    def kind(self):
+        return "day" if self.num else "date"
+
+    @property
+    def is_discrete(self):  # type: ignore[override]
+        return self.num > 0
+
+    def to_json(self):
+        return {"start": str(self.start), "num": self.num}
+
+    @classmethod
+    def from_json(cls, name, dtype, settings):
+        return cls(name, dtype, np.datetime64(settings["start"]).astype(_TIME), settings["num"])
+
+    def encode(self, column, date_format=None):
+        times, faults = _times(column, _zone(self.dtype) if self.num else "UTC", date_format)
+        days = np.where(np.isnat(times), np.nan, (times - self.start) / _DAY)
+        if self.num:
+            faults = np.where(np.isnan(days) | (days == np.round(days)), faults, self.impossible)
+        return days, faults, 0.0
+
+    def decode(self, numbers):
+        days = self._cell(numbers) if self.num else numbers
+        times = pandas.DatetimeIndex(self.start + np.round(days * 86400e3).astype("timedelta64[ms]"))
+        zone = _zone(self.dtype) if self.num else "UTC"
+        return times.tz_localize(zone, ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
+
+    def description(self):
+        return f"days since {str(self.start).removesuffix('T00:00:00.000000')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Levels(Column):
+    """One of several levels, as its number."""
+
+    levels: Any = ()
+
+    words: ClassVar[tuple[str, ...]] = (TEXT_KIND,)
+    json_name = kind = TEXT_KIND
+    is_text = True
+    impossible = "not a level of the training"
+
+    @classmethod
+    def detect(cls, column):
+        return TEXT_KIND
+
+    @classmethod
+    def fit(cls, name, column, kind):
+        return cls._of_levels(name, column, tuple(column.value_counts().index))
+
+    @classmethod
+    def _of_levels(cls, name, column, levels):
+        if len(levels) > MOST_LEVELS:
+            raise ValueError(
+                f"Column {name!r} has {len(levels)} different values in {len(column)} rows, such as {levels[0]!r}: "
+                "too many for a category. Leave it out, or convert it by pandas.to_numeric or pandas.to_datetime."
+            )
+        return cls(name, column.dtype, levels)
+
+    @property
+    def num(self):  # type: ignore[override]
+        return len(self.levels)
+
+    def to_json(self):
+        levels = [level.item() if isinstance(level, np.generic) else level for level in self.levels]
+        if bad := [level for level in levels if not isinstance(level, (str, bool, int, float))]:
+            raise ValueError(
+                f"Column {self.name!r}: its levels are of type {type(bad[0]).__name__}; make them text."
+            )
+        return {"levels": levels}
+
+    @classmethod
+    def from_json(cls, name, dtype, settings):
+        return cls(name, dtype, tuple(settings["levels"]))
+
+    def encode(self, column, date_format=None):
+        k, is_missing = pandas.Index(self.levels).get_indexer(pandas.Index(column)), column.isna().to_numpy()
+        others = np.flatnonzero((k < 0) & ~is_missing)
+        known = {in_words(level): place for place, level in enumerate(self.levels)}
+        k[others] = [known.get(in_words(value), -1) for value in column.iloc[others]]
+        faults = np.where((k < 0) & ~is_missing, self.impossible, "")
+        return np.where(is_missing, np.nan, k), faults, 0.0
+
+    def decode(self, numbers):
+        return np.asarray(self.levels, object)[self._cell(numbers).astype(int)]
+
+    def description(self):
+        return "the number of the level: " + ", ".join(f"{i} {level}" for i, level in enumerate(self.levels))
+
+
+@dataclasses.dataclass(frozen=True)
+class _OrderedLevels(_Levels):
+    """One of several levels in the order of a list, which may have more than the data."""
+
+    words: ClassVar[tuple[str, ...]] = ()
+    json_name = "ordered"
+
+    @classmethod
+    def detect(cls, column):
+        is_ordered = isinstance(column.dtype, pandas.CategoricalDtype) and column.dtype.ordered
+        return list(column.dtype.categories) if is_ordered else None
+
+    @classmethod
+    def takes(cls, kind):
+        return isinstance(kind, (list, tuple))
+
+    @classmethod
+    def fit(cls, name, column, kind):
+        found = {in_words(value): value for value in column.unique().tolist()}
+        return cls._of_levels(name, column, tuple(found.get(in_words(level), level) for level in kind))
+
+    @property
+    def kind(self):  # type: ignore[override]
+        return list(self.levels)
+
+
+_CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # the first one detects first
+
+
+def fit_column(
+    name: Any, column: Any, kind: Any = None, bounds: tuple[float | None, float | None] | None = None
+) -> Column:
+    """The `Column` of a `pandas.Series`. Its type implies the kind unless one is given; see `ColumnCodes`."""
+    present, dtype = column.dropna(), column.dtype
+    if not len(present):
+        raise ValueError(f"Column {name!r}: all values are missing. Leave it out.")
+    if isinstance(dtype, (pandas.PeriodDtype, pandas.SparseDtype)) or pandas.api.types.is_timedelta64_dtype(dtype):
+        raise ValueError(
+            f"Column {name!r} is of type {dtype}: convert periods by .dt.to_timestamp(), durations by "
+            ".dt.total_seconds(), and sparse columns by .sparse.to_dense()."
+        )
+    if bounds is not None:
+        if kind is not None and not _Number.takes(kind):
+            raise ValueError(f"Column {name!r} has bounds, but its kind is {kind!r}. Only numbers have bounds.")
+        fitted = _Number.fit(name, present, "number", bounds)
+    else:
+        if kind is None:
+            found = (own.detect(present) for own in _CLASSES)
+            kind = next(kind for kind in found if kind is not None)
+        own = next((own for own in _CLASSES if own.takes(kind)), None)
+        if own is None:
+            known = ", ".join(word for own in _CLASSES for word in own.words)
+            raise ValueError(
+                f"Column {name!r}: a kind is one of {known}, the step of a grid such as 0.1, or a list of ordered "
+                f"levels; got {kind!r}."
+            )
+        fitted = own.fit(name, present, kind)
+    _check(name, present, None, fitted.encode(present)[1])
+    return fitted
+
+
+def real_column(name: Any) -> Column:
+    """A column of real numbers."""
+    return _Number(name, np.dtype("float32"))
+
+
+def column_from_json(description: Mapping[str, Any]) -> Column:
+    """The column with the "name", "kind" and "dtype", and the settings of `Column.to_json`."""
+    settings = dict(description)
+    name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
+    classes = {own.json_name: own for own in _CLASSES}
+    return classes[_OLD_KINDS.get(kind, kind)].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
+
+
+def _check(name, column, values, faults):
+    """Returns the values of a column, or raises ValueError if it has faults."""
+    places = np.flatnonzero(faults != "")
+    if len(places):
+        raise ValueError(
+            f"Column {name!r}: {len(places)} of {len(column)} values are {faults[places[0]]}, such as "
+            f"{in_words(column.iloc[places[0]])[:40]}. Correct these values, leave the rows out, or choose another "
+            "kind, other levels or other bounds."
+        )
+    return values
+
+
+def _is_number(dtype):
+    return pandas.api.types.is_numeric_dtype(dtype) and not pandas.api.types.is_bool_dtype(dtype)
+
+
+def _numpy_dtype(dtype):
+    """The type in NumPy of a type in pandas."""
+    return np.dtype(getattr(dtype, "numpy_dtype", dtype))
+
+
+def _numbers(column):
+    """A column in a type of finite numbers, and the faults of its values."""
+    if column.dtype.kind in "mMc":
+        x = pandas.Series(np.nan, column.index)
+    else:
+        x = pandas.to_numeric(column, errors="coerce")
+    if x.dtype.kind == "b":
+        x = x.astype("Int8" if x.dtype == "boolean" else "int8")
+    is_infinite = np.isinf(x.to_numpy(np.float64, na_value=np.nan))
+    faults = np.where(x.isna() & column.notna(), "not a number", np.where(is_infinite, "infinite", ""))
+    return x.mask(is_infinite), faults
+
+
+def _less(x, origin=0):
+    """Numbers less an origin, as float64; NaN where values are missing.
+
+    Integers that float64 does not hold are subtracted in integer arithmetic.
+    """
+    floats = x.to_numpy(np.float64, na_value=np.nan)
+    if _numpy_dtype(x.dtype).kind in "iu" and np.nanmax(np.abs(floats), initial=0.0) > EXACT:
+        return np.array([math.nan if pandas.isna(value) else float(int(value) - origin) for value in x])
+    return floats - origin
+
+
+def _smallest(x):
+    """The smallest of numbers, an `int` of integers."""
+    return int(x.min()) if _numpy_dtype(x.dtype).kind in "iu" else float(x.min())
+
+
+def _offset(numbers, step=0.0):
+    """A round number near the mean of numbers that float32 does not resolve, else 0."""
+    x = _less(numbers, origin := _smallest(numbers))
+    resolution = _RESOLUTION * max(deviation := x.std(), step)
+    if max(abs(origin), abs(origin + x.max())) * np.finfo(np.float32).eps <= resolution or not deviation:
+        return 0
+    digits = -math.floor(math.log10(deviation))
+    if isinstance(origin, int):
+        return round(origin + round(x.mean()), min(digits, 0))
+    return round(origin + x.mean(), digits)
+
+
+def _integers(values, origin, dtype, least=-math.inf, most=math.inf):
+    """Integers near `origin + values`, in the range of their type and within limits."""
+    limits = np.iinfo(dtype)
+    least, most = max(least, int(limits.min)), min(most, int(limits.max))
+    return np.array([min(max(round(origin + int(value)), least), most) for value in values], dtype)
+
+
+def _rounded(values, step):
+    """Values on a grid without the rounding errors of their sums and products, such as 3.7000000000000002."""
+    largest = max(np.abs(values).max(initial=0.0), step)
+    return np.round(values, max(_SIGNIFICANT - math.ceil(math.log10(largest)), 0))
+
+
+def _zone(dtype):
+    """The time zone of a type in pandas."""
+    return getattr(dtype, "tz", None) or "UTC"
+
+
+def _times(column, zone, date_format=None):
+    """A column as times in a zone, and the faults of its values."""
+    if column.dtype.kind in "iufcbm":
+        times = pandas.Series(np.datetime64("NaT", "us"), column.index)
+    else:
+        times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce", utc=True)
+        times = times.dt.tz_convert(zone).dt.tz_localize(None)
+    return times.to_numpy(_TIME), np.where(times.isna() & column.notna(), "not a date", "")
+
+
+def in_words(value: Any) -> str:
+    """A level in words: whole numbers as such."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def is_text(kind: Any) -> bool:
+    """Whether the text of columns of a kind stays text, even if it looks like numbers or dates."""
+    return any(own.is_text and own.takes(kind) for own in _CLASSES)
+
+
+def kinds_in_words(kinds: Mapping[Any, Any]) -> str:
+    """The kinds of columns in the form of the field `data.kinds` of a config."""
+    words = {name: " < ".join(map(in_words, k)) if isinstance(k, list) else k for name, k in kinds.items()}
+    return "; ".join(f"{name}: {kind}" for name, kind in words.items())
+
+
+def kinds_from_words(text: str) -> dict[str, Any]:
+    """The kinds of columns in the field `data.kinds` of a config; the inverse of `kinds_in_words`."""
+    found: dict[str, Any] = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, colon, kind = part.rpartition(":")
+        words: list[Any] = [word.strip() for word in kind.split("<")]
+        if not colon or not all(words):
+            raise ValueError(
+                f"data.kinds is {text!r}; it has the kinds of columns, such as 'wind: number; temp: 0.1; "
+                "rooms: whole; code: category; size: S < M < L'."
+            )
+        if len(words) == 1:
+            with contextlib.suppress(ValueError):
+                words = [float(words[0])]
+        found[name.strip()] = words if len(words) > 1 else words[0]
+    return found
