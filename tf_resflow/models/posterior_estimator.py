@@ -117,11 +117,11 @@ class PosteriorEstimator:
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
         num_features = _num_features(summary, shape, dtype)
         affine = ConditionalAffine(_affine_network(num_features, size, dtype))
-        options = {"activation": "cpila", "coefficient": coefficient, "affine_layers": (affine_layers, 0)}
+        options: dict[str, Any] = {"activation": "cpila", "affine_layers": (affine_layers, 0)}
         options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
-        blocks = vector_flow(size, num_blocks, hidden, seed=seed, dtype=dtype, **options)
+        blocks = vector_flow(size, num_blocks, hidden, coefficient=coefficient, seed=seed, dtype=dtype, **options)
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
-        condition = {"condition_shape": shape, "condition_network": summary}
+        condition: dict[str, Any] = {"condition_shape": shape, "condition_network": summary}
         condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}
         self.model = FlowModel(Flow([scale, affine, blocks]), [size], seed=seed, name=name, **condition)
 
