@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = re.findall(
-    r"^\| (library|applications|) \| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    r"^\| ?(library|applications|) \| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
 )
 PACKAGES = [name for _, name in ROWS]
 

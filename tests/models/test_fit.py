@@ -107,21 +107,6 @@ def test_fit_warns_of_act_norms_without_initialization(data):
         model.fit(data[:8], verbose=0)
 
 
-@pytest.mark.filterwarnings("ignore:The ActNorms of the flow are still the identity")
-def test_same_seed_same_fit():
-    """By the noise of the dequantization."""
-    x = np.random.default_rng(0).integers(4, size=[16, 2])
-
-    def losses(seed):
-        model = resflow.FlowModel(affine_flow(), [2], levels=4, seed=seed)
-        model.compile(optimizer="sgd", run_eagerly=True)
-        return model.fit(x, batch_size=8, epochs=2, shuffle=False, verbose=0).history["loss"]
-
-    first = losses(0)
-    np.testing.assert_allclose(losses(0), first, rtol=1e-6)
-    assert losses(1) != first
-
-
 def record_seeds(monkeypatch, model):
     """The seeds that the losses of each step are given."""
     seeds, losses = [], model.example_losses

@@ -130,7 +130,7 @@ class PosteriorEstimator:
             dtype=dtype,
         )
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
-        condition = {"condition_shape": shape, "condition_network": summary}
+        condition: dict[str, Any] = {"condition_shape": shape, "condition_network": summary}
         condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}
         self.model = FlowModel(Flow([scale, affine, blocks]), [size], seed=seed, name=name, **condition)
 
