@@ -71,19 +71,21 @@ def _estimators(run, images):
         else {}
     )
     planned = {
-        (_PLANNED, stderr): evaluation.plan_likelihood(model, images, float(stderr), num_samples=1).log_det
+        (_PLANNED, stderr): evaluation.plan_likelihood(
+            model, images, float(stderr), num_samples=1
+        ).log_det_estimator
         for stderr in _STDERRS.value
     }
     return {**before, **now, (_CERTIFIED, 1): certified, **exact, **planned}
 
 
-def _ours(model, x, log_det):
+def _ours(model, x, log_det_estimator):
     """A function that draws log p(x) once, as a worker does."""
     import tensorflow as tf
 
     from tf_resflow import bijectors
 
-    density = bijectors.with_log_det(model.distribution, log_det)
+    density = bijectors.with_log_det_estimator(model.distribution, log_det_estimator)
 
     @tf.function(autograph=False)
     def log_prob(seed):
@@ -114,7 +116,7 @@ def _published(run, x):
     for tensor in published_tensors(flow):
         theirs, ours = tensor.axes.split("->")
         tensors[tensor.name] = einops.rearrange(np.asarray(tensor.variable), f"{ours}->{theirs}", **tensor.sizes)
-    z = bijectors.forward_features(flow, x, log_det=False).latent.numpy()
+    z = bijectors.forward_features(flow, x, compute_log_det=False).latent.numpy()
     z = np.moveaxis(z, -1, 1).reshape(len(z), -1)  # channels first
     options = {"threads": _THREADS.value, "keep_memory": True}
     worker = published_worker(_PUBLISHED_DIR.value, _PUBLISHED_PYTHON.value, **options)

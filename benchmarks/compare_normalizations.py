@@ -39,7 +39,7 @@ flags.register_validator("shapes", lambda shapes: all(map(_is_shape, shapes)), "
 
 def _step(shape, normalization):
     """A function of a seed that makes a training step."""
-    options = {"log_det": resflow.logdet.RussianRoulette(), "normalization": normalization}
+    options = {"log_det_estimator": resflow.logdet.RussianRoulette(), "normalization": normalization}
     if len(shape) == 1:
         hidden = (_WIDTH.value,) * 2
         flow = resflow.flows.vector_flow(shape, num_blocks=1, hidden=hidden, coefficient=0.9, **options)

@@ -52,18 +52,23 @@ class Trained(NamedTuple):
     optimizer: keras.optimizers.Optimizer
 
 
-def _residual(log_det):
+def _residual(log_det_estimator):
     def build(x, learning_rate, seed):
         size, hidden = x.shape[1], (_WIDTH.value, _WIDTH.value)
         flow = resflow.flows.vector_flow(
-            size, num_blocks=_DEPTH.value, hidden=hidden, coefficient=0.99, log_det=log_det, seed=seed
+            size,
+            num_blocks=_DEPTH.value,
+            hidden=hidden,
+            coefficient=0.99,
+            log_det_estimator=log_det_estimator,
+            seed=seed,
         )
         model = resflow.FlowModel(flow, event_shape=[size])
         model.initialize(x)
         model.compile(optimizer=keras.optimizers.Adam(learning_rate))
         return Trained(
             lambda x, seed: train_step(model, x, seed)[model.objective],
-            lambda x: model.log_prob(x, log_det=resflow.logdet.Exact()),
+            lambda x: model.log_prob(x, log_det_estimator=resflow.logdet.Exact()),
             model.optimizer,
         )
 

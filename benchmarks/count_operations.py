@@ -53,7 +53,7 @@ def count(model):
     for flow in [model.flow] + ([] if noise is None else [noise.flow]):
         for block in bijectors.flow.residual_blocks(flow):
             for layer in layers.norm_updates.lipschitz_layers(block):
-                add(layer, 1 + _terms(block.log_det) + _BACKWARD, math.prod(block.event_shape[:2]))
+                add(layer, 1 + _terms(block.log_det_estimator) + _BACKWARD, math.prod(block.event_shape[:2]))
             totals["kept"] += _KEPT * math.prod(block.event_shape) * _FLOAT32
     for layer in [] if noise is None else noise.context.layers:
         add(layer, _UNCONSTRAINED, math.prod(noise.event_shape[:2]))

@@ -47,14 +47,16 @@ _ESTIMATES = {  # with which Exact is compared
 }
 
 
-def _model(shape, log_det):
+def _model(shape, log_det_estimator):
     """A compiled `FlowModel` of a vector or image flow, with this estimator in training and in evaluation."""
     if len(shape) == 3:
         flow = resflow.flows.image_flow(shape, (_NUM_BLOCKS.value,), num_fc_blocks=0)
-        model = resflow.FlowModel(flow, shape, evaluation_log_det=log_det, levels=256)
+        model = resflow.FlowModel(flow, shape, evaluation_log_det_estimator=log_det_estimator, levels=256)
     else:
-        flow = resflow.flows.vector_flow(shape, _NUM_BLOCKS.value, coefficient=0.9, log_det=log_det)
-        model = resflow.FlowModel(flow, shape, evaluation_log_det=log_det)
+        flow = resflow.flows.vector_flow(
+            shape, _NUM_BLOCKS.value, coefficient=0.9, log_det_estimator=log_det_estimator
+        )
+        model = resflow.FlowModel(flow, shape, evaluation_log_det_estimator=log_det_estimator)
     model.compile(keras.optimizers.AdamW(1e-4))
     return model
 
@@ -64,20 +66,22 @@ def _data(shape):
     return rng.integers(256, size=(16, *shape)) if len(shape) == 3 else rng.normal(size=(256, *shape)).astype("f")
 
 
-def _training(shape, log_det):
-    model, x = _model(shape, log_det), tf.constant(_data(shape))
+def _training(shape, log_det_estimator):
+    model, x = _model(shape, log_det_estimator), tf.constant(_data(shape))
     model.initialize(x)
     return tf.function(lambda seed: train_step(model, x, seed)[model.objective], autograph=False)
 
 
-def _evaluation(shape, log_det):
-    model, x = _model(shape, log_det), tf.constant(_data(shape))
+def _evaluation(shape, log_det_estimator):
+    model, x = _model(shape, log_det_estimator), tf.constant(_data(shape))
     model.initialize(x)
     return tf.function(lambda seed: model.log_prob(x, seed, evaluation=True), autograph=False)
 
 
-def _inference(shape, log_det):
-    surrogate = resflow.vi.flow_surrogate_posterior(shape, num_blocks=_NUM_BLOCKS.value, log_det=log_det)
+def _inference(shape, log_det_estimator):
+    surrogate = resflow.vi.flow_surrogate_posterior(
+        shape, num_blocks=_NUM_BLOCKS.value, log_det_estimator=log_det_estimator
+    )
     optimizer, variables = keras.optimizers.Adam(1e-4), surrogate.trainable_variables
     optimizer.build(variables)
 

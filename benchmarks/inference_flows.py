@@ -74,7 +74,7 @@ def residual(
         coefficient=0.97,
         affine_layers=(0, num_affine) if samples else (num_affine, 0),
         condition_size=condition_size,
-        log_det=resflow.logdet.Exact() if samples else None,
+        log_det_estimator=resflow.logdet.Exact() if samples else None,
         seed=seed,
         **options,
     )
@@ -85,7 +85,7 @@ def residual(
     bijector = flow if samples else tfb.Invert(flow)
     return Candidate(
         bijector,
-        resflow.bijectors.with_log_det(bijector, resflow.logdet.Exact()),
+        resflow.bijectors.with_log_det_estimator(bijector, resflow.logdet.Exact()),
         lambda condition, seed, networks: {
             "seed": seed,
             **_given(condition),
@@ -93,7 +93,7 @@ def residual(
         },
         update=functools.partial(resflow.layers.update_norms, flow),
         initialize=lambda x, condition: (
-            None if samples else resflow.bijectors.initialize(flow, x, [0, 0], conditional_input=condition)
+            None if samples else resflow.bijectors.initialize(flow, x, [0, 0], condition=condition)
         ),
     )
 
@@ -149,9 +149,9 @@ def ffjord(size, num_parameters, *, samples, condition_size, seed):
     width = _width(lambda w: w * (w + 2 * size + given + 3) + size, num_parameters)
     network = Network([size, width, width, size], seed, given + 1)
 
-    def velocity(time, x, conditional_input=None):
+    def velocity(time, x, condition=None):
         time = tf.fill([tf.shape(x)[0], 1], tf.cast(time, x.dtype))
-        return network(x, time if conditional_input is None else tf.concat([conditional_input, time], axis=1))
+        return network(x, time if condition is None else tf.concat([condition, time], axis=1))
 
     exact = tfb.FFJORD(velocity, trace_augmentation_fn=tfb.ffjord.trace_jacobian_exact)
     bijector = exact if size <= _MOST_EXACT else tfb.FFJORD(velocity)
@@ -173,7 +173,7 @@ def _chain(layers):
 
 
 def _given(condition):
-    return {} if condition is None else {"conditional_input": condition}
+    return {} if condition is None else {"condition": condition}
 
 
 def _width(count, num_parameters):
@@ -230,8 +230,8 @@ class _Pair(tf.Module):
         super().__init__()
         self._network = network
 
-    def __call__(self, x, units=None, conditional_input=None):
-        shift, log_scale = tf.split(self._network(x, conditional_input), 2, axis=-1)
+    def __call__(self, x, units=None, condition=None):
+        shift, log_scale = tf.split(self._network(x, condition), 2, axis=-1)
         return shift, 2 * tf.tanh(log_scale / 2)
 
 

@@ -54,10 +54,10 @@ def _numbers(device, options, weights=None):
     """A function to the results of a small flow on a device, and its weights, which may be given."""
     with tf.device(device):
         estimator = resflow.logdet.RussianRoulette(4)
-        block = resflow.flows.residual_image_block(**options, log_det=estimator)
+        block = resflow.flows.residual_image_block(**options, log_det_estimator=estimator)
         shape = (8, 8, 3)
         flow = resflow.flows.image_flow(shape, (1,), 16, num_fc_blocks=0, block=block, whiten=True)
-        model = resflow.FlowModel(flow, shape, levels=256, evaluation_log_det=estimator)
+        model = resflow.FlowModel(flow, shape, levels=256, evaluation_log_det_estimator=estimator)
         x = tf.constant(np.random.default_rng(0).integers(0, 256, [16, *shape]), tf.uint8)
         model.initialize(x)
         if weights is not None:
@@ -114,7 +114,7 @@ def _step_seconds(config, batch_size):
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
     blocks = resflow.bijectors.flow.residual_blocks(model.flow)
-    is_counted = all(isinstance(block.log_det, resflow.logdet.RussianRoulette) for block in blocks)
+    is_counted = all(isinstance(block.log_det_estimator, resflow.logdet.RussianRoulette) for block in blocks)
     return statistics.median(seconds[1:]), seconds[0], count(model) if is_counted else None
 
 

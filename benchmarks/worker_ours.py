@@ -30,10 +30,10 @@ class _Fixed(resflow.logdet.Geometric):
 
 def _model(case):
     estimator = resflow.logdet.RussianRoulette(case.num_exact_terms, _Fixed(case.num_extra_terms))
-    block = resflow.flows.residual_image_block(log_det=estimator)
+    block = resflow.flows.residual_image_block(log_det_estimator=estimator)
     options = {"num_fc_blocks": 0, "block": block, "logit_alpha": 1e-6, "dtype": case.dtype}
     flow = resflow.flows.image_flow(case.shape, (case.num_blocks,), case.width, **options)
-    model = resflow.FlowModel(flow, case.shape, levels=256, evaluation_log_det=estimator)
+    model = resflow.FlowModel(flow, case.shape, levels=256, evaluation_log_det_estimator=estimator)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
     model.optimizer.build(model.trainable_variables)
     return model, tf.constant(case.batch(), tf.uint8)
@@ -130,7 +130,9 @@ def _parts(case):
 
     def forward(seed):
         del seed
-        return tf.reduce_sum(model.flow.forward_pass(inputs, resflow.bijectors.base.Context(log_det=False)).value)
+        return tf.reduce_sum(
+            model.flow.forward_pass(inputs, resflow.bijectors.base.Context(compute_log_det=False)).value
+        )
 
     def forward_and_series(seed):
         return tf.reduce_sum(model.example_losses(x, seed, training=True)[model.objective])

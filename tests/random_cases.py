@@ -194,7 +194,7 @@ def changed(recipe, rng):
 class Estimator(NamedTuple):
     """An estimator, and a function of k to the k-th weights of its value and its Neumann series, if it has some."""
 
-    log_det: Any
+    log_det_estimator: Any
     weights: Any = None
 
 
@@ -491,8 +491,12 @@ class Case:
                 solver = Shifted()
                 solver.shift = shift
             block = resflow.bijectors.MonotoneBlock if kind == "monotone" else resflow.bijectors.ResidualBlock
-            options = {"lipschitz_constant": 0.9, "conditional": recipe.condition is not None, "name": f"block{i}"}
-            blocks.append(block(network, e.log_det, solver, **options))
+            options = {
+                "lipschitz_constant": 0.9,
+                "has_condition": recipe.condition is not None,
+                "name": f"block{i}",
+            }
+            blocks.append(block(network, e.log_det_estimator, solver, **options))
             self.blocks.append(Block(Reference(recipe, own), kind == "monotone", e))
         self.flow = resflow.bijectors.Flow(blocks)
         if self.scales == 2:
@@ -508,14 +512,14 @@ class Case:
     @property
     def description(self):
         """What it is made of."""
-        lines = [f"{block.estimator.log_det} {block.g.recipe}" for block in self.blocks]
+        lines = [f"{block.estimator.log_det_estimator} {block.g.recipe}" for block in self.blocks]
         return "\n".join([*lines, f"{self.dtype} {self.shifts}"])
 
     @property
     def has_true_gradients(self):
         """Whether gradients are those of the value, without a solver in it: what a vectorized map can take."""
         known = (logdet.Exact, logdet.PowerSeries)
-        return not any(b.monotone or type(b.estimator.log_det) not in known for b in self.blocks)
+        return not any(b.monotone or type(b.estimator.log_det_estimator) not in known for b in self.blocks)
 
     # TensorFlow.
 
@@ -526,7 +530,7 @@ class Case:
 
     def arguments(self, c, training=None):
         """Those of the flow."""
-        arguments = {"seed": tf.constant([1, 2])} | ({} if self.c is None else {"conditional_input": c})
+        arguments = {"seed": tf.constant([1, 2])} | ({} if self.c is None else {"condition": c})
         if training is not None:
             arguments["networks"] = resflow.bijectors.Networks(self.flow, training=training)
         return arguments

@@ -74,5 +74,5 @@ def test_configs_have_fields_of_any_type(function):
 def test_estimators_and_solvers_may_be_functions(function):
     """As in a `ResidualBlock`, which calls them."""
     hints = typing.get_type_hints(function)
-    for name in {"log_det", "evaluation_log_det", "inverse_solver"} & hints.keys():
+    for name in {"log_det_estimator", "evaluation_log_det_estimator", "inverse_solver"} & hints.keys():
         assert {Callable[..., typing.Any], type(None)} <= set(typing.get_args(hints[name]))

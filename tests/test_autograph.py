@@ -19,7 +19,7 @@ class Watched(resflow.logdet.PowerSeries):
 
 
 ESTIMATOR = Watched(3)
-FLOW = resflow.flows.vector_flow(2, 1, (4,), log_det=ESTIMATOR, seed=1)
+FLOW = resflow.flows.vector_flow(2, 1, (4,), log_det_estimator=ESTIMATOR, seed=1)
 MODEL = resflow.FlowModel(FLOW, event_shape=[2])
 X = tf.random.stateless_normal([8, 2], [1, 2])
 

@@ -1,4 +1,4 @@
-"""Each package imports only from those above it in the table of CONTRIBUTING.md: the library from no application."""
+"""Each package imports only from packages above it in the table of CONTRIBUTING.md."""
 
 import ast
 import importlib

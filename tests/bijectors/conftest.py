@@ -69,10 +69,12 @@ def make_branch():
 
 @pytest.fixture(scope="session")
 def make_block(make_branch):
-    def make(name="block", log_det=None, inverse_solver=None, **kwargs):
-        conditional = kwargs.get("condition_size") is not None
+    def make(name="block", log_det_estimator=None, inverse_solver=None, **kwargs):
+        has_condition = kwargs.get("condition_size") is not None
         branch = make_branch(**kwargs)
-        return resflow.bijectors.ResidualBlock(branch, log_det, inverse_solver, conditional=conditional, name=name)
+        return resflow.bijectors.ResidualBlock(
+            branch, log_det_estimator, inverse_solver, has_condition=has_condition, name=name
+        )
 
     return make
 

@@ -28,7 +28,7 @@ def test_each_coordinate_is_mapped_given_those_before(size, reverse, condition_s
     generator = np.random.default_rng(size)
     layer = make(size, reverse, condition_size, generator)
     x = generator.normal(size=[3, 4, size])
-    kwargs = {} if condition_size is None else {"conditional_input": generator.normal(size=[4, condition_size])}
+    kwargs = {} if condition_size is None else {"condition": generator.normal(size=[4, condition_size])}
     assert layer.condition_shape == (None if condition_size is None else [condition_size])
     y, log_det = np.zeros_like(x), 0.0
     for i in range(size):
@@ -45,7 +45,7 @@ def test_each_coordinate_is_mapped_given_those_before(size, reverse, condition_s
     for found, expected in zip(inverse(tf.constant(y)), (x, -log_det), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
     if condition_size:
-        other = layer.forward(x, conditional_input=-kwargs["conditional_input"])
+        other = layer.forward(x, condition=-kwargs["condition"])
         assert np.all(np.max(np.abs(other - y), axis=(0, 1)) > 1e-3)  # also of the first coordinate
 
 

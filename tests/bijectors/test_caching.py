@@ -31,8 +31,8 @@ ARRANGEMENTS = {
 }
 
 
-def counted_block(make_branch, counter, log_det=ROULETTE):
-    return ResidualBlock(make_branch(counter=counter), log_det, name="block")
+def counted_block(make_branch, counter, log_det_estimator=ROULETTE):
+    return ResidualBlock(make_branch(counter=counter), log_det_estimator, name="block")
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
@@ -102,7 +102,7 @@ def bijector(request, make_block, make_coupling):
     if request.param == "couplings":
         conv = resflow.bijectors.InvertibleConv1x1(2)
         return Flow([make_coupling("affine"), conv, make_coupling("additive", swap=True)])
-    return Flow([resflow.bijectors.ActNorm([2]), nested(make_block(log_det=EXACT))])
+    return Flow([resflow.bijectors.ActNorm([2]), nested(make_block(log_det_estimator=EXACT))])
 
 
 def test_nothing_leaks_from_control_flow_or_a_function(bijector, density, normal):
@@ -171,7 +171,7 @@ def test_blocks_of_one_architecture_and_views_do_not_share(make_branch, normal):
     # TFP takes bijectors of equal parameters for one: these differ in their branches, or estimators, alone.
     one, other = (ResidualBlock(make_branch(seed=seed), EXACT, name="same") for seed in (1, 2))
     assert one != other
-    view = resflow.bijectors.with_log_det(one, resflow.logdet.PowerSeries(1, probes="basis"))
+    view = resflow.bijectors.with_log_det_estimator(one, resflow.logdet.PowerSeries(1, probes="basis"))
     x = normal([3, 2])
     for block, y in [(block, block.forward(x)) for block in (one, other, view)]:
         np.testing.assert_allclose(y, x + block.branch(x), rtol=1e-6)
@@ -180,11 +180,11 @@ def test_blocks_of_one_architecture_and_views_do_not_share(make_branch, normal):
 
 
 def test_seeds_and_conditions_are_part_of_the_key(make_block, normal):
-    block = make_block(log_det=ROULETTE, condition_size=1)
+    block = make_block(log_det_estimator=ROULETTE, condition_size=1)
     x, values = normal([3, 2]), []
     for condition in (tf.zeros([3, 1]), tf.ones([3, 1])):
         for seed in (1, 2):
-            kwargs = {"conditional_input": condition, "seed": seed}
+            kwargs = {"condition": condition, "seed": seed}
             y = block.forward(x, **kwargs)
             np.testing.assert_allclose(y, x + block.branch([x, condition]), rtol=1e-6)
             values.append(tuple(block.forward_log_det_jacobian(x, 1, **kwargs).numpy()))

@@ -38,11 +38,11 @@ def test_values_and_log_determinants(affine, how):
     """Conditions [4, 2] broadcast to values [5, 4, 3]; a copy of the output goes back, so nothing is cached."""
 
     def evaluate(x, c):
-        y = affine.forward(x, conditional_input=c)
-        log_det = affine.forward_log_det_jacobian(x, 1, conditional_input=c)
+        y = affine.forward(x, condition=c)
+        log_det = affine.forward_log_det_jacobian(x, 1, condition=c)
         other = tf.identity(y)
-        back = affine.inverse(other, conditional_input=c)
-        return y, log_det, back, affine.inverse_log_det_jacobian(other, 1, conditional_input=c)
+        back = affine.inverse(other, condition=c)
+        return y, log_det, back, affine.inverse_log_det_jacobian(other, 1, condition=c)
 
     if how != "eager":
         evaluate = tf.function(evaluate, autograph=False, jit_compile=True)
@@ -61,8 +61,8 @@ def test_gradients_of_batches_of_unknown_size(affine, how):
 
     def gradient(x, c):
         with tf.GradientTape() as tape:
-            y = affine.forward(x, conditional_input=c)
-            total = tf.reduce_sum(y) + tf.reduce_sum(affine.forward_log_det_jacobian(x, 1, conditional_input=c))
+            y = affine.forward(x, condition=c)
+            total = tf.reduce_sum(y) + tf.reduce_sum(affine.forward_log_det_jacobian(x, 1, condition=c))
         return tape.gradient(total, affine.network.trainable_variables[0].value)
 
     if how != "eager":
@@ -80,9 +80,9 @@ def test_gradients_of_batches_of_unknown_size(affine, how):
 
 
 def test_wrong_input(affine, refused):
-    refused("needs conditional_input, of shape \\(2,\\)", affine.forward, X)
-    refused("takes conditional_input of shape \\(2,\\)", affine.forward, X, conditional_input=X)
-    refused("maps events of shape \\(3,\\)", affine.forward, C, conditional_input=C)
+    refused("needs condition, of shape \\(2,\\)", affine.forward, X)
+    refused("takes condition of shape \\(2,\\)", affine.forward, X, condition=X)
+    refused("maps events of shape \\(3,\\)", affine.forward, C, condition=C)
     for units in (6, 1):
         network = keras.Sequential([keras.Input([2]), keras.layers.Dense(units)])
         message = f"maps \\(2,\\) to \\({units},\\).*5 for two"

@@ -57,7 +57,7 @@ def test_one_part_is_kept_and_says_how_the_other_is_mapped(
     else:
         y[:, mapped] = (scale * x + shift)[:, mapped]
         scale = scale[:, mapped]
-    kwargs = {} if condition is None else {"conditional_input": reshaped(condition)}
+    kwargs = {} if condition is None else {"condition": reshaped(condition)}
     x, y, log_det = reshaped(x), reshaped(y), reshaped(np.sum(np.log(scale.reshape(count, -1)), -1))
     np.testing.assert_allclose(coupling.forward(x, **kwargs), y, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(coupling.inverse(y, **kwargs), x, atol=1e-5)
@@ -110,15 +110,15 @@ def test_each_pass_evaluates_the_network_once(make_coupling, counter, density, n
 def test_conditions(make_coupling, normal, refused):
     """Of any batch shape that broadcasts to that of the events."""
     coupling = make_coupling("affine", (3,), condition_size=2)
-    assert coupling.conditional and coupling.condition_shape == [2] and not make_coupling().conditional
+    assert coupling.has_condition and coupling.condition_shape == [2] and not make_coupling().has_condition
     x, c = normal([4, 5, 3]), normal([5, 2], 1)
-    y = coupling.forward(x, conditional_input=c)
+    y = coupling.forward(x, condition=c)
     for i in range(5):
-        np.testing.assert_allclose(coupling.forward(x[:, i], conditional_input=c[i]), y[:, i], atol=1e-6)
-    np.testing.assert_allclose(coupling.inverse(tf.identity(y), conditional_input=c), x, atol=1e-5)
-    refused(r"affine_0 needs conditional_input, of shape \(2,\)", coupling.forward, x)
-    refused("takes conditional_input of shape", coupling.forward, x, conditional_input=normal([5, 3]))
-    refused("got conditional_input", make_coupling().forward, normal([4, 2]), conditional_input=c)
+        np.testing.assert_allclose(coupling.forward(x[:, i], condition=c[i]), y[:, i], atol=1e-6)
+    np.testing.assert_allclose(coupling.inverse(tf.identity(y), condition=c), x, atol=1e-5)
+    refused(r"affine_0 needs condition, of shape \(2,\)", coupling.forward, x)
+    refused("takes condition of shape", coupling.forward, x, condition=normal([5, 3]))
+    refused("got condition", make_coupling().forward, normal([4, 2]), condition=c)
 
 
 def test_networks_and_inputs_that_are_refused(make_coupling, refused):

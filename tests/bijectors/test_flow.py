@@ -39,7 +39,7 @@ def fldj(bijector, x, **kwargs):
 
 def test_batch_shape_is_that_of_the_members(make_block, density):
     scale = tfb.Scale([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    flow = Flow([Flow([scale], name="inner"), make_block(log_det=EXACT)])
+    flow = Flow([Flow([scale], name="inner"), make_block(log_det_estimator=EXACT)])
     assert flow.experimental_batch_shape(x_event_ndims=1) == [3]
     distribution = density(flow)
     x = distribution.sample(4, seed=1)
@@ -92,10 +92,10 @@ def test_condition_reaches_the_conditional_blocks(make_block, normal, refused):
     flow = Flow([Flow([plain], name="unconditional"), Flow([inner], name="inner"), tfb.Scale(2.0)])
     x, condition = normal([4, 2]), normal([4, 1], 2)
     h = x + plain.branch(x)
-    y = flow.forward(x, conditional_input=condition)
+    y = flow.forward(x, condition=condition)
     np.testing.assert_allclose(y, 2 * (h + inner.branch([h, condition])), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(flow.inverse(tf.identity(y), conditional_input=condition), x, atol=1e-5)
-    refused("deep needs conditional_input", flow.forward, tf.identity(x))
+    np.testing.assert_allclose(flow.inverse(tf.identity(y), condition=condition), x, atol=1e-5)
+    refused("deep needs condition", flow.forward, tf.identity(x))
 
 
 class Recorder(resflow.logdet.LogDetEstimator):
@@ -104,7 +104,7 @@ class Recorder(resflow.logdet.LogDetEstimator):
     def __init__(self):
         self.seeds = []
 
-    def __call__(self, branch, x, conditional_input=None, *, seed=None):
+    def __call__(self, branch, x, condition=None, *, seed=None):
         self.seeds.append(tuple(seed.numpy()))
         return x + branch(x), tf.zeros(len(x))
 
@@ -157,7 +157,7 @@ def test_names_and_keys(make_block, flow, x, refused):
         refused("needs a list of at least one bijector", Flow, members)
     refused("got sed", flow.forward, x, sed=1)
     refused("got third", flow.inverse, x, third={"seed": 1})
-    refused("none of its blocks is conditional", flow.forward, x, conditional_input=x)
+    refused("none of its blocks is conditional", flow.forward, x, condition=x)
     for seed in (1.5, [1, 2, 3], tf.constant([0.5, 1.0])):
         refused("A seed is None, an integer", flow.forward, x, seed=seed)
 
@@ -234,22 +234,22 @@ class Custom(resflow.bijectors.FlowBijector):
 class ScaleByCondition(Custom):
     """By TFP's methods, which get the condition, that of the log-determinant too."""
 
-    argument_names = ("conditional_input",)
+    argument_names = ("condition",)
 
-    def _forward(self, x, conditional_input):
-        return x * tf.exp(conditional_input)
+    def _forward(self, x, condition):
+        return x * tf.exp(condition)
 
-    def _inverse(self, y, conditional_input):
-        return y * tf.exp(-conditional_input)
+    def _inverse(self, y, condition):
+        return y * tf.exp(-condition)
 
-    def _forward_log_det_jacobian(self, x, conditional_input):
-        return conditional_input * tf.ones_like(x)
+    def _forward_log_det_jacobian(self, x, condition):
+        return condition * tf.ones_like(x)
 
 
 class Noisy(Custom):
     """Shifts by a number that it draws and by a condition."""
 
-    argument_names = ("seed", "conditional_input")
+    argument_names = ("seed", "condition")
 
     def forward_pass(self, x, context, sign=1.0):
         _, condition = context.take(self.name, *self.argument_names)
@@ -329,16 +329,16 @@ def test_a_bijector_of_the_users_takes_seed_and_condition(refused):
     one = shift(Noisy(), seed=1)
     assert shift(Flow([Noisy()]), seed=1) == one
     assert shift(Flow([tfb.Invert(tfb.Chain([Noisy()]))]), seed=1) == pytest.approx(-one)
-    assert shift(Flow([Noisy()]), seed=1, conditional_input=2.0) == pytest.approx(one + 2.0)
-    assert shift(Flow([tfb.Chain([Noisy()])]), seed=1, conditional_input=2.0) == pytest.approx(one + 2.0)
+    assert shift(Flow([Noisy()]), seed=1, condition=2.0) == pytest.approx(one + 2.0)
+    assert shift(Flow([tfb.Chain([Noisy()])]), seed=1, condition=2.0) == pytest.approx(one + 2.0)
     two = shift(Flow([Noisy(), Noisy()]), seed=1)
     assert abs(two - 2 * one) > 1e-3  # they draw independently
     assert shift(Flow([Noisy(), tfb.Scale(1.0)]), noisy={"seed": 1}) == pytest.approx(one)
     flow, x = Flow([ScaleByCondition()]), tf.ones([3, 2])
     for method, expected in (("forward_log_det_jacobian", 1.0), ("inverse_log_det_jacobian", -1.0)):
-        found = getattr(flow, method)(tf.identity(x), 1, conditional_input=tf.constant(0.5))
+        found = getattr(flow, method)(tf.identity(x), 1, condition=tf.constant(0.5))
         np.testing.assert_allclose(found, [expected] * 3)
-    takes = "takes seed, conditional_input besides the value; got sed"
+    takes = "takes seed, condition besides the value; got sed"
     refused(takes, Noisy().forward, [1.0], sed=1)
     refused("more than once: noisy", Flow, [tfb.Chain([Noisy(), Noisy()])])
 
@@ -409,7 +409,7 @@ def test_members_seeds_and_checkpoints(tmp_path, refused):
     y = flow.forward(x, seed=1)
     np.testing.assert_allclose(flow.inverse_log_det_jacobian(y, 1, seed=1), -one, rtol=1e-5)
     refused("got sed", fldj, sed=1)
-    refused("conditional", fldj, conditional_input=x)
+    refused("conditional", fldj, condition=x)
     path = tf.train.Checkpoint(flow=flow).write(str(tmp_path / "flow"))
     tf.train.Checkpoint(flow=other).read(path).assert_consumed()
     np.testing.assert_array_equal(fldj(other, seed=1), one)

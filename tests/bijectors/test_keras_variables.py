@@ -40,7 +40,7 @@ def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_re
     with two_replicas.scope() if replicas == 2 else contextlib.nullcontext():
         parts, networks, variables = members(make_block, make_coupling)
         flow = resflow.bijectors.Flow(parts)
-        shown = [density(flow), density(resflow.bijectors.with_log_det(flow, resflow.logdet.Exact()))]
+        shown = [density(flow), density(resflow.bijectors.with_log_det_estimator(flow, resflow.logdet.Exact()))]
     counts = [len(variables)]
 
     def check():

@@ -99,8 +99,8 @@ def test_constants_and_certificate(make_branch):
 
 def test_refusals(make_branch, normal, refused):
     class Custom(resflow.logdet.LogDetEstimator):
-        def __call__(self, branch, x, conditional_input=None, *, seed=None):
-            return EXACT(branch, x, conditional_input)
+        def __call__(self, branch, x, condition=None, *, seed=None):
+            return EXACT(branch, x, condition)
 
     refused("only below 1", MonotoneBlock, make_branch(3), EXACT, lipschitz_constant=1.0)
     message = "Custom does not estimate .* MonotoneBlock: give it a method"
@@ -132,8 +132,8 @@ def test_a_plan_measures_the_odd_series(model, monkeypatch, normal):
     monkeypatch.setattr(planning, "_exact", lambda *_: [])
     x = normal([16, 3])
     plan = resflow.evaluation.plan_likelihood(model, x, stderr=0.2, num_samples=4)
-    precise = resflow.bijectors.with_log_det(model.distribution, EXACT).log_prob(x)
-    density = resflow.bijectors.with_log_det(model.distribution, plan.log_det)
+    precise = resflow.bijectors.with_log_det_estimator(model.distribution, EXACT).log_prob(x)
+    density = resflow.bijectors.with_log_det_estimator(model.distribution, plan.log_det_estimator)
 
     @tf.function(autograph=False)
     def planned(seed):

@@ -86,7 +86,10 @@ def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, 
     np.testing.assert_allclose(expected.log_det, log_det, rtol=1e-4)
     for log_det in (True, False):
         counter.take(), counting_exact.take()
-        graph = tf.function(lambda x, log_det=log_det: forward_features(flow, x, log_det), autograph=False)
+        graph = tf.function(
+            lambda x, log_det_estimator=log_det_estimator: forward_features(flow, x, log_det_estimator),
+            autograph=False,
+        )
         found = graph(x)
         assert counter.take() == 2 and counting_exact.take() == (2 if log_det else 0)
         assert (found.log_det is not None) is log_det
@@ -196,7 +199,7 @@ def test_the_map_through_which_the_data_pass_normalizes(name, make_block):
 
 def test_conditional_blocks_and_seed(make_block, batch):
     flow = Flow([make_block(condition_size=1), ActNorm([2])])
-    kwargs = {"seed": 1, "conditional_input": np.linspace(-1.0, 1.0, 64, dtype="float32")[:, np.newaxis]}
+    kwargs = {"seed": 1, "condition": np.linspace(-1.0, 1.0, 64, dtype="float32")[:, np.newaxis]}
     latent = initialize(flow, batch, **kwargs)
     np.testing.assert_allclose(np.var(latent, 0), 1.0, atol=1e-4)
     np.testing.assert_allclose(latent, flow.forward(batch, **kwargs), atol=1e-5)

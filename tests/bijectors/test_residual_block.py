@@ -81,23 +81,23 @@ def test_scalar_events(kind, normal):
 def test_condition_is_broadcast_against_sample_shapes(conditional_block, density, normal, refused):
     block = conditional_block
     x, condition = normal([4, 5, 2]), normal([5, 3], 1)
-    y = block.forward(x, conditional_input=condition)
-    fldj = block.forward_log_det_jacobian(x, 1, conditional_input=condition)
+    y = block.forward(x, condition=condition)
+    fldj = block.forward_log_det_jacobian(x, 1, condition=condition)
     assert y.shape == [4, 5, 2] and fldj.shape == [4, 5]
     for i in (0, 3):
         np.testing.assert_allclose(y[i], x[i] + block.branch([x[i], condition]), atol=1e-6)
-        expected = block.forward_log_det_jacobian(tf.identity(x[i]), 1, conditional_input=condition)
+        expected = block.forward_log_det_jacobian(tf.identity(x[i]), 1, condition=condition)
         np.testing.assert_allclose(fldj[i], expected, atol=1e-6)
-    back = block.inverse(tf.identity(y), conditional_input=condition)
+    back = block.inverse(tf.identity(y), condition=condition)
     np.testing.assert_allclose(back, x, atol=1e-5)
     # Fewer conditions than values, and conditions of an axis of one.
     for fewer in (condition[0], condition[:1]):
-        found = block.forward(x, conditional_input=fewer)
-        expected = block.forward(x, conditional_input=tf.broadcast_to(fewer, [4, 5, 3]))
+        found = block.forward(x, condition=fewer)
+        expected = block.forward(x, condition=tf.broadcast_to(fewer, [4, 5, 3]))
         np.testing.assert_allclose(found, expected, atol=1e-6)
     # Samples for four conditions are four.
-    distribution, kwargs = density(block), {"conditional_input": tf.ones([4, 3])}
-    message = r"batch \(4,\) of conditional_input must broadcast to the batch \(\)"
+    distribution, kwargs = density(block), {"condition": tf.ones([4, 3])}
+    message = r"batch \(4,\) of condition must broadcast to the batch \(\)"
     refused(message, distribution.sample, seed=1, bijector_kwargs=kwargs)
     samples = distribution.sample(4, seed=1, bijector_kwargs=kwargs)
     assert len(np.unique(samples, axis=0)) == 4
@@ -109,23 +109,23 @@ def test_a_condition_does_not_enlarge_the_batch(batch, conditions, conditional_b
     flow = resflow.bijectors.Flow([tfb.Chain([tfb.Invert(tfb.Invert(conditional_block))])])
     x, condition = normal([*batch, 2]), normal([*conditions, 3])
     for method in (conditional_block.forward, flow.inverse):
-        with pytest.raises(ValueError, match=r"conditional: the batch .* of conditional_input.*sample\(4"):
-            method(x, conditional_input=condition)
+        with pytest.raises(ValueError, match=r"conditional: the batch .* of condition.*sample\(4"):
+            method(x, condition=condition)
     if len(conditions) == len(batch):
         specs = [tf.TensorSpec([*[None] * len(batch), n]) for n in (2, 3)]
-        call = tf.function(lambda x, c: flow.forward(x, conditional_input=c), specs, autograph=False)
+        call = tf.function(lambda x, c: flow.forward(x, condition=c), specs, autograph=False)
         with pytest.raises(tf.errors.InvalidArgumentError, match="BroadcastTo"):
             call(x, condition)
         assert call(normal([*conditions, 2]), condition).shape == [*conditions, 2]
 
 
-def mixed_block(log_det, normal):
+def mixed_block(log_det_estimator, normal):
     """A block whose branch computes in bfloat16 in training, and has norms at their limit."""
     branch = resflow.flows.dense_branch([3], (16,), coefficient=0.9, dtype="mixed_bfloat16")
     for seed, layer in enumerate(resflow.layers.norm_updates.lipschitz_layers(branch)):
         layer.kernel.assign(normal(layer.kernel.shape, seed))
     resflow.layers.update_norms(branch, 1e-6, 500)
-    return ResidualBlock(branch, log_det, name="block")
+    return ResidualBlock(branch, log_det_estimator, name="block")
 
 
 def test_mixed_precision(normal):
@@ -183,7 +183,7 @@ def test_branches_estimators_and_solvers_that_are_refused(make_branch, refused):
     refused("Lipschitz constant 1,", ResidualBlock, make_branch(), lipschitz_constant=1.0)
     refused("lipschitz_constant=", ResidualBlock, unknown)
     refused("event_shape=", ResidualBlock, Shrinking(), lipschitz_constant=0.5)
-    refused("2, conditional_input|has 1 input", ResidualBlock, make_branch(), conditional=True)
+    refused("2, condition|has 1 input", ResidualBlock, make_branch(), has_condition=True)
     refused("dtype='float64'", ResidualBlock, branch(dense(2, dtype="float64")))
     assert ResidualBlock(unknown, lipschitz_constant=0.5).lipschitz_constant == 0.5
 
@@ -193,17 +193,17 @@ def test_inputs_that_are_refused(vector_block, conditional_block, image_block, r
         return re.escape(str(tuple(shape)))
 
     for method in ("forward", "inverse", "solve"):
-        call, conditional = (getattr(block, method) for block in (vector_block, conditional_block))
+        call, has_condition = (getattr(block, method) for block in (vector_block, conditional_block))
         x, y = tf.zeros([4, 3]), tf.zeros([4, 2])
         refused("float64", call, tf.zeros([4, 3], tf.float64), error=(ValueError, TypeError))
         refused(r"events of shape \(3,\).*shape \(4, 2\)", call, y)
-        superfluous = "takes no conditional_input" if method == "solve" else "got conditional_input"
-        refused(superfluous, call, x, conditional_input=x)
-        refused("needs conditional_input", conditional, y)
+        superfluous = "takes no condition" if method == "solve" else "got condition"
+        refused(superfluous, call, x, condition=x)
+        refused("needs condition", has_condition, y)
         for shape in ([4, 2], []):
-            message = rf"conditional takes conditional_input of shape \(3,\).*an input of shape {shaped(shape)}"
+            message = rf"conditional takes condition of shape \(3,\).*an input of shape {shaped(shape)}"
             with pytest.raises(ValueError, match=message):
-                conditional(y, conditional_input=tf.zeros(shape))
+                has_condition(y, condition=tf.zeros(shape))
         if method != "solve":
             takes = "vector takes seed, networks besides .*; got sed"
             refused(takes, call, x, sed=1)
@@ -223,7 +223,7 @@ def test_inverse_of_any_static_shape_in_a_function(shape, size, make_block, norm
     x = inverse(y)
     assert x.shape == y.shape
     assert inverse.get_concrete_function().structured_outputs.shape.as_list() == [*shape, size]
-    value = block.forward_pass(x, resflow.bijectors.base.Context(log_det=False)).value
+    value = block.forward_pass(x, resflow.bijectors.base.Context(compute_log_det=False)).value
     np.testing.assert_allclose(value, y, atol=1e-5)
 
 
@@ -261,7 +261,7 @@ def test_a_residual_that_nobody_sees_is_not_told(make_block, capfd, normal):
     residual = np.sort(block.solve(y).residual.numpy())
     assert residual[1] < residual[2]
     for unseen, told in ((0.0, 4), (residual[1], 2), (residual[3], 0)):
-        pass_through(block, tf.identity(y), Context(log_det=False, unseen=float(unseen)), inverse=True)
+        pass_through(block, tf.identity(y), Context(compute_log_det=False, unseen=float(unseen)), inverse=True)
         printed = capfd.readouterr().err
         assert (f"number of examples: {told}" in printed) == (told > 0) and ("WARNING" in printed) == (told > 0)
     factor = 1 / (1 - block.lipschitz_constant)

@@ -45,7 +45,7 @@ def test_a_chain_of_blocks_of_one_architecture_with_named_seeds(blocks, normal):
 
 def test_a_trainer_that_never_heard_of_norms_keeps_the_coefficient_and_what_it_optimized(density, normal):
     """It stretches kernels; log-densities are the same before and after the norms are converged."""
-    flow = resflow.flows.vector_flow(2, 1, (24,), coefficient=0.9, act_norm=False, log_det=EXACT)
+    flow = resflow.flows.vector_flow(2, 1, (24,), coefficient=0.9, act_norm=False, log_det_estimator=EXACT)
     layers, log_prob = resflow.layers.norm_updates.lipschitz_layers(flow), density(flow).log_prob
     for seed, layer in enumerate(layers):
         layer.kernel.assign_add(normal(layer.kernel.shape, seed))
@@ -66,7 +66,7 @@ def test_cdf_of_one_coordinate(make_block):
     vector = tfd.TransformedDistribution(tfd.Independent(tfd.Normal([0.2], 1.0), 1), tfb.Invert(flow))
     flow = resflow.bijectors.Flow([tfb.Reshape([1], []), *members, tfb.Invert(tfb.Reshape([1], []))])
     scalar = tfd.TransformedDistribution(tfd.Normal(0.2, 1.0), tfb.Invert(flow))
-    kwargs = {"bijector_kwargs": {"seed": 1, "conditional_input": tf.constant([0.4])}}
+    kwargs = {"bijector_kwargs": {"seed": 1, "condition": tf.constant([0.4])}}
     grid, points = np.linspace(-25.0, 25.0, 2001, dtype="float32"), slice(800, 1200, 50)
     prob = scalar.prob(grid, **kwargs).numpy().astype("float64")
     expected = np.concatenate([[0.0], np.cumsum((prob[1:] + prob[:-1]) / 2)]) * (grid[1] - grid[0])
@@ -149,7 +149,7 @@ def test_a_lost_seed_is_warned_of_once_per_process(name, graph, blocks, normal, 
     (message,) = unseeded(lambda: [call(component(block)) for _ in range(2)])
     assert "block 'first'" in message and 'bijector_kwargs={"seed": 1}' in message and "logdet.Exact()" in message
     first_estimate()
-    assert unseeded(call, component(resflow.bijectors.with_log_det(block, EXACT))) == []
+    assert unseeded(call, component(resflow.bijectors.with_log_det_estimator(block, EXACT))) == []
     if not name.startswith("seed"):
         seeded = component(block, kwargs_split_fn=lambda kwargs: ({}, {"seed": 1}))
         found = []

@@ -12,11 +12,14 @@ tfd = tfp.distributions
 EXACT = resflow.logdet.Exact()
 FIRST_TERM = resflow.logdet.PowerSeries(1, probes="basis")
 Flow = resflow.bijectors.Flow
-with_log_det, with_inverse_solver = resflow.bijectors.with_log_det, resflow.bijectors.with_inverse_solver
+with_log_det_estimator, with_inverse_solver = (
+    resflow.bijectors.with_log_det_estimator,
+    resflow.bijectors.with_inverse_solver,
+)
 
 
 def multiscale():
-    block = resflow.flows.residual_image_block(log_det=FIRST_TERM)
+    block = resflow.flows.residual_image_block(log_det_estimator=FIRST_TERM)
     options = {"block": block, "kernels": (1,), "num_fc_blocks": 0, "factor_out": True}
     return resflow.flows.image_flow((4, 4, 1), (1, 1), 4, **options)
 
@@ -43,14 +46,14 @@ def blocks(obj):
 
 
 def kinds(obj):
-    return {type(block.log_det).__name__ for block in blocks(obj)}
+    return {type(block.log_det_estimator).__name__ for block in blocks(obj)}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_view_shares_variables_and_changes_the_estimator_or_the_solver(name, make_block, density):
-    obj = CASES[name](make_block(log_det=FIRST_TERM), density)
+    obj = CASES[name](make_block(log_det_estimator=FIRST_TERM), density)
     x = tf.random.stateless_uniform([3, 4, 4, 1] if name == "multiscale" else [3, 2], [0, 1], 0.1, 0.9)
-    view = with_log_det(obj, EXACT)
+    view = with_log_det_estimator(obj, EXACT)
     assert type(view) is type(obj) and view.name == obj.name
     assert kinds(obj) == {"PowerSeries"} and kinds(view) == {"Exact"}
     assert {id(v) for v in view.variables} == {id(v) for v in obj.variables}
@@ -61,7 +64,7 @@ def test_a_view_shares_variables_and_changes_the_estimator_or_the_solver(name, m
     for variable in obj.trainable_variables:
         variable.assign(0.5 * variable)
     assert np.min(np.abs(value(view, x) - before)) > 1e-6
-    np.testing.assert_allclose(value(with_log_det(view, FIRST_TERM), x), value(obj, x), rtol=1e-6)
+    np.testing.assert_allclose(value(with_log_det_estimator(view, FIRST_TERM), x), value(obj, x), rtol=1e-6)
     solver = resflow.solvers.FixedPoint(max_iterations=3)
     view = with_inverse_solver(obj, solver)
     assert {b.inverse_solver for b in blocks(view)} == {solver} and kinds(view) == {"PowerSeries"}
@@ -71,14 +74,14 @@ def test_a_view_shares_variables_and_changes_the_estimator_or_the_solver(name, m
 
 def test_other_arguments_are_kept_and_parts_without_blocks_are_the_same(make_block, make_coupling, density):
     solver, act_norm = resflow.solvers.FixedPoint(max_iterations=3), resflow.bijectors.ActNorm([2])
-    block = make_block(log_det=FIRST_TERM, inverse_solver=solver).copy(validate_args=True)
-    view = with_log_det(Flow([act_norm, block], name="mine"), EXACT)
+    block = make_block(log_det_estimator=FIRST_TERM, inverse_solver=solver).copy(validate_args=True)
+    view = with_log_det_estimator(Flow([act_norm, block], name="mine"), EXACT)
     assert view.name == "mine" and view.bijectors[0] is act_norm
     viewed = view.bijectors[1]
     assert (viewed.branch, viewed.inverse_solver, viewed.name) == (block.branch, solver, block.name)
     assert viewed.validate_args
     for obj in (tfb.Scale(2.0), tfd.Normal(0.0, 1.0), density(Flow([make_coupling()]))):
-        assert with_log_det(obj, EXACT) is obj and with_inverse_solver(obj, solver) is obj
+        assert with_log_det_estimator(obj, EXACT) is obj and with_inverse_solver(obj, solver) is obj
 
 
 class Holder(tfb.Bijector):
@@ -104,4 +107,4 @@ NOT_VIEWED = {
 def test_what_cannot_be_viewed_is_refused(make_block, density, refused):
     flow = Flow([make_block(), resflow.bijectors.ActNorm([2])])
     for make, message in NOT_VIEWED.values():
-        refused(message, with_log_det, make(density(flow), flow), EXACT)
+        refused(message, with_log_det_estimator, make(density(flow), flow), EXACT)

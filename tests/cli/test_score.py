@@ -59,7 +59,7 @@ def test_scores_of_new_rows(run, loaded, rows, tmp_path):
     assert header == ["example", "log_prob", "stderr", "quantile", "reason"]
     number, log_prob, stderr, quantile = np.array([line[:4] for line in lines], float).T
     np.testing.assert_array_equal(number, [1, 2, 3, 4, 5])
-    exact = loaded.model.log_prob(new[:, [1, 0]].astype("f4"), log_det=resflow.logdet.Exact())
+    exact = loaded.model.log_prob(new[:, [1, 0]].astype("f4"), log_det_estimator=resflow.logdet.Exact())
     np.testing.assert_allclose(log_prob, exact, rtol=1e-4)
     np.testing.assert_array_equal(stderr, np.zeros(5))
     assert quantile[4] == 0 and np.all((quantile >= 0) & (quantile <= 1))

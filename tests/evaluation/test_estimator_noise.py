@@ -19,7 +19,7 @@ def model_of(event_shape, levels, distribution):
         data_space=DataSpace(event_shape, levels, None, tf.float32),
         condition=Condition(),
         distribution=distribution,
-        evaluation_log_det=None,
+        evaluation_log_det_estimator=None,
     )
 
 
@@ -57,7 +57,7 @@ def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
     """
     silent, noisy = SumOfPowers(2, 0.0, 0.0), SumOfPowers(2, 0.2, 0.2)
     model = model_of([2, 2, 1], 4, silent if evaluation else noisy)
-    monkeypatch.setattr(estimator_noise, "with_log_det", lambda distribution, log_det: noisy)
+    monkeypatch.setattr(estimator_noise, "with_log_det_estimator", lambda distribution, log_det_estimator: noisy)
     measure = EstimatorNoise(model, Exact() if evaluation else None, dequantizations=4, draws=4)
     noise = measure(np.ones([2000, 2, 2, 1], np.uint8), seed=0)
     unit = 4 * np.log(2)

@@ -23,8 +23,10 @@ def x():
     return np.random.default_rng(0).integers(0, 8, [5, 6]).astype(np.uint8)
 
 
-def samples_of(model, log_det, num_samples, **options):
-    return LogProbSamples(model, LikelihoodPlan(log_det=log_det, num_samples=num_samples), **options)
+def samples_of(model, log_det_estimator, num_samples, **options):
+    return LogProbSamples(
+        model, LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples), **options
+    )
 
 
 @pytest.mark.parametrize("megabytes", [1e-9, 2e-3, 500])
@@ -64,9 +66,11 @@ def test_no_part_has_more_rows_than_fit(num_samples):
     """Of a branch whose values of 4 rows take the memory, in bytes of float32."""
     branch = keras.Sequential([keras.Input([2]), Counted(), resflow.layers.LipschitzDense(2, 0.9)])
     block = resflow.bijectors.ResidualBlock(branch, resflow.logdet.PowerSeries(2), name="block")
-    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2], evaluation_log_det=block.log_det)
+    model = resflow.FlowModel(
+        resflow.bijectors.Flow([block]), [2], evaluation_log_det_estimator=block.log_det_estimator
+    )
     megabytes = 4.5 * bytes_per_row(block) / 2**20
-    samples = samples_of(model, block.log_det, num_samples, megabytes=megabytes)
+    samples = samples_of(model, block.log_det_estimator, num_samples, megabytes=megabytes)
     draw = tf.function(samples, [tf.TensorSpec([None, 2])], autograph=False)
     assert draw(tf.ones([7, 2])).shape == [samples.num_samples, 7]
 

@@ -30,7 +30,7 @@ def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
     monkeypatch.setattr(planning, "_exact", lambda *_: [])
     plan = evaluation.plan_likelihood(model, x[:8], 0.2)
     assert plan.expected_stderr <= 0.2 and plan.num_samples >= 4 and plan.dequantization_std > 0
-    assert {type(log_det).__name__ for log_det in plan.log_det.values()} == {"AdaptiveRoulette"}
+    assert {type(log_det).__name__ for log_det in plan.log_det_estimator.values()} == {"AdaptiveRoulette"}
     draw = tf.function(lambda seed: evaluation.estimate_log_prob(model, x[20:], seed, plan=plan), autograph=False)
     estimates = [draw(tf.constant([3, seed])) for seed in range(20)]
     reached = np.var([estimate.log_prob for estimate in estimates], axis=0, ddof=1).mean() ** 0.5
@@ -77,7 +77,9 @@ def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeyp
             lambda seed: evaluation.estimate_log_prob(model, x[24:], seed, plan=plan), autograph=False
         )
 
-    expected = estimates(evaluation.LikelihoodPlan(log_det=exact, num_samples=8192))(tf.constant([1, 0])).log_prob
+    expected = estimates(evaluation.LikelihoodPlan(log_det_estimator=exact, num_samples=8192))(
+        tf.constant([1, 0])
+    ).log_prob
     draw = estimates(plan)
     errors = [draw(tf.constant([3, i])).log_prob - expected for i in range(30)]
     assert 0.5 * target < np.sqrt(np.mean(np.square(errors))) < 1.3 * target
@@ -95,11 +97,15 @@ def test_images_of_many_channels_may_have_fewer_probes_than_channels():
     x = tf.constant(np.random.default_rng(0).normal(size=[16, 3, 3, 9]), tf.float32)
     (block,) = bijectors.views.blocks_by_name(flow).values()
     found = planning._estimates(block, [x], 128, 0.0, 0)
-    single, *few = [choice for choice in found if choice.log_det.rtol == 0.1 and choice.log_det.num_probes < 9]
-    assert [choice.log_det.num_probes for choice in few] == [2, 4, 8]
+    single, *few = [
+        choice
+        for choice in found
+        if choice.log_det_estimator.rtol == 0.1 and choice.log_det_estimator.num_probes < 9
+    ]
+    assert [choice.log_det_estimator.num_probes for choice in few] == [2, 4, 8]
     for choice in few:
-        num = choice.log_det.num_probes
-        assert choice.log_det.probes == "rademacher"
+        num = choice.log_det_estimator.num_probes
+        assert choice.log_det_estimator.probes == "rademacher"
         np.testing.assert_allclose([choice.std, choice.seconds], [single.std / num**0.5, single.seconds * num])
 
 
@@ -114,7 +120,7 @@ def test_exact_log_determinants_of_continuous_data_need_one_sample():
         evaluation.plan_likelihood(model, np.full([2, 3], np.nan, np.float32), 1e-4)
     plan = evaluation.plan_likelihood(model, x, 1e-4)
     log_prob, stderr = evaluation.estimate_log_prob(model, x, plan=plan)
-    np.testing.assert_allclose(log_prob, model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
+    np.testing.assert_allclose(log_prob, model.log_prob(x, log_det_estimator=resflow.logdet.Exact()), rtol=1e-5)
     np.testing.assert_array_equal(stderr, np.zeros(4))
 
 

@@ -68,7 +68,7 @@ def conditional_model(**kwargs):
     branch = keras.Model([x, c], keras.layers.Add()([dense(x), of_c(c)]))
     dense.kernel.assign(0.5 * np.eye(2))
     of_c.kernel.assign(B)
-    flow = resflow.bijectors.Flow([resflow.bijectors.ResidualBlock(branch, conditional=True)])
+    flow = resflow.bijectors.Flow([resflow.bijectors.ResidualBlock(branch, has_condition=True)])
     return resflow.FlowModel(flow, [2], **kwargs)
 
 
@@ -113,14 +113,14 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
 
 
 def test_what_does_not_fit_is_refused():
-    plain, conditional, x = linear_model(), conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
+    plain, has_condition, x = linear_model(), conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
     for call, message in [
-        (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0), "give condition=, .* a label 0, ..., 2"),
-        (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0, condition=1), "must be a pair.*; got 1"),
+        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0), "give condition=, .* a label 0, ..., 2"),
+        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0, condition=1), "must be a pair.*; got 1"),
         (lambda: interpolate_pairs(plain, x, x, num=2, seed=0, condition=(1, 1)), "leave out condition="),
         (lambda: interpolate_pairs(plain, x, x, num=1, seed=0), "at least 2 points"),
         (lambda: interpolate_corners(plain, np.zeros([3, 2], np.float32), num=2, seed=0), "4 corners; got 3"),
-        (lambda: interpolate_pairs(conditional, x, x, num=2, seed=0, condition=([0, 1, 2], 1)), "one condition"),
+        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0, condition=([0, 1, 2], 1)), "one condition"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -80,7 +80,7 @@ def affine_model():
     resflow.layers.update_norms(branch, tolerance=1e-6, max_iterations=100)
     scale = tfp.bijectors.Scale(np.float32(SCALES / [1.5, 0.7]))
     flow = resflow.bijectors.Flow([scale, resflow.bijectors.ResidualBlock(branch)])
-    return resflow.FlowModel(flow, [2], levels=LEVELS, evaluation_log_det=resflow.logdet.Exact())
+    return resflow.FlowModel(flow, [2], levels=LEVELS, evaluation_log_det_estimator=resflow.logdet.Exact())
 
 
 def log_densities(v):
@@ -139,11 +139,13 @@ def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_er
     """7 examples with 400 estimates each: 5 standard errors, which are measured to 4 %."""
     model = resflow.FlowModel(resflow.flows.vector_flow(3, 2, (8,), coefficient=0.9), event_shape=[3])
     x = np.random.default_rng(0).normal(size=[7, 3]).astype("float32")
-    plan = LikelihoodPlan(log_det=resflow.logdet.Exact())
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
     exact = LogLikelihood(model, plan).score_examples([x[:4], x[4:]], seed=0)
-    np.testing.assert_allclose(exact["log_prob"], model.log_prob(x, log_det=resflow.logdet.Exact()), rtol=1e-5)
+    np.testing.assert_allclose(
+        exact["log_prob"], model.log_prob(x, log_det_estimator=resflow.logdet.Exact()), rtol=1e-5
+    )
     np.testing.assert_array_equal(exact["stderr"], np.zeros(7))
-    plan = LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(per_example=True), num_samples=400)
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(per_example=True), num_samples=400)
     noisy = LogLikelihood(model, plan).score_examples([x], seed=1)
     assert np.all(noisy["stderr"] > 0) and np.all(noisy["stderr"] < 0.2)
     assert np.all(np.abs(noisy["log_prob"] - exact["log_prob"]) < 5 * noisy["stderr"])

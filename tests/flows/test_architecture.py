@@ -44,13 +44,13 @@ def kernel_shapes(block):
 
 
 def test_vector_flow():
-    flow = flows.vector_flow(3, 2, (5, 4), coefficient=0.8, log_det=EXACT)
+    flow = flows.vector_flow(3, 2, (5, 4), coefficient=0.8, log_det_estimator=EXACT)
     assert kinds(flow) == ["ActNorm", "ResidualBlock", "ActNorm", "ResidualBlock", "ActNorm"]
     for block in blocks(flow):
         assert layer_kinds(block) == ["LipschitzDense", "CPila"] * 2 + ["LipschitzDense"]
         assert kernel_shapes(block) == [(3, 5), (10, 4), (8, 3)]
         np.testing.assert_allclose(block.lipschitz_constant, 0.8**3)
-        assert block.log_det is EXACT
+        assert block.log_det_estimator is EXACT
     assert kinds(flows.vector_flow(3, 1, (4,), act_norm=False)) == ["ResidualBlock"]
     normalized = flows.vector_flow(2, 1, (4,), mean=[1.0, 2.0], std=[3.0, 4.0])
     assert kinds(normalized)[0] == "Normalize"
@@ -257,7 +257,10 @@ def described(flow):
             inner = [
                 layer for layer in part.branch.layers if not layer.name.startswith(("add", "flat", "input", "resh"))
             ]
-            found[name] += [[(type(layer), repr(layer.get_config())) for layer in inner], repr(part.log_det)]
+            found[name] += [
+                [(type(layer), repr(layer.get_config())) for layer in inner],
+                repr(part.log_det_estimator),
+            ]
     return found
 
 
@@ -269,20 +272,23 @@ ADDITIVE = {"inv_1x1_conv": True, "whiten": True, "act_norm": False}
 FACTORED = {"factor_out": True, "squeeze_first": True, "logit_alpha": 0.1}
 MONOTONE = {"hidden": (4,), "norms": (1.0, 2.0, 1.0), "affine_layers": (1, 2)}
 FROM_CONFIG = [  # fields, and the flow by the functions of the library
-    ({}, lambda: small_images(residual(log_det=ROULETTE))),
+    ({}, lambda: small_images(residual(log_det_estimator=ROULETTE))),
     (
         {**FACTORED, "learned_norms": True},
-        lambda: small_images(residual(norms="learned", log_det=ROULETTE), 8, **FACTORED),
+        lambda: small_images(residual(norms="learned", log_det_estimator=ROULETTE), 8, **FACTORED),
     ),
     (
         {"normalization": "schatten", "estimator.train.kind": "power_series", "estimator.train.num_terms": 3},
-        lambda: small_images(residual(normalization="schatten", log_det=SERIES)),
+        lambda: small_images(residual(normalization="schatten", log_det_estimator=SERIES)),
     ),
     (
         {"block": "additive_coupling", "logit_alpha": 0.0, **ADDITIVE},
         lambda: small_images(flows.coupling_image_block(bijectors.AdditiveCoupling), **ADDITIVE),
     ),
-    (DENSE_NET, lambda: small_images(residual(dense_net=(2, 4), activation="clipswish", log_det=ROULETTE))),
+    (
+        DENSE_NET,
+        lambda: small_images(residual(dense_net=(2, 4), activation="clipswish", log_det_estimator=ROULETTE)),
+    ),
     ({"kind": "vector"}, lambda: flows.vector_flow(3, 2)),
     ({"kind": "vector", **DENSE_NET}, lambda: flows.vector_flow(3, 2, dense_net=(2, 4), activation="clipswish")),
     (
@@ -297,7 +303,7 @@ FROM_CONFIG = [  # fields, and the flow by the functions of the library
             "estimator.train.distribution": "poisson",
             "estimator.train.p": 3.0,
         },
-        lambda: flows.vector_flow(3, 2, lipschitz_constant=0.9, log_det=POISSON),
+        lambda: flows.vector_flow(3, 2, lipschitz_constant=0.9, log_det_estimator=POISSON),
     ),
 ]
 

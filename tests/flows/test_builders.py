@@ -13,13 +13,15 @@ EXACT = resflow.logdet.Exact()
 
 
 def image_flow(block=None, **options):
-    block = flows.residual_image_block(log_det=EXACT) if block is None else flows.coupling_image_block(block)
+    block = (
+        flows.residual_image_block(log_det_estimator=EXACT) if block is None else flows.coupling_image_block(block)
+    )
     options |= {"kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 4, "block": block, "inv_1x1_conv": True}
     return flows.image_flow((4, 6, 1), (1, 1), 4, **options)
 
 
 def mixed_flow(affine, **options):
-    return flows.vector_flow(2, 1, (4,), affine_layers=(1, 1), affine=affine, log_det=EXACT, **options)
+    return flows.vector_flow(2, 1, (4,), affine_layers=(1, 1), affine=affine, log_det_estimator=EXACT, **options)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ def mixed_flow(affine, **options):
         (lambda **options: image_flow(factor_out=True, **options), [24], 2, "float32"),
         (lambda **options: image_flow(bijectors.AffineCoupling, **options), [2, 3, 4], None, "float32"),
         (lambda **options: image_flow(bijectors.AdditiveCoupling, factor_out=True, **options), [24], 2, "float64"),
-        (lambda **options: flows.vector_flow(2, 3, (4,), log_det=EXACT, **options), [2], 2, "float64"),
+        (lambda **options: flows.vector_flow(2, 3, (4,), log_det_estimator=EXACT, **options), [2], 2, "float64"),
         (lambda **options: mixed_flow(bijectors.AffineAutoregressive, **options), [2], 2, "float64"),
         (lambda **options: mixed_flow(bijectors.AffineCoupling, **options), [2], 2, "float32"),
     ],
@@ -45,7 +47,7 @@ def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):
     event_shape = [2] if latent == [2] else [4, 6, 1]
     x = tf.random.stateless_uniform([3, *event_shape], [0, 1], 0.1, 0.9, dtype=dtype)
     c = tf.constant([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0]], dtype)
-    given, other = ({"conditional_input": rows} if condition_size else {} for rows in (c, c[::-1]))
+    given, other = ({"condition": rows} if condition_size else {} for rows in (c, c[::-1]))
     z = flow.forward(x, **given)
     assert z.shape == [3, *latent]
     tolerance = 1e-4 if dtype == "float32" else 1e-11
@@ -130,7 +132,7 @@ def test_conditional_branches_of_images(kind):
     assert layers.lipschitz_constant(branch) == pytest.approx(constant)
     assert layers.lipschitz_constant(branch, certified=True) < constant + 1e-3
     x = tf.constant(np.random.default_rng(0).normal(size=[1, *SHAPE]))
-    block = bijectors.ResidualBlock(branch, EXACT, conditional=True)
+    block = bijectors.ResidualBlock(branch, EXACT, has_condition=True)
     jacobians = []
     for scale in (0.0, 10.0):
         c = scale * tf.constant([[1.0, -1.0, 0.5]], tf.float64)
@@ -141,9 +143,9 @@ def test_conditional_branches_of_images(kind):
         jacobian = tape.gradient(g, copies, tf.reshape(tf.eye(12, dtype=x.dtype), copies.shape))
         jacobian = jacobian.numpy().reshape(12, 12)
         assert np.linalg.norm(jacobian, 2) < constant
-        log_det = block.forward_log_det_jacobian(tf.identity(x), conditional_input=c)
+        log_det = block.forward_log_det_jacobian(tf.identity(x), condition=c)
         np.testing.assert_allclose(log_det, [np.linalg.slogdet(np.eye(12) + jacobian)[1]], rtol=1e-9)
         jacobians.append(jacobian)
     assert np.linalg.norm(jacobians[0] - jacobians[1]) > 1e-2
-    y = block.forward(tf.identity(x), conditional_input=c)
-    np.testing.assert_allclose(block.inverse(tf.identity(y), conditional_input=c), x, atol=1e-10)
+    y = block.forward(tf.identity(x), condition=c)
+    np.testing.assert_allclose(block.inverse(tf.identity(y), condition=c), x, atol=1e-10)

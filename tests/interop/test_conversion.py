@@ -78,7 +78,7 @@ def check_results(name, converted, load, published):
     expected, run = published(name), load(name)
     x = np.moveaxis(expected["x"], 1, -1)
     model = run.model
-    flow = bijectors.with_log_det(model.flow, resflow.logdet.Exact())
+    flow = bijectors.with_log_det_estimator(model.flow, resflow.logdet.Exact())
     log_det_of = tf.function(lambda x: flow.forward_log_det_jacobian(x, 3), autograph=False)
 
     def check(kind):
@@ -163,7 +163,7 @@ def test_the_classifier_of_a_hybrid_model(converted, load, published):
     x = tf.constant(np.moveaxis(expected["x"], 1, -1))
 
     def logits():
-        return model.classifier(bijectors.forward_features(model.flow, x, log_det=False).features)
+        return model.classifier(bijectors.forward_features(model.flow, x, compute_log_det=False).features)
 
     np.testing.assert_allclose(logits(), expected["ema_logits"], atol=1e-5)
     with weights(run, converted("hybrid")[0]):

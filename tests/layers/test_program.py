@@ -26,7 +26,7 @@ def convolution(size=4):
     return keras.Sequential([keras.Input([size, size, 1]), *stack])
 
 
-def conditional(merge=keras.layers.Add, activation=None):
+def has_condition(merge=keras.layers.Add, activation=None):
     x, c = keras.Input([3], dtype="float64"), keras.Input([2], dtype="float64")
     h = layers.LipschitzDense(8, dtype="float64")(x)
     h = merge(dtype="float64")([h, keras.layers.Dense(8, activation, dtype="float64")(c)])
@@ -46,7 +46,7 @@ class Doubled(layers.LipSwish):
 
 def test_equal_branches_have_equal_programs():
     """Also under other constraints: kernels are scaled before."""
-    for build in (dense, convolution, conditional, dense_net):
+    for build in (dense, convolution, has_condition, dense_net):
         one, other = read(build()), read(build())
         assert one.is_known and one == other and hash(one) == hash(other)
     assert read(dense()) == read(dense(order=1.0, coefficient=0.5))
@@ -56,7 +56,7 @@ def test_different_branches_have_different_programs():
     branches = [
         *(dense(), dense(9), dense(dtype="float32"), dense(use_bias=False), dense_net()),
         *(dense(activation=activation) for activation in (layers.MaxMin, named("tanh"), named("elu"))),
-        *(convolution(), convolution(5), conditional(), conditional(activation="tanh")),
+        *(convolution(), convolution(5), has_condition(), has_condition(activation="tanh")),
     ]
     assert len({read(branch) for branch in branches}) == len(branches)
     mixed = dense(activation=layers.MaxMin, dtype="mixed_bfloat16")
@@ -70,8 +70,8 @@ def test_what_is_not_known_is_not_shared():
         (lambda: dense(activation=Doubled), False),
         (lambda: dense(activation=lambda **kwargs: keras.layers.Lambda(lambda x: 0.1 * x, **kwargs)), False),
         (lambda: dense(activation=named(lambda x: 0.1 * x)), True),
-        (lambda: conditional(keras.layers.Maximum), False),  # not among the known layers
-        (lambda: conditional(activation=lambda x: 0.1 * x), True),
+        (lambda: has_condition(keras.layers.Maximum), False),  # not among the known layers
+        (lambda: has_condition(activation=lambda x: 0.1 * x), True),
         (tf.Module, False),
     ):
         one, other = read(build()), read(build())

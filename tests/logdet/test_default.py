@@ -18,7 +18,7 @@ LARGEST = resflow.logdet.estimators._LARGEST_EXACT  # by purpose
 
 
 def estimators_of(flow):
-    return [block.log_det for block in resflow.bijectors.flow.residual_blocks(flow)]
+    return [block.log_det_estimator for block in resflow.bijectors.flow.residual_blocks(flow)]
 
 
 def configured(size):
@@ -28,7 +28,7 @@ def configured(size):
 
 
 def noisy_density(size):
-    return NoiseConditionedDensity(size, num_blocks=1, hidden=(4,))._model.evaluation_log_det
+    return NoiseConditionedDensity(size, num_blocks=1, hidden=(4,))._model.evaluation_log_det_estimator
 
 
 MAKERS = {
@@ -44,7 +44,7 @@ MAKERS = {
     ),
     "FlowModel": (
         "evaluation",
-        lambda n: [resflow.FlowModel(resflow.flows.vector_flow(n, 1, (4,)), [n]).evaluation_log_det],
+        lambda n: [resflow.FlowModel(resflow.flows.vector_flow(n, 1, (4,)), [n]).evaluation_log_det_estimator],
     ),
     "evaluation_estimator": (
         "evaluation",

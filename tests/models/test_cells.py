@@ -22,8 +22,8 @@ IN_CELL, IN_TAIL = (np.polynomial.legendre.leggauss(num) for num in (8, 24))
 def model_of(cells, seed=0):
     """A flow whose weights are far from those of the identity."""
     size = len(cells.step)
-    flow = resflow.flows.vector_flow(size, num_blocks=1, hidden=(8,), seed=seed, log_det=EXACT)
-    model = resflow.FlowModel(flow, [size], cells=cells, evaluation_log_det=EXACT)
+    flow = resflow.flows.vector_flow(size, num_blocks=1, hidden=(8,), seed=seed, log_det_estimator=EXACT)
+    model = resflow.FlowModel(flow, [size], cells=cells, evaluation_log_det_estimator=EXACT)
     rng = np.random.default_rng(seed)
     model.set_weights([w + 0.3 * rng.normal(size=w.shape) for w in model.get_weights()])
     resflow.layers.converge_norms(model)
@@ -81,10 +81,12 @@ def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed
     model, cells, x = random_case(seed)
     expected = integral(model, x, cells)
     assert expected.sum() == pytest.approx(1, abs=2e-3)
-    plan = LikelihoodPlan(log_det=EXACT, num_samples=32)
+    plan = LikelihoodPlan(log_det_estimator=EXACT, num_samples=32)
     for log_prob, stderr in (
         resflow.evaluation.estimate_log_prob(model, np.tile(x, [32, 1]), 0, plan=plan),
-        LogLikelihood(model, LikelihoodPlan(log_det=EXACT, num_samples=1024)).score_examples([x], 0).values(),
+        LogLikelihood(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=1024))
+        .score_examples([x], 0)
+        .values(),
     ):
         p, error = (np.reshape(v, [-1, len(x)]) for v in (np.exp(log_prob), np.exp(log_prob) * stderr))
         p, error = p.mean(0), np.sqrt(np.mean(error**2, 0) / len(p))
@@ -104,7 +106,7 @@ def test_the_standard_error_covers_the_integral(seed, common):
     The spread agrees with the mean of the squared standard errors, whose quotient is known to about 10 %.
     """
     model, cells, x = random_case(seed)
-    samples = LogProbSamples(model, LikelihoodPlan(log_det=EXACT, num_samples=256), common=common)
+    samples = LogProbSamples(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=256), common=common)
     draw = tf.function(lambda seed: samples.mean(samples(x, seed)), autograph=False)
     log_prob, stderr = (np.array(v) for v in zip(*(draw(tf.constant([7, i])) for i in range(300)), strict=True))
     deviations = log_prob - np.log(integral(model, x, cells))
@@ -144,17 +146,17 @@ def test_noise_of_log_determinants_that_is_exponentiated_is_a_warning(model):
         lambda plan: LogLikelihood(images, plan, importance_weighted=True).num_samples,
     ):
         with pytest.warns(UserWarning, match=message):
-            build(LikelihoodPlan(log_det=roulette, num_samples=8))
+            build(LikelihoodPlan(log_det_estimator=roulette, num_samples=8))
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            build(LikelihoodPlan(log_det=EXACT, num_samples=8))
-            build(LikelihoodPlan(log_det=roulette, num_samples=8, dequantization_std=0.1))
+            build(LikelihoodPlan(log_det_estimator=EXACT, num_samples=8))
+            build(LikelihoodPlan(log_det_estimator=roulette, num_samples=8, dequantization_std=0.1))
 
 
 def test_a_density_in_the_other_coordinates(model):
     """Of a row with a real number, in its units."""
     x = np.array([[0, -1, 0.3], [2, 0.5, -1.0], [1, 0, 0.0]], np.float32)
-    plan = LikelihoodPlan(log_det=EXACT, num_samples=1024)
+    plan = LikelihoodPlan(log_det_estimator=EXACT, num_samples=1024)
     score, stderr = LogLikelihood(model, plan).score_examples([x], 0).values()
     assert np.all(np.abs(score - np.log(integral(model, x, CELLS))) < 6 * stderr + 1e-3) and np.all(stderr < 0.1)
     assert LogLikelihood(model, plan).score([x], 0).mean == pytest.approx(-score.mean(), abs=0.1)
@@ -193,7 +195,7 @@ def test_all_ways_agree(model, tmp_path):
     x = tf.constant([[0, -1, 0.3], [2, 0.5, -1.0]])
     eager = model.log_prob(x, 3)
     np.testing.assert_allclose(tf.function(model.log_prob)(x, 3), eager, rtol=1e-5)
-    plan = LikelihoodPlan(log_det=EXACT, num_samples=256)
+    plan = LikelihoodPlan(log_det_estimator=EXACT, num_samples=256)
     path = resflow.serving.export(model, tmp_path, plan=plan)
     served = tf.saved_model.load(str(path)).signatures
     scores = served["serving_default"](x=x)

@@ -25,8 +25,10 @@ def affine_model(**kwargs):
     dense.kernel.assign(A)
     condition.kernel.assign(B)
     condition.bias.assign([0.1, 0.2])
-    flow = resflow.bijectors.Flow([resflow.bijectors.ResidualBlock(branch, EXACT, conditional=True, name="block")])
-    return resflow.FlowModel(flow, [2], evaluation_log_det=EXACT, **(kwargs or {"condition_shape": [3]}))
+    flow = resflow.bijectors.Flow(
+        [resflow.bijectors.ResidualBlock(branch, EXACT, has_condition=True, name="block")]
+    )
+    return resflow.FlowModel(flow, [2], evaluation_log_det_estimator=EXACT, **(kwargs or {"condition_shape": [3]}))
 
 
 def plain_model():
@@ -143,8 +145,10 @@ def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
     x, c, labels = data
     every = np.stack([expected_log_prob(x, np.eye(3)[k]) for k in range(3)], axis=1)
     np.testing.assert_allclose(evaluation.log_prob_by_class(labeled, x), every, rtol=1e-5)
-    coarse = resflow.bijectors.with_log_det(labeled.flow, resflow.logdet.PowerSeries(1))  # which does not score
-    trained_by_it = resflow.FlowModel(coarse, [2], num_classes=3, evaluation_log_det=EXACT)
+    coarse = resflow.bijectors.with_log_det_estimator(
+        labeled.flow, resflow.logdet.PowerSeries(1)
+    )  # which does not score
+    trained_by_it = resflow.FlowModel(coarse, [2], num_classes=3, evaluation_log_det_estimator=EXACT)
     mixed, given = special.logsumexp(every, axis=1, b=1 / 3), every[np.arange(16), labels]
     cases = [
         (trained_by_it, x, mixed),
@@ -269,23 +273,23 @@ def test_gradients_go_through_the_condition(model, data):
 
 
 def test_wrong_arguments_of_a_model(refused):
-    plain, conditional = (resflow.flows.vector_flow(2, 1, (4,), condition_size=size) for size in (None, 3))
+    plain, has_condition = (resflow.flows.vector_flow(2, 1, (4,), condition_size=size) for size in (None, 3))
     network = keras.Sequential([keras.Input([5]), keras.layers.Dense(2)])
     mean, zero = {"condition_mean": [0.0] * 3}, {"condition_std": [1.0, 0.0, 1.0]}
     for message, flow, arguments in [
-        ("take a condition: block0. Tell the model its shape", conditional, {}),
+        ("take a condition: block0. Tell the model its shape", has_condition, {}),
         ("take none: build the flow with condition_size=3", plain, {"condition_shape": [3]}),
-        ("the parts of the flow take .*block0", conditional, {"num_classes": 10}),
+        ("the parts of the flow take .*block0", has_condition, {"num_classes": 10}),
         (
             "the parts of the flow take .*block0",
-            conditional,
+            has_condition,
             {"condition_shape": [5], "condition_network": network},
         ),
-        ("Give condition_shape= if", conditional, {"condition_shape": [3], "num_classes": 3}),
-        ("Give condition_shape= if", conditional, {"num_classes": 3, **mean}),
-        ("Give condition_shape= if", conditional, {"condition_shape": [3], **mean}),
-        ("condition_std must be positive", conditional, {"condition_shape": [3], **mean, **zero}),
-        ("must be a sequence, such as \\[3\\]", conditional, {"condition_shape": 3}),
+        ("Give condition_shape= if", has_condition, {"condition_shape": [3], "num_classes": 3}),
+        ("Give condition_shape= if", has_condition, {"num_classes": 3, **mean}),
+        ("Give condition_shape= if", has_condition, {"condition_shape": [3], **mean}),
+        ("condition_std must be positive", has_condition, {"condition_shape": [3], **mean, **zero}),
+        ("must be a sequence, such as \\[3\\]", has_condition, {"condition_shape": 3}),
     ]:
         refused(message, resflow.FlowModel, flow, [2], **arguments)
 

@@ -29,14 +29,14 @@ def perturbed(module, scale, seed=0):
 
 
 def make_dequantizer(shape, width=4, num_blocks=2, **kwargs):
-    return perturbed(FlowDequantizer(shape, num_blocks, width, log_det=EXACT, **kwargs), 0.4)
+    return perturbed(FlowDequantizer(shape, num_blocks, width, log_det_estimator=EXACT, **kwargs), 0.4)
 
 
 def make_model(shape=(2, 2, 1), levels=LEVELS, dtype="float32", **kwargs):
     options = {"num_blocks": (1,), "width": 4, "num_fc_blocks": 0, "logit_alpha": 0.05, "dtype": dtype}
-    block = resflow.flows.residual_image_block(log_det=EXACT)
+    block = resflow.flows.residual_image_block(log_det_estimator=EXACT)
     flow = resflow.flows.image_flow(shape, kernels=(3, 1), block=block, seed=3, **options)
-    return resflow.FlowModel(flow, shape, levels=levels, evaluation_log_det=EXACT, **kwargs)
+    return resflow.FlowModel(flow, shape, levels=levels, evaluation_log_det_estimator=EXACT, **kwargs)
 
 
 @pytest.mark.parametrize("block", ["residual", "affine_coupling"])
@@ -47,7 +47,7 @@ def test_the_estimator_of_an_evaluation_suits_the_noise(block):
     config.model.update(block=block, coefficient=0.5, num_blocks=(1,), width=4, num_fc_blocks=0)
     config.model.update(dequantization="variational", dequantization_blocks=1, dequantization_width=4)
     model = resflow.models.build_model(config, resflow.data.load(config.data))
-    assert isinstance(model.evaluation_log_det, resflow.logdet.AdaptiveRoulette)
+    assert isinstance(model.evaluation_log_det_estimator, resflow.logdet.AdaptiveRoulette)
     arguments = (config, model.flow, model.data_space.event_shape)
     _, series = resflow.models.evaluation_estimator(
         *arguments, dequantizer=model.data_space.dequantizer, name="adaptive_series"
@@ -95,7 +95,7 @@ class Uniform:
     def __init__(self, levels):
         self._levels = levels
 
-    def sample_and_log_prob(self, x, seed, *, log_det=None, sets=None):
+    def sample_and_log_prob(self, x, seed, *, log_det_estimator=None, sets=None):
         integers = tf.cast(tf.round(x * self._levels - 0.5), tf.int32)
         u = tf.cast(resflow.models.dequantize(integers, self._levels, seed, sets=sets), tf.float64)
         u = u * self._levels - tf.cast(integers, tf.float64)
@@ -170,7 +170,10 @@ def test_fit_trains_the_noise(model):
 def test_estimates_of_an_example_do_not_depend_on_the_others(model):
     """Of examples that share their random numbers, with noisy log-determinants of both flows."""
     roulette = resflow.logdet.AdaptiveRoulette(0.1, per_example=True)
-    samples, x = LogProbSamples(model, LikelihoodPlan(log_det=roulette, num_samples=3), common=True), images(5)
+    samples, x = (
+        LogProbSamples(model, LikelihoodPlan(log_det_estimator=roulette, num_samples=3), common=True),
+        images(5),
+    )
     together = samples(x, 3)
     np.testing.assert_allclose(together[:, 2:3], samples(x[2:3], 3), rtol=1e-5)
     assert len(np.unique(together[:, 0])) == 3
@@ -179,12 +182,14 @@ def test_estimates_of_an_example_do_not_depend_on_the_others(model):
 def test_estimators_of_both_flows(model):
     """What is asked for reaches both; a plan, with estimators by block, leaves the evaluation estimator to one."""
     x = images(16)
-    exact, evaluated = (model.log_prob(x, 1, **given) for given in ({"log_det": EXACT}, {"evaluation": True}))
+    exact, evaluated = (
+        model.log_prob(x, 1, **given) for given in ({"log_det_estimator": EXACT}, {"evaluation": True})
+    )
     np.testing.assert_allclose(exact, evaluated, rtol=1e-5)
-    np.testing.assert_allclose(model.log_prob(x, 1, log_det={}), model.log_prob(x, 1), atol=1.0)
+    np.testing.assert_allclose(model.log_prob(x, 1, log_det_estimator={}), model.log_prob(x, 1), atol=1.0)
     by_block = dict.fromkeys(resflow.bijectors.views.blocks_by_name(model.flow), EXACT)
-    plan = LikelihoodPlan(log_det=by_block, num_samples=5)
-    values = LogProbSamples(model, LikelihoodPlan(log_det=EXACT, num_samples=5))(x, 2).numpy()
+    plan = LikelihoodPlan(log_det_estimator=by_block, num_samples=5)
+    values = LogProbSamples(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=5))(x, 2).numpy()
     log_prob, stderr = evaluation.estimate_log_prob(model, x, 2, plan=plan)
     np.testing.assert_allclose(log_prob, values.mean(0), rtol=1e-5)
     np.testing.assert_allclose(stderr, values.std(0, ddof=1) / math.sqrt(5), rtol=1e-3)

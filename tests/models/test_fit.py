@@ -36,7 +36,7 @@ def data():
 
 def test_a_fit(data, tmp_path):
     """It lowers the loss, moves all weights, updates the norms, and callbacks write their files."""
-    model = vector_model(evaluation_log_det=resflow.logdet.Exact())
+    model = vector_model(evaluation_log_det_estimator=resflow.logdet.Exact())
     model.initialize(data)
     start = [weight.numpy() for weight in model.trainable_weights]
     model.compile(keras.optimizers.AdamW(1e-2, use_ema=True, ema_momentum=0.9, global_clipnorm=1.0))
@@ -81,7 +81,7 @@ def test_fit_with_xla_takes_the_same_steps_and_none_to_nan(data):
     """No Adam, whose division by the root of a small second moment enlarges rounding."""
     x, found, series = data[:16].copy(), [], resflow.logdet.PowerSeries(2)
     for jit in (False, True):
-        model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,), seed=1, log_det=series), [2])
+        model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (4,), seed=1, log_det_estimator=series), [2])
         model.initialize(data[:64])
         optimizer = keras.optimizers.SGD(0.1, 0.9, global_clipnorm=1.0)
         model.compile(optimizer=optimizer, jit_compile=jit, run_eagerly=not jit)

@@ -20,7 +20,9 @@ BASIS = resflow.logdet.PowerSeries(5, probes="basis")
 
 
 def small_flow(**options):
-    return resflow.flows.vector_flow(2, 1, (4,), **{"log_det": resflow.logdet.RussianRoulette(), **options})
+    return resflow.flows.vector_flow(
+        2, 1, (4,), **{"log_det_estimator": resflow.logdet.RussianRoulette(), **options}
+    )
 
 
 def affine_flow(dtype="float32"):
@@ -34,7 +36,7 @@ def identity_model(levels=None, base=None):
         variable.assign(tf.zeros_like(variable))
     block = resflow.bijectors.ResidualBlock(branch, BASIS, name="block")
     flow = resflow.bijectors.Flow([resflow.bijectors.Normalize([0.5] * 2, [0.25] * 2), block])
-    return resflow.FlowModel(flow, [2], levels=levels, base=base, evaluation_log_det=BASIS)
+    return resflow.FlowModel(flow, [2], levels=levels, base=base, evaluation_log_det_estimator=BASIS)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def model():
 
 
 def test_weights_are_the_variables_of_the_distribution(model):
-    evaluated = resflow.bijectors.with_log_det(model.distribution, model.evaluation_log_det)
+    evaluated = resflow.bijectors.with_log_det_estimator(model.distribution, model.evaluation_log_det_estimator)
     for distribution in (model.distribution, evaluated):
         for kind in ("variables", "trainable_variables"):
             seen = [id(v.value) for v in getattr(model, kind) if v.path.split("/")[0] != "loss"]
@@ -193,11 +195,15 @@ def test_a_base_without_a_mean_is_sampled_at_temperature_1(base, heavy):
 def test_estimators_and_seeds_of_a_call(model, data):
     """Both estimators of the model are replaced, for this call alone."""
     x, exact = data[:16], resflow.logdet.Exact()
-    log_det = resflow.bijectors.with_log_det(model.flow, exact).forward_log_det_jacobian(tf.constant(x), 1)
+    log_det = resflow.bijectors.with_log_det_estimator(model.flow, exact).forward_log_det_jacobian(
+        tf.constant(x), 1
+    )
     expected = stats.norm.logpdf(model.flow.forward(tf.constant(x))).sum(-1) + log_det
     before = model.log_prob(x, seed=1), model.log_prob(x, seed=1, evaluation=True)
     for evaluation in (False, True):
-        np.testing.assert_allclose(model.log_prob(x, evaluation=evaluation, log_det=exact), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            model.log_prob(x, evaluation=evaluation, log_det_estimator=exact), expected, rtol=1e-5
+        )
     after = model.log_prob(x, seed=1), model.log_prob(x, seed=1, evaluation=True)
     np.testing.assert_array_equal(after, before)
     assert np.any(after[0] != model.log_prob(x, seed=2))
@@ -205,7 +211,11 @@ def test_estimators_and_seeds_of_a_call(model, data):
 
 
 def image_model():
-    options = {"kernels": (3, 1), "num_fc_blocks": 0, "block": resflow.flows.residual_image_block(log_det=BASIS)}
+    options = {
+        "kernels": (3, 1),
+        "num_fc_blocks": 0,
+        "block": resflow.flows.residual_image_block(log_det_estimator=BASIS),
+    }
     flow = resflow.flows.image_flow((2, 4, 1), (1,), 4, dtype="float64", **options)
     return resflow.FlowModel(flow, [2, 4, 1], levels=17)
 
@@ -239,8 +249,10 @@ def test_build_model(monkeypatch):
     assert found == ((4, 6, 1), 4, 24, 3)
     np.testing.assert_allclose(model.flow.bijectors[0].forward([[[0.7]]]), [[[1.0]]], rtol=1e-6)
     blocks = resflow.bijectors.flow.residual_blocks(model._evaluation_distribution)
-    assert {(type(b.log_det).__name__, b.log_det.rtol) for b in blocks} == {("AdaptiveRoulette", 0.01)}
-    assert all(b.log_det.per_example for b in blocks)
+    assert {(type(b.log_det_estimator).__name__, b.log_det_estimator.rtol) for b in blocks} == {
+        ("AdaptiveRoulette", 0.01)
+    }
+    assert all(b.log_det_estimator.per_example for b in blocks)
 
 
 def test_wrong_arguments(model, tmp_path, refused):

@@ -23,14 +23,18 @@ class NoSeries:
         raise AssertionError("The log-determinant was evaluated.")
 
 
-def make_model(density_weight=1.0, levels=None, log_det=EXACT, dtype="float32"):
+def make_model(density_weight=1.0, levels=None, log_det_estimator=EXACT, dtype="float32"):
     """Two scales of one block, on 4 x 4 images, with four features a head and three classes."""
     options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "inv_1x1_conv": True}
-    options |= {"block": flows.residual_image_block(log_det=log_det), "kernels": (3, 1)}
+    options |= {"block": flows.residual_image_block(log_det_estimator=log_det_estimator), "kernels": (3, 1)}
     flow = flows.image_flow(SHAPE, (1, 1), 4, dtype=dtype, **options)
     shapes = flow.feature_shapes(SHAPE)
     classifier = flows.multiscale_classifier(shapes, 3, num_features=4, dtype=dtype)
-    options = {"levels": levels, "density_weight": density_weight, "evaluation_log_det": log_det}
+    options = {
+        "levels": levels,
+        "density_weight": density_weight,
+        "evaluation_log_det_estimator": log_det_estimator,
+    }
     model = resflow.HybridModel(flow, classifier, SHAPE, **options)
     model.initialize(images(levels=levels)[0])
     return model
@@ -48,7 +52,7 @@ def images(num=8, levels=None, seed=0):
 
 def test_a_classifier_of_another_dtype():
     """The scores have the dtype of the density, here float64."""
-    block = flows.residual_image_block(log_det=EXACT)
+    block = flows.residual_image_block(log_det_estimator=EXACT)
     options = {"num_fc_blocks": 0, "logit_alpha": None, "block": block, "kernels": (3, 1), "dtype": "float64"}
     flow = flows.image_flow(SHAPE, (1,), 4, **options)
     for dtype in ("float32", "mixed_bfloat16"):  # whose sums of examples would be rounded
@@ -62,7 +66,7 @@ def partial_values(model, x):
 
     def through(members, x):
         for b in members:
-            x = b.forward_pass(x, bijectors.base.Context(log_det=False)).value
+            x = b.forward_pass(x, bijectors.base.Context(compute_log_det=False)).value
         return x
 
     members = model.flow.bijectors
@@ -110,7 +114,7 @@ def test_loss_and_gradients():
 
 @pytest.fixture(scope="module")
 def of_integers():
-    return make_model(3.0, levels=256, log_det=resflow.logdet.RussianRoulette(1)), *images(levels=256)
+    return make_model(3.0, levels=256, log_det_estimator=resflow.logdet.RussianRoulette(1)), *images(levels=256)
 
 
 def test_parts_in_bits(of_integers):
@@ -158,7 +162,7 @@ def test_heads_are_initialized(of_integers):
 
 
 def test_without_a_density_no_series_is_evaluated():
-    model = make_model(0.0, levels=256, log_det=NoSeries())
+    model = make_model(0.0, levels=256, log_det_estimator=NoSeries())
     model.compile(optimizer="sgd", run_eagerly=True)
     x, labels = images(levels=256)
     assert set(model.example_losses((x, labels), seed=0, training=True)) == {"loss", "cross_entropy", "accuracy"}
@@ -171,11 +175,11 @@ def test_without_a_density_no_series_is_evaluated():
 def vector_model():
     """A model of the plane; deterministic."""
     log_det = resflow.logdet.PowerSeries(3, probes="basis")
-    flow = flows.vector_flow(2, 1, (6,), log_det=log_det, seed=1)
+    flow = flows.vector_flow(2, 1, (6,), log_det_estimator=log_det, seed=1)
     kernel = keras.initializers.GlorotUniform(seed=1)
     feature = keras.Input([2])
     classifier = keras.Model([feature], keras.layers.Dense(2, kernel_initializer=kernel)(feature))
-    model = resflow.HybridModel(flow, classifier, [2], evaluation_log_det=log_det)
+    model = resflow.HybridModel(flow, classifier, [2], evaluation_log_det_estimator=log_det)
     model.compile(optimizer=keras.optimizers.SGD(0.1))
     model.optimizer.build(model.trainable_variables)
     return model

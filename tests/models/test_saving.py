@@ -55,7 +55,7 @@ def coupling(layer=None, inputs=(1,), order=1, **options):
     return bijectors.AdditiveCoupling(keras.Model(x, keras.layers.Dense(1)(joined)), **options)
 
 
-def conditional(**condition):
+def has_condition(**condition):
     return flow_of(coupling(inputs=(1, 2)), **condition)
 
 
@@ -111,11 +111,11 @@ PAIRS = {
     ),
     "levels": (image, lambda: image(8), "the model: levels is 4 in the file, 8 in the model"),
     "kind of condition": (
-        lambda: conditional(condition_shape=[2]), lambda: conditional(num_classes=2), "num_classes is None"
+        lambda: has_condition(condition_shape=[2]), lambda: has_condition(num_classes=2), "num_classes is None"
     ),
     "standardized condition": (
-        lambda: conditional(condition_shape=[2], condition_mean=[1.0, 2.0], condition_std=[3.0, 4.0]),
-        lambda: conditional(condition_shape=[2]), "the model: statistics is {'condition/mean': ",
+        lambda: has_condition(condition_shape=[2], condition_mean=[1.0, 2.0], condition_std=[3.0, 4.0]),
+        lambda: has_condition(condition_shape=[2]), "the model: statistics is {'condition/mean': ",
     ),
     "dequantizer": (lambda: image(dequantizer=noise()), image, r"dequantizer \(FlowDequantizer\) is only in"),
     "blocks of the dequantizer": (

@@ -16,10 +16,10 @@ from tf_resflow.models.step import loss_and_gradients
 RATE = 0.1
 
 
-def make_model(norms, log_det=None, converged=True):
-    log_det = log_det or resflow.logdet.Exact()
-    flow = resflow.flows.vector_flow(2, 1, (6,), norms=norms, log_det=log_det, seed=1)
-    model = resflow.FlowModel(flow, [2], evaluation_log_det=resflow.logdet.Exact())
+def make_model(norms, log_det_estimator=None, converged=True):
+    log_det_estimator = log_det_estimator or resflow.logdet.Exact()
+    flow = resflow.flows.vector_flow(2, 1, (6,), norms=norms, log_det_estimator=log_det_estimator, seed=1)
+    model = resflow.FlowModel(flow, [2], evaluation_log_det_estimator=resflow.logdet.Exact())
     model.compile(optimizer=keras.optimizers.SGD(RATE))
     for layer in layers.norm_updates.lipschitz_layers(flow):
         layer.kernel.assign(4 * layer.kernel)

@@ -14,7 +14,7 @@ NOISY = resflow.logdet.RussianRoulette()
 
 
 def flow(size=2):
-    return resflow.flows.vector_flow(size, 1, (4,), log_det=NOISY)
+    return resflow.flows.vector_flow(size, 1, (4,), log_det_estimator=NOISY)
 
 
 def draws(*shape):
@@ -22,7 +22,7 @@ def draws(*shape):
 
 
 def flow_model():
-    model, x = resflow.FlowModel(flow(), [2], evaluation_log_det=NOISY), draws(16, 2)
+    model, x = resflow.FlowModel(flow(), [2], evaluation_log_det_estimator=NOISY), draws(16, 2)
     model.initialize(x)
     model.compile("adamw")
     model.fit(x, batch_size=8, validation_data=(x,), verbose=0)
@@ -37,7 +37,7 @@ def flow_model():
 def hybrid_model():
     x, labels, feature = draws(16, 2), np.arange(16) % 2, keras.Input([2])
     classifier = keras.Model([feature], keras.layers.Dense(2)(feature))
-    model = resflow.HybridModel(flow(), classifier, [2], evaluation_log_det=NOISY)
+    model = resflow.HybridModel(flow(), classifier, [2], evaluation_log_det_estimator=NOISY)
     model.initialize(x)
     model.compile("adamw")
     model.fit(x, labels, batch_size=8, verbose=0)
@@ -45,15 +45,15 @@ def hybrid_model():
 
 
 def dequantizer():
-    noise = resflow.models.FlowDequantizer([2], num_blocks=1, width=4, log_det=NOISY)
-    model = resflow.FlowModel(flow(), [2], levels=4, dequantizer=noise, evaluation_log_det=NOISY)
+    noise = resflow.models.FlowDequantizer([2], num_blocks=1, width=4, log_det_estimator=NOISY)
+    model = resflow.FlowModel(flow(), [2], levels=4, dequantizer=noise, evaluation_log_det_estimator=NOISY)
     model.log_prob(np.zeros([4, 2], int))
     model.sample(2)
 
 
 def surrogate_posterior():
     for view in (lambda surrogate: surrogate, resflow.vi.with_path_derivative):
-        surrogate = resflow.vi.flow_surrogate_posterior([2], hidden=(4,), affine_layers=1, log_det=NOISY)
+        surrogate = resflow.vi.flow_surrogate_posterior([2], hidden=(4,), affine_layers=1, log_det_estimator=NOISY)
         target = tfp.distributions.MultivariateNormalDiag(tf.zeros(2)).log_prob
         tfp.vi.fit_surrogate_posterior(target, view(surrogate), keras.optimizers.Adam(), num_steps=1, sample_size=4)
         resflow.vi.neutra_bijector(surrogate).forward_log_det_jacobian(tf.zeros([1, 2]), 1)

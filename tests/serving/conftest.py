@@ -57,7 +57,10 @@ def export_dir(image_model, tmp_path_factory):
     """Where the image model is exported, as version 1."""
     directory = tmp_path_factory.mktemp("images")
     resflow.serving.export(
-        image_model, directory, plan=LikelihoodPlan(log_det=ROULETTE, num_samples=4), measured={"stderr": 0.5}
+        image_model,
+        directory,
+        plan=LikelihoodPlan(log_det_estimator=ROULETTE, num_samples=4),
+        measured={"stderr": 0.5},
     )
     return directory
 
@@ -71,7 +74,9 @@ def loaded(export_dir):
 def exported_vectors(vector_model, tmp_path_factory):
     """The path of the exported vector model."""
     return resflow.serving.export(
-        vector_model, tmp_path_factory.mktemp("vectors"), plan=LikelihoodPlan(log_det=resflow.logdet.Exact())
+        vector_model,
+        tmp_path_factory.mktemp("vectors"),
+        plan=LikelihoodPlan(log_det_estimator=resflow.logdet.Exact()),
     )
 
 

@@ -15,7 +15,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 import tf_resflow as resflow
 from tf_resflow.evaluation.planning import LikelihoodPlan
 
-EXACT = LikelihoodPlan(log_det=resflow.logdet.Exact())
+EXACT = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ from tf_resflow.training.runs import Run
 def test_log_prob(loaded, image_model, images, call):
     """The mean of 4 estimates, which are drawn here one example at a time."""
     log_det, seed = resflow.logdet.RussianRoulette(6), tf.bitcast(tf.constant(5, tf.int64), tf.int32)
-    samples = LogProbSamples(image_model.density, LikelihoodPlan(log_det=log_det, num_samples=4), common=True)
+    samples = LogProbSamples(
+        image_model.density, LikelihoodPlan(log_det_estimator=log_det, num_samples=4), common=True
+    )
     draws = np.concatenate([samples(images[i : i + 1], seed) for i in range(3)], 1)
     result = call(loaded, "log_prob_seeded", x=images[:3], seed=5)
     np.testing.assert_allclose(result["log_prob"], draws.mean(0), rtol=1e-5)
@@ -85,7 +87,7 @@ def test_continuous_data(loaded_vectors, vector_model, call):
     x = np.random.default_rng(2).normal(size=[5, 3])
     result = call(loaded_vectors, "serving_default", x=x)
     assert sorted(result) == ["log_prob", "log_prob_stderr"] and result["log_prob"].dtype == np.float64
-    exact = resflow.bijectors.with_log_det(vector_model.distribution, resflow.logdet.Exact())
+    exact = resflow.bijectors.with_log_det_estimator(vector_model.distribution, resflow.logdet.Exact())
     np.testing.assert_allclose(result["log_prob"], exact.log_prob(x), rtol=1e-10)
     np.testing.assert_array_equal(result["log_prob_stderr"], np.zeros(5))
     z = call(loaded_vectors, "encode", x=x)["z"]
@@ -215,7 +217,7 @@ def test_a_classifier_without_a_density(image_model):
 def test_wrong_settings(vector_model):
     known = "The signatures of this model are serving_default, log_prob_seeded, sample, encode, decode;"
     wrong = [
-        ({"plan": LikelihoodPlan(log_det=resflow.logdet.PowerSeries(2))}, "num_samples"),
+        ({"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.PowerSeries(2))}, "num_samples"),
         ({"max_samples": 0}, "max_samples"),
         ({"max_batch": 0}, "max_batch"),
     ]

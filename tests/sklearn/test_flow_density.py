@@ -137,17 +137,17 @@ def test_scores_of_missing_values_are_those_of_the_others():
 
 
 def test_densities_given_other_columns():
-    fit = FlowDensity(given=["color", "rooms"], **SMALL).fit(table())
+    fit = FlowDensity(condition_columns=["color", "rooms"], **SMALL).fit(table())
     for color, rooms in (("red", 0), ("blue", 5)):
         assert integral(fit, PRICES, rooms=[rooms], colors=[color]) == pytest.approx(1.0, abs=0.02)
     given = table(5, seed=1)[["rooms", "color"]]
-    draws = fit.sample(given=given)
+    draws = fit.sample(condition=given)
     pandas.testing.assert_frame_equal(draws[["rooms", "color"]], given)
     assert list(draws) == ["price", "rooms", "color"] and draws["price"].nunique() == 5
     given = table(400).sort_values("rooms")[["rooms", "color"]]
-    prices = fit.sample(given=given)["price"].to_numpy()
+    prices = fit.sample(condition=given)["price"].to_numpy()
     assert np.median(prices[200:]) > 1.3 * np.median(prices[:200])  # 2.7 in the table itself
-    with pytest.raises(ValueError, match="has the values of the columns that are given"):
+    with pytest.raises(ValueError, match="must have values of condition_columns"):
         fit.sample(5)
     with pytest.raises(ValueError, match="a category that the fit did not know"):
         fit.score_samples(table(5).assign(color="green"))
@@ -324,9 +324,9 @@ def test_refusals(refused, fitted):
         ("num_members", 0, "'num_members' parameter"),
         ("num_blocks", 0, "'num_blocks' parameter"),
         ("hidden", 64, "'hidden' parameter"),
-        ("given", "color", "'given' parameter .* array-like. Got 'color'"),
-        ("given", ["colors"], "There is no column 'colors'"),
-        ("given", list(rows), "All columns are given"),
+        ("condition_columns", "color", "'condition_columns' parameter .* array-like. Got 'color'"),
+        ("condition_columns", ["colors"], "There is no column 'colors'"),
+        ("condition_columns", list(rows), "condition_columns has all columns"),
         ("bounds", {"size": (0, 1)}, "There is no column 'size'"),
     ):
         refused(message, FlowDensity(**{argument: value}).fit, rows)

@@ -36,7 +36,7 @@ def path(tmp_path_factory):
     config = resflow.training.default_config()
     config.data.update(name="tabular", path="people.csv")
     run = Run(model, config, 5, pathlib.Path("run"), DataInfo("people", (2,), None, **moments, **names))
-    plan = LikelihoodPlan(log_det=resflow.logdet.Exact())
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
     folder = tmp_path_factory.mktemp("model")
     return resflow.serving.export(model, folder, run=run, plan=plan, held_out=[(x, c)], max_batch=8)
 

@@ -98,7 +98,7 @@ def prepared(name, tmp_path, run_without_work):
     elif name == "time_serving":
         model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), [2])
         model.initialize(np.random.default_rng(0).normal(size=[64, 2]).astype("float32"))
-        plan = LikelihoodPlan(log_det=resflow.logdet.Exact())
+        plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
         paths["model"] = resflow.serving.export(model, tmp_path, plan=plan)
     return paths
 

@@ -82,7 +82,7 @@ def test_export(trained, tmp_path, call):
         f"--workdir={trained[0]}",
         f"--export_dir={tmp_path}",
         "--num_samples=30",
-        "--log_det=adaptive_series",
+        "--log_det_estimator=adaptive_series",
     ]
     arguments += ["--max_batch=4", "--signatures=serving_default,sample"]
     done = call("bin/export.py", *arguments)

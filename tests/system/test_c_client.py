@@ -16,7 +16,7 @@ from tf_resflow.evaluation import LikelihoodPlan
 SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c_client"
 
 OPTIONS = {
-    "plan": LikelihoodPlan(log_det=resflow.logdet.Exact(), num_samples=2),
+    "plan": LikelihoodPlan(log_det_estimator=resflow.logdet.Exact(), num_samples=2),
     "signatures": ["serving_default", "encode"],
 }
 
@@ -52,7 +52,7 @@ def images_path(tmp_path_factory):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(images(32))
-    options = OPTIONS | {"plan": LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(4), num_samples=2)}
+    options = OPTIONS | {"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(4), num_samples=2)}
     return resflow.serving.export(model, tmp_path_factory.mktemp("images"), **options)
 
 

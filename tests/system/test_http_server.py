@@ -26,7 +26,10 @@ def path(tmp_path_factory):
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
     model.initialize(X)
-    options = {"plan": LikelihoodPlan(log_det=resflow.logdet.RussianRoulette(2), num_samples=2), "max_batch": 3}
+    options = {
+        "plan": LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(2), num_samples=2),
+        "max_batch": 3,
+    }
     options["signatures"] = ["serving_default", "sample", "encode"]
     return resflow.serving.export(model, tmp_path_factory.mktemp("model"), held_out=[X], **options)
 

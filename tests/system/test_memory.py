@@ -28,7 +28,7 @@ def memory(field):
 
 def growth(num_blocks, num_terms):
     log_det = resflow.logdet.RussianRoulette(2, Constant(num_terms))
-    block = resflow.flows.residual_image_block(log_det=log_det)
+    block = resflow.flows.residual_image_block(log_det_estimator=log_det)
     flow = resflow.flows.image_flow((28, 28, 1), (num_blocks,), 64, num_fc_blocks=0, block=block)
     model = resflow.FlowModel(flow, (28, 28, 1), levels=256)
     model.compile(optimizer=keras.optimizers.Adam(1e-3))

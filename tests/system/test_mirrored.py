@@ -22,9 +22,13 @@ def coupling_flow():
     )
 
 
-def make_model(optimizer, log_det=None, couplings=False):
-    flow = coupling_flow() if couplings else resflow.flows.vector_flow(2, 1, (6,), log_det=log_det, seed=1)
-    model = resflow.FlowModel(flow, [2], evaluation_log_det=DETERMINISTIC)
+def make_model(optimizer, log_det_estimator=None, couplings=False):
+    flow = (
+        coupling_flow()
+        if couplings
+        else resflow.flows.vector_flow(2, 1, (6,), log_det_estimator=log_det_estimator, seed=1)
+    )
+    model = resflow.FlowModel(flow, [2], evaluation_log_det_estimator=DETERMINISTIC)
     model.compile(optimizer=optimizer())
     model.optimizer.build(model.trainable_variables)
     return model

@@ -83,7 +83,7 @@ IN_THIS_PROCESS = [
     ("evaluate --workdir={run} --output=x.docx", "'x.docx'", ".json"),
     ("evaluate --workdir={run} --output={tmp}/none/x.json", "cannot be written"),
     ("evaluate --workdir={run} --num_examples=-1", "num_examples=-1"),
-    ("evaluate --workdir={run} --log_det=exakt", "exakt", "exact"),
+    ("evaluate --workdir={run} --log_det_estimator=exakt", "exakt", "exact"),
     ("sample --workdir={moved} --output={tmp}/x.png --interpolate=pairs", "not at gone.csv", "--data_path"),
     (f"sample --workdir={{run}} --output={{tmp}}/x.csv --num={10**12}", "22,000.0 GB"),
     ("sample --workdir={run} --output=x.docx", "x.docx", ".png", ".npy"),

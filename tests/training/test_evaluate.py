@@ -46,15 +46,18 @@ run_of = functools.cache(resflow.load)
 
 
 @functools.cache
-def evaluation_of(workdir, log_det=None, num_probes=None, stderr=None):
-    run, options = run_of(workdir), {"log_det": log_det, "num_probes": num_probes, "stderr": stderr}
+def evaluation_of(workdir, log_det_estimator=None, num_probes=None, stderr=None):
+    run, options = (
+        run_of(workdir),
+        {"log_det_estimator": log_det_estimator, "num_probes": num_probes, "stderr": stderr},
+    )
     return training.Evaluation(run, resflow.data.load(run.config.data), **options)
 
 
 @functools.cache
-def measured(workdir, metric, log_det=None, num_probes=None):
+def measured(workdir, metric, log_det_estimator=None, num_probes=None):
     """A part of the result of an evaluation, measured once."""
-    return getattr(evaluation_of(workdir, log_det, num_probes), metric)()
+    return getattr(evaluation_of(workdir, log_det_estimator, num_probes), metric)()
 
 
 @pytest.mark.parametrize("name", ["plane", "images"])
@@ -64,7 +67,7 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
     result = evaluation.header() | measured(workdir, "likelihood")
     unit = {"plane": "nats", "images": "bits_per_dim"}[name]
     assert result["unit"] == unit
-    assert result["log_det"] == {"plane": "exact", "images": "adaptive_roulette"}[name]
+    assert result["log_det_estimator"] == {"plane": "exact", "images": "adaptive_roulette"}[name]
     for key in ("name", "split", "step", "baselines", "num_examples"):
         assert result[key] == trained[key]
     assert result.get("entropy") == trained.get("entropy")
@@ -79,9 +82,9 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
 
 
 def test_the_model_is_left_alone(images):
-    log_det = run_of(images[0]).model.evaluation_log_det
-    assert evaluation_of(images[0], "exact").header()["log_det"] == "exact"
-    assert run_of(images[0]).model.evaluation_log_det is log_det
+    log_det = run_of(images[0]).model.evaluation_log_det_estimator
+    assert evaluation_of(images[0], "exact").header()["log_det_estimator"] == "exact"
+    assert run_of(images[0]).model.evaluation_log_det_estimator is log_det
     assert isinstance(log_det, resflow.logdet.AdaptiveRoulette)
 
 
@@ -150,7 +153,7 @@ def test_the_table_has_what_was_measured(images):
     rows = dict(line.split(maxsplit=1) for line in table(result).splitlines())
     assert float(rows[result["unit"]]) == pytest.approx(result[result["unit"]], rel=1e-4)
     assert float(rows["baselines.gaussian"]) == pytest.approx(result["baselines"]["gaussian"], rel=1e-4)
-    assert rows["log_det"] == result["log_det"] and rows["reconstruction.unconverged"] == "0"
+    assert rows["log_det_estimator"] == result["log_det_estimator"] and rows["reconstruction.unconverged"] == "0"
     worst = max(result["lipschitz"]["blocks"].values(), key=lambda bounds: bounds["certified"])
     certified = [
         float(value) for key, value in rows.items() if re.fullmatch(r"lipschitz\..*block\d+\.certified", key)
@@ -202,7 +205,7 @@ def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monke
     assert activation.name in report["uncertified_blocks"][block.name]
     assert "Infinity" not in json.dumps(report)
     with pytest.raises(ValueError, match=f"that of {block.name} is not certified .*'{activation.name}'"):
-        training.Evaluation(run, dataset, log_det="adaptive_series")
+        training.Evaluation(run, dataset, log_det_estimator="adaptive_series")
 
 
 def test_adaptive_bounds_a_block_in_the_norm_that_it_has_learned(make_config):

@@ -119,7 +119,7 @@ def test_a_classifier_alone(tmp_path, image_config, train):
     assert loaded.model.density_weight == 0.0
     evaluation = training.Evaluation(loaded, data.load(loaded.config.data))
     assert evaluation.metrics == ["classification"]
-    assert evaluation.header()["log_det"] == "exact"
+    assert evaluation.header()["log_det_estimator"] == "exact"
     ood = evaluation.ood(data.load(loaded.config.data))["ood"]
     assert ood == {"name": "digits", "num_examples": 30, "auroc_max_probability": 0.5}
     for measure in (

@@ -16,7 +16,7 @@ def normal(shape, seed=0):
 
 def test_it_is_the_flow_of_the_surrogate(moved_surrogate):
     """Values, exact log-determinants, although the flow has a roulette, and the inverse."""
-    surrogate = moved_surrogate([3], log_det=resflow.logdet.RussianRoulette())
+    surrogate = moved_surrogate([3], log_det_estimator=resflow.logdet.RussianRoulette())
     bijector, z = resflow.vi.neutra_bijector(surrogate), normal([4, 3])
     with tf.GradientTape() as tape:
         tape.watch(z)

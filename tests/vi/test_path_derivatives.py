@@ -14,11 +14,11 @@ EXACT = resflow.logdet.Exact()
 
 def test_jacobian_of_a_conditional_block():
     branch = resflow.flows.dense_branch([3], (5,), condition_size=2, seed=1, dtype="float64")
-    block = resflow.bijectors.MonotoneBlock(branch, EXACT, conditional=True)
+    block = resflow.bijectors.MonotoneBlock(branch, EXACT, has_condition=True)
     x, condition = tf.random.stateless_normal([4, 3], [0, 1], dtype=tf.float64), tf.ones([4, 2], tf.float64)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        y = block.forward(x, conditional_input=condition)
+        y = block.forward(x, condition=condition)
     jacobian = block.jacobian(x, y, condition)
     np.testing.assert_allclose(jacobian, tape.batch_jacobian(y, x), atol=1e-9)
     assert np.abs(jacobian - np.eye(3)).max() > 0.1
@@ -93,7 +93,7 @@ def test_compiled_and_with_a_roulette(moved_surrogate):
     The 400 estimates of one sample are within 4.5 standard errors.
     """
     exact = moved_surrogate([2])
-    noisy = resflow.bijectors.with_log_det(exact, resflow.logdet.RussianRoulette())
+    noisy = resflow.bijectors.with_log_det_estimator(exact, resflow.logdet.RussianRoulette())
     z = tf.constant([[0.3, -0.4]] * 400, tf.float64)
 
     def gradients(surrogate, **kwargs):

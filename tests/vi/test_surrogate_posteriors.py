@@ -66,7 +66,7 @@ def test_sampling_evaluates_each_branch_once():
             return super().__call__(*args, **kwargs)
 
     counting = Counting()
-    surrogate = resflow.bijectors.with_log_det(surrogate_of({"a": [2], "b": []}), counting)
+    surrogate = resflow.bijectors.with_log_det_estimator(surrogate_of({"a": [2], "b": []}), counting)
     surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
     assert counting.calls == 1
     x = surrogate.sample(3, seed=[1, 2])
@@ -116,7 +116,9 @@ def test_gradients_in_an_autobatched_joint_distribution(size, training):
 
     In a training step, whose networks it cannot pass, that map itself.
     """
-    flow = resflow.flows.vector_flow(size, 1, (4,), coefficient=0.9, log_det=resflow.logdet.Exact(), seed=1)
+    flow = resflow.flows.vector_flow(
+        size, 1, (4,), coefficient=0.9, log_det_estimator=resflow.logdet.Exact(), seed=1
+    )
     for variable in flow.trainable_variables:
         variable.assign_add(tf.random.stateless_normal(variable.shape, [0, len(variable.shape)], stddev=0.3))
     base = tfd.MultivariateNormalDiag(tf.zeros(size))

@@ -82,7 +82,7 @@ class AffineAutoregressive(NetworkBijector):
 
         None if there is a condition.
         """
-        if self.conditional:
+        if self.has_condition:
             return None
         y, log_scale, jacobian, of_log_scale = self._with_jacobian(x, networks)
         gradient = (gradient - tf.reduce_sum(of_log_scale, 1))[..., tf.newaxis]

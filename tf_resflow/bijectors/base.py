@@ -59,9 +59,9 @@ class Context:
     """What the caller of a pass chooses.
 
     Attributes:
-      arguments: as for `forward`: `seed`, `networks`, `conditional_input`, and dictionaries under the names of
+      arguments: as for `forward`: `seed`, `networks`, `condition`, and dictionaries under the names of
         members.
-      log_det: whether to compute the log-determinant. Without it no series is evaluated.
+      compute_log_det: whether to compute the log-determinant. Without it no series is evaluated.
       warn: whether to print a warning if an inverse did not converge.
       unseen: largest residual that is not worth a warning, because the data cannot resolve it.
       atol: absolute tolerance for the inverse of blocks that were given no solver.
@@ -70,7 +70,7 @@ class Context:
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    log_det: bool = True
+    compute_log_det: bool = True
     warn: bool = True
     unseen: float = 0.0
     atol: float = 0.0
@@ -168,7 +168,7 @@ class FlowBijector(tfb.Bijector):
     ```
 
     In a pass, `context.log_det` says whether the log-determinant is wanted, `context.take(name, "seed",
-    "conditional_input")` returns the values of these arguments and refuses others, and `context.seed(name)` is a
+    "condition")` returns the values of these arguments and refuses others, and `context.seed(name)` is a
     stateless seed.
 
     Attributes:
@@ -177,7 +177,7 @@ class FlowBijector(tfb.Bijector):
         `tf_resflow.layers.update_norms`, `tf_resflow.FlowModel` and files of weights find the layers.
       keras_variables: the `keras.Variable`s that the bijector holds itself.
       argument_names: the arguments that it accepts from the flows around it, of "seed", "networks" and
-        "conditional_input"; none by default.
+        "condition"; none by default.
       ends_scale: whether a flow has a feature after it, see `forward_features`.
       is_random: whether its log-determinant is a random estimate.
     """
@@ -208,12 +208,12 @@ class FlowBijector(tfb.Bijector):
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x `[..., *event]`, data to latent."""
         y = self._forward(x, **context.arguments)
-        return Pass(y, self._forward_log_det_jacobian(x, **context.arguments) if context.log_det else None)
+        return Pass(y, self._forward_log_det_jacobian(x, **context.arguments) if context.compute_log_det else None)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y, latent to data."""
         x = self._inverse(y, **context.arguments)
-        return Pass(x, -self._forward_log_det_jacobian(x, **context.arguments) if context.log_det else None)
+        return Pass(x, -self._forward_log_det_jacobian(x, **context.arguments) if context.compute_log_det else None)
 
     def lipschitz_constants(self, certified: bool = False, bound: Any = lipschitz_constant) -> LipschitzConstants:
         """Upper bounds of the Lipschitz constants of the bijector and of its inverse.
@@ -279,7 +279,7 @@ class FlowBijector(tfb.Bijector):
         try:
             value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
         except NotImplementedError:  # a user's member may have a value and no log-determinant
-            value, log_det, *_ = _pass(self, x, Context(arguments, log_det=False), inverse)
+            value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
 
@@ -306,7 +306,7 @@ def pass_through(
     if isinstance(bijector, _Invert):
         return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
     is_ours = isinstance(bijector, FlowBijector)
-    walks = isinstance(bijector, tfb.Composition) and not is_ours and not context.log_det
+    walks = isinstance(bijector, tfb.Composition) and not is_ours and not context.compute_log_det
     if walks and has_fixed_members(bijector):
         return pass_through_members(bijector, x, context, inverse)
     if context.visit and not getattr(bijector, "_members", False):
@@ -319,7 +319,7 @@ def pass_through(
         if bijector._members and bijector._has_parts and event_ndims is not None:  # parts of different ranks
             return pass_through_members(bijector, x, context, inverse, event_ndims)
         done = _pass(bijector, x, context, inverse)
-        if not context.log_det:
+        if not context.compute_log_det:
             return done._replace(log_det=None)
         log_det = _log_det(bijector, done, inverse)
         return done._replace(log_det=_over_events(bijector, log_det, x, event_ndims, inverse))
@@ -352,7 +352,7 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
     def step(member, x, **arguments):
         nonlocal event_ndims
         done = pass_through(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
-        if context.log_det:
+        if context.compute_log_det:
             log_dets.append(done.log_det)
             event_ndims = (member.inverse_event_ndims if inverse else member.forward_event_ndims)(event_ndims)
         solutions.extend(done.solutions)
@@ -360,7 +360,7 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
         return done.value
 
     value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
-    return Pass(value, _sum(log_dets) if context.log_det else None, tuple(features), tuple(solutions))
+    return Pass(value, _sum(log_dets) if context.compute_log_det else None, tuple(features), tuple(solutions))
 
 
 def in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
@@ -445,7 +445,7 @@ def _stock_pass(bijector, x, context, event_ndims, inverse):
     log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian
     with without_retracing_warnings():
         y = call(x, **context.arguments)
-        log_det = log_det(x, event_ndims, **context.arguments) if context.log_det else None
+        log_det = log_det(x, event_ndims, **context.arguments) if context.compute_log_det else None
     return Pass(tf.nest.map_structure(tf.identity, y), log_det)
 
 

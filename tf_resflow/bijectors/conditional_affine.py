@@ -27,7 +27,7 @@ class ConditionalAffine(NetworkBijector):
     import tf_resflow as resflow
     network = keras.Sequential([keras.Input([3]), keras.layers.Dense(5)])  # 2 + 2 * 3 / 2
     affine = resflow.bijectors.ConditionalAffine(network)
-    print(affine.forward(tf.ones([4, 2]), conditional_input=tf.ones([4, 3])).shape)
+    print(affine.forward(tf.ones([4, 2]), condition=tf.ones([4, 3])).shape)
     # (4, 2)
     ```
 

@@ -142,7 +142,7 @@ class AffineCoupling(Coupling):
     - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
       with zeros in place of b, and returns values for all of its elements; those for a are ignored.
 
-    A network of `[a, condition]` makes the coupling conditional: the methods then need `conditional_input`, whose
+    A network of `[a, condition]` makes the coupling conditional: the methods then need `condition`, whose
     batch shape broadcasts to that of the value.
 
     ```python

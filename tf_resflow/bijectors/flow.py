@@ -32,7 +32,7 @@ __all__ = [
 
 # The arguments that a flow passes to the members that accept them. A salt distinguishes members that draw under one
 # name; it is text, because TFP's caches could not find a tensor again that is another seed at each call.
-_SHARED = ("seed", "salt", "networks", "conditional_input")
+_SHARED = ("seed", "salt", "networks", "condition")
 
 
 def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
@@ -84,7 +84,7 @@ def route(
 ) -> dict[str, Any]:
     """The part of a flow's arguments for a member with this key, by default its name.
 
-    `seed` and `conditional_input` reach every bijector that accepts them, through nested flows, `tfb.Chain` and
+    `seed` and `condition` reach every bijector that accepts them, through nested flows, `tfb.Chain` and
     `tfb.Invert`. A dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted` the
     key is added to the salt of its seed.
     """
@@ -110,12 +110,12 @@ def route_members(
     """
     if not kwargs:
         return {key: {} for key in members}
-    if "conditional_input" in kwargs and not _takers(flow, "conditional_input"):
-        raise ValueError(f"{flow.name} got conditional_input, but none of its blocks is conditional.")
+    if "condition" in kwargs and not _takers(flow, "condition"):
+        raise ValueError(f"{flow.name} got condition, but none of its blocks is conditional.")
     unknown = set(kwargs) - {*_SHARED, *members}
     if unknown:
         raise ValueError(
-            f"{flow.name} takes seed, networks, conditional_input, or a dictionary under the name of a member "
+            f"{flow.name} takes seed, networks, condition, or a dictionary under the name of a member "
             f"({', '.join(members)}); got {', '.join(sorted(unknown))}."
         )
     routed: dict[str, dict[str, Any]] = {}
@@ -165,7 +165,7 @@ class Flow(FlowBijector, tfb.Composition):
     r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
 
     (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts it with
-    its name; `conditional_input` reaches the conditional ones. Members of the same name are numbered in order:
+    its name; `condition` reaches the conditional ones. Members of the same name are numbered in order:
     three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the
     arguments of one member, as in `flow.forward(x, residual_block_1={"seed": 1})`, and the salts of blocks of the
     same name.
@@ -221,7 +221,7 @@ class Flow(FlowBijector, tfb.Composition):
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the values after each scale."""
-        exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det, Exact)]
+        exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det_estimator, Exact)]
         if exact and "networks" not in context.arguments:  # all of them together need fewer operations
             arguments = {**context.arguments, "networks": Networks(*exact)}
             context = dataclasses.replace(context, arguments=arguments)

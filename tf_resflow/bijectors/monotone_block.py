@@ -42,19 +42,19 @@ class MonotoneBlock(ResidualBlock):
     _residuals = _SQRT2
     _default_name = "monotone_block"
 
-    def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+    def expansion_point(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
         """The w of x, `[batch, *event]`."""
-        return self._map(bind(self.branch), x, conditional_input, 1.0)[1]
+        return self._map(bind(self.branch), x, condition, 1.0)[1]
 
     def jacobian(
         self,
         x: tf.Tensor,
         y: tf.Tensor,
-        conditional_input: tf.Tensor | None = None,
+        condition: tf.Tensor | None = None,
         networks: Networks | None = None,
     ) -> tf.Tensor:
         """The Jacobian of the block at x, of which y is the image: 2 (I + J)^-1 - I, see `ResidualBlock`."""
-        factor = super().jacobian((x + y) / _SQRT2, y, conditional_input, networks)
+        factor = super().jacobian((x + y) / _SQRT2, y, condition, networks)
         eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
         return 2.0 * tf.transpose(inverse_of(tf.transpose(factor, [1, 2, 0])), [2, 0, 1]) - eye
 
@@ -63,10 +63,10 @@ class MonotoneBlock(ResidualBlock):
         stretch = residual.forward * residual.inverse  # (1 + L) / (1 - L)
         return residual._replace(forward=stretch, inverse=stretch)
 
-    def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
+    def solve(self, y: TensorLike, condition: TensorLike | None = None) -> Solution:
         """The inverse with the diagnostics of the equation for w: see `ResidualBlock.solve`."""
         y = tf.convert_to_tensor(y, dtype=self.dtype)
-        solution, _, _, batch_shape = self._map(bind(self.branch), y, conditional_input, -1.0)
+        solution, _, _, batch_shape = self._map(bind(self.branch), y, condition, -1.0)
         return from_rows(solution, batch_shape)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
@@ -82,15 +82,15 @@ class MonotoneBlock(ResidualBlock):
         solution, w, condition, batch_shape = self._map(branch, x, condition, sign, **settings)
         with tf.control_dependencies(self._report(solution, context)):
             solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
-        if not context.log_det:
+        if not context.compute_log_det:
             return Pass(solution.root, solutions=(solution,))
-        log_det = sign * self.log_det.log_det_ratio(branch, w, condition, seed=self._seed(context))
+        log_det = sign * self.log_det_estimator.log_det_ratio(branch, w, condition, seed=self._seed(context))
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
     def _map(self, branch, x, condition, sign, **settings):
         """In rows, the `Solution` for w but with the image of x as its root; w; the condition; the batch shape."""
         x, condition, batch_shape = self._to_rows(x, condition)
-        settings |= {"conditional_input": condition, "sign": sign}
+        settings |= {"condition": condition, "sign": sign}
         if branch.training and self.parameters["inverse_solver"] is None:
             settings["enough_relative"] = _LOOSE
         solution = solve_residual(branch, _SQRT2 * x, self.inverse_solver, **settings)

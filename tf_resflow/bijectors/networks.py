@@ -161,21 +161,21 @@ def event_rows(
     The batch of the condition `[..., *condition_shape]` broadcasts to that of x. `name` is for errors.
     """
     if condition is None and condition_shape is not None:
-        raise ValueError(f"{name} needs conditional_input, of shape {condition_shape}.")
+        raise ValueError(f"{name} needs condition, of shape {condition_shape}.")
     if condition is None and x.shape.rank == rank + 1:
         return x, None, None
     batch = x.shape[: x.shape.rank - rank]
     batch_shape = tf.shape(x)[: batch.rank]
     if condition is not None:
         if condition_shape is None:
-            raise ValueError(f"{name} takes no conditional_input.")
+            raise ValueError(f"{name} takes no condition.")
         condition = tf.convert_to_tensor(condition)
-        check_event(f"{name} takes conditional_input", condition_shape, condition.shape)
+        check_event(f"{name} takes condition", condition_shape, condition.shape)
         own = condition.shape[: condition.shape.rank - condition_shape.rank]
         sizes = zip(reversed(batch), reversed(own), strict=False)
         if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
             raise ValueError(
-                f"{name}: the batch {own} of conditional_input must broadcast to the batch {batch} of the value. "
+                f"{name}: the batch {own} of condition must broadcast to the batch {batch} of the value. "
                 "Draw a value for each condition, as by sample(4, ...) for four, or broadcast the value with "
                 "tf.broadcast_to."
             )

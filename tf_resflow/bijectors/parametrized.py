@@ -70,13 +70,13 @@ class NetworkBijector(FlowBijector):
 
     Attributes:
       network: the Keras layer or model.
-      conditional: whether the network takes a condition.
+      has_condition: whether the network takes a condition.
       condition_shape: the shape of the condition of an event, None without one.
     """
 
     def __init__(self, network: Any, condition_shapes: Sequence[Any], **kwargs: Any) -> None:
         self.network = self._no_dependency(network)
-        self.conditional = bool(condition_shapes)
+        self.has_condition = bool(condition_shapes)
         self.condition_shape = tf.TensorShape(condition_shapes[0]) if condition_shapes else None
         super().__init__(dtype=parameter_dtype(network), **kwargs)
 
@@ -86,12 +86,12 @@ class NetworkBijector(FlowBijector):
 
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("networks", "conditional_input") if self.conditional else ("networks",)
+        return ("networks", "condition") if self.has_condition else ("networks",)
 
     def _network_and_condition(self, context: Context) -> tuple[Any, Any]:
         """The bound network and the condition of a context, None for none."""
         given = dict(zip(self.argument_names, context.take(self.name, *self.argument_names), strict=True))
-        return bound_network(self.network, given["networks"]), given.get("conditional_input")
+        return bound_network(self.network, given["networks"]), given.get("condition")
 
     def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
         """See `event_rows`."""

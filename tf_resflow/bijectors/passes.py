@@ -21,7 +21,7 @@ class _Features(NamedTuple):
     features: list[tf.Tensor]
 
 
-def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **kwargs: Any) -> _Features:
+def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = True, **kwargs: Any) -> _Features:
     """Returns the latent, the log-determinant and the values after each scale, evaluating each block once.
 
     The scales of a `MultiscaleFlow` are its flows; the value after a flow has all of its channels. A scale of a
@@ -41,21 +41,19 @@ def forward_features(flow: FlowBijector, x: TensorLike, log_det: bool = True, **
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
       x: `[batch, *event]`.
-      log_det: whether to compute the log-determinant.
-      **kwargs: `seed` and `conditional_input`, as for `flow.forward`.
+      compute_log_det: whether to compute the log-determinant.
+      **kwargs: `seed` and `condition`, as for `flow.forward`.
 
     Returns:
       A named tuple of `latent`, `log_det` (log|det J|, of the batch shape or a scalar, or None) and `features`, the
       list of the values after each scale.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
-    done = pass_through(flow, x, Context(kwargs, log_det), event_ndims=x.shape.rank - 1)
+    done = pass_through(flow, x, Context(kwargs, compute_log_det), event_ndims=x.shape.rank - 1)
     return _Features(done.value, done.log_det, list(done.features))
 
 
-def block_inputs(
-    flow: FlowBijector, x: TensorLike, *, conditional_input: TensorLike | None = None
-) -> dict[str, tf.Tensor]:
+def block_inputs(flow: FlowBijector, x: TensorLike, *, condition: TensorLike | None = None) -> dict[str, tf.Tensor]:
     """The inputs of the residual blocks of a flow for data x `[batch, *event]`, by the names of the blocks."""
     names = {id(block): name for name, block in blocks_by_name(flow).items()}
     inputs = {}
@@ -64,7 +62,7 @@ def block_inputs(
         if name := names.get(id(bijector)):
             inputs[name] = tf.identity(bijector.inverse(value) if inverse else value)
 
-    context = Context(_given(conditional_input=conditional_input), log_det=False, visit=visit)
+    context = Context(_given(condition=condition), compute_log_det=False, visit=visit)
     pass_through(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), context)
     return inputs
 
@@ -78,7 +76,7 @@ def inverse_with_solutions(
     z: TensorLike,
     *,
     atol: float = 0.0,
-    conditional_input: TensorLike | None = None,
+    condition: TensorLike | None = None,
     networks: Networks | None = None,
 ) -> tuple[tf.Tensor, list[Solution]]:
     """Returns `flow.inverse(z)` with the solver's diagnostics instead of warnings.
@@ -95,21 +93,21 @@ def inverse_with_solutions(
       flow: a bijector from data to latent.
       z: `[batch, *latent]`.
       atol: absolute tolerance for blocks that were given no solver; by default the rounding of their type.
-      conditional_input: for conditional blocks.
+      condition: for conditional blocks.
       networks: the bound `Networks` of the flow, if there are any.
 
     Returns:
       The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion. Blocks
       inside bijectors that are not made of members, such as `tfb.TransformDiagonal`, are not in the list.
     """
-    arguments = _given(conditional_input=conditional_input, networks=networks)
-    context = Context(arguments, log_det=False, warn=False, atol=atol)
+    arguments = _given(condition=condition, networks=networks)
+    context = Context(arguments, compute_log_det=False, warn=False, atol=atol)
     done = pass_through(flow, z, context, inverse=True)
     return done.value, list(done.solutions)
 
 
 def initialize(
-    flow: tfb.Bijector, batch: TensorLike, seed: Seed = None, *, conditional_input: TensorLike | None = None
+    flow: tfb.Bijector, batch: TensorLike, seed: Seed = None, *, condition: TensorLike | None = None
 ) -> tf.Tensor:
     """Sets every `ActNorm` (and `DCTConv`) of a flow from the statistics of a batch, in order, data to latent.
 
@@ -121,7 +119,7 @@ def initialize(
         `tfb.JointMap`, `tfb.Blockwise` or `tfb.Invert` of bijectors.
       batch: `[batch, *event]`, data as the flow receives it (dequantized); in the structure of a `tfb.JointMap`.
       seed: for members that draw.
-      conditional_input: for conditional blocks.
+      condition: for conditional blocks.
 
     Returns:
       The batch mapped to the latent space.
@@ -136,8 +134,8 @@ def initialize(
         batch = tf.convert_to_tensor(batch, flow.dtype)
     if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
         raise ValueError("The batch for initialize has NaN or infinite values: clean the data first.")
-    arguments = route(flow, _given(seed=seed, conditional_input=conditional_input))
-    return pass_through(flow, batch, Context(arguments, log_det=False, visit=_initialize)).value
+    arguments = route(flow, _given(seed=seed, condition=condition))
+    return pass_through(flow, batch, Context(arguments, compute_log_det=False, visit=_initialize)).value
 
 
 def _initialize(bijector, x, inverse):

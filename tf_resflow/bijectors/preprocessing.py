@@ -62,7 +62,7 @@ class Logit(FlowBijector):
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from y; its log-determinant is precise where the sigmoid rounds to 0 or 1."""
         x = self._inverse(y, **context.arguments)
-        if not context.log_det:
+        if not context.compute_log_det:
             return Pass(x)
         return Pass(x, tf.math.log_sigmoid(y) + tf.math.log_sigmoid(-y) - math.log(1 - 2 * self._alpha))
 

@@ -59,10 +59,10 @@ class ResidualBlock(NetworkBijector):
     # (5,)
     ```
 
-    Methods take a `seed` (see `tf_resflow.stateless_seed`) and a `conditional_input`, whose batch shape broadcasts
+    Methods take a `seed` (see `tf_resflow.stateless_seed`) and a `condition`, whose batch shape broadcasts
     to that of the value. They pass through a distribution as `bijector_kwargs={...}`. Without a seed each estimate
     is random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or
-    `log_det=Exact()`.
+    `log_det_estimator=Exact()`.
 
     TFP caches the value and the log-determinant of a tensor. It uses them even if variables have changed since, for
     a tensor whose output is still held in eager mode, and for a tensor under two gradient tapes in one
@@ -70,11 +70,11 @@ class ResidualBlock(NetworkBijector):
 
     Args:
       branch: built Keras layer or model (or `tf.Module`), g, from an event to an event of the same shape.
-      log_det: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
+      log_det_estimator: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound of Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
         not know; it is not verified, and therefore not certified.
-      conditional: whether the branch takes `[x, conditional_input]`; the constant is that in x.
+      has_condition: whether the branch takes `[x, condition]`; the constant is that in x.
       event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises an error if an example did not converge. By default it prints a
         warning. (Compiled by XLA it does neither: see `solve`.)
@@ -82,10 +82,10 @@ class ResidualBlock(NetworkBijector):
 
     Attributes:
       branch: the Keras layer or model g.
-      log_det: the estimator of the log-determinant.
+      log_det_estimator: the estimator of the log-determinant.
       inverse_solver: the solver of `inverse`.
       lipschitz_constant: the bound of Lip(g) that the layers enforce, or that was given.
-      conditional: whether the branch takes a conditional input.
+      has_condition: whether the branch takes a conditional input.
       event_shape: the shape of an event, as far as it is known.
       condition_shape: the shape of the condition of an event, as far as it is known, None without a condition.
 
@@ -107,11 +107,11 @@ class ResidualBlock(NetworkBijector):
     def __init__(
         self,
         branch: keras.Layer | tf.Module,
-        log_det: Callable[..., Any] | None = None,
+        log_det_estimator: Callable[..., Any] | None = None,
         inverse_solver: Callable[..., Any] | None = None,
         *,
         lipschitz_constant: float | None = None,
-        conditional: bool = False,
+        has_condition: bool = False,
         event_shape: Shape | None = None,
         validate_args: bool = False,
         name: str | None = None,
@@ -120,9 +120,9 @@ class ResidualBlock(NetworkBijector):
         parameters = dict(locals())
         self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
         self.branch = self._no_dependency(branch)
-        self.log_det: Any = RussianRoulette() if log_det is None else log_det
+        self.log_det_estimator: Any = RussianRoulette() if log_det_estimator is None else log_det_estimator
         self.inverse_solver = Anderson() if inverse_solver is None else inverse_solver
-        self.event_shape, condition_shapes = _input_shapes(branch, conditional, event_shape)
+        self.event_shape, condition_shapes = _input_shapes(branch, has_condition, event_shape)
         self._event_shape = self.event_shape
         self.lipschitz_constant = _checked_constant(branch, lipschitz_constant)
         super().__init__(
@@ -142,13 +142,13 @@ class ResidualBlock(NetworkBijector):
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
-        return getattr(self.log_det, "is_random", True)
+        return getattr(self.log_det_estimator, "is_random", True)
 
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("seed", *super().argument_names)
 
-    def expansion_point(self, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+    def expansion_point(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
         """The point `[batch, *event]` at which the Jacobian of g gives the log-determinant at x."""
         return x
 
@@ -156,11 +156,11 @@ class ResidualBlock(NetworkBijector):
         self,
         x: tf.Tensor,
         y: tf.Tensor,
-        conditional_input: tf.Tensor | None = None,
+        condition: tf.Tensor | None = None,
         networks: Networks | None = None,
     ) -> tf.Tensor:
         """The Jacobian of the block at x, of which y is the image: `[batch, size, size]`."""
-        jacobian = Exact().jacobian(bound_network(self.branch, networks), x, conditional_input)
+        jacobian = Exact().jacobian(bound_network(self.branch, networks), x, condition)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
     def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
@@ -168,10 +168,10 @@ class ResidualBlock(NetworkBijector):
 
         None if there is a condition, or the log-determinant is not exact.
         """
-        if type(self.log_det) is not Exact or self.conditional:
+        if type(self.log_det_estimator) is not Exact or self.has_condition:
             return None
         branch = bound_network(self.branch, networks)
-        log_det, of_log_det, inverse = self.log_det.with_gradient(branch, x)
+        log_det, of_log_det, inverse = self.log_det_estimator.with_gradient(branch, x)
         gradient = tf.reduce_sum(inverse * tf.transpose(gradient - of_log_det)[:, tf.newaxis], 0)
         return x + tf.cast(branch(x), x.dtype), log_det, tf.transpose(gradient)
 
@@ -186,18 +186,18 @@ class ResidualBlock(NetworkBijector):
         reason = f"The bound {constant:.4g} of the branch is not below 1"
         return LipschitzConstants(1.0 + constant, math.inf, order, reason)
 
-    def solve(self, y: TensorLike, conditional_input: TensorLike | None = None) -> Solution:
+    def solve(self, y: TensorLike, condition: TensorLike | None = None) -> Solution:
         """The inverse with its diagnostics, a `tf_resflow.solvers.Solution` of the shapes of y, `[..., *event]`."""
-        return self._solve(bind(self.branch), tf.convert_to_tensor(y, dtype=self.dtype), conditional_input)
+        return self._solve(bind(self.branch), tf.convert_to_tensor(y, dtype=self.dtype), condition)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
         branch, condition = self._network_and_condition(context)
         x, condition, batch_shape = self._to_rows(x, condition)
-        if not context.log_det:
+        if not context.compute_log_det:
             g = branch(x if condition is None else [x, condition])
             return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
-        y, log_det = self.log_det(branch, x, condition, seed=self._seed(context))
+        y, log_det = self.log_det_estimator(branch, x, condition, seed=self._seed(context))
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
@@ -207,7 +207,7 @@ class ResidualBlock(NetworkBijector):
         solution = self._solve(branch, y, condition, **enough)
         with tf.control_dependencies(self._report(solution, context)):
             x = tf.identity(solution.root)
-        log_det = tf.negative(self.forward_pass(x, context).log_det) if context.log_det else None
+        log_det = tf.negative(self.forward_pass(x, context).log_det) if context.compute_log_det else None
         return Pass(x, log_det, solutions=(solution,))
 
     def _seed(self, context):
@@ -218,7 +218,7 @@ class ResidualBlock(NetworkBijector):
 
     def _solve(self, branch, y, condition, **settings):
         y, condition, batch_shape = self._to_rows(y, condition)
-        solution = solve_residual(branch, y, self.inverse_solver, conditional_input=condition, **settings)
+        solution = solve_residual(branch, y, self.inverse_solver, condition=condition, **settings)
         return from_rows(solution, batch_shape)
 
     def _report(self, solution, context):
@@ -237,20 +237,20 @@ class ResidualBlock(NetworkBijector):
         raise NotImplementedError(f"{self.name} maps several coordinates; only a map of one coordinate has a cdf.")
 
 
-def _input_shapes(branch, conditional, event_shape):
+def _input_shapes(branch, has_condition, event_shape):
     if isinstance(branch, keras.Layer):
         check_built(branch)
     shapes = input_shapes(branch)
-    if conditional and len(shapes) not in (0, 2):
+    if has_condition and len(shapes) not in (0, 2):
         raise ValueError(
-            "A conditional branch takes [x, conditional_input]: build it as keras.Model([x, c], g); "
+            "A conditional branch takes [x, condition]: build it as keras.Model([x, c], g); "
             f"this one has {len(shapes)} input."
         )
     if event_shape is None and not shapes:
         raise ValueError("The branch has no known input shape: pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
     condition_shape = shapes[1][1:] if len(shapes) == 2 else [None]
-    return event_shape, [condition_shape] if conditional else []
+    return event_shape, [condition_shape] if has_condition else []
 
 
 def _checked_constant(branch, constant):

@@ -9,13 +9,15 @@ import tensorflow_probability as tfp
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 
-__all__ = ["blocks_by_name", "with_inverse_solver", "with_log_det"]
+__all__ = ["blocks_by_name", "with_inverse_solver", "with_log_det_estimator"]
 
 _PARTS = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
 _Part = TypeVar("_Part", bound=tf.Module)
 
 
-def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callable[..., Any]]) -> _Part:
+def with_log_det_estimator(
+    flow: _Part, log_det_estimator: Callable[..., Any] | Mapping[str, Callable[..., Any]]
+) -> _Part:
     """Returns a view of a bijector or distribution in which every `ResidualBlock` has another estimator.
 
     The view shares the variables, so one estimator can evaluate while another one trains.
@@ -25,15 +27,15 @@ def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callabl
     import tf_resflow as resflow
     branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
     block = resflow.bijectors.ResidualBlock(branch)
-    exact = resflow.bijectors.with_log_det(block, resflow.logdet.Exact())
+    exact = resflow.bijectors.with_log_det_estimator(block, resflow.logdet.Exact())
     print(exact.branch is block.branch, type(exact.log_det).__name__)
     # True Exact
     ```
 
     Args:
       flow: a bijector or distribution, with blocks at any depth.
-      log_det: a `tf_resflow.logdet` estimator, or a dict of estimators by the names of blocks (equal names after
-        the first are numbered: block, block_1). Blocks that are not in the dict keep their own.
+      log_det_estimator: a `tf_resflow.logdet` estimator, or a dict of estimators by the names of blocks (equal
+        names after the first are numbered: block, block_1). Blocks that are not in the dict keep their own.
 
     Returns:
       An object of the same type. Parts without residual blocks are not copied.
@@ -42,19 +44,24 @@ def with_log_det(flow: _Part, log_det: Callable[..., Any] | Mapping[str, Callabl
       ValueError: if `flow` is no bijector or distribution, is a joint distribution whose model has functions, holds
         blocks outside of its constructor's arguments, or has no block of a given name.
     """
-    if not isinstance(log_det, Mapping):
-        return _view(flow, lambda block: block.copy(log_det=log_det))
+    if not isinstance(log_det_estimator, Mapping):
+        return _view(flow, lambda block: block.copy(log_det_estimator=log_det_estimator))
     names = {id(block): name for name, block in blocks_by_name(flow).items()}
-    if unknown := log_det.keys() - set(names.values()):
+    if unknown := log_det_estimator.keys() - set(names.values()):
         raise ValueError(f"{flow.name} has no residual block named {', '.join(sorted(unknown))}.")
-    return _view(flow, lambda block: block.copy(log_det=log_det.get(names[id(block)], block.log_det)))
+    return _view(
+        flow,
+        lambda block: block.copy(
+            log_det_estimator=log_det_estimator.get(names[id(block)], block.log_det_estimator)
+        ),
+    )
 
 
 def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Part:
     """Returns a view of a bijector or distribution in which every `ResidualBlock` has another solver.
 
     Args:
-      flow: as for `with_log_det`, and so are the result and the errors.
+      flow: as for `with_log_det_estimator`, and so are the result and the errors.
       inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable like them.
     """
     return _view(flow, lambda block: block.copy(inverse_solver=inverse_solver))

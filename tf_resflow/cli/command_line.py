@@ -100,9 +100,9 @@ def define_data_flags() -> None:
 
 
 def define_estimator_flags(stderr: str) -> None:
-    """Defines --log_det, --num_probes and --stderr, which is the standard error of what `stderr` names."""
+    """Defines --log_det_estimator, --num_probes and --stderr, the standard error of what `stderr` names."""
     flags.DEFINE_enum(
-        "log_det",
+        "log_det_estimator",
         None,
         ESTIMATORS,
         "Evaluation of the log-determinants; default exact for small events, else as the run's config.",
@@ -115,11 +115,11 @@ def define_estimator_flags(stderr: str) -> None:
         return value is None or 0 < value < float("inf")
 
     @flags.multi_flags_validator(
-        ["stderr", "log_det", "num_probes"],
-        "--stderr chooses the estimators: leave out --log_det and --num_probes",
+        ["stderr", "log_det_estimator", "num_probes"],
+        "--stderr chooses the estimators: leave out --log_det_estimator and --num_probes",
     )
     def _exclude_each_other(values):
-        return values["stderr"] is None or values["log_det"] is None and values["num_probes"] is None
+        return values["stderr"] is None or values["log_det_estimator"] is None and values["num_probes"] is None
 
 
 def workdir() -> Any:

@@ -1,7 +1,7 @@
 r"""Evaluates a trained model, prints a table, and writes all of it as JSON.
 
 resflow-evaluate --workdir=runs/digits --output=evaluation.json
-resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted --log_det=exact
+resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted --log_det_estimator=exact
 
 Metrics, and their keys in the JSON file (scores are `bits_per_dim` of integer data, `nats` of continuous
 data; infinite and undefined values are null):
@@ -16,8 +16,8 @@ With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves
 `auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it. Of images
 given their label, log p(x) is that of the mixture of the classes, in both data sets.
 
---log_det=adaptive_series certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks for a
-standard error of each example's score, in its unit: a short measurement chooses the number of dequantizations and
+--log_det_estimator=adaptive_series certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks
+for a standard error of each example's score, in its unit: a short measurement chooses the number of dequantizations and
 the estimator of each block that reach it in the least time. The result has the `plan`, and `example_stderr`, what
 was reached.
 """
@@ -94,7 +94,7 @@ def _evaluate():
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
     measured = training.Evaluation(
-        run, dataset, log_det=FLAGS.log_det, num_probes=FLAGS.num_probes, stderr=FLAGS.stderr
+        run, dataset, log_det_estimator=FLAGS.log_det_estimator, num_probes=FLAGS.num_probes, stderr=FLAGS.stderr
     )
     result, metrics = measured.header(), FLAGS.metrics or measured.metrics
     if "importance_weighted" in metrics:

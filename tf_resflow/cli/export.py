@@ -50,7 +50,7 @@ def main() -> None:
         FLAGS.workdir,
         FLAGS.export_dir,
         version=FLAGS.version,
-        log_det=FLAGS.log_det,
+        log_det_estimator=FLAGS.log_det_estimator,
         num_probes=FLAGS.num_probes,
         stderr=FLAGS.stderr,
         num_samples=FLAGS.num_samples,

@@ -234,8 +234,8 @@ def _plan(run, batch):
         return evaluation.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
     from tf_resflow.evaluation.planning import default_num_samples
 
-    _, estimator = run.estimator(FLAGS.log_det, FLAGS.num_probes)
-    return evaluation.LikelihoodPlan(log_det=estimator, num_samples=default_num_samples(model))
+    _, estimator = run.estimator(FLAGS.log_det_estimator, FLAGS.num_probes)
+    return evaluation.LikelihoodPlan(log_det_estimator=estimator, num_samples=default_num_samples(model))
 
 
 def run() -> None:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors import with_log_det
+from tf_resflow.bijectors import with_log_det_estimator
 from tf_resflow.evaluation.scores import Score
 from tf_resflow.models import FlowModel
-from tf_resflow.models.dequantizer import noise_log_det
+from tf_resflow.models.dequantizer import noise_log_det_estimator
 from tf_resflow.progress import track
 from tf_resflow.typing import LogDet, TensorLike
 
@@ -52,7 +52,7 @@ class EstimatorNoise:
 
     Args:
       model: a `FlowModel`.
-      log_det: estimator of the log-determinants, or a dict of them by block; by default the training's.
+      log_det_estimator: estimator of the log-determinants, or a dict of them by block; by default the training's.
       dequantizations: J. The deviation due to the dequantization is NaN for J = 1.
       draws: K, at least 4.
 
@@ -64,7 +64,7 @@ class EstimatorNoise:
     def __init__(
         self,
         model: FlowModel,
-        log_det: LogDet | None = None,
+        log_det_estimator: LogDet | None = None,
         *,
         dequantizations: int = 1,
         draws: int = 8,
@@ -72,9 +72,15 @@ class EstimatorNoise:
         if draws < 4:
             raise ValueError(f"The fourth moment needs at least 4 draws; got {draws}.")
         self._model, self._draws = model, draws
-        self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
+        self._noise_log_det_estimator = noise_log_det_estimator(
+            log_det_estimator, model.evaluation_log_det_estimator
+        )
         self._dequantizations = dequantizations if model.data_space.is_dequantized else 1
-        density = model.distribution if log_det is None else with_log_det(model.distribution, log_det)
+        density = (
+            model.distribution
+            if log_det_estimator is None
+            else with_log_det_estimator(model.distribution, log_det_estimator)
+        )
 
         @tf.function(autograph=False)
         def log_prob(x, arguments, seed):
@@ -96,7 +102,7 @@ class EstimatorNoise:
     def _log_probs(self, x, arguments, seed, dequantization, draw):
         """A log-likelihood of each example, by the numbers of its two draws."""
         space, drawn = self._model.data_space, tf.constant([seed, dequantization], tf.int32)
-        z, log_q = space.dequantize(x, drawn, log_det=self._noise_log_det)
+        z, log_q = space.dequantize(x, drawn, log_det_estimator=self._noise_log_det_estimator)
         log_density = self._log_prob(z, arguments, tf.constant([seed, draw], tf.int32))
         return np.float64(log_density) - np.float64(log_q)
 

@@ -16,7 +16,7 @@ from tf_resflow.evaluation.planning import (
 )
 from tf_resflow.models import FlowModel
 from tf_resflow.models.dequantization import points_per_set
-from tf_resflow.models.dequantizer import noise_log_det, with_sets
+from tf_resflow.models.dequantizer import noise_log_det_estimator, with_sets
 from tf_resflow.models.flow_model import draw_log_prob
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
@@ -150,13 +150,15 @@ class LogProbSamples:
         of_probabilities: bool = False,
     ):
         if not isinstance(plan, LikelihoodPlan):
-            raise ValueError(f"plan must be a LikelihoodPlan, such as LikelihoodPlan(log_det=...); got {plan!r}.")
-        log_det = model.evaluation_log_det if plan.log_det is None else plan.log_det
-        self._noise_log_det = noise_log_det(log_det, model.evaluation_log_det)
+            raise ValueError(
+                f"plan must be a LikelihoodPlan, such as LikelihoodPlan(log_det_estimator=...); got {plan!r}."
+            )
+        log_det = model.evaluation_log_det_estimator if plan.log_det_estimator is None else plan.log_det_estimator
+        self._noise_log_det_estimator = noise_log_det_estimator(log_det, model.evaluation_log_det_estimator)
         self._model, self._common, self._networks = model, common, networks
-        density = bijectors.with_log_det(model.distribution, log_det)
+        density = bijectors.with_log_det_estimator(model.distribution, log_det)
         blocks = bijectors.views.blocks_by_name(density)
-        exact = all(isinstance(block.log_det, logdet.Exact) for block in blocks.values())
+        exact = all(isinstance(block.log_det_estimator, logdet.Exact) for block in blocks.values())
         self.is_noisy = model.data_space.is_dequantized or not exact
         costs = map(_bytes_per_example, [*blocks.values(), *self._blocks_of_noise()])
         at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
@@ -166,8 +168,9 @@ class LogProbSamples:
         if self._of_probabilities and not exact and math.isnan(plan.dequantization_std):
             warnings.warn(
                 "The logarithm of a mean of probabilities is too large by up to half the variance of the estimated "
-                "log-determinants of an example, in nats. Pass a plan with log_det=tf_resflow.logdet.Exact(), or a "
-                "plan of plan_likelihood, which keeps this bias below the standard error.",
+                "log-determinants of an example, in nats. Pass a plan with "
+                "log_det_estimator=tf_resflow.logdet.Exact(), or a plan of plan_likelihood, which keeps this bias below "
+                "the standard error.",
                 stacklevel=3,
             )
         self._num_points = min(points_per_set(num_samples), 2 ** (at_once.bit_length() - 1)) if in_cells else 1
@@ -180,8 +183,10 @@ class LogProbSamples:
         self._max_batch = max_batch
         self.num_samples = self._num_parts * self._part_samples
         if common:
-            shared = {name: with_sets(block.log_det, self._part_samples) for name, block in blocks.items()}
-            density = bijectors.with_log_det(density, shared) if blocks else density
+            shared = {
+                name: with_sets(block.log_det_estimator, self._part_samples) for name, block in blocks.items()
+            }
+            density = bijectors.with_log_det_estimator(density, shared) if blocks else density
         self._density = density
 
     def __call__(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
@@ -247,7 +252,11 @@ class LogProbSamples:
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
         x = arguments.pop("x")
         arguments |= {} if self._networks is None else {"networks": self._networks}
-        noise = {"log_det": self._noise_log_det, "networks": self._networks, "point_sets": self._point_sets}
+        noise = {
+            "log_det_estimator": self._noise_log_det_estimator,
+            "networks": self._networks,
+            "point_sets": self._point_sets,
+        }
         sets = num if self._common else None
         log_prob = draw_log_prob(self._model, x, seed, self._density, arguments, sets=sets, **noise)
         return tf.reshape(log_prob, [num, -1])
@@ -257,7 +266,9 @@ class LogProbSamples:
         noise = self._model.data_space.noise_flow
         if noise is None:
             return []
-        return bijectors.flow.residual_blocks(bijectors.with_log_det(noise, self._noise_log_det))
+        return bijectors.flow.residual_blocks(
+            bijectors.with_log_det_estimator(noise, self._noise_log_det_estimator)
+        )
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
@@ -285,5 +296,5 @@ def mean_of_probabilities(samples: tf.Tensor, num_points: int = 1) -> LogProbEst
 
 def _bytes_per_example(block):
     """What a block computes for an example: for all rows at which its estimator evaluates the branch at once."""
-    log_det, size = block.log_det, math.prod(size or 1 for size in block.event_shape)
+    log_det, size = block.log_det_estimator, math.prod(size or 1 for size in block.event_shape)
     return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)

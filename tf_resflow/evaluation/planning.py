@@ -49,7 +49,7 @@ _SLOW = 0.9  # ratio of terms above which a series decays slowly
 class BlockPlan(NamedTuple):
     """The estimator of a block, and the noise (in nats) and the time of one estimate of an example."""
 
-    log_det: logdet.LogDetEstimator
+    log_det_estimator: logdet.LogDetEstimator
     std: float
     seconds: float
 
@@ -64,15 +64,15 @@ class LikelihoodPlan:
     squared relative error of this mean for exact log-determinants.
 
     Attributes:
-      log_det: the estimator of the log-determinants, or a dict of them by block
-        (`tf_resflow.bijectors.with_log_det`); by default the model's evaluation estimator.
+      log_det_estimator: the estimator of the log-determinants, or a dict of them by block
+        (`tf_resflow.bijectors.with_log_det_estimator`); by default the model's evaluation estimator.
       num_samples: K, at least 1.
       stderr: of a measured plan, the standard error that was asked for, in nats.
       dequantization_std: of a measured plan, d in nats.
       blocks: of a measured plan, a dict of each block's name to its estimator, `std` in nats and `seconds`.
     """
 
-    log_det: LogDet | None = None
+    log_det_estimator: LogDet | None = None
     num_samples: int = 1
     stderr: float | None = None
     dequantization_std: float = math.nan
@@ -95,7 +95,7 @@ class LikelihoodPlan:
     def as_dict(self) -> dict[str, Any]:
         """Returns the plan as numbers and text, for JSON."""
         blocks = {
-            name: {**describe_estimator(block.log_det), "std": block.std, "seconds": block.seconds}
+            name: {**describe_estimator(block.log_det_estimator), "std": block.std, "seconds": block.seconds}
             for name, block in self.blocks.items()
         }
         names = ("stderr", "expected_stderr", "log_det_stderr", "num_samples", "dequantization_std")
@@ -107,31 +107,34 @@ def default_num_samples(model: Any) -> int:
     return _NUM_SAMPLES if model.data_space.cells is None else _NUM_IN_CELLS
 
 
-def held_out_plan(model: Any, log_det: Any = None) -> LikelihoodPlan:
+def held_out_plan(model: Any, log_det_estimator: Any = None) -> LikelihoodPlan:
     """The plan for the score of a data set: one estimate of each example, or in cells the default number."""
     num_samples = 1 if model.data_space.cells is None else default_num_samples(model)
-    return LikelihoodPlan(log_det=log_det, num_samples=num_samples)
+    return LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples)
 
 
 def describe_plan(plan: LikelihoodPlan) -> dict[str, Any]:
     """A plan for JSON: what was measured, or the estimator alone."""
     if plan.stderr is None:
-        return describe_estimator(plan.log_det)
+        return describe_estimator(plan.log_det_estimator)
     return {"type": "LikelihoodPlan", **plan.as_dict()}
 
 
-def describe_estimator(log_det: Any) -> dict[str, Any]:
+def describe_estimator(log_det_estimator: Any) -> dict[str, Any]:
     """What a model takes as `log_det`, for JSON: its "type" and its settings, or the estimators of "blocks"."""
-    if isinstance(log_det, Mapping):
-        return {"type": "by block", "blocks": {name: describe_estimator(part) for name, part in log_det.items()}}
+    if isinstance(log_det_estimator, Mapping):
+        return {
+            "type": "by block",
+            "blocks": {name: describe_estimator(part) for name, part in log_det_estimator.items()},
+        }
 
     def plain(value):
         if isinstance(value, TermDistribution):
             return describe_estimator(value)
         return value if isinstance(value, (bool, int, float, str)) else str(value)
 
-    settings = {k: plain(v) for k, v in vars(log_det).items() if not k.startswith("_") and v is not None}
-    return {"type": type(log_det).__name__, **settings}
+    settings = {k: plain(v) for k, v in vars(log_det_estimator).items() if not k.startswith("_") and v is not None}
+    return {"type": type(log_det_estimator).__name__, **settings}
 
 
 def plan_likelihood(
@@ -214,7 +217,7 @@ def plan_likelihood(
         )
     num = min(chosen, key=lambda num: num * sum(block.seconds for block in chosen[num].values()))
     return LikelihoodPlan(
-        log_det={name: block.log_det for name, block in chosen[num].items()},
+        log_det_estimator={name: block.log_det_estimator for name, block in chosen[num].items()},
         num_samples=num,
         stderr=stderr,
         dequantization_std=noise(num),
@@ -224,7 +227,7 @@ def plan_likelihood(
 
 def _check_rounding(model, x, arguments, stderr):
     """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
-    latent = bijectors.forward_features(model.flow, x, log_det=False, **arguments).latent
+    latent = bijectors.forward_features(model.flow, x, compute_log_det=False, **arguments).latent
     terms = tf.reduce_mean(tf.abs(model.distribution.distribution.log_prob(latent)))
     terms += 2 * abs(model.data_space.log_num_cells)
     dtype = model.distribution.dtype
@@ -278,13 +281,13 @@ def _dequantization_std(model, x, arguments, seed):
     """
     if not model.data_space.is_dequantized:
         return lambda num: 0.0
-    density = bijectors.with_log_det(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
+    density = bijectors.with_log_det_estimator(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
     in_cells = model.data_space.cells is not None
     num_points = _MAX_POINTS if in_cells else 1
     arguments = {name: tf.concat([rows] * num_points, 0) for name, rows in arguments.items()}
 
     def log_probs(draw):
-        noise = {"log_det": model.evaluation_log_det, "point_sets": (1, num_points)}
+        noise = {"log_det_estimator": model.evaluation_log_det_estimator, "point_sets": (1, num_points)}
         z, log_q = model.data_space.dequantize(tf.concat([x] * num_points, 0), tf.constant([seed, draw]), **noise)
         return density.log_prob(z, bijector_kwargs={"seed": tf.constant([seed, 0]), **arguments}) - log_q
 
@@ -314,7 +317,7 @@ def _choices_by_block(model, x, arguments, useful, seed):
     enough = useful / math.sqrt(max(1, len(blocks)))
     exact, choices = {}, {}
     for name, block in track(blocks.items(), "noise of the blocks"):
-        rows = [inputs[name], *(arguments.values() if block.conditional else [])]
+        rows = [inputs[name], *(arguments.values() if block.has_condition else [])]
         rows[0] = block.expansion_point(*rows)
         _warn_of_slow_decay(name, block, rows, seed)
         most_rows = MEGABYTES * 2**20 // bytes_per_row(block)
@@ -375,7 +378,7 @@ def _numbers_of_probes(x):
 
 def _independent(choice, num):
     """The `BlockPlan` of several probes, from that of one."""
-    log_det = dataclasses.replace(choice.log_det, probes="rademacher", num_probes=num)
+    log_det = dataclasses.replace(choice.log_det_estimator, probes="rademacher", num_probes=num)
     return BlockPlan(log_det, choice.std / math.sqrt(num), choice.seconds * num)
 
 
@@ -394,7 +397,7 @@ def _series(block):
 
     rows = tf.TensorSpec([None, *block.event_shape], dtype)
     specs = [rows, tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.float32), rows]
-    if block.conditional:
+    if block.has_condition:
         specs.append(tf.TensorSpec([None, *block.condition_shape], dtype))
     return tf.function(estimate, autograph=False).get_concrete_function(*specs)
 
@@ -433,7 +436,7 @@ def _warn_of_slow_decay(name, block, inputs, seed):
     ratio = math.inf
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        gx = block.branch(inputs if block.conditional else x)
+        gx = block.branch(inputs if block.has_condition else x)
     while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
         w, num = tape.gradient(gx, x, w, unconnected_gradients="zero"), num + 1
         norms = [tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1) for rows in (w, first)]
@@ -448,9 +451,9 @@ def _warn_of_slow_decay(name, block, inputs, seed):
 
 def bytes_per_row(block: bijectors.ResidualBlock) -> int:
     """The bytes that a branch computes for one row: all values of its graph with a row axis."""
-    shapes = [block.event_shape, *([block.condition_shape] if block.conditional else [])]
+    shapes = [block.event_shape, *([block.condition_shape] if block.has_condition else [])]
     specs = [tf.TensorSpec([None, *(size or 1 for size in shape)], block.dtype) for shape in shapes]
-    inputs = specs if block.conditional else specs[0]
+    inputs = specs if block.has_condition else specs[0]
     traced = tf.function(block.branch, autograph=False).get_concrete_function(inputs)
     values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
     rows = [value for value in values if value.shape.rank and value.shape[0] is None]

@@ -66,7 +66,7 @@ def build_flow(
         "norms": "learned" if config.learned_norms else norms,
         "normalization": config.normalization,
         "dense_net": (config.depth, config.growth) if config.branch == "dense_net" else None,
-        "log_det": build_estimator(config.estimator.train, False, kind="exact" if is_exact else None),
+        "log_det_estimator": build_estimator(config.estimator.train, False, kind="exact" if is_exact else None),
         "lipschitz_constant": config.lipschitz_constant,
     }
     if config.activation != "automatic":

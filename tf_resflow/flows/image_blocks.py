@@ -47,7 +47,7 @@ def residual_image_block(
     norms: Norms = None,
     normalization: str = "induced",
     dense_net: tuple[int, int] | None = None,
-    log_det: Callable[..., Any] | None = None,
+    log_det_estimator: Callable[..., Any] | None = None,
     inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
 ) -> BlockMaker:
@@ -88,10 +88,10 @@ def residual_image_block(
     def make(spec: BlockSpec) -> bijectors.FlowBijector:
         return block(
             make_branch(spec),
-            log_det=log_det,
+            log_det_estimator=log_det_estimator,
             inverse_solver=inverse_solver,
             lipschitz_constant=lipschitz_constant,
-            conditional=spec.condition_size is not None,
+            has_condition=spec.condition_size is not None,
             name=spec.name,
         )
 

@@ -40,7 +40,7 @@ def vector_flow(
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
     condition_size: int | None = None,
-    log_det: Callable[..., Any] | None = None,
+    log_det_estimator: Callable[..., Any] | None = None,
     inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
     seed: int = 0,
@@ -73,7 +73,7 @@ def vector_flow(
         there are coordinates, or `tf_resflow.bijectors.AffineCoupling`, whose inverse takes one.
       act_norm: whether there are ActNorms.
       mean: with `std`, statistics of the data, for a `Normalize` in front.
-      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.default_estimator` for training.
+      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
       inverse_solver: see the block, as for `lipschitz_constant`.
       seed: `int`, of the initial parameters.
       dtype: dtype policy, see `image_flow`.
@@ -88,8 +88,8 @@ def vector_flow(
     shared: dict[str, Any] = {"condition_size": condition_size, "dtype": policy.name}
     if activation is None:
         activation = "cpila" if norms is None else "lipswish"
-    if log_det is None:
-        log_det = default_estimator(size, "training")
+    if log_det_estimator is None:
+        log_det_estimator = default_estimator(size, "training")
     if dense_net is not None:
         check_dense_net(norms)
 
@@ -103,10 +103,10 @@ def vector_flow(
     def make_block(i):
         return block(
             make_branch(),
-            log_det,
+            log_det_estimator,
             inverse_solver,
             lipschitz_constant=lipschitz_constant,
-            conditional=condition_size is not None,
+            has_condition=condition_size is not None,
             name=f"block{i}",
         )
 

@@ -57,7 +57,7 @@ def update_norms(
     import tensorflow as tf
     import tensorflow_probability as tfp
     import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), log_det=resflow.logdet.Exact())
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), log_det_estimator=resflow.logdet.Exact())
     posterior = tfp.distributions.TransformedDistribution(
         tfp.distributions.MultivariateNormalDiag(tf.zeros(2)), flow)
     target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])

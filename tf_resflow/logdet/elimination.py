@@ -85,13 +85,13 @@ def _eliminate_in_loop(matrix):
 
 
 @custom_gradient
-def _with_inverse(matrix, log_det, inverse):
+def _with_inverse(matrix, log_det_estimator, inverse):
     """log|det| of a matrix whose inverse is known; differentiable any number of times."""
 
     def grad(upstream):
         return upstream * _transposed(_inverse(matrix, inverse)), None, None
 
-    return tf.identity(log_det), grad
+    return tf.identity(log_det_estimator), grad
 
 
 @custom_gradient

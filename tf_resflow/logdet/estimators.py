@@ -48,14 +48,14 @@ class LogDetEstimator(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+        self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Evaluates the residual map and its log-determinant.
 
         Args:
-          branch: callable `g`: `branch(x)`, or `branch([x, conditional_input])`.
+          branch: callable `g`: `branch(x)`, or `branch([x, condition])`.
           x: tensor of shape `[batch, *event]`.
-          conditional_input: `None` or a tensor of shape `[batch, ...]`.
+          condition: `None` or a tensor of shape `[batch, ...]`.
           seed: see `tf_resflow.stateless_seed`.
 
         Returns:
@@ -63,7 +63,7 @@ class LogDetEstimator(abc.ABC):
         """
 
     def log_det_ratio(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+        self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tf.Tensor:
         r"""Returns the log-determinant of a `MonotoneBlock`, \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
 
@@ -97,22 +97,22 @@ class _Estimator(LogDetEstimator):
     """An estimator whose two log-determinants have one implementation."""
 
     def __call__(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+        self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._evaluate(branch, _inputs(x, conditional_input), seed)
+        return self._evaluate(branch, _inputs(x, condition), seed)
 
     def log_det_ratio(
-        self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None, *, seed: Seed = None
+        self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None, *, seed: Seed = None
     ) -> tf.Tensor:
-        return self._evaluate(branch, _inputs(x, conditional_input), seed, odd=True)[1]
+        return self._evaluate(branch, _inputs(x, condition), seed, odd=True)[1]
 
     @abc.abstractmethod
     def _evaluate(self, branch, inputs, seed, odd=False):
         """`x + g(x)`, and the log-determinant, or with `odd` that of a `MonotoneBlock`."""
 
 
-def _inputs(x, conditional_input):
-    return [x] if conditional_input is None else [x, conditional_input]
+def _inputs(x, condition):
+    return [x] if condition is None else [x, condition]
 
 
 @dataclasses.dataclass(eq=False)
@@ -488,9 +488,9 @@ class Exact(_Estimator):
         key = None if branch.key is None else ("gradient", branch.key)
         return traced_once(key, compute, x, branch.tensors(), fused=branch.training)
 
-    def jacobian(self, branch: Callable, x: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
+    def jacobian(self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
         """The Jacobian of the branch, `[batch, D, D]`."""
-        return tf.transpose(self._jacobian(bind(branch), _inputs(x, conditional_input))[2], [2, 0, 1])
+        return tf.transpose(self._jacobian(bind(branch), _inputs(x, condition))[2], [2, 0, 1])
 
     def _jacobian(self, branch, inputs):
         """g(x), the identity matrix `[D, D, 1]` and the Jacobian `[D, D, batch]`."""
@@ -587,8 +587,9 @@ def warn_unseeded(name: str) -> None:
     warnings.warn(
         f"The block {name!r} estimated a log-determinant without a seed: the value is random, and differs at each "
         'call. Pass a seed, as by log_prob(x, bijector_kwargs={"seed": 1}). Where the caller passes none on, as in '
-        "MCMC, mixtures and joint distributions, make log-determinants exact: tf_resflow.bijectors.with_log_det("
-        "density, tf_resflow.logdet.Exact()). This warning is issued once per process.",
+        "MCMC, mixtures and joint distributions, make log-determinants exact: "
+        "tf_resflow.bijectors.with_log_det_estimator(density, tf_resflow.logdet.Exact()). This warning is issued "
+        "once per process.",
         UnseededEstimateWarning,
         stacklevel=3,
     )

@@ -96,9 +96,9 @@ def _sum_odd_series(vjp, v, terms):
         log_det -= 2 * weight / tf.cast(2 * n - 1, v.dtype) * _inner(odd, v)
         return n + 1, odd, log_det, u - 2 * _per_row(weight, v) * even, state
 
-    def body(n, odd, log_det, u, state):
+    def body(n, odd, log_det_estimator, u, state):
         even = product(odd)
-        return with_term(n, even, product(even), log_det, u, state)
+        return with_term(n, even, product(even), log_det_estimator, u, state)
 
     none = tf.zeros(tf.shape(v)[:1], v.dtype)
     start = with_term(tf.constant(1), v, product(v), none, tf.zeros_like(v), terms.state)
@@ -178,7 +178,7 @@ def power_series_log_det(
                 given = tf.nest.map_structure(tf.identity, arguments)
             of_results = v, u, dy, dlog_det
             grads = traced_once(backward_key, backward, *given, *of_results, list(variables or []))
-            grads = first_order_only(grads, "Use log_det=Exact() instead.")
+            grads = first_order_only(grads, "Use log_det_estimator=Exact() instead.")
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 
         return (y, log_det), grad

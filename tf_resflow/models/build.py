@@ -76,9 +76,13 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     if settings.dequantization == "variational":
         sizes = settings.dequantization_blocks, settings.dequantization_width
         log_det = build_estimator(settings.estimator.train, per_example=False)
-        noise = FlowDequantizer(shape, *sizes, log_det=log_det, seed=config.seed)
-    _, evaluation_log_det = evaluation_estimator(config, flow, shape, dequantizer=noise)
-    options = {"levels": dataset.levels, "evaluation_log_det": evaluation_log_det, "seed": config.seed}
+        noise = FlowDequantizer(shape, *sizes, log_det_estimator=log_det, seed=config.seed)
+    _, evaluation_log_det_estimator = evaluation_estimator(config, flow, shape, dequantizer=noise)
+    options = {
+        "levels": dataset.levels,
+        "evaluation_log_det_estimator": evaluation_log_det_estimator,
+        "seed": config.seed,
+    }
     if config.task == "density":
         cells = None if dataset.codes is None else dataset.codes.cells
         return FlowModel(flow, shape, dequantizer=noise, cells=cells, **condition, **options)
@@ -135,9 +139,9 @@ def evaluation_estimator(
     return name, logdet.AdaptiveSeries(lipschitz_constant=max(bounds), probes="colored", num_probes=num_probes)
 
 
-def check_only_stderr(stderr: float | None, log_det: str | None, num_probes: int | None) -> None:
+def check_only_stderr(stderr: float | None, log_det_estimator: str | None, num_probes: int | None) -> None:
     """Raises a ValueError if estimators are named in addition to a standard error, which chooses them."""
-    if stderr is not None and (log_det is not None or num_probes is not None):
+    if stderr is not None and (log_det_estimator is not None or num_probes is not None):
         raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
 
 
@@ -149,7 +153,8 @@ def _certified_bounds(flow):
         reason = uncertified_blocks(flow).get(worst)
         found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
         raise ValueError(
-            f"log_det='adaptive_series' needs certified Lipschitz constants below 1; that of {worst} is {found}. "
-            "Evaluate with 'adaptive_roulette' or 'exact', or train with a lower config.model.coefficient."
+            f"log_det_estimator='adaptive_series' needs certified Lipschitz constants below 1; that of {worst} "
+            f"is {found}. Evaluate with 'adaptive_roulette' or 'exact', or train with a lower "
+            "config.model.coefficient."
         )
     return bounds.values()

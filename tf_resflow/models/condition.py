@@ -77,7 +77,7 @@ class Condition(tf.Module):
 
     def check_taken_by(self, flow: tfp.bijectors.Bijector) -> None:
         """Raises ValueError unless the parts of a flow take this condition, or none if there is none."""
-        parts = [part for part in modules(flow) if "conditional_input" in getattr(part, "argument_names", ())]
+        parts = [part for part in modules(flow) if "condition" in getattr(part, "argument_names", ())]
         shapes = {part.name: getattr(part, "condition_shape", tf.TensorShape(None)) for part in parts}
         if not self and shapes:
             raise ValueError(
@@ -107,7 +107,7 @@ class Condition(tf.Module):
     def arguments(self, condition: TensorLike | None, num: TensorLike, networks: Any = None) -> dict[str, Any]:
         """The arguments of a flow for the condition of `num` examples and for its bound networks."""
         self._check_given(condition)
-        given = {"conditional_input": self.rows(condition, num)} if self else {}
+        given = {"condition": self.rows(condition, num)} if self else {}
         return given if networks is None else {**given, "networks": networks}
 
     def _check_given(self, condition):

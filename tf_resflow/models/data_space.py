@@ -111,7 +111,7 @@ class DataSpace:
         x: TensorLike,
         seed: tf.Tensor,
         *,
-        log_det: Any = None,
+        log_det_estimator: Any = None,
         sets: int | None = None,
         networks: Networks | None = None,
         point_sets: tuple[int, int] | None = None,
@@ -133,7 +133,7 @@ class DataSpace:
         else:
             bound = {} if self.noise_flow is None else {"networks": networks}
             u, log_q = self.dequantizer.sample_and_log_prob(
-                self.centers(z), seed, log_det=log_det, sets=sets, **bound
+                self.centers(z), seed, log_det_estimator=log_det_estimator, sets=sets, **bound
             )
             z = place_in_cells(z, tf.cast(u, self._dtype), self.levels)
             log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(cell_width(self.levels))

@@ -16,7 +16,7 @@ from tf_resflow.logdet import LogDetEstimator, default_estimator
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import DType, Seed, TensorLike
 
-__all__ = ["Dequantizer", "FlowDequantizer", "noise_log_det", "with_sets"]
+__all__ = ["Dequantizer", "FlowDequantizer", "noise_log_det_estimator", "with_sets"]
 
 _COEFFICIENT = 0.98
 
@@ -28,14 +28,14 @@ class Dequantizer(Protocol):
     """
 
     def sample_and_log_prob(
-        self, x: tf.Tensor, seed: tf.Tensor, *, log_det: Any = None, sets: int | None = None
+        self, x: tf.Tensor, seed: tf.Tensor, *, log_det_estimator: Any = None, sets: int | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws noise.
 
         Args:
           x: floats `[batch, *event_shape]` between 0 and 1: the centers (x + 1/2) / levels of the integers' cells.
           seed: integer tensor of shape `[2]`.
-          log_det: estimator of log-determinants; `None` for the estimator of training.
+          log_det_estimator: estimator of log-determinants; `None` for the estimator of training.
           sets: `None`, or the number of equal parts of the batch in which all examples share the random numbers.
 
         Returns:
@@ -55,7 +55,7 @@ class FlowDequantizer(keras.layers.Layer):
       event_shape: shape of an example: `(H, W, C)` for convolutions, any other for dense layers.
       num_blocks: number of residual blocks.
       width: channels inside the networks.
-      log_det: estimator of the log-determinants in training; by default `tf_resflow.logdet.default_estimator`.
+      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
       seed: `int`, seed of the parameters.
       dtype: dtype policy, see `tf_resflow.flows.image_flow`; nothing computes in 16 bits.
       name: `str`.
@@ -75,7 +75,7 @@ class FlowDequantizer(keras.layers.Layer):
         num_blocks: int = 2,
         width: int = 32,
         *,
-        log_det: Callable[..., Any] | None = None,
+        log_det_estimator: Callable[..., Any] | None = None,
         seed: int = 0,
         dtype: DType = None,
         name: str = "dequantizer",
@@ -83,14 +83,14 @@ class FlowDequantizer(keras.layers.Layer):
         dtype = network_policy(dtype).variable_dtype
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.event_shape = tuple(event_shape)
-        if log_det is None:
-            log_det = default_estimator(math.prod(event_shape), "training")
+        if log_det_estimator is None:
+            log_det_estimator = default_estimator(math.prod(event_shape), "training")
         seeds = np.random.default_rng(seed).integers(2**31, size=num_blocks + 1).tolist()
         self.context = _context_network(self.event_shape, width, seeds.pop(), dtype)
         members: list[Any] = []
         for i, block_seed in enumerate(seeds):
             branch = _branch(self.event_shape, width, block_seed, dtype)
-            block = bijectors.ResidualBlock(branch, log_det, conditional=True, name=f"block{i}")
+            block = bijectors.ResidualBlock(branch, log_det_estimator, has_condition=True, name=f"block{i}")
             members += [block, bijectors.ActNorm(self.event_shape, dtype=dtype, name=f"block{i}_act_norm")]
         self.flow = bijectors.Flow(members, name="dequantization")
         self._keras_parts = keras_parts(self.flow)
@@ -101,7 +101,7 @@ class FlowDequantizer(keras.layers.Layer):
         x: TensorLike,
         seed: Seed = None,
         *,
-        log_det: Callable[..., Any] | None = None,
+        log_det_estimator: Callable[..., Any] | None = None,
         sets: int | None = None,
         networks: bijectors.Networks | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -114,24 +114,28 @@ class FlowDequantizer(keras.layers.Layer):
         if sets is not None:
             noise = tf.repeat(noise, tf.shape(x)[0] // sets, axis=0)
         noise = tf.ensure_shape(noise, x.shape)
-        arguments = {"seed": flow_seed, "conditional_input": self.context(2.0 * x - 1.0)}
+        arguments = {"seed": flow_seed, "condition": self.context(2.0 * x - 1.0)}
         arguments |= {} if networks is None else {"networks": networks}
-        estimator = bijectors.flow.residual_blocks(self.flow)[0].log_det if log_det is None else log_det
+        estimator = (
+            bijectors.flow.residual_blocks(self.flow)[0].log_det_estimator
+            if log_det_estimator is None
+            else log_det_estimator
+        )
         estimator = estimator if sets is None else with_sets(estimator, sets)
-        flow = bijectors.with_log_det(self.flow, estimator)
+        flow = bijectors.with_log_det_estimator(self.flow, estimator)
         logits, flow_log_det, *_ = pass_through(flow, noise, Context(arguments))
         log_q = _log_logistic(noise) - flow_log_det - _log_logistic(logits)
         return tf.sigmoid(logits), log_q
 
 
-def noise_log_det(log_det: Any, evaluation_log_det: Any) -> Any:
+def noise_log_det_estimator(log_det_estimator: Any, evaluation_log_det_estimator: Any) -> Any:
     """The estimator of a dequantizer for that of a flow; the one of evaluation if the flow's are given by block."""
-    return evaluation_log_det if isinstance(log_det, Mapping) else log_det
+    return evaluation_log_det_estimator if isinstance(log_det_estimator, Mapping) else log_det_estimator
 
 
-def with_sets(log_det: Any, num: int) -> Any:
+def with_sets(log_det_estimator: Any, num: int) -> Any:
     """The estimator for `num` equal parts of a batch whose examples share all random numbers."""
-    return log_det.with_sets(num) if isinstance(log_det, LogDetEstimator) else log_det
+    return log_det_estimator.with_sets(num) if isinstance(log_det_estimator, LogDetEstimator) else log_det_estimator
 
 
 def _log_logistic(logits):

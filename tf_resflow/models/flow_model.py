@@ -15,7 +15,7 @@ from tf_resflow.logdet import default_estimator
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantization import Cells
-from tf_resflow.models.dequantizer import Dequantizer, noise_log_det
+from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.sequences import check_sequence
@@ -81,8 +81,8 @@ class FlowModel(KerasTraining):
       cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, such as
         `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a level 0, 1, 2 and a real number.
       base: distribution of the latent; standard normal by default.
-      evaluation_log_det: estimator for evaluation; by default `tf_resflow.logdet.default_estimator`, which is exact
-        for small events.
+      evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation, which is
+        exact for small events.
       seed: `int`. With the number of steps taken, it determines the seed of each step of `fit`. Each batch over
         which an optimizer accumulates gradients is a step.
       name: `str`.
@@ -92,7 +92,7 @@ class FlowModel(KerasTraining):
       data_space: the `DataSpace`: `event_shape`, `levels`, units, and the way from data to the flow and back.
       condition: the `Condition`, which is false without a condition.
       seed: as given.
-      evaluation_log_det: the estimator for evaluation.
+      evaluation_log_det_estimator: the estimator for evaluation.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
 
     Raises:
@@ -115,7 +115,7 @@ class FlowModel(KerasTraining):
         dequantizer: Dequantizer | None = None,
         cells: Cells | None = None,
         base: tfp.distributions.Distribution | None = None,
-        evaluation_log_det: Callable[..., Any] | None = None,
+        evaluation_log_det_estimator: Callable[..., Any] | None = None,
         seed: int = 0,
         name: str = "flow_model",
     ):
@@ -128,8 +128,12 @@ class FlowModel(KerasTraining):
         dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
         self.condition = Condition(condition_shape, num_classes, *given, dtype)
         self.condition.check_taken_by(flow)
-        self.evaluation_log_det = evaluation_log_det or default_estimator(math.prod(event_shape), "evaluation")
-        self._evaluation_distribution = bijectors.with_log_det(self.distribution, self.evaluation_log_det)
+        self.evaluation_log_det_estimator = evaluation_log_det_estimator or default_estimator(
+            math.prod(event_shape), "evaluation"
+        )
+        self._evaluation_distribution = bijectors.with_log_det_estimator(
+            self.distribution, self.evaluation_log_det_estimator
+        )
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype, cells)
@@ -161,7 +165,7 @@ class FlowModel(KerasTraining):
         """
         z = self.data_space.centers(x)
         arguments = self.condition.arguments(condition, tf.shape(z)[0], networks)
-        return bijectors.forward_features(self.flow, z, log_det=False, **arguments).latent
+        return bijectors.forward_features(self.flow, z, compute_log_det=False, **arguments).latent
 
     def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
         """The examples that have latents: uint8 for integer data.
@@ -180,7 +184,7 @@ class FlowModel(KerasTraining):
         *,
         condition: TensorLike | None = None,
         evaluation: bool = False,
-        log_det: LogDet | None = None,
+        log_det_estimator: LogDet | None = None,
         networks: bijectors.Networks | None = None,
     ) -> tf.Tensor:
         """Log-likelihood of the data, in nats, of shape `[batch]`.
@@ -190,23 +194,26 @@ class FlowModel(KerasTraining):
           seed: seed of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
           condition: condition of a conditional model: `[batch, *condition_shape]`, or one for all examples.
           evaluation: whether to use the evaluation estimator.
-          log_det: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a dict of
-            estimators by block (`tf_resflow.bijectors.with_log_det`); with a dict, a dequantizer uses the
-            evaluation estimator.
+          log_det_estimator: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a
+            dict of estimators by block (`tf_resflow.bijectors.with_log_det_estimator`). With a dict, a dequantizer
+            uses the evaluation estimator.
           networks: result of `networks`, for several calls or a training step of your own; by default the networks
             are bound for this call.
 
         Raises:
           ValueError: if `x` does not have the shape and dtype of the data, or the condition does not fit.
         """
-        if log_det is not None:
-            distribution = bijectors.with_log_det(self.distribution, log_det)
+        if log_det_estimator is not None:
+            distribution = bijectors.with_log_det_estimator(self.distribution, log_det_estimator)
         else:
             distribution = self._evaluation_distribution if evaluation else self.distribution
-            log_det = self.evaluation_log_det if evaluation else None
+            log_det_estimator = self.evaluation_log_det_estimator if evaluation else None
         x = self.data_space.checked(x)
         arguments = self.condition.arguments(condition, tf.shape(x)[0], networks)
-        noise = {"log_det": noise_log_det(log_det, self.evaluation_log_det), "networks": networks}
+        noise = {
+            "log_det_estimator": noise_log_det_estimator(log_det_estimator, self.evaluation_log_det_estimator),
+            "networks": networks,
+        }
         return draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **noise)
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
@@ -286,7 +293,7 @@ def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, pr
     arguments = model.condition.arguments(condition, tf.shape(z)[0])
     space = model.data_space
     unseen = 0.0 if precise and space.levels is None else space.unseen  # integers never show more
-    context = Context(arguments, log_det=False, unseen=unseen, atol=0.0 if precise else space.inverse_atol)
+    context = Context(arguments, compute_log_det=False, unseen=unseen, atol=0.0 if precise else space.inverse_atol)
     return pass_through(model.flow, z, context, inverse=True).value
 
 

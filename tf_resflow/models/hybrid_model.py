@@ -67,7 +67,7 @@ class HybridModel(KerasTraining):
       levels: as of `FlowModel`.
       density_weight: at least 0.
       base: as of `FlowModel`.
-      evaluation_log_det: as of `FlowModel`.
+      evaluation_log_det_estimator: as of `FlowModel`.
       seed: as of `FlowModel`.
       name: `str`.
 
@@ -99,7 +99,7 @@ class HybridModel(KerasTraining):
         levels: int | None = None,
         density_weight: float = 1.0,
         base: tfp.distributions.Distribution | None = None,
-        evaluation_log_det: Callable[..., Any] | None = None,
+        evaluation_log_det_estimator: Callable[..., Any] | None = None,
         seed: int = 0,
         name: str = "hybrid_model",
     ):
@@ -108,7 +108,9 @@ class HybridModel(KerasTraining):
         if not 0 <= density_weight < math.inf:
             raise ValueError(f"density_weight must be at least 0 and finite; got {density_weight}.")
         check_built(classifier)
-        self.density = FlowModel(flow, event_shape, levels=levels, base=base, evaluation_log_det=evaluation_log_det)
+        self.density = FlowModel(
+            flow, event_shape, levels=levels, base=base, evaluation_log_det_estimator=evaluation_log_det_estimator
+        )
         self.flow, self.seed, self.classifier = flow, seed, classifier
         self.density_weight = float(density_weight)
         self.data_space, self.condition = self.density.data_space, self.density.condition
@@ -147,7 +149,11 @@ class HybridModel(KerasTraining):
         arguments = {"seed": flow_seed}
         if training:
             arguments["networks"] = self.networks(training=True)
-        flow = self.flow if training else bijectors.with_log_det(self.flow, self.density.evaluation_log_det)
+        flow = (
+            self.flow
+            if training
+            else bijectors.with_log_det_estimator(self.flow, self.density.evaluation_log_det_estimator)
+        )
         latent, log_det, features = bijectors.forward_features(flow, z, self.density_weight > 0, **arguments)
         logits = tf.cast(self.classifier(features, training=training), latent.dtype)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -176,7 +182,7 @@ class HybridModel(KerasTraining):
         """A dict of "logits" and "probabilities" `[batch, classes]`; integers as for `FlowModel.encode`."""
         arguments = {} if networks is None else {"networks": networks}
         x = self.data_space.centers(x)
-        features = bijectors.forward_features(self.flow, x, log_det=False, **arguments).features
+        features = bijectors.forward_features(self.flow, x, compute_log_det=False, **arguments).features
         logits = self.classifier(features, training=False)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
@@ -184,5 +190,5 @@ class HybridModel(KerasTraining):
         """Initializes the ActNorms of the flow and of the classifier from examples without labels."""
         self.density.initialize(batch, seed)
         x = self.density.prepare(batch, stateless_seed(seed))
-        features = bijectors.forward_features(self.flow, x, log_det=False).features
+        features = bijectors.forward_features(self.flow, x, compute_log_det=False).features
         initialize_classifier(self.classifier, features)

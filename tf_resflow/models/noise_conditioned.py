@@ -46,19 +46,19 @@ class Rows(NamedTuple):
       values: `[num, size]`: the vectors, with the lower edges of the cells of discrete coordinates. NaN marks a
         missing value.
       widths: `[num, size]`: the widths of the cells, 0 in continuous coordinates.
-      given: `[num, given_size]`: the conditions.
+      condition: `[num, condition_size]`.
       weights: `[num]`, or None for equal weights.
     """
 
     values: np.ndarray
     widths: np.ndarray
-    given: np.ndarray
+    condition: np.ndarray
     weights: np.ndarray | None = None
 
     def take(self, places: np.ndarray) -> "Rows":
         """The rows at these places."""
         weights = None if self.weights is None else self.weights[places]
-        return Rows(self.values[places], self.widths[places], self.given[places], weights)
+        return Rows(self.values[places], self.widths[places], self.condition[places], weights)
 
 
 class Weights(NamedTuple):
@@ -80,7 +80,7 @@ class NoiseConditionedDensity:
 
     Args:
       size: size of the vectors, which are standardized.
-      given_size: size of the vector that conditions the density of each row.
+      condition_size: size of the vector that conditions the density of each row.
       num_blocks: as of `tf_resflow.flows.vector_flow`.
       hidden: as of `tf_resflow.flows.vector_flow`.
 
@@ -88,9 +88,11 @@ class NoiseConditionedDensity:
       Kim et al., SoftFlow: probabilistic framework for normalizing flow on manifolds, 2020.
     """
 
-    def __init__(self, size: int, given_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)):
-        self.size, self._given_size = size, given_size
-        options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + given_size}
+    def __init__(
+        self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
+    ):
+        self.size, self._condition_size = size, condition_size
+        options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
         self._make_flow = functools.partial(vector_flow, size, num_blocks, hidden, **options)
         self._model = self._make_model(0)
         self._whiten = self._model.flow.bijectors[0]
@@ -102,7 +104,7 @@ class NoiseConditionedDensity:
         self._lock = threading.RLock()
         self._log_prob = tf.function(
             lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
-            input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + given_size])],
+            input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])],
             autograph=False,
         )
 
@@ -111,8 +113,8 @@ class NoiseConditionedDensity:
         return FlowModel(
             Flow([whiten, self._make_flow(seed=seed)]),
             [self.size],
-            condition_shape=[1 + self._given_size],
-            evaluation_log_det=default_estimator(self.size, "scores").with_sets(1),
+            condition_shape=[1 + self._condition_size],
+            evaluation_log_det_estimator=default_estimator(self.size, "scores").with_sets(1),
         )
 
     def train(
@@ -171,14 +173,15 @@ class NoiseConditionedDensity:
         code = np.full([len(rows.values), 1], _code(noise))
         with self._lock:
             self._set(weights)
-            return self._log_probs(np.concatenate([rows.values, code, rows.given], axis=1).astype(np.float32))
+            return self._log_probs(np.concatenate([rows.values, code, rows.condition], axis=1).astype(np.float32))
 
-    def sample(self, weights: Weights, given: np.ndarray, noise: float, seed: int) -> np.ndarray:
-        """Draws a vector for each condition `[num, given_size]`."""
-        condition = np.concatenate([np.full([len(given), 1], _code(noise)), given], axis=1).astype(np.float32)
+    def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
+        """Draws a vector for each condition `[num, condition_size]`."""
+        codes = np.full([len(condition), 1], _code(noise))
+        coded = np.concatenate([codes, condition], axis=1).astype(np.float32)
         with self._lock:
             self._set(weights)
-            return self._model.sample(len(given), seed, condition=condition).numpy()
+            return self._model.sample(len(condition), seed, condition=coded).numpy()
 
     def _log_probs(self, values):
         """The log-densities `[num]` of rows of vectors and conditions, in float64."""
@@ -203,9 +206,11 @@ class NoiseConditionedDensity:
 
 
 @functools.lru_cache(maxsize=8)
-def shared_density(size: int, given_size: int, num_blocks: int, hidden: tuple[int, ...]) -> NoiseConditionedDensity:
+def shared_density(
+    size: int, condition_size: int, num_blocks: int, hidden: tuple[int, ...]
+) -> NoiseConditionedDensity:
     """The `NoiseConditionedDensity` of these sizes that all fits of a process share."""
-    return NoiseConditionedDensity(size, given_size, num_blocks=num_blocks, hidden=hidden)
+    return NoiseConditionedDensity(size, condition_size, num_blocks=num_blocks, hidden=hidden)
 
 
 def without_extremes(values: np.ndarray) -> np.ndarray:
@@ -252,16 +257,16 @@ def _drawn(rows, num, rng):
 
 def _tensors(rows):
     with tf.device("CPU"):
-        return [tf.constant(part, tf.float32) for part in (rows.values, rows.widths, rows.given)]
+        return [tf.constant(part, tf.float32) for part in (rows.values, rows.widths, rows.condition)]
 
 
 def _noisy(tensors, places, seed):
     """The rows at these places with noise, and their conditions."""
-    values, widths, given = tensors
+    values, widths, condition = tensors
     seeds = tf.unstack(split_seed(seed, 3))
     x = tf.gather(values, places)
     code = tf.random.stateless_uniform([x.shape[0], 1], seeds[0], -1.0, 1.0)
     noise = tf.random.stateless_normal(x.shape, seeds[1])
     cells = tf.gather(widths, places) * tf.random.stateless_uniform(x.shape, seeds[2])
     x = tf.where(tf.math.is_nan(x), noise, x + cells + _level(code) * noise)
-    return x, tf.concat([code, tf.gather(given, places)], axis=1)
+    return x, tf.concat([code, tf.gather(condition, places)], axis=1)

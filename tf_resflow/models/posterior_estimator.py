@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_det
+from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_det_estimator
 from tf_resflow.bijectors.networks import check_built
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
@@ -75,7 +75,7 @@ class PosteriorEstimator:
     Args:
       prior: `tfd.Distribution` of the parameters, which can be vectors or any other events, also those of a joint
         distribution. Its `experimental_default_event_space_bijector` gives the support.
-      observation_shape: shape of an observation, such as `[100]`.
+      condition_shape: shape of an observation, such as `[100]`.
       summary: a built Keras layer or model from standardized observations to vectors. It is always called as for
         inference: without dropout, and with the stored statistics of a batch normalization.
       num_blocks: number of residual blocks.
@@ -101,7 +101,7 @@ class PosteriorEstimator:
     def __init__(
         self,
         prior: tfp.distributions.Distribution,
-        observation_shape: Sequence[int],
+        condition_shape: Sequence[int],
         *,
         summary: keras.Layer | None = None,
         num_blocks: int = 3,
@@ -111,7 +111,7 @@ class PosteriorEstimator:
         seed: int = 0,
         name: str = "posterior_estimator",
     ):
-        shape = tuple(observation_shape)
+        shape = tuple(condition_shape)
         self.prior, self._seed = prior, seed
         size, self._into_events, dtype = _from_vectors(prior)
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
@@ -158,7 +158,7 @@ class PosteriorEstimator:
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
-          x: the observations that were simulated with them, `[num, *observation_shape]`.
+          x: the observations that were simulated with them, `[num, *condition_shape]`.
           batch_size: number of pairs in a step.
           epochs: largest number of passes over the training pairs. By default, chosen to give about
             30 sqrt(num) steps, but at most 4,000.
@@ -243,7 +243,7 @@ class PosteriorEstimator:
         off a simplex or another surface on which the prior lies.
 
         Args:
-          x: one observation `[*observation_shape]`, or `[batch, *observation_shape]` for a distribution of that
+          x: one observation `[*condition_shape]`, or `[batch, *condition_shape]` for a distribution of that
             batch shape.
         """
         x = self._observations(x, extra_ranks=(0, 1))
@@ -251,7 +251,7 @@ class PosteriorEstimator:
         is_batch = x.ndim > len(condition.shape)
         features = condition.rows(x, len(x) if is_batch else 1)
         features = features if is_batch else features[0]
-        flow = frozen(with_log_det(self.model.flow, Exact()), conditional_input=features)
+        flow = frozen(with_log_det_estimator(self.model.flow, Exact()), condition=features)
         base = self.model.distribution.distribution
         base = tfd.BatchBroadcast(base, features.shape[:-1]) if is_batch else base
         bijector = Flow([tfb.Invert(flow), *self._into_events], name="posterior")

@@ -35,7 +35,7 @@ def export_run(
     export_dir: str | os.PathLike[str],
     *,
     version: int | None = None,
-    log_det: str | None = None,
+    log_det_estimator: str | None = None,
     num_probes: int | None = None,
     stderr: float | None = None,
     num_samples: int | None = None,
@@ -52,7 +52,7 @@ def export_run(
       workdir: directory of a run of `resflow-train`.
       export_dir: see `export`.
       version: see `export`.
-      log_det: a name of `tf_resflow.models.evaluation_estimator`.
+      log_det_estimator: a name of `tf_resflow.models.evaluation_estimator`.
       num_probes: number of probes of each estimate; not for "exact".
       stderr: target standard error of `log_prob`, in nats, instead of `log_det` and `num_probes`: a plan is made on
         samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
@@ -68,13 +68,13 @@ def export_run(
     Raises:
       ValueError: as `tf_resflow.load` and `export`.
     """
-    check_only_stderr(stderr, log_det, num_probes)
+    check_only_stderr(stderr, log_det_estimator, num_probes)
     run = load(workdir)
     free_version(export_dir, version)
     if stderr is None:
-        _, estimator = run.estimator(log_det, num_probes)
+        _, estimator = run.estimator(log_det_estimator, num_probes)
         num_samples = default_num_samples(run.model) if num_samples is None else num_samples
-        plan = evaluation.LikelihoodPlan(log_det=estimator, num_samples=num_samples)
+        plan = evaluation.LikelihoodPlan(log_det_estimator=estimator, num_samples=num_samples)
     else:
         density = run.density
         given = {"condition": _some_conditions(run)} if run.model.condition else {}

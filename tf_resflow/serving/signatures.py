@@ -64,8 +64,8 @@ class Signatures:
         if self._density is None:
             return
         self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
-        if self.plan.log_det is None:
-            self.plan = dataclasses.replace(self.plan, log_det=self._density.evaluation_log_det)
+        if self.plan.log_det_estimator is None:
+            self.plan = dataclasses.replace(self.plan, log_det_estimator=self._density.evaluation_log_det_estimator)
         self._samples = LogProbSamples(
             self._density, self.plan, common=True, max_batch=max_batch, networks=networks
         )

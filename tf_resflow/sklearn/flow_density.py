@@ -82,7 +82,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
         them the score NaN; or "condition". Then the score is the log-density of the other values given which ones
         are missing; it cannot be compared with the score of a row that misses other values.
-      given: names of columns, or their numbers in an array: the density is that of the others given these.
+      condition_columns: names of columns, or their numbers in an array. The density is that of the other columns,
+        given these.
       kinds: the kinds of columns that their types do not say, by their names (in an array, by their numbers):
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`. A number
         is the step of a grid, and a list has ordered levels, lowest first.
@@ -131,7 +132,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         "noise": [StrOptions({"auto"}), Interval(Real, LEAST_NOISE, MOST_NOISE, closed="both")],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
         "missing": [StrOptions({"error", "drop", "condition"})],
-        "given": ["array-like"],
+        "condition_columns": ["array-like"],
         "whiten": [StrOptions({"auto"}), "boolean"],
         "num_blocks": [Interval(Integral, 1, None, closed="left")],
         "hidden": ["array-like"],
@@ -146,7 +147,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         noise: str | float = "auto",
         contamination: float = 0.01,
         missing: str = "error",
-        given: Collection[Any] = (),
+        condition_columns: Collection[Any] = (),
         kinds: Mapping[Any, Any] | None = None,
         bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
         whiten: str | bool = "auto",
@@ -161,7 +162,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self.noise = noise
         self.contamination = contamination
         self.missing = missing
-        self.given = given
+        self.condition_columns = condition_columns
         self.kinds = kinds
         self.bounds = bounds
         self.whiten = whiten
@@ -244,34 +245,35 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
-    def sample(self, n_samples: int = 1, random_state: Any = None, *, given: Any = None) -> Any:
+    def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
         """Draws rows, in the types, names and order of the columns of the fit: a data frame, or an array.
 
         Args:
-          n_samples: number of rows; ignored with `given`.
+          n_samples: number of rows; ignored with `condition`.
           random_state: as of the estimator; by default its own.
-          given: values of the columns that are `given`, one row per sample.
+          condition: values of the `condition_columns`, one row per sample.
         """
         check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
-        if (given is None) != (self._given is None):
-            raise ValueError(f"given= has the values of the columns that are given, which are {list(self.given)}.")
-        num = n_samples if given is None else len(given)
+        if (condition is None) != (self._condition is None):
+            raise ValueError(f"condition must have values of condition_columns, {list(self.condition_columns)}.")
+        num = n_samples if condition is None else len(condition)
         if num < 1:
             raise ValueError(f"n_samples is at least 1; got {num}.")
-        condition = np.zeros([num, self._num_masked])
-        if given is not None:
-            names = None if isinstance(given, pandas.DataFrame) else list(self.given)
-            given = pandas.DataFrame(given, columns=names).reset_index(drop=True)[list(self.given)]
-            condition = np.concatenate([condition, self._given_values(self._given, given)], axis=1)
+        encoded = np.zeros([num, self._num_masked])
+        if condition is not None:
+            columns = list(self.condition_columns)
+            names = None if isinstance(condition, pandas.DataFrame) else columns
+            condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
+            encoded = np.concatenate([encoded, self._condition_values(self._condition, condition)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
         is_broad = rng.uniform(size=num) < _BROAD
         for noise, is_chosen in ((self.noise_, ~is_broad), (MOST_NOISE, is_broad)):
             for place, weights in enumerate(self._members):
                 is_own, seed = is_chosen & (member == place), int(rng.randint(2**31))
                 if is_own.any():
-                    values[is_own] = self._density().sample(weights, condition[is_own], noise, seed)
-        table = pandas.concat([self.columns_.decode(values), given], axis=1)[self._names]
+                    values[is_own] = self._density().sample(weights, encoded[is_own], noise, seed)
+        table = pandas.concat([self.columns_.decode(values), condition], axis=1)[self._names]
         return table if self._is_frame else table.to_numpy(self._dtype)
 
     def explain(self, X: Any) -> Any:
@@ -354,19 +356,22 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _read_columns(self, table):
         """Finds what the columns are."""
         kinds, bounds = self.kinds or {}, self.bounds or {}
-        if unknown := [name for name in [*self.given, *kinds, *bounds] if name not in table.columns]:
+        if unknown := [name for name in [*self.condition_columns, *kinds, *bounds] if name not in table.columns]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(table.columns)}.")
-        own = [name for name in table.columns if name not in self.given]
+        own = [name for name in table.columns if name not in self.condition_columns]
         if not own:
-            raise ValueError("All columns are given, and none is left to learn the density of. Leave some out.")
+            raise ValueError(
+                "condition_columns has all columns, so none is left to learn the density of. Leave some out."
+            )
 
         def read(names):
             own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
             return Columns(table[names], kinds=own_kinds, bounds=own_bounds)
 
         self.columns_ = read(own)
-        self._given: Columns | None = read(list(self.given)) if len(self.given) else None
-        found = self.columns_.kinds | ({} if self._given is None else self._given.kinds)
+        has_condition = len(self.condition_columns) > 0
+        self._condition: Columns | None = read(list(self.condition_columns)) if has_condition else None
+        found = self.columns_.kinds | ({} if self._condition is None else self._condition.kinds)
         self.kinds_ = {name: found[name] for name in table.columns}
         self._is_masked = table[own].isna().any().to_numpy() & (self.missing == "condition")
         self._num_masked = int(self._is_masked.sum())
@@ -385,24 +390,24 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit: the "
                 "flow knows no density of the other columns then. Fit to a table with rows that miss it, too."
             )
-        given = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
-        if self._given is not None:
-            given.append(self._given_values(self._given, table))
-        return Rows(values, widths, np.concatenate(given, axis=1), weights), *rest
+        conditions = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
+        if self._condition is not None:
+            conditions.append(self._condition_values(self._condition, table))
+        return Rows(values, widths, np.concatenate(conditions, axis=1), weights), *rest
 
     @staticmethod
-    def _given_values(columns, table):
-        """The columns that are given as vectors: the centers of the cells of discrete ones."""
+    def _condition_values(columns, table):
+        """The condition columns as vectors: the centers of the cells of discrete columns."""
         values, widths, _, _, known = columns.encode(table[list(columns.kinds)])
         if np.isnan(values).any() or not known.all():
             raise ValueError(
-                "A value of a column that is given is missing or cannot occur, such as a category that the fit did "
+                "A value of a condition column is missing or cannot occur, such as a category that the fit did "
                 "not know. Leave these rows out."
             )
         return values + widths / 2
 
     def _density(self):
-        size = self._num_masked + (0 if self._given is None else self._given.size)
+        size = self._num_masked + (0 if self._condition is None else self._condition.size)
         return shared_density(self.columns_.size, size, self.num_blocks, tuple(self.hidden))
 
     def _train_members(self, table, weights):
@@ -465,15 +470,15 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         num_groups = min(len(points), -(-len(points) * len(table) // _AT_ONCE))
         parts: list[np.ndarray] = []
         for group in np.array_split(points, num_groups):
-            x, widths, first, last, given = (
-                np.tile(part, [len(group), 1]) for part in (rows.values, rows.widths, *ends, rows.given)
+            x, widths, first, last, condition = (
+                np.tile(part, [len(group), 1]) for part in (rows.values, rows.widths, *ends, rows.condition)
             )
             u = np.repeat(group, len(table), axis=0)
             is_missing, drawn = np.isnan(x), special.ndtri(u[:, :-1])
             places, log_q = (part.numpy() for part in place_with_tails(u, (first, last)))
             x = np.where(is_missing, drawn, x + np.nan_to_num(widths) * (places + 0.5))
             log_q += np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
-            spread = Rows(np.clip(x, -_FARTHEST, _FARTHEST), widths, given)
+            spread = Rows(np.clip(x, -_FARTHEST, _FARTHEST), widths, condition)
             for weights in members or self._members:
                 log_prob = self._density().log_prob(weights, spread, noise) - log_q
                 parts.append(log_prob.reshape(len(group), -1))

@@ -23,7 +23,7 @@ def solve_residual(
     y: tf.Tensor,
     solver: Callable[..., Solution],
     *,
-    conditional_input: tf.Tensor | None = None,
+    condition: tf.Tensor | None = None,
     sign: float = 1.0,
     **settings: Any,
 ) -> Solution:
@@ -42,7 +42,7 @@ def solve_residual(
     `root` of the `Solution` is differentiable once.
     """
     branch = bind(branch)
-    conditions = [] if conditional_input is None else [conditional_input]
+    conditions = [] if condition is None else [condition]
     dtype = _coarsest_dtype(branch, y.dtype)
     of_gradient = {key: value for key, value in settings.items() if key == "enough_relative"}
 

@@ -30,14 +30,14 @@ class Evaluation:
 
     ```python
     run = resflow.load("runs/digits")
-    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), log_det="exact")
+    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), log_det_estimator="exact")
     print(evaluation.likelihood()["bits_per_dim"], evaluation.reconstruction())
     ```
 
     Args:
       run: what `tf_resflow.load` returned; nothing of it changes.
       dataset: the `Dataset` of the run.
-      log_det: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
+      log_det_estimator: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
       num_probes: number of probes of each estimate.
       stderr: the standard error of each example's score, in `unit`, instead of `log_det` and `num_probes`. The
         estimators are planned for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
@@ -56,19 +56,19 @@ class Evaluation:
         run: Run,
         dataset: data.Dataset,
         *,
-        log_det: str | None = None,
+        log_det_estimator: str | None = None,
         num_probes: int | None = None,
         stderr: float | None = None,
     ):
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self.unit = run.model.data_space.unit
         self._space = run.model.data_space
-        check_only_stderr(stderr, log_det, num_probes)
+        check_only_stderr(stderr, log_det_estimator, num_probes)
         self._stderr: Any = stderr
         if stderr is not None:
             self._name, self.plan = "planned", self._make_plan()
         else:
-            self._name, estimator = run.estimator(log_det, num_probes)
+            self._name, estimator = run.estimator(log_det_estimator, num_probes)
             self.plan = held_out_plan(run.model, estimator)
         self._report = Report(run.config, run.model, dataset, plan=self.plan)
 
@@ -83,7 +83,7 @@ class Evaluation:
         return [name for name, metric in METRICS.items() if metric.is_default(self._model)]
 
     def header(self) -> dict[str, Any]:
-        """What was evaluated: "name", "split", "step", "unit" of the scores, "log_det", "num_probes" or "plan".
+        """The "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes" or "plan".
 
         Also the "dequantization" of integer data; and "checkpoint": "best" if it is the best one on validation.
         """
@@ -94,10 +94,10 @@ class Evaluation:
                 "step": self._run.step,
                 "checkpoint": "best" if self._run.is_best else None,
                 "unit": self.unit,
-                "log_det": self._name,
+                "log_det_estimator": self._name,
                 "dequantization": self._space.dequantization,
                 "plan": None if self.plan.stderr is None else self.plan.as_dict(),
-                "num_probes": getattr(self.plan.log_det, "num_probes", None),
+                "num_probes": getattr(self.plan.log_det_estimator, "num_probes", None),
             }
         )
 
@@ -137,10 +137,12 @@ class Evaluation:
         A bias above the standard error is a warning. With `stderr` the log-determinants of each dequantization
         have this standard error, not their mean, by the "plan" of one.
         """
-        log_det, is_planned = self.bound_plan.log_det, self.bound_plan.stderr is not None
+        log_det, is_planned = self.bound_plan.log_det_estimator, self.bound_plan.stderr is not None
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
         measured = noise.dequantization_std * self._space.nats_per_unit
-        plan = evaluation.LikelihoodPlan(log_det=log_det, num_samples=num_samples, dequantization_std=measured)
+        plan = evaluation.LikelihoodPlan(
+            log_det_estimator=log_det, num_samples=num_samples, dequantization_std=measured
+        )
         bound = evaluation.LogLikelihood(self._run.density, plan, importance_weighted=True)
         batches = track(self._report.batches(), "importance-weighted bound")
         score = bound.score(batches, self._config.seed)
@@ -202,13 +204,13 @@ class Evaluation:
         draw = tf.function(self._run.density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
         images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
-        conditional, conditions = bool(self._model.condition), []
-        train = self._dataset.eval_batches("train", batch_size, num_samples, labels=conditional)
+        has_condition, conditions = bool(self._model.condition), []
+        train = self._dataset.eval_batches("train", batch_size, num_samples, labels=has_condition)
         for batch in track(train, "features of images"):
             x, condition = self._model.condition.split(batch)
             conditions.append(condition)
             images.update(features(x))
-        given = np.resize(np.concatenate(conditions), num_samples + batch_size) if conditional else None
+        given = np.resize(np.concatenate(conditions), num_samples + batch_size) if has_condition else None
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
             labels = None if given is None else tf.constant(given[index * batch_size :][:batch_size])
@@ -279,10 +281,10 @@ class Evaluation:
 
     @functools.cached_property
     def _evaluation_noise(self):
-        return self._noise_of(self.plan.log_det)
+        return self._noise_of(self.plan.log_det_estimator)
 
-    def _noise_of(self, log_det):
-        measure = evaluation.EstimatorNoise(self._run.density, log_det, **_NOISE_DRAWS)
+    def _noise_of(self, log_det_estimator):
+        measure = evaluation.EstimatorNoise(self._run.density, log_det_estimator, **_NOISE_DRAWS)
         x, condition = self._first_batch
         return measure(x, self._config.seed, condition=condition)
 

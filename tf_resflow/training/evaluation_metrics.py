@@ -76,8 +76,8 @@ METRICS = {
     ),
     "importance_weighted": Metric(
         """the tighter bound of --iw_samples dequantizations. It needs precise log-determinants:
-  --log_det=exact; many --num_probes; or a small --stderr, here of each dequantization. `estimator_bias` is how
-  much their noise can have lowered the score.""",
+  --log_det_estimator=exact; many --num_probes; or a small --stderr, here of each dequantization. `estimator_bias`
+  is how much their noise can have lowered the score.""",
         lambda measured, flags: measured.importance_weighted(flags.iw_samples),
         refusal=_no_importance_weights,
     ),

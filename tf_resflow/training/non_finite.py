@@ -104,7 +104,7 @@ def _values(model, batch, seed):
     x, condition = model.condition.split(batch if model.condition else tf.nest.flatten(batch)[0])
     x, _ = model.data_space.dequantize(x, split_seed(stateless_seed(seed), 2)[0])
     arguments = model.condition.arguments(condition, tf.shape(x)[0])
-    latent = pass_through(model.flow, x, Context(arguments, log_det=False, visit=visit)).value
+    latent = pass_through(model.flow, x, Context(arguments, compute_log_det=False, visit=visit)).value
     return members, [*values[1:], latent]
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors import Flow, FlowBijector, Networks, with_log_det
+from tf_resflow.bijectors import Flow, FlowBijector, Networks, with_log_det_estimator
 from tf_resflow.bijectors.base import Context, Pass, pass_through
 from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.logdet import Exact
@@ -78,7 +78,7 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
         )
     flow, others = vector_part(surrogate_posterior)
     structure = surrogate_posterior.dtype
-    members = [frozen(with_log_det(flow, Exact())), *others]
+    members = [frozen(with_log_det_estimator(flow, Exact())), *others]
     if tf.nest.is_nested(structure):
         if not isinstance(structure, (list, tuple)) or not isinstance(others[0], tfb.Split):
             raise ValueError(

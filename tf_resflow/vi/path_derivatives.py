@@ -73,7 +73,7 @@ class _PathDerivative(FlowBijector):
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from z, here x, to the flow's output."""
-        if not context.log_det:
+        if not context.compute_log_det:
             return pass_through(self._flow, x, context)
         value = z = tf.identity(x)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -147,7 +147,7 @@ def _by_inverse(bijector, y, gradient):
 
 def _jacobian(bijector, x, y, context):
     """The Jacobians `[rows, size, size]` of a bijector at x, with the image y."""
-    if "jacobian" in vars(type(bijector)) and "conditional_input" not in context.arguments:
+    if "jacobian" in vars(type(bijector)) and "condition" not in context.arguments:
         return bijector.jacobian(_rows(x), _rows(y), networks=context.arguments["networks"])
-    context = dataclasses.replace(context, log_det=False, visit=None)
+    context = dataclasses.replace(context, compute_log_det=False, visit=None)
     return reverse_jacobian(lambda x: pass_through(bijector, x, context).value, _rows(x))[1]

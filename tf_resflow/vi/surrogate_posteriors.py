@@ -28,7 +28,7 @@ def flow_surrogate_posterior(
     hidden: Sequence[int] = (32, 32),
     activation: Activation = "cpila",
     coefficient: float = 0.97,
-    log_det: Callable[..., Any] | None = None,
+    log_det_estimator: Callable[..., Any] | None = None,
     base_distribution: Callable[..., tfd.Distribution] = tfd.Normal,
     batch_shape: Sequence[int] = (),
     dtype: DType = "float32",
@@ -75,7 +75,7 @@ def flow_surrogate_posterior(
       hidden: widths of the inner layers of all networks.
       activation: activation in the blocks, see `tf_resflow.flows.dense_branch`.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      log_det: estimator of the log-determinants; by default `tf_resflow.logdet.default_estimator` for inference.
+      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for inference.
         A random estimate is drawn anew at each call unless `bijector_kwargs={"seed": ...}` is passed.
       base_distribution: function of `loc` and `scale` that returns the distribution of each coordinate of z.
       batch_shape: batch shape of independent draws that go through one flow.
@@ -98,8 +98,8 @@ def flow_surrogate_posterior(
     dtype = tf.as_dtype(dtype)
     _check_constant(constraining_bijector)
     size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
-    if log_det is None:
-        log_det = default_estimator(size, "inference")
+    if log_det_estimator is None:
+        log_det_estimator = default_estimator(size, "inference")
     flow = vector_flow(
         size,
         num_blocks,
@@ -107,7 +107,7 @@ def flow_surrogate_posterior(
         affine_layers=(0, affine_layers),
         activation=activation,
         coefficient=coefficient,
-        log_det=log_det,
+        log_det_estimator=log_det_estimator,
         seed=seed,
         dtype=dtype.name,
     )

@@ -14,9 +14,9 @@ def vector_paths(tmp_path_factory):
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,))
     model = resflow.FlowModel(flow, [3])
     model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
-    noisy = LikelihoodPlan(log_det=resflow.logdet.AdaptiveRoulette(num_probes=2), num_samples=2)
+    noisy = LikelihoodPlan(log_det_estimator=resflow.logdet.AdaptiveRoulette(num_probes=2), num_samples=2)
     kinds = {
-        "vectors": {"plan": LikelihoodPlan(log_det=resflow.logdet.Exact())},
+        "vectors": {"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())},
         "noisy": {"plan": noisy, "signatures": ["serving_default"]},
     }
     return {

@@ -106,7 +106,7 @@ def test_served_columns(columns, run, tmp_path, monkeypatch, capsys):
     path = resflow.serving.export_run(columns[0], tmp_path, stderr=0.1)
     served = tf.saved_model.load(str(path)).signatures
     x, c = tf.constant([[1.0, 0.5], [2.0, 0.0]]), tf.constant([[11.0], [9.0]])
-    expected = run.model.log_prob(x, condition=c, log_det=resflow.logdet.Exact())
+    expected = run.model.log_prob(x, condition=c, log_det_estimator=resflow.logdet.Exact())
     np.testing.assert_allclose(served["serving_default"](x=x, condition=c)["log_prob"], expected, atol=0.5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="condition must be finite"):
         served["encode"](x=x, condition=c * math.nan)

@@ -48,7 +48,7 @@ def test_a_run_leaves_its_result_and_figures(labeled):
 
 def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
     """The density given the labels; the classes by the densities given each, which one pixel decides here."""
-    evaluation = training.Evaluation(loaded, data.load(loaded.config.data), log_det="exact")
+    evaluation = training.Evaluation(loaded, data.load(loaded.config.data), log_det_estimator="exact")
     assert "classification" not in evaluation.metrics and "likelihood" in evaluation.metrics
     result = evaluation.header() | evaluation.likelihood() | evaluation.reconstruction()
     result |= evaluation.importance_weighted(4)
@@ -62,7 +62,7 @@ def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
         assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # by other dequantizations and probes
 
     def by_class(model, x, seed, *, plan):
-        assert isinstance(plan.log_det, resflow.logdet.Exact)
+        assert isinstance(plan.log_det_estimator, resflow.logdet.Exact)
         return tf.one_hot(tf.cast(x[:, 2, 4, 0], tf.int32) % 10, 10)
 
     monkeypatch.setattr(report, "log_prob_by_class", by_class)
@@ -133,11 +133,11 @@ def test_images_without_labels_are_scored(labeled, held_out, run_command, tmp_pa
 
 def test_served_labels(labeled, loaded, held_out, tmp_path):
     """The signatures take a condition, and check it in the graph; the texts say so."""
-    path = resflow.serving.export_run(labeled[0], tmp_path, num_samples=2, log_det="exact")
+    path = resflow.serving.export_run(labeled[0], tmp_path, num_samples=2, log_det_estimator="exact")
     served = tf.saved_model.load(str(path)).signatures
     x, labels = tf.constant(held_out[0][:5]), tf.constant(held_out[1][:5], tf.int32)
     found = served["serving_default"](x=x, condition=labels)
-    plan = LikelihoodPlan(log_det=resflow.logdet.Exact(), num_samples=2)
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact(), num_samples=2)
     samples = LogProbSamples(loaded.model, plan, common=True)
     expected = np.mean(samples((x, labels), tf.bitcast(tf.constant(0, tf.int64), tf.int32)), axis=0)
     np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-4)

@@ -142,7 +142,7 @@ def test_scores(mixed, run, table, run_command, tmp_path):
     u = np.random.default_rng(0).uniform(-0.5, 0.5, size=[4096, 5])
     z = tf.constant(x + u * [0, 1, 1, 1, 1], tf.float32)
     arguments = run.model.condition.arguments(c.astype("f4"), 4096)
-    density = resflow.bijectors.with_log_det(run.model.distribution, resflow.logdet.Exact())
+    density = resflow.bijectors.with_log_det_estimator(run.model.distribution, resflow.logdet.Exact())
     exact = special.logsumexp(density.log_prob(z, bijector_kwargs={"seed": [0, 0], **arguments})) - np.log(4096)
     assert float(scores[0]) == pytest.approx(exact, abs=0.4)
 
