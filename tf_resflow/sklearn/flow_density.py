@@ -361,7 +361,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         own = [name for name in table.columns if name not in self.condition_columns]
         if not own:
             raise ValueError(
-                "condition_columns has all columns, so none is left to learn the density of. Leave some out."
+                "condition_columns has all columns, and none is left to learn the density of."
             )
 
         def read(names):
