@@ -17,9 +17,9 @@ With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves
 given their label, log p(x) is that of the mixture of the classes, in both data sets.
 
 --log_det_estimator=adaptive_series certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks
-for a standard error of each example's score, in its unit: a short measurement chooses the number of dequantizations and
-the estimator of each block that reach it in the least time. The result has the `plan`, and `example_stderr`, what
-was reached.
+for a standard error of each example's score, in its unit: a short measurement chooses the number of dequantizations
+and the estimator of each block that reach it in the least time. The result has the `plan`, and `example_stderr`,
+the standard error that was reached.
 """
 
 import collections

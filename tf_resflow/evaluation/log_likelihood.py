@@ -169,8 +169,8 @@ class LogProbSamples:
             warnings.warn(
                 "The logarithm of a mean of probabilities is too large by up to half the variance of the estimated "
                 "log-determinants of an example, in nats. Pass a plan with "
-                "log_det_estimator=tf_resflow.logdet.Exact(), or a plan of plan_likelihood, which keeps this bias below "
-                "the standard error.",
+                "log_det_estimator=tf_resflow.logdet.Exact(), or a plan of plan_likelihood, which keeps this bias "
+                "below the standard error.",
                 stacklevel=3,
             )
         self._num_points = min(points_per_set(num_samples), 2 ** (at_once.bit_length() - 1)) if in_cells else 1
