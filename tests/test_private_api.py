@@ -136,7 +136,7 @@ def _after_steps(optimizer, weights, gradients, mode, two_replicas):
 
 
 @fits
-def test_set_average_rule():
+def test_set_average_rule_moving_averages_num_gradients():
     """The average of Keras; that of updates of accumulated gradients, too."""
     averages = []
     for has_rule, steps in ((False, None), (True, None), (True, 3)):

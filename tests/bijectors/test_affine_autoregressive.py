@@ -109,4 +109,3 @@ def test_networks_that_are_refused(refused):
     refused("for coordinate 0 depends on coordinate 0.*autoregressive_network", AffineAutoregressive, free)
     refused("reverse=True.*for coordinate 1 depends on coordinate 0", AffineAutoregressive, masked, reverse=True)
     refused(r"\(3,\) to \(5,\); .*must map \[D\] to \[2 D\]", AffineAutoregressive, short)
-    refused("hidden must", resflow.flows.autoregressive_network, 3, 8)

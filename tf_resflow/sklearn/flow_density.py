@@ -360,9 +360,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(table.columns)}.")
         own = [name for name in table.columns if name not in self.condition_columns]
         if not own:
-            raise ValueError(
-                "condition_columns has all columns, and none is left to learn the density of."
-            )
+            raise ValueError("condition_columns has all columns, and none is left to learn the density of.")
 
         def read(names):
             own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
