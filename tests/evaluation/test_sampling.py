@@ -120,10 +120,6 @@ def test_what_does_not_fit_is_refused():
         (lambda: interpolate_pairs(plain, x, x, num=2, seed=0, condition=(1, 1)), "leave out condition="),
         (lambda: interpolate_pairs(plain, x, x, num=1, seed=0), "at least 2 points"),
         (lambda: interpolate_corners(plain, np.zeros([3, 2], np.float32), num=2, seed=0), "4 corners; got 3"),
-        (
-            lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0, condition=([0, 1, 2], 1)),
-            "Incompatible shapes",
-        ),
     ]:
-        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+        with pytest.raises(ValueError, match=message):
             call()
