@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
-from tf_resflow.flows.activations import ACTIVATIONS
+from tf_resflow.flows.names import ACTIVATIONS
 
 EXACT = resflow.logdet.Exact()
 
