@@ -228,27 +228,24 @@ def dense_net_branch(
     is_image = len(event_shape) == 3 and kernel_size is not None
     shape = event_shape if is_image else (math.prod(event_shape),)
 
-    def linear(units, size=kernel_size):
-        return make.conv(units, size) if is_image else make.dense(units)
-
     shapes = [event_shape] + ([] if condition_size is None else [(condition_size,)])
     inputs = [keras.Input(each, dtype=policy.variable_dtype) for each in shapes]
     conditions = inputs[1:]
 
-    def applied(layer, h):
-        """The output of the layer. The condition shifts the output of the first layer."""
-        h = layer(h)
+    def linear(h, units, size=kernel_size):
+        """The output of the next linear layer. The condition shifts the output of the first one."""
+        h = (make.conv(units, size) if is_image else make.dense(units))(h)
         if not conditions:
             return h
-        shift_shape = (*(1,) * (len(shape) - 1), h.shape[-1])
+        shift_shape = (*(1,) * (len(shape) - 1), units)
         return shifted(h, conditions.pop(), shift_shape, make.initializer(), policy)
 
     h = inputs[0] if len(shape) == len(event_shape) else keras.layers.Flatten(dtype=policy.name)(inputs[0])
     if stem is not None:
-        h = applied(linear(stem), h)
+        h = linear(h, stem)
     for _ in range(depth):
-        h = make.concatenation()([h, make.activation()(applied(linear(growth // parts), h))])
-    h = linear(shape[-1], 1)(h)
+        h = make.concatenation()([h, make.activation()(linear(h, growth // parts))])
+    h = linear(h, shape[-1], 1)
     if len(shape) != len(event_shape):
         h = keras.layers.Reshape(event_shape, dtype=policy.name)(h)
     return keras.Model(inputs, h, name="branch")

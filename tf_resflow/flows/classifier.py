@@ -26,9 +26,6 @@ class ActNormLayer(keras.layers.Layer):
     def call(self, inputs: TensorLike) -> tf.Tensor:
         return tf.cast(self.act_norm.forward(tf.cast(inputs, self.variable_dtype)), self.compute_dtype)
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
-        return input_shape
-
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels}
 

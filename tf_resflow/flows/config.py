@@ -98,8 +98,8 @@ def check_model(model: ConfigDict) -> None:
     is_coupling, names = model.block in COUPLINGS, ", ".join(RESIDUAL_BLOCKS)
     if model.kind == "vector" and (is_coupling or model.inv_1x1_conv or model.whiten):
         raise ValueError(
-            f"Flows on vectors have no couplings or convolutions: set config.model.block to one of {names}, and "
-            "config.model.inv_1x1_conv and config.model.whiten to False."
+            f"config.model.block is {model.block!r}, config.model.inv_1x1_conv is {model.inv_1x1_conv} and "
+            f"config.model.whiten is {model.whiten}, but a flow on vectors has one of {names}, and no convolutions."
         )
     if model.branch == "dense_net" and is_coupling:
         raise ValueError(

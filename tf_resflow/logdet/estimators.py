@@ -327,8 +327,7 @@ class AdaptiveRoulette(_RandomLength):
     \\(w_k = (J^T)^k v\\), or if \\(n = \mathrm{max\_exact\_terms}\\). Term \\(n + j\\) is taken with probability
     \\(P(N \ge j) = c q^{j - 1}\\) and divided by it. Since v determines n, and N does not depend on v otherwise,
     the estimate is unbiased. q is the root of \\(\|w_n\| / \|w_{n - 1}\|\\), clipped to [0.5, 0.99]. The variance
-    is finite wherever the variance with `Geometric(0.5)` is, and if q is above the square of the limit of the
-    ratio.
+    is finite wherever the variance with `Geometric(0.5)` is, and if q is above the square of the ratio's limit.
 
     ```python
     import tensorflow as tf

@@ -59,7 +59,7 @@ def _sum_series(vjp, v, terms):
     """
 
     def body(k, sign, w, log_det, u, state):
-        w = tf.ensure_shape(vjp(w), w.shape)  # some activations' gradients forget their shape in a graph
+        w = vjp(w)
         weight, neumann_weight, state = terms.weigh(k, w, state)
         log_det += sign * weight / tf.cast(k, v.dtype) * _inner(w, v)
         u -= sign * _per_row(neumann_weight, v) * w
@@ -82,20 +82,17 @@ def _sum_odd_series(vjp, v, terms):
     `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
     """
 
-    def product(w):
-        return tf.ensure_shape(vjp(w), w.shape)
-
     def with_term(n, even, odd, log_det, u, state):
         weight, _, state = terms.weigh(n, odd, state)
         log_det -= 2 * weight / tf.cast(2 * n - 1, v.dtype) * _inner(odd, v)
         return n + 1, odd, log_det, u - 2 * _per_row(weight, v) * even, state
 
     def body(n, odd, log_det, u, state):
-        even = product(odd)
-        return with_term(n, even, product(even), log_det, u, state)
+        even = vjp(odd)
+        return with_term(n, even, vjp(even), log_det, u, state)
 
     none = tf.zeros(tf.shape(v)[:1], v.dtype)
-    start = with_term(tf.constant(1), v, product(v), none, tf.zeros_like(v), terms.state)
+    start = with_term(tf.constant(1), v, vjp(v), none, tf.zeros_like(v), terms.state)
     *_, log_det, u, _ = _while_more(terms, body, start)
     return log_det, u
 
@@ -138,8 +135,11 @@ def power_series_log_det(
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
             gx = tf.cast(given([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
-        sum_series = _sum_odd_series if odd else _sum_series
-        log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
+
+        def vjp(w):  # some activations' gradients forget their shape in a graph
+            return tf.ensure_shape(tape.gradient(gx, x, w, unconnected_gradients="zero"), w.shape)
+
+        log_det, u = (_sum_odd_series if odd else _sum_series)(vjp, v, terms)
         # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
         with tf.control_dependencies([log_det]):
             y = inputs[0] + gx[: tf.shape(inputs[0])[0]]

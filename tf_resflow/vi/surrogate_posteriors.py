@@ -98,17 +98,9 @@ def flow_surrogate_posterior(
     size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
     if log_det_estimator is None:
         log_det_estimator = default_estimator(size, "inference")
-    flow = vector_flow(
-        size,
-        num_blocks,
-        hidden,
-        affine_layers=(0, affine_layers),
-        activation=activation,
-        coefficient=coefficient,
-        log_det_estimator=log_det_estimator,
-        seed=seed,
-        dtype=dtype.name,
-    )
+    options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "seed": seed}
+    options |= {"log_det_estimator": log_det_estimator, "dtype": dtype.name}
+    flow = vector_flow(size, num_blocks, hidden, affine_layers=(0, affine_layers), **options)
     base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=tf.ones([], dtype)), [size])
     bijector = Flow([flow, *into_events], validate_args=validate_args, name="surrogate") if into_events else flow
     return tfd.TransformedDistribution(
@@ -171,7 +163,8 @@ def _shapes(structure):
     if is_sequence and not all(isinstance(size, (int, np.integer)) for size in structure):
         parts = map(_shapes, structure)
         return kind(*parts) if hasattr(structure, "_fields") else kind(parts)
-    value = structure if is_sequence or isinstance(structure, tf.TensorShape) else tf.get_static_value(structure)
-    shape = tf.TensorShape(value)
+    if not is_sequence and not isinstance(structure, tf.TensorShape):
+        structure = tf.get_static_value(structure)
+    shape = tf.TensorShape(structure)
     shape.assert_is_fully_defined()
     return shape
