@@ -3,14 +3,12 @@
 import json
 import pathlib
 
-import numpy as np
 import pytest
-import tensorflow as tf
-from scipy import stats
 
 import tf_resflow as resflow
 from tf_resflow.flows.build import build_flow
 from tf_resflow.logdet import default_estimator
+from tf_resflow.models import evaluation_estimator
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity
 from tf_resflow.training.config import default_config
 
@@ -31,25 +29,22 @@ def noisy_density(size):
     return NoiseConditionedDensity(size, num_blocks=1, hidden=(4,))._model.evaluation_log_det_estimator
 
 
+def surrogate(size):
+    return resflow.vi.flow_surrogate_posterior([size], hidden=(4,), affine_layers=0)
+
+
+def flow_model(size):
+    return resflow.FlowModel(resflow.flows.vector_flow(size, 1, (4,)), [size])
+
+
+SMALL = {"num_blocks": 1, "width": 4}
 MAKERS = {
     "vector_flow": ("training", lambda n: estimators_of(resflow.flows.vector_flow(n, 1, (4,)))),
     "config": ("training", lambda n: estimators_of(configured(n)[1])),
-    "FlowDequantizer": (
-        "training",
-        lambda n: estimators_of(resflow.models.FlowDequantizer([n], num_blocks=1, width=4).flow),
-    ),
-    "flow_surrogate_posterior": (
-        "inference",
-        lambda n: estimators_of(resflow.vi.flow_surrogate_posterior([n], hidden=(4,), affine_layers=0).bijector),
-    ),
-    "FlowModel": (
-        "evaluation",
-        lambda n: [resflow.FlowModel(resflow.flows.vector_flow(n, 1, (4,)), [n]).evaluation_log_det_estimator],
-    ),
-    "evaluation_estimator": (
-        "evaluation",
-        lambda n: [resflow.models.evaluation_estimator(*configured(n), [n])[1]],
-    ),
+    "FlowDequantizer": ("training", lambda n: estimators_of(resflow.models.FlowDequantizer([n], **SMALL).flow)),
+    "flow_surrogate_posterior": ("inference", lambda n: estimators_of(surrogate(n).bijector)),
+    "FlowModel": ("evaluation", lambda n: [flow_model(n).evaluation_log_det_estimator]),
+    "evaluation_estimator": ("evaluation", lambda n: [evaluation_estimator(*configured(n), [n])[1]]),
     "NoiseConditionedDensity": ("scores", lambda n: [noisy_density(n)]),
 }
 
@@ -70,28 +65,6 @@ def test_small_events_are_exact_and_large_ones_unbiased(purpose):
     num = kinds.count("Exact")
     assert num >= 2 and kinds[:num] == ["Exact"] * num
     assert set(kinds[num:]) == {"RussianRoulette" if purpose in ("training", "inference") else "AdaptiveRoulette"}
-    with pytest.raises(ValueError, match="training, evaluation, inference, scores; got 'test'"):
-        default_estimator(2, "test")
-
-
-def test_evaluate_is_the_mean_of_dense_jacobians():
-    """And fit reports that number, too, before its first step changes weights."""
-    size = min(LARGEST.values())
-    x = np.random.default_rng(size).normal(size=[32, size]).astype("float32")
-    flow = resflow.flows.vector_flow(size, 2, (8, 8), seed=size)
-    model = resflow.FlowModel(flow, [size])
-    model.initialize(x)
-    model.compile("adamw")
-    with tf.GradientTape() as tape:
-        inputs = tf.constant(x)
-        tape.watch(inputs)
-        z = flow.forward(inputs)
-    _, log_dets = np.linalg.slogdet(tape.batch_jacobian(z, inputs).numpy().astype("float64"))
-    expected = -np.mean(stats.norm.logpdf(z).sum(axis=1) + log_dets)
-    found = [model.evaluate(x, verbose=0, return_dict=True)["loss"] for _ in range(3)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    trained = model.fit(x, batch_size=32, verbose=0).history["loss"][0]
-    np.testing.assert_allclose(trained, expected, rtol=1e-5)
 
 
 def test_the_crossovers_are_those_of_the_benchmark():

@@ -97,10 +97,7 @@ def test_structured_events(moved_surrogate):
 def test_refusals(moved_surrogate):
     for surrogate, message in (
         (tfd.Normal(0.0, 1.0), "made of a flow"),
-        (moved_surrogate({"a": [2], "b": []}), "tensors, lists or tuples.*dict"),
+        (moved_surrogate({"a": [2], "b": []}), "takes no dictionaries"),
     ):
         with pytest.raises(ValueError, match=message):
             resflow.vi.neutra_bijector(surrogate)
-    surrogate = moved_surrogate([2])
-    with pytest.raises(ValueError, match="before the tf.function"):
-        tf.function(lambda: resflow.vi.neutra_bijector(surrogate).forward(normal([1, 2])), autograph=False)()

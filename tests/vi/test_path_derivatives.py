@@ -141,20 +141,6 @@ class Wrapped(resflow.bijectors.FlowBijector):
         return self._flow.inverse_pass(y, context)
 
 
-def test_members_that_are_not_in_sequence_or_no_vectors(moved_surrogate):
-    """A flow inside of a bijector of the user's, and reshaped coordinates, which are scaled: as TFP's chain."""
-    flow = moved_surrogate([2]).bijector
-    scale = tfb.Scale(tf.constant([[0.5, 2.0]], tf.float64))
-    reshaped = [tfb.Reshape([1, 2], [2]), scale, tfb.Reshape([2], [1, 2])]
-    base = tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 1.0), [2])
-    gradients = []
-    for members in ([flow, *reshaped], [Wrapped(flow), *reshaped], [flow, tfb.Chain(reshaped[::-1])]):
-        view = with_path_derivative(tfd.TransformedDistribution(base, resflow.bijectors.Flow(members)))
-        gradients.append(flat(elbo_gradient(banana, view, flow.trainable_variables, tf.constant([1, 2]), num=3)[1]))
-    np.testing.assert_allclose(gradients[0], gradients[2], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(gradients[1], gradients[2], rtol=1e-9, atol=1e-12)
-
-
 def test_all_kinds_of_members_in_a_training_step():
     """Carried through each, and through all at once as one map: the same values and gradients, with fused kernels.
 

@@ -1,10 +1,9 @@
-"""The end of a fit, against NumPy on all losses at once, and in fits."""
+"""The rates and the end of a fit, against NumPy on all losses at once."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tf_resflow as resflow
 
@@ -22,14 +21,14 @@ def reference(losses, rate, factor):
         rates += [rate] * (len(part) - 1)
         if level and drops == DROPS:
             return [*rates, rate], i + WINDOW
-        drops, rate, before = (
-            (drops + 1, factor * rate, (np.inf, 0.0)) if level else (drops, rate, (mean, variance))
-        )
+        before = (mean, variance)
+        if level:
+            drops, rate, before = drops + 1, factor * rate, (np.inf, 0.0)
         rates.append(rate)
     return rates, len(losses)
 
 
-@pytest.mark.parametrize("way", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("way", ["graph", "xla"])
 def test_rates_and_the_end(way):
     """Losses that fall to different depths, with noise; those that are NaN end at once."""
     generator = np.random.default_rng(0)
@@ -50,9 +49,8 @@ def test_rates_and_the_end(way):
         )
         return i, rates.stack()
 
-    compiled = run if way == "eager" else tf.function(run, autograph=False, jit_compile=way == "xla")
-    ends = []
-    for depth, noise in CASES[:2] if way == "eager" else CASES:
+    compiled, ends = tf.function(run, autograph=False, jit_compile=way == "xla"), []
+    for depth, noise in CASES:
         losses = 1000.0 + depth * np.exp(-np.arange(300) / 40) + noise * generator.normal(size=300)
         losses = losses.astype(np.float64 if way == "graph" else np.float32)
         expected, end = reference(losses, 0.1, 0.5)
@@ -63,35 +61,8 @@ def test_rates_and_the_end(way):
     assert ends == sorted(ends) and ends[0] < ends[-1]
 
 
-def test_it_ends_a_fit():
-    """Of a Gaussian by a Gaussian: near the largest ELBO, 0, and the last loss is repeated."""
-    scale = tfp.util.TransformedVariable(1.0, tfp.bijectors.Exp())
-    surrogate = tfp.distributions.Normal(tf.Variable(0.0), scale)
-    optimizer = keras.optimizers.Adam(0.1)
-    losses = tfp.vi.fit_surrogate_posterior(
-        tfp.distributions.Normal(1.0, 0.5).log_prob,
-        surrogate,
-        optimizer,
-        2000,
-        convergence_criterion=resflow.vi.Plateau(optimizer, window=50),
-        sample_size=16,
-        seed=1,
-        jit_compile=True,
-    ).numpy()
-    last = np.argmax(losses == losses[-1])
-    assert 300 <= last + 1 < 1900 and np.all(losses[last:] == losses[-1])
-    np.testing.assert_allclose(optimizer.learning_rate, 0.1 * 0.1**2, rtol=1e-6)
-    assert abs(np.mean(losses[last - 50 : last])) < 0.02
-
-
-def test_refusals():
-    optimizer = keras.optimizers.Adam(0.1)
-    schedule = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10))
-    criterion, zeros = resflow.vi.Plateau(schedule), (tf.zeros([]), [], [])
+def test_a_schedule_is_refused():
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10))
+    criterion, zeros = resflow.vi.Plateau(optimizer), (tf.zeros([]), [], [])
     with pytest.raises(TypeError, match="learning rate is not settable"):
         criterion.one_step(1, *zeros, criterion.bootstrap(*zeros))
-    for options in ({"window": 1}, {"factor": 1.0}, {"factor": 0.0}, {"num_drops": -1}):
-        with pytest.raises(ValueError, match=f"got .*{next(iter(options))}="):
-            resflow.vi.Plateau(optimizer, **options)
-    with pytest.raises(ValueError, match=r"one loss; got losses of shape \(2,\)"):
-        resflow.vi.Plateau(optimizer).bootstrap(tf.zeros([2]), [], [])

@@ -8,7 +8,7 @@ from tf_resflow.bijectors.base import Context, Pass
 from tf_resflow.bijectors.networks import Networks, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers.program import bind
-from tf_resflow.logdet.elimination import inverse_of
+from tf_resflow.logdet.elimination import log_det_and_inverse
 from tf_resflow.solvers import Solution
 from tf_resflow.solvers.residual_inverse import solve_residual
 from tf_resflow.typing import TensorLike
@@ -56,7 +56,7 @@ class MonotoneBlock(ResidualBlock):
         """The Jacobian of the block at x, of which y is the image: 2 (I + J)^-1 - I, see `ResidualBlock`."""
         factor = super().jacobian((x + y) / _SQRT2, y, condition, networks)
         eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
-        return 2.0 * tf.transpose(inverse_of(tf.transpose(factor, [1, 2, 0])), [2, 0, 1]) - eye
+        return 2.0 * tf.transpose(log_det_and_inverse(tf.transpose(factor, [1, 2, 0]))[1], [2, 0, 1]) - eye
 
     def _lipschitz_constants(self, certified, bound):
         residual = super()._lipschitz_constants(certified, bound)

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from tf_resflow import progress, training
 from tf_resflow.extras import extra
-from tf_resflow.flows.kinds import ESTIMATORS
+from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
 

@@ -1,7 +1,6 @@
 from .branches import conv_branch, dense_branch, dense_net_branch
 from .classifier import multiscale_classifier
-from .image_blocks import coupling_image_block, residual_image_block
-from .image_flows import image_flow
+from .image_flows import coupling_image_block, image_flow, residual_image_block
 from .networks import autoregressive_network, coupling_network, dense_coupling_network
 from .vector_flows import vector_flow
 

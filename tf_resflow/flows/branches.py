@@ -3,19 +3,28 @@
 import collections
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from tf_resflow import layers
-from tf_resflow.defaults import COEFFICIENT
-from tf_resflow.flows.activations import Activation, make_activation
+from tf_resflow.flows.names import ACTIVATION_LAYERS
 from tf_resflow.flows.networks import DType, EventShape, network_policy, shape_of_event, shifted, stacked
+from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 
-__all__ = ["check_dense_net", "conv_branch", "dense_branch", "dense_net_branch"]
-
+Activation = str | Callable[..., Any]
 Norms = Sequence[float] | str | None
+
+
+def make_activation(activation: Activation, **kwargs: Any) -> Any:
+    """A new Keras layer, with a name and a dtype, of an activation as in `dense_branch`."""
+    if isinstance(activation, keras.layers.Layer):
+        return type(activation).from_config({**activation.get_config(), **kwargs})
+    if activation in ACTIVATION_LAYERS:
+        activation = getattr(layers, ACTIVATION_LAYERS[activation])
+    return activation(**kwargs) if isinstance(activation, type) else keras.layers.Activation(activation, **kwargs)
 
 
 class _Layers:
@@ -23,7 +32,6 @@ class _Layers:
 
     def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, dtype):
         self.policy = network_policy(dtype)
-        self._dtype = self.policy.name
         if norms is None:
             norms = (2.0,) * (num_layers + 1)
         elif norms == "learned":
@@ -34,14 +42,15 @@ class _Layers:
             raise ValueError(
                 f"{num_layers} layers need {num_layers + 1} norms (before, between and after them); got {norms}."
             )
-        self._activation, self._coefficient = activation, coefficient
-        self._norms, self._normalization = tuple(norms), normalization
+        self._activation, self._norms = activation, norms
+        self._options = {"coefficient": coefficient, "dtype": self.policy.name}
+        self._normalization = normalization
         self._seeds = np.random.default_rng(seed)
         self._counts: collections.Counter[str] = collections.Counter()
 
     def activation(self):
         label = self._activation if isinstance(self._activation, str) else "activation"
-        return make_activation(self._activation, dtype=self._dtype, name=self._name(label))
+        return make_activation(self._activation, dtype=self.policy.name, name=self._name(label))
 
     def dense(self, units):
         return layers.LipschitzDense(units, **self._linear("dense"))
@@ -50,7 +59,7 @@ class _Layers:
         return layers.LipschitzConv2D(filters, kernel_size, **self._linear("conv"))
 
     def concatenation(self):
-        return layers.LearnableConcatenation(self._coefficient, dtype=self._dtype, name=self._name("concatenation"))
+        return layers.LearnableConcatenation(**self._options, name=self._name("concatenation"))
 
     def initializer(self):
         """The initializer of the next kernel."""
@@ -60,12 +69,11 @@ class _Layers:
     def _linear(self, label):
         domain, codomain = self._norms[self._counts[label] :][:2]
         return {
-            "coefficient": self._coefficient,
+            **self._options,
             "domain": domain,
             "codomain": codomain,
             "normalization": self._normalization,
             "kernel_initializer": self.initializer(),
-            "dtype": self._dtype,
             "name": self._name(label),
         }
 
@@ -104,19 +112,14 @@ def conv_branch(
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
-    Raises:
-      ValueError: if there is a condition and a single layer, whose derivative would not depend on the condition.
-
     References:
       Chen et al. 2019, Appendix E.
     """
     event_shape = shape_of_event(event_shape, "an image")
-    if condition_size is not None and len(kernels) < 2:
-        raise ValueError("A branch with a condition needs two layers: give two kernels.")
     make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, dtype)
     widths = [width] * (len(kernels) - 1) + [event_shape[-1]]
     linear = [functools.partial(make.conv, *sizes) for sizes in zip(widths, kernels, strict=True)]
-    return _branch(make, event_shape, linear, preactivation, condition_size, (1, 1, width))
+    return _branch(make, event_shape, linear, preactivation, condition_size, (1, 1, widths[0]))
 
 
 def dense_branch(
@@ -143,8 +146,8 @@ def dense_branch(
       coefficient: Lipschitz bound of each layer.
       norms: orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" for
         orders that the branch learns, starting at 2, where the last order equals the first.
-      normalization: how kernels are normalized: "induced", by an estimate of their norms; or "schatten", by an
-        upper bound of the norm 2 -> 2 (see `tf_resflow.layers.LipschitzDense`).
+      normalization: "induced" normalizes kernels by an estimate of their norms; "schatten" normalizes by an upper
+        bound of the norm 2 -> 2, and requires norms of order 2 (see `tf_resflow.layers.LipschitzDense`).
       preactivation: whether an activation comes first.
       condition_size: size of a condition vector. An unconstrained dense layer of the condition shifts the output
         of the first layer. `None` for an unconditional branch.
@@ -153,10 +156,6 @@ def dense_branch(
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
-
-    Raises:
-      ValueError: for an unknown activation or normalization, a wrong number of norms, or norms other than 2 with
-        "schatten".
     """
     event_shape = shape_of_event(event_shape)
     make = _Layers(len(hidden) + 1, activation, coefficient, norms, normalization, seed, dtype)
@@ -217,9 +216,6 @@ def dense_net_branch(
     Returns:
       A built `keras.Model` of x, or of `[x, condition]`.
 
-    Raises:
-      ValueError: for a growth that the activation cannot produce.
-
     References:
       Perugachi-Diaz et al. 2021, Section 3; the fully connected blocks of its code have a stem of 64.
     """
@@ -232,33 +228,30 @@ def dense_net_branch(
     is_image = len(event_shape) == 3 and kernel_size is not None
     shape = event_shape if is_image else (math.prod(event_shape),)
 
-    def linear(units, size=kernel_size):
-        return make.conv(units, size) if is_image else make.dense(units)
-
     shapes = [event_shape] + ([] if condition_size is None else [(condition_size,)])
     inputs = [keras.Input(each, dtype=policy.variable_dtype) for each in shapes]
     conditions = inputs[1:]
 
-    def applied(layer, h):
-        """The output of the layer. The condition shifts the output of the first layer."""
-        h = layer(h)
+    def linear(h, units, size=kernel_size):
+        """The output of the next linear layer. The condition shifts the output of the first one."""
+        h = (make.conv(units, size) if is_image else make.dense(units))(h)
         if not conditions:
             return h
-        shift_shape = (*(1,) * (len(shape) - 1), h.shape[-1])
+        shift_shape = (*(1,) * (len(shape) - 1), units)
         return shifted(h, conditions.pop(), shift_shape, make.initializer(), policy)
 
     h = inputs[0] if len(shape) == len(event_shape) else keras.layers.Flatten(dtype=policy.name)(inputs[0])
     if stem is not None:
-        h = applied(linear(stem), h)
+        h = linear(h, stem)
     for _ in range(depth):
-        h = make.concatenation()([h, make.activation()(applied(linear(growth // parts), h))])
-    h = linear(shape[-1], 1)(h)
+        h = make.concatenation()([h, make.activation()(linear(h, growth // parts))])
+    h = linear(h, shape[-1], 1)
     if len(shape) != len(event_shape):
         h = keras.layers.Reshape(event_shape, dtype=policy.name)(h)
     return keras.Model(inputs, h, name="branch")
 
 
-def check_dense_net(norms: Norms) -> None:
-    """Raises ValueError unless all orders are 2, as a DenseNet requires."""
-    if norms is not None and (isinstance(norms, str) or any(order != 2 for order in norms)):
+def check_dense_net(dense_net: tuple[int, int] | None, norms: Norms) -> None:
+    """Raises a ValueError for norms with a DenseNet, which would not have them."""
+    if dense_net is not None and norms is not None:
         raise ValueError(f"A DenseNet is Lipschitz in the norm of order 2 only: leave norms out; got {norms!r}.")

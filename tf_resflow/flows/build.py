@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.flows.image_blocks import coupling_image_block, residual_image_block
-from tf_resflow.flows.image_flows import image_flow
-from tf_resflow.flows.kinds import COUPLINGS, RESIDUAL_BLOCKS
+from tf_resflow.flows.image_flows import coupling_image_block, image_flow, residual_image_block
+from tf_resflow.flows.names import COUPLINGS, RESIDUAL_BLOCKS
 from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.typing import TensorLike
 
 if TYPE_CHECKING:
     from tf_resflow.config_fields import ConfigDict
-
-__all__ = ["build_estimator", "build_flow"]
 
 # Fields that are arguments of `image_flow`.
 _IMAGE_FIELDS = (
@@ -31,18 +28,13 @@ def build_estimator(
     With `per_example` each example draws its own number of terms. "automatic" is the roulette.
     """
     kind = kind or config.kind
-    estimator = getattr(logdet, _camel_case("russian_roulette" if kind == "automatic" else kind))
+    name = "russian_roulette" if kind == "automatic" else kind
+    estimator = getattr(logdet, name.title().replace("_", ""))
     settings = {**config, "probes": "colored", "per_example": per_example}
     settings["num_probes"] = num_probes or config.num_probes
-    names = {field.name for field in dataclasses.fields(estimator)}
-    arguments = {name: value for name, value in settings.items() if name in names}
-    if "distribution" in arguments:
-        arguments["distribution"] = getattr(logdet, _camel_case(config.distribution))(config.p)
-    return estimator(**arguments)
-
-
-def _camel_case(name):
-    return name.title().replace("_", "")
+    settings["distribution"] = getattr(logdet, config.distribution.title())(config.p)
+    names = [field.name for field in dataclasses.fields(estimator)]
+    return estimator(**{name: settings[name] for name in names if name in settings})
 
 
 def build_flow(

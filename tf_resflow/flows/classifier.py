@@ -11,8 +11,6 @@ from tf_resflow import bijectors
 from tf_resflow.flows.networks import network_policy
 from tf_resflow.typing import TensorLike
 
-__all__ = ["ActNormLayer", "initialize_classifier", "multiscale_classifier"]
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class ActNormLayer(keras.layers.Layer):
@@ -25,20 +23,10 @@ class ActNormLayer(keras.layers.Layer):
         self._parameters = self.act_norm.keras_variables
         self.built = True
 
-    def initialize(self, x: TensorLike) -> None:
-        """Sets the parameters so that each channel of the output for `x` has mean 0 and variance 1."""
-        self.act_norm.initialize(x)
-
     def call(self, inputs: TensorLike) -> tf.Tensor:
-        """The normalized input."""
         return tf.cast(self.act_norm.forward(tf.cast(inputs, self.variable_dtype)), self.compute_dtype)
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Sequence[int | None]:
-        """The shape of the input."""
-        return input_shape
-
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
         return {**super().get_config(), "channels": self.channels}
 
 
@@ -105,4 +93,4 @@ def initialize_classifier(classifier: keras.Model, features: Sequence[TensorLike
     """Sets every `ActNormLayer` of a functional classifier from the features of a batch."""
     for layer in classifier.layers:
         if isinstance(layer, ActNormLayer):
-            layer.initialize(keras.Model(classifier.inputs, layer.input)(features))
+            layer.act_norm.initialize(keras.Model(classifier.inputs, layer.input)(features))

@@ -1,25 +1,24 @@
 """The `model` and `hybrid` sections of a config: their fields, defaults and rules."""
 
 import math
-from typing import Any
 
 from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
-from tf_resflow.defaults import COEFFICIENT
-from tf_resflow.flows.activations import ACTIVATIONS
-from tf_resflow.flows.kinds import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
-
-__all__ = ["HYBRID_FIELDS", "MODEL_FIELDS", "check_model"]
+from tf_resflow.flows.names import ACTIVATIONS, COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 
 
-def _are_whole(numbers: Any, least: int) -> bool:
+def _are_whole(numbers, least):
     return all(isinstance(number, int) and number >= least for number in numbers)
 
 
-def _are_orders(norms: Any) -> bool:
+def _are_kernels(sizes):
+    return sizes and _are_whole(sizes, 1) and all(size % 2 for size in sizes)
+
+
+def _are_orders(norms):
     return all(isinstance(order, (int, float)) and order >= 1 for order in norms)
 
 
-def _estimator(kind: str, num_exact_terms: int, *more_kinds: str) -> dict[str, Any]:
+def _estimator(kind, num_exact_terms, *more_kinds):
     """The kind, and the arguments of the estimators, by their names."""
     return {
         "kind": Field(kind, one_of(*more_kinds, *ESTIMATORS)),
@@ -38,14 +37,8 @@ def _estimator(kind: str, num_exact_terms: int, *more_kinds: str) -> dict[str, A
 MODEL_FIELDS = {
     "kind": Field("image", one_of("image", "vector")),
     # Blocks of each scale; vectors have one scale, with the sum of these numbers.
-    "num_blocks": Field(
-        (4, 4),
-        Rule(
-            lambda v: _are_whole(v, 0) and sum(v) > 0,
-            "a tuple of whole numbers, such as (4, 4), with at least one block",
-        ),
-    ),
-    "coefficient": Field(COEFFICIENT, ABOVE_0),  # Lipschitz bound of each linear layer
+    "num_blocks": Field((4, 4), Rule(lambda v: _are_whole(v, 0) and sum(v) > 0, "a tuple such as (4, 4)")),
+    "coefficient": Field(0.98, ABOVE_0),  # Lipschitz bound of each linear layer, as in `layers.lipschitz_layer`
     # "automatic": cpila in vectors with norms of order 2, else lipswish.
     "activation": Field("automatic", one_of("automatic", *ACTIVATIONS)),
     # Orders of the norms before, between and after the layers. Any number of twos stands for 2 everywhere.
@@ -64,24 +57,15 @@ MODEL_FIELDS = {
     "branch": Field("plain", one_of("plain", "dense_net")),
     "depth": Field(3, AT_LEAST_1),
     "growth": Field(32, AT_LEAST_1),  # channels that each of so many concatenations adds
-    # Vectors.
-    # Affine autoregressive layers before and after the blocks.
-    "affine_layers": Field(
-        (0, 0), Rule(lambda v: len(v) == 2 and _are_whole(v, 0), "two whole numbers, such as (2, 0)")
-    ),
+    # Vectors. First the affine autoregressive layers before and after the blocks.
+    "affine_layers": Field((0, 0), Rule(lambda v: len(v) == 2 and _are_whole(v, 0), "two numbers, such as (2, 0)")),
     "hidden": Field((64, 64, 64), Rule(lambda v: _are_whole(v, 1), "a tuple of widths, such as (64, 64, 64)")),
     # Couplings are for images, and have no coefficient, activation or norms.
     "block": Field("residual", one_of(*RESIDUAL_BLOCKS, *COUPLINGS)),
     # Images.
     "inv_1x1_conv": False,  # an invertible 1x1 convolution before each convolutional block
     "width": Field(64, AT_LEAST_1),
-    "kernels": Field(
-        (3, 1, 3),
-        Rule(
-            lambda v: v and _are_whole(v, 1) and all(size % 2 for size in v),
-            "a tuple of odd kernel sizes, such as (3, 1, 3)",
-        ),
-    ),
+    "kernels": Field((3, 1, 3), Rule(_are_kernels, "a tuple of odd kernel sizes, such as (3, 1, 3)")),
     "num_fc_blocks": Field(4, AT_LEAST_0),  # fully connected blocks at the end
     "fc_width": Field(64, AT_LEAST_1),
     # None or 0: no logit. A hybrid model then normalizes each channel by its mean and standard deviation.
@@ -111,15 +95,14 @@ HYBRID_FIELDS = {
 
 def check_model(model: ConfigDict) -> None:
     """Raises a ValueError if a field of a `model` section would be ignored because of another one."""
-    has_branches = model.block in RESIDUAL_BLOCKS
-    if model.kind == "vector" and (not has_branches or model.inv_1x1_conv or model.whiten):
+    is_coupling, names = model.block in COUPLINGS, ", ".join(RESIDUAL_BLOCKS)
+    if model.kind == "vector" and (is_coupling or model.inv_1x1_conv or model.whiten):
         raise ValueError(
             f"config.model.block is {model.block!r}, config.model.inv_1x1_conv is {model.inv_1x1_conv} and "
-            f"config.model.whiten is {model.whiten}, but flows on vectors have no couplings or convolutions: set "
-            f"the block to one of {', '.join(RESIDUAL_BLOCKS)}, and the others to False."
+            f"config.model.whiten is {model.whiten}, but a flow on vectors has one of {names}, and no convolutions."
         )
-    if model.branch == "dense_net" and not has_branches:
+    if model.branch == "dense_net" and is_coupling:
         raise ValueError(
             f"config.model.branch is 'dense_net', but config.model.block is {model.block!r}: set the branch to "
-            f"'plain', or the block to one of {', '.join(RESIDUAL_BLOCKS)}."
+            f"'plain', or the block to one of {names}."
         )

@@ -1,15 +1,118 @@
-"""The paper's multi-scale flow on images."""
+"""The paper's multi-scale flow on images, and the makers of its blocks."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from tf_resflow import bijectors
-from tf_resflow.flows.image_blocks import BlockMaker, BlockSpec, residual_image_block
-from tf_resflow.flows.networks import DType, EventShape, network_policy, shape_of_event
+from tf_resflow.flows import branches, networks
+from tf_resflow.flows.branches import Activation, Norms
+from tf_resflow.flows.networks import DType, EventShape
+from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.typing import TensorLike
 
-__all__ = ["image_flow"]
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """The description of a block that `image_flow` passes to its maker; see `image_flow`."""
+
+    name: str
+    event_shape: tuple[int, ...]
+    width: int
+    kernels: Sequence[int]
+    dense: bool
+    scale: int
+    index: int
+    seed: int
+    dtype: str
+    condition_size: int | None
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the inner layers of a fully connected block."""
+        return (self.width,) * (len(self.kernels) - 1)
+
+
+BlockMaker = Callable[[BlockSpec], bijectors.FlowBijector]
+
+
+def residual_image_block(
+    block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
+    *,
+    activation: Activation = "lipswish",
+    coefficient: float = COEFFICIENT,
+    norms: Norms = None,
+    normalization: str = "induced",
+    dense_net: tuple[int, int] | None = None,
+    log_det_estimator: Callable[..., Any] | None = None,
+    inverse_solver: Callable[..., Any] | None = None,
+    lipschitz_constant: float | None = None,
+) -> BlockMaker:
+    """Returns a maker of residual blocks, pre-activated except for the first block of the flow.
+
+    Args:
+      block: `tf_resflow.bijectors.ResidualBlock` or `tf_resflow.bijectors.MonotoneBlock`.
+      activation: see `tf_resflow.flows.dense_branch`, as for `coefficient`, `norms` and `normalization`.
+      dense_net: depth and growth of a `dense_net_branch`, which replaces the convolutions with `kernels` and the
+        pre-activation. The branch of a fully connected block has the same depth, starts with a layer of `fc_width`
+        units, and grows by half of them each time, as in the published code.
+      log_det_estimator: see the block, as for `inverse_solver` and `lipschitz_constant`.
+
+    Returns:
+      A maker of blocks for `image_flow`.
+    """
+    branches.check_dense_net(dense_net, norms)
+
+    def make_branch(spec):
+        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
+        options |= {"normalization": normalization, "condition_size": spec.condition_size}
+        options |= {"seed": spec.seed, "dtype": spec.dtype}
+        if dense_net is not None and spec.dense:
+            options |= {"kernel_size": None, "stem": spec.width}
+            return branches.dense_net_branch(spec.event_shape, dense_net[0], spec.width // 2, **options)
+        if dense_net is not None:
+            return branches.dense_net_branch(spec.event_shape, *dense_net, **options)
+        if spec.dense:
+            return branches.dense_branch(spec.event_shape, spec.hidden, norms=norms, preactivation=True, **options)
+        options |= {"norms": norms, "preactivation": spec.scale > 0 or spec.index > 0}
+        return branches.conv_branch(spec.event_shape, spec.width, spec.kernels, **options)
+
+    def make(spec):
+        return block(
+            make_branch(spec),
+            log_det_estimator=log_det_estimator,
+            inverse_solver=inverse_solver,
+            lipschitz_constant=lipschitz_constant,
+            has_condition=spec.condition_size is not None,
+            name=spec.name,
+        )
+
+    return make
+
+
+def coupling_image_block(coupling: type[bijectors.couplings.Coupling] = bijectors.AffineCoupling) -> BlockMaker:
+    """Returns a maker of couplings, whose unconstrained networks have the kernels and widths of residual blocks.
+
+    The couplings split by a checkerboard in the first scale and by channels in the others. The two parts swap
+    roles from each coupling to the next.
+
+    Args:
+      coupling: `tf_resflow.bijectors.AffineCoupling` or `tf_resflow.bijectors.AdditiveCoupling`.
+    """
+
+    def make(spec):
+        split = "channels" if spec.scale else "checkerboard"
+        options: dict[str, Any] = {"split": split, "num_parameters": coupling.num_parameters}
+        options |= {"condition_size": spec.condition_size, "seed": spec.seed, "dtype": spec.dtype}
+        if spec.dense:
+            network = networks.dense_coupling_network(spec.event_shape, spec.hidden, **options)
+        else:
+            network = networks.coupling_network(spec.event_shape, spec.width, spec.kernels, **options)
+        return coupling(network, split=split, swap=spec.index % 2 == 1, name=spec.name)
+
+    return make
 
 
 def image_flow(
@@ -78,16 +181,12 @@ def image_flow(
     Returns:
       A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
 
-    Raises:
-      ValueError: if the height or width cannot be halved as often as the scales require, `block` does not return
-        bijectors, or the dtype policy is unsupported.
-
     References:
       Chen et al. 2019, Section 5.2 and Appendix E; couplings in its comparison of hybrid models.
     """
-    event_shape = shape_of_event(event_shape, "an image")
+    event_shape = networks.shape_of_event(event_shape, "an image")
     make_block = residual_image_block() if block is None else block
-    policy = network_policy(dtype)
+    policy = networks.network_policy(dtype)
     dtype = policy.variable_dtype
     generator = np.random.default_rng(seed)
 
@@ -102,19 +201,9 @@ def image_flow(
             if inv_1x1_conv and not dense:
                 options = {"seed": next_seed(), "dtype": dtype, "name": f"{name}_conv_1x1"}
                 members.append(bijectors.InvertibleConv1x1(shape[-1], **options))
-            spec = BlockSpec(
-                name=name,
-                event_shape=shape,
-                width=fc_width if dense else width,
-                kernels=kernels,
-                dense=dense,
-                scale=scale,
-                index=index,
-                seed=next_seed(),
-                dtype=policy.name,
-                condition_size=condition_size,
-            )
-            members.append(make_block(spec))
+            size = fc_width if dense else width
+            shared = {"seed": next_seed(), "dtype": policy.name, "condition_size": condition_size}
+            members.append(make_block(BlockSpec(name, shape, size, kernels, dense, scale, index, **shared)))
             if act_norm:
                 options = {"per_channel": not dense, "dtype": dtype, "name": f"{name}_act_norm"}
                 members.append(bijectors.ActNorm(shape, **options))
@@ -142,7 +231,7 @@ def image_flow(
 def _preprocessing(event_shape, logit_alpha, mean, std, whiten, squeeze_first, dtype):
     head = [] if mean is None and std is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if head and logit_alpha is not None:
-        raise ValueError("The logit is for values in [0, 1], which mean and std change: give logit_alpha=None.")
+        raise ValueError("mean and std replace the logit: give logit_alpha=None.")
     if logit_alpha is not None:
         head.append(bijectors.Logit(logit_alpha))
     if whiten:

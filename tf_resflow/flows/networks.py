@@ -4,30 +4,17 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
 from tf_resflow.layers.masked_dense import MaskedDense
 
-__all__ = [
-    "DType",
-    "EventShape",
-    "autoregressive_network",
-    "coupling_network",
-    "dense_coupling_network",
-    "network_policy",
-    "shape_of_event",
-    "shifted",
-    "stacked",
-]
-
 DType: TypeAlias = str | keras.DTypePolicy | None
 EventShape: TypeAlias = int | Sequence[int]
 
 _EXAMPLES = {"a vector": (5,), "an image": (32, 32, 3)}
-_POLICIES = ("float32", "float64", "mixed_bfloat16")
 
 
 def network_policy(dtype: DType) -> keras.DTypePolicy:
@@ -36,10 +23,10 @@ def network_policy(dtype: DType) -> keras.DTypePolicy:
     Other variables of the flow have its `variable_dtype`.
     """
     policy = keras.dtype_policies.get(dtype)
-    if policy.name not in _POLICIES:
+    if policy.name not in ("float32", "float64", "mixed_bfloat16"):
         raise ValueError(
-            "The dtype policy of a flow, by default keras.config.dtype_policy(), must be one of "
-            f"{', '.join(_POLICIES)}; got {policy.name!r}. To compute in 16 bits in training, use 'mixed_bfloat16'."
+            "The dtype policy of a flow, by default keras.config.dtype_policy(), must be 'float32', 'float64' or "
+            f"'mixed_bfloat16' (16 bits in training); got {policy.name!r}."
         )
     return policy
 
@@ -52,7 +39,7 @@ def shape_of_event(event_shape: EventShape, kind: str | None = None) -> tuple[in
     return shape
 
 
-def shifted(h: Any, condition: Any, shape: Sequence[int], initializer: Any, policy: keras.DTypePolicy) -> Any:
+def shifted(h, condition, shape, initializer, policy):
     """The tensor h plus a dense layer of the condition, whose output has a shape that broadcasts to h."""
     dtype = policy.name
     shift = keras.layers.Dense(shape[-1], kernel_initializer=initializer, dtype=dtype, name="condition")(condition)
@@ -61,16 +48,7 @@ def shifted(h: Any, condition: Any, shape: Sequence[int], initializer: Any, poli
     return keras.layers.Add(dtype=dtype)([h, shift])
 
 
-def stacked(
-    name: str,
-    shape: Sequence[int],
-    head: Sequence[keras.layers.Layer],
-    tail: Sequence[keras.layers.Layer],
-    condition_size: int | Sequence[int] | None,
-    shift_shape: Sequence[int],
-    initializer: keras.initializers.Initializer | str,
-    policy: keras.DTypePolicy,
-) -> keras.Model:
+def stacked(name, shape, head, tail, condition_size, shift_shape, initializer, policy):
     """A model of layers in sequence. A dense layer of the condition, if there is one, shifts the head's output."""
     h = x = keras.Input(shape, dtype=policy.variable_dtype)
     if condition_size is None:
@@ -119,13 +97,10 @@ def coupling_network(
     event_shape = shape_of_event(event_shape, "an image")
     channels, outputs = _coupling_channels(event_shape, split, num_parameters)
     widths = [width] * (len(kernels) - 1) + [outputs]
-    linear = [
-        functools.partial(keras.layers.Conv2D, *sizes, padding="same")
-        for sizes in zip(widths, kernels, strict=True)
-    ]
-    return _unconstrained(
-        (*event_shape[:-1], channels), linear, "relu", condition_size, (1, 1, widths[0]), seed, dtype
-    )
+    conv = functools.partial(keras.layers.Conv2D, padding="same")
+    linear = [functools.partial(conv, *sizes) for sizes in zip(widths, kernels, strict=True)]
+    shape = (*event_shape[:-1], channels)
+    return _unconstrained(shape, linear, "relu", condition_size, (1, 1, widths[0]), seed, dtype)
 
 
 def dense_coupling_network(
@@ -203,10 +178,7 @@ def _coupling_channels(event_shape, split, num_parameters):
     if split == "checkerboard":
         return channels, num_parameters * channels
     if channels < 2:
-        raise ValueError(
-            f"Events of shape {event_shape} have one channel, which cannot be split: use split='checkerboard', or "
-            "squeeze the images first."
-        )
+        raise ValueError(f"split='channels' needs two channels; got events of shape {event_shape}.")
     return channels // 2, num_parameters * (channels - channels // 2)
 
 

@@ -6,21 +6,12 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
-from tf_resflow.defaults import COEFFICIENT
-from tf_resflow.flows.activations import Activation
-from tf_resflow.flows.branches import Norms, check_dense_net, dense_branch, dense_net_branch
-from tf_resflow.flows.networks import (
-    DType,
-    EventShape,
-    autoregressive_network,
-    dense_coupling_network,
-    network_policy,
-    shape_of_event,
-)
+from tf_resflow.flows import networks
+from tf_resflow.flows.branches import Activation, Norms, check_dense_net, dense_branch, dense_net_branch
+from tf_resflow.flows.networks import DType, EventShape
+from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.logdet import default_estimator
 from tf_resflow.typing import TensorLike
-
-__all__ = ["vector_flow"]
 
 
 def vector_flow(
@@ -81,41 +72,35 @@ def vector_flow(
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
     """
-    (size,) = event_shape = shape_of_event(event_shape, "a vector")
-    policy = network_policy(dtype)
+    (size,) = event_shape = networks.shape_of_event(event_shape, "a vector")
+    policy = networks.network_policy(dtype)
     dtype = policy.variable_dtype
     seeds = np.random.default_rng(seed)
-    shared: dict[str, Any] = {"condition_size": condition_size, "dtype": policy.name}
     if activation is None:
         activation = "cpila" if norms is None else "lipswish"
     if log_det_estimator is None:
         log_det_estimator = default_estimator(size, "training")
-    if dense_net is not None:
-        check_dense_net(norms)
+    check_dense_net(dense_net, norms)
 
-    def make_branch():
-        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
-        options |= {"normalization": normalization, "seed": int(seeds.integers(2**31)), **shared}
-        if dense_net is not None:
-            return dense_net_branch(event_shape, *dense_net, **options)
-        return dense_branch(event_shape, hidden, norms=norms, **options)
+    def shared():
+        return {"condition_size": condition_size, "seed": int(seeds.integers(2**31)), "dtype": policy.name}
 
     def make_block(i):
-        return block(
-            make_branch(),
-            log_det_estimator,
-            inverse_solver,
-            lipschitz_constant=lipschitz_constant,
-            has_condition=condition_size is not None,
-            name=f"block{i}",
-        )
+        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
+        options |= {"normalization": normalization, **shared()}
+        if dense_net is None:
+            branch = dense_branch(event_shape, hidden, norms=norms, **options)
+        else:
+            branch = dense_net_branch(event_shape, *dense_net, **options)
+        options = {"lipschitz_constant": lipschitz_constant, "has_condition": condition_size is not None}
+        return block(branch, log_det_estimator, inverse_solver, **options, name=f"block{i}")
 
     def make_affine(i):
-        is_odd, options = i % 2 == 1, {"seed": int(seeds.integers(2**31)), **shared}
+        is_odd, options = i % 2 == 1, shared()
         if issubclass(affine, bijectors.AffineCoupling):
-            network = dense_coupling_network(event_shape, hidden, **options)
+            network = networks.dense_coupling_network(event_shape, hidden, **options)
             return affine(network, swap=is_odd, name=f"affine{i}")
-        network = autoregressive_network(event_shape, hidden, reverse=is_odd, **options)
+        network = networks.autoregressive_network(event_shape, hidden, reverse=is_odd, **options)
         return affine(network, is_odd, name=f"affine{i}")
 
     blocks = list(map(make_block, range(num_blocks)))

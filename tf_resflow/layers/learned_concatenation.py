@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.defaults import COEFFICIENT
+from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.layers.operations import WeightedConcatenateOperation
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, check_order, register_rule

@@ -7,9 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
+from tf_resflow.layers.lipschitz_layer import COEFFICIENT, LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import ConvolutionOperation
 from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape

@@ -4,9 +4,8 @@ from typing import Any
 
 import keras
 
-from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.linear_operators import MatrixOperator
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule
+from tf_resflow.layers.lipschitz_layer import COEFFICIENT, LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import DenseOperation
 from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape

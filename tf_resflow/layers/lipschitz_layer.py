@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, is_order, stackable
@@ -17,6 +16,8 @@ from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, order_na
 from tf_resflow.layers.tracing import traced_once
 
 __all__ = ["LipschitzLayer", "LipschitzRule", "scaled_stack", "stacks", "update_stack"]
+
+COEFFICIENT = 0.98  # default Lipschitz bound of each linear layer, as in the published code
 
 _NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
 

@@ -10,29 +10,18 @@ import tensorflow as tf
 from tf_resflow.layers.tracing import in_one_pass
 from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
 
-__all__ = ["MOST_ELIMINATED", "inverse_of", "log_abs_det", "log_det_and_inverse"]
-
 MOST_ELIMINATED = 16  # largest size of a matrix that is inverted by operations that TFLite also has
 
 
 def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """log|det| of matrices I + J with a norm of J below 1, `[size, size, batch]`.
-
-    It is differentiable any number of times. With `fused` one kernel computes it together with the inverse, see
-    `in_one_pass`.
-    """
+    """log|det| of matrices I + J, with `fused` by one kernel that computes also the inverse, see `in_one_pass`."""
     if matrix.shape[0] <= MOST_ELIMINATED or (fused and not tf.executing_eagerly()) or is_xla():
         return log_det_and_inverse(matrix, fused=fused)[0]
     return tf.linalg.slogdet(tf.transpose(matrix, [2, 0, 1]))[1]
 
 
-def inverse_of(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """The inverses of the same kind of matrices."""
-    return log_det_and_inverse(matrix, fused=fused)[1]
-
-
 def log_det_and_inverse(matrix: tf.Tensor, *, fused: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-    """The results of `log_abs_det` and `inverse_of`."""
+    """The result of `log_abs_det`, and the inverses; both are differentiable any number of times."""
     with unrecorded():
         log_det, inverse = _solved(matrix, fused)
     return _with_inverse(matrix, log_det, inverse), _inverse(matrix, inverse)
@@ -61,12 +50,8 @@ def _eliminate(matrix):
     pivots = []
     for k, unit in enumerate(np.eye(matrix.shape[0], dtype=matrix.dtype.as_numpy_dtype)[..., np.newaxis]):
         pivots.append(matrix[k, k])
-        matrix = _swept(matrix, matrix[k], matrix[:, k], pivots[-1], unit)
+        matrix -= (matrix[:, k] - unit)[:, tf.newaxis] * ((matrix[k] + unit) / pivots[-1])
     return tf.reduce_sum(tf.math.log(tf.abs(tf.stack(pivots))), 0), matrix
-
-
-def _swept(matrix, row, column, pivot, unit):
-    return matrix - (column - unit)[:, tf.newaxis] * ((row + unit) / pivot)
 
 
 def _eliminate_in_loop(matrix):
@@ -77,7 +62,8 @@ def _eliminate_in_loop(matrix):
         row, column = tf.gather(matrix, k), tf.gather(matrix, k, axis=1)
         pivot = tf.gather(row, k)
         unit = tf.one_hot(k, size, dtype=matrix.dtype)[:, tf.newaxis]
-        return k + 1, _swept(matrix, row, column, pivot, unit), log_det + tf.math.log(tf.abs(pivot))
+        swept = matrix - (column - unit)[:, tf.newaxis] * ((row + unit) / pivot)
+        return k + 1, swept, log_det + tf.math.log(tf.abs(pivot))
 
     start = tf.constant(0), matrix, tf.zeros_like(matrix[0, 0])
     _, inverse, log_det = tf.while_loop(lambda k, *_: k < size, sweep, start, maximum_iterations=size)
@@ -85,13 +71,13 @@ def _eliminate_in_loop(matrix):
 
 
 @custom_gradient
-def _with_inverse(matrix, log_det_estimator, inverse):
+def _with_inverse(matrix, log_det, inverse):
     """log|det| of a matrix whose inverse is known; differentiable any number of times."""
 
     def grad(upstream):
         return upstream * _transposed(_inverse(matrix, inverse)), None, None
 
-    return tf.identity(log_det_estimator), grad
+    return tf.identity(log_det), grad
 
 
 @custom_gradient

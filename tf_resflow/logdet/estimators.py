@@ -8,7 +8,6 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -16,6 +15,7 @@ from tf_resflow.layers import LearnedOrder, lipschitz_constant
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import bind
+from tf_resflow.layers.rules import order_name
 from tf_resflow.layers.tracing import settings_key, traced_once
 from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
@@ -38,13 +38,9 @@ __all__ = [
 
 
 class LogDetEstimator(abc.ABC):
-    """Computes `y = x + g(x)` and `log|det(I + dg/dx)|` for a `ResidualBlock`.
+    """Computes `y = x + g(x)` and `log|det(I + dg/dx)|` for a `ResidualBlock`."""
 
-    Attributes:
-      is_random: whether the result depends on the seed.
-    """
-
-    is_random = True
+    is_random = True  # whether the result depends on the seed
 
     @abc.abstractmethod
     def __call__(
@@ -67,25 +63,17 @@ class LogDetEstimator(abc.ABC):
     ) -> tf.Tensor:
         r"""Returns the log-determinant of a `MonotoneBlock`, \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
 
-        Its series \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\) has odd powers only. Term n has the power
-        2 n - 1 and takes two products. The arguments are those of `__call__`.
-
-        Returns:
-          Log-determinants of shape `[batch]` (nats), differentiable.
+        Its series \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\) has odd powers only. The arguments are those
+        of `__call__`, and the result has shape `[batch]`.
 
         References:
           Ahn et al., Invertible Monotone Operators for Normalizing Flows, 2022.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} does not estimate the log-determinant of a MonotoneBlock: give it a method "
-            "log_det_ratio, or choose an estimator of tf_resflow.logdet."
-        )
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} does not estimate a MonotoneBlock: give it a method log_det_ratio.")
 
     def with_sets(self, num: int) -> "LogDetEstimator":
-        """Returns the estimator for batches of `num` equal parts whose examples share all random numbers.
-
-        The estimate of an example then does not depend on the other examples of its part.
-        """
+        """Returns the estimator for batches of `num` equal parts whose examples share all random numbers."""
         return self
 
     def num_rows(self, size: int) -> int:
@@ -96,14 +84,10 @@ class LogDetEstimator(abc.ABC):
 class _Estimator(LogDetEstimator):
     """An estimator whose two log-determinants have one implementation."""
 
-    def __call__(
-        self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None, *, seed: Seed = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, branch, x, condition=None, *, seed=None):
         return self._evaluate(branch, _inputs(x, condition), seed)
 
-    def log_det_ratio(
-        self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None, *, seed: Seed = None
-    ) -> tf.Tensor:
+    def log_det_ratio(self, branch, x, condition=None, *, seed=None):
         return self._evaluate(branch, _inputs(x, condition), seed, odd=True)[1]
 
     @abc.abstractmethod
@@ -149,25 +133,13 @@ class _SeriesEstimator(_Estimator):
             v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
             return v, self.terms(branch, v, term_seed)
 
-        return power_series_log_det(
-            bind(branch),
-            inputs,
-            num_probes,
-            draw,
-            stateless_seed(seed),
-            odd=odd,
-            key=settings_key(self, _KNOWN) if self._is_of_the_program else None,
-        )
-
-    _is_of_the_program = True  # whether the terms depend on the program and the weights of the branch alone
+        key, seed = settings_key(self, _SHARED), stateless_seed(seed)
+        return power_series_log_det(bind(branch), inputs, num_probes, draw, seed, odd=odd, key=key)
 
     def with_sets(self, num: int) -> LogDetEstimator:
-        """See `LogDetEstimator`."""
-        own_lengths: dict[str, Any] = {"per_example": True} if isinstance(self, _RandomLength) else {}
-        return dataclasses.replace(self, probe_sets=num, **own_lengths)
+        return dataclasses.replace(self, probe_sets=num)
 
     def num_rows(self, size: int) -> int:
-        """The number of probes; D probes make the trace exact."""
         if self.probes == "basis":
             return size
         return min(self.num_probes, size or self.num_probes) if self.probes == "colored" else self.num_probes
@@ -179,6 +151,9 @@ class _RandomLength(_SeriesEstimator):
 
     _: dataclasses.KW_ONLY
     per_example: bool = False
+
+    def with_sets(self, num: int) -> LogDetEstimator:
+        return dataclasses.replace(self, probe_sets=num, per_example=True)
 
     def _lengths(self, v, draw):
         """Draws one number, or one for each row of v, shared as the probes are; `draw` takes a shape."""
@@ -207,7 +182,7 @@ class RussianRoulette(_RandomLength):
     ```
 
     Args:
-      num_exact_terms: at least 0.
+      num_exact_terms: number of exact terms.
       distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The default takes 4
         terms in expectation.
       per_example: whether every example draws its own N. This suits evaluation: errors within a batch are
@@ -222,9 +197,6 @@ class RussianRoulette(_RandomLength):
         sequence, and all examples of a part share their probes and, with `per_example`, their N. The estimate of an
         example then does not depend on the other examples, as needed for serving.
 
-    Raises:
-      ValueError: if an argument is out of range.
-
     References:
       Chen et al. 2019, Theorem 1; Kahn 1955 (Russian roulette).
     """
@@ -232,16 +204,11 @@ class RussianRoulette(_RandomLength):
     num_exact_terms: int = 2
     distribution: TermDistribution = Geometric(0.5)
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("num_exact_terms", self.num_exact_terms >= 0, "at least 0")
-
     def finite_variance(self, lipschitz_constant: float) -> bool:
         """Returns whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
         return self.distribution.finite_variance(lipschitz_constant)
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
-        """The exact terms and N more, with N from the distribution."""
         drawn = self._lengths(v, lambda shape: self.distribution.sample(shape, seed))
         last = self.num_exact_terms + drawn
         stop = tf.reduce_max(last) if self.per_example else last
@@ -264,7 +231,7 @@ class PowerSeries(_SeriesEstimator):
     Neumann series stops one term earlier.
 
     Args:
-      num_terms: at least 1.
+      num_terms: number of terms.
       probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
 
     References:
@@ -273,12 +240,7 @@ class PowerSeries(_SeriesEstimator):
 
     num_terms: int = 10
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("num_terms", self.num_terms >= 1, "at least 1")
-
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
-        """The first `num_terms`, with weight 1."""
         one = tf.ones([], v.dtype)
 
         def weigh(k, w, state):
@@ -305,8 +267,7 @@ class AdaptiveSeries(_SeriesEstimator):
       probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
 
     Raises:
-      ValueError: if an argument is out of range; when called, if the branch has no known bound, or if its layers
-        bound it in the norm of another order.
+      ValueError: when called, if the branch has no known bound, or its layers bound it in another norm.
       InvalidArgumentError: if a computed bound is not below 1.
     """
 
@@ -319,18 +280,20 @@ class AdaptiveSeries(_SeriesEstimator):
         super().__post_init__()
         self._check("tolerance", self.tolerance > 0, "positive")
         self._check("lipschitz_constant", 0 <= (self.lipschitz_constant or 0) < 1, "at least 0 and below 1")
-        self.order = None if self.order is None else float(self.order)
-
-    @property
-    def _is_of_the_program(self):  # type: ignore[override]
-        return self.lipschitz_constant is not None and self.order is not None  # not on settings of its layers
 
     def _bound(self, branch, dtype):
         """The bound of the branch, and the order p of the norm in which it holds."""
-        given = self.lipschitz_constant
-        order = self.order if self._is_of_the_program else self._order_of(branch)
-        if given is not None:
-            return tf.constant(given, dtype), order
+        if self.lipschitz_constant is not None and self.order is not None:
+            return tf.constant(self.lipschitz_constant, dtype), self.order
+        order = lipschitz_order(branch)
+        if self.order not in (None, order):
+            raise ValueError(
+                f"AdaptiveSeries has order={self.order:g}, but the layers of the branch bound it in the norm of "
+                f"order {order_name(order)}: leave order out, or pass a lipschitz_constant in the other norm."
+            )
+        order = tf.stop_gradient(order.order()) if isinstance(order, LearnedOrder) else order
+        if self.lipschitz_constant is not None:
+            return tf.constant(self.lipschitz_constant, dtype), order
         bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
         tf.debugging.assert_less(
             bound,
@@ -340,25 +303,7 @@ class AdaptiveSeries(_SeriesEstimator):
         )
         return bound, order
 
-    def _order_of(self, branch):
-        """The order of the norm in which its layers bound a branch; raises if `order` differs."""
-        try:
-            order = lipschitz_order(branch)
-        except ValueError as error:
-            raise ValueError(
-                f"AdaptiveSeries needs a branch whose Lipschitz constant is certified. {error} Or pass a "
-                "lipschitz_constant= and the order= of its norm, or use another estimator."
-            ) from error
-        if self.order not in (None, order):
-            name = order.name if isinstance(order, LearnedOrder) else f"{order:g}"
-            raise ValueError(
-                f"AdaptiveSeries has order={self.order:g}, but the layers of the branch bound it in the norm of "
-                f"order {name}: leave order out, or pass a lipschitz_constant in the norm of order {self.order:g}."
-            )
-        return tf.stop_gradient(order.order()) if isinstance(order, LearnedOrder) else order
-
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
-        """As many as the tolerance needs, with weight 1."""
         bound, order = self._bound(branch, v.dtype)
         one = tf.ones([], v.dtype)
         factor = bound / (1.0 - bound) * lp_norm(v, order)
@@ -382,10 +327,7 @@ class AdaptiveRoulette(_RandomLength):
     \\(w_k = (J^T)^k v\\), or if \\(n = \mathrm{max\_exact\_terms}\\). Term \\(n + j\\) is taken with probability
     \\(P(N \ge j) = c q^{j - 1}\\) and divided by it. Since v determines n, and N does not depend on v otherwise,
     the estimate is unbiased. q is the root of \\(\|w_n\| / \|w_{n - 1}\|\\), clipped to [0.5, 0.99]. The variance
-    is finite wherever the variance with `Geometric(0.5)` is, and if q is above the square of the limit of the
-    ratio.
-
-    A series that decays by 1/5 per term, which is common in trained flows, takes 2 to 4 terms at 1e-2.
+    is finite wherever the variance with `Geometric(0.5)` is, and if q is above the square of the ratio's limit.
 
     ```python
     import tensorflow as tf
@@ -397,8 +339,8 @@ class AdaptiveRoulette(_RandomLength):
     ```
 
     Args:
-      rtol: the relative size at which exact terms stop, in (0, 1).
-      max_exact_terms: at least 1; a limit for series that decay slowly.
+      rtol: the relative size at which exact terms stop.
+      max_exact_terms: a limit for series that decay slowly.
       chance: c, the probability that any term after the exact ones is taken, in (0, 1). By default 0.01 if each
         example draws its N, because all examples take as many terms as the largest N of the batch; 0.5 if one N is
         shared, as in training, where rare terms with a large weight would be outliers.
@@ -414,14 +356,12 @@ class AdaptiveRoulette(_RandomLength):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check("rtol", 0 < self.rtol < 1, "in (0, 1)")
         self._check("chance", self.chance is None or 0 < self.chance < 1, "in (0, 1)")
-        self._check("max_exact_terms", self.max_exact_terms >= 1, "at least 1")
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
-        """Exact terms until the rule of the class holds, and N more."""
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
-        uniform = self._lengths(v, lambda shape: _below_1(random_uniform(shape, seed, tf.float64)))
+        uniform = self._lengths(v, lambda shape: random_uniform(shape, seed, tf.float64))
+        uniform = tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)  # none is rounded to 1
         size = _norm(v)
 
         def survival(k, state):
@@ -444,11 +384,6 @@ class AdaptiveRoulette(_RandomLength):
             return weight, weight, state
 
         return Terms(more, weigh, (tf.zeros(tf.shape(size), tf.int32), tf.zeros_like(size), size))
-
-
-def _below_1(uniform):
-    """Numbers in [0, 1) in float32, none of them rounded to 1."""
-    return tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)
 
 
 def _norm(w):
@@ -506,11 +441,11 @@ class Exact(_Estimator):
         return gx, tf.eye(jacobian.shape[0], dtype=jacobian.dtype)[..., tf.newaxis], jacobian
 
     def num_rows(self, size: int) -> int:
-        """One for each coordinate."""
         return size
 
 
-_KNOWN = (AdaptiveRoulette, AdaptiveSeries, Geometric, Poisson, PowerSeries, RussianRoulette)
+# Whose terms depend on the program and the weights of a branch alone, not on other settings of its layers.
+_SHARED = (AdaptiveRoulette, Geometric, Poisson, PowerSeries, RussianRoulette)
 
 
 def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -561,36 +496,30 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
       event_size: number of coordinates of an event.
       purpose: a key of the table.
     """
-    if purpose not in _LARGEST_EXACT:
-        raise ValueError(f"purpose must be one of {', '.join(_LARGEST_EXACT)}; got {purpose!r}.")
     if event_size <= _LARGEST_EXACT[purpose]:
         return Exact()
-    is_training = purpose in ("training", "inference")
-    return RussianRoulette(probes="colored") if is_training else AdaptiveRoulette(per_example=True)
+    if purpose in ("training", "inference"):
+        return RussianRoulette(probes="colored")
+    return AdaptiveRoulette(per_example=True)
 
 
 class UnseededEstimateWarning(UserWarning):
-    """Issued once per process, when a random estimate of a log-determinant got no seed.
-
-    A caller that wants fresh random numbers passes `seed=None`, and gets no warning.
-    """
+    """Issued once per process, when a random estimate got no seed, not even `seed=None` for a fresh one."""
 
 
 _has_warned = False
 
 
 def warn_unseeded(name: str) -> None:
-    """Issues the warning for the block of this name, unless the process has already issued it."""
+    """Warns about the block of this name, once per process."""
     global _has_warned
-    if _has_warned:
-        return
-    warnings.warn(
-        f"The block {name!r} estimated a log-determinant without a seed: the value is random, and differs at each "
-        'call. Pass a seed, as by log_prob(x, bijector_kwargs={"seed": 1}). Where the caller passes none on, as in '
-        "MCMC, mixtures and joint distributions, make log-determinants exact: "
-        "tf_resflow.bijectors.with_log_det_estimator(density, tf_resflow.logdet.Exact()). This warning is issued "
-        "once per process.",
-        UnseededEstimateWarning,
-        stacklevel=3,
-    )
-    _has_warned = True
+    if not _has_warned:
+        warnings.warn(
+            f"The block {name!r} estimated a log-determinant without a seed: the value differs at each call. Pass "
+            'a seed, as by log_prob(x, bijector_kwargs={"seed": 1}), or make log-determinants exact: '
+            "tf_resflow.bijectors.with_log_det_estimator(density, tf_resflow.logdet.Exact()). This warning is "
+            "issued once per process.",
+            UnseededEstimateWarning,
+            stacklevel=3,
+        )
+        _has_warned = True

@@ -1,5 +1,6 @@
 """The fused operation behind every power-series estimator: y = x + g(x) and log|det(I + J)|."""
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
@@ -9,17 +10,13 @@ from tf_resflow.layers.program import BoundNetwork
 from tf_resflow.layers.tracing import traced_once
 from tf_resflow.private_api import custom_gradient
 
-__all__ = ["Terms", "first_order_only", "power_series_log_det"]
-
 
 class Terms(NamedTuple):
     """The terms of the series to take, and their weights.
 
-    Attributes:
-      more: `more(k, state)`, a scalar `bool` tensor: whether to compute term `k`.
-      weigh: `weigh(k, w, state)` with `w = (J')^k v`: the weights of term `k` in the log-determinant and in the
-        Neumann series, each scalar or `[rows]`, and the next state.
-      state: the initial tuple of tensors.
+    `more(k, state)` is a scalar `bool` tensor: whether to compute term k. `weigh(k, w, state)` with `w = (J')^k v`
+    returns the weights of term k in the log-determinant and in the Neumann series, each scalar or `[rows]`, and the
+    next state. `state` is the initial tuple of tensors.
     """
 
     more: Callable[[tf.Tensor, tuple], tf.Tensor]
@@ -28,10 +25,7 @@ class Terms(NamedTuple):
 
 
 def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tensor]:
-    """Equal tensors that raise a ValueError, which ends with `remedy`, when they are differentiated.
-
-    For gradients that hold some of their inputs constant.
-    """
+    """Equal tensors that raise a ValueError with a remedy when they are differentiated."""
 
     @custom_gradient
     def guard(*values):
@@ -65,7 +59,7 @@ def _sum_series(vjp, v, terms):
     """
 
     def body(k, sign, w, log_det, u, state):
-        w = tf.ensure_shape(vjp(w), w.shape)  # some activations' gradients forget their shape in a graph
+        w = vjp(w)
         weight, neumann_weight, state = terms.weigh(k, w, state)
         log_det += sign * weight / tf.cast(k, v.dtype) * _inner(w, v)
         u -= sign * _per_row(neumann_weight, v) * w
@@ -88,20 +82,17 @@ def _sum_odd_series(vjp, v, terms):
     `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
     """
 
-    def product(w):
-        return tf.ensure_shape(vjp(w), w.shape)
-
     def with_term(n, even, odd, log_det, u, state):
         weight, _, state = terms.weigh(n, odd, state)
         log_det -= 2 * weight / tf.cast(2 * n - 1, v.dtype) * _inner(odd, v)
         return n + 1, odd, log_det, u - 2 * _per_row(weight, v) * even, state
 
-    def body(n, odd, log_det_estimator, u, state):
-        even = product(odd)
-        return with_term(n, even, product(even), log_det_estimator, u, state)
+    def body(n, odd, log_det, u, state):
+        even = vjp(odd)
+        return with_term(n, even, vjp(even), log_det, u, state)
 
     none = tf.zeros(tf.shape(v)[:1], v.dtype)
-    start = with_term(tf.constant(1), v, product(v), none, tf.zeros_like(v), terms.state)
+    start = with_term(tf.constant(1), v, vjp(v), none, tf.zeros_like(v), terms.state)
     *_, log_det, u, _ = _while_more(terms, body, start)
     return log_det, u
 
@@ -127,18 +118,8 @@ def power_series_log_det(
     = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
     \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
 
-    Args:
-      branch: g.
-      inputs: x, `[batch, *event]`, and conditions.
-      num_probes: number of probes per example, over which the estimate is averaged.
-      draw: function of the branch, x and the seed that returns the probes v, `[num_probes * batch, *event]`, and
-        the `Terms`.
-      seed: stateless seed.
-      odd: see above.
-      key: calls with equal keys for equal programs are traced once.
-
-    Returns:
-      y, and the log-determinant, `[batch]`.
+    `draw` is a function of the branch, x and the seed that returns the probes, `[num_probes * batch, *event]`, and
+    the `Terms`. Calls with equal keys for equal programs are traced once.
 
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
@@ -154,17 +135,18 @@ def power_series_log_det(
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
             gx = tf.cast(given([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
-        sum_series = _sum_odd_series if odd else _sum_series
-        log_det, u = sum_series(lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero"), v, terms)
+
+        def vjp(w):  # some activations' gradients forget their shape in a graph
+            return tf.ensure_shape(tape.gradient(gx, x, w, unconnected_gradients="zero"), w.shape)
+
+        log_det, u = (_sum_odd_series if odd else _sum_series)(vjp, v, terms)
         # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
         with tf.control_dependencies([log_det]):
             y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
         mean = log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0)
         return y, mean, u, v
 
-    def backward(inputs, parameters, v, u, dy, dlog_det, others):
-        given = branch.with_parameters(parameters)
-        return _gradients(given, inputs, v, u, num_probes, dy, dlog_det, others)
+    backward = functools.partial(_gradients, branch, num_probes)
 
     @custom_gradient
     def operation(*tensors):
@@ -186,11 +168,9 @@ def power_series_log_det(
     return operation(*inputs, *branch.tensors())
 
 
-def _gradients(branch, inputs, v, u, num_probes, dy, dlog_det, others):
-    """The gradients in `inputs`, in the parameters and in other variables, for upstream gradients of the results.
-
-    They are the gradients of u'J v, with u constant, and of g, by a forward derivative if it is known.
-    """
+def _gradients(branch, num_probes, inputs, parameters, v, u, dy, dlog_det, others):
+    """The gradients of u'J v, with u constant, and of g, in the inputs, the parameters and other variables."""
+    branch = branch.with_parameters(parameters)
     targets = [*inputs, *branch.parameters, *others]
     upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)
     with tf.GradientTape(watch_accessed_variables=False) as outer:
@@ -207,7 +187,7 @@ def _gradients(branch, inputs, v, u, num_probes, dy, dlog_det, others):
             objective = tf.reduce_sum(derivative * v)
         objective += tf.reduce_sum(dy * tf.cast(gx, dy.dtype)[: tf.shape(dy)[0]])
     grads = outer.gradient(objective, targets, unconnected_gradients="zero")
-    grads = [tf.convert_to_tensor(grad) for grad in grads]
+    grads = list(map(tf.convert_to_tensor, grads))
     with tf.control_dependencies(grads):
         grads[0] += dy
     return grads
@@ -216,5 +196,4 @@ def _gradients(branch, inputs, v, u, num_probes, dy, dlog_det, others):
 def _tile(tensor, num):
     if num == 1:
         return tensor
-    rows = tf.tile(tf.range(tf.shape(tensor)[0]), [num])
-    return tf.gather(tensor, rows)  # TFLite loses a tile of the tensor itself
+    return tf.gather(tensor, tf.tile(tf.range(tf.shape(tensor)[0]), [num]))  # TFLite loses a tile of the tensor

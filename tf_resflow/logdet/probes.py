@@ -1,12 +1,12 @@
 r"""Probe vectors v with \\(E[v v^T] = I\\), for which \\(E[v^T A v] = \mathrm{tr}(A)\\)."""
 
+import functools
+import itertools
 import math
 
 import tensorflow as tf
 
 from tf_resflow.seeds import random_integers, random_uniform
-
-__all__ = ["PROBES", "coloring", "draw_probes"]
 
 PROBES = ("colored", "rademacher", "gaussian", "basis")
 
@@ -16,7 +16,7 @@ def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, se
 
     The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\):
 
-    - "rademacher": independent random signs. The variance is inversely proportional to the number of probes.
+    - "rademacher": independent random signs.
     - "colored": one vector z of random signs. Each of m probes has the coordinates of one color, times
       \\(\sqrt m\\). The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of two colors cancel, and noise
       comes only from pairs of one color, which `coloring` keeps far apart. It is exact for one color per
@@ -45,23 +45,17 @@ def _draw(kind, num_probes, x, shape, seed):
     if kind == "basis":
         basis = tf.sqrt(tf.cast(num_probes, x.dtype)) * tf.eye(num_probes, dtype=x.dtype)
         return tf.reshape(basis, tf.concat([[num_probes], shape[1:]], 0))
-    if kind == "colored":
-        signs = _signs(shape, seed, x.dtype)
-        if num_probes == 1:
-            return signs
-        colors = tf.range(num_probes)[(...,) + (tf.newaxis,) * (x.shape.rank - 1)]
-        masks = tf.cast(coloring(shape[1:], x.shape[1:], num_probes) == colors, x.dtype)
-        v = math.sqrt(num_probes) * masks[:, tf.newaxis] * signs
-        return tf.reshape(v, tf.concat([[-1], shape[1:]], 0))
-    shape = tf.concat([[num_probes * shape[0]], shape[1:]], 0)
-    if kind == "rademacher":
-        return _signs(shape, seed, x.dtype)
-    v = tf.math.ndtri(random_uniform(shape, seed, tf.float64 if x.dtype == tf.float64 else tf.float32))
-    return tf.cast(v, x.dtype)
-
-
-def _signs(shape, seed, dtype):
-    return tf.cast(2 * random_integers(shape, seed, tf.constant(2, tf.int64)) - 1, dtype)
+    drawn = shape if kind == "colored" else tf.concat([[num_probes * shape[0]], shape[1:]], 0)
+    if kind == "gaussian":
+        uniform = random_uniform(drawn, seed, tf.float64 if x.dtype == tf.float64 else tf.float32)
+        return tf.cast(tf.math.ndtri(uniform), x.dtype)
+    signs = tf.cast(2 * random_integers(drawn, seed, tf.constant(2, tf.int64)) - 1, x.dtype)
+    if kind == "rademacher" or num_probes == 1:
+        return signs
+    colors = tf.range(num_probes)[(...,) + (tf.newaxis,) * (x.shape.rank - 1)]
+    masks = tf.cast(coloring(shape[1:], x.shape[1:], num_probes) == colors, x.dtype)
+    v = math.sqrt(num_probes) * masks[:, tf.newaxis] * signs
+    return tf.reshape(v, tf.concat([[-1], shape[1:]], 0))
 
 
 def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) -> tf.Tensor:
@@ -87,17 +81,12 @@ def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) ->
     if pixels is not None and places >= pixels:
         place = tf.reshape(tf.range(pixels), [*static_shape[:-1], 1])
     else:
-        step = _lattice_step(places)
+        step = min(range(places), key=functools.partial(_closeness, places))
         place = sum(step**i * axis for i, axis in enumerate(axes)) % places
     return place * per_pixel + channel % per_pixel
 
 
-def _lattice_step(num_colors, reach=6):
-    """The s for which close pixels have different colors (row + s column) mod num_colors."""
-
-    def closeness(step):
-        offsets = range(-reach, reach + 1)
-        equal = [(a, b) for a in offsets for b in offsets if (a or b) and (a + step * b) % num_colors == 0]
-        return sum(0.1 ** max(abs(a), abs(b)) for a, b in equal)
-
-    return min(range(num_colors), key=closeness)
+def _closeness(num_colors, step):
+    """How close pixels of one color (row + step column) mod num_colors are."""
+    offsets = [offset for offset in itertools.product(range(-6, 7), repeat=2) if any(offset)]
+    return sum(0.1 ** max(abs(a), abs(b)) for a, b in offsets if (a + step * b) % num_colors == 0)

@@ -1,6 +1,5 @@
 """Distributions of the random number of extra terms of a Russian-roulette estimator."""
 
-import abc
 import dataclasses
 import math
 
@@ -9,36 +8,17 @@ import tensorflow as tf
 from tf_resflow.seeds import random_uniform
 from tf_resflow.typing import DType, Seed, Shape, TensorLike
 
-__all__ = ["Geometric", "Poisson", "TermDistribution"]
-
-
-class TermDistribution(abc.ABC):
-    """The distribution of N, the number of terms that follow the exact ones."""
-
-    @abc.abstractmethod
-    def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        """Draws `int32` counts from a stateless seed."""
-
-    @abc.abstractmethod
-    def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
-        """`P(N >= k)` for integers `k >= 1`, in `dtype`."""
-
-    @abc.abstractmethod
-    def finite_variance(self, lipschitz_constant: float) -> bool:
-        """Whether `sum_k L^(2k) / P(N >= k)` is finite."""
-
 
 @dataclasses.dataclass(eq=False)
-class Geometric(TermDistribution):
-    """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`.
-
-    (`tfd.Geometric` counts failures and starts at 0; this one counts trials and starts at 1.)
+class Geometric:
+    """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`. (`tfd.Geometric` starts at 0.)
 
     Args:
-      p: probability of stopping after a term, in (0, 1); `E[N] = 1 / p`.
+      p: probability of stopping after a term, in (0, 1); `E[N] = 1 / p`. The variance of the estimator is finite if
+        `1 - p > L^2`.
 
     References:
-      Chen et al., Residual Flows for Invertible Generative Modeling, 2019, Section 3.1.
+      Chen et al. 2019, Section 3.1.
     """
 
     p: float = 0.5
@@ -50,29 +30,26 @@ class Geometric(TermDistribution):
 
     @classmethod
     def for_lipschitz(cls, lipschitz_constant: float) -> "Geometric":
-        """Returns the distribution with `p = 1 - L`, whose variance is finite for a Lipschitz constant L in (0, 1).
-
-        It takes `1 / (1 - L)` terms in expectation.
-        """
+        """The distribution with `p = 1 - L`, whose variance is finite for the constant L in (0, 1)."""
         return cls(1.0 - lipschitz_constant)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        """Draws counts."""
+        """Draws `int32` counts from a stateless seed."""
         # In single precision the smallest uniform number, once in 2^23 draws, would represent all of the tail.
         u = random_uniform(shape, seed, tf.float64)
         return tf.cast(tf.floor(tf.math.log(u) / math.log1p(-self.p)), tf.int32) + 1
 
     def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
-        """`P(N >= k)`."""
+        """`P(N >= k)` for integers `k >= 1`."""
         return tf.constant(1.0 - self.p, dtype) ** (tf.cast(k, dtype) - 1.0)
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
-        """Whether `1 - p > L^2`."""
+        """Whether `sum_k L^(2k) / P(N >= k)` is finite."""
         return 1.0 - self.p > lipschitz_constant**2
 
 
 @dataclasses.dataclass(eq=False)
-class Poisson(TermDistribution):
+class Poisson:
     """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
     The tail falls faster than any power `L^k`: the variance of the estimator is infinite whenever the spectral
@@ -90,16 +67,16 @@ class Poisson(TermDistribution):
         self.rate = float(self.rate)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        """Draws counts."""
         k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is below rounding
         u = random_uniform(shape, seed, tf.float64)
         return tf.reduce_sum(tf.cast(u[..., tf.newaxis] < self.survival(k, tf.float64), tf.int32), -1)
 
     def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
-        """`P(N >= k)`."""
         tail = tf.math.igamma(tf.cast(k, tf.float64), tf.constant(self.rate, tf.float64))
         return tf.cast(tail, dtype)
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
-        """False unless `L` is zero."""
         return lipschitz_constant == 0
+
+
+TermDistribution = Geometric | Poisson

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tf_resflow import bijectors, flows, logdet
 from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.flows.build import build_estimator, build_flow
-from tf_resflow.flows.kinds import ESTIMATORS
+from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.hybrid_model import HybridModel

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.program import bind
 from tf_resflow.layers.tracing import settings_key, traced_once
-from tf_resflow.logdet.elimination import MOST_ELIMINATED, inverse_of
+from tf_resflow.logdet.elimination import MOST_ELIMINATED, log_det_and_inverse
 from tf_resflow.logdet.power_series import first_order_only
 from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Anderson, FixedPoint, Solution, warn_unconverged
@@ -108,7 +108,7 @@ def _eliminated(branch, inputs, sign, upstream):
     _, jacobian = branch.jacobian([tf.ensure_shape(x, branch.program.inputs[0][0]), *conditions])
     jacobian = tf.cast(jacobian, upstream.dtype)
     eye = tf.eye(jacobian.shape[0], dtype=jacobian.dtype)[..., tf.newaxis]
-    inverse = inverse_of(eye + sign * jacobian, fused=branch.training)
+    inverse = log_det_and_inverse(eye + sign * jacobian, fused=branch.training)[1]
     return tf.transpose(tf.reduce_sum(inverse * tf.transpose(upstream)[:, tf.newaxis], 0))
 
 

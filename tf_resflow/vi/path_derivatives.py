@@ -3,6 +3,7 @@
 import dataclasses
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -11,8 +12,6 @@ from tf_resflow.bijectors.base import Context, Pass, in_order, pass_through
 from tf_resflow.bijectors.flow import route_members
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
-
-__all__ = ["with_path_derivative"]
 
 _LINEAR = (tfb.Permute, tfb.ScaleMatvecDiag, tfb.ScaleMatvecLU, tfb.ScaleMatvecTriL)
 
@@ -41,10 +40,6 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     Returns:
       A `tfd.TransformedDistribution` with the same samples and densities.
 
-    Raises:
-      ValueError: if the surrogate is not made of a flow on vectors, or its base distribution has trainable
-        variables.
-
     References:
       Roeder, Wu and Duvenaud, Sticking the Landing, 2017, Equation 8.
       Vaitl, Nicoli, Nakajima and Kessel, Gradients should stay on Path, 2022.
@@ -54,8 +49,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     base = surrogate_posterior.distribution
     if base.trainable_variables:
         raise ValueError(
-            f"The base distribution of {surrogate_posterior.name} has trainable variables, which have no path "
-            "derivative: make its loc and scale part of the bijector, as tfb.Shift and tfb.Scale."
+            "The base distribution has trainable variables: make them part of the bijector, as tfb.Scale."
         )
     bijector = Flow([_PathDerivative(flow, base), *others], name="surrogate")
     split = surrogate_posterior.parameters.get("kwargs_split_fn")
@@ -72,14 +66,10 @@ class _PathDerivative(FlowBijector):
         super().__init__(forward_min_event_ndims=1, dtype=flow.dtype, parameters=parameters, name=name)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from z, here x, to the flow's output."""
         if not context.compute_log_det:
             return pass_through(self._flow, x, context)
-        value = z = tf.identity(x)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(z)
-            log_prob = self._base.log_prob(z)
-        gradient, total = tape.gradient(log_prob, z), 0.0
+        value, total = tf.identity(x), 0.0
+        gradient = tfp.math.value_and_gradient(self._base.log_prob, value, use_gradient_tape=True)[1]
         networks = context.arguments.get("networks") or Networks(self._flow)
         arguments = {**context.arguments, "networks": networks}
         for bijector, arguments_of_member in _in_sequence(self._flow, arguments, x.shape[-1:]):
@@ -90,7 +80,6 @@ class _PathDerivative(FlowBijector):
         return Pass(tf.ensure_shape(value, x.shape), tf.stop_gradient(total) - along)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` back, with its true gradients."""
         return pass_through(self._flow, y, context, inverse=True)
 
 
@@ -129,20 +118,12 @@ def _carried(bijector, x, gradient, context):
     gradient -= tape.gradient(log_det, x, unconnected_gradients="zero")
     if bijector.forward_min_event_ndims == 0 or type(bijector) is ActNorm:
         return y, log_det, gradient / tape.gradient(y, x)
-    if isinstance(bijector, _LINEAR):
-        return y, log_det, _by_inverse(bijector, y, gradient)
+    if isinstance(bijector, _LINEAR):  # whose inverse has the same derivative everywhere
+        options = {"output_gradients": gradient, "use_gradient_tape": True}
+        return y, log_det, tfp.math.value_and_gradient(bijector.inverse, tf.identity(y), **options)[1]
     jacobian = _jacobian(bijector, x, y, context)
     gradient = tf.linalg.solve(jacobian, _rows(gradient)[..., tf.newaxis], adjoint=True)
     return y, log_det, tf.reshape(gradient, tf.shape(x))
-
-
-def _by_inverse(bijector, y, gradient):
-    """J^-T of a linear bijector times the gradient, by the derivative of its inverse."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        y = tf.identity(y)
-        tape.watch(y)
-        x = bijector.inverse(y)
-    return tape.gradient(x, y, gradient)
 
 
 def _jacobian(bijector, x, y, context):

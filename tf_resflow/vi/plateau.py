@@ -7,8 +7,6 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ["Plateau"]
-
 
 class _State(NamedTuple):
     """Scalars."""
@@ -39,49 +37,30 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
     tfd = tfp.distributions
     surrogate = tfd.Normal(tf.Variable(0.0), tfp.util.TransformedVariable(1.0, tfp.bijectors.Exp()))
     optimizer = keras.optimizers.Adam(0.1)
+    criterion = resflow.vi.Plateau(optimizer, window=50)
     losses = tfp.vi.fit_surrogate_posterior(
-        tfd.Normal(1.0, 0.5).log_prob,
-        surrogate,
-        optimizer,
-        num_steps=2000,
-        convergence_criterion=resflow.vi.Plateau(optimizer, window=50),
-        sample_size=16,
-        seed=1,
-        jit_compile=True,
-    )
+        tfd.Normal(1.0, 0.5).log_prob, surrogate, optimizer, num_steps=2000,
+        convergence_criterion=criterion, sample_size=16, seed=1, jit_compile=True)
     print(f"{surrogate.loc.numpy():.1f} {surrogate.stddev():.1f}", bool(losses[-1] == losses[-100]))
     # 1.0 0.5 True
     ```
 
     Args:
-      optimizer: the Keras optimizer of the fit, with a constant learning rate.
+      optimizer: the Keras optimizer of the fit of one posterior, with a constant learning rate.
       window: number of steps whose losses are averaged, at least 2.
       factor: factor of the learning rate, between 0 and 1.
-      num_drops: how often the learning rate is lowered, at least 0.
-
-    Raises:
-      ValueError: if an argument is out of range, or, in the fit, the loss is not a scalar.
-      TypeError: in the fit, if the learning rate is a schedule.
+      num_drops: how often the learning rate is lowered.
     """
 
     def __init__(
         self, optimizer: keras.Optimizer, *, window: int = 500, factor: float = 0.1, num_drops: int = 2
     ) -> None:
-        if window < 2 or not 0 < factor < 1 or num_drops < 0:
-            raise ValueError(
-                "Plateau needs a window of at least 2 steps, a factor between 0 and 1 and num_drops of at least 0; "
-                f"got window={window}, factor={factor}, num_drops={num_drops}."
-            )
         self._optimizer, self._window, self._factor, self._num_drops = optimizer, window, factor, num_drops
         super().__init__(min_num_steps=2 * window, name="plateau")
 
     def _bootstrap(self, loss: tf.Tensor, grads: Any, parameters: Any) -> _State:
-        if loss.shape.rank != 0:
-            raise ValueError(
-                f"Plateau takes one loss; got losses of shape {loss.shape}: fit posteriors one by one."
-            )
         none, zero = tf.constant(0), tf.zeros_like(loss)
-        return _State(none, zero, zero, _infinite(loss), zero, none)
+        return _State(none, zero, zero, zero + math.inf, zero, none)
 
     def _one_step(
         self, step: tf.Tensor, loss: tf.Tensor, grads: Any, parameters: Any, auxiliary_state: _State
@@ -92,26 +71,18 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
         mean = state.mean + change / tf.cast(num, loss.dtype)
         squares = state.squares + change * (loss - mean)
         variance = squares / ((window - 1) * window)
-        ends = num == window
+        ends, zero = num == window, tf.zeros_like(loss)
         falls = state.mean_before - mean > tf.sqrt(state.variance_before + variance)
         is_level = ends & ~falls  # also if the loss is NaN
         has_converged = is_level & (state.drops == self._num_drops)
         drops = is_level & ~has_converged
         rate = tf.convert_to_tensor(self._optimizer.learning_rate)
         self._optimizer.learning_rate = tf.where(drops, self._factor * rate, rate)
-
-        def at_end(value, otherwise):
-            return tf.where(ends, value, otherwise)
-
         return has_converged, _State(
-            at_end(0, num),
-            at_end(tf.zeros_like(mean), mean),
-            at_end(tf.zeros_like(mean), squares),
-            at_end(tf.where(is_level, _infinite(loss), mean), state.mean_before),
-            at_end(variance, state.variance_before),
+            tf.where(ends, 0, num),
+            tf.where(ends, zero, mean),
+            tf.where(ends, zero, squares),
+            tf.where(ends, tf.where(is_level, zero + math.inf, mean), state.mean_before),
+            tf.where(ends, variance, state.variance_before),
             state.drops + tf.cast(drops, tf.int32),
         )
-
-
-def _infinite(loss):
-    return tf.constant(math.inf, loss.dtype)

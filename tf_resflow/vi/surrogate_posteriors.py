@@ -12,11 +12,9 @@ from tensorflow_probability import distributions as tfd
 from tf_resflow.bijectors import Flow
 from tf_resflow.bijectors.base import in_order
 from tf_resflow.flows import vector_flow
-from tf_resflow.flows.activations import Activation
+from tf_resflow.flows.branches import Activation
 from tf_resflow.logdet import default_estimator
 from tf_resflow.typing import DType
-
-__all__ = ["flow_surrogate_posterior", "from_vectors", "vector_part"]
 
 
 def flow_surrogate_posterior(
@@ -44,8 +42,6 @@ def flow_surrogate_posterior(
     inverse autoregressive flow, stretch by factors where the scale of one parameter depends on another.
     \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. The density
     of a \\(\theta\\) that was not drawn needs the inverse, and therefore a solver.
-
-    Arguments have the same meaning as in `tfp.experimental.vi.build_split_flow_surrogate_posterior`:
 
     ```python
     import keras
@@ -75,8 +71,8 @@ def flow_surrogate_posterior(
       hidden: widths of the inner layers of all networks.
       activation: activation in the blocks, see `tf_resflow.flows.dense_branch`.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for inference.
-        A random estimate is drawn anew at each call unless `bijector_kwargs={"seed": ...}` is passed.
+      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for inference. A random estimate is drawn
+        anew at each call unless `bijector_kwargs={"seed": ...}` is passed.
       base_distribution: function of `loc` and `scale` that returns the distribution of each coordinate of z.
       batch_shape: batch shape of independent draws that go through one flow.
       dtype: "float32" or "float64", the dtype of the model.
@@ -86,35 +82,27 @@ def flow_surrogate_posterior(
     Returns:
       A `tfd.TransformedDistribution` with events of the given structure.
 
-    Raises:
-      ValueError: if a shape is unknown, an event has no coordinate, or the constraints have trainable variables or
-        do not fit the events.
-
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
       Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
     dtype = tf.as_dtype(dtype)
-    _check_constant(constraining_bijector)
+    constraints = [part for part in tf.nest.flatten(constraining_bijector) if isinstance(part, tf.Module)]
+    if names := [variable.name for part in constraints for variable in part.trainable_variables]:
+        raise ValueError(
+            "constraining_bijector has trainable variables, which would become variational parameters: "
+            f"{', '.join(names)}. Pass one bijector for each part, and None for a part on the reals, such as "
+            "constraining_bijector={'z': None, 'scale': tfb.Exp()}."
+        )
     size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
     if log_det_estimator is None:
         log_det_estimator = default_estimator(size, "inference")
-    flow = vector_flow(
-        size,
-        num_blocks,
-        hidden,
-        affine_layers=(0, affine_layers),
-        activation=activation,
-        coefficient=coefficient,
-        log_det_estimator=log_det_estimator,
-        seed=seed,
-        dtype=dtype.name,
-    )
-    members = [flow, *into_events]
-    one = tf.ones([], dtype)
-    base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=one), [size])
-    bijector = Flow(members, validate_args=validate_args, name="surrogate") if len(members) > 1 else flow
+    options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "seed": seed}
+    options |= {"log_det_estimator": log_det_estimator, "dtype": dtype.name}
+    flow = vector_flow(size, num_blocks, hidden, affine_layers=(0, affine_layers), **options)
+    base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=tf.ones([], dtype)), [size])
+    bijector = Flow([flow, *into_events], validate_args=validate_args, name="surrogate") if into_events else flow
     return tfd.TransformedDistribution(
         base, bijector, kwargs_split_fn=_drawn_anew, validate_args=validate_args, name=name
     )
@@ -132,56 +120,26 @@ def from_vectors(event_shape: Any, constraint: Any, validate_args: bool = False)
         bijectors = [tfb.Identity() if b is None else b for b in tf.nest.flatten(constraint)]
         constraint = tfb.JointMap(tf.nest.pack_sequence_as(constraint, bijectors), validate_args=validate_args)
     if constraint is not None:
-        try:
-            shapes = constraint.inverse_event_shape(shapes)
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"constraining_bijector ({constraint.name}) does not map to events of shape {shapes}: it must have "
-                "the structure of event_shape."
-            ) from error
+        shapes = constraint.inverse_event_shape(shapes)
     sizes = [math.prod(shape) for shape in tf.nest.flatten(shapes)]
-    if not sum(sizes):
-        raise ValueError(f"A posterior needs events of at least one coordinate; got {event_shape}.")
     members = _into_parts(shapes, sizes, validate_args)
     return sum(sizes), members if constraint is None else [*members, constraint]
 
 
 def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow, list[tfb.Bijector]]:
     """The flow of a surrogate posterior, which keeps the size of vectors, and the bijectors after it."""
-    bijector = getattr(surrogate_posterior, "bijector", None)
-    base = getattr(surrogate_posterior, "distribution", None)
-    shape = getattr(base, "event_shape", None)
-    if bijector is None or not isinstance(shape, tf.TensorShape) or shape.rank != 1 or shape[0] is None:
-        raise ValueError(
-            "Expected a surrogate posterior made of a flow, such as from tf_resflow.vi.flow_surrogate_posterior; "
-            f"got {surrogate_posterior!r}."
-        )
-    members = in_order(bijector)
-    kept = 0
-    while kept < len(members) and _keeps(members[kept], shape):
+    shape = getattr(getattr(surrogate_posterior, "distribution", None), "event_shape", None)
+    if getattr(shape, "rank", None) != 1:
+        raise ValueError(f"Expected a surrogate posterior made of a flow on vectors; got {surrogate_posterior!r}.")
+    members, kept = in_order(surrogate_posterior.bijector), 0
+    while kept < len(members) and members[kept].forward_event_shape(shape) == shape:
         kept += 1
     if not kept or any(member.trainable_variables for member in members[kept:]):
+        names = ", ".join(member.name for member in members)
         raise ValueError(
-            f"The trainable bijectors of {surrogate_posterior.name} must be applied first and keep the size of "
-            f"vectors; got {', '.join(member.name for member in members)}, in the order of application."
+            f"The trainable bijectors must be applied first and keep the size of vectors; got {names}."
         )
     return Flow(members[:kept]), members[kept:]
-
-
-def _check_constant(constraint):
-    """Raises a ValueError if bijectors have trainable variables."""
-    parts = tf.nest.flatten(constraint)
-    if names := [v.name for part in parts if isinstance(part, tf.Module) for v in part.trainable_variables]:
-        raise ValueError(
-            "constraining_bijector has trainable variables, which would become variational parameters: "
-            f"{', '.join(names)}. Pass one bijector for each part, and None for a part on the reals, such as "
-            "constraining_bijector={'z': None, 'scale': tfb.Exp()}."
-        )
-
-
-def _keeps(bijector, shape):
-    output = bijector.forward_event_shape(shape)
-    return isinstance(output, tf.TensorShape) and output == shape
 
 
 def _into_parts(shapes, sizes, validate_args):
@@ -205,14 +163,8 @@ def _shapes(structure):
     if is_sequence and not all(isinstance(size, (int, np.integer)) for size in structure):
         parts = map(_shapes, structure)
         return kind(*parts) if hasattr(structure, "_fields") else kind(parts)
-    value = structure if is_sequence or isinstance(structure, tf.TensorShape) else tf.get_static_value(structure)
-    try:
-        shape = tf.TensorShape(value)
-    except (TypeError, ValueError):
-        shape = tf.TensorShape(None)
-    if not shape.is_fully_defined():
-        raise ValueError(
-            f"event_shape must be a shape whose sizes are known, or a nested structure of such shapes; got "
-            f"{structure!r}."
-        )
+    if not is_sequence and not isinstance(structure, tf.TensorShape):
+        structure = tf.get_static_value(structure)
+    shape = tf.TensorShape(structure)
+    shape.assert_is_fully_defined()
     return shape

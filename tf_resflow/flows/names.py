@@ -1,0 +1,19 @@
+"""The names of activations, blocks and estimators in configs and flags, without TensorFlow."""
+
+# Activations: classes of `tf_resflow.layers`, or functions of `keras.activations`.
+ACTIVATION_LAYERS = {
+    "lipswish": "LipSwish",
+    "clipswish": "CLipSwish",
+    "cpila": "CPila",
+    "maxmin": "MaxMin",
+    "fullsort": "FullSort",
+    "lipschitz_cube": "LipschitzCube",
+}
+ACTIVATIONS = (*ACTIVATION_LAYERS, "elu", "softplus", "relu", "tanh")
+
+# Blocks: classes of `tf_resflow.bijectors`.
+RESIDUAL_BLOCKS = {"residual": "ResidualBlock", "monotone": "MonotoneBlock"}  # of a Lipschitz branch
+COUPLINGS = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}  # of images
+
+# Estimators: the names of their classes in `tf_resflow.logdet`, in snake case.
+ESTIMATORS = ("adaptive_roulette", "adaptive_series", "exact", "power_series", "russian_roulette")
