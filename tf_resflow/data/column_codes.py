@@ -11,8 +11,6 @@ from tf_resflow.extras import LazyPackage
 from tf_resflow.models.dequantization import Cells
 from tf_resflow.plurals import shortened
 
-__all__ = ["ColumnCodes", "EncodedRows", "dependent"]
-
 pandas: Any = LazyPackage("pandas", "data")
 
 _DEPENDENT = 1e-9  # variance of a combination of standardized columns that is constant
@@ -95,8 +93,8 @@ class ColumnCodes:
         bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
     ):
         kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise ValueError(f"Two columns have the name {twice[0]!r}. Give each column a name of its own.")
+        if not table.columns.is_unique:
+            raise ValueError(f"Two columns have the same name: {shortened(names)}. Rename one of them.")
         if unknown := [name for name in [*kinds, *bounds] if name not in names]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
         self._set([fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in names])
@@ -113,7 +111,7 @@ class ColumnCodes:
 
     @classmethod
     def of_columns(cls, columns: Sequence[Column]) -> "ColumnCodes":
-        """The codes of these columns."""
+        """The codes of fitted columns."""
         codes = cls.__new__(cls)
         codes._set([*columns])
         return codes
@@ -125,11 +123,11 @@ class ColumnCodes:
 
     @classmethod
     def from_json(cls, columns: Sequence[Mapping[str, Any]]) -> "ColumnCodes":
-        """The columns that `to_json` describes, in the present version or an earlier one."""
+        """The columns that `to_json` of this version or an earlier one describes."""
         return cls.of_columns([column_from_json(column) for column in columns])
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The name, kind, type and settings of each column, as values that JSON can hold."""
+        """The name, kind, type and settings of each column."""
         return [{"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns]
 
     @property

@@ -11,8 +11,6 @@ from scipy import optimize, special, stats
 from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.plurals import shortened
 
-__all__ = ["Columns", "Encoded"]
-
 _LEAST_POWERED = 20  # rows
 _EXTREME = 0.02  # share of the gains on each side that count as the next ones, since a single row can have any
 
@@ -142,16 +140,12 @@ class Columns:
             return
         varies, names = np.ptp(values, axis=0) > 0, np.array(list(self.kinds), object)
         if not varies.all():
+            constant = shortened(names[~varies])
+            warnings.warn(f"These columns have one value in all rows: {constant}. Leave them out.", stacklevel=4)
+        if (involved := dependent(values[:, varies])).any():
             warnings.warn(
-                f"These columns have one value in all rows: {shortened(names[~varies].tolist())}. Leave them out.",
-                stacklevel=4,
-            )
-        involved = dependent(values[:, varies])
-        if involved.any():
-            warnings.warn(
-                "These columns repeat or depend on each other linearly: "
-                f"{shortened(names[varies][involved].tolist())}. On the plane of their "
-                "values the density is bounded by the noise alone: leave some of them out.",
+                f"These columns repeat or depend on each other linearly: {shortened(names[varies][involved])}. "
+                "Leave some of them out: only the noise bounds the density on the plane of their values.",
                 stacklevel=4,
             )
 

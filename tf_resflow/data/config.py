@@ -4,10 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.config_fields import AT_LEAST_0, ConfigDict, Field, Rule, make_section, one_of, suggest
+from tf_resflow.config_fields import AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, make_section, one_of, suggest
 from tf_resflow.data.files import check_table
-
-__all__ = ["FIELDS", "PLACES", "check_places", "default_config"]
 
 # Arguments of pandas.read_csv and pandas.read_excel.
 _READ_OPTIONS = "comment date_format decimal encoding engine header na_values sep sheet_name skiprows thousands"
@@ -40,7 +38,7 @@ FIELDS = {
     "test_fraction": 0.1,
     "split_seed": 0,
     "skip_unreadable": False,
-    "num_test": 10_000,
+    "num_test": Field(10_000, AT_LEAST_1),
 }
 
 
@@ -81,17 +79,13 @@ def default_config(**fields: Any) -> Any:
 
 def check_places(config: Mapping[str, Any] | ConfigDict) -> None:
     """Raises ValueError unless the files and folders of a `data` section are there and can be of its kind."""
-    name = config["name"]
-    if name not in ("images", "tabular"):
+    if config["name"] not in ("images", "tabular"):
         return
     if not config["path"]:
-        kind = "the file of a table" if name == "tabular" else "a folder of images, or a .npy or .npz file"
-        raise ValueError(f"config.data.name is {name!r}, and config.data.path is missing: set it to {kind}.")
+        raise ValueError("config.data.path is missing: set it to the file or folder of your data.")
     for field in ("path", "path_validation", "path_test"):
         path = pathlib.Path(config[field]).expanduser()
-        if config[field] and name == "tabular":
+        if config[field] and config["name"] == "tabular":
             check_table(path)
         elif not path.exists():
-            raise ValueError(
-                f"config.data.{field}: there is no file or folder {path} (looked for {path.absolute()})."
-            )
+            raise ValueError(f"config.data.{field}: there is no file or folder {path.absolute()}.")

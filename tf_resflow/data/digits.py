@@ -1,7 +1,5 @@
 """The scikit-learn digits: 1,797 images of 8 x 8 pixels with 17 levels."""
 
-__all__ = ["load_digits"]
-
 import numpy as np
 
 from tf_resflow.data.dataset import Dataset

@@ -1,7 +1,5 @@
 """Tables: rows of numbers, dates, levels and categories as vectors."""
 
-__all__ = ["TableRows", "load_tabular", "read_rows"]
-
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,16 +11,8 @@ from absl import logging
 from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import is_text
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.splits import check_different, draw_splits
-from tf_resflow.data.table_files import (
-    WRITTEN,
-    check_finite,
-    column_names,
-    find_columns,
-    read_table,
-    suggest_columns,
-    typed,
-)
+from tf_resflow.data.splits import draw_splits
+from tf_resflow.data.table_files import WRITTEN, column_names, find_columns, read_table, typed
 from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
@@ -119,8 +109,7 @@ def load_tabular(
 
     Raises:
       ValueError: if a file is missing or cannot be read, a column is not in the table or cannot be read as its
-        kind, a value is infinite or missing, a column of the train split is constant, a split is empty, or two
-        splits have the same rows.
+        kind, a value is infinite or missing, a column of the train split is constant, or a split is empty.
     """
     file = pathlib.Path(path).expanduser().absolute()
     table = read_table(file, key, columns=columns, read_options=read_options)
@@ -128,21 +117,20 @@ def load_tabular(
     kinds = dict(zip(table.columns[places], (kinds or {}).values(), strict=True))
     as_text = [name for name, kind in kinds.items() if is_text(kind)]
     table = typed(file, table, as_text, (read_options or {}).get("date_format"))
-    check_finite(file, table)
     given = find_columns(file, table, condition_columns)
     rest = [place for place in range(table.shape[1]) if place not in given]
     if not rest:
         raise ValueError(f"{file}: all columns are condition_columns, and none is left. Leave some out.")
     names, size = column_names(table), len(rest)
     table = table.iloc[:, [*rest, *given]]
-    codes = _fitted_codes(file, table, kinds)
+    is_boolean = {name: pandas.api.types.is_bool_dtype(table[name].dtype) for name in table}
+    codes = ColumnCodes(table, kinds={name: [False, True] for name in table if is_boolean[name]} | kinds)
     parts = ColumnCodes.of_columns(codes.columns[:size]), ColumnCodes.of_columns(codes.columns[size:])
     rows = {"train": _without_faults(file, _as_vectors(table, *parts), codes, missing)}
     for split, other in {"test": path_test, "validation": path_validation}.items():
         if other:
             own, _ = read_rows(other, *parts, key=key, read_options=read_options)
             rows[split] = _without_faults(pathlib.Path(other).expanduser().absolute(), own, codes, missing)
-    check_different({split: part.both for split, part in rows.items()})
     fractions = {"test": test_fraction, "validation": validation_fraction}
     drawn = draw_splits(len(rows["train"].x), fractions, split_seed, file, given=rows, least=2)
     whole = rows["train"]
@@ -163,18 +151,6 @@ def load_tabular(
             "condition_codes": parts[1],
         }
     return Dataset.from_arrays(file.stem, {split: part.x for split, part in rows.items()}, **fields)
-
-
-def _fitted_codes(path, table, kinds):
-    """What the columns are. Booleans are the ordered levels False and True."""
-    is_boolean = {name: pandas.api.types.is_bool_dtype(table[name].dtype) for name in table}
-    kinds = {name: [False, True] for name in table if is_boolean[name]} | kinds
-    try:
-        codes = ColumnCodes(table, kinds=kinds)
-        codes.to_json()  # raises for levels that a run cannot hold
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} {suggest_columns(table)}".rstrip()) from None
-    return codes
 
 
 def read_rows(
@@ -221,10 +197,9 @@ def _without_faults(path, rows, codes, missing):
     where = [f"{path}, row {place + 1}, {rows.reasons[place]}" for place in places]
     wrong = [text for text, place in zip(where, places, strict=True) if rows.unreadable[place]]
     if wrong:
-        advice = WRITTEN if path.suffix.lower() == ".csv" else ""
         raise ValueError(
             f"{wrong[0]}. {len(wrong):,} of {len(rows.x):,} rows have such values: correct them, or leave these "
-            f"rows out. {advice}".rstrip()
+            f"rows out. {WRITTEN}"
         )
     if not where:
         return rows
@@ -244,14 +219,11 @@ def _check_train(path, table, train):
     """Refuses constant columns, and warns of those that depend on each other."""
     names = np.array([*table.columns], object)
     for name in names[np.ptp(train.astype(np.float32), axis=0) == 0]:
-        raise ValueError(
-            f"{path}: the column {name!r} has one value in all train rows, so it has no density. Leave it out. "
-            f"{suggest_columns(table)}".rstrip()
-        )
+        raise ValueError(f"{path}: the column {name!r} has one value in all train rows: no density. Leave it out.")
     if (is_dependent := dependent((train - train.mean(axis=0)) / train.std(axis=0))).any():
         logging.warning(
             "%s: these columns repeat or depend on each other linearly: %s. Leave some of them out "
-            "(--config.data.columns), or a density has no bound.",
+            "(--config.data.columns), or the density has no bound.",
             path,
             shortened(map(repr, names[is_dependent])),
         )

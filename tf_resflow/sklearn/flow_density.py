@@ -3,8 +3,7 @@
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -15,15 +14,12 @@ with extra("sklearn"):
     import pandas
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
     from sklearn.utils import check_random_state
-    from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns
 from tf_resflow.models.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
 from tf_resflow.plurals import shortened
-
-__all__ = ["FlowDensity"]
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # of the noise, to choose from
 _FARTHEST = 1e12  # deviations: a number beyond them counts as there, so that float32 can hold its square
@@ -128,19 +124,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _names: list[Any]
     _held_out: tuple[np.ndarray, np.ndarray]  # scores, each by the member that held the row out, and weights
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "noise": [StrOptions({"auto"}), Interval(Real, LEAST_NOISE, MOST_NOISE, closed="both")],
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "missing": [StrOptions({"error", "drop", "condition"})],
-        "condition_columns": ["array-like"],
-        "whiten": [StrOptions({"auto"}), "boolean"],
-        "num_blocks": [Interval(Integral, 1, None, closed="left")],
-        "hidden": ["array-like"],
-        "num_members": [None, Interval(Integral, 1, None, closed="left")],
-        "max_steps": [None, Interval(Integral, 1, None, closed="left")],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-    }
-
     def __init__(
         self,
         *,
@@ -189,7 +172,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
           sample_weight: `[num]`, at least 0. Training draws rows in proportion to it, and held-out rows count in
             proportion to it, like repeated rows.
         """
-        self._validate_params()
+        self._check_arguments()
         self.__dict__.pop("offset_", None)  # it marks a finished fit
         table = self._table(X, is_fit=True)
         is_kept, weights = self._is_kept(table), sample_weight
@@ -199,9 +182,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             weights = weights[is_kept]
         table = table[is_kept]
         if len(table) < _LEAST_ROWS:
-            raise ValueError(
-                f"A density is learned from at least {_LEAST_ROWS} rows; got {len(table)} (n_samples={len(table)})."
-            )
+            raise ValueError(f"A fit needs at least {_LEAST_ROWS} rows; got n_samples={len(table)}.")
         self._read_columns(table)
         self._of_missing = self._mean_log_densities(table)
         self._train_members(table, weights)
@@ -218,12 +199,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return self._scored_with_warning(self._table(X))
 
     def _scored_with_warning(self, table):
-        """The scores of the rows of a table, with a warning if some are minus infinity."""
         scores = self._scored(table)
         if unknown := np.count_nonzero(np.isneginf(scores)):
             warnings.warn(
-                f"{unknown} rows have the score minus infinity, because a value cannot occur: a category that the "
-                "fit did not know, or 2.5 in a column of whole numbers. Are the columns those of the fit?",
+                f"{unknown} rows have the score minus infinity, because a value cannot occur, such as a category "
+                "that the fit did not know.",
                 stacklevel=3,
             )
         return scores
@@ -258,8 +238,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if (condition is None) != (self._condition is None):
             raise ValueError(f"condition must have values of condition_columns, {list(self.condition_columns)}.")
         num = n_samples if condition is None else len(condition)
-        if num < 1:
-            raise ValueError(f"n_samples is at least 1; got {num}.")
         encoded = np.zeros([num, self._num_masked])
         if condition is not None:
             columns = list(self.condition_columns)
@@ -295,15 +273,23 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 gains[:, place] = np.where(best == scores, 0.0, best - scores)
         return pandas.DataFrame(gains, table.index, names)
 
+    def _check_arguments(self):
+        """Raises ValueError for an argument that would lead to wrong scores."""
+        is_valid = {
+            "noise": self.noise == "auto" or LEAST_NOISE <= self.noise <= MOST_NOISE,
+            "contamination": 0 < self.contamination <= 0.5,
+            "missing": self.missing in ("error", "drop", "condition"),
+            "whiten": self.whiten in ("auto", True, False),
+            "validation_fraction": 0 < self.validation_fraction < 1,
+        }
+        if wrong := [name for name, is_ in is_valid.items() if not is_]:
+            raise ValueError(f"{wrong[0]} is {getattr(self, wrong[0])!r}; see FlowDensity for its values.")
+
     def _table(self, X, is_fit=False):
         """A data frame of the rows, whose columns are those of the fit."""
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
             validate_data(self, X, reset=is_fit, skip_check_array=True)
-            if not len(X):
-                raise ValueError(
-                    f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required."
-                )
             table = X if is_fit or self._is_frame else X.set_axis(self._names, axis=1)
         elif not is_fit and self._is_frame:
             validate_data(self, X, reset=False, skip_check_array=True)
@@ -325,8 +311,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             counts = [f"{name} ({num})" for name, num in is_missing.sum().items() if num]
             raise ValueError(
                 f"Input X contains NaN: values are missing in {misses.sum()} of {len(table)} rows, by columns: "
-                f'{shortened(counts)}. FlowDensity(missing="drop") leaves these rows out; with "condition" their '
-                "score is the log-density of the values that are there."
+                f'{shortened(counts)}. FlowDensity(missing="drop") leaves these rows out.'
             )
         return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
@@ -360,9 +345,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(table.columns)}.")
         own = [name for name in table.columns if name not in self.condition_columns]
         if not own:
-            raise ValueError(
-                "condition_columns has all columns, and none is left to learn the density of."
-            )
+            raise ValueError("condition_columns has all columns, and none is left to learn the density of.")
 
         def read(names):
             own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
@@ -387,8 +370,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         is_new = own.isna().to_numpy().any(axis=0) & ~self._is_masked
         if is_new.any():
             raise ValueError(
-                f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit: the "
-                "flow knows no density of the other columns then. Fit to a table with rows that miss it, too."
+                f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit. Fit to "
+                "a table with rows that miss it, too."
             )
         conditions = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
         if self._condition is not None:
