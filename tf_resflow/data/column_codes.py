@@ -102,7 +102,7 @@ class ColumnCodes:
     def _set(self, columns):
         self.columns, self.size = columns, len(columns)
         self.kinds = {column.name: column.kind for column in columns}
-        self.is_discrete = np.array([column.is_discrete for column in columns])
+        self.is_discrete = np.array([column.is_discrete for column in columns], bool)
         self.offsets = np.array([float(column.offset) for column in columns])
         first, step = [float(c.first - c.offset) for c in columns], [c.step for c in columns]
         num = [c.num if c.num <= MOST_LEVELS else math.inf for c in columns]

@@ -22,11 +22,10 @@ class Encoded(NamedTuple):
       values: float64. The value of a continuous coordinate, or the lower edge of the cell of a discrete one. NaN
         marks a missing value.
       widths: the widths of the cells, 0 in continuous coordinates.
-      ends: bool, `[2, num, size]`: whether the cell is the first one and whether it is the last one. These cells
-        include what lies beyond them.
+      ends: bool, `[2, num, size]`: whether the cell is the first one and whether it is the last one.
       log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
         logarithms of the widths.
-      known: `[num]`, whether every value can occur. A row with a value that cannot has probability 0.
+      known: `[num]`, whether every value can occur; otherwise the row has probability 0.
     """
 
     values: np.ndarray
@@ -50,8 +49,7 @@ class Columns:
     level, 2.5 in a column of whole numbers, a number outside of its bounds) has probability 0.
 
     Levels, and grids of at most 100 values, have a first and a last cell. These cells include what lies beyond
-    them, in scores as in samples, so the probabilities of the values of the fit add up to one. A number beyond the
-    last cell is not impossible: it has the probability of its own cell, which is part of the last one.
+    them, in scores as in samples, so the probabilities of the values of the fit add up to one.
 
     ```python
     import pandas
@@ -107,7 +105,7 @@ class Columns:
             self.is_discrete, np.log(np.where(widths > 0, widths, 1.0)), log_slopes - np.log(self._scale)
         )
         log_scale = rows.log_slopes + np.where(np.isnan(places), 0.0, log_slopes).sum(axis=1)
-        ends = places == np.array([column.ends for column in self._codes.columns]).T[:, np.newaxis]
+        ends = places == np.reshape([column.ends for column in self._codes.columns], [-1, 2]).T[:, np.newaxis]
         return Encoded(lower, widths, ends & self.is_discrete, log_scale, rows.known.all(axis=1))
 
     def decode(self, values: np.ndarray) -> Any:
@@ -118,7 +116,7 @@ class Columns:
 
     @property
     def _grid(self):
-        """The first values of the discrete coordinates, and their steps, 1 in the other coordinates."""
+        """The first values of the discrete coordinates, and the steps."""
         cells = self._codes.cells
         return (0.0, 1.0) if cells is None else (cells.first, np.where(self.is_discrete, cells.step, 1.0))
 
@@ -133,7 +131,7 @@ class Columns:
         return np.where(self.is_discrete, np.round((rows.values - first) / step), rows.values), rows
 
     def _warn(self, table):
-        """Warns of columns that are constant, and of columns that repeat or depend on each other."""
+        """Warns of columns that are constant, repeat or depend on each other."""
         values = self.encode(table).values
         values = values[~np.isnan(values).any(axis=1)]
         if len(values) < 2:

@@ -18,8 +18,7 @@ class Dataset:
 
     Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels` is None.
     `from_arrays` makes a data set of arrays. Otherwise `read` returns a whole split when it is first needed, or
-    `stream` returns the examples one after the other, for data that do not fit in memory. The train split of a
-    generated data set (`draw`) has no end: every step draws fresh examples.
+    `stream` returns the examples one after the other, or `draw` generates the train examples of every step.
 
     ```python
     import numpy as np
@@ -39,8 +38,8 @@ class Dataset:
         labels or conditions.
       draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
-        `num_classes`, without the first `skip` examples. The order is the split's own if the seed is None, and
-        otherwise a pure function of the seed, an int64 tensor of shape `[2]`.
+        `num_classes`, without the first `skip` examples. Their order is a pure function of the seed, an int64
+        tensor of shape `[2]`, or the split's own if the seed is None.
       decode: function that turns an encoded element of the stream into such a tuple. It is called only for the
         examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
@@ -54,7 +53,7 @@ class Dataset:
       entropy: differential entropy of the data distribution in nats, if known.
       columns: names of the coordinates of vectors, if known.
       condition_columns: names of the coordinates of conditions, if known.
-      files: paths of the files of the examples, in their order, of each split that is a folder of images.
+      files: paths of the examples of each split that is a folder of images.
       codes: the `ColumnCodes` of a table; None for other data.
       condition_codes: the `ColumnCodes` of the conditions.
     """
@@ -114,8 +113,8 @@ class Dataset:
           **fields: other attributes.
 
         Raises:
-          ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, if the splits differ in their
-            event shape, or labels do not match their examples.
+          ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, or the splits differ in their
+            event shape.
         """
         if levels is not None and not 2 <= levels <= 256:
             raise ValueError(f"levels must be in 2, ..., 256, but is {levels}.")
@@ -157,8 +156,7 @@ class Dataset:
           `[batch_size / num]`, or float32 conditions `[batch_size / num, size]`.
 
         Raises:
-          ValueError: if batch_size is larger than the train split, or not a multiple of the number of shares, or
-            there are no labels.
+          ValueError: if batch_size is larger than the train split, or there are no labels.
         """
         self._check_labels(labels)
         if batch_size % share[1]:
@@ -197,9 +195,6 @@ class Dataset:
 
         Returns:
           A `tf.data.Dataset` of tensors or pairs, like `train_batches`.
-
-        Raises:
-          ValueError: if the split is unknown, or there are no labels.
         """
         self._check_labels(labels)
         size = self._size(split)

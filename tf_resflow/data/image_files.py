@@ -28,7 +28,7 @@ _MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
 class _Image(NamedTuple):
-    """A file, its class (the name of a folder, or ""), and what is known of the image before it is decoded."""
+    """A file, its class (the name of a folder, or ""), and what its header says."""
 
     file: pathlib.Path
     label: str
@@ -56,9 +56,9 @@ def load_image_files(
     """Loads your own images as uint8.
 
     A folder holds PNG, JPEG, WebP, BMP, GIF or TIFF files of 8 bits. Its subfolders, if any, are the classes, in
-    alphabetical order. A subfolder `train`, however, is the train split, and `test` and `validation` (or `val`)
-    beside it are the other splits. Hidden files and other kinds of files are skipped, and links to folders are not
-    followed. The examples are gray if all images are; otherwise all are color. Transparency is dropped.
+    alphabetical order. However, a subfolder `train` is the train split, and `test` and `validation` (or `val`)
+    beside it are the other splits. Other files and links to folders are skipped. The examples are gray if all
+    images are; otherwise all are color. Transparency is dropped.
 
     A .npy file holds uint8 images `[num, height, width, channels]` or `[num, height, width]`; an .npz file holds
     such an array and, optionally, an array of labels named "labels".
@@ -72,20 +72,19 @@ def load_image_files(
       path_validation: folder or file of the validation split, likewise.
       key: name of the array in an .npz file that holds more than one besides the labels.
       levels: values of a pixel, a power of two in 2, ..., 256: the low bits are dropped.
-      image_size: height and width of the examples. The square in the center of each image is shrunk to this size;
-        each pixel is the mean of the pixels that it covers. None: images of one size, as they are.
+      image_size: height and width of the examples. The square in the center of each image is shrunk to this size by
+        averaging. None: images of one size, as they are.
       max_image_size: the `image_size` of larger images, or of images of several sizes, if none is given.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
       test_fraction: fraction of the images for testing, if there is no such split.
       validation_fraction: fraction of the images for validation, likewise; 0 for no such split.
       split_seed: seed of the permutation.
-      skip_unreadable: whether to skip, with a warning, files that are damaged, animated, of more than 8 bits or
-        broken links.
+      skip_unreadable: whether to skip, with a warning, files that are damaged, animated or of more than 8 bits.
 
     Returns:
-      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two. Its
-      `files` name the file of each example of a folder.
+      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two, and the
+      `files` of the examples of folders.
 
     Raises:
       ValueError: if there are no images, files cannot be read, the images differ in size, are smaller than

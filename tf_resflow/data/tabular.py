@@ -25,8 +25,8 @@ class TableRows(NamedTuple):
     Attributes:
       x: `[num, size]` float64, the values; NaN where one is missing or cannot be read.
       condition: `[num, condition_size]`, likewise.
-      known: `[num]`, whether all levels of x are known: the probability of another one is 0.
-      unreadable: `[num]`, whether a value is there, and cannot be read.
+      known: `[num]`, whether x can occur.
+      unreadable: `[num]`, whether a value cannot be read or cannot occur.
       reasons: `[num]`, what is wrong with each row, in words, or "".
     """
 
@@ -67,11 +67,8 @@ def load_tabular(
     .npz files. The first row of a .csv or .xlsx file is its header if it holds no number.
 
     The type of a column decides its kind, unless `kinds` does; see `ColumnCodes`. Dates may be text, in ISO 8601 or
-    in the form of `read_options["date_format"]`. Booleans are ordered levels. The `codes` of the result map between
-    vectors and rows.
-
-    Splits without a file are drawn from the rows of `path`, without replacement, by a permutation of fixed seed.
-    The result has the mean and standard deviation of the train split, by which a flow can normalize its input.
+    in the form of `read_options["date_format"]`. Booleans are ordered levels. Splits without a file are drawn from
+    the rows of `path`, without replacement, by a permutation of fixed seed.
 
     ```python
     import pathlib, tempfile
@@ -92,10 +89,8 @@ def load_tabular(
       path_test: file of the test split, or None or "" to draw it from `path`.
       path_validation: file of the validation split, likewise.
       key: name of the array in an .npz file that holds more than one.
-      columns: names of the columns to read, or their numbers from 1, in this order; by default all. Files of other
-        splits are read by the names in `path`.
-      condition_columns: names of columns that are the condition of the others, or their numbers among the
-        `columns`. The density is that of the other columns given these.
+      columns: names of the columns to read, or their numbers from 1, in this order; by default all.
+      condition_columns: names of columns that are the condition of the others, or their numbers among the `columns`.
       kinds: the kinds of columns, by their names or numbers; see `ColumnCodes`.
       missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
@@ -104,8 +99,8 @@ def load_tabular(
       split_seed: seed of the permutation.
 
     Returns:
-      A `Dataset` of event shape `(columns,)`, without those of the condition, with the names of its columns if the
-      file has them.
+      A `Dataset` of event shape `(columns,)`, without the condition, with the moments of the train split. Its
+      `codes` map between vectors and rows.
 
     Raises:
       ValueError: if a file is missing or cannot be read, a column is not in the table or cannot be read as its
@@ -161,10 +156,7 @@ def read_rows(
     key: str | None = None,
     read_options: Mapping[str, Any] | None = None,
 ) -> tuple[TableRows, Any]:
-    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is.
-
-    What cannot be read is NaN, and has a reason. Columns whose levels are text are read as text.
-    """
+    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is."""
     condition_codes = condition_codes or ColumnCodes.of_columns([])
     path = pathlib.Path(path).expanduser().absolute()
     table = read_table(path, key, read_options=read_options, texts=codes.texts + condition_codes.texts)
@@ -186,7 +178,7 @@ def _as_vectors(table, codes, condition_codes, date_format=None):
     (x, condition), (known, known_condition) = (
         np.split(part, [codes.size], axis=1) for part in (rows.values, rows.known)
     )
-    # Nothing is known of the density given a level that the training lacks.
+    # The density given a level that the training lacks is unknown.
     condition = np.where(known_condition.all(axis=1, keepdims=True), condition, np.nan)
     return TableRows(x, condition, np.all(known, axis=1), rows.unreadable, rows.reasons)
 
