@@ -63,7 +63,7 @@ def draw(seed, num=200):
     return table, {name: kind for name, kind in GIVEN.items() if name in table}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_kinds_do_not_depend_on_the_sample(seed):
     """Those of any rows are those of all, and the same when they are given to another fit."""
     table, given = draw(seed)
@@ -75,7 +75,7 @@ def test_kinds_do_not_depend_on_the_sample(seed):
         assert ColumnCodes(rows, kinds=given).kinds == kinds == ColumnCodes(rows, kinds=kinds).kinds
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_rows_come_back(seed):
     """In their types, names and order, of rows that the fit did not see, too; and standardized between."""
     table, given = draw(seed)
@@ -288,7 +288,6 @@ def test_warnings():
     assert "depend on each other linearly: a, b, sum." in texts[1] and len(texts) == 2
 
 
-DURATIONS = pandas.to_timedelta([1, 2, 3], unit="h")
 TIMES = np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]")
 
 
@@ -297,18 +296,17 @@ TIMES = np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]")
     [
         ("no column 'y'; the columns are x", [1, 2, 3], {"bounds": {"y": (0, 1)}}),
         ("all values are missing", [np.nan] * 3, {}),
-        ("150 different values in 150 rows, such as '0': too many", [*map(str, range(150))], {}),
+        ("150 different values, such as '0': too many", [*map(str, range(150))], {}),
         ("1 of 3 values are not a level of the training, such as c", ["a", "b", "c"], {"kinds": {"x": ["a", "b"]}}),
         ("3 of 3 values are not a number, such as a", ["a", "b", "c"], {"bounds": {"x": (0, 1)}}),
-        ("bounds, but its kind is 'whole'. Only num", [1, 2], {"bounds": {"x": (0, 3)}, "kinds": {"x": "whole"}}),
-        ("with low < high; got .3, 0.", [1, 2], {"bounds": {"x": (3, 0)}}),
+        ("only numbers have bounds; got", [1, 2], {"bounds": {"x": (0, 3)}, "kinds": {"x": "whole"}}),
         ("3 of 3 values are not a whole number, such as 1.5", [1.5, 2.5, 3.5], {"kinds": {"x": "whole"}}),
         ("1 of 3 values are not a multiple of 0.1, such as 2.55", [1, 2.55, 3], {"kinds": {"x": 0.1}}),
         ("2 of 3 values are infinite, such as inf", [np.inf, 1.0, -np.inf], {}),
         ("1 of 3 values are not a whole day, such as", TIMES, {"kinds": {"x": "day"}}),
         ("3 of 3 values are not a number, such as 2024-01-01", TIMES, {"kinds": {"x": "number"}}),
         ("3 of 3 values are not a date, such as 1", [1, 2, 3], {"kinds": {"x": "date"}}),
-        (r"durations by .dt.total_seconds\(\)", DURATIONS, {}),
+        (r"of type timedelta64\[ns\]", pandas.to_timedelta([1, 2, 3], unit="h"), {}),
         *[("kind is one of date, .* got", [1, 2], {"kinds": {"x": k}}) for k in ("wohle", 0, -1.0, True, np.inf)],
     ],
 )  # fmt: skip
@@ -317,7 +315,7 @@ def test_what_a_fit_refuses(refused, message, values, fields):
 
 
 def test_refusals(refused):
-    refused("Two columns have the name 'x'", Columns, pandas.DataFrame([[1, 2]], columns=["x", "x"]))
+    refused("Two columns have the same name: x, x", Columns, pandas.DataFrame([[1, 2]], columns=["x", "x"]))
     columns, dates = Columns(pandas.DataFrame({"x": [1.5, 2.5, 3.5]})), Columns(pandas.DataFrame({"x": TIMES}))
     for values, reason in (([1.0, -np.inf], "'-inf' is infinite"), ([1, "two"], "'two' is not a number")):
         message = f"Row 2, column 'x': {reason}. 1 of 2 rows have such values"

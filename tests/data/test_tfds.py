@@ -116,38 +116,25 @@ def test_a_stream_of_another_format_is_an_error(data_dir, monkeypatch):
     builder = tfds_images._prepared_builder("little", data_dir, False)
     monkeypatch.setattr(builder.info, "_info_proto", None, raising=False)
     monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
-    with pytest.raises(ValueError, match="stored as riegeli.*--file_format=tfrecord"):
+    with pytest.raises(ValueError, match="--file_format=tfrecord"):
         load_tfds_images("little", data_dir)
 
 
-@pytest.mark.parametrize(
-    "name, parts",
-    [
-        ("mnist", ["{}/mnist", "tfds build mnist --data_dir={}", "--config.data.download=True"]),
-        (
-            "celeb_a_hq/256",  # which TFDS does not download
-            ["progressive_growing_of_gans", "tfds build celeb_a_hq/256 --data_dir={} --manual_dir=FILES"],
-        ),
-    ],
-)
-def test_missing_data_say_how_to_get_them(tmp_path, name, parts):
-    with pytest.raises(ValueError) as error:
-        load({"name": name, "data_dir": str(tmp_path), "download": name != "mnist"})
-    assert all(part.format(tmp_path) in str(error.value) for part in parts)
+@pytest.mark.parametrize("name", ["mnist", "tfds/mnist"])
+def test_missing_data_say_how_to_get_them(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{tmp_path}/mnist.\n.*\n    tfds build mnist --data_dir={tmp_path}\n"):
+        load({"name": name, "data_dir": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
     "name, fields, message",
     [
         *[("little", {"levels": levels}, "power of two") for levels in (1, 17, 512)],
-        ("little", {"validation_fraction": 1.0}, "validation_fraction must be in"),
-        ("little", {"split_train": "train[:4]"}, r"little \(train\[:4\]\): the validation split holds no example"),
+        ("little", {"split_train": "train[:4]"}, r"little \(train\[:4\]\): 4 examples .* {'validation': 0, "),
         ("little", {"split_test": "tset"}, r"'tset'; its splits are \['test', 'train'\]"),
-        ("sharded", {"image_size": 3}, "image_size = 3 must divide.*8 x 8"),
-        ("unsized", {}, "leaves the size of its images open"),
+        ("sharded", {"image_size": 3}, r"have the shape \(8, 8, 1\). Set image_size to a divisor"),
+        ("unsized", {}, r"have the shape \(None, None, 1\). Set image_size"),
         ("vectors", {}, "has no image"),
-        ("unheard_of", {}, "no data set 'unheard_of'"),
-        ("mnist:0.0.1", {}, "does not accept 'mnist:0.0.1'"),
         ("little", {"split_validation": "train[500:]"}, TWICE),
         ("little", {"split_train": "train[:51%]", "split_test": "train[50%:]"}, TWICE),
         ("little", {"split_train": "test[10:]+train"}, TWICE),
@@ -218,5 +205,5 @@ def test_an_open_size_is_that_of_the_argument(unsized):
     reader = TFDSReader(unsized, image_size=8)
     assert reader.event_shape == (8, 8, 1)
     np.testing.assert_array_equal(reader.read("train"), SQUARES[:20])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Set image_size to the size of"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with expected shape"):
         TFDSReader(unsized, image_size=16).read("train")

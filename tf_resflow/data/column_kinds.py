@@ -41,7 +41,6 @@ class Column(abc.ABC):
       words: the kinds of the class that are words.
       json_name: name of the class in JSON.
       impossible: what is wrong with a value that the column cannot have.
-      is_text: whether text that looks like numbers or dates stays text.
       is_discrete: whether values have cells.
       levels: the values that the numbers count, if they do.
       start: the time whose number is 0, of a column of times.
@@ -51,7 +50,6 @@ class Column(abc.ABC):
     dtype: Any
 
     words: ClassVar[tuple[str, ...]] = ()
-    is_text: ClassVar[bool] = False
     json_name: ClassVar[Any] = None
     impossible: ClassVar[Any] = None
     kind: ClassVar[Any] = None
@@ -302,7 +300,6 @@ class _Levels(Column):
 
     words: ClassVar[tuple[str, ...]] = ("category",)
     json_name = kind = "category"
-    is_text = True
     impossible = "not a level of the training"
 
     @classmethod
@@ -502,7 +499,7 @@ def in_words(value: Any) -> str:
 
 def is_text(kind: Any) -> bool:
     """Whether the text of columns of a kind stays text, even if it looks like numbers or dates."""
-    return any(own.is_text and own.takes(kind) for own in _CLASSES)
+    return _Levels.takes(kind) or _OrderedLevels.takes(kind)
 
 
 def kinds_in_words(kinds: Mapping[Any, Any]) -> str:

@@ -90,7 +90,7 @@ def load_tabular(
       path_validation: file of the validation split, likewise.
       key: name of the array in an .npz file that holds more than one.
       columns: names of the columns to read, or their numbers from 1, in this order; by default all.
-      condition_columns: names of columns that are the condition of the others, or their numbers among the `columns`.
+      condition_columns: names of the columns that are the condition, or their numbers among the `columns`.
       kinds: the kinds of columns, by their names or numbers; see `ColumnCodes`.
       missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
