@@ -306,7 +306,7 @@ TIMES = np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]")
         ("1 of 3 values are not a whole day, such as", TIMES, {"kinds": {"x": "day"}}),
         ("3 of 3 values are not a number, such as 2024-01-01", TIMES, {"kinds": {"x": "number"}}),
         ("3 of 3 values are not a date, such as 1", [1, 2, 3], {"kinds": {"x": "date"}}),
-        (r"of type timedelta64\[ns\]", pandas.to_timedelta([1, 2, 3], unit="h"), {}),
+        (r"of type timedelta64\[.s\]", pandas.to_timedelta([1, 2, 3], unit="h"), {}),
         *[("kind is one of date, .* got", [1, 2], {"kinds": {"x": k}}) for k in ("wohle", 0, -1.0, True, np.inf)],
     ],
 )  # fmt: skip

@@ -100,5 +100,5 @@ def test_columns_of_levels_in_a_config(tmp_path):
     for wrong in ("S < M", "size: S < < M", "size"):
         with pytest.raises(ValueError, match="not of the form 'wind: number; temp: 0.1"):
             load({**fields, "kinds": wrong})
-    with pytest.raises(ValueError, match="Column 'code': a kind is one of date, .* got 'S'"):
+    with pytest.raises(ValueError, match="Column 'code': a kind is one of date, .* got the kind 'S'"):
         load({**fields, "kinds": "code: S"})
