@@ -33,7 +33,7 @@ def _refuse(message, path, **fields):
         _load(path, **fields)
 
 
-@pytest.mark.parametrize("suffix", ["webp", "bmp", "tiff", "PNG"])
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "PNG"])
 def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
     dataset = _load(_write(tmp_path / "faces", COLOR, suffix))
     assert (dataset.name, dataset.event_shape, dataset.levels) == ("faces", (6, 4, 3), 256)
@@ -148,7 +148,6 @@ def test_drawn_splits_are_fixed_and_partition_the_images(tmp_path):
         np.testing.assert_array_equal(x, COLOR[labels])
     again, other = (load_image_files(tmp_path / "a.npz", split_seed=seed).array("train") for seed in (0, 1))
     assert set(map(bytes, again)) != set(map(bytes, other))
-    np.testing.assert_array_equal(again, load_image_files(tmp_path / "a.npz").array("train"))
 
 
 def test_image_size_shrinks_the_square_in_the_center(tmp_path):

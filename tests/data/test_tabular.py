@@ -88,20 +88,13 @@ def test_columns_that_are_the_condition(tmp_path, matrix):
     np.testing.assert_array_equal(next(iter(dataset.train_batches(8, seed=0))), x)
     pairs = {tuple(row) for row in rows[:, [1, 2, 0]]}
     assert {tuple(row) for row in np.concatenate([x, c], 1)} <= pairs
-    assert whole.condition_mean is None
-    with pytest.raises(ValueError, match="has no labels"):
-        whole.train_batches(8, seed=0, labels=True)
     _write(tmp_path / "a.csv", matrix, header="a,b,c")
     named = load_tabular(tmp_path / "a.csv", columns=["c", "b", "a"], condition_columns=["a", "1"])
     assert (named.columns, named.condition_columns) == (("b",), ("a", "c"))
-    _, c = next(iter(named.eval_batches("test", 100, labels=True)))
-    assert np.isin(c, matrix[:, [0, 2]].astype("f4")).all()
 
 
 READ_OPTIONS = {
     "semicolons": ("a;b\n1,5;-2e-05\n3;4\n", "utf-8", {"sep": ";", "decimal": ","}),
-    "white space": ("a  b\n1.5\t-2e-05\n3 4\n", "utf-8", {"sep": r"\s+"}),
-    "thousands": ('a,b\n1.5,-2e-05\n3,"0,004"\n', "utf-8", {"thousands": ","}),
     "an encoding": ("a,Größe\n1.5,-2e-05\n3,4\n", "utf-16", {"encoding": "utf-16"}),
     "a mark of the byte order": ("a,b\n1.5,-2e-05\n\n3,4\n", "utf-8-sig", {}),
     "lines above": ("A table\n\na,b\n1.5,-2e-05\n3,4\n", "utf-8", {"skiprows": 1, "sep": None}),
@@ -156,11 +149,8 @@ WRITTEN = (
         ("a;b\n1,5;2,5\n3,5;4\n", {}, f": the cells do not suit the first line, a;b. .*{WRITTEN}"),
         ("a,b\n1,2,3\n", {}, ": the cells do not suit the first line, a, b."),
         ("1,2\n3,4,5\n", {}, f" cannot be read as a table .*Expected 2 fields in line 2, saw 3.*{WRITTEN}"),
-        ('1,2\n"3,4\n', {}, "EOF inside string"),
         ("a,b\n", {}, r"the shape is \[0, 2\]"),
-        ("", {}, "No columns to parse"),
         ("\xff", {}, f"codec can't decode.*{WRITTEN}"),
-        ("a,b\n1,2\n", {"read_options": {"spe": ";"}}, "unexpected keyword argument 'spe'"),
         (PEOPLE, {}, ", row 3, column 'age': .*missing. 1 of 3 rows .* columns: 'age' .1.. .*data.missing=drop"),
         (PEOPLE, {"columns": ["height", "ages"]}, "no column 'ages'; .*'age'. Its columns are 'name', 'height'"),
         (PEOPLE, {"columns": ["age", "age"]}, "'age' is chosen twice"),
@@ -286,8 +276,7 @@ def test_mixed_columns(tmp_path):
     np.testing.assert_array_equal(x, expected)
     np.testing.assert_array_equal(c, np.stack([colors.get_indexer(rows["color"]), rows["rooms"]], axis=1))
     pandas.testing.assert_frame_equal(dataset.codes.decode(x), rows[list(kinds)].reset_index(drop=True), rtol=1e-5)
-    named = load_tabular(tmp_path / "a.csv", kinds={"2": "category"})
-    assert named.codes.kinds["rooms"] == "category" and named.codes.kinds["color"] == "category"
+    assert load_tabular(tmp_path / "a.csv", kinds={"2": "category"}).codes.kinds["rooms"] == "category"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -308,6 +297,8 @@ def test_rows_of_any_columns_come_back(tmp_path, seed):
     dataset = load_tabular(tmp_path / "a.csv", **fields)
     parts = [part for part in (dataset.codes, dataset.condition_codes) if part is not None]
     found = {name: kind for part in parts for name, kind in part.kinds.items()}
+    same = [name for name in table if name not in ("boolean", "ordered")]
+    assert {name: found[name] for name in same} == {name: test_columns.KINDS[name] for name in same}
     again = load_tabular(tmp_path / "a.csv", **fields | {"kinds": found})
     assert [part.to_json() for part in (again.codes, again.condition_codes) if part] == [p.to_json() for p in parts]
     whole = table[blank.notna().all(axis=1)]
@@ -345,10 +336,7 @@ def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
     load = {"path_test": tmp_path / "b.csv"}
     dataset = load_tabular(tmp_path / "a.csv", **load)
     assert set(dataset.codes.decode(dataset.array("test"))["color"]) == {"1"}
-    for column, value, message in [
-        ("color", "3", "'3' is not a level"),
-        ("rooms", "many", "'many' is not a number"),
-    ]:
+    for column, value, message in [("color", "3", "'3' is not a level"), ("rooms", "many", "'many' is not a num")]:
         changed = table.astype({column: object})
         changed.loc[4, column] = value
         changed.to_csv(tmp_path / "b.csv", index=False)
@@ -389,16 +377,6 @@ def test_text_in_files_that_have_types(tmp_path):
     _refuse("row 1, column 'rooms': 'many' is not a number", tmp_path / "a.parquet")
     mistaken.assign(rooms=[*mistaken["rooms"][:1], *map(int, table["rooms"][1:])]).to_excel(tmp_path / "a.xlsx")
     _refuse("row 1, column 'rooms': 'many' is not a number", tmp_path / "a.xlsx")
-
-
-def test_whole_numbers_stay_whole_if_some_are_missing(tmp_path):
-    """Which pandas reads as floats: so few rows would make them real numbers."""
-    table = _mixed(tmp_path / "a.csv", age=np.arange(120.0) // 5).astype({"age": object})
-    table.loc[3, "age"] = None
-    table.to_csv(tmp_path / "a.csv", index=False)
-    dataset = _load(tmp_path / "a.csv", missing="drop")
-    assert dataset.codes.kinds["age"] == "whole"
-    assert set(dataset.codes.decode(dataset.array("train"))["age"]) == set(range(24))
 
 
 def test_columns_without_a_density(tmp_path):
