@@ -132,11 +132,8 @@ class Columns:
 
     def _warn(self, table):
         """Warns of columns that are constant, repeat or depend on each other."""
-        values = self.encode(table).values
-        values = values[~np.isnan(values).any(axis=1)]
-        if len(values) < 2:
-            return
-        varies, names = np.ptp(values, axis=0) > 0, np.array(list(self.kinds), object)
+        values, names = self.encode(table).values, np.array(list(self.kinds), object)
+        varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
         if not varies.all():
             constant = shortened(names[~varies])
             warnings.warn(f"These columns have one value in all rows: {constant}. Leave them out.", stacklevel=4)

@@ -4,7 +4,6 @@ The density of each is known: it is Gaussian noise around points or curves, unif
 area-preserving map.
 """
 
-import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -18,9 +17,11 @@ from tf_resflow.data.dataset import Dataset
 _AT_ONCE = 2**17  # logits
 
 
-class Density2D(abc.ABC):
+class Density2D:
     """A density on the plane, with the methods of a TFP distribution on NumPy arrays."""
 
+    _draw: Callable[..., np.ndarray]  # of a number and a generator
+    _log_prob: Callable[..., np.ndarray]
     _grid: Any  # half of its width, and its spacing
 
     def sample(self, num: int, seed: int | Sequence[int]) -> np.ndarray:
@@ -34,14 +35,6 @@ class Density2D(abc.ABC):
     def entropy(self) -> float:
         """The differential entropy -E log p in nats, exact or by quadrature on a grid."""
         return float(self._entropy)
-
-    @abc.abstractmethod
-    def _draw(self, num, generator):
-        """Draws points with a generator."""
-
-    @abc.abstractmethod
-    def _log_prob(self, points):
-        """The log density at float64 points."""
 
     @functools.cached_property
     def _entropy(self):
