@@ -16,6 +16,9 @@ def _days(num, rng, unit):
     return pandas.Timestamp("2024-02-28") + pandas.to_timedelta(hours, unit)
 
 
+ZONED = pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")
+LEVELS = ["low", "middle", "high", "highest"]
+
 # The kind of a column that is named after what it holds, and its values.
 COLUMNS = {
     "number": ("number", lambda num, rng: rng.normal(3.0, 2.0, size=num)),
@@ -33,19 +36,12 @@ COLUMNS = {
     "milliseconds": ("whole", lambda num, rng: 1.6e12 + rng.integers(0, 10_000, size=num)),
     "nanoseconds": (1000, lambda num, rng: 1_600_000_000_000_000_000 + 1000 * rng.integers(0, 300, size=num)),
     "hundreds": (100, lambda num, rng: (100 * rng.integers(0, 328, size=num)).astype("int16")),
-    "zoned day": (
-        "day",
-        lambda num, rng: pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")[
-            rng.integers(0, 300, size=num)
-        ],
-    ),
+    "zoned day": ("day", lambda num, rng: ZONED[rng.integers(0, 300, size=num)]),
     "boolean": ("category", lambda num, rng: rng.uniform(size=num) < 0.3),
     "text": ("category", lambda num, rng: rng.choice(["red", "green", "blue", "none"], size=num)),
     "ordered": (
-        ["low", "middle", "high", "highest"],
-        lambda num, rng: pandas.Categorical(
-            rng.choice(["low", "middle", "high"], size=num), ["low", "middle", "high", "highest"], ordered=True
-        ),
+        LEVELS,
+        lambda num, rng: pandas.Categorical(rng.choice(LEVELS[:3], size=num), LEVELS, ordered=True),
     ),
     "date": ("date", lambda num, rng: _days(num, rng, "h")),
     "day": ("day", lambda num, rng: _days(num, rng, "D")),
@@ -101,9 +97,8 @@ def test_a_density_of_vectors_is_a_density_of_rows(kind):
     if not columns.is_discrete[0]:
         x = columns.decode(np.sinh(np.linspace(-4.0, 4.0, 8001))[:, np.newaxis])
         z, _, _, log_scale, _ = columns.encode(x)
-        place = (
-            x["x"].to_numpy("datetime64[us]").astype(float) / 86400e6 if kind == "date" else x["x"].to_numpy(float)
-        )
+        is_time = kind == "date"
+        place = x["x"].to_numpy("datetime64[us]" if is_time else float).astype(float) / (86400e6 if is_time else 1)
         density = np.exp(stats.norm.logpdf(z[:, 0]) + log_scale)
         assert np.trapezoid(density, place) == pytest.approx(1.0, abs=1e-3)
         return
@@ -211,9 +206,7 @@ def test_skewed_numbers_become_more_normal(seed):
     sigma = rng.uniform(0.8, 3.0)
     skewed = pandas.DataFrame({"x": np.exp(sigma * rng.normal(size=500))})
     columns = Columns(skewed)
-    moments = [
-        ((x - x.mean()) ** 3).mean() / x.std() ** 3 for x in (skewed["x"], columns.encode(skewed).values[:, 0])
-    ]
+    moments = [stats.skew(x) for x in (skewed["x"], columns.encode(skewed).values[:, 0])]
     assert moments[0] > 2 and abs(moments[1]) < 0.6 * moments[0]
     far = columns.decode(np.array([[-5.0], [5.0]]))["x"]
     assert -20 * skewed["x"].max() < far[0] < far[1] < 20 * skewed["x"].max()
@@ -249,15 +242,6 @@ def test_the_ends_of_whole_numbers_are_sampled(dtype):
     assert drawn[0] == limits.min and drawn[1] >= limits.max - 2**10 * (dtype == "int64")
 
 
-def test_missing_and_unknown_values():
-    table = pandas.DataFrame({"color": ["red", None, "blue", "green"], "x": [1.5, 2.25, np.nan, 4.125]})
-    columns = Columns(table)
-    values, *_, known = columns.encode(table)
-    np.testing.assert_array_equal(np.isnan(values), [[0, 0], [1, 0], [0, 1], [0, 0]])
-    assert known.all()
-    assert not columns.encode(pandas.DataFrame({"color": ["pink"], "x": [1.0]})).known[0]
-
-
 def test_types_of_pandas():
     """Nullable types and zones come back; whole numbers within the range of the fit."""
     rng = np.random.default_rng(0)
@@ -277,9 +261,7 @@ def test_types_of_pandas():
 
 def test_warnings():
     rng = np.random.default_rng(0)
-    table = pandas.DataFrame(
-        {"a": rng.normal(size=50), "b": rng.normal(size=50), "same": 3, "other": rng.normal(size=50)}
-    )
+    table = pandas.DataFrame(rng.normal(size=[50, 3]), columns=["a", "b", "other"]).assign(same=3)
     table["sum"] = table["a"] + 2 * table["b"]
     with pytest.warns(UserWarning) as found:
         Columns(table)

@@ -29,13 +29,6 @@ def test_samples_have_the_density_and_its_entropy(name):
     assert abs(np.mean(surprise) - DENSITIES[name].entropy()) <= 4 * np.std(surprise) / np.sqrt(NUM) + 1e-9
 
 
-def test_checkerboard_is_exact():
-    assert DENSITIES["checkerboard"].entropy() == pytest.approx(np.log(32), abs=1e-12)
-    points = np.array([[-3.0, -3], [-3, -1], [1, 1], [3, 1], [5, 5], [-1, -1]])
-    expected = [-np.log(32), -np.inf, -np.log(32), -np.inf, -np.inf, -np.log(32)]
-    np.testing.assert_allclose(DENSITIES["checkerboard"].log_prob(points), expected)
-
-
 def test_8gaussians_are_the_mixture():
     points = np.random.default_rng(0).uniform(-4, 4, size=[200, 2])
     angles = np.arange(8) * np.pi / 4

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_resflow.data import Dataset, load, load_tfds_images, tfds_images
+from tf_resflow.data import load, load_tfds_images, tfds_images
 from tf_resflow.data.tfds_images import TFDSReader
 
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
@@ -131,7 +131,7 @@ def test_missing_data_say_how_to_get_them(tmp_path, name):
     [
         *[("little", {"levels": levels}, "power of two") for levels in (1, 17, 512)],
         ("little", {"split_train": "train[:4]"}, r"little \(train\[:4\]\): 4 examples .* {'validation': 0, "),
-        ("little", {"split_test": "tset"}, r"'tset'; its splits are \['test', 'train'\]"),
+        ("little", {"split_test": "tset"}, "Unknown split 'tset'. Should be one of"),
         ("sharded", {"image_size": 3}, r"have the shape \(8, 8, 1\). Set image_size to a divisor"),
         ("unsized", {}, r"have the shape \(None, None, 1\). Set image_size"),
         ("vectors", {}, "has no image"),
@@ -149,14 +149,6 @@ def test_what_does_not_fit_is_refused(data_dir, name, fields, message):
 
 def _labels_of(reader, *options):
     return np.array([int(label) for _, label in reader.stream("train", *options).map(reader.decode)])
-
-
-@pytest.mark.parametrize("split, part", [("train", slice(None)), ("train[20%:90%]", slice(60, 270))])
-def test_a_stream_without_a_seed_keeps_the_order(builder, split, part):
-    reader = TFDSReader(builder)
-    examples = list(reader.stream(split).map(reader.decode))
-    np.testing.assert_array_equal([int(label) for _, label in examples], np.arange(300)[part])
-    np.testing.assert_array_equal([x.numpy() for x, _ in examples], SQUARES[part])
 
 
 def test_a_seed_orders_a_stream(builder, monkeypatch):
@@ -177,19 +169,6 @@ def test_a_seed_orders_a_stream(builder, monkeypatch):
         assert np.sum(np.diff(block % 60) < 0) > 29 - 5 * 2.3
         assert np.max(block % 60) < 20
     assert np.mean(one == other) < 0.1
-
-
-def test_epochs_of_a_streamed_data_set(builder):
-    """Every epoch has each example at most once, in a new order, with their labels."""
-    reader = TFDSReader(builder)
-    fields = {"stream": reader.stream, "decode": reader.decode, "num_classes": 300}
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, **fields)
-    batches = list(dataset.train_batches(70, seed=3, labels=True).take(8))
-    for x, label in batches:
-        np.testing.assert_array_equal(x, SQUARES[label.numpy()])
-    epochs = np.stack([label for _, label in batches]).reshape(2, 280)
-    assert all(len(set(epoch)) == 280 for epoch in epochs)
-    assert np.mean(epochs[0] == epochs[1]) < 0.1
 
 
 def test_larger_images_are_averaged(builder):

@@ -20,9 +20,8 @@ class EncodedRows(NamedTuple):
     """Rows of a table as vectors.
 
     Attributes:
-      values: `[num, size]` float64, the numbers of the values: NaN for a value that is missing or cannot be read,
-        and -1 for one that cannot occur.
-      known: `[num, size]`, whether a value can occur. A row with one that cannot has probability 0.
+      values: `[num, size]` float64: NaN for values that are missing or cannot be read, -1 if they cannot occur.
+      known: `[num, size]`, whether a value can occur.
       faults: `[num, size]`, what is wrong with a value, or "".
       log_slopes: `[num]`, the log-determinants of the maps of values to numbers.
       table: the columns as they were.

@@ -72,9 +72,6 @@ class Columns:
       size: number of coordinates.
       is_discrete: `[size]`, which coordinates have cells.
 
-    Raises:
-      ValueError: if a column cannot be read as its kind, all its values are missing, or it has over 100 levels.
-
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
     """
@@ -151,9 +148,8 @@ class _Powers:
     A coordinate z has the median m, and a is the smaller of the distances from m to the quartiles. With
     \\(t = (z - m) / a\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\) for \\(t \ge 0\\); for \\(t < 0\\), y is minus
     the transform of \\(-t\\) with \\(2 - \lambda\\). The parameter maximizes the normal likelihood in
-    \\(0 \le \lambda \le 2\\); outside of these limits, samples beyond the data would explode. Beyond the range of
-    the fit, y continues linearly. A coordinate is transformed if its normal log-likelihood rises by two standard
-    errors on each half of the rows, with the parameters of the other half.
+    \\(0 \le \lambda \le 2\\). Beyond the range of the fit, y continues linearly. A coordinate is transformed if its
+    normal log-likelihood rises by two standard errors on each half of the rows, with the parameters of the other.
 
     References:
       Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.

@@ -46,15 +46,14 @@ def load_tfds_images(
       levels: values of a pixel, a power of two in 2, ..., 256.
       split_train: TFDS split that becomes "train", such as `"train[:55000]"`.
       split_test: TFDS split that becomes "test".
-      split_validation: TFDS split that becomes "validation"; by default TFDS's own, if it has one that is not part
-        of the other two, and else the last part of `split_train`.
+      split_validation: TFDS split that becomes "validation"; by default TFDS's own, if there is one that is not
+        part of the other two, and otherwise the last part of `split_train`.
       download: whether to download and prepare a missing data set.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
       image_size: height and width of the examples; images of a multiple of this size are shrunk by averaging. It is
-        required if the data set leaves the size open (downsampled_imagenet). None: as they are.
-      validation_fraction: fraction of `split_train` that is held back for validation if there is no such split; 0
-        for none.
+        required if the data set leaves the size open (downsampled_imagenet).
+      validation_fraction: fraction of `split_train` that is held back if there is no validation split; 0 for none.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`.
@@ -103,11 +102,7 @@ def _prepared_builder(name, data_dir, download):
 
 
 class TFDSReader:
-    """The uint8 images of a prepared TFDS builder, a split at once or as a stream.
-
-    Their pixels v become floor(v levels / 256). Images of a multiple of `image_size` are shrunk: each pixel becomes
-    the rounded mean of those that it covers. `num_classes` is None without labels.
-    """
+    """The uint8 images of a prepared TFDS builder, a split at once or as a stream; see `load_tfds_images`."""
 
     def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
         self._builder = builder
@@ -133,24 +128,11 @@ class TFDSReader:
         self.num_classes = self._features[self._label].num_classes if self._label else None
 
     def num_examples(self, split: str) -> int:
-        """The number of examples of a split, such as `"train[:90%]"`, at least 1."""
-        splits = self._builder.info.splits
-        try:
-            size = splits[split].num_examples
-        except (KeyError, ValueError):
-            size = None
-        if not size:
-            raise ValueError(
-                f"{self._builder.name!r} has no examples in a split {split!r}; its splits are {sorted(splits)}. "
-                "Set split_train, split_validation or split_test."
-            )
-        return size
+        """The number of examples of a split, such as `"train[:90%]"`."""
+        return self._builder.info.splits[split].num_examples
 
     def split_off(self, split: str, fraction: float) -> tuple[str, str]:
-        """Divides a split, such as `"train[:50000]"`, in two; the second holds a fraction, its last examples.
-
-        The second is "" if the fraction is 0.
-        """
+        """Divides a split in two; the second holds a fraction, the last examples, and is "" if that is 0."""
         num = self.num_examples(split)
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
         if left == num:
@@ -164,7 +146,7 @@ class TFDSReader:
         return "+".join(kept), "+".join(held_back)
 
     def check_disjoint(self, splits: Mapping[str, str]) -> None:
-        """Raises ValueError if the splits, TFDS names by our names, have an example twice, in one or in two."""
+        """Raises ValueError if the splits, TFDS names by our names, have an example twice."""
         slices = [(ours, *piece) for ours, theirs in splits.items() for piece in self._slices(theirs)]
         for (one, name, start, stop), (other, other_name, first, last) in itertools.combinations(slices, 2):
             if name == other_name and start < last and first < stop:
@@ -192,10 +174,9 @@ class TFDSReader:
         return (images, *labels) if labels else images
 
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
-        """The examples of a split read from its files one after the other, still encoded; see `Dataset.stream`.
+        """The encoded examples of a split, read from its files one after the other; see `Dataset.stream`.
 
-        With a seed the files are read in a random order, several in turn, and their examples are shuffled in blocks
-        of 256 MB.
+        With a seed the files are read in a random order, several in turn, and shuffled in blocks of 256 MB.
         """
         parts = self._builder.info.splits[split].file_instructions
         names = tf.constant([str(part.filename) for part in parts])

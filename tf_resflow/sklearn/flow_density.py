@@ -191,17 +191,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         or 2.5 in a column of whole numbers. It is NaN for a row that misses values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
-        return self._scored_with_warning(self._table(X))
-
-    def _scored_with_warning(self, table):
-        scores = self._scored(table)
-        if unknown := np.count_nonzero(np.isneginf(scores)):
-            warnings.warn(
-                f"{unknown} rows have the score minus infinity, because a value cannot occur, such as a category "
-                "that the fit did not know.",
-                stacklevel=3,
-            )
-        return scores
+        return self._scored(self._table(X))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean log-density of the rows, in nats, without those whose score is NaN."""
@@ -214,7 +204,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         table = self._table(X)
-        return self._compared(table, self._scored_with_warning(table)) - self.offset_
+        return self._compared(table, self._scored(table)) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
@@ -256,12 +246,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
-        scores, gains = self._compared(table, self._scored(table)), np.empty([len(table), len(names)])
+        scores, gains = self._compared(table, self._scored(table, warn=False)), np.empty([len(table), len(names)])
         for place, name in enumerate(names):
             values = self._reference[name]
             others = pandas.concat([table] * len(values))
             others[name] = values.repeat(len(table)).set_axis(others.index)
-            best = self._compared(others, self._scored(others)).reshape(len(values), -1).max(axis=0)
+            best = self._compared(others, self._scored(others, warn=False)).reshape(len(values), -1).max(axis=0)
             with np.errstate(invalid="ignore"):  # infinity less infinity
                 gains[:, place] = np.where(best == scores, 0.0, best - scores)
         return pandas.DataFrame(gains, table.index, names)
@@ -308,11 +298,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
-    def _scored(self, table):
+    def _scored(self, table, warn=True):
         """The scores of the rows of a table, NaN for those that are left out."""
         is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
         if is_kept.any():
             scores[is_kept] = self._mixed_scores(table[is_kept])
+        if warn and (unknown := np.count_nonzero(np.isneginf(scores))):
+            warnings.warn(f"{unknown} rows have the score minus infinity: a value cannot occur.", stacklevel=3)
         return scores
 
     def _mean_log_densities(self, table):
