@@ -92,13 +92,6 @@ def test_rows_that_cannot_be_read_have_a_reason():
     assert codes.encode(new, date_format="%d.%m.%Y").values[2, 3] == 2
 
 
-def test_columns_of_real_numbers():
-    codes = ColumnCodes.of_numbers(["a", "b"])
-    assert codes.cells is None and codes.describe() == {}
-    table = pandas.DataFrame({"a": [1, 2], "b": [True, False]})
-    assert codes.encode(table).values.tolist() == [[1, 1], [2, 0]]
-
-
 def test_columns_of_earlier_versions():
     """The names of kinds in the data.json of version 0.1."""
     grid = {"name": "a", "kind": "whole number", "dtype": "int64", "first": 3, "step": 1, "num": 4}

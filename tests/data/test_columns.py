@@ -16,6 +16,9 @@ def _days(num, rng, unit):
     return pandas.Timestamp("2024-02-28") + pandas.to_timedelta(hours, unit)
 
 
+ZONED = pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")
+LEVELS = ["low", "middle", "high", "highest"]
+
 # The kind of a column that is named after what it holds, and its values.
 COLUMNS = {
     "number": ("number", lambda num, rng: rng.normal(3.0, 2.0, size=num)),
@@ -33,19 +36,12 @@ COLUMNS = {
     "milliseconds": ("whole", lambda num, rng: 1.6e12 + rng.integers(0, 10_000, size=num)),
     "nanoseconds": (1000, lambda num, rng: 1_600_000_000_000_000_000 + 1000 * rng.integers(0, 300, size=num)),
     "hundreds": (100, lambda num, rng: (100 * rng.integers(0, 328, size=num)).astype("int16")),
-    "zoned day": (
-        "day",
-        lambda num, rng: pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")[
-            rng.integers(0, 300, size=num)
-        ],
-    ),
+    "zoned day": ("day", lambda num, rng: ZONED[rng.integers(0, 300, size=num)]),
     "boolean": ("category", lambda num, rng: rng.uniform(size=num) < 0.3),
     "text": ("category", lambda num, rng: rng.choice(["red", "green", "blue", "none"], size=num)),
     "ordered": (
-        ["low", "middle", "high", "highest"],
-        lambda num, rng: pandas.Categorical(
-            rng.choice(["low", "middle", "high"], size=num), ["low", "middle", "high", "highest"], ordered=True
-        ),
+        LEVELS,
+        lambda num, rng: pandas.Categorical(rng.choice(LEVELS[:3], size=num), LEVELS, ordered=True),
     ),
     "date": ("date", lambda num, rng: _days(num, rng, "h")),
     "day": ("day", lambda num, rng: _days(num, rng, "D")),
@@ -63,7 +59,7 @@ def draw(seed, num=200):
     return table, {name: kind for name, kind in GIVEN.items() if name in table}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_kinds_do_not_depend_on_the_sample(seed):
     """Those of any rows are those of all, and the same when they are given to another fit."""
     table, given = draw(seed)
@@ -75,7 +71,7 @@ def test_kinds_do_not_depend_on_the_sample(seed):
         assert ColumnCodes(rows, kinds=given).kinds == kinds == ColumnCodes(rows, kinds=kinds).kinds
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_rows_come_back(seed):
     """In their types, names and order, of rows that the fit did not see, too; and standardized between."""
     table, given = draw(seed)
@@ -101,9 +97,8 @@ def test_a_density_of_vectors_is_a_density_of_rows(kind):
     if not columns.is_discrete[0]:
         x = columns.decode(np.sinh(np.linspace(-4.0, 4.0, 8001))[:, np.newaxis])
         z, _, _, log_scale, _ = columns.encode(x)
-        place = (
-            x["x"].to_numpy("datetime64[us]").astype(float) / 86400e6 if kind == "date" else x["x"].to_numpy(float)
-        )
+        is_time = kind == "date"
+        place = x["x"].to_numpy("datetime64[us]" if is_time else float).astype(float) / (86400e6 if is_time else 1)
         density = np.exp(stats.norm.logpdf(z[:, 0]) + log_scale)
         assert np.trapezoid(density, place) == pytest.approx(1.0, abs=1e-3)
         return
@@ -211,9 +206,7 @@ def test_skewed_numbers_become_more_normal(seed):
     sigma = rng.uniform(0.8, 3.0)
     skewed = pandas.DataFrame({"x": np.exp(sigma * rng.normal(size=500))})
     columns = Columns(skewed)
-    moments = [
-        ((x - x.mean()) ** 3).mean() / x.std() ** 3 for x in (skewed["x"], columns.encode(skewed).values[:, 0])
-    ]
+    moments = [stats.skew(x) for x in (skewed["x"], columns.encode(skewed).values[:, 0])]
     assert moments[0] > 2 and abs(moments[1]) < 0.6 * moments[0]
     far = columns.decode(np.array([[-5.0], [5.0]]))["x"]
     assert -20 * skewed["x"].max() < far[0] < far[1] < 20 * skewed["x"].max()
@@ -249,15 +242,6 @@ def test_the_ends_of_whole_numbers_are_sampled(dtype):
     assert drawn[0] == limits.min and drawn[1] >= limits.max - 2**10 * (dtype == "int64")
 
 
-def test_missing_and_unknown_values():
-    table = pandas.DataFrame({"color": ["red", None, "blue", "green"], "x": [1.5, 2.25, np.nan, 4.125]})
-    columns = Columns(table)
-    values, *_, known = columns.encode(table)
-    np.testing.assert_array_equal(np.isnan(values), [[0, 0], [1, 0], [0, 1], [0, 0]])
-    assert known.all()
-    assert not columns.encode(pandas.DataFrame({"color": ["pink"], "x": [1.0]})).known[0]
-
-
 def test_types_of_pandas():
     """Nullable types and zones come back; whole numbers within the range of the fit."""
     rng = np.random.default_rng(0)
@@ -277,9 +261,7 @@ def test_types_of_pandas():
 
 def test_warnings():
     rng = np.random.default_rng(0)
-    table = pandas.DataFrame(
-        {"a": rng.normal(size=50), "b": rng.normal(size=50), "same": 3, "other": rng.normal(size=50)}
-    )
+    table = pandas.DataFrame(rng.normal(size=[50, 3]), columns=["a", "b", "other"]).assign(same=3)
     table["sum"] = table["a"] + 2 * table["b"]
     with pytest.warns(UserWarning) as found:
         Columns(table)
@@ -288,7 +270,6 @@ def test_warnings():
     assert "depend on each other linearly: a, b, sum." in texts[1] and len(texts) == 2
 
 
-DURATIONS = pandas.to_timedelta([1, 2, 3], unit="h")
 TIMES = np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]")
 
 
@@ -297,18 +278,17 @@ TIMES = np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]")
     [
         ("no column 'y'; the columns are x", [1, 2, 3], {"bounds": {"y": (0, 1)}}),
         ("all values are missing", [np.nan] * 3, {}),
-        ("150 different values in 150 rows, such as '0': too many", [*map(str, range(150))], {}),
+        ("150 different values, such as '0': too many", [*map(str, range(150))], {}),
         ("1 of 3 values are not a level of the training, such as c", ["a", "b", "c"], {"kinds": {"x": ["a", "b"]}}),
         ("3 of 3 values are not a number, such as a", ["a", "b", "c"], {"bounds": {"x": (0, 1)}}),
-        ("bounds, but its kind is 'whole'. Only num", [1, 2], {"bounds": {"x": (0, 3)}, "kinds": {"x": "whole"}}),
-        ("with low < high; got .3, 0.", [1, 2], {"bounds": {"x": (3, 0)}}),
+        ("only numbers have bounds; got", [1, 2], {"bounds": {"x": (0, 3)}, "kinds": {"x": "whole"}}),
         ("3 of 3 values are not a whole number, such as 1.5", [1.5, 2.5, 3.5], {"kinds": {"x": "whole"}}),
         ("1 of 3 values are not a multiple of 0.1, such as 2.55", [1, 2.55, 3], {"kinds": {"x": 0.1}}),
         ("2 of 3 values are infinite, such as inf", [np.inf, 1.0, -np.inf], {}),
         ("1 of 3 values are not a whole day, such as", TIMES, {"kinds": {"x": "day"}}),
         ("3 of 3 values are not a number, such as 2024-01-01", TIMES, {"kinds": {"x": "number"}}),
         ("3 of 3 values are not a date, such as 1", [1, 2, 3], {"kinds": {"x": "date"}}),
-        (r"durations by .dt.total_seconds\(\)", DURATIONS, {}),
+        (r"of type timedelta64\[.s\]", pandas.to_timedelta([1, 2, 3], unit="h"), {}),
         *[("kind is one of date, .* got", [1, 2], {"kinds": {"x": k}}) for k in ("wohle", 0, -1.0, True, np.inf)],
     ],
 )  # fmt: skip
@@ -317,7 +297,7 @@ def test_what_a_fit_refuses(refused, message, values, fields):
 
 
 def test_refusals(refused):
-    refused("Two columns have the name 'x'", Columns, pandas.DataFrame([[1, 2]], columns=["x", "x"]))
+    refused("Two columns have the same name: x, x", Columns, pandas.DataFrame([[1, 2]], columns=["x", "x"]))
     columns, dates = Columns(pandas.DataFrame({"x": [1.5, 2.5, 3.5]})), Columns(pandas.DataFrame({"x": TIMES}))
     for values, reason in (([1.0, -np.inf], "'-inf' is infinite"), ([1, "two"], "'two' is not a number")):
         message = f"Row 2, column 'x': {reason}. 1 of 2 rows have such values"

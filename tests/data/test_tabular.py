@@ -1,4 +1,3 @@
-import itertools
 import sys
 
 import numpy as np
@@ -89,20 +88,13 @@ def test_columns_that_are_the_condition(tmp_path, matrix):
     np.testing.assert_array_equal(next(iter(dataset.train_batches(8, seed=0))), x)
     pairs = {tuple(row) for row in rows[:, [1, 2, 0]]}
     assert {tuple(row) for row in np.concatenate([x, c], 1)} <= pairs
-    assert whole.condition_mean is None
-    with pytest.raises(ValueError, match="has no labels"):
-        whole.train_batches(8, seed=0, labels=True)
     _write(tmp_path / "a.csv", matrix, header="a,b,c")
     named = load_tabular(tmp_path / "a.csv", columns=["c", "b", "a"], condition_columns=["a", "1"])
     assert (named.columns, named.condition_columns) == (("b",), ("a", "c"))
-    _, c = next(iter(named.eval_batches("test", 100, labels=True)))
-    assert np.isin(c, matrix[:, [0, 2]].astype("f4")).all()
 
 
 READ_OPTIONS = {
     "semicolons": ("a;b\n1,5;-2e-05\n3;4\n", "utf-8", {"sep": ";", "decimal": ","}),
-    "white space": ("a  b\n1.5\t-2e-05\n3 4\n", "utf-8", {"sep": r"\s+"}),
-    "thousands": ('a,b\n1.5,-2e-05\n3,"0,004"\n', "utf-8", {"thousands": ","}),
     "an encoding": ("a,Größe\n1.5,-2e-05\n3,4\n", "utf-16", {"encoding": "utf-16"}),
     "a mark of the byte order": ("a,b\n1.5,-2e-05\n\n3,4\n", "utf-8-sig", {}),
     "lines above": ("A table\n\na,b\n1.5,-2e-05\n3,4\n", "utf-8", {"skiprows": 1, "sep": None}),
@@ -121,15 +113,20 @@ def test_options_of_pandas(tmp_path, case):
     assert len(names) == 2 and all(name == name.strip() for name in names)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-@pytest.mark.parametrize("kind, place", [("npy", "row 5, column 3"), ("csv", "row 5, column 'c'")])
-def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value, kind, place):
-    matrix[4, 2] = matrix[9, 0] = value
-    np.save(tmp_path / "a.npy", matrix)
-    _write(tmp_path / "a.csv", matrix, header="a,b,c")
-    counted = "2 of 100 rows miss values, by columns: .*1.*, .*1" if np.isnan(value) else "So are 1 of 100 values"
-    place = place if np.isnan(value) else "row 10, column "
-    _refuse(f"{tmp_path}/a.{kind}, {place}.*{counted}", tmp_path / f"a.{kind}")
+@pytest.mark.parametrize("kind, name", [("npy", "3"), ("csv", "'c'")])
+def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, kind, name):
+    for value, message in (
+        (
+            np.nan,
+            f"{tmp_path}/a.{kind}, row 5, column {name}: .* 2 of 100 rows miss values, by columns: .*1.*, .*1",
+        ),
+        (np.inf, "Column .*1 of 100 values are infinite"),
+        (1e300, r"a \(t.*the value .* is not finite in float32"),
+    ):
+        matrix[4, 2] = matrix[9, 0] = value
+        np.save(tmp_path / "a.npy", matrix)
+        _write(tmp_path / "a.csv", matrix, header="a,b,c")
+        _refuse(message, tmp_path / f"a.{kind}")
 
 
 PEOPLE = """name,height,age,city
@@ -137,29 +134,27 @@ Ada,1.6,36,London
 Alan,1.8,41,Wilmslow
 Grace,1.7,,Arlington
 """
-WRITTEN = "another kind of CSV, .*--config.data.read_options.sep=';'.* decimal=',', .* encoding=utf-16, or header=0"
+WRITTEN = (
+    "how the file is written, .*--config.data.read_options.sep=';'.* decimal=',', .* encoding=utf-16, or header=0"
+)
 
 
 @pytest.mark.parametrize(
     "text, fields, message",
     [
-        ("a,b\n1,2\n3,x\n", {}, f", row 2, column 'b': 'x' is not a real number, .* 1 of the 2 .*y'. .*{WRITTEN}"),
-        ("1,x\n3,4\n", {}, f", row 1, column 2: 'x' is not a real number, .*{WRITTEN}"),
+        ("a,b\n1,2\n3,x\n", {}, f", row 2, column 'b': 'x' is not a number .* 1 of the 2 .*y'. .*{WRITTEN}"),
+        ("1,x\n3,4\n", {}, f", row 1, column 2: 'x' is not a number or a date, .*{WRITTEN}"),
         ("1,2\n\n3,\n", {}, ", row 2, column 2: the value is missing. 1 of 2 rows miss values, by columns: 2 .1."),
-        ("a;b\n1.5;2\n", {}, f" seems to have one column, 'a;b'. .*{WRITTEN}"),
-        ("a;b\n1,5;2,5\n3,5;4\n", {}, f": the first line has fewer cells than the lines below. .*{WRITTEN}"),
-        ("a,b\n1,2,3\n", {}, "fewer cells"),
+        ("a;b\n1.5;2\n", {}, f": the cells do not suit the first line, a;b. .*{WRITTEN}"),
+        ("a;b\n1,5;2,5\n3,5;4\n", {}, f": the cells do not suit the first line, a;b. .*{WRITTEN}"),
+        ("a,b\n1,2,3\n", {}, ": the cells do not suit the first line, a, b."),
         ("1,2\n3,4,5\n", {}, f" cannot be read as a table .*Expected 2 fields in line 2, saw 3.*{WRITTEN}"),
-        ('1,2\n"3,4\n', {}, "EOF inside string"),
         ("a,b\n", {}, r"the shape is \[0, 2\]"),
-        ("", {}, "No columns to parse"),
         ("\xff", {}, f"codec can't decode.*{WRITTEN}"),
-        ("a,b\n1,2\n", {"read_options": {"spe": ";"}}, "unexpected keyword argument 'spe'"),
         (PEOPLE, {}, ", row 3, column 'age': .*missing. 1 of 3 rows .* columns: 'age' .1.. .*data.missing=drop"),
         (PEOPLE, {"columns": ["height", "ages"]}, "no column 'ages'; .*'age'. Its columns are 'name', 'height'"),
         (PEOPLE, {"columns": ["age", "age"]}, "'age' is chosen twice"),
         (PEOPLE, {"kinds": {"cities": "category"}}, "no column 'cities'; did you mean 'city'"),
-        (PEOPLE, {"kinds": {"city": ["London"]}}, "'city': 2 of 3 .* not a level of .*, such as Wilmslow"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_csv_file_has_its_place(tmp_path, text, fields, message):
@@ -170,19 +165,15 @@ def test_what_is_wrong_in_a_csv_file_has_its_place(tmp_path, text, fields, messa
 @pytest.mark.parametrize(
     "array, message, fields",
     [
-        (np.zeros([3]), r"the shape is \[3\]", {}),
         (np.zeros([3, 2, 1]), r"the shape is \[3, 2, 1\]", {}),
         (np.zeros([0, 2]), r"the shape is \[0, 2\]", {}),
         (np.array([["a", "b"], ["c", "b"]]), "column 2 has one value in all train rows", NO_SPLITS),
         (np.zeros([3, 2], complex), "Column 1: 3 of 3 values are not a number, such as 0j", {}),
         (np.array([[None, 1]]), "cannot be read as an array of numbers", {}),
-        (np.eye(100), "test_fraction must be", {"test_fraction": 1.5}),
-        (np.eye(100), "Seed must be between 0 and 2", {"split_seed": -1}),
-        (np.eye(100), "100 examples .* leave -20", {"test_fraction": 0.6, "validation_fraction": 0.6}),
-        (np.eye(100), "test split holds no example, since test_fraction of 100", {"test_fraction": 0.001}),
-        (np.eye(1), "leave 1 for training, which needs at least 2", NO_SPLITS),
-        (np.eye(3), "leave 1 for training", {"test_fraction": 0.4, "validation_fraction": 0.4}),
-        (np.eye(3), "no array 'row': set key to one of", {"key": "row"}),
+        (np.eye(100), "'test': -10, ", {"test_fraction": -0.1}),
+        (np.eye(100), "'train': -20", {"test_fraction": 0.6, "validation_fraction": 0.6}),
+        (np.eye(100), "100 examples would be split into {'test': 0, ", {"test_fraction": 0.001}),
+        (np.eye(1), "{'train': 1}, .* train needs 2", NO_SPLITS),
         (np.eye(3), "'1' is chosen twice", {"condition_columns": ["1", "1"]}),
         (np.eye(3), "none is left", {"condition_columns": ["1", "2", "3"]}),
         *[(np.eye(3), f"no column '{name}'", {"condition_columns": [name]}) for name in "04"],
@@ -199,20 +190,8 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     np.savez(other, rows=matrix[:, :2], other=matrix)
     _refuse("no such file", tmp_path / "none.csv")
     _refuse("ends in .csv, .parquet, .xlsx, .npy, .npz", tmp_path / "a.txt")
-    _refuse("is a folder. .* data.name = 'images'", tmp_path)
-    _refuse(r"2 arrays: set key to one of \['rows', 'other'\]", other)
+    _refuse(r"set key to one of \['rows', 'other'\]", other)
     _refuse("two.npz has 2 columns; the model takes 3, without names", path, other, key="rows")
-
-
-@pytest.mark.parametrize("fields", [*itertools.combinations(["path", "path_test", "path_validation"], 2)])
-def test_files_of_the_same_rows_are_errors(tmp_path, matrix, fields):
-    """A copy of another kind."""
-    np.save(tmp_path / "a.npy", matrix.astype("f4"))
-    np.savez(tmp_path / "copy.npz", matrix.astype("f4"))
-    np.save(tmp_path / "other.npy", matrix + 1)
-    one, other = fields
-    paths = {"path": tmp_path / "other.npy", one: tmp_path / "a.npy", other: tmp_path / "copy.npz"}
-    _refuse(f"{one} and {other} have the same examples", **paths)
 
 
 def test_the_types_of_parquet(tmp_path):
@@ -260,7 +239,7 @@ def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
     assert dataset.columns == ("a", "c")
     np.testing.assert_allclose(dataset.array("test"), matrix[:5, ::2], rtol=1e-6)
     np.testing.assert_allclose(dataset.array("validation"), matrix[:7, ::2], rtol=1e-6)
-    _refuse("has 2 columns without names, and those wanted are 3: a, b, c", **files)
+    _refuse("has 2 columns without names, and not the 3 columns a, b, c", **files)
 
 
 def _mixed(path, num=120, **columns):
@@ -297,8 +276,7 @@ def test_mixed_columns(tmp_path):
     np.testing.assert_array_equal(x, expected)
     np.testing.assert_array_equal(c, np.stack([colors.get_indexer(rows["color"]), rows["rooms"]], axis=1))
     pandas.testing.assert_frame_equal(dataset.codes.decode(x), rows[list(kinds)].reset_index(drop=True), rtol=1e-5)
-    named = load_tabular(tmp_path / "a.csv", kinds={"2": "category"})
-    assert named.codes.kinds["rooms"] == "category" and named.codes.kinds["color"] == "category"
+    assert load_tabular(tmp_path / "a.csv", kinds={"2": "category"}).codes.kinds["rooms"] == "category"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -319,6 +297,8 @@ def test_rows_of_any_columns_come_back(tmp_path, seed):
     dataset = load_tabular(tmp_path / "a.csv", **fields)
     parts = [part for part in (dataset.codes, dataset.condition_codes) if part is not None]
     found = {name: kind for part in parts for name, kind in part.kinds.items()}
+    same = [name for name in table if name not in ("boolean", "ordered")]
+    assert {name: found[name] for name in same} == {name: test_columns.KINDS[name] for name in same}
     again = load_tabular(tmp_path / "a.csv", **fields | {"kinds": found})
     assert [part.to_json() for part in (again.codes, again.condition_codes) if part] == [p.to_json() for p in parts]
     whole = table[blank.notna().all(axis=1)]
@@ -342,10 +322,8 @@ def test_missing_values_are_dropped_if_asked(tmp_path, said):
     table.loc[[7, 9], "color"] = np.nan
     table.loc[[11], "new"] = np.nan
     table.to_csv(tmp_path / "a.csv", index=False)
-    message = (
-        r"row 4, column 'price': the value is missing. 4 of 120 rows .* 'price' \(2\), 'new' \(1\), 'color' \(2\)"
-    )
-    _refuse(message, tmp_path / "a.csv")
+    counts = r"'price' \(2\), 'new' \(1\), 'color' \(2\)"
+    _refuse(f"row 4, column 'price': the value is missing. 4 of 120 rows .* {counts}", tmp_path / "a.csv")
     dataset = _load(tmp_path / "a.csv", missing="drop")
     assert dataset.sizes == {"train": 116} and dataset.codes.labels[3] == ["False", "True"]
     assert len(said) == 1 and "left out rows. 4 of 120 rows miss values" in said[0]
@@ -358,10 +336,7 @@ def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
     load = {"path_test": tmp_path / "b.csv"}
     dataset = load_tabular(tmp_path / "a.csv", **load)
     assert set(dataset.codes.decode(dataset.array("test"))["color"]) == {"1"}
-    for column, value, message in [
-        ("color", "3", "'3' is not a level"),
-        ("rooms", "many", "'many' is not a number"),
-    ]:
+    for column, value, message in [("color", "3", "'3' is not a level"), ("rooms", "many", "'many' is not a num")]:
         changed = table.astype({column: object})
         changed.loc[4, column] = value
         changed.to_csv(tmp_path / "b.csv", index=False)
@@ -374,11 +349,11 @@ DATES = ["31.12.2024", "1.1.2025", "2.1.2025"]
 @pytest.mark.parametrize(
     "cells, message",
     [
-        (["1,000", "2,500.5", "3"], r"row 1, .*'1,000' is not a real number, .*read_options.thousands=','"),
-        (["1,5", "2,5", "3,25"], r"row 1, .*'1,5' is not a real number, .*read_options.decimal=','"),
-        (["1", "2", "x"], "row 3, .*'x' is not a real number, and neither are 40 of the 120 values. .*kinds="),
-        (["2024-01-01", "2024-01-02", "soon"], "row 3, .*'soon' is not a date, "),
-        (DATES, "row 1, .*'31.12.2024' looks like a date. .*read_options.date_format"),
+        (["1,000", "2,500.5", "3"], "row 1, .*'1,000' is not a number .*thousands=','"),
+        (["1,5", "2,5", "3,25"], "row 1, .*'1,5' is not a number .*decimal=','"),
+        (["1", "2", "x"], "row 3, .*'x' is not a number or a date, and neither are 40 of the 120 values. .*kinds="),
+        (["2024-01-01", "2024-01-02", "soon"], "row 3, .*'soon' is not a number or a date"),
+        (DATES, "row 1, .*'31.12.2024' is not a number or a date, .*date_format"),
     ],
 )
 def test_text_that_should_be_numbers_or_dates_is_an_error(tmp_path, cells, message):
@@ -399,30 +374,14 @@ def test_text_in_files_that_have_types(tmp_path):
     assert load_tabular(tmp_path / "a.parquet").codes.kinds["rooms"] == "whole"
     mistaken = table.assign(rooms=["many", *table["rooms"][1:]])
     mistaken.to_parquet(tmp_path / "a.parquet")
-    _refuse("row 1, column 'rooms': 'many' is not a real number", tmp_path / "a.parquet")
+    _refuse("row 1, column 'rooms': 'many' is not a number", tmp_path / "a.parquet")
     mistaken.assign(rooms=[*mistaken["rooms"][:1], *map(int, table["rooms"][1:])]).to_excel(tmp_path / "a.xlsx")
-    _refuse("row 1, column 'rooms': 'many' is not a real number", tmp_path / "a.xlsx")
+    _refuse("row 1, column 'rooms': 'many' is not a number", tmp_path / "a.xlsx")
 
 
-def test_whole_numbers_stay_whole_if_some_are_missing(tmp_path):
-    """Which pandas reads as floats: so few rows would make them real numbers."""
-    table = _mixed(tmp_path / "a.csv", age=np.arange(120.0) // 5).astype({"age": object})
-    table.loc[3, "age"] = None
-    table.to_csv(tmp_path / "a.csv", index=False)
-    dataset = _load(tmp_path / "a.csv", missing="drop")
-    assert dataset.codes.kinds["age"] == "whole"
-    assert set(dataset.codes.decode(dataset.array("train"))["age"]) == set(range(24))
-
-
-def test_columns_that_are_suggested(tmp_path):
-    """Without ids, constants and text of many values, which are named."""
-    names = [f"person {i}" for i in range(120)]
-    _mixed(tmp_path / "a.csv", name=names, number=range(5, 125), same=3)
-    advice = (
-        "columns=price,rooms,sold,new,color,size .without 'name', text of 120 values; 'number', a number of each "
-        "row; 'same', one value"
-    )
-    _refuse(f"{tmp_path}/a.csv: Column 'name' has 120 .* too many for a category. .*{advice}", tmp_path / "a.csv")
+def test_columns_without_a_density(tmp_path):
+    _mixed(tmp_path / "a.csv", name=[f"person {i}" for i in range(120)], same=3)
+    _refuse("Column 'name' has 120 .* too many for a category", tmp_path / "a.csv")
     _refuse("column 'same' has one value in all train rows", tmp_path / "a.csv", columns=["same", "price"])
 
 

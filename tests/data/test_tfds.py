@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_resflow.data import Dataset, load, load_tfds_images, tfds_images
+from tf_resflow.data import load, load_tfds_images, tfds_images
 from tf_resflow.data.tfds_images import TFDSReader
 
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
@@ -116,38 +116,25 @@ def test_a_stream_of_another_format_is_an_error(data_dir, monkeypatch):
     builder = tfds_images._prepared_builder("little", data_dir, False)
     monkeypatch.setattr(builder.info, "_info_proto", None, raising=False)
     monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
-    with pytest.raises(ValueError, match="stored as riegeli.*--file_format=tfrecord"):
+    with pytest.raises(ValueError, match="--file_format=tfrecord"):
         load_tfds_images("little", data_dir)
 
 
-@pytest.mark.parametrize(
-    "name, parts",
-    [
-        ("mnist", ["{}/mnist", "tfds build mnist --data_dir={}", "--config.data.download=True"]),
-        (
-            "celeb_a_hq/256",  # which TFDS does not download
-            ["progressive_growing_of_gans", "tfds build celeb_a_hq/256 --data_dir={} --manual_dir=FILES"],
-        ),
-    ],
-)
-def test_missing_data_say_how_to_get_them(tmp_path, name, parts):
-    with pytest.raises(ValueError) as error:
-        load({"name": name, "data_dir": str(tmp_path), "download": name != "mnist"})
-    assert all(part.format(tmp_path) in str(error.value) for part in parts)
+@pytest.mark.parametrize("name", ["mnist", "tfds/mnist"])
+def test_missing_data_say_how_to_get_them(tmp_path, name):
+    with pytest.raises(ValueError, match=f"there is no {tmp_path}/mnist.*\n.*\n    tfds build mnist --data_dir="):
+        load({"name": name, "data_dir": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
     "name, fields, message",
     [
         *[("little", {"levels": levels}, "power of two") for levels in (1, 17, 512)],
-        ("little", {"validation_fraction": 1.0}, "validation_fraction must be in"),
-        ("little", {"split_train": "train[:4]"}, r"little \(train\[:4\]\): the validation split holds no example"),
-        ("little", {"split_test": "tset"}, r"'tset'; its splits are \['test', 'train'\]"),
-        ("sharded", {"image_size": 3}, "image_size = 3 must divide.*8 x 8"),
-        ("unsized", {}, "leaves the size of its images open"),
+        ("little", {"split_train": "train[:4]"}, r"little \(train\[:4\]\): 4 examples .* {'validation': 0, "),
+        ("little", {"split_test": "tset"}, "Unknown split 'tset'. Should be one of"),
+        ("sharded", {"image_size": 3}, r"have the shape \(8, 8, 1\). Set image_size to a divisor"),
+        ("unsized", {}, r"have the shape \(None, None, 1\). Set image_size"),
         ("vectors", {}, "has no image"),
-        ("unheard_of", {}, "no data set 'unheard_of'"),
-        ("mnist:0.0.1", {}, "does not accept 'mnist:0.0.1'"),
         ("little", {"split_validation": "train[500:]"}, TWICE),
         ("little", {"split_train": "train[:51%]", "split_test": "train[50%:]"}, TWICE),
         ("little", {"split_train": "test[10:]+train"}, TWICE),
@@ -162,14 +149,6 @@ def test_what_does_not_fit_is_refused(data_dir, name, fields, message):
 
 def _labels_of(reader, *options):
     return np.array([int(label) for _, label in reader.stream("train", *options).map(reader.decode)])
-
-
-@pytest.mark.parametrize("split, part", [("train", slice(None)), ("train[20%:90%]", slice(60, 270))])
-def test_a_stream_without_a_seed_keeps_the_order(builder, split, part):
-    reader = TFDSReader(builder)
-    examples = list(reader.stream(split).map(reader.decode))
-    np.testing.assert_array_equal([int(label) for _, label in examples], np.arange(300)[part])
-    np.testing.assert_array_equal([x.numpy() for x, _ in examples], SQUARES[part])
 
 
 def test_a_seed_orders_a_stream(builder, monkeypatch):
@@ -192,19 +171,6 @@ def test_a_seed_orders_a_stream(builder, monkeypatch):
     assert np.mean(one == other) < 0.1
 
 
-def test_epochs_of_a_streamed_data_set(builder):
-    """Every epoch has each example at most once, in a new order, with their labels."""
-    reader = TFDSReader(builder)
-    fields = {"stream": reader.stream, "decode": reader.decode, "num_classes": 300}
-    dataset = Dataset("streamed", (8, 8, 1), 256, {"train": 300}, **fields)
-    batches = list(dataset.train_batches(70, seed=3, labels=True).take(8))
-    for x, label in batches:
-        np.testing.assert_array_equal(x, SQUARES[label.numpy()])
-    epochs = np.stack([label for _, label in batches]).reshape(2, 280)
-    assert all(len(set(epoch)) == 280 for epoch in epochs)
-    assert np.mean(epochs[0] == epochs[1]) < 0.1
-
-
 def test_larger_images_are_averaged(builder):
     reader = TFDSReader(builder, levels=32, image_size=4)
     assert reader.event_shape == (4, 4, 1)
@@ -218,5 +184,5 @@ def test_an_open_size_is_that_of_the_argument(unsized):
     reader = TFDSReader(unsized, image_size=8)
     assert reader.event_shape == (8, 8, 1)
     np.testing.assert_array_equal(reader.read("train"), SQUARES[:20])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Set image_size to the size of"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with expected shape"):
         TFDSReader(unsized, image_size=16).read("train")

@@ -33,27 +33,24 @@ def fitted():
     return FlowDensity(**SMALL).fit(table())
 
 
+PRICES = np.concatenate([np.linspace(-6.0, 6.0, 241), np.geomspace(6.1, 200.0, 60)])
 ROOMS = range(table()["rooms"].max() + 1)
 
 
-def everything(prices, rooms=ROOMS, colors=("red", "blue")):
-    """All rows of these values."""
-    index = pandas.MultiIndex.from_product([prices, rooms, colors], names=["price", "rooms", "color"])
-    return index.to_frame(index=False)
+def everything(values):
+    """All rows of these values of columns."""
+    return pandas.MultiIndex.from_product(values.values(), names=list(values)).to_frame(index=False)
 
 
-def integral(fit, prices, **values):
+def integral(fit, **others):
     """The integral over prices of the sum over the other columns."""
-    scores = fit.score_samples(everything(prices, **values)).reshape(len(prices), -1)
-    return np.trapezoid(np.exp(scores).sum(axis=1), prices)
-
-
-PRICES = np.concatenate([np.linspace(-6.0, 6.0, 241), np.geomspace(6.1, 200.0, 60)])
+    scores = fit.score_samples(everything({"price": PRICES} | others)).reshape(len(PRICES), -1)
+    return np.trapezoid(np.exp(scores).sum(axis=1), PRICES)
 
 
 def test_scores_are_log_densities_in_the_units_of_the_columns(fitted):
     """Summed over numbers of rooms and colors, whose ends include what lies beyond, and integrated over prices."""
-    assert integral(fitted, PRICES) == pytest.approx(1.0, abs=0.08)
+    assert integral(fitted, rooms=ROOMS, color=["red", "blue"]) == pytest.approx(1.0, abs=0.08)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -75,39 +72,25 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed)
     fit = FlowDensity(**SMALL, kinds={"tenth": 0.5} if "tenth" in rows else None).fit(rows)
     values = {"count": range(max(columns["count"]) + 1), "tenth": np.arange(6) * 0.5, "day": days}
     values |= {name: pandas.unique(columns[name]) for name in ("flag", "level")}
-    everything = pandas.MultiIndex.from_product([values[name] for name in rows], names=list(rows)).to_frame(
-        index=False
-    )
-    everything = everything[(everything >= rows.min()).all(axis=1) & (everything <= rows.max()).all(axis=1)]
-    assert np.exp(fit.score_samples(everything)).sum() == pytest.approx(1.0, abs=0.1)
+    every = everything({name: values[name] for name in rows})
+    every = every[(every >= rows.min()).all(axis=1) & (every <= rows.max()).all(axis=1)]
+    assert np.exp(fit.score_samples(every)).sum() == pytest.approx(1.0, abs=0.1)
     monkeypatch.setattr(flow_density, "_NUM_POINTS", 1024)
-    probabilities = np.exp(fit.score_samples(everything))
+    probabilities = np.exp(fit.score_samples(every))
     assert probabilities.sum() == pytest.approx(1.0, abs=0.02)
     draws = fit.sample(4000, random_state=seed)
     for name in rows:
-        expected = pandas.Series(probabilities).groupby(everything[name].to_numpy()).sum()
+        expected = pandas.Series(probabilities).groupby(every[name].to_numpy()).sum()
         found = draws[name].value_counts(normalize=True).reindex(expected.index, fill_value=0.0)
         np.testing.assert_array_less(np.abs(found - expected), 4.5 * np.sqrt(expected / 4000) + 0.02)
 
 
-@pytest.mark.parametrize("sigma", [1.0, 1.8])
-def test_samples_stay_near_the_data(sigma):
+def test_samples_stay_near_the_data():
     """Of 500 log-normal numbers, and whole ones: 4,000 samples are within 20 times the largest one."""
-    prices = np.exp(sigma * np.random.default_rng(1).normal(size=500))
+    prices = np.exp(1.8 * np.random.default_rng(1).normal(size=500))
     for rows in (pandas.DataFrame({"x": prices}), pandas.DataFrame({"x": (50 * prices).astype(int)})):
         drawn = FlowDensity(**SMALL | {"max_steps": 300}).fit(rows).sample(4000, random_state=0)["x"]
         assert drawn.abs().max() < 20 * rows["x"].max() and np.abs(drawn.median() / rows["x"].median() - 1) < 0.3
-
-
-def test_probabilities_of_cells_are_means_over_them(monkeypatch):
-    """Of each number of rooms: by 32 points beside 400 in the middle of equal parts."""
-    rows = table()[["rooms"]]
-    fit = FlowDensity(**SMALL).fit(rows)
-    scores = fit.score_samples(rows)
-    monkeypatch.setattr(
-        flow_density, "_points", lambda is_drawn: (np.arange(400)[:, np.newaxis] * [1, 7**0.5] + 0.5) / [400, 1] % 1
-    )
-    np.testing.assert_allclose(scores, fit.score_samples(rows), atol=0.02)
 
 
 def test_weights():
@@ -119,27 +102,24 @@ def test_weights():
     density = np.exp(fit.score_samples(line))
     assert np.trapezoid(density[line[:, 0] < 0], line[line[:, 0] < 0, 0]) < 0.1
     assert fit.offset_ > fit.score_samples([[-3.0]])[0]  # a hundredth of the weight is below the offset
-    with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
-        FlowDensity(**SMALL).fit(x, sample_weight=np.repeat([-1.0, 1.0], [1, 199]))
 
 
 def test_scores_of_missing_values_are_those_of_the_others():
     """Given that prices are missing, or not, the sum over rooms is 1."""
-    rows = table()[["rooms", "price"]]
+    rows = table()[["price", "rooms"]]
     rows.loc[::4, "price"] = np.nan
     fit = FlowDensity(missing="condition", **SMALL).fit(rows)
     alone = fit.score_samples(rows[1:2])  # beside no row that misses its price
     np.testing.assert_allclose(fit.score_samples(rows)[1:2], alone, rtol=1e-12)
-    missing = everything([np.nan]).iloc[::2][["rooms", "price"]].astype({"price": float})
+    missing = everything({"price": [np.nan], "rooms": ROOMS})
     assert np.exp(fit.score_samples(missing)).sum() == pytest.approx(1.0, abs=0.05)
-    scores = fit.score_samples(everything(PRICES)[["rooms", "price"]].iloc[::2]).reshape(len(PRICES), -1)
-    assert np.trapezoid(np.exp(scores).sum(axis=1), PRICES) == pytest.approx(1.0, abs=0.01)
+    assert integral(fit, rooms=ROOMS) == pytest.approx(1.0, abs=0.01)
 
 
 def test_densities_given_other_columns():
     fit = FlowDensity(condition_columns=["color", "rooms"], **SMALL).fit(table())
     for color, rooms in (("red", 0), ("blue", 5)):
-        assert integral(fit, PRICES, rooms=[rooms], colors=[color]) == pytest.approx(1.0, abs=0.02)
+        assert integral(fit, rooms=[rooms], color=[color]) == pytest.approx(1.0, abs=0.02)
     given = table(5, seed=1)[["rooms", "color"]]
     draws = fit.sample(condition=given)
     pandas.testing.assert_frame_equal(draws[["rooms", "color"]], given)
@@ -219,29 +199,14 @@ def test_the_density_is_the_mean_of_the_members(held_out):
     assert np.abs(scores[0] - scores[1]).max() > 0.01
     np.testing.assert_allclose(both.score_samples(rows), np.logaddexp(*scores) - np.log(2), rtol=1e-9)
     prices = both.sample(4000, random_state=0)
-    density = (
-        np.exp(alone[0].score_samples(prices) - both.score_samples(prices)) / 2
-    )  # of the first given the price
+    density = np.exp(alone[0].score_samples(prices) - both.score_samples(prices)) / 2  # given the price
     assert density.mean() == pytest.approx(0.5, abs=4.5 * density.std() / np.sqrt(4000))
-
-
-def test_weights_count_like_repeated_rows():
-    """Random scores with ties: less than the level of the weight is below the threshold, and no less up to it."""
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        scores = rng.integers(8, size=rng.integers(1, 40)) / 4
-        weights, percent = rng.integers(1, 9, size=len(scores)), int(rng.integers(1, 51))
-        offset = flow_density._quantile(scores, weights.astype(float), percent / 100)
-        repeated = np.repeat(scores, weights)
-        assert offset == flow_density._quantile(repeated, np.ones(len(repeated)), percent / 100)
-        below, up_to = (100 * weights[is_low].sum() for is_low in (scores < offset, scores <= offset))
-        assert below < percent * weights.sum() <= up_to
 
 
 def test_the_threshold_comes_from_held_out_rows(held_out):
     """Each member scores its own held-out rows: less than `contamination` of these scores are below the offset."""
     rows = table()[["price"]]
-    for contamination in (0.01, 0.1, 0.3):
+    for contamination in (0.01, 0.3):
         fit = FlowDensity(contamination=contamination, **SMALL | {"num_members": 2}).fit(rows)
         values, alone, decisions = fit.columns_.encode(rows).values[:, 0], copy.copy(fit), []
         for member, own in zip(fit._members, held_out, strict=True):
@@ -312,25 +277,26 @@ def test_arrays_come_back_as_arrays():
     assert fit.score_samples(x.astype("float64")).dtype == "float64"
 
 
-def test_refusals(refused, fitted):
-    rows = table()
-    for argument, value, message in (
-        ("noise", 2.0, r"'noise' parameter .* among {'auto'} or a float in the range \[0.003, 1.0\]. Got 2.0"),
-        ("contamination", 0.0, r"'contamination' parameter .* range \(0.0, 0.5\]. Got 0.0"),
-        ("missing", "fill", "'missing' parameter .* Got 'fill'"),
-        ("validation_fraction", 1, "'validation_fraction' parameter"),
-        ("whiten", "yes", "'whiten' parameter .* Got 'yes'"),
-        ("max_steps", 0, "'max_steps' parameter"),
-        ("num_members", 0, "'num_members' parameter"),
-        ("num_blocks", 0, "'num_blocks' parameter"),
-        ("hidden", 64, "'hidden' parameter"),
-        ("condition_columns", "color", "'condition_columns' parameter .* array-like. Got 'color'"),
+@pytest.mark.parametrize(
+    "argument, value, message",
+    [
+        ("noise", 2.0, "noise is 2.0; see FlowDensity"),
+        ("noise", "none", "noise is 'none'"),
+        ("contamination", 0.0, "contamination is 0.0"),
+        ("missing", "fill", "missing is 'fill'"),
+        ("validation_fraction", 1, "validation_fraction is 1"),
+        ("whiten", "yes", "whiten is 'yes'"),
         ("condition_columns", ["colors"], "There is no column 'colors'"),
-        ("condition_columns", list(rows), "condition_columns has all columns"),
+        ("condition_columns", ["price", "rooms", "color"], "condition_columns has all columns"),
         ("bounds", {"size": (0, 1)}, "There is no column 'size'"),
-    ):
-        refused(message, FlowDensity(**{argument: value}).fit, rows)
-    refused(r"at least 10 rows; got 9 \(n_samples=9\)", FlowDensity().fit, rows.iloc[:9])
+    ],
+)
+def test_refused_arguments(refused, argument, value, message):
+    refused(message, FlowDensity(**{argument: value}).fit, table())
+
+
+def test_refused_rows(refused, fitted):
+    rows = table()
     missing = rows.astype({"rooms": float})
     missing.loc[:1, "rooms"] = np.nan
     refused(r"missing in 2 of 150 rows, by columns: rooms \(2\)", FlowDensity().fit, missing)
@@ -338,4 +304,3 @@ def test_refusals(refused, fitted):
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
     refused("Row 1, column 'price': 'dear' is not a number", fitted.score_samples, rows.assign(price="dear"))
     refused("missed none in the fit", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)
-    refused("not compatible with arrays of bytes/strings", FlowDensity().fit, np.array([["a", "b"]] * 20))

@@ -11,8 +11,6 @@ from tf_resflow.extras import LazyPackage
 from tf_resflow.models.dequantization import Cells
 from tf_resflow.plurals import shortened
 
-__all__ = ["ColumnCodes", "EncodedRows", "dependent"]
-
 pandas: Any = LazyPackage("pandas", "data")
 
 _DEPENDENT = 1e-9  # variance of a combination of standardized columns that is constant
@@ -22,9 +20,8 @@ class EncodedRows(NamedTuple):
     """Rows of a table as vectors.
 
     Attributes:
-      values: `[num, size]` float64, the numbers of the values: NaN for a value that is missing or cannot be read,
-        and -1 for one that cannot occur.
-      known: `[num, size]`, whether a value can occur. A row with one that cannot has probability 0.
+      values: `[num, size]` float64: NaN for values that are missing or cannot be read, -1 if they cannot occur.
+      known: `[num, size]`, whether a value can occur.
       faults: `[num, size]`, what is wrong with a value, or "".
       log_slopes: `[num]`, the log-determinants of the maps of values to numbers.
       table: the columns as they were.
@@ -95,8 +92,8 @@ class ColumnCodes:
         bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
     ):
         kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise ValueError(f"Two columns have the name {twice[0]!r}. Give each column a name of its own.")
+        if not table.columns.is_unique:
+            raise ValueError(f"Two columns have the same name: {shortened(names)}. Rename one of them.")
         if unknown := [name for name in [*kinds, *bounds] if name not in names]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
         self._set([fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in names])
@@ -104,7 +101,7 @@ class ColumnCodes:
     def _set(self, columns):
         self.columns, self.size = columns, len(columns)
         self.kinds = {column.name: column.kind for column in columns}
-        self.is_discrete = np.array([column.is_discrete for column in columns])
+        self.is_discrete = np.array([column.is_discrete for column in columns], bool)
         self.offsets = np.array([float(column.offset) for column in columns])
         first, step = [float(c.first - c.offset) for c in columns], [c.step for c in columns]
         num = [c.num if c.num <= MOST_LEVELS else math.inf for c in columns]
@@ -113,7 +110,7 @@ class ColumnCodes:
 
     @classmethod
     def of_columns(cls, columns: Sequence[Column]) -> "ColumnCodes":
-        """The codes of these columns."""
+        """The codes of fitted columns."""
         codes = cls.__new__(cls)
         codes._set([*columns])
         return codes
@@ -125,11 +122,11 @@ class ColumnCodes:
 
     @classmethod
     def from_json(cls, columns: Sequence[Mapping[str, Any]]) -> "ColumnCodes":
-        """The columns that `to_json` describes, in the present version or an earlier one."""
+        """The columns that `to_json` of this version or an earlier one describes."""
         return cls.of_columns([column_from_json(column) for column in columns])
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The name, kind, type and settings of each column, as values that JSON can hold."""
+        """The name, kind, type and settings of each column."""
         return [{"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns]
 
     @property
@@ -141,11 +138,6 @@ class ColumnCodes:
     def labels(self) -> list[list[str] | None]:
         """The levels of each column in words; None for columns without levels."""
         return [None if c.levels is None else [in_words(level) for level in c.levels] for c in self.columns]
-
-    @property
-    def starts(self) -> list[Any]:
-        """Day 0 of each column of times; None for other columns."""
-        return [column.start for column in self.columns]
 
     def encode(self, table: Any, *, date_format: str | None = None) -> EncodedRows:
         """The rows of any table with these columns, in any order.

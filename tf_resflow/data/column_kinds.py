@@ -13,20 +13,6 @@ from scipy import special
 from tf_resflow.extras import LazyPackage
 from tf_resflow.models.dequantization import OFF_GRID
 
-__all__ = [
-    "EXACT",
-    "MOST_LEVELS",
-    "TEXT_KIND",
-    "Column",
-    "column_from_json",
-    "fit_column",
-    "in_words",
-    "is_text",
-    "kinds_from_words",
-    "kinds_in_words",
-    "real_column",
-]
-
 pandas: Any = LazyPackage("pandas", "data")
 
 MOST_LEVELS = 100
@@ -34,9 +20,6 @@ MOST_LEVELS = 100
 
 EXACT = 2**53
 """Float64 holds every whole number of at most this magnitude."""
-
-TEXT_KIND = "category"
-"""The kind of a column whose text is neither numbers nor dates."""
 
 _SIGNIFICANT = 15  # digits of the values of a grid
 _RESOLUTION = 1e-4  # of a deviation: the coarsest spacing of float32 that needs no offset
@@ -54,10 +37,10 @@ class Column(abc.ABC):
     Attributes:
       name: name of the column.
       dtype: its type in pandas.
-      kind: the kind, in the form of the argument `kinds` of `ColumnCodes`; one of `words` if it is a word.
+      kind: the kind, in the form of the argument `kinds` of `ColumnCodes`.
+      words: the kinds of the class that are words.
       json_name: name of the class in JSON.
       impossible: what is wrong with a value that the column cannot have.
-      is_text: whether text that looks like numbers or dates stays text.
       is_discrete: whether values have cells.
       levels: the values that the numbers count, if they do.
       start: the time whose number is 0, of a column of times.
@@ -67,7 +50,6 @@ class Column(abc.ABC):
     dtype: Any
 
     words: ClassVar[tuple[str, ...]] = ()
-    is_text: ClassVar[bool] = False
     json_name: ClassVar[Any] = None
     impossible: ClassVar[Any] = None
     kind: ClassVar[Any] = None
@@ -77,7 +59,7 @@ class Column(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def detect(cls, column: Any) -> Any:
-        """The kind that the type of a column without missing values implies, or None if it is of another class."""
+        """The kind that the type of a column implies, or None if it is of another class."""
 
     @classmethod
     def takes(cls, kind: Any) -> bool:
@@ -87,7 +69,7 @@ class Column(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def fit(cls, name: Any, column: Any, kind: Any) -> "Column":
-        """The column of this kind with the values of a `pandas.Series` of which none is missing."""
+        """The column of this kind with the values of a `pandas.Series`, which misses none."""
 
     @abc.abstractmethod
     def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -98,7 +80,7 @@ class Column(abc.ABC):
         """The values of float64 numbers."""
 
     def to_json(self) -> dict[str, Any]:
-        """The settings of the class that are not their defaults, as values that JSON can hold."""
+        """The settings that are not their defaults, as values that JSON can hold."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[2:]}
         return {name: value for name, (value, default) in values.items() if value != default}
 
@@ -144,12 +126,8 @@ class _Number(Column):
         x = _check(name, column, *_numbers(column))
         if bounds is None:
             return cls(name, x.dtype, offset=_offset(x))
-        low, high = (
-            sign * math.inf if end is None else float(end) for end, sign in zip(bounds, (-1, 1), strict=True)
-        )
-        if not low < high:
-            raise ValueError(f"Column {name!r}: the bounds are (low, high), with low < high; got {bounds}.")
-        return cls(name, x.dtype, low, high)
+        low, high = bounds
+        return cls(name, x.dtype, -math.inf if low is None else low, math.inf if high is None else high)
 
     def encode(self, column, date_format=None):
         x, faults = _numbers(column)
@@ -320,39 +298,24 @@ class _Levels(Column):
 
     levels: Any = ()
 
-    words: ClassVar[tuple[str, ...]] = (TEXT_KIND,)
-    json_name = kind = TEXT_KIND
-    is_text = True
+    words: ClassVar[tuple[str, ...]] = ("category",)
+    json_name = kind = "category"
     impossible = "not a level of the training"
 
     @classmethod
     def detect(cls, column):
-        return TEXT_KIND
+        return "category"
 
     @classmethod
     def fit(cls, name, column, kind):
-        return cls._of_levels(name, column, tuple(column.value_counts().index))
-
-    @classmethod
-    def _of_levels(cls, name, column, levels):
-        if len(levels) > MOST_LEVELS:
-            raise ValueError(
-                f"Column {name!r} has {len(levels)} different values in {len(column)} rows, such as {levels[0]!r}: "
-                "too many for a category. Leave it out, or convert it by pandas.to_numeric or pandas.to_datetime."
-            )
-        return cls(name, column.dtype, levels)
+        return cls(name, column.dtype, tuple(column.value_counts().index))
 
     @property
     def num(self):  # type: ignore[override]
         return len(self.levels)
 
     def to_json(self):
-        levels = [level.item() if isinstance(level, np.generic) else level for level in self.levels]
-        if bad := [level for level in levels if not isinstance(level, (str, bool, int, float))]:
-            raise ValueError(
-                f"Column {self.name!r}: its levels are of type {type(bad[0]).__name__}; make them text."
-            )
-        return {"levels": levels}
+        return {"levels": [level.item() if isinstance(level, np.generic) else level for level in self.levels]}
 
     @classmethod
     def from_json(cls, name, dtype, settings):
@@ -392,7 +355,7 @@ class _OrderedLevels(_Levels):
     @classmethod
     def fit(cls, name, column, kind):
         found = {in_words(value): value for value in column.unique().tolist()}
-        return cls._of_levels(name, column, tuple(found.get(in_words(level), level) for level in kind))
+        return cls(name, column.dtype, tuple(found.get(in_words(level), level) for level in kind))
 
     @property
     def kind(self):  # type: ignore[override]
@@ -410,26 +373,24 @@ def fit_column(
     if not len(present):
         raise ValueError(f"Column {name!r}: all values are missing. Leave it out.")
     if isinstance(dtype, (pandas.PeriodDtype, pandas.SparseDtype)) or pandas.api.types.is_timedelta64_dtype(dtype):
+        raise ValueError(f"Column {name!r} is of type {dtype}. Convert it to numbers or times.")
+    if kind is None:
+        detected = (own.detect(present) for own in _CLASSES)
+        kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
+    own = next((own for own in _CLASSES if own.takes(kind)), None)
+    if own is None or (bounds is not None and own is not _Number):
+        words = ", ".join(word for own in _CLASSES for word in own.words)
         raise ValueError(
-            f"Column {name!r} is of type {dtype}: convert periods by .dt.to_timestamp(), durations by "
-            ".dt.total_seconds(), and sparse columns by .sparse.to_dense()."
+            f"Column {name!r}: a kind is one of {words}, the step of a grid such as 0.1, or a list of levels, and "
+            f"only numbers have bounds; got the kind {kind!r} and the bounds {bounds}."
         )
-    if bounds is not None:
-        if kind is not None and not _Number.takes(kind):
-            raise ValueError(f"Column {name!r} has bounds, but its kind is {kind!r}. Only numbers have bounds.")
-        fitted = _Number.fit(name, present, "number", bounds)
-    else:
-        if kind is None:
-            found = (own.detect(present) for own in _CLASSES)
-            kind = next(kind for kind in found if kind is not None)
-        own = next((own for own in _CLASSES if own.takes(kind)), None)
-        if own is None:
-            known = ", ".join(word for own in _CLASSES for word in own.words)
-            raise ValueError(
-                f"Column {name!r}: a kind is one of {known}, the step of a grid such as 0.1, or a list of ordered "
-                f"levels; got {kind!r}."
-            )
-        fitted = own.fit(name, present, kind)
+    fitted = own.fit(name, present, kind) if bounds is None else _Number.fit(name, present, kind, bounds)
+    levels: Any = fitted.levels or ()
+    if len(levels) > MOST_LEVELS:
+        raise ValueError(
+            f"Column {name!r} has {len(levels)} different values, such as {levels[0]!r}: too many for a category. "
+            "Leave it out, or convert it by pandas.to_numeric or pandas.to_datetime."
+        )
     _check(name, present, None, fitted.encode(present)[1])
     return fitted
 
@@ -453,8 +414,7 @@ def _check(name, column, values, faults):
     if len(places):
         raise ValueError(
             f"Column {name!r}: {len(places)} of {len(column)} values are {faults[places[0]]}, such as "
-            f"{in_words(column.iloc[places[0]])[:40]}. Correct these values, leave the rows out, or choose another "
-            "kind, other levels or other bounds."
+            f"{in_words(column.iloc[places[0]])[:40]}. Correct them, leave the rows out, or choose another kind."
         )
     return values
 
@@ -464,7 +424,6 @@ def _is_number(dtype):
 
 
 def _numpy_dtype(dtype):
-    """The type in NumPy of a type in pandas."""
     return np.dtype(getattr(dtype, "numpy_dtype", dtype))
 
 
@@ -482,10 +441,7 @@ def _numbers(column):
 
 
 def _less(x, origin=0):
-    """Numbers less an origin, as float64; NaN where values are missing.
-
-    Integers that float64 does not hold are subtracted in integer arithmetic.
-    """
+    """Numbers less an origin, as float64; NaN where values are missing. Large integers lose no digits."""
     floats = x.to_numpy(np.float64, na_value=np.nan)
     if _numpy_dtype(x.dtype).kind in "iu" and np.nanmax(np.abs(floats), initial=0.0) > EXACT:
         return np.array([math.nan if pandas.isna(value) else float(int(value) - origin) for value in x])
@@ -523,7 +479,6 @@ def _rounded(values, step):
 
 
 def _zone(dtype):
-    """The time zone of a type in pandas."""
     return getattr(dtype, "tz", None) or "UTC"
 
 
@@ -544,7 +499,7 @@ def in_words(value: Any) -> str:
 
 def is_text(kind: Any) -> bool:
     """Whether the text of columns of a kind stays text, even if it looks like numbers or dates."""
-    return any(own.is_text and own.takes(kind) for own in _CLASSES)
+    return _Levels.takes(kind) or _OrderedLevels.takes(kind)
 
 
 def kinds_in_words(kinds: Mapping[Any, Any]) -> str:
@@ -561,8 +516,8 @@ def kinds_from_words(text: str) -> dict[str, Any]:
         words: list[Any] = [word.strip() for word in kind.split("<")]
         if not colon or not all(words):
             raise ValueError(
-                f"data.kinds is {text!r}; it has the kinds of columns, such as 'wind: number; temp: 0.1; "
-                "rooms: whole; code: category; size: S < M < L'."
+                f"data.kinds is {text!r}, and not of the form 'wind: number; temp: 0.1; rooms: whole; "
+                "code: category; size: S < M < L'."
             )
         if len(words) == 1:
             with contextlib.suppress(ValueError):

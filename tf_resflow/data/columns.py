@@ -11,8 +11,6 @@ from scipy import optimize, special, stats
 from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.plurals import shortened
 
-__all__ = ["Columns", "Encoded"]
-
 _LEAST_POWERED = 20  # rows
 _EXTREME = 0.02  # share of the gains on each side that count as the next ones, since a single row can have any
 
@@ -24,11 +22,10 @@ class Encoded(NamedTuple):
       values: float64. The value of a continuous coordinate, or the lower edge of the cell of a discrete one. NaN
         marks a missing value.
       widths: the widths of the cells, 0 in continuous coordinates.
-      ends: bool, `[2, num, size]`: whether the cell is the first one and whether it is the last one. These cells
-        include what lies beyond them.
+      ends: bool, `[2, num, size]`: whether the cell is the first one and whether it is the last one.
       log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
         logarithms of the widths.
-      known: `[num]`, whether every value can occur. A row with a value that cannot has probability 0.
+      known: `[num]`, whether every value can occur; otherwise the row has probability 0.
     """
 
     values: np.ndarray
@@ -52,8 +49,7 @@ class Columns:
     level, 2.5 in a column of whole numbers, a number outside of its bounds) has probability 0.
 
     Levels, and grids of at most 100 values, have a first and a last cell. These cells include what lies beyond
-    them, in scores as in samples, so the probabilities of the values of the fit add up to one. A number beyond the
-    last cell is not impossible: it has the probability of its own cell, which is part of the last one.
+    them, in scores as in samples, so the probabilities of the values of the fit add up to one.
 
     ```python
     import pandas
@@ -75,9 +71,6 @@ class Columns:
       kinds: the kind of each column, by its name, in the form of the argument.
       size: number of coordinates.
       is_discrete: `[size]`, which coordinates have cells.
-
-    Raises:
-      ValueError: if a column cannot be read as its kind, all its values are missing, or it has over 100 levels.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
@@ -109,7 +102,7 @@ class Columns:
             self.is_discrete, np.log(np.where(widths > 0, widths, 1.0)), log_slopes - np.log(self._scale)
         )
         log_scale = rows.log_slopes + np.where(np.isnan(places), 0.0, log_slopes).sum(axis=1)
-        ends = places == np.array([column.ends for column in self._codes.columns]).T[:, np.newaxis]
+        ends = places == np.reshape([column.ends for column in self._codes.columns], [-1, 2]).T[:, np.newaxis]
         return Encoded(lower, widths, ends & self.is_discrete, log_scale, rows.known.all(axis=1))
 
     def decode(self, values: np.ndarray) -> Any:
@@ -120,7 +113,7 @@ class Columns:
 
     @property
     def _grid(self):
-        """The first values of the discrete coordinates, and their steps, 1 in the other coordinates."""
+        """The first values of the discrete coordinates, and the steps."""
         cells = self._codes.cells
         return (0.0, 1.0) if cells is None else (cells.first, np.where(self.is_discrete, cells.step, 1.0))
 
@@ -135,23 +128,16 @@ class Columns:
         return np.where(self.is_discrete, np.round((rows.values - first) / step), rows.values), rows
 
     def _warn(self, table):
-        """Warns of columns that are constant, and of columns that repeat or depend on each other."""
-        values = self.encode(table).values
-        values = values[~np.isnan(values).any(axis=1)]
-        if len(values) < 2:
-            return
-        varies, names = np.ptp(values, axis=0) > 0, np.array(list(self.kinds), object)
+        """Warns of columns that are constant, repeat or depend on each other."""
+        values, names = self.encode(table).values, np.array(list(self.kinds), object)
+        varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
         if not varies.all():
+            constant = shortened(names[~varies])
+            warnings.warn(f"These columns have one value in all rows: {constant}. Leave them out.", stacklevel=4)
+        if (involved := dependent(values[:, varies])).any():
             warnings.warn(
-                f"These columns have one value in all rows: {shortened(names[~varies].tolist())}. Leave them out.",
-                stacklevel=4,
-            )
-        involved = dependent(values[:, varies])
-        if involved.any():
-            warnings.warn(
-                "These columns repeat or depend on each other linearly: "
-                f"{shortened(names[varies][involved].tolist())}. On the plane of their "
-                "values the density is bounded by the noise alone: leave some of them out.",
+                f"These columns repeat or depend on each other linearly: {shortened(names[varies][involved])}. "
+                "Leave some of them out: only the noise bounds the density on the plane of their values.",
                 stacklevel=4,
             )
 
@@ -162,9 +148,8 @@ class _Powers:
     A coordinate z has the median m, and a is the smaller of the distances from m to the quartiles. With
     \\(t = (z - m) / a\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\) for \\(t \ge 0\\); for \\(t < 0\\), y is minus
     the transform of \\(-t\\) with \\(2 - \lambda\\). The parameter maximizes the normal likelihood in
-    \\(0 \le \lambda \le 2\\); outside of these limits, samples beyond the data would explode. Beyond the range of
-    the fit, y continues linearly. A coordinate is transformed if its normal log-likelihood rises by two standard
-    errors on each half of the rows, with the parameters of the other half.
+    \\(0 \le \lambda \le 2\\). Beyond the range of the fit, y continues linearly. A coordinate is transformed if its
+    normal log-likelihood rises by two standard errors on each half of the rows, with the parameters of the other.
 
     References:
       Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.

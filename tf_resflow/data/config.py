@@ -4,10 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.config_fields import AT_LEAST_0, ConfigDict, Field, Rule, make_section, one_of, suggest
+from tf_resflow.config_fields import AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, make_section, one_of, suggest
 from tf_resflow.data.files import check_table
-
-__all__ = ["FIELDS", "PLACES", "check_places", "default_config"]
 
 # Arguments of pandas.read_csv and pandas.read_excel.
 _READ_OPTIONS = "comment date_format decimal encoding engine header na_values sep sheet_name skiprows thousands"
@@ -40,7 +38,7 @@ FIELDS = {
     "test_fraction": 0.1,
     "split_seed": 0,
     "skip_unreadable": False,
-    "num_test": 10_000,
+    "num_test": Field(10_000, AT_LEAST_1),
 }
 
 
@@ -49,15 +47,14 @@ def default_config(**fields: Any) -> Any:
 
     - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own files, or
       the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
-    - Files ("images" and "tabular"): `path`, `path_validation`, `path_test`, `key`, `test_fraction`, `split_seed`;
-      of images also `max_image_size` (0 for none) and `skip_unreadable`. See `load_image_files`, `load_tabular`.
-    - All images: `levels` (0 keeps the data's own: 256, or 17 for digits), `image_size` (0 keeps the data's own),
-      and of the train stream `flip` and `crop_padding`.
-    - TensorFlow Datasets: `data_dir` ("" is TFDS's default), `download`, `split_train`, `split_validation` ("" for
-      TFDS's own, if any), `split_test`.
+    - Your own files: `path`, `path_validation`, `path_test`, `key`, `test_fraction` and `split_seed`; for images
+      also `max_image_size` (0 for none) and `skip_unreadable`. See `load_image_files` and `load_tabular`.
+    - Images: `levels` and `image_size` (0 keeps those of the data), `flip` and `crop_padding`.
+    - TensorFlow Datasets: `data_dir`, `download`, `split_train`, `split_validation` and `split_test`; "" is TFDS's
+      own. See `load_tfds_images`.
     - Tables: `columns` and `condition_columns`, names or numbers from 1, separated by commas ("" for all and for
-      none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L" (see
-      `ColumnCodes`); `missing`; and `read_options`, of which None is the default of pandas. See `load_tabular`.
+      none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L"; `missing`
+      and `read_options`. See `load_tabular`.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held back for
       validation if there is no such split; 0 for none. Densities draw `num_test` more.
@@ -67,9 +64,6 @@ def default_config(**fields: Any) -> Any:
 
     Returns:
       An `ml_collections.ConfigDict`.
-
-    Raises:
-      ValueError: if a field is unknown.
     """
     config = make_section(FIELDS)
     for field in fields:
@@ -81,17 +75,13 @@ def default_config(**fields: Any) -> Any:
 
 def check_places(config: Mapping[str, Any] | ConfigDict) -> None:
     """Raises ValueError unless the files and folders of a `data` section are there and can be of its kind."""
-    name = config["name"]
-    if name not in ("images", "tabular"):
+    if config["name"] not in ("images", "tabular"):
         return
     if not config["path"]:
-        kind = "the file of a table" if name == "tabular" else "a folder of images, or a .npy or .npz file"
-        raise ValueError(f"config.data.name is {name!r}, and config.data.path is missing: set it to {kind}.")
+        raise ValueError("config.data.path is missing: set it to the file or folder of your data.")
     for field in ("path", "path_validation", "path_test"):
         path = pathlib.Path(config[field]).expanduser()
-        if config[field] and name == "tabular":
+        if config[field] and config["name"] == "tabular":
             check_table(path)
         elif not path.exists():
-            raise ValueError(
-                f"config.data.{field}: there is no file or folder {path} (looked for {path.absolute()})."
-            )
+            raise ValueError(f"config.data.{field}: there is no file or folder {path.absolute()}.")

@@ -1,7 +1,5 @@
 """A data set: named splits of examples, served as reproducible batches."""
 
-__all__ = ["Dataset", "check_power_of_two"]
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,8 +18,7 @@ class Dataset:
 
     Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels` is None.
     `from_arrays` makes a data set of arrays. Otherwise `read` returns a whole split when it is first needed, or
-    `stream` returns the examples one after the other, for data that do not fit in memory. The train split of a
-    generated data set (`draw`) has no end: every step draws fresh examples.
+    `stream` returns the examples one after the other, or `draw` generates the train examples of every step.
 
     ```python
     import numpy as np
@@ -41,23 +38,22 @@ class Dataset:
         labels or conditions.
       draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
-        `num_classes`, without the first `skip` examples. The order is the split's own if the seed is None, and
-        otherwise a pure function of the seed, an int64 tensor of shape `[2]`.
-      decode: function that turns an element of the stream into such a tuple, if the elements are encoded. It is
-        called only for the examples that are needed.
+        `num_classes`, without the first `skip` examples. Their order is a pure function of the seed, an int64
+        tensor of shape `[2]`, or the split's own if the seed is None.
+      decode: function that turns an encoded element of the stream into such a tuple. It is called only for the
+        examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
-      crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it cuts the
-        image to its size at a uniform position.
+      crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it crops
+        the image to its size at a uniform position.
       num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without labels.
-      condition_mean: mean of the train split's conditions, which are real vectors in place of labels; None for data
-        without conditions.
+      condition_mean: mean of the train split's conditions, which are real vectors; None without conditions.
       condition_std: standard deviation of the train split's conditions.
       mean: mean of the train split per coordinate, or per channel of images, if known.
-      std: standard deviation of the train split, like the mean.
+      std: standard deviation of the train split, likewise.
       entropy: differential entropy of the data distribution in nats, if known.
       columns: names of the coordinates of vectors, if known.
       condition_columns: names of the coordinates of conditions, if known.
-      files: paths of the files of the examples, in their order, of each split that is a folder of images.
+      files: paths of the examples of each split that is a folder of images.
       codes: the `ColumnCodes` of a table; None for other data.
       condition_codes: the `ColumnCodes` of the conditions.
     """
@@ -90,9 +86,8 @@ class Dataset:
         largest = min(self.event_shape[:2]) - 1 if len(self.event_shape) == 3 else 0
         if (self.flip and len(self.event_shape) != 3) or not 0 <= self.crop_padding <= largest:
             raise ValueError(
-                "Only images can be flipped or cropped, with crop_padding at least 0 and below their sides, but an "
-                f"example of {self.name!r} has the shape {self.event_shape}, flip is {self.flip} and crop_padding "
-                f"{self.crop_padding}."
+                f"flip = {self.flip} and crop_padding = {self.crop_padding} do not suit examples of the shape "
+                f"{self.event_shape}: only images are flipped, or padded by less than their sides."
             )
 
     @classmethod
@@ -112,33 +107,28 @@ class Dataset:
           name: name of the data set.
           splits: dict of split name to array `[num, *event_shape]`.
           levels: number of values of integer data, at most 256; None for continuous data.
-          labels: dict of split name to integers `[num]`, together with `num_classes`; None for data without labels.
+          labels: dict of split name to integers `[num]`, together with `num_classes`.
           conditions: dict of split name to real numbers `[num, size]`, together with `condition_mean` and
-            `condition_std`, instead of labels; None for data without conditions.
+            `condition_std`, instead of labels.
           **fields: other attributes.
 
         Raises:
-          ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, if the splits differ in their
-            event shape, or labels or conditions do not fit their examples.
+          ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, or the splits differ in their
+            event shape.
         """
-        arrays = {split: np.asarray(array) for split, array in splits.items()}
+        if levels is not None and not 2 <= levels <= 256:
+            raise ValueError(f"levels must be in 2, ..., 256, but is {levels}.")
+        arrays = {split: _checked(f"{name} ({split})", array, levels) for split, array in splits.items()}
         shapes = {split: array.shape[1:] for split, array in arrays.items()}
         if len(set(shapes.values())) != 1:
             raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
-        arrays = {s: _checked(f"{name} ({s})", array, levels) for s, array in arrays.items()}
+        parts: dict[str, Any] = dict(arrays)
+        beside, num_values = (conditions, None) if labels is None else (labels, fields["num_classes"])
+        if beside is not None:
+            for split, array in arrays.items():
+                values = _checked(f"{name} ({split}, labels or conditions)", beside[split], num_values, len(array))
+                parts[split] = array, values
         sizes = {split: len(array) for split, array in arrays.items()}
-        parts: dict[str, Any] = arrays
-        if labels is not None:
-            labels = _checked_labels(name, labels, sizes, fields.get("num_classes"))
-            parts = {split: (array, labels[split]) for split, array in arrays.items()}
-        elif conditions is not None:
-            for split, given in conditions.items():
-                if given.ndim != 2 or len(given) != sizes[split]:
-                    raise ValueError(
-                        f"{name} ({split}): {sizes[split]} examples have conditions of shape {given.shape}, and "
-                        f"not [{sizes[split]}, size]."
-                    )
-            parts = {s: (array, _checked(f"{name} ({s})", conditions[s], None)) for s, array in arrays.items()}
         return cls(name, next(iter(shapes.values())), levels, sizes, read=parts.__getitem__, **fields)
 
     def train_batches(
@@ -157,34 +147,27 @@ class Dataset:
         Args:
           batch_size: examples in a batch.
           seed: integer.
-          start_step: step whose batch comes first. A resumed run passes its step, and sees the batches that an
-            uninterrupted run would have seen.
+          start_step: step whose batch comes first.
           labels: whether to return the labels or conditions, too. This does not change the examples.
-          share: `(index, num)`: return only part `index` of `num` equal parts of each batch, for one of `num`
-            machines that train together. Joined in their order, the parts are the batch.
+          share: `(index, num)`: return only part `index` of `num` equal parts of each batch.
 
         Returns:
           A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`; with labels, of pairs of them and int32
           `[batch_size / num]`, or float32 conditions `[batch_size / num, size]`.
 
         Raises:
-          ValueError: if batch_size is larger than the train split, or not a positive multiple of the number of
-            shares, or there are no labels.
+          ValueError: if batch_size is larger than the train split, or there are no labels.
         """
         self._check_labels(labels)
-        index, num = share
-        if not 0 <= index < num or batch_size < 1 or batch_size % num:
-            raise ValueError(
-                f"share must be (index, num) with index in 0, ..., num - 1, and batch_size a positive multiple of "
-                f"num, but they are {share} and {batch_size}."
-            )
+        if batch_size % share[1]:
+            raise ValueError(f"batch_size = {batch_size} must be a multiple of the {share[1]} shares.")
         if self.draw is not None:
             return _finish(self._drawn_batches(self.draw, batch_size, seed, start_step, share))
         size = self._size("train")
         steps = size // batch_size
         if not steps:
             raise ValueError(
-                f"batch_size = {batch_size} exceeds the {size} train examples of {self.name!r}. Lower it "
+                f"batch_size = {batch_size} exceeds the {size} train examples: lower it "
                 f"(--config.train.batch_size={size})."
             )
         epoch, step = divmod(start_step, steps)
@@ -211,16 +194,11 @@ class Dataset:
           labels: whether to return the labels or conditions, too.
 
         Returns:
-          A `tf.data.Dataset` of tensors, or pairs, as those of `train_batches`.
-
-        Raises:
-          ValueError: if the split is unknown, batch_size or limit is not positive, or there are no labels.
+          A `tf.data.Dataset` of tensors or pairs, like `train_batches`.
         """
         self._check_labels(labels)
         size = self._size(split)
         size = size if limit is None else min(size, limit)
-        if size < 1 or batch_size < 1:
-            raise ValueError(f"batch_size and limit must be at least 1, but are {batch_size} and {limit}.")
         if self.stream is not None:
             batches = self._decoded(self.stream(split, None, 0).take(size)).batch(batch_size)
         else:
@@ -247,15 +225,12 @@ class Dataset:
     def _check_labels(self, labels):
         if labels and self.num_classes is None and self.condition_mean is None:
             raise ValueError(
-                f"The data set {self.name!r} has no labels. Leave labels at False, or choose a data set "
-                "that has them, such as digits, mnist, cifar10 or svhn_cropped."
+                f"The data set {self.name!r} has no labels. Choose one that has them, or labels=False."
             )
 
     def _size(self, split):
         if split not in self.sizes:
-            raise ValueError(
-                f"The data set {self.name!r} has no finite split {split!r}; it has {sorted(self.sizes)}."
-            )
+            raise ValueError(f"{self.name!r} has no finite split {split!r}; it has {sorted(self.sizes)}.")
         return self.sizes[split]
 
     def _read_once(self, split):
@@ -361,40 +336,23 @@ def _finish(batches):
     return batches.with_options(options).prefetch(2)
 
 
-def _checked(name, array, levels):
-    """Returns the array as uint8 (with levels) or float32, or raises ValueError."""
-    if not len(array):
-        raise ValueError(f"{name} holds no example.")
-    if levels is None:
+def _checked(name, array, num_values, num=None):
+    """An array as floats, or as integers below `num_values`; raises ValueError for other values or lengths."""
+    array = np.asarray(array)
+    if not len(array) or len(array) != (num or len(array)):
+        raise ValueError(f"{name}: expected {num or 'some'} rows, but there are {len(array)}.")
+    if array.dtype == np.uint8 and num_values == 256:
+        return array
+    if num_values is None:
         array = array.astype(np.float32)
-        bad = ~np.isfinite(array)
-        fault = "is NaN or infinite in float32; remove or replace it"
+        bad, expected = ~np.isfinite(array), "finite in float32"
     else:
-        if not 2 <= levels <= 256:
-            raise ValueError(f"levels must be in 2, ..., 256, but is {levels}.")
-        if array.dtype == np.uint8 and levels == 256:
-            return array
-        bad = (array < 0) | (array >= levels) | (array != np.floor(array))
-        fault = f"is not one of the integers 0, ..., {levels - 1}"
+        bad = (array < 0) | (array >= num_values) | (array != np.floor(array))
+        expected = f"one of the integers 0, ..., {num_values - 1}"
     if bad.any():
         index = [int(i) for i in np.unravel_index(np.argmax(bad), bad.shape)]
-        raise ValueError(f"{name}: the value {array[tuple(index)]} at {index} {fault}.")
-    return array if levels is None else array.astype(np.uint8)
-
-
-def _checked_labels(name, labels, sizes, num_classes):
-    """Returns the labels as int32, or raises ValueError."""
-    labels = {split: np.asarray(values) for split, values in labels.items()}
-    shapes = {split: values.shape for split, values in labels.items()}
-    if num_classes is None or shapes != {split: (size,) for split, size in sizes.items()}:
-        raise ValueError(
-            f"{name}: labels need num_classes, and one integer for each example. The splits have "
-            f"{dict(sizes)} examples; num_classes = {num_classes}, and the labels' shapes are {shapes}."
-        )
-    for split, values in labels.items():
-        if not np.isin(values, np.arange(num_classes)).all():
-            raise ValueError(f"{name} ({split}): labels must be integers 0, ..., {num_classes - 1}.")
-    return {split: values.astype(np.int32) for split, values in labels.items()}
+        raise ValueError(f"{name}: the value {array[tuple(index)]} at {index} is not {expected}.")
+    return array if num_values is None else array.astype(np.uint8 if num_values <= 256 else np.int32)
 
 
 def check_power_of_two(levels: int) -> None:

@@ -4,24 +4,25 @@ The density of each is known: it is Gaussian noise around points or curves, unif
 area-preserving map.
 """
 
-__all__ = ["DENSITIES", "load_density"]
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 from tf_resflow.data.dataset import Dataset
 
+_AT_ONCE = 2**17  # logits
+
 
 class Density2D:
     """A density on the plane, with the methods of a TFP distribution on NumPy arrays."""
 
-    _draw: Callable[..., np.ndarray]
+    _draw: Callable[..., np.ndarray]  # of a number and a generator
     _log_prob: Callable[..., np.ndarray]
-    _entropy: Callable[[], float]
+    _grid: Any  # half of its width, and its spacing
 
     def sample(self, num: int, seed: int | Sequence[int]) -> np.ndarray:
         """Draws `num` independent points, float64 `[num, 2]`, with a seed of `np.random.default_rng`."""
@@ -29,14 +30,19 @@ class Density2D:
 
     def log_prob(self, points: np.ndarray) -> np.ndarray:
         """The log density in nats, float64 `[num]`, at points `[num, 2]`."""
-        points = np.asarray(points, np.float64)
-        if points.ndim != 2 or points.shape[1] != 2:
-            raise ValueError(f"points must have the shape [num, 2], but have {list(points.shape)}.")
-        return self._log_prob(points)
+        return self._log_prob(np.asarray(points, np.float64))
 
     def entropy(self) -> float:
         """The differential entropy -E log p in nats, exact or by quadrature on a grid."""
-        return _cached_entropy(self)
+        return float(self._entropy)
+
+    @functools.cached_property
+    def _entropy(self):
+        half_width, spacing = self._grid
+        size = int(np.ceil(2 * half_width / spacing))
+        side = (np.arange(size) + 0.5) * spacing - size * spacing / 2
+        logs = self._log_prob(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
+        return -np.sum(np.exp(logs) * logs) * spacing**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +78,15 @@ class BlurredCurves(Density2D):
         bias = np.log(weights * precision / (2 * np.pi))
         bias -= precision / 2 * np.sum(centers**2, axis=1)
         result = -precision / 2 * np.sum(points**2, axis=1)
-        for rows in _chunks(len(points), len(weights)):
+        num = max(1, _AT_ONCE // len(weights))
+        for rows in (slice(start, start + num) for start in range(0, len(points), num)):
             logits = points[rows] @ (precision * centers.T) + bias
             result[rows] += special.logsumexp(logits, axis=1)
         return result
 
-    def _entropy(self):
-        half_width = np.max(np.abs(self._quadrature[0])) + 6 * self.std
-        return _grid_entropy(self._log_prob, half_width, self.std / 2)
+    @property
+    def _grid(self):
+        return np.max(np.abs(self._quadrature[0])) + 6 * self.std, self.std / 2
 
     @functools.cached_property
     def _quadrature(self):
@@ -94,6 +101,8 @@ class BlurredCurves(Density2D):
 class Checkerboard(Density2D):
     """The uniform density on 8 of the 16 squares of side 2 that tile [-4, 4]^2."""
 
+    _entropy = np.log(32)
+
     def _draw(self, num, generator):
         column, half = generator.integers(4, size=num), generator.integers(2, size=num)
         corner = np.stack([column, 2 * half + column % 2], axis=1)
@@ -103,9 +112,6 @@ class Checkerboard(Density2D):
         column, row = np.floor(points.T / 2)
         inside = np.all(np.abs(points) < 4, axis=1) & ((column + row) % 2 == 0)
         return np.where(inside, -np.log(32), -np.inf)
-
-    def _entropy(self):
-        return np.log(32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +133,7 @@ class Pinwheel(Density2D):
         exponents = -np.sum(((z - [1, 0]) / [0.3, 0.1]) ** 2, axis=-1) / 2
         return np.logaddexp.reduce(exponents, axis=1) - np.log(5 * 4 * 2 * np.pi * 0.3 * 0.1)
 
-    def _entropy(self):
-        return _grid_entropy(self._log_prob, half_width=2 * (1 + 6 * 0.3), spacing=0.02)
+    _grid = 2 * (1 + 6 * 0.3), 0.02
 
     def _angle(self, z, branch):
         return 2 * np.pi * branch / 5 + np.exp(np.linalg.norm(z, axis=-1)) / 4
@@ -187,10 +192,6 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
     Returns:
       A `Dataset` of event shape `(2,)` with its entropy.
     """
-    if num_test < 1 or num_validation < 0:
-        raise ValueError(
-            f"num_test is {num_test} and num_validation {num_validation}: they must be at least 1 and 0."
-        )
     sizes = {"test": num_test} | ({"validation": num_validation} if num_validation else {})
     words = {"test": 1, "validation": 3}  # of the seed; the train stream has 2
     density = DENSITIES[name]
@@ -202,20 +203,3 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
         return density.sample(num, (2, *(word % 2**32 for word in seed)))
 
     return Dataset(name, (2,), None, sizes, read=read, draw=draw, entropy=density.entropy())
-
-
-@functools.cache
-def _cached_entropy(density):
-    return float(density._entropy())
-
-
-def _grid_entropy(log_prob, half_width, spacing):
-    size = int(np.ceil(2 * half_width / spacing))
-    side = (np.arange(size) + 0.5) * spacing - size * spacing / 2
-    logs = log_prob(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
-    return -np.sum(np.exp(logs) * logs) * spacing**2
-
-
-def _chunks(num, columns, elements=2**17):
-    rows = max(1, elements // columns)
-    return (slice(start, start + rows) for start in range(0, num, rows))

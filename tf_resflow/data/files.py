@@ -1,7 +1,5 @@
 """Files that libraries read, with errors that name the file."""
 
-__all__ = ["TABLES", "check_table", "read_array", "readable"]
-
 import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -14,10 +12,10 @@ TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
 
 def check_table(path: pathlib.Path) -> None:
     """Raises ValueError unless there is a file whose name is that of a table."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder. Give the file of a table, or, for images, data.name = 'images'.")
-    if path.suffix.lower() not in TABLES:
-        raise ValueError(f"{path}: expected a file name that ends in {', '.join(TABLES)}.")
+    if path.suffix.lower() not in TABLES or path.is_dir():
+        raise ValueError(
+            f"{path}: expected a file that ends in {', '.join(TABLES)}. Folders have data.name = 'images'."
+        )
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
 

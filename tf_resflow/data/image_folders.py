@@ -1,14 +1,11 @@
 """The image files in folders."""
 
-__all__ = ["find_images", "subfolders"]
-
 import os
 import pathlib
 from collections.abc import Mapping
 
 from absl import logging
 
-from tf_resflow.data.splits import field
 from tf_resflow.plurals import shortened
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -20,7 +17,7 @@ def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Pa
     If the folder of a split is within that of another split, its files are left out there.
 
     Raises:
-      ValueError: if a split has no image, or none that is not one of another split.
+      ValueError: if a split has no image of its own.
     """
     files: dict[str, list[pathlib.Path]] = dict.fromkeys(places, [])
     known: set[str] = set()
@@ -29,9 +26,6 @@ def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Pa
         path = places[split]
         own: list[pathlib.Path] = []
         images, others = _walk(path)
-        if not images:
-            beside = f", but it holds {min(others).name} and the like" if others else ""
-            raise ValueError(f"{path} holds no image: expected files that end in {', '.join(_SUFFIXES)}{beside}.")
         if others:
             logging.warning("%s: %d files, such as %s, are not images: skipped.", path, len(others), min(others))
         for file in images:
@@ -40,8 +34,8 @@ def find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Pa
             known.add(real)
         if not own:
             raise ValueError(
-                f"{field(split)}: the images of {path} are examples of another split, too, and would be counted "
-                f"twice: choose other data, or leave {field(split)} empty."
+                f"{path} holds no image that is not one of another split: expected files that end in "
+                f"{', '.join(_SUFFIXES)}."
             )
         files[split] = [path / name for name in sorted(file.relative_to(path) for file in own)]
     if repeated:

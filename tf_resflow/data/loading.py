@@ -1,6 +1,4 @@
-"""A data set from the `data` section of a config."""
-
-__all__ = ["load", "load_images"]
+"""A data set from the `data` section of a config, and the digits of scikit-learn."""
 
 import csv
 import os
@@ -12,19 +10,18 @@ import numpy as np
 
 from tf_resflow.config_fields import ConfigDict, suggest
 from tf_resflow.data.column_kinds import kinds_from_words
-from tf_resflow.data.config import default_config
+from tf_resflow.data.config import check_places, default_config
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
-from tf_resflow.data.digits import load_digits
 from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
+from tf_resflow.data.splits import split_sizes
 from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
-from tf_resflow.extras import LazyPackage
+from tf_resflow.extras import LazyPackage, extra
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
-_EVERYWHERE = ("name", "validation_fraction", "data_dir", "download")  # data_dir and download: of any data set
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
 _FIELDS = {
@@ -34,6 +31,7 @@ _FIELDS = {
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
 _FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
+_NUM_DIGITS = 1497  # for training and validation; the others are for testing
 
 
 def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | None = None) -> Dataset:
@@ -55,25 +53,21 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
     Raises:
       ValueError: if a field or the name is unknown, or the data are missing or malformed.
     """
-    if not isinstance(config, (Mapping, ConfigDict)):
-        raise ValueError(f"load takes the fields of a config, such as {{'name': 'digits'}}; got {config!r}.")
     config = default_config(**(config.to_dict() if isinstance(config, ConfigDict) else config))
     name = config.name
     _check_fields(config)
-    fields = {field: config[field] for field in _FIELDS.get(name, _FIELDS_OF_TFDS)}
-    fields["validation_fraction"] = config.validation_fraction
+    check_places(config)
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
+    fields = {field: config[field] for field in (*_FIELDS.get(name, _FIELDS_OF_TFDS), "validation_fraction")}
     if name == "tabular":
-        chosen = {"columns": _names(config.columns), "condition_columns": _names(config.condition_columns) or ()}
-        return load_tabular(
-            **fields | chosen | {"kinds": kinds_from_words(config.kinds) if kinds is None else kinds}
-        )
+        fields["columns"] = _names(config.columns)
+        fields["condition_columns"] = _names(config.condition_columns) or ()
+        fields["kinds"] = kinds_from_words(config.kinds) if kinds is None else kinds
+        return load_tabular(**fields)
     if name == "digits":
-        if fields.pop("levels") not in (0, 17):
-            raise ValueError(f"digits have 17 levels, not {config.levels}: set levels = 0.")
-        if fields.pop("image_size") not in (0, 8):
-            raise ValueError(f"digits are 8 x 8, not of size {config.image_size}: set image_size = 0.")
+        if fields.pop("levels") not in (0, 17) or fields.pop("image_size") not in (0, 8):
+            raise ValueError("digits have 17 levels and 8 x 8 pixels: leave data.levels and data.image_size at 0.")
         return load_digits(**fields)
     fields["levels"] = config.levels or 256
     if name == "images":
@@ -83,32 +77,55 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
     return load_tfds_images(name, config.data_dir, download=config.download, **fields)
 
 
+def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fraction: float = 0.1) -> Dataset:
+    """Loads the handwritten digits of scikit-learn; nothing is downloaded.
+
+    The pixels are counts 0, ..., 16. The split is fixed: of a permutation of seed 0 the last 300 examples are for
+    testing, and of the 1,497 before them the last tenth for validation.
+
+    Args:
+      flip: see `Dataset`.
+      crop_padding: see `Dataset`.
+      validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
+
+    Returns:
+      A `Dataset` of event shape `(8, 8, 1)` and 17 levels, with the 10 classes.
+
+    References:
+      E. Alpaydin, C. Kaynak. Optical recognition of handwritten digits. UCI Machine Learning Repository, 1998.
+    """
+    with extra("data"):
+        from sklearn import datasets
+
+    digits = datasets.load_digits()
+    order = np.random.RandomState(0).permutation(len(digits.images))
+    num_train = split_sizes(_NUM_DIGITS, {"validation": validation_fraction}, "digits")["train"]
+    parts = {"train": order[:num_train], "validation": order[num_train:_NUM_DIGITS], "test": order[_NUM_DIGITS:]}
+    parts = {split: part for split, part in parts.items() if len(part)}
+    images = {split: digits.images[part][..., np.newaxis] for split, part in parts.items()}
+    labels = {split: digits.target[part] for split, part in parts.items()}
+    return Dataset.from_arrays(
+        "digits", images, levels=17, labels=labels, num_classes=10, flip=flip, crop_padding=crop_padding
+    )
+
+
 def load_images(
-    path: str | os.PathLike[str],
-    *,
-    event_shape: Sequence[int],
-    levels: int,
-    key: str | None = None,
-    image_size: int | None = None,
-    max_image_size: int | None = None,
-    skip_unreadable: bool = False,
+    path: str | os.PathLike[str], *, event_shape: Sequence[int], levels: int, **options: Any
 ) -> tuple[np.ndarray, list[str] | None]:
     """All images of a file or a folder, with all its splits: uint8 `[num, *event_shape]`, and their paths or None.
 
-    The other arguments are those of `load_image_files`.
+    The options are those of `load_image_files`.
     """
     files = None
     if levels & (levels - 1):  # no number of bits, as of digits
-        array = read_array(pathlib.Path(path).expanduser(), key, ["labels"])[0]
+        array = read_array(pathlib.Path(path).expanduser(), options.get("key"), ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
-        options: dict[str, Any] = {"key": key, "image_size": image_size, "max_image_size": max_image_size}
-        options["skip_unreadable"] = skip_unreadable
         images = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options)
         examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
         if images.files:
             files = [file for split in images.sizes for file in images.files[split]]
-            if examples.shape[-1] == 1 and event_shape[-1] == 3:  # all are gray: as one would be among colored ones
+            if examples.shape[-1] == 1 and event_shape[-1] == 3:  # as a gray image among colored ones
                 examples = np.repeat(examples, 3, axis=-1)
     if examples.shape[1:] != tuple(event_shape):
         raise ValueError(
@@ -124,31 +141,23 @@ def _names(text):
 
 def _check_fields(config):
     """Raises ValueError if a field is set that the data set does not have."""
-    known, defaults = _FIELDS.get(config.name, _FIELDS_OF_TFDS), default_config()
-    for field in defaults:
-        if field in (*_EVERYWHERE, *known) or config[field] == defaults[field]:
-            continue
-        hint = ""
-        if field in _FILES:
-            hint = " Or set data.name to 'images' for a folder of images, to 'tabular' for a table."
-        value = config[field]
-        if isinstance(value, ConfigDict):
-            value = {key: option for key, option in value.items() if option is not None}
+    known, defaults = (*_FIELDS.get(config.name, _FIELDS_OF_TFDS), "validation_fraction"), default_config()
+    foreign = set(defaults) - {"name", "data_dir", "download", *known}
+    if changed := sorted(field for field in foreign if config[field] != defaults[field]):
         raise ValueError(
-            f"data.{field} = {value!r} does not apply to data.name = {config.name!r}, which takes "
-            f"{', '.join((*known, 'validation_fraction'))}. Leave it at its default.{hint}"
+            f"data.{changed[0]} does not apply to data.name = {config.name!r}, which has {', '.join(known)}. Leave "
+            "it at its default. (The name of your own files is 'images' or 'tabular'.)"
         )
 
 
 def _check_tfds_name(name, data_dir):
     base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    known = tfds.list_builders(with_community_datasets=False)
     found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
+    known = tfds.list_builders(with_community_datasets=False)
     if base not in [*known, *found]:
         raise ValueError(
             f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
             f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data sets of "
-            "TensorFlow Datasets. For your own images or a table set --config.data.name=images or =tabular, and "
-            "--config.data.path to the folder or file."
+            "TensorFlow Datasets. For your own files set data.name to images or tabular, and data.path."
         )

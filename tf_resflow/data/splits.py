@@ -1,8 +1,5 @@
 """Splits of the examples into parts for training, validation and testing."""
 
-__all__ = ["check_different", "draw_splits", "field", "split_sizes"]
-
-import itertools
 import os
 from collections.abc import Collection, Mapping
 
@@ -18,25 +15,14 @@ def split_sizes(
 
     A split of fraction 0 is left out; `source` is named in messages, and `least` is the smallest size of "train".
     """
-    for split, fraction in fractions.items():
-        if not 0 <= fraction < 1:
-            raise ValueError(f"{split}_fraction must be in [0, 1), but is {fraction}.")
     sizes = {split: round(fraction * num) for split, fraction in fractions.items() if fraction}
-    rest = num - sum(sizes.values())
-    if rest < least:
-        less = " and ".join(f"{split}_fraction" for split in sizes) or "nothing"
+    sizes["train"] = num - sum(sizes.values())
+    if sizes["train"] < least or min(sizes.values()) < 1:
         raise ValueError(
-            f"{source}: {counted(num, 'example')} less {less} leave {rest} for training, which needs at least "
-            f"{least}. Provide more, or lower the fractions."
+            f"{source}: {counted(num, 'example')} would be split into {sizes}, but no split may be empty, and "
+            f"train needs {least}. Provide more, or change test_fraction or validation_fraction."
         )
-    for split, size in sizes.items():
-        if not size:
-            whole = counted(num, "example")
-            raise ValueError(
-                f"{source}: the {split} split holds no example, since {split}_fraction of {whole} is "
-                f"less than one. Raise it, set it to 0, or set path_{split}."
-            )
-    return sizes | {"train": rest}
+    return sizes
 
 
 def draw_splits(
@@ -57,18 +43,3 @@ def draw_splits(
     order = np.random.RandomState(seed).permutation(num)
     parts = np.split(order, np.cumsum(list(sizes.values()))[:-1])
     return dict(zip(sizes, parts, strict=True))
-
-
-def check_different(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError if two of the arrays, by their splits, are equal."""
-    for (one, a), (other, b) in itertools.combinations(arrays.items(), 2):
-        if np.array_equal(a, b):
-            raise ValueError(
-                f"{field(one)} and {field(other)} have the same examples, which would be counted twice: choose "
-                f"other data, or leave {field(other)} empty."
-            )
-
-
-def field(split: str) -> str:
-    """The field of a config with the place of a split."""
-    return "path" if split == "train" else f"path_{split}"

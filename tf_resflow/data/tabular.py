@@ -1,7 +1,5 @@
 """Tables: rows of numbers, dates, levels and categories as vectors."""
 
-__all__ = ["TableRows", "load_tabular", "read_rows"]
-
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,16 +11,8 @@ from absl import logging
 from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import is_text
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.splits import check_different, draw_splits
-from tf_resflow.data.table_files import (
-    WRITTEN,
-    check_finite,
-    column_names,
-    find_columns,
-    read_table,
-    suggest_columns,
-    typed,
-)
+from tf_resflow.data.splits import draw_splits
+from tf_resflow.data.table_files import WRITTEN, column_names, find_columns, read_table, typed
 from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
@@ -35,8 +25,8 @@ class TableRows(NamedTuple):
     Attributes:
       x: `[num, size]` float64, the values; NaN where one is missing or cannot be read.
       condition: `[num, condition_size]`, likewise.
-      known: `[num]`, whether all levels of x are known: the probability of another one is 0.
-      unreadable: `[num]`, whether a value is there, and cannot be read.
+      known: `[num]`, whether x can occur.
+      unreadable: `[num]`, whether a value cannot be read or cannot occur.
       reasons: `[num]`, what is wrong with each row, in words, or "".
     """
 
@@ -77,11 +67,8 @@ def load_tabular(
     .npz files. The first row of a .csv or .xlsx file is its header if it holds no number.
 
     The type of a column decides its kind, unless `kinds` does; see `ColumnCodes`. Dates may be text, in ISO 8601 or
-    in the form of `read_options["date_format"]`. Booleans are ordered levels. The `codes` of the result map between
-    vectors and rows.
-
-    Splits without a file are drawn from the rows of `path`, without replacement, by a permutation of fixed seed.
-    The result has the mean and standard deviation of the train split, by which a flow can normalize its input.
+    in the form of `read_options["date_format"]`. Booleans are ordered levels. Splits without a file are drawn from
+    the rows of `path`, without replacement, by a permutation of fixed seed.
 
     ```python
     import pathlib, tempfile
@@ -102,10 +89,8 @@ def load_tabular(
       path_test: file of the test split, or None or "" to draw it from `path`.
       path_validation: file of the validation split, likewise.
       key: name of the array in an .npz file that holds more than one.
-      columns: names of the columns to read, or their numbers from 1, in this order; by default all. Files of other
-        splits are read by the names in `path`.
-      condition_columns: names of columns that are the condition of the others, or their numbers among the
-        `columns`. The density is that of the other columns given these.
+      columns: names of the columns to read, or their numbers from 1, in this order; by default all.
+      condition_columns: names of the columns that are the condition, or their numbers among the `columns`.
       kinds: the kinds of columns, by their names or numbers; see `ColumnCodes`.
       missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
@@ -114,13 +99,12 @@ def load_tabular(
       split_seed: seed of the permutation.
 
     Returns:
-      A `Dataset` of event shape `(columns,)`, without those of the condition, with the names of its columns if the
-      file has them.
+      A `Dataset` of event shape `(columns,)`, without the condition, with the moments of the train split. Its
+      `codes` map between vectors and rows.
 
     Raises:
       ValueError: if a file is missing or cannot be read, a column is not in the table or cannot be read as its
-        kind, a value is infinite or missing, a column of the train split is constant, a split is empty, or two
-        splits have the same rows.
+        kind, a value is infinite or missing, a column of the train split is constant, or a split is empty.
     """
     file = pathlib.Path(path).expanduser().absolute()
     table = read_table(file, key, columns=columns, read_options=read_options)
@@ -128,21 +112,20 @@ def load_tabular(
     kinds = dict(zip(table.columns[places], (kinds or {}).values(), strict=True))
     as_text = [name for name, kind in kinds.items() if is_text(kind)]
     table = typed(file, table, as_text, (read_options or {}).get("date_format"))
-    check_finite(file, table)
     given = find_columns(file, table, condition_columns)
     rest = [place for place in range(table.shape[1]) if place not in given]
     if not rest:
         raise ValueError(f"{file}: all columns are condition_columns, and none is left. Leave some out.")
     names, size = column_names(table), len(rest)
     table = table.iloc[:, [*rest, *given]]
-    codes = _fitted_codes(file, table, kinds)
+    is_boolean = {name: pandas.api.types.is_bool_dtype(table[name].dtype) for name in table}
+    codes = ColumnCodes(table, kinds={name: [False, True] for name in table if is_boolean[name]} | kinds)
     parts = ColumnCodes.of_columns(codes.columns[:size]), ColumnCodes.of_columns(codes.columns[size:])
     rows = {"train": _without_faults(file, _as_vectors(table, *parts), codes, missing)}
     for split, other in {"test": path_test, "validation": path_validation}.items():
         if other:
             own, _ = read_rows(other, *parts, key=key, read_options=read_options)
             rows[split] = _without_faults(pathlib.Path(other).expanduser().absolute(), own, codes, missing)
-    check_different({split: part.both for split, part in rows.items()})
     fractions = {"test": test_fraction, "validation": validation_fraction}
     drawn = draw_splits(len(rows["train"].x), fractions, split_seed, file, given=rows, least=2)
     whole = rows["train"]
@@ -165,18 +148,6 @@ def load_tabular(
     return Dataset.from_arrays(file.stem, {split: part.x for split, part in rows.items()}, **fields)
 
 
-def _fitted_codes(path, table, kinds):
-    """What the columns are. Booleans are the ordered levels False and True."""
-    is_boolean = {name: pandas.api.types.is_bool_dtype(table[name].dtype) for name in table}
-    kinds = {name: [False, True] for name in table if is_boolean[name]} | kinds
-    try:
-        codes = ColumnCodes(table, kinds=kinds)
-        codes.to_json()  # raises for levels that a run cannot hold
-    except ValueError as error:
-        raise ValueError(f"{path}: {error} {suggest_columns(table)}".rstrip()) from None
-    return codes
-
-
 def read_rows(
     path: str | os.PathLike,
     codes: ColumnCodes,
@@ -185,10 +156,7 @@ def read_rows(
     key: str | None = None,
     read_options: Mapping[str, Any] | None = None,
 ) -> tuple[TableRows, Any]:
-    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is.
-
-    What cannot be read is NaN, and has a reason. Columns whose levels are text are read as text.
-    """
+    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is."""
     condition_codes = condition_codes or ColumnCodes.of_columns([])
     path = pathlib.Path(path).expanduser().absolute()
     table = read_table(path, key, read_options=read_options, texts=codes.texts + condition_codes.texts)
@@ -210,7 +178,7 @@ def _as_vectors(table, codes, condition_codes, date_format=None):
     (x, condition), (known, known_condition) = (
         np.split(part, [codes.size], axis=1) for part in (rows.values, rows.known)
     )
-    # Nothing is known of the density given a level that the training lacks.
+    # The density given a level that the training lacks is unknown.
     condition = np.where(known_condition.all(axis=1, keepdims=True), condition, np.nan)
     return TableRows(x, condition, np.all(known, axis=1), rows.unreadable, rows.reasons)
 
@@ -221,10 +189,9 @@ def _without_faults(path, rows, codes, missing):
     where = [f"{path}, row {place + 1}, {rows.reasons[place]}" for place in places]
     wrong = [text for text, place in zip(where, places, strict=True) if rows.unreadable[place]]
     if wrong:
-        advice = WRITTEN if path.suffix.lower() == ".csv" else ""
         raise ValueError(
             f"{wrong[0]}. {len(wrong):,} of {len(rows.x):,} rows have such values: correct them, or leave these "
-            f"rows out. {advice}".rstrip()
+            f"rows out. {WRITTEN}"
         )
     if not where:
         return rows
@@ -244,14 +211,11 @@ def _check_train(path, table, train):
     """Refuses constant columns, and warns of those that depend on each other."""
     names = np.array([*table.columns], object)
     for name in names[np.ptp(train.astype(np.float32), axis=0) == 0]:
-        raise ValueError(
-            f"{path}: the column {name!r} has one value in all train rows, so it has no density. Leave it out. "
-            f"{suggest_columns(table)}".rstrip()
-        )
+        raise ValueError(f"{path}: the column {name!r} has one value in all train rows: no density. Leave it out.")
     if (is_dependent := dependent((train - train.mean(axis=0)) / train.std(axis=0))).any():
         logging.warning(
             "%s: these columns repeat or depend on each other linearly: %s. Leave some of them out "
-            "(--config.data.columns), or a density has no bound.",
+            "(--config.data.columns), or the density has no bound.",
             path,
             shortened(map(repr, names[is_dependent])),
         )

@@ -1,11 +1,8 @@
 """Images from TensorFlow Datasets: whole splits in memory, or streams of them."""
 
-__all__ = ["TFDSReader", "load_tfds_images"]
-
 import itertools
 import os
 import pathlib
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,9 +36,9 @@ def load_tfds_images(
 ) -> Dataset:
     """Loads the images of a TensorFlow data set as uint8, with their labels if it has some.
 
-    A split of a data set of up to 2 GB is decoded when it is first needed, and kept in memory: a training epoch
-    then costs a gather. A larger data set is streamed from its files. For fewer levels the low bits are dropped: v
-    becomes floor(v levels / 256), as in the 5-bit experiments (`levels=32`).
+    A split of a data set of up to 2 GB is decoded when it is first needed, and kept in memory. A larger data set is
+    streamed from its files. For fewer levels the low bits are dropped: v becomes floor(v levels / 256), as in the
+    5-bit experiments (`levels=32`).
 
     Args:
       name: name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
@@ -49,34 +46,30 @@ def load_tfds_images(
       levels: values of a pixel, a power of two in 2, ..., 256.
       split_train: TFDS split that becomes "train", such as `"train[:55000]"`.
       split_test: TFDS split that becomes "test".
-      split_validation: TFDS split that becomes "validation"; by default TFDS's own, if it has one that is not part
-        of the other two, and else the last part of `split_train`.
+      split_validation: TFDS split that becomes "validation"; by default TFDS's own, if there is one that is not
+        part of the other two, and otherwise the last part of `split_train`.
       download: whether to download and prepare a missing data set.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
       image_size: height and width of the examples; images of a multiple of this size are shrunk by averaging. It is
-        required if the data set leaves the size open (downsampled_imagenet). None: as they are.
-      validation_fraction: fraction of `split_train` that is held back for validation if there is no such split; 0
-        for none.
+        required if the data set leaves the size open (downsampled_imagenet).
+      validation_fraction: fraction of `split_train` that is held back if there is no validation split; 0 for none.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`.
 
     Raises:
-      ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or not of one
-        size, or levels is not a power of two in 2, ..., 256.
+      ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or their size is
+        open, or levels is not a power of two in 2, ..., 256.
     """
     check_power_of_two(levels)
     builder = _prepared_builder(name, data_dir or None, download)
     reader = TFDSReader(builder, levels, image_size or None)
-    if (
-        not split_validation
-        and "validation" in builder.info.splits
-        and "validation" not in split_train + split_test
-    ):
-        split_validation = "validation"
     if not split_validation:
-        split_train, split_validation = reader.split_off(split_train, validation_fraction)
+        if "validation" in builder.info.splits and "validation" not in split_train + split_test:
+            split_validation = "validation"
+        else:
+            split_train, split_validation = reader.split_off(split_train, validation_fraction)
     splits = {"train": split_train, "validation": split_validation, "test": split_test}
     splits = {ours: theirs for ours, theirs in splits.items() if theirs}
     sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
@@ -84,51 +77,32 @@ def load_tfds_images(
     fields: dict[str, Any] = {"num_classes": reader.num_classes, "flip": flip, "crop_padding": crop_padding}
     if sum(sizes.values()) * np.prod(reader.event_shape) <= _MEMORY:
         return Dataset(name, reader.event_shape, levels, sizes, read=lambda s: reader.read(splits[s]), **fields)
-    file_format = builder.info.file_format
-    if file_format != tfds.core.FileFormat.TFRECORD:
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError(
-            f"The data set {name!r} is too large for the memory, and streams need it as tfrecord, but it is stored "
-            f"as {file_format and file_format.value}. Prepare it again with tfds build --file_format=tfrecord."
+            f"The data set {name!r} is too large for the memory, and only tfrecord files can be streamed. Prepare "
+            "it again with tfds build --file_format=tfrecord."
         )
     fields |= {"stream": lambda split, *options: reader.stream(splits[split], *options), "decode": reader.decode}
     return Dataset(name, reader.event_shape, levels, sizes, **fields)
 
 
 def _prepared_builder(name, data_dir, download):
-    directory = pathlib.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:  # whose message lists all data sets
-        raise ValueError(f"TensorFlow Datasets has no data set {name!r}, and neither has {directory}.") from None
-    except (AssertionError, ValueError) as error:  # an unknown version or configuration
-        raise ValueError(f"TensorFlow Datasets does not accept {name!r}: {error}") from None
-    if builder.is_prepared():
-        return builder
-    missing = f"The data set {name!r} is missing: there is no {builder.data_dir}"
-    command = f"    tfds build {name} --data_dir={directory}"
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        steps = textwrap.indent(textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip(), "    ")
-        raise ValueError(
-            f"{missing}, and TensorFlow Datasets does not download it. Get its files yourself, following its "
-            f"instructions:\n{steps}\nput them into a directory FILES, and prepare the data set with\n"
-            f"{command} --manual_dir=FILES"
-        )
-    if not download:
-        raise ValueError(
-            f"{missing}.\nPrepare it with\n{command}\nor run resflow-train with --config.data.download=True; or "
-            "name the directory that holds it, by --config.data.data_dir=DIR for resflow-train and by "
-            "--data_dir=DIR for the other commands."
-        )
-    builder.download_and_prepare()
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        if not download:
+            directory = pathlib.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
+            raise ValueError(
+                f"The data set {name!r} is missing: there is no {builder.data_dir}.\nPrepare it with\n"
+                f"    tfds build {name} --data_dir={directory}\nor run resflow-train with "
+                "--config.data.download=True; or name the directory that holds it, by --config.data.data_dir=DIR "
+                "for resflow-train and by --data_dir=DIR for the other commands."
+            )
+        builder.download_and_prepare()
     return builder
 
 
 class TFDSReader:
-    """The uint8 images of a prepared TFDS builder, a split at once or as a stream.
-
-    Their pixels v become floor(v levels / 256). Images of a multiple of `image_size` are shrunk: each pixel becomes
-    the rounded mean of those that it covers. `num_classes` is None without labels.
-    """
+    """The uint8 images of a prepared TFDS builder, a split at once or as a stream; see `load_tfds_images`."""
 
     def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
         self._builder = builder
@@ -136,48 +110,29 @@ class TFDSReader:
         self._image = _feature_key(builder, tfds.features.Image, "image")
         self._label = _feature_key(builder, tfds.features.ClassLabel, "label")
         if self._image is None:
-            raise ValueError(
-                f"The data set {builder.name!r} has no image; its features are {sorted(builder.info.features)}."
-            )
+            raise ValueError(f"{builder.name!r} has no image; its features are {sorted(builder.info.features)}.")
         keys = [key for key in (self._image, self._label) if key]
         self._decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
         self._features = self._decoders.extract_features(builder.info.features)
         shape, dtype = self._features[self._image].shape, np.dtype(self._features[self._image].np_dtype)
         if dtype != np.uint8 or shape[2] is None:
             raise ValueError(f"The images of {builder.name!r} must be uint8, but are {dtype} of shape {shape}.")
-        if image_size and any(side is not None and side % image_size for side in shape[:2]):
+        is_divided = image_size and all(side is None or side % image_size == 0 for side in shape[:2])
+        if not is_divided and (image_size or None in shape):
             raise ValueError(
-                f"image_size = {image_size} must divide the size of the images of {builder.name!r}, "
-                f"{shape[0]} x {shape[1]}."
-            )
-        if not image_size and None in shape:
-            raise ValueError(
-                f"The data set {builder.name!r} leaves the size of its images open ({shape}). If all have one "
-                "size, set image_size to it; otherwise choose other data, such as imagenet_resized/32x32."
+                f"The images of {builder.name!r} have the shape {shape}. Set image_size to a divisor of their "
+                "sides, or, if the shape is open, to the size that all images have."
             )
         self._shape = shape
         self.event_shape = (image_size, image_size, shape[2]) if image_size else tuple(shape)
         self.num_classes = self._features[self._label].num_classes if self._label else None
 
     def num_examples(self, split: str) -> int:
-        """The number of examples of a split, such as `"train[:90%]"`, at least 1."""
-        splits = self._builder.info.splits
-        try:
-            size = splits[split].num_examples
-        except (KeyError, ValueError):
-            size = None
-        if not size:
-            raise ValueError(
-                f"The data set {self._builder.name!r} has no examples in a split {split!r}; its splits "
-                f"are {sorted(splits)}. Set split_train, split_validation or split_test."
-            )
-        return size
+        """The number of examples of a split, such as `"train[:90%]"`."""
+        return self._builder.info.splits[split].num_examples
 
     def split_off(self, split: str, fraction: float) -> tuple[str, str]:
-        """Divides a split, such as `"train[:50000]"`, in two; the second holds a fraction, its last examples.
-
-        The second is "" if the fraction is 0.
-        """
+        """Divides a split in two; the second holds a fraction, the last examples, and is "" if that is 0."""
         num = self.num_examples(split)
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
         if left == num:
@@ -191,14 +146,13 @@ class TFDSReader:
         return "+".join(kept), "+".join(held_back)
 
     def check_disjoint(self, splits: Mapping[str, str]) -> None:
-        """Raises ValueError if the splits, TFDS names by our names, have an example twice, in one or in two."""
+        """Raises ValueError if the splits, TFDS names by our names, have an example twice."""
         slices = [(ours, *piece) for ours, theirs in splits.items() for piece in self._slices(theirs)]
         for (one, name, start, stop), (other, other_name, first, last) in itertools.combinations(slices, 2):
             if name == other_name and start < last and first < stop:
-                both = {split: splits[split] for split in (one, other)}
                 raise ValueError(
-                    f"The splits {both} of {self._builder.name!r} would count examples twice. Set split_train, "
-                    "split_validation and split_test to parts without overlap."
+                    f"{splits[one]} and {splits[other]} of {self._builder.name!r} would count examples twice. Set "
+                    "split_train, split_validation and split_test to parts without overlap."
                 )
 
     def _slices(self, split):
@@ -220,10 +174,9 @@ class TFDSReader:
         return (images, *labels) if labels else images
 
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
-        """The examples of a split read from its files one after the other, still encoded; see `Dataset.stream`.
+        """The encoded examples of a split, read from its files one after the other; see `Dataset.stream`.
 
-        With a seed the files are read in a random order, several in turn, and their examples are shuffled in blocks
-        of 256 MB.
+        With a seed the files are read in a random order, several in turn, and shuffled in blocks of 256 MB.
         """
         parts = self._builder.info.splits[split].file_instructions
         names = tf.constant([str(part.filename) for part in parts])
@@ -256,10 +209,7 @@ class TFDSReader:
     def _example(self, features):
         image = features[self._image]
         if None in self._shape:
-            message = f"Set image_size to the size of the images of {self._builder.name!r}."
-            check = tf.debugging.assert_equal(tf.shape(image), self.event_shape, message)
-            with tf.control_dependencies([check]):
-                image = tf.ensure_shape(tf.identity(image), self.event_shape)
+            image = tf.ensure_shape(image, self.event_shape)
         elif self._shape != self.event_shape:
             image = tf.image.resize(image, self.event_shape[:2], "area")
             image = tf.cast(tf.round(image), tf.uint8)

@@ -189,7 +189,7 @@ class _Column:
         self.name, self.limits, self.step = name, _limits(values), 0.0
         self.bins = np.linspace(self.limits[0], self.limits[1], _BINS + 1)
         self.labels: list[str] | None = None if codes is None else codes.labels[place]
-        self.start: Any = None if codes is None else codes.starts[place]
+        self.start: Any = None if codes is None else codes.columns[place].start
         if codes is not None and codes.cells is not None:
             first, step, num = (part[place] for part in codes.cells)
             if 0 < num <= _MAX_CELLS:

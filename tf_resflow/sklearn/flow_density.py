@@ -3,8 +3,7 @@
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -15,15 +14,12 @@ with extra("sklearn"):
     import pandas
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
     from sklearn.utils import check_random_state
-    from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns
 from tf_resflow.models.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
 from tf_resflow.plurals import shortened
-
-__all__ = ["FlowDensity"]
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # of the noise, to choose from
 _FARTHEST = 1e12  # deviations: a number beyond them counts as there, so that float32 can hold its square
@@ -73,30 +69,26 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     falls at most quadratically with the distance from a row, and one strange value cannot cost more (see the guide
     "Mathematics"). Above 256 columns, log-determinants are estimates by the same random numbers for each row.
 
-    Rows of the fit and new rows are scored alike, so there is no `novelty` as in `LocalOutlierFactor`. There is no
-    `n_jobs`: `tf.config.threading.set_intra_op_parallelism_threads` limits the threads of a fit.
-
     Args:
       noise: "auto", or a level of the noise from 0.003 to 1 in standard deviations of the columns.
       contamination: expected share of new rows like those of the fit that `predict` calls outliers, in (0, 0.5].
       missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
-        them the score NaN; or "condition". Then the score is the log-density of the other values given which ones
-        are missing; it cannot be compared with the score of a row that misses other values.
+        them the score NaN; or "condition", which makes the score the log-density of the other values given which
+        ones are missing.
       condition_columns: names of columns, or their numbers in an array. The density is that of the other columns,
         given these.
-      kinds: the kinds of columns that their types do not say, by their names (in an array, by their numbers):
-        `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`. A number
-        is the step of a grid, and a list has ordered levels, lowest first.
+      kinds: the kinds of columns that their types do not imply, by their names (in an array, by their numbers):
+        `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`; see
+        `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        With "auto" they do if that raises the log-likelihood of held-out rows by two standard errors after a
-        quarter of a training.
+        "auto": if that raises the log-likelihood of held-out rows after a quarter of a training.
       num_blocks: number of residual blocks.
       hidden: widths of the inner layers of each.
-      num_members: number of flows, of which the density is the mean, each with held-out rows of its own; by default
-        4 up to 500 rows, and 1 above.
-      max_steps: most steps of a training; by default 30 times the square root of the number of rows up to 900 rows,
-        and their number above, or 8,000.
+      num_members: number of flows, whose mean is the density; each has its own held-out rows. By default 4 up to
+        500 rows, and 1 above.
+      max_steps: maximum number of steps of a training. By default 30 times the square root of the number of rows up
+        to 900 rows, and their number above, at most 8,000.
       validation_fraction: share of the rows that a flow holds out.
       random_state: `int`, `numpy.random.RandomState`, or None: of the held-out rows and the training.
       verbose: as of `keras.Model.fit`.
@@ -107,16 +99,15 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       noise_levels_: the levels that were compared.
       held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
       offset_: the score below which a row is an outlier: the weighted quantile at `contamination` of the scores of
-        held-out rows, each by the flow that held the row out. With n of them, the expected share of new outliers
-        exceeds `contamination` by at most 1 / n. Fewer rows of the fit are outliers.
+        held-out rows, each by the flow that held the row out.
       columns_: the `Columns`.
       kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
       feature_names_in_: their names, of a data frame.
 
     Raises:
-      ValueError: by `fit`, if an argument is out of its range, there are fewer than 10 rows, or a column cannot be
-        read; by the others, if the columns are not those of the fit.
+      ValueError: if an argument is out of its range, there are fewer than 10 rows, a column cannot be read, or the
+        columns are not those of the fit.
 
     References:
       Chen et al., Residual flows for invertible generative modeling, 2019.
@@ -127,19 +118,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _is_frame: bool
     _names: list[Any]
     _held_out: tuple[np.ndarray, np.ndarray]  # scores, each by the member that held the row out, and weights
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "noise": [StrOptions({"auto"}), Interval(Real, LEAST_NOISE, MOST_NOISE, closed="both")],
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "missing": [StrOptions({"error", "drop", "condition"})],
-        "condition_columns": ["array-like"],
-        "whiten": [StrOptions({"auto"}), "boolean"],
-        "num_blocks": [Interval(Integral, 1, None, closed="left")],
-        "hidden": ["array-like"],
-        "num_members": [None, Interval(Integral, 1, None, closed="left")],
-        "max_steps": [None, Interval(Integral, 1, None, closed="left")],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-    }
 
     def __init__(
         self,
@@ -189,7 +167,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
           sample_weight: `[num]`, at least 0. Training draws rows in proportion to it, and held-out rows count in
             proportion to it, like repeated rows.
         """
-        self._validate_params()
+        self._check_arguments()
         self.__dict__.pop("offset_", None)  # it marks a finished fit
         table = self._table(X, is_fit=True)
         is_kept, weights = self._is_kept(table), sample_weight
@@ -199,9 +177,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             weights = weights[is_kept]
         table = table[is_kept]
         if len(table) < _LEAST_ROWS:
-            raise ValueError(
-                f"A density is learned from at least {_LEAST_ROWS} rows; got {len(table)} (n_samples={len(table)})."
-            )
+            raise ValueError(f"A fit needs at least {_LEAST_ROWS} rows; got n_samples={len(table)}.")
         self._read_columns(table)
         self._of_missing = self._mean_log_densities(table)
         self._train_members(table, weights)
@@ -215,18 +191,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         or 2.5 in a column of whole numbers. It is NaN for a row that misses values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
-        return self._scored_with_warning(self._table(X))
-
-    def _scored_with_warning(self, table):
-        """The scores of the rows of a table, with a warning if some are minus infinity."""
-        scores = self._scored(table)
-        if unknown := np.count_nonzero(np.isneginf(scores)):
-            warnings.warn(
-                f"{unknown} rows have the score minus infinity, because a value cannot occur: a category that the "
-                "fit did not know, or 2.5 in a column of whole numbers. Are the columns those of the fit?",
-                stacklevel=3,
-            )
-        return scores
+        return self._scored(self._table(X))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean log-density of the rows, in nats, without those whose score is NaN."""
@@ -239,7 +204,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         table = self._table(X)
-        return self._compared(table, self._scored_with_warning(table)) - self.offset_
+        return self._compared(table, self._scored(table)) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
@@ -255,17 +220,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
-        if (condition is None) != (self._condition is None):
-            raise ValueError(f"condition must have values of condition_columns, {list(self.condition_columns)}.")
-        num = n_samples if condition is None else len(condition)
-        if num < 1:
-            raise ValueError(f"n_samples is at least 1; got {num}.")
-        encoded = np.zeros([num, self._num_masked])
-        if condition is not None:
-            columns = list(self.condition_columns)
-            names = None if isinstance(condition, pandas.DataFrame) else columns
-            condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
-            encoded = np.concatenate([encoded, self._condition_values(self._condition, condition)], axis=1)
+        columns = list(self.condition_columns)
+        if (condition is None) != (not columns):
+            raise ValueError(f"condition must have values of condition_columns, {columns}.")
+        condition = pandas.DataFrame(index=range(n_samples)) if condition is None else condition
+        names = None if isinstance(condition, pandas.DataFrame) else columns
+        condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
+        num = len(condition)
+        encoded = np.concatenate([np.zeros([num, self._num_masked]), self._condition_values(condition)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
         is_broad = rng.uniform(size=num) < _BROAD
         for noise, is_chosen in ((self.noise_, ~is_broad), (MOST_NOISE, is_broad)):
@@ -280,30 +242,38 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
 
         A value is the rise of log p of the row if the column had the best of the values of 16 rows of the fit. It
-        is about 0 for a column that fits the other columns, and for all columns if two are strange in the same way.
-        Each row is scored once per value and column. A missing value counts as one of mean log-density.
+        is about 0 for a column that fits the other columns. A missing value counts as one of mean log-density.
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
-        scores, gains = self._compared(table, self._scored(table)), np.empty([len(table), len(names)])
+        scores, gains = self._compared(table, self._scored(table, warn=False)), np.empty([len(table), len(names)])
         for place, name in enumerate(names):
             values = self._reference[name]
             others = pandas.concat([table] * len(values))
             others[name] = values.repeat(len(table)).set_axis(others.index)
-            best = self._compared(others, self._scored(others)).reshape(len(values), -1).max(axis=0)
+            best = self._compared(others, self._scored(others, warn=False)).reshape(len(values), -1).max(axis=0)
             with np.errstate(invalid="ignore"):  # infinity less infinity
                 gains[:, place] = np.where(best == scores, 0.0, best - scores)
         return pandas.DataFrame(gains, table.index, names)
+
+    def _check_arguments(self):
+        """Raises ValueError for an argument that would lead to wrong scores."""
+        is_level = not isinstance(self.noise, str) and LEAST_NOISE <= self.noise <= MOST_NOISE
+        is_valid = {
+            "noise": is_level or self.noise == "auto",
+            "contamination": 0 < self.contamination <= 0.5,
+            "missing": self.missing in ("error", "drop", "condition"),
+            "whiten": self.whiten in ("auto", True, False),
+            "validation_fraction": 0 < self.validation_fraction < 1,
+        }
+        if wrong := [name for name, is_ in is_valid.items() if not is_]:
+            raise ValueError(f"{wrong[0]} is {getattr(self, wrong[0])!r}; see FlowDensity for its values.")
 
     def _table(self, X, is_fit=False):
         """A data frame of the rows, whose columns are those of the fit."""
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
             validate_data(self, X, reset=is_fit, skip_check_array=True)
-            if not len(X):
-                raise ValueError(
-                    f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required."
-                )
             table = X if is_fit or self._is_frame else X.set_axis(self._names, axis=1)
         elif not is_fit and self._is_frame:
             validate_data(self, X, reset=False, skip_check_array=True)
@@ -318,23 +288,23 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return table
 
     def _is_kept(self, table):
-        """Which rows are not left out because they miss values."""
         is_missing = table.isna()
         misses = is_missing.any(axis=1).to_numpy()
         if self.missing == "error" and misses.any():
             counts = [f"{name} ({num})" for name, num in is_missing.sum().items() if num]
             raise ValueError(
                 f"Input X contains NaN: values are missing in {misses.sum()} of {len(table)} rows, by columns: "
-                f'{shortened(counts)}. FlowDensity(missing="drop") leaves these rows out; with "condition" their '
-                "score is the log-density of the values that are there."
+                f'{shortened(counts)}. FlowDensity(missing="drop") leaves these rows out.'
             )
         return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
-    def _scored(self, table):
-        """The scores of the rows of a table, NaN of those that are left out."""
+    def _scored(self, table, warn=True):
+        """The scores of the rows of a table, NaN for those that are left out."""
         is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
         if is_kept.any():
             scores[is_kept] = self._mixed_scores(table[is_kept])
+        if warn and (unknown := np.count_nonzero(np.isneginf(scores))):
+            warnings.warn(f"{unknown} rows have the score minus infinity: a value cannot occur.", stacklevel=3)
         return scores
 
     def _mean_log_densities(self, table):
@@ -366,10 +336,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
             return Columns(table[names], kinds=own_kinds, bounds=own_bounds)
 
-        self.columns_ = read(own)
-        has_condition = len(self.condition_columns) > 0
-        self._condition: Columns | None = read(list(self.condition_columns)) if has_condition else None
-        found = self.columns_.kinds | ({} if self._condition is None else self._condition.kinds)
+        self.columns_, self._condition = read(own), read(list(self.condition_columns))
+        found = self.columns_.kinds | self._condition.kinds
         self.kinds_ = {name: found[name] for name in table.columns}
         self._is_masked = table[own].isna().any().to_numpy() & (self.missing == "condition")
         self._num_masked = int(self._is_masked.sum())
@@ -385,18 +353,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         is_new = own.isna().to_numpy().any(axis=0) & ~self._is_masked
         if is_new.any():
             raise ValueError(
-                f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit: the "
-                "flow knows no density of the other columns then. Fit to a table with rows that miss it, too."
+                f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit. Fit "
+                "to a table with rows that miss it, too."
             )
-        conditions = [own.isna().to_numpy()[:, self._is_masked].astype(np.float64)]
-        if self._condition is not None:
-            conditions.append(self._condition_values(self._condition, table))
-        return Rows(values, widths, np.concatenate(conditions, axis=1), weights), *rest
+        is_missing = own.isna().to_numpy()[:, self._is_masked]
+        condition = np.concatenate([is_missing, self._condition_values(table)], axis=1)
+        return Rows(values, widths, condition, weights), *rest
 
-    @staticmethod
-    def _condition_values(columns, table):
+    def _condition_values(self, table):
         """The condition columns as vectors: the centers of the cells of discrete columns."""
-        values, widths, _, _, known = columns.encode(table[list(columns.kinds)])
+        values, widths, _, _, known = self._condition.encode(table)
         if np.isnan(values).any() or not known.all():
             raise ValueError(
                 "A value of a condition column is missing or cannot occur, such as a category that the fit did "
@@ -405,8 +371,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return values + widths / 2
 
     def _density(self):
-        size = self._num_masked + (0 if self._condition is None else self._condition.size)
-        return shared_density(self.columns_.size, size, self.num_blocks, tuple(self.hidden))
+        condition_size = self._num_masked + self._condition.size
+        return shared_density(self.columns_.size, condition_size, self.num_blocks, tuple(self.hidden))
 
     def _train_members(self, table, weights):
         """Trains the flows, and chooses how they begin and the level of the noise."""
