@@ -38,7 +38,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--random_cases", type=int, default=16, help="Number of random flows.")
+    parser.addoption("--random_cases", type=int, default=12, help="Number of random flows.")
 
 
 @pytest.fixture

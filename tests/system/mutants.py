@@ -370,7 +370,7 @@ def main():
     parser.add_argument("--num", type=int, default=320, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--package", action="append", choices=PACKAGES, help="only this package's mutants")
-    parser.add_argument("--random_cases", type=int, default=16)
+    parser.add_argument("--random_cases", type=int, default=12)
     parser.add_argument("--most_seconds", type=float, default=120.0, help="processor time of the tests of a mutant")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()

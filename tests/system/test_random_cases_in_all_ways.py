@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.test_random_cases import WAYS, check
+from tests.random_cases import WAYS
+from tests.test_random_cases import check
 
 
 @pytest.mark.parametrize("group", range(8))
