@@ -64,7 +64,7 @@ BENCHMARKS = {
 
 
 def known_results(name):
-    """Results that a benchmark finds in its file, so that it trains nothing."""
+    """Results in the file of a benchmark, which therefore trains nothing."""
     if name == "compare_successors":
         scores = [
             {"config": "digits", "seed": i, "steps": 10, "bits_per_dim": s} for i, s in enumerate([2.0, 2.1, 2.4])
@@ -80,7 +80,7 @@ def known_results(name):
 
 
 def prepared(name, tmp_path, run_without_work):
-    """The paths in the arguments of a benchmark, with what has to be there."""
+    """Makes the files that a benchmark reads, and returns the paths in its arguments."""
     paths = {"tmp": tmp_path, "run": tmp_path / "run"}
     if name in ("compare_successors", "time_to_score"):
         (tmp_path / "results.json").write_text(json.dumps(known_results(name)))

@@ -53,7 +53,7 @@ def test_pages_load_nothing_from_the_network(site):
 
 
 def test_tutorials(site):
-    """Each is a page, and can be downloaded. (They are executed by `make docs` alone, which takes minutes.)"""
+    """Each is a page, and can be downloaded. Only `make docs` executes them, which takes minutes."""
     notebooks = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
     assert len(notebooks) == 5
     for notebook in notebooks:
@@ -64,7 +64,6 @@ def test_tutorials(site):
 
 
 def test_a_warning_in_a_tutorial_ends_the_build(tmp_path, monkeypatch):
-    """So that no page of `make docs` has one, which executes the tutorials."""
     monkeypatch.setenv("EXECUTE_NOTEBOOKS", "0")
     specification = importlib.util.spec_from_file_location("notebooks", ROOT / "docs/notebooks.py")
     notebooks = importlib.util.module_from_spec(specification)
@@ -146,7 +145,7 @@ def test_files_in_commands():
 
 
 def test_numbers_of_parameters():
-    """They equal those in the docstrings of the configs, which tests/configs verifies."""
+    """They equal the numbers in the docstrings of the configs, which tests/configs verifies."""
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]{9,}) \|$", (ROOT / "docs/results.md").read_text(), re.MULTILINE)
     assert len(rows) == 5
     for name, number in rows:
@@ -154,7 +153,7 @@ def test_numbers_of_parameters():
 
 
 def test_links_of_the_readme():
-    """It is also a page of a package index, where relative links and pictures do not work; its paths exist."""
+    """The README is also a page of a package index, where relative links do not work. Its paths exist."""
     readme = (ROOT / "README.md").read_text()
     assert re.findall(r"(?<!!)\[[^]]*\]\((?!https:)", readme) == []
     paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
@@ -163,7 +162,6 @@ def test_links_of_the_readme():
 
 
 def test_american_spelling():
-    """Of everything but the list of British words in this file."""
     folders = ("benchmarks", "bin", "configs", "docs", "examples", "tests", "tf_resflow")
     kinds = ("c", "ipynb", "md", "py")
     files = {file for name in folders for kind in kinds for file in (ROOT / name).rglob(f"*.{kind}")}
