@@ -453,7 +453,7 @@ def series(matrix, coefficient):
     return total
 
 
-WAYS = ("graph", "training", "eager", "vectorized", "saved", "xla")  # the first three have all results
+WAYS = ("graph", "training", "eager", "vectorized", "xla")
 
 
 class Case:
@@ -509,14 +509,12 @@ class Case:
         lines = [f"{block.estimator.log_det_estimator} {block.g.recipe}" for block in self.blocks]
         return "\n".join([*lines, f"{self.dtype} {self.shifts}"])
 
-    def run(self, way, folder):
-        """The results in one of `WAYS`. Some ways have no inverse or not all gradients."""
+    def run(self, way):
+        """The results in one of `WAYS`, which has no inverse and not all gradients if it is "vectorized"."""
         c = np.zeros([3, 1]) if self.c is None else self.c
         inputs = [tf.constant(value, self.dtype) for value in (self.x, c, self.a, self.b)]
         if way == "eager":
             return self._compute(*inputs)
-        if way == "saved":
-            return self._saved(folder, *inputs[:2])
         if way == "vectorized":
             return tf.function(self._vectorized, autograph=False)(*inputs)
         training = way == "training" and not any(block.monotone for block in self.blocks)
@@ -561,19 +559,6 @@ class Case:
         if any(block.monotone or type(block.estimator.log_det_estimator) not in known for block in self.blocks):
             return found
         return found | {"there": [tape.gradient(loss, x)]}
-
-    def _saved(self, folder, x, c):
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec(t.shape, t.dtype) for t in (x, c)])
-        def serve(x, c):
-            arguments = self._arguments(c)
-            z, log_det = self._passes(x, **arguments)
-            return {"z": z, "log_det": log_det, "back": self.flow.inverse(tf.identity(z), **arguments)}
-
-        module = tf.Module()
-        module.flow, module.serve = self.flow, serve
-        tf.saved_model.save(module, folder)
-        loaded = tf.saved_model.load(folder)  # its functions need the object
-        return loaded.serve(x, c)
 
     def there(self, blocks, x, c):
         """The latent, and the input of the second block."""
