@@ -8,7 +8,7 @@ import pytest
 
 from tests.random_cases import WAYS, Case
 
-FIRST = 28  # 12 seeds from here on have all kinds of layers, norms, estimators and blocks
+SEEDS = [*range(8), 10, 12, 16, 19]  # fast cases with all kinds of layers, norms, estimators and blocks
 QUICK_WAYS = WAYS[:3]  # with gradients, and without the time that XLA takes
 
 
@@ -36,5 +36,5 @@ def compare(found, expected, rtol):
 @pytest.mark.quick
 @pytest.mark.parametrize("way", QUICK_WAYS)
 def test_random_cases(way, num_cases):
-    for seed in range(FIRST + QUICK_WAYS.index(way), FIRST + num_cases, len(QUICK_WAYS)):
+    for seed in SEEDS[QUICK_WAYS.index(way) : num_cases : len(QUICK_WAYS)]:
         check(seed, [way])
