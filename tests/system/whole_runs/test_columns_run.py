@@ -39,7 +39,6 @@ def run(columns):
 
 
 def test_a_planned_evaluation(columns, run):
-    """A plan of one exact estimate, if it takes the least time here, has no error of the examples."""
     evaluation = training.Evaluation(run, data.load(run.config.data), stderr=0.3)
     likelihood = evaluation.likelihood()
     assert likelihood["num_examples"] == 40 and likelihood.get("example_stderr", 0.0) < 0.6
@@ -47,7 +46,7 @@ def test_a_planned_evaluation(columns, run):
 
 
 def test_other_tables(run):
-    """Rows whose columns are not those that the condition implies; a table without the condition is refused."""
+    """Rows that do not fit their condition are outliers. A table without the condition is an error."""
     dataset = data.load(run.config.data)
     x, c = (np.concatenate(p) for p in zip(*dataset.eval_batches("test", 50, labels=True), strict=True))
     statistics = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
@@ -59,7 +58,7 @@ def test_other_tables(run):
 
 
 def test_columns_given_others(columns, run):
-    """The score is that of the others, in their units, beside the Gaussian of a linear regression."""
+    """The score is in the units of the other columns, like the baseline, the Gaussian of a linear regression."""
     workdir, result = columns
     dataset = data.load(run.config.data)
     assert run.model.data_space.event_shape == (2,) and run.model.condition.shape == (1,)
