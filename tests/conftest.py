@@ -1,4 +1,4 @@
-"""Two logical CPUs, for tests on a MirroredStrategy of two replicas; fixtures that several folders use."""
+"""Two logical CPUs, for tests of a MirroredStrategy, and fixtures that several folders use."""
 
 import contextlib
 import gc
@@ -38,7 +38,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):
-    parser.addoption("--random_cases", type=int, default=16, help="Number of random flows.")
+    parser.addoption("--random_cases", type=int, default=12, help="Number of random flows.")
 
 
 @pytest.fixture
@@ -87,13 +87,13 @@ def dtype_policy():
 
 @pytest.fixture
 def stored_norms(monkeypatch):
-    """A function after whose call norms are estimated at the stored vectors, without a check."""
+    """A function that makes norms be estimated at the stored vectors, without a check."""
     return lambda: monkeypatch.setattr(InducedNorm, "caught_up", lambda norm, v: v)
 
 
 @pytest.fixture
 def run_command():
-    """A function that runs a module of `tf_resflow.cli` in this process; its flags are removed again."""
+    """Runs a module of `tf_resflow.cli` in this process, and removes its flags."""
     before, was_parsed = set(flags.FLAGS), flags.FLAGS.is_parsed()
 
     def remove():
@@ -115,7 +115,7 @@ def run_command():
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a script in this process until it exits, which is faster than another process, and cleans up."""
+    """Runs a script in this process until it exits, and cleans up."""
 
     def call(path, *arguments):
         known, verbosity, handlers = set(flags.FLAGS), logging.get_verbosity(), std_logging.root.handlers[:]
@@ -143,7 +143,7 @@ def two_replicas():
 
 @pytest.fixture(scope="session")
 def run_without_work():
-    """Writes a run to a workdir whose steps and evaluations do nothing."""
+    """Writes a run whose steps and evaluations do nothing to a workdir."""
 
     def run(config, workdir):
         names = ("nats", "nats_stderr", "bits_per_dim", "bits_per_dim_stderr", "loss")
@@ -158,7 +158,7 @@ def run_without_work():
 
 
 def tiny_config(**overrides):
-    """A 2-D flow that traces and trains in seconds; `train__steps=5` sets `train.steps`."""
+    """A 2-D flow that trains in seconds. `train__steps=5` sets `train.steps`."""
     config = default_config()
     fields = {
         "data.name": "8gaussians",
@@ -189,7 +189,7 @@ def make_config():
 
 @pytest.fixture(scope="session")
 def refused():
-    """Makes a call that must raise an error, with a message."""
+    """Checks that a call raises an error with this message."""
 
     def refused(message, call, *args, error=ValueError, **kwargs):
         with pytest.raises(error, match=message):

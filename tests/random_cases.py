@@ -1,7 +1,7 @@
 """Random flows of two blocks, and what they compute by dense linear algebra in NumPy.
 
 A branch is drawn as a recipe, from which Keras builds a network and NumPy a function. The second block is the
-first one with something changed, or only other weights: this finds what computes one block for the other.
+first one with one change, or with other weights only. This finds functions that are shared by mistake.
 Everything is deterministic: probes are the basis, and numbers of terms are fixed.
 """
 
@@ -21,7 +21,7 @@ _STEP = 1e-5  # of a central difference
 
 
 class Node(NamedTuple):
-    """A layer of a recipe: its kind, its inputs by number, what ties it to others, its setting, its channels in."""
+    """A layer of a recipe. Nodes with the same `tie` share a layer; `channels` counts those of the input."""
 
     kind: str
     inputs: tuple[int, ...]
@@ -31,7 +31,7 @@ class Node(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """Nodes after x, number 0, and perhaps a condition, number 1; the last one is the output."""
+    """The layers of a branch. Input 0 is x, and input 1 the condition if there is one."""
 
     shape: tuple[int, ...]
     condition: int | None
@@ -39,11 +39,11 @@ class Recipe(NamedTuple):
     form: str  # "functional", "sequential" or "nested"
 
 
-# The parts of a user.
+# Parts that a user may write.
 
 
 class Wave(keras.layers.Layer):
-    """sin(a x) / 2, a plain attribute."""
+    """sin(a x) / 2, where a is a plain attribute."""
 
     def __init__(self, a, **kwargs):
         super().__init__(**kwargs)
@@ -64,16 +64,14 @@ class HalfSwish(layers.LipSwish):
 
 
 def squash(scales, x):
-    """tanh(s x) / 2, of one of many numbers."""
+    """tanh(s x) / 2, where s is one of many numbers."""
     return tf.tanh(tf.cast(scales[-4], x.dtype) * x) / 2
 
 
 def make_terms(length, share):
-    """An instance of a class of its own, which prints like that of any other call."""
+    """A fixed number of terms, whose state is not printed, of a class that prints like those of other calls."""
 
     class Terms(logdet.Geometric):
-        """A fixed number of terms, of a state that its class does not print."""
-
         def __init__(self):
             super().__init__(0.5)
             self.length, self.share = length, share
@@ -101,7 +99,7 @@ class Louder(logdet.PowerSeries):
 
 
 class Shifted(solvers.FixedPoint):
-    """A solver that is off by a plain attribute."""
+    """A solver whose roots are off by a plain attribute."""
 
     def __call__(self, g, y, **kwargs):
         solution = super().__call__(g, y, **kwargs)
@@ -112,14 +110,14 @@ class Shifted(solvers.FixedPoint):
 
 
 class _Draft:
-    """A recipe in the making."""
+    """A recipe that is being drawn."""
 
     def __init__(self, rng, shape, condition):
         self.rng, self.shape, self.condition = rng, shape, condition
         self.nodes: list[Node] = []
         self._channels = [shape[-1], *([] if condition is None else [condition])]
         self._size = int(rng.choice([1, 3])) if len(shape) > 1 else None
-        self._of_users = rng.random() < 0.3
+        self._has_user_layers = rng.random() < 0.3
         self.norm = "2" if self._size else str(rng.choice(["2", "2", "2", "1", "inf", "schatten"]))
 
     def add(self, kind, *inputs, setting=None, tie=None, channels=None):
@@ -137,7 +135,7 @@ class _Draft:
     def activation(self, h):
         concatenated = ["cpila", "clipswish"] * 2 if self.norm in ("2", "schatten") else []
         kinds = ["lipswish"] * 2 + ["softplus", "squash"] + concatenated
-        kinds += ["wave", "half", "called"] * 2 if self._of_users else []
+        kinds += ["wave", "half", "called"] * 2 if self._has_user_layers else []
         kind = str(self.rng.choice(kinds))
         setting = float(self.rng.uniform(0.4, 1.0)) if kind in ("wave", "squash", "called") else None
         return self.add(kind, h, setting=setting)
@@ -175,7 +173,7 @@ def draw_recipe(rng, shape):
 
 
 def changed(recipe, rng):
-    """A recipe of the same shapes with one thing changed, or the same."""
+    """A recipe with at most one change that keeps all shapes."""
     nodes, i = list(recipe.nodes), int(rng.integers(len(recipe.nodes)))
     node = nodes[i]
     if node.kind in ("wave", "squash", "called"):
@@ -192,19 +190,19 @@ def changed(recipe, rng):
 
 
 class Estimator(NamedTuple):
-    """An estimator, and a function of k to the k-th weights of its value and its Neumann series, if it has some."""
+    """An estimator, and a function from k to the k-th weights of its value and its Neumann series, or None."""
 
     log_det_estimator: Any
     weights: Any = None
 
 
 def draw_kind(rng):
-    """The kind of an estimator; those with a state that no text shows are the most frequent."""
+    """The kind of an estimator. Kinds whose state is not printed are the most frequent."""
     return str(rng.choice(["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]))
 
 
 def draw_estimator(rng, odd, tolerance, kind, num):
-    """An estimator of a kind and a number of terms; those that stop by themselves do at the tolerance."""
+    """An estimator with `num` terms, or with this tolerance if it is adaptive."""
     if kind == "exact":
         return Estimator(logdet.Exact())
     if kind == "adaptive":
@@ -219,9 +217,6 @@ def draw_estimator(rng, odd, tolerance, kind, num):
     length, share = int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
     roulette = logdet.RussianRoulette(num, make_terms(length, share), probes="basis")
     return Estimator(roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2)
-
-
-# Networks of Keras.
 
 
 def build(recipe, dtype, rng):
@@ -287,15 +282,15 @@ def _layer(node, dtype, name):
 
 
 def _squash_by(scale):
-    """`squash` by one of many numbers, which a text of them would leave out."""
+    """`squash` by one of many numbers, which their printed text leaves out."""
     return functools.partial(squash, np.append(np.zeros(5000), [scale, 0.0, 0.0, 0.0]))
 
 
-# The same in NumPy.
+# The same in NumPy, also for complex numbers, which np.logaddexp and scipy.special.expit do not support.
 
 
 def softplus(x):
-    return np.log1p(np.exp(x))  # of complex numbers, too, unlike NumPy's logaddexp and SciPy's expit
+    return np.log1p(np.exp(x))
 
 
 def swish(x, beta):
@@ -309,7 +304,7 @@ def pila(z):
 
 
 def dense_matrix(kernel, shape):
-    """The matrix of a zero-padded convolution of images of this size."""
+    """The matrix of a zero-padded convolution of images of this shape."""
     height, width, channels = shape
     taps_h, taps_w, _, filters = kernel.shape
     matrix = np.zeros([height, width, filters, height, width, channels])
@@ -329,7 +324,7 @@ def norm_of(matrix, kind):
 
 
 class Reference:
-    """A branch as a function of vectors: x `[rows, size]`, with weights by the id of their variable."""
+    """A branch as a function of vectors `[rows, size]`, with weights by the id of their variable."""
 
     def __init__(self, recipe, own, weights=None):
         self.recipe, self.own, self.size = recipe, own, math.prod(recipe.shape)
@@ -338,7 +333,7 @@ class Reference:
         }
 
     def moved(self, direction, step):
-        """The same with weights that are moved along a direction."""
+        """The same branch with weights that are moved along a direction."""
         weights = {key: weight + step * direction[key] for key, weight in self.weights.items()}
         return Reference(self.recipe, self.own, weights)
 
@@ -346,7 +341,6 @@ class Reference:
         return [self.weights[id(v)] for v in layer.trainable_variables]
 
     def __call__(self, x, c):
-        """g `[rows, size]`."""
         values = [x.reshape(-1, *self.recipe.shape)] + ([] if self.recipe.condition is None else [c])
         for node, layer in zip(self.recipe.nodes, self.own, strict=True):
             given = [values[j] for j in node.inputs]
@@ -390,15 +384,15 @@ class Reference:
         return np.stack(columns, -1)
 
 
-class Block:
+class Block(NamedTuple):
     """A block in NumPy."""
 
-    def __init__(self, g, monotone, estimator):
-        self.g, self.monotone, self.estimator = g, monotone, estimator
+    g: Reference
+    monotone: bool
+    estimator: Estimator
 
     def moved(self, direction, step):
-        """The same with other weights."""
-        return Block(self.g.moved(direction, step), self.monotone, self.estimator)
+        return self._replace(g=self.g.moved(direction, step))
 
     def _solve(self, y, c, sign=1.0):
         x = y
@@ -407,20 +401,19 @@ class Block:
         return x
 
     def forward(self, x, c):
-        """y, and the point of the Jacobian."""
+        """y, and the point where the Jacobian is taken."""
         if not self.monotone:
             return x + self.g(x, c), x
         w = self._solve(np.sqrt(2) * x, c)
         return np.sqrt(2) * w - x, w
 
     def inverse(self, y, c):
-        """x."""
         if not self.monotone:
             return self._solve(y, c)
         return np.sqrt(2) * self._solve(np.sqrt(2) * y, c, -1.0) - y
 
     def log_det(self, x, c):
-        """The log-determinant that the estimator has at x, `[rows]`."""
+        """The estimated log-determinant at x, `[rows]`."""
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
         if self.estimator.weights is None:
             value = np.linalg.slogdet(eye + jacobian)[1]
@@ -428,7 +421,7 @@ class Block:
         return np.trace(series(jacobian, self._value_coefficient), axis1=1, axis2=2)
 
     def log_det_gradient(self, x, c, ends):
-        """Its derivative as the estimator has it, between two ends (block, x, c) a step after and before this."""
+        """The estimated derivative along a direction; the ends (block, x, c) are a step ahead and a step back."""
         after, before = (block.g.jacobian(block.forward(*at)[1], at[1]) for block, *at in ends)
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
         if self.estimator.weights is None:
@@ -439,20 +432,20 @@ class Block:
         return np.trace(factor @ (after - before) / (2 * _STEP), axis1=1, axis2=2)
 
     def _value_coefficient(self, n):
-        """That of J^n in the series of log|det(I + J)|, or of log|det(I - J)| - log|det(I + J)|."""
+        """The coefficient of J^n in log|det(I + J)|, or in log|det(I - J)| - log|det(I + J)|."""
         if self.monotone:
             return -2 * self.estimator.weights((n + 1) // 2)[0] / n if n % 2 else 0.0
         return (-1) ** (n + 1) * self.estimator.weights(n)[0] / n if n else 0.0
 
     def _gradient_coefficient(self, k):
-        """That of J^k in the derivative, whose Neumann series has weights of its own."""
+        """The coefficient of J^k in the derivative, whose Neumann series has other weights."""
         if self.monotone:
             return 0.0 if k % 2 else -2 * self.estimator.weights(k // 2 + 1)[0]
         return (-1) ** k * self.estimator.weights(k)[1] if k else 1.0
 
 
 def series(matrix, coefficient):
-    """The power series of a matrix `[rows, size, size]`, of more terms than an estimator here has."""
+    """The power series of a matrix `[rows, size, size]`, with more terms than any estimator here."""
     total, power = 0.0, np.broadcast_to(np.eye(matrix.shape[-1]), matrix.shape)
     for k in range(24):
         total = total + coefficient(k) * power
@@ -460,8 +453,11 @@ def series(matrix, coefficient):
     return total
 
 
+WAYS = ("graph", "training", "eager", "vectorized", "xla")
+
+
 class Case:
-    """Two blocks in one flow, their twins in NumPy, and the data."""
+    """Two blocks in one flow, the same in NumPy, and the data."""
 
     def __init__(self, seed):
         rng = self.rng = np.random.default_rng([seed, 7])
@@ -474,7 +470,7 @@ class Case:
             first = first._replace(condition=None) if first.condition is None else draw_recipe(rng, shape)
         recipes = first, changed(first, rng) if self.scales == 1 else draw_recipe(rng, (1, 1, 4))
         conditions = {recipe.condition for recipe in recipes} - {None}
-        while len(conditions) > 1:  # both take the same condition, or one takes none
+        while len(conditions) > 1:  # both have the same condition, or one has none
             recipes = recipes[0], draw_recipe(rng, (1, 1, 4))
             conditions = {recipe.condition for recipe in recipes} - {None}
         kind = rng.choice(["residual", "residual", "monotone"])
@@ -509,92 +505,60 @@ class Case:
         self.a, self.b = rng.normal(size=[3, self.size]), rng.normal(size=3)
         self.variables = [block.branch.trainable_variables for block in blocks]
 
-    @property
-    def description(self):
-        """What it is made of."""
+    def __str__(self):
         lines = [f"{block.estimator.log_det_estimator} {block.g.recipe}" for block in self.blocks]
         return "\n".join([*lines, f"{self.dtype} {self.shifts}"])
 
-    @property
-    def has_true_gradients(self):
-        """Whether gradients are those of the value, without a solver in it: what a vectorized map can take."""
-        known = (logdet.Exact, logdet.PowerSeries)
-        return not any(b.monotone or type(b.estimator.log_det_estimator) not in known for b in self.blocks)
+    def run(self, way):
+        """The results in one of `WAYS`, which has no inverse and not all gradients if it is "vectorized"."""
+        c = np.zeros([3, 1]) if self.c is None else self.c
+        inputs = [tf.constant(value, self.dtype) for value in (self.x, c, self.a, self.b)]
+        if way == "eager":
+            return self._compute(*inputs)
+        if way == "vectorized":
+            return tf.function(self._vectorized, autograph=False)(*inputs)
+        training = way == "training" and not any(block.monotone for block in self.blocks)
+        compute = functools.partial(self._compute, training=training)
+        return tf.function(compute, autograph=False, jit_compile=way == "xla" or None)(*inputs)
 
-    # TensorFlow.
-
-    def inputs(self):
-        """x, the condition, and the weights of the loss, as tensors."""
-        given = [self.x, np.zeros([3, 1]) if self.c is None else self.c, self.a, self.b]
-        return [tf.constant(value, self.dtype) for value in given]
-
-    def arguments(self, c, training=None):
-        """Those of the flow."""
+    def _arguments(self, c, training=False):
         arguments = {"seed": tf.constant([1, 2])} | ({} if self.c is None else {"condition": c})
-        if training is not None:
-            arguments["networks"] = resflow.bijectors.Networks(self.flow, training=training)
-        return arguments
+        return arguments | ({"networks": resflow.bijectors.Networks(self.flow, training=True)} if training else {})
 
-    def compute(self, x, c, a, b, training=None):
-        """The latent, the log-determinant, and their gradients; the way back, and its gradients."""
-        flat = lambda y: tf.reshape(y, [tf.shape(x)[0], self.size])  # noqa: E731
+    def _passes(self, x, **arguments):
+        z = self.flow.forward(x, **arguments)
+        return z, self.flow.forward_log_det_jacobian(x, self.x.ndim - 1, **arguments)
+
+    def _compute(self, x, c, a, b, training=False):
+        """The latent, the log-determinant and the inverse, and gradients of two losses in x or z, c and weights."""
         variables = [variable.value for variable in sum(self.variables, [])]
         with tf.GradientTape() as tape:
             tape.watch([x, c])
-            arguments, given = self.arguments(c, training), tf.identity(x)
-            z = self.flow.forward(given, **arguments)
-            log_det = self.flow.forward_log_det_jacobian(given, x.shape.rank - 1, **arguments)
-            loss = tf.reduce_sum(a * flat(z)) + tf.reduce_sum(b * log_det)
+            z, log_det = self._passes(tf.identity(x), **self._arguments(c, training))
+            loss = tf.reduce_sum(a * tf.reshape(z, a.shape)) + tf.reduce_sum(b * log_det)
         there = tape.gradient(loss, [x, c, *variables], unconnected_gradients="zero")
         with tf.GradientTape() as tape:
             tape.watch([z, c])
-            back = self.flow.inverse(tf.identity(z), **self.arguments(c, training))
-            loss = tf.reduce_sum(a * flat(back))
+            back = self.flow.inverse(tf.identity(z), **self._arguments(c, training))
+            loss = tf.reduce_sum(a * tf.reshape(back, a.shape))
         again = tape.gradient(loss, [z, c, *variables], unconnected_gradients="zero")
-        return [flat(z), log_det, *there, flat(back), *again]
+        return {"z": z, "log_det": log_det, "back": back, "there": there, "again": again}
 
-    def graph(self, training=None, **options):
-        """The results of a function."""
-        compute = functools.partial(self.compute, training=training)
-        return tf.function(compute, autograph=False, **options)(*self.inputs())
+    def _vectorized(self, x, c, a, b):
+        """One example at a time. The gradient must be that of the value and contain no solver."""
 
-    def vectorized(self):
-        """The latent, the log-determinant, and its gradient in x, from one example at a time."""
+        def one(given):
+            z, log_det = self._passes(given[0], **self._arguments(given[1]))
+            return tf.reshape(z, [-1]), log_det
 
-        @tf.function(autograph=False)
-        def mapped(x, c, a, b):
-            def one(given):
-                x, c = given
-                arguments = self.arguments(c)
-                z = self.flow.forward(x, **arguments)
-                return tf.reshape(z, [-1]), self.flow.forward_log_det_jacobian(x, x.shape.rank, **arguments)
-
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                z, log_det = tf.vectorized_map(one, (x, c))
-                loss = tf.reduce_sum(a * z) + tf.reduce_sum(b * log_det)
-            return z, log_det, tape.gradient(loss, x) if self.has_true_gradients else x
-
-        return mapped(*self.inputs())
-
-    def saved(self, folder):
-        """The latent, the log-determinant and the way back of a SavedModel."""
-        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in self.inputs()[:2]]
-
-        @tf.function(autograph=False, input_signature=specs)
-        def serve(x, c):
-            arguments = self.arguments(c)
-            z = self.flow.forward(x, **arguments)
-            log_det = self.flow.forward_log_det_jacobian(x, x.shape.rank - 1, **arguments)
-            return z, log_det, self.flow.inverse(tf.identity(z), **arguments)
-
-        module = tf.Module()
-        module.flow, module.serve = self.flow, serve
-        tf.saved_model.save(module, folder)
-        loaded = tf.saved_model.load(folder)
-        return loaded.serve(*self.inputs()[:2])
-
-    # NumPy.
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            z, log_det = tf.vectorized_map(one, (x, c))
+            loss = tf.reduce_sum(a * z) + tf.reduce_sum(b * log_det)
+        found, known = {"z": z, "log_det": log_det}, (logdet.Exact, logdet.PowerSeries)
+        if any(block.monotone or type(block.estimator.log_det_estimator) not in known for block in self.blocks):
+            return found
+        return found | {"there": [tape.gradient(loss, x)]}
 
     def there(self, blocks, x, c):
         """The latent, and the input of the second block."""
@@ -605,7 +569,7 @@ class Case:
         return np.concatenate([y[:, 4:], blocks[1].forward(y[:, :4], c)[0]], 1), y[:, :4]
 
     def back(self, blocks, z, c):
-        """The inverse, of a solver that is off by a number."""
+        """The inverse, by solvers that are off by a number."""
         shifts = self.shifts
         if self.scales == 1:
             y = blocks[1].inverse(z, c) + shifts[1]
@@ -615,40 +579,36 @@ class Case:
         return blocks[0].inverse(y, c) + shifts[0]
 
     def expected(self):
-        """The latent, the log-determinant and the way back, by dense linear algebra."""
+        """The latent, the log-determinant and the inverse, by dense linear algebra."""
         x = self.x.reshape(3, -1)
         z, y = self.there(self.blocks, x, self.c)
         log_det = self.blocks[0].log_det(x, self.c) + self.blocks[1].log_det(y, self.c)
-        return z, log_det, self.back(self.blocks, z, self.c)
+        return {"z": z, "log_det": log_det, "back": self.back(self.blocks, z, self.c)}
 
-    def slopes(self, results):
-        """Pairs of the derivative of the two losses along a random direction: by gradients, and by differences."""
-        num = len(sum(self.variables, []))
-        z, there, again = results[0].numpy().reshape(3, -1), results[2 : 4 + num], results[5 + num :]
-        x, rng = self.x.reshape(3, -1), np.random.default_rng(1)
+    def slopes(self, found):
+        """Pairs of the derivative of a loss along a random direction: by gradients, and by differences."""
+        there, rng = found.get("there", []), np.random.default_rng(1)
+        x, z = self.x.reshape(3, -1), found["z"].numpy().reshape(3, -1)
+        y = self.there(self.blocks, x, self.c)[1]
         for part in range(4):  # x, the condition, the first block, the second one
-            if part == 1 and self.c is None:
+            if part >= len(there) or (part == 1 and self.c is None):
                 continue
             moves = [rng.normal(size=tensor.shape) * (self._part(i) == part) for i, tensor in enumerate(there)]
             of_weights = iter(moves[2:])
-            directions = [{id(variable): next(of_weights) for variable in group} for group in self.variables]
+            directions = [{id(variable): next(of_weights, 0.0) for variable in group} for group in self.variables]
             ends = []  # the blocks, the change of x or z, and the condition, a step ahead and a step back
             for step in (_STEP, -_STEP):
                 blocks = [block.moved(way, step) for block, way in zip(self.blocks, directions, strict=True)]
-                c = None if self.c is None else self.c + step * moves[1]
+                c = None if self.c is None else self.c + step * (moves[1] if len(moves) > 1 else 0.0)
                 ends.append((blocks, step * moves[0].reshape(3, -1), c))
             ahead, back = (np.sum(self.a * self.there(blocks, x + dx, c)[0]) for blocks, dx, c in ends)
-            points = [self.there(blocks, x + dx, c)[1] for blocks, dx, c in ends]
+            points = [(blocks[1], self.there(blocks, x + dx, c)[1], c) for blocks, dx, c in ends]
             first = self.blocks[0].log_det_gradient(x, self.c, [(blocks[0], x + dx, c) for blocks, dx, c in ends])
-            second = self.blocks[1].log_det_gradient(
-                self.there(self.blocks, x, self.c)[1],
-                self.c,
-                [(blocks[1], y, c) for (blocks, _, c), y in zip(ends, points, strict=True)],
-            )
+            second = self.blocks[1].log_det_gradient(y, self.c, points)
             yield _along(there, moves), (ahead - back) / (2 * _STEP) + np.sum(self.b * (first + second))
-            if not any(self.shifts):  # the gradient is that of a root
+            if "again" in found and not any(self.shifts):  # the gradient is that of a root
                 ahead, back = (np.sum(self.a * self.back(blocks, z + dz, c)) for blocks, dz, c in ends)
-                yield _along(again, moves), (ahead - back) / (2 * _STEP)
+                yield _along(found["again"], moves), (ahead - back) / (2 * _STEP)
 
     def _part(self, i):
         return i if i < 2 else 2 if i - 2 < len(self.variables[0]) else 3

@@ -2,14 +2,8 @@
 
 import importlib
 import inspect
-import typing
-from collections.abc import Callable
 
 import pytest
-
-from tf_resflow import data, evaluation, flows, models, training
-from tf_resflow.training.runs import Run
-from tf_resflow.training.workdir import Workdir
 
 PACKAGES = (
     "bijectors data evaluation flows interop layers logdet models serving sklearn solvers training vi".split()
@@ -48,31 +42,3 @@ def test_public_functions_are_annotated(package):
         if (missing := untyped(function))
     }
     assert not found
-
-
-@pytest.mark.parametrize(
-    "function", [data.default_config, training.default_config, Workdir.read_config, Run.__init__]
-)
-def test_configs_have_fields_of_any_type(function):
-    """Pyright sees no field `steps` in the value of `config.train`, as ml_collections annotates a ConfigDict."""
-    hints = typing.get_type_hints(function)
-    assert hints.get("config", hints["return"]) is typing.Any
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        flows.vector_flow,
-        flows.residual_image_block,
-        models.FlowModel.__init__,
-        models.FlowModel.log_prob,
-        models.HybridModel.__init__,
-        evaluation.LogLikelihood.__init__,
-        evaluation.EstimatorNoise.__init__,
-    ],
-)
-def test_estimators_and_solvers_may_be_functions(function):
-    """As in a `ResidualBlock`, which calls them."""
-    hints = typing.get_type_hints(function)
-    for name in {"log_det_estimator", "evaluation_log_det_estimator", "inverse_solver"} & hints.keys():
-        assert {Callable[..., typing.Any], type(None)} <= set(typing.get_args(hints[name]))

@@ -10,7 +10,7 @@ import tf_resflow as resflow
 
 
 class Watched(resflow.logdet.PowerSeries):
-    """An estimator that notes the functions which AutoGraph has made of those that call it."""
+    """An estimator that keeps the files of its callers that AutoGraph has generated."""
 
     def __call__(self, *args, **kwargs):
         files = [frame.filename for frame in inspect.stack(context=0)]
@@ -41,7 +41,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_of_a_user(name, caplog, monkeypatch):
-    """In a branch of the user's, which AutoGraph makes of the Python `if`."""
+    """In a branch that AutoGraph makes of an `if`."""
     monkeypatch.setattr(tf.get_logger(), "propagate", True)
 
     def users(x):

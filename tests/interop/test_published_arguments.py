@@ -66,7 +66,6 @@ def converted(**changes):
                 "model.estimator.eval.kind": "adaptive_roulette",
             },
         ),
-        ({"act": "softplus"}, None, {"model.activation": "softplus"}),
         ({"act": "lcube"}, None, {"model.activation": "lipschitz_cube"}),
         # Scales end at 4 pixels: the sizes are 8, 4; 15, 7; 8, 4; 32, 16, 8, 4.
         ({"imagesize": 8, "nblocks": "5-4-3"}, None, {"model.num_blocks": (5, 4)}),
@@ -75,7 +74,7 @@ def converted(**changes):
         (IMAGENET64 | {"nblocks": "5-4-3-2-1"}, None, {"model.num_blocks": (5, 4, 3, 2)}),
     ],
 )  # fmt: skip
-def test_what_arguments_become(changes, data, fields):
+def test_published_config(changes, data, fields):
     config, found = converted(**changes)
     assert data is None or (found.name, found.event_shape, found.levels, found.num_classes) == data
     assert {field: operator.attrgetter(field)(config) for field in fields} == fields
@@ -99,13 +98,13 @@ def test_norms(vnorms, orders, norms):
 
 UNKNOWN = {
     "act": "identity", "add_noise": False, "batchnorm": True, "block": "coupling", "data": "lsun", "dropout": 0.1,
-    "fc": True, "fc_actnorm": True, "first_resblock": False, "kernels": "3", "n_dist": "binomial", "nblocks": "16",
-    "padding": 1, "preact": False, "quadratic": True, "vnorms": "22",
+    "fc": True, "fc_actnorm": True, "first_resblock": False, "n_dist": "binomial", "padding": 1, "preact": False,
+    "quadratic": True,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name, value", UNKNOWN.items())
-def test_what_there_is_not_is_named(name, value):
+def test_unknown_values(name, value):
     with pytest.raises(ValueError, match=f"trained with {name}={value!r}"):
         converted(**{name: value})
 
@@ -116,7 +115,9 @@ def test_hybrid_models_do_not_factor_out_nor_squeeze_first():
             converted(task="hybrid", **{name: True})
 
 
-def test_missing_arguments_are_named_unless_they_are_of_later_versions():
+def test_missing_arguments():
+    """Arguments of later versions have defaults."""
+
     def without(*names):
         return published_config({key: value for key, value in DEFAULTS.items() if key not in names})
 

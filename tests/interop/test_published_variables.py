@@ -6,15 +6,13 @@ from scipy.signal import correlate2d
 
 from tf_resflow.interop.published_variables import applied_kernels
 
-INFINITY = float("inf")
-
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
 def layer(kernel, image=None):
-    """A layer whose u and v are no singular vectors, and its u'Wv by SciPy."""
+    """A layer whose u and v are not singular vectors, and its u'Wv by SciPy."""
     outputs, inputs = kernel.shape[:2]
     if image is None:
         u, v = normal(outputs, seed=1), normal(inputs, seed=2)
@@ -49,13 +47,7 @@ def test_other_parameters_stay():
 
 @pytest.mark.parametrize(
     "orders, axis, order",
-    [
-        ((1.0, 1.0), 1, 1),
-        ((1.0, 2.0), 1, 2),
-        ((1.0, INFINITY), 1, INFINITY),
-        ((2.0, INFINITY), 0, 2),
-        ((INFINITY, INFINITY), 0, 1),
-    ],
+    [((1, 1), 1, 1), ((1, 2), 1, 2), ((1, np.inf), 1, np.inf), ((2, np.inf), 0, 2), ((np.inf, np.inf), 0, 1)],
 )
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 3, 3)])
 def test_closed_forms_scale_each_line(orders, axis, order, shape):

@@ -5,21 +5,15 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow.evaluation import LikelihoodPlan
 
-ROULETTE = resflow.logdet.RussianRoulette(6)
-
-
-def tensors(**values):
-    """Arguments of a signature, in its types."""
-    types = {"num": tf.int32, "seed": tf.int64, "temperature": tf.float32}
-    return {name: tf.convert_to_tensor(value, types.get(name)) for name, value in values.items()}
-
 
 @pytest.fixture(scope="session")
 def call():
-    """Calls a signature of a loaded model with numbers and arrays; arrays come back."""
+    """Calls a signature of a loaded model with numbers and arrays, and returns arrays."""
+    dtypes = {"num": tf.int32, "seed": tf.int64, "temperature": tf.float32}
 
     def call(loaded, signature, **values):
-        result = loaded.signatures[signature](**tensors(**values))
+        tensors = {name: tf.convert_to_tensor(value, dtypes.get(name)) for name, value in values.items()}
+        result = loaded.signatures[signature](**tensors)
         return {name: value.numpy() for name, value in result.items()}
 
     return call
@@ -33,8 +27,7 @@ def image_model():
     shapes = flow.feature_shapes((8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=3, num_features=8)
     model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17)
-    x = np.random.default_rng(0).integers(17, size=[64, 8, 8, 1]).astype("uint8")
-    model.initialize(x)
+    model.initialize(np.random.default_rng(0).integers(17, size=[64, 8, 8, 1]).astype("uint8"))
     return model
 
 
@@ -56,12 +49,8 @@ def images():
 def export_dir(image_model, tmp_path_factory):
     """Where the image model is exported, as version 1."""
     directory = tmp_path_factory.mktemp("images")
-    resflow.serving.export(
-        image_model,
-        directory,
-        plan=LikelihoodPlan(log_det_estimator=ROULETTE, num_samples=4),
-        measured={"stderr": 0.5},
-    )
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(6), num_samples=4)
+    resflow.serving.export(image_model, directory, plan=plan, measured={"stderr": 0.5})
     return directory
 
 
@@ -73,11 +62,8 @@ def loaded(export_dir):
 @pytest.fixture(scope="session")
 def exported_vectors(vector_model, tmp_path_factory):
     """The path of the exported vector model."""
-    return resflow.serving.export(
-        vector_model,
-        tmp_path_factory.mktemp("vectors"),
-        plan=LikelihoodPlan(log_det_estimator=resflow.logdet.Exact()),
-    )
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
+    return resflow.serving.export(vector_model, tmp_path_factory.mktemp("vectors"), plan=plan)
 
 
 @pytest.fixture(scope="session")

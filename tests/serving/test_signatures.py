@@ -1,4 +1,4 @@
-"""What a loaded model answers: against the model that it was exported from, and to wrong input."""
+"""Answers of a loaded model, compared with the model that was exported, and errors for wrong inputs."""
 
 import math
 
@@ -19,7 +19,7 @@ from tf_resflow.training.runs import Run
 
 @pytest.mark.quick
 def test_log_prob(loaded, image_model, images, call):
-    """The mean of 4 estimates, which are drawn here one example at a time."""
+    """The mean of 4 estimates, drawn here one example at a time."""
     log_det, seed = resflow.logdet.RussianRoulette(6), tf.bitcast(tf.constant(5, tf.int64), tf.int32)
     samples = LogProbSamples(
         image_model.density, LikelihoodPlan(log_det_estimator=log_det, num_samples=4), common=True
@@ -63,8 +63,8 @@ def test_sample(loaded, image_model, call):
     np.testing.assert_array_equal(means[0], means[1])
 
 
-def test_what_has_not_converged_is_told(loaded, images, call):
-    """Both blocks are y = (1 + s) x: of 5 steps, each of which multiplies the error by -s, 0 needs none."""
+def test_examples_that_have_not_converged(loaded, images, call):
+    """Both blocks are y = (1 + s) x. Each of 5 steps multiplies the error by -s, and 0 needs no step."""
     assert np.all(call(loaded, "sample", num=5, seed=3, temperature=1.0)["converged"])
     branch = keras.Sequential([keras.Input([3]), resflow.layers.LipschitzDense(3, 0.9)])
     branch.layers[0].kernel.assign(0.4 * np.eye(3))
@@ -98,7 +98,7 @@ GOOD = np.zeros([2, 8, 8, 1], np.uint8)
 
 
 def wrong_images(z):
-    """Requests of images and the messages about them, by signature."""
+    """Signatures, requests of images, and the messages about them."""
     for shape in ([2, 8, 8], [2, 16, 16, 1], [2, 8, 8, 2], [4, 8, 4, 1], [2, 1, 8, 8, 1]):
         message = rf"x must have the shape \[-1, 8, 8, 1\].*\[{' '.join(map(str, shape))}\]"
         yield "serving_default", {"x": np.resize(GOOD, shape)}, message
@@ -136,16 +136,16 @@ def test_wrong_requests(loaded, loaded_vectors, images, call):
                 call(model, signature, **values)
 
 
-def test_what_is_far_from_all_data(loaded_vectors, call):
-    """Its log-likelihood, about -x^2 / 2, is below the range of double precision, and its error is not known."""
+def test_points_far_from_all_data(loaded_vectors, call):
+    """The log-likelihood, about -x^2 / 2, is below the range of double precision, and its error is unknown."""
     result = call(loaded_vectors, "serving_default", x=np.array([[1e200, 0, 0], [0, 0, 0]]))
     assert result["log_prob"][0] == -math.inf and math.isnan(result["log_prob_stderr"][0])
     assert math.isfinite(result["log_prob"][1]) and result["log_prob_stderr"][1] == 0
 
 
-@pytest.mark.parametrize("num", [1, 2, 3, 4, 13])
+@pytest.mark.parametrize("num", [1, 4, 13])
 def test_quantiles(num):
-    """As those of NumPy, with ties and what is no number."""
+    """Equal to the quantiles by NumPy, with ties and NaN."""
     reference = np.sort(np.random.default_rng(num).integers(5, size=num)).astype("float32")
     scores = np.float32([-1, 0, 1, 1.5, 4, 9, math.inf, -math.inf, math.nan])
     expected = resflow.evaluation.quantiles(scores, reference)
@@ -153,19 +153,19 @@ def test_quantiles(num):
 
 
 def test_quantiles_among_held_out_examples(image_model, images, vector_model):
-    """Each held-out example has its own rank, up to rounding: a request has the random numbers of the export."""
+    """Each held-out example has its own rank, up to rounding, because the random numbers are the same."""
     plan = LikelihoodPlan(num_samples=2)
     signatures = Signatures(image_model, plan, seed=2, max_batch=100, signatures=["serving_default"])
     signatures.compare_with([images[:4], images[4:]])
     result = signatures.functions()["serving_default"](images)
     ranks = np.argsort(np.argsort(result["log_prob"]))
-    np.testing.assert_allclose(result["quantile"], (ranks + 0.5) / 7, atol=0.51 / 7)  # or beside it
+    np.testing.assert_allclose(result["quantile"], (ranks + 0.5) / 7, atol=0.51 / 7)
     with pytest.raises(ValueError, match="without NaN"):
         Signatures(vector_model).compare_with([np.full([2, 3], math.nan)])
 
 
 def test_columns_of_a_table(tmp_path, call):
-    """Rows in the units of the file have the latents that they have here; a value that cannot occur is refused."""
+    """Rows in the units of the file have the same latents as encoded rows. Impossible values are errors."""
     rng = np.random.default_rng(0)
     table = pandas.DataFrame(
         {
@@ -183,11 +183,8 @@ def test_columns_of_a_table(tmp_path, call):
     model = resflow.FlowModel(flow, [codes.size], cells=codes.cells)
     data = DataInfo("table", (codes.size,), None, None, None, columns=tuple(table), codes=codes)
 
-    def export(data):
-        run = Run(model, resflow.training.default_config(), 5, tmp_path, data)
-        return resflow.serving.export(model, tmp_path / "m", run=run, signatures=["encode", "decode"])
-
-    path = export(data)
+    run = Run(model, resflow.training.default_config(), 5, tmp_path, data)
+    path = resflow.serving.export(model, tmp_path / "m", run=run, signatures=["encode", "decode"])
     readme = (path / "README.md").read_text()
     assert f"- `level`: {codes.describe()['level']}\n" in readme and "- `real`: a number\n" in readme
     loaded = tf.saved_model.load(str(path))
@@ -202,8 +199,6 @@ def test_columns_of_a_table(tmp_path, call):
         bad[1, place] += change
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must have values that can occur .*\[1\]"):
             call(loaded, "encode", x=bad)
-    with pytest.raises(ValueError, match=r"column 'far' are near 1.15e\+18. .* Subtract an offset"):
-        export(data._replace(codes=ColumnCodes(table.assign(far=2**60 + np.arange(100)))))
 
 
 def test_a_classifier_without_a_density(image_model):
@@ -214,23 +209,14 @@ def test_a_classifier_without_a_density(image_model):
     np.testing.assert_allclose(result["logits"], functions["classify"](GOOD)["logits"])
 
 
-def test_wrong_settings(vector_model):
-    known = "The signatures of this model are serving_default, log_prob_seeded, sample, encode, decode;"
-    wrong = [
+@pytest.mark.parametrize(
+    "settings, message",
+    [
         ({"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.PowerSeries(2))}, "num_samples"),
-        ({"max_samples": 0}, "max_samples"),
-        ({"max_batch": 0}, "max_batch"),
-    ]
-    wrong += [({"signatures": ["encode", "classify"]}, f"{known} got 'classify'")]
-    for settings, message in [*wrong, ({"signatures": []}, f"{known} none was given")]:
-        with pytest.raises(ValueError, match=message):
-            Signatures(vector_model, **settings)
-
-
-def test_a_batch_above_the_limit(vector_model):
-    """Of `decode`; test_chosen_signatures has the limit of x."""
-    signatures = Signatures(vector_model, max_batch=2, signatures=["decode"])
-    decode = signatures.functions()["decode"]
-    decode(tf.zeros([2, 3], tf.float64))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"z must have at most 2 .*\(max_batch\).*\[3 3\]"):
-        decode(tf.zeros([3, 3], tf.float64))
+        ({"signatures": ["encode", "classify"]}, r"serving_default, .* decode; got \['encode', 'classify'\]"),
+        ({"signatures": []}, r"got \[\]"),
+    ],
+)
+def test_wrong_settings(settings, message, vector_model):
+    with pytest.raises(ValueError, match=message):
+        Signatures(vector_model, **settings)

@@ -1,4 +1,4 @@
-"""The example in Apache Beam scores tables as the loaded model does; it has the environment that make installs."""
+"""The example in Apache Beam gives the scores of the loaded model. `make system` installs its environment."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="Apache Beam is not 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """An exported density of two columns given a third one, which takes at most 8 rows at a time."""
+    """An exported density of two columns given a third one, which accepts at most 8 rows."""
     flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), condition_size=1)
     model = resflow.FlowModel(flow, [2], condition_shape=[1])
     x, c = X.astype("float32"), C.astype("float32")
@@ -64,7 +64,7 @@ def check(rows, expected):
 
 
 def test_csv(path, expected, tmp_path):
-    """Of two files; rows that are not whole have empty scores."""
+    """Two files. Incomplete rows have empty scores."""
     header = ["age", "id", "note", "height", "length, cm"]
     rows = [[*C[i], i, 'a "note", of two words', *X[i]] for i in range(50)]
     bad = [["", -1, "", 1, 2], ["x", -1, "", 1, 2], [1e300, -1, "", 1, 2], [1, -1], [1, -1, "", 1, 2, 3]]

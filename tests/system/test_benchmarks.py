@@ -64,7 +64,7 @@ BENCHMARKS = {
 
 
 def known_results(name):
-    """Results that a benchmark finds in its file, so that it trains nothing."""
+    """Results in the file of a benchmark, which therefore trains nothing."""
     if name == "compare_successors":
         scores = [
             {"config": "digits", "seed": i, "steps": 10, "bits_per_dim": s} for i, s in enumerate([2.0, 2.1, 2.4])
@@ -80,16 +80,15 @@ def known_results(name):
 
 
 def prepared(name, tmp_path, run_without_work):
-    """The paths in the arguments of a benchmark, with what has to be there."""
+    """Makes the files that a benchmark reads, and returns the paths in its arguments."""
     paths = {"tmp": tmp_path, "run": tmp_path / "run"}
     if name in ("compare_successors", "time_to_score"):
         (tmp_path / "results.json").write_text(json.dumps(known_results(name)))
     elif name == "compare_estimators":
         config = resflow.training.default_config()
         config.data.name = "digits"
-        model = {"num_blocks": (1,), "width": 4, "num_fc_blocks": 0, "kernels": (3, 1), "norms": (2.0,) * 3}
-        config.model.update(model)
-        config.train.update({"steps": 1, "ema_momentum": 0.0})
+        config.model.update(num_blocks=(1,), width=4, num_fc_blocks=0, kernels=(3, 1), norms=(2.0,) * 3)
+        config.train.update(steps=1, ema_momentum=0.0)
         run_without_work(config, paths["run"])
     elif name == "tables":
         rng = np.random.default_rng(0)
@@ -127,8 +126,6 @@ def test_benchmark(name, call, tmp_path, run_without_work):
         differences = [float(row[4]) for row in rows if len(row) > 4 and row[1] == " residual "]
         assert len(differences) == 4 and max(differences) < 1e-6  # another CPU
     if name == "lower_step":
-        with (
-            np.load(tmp_path / "lowered" / "arguments.npz") as before,
-            np.load(tmp_path / "lowered" / "expected.npz") as after,
-        ):
-            assert len(before) > 10 and len(after) > 10
+        for file in ("arguments.npz", "expected.npz"):
+            with np.load(tmp_path / "lowered" / file) as arrays:
+                assert len(arrays) > 10

@@ -78,14 +78,9 @@ def test_plot_runs(trained, tmp_path, call):
 
 
 def test_export(trained, tmp_path, call):
-    arguments = [
-        f"--workdir={trained[0]}",
-        f"--export_dir={tmp_path}",
-        "--num_samples=30",
-        "--log_det_estimator=adaptive_series",
-    ]
-    arguments += ["--max_batch=4", "--signatures=serving_default,sample"]
-    done = call("bin/export.py", *arguments)
+    arguments = ["--num_samples=30", "--log_det_estimator=adaptive_series", "--max_batch=4"]
+    arguments += [f"--export_dir={tmp_path}", "--signatures=serving_default,sample"]
+    done = call("bin/export.py", f"--workdir={trained[0]}", *arguments)
     assert done.code == 0 and f"\n{tmp_path / '1'}: " in f"\n{done.output}"
     served = tf.saved_model.load(str(tmp_path / "1"))
     x = served.signatures["sample"](
@@ -119,7 +114,7 @@ INTERRUPTED = {
 
 
 class InterruptingBar(tqdm.tqdm):
-    """A progress bar that is followed by a Ctrl-C, unless it is a stage without steps."""
+    """A progress bar of steps that causes a Ctrl-C."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -129,7 +124,6 @@ class InterruptingBar(tqdm.tqdm):
 
 @pytest.mark.parametrize("binary", INTERRUPTED)
 def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(binary, trained, tmp_path, call, monkeypatch):
-    """The signal comes as soon as the work has begun: its bar is shown."""
     monkeypatch.setattr("tqdm.tqdm", InterruptingBar)
     arguments = [argument.format(tmp=tmp_path) for argument in INTERRUPTED[binary]]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,15 +15,9 @@ from tf_resflow.evaluation import LikelihoodPlan
 
 SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c_client"
 
-OPTIONS = {
-    "plan": LikelihoodPlan(log_det_estimator=resflow.logdet.Exact(), num_samples=2),
-    "signatures": ["serving_default", "encode"],
-}
-
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the client's Makefile is for Linux"),
-    pytest.mark.skipif(shutil.which("make") is None, reason="no make"),
-    pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler"),
+    pytest.mark.skipif(not (shutil.which("make") and shutil.which("cc")), reason="no make, or no C compiler"),
 ]
 
 
@@ -33,8 +27,7 @@ def client(tmp_path_factory):
     folder = tmp_path_factory.mktemp("client")
     for name in ("client.c", "Makefile"):
         shutil.copy(SOURCE / name, folder)
-    compiler = "cc" if shutil.which("cc") else "gcc"
-    arguments = [f"PYTHON={sys.executable}", f"CC={compiler}", "CFLAGS=-O2 -Werror"]
+    arguments = [f"PYTHON={sys.executable}", "CC=cc", "CFLAGS=-O2 -Werror"]
     built = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
 
@@ -48,26 +41,19 @@ def client(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def images_path(tmp_path_factory):
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
-    model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
-    model.initialize(images(32))
-    options = OPTIONS | {"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(4), num_samples=2)}
-    return resflow.serving.export(model, tmp_path_factory.mktemp("images"), **options)
+def images_path(export_dir):
+    return export_dir / "1"
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def vectors(tmp_path_factory, request):
-    """The folder of a model of vectors, and its type."""
+    """The folder of a model of vectors, and its dtype."""
     flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,), dtype=request.param)
     model = resflow.FlowModel(flow, event_shape=[2])
     model.initialize(np.random.default_rng(0).normal(size=[32, 2]).astype(request.param))
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
     directory = tmp_path_factory.mktemp("vectors")
-    return resflow.serving.export(model, directory, **OPTIONS), request.param
-
-
-def images(count):
-    return np.random.default_rng(count).integers(17, size=[count, 8, 8, 1]).astype("uint8")
+    return resflow.serving.export(model, directory, plan=plan, signatures=["serving_default"]), request.param
 
 
 def check_answer(result, path, x):
@@ -85,13 +71,10 @@ def check_error(result, message, returncode=1):
     assert message in result.stderr.decode()
 
 
-def test_images(client, images_path):
-    x = images(7)
-    check_answer(client(images_path, x.tobytes()), images_path, x)
-
-
-def test_a_file_that_is_larger_than_the_buffer(client, images_path, tmp_path):
-    x = images(1500)
+def test_images(client, images_path, images, tmp_path):
+    """From standard input, and from a file that is larger than the buffer."""
+    check_answer(client(images_path, images.tobytes()), images_path, images)
+    x = np.resize(images, [1500, 8, 8, 1])
     x.tofile(tmp_path / "x.bin")
     check_answer(client(images_path, arguments=[tmp_path / "x.bin"]), images_path, x)
 
@@ -104,8 +87,8 @@ def test_vectors(client, vectors):
     check_error(client(path, x.tobytes()), "x must be finite")
 
 
-def test_wrong_input(client, images_path, tmp_path):
-    x = images(2)
+def test_wrong_input(client, images_path, images, tmp_path):
+    x = images[:2].copy()
     x[1, 0, 0, 0] = 17
     message = "the input has 127 bytes; expected a multiple of 64: an example has 64 values of size 1"
     check_error(client(images_path, x.tobytes()), "x must lie in 0, ..., 16,")
@@ -116,10 +99,9 @@ def test_wrong_input(client, images_path, tmp_path):
     check_error(client(tmp_path), "client: loading the model failed: Could not find SavedModel")
 
 
-def test_a_model_without_the_signature(client, tmp_path):
+@pytest.mark.parametrize("signature, missing", [("other", "serving_default"), ("serving_default", "log_prob")])
+def test_another_model(signature, missing, client, tmp_path):
     module = tf.Module()
     module.f = tf.function(lambda x: {"y": x}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-    tf.saved_model.save(module, str(tmp_path / "other"), signatures={"other": module.f})
-    check_error(client(tmp_path / "other"), 'the model has no "serving_default"')
-    tf.saved_model.save(module, str(tmp_path / "no_log_prob"), signatures=module.f)
-    check_error(client(tmp_path / "no_log_prob"), 'the model has no "log_prob"')
+    tf.saved_model.save(module, str(tmp_path), signatures={signature: module.f})
+    check_error(client(tmp_path), f'the model has no "{missing}"')

@@ -1,6 +1,6 @@
 """The documentation builds without warnings, covers every public name, and its commands exist."""
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -10,9 +10,7 @@ import xml.etree.ElementTree as etree
 import zlib
 from pathlib import Path
 
-import nbformat
 import pytest
-from mkdocs.exceptions import PluginError
 
 import tf_resflow
 from tf_resflow import training
@@ -40,43 +38,13 @@ def site(tmp_path_factory):
     return site
 
 
-def test_pages_load_nothing_from_the_network(site):
-    loads = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="?([^" >]+)|<link\b[^>]*\bhref="?([^" >]+)')
-    pages, styles = sorted(site.rglob("*.html")), sorted(site.rglob("*.css"))
-    files = {file for page in pages for pair in loads.findall(page.read_text()) for file in pair if file}
-    files |= {
-        file for style in styles for file in re.findall(r"(?:url\(|@import )['\"]?([^'\")]+)", style.read_text())
-    }
-    assert len(pages) > 15 and len(files) > 10
-    assert [file for file in files if re.match("(?:https?:)?//", file)] == []
-    assert (site / "search/search_index.js").exists()  # a script, which pages opened as files can load
-
-
 def test_tutorials(site):
-    """Each is a page, and can be downloaded. (They are executed by `make docs` alone, which takes minutes.)"""
-    notebooks = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
-    assert len(notebooks) == 5
-    for notebook in notebooks:
+    """Each is a page with a link to its notebook. Only `make docs` executes them, which takes minutes."""
+    for notebook in (ROOT / "docs/tutorials").glob("*.ipynb"):
         page = (site / "tutorials" / f"{notebook.stem}.html").read_text()
-        assert f'href="{notebook.name}"' in page or f"href={notebook.name}" in page
+        assert re.search(f'href="?{notebook.name}', page)
         assert (site / "tutorials" / notebook.name).read_text() == notebook.read_text()
         assert "import tf_resflow as resflow" in re.sub("<[^>]*>", "", page)
-
-
-def test_a_warning_in_a_tutorial_ends_the_build(tmp_path, monkeypatch):
-    """So that no page of `make docs` has one, which executes the tutorials."""
-    monkeypatch.setenv("EXECUTE_NOTEBOOKS", "0")
-    specification = importlib.util.spec_from_file_location("notebooks", ROOT / "docs/notebooks.py")
-    notebooks = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(notebooks)
-    path = tmp_path / "tutorial.ipynb"
-    for text in ("0.5 nats", "module.py:1: UserWarning: The ActNorms of the flow are still the identity."):
-        cell = nbformat.v4.new_code_cell("f()", outputs=[nbformat.v4.new_output("stream", text=text)])
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-        if "UserWarning" not in text:
-            assert text in notebooks._page(path)[0]
-    with pytest.raises(PluginError, match="tutorial.ipynb: a cell prints a warning"):
-        notebooks._page(path)
 
 
 def test_formulas_are_mathml(site):
@@ -126,8 +94,7 @@ def test_flags_in_commands():
     defined = set(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\("--)(\w+)"', defined))
     used = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
     assert len(used) > 10
-    others = {"dir", "inputs", "outdir", "signature_def", "tag_set"} | {"runner"}  # saved_model_cli's and Beam's
-    assert used - defined == others
+    assert used - defined == {"dir", "inputs", "outdir", "runner", "signature_def", "tag_set"}  # of other tools
 
 
 def test_commands_are_installed():
@@ -145,16 +112,8 @@ def test_files_in_commands():
     assert len(used) > 3 and {path for path in used if not (ROOT / path).exists()} == set()
 
 
-def test_numbers_of_parameters():
-    """They equal those in the docstrings of the configs, which tests/configs verifies."""
-    rows = re.findall(r"^\| `(\w+)` \| ([\d,]{9,}) \|$", (ROOT / "docs/results.md").read_text(), re.MULTILINE)
-    assert len(rows) == 5
-    for name, number in rows:
-        assert f"({number})" in (ROOT / "configs" / f"{name}.py").read_text()
-
-
 def test_links_of_the_readme():
-    """It is also a page of a package index, where relative links and pictures do not work; its paths exist."""
+    """The README is also a page of a package index, where relative links do not work. Its paths exist."""
     readme = (ROOT / "README.md").read_text()
     assert re.findall(r"(?<!!)\[[^]]*\]\((?!https:)", readme) == []
     paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
@@ -163,7 +122,6 @@ def test_links_of_the_readme():
 
 
 def test_american_spelling():
-    """Of everything but the list of British words in this file."""
     folders = ("benchmarks", "bin", "configs", "docs", "examples", "tests", "tf_resflow")
     kinds = ("c", "ipynb", "md", "py")
     files = {file for name in folders for kind in kinds for file in (ROOT / name).rglob(f"*.{kind}")}

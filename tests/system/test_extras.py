@@ -1,7 +1,6 @@
 """The core works without the packages of the extras and names the extra that is missing, or the Keras backend."""
 
 import importlib
-import os
 import pathlib
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import sys
 import pytest
 
 import tf_resflow
-from tf_resflow.extras import extra
 
 CORE_ALONE = """
 import sys
@@ -66,21 +64,7 @@ def test_the_core_alone():
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]
 
 
-def test_other_errors_pass():
-    with pytest.raises(ValueError, match="wrong"), extra("plots"):
-        raise ValueError("wrong")
-
-
-def test_another_keras_backend_in_the_environment():
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run(
-        [sys.executable, "-c", "import tf_resflow"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "ImportError: tf_resflow needs Keras on TensorFlow, but the backend is 'jax'" in done.stderr
-
-
-def test_another_keras_backend_in_the_file_of_keras(monkeypatch):
+def test_another_keras_backend(monkeypatch):
     monkeypatch.setattr("keras.config.backend", lambda: "torch")
     with pytest.raises(ImportError, match="the backend is 'torch'.*keras.json"):
         importlib.reload(tf_resflow.layers)

@@ -1,4 +1,4 @@
-"""The HTTP server answers as the loaded model does, and refuses what does not fit; so do the README's requests."""
+"""The HTTP server gives the answers of the loaded model, also to the request in the README, and refuses others."""
 
 import http.client
 import json
@@ -21,17 +21,11 @@ SCALARS = {"num": 2, "seed": 7, "temperature": 0.8}
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    """An exported model that takes at most 3 examples."""
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
-    model = resflow.FlowModel(flow, event_shape=(8, 8, 1), levels=17)
-    model.initialize(X)
-    options = {
-        "plan": LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(2), num_samples=2),
-        "max_batch": 3,
-    }
-    options["signatures"] = ["serving_default", "sample", "encode"]
-    return resflow.serving.export(model, tmp_path_factory.mktemp("model"), held_out=[X], **options)
+def path(image_model, tmp_path_factory):
+    """An exported model that accepts at most 3 examples."""
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(2), num_samples=2)
+    options = {"plan": plan, "max_batch": 3, "signatures": ["serving_default", "sample", "encode"]}
+    return resflow.serving.export(image_model, tmp_path_factory.mktemp("model"), held_out=[X], **options)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def port(path):
 
 @pytest.fixture
 def ask(port):
-    """Sends a request; its status and content come back."""
+    """Sends a request and returns the status and the content of the answer."""
 
     def ask(body, path="/v1/models/flow:predict", method="POST"):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -73,7 +67,7 @@ def test_answers(path, ask, name, inputs):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 def test_request_of_the_readme(path, port, tmp_path):
-    """By curl it has the answer that TensorFlow gives in Python."""
+    """The answer by curl equals the one in Python."""
     shutil.copytree(path, tmp_path / "1")
     text = (path / "README.md").read_text()
     python, curl = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "sh"))

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, in a process of its own: what it grows by is that of the step."""
+"""Peak memory of a training step, in a process of its own."""
 
 import json
 import os
@@ -51,10 +51,7 @@ print(json.dumps([growth(1, 4), growth(1, 20), growth(3, 4)]))
 
 @pytest.fixture(scope="module")
 def growths():
-    """Peak of a step above what is used between steps, in MB: of a block, with 5 times the terms, of 3 blocks.
-
-    Medians of 3 steps, since some memory of the step before is given back late.
-    """
+    """Peak of a step above the use between steps, in MB, for a block, for 5 times the terms, and for 3 blocks."""
     # Without oneDNN's pool, memory that is free is given back at once.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", MEASURE]

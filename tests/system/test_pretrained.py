@@ -1,4 +1,4 @@
-"""The commands take the released models, which score what their page says."""
+"""The commands accept the released models, which have the scores on their page."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_score(name, call, tmp_path):
 
 
 def test_mnist(call, tmp_path):
-    """What it samples is likely under it, and the same images with their rows in another order are not."""
+    """Its samples are likely, and the same images with permuted rows are not."""
     path = tmp_path / "images.npy"
     assert call("bin/sample.py", "--workdir=pretrained:mnist", f"--output={path}", "--num=16").code == 0
     images, rows = np.load(path), np.random.default_rng(0).permutation(28)

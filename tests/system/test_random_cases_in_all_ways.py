@@ -2,10 +2,11 @@
 
 import pytest
 
-from tests.test_random_cases import WAYS, check
+from tests.random_cases import WAYS
+from tests.test_random_cases import check
 
 
 @pytest.mark.parametrize("group", range(8))
-def test_random_cases_in_all_ways(group, num_cases, tmp_path):
+def test_random_cases_in_all_ways(group, num_cases):
     for seed in range(1000 + group, 1000 + num_cases, 8):
-        check(seed, WAYS, tmp_path)
+        check(seed, WAYS)

@@ -41,11 +41,7 @@ def _outside():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel, and the commands of a new environment where it is installed, without a network.
-
-    It is built of a copy, so that nothing of an earlier build is in it. What the package depends on is that of the
-    present environment.
-    """
+    """The wheel of a copy of the sources, and the commands of a new environment with the present dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"
     for name in ("tf_resflow", "configs"):
@@ -59,7 +55,7 @@ def installed(tmp_path_factory):
     _run([sys.executable, "-m", "venv", "--without-pip", folder / "environment"], folder)
     _run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], folder)
     packages = _run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder).strip()
-    # Folders in a .pth file are searched, but the .pth files in them (one has the checkout) are not read.
+    # Python does not read the .pth files in this folder, one of which has the checkout.
     (pathlib.Path(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return wheel, folder / "environment/bin"
 
@@ -75,8 +71,8 @@ def test_a_training_by_name(installed, tmp_path):
     assert json.loads((tmp_path / "run/result.json").read_text())["num_examples"] == 20
 
 
-def test_a_config_of_ones_own_in_a_folder_of_the_name_of_ours(installed, tmp_path):
-    """It starts from one of ours, and imports its neighbor; a wrong value stops it before training."""
+def test_a_users_config_in_a_folder_of_the_same_name(installed, tmp_path):
+    """It starts from a config of the package, and imports its neighbor. A wrong value stops it before training."""
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "toy2d.py").write_text("RATE = -3.0\n")
@@ -93,7 +89,7 @@ def test_the_commands(installed):
 
 
 def test_contents(installed):
-    """All modules, stubs and configs, and the marker of types; the package alone is at the top level."""
+    """All modules, stubs and configs, and the marker of types. Nothing else is at the top level."""
     names = zipfile.ZipFile(installed[0]).namelist()
     files = {name for name in names if ".dist-info/" not in name}
     modules = {path for pattern in ("*.py", "*.pyi", "py.typed") for path in (ROOT / "tf_resflow").rglob(pattern)}

@@ -20,9 +20,8 @@ from tf_resflow.writing import renamed, scratch, unwritable_told
 __all__ = ["convert_checkpoint"]
 
 _DECIMALS = 4  # of the coefficient
-_ROUNDING = 2e-6  # more than that by which a layer stays below its coefficient
-# Tensors without a variable: state of the norms (which `applied_kernels` has read) and of the estimator,
-# flags, the shared orders again, and the mean and std of the data.
+_ROUNDING = 2e-6  # relative; a layer keeps its norm below the coefficient by less
+# Tensors without a variable: the state of the norms and of the estimator, flags, shared orders, and statistics.
 _UNUSED = (
     "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"
 ).split()
@@ -39,25 +38,25 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     run = resflow.load("runs/cifar10")
     ```
 
-    The checkpoint provides the arguments, which define the architecture, the weights, and their moving average,
-    which `resflow.load` and the evaluation use. The optimizer's moments are dropped. The step is 1 if it is not
-    stored. A checkpoint of the published hybrid task becomes the run of a `tf_resflow.HybridModel`.
+    The run has the weights and their moving average, which `resflow.load` and the evaluation use, but not the
+    optimizer's moments. A checkpoint of the hybrid task becomes the run of a `tf_resflow.HybridModel`.
 
-    The published layers divide a kernel by an estimate of its norm, which may be too low. The run has the kernels
-    that these layers apply, hence the same model, and `config.model.coefficient` is a bound of all their norms. If
-    it is 1 or more, the blocks are not known to be invertible: `config.model.lipschitz_constant` is then the bound
-    that the published code assumes, and the `lipschitz_bound` that an evaluation reports is above 1.
+    The published layers divide a kernel by an estimate of its norm, which may be too low. The run has these scaled
+    kernels, and `config.model.coefficient` is a bound of their norms. If the bound is 1 or more, the blocks are not
+    known to be invertible: `config.model.lipschitz_constant` is then the bound that the published code assumes, and
+    the `lipschitz_bound` that an evaluation reports is above 1.
 
     Args:
       checkpoint: the .npz file.
       workdir: directory of the run, which appears complete or not at all.
 
     Returns:
-      A dict: "name" of the data, "step", whether there are "averages", and the "coefficient".
+      A dict: "name" of the data, "step" (1 if it is not stored), whether there are "averages", and the
+      "coefficient".
 
     Raises:
       ValueError: if the file cannot be read, this library does not have its model, or the directory is not empty.
-      OSError: if the directory cannot be written; nothing is left of it.
+      OSError: if the directory cannot be written. Nothing is left of it.
 
     References:
       Chen et al. 2019; https://github.com/rtqichen/residual-flows.
@@ -79,7 +78,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     norm = (1 + _ROUNDING) * _largest_norm(model, optimizer)
     published_coefficient = config.model.coefficient
     config.model.coefficient = max(published_coefficient, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
-    if config.model.coefficient >= 1:  # the bound that the published code assumes
+    if config.model.coefficient >= 1:
         config.model.lipschitz_constant = published_coefficient ** len(config.model.kernels)
     for layer in layers.norm_updates.lipschitz_layers(model.flow):
         layer.coefficient = config.model.coefficient

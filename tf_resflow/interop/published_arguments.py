@@ -10,8 +10,6 @@ from tf_resflow.config_fields import ConfigDict
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.training.workdir import DataInfo
 
-__all__ = ["published_config", "published_data", "published_orders"]
-
 
 class _Data(NamedTuple):
     """A data set of the published code; `fields` of `config.data` name similar images in TensorFlow Datasets."""
@@ -69,7 +67,7 @@ _OPTIONAL: dict[str, Any] = {
 
 
 def published_config(args: Mapping[str, Any]) -> Any:
-    """The config of a model, from the arguments of train_img.py; a ValueError names the argument that is at fault.
+    """The config of a model, from the arguments of train_img.py.
 
     Training settings are copied if they have a counterpart. The evaluation keeps this library's estimator of the
     log-determinant, which is unbiased like the published one.
@@ -89,18 +87,14 @@ def published_config(args: Mapping[str, Any]) -> Any:
 
 
 def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
-    """Orders of the norms before, between and after the layers of a block, before any are learned."""
-    args = _Arguments(args)
-    orders = tuple(math.inf if order == "f" else float(order) for order in args["vnorms"])
-    if len(orders) != len(_kernels(args)) + 1:
-        raise args.error("vnorms", f"which does not fit kernels={args['kernels']!r}")
-    return orders
+    """Initial orders of the norms before, between and after the layers of a block."""
+    return tuple(math.inf if order == "f" else float(order) for order in args["vnorms"])
 
 
 def published_data(
     args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
 ) -> DataInfo:
-    """What the model needs to know of its data; `mean` and `std` of the channels, if they are normalized."""
+    """The properties of the data, with `mean` and `std` of the channels if they are normalized."""
     args = _Arguments(args)
     num_classes = _NUM_CLASSES if config.task == "hybrid" else None
     return DataInfo(config.data.name, _event_shape(args), config.data.levels or 256, mean, std, num_classes)
@@ -139,7 +133,7 @@ def _fields(args):
         "model.learned_norms": args["learn_p"],
         "model.act_norm": args["actnorm"],
         "model.width": args["idim"],
-        "model.kernels": _kernels(args),
+        "model.kernels": tuple(int(size) for size in args["kernels"].split("-")),
         "model.num_fc_blocks": _NUM_FC_BLOCKS if args["fc_end"] else 0,
         "model.fc_width": args["fc_idim"],
         "model.logit_alpha": data.logit_alpha if has_logit else None,
@@ -165,7 +159,7 @@ def _event_shape(args):
 
 
 def _density_weight(args):
-    """The weight of bits/dim beside the cross entropy; the published loss has bits per example or dimension."""
+    """The weight of bits/dim in the loss; the published loss has bits per example or per dimension."""
     weights = {"classification": 0.0, "hybrid": 1.0 if args["scale_dim"] else float(math.prod(_event_shape(args)))}
     return weights.get(args["task"], 1.0)
 
@@ -176,7 +170,7 @@ def _has_statistics(args):
 
 
 def _levels(args):
-    """The value of `data.levels`, which is 0 for the data's own 256 levels."""
+    """The value of `data.levels`, where 0 keeps the 256 levels of the data."""
     bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
     return 2**bits if bits < 8 else 0
 
@@ -185,21 +179,11 @@ def _num_blocks(args):
     """The number of blocks of each scale; the published code drops scales of fewer than 4 pixels."""
     counts = tuple(int(count) for count in args["nblocks"].split("-"))
     size = args["imagesize"] // (2 if args["squeeze_first"] else 1)
-    num_scales = (size // _SMALLEST_SCALE).bit_length()
-    if min(num_scales, len(counts)) < 2:
-        raise args.error("nblocks", "one scale, whose first block the published code builds like the others")
-    return counts[:num_scales]
-
-
-def _kernels(args):
-    kernels = tuple(int(size) for size in args["kernels"].split("-"))
-    if len(kernels) < 2:
-        raise args.error("kernels", "where at least two are needed")
-    return kernels
+    return counts[: (size // _SMALLEST_SCALE).bit_length()]
 
 
 def _norms(args):
-    """The orders of the norms, or 2 where this library has no such layers; a block maps a space to itself."""
+    """The orders of the norms, or 2 if this library has no such layers. A block maps a space to itself."""
     orders = published_orders(args)
     closed = 1.0 in orders[:-1] or math.inf in orders[1:]
     if args["learn_p"] or closed or orders[0] != orders[-1]:

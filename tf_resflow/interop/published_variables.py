@@ -15,37 +15,20 @@ from tf_resflow.extras import extra
 with extra("training"):
     import einops
 
-__all__ = ["PublishedTensor", "applied_kernels", "published_tensors"]
-
-# For each part of a model: our variable, the published tensor, and the axes of the latter and of the former.
+# For each part of a model: our variable, the published tensor, and the axes from the published tensor to ours.
 # c, h, w: channels, rows and columns of an event; i, o: inputs and outputs of a layer; y, x: rows and columns of a
 # kernel. Published images, and vectors flattened from them, have the channels first.
 _TABLE = {
-    "act_norm": (
-        ("log_scale", "weight", "c -> c"),
-        ("shift", "bias", "c -> c"),
-    ),
+    "act_norm": (("log_scale", "weight", "c -> c"), ("shift", "bias", "c -> c")),
     "elementwise_act_norm": (
         ("log_scale", "fc_module.weight", "(c h w) -> h w c"),
         ("shift", "fc_module.bias", "(c h w) -> h w c"),
     ),
     "activation": (("beta", "beta", "1 -> "),),
-    "conv": (
-        ("kernel", "weight", "o i y x -> y x i o"),
-        ("bias", "bias", "o -> o"),
-    ),
-    "dense": (
-        ("kernel", "weight", "o i -> i o"),
-        ("bias", "bias", "o -> o"),
-    ),
-    "first_dense": (
-        ("kernel", "weight", "o (c h w) -> (h w c) o"),
-        ("bias", "bias", "o -> o"),
-    ),
-    "last_dense": (
-        ("kernel", "weight", "(c h w) i -> i (h w c)"),
-        ("bias", "bias", "(c h w) -> (h w c)"),
-    ),
+    "conv": (("kernel", "weight", "o i y x -> y x i o"), ("bias", "bias", "o -> o")),
+    "dense": (("kernel", "weight", "o i -> i o"), ("bias", "bias", "o -> o")),
+    "first_dense": (("kernel", "weight", "o (c h w) -> (h w c) o"), ("bias", "bias", "o -> o")),
+    "last_dense": (("kernel", "weight", "(c h w) i -> i (h w c)"), ("bias", "bias", "(c h w) -> (h w c)")),
 }
 
 
@@ -63,31 +46,24 @@ class PublishedTensor(NamedTuple):
 
     def value(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         """The variable's value, from the tensors of the checkpoint by name."""
-        if self.name not in tensors:
-            raise ValueError(f"The checkpoint is of another architecture: it has no tensor {self.name!r}.")
-        tensor = tensors[self.name]
-        if tensor.shape != self.shape:
+        theirs, ours = self.axes.split("->")
+        shape = einops.rearrange(np.zeros(self.variable.shape), f"{ours}->{theirs}", **self.sizes).shape
+        tensor = tensors.get(self.name)
+        if tensor is None or tensor.shape != shape:
+            found = "is missing" if tensor is None else f"has the shape {tensor.shape}"
             raise ValueError(
-                f"The checkpoint is of another architecture: its tensor {self.name!r} has the shape "
-                f"{tensor.shape}, and its arguments ask for {self.shape}."
+                f"The checkpoint is of another architecture: its arguments ask for a tensor {self.name!r} of shape "
+                f"{shape}, which {found}."
             )
         return einops.rearrange(np.asarray(self.function(tensor)), self.axes, **self.sizes)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the tensor must have."""
-        theirs, ours = self.axes.split("->")
-        variable = np.broadcast_to(0.0, tuple(self.variable.shape))
-        return einops.rearrange(variable, f"{ours}->{theirs}", **self.sizes).shape
 
 
 def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | None = None) -> list[PublishedTensor]:
     """The published tensor of each trainable variable of an image flow, and of a hybrid model's classifier.
 
-    The published model is a list of scales, and a scale is a list of layers. They are the members of the flow one
-    for one: `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. A
-    squeeze before the first scale has no place in the lists. Both classifiers have a head on the output of each
-    scale, `classification_heads.1.0.weight`, and one linear layer, `logit_layer.weight`.
+    The published model is a list of scales, and a scale is a list of layers, which are the members of the flow:
+    `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. The lists do
+    not contain a squeeze before the first scale.
     """
     tensors = []
     for prefix, member in _members(flow):
@@ -158,10 +134,7 @@ def _rows(prefix, owner, part, sizes):
 
 
 def _orders(linear):
-    """The learned orders of a branch: the first layer's domain, then each one's codomain but the last's.
-
-    The published parameters are shared: the others of these names are the same tensors again.
-    """
+    """The learned orders of a branch: the first layer's domain and all codomains but the last, which are shared."""
     first = linear[0]
     orders = [(f"{first[0]}.domain", first[1].domain)]
     orders += [(f"{name}.codomain", layer.codomain) for name, layer in linear[:-1]]
@@ -171,8 +144,7 @@ def _orders(linear):
 def _order_parameter(x):
     """The theta of a `LearnedOrder`, from the published parameter x.
 
-    The order is 3 + 2 tanh(-h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x: it is 2 at x = 0. That is
-    1 + 4 sigmoid(-2 h), and theta = -2 h.
+    The order is 3 + 2 tanh(-h) = 1 + 4 sigmoid(-2 h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x.
     """
     z = np.arctanh(0.5) - x
     return -2.0 * (0.3 * z + 0.7 * np.where(z > 0.0, z, np.expm1(z)))
@@ -192,10 +164,10 @@ def applied_kernels(
     or q = inf with p = 2 or inf), a layer scales each row or column of its kernel by its own norm.
 
     Args:
-      parameters: by published name: the weights, or their averages.
-      buffers: by published name: u and v.
+      parameters: the weights or their averages, by published name.
+      buffers: u and v, by published name.
       coefficient: c.
-      orders: of the norms before, between and after the layers of a branch; only those with closed forms matter.
+      orders: of the norms before, between and after the layers of a branch.
     """
     applied = dict(parameters)
     for name, kernel in parameters.items():
@@ -214,10 +186,8 @@ def applied_kernels(
 def _estimate(layer, kernel, buffers):
     """The published estimate u'Wv, of a matrix, a 1x1 convolution or a convolution."""
     u, v = buffers[f"{layer}.u"], buffers[f"{layer}.v"]
-    outputs, inputs = kernel.shape[:2]
-    pointwise = kernel[0, 0].size == 1
-    if pointwise:
-        return np.vdot(u, kernel.reshape(outputs, inputs) @ v)
+    if kernel[0, 0].size == 1:
+        return np.vdot(u, kernel.reshape(kernel.shape[:2]) @ v)
     height, width = (int(size) for size in buffers[f"{layer}.spatial_dims"])
     image = einops.rearrange(v, "(i h w) -> 1 h w i", h=height, w=width)
     image = tf.nn.conv2d(image, einops.rearrange(kernel, "o i y x -> y x i o"), 1, "SAME")

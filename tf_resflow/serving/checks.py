@@ -7,11 +7,9 @@ import tensorflow as tf
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.models.dequantization import on_grid
 
-__all__ = ["check_cells", "check_finite", "check_one_or_each", "check_range", "check_rows"]
-
 
 def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tensor:
-    """Checks the shape of the rows of a tensor, and that it has at least one and at most `most`."""
+    """Checks the shape of the rows of a tensor, and that there are at least one and at most `most` rows."""
     shape = tf.shape(tensor)
     tensor = _row_shape_checked(name, tensor)
     message = f"{name} must have at least one example, but its shape is"
@@ -38,7 +36,7 @@ def check_finite(name: str, tensor: tf.Tensor) -> tf.Tensor:
 
 
 def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
-    """Checks that the discrete columns of a tensor, in the units of codes, hold values that can occur."""
+    """Checks that the discrete columns of a tensor hold values that can occur, in the units of the codes."""
     if codes.cells is None:
         return tensor
     is_value = on_grid(tensor, codes.cells, codes.offsets)

@@ -10,11 +10,9 @@ from tf_resflow.evaluation.planning import describe_plan
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.serving.signatures import Signatures
 
-__all__ = ["describe"]
-
 _QUANTILES = (0.001, 0.01, 0.05, 0.5)
 
-_WHAT = {
+_DESCRIPTIONS = {
     "serving_default": "The log-likelihood of each example, in nats, by fixed random numbers: the answer is the "
     "same each time.",
     "log_prob_seeded": "The log-likelihood of each example, in nats, by random numbers of a seed. The mean over "
@@ -34,28 +32,19 @@ def describe(
     measured: Mapping[str, float] | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Returns the description of exported signatures. What does not apply is left out.
+    """Returns the description of exported signatures, without the keys that do not apply.
 
-    - "signatures": for each name its "description", "inputs" and "outputs", with the "dtype", the "shape" (-1 for
-      the batch) and "tensor", the name in the graph, of each tensor
-    - "default": the signature that answers as serving_default
-    - "levels": number of integer values of the data
-    - "inverse_atol": the residual at which the inverse of a block stops, unless it is the rounding of the type
-    - "columns": the names of the columns of "x" and of "condition", in their order
-    - "codes": the meaning of the numbers in these columns (`ColumnCodes.to_json`). The graph subtracts the "offset"
-      of a column itself
-    - "num_classes": number of labels, if they are the condition
-    - "max_batch", "max_samples", "max_temperature": the limits of requests
-    - "log_prob": the "estimator" of the log-determinants (`LikelihoodPlan`); for a noisy one the "seed" of
-      serving_default and "num_samples", the number of estimates in a mean; the "dequantization" of integers and of
-      discrete columns, "uniform" or "variational"; `measured`, such as the standard error; and "held_out", the
-      "num" of held-out examples that `quantile` compares with, and log_prob at some of their "quantiles"
+    Args:
+      signatures: the exported signatures.
+      definitions: the `SignatureDef` of each signature.
+      measured: numbers about log_prob, such as its standard error.
+      columns: names of the columns of "x" and of "condition".
     """
     space = signatures.model.data_space
     found: dict[str, Any] = {
         "signatures": {
             name: {
-                "description": _WHAT[name],
+                "description": _DESCRIPTIONS[name],
                 "inputs": _tensors(definitions[name].inputs),
                 "outputs": _tensors(definitions[name].outputs),
             }
@@ -70,14 +59,14 @@ def describe(
         "num_classes": signatures.model.condition.num_classes,
     }
     if signatures.default != "serving_default":
-        what = f"The same as {signatures.default}, for requests that name no signature."
-        found["signatures"]["serving_default"]["description"] = what
+        text = f"The same as {signatures.default}, for requests that name no signature."
+        found["signatures"]["serving_default"]["description"] = text
     if "sample" in signatures.inputs:
         found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
     if signatures.has_scores:
         log_prob: dict[str, Any] = {"estimator": describe_plan(signatures.plan)}
-        if signatures.is_noisy:
-            log_prob |= {"seed": signatures.seed, "num_samples": signatures.num_samples}
+        if signatures.samples.is_noisy:
+            log_prob |= {"seed": signatures.seed, "num_samples": signatures.samples.num_samples}
         if space.dequantization is not None:
             log_prob["dequantization"] = space.dequantization
         if signatures.held_out is not None:

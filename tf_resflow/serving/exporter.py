@@ -11,7 +11,6 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import evaluation, layers, progress
-from tf_resflow.data.column_kinds import EXACT
 from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.models.build import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
@@ -43,10 +42,9 @@ def export_run(
     data_path: str | None = None,
     **settings: Any,
 ) -> pathlib.Path:
-    """Exports the model of a run with its averaged weights, and the scores of its held-out examples.
+    """Exports the model of a run with its averaged weights, and the scores of up to 10,000 held-out examples.
 
-    Up to 10,000 examples of the evaluation split are scored. If the data are missing, the export has no quantiles,
-    and a warning is logged.
+    If the data are missing, the export has no quantiles, and a warning is logged.
 
     Args:
       workdir: directory of a run of `resflow-train`.
@@ -54,9 +52,9 @@ def export_run(
       version: see `export`.
       log_det_estimator: a name of `tf_resflow.models.evaluation_estimator`.
       num_probes: number of probes of each estimate; not for "exact".
-      stderr: target standard error of `log_prob`, in nats, instead of `log_det` and `num_probes`: a plan is made on
-        samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
-      num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, it becomes the target for the
+      stderr: target standard error of `log_prob`, in nats, instead of `log_det_estimator` and `num_probes`. The
+        plan is made on samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
+      num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, the target is then that of the
         log-determinants alone.
       data_dir: see `tf_resflow.training.load_data`.
       data_path: see `tf_resflow.training.load_data`.
@@ -64,9 +62,6 @@ def export_run(
 
     Returns:
       The path of the version.
-
-    Raises:
-      ValueError: as `tf_resflow.load` and `export`.
     """
     check_only_stderr(stderr, log_det_estimator, num_probes)
     run = load(workdir)
@@ -100,17 +95,17 @@ def export(
 
     The SavedModel has these signatures:
 
-    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`; with
-      `held_out`, `quantile`, the fraction of those examples that are less likely
+    - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`. With
+      `held_out`, also `quantile`, the fraction of the held-out examples that are less likely.
     - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
     - `encode(x)`: `z`; integers stand for the centers of their cells
-    - `decode(z)`: as `sample`
+    - `decode(z)`: the same outputs as `sample`
     - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
 
-    If the model is conditional, all but `classify` also take a `condition`, one for each example or one for all:
-    integers for labels, otherwise real numbers in the units of the data. A model without a trained density has only
-    `classify`, which is its `serving_default`.
+    All signatures of a conditional model except `classify` also have an input `condition`, one for each example or
+    one for all: integers for labels, otherwise real numbers in the units of the data. A model without a trained
+    density has only `classify`, which is its `serving_default`.
 
     log_prob is the mean of K estimates, each with its own dequantization and probes,
 
@@ -118,14 +113,13 @@ def export(
 
     with \\(\log q = 0\\) for uniform noise. Continuous data are not dequantized. For a table with discrete columns,
     log_prob is the logarithm of the mean of K probabilities. log_prob_stderr is the standard error of the mean: 0
-    for an exact log-determinant of continuous data, and NaN where log_prob is -inf, below the range of its type.
+    for an exact log-determinant of continuous data, and NaN where log_prob is -inf.
 
     All examples of a request share their random numbers, so an answer does not depend on the rest of the batch
     (except for rounding and the tolerance of an `AdaptiveSeries`), and a server may batch requests. The graph
-    checks shapes and values: a client in any language gets an InvalidArgumentError that says what is wrong.
+    checks shapes and values. Wrong inputs cause an InvalidArgumentError in any language.
 
-    The norms of the model's layers are brought up to date first. The folder appears in one piece, with README.md,
-    signatures.json (the signatures for programs) and, if the package tensorflow-serving-api is installed, warm-up
+    The folder also has README.md, signatures.json and, if the package tensorflow-serving-api is installed, warm-up
     requests in `assets.extra/`.
 
     ```python
@@ -148,35 +142,32 @@ def export(
     Args:
       model: a `FlowModel` or `HybridModel`.
       export_dir: directory of the model's versions; made if necessary.
-      version: `int` >= 1; by default one more than the largest that is there when the folder is written.
+      version: `int` >= 1, by default one more than the largest existing version.
       run: the run of the model, for README.md and the columns of a table.
       measured: numbers about log_prob for signatures.json, such as its standard error on given data.
       held_out: batches of held-out examples; for a conditional model, pairs with their conditions.
       **settings:
-        `plan`: a `tf_resflow.evaluation.LikelihoodPlan`, K (at least 2 of noisy ones) and the estimators; by
-        default 8 estimates by the model's evaluation estimator.
+        `plan`: a `tf_resflow.evaluation.LikelihoodPlan` with K, which is at least 2 for noisy estimators, and the
+        estimators. By default, 8 estimates by the model's evaluation estimator.
         `seed`: `int`, of `serving_default`.
         `max_samples`: the largest `num` of `sample`, by default 1024.
-        `max_batch`: the largest number of examples or latents of another request; by default there is no limit.
+        `max_batch`: the largest number of examples or latents of another request, by default unlimited.
         `signatures`: names of the signatures, by default all. If `serving_default` is not among them, the first one
-        also has this name, because a server uses it for requests that name none.
+        also has this name, because a server uses it for requests without a name.
         `precise`: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
 
     Returns:
-      The path of the version, a `pathlib.Path`.
+      The path of the version.
 
     Raises:
-      ValueError: if `model` is not a `FlowModel`, the version exists or is not positive, a number is out of range,
-        or a signature is unknown.
+      ValueError: if the version exists, a signature is unknown or the plan has too few estimates.
       OSError: if the files cannot be written. Nothing is left of them.
     """
-    if not isinstance(model, KerasTraining):
-        raise ValueError(
-            f"export takes a FlowModel, such as resflow.load(workdir).model; got {type(model).__name__}. From a "
-            "workdir, use export_run."
-        )
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
-    columns, codes = _columns_and_codes(run)
+    columns, codes = {}, {}
+    if run is not None:
+        columns = _not_none(x=run.data.columns, condition=run.data.condition_columns)
+        codes = _not_none(x=run.data.codes, condition=run.data.condition_codes)
     signatures = Signatures(model, networks=networks, codes=codes, **settings)
     parent = free_version(export_dir, version).parent
     layers.converge_norms(model)
@@ -198,7 +189,7 @@ def export(
 
 
 def _some_conditions(run):
-    """Conditions for the samples of a plan: each label in turn, or normal ones with the moments of the data."""
+    """Conditions for the samples of a plan: each label in turn, or normal numbers with the moments of the data."""
     if run.model.condition.num_classes is not None:
         return np.arange(_PLAN_EXAMPLES) % run.model.condition.num_classes
     mean, std = run.data.condition_mean, run.data.condition_std
@@ -206,7 +197,7 @@ def _some_conditions(run):
 
 
 def _held_out(run, data_dir, data_path):
-    """Batches of the run's held-out examples, with their conditions; None if the data are missing."""
+    """Batches of the run's held-out examples with their conditions, or None if the data are missing."""
     config = run.config.eval
     try:
         with progress.stage("data"):
@@ -219,17 +210,5 @@ def _held_out(run, data_dir, data_path):
         return None
 
 
-def _columns_and_codes(run):
-    """The names and the codes of the columns of x and of condition, if a run has them."""
-    if run is None:
-        return {}, {}
-    names = {"x": run.data.columns, "condition": run.data.condition_columns}
-    codes = {"x": run.data.codes, "condition": run.data.condition_codes}
-    for part in filter(None, codes.values()):
-        for name, offset in zip(part.kinds, part.offsets, strict=True):
-            if abs(offset) > EXACT:
-                raise ValueError(
-                    f"The values of the column {name!r} are near {offset:.3g}. Requests hold them as float64, "
-                    "which lacks digits beyond 2**53. Subtract an offset from the column, and train again."
-                )
-    return tuple({name: part for name, part in found.items() if part is not None} for found in (names, codes))
+def _not_none(**values):
+    return {name: value for name, value in values.items() if value is not None}

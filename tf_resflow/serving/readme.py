@@ -10,8 +10,6 @@ from tf_resflow.data import ColumnCodes
 from tf_resflow.training.runs import Run
 from tf_resflow.version import __version__
 
-__all__ = ["readme"]
-
 _TEMPLATE = """\
 # Residual flow
 

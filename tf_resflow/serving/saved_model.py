@@ -11,8 +11,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_resflow.serving.signatures import Signatures
 
-__all__ = ["read_signatures", "write_saved_model", "write_warmup"]
-
 _BATCH_SIZES = (1, 8)  # of warm-up requests
 
 
@@ -42,12 +40,10 @@ def read_signatures(path: pathlib.Path) -> dict[str, Any]:
 def write_warmup(
     inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Path, max_batch: int | None = None
 ) -> None:
-    """Writes requests of each batch size that TensorFlow Serving answers before it serves clients.
+    """Writes requests that TensorFlow Serving answers before it serves clients, because first requests are slow.
 
-    The first request is slow, because it allocates memory and chooses kernels. Signatures with scalar inputs are
-    left out: they share their slow part with the others, and a server that batches requests accepts no scalars.
-
-    Without the package tensorflow-serving-api nothing is written, and a warning is logged.
+    Signatures with scalar inputs are left out: they share their slow part with the others, and a server that
+    batches requests accepts no scalars.
     """
     try:
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog

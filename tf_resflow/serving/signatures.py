@@ -17,18 +17,16 @@ from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.checks import check_cells, check_finite, check_one_or_each, check_range, check_rows
 
-__all__ = ["Signatures"]
-
 
 class Signatures:
-    """The requests that a served model answers, as functions that a SavedModel can hold: see `export`.
+    """The requests that a served model answers, as functions that a SavedModel can hold. See `export`.
 
     Attributes:
       inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
       default: name of the signature that answers as `serving_default`.
-      has_scores: whether one of them computes log_prob.
-      is_noisy: whether log_prob is an estimate.
-      num_samples: number of estimates whose mean a log_prob is.
+      has_scores: whether a signature computes log_prob.
+      plan: how log_prob is estimated.
+      samples: draws the estimates that log_prob averages.
       held_out: the sorted scores of held-out examples after `compare_with`.
       inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
     """
@@ -46,13 +44,9 @@ class Signatures:
         networks: bijectors.Networks | None = None,
         codes: Mapping[str, ColumnCodes] | None = None,
     ):
-        for name, limit in (("max_samples", max_samples), ("max_batch", max_batch)):
-            if limit is not None and limit < 1:
-                raise ValueError(f"{name} must be at least 1; got {limit}.")
         self.model, self.seed, self.max_samples, self.max_batch = model, seed, max_samples, max_batch
         self.codes, self._networks = codes or {}, networks
         self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
-        self.is_noisy, self.num_samples = False, 1
         self.held_out: np.ndarray | None = None
         self._density: Any = model.trained_density()
         self._dtype = tf.as_dtype(model.distribution.dtype)
@@ -66,27 +60,17 @@ class Signatures:
         self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
         if self.plan.log_det_estimator is None:
             self.plan = dataclasses.replace(self.plan, log_det_estimator=self._density.evaluation_log_det_estimator)
-        self._samples = LogProbSamples(
-            self._density, self.plan, common=True, max_batch=max_batch, networks=networks
-        )
-        self.is_noisy, self.num_samples = self._samples.is_noisy, self._samples.num_samples
-        if self.is_noisy and self.num_samples < 2:
+        self.samples = LogProbSamples(self._density, self.plan, common=True, max_batch=max_batch, networks=networks)
+        if self.samples.is_noisy and self.samples.num_samples < 2:
             raise ValueError("num_samples of the plan must be at least 2, for a standard error; got 1.")
-        # What two signatures share is a function, which a SavedModel holds once.
+        # A SavedModel holds a function once, even if two signatures call it.
         self._score_specs = [self._of_flow(spec) for spec in inputs["log_prob_seeded"]]
         self._score = self._shared_scores()
         latents = [self._of_flow(spec) for spec in inputs["decode"]]
         self._invert = tf.function(self._inverses, input_signature=latents, autograph=False)
 
     def compare_with(self, batches: Iterable[Any]) -> None:
-        """Adds to each score its quantile among the scores of held-out examples by the same random numbers.
-
-        Args:
-          batches: arrays of examples; for a conditional model, pairs with their conditions.
-
-        Raises:
-          ValueError: if a score is NaN.
-        """
+        """Adds to each score its quantile among the scores of held-out examples by the same random numbers."""
         scores = []
         for batch in batches:
             x, condition = self.model.condition.split(batch)
@@ -165,7 +149,7 @@ class Signatures:
         }
 
     def _scores(self, x, seed, *condition):
-        log_prob, stderr = self._samples.estimate((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
+        log_prob, stderr = self.samples.estimate((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.model.data_space.levels is not None:
             result["bits_per_dim"] = self.model.data_space.to_loss(log_prob)
@@ -191,7 +175,7 @@ class Signatures:
         return {"x": x, "converged": converged}
 
     def _conditions(self, condition, num):
-        """The checked condition of `num` examples, in a list that is empty without one."""
+        """A list of the checked condition of `num` examples, or an empty list."""
         if condition is None:
             return []
         num_classes = self.model.condition.num_classes
@@ -209,24 +193,24 @@ class Signatures:
         return x if levels == 256 else check_range("x", x, 0, levels - 1)  # uint8 cannot exceed 255
 
     def _numbers(self, name, x):
-        """Finite numbers in the units of the codes, as the flow takes them."""
+        """Checks numbers and converts them to the units of the flow."""
         x = check_finite(name, x)
         if name in self.codes:
             x = check_cells(name, x - tf.constant(self.codes[name].offsets, x.dtype), self.codes[name])
         return tf.cast(x, self._dtype)
 
     def _dtype_of(self, name):
-        """The dtype of an input: float64 for columns with an offset, which float32 does not resolve."""
+        """The dtype of an input: float64 for columns with an offset, because float32 does not resolve them."""
         has_offsets = name in self.codes and self.codes[name].offsets.any()
         return tf.float64 if has_offsets else self._dtype
 
     def _of_flow(self, spec):
-        """An input after its checks."""
+        """The `TensorSpec` of an input after its checks."""
         return tf.TensorSpec(spec.shape, self._dtype if spec.dtype.is_floating else spec.dtype, spec.name)
 
 
 def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
-    """As `tf_resflow.evaluation.quantiles`, for a sorted reference, by operations that TFLite has."""
+    """The same as `tf_resflow.evaluation.quantiles` for a sorted reference, by operations that TFLite has."""
     num = len(reference)
     steps = [2**k for k in reversed(range(num.bit_length()))]
     padded = tf.constant(np.append(reference, [math.inf] * (sum(steps) - num)), scores.dtype)
@@ -242,10 +226,7 @@ def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
 
 
 def _chosen(names, known):
-    if names is None:
-        return list(known)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        what = f"got {', '.join(map(repr, unknown))}" if unknown else "none was given"
-        raise ValueError(f"The signatures of this model are {', '.join(known)}; {what}.")
-    return list(dict.fromkeys(names))
+    names = list(known if names is None else dict.fromkeys(names))
+    if not names or not set(names) <= set(known):
+        raise ValueError(f"The signatures of this model are {', '.join(known)}; got {names}.")
+    return names

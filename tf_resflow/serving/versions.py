@@ -1,4 +1,4 @@
-"""The directory of the versions of a model, without TensorFlow: a command checks its flags before it loads that."""
+"""The directory of the versions of a model, without TensorFlow, which a command loads after checking its flags."""
 
 import os
 import pathlib
@@ -6,16 +6,9 @@ import tempfile
 
 from tf_resflow.writing import unwritable_told
 
-__all__ = ["free_version"]
-
 
 def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pathlib.Path:
-    """Returns the folder of a new version, by default one more than the largest, and makes the folder it is in.
-
-    Raises:
-      ValueError: if the version exists or is not positive.
-      OSError: if the directory cannot be written.
-    """
+    """Returns the folder of a new version, by default one more than the largest, and makes its parent folder."""
     parent = pathlib.Path(export_dir).expanduser()
     with unwritable_told(parent):
         parent.mkdir(parents=True, exist_ok=True)
@@ -26,6 +19,4 @@ def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pat
         raise ValueError(
             f"{parent} has a version {version}, and a version is never overwritten. The next free one is {free}."
         )
-    if version is not None and version < 1:
-        raise ValueError(f"version must be at least 1; got {version}.")
     return parent / str(free if version is None else version)

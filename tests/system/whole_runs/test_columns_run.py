@@ -39,7 +39,6 @@ def run(columns):
 
 
 def test_a_planned_evaluation(columns, run):
-    """A plan of one exact estimate, if it takes the least time here, has no error of the examples."""
     evaluation = training.Evaluation(run, data.load(run.config.data), stderr=0.3)
     likelihood = evaluation.likelihood()
     assert likelihood["num_examples"] == 40 and likelihood.get("example_stderr", 0.0) < 0.6
@@ -47,7 +46,7 @@ def test_a_planned_evaluation(columns, run):
 
 
 def test_other_tables(run):
-    """Rows whose columns are not those that the condition implies; a table without the condition is refused."""
+    """Rows that do not fit their condition are outliers. A table without the condition is an error."""
     dataset = data.load(run.config.data)
     x, c = (np.concatenate(p) for p in zip(*dataset.eval_batches("test", 50, labels=True), strict=True))
     statistics = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
@@ -59,7 +58,7 @@ def test_other_tables(run):
 
 
 def test_columns_given_others(columns, run):
-    """The score is that of the others, in their units, beside the Gaussian of a linear regression."""
+    """The score is in the units of the other columns, like the baseline, the Gaussian of a linear regression."""
     workdir, result = columns
     dataset = data.load(run.config.data)
     assert run.model.data_space.event_shape == (2,) and run.model.condition.shape == (1,)
@@ -93,10 +92,6 @@ def test_samples_given_columns(columns, run_command, tmp_path):
     sample(tmp_path / "picture.png", "--num=50", "--condition=10")
     sample(tmp_path / "paths.npy", "--interpolate=corners", "--num=2")
     assert np.load(tmp_path / "paths.npy").shape == (4, 2)
-    with pytest.raises(ValueError, match="Only paths between images make a picture"):
-        sample(tmp_path / "paths.png", "--interpolate=pairs")
-    with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
-        sample(tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
     for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
         with pytest.raises(ValueError, match="--condition takes 1 values, separated by commas"):
             sample(tmp_path / "x.npy", *arguments)
@@ -134,19 +129,6 @@ def test_an_export_without_the_data(columns, tmp_path, caplog):
     described = json.loads((path / "signatures.json").read_text())
     assert "quantile" not in described["signatures"]["serving_default"]["outputs"]
     assert "`quantile`" not in (path / "README.md").read_text()
-
-
-def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, fields):
-    wrong = {
-        "table.csv has no column 'age'": {"data__condition_columns": "age"},
-        "'c' is chosen twice. Name each column once": {"data__condition_columns": "c,c"},
-        "none is left. Leave some out": {"data__condition_columns": "a,c,noise"},
-        "data.condition_columns = 'c' does not apply to": {"data__name": "digits", "data__path": ""},
-    }
-    for message, change in wrong.items():
-        with pytest.raises(ValueError, match=message):
-            train(make_config(**fields | change), tmp_path / "run")
-    assert not list((tmp_path / "run").glob("*.json"))
 
 
 def test_a_loss_that_is_nan_names_the_part(tmp_path, make_config, train, fields, monkeypatch, set_step):

@@ -7,7 +7,6 @@ import numpy as np
 import pandas
 import pytest
 import tensorflow as tf
-from PIL import Image
 from scipy import special
 
 import tf_resflow as resflow
@@ -69,7 +68,7 @@ def read(path):
 
 
 def test_the_result_has_one_unit(mixed, run, run_command, tmp_path):
-    """Of the score and the Gaussian baseline, whose bound is computed here by random points in the cells."""
+    """The bound of the Gaussian baseline is computed here by random points in the cells."""
     workdir, result = mixed
     assert run.data.sizes == {"train": 398, "validation": 50, "test": 50}
     dataset = data.load(run.config.data)
@@ -104,19 +103,11 @@ def test_the_result_has_one_unit(mixed, run, run_command, tmp_path):
 
 
 def test_scores(mixed, run, table, run_command, tmp_path):
-    """The probability of a cell is that of the points in it. What is not known has a reason, and no other row."""
-    new = (
-        table.iloc[20:28]
-        .drop(columns="garden")
-        .assign(garden=table["garden"][20:28].map({True: "True", False: "False"}))
-    )
-    new = new.astype(object)
-    new.iloc[1, new.columns.get_loc("kind")] = "castle"
-    new.iloc[2, new.columns.get_loc("state")] = "new"
-    new.iloc[3, new.columns.get_loc("sold")] = "yesterday"
-    new.iloc[4, new.columns.get_loc("price")] = 1e300
-    new.iloc[5, new.columns.get_loc("rooms")] = 2.5
-    new.iloc[6, new.columns.get_loc("sold")] = "2025-01-05T12:00"
+    """The probability of a cell is that of the points in it. Rows with unknown values have a reason."""
+    new = table.iloc[20:28].astype(object)
+    changes = [("kind", "castle"), ("state", "new"), ("sold", "yesterday"), ("price", 1e300), ("rooms", 2.5)]
+    for row, (column, value) in enumerate([*changes, ("sold", "2025-01-05T12:00")], start=1):
+        new.iloc[row, new.columns.get_loc(column)] = value
     new.to_csv(tmp_path / "new.csv", index=False)
     arguments = [f"--input={tmp_path / 'new.csv'}", "--id_columns=name", "--stderr=0.05"]
     run_command(score_command, mixed[0], tmp_path / "scores.csv", *arguments)
@@ -148,7 +139,7 @@ def test_scores(mixed, run, table, run_command, tmp_path):
 
 
 def test_samples_are_rows(mixed, table, run_command, tmp_path):
-    """In the types and the order of the columns; the condition is a level by name."""
+    """Samples have the types and the order of the columns. The condition is the name of a level."""
     arguments = ["--num=200", "--condition=good", "--temperature=0.7,1"]
     run_command(sample_command, mixed[0], tmp_path / "a.csv", *arguments)
     drawn = pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"])
@@ -180,18 +171,3 @@ def test_an_export_tells_the_codes(mixed, run, tmp_path):
     expected = resflow.evaluation.LogLikelihood(run.model).score_examples([(x, c)], 0)["log_prob"]
     answer = served["serving_default"](x=x, condition=c)
     assert abs(answer["log_prob"] - expected)[0] < 6 * answer["log_prob_stderr"][0]
-
-
-def test_scores_of_images_name_their_files(tmp_path, image_config, run_without_work, run_command):
-    images = np.random.default_rng(0).integers(0, 256, size=[12, 8, 8]).astype(np.uint8)
-    for place, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{place:02}.png")
-    config = image_config(data__name="images", data__path=str(tmp_path), train__batch_size=4, train__steps=1)
-    run_without_work(config, tmp_path / ".run")
-    run_command(score_command, tmp_path / ".run", tmp_path / "s.csv", f"--input={tmp_path}", "--top=2")
-    lines = read(tmp_path / "s.csv")
-    assert list(lines[0]) == ["example", "file", "log_prob", "stderr", "quantile"]
-    assert [line["file"] for line in lines] == [str(tmp_path / f"{place:02}.png") for place in range(12)]
-    run_command(score_command, tmp_path / ".run", tmp_path / "s.csv")
-    (line,) = read(tmp_path / "s.csv")
-    assert line["file"] == str(tmp_path / f"{np.random.RandomState(0).permutation(12)[0]:02}.png")
