@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike
 
 from tf_resflow.typing import TensorLike
 
-__all__ = ["FeatureMoments", "InceptionFeatures", "frechet_distance"]
-
 _SIZE = 299  # of the images that Inception takes
 
 
@@ -33,8 +31,7 @@ class FeatureMoments:
       scatter: the sum of (x - mean)(x - mean)' over them, `[size, size]`.
 
     References:
-      Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-      variances" (1979).
+      Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
     """
 
     def __init__(self) -> None:
@@ -58,8 +55,6 @@ class FeatureMoments:
     @property
     def covariance(self) -> np.ndarray:
         """The sample covariance `[size, size]`."""
-        if self.num < 2:
-            raise ValueError(f"A covariance needs at least 2 examples; got {self.num}.")
         return self.scatter / (self.num - 1)
 
 
@@ -72,10 +67,7 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     small eigenvalues of a product of nearly singular matrices.
 
     The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model, so
-    compare only values for the same n. The literature uses 50,000.
-
-    Raises:
-      ValueError: if there are fewer than 2 examples.
+    compare only values for the same n.
 
     Warns:
       UserWarning: if there are no more examples than features, which makes a covariance singular.
@@ -105,9 +97,8 @@ class InceptionFeatures:
     Images are scaled to [-1, 1] and resized to 299 x 299 (bilinear, without antialiasing); a single channel is
     repeated three times.
 
-    The weights of Keras differ from those behind the FID in the literature (TensorFlow's graph of December 2015,
-    whose pooling also differs). Distances in these features rank models, but cannot be compared with published
-    ones, unless you pass a file of the original weights, converted to this architecture.
+    The weights of Keras differ from those behind the FID in the literature. Distances in these features rank
+    models, but cannot be compared with published ones, unless you pass a file of the original weights.
 
     Args:
       levels: number of levels of the images.

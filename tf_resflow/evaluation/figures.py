@@ -15,16 +15,6 @@ from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.extras import extra
 from tf_resflow.writing import check_output_path, whole_file
 
-__all__ = [
-    "check_figure_path",
-    "coverage_figure",
-    "density_figure",
-    "elbo_figure",
-    "learning_curves",
-    "points_figure",
-    "rank_figure",
-]
-
 _RESOLUTION = 150  # points of a density along each axis
 _BATCH = 4500  # points whose density is computed at a time
 _MAX_COLUMNS = 7
@@ -32,12 +22,8 @@ _MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
 _BINS = 40
 _MAX_CELLS = 60  # that a histogram shows one by one, and
 _MAX_LEVELS = 12  # that an axis names
-_JITTER = 0.7  # of a cell
 _DATA_COLOR = "0.4"
 _BAND = 0.99  # the probability with which a calibrated bin, or point of a curve, is inside of its band
-_BEGINNING = 0.1  # the share of the training that the range of learning curves ignores
-_END = 0.1  # the share of a fit from which its last ELBO is estimated
-_POINTS = 50  # of the curve of an ELBO
 _LABELS = {
     "bits_per_dim": "negative log-likelihood (bits/dim)",
     "nats": "negative log-likelihood (nats)",
@@ -76,8 +62,7 @@ def density_figure(
 ) -> None:
     """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
 
-    The color scale follows the square root of the density, which also shows rare values. `columns` are the names of
-    the axes, by default x and y.
+    The color scale follows the square root of the density, which also shows rare values.
     """
     with extra("plots"):
         from matplotlib import colors
@@ -94,11 +79,7 @@ def density_figure(
         "aspect": _aspect(limits),
         "norm": colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown))),
     }
-    panels = {
-        f"data ({len(data):,})": shown,
-        title: density,
-        f"samples ({len(samples):,})": sampled,
-    }
+    panels = {f"data ({len(data):,})": shown, title: density, f"samples ({len(samples):,})": sampled}
     with _written(path, (13, 4.4), bbox_inches="tight") as fig:
         grid = fig.subplots(1, 3, sharex=True, sharey=True)
         for axes, (name, values) in zip(grid, panels.items(), strict=True):
@@ -152,7 +133,7 @@ def points_figure(
     each group; the title notes what is left out. With the `codes` of a table, the axes name levels and dates, and
     points are spread over the cells of levels and whole numbers.
     """
-    groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
+    groups = {f"{name} ({len(points):,})": points for name, points in {**(data or {}), **samples}.items()}
     if codes is not None:
         groups = {name: codes.with_offsets(points) for name, points in groups.items()}
     total, most = (max(sizes) for sizes in zip(*(points.shape[::-1] for points in groups.values()), strict=True))
@@ -175,15 +156,8 @@ def points_figure(
         fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
 
 
-def _finite(name, points):
-    """The name of a group with the number of its finite points, and these points."""
-    finite = points[np.all(np.isfinite(points), axis=1)]
-    missing = len(points) - len(finite)
-    return f"{name} ({len(finite):,}{f', {missing:,} not finite' if missing else ''})", finite
-
-
 class _Column:
-    """A column of a table on an axis: its range and bins, the width of its cells, and the text of its ticks."""
+    """A column on an axis: its range and bins, the width of its cells, and its ticks."""
 
     def __init__(self, name, values, codes, place):
         self.name, self.limits, self.step = name, _limits(values), 0.0
@@ -250,8 +224,7 @@ def _scatter(axes, groups, colors, shown, x, y):
     color = np.repeat(colors, [len(points) for points in parts])[order]
     across, up = shown[x], shown[y]
     if across.step or up.step:
-        spread = _JITTER * np.array([across.step, up.step])
-        points = points + spread * (rng.uniform(size=points.shape) - 0.5)
+        points = points + 0.7 * np.array([across.step, up.step]) * (rng.uniform(size=points.shape) - 0.5)
     axes.scatter(*points.T, s=3, c=color, linewidths=0, rasterized=True)
     axes.set(xlim=across.limits, ylim=up.limits, xlabel=across.name, ylabel=up.name)
     axes.set_aspect("auto" if across.step or up.step else _aspect([across.limits, up.limits]))
@@ -282,28 +255,22 @@ def rank_figure(
     names: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    r"""Draws a histogram of the ranks of each parameter, over a band that holds 99 % of uniform ranks.
-
-    A bin that holds the share p of the L + 1 possible ranks has, of N calibrated data sets,
-    \\(\mathrm{Binomial}(N, p)\\).
+    """Draws a histogram of the ranks of each parameter, over a band that holds 99 % of uniform ranks.
 
     Args:
       path: image file to write.
-      ranks: integers `[num, dimensions]`, see `calibration_ranks`.
-      num_draws: L, the number of samples for each data set.
-      num_bins: the largest number of bins; at most L + 1 are drawn.
+      ranks: integers `[num, dimensions]` from 0 to `num_draws`, see `calibration_ranks`.
+      num_draws: number of samples for each data set.
+      num_bins: the largest number of bins.
       names: of the parameters; by default their numbers.
       title: text above the figure.
 
     Raises:
-      ValueError: if a rank is not an integer from 0 to L, or the number of names is wrong.
+      ValueError: if a rank is above `num_draws`.
     """
     ranks = np.asarray(ranks)
-    if ranks.ndim != 2 or ranks.dtype.kind not in "iu" or not np.all((ranks >= 0) & (ranks <= num_draws)):
-        raise ValueError(
-            f"Expected integers [num, dimensions] from 0 to num_draws={num_draws}, the draws for each data set; "
-            f"got {ranks.dtype} of the shape {ranks.shape}, up to {ranks.max(initial=0)}."
-        )
+    if ranks.max(initial=0) > num_draws:
+        raise ValueError(f"Expected ranks up to num_draws={num_draws}; got {ranks.max()}.")
     num, dimensions = ranks.shape
     names = names or [f"parameter {i + 1}" for i in range(dimensions)]
     edges = np.linspace(0, num_draws + 1, min(num_bins, num_draws + 1) + 1).round() - 0.5
@@ -333,17 +300,8 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
       path: image file to write.
       levels: dict of name to the levels `[num]` of a posterior, see `coverage_levels`.
       title: text above the figure.
-
-    Raises:
-      ValueError: if there are no levels, or one is not between 0 and 1.
     """
     curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
-    if not curves or any(v.ndim != 1 or not v.size or not np.all((v >= 0) & (v <= 1)) for v in curves.values()):
-        shapes = {name: values.shape for name, values in curves.items()}
-        raise ValueError(
-            "Expected a dict of name to levels [num] between 0 and 1, of coverage_levels; got values of the shapes "
-            f"{shapes}."
-        )
     mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
     low, high = np.array(scipy.stats.binom.interval(_BAND, len(first), mass)) / len(first)
     with _written(path, (4.6, 4.4)) as fig:
@@ -366,31 +324,19 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
 
     Args:
       path: image file to write.
-      losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats.
+      losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats; at least 20 steps.
       title: text above the figure.
-
-    Raises:
-      ValueError: if there are none, fewer than 20 for a fit, or a loss is NaN or infinite.
     """
     fits = {name: -_until_the_end(np.asarray(values, np.float64)) for name, values in losses.items()}
-    if not fits or any(elbo.ndim != 1 or len(elbo) < 2 / _END for elbo in fits.values()):
-        shapes = {name: elbo.shape for name, elbo in fits.items()}
-        raise ValueError(f"Expected a dict of name to losses [steps], at least {2 / _END:.0f} steps; got {shapes}.")
-    for name, elbo in fits.items():
-        if bad := len(elbo) - np.count_nonzero(np.isfinite(elbo)):
-            raise ValueError(
-                f"{bad} of {len(elbo)} losses of {name!r} are NaN or infinite: lower the learning rate, or clip "
-                "gradients, as by keras.optimizers.Adam(0.01, global_clipnorm=100.0)."
-            )
     with _written(path, (7.5, 4)) as fig:
         axes, curves = fig.subplots(), []
         for name, elbo in fits.items():
-            parts = np.array_split(elbo, min(_POINTS, len(elbo) // 2))
+            parts = np.array_split(elbo, min(50, len(elbo) // 2))
             steps = np.array_split(np.arange(1, len(elbo) + 1), len(parts))
             centers, means = (np.array([np.mean(part) for part in values]) for values in (steps, parts))
             errors = 2 * np.array([scipy.stats.sem(part) for part in parts])
             bounds = means - errors, means + errors
-            (line,) = axes.plot(centers, means, label=f"{name}: {_with_error(elbo[-int(_END * len(elbo)) :])} nats")
+            (line,) = axes.plot(centers, means, label=f"{name}: {_with_error(elbo[-(len(elbo) // 10) :])} nats")
             axes.fill_between(centers, *bounds, color=line.get_color(), alpha=0.3, linewidth=0)
             curves += [np.stack([centers, bound], axis=1) for bound in bounds]
         axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=_range(curves), xlim=(0, None), title=title)
@@ -400,8 +346,6 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
 
 def _until_the_end(losses):
     """The losses of a fit without the repetitions of the last one."""
-    if losses.ndim != 1 or not len(losses):
-        return losses
     repeats = np.argmax(losses[::-1] != losses[-1])
     return losses[: len(losses) - max(0, repeats - 1)]
 
@@ -418,9 +362,8 @@ def learning_curves(
 ) -> None:
     """Draws the held-out score of each run over its steps, and the score that its training reported.
 
-    A gap between the two that overfitting does not explain is the bias of the training's estimator. The range of
-    the axis is that of the scores after the first tenth of the steps, without single outliers. A run that kept its
-    best checkpoint has a star there, and its label has that step and the last one.
+    The range of the axis is that of the scores after the first tenth of the steps, without single outliers. A run
+    that kept its best checkpoint has a star there.
 
     Args:
       path: image file to write.
@@ -436,11 +379,8 @@ def learning_curves(
         for index, (name, lines) in enumerate(runs.items()):
             reported, held_out = _points(lines, key)
             if not len(held_out):
-                known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"})) or "none"
-                raise ValueError(
-                    f"The run {name!r} has no held-out {key!r}; its metrics are {known}. Choose one that all runs "
-                    "have."
-                )
+                known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"}))
+                raise ValueError(f"The run {name!r} has no held-out {key!r}; its metrics are {known}.")
             color = f"C{index}"
             axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
             best_step = next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
@@ -460,8 +400,7 @@ def _points(lines, key):
     """The steps and values that training logged, and the scores on the split that has most of them."""
     points: dict[str | None, list] = collections.defaultdict(list)
     for line in lines:
-        value = line.get(key)
-        if isinstance(value, (int, float)) and math.isfinite(value):
+        if isinstance(value := line.get(key), (int, float)):
             is_score = line["split"] != "train" or "num_examples" in line
             points[line["split"] if is_score else None].append((line["step"], value))
     reported = points.pop(None, [])
@@ -471,7 +410,7 @@ def _points(lines, key):
 
 def _range(curves):
     """Limits of the y axis, from each curve after its beginning."""
-    late = [curve[curve[:, 0] >= _BEGINNING * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
+    late = [curve[curve[:, 0] >= 0.1 * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
     low = min(np.quantile(values, 0.02, method="nearest") for values in late)
     high = max(np.quantile(values, 0.98, method="nearest") for values in late)
     pad = 0.06 * (high - low) or 0.05 * abs(low) or 1.0

@@ -9,18 +9,15 @@ from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.progress import track
 
-__all__ = ["lipschitz_certificate"]
-
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     r"""Bounds of the Lipschitz constants of a flow's layers and blocks, of itself and of its inverse.
 
     With \\(L_i\\) the constant of branch i, \\(\mathrm{Lip}(x + g_i(x)) \le 1 + L_i\\) and
     \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\); the flow's constant is at most the product
-    of those of its parts (see `FlowBijector.lipschitz_constants`). An error of the latent grows by at most the
-    inverse's constant on its way to the data. "nominal" bounds rely on the coefficients that the layers enforce by
-    an estimate of their norms, or on the constructor's `lipschitz_constant`. "certified" bounds are proofs for the
-    current weights (see `tf_resflow.bijectors.certified_bounds`).
+    of those of its parts (see `FlowBijector.lipschitz_constants`). "nominal" bounds rely on the coefficients that
+    the layers enforce by an estimate of their norms, or on the constructor's `lipschitz_constant`. "certified"
+    bounds are proofs for the current weights (see `tf_resflow.bijectors.certified_bounds`).
 
     ```python
     import tf_resflow as resflow
@@ -61,7 +58,7 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
 
 
 def _reasons(flow, bound):
-    """Why parts are not bounded; without the parts that only have the reason of one of their own."""
+    """Why parts are not bounded, without the parts that only repeat the reason of one of their own."""
     found, reasons = {}, {}
     for name, part in reversed(parts_by_name(flow).items()):  # the innermost first
         found[id(part)] = reason = lipschitz_constants(part, True, bound).reason

@@ -10,10 +10,6 @@ from scipy import special, stats
 from tf_resflow.evaluation.scores import Score
 from tf_resflow.extras import extra
 
-__all__ = ["ImportanceCheck", "c2st", "calibration_ranks", "coverage_levels", "importance_check"]
-
-_LEAST_WEIGHTS = 100  # a fifth of them are the tail
-
 
 def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
     r"""The ranks of simulation-based calibration: of true parameters among L samples of their posteriors.
@@ -35,23 +31,17 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
     ```
 
     Args:
-      samples: array `[draws, num, dimensions]`: for each of `num` data sets, samples of its posterior. They must be
-        independent, so thin the samples of a Markov chain.
+      samples: array `[draws, num, dimensions]`: for each of `num` data sets, independent samples of its posterior.
       parameters: array `[num, dimensions]`: the parameters with which each data set was simulated.
 
     Raises:
-      ValueError: if the shapes do not fit, or a value is not finite.
+      ValueError: if the shapes do not fit, or a value is NaN.
 
     References:
       Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018).
     """
     samples, parameters = np.asarray(samples), np.asarray(parameters)
-    if samples.ndim != 3 or samples.shape[1:] != parameters.shape:
-        raise ValueError(
-            "Expected samples [draws, num, dimensions] and parameters [num, dimensions]; got the shapes "
-            f"{samples.shape} and {parameters.shape}. The draws are the first axis, as in q.sample(draws)."
-        )
-    _check_finite(samples=samples, parameters=parameters)
+    _check(samples, parameters)
     return np.sum(samples < parameters, axis=0)
 
 
@@ -85,13 +75,7 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
       "Truncated proposals for scalable and hassle-free simulation-based inference" (2022).
     """
     samples, parameters = np.asarray(sample_log_probs), np.asarray(parameter_log_probs)
-    if samples.ndim != 2 or samples.shape[1:] != parameters.shape:
-        raise ValueError(
-            "Expected log-densities of samples [draws, num] and of the true parameters [num]; got the shapes "
-            f"{samples.shape} and {parameters.shape}."
-        )
-    if np.isnan(samples).any() or np.isnan(parameters).any():
-        raise ValueError("A log-density is NaN, which has no rank: find the parameters where q has none.")
+    _check(samples, parameters)
     return (np.sum(samples > parameters, axis=0) + 0.5) / (len(samples) + 1)
 
 
@@ -140,19 +124,11 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
       log_weights: array `[num]`, \\(\log p - \log q\\) in nats of at least 100 samples of q. The
         `experimental_sample_and_log_prob` of a surrogate returns samples and their densities in one pass.
 
-    Raises:
-      ValueError: if there are fewer samples, or a weight is NaN or infinite.
-
     References:
       Yao, Vehtari, Simpson and Gelman, "Yes, but did it work?: Evaluating variational inference" (2018);
       Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling" (2024), for the limit.
     """
     log_weights = np.asarray(log_weights, np.float64)
-    if log_weights.ndim != 1 or len(log_weights) < _LEAST_WEIGHTS:
-        raise ValueError(
-            f"Expected log-weights [num] of at least {_LEAST_WEIGHTS} samples; got the shape {log_weights.shape}."
-        )
-    _check_finite(log_weights=log_weights)
     num = len(log_weights)
     log_sum, log_squares = special.logsumexp(log_weights), special.logsumexp(2 * log_weights)
     ordered = np.exp(np.sort(log_weights) - log_weights.max())
@@ -197,9 +173,6 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
       A named tuple of `mean`, the accuracy over the 2 num points, `stderr`, its binomial standard error, and
       `num_examples`.
 
-    Raises:
-      ValueError: if the shapes differ, a value is not finite, or there are fewer points than folds.
-
     References:
       Lopez-Paz and Oquab, "Revisiting classifier two-sample tests" (2017); Lueckmann et al., "Benchmarking
       simulation-based inference" (2021).
@@ -208,11 +181,6 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
         from sklearn import model_selection, neural_network, preprocessing
 
     samples, reference = np.asarray(samples, np.float64), np.asarray(reference, np.float64)
-    if samples.ndim != 2 or samples.shape != reference.shape:
-        raise ValueError(
-            "Expected samples and a reference of one shape [num, dimensions]; got the shapes "
-            f"{samples.shape} and {reference.shape}. Draw as many samples as the reference has."
-        )
     x = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
     label = np.repeat([0, 1], len(samples))
     hidden = (10 * x.shape[1],) * 2
@@ -222,7 +190,8 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     return Score(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(x))), len(x))
 
 
-def _check_finite(**arrays):
-    for name, values in arrays.items():
-        if bad := values.size - np.count_nonzero(np.isfinite(values)):
-            raise ValueError(f"{bad} of {values.size} values of {name} are NaN or infinite.")
+def _check(samples, parameters):
+    if samples.shape[1:] != parameters.shape:
+        raise ValueError(f"Expected samples [draws, *{parameters.shape}]; got the shape {samples.shape}.")
+    if np.isnan(samples).any() or np.isnan(parameters).any():
+        raise ValueError("A value is NaN, which has no rank.")

@@ -16,15 +16,6 @@ from tf_resflow.extras import extra
 from tf_resflow.plurals import counted
 from tf_resflow.writing import check_output_path, whole_file
 
-__all__ = [
-    "MAX_TEMPERATURE",
-    "check_samples",
-    "image_grid",
-    "reconstruction_grid",
-    "write_png",
-    "write_samples",
-]
-
 MAX_TEMPERATURE = 100.0
 """The largest temperature that samples may have."""
 

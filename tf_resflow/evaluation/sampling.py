@@ -12,8 +12,6 @@ from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
 
-__all__ = ["Sampler", "draw_samples", "interpolate_corners", "interpolate_pairs"]
-
 _BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
 _MIN_BATCH = 64
 _PART_VALUES = 2**14  # decoded per progress-bar update, if they are more than the examples below

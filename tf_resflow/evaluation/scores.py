@@ -16,10 +16,6 @@ from tf_resflow.evaluation.planning import LikelihoodPlan, default_num_samples, 
 from tf_resflow.models import FlowModel
 from tf_resflow.typing import TensorLike
 
-__all__ = ["LogLikelihood", "PerExample", "Score", "classification_scores", "quantiles"]
-
-_BINS = 15  # of the calibration error, as in the literature
-
 
 class Score(NamedTuple):
     """A mean over examples with its standard error, and the root mean square of the errors of each example."""
@@ -106,9 +102,6 @@ class LogLikelihood:
           standard error over the examples, which includes the noise of the estimator; `num_examples`; and
           `example_stderr`, the root mean square of the measured standard errors of the examples, None for a single
           estimate of each.
-
-        Raises:
-          ValueError: if there is no batch.
         """
         losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
         num = len(losses)
@@ -120,8 +113,7 @@ class LogLikelihood:
     def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
         """Returns the log-likelihood of each example and its standard error, in nats.
 
-        In cells the score of an example does not depend on the other examples. An interval of 95 % is +- 2.36
-        standard errors for 8 estimates, see `LogProbEstimate`.
+        In cells the score of an example does not depend on the other examples.
 
         Args:
           batches: as for `score`. Examples without their labels have the score of the mixture of the classes,
@@ -130,9 +122,6 @@ class LogLikelihood:
 
         Returns:
           A dict of "log_prob" and "stderr", arrays `[num]`. The standard error of a single noisy estimate is NaN.
-
-        Raises:
-          ValueError: if there is no batch.
         """
         return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
 
@@ -180,7 +169,7 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     num, accuracy = len(labels), float(np.mean(logits.argmax(axis=1) == labels))
     calibration_error = tfp.stats.expected_calibration_error(
-        _BINS, tf.constant(logits, tf.float32), tf.constant(labels, tf.int32)
+        15, tf.constant(logits, tf.float32), tf.constant(labels, tf.int32)
     )
     return {
         "accuracy": accuracy,
@@ -195,8 +184,7 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """Returns the fraction of a reference with a lower score, where ties count one half: near 0 for an anomaly.
 
     If the reference consists of the log-likelihoods of held-out data, the quantile of another example of the data
-    is uniform in [0, 1]: a quantile of at most 0.01 is significant at the level 0.01. Log-likelihoods of images
-    depend more on texture than on content, so other images may score higher than the data.
+    is uniform in [0, 1]: a quantile of at most 0.01 is significant at the level 0.01.
 
     ```python
     import tf_resflow as resflow
@@ -212,10 +200,7 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """
     reference = np.sort(np.asarray(reference, np.float64))
     if reference.ndim != 1 or not reference.size or np.isnan(reference[-1]):
-        raise ValueError(
-            f"The reference must be scores [num] without NaN, at least one; got the shape {reference.shape} and "
-            f"{np.isnan(reference).sum()} NaN."
-        )
+        raise ValueError(f"The reference must be scores [num] without NaN, at least one; got {reference}.")
     ranks = [np.searchsorted(reference, scores, side) for side in ("left", "right")]
     return np.where(np.isnan(scores), np.nan, np.sum(ranks, axis=0) / (2 * len(reference)))
 
