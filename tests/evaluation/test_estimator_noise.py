@@ -100,8 +100,3 @@ def test_parts_of_the_standard_error():
     assert parts == pytest.approx({"data": 0.3 / 5, "dequantization": 0.2 / 5, "estimator": np.sqrt(0.12) / 5})
     assert stderr_parts(score, Noise(3.1, 0.2, 0.6, 0.0))["data"] == 0.0
     assert np.isnan(stderr_parts(score._replace(stderr=float("nan")), Noise(0, 0, 0, 0))["data"])
-
-
-def test_too_few_draws():
-    with pytest.raises(ValueError, match="at least 4 draws"):
-        EstimatorNoise(None, draws=3)

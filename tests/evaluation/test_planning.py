@@ -1,10 +1,8 @@
 """Plans reach the standard error that was asked for, and say what cannot be reached."""
 
-import functools
 import json
 import types
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -116,7 +114,7 @@ def test_a_number_of_samples_leaves_the_noise_of_the_dequantization():
 
 def test_exact_log_determinants_of_continuous_data_need_one_sample():
     model, x = vector_model()
-    with pytest.raises(ValueError, match="x holds NaN or infinite values"):
+    with pytest.raises(ValueError, match="x holds values that are NaN"):
         evaluation.plan_likelihood(model, np.full([2, 3], np.nan, np.float32), 1e-4)
     plan = evaluation.plan_likelihood(model, x, 1e-4)
     log_prob, stderr = evaluation.estimate_log_prob(model, x, plan=plan)
@@ -136,28 +134,11 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
 def test_what_cannot_be_reached(monkeypatch):
     model, x = vector_model(levels=3)
     monkeypatch.setattr(planning, "_NUMBERS", [4, 5])
-    plan = evaluation.plan_likelihood
-    cases = [
-        *(("stderr must be positive and finite, in nats", plan, [wrong]) for wrong in (0.0, np.inf)),
-        ("below the rounding of float32: about .* nats can be reached", plan, [1e-7]),
-        ("needs more than 5 samples, which reach about", plan, [1e-3]),
-        ("num_samples must be at least 1", functools.partial(plan, num_samples=0), [1.0]),
-        ("either stderr= or plan=", evaluation.estimate_log_prob, []),
-    ]
-    for message, call, arguments in cases:
+    for stderr, message in (
+        (1e-7, "below the rounding of float32: about .* nats can be reached"),
+        (1e-3, "needs more than 5 samples, which reach about"),
+    ):
         with pytest.raises(ValueError, match=message):
-            call(model, x, *arguments)
-    with pytest.raises(ValueError, match="call plan_likelihood outside"):
-        tf.function(lambda: evaluation.estimate_log_prob(model, x, 1, stderr=1.0), autograph=False)()
-
-
-def test_a_series_that_does_not_decay_is_told():
-    """A linear branch of spectral radius 0.95."""
-    dense = resflow.layers.LipschitzDense(2, 0.95)
-    branch = keras.Sequential([keras.Input([2]), dense])
-    dense.kernel.assign([[0.0, 3.0], [3.0, 0.0]])
-    resflow.layers.converge_norms(branch)
-    block = resflow.bijectors.ResidualBlock(branch, name="slow")
-    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
-    with pytest.warns(UserWarning, match="series of slow decays by 0.95 per term"):
-        evaluation.plan_likelihood(model, tf.zeros([2, 2]), 0.1)
+            evaluation.plan_likelihood(model, x, stderr)
+    with pytest.raises(ValueError, match="either stderr= or plan="):
+        evaluation.estimate_log_prob(model, x)

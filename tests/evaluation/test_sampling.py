@@ -112,15 +112,12 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
-def test_what_does_not_fit_is_refused():
-    plain, has_condition, x = linear_model(), conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
-    for call, message in [
-        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0), "give condition=, .* a label 0, ..., 2"),
-        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0, condition=1), "must be a pair.*; got 1"),
-        (lambda: interpolate_pairs(plain, x, x, num=2, seed=0, condition=(1, 1)), "leave out condition="),
-        (lambda: interpolate_pairs(plain, x, x, num=1, seed=0), "at least 2 points"),
-        (lambda: interpolate_corners(plain, np.zeros([3, 2], np.float32), num=2, seed=0), "4 corners; got 3"),
-        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0, condition=([0, 1, 2], 1)), "one condition"),
+def test_conditions_that_do_not_fit_are_refused():
+    plain, labeled, x = linear_model(), conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
+    for model, condition, message in [
+        (labeled, None, "give condition=, .* a label 0, ..., 2"),
+        (plain, (1, 1), "leave out condition="),
+        (labeled, ([0, 1, 2], 1), "one condition"),
     ]:
         with pytest.raises(ValueError, match=message):
-            call()
+            interpolate_pairs(model, x, x, num=2, seed=0, condition=condition)
