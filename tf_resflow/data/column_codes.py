@@ -142,11 +142,6 @@ class ColumnCodes:
         """The levels of each column in words; None for columns without levels."""
         return [None if c.levels is None else [in_words(level) for level in c.levels] for c in self.columns]
 
-    @property
-    def starts(self) -> list[Any]:
-        """Day 0 of each column of times; None for other columns."""
-        return [column.start for column in self.columns]
-
     def encode(self, table: Any, *, date_format: str | None = None) -> EncodedRows:
         """The rows of any table with these columns, in any order.
 

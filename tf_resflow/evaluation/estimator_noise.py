@@ -34,10 +34,9 @@ class Noise(NamedTuple):
 class EstimatorNoise:
     r"""Measures the noise of a model's estimate of an example's loss by nested repetition.
 
-    For the same examples the dequantization is drawn J times, and for each draw the log-determinants are
-    estimated K times: \(y_{jki} = m_i + d_{ji} + e_{jki}\). With \(s_{ji}^2\) the sample variance over k,
-    \(k_{4,ji}\) the fourth k-statistic (the unbiased estimate of the fourth cumulant) and \(t_i^2\) the sample
-    variance of the means over k,
+    The dequantization is drawn J times, and for each draw the log-determinants are estimated K times:
+    \(y_{jki} = m_i + d_{ji} + e_{jki}\). With \(s_{ji}^2\) the sample variance over k, \(k_{4,ji}\) the fourth
+    k-statistic and \(t_i^2\) the sample variance of the means over k,
 
         estimator variance       e^2 = mean_ji s_ji^2
         dequantization variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)

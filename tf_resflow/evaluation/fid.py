@@ -63,9 +63,6 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
 
         d^2 = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2, which avoids roots of the
-    small eigenvalues of a product of nearly singular matrices.
-
     The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model, so
     compare only values for the same n.
 
@@ -80,9 +77,10 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     if (num := min(first.num, second.num)) <= len(first.mean):
         warnings.warn(
             f"{num} examples have a singular covariance of {len(first.mean)} features, so their Fréchet distance "
-            "is far too large. Use more examples; the literature uses 50,000.",
+            "is far too large: use more examples.",
             stacklevel=2,
         )
+    # With factors S = F F' the last trace is the sum of the singular values of F_1' F_2.
     roots = [np.linalg.eigh(covariance) for covariance in covariances]
     factors = [vectors * np.sqrt(np.maximum(values, 0.0)) for values, vectors in roots]
     cross = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()

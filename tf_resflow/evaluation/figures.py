@@ -12,6 +12,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from tf_resflow.data.column_codes import ColumnCodes
+from tf_resflow.data.column_kinds import in_words
 from tf_resflow.extras import extra
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -101,11 +102,11 @@ def _density_of(points, limits):
     return (counts / np.multiply.outer(np.diff(x_edges), np.diff(y_edges)) / len(points)).T
 
 
-def _peak(density, above=0.02):
-    """The density that only this share of the mass exceeds; a spike would make everything else dark."""
+def _peak(density):
+    """The density that 2 % of the mass exceeds; a spike would make everything else dark."""
     values = np.sort(np.nan_to_num(density, nan=0.0, posinf=0.0), axis=None)[::-1]
     mass = np.cumsum(values)
-    return values[np.searchsorted(mass, above * mass[-1])] or 1.0
+    return values[np.searchsorted(mass, 0.02 * mass[-1])] or 1.0
 
 
 def _on_grid(log_prob, limits):
@@ -133,17 +134,17 @@ def points_figure(
     each group; the title notes what is left out. With the `codes` of a table, the axes name levels and dates, and
     points are spread over the cells of levels and whole numbers.
     """
-    groups = {f"{name} ({len(points):,})": points for name, points in {**(data or {}), **samples}.items()}
-    if codes is not None:
-        groups = {name: codes.with_offsets(points) for name, points in groups.items()}
-    total, most = (max(sizes) for sizes in zip(*(points.shape[::-1] for points in groups.values()), strict=True))
+    given = {**(data or {}), **samples}
+    total, most = next(iter(given.values())).shape[1], max(map(len, given.values()))
     names, num = _names(columns, total), min(total, _MAX_COLUMNS)
+    codes = codes or ColumnCodes.of_numbers(names)
+    groups = {f"{name} ({len(points):,})": codes.with_offsets(points) for name, points in given.items()}
     if total > num:
         title += f"\ncolumns 1 to {num} of {total}"
     if total > 1 and most > _MAX_POINTS:
         title += f"\nscatter plots of the first {_MAX_POINTS:,} points of each"
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
-    shown = [_Column(names[i], [points[:, i] for points in groups.values()], codes, i) for i in range(num)]
+    shown = [_Axis(names[i], codes.columns[i], [points[:, i] for points in groups.values()]) for i in range(num)]
     size = 5.5 if num < 3 else max(6.0, 1.9 * num)
     with _written(path, (size, size)) as fig:
         if num < 3:
@@ -156,30 +157,27 @@ def points_figure(
         fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
 
 
-class _Column:
-    """A column on an axis: its range and bins, the width of its cells, and its ticks."""
+class _Axis:
+    """An axis for a column: its range and bins, the width of its cells, and its ticks."""
 
-    def __init__(self, name, values, codes, place):
-        self.name, self.limits, self.step = name, _limits(values), 0.0
-        self.bins = np.linspace(self.limits[0], self.limits[1], _BINS + 1)
-        self.labels: list[str] | None = None if codes is None else codes.labels[place]
-        self.start: Any = None if codes is None else codes.starts[place]
-        if codes is not None and codes.cells is not None:
-            first, step, num = (part[place] for part in codes.cells)
-            if 0 < num <= _MAX_CELLS:
-                self.bins = first + codes.offsets[place] + step * (np.arange(num + 1) - 0.5)
-                self.limits, self.step = (self.bins[0], self.bins[-1]), step
+    def __init__(self, name, column, values):
+        self.name, self.column, self.limits, self.step = name, column, _limits(values), 0.0
+        self.bins = np.linspace(*self.limits, _BINS + 1)
+        if column.is_discrete and column.num <= _MAX_CELLS:
+            self.step = column.step
+            self.bins = float(column.first) + self.step * (np.arange(column.num + 1) - 0.5)
+            self.limits = self.bins[0], self.bins[-1]
 
     def set_ticks(self, axis):
         """Names the levels or the dates on an axis of matplotlib."""
-        with extra("plots"):
-            from matplotlib import ticker
+        from matplotlib import ticker
 
-        if self.labels is not None and len(self.labels) <= _MAX_LEVELS:
-            axis.set_ticks(range(len(self.labels)), self.labels)
-        elif self.start is not None:
+        levels, start = self.column.levels, self.column.start
+        if levels is not None and len(levels) <= _MAX_LEVELS:
+            axis.set_ticks(range(len(levels)), [in_words(level) for level in levels])
+        elif start is not None:
             axis.set_major_locator(ticker.MaxNLocator(4))
-            axis.set_major_formatter(lambda day, _: str(self.start + np.timedelta64(round(day), "D"))[:10])
+            axis.set_major_formatter(lambda day, _: str(start + np.timedelta64(round(day), "D"))[:10])
         else:
             return
         axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
@@ -209,7 +207,7 @@ def _histogram(axes, groups, colors, shown, column):
         kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
         if color == _DATA_COLOR:
             kind = {"histtype": "stepfilled", "alpha": 0.5}
-        share = 1 / (max(1, len(points)) * (bins[1] - bins[0]))  # of all points, including those outside
+        share = 1 / (len(points) * (bins[1] - bins[0]))  # of all points, including those outside
         axes.hist(points[:, column], bins, weights=np.full(len(points), share), color=color, **kind)
     axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
     shown[column].set_ticks(axes.xaxis)
@@ -238,11 +236,11 @@ def _aspect(limits):
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def _limits(values, outside=0.002, margin=0.08):
+def _limits(values):
     """A range that holds all but the outermost values of each group."""
-    low = min(np.quantile(group, outside) for group in values if len(group))
-    high = max(np.quantile(group, 1 - outside) for group in values if len(group))
-    pad = margin * (high - low) or 0.5
+    low = min(np.quantile(group, 0.002) for group in values)
+    high = max(np.quantile(group, 0.998) for group in values)
+    pad = 0.08 * (high - low) or 0.5
     return low - pad, high + pad
 
 
@@ -336,7 +334,9 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
             centers, means = (np.array([np.mean(part) for part in values]) for values in (steps, parts))
             errors = 2 * np.array([scipy.stats.sem(part) for part in parts])
             bounds = means - errors, means + errors
-            (line,) = axes.plot(centers, means, label=f"{name}: {_with_error(elbo[-(len(elbo) // 10) :])} nats")
+            last = elbo[-(len(elbo) // 10) :]
+            label = f"{name}: {np.mean(last):.3f} ± {scipy.stats.sem(last):.3f} nats"
+            (line,) = axes.plot(centers, means, label=label)
             axes.fill_between(centers, *bounds, color=line.get_color(), alpha=0.3, linewidth=0)
             curves += [np.stack([centers, bound], axis=1) for bound in bounds]
         axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=_range(curves), xlim=(0, None), title=title)
@@ -348,13 +348,6 @@ def _until_the_end(losses):
     """The losses of a fit without the repetitions of the last one."""
     repeats = np.argmax(losses[::-1] != losses[-1])
     return losses[: len(losses) - max(0, repeats - 1)]
-
-
-def _with_error(values):
-    """The mean and its standard error as text, with two digits of the error."""
-    error = scipy.stats.sem(values)
-    decimals = min(6, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 6
-    return f"{np.mean(values):.{decimals}f} ± {error:.{decimals}f}"
 
 
 def learning_curves(
@@ -409,7 +402,7 @@ def _points(lines, key):
 
 
 def _range(curves):
-    """Limits of the y axis, from each curve after its beginning."""
+    """Limits of the y axis, from each curve after its first tenth."""
     late = [curve[curve[:, 0] >= 0.1 * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
     low = min(np.quantile(values, 0.02, method="nearest") for values in late)
     high = max(np.quantile(values, 0.98, method="nearest") for values in late)

@@ -48,8 +48,7 @@ class LikelihoodPlan:
 
     `tf_resflow.evaluation.plan_likelihood` measures a plan for a given standard error. The square of that error is
     \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the dequantization and \\(\sigma_b\\) of the blocks.
-    For vectors with `cells`, the logarithm of the mean of K probabilities is estimated, and \\(d^2 / K\\) is the
-    squared relative error of this mean for exact log-determinants.
+    For vectors with `cells`, the estimate is the logarithm of the mean of K probabilities.
 
     Attributes:
       log_det_estimator: the estimator of the log-determinants, or a dict of them by block

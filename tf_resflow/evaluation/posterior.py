@@ -19,8 +19,7 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
 
         r_id = #{l : theta_ild < theta_id}.
 
-    If q is the posterior, each rank is uniform on 0, ..., L. Ranks that pile up at both ends mean that q is too
-    narrow, in the middle too wide, and at one end biased. `rank_figure` draws them.
+    If q is the posterior, each rank is uniform on 0, ..., L. `rank_figure` draws them.
 
     ```python
     import numpy as np
@@ -33,9 +32,6 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
     Args:
       samples: array `[draws, num, dimensions]`: for each of `num` data sets, independent samples of its posterior.
       parameters: array `[num, dimensions]`: the parameters with which each data set was simulated.
-
-    Raises:
-      ValueError: if the shapes do not fit, or a value is NaN.
 
     References:
       Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018).
@@ -52,9 +48,8 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
 
         a_i = (#{l : q(theta_il | x_i) > q(theta_i | x_i)} + 1/2) / (L + 1).
 
-    The expected coverage of the regions of mass a is the share of the levels below a. If q is the posterior, the
-    levels are uniform, and the coverage of each a is a; less coverage means that q is overconfident. This tests all
-    coordinates together. `coverage_figure` draws the curve.
+    The expected coverage of the regions of mass a is the share of the levels below a. It is a if q is the
+    posterior; less coverage means that q is overconfident. `coverage_figure` draws the curve.
 
     ```python
     import tf_resflow as resflow
@@ -63,12 +58,8 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
     ```
 
     Args:
-      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\) in nats, up to a constant for each
-        data set.
+      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\), up to a constant for each data set.
       parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\), likewise.
-
-    Raises:
-      ValueError: if the shapes do not fit, or a value is NaN.
 
     References:
       Hermans et al., "A trust crisis in simulation-based inference?" (2022); Deistler, Goncalves and Macke,
@@ -85,11 +76,10 @@ class ImportanceCheck(NamedTuple):
     Attributes:
       elbo: the mean of the logarithms of the weights, in nats.
       stderr: its standard error.
-      log_evidence: the logarithm of the mean weight, which estimates the logarithm of the integral of p. The ELBO
-        is below that logarithm by KL(q | p).
+      log_evidence: the logarithm of the mean weight, which estimates the logarithm of the integral of p.
       efficiency: the number of independent samples of p that a sample of q is worth, between 0 and 1.
-      pareto_k: the shape of the tail of the weights. Below `good_k`, estimates with the weights are reliable. Above
-        it, q misses a part of p, and `log_evidence` and `efficiency` themselves may be wrong.
+      pareto_k: the shape of the tail of the weights. Above `good_k`, q misses a part of p, and `log_evidence` and
+        `efficiency` may be wrong.
       good_k: the largest `pareto_k` for which this number of samples is enough.
     """
 
@@ -106,9 +96,8 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
 
     With the weights \\(w_i = p(\theta_i) / q(\theta_i)\\) of \\(\theta_i \sim q\\), the ELBO is the mean of
     \\(\log w_i\\), the efficiency \\((\sum w_i)^2 / (N \sum w_i^2)\\), and k the shape of a generalized Pareto
-    distribution that is fitted to the largest \\(\min(N / 5, 3 \sqrt N)\\) weights: the moments of orders below
-    1 / k are finite. A mean with such weights needs about \\(10^{1 / (1 - k)}\\) samples, and above 0.7 more than
-    is practical: k is good below \\(\min(1 - 1 / \log_{10} N, 0.7)\\).
+    distribution that is fitted to the largest \\(\min(N / 5, 3 \sqrt N)\\) weights. A mean with such weights needs
+    about \\(10^{1 / (1 - k)}\\) samples: k is good below \\(\min(1 - 1 / \log_{10} N, 0.7)\\).
 
     ```python
     import tensorflow_probability as tfp
@@ -121,8 +110,7 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
     ```
 
     Args:
-      log_weights: array `[num]`, \\(\log p - \log q\\) in nats of at least 100 samples of q. The
-        `experimental_sample_and_log_prob` of a surrogate returns samples and their densities in one pass.
+      log_weights: array `[num]`, \\(\log p - \log q\\) in nats of at least 100 samples of q.
 
     References:
       Yao, Vehtari, Simpson and Gelman, "Yes, but did it work?: Evaluating variational inference" (2018);
@@ -161,7 +149,7 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     ```
 
     The value depends on the number of samples, from which the classifier learns, so compare only values for equal
-    numbers. The literature uses up to 10,000. The test needs scikit-learn (the extra "data").
+    numbers. The test needs scikit-learn (the extra "data").
 
     Args:
       samples: array `[num, dimensions]` to test.

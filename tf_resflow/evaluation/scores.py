@@ -35,10 +35,8 @@ class LogLikelihood:
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
     with q = 1 for uniform noise. The bound is the usual one at K = 1, never loosens in expectation as K grows, and
-    tends to log P(x). It is a bound for exact log-determinants only, including those of a dequantizer. An estimate
-    whose noise has the variance \(\sigma^2\), in nats, raises it by up to
-    \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in the opposite direction): use `Exact` or
-    several probes.
+    tends to log P(x). It is a bound for exact log-determinants only: noise of the variance \(\sigma^2\), in nats,
+    raises it by up to about \(\sigma^2 / 2\).
 
     ```python
     import numpy as np
@@ -181,7 +179,7 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    """Returns the fraction of a reference with a lower score, where ties count one half: near 0 for an anomaly.
+    """Returns the fraction of a reference with a lower score, where ties count one half.
 
     If the reference consists of the log-likelihoods of held-out data, the quantile of another example of the data
     is uniform in [0, 1]: a quantile of at most 0.01 is significant at the level 0.01.
