@@ -12,12 +12,7 @@ from scipy import stats
 from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation import coverage_figure, elbo_figure, rank_figure
 from tf_resflow.evaluation import figures as module
-from tf_resflow.evaluation.figures import (
-    check_figure_path,
-    density_figure,
-    learning_curves,
-    points_figure,
-)
+from tf_resflow.evaluation.figures import check_figure_path, density_figure, learning_curves, points_figure
 
 LINES = [
     {"step": 1, "split": "train", "nats": 3.0},

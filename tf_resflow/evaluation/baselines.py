@@ -42,8 +42,10 @@ def gaussian_baseline(
     try:
         np.linalg.cholesky(covariance - np.diag(rounding))
     except np.linalg.LinAlgError:
-        mend = f"give more than {size} examples" if len(train) <= size else "remove constant or dependent columns"
-        raise ValueError(f"The covariance of the training examples is singular up to rounding: {mend}.") from None
+        raise ValueError(
+            f"The covariance of {len(train):,} training examples with {size:,} columns is singular up to rounding: "
+            "remove constant or dependent columns, or give more examples."
+        ) from None
     factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)
     squares = sum(np.sum(((x - moments.mean) @ inverse.T) ** 2) for x in _chunks(test, levels, size))

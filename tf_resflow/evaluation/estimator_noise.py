@@ -56,12 +56,7 @@ class EstimatorNoise:
     """
 
     def __init__(
-        self,
-        model: FlowModel,
-        log_det_estimator: LogDet | None = None,
-        *,
-        dequantizations: int = 1,
-        draws: int = 8,
+        self, model: FlowModel, log_det_estimator: LogDet | None = None, *, dequantizations: int = 1, draws: int = 8
     ):
         self._model, self._draws = model, draws
         self._noise_log_det_estimator = noise_log_det_estimator(

@@ -36,19 +36,16 @@ class FeatureMoments:
 
     def __init__(self) -> None:
         self.num = 0
-        self.mean = np.zeros(0)
-        self.scatter = np.zeros((0, 0))
+        self.mean = self.scatter = np.zeros(())
 
     def update(self, features: ArrayLike) -> None:
         """Adds features `[batch, size]`."""
         features = np.asarray(features, np.float64)
-        if not self.num:
-            self.mean = np.zeros(features.shape[1])
-            self.scatter = np.zeros([features.shape[1]] * 2)
         num, mean = len(features), features.mean(axis=0)
         centered, step = features - mean, mean - self.mean
         total = self.num + num
-        self.scatter += centered.T @ centered + np.outer(step, step) * (self.num * num / total)
+        update = centered.T @ centered + np.outer(step, step) * (self.num * num / total)
+        self.scatter = self.scatter + update
         self.mean = self.mean + step * (num / total)
         self.num = total
 

@@ -54,12 +54,11 @@ def _written(path: str | os.PathLike[str], size: tuple[float, float], **options:
 
 def density_figure(
     path: str | os.PathLike[str],
-    data: ArrayLike,
-    samples: ArrayLike,
+    data: np.ndarray,
+    samples: np.ndarray,
     log_prob: Callable[[np.ndarray], ArrayLike],
     *,
     columns: Sequence[str] | None = None,
-    title: str = "model density",
 ) -> None:
     """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
 
@@ -68,7 +67,6 @@ def density_figure(
     with extra("plots"):
         from matplotlib import colors
 
-    data, samples = np.asarray(data), np.asarray(samples)
     limits = [_limits([column]) for column in data.T]
     shown, sampled = (_density_of(points, limits) for points in (data, samples))
     density = np.exp(_on_grid(log_prob, limits))
@@ -80,18 +78,18 @@ def density_figure(
         "aspect": _aspect(limits),
         "norm": colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown))),
     }
-    panels = {f"data ({len(data):,})": shown, title: density, f"samples ({len(samples):,})": sampled}
+    titles = f"data ({len(data):,})", "density of the model", f"samples ({len(samples):,})"
     with _written(path, (13, 4.4), bbox_inches="tight") as fig:
         grid = fig.subplots(1, 3, sharex=True, sharey=True)
-        for axes, (name, values) in zip(grid, panels.items(), strict=True):
+        for axes, title, values in zip(grid, titles, (shown, density, sampled), strict=True):
             drawn = axes.imshow(values, **image)
-            axes.set(xlabel=x, title=name)
+            axes.set(xlabel=x, title=title)
         grid[0].set_ylabel(y)
         fig.colorbar(drawn, ax=grid[-1], extend="max", label="density (1 / unit²)")
 
 
 def _names(columns, num):
-    """The names of columns; by default x and y, or their numbers where they are not two."""
+    """The names of columns; by default x and y, or their numbers if they are not two."""
     return list(columns or (["x", "y"] if num == 2 else [f"column {i + 1}" for i in range(num)]))
 
 
@@ -114,7 +112,7 @@ def _on_grid(log_prob, limits):
     centers = (np.arange(_RESOLUTION) + 0.5) / _RESOLUTION
     x, y = np.meshgrid(*(low + (high - low) * centers for low, high in limits))
     points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
-    parts = [np.asarray(log_prob(points[i : i + _BATCH])) for i in range(0, len(points), _BATCH)]
+    parts = [log_prob(points[i : i + _BATCH]) for i in range(0, len(points), _BATCH)]
     return np.concatenate(parts).reshape(_RESOLUTION, _RESOLUTION)
 
 

@@ -154,8 +154,7 @@ def plan_likelihood(
       seed: integer, of the measurement.
 
     Raises:
-      ValueError: if `stderr` is below the rounding of the model's type or needs more than 8,192 samples; or if x is
-        not finite, or not in its cells.
+      ValueError: if `stderr` needs more than 8,192 samples, or x is not finite or not in its cells.
     """
     x = tf.convert_to_tensor(x)
     arguments = {name: rows[:_EXAMPLES] for name, rows in model.condition.arguments(condition, len(x)).items()}
@@ -166,7 +165,6 @@ def plan_likelihood(
         valid &= on_grid(tf.cast(x, model.distribution.dtype), cells)
     if not bool(tf.reduce_all(valid)):
         raise ValueError("x holds values that are NaN, infinite or not in the middle of their cells.")
-    _check_rounding(model, prepared, arguments, stderr)
     noise = _dequantization_std(model, x, arguments, seed)
     counted = noise if num_samples is None else lambda num: 0.0  # the part that the standard error includes
     useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, counted(_MIN_SAMPLES))
@@ -197,20 +195,6 @@ def plan_likelihood(
         dequantization_std=noise(num),
         blocks=chosen[num],
     )
-
-
-def _check_rounding(model, x, arguments, stderr):
-    """Raises a ValueError if the rounding of a log-likelihood exceeds the standard error."""
-    latent = bijectors.forward_features(model.flow, x, compute_log_det=False, **arguments).latent
-    terms = tf.reduce_mean(tf.abs(model.distribution.distribution.log_prob(latent)))
-    terms += 2 * abs(model.data_space.log_num_cells)
-    dtype = model.distribution.dtype
-    rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
-    if stderr < rounding:
-        raise ValueError(
-            f"stderr={stderr:.3g} nats is below the rounding of {dtype.name}: about {rounding:.2g} nats can be "
-            "reached with this model. Ask for more, or build the flow in float64."
-        )
 
 
 def _variance(blocks):
