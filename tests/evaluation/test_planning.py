@@ -89,24 +89,6 @@ def vector_model(levels=None):
     return model, generator.integers(levels, size=[8, 3]) if levels else np.float32(generator.normal(size=[4, 3]))
 
 
-def test_images_of_many_channels_may_have_fewer_probes_than_channels():
-    """Less noise than that of one probe, and more than that of a color of each of 9 channels, takes 2, 4 or 8."""
-    flow = resflow.flows.image_flow((3, 3, 9), (1,), 8, kernels=(3, 1), num_fc_blocks=0, seed=3)
-    x = tf.constant(np.random.default_rng(0).normal(size=[16, 3, 3, 9]), tf.float32)
-    (block,) = bijectors.views.blocks_by_name(flow).values()
-    found = planning._estimates(block, [x], 128, 0.0, 0)
-    single, *few = [
-        choice
-        for choice in found
-        if choice.log_det_estimator.rtol == 0.1 and choice.log_det_estimator.num_probes < 9
-    ]
-    assert [choice.log_det_estimator.num_probes for choice in few] == [2, 4, 8]
-    for choice in few:
-        num = choice.log_det_estimator.num_probes
-        assert choice.log_det_estimator.probes == "rademacher"
-        np.testing.assert_allclose([choice.std, choice.seconds], [single.std / num**0.5, single.seconds * num])
-
-
 def test_a_number_of_samples_leaves_the_noise_of_the_dequantization():
     plan = evaluation.plan_likelihood(*vector_model(levels=3), 0.05, num_samples=2)
     assert plan.num_samples == 2 and plan.log_det_stderr <= 0.05 < plan.expected_stderr

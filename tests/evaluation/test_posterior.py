@@ -54,11 +54,6 @@ def test_coverage_of_regions(scale):
         assert np.mean(levels < mass) == pytest.approx(expected, abs=tolerance)
 
 
-def test_levels_by_hand():
-    assert coverage_levels([[0.0], [1.0], [2.0]], [1.5]) == pytest.approx(1.5 / 4)
-    assert coverage_levels([[0.0], [1.0], [2.0]], [-math.inf]) == pytest.approx(3.5 / 4)
-
-
 def test_the_accuracy_of_a_classifier_is_close_to_the_best():
     """N(0, 1) and N(2, 1), 500 points each: at most Phi(1), but for chance, and not far below.
 
