@@ -147,15 +147,6 @@ def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, p
         assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
 
 
-def test_outliers_do_not_set_the_range(tmp_path, figures):
-    samples = normal(1000, 2, 0)
-    samples[0] = 1e6
-    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": [0.0, 1000.0] * normal(1000, 2, 1)})
-    (axes,) = figures[0].axes
-    assert 2 < axes.get_xlim()[1] < 5 and 2000 < axes.get_ylim()[1] < 5000
-    assert axes.get_aspect() == "auto"
-
-
 def test_histograms_of_ranks_and_bands(tmp_path, figures):
     """Two bins of 5 and of 6 ranks, of the 11 that 10 draws have."""
     ranks = np.stack([np.arange(11), np.zeros(11, int)], axis=1)

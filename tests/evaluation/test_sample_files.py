@@ -10,10 +10,9 @@ from tf_resflow.evaluation import image_grid
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png, write_samples
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
-def test_bare_samples_are_written_as_they_come(tmp_path, dtype):
+def test_bare_samples_are_written_as_they_come(tmp_path):
     """The first batch is in the file before the last one is drawn."""
-    values = np.arange(3 * 5000 * 6).reshape(15_000, 2, 3, 1).astype(dtype)
+    values = np.arange(3 * 5000 * 6).reshape(15_000, 2, 3, 1).astype(np.uint8)
     path, sizes = tmp_path / "samples.NPY", []
 
     def batches():
@@ -25,7 +24,7 @@ def test_bare_samples_are_written_as_they_come(tmp_path, dtype):
     write_samples(path, batches(), (1, 15_000, 2, 3, 1))
     read = np.load(path)
     np.testing.assert_array_equal(read, values)
-    assert read.dtype == dtype and os.listdir(tmp_path) == ["samples.NPY"]
+    assert read.dtype == np.uint8 and os.listdir(tmp_path) == ["samples.NPY"]
     assert sizes[0] < sizes[1] < sizes[2]
 
 

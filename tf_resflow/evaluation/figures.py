@@ -202,9 +202,7 @@ def _draw_pairs(fig, groups, colors, shown):
 def _histogram(axes, groups, colors, shown, column):
     bins = shown[column].bins
     for color, points in zip(colors, groups.values(), strict=True):
-        kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
-        if color == _DATA_COLOR:
-            kind = {"histtype": "stepfilled", "alpha": 0.5}
+        kind = {"histtype": "stepfilled", "alpha": 0.5} if color == _DATA_COLOR else {"histtype": "step"}
         share = 1 / (len(points) * (bins[1] - bins[0]))  # of all points, including those outside
         axes.hist(points[:, column], bins, weights=np.full(len(points), share), color=color, **kind)
     axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
@@ -219,11 +217,10 @@ def _scatter(axes, groups, colors, shown, x, y):
     points = np.concatenate(parts)[order][:, [x, y]]
     color = np.repeat(colors, [len(points) for points in parts])[order]
     across, up = shown[x], shown[y]
-    if across.step or up.step:
-        points = points + 0.7 * np.array([across.step, up.step]) * (rng.uniform(size=points.shape) - 0.5)
-    axes.scatter(*points.T, s=3, c=color, linewidths=0, rasterized=True)
+    jitter = 0.7 * np.array([across.step, up.step]) * (rng.uniform(size=points.shape) - 0.5)
+    axes.scatter(*(points + jitter).T, s=3, c=color, linewidths=0, rasterized=True)
     axes.set(xlim=across.limits, ylim=up.limits, xlabel=across.name, ylabel=up.name)
-    axes.set_aspect("auto" if across.step or up.step else _aspect([across.limits, up.limits]))
+    axes.set_aspect(_aspect([across.limits, up.limits]))
     across.set_ticks(axes.xaxis)
     up.set_ticks(axes.yaxis)
 

@@ -33,10 +33,9 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     Returns:
       A dict. "layers": for each block's name, a dict of each layer's name to its "coefficient", "estimate"
       (`norm_estimate`, of the raw kernel) and "bound" (of the kernel as applied). "blocks": for each block's name,
-      its "nominal" and "certified" constant. If nothing bounds its branch, the latter is infinite, and there is a
-      "reason". "flow" and "inverse": their "nominal" and "certified" constants, infinite if a part's is, or if the
-      parts contract in different norms. "unbounded": for the name of each part with an infinite certified constant,
-      in one direction or both, the reason.
+      its "nominal" and "certified" constant, which is infinite with a "reason" if nothing bounds its branch. "flow"
+      and "inverse": their constants, infinite if a part's is, or if the parts contract in different norms.
+      "unbounded": for the name of each part with an infinite certified constant, the reason.
 
     References:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.

@@ -60,14 +60,11 @@ def estimate_log_prob(
       plan: a `LikelihoodPlan`, instead of `stderr`. Use one plan for several calls.
 
     Returns:
-      A `LogProbEstimate` with `log_prob` and `stderr`, `[batch]` each. The standard error is measured for each
-      example by repetition. It is 0 without noise, and NaN for a single estimate or where `log_prob` is -inf.
+      A `LogProbEstimate` with `log_prob` and `stderr`, `[batch]` each. The standard error is measured by
+      repetition: 0 without noise, and NaN for a single estimate or where `log_prob` is -inf.
 
     Raises:
       ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`.
-
-    Warns:
-      UserWarning: if a plan that was not measured estimates the log-determinants of vectors with `cells`.
     """
     if (stderr is None) == (plan is None):
         raise ValueError("estimate_log_prob takes either stderr= or plan=.")
@@ -80,8 +77,8 @@ def log_prob_by_class(
 ) -> tf.Tensor:
     r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
 
-    The classes share the random numbers of an example. By Bayes' rule softmax over the classes is
-    \\(p(y \mid x)\\) if the classes are equally frequent; otherwise, add the logarithms of their frequencies first.
+    By Bayes' rule softmax over the classes is \\(p(y \mid x)\\) if they are equally frequent; otherwise, add the
+    logarithms of their frequencies first.
 
     Args:
       model: a `FlowModel` with `num_classes`.
@@ -139,7 +136,11 @@ class LogProbSamples:
         blocks = bijectors.views.blocks_by_name(density)
         exact = all(isinstance(block.log_det_estimator, logdet.Exact) for block in blocks.values())
         self.is_noisy = model.data_space.is_dequantized or not exact
-        costs = map(_bytes_per_example, [*blocks.values(), *self._blocks_of_noise()])
+        computed = [*blocks.values()]
+        if model.data_space.noise_flow is not None:
+            noise = bijectors.with_log_det_estimator(model.data_space.noise_flow, self._noise_log_det_estimator)
+            computed += bijectors.flow.residual_blocks(noise)
+        costs = map(_bytes_per_example, computed)
         at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
         num_samples = plan.num_samples if self.is_noisy else 1
         in_cells = model.data_space.cells is not None
@@ -236,14 +237,6 @@ class LogProbSamples:
             self._model, x, seed, self._density, arguments, sets=sets, networks=self._networks, **noise
         )
         return tf.reshape(log_prob, [num, -1])
-
-    def _blocks_of_noise(self):
-        """The residual blocks of a dequantizer, with the estimator that it is given."""
-        noise = self._model.data_space.noise_flow
-        if noise is None:
-            return []
-        noise = bijectors.with_log_det_estimator(noise, self._noise_log_det_estimator)
-        return bijectors.flow.residual_blocks(noise)
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:

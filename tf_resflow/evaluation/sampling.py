@@ -73,7 +73,7 @@ class Sampler:
         """Draws `num` examples at each temperature, see `draw_samples`."""
         model = self._model
         model.condition.arguments(condition, num)
-        conditions, ndims = None if condition is None else np.asarray(condition), len(model.condition.shape or ())
+        conditions = None if condition is None else np.broadcast_to(condition, [num, *model.condition.shape])
         size, part = _batch_size(model), _part_size(model)
         batches = [(temperature, first) for temperature in temperatures for first in range(0, num, size)]
         parts = [(*batch, start) for batch in batches for start in range(0, min(size, num - batch[1]), part)]
@@ -81,14 +81,11 @@ class Sampler:
             if not start:
                 rows, scale = min(size, num - first), tf.constant(temperature, model.distribution.dtype)
                 latents = self._latents(tf.constant(rows), tf.constant([first // size, seed], tf.int64), scale)
-            z, given = latents[start : start + part], conditions
-            if conditions is not None and conditions.ndim > ndims:  # one for each example
-                given = conditions[first + start : first + start + len(z)]
+            z = latents[start : start + part]
+            given = None if conditions is None else conditions[first + start :][: len(z)]
             samples, finite = self._decode(z, given)
             if not finite:
-                raise ValueError(
-                    f"Samples at temperature {temperature:g} are NaN or infinite: lower the temperature."
-                )
+                raise ValueError(f"Samples at temperature {temperature:g} are NaN or infinite: lower it.")
             yield samples.numpy()
 
 
@@ -117,9 +114,8 @@ def interpolate_pairs(
 
     If the two latents are independent and normal, every such z is normal with the same covariance.
 
-    A conditional model encodes each example under its own condition. A point between two labels has the label of
-    the nearer example. Between two vectors of real numbers, its condition is
-    \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
+    A conditional model encodes each example under its own condition. A point has the label of the nearer example,
+    or the real condition \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
 
     Args:
       model: a `FlowModel`.

@@ -44,10 +44,8 @@ class LogLikelihood:
     model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,)), event_shape=[2])
     likelihood = resflow.evaluation.LogLikelihood(model)
     batches = [np.zeros([3, 2], "float32"), np.ones([2, 2], "float32")]
-    print(likelihood.score(batches, seed=0).num_examples)
-    # 5
-    print(likelihood.score_examples(batches, seed=0)["log_prob"].shape)
-    # (5,)
+    print(likelihood.score(batches, seed=0).num_examples, likelihood.score_examples(batches, 0)["log_prob"].shape)
+    # 5 (5,)
     ```
 
     Args:
@@ -55,14 +53,10 @@ class LogLikelihood:
       plan: K and the estimators. By default they are the model's evaluation estimator, with K = 1 for `score` and 8
         for `score_examples`, or 32 for both in cells.
       importance_weighted: whether to estimate the bound; of integer data.
-      strategy: the `tf.distribute.Strategy` that the model was built under; by default the current one. The rows
-        of a batch are divided between its replicas.
+      strategy: the `tf.distribute.Strategy` whose replicas divide a batch; by default the current one.
 
     Raises:
       ValueError: for the bound of continuous data, which are not dequantized.
-
-    Warns:
-      UserWarning: if a plan that was not measured estimates the log-determinants of a bound.
 
     References:
       Burda et al., "Importance Weighted Autoencoders" (2016), Theorem 1.
@@ -98,8 +92,7 @@ class LogLikelihood:
         Returns:
           A named tuple: `mean`, the negative log-likelihood in bits/dim, or nats for continuous data; `stderr`, its
           standard error over the examples, which includes the noise of the estimator; `num_examples`; and
-          `example_stderr`, the root mean square of the measured standard errors of the examples, None for a single
-          estimate of each.
+          `example_stderr`, the root mean square of the examples' standard errors, None for a single estimate.
         """
         losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
         num = len(losses)
@@ -206,9 +199,8 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
 class PerExample:
     """A function of a batch (a tensor, or a nest of them) and a seed `[2]`, applied to a stream of batches.
 
-    It is traced once, and returns a tensor or a nest of them with the rows of the batch, which are divided between
-    the replicas of the strategy. A smaller last batch is padded to the size of the others, and the results of the
-    padding are dropped.
+    It returns a tensor or a nest of them with the rows of the batch, which are divided between the replicas of the
+    strategy. A smaller last batch is padded to the size of the others.
     """
 
     def __init__(self, function: Callable, strategy: tf.distribute.Strategy | None = None):
