@@ -113,11 +113,8 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
 
 
 def test_conditions_that_do_not_fit_are_refused():
-    plain, labeled, x = linear_model(), conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
-    for model, condition, message in [
-        (labeled, None, "give condition=, .* a label 0, ..., 2"),
-        (plain, (1, 1), "leave out condition="),
-        (labeled, ([0, 1, 2], 1), "one condition"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            interpolate_pairs(model, x, x, num=2, seed=0, condition=condition)
+    x = np.zeros([2, 2], np.float32)
+    with pytest.raises(ValueError, match="give condition=, .* a label 0, ..., 2"):
+        interpolate_pairs(conditional_model(num_classes=3), x, x, num=2, seed=0)
+    with pytest.raises(ValueError, match="leave out condition="):
+        interpolate_pairs(linear_model(), x, x, num=2, seed=0, condition=(1, 1))
