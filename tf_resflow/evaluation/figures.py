@@ -160,7 +160,7 @@ class _Axis:
 
     def __init__(self, name, column, values):
         self.name, self.column, self.limits, self.step = name, column, _limits(values), 0.0
-        self.bins = np.linspace(*self.limits, _BINS + 1)
+        self.bins = np.linspace(self.limits[0], self.limits[1], _BINS + 1)
         if column.is_discrete and column.num <= _MAX_CELLS:
             self.step = column.step
             self.bins = float(column.first) + self.step * (np.arange(column.num + 1) - 0.5)

@@ -66,9 +66,10 @@ def estimate_log_prob(
     Raises:
       ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`.
     """
-    if (stderr is None) == (plan is None):
+    if stderr is not None and plan is None:
+        plan = plan_likelihood(model, x, stderr, condition=condition)
+    elif stderr is not None or plan is None:
         raise ValueError("estimate_log_prob takes either stderr= or plan=.")
-    plan = plan or plan_likelihood(model, x, stderr, condition=condition)
     return LogProbSamples(model, plan).estimate(model.condition.join(x, condition), seed)
 
 
