@@ -51,17 +51,9 @@ def _dependent(num, offset):
     return np.stack([a, b, a + b], axis=1)
 
 
-@pytest.mark.parametrize(
-    "train, mend",
-    [
-        (np.ones([10, 3]), "remove"),
-        (_dependent(300, 1e4).astype(np.float32), "remove"),
-        (_dependent(300, 1e4), "remove"),
-        (np.random.default_rng(3).normal(size=[6, 6]), "give more than 6 examples"),
-    ],
-)
-def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(train, mend):
-    with pytest.raises(ValueError, match=f"singular.*{mend}"):
+@pytest.mark.parametrize("train", [np.ones([10, 3]), _dependent(300, 1e4).astype("f"), _dependent(300, 1e4)])
+def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(train):
+    with pytest.raises(ValueError, match="singular.*remove"):
         gaussian_baseline(train, train)
 
 

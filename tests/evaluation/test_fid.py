@@ -41,12 +41,9 @@ def test_a_set_is_at_distance_zero_from_itself():
     assert frechet_distance(moments(x), moments(x, batch=300)) < 1e-12 * np.trace(np.cov(x.T))
 
 
-def test_what_does_not_fit_is_told():
-    few = moments(features(6, num=8))
+def test_fewer_examples_than_features_are_a_warning():
     with pytest.warns(UserWarning, match="8 examples have a singular covariance of 8 features"):
-        assert frechet_distance(few, moments(features(6))) > 0
-    with pytest.raises(ValueError, match="at least 2 examples; got 1"):
-        frechet_distance(moments(features(6, num=1)), few)
+        frechet_distance(moments(features(6, num=8)), moments(features(6)))
 
 
 class Pixels(keras.layers.Layer):

@@ -12,12 +12,7 @@ from scipy import stats
 from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation import coverage_figure, elbo_figure, rank_figure
 from tf_resflow.evaluation import figures as module
-from tf_resflow.evaluation.figures import (
-    check_figure_path,
-    density_figure,
-    learning_curves,
-    points_figure,
-)
+from tf_resflow.evaluation.figures import density_figure, learning_curves, points_figure
 
 LINES = [
     {"step": 1, "split": "train", "nats": 3.0},
@@ -29,11 +24,10 @@ LINES = [
 def test_learning_curves(tmp_path, figures):
     """Reported and held-out scores, the latter also on training examples; a single point is a mark.
 
-    Values that are not numbers, and the last score on another split, are left out.
+    The last score on another split is left out.
     """
     scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
-    strange = [{"step": 3, "split": "train", "nats": value} for value in (math.nan, -math.inf, "2.5")]
-    runs = {"one": LINES + strange, "train": LINES[:1] + scored + LINES[2:]}
+    runs = {"one": LINES, "train": LINES[:1] + scored + LINES[2:]}
     learning_curves(tmp_path / "curves.png", runs, "nats")
     (axes,) = figures[0].axes
     found = [(line.get_xydata().tolist(), line.get_marker()) for line in axes.get_lines()[:4]]
@@ -153,16 +147,6 @@ def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, p
         assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
 
 
-def test_outliers_and_nonfinite_points_do_not_set_the_range(tmp_path, figures):
-    samples = normal(1000, 2, 0)
-    samples[0], samples[1, 1] = 1e6, np.nan
-    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": [0.0, 1000.0] * normal(1000, 2, 1)})
-    (axes,) = figures[0].axes
-    assert legend(figures[0])[1] == "samples (999, 1 not finite)"
-    assert 2 < axes.get_xlim()[1] < 5 and 2000 < axes.get_ylim()[1] < 5000
-    assert axes.get_aspect() == "auto"
-
-
 def test_histograms_of_ranks_and_bands(tmp_path, figures):
     """Two bins of 5 and of 6 ranks, of the 11 that 10 draws have."""
     ranks = np.stack([np.arange(11), np.zeros(11, int)], axis=1)
@@ -221,24 +205,10 @@ def test_curves_of_an_elbo(tmp_path, figures):
     "function, arguments, message",
     [
         (learning_curves, [{"one": LINES}, "accuracy"], "'one' has no held-out 'accuracy'; .* nats, num_ex"),
-        (rank_figure, [[0, 1], 4], r"integers \[num, dimensions\] from 0 to num_draws=4.* of the shape \(2,\)"),
-        (rank_figure, [[[0.5]], 4], "float64"),
-        (rank_figure, [[[0], [5]], 4], "up to 5"),
-        (coverage_figure, [{}], "between 0 and 1"),
-        (coverage_figure, [{"q": [0.5, 1.5]}], r"between 0 and 1.*'q': \(2,\)"),
-        (elbo_figure, [{}], "at least 20 steps"),
-        (elbo_figure, [{"q": [1.0] * 19}], r"at least 20 steps; got .*\(19,\)"),
-        (elbo_figure, [{"q": [[1.0] * 30]}], r"\(1, 30\)"),
-        (elbo_figure, [{"q": [1.0] * 30 + [math.nan] * 2}], "2 of 32 losses of 'q' are NaN or infinite: lower"),
+        (rank_figure, [[[0], [5]], 4], "up to num_draws=4; got 5"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(tmp_path, function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(tmp_path / "a.png", *arguments)
     assert not (tmp_path / "a.png").exists()
-
-
-def test_suffixes(tmp_path):
-    check_figure_path(tmp_path / "curves.SVG")
-    with pytest.raises(ValueError, match=r"'curves.docx' should end in .*\.pdf.*\.png"):
-        check_figure_path(tmp_path / "curves.docx")

@@ -104,8 +104,3 @@ def test_without_noise_there_is_one_sample():
     for found, expected in zip(samples.mean(values), (values[0], [0.0, 0.0]), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert np.all(np.isnan(mean_and_stderr(values).stderr))
-
-
-def test_an_estimator_is_no_plan(model, x):
-    with pytest.raises(ValueError, match="plan must be a LikelihoodPlan"):
-        resflow.evaluation.LogLikelihood(model, resflow.logdet.Exact()).score([x], seed=0)

@@ -1,10 +1,8 @@
 """Plans reach the standard error that was asked for, and say what cannot be reached."""
 
-import functools
 import json
 import types
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -72,15 +70,9 @@ def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeyp
         monkeypatch.setattr(planning, "_exact", lambda *_: [])
     plan = evaluation.plan_likelihood(model, x[:24], target)
 
-    def estimates(plan):
-        return tf.function(
-            lambda seed: evaluation.estimate_log_prob(model, x[24:], seed, plan=plan), autograph=False
-        )
-
-    expected = estimates(evaluation.LikelihoodPlan(log_det_estimator=exact, num_samples=8192))(
-        tf.constant([1, 0])
-    ).log_prob
-    draw = estimates(plan)
+    reference = evaluation.LikelihoodPlan(log_det_estimator=exact, num_samples=8192)
+    expected = evaluation.estimate_log_prob(model, x[24:], [1, 0], plan=reference).log_prob
+    draw = tf.function(lambda seed: evaluation.estimate_log_prob(model, x[24:], seed, plan=plan), autograph=False)
     errors = [draw(tf.constant([3, i])).log_prob - expected for i in range(30)]
     assert 0.5 * target < np.sqrt(np.mean(np.square(errors))) < 1.3 * target
 
@@ -91,24 +83,6 @@ def vector_model(levels=None):
     return model, generator.integers(levels, size=[8, 3]) if levels else np.float32(generator.normal(size=[4, 3]))
 
 
-def test_images_of_many_channels_may_have_fewer_probes_than_channels():
-    """Less noise than that of one probe, and more than that of a color of each of 9 channels, takes 2, 4 or 8."""
-    flow = resflow.flows.image_flow((3, 3, 9), (1,), 8, kernels=(3, 1), num_fc_blocks=0, seed=3)
-    x = tf.constant(np.random.default_rng(0).normal(size=[16, 3, 3, 9]), tf.float32)
-    (block,) = bijectors.views.blocks_by_name(flow).values()
-    found = planning._estimates(block, [x], 128, 0.0, 0)
-    single, *few = [
-        choice
-        for choice in found
-        if choice.log_det_estimator.rtol == 0.1 and choice.log_det_estimator.num_probes < 9
-    ]
-    assert [choice.log_det_estimator.num_probes for choice in few] == [2, 4, 8]
-    for choice in few:
-        num = choice.log_det_estimator.num_probes
-        assert choice.log_det_estimator.probes == "rademacher"
-        np.testing.assert_allclose([choice.std, choice.seconds], [single.std / num**0.5, single.seconds * num])
-
-
 def test_a_number_of_samples_leaves_the_noise_of_the_dequantization():
     plan = evaluation.plan_likelihood(*vector_model(levels=3), 0.05, num_samples=2)
     assert plan.num_samples == 2 and plan.log_det_stderr <= 0.05 < plan.expected_stderr
@@ -116,7 +90,7 @@ def test_a_number_of_samples_leaves_the_noise_of_the_dequantization():
 
 def test_exact_log_determinants_of_continuous_data_need_one_sample():
     model, x = vector_model()
-    with pytest.raises(ValueError, match="x holds NaN or infinite values"):
+    with pytest.raises(ValueError, match="x holds values that are NaN"):
         evaluation.plan_likelihood(model, np.full([2, 3], np.nan, np.float32), 1e-4)
     plan = evaluation.plan_likelihood(model, x, 1e-4)
     log_prob, stderr = evaluation.estimate_log_prob(model, x, plan=plan)
@@ -136,28 +110,7 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
 def test_what_cannot_be_reached(monkeypatch):
     model, x = vector_model(levels=3)
     monkeypatch.setattr(planning, "_NUMBERS", [4, 5])
-    plan = evaluation.plan_likelihood
-    cases = [
-        *(("stderr must be positive and finite, in nats", plan, [wrong]) for wrong in (0.0, np.inf)),
-        ("below the rounding of float32: about .* nats can be reached", plan, [1e-7]),
-        ("needs more than 5 samples, which reach about", plan, [1e-3]),
-        ("num_samples must be at least 1", functools.partial(plan, num_samples=0), [1.0]),
-        ("either stderr= or plan=", evaluation.estimate_log_prob, []),
-    ]
-    for message, call, arguments in cases:
-        with pytest.raises(ValueError, match=message):
-            call(model, x, *arguments)
-    with pytest.raises(ValueError, match="call plan_likelihood outside"):
-        tf.function(lambda: evaluation.estimate_log_prob(model, x, 1, stderr=1.0), autograph=False)()
-
-
-def test_a_series_that_does_not_decay_is_told():
-    """A linear branch of spectral radius 0.95."""
-    dense = resflow.layers.LipschitzDense(2, 0.95)
-    branch = keras.Sequential([keras.Input([2]), dense])
-    dense.kernel.assign([[0.0, 3.0], [3.0, 0.0]])
-    resflow.layers.converge_norms(branch)
-    block = resflow.bijectors.ResidualBlock(branch, name="slow")
-    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
-    with pytest.warns(UserWarning, match="series of slow decays by 0.95 per term"):
-        evaluation.plan_likelihood(model, tf.zeros([2, 2]), 0.1)
+    with pytest.raises(ValueError, match="needs more than 5 samples, which reach about"):
+        evaluation.plan_likelihood(model, x, 1e-3)
+    with pytest.raises(ValueError, match="either stderr= or plan="):
+        evaluation.estimate_log_prob(model, x)

@@ -54,11 +54,6 @@ def test_coverage_of_regions(scale):
         assert np.mean(levels < mass) == pytest.approx(expected, abs=tolerance)
 
 
-def test_levels_by_hand():
-    assert coverage_levels([[0.0], [1.0], [2.0]], [1.5]) == pytest.approx(1.5 / 4)
-    assert coverage_levels([[0.0], [1.0], [2.0]], [-math.inf]) == pytest.approx(3.5 / 4)
-
-
 def test_the_accuracy_of_a_classifier_is_close_to_the_best():
     """N(0, 1) and N(2, 1), 500 points each: at most Phi(1), but for chance, and not far below.
 
@@ -104,19 +99,14 @@ def test_good_k_of_few_weights():
     assert importance_check(np.zeros(3000)).good_k == 0.7
 
 
-NAN = np.full([4, 3, 2], np.nan)
+NAN = np.full([4, 3], np.nan)
 
 
 @pytest.mark.parametrize(
     "function, arguments, message",
     [
-        (calibration_ranks, (np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\(4, 3, 2\) and \(4, 2\).*first axis"),
-        (calibration_ranks, (NAN, np.zeros([3, 2])), "24 of 24 values of samples"),
-        (coverage_levels, (np.zeros([4, 3]), np.zeros([4])), r"\(4, 3\) and \(4,\)"),
-        (coverage_levels, (NAN[..., 0], np.zeros([3])), "NaN, which has no rank"),
-        (importance_check, (np.zeros([99]),), r"\[num\] of at least 100 samples; got the shape \(99,\)"),
-        (importance_check, (np.full([200], -np.inf),), "200 of 200 values of log_weights"),
-        (c2st, (np.zeros([4, 2]), np.zeros([5, 2])), "Draw as many samples"),
+        (calibration_ranks, (np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\[draws, \*\(4, 2\)\]; got .*\(4, 3, 2\)"),
+        (coverage_levels, (NAN, np.zeros([3])), "NaN, which has no rank"),
     ],
 )
 def test_what_does_not_fit_is_refused(function, arguments, message):

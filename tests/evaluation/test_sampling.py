@@ -112,14 +112,9 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
-def test_what_does_not_fit_is_refused():
-    plain, has_condition, x = linear_model(), conditional_model(num_classes=3), np.zeros([2, 2], np.float32)
-    for call, message in [
-        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0), "give condition=, .* a label 0, ..., 2"),
-        (lambda: interpolate_pairs(has_condition, x, x, num=2, seed=0, condition=1), "must be a pair.*; got 1"),
-        (lambda: interpolate_pairs(plain, x, x, num=2, seed=0, condition=(1, 1)), "leave out condition="),
-        (lambda: interpolate_pairs(plain, x, x, num=1, seed=0), "at least 2 points"),
-        (lambda: interpolate_corners(plain, np.zeros([3, 2], np.float32), num=2, seed=0), "4 corners; got 3"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            call()
+def test_conditions_that_do_not_fit_are_refused():
+    x = np.zeros([2, 2], np.float32)
+    with pytest.raises(ValueError, match="give condition=, .* a label 0, ..., 2"):
+        interpolate_pairs(conditional_model(num_classes=3), x, x, num=2, seed=0)
+    with pytest.raises(ValueError, match="leave out condition="):
+        interpolate_pairs(linear_model(), x, x, num=2, seed=0, condition=(1, 1))

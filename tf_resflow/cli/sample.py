@@ -2,7 +2,7 @@ r"""Draws samples of a trained model: as a picture, or alone as a .npy or .csv f
 
 resflow-sample --workdir=runs/digits --output=samples.png --num=64 --temperature=0.8
 resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9,1.0
-resflow-sample --workdir=runs/digits --output=paths.png --interpolate=pairs
+resflow-sample --workdir=runs/digits --output=paths.npy --interpolate=pairs
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
@@ -17,14 +17,14 @@ order in config.data.condition_columns, as in a .csv file; then the picture show
 A .csv file of a table has the columns, with their levels and dates, that the run was trained on. If there are
 several temperatures, its first column is the temperature.
 
---interpolate moves through the latent space between held-out examples, which --seed chooses: "pairs" in --num rows
-from one to another, "corners" over a --num x --num square with one at each corner. Rows of images are labeled by
-the numbers of these examples, from 1. Paths between vectors are written as .npy or .csv. Of images given their
+--interpolate writes points between held-out examples, which --seed chooses, to a .npy or .csv file: "pairs" in
+--num rows from one to another, "corners" over a --num x --num square with one at each corner. Of images given their
 label, those with a label of --condition are chosen, and a point has the label of the nearest of them; columns given
 others have the condition between theirs.
 """
 
 import contextlib
+import math
 
 import numpy as np
 from absl import flags, logging
@@ -32,10 +32,12 @@ from absl import flags, logging
 import tf_resflow as resflow
 from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line
-from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, check_samples, write_samples
+from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.plurals import counted
+from tf_resflow.writing import check_output_path
 
 _SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
+_MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 
 FLAGS = flags.FLAGS
 
@@ -96,12 +98,15 @@ def check() -> None:
         condition = _condition(info)
         if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
             raise ValueError(f"{', '.join(FLAGS.temperature)}: several temperatures take a single --condition.")
-    rows, columns = _grid(info)
-    check_samples(FLAGS.output, (rows * columns, *info.event_shape), info.levels)
+    suffixes = [".npy"] if FLAGS.interpolate else [".png", ".npy"]
+    check_output_path(FLAGS.output, suffixes if len(info.event_shape) == 3 else [*suffixes, ".csv"])
+    if _is_picture() and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
+        raise ValueError(
+            f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}: lower --num, or "
+            "write the samples to a .npy file."
+        )
     if FLAGS.interpolate:
         command_line.check_data()
-        if _is_picture() and len(info.event_shape) != 3:
-            raise ValueError("Only paths between images make a picture: write vectors to a .npy or .csv file.")
 
 
 def main() -> None:
@@ -192,7 +197,10 @@ def _sample(info):
 
 def _interpolate(info):
     num, length = _grid(info)
-    examples, condition, places = _held_out(info)
+    examples, condition = _held_out(info)
+    least = 4 if FLAGS.interpolate == "corners" else 2
+    if len(examples) < least:
+        raise ValueError(f"Paths need at least {least} held-out examples; got {len(examples)}.")
     run = resflow.load(FLAGS.workdir)
     order = np.random.default_rng(FLAGS.seed).permutation(len(examples))
     if FLAGS.interpolate == "corners":
@@ -201,38 +209,27 @@ def _interpolate(info):
         paths = evaluation.interpolate_corners(
             run.density, examples[corners], num=num, seed=FLAGS.seed, condition=of_corners
         )
-        ends = corners.reshape(2, 2)  # of the first and the last row
     else:
         pairs = min(num, len(examples) // 2)
-        if not pairs:
-            raise ValueError(f"A path goes from one example to another; got {counted(len(examples), 'example')}.")
-        if pairs < num:
-            these = counted(len(examples), "example")
-            logging.warning("%s make %s, fewer than the %d asked for.", these, counted(pairs, "pair"), num)
-        ends = order[: 2 * pairs].reshape(2, pairs).T
-        first, second = ends.T
+        first, second = order[: 2 * pairs].reshape(2, pairs)
         of_pairs = None if condition is None else (condition[first], condition[second])
         paths = evaluation.interpolate_pairs(
             run.density, examples[first], examples[second], num=length, seed=FLAGS.seed, condition=of_pairs
         )
-    labels = [f"{run.config.eval.split} {first} to {last}" for first, last in places[ends] + 1]
-    labels[1:1] = [""] * (len(paths) - len(labels))
     points = paths.numpy().reshape(-1, *info.event_shape)
-    names = {"labels": labels, "names": info.columns, "codes": info.codes}
-    write_samples(FLAGS.output, [points], paths.shape, levels=info.levels, **names)
+    write_samples(FLAGS.output, [points], paths.shape, names=info.columns, codes=info.codes)
     print(f"{len(paths):,} x {counted(paths.shape[1], 'sample')}{run.note}: {FLAGS.output}")
 
 
 def _held_out(info):
-    """The held-out examples, their conditions or None, and their places; of the labels of --condition alone."""
+    """The held-out examples, of the labels of --condition alone, and their conditions or None."""
     split = command_line.workdir().read_config().eval.split
     if not _has_labels() and info.condition_mean is None:
-        examples = _data().array(split)
-        return examples, None, np.arange(len(examples))
+        return _data().array(split), None
     batches = _data().eval_batches(split, 1000, labels=True).as_numpy_iterator()
     examples, condition = map(np.concatenate, zip(*batches, strict=True))
-    chosen = np.isin(condition, _condition(info)) if _has_labels() else np.full(len(examples), True)
-    return examples[chosen], condition[chosen], np.flatnonzero(chosen)
+    chosen = np.isin(condition, _condition(info)) if _has_labels() else slice(None)
+    return examples[chosen], condition[chosen]
 
 
 def _data():

@@ -7,8 +7,6 @@ from numpy.typing import ArrayLike
 
 from tf_resflow.evaluation.fid import FeatureMoments
 
-__all__ = ["gaussian_baseline"]
-
 _CHUNK = 4096  # examples held in float64 at a time
 
 
@@ -32,8 +30,7 @@ def gaussian_baseline(
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
 
     Raises:
-      ValueError: if the covariance is singular up to the rounding of the data and the sums: the variance in some
-        direction cannot be distinguished from 0.
+      ValueError: if the covariance is singular up to rounding.
     """
     size, moments = math.prod(train.shape[1:]), FeatureMoments()
     for x in _chunks(train, levels, size):
@@ -45,10 +42,9 @@ def gaussian_baseline(
     try:
         np.linalg.cholesky(covariance - np.diag(rounding))
     except np.linalg.LinAlgError:
-        mend = f"give more than {size} examples" if len(train) <= size else "remove constant or dependent columns"
         raise ValueError(
-            f"The covariance of the {len(train):,} training examples of {size:,} columns is singular up to "
-            f"rounding, so they have no Gaussian density: {mend}."
+            f"The covariance of {len(train):,} training examples with {size:,} columns is singular up to rounding: "
+            "remove constant or dependent columns, or give more examples."
         ) from None
     factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)

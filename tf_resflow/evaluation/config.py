@@ -2,8 +2,6 @@
 
 from tf_resflow.config_fields import AT_LEAST_0, AT_LEAST_1, Field, one_of
 
-__all__ = ["FIELDS"]
-
 FIELDS = {
     "split": Field("test", one_of("test", "validation", "train")),
     "batch_size": Field(100, AT_LEAST_1),

@@ -13,8 +13,6 @@ from tf_resflow.models.dequantizer import noise_log_det_estimator
 from tf_resflow.progress import track
 from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = ["EstimatorNoise", "Noise", "nested_noise", "stderr_parts"]
-
 
 class Noise(NamedTuple):
     """The moments of the estimate of one example's loss, in bits/dim for integer data, else in nats.
@@ -24,7 +22,7 @@ class Noise(NamedTuple):
       dequantization_std: the standard deviation due to the dequantization, 0 for continuous data.
       estimator_std: the standard deviation due to the log-determinants.
       estimator_kurtosis: its excess kurtosis, 0 for normal noise and NaN without noise. A value in the tens means
-        rare, large outliers, which the measurement of `estimator_std` mostly misses.
+        rare, large outliers.
     """
 
     mean: float
@@ -36,19 +34,15 @@ class Noise(NamedTuple):
 class EstimatorNoise:
     r"""Measures the noise of a model's estimate of an example's loss by nested repetition.
 
-    For the same examples the dequantization is drawn J times, and for each draw the log-determinants are
-    estimated K times: \(y_{jki} = m_i + d_{ji} + e_{jki}\). With \(s_{ji}^2\) the sample variance over k,
-    \(k_{4,ji}\) the fourth k-statistic (the unbiased estimate of the fourth cumulant) and \(t_i^2\) the sample
-    variance of the means over k,
+    The dequantization is drawn J times, and for each draw the log-determinants are estimated K times:
+    \(y_{jki} = m_i + d_{ji} + e_{jki}\). With \(s_{ji}^2\) the sample variance over k, \(k_{4,ji}\) the fourth
+    k-statistic and \(t_i^2\) the sample variance of the means over k,
 
         estimator variance       e^2 = mean_ji s_ji^2
         dequantization variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)
         excess kurtosis          mean_ji k_4 / mean_ji sigma^4,
 
     where \((s^4 - k_4 / K) (K - 1) / (K + 1)\) is the unbiased estimate of \(\sigma^4\).
-
-    The variance of Russian roulette is finite only if the spectral radius of the branches allows it. If the
-    standard deviation grows or jumps during training, use more exact terms or another distribution of their count.
 
     Args:
       model: a `FlowModel`.
@@ -62,25 +56,16 @@ class EstimatorNoise:
     """
 
     def __init__(
-        self,
-        model: FlowModel,
-        log_det_estimator: LogDet | None = None,
-        *,
-        dequantizations: int = 1,
-        draws: int = 8,
+        self, model: FlowModel, log_det_estimator: LogDet | None = None, *, dequantizations: int = 1, draws: int = 8
     ):
-        if draws < 4:
-            raise ValueError(f"The fourth moment needs at least 4 draws; got {draws}.")
         self._model, self._draws = model, draws
         self._noise_log_det_estimator = noise_log_det_estimator(
             log_det_estimator, model.evaluation_log_det_estimator
         )
         self._dequantizations = dequantizations if model.data_space.is_dequantized else 1
-        density = (
-            model.distribution
-            if log_det_estimator is None
-            else with_log_det_estimator(model.distribution, log_det_estimator)
-        )
+        density = model.distribution
+        if log_det_estimator is not None:
+            density = with_log_det_estimator(density, log_det_estimator)
 
         @tf.function(autograph=False)
         def log_prob(x, arguments, seed):
@@ -128,11 +113,10 @@ def nested_noise(estimates: np.ndarray) -> Noise:
 
 
 def stderr_parts(score: Score, noise: Noise, num_samples: int = 1) -> dict[str, float]:
-    """Splits the standard error of a score of n examples by its sources.
+    """Splits the standard error of a score, stderr^2 = (s^2 + (d^2 + e^2) / K) / n, by its sources.
 
-    The noise d of the dequantization and e of the log-determinants are independent between examples, so
-    stderr^2 = (s^2 + (d^2 + e^2) / K) / n if the score of an example is the mean of K = `num_samples` estimates.
-    The variance s^2 of the data is the rest.
+    The noise d is that of the dequantization and e that of the log-determinants; an example's score is the mean of
+    K = `num_samples` estimates. The variance s^2 of the data is the rest.
     """
     estimates = math.sqrt(score.num_examples * num_samples)
     dequantization, estimator = noise.dequantization_std / estimates, noise.estimator_std / estimates

@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike
 
 from tf_resflow.typing import TensorLike
 
-__all__ = ["FeatureMoments", "InceptionFeatures", "frechet_distance"]
-
 _SIZE = 299  # of the images that Inception takes
 
 
@@ -33,33 +31,27 @@ class FeatureMoments:
       scatter: the sum of (x - mean)(x - mean)' over them, `[size, size]`.
 
     References:
-      Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-      variances" (1979).
+      Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
     """
 
     def __init__(self) -> None:
         self.num = 0
-        self.mean = np.zeros(0)
-        self.scatter = np.zeros((0, 0))
+        self.mean = self.scatter = np.zeros(())
 
     def update(self, features: ArrayLike) -> None:
         """Adds features `[batch, size]`."""
         features = np.asarray(features, np.float64)
-        if not self.num:
-            self.mean = np.zeros(features.shape[1])
-            self.scatter = np.zeros([features.shape[1]] * 2)
         num, mean = len(features), features.mean(axis=0)
         centered, step = features - mean, mean - self.mean
         total = self.num + num
-        self.scatter += centered.T @ centered + np.outer(step, step) * (self.num * num / total)
+        update = centered.T @ centered + np.outer(step, step) * (self.num * num / total)
+        self.scatter = self.scatter + update
         self.mean = self.mean + step * (num / total)
         self.num = total
 
     @property
     def covariance(self) -> np.ndarray:
         """The sample covariance `[size, size]`."""
-        if self.num < 2:
-            raise ValueError(f"A covariance needs at least 2 examples; got {self.num}.")
         return self.scatter / (self.num - 1)
 
 
@@ -68,14 +60,8 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
 
         d^2 = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-    With factors S = F F' the last trace is the sum of the singular values of F_1' F_2, which avoids roots of the
-    small eigenvalues of a product of nearly singular matrices.
-
     The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model, so
-    compare only values for the same n. The literature uses 50,000.
-
-    Raises:
-      ValueError: if there are fewer than 2 examples.
+    compare only values for the same n.
 
     Warns:
       UserWarning: if there are no more examples than features, which makes a covariance singular.
@@ -88,9 +74,10 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     if (num := min(first.num, second.num)) <= len(first.mean):
         warnings.warn(
             f"{num} examples have a singular covariance of {len(first.mean)} features, so their Fréchet distance "
-            "is far too large. Use more examples; the literature uses 50,000.",
+            "is far too large: use more examples.",
             stacklevel=2,
         )
+    # With factors S = F F' the last trace is the sum of the singular values of F_1' F_2.
     roots = [np.linalg.eigh(covariance) for covariance in covariances]
     factors = [vectors * np.sqrt(np.maximum(values, 0.0)) for values, vectors in roots]
     cross = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
@@ -105,9 +92,8 @@ class InceptionFeatures:
     Images are scaled to [-1, 1] and resized to 299 x 299 (bilinear, without antialiasing); a single channel is
     repeated three times.
 
-    The weights of Keras differ from those behind the FID in the literature (TensorFlow's graph of December 2015,
-    whose pooling also differs). Distances in these features rank models, but cannot be compared with published
-    ones, unless you pass a file of the original weights, converted to this architecture.
+    The weights of Keras differ from those behind the FID in the literature. Distances in these features rank
+    models, but cannot be compared with published ones, unless you pass a file of the original weights.
 
     Args:
       levels: number of levels of the images.

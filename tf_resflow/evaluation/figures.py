@@ -12,18 +12,9 @@ import scipy
 from numpy.typing import ArrayLike
 
 from tf_resflow.data.column_codes import ColumnCodes
+from tf_resflow.data.column_kinds import in_words
 from tf_resflow.extras import extra
 from tf_resflow.writing import check_output_path, whole_file
-
-__all__ = [
-    "check_figure_path",
-    "coverage_figure",
-    "density_figure",
-    "elbo_figure",
-    "learning_curves",
-    "points_figure",
-    "rank_figure",
-]
 
 _RESOLUTION = 150  # points of a density along each axis
 _BATCH = 4500  # points whose density is computed at a time
@@ -32,12 +23,8 @@ _MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
 _BINS = 40
 _MAX_CELLS = 60  # that a histogram shows one by one, and
 _MAX_LEVELS = 12  # that an axis names
-_JITTER = 0.7  # of a cell
 _DATA_COLOR = "0.4"
 _BAND = 0.99  # the probability with which a calibrated bin, or point of a curve, is inside of its band
-_BEGINNING = 0.1  # the share of the training that the range of learning curves ignores
-_END = 0.1  # the share of a fit from which its last ELBO is estimated
-_POINTS = 50  # of the curve of an ELBO
 _LABELS = {
     "bits_per_dim": "negative log-likelihood (bits/dim)",
     "nats": "negative log-likelihood (nats)",
@@ -67,22 +54,19 @@ def _written(path: str | os.PathLike[str], size: tuple[float, float], **options:
 
 def density_figure(
     path: str | os.PathLike[str],
-    data: ArrayLike,
-    samples: ArrayLike,
+    data: np.ndarray,
+    samples: np.ndarray,
     log_prob: Callable[[np.ndarray], ArrayLike],
     *,
     columns: Sequence[str] | None = None,
-    title: str = "model density",
 ) -> None:
     """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
 
-    The color scale follows the square root of the density, which also shows rare values. `columns` are the names of
-    the axes, by default x and y.
+    The color scale follows the square root of the density, which also shows rare values.
     """
     with extra("plots"):
         from matplotlib import colors
 
-    data, samples = np.asarray(data), np.asarray(samples)
     limits = [_limits([column]) for column in data.T]
     shown, sampled = (_density_of(points, limits) for points in (data, samples))
     density = np.exp(_on_grid(log_prob, limits))
@@ -94,22 +78,18 @@ def density_figure(
         "aspect": _aspect(limits),
         "norm": colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown))),
     }
-    panels = {
-        f"data ({len(data):,})": shown,
-        title: density,
-        f"samples ({len(samples):,})": sampled,
-    }
+    titles = f"data ({len(data):,})", "density of the model", f"samples ({len(samples):,})"
     with _written(path, (13, 4.4), bbox_inches="tight") as fig:
         grid = fig.subplots(1, 3, sharex=True, sharey=True)
-        for axes, (name, values) in zip(grid, panels.items(), strict=True):
+        for axes, title, values in zip(grid, titles, (shown, density, sampled), strict=True):
             drawn = axes.imshow(values, **image)
-            axes.set(xlabel=x, title=name)
+            axes.set(xlabel=x, title=title)
         grid[0].set_ylabel(y)
         fig.colorbar(drawn, ax=grid[-1], extend="max", label="density (1 / unit²)")
 
 
 def _names(columns, num):
-    """The names of columns; by default x and y, or their numbers where they are not two."""
+    """The names of columns; by default x and y, or their numbers if they are not two."""
     return list(columns or (["x", "y"] if num == 2 else [f"column {i + 1}" for i in range(num)]))
 
 
@@ -120,11 +100,11 @@ def _density_of(points, limits):
     return (counts / np.multiply.outer(np.diff(x_edges), np.diff(y_edges)) / len(points)).T
 
 
-def _peak(density, above=0.02):
-    """The density that only this share of the mass exceeds; a spike would make everything else dark."""
+def _peak(density):
+    """The density that 2 % of the mass exceeds; a spike would make everything else dark."""
     values = np.sort(np.nan_to_num(density, nan=0.0, posinf=0.0), axis=None)[::-1]
     mass = np.cumsum(values)
-    return values[np.searchsorted(mass, above * mass[-1])] or 1.0
+    return values[np.searchsorted(mass, 0.02 * mass[-1])] or 1.0
 
 
 def _on_grid(log_prob, limits):
@@ -132,7 +112,7 @@ def _on_grid(log_prob, limits):
     centers = (np.arange(_RESOLUTION) + 0.5) / _RESOLUTION
     x, y = np.meshgrid(*(low + (high - low) * centers for low, high in limits))
     points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
-    parts = [np.asarray(log_prob(points[i : i + _BATCH])) for i in range(0, len(points), _BATCH)]
+    parts = [log_prob(points[i : i + _BATCH]) for i in range(0, len(points), _BATCH)]
     return np.concatenate(parts).reshape(_RESOLUTION, _RESOLUTION)
 
 
@@ -152,17 +132,17 @@ def points_figure(
     each group; the title notes what is left out. With the `codes` of a table, the axes name levels and dates, and
     points are spread over the cells of levels and whole numbers.
     """
-    groups = dict(_finite(name, points) for name, points in {**(data or {}), **samples}.items())
-    if codes is not None:
-        groups = {name: codes.with_offsets(points) for name, points in groups.items()}
-    total, most = (max(sizes) for sizes in zip(*(points.shape[::-1] for points in groups.values()), strict=True))
+    given = {**(data or {}), **samples}
+    total, most = next(iter(given.values())).shape[1], max(map(len, given.values()))
     names, num = _names(columns, total), min(total, _MAX_COLUMNS)
+    codes = codes or ColumnCodes.of_numbers(names)
+    groups = {f"{name} ({len(points):,})": codes.with_offsets(points) for name, points in given.items()}
     if total > num:
         title += f"\ncolumns 1 to {num} of {total}"
     if total > 1 and most > _MAX_POINTS:
         title += f"\nscatter plots of the first {_MAX_POINTS:,} points of each"
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
-    shown = [_Column(names[i], [points[:, i] for points in groups.values()], codes, i) for i in range(num)]
+    shown = [_Axis(names[i], codes.columns[i], [points[:, i] for points in groups.values()]) for i in range(num)]
     size = 5.5 if num < 3 else max(6.0, 1.9 * num)
     with _written(path, (size, size)) as fig:
         if num < 3:
@@ -175,37 +155,27 @@ def points_figure(
         fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
 
 
-def _finite(name, points):
-    """The name of a group with the number of its finite points, and these points."""
-    finite = points[np.all(np.isfinite(points), axis=1)]
-    missing = len(points) - len(finite)
-    return f"{name} ({len(finite):,}{f', {missing:,} not finite' if missing else ''})", finite
+class _Axis:
+    """An axis for a column: its range and bins, the width of its cells, and its ticks."""
 
-
-class _Column:
-    """A column of a table on an axis: its range and bins, the width of its cells, and the text of its ticks."""
-
-    def __init__(self, name, values, codes, place):
-        self.name, self.limits, self.step = name, _limits(values), 0.0
+    def __init__(self, name, column, values):
+        self.name, self.column, self.limits, self.step = name, column, _limits(values), 0.0
         self.bins = np.linspace(self.limits[0], self.limits[1], _BINS + 1)
-        self.labels: list[str] | None = None if codes is None else codes.labels[place]
-        self.start: Any = None if codes is None else codes.columns[place].start
-        if codes is not None and codes.cells is not None:
-            first, step, num = (part[place] for part in codes.cells)
-            if 0 < num <= _MAX_CELLS:
-                self.bins = first + codes.offsets[place] + step * (np.arange(num + 1) - 0.5)
-                self.limits, self.step = (self.bins[0], self.bins[-1]), step
+        if column.is_discrete and column.num <= _MAX_CELLS:
+            self.step = column.step
+            self.bins = float(column.first) + self.step * (np.arange(column.num + 1) - 0.5)
+            self.limits = self.bins[0], self.bins[-1]
 
     def set_ticks(self, axis):
         """Names the levels or the dates on an axis of matplotlib."""
-        with extra("plots"):
-            from matplotlib import ticker
+        from matplotlib import ticker
 
-        if self.labels is not None and len(self.labels) <= _MAX_LEVELS:
-            axis.set_ticks(range(len(self.labels)), self.labels)
-        elif self.start is not None:
+        levels, start = self.column.levels, self.column.start
+        if levels is not None and len(levels) <= _MAX_LEVELS:
+            axis.set_ticks(range(len(levels)), [in_words(level) for level in levels])
+        elif start is not None:
             axis.set_major_locator(ticker.MaxNLocator(4))
-            axis.set_major_formatter(lambda day, _: str(self.start + np.timedelta64(round(day), "D"))[:10])
+            axis.set_major_formatter(lambda day, _: str(start + np.timedelta64(round(day), "D"))[:10])
         else:
             return
         axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
@@ -232,10 +202,8 @@ def _draw_pairs(fig, groups, colors, shown):
 def _histogram(axes, groups, colors, shown, column):
     bins = shown[column].bins
     for color, points in zip(colors, groups.values(), strict=True):
-        kind: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
-        if color == _DATA_COLOR:
-            kind = {"histtype": "stepfilled", "alpha": 0.5}
-        share = 1 / (max(1, len(points)) * (bins[1] - bins[0]))  # of all points, including those outside
+        kind = {"histtype": "stepfilled", "alpha": 0.5} if color == _DATA_COLOR else {"histtype": "step"}
+        share = 1 / (len(points) * (bins[1] - bins[0]))  # of all points, including those outside
         axes.hist(points[:, column], bins, weights=np.full(len(points), share), color=color, **kind)
     axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
     shown[column].set_ticks(axes.xaxis)
@@ -249,12 +217,10 @@ def _scatter(axes, groups, colors, shown, x, y):
     points = np.concatenate(parts)[order][:, [x, y]]
     color = np.repeat(colors, [len(points) for points in parts])[order]
     across, up = shown[x], shown[y]
-    if across.step or up.step:
-        spread = _JITTER * np.array([across.step, up.step])
-        points = points + spread * (rng.uniform(size=points.shape) - 0.5)
-    axes.scatter(*points.T, s=3, c=color, linewidths=0, rasterized=True)
+    jitter = 0.7 * np.array([across.step, up.step]) * (rng.uniform(size=points.shape) - 0.5)
+    axes.scatter(*(points + jitter).T, s=3, c=color, linewidths=0, rasterized=True)
     axes.set(xlim=across.limits, ylim=up.limits, xlabel=across.name, ylabel=up.name)
-    axes.set_aspect("auto" if across.step or up.step else _aspect([across.limits, up.limits]))
+    axes.set_aspect(_aspect([across.limits, up.limits]))
     across.set_ticks(axes.xaxis)
     up.set_ticks(axes.yaxis)
 
@@ -265,11 +231,11 @@ def _aspect(limits):
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def _limits(values, outside=0.002, margin=0.08):
+def _limits(values):
     """A range that holds all but the outermost values of each group."""
-    low = min(np.quantile(group, outside) for group in values if len(group))
-    high = max(np.quantile(group, 1 - outside) for group in values if len(group))
-    pad = margin * (high - low) or 0.5
+    low = min(np.quantile(group, 0.002) for group in values)
+    high = max(np.quantile(group, 0.998) for group in values)
+    pad = 0.08 * (high - low) or 0.5
     return low - pad, high + pad
 
 
@@ -282,28 +248,22 @@ def rank_figure(
     names: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    r"""Draws a histogram of the ranks of each parameter, over a band that holds 99 % of uniform ranks.
-
-    A bin that holds the share p of the L + 1 possible ranks has, of N calibrated data sets,
-    \\(\mathrm{Binomial}(N, p)\\).
+    """Draws a histogram of the ranks of each parameter, over a band that holds 99 % of uniform ranks.
 
     Args:
       path: image file to write.
-      ranks: integers `[num, dimensions]`, see `calibration_ranks`.
-      num_draws: L, the number of samples for each data set.
-      num_bins: the largest number of bins; at most L + 1 are drawn.
+      ranks: integers `[num, dimensions]` from 0 to `num_draws`, see `calibration_ranks`.
+      num_draws: number of samples for each data set.
+      num_bins: the largest number of bins.
       names: of the parameters; by default their numbers.
       title: text above the figure.
 
     Raises:
-      ValueError: if a rank is not an integer from 0 to L, or the number of names is wrong.
+      ValueError: if a rank is above `num_draws`.
     """
     ranks = np.asarray(ranks)
-    if ranks.ndim != 2 or ranks.dtype.kind not in "iu" or not np.all((ranks >= 0) & (ranks <= num_draws)):
-        raise ValueError(
-            f"Expected integers [num, dimensions] from 0 to num_draws={num_draws}, the draws for each data set; "
-            f"got {ranks.dtype} of the shape {ranks.shape}, up to {ranks.max(initial=0)}."
-        )
+    if ranks.max(initial=0) > num_draws:
+        raise ValueError(f"Expected ranks up to num_draws={num_draws}; got {ranks.max()}.")
     num, dimensions = ranks.shape
     names = names or [f"parameter {i + 1}" for i in range(dimensions)]
     edges = np.linspace(0, num_draws + 1, min(num_bins, num_draws + 1) + 1).round() - 0.5
@@ -333,17 +293,8 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
       path: image file to write.
       levels: dict of name to the levels `[num]` of a posterior, see `coverage_levels`.
       title: text above the figure.
-
-    Raises:
-      ValueError: if there are no levels, or one is not between 0 and 1.
     """
     curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
-    if not curves or any(v.ndim != 1 or not v.size or not np.all((v >= 0) & (v <= 1)) for v in curves.values()):
-        shapes = {name: values.shape for name, values in curves.items()}
-        raise ValueError(
-            "Expected a dict of name to levels [num] between 0 and 1, of coverage_levels; got values of the shapes "
-            f"{shapes}."
-        )
     mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
     low, high = np.array(scipy.stats.binom.interval(_BAND, len(first), mass)) / len(first)
     with _written(path, (4.6, 4.4)) as fig:
@@ -366,31 +317,21 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
 
     Args:
       path: image file to write.
-      losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats.
+      losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats; at least 20 steps.
       title: text above the figure.
-
-    Raises:
-      ValueError: if there are none, fewer than 20 for a fit, or a loss is NaN or infinite.
     """
     fits = {name: -_until_the_end(np.asarray(values, np.float64)) for name, values in losses.items()}
-    if not fits or any(elbo.ndim != 1 or len(elbo) < 2 / _END for elbo in fits.values()):
-        shapes = {name: elbo.shape for name, elbo in fits.items()}
-        raise ValueError(f"Expected a dict of name to losses [steps], at least {2 / _END:.0f} steps; got {shapes}.")
-    for name, elbo in fits.items():
-        if bad := len(elbo) - np.count_nonzero(np.isfinite(elbo)):
-            raise ValueError(
-                f"{bad} of {len(elbo)} losses of {name!r} are NaN or infinite: lower the learning rate, or clip "
-                "gradients, as by keras.optimizers.Adam(0.01, global_clipnorm=100.0)."
-            )
     with _written(path, (7.5, 4)) as fig:
         axes, curves = fig.subplots(), []
         for name, elbo in fits.items():
-            parts = np.array_split(elbo, min(_POINTS, len(elbo) // 2))
+            parts = np.array_split(elbo, min(50, len(elbo) // 2))
             steps = np.array_split(np.arange(1, len(elbo) + 1), len(parts))
             centers, means = (np.array([np.mean(part) for part in values]) for values in (steps, parts))
             errors = 2 * np.array([scipy.stats.sem(part) for part in parts])
             bounds = means - errors, means + errors
-            (line,) = axes.plot(centers, means, label=f"{name}: {_with_error(elbo[-int(_END * len(elbo)) :])} nats")
+            last = elbo[-(len(elbo) // 10) :]
+            label = f"{name}: {np.mean(last):.3f} ± {scipy.stats.sem(last):.3f} nats"
+            (line,) = axes.plot(centers, means, label=label)
             axes.fill_between(centers, *bounds, color=line.get_color(), alpha=0.3, linewidth=0)
             curves += [np.stack([centers, bound], axis=1) for bound in bounds]
         axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=_range(curves), xlim=(0, None), title=title)
@@ -400,17 +341,8 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
 
 def _until_the_end(losses):
     """The losses of a fit without the repetitions of the last one."""
-    if losses.ndim != 1 or not len(losses):
-        return losses
     repeats = np.argmax(losses[::-1] != losses[-1])
     return losses[: len(losses) - max(0, repeats - 1)]
-
-
-def _with_error(values):
-    """The mean and its standard error as text, with two digits of the error."""
-    error = scipy.stats.sem(values)
-    decimals = min(6, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 6
-    return f"{np.mean(values):.{decimals}f} ± {error:.{decimals}f}"
 
 
 def learning_curves(
@@ -418,9 +350,8 @@ def learning_curves(
 ) -> None:
     """Draws the held-out score of each run over its steps, and the score that its training reported.
 
-    A gap between the two that overfitting does not explain is the bias of the training's estimator. The range of
-    the axis is that of the scores after the first tenth of the steps, without single outliers. A run that kept its
-    best checkpoint has a star there, and its label has that step and the last one.
+    The range of the axis is that of the scores after the first tenth of the steps, without single outliers. A run
+    that kept its best checkpoint has a star there.
 
     Args:
       path: image file to write.
@@ -436,11 +367,8 @@ def learning_curves(
         for index, (name, lines) in enumerate(runs.items()):
             reported, held_out = _points(lines, key)
             if not len(held_out):
-                known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"})) or "none"
-                raise ValueError(
-                    f"The run {name!r} has no held-out {key!r}; its metrics are {known}. Choose one that all runs "
-                    "have."
-                )
+                known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"}))
+                raise ValueError(f"The run {name!r} has no held-out {key!r}; its metrics are {known}.")
             color = f"C{index}"
             axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
             best_step = next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
@@ -460,8 +388,7 @@ def _points(lines, key):
     """The steps and values that training logged, and the scores on the split that has most of them."""
     points: dict[str | None, list] = collections.defaultdict(list)
     for line in lines:
-        value = line.get(key)
-        if isinstance(value, (int, float)) and math.isfinite(value):
+        if isinstance(value := line.get(key), (int, float)):
             is_score = line["split"] != "train" or "num_examples" in line
             points[line["split"] if is_score else None].append((line["step"], value))
     reported = points.pop(None, [])
@@ -470,8 +397,8 @@ def _points(lines, key):
 
 
 def _range(curves):
-    """Limits of the y axis, from each curve after its beginning."""
-    late = [curve[curve[:, 0] >= _BEGINNING * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
+    """Limits of the y axis, from each curve after its first tenth."""
+    late = [curve[curve[:, 0] >= 0.1 * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
     low = min(np.quantile(values, 0.02, method="nearest") for values in late)
     high = max(np.quantile(values, 0.98, method="nearest") for values in late)
     pad = 0.06 * (high - low) or 0.05 * abs(low) or 1.0

@@ -9,18 +9,15 @@ from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.progress import track
 
-__all__ = ["lipschitz_certificate"]
-
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     r"""Bounds of the Lipschitz constants of a flow's layers and blocks, of itself and of its inverse.
 
     With \\(L_i\\) the constant of branch i, \\(\mathrm{Lip}(x + g_i(x)) \le 1 + L_i\\) and
     \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\); the flow's constant is at most the product
-    of those of its parts (see `FlowBijector.lipschitz_constants`). An error of the latent grows by at most the
-    inverse's constant on its way to the data. "nominal" bounds rely on the coefficients that the layers enforce by
-    an estimate of their norms, or on the constructor's `lipschitz_constant`. "certified" bounds are proofs for the
-    current weights (see `tf_resflow.bijectors.certified_bounds`).
+    of those of its parts (see `FlowBijector.lipschitz_constants`). "nominal" bounds rely on the coefficients that
+    the layers enforce by an estimate of their norms, or on the constructor's `lipschitz_constant`. "certified"
+    bounds are proofs for the current weights (see `tf_resflow.bijectors.certified_bounds`).
 
     ```python
     import tf_resflow as resflow
@@ -36,10 +33,9 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     Returns:
       A dict. "layers": for each block's name, a dict of each layer's name to its "coefficient", "estimate"
       (`norm_estimate`, of the raw kernel) and "bound" (of the kernel as applied). "blocks": for each block's name,
-      its "nominal" and "certified" constant. If nothing bounds its branch, the latter is infinite, and there is a
-      "reason". "flow" and "inverse": their "nominal" and "certified" constants, infinite if a part's is, or if the
-      parts contract in different norms. "unbounded": for the name of each part with an infinite certified constant,
-      in one direction or both, the reason.
+      its "nominal" and "certified" constant, which is infinite with a "reason" if nothing bounds its branch. "flow"
+      and "inverse": their constants, infinite if a part's is, or if the parts contract in different norms.
+      "unbounded": for the name of each part with an infinite certified constant, the reason.
 
     References:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
@@ -61,7 +57,7 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
 
 
 def _reasons(flow, bound):
-    """Why parts are not bounded; without the parts that only have the reason of one of their own."""
+    """Why parts are not bounded, without the parts that only repeat the reason of one of their own."""
     found, reasons = {}, {}
     for name, part in reversed(parts_by_name(flow).items()):  # the innermost first
         found[id(part)] = reason = lipschitz_constants(part, True, bound).reason

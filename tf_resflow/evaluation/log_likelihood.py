@@ -7,13 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
-from tf_resflow.evaluation.planning import (
-    MEGABYTES,
-    LikelihoodPlan,
-    bytes_per_row,
-    held_out_plan,
-    plan_likelihood,
-)
+from tf_resflow.evaluation.planning import MEGABYTES, LikelihoodPlan, bytes_per_row, held_out_plan, plan_likelihood
 from tf_resflow.models import FlowModel
 from tf_resflow.models.dequantization import points_per_set
 from tf_resflow.models.dequantizer import noise_log_det_estimator, with_sets
@@ -21,15 +15,12 @@ from tf_resflow.models.flow_model import draw_log_prob
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
-__all__ = ["LogProbSamples", "estimate_log_prob", "log_prob_by_class", "mean_and_stderr", "mean_of_probabilities"]
-
 
 class LogProbEstimate(NamedTuple):
     """An estimate of the log-likelihood of each example, in nats, and its standard error.
 
-    The standard error is measured from few estimates (8 by default, or 8 sets of them in cells), so intervals use
-    Student's t: the true value lies within 2 standard errors in 91 % of cases, and within 2.36 in 95 %. For `num`
-    estimates the multiplier is `scipy.stats.t.ppf(0.975, num - 1)`.
+    The standard error is measured from `num` estimates, 8 by default (8 sets of them in cells), so the interval of
+    95 % has `scipy.stats.t.ppf(0.975, num - 1)` standard errors on both sides, which is 2.36 for 8.
     """
 
     log_prob: tf.Tensor
@@ -69,19 +60,13 @@ def estimate_log_prob(
       plan: a `LikelihoodPlan`, instead of `stderr`. Use one plan for several calls.
 
     Returns:
-      A `LogProbEstimate` with `log_prob` and `stderr`, `[batch]` each. The standard error is measured for each
-      example by repetition. It is 0 without noise, and NaN for a single estimate or where `log_prob` is -inf
-      because the density is below the range of its type.
+      A `LogProbEstimate` with `log_prob` and `stderr`, `[batch]` each. The standard error is measured by
+      repetition: 0 without noise, and NaN for a single estimate or where `log_prob` is -inf.
 
     Raises:
-      ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`; for a `stderr` in a graph.
-
-    Warns:
-      UserWarning: if a plan that was not measured estimates the log-determinants of vectors with `cells`.
+      ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`.
     """
     if stderr is not None and plan is None:
-        if not tf.executing_eagerly():
-            raise ValueError("A plan is measured eagerly: call plan_likelihood outside the graph and pass plan=.")
         plan = plan_likelihood(model, x, stderr, condition=condition)
     elif stderr is not None or plan is None:
         raise ValueError("estimate_log_prob takes either stderr= or plan=.")
@@ -93,8 +78,8 @@ def log_prob_by_class(
 ) -> tf.Tensor:
     r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
 
-    The classes share the random numbers of an example. By Bayes' rule softmax over the classes is
-    \\(p(y \mid x)\\) if the classes are equally frequent; otherwise, add the logarithms of their frequencies first.
+    By Bayes' rule softmax over the classes is \\(p(y \mid x)\\) if they are equally frequent; otherwise, add the
+    logarithms of their frequencies first.
 
     Args:
       model: a `FlowModel` with `num_classes`.
@@ -107,7 +92,7 @@ def log_prob_by_class(
       `[batch, num_classes]`, in nats.
 
     Raises:
-      ValueError: if the condition is not a label; as `FlowModel.log_prob`.
+      ValueError: if the condition is not a label.
     """
     if model.condition.num_classes is None:
         raise ValueError(f"{model.name} has no classes: build the model with num_classes=.")
@@ -119,23 +104,19 @@ def log_prob_by_class(
 class LogProbSamples:
     """Draws K estimates of the log-likelihood of each example, each with its own dequantization and probes.
 
-    The estimates of all examples are the rows of one batch. If the values of the widest branch took more than
-    `megabytes`, the batch is computed in parts, one after the other; the process needs a few times that memory.
-    `num_samples` is K, rounded up to equal parts. It is 1 if the estimates do not differ (`is_noisy`), because the
-    data are continuous and all log-determinants exact. In cells, the K estimates are sets of points, each shifted
-    at random, and the error comes from the spread of the means of the sets.
+    The estimates of all examples are the rows of one batch, or of parts of it if the values of the widest branch
+    took more than `megabytes`. `num_samples` is K, rounded up to equal parts, and 1 if the estimates do not differ
+    (`is_noisy`). In cells, the K estimates are sets of points, each shifted at random, and the error comes from the
+    spread of the means of the sets.
 
     Args:
       model: a `FlowModel`.
       plan: a `LikelihoodPlan`.
-      common: whether all examples share their random numbers, so that an answer does not depend on the others,
-        beyond rounding.
-      max_batch: the largest number of examples. If all of them fit at once, the graph needs no loop, and TFLite can
-        hold it.
+      common: whether all examples share their random numbers, so that an answer does not depend on the others.
+      max_batch: the largest number of examples. If all of them fit at once, the graph has no loop, as TFLite needs.
       megabytes: see above.
       networks: as for `FlowModel.log_prob`.
       of_probabilities: whether `mean` is the logarithm of the mean of the probabilities, as it always is in cells.
-        Estimated log-determinants bias it, which is a warning unless the plan was measured.
     """
 
     def __init__(
@@ -149,10 +130,6 @@ class LogProbSamples:
         networks: bijectors.Networks | None = None,
         of_probabilities: bool = False,
     ):
-        if not isinstance(plan, LikelihoodPlan):
-            raise ValueError(
-                f"plan must be a LikelihoodPlan, such as LikelihoodPlan(log_det_estimator=...); got {plan!r}."
-            )
         log_det = model.evaluation_log_det_estimator if plan.log_det_estimator is None else plan.log_det_estimator
         self._noise_log_det_estimator = noise_log_det_estimator(log_det, model.evaluation_log_det_estimator)
         self._model, self._common, self._networks = model, common, networks
@@ -160,7 +137,11 @@ class LogProbSamples:
         blocks = bijectors.views.blocks_by_name(density)
         exact = all(isinstance(block.log_det_estimator, logdet.Exact) for block in blocks.values())
         self.is_noisy = model.data_space.is_dequantized or not exact
-        costs = map(_bytes_per_example, [*blocks.values(), *self._blocks_of_noise()])
+        computed = [*blocks.values()]
+        if model.data_space.noise_flow is not None:
+            noise = bijectors.with_log_det_estimator(model.data_space.noise_flow, self._noise_log_det_estimator)
+            computed += bijectors.flow.residual_blocks(noise)
+        costs = map(_bytes_per_example, computed)
         at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
         num_samples = plan.num_samples if self.is_noisy else 1
         in_cells = model.data_space.cells is not None
@@ -168,9 +149,8 @@ class LogProbSamples:
         if self._of_probabilities and not exact and math.isnan(plan.dequantization_std):
             warnings.warn(
                 "The logarithm of a mean of probabilities is too large by up to half the variance of the estimated "
-                "log-determinants of an example, in nats. Pass a plan with "
-                "log_det_estimator=tf_resflow.logdet.Exact(), or a plan of plan_likelihood, which keeps this bias "
-                "below the standard error.",
+                "log-determinants of an example, in nats. Pass a plan of plan_likelihood, or one with "
+                "log_det_estimator=tf_resflow.logdet.Exact().",
                 stacklevel=3,
             )
         self._num_points = min(points_per_set(num_samples), 2 ** (at_once.bit_length() - 1)) if in_cells else 1
@@ -252,23 +232,12 @@ class LogProbSamples:
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
         x = arguments.pop("x")
         arguments |= {} if self._networks is None else {"networks": self._networks}
-        noise = {
-            "log_det_estimator": self._noise_log_det_estimator,
-            "networks": self._networks,
-            "point_sets": self._point_sets,
-        }
         sets = num if self._common else None
-        log_prob = draw_log_prob(self._model, x, seed, self._density, arguments, sets=sets, **noise)
-        return tf.reshape(log_prob, [num, -1])
-
-    def _blocks_of_noise(self):
-        """The residual blocks of a dequantizer, with the estimator that it is given."""
-        noise = self._model.data_space.noise_flow
-        if noise is None:
-            return []
-        return bijectors.flow.residual_blocks(
-            bijectors.with_log_det_estimator(noise, self._noise_log_det_estimator)
+        noise = {"log_det_estimator": self._noise_log_det_estimator, "point_sets": self._point_sets}
+        log_prob = draw_log_prob(
+            self._model, x, seed, self._density, arguments, sets=sets, networks=self._networks, **noise
         )
+        return tf.reshape(log_prob, [num, -1])
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
@@ -295,6 +264,6 @@ def mean_of_probabilities(samples: tf.Tensor, num_points: int = 1) -> LogProbEst
 
 
 def _bytes_per_example(block):
-    """What a block computes for an example: for all rows at which its estimator evaluates the branch at once."""
+    """The bytes of a block for an example, for all rows at which its estimator evaluates the branch at once."""
     log_det, size = block.log_det_estimator, math.prod(size or 1 for size in block.event_shape)
     return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,17 +20,7 @@ from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
 
-__all__ = [
-    "LikelihoodPlan",
-    "default_num_samples",
-    "describe_estimator",
-    "describe_plan",
-    "held_out_plan",
-    "plan_likelihood",
-]
-
 MEGABYTES = 500  # of values that a branch computes at once
-_NUM_SAMPLES, _NUM_IN_CELLS = 8, 32  # estimates of a log-likelihood, if no plan says it
 
 _EXAMPLES = 16  # of the measurement
 _DRAWS = 8  # of the dequantization of each; in cells, sets of draws
@@ -43,11 +32,10 @@ _CHANCE = 0.1  # of terms after the exact ones: large enough for a short measure
 _MAX_PROBES = 512
 _MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
 _NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # of samples
-_SLOW = 0.9  # ratio of terms above which a series decays slowly
 
 
 class BlockPlan(NamedTuple):
-    """The estimator of a block, and the noise (in nats) and the time of one estimate of an example."""
+    """The estimator of a block, and the noise in nats and the time of one estimate of an example."""
 
     log_det_estimator: logdet.LogDetEstimator
     std: float
@@ -60,8 +48,7 @@ class LikelihoodPlan:
 
     `tf_resflow.evaluation.plan_likelihood` measures a plan for a given standard error. The square of that error is
     \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the dequantization and \\(\sigma_b\\) of the blocks.
-    For vectors with `cells`, the logarithm of the mean of K probabilities is estimated, and \\(d^2 / K\\) is the
-    squared relative error of this mean for exact log-determinants.
+    For vectors with `cells`, the estimate is the logarithm of the mean of K probabilities.
 
     Attributes:
       log_det_estimator: the estimator of the log-determinants, or a dict of them by block
@@ -77,10 +64,6 @@ class LikelihoodPlan:
     stderr: float | None = None
     dequantization_std: float = math.nan
     blocks: Mapping[str, BlockPlan] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; got {self.num_samples}.")
 
     @property
     def log_det_stderr(self) -> float:
@@ -104,29 +87,27 @@ class LikelihoodPlan:
 
 def default_num_samples(model: Any) -> int:
     """The number of estimates of a scored or served log-likelihood, if no plan says it."""
-    return _NUM_SAMPLES if model.data_space.cells is None else _NUM_IN_CELLS
+    return 8 if model.data_space.cells is None else 32
 
 
 def held_out_plan(model: Any, log_det_estimator: Any = None) -> LikelihoodPlan:
-    """The plan for the score of a data set: one estimate of each example, or in cells the default number."""
+    """The plan for the score of a data set."""
     num_samples = 1 if model.data_space.cells is None else default_num_samples(model)
     return LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples)
 
 
 def describe_plan(plan: LikelihoodPlan) -> dict[str, Any]:
-    """A plan for JSON: what was measured, or the estimator alone."""
+    """A plan for JSON: what was measured, or only the estimator."""
     if plan.stderr is None:
         return describe_estimator(plan.log_det_estimator)
     return {"type": "LikelihoodPlan", **plan.as_dict()}
 
 
 def describe_estimator(log_det_estimator: Any) -> dict[str, Any]:
-    """What a model takes as `log_det`, for JSON: its "type" and its settings, or the estimators of "blocks"."""
+    """An estimator, or a dict of them by block, for JSON."""
     if isinstance(log_det_estimator, Mapping):
-        return {
-            "type": "by block",
-            "blocks": {name: describe_estimator(part) for name, part in log_det_estimator.items()},
-        }
+        blocks = {name: describe_estimator(part) for name, part in log_det_estimator.items()}
+        return {"type": "by block", "blocks": blocks}
 
     def plain(value):
         if isinstance(value, TermDistribution):
@@ -148,10 +129,9 @@ def plan_likelihood(
 ) -> LikelihoodPlan:
     """Measures which number of samples and which estimators reach a standard error in the least time.
 
-    Each block is measured alone, on its inputs for the first 16 examples: the noise and the time of
-    `AdaptiveRoulette` with more and more colored probes and several `rtol`, until less noise would not pay; and
-    the time of `Exact`, if it fits into memory. The times are those of this machine, so another run may choose
-    other probes.
+    Each block is measured on its inputs for the first 16 examples: the noise and the time of `AdaptiveRoulette`
+    with different numbers of probes and `rtol`, and the time of `Exact` if it fits into memory. Another run may
+    choose other estimators, because times vary.
 
     ```python
     import tf_resflow as resflow
@@ -165,7 +145,7 @@ def plan_likelihood(
 
     Args:
       model: a `FlowModel`.
-      x: examples as for `FlowModel.log_prob`, similar to the data that the plan is for.
+      x: examples `[batch, *event_shape]`, similar to the data that the plan is for.
       stderr: in nats, of each example's log-likelihood: the root mean square over examples. To convert from
         bits/dim, multiply by `model.data_space.nats_per_unit`.
       condition: of a conditional model, as for `FlowModel.log_prob`.
@@ -174,25 +154,17 @@ def plan_likelihood(
       seed: integer, of the measurement.
 
     Raises:
-      ValueError: if `stderr` is not positive, is below the rounding of the model's type, or needs more than 8,192
-        samples; or if x is not finite.
-
-    Warns:
-      UserWarning: if the series of a block decays slowly.
+      ValueError: if `stderr` needs more than 8,192 samples, or x is not finite or not in its cells.
     """
-    if not 0 < stderr < math.inf:
-        raise ValueError(f"stderr must be positive and finite, in nats; got {stderr}.")
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     x = tf.convert_to_tensor(x)
     arguments = {name: rows[:_EXAMPLES] for name, rows in model.condition.arguments(condition, len(x)).items()}
     x, cells = x[:_EXAMPLES], model.data_space.cells
-    if cells is not None and not bool(tf.reduce_all(on_grid(tf.cast(x, model.distribution.dtype), cells))):
-        raise ValueError("x holds values that are not in the middle of their cells, and have probability 0.")
     prepared = model.prepare(x, tf.constant([seed, 0]))
-    if not bool(tf.reduce_all(tf.math.is_finite(prepared))):
-        raise ValueError("x holds NaN or infinite values: plan for examples like those to come.")
-    _check_rounding(model, prepared, arguments, stderr)
+    valid = tf.math.is_finite(prepared)
+    if cells is not None:
+        valid &= on_grid(tf.cast(x, model.distribution.dtype), cells)
+    if not bool(tf.reduce_all(valid)):
+        raise ValueError("x holds values that are NaN, infinite or not in the middle of their cells.")
     noise = _dequantization_std(model, x, arguments, seed)
     counted = noise if num_samples is None else lambda num: 0.0  # the part that the standard error includes
     useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, counted(_MIN_SAMPLES))
@@ -225,38 +197,21 @@ def plan_likelihood(
     )
 
 
-def _check_rounding(model, x, arguments, stderr):
-    """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
-    latent = bijectors.forward_features(model.flow, x, compute_log_det=False, **arguments).latent
-    terms = tf.reduce_mean(tf.abs(model.distribution.distribution.log_prob(latent)))
-    terms += 2 * abs(model.data_space.log_num_cells)
-    dtype = model.distribution.dtype
-    rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
-    if stderr < rounding:
-        raise ValueError(
-            f"stderr={stderr:.3g} nats is below the rounding of {dtype.name}: about {rounding:.2g} nats can be "
-            "reached with this model. Ask for more, or build the flow in float64."
-        )
-
-
 def _variance(blocks):
     return sum(block.std**2 for block in blocks.values())
 
 
 def _allowed_variance(num_samples, squared_error, in_cells):
-    """The variance S of the blocks for which S / K, or in cells S / K + (S / 2)^2, is the squared error.
-
-    S / 2 is the bias of the logarithm of a mean of probabilities whose logarithms have normal noise.
-    """
+    """The variance S of the blocks for which S / K, or in cells S / K + (S / 2)^2, is the squared error."""
     if not in_cells:
         return num_samples * squared_error
     return 2 * (math.sqrt(1 / num_samples**2 + squared_error) - 1 / num_samples)
 
 
 def _cheapest(choices, allowed):
-    """Chooses a `BlockPlan` for each block, within the allowed variance; None if there are none.
+    """Chooses a `BlockPlan` for each block within the allowed variance, or returns None.
 
-    All blocks begin with their fastest one. Then the choice that removes most variance per second is next.
+    From the fastest of each block, the choice that removes most variance per second is next.
     """
     chosen = {name: min(found, key=lambda choice: choice.seconds) for name, found in choices.items()}
     while _variance(chosen) > allowed:
@@ -274,11 +229,7 @@ def _cheapest(choices, allowed):
 
 
 def _dequantization_std(model, x, arguments, seed):
-    """The noise d of the dequantization in nats, as a function of the number K of samples.
-
-    All draws have the same probes, whose own noise nearly cancels. In cells d^2 / K is the squared relative error
-    of the mean of the probabilities of K samples, which are sets of points.
-    """
+    """The noise d of the dequantization in nats, as a function of K; the draws share their probes."""
     if not model.data_space.is_dequantized:
         return lambda num: 0.0
     density = bijectors.with_log_det_estimator(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
@@ -319,7 +270,6 @@ def _choices_by_block(model, x, arguments, useful, seed):
     for name, block in track(blocks.items(), "noise of the blocks"):
         rows = [inputs[name], *(arguments.values() if block.has_condition else [])]
         rows[0] = block.expansion_point(*rows)
-        _warn_of_slow_decay(name, block, rows, seed)
         most_rows = MEGABYTES * 2**20 // bytes_per_row(block)
         kind = (*inputs[name].shape, len(rows), most_rows)  # similar blocks need the same time
         if kind not in exact:
@@ -346,10 +296,7 @@ def _exact(block, inputs, most_rows):
 
 
 def _estimates(block, inputs, num_rows, enough, seed):
-    """The `BlockPlan`s of colored probes, measured until the noise is below `enough`, and of independent probes.
-
-    Independent probes are better in layers without places, and of images the only ones below a color per channel.
-    """
+    """The `BlockPlan`s of colored probes, measured until the noise is below `enough`, and of independent probes."""
     estimate, rtols, found = _series(block), list(_RTOLS), []
     for num_probes in _numbers_of_probes(inputs[0]):
         draws = [_draw(inputs, num_rows, num_probes, seed, draw) for draw in range(2)]
@@ -378,8 +325,8 @@ def _numbers_of_probes(x):
 
 def _independent(choice, num):
     """The `BlockPlan` of several probes, from that of one."""
-    log_det = dataclasses.replace(choice.log_det_estimator, probes="rademacher", num_probes=num)
-    return BlockPlan(log_det, choice.std / math.sqrt(num), choice.seconds * num)
+    estimator = dataclasses.replace(choice.log_det_estimator, probes="rademacher", num_probes=num)
+    return BlockPlan(estimator, choice.std / math.sqrt(num), choice.seconds * num)
 
 
 def _roulette(rtol, num_probes, **kwargs):
@@ -427,26 +374,6 @@ def _timed(function, *arguments):
     start = time.perf_counter()
     value = function(*arguments).numpy()
     return value, time.perf_counter() - start
-
-
-def _warn_of_slow_decay(name, block, inputs, seed):
-    """Warns if the terms of a block's series decay slowly."""
-    x, num = inputs[0], 0
-    first = w = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
-    ratio = math.inf
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(x)
-        gx = block.branch(inputs if block.has_condition else x)
-    while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
-        w, num = tape.gradient(gx, x, w, unconnected_gradients="zero"), num + 1
-        norms = [tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1) for rows in (w, first)]
-        ratio = float(tf.reduce_max(norms[0] / norms[1]))
-    if (decay := ratio ** (1 / num)) > _SLOW:
-        warnings.warn(
-            f"The series of {name} decays by {decay:.2f} per term, which makes its log-determinant expensive. "
-            "A lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay faster.",
-            stacklevel=4,
-        )
 
 
 def bytes_per_row(block: bijectors.ResidualBlock) -> int:

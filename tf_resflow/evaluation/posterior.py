@@ -10,10 +10,6 @@ from scipy import special, stats
 from tf_resflow.evaluation.scores import Score
 from tf_resflow.extras import extra
 
-__all__ = ["ImportanceCheck", "c2st", "calibration_ranks", "coverage_levels", "importance_check"]
-
-_LEAST_WEIGHTS = 100  # a fifth of them are the tail
-
 
 def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
     r"""The ranks of simulation-based calibration: of true parameters among L samples of their posteriors.
@@ -23,8 +19,7 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
 
         r_id = #{l : theta_ild < theta_id}.
 
-    If q is the posterior, each rank is uniform on 0, ..., L. Ranks that pile up at both ends mean that q is too
-    narrow, in the middle too wide, and at one end biased. `rank_figure` draws them.
+    If q is the posterior, each rank is uniform on 0, ..., L. `rank_figure` draws them.
 
     ```python
     import numpy as np
@@ -35,23 +30,14 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
     ```
 
     Args:
-      samples: array `[draws, num, dimensions]`: for each of `num` data sets, samples of its posterior. They must be
-        independent, so thin the samples of a Markov chain.
+      samples: array `[draws, num, dimensions]`: for each of `num` data sets, independent samples of its posterior.
       parameters: array `[num, dimensions]`: the parameters with which each data set was simulated.
-
-    Raises:
-      ValueError: if the shapes do not fit, or a value is not finite.
 
     References:
       Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018).
     """
     samples, parameters = np.asarray(samples), np.asarray(parameters)
-    if samples.ndim != 3 or samples.shape[1:] != parameters.shape:
-        raise ValueError(
-            "Expected samples [draws, num, dimensions] and parameters [num, dimensions]; got the shapes "
-            f"{samples.shape} and {parameters.shape}. The draws are the first axis, as in q.sample(draws)."
-        )
-    _check_finite(samples=samples, parameters=parameters)
+    _check(samples, parameters)
     return np.sum(samples < parameters, axis=0)
 
 
@@ -62,9 +48,8 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
 
         a_i = (#{l : q(theta_il | x_i) > q(theta_i | x_i)} + 1/2) / (L + 1).
 
-    The expected coverage of the regions of mass a is the share of the levels below a. If q is the posterior, the
-    levels are uniform, and the coverage of each a is a; less coverage means that q is overconfident. This tests all
-    coordinates together. `coverage_figure` draws the curve.
+    The expected coverage of the regions of mass a is the share of the levels below a. It is a if q is the
+    posterior; less coverage means that q is overconfident. `coverage_figure` draws the curve.
 
     ```python
     import tf_resflow as resflow
@@ -73,25 +58,15 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
     ```
 
     Args:
-      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\) in nats, up to a constant for each
-        data set.
+      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\), up to a constant for each data set.
       parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\), likewise.
-
-    Raises:
-      ValueError: if the shapes do not fit, or a value is NaN.
 
     References:
       Hermans et al., "A trust crisis in simulation-based inference?" (2022); Deistler, Goncalves and Macke,
       "Truncated proposals for scalable and hassle-free simulation-based inference" (2022).
     """
     samples, parameters = np.asarray(sample_log_probs), np.asarray(parameter_log_probs)
-    if samples.ndim != 2 or samples.shape[1:] != parameters.shape:
-        raise ValueError(
-            "Expected log-densities of samples [draws, num] and of the true parameters [num]; got the shapes "
-            f"{samples.shape} and {parameters.shape}."
-        )
-    if np.isnan(samples).any() or np.isnan(parameters).any():
-        raise ValueError("A log-density is NaN, which has no rank: find the parameters where q has none.")
+    _check(samples, parameters)
     return (np.sum(samples > parameters, axis=0) + 0.5) / (len(samples) + 1)
 
 
@@ -101,11 +76,10 @@ class ImportanceCheck(NamedTuple):
     Attributes:
       elbo: the mean of the logarithms of the weights, in nats.
       stderr: its standard error.
-      log_evidence: the logarithm of the mean weight, which estimates the logarithm of the integral of p. The ELBO
-        is below that logarithm by KL(q | p).
+      log_evidence: the logarithm of the mean weight, which estimates the logarithm of the integral of p.
       efficiency: the number of independent samples of p that a sample of q is worth, between 0 and 1.
-      pareto_k: the shape of the tail of the weights. Below `good_k`, estimates with the weights are reliable. Above
-        it, q misses a part of p, and `log_evidence` and `efficiency` themselves may be wrong.
+      pareto_k: the shape of the tail of the weights. Above `good_k`, q misses a part of p, and `log_evidence` and
+        `efficiency` may be wrong.
       good_k: the largest `pareto_k` for which this number of samples is enough.
     """
 
@@ -122,9 +96,8 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
 
     With the weights \\(w_i = p(\theta_i) / q(\theta_i)\\) of \\(\theta_i \sim q\\), the ELBO is the mean of
     \\(\log w_i\\), the efficiency \\((\sum w_i)^2 / (N \sum w_i^2)\\), and k the shape of a generalized Pareto
-    distribution that is fitted to the largest \\(\min(N / 5, 3 \sqrt N)\\) weights: the moments of orders below
-    1 / k are finite. A mean with such weights needs about \\(10^{1 / (1 - k)}\\) samples, and above 0.7 more than
-    is practical: k is good below \\(\min(1 - 1 / \log_{10} N, 0.7)\\).
+    distribution that is fitted to the largest \\(\min(N / 5, 3 \sqrt N)\\) weights. A mean with such weights needs
+    about \\(10^{1 / (1 - k)}\\) samples: k is good below \\(\min(1 - 1 / \log_{10} N, 0.7)\\).
 
     ```python
     import tensorflow_probability as tfp
@@ -137,22 +110,13 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
     ```
 
     Args:
-      log_weights: array `[num]`, \\(\log p - \log q\\) in nats of at least 100 samples of q. The
-        `experimental_sample_and_log_prob` of a surrogate returns samples and their densities in one pass.
-
-    Raises:
-      ValueError: if there are fewer samples, or a weight is NaN or infinite.
+      log_weights: array `[num]`, \\(\log p - \log q\\) in nats of at least 100 samples of q.
 
     References:
       Yao, Vehtari, Simpson and Gelman, "Yes, but did it work?: Evaluating variational inference" (2018);
       Vehtari, Simpson, Gelman, Yao and Gabry, "Pareto smoothed importance sampling" (2024), for the limit.
     """
     log_weights = np.asarray(log_weights, np.float64)
-    if log_weights.ndim != 1 or len(log_weights) < _LEAST_WEIGHTS:
-        raise ValueError(
-            f"Expected log-weights [num] of at least {_LEAST_WEIGHTS} samples; got the shape {log_weights.shape}."
-        )
-    _check_finite(log_weights=log_weights)
     num = len(log_weights)
     log_sum, log_squares = special.logsumexp(log_weights), special.logsumexp(2 * log_weights)
     ordered = np.exp(np.sort(log_weights) - log_weights.max())
@@ -185,7 +149,7 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     ```
 
     The value depends on the number of samples, from which the classifier learns, so compare only values for equal
-    numbers. The literature uses up to 10,000. The test needs scikit-learn (the extra "data").
+    numbers. The test needs scikit-learn (the extra "data").
 
     Args:
       samples: array `[num, dimensions]` to test.
@@ -197,9 +161,6 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
       A named tuple of `mean`, the accuracy over the 2 num points, `stderr`, its binomial standard error, and
       `num_examples`.
 
-    Raises:
-      ValueError: if the shapes differ, a value is not finite, or there are fewer points than folds.
-
     References:
       Lopez-Paz and Oquab, "Revisiting classifier two-sample tests" (2017); Lueckmann et al., "Benchmarking
       simulation-based inference" (2021).
@@ -208,11 +169,6 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
         from sklearn import model_selection, neural_network, preprocessing
 
     samples, reference = np.asarray(samples, np.float64), np.asarray(reference, np.float64)
-    if samples.ndim != 2 or samples.shape != reference.shape:
-        raise ValueError(
-            "Expected samples and a reference of one shape [num, dimensions]; got the shapes "
-            f"{samples.shape} and {reference.shape}. Draw as many samples as the reference has."
-        )
     x = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
     label = np.repeat([0, 1], len(samples))
     hidden = (10 * x.shape[1],) * 2
@@ -222,7 +178,8 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     return Score(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(x))), len(x))
 
 
-def _check_finite(**arrays):
-    for name, values in arrays.items():
-        if bad := values.size - np.count_nonzero(np.isfinite(values)):
-            raise ValueError(f"{bad} of {values.size} values of {name} are NaN or infinite.")
+def _check(samples, parameters):
+    if samples.shape[1:] != parameters.shape:
+        raise ValueError(f"Expected samples [draws, *{parameters.shape}]; got the shape {samples.shape}.")
+    if np.isnan(samples).any() or np.isnan(parameters).any():
+        raise ValueError("A value is NaN, which has no rank.")

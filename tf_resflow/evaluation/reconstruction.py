@@ -10,14 +10,11 @@ from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage
 from tf_resflow.typing import TensorLike
 
-__all__ = ["Reconstruction", "reconstruct"]
-
 
 class Reconstruction(NamedTuple):
     """The error of f^-1(f(x)) - x over a batch, and the solver's diagnostics over all solves.
 
-    A solve is the inversion of one block for one example. A flow without residual blocks has none, and the
-    diagnostics are 0.
+    A solve is the inversion of one block for one example. Without residual blocks the diagnostics are 0.
 
     Attributes:
       max_error: the largest error in the flow's input space, that of the dequantized data.

@@ -4,7 +4,6 @@ import itertools
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,48 +12,13 @@ from numpy.typing import ArrayLike
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.evaluation.figures import points_figure
 from tf_resflow.extras import extra
-from tf_resflow.plurals import counted
-from tf_resflow.writing import check_output_path, whole_file
-
-__all__ = [
-    "MAX_TEMPERATURE",
-    "check_samples",
-    "image_grid",
-    "reconstruction_grid",
-    "write_png",
-    "write_samples",
-]
+from tf_resflow.writing import whole_file
 
 MAX_TEMPERATURE = 100.0
 """The largest temperature that samples may have."""
 
-_MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
-_CSV_VALUE = 11  # bytes of a number of 9 digits, with its point and its comma; not all numbers need them
 _MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
 _MIN_CELL = 64  # pixels; so are small images in a large grid
-
-
-def check_samples(path: str | os.PathLike[str], shape: Sequence[int], levels: int | None = None) -> None:
-    """Raises a ValueError, before any long work, if `write_samples` cannot write `(num, *event_shape)` values.
-
-    The path must be writable and end in .png or .npy, or in .csv for vectors. The samples must fit on the disk, and
-    in a picture.
-    """
-    check_output_path(path, [".png", ".npy", *([".csv"] if len(shape) == 2 else [])])
-    path, num, values = pathlib.Path(path).absolute(), shape[0], math.prod(shape)
-    suffix = path.suffix.lower()
-    if suffix == ".png" and values > _MAX_PICTURE:
-        raise ValueError(
-            f"{num:,} samples are too many for a picture, which holds at most {_MAX_PICTURE * num // values:,} "
-            f"({_MAX_PICTURE:,} values). Lower --num, or write them to a .npy file."
-        )
-    bytes_of_value = {".csv": _CSV_VALUE, ".npy": 4 if levels is None else 1, ".png": 1}[suffix]
-    needed, free = values * bytes_of_value / 1e9, shutil.disk_usage(path.parent).free / 1e9
-    if needed > free:
-        raise ValueError(
-            f"{counted(num, 'sample')} of {needed:,.1f} GB do not fit: {path.parent} has {free:,.1f} GB free. "
-            "Lower --num, or write to another disk."
-        )
 
 
 def write_samples(
@@ -173,7 +137,7 @@ def write_png(
 ) -> None:
     """Writes a uint8 image `[height, width, 1 or 3]`, with a label to the left of each row of a grid.
 
-    A small one is enlarged by a whole factor; so is a grid of small images, of this `side`.
+    A small one is enlarged by a whole factor, and so is a grid of small images of this `side`.
     """
     with extra("plots"):
         from PIL import Image, ImageDraw, ImageFont, ImageOps

@@ -8,11 +8,8 @@ import tensorflow as tf
 
 from tf_resflow.models import FlowModel
 from tf_resflow.models.flow_model import flow_input, sample_latent
-from tf_resflow.plurals import counted
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
-
-__all__ = ["Sampler", "draw_samples", "interpolate_corners", "interpolate_pairs"]
 
 _BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
 _MIN_BATCH = 64
@@ -32,8 +29,7 @@ def draw_samples(
     """Draws examples in batches `[batch, *event_shape]`, one temperature after the other.
 
     The latents of a seed are the same at each temperature. The first samples are those of
-    `model.sample(num, seed)`. The first k of n samples equal those of a call for k samples, on one device and to
-    the tolerance of the inverse.
+    `model.sample(num, seed)`, and do not depend on `num`, to the tolerance of the inverse.
 
     Args:
       model: a `FlowModel`.
@@ -44,7 +40,7 @@ def draw_samples(
       precise: as for `FlowModel.decode`.
 
     Raises:
-      ValueError: if the model is not a `FlowModel`, a sample is not finite, or the condition does not fit.
+      ValueError: if a sample is not finite, or the condition does not fit.
     """
     yield from Sampler(model, precise=precise)(num, seed=seed, temperatures=temperatures, condition=condition)
 
@@ -53,8 +49,6 @@ class Sampler:
     """Draws examples of a model as `draw_samples`, with graphs that later calls reuse."""
 
     def __init__(self, model: FlowModel, *, precise: bool = False):
-        if not isinstance(model, FlowModel):
-            raise ValueError(f"Samples are of a FlowModel, such as the density of a HybridModel; got {model!r}.")
         self._model = model
 
         @tf.function(autograph=False)
@@ -79,7 +73,7 @@ class Sampler:
         """Draws `num` examples at each temperature, see `draw_samples`."""
         model = self._model
         model.condition.arguments(condition, num)
-        conditions, ndims = None if condition is None else np.asarray(condition), len(model.condition.shape or ())
+        conditions = None if condition is None else np.broadcast_to(condition, [num, *model.condition.shape])
         size, part = _batch_size(model), _part_size(model)
         batches = [(temperature, first) for temperature in temperatures for first in range(0, num, size)]
         parts = [(*batch, start) for batch in batches for start in range(0, min(size, num - batch[1]), part)]
@@ -87,25 +81,19 @@ class Sampler:
             if not start:
                 rows, scale = min(size, num - first), tf.constant(temperature, model.distribution.dtype)
                 latents = self._latents(tf.constant(rows), tf.constant([first // size, seed], tf.int64), scale)
-            z, given = latents[start : start + part], conditions
-            if conditions is not None and conditions.ndim > ndims:  # one for each example
-                given = conditions[first + start : first + start + len(z)]
+            z = latents[start : start + part]
+            given = None if conditions is None else conditions[first + start :][: len(z)]
             samples, finite = self._decode(z, given)
             if not finite:
-                raise ValueError(
-                    f"Samples at temperature {temperature:g} are NaN or infinite: the model cannot decode latents "
-                    "that far out. Lower the temperature."
-                )
+                raise ValueError(f"Samples at temperature {temperature:g} are NaN or infinite: lower it.")
             yield samples.numpy()
 
 
 def _batch_size(model):
-    """Number of examples that are drawn at a time."""
     return max(_MIN_BATCH, _BATCH_VALUES // math.prod(model.data_space.event_shape))
 
 
 def _part_size(model):
-    """Number of examples that are decoded at a time."""
     return max(_MIN_PART, _PART_VALUES // math.prod(model.data_space.event_shape))
 
 
@@ -124,12 +112,10 @@ def interpolate_pairs(
 
         z = cos(phi) z_1 + sin(phi) z_2,    phi = 0, ..., pi / 2.
 
-    If the two latents are independent and normal, every such z is normal with the same covariance. Their mean would
-    have half that covariance, and lie where there are no data.
+    If the two latents are independent and normal, every such z is normal with the same covariance.
 
-    A conditional model encodes each example under its own condition. A point between two labels has the label of
-    the nearer example. Between two vectors of real numbers, its condition is
-    \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
+    A conditional model encodes each example under its own condition. A point has the label of the nearer example,
+    or the real condition \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
 
     Args:
       model: a `FlowModel`.
@@ -142,14 +128,9 @@ def interpolate_pairs(
 
     Returns:
       Data `[pairs, num, *event_shape]`. The ends are the examples, up to the flow's reconstruction error.
-
-    Raises:
-      ValueError: for fewer than 2 points, or conditions that do not fit.
     """
     ends = tf.stack([first, second], axis=1)
     if condition is not None:
-        if not isinstance(condition, (tuple, list)) or len(condition) != 2:
-            raise ValueError(f"condition must be a pair, for `first` and for `second`; got {condition!r:.80}.")
         condition = tf.stack([_of_each(model, given, len(ends)) for given in condition], axis=1)
     return _blend(model, ends, _quarter_turn(num), seed, condition)
 
@@ -171,26 +152,18 @@ def interpolate_corners(
       seed: integer, of the dequantization.
       condition: of a conditional model: one for each corner, or one for all.
 
-    Raises:
-      ValueError: for fewer than 2 rows, another number of corners, or a condition that does not fit.
-
     References:
       Dinh et al., "Density estimation using Real NVP" (2017), section 4.2.
     """
-    corners = tf.convert_to_tensor(corners)
-    if corners.shape[0] != 4:
-        raise ValueError(f"A square has 4 corners; got {counted(corners.shape[0], 'example')}.")
     turn = _quarter_turn(num)
     weights = tf.reshape(tf.einsum("ra,cb->rcab", turn, turn), [num * num, 4])
     condition = None if condition is None else _of_each(model, condition, 4)[tf.newaxis]
-    points = _blend(model, corners[tf.newaxis], weights, seed, condition)
+    points = _blend(model, tf.expand_dims(corners, 0), weights, seed, condition)
     return tf.reshape(points, [num, num, *model.data_space.event_shape])
 
 
 def _quarter_turn(num):
     """The cosine and the sine of `num` angles from 0 to pi / 2, `[num, 2]`."""
-    if num < 2:
-        raise ValueError(f"A path has at least 2 points, its ends; got {num}.")
     angles = tf.linspace(0.0, math.pi / 2, num)
     return tf.stack([tf.cos(angles), tf.sin(angles)], axis=1)
 

@@ -16,10 +16,6 @@ from tf_resflow.evaluation.planning import LikelihoodPlan, default_num_samples, 
 from tf_resflow.models import FlowModel
 from tf_resflow.typing import TensorLike
 
-__all__ = ["LogLikelihood", "PerExample", "Score", "classification_scores", "quantiles"]
-
-_BINS = 15  # of the calibration error, as in the literature
-
 
 class Score(NamedTuple):
     """A mean over examples with its standard error, and the root mean square of the errors of each example."""
@@ -39,10 +35,8 @@ class LogLikelihood:
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
     with q = 1 for uniform noise. The bound is the usual one at K = 1, never loosens in expectation as K grows, and
-    tends to log P(x). It is a bound for exact log-determinants only, including those of a dequantizer. An estimate
-    whose noise has the variance \(\sigma^2\), in nats, raises it by up to
-    \(\log E e^\epsilon \approx \sigma^2 / 2\) (Jensen's inequality, in the opposite direction): use `Exact` or
-    several probes.
+    tends to log P(x). It is a bound for exact log-determinants only: noise of the variance \(\sigma^2\), in nats,
+    raises it by up to about \(\sigma^2 / 2\).
 
     ```python
     import numpy as np
@@ -50,10 +44,8 @@ class LogLikelihood:
     model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,)), event_shape=[2])
     likelihood = resflow.evaluation.LogLikelihood(model)
     batches = [np.zeros([3, 2], "float32"), np.ones([2, 2], "float32")]
-    print(likelihood.score(batches, seed=0).num_examples)
-    # 5
-    print(likelihood.score_examples(batches, seed=0)["log_prob"].shape)
-    # (5,)
+    print(likelihood.score(batches, seed=0).num_examples, likelihood.score_examples(batches, 0)["log_prob"].shape)
+    # 5 (5,)
     ```
 
     Args:
@@ -61,14 +53,10 @@ class LogLikelihood:
       plan: K and the estimators. By default they are the model's evaluation estimator, with K = 1 for `score` and 8
         for `score_examples`, or 32 for both in cells.
       importance_weighted: whether to estimate the bound; of integer data.
-      strategy: the `tf.distribute.Strategy` that the model was built under; by default the current one. The rows
-        of a batch are divided between its replicas.
+      strategy: the `tf.distribute.Strategy` whose replicas divide a batch; by default the current one.
 
     Raises:
       ValueError: for the bound of continuous data, which are not dequantized.
-
-    Warns:
-      UserWarning: if a plan that was not measured estimates the log-determinants of a bound.
 
     References:
       Burda et al., "Importance Weighted Autoencoders" (2016), Theorem 1.
@@ -104,11 +92,7 @@ class LogLikelihood:
         Returns:
           A named tuple: `mean`, the negative log-likelihood in bits/dim, or nats for continuous data; `stderr`, its
           standard error over the examples, which includes the noise of the estimator; `num_examples`; and
-          `example_stderr`, the root mean square of the measured standard errors of the examples, None for a single
-          estimate of each.
-
-        Raises:
-          ValueError: if there is no batch.
+          `example_stderr`, the root mean square of the examples' standard errors, None for a single estimate.
         """
         losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
         num = len(losses)
@@ -120,8 +104,7 @@ class LogLikelihood:
     def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
         """Returns the log-likelihood of each example and its standard error, in nats.
 
-        In cells the score of an example does not depend on the other examples. An interval of 95 % is +- 2.36
-        standard errors for 8 estimates, see `LogProbEstimate`.
+        In cells the score of an example does not depend on the other examples.
 
         Args:
           batches: as for `score`. Examples without their labels have the score of the mixture of the classes,
@@ -130,9 +113,6 @@ class LogLikelihood:
 
         Returns:
           A dict of "log_prob" and "stderr", arrays `[num]`. The standard error of a single noisy estimate is NaN.
-
-        Raises:
-          ValueError: if there is no batch.
         """
         return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
 
@@ -180,7 +160,7 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     num, accuracy = len(labels), float(np.mean(logits.argmax(axis=1) == labels))
     calibration_error = tfp.stats.expected_calibration_error(
-        _BINS, tf.constant(logits, tf.float32), tf.constant(labels, tf.int32)
+        15, tf.constant(logits, tf.float32), tf.constant(labels, tf.int32)
     )
     return {
         "accuracy": accuracy,
@@ -192,11 +172,10 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    """Returns the fraction of a reference with a lower score, where ties count one half: near 0 for an anomaly.
+    """Returns the fraction of a reference with a lower score, where ties count one half.
 
     If the reference consists of the log-likelihoods of held-out data, the quantile of another example of the data
-    is uniform in [0, 1]: a quantile of at most 0.01 is significant at the level 0.01. Log-likelihoods of images
-    depend more on texture than on content, so other images may score higher than the data.
+    is uniform in [0, 1]: a quantile of at most 0.01 is significant at the level 0.01.
 
     ```python
     import tf_resflow as resflow
@@ -212,10 +191,7 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """
     reference = np.sort(np.asarray(reference, np.float64))
     if reference.ndim != 1 or not reference.size or np.isnan(reference[-1]):
-        raise ValueError(
-            f"The reference must be scores [num] without NaN, at least one; got the shape {reference.shape} and "
-            f"{np.isnan(reference).sum()} NaN."
-        )
+        raise ValueError(f"The reference must be scores [num] without NaN, at least one; got {reference}.")
     ranks = [np.searchsorted(reference, scores, side) for side in ("left", "right")]
     return np.where(np.isnan(scores), np.nan, np.sum(ranks, axis=0) / (2 * len(reference)))
 
@@ -223,9 +199,8 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
 class PerExample:
     """A function of a batch (a tensor, or a nest of them) and a seed `[2]`, applied to a stream of batches.
 
-    It is traced once, and returns a tensor or a nest of them with the rows of the batch, which are divided between
-    the replicas of the strategy. A smaller last batch is padded to the size of the others, and the results of the
-    padding are dropped.
+    It returns a tensor or a nest of them with the rows of the batch, which are divided between the replicas of the
+    strategy. A smaller last batch is padded to the size of the others.
     """
 
     def __init__(self, function: Callable, strategy: tf.distribute.Strategy | None = None):

@@ -265,8 +265,7 @@ class Report:
             return self._density.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
-        columns = self._dataset.columns
-        density_figure(path, points, samples, log_prob, columns=columns, title="density of the model")
+        density_figure(path, points, samples, log_prob, columns=self._dataset.columns)
 
     def _train_pairs(self, limit):
         """The train examples and their conditions."""

@@ -92,6 +92,10 @@ def test_samples_given_columns(columns, run_command, tmp_path):
     sample(tmp_path / "picture.png", "--num=50", "--condition=10")
     sample(tmp_path / "paths.npy", "--interpolate=corners", "--num=2")
     assert np.load(tmp_path / "paths.npy").shape == (4, 2)
+    with pytest.raises(ValueError, match="should end in .npy or .csv"):
+        sample(tmp_path / "paths.png", "--interpolate=pairs")
+    with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
+        sample(tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
     for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
         with pytest.raises(ValueError, match="--condition takes 1 values, separated by commas"):
             sample(tmp_path / "x.npy", *arguments)
