@@ -66,7 +66,7 @@ def _output(branch, certified):
     if not outputs[0].is_fixed and outputs[0].order != order:
         raise ValueError(
             f"The branch '{branch.name}' maps the {order_name(order)}-norm to the "
-            f"{order_name(outputs[0].order)}-norm: its last Lipschitz layer needs the domain of its first as codomain."
+            f"{order_name(outputs[0].order)}-norm: to contract, it must end in the norm that it began with."
         )
     return outputs[0]._replace(order=order)
 
