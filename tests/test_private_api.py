@@ -64,7 +64,7 @@ def test_takes_list():
     assert private_api.takes_list(keras.Sequential([x, keras.layers.ReLU()]))
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "XLA", "replicas"])
+@pytest.mark.parametrize("mode", ["graph", "XLA", "replicas"])
 def test_LeanAdam(mode, two_replicas):  # noqa: N802
     """Keras' Adam for the sum of the gradients of 2 replicas, with any settings and dtypes."""
     rng = np.random.default_rng(0)

@@ -181,22 +181,17 @@ def test_a_function_is_traced_once_for_each_key_and_shape():
         traced.append(x.shape)
         return 2.0 * x
 
-    def twice():
-        x = traced_once("double", double, tf.ones([2])), traced_once("double", double, 3.0 * tf.ones([2]))
-        return [*x, traced_once("double", double, tf.ones([3])), traced_once("other", double, tf.ones([2]))]
+    def calls():
+        pairs = [("double", tf.ones([2])), ("double", 3.0 * tf.ones([2])), ("double", tf.ones([3]))]
+        return tf.concat([traced_once(key, double, x) for key, x in [*pairs, ("other", tf.ones([2]))]], 0)
 
-    results = tf.function(twice, autograph=False)()
-    np.testing.assert_array_equal(tf.concat(results, 0), [2, 2, 6, 6, 2, 2, 2, 2, 2])
-    assert len(traced) == 3
-    tf.function(twice, autograph=False)()
-    assert len(traced) == 6
-    assert twice()[1][0] == 6.0, "in eager mode"
-
-    def plus(other):
-        return lambda x: x + other
+    for num_traces in (3, 6):
+        np.testing.assert_array_equal(tf.function(calls, autograph=False)(), [2, 2, 6, 6, 2, 2, 2, 2, 2])
+        assert len(traced) == num_traces
+    np.testing.assert_array_equal(calls()[2:4], [6, 6])  # in eager mode
 
     def sums(x):
-        return [traced_once("sum", plus(other), x) for other in (tf.exp(x - 1.0), 10.0 * x)]
+        return [traced_once("sum", lambda x, y=y: x + y, x) for y in (tf.exp(x - 1.0), 10.0 * x)]
 
     np.testing.assert_array_equal(tf.function(sums, autograph=False)(tf.ones([])), [2.0, 11.0])
 
@@ -207,17 +202,10 @@ def test_blocks_that_differ_in_their_weights_share_their_traces():
 
     @tf.function(autograph=False)
     def compute(x):
-        y, log_dets = x, []
         with tf.GradientTape() as tape:
             tape.watch(x)
-            for block in blocks:
-                log_dets.append(block.forward_log_det_jacobian(y, seed=[3, 4]))
-                y = block.forward(y)
-            loss = tf.reduce_sum(tf.add_n(log_dets))
-        back = tf.identity(y)  # without the value that TFP keeps
-        for block in reversed(blocks):
-            back = block.inverse(back)
-        return back, tape.gradient(loss, x)
+            log_det = tf.add_n([block.forward_log_det_jacobian(x, seed=[3, 4]) for block in blocks])
+        return tape.gradient(log_det, x), [block.inverse(2.0 * x) for block in blocks]
 
     graph = compute.get_concrete_function(tf.TensorSpec([4, 3], tf.float64)).graph
     called = [op.get_attr("f").name for op in graph.get_operations() if "PartitionedCall" in op.type]

@@ -54,11 +54,24 @@ class _ActivationRule(LayerRule):
         return next(known, None)
 
 
-@register_rule(keras.layers.Average, keras.layers.Subtract)
-class _MergingRule(LayerRule):
+@register_rule(
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.Cropping3D,
+    keras.layers.Identity,
+    keras.layers.InputLayer,
+    keras.layers.Permute,
+    keras.layers.ZeroPadding1D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.ZeroPadding3D,
+)
+class _NonexpansiveRule(LayerRule):
     def lipschitz_constant(self, layer):
         return 1.0
 
+
+@register_rule(keras.layers.Average, keras.layers.Subtract)
+class _MergingRule(_NonexpansiveRule):
     def bound(self, layer, inputs, shape, certified, weights):
         live = [x.shape for x in inputs if not x.is_fixed]
         if None in shape[1:] or any(one[1:] != shape[1:] for one in live):
@@ -97,22 +110,6 @@ class _ConcatenateRule(LayerRule):
         return TensorBound(joint, order, shape)
 
 
-@register_rule(
-    keras.layers.Cropping1D,
-    keras.layers.Cropping2D,
-    keras.layers.Cropping3D,
-    keras.layers.Identity,
-    keras.layers.InputLayer,
-    keras.layers.Permute,
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.ZeroPadding3D,
-)
-class _NonexpansiveRule(LayerRule):
-    def lipschitz_constant(self, layer):
-        return 1.0
-
-
 @register_rule(keras.layers.Flatten, keras.layers.Reshape)
 class _ReshapeRule(_NonexpansiveRule):
     def operation(self, layer, site):
@@ -131,16 +128,11 @@ class _DropoutRule(LayerRule):
         return 1.0
 
 
-@register_rule(keras.layers.ELU)
-class _EluRule(LayerRule):
-    def lipschitz_constant(self, layer):
-        return max(1.0, abs(layer.alpha))
-
-
-@register_rule(keras.layers.LeakyReLU, keras.layers.ReLU)
+@register_rule(keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.ReLU)
 class _ReluRule(LayerRule):
     def lipschitz_constant(self, layer):
-        return None if getattr(layer, "threshold", 0.0) else max(1.0, abs(layer.negative_slope))
+        slope = layer.alpha if isinstance(layer, keras.layers.ELU) else layer.negative_slope
+        return None if getattr(layer, "threshold", 0.0) else max(1.0, abs(slope))
 
 
 @register_rule(keras.layers.Rescaling)
