@@ -47,22 +47,20 @@ def graph_steps(model: keras.Model) -> list[GraphStep]:
 
 def takes_list(model: keras.Model) -> bool:
     """Whether the inputs of a model are a tensor or a list of them, not another structure."""
-    inputs = getattr(model, "_inputs_struct", None)  # a Sequential has one input
-    return not isinstance(inputs, dict) and all(map(_is_symbolic, _as_list(inputs)))
+    inputs = getattr(model, "_inputs_struct", None)
+    return inputs is None or _is_list(inputs)  # a Sequential has one input
 
 
 def _is_plain(arguments):
     values = [*arguments.args, *arguments.kwargs.values()]  # some are masks of None for each input
     given = [value for value in values if any(leaf is not None for leaf in keras.tree.flatten(value))]
-    return len(given) == len(arguments.args[:1]) == 1 and all(map(_is_symbolic, _as_list(given[0])))
+    return len(given) == len(arguments.args[:1]) == 1 and _is_list(given[0])
 
 
-def _as_list(inputs):
-    return list(inputs) if isinstance(inputs, (list, tuple)) else [] if inputs is None else [inputs]
-
-
-def _is_symbolic(value):
-    return isinstance(value, keras.KerasTensor)
+def _is_list(inputs):
+    """Whether this is a symbolic tensor or a list of them."""
+    values = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    return all(isinstance(value, keras.KerasTensor) for value in values)
 
 
 def _caller(node):

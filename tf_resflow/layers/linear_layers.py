@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tf_resflow.defaults import COEFFICIENT
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
@@ -151,9 +150,6 @@ class LipschitzConv2D(LipschitzLayer):
             operator = MatrixOperator(shape[2:], copies=float(math.prod(self.image_size)))
         self._build(shape, operator)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
-
-    def _as_operand(self, kernel):
-        return tf.reshape(kernel, self._operator.shape)
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.filters)

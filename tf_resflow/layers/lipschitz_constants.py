@@ -55,12 +55,19 @@ def _output(branch, certified):
         raise ValueError(f"The branch '{branch.name}' is not built: start it with keras.Input(shape).")
     program = bound.program if bound else read(branch)
     order = _first_order(program)
-
-    def propagate(step, inputs, shape):
-        weights = [bound.parameters[i] for i in step.weights] if bound else None
-        return _bound(step.layer, inputs, shape, certified, weights)
-
-    outputs = _through(program, order, propagate)
+    shapes = [shape for shape, _ in program.inputs or [(None, None)]]
+    known = {i: TensorBound(float(i == 0), order, shape) for i, shape in enumerate(shapes)}
+    for step in program.steps:
+        inputs = [known[i] for i in step.inputs]
+        if isinstance(step.operation, BoundaryOperation):
+            if step.layer is not None:
+                _check_inputs(step.layer, inputs)
+            results = [x._replace(shape=shape or x.shape) for x, shape in zip(inputs, step.shapes, strict=True)]
+        else:
+            weights = [bound.parameters[i] for i in step.weights] if bound else None
+            results = [_bound(step.layer, inputs, shape, certified, weights) for shape in step.shapes]
+        known.update(zip(step.outputs, results, strict=True))
+    outputs = [known[i] for i in program.outputs]
     if len(outputs) != 1:
         raise ValueError(f"The branch '{branch.name}' must have one output, but it has {len(outputs)}.")
     if not outputs[0].is_fixed and outputs[0].order != order:
@@ -73,35 +80,12 @@ def _output(branch, certified):
 
 def _first_order(program):
     """The domain of the first Lipschitz layer that the first input reaches; 2 without any."""
-    found = []
-
-    def visit(step, inputs, shape):
-        live = not all(x.is_fixed for x in inputs)
-        if live:
-            found.append(rule_of(step.layer).domain(step.layer))
-        return TensorBound(float(live), None, shape)
-
-    _through(program, None, visit)
-    return next((order for order in found if order is not None), 2.0)
-
-
-def _through(program, order, propagate):
-    """The `TensorBound`s of the outputs, for a first input of constant 1 and others of constant 0.
-
-    Each is `propagate(step, inputs, shape of the output)` of its step, in order.
-    """
-    shapes = [shape for shape, _ in program.inputs or [(None, None)]]
-    known = {i: TensorBound(float(i == 0), order, shape) for i, shape in enumerate(shapes)}
     for step in program.steps:
-        inputs = [known[i] for i in step.inputs]
-        if isinstance(step.operation, BoundaryOperation):
-            if step.layer is not None:
-                _check_inputs(step.layer, inputs)
-            results = [x._replace(shape=shape or x.shape) for x, shape in zip(inputs, step.shapes, strict=True)]
-        else:
-            results = [propagate(step, inputs, shape) for shape in step.shapes]
-        known.update(zip(step.outputs, results, strict=True))
-    return [known[i] for i in program.outputs]
+        if not isinstance(step.operation, BoundaryOperation) and program.reached.intersection(step.inputs):
+            order = rule_of(step.layer).domain(step.layer)
+            if order is not None:
+                return order
+    return 2.0
 
 
 def _check_inputs(model, inputs):

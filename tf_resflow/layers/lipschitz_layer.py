@@ -123,10 +123,7 @@ class LipschitzLayer(RuledLayer):
 
     def _operand(self):
         """The kernel in the dtype of the norm and in the shape of the operator."""
-        return self._as_operand(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype))
-
-    def _as_operand(self, kernel):
-        return kernel
+        return tf.reshape(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype), self._operator.shape)
 
     @property
     def _norm(self):
@@ -169,16 +166,12 @@ class LipschitzLayer(RuledLayer):
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """A rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
-        return self._norm(self._as_operand(tf.cast(kernel, tf.float64)), *self._fixed_orders).bound()
+        operand = tf.reshape(tf.cast(kernel, tf.float64), self._operator.shape)
+        return self._norm(operand, *self._fixed_orders).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
         """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
         return scaled_stack([self])[0]
-
-    @property
-    def _limit(self):
-        """The largest norm of the scaled kernel before it is rounded."""
-        return self.coefficient * (1.0 - rounding_error(self))
 
     @property
     def _peers(self):
@@ -203,12 +196,10 @@ class LipschitzLayer(RuledLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LipschitzLayer":
-        orders = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("domain", "codomain")
-            if isinstance(config[name], dict)
-        }
-        return super().from_config({**config, **orders})
+        for name in ("domain", "codomain"):
+            if isinstance(config[name], dict):
+                config = {**config, name: keras.saving.deserialize_keras_object(config[name])}
+        return super().from_config(config)
 
 
 class LipschitzRule(LayerRule):
@@ -272,8 +263,8 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
 
     With `stored`, the stored vectors are used without a check: `update_norms` follows each change of a kernel.
     """
-    first, limits = layers[0], [layer._limit for layer in layers]
-    norm, is_stacked = first._norm, len(layers) > 1
+    first, norm, is_stacked = layers[0], layers[0]._norm, len(layers) > 1
+    limits = [layer.coefficient * (1.0 - rounding_error(layer)) for layer in layers]
 
     def scaled(kernel, orders, v):
         divisor = tf.maximum(

@@ -63,19 +63,28 @@ class Program:
         """Whether inputs are vectors, and the Jacobian is known for each step that the first input reaches."""
         return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("tangents")
 
+    @functools.cached_property
+    def reached(self) -> set[int]:
+        """The numbers of the tensors that depend on the first input."""
+        found = {0}
+        for step in self.steps:
+            if isinstance(step.operation, BoundaryOperation):
+                found |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in found}
+            elif found.intersection(step.inputs):
+                found.update(step.outputs)
+        return found
+
     def _knows(self, derivative):
-        reached = {0}
-        shapes = dict(enumerate(shape for shape, _ in self.inputs or [(None, None)]))
+        if not self.is_known or len(self.outputs) != 1 or self.outputs[0] not in self.reached:
+            return False
+        shapes = dict(enumerate(shape for shape, _ in self.inputs))
         for step in self.steps:
             shapes.update(zip(step.outputs, step.shapes, strict=True))
-            live = [shapes[i] for i in step.inputs if i in reached]
-            if isinstance(step.operation, BoundaryOperation):
-                reached |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in reached}
-            elif live and step.operation.knows(derivative, live, step.shapes[0]):
-                reached |= set(step.outputs)
-            elif live or isinstance(step.operation, OpaqueOperation):
+            live = [shapes[i] for i in step.inputs if i in self.reached]
+            is_boundary = isinstance(step.operation, BoundaryOperation)
+            if live and not is_boundary and not step.operation.knows(derivative, live, step.shapes[0]):
                 return False
-        return len(self.outputs) == 1 and self.outputs[0] in reached
+        return True
 
 
 def is_graph(layer: Any) -> bool:
