@@ -280,7 +280,8 @@ class InducedNorm:
         first, second = (self._rmatvec, self._matvec) if wide else (self._matvec, self._rmatvec)
         z = self._matvec(v) if wide else v
         shape = z.shape
-        rows, images = [], []
+        rows: list[tf.Tensor] = []
+        images: list[tf.Tensor] = []
         for _ in range(_KRYLOV):
             rows.append(_orthonormalized(tf.reshape(z, [1, -1]), rows))
             z = second(first(tf.reshape(rows[-1], shape)))
