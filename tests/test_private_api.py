@@ -104,7 +104,7 @@ def _after_steps(kind, options, dtype, gradients, mode, two_replicas):
     return np.concatenate([weight.numpy() for weight in weights])
 
 
-def test_set_average_rule():
+def test_set_average_rule_moving_averages_num_gradients():
     """The average of Keras; that of updates of accumulated gradients, too."""
     averages = []
     for has_rule, steps in ((False, None), (True, None), (True, 3)):

@@ -186,6 +186,7 @@ def test_what_is_out_of_range_is_refused():
         (partial(convolution, 3, 3, normalization="spectral"), "one of induced, schatten; got 'spectral'"),
         *((partial(schatten, **{key: p}), "norm 2 -> 2") for key, p in [("domain", 1), ("codomain", learned())]),
         *((partial(build, (8, *shape)), "Give the image size") for shape in [(None, 8, 3), (8, 8)]),
+        (partial(layers.update_norms, keras.Sequential([dense(2)])), "not built"),
         *((partial(learned, *values), "1 <= low < initial < high") for values in limits),
         (partial(layers.LearnableConcatenation, 0.0), "coefficient.*positive"),
     ]:

@@ -15,7 +15,7 @@ X = tf.constant([[0.3, -0.7]], tf.float64)
 class Block(tf.Module):
     def __init__(self, *parts, branch=None):
         super().__init__()
-        self.parts, self.branch = parts, branch
+        self.parts, self.networks = parts, [] if branch is None else [branch]
 
 
 def chain(orders=((2, 2), (2, 2)), widths=(5, 2), dtype="float64"):

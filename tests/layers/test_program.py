@@ -190,8 +190,11 @@ def test_a_function_is_traced_once_for_each_key_and_shape():
         assert len(traced) == num_traces
     np.testing.assert_array_equal(calls()[2:4], [6, 6])  # in eager mode
 
+    def plus(other):
+        return lambda x: x + other
+
     def sums(x):
-        return [traced_once("sum", lambda x, y=y: x + y, x) for y in (tf.exp(x - 1.0), 10.0 * x)]
+        return [traced_once("sum", plus(other), x) for other in (tf.exp(x - 1.0), 10.0 * x)]
 
     np.testing.assert_array_equal(tf.function(sums, autograph=False)(tf.ones([])), [2.0, 11.0])
 

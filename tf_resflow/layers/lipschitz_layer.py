@@ -176,6 +176,8 @@ class LipschitzLayer(RuledLayer):
     @property
     def _peers(self):
         """What is equal for layers whose norms are found together."""
+        if not self.built:
+            raise ValueError(f"Layer '{self.name}' is not built: start its model with keras.Input(shape).")
         together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
