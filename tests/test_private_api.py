@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import functools
 import gc
 import logging
 import pathlib
@@ -19,55 +18,32 @@ import tensorflow_probability as tfp
 from tf_resflow import private_api
 
 ROOT = pathlib.Path(__file__).parents[1] / "tf_resflow"
-VERSIONS = f"Keras {keras.__version__}, TensorFlow {tf.__version__}, TFP {tfp.__version__}"
 
 
-def fits(test):
-    """A failure names what in `private_api` no longer fits the installed versions."""
-
-    @functools.wraps(test)
-    def run(*args, **kwargs):
-        try:
-            test(*args, **kwargs)
-        except Exception as error:
-            name = test.__name__.removeprefix("test_")
-            raise AssertionError(f"tf_resflow.private_api.{name} no longer fits {VERSIONS}: {error!r}") from error
-
-    return run
-
-
-class Composite(keras.layers.Layer):
-    def __init__(self, first, *rest):
-        super().__init__()
-        self.first, self.rest = first, rest
-
-    def call(self, inputs):
-        return inputs
-
-
-@fits
 def test_sublayers():
-    composite = Composite(keras.layers.ReLU(), keras.layers.ELU(), Composite(keras.layers.ReLU()))
+    composite = keras.layers.Layer()
+    composite.first, composite.rest = (
+        keras.layers.ReLU(),
+        [keras.layers.ELU(), keras.Sequential([keras.layers.ReLU()])],
+    )
     assert private_api.sublayers(composite) == [composite.first, *composite.rest]
     assert private_api.sublayers(keras.Sequential([composite])) == [composite]
     assert private_api.sublayers(composite.first) == []
 
 
-@fits
 def test_graph_steps_GraphStep():  # noqa: N802
     """Calls on a tensor or a list of them are plain."""
     x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     shared, inner = keras.layers.Dense(2), keras.Sequential([keras.layers.Dense(2), keras.layers.ReLU()])
     first = shared(x)
-    second = shared(first)
-    add = keras.layers.Add()
+    second, add = shared(first), keras.layers.Add()
     total = add([x, second])
     steps = private_api.graph_steps(keras.Model(x, inner(total)))
-    assert [step[0] for step in steps] == [shared, shared, add, inner]
-    assert [[id(tensor) for tensor in step[1]] for step in steps[:3]] == [[id(x)], [id(first)], [id(x), id(second)]]
-    assert [id(step[2][0]) for step in steps[:3]] == [id(first), id(second), id(total)]
-    np.testing.assert_array_equal(steps[2][3]([tf.ones([1, 2]), 2.0 * tf.ones([1, 2])]), [[3.0, 3.0]])
-    assert [step[0] for step in private_api.graph_steps(inner)] == inner.layers
+    assert [step.operation for step in steps] == [shared, shared, add, inner]
+    assert [list(map(id, step.inputs)) for step in steps[:3]] == [[id(x)], [id(first)], [id(x), id(second)]]
+    assert [id(step.outputs[0]) for step in steps[:3]] == [id(first), id(second), id(total)]
+    np.testing.assert_array_equal(steps[2].call([tf.ones([1, 2]), 2.0 * tf.ones([1, 2])]), [[3.0, 3.0]])
+    assert [step.operation for step in private_api.graph_steps(inner)] == inner.layers
     inner = keras.Model([x, c], keras.layers.Add()([x, c]))
     calls = inner([x, c]), inner({"x": x, "c": c}), inner([x, c], training=True)
     for output, is_plain in zip(calls, (True, False, False), strict=True):
@@ -75,7 +51,6 @@ def test_graph_steps_GraphStep():  # noqa: N802
         assert step.is_plain == is_plain and step.operation is inner
 
 
-@fits
 def test_takes_list():
     x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     y = keras.layers.Add()([x, c])
@@ -84,39 +59,33 @@ def test_takes_list():
     assert private_api.takes_list(keras.Sequential([x, keras.layers.ReLU()]))
 
 
-@fits
-@pytest.mark.parametrize("mode", ["eager", "graph", "XLA", "replicas"])
+@pytest.mark.parametrize("mode", ["graph", "XLA", "replicas"])
 def test_LeanAdam(mode, two_replicas):  # noqa: N802
     """Keras' Adam for the sum of the gradients of 2 replicas, with any settings and dtypes."""
     rng = np.random.default_rng(0)
+    cosine = keras.optimizers.schedules.CosineDecay(0.3, 4)
     for dtype, options in [
-        (
-            "float64",
-            {"learning_rate": keras.optimizers.schedules.CosineDecay(0.3, 4), "weight_decay": 0.1, "beta_2": 0.9},
-        ),
+        ("float64", {"learning_rate": cosine, "weight_decay": 0.1, "beta_2": 0.9}),
         ("float32", {"learning_rate": 0.1, "global_clipnorm": 1.0, "beta_1": tf.constant(0.0), "epsilon": 0.01}),
         ("float64", {"learning_rate": 0.1, "weight_decay": 0.1, "amsgrad": True}),
         ("float32", {"learning_rate": 0.1, "weight_decay": 0.1, "gradient_accumulation_steps": 2}),
     ]:
         if mode == "replicas" and "gradient_accumulation_steps" in options:
             continue  # TensorFlow cannot: no replica may wait for others in a `tf.cond`
-        results = []
         gradients = rng.normal(size=[4, 2, 3])  # of steps, replicas and coordinates
-        for kind in (keras.optimizers.Adam, private_api.LeanAdam):
-            lean = kind is private_api.LeanAdam
-            scope = two_replicas.scope() if lean and mode == "replicas" else contextlib.nullcontext()
-            with scope:
-                weights = [keras.Variable([1.0, 2.0], dtype=dtype), keras.Variable([-1.0], dtype=dtype)]
-                optimizer = kind(**options)
-                optimizer.build(weights)
-                optimizer.exclude_from_weight_decay(weights[1:])
-            results.append(_after_steps(optimizer, weights, gradients, mode if lean else "eager", two_replicas))
-        np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
-        assert np.abs(results[0] - [1.0, 2.0, -1.0]).min() > 0.01
+        expected = _after_steps(keras.optimizers.Adam, options, dtype, gradients, "eager", two_replicas)
+        found = _after_steps(private_api.LeanAdam, options, dtype, gradients, mode, two_replicas)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert np.abs(expected - [1.0, 2.0, -1.0]).min() > 0.01
 
 
-def _after_steps(optimizer, weights, gradients, mode, two_replicas):
-    """The weights after steps by gradients, split in the first one's two and the other's, summed over replicas."""
+def _after_steps(kind, options, dtype, gradients, mode, two_replicas):
+    """The weights after steps by gradients, summed over replicas."""
+    with two_replicas.scope() if mode == "replicas" else contextlib.nullcontext():
+        weights = [keras.Variable([1.0, 2.0], dtype=dtype), keras.Variable([-1.0], dtype=dtype)]
+        optimizer = kind(**options)
+        optimizer.build(weights)
+        optimizer.exclude_from_weight_decay(weights[1:])
 
     def step(gradient):
         gradient = tf.cast(gradient, weights[0].dtype)
@@ -135,7 +104,6 @@ def _after_steps(optimizer, weights, gradients, mode, two_replicas):
     return np.concatenate([weight.numpy() for weight in weights])
 
 
-@fits
 def test_set_average_rule_moving_averages_num_gradients():
     """The average of Keras; that of updates of accumulated gradients, too."""
     averages = []
@@ -153,7 +121,6 @@ def test_set_average_rule_moving_averages_num_gradients():
     assert (int(private_api.num_gradients(optimizer)), int(optimizer.iterations)) == (10, 3)
 
 
-@fits
 def test_custom_gradient():
     """A gradient of its own, differentiable twice; no graph outlives its function."""
 
@@ -178,7 +145,6 @@ def test_custom_gradient():
     assert len(graphs) == 1 and graphs[0]() is None
 
 
-@fits
 def test_OnlyInSavedModels():
     class Holder(private_api.OnlyInSavedModels, tf.Module):
         _only_in_saved_models = ("hidden",)
@@ -186,10 +152,9 @@ def test_OnlyInSavedModels():
     holder = Holder()
     holder.seen, holder.hidden = tf.Variable(1.0), tf.Variable(2.0)
     assert list(holder._trackable_children()) == ["seen"]
-    assert {"seen", "hidden"} <= set(holder._trackable_children("savedmodel", cache={}))
+    assert "hidden" in holder._trackable_children("savedmodel", cache={})
 
 
-@fits
 def test_never_convert(monkeypatch):
     """The `if` of a function of a package sees a symbolic tensor."""
     monkeypatch.setitem(sys.modules, "some_package", types.ModuleType("some_package"))
@@ -204,7 +169,6 @@ def test_never_convert(monkeypatch):
         tf.function(lambda x: absolute(x))(tf.constant(-1.0))
 
 
-@fits
 def test_set_trainable():
     variable = tf.Variable([1.0])
     private_api.set_trainable(variable, False)
@@ -214,7 +178,6 @@ def test_set_trainable():
     assert tape.gradient(y, variable) is None
 
 
-@fits
 def test_silence_retracing_without_retracing_warnings(caplog):
     """Of one function, or within the context alone, and nothing else."""
 
@@ -232,29 +195,21 @@ def test_silence_retracing_without_retracing_warnings(caplog):
     assert "retracing" in caplog.text
 
 
-@fits
 def test_has_fixed_members():
-    def joint(kind):
-        model = tfp.distributions.JointDistributionCoroutine(kind)
-        return model.experimental_default_event_space_bijector()
-
-    def dependent():
-        x = yield tfp.distributions.JointDistributionCoroutine.Root(tfp.distributions.Normal(0.0, 1.0))
-        yield tfp.distributions.Uniform(x, x + 1.0)
-
+    model = tfp.distributions.JointDistributionSequentialAutoBatched(
+        [tfp.distributions.Normal(0.0, 1.0), lambda x: tfp.distributions.Uniform(x, x + 1.0)]
+    )
     exp = tfp.bijectors.Exp()
     assert private_api.has_fixed_members(tfp.bijectors.Chain([exp, exp]))
     assert private_api.has_fixed_members(tfp.bijectors.JointMap([exp, exp]))
-    assert not private_api.has_fixed_members(joint(dependent))
+    assert not private_api.has_fixed_members(model.experimental_default_event_space_bijector())
 
 
-@fits
 def test_is_increasing():
     assert private_api.is_increasing(tfp.bijectors.Exp())
     assert not private_api.is_increasing(tfp.bijectors.Reciprocal())
 
 
-@fits
 def test_is_xla_eager_mode():
     found = []
     for compiled in (False, True):
@@ -266,7 +221,12 @@ def test_is_xla_eager_mode():
 
 def test_every_name_is_tested():
     tests = " ".join(name for name in globals() if name.startswith("test_"))
-    assert [name for name in private_api.__all__ if name not in tests] == []
+    ours = [
+        name
+        for name, value in vars(private_api).items()
+        if getattr(value, "__module__", "") == private_api.__name__
+    ]
+    assert [name for name in ours if not name.startswith("_") and name not in tests] == []
 
 
 def private_names(path):
@@ -295,7 +255,6 @@ def test_private_names_are_used_nowhere_else():
     assert {name: used for name, used in found.items() if used} == {}
 
 
-@fits
 def test_unrecorded():
     """Of a loop under two tapes no gradient is traced, and a variable in it counts as read."""
     scale, watched = tf.Variable(2.0), []

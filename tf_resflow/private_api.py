@@ -14,41 +14,18 @@ from tensorflow.python.eager import context, record, tape
 from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
 
-__all__ = [
-    "GraphStep",
-    "LeanAdam",
-    "OnlyInSavedModels",
-    "custom_gradient",
-    "eager_mode",
-    "graph_steps",
-    "has_fixed_members",
-    "is_increasing",
-    "is_xla",
-    "moving_averages",
-    "never_convert",
-    "num_gradients",
-    "set_average_rule",
-    "set_trainable",
-    "silence_retracing",
-    "sublayers",
-    "takes_list",
-    "unrecorded",
-    "without_retracing_warnings",
-]
-
 _GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
-    """The layers directly inside a layer or model, in order; `keras.Model.layers` has no counterpart in a layer."""
+    """The layers directly inside a layer or model, in order."""
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
 class GraphStep(NamedTuple):
     """An operation of a model, with its symbolic inputs and outputs.
 
-    `call` calls it as Keras does, on a list of the values of its inputs. It `is_plain` if its only argument is a
-    tensor or a list of them.
+    `call` maps a list of the values of its inputs. The call `is_plain` if its only argument is a tensor or a list.
     """
 
     operation: Any
@@ -69,23 +46,21 @@ def graph_steps(model: keras.Model) -> list[GraphStep]:
 
 
 def takes_list(model: keras.Model) -> bool:
-    """Whether the inputs of a model are a tensor or a list of them, not a dictionary or another structure."""
-    inputs = getattr(model, "_inputs_struct", None)  # a Sequential has one input
-    return not isinstance(inputs, dict) and all(map(_is_symbolic, _as_list(inputs)))
+    """Whether the inputs of a model are a tensor or a list of them, not another structure."""
+    inputs = getattr(model, "_inputs_struct", None)
+    return inputs is None or _is_list(inputs)  # a Sequential has one input
 
 
 def _is_plain(arguments):
     values = [*arguments.args, *arguments.kwargs.values()]  # some are masks of None for each input
     given = [value for value in values if any(leaf is not None for leaf in keras.tree.flatten(value))]
-    return len(given) == len(arguments.args[:1]) == 1 and all(map(_is_symbolic, _as_list(given[0])))
+    return len(given) == len(arguments.args[:1]) == 1 and _is_list(given[0])
 
 
-def _as_list(inputs):
-    return list(inputs) if isinstance(inputs, (list, tuple)) else [] if inputs is None else [inputs]
-
-
-def _is_symbolic(value):
-    return isinstance(value, keras.KerasTensor)
+def _is_list(inputs):
+    """Whether this is a symbolic tensor or a list of them."""
+    values = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    return all(isinstance(value, keras.KerasTensor) for value in values)
 
 
 def _caller(node):
@@ -110,17 +85,17 @@ class LeanAdam(keras.optimizers.Adam):
         return list(grads_and_vars)
 
     def _apply_weight_decay(self, variables):
-        """Leaves it to `update_step`."""
+        pass  # `update_step` does
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        """Has `update_step` take the learning rate, the same without the bias of Adam's moments, and the decay."""
+        """Passes to `update_step` the learning rate, the same without the bias of Adam's moments, and the decay."""
         step, rate = tf.cast(self.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
         without_bias = rate * tf.sqrt(1.0 - float(self.beta_2) ** step) / (1.0 - float(self.beta_1) ** step)
         rates = [tf.cast(value, tf.float32) for value in (rate, without_bias, rate * (self.weight_decay or 0.0))]
         super()._backend_update_step(grads, trainable_variables, tuple(rates))
 
     def update_step(self, gradient, variable, rates):
-        """Lets the variable decay, and moves it."""
+        """Applies weight decay, and `move`."""
         rate, without_bias, decay = (tf.cast(value, variable.dtype) for value in rates)
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
@@ -130,7 +105,7 @@ class LeanAdam(keras.optimizers.Adam):
         self.move(variable, index, moments, gradient, rate, without_bias)
 
     def move(self, variable, index, moments, gradient, rate, without_bias):
-        """Moves the variable of a number by its gradient, and updates its moments."""
+        """Moves the variable of an index by its gradient, and updates its moments."""
         if self.amsgrad:
             super().update_step(gradient, variable, rate)
             return
@@ -162,8 +137,7 @@ class OnlyInSavedModels:
 def set_average_rule(optimizer: keras.Optimizer, momentum: Callable[[], tf.Tensor]) -> None:
     """Lets an optimizer update its average (`use_ema`) with the momentum that a function returns at each step.
 
-    The average is updated with each update of the variables. Keras updates it with each gradient, several of which
-    an update may accumulate.
+    The average is updated with each update of the variables. Keras updates it with each accumulated gradient.
     """
 
     def update(variables):
@@ -184,7 +158,7 @@ def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
 
 
 def never_convert(package: str) -> None:
-    """Makes AutoGraph call the functions of a package as they are, from the functions that it converts, too."""
+    """Makes AutoGraph call the functions of a package as they are."""
     config.CONVERSION_RULES += (config.DoNotConvert(package),)
 
 
@@ -256,8 +230,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 def unrecorded() -> Iterator[None]:
     """A context in which no tape records an operation, except that it reads a variable.
 
-    For the value of a custom gradient: under two tapes TensorFlow would trace the gradient of a loop in it. Unlike
-    `tf.stop_gradient` it leaves gradients to `tf.vectorized_map`, which loses custom ones.
+    For the value of a custom gradient: under two tapes TensorFlow would trace the gradient of a loop in it.
     """
     with record.VariableWatcher() as watcher, record.stop_recording():
         yield

@@ -32,9 +32,6 @@ def test_slopes_of_swishes(beta):
     assert 0.9998 < slopes(single).max() <= single.lipschitz_constant == 1.0
     assert 0.9999 < np.linalg.norm(slopes(concatenated), axis=1).max() <= concatenated.lipschitz_constant == 1.0
     assert concatenated.lipschitz_order == 2.0 and np.abs(slopes(concatenated)).sum(1).max() > 1.05
-    unset = layers.LipSwish()
-    unset.build([2])
-    assert unset.beta.numpy() == 0.5  # as in the published code
 
 
 def test_slopes_of_other_activations():
@@ -50,35 +47,21 @@ def test_slopes_of_other_activations():
         assert 0.999 * constant <= slope <= constant * (1 + 1e-9), name
 
 
-@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("layer", [layers.MaxMin(), layers.FullSort()])
-def test_the_jacobian_of_a_sort_is_its_permutation_at_ties_too(layer, graph):
-    """A permutation maps the input to the output, and does not expand. The second derivative is zero."""
+def test_the_jacobian_of_a_sort_is_its_permutation_at_ties_too(layer):
     rows = [[1, 1, 1, 1], [0, -0.0, 0.0, 0], [3, -1, 3, 5], [2, 7, 2, 2], [1, 2, 3, 4], [4, 3, 2, 1]]
-
-    def derivatives(x):
-        with tf.GradientTape(persistent=True) as outer:
-            outer.watch(x)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = layer(x)
-            jacobian = tape.batch_jacobian(y, x)
-        return y, jacobian, outer.gradient(jacobian, x, unconnected_gradients="zero")
-
     x = tf.constant(rows, tf.float32)
-    y, jacobian, second = (tf.function(derivatives) if graph else derivatives)(x)
-    expected = np.sort(x, -1) if isinstance(layer, layers.FullSort) else max_min(x.numpy())
-    np.testing.assert_array_equal(y, expected)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+    jacobian = tape.batch_jacobian(y, x)
+    a, b = np.split(x, 2, -1)
+    max_min = np.concatenate([np.maximum(a, b), np.minimum(a, b)], -1)
+    np.testing.assert_array_equal(y, np.sort(x, -1) if isinstance(layer, layers.FullSort) else max_min)
     assert set(np.unique(jacobian)) == {0.0, 1.0}
     for axis in (1, 2):
         np.testing.assert_array_equal(tf.reduce_sum(jacobian, axis), np.ones([6, 4]))
     np.testing.assert_array_equal(tf.linalg.matvec(jacobian, x), y)
-    np.testing.assert_array_equal(second, np.zeros([6, 4]))
-
-
-def max_min(x):
-    a, b = x[:, :2], x[:, 2:]
-    return np.concatenate([np.maximum(a, b), np.minimum(a, b)], -1)
 
 
 def test_no_derivative_at_a_kink_exceeds_the_constant():
@@ -116,17 +99,10 @@ def smooth_relu(z):
     return tf.where(z > 0, z, (12.5 * below**3 - 5 * below**2 + below) * tf.exp(5 * below))
 
 
-def cube(x, beta):
-    del beta
-    inner = tf.clip_by_value(x, -1.0, 1.0)
-    return x - inner + inner**3 / 3.0
-
-
 FORMULAS = {
     "LipSwish": swish,
     "CLipSwish": lambda x, beta: tf.concat([swish(x, beta), swish(-x, beta)], -1) / 1.004,
     "CPila": lambda x, beta: tf.concat([smooth_relu(x - 0.2), smooth_relu(-x - 0.2)], -1) / 1.06,
-    "LipschitzCube": cube,
 }
 
 
@@ -182,22 +158,18 @@ def first_and_second_derivatives(f, x, up, w, *parameters):
 def units_of(name, x, beta):
     """The largest that y, dx, dbeta, dxdx and dxdbeta may be near x."""
     size, ones, b = np.abs(x), np.ones_like(x), np.log1p(np.exp(beta))
-    if "Swish" not in name:
-        return size + 0.2 * (name == "CPila"), ones, 0 * x, (10 if name == "CPila" else 1) * ones, 0 * x
+    if name == "CPila":
+        return size + 0.2, ones, 0 * x, 10 * ones, 0 * x
     near, chain = np.minimum(size, 20 / b), expit(beta)  # db / dbeta
     return size, ones, chain * near**2, b * ones, chain * near
 
 
 @pytest.mark.parametrize(
     ("name", "jit"),
-    [("LipSwish", False), ("LipSwish", True), ("CLipSwish", True), ("CPila", True), ("LipschitzCube", False)],
+    [("LipSwish", False), ("LipSwish", True), ("CLipSwish", True), ("CPila", True)],
 )
 def test_float32_at_all_scales(name, jit):
-    """Values, gradients and their gradients, in x and in beta, for x of scales from 1e-30 to 1e30, against float64.
-
-    Values and derivatives in x element by element; those in beta in sums over 800 numbers of one scale. An error of
-    rounding is 1e-5 in units of the largest that the term may be near this x.
-    """
+    """Values and two derivatives against float64, up to 1e-5 of the largest that the term may be near this x."""
     rng, layer = np.random.default_rng(0), getattr(layers, name)()
     layer.build((None, 4))
     parameters = [weight.value for weight in layer.weights]

@@ -62,8 +62,8 @@ def test_the_bias_is_added_on_images_of_any_size():
     for case in (*PRODUCTS, "many"):
         x, kernel = operands(case)
         bias = tf.constant(np.arange(kernel.shape[-1]), x.dtype)
-        image, *others = tf.TensorSpec([None, None, None, x.shape[-1]], x.dtype), kernel, bias
-        specs = [image, *(tf.TensorSpec(other.shape, x.dtype) for other in others)]
+        image = tf.TensorSpec([None, None, None, x.shape[-1]], x.dtype)
+        specs = [image, *(tf.TensorSpec(other.shape, x.dtype) for other in (kernel, bias))]
         found = tf.function(convolution, input_signature=specs, autograph=False)(x, kernel, bias)
         np.testing.assert_allclose(found, native(x, kernel) + bias, rtol=1e-9, atol=1e-9, err_msg=case)
 
@@ -85,7 +85,7 @@ def test_from_and_to_few_channels_and_of_one_tap_it_is_a_product(monkeypatch):
     ("case", "fused"), [("few outputs", False), ("few outputs", True), ("few inputs", True), ("one tap", False)]
 )
 def test_in_bfloat16_it_is_rounded_twice_at_most(case, fused):
-    """The value and its two gradients: a rounding changes the norm of a result by 0.0017 of it, on average."""
+    """A rounding changes the norm of a result by 0.0017 of it, on average."""
     x, kernel = operands(case, tf.bfloat16)
 
     def value_and_gradients(conv, dtype):

@@ -17,23 +17,12 @@ def random_kernel(*shape, seed=1):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def spectral_norm(matrix):
-    return singular_values(matrix)[0]
-
-
-@pytest.fixture
-def fourier(monkeypatch):
-    """Every convolution counts as too large for eigenvalues."""
-    monkeypatch.setattr(linear_operators, "_MAX_GRAM_SIZE", 0)
-
-
-def p_norm(x, p, axis=0):
-    return np.linalg.norm(x, ord=p, axis=axis)
-
-
 def brute_force(matrix, p, q, starts=400, steps=300):
     """max ||M v||_q / ||v||_p for a [outputs, inputs] matrix, by projected gradient ascent."""
     v = random_kernel(matrix.shape[1], starts, seed=0)
+
+    def p_norm(x, order):
+        return np.linalg.norm(x, order, axis=0)
 
     def ratio(v):
         return p_norm(matrix @ v, q) / p_norm(v, p)
@@ -55,14 +44,13 @@ def brute_force(matrix, p, q, starts=400, steps=300):
     [
         ((3, 3, 4, 6), (4, 5)),
         ((3, 3, 6, 4), (2, 1)),
-        ((3, 1, 4, 2), (4, 5)),
-        ((5, 5, 1, 3), (5, 7)),
+        ((5, 3, 1, 3), (6, 7)),
         ((1, 1, 3, 5), (8, 8)),
     ],
 )
 def test_norm_of_a_convolution_and_its_bound_are_the_largest_singular_value(image_size, shape):
     kernel = random_kernel(*shape) + 0.5
-    singular = spectral_norm(matrix_of(kernel, image_size))
+    singular = singular_values(matrix_of(kernel, image_size))[0]
     layer = layer_of(kernel, image_size)
     layer.update_norm(**TIGHT)
     np.testing.assert_allclose(layer.norm_estimate(), singular, rtol=1e-6)
@@ -80,10 +68,11 @@ def test_norm_of_a_convolution_and_its_bound_are_the_largest_singular_value(imag
         *(((5, 5, 2, 3), image_size, most) for image_size, most in [((1, 1), 1 + 1e-8), ((2, 3), 2), ((1, 4), 2)]),
     ],
 )
-def test_fourier_bound_is_above_and_close(fourier, shape, image_size, most):
+def test_fourier_bound_is_above_and_close(monkeypatch, shape, image_size, most):
     """Also where the image is smaller than the kernel."""
+    monkeypatch.setattr(linear_operators, "_MAX_GRAM_SIZE", 0)  # every convolution is too large for eigenvalues
     kernel = random_kernel(*shape)
-    singular = spectral_norm(matrix_of(kernel, image_size))
+    singular = singular_values(matrix_of(kernel, image_size))[0]
     assert singular <= layer_of(kernel, image_size).norm_bound() <= singular * most
 
 
@@ -100,7 +89,7 @@ def test_closed_forms_of_a_convolution(image_size, order):
     kernel = random_kernel(5, 3, 2, 3)
     matrix = matrix_of(kernel, image_size)
     dual = {1.0: np.inf, np.inf: 1.0}.get(order) or order / (order - 1)
-    columns, rows = p_norm(matrix, order, axis=0).max(), p_norm(matrix, dual, axis=1).max()
+    columns, rows = np.linalg.norm(matrix, order, 0).max(), np.linalg.norm(matrix, dual, 1).max()
     for orders, expected in [((1, order), columns), ((order, np.inf), rows)]:
         layer = layer_of(kernel, image_size, *orders)
         np.testing.assert_allclose(layer.norm_estimate(), expected, rtol=1e-10)
@@ -113,8 +102,6 @@ def test_closed_forms_of_a_convolution(image_size, order):
     [
         ((3, 4), None, (1.3, 1.3)),
         ((5, 2), None, (3.0, 1.5)),
-        ((5, 2), None, (2.0, 4.0)),
-        ((3, 4), None, (3.0, 2.0)),
         ((3, 3, 2, 2), (3, 2), (2.0, 4.0)),
         ((1, 1, 2, 3), (3, 2), (3.0, 1.5)),
     ],
@@ -138,20 +125,6 @@ def test_norms_of_learned_orders_equal_those_of_the_same_fixed_ones():
         np.testing.assert_allclose(free.estimate(v), fixed.estimate(v), rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [3, 60])
-def test_update_follows_a_crossing_of_singular_values(size, stored_norms):
-    """At once, in spite of the default tolerance."""
-    q, _ = np.linalg.qr(random_kernel(size, size, seed=11))
-    values = np.linspace(0.5, 1.0, size)
-    values[:2] = 2.0, 1.9
-    layer = layer_of(q @ np.diag(values) @ q.T, dtype="float32")
-    values[:2] = 1.9, 2.0
-    layer.kernel.assign(q @ np.diag(values) @ q.T)
-    layer.update_norm()
-    stored_norms()
-    np.testing.assert_allclose(layer.norm_estimate(), 2.0, rtol=1e-5)
-
-
 def block_diagonal(size, largest):
     """Two blocks of one size, whose largest singular values are given."""
     one, other = random_kernel(2, size, size, seed=13)
@@ -171,12 +144,11 @@ def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
     layer.kernel.assign(after)
     for _ in range(20):  # the default, as after a step of training
         layer.update_norm()
-    norm = spectral_norm(matrix_of(after, image_size))
+    norm = singular_values(matrix_of(after, image_size))[0]
     np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
 
 
 def test_update_of_a_mixed_norm_leaves_a_local_maximum():
-    """Each axis is one of a diagonal kernel from the norm of order 1.5 to that of order 3."""
     layer = layer_of(np.diag([2.0, 0.0]), None, 1.5, 3.0)
     layer.update_norm(**TIGHT)
     layer.kernel.assign(np.diag([2.0, 3.0]))

@@ -29,8 +29,7 @@ class Recorder(keras.layers.Layer):
         return x
 
 
-@pytest.mark.parametrize("functional", [False, True])
-def test_a_network_computes_in_its_lower_precision_in_training_alone(functional):
+def test_a_network_computes_in_its_lower_precision_in_training_alone():
     """Also in an inner model; layers of another policy keep it, and those that are not known are in float32."""
     policy = "mixed_bfloat16"
     inner, outer = Recorder(dtype=policy), Recorder(dtype=policy)
@@ -43,9 +42,6 @@ def test_a_network_computes_in_its_lower_precision_in_training_alone(functional)
         layers.LipschitzDense(2, **shared),
     ]
     network = keras.Sequential([keras.Input([2]), *stack])
-    if functional:
-        x = keras.Input([2])
-        network = keras.Model(x, network(x))
     block = bijectors.ResidualBlock(network)
     for recorder in (inner, outer):
         recorder.dtypes.clear()
@@ -58,7 +54,6 @@ def test_a_network_computes_in_its_lower_precision_in_training_alone(functional)
         steps = layers.program.bind(network, training=training).program.steps
         assert [step.operation.dtype for step in steps if step.operation.dtype] == expected
     np.testing.assert_array_equal(block.forward(x, seed=1), x + network(x))
-    np.testing.assert_array_equal(layers.program.bind(network)(x), network(x))
 
 
 def test_layers_that_are_in_no_bijector_have_the_policy_of_keras():
@@ -92,7 +87,7 @@ def test_the_kernel_of_training_and_of_evaluation():
 
 
 def test_the_swish_computes_in_float32():
-    """Its value and slope in bfloat16 are those in float32, rounded once; sums over the batch are not lost."""
+    """The value and slope are rounded once; sums over the batch are not lost."""
     rounded = [tf.cast(normal([256, 64], seed), tf.bfloat16) for seed in (0, 1)]
 
     def compute(policy, dtype):

@@ -29,7 +29,6 @@ CONVOLUTIONS = {
     "thin outputs": (normal((5, 3, 9, 1)), (6, 6)),
     "of frequencies": (normal((3, 3, 5, 9)), (7, 6)),
     "of frequencies, thin outputs": (normal((3, 5, 7, 4)), (6, 7)),
-    "constant": (np.ones((3, 3, 3, 4)), (9, 9)),
     "alternating": (alternating((3, 3, 3, 4)), (9, 9)),
     "smaller image than kernel": (normal((5, 5, 16, 20)), (2, 3)),
 }
@@ -81,8 +80,5 @@ def test_a_branch_has_no_state_and_needs_no_updates():
     assert branch.non_trainable_variables == []
     for layer in layers.norm_updates.lipschitz_layers(branch):
         layer.kernel.assign(9 * normal(layer.kernel.shape))
-    before = [variable.numpy() for variable in branch.variables]
     assert layers.update_norms(branch, 1e-9, 1000) == 0
-    for variable, value in zip(branch.variables, before, strict=True):
-        np.testing.assert_array_equal(variable, value)
     assert layers.lipschitz_constant(branch, certified=True) <= layers.lipschitz_constant(branch) * (1 + 1e-6)

@@ -8,9 +8,8 @@ from tf_resflow.layers import activations
 from tf_resflow.layers.activations import *  # noqa: F403
 from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
+from tf_resflow.layers.linear_layers import LipschitzConv2D, LipschitzDense
 from tf_resflow.layers.lipschitz_constants import lipschitz_constant
-from tf_resflow.layers.lipschitz_conv2d import LipschitzConv2D
-from tf_resflow.layers.lipschitz_dense import LipschitzDense
 from tf_resflow.layers.norm_updates import converge_norms, mean_norm, update_norms
 from tf_resflow.layers.rules import LayerRule, register_rule
 

@@ -14,13 +14,16 @@ from tf_resflow.typing import Shape
 __all__ = ["CLipSwish", "CPila", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
 
 
-class _SmoothActivation(RuledLayer):
+class _Activation(RuledLayer):
+    lipschitz_constant = 1.0
+
+
+class _SmoothActivation(_Activation):
     """A layer that computes a `SmoothFunction` of its input."""
 
     functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of the input, with a multiple of its last axis if the activation is a concatenated one."""
         num_parts = self.functions[0].num_parts
         return input_shape if num_parts == 1 else (*input_shape[:-1], num_parts * input_shape[-1])
 
@@ -46,7 +49,7 @@ class _SwishFunction(SmoothFunction):
 
 
 class _ConcatenatedSwishFunction(_SwishFunction):
-    """[f(x), f(-x)] / 1.004 of f(x) = x sigmoid(b x) / 1.1. Since f(-x) = f(x) - x / 1.1, one sigmoid is enough."""
+    """[f(x), f(-x)] / 1.004 of that f; since f(-x) = f(x) - x / 1.1, one sigmoid is enough."""
 
     num_parts: ClassVar[int] = 2
 
@@ -82,8 +85,7 @@ class _ConcatenatedPilaFunction(SmoothFunction):
 
 
 def _sigmoid(x):
-    """As `tf.sigmoid`; XLA computes a tanh faster than an exponential and a quotient."""
-    return 0.5 + 0.5 * tf.tanh(0.5 * x)
+    return 0.5 + 0.5 * tf.tanh(0.5 * x)  # faster in XLA than an exponential and a quotient
 
 
 def _max_min(x):
@@ -92,18 +94,12 @@ def _max_min(x):
     return tf.concat([tf.where(swap, b, a), tf.where(swap, a, b)], -1)
 
 
-def _sort(x):
-    return tf.sort(x, axis=-1)
-
-
 def _cube(x):
     inner = tf.clip_by_value(x, -1.0, 1.0)
     return x - inner + inner**3 / 3.0
 
 
 class _Swish(_SmoothActivation):
-    """With the weight beta, b = softplus(beta)."""
-
     def build(self, input_shape: Shape) -> None:
         initializer = keras.initializers.Constant(0.5)
         self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
@@ -113,9 +109,8 @@ class _Swish(_SmoothActivation):
 class LipSwish(_Swish):
     r"""\\(x \, \sigma(\mathrm{softplus}(\beta) \, x) / 1.1\\) with a trainable scalar \\(\beta\\).
 
-    The usual activation of residual flows: smooth, because the gradient of a log-determinant needs its second
-    derivative, with slopes within [-0.1, 1]. Their supremum is 0.99985 for every beta, so it is 1-Lipschitz in
-    every l^p norm.
+    The usual activation of residual flows. It is smooth, because the gradient of a log-determinant needs its second
+    derivative. Its slopes lie within [-0.1, 0.99985] for every beta, so it is 1-Lipschitz in every l^p norm.
 
     ```python
     import tensorflow as tf
@@ -128,7 +123,6 @@ class LipSwish(_Swish):
       Chen et al., "Residual Flows" (2019), section 3.3.
     """
 
-    lipschitz_constant = 1.0
     functions = _SwishFunction(), _SwishFunction(fused=True)
 
 
@@ -143,7 +137,6 @@ class CLipSwish(_Swish):
       Perugachi-Diaz, Tomczak and Bhulai, "Invertible DenseNets with Concatenated LipSwish" (2021).
     """
 
-    lipschitz_constant = 1.0
     lipschitz_order = 2.0
     functions = _ConcatenatedSwishFunction(), _ConcatenatedSwishFunction(fused=True)
 
@@ -153,29 +146,20 @@ class CPila(_SmoothActivation):
     r"""\\([f(x - 0.2), f(-x - 0.2)] / 1.06\\) on the last axis, which it doubles, for a smooth f near the ReLU.
 
     \\(f(z) = z\\) for \\(z > 0\\), and \\((k^2 z^3 / 2 - k z^2 + z) e^{k z}\\) below, with \\(k = 5\\); three
-    derivatives are continuous. The slope f' is 1 above 0, falls to \\(-19 e^{-4}\\) at \\(-4 / k\\), and from there
-    tends to 0. So the root sum of squares of the two slopes is at most \\(\sqrt{1 + 361 e^{-8}} < 1.0589\\) for
-    \\(|x| \ge 0.2\\), where one of them is 1, and 1.043 between. Over 1.06 it is 1-Lipschitz, in the 2-norm only
-    (`lipschitz_order`). The two are never zero together.
-
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    print(resflow.layers.CPila()(tf.constant([[1.0]])).numpy().round(3))
-    # [[ 0.755 -0.07 ]]
-    ```
+    derivatives are continuous. The root sum of squares of the two slopes is at most
+    \\(\sqrt{1 + 361 e^{-8}} < 1.0589\\), so it is 1-Lipschitz, in the 2-norm only (`lipschitz_order`). The slopes
+    are never zero together.
 
     References:
       Ahn, Kim, Kim and Kim, "Invertible Monotone Operators for Normalizing Flows" (2022).
     """
 
-    lipschitz_constant = 1.0
     lipschitz_order = 2.0
     functions = _ConcatenatedPilaFunction(), _ConcatenatedPilaFunction(fused=True)
 
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class MaxMin(RuledLayer):
+class MaxMin(_Activation):
     """[max(a, b), min(a, b)] of the two halves a, b of the last axis, whose size must be even.
 
     It permutes its input; its Jacobian is that permutation, the identity at ties. So it is 1-Lipschitz in every l^p
@@ -185,28 +169,19 @@ class MaxMin(RuledLayer):
       Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation" (2019).
     """
 
-    lipschitz_constant = 1.0
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class FullSort(RuledLayer):
+class FullSort(_Activation):
     """The last axis in ascending order: `MaxMin` for all channels at once, 1-Lipschitz in every l^p norm.
 
     References:
       Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation" (2019).
     """
 
-    lipschitz_constant = 1.0
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
-class LipschitzCube(RuledLayer):
-    """x^3 / 3 on [-1, 1], continued with slope 1: x - 2/3 above, x + 2/3 below.
-
-    Its slope min(x^2, 1) is in [0, 1]: 1-Lipschitz in every l^p norm.
-    """
-
-    lipschitz_constant = 1.0
+class LipschitzCube(_Activation):
+    """x^3 / 3 on [-1, 1], continued with slope 1, which is 1-Lipschitz in every l^p norm."""
 
 
 @register_rule(CPila)
@@ -224,16 +199,11 @@ class _SwishRule(_SmoothRule):
         return [tf.math.softplus(tf.cast(tf.convert_to_tensor(layer.beta), wide_dtype(tf.as_dtype(dtype))))]
 
 
-@register_rule(MaxMin)
-class _MaxMinRule(LayerRule):
+@register_rule(MaxMin, FullSort)
+class _SortRule(LayerRule):
     def operation(self, layer, site):
-        return FunctionOperation(site.dtype, IdentityKey(_max_min), False)
-
-
-@register_rule(FullSort)
-class _FullSortRule(LayerRule):
-    def operation(self, layer, site):
-        return FunctionOperation(site.dtype, IdentityKey(_sort), False)
+        function = _max_min if isinstance(layer, MaxMin) else tf.sort
+        return FunctionOperation(site.dtype, IdentityKey(function), False)
 
 
 @register_rule(LipschitzCube)

@@ -9,8 +9,6 @@ import tensorflow as tf
 from tf_resflow.layers.tracing import in_one_pass, in_wide
 from tf_resflow.private_api import custom_gradient
 
-__all__ = ["convolution"]
-
 _FEW = 4  # largest number of channels for which a product of all taps was measured to be faster
 _SOME = 128  # likewise for kernels of one tap
 
@@ -20,13 +18,9 @@ def convolution(
 ) -> tf.Tensor:
     """`tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
 
-    CPU kernels of convolutions compute in blocks of 8 or 16 channels, so those from or to few channels are slow.
-    Here the few channels of all taps are laid side by side, and what remains is a matrix product: before it the
-    patches of the image are gathered, or after it the patches are added in their places. A kernel of one tap is a
-    matrix up to 128 channels. On a machine with a GPU, and in float16, it is TensorFlow's convolution.
-
-    In bfloat16 the products of the taps are rounded before they are added, so the error is at most 1.4 times that
-    of one rounding. With `fused` patches are gathered and added in one pass over memory, see `in_one_pass`.
+    CPU kernels of convolutions compute in blocks of 8 or 16 channels and are slow for few channels. Here those are
+    matrix products of the patches of the image. In bfloat16 the products of the taps are rounded before they are
+    added. With `fused`, patches are gathered and added in one pass over memory, see `in_one_pass`.
     """
     height, width, inputs, outputs = kernel.shape
     taps = height * width
@@ -42,7 +36,6 @@ def convolution(
 
 
 def _plus(x, bias):
-    """The sum of x and the bias, which TensorFlow fuses with the product that made x."""
     return x if bias is None else tf.nn.bias_add(x, bias)
 
 
@@ -84,14 +77,11 @@ def _overlap_add(patches, size, fused):
 
 @functools.cache
 def _shifts_of(size):
-    """The function from images to their patches of this size."""
     return lambda x: tf.concat([_crop(_pad(x, size), shift, x) for shift in np.ndindex(size)], -1)
 
 
 @functools.cache
 def _sum_of_shifts(size):
-    """The function from patches of this size to their sum."""
-
     @in_wide
     def total(patches):
         taps = tf.split(_pad(patches, size), math.prod(size), -1)

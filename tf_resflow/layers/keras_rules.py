@@ -6,39 +6,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow.layers import operations
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.operations import (
-    AddOperation,
-    ConcatenateOperation,
-    DenseOperation,
-    FunctionOperation,
-    IdentityKey,
-    KerasConvolutionOperation,
-    ReshapeOperation,
-)
 from tf_resflow.layers.rules import LayerRule, TensorBound, register_rule
-
-__all__ = ["SLOPES"]
 
 # The largest |slope| of each elementwise function of keras.activations, rounded up.
 SLOPES = {
-    "elu": 1.0,
+    **dict.fromkeys("elu hard_tanh leaky_relu linear log_sigmoid relu relu6 softplus softsign tanh".split(), 1.0),
     "gelu": 1.129,
     "hard_sigmoid": 1.0 / 6.0,
     "hard_silu": 1.5,
-    "hard_tanh": 1.0,
-    "leaky_relu": 1.0,
-    "linear": 1.0,
-    "log_sigmoid": 1.0,
     "mish": 1.0885,
-    "relu": 1.0,
-    "relu6": 1.0,
     "selu": 1.7581,
     "sigmoid": 0.25,
     "silu": 1.0999,
-    "softplus": 1.0,
-    "softsign": 1.0,
-    "tanh": 1.0,
 }
 
 
@@ -46,7 +27,8 @@ SLOPES = {
 class _DenseRule(LayerRule):
     def operation(self, layer, site):
         is_linear = layer.activation is keras.activations.linear
-        return DenseOperation(site.dtype, None if is_linear else IdentityKey(layer.activation))
+        function = None if is_linear else operations.IdentityKey(layer.activation)
+        return operations.DenseOperation(site.dtype, function)
 
     def variables(self, layer):
         return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
@@ -58,65 +40,18 @@ class _ConvolutionRule(_DenseRule):
         if layer.data_format != "channels_last" or layer.groups != 1 or layer.padding not in ("same", "valid"):
             return None
         settings = tuple(layer.strides), layer.padding, tuple(layer.dilation_rate)
-        return KerasConvolutionOperation(site.dtype, IdentityKey(layer.activation), *settings)
+        return operations.KerasConvolutionOperation(site.dtype, operations.IdentityKey(layer.activation), *settings)
 
 
 @register_rule(keras.layers.Activation)
 class _ActivationRule(LayerRule):
     def operation(self, layer, site):
         is_elementwise = self.lipschitz_constant(layer) is not None
-        return FunctionOperation(site.dtype, IdentityKey(layer.activation), is_elementwise)
+        return operations.FunctionOperation(site.dtype, operations.IdentityKey(layer.activation), is_elementwise)
 
     def lipschitz_constant(self, layer):
         known = (slope for name, slope in SLOPES.items() if layer.activation is keras.activations.get(name))
         return next(known, None)
-
-
-@register_rule(keras.layers.Average, keras.layers.Subtract)
-class _MergingRule(LayerRule):
-    def lipschitz_constant(self, layer):
-        return 1.0
-
-    def bound(self, layer, inputs, shape, certified, weights):
-        live = [x.shape for x in inputs if not x.is_fixed]
-        if shape is None or None in shape[1:] or any(one[1:] != shape[1:] for one in live):
-            raise ValueError(
-                f"Layer '{layer.name}' ({type(layer).__name__}) may broadcast its inputs, "
-                f"{', '.join(map(str, live))}, to {shape}, which expands the norm. Give all inputs that depend on "
-                "the first input of the branch the same, known shape."
-            )
-        summed = super().bound(layer, inputs, shape, certified, weights)
-        is_mean = isinstance(layer, keras.layers.Average)
-        return summed._replace(constant=summed.constant * (1.0 / len(inputs))) if is_mean else summed
-
-
-@register_rule(keras.layers.Add)
-class _AddRule(_MergingRule):
-    def operation(self, layer, site):
-        is_plain = all(len(shape) == len(site.output) for shape in site.inputs)
-        return AddOperation(site.dtype) if is_plain else None
-
-
-@register_rule(keras.layers.Concatenate)
-class _ConcatenateRule(LayerRule):
-    def operation(self, layer, site):
-        return ConcatenateOperation(site.dtype, layer.axis)
-
-    def bound(self, layer, inputs, shape, certified, weights):
-        """(sum L^p)^(1/p), which falls with p: the infimum of a learned p is safe."""
-        if shape is None or layer.axis % len(shape) == 0:
-            raise ValueError(
-                f"Layer '{layer.name}' joins examples of the batch, or inputs of unknown shape (axis={layer.axis})."
-                " Concatenate along another axis."
-            )
-        live = [x for x in inputs if not x.is_fixed]
-        constants, order = [x.constant for x in live], live[0].order
-        p = order.low if isinstance(order, LearnedOrder) else order
-        if math.isinf(p):
-            joint = tf.reduce_max(constants) if any(map(tf.is_tensor, constants)) else max(constants)
-        else:
-            joint = sum(constant**p for constant in constants) ** (1.0 / p)
-        return TensorBound(joint, order, shape)
 
 
 @register_rule(
@@ -135,12 +70,52 @@ class _NonexpansiveRule(LayerRule):
         return 1.0
 
 
+@register_rule(keras.layers.Average, keras.layers.Subtract)
+class _MergingRule(_NonexpansiveRule):
+    def bound(self, layer, inputs, shape, certified, weights):
+        live = [x.shape for x in inputs if not x.is_fixed]
+        if None in shape[1:] or any(one[1:] != shape[1:] for one in live):
+            raise ValueError(
+                f"Layer '{layer.name}' may broadcast inputs of shapes {live} to {shape}, which expands the norm. "
+                "Give all inputs that depend on the first input of the branch the same, known shape."
+            )
+        summed = super().bound(layer, inputs, shape, certified, weights)
+        is_mean = isinstance(layer, keras.layers.Average)
+        return summed._replace(constant=summed.constant * (1.0 / len(inputs))) if is_mean else summed
+
+
+@register_rule(keras.layers.Add)
+class _AddRule(_MergingRule):
+    def operation(self, layer, site):
+        is_plain = all(len(shape) == len(site.output) for shape in site.inputs)
+        return operations.AddOperation(site.dtype) if is_plain else None
+
+
+@register_rule(keras.layers.Concatenate)
+class _ConcatenateRule(LayerRule):
+    def operation(self, layer, site):
+        return operations.ConcatenateOperation(site.dtype, layer.axis)
+
+    def bound(self, layer, inputs, shape, certified, weights):
+        """(sum L^p)^(1/p), which falls with p: the infimum of a learned p is safe."""
+        if layer.axis % len(shape) == 0:
+            raise ValueError(f"Layer '{layer.name}' joins examples of the batch: concatenate along another axis.")
+        live = [x for x in inputs if not x.is_fixed]
+        constants, order = [x.constant for x in live], live[0].order
+        p = order.low if isinstance(order, LearnedOrder) else order
+        if math.isinf(p):
+            joint = tf.reduce_max(constants) if any(map(tf.is_tensor, constants)) else max(constants)
+        else:
+            joint = sum(constant**p for constant in constants) ** (1.0 / p)
+        return TensorBound(joint, order, shape)
+
+
 @register_rule(keras.layers.Flatten, keras.layers.Reshape)
 class _ReshapeRule(_NonexpansiveRule):
     def operation(self, layer, site):
         shape, given = site.output[1:], site.inputs[0][1:]
         is_known = None not in (*shape, *given) and getattr(layer, "data_format", "") != "channels_first"
-        return ReshapeOperation(site.dtype, shape, given) if is_known else None
+        return operations.ReshapeOperation(site.dtype, shape, given) if is_known else None
 
 
 @register_rule(keras.layers.Dropout)
@@ -148,22 +123,16 @@ class _DropoutRule(LayerRule):
     def lipschitz_constant(self, layer):
         if layer.rate:
             raise ValueError(
-                f"Layer '{layer.name}' is a Dropout of rate {layer.rate}: a block with it has no inverse. Remove "
-                "it, or set its rate to 0."
+                f"A block with a Dropout of rate {layer.rate} has no inverse: remove layer '{layer.name}'."
             )
         return 1.0
 
 
-@register_rule(keras.layers.ELU)
-class _EluRule(LayerRule):
-    def lipschitz_constant(self, layer):
-        return max(1.0, abs(layer.alpha))
-
-
-@register_rule(keras.layers.LeakyReLU, keras.layers.ReLU)
+@register_rule(keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.ReLU)
 class _ReluRule(LayerRule):
     def lipschitz_constant(self, layer):
-        return None if getattr(layer, "threshold", 0.0) else max(1.0, abs(layer.negative_slope))
+        slope = layer.alpha if isinstance(layer, keras.layers.ELU) else layer.negative_slope
+        return None if getattr(layer, "threshold", 0.0) else max(1.0, abs(slope))
 
 
 @register_rule(keras.layers.Rescaling)
@@ -176,7 +145,7 @@ class _RescalingRule(LayerRule):
         example = tf.zeros([1, *(size or 1 for size in (shape or ())[1:])])
         if layer(example).shape != example.shape:
             raise ValueError(
-                f"Layer '{layer.name}' (Rescaling) broadcasts its input, {shape}, to the shapes of its scale and "
-                "offset, which expands the norm. Give it scalars, or arrays that broadcast to the input."
+                f"Layer '{layer.name}' (Rescaling) broadcasts its input of shape {shape}, which expands the norm. "
+                "Give it scalars, or arrays that broadcast to the input."
             )
         return super().bound(layer, inputs, shape, certified, weights)

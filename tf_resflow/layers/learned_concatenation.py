@@ -21,9 +21,8 @@ class LearnableConcatenation(RuledLayer):
     r"""\\([\eta_1 x, \eta_2 h]\\) on the last axis, with learned weights \\(\eta\\) of 2-norm `coefficient`.
 
     \\(\eta_i = c \, e_i / \sqrt{e_1^2 + e_2^2}\\) with \\(e_i = \mathrm{softplus}(k_i) + 0.1\\) and two trainable
-    numbers \\(k\\). If x and h have the constants \\(L_1\\) and \\(L_2\\), the result has
-    \\(\sqrt{\eta_1^2 L_1^2 + \eta_2^2 L_2^2} \le c \max(L_1, L_2)\\) in the 2-norm, whatever \\(k\\) is. In the
-    dense layers of an i-DenseNet h is a function of x:
+    numbers \\(k\\). If x and h have the constants \\(L_1\\) and \\(L_2\\), the result has at most
+    \\(c \max(L_1, L_2)\\) in the 2-norm. In the dense layers of an i-DenseNet h is a function of x:
 
     ```python
     import keras
@@ -39,9 +38,6 @@ class LearnableConcatenation(RuledLayer):
     Args:
       coefficient: c, positive.
 
-    Raises:
-      ValueError: if the coefficient is not positive, or the input is not two tensors.
-
     References:
       Perugachi-Diaz, Tomczak and Bhulai, "Invertible DenseNets with Concatenated LipSwish" (2021), section 3.3.
     """
@@ -55,15 +51,12 @@ class LearnableConcatenation(RuledLayer):
         self.coefficient = float(coefficient)
 
     def build(self, input_shape: Sequence[Shape]) -> None:
-        """Creates the two numbers, which begin with 1, as in the published code."""
         if not isinstance(input_shape[0], (list, tuple)) or len(input_shape) != 2:
-            raise ValueError(
-                f"Layer '{self.name}' joins two tensors: call it on a list [x, h]; got one of shape {input_shape}."
-            )
+            raise ValueError(f"Call layer '{self.name}' on a list of two tensors [x, h]; got {input_shape}.")
         self.logits = self.add_weight(name="logits", shape=(2,), initializer="ones", autocast=False)
 
     def weights_of_inputs(self) -> tf.Tensor:
-        """The two eta, in the dtype of the variables."""
+        """The two eta in the dtype of the variables."""
         sizes = tf.math.softplus(tf.convert_to_tensor(self.logits)) + 0.1
         limit = self.coefficient * (1.0 - rounding_error(self))
         return limit * sizes / tf.norm(sizes)

@@ -14,8 +14,8 @@ class LearnedOrder(keras.layers.Layer):
     r"""The order p of an \\(\ell^p\\) norm, learned: p = low + (high - low) sigmoid(theta).
 
     Give one object to several layers to share it. Orders have a separate objective, `tf_resflow.layers.mean_norm`;
-    the gradient of the density does not reach them. Saving a model keeps what is shared. `keras.models.clone_model`
-    does not make new orders, and `from_config` of a model makes some that are not shared: build the branch anew.
+    the gradient of the density does not reach them. Saving a model keeps what is shared, but
+    `keras.models.clone_model` does not make new orders.
 
     ```python
     orders = resflow.layers.LearnedOrder.cycle(3)
@@ -37,10 +37,7 @@ class LearnedOrder(keras.layers.Layer):
     def __init__(self, initial: float = 2.0, low: float = 1.0, high: float = 5.0, **kwargs: Any):
         super().__init__(**kwargs)
         if not 1.0 <= low < initial < high < math.inf:
-            raise ValueError(
-                "A LearnedOrder needs 1 <= low < initial < high < inf, but got "
-                f"low={low}, initial={initial}, high={high}."
-            )
+            raise ValueError(f"A LearnedOrder needs 1 <= low < initial < high < inf; got {low}, {initial}, {high}.")
         self.initial, self.low, self.high = float(initial), float(low), float(high)
         share = (initial - low) / (high - low)
         self.theta = self.add_weight(
@@ -52,9 +49,7 @@ class LearnedOrder(keras.layers.Layer):
 
     @classmethod
     def cycle(cls, length: int, **kwargs: Any) -> list[tuple["LearnedOrder", "LearnedOrder"]]:
-        """Orders for a chain of layers: [(p0, p1), (p1, p2), ..., (p_last, p0)].
-
-        The i-th pair is the domain and the codomain of the i-th layer, and the chain maps a space to itself.
+        """Domains and codomains of a chain of layers, [(p0, p1), (p1, p2), ..., (p_last, p0)].
 
         Args:
           length: number of layers.
@@ -68,5 +63,4 @@ class LearnedOrder(keras.layers.Layer):
         return self.low + (self.high - self.low) * tf.sigmoid(self.theta.value)
 
     def get_config(self) -> dict[str, Any]:
-        config = {"initial": self.initial, "low": self.low, "high": self.high}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), "initial": self.initial, "low": self.low, "high": self.high}

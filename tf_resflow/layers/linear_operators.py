@@ -1,28 +1,24 @@
 """The two linear maps whose norms the layers constrain: a matrix and a zero-padded convolution."""
 
-import abc
 import dataclasses
 import math
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.band_matrices import eigenvalue_bound
 
-__all__ = ["ConvolutionOperator", "LinearOperator", "MatrixOperator"]
-
 _MAX_GRAM_SIZE = 4096  # largest Gram matrix of a convolution that is factorized
 _MAX_GRAM_BLOCK = 64  # largest one of `gram_blocks` for all pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearOperator(abc.ABC):
-    """A linear map W; its methods take the kernel.
+class _Operator:
+    """A linear map W, with a kernel of `shape` `[..., inputs, outputs]`.
 
-    Attributes:
-      shape: shape of the kernel, `[..., inputs, outputs]`.
-      image_size: shape of the positions between which W mixes; empty for a matrix.
-      copies: number of positions at which W acts separately. For p <= q all of them together have the norm of W.
+    W mixes the positions of an image of `image_size`, which is empty for a matrix. `copies` is the number of
+    positions at which W acts separately. For p <= q all of them together have the norm of W.
     """
 
     shape: tuple[int, ...]
@@ -31,22 +27,18 @@ class LinearOperator(abc.ABC):
 
     @property
     def vector_shape(self) -> tuple[int, ...]:
-        """Shape of v."""
         return (*self.image_size, self.shape[-2])
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of W v."""
         return (*self.image_size, self.shape[-1])
 
     @property
     def num_inputs(self) -> float:
-        """Dimension of v."""
         return float(math.prod(self.vector_shape))
 
     @property
     def num_outputs(self) -> float:
-        """Dimension of W v."""
         return float(math.prod(self.output_shape))
 
     @property
@@ -54,25 +46,39 @@ class LinearOperator(abc.ABC):
         """Whether `gram` is W W': there are no more outputs than inputs."""
         return self.num_outputs <= self.num_inputs
 
-    @abc.abstractmethod
+
+class MatrixOperator(_Operator):
+    """v -> v W with a kernel W of `shape` `[inputs, outputs]`.
+
+    Of stacked kernels `[matrices, inputs, outputs]`, each is applied to one of the vectors `[matrices, inputs]`.
+    """
+
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """W v."""
+        if kernel.shape.rank == 2:
+            return tf.matmul(v, kernel)
+        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)  # for few numbers faster than a matmul of batches
 
-    @abc.abstractmethod
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """W' u."""
+        if kernel.shape.rank == 2:
+            return tf.matmul(u, kernel, transpose_b=True)
+        return tf.reduce_sum(u[:, tf.newaxis] * kernel, 2)
 
-    @abc.abstractmethod
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
         """The sum of the weights of each output, in its shape; with a leading axis for an image."""
+        return tf.reduce_sum(kernel, 0)
 
-    @abc.abstractmethod
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of the weights of each input, in its shape; with a leading axis for an image."""
+        """The sum of the weights of each input, likewise."""
+        return tf.reduce_sum(kernel, 1)
 
-    @abc.abstractmethod
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """W W' or W'W, whichever is smaller, `[n, n]`."""
+        if kernel.shape.rank == 3:  # faster one by one
+            return tf.stack([self.gram(matrix) for matrix in tf.unstack(kernel)])
+        of_outputs = self.gram_is_of_outputs
+        return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
         """Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is ||W||_2^2, or above it."""
@@ -87,36 +93,7 @@ class LinearOperator(abc.ABC):
         return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
 
 
-class MatrixOperator(LinearOperator):
-    """v -> v W with a kernel W of `shape` `[inputs, outputs]`.
-
-    Of stacked kernels `[matrices, inputs, outputs]`, each is applied to one of the vectors `[matrices, inputs]`.
-    """
-
-    def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        if kernel.shape.rank == 2:
-            return tf.matmul(v, kernel)
-        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)  # for few numbers faster than a matmul of batches
-
-    def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        if kernel.shape.rank == 2:
-            return tf.matmul(u, kernel, transpose_b=True)
-        return tf.reduce_sum(u[:, tf.newaxis] * kernel, 2)
-
-    def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(kernel, 0)
-
-    def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(kernel, 1)
-
-    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
-        if kernel.shape.rank == 3:  # faster one by one
-            return tf.stack([self.gram(matrix) for matrix in tf.unstack(kernel)])
-        of_outputs = self.gram_is_of_outputs
-        return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
-
-
-class ConvolutionOperator(LinearOperator):
+class ConvolutionOperator(_Operator):
     """A convolution of stride 1 with zero padding and an odd kernel `[kh, kw, inputs, outputs]`."""
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
@@ -127,11 +104,9 @@ class ConvolutionOperator(LinearOperator):
         return tf.nn.conv2d_transpose(u, kernel, shape, 1, "SAME")
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """`[1, height, width, outputs]`."""
         return self.matvec(tf.reduce_sum(kernel, 2, keepdims=True), self._ones(kernel.dtype))
 
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """`[1, height, width, inputs]`."""
         return self.rmatvec(tf.reduce_sum(kernel, 3, keepdims=True), self._ones(kernel.dtype))
 
     def _ones(self, dtype):
@@ -145,17 +120,16 @@ class ConvolutionOperator(LinearOperator):
         return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
 
     def spectral_bound(self, kernel: tf.Tensor) -> tf.Tensor:
-        """||W||_2 if the smaller side has at most 4,096 dimensions, else an upper bound of it.
+        """||W||_2 if the smaller side has at most 4,096 dimensions, else an upper bound from Fourier symbols.
 
-        A Cholesky factor of the Gram matrix of the zero-padded convolution proves the norm to a relative 1e-9, or
-        less closely if Lanczos' method has not converged (`eigenvalue_bound`). In a graph it is computed from all
-        eigenvalues. The bound for larger operators comes from Fourier symbols.
+        `eigenvalue_bound` proves the norm to a relative 1e-9, or less closely if Lanczos' method has not converged.
+        In a graph it is computed from all eigenvalues.
         """
         kernel = self.live(kernel)
         if min(self.num_inputs, self.num_outputs) > _MAX_GRAM_SIZE:
             return self._fourier_bound(kernel)
         if not tf.executing_eagerly():  # where a SavedModel must do without NumPy
-            return super().spectral_bound(kernel)
+            return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
         return tf.constant(math.sqrt(eigenvalue_bound(*self._band(kernel.numpy()))), tf.float64)
 
     def _band(self, kernel):
@@ -180,9 +154,8 @@ class ConvolutionOperator(LinearOperator):
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """W W' or W'W, `[n, n]` with n = height width min(inputs, outputs).
 
-        With K_a the matrix of tap a and S_a the shift of the image by it (zeros come in), W is sum_a S_a (x) K_a.
-        So W W' = sum_ab S_a S_b' (x) K_a K_b', whose two factors are small. The shifts of rows and of columns are
-        independent.
+        With K_a the matrix of tap a and S_a the shift of the image by it (zeros come in), W is sum_a S_a (x) K_a,
+        and W W' is sum_ab S_a S_b' (x) K_a K_b'. The shifts of rows and of columns are independent.
         """
         kernel_height, kernel_width, inputs, outputs = kernel.shape
         if inputs < outputs:  # W'W: the transpose of a convolution is one with the taps mirrored
@@ -203,11 +176,7 @@ class ConvolutionOperator(LinearOperator):
         return self.gram(kernel) if small else self._gram_of_symbols(kernel)
 
     def _gram_of_symbols(self, kernel):
-        """sum_ab e^(-i <w, a - b>) K_a K_b', at each frequency w of the torus of `_fourier_bound`.
-
-        At w it is the Gram matrix of the symbol, or the conjugate of it. Half of the frequencies are enough: the
-        others have the conjugates of theirs.
-        """
+        """sum_ab e^(-i <w, a - b>) K_a K_b' at half of the frequencies w of the torus of `_fourier_bound`."""
         if kernel.shape[2] > kernel.shape[3]:
             kernel = tf.transpose(kernel, [0, 1, 3, 2])
         (rows, columns), (height, width, size, _) = self._torus(kernel), kernel.shape
@@ -227,9 +196,8 @@ class ConvolutionOperator(LinearOperator):
     def _fourier_bound(self, kernel):
         """An upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
 
-        With r = (k-1)/2, no tap wraps from one pixel of the image to another on a torus of (height + r) x (width +
-        r): the zero-padded convolution is a compression of the periodic one there, whose norm is the largest norm
-        of its symbols. Conjugate frequencies count once.
+        The zero-padded convolution is a compression of the periodic one on the `_torus`, whose norm is the largest
+        norm of its symbols. Conjugate frequencies count once.
 
         References:
           Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
@@ -249,11 +217,11 @@ class ConvolutionOperator(LinearOperator):
         return _root_of_largest(eigenvalues)
 
 
-def _shift_products(length, num_taps):
-    """S_a S_b' for each two taps of a line of pixels, `[taps, taps, length, length]`.
+LinearOperator: TypeAlias = MatrixOperator | ConvolutionOperator
 
-    S_a moves pixel i + a - r to pixel i, if there is one.
-    """
+
+def _shift_products(length, num_taps):
+    """S_a S_b' for each two taps of a line of pixels, `[taps, taps, length, length]`."""
     shifts = np.stack([np.eye(length, k=tap - num_taps // 2) for tap in range(num_taps)])
     return np.einsum("aik,cjk->acij", shifts, shifts)
 

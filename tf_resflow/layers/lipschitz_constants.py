@@ -10,20 +10,16 @@ from tf_resflow.layers.operations import BoundaryOperation
 from tf_resflow.layers.program import BoundNetwork, read
 from tf_resflow.layers.rules import TensorBound, declared_constant, order_name, rule_of, unknown_constant
 
-__all__ = ["lipschitz_constant", "lipschitz_order"]
-
 
 def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Tensor:
     """An upper bound of the Lipschitz constant of a branch in its first input.
 
     The product of the constants of its layers, through `keras.Sequential` and functional models, also nested ones:
     `Add` sums, `Concatenate` takes (sum L^p)^(1/p), and `LearnableConcatenation` its coefficient times the largest
-    L; if certified, (sum (eta L)^2)^(1/2) of its current weights. Further inputs, such as a conditional one, count
-    as constants. The orders of the Lipschitz layers must chain and end in the norm that they began with, that of
-    the first Lipschitz layer that the first input reaches.
+    L; if certified, (sum (eta L)^2)^(1/2) of its current weights. Further inputs, such as a condition, count as
+    constants. The orders of the Lipschitz layers must chain and end in the norm that they began with.
     A layer or a `tf.Module` of another kind needs an attribute `lipschitz_constant`, which holds in every l^p norm
-    or in the one of its attribute `lipschitz_order`. A subclass that overrides `call` does not inherit the
-    attribute.
+    or in that of its attribute `lipschitz_order`, and which a subclass that overrides `call` does not inherit.
 
     Args:
       branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
@@ -56,47 +52,9 @@ def _output(branch, certified):
             raise ValueError(unknown_constant(branch))
         return TensorBound(constant, getattr(branch, "lipschitz_order", None) or 2.0, None)
     if not branch.built:
-        raise ValueError(
-            f"The branch '{branch.name}' is not built: call it on an input, or start it with keras.Input(shape)."
-        )
+        raise ValueError(f"The branch '{branch.name}' is not built: start it with keras.Input(shape).")
     program = bound.program if bound else read(branch)
     order = _first_order(program)
-
-    def propagate(step, inputs, shape):
-        weights = [bound.parameters[i] for i in step.weights] if bound else None
-        return _bound(step.layer, inputs, shape, certified, weights)
-
-    outputs = _through(program, order, propagate)
-    if len(outputs) != 1:
-        raise ValueError(f"The branch '{branch.name}' must have one output, but it has {len(outputs)}.")
-    if not outputs[0].is_fixed and outputs[0].order != order:
-        raise ValueError(
-            f"The branch '{branch.name}' maps the {order_name(order)}-norm to the "
-            f"{order_name(outputs[0].order)}-norm: to contract, it must end in the norm that it began with. Make "
-            "the codomain of its last Lipschitz layer the domain of its first."
-        )
-    return outputs[0]._replace(order=order)
-
-
-def _first_order(program):
-    """The domain of the first Lipschitz layer that the first input reaches; 2 without any."""
-    found = []
-
-    def visit(step, inputs, shape):
-        live = not all(x.is_fixed for x in inputs)
-        if live:
-            found.append(rule_of(step.layer).domain(step.layer))
-        return TensorBound(float(live), None, shape)
-
-    _through(program, None, visit)
-    return next((order for order in found if order is not None), 2.0)
-
-
-def _through(program, order, propagate):
-    """The `TensorBound`s of the outputs, for a first input of constant 1 and others of constant 0.
-
-    Each is `propagate(step, inputs, shape of the output)` of its step, in order.
-    """
     shapes = [shape for shape, _ in program.inputs or [(None, None)]]
     known = {i: TensorBound(float(i == 0), order, shape) for i, shape in enumerate(shapes)}
     for step in program.steps:
@@ -106,18 +64,36 @@ def _through(program, order, propagate):
                 _check_inputs(step.layer, inputs)
             results = [x._replace(shape=shape or x.shape) for x, shape in zip(inputs, step.shapes, strict=True)]
         else:
-            results = [propagate(step, inputs, shape) for shape in step.shapes]
+            weights = [bound.parameters[i] for i in step.weights] if bound else None
+            results = [_bound(step.layer, inputs, shape, certified, weights) for shape in step.shapes]
         known.update(zip(step.outputs, results, strict=True))
-    return [known[i] for i in program.outputs]
+    outputs = [known[i] for i in program.outputs]
+    if len(outputs) != 1:
+        raise ValueError(f"The branch '{branch.name}' must have one output, but it has {len(outputs)}.")
+    if not outputs[0].is_fixed and outputs[0].order != order:
+        raise ValueError(
+            f"The branch '{branch.name}' maps the {order_name(order)}-norm to the "
+            f"{order_name(outputs[0].order)}-norm: to contract, it must end in the norm that it began with."
+        )
+    return outputs[0]._replace(order=order)
+
+
+def _first_order(program):
+    """The domain of the first Lipschitz layer that the first input reaches; 2 without any."""
+    for step in program.steps:
+        if not isinstance(step.operation, BoundaryOperation) and program.reached.intersection(step.inputs):
+            order = rule_of(step.layer).domain(step.layer)
+            if order is not None:
+                return order
+    return 2.0
 
 
 def _check_inputs(model, inputs):
-    """Raises unless the shapes are those that the model was built for: otherwise its layers may broadcast."""
     ours, theirs = [x.shape[1:] for x in model.inputs], [x.shape[1:] for x in inputs]
     if len(ours) != len(theirs) or not all(map(_fits, ours, theirs)):
         raise ValueError(
-            f"Model '{model.name}' was built for inputs of shapes {ours} without the batch, but is applied to "
-            f"tensors of shapes {theirs}, and its layers may broadcast them. Build a model for these shapes."
+            f"Model '{model.name}' was built for inputs of shapes {ours}, but is applied to {theirs}, which its "
+            "layers may broadcast."
         )
 
 

@@ -10,15 +10,12 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
-from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, is_order, stackable
+from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, stackable
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, order_name
 from tf_resflow.layers.tracing import traced_once
 
-__all__ = ["LipschitzLayer", "LipschitzRule", "scaled_stack", "stacks", "update_stack"]
-
 COEFFICIENT = 0.98  # default Lipschitz bound of each linear layer, as in the published code
-
 _NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
 
 _NUM_STARTS = 4
@@ -58,7 +55,14 @@ class LipschitzLayer(RuledLayer):
         self.coefficient = float(coefficient)
         self.domain = _validated_order(domain, "domain")
         self.codomain = _validated_order(codomain, "codomain")
-        self.normalization = _validated_normalization(normalization, self.domain, self.codomain)
+        if normalization not in _NORMS:
+            raise ValueError(f"normalization must be one of {', '.join(_NORMS)}; got {normalization!r}.")
+        if normalization == "schatten" and not self.domain == self.codomain == 2.0:
+            raise ValueError(
+                f"normalization='schatten' bounds the norm 2 -> 2, but the orders are {domain!r} -> {codomain!r}. "
+                "Leave both at 2, or use normalization='induced'."
+            )
+        self.normalization = normalization
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -96,7 +100,7 @@ class LipschitzLayer(RuledLayer):
 
     @property
     def has_closed_form(self) -> bool:
-        """Whether the norm needs no iteration, and so no stored vectors."""
+        """Whether the norm needs no stored vectors."""
         return self.normalization == "schatten" or has_closed_form(self.domain, self.codomain)
 
     @property
@@ -119,23 +123,11 @@ class LipschitzLayer(RuledLayer):
 
     def _operand(self):
         """The kernel in the dtype of the norm and in the shape of the operator."""
-        self._check_built()
-        return self._as_operand(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype))
-
-    def _check_built(self):
-        if not hasattr(self, "_operator"):
-            raise ValueError(
-                f"Layer '{self.name}' is not built: call it or its model on an input, or start the model with "
-                "keras.Input(shape)."
-            )
-
-    def _as_operand(self, kernel):
-        return kernel
+        return tf.reshape(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype), self._operator.shape)
 
     @property
     def _norm(self):
         """The norm as a function of the kernel and the orders."""
-        self._check_built()
         return functools.partial(_NORMS[self.normalization], self._operator)
 
     def update_norm(
@@ -144,8 +136,7 @@ class LipschitzLayer(RuledLayer):
         """Moves the stored vectors to the maximizer for the current kernel, see `update_norms`.
 
         It iterates from the stored vectors until their relative change is at most `tolerance` or `max_iterations`
-        are made, then assigns once. It works eagerly, in a `tf.function` and in a replica context, where equal
-        kernels give equal vectors. Returns the number of iterations, 0 if the norm has a closed form.
+        are made, then assigns once. Returns the number of iterations, 0 if the norm has a closed form.
         """
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
@@ -162,13 +153,12 @@ class LipschitzLayer(RuledLayer):
 
     def norm_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
-        return self._norm(self._operand(), *self._fixed_orders).bound()
+        return self.bound_of(tf.convert_to_tensor(self.kernel))
 
     def lipschitz_bound(self) -> tf.Tensor:
         """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
 
-        It holds for the kernel as applied: scaled, and rounded to the compute dtype. If that is another in
-        training, it holds for both.
+        It holds for the kernel as applied, in training and outside of it: scaled, and rounded to the compute dtype.
         """
         kernel = self.scaled_kernel()
         dtypes = {self.compute_dtype, lowest_dtype(self)}
@@ -176,26 +166,23 @@ class LipschitzLayer(RuledLayer):
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """A rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
-        return self._norm(self._as_operand(tf.cast(kernel, tf.float64)), *self._fixed_orders).bound()
+        operand = tf.reshape(tf.cast(kernel, tf.float64), self._operator.shape)
+        return self._norm(operand, *self._fixed_orders).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
         """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
         return scaled_stack([self])[0]
 
     @property
-    def _limit(self):
-        """The largest norm of the scaled kernel before it is rounded."""
-        return self.coefficient * (1.0 - rounding_error(self))
-
-    @property
     def _peers(self):
         """What is equal for layers whose norms are found together."""
-        self._check_built()
+        if not self.built:
+            raise ValueError(f"Layer '{self.name}' is not built: start its model with keras.Input(shape).")
         together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments; a `LearnedOrder` as an object, which keeps it shared."""
+        """The constructor's arguments, with each `LearnedOrder` as an object, which keeps it shared."""
         config = {
             "coefficient": self.coefficient,
             "domain": self.domain,
@@ -211,13 +198,10 @@ class LipschitzLayer(RuledLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LipschitzLayer":
-        """A layer from the result of `get_config`, or from its serialized form."""
-        orders = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("domain", "codomain")
-            if isinstance(config[name], dict)
-        }
-        return super().from_config({**config, **orders})
+        for name in ("domain", "codomain"):
+            if isinstance(config[name], dict):
+                config = {**config, name: keras.saving.deserialize_keras_object(config[name])}
+        return super().from_config(config)
 
 
 class LipschitzRule(LayerRule):
@@ -227,7 +211,6 @@ class LipschitzRule(LayerRule):
         return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
 
     def weights(self, layer, dtype, kernel=None):
-        """The scaled kernel, which may be known, and the bias if there is one."""
         kernel = layer.scaled_kernel() if kernel is None else kernel
         return [tf.cast(tf.convert_to_tensor(weight), dtype) for weight in (kernel, *self.variables(layer)[1:])]
 
@@ -239,7 +222,7 @@ class LipschitzRule(LayerRule):
         if layer.domain != x.order:
             raise ValueError(
                 f"Layer '{layer.name}' has the {order_name(layer.domain)}-norm as its domain, but its input is in "
-                f"the {order_name(x.order)}-norm: the codomain of a Lipschitz layer must be the domain of the next."
+                f"the {order_name(x.order)}-norm, the codomain of the layer before."
             )
         constant = layer.coefficient
         if certified:
@@ -248,7 +231,7 @@ class LipschitzRule(LayerRule):
 
 
 def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
-    """Groups of layers whose norms are found together: small matrices of one shape, each other layer alone."""
+    """Groups of layers whose norms are found together: small matrices of one shape; others alone."""
     groups: dict[Hashable, list[LipschitzLayer]] = {}
     for layer in layers:
         groups.setdefault(layer._peers, []).append(layer)
@@ -280,17 +263,16 @@ def update_stack(
 def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> list[tf.Tensor]:
     """`LipschitzLayer.scaled_kernel` of each layer of one of the `stacks`.
 
-    With `stored` the stored vectors are taken without a check, since `update_norms` follows each change of a
-    kernel: it saves a product and some nodes of the graph for each layer.
+    With `stored`, the stored vectors are used without a check: `update_norms` follows each change of a kernel.
     """
-    first, limits = layers[0], [layer._limit for layer in layers]
-    norm, is_stacked = first._norm, len(layers) > 1
+    first, norm, is_stacked = layers[0], layers[0]._norm, len(layers) > 1
+    limits = [layer.coefficient * (1.0 - rounding_error(layer)) for layer in layers]
 
     def scaled(kernel, orders, v):
-        estimate = _estimate(norm, kernel, orders, v, stored)
-        if not is_stacked:
-            return kernel / tf.maximum(estimate / limits[0], 1.0)
-        return kernel / tf.maximum(estimate / limits, 1.0)[:, tf.newaxis, tf.newaxis]
+        divisor = tf.maximum(
+            _estimate(norm, kernel, orders, v, stored) / (limits if is_stacked else limits[0]), 1.0
+        )
+        return kernel / (divisor[:, tf.newaxis, tf.newaxis] if is_stacked else divisor)
 
     key = "scaled", first.normalization, first._operator, *limits, stored
     kernels = traced_once(key, scaled, _stacked(layers), first._fixed_orders, _vectors(layers))
@@ -325,19 +307,6 @@ def _vectors(layers):
 def _validated_order(order, name):
     if isinstance(order, LearnedOrder):
         return order
-    if isinstance(order, bool) or not isinstance(order, (int, float)) or not order >= 1:
-        raise ValueError(
-            f"{name} must be the order of a norm, a number in [1, inf] or a LearnedOrder, but got {order!r}."
-        )
+    if not order >= 1:
+        raise ValueError(f"{name} must be the order of a norm in [1, inf] or a LearnedOrder; got {order!r}.")
     return float(order)
-
-
-def _validated_normalization(normalization, domain, codomain):
-    if normalization not in _NORMS:
-        raise ValueError(f"normalization must be one of {', '.join(_NORMS)}; got {normalization!r}.")
-    if normalization == "schatten" and not (is_order(domain, 2.0) and is_order(codomain, 2.0)):
-        raise ValueError(
-            f"normalization='schatten' bounds the norm 2 -> 2, but the orders are {domain!r} -> {codomain!r}. "
-            "Leave both at 2, or take normalization='induced'."
-        )
-    return normalization

@@ -10,17 +10,10 @@ from tf_resflow.layers.operations import DenseOperation
 from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.typing import Shape
 
-__all__ = ["MaskedDense"]
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class MaskedDense(RuledLayer):
     """A dense layer whose output j sees the input i only if `input_degrees[i] <= output_degrees[j]`.
-
-    Args:
-      input_degrees: integers, one for each input.
-      output_degrees: integers, one for each output.
-      kernel_initializer: of the kernel `[inputs, outputs]`, before it is masked.
 
     References:
       Germain, Gregor, Murray and Larochelle, MADE: Masked Autoencoder for Distribution Estimation, 2015, Section 4.

@@ -9,15 +9,7 @@ from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, stacks, update_stack
 from tf_resflow.private_api import sublayers
 
-__all__ = [
-    "converge_norms",
-    "learned_orders",
-    "lipschitz_layers",
-    "mean_norm",
-    "update_norms",
-]
-
-_TIGHT = (1e-5, 500, 32)  # tolerance, most iterations and fresh starts for norms that are right to rounding
+__all__ = ["converge_norms", "mean_norm", "update_norms"]
 
 
 def lipschitz_layers(obj: Any) -> list[LipschitzLayer]:
@@ -38,10 +30,7 @@ def _walk(obj):
             networks = getattr(module, "networks", ())
             yield from _walk([network for network in networks if isinstance(network, keras.layers.Layer)])
     else:
-        raise ValueError(
-            "Expected a Keras layer or model, a tf.Module such as a bijector or a distribution, or a list of "
-            f"these, but got {obj!r}."
-        )
+        raise ValueError(f"Expected a Keras layer, a tf.Module, or a list of these; got {obj!r}.")
 
 
 def update_norms(
@@ -80,9 +69,6 @@ def update_norms(
 
     Returns:
       The largest number of iterations that a layer took, an int32 scalar.
-
-    Raises:
-      ValueError: if a layer is not built, or `obj` is none of these.
     """
     groups = stacks(lipschitz_layers(obj))
     counts = [update_stack(group, tolerance, max_iterations, num_fresh) for group in groups]
@@ -95,8 +81,7 @@ def converge_norms(obj: Any) -> None:
     Args:
       obj: as for `update_norms`.
     """
-    tolerance, max_iterations, num_fresh = _TIGHT
-    update_norms(obj, tolerance, max_iterations, num_fresh=num_fresh)
+    update_norms(obj, tolerance=1e-5, max_iterations=500, num_fresh=32)
 
 
 def learned_orders(obj: Any) -> list[LearnedOrder]:

@@ -1,7 +1,6 @@
-"""What a layer computes of its inputs and its weights, as a value.
+"""What a layer computes of its inputs and its weights, as a value: equal operations compute the same.
 
-An operation knows nothing of the layer that it was read from: equal operations compute the same. Its weights are
-arguments, as they are applied: kernels are scaled, and parameters transformed.
+Weights are arguments, as they are applied: kernels are scaled, and parameters transformed.
 """
 
 import abc
@@ -15,22 +14,6 @@ import tensorflow as tf
 
 from tf_resflow.layers.convolution import convolution
 from tf_resflow.layers.smooth_functions import SmoothFunction
-
-__all__ = [
-    "AddOperation",
-    "BoundaryOperation",
-    "ConcatenateOperation",
-    "ConvolutionOperation",
-    "DenseOperation",
-    "FunctionOperation",
-    "IdentityKey",
-    "KerasConvolutionOperation",
-    "OpaqueOperation",
-    "Operation",
-    "ReshapeOperation",
-    "SmoothOperation",
-    "WeightedConcatenateOperation",
-]
 
 
 class IdentityKey:
@@ -68,10 +51,7 @@ class Operation(abc.ABC):
         raise NotImplementedError
 
     def knows(self, derivative: str, live: Sequence[Any], shape: Any) -> bool:
-        """Whether a derivative, "along" or "tangents", is known for an output of this shape.
-
-        `live` are the shapes of the inputs that are not fixed.
-        """
+        """Whether "along" or "tangents" is known, for an output of this shape and inputs that are not fixed."""
         return getattr(type(self), derivative) is not getattr(Operation, derivative) and self.fits(live, shape)
 
     def fits(self, live: Sequence[Any], shape: Any) -> bool:
@@ -125,20 +105,17 @@ class ConvolutionOperation(Operation):
         return self(inputs, weights), convolution(derivatives[0], weights[0], fused=self.fused)
 
     def _checked(self, x):
-        """The images, unless they are larger, which is checked now or when the graph runs."""
+        """The images; larger ones are refused now or when the graph runs."""
         sizes = tuple(x.shape[1:3])
         message = (
-            f"A Lipschitz convolution was built for images of up to {self.image_size} pixels and its norm is "
-            "constrained for these only, but it was called on larger ones{}. Build it on the largest image that it "
-            "will see."
+            f"The norm of a Lipschitz convolution is constrained for images of up to {self.image_size} pixels, for "
+            "which it was built, but it was called on larger ones. Build it on the largest image."
         )
-        pairs = zip(sizes, self.image_size, strict=True)
-        if any(size is not None and size > most for size, most in pairs):
-            raise ValueError(message.format(f", {sizes}"))
+        if any(size is not None and size > most for size, most in zip(sizes, self.image_size, strict=True)):
+            raise ValueError(message)
         if None not in sizes:
             return x
-        check = tf.debugging.assert_less_equal(tf.shape(x)[1:3], self.image_size, message.format(""))
-        with tf.control_dependencies([check]):
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(x)[1:3], self.image_size, message)]):
             return tf.identity(x)
 
 
@@ -209,10 +186,7 @@ class ReshapeOperation(Operation):
     given: tuple[int, ...]
 
     def __call__(self, inputs, weights):
-        (x,) = inputs
-        if not x.shape[1:].is_compatible_with(self.given):
-            raise ValueError(f"A layer reshapes events of shape {self.given}; got an input of shape {x.shape}.")
-        return tf.reshape(tf.ensure_shape(x, [None, *self.given]), [-1, *self.shape])
+        return tf.reshape(tf.ensure_shape(inputs[0], [None, *self.given]), [-1, *self.shape])
 
     def along(self, inputs, derivatives, weights):
         return self(inputs, weights), self(derivatives, weights)
@@ -251,8 +225,7 @@ class ConcatenateOperation(Operation):
         return self(inputs, weights), self(filled, weights)
 
     def tangents(self, inputs, derivatives, weights):
-        joined = tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
-        return self(inputs, weights), joined
+        return self(inputs, weights), tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
 
     def fits(self, live, shape):
         """Whether the derivatives are joined along their last axis."""
@@ -276,7 +249,7 @@ class WeightedConcatenateOperation(ConcatenateOperation):
 
 @dataclasses.dataclass(frozen=True)
 class BoundaryOperation(Operation):
-    """The inputs of a network within another, cast to its dtypes; or its outputs, as they are."""
+    """The inputs of a network within another, cast to its dtypes; or its outputs."""
 
     dtypes: tuple[str, ...] | None = None
 

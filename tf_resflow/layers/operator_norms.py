@@ -14,17 +14,6 @@ import tensorflow as tf
 from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
 from tf_resflow.private_api import is_xla, silence_retracing
 
-__all__ = [
-    "InducedNorm",
-    "SchattenNorm",
-    "dual_order",
-    "dual_vector",
-    "has_closed_form",
-    "is_order",
-    "lp_norm",
-    "stackable",
-]
-
 Order: TypeAlias = "float | tf.Tensor"
 
 _KRYLOV = 6
@@ -75,7 +64,7 @@ def lp_norm(x: tf.Tensor, order: Order) -> tf.Tensor:
 
 
 def dual_vector(x: tf.Tensor, order: Order) -> tf.Tensor:
-    """The y with <x, y> = ||x||_p and ||y||_{p*} = 1, for p < inf: sgn(x) |x|^(p-1), normalized."""
+    """sgn(x) |x|^(p-1), normalized: the y with <x, y> = ||x||_p and ||y||_{p*} = 1, for p < inf."""
     y, order = x / _or_one(_peak(x)), _cast(order, x)
     if not is_order(order, 2.0):
         y = tf.sign(y) * tf.abs(y) ** (order - 1.0)
@@ -83,7 +72,7 @@ def dual_vector(x: tf.Tensor, order: Order) -> tf.Tensor:
 
 
 def _over_its_peak(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The kernel over its largest magnitude, and that, a constant: the squares neither overflow nor underflow."""
+    """The kernel over its largest magnitude, and that: the squares neither overflow nor underflow."""
     peak = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
     return kernel / _or_one(peak), peak
 
@@ -107,8 +96,7 @@ class InducedNorm:
         It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
         `max_iterations` products with W and its transpose, rounded up to whole steps. At 2 -> 2 it uses the Gram
         matrix if that is small. An iteration cannot leave a local maximum or a space that W maps to itself, so
-        fresh starts compete with the guess. The kernel gives their seed: equal kernels give equal vectors. One
-        fresh start costs nothing: it replaces the worst of v, or tilts v at 2 -> 2.
+        fresh starts compete with the guess. One replaces the worst of v, or tilts v at 2 -> 2.
 
         Returns v, with the best start first, and the number of iterations.
         """
@@ -136,8 +124,7 @@ class InducedNorm:
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
         """The closed form if there is one, else max ||W v||_q / ||v||_p.
 
-        By the envelope theorem the gradient in the kernel and in the orders needs no gradient through v, at the
-        maximum; at 2 -> 2 it is the gradient of u'Wv with u = Wv / ||Wv||.
+        By the envelope theorem its gradient needs no gradient through v at the maximum.
         """
         closed = has_closed_form(self.domain, self.codomain)
         norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
@@ -179,9 +166,9 @@ class InducedNorm:
             return self._gram_step(v, tolerance), tf.constant(1)
         num_starts, fresh = v.shape[0], self._fresh_starts(1)
         if self._is_euclidean:
-            return self._iterate(self._ritz_step, v + _TILT * fresh, tolerance, max_iterations)
+            return self._iterate(self._ritz, _KRYLOV, v + _TILT * fresh, tolerance, max_iterations)
         v = tf.concat([self._best(v, num_starts - 1), fresh], 0)
-        v, count = self._iterate(self._power_step, v, tolerance, max_iterations)
+        v, count = self._iterate(self._power, 1, v, tolerance, max_iterations)
         return self._best(v, num_starts), count
 
     def _catch_up(self, v):
@@ -190,13 +177,13 @@ class InducedNorm:
         maximum = lambda: self.maximizer(v, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
         return tf.cond(change <= _STALE, lambda: v, maximum)  # not so if W v is zero
 
-    def _iterate(self, step, v, tolerance, max_iterations):
-        """Steps until all starts have converged; the last of several is a fresh one, and is not waited for."""
+    def _iterate(self, step, num_products, v, tolerance, max_iterations):
+        """Steps until all starts have converged, except the last of several, a fresh one."""
         num_judged = max(1, v.shape[0] - 1)
 
         def body(count, v, _):
-            new, products = step(v)
-            return count + products, new, _change(v[:num_judged], new[:num_judged])
+            new = _or_old(step(v), v)
+            return count + num_products, new, _change(v[:num_judged], new[:num_judged])
 
         def unfinished(count, v, change):
             return (change > tolerance) & (count < max_iterations)
@@ -222,14 +209,13 @@ class InducedNorm:
         return lp_norm(self._matvec(v), self.codomain) / lp_norm(v, self.domain)
 
     def _best(self, v, num):
-        """The `num` starts of the largest ratios."""
         return tf.gather(v, tf.math.top_k(self._ratios(v), num).indices)
 
     def _fresh_starts(self, num):
         """Random starts of p-norm 1, `[num, ...]`, a single one at 2 -> 2. The kernel gives their seed.
 
-        At other orders they are unit vectors of the inputs, and the images under W' and duality of unit vectors of
-        the outputs, which lead to higher maxima than normal vectors. The largest row or column replaces a zero one.
+        At other orders than 2 -> 2 they are unit vectors of the inputs, and the images under W' and duality of unit
+        vectors of the outputs. The largest row or column replaces a zero one.
         """
         dtype = self.kernel.dtype
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
@@ -269,31 +255,23 @@ class InducedNorm:
         """The unit vector along z or W'z; v if that is zero or not finite."""
         if self.operator.gram_is_of_outputs:
             z = self._rmatvec(tf.reshape(z, [-1, *self.operator.output_shape]))
-        new = dual_vector(tf.reshape(z, v.shape), 2.0)
-        return tf.where(_peak(new) > 0.0, new, v)
+        return _or_old(dual_vector(tf.reshape(z, v.shape), 2.0), v)
 
-    def _power_step(self, v):
-        """One step of the generalized power method; ||W v||_q never falls.
+    def _power(self, v):
+        """A step of the generalized power method, which never lowers ||W v||_q; 0 where W v is zero.
 
             u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
 
         References:
           Boyd, "The power method for l^p norms", Linear Algebra Appl. 9 (1974).
         """
-        new = self._power(v)
-        return tf.where(_peak(new) > 0.0, new, v), 1
-
-    def _power(self, v):
-        """The power step; 0 where W v is zero."""
         image = dual_vector(self._matvec(v), self.codomain)
         return dual_vector(self._rmatvec(image), dual_order(self.domain))
 
-    def _ritz_step(self, v):
+    def _ritz(self, v):
         """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
 
-        A step of restarted Lanczos with full orthogonalization, on the smaller side of W: with fewer outputs than
-        inputs, in the span of W v, WW'W v, .... Power iterations hardly move, because the leading singular values
-        of a convolution are close to one another.
+        A step of restarted Lanczos with full orthogonalization, on the smaller side of W.
 
         References:
           Golub and Van Loan, "Matrix Computations", section 10.1.
@@ -312,8 +290,7 @@ class InducedNorm:
         projection = tf.matmul(basis, tf.concat(images, 0), transpose_b=True)
         rotation = _leading_eigenvector((projection + tf.transpose(projection)) / 2.0)
         new = tf.reshape(tf.matmul(rotation[tf.newaxis], basis), shape)
-        new = dual_vector(self._rmatvec(new), 2.0) if wide else new
-        return tf.where(_peak(new) > 0.0, new, v), _KRYLOV
+        return dual_vector(self._rmatvec(new), 2.0) if wide else new
 
     def _inclusion(self):
         """max(0, 1/q - 1/p): the inclusion of l^p into l^q in n dimensions has n to this power as its norm."""
@@ -321,7 +298,7 @@ class InducedNorm:
         return max(excess, 0.0) if isinstance(excess, float) else tf.maximum(excess, 0.0)
 
     def _line_norms(self, sums, order):
-        """The l^p norms of all rows or of all columns; `sums` is the operator's method that sums them."""
+        """The l^p norms of all rows or of all columns, which `sums` adds up."""
         kernel, peak = _over_its_peak(self.kernel)
         powers = tf.abs(kernel) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
@@ -360,9 +337,7 @@ class InducedNorm:
 class SchattenNorm(InducedNorm):
     """||W||_{2 -> 2}, estimated from above by the Schatten norm of order 128, (sum_i s_i^128)^(1/128).
 
-    It is a function of the kernel alone, from five squarings of the Gram matrix of the smaller side:
-
-        ||W|| <= (tr (W'W)^64)^(1/128) <= r^(1/128) ||W||    with r the rank, at most the smaller side.
+        ||W|| <= (tr (W'W)^64)^(1/128) <= r^(1/128) ||W||    with r the rank.
 
     It is smooth, also where singular values cross. A convolution of more than 64 dimensions has the largest of the
     Schatten norms of its Fourier symbols (`ConvolutionOperator.gram_blocks`).
@@ -379,8 +354,7 @@ class SchattenNorm(InducedNorm):
 def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
     """The largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]` to a real scalar.
 
-    All squares are divided by their largest trace, which the result restores: nothing overflows, and what
-    underflows is not the largest. The gradient at zero matrices is 0.
+    Squares are divided by their largest trace, so that nothing overflows.
     """
     bound = tf.ones([], gram.dtype.real_dtype)
     for i in range(_NUM_SQUARINGS):
@@ -394,8 +368,6 @@ def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
 
 @functools.lru_cache(maxsize=512)
 def _traced(method, operator, for_xla):
-    """A method of `InducedNorm` as a `tf.function` of the kernel and the orders, which Grappler does not copy."""
-
     def call(kernel, orders, *args):
         return method(InducedNorm(operator, kernel, *orders)._over_peak(), *args)
 
@@ -408,6 +380,11 @@ def _peak(x):
     return tf.stop_gradient(tf.reduce_max(tf.abs(x), axes, keepdims=True))
 
 
+def _or_old(new, v):
+    """The new vectors, or the old ones where a new one is zero or not finite."""
+    return tf.where(_peak(new) > 0.0, new, v)
+
+
 def _or_one(x):
     return tf.where(x > 0, x, tf.ones_like(x))
 
@@ -417,22 +394,18 @@ def _cast(order, x):
 
 
 def _per_start(numbers, x):
-    """Numbers `[starts]` as `[starts, 1, ...]`, which broadcast to x."""
     return tf.reshape(numbers, [-1] + [1] * (len(x.shape) - 1))
 
 
 def _change(v, new):
-    """The largest relative change of a start; its sign does not matter."""
+    """The largest relative change of a start, up to its sign."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
     return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
 
 
 def _leading_eigenvector(matrix):
-    """The unit eigenvector of the largest eigenvalue of semidefinite matrices: `[..., n, n]` to `[..., n]`.
-
-    In what XLA compiles, by 2048 power steps: its eigh rotates element by element, and is slow.
-    """
-    if not is_xla():
+    """The unit eigenvector of the largest eigenvalue of semidefinite matrices: `[..., n, n]` to `[..., n]`."""
+    if not is_xla():  # whose eigh is slower than 2048 power steps
         return tf.linalg.eigh(matrix)[1][..., -1]
     vector = _leading_direction(_power_32(_power_32(matrix)))
     return tf.math.divide_no_nan(vector, tf.norm(vector, axis=-1, keepdims=True))
@@ -450,10 +423,7 @@ def _power_32(matrix):
 
 
 def _leading_direction(power):
-    """About the leading eigenvector of a power P of a semidefinite matrix, `[..., n, n]` to `[..., n]`.
-
-    It is P times its longest column, from which no eigenvalue can hide.
-    """
+    """About the leading eigenvector of a power of a semidefinite matrix: its product with its longest column."""
     if power.shape.rank == 3:
         return tf.stack([_leading_direction(one) for one in tf.unstack(power)])
     power = _over_its_peak(power)[0]

@@ -4,14 +4,6 @@ import keras
 
 from tf_resflow.private_api import sublayers
 
-__all__ = [
-    "TrainingPolicy",
-    "confine_to_training",
-    "leaves",
-    "lowest_dtype",
-    "rounding_error",
-]
-
 # One unit of the kernel's rounding; and eight for norms that are computed in the dtype itself.
 _ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-20, "float64": 2.0**-49}
 
@@ -24,23 +16,19 @@ class TrainingPolicy(keras.DTypePolicy):
     compute in bfloat16 in a training step, and in float32 in evaluation, inverses, samples and exports. Norms,
     x + g(x), log-determinants and layers without a rule always compute in float32.
 
-    Args:
-      name: as for `keras.DTypePolicy`.
     """
 
     @property
     def training_dtype(self) -> str:
-        """The dtype of computations in training."""
         return super().compute_dtype
 
     @property
     def compute_dtype(self) -> str:
-        """The dtype of computations elsewhere, and of Keras."""
         return self.variable_dtype
 
 
 def confine_to_training(network: keras.Layer) -> None:
-    """Gives each layer of a network that has a mixed policy the `TrainingPolicy` of the same name."""
+    """Replaces the mixed policies of a network's layers by the `TrainingPolicy` of the same name."""
     policy = network.dtype_policy
     if type(policy) is keras.DTypePolicy and policy.compute_dtype != policy.variable_dtype:
         network.dtype_policy = TrainingPolicy(policy.name)
@@ -60,5 +48,5 @@ def lowest_dtype(layer: keras.Layer) -> str:
 
 
 def rounding_error(layer: keras.layers.Layer) -> float:
-    """The relative distance that a constrained layer keeps from its limit, for the rounding of its kernel."""
+    """The relative distance of a layer's norm from its limit, for the rounding of its kernel."""
     return _ROUNDING[lowest_dtype(layer)]

@@ -14,28 +14,15 @@ from tf_resflow.layers.precision import lowest_dtype
 from tf_resflow.layers.rules import Site, is_altered, rule_of
 from tf_resflow.private_api import graph_steps, takes_list
 
-__all__ = [
-    "BoundNetwork",
-    "Program",
-    "Step",
-    "bind",
-    "bind_all",
-    "is_graph",
-    "read",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Step:
     """An operation, with the numbers of its input and output tensors.
 
     Attributes:
-      operation: what is computed.
-      inputs: the numbers of its inputs.
-      outputs: the numbers of its outputs.
       weights: the places of its weights among the parameters of the program, the same where a layer occurs again.
-      layer: where it was read.
-      shapes: the shapes of its outputs, None where nothing says them.
+      layer: where the operation was read.
+      shapes: the shapes of its outputs, None where they are unknown.
     """
 
     operation: Operation
@@ -52,8 +39,7 @@ class Program:
 
     Attributes:
       inputs: the shape, with the batch, and the dtype of each input, which have the first numbers; none if nothing
-        is known of the network, which is one step then.
-      steps: the steps, in order.
+        is known of the network, which then is one step.
       outputs: the numbers of the outputs.
       sources: the layers that have weights, in the order of the parameters, and the dtypes in which they compute.
     """
@@ -65,12 +51,11 @@ class Program:
 
     @functools.cached_property
     def is_known(self) -> bool:
-        """Whether no step is opaque."""
         return not any(isinstance(step.operation, OpaqueOperation) for step in self.steps)
 
     @functools.cached_property
     def knows_derivative(self) -> bool:
-        """Whether the derivative along a vector is known, for each step that the first input reaches."""
+        """Whether the derivative along a vector is known for each step that the first input reaches."""
         return self._knows("along")
 
     @functools.cached_property
@@ -78,19 +63,28 @@ class Program:
         """Whether inputs are vectors, and the Jacobian is known for each step that the first input reaches."""
         return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("tangents")
 
+    @functools.cached_property
+    def reached(self) -> set[int]:
+        """The numbers of the tensors that depend on the first input."""
+        found = {0}
+        for step in self.steps:
+            if isinstance(step.operation, BoundaryOperation):
+                found |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in found}
+            elif found.intersection(step.inputs):
+                found.update(step.outputs)
+        return found
+
     def _knows(self, derivative):
-        reached = {0}
-        shapes = dict(enumerate(shape for shape, _ in self.inputs or [(None, None)]))
+        if not self.is_known or len(self.outputs) != 1 or self.outputs[0] not in self.reached:
+            return False
+        shapes = dict(enumerate(shape for shape, _ in self.inputs))
         for step in self.steps:
             shapes.update(zip(step.outputs, step.shapes, strict=True))
-            live = [shapes[i] for i in step.inputs if i in reached]
-            if isinstance(step.operation, BoundaryOperation):
-                reached |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in reached}
-            elif live and step.operation.knows(derivative, live, step.shapes[0]):
-                reached |= set(step.outputs)
-            elif live or isinstance(step.operation, OpaqueOperation):
+            live = [shapes[i] for i in step.inputs if i in self.reached]
+            is_boundary = isinstance(step.operation, BoundaryOperation)
+            if live and not is_boundary and not step.operation.knows(derivative, live, step.shapes[0]):
                 return False
-        return len(self.outputs) == 1 and self.outputs[0] in reached
+        return True
 
 
 def is_graph(layer: Any) -> bool:
@@ -126,7 +120,6 @@ class BoundNetwork:
         self.parameters = list(parameters)
 
     def __call__(self, inputs: Any) -> tf.Tensor:
-        """The output of the network for a tensor, or for a list of them."""
         inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not self.program.inputs:
             return self.network(inputs[0] if len(inputs) == 1 else inputs)
@@ -134,7 +127,6 @@ class BoundNetwork:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def with_parameters(self, parameters: Sequence[Any]) -> "BoundNetwork":
-        """The network with other weights."""
         return BoundNetwork(self.network, self.program, parameters, self.training, self.in_place)
 
     @property
@@ -143,7 +135,6 @@ class BoundNetwork:
         return self.program if self.program.is_known and not self.in_place else None
 
     def tensors(self) -> list[tf.Tensor]:
-        """The parameters, as tensors."""
         return [tf.convert_to_tensor(parameter) for parameter in self.parameters]
 
     def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -183,13 +174,9 @@ class BoundNetwork:
 
     def _converted(self, inputs):
         """The inputs, checked and cast."""
-        if len(inputs) != len(self.program.inputs):
-            raise ValueError(
-                f"The network {_name(self.network)} takes {len(self.program.inputs)} inputs; got {len(inputs)}."
-            )
-        for (shape, _), x in zip(self.program.inputs, inputs, strict=True):
-            if x.shape.rank != len(shape) or not tf.TensorShape(shape[-1:]).is_compatible_with(x.shape[-1:]):
-                raise ValueError(f"The network {_name(self.network)} takes inputs of shape {shape}; got {x.shape}.")
+        shapes, given = [shape for shape, _ in self.program.inputs], [x.shape for x in inputs]
+        if len(shapes) != len(given) or not all(map(_fits, shapes, given)):
+            raise ValueError(f"The network '{self.network.name}' takes inputs of shapes {shapes}; got {given}.")
         return [tf.cast(x, dtype) for (_, dtype), x in zip(self.program.inputs, inputs, strict=True)]
 
 
@@ -247,7 +234,7 @@ class _Reader:
         return tuple(range(self._num_tensors - num, self._num_tensors))
 
     def _graph(self, model, inputs):
-        """Reads a model; returns the numbers of its outputs."""
+        """The numbers of the outputs of a model, whose steps are added."""
         known = dict(zip(map(id, model.inputs), inputs, strict=True))
         for step in graph_steps(model):
             layer, numbers = step.operation, [known[id(tensor)] for tensor in step.inputs]
@@ -260,7 +247,6 @@ class _Reader:
         return [known[id(tensor)] for tensor in model.outputs]
 
     def _inner(self, model, numbers, shapes):
-        """Reads a model within another."""
         dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.inputs)
         inner = tuple(tuple(x.shape) for x in model.inputs)
         outputs = self._graph(model, self._step(BoundaryOperation("", dtypes), model, numbers, inner))
@@ -296,5 +282,5 @@ class _Reader:
         return rule_of(layer).operation(layer, site) or opaque
 
 
-def _name(network):
-    return repr(network.name) if hasattr(network, "name") else type(network).__name__
+def _fits(shape, given):
+    return given.rank == len(shape) and given[-1:].is_compatible_with(shape[-1:])

@@ -9,19 +9,7 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.operations import FunctionOperation, IdentityKey, Operation
 
-__all__ = [
-    "LayerRule",
-    "RuledLayer",
-    "Site",
-    "TensorBound",
-    "check_order",
-    "declared_constant",
-    "is_altered",
-    "order_name",
-    "register_rule",
-    "rule_of",
-    "unknown_constant",
-]
+__all__ = ["LayerRule", "register_rule"]
 
 Rule = TypeVar("Rule", bound="type[LayerRule]")
 _RULES: dict[type, "LayerRule"] = {}
@@ -171,7 +159,7 @@ def rule_of(layer: Any) -> LayerRule:
 
 
 def is_altered(layer: Any) -> bool:
-    """Whether an attribute of the instance replaces a method of its class."""
+    """Whether an attribute of the instance replaces a method."""
     replaced = {name for name in vars(layer) if callable(getattr(type(layer), name, None))}
     return not replaced <= _MADE_BY_KERAS
 
@@ -206,22 +194,19 @@ def check_order(layer: Any, order: Any) -> None:
     """Raises a ValueError unless the layer's constant holds in the norm of this order."""
     if getattr(layer, "lipschitz_order", None) not in (None, order):
         raise ValueError(
-            f"The Lipschitz constant of layer '{layer.name}' ({type(layer).__name__}) holds in the "
-            f"{order_name(layer.lipschitz_order)}-norm only, but its input is in the {order_name(order)}-norm. Use "
-            "another layer there, or other orders."
+            f"The Lipschitz constant of layer '{layer.name}' holds in the {order_name(layer.lipschitz_order)}-norm "
+            f"only, but its input is in the {order_name(order)}-norm. Use another layer there, or other orders."
         )
 
 
 def unknown_constant(layer: Any) -> str:
-    """The message about an object of unknown Lipschitz constant."""
     name = f"'{layer.name}' ({type(layer).__name__})" if hasattr(layer, "name") else repr(layer)
     return (
         f"The Lipschitz constant of {name} is unknown. Give it a rule (tf_resflow.layers.register_rule) or an "
         "attribute `lipschitz_constant` (which a subclass that overrides `call` does not inherit), replace it by a "
-        "layer of known constant, or pass lipschitz_constant= for the whole branch to its bijector or estimator."
+        "layer of known constant, or pass lipschitz_constant= to the bijector or estimator."
     )
 
 
 def order_name(order: Any) -> str:
-    """The order of a norm as in messages."""
     return f"{order.name} (learned)" if isinstance(order, LearnedOrder) else f"{order:g}"

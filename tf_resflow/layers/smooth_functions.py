@@ -9,16 +9,14 @@ import tensorflow as tf
 from tf_resflow.layers.tracing import in_one_pass, in_wide, wide_dtype
 from tf_resflow.private_api import custom_gradient, unrecorded
 
-__all__ = ["SmoothFunction", "sum_of_parts"]
-
 
 @dataclasses.dataclass(frozen=True)
 class SmoothFunction(abc.ABC):
     """A function of each number x, and of scalar parameters; differentiable any number of times.
 
     The slopes are computed once, along with the value: each term of a power series multiplies by them. Parameters
-    have a wide dtype. With `fused`, XLA makes one pass over memory, see `in_one_pass`. A subclass gives formulas,
-    and `num_parts`: the number of values for each x, as parts of the last axis.
+    have a wide dtype. A subclass gives formulas, and `num_parts`: the number of values for each x, as parts of the
+    last axis.
     """
 
     fused: bool = False
@@ -39,14 +37,9 @@ class SmoothFunction(abc.ABC):
         return ()
 
     def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
-        return self.value_and_slope(x, *parameters)[0]
-
-    def value_and_slope(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The value and its slope in x, both of the shape of the value."""
         with unrecorded():
             y, slope = self._in_one_pass(self._formula, x, *parameters)
-        slope = self._slope(slope, x, *parameters)
-        return self._with_slope(y, slope, x, *parameters), slope
+        return self._with_slope(y, self._slope(slope, x, *parameters), x, *parameters)
 
     def along(self, x: tf.Tensor, v: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The value and its derivative along v, which has the shape of x; differentiable once."""
@@ -74,8 +67,6 @@ class SmoothFunction(abc.ABC):
         return y, tf.reshape(product, [-1, *tangents.shape[1:2], tf.shape(x)[0]])
 
     def _value_beside_slope(self, x, *parameters):
-        """Both; their gradients are computed together."""
-
         @custom_gradient
         def operation(x, *parameters):
             def grad(dy, dslope):

@@ -9,17 +9,15 @@ import tensorflow as tf
 
 from tf_resflow.private_api import is_xla, silence_retracing
 
-__all__ = ["in_one_pass", "in_wide", "settings_key", "traced_once", "wide_dtype"]
-
 _FUNCTIONS = "_tf_resflow_functions"  # attribute of a graph, which lives and dies with it
 
 
 def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: bool = False) -> Any:
     """`function(*args)`; in a graph as a call of a function that is traced once for equal keys and shapes.
 
-    The key says by its equality what the function computes of its arguments, tensors and lists of them; it is None
-    for one that is not shared. Nor is one that uses other tensors or variables. The function is not inlined: a call
-    adds little to the graph, and to the time to trace and to optimize it. With `fused` XLA compiles it.
+    Equal keys mean that the functions compute the same of their arguments, tensors and lists of them. A function is
+    not shared if its key is None or if it uses other tensors or variables. It is not inlined, so a call adds little
+    to the graph. With `fused` XLA compiles it.
     """
     if key is None or tf.executing_eagerly() or is_xla():
         return function(*args)
@@ -35,10 +33,9 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: 
 
 
 def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
-    """What two objects that compute the same have in common: the settings of one of the known dataclasses.
+    """What two objects that compute the same have in common: the plain settings of one of the known dataclasses.
 
-    None for others, for those with attributes that their class does not set, and for settings that are not plain:
-    nobody knows what they read, or whether they change.
+    None for other objects, for altered ones, and for settings that are not plain.
     """
     if obj is None or type(obj) in (bool, int, float, str):
         return type(obj), obj
