@@ -9,19 +9,6 @@ from tf_resflow.extras import extra
 with extra("training"):
     from ml_collections import ConfigDict, config_dict
 
-__all__ = [
-    "ABOVE_0",
-    "AT_LEAST_0",
-    "AT_LEAST_1",
-    "IN_0_1",
-    "Field",
-    "Rule",
-    "check_section",
-    "make_section",
-    "one_of",
-    "suggest",
-]
-
 
 class Rule(NamedTuple):
     """What a value must be: a predicate, and the end of the message "it must be ..."."""

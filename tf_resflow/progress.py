@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 from tf_resflow.extras import extra
 
-__all__ = ["bar", "repeated_interrupts", "shown", "stage", "track"]
-
 _Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
 _INTERRUPTS: list[signal.Signals] = []  # that have come

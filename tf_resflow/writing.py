@@ -16,8 +16,6 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["check_output_path", "finite_or_none", "renamed", "scratch", "unwritable_told", "whole_file"]
-
 _PREFIX = ".writing-"
 _UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # files and folders on their way
 _JUST_MADE = 5  # seconds in which the owner locks what it made

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import tf_resflow as resflow
 
-__all__ = ["METRICS", "Metric"]
-
 
 class Metric(NamedTuple):
     """What a metric measures, and what has it.

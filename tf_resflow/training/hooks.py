@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -29,8 +29,6 @@ from tf_resflow.writing import finite_or_none
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-__all__ = ["Evaluating", "Interrupted", "Logging", "Saving", "Stopping"]
 
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
@@ -59,7 +57,7 @@ class Logging:
         writer: MetricsWriter,
         optimizer: keras.Optimizer,
         start: int,
-        shown: tuple[str, ...],
+        shown: Sequence[str],
     ):
         self._train, self._writer, self._optimizer, self._shown = train, writer, optimizer, shown
         self._progress = bar("training", train.steps, start)
@@ -91,9 +89,8 @@ class Logging:
         pending, self._pending = self._pending, []
         for step, metrics in pending:
             values = {name: float(value) for name, value in metrics.items()}
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise NotFinite(f"{name} is {value}", step)
+            if wrong := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
+                raise NotFinite(wrong[0], step)
             self._window.append(values)
             texts = [f"{values[name]:.3f} {name}" for name in self._shown if name in values]
             self._progress.set_postfix_str(", ".join(texts), refresh=False)
@@ -108,13 +105,12 @@ class Logging:
         self.fetch()
         time_before, step_before = self._clock
         means = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
-        values = {
-            **means,
+        rates = {
             "averaged_steps": len(self._window),
             "learning_rate": self._optimizer.learning_rate,
             "steps_per_second": (step - step_before) / (self._fetched - time_before),
         }
-        self._writer.scalars(step, "train", values)
+        self._writer.scalars(step, "train", means | rates)
         self._window = []
         self._clock = self._fetched, step
 
@@ -182,8 +178,8 @@ class Evaluating:
     """Scores the averaged weights on one split every `train.eval_every` steps, with a preview of samples of images.
 
     With `train.keep_best` the state with the best score so far is saved in `best`, and the result is that of this
-    state. The run is over after `train.patience` scores without a better one. Both depend on the lines of
-    metrics.jsonl alone, so a resumed run decides as an uninterrupted one.
+    state. The run is over after `train.patience` scores without a better one. Both depend on metrics.jsonl alone,
+    so a resumed run decides as an uninterrupted one.
     """
 
     def __init__(

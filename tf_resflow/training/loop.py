@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.data import Dataset
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, check_compiles, train_step
@@ -21,17 +20,11 @@ from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import diagnosed
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
-from tf_resflow.training.strategies import (
-    check_agreement,
-    is_chief,
-    lost_workers_explained,
-)
+from tf_resflow.training.strategies import check_agreement, is_chief, lost_workers_explained
 from tf_resflow.training.workdir import Workdir
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-__all__ = ["train"]
 
 
 def train(
@@ -58,12 +51,9 @@ def train(
       The content of `result.json`, a dict with a `line` for the screen. A finished run returns it at once.
 
     Raises:
-      ValueError: when the config, the workdir or the data are wrong, or `jit` is True for several replicas that are
-        not GPUs.
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
       Interrupted: on SIGINT or SIGTERM, after saving. A signal to one of several workers stops all.
       WorkerLostError: when another worker has stopped for another reason.
-      OSError: when the workdir cannot be written.
     """
     validate_config(config)
     strategy = strategy or tf.distribute.get_strategy()
@@ -149,9 +139,7 @@ def _compiled_step(strategy, model, jit):
     @tf.function(autograph=False)
     def take_step(batch, seed):
         metrics = strategy.run(on_replica, (batch, seed))
-        means = {
-            name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for name, value in metrics.items()
-        }
+        means = {name: strategy.reduce("MEAN", value, axis=None) for name, value in metrics.items()}
         if jit:  # XLA has left out the assertion of the step
             assert_finite(means[model.objective], means["gradient_norm"])
         return means
@@ -159,7 +147,7 @@ def _compiled_step(strategy, model, jit):
     return take_step
 
 
-def _check_fit(config: "ConfigDict", dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
+def _check_fit(config, dataset, strategy):
     """Raises ValueError if the data or the devices lack what the config needs."""
     check_dataset(config, dataset)
     if config.eval.split not in dataset.sizes:
@@ -171,9 +159,6 @@ def _check_fit(config: "ConfigDict", dataset: Dataset, strategy: tf.distribute.S
             f"config.train.keep_best and patience choose by a validation split, and {dataset.name!r} has none: set "
             "config.data.validation_fraction above 0, or train.keep_best=False and train.patience=0."
         )
-    replicas = strategy.num_replicas_in_sync
-    if config.train.batch_size % replicas:
-        raise ValueError(
-            f"config.train.batch_size is {config.train.batch_size}; it must be a multiple of the "
-            f"{replicas} replicas that share it."
-        )
+    size, replicas = config.train.batch_size, strategy.num_replicas_in_sync
+    if size % replicas:
+        raise ValueError(f"config.train.batch_size is {size}; it must be a multiple of the {replicas} replicas.")
