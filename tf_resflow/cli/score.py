@@ -91,8 +91,7 @@ def main() -> None:
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
         print(shown.to_string(index=False, na_rep="", float_format=number.__mod__, max_colwidth=None))
     scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
-    has_score = ~np.isnan(scores)
-    rare = "without quantiles"
+    has_score, rare = ~np.isnan(scores), "without quantiles"
     if "quantile" in columns:
         low = np.mean(columns["quantile"][has_score] <= 0.01)
         rare = f"{low:.1%} are less likely than 99 % of held-out examples"

@@ -203,8 +203,8 @@ class Report:
         if best == last:
             return f"{below} No earlier step was better: raise train.steps or train.learning_rate."
         return (
-            f"{below} Step {best:,} of {last:,} was best: the model overfits. Set train.keep_best=True, or try fewer "
-            "blocks (model.num_blocks), a smaller train.eval_every, or more data."
+            f"{below} Step {best:,} of {last:,} was best: the model overfits. Set train.keep_best=True, or try "
+            "fewer blocks (model.num_blocks), a smaller train.eval_every, or more data."
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:

@@ -152,8 +152,8 @@ class Workdir:
             found = [path for path in named if pathlib.Path(path).expanduser().exists()]
             if named and not found and place != "data_dir":
                 raise ValueError(
-                    f"The data of the run in {self.source} are not at {' or '.join(map(_absolute, named))}. If they "
-                    "have moved, give their new path by --data_path."
+                    f"The data of the run in {self.source} are not at {' or '.join(map(_absolute, named))}. Give "
+                    "their new path by --data_path."
                 )
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
