@@ -164,7 +164,6 @@ def test_the_table_has_what_was_measured(images):
 def test_what_cannot_be_measured(plane):
     refused = [
         (lambda: evaluation_of(plane[0]).classification(), "no classifier to evaluate"),
-        (lambda: evaluation_of(plane[0]).fid(None), "FID is for images"),
         (lambda: evaluation_of(plane[0]).importance_weighted(4), "no importance-weighted bound"),
         (lambda: evaluation_of(plane[0], "fast"), "one of adaptive_roulette, .*; got 'fast'"),
         (lambda: evaluation_of(plane[0], "exact", stderr=0.1), "leave out log_det and num_probes"),

@@ -92,8 +92,7 @@ def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
     narrow = zipfile.ZipFile(path).read("config.json").replace(b'"width": 4', b'"width": 5')
     for name, new, message in (
         ("config.json", narrow, "is of another model"),
-        ("data.json", b" " * 2_000_000, "data.json would unpack to 2,000,000 bytes"),
-        ("weights.json", b'{"step": "many", "is_best": false}', "not a whole file .*'many'"),
+        ("weights.json", b"{}", "not a whole file .*'step'"),
     ):
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:
             for member in source.namelist():
