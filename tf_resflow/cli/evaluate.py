@@ -24,7 +24,7 @@ and the estimator of each block that reach it in the least time. The result has 
 
 import collections
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -32,6 +32,7 @@ from absl import flags
 import tf_resflow as resflow
 from tf_resflow import data, training
 from tf_resflow.cli import command_line
+from tf_resflow.training.config import flat_fields
 from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.writing import check_output_path, finite_or_none
 
@@ -116,17 +117,10 @@ def table(result: Mapping[str, Any]) -> str:
         bounds["blocks"] = dict(sorted(bounds["blocks"].items(), key=lambda block: block[1]["certified"])[-1:])
         bounds["unbounded"] = dict(list(bounds["unbounded"].items())[:1])
         shown["lipschitz"] = bounds
-    lines = dict(_lines(shown))
+    lines = flat_fields(shown)
     width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {value}" for name, value in lines.items())
-
-
-def _lines(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in result.items():
-        if isinstance(value, Mapping):
-            yield from _lines(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, f"{value:.5g}" if isinstance(value, float) else str(value)
+    texts = {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in lines.items()}
+    return "\n".join(f"{name:{width}}  {text}" for name, text in texts.items())
 
 
 def run() -> None:

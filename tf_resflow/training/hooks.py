@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -30,6 +30,7 @@ from tf_resflow.writing import finite_or_none
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+_SHOWN = ("bits_per_dim", "nats", "accuracy")  # by the progress bar
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
 
@@ -51,15 +52,8 @@ class Logging:
     Metrics are fetched from the device about once per second, because each fetch waits for the device.
     """
 
-    def __init__(
-        self,
-        train: "ConfigDict",
-        writer: MetricsWriter,
-        optimizer: keras.Optimizer,
-        start: int,
-        shown: Sequence[str],
-    ):
-        self._train, self._writer, self._optimizer, self._shown = train, writer, optimizer, shown
+    def __init__(self, train: "ConfigDict", writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
+        self._train, self._writer, self._optimizer = train, writer, optimizer
         self._progress = bar("training", train.steps, start)
         self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
         self._window: list[dict[str, float]] = []  # fetched, but not written
@@ -67,12 +61,10 @@ class Logging:
         self._clock = self._fetched, start
 
     def __enter__(self) -> "Logging":
-        """Shows what the first step waits for."""
         self._progress.set_postfix_str("building the graph, for up to a minute or two")
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the progress bar."""
         self._progress.close()
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
@@ -92,7 +84,7 @@ class Logging:
             if wrong := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
                 raise NotFinite(wrong[0], step)
             self._window.append(values)
-            texts = [f"{values[name]:.3f} {name}" for name in self._shown if name in values]
+            texts = [f"{values[name]:.3f} {name}" for name in _SHOWN if name in values]
             self._progress.set_postfix_str(", ".join(texts), refresh=False)
         self._fetched = time.monotonic()
 
@@ -149,7 +141,6 @@ class Stopping:
         self._gather = of_all_workers(strategy) if num_workers(strategy) > 1 else None
 
     def __enter__(self) -> "Stopping":
-        """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
             is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             signals = [signal.SIGTERM] if is_ignored else [signal.SIGINT, signal.SIGTERM]
@@ -157,7 +148,6 @@ class Stopping:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores the handlers."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 

@@ -63,11 +63,10 @@ def train(
         files = Workdir(workdir, is_chief=is_chief(strategy))
         common = config.copy_and_resolve_references()
         common.data.data_dir = ""  # may differ
-        check_agreement(strategy, str(common), "The workers have different configs: give all the same.")
         with files.locked():
-            files.check_config(config)
             done = files.read_result(config)
-            check_agreement(strategy, json.dumps(done), "The workers find different results: give one --workdir.")
+            check_agreement(strategy, f"{common} {done}", "The workers have different configs: give all the same.")
+            files.check_config(config)
             if done:
                 return done | {"line": f"Already done: {done['line']}"}
             with shown(progress):
@@ -75,7 +74,6 @@ def train(
 
 
 def _train(config, files, strategy, jit):
-    """The run, from its data to its result."""
     train = config.train
     keras.utils.set_random_seed(config.seed)
     with stage("data"):
@@ -109,7 +107,7 @@ def _train(config, files, strategy, jit):
 
     files.begin(config, dataset)
     with MetricsWriter(files.output, start) as writer:
-        log = Logging(train, writer, optimizer, start, shown=(model.data_space.unit, "accuracy"))
+        log = Logging(train, writer, optimizer, start)
         saving = Saving(train, checkpoints, log)
         stopping = Stopping(saving, strategy)
         averaged = AveragedWeights(model, optimizer)

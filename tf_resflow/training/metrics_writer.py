@@ -18,8 +18,8 @@ class MetricsWriter:
     """Writes scalars as JSON lines and to TensorBoard, and images to TensorBoard.
 
     A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values become null.
-    Lines later than `step`, from which the run resumes, are dropped. An existing line of a step and split is not
-    written again. A held-out score of the train split has "num_examples", unlike a line of the training.
+    Lines later than `step`, from which the run resumes, are dropped, and others are not written again. A score has
+    "num_examples", unlike a line of the training.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], step: int = 0):
