@@ -89,8 +89,7 @@ def test_a_loaded_run_has_the_averaged_weights_and_prints_in_one_line(plane):
     assert score.mean == pytest.approx(result["nats"], rel=1e-5)
     assert score.stderr == pytest.approx(result["nats_stderr"], rel=1e-4)
     text = repr(run)
-    assert text.startswith("Run(model=<FlowModel ") and "step=10" in text and "DataInfo(" in text
-    assert "\n" not in text and len(text) < 500
+    assert "step=10" in text and "\n" not in text and len(text) < 500
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config, train, monkeypatch, no_figures):

@@ -69,7 +69,9 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
     content = b"".join(zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist())
     assert str(run.workdir.parent).encode() not in content
     if kind == "a table":
-        with pytest.raises(ValueError, match="data of the run in .*model.zip are not at .*table.npy. .*--data_path"):
+        with pytest.raises(
+            ValueError, match="data of the run in .*model.zip are not at .*table.npy. .*--data_path"
+        ):
             training.load_data(path)
         data_path = str(run.workdir.parent / "table.npy")
         assert training.load_data(path, data_path=data_path).sizes == run.data.sizes

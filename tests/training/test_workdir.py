@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tf_resflow.data import Dataset
-from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
@@ -149,21 +148,6 @@ def test_the_data_of_a_run(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             files.check_data(dataclasses.replace(dataset, **change))
-
-
-def test_a_field_that_only_the_data_have_is_a_difference(tmp_path):
-    """The run could not have used it. Other fields are not known of a converted checkpoint."""
-    codes = ColumnCodes.of_numbers(["a", "b"])
-    values = {"event_shape": (2,), "levels": 2, "columns": ("a", "b"), "codes": codes}
-    values |= {"condition_columns": ("a", "b"), "condition_codes": codes}
-    info = DataInfo("demo", *[values.get(key, np.ones(2, np.float32)) for key in DataInfo._fields[1:]])
-    files = begin(tmp_path, default_config())
-    for field in sorted({*DataInfo._fields} - {"name", "num_classes", "sizes"}):
-        files.describe(default_config(), info, {})
-        files.check_data(info)
-        edit(files.data, lambda stored, field=field: stored.pop(field))
-        with pytest.raises((KeyError, TypeError, ValueError), match=field):
-            files.check_data(info)
 
 
 @pytest.mark.parametrize(

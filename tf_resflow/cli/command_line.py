@@ -21,10 +21,7 @@ _NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s h
 
 
 def run(
-    description: str,
-    define_flags: Callable[[], None],
-    main: Callable[[], int | None],
-    check: Callable[[], None],
+    description: str, define_flags: Callable[[], None], main: Callable[[], int | None], check: Callable[[], None]
 ) -> None:
     """Runs a command: parses the flags, calls `check()` and `main()`, and exits.
 

@@ -139,17 +139,14 @@ class Evaluation:
                 "its standard error is %.2g. Evaluate them exactly, by more probes, or with a smaller stderr.",
                 *(-bias, score.stderr),
             )
-        return {
-            "importance_weighted": {
-                self.unit: score.mean,
-                f"{self.unit}_stderr": score.stderr,
-                "bound": "importance_weighted",
-                "num_samples": bound.num_samples,
-                "num_examples": score.num_examples,
-                "estimator_bias": bias,
-                **({"plan": self.bound_plan.as_dict()} if is_planned else {}),
-            }
-        }
+        result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
+            bound="importance_weighted",
+            num_samples=bound.num_samples,
+            num_examples=score.num_examples,
+            estimator_bias=bias,
+            plan=self.bound_plan.as_dict() if is_planned else None,
+        )
+        return {"importance_weighted": result}
 
     @functools.cached_property
     def bound_plan(self) -> evaluation.LikelihoodPlan:

@@ -39,10 +39,8 @@ class Interrupted(Exception):
     """A signal stopped the run after a step. The state was saved first."""
 
     def __init__(self, signum: int, step: int, path: str):
-        super().__init__(
-            f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}. "
-            "Run the same command again to resume."
-        )
+        what = f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}."
+        super().__init__(f"{what} Run the same command again to resume.")
         self.signum = signum
 
 

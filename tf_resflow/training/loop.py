@@ -38,7 +38,7 @@ def train(
     """Trains, or resumes, the run of a config in its workdir.
 
     A resumed run takes the same steps as an uninterrupted one, because the batch and the random numbers of a step
-    are pure functions of the seed and the step. (With another `jit` it agrees to rounding.)
+    are pure functions of the seed and the step.
 
     Args:
       config: see `default_config`.
@@ -89,20 +89,17 @@ def _train(config, files, strategy, jit):
 
     start = checkpoints.restore()
     lines = [line for line in read_metrics(files.path) if line["step"] <= start]
-    check_agreement(
-        strategy,
-        json.dumps([start, lines]),
-        f"The workers find different checkpoints or scores; this one finds {checkpoints.latest}. Give all the same "
-        "--workdir, which all of them see.",
+    message = (
+        f"The workers find different checkpoints; this one finds {checkpoints.latest}. Give all one --workdir."
     )
+    check_agreement(strategy, json.dumps([start, lines]), message)
     if start == 0:
         if dataset.levels is None:
             _ = report.baselines  # warns before the first step if the data have no density
         x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
         model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
-    batches = iter(
-        replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=model.takes_pairs)
-    )
+    options = {"start_step": start, "labels": model.takes_pairs}
+    batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, **options))
     take_step = _compiled_step(strategy, model, jit)
 
     files.begin(config, dataset)

@@ -18,9 +18,8 @@ def _auto():
 def _multiworker():
     if not _workers():
         raise ValueError(
-            "The strategy multiworker needs the environment variable TF_CONFIG on each machine, such as "
-            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}, with '
-            "a different index on each."
+            "The strategy multiworker needs the environment variable TF_CONFIG, with another index on each worker: "
+            '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}.'
         )
     return tf.distribute.MultiWorkerMirroredStrategy()
 
