@@ -104,7 +104,7 @@ class Evaluation:
         """
         noise, score = self._evaluation_noise, self._report.score()
         bound = "none" if self._space.levels is None else "elbo"
-        result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
+        result: dict[str, Any] = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
         if self._space.cells is not None:
             bound = "importance_weighted"
         else:

@@ -98,8 +98,8 @@ def _train(config, files, strategy, jit):
             _ = report.baselines  # warns before the first step if the data have no density
         x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
         model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
-    options = {"start_step": start, "labels": model.takes_pairs}
-    batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, **options))
+    labels = model.takes_pairs
+    batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=labels))
     take_step = _compiled_step(strategy, model, jit)
 
     files.begin(config, dataset)

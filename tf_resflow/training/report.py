@@ -161,7 +161,7 @@ class Report:
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the content of result.json, without the figures, from the step and its `scores`."""
         baselines = self.baselines if self._density is not None else {}
-        result = self.header(step) | scores | {"baselines": baselines} | known(entropy=self._dataset.entropy)
+        result = self.header(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
         if bounds := certified_bounds(self._model.flow):
             result["lipschitz_bound"] = finite_or_none(max(bounds.values()))
         if uncertified := uncertified_blocks(self._model.flow):
@@ -222,10 +222,10 @@ class Report:
 
     def _reconstructions(self, path):
         levels, num = self._dataset.levels or 256, self._config.eval.num_samples
-        images, condition = (rows if rows is None else rows[:num] for rows in self.first_batch())
+        images, condition = (None if rows is None else rows[:num] for rows in self.first_batch())
         x = self._density.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
         again = round_trip(self._density, x, condition)[0]
-        pair = images.numpy(), self._model.data_space.to_data(again).numpy()
+        pair = np.asarray(images), self._model.data_space.to_data(again).numpy()
         write_png(path, reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 

@@ -68,10 +68,9 @@ class Run:
 
     def estimator(self, name: str | None = None, num_probes: int | None = None) -> tuple[str, Any]:
         """The name and the estimator of an evaluation, see `tf_resflow.models.evaluation_estimator`."""
-        space, options = self.model.data_space, {"name": name, "num_probes": num_probes}
-        return evaluation_estimator(
-            self.config, self.model.flow, space.event_shape, dequantizer=space.dequantizer, **options
-        )
+        space = self.model.data_space
+        options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
+        return evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the config, what is known of the data, the result and the weights as one .zip file.
