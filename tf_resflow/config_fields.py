@@ -9,19 +9,6 @@ from tf_resflow.extras import extra
 with extra("training"):
     from ml_collections import ConfigDict, config_dict
 
-__all__ = [
-    "ABOVE_0",
-    "AT_LEAST_0",
-    "AT_LEAST_1",
-    "IN_0_1",
-    "Field",
-    "Rule",
-    "check_section",
-    "make_section",
-    "one_of",
-    "suggest",
-]
-
 
 class Rule(NamedTuple):
     """What a value must be: a predicate, and the end of the message "it must be ..."."""
@@ -51,7 +38,7 @@ IN_0_1 = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
 def make_section(fields: Mapping[str, Any]) -> ConfigDict:
     """Makes a section of a config from names and a `Field`, a default, or the fields of an inner section.
 
-    `object` as a default stands for a field of any type, which is None.
+    A default of `object` makes a field of any type, which is None.
     """
     section = ConfigDict()
     for name, field in fields.items():

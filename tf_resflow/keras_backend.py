@@ -1,7 +1,5 @@
 """The backend of Keras that this package needs."""
 
-__all__ = ["check_backend"]
-
 
 def check_backend(name: str) -> None:
     """Raises an ImportError if the name of the backend is not "tensorflow"."""

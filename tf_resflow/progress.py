@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 from tf_resflow.extras import extra
 
-__all__ = ["bar", "repeated_interrupts", "shown", "stage", "track"]
-
 _Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
 _INTERRUPTS: list[signal.Signals] = []  # that have come
@@ -29,13 +27,10 @@ def shown(is_shown: bool = True) -> Iterator[None]:
 def repeated_interrupts() -> Iterator[None]:
     """Inside, SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt, with the signal as its argument.
 
-    The next item of `track` and the next move of a `bar` repeat it: TFP swallows one that comes inside of its bare
-    `except`s, as while a graph is traced. A signal that is ignored or has a handler keeps it.
+    The next item of `track` and the next move of a `bar` repeat it, because TFP's bare `except`s swallow some. A
+    signal that is ignored or has a handler keeps it.
     """
-    defaults: dict[signal.Signals, Any] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-    }
+    defaults: Any = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = [signum for signum, default in defaults.items() if signal.getsignal(signum) is default]
     for signum in ours:
         signal.signal(signum, _interrupt)
@@ -51,14 +46,14 @@ def repeated_interrupts() -> Iterator[None]:
         _INTERRUPTS.clear()
 
 
-def _repeat_interrupt():
-    if _INTERRUPTS:
-        raise KeyboardInterrupt(_INTERRUPTS[0])
-
-
 def _interrupt(signum, frame):
     _INTERRUPTS.append(signal.Signals(signum))
     _repeat_interrupt()
+
+
+def _repeat_interrupt():
+    if _INTERRUPTS:
+        raise KeyboardInterrupt(_INTERRUPTS[0])
 
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:

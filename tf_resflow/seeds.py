@@ -20,8 +20,8 @@ _PHILOX = tf.random.Algorithm.PHILOX.value
 def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
     """Turns `seed` into a stateless seed, salted, and different on every replica.
 
-    TFP treats Python integers as stateful op seeds: two calls with the same integer give different numbers. Here an
-    integer is a stateless seed: the same integer gives the same numbers.
+    TFP treats Python integers as stateful op seeds: two calls with the same integer give different numbers. Here
+    the same integer gives the same numbers.
 
     Args:
       seed: `None` (fresh randomness at every execution), an integer, or two: a Python or NumPy number, a list, a
@@ -32,9 +32,6 @@ def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
     Returns:
       An `int32` tensor of shape `[2]`: numbers that fit into 32 bits as they are, others hashed. In a replica
       context of `tf.distribute` the number of the replica is folded in.
-
-    Raises:
-      ValueError: if `seed` is of another kind or shape.
     """
     seed = tfp.random.sanitize_seed(seed if seed is None else _two_words(seed), salt=salt)
     replica = tf.distribute.get_replica_context()

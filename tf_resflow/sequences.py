@@ -3,8 +3,6 @@
 import numbers
 from typing import Any
 
-__all__ = ["check_sequence"]
-
 
 def check_sequence(name: str, value: Any, example: str) -> None:
     """Raises ValueError for one number in place of a sequence of numbers; `example` is a right value."""

@@ -5,8 +5,6 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["DType", "LogDet", "Seed", "Shape", "TensorLike"]
-
 DType = str | tf.DType
 LogDet = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 """An estimator of log-determinants, or a dict of them by the names of blocks."""

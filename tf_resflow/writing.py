@@ -16,8 +16,6 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["check_output_path", "finite_or_none", "renamed", "scratch", "unwritable_told", "whole_file"]
-
 _PREFIX = ".writing-"
 _UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # files and folders on their way
 _JUST_MADE = 5  # seconds in which the owner locks what it made
@@ -35,10 +33,8 @@ def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> Non
     path = pathlib.Path(path).absolute()
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path.name!r} should end in {' or '.join(suffixes)}.")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path} cannot be written: the folder {path.parent} does not exist. Make it first.")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written: give a file in a folder that is writable.")
+    if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise ValueError(f"{path} cannot be written: give a file in a folder that exists and is writable.")
 
 
 @contextlib.contextmanager
@@ -50,10 +46,6 @@ def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
         reason = _reason(error)
         if reason is None:
             raise
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
-            raise OSError(
-                f"Cannot write {path}: a file is where a folder should be. Give another folder."
-            ) from None
         raise OSError(f"Cannot write {path}: {reason}. Make room, or make it writable.") from None
 
 
@@ -90,23 +82,14 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder in a directory, removed at the end: what is renamed from it appears in one piece.
-
-    What killed processes left in the directory is removed.
-    """
+    """Yields a new folder in a directory, removed at the end: what is renamed from it appears in one piece."""
     _remove_left(parent)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder, _owned(folder):
         yield pathlib.Path(folder)
 
 
 def locked(file: int) -> bool:
-    """Whether this process now has the lock of an open file or folder, or had it; not if another process has it.
-
-    The lock ends when the file is closed, or the process ends, in whatever way.
-
-    Raises:
-      OSError: when the system cannot lock the file.
-    """
+    """Whether this process has the lock of an open file or folder, until the file is closed or the process ends."""
     if sys.platform == "win32":
         raise OSError("Windows has no such locks.")
     try:

@@ -11,23 +11,8 @@ from tf_resflow.training.optimizer import AdamW
 DETERMINISTIC = resflow.logdet.PowerSeries(3, probes="basis")
 
 
-def coupling_flow():
-    networks = [resflow.flows.dense_coupling_network([2], (6,), num_parameters=n) for n in (2, 1)]
-    return resflow.bijectors.Flow(
-        [
-            resflow.bijectors.InvertibleConv1x1(2),
-            resflow.bijectors.AffineCoupling(networks[0], name="affine"),
-            resflow.bijectors.AdditiveCoupling(networks[1], swap=True, name="additive"),
-        ]
-    )
-
-
-def make_model(optimizer, log_det_estimator=None, couplings=False):
-    flow = (
-        coupling_flow()
-        if couplings
-        else resflow.flows.vector_flow(2, 1, (6,), log_det_estimator=log_det_estimator, seed=1)
-    )
+def make_model(optimizer, log_det_estimator=None):
+    flow = resflow.flows.vector_flow(2, 1, (6,), log_det_estimator=log_det_estimator, seed=1)
     model = resflow.FlowModel(flow, [2], evaluation_log_det_estimator=DETERMINISTIC)
     model.compile(optimizer=optimizer())
     model.optimizer.build(model.trainable_variables)
@@ -81,27 +66,6 @@ def test_replicas_stay_equal_and_draw_differently(two_replicas, data):
     for layer in resflow.layers.norm_updates.lipschitz_layers(model.flow):
         norm = np.linalg.norm(layer.kernel.numpy(), 2)
         np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=5e-2)
-
-
-def test_stateless_seed_differs_by_replica(two_replicas):
-    for seed in (3, tf.constant([1, 2])):
-        values = two_replicas.run(lambda seed=seed: resflow.stateless_seed(seed, "salt"))
-        first, second = two_replicas.experimental_local_results(values)
-        assert np.any(first.numpy() != second.numpy())
-
-
-def test_a_step_of_couplings_equals_that_of_one_device(two_replicas, data):
-    single = make_model(sgd, couplings=True)
-    start = [v.numpy() for v in single.trainable_variables]
-    one = run(tf.distribute.get_strategy(), single, data)
-    with two_replicas.scope():
-        mirrored = make_model(sgd, couplings=True)
-    two = run(two_replicas, mirrored, data)
-    np.testing.assert_allclose(np.mean(two["nats"]), one["nats"][0], rtol=1e-5)
-    for s, v, w in zip(start, single.trainable_variables, mirrored.trainable_variables, strict=True):
-        np.testing.assert_allclose(w.numpy() - s, v.numpy() - s, atol=2e-6)
-    steps = [v.numpy() - s for v, s in zip(single.trainable_variables, start, strict=True)]
-    assert max(np.max(np.abs(step)) for step in steps) > 1e-2
 
 
 def test_loss_curve_equals_that_of_one_device(two_replicas):

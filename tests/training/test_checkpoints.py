@@ -9,16 +9,9 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.data.data_info import DataInfo
-from tf_resflow.training import default_config
 from tf_resflow.training.checkpoints import Checkpoints
-from tf_resflow.training.metrics_writer import MetricsWriter
-from tf_resflow.training.workdir import Workdir
 
 pytestmark = pytest.mark.quick
-
-CONFIG = default_config()
-CONFIG.train.checkpoint_every = 2
 
 
 def make_model(num_blocks=1, hidden=(4,), coefficient=0.9, **options):
@@ -94,44 +87,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, parts, damage,
 
 
 def test_damaged_checkpoints_alone_are_an_error(saved, parts):
-    """Whoever asks, and however often; the files stay as they are."""
+    """However often it is asked for; the files stay as they are."""
     for step, damage in ((3, "data flipped"), (2, "data missing"), (1, "index missing")):
         suffix, harm = DAMAGES[damage]
         harm(saved / f"ckpt-{step}.{suffix}")
     before = contents(saved)
-    for keep in (3, 3, 0):
-        with pytest.raises(ValueError, match="None of the checkpoints .* can be read .3 found.: .*ckpt-3.*backup"):
+    for keep in (3, 0):
+        with pytest.raises(ValueError, match="None of the 3 checkpoints .* can be read: .*backup"):
             Checkpoints(saved, *parts, keep=keep).restore()
     assert before == contents(saved)
-
-
-@pytest.fixture
-def begun(three, tmp_path):
-    """The workdir of a run that was stopped after step 3, with metrics of each step."""
-    files = Workdir(tmp_path)
-    files.begin(CONFIG, DataInfo("demo", (2,), None, None, None))
-    shutil.copytree(three, files.checkpoints, dirs_exist_ok=True)
-    with MetricsWriter(tmp_path) as writer:
-        for step in (1, 2, 3):
-            writer.scalars(step, "train", {"loss": 1.0})
-    return files
-
-
-@pytest.mark.parametrize(
-    "pattern, message",
-    [
-        ("config.json", "config.json is missing beside"),
-        ("data.json", "data.json is missing beside"),
-        ("checkpoints/*.data-*", "ckpt-3.data-00000-of-00001 is missing"),
-        ("checkpoints/*", "has metrics up to step 3, but .*checkpoints is empty"),
-    ],
-)
-def test_a_run_whose_state_is_lost_is_not_begun_anew(begun, pattern, message):
-    begun.check_config(CONFIG)
-    for path in begun.path.glob(pattern):
-        path.unlink()
-    with pytest.raises(ValueError, match=f"{message}.*backup"):
-        begun.check_config(CONFIG)
 
 
 def test_neither_a_lost_list_nor_a_save_that_was_cut_short_matters(saved, parts):
@@ -166,8 +130,7 @@ def test_the_newest_are_kept_across_restarts_and_on_a_full_disk(saved, parts, mo
         raise tf.errors.ResourceExhaustedError(None, None, "ckpt-12_temp/part; No space left on device")
 
     monkeypatch.setattr(tf.train.CheckpointManager, "save", full)
-    message = "ckpt-12 cannot be saved.*No space left on device.*ckpt-11, is untouched.*same command"
-    with pytest.raises(OSError, match=message):
+    with pytest.raises(OSError, match="Cannot write .*ckpt-12: No space left on device"):
         checkpoints.save(12)
     assert checkpoints.latest.endswith("ckpt-11")
 
@@ -175,7 +138,6 @@ def test_the_newest_are_kept_across_restarts_and_on_a_full_disk(saved, parts, mo
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"hidden": (5,)}, "units is 4"),
         ({"coefficient": 0.8}, "0.9 in the"),
         ({"num_blocks": 2}, "block1 .* is only in the model"),
         ({"act_norm": False}, "act_norm"),

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tf_resflow.data import Dataset
-from tf_resflow.training.data import load_data, replica_batches
+from tf_resflow.training.data import initial_batch, load_data, replica_batches
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,13 @@ def test_one_gpu_gets_its_batches_ahead(dataset, monkeypatch):
     for x, expected in itertools.islice(zip(batches, dataset.train_batches(8, 5), strict=True), 4):
         assert x.device.endswith("CPU:1") and x.dtype == tf.uint8
         np.testing.assert_array_equal(x, expected)
+
+
+def test_initial_examples(dataset, make_config):
+    """A batch, but at least 64 if there are as many."""
+    many = Dataset.from_arrays("many", {"train": np.zeros([120, 2])})
+    for data, batch_size, expected in ((many, 16, 64), (many, 100, 100), (dataset, 8, 30)):
+        assert len(initial_batch(make_config(train__batch_size=batch_size), data)) == expected
 
 
 def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, run_without_work):

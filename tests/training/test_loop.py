@@ -89,14 +89,7 @@ def test_a_loaded_run_has_the_averaged_weights_and_prints_in_one_line(plane):
     assert score.mean == pytest.approx(result["nats"], rel=1e-5)
     assert score.stderr == pytest.approx(result["nats_stderr"], rel=1e-4)
     text = repr(run)
-    assert text.startswith("Run(model=<FlowModel ") and "step=10" in text and "DataInfo(" in text
-    assert "\n" not in text and len(text) < 500
-    other = resflow.load(workdir).model
-    x = np.zeros([2, 2], np.float32)
-    expected = other.log_prob(x, seed=1).numpy()
-    for weight in run.model.trainable_variables:
-        weight.assign(weight * 2.0)
-    np.testing.assert_array_equal(other.log_prob(x, seed=1).numpy(), expected)
+    assert "step=10" in text and "\n" not in text and len(text) < 500
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config, train, monkeypatch, no_figures):
@@ -121,19 +114,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config,
     assert means == [1, 4] and len(saved_state(tmp_path, 10)) > 10
     np.testing.assert_equal(saved_state(tmp_path, 10), saved_state(plane[0], 10))
     assert result["nats"] == plane[1]["nats"]
-
-
-@pytest.mark.parametrize("batch_size, expected", [(16, 64), (100, 100)])
-def test_initial_examples(tmp_path, make_config, train, no_work, monkeypatch, batch_size, expected):
-    initialize, sizes = resflow.FlowModel.initialize, []
-
-    def noted(model, x, *args, **kwargs):
-        sizes.append(len(x))
-        return initialize(model, x, *args, **kwargs)
-
-    monkeypatch.setattr(resflow.FlowModel, "initialize", noted)
-    train(make_config(train__batch_size=batch_size), tmp_path)
-    assert sizes == [expected]
 
 
 @pytest.mark.parametrize("is_ignored", [False, True])
@@ -176,14 +156,6 @@ def test_a_run_in_bfloat16(tmp_path, make_config, train, no_figures):
     assert resflow.bijectors.flow.residual_blocks(run.model.flow)[0].branch(np.zeros([1, 2])).dtype == tf.float32
     for constants in resflow.evaluation.lipschitz_certificate(run.model.flow)["blocks"].values():
         assert constants["certified"] <= constants["nominal"]
-
-
-def test_a_signal_in_the_last_evaluation_acts_as_ever(tmp_path, make_config, train, monkeypatch, no_work):
-    """All is saved by then, and there is no step at whose end to stop."""
-    monkeypatch.setattr(loop.Report, "scores", lambda *_: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        train(make_config(train__eval_every=20), tmp_path)
-    assert saved_steps(tmp_path) == [5, 10]
 
 
 @pytest.fixture
@@ -309,26 +281,20 @@ def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, tra
 
 
 @pytest.mark.parametrize(
-    "scores, keep_best, words",
-    [
-        ([90.0, 80.0], True, "No earlier step was better.*Raise train.steps"),
-        ([80.0, 90.0], True, "Step 5 of 10 was best: the model overfits. Try fewer blocks.*FlowDensity"),
-        ([80.0, 90.0], False, "Keep that one by train.keep_best=True"),
-        ([2.0, 3.0], False, None),
-    ],
+    "scores, words",
+    [([90.0, 80.0], "No earlier step was better"), ([80.0, 90.0], "Step 5 of 10 was best"), ([2.0, 3.0], None)],
 )
 def test_a_score_below_a_baseline_is_a_warning(
-    tmp_path, make_config, train, monkeypatch, no_work, caplog, scores, keep_best, words
+    tmp_path, make_config, train, monkeypatch, no_work, said, scores, words
 ):
     nats = iter([*scores, scores[-1]])
     found = {"nats_stderr": 0.5, "num_examples": 50, "estimator_std": 0.0}
     monkeypatch.setattr(Report, "scores", lambda report, split=None: {"nats": next(nats), **found})
-    config = make_config(train__eval_every=5, train__keep_best=keep_best)
-    result = train(config, tmp_path)
-    assert ("warning" in result) == bool(words)
+    result = train(make_config(train__eval_every=5), tmp_path)
+    assert said == ([result["warning"]] if words else [])
     if words:
-        pattern = rf"The model scores {scores[-1]:.3f} nats, and the gaussian baseline is better: .*{words}"
-        assert re.search(pattern, result["warning"]) and result["warning"] in caplog.text
+        pattern = f"The model scores {scores[-1]:.3f} nats, and the gaussian baseline is better: .*{words}"
+        assert re.search(pattern, result["warning"])
 
 
 def test_a_loss_that_is_nan_stops_the_run(tmp_path, make_config, train, set_step, no_figures):
@@ -386,18 +352,11 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_rep
     wrong = [
         ({"model__kind": "image", "model__norms": (2.0,) * 4}, {}, "model.kind"),
         ({"train__steps": 0}, {}, "train.steps is 0"),
-        *(
-            ({name: value, "data__validation_fraction": 0.0}, {}, "has none: set config.data.validation_fraction")
-            for name, value in (("train__keep_best", True), ("train__patience", 1))
-        ),
+        ({"train__patience": 1, "data__validation_fraction": 0.0}, {}, "has none: set config.data.validation_frac"),
         ({"data__name": "8gaussian"}, {}, "8gaussians"),
         ({"eval__split": "train"}, {}, "eval.split is 'train'; '8gaussians' has"),
         ({"model__condition": "label"}, {}, "'label', but '8gaussians' has no labels"),
-        (
-            {"model__dequantization": "variational"},
-            {},
-            "'variational', but the data of '8gaussians' are continuous",
-        ),
+        ({"model__dequantization": "variational"}, {}, "but the data of '8gaussians' are continuous"),
         ({"train__batch_size": 15}, {"strategy": two_replicas}, "train.batch_size is 15.*2 replicas"),
         ({}, {"strategy": two_replicas, "jit": True}, "for one device or for GPUs.*Leave out jit"),
     ]

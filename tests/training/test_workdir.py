@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tf_resflow.data import Dataset
-from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config
 from tf_resflow.training.workdir import Workdir
@@ -83,26 +82,22 @@ def test_another_config_is_refused_by_key(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_gives_way(tmp_path):
-    """Unless its metrics show that it had one."""
     files = begin(tmp_path, default_config())
     other, data = changed(seed=3), INFO._replace(event_shape=(3,))
     for path in files.checkpoints.iterdir():
         path.unlink()
-    line = {"step": 400, "split": "train", "nats": 1.0}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
     files.check_config(other)
     files.check_data(data)
-    with pytest.raises(ValueError, match="has no checkpoint yet.*after 500 steps"):
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
         files.check_trained()
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line | {"step": 600}))
-    with pytest.raises(ValueError, match="metrics up to step 600, but .*checkpoints is empty"):
-        files.check_config(other)
-    edit(files.config, lambda config: config["train"].update(keep_best=True, eval_every=50))
-    with pytest.raises(ValueError, match="has no checkpoint yet.*after 50 steps"):
-        files.check_trained()
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
-    with pytest.raises(ValueError, match="metrics up to step 400, but .*checkpoints is empty"):
-        files.check_config(other)
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_run_without_its_files_is_not_begun_anew(tmp_path, name):
+    files = begin(tmp_path, default_config())
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing beside the checkpoints .*backup"):
+        files.check_config(default_config())
 
 
 def test_data_are_found_from_anywhere(tmp_path, monkeypatch):
@@ -123,9 +118,9 @@ def test_data_are_found_from_anywhere(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="config.data.path = 't.csv', but now"):
         files.check_config(changed(data__name="tabular", data__path="other.csv", data__data_dir="tfds"))
     pathlib.Path(absolute).unlink()
-    with pytest.raises(ValueError, match=f"not at t.csv .looked for {absolute} and .*away/t.csv.*--data_path"):
+    with pytest.raises(ValueError, match=f"not at {absolute} or .*away/t.csv. .*--data_path"):
         files.config_of_data()
-    with pytest.raises(ValueError, match="not at gone.csv .looked for [^ ]*gone.csv.. If"):
+    with pytest.raises(ValueError, match=r"not at [^ ]*gone.csv\. Give"):
         files.config_of_data(data_path="gone.csv")
     pathlib.Path("t.csv").touch()
     assert files.config_of_data().data.path == "t.csv"
@@ -147,28 +142,12 @@ def test_the_data_of_a_run(tmp_path):
     np.testing.assert_allclose(info.mean, [0.5 / 17], rtol=1e-6)
     files.check_data(dataclasses.replace(dataset, mean=dataset.mean * (1 + 1e-7)))
     for message, change in (
-        (r"their mean was \[0.0294\], but now it is \[0.0394\]", {"mean": dataset.mean + 0.01}),
+        (r"their mean was \[0.0294.*\], but now it is \[0.0394.*\]", {"mean": dataset.mean + 0.01}),
         ("data 'demo' are not those .* num_classes was 4", {"num_classes": 5}),
         ("their sizes was .*'train': 4.*, but now it is .*'train': 3", {"sizes": {"train": 3, "test": 4}}),
     ):
         with pytest.raises(ValueError, match=message):
             files.check_data(dataclasses.replace(dataset, **change))
-
-
-def test_a_field_that_only_the_data_have_is_a_difference(tmp_path):
-    """The run could not have used it. Other fields are not known of a converted checkpoint."""
-    codes = ColumnCodes.of_numbers(["a", "b"])
-    values = {"event_shape": (2,), "levels": 2, "columns": ("a", "b"), "codes": codes}
-    values |= {"condition_columns": ("a", "b"), "condition_codes": codes}
-    info = DataInfo("demo", *[values.get(key, np.ones(2, np.float32)) for key in DataInfo._fields[1:]])
-    files = begin(tmp_path, default_config())
-    for field in sorted({*DataInfo._fields} - {"name", "num_classes", "sizes"}):
-        files.describe(default_config(), info, {})
-        files.check_data(info)
-        edit(files.data, lambda stored, field=field: stored.pop(field))
-        message = f"their {field} was None, but now it is|does not describe data.*{field}"
-        with pytest.raises(ValueError, match=message):
-            files.check_data(info)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +157,8 @@ def test_a_field_that_only_the_data_have_is_a_difference(tmp_path):
         (b"\xff\xfe\x00", "config.json is not valid JSON"),
         (b'{"seed": "many"}', "config.json is not .*many is of original type"),
         (b'{"train": {"steps": 0}}', "config.json is not .*config.train.steps is 0"),
-        (b'{"model": {"norms": ["a", 2, 2, 2]}}', "config.json is not a config of this version"),
-        (b'{"train": 5}', "unknown key 'train'"),
-        (b'{"train": {"stesp": 5}}', "'train.stesp'.*'train.steps'"),
+        (b'{"train": 5}', "config.json is not a config of this version"),
+        (b'{"train": {"stesp": 5}}', "config.json is not .*stesp.*steps"),
     ],
 )
 def test_a_config_file_that_is_not_one(tmp_path, content, message):
@@ -188,40 +166,20 @@ def test_a_config_file_that_is_not_one(tmp_path, content, message):
     with pytest.raises(ValueError, match="no config.json"):
         files.read_config()
     files.config.write_bytes(content)
-    for read in (files.read_config, lambda: files.check_config(default_config())):
-        with pytest.raises(ValueError, match=message):
-            read()
+    with pytest.raises(ValueError, match=message):
+        files.read_config()
     assert files.config.read_bytes() == content
 
 
-def test_a_data_file_that_is_not_one(tmp_path):
-    with pytest.raises(ValueError, match="no data.json"):
-        Workdir(tmp_path).read_data()
-    for content in ("[]", "{}", '{"name": "demo", "mean": "a", "std": null, "event_shape": 5}'):
-        (tmp_path / "data.json").write_text(content)
-        with pytest.raises(ValueError, match="data.json"):
-            Workdir(tmp_path).read_data()
-
-
 def test_a_workdir_has_one_trainer(tmp_path):
-    """The second is told who the first is; workers beside the chief and a later trainer are not kept out."""
-    fcntl = pytest.importorskip("fcntl")
+    """The second is told who the first is. Workers beside the chief and a later trainer are not kept out."""
+    pytest.importorskip("fcntl")
     files, this = Workdir(tmp_path), f"process {os.getpid()} on {socket.gethostname()}"
-    other = (tmp_path / "lock").open("w+")
-    fcntl.flock(other, fcntl.LOCK_EX)
-    for who, found in (("", "a process that just began"), ("process 1 on host0 of many", "process 1 on host0")):
-        other.write(who)
-        other.flush()
-        with pytest.raises(ValueError, match=f"Another trainer is at work in .*: {found}.*Wait until it ends"):
-            with files.locked():
+    for _ in range(2):
+        with files.locked():
+            assert (tmp_path / "lock").read_text() == f"{this}\n"
+            with pytest.raises(ValueError, match=f"Another trainer is at work in .*: {this}. Wait until it ends"):
+                with files.locked():
+                    pass
+            with Workdir(tmp_path, is_chief=False).locked():
                 pass
-    other.close()  # as the system does when a process is killed
-    with files.locked():
-        assert (tmp_path / "lock").read_text() == f"{this}\n"
-        with pytest.raises(ValueError, match=this):
-            with files.locked():
-                pass
-        with Workdir(tmp_path, is_chief=False).locked():
-            pass
-    with files.locked():
-        pass

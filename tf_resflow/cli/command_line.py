@@ -2,9 +2,9 @@
 
 import logging as std_logging
 import os
-import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -16,39 +16,23 @@ from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
 
-__all__ = [
-    "check_data",
-    "check_run",
-    "define_data_flags",
-    "define_estimator_flags",
-    "define_workdir",
-    "load_data",
-    "run",
-    "workdir",
-]
-
-_USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)
 # What TFDS logs about itself, and about a data set that is missing, which is an error of ours.
 _NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
 
 
 def run(
-    description: str,
-    define_flags: Callable[[], None],
-    main: Callable[[], int | None],
-    check: Callable[[], None],
+    description: str, define_flags: Callable[[], None], main: Callable[[], int | None], check: Callable[[], None]
 ) -> None:
     """Runs a command: parses the flags, calls `check()` and `main()`, and exits.
 
     Errors of this package about the user's input or data are printed without a traceback, with exit code 1. So are
-    wrong flags and missing packages of an extra. Other errors keep their traceback. Ctrl-C or SIGTERM prints one
-    line, with exit code 130 or 143. `--version` alone prints the version of the package.
+    wrong flags and missing packages of an extra. Ctrl-C or SIGTERM prints one line, with exit code 130 or 143.
 
     Args:
       description: the text of `--help`.
-      define_flags: function without arguments that defines the flags.
-      main: function without arguments that does the work and returns the exit code.
-      check: function without arguments that raises the errors which can be found without TensorFlow.
+      define_flags: defines the flags.
+      main: does the work and returns the exit code.
+      check: raises the errors that can be found without TensorFlow.
     """
     if sys.argv[1:] in (["--version"], ["-version"]):  # resflow-export has a flag --version with a value
         print(f"tf_resflow {__version__}")
@@ -110,10 +94,6 @@ def define_estimator_flags(stderr: str) -> None:
     flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
     flags.DEFINE_float("stderr", None, f"Instead: the standard error of {stderr}.")
 
-    @flags.validator("stderr", "it must be positive and finite")
-    def _is_positive(value):
-        return value is None or 0 < value < float("inf")
-
     @flags.multi_flags_validator(
         ["stderr", "log_det_estimator", "num_probes"],
         "--stderr chooses the estimators: leave out --log_det_estimator and --num_probes",
@@ -133,7 +113,6 @@ def check_run() -> None:
     """Raises ValueError if there is no trained run in --workdir."""
     files = workdir()
     files.read_config()
-    files.read_data()
     files.check_trained()
 
 
@@ -154,9 +133,7 @@ def _parse_flags(argv):
     try:
         remaining = flags.FLAGS(argv)
     except flags.Error as error:
-        missing = re.fullmatch(r"flag (--\w+)=None: Flag --\w+ must have a value other than None\.", str(error))
-        reason = f"{missing[1]} is missing: give {missing[1]}=..." if missing else error
-        sys.exit(f"Error: {reason}\nThe flags are listed by --help.")
+        sys.exit(f"Error: {error}\nThe flags are listed by --help.")
     except SystemExit:  # after --help, where absl has 1
         sys.exit(0)
     if len(remaining) > 1:
@@ -165,7 +142,7 @@ def _parse_flags(argv):
 
 
 def _guarded(main, arguments=None):
-    """Calls `main(arguments)`, and exits with the message of an error that this package raises."""
+    """Calls `main(arguments)`, and exits with the message of an error that this package itself raises."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects Python's own
@@ -173,18 +150,11 @@ def _guarded(main, arguments=None):
     logging.get_absl_logger().addFilter(_is_worth_telling)
     try:
         return main(arguments)
-    except _USER_ERRORS as error:
-        if not _is_raised_here(error):
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith("tf_resflow."):
             raise
         sys.exit(f"Error: {error}")
-
-
-def _is_raised_here(error):
-    """Whether a function of this package raised the error, and not a library that it called."""
-    traceback = error.__traceback__
-    while traceback.tb_next:
-        traceback = traceback.tb_next
-    return traceback.tb_frame.f_globals["__name__"].startswith("tf_resflow.")
 
 
 def _is_worth_telling(record):

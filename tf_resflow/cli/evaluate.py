@@ -18,20 +18,21 @@ given their label, log p(x) is that of the mixture of the classes, in both data 
 
 --log_det_estimator=adaptive_series certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks
 for a standard error of each example's score, in its unit: a short measurement chooses the number of dequantizations
-and the estimator of each block that reach it in the least time. The result has the `plan`, and `example_stderr`,
-the standard error that was reached.
+and the estimator of each block that reach it in the least time. The result has the `plan` and the reached
+`example_stderr`.
 """
 
 import collections
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
 import tf_resflow as resflow
-from tf_resflow import data, progress, training
+from tf_resflow import data, training
 from tf_resflow.cli import command_line
+from tf_resflow.training.config import flat_fields
 from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.writing import check_output_path, finite_or_none
 
@@ -68,11 +69,10 @@ def check() -> None:
         check_output_path(FLAGS.output, [".json"])
     command_line.check_run()
     command_line.check_data()
-    files, metrics = command_line.workdir(), FLAGS.metrics or ()
-    info = files.read_data()
+    info = command_line.workdir().read_data()
     if FLAGS.split and info.sizes and FLAGS.split not in info.sizes:
         raise ValueError(f"--split={FLAGS.split}: {info.name!r} has {', '.join(sorted(info.sizes))}.")
-    for name in metrics:
+    for name in FLAGS.metrics or ():
         if reason := METRICS[name].refusal(info, FLAGS):
             raise ValueError(reason)
 
@@ -88,9 +88,7 @@ def main() -> None:
 
 
 def _evaluate():
-    with progress.stage("data"):
-        dataset = training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
-    run = resflow.load(FLAGS.workdir)
+    dataset, run = command_line.load_data(), resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
     measured = training.Evaluation(
@@ -102,13 +100,10 @@ def _evaluate():
     for metric in metrics:
         result |= METRICS[metric].measure(measured, FLAGS)
     if FLAGS.ood_data:
-        result |= measured.ood(_other_data(run.config.data))
+        ours = run.config.data
+        other = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
+        result |= measured.ood(data.load(other | {"data_dir": FLAGS.data_dir or ours.data_dir}))
     return result
-
-
-def _other_data(ours):
-    fields = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
-    return data.load({**fields, "data_dir": FLAGS.data_dir or ours.data_dir})
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -122,17 +117,10 @@ def table(result: Mapping[str, Any]) -> str:
         bounds["blocks"] = dict(sorted(bounds["blocks"].items(), key=lambda block: block[1]["certified"])[-1:])
         bounds["unbounded"] = dict(list(bounds["unbounded"].items())[:1])
         shown["lipschitz"] = bounds
-    lines = dict(_lines(shown))
+    lines = flat_fields(shown)
     width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {value}" for name, value in lines.items())
-
-
-def _lines(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in result.items():
-        if isinstance(value, Mapping):
-            yield from _lines(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, f"{value:.5g}" if isinstance(value, float) else str(value)
+    texts = {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in lines.items()}
+    return "\n".join(f"{name:{width}}  {text}" for name, text in texts.items())
 
 
 def run() -> None:

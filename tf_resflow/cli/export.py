@@ -46,22 +46,10 @@ def check() -> None:
 
 def main() -> None:
     """Exports the model and prints its path."""
-    path = serving.export_run(
-        FLAGS.workdir,
-        FLAGS.export_dir,
-        version=FLAGS.version,
-        log_det_estimator=FLAGS.log_det_estimator,
-        num_probes=FLAGS.num_probes,
-        stderr=FLAGS.stderr,
-        num_samples=FLAGS.num_samples,
-        data_dir=FLAGS.data_dir,
-        data_path=FLAGS.data_path,
-        seed=FLAGS.seed,
-        max_samples=FLAGS.max_samples,
-        max_batch=FLAGS.max_batch,
-        signatures=FLAGS.signatures,
-        precise=FLAGS.precise,
-    )
+    names = ["version", "log_det_estimator", "num_probes", "stderr", "num_samples", "data_dir", "data_path", "seed"]
+    names += ["max_samples", "max_batch", "signatures", "precise"]
+    options = {name: FLAGS[name].value for name in names}
+    path = serving.export_run(FLAGS.workdir, FLAGS.export_dir, **options)
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 

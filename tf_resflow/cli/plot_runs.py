@@ -49,9 +49,8 @@ def main() -> None:
 
 
 def run_names(workdirs: Iterable[str]) -> dict[str, str]:
-    """A dict of the shortest ends of paths that distinguish them to the paths, with each run once."""
+    """The paths by the shortest ends that distinguish them, with each run once."""
     paths = {pathlib.Path(workdir).expanduser().resolve(): workdir for workdir in workdirs}
-
     names = {}
     for path, workdir in paths.items():
         length = 1

@@ -75,8 +75,6 @@ def check() -> None:
         command_line.check_data()
     elif is_table:
         check_table(pathlib.Path(FLAGS.input).expanduser())
-    elif not pathlib.Path(FLAGS.input).expanduser().exists():
-        raise ValueError(f"--input={FLAGS.input}: there is no such file or folder.")
 
 
 def main() -> None:
@@ -93,8 +91,7 @@ def main() -> None:
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
         print(shown.to_string(index=False, na_rep="", float_format=number.__mod__, max_colwidth=None))
     scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
-    has_score = ~np.isnan(scores)
-    rare = "without quantiles"
+    has_score, rare = ~np.isnan(scores), "without quantiles"
     if "quantile" in columns:
         low = np.mean(columns["quantile"][has_score] <= 0.01)
         rare = f"{low:.1%} are less likely than 99 % of held-out examples"
@@ -108,6 +105,8 @@ def main() -> None:
 
 def _scored():
     """The columns of the table that is written, by their names, and the note of the run."""
+    from tf_resflow.data.loading import load_images
+
     workdir = command_line.workdir()
     config, info = workdir.read_config(), workdir.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
@@ -118,8 +117,9 @@ def _scored():
         x, condition = (part[known].astype(np.float32) for part in (rows.x, rows.condition))
         given = _batches(x if info.condition_mean is None else (x, condition), size)
     elif FLAGS.input is not None:
-        images, columns = _images(config, info)
-        given = _batches(images, size)
+        options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
+        images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
+        columns, given = {} if files is None else {"file": files}, _batches(images, size)
     else:
         given = None
     held_out, files = _held_out(config, size, required=given is None)
@@ -188,36 +188,21 @@ def _rows(config, info):
 
 
 def _near(values, mean, std):
-    """Numbers no farther from the mean than float32 can hold the square of their distance.
-
-    The densities in the plane have no moments that are known.
-    """
+    """Numbers no farther from the mean than float32 can hold the square of their distance."""
     mean, std = (0.0, 1.0) if mean is None else (mean.astype(np.float64), std.astype(np.float64))
     distance = np.minimum(_FARTHEST * std, _LARGEST)
     return np.clip(values, mean - distance, mean + distance)
 
 
-def _images(config, info):
-    """The images of the input, and their files if it is a folder."""
-    from tf_resflow.data.loading import load_images
-
-    options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
-    images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
-    return images, {} if files is None else {"file": files}
-
-
 def _held_out(config, size, required):
-    """Batches of the run's held-out examples, with their conditions, and their files, if they have some.
-
-    Both are None if the data are missing and not required.
-    """
+    """Batches of the run's held-out examples, and their files, if any. Both are None if the data are missing."""
     try:
         dataset = command_line.load_data()
         has_labels = bool(config.model.condition) and required  # those of --input are unknown
-        labels = has_labels or dataset.condition_mean is not None
-        batches = dataset.eval_batches(config.eval.split, size, config.eval.num_examples or None, labels=labels)
-        files = (dataset.files or {}).get(config.eval.split)
-        return list(batches.as_numpy_iterator()), files and files[: config.eval.num_examples or None]
+        labels, split = has_labels or dataset.condition_mean is not None, config.eval.split
+        limit = config.eval.num_examples or None
+        batches = dataset.eval_batches(split, size, limit, labels=labels)
+        return list(batches.as_numpy_iterator()), (dataset.files or {}).get(split, [])[:limit] or None
     except ValueError as error:
         if required:
             raise

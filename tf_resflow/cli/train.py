@@ -13,7 +13,6 @@ environment. If one stops, the others stop too, and the command has to be run ag
 import os
 import pathlib
 import sys
-import traceback
 from typing import Any
 
 from absl import flags
@@ -51,35 +50,24 @@ class ConfigParser(flags.ArgumentParser):
     def parse(self, argument: str) -> Any:
         """Returns the config of a name or a file, which may have an argument behind a colon."""
         from tf_resflow.config_fields import suggest
-        from tf_resflow.training.config import base_config, flat_fields
+        from tf_resflow.training.config import base_config, config_of_file, flat_fields
 
         file, *arguments = argument.split(":", 1)
-        config = _read(pathlib.Path(file), *arguments) if file.endswith(".py") else base_config(argument)
+        if file.endswith(".py"):
+            path = pathlib.Path(file)
+            if not path.is_file():
+                near = suggest(path.name, [file.name for file in path.parent.glob("*.py")])
+                raise ValueError(f"there is no file {path}; {near}")
+            sys.path.insert(0, str(path.absolute().parent.parent))  # it may import: from FOLDER import NAME
+            config = config_of_file(path, *arguments)
+        else:
+            config = base_config(argument)
         fields = flat_fields(config)
         for override in sys.argv[1:]:
             flag, _, field = override.lstrip("-").removeprefix("no").partition("=")[0].partition(".")
             if flag == "config" and field and field.partition("[")[0] not in fields:
                 raise ValueError(f"the config has no field {field!r}; {suggest(field, fields)}")
         return config.lock()
-
-
-def _read(path, *arguments):
-    """The config of a file, which may import others of its folder: `from FOLDER import NAME`."""
-    from tf_resflow.config_fields import suggest
-    from tf_resflow.training.config import CONFIGS, config_of_file
-
-    if not path.is_file():
-        near = suggest(path.name, [file.name for file in path.parent.glob("*.py")])
-        raise ValueError(f"there is no file {path}; {near}")
-    sys.path.insert(0, str(path.absolute().parent.parent))
-    try:
-        return config_of_file(path, *arguments)
-    except Exception as error:  # the code of the file may raise any
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        if isinstance(error, ValueError) and (not lines or CONFIGS in path.resolve().parents):
-            raise  # an error of ours, about the argument
-        where = f"{path}, line {lines[-1]}" if lines else path
-        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def check() -> None:

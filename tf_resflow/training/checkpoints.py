@@ -10,24 +10,20 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.training.workdir import missing_file, newest_first, none_readable
-
-__all__ = ["Checkpoints"]
+from tf_resflow.training.workdir import REMEDY, newest_first
+from tf_resflow.writing import unwritable_told
 
 
 class Checkpoints:
     """Saves and restores the state of a run: the model, the optimizer with its averages, the step and the seed.
-
-    The step and the seed are the position in the data and in the random numbers. `tf.train.CheckpointManager`
-    writes under a temporary name and renames: a killed save leaves the older checkpoint.
 
     Args:
       directory: the directory of the checkpoints.
       model: a built `FlowModel` or `HybridModel`.
       optimizer: its built optimizer.
       seed: the seed of the run.
-      keep: number of checkpoints to keep, the newest ones; 0 for a reader, who writes none.
-      is_chief: whether this process writes them. All workers have the same state, and only the chief saves it.
+      keep: number of checkpoints to keep, the newest ones; 0 to write none.
+      is_chief: whether this process writes them. All workers have the same state.
 
     Attributes:
       latest: path of the checkpoint that was restored or saved last, or None.
@@ -63,30 +59,23 @@ class Checkpoints:
         if self.latest and int(self._step) == step:
             return self.latest
         self._step.assign(step)
-        try:
-            if self._keep:
-                self._manager = self._manager or tf.train.CheckpointManager(
-                    self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
-                )
-                self._manager.save(checkpoint_number=step)
-        except (tf.errors.OpError, OSError) as error:
-            shutil.rmtree(f"{path}_temp", ignore_errors=True)
-            before = f"The last one, {self.latest}, is untouched" if self.latest else "There is none before"
-            raise OSError(
-                f"The checkpoint {path} cannot be saved: {_first_line(error)}. {before}. Make room, or make the "
-                "directory writable, and run the same command again."
-            ) from None
+        if self._keep:
+            try:
+                with unwritable_told(path):
+                    self._manager = self._manager or tf.train.CheckpointManager(
+                        self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
+                    )
+                    self._manager.save(checkpoint_number=step)
+            except OSError:
+                shutil.rmtree(f"{path}_temp", ignore_errors=True)
+                raise
         self.latest = path
         return path
 
     def restore(self, best_step: int | None = None) -> int:
         """Restores the newest checkpoint that can be read, and returns its step, or 0 if there is none.
 
-        Warns of those that cannot be read. Given the step with the best score, restores only that checkpoint, and
-        warns if it was not kept.
-
-        Raises:
-          ValueError: when the checkpoint is of another model, or none can be read.
+        Given the step with the best score, restores only that checkpoint, and warns if it was not kept.
         """
         paths, errors = newest_first(self._directory), []
         if best_step is not None:
@@ -103,10 +92,12 @@ class Checkpoints:
                 self.latest = path
                 return int(self._step)
             except (tf.errors.OpError, IndexError) as error:
-                errors.append(missing_file(path) or f"{path}: {_first_line(error)}")
+                errors.append(_first_line(error))
                 logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, errors[-1])
         if paths:
-            raise none_readable(paths, errors[0])
+            raise ValueError(
+                f"None of the {len(paths)} checkpoints in {self._directory} can be read: {errors[0]}. {REMEDY}"
+            )
         return 0
 
     def _read(self, path):

@@ -22,15 +22,6 @@ from tf_resflow.data.config import FIELDS as DATA_FIELDS
 from tf_resflow.evaluation.config import FIELDS as EVAL_FIELDS
 from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
 
-__all__ = [
-    "CONFIGS",
-    "base_config",
-    "config_of_file",
-    "default_config",
-    "flat_fields",
-    "validate_config",
-]
-
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _INSTALLED = _PACKAGE / "experiments" / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"  # the latter in a checkout
@@ -40,7 +31,7 @@ _TRAIN_FIELDS = {
     "batch_size": Field(64, AT_LEAST_1),
     "optimizer": Field("adamw", one_of("adam", "adamw", "muon")),
     "learning_rate": Field(1e-3, ABOVE_0),
-    "warmup_steps": Field(100, AT_LEAST_0),  # half of the steps, if they leave none to a cosine
+    "warmup_steps": Field(100, AT_LEAST_0),
     "schedule": Field("constant", one_of("constant", "cosine")),  # after the warm-up
     "beta_2": Field(0.99, IN_0_1),
     "weight_decay": Field(5e-4, AT_LEAST_0),
@@ -93,9 +84,6 @@ def base_config(name: str) -> Any:
 
     Returns:
       A locked `ml_collections.ConfigDict`, see `default_config`.
-
-    Raises:
-      ValueError: when there is no such config. The message lists the configs.
     """
     stem, *arguments = name.split(":", 1)
     for folder in (CONFIGS, CONFIGS / "changes"):
@@ -131,14 +119,7 @@ def flat_fields(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def validate_config(config: ConfigDict) -> None:
-    """Checks the values of a configuration.
-
-    Args:
-      config: an `ml_collections.ConfigDict` with the fields of `default_config`.
-
-    Raises:
-      ValueError: names the key, its value and what it may be.
-    """
+    """Raises ValueError for the first wrong value of a config with the fields of `default_config`."""
     if not isinstance(config, ConfigDict):
         raise ValueError(f"A config is an ml_collections.ConfigDict, such as default_config(); got {config!r}.")
     check_section(config, _FIELDS)

@@ -15,10 +15,6 @@ from tf_resflow.training.workdir import Workdir
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["initial_batch", "load_checked", "load_data", "replica_batches"]
-
-_INITIAL = 64  # examples that initialize a model, if a batch has fewer
-
 
 def load_data(
     workdir: str | os.PathLike[str], *, data_dir: str | None = None, data_path: str | None = None
@@ -29,9 +25,6 @@ def load_data(
       workdir: directory of a run, a file of one, or "pretrained:NAME", see `tf_resflow.load`.
       data_dir: the TensorFlow Datasets folder, if the data have moved.
       data_path: their file or folder, if the data have moved.
-
-    Raises:
-      ValueError: when the directory has no run, or the data are missing, malformed, or not those of the run.
     """
     files = opened(workdir)
     return load_checked(files.config_of_data(data_dir=data_dir, data_path=data_path), files)
@@ -42,15 +35,14 @@ def load_checked(
 ) -> data.Dataset:
     """Loads the data set of a config; raises ValueError if the workdir belongs to a run with other data.
 
-    `check` is called with the data set before any long work. A resumed run keeps the channel statistics that it
-    began with, because a converted checkpoint has published ones.
+    `check` is called with the data set before any long work.
     """
-    begun = files.read_data() if files.data.exists() and files.is_begun() else None
+    begun = files.read_data() if files.is_begun() else None
     dataset = data.load(config.data, kinds=None if begun is None else begun.kinds)
     check(dataset)
     if begun is None or begun.mean is None or dataset.levels is None:
         dataset = with_statistics(config, dataset)
-    else:
+    else:  # a converted checkpoint has published statistics
         dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
     files.check_data(dataset)
     return dataset
@@ -58,7 +50,7 @@ def load_checked(
 
 def initial_batch(config: "ConfigDict", dataset: data.Dataset, *, labels: bool = False) -> Any:
     """Returns the train examples that initialize a model: a batch, but at least 64 if there are as many."""
-    size = max(config.train.batch_size, _INITIAL)
+    size = max(config.train.batch_size, 64)
     size = min(size, dataset.sizes.get("train") or size)
     return next(iter(dataset.train_batches(size, config.seed, labels=labels)))
 

@@ -17,7 +17,7 @@ from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.models.build import check_only_stderr
 from tf_resflow.progress import track
 from tf_resflow.training.evaluation_metrics import METRICS
-from tf_resflow.training.report import Report
+from tf_resflow.training.report import Report, known
 from tf_resflow.training.runs import Run
 
 __all__ = ["Evaluation"]
@@ -39,16 +39,16 @@ class Evaluation:
       dataset: the `Dataset` of the run.
       log_det_estimator: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
       num_probes: number of probes of each estimate.
-      stderr: the standard error of each example's score, in `unit`, instead of `log_det` and `num_probes`. The
-        estimators are planned for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
+      stderr: the standard error of each example's score, in `unit`, instead of `log_det_estimator` and
+        `num_probes`. The estimators are planned for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
 
     Attributes:
       unit: unit of the scores of the density, "bits_per_dim" or "nats".
       plan: the `LikelihoodPlan`.
 
     Raises:
-      ValueError: when "adaptive_series" cannot be certified, or a value is unknown; for `stderr` beside `log_det`
-        or `num_probes`; here for `stderr`, and by the metrics of a density, when a classifier alone was trained.
+      ValueError: when "adaptive_series" cannot be certified; or for the metrics of a density, when a classifier
+        alone was trained.
     """
 
     def __init__(
@@ -87,18 +87,12 @@ class Evaluation:
 
         Also the "dequantization" of integer data; and "checkpoint": "best" if it is the best one on validation.
         """
-        return _known(
-            {
-                "name": self._dataset.name,
-                "split": self._config.eval.split,
-                "step": self._run.step,
-                "checkpoint": "best" if self._run.is_best else None,
-                "unit": self.unit,
-                "log_det_estimator": self._name,
-                "dequantization": self._space.dequantization,
-                "plan": None if self.plan.stderr is None else self.plan.as_dict(),
-                "num_probes": getattr(self.plan.log_det_estimator, "num_probes", None),
-            }
+        return self._report.header(self._run.step) | known(
+            checkpoint="best" if self._run.is_best else None,
+            unit=self.unit,
+            log_det_estimator=self._name,
+            plan=None if self.plan.stderr is None else self.plan.as_dict(),
+            num_probes=getattr(self.plan.log_det_estimator, "num_probes", None),
         )
 
     def likelihood(self) -> dict[str, Any]:
@@ -109,33 +103,26 @@ class Evaluation:
         log p(z) - log q(z | x); "importance_weighted" for discrete columns, which have no parts; else "none".
         """
         noise, score = self._evaluation_noise, self._report.score()
-        parts = stderr_parts(score, noise, self._report.num_estimates)
-        return _known(
-            {
-                self.unit: score.mean,
-                f"{self.unit}_stderr": score.stderr,
-                f"{self.unit}_stderr_parts": parts if self._space.cells is None else None,
-                "num_examples": score.num_examples,
-                "bound": self._bound,
-                "example_stderr": score.example_stderr,
-                "baselines": self._report.baselines,
-                "entropy": self._dataset.entropy,
-            }
-        )
-
-    @property
-    def _bound(self):
+        bound = "none" if self._space.levels is None else "elbo"
+        result: dict[str, Any] = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
         if self._space.cells is not None:
-            return "importance_weighted"
-        return "none" if self._space.levels is None else "elbo"
+            bound = "importance_weighted"
+        else:
+            result[f"{self.unit}_stderr_parts"] = stderr_parts(score, noise, self._report.likelihood.num_samples)
+        return result | known(
+            num_examples=score.num_examples,
+            bound=bound,
+            example_stderr=score.example_stderr,
+            baselines=self._report.baselines,
+            entropy=self._dataset.entropy,
+        )
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """The bound of several dequantizations, see `evaluation.LogLikelihood`; for integer data.
 
         "estimator_bias" is roughly how much, at most, the noise of the flow's log-determinants lowers it:
-        (1 - 1 / K) times half their variance in nats, on the scale of the score, without that of a dequantizer's.
-        A bias above the standard error is a warning. With `stderr` the log-determinants of each dequantization
-        have this standard error, not their mean, by the "plan" of one.
+        (1 - 1 / K) times half their variance in nats, on the scale of the score. A bias above the standard error
+        causes a warning. With `stderr`, the "plan" has this standard error for each dequantization, not their mean.
         """
         log_det, is_planned = self.bound_plan.log_det_estimator, self.bound_plan.stderr is not None
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
@@ -144,27 +131,22 @@ class Evaluation:
             log_det_estimator=log_det, num_samples=num_samples, dequantization_std=measured
         )
         bound = evaluation.LogLikelihood(self._run.density, plan, importance_weighted=True)
-        batches = track(self._report.batches(), "importance-weighted bound")
-        score = bound.score(batches, self._config.seed)
-        num_samples = bound.num_samples
-        bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / num_samples)
+        score = bound.score(track(self._report.batches(), "importance-weighted bound"), self._config.seed)
+        bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / bound.num_samples)
         if -bias > score.stderr:
             logging.warning(
                 "The noise of the log-determinants may have lowered the importance-weighted score by up to %.2g; "
                 "its standard error is %.2g. Evaluate them exactly, by more probes, or with a smaller stderr.",
                 *(-bias, score.stderr),
             )
-        return {
-            "importance_weighted": {
-                self.unit: score.mean,
-                f"{self.unit}_stderr": score.stderr,
-                "bound": "importance_weighted",
-                "num_samples": num_samples,
-                "num_examples": score.num_examples,
-                "estimator_bias": bias,
-                **({"plan": self.bound_plan.as_dict()} if is_planned else {}),
-            }
-        }
+        result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
+            bound="importance_weighted",
+            num_samples=bound.num_samples,
+            num_examples=score.num_examples,
+            estimator_bias=bias,
+            plan=self.bound_plan.as_dict() if is_planned else None,
+        )
+        return {"importance_weighted": result}
 
     @functools.cached_property
     def bound_plan(self) -> evaluation.LikelihoodPlan:
@@ -192,13 +174,8 @@ class Evaluation:
         Args:
           features: function of integer images to features `[batch, size]`; or weights of
             `evaluation.InceptionFeatures`, so that the distance is FID.
-          num_samples: number of samples, and at most of train images.
-
-        Raises:
-          ValueError: when the data are vectors.
+          num_samples: number of samples, and the largest number of train images.
         """
-        if len(self._dataset.event_shape) != 3:
-            raise ValueError(f"FID is for images; {self._dataset.name!r} are vectors.")
         if isinstance(features, str):
             features = evaluation.InceptionFeatures(self._dataset.levels or 256, features)
         draw = tf.function(self._run.density.sample, autograph=False)
@@ -224,9 +201,6 @@ class Evaluation:
 
         A density given labels classifies by the softmax of log p(x | label), for equally frequent classes.
         The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
-
-        Raises:
-          ValueError: when the model has neither a classifier nor labels.
         """
         if self._model.condition.num_classes is None and self._model.classifier is None:
             raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
@@ -238,18 +212,15 @@ class Evaluation:
         The area under the ROC curve is the probability that an example of the held-out data scores higher than an
         example of the other data (Mann and Whitney). Below 0.5 the score prefers the other data.
 
-        A model of images given their label scores both data sets by the mixture of its classes. A model of columns
-        given others needs the condition columns in both.
+        A model of images given their label scores both data sets by the mixture of its classes.
 
         Args:
-          dataset: a `Dataset` with examples of the same shape and levels, and with the same split.
+          dataset: a `Dataset` with examples of the same shape and levels, the same split, and condition columns if
+            the model is given some.
 
         Returns:
           A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves:
           "auroc_log_prob" of log p(x) if a density is trained, "auroc_max_probability" if there is a classifier.
-
-        Raises:
-          ValueError: when the examples differ in their shape or their levels, or the other data lack the condition.
         """
         sizes = [0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset)]
         kinds = [(d.event_shape, d.levels, size) for d, size in zip((self._dataset, dataset), sizes, strict=True)]
@@ -270,10 +241,10 @@ class Evaluation:
         settings, what = self._config.eval, f"scores of {dataset.name}"
         limit = settings.num_examples or None
         batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=labels)
-        scores, density = {}, self._model.trained_density()
-        if density is not None:
-            score = evaluation.LogLikelihood(density, self.plan).score_examples
-            scores["log_prob"] = score(track(batches, what), self._config.seed)["log_prob"]
+        scores = {}
+        if self._model.trained_density() is not None:
+            examples = track(batches, what)
+            scores["log_prob"] = self._report.likelihood.score_examples(examples, self._config.seed)["log_prob"]
         if self._model.classifier is not None:
             classify = PerExample(lambda x, seed: tf.reduce_max(self._model.classify(x)["probabilities"], -1))
             scores["max_probability"] = classify(track(batches, what), self._config.seed)
@@ -291,10 +262,4 @@ class Evaluation:
     @functools.cached_property
     def _first_batch(self):
         """The examples and the condition of the first batch."""
-        report = Report(self._config, self._model, self._dataset)
-        return self._model.condition.split(next(iter(report.batches())))
-
-
-def _known(result):
-    """The result without the values that do not exist."""
-    return {name: value for name, value in result.items() if value is not None}
+        return Report(self._config, self._model, self._dataset).first_batch()

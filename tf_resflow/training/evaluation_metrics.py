@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import tf_resflow as resflow
 
-__all__ = ["METRICS", "Metric"]
-
 
 class Metric(NamedTuple):
     """What a metric measures, and what has it.
@@ -30,9 +28,7 @@ def _has_density(model):
 
 
 def _no_importance_weights(info, flags):
-    if not info.is_dequantized:
-        return "importance_weighted is for dequantized data, and these are continuous: leave it out."
-    return None
+    return None if info.is_dequantized else "importance_weighted is for dequantized data: leave it out."
 
 
 def _no_fid(info, flags):
@@ -44,9 +40,7 @@ def _no_fid(info, flags):
 
 
 def _no_classification(info, flags):
-    if info.num_classes is None:
-        return f"classification needs labels, which {info.name!r} do not have: leave it out."
-    return None
+    return None if info.num_classes else f"classification needs labels, which {info.name!r} do not have."
 
 
 METRICS = {

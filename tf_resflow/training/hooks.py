@@ -30,8 +30,7 @@ from tf_resflow.writing import finite_or_none
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["Evaluating", "Interrupted", "Logging", "Saving", "Stopping"]
-
+_SHOWN = ("bits_per_dim", "nats", "accuracy")  # by the progress bar
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
 
@@ -40,10 +39,8 @@ class Interrupted(Exception):
     """A signal stopped the run after a step. The state was saved first."""
 
     def __init__(self, signum: int, step: int, path: str):
-        super().__init__(
-            f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}. "
-            "Run the same command again to resume."
-        )
+        what = f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}."
+        super().__init__(f"{what} Run the same command again to resume.")
         self.signum = signum
 
 
@@ -53,15 +50,8 @@ class Logging:
     Metrics are fetched from the device about once per second, because each fetch waits for the device.
     """
 
-    def __init__(
-        self,
-        train: "ConfigDict",
-        writer: MetricsWriter,
-        optimizer: keras.Optimizer,
-        start: int,
-        shown: tuple[str, ...],
-    ):
-        self._train, self._writer, self._optimizer, self._shown = train, writer, optimizer, shown
+    def __init__(self, train: "ConfigDict", writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
+        self._train, self._writer, self._optimizer = train, writer, optimizer
         self._progress = bar("training", train.steps, start)
         self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
         self._window: list[dict[str, float]] = []  # fetched, but not written
@@ -69,12 +59,10 @@ class Logging:
         self._clock = self._fetched, start
 
     def __enter__(self) -> "Logging":
-        """Shows what the first step waits for."""
         self._progress.set_postfix_str("building the graph, for up to a minute or two")
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the progress bar."""
         self._progress.close()
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
@@ -91,11 +79,10 @@ class Logging:
         pending, self._pending = self._pending, []
         for step, metrics in pending:
             values = {name: float(value) for name, value in metrics.items()}
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise NotFinite(f"{name} is {value}", step)
+            if wrong := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
+                raise NotFinite(wrong[0], step)
             self._window.append(values)
-            texts = [f"{values[name]:.3f} {name}" for name in self._shown if name in values]
+            texts = [f"{values[name]:.3f} {name}" for name in _SHOWN if name in values]
             self._progress.set_postfix_str(", ".join(texts), refresh=False)
         self._fetched = time.monotonic()
 
@@ -108,13 +95,12 @@ class Logging:
         self.fetch()
         time_before, step_before = self._clock
         means = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
-        values = {
-            **means,
+        rates = {
             "averaged_steps": len(self._window),
             "learning_rate": self._optimizer.learning_rate,
             "steps_per_second": (step - step_before) / (self._fetched - time_before),
         }
-        self._writer.scalars(step, "train", values)
+        self._writer.scalars(step, "train", means | rates)
         self._window = []
         self._clock = self._fetched, step
 
@@ -153,7 +139,6 @@ class Stopping:
         self._gather = of_all_workers(strategy) if num_workers(strategy) > 1 else None
 
     def __enter__(self) -> "Stopping":
-        """Installs the handlers."""
         if threading.current_thread() is threading.main_thread():
             is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             signals = [signal.SIGTERM] if is_ignored else [signal.SIGINT, signal.SIGTERM]
@@ -161,7 +146,6 @@ class Stopping:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores the handlers."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
@@ -182,8 +166,8 @@ class Evaluating:
     """Scores the averaged weights on one split every `train.eval_every` steps, with a preview of samples of images.
 
     With `train.keep_best` the state with the best score so far is saved in `best`, and the result is that of this
-    state. The run is over after `train.patience` scores without a better one. Both depend on the lines of
-    metrics.jsonl alone, so a resumed run decides as an uninterrupted one.
+    state. The run is over after `train.patience` scores without a better one. Both depend on metrics.jsonl alone,
+    so a resumed run decides as an uninterrupted one.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.data import Dataset
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, check_compiles, train_step
@@ -21,17 +20,11 @@ from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import diagnosed
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.report import Report
-from tf_resflow.training.strategies import (
-    check_agreement,
-    is_chief,
-    lost_workers_explained,
-)
+from tf_resflow.training.strategies import check_agreement, is_chief, lost_workers_explained
 from tf_resflow.training.workdir import Workdir
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-__all__ = ["train"]
 
 
 def train(
@@ -45,7 +38,7 @@ def train(
     """Trains, or resumes, the run of a config in its workdir.
 
     A resumed run takes the same steps as an uninterrupted one, because the batch and the random numbers of a step
-    are pure functions of the seed and the step. (With another `jit` it agrees to rounding.)
+    are pure functions of the seed and the step.
 
     Args:
       config: see `default_config`.
@@ -58,12 +51,9 @@ def train(
       The content of `result.json`, a dict with a `line` for the screen. A finished run returns it at once.
 
     Raises:
-      ValueError: when the config, the workdir or the data are wrong, or `jit` is True for several replicas that are
-        not GPUs.
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
       Interrupted: on SIGINT or SIGTERM, after saving. A signal to one of several workers stops all.
       WorkerLostError: when another worker has stopped for another reason.
-      OSError: when the workdir cannot be written.
     """
     validate_config(config)
     strategy = strategy or tf.distribute.get_strategy()
@@ -73,11 +63,10 @@ def train(
         files = Workdir(workdir, is_chief=is_chief(strategy))
         common = config.copy_and_resolve_references()
         common.data.data_dir = ""  # may differ
-        check_agreement(strategy, str(common), "The workers have different configs: give all the same.")
         with files.locked():
-            files.check_config(config)
             done = files.read_result(config)
-            check_agreement(strategy, json.dumps(done), "The workers find different results: give one --workdir.")
+            check_agreement(strategy, f"{common} {done}", "The workers have different configs: give all the same.")
+            files.check_config(config)
             if done:
                 return done | {"line": f"Already done: {done['line']}"}
             with shown(progress):
@@ -85,7 +74,6 @@ def train(
 
 
 def _train(config, files, strategy, jit):
-    """The run, from its data to its result."""
     train = config.train
     keras.utils.set_random_seed(config.seed)
     with stage("data"):
@@ -101,25 +89,22 @@ def _train(config, files, strategy, jit):
 
     start = checkpoints.restore()
     lines = [line for line in read_metrics(files.path) if line["step"] <= start]
-    check_agreement(
-        strategy,
-        json.dumps([start, lines]),
-        f"The workers find different checkpoints or scores; this one finds {checkpoints.latest}. Give all the same "
-        "--workdir, which all of them see.",
+    message = (
+        f"The workers find different checkpoints; this one finds {checkpoints.latest}. Give all one --workdir."
     )
+    check_agreement(strategy, json.dumps([start, lines]), message)
     if start == 0:
         if dataset.levels is None:
             _ = report.baselines  # warns before the first step if the data have no density
         x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
         model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
-    batches = iter(
-        replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=model.takes_pairs)
-    )
+    labels = model.takes_pairs
+    batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=labels))
     take_step = _compiled_step(strategy, model, jit)
 
     files.begin(config, dataset)
     with MetricsWriter(files.output, start) as writer:
-        log = Logging(train, writer, optimizer, start, shown=(model.data_space.unit, "accuracy"))
+        log = Logging(train, writer, optimizer, start)
         saving = Saving(train, checkpoints, log)
         stopping = Stopping(saving, strategy)
         averaged = AveragedWeights(model, optimizer)
@@ -149,9 +134,7 @@ def _compiled_step(strategy, model, jit):
     @tf.function(autograph=False)
     def take_step(batch, seed):
         metrics = strategy.run(on_replica, (batch, seed))
-        means = {
-            name: strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for name, value in metrics.items()
-        }
+        means = {name: strategy.reduce("MEAN", value, axis=None) for name, value in metrics.items()}
         if jit:  # XLA has left out the assertion of the step
             assert_finite(means[model.objective], means["gradient_norm"])
         return means
@@ -159,7 +142,7 @@ def _compiled_step(strategy, model, jit):
     return take_step
 
 
-def _check_fit(config: "ConfigDict", dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
+def _check_fit(config, dataset, strategy):
     """Raises ValueError if the data or the devices lack what the config needs."""
     check_dataset(config, dataset)
     if config.eval.split not in dataset.sizes:
@@ -171,9 +154,6 @@ def _check_fit(config: "ConfigDict", dataset: Dataset, strategy: tf.distribute.S
             f"config.train.keep_best and patience choose by a validation split, and {dataset.name!r} has none: set "
             "config.data.validation_fraction above 0, or train.keep_best=False and train.patience=0."
         )
-    replicas = strategy.num_replicas_in_sync
-    if config.train.batch_size % replicas:
-        raise ValueError(
-            f"config.train.batch_size is {config.train.batch_size}; it must be a multiple of the "
-            f"{replicas} replicas that share it."
-        )
+    size, replicas = config.train.batch_size, strategy.num_replicas_in_sync
+    if size % replicas:
+        raise ValueError(f"config.train.batch_size is {size}; it must be a multiple of the {replicas} replicas.")

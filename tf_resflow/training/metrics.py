@@ -7,8 +7,6 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["held_out_scores", "ranked_steps", "read_metrics"]
-
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Returns the lines of a run's metrics.jsonl as dicts, without lines that were cut short.
@@ -19,11 +17,19 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
       workdir: directory of the run.
 
     Raises:
-      ValueError: when a line has no metrics and is not the beginning of such a line.
+      ValueError: when a line is neither JSON nor the beginning of it.
     """
-    path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return [line for number, text in enumerate(lines, 1) if (line := _parse(path, number, text)) is not None]
+    path, lines = pathlib.Path(workdir) / "metrics.jsonl", []
+    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            if text and not text.startswith(b"{"):
+                raise ValueError(
+                    f"Line {number} of {path} is damaged: {text[:40]!r}. Restore the file from a backup, or remove "
+                    "the line."
+                ) from None
+    return lines
 
 
 def held_out_scores(lines: Iterable[Mapping[str, Any]], split: str) -> dict[int, dict[str, Any]]:
@@ -44,20 +50,3 @@ def ranked_steps(scores: Mapping[int, Mapping[str, Any]], objective: str) -> lis
 
     num = scores[max(scores)]["num_examples"] if scores else 0
     return sorted((step for step in scores if scores[step]["num_examples"] == num), key=rank)
-
-
-def _parse(path, number, text):
-    """Returns the line as a dict, or None if it was cut short."""
-    try:
-        line = json.loads(text.decode("utf-8"))
-        if isinstance(line["step"], int) and isinstance(line["split"], str):
-            return line
-    except json.JSONDecodeError:
-        if not text or text.startswith(b"{"):
-            return None
-    except (UnicodeDecodeError, LookupError, TypeError):
-        pass
-    raise ValueError(
-        f'Line {number} of {path} is damaged: expected {{"step": 100, "split": "train", ...}}, found '
-        f"{text[:40]!r}. Restore the file from a backup, or remove the line."
-    )

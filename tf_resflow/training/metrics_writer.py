@@ -11,26 +11,25 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.training.metrics import read_metrics
-from tf_resflow.training.workdir import write_text
-from tf_resflow.writing import finite_or_none, unwritable_told
-
-__all__ = ["MetricsWriter"]
+from tf_resflow.writing import finite_or_none, unwritable_told, whole_file
 
 
 class MetricsWriter:
     """Writes scalars as JSON lines and to TensorBoard, and images to TensorBoard.
 
     A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values become null.
-    Lines later than `step`, from which the run resumes, are dropped. An existing line of a step and split is not
-    written again. A held-out score of the train split has "num_examples", unlike a line of the training.
+    Lines later than `step`, from which the run resumes, are dropped, and others are not written again. A score has
+    "num_examples", unlike a line of the training.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], step: int = 0):
         workdir = pathlib.Path(workdir)
-        self._path = workdir / "metrics.jsonl"
-        self._written = _drop_later(self._path, step)
+        self._path, self._events_path = workdir / "metrics.jsonl", workdir / "events"
+        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+        self._written = {(line["step"], line["split"], "num_examples" in line) for line in kept}
+        with whole_file(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = self._path.open("ab", buffering=0)  # closing it writes nothing
-        self._events_path = workdir / "events"
         self._events = tf.summary.create_file_writer(str(self._events_path))
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -51,18 +50,14 @@ class MetricsWriter:
         with unwritable_told(self._events_path), _default(self._events):
             tf.summary.image(name, image[None], step)
 
-    def close(self) -> None:
-        """Flushes and closes both files."""
-        self._file.close()
-        with unwritable_told(self._events_path):
-            self._events.close()
-
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
+        self._file.close()
         try:
-            self.close()
+            with unwritable_told(self._events_path):
+                self._events.close()
         except OSError:
             if kind is None:  # an earlier error is the one to report
                 raise
@@ -79,12 +74,3 @@ def _default(writer):
             with contextlib.suppress(tf.errors.OpError):
                 writer.close()
             raise
-
-
-def _drop_later(path, step):
-    """Drops the lines after `step`; returns the steps and splits of the others."""
-    if not path.exists():
-        return set()
-    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-    return {(line["step"], line["split"], "num_examples" in line) for line in kept}

@@ -15,8 +15,6 @@ from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.models.step import NON_FINITE, loss_and_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
 
-__all__ = ["NonFiniteError", "NotFinite", "diagnosed", "find_non_finite"]
-
 _ALL_FINITE = "Weights, values and gradients are finite when they are computed again."
 
 
@@ -32,38 +30,30 @@ class NonFiniteError(ArithmeticError):
 
 
 class NotFinite(Exception):
-    """A value of a step is NaN or infinite."""
-
-    def __init__(self, what: str, step: int):
-        super().__init__(what)
-        self.what, self.step = what, step
+    """A value of a step is NaN or infinite; its arguments are what it is, and the step."""
 
 
 @contextlib.contextmanager
 def diagnosed(
     model: KerasTraining, strategy: tf.distribute.Strategy, latest: str | None, batch: Any, seed: tf.Tensor
 ) -> Iterator[None]:
-    """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins.
-
-    `seed` is that of the step: the seed of the run and the number of the step. `latest` is the last checkpoint.
-    """
+    """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins."""
     try:
         yield
     except (NotFinite, tf.errors.InvalidArgumentError) as error:
-        seen = error if isinstance(error, NotFinite) else NotFinite(NON_FINITE, int(seed[1]))
+        what, step = error.args if isinstance(error, NotFinite) else (NON_FINITE, int(seed[1]))
         parts = [strategy.experimental_local_results(part) for part in tf.nest.flatten(batch)]
         batches = [tf.nest.pack_sequence_as(batch, part) for part in zip(*parts, strict=True)]
         found = find_non_finite(model, batches, seed)
-        if not found and seen is not error and NON_FINITE not in str(error):
+        if not found and not isinstance(error, NotFinite) and NON_FINITE not in str(error):
             raise
-        raise NonFiniteError(seen.what, seen.step, found or _ALL_FINITE, latest) from None
+        raise NonFiniteError(what, step, found or _ALL_FINITE, latest) from None
 
 
 def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tensor) -> str:
     """Returns a sentence about the part of a model in which NaN or infinity appears first; "" if all is finite.
 
-    `batches` has the batch of each replica, and `seed` is the seed of the step. Several replicas drew other numbers
-    than are drawn here.
+    `batches` has the batch of each replica. (Several replicas drew other numbers than are drawn here.)
     """
     members, _ = _values(model, batches[0], seed)
     parts = [(_with_norms(model.flow, member), member.variables) for member in members]

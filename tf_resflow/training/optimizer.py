@@ -10,8 +10,6 @@ from tf_resflow.layers.tracing import traced_once
 from tf_resflow.models.averaging import warm_up_average
 from tf_resflow.private_api import LeanAdam
 
-__all__ = ["OPTIMIZERS", "Adam", "AdamW", "Muon", "learning_rate_schedule", "make_optimizer"]
-
 _MUON_MOMENTUM = 0.95
 
 
@@ -27,10 +25,9 @@ class AdamW(LeanAdam, keras.optimizers.AdamW):
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class Muon(LeanAdam, keras.optimizers.AdamW):
-    """Muon for kernels, AdamW for all else.
+    """Muon for kernels, which are matrices with a column for each output; AdamW for all else.
 
-    Kernels are matrices with a column for each output. Keras' Muon leaves those of convolutions to AdamW, and that
-    of Keras 3.12 does not run.
+    Keras' Muon leaves the kernels of convolutions to AdamW.
 
     References:
       Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
@@ -57,10 +54,7 @@ class Muon(LeanAdam, keras.optimizers.AdamW):
 
 
 def _nearly_orthogonal(x):
-    """U T V' of x = U S V', with nearly equal singular values T: five steps of a Newton-Schulz iteration.
-
-    One of more than 0.0016 of the norm of x becomes one between 0.68 and 1.21; a smaller one stays less than that.
-    """
+    """U T V' of x = U S V', with nearly equal singular values T: five steps of a Newton-Schulz iteration."""
     wide = x.shape[0] < x.shape[1]
     x = x if wide else tf.transpose(x)
     x = x / (tf.norm(x) + 1e-7)
@@ -85,11 +79,9 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
         warmup = config.steps // 2
     start = rate / warmup if warmup else rate
     if config.schedule == "cosine":
+        target = rate if warmup else None
         return keras.optimizers.schedules.CosineDecay(
-            start,
-            config.steps - warmup,
-            warmup_target=rate if warmup else None,
-            warmup_steps=warmup,
+            start, config.steps - warmup, warmup_target=target, warmup_steps=warmup
         )
     if warmup > 1:
         return keras.optimizers.schedules.PolynomialDecay(start, warmup - 1, end_learning_rate=rate)

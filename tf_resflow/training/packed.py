@@ -1,7 +1,6 @@
 """Trained runs in one file each, and those that are released with the library."""
 
 import hashlib
-import io
 import os
 import pathlib
 import tempfile
@@ -12,8 +11,6 @@ from typing import Any
 from tf_resflow.config_fields import suggest
 from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
 
-__all__ = ["MODELS", "PackedRun", "opened", "write_packed"]
-
 MODELS = {
     "digits": "27be4be26834df7be497a94414d170d379370cc04f9f16d60c3a34d0a5876293",
     "mnist": "62fcc335ca744566a3966b31691a10d5422f0270af9ed6734bd4dcde5c2b1a5d",
@@ -23,40 +20,28 @@ MODELS = {
 
 _FOLDERS = (pathlib.Path(__file__).parents[2] / "pretrained", pathlib.Path("pretrained"))  # of a checkout
 _WEIGHTS, _STEP, _RESULT = "model.weights.h5", "weights.json", "result.json"
-_MOST_COMPRESSED, _SMALL = 100, 10_000  # times that a member may unpack to, of at least so many bytes
 _NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # there may be no result
 
 
 class PackedRun(Workdir):
     """The files of a trained run that `write_packed` wrote. They stay unpacked as long as this object lives.
 
-    Args:
-      path: the .zip file.
-      content: its bytes, if they were read before.
-
     Attributes:
       weights: path of the file of weights.
       step: the training step of the weights.
       is_best: whether they are the best on validation.
-
-    Raises:
-      ValueError: when the file is not that of a run.
-      OSError: when it cannot be read.
     """
 
-    def __init__(self, path: pathlib.Path, content: bytes | None = None):
+    def __init__(self, path: pathlib.Path):
         self._unpacked = tempfile.TemporaryDirectory()
         super().__init__(self._unpacked.name)
         self.source, self.weights = path, self.path / _WEIGHTS
         try:
-            with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as file:
-                for member in map(file.getinfo, _NAMES if _RESULT in file.namelist() else _NAMES[:-1]):
-                    if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
-                        raise zipfile.BadZipFile(f"{member.filename} would unpack to {member.file_size:,} bytes")
-                    file.extract(member, self.path)
+            with zipfile.ZipFile(path) as file:
+                file.extractall(self.path, _NAMES if _RESULT in file.namelist() else _NAMES[:-1])
             found = read_json(self.path / _STEP)
-            self.step, self.is_best = int(found["step"]), bool(found["is_best"])
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            self.step, self.is_best = found["step"], found["is_best"]
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a whole file of a trained run: {error}. Give the workdir of a run, or a file that "
                 "`resflow.load(workdir).save(file)` wrote."
@@ -65,9 +50,6 @@ class PackedRun(Workdir):
     def is_begun(self) -> bool:
         """True: the weights are trained."""
         return True
-
-    def check_trained(self) -> None:
-        """Does nothing: the weights are there."""
 
 
 def write_packed(path: str | os.PathLike[str], run: Workdir, step: int, is_best: bool, model: Any) -> None:
@@ -81,20 +63,16 @@ def write_packed(path: str | os.PathLike[str], run: Workdir, step: int, is_best:
 
 
 def opened(workdir: str | os.PathLike[str]) -> Workdir:
-    """Returns the files of a trained run in a directory or in one file, or of the model "pretrained:NAME".
-
-    Raises:
-      ValueError: when there is no such model, its file is missing or another one, or a file is not that of a run.
-    """
+    """Returns the files of a trained run in a directory or in one file, or of the model "pretrained:NAME"."""
     place = os.fspath(workdir)
     if place.startswith(PRETRAINED):
-        return PackedRun(*_released(place.removeprefix(PRETRAINED)))
+        return PackedRun(_released(place.removeprefix(PRETRAINED)))
     path = pathlib.Path(place).expanduser()
     return PackedRun(path) if path.is_file() else Workdir(path)
 
 
 def _released(name):
-    """The path and the content of a released model, in a checkout or the user's cache: the first of its hash."""
+    """The path of a released model, in a checkout or the user's cache: the first of its hash."""
     if name not in MODELS:
         raise ValueError(
             f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
@@ -107,10 +85,9 @@ def _released(name):
             f"pretrained/ of the repository to {cache}, or give the path of the file in its place."
         )
     for path in found:
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest == MODELS[name]:
-            return path, content
+            return path
     raise ValueError(
         f"{path} is not the model {name!r} of this version: its SHA-256 is {digest[:12]}..., not "
         f"{MODELS[name][:12]}... Download it again from the folder pretrained/ of the repository."

@@ -21,11 +21,10 @@ from tf_resflow.evaluation.scores import PerExample, Score, classification_score
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.plurals import counted
 from tf_resflow.progress import stage, track
+from tf_resflow.writing import finite_or_none
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-__all__ = ["Report"]
 
 _MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
@@ -34,9 +33,11 @@ _NUM_PAIRS_POINTS = 5000  # and in the figure of all pairs of columns
 
 
 class Report:
-    """Scores and figures of a model, with the weights that it has at that time.
+    """Scores and figures of a model, with the weights that it has when they are asked for.
 
-    `strategy` is that which the model was built under; `plan` is how log-likelihoods are estimated.
+    Args:
+      strategy: the strategy that the model was built under.
+      plan: how log-likelihoods are estimated.
     """
 
     def __init__(
@@ -50,17 +51,12 @@ class Report:
     ):
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.data_space.unit, model.objective
-        self._classify = PerExample(_logits_and_labels(model, plan), strategy)
+        self._plan, self._classify = plan, PerExample(self._logits_and_labels, strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
-            self._likelihood = evaluation.LogLikelihood(self._density, plan, strategy=strategy)
+            self.likelihood = evaluation.LogLikelihood(self._density, plan, strategy=strategy)
             self._noise = evaluation.EstimatorNoise(self._density)
             self._sampler = Sampler(self._density)
-
-    @property
-    def num_estimates(self) -> int:
-        """How many estimates of its log-likelihood are the score of an example."""
-        return self._likelihood.num_samples
 
     @property
     def selection_split(self) -> str:
@@ -68,19 +64,20 @@ class Report:
         return "validation" if "validation" in self._dataset.sizes else self._config.eval.split
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
-        """The batches of a split, by default `config.eval.split`: of its first `num_examples`.
-
-        Those of a conditional model are pairs of examples and their conditions.
-        """
+        """The batches of the first `num_examples` of a split; of a conditional model, pairs with the conditions."""
         settings = self._config.eval
         limit = settings.num_examples or None
         labels = labels or bool(self._model.condition)
         return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
+    def first_batch(self, split: str | None = None) -> tuple[Any, Any]:
+        """The examples and the condition of the first batch of a split."""
+        return self._model.condition.split(next(iter(self.batches(split))))
+
     def score(self, split: str | None = None) -> Score:
         """The `Score` on a split, by default `config.eval.split`."""
         split = split or self._config.eval.split
-        return self._likelihood.score(track(self.batches(split), f"score on {split}"), self._config.seed)
+        return self.likelihood.score(track(self.batches(split), f"score on {split}"), self._config.seed)
 
     def scores(self, split: str | None = None) -> dict[str, float]:
         """The scores on a split, of the density if it is trained, and of the classifier if there is one."""
@@ -88,27 +85,27 @@ class Report:
         if self._density is not None:
             score = self.score(split)
             scores = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
-            scores |= {"num_examples": score.num_examples, "estimator_std": self.estimator_std(split)}
+            examples, condition = self.first_batch(split)
+            noise = self._noise(examples, self._config.seed, condition=condition)
+            scores |= {"num_examples": score.num_examples, "estimator_std": noise.estimator_std}
         if self._model.classifier is not None:
             scores |= self.classification(split)
         return scores | {self.objective: self._model.total(scores)}
 
     def classification(self, split: str | None = None) -> dict[str, float]:
-        """The accuracy, cross-entropy and calibration error of the classifier, or of the density given labels.
-
-        "cross_entropy" is in bits for integer data, as the density's loss is.
-        """
+        """The accuracy, cross-entropy and calibration error of the classifier, or of the density given labels."""
         batches = track(self.batches(split, labels=True), "classes")
         logits, labels = self._classify(batches, self._config.seed)
         scores = classification_scores(logits, labels)
         if self._dataset.levels is not None:
-            scores["cross_entropy"] /= math.log(2)
+            scores["cross_entropy"] /= math.log(2)  # in bits, as the density's loss is
         return scores
 
-    def estimator_std(self, split: str | None = None) -> float:
-        """The standard deviation of the training estimate of the loss of an example of a split."""
-        examples, condition = self._model.condition.split(next(iter(self.batches(split))))
-        return self._noise(examples, self._config.seed, condition=condition).estimator_std
+    def _logits_and_labels(self, batch, seed):
+        x, labels = batch
+        if self._model.classifier is not None:
+            return self._model.classify(x)["logits"], labels
+        return log_prob_by_class(self._model, x, seed, plan=self._plan), labels
 
     def sample_grid(self) -> np.ndarray | None:
         """A grid of samples as a uint8 image, with a row for each label that is a condition; None for vectors."""
@@ -155,25 +152,20 @@ class Report:
         )
         return both - evaluation.gaussian_baseline(train[1], test[1])
 
+    def header(self, step: int) -> dict[str, Any]:
+        """What a result of the weights of a step begins with."""
+        dequantization = self._model.data_space.dequantization
+        place = {"name": self._dataset.name, "split": self._config.eval.split, "step": step}
+        return place | known(dequantization=dequantization)
+
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the content of result.json, without the figures, from the step and its `scores`."""
-        dequantization = self._model.data_space.dequantization
-        result = {
-            "name": self._dataset.name,
-            "split": self._config.eval.split,
-            "step": step,
-            **({"dequantization": dequantization} if dequantization else {}),
-            **scores,
-            "baselines": self.baselines if self._density is not None else {},
-        }
-        bounds = certified_bounds(self._model.flow)
-        if bounds:
-            worst = max(bounds.values())
-            result["lipschitz_bound"] = worst if math.isfinite(worst) else None
+        baselines = self.baselines if self._density is not None else {}
+        result = self.header(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
+        if bounds := certified_bounds(self._model.flow):
+            result["lipschitz_bound"] = finite_or_none(max(bounds.values()))
         if uncertified := uncertified_blocks(self._model.flow):
             result["uncertified_blocks"] = uncertified
-        if self._dataset.entropy is not None:
-            result["entropy"] = self._dataset.entropy
         return result
 
     def line(self, result: Mapping[str, Any]) -> str:
@@ -201,10 +193,7 @@ class Report:
         )
 
     def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:
-        """Returns advice if the density scores worse than a baseline, or else None.
-
-        `best` is the step with the best validation score, `last` the last step.
-        """
+        """Returns advice if the density scores worse than a baseline; `best` and `last` are steps."""
         score, baselines = result.get(self.unit), result["baselines"]
         name = min(baselines, key=baselines.get, default=None)
         if name is None or score is None or not score > baselines[name]:
@@ -212,15 +201,10 @@ class Report:
         unit = self.unit.replace("_per_", "/")
         below = f"The model scores {score:.3f} {unit}, and the {name} baseline is better: {baselines[name]:.3f}."
         if best == last:
-            return (
-                f"{below} No earlier step was better: it has learned too little. Raise train.steps, or "
-                "train.learning_rate."
-            )
-        keep = "" if self._config.train.keep_best else "Keep that one by train.keep_best=True. "
-        kind = " resflow.sklearn.FlowDensity is made for small tables." if self.unit == "nats" else ""
+            return f"{below} No earlier step was better: raise train.steps or train.learning_rate."
         return (
-            f"{below} Step {best:,} of {last:,} was best: the model overfits. {keep}Try fewer blocks "
-            f"(model.num_blocks), scores after fewer steps (train.eval_every), or more data.{kind}"
+            f"{below} Step {best:,} of {last:,} was best: the model overfits. Set train.keep_best=True, or try "
+            "fewer blocks (model.num_blocks), a smaller train.eval_every, or more data."
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
@@ -238,11 +222,10 @@ class Report:
 
     def _reconstructions(self, path):
         levels, num = self._dataset.levels or 256, self._config.eval.num_samples
-        batch = tf.nest.map_structure(lambda rows: rows[:num], next(iter(self.batches())))
-        images, condition = self._model.condition.split(batch)
+        images, condition = (None if rows is None else rows[:num] for rows in self.first_batch())
         x = self._density.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
         again = round_trip(self._density, x, condition)[0]
-        pair = images.numpy(), self._model.data_space.to_data(again).numpy()
+        pair = np.asarray(images), self._model.data_space.to_data(again).numpy()
         write_png(path, reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 
@@ -252,9 +235,12 @@ class Report:
         else:
             points, condition = self._train_array()[:_NUM_PAIRS_POINTS], None
         samples = self._samples(len(points), condition)
-        groups: tuple[dict[str, np.ndarray], ...] = ({"samples": samples}, {"train data": points})
-        columns, codes = self._dataset.columns, self._dataset.codes
-        points_figure(path, *groups, columns=columns, codes=codes, title=self._dataset.name)
+        names: dict[str, Any] = {
+            "columns": self._dataset.columns,
+            "codes": self._dataset.codes,
+            "title": self._dataset.name,
+        }
+        points_figure(path, {"samples": samples}, {"train data": points}, **names)
 
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
@@ -279,13 +265,6 @@ class Report:
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
 
 
-def _logits_and_labels(model, plan):
-    """A function of a batch to logits and labels; a density given labels has log p(x | label) as logits."""
-
-    def apply(batch, seed):
-        x, labels = batch
-        if model.classifier is not None:
-            return model.classify(x)["logits"], labels
-        return log_prob_by_class(model, x, seed, plan=plan), labels
-
-    return apply
+def known(**values: Any) -> dict[str, Any]:
+    """The values that exist, by their names."""
+    return {name: value for name, value in values.items() if value is not None}

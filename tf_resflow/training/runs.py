@@ -24,8 +24,6 @@ __all__ = ["Run", "load"]
 class Run:
     """A trained model, and how it was trained: see `load`.
 
-    (It is no dataclass, because Pyright takes a Keras model in a field of one for a descriptor of unknown type.)
-
     Attributes:
       model: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint or, if
         `config.train.keep_best`, of the best one on validation. A warning says if that one was not kept.
@@ -38,6 +36,8 @@ class Run:
       is_best: whether the weights are those of the best checkpoint, which may be older than the newest.
     """
 
+    # A dataclass would make Pyright take the model for a descriptor of unknown type.
+
     def __init__(
         self,
         model: KerasTraining,
@@ -48,13 +48,8 @@ class Run:
         result: dict[str, Any] | None = None,
         is_best: bool = False,
     ) -> None:
-        self.model = model
-        self.config = config
-        self.step = step
-        self.workdir = workdir
-        self.data = data
-        self.result = result
-        self.is_best = is_best
+        self.model, self.config, self.data = model, config, data
+        self.step, self.workdir, self.result, self.is_best = step, workdir, result, is_best
 
     @property
     def note(self) -> str:
@@ -73,17 +68,15 @@ class Run:
 
     def estimator(self, name: str | None = None, num_probes: int | None = None) -> tuple[str, Any]:
         """The name and the estimator of an evaluation, see `tf_resflow.models.evaluation_estimator`."""
-        flow, space = self.model.flow, self.model.data_space
-        return evaluation_estimator(
-            self.config, flow, space.event_shape, dequantizer=space.dequantizer, name=name, num_probes=num_probes
-        )
+        space = self.model.data_space
+        options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
+        return evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the config, what is known of the data, the result and the weights as one .zip file.
 
-        `load` and the commands accept the file instead of the directory. The file has no state of the optimizer, so
-        training cannot continue from it, and no folders of the data. It does have the names of the data files and
-        of the columns of a table, and the levels of its categories.
+        `load` and the commands accept the file instead of the directory. Training cannot continue from it. It has
+        no folders of the data, but their file names, the columns of a table and the levels of its categories.
         """
         check_output_path(path, [".zip"])
         config = copy.deepcopy(self.config)
@@ -116,13 +109,6 @@ def load(workdir: str | os.PathLike[str]) -> Run:
       workdir: directory of a run of `resflow-train`; a file that the `save` of a loaded run wrote; or the name of a
         pretrained model, "digits", "mnist" or "pinwheel", if there is no such directory. "pretrained:digits" is
         always the model.
-
-    Returns:
-      A `Run`.
-
-    Raises:
-      ValueError: when the directory has no config, no checkpoint, or one of another model; or when the file of a
-        pretrained model is missing, or is not that of this version.
     """
     if workdir in MODELS and not pathlib.Path(workdir).exists():
         workdir = f"{PRETRAINED}{workdir}"

@@ -13,30 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import logging
 
-from tf_resflow.config_fields import suggest
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.plurals import counted
 from tf_resflow.training.config import default_config, flat_fields, validate_config
-from tf_resflow.training.metrics import read_metrics
 from tf_resflow.writing import locked, unwritable_told, whole_file
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from tf_resflow.data import Dataset
-
-__all__ = [
-    "PRETRAINED",
-    "Workdir",
-    "missing_file",
-    "newest_first",
-    "none_readable",
-    "read_json",
-    "write_json",
-    "write_text",
-]
 
 PRETRAINED = "pretrained:"  # before the name of a released model, in the place of a workdir
 
@@ -57,19 +43,13 @@ _FREE = (
 
 _ABSOLUTE = "absolute_paths"  # in config.json, beside the sections of the config
 _OBSOLETE = ("data.categories", "data.ordered")  # fields that are empty in the pretrained models
-_REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
+REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
 class Workdir:
     """The files of a run.
 
     The directory belongs to a run from its first checkpoint on: until then another may take its place.
-
-    - `config.json`: the config, and the absolute paths of its data as "absolute_paths"
-    - `data.json`: a `DataInfo`
-    - `checkpoints/`, with `best/` in it if the config keeps the best one
-    - `metrics.jsonl`, `events/` (TensorBoard), `figures/`, `result.json`
-    - `lock`, which its trainer holds
 
     Args:
       path: the directory.
@@ -98,11 +78,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory, and keeps other trainers out of it until the context or the process ends.
-
-        Only the chief of several workers takes the lock. Raises ValueError if another process trains there, and
-        OSError if the directory cannot be written.
-        """
+        """Makes the directory, and keeps other trainers out of it until the context or the process ends."""
         if not self.is_chief:
             yield
             return
@@ -117,10 +93,9 @@ class Workdir:
                 logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error)
             if not is_free:
                 file.seek(0)
-                trainer = file.read().strip() or "a process that just began"
                 raise ValueError(
-                    f"Another trainer is at work in {self.path}: {trainer}. Wait until it ends, stop it, or "
-                    "choose another --workdir."
+                    f"Another trainer is at work in {self.path}: {file.read().strip()}. Wait until it ends, stop "
+                    "it, or choose another --workdir."
                 )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -133,7 +108,7 @@ class Workdir:
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
                 self.checkpoints.mkdir(exist_ok=True)
-                tempfile.TemporaryFile(dir=self.checkpoints).close()
+                tempfile.TemporaryFile(dir=self.checkpoints).close()  # raises if no file can be written
         if self.is_chief:
             self.describe(config, dataset, _places(config))
 
@@ -146,19 +121,15 @@ class Workdir:
         """Returns the config of the run; raises ValueError if there is none, or for unknown fields or values."""
         if not self.config.exists():
             raise ValueError(
-                f"{self.source} is not the workdir of a run: it has no config.json. Give the "
-                "--workdir that resflow-train was run with."
+                f"{self.source} is not the workdir of a run: it has no config.json. Give that of resflow-train."
             )
         config, stored = default_config(), read_json(self.config)
         stored.pop(_ABSOLUTE, None)
         fields = {key: value for key, value in flat_fields(stored).items() if key not in _OBSOLETE}
-        known = flat_fields(config)
         try:
-            if unknown := sorted(fields.keys() - known.keys()):
-                raise ValueError(f"it has the unknown key {unknown[0]!r}; {suggest(unknown[0], known)}")
             config.update_from_flattened_dict(fields)
             validate_config(config)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.source}: config.json is not a config of this version: {error} Restore the file from a "
                 "backup, or use the version that wrote it."
@@ -169,32 +140,27 @@ class Workdir:
         """Returns the config of the run with the paths of its data: as given, or else as in training.
 
         Files of other splits are also looked for beside `data_path`.
-
-        Raises:
-          ValueError: when there is no run, or its files are not there.
         """
         config, absolute = self.read_config(), self._absolute_places()
         given = {"data_dir": data_dir, "path": data_path}
         for place in PLACES:
-            stored, paths = config.data[place], [given.get(place)]
-            if given.get(place) is None:
-                paths = [absolute.get(f"data.{place}"), stored]
-                if data_path and stored and place != "data_dir":
-                    paths.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
+            stored = config.data[place]
+            paths = [given[place]] if given.get(place) else [absolute.get(f"data.{place}"), stored]
+            if data_path and stored and place not in given:
+                paths.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
             named = [path for path in paths if path]
             found = [path for path in named if pathlib.Path(path).expanduser().exists()]
             if named and not found and place != "data_dir":
                 raise ValueError(
-                    f"The data of the run in {self.source} are not at {named[-1]} (looked for "
-                    f"{' and '.join(dict.fromkeys(map(_absolute, named)))}). If they have moved, give their new "
-                    "path by --data_path."
+                    f"The data of the run in {self.source} are not at {' or '.join(map(_absolute, named))}. Give "
+                    "their new path by --data_path."
                 )
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
     def check_data(self, dataset: "Dataset") -> None:
         """Raises ValueError if the directory belongs to a run with other data."""
-        if not (self.data.exists() and self.is_begun()):
+        if not self.is_begun():
             return
         now, before = _data_info(dataset), _data_info(self.read_data())
         for key in sorted(now.keys() - {"name"}):
@@ -203,8 +169,8 @@ class Workdir:
             if not _is_same(key, before, now):
                 raise ValueError(
                     f"The data {dataset.name!r} are not those that the run in {self.source} was begun with: "
-                    f"their {key} was {_short(before[key])}, but now it is {_short(now[key])}. Restore them, or "
-                    "train on these in another --workdir."
+                    f"their {key} was {before[key]!s:.80}, but now it is {now[key]!s:.80}. Restore them, or train "
+                    "on these in another --workdir."
                 )
 
     def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
@@ -220,32 +186,26 @@ class Workdir:
 
     def read_data(self) -> DataInfo:
         """Returns what the model of the run must know of its data."""
-        if not self.data.exists():
-            raise ValueError(f"{self.source} has no data.json: resflow-train has not begun to train there.")
         info = read_json(self.data)
-        try:
-            for field in ("mean", "std", "condition_mean", "condition_std"):
-                info[field] = None if info.get(field) is None else np.asarray(info[field], np.float32)
-            for field in ("columns", "condition_columns"):
-                info[field] = None if info.get(field) is None else tuple(info[field])
-            for field in ("codes", "condition_codes"):
-                info[field] = None if info.get(field) is None else ColumnCodes.from_json(info[field])
-            return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self.source}: data.json does not describe data ({type(error).__name__}: {error}). Restore it "
-                "from a backup."
-            ) from None
+        for field in ("mean", "std", "condition_mean", "condition_std"):
+            info[field] = None if info.get(field) is None else np.asarray(info[field], np.float32)
+        for field in ("columns", "condition_columns"):
+            info[field] = None if info.get(field) is None else tuple(info[field])
+        for field in ("codes", "condition_codes"):
+            info[field] = None if info.get(field) is None else ColumnCodes.from_json(info[field])
+        return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
 
     def check_config(self, config: "ConfigDict") -> None:
-        """Raises ValueError if the directory belongs to a run of another config, or one that has lost its state.
+        """Raises ValueError if the directory belongs to a run of another config, or a run without its files.
 
         Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
         learning rate does not depend on it.
         """
-        self._check_state()
-        if not self.config.exists() or not self.is_begun():
+        if not self.is_begun():
             return
+        for path in (self.config, self.data):
+            if not path.exists():
+                raise ValueError(f"{path} is missing beside the checkpoints of a run. {REMEDY}")
         old = flat_fields(_plain(self.read_config().to_dict()))
         new = flat_fields(_plain(config.to_dict()))
         places, places_before = _places(config), self._absolute_places()
@@ -263,9 +223,8 @@ class Workdir:
             )
 
     def is_begun(self) -> bool:
-        """Whether a run has saved a checkpoint here, even if the checkpoint was lost since."""
-        first = _first_checkpoint(self.read_config()) if self.config.exists() else 0
-        return bool(newest_first(self.checkpoints)) or self._is_done() or self._last_step() > first
+        """Whether a run has saved a checkpoint here."""
+        return bool(newest_first(self.checkpoints))
 
     def check_empty(self) -> None:
         """Raises ValueError unless the directory is empty, or can be made."""
@@ -276,51 +235,17 @@ class Workdir:
 
     def check_trained(self) -> None:
         """Raises ValueError if there is no checkpoint of a run."""
-        if not newest_first(self.checkpoints):
-            raise ValueError(
-                f"{self.path} has no checkpoint yet. Let resflow-train run until its first one "
-                f"(after {counted(_first_checkpoint(self.read_config()), 'step')}, and when it is interrupted)."
-            )
-
-    def _check_state(self):
-        """Raises ValueError if a run was begun in the directory, and files that it continues from are missing.
-
-        A run that was killed before its first checkpoint starts again, with the same steps.
-        """
-        paths, last = newest_first(self.checkpoints), self._last_step()
-        if not (paths or last or self._is_done()):
-            return
-        for path in (self.config, self.data):
-            if not path.exists():
-                raise ValueError(f"{path} is missing beside the checkpoints or metrics of a run. {_REMEDY}")
-        if paths and all(map(missing_file, paths)):
-            raise none_readable(paths, missing_file(paths[0]))
-        if not paths and self.is_begun():
-            raise ValueError(
-                f"{self.path} has metrics up to step {last}, but {self.checkpoints} is empty. {_REMEDY}"
-            )
-        if not paths:
-            logging.warning("%s has no checkpoint: the run was stopped before, and starts again.", self.path)
+        if not self.is_begun():
+            raise ValueError(f"{self.path} has no checkpoint yet. Let resflow-train run until it saves one.")
 
     def _absolute_places(self):
         return read_json(self.config).get(_ABSOLUTE, {})
 
-    def _is_done(self):
-        return (self.path / "result.json").exists()
-
-    def _last_step(self):
-        return max((line["step"] for line in read_metrics(self.path)), default=0)
-
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file in one piece: a reader sees the old file or the new one."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file in one piece."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -337,8 +262,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def newest_first(directory: pathlib.Path) -> list[str]:
     """The paths of the checkpoints in a directory, found without TensorFlow.
 
-    A checkpoint has an index, which is written after its data, or is in TensorFlow's list, which is written last. A
-    checkpoint in the list without an index has lost it. Data alone are the remains of a save that was cut short.
+    A checkpoint has an index, or it is in TensorFlow's list and has lost its index. Data alone are the remains of a
+    save that was cut short.
     """
     names = [path.stem for path in directory.glob("*.index")]
     if (directory / "checkpoint").is_file():
@@ -346,29 +271,6 @@ def newest_first(directory: pathlib.Path) -> list[str]:
         names += re.findall(r'(ckpt-\d+)"', content)
     steps = {int(name[5:]) for name in names if re.fullmatch(r"ckpt-\d+", name)}
     return [str(directory / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
-
-
-def missing_file(path: str) -> str:
-    """The message about the missing file of a checkpoint; empty if there is none."""
-    directory, name = pathlib.Path(path).parent, pathlib.Path(path).name
-    if not pathlib.Path(f"{path}.index").exists():
-        return f"{path}.index is missing"
-    return "" if list(directory.glob(f"{name}.data-*")) else f"{path}.data-00000-of-00001 is missing"
-
-
-def none_readable(paths: list[str], reason: str) -> ValueError:
-    """The error when no checkpoint can be read, for the reason of the newest."""
-    return ValueError(
-        f"None of the checkpoints in {pathlib.Path(paths[0]).parent} can be read ({len(paths)} found): {reason}. "
-        f"{_REMEDY}"
-    )
-
-
-def _first_checkpoint(config):
-    """The step after which a run saves its first checkpoint: before the first score, if one can be the best."""
-    train = config.train
-    chooses = train.keep_best or train.patience > 0
-    return min(train.steps, train.checkpoint_every, train.eval_every if chooses else train.steps)
 
 
 def _data_info(dataset):
@@ -382,15 +284,11 @@ def _as_json(value):
 
 def _is_same(key, before, now):
     """Whether the values of a key are equal; statistics up to the rounding of sums."""
-    if before[key] == now[key] or not key.endswith(("mean", "std")) or None in (before[key], now[key]):
+    is_statistic = key.endswith(("mean", "std")) and None not in (before[key], now[key])
+    if not is_statistic or len(before[key]) != len(now[key]):
         return before[key] == now[key]
     tolerance = 1e-5 * np.asarray(now[key.replace("mean", "std")])
-    same_size = len(before[key]) == len(now[key])
-    return same_size and np.allclose(before[key], now[key], rtol=1e-5, atol=tolerance)
-
-
-def _short(value):
-    return np.array2string(np.asarray(value), precision=4, threshold=6) if isinstance(value, list) else repr(value)
+    return np.allclose(before[key], now[key], rtol=1e-5, atol=tolerance)
 
 
 def _absolute(path):
