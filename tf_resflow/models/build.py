@@ -63,14 +63,10 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     noise = None
     if settings.dequantization == "variational":
         sizes = settings.dequantization_blocks, settings.dequantization_width
-        log_det = build_estimator(settings.estimator.train, per_example=False)
-        noise = FlowDequantizer(shape, *sizes, log_det_estimator=log_det, seed=config.seed)
-    _, evaluation_log_det_estimator = evaluation_estimator(config, flow, shape, dequantizer=noise)
-    options = {
-        "levels": dataset.levels,
-        "evaluation_log_det_estimator": evaluation_log_det_estimator,
-        "seed": config.seed,
-    }
+        estimator = build_estimator(settings.estimator.train, per_example=False)
+        noise = FlowDequantizer(shape, *sizes, log_det_estimator=estimator, seed=config.seed)
+    _, estimator = evaluation_estimator(config, flow, shape, dequantizer=noise)
+    options = {"levels": dataset.levels, "evaluation_log_det_estimator": estimator, "seed": config.seed}
     if config.task == "density":
         cells = None if dataset.codes is None else dataset.codes.cells
         return FlowModel(flow, shape, dequantizer=noise, cells=cells, **condition, **options)

@@ -122,23 +122,18 @@ class NoiseConditionedDensity:
         def add_loss(epoch, logs):
             logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
 
-        stop = keras.callbacks.EarlyStopping(
-            patience=max(4, math.ceil(_PATIENCE * epochs)), restore_best_weights=True
-        )
+        patience = max(4, math.ceil(_PATIENCE * epochs))
+        stop = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=add_loss), stop]
         with self._lock:
             self._reset(seed, epochs * _ROUND)
             if whiten:
                 covariance = np.atleast_2d(np.cov(x.numpy().T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
                 self._whiten.assign(np.zeros(self.size), covariance)
             self._model.initialize(x, seed, condition=condition)
-            self._model.fit(
-                _noisy_batches(rows, epochs * _ROUND, rng),
-                steps_per_epoch=_ROUND,
-                epochs=epochs,
-                callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=add_loss), stop],
-                verbose=verbose,
-                shuffle=False,
-            )
+            batches = _noisy_batches(rows, epochs * _ROUND, rng)
+            options = {"steps_per_epoch": _ROUND, "epochs": epochs, "verbose": verbose, "shuffle": False}
+            self._model.fit(batches, callbacks=callbacks, **options)
             statistics = {key: variable.numpy() for key, variable in self._whiten.statistics.items()}
             return Weights(self._model.get_weights(), statistics)
 
@@ -202,10 +197,6 @@ def _coded(condition, noise):
     return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
 
 
-def _level(code):
-    return LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
-
-
 def _noisy_copies(rows, num, rng):
     """`num` vectors with noise, and their conditions."""
     return _noisy(_tensors(rows), _drawn(rows, num, rng), _seed(rng))
@@ -245,7 +236,8 @@ def _noisy(tensors, places, seed):
     seeds = tf.unstack(split_seed(seed, 3))
     x = tf.gather(values, places)
     code = tf.random.stateless_uniform([x.shape[0], 1], seeds[0], -1.0, 1.0)
+    level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
     noise = tf.random.stateless_normal(x.shape, seeds[1])
     cells = tf.gather(widths, places) * tf.random.stateless_uniform(x.shape, seeds[2])
-    x = tf.where(tf.math.is_nan(x), noise, x + cells + _level(code) * noise)
+    x = tf.where(tf.math.is_nan(x), noise, x + cells + level * noise)
     return x, tf.concat([code, tf.gather(condition, places)], axis=1)
