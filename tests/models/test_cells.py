@@ -159,14 +159,6 @@ def test_noise_is_uniform_in_the_cells(model):
     np.testing.assert_allclose(u.var(0), 1 / 12, atol=0.01)
 
 
-def test_samples_are_in_the_table(model):
-    """In the middle of cells, those of the table; the real number is anything."""
-    x = model.sample(200, seed=0).numpy()
-    assert set(x[:, 0]) <= {0, 1, 2} and set(x[:, 1]) <= {-1, -0.5, 0, 0.5} and len(set(x[:, 2])) == 200
-    rows = np.array([[1, 0.5, 0.25], [0, -1, 2.0]], np.float32)
-    np.testing.assert_allclose(model.decode(model.encode(rows)), rows, atol=1e-5)
-
-
 def test_the_score_of_a_row_does_not_depend_on_the_others(model):
     x = np.random.default_rng(0).uniform(size=[40, 3]).astype(np.float32) * 2
     scores = LogLikelihood(model).score_examples

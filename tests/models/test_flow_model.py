@@ -8,8 +8,6 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 import tf_resflow as resflow
-from tf_resflow.bijectors.flow import residual_blocks
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer
 from tf_resflow.models.flow_model import sample_latent
 
 tfb = tfp.bijectors
@@ -205,24 +203,6 @@ def test_images_in_float64(images):
     samples = model.sample(5, seed=1)
     assert (samples.shape, samples.dtype) == ([5, 2, 4, 1], tf.uint8) and np.max(samples) <= 16
     np.testing.assert_array_equal(samples, model.sample(5, seed=1))
-
-
-def test_build_model(monkeypatch):
-    monkeypatch.setattr(LipschitzLayer, "_new_vector", lambda layer: None)  # no search for norms
-    config = resflow.training.default_config()
-    config.seed = 3
-    config.model.update(num_blocks=(1, 1), width=4, fc_width=4, num_fc_blocks=1)
-    statistics = {"mean": np.array([0.5]), "std": np.array([0.2])}
-    dataset = resflow.data.Dataset.from_arrays(
-        "demo", {"train": np.zeros([8, 4, 6, 1], "uint8")}, levels=4, **statistics
-    )
-    model = resflow.models.build_model(config, dataset)
-    found = (model.data_space.event_shape, model.data_space.levels, model.data_space.num_dimensions, model.seed)
-    assert found == ((4, 6, 1), 4, 24, 3)
-    np.testing.assert_allclose(model.flow.bijectors[0].forward([[[0.7]]]), [[[1.0]]], rtol=1e-6)
-    (estimator,) = {b.log_det_estimator for b in residual_blocks(model._evaluation_distribution)}
-    assert isinstance(estimator, resflow.logdet.AdaptiveRoulette)
-    assert (estimator.rtol, estimator.per_example) == (0.01, True)
 
 
 def test_wrong_arguments(model, images, tmp_path, refused):
