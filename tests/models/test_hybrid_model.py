@@ -22,8 +22,7 @@ def make_model(density_weight=1.0, levels=None, log_det_estimator=EXACT, dtype="
     options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "inv_1x1_conv": True}
     options |= {"block": flows.residual_image_block(log_det_estimator=log_det_estimator), "kernels": (3, 1)}
     flow = flows.image_flow(SHAPE, (1, 1), 4, dtype=dtype, **options)
-    shapes = flow.feature_shapes(SHAPE)
-    classifier = flows.multiscale_classifier(shapes, 3, num_features=4, dtype=dtype)
+    classifier = flows.multiscale_classifier(flow.feature_shapes(SHAPE), 3, num_features=4, dtype=dtype)
     options = {"levels": levels, "density_weight": density_weight}
     options["evaluation_log_det_estimator"] = log_det_estimator
     model = resflow.HybridModel(flow, classifier, SHAPE, **options)
@@ -31,13 +30,10 @@ def make_model(density_weight=1.0, levels=None, log_det_estimator=EXACT, dtype="
     return model
 
 
-def images(num=8, levels=None, seed=0):
-    """Images of three classes, brighter at the left, at the right, or nowhere."""
-    random = np.random.default_rng(seed)
-    labels = random.integers(3, size=num)
-    brightness = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [0.4, 0.4, 0.4, 0.4]])[labels]
-    x = 0.2 + 0.6 * brightness[:, None, :, None] + 0.1 * random.normal(size=[num, *SHAPE])
-    x = np.clip(x, 0.0, 0.999)
+def images(num=8, levels=None):
+    """Images, and labels of three classes."""
+    random = np.random.default_rng(0)
+    x, labels = random.uniform(size=[num, *SHAPE]), random.integers(3, size=num)
     return (x.astype("float32") if levels is None else np.floor(x * levels).astype("uint8")), labels
 
 

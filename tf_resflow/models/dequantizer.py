@@ -56,7 +56,6 @@ class FlowDequantizer(keras.layers.Layer):
       log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
       seed: `int`, seed of the parameters.
       dtype: dtype policy, see `tf_resflow.flows.image_flow`; nothing computes in 16 bits.
-      name: `str`.
 
     Attributes:
       flow: the flow f.

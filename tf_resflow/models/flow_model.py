@@ -48,9 +48,6 @@ class FlowModel(KerasTraining):
     A conditional model is the density of x given a condition c of each example. The networks of its flow take c.
     They are Lipschitz only in x, so c changes neither invertibility nor certificates.
 
-    `prepare` takes data to the input space of the flow (by dequantization); `encode` and `decode` take data to
-    latents (without randomness) and back. `tf_resflow.evaluation` estimates log-likelihoods with standard errors.
-
     Saving: `save_weights` and `tf.train.Checkpoint`. The architecture is Python code, so `.keras` files cannot hold
     it, and `ModelCheckpoint` needs `save_weights_only=True`. The statistics that standardize data are saved with
     the weights. So are the settings of all layers and bijectors: loading the weights of another model is an error
@@ -76,10 +73,8 @@ class FlowModel(KerasTraining):
       evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation, which is
         exact for small events.
       seed: `int`. With the number of steps taken, it determines the seed of each step of `fit`.
-      name: `str`.
 
     Attributes:
-      flow: the flow.
       data_space: the `DataSpace`: `event_shape`, `levels`, units, and the way from data to the flow and back.
       condition: the `Condition`, which is false without a condition.
       evaluation_log_det_estimator: the estimator for evaluation.
@@ -209,7 +204,7 @@ class FlowModel(KerasTraining):
         condition: TensorLike | None = None,
         precise: bool = False,
     ) -> tf.Tensor:
-        """Draws examples.
+        """Draws examples `[num, *event_shape]`: uint8 for integer data, floats otherwise.
 
         Args:
           num: number of examples.
@@ -217,9 +212,6 @@ class FlowModel(KerasTraining):
           temperature: factor of the latent's deviation from its mean.
           condition: condition of a conditional model: one for each example, or one for all.
           precise: as for `decode`.
-
-        Returns:
-          `[num, *event_shape]`: uint8 for integer data, floats otherwise.
         """
         z = sample_latent(self.distribution.distribution, num, seed, temperature)
         return self.decode(z, condition=condition, precise=precise)

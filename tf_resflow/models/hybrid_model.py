@@ -51,24 +51,15 @@ class HybridModel(KerasTraining):
     # (32, 10)
     ```
 
-    Save it like a `FlowModel`.
+    Save it like a `FlowModel`, which describes the other arguments.
 
     Args:
-      flow: `Flow` or `MultiscaleFlow`, data to latent.
       classifier: built `keras.Model` from the list of the flow's features to logits, such as
         `tf_resflow.flows.multiscale_classifier`.
-      event_shape: as of `FlowModel`.
-      levels: as of `FlowModel`.
       density_weight: at least 0.
-      base: as of `FlowModel`.
-      evaluation_log_det_estimator: as of `FlowModel`.
-      seed: as of `FlowModel`.
-      name: `str`.
 
     Attributes:
-      flow: the flow.
       density: a `FlowModel` of the same flow, for samples and likelihoods. With a weight of 0 it is not trained.
-      classifier: the classifier.
       data_space: the `DataSpace` of `density`.
 
     References:

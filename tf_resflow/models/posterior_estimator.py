@@ -74,10 +74,8 @@ class PosteriorEstimator:
       hidden: widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
       seed: `int`, seed of the initial weights and of `fit`.
-      name: `str`.
 
     Attributes:
-      prior: as given.
       model: the `FlowModel` of the vectors given the observation. Its `save_weights` and `load_weights` save the
         estimator.
 

@@ -22,8 +22,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
 
     Args:
       model: a compiled `FlowModel` or `HybridModel`.
-      batch: this replica's batch: examples `[batch, *event_shape]`, in a pair with the conditions of a conditional
-        model or the labels of a `HybridModel`.
+      batch: this replica's batch, as of the `example_losses` of the model.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
       weights: `[batch]`, weights of the examples in the objective; by default 1.
 
@@ -34,8 +33,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
 
     Raises:
       tf.errors.InvalidArgumentError: if the loss or the gradient is NaN or infinite; then no variable has changed.
-        A step compiled with XLA cannot raise. It changes no variable either, and its losses or "gradient_norm" show
-        the failure (`assert_finite`).
+        A step compiled with XLA cannot raise: its losses or "gradient_norm" show the failure.
     """
     means, gradients = loss_and_gradients(model, batch, seed, weights)
     loss = means[model.objective]
