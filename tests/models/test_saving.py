@@ -92,7 +92,7 @@ def student(df):
 STATISTICS = {"mean": [1.0, 2.0], "std": [3.0, 4.0]}
 # A function, two of its arguments that make models with one different setting, and what the error says.
 PAIRS = {
-    "coefficient": (vector, {"coefficient": 0.9}, {"coefficient": 0.5}, r"block0/.*\(LipschitzDense\): coefficient is 0.9 in"),
+    "coefficient": (vector, {"coefficient": 0.9}, {"coefficient": 0.5}, r"block0/.*Dense\): coefficient is 0.9 in"),
     "norms": (vector, {"norms": [1.0] * 3}, {"norms": [np.inf] * 3}, "domain is 1.0"),
     "block": (vector, {}, {"block": bijectors.MonotoneBlock}, "block0: type is 'ResidualBlock'"),
     "standardization": (vector, STATISTICS, {}, r"normalize \(Normalize\) is only in the file"),

@@ -39,8 +39,8 @@ class Condition(tf.Module):
         is_ambiguous = shape is not None and num_classes is not None
         if is_ambiguous or (shape is None and is_of_numbers) or len(statistics) == 1:
             raise ValueError(
-                "Give condition_shape= if the condition is real numbers, perhaps with condition_network= and with "
-                "both condition_mean= and condition_std=, or num_classes= alone if it is a label."
+                "Give condition_shape= if the condition is real numbers, perhaps with both condition_mean= and "
+                "condition_std=, or num_classes= alone if it is a label."
             )
         if std is not None and not np.all(np.asarray(std) > 0):
             raise ValueError("condition_std must be positive: leave out conditions that are constant.")
@@ -102,10 +102,7 @@ class Condition(tf.Module):
 
     def _check_given(self, condition):
         if self and condition is None:
-            raise ValueError(
-                f"The model is conditional: give condition=, or fit(x, condition), for each example "
-                f"{self.description}."
-            )
+            raise ValueError(f"The model is conditional: give condition=, for each example {self.description}.")
         if condition is not None and not self:
             raise ValueError("The model has no condition: leave out condition=.")
 
@@ -120,8 +117,8 @@ class Condition(tf.Module):
         fits = any(values.shape.is_compatible_with(shape) for shape in (self.shape, (None, *self.shape)))
         if not fits or not (values.dtype.is_integer or (self.num_classes is None and values.dtype.is_floating)):
             raise ValueError(
-                f"The condition of an example is {self.description}: give an array of shape "
-                f"{['batch', *self.shape]}; got {values.dtype.name} of shape {values.shape}."
+                f"Expected a batch of conditions, for each example {self.description}; got {values.dtype.name} of "
+                f"shape {values.shape}."
             )
         values = values[tf.newaxis] if values.shape.rank == len(self.shape) else values
         if self.num_classes is not None:

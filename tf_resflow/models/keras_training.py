@@ -136,10 +136,7 @@ class KerasTraining(SavedSettings, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Raises NotImplementedError: the architecture is Python code."""
-        raise NotImplementedError(
-            f"The architecture of a {type(self).__name__} is Python code: use save_weights, or "
-            "ModelCheckpoint(..., save_weights_only=True)."
-        )
+        raise NotImplementedError(f"The architecture of a {type(self).__name__} is Python code: use save_weights.")
 
     def _arrays(self, x, y, sample_weight):
         """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y, so y becomes zeros."""

@@ -264,8 +264,7 @@ class PosteriorEstimator:
         shapes = [part.shape for part in tf.nest.flatten(theta)]
         if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
             raise ValueError(
-                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}, for "
-                f"{num} observations; got the shapes {shapes}."
+                f"theta must be parameters [num, *event_shape] for {num} observations; got the shapes {shapes}."
             )
         z = theta
         for bijector in reversed(self._into_events):
@@ -288,10 +287,7 @@ class PosteriorEstimator:
             raise ValueError(f"x has observations of shape {shape}, which may follow a batch axis; got {x.shape}.")
         finite = np.abs(x) <= self.model.distribution.dtype.max
         if bad := np.count_nonzero(~finite.all(axis=tuple(range(rank, x.ndim)))):
-            raise ValueError(
-                f"{bad} observations are NaN or infinite. If these simulations failed, leave them out with their "
-                "parameters: q becomes the posterior given that a simulation does not fail."
-            )
+            raise ValueError(f"{bad} observations are NaN or infinite: leave them out with their parameters.")
         return x
 
 
