@@ -25,6 +25,10 @@ def check_dataset(config: "ConfigDict", dataset: Any) -> None:
             f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has the shape "
             f"{dataset.event_shape}: set it to {kind!r}."
         )
+    if config.model.dequantization == "variational" and dataset.levels is None:
+        raise ValueError(
+            f"config.model.dequantization is 'variational', but the data of {dataset.name!r} are continuous."
+        )
     if dataset.num_classes is None and (config.task == "hybrid" or config.model.condition == "label"):
         field = "config.task is 'hybrid'" if config.task == "hybrid" else "config.model.condition is 'label'"
         raise ValueError(f"{field}, but {dataset.name!r} has no labels: choose a data set with labels.")
