@@ -154,8 +154,7 @@ class PosteriorEstimator:
           verbose: as of `keras.Model.fit`.
 
         Returns:
-          The history of the training that is best on the held-out pairs. If the weights before it are better
-          still, they stay.
+          The history of the training that is best on the held-out pairs.
         """
         x = self._observations(x, extra_ranks=(1,))
         theta = self._vectors(theta, len(x))
