@@ -44,8 +44,7 @@ def test_fits_that_share_graphs_do_not_see_each_other(shared):
     scores = shared.log_prob(first, rows(9), 0.1)
     other = train(shared, 7, steps=60)
     assert np.abs(shared.log_prob(other, rows(9), 0.1) - scores).max() > 0.01
-    again = train(shared, 4)
-    for weights in (first, again):
+    for weights in (first, train(shared, 4)):
         for value, expected in zip(values(weights), values(alone), strict=True):
             np.testing.assert_array_equal(value, expected)
     np.testing.assert_array_equal(shared.log_prob(first, rows(9), 0.1), scores)
@@ -87,7 +86,7 @@ def test_samples_are_those_of_the_density(shared):
 
 
 def test_missing_values_are_standard_normal(shared):
-    """If all rows miss the first coordinate, its density is about the standard normal one, whatever the noise."""
+    """If all rows miss the first coordinate, its density is about the standard normal one."""
     x = rows(4)
     x.values[:, 0] = np.nan
     x = x._replace(widths=np.zeros_like(x.values))

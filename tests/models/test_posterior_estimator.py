@@ -17,48 +17,43 @@ NORMAL = tfd.MultivariateNormalDiag(tf.zeros(2))
 SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
 
 
-def set_gaussian(estimator):
-    """Makes z = A (theta' - x) standard normal, for standardized x and unbounded parameters theta'."""
-    matrix = np.array([[2.0, 0.0], [-0.5, 1.5]])
-    _, affine, blocks = estimator.model.flow.bijectors
-    for variable in blocks.trainable_variables:
-        variable.assign(tf.zeros_like(variable))
-    (dense,) = affine.network.layers
-    entries = tfp.math.fill_triangular_inverse(matrix - np.diag(np.diag(matrix)) + np.diag(np.log(np.diag(matrix))))
-    dense.kernel.assign(np.concatenate([-matrix.T, np.zeros([2, 3])], axis=1))
-    dense.bias.assign(np.concatenate([np.zeros(2), entries]))
-    return np.linalg.inv(matrix.T @ matrix)
-
-
 @pytest.fixture(scope="module")
 def gaussian():
-    """An estimator with a box as its prior, and the covariance of the unbounded parameters."""
+    """An estimator for a box by which A (theta' - x) is standard normal, and the covariance of theta'.
+
+    Here x is standardized, and theta' are the unbounded parameters.
+    """
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     estimator = resflow.PosteriorEstimator(BOX, [2], summary=identity, **SMALL)
     estimator.model.condition.statistics["mean"].assign([1.0, -1.0])
     estimator.model.condition.statistics["std"].assign([2.0, 0.5])
-    return estimator, set_gaussian(estimator)
+    _, affine, blocks = estimator.model.flow.bijectors
+    for variable in blocks.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    (dense,) = affine.network.layers
+    matrix, of_logs = np.array([[2.0, 0.0], [-0.5, 1.5]]), np.array([[np.log(2.0), 0.0], [-0.5, np.log(1.5)]])
+    dense.kernel.assign(np.concatenate([-matrix.T, np.zeros([2, 3])], axis=1))
+    dense.bias.assign(np.concatenate([np.zeros(2), tfp.math.fill_triangular_inverse(of_logs)]))
+    return estimator, np.linalg.inv(matrix.T @ matrix)
 
 
-@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("how", ["eager", "xla"])
 def test_density_of_parameters_in_a_box(gaussian, how):
     """The log-determinant of the logit of the box is in it, and each observation has its own density."""
     estimator, covariance = gaussian
     x = np.array([[1.5, -0.8], [0.3, -1.2], [2.0, -1.0]])
     theta = BOX.sample(3, seed=1).numpy()
     share = (theta - LOW) / (HIGH - LOW)
-    logit, log_slope = np.log(share / (1 - share)), -np.log((HIGH - LOW) * share * (1 - share)).sum(-1)
-    means = (x - [1.0, -1.0]) / [2.0, 0.5]
-    expected = log_slope + [
-        stats.multivariate_normal(mean, covariance).logpdf(z) for mean, z in zip(means, logit, strict=True)
-    ]
-    posteriors, one = estimator.posterior(x), estimator.posterior(x[1])
-    functions = [posteriors.log_prob, one.log_prob]
-    if how != "eager":
-        functions = [tf.function(call, autograph=False, jit_compile=how == "xla") for call in functions]
-    np.testing.assert_allclose(functions[0](theta), expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(functions[1](theta[1]), expected[1], rtol=1e-3, atol=1e-4)
-    assert (posteriors.batch_shape, one.batch_shape, one.event_shape) == ([3], [], [2])
+    z = special.logit(share) - (x - [1.0, -1.0]) / [2.0, 0.5]
+    log_slope = -np.log((HIGH - LOW) * share * (1 - share)).sum(-1)
+    expected = stats.multivariate_normal([0, 0], covariance).logpdf(z) + log_slope
+    for posterior, given, value in (
+        (estimator.posterior(x), theta, expected),
+        (estimator.posterior(x[1]), theta[1], expected[1]),
+    ):
+        log_prob = tf.function(posterior.log_prob, autograph=False, jit_compile=how == "xla")
+        log_prob = posterior.log_prob if how == "eager" else log_prob
+        np.testing.assert_allclose(log_prob(given), value, rtol=1e-3, atol=1e-4)
 
 
 def test_samples(gaussian):
@@ -67,18 +62,10 @@ def test_samples(gaussian):
     x = np.array([[1.5, -0.8], [0.3, -1.2]])
     draws = estimator.posterior(x).sample(4000, seed=3).numpy()
     assert draws.shape == (4000, 2, 2) and np.all((draws > LOW) & (draws < HIGH))
-    share = (draws - LOW) / (HIGH - LOW)
-    z = np.log(share / (1 - share)) - (x - [1.0, -1.0]) / [2.0, 0.5]
+    z = special.logit((draws - LOW) / (HIGH - LOW)) - (x - [1.0, -1.0]) / [2.0, 0.5]
     assert np.all(np.abs(z.mean(0)) < 5 * np.sqrt(np.diag(covariance) / 4000))
     products = z[..., :, np.newaxis] * z[..., np.newaxis, :]
     assert np.all(np.abs(products.mean(0) - covariance) < 5 * products.std(0) / np.sqrt(4000))
-
-
-def test_log_probs_of_samples_are_those_of_equal_values(gaussian):
-    """Whether TFP finds them in its cache or not."""
-    posterior = gaussian[0].posterior([1.5, -0.8])
-    draws, log_probs = posterior.experimental_sample_and_log_prob(50, seed=1)
-    np.testing.assert_allclose(posterior.log_prob(draws.numpy()), log_probs, rtol=1e-3, atol=1e-3)
 
 
 OFFSET = np.array([1e9, 0.0])  # of which float32 is 64 apart
@@ -100,15 +87,13 @@ def exact_log_prob(theta, x):
 @pytest.fixture(scope="module")
 def fitted():
     """Of 1,500 pairs of a linear simulator, by three trainings, beside the callbacks' record of epochs."""
-    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
-    epochs = []
+    estimator, epochs = resflow.PosteriorEstimator(NORMAL, [2], **SMALL), []
     callback = keras.callbacks.LambdaCallback(
         on_train_begin=lambda logs: epochs.append([]),
         on_epoch_end=lambda epoch, logs: epochs[-1].append(logs["val_loss"]),
     )
-    history = estimator.fit(
-        *simulated(1500, 0), epochs=6, weight_decays=[100.0, 0.0, 0.0], callbacks=[callback], verbose=0
-    )
+    options = {"weight_decays": [100.0, 0.0, 0.0], "callbacks": [callback], "verbose": 0}
+    history = estimator.fit(*simulated(1500, 0), epochs=6, **options)
     return estimator, history.history, epochs
 
 
@@ -172,21 +157,16 @@ def test_a_training_begins_at_a_linear_regression(num):
 
 def test_posterior_stays_as_it_was_and_weights_are_saved(fitted, tmp_path):
     estimator, theta, x = fitted[0], *simulated(5, 2)
-    posterior = estimator.posterior(x)
-    expected = posterior.log_prob(theta)
+    expected = estimator.posterior(x).log_prob(theta)
     estimator.model.save_weights(tmp_path / "a.weights.h5")
     other = resflow.PosteriorEstimator(NORMAL, [2], seed=1, **SMALL)
     assert np.max(np.abs(other.posterior(x).log_prob(theta) - expected)) > 0.1
     other.model.load_weights(tmp_path / "a.weights.h5")
     np.testing.assert_allclose(other.posterior(x).log_prob(theta), expected, rtol=1e-5)
-    before = posterior.log_prob(theta + 1e-7)
-    other.model.flow.bijectors[0].statistics["mean"].assign([1.0, 1.0])
-    moved = other.posterior(x)
-    assert np.max(np.abs(moved.log_prob(theta) - expected)) > 0.1
-    np.testing.assert_allclose(before, expected, rtol=1e-4)
-    wider = resflow.PosteriorEstimator(NORMAL, [2], num_blocks=1, hidden=(9,))
-    with pytest.raises(ValueError, match="The file is of another model"):
-        wider.model.load_weights(tmp_path / "a.weights.h5")
+    posterior = other.posterior(x)
+    other.model.set_weights([weight + 0.1 for weight in other.model.get_weights()])
+    assert np.max(np.abs(other.posterior(x).log_prob(theta) - expected)) > 0.1
+    np.testing.assert_allclose(posterior.log_prob(theta + 1e-7), expected, rtol=1e-4)
 
 
 def test_statistics_are_robust():
@@ -211,25 +191,20 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     )
     theta = prior.sample(64, seed=1)
     x = np.random.default_rng(0).normal(size=[64, 4, 4, 1])
-    without = {name: part for name, part in theta.items() if name != "b"}
-    layers = [keras.layers.Conv2D(2, 3), keras.layers.Flatten()]
-    summary = keras.Sequential([keras.Input([4, 4, 1]), *layers])
+    summary = keras.Sequential([keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
     estimator = resflow.PosteriorEstimator(prior, [4, 4, 1], summary=summary, **SMALL)
-    for wrong in (without, without | {"B": theta["b"]}):
-        refused("same (nested structure|keys|set of keys)|structure", estimator.fit, wrong, x)
-    start = [weight.numpy() for weight in summary.trainable_weights]
-    learned = []
-    record = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda *_: learned.append([weight.numpy() for weight in summary.trainable_weights])
-    )
+    without = {name: part for name, part in theta.items() if name != "b"}
+    refused("same (nested structure|keys|set of keys)|structure", estimator.fit, without, x)
+    start, learned = summary.get_weights(), []
+    record = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: learned.append(summary.get_weights()))
     estimator.fit(theta, x, epochs=2, batch_size=16, weight_decays=[0.0], callbacks=[record], verbose=0)
     assert all(np.any(value != s) for value, s in zip(learned[-1], start, strict=True))
-    start = [weight.numpy() for weight in estimator.model.trainable_weights]
+    start = estimator.model.get_weights()
     with monkeypatch.context() as patch:
         patch.setattr(estimator.model, "fit", lambda *args, **kwargs: None)
         estimator.fit(theta, 100 * x, verbose=0)  # goes on from there
-    for weight, value in zip(estimator.model.trainable_weights, start, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), value)
+    for weight, value in zip(estimator.model.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(weight, value)
     assert np.max(np.abs(estimator.model.condition.statistics["std"])) < 10
     draws = estimator.posterior(x[:3]).sample(5, seed=0)
     assert draws["a"].shape == (5, 3) and draws["b"].shape == (5, 3, 2)
@@ -238,8 +213,8 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     assert estimator.posterior(x[:3]).log_prob(draws).shape == (5, 3)
     off = tf.where(np.arange(64)[:, np.newaxis] < 2, 1.1 * theta["c"], theta["c"])
     infinite = tf.where(np.arange(64)[:, np.newaxis] == 2, np.inf, theta["e"])
-    with pytest.raises(ValueError, match="3 parameters are NaN or outside of the support"):
-        estimator.fit({**theta, "c": off, "e": infinite}, x)
+    message = "3 parameters are NaN or outside of the support"
+    refused(message, estimator.fit, {**theta, "c": off, "e": infinite}, x)
 
 
 def test_parameters_on_a_bound(gaussian):
@@ -273,18 +248,14 @@ def test_wrong_input(gaussian, refused):
     failed = x.copy()
     failed[[0, 1], [0, 1]] = np.nan, 1e39
     refused("1 parameters are NaN or outside of the support", fit, np.where(np.arange(30)[:, None], theta, 9), x)
-    for wrong in (theta[0], theta[:, :1], theta[:29]):
+    for wrong in (theta[:, :1], theta[:29]):
         refused("theta must be parameters \\[num, \\*event_shape\\].* 30 observations", fit, wrong, x)
     refused("2 observations are NaN or infinite.*leave them out", fit, theta, failed)
     refused("observations of shape \\(2,\\).*got \\(30, 3\\)", fit, theta, np.ones([30, 3]))
     refused("validation_fraction=0.0 of 30", fit, theta, x, validation_fraction=0.0)
     refused("observations of shape \\(2,\\).*got \\(1, 1, 2\\)", gaussian[0].posterior, x[None, :1])
-    flat = keras.Sequential([keras.Input([4, 3]), keras.layers.Dense(2)])
-    double = keras.Sequential([keras.Input([12], dtype="float64"), keras.layers.Dense(2, dtype="float64")])
-    for message, prior, shape, options in [
-        ("one distribution.*got the batch shape \\(2,\\)", tfd.Uniform(LOW, HIGH), [2], {}),
-        ("real numbers of one dtype.*int32", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2), [2], {}),
-        ("summary must map observations \\[batch, 4, 3\\] to vectors", BOX, [4, 3], {"summary": flat}),
-        ("the dtype float32 of the prior; got .*float64", BOX, [12], {"summary": double}),
+    for message, prior in [
+        ("one distribution.*got the batch shape \\(2,\\)", tfd.Uniform(LOW, HIGH)),
+        ("real numbers of one dtype.*int32", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
     ]:
-        refused(message, resflow.PosteriorEstimator, prior, shape, **options)
+        refused(message, resflow.PosteriorEstimator, prior, [2])

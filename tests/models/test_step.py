@@ -10,7 +10,6 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import layers, models
 from tf_resflow.layers.operations import DenseOperation, FunctionOperation, Operation, SmoothOperation
-from tf_resflow.layers.program import read
 from tf_resflow.models.step import loss_and_gradients
 
 RATE = 0.1
@@ -42,23 +41,19 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
     orders, before = layers.norm_updates.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]
     slopes = []
     for order in orders:
-        theta, step = order.theta.numpy(), 1e-2
-        values = []
-        for shifted in (theta + step, theta - step):
+        theta, values = order.theta.numpy(), []
+        for shifted in (theta - 1e-2, theta + 1e-2, theta):
             order.theta.assign(shifted)
             layers.update_norms(model.flow, 1e-7, 1000)
             values.append(float(layers.mean_norm(model.flow)))
-        order.theta.assign(theta)
-        slopes.append((values[0] - values[1]) / (2 * step))
-    layers.update_norms(model.flow, 1e-7, 1000)
+        slopes.append((values[1] - values[0]) / 2e-2)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model.example_losses(data, seed=[0, 1], training=True)[model.objective])
     gradients = tape.gradient(loss, [w.value for w in model.trainable_weights])
     metrics = models.train_step(model, data, tf.constant([0, 1]))
-    np.testing.assert_allclose(metrics["nats"], loss, rtol=1e-6)
-    expected = 1 + 4 / (1 + np.exp([1.5, 1.0]))
-    found = [metrics[f"order_{name}"] for name in ("min", "mean", "max")]
-    np.testing.assert_allclose(found, [expected.min(), expected.mean(), expected.max()], rtol=1e-6)
+    values = 1 + 4 / (1 + np.exp([1.5, 1.0]))
+    expected = {"nats": loss, "order_min": min(values), "order_mean": np.mean(values), "order_max": max(values)}
+    np.testing.assert_allclose([metrics[name] for name in expected], [*expected.values()], rtol=1e-6)
     slopes = dict(zip([id(order.theta) for order in orders], slopes, strict=True))
     moved = 0
     for weight, value, gradient in zip(model.trainable_weights, before, gradients, strict=True):
@@ -111,8 +106,6 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
     assert {v.dtype for v in model.weights} == {"float32"} == {v.dtype for v in model.optimizer.variables[2:]}
     kinds = (DenseOperation, SmoothOperation, FunctionOperation)
     assert set(calls) == {(kind, dtype) for kind in kinds for dtype in ("bfloat16", "float32")}
-    for part in (block, coupling):
-        assert {step.operation.dtype for step in read(part.networks[0], training=True).steps} == {"bfloat16"}
     calls.clear()
     model.evaluate(x, verbose=0)
     model.sample(2, seed=0)
@@ -132,12 +125,6 @@ def test_a_step_to_nan_is_not_taken(data, compiled):
         step(model, tf.where(data > 1.0, math.nan, data), tf.constant([0, 2]))
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
-
-
-def test_xla_is_refused_where_it_cannot_compile(two_replicas):
-    with two_replicas.scope(), pytest.raises(ValueError, match="2 replicas on devices of the type CPU"):
-        model = resflow.FlowModel(resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])]), [2])
-        model.compile(optimizer="sgd", jit_compile=True)
 
 
 def test_old_values_are_selected_on_all_replicas(monkeypatch, data, two_replicas, stored_norms):

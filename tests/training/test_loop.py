@@ -358,7 +358,6 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_rep
         ({"model__condition": "label"}, {}, "'label', but '8gaussians' has no labels"),
         ({"model__dequantization": "variational"}, {}, "but the data of '8gaussians' are continuous"),
         ({"train__batch_size": 15}, {"strategy": two_replicas}, "train.batch_size is 15.*2 replicas"),
-        ({}, {"strategy": two_replicas, "jit": True}, "for one device or for GPUs.*Leave out jit"),
     ]
     for fields, options, message in wrong:
         with pytest.raises(ValueError, match=message):

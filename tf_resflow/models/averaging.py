@@ -9,8 +9,6 @@ from tf_resflow import layers
 from tf_resflow.private_api import moving_averages, set_average_rule
 from tf_resflow.progress import stage
 
-__all__ = ["AveragedWeights", "FitUnderAverage", "warm_up_average"]
-
 
 def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
     r"""Warms up the average of the weights that an optimizer of any class keeps (`use_ema`).
@@ -29,16 +27,9 @@ def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
 
 
 class AveragedWeights:
-    """Gives a model the average of its weights, which its optimizer keeps, and updates the norms of its layers.
+    """A context in which a model has the average of its weights, which its optimizer keeps, and converged norms.
 
-    ```python
-    averaged = AveragedWeights(model, optimizer)
-    with averaged:
-        score = report.score()
-    ```
-
-    The optimizer is that of the model's trainable variables. Without an average, or before the first step, the
-    weights stay; the norms are updated all the same.
+    Without an average, or before the first step, the weights stay; the norms are updated all the same.
     """
 
     def __init__(self, model: keras.Model, optimizer: keras.Optimizer):
@@ -80,12 +71,10 @@ class FitUnderAverage(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the average at the weights."""
-        averages, variables = moving_averages(self.model.optimizer), self.model.trainable_variables
-        if len(averages) != len(variables):
-            raise ValueError("The trainable variables have changed since compile: call model.compile again.")
+        optimizer = self.model.optimizer
         self._is_in_place = False  # the last fit ended with it
-        self._first.assign(self.model.optimizer.iterations)
-        for average, variable in zip(averages, variables, strict=True):
+        self._first.assign(optimizer.iterations)
+        for average, variable in zip(moving_averages(optimizer), self.model.trainable_variables, strict=True):
             average.assign(variable)
 
     def put_back(self) -> None:

@@ -16,11 +16,9 @@ from tf_resflow.models.keras_training import KerasTraining
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-__all__ = ["build_model", "check_dataset", "check_only_stderr", "evaluation_estimator", "with_statistics"]
-
 
 def check_dataset(config: "ConfigDict", dataset: Any) -> None:
-    """Raises ValueError unless the data are of the kind that the model of a config takes."""
+    """Raises ValueError unless the model of a config takes the data."""
     kind = "image" if len(dataset.event_shape) == 3 else "vector"
     if config.model.kind != kind:
         raise ValueError(
@@ -29,19 +27,15 @@ def check_dataset(config: "ConfigDict", dataset: Any) -> None:
         )
     if config.model.dequantization == "variational" and dataset.levels is None:
         raise ValueError(
-            f"config.model.dequantization is 'variational', but the data of {dataset.name!r} are continuous: leave "
-            "it at 'uniform'."
+            f"config.model.dequantization is 'variational', but the data of {dataset.name!r} are continuous."
         )
     if dataset.num_classes is None and (config.task == "hybrid" or config.model.condition == "label"):
         field = "config.task is 'hybrid'" if config.task == "hybrid" else "config.model.condition is 'label'"
-        raise ValueError(
-            f"{field}, but {dataset.name!r} has no labels: choose a data set with labels, such as digits, mnist, "
-            "cifar10 or svhn_cropped."
-        )
+        raise ValueError(f"{field}, but {dataset.name!r} has no labels: choose a data set with labels.")
 
 
 def with_statistics(config: "ConfigDict", dataset: Any) -> Any:
-    """The data set with all statistics with which the model of a config normalizes its input."""
+    """The data set with the statistics with which the model of a config normalizes its input."""
     if config.task == "hybrid" and not config.model.logit_alpha:
         return dataset.with_channel_statistics()
     return dataset
@@ -53,9 +47,7 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     Args:
       config: see `tf_resflow.training.default_config`.
       dataset: a `tf_resflow.data.Dataset`, or another object with its `name`, `event_shape`, `levels`, `codes`,
-        whose cells are those of the model, `num_classes` (for a hybrid model, or for labels as condition), `mean`
-        and `std`, with which the flow normalizes its input if they are not None, and `condition_mean` and
-        `condition_std`, with which the model standardizes real conditions.
+        `num_classes`, `mean`, `std`, `condition_mean` and `condition_std`.
 
     Returns:
       A `FlowModel`, conditional if `config.model.condition` is set or the data have conditions, or a `HybridModel`
@@ -68,21 +60,17 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     if settings.condition == "label":
         size = condition["num_classes"] = dataset.num_classes
     elif dataset.condition_mean is not None:
+        size = len(dataset.condition_mean)
         condition = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
-        condition["condition_shape"] = dataset.condition_mean.shape
-        (size,) = dataset.condition_mean.shape
+        condition["condition_shape"] = [size]
     flow = build_flow(settings, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
     noise = None
     if settings.dequantization == "variational":
         sizes = settings.dequantization_blocks, settings.dequantization_width
-        log_det = build_estimator(settings.estimator.train, per_example=False)
-        noise = FlowDequantizer(shape, *sizes, log_det_estimator=log_det, seed=config.seed)
-    _, evaluation_log_det_estimator = evaluation_estimator(config, flow, shape, dequantizer=noise)
-    options = {
-        "levels": dataset.levels,
-        "evaluation_log_det_estimator": evaluation_log_det_estimator,
-        "seed": config.seed,
-    }
+        estimator = build_estimator(settings.estimator.train, per_example=False)
+        noise = FlowDequantizer(shape, *sizes, log_det_estimator=estimator, seed=config.seed)
+    _, estimator = evaluation_estimator(config, flow, shape, dequantizer=noise)
+    options = {"levels": dataset.levels, "evaluation_log_det_estimator": estimator, "seed": config.seed}
     if config.task == "density":
         cells = None if dataset.codes is None else dataset.codes.cells
         return FlowModel(flow, shape, dequantizer=noise, cells=cells, **condition, **options)
@@ -104,7 +92,7 @@ def evaluation_estimator(
     """The estimator of the log-determinants for evaluation, and its name.
 
     Args:
-      config: a run's configuration, see `tf_resflow.training.default_config`.
+      config: see `tf_resflow.training.default_config`.
       flow: the flow of its model.
       event_shape: shape of an example.
       dequantizer: the dequantizer of its model, which is evaluated with the same estimator.
@@ -113,14 +101,7 @@ def evaluation_estimator(
         1e-4 nats for each block and probe, which needs certified Lipschitz constants below 1; or "exact".
         The default is "exact" where `tf_resflow.logdet.default_estimator` is exact or the flow has no residual
         blocks, and `config.model.estimator.eval.kind` elsewhere.
-      num_probes: number of probes of all estimators but "exact"; by default
-        `config.model.estimator.eval.num_probes`.
-
-    Returns:
-      The name and the estimator.
-
-    Raises:
-      ValueError: if the name is unknown, or "adaptive_series" cannot be certified.
+      num_probes: number of probes; by default `config.model.estimator.eval.num_probes`.
     """
     settings = config.model.estimator.eval
     parts = [flow, *([dequantizer.flow] if isinstance(dequantizer, FlowDequantizer) else [])]
@@ -132,29 +113,22 @@ def evaluation_estimator(
         raise ValueError(f"log_det must be one of {', '.join(ESTIMATORS)}; got {name!r}.")
     if name != "adaptive_series":
         return name, build_estimator(settings, True, kind=name, num_probes=num_probes)
-    bounds = [bound for part in parts for bound in _certified_bounds(part)]
+    bounds = [(bound, block) for part in parts for block, bound in certified_bounds(part).items()]
     if not bounds:
         return name, logdet.Exact()  # of couplings, which are exact anyway
+    bound, worst = max(bounds)
+    if not bound < 1:
+        reasons = {block: reason for part in parts for block, reason in uncertified_blocks(part).items()}
+        found = f"not certified ({reasons[worst]})" if worst in reasons else f"{bound:.4f}"
+        raise ValueError(
+            f"log_det_estimator='adaptive_series' needs certified Lipschitz constants below 1; that of {worst} "
+            f"is {found}. Evaluate with 'adaptive_roulette' or 'exact'."
+        )
     num_probes = num_probes or settings.num_probes
-    return name, logdet.AdaptiveSeries(lipschitz_constant=max(bounds), probes="colored", num_probes=num_probes)
+    return name, logdet.AdaptiveSeries(lipschitz_constant=bound, probes="colored", num_probes=num_probes)
 
 
 def check_only_stderr(stderr: float | None, log_det_estimator: str | None, num_probes: int | None) -> None:
     """Raises a ValueError if estimators are named in addition to a standard error, which chooses them."""
     if stderr is not None and (log_det_estimator is not None or num_probes is not None):
         raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
-
-
-def _certified_bounds(flow):
-    """The certified Lipschitz constants of the branches, all below 1."""
-    bounds = certified_bounds(flow)
-    worst = max(bounds, key=lambda name: bounds[name], default=None)
-    if worst is not None and not bounds[worst] < 1:
-        reason = uncertified_blocks(flow).get(worst)
-        found = f"not certified ({reason})" if reason else f"{bounds[worst]:.4f}"
-        raise ValueError(
-            f"log_det_estimator='adaptive_series' needs certified Lipschitz constants below 1; that of {worst} "
-            f"is {found}. Evaluate with 'adaptive_roulette' or 'exact', or train with a lower "
-            "config.model.coefficient."
-        )
-    return bounds.values()

@@ -11,10 +11,7 @@ import tensorflow_probability as tfp
 from tf_resflow.bijectors.flow import modules
 from tf_resflow.bijectors.networks import check_built
 from tf_resflow.models.dequantization import checked_integers
-from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import TensorLike
-
-__all__ = ["Condition"]
 
 
 class Condition(tf.Module):
@@ -42,13 +39,11 @@ class Condition(tf.Module):
         is_ambiguous = shape is not None and num_classes is not None
         if is_ambiguous or (shape is None and is_of_numbers) or len(statistics) == 1:
             raise ValueError(
-                "Give condition_shape= if the condition is real numbers, perhaps with condition_network= and with "
-                "both condition_mean= and condition_std=, or num_classes= alone if it is a label."
+                "Give condition_shape= if the condition is real numbers, perhaps with both condition_mean= and "
+                "condition_std=, or num_classes= alone if it is a label."
             )
         if std is not None and not np.all(np.asarray(std) > 0):
             raise ValueError("condition_std must be positive: leave out conditions that are constant.")
-        if shape is not None:
-            check_sequence("condition_shape", shape, f"[{shape}]")
         if network is not None:
             check_built(network)
         self.shape: Any = () if num_classes is not None else None if shape is None else tuple(shape)
@@ -70,7 +65,7 @@ class Condition(tf.Module):
 
     @property
     def description(self) -> str:
-        """The condition of an example in words, for messages and documents."""
+        """The condition of an example in words."""
         if self.num_classes is not None:
             return f"a label 0, ..., {self.num_classes - 1}"
         return f"real numbers of shape {self.shape}"
@@ -79,16 +74,11 @@ class Condition(tf.Module):
         """Raises ValueError unless the parts of a flow take this condition, or none if there is none."""
         parts = [part for part in modules(flow) if "condition" in getattr(part, "argument_names", ())]
         shapes = {part.name: getattr(part, "condition_shape", tf.TensorShape(None)) for part in parts}
-        if not self and shapes:
+        given = self.flow_shape if self else None
+        if bool(shapes) != bool(self) or not all(shape.is_compatible_with(given) for shape in shapes.values()):
             raise ValueError(
-                f"These parts of the flow take a condition: {', '.join(shapes)}. Tell the model its shape, such as "
-                "condition_shape=[3], or num_classes=10 for labels."
-            )
-        if self and not (shapes and all(shape.is_compatible_with(self.flow_shape) for shape in shapes.values())):
-            raise ValueError(
-                f"The condition is {self.description}, and the flow receives it with the shape {self.flow_shape}, "
-                f"but the parts of the flow take {shapes or 'none'}: build the flow with "
-                f"condition_size={self.flow_shape[-1] if self.flow_shape else 1}."
+                f"The parts of the flow take conditions of shape {shapes or None}, but the model gives {given}: "
+                "build the flow with condition_size=, and the model with condition_shape= or num_classes=."
             )
 
     def split(self, batch: Any) -> tuple[Any, Any]:
@@ -105,22 +95,16 @@ class Condition(tf.Module):
         return (x, condition) if self else x
 
     def arguments(self, condition: TensorLike | None, num: TensorLike, networks: Any = None) -> dict[str, Any]:
-        """The arguments of a flow for the condition of `num` examples and for its bound networks."""
+        """The arguments of a flow for the condition of `num` examples, and its bound networks."""
         self._check_given(condition)
         given = {"condition": self.rows(condition, num)} if self else {}
         return given if networks is None else {**given, "networks": networks}
 
     def _check_given(self, condition):
         if self and condition is None:
-            raise ValueError(
-                f"The model is conditional: give condition=, or fit(x, condition), for each example "
-                f"{self.description}."
-            )
+            raise ValueError(f"The model is conditional: give condition=, for each example {self.description}.")
         if condition is not None and not self:
-            raise ValueError(
-                "The model has no condition: leave out condition=, or build it with condition_shape= or "
-                "num_classes=."
-            )
+            raise ValueError("The model has no condition: leave out condition=.")
 
     def rows(self, condition: TensorLike, num: TensorLike) -> tf.Tensor:
         """The condition that the flow receives for each of `num` examples, `[num, *flow_shape]`.
@@ -133,8 +117,8 @@ class Condition(tf.Module):
         fits = any(values.shape.is_compatible_with(shape) for shape in (self.shape, (None, *self.shape)))
         if not fits or not (values.dtype.is_integer or (self.num_classes is None and values.dtype.is_floating)):
             raise ValueError(
-                f"The condition of an example is {self.description}: give an array of shape "
-                f"{['batch', *self.shape]}; got {values.dtype.name} of shape {values.shape}."
+                f"Expected a batch of conditions, for each example {self.description}; got {values.dtype.name} of "
+                f"shape {values.shape}."
             )
         values = values[tf.newaxis] if values.shape.rank == len(self.shape) else values
         if self.num_classes is not None:

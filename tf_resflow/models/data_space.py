@@ -21,10 +21,8 @@ from tf_resflow.models.dequantization import (
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.typing import TensorLike
 
-__all__ = ["DataSpace"]
-
-_OF_A_LEVEL = 1 / 32  # residual of a block's inverse that integer data cannot show
-_OF_A_DEVIATION = 1e-5  # the same for pictures and statistics of continuous data, of about unit variance in a block
+_OF_A_LEVEL = 1 / 32  # residual of a block's inverse that changes few pixels of integer data
+_OF_A_DEVIATION = 1e-5  # the same for continuous data, which have about unit variance in a block
 
 
 class DataSpace:
@@ -34,8 +32,8 @@ class DataSpace:
     as they are. Some coordinates of vectors can be discrete. In training they become \\(z = x + w (u - 1/2)\\),
     with the width w of their cells. P(x), a probability in the discrete coordinates and a density in the others, is
     the integral of p over the cell. The first and the last cell of a coordinate include what lies beyond them, so
-    the probabilities of the values within the range add up to one, as do those of samples. A number beyond the
-    range has the probability of its own cell, which is part of the edge's.
+    the probabilities of the values within the range add up to one. A number beyond the range has the probability of
+    its own cell, which is part of the edge's.
 
     Args:
       event_shape: shape of an example.
@@ -45,21 +43,15 @@ class DataSpace:
       cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, or None.
 
     Attributes:
-      event_shape: as given.
-      levels: as given.
-      dequantizer: as given.
-      cells: as given.
       num_dimensions: D, the number of coordinates of an example.
       unit: unit of losses: "bits_per_dim" for integer data, otherwise "nats".
       nats_per_unit: nats of an example's log-likelihood in one `unit` of its loss.
       log_num_cells: the log-density of z minus the log-likelihood of the data under uniform noise: \\(D \log L\\)
         for integers, \\(-\sum \log w\\) for vectors with cells, 0 for continuous data.
       dequantization: density of the noise: "uniform", "variational", or None for continuous data.
-      inverse_atol: residual at which the inverse of a block without a solver of its own stops. For integer data it
-        is 1/32 of a level, because few pixels then differ from those of a precise inverse. For continuous data,
-        which show every digit, it is 0, and the rounding of the dtype decides.
-      unseen: No warning is issued below this residual: `inverse_atol` for integer data, 1e-5 for continuous data,
-        whose standard deviation is about 1 in a block.
+      inverse_atol: residual at which the inverse of a block without a solver of its own stops: 1/32 of a level for
+        integer data, and the rounding of the dtype, 0, for continuous data.
+      unseen: No warning is issued below this residual: `inverse_atol` for integer data, 1e-5 for continuous data.
     """
 
     def __init__(
@@ -70,7 +62,10 @@ class DataSpace:
         dtype: tf.DType,
         cells: Cells | None = None,
     ):
-        _check_dequantizer(dequantizer, levels)
+        if dequantizer is not None and levels is None:
+            raise ValueError("Continuous data are not dequantized: leave out the dequantizer, or give levels=.")
+        if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
+            raise ValueError("fit would not train the variables of the dequantizer. Hold them in a keras.Layer.")
         self.event_shape, self.levels, self.dequantizer = tuple(event_shape), levels, dequantizer
         self.cells: Cells | None = None if cells is None else _checked_cells(cells, self.event_shape, levels)
         self._dtype = tf.as_dtype(dtype)
@@ -118,8 +113,8 @@ class DataSpace:
     ) -> tuple[tf.Tensor, TensorLike]:
         """Draws z from a density q(z | x) on the cells of the data, and returns z and log q(z | x).
 
-        The arguments are those of a `Dequantizer`. With `point_sets`, the numbers of sets of draws and of draws in
-        each set, the first and the last cell include their tails; `sets` then shares the points between examples.
+        The arguments are those of a `Dequantizer` and of `dequantize_in_cells`, whose points examples share if
+        `sets` is given.
         """
         z = self.checked(x)
         log_q: TensorLike = self.log_num_cells
@@ -140,12 +135,12 @@ class DataSpace:
         return tf.identity(tf.cast(z, self._dtype)), log_q  # a new tensor, which is in no cache
 
     def centers(self, x: TensorLike) -> tf.Tensor:
-        """The values of data without randomness: the centers of the cells of integers."""
+        """The data in the flow's input space without randomness: the centers of the cells of integers."""
         x = tf.cast(self.checked(x), self._dtype)
         return x if self.levels is None else (x + 0.5) / self.levels
 
     def checked(self, x: TensorLike) -> tf.Tensor:
-        """A batch of examples as a tensor of known shape; raises ValueError if its shape or dtype is wrong."""
+        """A batch of examples as a tensor of known shape; a ValueError if its shape or dtype is wrong."""
         x = tf.convert_to_tensor(x)
         if x.dtype.is_integer != (self.levels is not None):
             wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
@@ -156,25 +151,12 @@ class DataSpace:
 
 
 def _checked_cells(cells, event_shape, levels):
-    """The cells as arrays, unless they do not fit the data."""
+    """The cells as arrays, if they fit the data."""
     cells = Cells(*(np.asarray(part, np.float64) for part in cells))
-    if levels is not None or any(part.shape != event_shape for part in cells) or len(event_shape) != 1:
+    fits = levels is None and len(event_shape) == 1 and all(part.shape == event_shape for part in cells)
+    if not (fits and np.all(cells.step >= 0) and np.all(cells.num[cells.step > 0] >= 1)):
         raise ValueError(
-            f"Cells belong to vectors without levels. They need first values, steps and numbers, three arrays of "
-            f"shape {event_shape}; got {[part.shape for part in cells]} and levels={levels}."
+            f"Cells belong to vectors without levels. They need first values, steps of at least 0, and numbers of "
+            f"cells, three arrays of shape {event_shape}; got {cells} and levels={levels}."
         )
-    if not (np.all(cells.step >= 0) and np.all(cells.num[cells.step > 0] >= 1)):
-        raise ValueError("Each step of cells must be at least 0, and a step above 0 needs a number of cells.")
     return cells
-
-
-def _check_dequantizer(dequantizer, levels):
-    if dequantizer is None:
-        return
-    if levels is None:
-        raise ValueError("Continuous data are not dequantized: leave out dequantizer=, or give levels=.")
-    if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
-        raise ValueError(
-            f"The dequantizer ({type(dequantizer).__name__}) has variables but is no keras.Layer, so fit would "
-            "neither train nor save them. Hold them in a Keras layer."
-        )

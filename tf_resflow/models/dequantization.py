@@ -1,20 +1,5 @@
 """Dequantization of integers and of the discrete coordinates of vectors, and its inverse."""
 
-__all__ = [
-    "OFF_GRID",
-    "Cells",
-    "cell_width",
-    "checked_integers",
-    "dequantize",
-    "dequantize_in_cells",
-    "on_grid",
-    "place_in_cells",
-    "place_with_tails",
-    "points_per_set",
-    "quantize",
-    "quantize_in_cells",
-]
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,9 +11,7 @@ from scipy.stats import qmc
 from tf_resflow.seeds import random_integers, random_uniform
 from tf_resflow.typing import Seed, TensorLike
 
-OFF_GRID = 1e-6
-"""The largest distance of a value from a grid, in steps, apart from rounding."""
-
+OFF_GRID = 1e-6  # largest distance of a value from a grid, in steps, apart from rounding
 _NUM_SETS = 8  # sets of draws in cells; the spread of their means is the standard error
 _BEYOND = ((0.5, 0.75), (1.5, 0.25))  # mean number of coordinates beyond their cells, and weight
 
@@ -58,25 +41,20 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = Non
 
         log P(x) >= E_u[log p((x + u) / levels)] - D log(levels),
 
-    with D the number of coordinates: a density model of the result bounds the likelihood of the integers.
-
-    In float32 a sum such as 255 + u can round up to the next integer. Therefore u is drawn from the midpoints of a
+    with D the number of coordinates: a density model of the result bounds the likelihood of the integers. In
+    float32 a sum such as 255 + u can round up to the next integer. Therefore u is drawn from the midpoints of a
     uniform grid of 2^-(21 - b), with 2^b the smallest power of two that is at least `levels`. Then x + u is exact,
-    and `quantize(dequantize(x, levels, seed), levels)` is always x.
+    and `quantize` gives x.
 
     Args:
       x: integer tensor of any shape, with values 0, ..., levels - 1.
       levels: number of values, in 2, ..., 256.
       seed: see `tf_resflow.stateless_seed`, but not `None`; the result is a pure function of the seed and x.
-      sets: `None` if every number has its own noise. Otherwise the number of equal, consecutive parts of the batch.
-        All examples `x[i]` of a part share their noise, so the result for one does not depend on the others.
+      sets: number of equal, consecutive parts of the batch whose examples `x[i]` share their noise, so the result
+        for one does not depend on the others; `None` if every number has its own noise.
 
     Returns:
       A float32 tensor of x's shape, with values strictly between 0 and 1.
-
-    Raises:
-      ValueError: if x is not of an integer type, or levels is not in 2, ..., 256.
-      tf.errors.InvalidArgumentError: if a value is not in 0, ..., levels - 1.
 
     References:
       L. Theis, A. van den Oord, M. Bethge. A note on the evaluation of generative models. ICLR 2016, section 3.1.
@@ -109,18 +87,9 @@ def cell_width(levels: int) -> float:
 
 
 def quantize(x: TensorLike, levels: int) -> tf.Tensor:
-    """Inverts `dequantize`: the uint8 level that holds x, floor(x levels), clipped to 0, ..., levels - 1.
-
-    Args:
-      x: floating-point tensor of any shape.
-      levels: number of values, in 2, ..., 256.
-
-    Raises:
-      ValueError: if levels is not in 2, ..., 256.
-    """
+    """Inverts `dequantize`: the uint8 level that holds x, floor(x levels), clipped to 0, ..., levels - 1."""
     levels = _valid_levels(levels)
-    x = tf.convert_to_tensor(x)
-    return tf.cast(tf.clip_by_value(tf.floor(x * levels), 0, levels - 1), tf.uint8)
+    return tf.cast(tf.clip_by_value(tf.floor(tf.convert_to_tensor(x) * levels), 0, levels - 1), tf.uint8)
 
 
 def points_per_set(num: int) -> int:
@@ -134,7 +103,6 @@ def dequantize_in_cells(
     r"""Spreads the discrete coordinates of vectors over their cells, with the density q of the noise.
 
     By default the noise is uniform in each cell: E[log p(z) - log q(z)] is a lower bound of the log-probability.
-
     With `point_sets`, E[p(z) / q(z)] is the probability, and the first and the last cell of a coordinate include
     what lies beyond them, as in `quantize_in_cells`. At a distance of y cells from the inner edge, the density
     is 1 - t for y < 1, and \\((1 - t) / (1 + (y - 1)(1 - t) / t)^2\\) beyond, whose mass is t. If n coordinates of
@@ -144,7 +112,7 @@ def dequantize_in_cells(
     Args:
       x: vectors `[rows, size]`; with `point_sets`, the same examples for each draw, one draw after the other.
       cells: the cells of the coordinates.
-      seed: see `tf_resflow.stateless_seed`, but not `None`.
+      seed: not `None`.
       point_sets: the number of independent sets of draws, and of draws in each set, which are randomly shifted
         Sobol points.
       common: whether all examples share the shifts, so that the draws of one do not depend on the others.
@@ -166,19 +134,15 @@ def dequantize_in_cells(
 def on_grid(x: tf.Tensor, cells: Cells, offsets: TensorLike = 0.0) -> tf.Tensor:
     """Whether each value is in the middle of a cell, up to rounding; true of continuous coordinates and NaN.
 
-    Args:
-      x: vectors `[rows, size]`.
-      cells: the cells of the coordinates.
-      offsets: the offsets that were subtracted from x, in its dtype.
+    `offsets` are what was subtracted from x `[rows, size]` in its dtype.
     """
     first, step, number = _numbers(x, cells)
     width = tf.where(step > 0, step, 1.0)
     places, largest = (x - first) / width, tf.abs(x) + tf.abs(first) + tf.abs(tf.cast(offsets, x.dtype))
     rounding = 2 * np.finfo(x.dtype.as_numpy_dtype).eps * (largest / width + tf.abs(places))
     is_whole = tf.equal(step, 1) & tf.equal(first, tf.round(first))  # whole numbers have no rounding errors
-    return tf.equal(step, 0) | ~(
-        tf.abs(places - number) > OFF_GRID + tf.where(is_whole, tf.zeros_like(rounding), rounding)
-    )
+    rounding = tf.where(is_whole, tf.zeros_like(rounding), rounding)
+    return tf.equal(step, 0) | ~(tf.abs(places - number) > OFF_GRID + rounding)
 
 
 def _shifted_points(x, cells, seed, num_sets, num_points, common):
@@ -198,7 +162,7 @@ def place_with_tails(u: tf.Tensor, ends: Sequence[tf.Tensor]) -> tuple[tf.Tensor
 
     Args:
       u: points `[rows, size + 1]`; the last coordinate chooses a component of the mixture of `dequantize_in_cells`.
-      ends: bool `[rows, size]`: whether a cell is the first one, and whether it is the last one.
+      ends: two of bool `[rows, size]`: whether a cell is the first one, and whether it is the last one.
 
     Returns:
       The distances from the middles of the cells, in cells, and the log-density of each row.
@@ -227,9 +191,8 @@ def quantize_in_cells(z: tf.Tensor, cells: Cells) -> tf.Tensor:
     """The middles of the cells that hold values; the first and the last one include what lies beyond them."""
     first, step, number = _numbers(z, cells)
     last = tf.constant(cells.num - 1, z.dtype)
-    return tf.where(
-        step > 0, first + step * tf.clip_by_value(number, tf.where(last < math.inf, 0.0, -last), last), z
-    )
+    number = tf.clip_by_value(number, tf.where(last < math.inf, 0.0, -last), last)
+    return tf.where(step > 0, first + step * number, z)
 
 
 def _numbers(z, cells):
@@ -239,7 +202,7 @@ def _numbers(z, cells):
 
 
 def checked_integers(x: TensorLike, num: int, name: str = "data") -> tf.Tensor:
-    """Integers as a tensor; raises an error unless they are in 0, ..., num - 1."""
+    """Integers as a tensor; an error unless they are in 0, ..., num - 1."""
     x = tf.convert_to_tensor(x)
     message = f"{name} must be integers 0, ..., {num - 1}"
     if not x.dtype.is_integer:

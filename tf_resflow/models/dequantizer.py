@@ -1,5 +1,6 @@
 """Variational dequantization: noise with a learned density, conditional on the integers that it is added to."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -16,15 +17,13 @@ from tf_resflow.logdet import LogDetEstimator, default_estimator
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import DType, Seed, TensorLike
 
-__all__ = ["Dequantizer", "FlowDequantizer", "noise_log_det_estimator", "with_sets"]
-
 _COEFFICIENT = 0.98
 
 
 class Dequantizer(Protocol):
     """The interface of `dequantizer` of a `FlowModel`: a density q(u | x) of noise in the unit cube.
 
-    A dequantizer with weights is a `keras.Layer` that holds them, or layers that hold them.
+    A dequantizer with weights is a `keras.Layer`.
     """
 
     def sample_and_log_prob(
@@ -47,9 +46,8 @@ class FlowDequantizer(keras.layers.Layer):
     r"""Noise \\(u = \sigma(f(\epsilon; c(x)))\\): a residual flow f from logistic noise, given the context c of x.
 
     \\(\log q(u \mid x) = \log p(\epsilon) - \log|\det J_f(\epsilon)| - \sum_i \log \sigma'(f_i)\\), with
-    \\(\log p(\epsilon) = \sum_i \log \sigma'(\epsilon_i)\\). If f is the identity, u is uniform: the flow learns
-    how the best noise differs from uniform noise. It is applied from \\(\epsilon\\) to u, without a solver. Its
-    blocks y = x + g(x; c) are Lipschitz in x alone; the network c is any network.
+    \\(\log p(\epsilon) = \sum_i \log \sigma'(\epsilon_i)\\). If f is the identity, u is uniform. Its blocks
+    y = x + g(x; c) are Lipschitz in x alone.
 
     Args:
       event_shape: shape of an example: `(H, W, C)` for convolutions, any other for dense layers.
@@ -58,7 +56,6 @@ class FlowDequantizer(keras.layers.Layer):
       log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
       seed: `int`, seed of the parameters.
       dtype: dtype policy, see `tf_resflow.flows.image_flow`; nothing computes in 16 bits.
-      name: `str`.
 
     Attributes:
       flow: the flow f.
@@ -116,13 +113,11 @@ class FlowDequantizer(keras.layers.Layer):
         noise = tf.ensure_shape(noise, x.shape)
         arguments = {"seed": flow_seed, "condition": self.context(2.0 * x - 1.0)}
         arguments |= {} if networks is None else {"networks": networks}
-        estimator = (
-            bijectors.flow.residual_blocks(self.flow)[0].log_det_estimator
-            if log_det_estimator is None
-            else log_det_estimator
-        )
-        estimator = estimator if sets is None else with_sets(estimator, sets)
-        flow = bijectors.with_log_det_estimator(self.flow, estimator)
+        if log_det_estimator is None:
+            log_det_estimator = bijectors.flow.residual_blocks(self.flow)[0].log_det_estimator
+        if sets is not None:
+            log_det_estimator = with_sets(log_det_estimator, sets)
+        flow = bijectors.with_log_det_estimator(self.flow, log_det_estimator)
         logits, flow_log_det, *_ = pass_through(flow, noise, Context(arguments))
         log_q = _log_logistic(noise) - flow_log_det - _log_logistic(logits)
         return tf.sigmoid(logits), log_q
@@ -157,14 +152,15 @@ def _context_network(event_shape, width, seed, dtype):
     """Two layers that give the features `[H, W, width]` of an image, or otherwise one vector."""
     first, second = np.random.default_rng(seed).integers(2**31, size=2).tolist()
     layers = [keras.Input(event_shape, dtype=dtype)]
-    layers += [] if len(event_shape) == 3 else [keras.layers.Flatten(dtype=dtype)]
+    if len(event_shape) == 3:
+        make_layer = functools.partial(keras.layers.Conv2D, kernel_size=3, padding="same")
+    else:
+        layers.append(keras.layers.Flatten(dtype=dtype))
+        make_layer = keras.layers.Dense
     for i, layer_seed in enumerate((first, second)):
         kernel = keras.initializers.HeNormal(seed=layer_seed)
         options = {"activation": "swish", "kernel_initializer": kernel, "dtype": dtype, "name": f"context_{i}"}
-        if len(event_shape) == 3:
-            layers.append(keras.layers.Conv2D(width, 3, padding="same", **options))
-        else:
-            layers.append(keras.layers.Dense(width, **options))
+        layers.append(make_layer(width, **options))
     network = keras.Sequential(layers, name="context")
     network.autocast = False  # to its own policy, which can differ from that of its layers
     return network

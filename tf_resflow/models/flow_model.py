@@ -18,10 +18,7 @@ from tf_resflow.models.dequantization import Cells
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
-from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import LogDet, Seed, TensorLike
-
-__all__ = ["FlowModel"]
 
 tfd = tfp.distributions
 
@@ -32,9 +29,8 @@ class FlowModel(KerasTraining):
 
     For continuous data the loss of an example is \\(-\log p(x)\\) in nats. For data of `levels` integer values
     it is \\(-\log_2 P(x) / D\\), in bits per dimension, with the bound
-    \\(\log P(x) \ge E_u \log p((x + u) / L) - D \log L\\), one u drawn at each evaluation. A `dequantizer` learns
-    the density of u, which is uniform otherwise: \\(\log P(x) \ge E_u [\log p((x + u) / L) - \log q(u \mid x)] - D
-    \log L\\).
+    \\(\log P(x) \ge E_u [\log p((x + u) / L) - \log q(u \mid x)] - D \log L\\), one u drawn at each evaluation. Its
+    density q is uniform, or learned by a `dequantizer`.
 
     ```python
     import keras, numpy as np, tf_resflow as resflow
@@ -52,17 +48,10 @@ class FlowModel(KerasTraining):
     A conditional model is the density of x given a condition c of each example. The networks of its flow take c.
     They are Lipschitz only in x, so c changes neither invertibility nor certificates.
 
-    Networks in bijectors with the Keras policy "mixed_bfloat16" compute in bfloat16 in training, and in float32
-    elsewhere.
-
-    `prepare` takes data to the input space of the flow (by dequantization); `encode` and `decode` take data to
-    latents (without randomness) and back. `tf_resflow.evaluation` estimates log-likelihoods with standard errors.
-
     Saving: `save_weights` and `tf.train.Checkpoint`. The architecture is Python code, so `.keras` files cannot hold
-    it, and `ModelCheckpoint` needs `save_weights_only=True`. The statistics with which a
-    `tf_resflow.bijectors.Normalize` in the flow and the model standardize data are saved with the weights. So are
-    the settings of all layers and bijectors: loading the weights of another model is an error that names the
-    differences.
+    it, and `ModelCheckpoint` needs `save_weights_only=True`. The statistics that standardize data are saved with
+    the weights. So are the settings of all layers and bijectors: loading the weights of another model is an error
+    that names the differences.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
@@ -71,8 +60,8 @@ class FlowModel(KerasTraining):
         `condition_size=3`.
       num_classes: given instead if the condition is a label 0, ..., num_classes - 1. The flow receives it one-hot,
         so it is built with `condition_size=num_classes`.
-      condition_mean: mean with which the model standardizes conditions; belongs together with `condition_std`.
-      condition_std: standard deviation with which the model standardizes conditions.
+      condition_mean: mean with which the model standardizes conditions.
+      condition_std: their standard deviation.
       condition_network: a built Keras layer or model from standardized conditions to the condition of the flow. It
         learns with the flow and is always called as for inference, without dropout.
       levels: number of integer values of the data; `None` for continuous data.
@@ -83,22 +72,13 @@ class FlowModel(KerasTraining):
       base: distribution of the latent; standard normal by default.
       evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation, which is
         exact for small events.
-      seed: `int`. With the number of steps taken, it determines the seed of each step of `fit`. Each batch over
-        which an optimizer accumulates gradients is a step.
-      name: `str`.
+      seed: `int`. With the number of steps taken, it determines the seed of each step of `fit`.
 
     Attributes:
-      flow: the flow.
       data_space: the `DataSpace`: `event_shape`, `levels`, units, and the way from data to the flow and back.
       condition: the `Condition`, which is false without a condition.
-      seed: as given.
       evaluation_log_det_estimator: the estimator for evaluation.
       distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
-
-    Raises:
-      ValueError: if the flow does not take events of this shape or this condition, a variable of the distribution
-        is not a Keras variable (`fit` would neither train nor save it), the flow drops seeds, or a dequantizer is
-        given for continuous data or would not be trained by Keras.
     """
 
     def __init__(
@@ -121,19 +101,16 @@ class FlowModel(KerasTraining):
     ):
         super().__init__(name=name)
         self.autocast = False  # of the data, to the policy's dtype: the flow has its own
-        check_sequence("event_shape", event_shape, f"[{event_shape}]")
-        _check_takes_seed(flow)
+        if bijectors.flow.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
+            raise ValueError(f"{flow.name} drops seeds silently: put it in a tf_resflow.bijectors.Flow.")
         self.flow, self.seed = flow, seed
         self.distribution = _distribution(flow, event_shape, base)
         dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
         self.condition = Condition(condition_shape, num_classes, *given, dtype)
         self.condition.check_taken_by(flow)
-        self.evaluation_log_det_estimator = evaluation_log_det_estimator or default_estimator(
-            math.prod(event_shape), "evaluation"
-        )
-        self._evaluation_distribution = bijectors.with_log_det_estimator(
-            self.distribution, self.evaluation_log_det_estimator
-        )
+        estimator = evaluation_log_det_estimator or default_estimator(math.prod(event_shape), "evaluation")
+        self.evaluation_log_det_estimator = estimator
+        self._evaluation_distribution = bijectors.with_log_det_estimator(self.distribution, estimator)
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype, cells)
@@ -159,21 +136,15 @@ class FlowModel(KerasTraining):
     def encode(
         self, x: TensorLike, *, condition: TensorLike | None = None, networks: bijectors.Networks | None = None
     ) -> tf.Tensor:
-        """The latents `[batch, *latent]` of examples, with arguments as of `log_prob`.
-
-        Integers stand for the centers of their cells.
-        """
+        """The latents `[batch, *latent]` of examples; integers stand for the centers of their cells."""
         z = self.data_space.centers(x)
         arguments = self.condition.arguments(condition, tf.shape(z)[0], networks)
         return bijectors.forward_features(self.flow, z, compute_log_det=False, **arguments).latent
 
     def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
-        """The examples that have latents: uint8 for integer data.
+        """The examples with latents z `[batch, *latent]`: uint8 for integer data.
 
-        Args:
-          z: `[batch, *latent]`.
-          condition: as for `log_prob`.
-          precise: whether to invert the blocks up to rounding, not only as far as the data can show.
+        With `precise`, blocks are inverted up to rounding, not only as far as the data can show.
         """
         return self.data_space.to_data(flow_input(self, z, condition, precise))
 
@@ -199,9 +170,6 @@ class FlowModel(KerasTraining):
             uses the evaluation estimator.
           networks: result of `networks`, for several calls or a training step of your own; by default the networks
             are bound for this call.
-
-        Raises:
-          ValueError: if `x` does not have the shape and dtype of the data, or the condition does not fit.
         """
         if log_det_estimator is not None:
             distribution = bijectors.with_log_det_estimator(self.distribution, log_det_estimator)
@@ -210,11 +178,9 @@ class FlowModel(KerasTraining):
             log_det_estimator = self.evaluation_log_det_estimator if evaluation else None
         x = self.data_space.checked(x)
         arguments = self.condition.arguments(condition, tf.shape(x)[0], networks)
-        noise = {
-            "log_det_estimator": noise_log_det_estimator(log_det_estimator, self.evaluation_log_det_estimator),
-            "networks": networks,
-        }
-        return draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **noise)
+        noise = noise_log_det_estimator(log_det_estimator, self.evaluation_log_det_estimator)
+        options = {"log_det_estimator": noise, "networks": networks}
+        return draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **options)
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
         """The loss of each example that a training step minimizes: a dict of a tensor `[batch]`.
@@ -238,7 +204,7 @@ class FlowModel(KerasTraining):
         condition: TensorLike | None = None,
         precise: bool = False,
     ) -> tf.Tensor:
-        """Draws examples.
+        """Draws examples `[num, *event_shape]`: uint8 for integer data, floats otherwise.
 
         Args:
           num: number of examples.
@@ -246,12 +212,6 @@ class FlowModel(KerasTraining):
           temperature: factor of the latent's deviation from its mean.
           condition: condition of a conditional model: one for each example, or one for all.
           precise: as for `decode`.
-
-        Returns:
-          `[num, *event_shape]`: uint8 for integer data, floats otherwise.
-
-        Raises:
-          InvalidArgumentError: if the temperature is not 1 and the base distribution has no mean.
         """
         z = sample_latent(self.distribution.distribution, num, seed, temperature)
         return self.decode(z, condition=condition, precise=precise)
@@ -274,13 +234,7 @@ def draw_log_prob(
 ) -> tf.Tensor:
     """Draws one estimate `[batch]` of the log-likelihood, log p(z) - log q(z | x).
 
-    Args:
-      model: the model.
-      x: `[batch, *event_shape]`.
-      seed: integer tensor of shape `[2]`.
-      distribution: density of the flow's input space, with its estimators of log-determinants.
-      arguments: arguments of the flow, see `Condition.arguments`.
-      **noise: as of `DataSpace.dequantize`.
+    The flow gets `arguments` of `Condition.arguments`, and the noise those of `DataSpace.dequantize`.
     """
     noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
     z, log_q = model.data_space.dequantize(x, noise_seed, **noise)
@@ -305,7 +259,10 @@ def sample_latent(
     if not tf.is_tensor(temperature) and temperature == 1.0:
         return z
     temperature = tf.cast(temperature, z.dtype)
-    mean = _mean(base)
+    try:
+        mean = base.mean()
+    except NotImplementedError:
+        mean = tf.fill(base.event_shape, tf.constant(math.nan, base.dtype))
     known = tf.math.is_finite(mean)
     message = f"The base distribution {base.name} has no known mean: sample at temperature 1. The temperature is"
     check = tf.debugging.Assert(tf.equal(temperature, 1.0) | tf.reduce_all(known), [message, temperature])
@@ -324,28 +281,11 @@ def _distribution(flow, event_shape, base):
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")
 
 
-def _mean(base):
-    """The mean of a distribution, NaN where it is undefined or not implemented."""
-    try:
-        return base.mean()
-    except NotImplementedError:
-        return tf.fill(base.event_shape, tf.constant(math.nan, base.dtype))
-
-
-def _check_takes_seed(flow):
-    if bijectors.flow.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
-        raise ValueError(
-            f"{flow.name} ({type(flow).__name__}) drops a seed silently, and the model could not repeat its draws: "
-            "put it in a tf_resflow.bijectors.Flow, which hands seeds to its blocks."
-        )
-
-
 def _check_covered(weights, statistics, distribution):
     """Raises ValueError unless Keras sees all variables of the distribution, except for the statistics."""
     seen = {id(weight.value) for weight in weights} | {id(variable) for variable in statistics}
     if missing := [variable.name for variable in distribution.variables if id(variable) not in seen]:
         raise ValueError(
             "These variables of the flow or the base distribution are not Keras variables, so fit would neither "
-            f"train nor save them: {', '.join(missing)}. Make them constants, hold them in a Keras layer, or let "
-            "the flow end in an ActNorm, which learns a location and a scale."
+            f"train nor save them: {', '.join(missing)}. Make them constants, or hold them in a Keras layer."
         )

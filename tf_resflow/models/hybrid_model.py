@@ -16,8 +16,6 @@ from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
-__all__ = ["HybridModel"]
-
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class HybridModel(KerasTraining):
@@ -29,11 +27,7 @@ class HybridModel(KerasTraining):
         cross entropy + density_weight * (negative log-likelihood of x per dimension),
 
     both in bits for data of `levels` integer values, where the second term is bits/dim; both in nats for continuous
-    data. So the paper's three \\(\lambda\\) are
-
-    - 0: `density_weight=0.0`, a classifier alone; no log-determinant is evaluated;
-    - 1/D: `density_weight=1.0`;
-    - 1: `density_weight=D`, such as 784.0 for MNIST and 3072.0 for CIFAR-10.
+    data. With `density_weight=0.0` the model is a classifier alone, and no log-determinant is evaluated.
 
     The classifier takes the values after each scale of the flow (see `tf_resflow.bijectors.forward_features`), from
     the same pass that gives the log-likelihood. `fit` takes examples and integer labels.
@@ -57,29 +51,16 @@ class HybridModel(KerasTraining):
     # (32, 10)
     ```
 
-    Save it like a `FlowModel`.
+    Save it like a `FlowModel`, which describes the other arguments.
 
     Args:
-      flow: `Flow` or `MultiscaleFlow`, data to latent.
       classifier: built `keras.Model` from the list of the flow's features to logits, such as
         `tf_resflow.flows.multiscale_classifier`.
-      event_shape: as of `FlowModel`.
-      levels: as of `FlowModel`.
       density_weight: at least 0.
-      base: as of `FlowModel`.
-      evaluation_log_det_estimator: as of `FlowModel`.
-      seed: as of `FlowModel`.
-      name: `str`.
 
     Attributes:
-      flow: the flow.
       density: a `FlowModel` of the same flow, for samples and likelihoods. With a weight of 0 it is not trained.
-      classifier: the classifier.
-      density_weight: the weight.
       data_space: the `DataSpace` of `density`.
-
-    Raises:
-      ValueError: if `density_weight` is negative or not finite, the classifier is not built, or `FlowModel` raises.
 
     References:
       Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
@@ -135,7 +116,7 @@ class HybridModel(KerasTraining):
         Args:
           batch: `(x, labels)`: examples as for `FlowModel.log_prob`, and integers `[batch]`.
           seed: as for `FlowModel.log_prob`.
-          training: whether to use the estimator and the precision of training, otherwise those of evaluation.
+          training: as for `FlowModel.example_losses`.
 
         Returns:
           A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
@@ -146,14 +127,11 @@ class HybridModel(KerasTraining):
         labels = tf.cast(labels, tf.int64)
         noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         z, log_q = self.data_space.dequantize(x, noise_seed)
-        arguments = {"seed": flow_seed}
+        flow, arguments = self.flow, {"seed": flow_seed}
         if training:
             arguments["networks"] = self.networks(training=True)
-        flow = (
-            self.flow
-            if training
-            else bijectors.with_log_det_estimator(self.flow, self.density.evaluation_log_det_estimator)
-        )
+        else:
+            flow = bijectors.with_log_det_estimator(flow, self.density.evaluation_log_det_estimator)
         latent, log_det, features = bijectors.forward_features(flow, z, self.density_weight > 0, **arguments)
         logits = tf.cast(self.classifier(features, training=training), latent.dtype)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

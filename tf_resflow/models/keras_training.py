@@ -15,36 +15,23 @@ from tf_resflow.models.averaging import FitUnderAverage
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.saving import SavedSettings
-from tf_resflow.models.step import check_compiles, train_step, weigh
+from tf_resflow.models.step import train_step, weigh
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.typing import Seed
 
-__all__ = ["KerasTraining"]
-
 
 class KerasTraining(SavedSettings, keras.Model):
-    """The base class of `FlowModel` and `HybridModel`.
-
-    Attributes:
-      flow: the flow.
-      distribution: the density of the flow's input, with the training estimator.
-      data_space: the `DataSpace`.
-      condition: the `Condition`.
-      classifier: the classifier; None for a density alone.
-      objective: name of the loss whose mean is minimized, see `example_losses`.
-      takes_pairs: whether a batch is a pair of examples and their conditions or labels.
-      seed: `int`, seed of the steps of `fit`.
-    """
+    """The base class of `FlowModel` and `HybridModel`."""
 
     flow: Any
-    distribution: tfp.distributions.Distribution
+    distribution: tfp.distributions.Distribution  # of the flow's input, with the training estimator
     data_space: DataSpace
     condition: Condition
     classifier: keras.Model | None = None
-    objective: str
-    takes_pairs: bool
-    seed: int
+    objective: str  # name of the loss whose mean is minimized
+    takes_pairs: bool  # whether a batch is a pair of examples and their conditions or labels
+    seed: int  # of the steps of `fit`
     _average: FitUnderAverage | None = None
 
     def trained_density(self) -> Any:
@@ -76,21 +63,12 @@ class KerasTraining(SavedSettings, keras.Model):
         cannot raise: one whose loss or gradient is NaN or infinite is not taken either, but `fit` continues and
         reports NaN as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
 
-        The weight decay of Keras' optimizers reaches all variables, including ActNorms, unless
-        `exclude_from_weight_decay` was called. With `use_ema` the average of the weights is warmed up: at step t of
-        a fit its momentum is `min(ema_momentum, (1 + t) / (10 + t))`. With a constant momentum of 0.99, 0.37 of the
-        first weights would remain after 100 steps. The optimizer is otherwise used unchanged.
-
-        Raises:
-          ValueError: for a loss or metrics, because the model has its own; for an optimizer that scales the loss or
-            layers that compute in float16; for `jit_compile=True` under a strategy of several replicas that are not
-            GPUs.
+        With `use_ema` the average of the weights is warmed up: at step t of a fit its momentum is
+        `min(ema_momentum, (1 + t) / (10 + t))`. The optimizer is otherwise used unchanged.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
                 raise ValueError(f"{type(self).__name__} has its own loss and reports its parts: leave out {name}.")
-        if jit_compile is True:
-            check_compiles(self.distribute_strategy)
         optimizer = keras.optimizers.get(optimizer)
         _check_unscaled(self, optimizer)
         super().compile(optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs)
@@ -111,9 +89,7 @@ class KerasTraining(SavedSettings, keras.Model):
         """Like `keras.Model.fit`; it leaves the norms of the layers up to date.
 
         With `use_ema` it ends by replacing the weights with their averages. Validation and callbacks at the end of
-        an epoch see the averages, too, so that what `EarlyStopping` restores and `ModelCheckpoint` saves has the
-        reported score. Each fit has a new average of its own steps. A model whose ActNorms are still the identity
-        causes a warning.
+        an epoch see the averages, too. Each fit has a new average of its own steps.
 
         A conditional model takes `fit(x, condition)`, `fit((x, condition))`, or a `tf.data.Dataset` of pairs; the
         condition can be labels. Other models ignore labels, except for `class_weight`.
@@ -121,9 +97,6 @@ class KerasTraining(SavedSettings, keras.Model):
         With `sample_weight`, one number for each example, or `class_weight`, a dict of the weight of each label,
         the loss is the mean of the weighted losses of a batch. Other losses are not weighted. Weights of
         `validation_data` come last in its tuple: `(x, None, weights)`, or `(x, condition, weights)`.
-
-        Raises:
-          ValueError: before `compile`; if a conditional model gets no condition, or the arrays do not fit.
         """
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         is_real = bool(self.condition) and self.condition.num_classes is None
@@ -133,12 +106,12 @@ class KerasTraining(SavedSettings, keras.Model):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
         _warn_of_initialization(self.flow)
-        average = [] if self._average is None else [self._average]
+        average = [self._average] if self._average else []
         try:
             history = super().fit(x, y, batch_size, epochs, verbose, [*average, callbacks or []], *args, **kwargs)
         except BaseException:
-            for callback in average:
-                callback.put_back()
+            if self._average:
+                self._average.put_back()
             raise
         layers.converge_norms(self)
         return history
@@ -163,10 +136,7 @@ class KerasTraining(SavedSettings, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Raises NotImplementedError: the architecture is Python code."""
-        raise NotImplementedError(
-            f"The architecture of a {type(self).__name__} is Python code: use save_weights, or "
-            "ModelCheckpoint(..., save_weights_only=True)."
-        )
+        raise NotImplementedError(f"The architecture of a {type(self).__name__} is Python code: use save_weights.")
 
     def _arrays(self, x, y, sample_weight):
         """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y, so y becomes zeros."""
@@ -182,9 +152,7 @@ class KerasTraining(SavedSettings, keras.Model):
         if not self.takes_pairs:
             return x, weights
         if y is None:
-            raise ValueError(
-                f"{self.name} learns from examples and their conditions or labels: call fit(x, y), evaluate(x, y)."
-            )
+            raise ValueError(f"{self.name} learns from examples and their conditions or labels: call fit(x, y).")
         return (x, y), weights
 
     def _update_means(self, values, num=None):
@@ -199,11 +167,9 @@ def _check_unscaled(model, optimizer):
     scales = optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     halves = [layer.name for layer in leaves(model) if layer.weights and lowest_dtype(layer) == "float16"]
     if scales or halves:
-        reason = f"the optimizer {optimizer.name!r} scales" if scales else f"float16 in layer {halves[0]!r} needs"
         raise ValueError(
-            f"{type(model).__name__} does not scale its loss, but {reason} it: small gradients would become 0, or "
-            "training would stand still. Compute in 'mixed_bfloat16', and leave out loss_scale_factor and "
-            "LossScaleOptimizer."
+            "The loss is not scaled, so gradients in float16 would become 0. Compute in 'mixed_bfloat16', and "
+            f"leave out loss_scale_factor and LossScaleOptimizer; got {optimizer.name!r}, and float16 in {halves}."
         )
 
 
@@ -211,7 +177,6 @@ def _warn_of_initialization(flow):
     norms = [part for part in (flow, *flow.submodules) if isinstance(part, bijectors.ActNorm)]
     if norms and not any(np.any(variable) for norm in norms for variable in norm.variables):
         warnings.warn(
-            "The ActNorms of the flow are still the identity. Call model.initialize(batch) with a batch of the "
-            "data before fit, or training has to find their scale.",
+            "The ActNorms of the flow are still the identity. Call model.initialize(batch) before fit.",
             stacklevel=3,
         )

@@ -16,16 +16,6 @@ from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import split_seed, stateless_seed
 
-__all__ = [
-    "LEAST_NOISE",
-    "MOST_NOISE",
-    "NoiseConditionedDensity",
-    "Rows",
-    "Weights",
-    "shared_density",
-    "without_extremes",
-]
-
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise of standardized vectors
 _BATCH = 128
 _STEPS, _MOST_STEPS = 30, 8000  # a training has at most _MOST_STEPS, and at least _STEPS sqrt(rows)
@@ -40,20 +30,12 @@ _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's
 
 
 class Rows(NamedTuple):
-    """Vectors whose density is learned.
+    """Vectors whose density is learned."""
 
-    Attributes:
-      values: `[num, size]`: the vectors, with the lower edges of the cells of discrete coordinates. NaN marks a
-        missing value.
-      widths: `[num, size]`: the widths of the cells, 0 in continuous coordinates.
-      condition: `[num, condition_size]`.
-      weights: `[num]`, or None for equal weights.
-    """
-
-    values: np.ndarray
-    widths: np.ndarray
-    condition: np.ndarray
-    weights: np.ndarray | None = None
+    values: np.ndarray  # [num, size], the lower edges of cells in discrete coordinates; NaN marks a missing value
+    widths: np.ndarray  # [num, size], the widths of the cells, 0 in continuous coordinates
+    condition: np.ndarray  # [num, condition_size]
+    weights: np.ndarray | None = None  # [num]
 
     def take(self, places: np.ndarray) -> "Rows":
         """The rows at these places."""
@@ -62,7 +44,7 @@ class Rows(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The result of a training: the weights, and the statistics of the whitening."""
+    """The result of a training."""
 
     values: list[np.ndarray]
     statistics: dict[str, np.ndarray]
@@ -74,9 +56,8 @@ class NoiseConditionedDensity:
     \\(\log \sigma\\) is a condition of the flow. In training it is uniform between the logarithms of 0.003 and 1,
     so one training gives a scale of densities from sharp to smooth, from which held-out rows can choose. The first
     bijector is a `Whiten` of fixed statistics, and residual blocks with CPila activations follow. In training,
-    missing values are drawn from a standard normal distribution, without noise.
-
-    The weights of a training are values, not the state of this object: many fits of one shape share its graphs.
+    missing values are drawn from a standard normal distribution, without noise. The weights of a training are
+    values, not the state of this object: many fits of one shape share its graphs.
 
     Args:
       size: size of the vectors, which are standardized.
@@ -122,11 +103,11 @@ class NoiseConditionedDensity:
     ) -> Weights:
         """Trains from new initial weights until the loss of the held-out rows has not fallen for long.
 
-        The losses of the held-out rows are winsorized, 2 % on each side, so one far row does not end a training.
+        Each step spreads rows uniformly over their cells and adds noise.
 
         Args:
-          rows: the rows of the training. Each step spreads them uniformly over their cells and adds noise.
-          held_out: other rows.
+          rows: the rows of the training.
+          held_out: other rows. Their losses are winsorized, so one far row does not end a training.
           whiten: whether the first bijector makes the covariance I; otherwise it is the identity.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
@@ -138,28 +119,21 @@ class NoiseConditionedDensity:
         x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
         values = np.concatenate(check, axis=1)
 
-        def add_loss(epoch, logs):  # for the callback behind
+        def add_loss(epoch, logs):
             logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
 
         patience = max(4, math.ceil(_PATIENCE * epochs))
-        callbacks = [
-            keras.callbacks.LambdaCallback(on_epoch_end=add_loss),
-            keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True),
-        ]
+        stop = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=add_loss), stop]
         with self._lock:
             self._reset(seed, epochs * _ROUND)
             if whiten:
                 covariance = np.atleast_2d(np.cov(x.numpy().T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
                 self._whiten.assign(np.zeros(self.size), covariance)
             self._model.initialize(x, seed, condition=condition)
-            self._model.fit(
-                _noisy_batches(rows, epochs * _ROUND, rng),
-                steps_per_epoch=_ROUND,
-                epochs=epochs,
-                callbacks=callbacks,
-                verbose=verbose,
-                shuffle=False,
-            )
+            batches = _noisy_batches(rows, epochs * _ROUND, rng)
+            options = {"steps_per_epoch": _ROUND, "epochs": epochs, "verbose": verbose, "shuffle": False}
+            self._model.fit(batches, callbacks=callbacks, **options)
             statistics = {key: variable.numpy() for key, variable in self._whiten.statistics.items()}
             return Weights(self._model.get_weights(), statistics)
 
@@ -170,23 +144,22 @@ class NoiseConditionedDensity:
 
     def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
         """`[num]`: the log-densities at a noise level, in float64."""
-        code = np.full([len(rows.values), 1], _code(noise))
         with self._lock:
             self._set(weights)
-            return self._log_probs(np.concatenate([rows.values, code, rows.condition], axis=1).astype(np.float32))
+            return self._log_probs(np.concatenate([rows.values, _coded(rows.condition, noise)], axis=1))
 
     def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector for each condition `[num, condition_size]`."""
-        codes = np.full([len(condition), 1], _code(noise))
-        coded = np.concatenate([codes, condition], axis=1).astype(np.float32)
         with self._lock:
             self._set(weights)
+            coded = _coded(condition, noise).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
     def _log_probs(self, values):
         """The log-densities `[num]` of rows of vectors and conditions, in float64."""
-        num = len(values)
-        parts = np.split(np.resize(values, [-(-num // _CHUNK) * _CHUNK, values.shape[1]]), -(-num // _CHUNK))
+        num, num_parts = len(values), -(-len(values) // _CHUNK)
+        padded = np.resize(values.astype(np.float32), [num_parts * _CHUNK, values.shape[1]])
+        parts = np.split(padded, num_parts)
         found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in parts]
         return np.concatenate(found)[:num].astype(np.float64)
 
@@ -214,17 +187,14 @@ def shared_density(
 
 
 def without_extremes(values: np.ndarray) -> np.ndarray:
-    """Values clipped to their quantiles at 2 % and 98 %, so that their mean does not depend on a single far row."""
+    """Values clipped to their quantiles at 2 % and 98 %."""
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
-def _code(noise):
-    """The condition for a noise level, from -1 to 1."""
-    return 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
-
-
-def _level(code):
-    return LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
+def _coded(condition, noise):
+    """The condition of the flow for a noise level: a code from -1 to 1, and the condition of the rows."""
+    code = 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
+    return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
 
 
 def _noisy_copies(rows, num, rng):
@@ -266,7 +236,8 @@ def _noisy(tensors, places, seed):
     seeds = tf.unstack(split_seed(seed, 3))
     x = tf.gather(values, places)
     code = tf.random.stateless_uniform([x.shape[0], 1], seeds[0], -1.0, 1.0)
+    level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
     noise = tf.random.stateless_normal(x.shape, seeds[1])
     cells = tf.gather(widths, places) * tf.random.stateless_uniform(x.shape, seeds[2])
-    x = tf.where(tf.math.is_nan(x), noise, x + cells + _level(code) * noise)
+    x = tf.where(tf.math.is_nan(x), noise, x + cells + level * noise)
     return x, tf.concat([code, tf.gather(condition, places)], axis=1)

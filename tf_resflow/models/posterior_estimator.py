@@ -12,7 +12,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_det_estimator
-from tf_resflow.bijectors.networks import check_built
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
@@ -20,8 +19,6 @@ from tf_resflow.solvers import Anderson
 from tf_resflow.typing import TensorLike
 from tf_resflow.vi.neutra import frozen
 from tf_resflow.vi.surrogate_posteriors import from_vectors
-
-__all__ = ["PosteriorEstimator"]
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -40,8 +37,7 @@ class PosteriorEstimator:
 
     The bijector of the prior's support makes the parameters \\(\theta \sim p(\theta)\\) vectors on all of R^D. A
     conditional flow on the vectors maximizes the mean of \\(\log q(\theta_i | x_i)\\) over pairs with
-    \\(x_i \sim p(x | \theta_i)\\), which is largest where q is the posterior of each x. All draws lie in the
-    support of the prior.
+    \\(x_i \sim p(x | \theta_i)\\). All draws lie in the support of the prior.
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp
@@ -64,13 +60,8 @@ class PosteriorEstimator:
     layers, and residual blocks with CPila activations. All receive the output of a network of the observation, the
     `summary`, which learns with them. The summary sees standardized values: each element has the median 0 and the
     quartiles of a normal distribution. The default one has two dense layers of 64 units, and also passes on the
-    observation itself, with far outliers in logarithmic scale.
-
-    A training starts from a linear regression: the affine map is that of the normal distribution whose mean is a
-    ridge regression of the parameters on the summary, and the other layers are about the identity.
-
-    Saving: `estimator.model` is a `FlowModel` of the vectors given the observation, with its `save_weights` and
-    `load_weights`.
+    observation itself, with far outliers in logarithmic scale. A training starts from a ridge regression of the
+    parameters on the summary.
 
     Args:
       prior: `tfd.Distribution` of the parameters, which can be vectors or any other events, also those of a joint
@@ -83,15 +74,10 @@ class PosteriorEstimator:
       hidden: widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
       seed: `int`, seed of the initial weights and of `fit`.
-      name: `str`.
 
     Attributes:
-      prior: as given.
-      model: the `FlowModel`.
-
-    Raises:
-      ValueError: if the prior is not one distribution of real numbers with a bijector of its support, or the
-        summary does not map observations to vectors in the dtype of the prior.
+      model: the `FlowModel` of the vectors given the observation. Its `save_weights` and `load_weights` save the
+        estimator.
 
     References:
       Papamakarios and Murray, Fast epsilon-free inference of simulation models, 2016.
@@ -115,7 +101,7 @@ class PosteriorEstimator:
         self.prior, self._seed = prior, seed
         size, self._into_events, dtype = _from_vectors(prior)
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
-        num_features = _num_features(summary, shape, dtype)
+        num_features = summary.compute_output_shape((None, *shape))[-1]
         affine = ConditionalAffine(_affine_network(num_features, size, dtype))
         blocks = vector_flow(
             size,
@@ -152,9 +138,8 @@ class PosteriorEstimator:
         A weight decay blurs sharp posteriors, such as crescents; without one, smooth posteriors of many parameters
         overfit. The optimizer is AdamW. Its learning rate rises over the first quarter of the steps and falls to
         zero by a cosine over the rest. A training ends when the loss of held-out pairs has not fallen for half of
-        the epochs, or, with a warning, when it diverges. A second call continues from the weights and the
-        statistics of the first. Give it the same pairs, or only new ones: otherwise it could hold out pairs that
-        the first call already trained on.
+        the epochs, or, with a warning, when it diverges. A second call continues from the first. Give it the same
+        pairs, or only new ones: otherwise it could hold out pairs that the first call already trained on.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
@@ -169,26 +154,18 @@ class PosteriorEstimator:
           verbose: as of `keras.Model.fit`.
 
         Returns:
-          The history of the training that is best on the held-out pairs. If the weights before it are better
-          still, they stay.
-
-        Raises:
-          ValueError: if the shapes do not fit, values are NaN or infinite, parameters are outside of the support of
-            the prior, or there are too few pairs to hold one out and train on two.
+          The history of the training that is best on the held-out pairs.
         """
         x = self._observations(x, extra_ranks=(1,))
         theta = self._vectors(theta, len(x))
         num_held_out = int(validation_fraction * len(x))
         if not 1 <= num_held_out < len(x) - 1:
-            raise ValueError(
-                f"validation_fraction={validation_fraction} of {len(x)} pairs must hold out at least one pair, and "
-                "leave at least two."
-            )
+            raise ValueError(f"validation_fraction={validation_fraction} of {len(x)} pairs must leave one and two.")
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
         held_out, kept = (theta[:num_held_out], x[:num_held_out]), (theta[num_held_out:], x[num_held_out:])
         _, affine, _ = self.model.flow.bijectors
-        if not any(np.any(weight) for weight in affine.network.weights):  # the identity, before the first call
+        if not any(map(np.any, affine.network.weights)):  # the identity, before the first call
             self._begin_at_regression(kept, held_out)
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
@@ -218,9 +195,8 @@ class PosteriorEstimator:
                 except tf.errors.InvalidArgumentError as error:
                     if stop.best_weights is None:
                         raise
-                    warnings.warn(
-                        f"The training with the weight decay {weight_decay} ended early: {error}", stacklevel=3
-                    )
+                    message = f"The training with the weight decay {weight_decay} ended early: {error}"
+                    warnings.warn(message, stacklevel=3)
                     self.model.set_weights(stop.best_weights)
                 loss = self._loss(held_out)
                 trainings.append((loss, self.model.history))
@@ -236,15 +212,11 @@ class PosteriorEstimator:
         return loss if np.isfinite(loss) else np.inf
 
     def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
-        """The posterior of an observation, or of each of a batch, with the present weights.
+        """The posterior of an observation `[*condition_shape]`, or of each of `[batch, *condition_shape]`.
 
         Later training does not change it. Log-densities are exact. The log-density is NaN at or outside the bounds
         of the prior, because such parameters have no unconstrained counterpart. It is meaningless for parameters
         off a simplex or another surface on which the prior lies.
-
-        Args:
-          x: one observation `[*condition_shape]`, or `[batch, *condition_shape]` for a distribution of that
-            batch shape.
         """
         x = self._observations(x, extra_ranks=(0, 1))
         condition = self.model.condition
@@ -282,10 +254,7 @@ class PosteriorEstimator:
     def _features(self, x):
         """The summary's output for observations."""
         parts = [x[i : i + _INITIAL] for i in range(0, len(x), _INITIAL)]
-        features = np.concatenate([self.model.condition.rows(part, len(part)) for part in parts]).astype(np.float64)
-        if not np.isfinite(features).all():
-            raise ValueError("The summary gives NaN or infinite features for some of the observations.")
-        return features
+        return np.concatenate([self.model.condition.rows(part, len(part)) for part in parts]).astype(np.float64)
 
     def _vectors(self, theta, num):
         """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
@@ -294,8 +263,7 @@ class PosteriorEstimator:
         shapes = [part.shape for part in tf.nest.flatten(theta)]
         if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
             raise ValueError(
-                f"theta must be parameters [num, *event_shape], of the event shape {self.prior.event_shape}, for "
-                f"{num} observations; got the shapes {shapes}."
+                f"theta must be parameters [num, *event_shape] for {num} observations; got the shapes {shapes}."
             )
         z = theta
         for bijector in reversed(self._into_events):
@@ -318,25 +286,22 @@ class PosteriorEstimator:
             raise ValueError(f"x has observations of shape {shape}, which may follow a batch axis; got {x.shape}.")
         finite = np.abs(x) <= self.model.distribution.dtype.max
         if bad := np.count_nonzero(~finite.all(axis=tuple(range(rank, x.ndim)))):
-            raise ValueError(
-                f"{bad} observations are NaN or infinite. If these simulations failed, leave them out with their "
-                "parameters, and q becomes the posterior given that a simulation does not fail; or let the "
-                "simulator return numbers that mark the failure."
-            )
+            raise ValueError(f"{bad} observations are NaN or infinite: leave them out with their parameters.")
         return x
 
 
 def _from_vectors(prior):
     """The size of vectors without bounds, the bijectors from them to parameters, and the dtype."""
-    dtypes, constraint = {*tf.nest.flatten(prior.dtype)}, prior.experimental_default_event_space_bijector()
-    is_one = all(shape.rank == 0 for shape in tf.nest.flatten(prior.batch_shape))
-    if not is_one or constraint is None or len(dtypes) > 1 or not next(iter(dtypes)).is_floating:
+    (dtype, *others), constraint = (
+        {*tf.nest.flatten(prior.dtype)},
+        prior.experimental_default_event_space_bijector(),
+    )
+    is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
+    if is_batch or constraint is None or others or not dtype.is_floating:
         raise ValueError(
-            "The prior must be one distribution of real numbers of one dtype, with a bijector of its support "
-            "(tfd.Independent makes the axes of a batch those of an event); got the batch shape "
-            f"{prior.batch_shape}, {prior.dtype} and the bijector {constraint}."
+            "The prior must be one distribution of real numbers of one dtype, with a bijector of its support; got "
+            f"the batch shape {prior.batch_shape}, {prior.dtype} and the bijector {constraint}."
         )
-    (dtype,) = dtypes
     return *from_vectors(prior.event_shape, constraint), dtype.name
 
 
@@ -370,19 +335,6 @@ def _affine_network(num_features, size, dtype):
     return keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
 
 
-def _num_features(summary, shape, dtype):
-    """The size of the vectors to which a summary maps observations."""
-    check_built(summary)
-    output = tuple(summary.compute_output_shape((None, *shape)))
-    dtypes = {weight.dtype for weight in summary.trainable_weights}
-    if len(output) != 2 or output[1] is None or not dtypes <= {dtype}:
-        raise ValueError(
-            f"The summary must map observations [batch, {', '.join(map(str, shape))}] to vectors, with weights in "
-            f"the dtype {dtype} of the prior; got the output shape {output} and weights in {dtypes or 'no dtype'}."
-        )
-    return output[1]
-
-
 def _batches(theta, x, batch_size, seed):
     """Shuffled batches of pairs in their own dtype; Keras would round arrays to float32."""
     with tf.device("CPU"):
@@ -394,9 +346,8 @@ def _batches(theta, x, batch_size, seed):
 def _regression(kept, held_out):
     """The matrix, the shift and the residuals' covariance of a ridge regression on pairs (features, values).
 
-    The penalty is the one with the smallest squared error of the held-out pairs. If that error exceeds the mean
-    residual variance, the covariance is scaled up to it. The covariance is shrunk toward its diagonal as by `size`
-    further pairs.
+    The penalty has the smallest squared error of the held-out pairs. If that error exceeds the mean residual
+    variance, the covariance is scaled up to it. It is shrunk toward its diagonal as by `size` further pairs.
     """
     (x, z), (x_new, z_new) = kept, held_out
     center, shift = x.mean(axis=0), z.mean(axis=0)

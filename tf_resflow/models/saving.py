@@ -16,8 +16,6 @@ from tf_resflow.layers.program import is_graph, read
 from tf_resflow.models.dequantizer import FlowDequantizer
 from tf_resflow.private_api import OnlyInSavedModels, eager_mode, sublayers
 
-__all__ = ["SavedSettings"]
-
 Settings: TypeAlias = dict[str, dict[str, Any]]
 """The settings of each part of a model by its name, as values that JSON can hold."""
 
@@ -34,17 +32,16 @@ _SHOWN = 3  # differences in a message
 
 
 class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
-    """A mixin of `FlowModel` that saves its settings and the statistics of its data with its weights.
+    """A mixin of `FlowModel` that saves its settings and the statistics of its data, one text, with its weights.
 
-    They are one text in files of weights and in checkpoints. Loading compares the settings and restores the
-    statistics.
+    Loading compares the settings and restores the statistics.
     """
 
     _only_in_saved_models: tuple[str, ...] = ("condition",)
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
-        """The statistics with which the model standardizes data, variables that are saved and not trained."""
+        """The variables with which the model standardizes data, which are saved and not trained."""
         found = {
             f"{name}/{key}": variable
             for name, part in parts_by_name(self.flow).items()
@@ -59,11 +56,7 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
             return json.dumps({"settings": _settings(self), "statistics": statistics})
 
     def deserialize(self, text: bytes | str) -> None:
-        """Restores the saved statistics if the settings are those of this model.
-
-        Raises:
-          ValueError: if a setting differs.
-        """
+        """Restores the saved statistics, or raises a ValueError if a setting differs."""
         saved = json.loads(text)
         if found := _differences(saved["settings"], json.loads(self.serialize())["settings"]):
             more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -82,21 +75,12 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
 
     def load_own_variables(self, store: Any) -> None:
         """Keras' hook, see `save_own_variables`."""
-        if _KEY not in store.keys():
-            raise ValueError(
-                f"The file has the weights of {self.name} without its settings, so it may be of another model. "
-                f"Load a file that {type(self).__name__}.save_weights wrote."
-            )
         self.deserialize(np.asarray(store[_KEY]).tobytes())
         super().load_own_variables({key: store[key] for key in store.keys() if key != _KEY})
 
 
 def _settings(model: Any) -> Settings:
-    """The settings of a model: its data and base distribution, and each bijector and layer of its parts.
-
-    Estimators of log-determinants and solvers are not among them. Of an object of an unknown class, only the type
-    is a setting.
-    """
+    """The settings of a model: its data and base distribution, and each bijector and layer of its parts."""
     found: Settings = {
         "the model": {
             "event_shape": model.data_space.event_shape,
@@ -126,24 +110,23 @@ def _settings(model: Any) -> Settings:
 def _differences(saved: Settings, own: Settings) -> list[str]:
     """The differences between the settings of a file and those of a model, in words.
 
-    A setting that only one of the two has is not a difference: versions of a class may have more or fewer.
+    Settings that only one of the two has do not count, because versions of a class may have more or fewer.
     """
     found = []
     for name in {**saved, **own}:
-        kind = own.get(name, saved.get(name, {})).get("type")
+        before, now = saved.get(name, {}), own.get(name, {})
+        kind = now.get("type", before.get("type"))
         named = name if kind is None else f"{name} ({kind})"
         if name not in saved or name not in own:
             found.append(f"{named} is only in {'the file' if name in saved else 'the model'}")
-            continue
-        before, now = saved[name], own[name]
         keys = [key for key in before if key in now and before[key] != now[key]]
         keys = [key for key in keys if json.dumps(before[key]) != json.dumps(now[key])]  # NaN equals itself as text
         if "type" in keys:
             keys, named = ["type"], name
-        for key in keys:
-            found.append(
-                f"{named}: {key} is {before[key]!r:.{_WIDTH}} in the file, {now[key]!r:.{_WIDTH}} in the model"
-            )
+        found += [
+            f"{named}: {key} is {before[key]!r:.{_WIDTH}} in the file, {now[key]!r:.{_WIDTH}} in the model"
+            for key in keys
+        ]
     return found
 
 
@@ -211,10 +194,8 @@ def _plain(value: Any, names: Mapping[int, str]) -> Any:
 
 def _array(value):
     if isinstance(value, tf.Variable) or np.asarray(value).dtype.kind not in "biufc":
-        return {
-            "type": "variable" if isinstance(value, tf.Variable) else type(value).__name__,
-            "shape": [*value.shape],
-        }
+        kind = "variable" if isinstance(value, tf.Variable) else type(value).__name__
+        return {"type": kind, "shape": [*value.shape]}
     array = np.asarray(value)
     if array.size <= _MOST_SHOWN:
         return array.tolist()
@@ -227,9 +208,8 @@ def _config(layer):
         config = layer.get_config()
     except NotImplementedError:  # a user's layer with arguments that Keras does not know
         return {}
-    return {
-        key: value for key, value in config.items() if not (sublayers(layer) and isinstance(value, (dict, list)))
-    }
+    nested = (dict, list) if sublayers(layer) else ()
+    return {key: value for key, value in config.items() if not isinstance(value, nested)}
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from tf_resflow import layers
 from tf_resflow.private_api import is_xla
 from tf_resflow.typing import TensorLike
 
-__all__ = ["NON_FINITE", "assert_finite", "check_compiles", "loss_and_gradients", "train_step", "weigh"]
-
 NON_FINITE = "The loss or its gradient is NaN or infinite"
 
 
@@ -19,14 +17,12 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
     """Takes one gradient step, then brings the norms of the layers up to date.
 
     In replica context the gradients are summed over the replicas, and each replica's loss is multiplied by its
-    share of the examples, so that all examples count equally, also in a last batch that is not divided evenly.
-    Learned orders of norms minimize another objective, the mean norm of the layers (`tf_resflow.layers.mean_norm`),
-    which reaches nothing else.
+    share of the examples. Learned orders of norms minimize another objective, the mean norm of the layers
+    (`tf_resflow.layers.mean_norm`), which reaches nothing else.
 
     Args:
       model: a compiled `FlowModel` or `HybridModel`.
-      batch: this replica's batch: examples `[batch, *event_shape]`, in a pair with the conditions of a conditional
-        model or the labels of a `HybridModel`.
+      batch: this replica's batch, as of the `example_losses` of the model.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
       weights: `[batch]`, weights of the examples in the objective; by default 1.
 
@@ -37,8 +33,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
 
     Raises:
       tf.errors.InvalidArgumentError: if the loss or the gradient is NaN or infinite; then no variable has changed.
-        A step compiled with XLA cannot raise. It changes no variable either, and its losses or "gradient_norm" show
-        the failure (`assert_finite`).
+        A step compiled with XLA cannot raise: its losses or "gradient_norm" show the failure.
     """
     means, gradients = loss_and_gradients(model, batch, seed, weights)
     loss = means[model.objective]
@@ -68,14 +63,8 @@ def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike |
     """The losses `[batch]`, with the objective multiplied by the weights `[batch]` or `[batch, 1]`."""
     if weights is None:
         return dict(losses)
-    weights = tf.cast(weights, losses[objective].dtype)
-    if weights.shape.rank == 2 and weights.shape[1] == 1:
-        weights = tf.squeeze(weights, 1)
-    if not weights.shape.is_compatible_with(losses[objective].shape):
-        raise ValueError(
-            f"sample_weight is one number for each example: {losses[objective].shape}; got {weights.shape}."
-        )
-    return {**losses, objective: weights * losses[objective]}
+    loss = losses[objective]
+    return {**losses, objective: tf.reshape(tf.cast(weights, loss.dtype), tf.shape(loss)) * loss}
 
 
 def _mean(values):
@@ -104,19 +93,6 @@ def assert_finite(loss: tf.Tensor, gradient_norm: tf.Tensor) -> tf.Operation | N
     return tf.debugging.Assert(_all_finite(loss, gradient_norm), [message, loss, gradient_norm])
 
 
-def check_compiles(strategy: tf.distribute.Strategy) -> None:
-    """Raises ValueError if XLA cannot compile the step as a whole under a strategy."""
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
-        return
-    devices = {tf.DeviceSpec.from_string(device).device_type for device in strategy.extended.worker_devices}
-    if devices != {"GPU"}:
-        raise ValueError(
-            f"XLA compiles whole steps (jit) for one device or for GPUs; the strategy has {replicas} replicas on "
-            f"devices of the type {', '.join(sorted(devices))}. Leave out jit. (TPUs always compile steps.)"
-        )
-
-
 @contextlib.contextmanager
 def _only_if_finite(model, loss, gradient_norm):
     """A context in which variables change only if the loss and the norm of the gradient are finite.
@@ -127,7 +103,10 @@ def _only_if_finite(model, loss, gradient_norm):
         with tf.control_dependencies([assert_finite(loss, gradient_norm)]):
             yield
         return
-    finite = _on_all_replicas(_all_finite(loss, gradient_norm))
+    finite = _all_finite(loss, gradient_norm)
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        replica = tf.distribute.get_replica_context()
+        finite = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~finite, tf.float32)) == 0.0
     variables = [*model.weights, *model.optimizer.variables]
     before = [tf.convert_to_tensor(variable) for variable in variables]
     yield
@@ -137,13 +116,6 @@ def _only_if_finite(model, loss, gradient_norm):
 
 def _all_finite(*values):
     return tf.reduce_all(tf.math.is_finite(tf.stack(values)))
-
-
-def _on_all_replicas(true):
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return true
-    replica = tf.distribute.get_replica_context()
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~true, tf.float32)) == 0.0
 
 
 def _orders(flow):

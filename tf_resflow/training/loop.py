@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.build import build_model, check_dataset
-from tf_resflow.models.step import assert_finite, check_compiles, train_step
+from tf_resflow.models.step import assert_finite, train_step
 from tf_resflow.progress import shown, stage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
@@ -51,14 +51,16 @@ def train(
       The content of `result.json`, a dict with a `line` for the screen. A finished run returns it at once.
 
     Raises:
+<<<<<<< HEAD
+=======
+      ValueError: when the config, the workdir or the data are wrong.
+>>>>>>> wt2-models
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
       Interrupted: on SIGINT or SIGTERM, after saving. A signal to one of several workers stops all.
       WorkerLostError: when another worker has stopped for another reason.
     """
     validate_config(config)
     strategy = strategy or tf.distribute.get_strategy()
-    if jit:
-        check_compiles(strategy)
     with lost_workers_explained(strategy):
         files = Workdir(workdir, is_chief=is_chief(strategy))
         common = config.copy_and_resolve_references()
