@@ -8,8 +8,6 @@ from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType, Shape, TensorLike
 
-__all__ = ["DCTConv"]
-
 _LEAST_VARIANCE, _LEAST_SHARE = 1e-6, 1e-4  # added to the variance of a channel, absolute and relative
 
 
@@ -66,8 +64,7 @@ class DCTConv(VariableBijector):
     def initialize(self, x: TensorLike, inverse: bool = False) -> None:
         """Sets the parameters so that each frequency of `forward(x)` has nearly the covariance I.
 
-        The covariance of the batch gets 1e-4 of its diagonal and 1e-6 on top, so that a batch of few images is not
-        singular.
+        The covariance of the batch gets 1e-4 of its diagonal and 1e-6 on top, so that it is not singular.
 
         Args:
           x: the batch, `[batch, ..., H, W, C]`.
@@ -91,9 +88,8 @@ class DCTConv(VariableBijector):
     def _lipschitz_constants(self, certified, bound):
         lower = self.lower.numpy().astype(np.float64)
         scale = np.exp(np.einsum("hwcc->hwc", lower))
-        singular = np.linalg.svd(
-            scale[..., np.newaxis] * (np.tril(lower, -1) + np.eye(lower.shape[-1])), compute_uv=False
-        )
+        matrices = scale[..., np.newaxis] * (np.tril(lower, -1) + np.eye(lower.shape[-1]))
+        singular = np.linalg.svd(matrices, compute_uv=False)
         return LipschitzConstants(float(singular.max()), float(1.0 / singular.min()), order=2.0)
 
     def _transform(self, x, inverse=False):

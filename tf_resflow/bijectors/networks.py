@@ -14,29 +14,12 @@ from tf_resflow.layers.program import BoundNetwork, bind, bind_all
 from tf_resflow.private_api import set_trainable
 from tf_resflow.typing import TensorLike
 
-__all__ = [
-    "Networks",
-    "adopt",
-    "bound_network",
-    "bounded_norm",
-    "check_built",
-    "check_event",
-    "event_rows",
-    "from_rows",
-    "input_shapes",
-    "of_shape",
-    "output_shape",
-    "parameter_dtype",
-    "share_trainable",
-    "variables_by_name",
-]
-
 
 class Networks:
     """The networks of flows, bound to their weights once, for one or several passes.
 
-    Without it, each pass binds each network that it evaluates: it reads the network and scales the kernels. Pass it
-    as the argument `networks`, like the seed. A training step creates one inside its gradient tape:
+    Without it, each pass binds each network that it evaluates, which scales the kernels. Pass it as the argument
+    `networks`, like the seed. A training step creates one inside its gradient tape:
 
     ```python
     import tensorflow as tf
@@ -59,14 +42,12 @@ class Networks:
     # True
     ```
 
-    With `training`, call `tf_resflow.layers.update_norms` after each change of the weights: the stored vectors of
-    the norms are used without a check. Activations are compiled by XLA, again for each batch size. Networks of a
-    mixed policy compute in its lower precision. Monotone blocks with the default solver solve their equations to
-    0.1 % of the event, an error far below the noise of the gradient.
-
     Args:
       *flows: bijectors, distributions or other `tf.Module`s with bijectors in them, or networks.
-      training: whether the passes are those of a training step.
+      training: whether the passes are those of a training step. If so, call `tf_resflow.layers.update_norms` after
+        each change of the weights, because the stored vectors of the norms are used without a check. XLA compiles
+        activations for each batch size, networks of a mixed policy compute in its lower precision, and monotone
+        blocks with the default solver solve their equations to 0.1 % of the event.
     """
 
     def __init__(self, *flows: Any, training: bool = False):
@@ -104,10 +85,7 @@ def bound_network(network: Any, networks: Networks | None) -> BoundNetwork:
 
 
 def adopt(network: Any) -> dict[str, tf.Variable]:
-    """Prepares the network of a bijector, and returns the variables that the bijector keeps, by name.
-
-    TFP sees them as trainable while Keras does. Mixed policies become `TrainingPolicy`s.
-    """
+    """Prepares the network of a bijector, and returns the variables that the bijector keeps, by name."""
     if not isinstance(network, keras.Layer):
         return {}
     if isinstance(network, keras.Sequential):
@@ -130,8 +108,8 @@ def check_built(network: keras.Layer) -> None:
     """Raises a ValueError for a Keras layer or model that has no variables yet."""
     if not network.built:
         raise ValueError(
-            f"The network {network.name!r} is not built, so its variables do not exist yet. Give a "
-            "keras.Sequential a keras.Input as its first element, or call its build(input_shape)."
+            f"The network {network.name!r} is not built. Give a keras.Sequential a keras.Input as its first "
+            "element, or call its build(input_shape)."
         )
 
 
@@ -142,9 +120,7 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
     """
     num_channels = shape[-1:] if event_shape.rank else []
     if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
-        raise ValueError(
-            f"{what} of shape {event_shape}, preceded by any batch shape; got an input of shape {shape}."
-        )
+        raise ValueError(f"{what} of shape {event_shape}, after any batch shape; got an input of shape {shape}.")
 
 
 def of_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
@@ -160,15 +136,14 @@ def event_rows(
 
     The batch of the condition `[..., *condition_shape]` broadcasts to that of x. `name` is for errors.
     """
-    if condition is None and condition_shape is not None:
-        raise ValueError(f"{name} needs condition, of shape {condition_shape}.")
-    if condition is None and x.shape.rank == rank + 1:
-        return x, None, None
+    if (condition is None) != (condition_shape is None):
+        needs = "takes no condition" if condition_shape is None else f"needs condition, of shape {condition_shape}"
+        raise ValueError(f"{name} {needs}.")
     batch = x.shape[: x.shape.rank - rank]
+    if condition is None and batch.rank == 1:
+        return x, None, None
     batch_shape = tf.shape(x)[: batch.rank]
     if condition is not None:
-        if condition_shape is None:
-            raise ValueError(f"{name} takes no condition.")
         condition = tf.convert_to_tensor(condition)
         check_event(f"{name} takes condition", condition_shape, condition.shape)
         own = condition.shape[: condition.shape.rank - condition_shape.rank]
@@ -176,8 +151,7 @@ def event_rows(
         if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
             raise ValueError(
                 f"{name}: the batch {own} of condition must broadcast to the batch {batch} of the value. "
-                "Draw a value for each condition, as by sample(4, ...) for four, or broadcast the value with "
-                "tf.broadcast_to."
+                "Draw a value for each condition, as by sample(4, ...) for four, or use tf.broadcast_to."
             )
         condition = _to_rows(condition, batch_shape, condition_shape.rank)
     return _to_rows(x, batch_shape, rank), condition, batch_shape
@@ -235,7 +209,7 @@ def parameter_dtype(network: Any) -> tf.DType | None:
         if dtype == tf.float64 and tensor.dtype != "float64":
             raise ValueError(
                 f"The network has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it "
-                "with keras.Input(shape, dtype='float64'), or call keras.config.set_floatx('float64') first."
+                "with keras.Input(shape, dtype='float64')."
             )
     return dtype
 
@@ -254,17 +228,14 @@ class _Trainable:
 
 
 def share_trainable(variable: keras.Variable) -> tf.Variable:
-    """Returns the `tf.Variable` of a Keras variable, which from now on is trainable while the Keras variable is."""
+    """Returns the `tf.Variable` of a Keras variable, trainable from now on while the Keras variable is."""
     for replica in getattr(variable.value, "values", [variable.value]):
         set_trainable(replica, _Trainable(variable))
     return variable.value
 
 
 def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
-    """The variables of a network under names that depend on the network alone.
-
-    Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
-    """
+    """The variables of a network under names that are numbered in the network, not in the process as by Keras."""
     named: dict[str, tf.Variable] = {}
     counts: dict[str, int] = {}
     scope = (network.path or network.name)[: -len(network.name)]

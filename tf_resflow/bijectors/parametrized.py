@@ -10,7 +10,6 @@ from tf_resflow.bijectors.base import Context, FlowBijector
 from tf_resflow.bijectors.networks import (
     bound_network,
     check_built,
-    check_event,
     event_rows,
     from_rows,
     input_shapes,
@@ -20,14 +19,9 @@ from tf_resflow.bijectors.networks import (
 )
 from tf_resflow.typing import DType
 
-__all__ = ["NetworkBijector", "VariableBijector", "network_shapes"]
-
 
 class VariableBijector(FlowBijector):
-    """A bijector that holds Keras variables by name: Keras trains and saves them, and TFP sees them.
-
-    The `frozen` ones are not trained. Other arguments are those of `tfb.Bijector`.
-    """
+    """A bijector that holds Keras variables by name, of which the `frozen` ones are not trained."""
 
     def __init__(
         self,
@@ -39,12 +33,10 @@ class VariableBijector(FlowBijector):
         **kwargs: Any,
     ) -> None:
         super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
-        variables = {
-            key: keras.Variable(
-                value, dtype=dtype, trainable=key not in frozen, autocast=False, name=f"{self.name}_{key}"
-            )
-            for key, value in initial_values.items()
-        }
+        variables = {}
+        for key, value in initial_values.items():
+            options = {"trainable": key not in frozen, "autocast": False, "name": f"{self.name}_{key}"}
+            variables[key] = keras.Variable(value, dtype=dtype, **options)
         self._keras_variables = self._no_dependency(variables)
         self._tf_variables = self._no_dependency({key: share_trainable(v) for key, v in variables.items()})
         # Checkpoints have the variables under this key since version 0.1.
@@ -67,11 +59,6 @@ class NetworkBijector(FlowBijector):
     """A bijector that evaluates a network of x, of a condition, or of both.
 
     `condition_shapes` has the shape of the condition, if there is one. Other arguments are those of `tfb.Bijector`.
-
-    Attributes:
-      network: the Keras layer or model.
-      has_condition: whether the network takes a condition.
-      condition_shape: the shape of the condition of an event, None without one.
     """
 
     def __init__(self, network: Any, condition_shapes: Sequence[Any], **kwargs: Any) -> None:
@@ -95,7 +82,6 @@ class NetworkBijector(FlowBijector):
 
     def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
         """See `event_rows`."""
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         return event_rows(self.name, x, self.forward_min_event_ndims, condition, self.condition_shape)
 
     def _output(self, context: Context) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -103,9 +89,7 @@ class NetworkBijector(FlowBijector):
         network, condition = self._network_and_condition(context)
 
         def apply(x):
-            rows, of_rows, batch_shape = event_rows(
-                self.name, x, self.forward_min_event_ndims, condition, self.condition_shape
-            )
+            rows, of_rows, batch_shape = self._to_rows(x, condition)
             output = network(rows if of_rows is None else [rows, of_rows])
             return tf.cast(from_rows(output, batch_shape), x.dtype)
 
@@ -121,6 +105,6 @@ def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[A
     if not isinstance(output, tf.TensorShape) or not output[1:].rank or not output[-1]:
         raise ValueError(
             "The network needs one input, or two with a condition, and one output, all with a last axis of known "
-            f"size; {network.name!r} maps inputs of shape {inputs} to {output}."
+            f"size; {network.name!r} maps {inputs} to {output}."
         )
     return inputs, tuple(output[1:])
