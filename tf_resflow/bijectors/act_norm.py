@@ -30,13 +30,8 @@ class ActNorm(VariableBijector):
         parameters = dict(locals())
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
         self._event_shape = tf.TensorShape(event_shape)
-        super().__init__(
-            {"log_scale": np.zeros(shape), "shift": np.zeros(shape)},
-            dtype,
-            forward_min_event_ndims=len(event_shape),
-            parameters=parameters,
-            name=name,
-        )
+        values = {"log_scale": np.zeros(shape), "shift": np.zeros(shape)}
+        super().__init__(values, dtype, parameters=parameters, name=name)
 
     @classmethod
     def _is_increasing(cls):

@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.networks import Networks, bound_network, parameter_dtype
-from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
+from tf_resflow.bijectors.networks import Networks, bound_network, network_shapes, parameter_dtype
+from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class AffineAutoregressive(NetworkBijector):
@@ -50,7 +50,7 @@ class AffineAutoregressive(NetworkBijector):
             raise ValueError(f"{network.name!r} maps {shape} to {output}; the network must map [D] to [2 D].")
         self._event_shape = tf.TensorShape(shape)
         self._reverse = reverse
-        super().__init__(network, condition, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
+        super().__init__(network, condition, parameters=parameters, name=name)
         with tf.init_scope():
             _check_autoregressive(network, reverse)
 

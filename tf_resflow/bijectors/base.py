@@ -399,14 +399,9 @@ def _over_events(bijector, log_det, x, event_ndims, inverse):
     least = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
     if event_ndims is None or event_ndims == least:
         return log_det
-    shape, _ = tfp_bijector.ldj_reduction_shape(
-        tf.nest.map_structure(tf.shape, x),
-        event_ndims=event_ndims,
-        min_event_ndims=least,
-        parameter_batch_shape=None,
-        allow_event_shape_broadcasting=True,
-        validate_args=False,
-    )
+    options = {"allow_event_shape_broadcasting": True, "validate_args": False}
+    shapes = tf.nest.map_structure(tf.shape, x)
+    shape, _ = tfp_bijector.ldj_reduction_shape(shapes, event_ndims, least, None, **options)
     return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
 
 

@@ -5,8 +5,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.networks import from_rows
-from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
+from tf_resflow.bijectors.networks import from_rows, network_shapes
+from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class ConditionalAffine(NetworkBijector):
@@ -46,7 +46,7 @@ class ConditionalAffine(NetworkBijector):
             )
         self._size = sizes[output[0]]
         self._event_shape = tf.TensorShape([self._size])
-        super().__init__(network, [condition], forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
+        super().__init__(network, [condition], parameters=parameters, name=name)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         x, batch_shape, shift, matrix, log_det = self._evaluate(x, context)

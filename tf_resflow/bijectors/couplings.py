@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import bounded_norm
-from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
+from tf_resflow.bijectors.networks import bounded_norm, network_shapes
+from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class Coupling(NetworkBijector):
@@ -32,8 +32,7 @@ class Coupling(NetworkBijector):
         self._num_mapped = _num_mapped(given, output, split, self.num_parameters)
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
-        rank = self._event_shape.rank
-        super().__init__(network, condition, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/")
+        super().__init__(network, condition, parameters=parameters, name=name)
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):

@@ -48,13 +48,8 @@ class DCTConv(VariableBijector):
         self._event_shape = tf.TensorShape(event_shape)
         height, width, channels = event_shape
         self._cosines = [fft.dct(np.eye(size), axis=0, norm="ortho") for size in (height, width)]
-        super().__init__(
-            {"lower": np.zeros([height, width, channels, channels])},
-            dtype,
-            forward_min_event_ndims=3,
-            parameters=parameters,
-            name=name,
-        )
+        values = {"lower": np.zeros([height, width, channels, channels])}
+        super().__init__(values, dtype, parameters=parameters, name=name)
 
     @property
     def lower(self) -> tf.Variable:

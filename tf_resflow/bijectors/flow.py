@@ -187,14 +187,8 @@ class Flow(FlowBijector, tfb.Composition):
             raise ValueError(f"A Flow needs a list of at least one bijector; got {bijectors!r}.")
         check_told_apart(bijectors)
         self._members = self._no_dependency(by_name(bijectors))
-        super().__init__(
-            bijectors,
-            name=f"{name}/",  # a scope of this very name, whatever else a graph holds
-            parameters=parameters,
-            forward_min_event_ndims=None,
-            inverse_min_event_ndims=None,
-            validate_args=validate_args,
-        )
+        # The slash makes a scope of this very name, whatever else a graph holds.
+        super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=f"{name}/")
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 

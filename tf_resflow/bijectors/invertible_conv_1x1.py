@@ -33,14 +33,8 @@ class InvertibleConv1x1(VariableBijector):
     ) -> None:
         parameters = dict(locals())
         self._event_shape = tf.TensorShape([num_channels])
-        super().__init__(
-            _factors(_rotation(num_channels, seed)),
-            dtype,
-            frozen=("permutation",),
-            forward_min_event_ndims=1,
-            parameters=parameters,
-            name=name,
-        )
+        values = _factors(_rotation(num_channels, seed))
+        super().__init__(values, dtype, frozen=("permutation",), parameters=parameters, name=name)
 
     @property
     def permutation(self) -> tf.Variable:

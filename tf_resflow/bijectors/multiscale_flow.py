@@ -37,13 +37,8 @@ class MultiscaleFlow(FlowBijector):
         self._members = self._no_dependency(by_name(flows))
         self._input_shape = tf.TensorShape(event_shape).with_rank(3)
         self._final_shapes = self._no_dependency(_final_shapes(flows, self._input_shape))
-        super().__init__(
-            forward_min_event_ndims=3,
-            inverse_min_event_ndims=1,
-            dtype=flows[0].dtype,
-            parameters=parameters,
-            name=f"{name}/",
-        )
+        ndims = {"forward_min_event_ndims": 3, "inverse_min_event_ndims": 1}
+        super().__init__(**ndims, dtype=flows[0].dtype, parameters=parameters, name=f"{name}/")
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the outputs of the flows, with all channels."""

@@ -201,6 +201,20 @@ def output_shape(network: Any, shapes: Sequence[Any]) -> Any:
     return tf.nest.map_structure(lambda tensor: tf.TensorShape(tensor.shape), output)
 
 
+def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
+    """The shapes of the inputs, x or x and a condition, and of the output of a network, without the batch."""
+    check_built(network)
+    inputs = [shape[1:] for shape in input_shapes(network)]
+    known = len(inputs) in (1, 2) and all(shape and shape[-1] for shape in inputs)
+    output = output_shape(network, inputs) if known else None
+    if not isinstance(output, tf.TensorShape) or not output[1:].rank or not output[-1]:
+        raise ValueError(
+            "The network needs one input, or two with a condition, and one output, all with a last axis of known "
+            f"size; {network.name!r} maps {inputs} to {output}."
+        )
+    return inputs, tuple(output[1:])
+
+
 def parameter_dtype(network: Any) -> tf.DType | None:
     """The dtype of the parameters (the policy of a `keras.Sequential` need not be that of its layers)."""
     variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if it is frozen

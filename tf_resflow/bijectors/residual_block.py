@@ -116,14 +116,7 @@ class ResidualBlock(NetworkBijector):
         self.event_shape, condition_shapes = _input_shapes(branch, has_condition, event_shape)
         self._event_shape = self.event_shape
         self.lipschitz_constant = _checked_constant(branch, lipschitz_constant)
-        super().__init__(
-            branch,
-            condition_shapes,
-            forward_min_event_ndims=self.event_shape.rank,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=f"{name}/",
-        )
+        super().__init__(branch, condition_shapes, validate_args=validate_args, parameters=parameters, name=name)
         shape = output_shape(branch, [self.event_shape, *condition_shapes])
         if not tf.TensorShape([None, *self.event_shape]).is_compatible_with(shape):
             raise ValueError(f"The branch of {name} maps shape {self.event_shape} to {shape[1:]}; it must keep it.")
