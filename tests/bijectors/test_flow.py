@@ -156,7 +156,6 @@ def test_names_and_keys(make_block, flow, x, refused):
     for members in ([], [tfb.Scale(2.0), "scale"]):
         refused("needs a list of at least one bijector", Flow, members)
     refused("got sed", flow.forward, x, sed=1)
-    refused("got third", flow.inverse, x, third={"seed": 1})
     refused("none of its blocks is conditional", flow.forward, x, condition=x)
 
 
@@ -199,9 +198,7 @@ def test_a_checkpoint_restores_another_model_of_the_architecture(make_branch, de
     np.testing.assert_array_equal(fldj(first, x, seed=1), fldj(second, x, seed=1))
 
 
-def test_an_edited_architecture_does_not_restore(make_block, tmp_path):
-    """But a block that is inserted leaves the others theirs."""
-
+def test_an_edited_architecture_does_not_restore(tmp_path):
     def vector_flow(**kwargs):
         return resflow.flows.vector_flow(2, **{"num_blocks": 2, "hidden": (4,), **kwargs})
 
@@ -209,14 +206,6 @@ def test_an_edited_architecture_does_not_restore(make_block, tmp_path):
     for edit in {"num_blocks": 3}, {"num_blocks": 1}, {"hidden": (5,)}:
         with pytest.raises((AssertionError, ValueError)):
             tf.train.Checkpoint(flow=vector_flow(**edit)).read(path).assert_consumed()
-    flow = Flow([make_block("a", seed=1), make_block("b", seed=2)])
-    path = tf.train.Checkpoint(flow=flow).write(str(tmp_path / "blocks"))
-    edited = Flow([make_block(name, seed=seed) for name, seed in (("a", 3), ("new", 4), ("b", 5))])
-    with pytest.raises(AssertionError):
-        tf.train.Checkpoint(flow=edited).read(path).assert_existing_objects_matched()
-    for block, other in zip(flow.bijectors, edited.bijectors[::2], strict=True):
-        for v, w in zip(block.branch.variables, other.branch.variables, strict=True):
-            np.testing.assert_array_equal(v, w)
 
 
 class Custom(resflow.bijectors.FlowBijector):

@@ -199,16 +199,15 @@ def test_gradients_do_not_ask_for_an_exact_solution(branch):
     y, evaluations, asked = tf.constant(np.random.default_rng(1).normal(size=[5, 4])), [], []
     settings = {"enough": 1e-20, "enough_relative": 1e-20}
 
-    class Counting(FixedPoint):
-        def __call__(self, g, y, **arguments):
-            solution = super().__call__(g, y, **arguments)
-            evaluations.append(int(np.max(solution.num_iterations)))
-            asked.append({key: value for key, value in arguments.items() if key in settings})
-            return solution
+    def counting(g, y, **arguments):
+        solution = FixedPoint(atol=1e-10, rtol=0.0)(g, y, **arguments)
+        evaluations.append(int(np.max(solution.num_iterations)))
+        asked.append({key: value for key, value in arguments.items() if key in settings})
+        return solution
 
     with tf.GradientTape() as tape:
         tape.watch(y)
-        root = solve_residual(lambda x: branch(x), y, Counting(atol=1e-10, rtol=0.0), **settings).root
+        root = solve_residual(lambda x: branch(x), y, counting, **settings).root
     tape.gradient(root, y)
     assert len(evaluations) == 2 and max(evaluations) < 200
     assert asked == [settings, {"enough_relative": 1e-20}]
@@ -241,10 +240,7 @@ def test_what_is_enough_loosens_a_tight_tolerance_only():
 
 @pytest.mark.parametrize(("memory", "exponent"), [(2, 0), (6, 0), (4, -100), (4, 115)])
 def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(memory, exponent):
-    """With n eigenvalues and n + 1 points the least residual is zero, but a rejected move costs two evaluations.
-
-    Also where squares leave the range of float32.
-    """
+    """With n eigenvalues and n + 1 points the residual vanishes, also where squares leave the range of float32."""
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=[8, 8]))[0]
     rates = np.resize([0.9, -0.5, 0.7, 0.2, -0.8][: memory - 1], 8)
     matrix = basis @ np.diag(rates) @ basis.T
@@ -259,10 +255,7 @@ def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(mem
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_events_of_few_coordinates(size):
-    """More differences than coordinates: what is left of the last one is rounding, and no direction.
-
-    Of a map with kinks and 2,000 right sides; the plain iteration takes more evaluations.
-    """
+    """With more differences than coordinates, for a map with kinks, plain iteration takes more evaluations."""
     shapes = [size, 32], [32, size], [32]
     kernel, out, bias = (tf.random.stateless_normal(shape, [size, i]) for i, shape in enumerate(shapes))
     kernel, out = (matrix / tf.linalg.svd(matrix, compute_uv=False)[0] for matrix in (kernel, out))

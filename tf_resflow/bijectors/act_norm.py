@@ -12,8 +12,7 @@ from tf_resflow.typing import DType, Shape, TensorLike
 class ActNorm(VariableBijector):
     r"""`y = exp(log_scale) (x + shift)`, per channel or per element of the event.
 
-    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the
-    identity; `tf_resflow.bijectors.initialize` gives each channel of a first batch mean 0 and variance 1.
+    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the identity.
 
     Args:
       event_shape: shape of an event, channels last.
@@ -50,7 +49,7 @@ class ActNorm(VariableBijector):
     def initialize(self, x: TensorLike, inverse: bool = False) -> None:
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1.
 
-        Channels that are (nearly) constant over the batch are scaled as if their standard deviation were 1e-3.
+        A standard deviation counts as 1e-3 at least.
 
         Args:
           x: the batch, `[batch, ..., *event]`.

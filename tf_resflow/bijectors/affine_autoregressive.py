@@ -16,15 +16,6 @@ class AffineAutoregressive(NetworkBijector):
     axis. The inverse finds one coordinate after the other, with one evaluation each. A masked autoregressive flow
     has these layers from data to latent, an inverse autoregressive flow from latent to data.
 
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    network = resflow.flows.autoregressive_network(3, hidden=(16,))
-    layer = resflow.bijectors.AffineAutoregressive(network)
-    print(layer.forward(tf.ones([1, 3])).numpy(), layer.forward_log_det_jacobian(tf.ones([1, 3]), 1).numpy())
-    # [[1. 1. 1.]] [0.]
-    ```
-
     Args:
       network: built Keras layer or model from x, or from `[x, condition]`, as from
         `tf_resflow.flows.autoregressive_network`.

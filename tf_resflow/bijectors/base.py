@@ -91,7 +91,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
     """TFP's cache, one per graph, without entries whose output is gone.
 
     Otherwise a value computed inside `tf.cond` or `tf.while_loop` would be found outside of its graph, and no graph
-    would ever be freed: the cache holds inputs until their outputs are gone, and a graph holds both.
+    would ever be freed.
     """
 
     @property
@@ -126,9 +126,8 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
 class FlowBijector(tfb.Bijector):
     """A bijector defined by one pass through it.
 
-    A subclass implements `forward_pass` and `inverse_pass`, which return the value and the log-determinant from one
-    evaluation. If the log-determinant is cheap, it can implement TFP's `_forward`, `_inverse` and
-    `_forward_log_det_jacobian` instead. TFP's other methods follow from either.
+    A subclass implements `forward_pass` and `inverse_pass`, which return the value and log-determinant, or TFP's
+    `_forward`, `_inverse` and `_forward_log_det_jacobian`. TFP's other methods follow from either.
 
     ```python
     import tensorflow as tf

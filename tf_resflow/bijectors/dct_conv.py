@@ -19,20 +19,8 @@ class DCTConv(VariableBijector):
     \\(\log|\det J| = \sum_f \sum_c s_{fc}\\). L and s are trained; they are the lower part and the diagonal of one
     array, whose upper part is not used.
 
-    It starts as the identity. `tf_resflow.bijectors.initialize` makes it whiten a first batch. The frequencies of
-    natural images are almost uncorrelated, so a normal base distribution then has about the likelihood of one with
-    full covariance, with (C + 1) / 2 parameters per coordinate.
-
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    noise = np.random.default_rng(0).normal(size=[500, 8, 8, 1])
-    images = noise.cumsum(axis=1).cumsum(axis=2).astype("float32")
-    conv = resflow.bijectors.DCTConv([8, 8, 1])
-    conv.initialize(images)
-    print(images.std().round(1), conv.forward(images).numpy().std().round(1))
-    # 4.6 1.0
-    ```
+    It starts as the identity. After `initialize`, a normal base distribution has about the likelihood of one with
+    full covariance, because the frequencies of natural images are almost uncorrelated.
 
     Args:
       event_shape: `[H, W, C]`.

@@ -19,28 +19,7 @@ class Networks:
     """The networks of flows, bound to their weights once, for one or several passes.
 
     Without it, each pass binds each network that it evaluates, which scales the kernels. Pass it as the argument
-    `networks`, like the seed. A training step creates one inside its gradient tape:
-
-    ```python
-    import tensorflow as tf
-    import tensorflow_probability as tfp
-    import tf_resflow as resflow
-
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    density = tfp.distributions.TransformedDistribution(
-        tfp.distributions.MultivariateNormalDiag(tf.zeros(2)), tfp.bijectors.Invert(flow))
-
-    @tf.function
-    def gradients(x, seed):
-        with tf.GradientTape() as tape:
-            networks = resflow.bijectors.Networks(flow, training=True)
-            kwargs = {"seed": seed, "networks": networks}
-            loss = -tf.reduce_mean(density.log_prob(x, bijector_kwargs=kwargs))
-        return tape.gradient(loss, flow.trainable_variables)
-
-    print(len(gradients(tf.zeros([8, 2]), tf.constant([1, 2]))) == len(flow.trainable_variables))
-    # True
-    ```
+    `networks`, like the seed. A training step creates one inside its gradient tape.
 
     Args:
       *flows: bijectors, distributions or other `tf.Module`s with bijectors in them, or networks.
