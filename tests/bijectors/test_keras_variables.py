@@ -58,15 +58,6 @@ def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_re
     assert counts[-1] == counts[1]
 
 
-def test_a_layer_that_is_frozen_before_it_is_built(density):
-    frozen = resflow.layers.LipschitzDense(4, trainable=False)
-    branch = keras.Sequential([keras.Input([2]), frozen, resflow.layers.LipschitzDense(2)])
-    block = density(resflow.bijectors.ResidualBlock(branch))
-    assert same(block.trainable_variables, branch.layers[1].variables)
-    frozen.trainable = True
-    assert same(block.trainable_variables, branch.variables)
-
-
 def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(tmp_path):
     def build(*scopes):
         with contextlib.ExitStack() as stack:

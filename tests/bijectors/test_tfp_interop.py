@@ -21,22 +21,6 @@ def blocks(make_block):
     return [make_block("first", estimator, seed=1), make_block("second", estimator, seed=2)]
 
 
-def test_a_chain_of_blocks_of_one_architecture_with_named_seeds(blocks, normal):
-    chain = tfb.Chain([tfb.Scale(2.0), blocks[1], tfb.Shift(1.0), blocks[0]])
-    x, seeds = normal([4, 2]), {"first": {"seed": 1}, "second": {"seed": 2}}
-
-    def fldj(one, two):
-        kwargs = {"first": {"seed": one}, "second": {"seed": two}}
-        return chain.forward_log_det_jacobian(tf.identity(x), 1, **kwargs).numpy()
-
-    assert np.all(fldj(1, 2) != fldj(1, 3)) and np.all(fldj(1, 2) != fldj(3, 2))
-    h = x + blocks[0].branch(x) + 1.0
-    np.testing.assert_allclose(chain.forward(x, **seeds), 2 * (h + blocks[1].branch(h)), rtol=1e-5, atol=1e-6)
-    first = blocks[0].forward_log_det_jacobian(x, 1, seed=1)
-    second = blocks[1].forward_log_det_jacobian(h, 1, seed=2)
-    np.testing.assert_allclose(fldj(1, 2), first + second + 2 * np.log(2.0), rtol=1e-5)
-
-
 def test_a_trainer_that_never_heard_of_norms_keeps_the_coefficient_and_what_it_optimized(density, normal):
     """It stretches kernels; log-densities are the same before and after the norms are converged."""
     flow = resflow.flows.vector_flow(2, 1, (24,), coefficient=0.9, act_norm=False, log_det_estimator=EXACT)
