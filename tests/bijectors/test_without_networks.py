@@ -227,7 +227,7 @@ def test_refusals(refused):
         refused("alpha", Logit, alpha)
     for std in (0.0, np.nan):
         refused("Every std must be positive", Normalize, [0.0, 0.0], [1.0, std])
-    refused("of the shape of mean", Normalize, [0.0, 0.0], 1.0)
+    refused("have one shape", Normalize, [0.0, 0.0], 1.0)
     refused(r"maps events of shape \(3,\)", ActNorm([3]).forward_event_shape, [4])
     refused(r"maps events of shape \(3,\)", ActNorm([3]).inverse_event_shape, [4])
     refused(r"got shapes \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))

@@ -115,14 +115,15 @@ def event_rows(
 
     The batch of the condition `[..., *condition_shape]` broadcasts to that of x. `name` is for errors.
     """
-    if (condition is None) != (condition_shape is None):
-        needs = "takes no condition" if condition_shape is None else f"needs condition, of shape {condition_shape}"
-        raise ValueError(f"{name} {needs}.")
+    if condition is None and condition_shape is not None:
+        raise ValueError(f"{name} needs condition, of shape {condition_shape}.")
     batch = x.shape[: x.shape.rank - rank]
     if condition is None and batch.rank == 1:
         return x, None, None
     batch_shape = tf.shape(x)[: batch.rank]
     if condition is not None:
+        if condition_shape is None:
+            raise ValueError(f"{name} takes no condition.")
         condition = tf.convert_to_tensor(condition)
         check_event(f"{name} takes condition", condition_shape, condition.shape)
         own = condition.shape[: condition.shape.rank - condition_shape.rank]

@@ -111,9 +111,8 @@ class Normalize(_WithStatistics):
         parameters = dict(locals())
         mean, std = np.asarray(mean, dtype), np.asarray(std, dtype)
         if mean.shape != std.shape or not np.all(std > 0):
-            raise ValueError(
-                "Every std must be positive, and std of the shape of mean: leave out constant columns."
-            )
+            shapes = f"{mean.shape} and {std.shape}"
+            raise ValueError(f"Every std must be positive, and mean and std have one shape; got {shapes}.")
         super().__init__({"mean": mean, "std": std}, mean.ndim, dtype, parameters, name)
 
     @classmethod

@@ -73,7 +73,7 @@ def solve_residual(
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
                 tape.watch([x, *targets])
                 gx = function_of(own, weights)(x)
-            if branch.program.knows_jacobian and branch.program.inputs[0][0][-1] <= MOST_ELIMINATED:
+            if branch.program.knows_jacobian and branch.program.inputs[0][0][-1] in range(MOST_ELIMINATED + 1):
                 w = _eliminated(branch.with_parameters(weights), [solution.root, *own], sign, upstream)
             else:
                 vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
