@@ -99,14 +99,19 @@ def inverse_with_solutions(
     Raises:
       ValueError: if a block is inside a bijector whose members are not known, such as `tfb.TransformDiagonal`.
     """
+    visited = set()
 
     def visit(bijector, value, inverse):
-        if hidden := [block for block in residual_blocks(bijector) if block is not bijector]:
-            raise _hidden("inverse_with_solutions", hidden, bijector)
+        visited.add(id(bijector))
 
     arguments = _given(condition=condition, networks=networks)
     context = Context(arguments, compute_log_det=False, warn=False, atol=atol, visit=visit)
     done = pass_through(flow, z, context, inverse=True)
+    if hidden := [block.name for block in residual_blocks(flow) if id(block) not in visited]:
+        raise ValueError(
+            f"inverse_with_solutions cannot reach {', '.join(hidden)}: move them out of the bijectors around them, "
+            "whose members are not known."
+        )
     return done.value, list(done.solutions)
 
 
@@ -145,13 +150,8 @@ def _initialize(bijector, x, inverse):
     if isinstance(bijector, FlowBijector):
         bijector._initialize(x, inverse)
     parts = [part for part in bijector.submodules if isinstance(part, FlowBijector)]
-    if hidden := [part for part in parts if type(part)._initialize is not FlowBijector._initialize]:
-        raise _hidden("initialize", hidden, bijector)
-
-
-def _hidden(caller, hidden, bijector):
-    names = ", ".join(part.name for part in hidden)
-    return ValueError(
-        f"{caller} cannot reach {names} inside {bijector.name} ({type(bijector).__name__}), whose members are not "
-        "known. Move them out of it."
-    )
+    if hidden := [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]:
+        raise ValueError(
+            f"initialize cannot reach {', '.join(hidden)} inside {bijector.name} ({type(bijector).__name__}): move "
+            "them out of it."
+        )

@@ -164,8 +164,7 @@ class Anderson(FixedPoint):
     steps, which converge, until one does.
 
     Args:
-      memory: m >= 2, number of points combined.
-      **kwargs: `atol`, `rtol` and `max_iterations`, see `FixedPoint`.
+      memory: m >= 2, number of points combined. Other arguments are those of `FixedPoint`.
 
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
