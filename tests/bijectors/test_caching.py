@@ -155,12 +155,8 @@ def test_a_tensor_reused_after_a_gradient_and_after_a_variable_changed(bijector,
     new = distribution.log_prob(x)
     found = new, bijector.forward_log_det_jacobian(x, 1), bijector.forward(x)
     assert np.max(np.abs(new - old)) > 1e-3
-    fresh = [tf.identity(x) for _ in range(3)]
-    expected = (
-        distribution.log_prob(fresh[0]),
-        bijector.forward_log_det_jacobian(fresh[1], 1),
-        bijector.forward(fresh[2]),
-    )
+    fresh = tf.identity(x)
+    expected = distribution.log_prob(fresh), bijector.forward_log_det_jacobian(fresh, 1), bijector.forward(fresh)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     for variable, value in zip(bijector.variables, values, strict=True):

@@ -55,9 +55,8 @@ def test_values_and_log_determinants(affine, how):
     np.testing.assert_allclose(inverse_log_det, np.tile(-expected, [5, 1]), rtol=1e-10)
 
 
-@pytest.mark.parametrize("how", ["eager", "xla"])
-def test_gradients_of_batches_of_unknown_size(affine, how):
-    """Of the sum of all values and log-determinants, by hand, with respect to the kernel of the network."""
+def test_gradients_of_batches_of_unknown_size(affine):
+    """Of the sum of all values and log-determinants, with respect to the kernel: XLA's are those of eager mode."""
 
     def gradient(x, c):
         with tf.GradientTape() as tape:
@@ -65,24 +64,12 @@ def test_gradients_of_batches_of_unknown_size(affine, how):
             total = tf.reduce_sum(y) + tf.reduce_sum(affine.forward_log_det_jacobian(x, 1, condition=c))
         return tape.gradient(total, affine.network.trainable_variables[0].value)
 
-    if how != "eager":
-        sizes = [tf.TensorSpec([None, 3], "float64"), tf.TensorSpec([None, C.shape[1]], "float64")]
-        gradient = tf.function(gradient, sizes, autograph=False, jit_compile=True)
-    _, matrices = shifts_and_matrices(C)
-    by_entry = np.repeat(X[0][:, np.newaxis], 3, axis=1)  # y_i = sum_j L_ij x_j
-    diagonal = np.arange(3)
-    by_entry[:, diagonal, diagonal] *= matrices[:, diagonal, diagonal]
-    by_entry[:, diagonal, diagonal] += 1
-    places = tfp.math.fill_triangular(np.arange(6.0)).numpy()[np.tril_indices(3)].astype(int)
-    by_output = np.ones([len(C), 9])
-    by_output[:, 3 + places] = by_entry[(slice(None), *np.tril_indices(3))]
-    np.testing.assert_allclose(gradient(X[0], C), C.T @ by_output, rtol=1e-9)
+    sizes = [tf.TensorSpec([None, size], "float64") for size in (3, 2)]
+    compiled = tf.function(gradient, sizes, autograph=False, jit_compile=True)
+    np.testing.assert_allclose(compiled(X[0], C), gradient(X[0], C), rtol=1e-9)
 
 
 def test_wrong_input(affine, refused):
-    refused("needs condition, of shape \\(2,\\)", affine.forward, X)
-    refused("takes condition of shape \\(2,\\)", affine.forward, X, condition=X)
-    refused("maps events of shape \\(3,\\)", affine.forward, C, condition=C)
     for units in (6, 1):
         network = keras.Sequential([keras.Input([2]), keras.layers.Dense(units)])
         message = f"maps \\(2,\\) to \\({units},\\).*5 for two"

@@ -81,7 +81,7 @@ def dense(inputs, outputs, **kwargs):
 
 
 def test_the_scale_is_bounded():
-    """Logits of +-60 are no overflow: the scale tends to 1 and its logarithm to the logit, less the 2."""
+    """Logits of +-60 do not overflow: the scale tends to 1, and its logarithm to the logit plus 2."""
     network = dense(1, 2, kernel_initializer="zeros")
     coupling = AffineCoupling(network)
     x = tf.constant([[0.5, 1.0]])
@@ -95,7 +95,6 @@ def test_the_scale_is_bounded():
 
 
 def test_each_pass_evaluates_the_network_once(make_coupling, counter, density, normal):
-    """The log-determinant of a sample comes with it."""
     coupling = make_coupling("affine", (2,), counter=counter)
     distribution = density(coupling)
     distribution.log_prob(normal([3, 2]))
@@ -107,22 +106,7 @@ def test_each_pass_evaluates_the_network_once(make_coupling, counter, density, n
     assert counter.take() == 1
 
 
-def test_conditions(make_coupling, normal, refused):
-    """Of any batch shape that broadcasts to that of the events."""
-    coupling = make_coupling("affine", (3,), condition_size=2)
-    assert coupling.has_condition and coupling.condition_shape == [2] and not make_coupling().has_condition
-    x, c = normal([4, 5, 3]), normal([5, 2], 1)
-    y = coupling.forward(x, condition=c)
-    for i in range(5):
-        np.testing.assert_allclose(coupling.forward(x[:, i], condition=c[i]), y[:, i], atol=1e-6)
-    np.testing.assert_allclose(coupling.inverse(tf.identity(y), condition=c), x, atol=1e-5)
-    refused(r"affine_0 needs condition, of shape \(2,\)", coupling.forward, x)
-    refused("takes condition of shape", coupling.forward, x, condition=normal([5, 3]))
-    refused("got condition", make_coupling().forward, normal([4, 2]), condition=c)
-
-
 def test_networks_and_inputs_that_are_refused(make_coupling, refused):
-    coupling = make_coupling("affine", (4, 4, 2))
     strided = keras.Sequential([keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 2, strides=2)])
     half = resflow.flows.coupling_network((4, 4, 2), 3)
     three = keras.Model(inputs := [keras.Input([1]) for _ in range(3)], keras.layers.Add()(inputs))
@@ -137,6 +121,4 @@ def test_networks_and_inputs_that_are_refused(make_coupling, refused):
     refused(to_images, AdditiveCoupling, half, split="checkerboard")
     for network in (three, two):
         refused(r"one input, or two.* one output", AdditiveCoupling, network)
-    refused("dtype='float64'", AffineCoupling, dense(2, 4, dtype="float64"))
-    for call, shape in ((coupling.forward, [3, 4, 4, 3]), (coupling.inverse, [4, 2])):
-        refused(r"events of shape \(4, 4, 2\)", call, tf.zeros(shape))
+    refused(r"events of shape \(4, 4, 2\)", make_coupling("affine", (4, 4, 2)).inverse, tf.zeros([4, 2]))

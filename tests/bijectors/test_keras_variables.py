@@ -3,15 +3,10 @@
 import contextlib
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 
 def functional_block(name="block"):
@@ -61,32 +56,6 @@ def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_re
     networks[0].trainable = True
     check()
     assert counts[-1] == counts[1]
-
-
-def test_a_layer_that_is_frozen_before_it_is_built(density):
-    frozen = resflow.layers.LipschitzDense(4, trainable=False)
-    branch = keras.Sequential([keras.Input([2]), frozen, resflow.layers.LipschitzDense(2)])
-    block = density(resflow.bijectors.ResidualBlock(branch))
-    assert same(block.trainable_variables, branch.layers[1].variables)
-    frozen.trainable = True
-    assert same(block.trainable_variables, branch.variables)
-
-
-def test_tfp_trains_what_is_not_frozen(make_block, make_coupling):
-    block, coupling, act_norm = make_block(), make_coupling("additive"), resflow.bijectors.ActNorm([2])
-    trained = [*coupling.network.variables, act_norm.keras_variables[1]]
-    frozen = [*block.branch.variables, act_norm.keras_variables[0]]
-    for part in (block.branch, act_norm.keras_variables[0]):
-        part.trainable = False
-    flow = resflow.bijectors.Flow([block, coupling, act_norm])
-    posterior = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), flow)
-    target = tfd.MultivariateNormalDiag([3.0, -2.0], [0.5, 2.0])
-    before = [v.numpy() for v in (*trained, *frozen)]
-    # A network of 5 rectified units may have no gradient at one sample.
-    options = {"num_steps": 1, "sample_size": 16, "seed": tf.constant([0, 1])}
-    tfp.vi.fit_surrogate_posterior(target.log_prob, posterior, keras.optimizers.Adam(0.1), **options)
-    moved = [np.any(v.numpy() != value) for v, value in zip((*trained, *frozen), before, strict=True)]
-    assert moved == [True] * len(trained) + [False] * len(frozen)
 
 
 def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(tmp_path):

@@ -1,7 +1,5 @@
 """Passes through a flow: the values after each scale, its solvers' solutions, and initialization from data."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -88,8 +86,7 @@ def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, 
     np.testing.assert_allclose(expected.log_det, log_det, rtol=1e-4)
     for log_det in (True, False):
         counter.take(), counting_exact.take()
-        graph = tf.function(functools.partial(forward_features, flow, compute_log_det=log_det), autograph=False)
-        found = graph(x)
+        found = tf.function(forward_features, autograph=False)(flow, x, log_det)
         assert counter.take() == 2 and counting_exact.take() == (2 if log_det else 0)
         assert (found.log_det is not None) is log_det
         for one, other in zip((found.latent, *found.features), (expected.latent, *expected.features), strict=True):
@@ -126,6 +123,13 @@ def test_a_tolerance_is_for_blocks_without_a_solver(kind, make_branch, normal):
         x, (solution,) = inverse_with_solutions(Flow([given]), normal([4, 2]), atol=atol)
         counts.append(int(np.max(solution.num_iterations)))
     assert counts[1] < counts[0] == counts[2] == counts[3]
+
+
+def test_solutions_of_hidden_blocks_are_refused(make_block, refused):
+    """As those of tfb.TransformDiagonal, whose members are not known."""
+    hidden = tfb.TransformDiagonal(make_block("hidden"))
+    for flow in (hidden, Flow([tfb.Scale(2.0), tfb.Invert(tfb.Chain([tfb.Invert(hidden)]))])):
+        refused("cannot reach hidden: move", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
 
 
 def test_without_blocks_a_list_is_inverted_in_the_precision_of_the_flow(normal):
@@ -206,8 +210,9 @@ def test_conditional_blocks_and_seed(make_block, batch):
 
 def test_initialize_refuses(batch, two_replicas, refused):
     flow = Flow([tfb.FillTriangular(), tfb.TransformDiagonal(ActNorm([2], name="hidden"))])
-    message = "inputs of hidden inside of .*TransformDiagonal"
-    refused(message, initialize, flow, np.ones([4, 3], "float32"))
+    refused(
+        "initialize cannot reach hidden inside .*TransformDiagonal", initialize, flow, np.ones([4, 3], "float32")
+    )
     act_norm, wrong = ActNorm([2]), batch.copy()
     wrong[3, 1] = np.nan
     refused("NaN or infinite", initialize, act_norm, wrong)

@@ -1,7 +1,5 @@
 """The residual block: shapes, conditions, dtypes, errors, and inverses that do not converge."""
 
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -78,7 +76,7 @@ def test_scalar_events(kind, normal):
     assert [v is module.slope for v in tfb.Invert(block).trainable_variables] == [True]
 
 
-def test_condition_is_broadcast_against_sample_shapes(conditional_block, density, normal, refused):
+def test_condition_is_broadcast_against_sample_shapes(conditional_block, density, normal):
     block = conditional_block
     x, condition = normal([4, 5, 2]), normal([5, 3], 1)
     y = block.forward(x, condition=condition)
@@ -95,22 +93,17 @@ def test_condition_is_broadcast_against_sample_shapes(conditional_block, density
         found = block.forward(x, condition=fewer)
         expected = block.forward(x, condition=tf.broadcast_to(fewer, [4, 5, 3]))
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    # Samples for four conditions are four.
-    distribution, kwargs = density(block), {"condition": tf.ones([4, 3])}
-    message = r"batch \(4,\) of condition must broadcast to the batch \(\)"
-    refused(message, distribution.sample, seed=1, bijector_kwargs=kwargs)
-    samples = distribution.sample(4, seed=1, bijector_kwargs=kwargs)
+    samples = density(block).sample(4, seed=1, bijector_kwargs={"condition": tf.ones([4, 3])})
     assert len(np.unique(samples, axis=0)) == 4
 
 
 @pytest.mark.parametrize(("batch", "conditions"), [([], [4]), ([3, 1], [3, 4]), ([3], [4])])
-def test_a_condition_does_not_enlarge_the_batch(batch, conditions, conditional_block, normal):
+def test_a_condition_does_not_enlarge_the_batch(batch, conditions, conditional_block, normal, refused):
     """Otherwise one draw would go with several conditions. If the shapes are not known, the graph fails."""
     flow = resflow.bijectors.Flow([tfb.Chain([tfb.Invert(tfb.Invert(conditional_block))])])
     x, condition = normal([*batch, 2]), normal([*conditions, 3])
     for method in (conditional_block.forward, flow.inverse):
-        with pytest.raises(ValueError, match=r"conditional: the batch .* of condition.*sample\(4"):
-            method(x, condition=condition)
+        refused(r"conditional: the batch .* of condition.*sample\(4", method, x, condition=condition)
     if len(conditions) == len(batch):
         specs = [tf.TensorSpec([*[None] * len(batch), n]) for n in (2, 3)]
         call = tf.function(lambda x, c: flow.forward(x, condition=c), specs, autograph=False)
@@ -172,44 +165,32 @@ def test_branches_estimators_and_solvers_that_are_refused(make_branch, refused):
     def branch(*layers):
         return keras.Sequential([keras.Input([2]), *layers])
 
-    unknown, longer = branch(keras.layers.Dense(2)), keras.Sequential([keras.Input([3]), dense(2)])
-    sliced = {"lipschitz_constant": 0.5, "event_shape": [3]}
-    shape = r"maps events of shape \(3,\) to \(2,\).*keeps the shape"
+    unknown = branch(keras.layers.Dense(2))
     refused("not built", ResidualBlock, keras.Sequential([dense(2)]))
     refused(r"\(2,\) to \(3,\)", ResidualBlock, branch(dense(3)))
-    refused(shape, ResidualBlock, longer, lipschitz_constant=0.5)
-    refused(shape, ResidualBlock, Sliced(), **sliced)
+    refused(r"\(3,\) to \(2,\)", ResidualBlock, Sliced(), lipschitz_constant=0.5, event_shape=[3])
     refused("Lipschitz constant 1.5", ResidualBlock, branch(dense(2, coefficient=1.5)))
     refused("Lipschitz constant 1,", ResidualBlock, make_branch(), lipschitz_constant=1.0)
     refused("lipschitz_constant=", ResidualBlock, unknown)
     refused("event_shape=", ResidualBlock, Shrinking(), lipschitz_constant=0.5)
-    refused("2, condition|has 1 input", ResidualBlock, make_branch(), has_condition=True)
+    refused("has 1 input", ResidualBlock, make_branch(), has_condition=True)
     refused("dtype='float64'", ResidualBlock, branch(dense(2, dtype="float64")))
     assert ResidualBlock(unknown, lipschitz_constant=0.5).lipschitz_constant == 0.5
 
 
 def test_inputs_that_are_refused(vector_block, conditional_block, image_block, refused):
-    def shaped(shape):
-        return re.escape(str(tuple(shape)))
-
-    for method in ("forward", "inverse", "solve"):
-        call, has_condition = (getattr(block, method) for block in (vector_block, conditional_block))
-        x, y = tf.zeros([4, 3]), tf.zeros([4, 2])
+    x, y = tf.zeros([4, 3]), tf.zeros([4, 2])
+    for method in ("forward", "solve"):
+        call, conditional = (getattr(block, method) for block in (vector_block, conditional_block))
         refused("float64", call, tf.zeros([4, 3], tf.float64), error=(ValueError, TypeError))
         refused(r"events of shape \(3,\).*shape \(4, 2\)", call, y)
-        superfluous = "takes no condition" if method == "solve" else "got condition"
-        refused(superfluous, call, x, condition=x)
-        refused("needs condition", has_condition, y)
+        refused("takes no condition" if method == "solve" else "got condition", call, x, condition=x)
+        refused(r"needs condition, of shape \(3,\)", conditional, y)
         for shape in ([4, 2], []):
-            message = rf"conditional takes condition of shape \(3,\).*an input of shape {shaped(shape)}"
-            with pytest.raises(ValueError, match=message):
-                has_condition(y, condition=tf.zeros(shape))
-        if method != "solve":
-            takes = "vector takes seed, networks besides .*; got sed"
-            refused(takes, call, x, sed=1)
+            refused(r"conditional takes condition of shape \(3,\)", conditional, y, condition=tf.zeros(shape))
+    refused("vector takes seed, networks besides .*; got sed", vector_block.forward, x, sed=1)
     for shape in ([5, 4, 3, 1], [3, 2]):
-        with pytest.raises(ValueError, match=rf"image maps events of shape \(4, 3, 2\).*{shaped(shape)}"):
-            image_block.forward(tf.zeros(shape))
+        refused(r"image maps events of shape \(4, 3, 2\)", image_block.forward, tf.zeros(shape))
     function = tf.function(vector_block.forward, input_signature=[tf.TensorSpec(None)])
     refused("got an input of shape <unknown>", function, tf.zeros([4, 3]))
 
@@ -237,22 +218,14 @@ def test_inverse_that_does_not_converge(make_block, capfd, normal):
     residual = np.max(np.abs(solution.root + block.branch(solution.root) - y), -1)
     assert np.all(residual < solution.residual) and np.min(residual) > 1e-4
     strict = block.copy(validate_args=True)
-    capfd.readouterr()
+    strict.copy(inverse_solver=None).inverse(tf.identity(y))
+    assert "WARNING" not in capfd.readouterr().err
     for wrap in (lambda call: call, lambda call: tf.function(call, autograph=False)):
         wrap(block.inverse)(tf.identity(y))
         printed = capfd.readouterr().err
         assert "WARNING: stubborn" in printed and "number of examples: 4" in printed
         with pytest.raises(tf.errors.InvalidArgumentError, match="stubborn.*did not converge"):
             wrap(strict.inverse)(tf.identity(y))
-
-
-def test_only_examples_that_do_not_converge_are_counted(vector_block, capfd, normal):
-    x = vector_block.copy(validate_args=True).inverse(normal([3, 3]))
-    assert np.all(np.isfinite(x)) and "WARNING" not in capfd.readouterr().err
-    y = tf.concat([normal([3, 3]), tf.fill([1, 3], np.float32(np.nan))], 0)
-    np.testing.assert_array_equal(vector_block.solve(y).converged, [True] * 3 + [False])
-    vector_block.inverse(y)
-    assert "number of examples: 1" in capfd.readouterr().err
 
 
 def test_a_residual_that_nobody_sees_is_not_told(make_block, capfd, normal):
@@ -274,30 +247,21 @@ def test_a_saved_model_of_all_kinds_of_members(make_block, make_coupling, densit
     members += [resflow.bijectors.InvertibleConv1x1(2), make_coupling("affine"), make_coupling("additive")]
     members[0].shift.assign([0.5, -0.5])
     distribution = density(resflow.bijectors.Flow(members))
-    seed_spec = tf.TensorSpec([2], tf.int32)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 2]), seed_spec], autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec([None, 2]), tf.TensorSpec([2], tf.int32)], autograph=False)
     def log_prob(x, seed):
         return {"log_prob": distribution.log_prob(x, bijector_kwargs={"seed": seed})}
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32), seed_spec], autograph=False)
-    def sample(num, seed):
-        return {"x": distribution.sample(num, seed=seed)}
-
     server = tf.Module()
     server.density = distribution
-    tf.saved_model.save(server, str(tmp_path), signatures={"log_prob": log_prob, "sample": sample})
-    loaded = tf.saved_model.load(str(tmp_path))
+    tf.saved_model.save(server, str(tmp_path), signatures=log_prob)
+    loaded = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     seeds = [tf.constant([1, i]) for i in range(2)]
     x = normal([5, 2])
-    values = [loaded.signatures["log_prob"](x=x, seed=seed)["log_prob"] for seed in seeds]
+    values = [loaded(x=x, seed=seed)["log_prob"] for seed in seeds]
     eager = distribution.log_prob(x, bijector_kwargs={"seed": seeds[0]})
     np.testing.assert_allclose(values[0], eager, rtol=1e-5)
     assert np.any(values[0] != values[1])  # an example may draw the same probes twice
-    x = loaded.signatures["sample"](num=tf.constant(4), seed=seeds[1])["x"]
-    assert x.shape == [4, 2]
-    np.testing.assert_allclose(x, distribution.sample(4, seed=seeds[1]), atol=1e-5)
-    assert np.all(x != loaded.signatures["sample"](num=tf.constant(4), seed=seeds[0])["x"])
 
 
 def test_by_xla_no_warning_is_printed_and_solve_tells(make_block, capfd):

@@ -6,17 +6,13 @@ import tensorflow as tf
 from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.networks import of_shape
 from tf_resflow.bijectors.parametrized import VariableBijector
-from tf_resflow.sequences import check_sequence
 from tf_resflow.typing import DType, Shape, TensorLike
-
-__all__ = ["ActNorm"]
 
 
 class ActNorm(VariableBijector):
     r"""`y = exp(log_scale) (x + shift)`, per channel or per element of the event.
 
-    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the
-    identity; `tf_resflow.bijectors.initialize` gives each channel of a first batch mean 0 and variance 1.
+    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the identity.
 
     Args:
       event_shape: shape of an event, channels last.
@@ -31,16 +27,10 @@ class ActNorm(VariableBijector):
         self, event_shape: Shape, per_channel: bool = True, dtype: DType = "float32", *, name: str = "act_norm"
     ) -> None:
         parameters = dict(locals())
-        check_sequence("event_shape", event_shape, f"[{event_shape}]")
         shape = tuple(event_shape[-1:] if per_channel else event_shape)
         self._event_shape = tf.TensorShape(event_shape)
-        super().__init__(
-            {"log_scale": np.zeros(shape), "shift": np.zeros(shape)},
-            dtype,
-            forward_min_event_ndims=len(event_shape),
-            parameters=parameters,
-            name=name,
-        )
+        values = {"log_scale": np.zeros(shape), "shift": np.zeros(shape)}
+        super().__init__(values, dtype, parameters=parameters, name=name)
 
     @classmethod
     def _is_increasing(cls):
@@ -57,12 +47,12 @@ class ActNorm(VariableBijector):
         return self._value("shift")
 
     def initialize(self, x: TensorLike, inverse: bool = False) -> None:
-        """Sets the parameters so that `forward(x)` has mean 0 and variance 1; `x` is `[batch, ..., *event]`.
+        """Sets the parameters so that `forward(x)` has mean 0 and variance 1.
 
-        Channels that are (nearly) constant over the batch are scaled as if their standard deviation were 1e-3.
+        A standard deviation counts as 1e-3 at least.
 
         Args:
-          x: the batch.
+          x: the batch, `[batch, ..., *event]`.
           inverse: whether `inverse(x)` gets mean 0 and variance 1 instead.
         """
         x = tf.convert_to_tensor(x, self.dtype)

@@ -5,28 +5,16 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.networks import Networks, bound_network, parameter_dtype
-from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
-
-__all__ = ["AffineAutoregressive"]
+from tf_resflow.bijectors.networks import Networks, bound_network, network_shapes, parameter_dtype
+from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class AffineAutoregressive(NetworkBijector):
     r"""\\(y_i = e^{s_i(x_{<i})} x_i + t_i(x_{<i})\\), with \\(s_i = 2 \tanh(r_i / 2)\\), on vectors x.
 
-    \\(\log|\det J| = \sum_i s_i\\): the Jacobian is triangular. Value and log-determinant come from one evaluation
-    of the network, which returns `[t, r]`, joined along the last axis. The inverse finds one coordinate after the
-    other, with one evaluation each. A masked autoregressive flow has these layers from data to latent, an inverse
-    autoregressive flow from latent to data.
-
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    network = resflow.flows.autoregressive_network(3, hidden=(16,))
-    layer = resflow.bijectors.AffineAutoregressive(network)
-    print(layer.forward(tf.ones([1, 3])).numpy(), layer.forward_log_det_jacobian(tf.ones([1, 3]), 1).numpy())
-    # [[1. 1. 1.]] [0.]
-    ```
+    \\(\log|\det J| = \sum_i s_i\\): the Jacobian is triangular. The network returns `[t, r]`, joined along the last
+    axis. The inverse finds one coordinate after the other, with one evaluation each. A masked autoregressive flow
+    has these layers from data to latent, an inverse autoregressive flow from latent to data.
 
     Args:
       network: built Keras layer or model from x, or from `[x, condition]`, as from
@@ -35,8 +23,7 @@ class AffineAutoregressive(NetworkBijector):
       name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
 
     Raises:
-      ValueError: if the network is not built, is not autoregressive in this order, or does not return two values
-        for each coordinate.
+      ValueError: if the network is not autoregressive in this order.
 
     References:
       Papamakarios, Pavlakou and Murray, Masked Autoregressive Flow for Density Estimation, 2017, Section 3.1.
@@ -44,8 +31,7 @@ class AffineAutoregressive(NetworkBijector):
     """
 
     _why_unbounded = (
-        "An autoregressive layer scales x_i by a function of the others: its slope in them grows with x_i, without "
-        "bound"
+        "An autoregressive layer scales x_i by a function of the others: its slope in them is unbounded"
     )
 
     def __init__(self, network: keras.Layer, reverse: bool = False, *, name: str = "affine_autoregressive") -> None:
@@ -55,7 +41,7 @@ class AffineAutoregressive(NetworkBijector):
             raise ValueError(f"{network.name!r} maps {shape} to {output}; the network must map [D] to [2 D].")
         self._event_shape = tf.TensorShape(shape)
         self._reverse = reverse
-        super().__init__(network, condition, forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
+        super().__init__(network, condition, parameters=parameters, name=name)
         with tf.init_scope():
             _check_autoregressive(network, reverse)
 
@@ -78,10 +64,7 @@ class AffineAutoregressive(NetworkBijector):
         return Pass(x, -log_det)
 
     def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
-        r"""y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x.
-
-        None if there is a condition.
-        """
+        r"""y, log|det J|, \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x, if unconditional."""
         if self.has_condition:
             return None
         y, log_scale, jacobian, of_log_scale = self._with_jacobian(x, networks)

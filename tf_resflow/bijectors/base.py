@@ -23,17 +23,6 @@ from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.solvers import Solution
 
-__all__ = [
-    "Context",
-    "FlowBijector",
-    "LipschitzConstants",
-    "Pass",
-    "in_order",
-    "lipschitz_constants",
-    "pass_through",
-    "pass_through_members",
-]
-
 _OF_GRAPH = "_tf_resflow_values"  # attribute of a graph
 
 
@@ -42,8 +31,7 @@ class Pass(NamedTuple):
 
     Attributes:
       value: a tensor, or a nest of tensors.
-      log_det: log|det| of the Jacobian in the direction of the pass, for an event of the minimum rank; None if it
-        was not requested.
+      log_det: log|det| of the Jacobian in the direction of the pass, for events of the minimum rank, if requested.
       features: the values after each scale of a flow.
       solutions: the `Solution` of each block that solved an equation, in order.
     """
@@ -59,14 +47,13 @@ class Context:
     """What the caller of a pass chooses.
 
     Attributes:
-      arguments: as for `forward`: `seed`, `networks`, `condition`, and dictionaries under the names of
-        members.
-      compute_log_det: whether to compute the log-determinant. Without it no series is evaluated.
+      arguments: `seed`, `networks`, `condition`, and dictionaries under the names of members.
+      compute_log_det: whether to compute the log-determinant.
       warn: whether to print a warning if an inverse did not converge.
       unseen: largest residual that is not worth a warning, because the data cannot resolve it.
       atol: absolute tolerance for the inverse of blocks that were given no solver.
-      visit: function of a bijector, its input, and whether it is inverted. It is called before each bijector that
-        is not made of others.
+      visit: function of a bijector, its input, and whether it is inverted; called before each bijector that has
+        no members.
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -79,8 +66,8 @@ class Context:
     def take(self, name: str, *known: str) -> list:
         """Returns the values of the known arguments, None where missing; raises a ValueError for others."""
         if unknown := self.arguments.keys() - {*known, "salt"}:
-            takes, got = ", ".join(known) or "no arguments", ", ".join(sorted(unknown))
-            raise ValueError(f"{name} takes {takes} besides the value; got {got}.")
+            takes = ", ".join(known) or "no arguments"
+            raise ValueError(f"{name} takes {takes} besides the value; got {', '.join(sorted(unknown))}.")
         return [self.arguments.get(key) for key in known]
 
     def seed(self, name: str) -> tf.Tensor:
@@ -91,8 +78,7 @@ class Context:
 class LipschitzConstants(NamedTuple):
     """Upper bounds of the Lipschitz constants of a bijector (data to latent) and of its inverse.
 
-    Both hold in the l^p norm of `order` p, or in every norm if it is None. `reason` is a sentence that says why one
-    of them is infinite.
+    Both hold in the l^p norm of `order` p, or in every norm if it is None. `reason` says why one is infinite.
     """
 
     forward: float = math.inf
@@ -105,7 +91,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
     """TFP's cache, one per graph, without entries whose output is gone.
 
     Otherwise a value computed inside `tf.cond` or `tf.while_loop` would be found outside of its graph, and no graph
-    would ever be freed: the cache holds inputs until their outputs are gone, and a graph holds both.
+    would ever be freed.
     """
 
     @property
@@ -129,8 +115,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
     def _attributes(self, input, fn_name, **kwargs):  # noqa: A002 (TFP's name)
         edge = self._get_or_create_edge(input, fn_name, kwargs)
         if not edge.output_ref:
-            # The output is gone, and with it what is known about the pair: variables may have changed.
-            edge.attributes.clear()
+            edge.attributes.clear()  # variables may have changed
         return edge.attributes
 
     def _invoke(self, input, fn_name, kwargs, attributes):  # noqa: A002
@@ -141,9 +126,8 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
 class FlowBijector(tfb.Bijector):
     """A bijector defined by one pass through it.
 
-    A subclass implements `forward_pass` and `inverse_pass`, which return the value and the log-determinant from one
-    evaluation. If the log-determinant is cheap, it can implement TFP's `_forward`, `_inverse` and
-    `_forward_log_det_jacobian` instead. TFP's other methods follow from either.
+    A subclass implements `forward_pass` and `inverse_pass`, which return the value and log-determinant, or TFP's
+    `_forward`, `_inverse` and `_forward_log_det_jacobian`. TFP's other methods follow from either.
 
     ```python
     import tensorflow as tf
@@ -167,14 +151,13 @@ class FlowBijector(tfb.Bijector):
     # [[1. 3.]] [[1. 1.]]
     ```
 
-    In a pass, `context.log_det` says whether the log-determinant is wanted, `context.take(name, "seed",
+    In a pass, `context.compute_log_det` says whether the log-determinant is wanted, `context.take(name, "seed",
     "condition")` returns the values of these arguments and refuses others, and `context.seed(name)` is a
     stateless seed.
 
     Attributes:
-      networks: the built Keras layers (or modules) that the bijector evaluates. Set this attribute before calling
-        `super().__init__`, or define a property. It is where TFP finds their variables, and where `Networks`,
-        `tf_resflow.layers.update_norms`, `tf_resflow.FlowModel` and files of weights find the layers.
+      networks: the built Keras layers (or modules) that the bijector evaluates, whose variables are trained and
+        saved. Set this attribute before calling `super().__init__`, or define a property.
       keras_variables: the `keras.Variable`s that the bijector holds itself.
       argument_names: the arguments that it accepts from the flows around it, of "seed", "networks" and
         "condition"; none by default.
@@ -260,16 +243,13 @@ class FlowBijector(tfb.Bijector):
         return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _forward_event_shape(self, shape):
-        self._check_event_shape(shape)
+        if self._event_shape is not None and shape.rank is not None:
+            check_event(f"{self.name} maps events", self._event_shape, shape)
         return super()._forward_event_shape(shape)
 
     def _inverse_event_shape(self, shape):
-        self._check_event_shape(shape)
-        return super()._inverse_event_shape(shape)
-
-    def _check_event_shape(self, shape):
-        if self._event_shape is not None and shape.rank is not None:
-            check_event(f"{self.name} maps events", self._event_shape, shape)
+        shape = super()._inverse_event_shape(shape)
+        return shape if self._event_shape is None else self._forward_event_shape(shape)
 
     def _augmented(self, inverse, x, /, **arguments):
         """The value, and a dict of what TFP's cache keeps with it: the log-determinant of the same pass."""
@@ -287,10 +267,11 @@ class FlowBijector(tfb.Bijector):
     _augmented_inverse = functools.partialmethod(_augmented, True)
 
     def _log_det_jacobian(self, inverse, x, /, **arguments):
-        if self._defers(inverse):
+        defers = self._defers(inverse)
+        if defers:
             x, inverse = (self.inverse if inverse else self.forward)(x, **arguments), not inverse
-            return tf.negative(_log_det(self, _pass(self, x, Context(arguments), inverse), inverse))
-        return _log_det(self, _pass(self, x, Context(arguments), inverse), inverse)
+        log_det = _pass(self, x, Context(arguments), inverse).log_det
+        return tf.negative(log_det) if defers else log_det
 
     _forward_log_det_jacobian = functools.partialmethod(_log_det_jacobian, False)
     _inverse_log_det_jacobian = functools.partialmethod(_log_det_jacobian, True)
@@ -321,27 +302,27 @@ def pass_through(
         done = _pass(bijector, x, context, inverse)
         if not context.compute_log_det:
             return done._replace(log_det=None)
-        log_det = _log_det(bijector, done, inverse)
-        return done._replace(log_det=_over_events(bijector, log_det, x, event_ndims, inverse))
+        return done._replace(log_det=_over_events(bijector, done.log_det, x, event_ndims, inverse))
 
 
 def _pass(bijector, x, context, inverse):
-    """Returns what the bijector's `forward_pass` or `inverse_pass` returns, as a `Pass`."""
+    """The `Pass` by the bijector's own method; raises a NotImplementedError if it lacks the log-determinant."""
     method = bijector.inverse_pass if inverse else bijector.forward_pass
     if bijector._event_shape is not None:
         check_event(f"{bijector.name} maps events", bijector._event_shape, x.shape)
-    done = method(x, context)
+    done, name = method(x, context), f"{bijector.name}.{method.__name__}"
     if not isinstance(done, tuple):
-        name = f"{type(bijector).__name__}.{method.__name__}"
         raise ValueError(f"{name} must return (value, log_det); it returned a {type(done).__name__}.")
-    return Pass(*done)
+    done = Pass(*done)
+    if context.compute_log_det and done.log_det is None:
+        raise NotImplementedError(f"{name} returned no log-determinant, but context.compute_log_det is true.")
+    return done
 
 
 def pass_through_members(composition, x, context, inverse=False, event_ndims=None) -> Pass:
     """A pass through each member of a composition, by TFP's `_walk_forward` or `_walk_inverse`.
 
-    The log-determinant requires members in sequence, and `event_ndims`, the rank of the events of `x`. The features
-    are the values after the scales of our compositions, or the features of the members of TFP's.
+    The log-determinant requires members in sequence, and `event_ndims`, the rank of the events of `x`.
     """
     is_ours = isinstance(composition, FlowBijector)
     ends = composition._ends_of_scales() if is_ours else itertools.repeat(False)
@@ -360,7 +341,11 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
         return done.value
 
     value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
-    return Pass(value, _sum(log_dets) if context.compute_log_det else None, tuple(features), tuple(solutions))
+    log_det = None
+    if context.compute_log_det:
+        dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
+        log_det = sum(tf.cast(log_det, dtype) for log_det in log_dets)
+    return Pass(value, log_det, tuple(features), tuple(solutions))
 
 
 def in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
@@ -408,38 +393,19 @@ def _is_random(bijector):
     return any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(bijector))
 
 
-def _log_det(bijector, done, inverse):
-    """Returns the log-determinant of a pass; raises a NotImplementedError if it has none."""
-    if done.log_det is None:
-        raise NotImplementedError(
-            f"{bijector.name}.{'inverse_pass' if inverse else 'forward_pass'} returned no log-determinant, "
-            "although context.log_det is true."
-        )
-    return done.log_det
-
-
 def _over_events(bijector, log_det, x, event_ndims, inverse):
     """Sums the log-determinant over the axes of events of a higher rank than the minimum."""
     least = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
     if event_ndims is None or event_ndims == least:
         return log_det
-    shape, _ = tfp_bijector.ldj_reduction_shape(
-        tf.nest.map_structure(tf.shape, x),
-        event_ndims=event_ndims,
-        min_event_ndims=least,
-        parameter_batch_shape=None,
-        allow_event_shape_broadcasting=True,
-        validate_args=False,
-    )
+    options = {"allow_event_shape_broadcasting": True, "validate_args": False}
+    shapes = tf.nest.map_structure(tf.shape, x)
+    shape, _ = tfp_bijector.ldj_reduction_shape(shapes, event_ndims, least, None, **options)
     return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
 
 
 def _stock_pass(bijector, x, context, event_ndims, inverse):
-    """A pass through one of TFP's bijectors.
-
-    Its cache would return the result of a branch of `tf.cond` or `tf.while_loop` outside of it, too. Therefore it
-    gets copies of the tensors.
-    """
+    """A pass through one of TFP's bijectors, whose cache would return results of a `tf.cond` outside of it."""
     x = tf.nest.map_structure(tf.identity, x)
     call = bijector.inverse if inverse else bijector.forward
     log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian
@@ -447,9 +413,3 @@ def _stock_pass(bijector, x, context, event_ndims, inverse):
         y = call(x, **context.arguments)
         log_det = log_det(x, event_ndims, **context.arguments) if context.compute_log_det else None
     return Pass(tf.nest.map_structure(tf.identity, y), log_det)
-
-
-def _sum(log_dets):
-    """The sum of tensors, in the dtype of the highest precision."""
-    dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
-    return sum(tf.cast(log_det, dtype) for log_det in log_dets)

@@ -11,8 +11,6 @@ from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.progress import track
 
-__all__ = ["certified_bounds", "uncertified_blocks"]
-
 
 def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
     """The names of the residual blocks whose `lipschitz_constant` cannot be verified, each with the reason."""

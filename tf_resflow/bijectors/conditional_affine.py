@@ -5,18 +5,15 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.base import Context, Pass
-from tf_resflow.bijectors.networks import from_rows
-from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
-
-__all__ = ["ConditionalAffine"]
+from tf_resflow.bijectors.networks import from_rows, network_shapes
+from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class ConditionalAffine(NetworkBijector):
     r"""`y = L(c) x + t(c)` on vectors x, with a lower triangular matrix L that depends on a condition c.
 
     \\(\log|\det J| = \sum_i l_i(c)\\), with \\(\exp(l_i(c))\\) the diagonal of L. With a normal base distribution
-    it is the density of a Gaussian whose mean and covariance are functions of c. Before residual blocks it
-    standardizes x given c, so that the blocks need not. The inverse is as cheap.
+    it is the density of a Gaussian whose mean and covariance are functions of c. The inverse is as cheap.
 
     For events of D coordinates the network returns t (D values) and the rows of L (D (D + 1) / 2 values, in the
     order of `tfp.math.fill_triangular`, with l in place of the diagonal), joined along the last axis.
@@ -34,18 +31,22 @@ class ConditionalAffine(NetworkBijector):
     Args:
       network: built Keras layer or model, from a condition `[condition_size]` to `[D (D + 3) / 2]`.
       name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
-
-    Raises:
-      ValueError: if the network is not built, or does not map vectors to vectors of such a size.
     """
 
     _why_unbounded = "The matrix of a conditional affine map is a function of the condition"
 
     def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
         parameters = dict(locals())
-        self._size, condition = _size_and_condition(network)
+        (condition, *others), output = network_shapes(network)
+        sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}
+        if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
+            raise ValueError(
+                f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for D "
+                "coordinates: 2 for one, 5 for two, 9 for three."
+            )
+        self._size = sizes[output[0]]
         self._event_shape = tf.TensorShape([self._size])
-        super().__init__(network, [condition], forward_min_event_ndims=1, parameters=parameters, name=f"{name}/")
+        super().__init__(network, [condition], parameters=parameters, name=name)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         x, batch_shape, shift, matrix, log_det = self._evaluate(x, context)
@@ -67,15 +68,3 @@ class ConditionalAffine(NetworkBijector):
         log_scale = tf.reduce_sum(matrix * diagonal, axis=-1)
         matrix = (1 - diagonal) * matrix + diagonal * tf.exp(log_scale)[:, tf.newaxis]
         return x, batch_shape, output[:, : self._size], matrix, tf.reduce_sum(log_scale, axis=-1)
-
-
-def _size_and_condition(network):
-    """The size of an event and the shape of a condition, from those of the network."""
-    (condition, *others), output = network_shapes(network)
-    sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}
-    if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
-        raise ValueError(
-            f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for events of "
-            "D coordinates: 2 for one, 5 for two, 9 for three."
-        )
-    return sizes[output[0]], condition

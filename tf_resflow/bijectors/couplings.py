@@ -6,10 +6,8 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import bounded_norm
-from tf_resflow.bijectors.parametrized import NetworkBijector, network_shapes
-
-__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
+from tf_resflow.bijectors.networks import bounded_norm, network_shapes
+from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class Coupling(NetworkBijector):
@@ -34,8 +32,7 @@ class Coupling(NetworkBijector):
         self._num_mapped = _num_mapped(given, output, split, self.num_parameters)
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
-        rank = self._event_shape.rank
-        super().__init__(network, condition, forward_min_event_ndims=rank, parameters=parameters, name=f"{name}/")
+        super().__init__(network, condition, parameters=parameters, name=name)
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
@@ -60,10 +57,8 @@ class Coupling(NetworkBijector):
             mask = self._mask(x)
             return (1 - mask) * x, mask * x
         if self._swap:
-            mapped, given = tf.split(x, [self._num_mapped, self._num_given], axis=-1)
-        else:
-            given, mapped = tf.split(x, [self._num_given, self._num_mapped], axis=-1)
-        return given, mapped
+            return tf.split(x, [self._num_mapped, self._num_given], axis=-1)[::-1]
+        return tf.split(x, [self._num_given, self._num_mapped], axis=-1)
 
     def _unite(self, given, mapped):
         if self._split == "checkerboard":
@@ -92,12 +87,11 @@ def _num_mapped(shape, output, split, num_parameters):
     """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
-    wanted = f"[..., C_a] to [..., {num_parameters} C_b], where an event is [..., C_a + C_b]"
-    if split == "checkerboard":
-        fits = fits and len(shape) == 3 and mapped == shape[-1]
-        wanted = f"an image [H, W, C] to [H, W, {num_parameters} C]"
-    if not fits:
-        raise ValueError(f"With split={split!r} the network must map {wanted}; it maps {shape} to {output}.")
+    if not fits or (split == "checkerboard" and (len(shape) != 3 or mapped != shape[-1])):
+        raise ValueError(
+            f"The network must map [..., C_a] to [..., {num_parameters} C_b], and with split='checkerboard' an "
+            f"image [H, W, C] to [H, W, {num_parameters} C]; it maps {shape} to {output}."
+        )
     return mapped
 
 
@@ -106,10 +100,7 @@ class AdditiveCoupling(Coupling):
 
     The network returns t, one value for each element of b. See `AffineCoupling` for the parts and the arguments.
 
-    If the layers of t have a known Lipschitz constant L in an l^p norm, the constant of the coupling and of its
-    inverse is 1 + L: a part of a vector is no longer than the whole, so
-    \\(\|y - y'\| \le \|x - x'\| + \|t(x_a) - t(x_a')\| \le (1 + L) \|x - x'\|\\), and the inverse subtracts
-    \\(t(y_a)\\).
+    If t has a known Lipschitz constant L in an l^p norm, the constant of the coupling and of its inverse is 1 + L.
 
     References:
       Dinh et al., NICE, 2015, Section 3.
@@ -140,7 +131,7 @@ class AffineCoupling(Coupling):
 
     - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
     - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
-      with zeros in place of b, and returns values for all of its elements; those for a are ignored.
+      with zeros in place of b, and returns values for all elements; those for a are ignored.
 
     A network of `[a, condition]` makes the coupling conditional: the methods then need `condition`, whose
     batch shape broadcasts to that of the value.
@@ -159,9 +150,6 @@ class AffineCoupling(Coupling):
       split: "channels" or "checkerboard".
       swap: whether a is the last channels, or the pixels whose row + column is odd.
       name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
-
-    Raises:
-      ValueError: if the network is not built, or its output does not fit its input and the split.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.

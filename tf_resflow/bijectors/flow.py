@@ -18,36 +18,22 @@ from tf_resflow.logdet import Exact
 from tf_resflow.private_api import is_increasing
 from tf_resflow.typing import Shape
 
-__all__ = [
-    "Flow",
-    "by_name",
-    "check_told_apart",
-    "keras_parts",
-    "modules",
-    "parts_by_name",
-    "residual_blocks",
-    "route",
-    "route_members",
-]
-
 # The arguments that a flow passes to the members that accept them. A salt distinguishes members that draw under one
 # name; it is text, because TFP's caches could not find a tensor again that is another seed at each call.
 _SHARED = ("seed", "salt", "networks", "condition")
 
 
 def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
-    """A flow, or another module, and all modules in it; raises a ValueError if it is no `tf.Module`."""
+    """A flow, or another module, and all modules in it."""
     if not isinstance(flow, tf.Module):
-        advice = ": pass its attribute flow" if isinstance(getattr(flow, "flow", None), tf.Module) else ""
-        raise ValueError(
-            f"Expected a flow, a bijector or a tf.Module with bijectors in it; got a {type(flow).__name__}{advice}."
-        )
+        advice = ": pass its attribute flow" if hasattr(flow, "flow") else ""
+        raise ValueError(f"Expected a flow, a bijector or a tf.Module; got a {type(flow).__name__}{advice}.")
     return (flow, *flow.submodules)
 
 
 def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
     """The `ResidualBlock`s in a bijector or distribution; those of a flow come before those of the flows in it."""
-    return [m for m in modules(bijector) if isinstance(m, ResidualBlock)]
+    return [part for part in modules(bijector) if isinstance(part, ResidualBlock)]
 
 
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
@@ -106,14 +92,12 @@ def route_members(
     """The arguments of each member of a flow or a composition of TFP, by key.
 
     The key of a member that draws under the name of an earlier one salts the seed: the two draw independently.
-    Raises a ValueError for arguments that no member accepts.
     """
     if not kwargs:
         return {key: {} for key in members}
     if "condition" in kwargs and not _takers(flow, "condition"):
         raise ValueError(f"{flow.name} got condition, but none of its blocks is conditional.")
-    unknown = set(kwargs) - {*_SHARED, *members}
-    if unknown:
+    if unknown := set(kwargs) - {*_SHARED, *members}:
         raise ValueError(
             f"{flow.name} takes seed, networks, condition, or a dictionary under the name of a member "
             f"({', '.join(members)}); got {', '.join(sorted(unknown))}."
@@ -131,11 +115,9 @@ def route_members(
 def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
     """Raises a ValueError for a composition of TFP in which members that draw random numbers share a name."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
-        if not _goes_by_name(part):
-            continue
-        counts = collections.Counter(b.name for b in tf.nest.flatten(part.bijectors))
-        twice = {b.name for b in tf.nest.flatten(part.bijectors) if counts[b.name] > 1 and _takers(b, "seed")}
-        if twice:
+        members = tf.nest.flatten(part.bijectors) if _goes_by_name(part) else []
+        counts = collections.Counter(member.name for member in members)
+        if twice := {member.name for member in members if counts[member.name] > 1 and _takers(member, "seed")}:
             raise ValueError(
                 f"{part.name} ({type(part).__name__}) passes arguments by name alone, so members of the same name "
                 f"would share a seed; given more than once: {', '.join(sorted(twice))}. Rename them, or use a "
@@ -165,10 +147,9 @@ class Flow(FlowBijector, tfb.Composition):
     r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
 
     (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts it with
-    its name; `condition` reaches the conditional ones. Members of the same name are numbered in order:
-    three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the
-    arguments of one member, as in `flow.forward(x, residual_block_1={"seed": 1})`, and the salts of blocks of the
-    same name.
+    its name; `condition` reaches the conditional ones. Members of the same name are numbered: three `tfb.Scale`s
+    have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the salts of blocks of the
+    same name, and the arguments of one member, as in `flow.forward(x, residual_block_1={"seed": 1})`.
 
     ```python
     import keras
@@ -194,9 +175,7 @@ class Flow(FlowBijector, tfb.Composition):
       bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
 
     Raises:
-      ValueError: if the list is empty or has anything else in it, or blocks share a name inside a composition of
-      TFP
-        such as `tfb.Chain`.
+      ValueError: if blocks share a name inside a composition of TFP such as `tfb.Chain`.
     """
 
     def __init__(
@@ -208,14 +187,8 @@ class Flow(FlowBijector, tfb.Composition):
             raise ValueError(f"A Flow needs a list of at least one bijector; got {bijectors!r}.")
         check_told_apart(bijectors)
         self._members = self._no_dependency(by_name(bijectors))
-        super().__init__(
-            bijectors,
-            name=f"{name}/",  # a scope of this very name, whatever else a graph holds
-            parameters=parameters,
-            forward_min_event_ndims=None,
-            inverse_min_event_ndims=None,
-            validate_args=validate_args,
-        )
+        # The slash makes a scope of this very name, whatever else a graph holds.
+        super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=f"{name}/")
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
@@ -238,7 +211,7 @@ class Flow(FlowBijector, tfb.Composition):
         return [tuple(shape) for shape in itertools.compress(shapes[1:], ends)]
 
     def _ends_of_scales(self):
-        """For each member in order, whether a scale ends with it: a squeeze after a trained member, or the last."""
+        """A scale ends with a squeeze after a trained member, or with the last member."""
         trained = False
         *members, _ = self._members.values()
         for member in members:
@@ -261,13 +234,10 @@ class Flow(FlowBijector, tfb.Composition):
     def _call_log_det_jacobian(self, inverse, x, event_ndims, name, **arguments):
         """As in `tfb.Bijector`, from a pass; `tfb.Composition` would walk through the members instead."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
-        has_least = not tf.nest.is_nested(least) and (
-            event_ndims is None or tf.get_static_value(event_ndims) == least
-        )
-        if not self._has_parts or has_least:
-            bijector = tfb.Bijector
-            call = bijector._call_inverse_log_det_jacobian if inverse else bijector._call_forward_log_det_jacobian
-            return call(self, x, event_ndims, name, **arguments)
+        has_least = event_ndims is None or tf.get_static_value(event_ndims) == least
+        if not self._has_parts or (has_least and not tf.nest.is_nested(least)):
+            method = f"_call_{'inverse' if inverse else 'forward'}_log_det_jacobian"
+            return getattr(tfb.Bijector, method)(self, x, event_ndims, name, **arguments)
         if not self._defers(inverse):
             return pass_through(self, x, Context(arguments), event_ndims, inverse).log_det
         y = (self.inverse if inverse else self.forward)(x, **arguments)
@@ -287,6 +257,6 @@ class Flow(FlowBijector, tfb.Composition):
         routed = route_members(self, self._members, kwargs)
         increasing = tf.constant(True)
         for key, b in self._members.items():
-            if not isinstance(_innermost(b), tfb.Reshape):  # which moves no coordinate
+            if not isinstance(_innermost(b), tfb.Reshape):
                 increasing = tf.equal(increasing, is_increasing(b, **routed[key]))
         return increasing

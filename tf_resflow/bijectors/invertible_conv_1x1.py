@@ -8,8 +8,6 @@ from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType
 
-__all__ = ["InvertibleConv1x1"]
-
 _EXCESS = 1.0 + 1e-9  # more than the rounding of a norm in float64
 
 
@@ -35,14 +33,8 @@ class InvertibleConv1x1(VariableBijector):
     ) -> None:
         parameters = dict(locals())
         self._event_shape = tf.TensorShape([num_channels])
-        super().__init__(
-            _factors(_rotation(num_channels, seed)),
-            dtype,
-            frozen=("permutation",),
-            forward_min_event_ndims=1,
-            parameters=parameters,
-            name=name,
-        )
+        values = _factors(_rotation(num_channels, seed))
+        super().__init__(values, dtype, frozen=("permutation",), parameters=parameters, name=name)
 
     @property
     def permutation(self) -> tf.Variable:
@@ -63,8 +55,7 @@ class InvertibleConv1x1(VariableBijector):
         matrix = self.lower_upper.numpy().astype(np.float64)
         eye, diagonal = np.eye(len(matrix)), np.diag(np.exp(np.diag(matrix)))
         lower, upper = np.tril(matrix, -1) + eye, np.triu(matrix, 1) + diagonal
-        inverse = scipy.linalg.solve_triangular(lower, eye, lower=True)
-        inverse = scipy.linalg.solve_triangular(upper, inverse)
+        inverse = scipy.linalg.solve_triangular(upper, scipy.linalg.solve_triangular(lower, eye, lower=True))
         forward, backward = (float(np.linalg.norm(part, 2)) * _EXCESS for part in (lower @ upper, inverse))
         return LipschitzConstants(forward, backward, order=2.0)
 

@@ -9,11 +9,7 @@ from tf_resflow.bijectors.networks import Networks, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet.elimination import log_det_and_inverse
-from tf_resflow.solvers import Solution
 from tf_resflow.solvers.residual_inverse import solve_residual
-from tf_resflow.typing import TensorLike
-
-__all__ = ["MonotoneBlock"]
 
 _SQRT2 = math.sqrt(2.0)
 _LOOSE = 1e-3  # relative tolerance in training
@@ -27,10 +23,9 @@ class MonotoneBlock(ResidualBlock):
 
     \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
 
-    With L = Lip(g), the block stretches by at most \\((1 + L) / (1 - L)\\), which is 99 at L = 0.98, where x + g(x)
-    reaches 1.98; so does its inverse, the same block with -g. A few blocks can therefore replace many residual
-    ones. Each direction solves for w like the inverse of a residual block: `log_prob` takes about as long as
-    `sample`.
+    With L = Lip(g), the block and its inverse, the same block with -g, stretch by at most \\((1 + L) / (1 - L)\\):
+    99 at L = 0.98, where x + g(x) reaches 1.98. A few blocks can therefore replace many residual ones. Each
+    direction solves for w like the inverse of a residual block: `log_prob` takes about as long as `sample`.
 
     Arguments, methods and requirements are those of `ResidualBlock`.
 
@@ -47,11 +42,7 @@ class MonotoneBlock(ResidualBlock):
         return self._map(bind(self.branch), x, condition, 1.0)[1]
 
     def jacobian(
-        self,
-        x: tf.Tensor,
-        y: tf.Tensor,
-        condition: tf.Tensor | None = None,
-        networks: Networks | None = None,
+        self, x: tf.Tensor, y: tf.Tensor, condition: tf.Tensor | None = None, networks: Networks | None = None
     ) -> tf.Tensor:
         """The Jacobian of the block at x, of which y is the image: 2 (I + J)^-1 - I, see `ResidualBlock`."""
         factor = super().jacobian((x + y) / _SQRT2, y, condition, networks)
@@ -63,17 +54,15 @@ class MonotoneBlock(ResidualBlock):
         stretch = residual.forward * residual.inverse  # (1 + L) / (1 - L)
         return residual._replace(forward=stretch, inverse=stretch)
 
-    def solve(self, y: TensorLike, condition: TensorLike | None = None) -> Solution:
-        """The inverse with the diagnostics of the equation for w: see `ResidualBlock.solve`."""
-        y = tf.convert_to_tensor(y, dtype=self.dtype)
-        solution, _, _, batch_shape = self._map(bind(self.branch), y, condition, -1.0)
+    def _solve(self, branch, y, condition, **settings):
+        """The inverse with the diagnostics of the equation for w."""
+        solution, _, _, batch_shape = self._map(branch, y, condition, -1.0, **settings)
         return from_rows(solution, batch_shape)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         return self._apply(x, context, 1.0)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data: the same map with -g."""
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
         return self._apply(y, context, -1.0, **enough)
 

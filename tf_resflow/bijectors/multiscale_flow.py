@@ -10,15 +10,13 @@ from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through_
 from tf_resflow.bijectors.flow import Flow, by_name, check_told_apart, route_members
 from tf_resflow.typing import Shape
 
-__all__ = ["MultiscaleFlow"]
-
 
 class MultiscaleFlow(FlowBijector):
     """Flows in sequence, with half of the channels factored out after each but the last.
 
     It maps `[H, W, C]` to a vector of the same size. After flow i the first half of the channels goes on to flow
     i + 1, and the second half is final. The latent is the concatenation of the final channels, scale by scale, and
-    of the last flow's output, each flattened. Flows of the same name are numbered, as in a `Flow`.
+    of the last flow's output, each flattened.
 
     Args:
       flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
@@ -39,13 +37,8 @@ class MultiscaleFlow(FlowBijector):
         self._members = self._no_dependency(by_name(flows))
         self._input_shape = tf.TensorShape(event_shape).with_rank(3)
         self._final_shapes = self._no_dependency(_final_shapes(flows, self._input_shape))
-        super().__init__(
-            forward_min_event_ndims=3,
-            inverse_min_event_ndims=1,
-            dtype=flows[0].dtype,
-            parameters=parameters,
-            name=f"{name}/",
-        )
+        ndims = {"forward_min_event_ndims": 3, "inverse_min_event_ndims": 1}
+        super().__init__(**ndims, dtype=flows[0].dtype, parameters=parameters, name=f"{name}/")
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent; its features are the outputs of the flows, with all channels."""
@@ -69,9 +62,8 @@ class MultiscaleFlow(FlowBijector):
         routed = route_members(self, self._members, kwargs)
         parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
         x = None
-        for (key, flow), part, shape in zip(
-            reversed(self._members.items()), reversed(parts), reversed(self._final_shapes), strict=True
-        ):
+        scales = list(zip(self._members.items(), parts, self._final_shapes, strict=True))
+        for (key, flow), part, shape in reversed(scales):
             part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
             x = step_fn(flow, part if x is None else tf.concat([x, part], axis=-1), **routed[key])
         return x
@@ -87,24 +79,16 @@ class MultiscaleFlow(FlowBijector):
         return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):
-        return _replaced(shape, self._input_shape, tf.TensorShape([self._input_shape.num_elements()]))
+        return shape[:-3].concatenate([self._input_shape.num_elements()])
 
     def _inverse_event_shape(self, shape):
-        return _replaced(shape, tf.TensorShape([self._input_shape.num_elements()]), self._input_shape)
+        return shape[:-1].concatenate(self._input_shape)
 
     def _forward_event_shape_tensor(self, shape):
         return tf.concat([shape[:-3], [self._input_shape.num_elements()]], 0)
 
     def _inverse_event_shape_tensor(self, shape):
         return tf.concat([shape[:-1], self._input_shape.as_list()], 0)
-
-
-def _replaced(shape, before, after):
-    """The shape `[*outer, *before]` with `after` in place of `before`."""
-    shape = tf.TensorShape(shape)
-    outer = [] if shape.rank is None else shape[: max(0, shape.rank - before.rank)]
-    before.assert_is_compatible_with(shape if shape.rank is None else shape[len(outer) :])
-    return tf.TensorShape([*outer, *after])
 
 
 def _final_shapes(flows, shape):
@@ -114,9 +98,7 @@ def _final_shapes(flows, shape):
         shape = flow.forward_event_shape(shape)
         if flow is not flows[-1]:
             if shape[-1] % 2:
-                raise ValueError(
-                    f"{flow.name} ends in {shape[-1]} channels, which cannot be halved: end it with Squeeze2D."
-                )
+                raise ValueError(f"{flow.name} ends in {shape[-1]} channels, which is odd: end it with Squeeze2D.")
             shape = tf.TensorShape([*shape[:-1], shape[-1] // 2])
         shapes.append(shape.as_list())
     return shapes

@@ -14,59 +14,19 @@ from tf_resflow.layers.program import BoundNetwork, bind, bind_all
 from tf_resflow.private_api import set_trainable
 from tf_resflow.typing import TensorLike
 
-__all__ = [
-    "Networks",
-    "adopt",
-    "bound_network",
-    "bounded_norm",
-    "check_built",
-    "check_event",
-    "event_rows",
-    "from_rows",
-    "input_shapes",
-    "of_shape",
-    "output_shape",
-    "parameter_dtype",
-    "share_trainable",
-    "variables_by_name",
-]
-
 
 class Networks:
     """The networks of flows, bound to their weights once, for one or several passes.
 
-    Without it, each pass binds each network that it evaluates: it reads the network and scales the kernels. Pass it
-    as the argument `networks`, like the seed. A training step creates one inside its gradient tape:
-
-    ```python
-    import tensorflow as tf
-    import tensorflow_probability as tfp
-    import tf_resflow as resflow
-
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    density = tfp.distributions.TransformedDistribution(
-        tfp.distributions.MultivariateNormalDiag(tf.zeros(2)), tfp.bijectors.Invert(flow))
-
-    @tf.function
-    def gradients(x, seed):
-        with tf.GradientTape() as tape:
-            networks = resflow.bijectors.Networks(flow, training=True)
-            kwargs = {"seed": seed, "networks": networks}
-            loss = -tf.reduce_mean(density.log_prob(x, bijector_kwargs=kwargs))
-        return tape.gradient(loss, flow.trainable_variables)
-
-    print(len(gradients(tf.zeros([8, 2]), tf.constant([1, 2]))) == len(flow.trainable_variables))
-    # True
-    ```
-
-    With `training`, call `tf_resflow.layers.update_norms` after each change of the weights: the stored vectors of
-    the norms are used without a check. Activations are compiled by XLA, again for each batch size. Networks of a
-    mixed policy compute in its lower precision. Monotone blocks with the default solver solve their equations to
-    0.1 % of the event, an error far below the noise of the gradient.
+    Without it, each pass binds each network that it evaluates, which scales the kernels. Pass it as the argument
+    `networks`, like the seed. A training step creates one inside its gradient tape.
 
     Args:
       *flows: bijectors, distributions or other `tf.Module`s with bijectors in them, or networks.
-      training: whether the passes are those of a training step.
+      training: whether the passes are those of a training step. If so, call `tf_resflow.layers.update_norms` after
+        each change of the weights, because the stored vectors of the norms are used without a check. XLA compiles
+        activations for each batch size, networks of a mixed policy compute in its lower precision, and monotone
+        blocks with the default solver solve their equations to 0.1 % of the event.
     """
 
     def __init__(self, *flows: Any, training: bool = False):
@@ -104,10 +64,7 @@ def bound_network(network: Any, networks: Networks | None) -> BoundNetwork:
 
 
 def adopt(network: Any) -> dict[str, tf.Variable]:
-    """Prepares the network of a bijector, and returns the variables that the bijector keeps, by name.
-
-    TFP sees them as trainable while Keras does. Mixed policies become `TrainingPolicy`s.
-    """
+    """Prepares the network of a bijector, and returns the variables that the bijector keeps, by name."""
     if not isinstance(network, keras.Layer):
         return {}
     if isinstance(network, keras.Sequential):
@@ -130,8 +87,8 @@ def check_built(network: keras.Layer) -> None:
     """Raises a ValueError for a Keras layer or model that has no variables yet."""
     if not network.built:
         raise ValueError(
-            f"The network {network.name!r} is not built, so its variables do not exist yet. Give a "
-            "keras.Sequential a keras.Input as its first element, or call its build(input_shape)."
+            f"The network {network.name!r} is not built. Give a keras.Sequential a keras.Input as its first "
+            "element, or call its build(input_shape)."
         )
 
 
@@ -142,9 +99,7 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
     """
     num_channels = shape[-1:] if event_shape.rank else []
     if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
-        raise ValueError(
-            f"{what} of shape {event_shape}, preceded by any batch shape; got an input of shape {shape}."
-        )
+        raise ValueError(f"{what} of shape {event_shape}, after any batch shape; got an input of shape {shape}.")
 
 
 def of_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
@@ -162,9 +117,9 @@ def event_rows(
     """
     if condition is None and condition_shape is not None:
         raise ValueError(f"{name} needs condition, of shape {condition_shape}.")
-    if condition is None and x.shape.rank == rank + 1:
-        return x, None, None
     batch = x.shape[: x.shape.rank - rank]
+    if condition is None and batch.rank == 1:
+        return x, None, None
     batch_shape = tf.shape(x)[: batch.rank]
     if condition is not None:
         if condition_shape is None:
@@ -176,8 +131,7 @@ def event_rows(
         if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
             raise ValueError(
                 f"{name}: the batch {own} of condition must broadcast to the batch {batch} of the value. "
-                "Draw a value for each condition, as by sample(4, ...) for four, or broadcast the value with "
-                "tf.broadcast_to."
+                "Draw a value for each condition, as by sample(4, ...) for four, or use tf.broadcast_to."
             )
         condition = _to_rows(condition, batch_shape, condition_shape.rank)
     return _to_rows(x, batch_shape, rank), condition, batch_shape
@@ -227,6 +181,20 @@ def output_shape(network: Any, shapes: Sequence[Any]) -> Any:
     return tf.nest.map_structure(lambda tensor: tf.TensorShape(tensor.shape), output)
 
 
+def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
+    """The shapes of the inputs, x or x and a condition, and of the output of a network, without the batch."""
+    check_built(network)
+    inputs = [shape[1:] for shape in input_shapes(network)]
+    known = len(inputs) in (1, 2) and all(shape and shape[-1] for shape in inputs)
+    output = output_shape(network, inputs) if known else None
+    if not isinstance(output, tf.TensorShape) or not output[1:].rank or not output[-1]:
+        raise ValueError(
+            "The network needs one input, or two with a condition, and one output, all with a last axis of known "
+            f"size; {network.name!r} maps {inputs} to {output}."
+        )
+    return inputs, tuple(output[1:])
+
+
 def parameter_dtype(network: Any) -> tf.DType | None:
     """The dtype of the parameters (the policy of a `keras.Sequential` need not be that of its layers)."""
     variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if it is frozen
@@ -235,7 +203,7 @@ def parameter_dtype(network: Any) -> tf.DType | None:
         if dtype == tf.float64 and tensor.dtype != "float64":
             raise ValueError(
                 f"The network has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it "
-                "with keras.Input(shape, dtype='float64'), or call keras.config.set_floatx('float64') first."
+                "with keras.Input(shape, dtype='float64')."
             )
     return dtype
 
@@ -254,17 +222,14 @@ class _Trainable:
 
 
 def share_trainable(variable: keras.Variable) -> tf.Variable:
-    """Returns the `tf.Variable` of a Keras variable, which from now on is trainable while the Keras variable is."""
+    """Returns the `tf.Variable` of a Keras variable, trainable from now on while the Keras variable is."""
     for replica in getattr(variable.value, "values", [variable.value]):
         set_trainable(replica, _Trainable(variable))
     return variable.value
 
 
 def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
-    """The variables of a network under names that depend on the network alone.
-
-    Keras numbers its automatic names throughout a process; here equal names are numbered within the network.
-    """
+    """The variables of a network under names that are numbered in the network, not in the process as by Keras."""
     named: dict[str, tf.Variable] = {}
     counts: dict[str, int] = {}
     scope = (network.path or network.name)[: -len(network.name)]

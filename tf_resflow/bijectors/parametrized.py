@@ -7,44 +7,21 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector
-from tf_resflow.bijectors.networks import (
-    bound_network,
-    check_built,
-    check_event,
-    event_rows,
-    from_rows,
-    input_shapes,
-    output_shape,
-    parameter_dtype,
-    share_trainable,
-)
+from tf_resflow.bijectors.networks import bound_network, event_rows, from_rows, parameter_dtype, share_trainable
 from tf_resflow.typing import DType
-
-__all__ = ["NetworkBijector", "VariableBijector", "network_shapes"]
 
 
 class VariableBijector(FlowBijector):
-    """A bijector that holds Keras variables by name: Keras trains and saves them, and TFP sees them.
-
-    The `frozen` ones are not trained. Other arguments are those of `tfb.Bijector`.
-    """
+    """A bijector of events of `_event_shape` with Keras variables, of which the `frozen` ones are not trained."""
 
     def __init__(
-        self,
-        initial_values: Mapping[str, Any],
-        dtype: DType,
-        frozen: Collection[str] = (),
-        *,
-        name: str,
-        **kwargs: Any,
+        self, values: Mapping[str, Any], dtype: DType, frozen: Collection[str] = (), **kwargs: Any
     ) -> None:
-        super().__init__(dtype=tf.as_dtype(dtype), name=name, **kwargs)
-        variables = {
-            key: keras.Variable(
-                value, dtype=dtype, trainable=key not in frozen, autocast=False, name=f"{self.name}_{key}"
-            )
-            for key, value in initial_values.items()
-        }
+        super().__init__(dtype=tf.as_dtype(dtype), forward_min_event_ndims=self._event_shape.rank, **kwargs)
+        variables = {}
+        for key, value in values.items():
+            options = {"trainable": key not in frozen, "autocast": False, "name": f"{self.name}_{key}"}
+            variables[key] = keras.Variable(value, dtype=dtype, **options)
         self._keras_variables = self._no_dependency(variables)
         self._tf_variables = self._no_dependency({key: share_trainable(v) for key, v in variables.items()})
         # Checkpoints have the variables under this key since version 0.1.
@@ -64,21 +41,14 @@ class VariableBijector(FlowBijector):
 
 
 class NetworkBijector(FlowBijector):
-    """A bijector that evaluates a network of x, of a condition, or of both.
+    """A bijector of events of `_event_shape` that evaluates a network of x, of a condition, or of both."""
 
-    `condition_shapes` has the shape of the condition, if there is one. Other arguments are those of `tfb.Bijector`.
-
-    Attributes:
-      network: the Keras layer or model.
-      has_condition: whether the network takes a condition.
-      condition_shape: the shape of the condition of an event, None without one.
-    """
-
-    def __init__(self, network: Any, condition_shapes: Sequence[Any], **kwargs: Any) -> None:
+    def __init__(self, network: Any, condition_shapes: Sequence[Any], *, name: str, **kwargs: Any) -> None:
         self.network = self._no_dependency(network)
         self.has_condition = bool(condition_shapes)
         self.condition_shape = tf.TensorShape(condition_shapes[0]) if condition_shapes else None
-        super().__init__(dtype=parameter_dtype(network), **kwargs)
+        options = {"dtype": parameter_dtype(network), "forward_min_event_ndims": self._event_shape.rank}
+        super().__init__(name=f"{name}/", **options, **kwargs)
 
     @property
     def networks(self) -> Sequence[Any]:  # type: ignore[override]
@@ -95,7 +65,6 @@ class NetworkBijector(FlowBijector):
 
     def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
         """See `event_rows`."""
-        check_event(f"{self.name} maps events", self._event_shape, x.shape)
         return event_rows(self.name, x, self.forward_min_event_ndims, condition, self.condition_shape)
 
     def _output(self, context: Context) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -103,24 +72,8 @@ class NetworkBijector(FlowBijector):
         network, condition = self._network_and_condition(context)
 
         def apply(x):
-            rows, of_rows, batch_shape = event_rows(
-                self.name, x, self.forward_min_event_ndims, condition, self.condition_shape
-            )
+            rows, of_rows, batch_shape = self._to_rows(x, condition)
             output = network(rows if of_rows is None else [rows, of_rows])
             return tf.cast(from_rows(output, batch_shape), x.dtype)
 
         return apply
-
-
-def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
-    """The shapes of the inputs, x or x and a condition, and of the output of a network, without the batch."""
-    check_built(network)
-    inputs = [shape[1:] for shape in input_shapes(network)]
-    known = len(inputs) in (1, 2) and all(shape and shape[-1] for shape in inputs)
-    output = output_shape(network, inputs) if known else None
-    if not isinstance(output, tf.TensorShape) or not output[1:].rank or not output[-1]:
-        raise ValueError(
-            "The network needs one input, or two with a condition, and one output, all with a last axis of known "
-            f"size; {network.name!r} maps inputs of shape {inputs} to {output}."
-        )
-    return inputs, tuple(output[1:])

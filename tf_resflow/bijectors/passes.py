@@ -6,13 +6,11 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
-from tf_resflow.bijectors.flow import route
+from tf_resflow.bijectors.flow import residual_blocks, route
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import Seed, TensorLike
-
-__all__ = ["block_inputs", "forward_features", "initialize", "inverse_with_solutions"]
 
 
 class _Features(NamedTuple):
@@ -25,8 +23,7 @@ def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = 
     """Returns the latent, the log-determinant and the values after each scale, evaluating each block once.
 
     The scales of a `MultiscaleFlow` are its flows; the value after a flow has all of its channels. A scale of a
-    `Flow` ends with a `Squeeze2D` after some trained member; the last scale ends with the flow, and its value is
-    the latent.
+    `Flow` ends with a `Squeeze2D` after some trained member; the last one ends with the flow.
 
     ```python
     import tensorflow as tf
@@ -45,8 +42,8 @@ def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = 
       **kwargs: `seed` and `condition`, as for `flow.forward`.
 
     Returns:
-      A named tuple of `latent`, `log_det` (log|det J|, of the batch shape or a scalar, or None) and `features`, the
-      list of the values after each scale.
+      A named tuple of `latent`, `log_det` (log|det J|, or None) and `features`, the list of the values after each
+      scale.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
     done = pass_through(flow, x, Context(kwargs, compute_log_det), event_ndims=x.shape.rank - 1)
@@ -97,12 +94,24 @@ def inverse_with_solutions(
       networks: the bound `Networks` of the flow, if there are any.
 
     Returns:
-      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion. Blocks
-      inside bijectors that are not made of members, such as `tfb.TransformDiagonal`, are not in the list.
+      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion.
+
+    Raises:
+      ValueError: if a block is inside a bijector whose members are not known, such as `tfb.TransformDiagonal`.
     """
+    visited = set()
+
+    def visit(bijector, value, inverse):
+        visited.add(id(bijector))
+
     arguments = _given(condition=condition, networks=networks)
-    context = Context(arguments, compute_log_det=False, warn=False, atol=atol)
+    context = Context(arguments, compute_log_det=False, warn=False, atol=atol, visit=visit)
     done = pass_through(flow, z, context, inverse=True)
+    if hidden := [block.name for block in residual_blocks(flow) if id(block) not in visited]:
+        raise ValueError(
+            f"inverse_with_solutions cannot reach {', '.join(hidden)}: move them out of the bijectors around them, "
+            "whose members are not known."
+        )
     return done.value, list(done.solutions)
 
 
@@ -115,8 +124,7 @@ def initialize(
     `tfb.Invert`, where the data pass through the inverse of an `ActNorm`, the inverse normalizes them.
 
     Args:
-      flow: bijector mapping data to latent: a single one, or a `Flow`, `MultiscaleFlow`, `tfb.Chain`,
-        `tfb.JointMap`, `tfb.Blockwise` or `tfb.Invert` of bijectors.
+      flow: bijector from data to latent.
       batch: `[batch, *event]`, data as the flow receives it (dequantized); in the structure of a `tfb.JointMap`.
       seed: for members that draw.
       condition: for conditional blocks.
@@ -126,7 +134,7 @@ def initialize(
 
     Raises:
       ValueError: if the batch has NaN or infinite values, or an `ActNorm` is inside a bijector whose members are
-        not known.
+        not known, such as `tfb.TransformDiagonal`.
     """
     if tf.nest.is_nested(flow.forward_min_event_ndims):
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
@@ -142,9 +150,8 @@ def _initialize(bijector, x, inverse):
     if isinstance(bijector, FlowBijector):
         bijector._initialize(x, inverse)
     parts = [part for part in bijector.submodules if isinstance(part, FlowBijector)]
-    hidden = [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]
-    if hidden:
+    if hidden := [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]:
         raise ValueError(
-            f"initialize does not know the inputs of {', '.join(hidden)} inside of {bijector.name} "
-            f"({type(bijector).__name__}). Move them out of it, or call their initialize yourself."
+            f"initialize cannot reach {', '.join(hidden)} inside {bijector.name} ({type(bijector).__name__}): move "
+            "them out of it."
         )

@@ -10,8 +10,6 @@ from tf_resflow.bijectors.networks import of_shape
 from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
 
-__all__ = ["Logit", "Normalize", "Squeeze2D", "Whiten"]
-
 
 class Logit(FlowBijector):
     r"""`y = logit(alpha + (1 - 2 alpha) x)`, from [0, 1] to the reals.
@@ -39,7 +37,7 @@ class Logit(FlowBijector):
         return True
 
     def _lipschitz_constants(self, certified, bound):
-        alpha = self._alpha  # on [0, 1] the slope is largest at the ends; that of the inverse is largest at 0
+        alpha = self._alpha  # on [0, 1] the slope is largest at the ends, that of the inverse at 0
         return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
@@ -112,10 +110,9 @@ class Normalize(_WithStatistics):
     ) -> None:
         parameters = dict(locals())
         mean, std = np.asarray(mean, dtype), np.asarray(std, dtype)
-        if mean.shape != std.shape:
-            raise ValueError(f"mean and std have one shape; got {mean.shape} and {std.shape}.")
-        if not np.all(std > 0):
-            raise ValueError("Every std must be positive. Leave out constant columns, or set their std to 1.")
+        if mean.shape != std.shape or not np.all(std > 0):
+            shapes = f"{mean.shape} and {std.shape}"
+            raise ValueError(f"Every std must be positive, and mean and std have one shape; got {shapes}.")
         super().__init__({"mean": mean, "std": std}, mean.ndim, dtype, parameters, name)
 
     @classmethod
@@ -143,10 +140,8 @@ class Whiten(_WithStatistics):
     r"""`y = C^{-1/2} (x - mean)`: vectors with this mean and covariance C get mean 0 and covariance I.
 
     The symmetric root ("ZCA" whitening) is the one that moves vectors least. With the eigenvalues
-    \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\). The map computes in float64.
-
-    The statistics are variables, which are not trained. A `tf_resflow.FlowModel` saves them with its weights, but a
-    checkpoint of the bijector alone does not.
+    \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\). The map computes in float64. The statistics
+    are variables like those of a `Normalize`.
 
     Args:
       mean: array-like `[size]`.
@@ -193,7 +188,7 @@ class Whiten(_WithStatistics):
 
 
 def _principal_axes(mean, covariance):
-    """The statistics of a `Whiten`; raises a ValueError unless they are those of a normal distribution."""
+    """The statistics of a `Whiten`."""
     mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not np.allclose(covariance, covariance.T):
         raise ValueError(
@@ -204,7 +199,7 @@ def _principal_axes(mean, covariance):
     if not variances[0] > 0:
         raise ValueError(
             f"The covariance must be positive definite; its least eigenvalue is {variances[0]:.3g}. Leave out "
-            "columns that depend on others, or add the variance of noise to its diagonal."
+            "columns that depend on others."
         )
     return {"mean": mean, "std": np.sqrt(variances), "axes": axes}
 
@@ -212,8 +207,7 @@ def _principal_axes(mean, covariance):
 class Squeeze2D(FlowBijector):
     """`[H, W, C]` to `[H / f, W / f, C f^2]`: each f x f patch of a channel becomes f^2 channels.
 
-    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c: halving the channels
-    later keeps whole channels together, if their number is even. The log-determinant is zero.
+    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c.
 
     Args:
       factor: f, `int` >= 2.
@@ -233,15 +227,13 @@ class Squeeze2D(FlowBijector):
         return LipschitzConstants(1.0, 1.0)  # it permutes coordinates
 
     def _forward(self, x):
-        f = self._factor
-        shape = x.shape[:-3] + self._forward_event_shape(x.shape[-3:])
+        f, shape = self._factor, self._forward_event_shape(x.shape)
         h, w, c = tf.unstack(tf.shape(x)[-3:])
         y = tf.transpose(tf.reshape(x, [-1, h // f, f, w // f, f, c]), [0, 1, 3, 5, 2, 4])
         return tf.ensure_shape(tf.reshape(y, self._forward_event_shape_tensor(tf.shape(x))), shape)
 
     def _inverse(self, y):
-        f = self._factor
-        shape = y.shape[:-3] + self._inverse_event_shape(y.shape[-3:])
+        f, shape = self._factor, self._inverse_event_shape(y.shape)
         h, w, c = tf.unstack(tf.shape(y)[-3:])
         x = tf.transpose(tf.reshape(y, [-1, h, w, c // (f * f), f, f]), [0, 1, 4, 2, 5, 3])
         return tf.ensure_shape(tf.reshape(x, self._inverse_event_shape_tensor(tf.shape(y))), shape)
@@ -253,10 +245,7 @@ class Squeeze2D(FlowBijector):
         *outer, h, w, c = tf.TensorShape(shape).with_rank_at_least(3).as_list()
         f = self._factor
         if (h or 0) % f or (w or 0) % f:
-            raise ValueError(
-                f"Squeeze2D({f}) needs a height and width that are multiples of {f}; got {h} x {w}. Crop or pad "
-                "the images, or use fewer scales."
-            )
+            raise ValueError(f"Squeeze2D({f}) needs a height and width that are multiples of {f}; got {h} x {w}.")
         return tf.TensorShape([*outer, h and h // f, w and w // f, c and c * f * f])
 
     def _inverse_event_shape(self, shape):

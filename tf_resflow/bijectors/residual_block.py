@@ -13,6 +13,7 @@ from tf_resflow.bijectors.networks import (
     bound_network,
     bounded_norm,
     check_built,
+    check_event,
     from_rows,
     input_shapes,
     output_shape,
@@ -27,17 +28,13 @@ from tf_resflow.solvers.fixed_point import warn_unconverged
 from tf_resflow.solvers.residual_inverse import solve_residual
 from tf_resflow.typing import Shape, TensorLike
 
-__all__ = ["ResidualBlock"]
-
 
 class ResidualBlock(NetworkBijector):
     r"""`y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
 
     The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated by
-    `log_det`; the inverse is the fixed point of \\(x = y - g(x)\\). `forward` computes the value and the
-    log-determinant from one evaluation of g; `inverse` computes no log-determinant.
-
-    A density is `tfd.TransformedDistribution(base, tfb.Invert(block))`: `log_prob` runs the cheap direction,
+    `log_det_estimator`; the inverse is the fixed point of \\(x = y - g(x)\\). `forward` computes the value and the
+    log-determinant from one evaluation of g. In a density, as below, `log_prob` runs this cheap direction and
     `sample` the fixed-point iteration.
 
     ```python
@@ -59,25 +56,24 @@ class ResidualBlock(NetworkBijector):
     # (5,)
     ```
 
-    Methods take a `seed` (see `tf_resflow.stateless_seed`) and a `condition`, whose batch shape broadcasts
-    to that of the value. They pass through a distribution as `bijector_kwargs={...}`. Without a seed each estimate
-    is random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or
+    Methods accept a `seed` (see `tf_resflow.stateless_seed`) and a `condition`, whose batch shape broadcasts to
+    that of the value; distributions pass them on as `bijector_kwargs={...}`. Without a seed each estimate is
+    random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or
     `log_det_estimator=Exact()`.
 
-    TFP caches the value and the log-determinant of a tensor. It uses them even if variables have changed since, for
-    a tensor whose output is still held in eager mode, and for a tensor under two gradient tapes in one
-    `tf.function`. Pass `tf.identity(x)` there. Use `tf.function` for speed and memory.
+    TFP caches the value and the log-determinant of a tensor, even if variables change, while its output is held in
+    eager mode, and under two gradient tapes in one `tf.function`. Pass `tf.identity(x)` there.
 
     Args:
       branch: built Keras layer or model (or `tf.Module`), g, from an event to an event of the same shape.
       log_det_estimator: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound of Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
-        not know; it is not verified, and therefore not certified.
+        not know; it is not verified.
       has_condition: whether the branch takes `[x, condition]`; the constant is that in x.
       event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises an error if an example did not converge. By default it prints a
-        warning. (Compiled by XLA it does neither: see `solve`.)
+        warning. (Compiled by XLA it does neither; use `solve`.)
       name: `str`, a key of checkpoints and a salt of seeds. `Flow` numbers members of the same name.
 
     Attributes:
@@ -85,13 +81,8 @@ class ResidualBlock(NetworkBijector):
       log_det_estimator: the estimator of the log-determinant.
       inverse_solver: the solver of `inverse`.
       lipschitz_constant: the bound of Lip(g) that the layers enforce, or that was given.
-      has_condition: whether the branch takes a conditional input.
       event_shape: the shape of an event, as far as it is known.
-      condition_shape: the shape of the condition of an event, as far as it is known, None without a condition.
-
-    Raises:
-      ValueError: if the branch is not built, its output does not have the shape of its input, or its Lipschitz
-        constant is unknown or not below 1.
+      condition_shape: likewise the shape of its condition, None without one.
 
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
@@ -125,20 +116,10 @@ class ResidualBlock(NetworkBijector):
         self.event_shape, condition_shapes = _input_shapes(branch, has_condition, event_shape)
         self._event_shape = self.event_shape
         self.lipschitz_constant = _checked_constant(branch, lipschitz_constant)
-        super().__init__(
-            branch,
-            condition_shapes,
-            forward_min_event_ndims=self.event_shape.rank,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=f"{name}/",
-        )
+        super().__init__(branch, condition_shapes, validate_args=validate_args, parameters=parameters, name=name)
         shape = output_shape(branch, [self.event_shape, *condition_shapes])
         if not tf.TensorShape([None, *self.event_shape]).is_compatible_with(shape):
-            raise ValueError(
-                f"The branch of {name} maps events of shape {self.event_shape} to {shape[1:]}; x + g(x) needs a g "
-                "that keeps the shape."
-            )
+            raise ValueError(f"The branch of {name} maps shape {self.event_shape} to {shape[1:]}; it must keep it.")
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
@@ -153,21 +134,14 @@ class ResidualBlock(NetworkBijector):
         return x
 
     def jacobian(
-        self,
-        x: tf.Tensor,
-        y: tf.Tensor,
-        condition: tf.Tensor | None = None,
-        networks: Networks | None = None,
+        self, x: tf.Tensor, y: tf.Tensor, condition: tf.Tensor | None = None, networks: Networks | None = None
     ) -> tf.Tensor:
         """The Jacobian of the block at x, of which y is the image: `[batch, size, size]`."""
         jacobian = Exact().jacobian(bound_network(self.branch, networks), x, condition)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
     def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
-        r"""y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x.
-
-        None if there is a condition, or the log-determinant is not exact.
-        """
+        r"""y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x, if it is exact."""
         if type(self.log_det_estimator) is not Exact or self.has_condition:
             return None
         branch = bound_network(self.branch, networks)
@@ -176,7 +150,6 @@ class ResidualBlock(NetworkBijector):
         return x + tf.cast(branch(x), x.dtype), log_det, tf.transpose(gradient)
 
     def _lipschitz_constants(self, certified, bound):
-        # A constant that the constructor was given is assumed to hold in the norm of the other blocks.
         order, reason = bounded_norm(self.branch)
         if certified and reason:
             return LipschitzConstants(reason=reason)
@@ -188,7 +161,9 @@ class ResidualBlock(NetworkBijector):
 
     def solve(self, y: TensorLike, condition: TensorLike | None = None) -> Solution:
         """The inverse with its diagnostics, a `tf_resflow.solvers.Solution` of the shapes of y, `[..., *event]`."""
-        return self._solve(bind(self.branch), tf.convert_to_tensor(y, dtype=self.dtype), condition)
+        y = tf.convert_to_tensor(y, dtype=self.dtype)
+        check_event(f"{self.name} maps events", self.event_shape, y.shape)
+        return self._solve(bind(self.branch), y, condition)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
@@ -201,7 +176,7 @@ class ResidualBlock(NetworkBijector):
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data; a log-determinant takes one evaluation of g more."""
+        """The `Pass` from y, latent to data; a log-determinant takes one more evaluation of g."""
         branch, condition = self._network_and_condition(context)
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
         solution = self._solve(branch, y, condition, **enough)
@@ -232,9 +207,7 @@ class ResidualBlock(NetworkBijector):
         return [warn_unconverged(solution, message, context.unseen)] if context.warn else []
 
     def _is_increasing(self, **kwargs):
-        if self.event_shape.num_elements() == 1:
-            return True
-        raise NotImplementedError(f"{self.name} maps several coordinates; only a map of one coordinate has a cdf.")
+        return self.event_shape.num_elements() == 1 or super()._is_increasing(**kwargs)
 
 
 def _input_shapes(branch, has_condition, event_shape):
@@ -242,10 +215,7 @@ def _input_shapes(branch, has_condition, event_shape):
         check_built(branch)
     shapes = input_shapes(branch)
     if has_condition and len(shapes) not in (0, 2):
-        raise ValueError(
-            "A conditional branch takes [x, condition]: build it as keras.Model([x, c], g); "
-            f"this one has {len(shapes)} input."
-        )
+        raise ValueError(f"A conditional branch is a keras.Model([x, c], g); this one has {len(shapes)} input.")
     if event_shape is None and not shapes:
         raise ValueError("The branch has no known input shape: pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
@@ -254,11 +224,10 @@ def _input_shapes(branch, has_condition, event_shape):
 
 
 def _checked_constant(branch, constant):
-    if constant is None:
-        constant = lipschitz_constant(branch)
+    constant = float(lipschitz_constant(branch) if constant is None else constant)
     if not 0 <= constant < 1:
         raise ValueError(
             f"The branch has Lipschitz constant {constant:.6g}, and x + g(x) is guaranteed to be invertible only "
             "below 1: lower the layers' coefficient."
         )
-    return float(constant)
+    return constant

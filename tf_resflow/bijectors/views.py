@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 
-__all__ = ["blocks_by_name", "with_inverse_solver", "with_log_det_estimator"]
-
-_PARTS = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
+_PARTS = (tfb.Bijector, tfd.Distribution)
 _Part = TypeVar("_Part", bound=tf.Module)
 
 
@@ -28,7 +27,7 @@ def with_log_det_estimator(
     branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
     block = resflow.bijectors.ResidualBlock(branch)
     exact = resflow.bijectors.with_log_det_estimator(block, resflow.logdet.Exact())
-    print(exact.branch is block.branch, type(exact.log_det).__name__)
+    print(exact.branch is block.branch, type(exact.log_det_estimator).__name__)
     # True Exact
     ```
 
@@ -41,8 +40,8 @@ def with_log_det_estimator(
       An object of the same type. Parts without residual blocks are not copied.
 
     Raises:
-      ValueError: if `flow` is no bijector or distribution, is a joint distribution whose model has functions, holds
-        blocks outside of its constructor's arguments, or has no block of a given name.
+      ValueError: if `flow` is a joint distribution whose model has functions, or holds blocks outside of its
+        constructor's arguments, where they cannot be replaced.
     """
     if not isinstance(log_det_estimator, Mapping):
         return _view(flow, lambda block: block.copy(log_det_estimator=log_det_estimator))
@@ -74,16 +73,13 @@ def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
 
 def _view(part, copy):
     if not isinstance(part, _PARTS):
-        raise ValueError(
-            f"Expected a bijector or a distribution; got a {type(part).__name__}. Pass the one inside it."
-        )
+        raise ValueError(f"Expected a bijector or a distribution; got a {type(part).__name__}.")
     view = _replace(part, copy)
     originals = {id(block) for block in residual_blocks(part)}
-    left = {block.name for block in residual_blocks(view) if id(block) in originals}
-    if left:
+    if left := {block.name for block in residual_blocks(view) if id(block) in originals}:
         raise ValueError(
-            f"{part.name} ({type(part).__name__}) holds blocks outside of its constructor's arguments, where they "
-            f"cannot be replaced: {', '.join(sorted(left))}. Build it from a view of the flow instead."
+            f"{part.name} ({type(part).__name__}) holds blocks outside of its constructor's arguments: "
+            f"{', '.join(sorted(left))}. Build it from a view of the flow instead."
         )
     return view
 
@@ -98,22 +94,16 @@ def _replace(value, copy):
         views = tf.nest.map_structure(lambda part: _replace(part, copy), value)
         pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
         return value if all(view is part for view, part in pairs) else views
-    if isinstance(value, tfp.bijectors.Bijector) and not residual_blocks(value):
+    if isinstance(value, tfb.Bijector) and not residual_blocks(value):
         return value  # its parameters may be a joint distribution with functions, of whose supports it is made
-    _check_model(value)
+    members = tf.nest.flatten(value.model) if isinstance(value, tfd.JointDistribution) else []
+    if not all(isinstance(member, tfd.Distribution) for member in members):
+        raise ValueError(
+            f"{value.name} ({type(value).__name__}) is made of functions, in which blocks cannot be replaced. "
+            "Build it from views of the densities that the functions use."
+        )
     views = {key: _replace(parameter, copy) for key, parameter in value.parameters.items()}
     if all(view is value.parameters[key] for key, view in views.items()):
         return value
     # Not value.copy: a distribution's copy keeps the original, blocks and all, among its submodules.
     return type(value)(**views)
-
-
-def _check_model(part):
-    """Raises a ValueError for a joint distribution with functions, which may hide blocks."""
-    if not isinstance(part, tfp.distributions.JointDistribution):
-        return
-    if not all(isinstance(member, tfp.distributions.Distribution) for member in tf.nest.flatten(part.model)):
-        raise ValueError(
-            f"{part.name} ({type(part).__name__}) is made of functions, in which blocks cannot be replaced. Build "
-            "it from views of the densities that the functions use."
-        )

@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from tf_resflow.private_api import is_xla
 
-__all__ = ["EPSILON", "Anderson", "FixedPoint", "Solution", "warn_unconverged"]
-
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 _LEAST_REST = 1e-6  # share of a squared difference of steps below which Anderson leaves it out
 
@@ -20,8 +18,7 @@ class Solution(NamedTuple):
     """The result of a solver, for each example of the batch.
 
     Attributes:
-      root: `[batch, *event]`: `y - g(x)` for the evaluated point x with the smallest residual. This plain step
-        beyond x costs nothing and reduces its error to at most Lip(g) times the error.
+      root: `[batch, *event]`: `y - g(x)` for the evaluated point x with the smallest residual.
       residual: `[batch]`, `max |x + g(x) - y|` over the event, at that x.
       num_iterations: `[batch]` int32, evaluations of g until the example converged.
       converged: `[batch]` bool, whether x meets the tolerance (see `FixedPoint`).
@@ -38,10 +35,9 @@ class FixedPoint:
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
     An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default the tolerance is relative
-    to the largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. A small
-    coordinate may then have no correct digit, because g mixes the coordinates and each is rounded like the largest.
-    A given `rtol` applies to each coordinate, as in `numpy.isclose`: \\(|r_i|\\) is at most `atol + rtol max(|x_i|,
-    |y_i|)`, which float32 may be unable to resolve.
+    to the largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. A given
+    `rtol` applies to each coordinate: \\(|r_i|\\) is at most `atol + rtol max(|x_i|, |y_i|)`, which float32 may be
+    unable to resolve.
 
     The error of the root is at most the residual over 1 - Lip(g) (in the norm of the Lipschitz constant).
 
@@ -60,10 +56,6 @@ class FixedPoint:
     rtol: float | None = None
     max_iterations: int = 500
 
-    def __post_init__(self):
-        if (self.atol or 0) < 0 or (self.rtol or 0) < 0 or self.max_iterations < 1:
-            raise ValueError(f"Tolerances must be at least 0, and max_iterations at least 1; got {self}.")
-
     def __call__(
         self,
         g: Callable[[tf.Tensor], tf.Tensor],
@@ -79,8 +71,7 @@ class FixedPoint:
         Args:
           g: callable from `[batch, *event]` to the same shape, Lip(g) < 1.
           y: tensor of shape `[batch, *event]`.
-          relative: whether to use the relative tolerance alone, and at least two units of rounding: for an equation
-            with another scale than the one for which the tolerances were chosen.
+          relative: whether to use the relative tolerance alone, and at least two units of rounding.
           dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
           enough: an absolute tolerance that replaces the solver's own if it is larger.
           enough_relative: likewise a relative one.
@@ -150,17 +141,14 @@ class _Best(NamedTuple):
 
 
 def _select(condition, one, other):
-    """The rows of `one` where the condition `[batch]` holds, and of `other` elsewhere; faster than `tf.where`."""
+    """Selects rows by a condition `[batch]`; faster than `tf.where`."""
     return tf.compat.v1.where(condition, one, other)
 
 
 def _rows(y):
-    """`y` as `[batch, size]`, at least in float32, and the function from such rows to tensors like `y`.
-
-    Known shapes are constants, as XLA and TFLite need in a loop.
-    """
+    """`y` as `[batch, size]`, at least in float32, and the function from such rows to tensors like `y`."""
     size = y.shape[1:].num_elements()
-    rows = tf.reshape(y, [-1, size] if size else [tf.shape(y)[0], -1])
+    rows = tf.reshape(y, [-1, size] if size else [tf.shape(y)[0], -1])  # XLA and TFLite need known sizes in a loop
     rows = tf.cast(rows, tf.float32) if y.dtype.size < 4 else rows
     shape = [-1, *y.shape[1:]] if size else tf.shape(y)
     return rows, lambda x: tf.ensure_shape(tf.reshape(tf.cast(x, y.dtype), shape), y.shape)
@@ -171,25 +159,18 @@ class Anderson(FixedPoint):
     r"""Fixed-point iteration with Anderson acceleration, safeguarded for each example.
 
     From the last m points and their steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the
-    smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). The differences of the
-    points are kept orthogonal, so that no system is solved. If the move does not give the smallest residual so far,
-    the solver forgets the differences, returns to the best point and takes plain steps, which converge, until one
-    does.
+    smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). If the move does not
+    give the smallest residual so far, the solver forgets the points, returns to the best one and takes plain
+    steps, which converge, until one does.
 
     Args:
-      memory: m, number of points combined, at least 2.
-      **kwargs: `atol`, `rtol` and `max_iterations`, see `FixedPoint`.
+      memory: m >= 2, number of points combined. Other arguments are those of `FixedPoint`.
 
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
     """
 
     memory: int = 4
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.memory < 2:
-            raise ValueError(f"Anderson needs a memory of at least 2 points; got {self.memory}.")
 
     def _start(self, pair):
         empty = tf.zeros_like(pair[:, tf.newaxis])

@@ -15,8 +15,6 @@ from tf_resflow.logdet.power_series import first_order_only
 from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Anderson, FixedPoint, Solution, warn_unconverged
 
-__all__ = ["solve_residual"]
-
 
 def solve_residual(
     branch: Callable[[Any], tf.Tensor],
@@ -34,9 +32,6 @@ def solve_residual(
     solver to its relative tolerance, with a warning for examples that do not converge. The gradient in y is w, and
     that in the parameters (and the conditional input) is \\(-w^T \partial g / \partial \theta\\). Only the root is
     kept.
-
-    The default tolerances are those of the coarsest type among the layers with weights, because a layer that
-    computes in bfloat16 or float16 rounds to that type.
 
     `settings` are those of the solver's call for x: `enough`, and `enough_relative`, which holds for w, too. The
     `root` of the `Solution` is differentiable once.
@@ -78,7 +73,7 @@ def solve_residual(
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
                 tape.watch([x, *targets])
                 gx = function_of(own, weights)(x)
-            if _is_small(branch.program):
+            if branch.program.knows_jacobian and branch.program.inputs[0][0][-1] in range(MOST_ELIMINATED + 1):
                 w = _eliminated(branch.with_parameters(weights), [solution.root, *own], sign, upstream)
             else:
                 vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
@@ -97,11 +92,6 @@ def solve_residual(
     return Solution(*operation(y, *conditions, *branch.tensors()))
 
 
-def _is_small(program):
-    """Whether elimination solves the equation of the gradient."""
-    return program.knows_jacobian and program.inputs[0][0][-1] <= MOST_ELIMINATED
-
-
 def _eliminated(branch, inputs, sign, upstream):
     """The solution of w + J^T w = upstream, or of w - J^T w, by the inverse of I + J."""
     x, *conditions = inputs
@@ -113,7 +103,7 @@ def _eliminated(branch, inputs, sign, upstream):
 
 
 def _coarsest_dtype(branch, dtype):
-    """The coarsest of `dtype` and of those that the layers with weights compute in."""
+    """The coarsest of `dtype` and of those that the layers with weights compute in, and therefore round to."""
     layers = leaves(branch.network) if isinstance(branch.network, keras.Layer) else []
     computed = [layer.compute_dtype for layer in layers if layer.weights]
     computed += [dtype for _, dtype in branch.program.sources]

@@ -51,10 +51,10 @@ def train(
       The content of `result.json`, a dict with a `line` for the screen. A finished run returns it at once.
 
     Raises:
-<<<<<<< HEAD
-=======
+    <<<<<<< HEAD
+    =======
       ValueError: when the config, the workdir or the data are wrong.
->>>>>>> wt2-models
+    >>>>>>> wt2-models
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
       Interrupted: on SIGINT or SIGTERM, after saving. A signal to one of several workers stops all.
       WorkerLostError: when another worker has stopped for another reason.
