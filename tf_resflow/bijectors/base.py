@@ -50,7 +50,7 @@ class Context:
       arguments: `seed`, `networks`, `condition`, and dictionaries under the names of members.
       compute_log_det: whether to compute the log-determinant.
       warn: whether to print a warning if an inverse did not converge.
-      unseen: largest residual that is not worth a warning, because the data cannot resolve it.
+      unseen: No warning is issued up to this residual, because the data cannot resolve it.
       atol: absolute tolerance for the inverse of blocks that were given no solver.
       visit: function of a bijector, its input, and whether it is inverted; called before each bijector that has
         no members.

@@ -124,7 +124,7 @@ class AffineCoupling(Coupling):
     r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
 
     \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\): the Jacobian is triangular. The inverse is as
-    cheap as the forward pass. Value and log-determinant come from one evaluation of the network.
+    cheap as the forward pass.
 
     The shape of an event follows from the network, which takes a and returns `[t, r]`, joined along the last axis:
     two values for each element of b.

@@ -45,14 +45,12 @@ def with_log_det_estimator(
     """
     if not isinstance(log_det_estimator, Mapping):
         return _view(flow, lambda block: block.copy(log_det_estimator=log_det_estimator))
-    names = {id(block): name for name, block in blocks_by_name(flow).items()}
-    if unknown := log_det_estimator.keys() - set(names.values()):
+    blocks = blocks_by_name(flow)
+    if unknown := log_det_estimator.keys() - blocks.keys():
         raise ValueError(f"{flow.name} has no residual block named {', '.join(sorted(unknown))}.")
+    estimators = {id(blocks[name]): estimator for name, estimator in log_det_estimator.items()}
     return _view(
-        flow,
-        lambda block: block.copy(
-            log_det_estimator=log_det_estimator.get(names[id(block)], block.log_det_estimator)
-        ),
+        flow, lambda block: block.copy(log_det_estimator=estimators.get(id(block), block.log_det_estimator))
     )
 
 
