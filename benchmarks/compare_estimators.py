@@ -52,7 +52,7 @@ _CERTIFIED, _EXACT, _PLANNED = "adaptive series, certified", "exact", "planned f
 
 
 def _estimators(run, images):
-    """A dict of (method, number of probes) to what a model takes as `log_det`."""
+    """A dict of (method, number of probes) to what a model takes as `log_det_estimator`."""
     from tf_resflow import evaluation, logdet, models
 
     model, space = run.model, run.model.data_space
