@@ -3,6 +3,7 @@
 import json
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,7 +111,26 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
 def test_what_cannot_be_reached(monkeypatch):
     model, x = vector_model(levels=3)
     monkeypatch.setattr(planning, "_NUMBERS", [4, 5])
-    with pytest.raises(ValueError, match="needs more than 5 samples, which reach about"):
-        evaluation.plan_likelihood(model, x, 1e-3)
+    for message, stderr in (
+        ("needs more than 5 samples, which reach about", 1e-3),
+        ("below the rounding of float32, about", 1e-7),
+        *(("stderr must be positive and finite, in nats", wrong) for wrong in (0.0, -1.0, np.inf, np.nan)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluation.plan_likelihood(model, x, stderr)
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        evaluation.LikelihoodPlan(num_samples=0)
     with pytest.raises(ValueError, match="either stderr= or plan="):
         evaluation.estimate_log_prob(model, x)
+
+
+def test_a_slowly_decaying_series_is_a_warning():
+    """A linear branch of spectral radius 0.95."""
+    dense = resflow.layers.LipschitzDense(2, 0.95)
+    branch = keras.Sequential([keras.Input([2]), dense])
+    dense.kernel.assign([[0.0, 3.0], [3.0, 0.0]])
+    resflow.layers.converge_norms(branch)
+    block = resflow.bijectors.ResidualBlock(branch, name="slow")
+    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
+    with pytest.warns(UserWarning, match="series of slow decays by only 0.95 per term"):
+        evaluation.plan_likelihood(model, tf.zeros([2, 2]), 0.1)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ _MARGIN = 0.85  # of the standard error that is planned for: what was chosen loo
 _RTOLS = (1e-1, 1e-2, 1e-3)
 _CHANCE = 0.1  # of terms after the exact ones: large enough for a short measurement to see their noise
 _MAX_PROBES = 512
+_SLOW = 0.9  # ratio of terms above which a series decays slowly
 _MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
 _NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # of samples
 
@@ -64,6 +66,10 @@ class LikelihoodPlan:
     stderr: float | None = None
     dequantization_std: float = math.nan
     blocks: Mapping[str, BlockPlan] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; got {self.num_samples}.")
 
     @property
     def log_det_stderr(self) -> float:
@@ -154,8 +160,14 @@ def plan_likelihood(
       seed: integer, of the measurement.
 
     Raises:
-      ValueError: if `stderr` needs more than 8,192 samples, or x is not finite or not in its cells.
+      ValueError: if `stderr` is not positive, is below the rounding of the dtype, or needs more than 8,192 samples;
+        or x is not finite or not in its cells.
+
+    Warns:
+      UserWarning: if the series of a block decays slowly.
     """
+    if not 0 < stderr < math.inf:
+        raise ValueError(f"stderr must be positive and finite, in nats; got {stderr}.")
     x = tf.convert_to_tensor(x)
     arguments = {name: rows[:_EXAMPLES] for name, rows in model.condition.arguments(condition, len(x)).items()}
     x, cells = x[:_EXAMPLES], model.data_space.cells
@@ -165,6 +177,7 @@ def plan_likelihood(
         valid &= on_grid(tf.cast(x, model.distribution.dtype), cells)
     if not bool(tf.reduce_all(valid)):
         raise ValueError("x holds values that are NaN, infinite or not in the middle of their cells.")
+    _check_rounding(model, prepared, arguments, stderr)
     noise = _dequantization_std(model, x, arguments, seed)
     counted = noise if num_samples is None else lambda num: 0.0  # the part that the standard error includes
     useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, counted(_MIN_SAMPLES))
@@ -270,6 +283,7 @@ def _choices_by_block(model, x, arguments, useful, seed):
     for name, block in track(blocks.items(), "noise of the blocks"):
         rows = [inputs[name], *(arguments.values() if block.has_condition else [])]
         rows[0] = block.expansion_point(*rows)
+        _warn_of_slow_decay(name, block, rows, seed)
         most_rows = MEGABYTES * 2**20 // bytes_per_row(block)
         kind = (*inputs[name].shape, len(rows), most_rows)  # similar blocks need the same time
         if kind not in exact:
@@ -277,6 +291,42 @@ def _choices_by_block(model, x, arguments, useful, seed):
         num_rows = 2 * max(1, min(_ROWS, most_rows) // 2)
         choices[name] = exact[kind] + _estimates(block, rows, num_rows, enough, seed)
     return choices
+
+
+def _check_rounding(model, x, arguments, stderr):
+    """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
+    latent = bijectors.forward_features(model.flow, x, compute_log_det=False, **arguments).latent
+    base = model.distribution.distribution
+    terms = tf.reduce_mean(tf.abs(base.log_prob(latent))) + 2 * abs(model.data_space.log_num_cells)
+    dtype = model.distribution.dtype
+    rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
+    if stderr < rounding:
+        raise ValueError(
+            f"stderr={stderr:.3g} nats is below the rounding of {dtype.name}, about {rounding:.2g} nats for this "
+            "model. Ask for a larger stderr, or build the flow in float64."
+        )
+
+
+def _warn_of_slow_decay(name, block, inputs, seed):
+    """Warns if the terms of a block's series decay slowly."""
+    x = inputs[0]
+    v = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        gx = block.branch(inputs if block.has_condition else x)
+    w, num, ratio = v, 0, math.inf
+    while ratio > _RTOLS[-1] and num < logdet.AdaptiveRoulette.max_exact_terms:
+        w = tape.gradient(gx, x, w, unconnected_gradients="zero")
+        num += 1
+        norms = [tf.norm(tf.reshape(rows, [len(rows), -1]), axis=1) for rows in (w, v)]
+        ratio = float(tf.reduce_max(norms[0] / norms[1]))
+    decay = ratio ** (1 / num)
+    if decay > _SLOW:
+        warnings.warn(
+            f"The series of {name} decays by only {decay:.2f} per term, so its log-determinant is expensive to "
+            "estimate. A lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay faster.",
+            stacklevel=4,
+        )
 
 
 def _exact(block, inputs, most_rows):
