@@ -1,7 +1,6 @@
 """The largest eigenvalue of block-tridiagonal matrices, as those of convolutions are: a guess and its proof."""
 
 import numpy as np
-import scipy.linalg
 
 _KRYLOV = 200
 _EXCESS = 1e-9  # of the first bound that is tried, over the guess
@@ -43,9 +42,10 @@ def _ritz_value(diagonal, below):
     x /= np.linalg.norm(x)
     before, beta, alphas, betas = np.zeros_like(x), 0.0, [], []
     for _ in range(min(_KRYLOV, x.size)):
-        y = diagonal @ x - beta * before
+        y = diagonal @ x
         y[1:] += below @ x[:-1]
         y[:-1] += below.transpose(0, 2, 1) @ x[1:]
+        y -= beta * before
         alphas.append(float(np.vdot(x, y)))
         y -= alphas[-1] * x
         beta = float(np.linalg.norm(y))
@@ -53,7 +53,8 @@ def _ritz_value(diagonal, below):
         if beta < 1e-14:
             break
         before, x = x, y / beta
-    return float(scipy.linalg.eigvalsh_tridiagonal(alphas, betas[:-1])[-1])
+    off = np.diag(betas[:-1], 1)
+    return float(np.linalg.eigvalsh(np.diag(alphas) + off + off.T)[-1])
 
 
 def _is_above(bound, diagonal, below):
