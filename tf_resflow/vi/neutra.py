@@ -49,8 +49,9 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
 
     draws = sample(surrogate.sample(8, seed=1), tf.constant([0, 1]))  # [steps, chains, coordinates]
     r_hat = tfp.mcmc.potential_scale_reduction(draws)
-    print(draws.shape, bool(tf.reduce_max(r_hat) < 1.2))
-    # (200, 8, 2) True
+    effective = tfp.mcmc.effective_sample_size(draws, cross_chain_dims=1)
+    print(draws.shape, bool(tf.reduce_max(r_hat) < 1.2), bool(tf.reduce_min(effective) > 50))
+    # (200, 8, 2) True True
     ```
 
     Args:
