@@ -1,15 +1,18 @@
 """The columns of a table as coordinates of vectors."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tf_resflow.data.column_kinds import MOST_LEVELS, Column, column_from_json, fit_column, in_words, real_column
 from tf_resflow.extras import LazyPackage
-from tf_resflow.models.dequantization import Cells
 from tf_resflow.plurals import shortened
+
+if TYPE_CHECKING:
+    from tf_resflow.models.dequantization import Cells
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -78,7 +81,6 @@ class ColumnCodes:
       size: number of columns.
       is_discrete: `[size]`, which columns have cells.
       offsets: `[size]`, what is subtracted from the values of a column.
-      cells: the `Cells`; None if all columns are continuous.
 
     Raises:
       ValueError: if a column cannot be read as its kind, all its values are missing, or it has over 100 levels.
@@ -103,10 +105,17 @@ class ColumnCodes:
         self.kinds = {column.name: column.kind for column in columns}
         self.is_discrete = np.array([column.is_discrete for column in columns], bool)
         self.offsets = np.array([float(column.offset) for column in columns])
-        first, step = [float(c.first - c.offset) for c in columns], [c.step for c in columns]
-        num = [c.num if c.num <= MOST_LEVELS else math.inf for c in columns]
-        cells = Cells(*(np.where(self.is_discrete, part, 0.0) for part in (first, step, num)))
-        self.cells = cells if self.is_discrete.any() else None
+
+    @functools.cached_property
+    def cells(self) -> "Cells | None":
+        """The cells of the discrete columns; None if there are none."""
+        from tf_resflow.models.dequantization import Cells  # which imports TensorFlow
+
+        if not self.is_discrete.any():
+            return None
+        first, step = [float(c.first - c.offset) for c in self.columns], [c.step for c in self.columns]
+        num = [c.num if c.num <= MOST_LEVELS else math.inf for c in self.columns]
+        return Cells(*(np.where(self.is_discrete, part, 0.0) for part in (first, step, num)))
 
     @classmethod
     def of_columns(cls, columns: Sequence[Column]) -> "ColumnCodes":

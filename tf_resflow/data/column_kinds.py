@@ -11,7 +11,6 @@ import numpy as np
 from scipy import special
 
 from tf_resflow.extras import LazyPackage
-from tf_resflow.models.dequantization import OFF_GRID
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -214,6 +213,8 @@ class _Grid(Column):
         return -float(below // self.step), float(above // self.step)
 
     def encode(self, column, date_format=None):
+        from tf_resflow.models.dequantization import OFF_GRID  # which imports TensorFlow
+
         x, faults = _numbers(column)
         places = _less(x, self.first) / self.step
         k, rounding = np.round(places), 2 * np.finfo(np.float64).eps * np.abs(places)
