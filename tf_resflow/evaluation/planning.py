@@ -324,7 +324,8 @@ def _warn_of_slow_decay(name, block, inputs, seed):
     if decay > _SLOW:
         warnings.warn(
             f"The series of {name} decays by only {decay:.2f} per term, so its log-determinant is expensive to "
-            "estimate. A lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay faster.",
+            "estimate. A lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay "
+            "faster.",
             stacklevel=4,
         )
 
