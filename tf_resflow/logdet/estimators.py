@@ -204,6 +204,10 @@ class RussianRoulette(_RandomLength):
     num_exact_terms: int = 2
     distribution: TermDistribution = Geometric(0.5)
 
+    def __post_init__(self):
+        super().__post_init__()
+        self._check("num_exact_terms", self.num_exact_terms >= 0, "at least 0")
+
     def finite_variance(self, lipschitz_constant: float) -> bool:
         """Returns whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
         return self.distribution.finite_variance(lipschitz_constant)
@@ -239,6 +243,10 @@ class PowerSeries(_SeriesEstimator):
     """
 
     num_terms: int = 10
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check("num_terms", self.num_terms >= 1, "at least 1")
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         one = tf.ones([], v.dtype)
@@ -356,7 +364,9 @@ class AdaptiveRoulette(_RandomLength):
 
     def __post_init__(self):
         super().__post_init__()
+        self._check("rtol", 0 < self.rtol < 1, "in (0, 1)")
         self._check("chance", self.chance is None or 0 < self.chance < 1, "in (0, 1)")
+        self._check("max_exact_terms", self.max_exact_terms >= 1, "at least 1")
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
