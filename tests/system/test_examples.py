@@ -41,8 +41,7 @@ def documents():
     names = [info.name for info in pkgutil.walk_packages(tf_resflow.__path__, "tf_resflow.")]
     for name in names:
         module = importlib.import_module(name)
-        for attribute in getattr(module, "__all__", ()):
-            value = getattr(module, attribute)
+        for attribute, value in vars(module).items():
             if getattr(value, "__module__", None) == name:
                 yield f"{name}.{attribute}", inspect.getdoc(value) or ""
 
