@@ -17,8 +17,6 @@ from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import renamed, scratch, unwritable_told
 
-__all__ = ["convert_checkpoint"]
-
 _DECIMALS = 4  # of the coefficient
 _ROUNDING = 2e-6  # relative; a layer keeps its norm below the coefficient by less
 # Tensors without a variable: the state of the norms and of the estimator, flags, shared orders, and statistics.

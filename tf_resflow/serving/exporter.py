@@ -23,8 +23,6 @@ from tf_resflow.training.data import load_data
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import renamed, scratch, unwritable_told
 
-__all__ = ["export", "export_run"]
-
 _PLAN_EXAMPLES = 16  # samples of the model that a plan is made for
 _MOST_HELD_OUT = 10_000
 
