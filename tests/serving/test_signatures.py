@@ -201,6 +201,14 @@ def test_columns_of_a_table(tmp_path, call):
             call(loaded, "encode", x=bad)
 
 
+def test_integers_that_requests_cannot_hold(vector_model, tmp_path):
+    codes = ColumnCodes(pandas.DataFrame({name: 2**60 + np.arange(9) for name in "abc"}))
+    data = DataInfo("table", (3,), None, None, None, columns=("a", "b", "c"), codes=codes)
+    run = Run(vector_model, resflow.training.default_config(), 5, tmp_path, data)
+    with pytest.raises(ValueError, match=r"column 'a' are near 1.15e\+18.*lacks digits beyond 2\*\*53"):
+        resflow.serving.export(vector_model, tmp_path / "m", run=run)
+
+
 def test_a_classifier_without_a_density(image_model):
     model = resflow.HybridModel(image_model.flow, image_model.classifier, (8, 8, 1), levels=17, density_weight=0.0)
     functions = Signatures(model).functions()

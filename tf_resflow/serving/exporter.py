@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import evaluation, layers, progress
+from tf_resflow.data.column_kinds import EXACT
 from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.models.build import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
@@ -158,7 +159,8 @@ def export(
       The path of the version.
 
     Raises:
-      ValueError: if the version exists, a signature is unknown or the plan has too few estimates.
+      ValueError: if the version exists, a signature is unknown, the plan has too few estimates, or float64 lacks
+        the digits of a column.
       OSError: if the files cannot be written. Nothing is left of them.
     """
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
@@ -166,6 +168,7 @@ def export(
     if run is not None:
         columns = _not_none(x=run.data.columns, condition=run.data.condition_columns)
         codes = _not_none(x=run.data.codes, condition=run.data.condition_codes)
+        _check_digits(codes.values())
     signatures = Signatures(model, networks=networks, codes=codes, **settings)
     parent = free_version(export_dir, version).parent
     layers.converge_norms(model)
@@ -206,6 +209,17 @@ def _held_out(run, data_dir, data_path):
     except ValueError as error:
         logging.warning("The export has no quantiles: %s", error)
         return None
+
+
+def _check_digits(codes):
+    """Raises a ValueError if the values of a column are too large for the float64 of requests."""
+    for part in codes:
+        for name, offset in zip(part.kinds, part.offsets, strict=True):
+            if abs(offset) > EXACT:
+                raise ValueError(
+                    f"The values of the column {name!r} are near {offset:.3g}. Requests hold them as float64, "
+                    "which lacks digits beyond 2**53. Subtract an offset from the column, and train again."
+                )
 
 
 def _not_none(**values):
