@@ -90,6 +90,12 @@ def test_a_run_without_a_checkpoint_gives_way(tmp_path):
     files.check_data(data)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         files.check_trained()
+    line = {"step": 400, "examples_per_second": 1.0}  # before the first checkpoint, at step 500
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
+    files.check_config(other)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line | {"step": 600}))
+    with pytest.raises(ValueError, match="metrics up to step 600, but .*checkpoints is empty"):
+        files.check_config(other)
 
 
 @pytest.mark.parametrize("name", ["config.json", "data.json"])

@@ -17,6 +17,7 @@ from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config, flat_fields, validate_config
+from tf_resflow.training.metrics import read_metrics
 from tf_resflow.writing import locked, unwritable_told, whole_file
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ class Workdir:
         learning rate does not depend on it.
         """
         if not self.is_begun():
+            self._check_not_lost()
             return
         for path in (self.config, self.data):
             if not path.exists():
@@ -225,6 +227,22 @@ class Workdir:
     def is_begun(self) -> bool:
         """Whether a run has saved a checkpoint here."""
         return bool(newest_first(self.checkpoints))
+
+    def _check_not_lost(self):
+        """Raises ValueError if a run was here whose checkpoints are gone, since a new run would lose its metrics.
+
+        A run that was killed before its first checkpoint starts again with the same steps.
+        """
+        last = max((line["step"] for line in read_metrics(self.path)), default=0)
+        first = 0
+        if self.config.exists():
+            train = self.read_config().train
+            chooses = train.keep_best or train.patience > 0
+            first = min(train.steps, train.checkpoint_every, train.eval_every if chooses else train.steps)
+        if last > first or (self.path / "result.json").exists():
+            raise ValueError(
+                f"{self.path} has metrics up to step {last}, but {self.checkpoints} is empty. {REMEDY}"
+            )
 
     def check_empty(self) -> None:
         """Raises ValueError unless the directory is empty, or can be made."""
