@@ -79,6 +79,8 @@ def _check_comparable(config):
     from tf_resflow import training
 
     default = training.default_config()
+    if config.model.activation == "lipswish":
+        default.model.activation = "lipswish"  # the automatic activation of images
     others = [key for key in default.model if key not in _FREE and config.model[key] != default.model[key]]
     if config.task != "density" or others:
         what = "config.task" if config.task != "density" else f"config.model.{others[0]}"

@@ -3,8 +3,9 @@ from .columns import Columns
 from .config import default_config
 from .dataset import Dataset
 from .densities_2d import DENSITIES, load_density
+from .digits import load_digits
 from .image_files import load_image_files
-from .loading import load, load_digits
+from .loading import load
 from .tabular import load_tabular
 from .tfds_images import load_tfds_images
 

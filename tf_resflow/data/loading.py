@@ -1,4 +1,4 @@
-"""A data set from the `data` section of a config, and the digits of scikit-learn."""
+"""A data set from the `data` section of a config."""
 
 import csv
 import os
@@ -13,12 +13,12 @@ from tf_resflow.data.column_kinds import kinds_from_words
 from tf_resflow.data.config import check_places, default_config
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
+from tf_resflow.data.digits import load_digits
 from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
-from tf_resflow.data.splits import split_sizes
 from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
-from tf_resflow.extras import LazyPackage, extra
+from tf_resflow.extras import LazyPackage
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
@@ -31,7 +31,6 @@ _FIELDS = {
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
 _FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
-_NUM_DIGITS = 1497  # for training and validation; the others are for testing
 
 
 def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | None = None) -> Dataset:
@@ -75,38 +74,6 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
     name = name.removeprefix("tfds/")
     _check_tfds_name(name, config.data_dir)
     return load_tfds_images(name, config.data_dir, download=config.download, **fields)
-
-
-def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fraction: float = 0.1) -> Dataset:
-    """Loads the handwritten digits of scikit-learn; nothing is downloaded.
-
-    The pixels are counts 0, ..., 16. The split is fixed: of a permutation of seed 0 the last 300 examples are for
-    testing, and of the 1,497 before them the last tenth for validation.
-
-    Args:
-      flip: see `Dataset`.
-      crop_padding: see `Dataset`.
-      validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
-
-    Returns:
-      A `Dataset` of event shape `(8, 8, 1)` and 17 levels, with the 10 classes.
-
-    References:
-      E. Alpaydin, C. Kaynak. Optical recognition of handwritten digits. UCI Machine Learning Repository, 1998.
-    """
-    with extra("data"):
-        from sklearn import datasets
-
-    digits = datasets.load_digits()
-    order = np.random.RandomState(0).permutation(len(digits.images))
-    num_train = split_sizes(_NUM_DIGITS, {"validation": validation_fraction}, "digits")["train"]
-    parts = {"train": order[:num_train], "validation": order[num_train:_NUM_DIGITS], "test": order[_NUM_DIGITS:]}
-    parts = {split: part for split, part in parts.items() if len(part)}
-    images = {split: digits.images[part][..., np.newaxis] for split, part in parts.items()}
-    labels = {split: digits.target[part] for split, part in parts.items()}
-    return Dataset.from_arrays(
-        "digits", images, levels=17, labels=labels, num_classes=10, flip=flip, crop_padding=crop_padding
-    )
 
 
 def load_images(

@@ -370,8 +370,7 @@ class AdaptiveRoulette(_RandomLength):
 
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
-        uniform = self._lengths(v, lambda shape: random_uniform(shape, seed, tf.float64))
-        uniform = tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)  # none is rounded to 1
+        uniform = self._lengths(v, lambda shape: _below_1(random_uniform(shape, seed, tf.float64)))
         size = _norm(v)
 
         def survival(k, state):
@@ -394,6 +393,11 @@ class AdaptiveRoulette(_RandomLength):
             return weight, weight, state
 
         return Terms(more, weigh, (tf.zeros(tf.shape(size), tf.int32), tf.zeros_like(size), size))
+
+
+def _below_1(uniform):
+    """Numbers in [0, 1) in float32, none of them rounded to 1."""
+    return tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)
 
 
 def _norm(w):

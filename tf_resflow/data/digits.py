@@ -1,0 +1,41 @@
+"""The handwritten digits of scikit-learn."""
+
+import numpy as np
+
+from tf_resflow.data.dataset import Dataset
+from tf_resflow.data.splits import split_sizes
+from tf_resflow.extras import extra
+
+_NUM_DIGITS = 1497  # for training and validation; the others are for testing
+
+
+def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fraction: float = 0.1) -> Dataset:
+    """Loads the handwritten digits of scikit-learn; nothing is downloaded.
+
+    The pixels are counts 0, ..., 16. The split is fixed: of a permutation of seed 0 the last 300 examples are for
+    testing, and of the 1,497 before them the last tenth for validation.
+
+    Args:
+      flip: see `Dataset`.
+      crop_padding: see `Dataset`.
+      validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
+
+    Returns:
+      A `Dataset` of event shape `(8, 8, 1)` and 17 levels, with the 10 classes.
+
+    References:
+      E. Alpaydin, C. Kaynak. Optical recognition of handwritten digits. UCI Machine Learning Repository, 1998.
+    """
+    with extra("data"):
+        from sklearn import datasets
+
+    digits = datasets.load_digits()
+    order = np.random.RandomState(0).permutation(len(digits.images))
+    num_train = split_sizes(_NUM_DIGITS, {"validation": validation_fraction}, "digits")["train"]
+    parts = {"train": order[:num_train], "validation": order[num_train:_NUM_DIGITS], "test": order[_NUM_DIGITS:]}
+    parts = {split: part for split, part in parts.items() if len(part)}
+    images = {split: digits.images[part][..., np.newaxis] for split, part in parts.items()}
+    labels = {split: digits.target[part] for split, part in parts.items()}
+    return Dataset.from_arrays(
+        "digits", images, levels=17, labels=labels, num_classes=10, flip=flip, crop_padding=crop_padding
+    )
