@@ -136,3 +136,12 @@ def test_the_page_of_released_models(name):
     assert f"{len(content) / 1e6:.1f} MB" in line
     assert f"{result[unit]:.3f} ± {result[f'{unit}_stderr']:.3f}" in line
     assert files.step == files.read_config().train.steps
+
+
+def test_a_file_that_unpacks_to_far_more_is_refused(run_of, tmp_path, refused):
+    path, bomb = tmp_path / "model.zip", tmp_path / "bomb.zip"
+    run_of("a table").save(path)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, b" " * 2_000_000 if name == "data.json" else source.read(name))
+    refused("data.json would unpack to 2,000,000 bytes", resflow.load, bomb)

@@ -146,8 +146,8 @@ def _goes_by_name(bijector):
 class Flow(FlowBijector, tfb.Composition):
     r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
 
-    (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks, each of which salts it with
-    its name; `condition` reaches the conditional ones. Members of the same name are numbered: three `tfb.Scale`s
+    (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks: each combines it with
+    its name. `condition` reaches the conditional ones. Members of the same name are numbered: three `tfb.Scale`s
     have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the salts of blocks of the
     same name, and the arguments of one member, as in `flow.forward(x, residual_block_1={"seed": 1})`.
 

@@ -12,7 +12,7 @@ from tf_resflow.typing import DType
 
 
 class VariableBijector(FlowBijector):
-    """A bijector of events of `_event_shape` with Keras variables, of which the `frozen` ones are not trained."""
+    """A bijector of events of `_event_shape` with Keras variables. The `frozen` variables are not trained."""
 
     def __init__(
         self, values: Mapping[str, Any], dtype: DType, frozen: Collection[str] = (), **kwargs: Any

@@ -103,7 +103,7 @@ def column_names(frame: Any) -> tuple[str, ...] | None:
 
 
 def typed(path: pathlib.Path, frame: Any, as_text: Collection[Any], date_format: str | None = None) -> Any:
-    """The table with numbers and dates in place of their text, except in the columns `as_text`."""
+    """Returns the table with its text parsed to numbers and dates, except in the columns `as_text`."""
     frame = frame.copy()
     for name in [name for name in frame.columns if frame[name].dtype.kind in "OTU"]:
         column = frame[name]

@@ -158,7 +158,7 @@ def _shifted_points(x, cells, seed, num_sets, num_points, common):
 
 
 def place_with_tails(u: tf.Tensor, ends: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Maps points of the unit cube into cells, the first and the last of which include their tails.
+    """Maps points of the unit cube into cells. The first and the last cell include their tails.
 
     Args:
       u: points `[rows, size + 1]`; the last coordinate chooses a component of the mixture of `dequantize_in_cells`.

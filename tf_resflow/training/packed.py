@@ -1,6 +1,7 @@
 """Trained runs in one file each, and those that are released with the library."""
 
 import hashlib
+import io
 import os
 import pathlib
 import tempfile
@@ -20,6 +21,8 @@ MODELS = {
 
 _FOLDERS = (pathlib.Path(__file__).parents[2] / "pretrained", pathlib.Path("pretrained"))  # of a checkout
 _WEIGHTS, _STEP, _RESULT = "model.weights.h5", "weights.json", "result.json"
+_MOST_COMPRESSED = 100  # largest ratio of the unpacked size of a member to its size
+_SMALL = 10_000  # bytes; smaller members count as this many
 _NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # there may be no result
 
 
@@ -32,16 +35,20 @@ class PackedRun(Workdir):
       is_best: whether they are the best on validation.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, content: bytes | None = None):
         self._unpacked = tempfile.TemporaryDirectory()
         super().__init__(self._unpacked.name)
         self.source, self.weights = path, self.path / _WEIGHTS
         try:
-            with zipfile.ZipFile(path) as file:
-                file.extractall(self.path, _NAMES if _RESULT in file.namelist() else _NAMES[:-1])
+            with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as file:
+                for name in _NAMES if _RESULT in file.namelist() else _NAMES[:-1]:
+                    member = file.getinfo(name)
+                    if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
+                        raise zipfile.BadZipFile(f"{name} would unpack to {member.file_size:,} bytes")
+                    file.extract(member, self.path)
             found = read_json(self.path / _STEP)
             self.step, self.is_best = found["step"], found["is_best"]
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a whole file of a trained run: {error}. Give the workdir of a run, or a file that "
                 "`resflow.load(workdir).save(file)` wrote."
@@ -66,13 +73,13 @@ def opened(workdir: str | os.PathLike[str]) -> Workdir:
     """Returns the files of a trained run in a directory or in one file, or of the model "pretrained:NAME"."""
     place = os.fspath(workdir)
     if place.startswith(PRETRAINED):
-        return PackedRun(_released(place.removeprefix(PRETRAINED)))
+        return PackedRun(*_released(place.removeprefix(PRETRAINED)))
     path = pathlib.Path(place).expanduser()
     return PackedRun(path) if path.is_file() else Workdir(path)
 
 
 def _released(name):
-    """The path of a released model, in a checkout or the user's cache: the first of its hash."""
+    """The path and the content of a released model, in a checkout or the user's cache: the first of its hash."""
     if name not in MODELS:
         raise ValueError(
             f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
@@ -85,9 +92,10 @@ def _released(name):
             f"pretrained/ of the repository to {cache}, or give the path of the file in its place."
         )
     for path in found:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         if digest == MODELS[name]:
-            return path
+            return path, content
     raise ValueError(
         f"{path} is not the model {name!r} of this version: its SHA-256 is {digest[:12]}..., not "
         f"{MODELS[name][:12]}... Download it again from the folder pretrained/ of the repository."

@@ -31,7 +31,7 @@ class Run:
       step: number of training steps.
       workdir: the directory or the file, a `pathlib.Path`.
       data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
-        `columns`, and the `mean` and `std` by which the model normalizes its input.
+        `columns`, and the `mean` and `std` that normalize the input of the model.
       result: the content of result.json; None before the end of the training.
       is_best: whether the weights are those of the best checkpoint, which may be older than the newest.
     """
