@@ -21,6 +21,7 @@ from tf_resflow.bijectors.networks import adopt, check_event
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
+from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.solvers import Solution
 
 _OF_GRAPH = "_tf_resflow_values"  # attribute of a graph
@@ -123,7 +124,7 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
         return super()._invoke(input, fn_name, kwargs, attributes)
 
 
-class FlowBijector(tfb.Bijector):
+class FlowBijector(Serializable, tfb.Bijector):
     """A bijector defined by one pass through it.
 
     A subclass implements `forward_pass` and `inverse_pass`, which return the value and log-determinant, or TFP's
@@ -183,6 +184,10 @@ class FlowBijector(tfb.Bijector):
         if kept:  # TFP sees the variables here
             setattr(self, self._networks_key, kept[0] if len(kept) == 1 else kept)
         super().__init__(*args, **kwargs)
+
+    def __reduce__(self):
+        """Pickles and copies the config, and the values of the variables."""
+        return _with_values, (serialize(self), [variable.numpy() for variable in self.variables])
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -275,6 +280,13 @@ class FlowBijector(tfb.Bijector):
 
     _forward_log_det_jacobian = functools.partialmethod(_log_det_jacobian, False)
     _inverse_log_det_jacobian = functools.partialmethod(_log_det_jacobian, True)
+
+
+def _with_values(config, values):
+    bijector = deserialize(config)
+    for variable, value in zip(bijector.variables, values, strict=True):
+        variable.assign(value)
+    return bijector
 
 
 def pass_through(

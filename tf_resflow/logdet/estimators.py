@@ -23,6 +23,7 @@ from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, Poisson, TermDistribution
 from tf_resflow.private_api import silence_retracing
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
+from tf_resflow.serialization import Serializable
 from tf_resflow.typing import Seed
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-class LogDetEstimator(abc.ABC):
+class LogDetEstimator(Serializable, abc.ABC):
     """Computes `y = x + g(x)` and `log|det(I + dg/dx)|` for a `ResidualBlock`."""
 
     is_random = True  # whether the result depends on the seed

@@ -6,11 +6,12 @@ import math
 import tensorflow as tf
 
 from tf_resflow.seeds import random_uniform
+from tf_resflow.serialization import Serializable
 from tf_resflow.typing import DType, Seed, Shape, TensorLike
 
 
 @dataclasses.dataclass(eq=False)
-class Geometric:
+class Geometric(Serializable):
     """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`. (`tfd.Geometric` starts at 0.)
 
     Args:
@@ -49,7 +50,7 @@ class Geometric:
 
 
 @dataclasses.dataclass(eq=False)
-class Poisson:
+class Poisson(Serializable):
     """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
     The tail falls faster than any power `L^k`: the variance of the estimator is infinite whenever the spectral

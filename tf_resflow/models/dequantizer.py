@@ -15,6 +15,7 @@ from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.flows.networks import network_policy
 from tf_resflow.logdet import LogDetEstimator, default_estimator
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
+from tf_resflow.serialization import deserialize, serialize
 from tf_resflow.typing import DType, Seed, TensorLike
 
 _COEFFICIENT = 0.98
@@ -42,6 +43,7 @@ class Dequantizer(Protocol):
         """
 
 
+@keras.saving.register_keras_serializable("tf_resflow")
 class FlowDequantizer(keras.layers.Layer):
     r"""Noise \\(u = \sigma(f(\epsilon; c(x)))\\): a residual flow f from logistic noise, given the context c of x.
 
@@ -79,7 +81,7 @@ class FlowDequantizer(keras.layers.Layer):
     ):
         dtype = network_policy(dtype).variable_dtype
         super().__init__(name=name, dtype=dtype, autocast=False)
-        self.event_shape = tuple(event_shape)
+        self.event_shape, self._width, self._seed = tuple(event_shape), width, seed
         if log_det_estimator is None:
             log_det_estimator = default_estimator(math.prod(event_shape), "training")
         seeds = np.random.default_rng(seed).integers(2**31, size=num_blocks + 1).tolist()
@@ -92,6 +94,18 @@ class FlowDequantizer(keras.layers.Layer):
         self.flow = bijectors.Flow(members, name="dequantization")
         self._keras_parts = keras_parts(self.flow)
         self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as a Keras config."""
+        blocks = bijectors.flow.residual_blocks(self.flow)
+        config = {"event_shape": self.event_shape, "num_blocks": len(blocks), "width": self._width}
+        config |= {"log_det_estimator": blocks[0].log_det_estimator, "seed": self._seed}
+        return serialize({**config, "dtype": self.dtype, "name": self.name})
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "FlowDequantizer":
+        """Returns the layer of a config, with initial weights."""
+        return cls(**deserialize(config))
 
     def sample_and_log_prob(
         self,

@@ -120,6 +120,27 @@ class FlowModel(KerasTraining):
         self._means = [keras.metrics.Mean("loss")]
         self.built = True
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the model was built with, with the current statistics."""
+        space, condition = self.data_space, self.condition
+        return {
+            "flow": self.flow,
+            "event_shape": space.event_shape,
+            "condition_shape": None if condition.num_classes else condition.shape,
+            "num_classes": condition.num_classes,
+            "condition_mean": condition.statistics.get("mean"),
+            "condition_std": condition.statistics.get("std"),
+            "condition_network": condition.network,
+            "levels": space.levels,
+            "dequantizer": space.dequantizer,
+            "cells": space.cells,
+            "base": self.distribution.distribution,
+            "evaluation_log_det_estimator": self.evaluation_log_det_estimator,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
     def trained_density(self) -> "FlowModel":
         """The model itself."""
         return self

@@ -104,6 +104,14 @@ class HybridModel(KerasTraining):
         self._means = [keras.metrics.Mean(name) for name in names]
         self.built = True
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the model was built with."""
+        of_density = self.density.parameters
+        shared = ("flow", "event_shape", "levels", "base", "evaluation_log_det_estimator")
+        own = {"density_weight": self.density_weight, "seed": self.seed, "name": self.name}
+        return {**{key: of_density[key] for key in shared}, "classifier": self.classifier, **own}
+
     def trained_density(self) -> FlowModel | None:
         """The attribute `density`, or None with a weight of 0."""
         return self.density if self.density_weight > 0 else None

@@ -18,6 +18,7 @@ from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import train_step, weigh
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import stateless_seed
+from tf_resflow.serialization import check_registered, deserialize, serialize
 from tf_resflow.typing import Seed
 
 
@@ -134,9 +135,32 @@ class KerasTraining(SavedSettings, keras.Model):
         batch, weights = self._batch(data)
         return self._update_means(weigh(self.example_losses(batch), self.objective, weights))
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The arguments that the model was built with."""
+        raise NotImplementedError
+
     def get_config(self) -> dict[str, Any]:
-        """Raises NotImplementedError: the architecture is Python code."""
-        raise NotImplementedError(f"The architecture of a {type(self).__name__} is Python code: use save_weights.")
+        """Returns the arguments that the model was built with as a Keras config."""
+        for layer in self._flatten_layers():
+            check_registered(layer)
+        return serialize(self.parameters)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> Any:
+        """Returns the model of a config, with initial weights."""
+        return cls(**deserialize(config))
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Returns the arguments of `compile` as a Keras config."""
+        if not self.compiled:
+            return None
+        settings = {name: getattr(self, name) for name in ("jit_compile", "run_eagerly", "steps_per_execution")}
+        return serialize({"optimizer": self.optimizer, **settings})
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compiles the model with the arguments of a config."""
+        self.compile(**deserialize(config))
 
     def _arrays(self, x, y, sample_weight):
         """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y, so y becomes zeros."""

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import operator
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_de
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.serialization import Serializable, deserialize
 from tf_resflow.solvers import Anderson
 from tf_resflow.typing import TensorLike
 from tf_resflow.vi.neutra import frozen
@@ -32,7 +35,29 @@ _INITIAL = 1000  # pairs from which the ActNorms are initialized
 _MOST_REGRESSED = 10_000  # pairs of the linear regression
 
 
-class PosteriorEstimator:
+@keras.saving.register_keras_serializable("tf_resflow")
+class PosteriorModel(FlowModel):
+    """The `model` of a `PosteriorEstimator`. Its Keras config is that of the estimator."""
+
+    def __init__(self, estimator: "PosteriorEstimator", *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.estimator = estimator
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The estimator."""
+        return {"estimator": self.estimator}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> FlowModel:
+        """Returns the model of the estimator of a config."""
+        return deserialize(config["estimator"]).model
+
+    def get_compile_config(self) -> None:
+        """Returns None: each training compiles the model."""
+
+
+class PosteriorEstimator(Serializable):
     r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from simulations.
 
     The bijector of the prior's support makes the parameters \\(\theta \sim p(\theta)\\) vectors on all of R^D. A
@@ -76,8 +101,7 @@ class PosteriorEstimator:
       seed: `int`, seed of the initial weights and of `fit`.
 
     Attributes:
-      model: the `FlowModel` of the vectors given the observation. Its `save_weights` and `load_weights` save the
-        estimator.
+      model: the `FlowModel` of the vectors given the observation.
 
     References:
       Papamakarios and Murray, Fast epsilon-free inference of simulation models, 2016.
@@ -97,6 +121,7 @@ class PosteriorEstimator:
         seed: int = 0,
         name: str = "posterior_estimator",
     ):
+        self.parameters = {key: value for key, value in locals().items() if key != "self"}
         shape = tuple(condition_shape)
         self.prior, self._seed = prior, seed
         size, self._into_events, dtype = _from_vectors(prior)
@@ -118,7 +143,15 @@ class PosteriorEstimator:
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
         condition: dict[str, Any] = {"condition_shape": shape, "condition_network": summary}
         condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}
-        self.model = FlowModel(Flow([scale, affine, blocks]), [size], seed=seed, name=name, **condition)
+        flow = Flow([scale, affine, blocks])
+        self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the estimator as a `.keras` file, which `tf_resflow.load` reads. (Pickle works, too.)"""
+        self.model.save(path)
+
+    def __reduce__(self):
+        return operator.attrgetter("estimator"), (self.model,)
 
     def fit(
         self,
@@ -324,6 +357,7 @@ def _default_summary(shape, seed, dtype):
     return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([h, flat]), name="summary")
 
 
+@keras.saving.register_keras_serializable("tf_resflow")
 def _compressed(x):
     """Standardized values, about unchanged up to a few deviations and on a logarithmic scale far beyond."""
     return _LINEAR * keras.ops.arcsinh(x / _LINEAR)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.private_api import is_xla
+from tf_resflow.serialization import Serializable
 
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 _LEAST_REST = 1e-6  # share of a squared difference of steps below which Anderson leaves it out
@@ -31,7 +32,7 @@ class Solution(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class FixedPoint:
+class FixedPoint(Serializable):
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
     An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default the tolerance is relative

@@ -1,0 +1,121 @@
+"""Keras configs of bijectors, estimators and solvers, and of TFP's bijectors and distributions."""
+
+import dataclasses
+import inspect
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+_PACKAGE = "tf_resflow"
+_OF_TFP = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
+_NAMESPACES = {"bijectors": tfp.bijectors, "distributions": tfp.distributions}
+
+
+def serialize(value: Any) -> Any:
+    """Returns the config of a value in the form of `keras.saving.serialize_keras_object`.
+
+    In addition to what Keras serializes, the value can be or contain bijectors and distributions of TFP.
+
+    Raises:
+      TypeError: if an object has no config.
+      ValueError: if Keras could not find the class of an object again.
+    """
+    if isinstance(value, Mapping):
+        return {key: serialize(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [serialize(part) for part in value]
+    if isinstance(value, _OF_TFP) and not hasattr(value, "get_config"):
+        config = OfTFP(value).get_config()  # Keras would record the id of the wrapper, which dies
+        return {"module": None, "class_name": "OfTFP", "config": config, "registered_name": f"{_PACKAGE}>OfTFP"}
+    if isinstance(value, types.FunctionType):
+        check_registered(value)
+    if isinstance(value, (np.dtype, type)):
+        return tf.as_dtype(value).name
+    return keras.saving.serialize_keras_object(value)
+
+
+def deserialize(config: Any) -> Any:
+    """Returns the value of a config that `serialize` returned."""
+    return keras.saving.deserialize_keras_object(config)
+
+
+def check_registered(value: Any) -> None:
+    """Raises ValueError for a function, or an object of a class, that Keras could not find when it loads a file."""
+    kind = value if isinstance(value, types.FunctionType) else type(value)
+    is_of_keras = kind.__module__.split(".")[0] == "keras"
+    if not is_of_keras and keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
+        raise ValueError(
+            f"{kind.__module__}.{kind.__qualname__} cannot be saved, because Keras would not find it again when it "
+            "loads the file. Decorate it with @keras.saving.register_keras_serializable()."
+        )
+
+
+class Serializable:
+    """A mixin of dataclasses and bijectors that Keras can save: their config is what they were built with.
+
+    The classes of this library are registered when they are defined. Others need the decorator
+    `@keras.saving.register_keras_serializable()`.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(f"{_PACKAGE}."):
+            keras.saving.register_keras_serializable(_PACKAGE)(cls)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as a Keras config."""
+        check_registered(self)
+        return serialize(arguments_of(self))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Returns an object with the arguments of a config."""
+        return cls(**deserialize(config))
+
+
+def arguments_of(value):
+    """What an object was built with."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    if not hasattr(value, "parameters"):
+        raise TypeError(f"{type(value).__name__} has no Keras config: give it the method get_config.")
+    defaults = {key: known.default for key, known in inspect.signature(type(value).__init__).parameters.items()}
+    return {
+        key: argument
+        for key, argument in value.parameters.items()
+        if key in defaults and not (callable(argument) and argument is defaults[key])
+    }
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class OfTFP:
+    """The config of a bijector or a distribution of TFP. It can only name public ones."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the public name of the class, and its arguments."""
+        kind = type(self._value)
+        name = kind.__name__.removeprefix("_")  # tfb.Chain(...) and tfb.Invert(...) may be a _Chain and an _Invert
+        for namespace, module in _NAMESPACES.items():
+            if kind.__module__.startswith("tensorflow_probability.") and hasattr(module, name):
+                return {"of_tfp": f"{namespace}.{name}", "arguments": serialize(arguments_of(self._value))}
+        raise ValueError(
+            f"{self._value.name} is a {kind.__module__}.{kind.__name__}, which has no Keras config. Give the class "
+            "get_config and from_config; bijectors derived from tf_resflow.bijectors.FlowBijector have them."
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Returns the bijector or the distribution itself."""
+        namespace, _, name = config["of_tfp"].partition(".")
+        kind = getattr(_NAMESPACES.get(namespace), name, None)
+        if not (isinstance(kind, type) and issubclass(kind, _OF_TFP)):
+            raise ValueError(f"A config names {config['of_tfp']!r}, which is no bijector or distribution of TFP.")
+        return kind(**deserialize(config["arguments"]))
