@@ -1,5 +1,10 @@
 """Every bijector: round trip, shapes, and the log-determinant against the Jacobian's."""
 
+import copy
+import json
+import pickle
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -138,3 +143,18 @@ def test_inverse_and_log_det_are_those_of_the_map(case):
         np.testing.assert_allclose(image, y, **close)
         np.testing.assert_allclose(back, x, **close)
         np.testing.assert_allclose(np.broadcast_to(fldj, [3]), expected, **close)
+
+
+def test_config_pickle_and_copy(case):
+    """A config in JSON gives the same bijector with initial values; a pickle and a copy keep the values."""
+    bijector, x, _ = case
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(bijector)))
+    built = keras.saving.deserialize_keras_object(config)
+    for variable, value in zip(built.variables, bijector.variables, strict=True):
+        assert bool(variable.trainable) == bool(value.trainable)
+        variable.assign(value)
+    for other in (built, pickle.loads(pickle.dumps(bijector)), copy.deepcopy(bijector)):
+        assert type(other) is type(bijector) and other.name == bijector.name
+        np.testing.assert_array_equal(other.forward(x), bijector.forward(x))
+        log_dets = [b.forward_log_det_jacobian(tf.identity(x), x.shape.rank - 1) for b in (other, bijector)]
+        np.testing.assert_array_equal(*log_dets)

@@ -1,7 +1,12 @@
-"""Weights and checkpoints know which model they belong to."""
+"""Whole models, weights and checkpoints; the latter two know which model they belong to."""
 
+import copy
 import json
+import pickle
+import subprocess
+import sys
 import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -158,7 +163,7 @@ def couplings(seed):
 def classes(seed):
     flow = resflow.flows.image_flow((4, 4, 1), (1, 1), 4, num_fc_blocks=0, seed=seed)
     classifier = resflow.flows.multiscale_classifier(flow.feature_shapes((4, 4, 1)), 3, 4, seed=seed)
-    return resflow.HybridModel(flow, classifier, (4, 4, 1))
+    return resflow.HybridModel(flow, classifier, (4, 4, 1), levels=4)
 
 
 @pytest.mark.parametrize("make", [unnamed, couplings, variational, classes])
@@ -212,3 +217,151 @@ def test_settings_that_only_one_version_knows_are_not_compared():
     saved["config"]["config"]["of_tomorrow"] = 1
     del saved["config"]["config"]["levels"]
     vector().deserialize(json.dumps(saved))
+
+
+def conditional(seed):
+    network = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    flow = resflow.flows.vector_flow(2, 1, (4,), affine_layers=(1, 0), condition_size=3, seed=seed)
+    statistics = {"condition_mean": [1.0, 2.0], "condition_std": [3.0, 4.0]}
+    options = {"condition_network": network, "base": student(3.0), **statistics}
+    return resflow.FlowModel(flow, [2], condition_shape=[2], cells=([0, 0], [1, 0], [3, 0]), **options)
+
+
+def labeled(seed):
+    log_det_estimator = resflow.logdet.RussianRoulette(3, resflow.logdet.Poisson(3.0), num_probes=2)
+    options = {"condition_size": 3, "log_det_estimator": log_det_estimator, "seed": seed}
+    flow = resflow.flows.vector_flow(2, 1, (4,), block=bijectors.MonotoneBlock, **options)
+    mean, covariance = [1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]]
+    flow = bijectors.Flow([bijectors.Whiten(mean, covariance), flow, tfb.Chain([tfb.Scale(2.0), tfb.Shift(1.0)])])
+    return resflow.FlowModel(flow, [2], num_classes=3, evaluation_log_det_estimator=log_det_estimator)
+
+
+def batch_of(model):
+    shape, condition = model.data_space.event_shape, model.condition
+    rng = np.random.default_rng(0)
+    integer = model.data_space.levels is not None
+    x = rng.integers(0, 4, [8, *shape]) if integer else rng.normal(size=[8, *shape]).astype("float32")
+    labels = rng.integers(0, 3, 8)
+    c = rng.normal(size=[8, 2]).astype("float32") if condition.num_classes is None else labels
+    return (x, labels if isinstance(model, resflow.HybridModel) else c) if model.takes_pairs else (x, None)
+
+
+def losses(model):
+    """The losses with the estimators of training and of evaluation, and samples."""
+    x, y = batch_of(model)
+    batch = x if y is None else (x, y)
+    values = [model.example_losses(batch, 1)[name] for name in sorted(model.example_losses(batch, 1))]
+    condition = {"condition": y[:1]} if model.condition else {}
+    return [*values, model.trained_density().sample(2, 3, **condition)]
+
+
+def keras_file(model, directory):
+    model.save(directory / "model.keras")
+    return resflow.load(directory / "model.keras")
+
+
+FORMS = {
+    "keras": keras_file,
+    "pickle": lambda model, directory: pickle.loads(pickle.dumps(model)),
+    "deepcopy": lambda model, directory: copy.deepcopy(model),
+    "clone": lambda model, directory: keras.models.clone_model(model),
+}
+
+
+@pytest.mark.parametrize("make", [unnamed, couplings, variational, classes, conditional, labeled])
+def test_whole_models(make, tmp_path):
+    """They have the same losses and samples; a config in JSON builds the same model with initial weights."""
+    model = make(seed=1)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign_add(0.1 * rng.normal(size=variable.shape))
+    for variable in model.statistics.values():
+        if "axes" not in variable.name:
+            variable.assign(1.5 * variable)
+    expected = losses(model)
+    for name, form in FORMS.items():
+        other = form(model, tmp_path)
+        if name == "clone":  # as for any model of Keras, without the weights
+            other.set_weights(model.get_weights())
+            for key, variable in other.statistics.items():
+                variable.assign(model.statistics[key])
+        assert type(other) is type(model) and other.name == model.name
+        assert json.dumps(other.get_config()) == json.dumps(model.get_config())
+        for ours, theirs in zip(expected, losses(other), strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", [
+    keras.optimizers.AdamW(0.01, use_ema=True, global_clipnorm=1.0),
+    keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 8, warmup_target=0.2, warmup_steps=2), 0.9),
+])  # fmt: skip
+def test_a_fit_continues_from_a_file(optimizer, tmp_path):
+    """Another process, which has not imported the class, continues from a file as this one does from memory."""
+    model, path = classes(seed=0), tmp_path / "model.keras"
+    x, y = batch_of(model)
+    model.initialize(x)
+    model.compile(optimizer)
+    options = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    checkpoint = keras.callbacks.ModelCheckpoint(str(path), monitor="loss")
+    model.fit(x, y, epochs=2, callbacks=[checkpoint], **options)
+    for ours, theirs in zip(model.trainable_weights, resflow.load(path).trainable_weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    model.save(path)
+    code = (
+        "import sys, numpy, tf_resflow\n"
+        "model = tf_resflow.load(sys.argv[1])\n"
+        "x, y = numpy.load(sys.argv[2])['x'], numpy.load(sys.argv[2])['y']\n"
+        "model.fit(x, y, batch_size=4, shuffle=False, verbose=0)\n"
+        "model.save(sys.argv[1])\n"
+    )
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    subprocess.run([sys.executable, "-c", code, path, tmp_path / "data.npz"], check=True)
+    model.fit(x, y, **options)
+    loaded = resflow.load(path)
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) == 6
+    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=ours.path)
+
+
+class Shear(bijectors.FlowBijector):
+    def __init__(self, slope, name="shear"):
+        parameters = dict(locals())
+        self._slope = slope
+        super().__init__(forward_min_event_ndims=1, parameters=parameters, name=name)
+
+    def _forward(self, x):
+        return tf.stack([x[..., 0], x[..., 1] + self._slope * x[..., 0]], -1)
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.zeros_like(x[..., 0])
+
+
+def test_bijectors_of_the_user(tmp_path, refused):
+    """They must be registered. The error names the class, and nothing is written."""
+    path = tmp_path / "model.keras"
+    refused("test_saving.Shear cannot be saved, .*register_keras_serializable", flow_of(Shear(2.0)).save, path)
+    refused("test_saving.Two cannot be saved", coupled(layer=Two()).save, path)
+    refused("has no Keras config", flow_of(type("Own", (tfb.Scale,), {})(2.0)).save, path)
+    assert not path.exists()
+    with keras.saving.custom_object_scope({"Shear": Shear}):
+        model = flow_of(Shear(2.0))
+        assert keras_file(model, tmp_path).flow.bijectors[0].parameters["slope"] == 2.0
+    refused("Could not locate class 'Shear'", resflow.load, path, error=TypeError)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ('"bijectors.Scale"', '"bijectors.tf"'),
+    ('"bijectors.Scale"', '"os.system"'),
+    ('"tf_resflow>ActNorm"', '"os>system"'),
+    ('"class_name": "ActNorm", "config": {', '"class_name": "__lambda__", "config": {"value": "x", '),
+])  # fmt: skip
+def test_files_that_name_other_code_are_refused(old, new, tmp_path):
+    path, changed = tmp_path / "model.keras", tmp_path / "changed.keras"
+    flow_of(tfb.Scale(2.0)).save(path)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(changed, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            assert name != "config.json" or old.encode() in content
+            target.writestr(name, content.replace(old.encode(), new.encode()) if name == "config.json" else content)
+    with pytest.raises((TypeError, ValueError), match="no bijector or dist|Could not locate class|lambda"):
+        resflow.load(changed)

@@ -54,7 +54,7 @@ def run_of(tmp_path_factory, make_config, image_config, run_without_work):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_path):
-    run, path = run_of(kind), tmp_path / "model.zip"
+    run, path = run_of(kind), tmp_path / "model.keras"
     run.save(path)
     loaded = resflow.load(path)
     for ours, theirs in zip(run.model.weights, loaded.model.weights, strict=True):
@@ -70,7 +70,7 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
     assert str(run.workdir.parent).encode() not in content
     if kind == "a table":
         with pytest.raises(
-            ValueError, match="data of the run in .*model.zip are not at .*table.npy. .*--data_path"
+            ValueError, match="data of the run in .*model.keras are not at .*table.npy. .*--data_path"
         ):
             training.load_data(path)
         data_path = str(run.workdir.parent / "table.npy")
@@ -79,22 +79,23 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
 
 def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
     """A file of another kind, a part of one, one with a changed byte in each member, and of another model."""
-    run, path = run_of("hybrid"), tmp_path / "model.zip"
+    run, path = run_of("hybrid"), tmp_path / "model.keras"
     run.save(path)
     content = path.read_bytes()
     wrong = {"a.txt": b"no run", "b.zip": content[: len(content) // 2]}
     for name in packed._NAMES:
-        place = content.index(name.encode()) + len(name) + 20
+        member = name if name == packed._WEIGHTS else f"run/{name}"
+        place = content.index(member.encode()) + len(member) + 20
         wrong[f"{name}.zip"] = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
     for name, changed in wrong.items():
         (tmp_path / name).write_bytes(changed)
         refused(f"{name} is not a whole file of a trained run: .*resflow.load", resflow.load, tmp_path / name)
-    refused("'model.bin' should end in .zip", run.save, tmp_path / "model.bin")
-    other = tmp_path / "other.zip"
-    narrow = zipfile.ZipFile(path).read("config.json").replace(b'"width": 4', b'"width": 5')
+    refused("'model.bin. should end in .keras", run.save, tmp_path / "model.bin")
+    other = tmp_path / "other.keras"
+    narrow = zipfile.ZipFile(path).read("run/config.json").replace(b'"width": 4', b'"width": 5')
     for name, new, message in (
-        ("config.json", narrow, "is of another model"),
-        ("weights.json", b"{}", "not a whole file .*'step'"),
+        ("run/config.json", narrow, "is of another model"),
+        ("run/weights.json", b"{}", "not a whole file .*'step'"),
     ):
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:
             for member in source.namelist():
@@ -139,9 +140,9 @@ def test_the_page_of_released_models(name):
 
 
 def test_a_file_that_unpacks_to_far_more_is_refused(run_of, tmp_path, refused):
-    path, bomb = tmp_path / "model.zip", tmp_path / "bomb.zip"
+    path, bomb = tmp_path / "model.keras", tmp_path / "bomb.zip"
     run_of("a table").save(path)
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
-            target.writestr(name, b" " * 2_000_000 if name == "data.json" else source.read(name))
-    refused("data.json would unpack to 2,000,000 bytes", resflow.load, bomb)
+            target.writestr(name, b" " * 2_000_000 if name == "run/data.json" else source.read(name))
+    refused("run/data.json would unpack to 2,000,000 bytes", resflow.load, bomb)

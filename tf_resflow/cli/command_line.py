@@ -73,7 +73,7 @@ def _run(description, define_flags, main, check):
 def define_workdir() -> None:
     """Defines --workdir, the place of a trained run."""
     flags.DEFINE_string(
-        "workdir", None, "Directory of the run, a .zip file of one, or pretrained:NAME.", required=True
+        "workdir", None, "Directory of the run, a .keras or .zip file of one, or pretrained:NAME.", required=True
     )
 
 

@@ -48,10 +48,11 @@ class FlowModel(KerasTraining):
     A conditional model is the density of x given a condition c of each example. The networks of its flow take c.
     They are Lipschitz only in x, so c changes neither invertibility nor certificates.
 
-    Saving: `save_weights` and `tf.train.Checkpoint`. The architecture is Python code, so `.keras` files cannot hold
-    it, and `ModelCheckpoint` needs `save_weights_only=True`. The statistics that standardize data are saved with
-    the weights. So are the settings of all layers and bijectors: loading the weights of another model is an error
-    that names the differences.
+    Saving: `model.save("model.keras")`, `ModelCheckpoint`, `pickle` and `copy.deepcopy` save the whole model, and
+    `tf_resflow.load` or `keras.models.load_model` load it. Bijectors and layers of your own must be registered by
+    `@keras.saving.register_keras_serializable()`. `save_weights` and `tf.train.Checkpoint` also save the config of
+    the model and the statistics that standardize data. Loading the weights of another model raises an error that
+    names the differences.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.

@@ -1,5 +1,6 @@
 """How Keras trains a model that has losses of its own: compile, fit and evaluate."""
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -145,6 +146,11 @@ class KerasTraining(SavedSettings, keras.Model):
         for layer in self._flatten_layers():
             check_registered(layer)
         return serialize(self.parameters)
+
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Like `keras.Model.save`, but a model that cannot be saved leaves the file as it is."""
+        self.get_config()
+        super().save(filepath, *args, **kwargs)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> Any:

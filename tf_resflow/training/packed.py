@@ -24,6 +24,7 @@ _WEIGHTS, _STEP, _RESULT = "model.weights.h5", "weights.json", "result.json"
 _MOST_COMPRESSED = 100  # largest ratio of the unpacked size of a member to its size
 _SMALL = 10_000  # bytes; smaller members count as this many
 _NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # there may be no result
+_OF_RUN = "run/"  # before the names of all but the weights in a .keras file, where config.json is the model's
 
 
 class PackedRun(Workdir):
@@ -41,11 +42,9 @@ class PackedRun(Workdir):
         self.source, self.weights = path, self.path / _WEIGHTS
         try:
             with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as file:
-                for name in _NAMES if _RESULT in file.namelist() else _NAMES[:-1]:
-                    member = file.getinfo(name)
-                    if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
-                        raise zipfile.BadZipFile(f"{name} would unpack to {member.file_size:,} bytes")
-                    file.extract(member, self.path)
+                names = {name.removeprefix(_OF_RUN): name for name in _checked_names(file)}
+                for name in _NAMES if _RESULT in names else _NAMES[:-1]:
+                    (self.path / name).write_bytes(file.read(names[name]))
             found = read_json(self.path / _STEP)
             self.step, self.is_best = found["step"], found["is_best"]
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
@@ -60,13 +59,30 @@ class PackedRun(Workdir):
 
 
 def write_packed(path: str | os.PathLike[str], run: Workdir, step: int, is_best: bool, model: Any) -> None:
-    """Packs the description of a run, its result and the weights of its model for `PackedRun`."""
+    """Writes a model as Keras does, and adds the description of its run and its result for `PackedRun`."""
     write_json(run.path / _STEP, {"step": step, "is_best": is_best})
-    model.save_weights(run.path / _WEIGHTS)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+    model.save(path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
         for name in _NAMES:
             if (run.path / name).exists():
-                file.write(run.path / name, name)
+                file.write(run.path / name, _OF_RUN + name)
+
+
+def has_only_model(path: pathlib.Path) -> bool:
+    """Whether this is a `.keras` file that has a model, and no run."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        names = _checked_names(file)
+        return "metadata.json" in names and f"{_OF_RUN}config.json" not in names
+
+
+def _checked_names(file):
+    """The sorted names of the members, unless one would unpack to far more than its size."""
+    for member in file.infolist():
+        if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
+            raise ValueError(f"{file.filename}: {member.filename} would unpack to {member.file_size:,} bytes")
+    return sorted(file.namelist())
 
 
 def opened(workdir: str | os.PathLike[str]) -> Workdir:

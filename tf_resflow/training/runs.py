@@ -6,6 +6,8 @@ import pathlib
 import tempfile
 from typing import Any
 
+import keras
+
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.models import build_model, evaluation_estimator
@@ -14,7 +16,7 @@ from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics
 from tf_resflow.training.optimizer import make_optimizer
-from tf_resflow.training.packed import MODELS, PackedRun, opened, write_packed
+from tf_resflow.training.packed import MODELS, PackedRun, has_only_model, opened, write_packed
 from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -73,12 +75,13 @@ class Run:
         return evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the config, what is known of the data, the result and the weights as one .zip file.
+        """Writes the model as a `.keras` file, with the config, what is known of the data, and the result.
 
-        `load` and the commands accept the file instead of the directory. Training cannot continue from it. It has
-        no folders of the data, but their file names, the columns of a table and the levels of its categories.
+        `load` and the commands accept the file instead of the directory, and `keras.models.load_model` loads its
+        model. Training cannot continue from it. It has no folders of the data, but their file names, the columns of
+        a table and the levels of its categories.
         """
-        check_output_path(path, [".zip"])
+        check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
         config.data.update({place: pathlib.Path(config.data[place]).name for place in PLACES} | {"data_dir": ""})
         with tempfile.TemporaryDirectory() as name, whole_file(path) as temporary:
@@ -93,7 +96,7 @@ class Run:
         return f"Run(model={self.model}, step={self.step}, workdir={self.workdir}, data={self.data})"
 
 
-def load(workdir: str | os.PathLike[str]) -> Run:
+def load(workdir: str | os.PathLike[str]) -> Any:
     """Loads the model of a run, with its averaged weights. The data are not needed.
 
     ```python
@@ -108,8 +111,14 @@ def load(workdir: str | os.PathLike[str]) -> Run:
     Args:
       workdir: directory of a run of `resflow-train`; a file that the `save` of a loaded run wrote; or the name of a
         pretrained model, "digits", "mnist" or "pinwheel", if there is no such directory. "pretrained:digits" is
-        always the model.
+        always the model. It can also be a `.keras` file of any model of this library.
+
+    Returns:
+      A `Run`; for a `.keras` file without a run, its model or `PosteriorEstimator`.
     """
+    if has_only_model(pathlib.Path(workdir).expanduser()):
+        model = keras.models.load_model(workdir)
+        return getattr(model, "estimator", model)
     if workdir in MODELS and not pathlib.Path(workdir).exists():
         workdir = f"{PRETRAINED}{workdir}"
     files = opened(workdir)
