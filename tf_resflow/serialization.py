@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.private_api import sublayers
+
 _PACKAGE = "tf_resflow"
 _OF_TFP = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
 _NAMESPACES = {"bijectors": tfp.bijectors, "distributions": tfp.distributions}
@@ -45,7 +47,7 @@ def deserialize(config: Any) -> Any:
 
 
 def check_registered(value: Any) -> None:
-    """Raises ValueError for a function, or an object of a class, that Keras could not find when it loads a file."""
+    """Raises ValueError if Keras would not find a function, or the class of an object or a layer in it."""
     kind = value if isinstance(value, types.FunctionType) else type(value)
     is_of_keras = kind.__module__.split(".")[0] == "keras"
     if not is_of_keras and keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
@@ -53,6 +55,9 @@ def check_registered(value: Any) -> None:
             f"{kind.__module__}.{kind.__qualname__} cannot be saved, because Keras would not find it again when it "
             "loads the file. Decorate it with @keras.saving.register_keras_serializable()."
         )
+    if isinstance(value, keras.Layer):
+        for layer in sublayers(value):
+            check_registered(layer)
 
 
 class Serializable:

@@ -143,8 +143,7 @@ class KerasTraining(SavedSettings, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that the model was built with as a Keras config."""
-        for layer in self._flatten_layers():
-            check_registered(layer)
+        check_registered(self)
         return serialize(self.parameters)
 
     def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
