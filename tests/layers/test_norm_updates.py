@@ -113,25 +113,6 @@ def test_a_kernel_that_is_not_finite_spoils_no_other():
     np.testing.assert_allclose(np.linalg.norm(other, 2), 0.7, rtol=1e-4)
 
 
-def test_a_bound_network_scales_once(estimates):
-    """Its value is that of the network, and gradients flow through the kernels."""
-    branch = chain()
-
-    def gradients(once):
-        with tf.GradientTape() as tape:
-            g = layers.program.bind(branch) if once else branch
-            x = g(0.5 * g(0.5 * g(X)))
-            loss = tf.reduce_sum(x**2)
-        return x, *tape.gradient(loss, [v.value for v in branch.trainable_variables])
-
-    once = gradients(True)
-    assert len(estimates) == 2
-    for a, b in zip(once, gradients(False), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10)
-        assert np.abs(b).max() > 0
-    assert len(estimates) == 8
-
-
 def test_a_bound_network_keeps_its_kernels():
     """So do its certificate, and a function of copies in variables, as in an export, which reads no kernel."""
     branch = chain()

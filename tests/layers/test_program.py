@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import read
-from tf_resflow.layers.tracing import settings_key, traced_once
+from tf_resflow.layers.tracing import traced_once
 
 
 def dense(units=8, activation=layers.LipSwish, order=2.0, dtype="float64", **kwargs):
@@ -76,26 +76,6 @@ def test_what_is_not_known_is_not_shared():
     ):
         one, other = read(build()), read(build())
         assert one != other and one.is_known == other.is_known == is_known
-
-
-def test_settings():
-    class Own(logdet.PowerSeries):
-        pass
-
-    def key(estimator):
-        return settings_key(estimator, (logdet.Geometric, logdet.PowerSeries, logdet.RussianRoulette))
-
-    def roulette(num=1, p=0.5):
-        return logdet.RussianRoulette(num, logdet.Geometric(p))
-
-    altered = logdet.PowerSeries(3)
-    altered.terms = lambda *args: None
-    assert key(roulette()) == key(roulette())
-    series = logdet.PowerSeries(3), logdet.PowerSeries(4), logdet.PowerSeries(3, probes="basis")
-    different = [*series, None, roulette(), roulette(p=0.4), roulette(True)]
-    assert len(set(map(key, different))) == len(different) and None not in map(key, different)
-    unknown = altered, Own(3), logdet.Exact(), logdet.RussianRoulette(1, logdet.Poisson(2.0))
-    assert {key(obj) for obj in unknown} == {None}
 
 
 class Noted(keras.layers.Layer):

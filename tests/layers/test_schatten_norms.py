@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.layers.matrices import layer_of, matrix_of, schatten, singular_values
+from tests.layers.matrices import matrix_of, schatten, singular_values
 from tf_resflow import layers
 from tf_resflow.layers.linear_operators import ConvolutionOperator
 from tf_resflow.layers.operator_norms import SchattenNorm
@@ -50,26 +50,6 @@ def test_a_convolution_has_the_schatten_norm_of_the_operator_or_of_its_symbols(n
     found = SchattenNorm(operator, tf.constant(kernel), 2.0, 2.0).estimate()
     np.testing.assert_allclose(found, expected, rtol=1e-11)
     assert found >= singular_values(matrix)[0]
-
-
-@pytest.mark.parametrize("size", [None, (4, 5), (9, 9)])
-def test_derivatives_against_finite_differences(size):
-    """The first and the second, also where the largest singular values are equal."""
-    kernel = np.linalg.qr(normal((8, 8)))[0] if size is None else normal((3, 3, 2, 3))
-    layer, direction = layer_of(kernel, size, normalization="schatten"), normal(kernel.shape, 1)
-    weights = tf.constant(normal(kernel.shape, 2))
-
-    def derivatives(step):
-        layer.kernel.assign(kernel + step * direction)
-        with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
-                value = tf.reduce_sum(weights * layer.scaled_kernel())
-            slope = tf.reduce_sum(direction * inner.gradient(value, layer.kernel.value))
-        return value, slope, tf.reduce_sum(direction * outer.gradient(slope, layer.kernel.value))
-
-    below, (_, slope, curvature), above = (derivatives(step) for step in (-1e-5, 0.0, 1e-5))
-    np.testing.assert_allclose(slope, (above[0] - below[0]) / 2e-5, rtol=1e-6)
-    np.testing.assert_allclose(curvature, (above[1] - below[1]) / 2e-5, rtol=1e-5)
 
 
 def test_a_branch_has_no_state_and_needs_no_updates():

@@ -183,18 +183,20 @@ class LipschitzLayer(RuledLayer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with each `LearnedOrder` as an object, which keeps it shared."""
-        config = {
-            "coefficient": self.coefficient,
-            "domain": self.domain,
-            "codomain": self.codomain,
-            "normalization": self.normalization,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "tolerance": self.tolerance,
-            "max_iterations": self.max_iterations,
-        }
-        return {**super().get_config(), **config}
+        config = super().get_config()
+        for name in (
+            "coefficient",
+            "domain",
+            "codomain",
+            "normalization",
+            "use_bias",
+            "tolerance",
+            "max_iterations",
+        ):
+            config[name] = getattr(self, name)
+        for name in ("kernel_initializer", "bias_initializer"):
+            config[name] = keras.initializers.serialize(getattr(self, name))
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LipschitzLayer":
