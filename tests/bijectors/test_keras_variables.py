@@ -23,11 +23,6 @@ def members(make_block, make_coupling):
     return [block, coupling, functional, *affine], networks, variables
 
 
-def same(found, variables):
-    """Whether TFP's variables are those that Keras trains."""
-    return {id(v) for v in found} == {id(v.value) for v in variables if v.trainable}
-
-
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_replicas, replicas):
     with two_replicas.scope() if replicas == 2 else contextlib.nullcontext():
@@ -38,7 +33,8 @@ def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_re
 
     def check():
         for distribution in shown:
-            assert same(distribution.trainable_variables, variables)
+            trained = {id(v.value) for v in variables if v.trainable}
+            assert {id(v) for v in distribution.trainable_variables} == trained
             assert len(distribution.variables) == counts[0]
         counts.append(len(shown[0].trainable_variables))
 

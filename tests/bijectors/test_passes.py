@@ -118,13 +118,6 @@ def test_a_tolerance_is_for_blocks_without_a_solver(kind, make_branch, normal):
     assert counts[1] < counts[0] == counts[2] == counts[3]
 
 
-def test_solutions_of_hidden_blocks_are_refused(make_block, refused):
-    """As those of tfb.TransformDiagonal, whose members are not known."""
-    hidden = tfb.TransformDiagonal(make_block("hidden"))
-    for flow in (hidden, Flow([tfb.Scale(2.0), tfb.Invert(tfb.Chain([tfb.Invert(hidden)]))])):
-        refused("cannot reach hidden: move", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
-
-
 @pytest.fixture
 def batch():
     return (5.0 + 3.0 * np.random.default_rng(0).normal(size=[64, 2])).astype("float32")
@@ -193,7 +186,11 @@ def test_conditional_blocks_and_seed(make_block, batch):
     np.testing.assert_allclose(latent, flow.forward(batch, **kwargs), atol=1e-5)
 
 
-def test_initialize_refuses(batch, two_replicas, refused):
+def test_refusals(make_block, batch, two_replicas, refused):
+    """The members of a tfb.TransformDiagonal are not known."""
+    hidden = tfb.TransformDiagonal(make_block("hidden"))
+    for flow in (hidden, Flow([tfb.Scale(2.0), tfb.Invert(tfb.Chain([tfb.Invert(hidden)]))])):
+        refused("cannot reach hidden: move", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
     flow = Flow([tfb.FillTriangular(), tfb.TransformDiagonal(ActNorm([2], name="hidden"))])
     refused(
         "initialize cannot reach hidden inside .*TransformDiagonal", initialize, flow, np.ones([4, 3], "float32")

@@ -145,17 +145,12 @@ def test_mixed_precision(normal):
 def test_branches_estimators_and_solvers_that_are_refused(make_branch, refused):
     dense = resflow.layers.LipschitzDense
 
-    class Sliced(tf.Module):
-        def __call__(self, x):
-            return 0.5 * x[:, :2]
-
     def branch(*layers):
         return keras.Sequential([keras.Input([2]), *layers])
 
     unknown = branch(keras.layers.Dense(2))
     refused("not built", ResidualBlock, keras.Sequential([dense(2)]))
     refused(r"\(2,\) to \(3,\)", ResidualBlock, branch(dense(3)))
-    refused(r"\(3,\) to \(2,\)", ResidualBlock, Sliced(), lipschitz_constant=0.5, event_shape=[3])
     refused("Lipschitz constant 1.5", ResidualBlock, branch(dense(2, coefficient=1.5)))
     refused("Lipschitz constant 1,", ResidualBlock, make_branch(), lipschitz_constant=1.0)
     refused("lipschitz_constant=", ResidualBlock, unknown)

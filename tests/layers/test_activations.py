@@ -144,8 +144,7 @@ def units_of(name, x, beta):
 
 
 @pytest.mark.parametrize(
-    ("name", "jit"),
-    [("LipSwish", False), ("LipSwish", True), ("CLipSwish", True), ("CPila", True)],
+    ("name", "jit"), [("LipSwish", False), ("LipSwish", True), ("CLipSwish", True), ("CPila", True)]
 )
 def test_float32_at_all_scales(name, jit):
     """Values and two derivatives against float64, up to 1e-5 of the largest that the term may be near this x."""

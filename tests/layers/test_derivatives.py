@@ -106,8 +106,7 @@ def assert_all_close(found, expected, message=""):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"),
-    [*((name, "eager") for name in VECTORS), ("smooth", "fused"), ("images", "fused")],
+    ("name", "mode"), [*((name, "eager") for name in VECTORS), ("smooth", "fused"), ("images", "fused")]
 )
 def test_value_derivative_and_their_gradients(name, mode):
     """Eagerly, or in a graph of a training step, with fused kernels."""

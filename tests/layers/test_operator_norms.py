@@ -1,4 +1,6 @@
-"""The norms against singular values, closed forms and maximization in NumPy."""
+"""The norms against singular values, closed forms and maximization in NumPy, and bounds by Schatten norms."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import scipy.linalg
 import scipy.optimize
 import tensorflow as tf
 
-from tests.layers.matrices import layer_of, matrix_of, singular_values
+from tests.layers.matrices import layer_of, matrix_of, schatten, singular_values
 from tf_resflow import layers
 from tf_resflow.layers import linear_operators, operator_norms
 from tf_resflow.layers.linear_operators import MatrixOperator
@@ -29,12 +31,7 @@ def brute_force(matrix, p, q):
 
 @pytest.mark.parametrize(
     ("shape", "image_size"),
-    [
-        ((3, 3, 4, 6), (4, 5)),
-        ((3, 3, 6, 4), (2, 1)),
-        ((5, 3, 1, 3), (6, 7)),
-        ((1, 1, 3, 5), (8, 8)),
-    ],
+    [((3, 3, 4, 6), (4, 5)), ((3, 3, 6, 4), (2, 1)), ((5, 3, 1, 3), (6, 7)), ((1, 1, 3, 5), (8, 8))],
 )
 def test_norm_of_a_convolution_and_its_bound_are_the_largest_singular_value(image_size, shape):
     kernel = random_kernel(*shape) + 0.5
@@ -162,3 +159,36 @@ def test_fixed_number_of_iterations_and_early_stop():
     layer.update_norm(**TIGHT)
     assert layer.update_norm(tolerance=1e-2) == 6
     assert layer_of(kernel, None, 3.0, 1.5).update_norm(tolerance=0.0, max_iterations=5) == 5
+
+
+def alternating(shape):
+    rows, columns = np.indices(shape[:2])
+    return (-1.0) ** (rows + columns)[..., None, None] * np.ones(shape)
+
+
+CONVOLUTIONS = {
+    "of all pixels": (random_kernel(3, 3, 2, 8), (4, 5)),
+    "thin outputs": (random_kernel(5, 3, 9, 1), (6, 6)),
+    "of frequencies": (random_kernel(3, 3, 5, 9), (7, 6)),
+    "of frequencies, thin outputs": (random_kernel(3, 5, 7, 4), (6, 7)),
+    "alternating": (alternating((3, 3, 3, 4)), (9, 9)),
+    "smaller image than kernel": (random_kernel(5, 5, 16, 20), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_has_the_schatten_norm_of_the_operator_or_of_its_symbols(name):
+    kernel, (height, width) = CONVOLUTIONS[name]
+    matrix = matrix_of(kernel, (height, width))
+    if min(matrix.shape) <= 64:
+        expected = schatten(matrix)
+    else:
+        top, left = (max(0, (k + 1) // 2 - n) for k, n in zip(kernel.shape[:2], (height, width), strict=True))
+        live = kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]  # taps that stay on the image
+        torus = (height + live.shape[0] // 2, width + live.shape[1] // 2)
+        symbols = np.fft.fft2(live, torus, axes=(0, 1))
+        expected = max(schatten(symbols[i, j]) for i, j in itertools.product(*map(range, torus)))
+    operator = linear_operators.ConvolutionOperator(kernel.shape, (height, width))
+    found = operator_norms.SchattenNorm(operator, tf.constant(kernel), 2.0, 2.0).estimate()
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+    assert found >= singular_values(matrix)[0]

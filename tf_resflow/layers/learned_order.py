@@ -41,9 +41,7 @@ class LearnedOrder(keras.layers.Layer):
         self.initial, self.low, self.high = float(initial), float(low), float(high)
         share = (initial - low) / (high - low)
         self.theta = self.add_weight(
-            name="theta",
-            initializer=keras.initializers.Constant(math.log(share / (1.0 - share))),
-            autocast=False,
+            name="theta", initializer=keras.initializers.Constant(math.log(share / (1.0 - share))), autocast=False
         )
         self.built = True
 
