@@ -44,8 +44,9 @@ def test_a_log_prob_evaluates_g_once_and_a_sample_no_log_det(
     event_shape = [2, 1] if name == "reshape" else [2]
     assert bijector.forward_min_event_ndims == len(event_shape) and bijector.inverse_min_event_ndims == 1
     x = normal([3, *event_shape])
-    for given in (x.numpy(), x):
-        assert distribution.log_prob(given).shape == [3]
+    in_graph = tf.function(distribution.log_prob, autograph=False)
+    for log_prob, given in ((distribution.log_prob, x.numpy()), (distribution.log_prob, x), (in_graph, x)):
+        assert log_prob(given).shape == [3]
         assert counter.take() == counting_exact.take() == 1
     x = distribution.sample(3, seed=1)
     assert counter.take() > 2 and counting_exact.take() == 0

@@ -120,21 +120,16 @@ def test_learnable_concatenation(dtype):
     assert layers.lipschitz_constant(fixed, certified=True) < 0.33
 
 
-def test_certified_is_the_product_of_the_true_norms_in_a_graph():
-    branch = sequential(Dense(6, 0.9), layers.LipSwish(), Dense(4, 0.8))
-    certified = tf.function(lambda: layers.lipschitz_constant(branch, certified=True), autograph=False)()
-    norms = [np.linalg.norm(layer.scaled_kernel(), 2) for layer in layers.norm_updates.lipschitz_layers(branch)]
-    np.testing.assert_allclose(certified, np.prod(norms), rtol=1e-6)
-    assert certified.dtype == tf.float64
-
-
 def test_certified_shows_what_a_stale_estimate_hides():
-    branch = sequential(Dense(4, 0.9))
+    """Of two layers, of which only the first one is stale; eagerly and in a graph."""
+    branch = sequential(Dense(4, 0.9), Dense(4, 0.5, kernel_initializer="identity"))
     branch.layers[0].kernel.assign(np.diag([1.0, 2.0, 3.0, 4.0]))
     branch.layers[0].vector.assign([[1.0, 0.0, 0.0, 0.0]])
-    assert layers.lipschitz_constant(branch) == 0.9
+    assert layers.lipschitz_constant(branch) == 0.9 * 0.5
     bound = layers.program.bind(branch, training=True)
-    np.testing.assert_allclose(layers.lipschitz_constant(bound, certified=True), 3.6, rtol=1e-6)
+    for wrap in (lambda call: call, tf.function):
+        certified = wrap(lambda: layers.lipschitz_constant(bound, certified=True))()
+        np.testing.assert_allclose(certified, 3.6 * 0.5, rtol=1e-5)
 
 
 def doubled(kind):

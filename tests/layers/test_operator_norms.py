@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.layers.matrices import layer_of, matrix_of, schatten, singular_values
 from tf_resflow import layers
-from tf_resflow.layers import linear_operators, operator_norms
+from tf_resflow.layers import band_matrices, linear_operators, operator_norms
 from tf_resflow.layers.linear_operators import MatrixOperator
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
@@ -161,17 +161,12 @@ def test_fixed_number_of_iterations_and_early_stop():
     assert layer_of(kernel, None, 3.0, 1.5).update_norm(tolerance=0.0, max_iterations=5) == 5
 
 
-def alternating(shape):
-    rows, columns = np.indices(shape[:2])
-    return (-1.0) ** (rows + columns)[..., None, None] * np.ones(shape)
-
-
 CONVOLUTIONS = {
     "of all pixels": (random_kernel(3, 3, 2, 8), (4, 5)),
     "thin outputs": (random_kernel(5, 3, 9, 1), (6, 6)),
     "of frequencies": (random_kernel(3, 3, 5, 9), (7, 6)),
     "of frequencies, thin outputs": (random_kernel(3, 5, 7, 4), (6, 7)),
-    "alternating": (alternating((3, 3, 3, 4)), (9, 9)),
+    "alternating": ((-1.0) ** np.indices((3, 3, 3, 4))[:2].sum(0), (9, 9)),
     "smaller image than kernel": (random_kernel(5, 5, 16, 20), (2, 3)),
 }
 
@@ -192,3 +187,45 @@ def test_a_convolution_has_the_schatten_norm_of_the_operator_or_of_its_symbols(n
     found = operator_norms.SchattenNorm(operator, tf.constant(kernel), 2.0, 2.0).estimate()
     np.testing.assert_allclose(found, expected, rtol=1e-11)
     assert found >= singular_values(matrix)[0]
+
+
+_KINDS = ["the first block", "the last block", "a block inside", "the couplings", "a single block"]
+_GUESSES = [1.0 - 1e-3, 1.0 - 1e-6, 0.9, 0.6, 0.05]  # Ritz values that have not converged, over the eigenvalue
+
+
+def random_band(kind, seed):
+    """The blocks of B B' on and below the diagonal. B is block-bidiagonal, and one of its parts dominates."""
+    generator = np.random.default_rng(seed)
+    num, size = int(generator.integers(3, 7)), int(generator.integers(1, 5))
+    factors = 0.3 * generator.normal(size=(num, size, size))
+    lower = 0.3 * generator.normal(size=(num - 1, size, size))
+    if kind == "a single block":
+        factors, lower = factors[:1], lower[:0]
+    elif kind == "the couplings":  # equal blocks, whose products add up along the band
+        factors[:] = lower[:] = np.linalg.qr(factors[0])[0]
+    else:
+        factors[{"the first block": 0, "the last block": -1, "a block inside": num // 2}[kind]] *= 10.0
+    diagonal = factors @ factors.transpose(0, 2, 1)
+    diagonal[1:] += lower @ lower.transpose(0, 2, 1)
+    return diagonal, lower @ factors[:-1].transpose(0, 2, 1)
+
+
+def largest_eigenvalue(diagonal, below):
+    dense, size = scipy.linalg.block_diag(*diagonal), diagonal.shape[1]
+    dense[size:, :-size] += scipy.linalg.block_diag(*below) if len(below) else 0.0
+    return np.linalg.eigvalsh(dense)[-1]  # of the lower triangle
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_the_bound_is_tight_and_one_that_is_too_low_is_never_certified(kind, monkeypatch):
+    """If the guess is too low, the bound is the first of those that are tried that is above all eigenvalues."""
+    for seed in range(20):
+        band = random_band(kind, seed)
+        expected, most = largest_eigenvalue(*band), band_matrices._largest_row_sum(*band)
+        assert expected <= band_matrices.eigenvalue_bound(*band) <= expected * (1 + 1e-8)
+        for share in _GUESSES:
+            tried = [share * expected * (1 + 1e-9 * 100.0**i) for i in range(9)]
+            first = min(bound for bound in [*tried, most] if bound >= expected)
+            with monkeypatch.context() as patch:
+                patch.setattr(band_matrices, "_ritz_value", lambda *_, guess=share * expected / most: guess)
+                np.testing.assert_allclose(band_matrices.eigenvalue_bound(*band), min(first, most), rtol=1e-12)

@@ -6,8 +6,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["LearnedOrder"]
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class LearnedOrder(keras.layers.Layer):

@@ -244,19 +244,13 @@ def update_stack(
     layers: Sequence[LipschitzLayer], tolerance: float | None, max_iterations: int | None, num_fresh: int
 ) -> tf.Tensor:
     """`LipschitzLayer.update_norm` of all layers of one of the `stacks`."""
-    first, kernel = layers[0], _stacked(layers)
+    first = layers[0]
     if first.vector is None:
         return tf.constant(0)
-    norm = first._norm
     tolerance = first.tolerance if tolerance is None else tolerance
     max_iterations = first.max_iterations if max_iterations is None else max_iterations
-
-    def maximizer(kernel, orders, v):
-        return norm(kernel, *orders).maximizer(v, tolerance, max_iterations, num_fresh)
-
-    args = kernel, first._orders, _vectors(layers)
-    key = "maximizer", first._operator, tolerance, max_iterations, num_fresh
-    v, count = traced_once(key, maximizer, *args) if len(layers) == 1 else maximizer(*args)
+    norm = first._norm(_stacked(layers), *first._orders)
+    v, count = norm.maximizer(_vectors(layers), tolerance, max_iterations, num_fresh)
     for layer, vector in zip(layers, tf.split(v, len(layers)), strict=True):
         layer.vector.assign(vector)
     return count
