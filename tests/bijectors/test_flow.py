@@ -14,8 +14,7 @@ from tf_resflow.bijectors.flow import parts_by_name
 tfb = tfp.bijectors
 tfd = tfp.distributions
 EXACT = resflow.logdet.Exact()
-# Probes of which no two draws agree by chance.
-GAUSSIAN = resflow.logdet.RussianRoulette(probes="gaussian")
+GAUSSIAN = resflow.logdet.RussianRoulette(probes="gaussian")  # no two draws agree by chance
 Flow = resflow.bijectors.Flow
 MultiscaleFlow = resflow.bijectors.MultiscaleFlow
 Squeeze2D = resflow.bijectors.Squeeze2D

@@ -33,11 +33,9 @@ def test_how_far_an_inverse_can_be_off():
 def test_far_from_the_origin_a_block_is_homogeneous(kind, activation, capfd):
     """The branch is g(s x) = s g(x) there, but for its biases: log-determinants at 1e8 x and 1e25 x are equal."""
     rng = np.random.default_rng(0)
-    hidden, last = (resflow.layers.LipschitzDense(units, 0.97) for units in (32, 3))
-    branch = keras.Sequential([keras.Input([3]), hidden, activation(), last])
-    for layer in (hidden, last):
+    block = kind(resflow.flows.dense_branch([3], (32,), activation=activation, coefficient=0.97), EXACT)
+    for layer in resflow.layers.norm_updates.lipschitz_layers(block):
         layer.kernel.assign(3.0 * rng.normal(size=layer.kernel.shape))
-    block = kind(branch, EXACT)
     log_dets = []
     for scale in (1e8, 1e25):
         x = tf.constant(scale * np.random.default_rng(1).normal(size=[20, 3]), tf.float32)

@@ -18,10 +18,8 @@ SHAPES = {
     "one tap": ((2, 5, 6, 9), (1, 1, 9, 2)),
 }
 PRODUCTS = "few outputs", "few inputs", "one tap"
-
-
-def native(x, kernel):
-    return tf.nn.conv2d(x, kernel, 1, "SAME")
+FUSED = "few outputs", "few inputs", "a kernel larger than the image"
+native = functools.partial(tf.nn.conv2d, strides=1, padding="SAME")
 
 
 def operands(case, dtype=tf.float64):
@@ -40,9 +38,6 @@ def derivatives(conv, x, kernel):
         gradients = inner.gradient(loss, [x, kernel])
         second = tf.reduce_sum(gradients[0] ** 3) + tf.reduce_sum(tf.cos(gradients[1]))
     return [y, *gradients, *outer.gradient(second, [x, kernel])]
-
-
-FUSED = "few outputs", "few inputs", "a kernel larger than the image"
 
 
 @pytest.mark.parametrize(

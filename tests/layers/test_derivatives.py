@@ -18,10 +18,6 @@ def dense(*activations):
     return keras.Sequential([keras.Input([3], **DTYPE), *stack, layers.LipschitzDense(3, **DTYPE)])
 
 
-def activation(name):
-    return lambda **kwargs: keras.layers.Activation(name, **kwargs)
-
-
 class Wave(keras.layers.Layer):
     """A layer of the user, sin(b x) / (1 + |b|), of slopes below 1."""
 
@@ -76,10 +72,11 @@ def joined():
     return keras.Model([x, c], layers.LipschitzDense(3, **DTYPE)(swish(h)))
 
 
+TANH, ELU = (functools.partial(keras.layers.Activation, name) for name in ("tanh", "elu"))
 VECTORS = {
     "smooth": lambda: dense(layers.LipSwish, layers.LipschitzCube),
     "concatenated activations": lambda: dense(layers.CLipSwish, layers.CPila),
-    "other activations": lambda: dense(activation("tanh"), activation("elu"), Wave),
+    "other activations": lambda: dense(TANH, ELU, Wave),
     "joined": joined,
 }
 

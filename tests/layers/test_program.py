@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_resflow import bijectors, layers, logdet
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import read
-from tf_resflow.layers.tracing import traced_once
+from tf_resflow.layers.tracing import settings_key, traced_once
 
 
 def dense(units=8, activation=layers.LipSwish, order=2.0, dtype="float64", **kwargs):
@@ -76,6 +76,23 @@ def test_what_is_not_known_is_not_shared():
     ):
         one, other = read(build()), read(build())
         assert one != other and one.is_known == other.is_known == is_known
+
+
+def test_settings():
+    """Objects share a key only if their classes are known, and their settings are plain and equal."""
+
+    class Own(logdet.PowerSeries):
+        pass
+
+    known, altered = (logdet.Geometric, logdet.PowerSeries, logdet.RussianRoulette), logdet.PowerSeries(3)
+    altered.terms = lambda *args: None
+    series = logdet.PowerSeries(3), logdet.PowerSeries(4), logdet.PowerSeries(3, probes="basis")
+    pairs = (1, 0.5), (1, 0.4), (True, 0.5), (1, 0.5)
+    roulettes = [logdet.RussianRoulette(num, logdet.Geometric(p)) for num, p in pairs]
+    *keys, last = (settings_key(obj, known) for obj in (*series, None, *roulettes))
+    assert len(set(keys)) == len(keys) and None not in keys and last == keys[4]
+    for unknown in (altered, Own(3), logdet.Exact(), logdet.RussianRoulette(1, logdet.Poisson(2.0))):
+        assert settings_key(unknown, known) is None
 
 
 class Noted(keras.layers.Layer):

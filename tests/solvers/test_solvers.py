@@ -16,9 +16,8 @@ by_both = pytest.mark.parametrize("kind", [FixedPoint, Anderson])
 def branch():
     layers = resflow.layers
     dense = [layers.LipschitzDense(size, coefficient=0.97, dtype="float64") for size in (16, 4)]
-    branch = keras.Sequential(
-        [keras.Input([4], dtype="float64"), dense[0], layers.LipSwish(dtype="float64"), dense[1]]
-    )
+    dense.insert(1, layers.LipSwish(dtype="float64"))
+    branch = keras.Sequential([keras.Input([4], dtype="float64"), *dense])
     branch.autocast = False
     rng = np.random.default_rng(0)
     for variable in branch.trainable_variables:
