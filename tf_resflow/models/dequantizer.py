@@ -147,14 +147,13 @@ def _branch(event_shape, width, seed, dtype):
 
 def _context_network(event_shape, width, seed, dtype):
     """Two layers that give the features `[H, W, width]` of an image, or otherwise one vector."""
-    seeds = np.random.default_rng(seed).integers(2**31, size=2).tolist()
     layers = [keras.Input(event_shape, dtype=dtype)]
     if len(event_shape) == 3:
         make_layer = functools.partial(keras.layers.Conv2D, kernel_size=3, padding="same")
     else:
         layers.append(keras.layers.Flatten(dtype=dtype))
         make_layer = keras.layers.Dense
-    for i, layer_seed in enumerate(seeds):
+    for i, layer_seed in enumerate(np.random.default_rng(seed).integers(2**31, size=2).tolist()):
         kernel = keras.initializers.HeNormal(seed=layer_seed)
         options = {"activation": "swish", "kernel_initializer": kernel, "dtype": dtype, "name": f"context_{i}"}
         layers.append(make_layer(width, **options))
