@@ -176,4 +176,7 @@ def _check_unscaled(model, optimizer):
 def _warn_of_initialization(flow):
     norms = [part for part in (flow, *flow.submodules) if isinstance(part, bijectors.ActNorm)]
     if norms and not any(np.any(variable) for norm in norms for variable in norm.variables):
-        warnings.warn("The ActNorms of the flow are still the identity. Call model.initialize first.", stacklevel=3)
+        warnings.warn(
+            "The ActNorms of the flow are still the identity. Call model.initialize(batch) before fit.",
+            stacklevel=3,
+        )

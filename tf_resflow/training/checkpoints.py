@@ -43,8 +43,9 @@ class Checkpoints:
         self.latest: str | None = None
         self._directory = pathlib.Path(directory)
         self._manager: Any = None
-        numbers = {"step": self._step, "seed": tf.Variable(seed, dtype=tf.int64, name="seed")}
-        self._checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, **numbers)
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, step=self._step, seed=tf.Variable(seed, dtype=tf.int64, name="seed")
+        )
         self._floats = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
         self._keep = keep if is_chief else 0
 
@@ -94,8 +95,9 @@ class Checkpoints:
                 errors.append(_first_line(error))
                 logging.warning("The checkpoint %s cannot be read and was skipped: %s", path, errors[-1])
         if paths:
-            place = self._directory
-            raise ValueError(f"None of the {len(paths)} checkpoints in {place} can be read: {errors[0]}. {REMEDY}")
+            raise ValueError(
+                f"None of the {len(paths)} checkpoints in {self._directory} can be read: {errors[0]}. {REMEDY}"
+            )
         return 0
 
     def _read(self, path):

@@ -87,11 +87,13 @@ class Evaluation:
 
         Also the "dequantization" of integer data; and "checkpoint": "best" if it is the best one on validation.
         """
-        best = "best" if self._run.is_best else None
-        plan = None if self.plan.stderr is None else self.plan.as_dict()
-        num = getattr(self.plan.log_det_estimator, "num_probes", None)
-        found = known(checkpoint=best, unit=self.unit, log_det_estimator=self._name, plan=plan, num_probes=num)
-        return self._report.header(self._run.step) | found
+        return self._report.header(self._run.step) | known(
+            checkpoint="best" if self._run.is_best else None,
+            unit=self.unit,
+            log_det_estimator=self._name,
+            plan=None if self.plan.stderr is None else self.plan.as_dict(),
+            num_probes=getattr(self.plan.log_det_estimator, "num_probes", None),
+        )
 
     def likelihood(self) -> dict[str, Any]:
         """The score, its standard error and the error's parts, the baselines and the entropy.
@@ -107,9 +109,13 @@ class Evaluation:
             bound = "importance_weighted"
         else:
             result[f"{self.unit}_stderr_parts"] = stderr_parts(score, noise, self._report.likelihood.num_samples)
-        against = {"baselines": self._report.baselines, "entropy": self._dataset.entropy}
-        found = {"num_examples": score.num_examples, "bound": bound, "example_stderr": score.example_stderr}
-        return result | known(**found, **against)
+        return result | known(
+            num_examples=score.num_examples,
+            bound=bound,
+            example_stderr=score.example_stderr,
+            baselines=self._report.baselines,
+            entropy=self._dataset.entropy,
+        )
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """The bound of several dequantizations, see `evaluation.LogLikelihood`; for integer data.
@@ -121,8 +127,9 @@ class Evaluation:
         log_det, is_planned = self.bound_plan.log_det_estimator, self.bound_plan.stderr is not None
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
         measured = noise.dequantization_std * self._space.nats_per_unit
-        options = {"num_samples": num_samples, "dequantization_std": measured}
-        plan = evaluation.LikelihoodPlan(log_det_estimator=log_det, **options)
+        plan = evaluation.LikelihoodPlan(
+            log_det_estimator=log_det, num_samples=num_samples, dequantization_std=measured
+        )
         bound = evaluation.LogLikelihood(self._run.density, plan, importance_weighted=True)
         score = bound.score(track(self._report.batches(), "importance-weighted bound"), self._config.seed)
         bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / bound.num_samples)
@@ -132,9 +139,13 @@ class Evaluation:
                 "its standard error is %.2g. Evaluate them exactly, by more probes, or with a smaller stderr.",
                 *(-bias, score.stderr),
             )
-        result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr, "bound": "importance_weighted"}
-        result |= {"num_samples": bound.num_samples, "num_examples": score.num_examples, "estimator_bias": bias}
-        result |= {"plan": self.bound_plan.as_dict()} if is_planned else {}
+        result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
+            bound="importance_weighted",
+            num_samples=bound.num_samples,
+            num_examples=score.num_examples,
+            estimator_bias=bias,
+            plan=self.bound_plan.as_dict() if is_planned else None,
+        )
         return {"importance_weighted": result}
 
     @functools.cached_property

@@ -27,12 +27,20 @@ def _has_density(model):
     return model.trained_density() is not None
 
 
+def _no_importance_weights(info, flags):
+    return None if info.is_dequantized else "importance_weighted is for dequantized data: leave it out."
+
+
 def _no_fid(info, flags):
     if len(info.event_shape) != 3:
         return f"FID is for images; {info.name!r} are vectors. Leave it out of --metrics."
     if flags.fid_weights != "imagenet" and not pathlib.Path(flags.fid_weights).is_file():
         return f"--fid_weights={flags.fid_weights}: there is no such file."
     return None
+
+
+def _no_classification(info, flags):
+    return None if info.num_classes else f"classification needs labels, which {info.name!r} do not have."
 
 
 METRICS = {
@@ -65,7 +73,7 @@ METRICS = {
   --log_det_estimator=exact; many --num_probes; or a small --stderr, here of each dequantization. `estimator_bias`
   is how much their noise can have lowered the score.""",
         lambda measured, flags: measured.importance_weighted(flags.iw_samples),
-        refusal=lambda info, _: None if info.is_dequantized else "importance_weighted is for dequantized data.",
+        refusal=_no_importance_weights,
     ),
     "fid": Metric(
         """the Fréchet distance between --fid_samples samples and train images in Inception's features. (Keras'
@@ -79,6 +87,6 @@ METRICS = {
   label, by the label under which an image is most likely: as many evaluations as there are classes.""",
         lambda measured, flags: measured.classification(),
         lambda model: model.classifier is not None,
-        lambda info, _: None if info.num_classes else f"classification needs labels; {info.name!r} has none.",
+        _no_classification,
     ),
 }

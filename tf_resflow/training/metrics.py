@@ -26,7 +26,8 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except ValueError:
             if text and not text.startswith(b"{"):
                 raise ValueError(
-                    f"Line {number} of {path} is damaged: {text[:40]!r}. Restore the file or remove the line."
+                    f"Line {number} of {path} is damaged: {text[:40]!r}. Restore the file from a backup, or remove "
+                    "the line."
                 ) from None
     return lines
 

@@ -79,8 +79,10 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
         warmup = config.steps // 2
     start = rate / warmup if warmup else rate
     if config.schedule == "cosine":
-        options = {"warmup_target": rate if warmup else None, "warmup_steps": warmup}
-        return keras.optimizers.schedules.CosineDecay(start, config.steps - warmup, **options)
+        target = rate if warmup else None
+        return keras.optimizers.schedules.CosineDecay(
+            start, config.steps - warmup, warmup_target=target, warmup_steps=warmup
+        )
     if warmup > 1:
         return keras.optimizers.schedules.PolynomialDecay(start, warmup - 1, end_learning_rate=rate)
     return rate
@@ -91,9 +93,14 @@ def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Op
 
     Weight decay applies to variables named "kernel" by Keras alone: not to biases, ActNorms or orders of norms.
     """
-    options = {name: config[name] for name in ("beta_2", "weight_decay", "ema_momentum")}
-    options |= {"global_clipnorm": config.global_clipnorm or None, "use_ema": config.ema_momentum > 0}
-    optimizer = OPTIMIZERS[config.optimizer](learning_rate_schedule(config), **options)
+    optimizer = OPTIMIZERS[config.optimizer](
+        learning_rate_schedule(config),
+        beta_2=config.beta_2,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.global_clipnorm or None,
+        use_ema=config.ema_momentum > 0,
+        ema_momentum=config.ema_momentum,
+    )
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not v.name.endswith("kernel")])
     optimizer.build(variables)
     warm_up_average(optimizer)

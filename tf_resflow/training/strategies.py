@@ -83,7 +83,8 @@ def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if num_workers(strategy) == 1 or not (lost or "ollective" in str(error)):
             raise
         raise WorkerLostError(
-            "Another worker has stopped; its own message says why. Run the command again on all workers to resume."
+            "Another worker has stopped; its own message says why. Run the same command again on every worker: the "
+            "run resumes from its newest checkpoint."
         ) from None
 
 

@@ -29,8 +29,17 @@ PRETRAINED = "pretrained:"  # before the name of a released model, in the place 
 
 # Fields that a later run may change: they do not affect the weights at a given step.
 _FREE = (
-    *("data.data_dir", "data.download", "data.read_options.", "model.estimator.eval.", "eval.", "train.patience"),
-    *("train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep"),  # and train.keep_best
+    "data.data_dir",
+    "data.download",
+    "data.read_options.",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.keep_best",
+    "train.patience",
+    "eval.",
+    "model.estimator.eval.",
 )
 
 _ABSOLUTE = "absolute_paths"  # in config.json, beside the sections of the config
@@ -85,8 +94,10 @@ class Workdir:
                 logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error)
             if not is_free:
                 file.seek(0)
-                by = file.read().strip()
-                raise ValueError(f"Another trainer is at work in {self.path}: {by}. Wait until it ends or stop it.")
+                raise ValueError(
+                    f"Another trainer is at work in {self.path}: {file.read().strip()}. Wait until it ends, stop "
+                    "it, or choose another --workdir."
+                )
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
@@ -110,7 +121,9 @@ class Workdir:
     def read_config(self) -> Any:
         """Returns the config of the run; raises ValueError if there is none, or for unknown fields or values."""
         if not self.config.exists():
-            raise ValueError(f"{self.source} is not the workdir of a run of resflow-train: it has no config.json.")
+            raise ValueError(
+                f"{self.source} is not the workdir of a run: it has no config.json. Give that of resflow-train."
+            )
         config, stored = default_config(), read_json(self.config)
         stored.pop(_ABSOLUTE, None)
         fields = {key: value for key, value in flat_fields(stored).items() if key not in _OBSOLETE}
@@ -119,7 +132,8 @@ class Workdir:
             validate_config(config)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{self.source}: config.json is not of this version: {error} Restore it, or use another version."
+                f"{self.source}: config.json is not a config of this version: {error} Restore the file from a "
+                "backup, or use the version that wrote it."
             ) from None
         return config
 
@@ -138,8 +152,10 @@ class Workdir:
             named = [path for path in paths if path]
             found = [path for path in named if pathlib.Path(path).expanduser().exists()]
             if named and not found and place != "data_dir":
-                places = " or ".join(map(_absolute, named))
-                raise ValueError(f"The data of the run in {self.source} are not at {places}. Give a --data_path.")
+                raise ValueError(
+                    f"The data of the run in {self.source} are not at {' or '.join(map(_absolute, named))}. Give "
+                    "their new path by --data_path."
+                )
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
@@ -154,7 +170,8 @@ class Workdir:
             if not _is_same(key, before, now):
                 raise ValueError(
                     f"The data {dataset.name!r} are not those that the run in {self.source} was begun with: "
-                    f"their {key} was {before[key]!s:.80}, but now it is {now[key]!s:.80}. Use another --workdir."
+                    f"their {key} was {before[key]!s:.80}, but now it is {now[key]!s:.80}. Restore them, or train "
+                    "on these in another --workdir."
                 )
 
     def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
@@ -201,8 +218,10 @@ class Workdir:
                 if config.train.schedule == "constant" and now > before:
                     continue
                 hint = " (steps may only grow, and only with a constant learning rate)"
-            change = f"config.{key} = {before!r}, but now it is {now!r}{hint}"
-            raise ValueError(f"{self.path} belongs to a run with {change}. Undo this, or use another --workdir.")
+            raise ValueError(
+                f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
+                f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
+            )
 
     def is_begun(self) -> bool:
         """Whether a run has saved a checkpoint here."""
@@ -220,12 +239,16 @@ class Workdir:
             chooses = train.keep_best or train.patience > 0
             first = min(train.steps, train.checkpoint_every, train.eval_every if chooses else train.steps)
         if last > first or (self.path / "result.json").exists():
-            raise ValueError(f"{self.path} has metrics up to step {last}; {self.checkpoints} is empty. {REMEDY}")
+            raise ValueError(
+                f"{self.path} has metrics up to step {last}, but {self.checkpoints} is empty. {REMEDY}"
+            )
 
     def check_empty(self) -> None:
         """Raises ValueError unless the directory is empty, or can be made."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ValueError(f"{self.path} exists and is not empty, and a run is never overwritten. Give another.")
+            raise ValueError(
+                f"{self.path} exists and is not empty, and a run is never overwritten. Choose another --workdir."
+            )
 
     def check_trained(self) -> None:
         """Raises ValueError if there is no checkpoint of a run."""

@@ -48,7 +48,9 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     flow, others = vector_part(surrogate_posterior)
     base = surrogate_posterior.distribution
     if base.trainable_variables:
-        raise ValueError("The base distribution has trainable variables: move them to the bijector, as tfb.Scale.")
+        raise ValueError(
+            "The base distribution has trainable variables: make them part of the bijector, as tfb.Scale."
+        )
     bijector = Flow([_PathDerivative(flow, base), *others], name="surrogate")
     split = surrogate_posterior.parameters.get("kwargs_split_fn")
     name = f"{surrogate_posterior.name}_path_derivative"

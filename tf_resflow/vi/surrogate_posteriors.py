@@ -91,8 +91,9 @@ def flow_surrogate_posterior(
     constraints = [part for part in tf.nest.flatten(constraining_bijector) if isinstance(part, tf.Module)]
     if names := [variable.name for part in constraints for variable in part.trainable_variables]:
         raise ValueError(
-            f"constraining_bijector has trainable variables: {', '.join(names)}. Pass one bijector for each part, "
-            "and None for a part on the reals, such as constraining_bijector={'z': None, 'scale': tfb.Exp()}."
+            "constraining_bijector has trainable variables, which would become variational parameters: "
+            f"{', '.join(names)}. Pass one bijector for each part, and None for a part on the reals, such as "
+            "constraining_bijector={'z': None, 'scale': tfb.Exp()}."
         )
     size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
     options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "seed": seed}
