@@ -5,6 +5,7 @@ first one with one change, or with other weights only. This finds functions that
 Everything is deterministic: probes are the basis, and numbers of terms are fixed.
 """
 
+import copy
 import functools
 import math
 from typing import Any, NamedTuple
@@ -225,7 +226,7 @@ def build(recipe, dtype, rng):
     own = []
     for i, node in enumerate(recipe.nodes):
         if node.tie not in made:
-            made[node.tie] = _layer(node, dtype, f"layer_{i}")
+            made[node.tie] = _layer(node, dtype=dtype, name=f"layer_{i}")
         own.append(made[node.tie])
     x = keras.Input(recipe.shape, dtype=dtype)
     inputs = [x] if recipe.condition is None else [x, keras.Input([recipe.condition], dtype=dtype)]
@@ -240,8 +241,8 @@ def build(recipe, dtype, rng):
     else:
         values = list(inputs)
         for node, layer in zip(recipe.nodes, own, strict=True):
-            given = [values[j] for j in node.inputs]
-            values.append(layer(given if len(given) > 1 else given[0]))
+            first, *others = (values[j] for j in node.inputs)
+            values.append(layer([first, *others] if others else first))
         network = keras.Model(inputs, values[-1])
     for variable in network.trainable_variables:
         variable.assign(rng.normal(size=variable.shape) * (0.3 if variable.shape else 1.0))
@@ -253,32 +254,16 @@ def build(recipe, dtype, rng):
     return network, own
 
 
-def _layer(node, dtype, name):
-    kwargs, setting = {"dtype": dtype, "name": name}, node.setting
-    if node.kind in ("dense", "conv"):
-        order = {"1": 1.0, "inf": math.inf}.get(setting["norm"], 2.0)
-        norm = "schatten" if setting["norm"] == "schatten" else "induced"
-        kwargs |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order, "normalization": norm}
-        if node.kind == "conv":
-            return layers.LipschitzConv2D(setting["units"], setting["size"], **kwargs)
-        return layers.LipschitzDense(setting["units"], **kwargs)
-    if node.kind == "squash":
-        return keras.layers.Activation(_squash_by(setting), **kwargs)
-    make, *arguments = {
-        "lipswish": [layers.LipSwish],
-        "called": [layers.LipSwish],
-        "half": [HalfSwish],
-        "cpila": [layers.CPila],
-        "clipswish": [layers.CLipSwish],
-        "softplus": [keras.layers.Activation, "softplus"],
-        "wave": [Wave, setting],
-        "shift": [keras.layers.Dense, setting],
-        "weighted": [layers.LearnableConcatenation, COEFFICIENT],
-        "add": [keras.layers.Add],
-        "flatten": [keras.layers.Flatten],
-        "reshape": [keras.layers.Reshape, setting],
-    }[node.kind]
-    return make(*arguments, **kwargs)
+def _layer(node, **options):
+    setting = node.setting
+    if node.kind not in ("dense", "conv"):
+        return KINDS[node.kind][0](setting, **options)
+    order = {"1": 1.0, "inf": math.inf}.get(setting["norm"], 2.0)
+    norm = "schatten" if setting["norm"] == "schatten" else "induced"
+    options |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order, "normalization": norm}
+    if node.kind == "conv":
+        return layers.LipschitzConv2D(setting["units"], setting["size"], **options)
+    return layers.LipschitzDense(setting["units"], **options)
 
 
 def _squash_by(scale):
@@ -297,10 +282,41 @@ def swish(x, beta):
     return x / (1 + np.exp(-softplus(beta) * x)) / 1.1
 
 
+def mirrored(function, x):
+    return np.concatenate([function(x), function(-x)], -1)
+
+
 def pila(z):
     below = z * (z.real < 0)
     t = 5.0 * below
     return z - below + (t**2 / 2 - t + 1) * below * np.exp(t)
+
+
+def weighted(x, y, theta):
+    e = softplus(theta) + 0.1
+    eta = COEFFICIENT * e / np.linalg.norm(e)
+    return np.concatenate([eta[0] * x, eta[1] * y], -1)
+
+
+# For each kind of layer but the linear ones: the layer of a setting, and the same of x and its weights in NumPy.
+KINDS = {
+    "lipswish": (lambda _, **k: layers.LipSwish(**k), lambda _, x, beta: swish(x, beta)),
+    "called": (lambda _, **k: layers.LipSwish(**k), lambda s, x, beta: np.tanh(s * x) / 2),
+    "half": (lambda _, **k: HalfSwish(**k), lambda _, x, beta: swish(x, beta) / 2),
+    "cpila": (lambda _, **k: layers.CPila(**k), lambda _, x: mirrored(lambda z: pila(z - 0.2) / 1.06, x)),
+    "clipswish": (
+        lambda _, **k: layers.CLipSwish(**k),
+        lambda _, x, b: mirrored(lambda z: swish(z, b) / 1.004, x),
+    ),
+    "softplus": (lambda _, **k: keras.layers.Activation("softplus", **k), lambda _, x: softplus(x)),
+    "squash": (lambda s, **k: keras.layers.Activation(_squash_by(s), **k), lambda s, x: np.tanh(s * x) / 2),
+    "wave": (lambda s, **k: Wave(s, **k), lambda s, x: np.sin(s * x) / 2),
+    "shift": (lambda units, **k: keras.layers.Dense(units, **k), lambda _, x, kernel, bias: x @ kernel + bias),
+    "weighted": (lambda _, **k: layers.LearnableConcatenation(COEFFICIENT, **k), lambda _, *args: weighted(*args)),
+    "add": (lambda _, **k: keras.layers.Add(**k), lambda _, x, y: x + y),
+    "flatten": (lambda _, **k: keras.layers.Flatten(**k), lambda _, x: x.reshape(len(x), -1)),
+    "reshape": (lambda shape, **k: keras.layers.Reshape(shape, **k), lambda shape, x: x.reshape(len(x), *shape)),
+}
 
 
 def dense_matrix(kernel, shape):
@@ -326,57 +342,29 @@ def norm_of(matrix, kind):
 class Reference:
     """A branch as a function of vectors `[rows, size]`, with weights by the id of their variable."""
 
-    def __init__(self, recipe, own, weights=None):
+    def __init__(self, recipe, own):
         self.recipe, self.own, self.size = recipe, own, math.prod(recipe.shape)
-        self.weights = weights or {
-            id(v): v.numpy().astype(np.float64) for layer in own for v in layer.trainable_variables
-        }
+        self.weights = {id(v): v.numpy().astype(np.float64) for layer in own for v in layer.trainable_variables}
 
     def moved(self, direction, step):
         """The same branch with weights that are moved along a direction."""
-        weights = {key: weight + step * direction[key] for key, weight in self.weights.items()}
-        return Reference(self.recipe, self.own, weights)
-
-    def _of(self, layer):
-        return [self.weights[id(v)] for v in layer.trainable_variables]
+        result = copy.copy(self)
+        result.weights = {key: weight + step * direction[key] for key, weight in self.weights.items()}
+        return result
 
     def __call__(self, x, c):
         values = [x.reshape(-1, *self.recipe.shape)] + ([] if self.recipe.condition is None else [c])
         for node, layer in zip(self.recipe.nodes, self.own, strict=True):
-            given = [values[j] for j in node.inputs]
-            values.append(self._apply(node, layer, *given))
+            apply = KINDS[node.kind][1] if node.kind in KINDS else self._linear
+            weights = [self.weights[id(v)] for v in layer.trainable_variables]
+            values.append(apply(node.setting, *(values[j] for j in node.inputs), *weights))
         return values[-1].reshape(len(x), -1)
 
-    def _apply(self, node, layer, x, *others):
-        if node.kind in ("dense", "conv"):
-            return self._linear(node, layer, x)
-        weights, setting = self._of(layer), node.setting
-        if node.kind == "weighted":
-            e = softplus(weights[0]) + 0.1
-            eta = COEFFICIENT * e / np.linalg.norm(e)
-            return np.concatenate([eta[0] * x, eta[1] * others[0]], -1)
-        return {
-            "lipswish": lambda: swish(x, weights[0]),
-            "half": lambda: swish(x, weights[0]) * 0.5,
-            "clipswish": lambda: np.concatenate([swish(x, weights[0]), swish(-x, weights[0])], -1) / 1.004,
-            "cpila": lambda: np.concatenate([pila(x - 0.2), pila(-x - 0.2)], -1) / 1.06,
-            "softplus": lambda: softplus(x),
-            "wave": lambda: np.sin(setting * x) / 2,
-            "squash": lambda: np.tanh(setting * x) / 2,
-            "called": lambda: np.tanh(setting * x) / 2,
-            "shift": lambda: x @ weights[0] + weights[1],
-            "add": lambda: x + others[0],
-            "flatten": lambda: x.reshape(len(x), -1),
-            "reshape": lambda: x.reshape(len(x), *setting),
-        }[node.kind]()
-
-    def _linear(self, node, layer, x):
-        kernel, *bias = self._of(layer)
-        bias = bias[0] if node.setting["bias"] else 0.0
-        matrix = dense_matrix(kernel, x.shape[1:]) if node.kind == "conv" else kernel.T
-        matrix = matrix / max(1.0, norm_of(matrix, node.setting["norm"]) / COEFFICIENT)
-        rows = x.reshape(len(x), -1) @ matrix.T if node.kind == "conv" else x @ matrix.T
-        return rows.reshape(*x.shape[:-1], -1) + bias
+    def _linear(self, setting, x, kernel, *bias):
+        matrix = dense_matrix(kernel, x.shape[1:]) if kernel.ndim == 4 else kernel.T
+        matrix = matrix / max(1.0, norm_of(matrix, setting["norm"]) / COEFFICIENT)
+        rows = x.reshape(len(x), -1) @ matrix.T if kernel.ndim == 4 else x @ matrix.T
+        return rows.reshape(*x.shape[:-1], -1) + (bias[0] if setting["bias"] else 0.0)
 
     def jacobian(self, x, c):
         """`[rows, size, size]`, by complex steps."""
@@ -482,17 +470,12 @@ class Case:
         blocks, self.blocks = [], []
         for i, (recipe, e, shift) in enumerate(zip(recipes, estimators, self.shifts, strict=True)):
             network, own = build(recipe, self.dtype, rng)
-            solver = None
+            solver = Shifted() if shift else None
             if shift:
-                solver = Shifted()
                 solver.shift = shift
             block = resflow.bijectors.MonotoneBlock if kind == "monotone" else resflow.bijectors.ResidualBlock
-            options = {
-                "lipschitz_constant": 0.9,
-                "has_condition": recipe.condition is not None,
-                "name": f"block{i}",
-            }
-            blocks.append(block(network, e.log_det_estimator, solver, **options))
+            options = {"has_condition": recipe.condition is not None, "name": f"block{i}"}
+            blocks.append(block(network, e.log_det_estimator, solver, lipschitz_constant=0.9, **options))
             self.blocks.append(Block(Reference(recipe, own), kind == "monotone", e))
         self.flow = resflow.bijectors.Flow(blocks)
         if self.scales == 2:

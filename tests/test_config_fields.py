@@ -20,19 +20,16 @@ def test_a_section_has_the_defaults_and_their_types():
             section[field] = value
 
 
-@pytest.mark.parametrize(
-    "key, value, message",
-    [
+def test_a_value_that_breaks_its_rule_is_named():
+    for key, value, message in (
         ("steps", 0, "config.steps is 0; it must be at least 1."),
         ("rate", -1.0, "config.rate is -1.0; it must be None, or above 0."),
         ("inner.kind", "three", "config.inner.kind is 'three'; it must be one of 'one', 'two'."),
-    ],
-)
-def test_a_value_that_breaks_its_rule_is_named(key, value, message):
-    section = make_section(FIELDS)
-    section.update_from_flattened_dict({key: value})
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        check_section(section, FIELDS)
+    ):
+        section = make_section(FIELDS)
+        section.update_from_flattened_dict({key: value})
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            check_section(section, FIELDS)
 
 
 def test_suggest():

@@ -1,9 +1,6 @@
 """The client in C agrees with TensorFlow in Python, and reports invalid inputs."""
 
-import os
-import pathlib
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -11,9 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tests.conftest import ROOT
 from tf_resflow.evaluation import LikelihoodPlan
-
-SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c_client"
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the client's Makefile is for Linux"),
@@ -22,20 +18,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(tmp_path_factory, process):
     """Runs the client on the folder of a model and the values of examples."""
     folder = tmp_path_factory.mktemp("client")
     for name in ("client.c", "Makefile"):
-        shutil.copy(SOURCE / name, folder)
-    arguments = [f"PYTHON={sys.executable}", "CC=cc", "CFLAGS=-O2 -Werror"]
-    built = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+        shutil.copy(ROOT / "examples" / "c_client" / name, folder)
+    built = process(f"PYTHON={sys.executable}", "CC=cc", "CFLAGS=-O2 -Werror", program="make", cwd=folder)
     assert built.returncode == 0, built.stderr
 
     def run(path, data=b"", arguments=("-",)):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-        return subprocess.run(
-            [folder / "client", path, *arguments], input=data, capture_output=True, env=environment
-        )
+        return process(path, *arguments, program=folder / "client", input=data, text=False)
 
     return run
 

@@ -61,9 +61,8 @@ def test_tflite(models, model, name):
     converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=[name])
     run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner(name)
     for size in (3, 1):
-        inputs, expected = inputs_and_answer(
-            loaded, name, {key: value[:size] for key, value in values.items() if key in "xz"}
-        )
+        rows = {key: value[:size] for key, value in values.items() if key in "xz"}
+        inputs, expected = inputs_and_answer(loaded, name, rows)
         check(run(**{key: value.numpy() for key, value in inputs.items()}), expected)
 
 
