@@ -190,34 +190,29 @@ def changed(recipe, rng):
     return recipe._replace(nodes=tuple(nodes))
 
 
-class Estimator(NamedTuple):
-    """An estimator, and a function from k to the k-th weights of its value and its Neumann series, or None."""
-
-    log_det_estimator: Any
-    weights: Any = None
-
-
-def draw_kind(rng):
-    """The kind of an estimator. Kinds whose state is not printed are the most frequent."""
-    return str(rng.choice(["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]))
+# Those whose state is not printed are the most frequent.
+ESTIMATORS = ["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]
 
 
 def draw_estimator(rng, odd, tolerance, kind, num):
-    """An estimator with `num` terms, or with this tolerance if it is adaptive."""
+    """An estimator with `num` terms, or with this tolerance if it is adaptive.
+
+    Also a function from k to the k-th weights of its value and its Neumann series, or None.
+    """
     if kind == "exact":
-        return Estimator(logdet.Exact())
+        return logdet.Exact(), None
     if kind == "adaptive":
-        return Estimator(logdet.AdaptiveSeries(tolerance, 0.9, order=2.0, probes="basis"))
+        return logdet.AdaptiveSeries(tolerance, 0.9, order=2.0, probes="basis"), None
     if kind == "default":
-        return Estimator(logdet.AdaptiveRoulette(tolerance, probes="basis"))
+        return logdet.AdaptiveRoulette(tolerance, probes="basis"), None
     if kind in ("series", "louder"):
         factor = float(rng.uniform(0.5, 2.0)) if kind == "louder" else 1.0
         series = Louder(num, probes="basis") if kind == "louder" else logdet.PowerSeries(num, probes="basis")
         series.factor = factor
-        return Estimator(series, lambda k: (factor * (k <= num), factor * (k < num or odd)))
+        return series, lambda k: (factor * (k <= num), factor * (k < num or odd))
     length, share = int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
     roulette = logdet.RussianRoulette(num, make_terms(length, share), probes="basis")
-    return Estimator(roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2)
+    return roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2
 
 
 def build(recipe, dtype, rng):
@@ -377,7 +372,8 @@ class Block(NamedTuple):
 
     g: Reference
     monotone: bool
-    estimator: Estimator
+    estimator: Any
+    weights: Any
 
     def moved(self, direction, step):
         return self._replace(g=self.g.moved(direction, step))
@@ -403,7 +399,7 @@ class Block(NamedTuple):
     def log_det(self, x, c):
         """The estimated log-determinant at x, `[rows]`."""
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
-        if self.estimator.weights is None:
+        if self.weights is None:
             value = np.linalg.slogdet(eye + jacobian)[1]
             return np.linalg.slogdet(eye - jacobian)[1] - value if self.monotone else value
         return np.trace(series(jacobian, self._value_coefficient), axis1=1, axis2=2)
@@ -412,7 +408,7 @@ class Block(NamedTuple):
         """The estimated derivative along a direction; the ends (block, x, c) are a step ahead and a step back."""
         after, before = (block.g.jacobian(block.forward(*at)[1], at[1]) for block, *at in ends)
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
-        if self.estimator.weights is None:
+        if self.weights is None:
             factor = np.linalg.inv(eye + jacobian)
             factor = -np.linalg.inv(eye - jacobian) - factor if self.monotone else factor
         else:
@@ -422,14 +418,14 @@ class Block(NamedTuple):
     def _value_coefficient(self, n):
         """The coefficient of J^n in log|det(I + J)|, or in log|det(I - J)| - log|det(I + J)|."""
         if self.monotone:
-            return -2 * self.estimator.weights((n + 1) // 2)[0] / n if n % 2 else 0.0
-        return (-1) ** (n + 1) * self.estimator.weights(n)[0] / n if n else 0.0
+            return -2 * self.weights((n + 1) // 2)[0] / n if n % 2 else 0.0
+        return (-1) ** (n + 1) * self.weights(n)[0] / n if n else 0.0
 
     def _gradient_coefficient(self, k):
         """The coefficient of J^k in the derivative, whose Neumann series has other weights."""
         if self.monotone:
-            return 0.0 if k % 2 else -2 * self.estimator.weights(k // 2 + 1)[0]
-        return (-1) ** k * self.estimator.weights(k)[1] if k else 1.0
+            return 0.0 if k % 2 else -2 * self.weights(k // 2 + 1)[0]
+        return (-1) ** k * self.weights(k)[1] if k else 1.0
 
 
 def series(matrix, coefficient):
@@ -462,21 +458,23 @@ class Case:
             recipes = recipes[0], draw_recipe(rng, (1, 1, 4))
             conditions = {recipe.condition for recipe in recipes} - {None}
         kind = rng.choice(["residual", "residual", "monotone"])
-        kinds = [draw_kind(rng)] * 2 if rng.random() < 0.6 else [draw_kind(rng), draw_kind(rng)]
+        kinds = [rng.choice(ESTIMATORS)] * 2 if rng.random() < 0.6 else [rng.choice(ESTIMATORS) for _ in range(2)]
         num = int(rng.integers(1, 5))
         estimators = [draw_estimator(rng, kind == "monotone", tolerance, each, num) for each in kinds]
         draws = rng.uniform(-1, 1, size=2) * (rng.random() < 0.25)
         self.shifts = [0.0 if kind == "monotone" else float(shift) for shift in draws]
         blocks, self.blocks = [], []
-        for i, (recipe, e, shift) in enumerate(zip(recipes, estimators, self.shifts, strict=True)):
+        for i, (recipe, (estimator, weights), shift) in enumerate(
+            zip(recipes, estimators, self.shifts, strict=True)
+        ):
             network, own = build(recipe, self.dtype, rng)
             solver = Shifted() if shift else None
             if shift:
                 solver.shift = shift
             block = resflow.bijectors.MonotoneBlock if kind == "monotone" else resflow.bijectors.ResidualBlock
             options = {"has_condition": recipe.condition is not None, "name": f"block{i}"}
-            blocks.append(block(network, e.log_det_estimator, solver, lipschitz_constant=0.9, **options))
-            self.blocks.append(Block(Reference(recipe, own), kind == "monotone", e))
+            blocks.append(block(network, estimator, solver, lipschitz_constant=0.9, **options))
+            self.blocks.append(Block(Reference(recipe, own), kind == "monotone", estimator, weights))
         self.flow = resflow.bijectors.Flow(blocks)
         if self.scales == 2:
             parts = [blocks[0], resflow.bijectors.Squeeze2D()], [blocks[1]]
@@ -489,7 +487,7 @@ class Case:
         self.variables = [block.branch.trainable_variables for block in blocks]
 
     def __str__(self):
-        lines = [f"{block.estimator.log_det_estimator} {block.g.recipe}" for block in self.blocks]
+        lines = [f"{block.estimator} {block.g.recipe}" for block in self.blocks]
         return "\n".join([*lines, f"{self.dtype} {self.shifts}"])
 
     def run(self, way):
@@ -539,7 +537,7 @@ class Case:
             z, log_det = tf.vectorized_map(one, (x, c))
             loss = tf.reduce_sum(a * z) + tf.reduce_sum(b * log_det)
         found, known = {"z": z, "log_det": log_det}, (logdet.Exact, logdet.PowerSeries)
-        if any(block.monotone or type(block.estimator.log_det_estimator) not in known for block in self.blocks):
+        if any(block.monotone or type(block.estimator) not in known for block in self.blocks):
             return found
         return found | {"there": [tape.gradient(loss, x)]}
 
@@ -573,10 +571,11 @@ class Case:
         there, rng = found.get("there", []), np.random.default_rng(1)
         x, z = self.x.reshape(3, -1), found["z"].numpy().reshape(3, -1)
         y = self.there(self.blocks, x, self.c)[1]
+        parts = [0, 1, *(2 + i for i, group in enumerate(self.variables) for _ in group)]
         for part in range(4):  # x, the condition, the first block, the second one
             if part >= len(there) or (part == 1 and self.c is None):
                 continue
-            moves = [rng.normal(size=tensor.shape) * (self._part(i) == part) for i, tensor in enumerate(there)]
+            moves = [rng.normal(size=t.shape) * (of == part) for t, of in zip(there, parts, strict=False)]
             of_weights = iter(moves[2:])
             directions = [{id(variable): next(of_weights, 0.0) for variable in group} for group in self.variables]
             ends = []  # the blocks, the change of x or z, and the condition, a step ahead and a step back
@@ -592,9 +591,6 @@ class Case:
             if "again" in found and not any(self.shifts):  # the gradient is that of a root
                 ahead, back = (np.sum(self.a * self.back(blocks, z + dz, c)) for blocks, dz, c in ends)
                 yield _along(found["again"], moves), (ahead - back) / (2 * _STEP)
-
-    def _part(self, i):
-        return i if i < 2 else 2 if i - 2 < len(self.variables[0]) else 3
 
 
 def _along(gradients, moves):

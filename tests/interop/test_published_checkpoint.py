@@ -37,12 +37,11 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_script_writes_what_is_read(seed, tmp_path, monkeypatch):
     """A stub of PyTorch reads a pickle. The class of the average is not installed."""
-    generator = np.random.default_rng(seed)
+    rng, dtypes = np.random.default_rng(seed), ["f2", "f4", "f8", "i8", "u1", "?"]
 
     def tensors(count):
-        shapes = [generator.integers(0, 4, generator.integers(0, 5)) for _ in range(count)]
-        dtypes = generator.choice(["f2", "f4", "f8", "i8", "u1", "?"], count)
-        return {f"a.{i}.b": generator.normal(size=shapes[i]).astype(dtypes[i]) for i in range(count)}
+        shapes = [rng.integers(0, 4, rng.integers(0, 5)) for _ in range(count)]
+        return {f"a.{i}.b": rng.normal(size=shape).astype(rng.choice(dtypes)) for i, shape in enumerate(shapes)}
 
     class Average:
         __module__, __qualname__ = "lib.utils", "Average"

@@ -2,11 +2,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_resflow as resflow
 from tests.conftest import ROOT
-from tests.serving.conftest import export_dir, image_model, images  # noqa: F401
+from tests.serving.conftest import export_dir, export_vectors, exported_vectors, image_model, images, vector_model  # noqa: F401  # noqa: F401
+from tf_resflow.evaluation import LikelihoodPlan
 
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
@@ -15,6 +18,21 @@ TOY = ["config=toy2d", "config.data.name=8gaussians", "config.data.num_test=100"
 TOY += ["config.model.hidden=(8,)", "config.model.norms=(2.0,2.0,2.0)", "config.train.warmup_steps=1"]
 TOY += ["config.model.estimator.eval.num_exact_terms=4", "config.train.batch_size=16"]
 TOY = [f"--{flag}" for flag in TOY]
+
+
+@pytest.fixture(scope="session")
+def float32_model():
+    """A density of three numbers in single precision."""
+    model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,)), [3])
+    model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported_float32(float32_model, tmp_path_factory):
+    """Its path as an exact density."""
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
+    return resflow.serving.export(float32_model, tmp_path_factory.mktemp("exported"), plan=plan, max_batch=1000)
 
 
 @pytest.fixture(scope="session")

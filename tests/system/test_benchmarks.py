@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import LikelihoodPlan
 
 SMALL_IMAGES = " ".join(f"--config.model.{field}" for field in ("num_blocks=(1,1)", "width=8", "num_fc_blocks=0"))
 
@@ -65,11 +64,6 @@ def prepared(name, tmp_path, run_without_work):
         rng = np.random.default_rng(0)
         rows = np.concatenate([rng.normal(size=[80, 2]), rng.normal(6.0, 1.0, size=[10, 2])])
         np.savez(tmp_path / "2_blobs.npz", X=rows, y=np.arange(90) >= 80)
-    elif name == "time_serving":
-        model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), [2])
-        model.initialize(np.random.default_rng(0).normal(size=[64, 2]).astype("float32"))
-        plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-        paths["model"] = resflow.serving.export(model, tmp_path, plan=plan)
     return paths
 
 
@@ -84,9 +78,10 @@ def numbers(content):
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 @pytest.mark.parametrize("command, printed", BENCHMARKS, ids=lambda text: text.split(" ")[0])
-def test_benchmark(command, printed, call, tmp_path, run_without_work):
+def test_benchmark(command, printed, call, tmp_path, run_without_work, exported_float32):
     name = command.split()[0]
-    paths = prepared(name, tmp_path, run_without_work) | {"out": f"--output={tmp_path}/results.json"}
+    paths = {"out": f"--output={tmp_path}/results.json", "model": exported_float32}
+    paths |= prepared(name, tmp_path, run_without_work)
     name, *arguments = command.format(**paths).split()
     done = call(f"benchmarks/{name}.py", *arguments)
     assert done.code == 0 and printed in done.output, done.output

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tf_resflow as resflow
 from tests.conftest import ROOT
-from tf_resflow.evaluation import LikelihoodPlan
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the client's Makefile is for Linux"),
@@ -37,17 +35,6 @@ def images_path(export_dir):
     return export_dir / "1"
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
-def vectors(tmp_path_factory, request):
-    """The folder of a model of vectors, and its dtype."""
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,), dtype=request.param)
-    model = resflow.FlowModel(flow, event_shape=[2])
-    model.initialize(np.random.default_rng(0).normal(size=[32, 2]).astype(request.param))
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    directory = tmp_path_factory.mktemp("vectors")
-    return resflow.serving.export(model, directory, plan=plan, signatures=["serving_default"]), request.param
-
-
 def check_answer(result, path, x):
     assert result.returncode == 0, result.stderr
     lines = [line.split("\t") for line in result.stdout.decode().splitlines()]
@@ -71,12 +58,12 @@ def test_images(client, images_path, images, tmp_path):
     check_answer(client(images_path, arguments=[tmp_path / "x.bin"]), images_path, x)
 
 
-def test_vectors(client, vectors):
-    path, dtype = vectors
-    x = np.random.default_rng(1).normal(size=[5, 2]).astype(dtype)
-    check_answer(client(path, x.tobytes()), path, x)
-    x[3, 1] = np.nan
-    check_error(client(path, x.tobytes()), "x must be finite")
+def test_vectors(client, exported_float32, exported_vectors):
+    for path, dtype in ((exported_float32, "float32"), (exported_vectors, "float64")):
+        x = np.random.default_rng(1).normal(size=[5, 3]).astype(dtype)
+        check_answer(client(path, x.tobytes()), path, x)
+        x[3, 1] = np.nan
+        check_error(client(path, x.tobytes()), "x must be finite")
 
 
 def test_wrong_input(client, images_path, images, tmp_path):

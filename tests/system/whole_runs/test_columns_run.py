@@ -106,8 +106,7 @@ def test_served_columns(columns, run, tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(path)
     exec(code, {})
-    answer = eval(capsys.readouterr().out)
-    assert 0 <= answer["quantile"][0] <= 1
+    assert 0 <= eval(capsys.readouterr().out)["quantile"][0] <= 1
     held_out = described["log_prob"]["held_out"]
     assert held_out["num"] == 40 and [*held_out["quantiles"]] == ["0.05", "0.5"]
     x, c = pairs(data.load(run.config.data), "test")
