@@ -128,10 +128,9 @@ class _Draft:
         self._channels.append(channels or factor * taken)
         return len(self._channels) - 1
 
-    def linear(self, h, units, *, bias=True, tie=None, kind=None):
-        kind = kind or ("conv" if self._size else "dense")
-        setting = {"units": units, "size": self._size, "norm": self.norm, "bias": bias}
-        return self.add(kind, h, setting=setting, tie=tie, channels=units)
+    def linear(self, h, units, *, bias=True, tie=None, is_dense=False):
+        setting = {"units": units, "size": None if is_dense else self._size, "norm": self.norm, "bias": bias}
+        return self.add("linear", h, setting=setting, tie=tie, channels=units)
 
     def activation(self, h):
         concatenated = ["cpila", "clipswish"] * 2 if self.norm in ("2", "schatten") else []
@@ -163,7 +162,7 @@ def draw_recipe(rng, shape):
         h = draft.activation(h)
     if is_image and rng.random() < 0.3:
         h = draft.add("flatten", h, channels=draft._channels[h] * shape[0] * shape[1])
-        h = draft.linear(h, math.prod(shape), kind="dense")
+        h = draft.linear(h, math.prod(shape), is_dense=True)
         draft.add("reshape", h, setting=shape)
     else:
         draft.linear(h, shape[-1], bias=rng.random() < 0.8)
@@ -181,10 +180,10 @@ def changed(recipe, rng):
         nodes[i] = node._replace(setting=float(rng.uniform(0.4, 1.0)))
     elif node.kind in ("lipswish", "softplus", "half"):
         nodes[i] = node._replace(kind=str(rng.choice(["lipswish", "softplus", "half"])))
-    elif node.kind in ("dense", "conv") and rng.random() < 0.6:
+    elif node.kind == "linear" and rng.random() < 0.6:
         alike = [n for n in nodes if (n.kind, n.setting, n.channels) == (node.kind, node.setting, node.channels)]
         nodes[i] = node._replace(tie=alike[int(rng.integers(len(alike)))].tie)
-    elif node.kind in ("dense", "conv") and rng.random() < 0.5:
+    elif node.kind == "linear" and rng.random() < 0.5:
         setting = {**node.setting, "bias": not node.setting["bias"]}
         nodes = [n._replace(setting=setting) if n.tie == node.tie else n for n in nodes]
     return recipe._replace(nodes=tuple(nodes))
@@ -244,19 +243,21 @@ def build(recipe, dtype, rng):
     for node, layer in zip(recipe.nodes, own, strict=True):
         if node.kind == "called":
             layer.call = _squash_by(node.setting)
-        if node.kind in ("dense", "conv") and not node.setting["bias"]:
+        if node.kind == "linear" and not node.setting["bias"]:
             layer.bias = None  # changed after it was built
     return network, own
 
 
 def _layer(node, **options):
-    setting = node.setting
-    if node.kind not in ("dense", "conv"):
-        return KINDS[node.kind][0](setting, **options)
+    make = KINDS[node.kind][0]
+    return make(**options) if node.setting is None else make(node.setting, **options)
+
+
+def _linear_layer(setting, **options):
     order = {"1": 1.0, "inf": math.inf}.get(setting["norm"], 2.0)
     norm = "schatten" if setting["norm"] == "schatten" else "induced"
     options |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order, "normalization": norm}
-    if node.kind == "conv":
+    if setting["size"]:
         return layers.LipschitzConv2D(setting["units"], setting["size"], **options)
     return layers.LipschitzDense(setting["units"], **options)
 
@@ -293,24 +294,30 @@ def weighted(x, y, theta):
     return np.concatenate([eta[0] * x, eta[1] * y], -1)
 
 
-# For each kind of layer but the linear ones: the layer of a setting, and the same of x and its weights in NumPy.
+def linear(setting, x, kernel, *bias):
+    matrix = dense_matrix(kernel, x.shape[1:]) if setting["size"] else kernel.T
+    matrix = matrix / max(1.0, norm_of(matrix, setting["norm"]) / COEFFICIENT)
+    rows = x.reshape(len(x), -1) @ matrix.T if setting["size"] else x @ matrix.T
+    return rows.reshape(*x.shape[:-1], -1) + (bias[0] if setting["bias"] else 0.0)
+
+
+# For each kind of layer: the layer, and the same of its inputs and weights in NumPy. Both begin with the setting of
+# the node if it has one.
 KINDS = {
-    "lipswish": (lambda _, **k: layers.LipSwish(**k), lambda _, x, beta: swish(x, beta)),
-    "called": (lambda _, **k: layers.LipSwish(**k), lambda s, x, beta: np.tanh(s * x) / 2),
-    "half": (lambda _, **k: HalfSwish(**k), lambda _, x, beta: swish(x, beta) / 2),
-    "cpila": (lambda _, **k: layers.CPila(**k), lambda _, x: mirrored(lambda z: pila(z - 0.2) / 1.06, x)),
-    "clipswish": (
-        lambda _, **k: layers.CLipSwish(**k),
-        lambda _, x, b: mirrored(lambda z: swish(z, b) / 1.004, x),
-    ),
-    "softplus": (lambda _, **k: keras.layers.Activation("softplus", **k), lambda _, x: softplus(x)),
+    "lipswish": (layers.LipSwish, swish),
+    "half": (HalfSwish, lambda x, beta: swish(x, beta) / 2),
+    "cpila": (layers.CPila, lambda x: mirrored(lambda z: pila(z - 0.2) / 1.06, x)),
+    "clipswish": (layers.CLipSwish, lambda x, beta: mirrored(lambda z: swish(z, beta) / 1.004, x)),
+    "softplus": (functools.partial(keras.layers.Activation, "softplus"), softplus),
+    "weighted": (functools.partial(layers.LearnableConcatenation, COEFFICIENT), weighted),
+    "add": (keras.layers.Add, np.add),
+    "flatten": (keras.layers.Flatten, lambda x: x.reshape(len(x), -1)),
+    "reshape": (keras.layers.Reshape, lambda shape, x: x.reshape(len(x), *shape)),
+    "shift": (keras.layers.Dense, lambda units, x, kernel, bias: x @ kernel + bias),
+    "linear": (_linear_layer, linear),
+    "wave": (Wave, lambda s, x: np.sin(s * x) / 2),
     "squash": (lambda s, **k: keras.layers.Activation(_squash_by(s), **k), lambda s, x: np.tanh(s * x) / 2),
-    "wave": (lambda s, **k: Wave(s, **k), lambda s, x: np.sin(s * x) / 2),
-    "shift": (lambda units, **k: keras.layers.Dense(units, **k), lambda _, x, kernel, bias: x @ kernel + bias),
-    "weighted": (lambda _, **k: layers.LearnableConcatenation(COEFFICIENT, **k), lambda _, *args: weighted(*args)),
-    "add": (lambda _, **k: keras.layers.Add(**k), lambda _, x, y: x + y),
-    "flatten": (lambda _, **k: keras.layers.Flatten(**k), lambda _, x: x.reshape(len(x), -1)),
-    "reshape": (lambda shape, **k: keras.layers.Reshape(shape, **k), lambda shape, x: x.reshape(len(x), *shape)),
+    "called": (lambda s, **k: layers.LipSwish(**k), lambda s, x, beta: np.tanh(s * x) / 2),
 }
 
 
@@ -350,16 +357,10 @@ class Reference:
     def __call__(self, x, c):
         values = [x.reshape(-1, *self.recipe.shape)] + ([] if self.recipe.condition is None else [c])
         for node, layer in zip(self.recipe.nodes, self.own, strict=True):
-            apply = KINDS[node.kind][1] if node.kind in KINDS else self._linear
-            weights = [self.weights[id(v)] for v in layer.trainable_variables]
-            values.append(apply(node.setting, *(values[j] for j in node.inputs), *weights))
+            given = [] if node.setting is None else [node.setting]
+            given += [values[j] for j in node.inputs] + [self.weights[id(v)] for v in layer.trainable_variables]
+            values.append(KINDS[node.kind][1](*given))
         return values[-1].reshape(len(x), -1)
-
-    def _linear(self, setting, x, kernel, *bias):
-        matrix = dense_matrix(kernel, x.shape[1:]) if kernel.ndim == 4 else kernel.T
-        matrix = matrix / max(1.0, norm_of(matrix, setting["norm"]) / COEFFICIENT)
-        rows = x.reshape(len(x), -1) @ matrix.T if kernel.ndim == 4 else x @ matrix.T
-        return rows.reshape(*x.shape[:-1], -1) + (bias[0] if setting["bias"] else 0.0)
 
     def jacobian(self, x, c):
         """`[rows, size, size]`, by complex steps."""
@@ -444,14 +445,14 @@ class Case:
     """Two blocks in one flow, the same in NumPy, and the data."""
 
     def __init__(self, seed):
-        rng = self.rng = np.random.default_rng([seed, 7])
+        rng = np.random.default_rng([seed, 7])
         self.dtype = "float32" if rng.random() < 0.15 else "float64"
         tolerance = 1e-6 if self.dtype == "float32" else 1e-12
         shape = ((2, 2, 2), (3, 2, 1))[rng.integers(2)] if rng.random() < 0.3 else (int(rng.integers(1, 5)),)
         self.scales = 2 if shape == (2, 2, 2) and rng.random() < 0.4 else 1
         first = draw_recipe(rng, shape)
-        if self.scales == 2:
-            first = first._replace(condition=None) if first.condition is None else draw_recipe(rng, shape)
+        if self.scales == 2 and first.condition is not None:
+            first = draw_recipe(rng, shape)
         recipes = first, changed(first, rng) if self.scales == 1 else draw_recipe(rng, (1, 1, 4))
         conditions = {recipe.condition for recipe in recipes} - {None}
         while len(conditions) > 1:  # both have the same condition, or one has none
@@ -464,13 +465,11 @@ class Case:
         draws = rng.uniform(-1, 1, size=2) * (rng.random() < 0.25)
         self.shifts = [0.0 if kind == "monotone" else float(shift) for shift in draws]
         blocks, self.blocks = [], []
-        for i, (recipe, (estimator, weights), shift) in enumerate(
-            zip(recipes, estimators, self.shifts, strict=True)
-        ):
+        for i, (recipe, (estimator, weights)) in enumerate(zip(recipes, estimators, strict=True)):
             network, own = build(recipe, self.dtype, rng)
-            solver = Shifted() if shift else None
-            if shift:
-                solver.shift = shift
+            solver = Shifted() if self.shifts[i] else None
+            if solver is not None:
+                solver.shift = self.shifts[i]
             block = resflow.bijectors.MonotoneBlock if kind == "monotone" else resflow.bijectors.ResidualBlock
             options = {"has_condition": recipe.condition is not None, "name": f"block{i}"}
             blocks.append(block(network, estimator, solver, lipschitz_constant=0.9, **options))

@@ -2,22 +2,19 @@
 
 import math
 import operator
+import pathlib
 
 import pytest
 
 from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
+from tf_resflow.interop.published_checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.quick
 
-# `python train_img.py` of the published code with the arguments that its README gives for each data set.
-DEFAULTS = {
-    "data": "cifar10", "imagesize": 32, "nbits": 8, "block": "resblock", "coeff": 0.98, "vnorms": "2222",
-    "learn_p": False, "factor_out": False, "n_dist": "poisson", "n_exact_terms": 2, "act": "swish", "idim": 512,
-    "nblocks": "16-16-16", "squeeze_first": False, "actnorm": True, "fc_actnorm": False, "batchnorm": False,
-    "dropout": 0.0, "fc": False, "kernels": "3-1-3", "logit_transform": True, "add_noise": True, "quadratic": False,
-    "fc_end": True, "fc_idim": 128, "preact": True, "padding": 0, "first_resblock": True, "batchsize": 64,
-    "lr": 1e-3, "wd": 0, "warmup_iters": 1000, "task": "density",
-}  # fmt: skip
+# The arguments that `python train_img.py` of the published code stores, as its README gives them for CIFAR-10.
+STORED = read_checkpoint(pathlib.Path(__file__).parent / "checkpoints" / "cifar10.npz").args
+DEFAULTS = STORED | {"imagesize": 32, "idim": 512, "nblocks": "16-16-16", "actnorm": True}
+DEFAULTS |= {"fc_end": True, "fc_idim": 128}
 IMAGENET64 = {"data": "imagenet64", "imagesize": 64, "nblocks": "32-32-32", "squeeze_first": True}
 HYBRID = {"task": "hybrid", "scale_dim": False, "cdim": 7}
 
