@@ -6,10 +6,8 @@ import signal
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tqdm
 
-import tf_resflow as resflow
 from tests.conftest import ROOT
 from tests.system.conftest import TOY
 
@@ -52,24 +50,6 @@ def test_evaluate_plot_runs(trained, tmp_path, call):
     done = call("bin/plot_runs.py", f"--workdirs={workdir},{workdir}", f"--output={tmp_path / 'curves.png'}")
     assert done == (0, f"nats of {workdir.name}: {tmp_path / 'curves.png'}\n")
     assert (tmp_path / "curves.png").stat().st_size > 5000
-
-
-def test_export(trained, tmp_path, call):
-    arguments = ["--num_samples=30", "--log_det_estimator=adaptive_series", "--max_batch=4"]
-    arguments += [f"--export_dir={tmp_path}", "--signatures=serving_default,sample"]
-    done = call("bin/export.py", f"--workdir={trained[0]}", *arguments)
-    assert done.code == 0 and f"\n{tmp_path / '1'}: " in f"\n{done.output}"
-    served = tf.saved_model.load(str(tmp_path / "1")).signatures
-    x = served["sample"](num=tf.constant(4), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
-    assert x.shape == (4, 2) and sorted(served) == ["sample", "serving_default"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 4 examples"):
-        served["serving_default"](x=tf.zeros([5, 2]))
-    result = served["serving_default"](x=x)
-    exact = resflow.load(trained[0]).model.log_prob(x, evaluation=True)
-    assert np.all(np.abs(result["log_prob"] - exact) < 6 * result["log_prob_stderr"] + 0.01)
-    readme = (tmp_path / "1" / "README.md").read_text()
-    assert json.loads((trained[0] / "result.json").read_text())["line"] in readme
-    assert "Trained on 8gaussians for 3 steps with" in readme
 
 
 def test_convert_then_sample(call, tmp_path):
