@@ -48,6 +48,7 @@ IN_THIS_PROCESS = [
     ("evaluate --workdir={moved}", f"not at /no/gone.csv or {ROOT}/gone.csv", "--data_path"),
     ("evaluate --workdir={run} --split=train", "'checkerboard' has test, validation"),
     ("evaluate --workdir={run} --metrics=fid", "FID is for images"),
+    ("evaluate --workdir={run} --metrics=classification", "needs labels"),
     ("evaluate --workdir={run} --metrics=lipschitz,fd", "choose some of likelihood, noise"),
     ("evaluate --workdir={run} --output=x.docx", "'x.docx'", ".json"),
     ("evaluate --workdir={run} --output={tmp}/none/x.json", "cannot be written"),
