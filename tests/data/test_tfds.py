@@ -11,7 +11,6 @@ from tf_resflow.data.tfds_images import TFDSReader
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
 SQUARES = np.random.default_rng(0).integers(256, size=[300, 8, 8, 1]).astype(np.uint8)
 LITTLE = {"train": IMAGES[:550], "test": IMAGES[550:]}
-TWICE = "of 'little' would count examples twice"
 MEMORY = pytest.mark.parametrize("memory", [1000, 10**9])  # streamed, or held
 
 
@@ -22,18 +21,14 @@ def _image(*shape):
 def _store(directory, name, image, arrays, num_classes=None, num_shards=None):
     label = tfds.features.ClassLabel(num_classes=num_classes) if num_classes else np.int64
     features = tfds.features.FeaturesDict({"image": image, "label": label, "note": tfds.features.Text()})
-    return tfds.dataset_builders.store_as_tfds_dataset(
-        name=name,
-        version="1.0.0",
-        features=features,
-        split_datasets={
-            split: [(i, {"image": x, "label": i, "note": "."}) for i, x in enumerate(images)]
-            for split, images in arrays.items()
-        },
-        data_dir=directory,
-        disable_shuffling=True,
-        download_config=tfds.download.DownloadConfig(num_shards=num_shards),
-    )
+
+    def rows(images):
+        return [(i, {"image": x, "label": i, "note": "."}) for i, x in enumerate(images)]
+
+    options = {"data_dir": directory, "disable_shuffling": True}
+    options["download_config"] = tfds.download.DownloadConfig(num_shards=num_shards)
+    options["split_datasets"] = {split: rows(images) for split, images in arrays.items()}
+    return tfds.dataset_builders.store_as_tfds_dataset(name=name, version="1.0.0", features=features, **options)
 
 
 @pytest.fixture(scope="module")
@@ -111,40 +106,32 @@ def test_subsplits_and_their_labels(data_dir):
     np.testing.assert_array_equal(label, [7, 8, 9])
 
 
-def test_a_stream_of_another_format_is_an_error(data_dir, monkeypatch):
+def test_a_stream_of_another_format_is_an_error(refused, data_dir, monkeypatch):
     monkeypatch.setattr(tfds_images, "_MEMORY", 1000)
-    builder = tfds_images._prepared_builder("little", data_dir, False)
-    monkeypatch.setattr(builder.info, "_info_proto", None, raising=False)
-    monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
-    with pytest.raises(ValueError, match="--file_format=tfrecord"):
-        load_tfds_images("little", data_dir)
+    monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", tfds.core.FileFormat.RIEGELI)
+    refused("--file_format=tfrecord", load_tfds_images, "little", data_dir)
 
 
 @pytest.mark.parametrize("name", ["mnist", "tfds/mnist"])
-def test_missing_data_say_how_to_get_them(tmp_path, name):
-    with pytest.raises(ValueError, match=f"there is no {tmp_path}/mnist.*\n.*\n    tfds build mnist --data_dir="):
-        load({"name": name, "data_dir": str(tmp_path)})
+def test_missing_data_say_how_to_get_them(refused, tmp_path, name):
+    message = f"there is no {tmp_path}/mnist.*\n.*\n    tfds build mnist --data_dir="
+    refused(message, load, {"name": name, "data_dir": str(tmp_path)})
 
 
-@pytest.mark.parametrize(
-    "name, fields, message",
-    [
-        *[("little", {"levels": levels}, "power of two") for levels in (1, 17, 512)],
-        ("little", {"split_train": "train[:4]"}, r"little \(train\[:4\]\): 4 examples .* {'validation': 0, "),
-        ("little", {"split_test": "tset"}, "Unknown split 'tset'. Should be one of"),
-        ("sharded", {"image_size": 3}, r"have the shape \(8, 8, 1\). Set image_size to a divisor"),
-        ("unsized", {}, r"have the shape \(None, None, 1\). Set image_size"),
-        ("vectors", {}, "has no image"),
-        ("little", {"split_validation": "train[500:]"}, TWICE),
-        ("little", {"split_train": "train[:51%]", "split_test": "train[50%:]"}, TWICE),
-        ("little", {"split_train": "test[10:]+train"}, TWICE),
-        ("little", {"split_train": "train[:60%]+train[50%:]"}, TWICE),
-    ],
-)
 @pytest.mark.usefixtures("builder", "unsized")
-def test_what_does_not_fit_is_refused(data_dir, name, fields, message):
-    with pytest.raises(ValueError, match=message):
-        load_tfds_images(name, data_dir, **fields)
+def test_what_does_not_fit_is_refused(refused, data_dir):
+    for levels in (1, 17, 512):
+        refused("power of two", load_tfds_images, "little", data_dir, levels=levels)
+    few = r"little \(train\[:4\]\): 4 examples .* {'validation': 0, "
+    refused(few, load_tfds_images, "little", data_dir, split_train="train[:4]")
+    refused("Unknown split 'tset'. Should be one of", load_tfds_images, "little", data_dir, split_test="tset")
+    shape = r"have the shape \(8, 8, 1\). Set image_size to a divisor"
+    refused(shape, load_tfds_images, "sharded", data_dir, image_size=3)
+    refused(r"have the shape \(None, None, 1\). Set image_size", load_tfds_images, "unsized", data_dir)
+    refused("has no image", load_tfds_images, "vectors", data_dir)
+    twice = "of 'little' would count examples twice"
+    for train, test in (("[:51%]", "train[50%:]"), ("+test[10:]", "test"), ("[:60%]+train[50%:]", "test")):
+        refused(twice, load_tfds_images, "little", data_dir, split_train=f"train{train}", split_test=test)
 
 
 def _labels_of(reader, *options):

@@ -15,20 +15,11 @@ def test_gaussian_of_continuous_data(monkeypatch):
     assert gaussian_baseline(train, test) == pytest.approx(expected, rel=1e-9)
 
 
-def test_gaussian_of_integers_is_the_mean_over_the_noise():
-    """The closed form is within 4 standard errors of the mean of SciPy's score on 400 noisy copies."""
-    generator = np.random.default_rng(1)
-    levels, copies = 5, 400
-    latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 6])
-    images = np.clip(np.floor(latent + 2.5), 0, levels - 1).astype(np.uint8).reshape(60, 2, 3, 1)
-    train, test = images[:40], images[40:]
-    noisy = (test.reshape(20, 6) + generator.uniform(size=[copies, 20, 6])) / levels
-    centers = (train.reshape(40, 6) + 0.5) / levels
-    covariance = np.cov(centers.T, bias=True) + np.eye(6) / (12 * levels**2)
-    scores = -stats.multivariate_normal(centers.mean(0), covariance).logpdf(noisy)
-    scores = scores.mean(axis=1) / (6 * np.log(2)) + np.log2(levels)
-    result = gaussian_baseline(train, test, levels)
-    assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(copies) < 2e-2
+def test_gaussian_of_integers_is_that_of_cells_in_the_unit_cube():
+    images = np.random.default_rng(1).integers(5, size=[60, 2, 3, 1]).astype(np.uint8)
+    centers = (images.reshape(60, 6) + 0.5) / 5
+    expected = gaussian_baseline(centers[:40], centers[40:], widths=np.full(6, 1 / 5)) / (6 * np.log(2))
+    assert gaussian_baseline(images[:40], images[40:], 5) == pytest.approx(expected, rel=1e-9)
 
 
 def test_gaussian_of_cells_is_the_mean_over_the_noise():
@@ -45,13 +36,11 @@ def test_gaussian_of_cells_is_the_mean_over_the_noise():
     assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(4000) < 1e-2
 
 
-def _dependent(num, offset):
-    """Columns a, b and a + b with different scales."""
-    a, b = np.random.default_rng(2).normal(offset, 1.0, size=[2, num]) * [[1.0], [1e3]]
-    return np.stack([a, b, a + b], axis=1)
+A, B = np.random.default_rng(2).normal(1e4, 1.0, size=[2, 300]) * [[1.0], [1e3]]
+DEPENDENT = np.stack([A, B, A + B], axis=1)
 
 
-@pytest.mark.parametrize("train", [np.ones([10, 3]), _dependent(300, 1e4).astype("f"), _dependent(300, 1e4)])
+@pytest.mark.parametrize("train", [np.ones([10, 3]), DEPENDENT.astype("f"), DEPENDENT])
 def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(train):
     with pytest.raises(ValueError, match="singular.*remove"):
         gaussian_baseline(train, train)

@@ -112,9 +112,7 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
-def test_conditions_that_do_not_fit_are_refused():
-    x = np.zeros([2, 2], np.float32)
-    with pytest.raises(ValueError, match="give condition=, .* a label 0, ..., 2"):
-        interpolate_pairs(conditional_model(num_classes=3), x, x, num=2, seed=0)
-    with pytest.raises(ValueError, match="leave out condition="):
-        interpolate_pairs(linear_model(), x, x, num=2, seed=0, condition=(1, 1))
+def test_conditions_that_do_not_fit_are_refused(refused):
+    x, model, options = np.zeros([2, 2], np.float32), conditional_model(num_classes=3), {"num": 2, "seed": 0}
+    refused("give condition=, .* a label 0, ..., 2", interpolate_pairs, model, x, x, **options)
+    refused("leave out condition=", interpolate_pairs, linear_model(), x, x, **options, condition=(1, 1))

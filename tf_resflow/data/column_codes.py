@@ -12,6 +12,7 @@ from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
 if TYPE_CHECKING:
+    from tf_resflow.data.column_kinds import Bounds
     from tf_resflow.models.dequantization import Cells
 
 pandas: Any = LazyPackage("pandas", "data")
@@ -87,11 +88,7 @@ class ColumnCodes:
     """
 
     def __init__(
-        self,
-        table: Any,
-        *,
-        kinds: Mapping[Any, Any] | None = None,
-        bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
+        self, table: Any, *, kinds: Mapping[Any, Any] | None = None, bounds: "Mapping[Any, Bounds] | None" = None
     ):
         kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
         if not table.columns.is_unique:

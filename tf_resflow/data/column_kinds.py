@@ -14,6 +14,8 @@ from tf_resflow.extras import LazyPackage
 
 pandas: Any = LazyPackage("pandas", "data")
 
+Bounds = tuple[float | None, float | None]
+
 MOST_LEVELS = 100
 """The largest number of levels of a category, and of values of a grid that has ends."""
 
@@ -28,7 +30,7 @@ _OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # in the da
 
 @dataclasses.dataclass(frozen=True)
 class Column(abc.ABC):
-    """A column of a table. Each kind of columns is a subclass, listed in `_CLASSES`.
+    """A column of a table. Each kind of columns is a subclass.
 
     Discrete values have the numbers `first - offset + step * k`, k = 0, ..., num - 1, in the middle of their cells.
     If there are more than `MOST_LEVELS` values, the cells continue on both sides.
@@ -37,7 +39,6 @@ class Column(abc.ABC):
       name: name of the column.
       dtype: its type in pandas.
       kind: the kind, in the form of the argument `kinds` of `ColumnCodes`.
-      words: the kinds of the class that are words.
       json_name: name of the class in JSON.
       impossible: what is wrong with a value that the column cannot have.
       is_discrete: whether values have cells.
@@ -48,22 +49,11 @@ class Column(abc.ABC):
     name: Any
     dtype: Any
 
-    words: ClassVar[tuple[str, ...]] = ()
     json_name: ClassVar[Any] = None
     impossible: ClassVar[Any] = None
     kind: ClassVar[Any] = None
     levels = start = None
     is_discrete, first, step, num, offset = True, 0, 1.0, 0, 0
-
-    @classmethod
-    @abc.abstractmethod
-    def detect(cls, column: Any) -> Any:
-        """The kind that the type of a column implies, or None if it is of another class."""
-
-    @classmethod
-    def takes(cls, kind: Any) -> bool:
-        """Whether a kind is one of this class."""
-        return isinstance(kind, str) and kind in cls.words
 
     @classmethod
     @abc.abstractmethod
@@ -82,11 +72,6 @@ class Column(abc.ABC):
         """The settings that are not their defaults, as values that JSON can hold."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[2:]}
         return {name: value for name, (value, default) in values.items() if value != default}
-
-    @classmethod
-    def from_json(cls, name: Any, dtype: Any, settings: Mapping[str, Any]) -> "Column":
-        """The column that `to_json` describes."""
-        return cls(name, dtype, **settings)
 
     def description(self) -> str:
         """What the numbers mean."""
@@ -111,14 +96,9 @@ class _Number(Column):
     high: float = math.inf
     offset: Any = 0
 
-    words = ("number",)
     json_name = kind = "number"
     is_discrete = False
     impossible = "outside of the bounds"
-
-    @classmethod
-    def detect(cls, column):
-        return "number" if _is_number(column.dtype) else None
 
     @classmethod
     def fit(cls, name, column, kind, bounds=None):
@@ -168,21 +148,7 @@ class _Grid(Column):
     num: Any = None
     offset: Any = 0
 
-    words = ("whole",)
     json_name = "whole"
-
-    @classmethod
-    def detect(cls, column):
-        if not _is_number(column.dtype):
-            return None
-        x = _less(_numbers(column)[0])
-        is_whole = column.dtype.kind in "iu" or np.all((x == np.round(x)) & (np.abs(x) <= EXACT))
-        return "whole" if is_whole else None
-
-    @classmethod
-    def takes(cls, kind):
-        is_step = isinstance(kind, (int, float)) and not isinstance(kind, bool) and 0 < kind < math.inf
-        return is_step or super().takes(kind)
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -243,17 +209,8 @@ class _Time(Column):
     start: Any = None
     num: int = 0
 
-    words = ("date", "day")
     json_name = "date"
     impossible = "not a whole day"
-
-    @classmethod
-    def detect(cls, column):
-        if not pandas.api.types.is_datetime64_any_dtype(column.dtype):
-            return None
-        times, _ = _times(column, _zone(column.dtype))
-        days = (times - times.min()) / _DAY
-        return "day" if (days == np.floor(days)).all() else "date"
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -271,10 +228,6 @@ class _Time(Column):
 
     def to_json(self):
         return {"start": str(self.start), "num": self.num}
-
-    @classmethod
-    def from_json(cls, name, dtype, settings):
-        return cls(name, dtype, np.datetime64(settings["start"]).astype(_TIME), settings["num"])
 
     def encode(self, column, date_format=None):
         times, faults = _times(column, _zone(self.dtype) if self.num else "UTC", date_format)
@@ -299,13 +252,8 @@ class _Levels(Column):
 
     levels: Any = ()
 
-    words: ClassVar[tuple[str, ...]] = ("category",)
     json_name = kind = "category"
     impossible = "not a level of the training"
-
-    @classmethod
-    def detect(cls, column):
-        return "category"
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -317,10 +265,6 @@ class _Levels(Column):
 
     def to_json(self):
         return {"levels": [level.item() if isinstance(level, np.generic) else level for level in self.levels]}
-
-    @classmethod
-    def from_json(cls, name, dtype, settings):
-        return cls(name, dtype, tuple(settings["levels"]))
 
     def encode(self, column, date_format=None):
         k, is_missing = pandas.Index(self.levels).get_indexer(pandas.Index(column)), column.isna().to_numpy()
@@ -341,17 +285,7 @@ class _Levels(Column):
 class _OrderedLevels(_Levels):
     """One of several levels in the order of a list, which may have more than the data."""
 
-    words: ClassVar[tuple[str, ...]] = ()
     json_name = "ordered"
-
-    @classmethod
-    def detect(cls, column):
-        is_ordered = isinstance(column.dtype, pandas.CategoricalDtype) and column.dtype.ordered
-        return list(column.dtype.categories) if is_ordered else None
-
-    @classmethod
-    def takes(cls, kind):
-        return isinstance(kind, (list, tuple))
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -363,12 +297,36 @@ class _OrderedLevels(_Levels):
         return list(self.levels)
 
 
-_CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # the first one detects first
+_WORDS: dict[str, Any] = {"date": _Time, "day": _Time, "whole": _Grid, "number": _Number, "category": _Levels}
+_CLASSES = {own.json_name: own for own in (*_WORDS.values(), _OrderedLevels)}
 
 
-def fit_column(
-    name: Any, column: Any, kind: Any = None, bounds: tuple[float | None, float | None] | None = None
-) -> Column:
+def _detected(column):
+    """The kind that the type of a column implies."""
+    dtype = column.dtype
+    if isinstance(dtype, pandas.CategoricalDtype) and dtype.ordered:
+        return list(dtype.categories)
+    if pandas.api.types.is_datetime64_any_dtype(dtype):
+        times, _ = _times(column, _zone(dtype))
+        days = (times - times.min()) / _DAY
+        return "day" if (days == np.floor(days)).all() else "date"
+    if not pandas.api.types.is_numeric_dtype(dtype) or pandas.api.types.is_bool_dtype(dtype):
+        return "category"
+    x = _less(_numbers(column)[0])
+    is_whole = dtype.kind in "iu" or np.all((x == np.round(x)) & (np.abs(x) <= EXACT))
+    return "whole" if is_whole else "number"
+
+
+def _class_of(kind):
+    """The class of a kind, or None."""
+    if isinstance(kind, (list, tuple)):
+        return _OrderedLevels
+    if isinstance(kind, (int, float)) and not isinstance(kind, bool) and 0 < kind < math.inf:
+        return _Grid
+    return _WORDS.get(kind) if isinstance(kind, str) else None
+
+
+def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None = None) -> Column:
     """The `Column` of a `pandas.Series`. Its type implies the kind unless one is given; see `ColumnCodes`."""
     present, dtype = column.dropna(), column.dtype
     if not len(present):
@@ -376,14 +334,12 @@ def fit_column(
     if isinstance(dtype, (pandas.PeriodDtype, pandas.SparseDtype)) or pandas.api.types.is_timedelta64_dtype(dtype):
         raise ValueError(f"Column {name!r} is of type {dtype}. Convert it to numbers or times.")
     if kind is None:
-        detected = (own.detect(present) for own in _CLASSES)
-        kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
-    own = next((own for own in _CLASSES if own.takes(kind)), None)
+        kind = _detected(present) if bounds is None else "number"
+    own = _class_of(kind)
     if own is None or (bounds is not None and own is not _Number):
-        words = ", ".join(word for own in _CLASSES for word in own.words)
         raise ValueError(
-            f"Column {name!r}: a kind is one of {words}, the step of a grid such as 0.1, or a list of levels, and "
-            f"only numbers have bounds; got the kind {kind!r} and the bounds {bounds}."
+            f"Column {name!r}: a kind is one of {', '.join(_WORDS)}, the step of a grid such as 0.1, or a list of "
+            f"levels, and only numbers have bounds; got the kind {kind!r} and the bounds {bounds}."
         )
     fitted = own.fit(name, present, kind) if bounds is None else _Number.fit(name, present, kind, bounds)
     levels: Any = fitted.levels or ()
@@ -405,8 +361,11 @@ def column_from_json(description: Mapping[str, Any]) -> Column:
     """The column with the "name", "kind" and "dtype", and the settings of `Column.to_json`."""
     settings = dict(description)
     name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
-    classes = {own.json_name: own for own in _CLASSES}
-    return classes[_OLD_KINDS.get(kind, kind)].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
+    if "start" in settings:
+        settings["start"] = np.datetime64(settings["start"]).astype(_TIME)
+    if "levels" in settings:
+        settings["levels"] = tuple(settings["levels"])
+    return _CLASSES[_OLD_KINDS.get(kind, kind)](name, pandas.api.types.pandas_dtype(dtype), **settings)
 
 
 def _check(name, column, values, faults):
@@ -420,20 +379,14 @@ def _check(name, column, values, faults):
     return values
 
 
-def _is_number(dtype):
-    return pandas.api.types.is_numeric_dtype(dtype) and not pandas.api.types.is_bool_dtype(dtype)
-
-
 def _numpy_dtype(dtype):
     return np.dtype(getattr(dtype, "numpy_dtype", dtype))
 
 
 def _numbers(column):
     """A column in a type of finite numbers, and the faults of its values."""
-    if column.dtype.kind in "mMc":
-        x = pandas.Series(np.nan, column.index)
-    else:
-        x = pandas.to_numeric(column, errors="coerce")
+    is_other = column.dtype.kind in "mMc"
+    x = pandas.Series(np.nan, column.index) if is_other else pandas.to_numeric(column, errors="coerce")
     if x.dtype.kind == "b":
         x = x.astype("Int8" if x.dtype == "boolean" else "int8")
     is_infinite = np.isinf(x.to_numpy(np.float64, na_value=np.nan))
@@ -500,7 +453,7 @@ def in_words(value: Any) -> str:
 
 def is_text(kind: Any) -> bool:
     """Whether the text of columns of a kind stays text, even if it looks like numbers or dates."""
-    return _Levels.takes(kind) or _OrderedLevels.takes(kind)
+    return _class_of(kind) in (_Levels, _OrderedLevels)
 
 
 def kinds_in_words(kinds: Mapping[Any, Any]) -> str:

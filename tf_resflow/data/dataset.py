@@ -224,9 +224,7 @@ class Dataset:
 
     def _check_labels(self, labels):
         if labels and self.num_classes is None and self.condition_mean is None:
-            raise ValueError(
-                f"The data set {self.name!r} has no labels. Choose one that has them, or labels=False."
-            )
+            raise ValueError(f"The data set {self.name!r} has no labels. Choose one with labels, or labels=False.")
 
     def _size(self, split):
         if split not in self.sizes:
