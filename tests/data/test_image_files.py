@@ -201,9 +201,8 @@ def test_images_of_several_sizes_are_an_error(tmp_path):
     _refuse("differ in their event shapes", tmp_path / "a.npy", path_test=other)
 
 
-@pytest.fixture
-def bad_files(tmp_path):
-    """A folder of two classes, in which five files of 25 cannot be read; and the reasons."""
+def test_files_that_cannot_be_read_are_named_at_once_or_skipped(tmp_path, said):
+    """Five of 25, in two classes."""
     cats, dogs = _write(tmp_path / "cats", COLOR[:12]), _write(tmp_path / "dogs", COLOR[12:])
     images = [Image.fromarray(x) for x in COLOR]
     images[0].save(cats / "moving.gif", save_all=True, append_images=images[1:4])
@@ -212,18 +211,10 @@ def bad_files(tmp_path):
     (cats / "cut.png").write_bytes((cats / "00.png").read_bytes()[:-60])  # its header is whole
     (dogs / "broken.png").symlink_to("away.png")
     reasons = ["moving.gif holds 4 images", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
-    return tmp_path, [*reasons, *(f"{name}.png cannot be read as an image" for name in ("cut", "broken"))]
-
-
-def test_all_files_that_cannot_be_read_are_named_at_once(bad_files):
-    folder, reasons = bad_files
+    reasons += [f"{name}.png cannot be read as an image" for name in ("cut", "broken")]
     for reason in ["5 of 25 images cannot be read:\n", *reasons, "skip them by --config.data.skip_unreadable"]:
-        _refuse(reason, folder)
-
-
-def test_files_that_cannot_be_read_are_skipped(bad_files, said):
-    folder, reasons = bad_files
-    dataset = _load(folder, skip_unreadable=True, validation_fraction=0.25)
+        _refuse(reason, tmp_path)
+    dataset = _load(tmp_path, skip_unreadable=True, validation_fraction=0.25)
     assert dataset.sizes == {"train": 15, "validation": 5} and dataset.num_classes == 2
     for split in dataset.sizes:
         images = [np.asarray(Image.open(file)) for file in dataset.files[split]]
@@ -231,11 +222,11 @@ def test_files_that_cannot_be_read_are_skipped(bad_files, said):
     text = "\n".join(said)
     assert "4 of 25 images cannot be read" in text and "1 of 21 images cannot be read" in text
     assert all(re.search(reason, text) for reason in reasons)
-    examples, files = load_images(folder, event_shape=(6, 4, 3), levels=256, skip_unreadable=True)
+    examples, files = load_images(tmp_path, event_shape=(6, 4, 3), levels=256, skip_unreadable=True)
     assert len(examples) == len(files) == 20
-    for file in folder.glob("*/[0-9c]*"):
+    for file in tmp_path.glob("*/[0-9c]*"):
         file.write_bytes(b"")
-    _refuse("holds no image that can be read", folder, skip_unreadable=True)
+    _refuse("holds no image that can be read", tmp_path, skip_unreadable=True)
 
 
 def test_links_in_folders(tmp_path, said):

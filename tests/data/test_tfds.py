@@ -28,7 +28,7 @@ def _store(directory, name, image, arrays, num_classes=None, num_shards=None):
     options = {"data_dir": directory, "disable_shuffling": True}
     options["download_config"] = tfds.download.DownloadConfig(num_shards=num_shards)
     options["split_datasets"] = {split: rows(images) for split, images in arrays.items()}
-    return tfds.dataset_builders.store_as_tfds_dataset(name=name, version="1.0.0", features=features, **options)
+    tfds.dataset_builders.store_as_tfds_dataset(name=name, version="1.0.0", features=features, **options)
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +39,9 @@ def data_dir(tmp_path_factory):
     _store(directory, "three", _image(6, 4, 3), parts, num_classes=10)
     vectors = {"train": np.zeros([2, 2], "f4")}
     _store(directory, "vectors", tfds.features.Tensor(shape=(2,), dtype=np.float32), vectors)
+    _store(directory, "sharded", _image(8, 8, 1), {"train": SQUARES}, num_classes=300, num_shards=5)
+    _store(directory, "unsized", _image(None, None, 1), {"train": SQUARES[:20], "test": SQUARES[20:30]})
     return directory
-
-
-@pytest.fixture(scope="module")
-def builder(data_dir):
-    """300 images in 5 files."""
-    return _store(data_dir, "sharded", _image(8, 8, 1), {"train": SQUARES}, num_classes=300, num_shards=5)
-
-
-@pytest.fixture(scope="module")
-def unsized(data_dir):
-    """Images of a size that the features leave open, and without classes."""
-    return _store(data_dir, "unsized", _image(None, None, 1), {"train": SQUARES[:20], "test": SQUARES[20:30]})
 
 
 @MEMORY
@@ -77,8 +67,13 @@ def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
         ({}, {"train": 10, "validation": 6, "test": 4}),
         ({"split_test": "validation"}, {"train": 10, "test": 6}),
         ({"split_train": "train+validation[:50%]"}, {"train": 13, "test": 4}),
+        ({"split_train": "train[:7]", "split_validation": "train[7:]"}, {"train": 7, "validation": 3, "test": 4}),
     ]:
-        assert load_tfds_images("three", data_dir, validation_fraction=0, **splits).sizes == sizes
+        dataset = load_tfds_images("three", data_dir, validation_fraction=0, **splits)
+        assert dataset.sizes == sizes and dataset.num_classes == 10
+    x, label = next(iter(dataset.eval_batches("validation", 6, labels=True)))
+    np.testing.assert_array_equal(x, IMAGES[7:10])
+    np.testing.assert_array_equal(label, [7, 8, 9])
 
 
 @MEMORY
@@ -98,14 +93,6 @@ def test_the_last_part_of_a_train_split_is_held_back(data_dir, monkeypatch, memo
     np.testing.assert_array_equal(dataset.array("validation"), IMAGES[held_back])
 
 
-def test_subsplits_and_their_labels(data_dir):
-    dataset = load_tfds_images("three", data_dir, split_train="train[:7]", split_validation="train[7:]")
-    assert dataset.sizes == {"train": 7, "validation": 3, "test": 4} and dataset.num_classes == 10
-    x, label = next(iter(dataset.eval_batches("validation", 6, labels=True)))
-    np.testing.assert_array_equal(x, IMAGES[7:10])
-    np.testing.assert_array_equal(label, [7, 8, 9])
-
-
 def test_a_stream_of_another_format_is_an_error(refused, data_dir, monkeypatch):
     monkeypatch.setattr(tfds_images, "_MEMORY", 1000)
     monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", tfds.core.FileFormat.RIEGELI)
@@ -118,7 +105,6 @@ def test_missing_data_say_how_to_get_them(refused, tmp_path, name):
     refused(message, load, {"name": name, "data_dir": str(tmp_path)})
 
 
-@pytest.mark.usefixtures("builder", "unsized")
 def test_what_does_not_fit_is_refused(refused, data_dir):
     for levels in (1, 17, 512):
         refused("power of two", load_tfds_images, "little", data_dir, levels=levels)
@@ -138,8 +124,9 @@ def _labels_of(reader, *options):
     return np.array([int(label) for _, label in reader.stream("train", *options).map(reader.decode)])
 
 
-def test_a_seed_orders_a_stream(builder, monkeypatch):
+def test_a_seed_orders_a_stream(data_dir, monkeypatch):
     """A permutation, a function of the seed, in blocks of 64 examples of all files."""
+    builder = tfds.builder("sharded", data_dir=data_dir)
     sizes = builder.info.splits["train"]
     monkeypatch.setattr(tfds_images, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
     reader = TFDSReader(builder)
@@ -158,8 +145,8 @@ def test_a_seed_orders_a_stream(builder, monkeypatch):
     assert np.mean(one == other) < 0.1
 
 
-def test_larger_images_are_averaged(builder):
-    reader = TFDSReader(builder, levels=32, image_size=4)
+def test_larger_images_are_averaged(data_dir):
+    reader = TFDSReader(tfds.builder("sharded", data_dir=data_dir), levels=32, image_size=4)
     assert reader.event_shape == (4, 4, 1)
     images, labels = reader.read("train")
     means = SQUARES.reshape(300, 4, 2, 4, 2, 1).astype(np.float64).mean(axis=(2, 4))
@@ -167,9 +154,9 @@ def test_larger_images_are_averaged(builder):
     np.testing.assert_array_equal(images, np.rint(means)[labels] // 8)
 
 
-def test_an_open_size_is_that_of_the_argument(unsized):
-    reader = TFDSReader(unsized, image_size=8)
+def test_an_open_size_is_that_of_the_argument(refused, data_dir):
+    builder = tfds.builder("unsized", data_dir=data_dir)
+    reader, wrong = (TFDSReader(builder, image_size=size) for size in (8, 16))
     assert reader.event_shape == (8, 8, 1)
     np.testing.assert_array_equal(reader.read("train"), SQUARES[:20])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with expected shape"):
-        TFDSReader(unsized, image_size=16).read("train")
+    refused("not compatible with expected shape", wrong.read, "train", error=tf.errors.InvalidArgumentError)

@@ -68,7 +68,6 @@ def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeyp
     if seed % 2:
         monkeypatch.setattr(planning, "_exact", lambda *_: [])
     plan = evaluation.plan_likelihood(model, x[:24], target)
-
     reference = evaluation.LikelihoodPlan(log_det_estimator=exact, num_samples=8192)
     expected = evaluation.estimate_log_prob(model, x[24:], [1, 0], plan=reference).log_prob
     draw = tf.function(lambda seed: evaluation.estimate_log_prob(model, x[24:], seed, plan=plan), autograph=False)

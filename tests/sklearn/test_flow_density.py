@@ -54,16 +54,13 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed)
     # The error of the sum was 0.020 by 32 points, and 0.003 by 1,024, in the root mean square over ten tables.
     rng = np.random.default_rng(seed)
     days = pandas.date_range("2024-02-28", periods=5)
-    columns = {
-        "count": rng.poisson(rng.uniform(0.5, 3.0), 200),
-        "flag": rng.uniform(size=200) < rng.uniform(0.03, 0.5),
-        "level": rng.choice(list("abc"), 200, p=[0.7, 0.2, 0.1]),
-        "tenth": rng.integers(0, 6, 200) * 0.5,
-        "day": days[rng.integers(0, 5, 200)],
-    }
+    columns = {"count": rng.poisson(rng.uniform(0.5, 3.0), 200)}
+    columns["flag"] = rng.uniform(size=200) < rng.uniform(0.03, 0.5)
+    columns["level"] = rng.choice(list("abc"), 200, p=[0.7, 0.2, 0.1])
+    columns |= {"half": rng.integers(0, 6, 200) * 0.5, "day": days[rng.integers(0, 5, 200)]}
     rows = pandas.DataFrame({name: columns[name] for name in rng.permutation(list(columns))[: rng.integers(1, 4)]})
-    fit = FlowDensity(**SMALL, kinds={"tenth": 0.5} if "tenth" in rows else None).fit(rows)
-    values = {"count": range(max(columns["count"]) + 1), "tenth": np.arange(6) * 0.5, "day": days}
+    fit = FlowDensity(**SMALL, kinds={"half": 0.5} if "half" in rows else None).fit(rows)
+    values = {"count": range(max(columns["count"]) + 1), "half": np.arange(6) * 0.5, "day": days}
     values |= {name: pandas.unique(columns[name]) for name in ("flag", "level")}
     every = everything({name: values[name] for name in rows})
     every = every[(every >= rows.min()).all(axis=1) & (every <= rows.max()).all(axis=1)]

@@ -77,9 +77,7 @@ class Columns:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
     """
 
-    def __init__(
-        self, table: Any, *, kinds: Mapping[Any, Any] | None = None, bounds: Mapping[Any, Bounds] | None = None
-    ):
+    def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: Mapping[Any, Bounds] | None = None):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
         self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
         centers = self._places(table)[0] + 0.5 * self.is_discrete

@@ -167,8 +167,7 @@ class Dataset:
         steps = size // batch_size
         if not steps:
             raise ValueError(
-                f"batch_size = {batch_size} exceeds the {size} train examples: lower it "
-                f"(--config.train.batch_size={size})."
+                f"batch_size {batch_size} exceeds the {size} train examples: set --config.train.batch_size={size}."
             )
         epoch, step = divmod(start_step, steps)
         if self.stream is None:

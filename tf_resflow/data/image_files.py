@@ -344,10 +344,8 @@ def _read_numpy(path, key, image_size, max_image_size):
     _check_memory(path, (num, *sides, channels))
     if (height, width) != sides:
         images = np.stack([_fitted(image, image_size) for image in images])
-    if "labels" not in aside:
-        return np.asarray(images), None, None
-    labels = aside["labels"].reshape(-1)
-    if len(labels) != num or labels.dtype.kind not in "iu":
+    labels = aside["labels"].reshape(-1) if "labels" in aside else None
+    if labels is not None and (len(labels) != num or labels.dtype.kind not in "iu"):
         raise ValueError(f"{path}: expected {num} integer labels, but found {len(labels)} of type {labels.dtype}.")
     return np.asarray(images), labels, None
 

@@ -45,10 +45,8 @@ def read_table(
     if len(table.shape) != 2 or 0 in table.shape:
         raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(table.shape)}.")
     frame = pandas.DataFrame(table).reset_index(drop=True)
-    if pandas.api.types.is_integer_dtype(frame.columns):
-        frame.columns = pandas.RangeIndex(1, frame.shape[1] + 1)
-    else:
-        frame.columns = [str(name).strip() for name in frame.columns]
+    is_bare = pandas.api.types.is_integer_dtype(frame.columns)
+    frame.columns = range(1, frame.shape[1] + 1) if is_bare else [str(name).strip() for name in frame.columns]
     return frame if columns is None else frame.iloc[:, find_columns(path, frame, columns)]
 
 

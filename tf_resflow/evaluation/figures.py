@@ -325,9 +325,7 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
         axes.legend(loc="lower right", fontsize="small")
 
 
-def learning_curves(
-    path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping[str, Any]]], key: str
-) -> None:
+def learning_curves(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping]], key: str) -> None:
     """Draws the held-out score of each run over its steps, and the score that its training reported.
 
     The range of the axis is that of the scores after the first tenth of the steps, without single outliers. A run
