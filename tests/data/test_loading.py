@@ -9,10 +9,9 @@ from tf_resflow.data import DENSITIES, default_config, load, load_digits
 def test_each_name_loads_its_data():
     config = default_config()
     assert load(config).name == load(ml_collections.FrozenConfigDict(config)).name == load({}).name == "digits"
-    for name in ("moons", "8gaussians"):
-        dataset = load({"name": name, "num_test": 9})
-        assert dataset.name == name and dataset.sizes == {"test": 9, "validation": 9}
-        assert load({"name": name, "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
+    dataset = load({"name": "moons", "num_test": 9})
+    assert dataset.name == "moons" and dataset.sizes == {"test": 9, "validation": 9}
+    assert load({"name": "moons", "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
 
 
 def test_the_split_of_the_digits_is_fixed():
@@ -36,10 +35,9 @@ def test_options_of_pandas_reach_the_loader(tmp_path):
     path.write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(20)))
     fields = {"name": "tabular", "path": str(path), "read_options": {"sep": ";", "decimal": ","}}
     fields |= {"test_fraction": 0.25, "validation_fraction": 0}
-    for given in (fields, default_config(**fields)):
-        dataset = load(given)
-        assert dataset.columns == ("a", "b") and dataset.sizes == {"test": 5, "train": 15}
-        assert set(dataset.array("test")[:, 0]) <= {i + 0.5 for i in range(20)}
+    dataset = load(default_config(**fields))
+    assert dataset.columns == ("a", "b") and dataset.sizes == {"test": 5, "train": 15}
+    assert set(dataset.array("test")[:, 0]) <= {i + 0.5 for i in range(20)}
     fields["read_options"] |= {"skipfooter": 4, "header": 0, "engine": "python"}
     assert load(fields).sizes == {"test": 4, "train": 12}
 

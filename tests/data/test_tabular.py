@@ -6,6 +6,7 @@ import pytest
 
 from tests.data import test_columns
 from tf_resflow.data import load_tabular
+from tf_resflow.data.tabular import read_rows
 
 pytestmark = pytest.mark.quick
 NO_SPLITS = {"test_fraction": 0, "validation_fraction": 0}
@@ -70,7 +71,6 @@ def test_columns_that_are_the_condition(tmp_path, matrix):
     np.save(tmp_path / "a.npy", matrix)
     whole = load_tabular(tmp_path / "a.npy")
     dataset = load_tabular(tmp_path / "a.npy", condition_columns=["3", "1"])
-    assert dataset.event_shape == (1,) and dataset.sizes == whole.sizes
     x, c = next(iter(dataset.eval_batches("train", 100, labels=True)))
     rows = whole.array("train")
     np.testing.assert_array_equal(x, rows[:, [1]])
@@ -275,6 +275,10 @@ def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
     for column, value, message in [("color", "3", "'3' is not a level"), ("rooms", "many", "'many' is not a num")]:
         table.assign(**{column: [*table[column][:4], value, *table[column][5:]]}).to_csv(test, index=False)
         _refuse(f"{test}, row 5, column '{column}': {message}", path, test)
+    dataset = load_tabular(path, condition_columns=["color", "rooms"])
+    table.assign(color=["3", "1"] * 15).to_csv(test, index=False)
+    rows, _ = read_rows(test, dataset.codes, dataset.condition_codes)
+    assert np.isnan(rows.condition).all(axis=1).tolist() == rows.unreadable.tolist() == [True, False] * 15
 
 
 DATES = ["31.12.2024", "1.1.2025", "2.1.2025"]

@@ -14,11 +14,9 @@ LITTLE = {"train": IMAGES[:550], "test": IMAGES[550:]}
 MEMORY = pytest.mark.parametrize("memory", [1000, 10**9])  # streamed, or held
 
 
-def _image(*shape):
-    return tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png")
-
-
-def _store(directory, name, image, arrays, num_classes=None, num_shards=None):
+def _store(directory, name, shape, arrays, num_classes=None, num_shards=None):
+    kind = {3: tfds.features.Image, 1: tfds.features.Tensor}[len(shape)]
+    image = kind(shape=shape, dtype=np.uint8 if len(shape) == 3 else np.float32)
     label = tfds.features.ClassLabel(num_classes=num_classes) if num_classes else np.int64
     features = tfds.features.FeaturesDict({"image": image, "label": label, "note": tfds.features.Text()})
 
@@ -34,13 +32,12 @@ def _store(directory, name, image, arrays, num_classes=None, num_shards=None):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("tfds"))
-    _store(directory, "little", _image(6, 4, 3), LITTLE)
+    _store(directory, "little", (6, 4, 3), LITTLE)
     parts = {"train": IMAGES[:10], "validation": IMAGES[10:16], "test": IMAGES[16:20]}
-    _store(directory, "three", _image(6, 4, 3), parts, num_classes=10)
-    vectors = {"train": np.zeros([2, 2], "f4")}
-    _store(directory, "vectors", tfds.features.Tensor(shape=(2,), dtype=np.float32), vectors)
-    _store(directory, "sharded", _image(8, 8, 1), {"train": SQUARES}, num_classes=300, num_shards=5)
-    _store(directory, "unsized", _image(None, None, 1), {"train": SQUARES[:20], "test": SQUARES[20:30]})
+    _store(directory, "three", (6, 4, 3), parts, num_classes=10)
+    _store(directory, "vectors", (2,), {"train": np.zeros([2, 2], "f4")})
+    _store(directory, "sharded", (8, 8, 1), {"train": SQUARES}, num_classes=300, num_shards=5)
+    _store(directory, "unsized", (None, None, 1), {"train": SQUARES[:20], "test": SQUARES[20:30]})
     return directory
 
 

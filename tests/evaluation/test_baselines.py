@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -23,17 +25,16 @@ def test_gaussian_of_integers_is_that_of_cells_in_the_unit_cube():
 
 
 def test_gaussian_of_cells_is_the_mean_over_the_noise():
-    """Of levels beside a real number, a probability in their cells of width 1 and 1/2."""
+    """Of levels beside a real number, a probability in cells of width 1 and 1/2; by Gauss's rule of 2 nodes."""
     generator = np.random.default_rng(2)
     latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 3])
     widths = np.array([1.0, 0.0, 0.5])
     rows = np.stack([np.round(latent[:, 0]), latent[:, 1], np.round(2 * latent[:, 2]) / 2], axis=1)
-    train, test = rows[:40], rows[40:]
-    noisy = test + widths * (generator.uniform(size=[4000, 20, 3]) - 0.5)
-    covariance = np.cov(train.T, bias=True) + np.diag(widths**2 / 12)
-    scores = -stats.multivariate_normal(train.mean(0), covariance).logpdf(noisy).mean(axis=1) - np.log(0.5)
-    result = gaussian_baseline(train, test, widths=widths)
-    assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(4000) < 1e-2
+    nodes = [widths * signs / np.sqrt(12) for signs in itertools.product([-1, 1], repeat=3)]
+    covariance = np.cov(rows[:40].T, bias=True) + np.diag(widths**2 / 12)
+    gaussian = stats.multivariate_normal(rows[:40].mean(0), covariance)
+    expected = -np.mean([gaussian.logpdf(rows[40:] + node) for node in nodes]) - np.log(0.5)
+    assert gaussian_baseline(rows[:40], rows[40:], widths=widths) == pytest.approx(expected, rel=1e-9)
 
 
 A, B = np.random.default_rng(2).normal(1e4, 1.0, size=[2, 300]) * [[1.0], [1e3]]

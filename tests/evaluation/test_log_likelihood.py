@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 import tf_resflow as resflow
 from tf_resflow.evaluation.log_likelihood import LogProbSamples, bytes_per_row, mean_and_stderr
@@ -84,7 +85,7 @@ def test_the_standard_error_is_calibrated(model, x, common):
     np.testing.assert_allclose(squares.mean() / means.var(0, ddof=1).mean(), 1.0, atol=0.3)
 
 
-def test_without_noise_there_is_one_sample():
+def test_without_noise_there_is_one_sample_without_an_error():
     model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
     samples = samples_of(model, resflow.logdet.Exact(), 9)
     values = samples(tf.zeros([2, 3]), 1)
@@ -92,3 +93,5 @@ def test_without_noise_there_is_one_sample():
     for found, expected in zip(samples.mean(values), (values[0], [0.0, 0.0]), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert np.all(np.isnan(mean_and_stderr(values).stderr))
+    draws = np.random.default_rng(0).normal(size=[4, 5])
+    np.testing.assert_allclose(mean_and_stderr(tf.constant(draws)).stderr, stats.sem(draws))
