@@ -129,7 +129,7 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     assert fit.noise_levels_[best] <= fit.noise_ < 0.5 and fit.noise_ in fit.noise_levels_
     assert fit.held_out_scores_[-1] < fit.held_out_scores_[best] - 0.1
     gap = np.abs(np.diff(fit.sample(4000, random_state=0))) / 2  # a hundredth of the samples is broad
-    assert 0 < np.mean(gap > 0.5) < 0.02
+    assert 0 < np.mean(gap > 0.5) < 0.02 and fit.held_out_scores_[best] == pytest.approx(fit.score(x), abs=1.0)
     broad = clone(fit).set_params(noise=1.0).fit(x)
     assert broad.noise_ == 1.0
     np.testing.assert_array_equal(broad._members[0].values[0], fit._members[0].values[0])  # of the same training
