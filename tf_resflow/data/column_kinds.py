@@ -15,6 +15,7 @@ from tf_resflow.extras import LazyPackage
 pandas: Any = LazyPackage("pandas", "data")
 
 Bounds = tuple[float | None, float | None]
+"""The lowest and the highest value of a column, either of which may be None."""
 
 MOST_LEVELS = 100
 """The largest number of levels of a category, and of values of a grid that has ends."""
@@ -30,7 +31,7 @@ _OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # in the da
 
 @dataclasses.dataclass(frozen=True)
 class Column(abc.ABC):
-    """A column of a table. Each kind of columns is a subclass.
+    """A column of a table. Each kind of columns is a subclass, listed in `_CLASSES`.
 
     Discrete values have the numbers `first - offset + step * k`, k = 0, ..., num - 1, in the middle of their cells.
     If there are more than `MOST_LEVELS` values, the cells continue on both sides.
@@ -39,6 +40,7 @@ class Column(abc.ABC):
       name: name of the column.
       dtype: its type in pandas.
       kind: the kind, in the form of the argument `kinds` of `ColumnCodes`.
+      words: the kinds of the class that are words.
       json_name: name of the class in JSON.
       impossible: what is wrong with a value that the column cannot have.
       is_discrete: whether values have cells.
@@ -49,11 +51,22 @@ class Column(abc.ABC):
     name: Any
     dtype: Any
 
+    words: ClassVar[tuple[str, ...]] = ()
     json_name: ClassVar[Any] = None
     impossible: ClassVar[Any] = None
     kind: ClassVar[Any] = None
     levels = start = None
     is_discrete, first, step, num, offset = True, 0, 1.0, 0, 0
+
+    @classmethod
+    @abc.abstractmethod
+    def detect(cls, column: Any) -> Any:
+        """The kind that the type of a column implies, or None if it is of another class."""
+
+    @classmethod
+    def takes(cls, kind: Any) -> bool:
+        """Whether a kind is one of this class."""
+        return isinstance(kind, str) and kind in cls.words
 
     @classmethod
     @abc.abstractmethod
@@ -72,6 +85,11 @@ class Column(abc.ABC):
         """The settings that are not their defaults, as values that JSON can hold."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[2:]}
         return {name: value for name, (value, default) in values.items() if value != default}
+
+    @classmethod
+    def from_json(cls, name: Any, dtype: Any, settings: Mapping[str, Any]) -> "Column":
+        """The column that `to_json` describes."""
+        return cls(name, dtype, **settings)
 
     def description(self) -> str:
         """What the numbers mean."""
@@ -96,9 +114,14 @@ class _Number(Column):
     high: float = math.inf
     offset: Any = 0
 
+    words = ("number",)
     json_name = kind = "number"
     is_discrete = False
     impossible = "outside of the bounds"
+
+    @classmethod
+    def detect(cls, column):
+        return "number" if _is_number(column.dtype) else None
 
     @classmethod
     def fit(cls, name, column, kind, bounds=None):
@@ -148,7 +171,21 @@ class _Grid(Column):
     num: Any = None
     offset: Any = 0
 
+    words = ("whole",)
     json_name = "whole"
+
+    @classmethod
+    def detect(cls, column):
+        if not _is_number(column.dtype):
+            return None
+        x = _less(_numbers(column)[0])
+        is_whole = column.dtype.kind in "iu" or np.all((x == np.round(x)) & (np.abs(x) <= EXACT))
+        return "whole" if is_whole else None
+
+    @classmethod
+    def takes(cls, kind):
+        is_step = isinstance(kind, (int, float)) and not isinstance(kind, bool) and 0 < kind < math.inf
+        return is_step or super().takes(kind)
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -209,8 +246,17 @@ class _Time(Column):
     start: Any = None
     num: int = 0
 
+    words = ("date", "day")
     json_name = "date"
     impossible = "not a whole day"
+
+    @classmethod
+    def detect(cls, column):
+        if not pandas.api.types.is_datetime64_any_dtype(column.dtype):
+            return None
+        times, _ = _times(column, _zone(column.dtype))
+        days = (times - times.min()) / _DAY
+        return "day" if (days == np.floor(days)).all() else "date"
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -228,6 +274,10 @@ class _Time(Column):
 
     def to_json(self):
         return {"start": str(self.start), "num": self.num}
+
+    @classmethod
+    def from_json(cls, name, dtype, settings):
+        return cls(name, dtype, np.datetime64(settings["start"]).astype(_TIME), settings["num"])
 
     def encode(self, column, date_format=None):
         times, faults = _times(column, _zone(self.dtype) if self.num else "UTC", date_format)
@@ -252,8 +302,13 @@ class _Levels(Column):
 
     levels: Any = ()
 
+    words: ClassVar[tuple[str, ...]] = ("category",)
     json_name = kind = "category"
     impossible = "not a level of the training"
+
+    @classmethod
+    def detect(cls, column):
+        return "category"
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -265,6 +320,10 @@ class _Levels(Column):
 
     def to_json(self):
         return {"levels": [level.item() if isinstance(level, np.generic) else level for level in self.levels]}
+
+    @classmethod
+    def from_json(cls, name, dtype, settings):
+        return cls(name, dtype, tuple(settings["levels"]))
 
     def encode(self, column, date_format=None):
         k, is_missing = pandas.Index(self.levels).get_indexer(pandas.Index(column)), column.isna().to_numpy()
@@ -285,7 +344,17 @@ class _Levels(Column):
 class _OrderedLevels(_Levels):
     """One of several levels in the order of a list, which may have more than the data."""
 
+    words: ClassVar[tuple[str, ...]] = ()
     json_name = "ordered"
+
+    @classmethod
+    def detect(cls, column):
+        is_ordered = isinstance(column.dtype, pandas.CategoricalDtype) and column.dtype.ordered
+        return list(column.dtype.categories) if is_ordered else None
+
+    @classmethod
+    def takes(cls, kind):
+        return isinstance(kind, (list, tuple))
 
     @classmethod
     def fit(cls, name, column, kind):
@@ -297,33 +366,7 @@ class _OrderedLevels(_Levels):
         return list(self.levels)
 
 
-_WORDS: dict[str, Any] = {"date": _Time, "day": _Time, "whole": _Grid, "number": _Number, "category": _Levels}
-_CLASSES = {own.json_name: own for own in (*_WORDS.values(), _OrderedLevels)}
-
-
-def _detected(column):
-    """The kind that the type of a column implies."""
-    dtype = column.dtype
-    if isinstance(dtype, pandas.CategoricalDtype) and dtype.ordered:
-        return list(dtype.categories)
-    if pandas.api.types.is_datetime64_any_dtype(dtype):
-        times, _ = _times(column, _zone(dtype))
-        days = (times - times.min()) / _DAY
-        return "day" if (days == np.floor(days)).all() else "date"
-    if not pandas.api.types.is_numeric_dtype(dtype) or pandas.api.types.is_bool_dtype(dtype):
-        return "category"
-    x = _less(_numbers(column)[0])
-    is_whole = dtype.kind in "iu" or np.all((x == np.round(x)) & (np.abs(x) <= EXACT))
-    return "whole" if is_whole else "number"
-
-
-def _class_of(kind):
-    """The class of a kind, or None."""
-    if isinstance(kind, (list, tuple)):
-        return _OrderedLevels
-    if isinstance(kind, (int, float)) and not isinstance(kind, bool) and 0 < kind < math.inf:
-        return _Grid
-    return _WORDS.get(kind) if isinstance(kind, str) else None
+_CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # the first one detects first
 
 
 def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None = None) -> Column:
@@ -334,12 +377,14 @@ def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None =
     if isinstance(dtype, (pandas.PeriodDtype, pandas.SparseDtype)) or pandas.api.types.is_timedelta64_dtype(dtype):
         raise ValueError(f"Column {name!r} is of type {dtype}. Convert it to numbers or times.")
     if kind is None:
-        kind = _detected(present) if bounds is None else "number"
-    own = _class_of(kind)
+        detected = (own.detect(present) for own in _CLASSES)
+        kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
+    own = next((own for own in _CLASSES if own.takes(kind)), None)
     if own is None or (bounds is not None and own is not _Number):
+        words = ", ".join(word for own in _CLASSES for word in own.words)
         raise ValueError(
-            f"Column {name!r}: a kind is one of {', '.join(_WORDS)}, the step of a grid such as 0.1, or a list of "
-            f"levels, and only numbers have bounds; got the kind {kind!r} and the bounds {bounds}."
+            f"Column {name!r}: a kind is one of {words}, the step of a grid such as 0.1, or a list of levels, and "
+            f"only numbers have bounds; got the kind {kind!r} and the bounds {bounds}."
         )
     fitted = own.fit(name, present, kind) if bounds is None else _Number.fit(name, present, kind, bounds)
     levels: Any = fitted.levels or ()
@@ -361,11 +406,8 @@ def column_from_json(description: Mapping[str, Any]) -> Column:
     """The column with the "name", "kind" and "dtype", and the settings of `Column.to_json`."""
     settings = dict(description)
     name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
-    if "start" in settings:
-        settings["start"] = np.datetime64(settings["start"]).astype(_TIME)
-    if "levels" in settings:
-        settings["levels"] = tuple(settings["levels"])
-    return _CLASSES[_OLD_KINDS.get(kind, kind)](name, pandas.api.types.pandas_dtype(dtype), **settings)
+    classes = {own.json_name: own for own in _CLASSES}
+    return classes[_OLD_KINDS.get(kind, kind)].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
 
 
 def _check(name, column, values, faults):
@@ -379,14 +421,20 @@ def _check(name, column, values, faults):
     return values
 
 
+def _is_number(dtype):
+    return pandas.api.types.is_numeric_dtype(dtype) and not pandas.api.types.is_bool_dtype(dtype)
+
+
 def _numpy_dtype(dtype):
     return np.dtype(getattr(dtype, "numpy_dtype", dtype))
 
 
 def _numbers(column):
     """A column in a type of finite numbers, and the faults of its values."""
-    is_other = column.dtype.kind in "mMc"
-    x = pandas.Series(np.nan, column.index) if is_other else pandas.to_numeric(column, errors="coerce")
+    if column.dtype.kind in "mMc":
+        x = pandas.Series(np.nan, column.index)
+    else:
+        x = pandas.to_numeric(column, errors="coerce")
     if x.dtype.kind == "b":
         x = x.astype("Int8" if x.dtype == "boolean" else "int8")
     is_infinite = np.isinf(x.to_numpy(np.float64, na_value=np.nan))
@@ -453,7 +501,7 @@ def in_words(value: Any) -> str:
 
 def is_text(kind: Any) -> bool:
     """Whether the text of columns of a kind stays text, even if it looks like numbers or dates."""
-    return _class_of(kind) in (_Levels, _OrderedLevels)
+    return _Levels.takes(kind) or _OrderedLevels.takes(kind)
 
 
 def kinds_in_words(kinds: Mapping[Any, Any]) -> str:

@@ -181,9 +181,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._read_columns(table)
         self._of_missing = self._mean_log_densities(table)
         self._train_members(table, weights)
-        scores, mass = self._held_out
-        # The lowest score with at least this share of the weight at or below it.
-        self.offset_ = float(np.quantile(scores, self.contamination, weights=mass, method="inverted_cdf"))
+        self.offset_ = _quantile(*self._held_out, self.contamination)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -392,14 +390,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         found = [self._trained(fold, levels, self.whiten_) for fold in folds]
         self._members = [member for member, _ in found]
         scores = np.concatenate([scores for _, scores in found], axis=1)
-        compared = np.concatenate([fold.weights[:_MOST_COMPARED] for fold in folds])
-        self.noise_levels_, self.held_out_scores_ = levels, scores @ compared / compared.sum()
-        best = scores[np.argmax(self.held_out_scores_)]
-        # The smoothest level that the best one is not ahead of.
-        self.noise_ = float(levels[[not _is_ahead(best - own, compared) for own in scores]].max())
-        own = [self._mixed_scores(fold.table, [self._members[i]]) for i, fold in enumerate(folds)]
-        own = [self._compared(fold.table, part) for fold, part in zip(folds, own, strict=True)]
-        self._held_out = np.concatenate(own), np.concatenate([fold.weights for fold in folds])
+        self._choose_noise(levels, scores, np.concatenate([fold.weights[:_MOST_COMPARED] for fold in folds]))
+        held_out = [
+            self._compared(fold.table, self._mixed_scores(fold.table, [member]))
+            for fold, member in zip(folds, self._members, strict=True)
+        ]
+        self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
 
     def _is_better_whitened(self, fold, levels):
         """Whether the best level is ahead if the flow begins by a `Whiten`, after a part of a training."""
@@ -419,6 +415,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         compared = fold.table.head(_MOST_COMPARED)
         scores = {level: self._scores(compared, level, [member]) for level in {*levels, MOST_NOISE}}
         return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
+
+    def _choose_noise(self, levels, scores, weights):
+        """The smoothest level that the best one is not ahead of, by the scores `[levels, num]` of held-out rows."""
+        self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
+        best = scores[np.argmax(self.held_out_scores_)]
+        self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
 
     def _mixed_scores(self, table, members=None):
         """The log-densities of rows, by some members or all."""
@@ -458,6 +460,11 @@ def _is_ahead(gains, weights):
     gains, weights = without_extremes(gains), weights / weights.sum()
     mean = gains @ weights
     return mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2)
+
+
+def _quantile(scores, weights, level):
+    """The lowest score with at least this share of the weight at or below it."""
+    return float(np.quantile(scores, level, weights=weights, method="inverted_cdf"))
 
 
 def _points(is_drawn):
