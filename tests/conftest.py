@@ -1,5 +1,6 @@
 """Two logical CPUs, for tests of a MirroredStrategy, and fixtures that several folders use."""
 
+import collections
 import contextlib
 import gc
 import logging as std_logging
@@ -7,7 +8,6 @@ import os
 import pathlib
 import runpy
 import sys
-from typing import NamedTuple
 from unittest import mock
 
 import keras
@@ -46,11 +46,7 @@ def num_cases(request):
     return request.config.getoption("--random_cases")
 
 
-class Done(NamedTuple):
-    """The exit code and the output of a binary."""
-
-    code: int
-    output: str
+Done = collections.namedtuple("Done", ["code", "output"])  # of a binary
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ first one with one change, or with other weights only. This finds functions that
 Everything is deterministic: probes are the basis, and numbers of terms are fixed.
 """
 
+import copy
 import functools
 import math
 from typing import Any, NamedTuple
@@ -127,10 +128,9 @@ class _Draft:
         self._channels.append(channels or factor * taken)
         return len(self._channels) - 1
 
-    def linear(self, h, units, *, bias=True, tie=None, kind=None):
-        kind = kind or ("conv" if self._size else "dense")
-        setting = {"units": units, "size": self._size, "norm": self.norm, "bias": bias}
-        return self.add(kind, h, setting=setting, tie=tie, channels=units)
+    def linear(self, h, units, *, bias=True, tie=None, is_dense=False):
+        setting = {"units": units, "size": None if is_dense else self._size, "norm": self.norm, "bias": bias}
+        return self.add("linear", h, setting=setting, tie=tie, channels=units)
 
     def activation(self, h):
         concatenated = ["cpila", "clipswish"] * 2 if self.norm in ("2", "schatten") else []
@@ -162,7 +162,7 @@ def draw_recipe(rng, shape):
         h = draft.activation(h)
     if is_image and rng.random() < 0.3:
         h = draft.add("flatten", h, channels=draft._channels[h] * shape[0] * shape[1])
-        h = draft.linear(h, math.prod(shape), kind="dense")
+        h = draft.linear(h, math.prod(shape), is_dense=True)
         draft.add("reshape", h, setting=shape)
     else:
         draft.linear(h, shape[-1], bias=rng.random() < 0.8)
@@ -180,43 +180,38 @@ def changed(recipe, rng):
         nodes[i] = node._replace(setting=float(rng.uniform(0.4, 1.0)))
     elif node.kind in ("lipswish", "softplus", "half"):
         nodes[i] = node._replace(kind=str(rng.choice(["lipswish", "softplus", "half"])))
-    elif node.kind in ("dense", "conv") and rng.random() < 0.6:
+    elif node.kind == "linear" and rng.random() < 0.6:
         alike = [n for n in nodes if (n.kind, n.setting, n.channels) == (node.kind, node.setting, node.channels)]
         nodes[i] = node._replace(tie=alike[int(rng.integers(len(alike)))].tie)
-    elif node.kind in ("dense", "conv") and rng.random() < 0.5:
+    elif node.kind == "linear" and rng.random() < 0.5:
         setting = {**node.setting, "bias": not node.setting["bias"]}
         nodes = [n._replace(setting=setting) if n.tie == node.tie else n for n in nodes]
     return recipe._replace(nodes=tuple(nodes))
 
 
-class Estimator(NamedTuple):
-    """An estimator, and a function from k to the k-th weights of its value and its Neumann series, or None."""
-
-    log_det_estimator: Any
-    weights: Any = None
-
-
-def draw_kind(rng):
-    """The kind of an estimator. Kinds whose state is not printed are the most frequent."""
-    return str(rng.choice(["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]))
+# Those whose state is not printed are the most frequent.
+ESTIMATORS = ["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]
 
 
 def draw_estimator(rng, odd, tolerance, kind, num):
-    """An estimator with `num` terms, or with this tolerance if it is adaptive."""
+    """An estimator with `num` terms, or with this tolerance if it is adaptive.
+
+    Also a function from k to the k-th weights of its value and its Neumann series, or None.
+    """
     if kind == "exact":
-        return Estimator(logdet.Exact())
+        return logdet.Exact(), None
     if kind == "adaptive":
-        return Estimator(logdet.AdaptiveSeries(tolerance, 0.9, order=2.0, probes="basis"))
+        return logdet.AdaptiveSeries(tolerance, 0.9, order=2.0, probes="basis"), None
     if kind == "default":
-        return Estimator(logdet.AdaptiveRoulette(tolerance, probes="basis"))
+        return logdet.AdaptiveRoulette(tolerance, probes="basis"), None
     if kind in ("series", "louder"):
         factor = float(rng.uniform(0.5, 2.0)) if kind == "louder" else 1.0
         series = Louder(num, probes="basis") if kind == "louder" else logdet.PowerSeries(num, probes="basis")
         series.factor = factor
-        return Estimator(series, lambda k: (factor * (k <= num), factor * (k < num or odd)))
+        return series, lambda k: (factor * (k <= num), factor * (k < num or odd))
     length, share = int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
     roulette = logdet.RussianRoulette(num, make_terms(length, share), probes="basis")
-    return Estimator(roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2)
+    return roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2
 
 
 def build(recipe, dtype, rng):
@@ -225,7 +220,7 @@ def build(recipe, dtype, rng):
     own = []
     for i, node in enumerate(recipe.nodes):
         if node.tie not in made:
-            made[node.tie] = _layer(node, dtype, f"layer_{i}")
+            made[node.tie] = _layer(node, dtype=dtype, name=f"layer_{i}")
         own.append(made[node.tie])
     x = keras.Input(recipe.shape, dtype=dtype)
     inputs = [x] if recipe.condition is None else [x, keras.Input([recipe.condition], dtype=dtype)]
@@ -240,45 +235,31 @@ def build(recipe, dtype, rng):
     else:
         values = list(inputs)
         for node, layer in zip(recipe.nodes, own, strict=True):
-            given = [values[j] for j in node.inputs]
-            values.append(layer(given if len(given) > 1 else given[0]))
+            first, *others = (values[j] for j in node.inputs)
+            values.append(layer([first, *others] if others else first))
         network = keras.Model(inputs, values[-1])
     for variable in network.trainable_variables:
         variable.assign(rng.normal(size=variable.shape) * (0.3 if variable.shape else 1.0))
     for node, layer in zip(recipe.nodes, own, strict=True):
         if node.kind == "called":
             layer.call = _squash_by(node.setting)
-        if node.kind in ("dense", "conv") and not node.setting["bias"]:
+        if node.kind == "linear" and not node.setting["bias"]:
             layer.bias = None  # changed after it was built
     return network, own
 
 
-def _layer(node, dtype, name):
-    kwargs, setting = {"dtype": dtype, "name": name}, node.setting
-    if node.kind in ("dense", "conv"):
-        order = {"1": 1.0, "inf": math.inf}.get(setting["norm"], 2.0)
-        norm = "schatten" if setting["norm"] == "schatten" else "induced"
-        kwargs |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order, "normalization": norm}
-        if node.kind == "conv":
-            return layers.LipschitzConv2D(setting["units"], setting["size"], **kwargs)
-        return layers.LipschitzDense(setting["units"], **kwargs)
-    if node.kind == "squash":
-        return keras.layers.Activation(_squash_by(setting), **kwargs)
-    make, *arguments = {
-        "lipswish": [layers.LipSwish],
-        "called": [layers.LipSwish],
-        "half": [HalfSwish],
-        "cpila": [layers.CPila],
-        "clipswish": [layers.CLipSwish],
-        "softplus": [keras.layers.Activation, "softplus"],
-        "wave": [Wave, setting],
-        "shift": [keras.layers.Dense, setting],
-        "weighted": [layers.LearnableConcatenation, COEFFICIENT],
-        "add": [keras.layers.Add],
-        "flatten": [keras.layers.Flatten],
-        "reshape": [keras.layers.Reshape, setting],
-    }[node.kind]
-    return make(*arguments, **kwargs)
+def _layer(node, **options):
+    make = KINDS[node.kind][0]
+    return make(**options) if node.setting is None else make(node.setting, **options)
+
+
+def _linear_layer(setting, **options):
+    order = {"1": 1.0, "inf": math.inf}.get(setting["norm"], 2.0)
+    norm = "schatten" if setting["norm"] == "schatten" else "induced"
+    options |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order, "normalization": norm}
+    if setting["size"]:
+        return layers.LipschitzConv2D(setting["units"], setting["size"], **options)
+    return layers.LipschitzDense(setting["units"], **options)
 
 
 def _squash_by(scale):
@@ -297,10 +278,47 @@ def swish(x, beta):
     return x / (1 + np.exp(-softplus(beta) * x)) / 1.1
 
 
+def mirrored(function, x):
+    return np.concatenate([function(x), function(-x)], -1)
+
+
 def pila(z):
     below = z * (z.real < 0)
     t = 5.0 * below
     return z - below + (t**2 / 2 - t + 1) * below * np.exp(t)
+
+
+def weighted(x, y, theta):
+    e = softplus(theta) + 0.1
+    eta = COEFFICIENT * e / np.linalg.norm(e)
+    return np.concatenate([eta[0] * x, eta[1] * y], -1)
+
+
+def linear(setting, x, kernel, *bias):
+    matrix = dense_matrix(kernel, x.shape[1:]) if setting["size"] else kernel.T
+    matrix = matrix / max(1.0, norm_of(matrix, setting["norm"]) / COEFFICIENT)
+    rows = x.reshape(len(x), -1) @ matrix.T if setting["size"] else x @ matrix.T
+    return rows.reshape(*x.shape[:-1], -1) + (bias[0] if setting["bias"] else 0.0)
+
+
+# For each kind of layer: the layer, and the same of its inputs and weights in NumPy. Both begin with the setting of
+# the node if it has one.
+KINDS = {
+    "lipswish": (layers.LipSwish, swish),
+    "half": (HalfSwish, lambda x, beta: swish(x, beta) / 2),
+    "cpila": (layers.CPila, lambda x: mirrored(lambda z: pila(z - 0.2) / 1.06, x)),
+    "clipswish": (layers.CLipSwish, lambda x, beta: mirrored(lambda z: swish(z, beta) / 1.004, x)),
+    "softplus": (functools.partial(keras.layers.Activation, "softplus"), softplus),
+    "weighted": (functools.partial(layers.LearnableConcatenation, COEFFICIENT), weighted),
+    "add": (keras.layers.Add, np.add),
+    "flatten": (keras.layers.Flatten, lambda x: x.reshape(len(x), -1)),
+    "reshape": (keras.layers.Reshape, lambda shape, x: x.reshape(len(x), *shape)),
+    "shift": (keras.layers.Dense, lambda units, x, kernel, bias: x @ kernel + bias),
+    "linear": (_linear_layer, linear),
+    "wave": (Wave, lambda s, x: np.sin(s * x) / 2),
+    "squash": (lambda s, **k: keras.layers.Activation(_squash_by(s), **k), lambda s, x: np.tanh(s * x) / 2),
+    "called": (lambda s, **k: layers.LipSwish(**k), lambda s, x, beta: np.tanh(s * x) / 2),
+}
 
 
 def dense_matrix(kernel, shape):
@@ -326,57 +344,23 @@ def norm_of(matrix, kind):
 class Reference:
     """A branch as a function of vectors `[rows, size]`, with weights by the id of their variable."""
 
-    def __init__(self, recipe, own, weights=None):
+    def __init__(self, recipe, own):
         self.recipe, self.own, self.size = recipe, own, math.prod(recipe.shape)
-        self.weights = weights or {
-            id(v): v.numpy().astype(np.float64) for layer in own for v in layer.trainable_variables
-        }
+        self.weights = {id(v): v.numpy().astype(np.float64) for layer in own for v in layer.trainable_variables}
 
     def moved(self, direction, step):
         """The same branch with weights that are moved along a direction."""
-        weights = {key: weight + step * direction[key] for key, weight in self.weights.items()}
-        return Reference(self.recipe, self.own, weights)
-
-    def _of(self, layer):
-        return [self.weights[id(v)] for v in layer.trainable_variables]
+        result = copy.copy(self)
+        result.weights = {key: weight + step * direction[key] for key, weight in self.weights.items()}
+        return result
 
     def __call__(self, x, c):
         values = [x.reshape(-1, *self.recipe.shape)] + ([] if self.recipe.condition is None else [c])
         for node, layer in zip(self.recipe.nodes, self.own, strict=True):
-            given = [values[j] for j in node.inputs]
-            values.append(self._apply(node, layer, *given))
+            given = [] if node.setting is None else [node.setting]
+            given += [values[j] for j in node.inputs] + [self.weights[id(v)] for v in layer.trainable_variables]
+            values.append(KINDS[node.kind][1](*given))
         return values[-1].reshape(len(x), -1)
-
-    def _apply(self, node, layer, x, *others):
-        if node.kind in ("dense", "conv"):
-            return self._linear(node, layer, x)
-        weights, setting = self._of(layer), node.setting
-        if node.kind == "weighted":
-            e = softplus(weights[0]) + 0.1
-            eta = COEFFICIENT * e / np.linalg.norm(e)
-            return np.concatenate([eta[0] * x, eta[1] * others[0]], -1)
-        return {
-            "lipswish": lambda: swish(x, weights[0]),
-            "half": lambda: swish(x, weights[0]) * 0.5,
-            "clipswish": lambda: np.concatenate([swish(x, weights[0]), swish(-x, weights[0])], -1) / 1.004,
-            "cpila": lambda: np.concatenate([pila(x - 0.2), pila(-x - 0.2)], -1) / 1.06,
-            "softplus": lambda: softplus(x),
-            "wave": lambda: np.sin(setting * x) / 2,
-            "squash": lambda: np.tanh(setting * x) / 2,
-            "called": lambda: np.tanh(setting * x) / 2,
-            "shift": lambda: x @ weights[0] + weights[1],
-            "add": lambda: x + others[0],
-            "flatten": lambda: x.reshape(len(x), -1),
-            "reshape": lambda: x.reshape(len(x), *setting),
-        }[node.kind]()
-
-    def _linear(self, node, layer, x):
-        kernel, *bias = self._of(layer)
-        bias = bias[0] if node.setting["bias"] else 0.0
-        matrix = dense_matrix(kernel, x.shape[1:]) if node.kind == "conv" else kernel.T
-        matrix = matrix / max(1.0, norm_of(matrix, node.setting["norm"]) / COEFFICIENT)
-        rows = x.reshape(len(x), -1) @ matrix.T if node.kind == "conv" else x @ matrix.T
-        return rows.reshape(*x.shape[:-1], -1) + bias
 
     def jacobian(self, x, c):
         """`[rows, size, size]`, by complex steps."""
@@ -389,7 +373,8 @@ class Block(NamedTuple):
 
     g: Reference
     monotone: bool
-    estimator: Estimator
+    estimator: Any
+    weights: Any
 
     def moved(self, direction, step):
         return self._replace(g=self.g.moved(direction, step))
@@ -415,7 +400,7 @@ class Block(NamedTuple):
     def log_det(self, x, c):
         """The estimated log-determinant at x, `[rows]`."""
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
-        if self.estimator.weights is None:
+        if self.weights is None:
             value = np.linalg.slogdet(eye + jacobian)[1]
             return np.linalg.slogdet(eye - jacobian)[1] - value if self.monotone else value
         return np.trace(series(jacobian, self._value_coefficient), axis1=1, axis2=2)
@@ -424,7 +409,7 @@ class Block(NamedTuple):
         """The estimated derivative along a direction; the ends (block, x, c) are a step ahead and a step back."""
         after, before = (block.g.jacobian(block.forward(*at)[1], at[1]) for block, *at in ends)
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
-        if self.estimator.weights is None:
+        if self.weights is None:
             factor = np.linalg.inv(eye + jacobian)
             factor = -np.linalg.inv(eye - jacobian) - factor if self.monotone else factor
         else:
@@ -434,14 +419,14 @@ class Block(NamedTuple):
     def _value_coefficient(self, n):
         """The coefficient of J^n in log|det(I + J)|, or in log|det(I - J)| - log|det(I + J)|."""
         if self.monotone:
-            return -2 * self.estimator.weights((n + 1) // 2)[0] / n if n % 2 else 0.0
-        return (-1) ** (n + 1) * self.estimator.weights(n)[0] / n if n else 0.0
+            return -2 * self.weights((n + 1) // 2)[0] / n if n % 2 else 0.0
+        return (-1) ** (n + 1) * self.weights(n)[0] / n if n else 0.0
 
     def _gradient_coefficient(self, k):
         """The coefficient of J^k in the derivative, whose Neumann series has other weights."""
         if self.monotone:
-            return 0.0 if k % 2 else -2 * self.estimator.weights(k // 2 + 1)[0]
-        return (-1) ** k * self.estimator.weights(k)[1] if k else 1.0
+            return 0.0 if k % 2 else -2 * self.weights(k // 2 + 1)[0]
+        return (-1) ** k * self.weights(k)[1] if k else 1.0
 
 
 def series(matrix, coefficient):
@@ -460,40 +445,35 @@ class Case:
     """Two blocks in one flow, the same in NumPy, and the data."""
 
     def __init__(self, seed):
-        rng = self.rng = np.random.default_rng([seed, 7])
+        rng = np.random.default_rng([seed, 7])
         self.dtype = "float32" if rng.random() < 0.15 else "float64"
         tolerance = 1e-6 if self.dtype == "float32" else 1e-12
         shape = ((2, 2, 2), (3, 2, 1))[rng.integers(2)] if rng.random() < 0.3 else (int(rng.integers(1, 5)),)
         self.scales = 2 if shape == (2, 2, 2) and rng.random() < 0.4 else 1
         first = draw_recipe(rng, shape)
-        if self.scales == 2:
-            first = first._replace(condition=None) if first.condition is None else draw_recipe(rng, shape)
+        if self.scales == 2 and first.condition is not None:
+            first = draw_recipe(rng, shape)
         recipes = first, changed(first, rng) if self.scales == 1 else draw_recipe(rng, (1, 1, 4))
         conditions = {recipe.condition for recipe in recipes} - {None}
         while len(conditions) > 1:  # both have the same condition, or one has none
             recipes = recipes[0], draw_recipe(rng, (1, 1, 4))
             conditions = {recipe.condition for recipe in recipes} - {None}
         kind = rng.choice(["residual", "residual", "monotone"])
-        kinds = [draw_kind(rng)] * 2 if rng.random() < 0.6 else [draw_kind(rng), draw_kind(rng)]
+        kinds = [rng.choice(ESTIMATORS)] * 2 if rng.random() < 0.6 else [rng.choice(ESTIMATORS) for _ in range(2)]
         num = int(rng.integers(1, 5))
         estimators = [draw_estimator(rng, kind == "monotone", tolerance, each, num) for each in kinds]
         draws = rng.uniform(-1, 1, size=2) * (rng.random() < 0.25)
         self.shifts = [0.0 if kind == "monotone" else float(shift) for shift in draws]
         blocks, self.blocks = [], []
-        for i, (recipe, e, shift) in enumerate(zip(recipes, estimators, self.shifts, strict=True)):
+        for i, (recipe, (estimator, weights)) in enumerate(zip(recipes, estimators, strict=True)):
             network, own = build(recipe, self.dtype, rng)
-            solver = None
-            if shift:
-                solver = Shifted()
-                solver.shift = shift
+            solver = Shifted() if self.shifts[i] else None
+            if solver is not None:
+                solver.shift = self.shifts[i]
             block = resflow.bijectors.MonotoneBlock if kind == "monotone" else resflow.bijectors.ResidualBlock
-            options = {
-                "lipschitz_constant": 0.9,
-                "has_condition": recipe.condition is not None,
-                "name": f"block{i}",
-            }
-            blocks.append(block(network, e.log_det_estimator, solver, **options))
-            self.blocks.append(Block(Reference(recipe, own), kind == "monotone", e))
+            options = {"has_condition": recipe.condition is not None, "name": f"block{i}"}
+            blocks.append(block(network, estimator, solver, lipschitz_constant=0.9, **options))
+            self.blocks.append(Block(Reference(recipe, own), kind == "monotone", estimator, weights))
         self.flow = resflow.bijectors.Flow(blocks)
         if self.scales == 2:
             parts = [blocks[0], resflow.bijectors.Squeeze2D()], [blocks[1]]
@@ -506,7 +486,7 @@ class Case:
         self.variables = [block.branch.trainable_variables for block in blocks]
 
     def __str__(self):
-        lines = [f"{block.estimator.log_det_estimator} {block.g.recipe}" for block in self.blocks]
+        lines = [f"{block.estimator} {block.g.recipe}" for block in self.blocks]
         return "\n".join([*lines, f"{self.dtype} {self.shifts}"])
 
     def run(self, way):
@@ -556,7 +536,7 @@ class Case:
             z, log_det = tf.vectorized_map(one, (x, c))
             loss = tf.reduce_sum(a * z) + tf.reduce_sum(b * log_det)
         found, known = {"z": z, "log_det": log_det}, (logdet.Exact, logdet.PowerSeries)
-        if any(block.monotone or type(block.estimator.log_det_estimator) not in known for block in self.blocks):
+        if any(block.monotone or type(block.estimator) not in known for block in self.blocks):
             return found
         return found | {"there": [tape.gradient(loss, x)]}
 
@@ -590,10 +570,11 @@ class Case:
         there, rng = found.get("there", []), np.random.default_rng(1)
         x, z = self.x.reshape(3, -1), found["z"].numpy().reshape(3, -1)
         y = self.there(self.blocks, x, self.c)[1]
+        parts = [0, 1, *(2 + i for i, group in enumerate(self.variables) for _ in group)]
         for part in range(4):  # x, the condition, the first block, the second one
             if part >= len(there) or (part == 1 and self.c is None):
                 continue
-            moves = [rng.normal(size=tensor.shape) * (self._part(i) == part) for i, tensor in enumerate(there)]
+            moves = [rng.normal(size=t.shape) * (of == part) for t, of in zip(there, parts, strict=False)]
             of_weights = iter(moves[2:])
             directions = [{id(variable): next(of_weights, 0.0) for variable in group} for group in self.variables]
             ends = []  # the blocks, the change of x or z, and the condition, a step ahead and a step back
@@ -609,9 +590,6 @@ class Case:
             if "again" in found and not any(self.shifts):  # the gradient is that of a root
                 ahead, back = (np.sum(self.a * self.back(blocks, z + dz, c)) for blocks, dz, c in ends)
                 yield _along(found["again"], moves), (ahead - back) / (2 * _STEP)
-
-    def _part(self, i):
-        return i if i < 2 else 2 if i - 2 < len(self.variables[0]) else 3
 
 
 def _along(gradients, moves):

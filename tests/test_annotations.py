@@ -5,10 +5,7 @@ import inspect
 
 import pytest
 
-PACKAGES = (
-    "bijectors data evaluation flows interop layers logdet models serving sklearn solvers training vi".split()
-)
-IMPLICIT = {"self", "cls"}
+PUBLIC = "bijectors data evaluation flows interop layers logdet models serving sklearn solvers training vi".split()
 
 
 def functions(name, value):
@@ -26,13 +23,13 @@ def functions(name, value):
 
 def untyped(function):
     """The parameters of a function without annotation, and "return"."""
-    expected = inspect.signature(function).parameters.keys() - IMPLICIT
-    if function.__name__ != "__init__":
-        expected |= {"return"}
+    expected = {"return", *inspect.signature(function).parameters} - {"self", "cls"}
+    if function.__name__ == "__init__":
+        expected.remove("return")
     return sorted(expected - inspect.get_annotations(function).keys())
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", PUBLIC)
 def test_public_functions_are_annotated(package):
     module = importlib.import_module(f"tf_resflow.{package}")
     found = {

@@ -23,27 +23,20 @@ def imported(path):
             yield node.module.split(".")[1]
 
 
-def test_the_floors():
-    """The first packages are the library."""
+def test_all_packages_are_listed():
+    """The first ones are the library."""
     assert [(floor, name) for floor, name in ROWS if floor] == [("library", "layers"), ("applications", "data")]
     assert PACKAGES.index("models") + 1 == PACKAGES.index("data")
-
-
-def test_all_packages_are_listed():
     found = {path.parent.name for path in (ROOT / "tf_resflow").glob("*/__init__.py")}
     assert set(PACKAGES) == found and len(PACKAGES) == len(found)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [".", *PACKAGES])
 def test_imports_from_packages_before(package):
-    later = set(PACKAGES[PACKAGES.index(package) + 1 :])
+    """The modules beside the packages import from none."""
+    later = set(PACKAGES[PACKAGES.index(package) + 1 :]) if package != "." else set(PACKAGES)
     wrong = {path.name: set(imported(path)) & later for path in (ROOT / "tf_resflow" / package).glob("*.py")}
     assert {name: names for name, names in wrong.items() if names} == {}
-
-
-def test_modules_beside_the_packages_import_no_package():
-    for path in (ROOT / "tf_resflow").glob("*.py"):
-        assert set(imported(path)).isdisjoint(PACKAGES), path.name
 
 
 @pytest.mark.parametrize("package", PACKAGES)

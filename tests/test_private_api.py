@@ -5,8 +5,6 @@ import contextlib
 import gc
 import logging
 import pathlib
-import sys
-import types
 import weakref
 
 import keras
@@ -22,10 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1] / "tf_resflow"
 
 def test_sublayers():
     composite = keras.layers.Layer()
-    composite.first, composite.rest = (
-        keras.layers.ReLU(),
-        [keras.layers.ELU(), keras.Sequential([keras.layers.ReLU()])],
-    )
+    composite.first = keras.layers.ReLU()
+    composite.rest = [keras.layers.ELU(), keras.Sequential([keras.layers.ReLU()])]
     assert private_api.sublayers(composite) == [composite.first, *composite.rest]
     assert private_api.sublayers(keras.Sequential([composite])) == [composite]
     assert private_api.sublayers(composite.first) == []
@@ -95,12 +91,10 @@ def _after_steps(kind, options, dtype, gradients, mode, two_replicas):
             gradient = tf.reduce_sum(gradient, axis=0)
         optimizer.apply([gradient[:2], gradient[2:]])
 
-    compiled = mode != "eager" and tf.function(step, jit_compile=mode == "XLA", autograph=False)
+    if mode != "eager":
+        step = tf.function(step, jit_compile=mode == "XLA", autograph=False)
     for gradient in tf.constant(gradients):
-        if mode == "replicas":
-            two_replicas.run(compiled, [gradient])
-        else:
-            (compiled or step)(gradient)
+        two_replicas.run(step, [gradient]) if mode == "replicas" else step(gradient)
     return np.concatenate([weight.numpy() for weight in weights])
 
 
@@ -155,20 +149,6 @@ def test_OnlyInSavedModels():
     assert "hidden" in holder._trackable_children("savedmodel", cache={})
 
 
-def test_never_convert(monkeypatch):
-    """The `if` of a function of a package sees a symbolic tensor."""
-    monkeypatch.setitem(sys.modules, "some_package", types.ModuleType("some_package"))
-
-    def absolute(x):
-        return x if x > 0.0 else -x
-
-    absolute.__module__ = "some_package"
-    assert tf.function(lambda x: absolute(x))(tf.constant(-1.0)) == 1.0
-    private_api.never_convert("some_package")
-    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
-        tf.function(lambda x: absolute(x))(tf.constant(-1.0))
-
-
 def test_set_trainable():
     variable = tf.Variable([1.0])
     private_api.set_trainable(variable, False)
@@ -195,7 +175,9 @@ def test_silence_retracing_without_retracing_warnings(caplog):
     assert "retracing" in caplog.text
 
 
-def test_has_fixed_members():
+def test_has_fixed_members_is_increasing():
+    assert private_api.is_increasing(tfp.bijectors.Exp())
+    assert not private_api.is_increasing(tfp.bijectors.Reciprocal())
     model = tfp.distributions.JointDistributionSequentialAutoBatched(
         [tfp.distributions.Normal(0.0, 1.0), lambda x: tfp.distributions.Uniform(x, x + 1.0)]
     )
@@ -203,11 +185,6 @@ def test_has_fixed_members():
     assert private_api.has_fixed_members(tfp.bijectors.Chain([exp, exp]))
     assert private_api.has_fixed_members(tfp.bijectors.JointMap([exp, exp]))
     assert not private_api.has_fixed_members(model.experimental_default_event_space_bijector())
-
-
-def test_is_increasing():
-    assert private_api.is_increasing(tfp.bijectors.Exp())
-    assert not private_api.is_increasing(tfp.bijectors.Reciprocal())
 
 
 def test_is_xla_eager_mode():
@@ -221,11 +198,7 @@ def test_is_xla_eager_mode():
 
 def test_every_name_is_tested():
     tests = " ".join(name for name in globals() if name.startswith("test_"))
-    ours = [
-        name
-        for name, value in vars(private_api).items()
-        if getattr(value, "__module__", "") == private_api.__name__
-    ]
+    ours = [k for k, value in vars(private_api).items() if getattr(value, "__module__", "") == private_api.__name__]
     assert [name for name in ours if not name.startswith("_") and name not in tests] == []
 
 

@@ -40,10 +40,10 @@ def test_no_two_integers_share_a_seed():
         assert tuple(resflow.stateless_seed(integer).numpy()) == seeds[0, integer]
 
 
-@pytest.mark.parametrize("seed", [1.0, "1", [1, 2, 3], [[1, 2]], [1], [1.0, 2.0], True, 2**64, [2**64, 0]])
-def test_wrong_seeds(seed):
-    with pytest.raises(ValueError, match=r"A seed is None, an integer of at most 64 bits, or two .*; got"):
-        resflow.stateless_seed(seed)
+def test_wrong_seeds():
+    for seed in (1.0, "1", [1, 2, 3], [[1, 2]], [1], [1.0, 2.0], True, 2**64, [2**64, 0]):
+        with pytest.raises(ValueError, match=r"A seed is None, an integer of at most 64 bits, or two .*; got"):
+            resflow.stateless_seed(seed)
 
 
 DRAWS = {

@@ -1,3 +1,4 @@
+import functools
 import os
 import resource
 import time
@@ -47,26 +48,21 @@ def test_it_goes_with_an_interrupt(tmp_path):
 
 
 def test_what_cannot_be_written_is_told(tmp_path):
-    with pytest.raises(OSError, match="^Cannot write here: Is a directory. Make room, or make it writable.$"):
-        with unwritable_told("here"):
-            tmp_path.write_text("")
-    with pytest.raises(OSError, match="^Cannot write here: Is a directory. Make room, or make it writable.$"):
-        with unwritable_told("above"), unwritable_told("here"):
-            tf.io.write_file(str(tmp_path), "")
+    for write in (tmp_path.write_text, functools.partial(tf.io.write_file, str(tmp_path))):
+        with pytest.raises(OSError, match="^Cannot write here: Is a directory. Make room, or make it writable.$"):
+            with unwritable_told("above"), unwritable_told("here"):
+                write("")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="^Cannot write here: File exists"):
         with unwritable_told("here"):
             (tmp_path / "file").mkdir(parents=True)
 
 
-@pytest.mark.parametrize(
-    "name, match",
-    [("a.docx", "'a.docx' should end in .npy or .png"), ("none/a.png", "that exists"), ("b.png", "is writable")],
-)
-def test_paths(tmp_path, name, match):
+def test_paths(tmp_path):
     (tmp_path / "b.png").mkdir()
-    with pytest.raises(ValueError, match=match):
-        check_output_path(tmp_path / name, [".npy", ".png"])
+    for name, match in (("a.docx", "end in .npy or .png"), ("none/a.png", "that exists"), ("b.png", "writable")):
+        with pytest.raises(ValueError, match=match):
+            check_output_path(tmp_path / name, [".npy", ".png"])
     check_output_path(tmp_path / "A.PNG", [".npy", ".png"])
 
 

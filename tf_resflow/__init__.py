@@ -4,7 +4,7 @@ import os
 
 import lazy_loader
 
-from tf_resflow.keras_backend import check_backend
+from tf_resflow.extras import check_backend
 
 check_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
 

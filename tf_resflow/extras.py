@@ -1,11 +1,20 @@
-"""Packages that `pip install tf-resflow` does not install, but its extras do."""
+"""Checks of the environment: the packages of the extras, and the backend of Keras."""
 
 import contextlib
 import importlib
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["LazyPackage", "extra"]
+__all__ = ["LazyPackage", "check_backend", "extra"]
+
+
+def check_backend(name: str) -> None:
+    """Raises an ImportError if the name of the Keras backend is not "tensorflow"."""
+    if name != "tensorflow":
+        raise ImportError(
+            f"tf_resflow needs Keras on TensorFlow, but the backend is {name!r}: set KERAS_BACKEND=tensorflow, or "
+            '"backend": "tensorflow" in ~/.keras/keras.json.'
+        )
 
 
 @contextlib.contextmanager

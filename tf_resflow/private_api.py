@@ -16,6 +16,8 @@ from tensorflow_probability.python.internal import implementation_selection
 
 _GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
 
+config.CONVERSION_RULES += (config.DoNotConvert("tf_resflow"),)  # AutoGraph calls our functions as they are
+
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers directly inside a layer or model, in order."""
@@ -40,7 +42,7 @@ def graph_steps(model: keras.Model) -> list[GraphStep]:
     by_depth = keras.Function(model.inputs, model.outputs)._nodes_by_depth
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
     return [
-        GraphStep(node.operation, node.input_tensors, node.outputs, _caller(node), _is_plain(node.arguments))
+        GraphStep(node.operation, node.input_tensors, node.outputs, functools.partial(_call, node), _is_plain(node))
         for node in nodes
     ]
 
@@ -51,10 +53,11 @@ def takes_list(model: keras.Model) -> bool:
     return inputs is None or _is_list(inputs)  # a Sequential has one input
 
 
-def _is_plain(arguments):
-    values = [*arguments.args, *arguments.kwargs.values()]  # some are masks of None for each input
+def _is_plain(node):
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    values = [*args, *kwargs.values()]  # some are masks of None for each input
     given = [value for value in values if any(leaf is not None for leaf in keras.tree.flatten(value))]
-    return len(given) == len(arguments.args[:1]) == 1 and _is_list(given[0])
+    return len(given) == len(args[:1]) == 1 and _is_list(given[0])
 
 
 def _is_list(inputs):
@@ -63,13 +66,10 @@ def _is_list(inputs):
     return all(isinstance(value, keras.KerasTensor) for value in values)
 
 
-def _caller(node):
-    def call(values):
-        named = {id(tensor): value for tensor, value in zip(node.input_tensors, values, strict=True)}
-        args, kwargs = node.arguments.fill_in(named)
-        return node.operation(*args, **kwargs)
-
-    return call
+def _call(node, values):
+    named = {id(tensor): value for tensor, value in zip(node.input_tensors, values, strict=True)}
+    args, kwargs = node.arguments.fill_in(named)
+    return node.operation(*args, **kwargs)
 
 
 class LeanAdam(keras.optimizers.Adam):
@@ -109,18 +109,10 @@ class LeanAdam(keras.optimizers.Adam):
         if self.amsgrad:
             super().update_step(gradient, variable, rate)
             return
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=moments[0].handle,
-            v=moments[1].handle,
-            lr=without_bias,
-            beta1_power=tf.zeros([], variable.dtype),
-            beta2_power=tf.zeros([], variable.dtype),
-            beta1=float(self.beta_1),
-            beta2=float(self.beta_2),
-            epsilon=self.epsilon,
-            grad=gradient,
-        )
+        handles = {"var": variable.handle, "m": moments[0].handle, "v": moments[1].handle}
+        powers = dict.fromkeys(("beta1_power", "beta2_power"), tf.zeros([], variable.dtype))
+        settings = {"beta1": float(self.beta_1), "beta2": float(self.beta_2), "epsilon": self.epsilon}
+        tf.raw_ops.ResourceApplyAdam(**handles, **powers, **settings, lr=without_bias, grad=gradient)
 
 
 class OnlyInSavedModels:
@@ -155,11 +147,6 @@ def set_average_rule(optimizer: keras.Optimizer, momentum: Callable[[], tf.Tenso
 def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """The averages (`use_ema`) of the variables that an optimizer was built for, in their order."""
     return optimizer._model_variables_moving_average
-
-
-def never_convert(package: str) -> None:
-    """Makes AutoGraph call the functions of a package as they are."""
-    config.CONVERSION_RULES += (config.DoNotConvert(package),)
 
 
 def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
@@ -248,6 +235,3 @@ def _forget_with_graph(operation):
     found = weakref.ref(graph)
     entry["type"] = lambda *args: getattr(found(), _GRADIENTS)[name](*args)
     weakref.finalize(graph, gradient_registry._registry.pop, name, None)
-
-
-never_convert("tf_resflow")

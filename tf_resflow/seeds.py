@@ -56,13 +56,9 @@ def random_integers(
 ) -> tf.Tensor:
     """Uniform in `least`, ..., `limit - 1`, in the type of `limit`; the seed is not `None`."""
     limit = tf.convert_to_tensor(limit)
+    key, counter = tf.bitcast(_two_words(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
     return tf.raw_ops.StatelessRandomUniformIntV2(
-        shape=shape,
-        key=tf.bitcast(_two_words(seed), tf.uint64)[tf.newaxis],
-        counter=tf.zeros([2], tf.uint64),
-        alg=_PHILOX,
-        minval=tf.cast(least, limit.dtype),
-        maxval=limit,
+        shape=shape, key=key, counter=counter, alg=_PHILOX, minval=tf.cast(least, limit.dtype), maxval=limit
     )
 
 

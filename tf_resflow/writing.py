@@ -43,21 +43,14 @@ def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(error)
+        reason = error.strerror if isinstance(error, OSError) else None  # None if the error names the path already
+        tensorflow = sys.modules.get("tensorflow")
+        if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
+            line = re.sub(r"\s*\[Op:\w+\]", "", error.message.splitlines()[0])  # "NODE FILE; reason"
+            reason = line.rpartition("; ")[2].rstrip(".")
         if reason is None:
             raise
         raise OSError(f"Cannot write {path}: {reason}. Make room, or make it writable.") from None
-
-
-def _reason(error):
-    """Why a file could not be written; None for other errors."""
-    if isinstance(error, OSError):
-        return error.strerror  # None if the error names the path already
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
-        return None
-    line = re.sub(r"\s*\[Op:\w+\]", "", error.message.splitlines()[0])
-    return line.rpartition("; ")[2].rstrip(".")  # "NODE FILE; reason"
 
 
 @contextlib.contextmanager
@@ -104,27 +97,23 @@ def _owned(path):
     """Keeps `_remove_left` of other processes from what this one writes."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            owner = os.open(path, os.O_RDONLY)
-            stack.callback(os.close, owner)
-            locked(owner)
+            locked(_opened(path, stack))
         yield
 
 
+def _opened(path, stack):
+    """The descriptor of a file or folder, which the stack closes."""
+    file = os.open(path, os.O_RDONLY)
+    stack.callback(os.close, file)
+    return file
+
+
 def _remove_left(folder):
-    """Removes the unfinished files and folders in a folder that have no living owner."""
+    """Removes the unfinished files and folders in a folder that no process has or may be about to lock."""
     for path in filter(lambda path: _UNFINISHED.fullmatch(path.name), folder.iterdir()):
-        with contextlib.suppress(OSError):
-            if not _has_owner(path):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            if time.time() - path.stat().st_mtime >= _JUST_MADE and locked(_opened(path, stack)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _has_owner(path):
-    """Whether a process may still write to a path; raises OSError if the path cannot be locked."""
-    owner = os.open(path, os.O_RDONLY)
-    try:
-        return time.time() - path.stat().st_mtime < _JUST_MADE or not locked(owner)
-    finally:
-        os.close(owner)
 
 
 def renamed(folder: pathlib.Path, target: pathlib.Path) -> bool:

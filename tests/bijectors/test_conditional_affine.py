@@ -74,6 +74,5 @@ def test_wrong_input(affine, refused):
         network = keras.Sequential([keras.Input([2]), keras.layers.Dense(units)])
         message = f"maps \\(2,\\) to \\({units},\\).*5 for two"
         refused(message, resflow.bijectors.ConditionalAffine, network)
-    for shape, message in [([None], r"\[\(None,\)\] to None"), ([2], r"\[\(2,\)\] to \(None, None\)")]:
-        network = keras.Model(c := keras.Input(shape), keras.layers.Lambda(lambda c: c, (None,))(c))
-        refused(f"known size.*{message}", resflow.bijectors.ConditionalAffine, network)
+    network = keras.Model(c := keras.Input([2]), keras.layers.Lambda(lambda c: c, (None,))(c))
+    refused(r"known size.*\[\(2,\)\] to \(None, None\)", resflow.bijectors.ConditionalAffine, network)

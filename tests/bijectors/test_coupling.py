@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special
 
 import tf_resflow as resflow
 
@@ -13,12 +14,11 @@ AdditiveCoupling = resflow.bijectors.AdditiveCoupling
 
 
 def is_mapped(shape, split, swap):
-    """Which elements of an event change, one by one."""
-    mapped = np.zeros(shape, bool)
-    for index in np.ndindex(*shape):
-        mapped[index] = (index[0] + index[1]) % 2 if split == "checkerboard" else index[-1] >= shape[-1] // 2
-    if swap and split == "checkerboard":
-        return ~mapped
+    """Which elements of an event change."""
+    index = np.indices(shape)
+    if split == "checkerboard":
+        return (index[0] + index[1]) % 2 != swap
+    mapped = index[-1] >= shape[-1] // 2
     return mapped[..., ::-1] if swap else mapped
 
 
@@ -37,28 +37,21 @@ def test_one_part_is_kept_and_says_how_the_other_is_mapped(
     kind, swap, split, shape, condition_size, batch, make_coupling, normal
 ):
     coupling = make_coupling(kind, shape, split, swap, condition_size=condition_size)
-    mapped = is_mapped(shape, split, swap)
-    count, reshaped = int(np.prod(batch)), lambda x: tf.reshape(x, [*batch, *x.shape[1:]])  # noqa: E731
+    mapped, count = is_mapped(shape, split, swap), int(np.prod(batch))
     x = normal([count, *shape]).numpy()
-    given = np.where(mapped, 0.0, x)
-    if split == "channels":
-        given = x[..., ~mapped[(0,) * (len(shape) - 1)]]
-    condition = None if condition_size is None else 0.3 * normal([count, condition_size], 1)
-    output = coupling.network(given if condition is None else [tf.constant(given), condition]).numpy()
-    shift, scale = output, np.ones_like(output)
-    if kind == "affine":
-        shift, logits = np.split(output, 2, axis=-1)
-        scale = 1 / (1 + np.exp(-(logits + 2)))
-        assert np.min(np.abs(scale - 1)) > 1e-4
+    given = x[:, ~mapped].reshape(count, *shape[:-1], -1) if split == "channels" else np.where(mapped, 0.0, x)
+    given = tf.constant(given)
+    conditions = [] if condition_size is None else [0.3 * normal([count, condition_size], 1)]
+    output = coupling.network([given, *conditions] if conditions else given).numpy()
+    shift, logits = np.split(output, 2, axis=-1) if kind == "affine" else (output, np.full_like(output, np.inf))
+    scale = special.expit(logits + 2)
+    if split == "checkerboard":
+        shift, scale = shift[:, mapped], scale[:, mapped]
+    shift, scale = shift.reshape(count, -1), scale.reshape(count, -1)
     y = x.copy()
-    if split == "channels":
-        channels = mapped[(0,) * (len(shape) - 1)]
-        y[..., channels] = scale * x[..., channels] + shift
-    else:
-        y[:, mapped] = (scale * x + shift)[:, mapped]
-        scale = scale[:, mapped]
-    kwargs = {} if condition is None else {"condition": reshaped(condition)}
-    x, y, log_det = reshaped(x), reshaped(y), reshaped(np.sum(np.log(scale.reshape(count, -1)), -1))
+    y[:, mapped] = scale * x[:, mapped] + shift
+    kwargs = {"condition": tf.reshape(conditions[0], [*batch, -1])} if conditions else {}
+    x, y, log_det = (np.reshape(a, [*batch, *a.shape[1:]]) for a in (x, y, np.sum(np.log(scale), -1)))
     np.testing.assert_allclose(coupling.forward(x, **kwargs), y, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(coupling.inverse(y, **kwargs), x, atol=1e-5)
     fldj = coupling.forward_log_det_jacobian(tf.identity(x), len(shape), **kwargs)

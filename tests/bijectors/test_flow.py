@@ -14,8 +14,7 @@ from tf_resflow.bijectors.flow import parts_by_name
 tfb = tfp.bijectors
 tfd = tfp.distributions
 EXACT = resflow.logdet.Exact()
-# Probes of which no two draws agree by chance.
-GAUSSIAN = resflow.logdet.RussianRoulette(probes="gaussian")
+GAUSSIAN = resflow.logdet.RussianRoulette(probes="gaussian")  # no two draws agree by chance
 Flow = resflow.bijectors.Flow
 MultiscaleFlow = resflow.bijectors.MultiscaleFlow
 Squeeze2D = resflow.bijectors.Squeeze2D
@@ -47,15 +46,6 @@ def test_batch_shape_is_that_of_the_members(make_block, density):
     np.testing.assert_allclose(distribution.log_prob(x), distribution.log_prob(tf.identity(x)), rtol=1e-4)
 
 
-def test_a_member_without_a_log_det_has_a_value():
-    doubled = tfb.Inline(lambda x: 2 * x, lambda y: y / 2, forward_min_event_ndims=1)
-    flow = Flow([tfb.Scale(3.0), Flow([tfb.Shift(1.0), doubled], name="inner")])
-    np.testing.assert_array_equal(flow.forward([1.0, 2.0]), [8.0, 14.0])
-    np.testing.assert_array_equal(flow.inverse([8.0, 14.0]), [1.0, 2.0])
-    with pytest.raises(NotImplementedError):
-        flow.forward_log_det_jacobian([1.0, 2.0], 1)
-
-
 @pytest.mark.parametrize("size", [1, 3])
 def test_parts_have_ranks_of_their_own_and_are_evaluated_once(size, make_branch, counter, normal):
     """By a log-determinant, in the direction that solves nothing."""
@@ -84,18 +74,6 @@ def test_a_seed_is_one_draw_in_a_function_too(flow, x):
     both = fldj(flow, x, first={"seed": 1}, second={"seed": 1})
     np.testing.assert_array_equal(both, fldj(flow, x, seed=1))
     assert np.all(fldj(flow, x, seed=1, second={"seed": 2}) != both)
-
-
-def test_condition_reaches_the_conditional_blocks(make_block, normal, refused):
-    """A nested flow without conditional blocks is not given the condition."""
-    plain, inner = make_block("plain", EXACT), make_block("deep", EXACT, condition_size=1)
-    flow = Flow([Flow([plain], name="unconditional"), Flow([inner], name="inner"), tfb.Scale(2.0)])
-    x, condition = normal([4, 2]), normal([4, 1], 2)
-    h = x + plain.branch(x)
-    y = flow.forward(x, condition=condition)
-    np.testing.assert_allclose(y, 2 * (h + inner.branch([h, condition])), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(flow.inverse(tf.identity(y), condition=condition), x, atol=1e-5)
-    refused("deep needs condition", flow.forward, tf.identity(x))
 
 
 class Recorder(resflow.logdet.LogDetEstimator):
@@ -164,12 +142,10 @@ def test_arguments_of_numbered_members():
     first, second, third, fourth = alike(recorder, 4)
     flow = Flow([first, second, tfb.Invert(tfb.Invert(third), name="twice"), tfb.Chain([fourth])])
     for key in ("block", "block_1", "twice", "chain_of_block"):
-        seeds = []
+        recorder.seeds.clear()
         for seed in (1, 2):
-            recorder.seeds.clear()
             flow.forward_log_det_jacobian(tf.ones([1, 2]), 1, seed=0, **{key: {"seed": seed}})
-            seeds.append(set(recorder.seeds))
-        assert len(seeds[0] ^ seeds[1]) == 2, key
+        assert len(set(recorder.seeds)) == 5, "those of one member differ"
 
 
 def changed(flow, seed=0):
@@ -196,16 +172,6 @@ def test_a_checkpoint_restores_another_model_of_the_architecture(make_branch, de
     x = tf.ones([3, 2])
     np.testing.assert_array_equal(first.forward(tf.identity(x)), second.forward(tf.identity(x)))
     np.testing.assert_array_equal(fldj(first, x, seed=1), fldj(second, x, seed=1))
-
-
-def test_an_edited_architecture_does_not_restore(tmp_path):
-    def vector_flow(**kwargs):
-        return resflow.flows.vector_flow(2, **{"num_blocks": 2, "hidden": (4,), **kwargs})
-
-    path = tf.train.Checkpoint(flow=changed(vector_flow())).write(str(tmp_path / "flow"))
-    for edit in {"num_blocks": 3}, {"num_blocks": 1}, {"hidden": (5,)}:
-        with pytest.raises((AssertionError, ValueError)):
-            tf.train.Checkpoint(flow=vector_flow(**edit)).read(path).assert_consumed()
 
 
 class Custom(resflow.bijectors.FlowBijector):
@@ -256,8 +222,10 @@ class Halving(Custom):
         return 2.0 * y, None
 
 
-class WithNetworks(Custom):
+class WithNetworks(Noisy):
     """Shifts by two Lipschitz networks, which only the attribute `networks` shows."""
+
+    argument_names = ()
 
     def __init__(self, networks, name="with_networks"):
         self.networks = networks
@@ -267,9 +235,6 @@ class WithNetworks(Custom):
         (given,) = context.take(self.name, "networks")
         one, other = ((given or resflow.bijectors.Networks(*self.networks))[network] for network in self.networks)
         return x + sign * other(one(tf.ones([1, 1]))), tf.zeros_like(x)
-
-    def inverse_pass(self, y, context):
-        return self.forward_pass(y, context, -1.0)
 
 
 def test_networks_of_a_users_bijector_are_found(tmp_path):
@@ -359,8 +324,6 @@ def of_one_name(seed=0):
 
 def test_members_seeds_and_checkpoints(tmp_path):
     flow, other = of_one_name(), of_one_name(seed=1)
-    expected = [id(v) for part in flow.flows for v in part.trainable_variables]
-    assert sorted(id(v) for v in flow.trainable_variables) == sorted(expected) and len(expected) > 4
     x = tf.random.stateless_uniform([3, 4, 4, 1], [0, 1], 0.1, 0.9)
 
     def fldj(flow=flow, **kwargs):

@@ -9,25 +9,18 @@ import tensorflow as tf
 import tf_resflow as resflow
 
 
-def functional_block(name="block"):
-    x = keras.Input([2])
-    hidden = resflow.layers.LipSwish()(resflow.layers.LipschitzDense(4)(x))
-    return resflow.bijectors.ResidualBlock(keras.Model(x, resflow.layers.LipschitzDense(2)(hidden)), name=name)
-
-
 def members(make_block, make_coupling):
     """One of each kind of member, and what Keras sees of it."""
-    block, coupling, functional = make_block(), make_coupling(), functional_block("functional")
+    x = keras.Input([2])
+    hidden = resflow.layers.LipSwish()(resflow.layers.LipschitzDense(4)(x))
+    branch = keras.Model(x, resflow.layers.LipschitzDense(2)(hidden))
+    block, coupling = make_block(), make_coupling()
+    functional = resflow.bijectors.ResidualBlock(branch, name="functional")
     affine = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2)]
     networks = [block.branch, coupling.network, functional.branch]
     variables = [v for part in affine for v in part.keras_variables]
     variables += [v for network in networks for v in network.variables]
     return [block, coupling, functional, *affine], networks, variables
-
-
-def same(found, variables):
-    """Whether TFP's variables are those that Keras trains."""
-    return {id(v) for v in found} == {id(v.value) for v in variables if v.trainable}
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -40,7 +33,8 @@ def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_re
 
     def check():
         for distribution in shown:
-            assert same(distribution.trainable_variables, variables)
+            trained = {id(v.value) for v in variables if v.trainable}
+            assert {id(v) for v in distribution.trainable_variables} == trained
             assert len(distribution.variables) == counts[0]
         counts.append(len(shown[0].trainable_variables))
 
@@ -58,23 +52,15 @@ def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_re
     assert counts[-1] == counts[1]
 
 
-def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(tmp_path):
+def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(make_block, make_coupling, tmp_path):
     def build(*scopes):
         with contextlib.ExitStack() as stack:
             for scope in scopes:
                 stack.enter_context(scope)
-            coupling = resflow.flows.dense_coupling_network([2], (4,))
-            branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2)])
-            parts = [
-                resflow.bijectors.ResidualBlock(branch, name="part"),
-                functional_block("part"),
-                resflow.bijectors.AffineCoupling(coupling, name="part"),
-                resflow.bijectors.ActNorm([2], name="part"),
-                resflow.bijectors.InvertibleConv1x1(2, name="part"),
-            ]
-        assert [part.name for part in parts] == ["part"] * 5
-        module = tf.Module()
-        module.parts = parts
+            module = tf.Module()
+            module.parts, *_ = members(make_block, make_coupling)
+        names = ["block", "affine_0", "functional", "act_norm", "invertible_conv_1x1"]
+        assert [part.name for part in module.parts] == names
         path = tf.train.Checkpoint(module=module).write(str(tmp_path / "c"))
         return sorted(key for key, _ in tf.train.list_variables(path))
 

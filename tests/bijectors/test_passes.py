@@ -64,15 +64,14 @@ def test_which_squeezes_end_a_scale():
 
 @pytest.mark.parametrize("factor_out", [False, True])
 def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, counter, counting_exact, normal):
-    """In a graph, and with no value of an earlier call after a variable has changed."""
+    """Eagerly and in a graph."""
 
     def block(name, channels):
         conv = resflow.flows.conv_branch((1, 1, channels), 4, kernels=(1, 1))
         branch = keras.Sequential([keras.Input([1, 1, channels]), counter, conv])
         return resflow.bijectors.ResidualBlock(branch, counting_exact, name=name)
 
-    act_norm = resflow.bijectors.ActNorm([2, 2, 1])
-    first = [act_norm, Squeeze2D(), block("a", 4), tfb.Scale(2.0)]
+    first = [resflow.bijectors.ActNorm([2, 2, 1]), Squeeze2D(), block("a", 4), tfb.Scale(2.0)]
     if factor_out:
         second = Flow([block("b", 2)], name="second")
         flow = MultiscaleFlow([Flow(first, name="first"), second], [2, 2, 1])
@@ -81,9 +80,6 @@ def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, 
     x = normal([3, 2, 2, 1])
     expected = forward_features(flow, x)
     assert counter.take() == counting_exact.take() == 2
-    np.testing.assert_allclose(expected.latent, flow.forward(tf.identity(x)), rtol=1e-5, atol=1e-6)
-    log_det = flow.forward_log_det_jacobian(tf.identity(x), 3)
-    np.testing.assert_allclose(expected.log_det, log_det, rtol=1e-4)
     for log_det in (True, False):
         counter.take(), counting_exact.take()
         found = tf.function(forward_features, autograph=False)(flow, x, log_det)
@@ -91,9 +87,6 @@ def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, 
         assert (found.log_det is not None) is log_det
         for one, other in zip((found.latent, *found.features), (expected.latent, *expected.features), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    act_norm.shift.assign_add([1.0])
-    after = forward_features(flow, x)
-    assert np.all(np.max(np.abs(expected.features[0] - after.features[0]), axis=(1, 2, 3)) > 0.1)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -123,21 +116,6 @@ def test_a_tolerance_is_for_blocks_without_a_solver(kind, make_branch, normal):
         x, (solution,) = inverse_with_solutions(Flow([given]), normal([4, 2]), atol=atol)
         counts.append(int(np.max(solution.num_iterations)))
     assert counts[1] < counts[0] == counts[2] == counts[3]
-
-
-def test_solutions_of_hidden_blocks_are_refused(make_block, refused):
-    """As those of tfb.TransformDiagonal, whose members are not known."""
-    hidden = tfb.TransformDiagonal(make_block("hidden"))
-    for flow in (hidden, Flow([tfb.Scale(2.0), tfb.Invert(tfb.Chain([tfb.Invert(hidden)]))])):
-        refused("cannot reach hidden: move", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
-
-
-def test_without_blocks_a_list_is_inverted_in_the_precision_of_the_flow(normal):
-    z = normal([4, 2], 0, "float64").numpy().tolist()
-    flow = Flow([resflow.bijectors.InvertibleConv1x1(2, seed=1, dtype="float64")])
-    x, solutions = inverse_with_solutions(flow, z)
-    np.testing.assert_allclose(flow.forward(tf.identity(x)), z, rtol=1e-12)
-    assert solutions == []
 
 
 @pytest.fixture
@@ -208,7 +186,11 @@ def test_conditional_blocks_and_seed(make_block, batch):
     np.testing.assert_allclose(latent, flow.forward(batch, **kwargs), atol=1e-5)
 
 
-def test_initialize_refuses(batch, two_replicas, refused):
+def test_refusals(make_block, batch, two_replicas, refused):
+    """The members of a tfb.TransformDiagonal are not known."""
+    hidden = tfb.TransformDiagonal(make_block("hidden"))
+    for flow in (hidden, Flow([tfb.Scale(2.0), tfb.Invert(tfb.Chain([tfb.Invert(hidden)]))])):
+        refused("cannot reach hidden: move", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
     flow = Flow([tfb.FillTriangular(), tfb.TransformDiagonal(ActNorm([2], name="hidden"))])
     refused(
         "initialize cannot reach hidden inside .*TransformDiagonal", initialize, flow, np.ones([4, 3], "float32")

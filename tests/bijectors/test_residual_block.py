@@ -82,10 +82,9 @@ def test_condition_is_broadcast_against_sample_shapes(conditional_block, density
     y = block.forward(x, condition=condition)
     fldj = block.forward_log_det_jacobian(x, 1, condition=condition)
     assert y.shape == [4, 5, 2] and fldj.shape == [4, 5]
-    for i in (0, 3):
-        np.testing.assert_allclose(y[i], x[i] + block.branch([x[i], condition]), atol=1e-6)
-        expected = block.forward_log_det_jacobian(tf.identity(x[i]), 1, condition=condition)
-        np.testing.assert_allclose(fldj[i], expected, atol=1e-6)
+    np.testing.assert_allclose(y[3], x[3] + block.branch([x[3], condition]), atol=1e-6)
+    expected = block.forward_log_det_jacobian(tf.identity(x[3]), 1, condition=condition)
+    np.testing.assert_allclose(fldj[3], expected, atol=1e-6)
     back = block.inverse(tf.identity(y), condition=condition)
     np.testing.assert_allclose(back, x, atol=1e-5)
     # Fewer conditions than values, and conditions of an axis of one.
@@ -112,18 +111,13 @@ def test_a_condition_does_not_enlarge_the_batch(batch, conditions, conditional_b
         assert call(normal([*conditions, 2]), condition).shape == [*conditions, 2]
 
 
-def mixed_block(log_det_estimator, normal):
-    """A block whose branch computes in bfloat16 in training, and has norms at their limit."""
-    branch = resflow.flows.dense_branch([3], (16,), coefficient=0.9, dtype="mixed_bfloat16")
-    for seed, layer in enumerate(resflow.layers.norm_updates.lipschitz_layers(branch)):
-        layer.kernel.assign(normal(layer.kernel.shape, seed))
-    resflow.layers.update_norms(branch, 1e-6, 500)
-    return ResidualBlock(branch, log_det_estimator, name="block")
-
-
 def test_mixed_precision(normal):
     """In training, value, log-determinant and gradient are those in float32 up to the rounding of the branch."""
-    block = mixed_block(resflow.logdet.PowerSeries(6, probes="basis"), normal)
+    branch = resflow.flows.dense_branch([3], (16,), coefficient=0.9, dtype="mixed_bfloat16")
+    for seed, layer in enumerate(resflow.layers.norm_updates.lipschitz_layers(branch)):  # norms at their limit
+        layer.kernel.assign(normal(layer.kernel.shape, seed))
+    resflow.layers.update_norms(branch, 1e-6, 500)
+    block = ResidualBlock(branch, resflow.logdet.PowerSeries(6, probes="basis"))
 
     @tf.function(autograph=False)
     def loss(seed, training):
@@ -143,24 +137,13 @@ def test_mixed_precision(normal):
     for tensor, precise in zip(found, expected, strict=True):
         # Roundings of 2^-9, of several layers and terms.
         assert 0 < np.linalg.norm(tensor - precise) < 0.01 * np.linalg.norm(precise)
-
-
-def test_an_inverse_is_precise_whatever_the_precision_of_training(normal):
-    block = mixed_block(EXACT, normal)
-    x = normal([6, 3])
-    y = block.forward(x)
-    assert np.all(block.solve(y).converged)
-    np.testing.assert_allclose(block.inverse(tf.identity(y)), x, atol=1e-5)
-    coarse = block.forward(tf.identity(x), networks=resflow.bijectors.Networks(block, training=True))
-    assert np.max(np.abs(y - coarse)) > 1e-3
+    solution = block.solve(block.forward(x := normal([6, 3])))  # as precise as in float32
+    assert np.all(solution.converged)
+    np.testing.assert_allclose(solution.root, x, atol=1e-5)
 
 
 def test_branches_estimators_and_solvers_that_are_refused(make_branch, refused):
     dense = resflow.layers.LipschitzDense
-
-    class Sliced(tf.Module):
-        def __call__(self, x):
-            return 0.5 * x[:, :2]
 
     def branch(*layers):
         return keras.Sequential([keras.Input([2]), *layers])
@@ -168,7 +151,6 @@ def test_branches_estimators_and_solvers_that_are_refused(make_branch, refused):
     unknown = branch(keras.layers.Dense(2))
     refused("not built", ResidualBlock, keras.Sequential([dense(2)]))
     refused(r"\(2,\) to \(3,\)", ResidualBlock, branch(dense(3)))
-    refused(r"\(3,\) to \(2,\)", ResidualBlock, Sliced(), lipschitz_constant=0.5, event_shape=[3])
     refused("Lipschitz constant 1.5", ResidualBlock, branch(dense(2, coefficient=1.5)))
     refused("Lipschitz constant 1,", ResidualBlock, make_branch(), lipschitz_constant=1.0)
     refused("lipschitz_constant=", ResidualBlock, unknown)
@@ -220,6 +202,8 @@ def test_inverse_that_does_not_converge(make_block, capfd, normal):
     strict = block.copy(validate_args=True)
     strict.copy(inverse_solver=None).inverse(tf.identity(y))
     assert "WARNING" not in capfd.readouterr().err
+    compiled = tf.function(lambda y: (block.inverse(y), block.solve(y).converged), jit_compile=True)
+    assert not np.any(compiled(y)[1]) and "stubborn" not in capfd.readouterr().err  # XLA cannot print
     for wrap in (lambda call: call, lambda call: tf.function(call, autograph=False)):
         wrap(block.inverse)(tf.identity(y))
         printed = capfd.readouterr().err
@@ -248,26 +232,14 @@ def test_a_saved_model_of_all_kinds_of_members(make_block, make_coupling, densit
     members[0].shift.assign([0.5, -0.5])
     distribution = density(resflow.bijectors.Flow(members))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 2]), tf.TensorSpec([2], tf.int32)], autograph=False)
     def log_prob(x, seed):
-        return {"log_prob": distribution.log_prob(x, bijector_kwargs={"seed": seed})}
+        return distribution.log_prob(x, bijector_kwargs={"seed": seed})
 
-    server = tf.Module()
+    server, x, seeds = tf.Module(), normal([5, 2]), tf.constant([[1, 0], [1, 1]])
     server.density = distribution
-    tf.saved_model.save(server, str(tmp_path), signatures=log_prob)
-    loaded = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
-    seeds = [tf.constant([1, i]) for i in range(2)]
-    x = normal([5, 2])
-    values = [loaded(x=x, seed=seed)["log_prob"] for seed in seeds]
-    eager = distribution.log_prob(x, bijector_kwargs={"seed": seeds[0]})
-    np.testing.assert_allclose(values[0], eager, rtol=1e-5)
-    assert np.any(values[0] != values[1])  # an example may draw the same probes twice
-
-
-def test_by_xla_no_warning_is_printed_and_solve_tells(make_block, capfd):
-    block = make_block("stubborn", EXACT, resflow.solvers.FixedPoint(max_iterations=2))
-    y = tf.ones([3, 2])
-    capfd.readouterr()
-    run = tf.function(lambda: (block.inverse(y), block.solve(y).converged), autograph=False, jit_compile=True)
-    _, converged = run()
-    assert "stubborn" not in capfd.readouterr().err and not np.any(converged)
+    server.call = tf.function(log_prob, [tf.TensorSpec([None, 2]), tf.TensorSpec([2], tf.int32)], autograph=False)
+    tf.saved_model.save(server, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    one, other = (loaded.call(x, seed) for seed in seeds)
+    np.testing.assert_allclose(one, log_prob(x, seeds[0]), rtol=1e-5)
+    assert np.any(one != other)  # an example may draw the same probes twice

@@ -94,10 +94,8 @@ NOT_VIEWED = {
     "list": (lambda d, flow: [d], "bijector or a distribution; got a list"),
     "model": (lambda d, flow: resflow.FlowModel(flow, [2]), "got a FlowModel"),
     "coroutine": (lambda d, flow: tfd.JointDistributionCoroutine(lambda: (yield d)), "made of functions"),
-    "named": (lambda d, flow: tfd.JointDistributionNamedAutoBatched({"a": d, "b": lambda a: a}), "functions"),
     "joint_inside": (lambda d, flow: tfd.Sample(tfd.JointDistributionSequential([lambda: d])), "functions"),
     "attribute": (lambda d, flow: Holder(flow), r"holder \(Holder\) holds blocks outside.*block"),
-    "attribute_inside": (lambda d, flow: Flow([flow, Holder(flow)]), "holds blocks outside.*block"),
 }
 
 

@@ -20,12 +20,8 @@ def test_initialize_gives_mean_zero_and_variance_one(per_channel):
     np.testing.assert_allclose(act_norm.forward(x), (x - x.mean(axes)) / x.std(axes), atol=1e-4)
     np.testing.assert_allclose(act_norm.shift, -x.mean(axes), rtol=1e-5)
     np.testing.assert_allclose(act_norm.log_scale, -np.log(x.std(axes)), atol=1e-5)
-
-
-def test_constant_channel():
-    act_norm = ActNorm([2])
-    act_norm.initialize([[1.0, 5.0], [3.0, 5.0]])
-    np.testing.assert_allclose(act_norm.log_scale, [0.0, np.log(1e3)], rtol=1e-5, atol=1e-6)
+    act_norm.initialize(np.ones_like(x))  # a deviation counts as 1e-3 at least
+    np.testing.assert_allclose(act_norm.log_scale, np.full(act_norm.shift.shape, np.log(1e3)), rtol=1e-5)
 
 
 def test_two_of_equal_arguments_do_not_share_a_cache():
@@ -123,33 +119,14 @@ def test_constants_of_mixed_channels_of_float32():
     assert found.inverse > 2 / np.linalg.norm(rounded, -2)
 
 
-def test_the_permutation_is_saved_and_not_trained(tmp_path):
-    conv, other = (InvertibleConv1x1(4, seed) for seed in (1, 2))
-    variables = conv.permutation, conv.lower_upper
-    assert all(v.value is w for v, w in zip(conv.keras_variables, variables, strict=True))
-    assert [v is conv.lower_upper for v in conv.trainable_variables] == [True]
-    assert {id(v) for v in conv.variables} == {id(v) for v in variables}
-    assert np.any(conv.permutation != other.permutation)
-    path = tf.train.Checkpoint(conv=conv).write(str(tmp_path / "c"))
-    tf.train.Checkpoint(conv=other).read(path).assert_consumed()
-    np.testing.assert_array_equal(other.weight(), conv.weight())
-
-
 @pytest.mark.parametrize("alpha", [0.05, 1e-6])
-def test_logit(alpha):
-    x = np.linspace(0.0, 1.0, 11)
-    y = Logit(alpha).forward(x)
-    np.testing.assert_allclose(y, special.logit(alpha + (1 - 2 * alpha) * x), atol=1e-9)
-    np.testing.assert_allclose(Logit(alpha).inverse(y + 0.0), x, atol=1e-12)
-
-
-def test_logit_is_accurate_near_one_in_single_precision():
+def test_logit_is_accurate_near_one_in_single_precision(alpha):
     x = np.linspace(1 - 2.0**-10, 1, 1025, dtype="float32")  # all exact
-    x64 = x.astype("float64")
-    expected = np.log(1e-6 + (1 - 2e-6) * x64) - np.log(1e-6 + (1 - 2e-6) * (1 - x64))
-    np.testing.assert_allclose(Logit(1e-6).forward(x), expected, rtol=3e-7)
-    expected = np.log(1 - 2e-6) - np.log(1e-6 + (1 - 2e-6) * (1 - x64)) - np.log(1e-6 + (1 - 2e-6) * x64)
-    np.testing.assert_allclose(Logit(1e-6).forward_log_det_jacobian(x, 0), expected, rtol=3e-7, atol=3e-7)
+    s, rest = (alpha + (1 - 2 * alpha) * part for part in (x.astype("float64"), 1 - x.astype("float64")))
+    np.testing.assert_allclose(Logit(alpha).forward(x), np.log(s) - np.log(rest), rtol=3e-7)
+    expected = np.log(1 - 2 * alpha) - np.log(rest) - np.log(s)
+    np.testing.assert_allclose(Logit(alpha).forward_log_det_jacobian(x, 0), expected, rtol=3e-7, atol=3e-7)
+    np.testing.assert_allclose(Logit(alpha).inverse(np.log(s) - np.log(rest)), x, atol=1e-12)
 
 
 def test_the_inverse_of_logit_is_precise_where_the_sigmoid_rounds():
@@ -206,23 +183,16 @@ def test_where_each_pixel_goes(factor):
         np.testing.assert_array_equal(y[..., place], x[:, dy::factor, dx::factor, channel])
 
 
-@pytest.mark.parametrize(
-    ("make", "shape", "message"),
-    [
-        (lambda: ActNorm([3], name="norm"), [4, 2], r"norm maps events of shape \(3,\)"),
-        (lambda: ActNorm([3], name="norm"), [], r"norm maps events of shape \(3,\)"),
-        (lambda: ActNorm([2, 2, 1], per_channel=False), [3, 1, 2, 1], "incompatible"),
-        (lambda: InvertibleConv1x1(3, name="mix"), [5, 4], r"mix maps events of shape \(3,\).*shape \(5, 4\)"),
-        (lambda: DCTConv([2, 2, 1]), [2, 2, 2], r"maps events of shape \(2, 2, 1\)"),
-        (lambda: Normalize([0.0, 1.0], [1.0, 2.0]), [5, 1], "incompatible"),
-    ],
-)
-def test_events_that_are_refused(make, shape, message, refused):
-    for call in (make().forward, make().inverse):
-        refused(message, call, tf.zeros(shape))
-
-
 def test_refusals(refused):
+    for bijector, shape, message in (
+        (ActNorm([3], name="norm"), [4, 2], r"norm maps events of shape \(3,\)"),
+        (ActNorm([2, 2, 1], per_channel=False), [3, 1, 2, 1], "incompatible"),
+        (InvertibleConv1x1(3, name="mix"), [5, 4], r"mix maps events of shape \(3,\).*shape \(5, 4\)"),
+        (DCTConv([2, 2, 1]), [2, 2, 2], r"maps events of shape \(2, 2, 1\)"),
+        (Normalize([0.0, 1.0], [1.0, 2.0]), [5, 1], "incompatible"),
+    ):
+        for call in (bijector.forward, bijector.inverse):
+            refused(message, call, tf.zeros(shape))
     for alpha in (0.0, 0.5):
         refused("alpha", Logit, alpha)
     for std in (0.0, np.nan):

@@ -1,9 +1,11 @@
 import logging
+import pathlib
 import signal
 
 import pytest
 
 from tf_resflow.cli import command_line
+from tf_resflow.cli.plot_runs import run_names
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.version import __version__
 
@@ -25,10 +27,13 @@ def test_errors_of_ours_are_messages_and_others_keep_their_traceback():
             command_line._guarded(fault)
 
 
-def test_warnings_of_tfds_about_a_missing_data_set_are_left_out():
-    for message, is_told in (("Variant folder %s has no %s", False), ("%s", True)):
-        record = logging.LogRecord("absl", logging.WARNING, "file.py", 3, message, ("mnist", "info"), None)
-        assert command_line._is_worth_telling(record) == is_told
+def test_warnings_of_tfds_about_a_missing_data_set_are_left_out(caplog):
+    def warn(_):
+        for message in ("Variant folder %s has no %s", "%s is of %s"):
+            logging.getLogger("absl").warning(message, "mnist", "info")
+
+    command_line._guarded(warn)
+    assert caplog.messages == ["mnist is of info"]
 
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -40,7 +45,7 @@ def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     try:
         with pytest.raises(SystemExit) as end:
-            command_line.run("", None, None, None)
+            command_line.command("", None, None, None)()
     finally:
         found = {number: signal.signal(number, handler) for number, handler in before.items()}
     assert end.value.code == code and found == usual
@@ -50,5 +55,13 @@ def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
 def test_version(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["command", "--version"])
     with pytest.raises(SystemExit) as end:
-        command_line.run("", None, None, None)
+        command_line.command("", None, None, None)()
     assert not end.value.code and capsys.readouterr().out == f"tf_resflow {__version__}\n"
+
+
+def test_runs_with_the_same_name_are_distinguished():
+    """In a plot. A run that is given twice appears once."""
+    paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
+    names, here = run_names(paths), pathlib.Path().resolve().name
+    assert list(names) == ["a/x", f"{here}/runs/b/x", "else/runs/b/x", "y"]
+    assert list(names.values()) == ["runs/a/../a/x", *paths[1:4]]

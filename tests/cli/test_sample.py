@@ -1,10 +1,10 @@
 """resflow-sample in this process, on a run of a density in the plane."""
 
 import functools
+from unittest import mock
 
 import numpy as np
 import pytest
-from absl import logging
 from matplotlib.figure import Figure
 
 import tf_resflow as resflow
@@ -50,23 +50,18 @@ def test_between_examples(sample, loaded, tmp_path):
     assert len(np.load(tmp_path / "points.npy")) == len(x) // 2 * 10
 
 
-def test_pictures(sample, tmp_path, monkeypatch):
+def test_pictures(sample, tmp_path, monkeypatch, said):
     """Samples over as many of the data, if these are there."""
-    titles, said, savefig = [], [], Figure.savefig
+    titles, savefig = [], Figure.savefig
 
     def keep(figure, *args, **kwargs):
         savefig(figure, *args, **kwargs)
         texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         titles.append((figure.get_suptitle(), texts))
 
-    def no_data(config, **options):
-        raise ValueError("no such file")
-
     monkeypatch.setattr(Figure, "savefig", keep)
-    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
     sample(tmp_path / "a.png", "--num=40", "--temperature=0.5")
-    with monkeypatch.context() as patch:
-        patch.setattr("tf_resflow.data.load", no_data)
+    with mock.patch("tf_resflow.data.load", side_effect=ValueError("no such file")):
         sample(tmp_path / "a.PNG")
     assert titles == [
         ("8gaussians: 40 samples at temperature 0.5", ["test data (40)", "samples (40)"]),

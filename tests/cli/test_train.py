@@ -42,16 +42,13 @@ def test_arguments_of_pandas(monkeypatch):
     assert options == given | {"skiprows": 2, "na_values": ["-", "?"]}
 
 
-@pytest.mark.parametrize(
-    "override, near",
-    [
+def test_a_typo_in_a_field(parse, monkeypatch):
+    for override, near in (
         ("--config.train.stesp=5", "train.steps"),
         ("-config.steps", "train.steps"),
         ("--noconfig.data.flp", "data.flip"),
         ("--config.data.read_options.spe=;", "data.read_options.sep"),
-    ],
-)
-def test_a_typo_in_a_field(override, near, parse, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train", "--config=digits", "--config.model.kernels[0]=5", override])
-    with pytest.raises(ValueError, match=f"has no field .*; did you mean '{near}'?"):
-        parse("digits")
+    ):
+        monkeypatch.setattr("sys.argv", ["train", "--config=digits", "--config.model.kernels[0]=5", override])
+        with pytest.raises(ValueError, match=f"has no field .*; did you mean '{near}'?"):
+            parse("digits")

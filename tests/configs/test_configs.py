@@ -36,25 +36,16 @@ BUILT |= {"monotone:digits", "monotone:tabular", "idensenet:tabular", "best_smal
 BUILT |= {"hybrid:digits,residual,1"}
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The image data sets of the configs: the shape of an image, and the splits.
-IMAGES = {
-    "mnist": ((28, 28, 1), ("train", "test")),
-    "fashion_mnist": ((28, 28, 1), ("train", "test")),
-    "cifar10": ((32, 32, 3), ("train", "test")),
-    "svhn_cropped": ((32, 32, 3), ("train", "test", "extra")),
-    "bsds32": ((32, 32, 3), ("train", "test")),
-    "downsampled_imagenet/32x32": ((32, 32, 3), ("train", "validation")),
-    "downsampled_imagenet/64x64": ((64, 64, 3), ("train", "validation")),
-    "celeb_a_hq/256": ((256, 256, 3), ("train",)),
-}
+IMAGES = {name: ((28, 28, 1), ("train", "test")) for name in ("mnist", "fashion_mnist")}
+IMAGES |= {name: ((32, 32, 3), ("train", "test")) for name in ("cifar10", "bsds32")}
+IMAGES |= {f"downsampled_imagenet/{n}x{n}": ((n, n, 3), ("train", "validation")) for n in (32, 64)}
+IMAGES |= {"svhn_cropped": ((32, 32, 3), ("train", "test", "extra")), "celeb_a_hq/256": ((256, 256, 3), ("train",))}
 
 
 def _example(features, shape, number):
     """Noise as an image, and something for every other feature."""
-    values = {
-        tfds.features.Image: np.random.default_rng(number).integers(256, size=shape, dtype=np.uint8),
-        tfds.features.ClassLabel: number % 10,
-        tfds.features.Text: "text",
-    }
+    image = np.random.default_rng(number).integers(256, size=shape, dtype=np.uint8)
+    values = {tfds.features.Image: image, tfds.features.ClassLabel: number % 10, tfds.features.Text: "text"}
     return {key: values[type(feature)] for key, feature in features.items()}
 
 
@@ -110,7 +101,7 @@ def test_a_docstring_begins_with_the_command():
 
 def test_wrong_arguments():
     cases = [
-        *((f"ablations:{name}", "Unknown ablation.*iresnet") for name in ("poison", ",mnist_small")),
+        *((f"ablations{name}", "Unknown ablation.*iresnet") for name in ("", ":poison", ":,mnist_small")),
         ("ablations:poisson,mnits", "Unknown config 'mnits'.*'mnist'"),
         *((f"{name}:mnits", "Unknown config 'mnits'.*'mnist'") for name in ("hybrid", "monotone:idensenet")),
         *((f"images:{size}", f"size is '{size}': give a multiple of 8") for size in ("20", "72", "-8", "x", "8.0")),
@@ -121,8 +112,6 @@ def test_wrong_arguments():
     for name, message in cases:
         with pytest.raises(ValueError, match=message):
             base_config(name)
-    with pytest.raises(ValueError, match="Unknown ablation.*iresnet"):
-        base_config("ablations")
 
 
 def test_changes_of_changed_configs():
@@ -140,8 +129,7 @@ def test_hybrid_arguments():
     weights = {"cifar10,residual,0": 0.0, "": 1.0, "svhn,,1/D": 1.0, "cifar10,,1": 3072.0, "digits,,1": 64.0}
     for argument, weight in weights.items():
         config = base_config(f"hybrid:{argument}")
-        assert (config.task, config.hybrid.density_weight) == ("hybrid", weight)
-        assert config.model.logit_alpha is None
+        assert (config.task, config.hybrid.density_weight, config.model.logit_alpha) == ("hybrid", weight, None)
     blocks = [base_config(f"hybrid:mnist,{trunk}").model for trunk in FILES["hybrid"]["TRUNKS"]]
     found = [(m.block, m.inv_1x1_conv) for m in blocks]
     assert found == [("residual", False), ("affine_coupling", False), ("affine_coupling", True)]
@@ -208,16 +196,14 @@ def test_number_of_parameters(name, no_search):
     assert f"({total:,})" in FILES[name.partition(":")[0]]["__doc__"]
 
 
-@pytest.mark.parametrize(
-    "name, shape",
-    [
-        *((name, (32, 32, 3)) for name in ("cifar10", "svhn", "imagenet32", "bsds32")),
-        *((name, (28, 28, 1)) for name in ("mnist", "fashion_mnist_small")),
-        *((name, (64, 64, 3)) for name in ("imagenet64", "celebahq64_5bit")),
-        ("celebahq256_5bit", (256, 256, 3)),
-    ],
-)
-def test_data_of_the_config(name, shape, data_dir):
+SHAPES = dict.fromkeys(("cifar10", "svhn", "imagenet32", "bsds32"), (32, 32, 3))
+SHAPES |= dict.fromkeys(("mnist", "fashion_mnist_small"), (28, 28, 1))
+SHAPES |= {"imagenet64": (64, 64, 3), "celebahq64_5bit": (64, 64, 3), "celebahq256_5bit": (256, 256, 3)}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_data_of_the_config(name, data_dir):
+    shape = SHAPES[name]
     is_faces = name.startswith("celebahq")
     levels, sizes = (32, {"train": 18, "test": 2}) if is_faces else (256, {"train": 20, "test": 4})
     config = base_config(name)

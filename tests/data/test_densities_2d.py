@@ -31,11 +31,9 @@ def test_samples_have_the_density_and_its_entropy(name):
 
 def test_8gaussians_are_the_mixture():
     points = np.random.default_rng(0).uniform(-4, 4, size=[200, 2])
-    angles = np.arange(8) * np.pi / 4
-    means = np.sqrt(8) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    components = [stats.multivariate_normal(m, np.eye(2) / 8).logpdf(points) for m in means]
-    expected = special.logsumexp(components, axis=0) - np.log(8)
-    np.testing.assert_allclose(DENSITIES["8gaussians"].log_prob(points), expected, rtol=1e-10)
+    means = np.sqrt(8) * np.exp(2j * np.pi * np.arange(8) / 8)
+    density = sum(stats.multivariate_normal([m.real, m.imag], np.eye(2) / 8).pdf(points) / 8 for m in means)
+    np.testing.assert_allclose(DENSITIES["8gaussians"].log_prob(points), np.log(density), rtol=1e-10)
 
 
 @pytest.mark.parametrize("name, radii, std", [("rings", [0.75, 1.5, 2.25, 3], 0.08), ("circles", [1.5, 3], 0.24)])
@@ -52,40 +50,26 @@ def test_pinwheel_is_a_turned_mixture():
     points = np.random.default_rng(2).uniform(-3, 3, size=[300, 2])
     z = (points[:, 0] + 1j * points[:, 1]) / 2
     blade = stats.multivariate_normal([1, 0], [[0.09, 0], [0, 0.01]])
-    density = 0
-    for k in range(5):
-        turned_back = z * np.exp(-1j * (2 * np.pi * k / 5 + np.exp(np.abs(z)) / 4))
-        density += blade.pdf(np.stack([turned_back.real, turned_back.imag], axis=1)) / 5 / 4
+    back = z * np.exp(-1j * (2 * np.pi * np.arange(5)[:, np.newaxis] / 5 + np.exp(np.abs(z)) / 4))
+    density = blade.pdf(np.stack([back.real, back.imag], axis=-1)).mean(axis=0) / 4
     np.testing.assert_allclose(DENSITIES["pinwheel"].log_prob(points), np.log(density), rtol=1e-9)
 
 
-def _moon(u):
-    return [2 * np.cos(np.pi * u) - 1, 2 * np.sin(np.pi * u) - 0.2]
-
-
-def _spiral(u):
-    angle = 3 * np.pi * np.sqrt(u)
-    return [np.cos(angle) * angle / 3, -np.sin(angle) * angle / 3]
-
-
-def _roll(u):
-    angle = 1.5 * np.pi * (1 + 2 * u)
-    return [np.cos(angle) * angle / 5, np.sin(angle) * angle / 5]
-
-
 CURVES = [
-    ("moons", [_moon, lambda u: [-_moon(u)[0], 0.6 - _moon(u)[1]]], 0.2),
-    ("2spirals", [_spiral, lambda u: [-c for c in _spiral(u)]], 0.1),
-    ("swissroll", [_roll], 0.2),
+    ("moons", lambda u: 2 * np.exp(1j * np.pi * u) - 1 - 0.2j, [0.6j], 0.2),
+    ("2spirals", lambda u: np.pi * np.sqrt(u) * np.exp(-3j * np.pi * np.sqrt(u)), [0.0], 0.1),
+    ("swissroll", lambda u: 0.3 * np.pi * (1 + 2 * u) * np.exp(1.5j * np.pi * (1 + 2 * u)), [], 0.2),
 ]
 
 
-@pytest.mark.parametrize("name, curves, std", CURVES)
-def test_curves_agree_with_adaptive_quadrature(name, curves, std):
+@pytest.mark.parametrize("name, curve, sums, std", CURVES)
+def test_curves_agree_with_adaptive_quadrature(name, curve, sums, std):
+    """In the complex plane. A second curve is the first one turned by 180 degrees: their sum is constant."""
+    curves = [curve, *(lambda u, total=total: total - curve(u) for total in sums)]
+
     def density(point):
         def integrand(u, curve):
-            x, y = curve(u)
-            square = (x - point[0]) ** 2 + (y - point[1]) ** 2
+            square = np.abs(curve(u) - complex(*point)) ** 2
             return np.exp(-square / (2 * std**2)) / (2 * np.pi * std**2)
 
         ends = np.linspace(0, 1, 41)

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import ml_collections
 import numpy as np
 import pytest
@@ -9,23 +6,12 @@ from sklearn import datasets
 from tf_resflow.data import DENSITIES, default_config, load, load_digits
 
 
-def test_importing_the_package_loads_no_optional_library():
-    code = (
-        "import sys, tf_resflow.data; loaded = {m.split('.')[0] for m in sys.modules};"
-        "print(sorted(loaded & {'tensorflow_datasets', 'sklearn', 'matplotlib', 'torch'}))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.strip() == "[]", result.stdout + result.stderr
-
-
 def test_each_name_loads_its_data():
     config = default_config()
-    assert load(config).name == load(ml_collections.FrozenConfigDict(config)).name == "digits"
-    assert load({}).levels == 17
-    for name in ("moons", "8gaussians"):
-        dataset = load({"name": name, "num_test": 9})
-        assert dataset.name == name and dataset.sizes == {"test": 9, "validation": 9}
-        assert load({"name": name, "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
+    assert load(config).name == load(ml_collections.FrozenConfigDict(config)).name == load({}).name == "digits"
+    dataset = load({"name": "moons", "num_test": 9})
+    assert dataset.name == "moons" and dataset.sizes == {"test": 9, "validation": 9}
+    assert load({"name": "moons", "num_test": 9, "validation_fraction": 0}).sizes == {"test": 9}
 
 
 def test_the_split_of_the_digits_is_fixed():
@@ -49,13 +35,11 @@ def test_options_of_pandas_reach_the_loader(tmp_path):
     path.write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(20)))
     fields = {"name": "tabular", "path": str(path), "read_options": {"sep": ";", "decimal": ","}}
     fields |= {"test_fraction": 0.25, "validation_fraction": 0}
-    config = default_config(**fields)
-    for given in (fields, config, ml_collections.FrozenConfigDict(config)):
-        dataset = load(given)
-        assert dataset.columns == ("a", "b") and dataset.sizes == {"test": 5, "train": 15}
-        assert set(dataset.array("test")[:, 0]) <= {i + 0.5 for i in range(20)}
-    fields["read_options"]["skipfooter"], fields["read_options"]["header"] = 4, 0
-    assert sum(load(fields | {"read_options": fields["read_options"] | {"engine": "python"}}).sizes.values()) == 16
+    dataset = load(default_config(**fields))
+    assert dataset.columns == ("a", "b") and dataset.sizes == {"test": 5, "train": 15}
+    assert set(dataset.array("test")[:, 0]) <= {i + 0.5 for i in range(20)}
+    fields["read_options"] |= {"skipfooter": 4, "header": 0, "engine": "python"}
+    assert load(fields).sizes == {"test": 4, "train": 12}
 
 
 @pytest.mark.parametrize(
@@ -70,35 +54,22 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path, name, near):
     assert all(known in str(error.value) for known in [*DENSITIES, "tabular", "my_pictures"])
 
 
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"dta_dir": ""}, "data.dta_dir; did you mean 'data_dir'"),
-        ({"levels": 16}, "digits have 17 levels"),
-        ({"image_size": 9}, "8 x 8 pixels"),
-        ({"name": "images"}, "data.path is missing"),
-        ({"name": "moons", "flip": True}, "data.flip does not apply to data.name = 'moons'"),
-        ({"path": "photographs"}, "data.path does not .* 'digits'.* your own files is 'images' or 'tabular'"),
-        ({"read_options": {"sep": ";"}}, "data.read_options does not"),
-        ({"name": "mnist", "num_test": 5}, "data.num_test does not"),
-        ({"name": "tabular", "image_size": 8}, "data.image_size does not"),
-        ({"name": "images", "split_train": "train[:10]"}, "data.split_train does not"),
-    ],
-)
-def test_refusals(fields, message):
-    with pytest.raises(ValueError, match=message):
-        load(fields)
+def test_refusals(refused):
+    refused("data.dta_dir; did you mean 'data_dir'", load, {"dta_dir": ""})
+    for wrong in ({"levels": 16}, {"image_size": 9}):
+        refused("digits have 17 levels and 8 x 8 pixels", load, wrong)
+    refused("data.path is missing", load, {"name": "images"})
+    refused("data.flip does not apply to data.name = 'moons'", load, {"name": "moons", "flip": True})
+    refused("data.path does not .* your own files is 'images' or 'tabular'", load, {"path": "photographs"})
+    refused("data.read_options does not", load, {"read_options": {"sep": ";"}})
+    refused("data.num_test does not", load, {"name": "mnist", "num_test": 5})
 
 
-def test_columns_of_levels_in_a_config(tmp_path):
-    rows = np.random.default_rng(0).normal(size=[40, 1])
+def test_columns_of_levels_in_a_config(refused, tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("x,size,code\n" + "".join(f"{x:.5f},{'SML'[i % 3]},{i % 4}\n" for i, (x,) in enumerate(rows)))
+    path.write_text("x,size,code\n" + "".join(f"{i / 7:.5f},{'SML'[i % 3]},{i % 4}\n" for i in range(40)))
     fields = {"name": "tabular", "path": str(path)}
     dataset = load({**fields, "kinds": "code: category; size: S < M < L; "})
     assert dataset.codes.kinds == {"x": "number", "size": ["S", "M", "L"], "code": "category"}
     for wrong in ("S < M", "size: S < < M", "size"):
-        with pytest.raises(ValueError, match="not of the form 'wind: number; temp: 0.1"):
-            load({**fields, "kinds": wrong})
-    with pytest.raises(ValueError, match="Column 'code': a kind is one of date, .* got the kind 'S'"):
-        load({**fields, "kinds": "code: S"})
+        refused("not of the form 'wind: number; temp: 0.1", load, {**fields, "kinds": wrong})

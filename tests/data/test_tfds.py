@@ -11,52 +11,34 @@ from tf_resflow.data.tfds_images import TFDSReader
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
 SQUARES = np.random.default_rng(0).integers(256, size=[300, 8, 8, 1]).astype(np.uint8)
 LITTLE = {"train": IMAGES[:550], "test": IMAGES[550:]}
-TWICE = "of 'little' would count examples twice"
 MEMORY = pytest.mark.parametrize("memory", [1000, 10**9])  # streamed, or held
 
 
-def _image(*shape):
-    return tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png")
-
-
-def _store(directory, name, image, arrays, num_classes=None, num_shards=None):
+def _store(directory, name, shape, arrays, num_classes=None, num_shards=None):
+    kind = {3: tfds.features.Image, 1: tfds.features.Tensor}[len(shape)]
+    image = kind(shape=shape, dtype=np.uint8 if len(shape) == 3 else np.float32)
     label = tfds.features.ClassLabel(num_classes=num_classes) if num_classes else np.int64
     features = tfds.features.FeaturesDict({"image": image, "label": label, "note": tfds.features.Text()})
-    return tfds.dataset_builders.store_as_tfds_dataset(
-        name=name,
-        version="1.0.0",
-        features=features,
-        split_datasets={
-            split: [(i, {"image": x, "label": i, "note": "."}) for i, x in enumerate(images)]
-            for split, images in arrays.items()
-        },
-        data_dir=directory,
-        disable_shuffling=True,
-        download_config=tfds.download.DownloadConfig(num_shards=num_shards),
-    )
+
+    def rows(images):
+        return [(i, {"image": x, "label": i, "note": "."}) for i, x in enumerate(images)]
+
+    options = {"data_dir": directory, "disable_shuffling": True}
+    options["download_config"] = tfds.download.DownloadConfig(num_shards=num_shards)
+    options["split_datasets"] = {split: rows(images) for split, images in arrays.items()}
+    tfds.dataset_builders.store_as_tfds_dataset(name=name, version="1.0.0", features=features, **options)
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("tfds"))
-    _store(directory, "little", _image(6, 4, 3), LITTLE)
+    _store(directory, "little", (6, 4, 3), LITTLE)
     parts = {"train": IMAGES[:10], "validation": IMAGES[10:16], "test": IMAGES[16:20]}
-    _store(directory, "three", _image(6, 4, 3), parts, num_classes=10)
-    vectors = {"train": np.zeros([2, 2], "f4")}
-    _store(directory, "vectors", tfds.features.Tensor(shape=(2,), dtype=np.float32), vectors)
+    _store(directory, "three", (6, 4, 3), parts, num_classes=10)
+    _store(directory, "vectors", (2,), {"train": np.zeros([2, 2], "f4")})
+    _store(directory, "sharded", (8, 8, 1), {"train": SQUARES}, num_classes=300, num_shards=5)
+    _store(directory, "unsized", (None, None, 1), {"train": SQUARES[:20], "test": SQUARES[20:30]})
     return directory
-
-
-@pytest.fixture(scope="module")
-def builder(data_dir):
-    """300 images in 5 files."""
-    return _store(data_dir, "sharded", _image(8, 8, 1), {"train": SQUARES}, num_classes=300, num_shards=5)
-
-
-@pytest.fixture(scope="module")
-def unsized(data_dir):
-    """Images of a size that the features leave open, and without classes."""
-    return _store(data_dir, "unsized", _image(None, None, 1), {"train": SQUARES[:20], "test": SQUARES[20:30]})
 
 
 @MEMORY
@@ -82,8 +64,13 @@ def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
         ({}, {"train": 10, "validation": 6, "test": 4}),
         ({"split_test": "validation"}, {"train": 10, "test": 6}),
         ({"split_train": "train+validation[:50%]"}, {"train": 13, "test": 4}),
+        ({"split_train": "train[:7]", "split_validation": "train[7:]"}, {"train": 7, "validation": 3, "test": 4}),
     ]:
-        assert load_tfds_images("three", data_dir, validation_fraction=0, **splits).sizes == sizes
+        dataset = load_tfds_images("three", data_dir, validation_fraction=0, **splits)
+        assert dataset.sizes == sizes and dataset.num_classes == 10
+    x, label = next(iter(dataset.eval_batches("validation", 6, labels=True)))
+    np.testing.assert_array_equal(x, IMAGES[7:10])
+    np.testing.assert_array_equal(label, [7, 8, 9])
 
 
 @MEMORY
@@ -103,56 +90,40 @@ def test_the_last_part_of_a_train_split_is_held_back(data_dir, monkeypatch, memo
     np.testing.assert_array_equal(dataset.array("validation"), IMAGES[held_back])
 
 
-def test_subsplits_and_their_labels(data_dir):
-    dataset = load_tfds_images("three", data_dir, split_train="train[:7]", split_validation="train[7:]")
-    assert dataset.sizes == {"train": 7, "validation": 3, "test": 4} and dataset.num_classes == 10
-    x, label = next(iter(dataset.eval_batches("validation", 6, labels=True)))
-    np.testing.assert_array_equal(x, IMAGES[7:10])
-    np.testing.assert_array_equal(label, [7, 8, 9])
-
-
-def test_a_stream_of_another_format_is_an_error(data_dir, monkeypatch):
+def test_a_stream_of_another_format_is_an_error(refused, data_dir, monkeypatch):
     monkeypatch.setattr(tfds_images, "_MEMORY", 1000)
-    builder = tfds_images._prepared_builder("little", data_dir, False)
-    monkeypatch.setattr(builder.info, "_info_proto", None, raising=False)
-    monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
-    with pytest.raises(ValueError, match="--file_format=tfrecord"):
-        load_tfds_images("little", data_dir)
+    monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", tfds.core.FileFormat.RIEGELI)
+    refused("--file_format=tfrecord", load_tfds_images, "little", data_dir)
 
 
 @pytest.mark.parametrize("name", ["mnist", "tfds/mnist"])
-def test_missing_data_say_how_to_get_them(tmp_path, name):
-    with pytest.raises(ValueError, match=f"there is no {tmp_path}/mnist.*\n.*\n    tfds build mnist --data_dir="):
-        load({"name": name, "data_dir": str(tmp_path)})
+def test_missing_data_say_how_to_get_them(refused, tmp_path, name):
+    message = f"there is no {tmp_path}/mnist.*\n.*\n    tfds build mnist --data_dir="
+    refused(message, load, {"name": name, "data_dir": str(tmp_path)})
 
 
-@pytest.mark.parametrize(
-    "name, fields, message",
-    [
-        *[("little", {"levels": levels}, "power of two") for levels in (1, 17, 512)],
-        ("little", {"split_train": "train[:4]"}, r"little \(train\[:4\]\): 4 examples .* {'validation': 0, "),
-        ("little", {"split_test": "tset"}, "Unknown split 'tset'. Should be one of"),
-        ("sharded", {"image_size": 3}, r"have the shape \(8, 8, 1\). Set image_size to a divisor"),
-        ("unsized", {}, r"have the shape \(None, None, 1\). Set image_size"),
-        ("vectors", {}, "has no image"),
-        ("little", {"split_validation": "train[500:]"}, TWICE),
-        ("little", {"split_train": "train[:51%]", "split_test": "train[50%:]"}, TWICE),
-        ("little", {"split_train": "test[10:]+train"}, TWICE),
-        ("little", {"split_train": "train[:60%]+train[50%:]"}, TWICE),
-    ],
-)
-@pytest.mark.usefixtures("builder", "unsized")
-def test_what_does_not_fit_is_refused(data_dir, name, fields, message):
-    with pytest.raises(ValueError, match=message):
-        load_tfds_images(name, data_dir, **fields)
+def test_what_does_not_fit_is_refused(refused, data_dir):
+    for levels in (1, 17, 512):
+        refused("power of two", load_tfds_images, "little", data_dir, levels=levels)
+    few = r"little \(train\[:4\]\): 4 examples .* {'validation': 0, "
+    refused(few, load_tfds_images, "little", data_dir, split_train="train[:4]")
+    refused("Unknown split 'tset'. Should be one of", load_tfds_images, "little", data_dir, split_test="tset")
+    shape = r"have the shape \(8, 8, 1\). Set image_size to a divisor"
+    refused(shape, load_tfds_images, "sharded", data_dir, image_size=3)
+    refused(r"have the shape \(None, None, 1\). Set image_size", load_tfds_images, "unsized", data_dir)
+    refused("has no image", load_tfds_images, "vectors", data_dir)
+    twice = "of 'little' would count examples twice"
+    for train, test in (("[:51%]", "train[50%:]"), ("+test[10:]", "test"), ("[:60%]+train[50%:]", "test")):
+        refused(twice, load_tfds_images, "little", data_dir, split_train=f"train{train}", split_test=test)
 
 
 def _labels_of(reader, *options):
     return np.array([int(label) for _, label in reader.stream("train", *options).map(reader.decode)])
 
 
-def test_a_seed_orders_a_stream(builder, monkeypatch):
+def test_a_seed_orders_a_stream(data_dir, monkeypatch):
     """A permutation, a function of the seed, in blocks of 64 examples of all files."""
+    builder = tfds.builder("sharded", data_dir=data_dir)
     sizes = builder.info.splits["train"]
     monkeypatch.setattr(tfds_images, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
     reader = TFDSReader(builder)
@@ -171,8 +142,8 @@ def test_a_seed_orders_a_stream(builder, monkeypatch):
     assert np.mean(one == other) < 0.1
 
 
-def test_larger_images_are_averaged(builder):
-    reader = TFDSReader(builder, levels=32, image_size=4)
+def test_larger_images_are_averaged(data_dir):
+    reader = TFDSReader(tfds.builder("sharded", data_dir=data_dir), levels=32, image_size=4)
     assert reader.event_shape == (4, 4, 1)
     images, labels = reader.read("train")
     means = SQUARES.reshape(300, 4, 2, 4, 2, 1).astype(np.float64).mean(axis=(2, 4))
@@ -180,9 +151,9 @@ def test_larger_images_are_averaged(builder):
     np.testing.assert_array_equal(images, np.rint(means)[labels] // 8)
 
 
-def test_an_open_size_is_that_of_the_argument(unsized):
-    reader = TFDSReader(unsized, image_size=8)
+def test_an_open_size_is_that_of_the_argument(refused, data_dir):
+    builder = tfds.builder("unsized", data_dir=data_dir)
+    reader, wrong = (TFDSReader(builder, image_size=size) for size in (8, 16))
     assert reader.event_shape == (8, 8, 1)
     np.testing.assert_array_equal(reader.read("train"), SQUARES[:20])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with expected shape"):
-        TFDSReader(unsized, image_size=16).read("train")
+    refused("not compatible with expected shape", wrong.read, "train", error=tf.errors.InvalidArgumentError)

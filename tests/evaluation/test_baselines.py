@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -15,46 +17,33 @@ def test_gaussian_of_continuous_data(monkeypatch):
     assert gaussian_baseline(train, test) == pytest.approx(expected, rel=1e-9)
 
 
-def test_gaussian_of_integers_is_the_mean_over_the_noise():
-    """The closed form is within 4 standard errors of the mean of SciPy's score on 400 noisy copies."""
-    generator = np.random.default_rng(1)
-    levels, copies = 5, 400
-    latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 6])
-    images = np.clip(np.floor(latent + 2.5), 0, levels - 1).astype(np.uint8).reshape(60, 2, 3, 1)
-    train, test = images[:40], images[40:]
-    noisy = (test.reshape(20, 6) + generator.uniform(size=[copies, 20, 6])) / levels
-    centers = (train.reshape(40, 6) + 0.5) / levels
-    covariance = np.cov(centers.T, bias=True) + np.eye(6) / (12 * levels**2)
-    scores = -stats.multivariate_normal(centers.mean(0), covariance).logpdf(noisy)
-    scores = scores.mean(axis=1) / (6 * np.log(2)) + np.log2(levels)
-    result = gaussian_baseline(train, test, levels)
-    assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(copies) < 2e-2
+def test_gaussian_of_integers_is_that_of_cells_in_the_unit_cube():
+    images = np.random.default_rng(1).integers(5, size=[60, 2, 3, 1]).astype(np.uint8)
+    centers = (images.reshape(60, 6) + 0.5) / 5
+    expected = gaussian_baseline(centers[:40], centers[40:], widths=np.full(6, 1 / 5)) / (6 * np.log(2))
+    assert gaussian_baseline(images[:40], images[40:], 5) == pytest.approx(expected, rel=1e-9)
 
 
 def test_gaussian_of_cells_is_the_mean_over_the_noise():
-    """Of levels beside a real number, a probability in their cells of width 1 and 1/2."""
+    """Of levels beside a real number, a probability in cells of width 1 and 1/2; by Gauss's rule of 2 nodes."""
     generator = np.random.default_rng(2)
     latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 3])
     widths = np.array([1.0, 0.0, 0.5])
     rows = np.stack([np.round(latent[:, 0]), latent[:, 1], np.round(2 * latent[:, 2]) / 2], axis=1)
-    train, test = rows[:40], rows[40:]
-    noisy = test + widths * (generator.uniform(size=[4000, 20, 3]) - 0.5)
-    covariance = np.cov(train.T, bias=True) + np.diag(widths**2 / 12)
-    scores = -stats.multivariate_normal(train.mean(0), covariance).logpdf(noisy).mean(axis=1) - np.log(0.5)
-    result = gaussian_baseline(train, test, widths=widths)
-    assert abs(result - scores.mean()) < 4 * scores.std() / np.sqrt(4000) < 1e-2
+    nodes = [widths * signs / np.sqrt(12) for signs in itertools.product([-1, 1], repeat=3)]
+    covariance = np.cov(rows[:40].T, bias=True) + np.diag(widths**2 / 12)
+    gaussian = stats.multivariate_normal(rows[:40].mean(0), covariance)
+    expected = -np.mean([gaussian.logpdf(rows[40:] + node) for node in nodes]) - np.log(0.5)
+    assert gaussian_baseline(rows[:40], rows[40:], widths=widths) == pytest.approx(expected, rel=1e-9)
 
 
-def _dependent(num, offset):
-    """Columns a, b and a + b with different scales."""
-    a, b = np.random.default_rng(2).normal(offset, 1.0, size=[2, num]) * [[1.0], [1e3]]
-    return np.stack([a, b, a + b], axis=1)
+A, B = np.random.default_rng(2).normal(1e4, 1.0, size=[2, 300]) * [[1.0], [1e3]]
+DEPENDENT = np.stack([A, B, A + B], axis=1)
 
 
-@pytest.mark.parametrize("train", [np.ones([10, 3]), _dependent(300, 1e4).astype("f"), _dependent(300, 1e4)])
-def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(train):
-    with pytest.raises(ValueError, match="singular.*remove"):
-        gaussian_baseline(train, train)
+@pytest.mark.parametrize("train", [np.ones([10, 3]), DEPENDENT.astype("f"), DEPENDENT])
+def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(refused, train):
+    refused("singular.*remove", gaussian_baseline, train, train)
 
 
 @pytest.mark.parametrize("dtype, noise", [(np.float32, 1e-4), (np.float64, 1e-6)])

@@ -15,12 +15,8 @@ from tf_resflow.models.data_space import DataSpace
 
 def model_of(event_shape, levels, distribution):
     """What the measurement takes of a `FlowModel`."""
-    return types.SimpleNamespace(
-        data_space=DataSpace(event_shape, levels, None, tf.float32),
-        condition=Condition(),
-        distribution=distribution,
-        evaluation_log_det_estimator=None,
-    )
+    parts = {"condition": Condition(), "distribution": distribution, "evaluation_log_det_estimator": None}
+    return types.SimpleNamespace(data_space=DataSpace(event_shape, levels, None, tf.float32), **parts)
 
 
 class SumOfSquares:
@@ -39,10 +35,8 @@ class SumOfSquares:
 
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
-    """u = (1 + U) / 4 has a variance of the squares from scipy; 2,000 examples of 4 x 4 draws.
-
-    The standard deviation of 24,000 degrees of freedom is within 2 %, 4 standard errors.
-    """
+    """u = (1 + U) / 4 has a variance of the squares from scipy; 2,000 examples of 4 x 4 draws."""
+    # The standard deviation of 24,000 degrees of freedom is within 2 %, 4 standard errors.
     silent, noisy = SumOfSquares(0.0), SumOfSquares(0.2)
     model = model_of([2, 2, 1], 4, silent if evaluation else noisy)
     monkeypatch.setattr(estimator_noise, "with_log_det_estimator", lambda distribution, log_det_estimator: noisy)
@@ -52,12 +46,11 @@ def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
     cell = stats.uniform(0.25, 0.25)
     square, fourth = cell.expect(lambda u: u**2), cell.expect(lambda u: u**4)
     assert noise.estimator_std == pytest.approx(0.2 / unit, rel=0.02)
-    between = 4 * (fourth - square**2) + 0.2**2 / 4
-    assert noise.dequantization_std**2 * unit**2 == pytest.approx(
-        4 * (fourth - square**2), abs=4 * between * np.sqrt(2 / 3 / 2000)
-    )
-    std = np.sqrt(between / 8000)
-    assert -(noise.mean - 2) * unit == pytest.approx(4 * square, abs=4 * std)
+    variance = 4 * (fourth - square**2)
+    between = variance + 0.2**2 / 4
+    error = between * np.sqrt(2 / 3 / 2000)
+    assert noise.dequantization_std**2 * unit**2 == pytest.approx(variance, abs=4 * error)
+    assert -(noise.mean - 2) * unit == pytest.approx(4 * square, abs=4 * np.sqrt(between / 8000))
 
 
 def test_kurtosis_of_a_laplace_distribution_and_of_mixed_scales():

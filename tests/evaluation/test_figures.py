@@ -22,10 +22,7 @@ LINES = [
 
 
 def test_learning_curves(tmp_path, figures):
-    """Reported and held-out scores, the latter also on training examples; a single point is a mark.
-
-    The last score on another split is left out.
-    """
+    """Reported and held-out scores, the latter also on training examples; a single point is a mark."""
     scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
     runs = {"one": LINES, "train": LINES[:1] + scored + LINES[2:]}
     learning_curves(tmp_path / "curves.png", runs, "nats")
@@ -46,9 +43,8 @@ def test_the_best_checkpoint_of_a_run_has_a_star(tmp_path, figures):
 
 
 def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
-    steps = np.arange(1, 101)
-    values = 2 + 1000 * np.exp(-steps) + 500 * (steps == 60)
-    lines = [{"step": int(s), "split": "train", "nats": v} for s, v in zip(steps, values, strict=True)]
+    nats = [2 + 1000 * math.exp(-step) + 500 * (step == 60) for step in range(1, 101)]
+    lines = [{"step": step, "split": "train", "nats": value} for step, value in enumerate(nats, 1)]
     lines += [{"step": s, "split": "test", "nats": 3 - s / 100, "num_examples": 7} for s in (50, 100)]
     learning_curves(tmp_path / "curves.png", {"one": lines}, "nats")
     low, high = figures[0].axes[0].get_ylim()
@@ -107,14 +103,8 @@ def test_pairs_of_columns(tmp_path, figures):
 def test_pairs_of_columns_of_a_table(tmp_path, figures):
     """Levels and dates have their names; points lie in their cells, and bars have the widths of cells."""
     rng = np.random.default_rng(0)
-    table = pandas.DataFrame(
-        {
-            "price": rng.normal(size=90),
-            "color": rng.choice(["red", "blue"], 90),
-            "rooms": rng.integers(2, 6, 90),
-            "day": pandas.date_range("2024-02-28", periods=90),
-        }
-    )
+    table = pandas.DataFrame({"price": rng.normal(size=90), "color": rng.choice(["red", "blue"], 90)})
+    table = table.assign(rooms=rng.integers(2, 6, 90), day=pandas.date_range("2024-02-28", periods=90))
     codes = ColumnCodes(table, kinds={"color": ["red", "blue"]})
     rows = codes.encode(table).values
     points_figure(tmp_path / "a.png", {"samples": rows}, columns=list(table), codes=codes)
@@ -170,7 +160,7 @@ def test_curves_of_coverage(tmp_path, figures):
     levels = {"narrow": [0.9, 0.9, 0.5, 0.9], "calibrated": np.linspace(0.005, 0.995, 100)}
     coverage_figure(tmp_path / "coverage.png", levels)
     axes = figures[0].axes[0]
-    curves = {line.get_label(): line.get_data() for line in axes.lines if not line.get_label().startswith("_")}
+    curves = {line.get_label(): line.get_data() for line in axes.lines}
     mass, coverage = curves["narrow"]
     assert coverage[mass < 0.499].max() == 0 and coverage[(mass > 0.501) & (mass < 0.899)].tolist() == [0.25] * 79
     assert coverage[-1] == 1
@@ -201,14 +191,8 @@ def test_curves_of_an_elbo(tmp_path, figures):
     assert -8 < axes.get_ylim()[0] < -5 < axes.get_ylim()[1] < -2
 
 
-@pytest.mark.parametrize(
-    "function, arguments, message",
-    [
-        (learning_curves, [{"one": LINES}, "accuracy"], "'one' has no held-out 'accuracy'; .* nats, num_ex"),
-        (rank_figure, [[[0], [5]], 4], "up to num_draws=4; got 5"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(tmp_path, function, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        function(tmp_path / "a.png", *arguments)
-    assert not (tmp_path / "a.png").exists()
+def test_what_cannot_be_drawn_is_refused(refused, tmp_path):
+    path, message = tmp_path / "a.png", "'one' has no held-out 'accuracy'; .* nats, num_ex"
+    refused(message, learning_curves, path, {"one": LINES}, "accuracy")
+    refused("up to num_draws=4; got 5", rank_figure, path, [[0], [5]], 4)
+    assert not path.exists()

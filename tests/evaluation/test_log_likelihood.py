@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 import tf_resflow as resflow
 from tf_resflow.evaluation.log_likelihood import LogProbSamples, bytes_per_row, mean_and_stderr
@@ -24,9 +25,8 @@ def x():
 
 
 def samples_of(model, log_det_estimator, num_samples, **options):
-    return LogProbSamples(
-        model, LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples), **options
-    )
+    plan = LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples)
+    return LogProbSamples(model, plan, **options)
 
 
 @pytest.mark.parametrize("megabytes", [1e-9, 2e-3, 500])
@@ -66,9 +66,7 @@ def test_no_part_has_more_rows_than_fit(num_samples):
     """Of a branch whose values of 4 rows take the memory, in bytes of float32."""
     branch = keras.Sequential([keras.Input([2]), Counted(), resflow.layers.LipschitzDense(2, 0.9)])
     block = resflow.bijectors.ResidualBlock(branch, resflow.logdet.PowerSeries(2), name="block")
-    model = resflow.FlowModel(
-        resflow.bijectors.Flow([block]), [2], evaluation_log_det_estimator=block.log_det_estimator
-    )
+    model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
     megabytes = 4.5 * bytes_per_row(block) / 2**20
     samples = samples_of(model, block.log_det_estimator, num_samples, megabytes=megabytes)
     draw = tf.function(samples, [tf.TensorSpec([None, 2])], autograph=False)
@@ -77,10 +75,8 @@ def test_no_part_has_more_rows_than_fit(num_samples):
 
 @pytest.mark.parametrize("common", [False, True])
 def test_the_standard_error_is_calibrated(model, x, common):
-    """The mean of stderr^2 is the variance of the mean, over 400 repetitions of 5 examples: within 30 %.
-
-    That is 4 standard errors, of 7 % each, if all examples have the same noise, and 9 if each has its own.
-    """
+    """The mean of stderr^2 is the variance of the mean, over 400 repetitions of 5 examples: within 30 %."""
+    # That is 4 standard errors, of 7 % each, if all examples have the same noise, and 9 if each has its own.
     samples = samples_of(model, ROULETTE, 4, common=common)
     draw = tf.function(samples.estimate, autograph=False)
     estimates = [draw(x, tf.constant([7, seed])) for seed in range(400)]
@@ -89,14 +85,7 @@ def test_the_standard_error_is_calibrated(model, x, common):
     np.testing.assert_allclose(squares.mean() / means.var(0, ddof=1).mean(), 1.0, atol=0.3)
 
 
-def test_the_samples_have_the_mean_of_the_exact_density(model, x):
-    """2,000 samples, within 4.5 standard errors for each example."""
-    mean, stderr = samples_of(model, ROULETTE, 2000).estimate(x, 1)
-    expected, _ = samples_of(model, resflow.logdet.Exact(), 2000).estimate(x, 1)
-    assert np.all(np.abs(mean - expected) < 4.5 * 2**0.5 * stderr)
-
-
-def test_without_noise_there_is_one_sample():
+def test_without_noise_there_is_one_sample_without_an_error():
     model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
     samples = samples_of(model, resflow.logdet.Exact(), 9)
     values = samples(tf.zeros([2, 3]), 1)
@@ -104,3 +93,5 @@ def test_without_noise_there_is_one_sample():
     for found, expected in zip(samples.mean(values), (values[0], [0.0, 0.0]), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert np.all(np.isnan(mean_and_stderr(values).stderr))
+    draws = np.random.default_rng(0).normal(size=[4, 5])
+    np.testing.assert_allclose(mean_and_stderr(tf.constant(draws)).stderr, stats.sem(draws))

@@ -3,12 +3,12 @@
 import json
 import types
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tests.evaluation.conftest import linear_block
 from tf_resflow import bijectors, evaluation
 from tf_resflow.evaluation import planning
 
@@ -54,10 +54,8 @@ def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeypatch):
-    """Random columns and targets: 30 estimates of 24 new rows against one of 8,192 points and exact blocks.
-
-    Planned for are the first 24 rows. An error above 1.3 or below half of what was asked for would be the plan's.
-    """
+    """Random columns and targets: 30 estimates of 24 new rows against one of 8,192 points and exact blocks."""
+    # An error above 1.3 or below half of what was asked for would be the plan's.
     rng = np.random.default_rng(seed)
     size, exact = 1 + seed % 2, resflow.logdet.Exact()
     num, target = rng.integers(2, 5, size), float(rng.uniform(0.1, 0.3))
@@ -70,7 +68,6 @@ def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeyp
     if seed % 2:
         monkeypatch.setattr(planning, "_exact", lambda *_: [])
     plan = evaluation.plan_likelihood(model, x[:24], target)
-
     reference = evaluation.LikelihoodPlan(log_det_estimator=exact, num_samples=8192)
     expected = evaluation.estimate_log_prob(model, x[24:], [1, 0], plan=reference).log_prob
     draw = tf.function(lambda seed: evaluation.estimate_log_prob(model, x[24:], seed, plan=plan), autograph=False)
@@ -89,10 +86,9 @@ def test_a_number_of_samples_leaves_the_noise_of_the_dequantization():
     assert plan.num_samples == 2 and plan.log_det_stderr <= 0.05 < plan.expected_stderr
 
 
-def test_exact_log_determinants_of_continuous_data_need_one_sample():
+def test_exact_log_determinants_of_continuous_data_need_one_sample(refused):
     model, x = vector_model()
-    with pytest.raises(ValueError, match="x holds values that are NaN"):
-        evaluation.plan_likelihood(model, np.full([2, 3], np.nan, np.float32), 1e-4)
+    refused("x holds values that are NaN", evaluation.plan_likelihood, model, np.full_like(x, np.nan), 1e-4)
     plan = evaluation.plan_likelihood(model, x, 1e-4)
     log_prob, stderr = evaluation.estimate_log_prob(model, x, plan=plan)
     np.testing.assert_allclose(log_prob, model.log_prob(x, log_det_estimator=resflow.logdet.Exact()), rtol=1e-5)
@@ -108,29 +104,20 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
     assert planning._cheapest(choices, 0.5) is None
 
 
-def test_what_cannot_be_reached(monkeypatch):
+def test_what_cannot_be_reached(refused, monkeypatch):
     model, x = vector_model(levels=3)
     monkeypatch.setattr(planning, "_NUMBERS", [4, 5])
-    for message, stderr in (
-        ("needs more than 5 samples, which reach about", 1e-3),
-        ("below the rounding of float32, about", 1e-7),
-        *(("stderr must be positive and finite, in nats", wrong) for wrong in (0.0, -1.0, np.inf, np.nan)),
-    ):
-        with pytest.raises(ValueError, match=message):
-            evaluation.plan_likelihood(model, x, stderr)
-    with pytest.raises(ValueError, match="num_samples must be at least 1"):
-        evaluation.LikelihoodPlan(num_samples=0)
-    with pytest.raises(ValueError, match="either stderr= or plan="):
-        evaluation.estimate_log_prob(model, x)
+    refused("needs more than 5 samples, which reach about", evaluation.plan_likelihood, model, x, 1e-3)
+    refused("below the rounding of float32, about", evaluation.plan_likelihood, model, x, 1e-7)
+    for wrong in (0.0, -1.0, np.inf, np.nan):
+        refused("stderr must be positive and finite, in nats", evaluation.plan_likelihood, model, x, wrong)
+    refused("num_samples must be at least 1", evaluation.LikelihoodPlan, num_samples=0)
+    refused("either stderr= or plan=", evaluation.estimate_log_prob, model, x)
 
 
 def test_a_slowly_decaying_series_is_a_warning():
     """A linear branch of spectral radius 0.95."""
-    dense = resflow.layers.LipschitzDense(2, 0.95)
-    branch = keras.Sequential([keras.Input([2]), dense])
-    dense.kernel.assign([[0.0, 3.0], [3.0, 0.0]])
-    resflow.layers.converge_norms(branch)
-    block = resflow.bijectors.ResidualBlock(branch, name="slow")
+    block = linear_block([[0.0, 3.0], [3.0, 0.0]], coefficient=0.95, name="slow")
     model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
     with pytest.warns(UserWarning, match="series of slow decays by only 0.95 per term"):
         evaluation.plan_likelihood(model, tf.zeros([2, 2]), 0.1)

@@ -55,10 +55,8 @@ def test_coverage_of_regions(scale):
 
 
 def test_the_accuracy_of_a_classifier_is_close_to_the_best():
-    """N(0, 1) and N(2, 1), 500 points each: at most Phi(1), but for chance, and not far below.
-
-    Of equal distributions it is one half within 4 standard errors, also when a coordinate is constant.
-    """
+    """N(0, 1) and N(2, 1), 500 points each: at most Phi(1), but for chance, and not far below."""
+    # Of equal distributions it is one half within 4 standard errors, also when a coordinate is constant.
     x = np.random.default_rng(0).normal(size=[2, 500, 1])
     score, best = c2st(x[0], x[1] + 2), stats.norm.cdf(1)
     assert best - 4 * score.stderr - 0.01 < score.mean < best + 4 * score.stderr
@@ -70,10 +68,8 @@ def test_the_accuracy_of_a_classifier_is_close_to_the_best():
 
 @pytest.mark.parametrize("scale", [0.6, 0.9, 1.5])
 def test_importance_weights_of_a_gaussian(scale):
-    """p = e^3 N(0, 1), q = N(0, s^2), 20,000 samples: weights exceed t with a chance of about t^(-1 / (1 - s^2)).
-
-    E[w^2] = s^2 / sqrt(2 s^2 - 1) e^6, which is infinite below s^2 = 1/2, as 1 / k is below 2.
-    """
+    """p = e^3 N(0, 1), q = N(0, s^2): the chance that a weight exceeds t is about t^(-1 / (1 - s^2))."""
+    # E[w^2] = s^2 / sqrt(2 s^2 - 1) e^6, which is infinite below s^2 = 1/2, as 1 / k is below 2.
     num, draws = 20_000, 400
     x = scale * np.random.default_rng(0).normal(size=num)
     log_weights = 3 + stats.norm.logpdf(x) - stats.norm.logpdf(x, scale=scale)
@@ -99,16 +95,8 @@ def test_good_k_of_few_weights():
     assert importance_check(np.zeros(3000)).good_k == 0.7
 
 
-NAN = np.full([4, 3], np.nan)
-
-
-@pytest.mark.parametrize(
-    "function, arguments, message",
-    [
-        (calibration_ranks, (np.zeros([4, 3, 2]), np.zeros([4, 2])), r"\[draws, \*\(4, 2\)\]; got .*\(4, 3, 2\)"),
-        (coverage_levels, (NAN, np.zeros([3])), "NaN, which has no rank"),
-    ],
-)
-def test_what_does_not_fit_is_refused(function, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        function(*arguments)
+def test_what_does_not_fit_is_refused(refused):
+    expected = r"\[draws, \*\(4, 2\)\]; got .*\(4, 3, 2\)"
+    refused(expected, calibration_ranks, np.zeros([4, 3, 2]), np.zeros([4, 2]))
+    refused("NaN, which has no rank", coverage_levels, np.full([4, 3], np.nan), np.zeros([3]))
+    refused("NaN, which has no rank", coverage_levels, np.zeros([4, 3]), np.full([3], np.nan))

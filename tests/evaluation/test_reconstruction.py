@@ -1,9 +1,9 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
+from tests.evaluation.conftest import linear_block
 from tf_resflow.evaluation import reconstruct
 
 SCALE, SLOPE = 1.5, 0.4
@@ -11,14 +11,9 @@ SCALE, SLOPE = 1.5, 0.4
 
 def linear_model(levels=None, **solver):
     """Two blocks y = (1 + SLOPE) x: a plain iteration multiplies its error by -SLOPE."""
-    blocks = []
-    for name in ("first", "second"):
-        branch = keras.Sequential([keras.Input([3]), resflow.layers.LipschitzDense(3, 0.9)])
-        branch.layers[0].kernel.assign(SLOPE * np.eye(3))
-        plain = resflow.solvers.FixedPoint(**solver)
-        blocks.append(resflow.bijectors.ResidualBlock(branch, inverse_solver=plain, name=name))
+    options = {"inverse_solver": resflow.solvers.FixedPoint(**solver)}
+    blocks = [linear_block(SLOPE * np.eye(3), name=name, **options) for name in ("first", "second")]
     flow = resflow.bijectors.Flow([tfp.bijectors.Scale(SCALE), *blocks])
-    resflow.layers.update_norms(flow, tolerance=1e-7, max_iterations=50)
     return resflow.FlowModel(flow, [3], levels=levels)
 
 

@@ -41,13 +41,12 @@ def test_a_batch_is_decoded_in_parts_that_move_the_bar(monkeypatch):
 
 
 @pytest.mark.parametrize("levels", [None, 8])
-def test_samples_that_are_not_finite(levels):
+def test_samples_that_are_not_finite(refused, levels):
     """Of integer data, too, whose samples are integers in any case."""
     act_norm = resflow.bijectors.ActNorm([2])
     act_norm.shift.assign([np.nan, 0.0])
     model = resflow.FlowModel(resflow.bijectors.Flow([act_norm]), event_shape=[2], levels=levels)
-    with pytest.raises(ValueError, match="temperature 7 are NaN or infinite"):
-        list(draw_samples(model, 4, temperatures=[7.0]))
+    refused("temperature 7 are NaN or infinite", list, draw_samples(model, 4, temperatures=[7.0]))
 
 
 MEAN = np.array([2.0, -1.0])
@@ -112,9 +111,7 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
-def test_conditions_that_do_not_fit_are_refused():
-    x = np.zeros([2, 2], np.float32)
-    with pytest.raises(ValueError, match="give condition=, .* a label 0, ..., 2"):
-        interpolate_pairs(conditional_model(num_classes=3), x, x, num=2, seed=0)
-    with pytest.raises(ValueError, match="leave out condition="):
-        interpolate_pairs(linear_model(), x, x, num=2, seed=0, condition=(1, 1))
+def test_conditions_that_do_not_fit_are_refused(refused):
+    x, model, options = np.zeros([2, 2], np.float32), conditional_model(num_classes=3), {"num": 2, "seed": 0}
+    refused("give condition=, .* a label 0, ..., 2", interpolate_pairs, model, x, x, **options)
+    refused("leave out condition=", interpolate_pairs, linear_model(), x, x, **options, condition=(1, 1))

@@ -13,9 +13,8 @@ EXACT = resflow.logdet.Exact()
 
 
 def image_flow(block=None, **options):
-    options["block"] = flows.residual_image_block(log_det_estimator=EXACT)
-    if block is not None:
-        options["block"] = flows.coupling_image_block(block)
+    residual = flows.residual_image_block(log_det_estimator=EXACT)
+    options["block"] = residual if block is None else flows.coupling_image_block(block)
     options |= {"kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 4, "inv_1x1_conv": True}
     return flows.image_flow((4, 6, 1), (1, 1), 4, **options)
 
@@ -58,18 +57,12 @@ def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):
 
 
 def test_activations_on_images():
-    """In a graph of any number of them the whole series is the logarithm of the determinant of a dense Jacobian."""
     x = tf.random.stateless_normal([2, 2, 3, 4], [0, 1])
     function = keras.activations.softsign
     for activation in (*ACTIVATIONS, "sigmoid", function, layers.MaxMin, layers.LipSwish(name="other")):
         branch = flows.conv_branch((2, 3, 4), 4, (3, 1), activation=activation, coefficient=0.5)
         assert layers.lipschitz_constant(branch) <= 0.5**2 + 1e-12
         assert np.all(np.isfinite(branch(x))) and np.max(np.abs(branch(x))) > 1e-4, activation
-    branch = flows.conv_branch((2, 3, 4), 4, (3, 1), activation="fullsort", coefficient=0.5)
-    block = bijectors.ResidualBlock(branch, resflow.logdet.PowerSeries(12, probes="basis"))
-    log_det = tf.function(block.forward_log_det_jacobian, [tf.TensorSpec([None, 2, 3, 4])], autograph=False)
-    exact = bijectors.ResidualBlock(branch, EXACT).forward_log_det_jacobian(tf.identity(x))
-    np.testing.assert_allclose(log_det(x), exact, atol=1e-3)
 
 
 def test_a_layer_as_activation_is_copied():

@@ -1,6 +1,7 @@
 """Converted checkpoints against what the published code computed with them (see make_checkpoints.py)."""
 
 import contextlib
+import functools
 import math
 
 import numpy as np
@@ -22,27 +23,18 @@ from tf_resflow.training.workdir import Workdir
 @pytest.fixture(scope="module")
 def converted(checkpoint_path, tmp_path_factory):
     """A function of a name to the workdir and what the conversion returned."""
-    known = {}
 
+    @functools.cache
     def convert(name):
-        if name not in known:
-            workdir = tmp_path_factory.mktemp(name) / "run"
-            known[name] = workdir, convert_checkpoint(checkpoint_path(name), workdir)
-        return known[name]
+        workdir = tmp_path_factory.mktemp(name) / "run"
+        return workdir, convert_checkpoint(checkpoint_path(name), workdir)
 
     return convert
 
 
 @pytest.fixture(scope="module")
 def load(converted):
-    runs = {}
-
-    def load(name):
-        if name not in runs:
-            runs[name] = resflow.load(converted(name)[0])
-        return runs[name]
-
-    return load
+    return functools.cache(lambda name: resflow.load(converted(name)[0]))
 
 
 def latent(run, x):
@@ -56,8 +48,8 @@ def latent(run, x):
         shapes = [(*scales[-1][:2], 2 ** (len(scales)) * scales[-1][2])]
     y = run.model.flow.forward(x).numpy().reshape(len(x), -1)
     parts = np.split(y, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
-    parts = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-    return np.concatenate([np.moveaxis(part, -1, 1).reshape(len(x), -1) for part in parts], axis=1)
+    parts = [np.moveaxis(part.reshape(-1, *shape), -1, 1) for part, shape in zip(parts, shapes, strict=True)]
+    return np.concatenate([part.reshape(len(x), -1) for part in parts], axis=1)
 
 
 @contextlib.contextmanager
@@ -149,18 +141,15 @@ def test_the_coefficient_bounds_all_kernels(name, bound, converted, load):
 
 
 def test_the_classifier_of_a_hybrid_model(converted, load, published):
-    expected = published("hybrid")
-    run = load("hybrid")
-    model = run.model
-    assert isinstance(model, resflow.HybridModel)
-    assert model.density_weight == 8 * 8 * 3  # scale_dim was False
+    expected, model = published("hybrid"), load("hybrid").model
+    assert isinstance(model, resflow.HybridModel) and model.density_weight == 8 * 8 * 3  # scale_dim was False
     x = tf.constant(np.moveaxis(expected["x"], 1, -1))
 
     def logits():
         return model.classifier(bijectors.forward_features(model.flow, x, compute_log_det=False).features)
 
     np.testing.assert_allclose(logits(), expected["ema_logits"], atol=1e-5)
-    with weights(run, converted("hybrid")[0]):
+    with weights(load("hybrid"), converted("hybrid")[0]):
         np.testing.assert_allclose(logits(), expected["raw_logits"], atol=1e-5)
     assert np.abs(expected["raw_logits"] - expected["ema_logits"]).max() > 1e-3
     images = np.floor(x * 256).astype(np.uint8)
@@ -180,21 +169,17 @@ def changed(checkpoint_path, monkeypatch):
     return change
 
 
-@pytest.mark.parametrize(
-    "args, message",
-    [
-        ({"idim": 3}, r"'transforms.0.chain.2.nnet.0.weight' of shape \(3, 1, 3, 3\), .* \(2, 1, 3, 3\)"),
-        ({"act": "elu"}, "do not ask for its tensors 'transforms.0.chain.2.nnet.1.beta', .*beta'"),
-        ({}, "tensor 'transforms.0.chain.1.bias' of shape .*, which is missing"),  # among the averages
-    ],
-)
-def test_another_architecture(args, message, changed, tmp_path):
-    averages = dict(changed(args).averages)
-    if not args:
-        del averages["transforms.0.chain.1.bias"]
-        changed(averages=averages)
-    with pytest.raises(ValueError, match=f"of another architecture.*{message}"):
-        convert_checkpoint("file.npz", tmp_path / "run")
+def test_another_architecture(changed, tmp_path):
+    averages = dict(changed().averages)
+    del averages["transforms.0.chain.1.bias"]
+    for fields, message in (
+        ({"args": {"idim": 3}}, r"'transforms.0.chain.2.nnet.0.weight' of shape \(3, 1, 3, 3\), .* \(2, 1, 3, 3\)"),
+        ({"args": {"act": "elu"}}, "do not ask for its tensors 'transforms.0.chain.2.nnet.1.beta', .*beta'"),
+        ({"averages": averages}, "tensor 'transforms.0.chain.1.bias' of shape .*, which is missing"),
+    ):
+        changed(**fields)
+        with pytest.raises(ValueError, match=f"of another architecture.*{message}"):
+            convert_checkpoint("file.npz", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

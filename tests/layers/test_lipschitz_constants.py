@@ -31,14 +31,32 @@ def pair(order):
     return lambda x: [dense(4, 0.3, order)(x), dense(4, 0.4, order)(x)]
 
 
+def channels(x):
+    return join.Permute([2, 1])(join.Reshape([2, 2])(x))
+
+
 def with_condition(x, condition):
     embedded = join.Dense(4)(join.LayerNormalization()(condition))
     return Dense(4, 0.5)(layers.LipSwish()(join.Add()([Dense(4, 0.5)(x), embedded])))
 
 
+def largest_slope(branch, order):
+    """The largest norm of a Jacobian in x, at 4 points. All kernels stretch nearly the same direction most."""
+    random = np.random.default_rng(7)
+    for layer in layers.norm_updates.lipschitz_layers(branch):
+        layer.kernel.assign(random.uniform(0.9, 1.1, layer.kernel.shape))
+    x, *conditions = [tf.constant(1.0 + random.uniform(size=[4, *x.shape[1:]]), tf.float32) for x in branch.inputs]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = branch([x, *conditions] if conditions else x)
+    jacobians = tape.batch_jacobian(y, x, experimental_use_pfor=False)
+    return np.linalg.norm(tf.reshape(jacobians, [4, -1, np.prod(x.shape[1:])]), order, axis=(1, 2)).max()
+
+
 def test_the_constants_of_graphs():
+    """They are these, and no Jacobian exceeds those that are certified."""
     image = [join.ZeroPadding2D(1), layers.LipschitzConv2D(3, 3, 0.5), join.Cropping2D(1), layers.FullSort()]
-    shared = Dense(4, 0.5)
+    shared, ratios = Dense(4, 0.5), []
     for branch, expected in [
         (sequential(Dense(4, 0.9)).layers[0], 0.9),
         (sequential(Dense(8, 0.9), layers.LipSwish(), Dense(4, 0.5)), 0.45),
@@ -63,10 +81,15 @@ def test_the_constants_of_graphs():
         (of(lambda x: dense(4, 1.0, 1)(join.Concatenate()(pair(1)(x)))), 0.7),
         (of(lambda x: dense(4, 1.0, 4)(join.Concatenate()(pair(4)(x)))), (0.3**4 + 0.4**4) ** 0.25),
         (of(lambda x: dense(4, 1.0, np.inf)(join.Concatenate()(pair(np.inf)(x)))), 0.4),
+        (of(lambda x: join.Flatten()(join.Concatenate(1)([channels(x), channels(x)]))), 2**0.5),
     ]:
         found = layers.lipschitz_constant(branch)
         assert isinstance(found, float)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+        order = layers.lipschitz_constants.lipschitz_order(branch)
+        if isinstance(branch, keras.Model) and order != 4.0:
+            ratios.append(largest_slope(branch, order) / layers.lipschitz_constant(branch, certified=True).numpy())
+    assert max(ratios) <= 1 + 1e-5 and np.median(ratios) > 0.5
 
 
 @pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
@@ -97,84 +120,16 @@ def test_learnable_concatenation(dtype):
     assert layers.lipschitz_constant(fixed, certified=True) < 0.33
 
 
-def random_branch(random, order):
-    """Four layers at random, of 6 numbers and a condition, from the order's norm through another and back.
-
-    The kernels are nearly constant: all layers stretch nearly the same direction most.
-    """
-    inner = random.choice([1.0, 2.0, np.inf])
-
-    def constrained(kind, *arguments, domain=inner, codomain=inner):
-        kernel = keras.initializers.RandomUniform(0.9, 1.1, seed=int(random.integers(1000)))
-        coefficient = random.uniform(0.7, 1.5)
-        return kind(*arguments, coefficient, domain=domain, codomain=codomain, kernel_initializer=kernel)
-
-    def dense(units, **orders):
-        return constrained(Dense, units, **orders)
-
-    def nested(a):
-        model = of(lambda y, c: join.Subtract()([shared(y), c]), [6], [6])
-        return model([a, model([pool[0], condition])])
-
-    def on_an_inner_axis(a):
-        channels = join.Permute([2, 1])(dense(2)(join.Reshape([2, 3])(a)))
-        return dense(6)(join.Flatten()(join.Concatenate(1)([channels, channels])))
-
-    def on_an_image(a):
-        image = join.ZeroPadding2D(1)(join.Reshape([2, 3, 1])(a))
-        return join.Flatten()(join.Cropping2D(1)(constrained(layers.LipschitzConv2D, 1, 3)(image)))
-
-    x, condition = keras.Input([6]), keras.Input([6])
-    shared, pool = dense(6), [dense(6, domain=order)(x)]
-    steps = [
-        shared,
-        nested,
-        on_an_inner_axis,
-        on_an_image,
-        lambda a: dense(6)(layers.CLipSwish()(a) if inner == 2.0 else a),
-        lambda a: random.choice([layers.MaxMin(), layers.FullSort(), layers.LipschitzCube()])(a),
-        lambda a: random.choice([join.ELU(2.0), join.ReLU(1.0, 0.3), join.Activation("gelu")])(a),
-        lambda a: join.Rescaling(random.uniform(0.9, 1.1, 6), random.normal(size=6))(a),
-        lambda a: random.choice([join.Add, join.Average])()([a, pool[0], condition]),
-        lambda a: dense(6)(join.Concatenate()([a, pool[-1], condition])),
-    ]
-    while len(pool) < 3:
-        pool.append(random.choice(steps)(pool[-1]))
-    return keras.Model([x, condition], dense(6, codomain=order)(pool[-1]))
-
-
-@pytest.mark.parametrize("order", [1.0, 2.0, np.inf])
-def test_no_jacobian_of_a_random_graph_exceeds_its_constant(order):
-    """At 4 random points of 3 graphs."""
-    ratios = []
-    for seed in range(3):
-        random = np.random.default_rng([seed, 7])
-        branch = random_branch(random, order)
-        x, condition = tf.constant(1.0 + random.uniform(size=[2, 4, 6]), tf.float32)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(x)
-            y = branch([x, condition])
-        jacobians = tape.batch_jacobian(y, x, experimental_use_pfor=False)
-        constant = layers.lipschitz_constant(branch, certified=True).numpy()
-        ratios.append(np.linalg.norm(jacobians, order, axis=(1, 2)).max() / constant)
-    assert 0.5 < max(ratios) <= 1 + 1e-5
-
-
-def test_certified_is_the_product_of_the_true_norms_in_a_graph():
-    branch = sequential(Dense(6, 0.9), layers.LipSwish(), Dense(4, 0.8))
-    certified = tf.function(lambda: layers.lipschitz_constant(branch, certified=True), autograph=False)()
-    norms = [np.linalg.norm(layer.scaled_kernel(), 2) for layer in layers.norm_updates.lipschitz_layers(branch)]
-    np.testing.assert_allclose(certified, np.prod(norms), rtol=1e-6)
-    assert certified.dtype == tf.float64
-
-
 def test_certified_shows_what_a_stale_estimate_hides():
-    branch = sequential(Dense(4, 0.9))
+    """Of two layers, of which only the first one is stale; eagerly and in a graph."""
+    branch = sequential(Dense(4, 0.9), Dense(4, 0.5, kernel_initializer="identity"))
     branch.layers[0].kernel.assign(np.diag([1.0, 2.0, 3.0, 4.0]))
     branch.layers[0].vector.assign([[1.0, 0.0, 0.0, 0.0]])
-    assert layers.lipschitz_constant(branch) == 0.9
+    assert layers.lipschitz_constant(branch) == 0.9 * 0.5
     bound = layers.program.bind(branch, training=True)
-    np.testing.assert_allclose(layers.lipschitz_constant(bound, certified=True), 3.6, rtol=1e-6)
+    for wrap in (lambda call: call, tf.function):
+        certified = wrap(lambda: layers.lipschitz_constant(bound, certified=True))()
+        np.testing.assert_allclose(certified, 3.6 * 0.5, rtol=1e-5)
 
 
 def doubled(kind):
@@ -213,26 +168,6 @@ def test_objects_that_declare_their_constant():
     assert layers.lipschitz_constant(Module(), certified=True).dtype == tf.float64
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        join.Dense(4),
-        join.Lambda(lambda x: x),
-        join.Activation("exponential"),
-        join.Activation(lambda x: 2.0 * x),
-        join.ReLU(threshold=1.0),
-        join.PReLU(),
-        *(doubled(kind)(*arguments) for kind, *arguments in [(join.Identity,), (Dense, 4), (layers.MaxMin,)]),
-        doubled(keras.Model)(x := keras.Input([4]), join.Identity()(x)),
-        doubled(keras.Sequential)([keras.Input([4]), join.Identity()]),
-    ],
-)
-def test_unknown_layers_are_named(layer):
-    branch = sequential(Dense(4), layer)
-    with pytest.raises(ValueError, match=f"'{layer.name}'.*is unknown.*lipschitz_constant="):
-        layers.lipschitz_constant(branch)
-
-
 def test_the_order_is_that_of_the_first_layer_on_the_first_input():
     (order, inner), *_ = layers.LearnedOrder.cycle(2)
 
@@ -256,12 +191,19 @@ def test_what_has_no_constant_is_refused():
         join.Rescaling(np.ones([5, 1, 1])),
     ]
     concatenation, learned = layers.LearnableConcatenation, [layers.LearnedOrder(), layers.LearnedOrder()]
+    activations = join.Activation("exponential"), join.Activation(lambda x: 2.0 * x)
+    unknown = [join.Dense(4), join.Lambda(lambda x: x), *activations, join.ReLU(threshold=1.0), join.PReLU()]
+    unknown += [doubled(kind)(*arguments) for kind, *arguments in [(join.Identity,), (Dense, 4), (layers.MaxMin,)]]
+    unknown += [doubled(keras.Model)(x := keras.Input([4]), join.Identity()(x))]
+    unknown += [doubled(keras.Sequential)([keras.Input([4]), join.Identity()])]
+    named = "'{}'.*is unknown.*lipschitz_constant="
     for make, message in [
         (lambda: of(lambda x, c: join.Subtract()([c, x]), row, [2, 3]), "broadcast"),
         (lambda: of(lambda x: join.Average()([x, tf.ones([1, 2, 3])]), row), "broadcast"),
         (lambda: of(lambda x, c: nested([x, c]), row, [2, 3]), "broadcast"),
         (lambda: of(lambda x: join.Add()([x, x]), [None, 3]), "broadcast"),
         *((lambda layer=layer: of(layer, row), "broadcast") for layer in rescaled),
+        *((lambda layer=layer: sequential(Dense(4), layer), named.format(layer.name)) for layer in unknown),
         (lambda: of(lambda x: join.Concatenate(0)([x, x])), "joins examples of the batch"),
         (lambda: of(lambda condition, x: with_condition(x, condition), [3], [4]), "is unknown"),
         (lambda: Dense(4), "not built"),

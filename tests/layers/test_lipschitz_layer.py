@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_resflow import layers
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
+SCHATTEN = {"normalization": "schatten"}
 LARGE = keras.initializers.RandomNormal(stddev=1.0, seed=3)
 
 
@@ -27,7 +28,7 @@ CASES = [
     (dense, (3,), {"codomain": np.inf, "use_bias": False}),
     (convolution, (6, 5, 3), {"kernel_size": (5, 3)}),
     (convolution, (6, 5, 3), {"kernel_size": 1}),
-    (convolution, (6, 5, 3), {"normalization": "schatten"}),
+    (convolution, (6, 5, 3), SCHATTEN),
 ]
 DENSE, CONVOLUTION = CASES[0], (convolution, (6, 5, 3), {})
 
@@ -66,7 +67,7 @@ def test_a_layer_is_constrained_once_built_and_after_an_update(make, shape, argu
     np.testing.assert_array_equal(layer.scaled_kernel(), layer.kernel)
 
 
-@pytest.mark.parametrize(("make", "shape", "arguments"), CASES[:4])
+@pytest.mark.parametrize(("make", "shape", "arguments"), [*CASES[:4], CASES[-1], (dense, (3,), SCHATTEN)])
 def test_gradient_of_the_scaled_kernel_against_finite_differences(make, shape, arguments):
     layer = built(make, shape, arguments, coefficient=0.6, dtype="float64")
     weights, direction = np.random.default_rng(4).normal(size=(2, *layer.kernel.shape))
@@ -114,11 +115,13 @@ def test_config_round_trip(make, shape, arguments):
 
 
 def test_files_and_checkpoints_keep_values_and_vectors(tmp_path):
-    parts = convolution(), keras.layers.Flatten(), dense(2)
-    model = keras.Sequential([keras.Input([4, 5, 3]), *parts])
-    for layer in layers.norm_updates.lipschitz_layers(model):
-        layer.kernel.assign(layer.kernel * 2 + 1)
-        layer.vector.assign(layer.vector * 3)
+    """Of linear layers, of all activations, and of a learned concatenation."""
+    kinds = layers.LipSwish, layers.MaxMin, layers.CPila, layers.FullSort, layers.LipschitzCube, layers.CLipSwish
+    x = keras.Input([4, 5, 3])
+    h = keras.Sequential([convolution(), keras.layers.Flatten(), dense(4), *(kind() for kind in kinds)])(x)
+    model = keras.Model(x, layers.LearnableConcatenation(0.7)([keras.layers.Flatten()(x), h]))
+    for i, weight in enumerate(model.weights):
+        weight.assign(weight * 2 + 0.1 * i)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     copy = keras.models.clone_model(model)
@@ -130,15 +133,11 @@ def test_files_and_checkpoints_keep_values_and_vectors(tmp_path):
         np.testing.assert_array_equal(other(batch((4, 5, 3))), model(batch((4, 5, 3))))
 
 
-def test_building_inside_a_function_gives_the_same_layer():
-    layer, reference = dense(name="a"), built(*DENSE)
-    np.testing.assert_allclose(tf.function(layer)(batch((3,))), reference(batch((3,))), rtol=1e-6)
-    np.testing.assert_array_equal(layer.vector, reference.vector)
-
-
 @pytest.mark.parametrize("jit", [False, True])
-def test_update_in_a_graph_equals_eager(jit, stored_norms):
-    layer, other = built(*DENSE), built(*DENSE)
+def test_building_and_updating_in_a_graph_equal_eager(jit, stored_norms):
+    layer, other = built(*DENSE), dense()
+    np.testing.assert_allclose(tf.function(other)(batch((3,))), layer(batch((3,))), rtol=1e-6)
+    np.testing.assert_array_equal(layer.vector, other.vector)
     for each in (layer, other):
         each.kernel.assign(each.kernel * [[1.0], [2.0], [3.0]])
     layer.update_norm()
@@ -165,19 +164,11 @@ def test_larger_images_are_refused_at_once_or_when_the_graph_runs(tmp_path):
     assert "Assert" not in {op.type for op in static.graph.get_operations()}
 
 
-def test_dense_needs_a_matrix_unless_the_norm_is_the_same_at_each_position():
-    layers.LipschitzDense(2, domain=1, codomain=4)(tf.zeros([2, 5, 3]))
-    with pytest.raises(ValueError, match="must be .batch, inputs."):
-        layers.LipschitzDense(2, domain=4, codomain=2)(tf.zeros([2, 5, 3]))
-    layer = built(dense, (3,), {"domain": layers.LearnedOrder()})
-    with pytest.raises(ValueError, match="ndim=2"):
-        layer(tf.zeros([2, 5, 3]))
-
-
 def test_what_is_out_of_range_is_refused():
     dense, convolution, learned = layers.LipschitzDense, layers.LipschitzConv2D, layers.LearnedOrder
     limits = [(2, 2, 5), (1.5, 0.9, 5), (5, 1, 5), (2, 1, np.inf)]
     schatten, build = partial(dense, 3, normalization="schatten"), convolution(2, 3).build
+    dense(2, domain=1, codomain=4)(tf.zeros([2, 5, 3]))  # the norm is the same at each position
     for call, message in [
         *((partial(dense, 2, coefficient), "coefficient.*positive") for coefficient in (0, np.inf, np.nan)),
         *((partial(dense, 2, domain=order), "domain.*order") for order in (0.5, np.nan)),
@@ -189,6 +180,8 @@ def test_what_is_out_of_range_is_refused():
         (partial(layers.update_norms, keras.Sequential([dense(2)])), "not built"),
         *((partial(learned, *values), "1 <= low < initial < high") for values in limits),
         (partial(layers.LearnableConcatenation, 0.0), "coefficient.*positive"),
+        (partial(dense(2, domain=4), tf.zeros([2, 5, 3])), "must be .batch, inputs."),
+        (partial(built(dense, (3,), {"units": 2, "domain": learned()}), tf.zeros([2, 5, 3])), "ndim=2"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

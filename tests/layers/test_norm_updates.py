@@ -55,17 +55,6 @@ def test_layers_and_orders_are_found_once_and_in_order(learned):
         layers.norm_updates.lipschitz_layers("flow")
 
 
-def test_update_norms_reaches_every_layer(stored_norms):
-    branches = [chain(), chain()]
-    for layer in layers.norm_updates.lipschitz_layers(branches):
-        layer.kernel.assign(layer.kernel + 1)
-    assert 0 < layers.update_norms(Block(*(Block(branch=branch) for branch in branches)), 1e-6, 3000) <= 3000
-    stored_norms()
-    for layer in layers.norm_updates.lipschitz_layers(branches):
-        np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel, 2), rtol=1e-5)
-    assert layers.update_norms(layers.LipSwish()) == 0
-
-
 def square(units, **kwargs):
     dense = [layers.LipschitzDense(units, 0.5 + 0.1 * i, **kwargs) for i in range(3)]
     return keras.Sequential([keras.Input([units]), *dense])
@@ -84,15 +73,12 @@ def test_layers_of_one_shape_equal_each_alone(units, dtype, stored_norms, estima
         return *kernels, *tape.gradient(objective, [layer.kernel.value for layer in branch.layers])
 
     def compare(stored):
-        alone, together = (
-            gradients([[layer] for layer in branch.layers], stored),
-            gradients([branch.layers], stored),
-        )
-        for one, other in zip(alone, together, strict=True):
+        alone = gradients([[layer] for layer in branch.layers], stored)
+        for one, other in zip(alone, gradients([branch.layers], stored), strict=True):
             np.testing.assert_allclose(tf.cast(one, "float64"), tf.cast(other, "float64"), rtol=1e-3, atol=1e-4)
 
     compare(False)  # the stored vectors are of other kernels
-    layers.update_norms(branch)
+    assert layers.update_norms(layers.LipSwish()) == 0 < layers.update_norms(Block(branch=branch), 1e-6, 300) <= 300
     compare(True)
     stored_norms()
     for layer in branch.layers:
@@ -113,25 +99,6 @@ def test_a_kernel_that_is_not_finite_spoils_no_other():
     np.testing.assert_allclose(np.linalg.norm(other, 2), 0.7, rtol=1e-4)
 
 
-def test_a_bound_network_scales_once(estimates):
-    """Its value is that of the network, and gradients flow through the kernels."""
-    branch = chain()
-
-    def gradients(once):
-        with tf.GradientTape() as tape:
-            g = layers.program.bind(branch) if once else branch
-            x = g(0.5 * g(0.5 * g(X)))
-            loss = tf.reduce_sum(x**2)
-        return x, *tape.gradient(loss, [v.value for v in branch.trainable_variables])
-
-    once = gradients(True)
-    assert len(estimates) == 2
-    for a, b in zip(once, gradients(False), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10)
-        assert np.abs(b).max() > 0
-    assert len(estimates) == 8
-
-
 def test_a_bound_network_keeps_its_kernels():
     """So do its certificate, and a function of copies in variables, as in an export, which reads no kernel."""
     branch = chain()
@@ -148,16 +115,12 @@ def test_a_bound_network_keeps_its_kernels():
     np.testing.assert_allclose(layers.lipschitz_constant(bound, certified=True), certificate, rtol=1e-6)
 
 
-def test_learned_orders():
+def test_learned_orders_are_trained_by_the_mean_norm_alone(learned):
     (a, b), (c, d) = layers.LearnedOrder.cycle(2, initial=3.0, low=1.5, high=4.0)
     assert b is c and d is a and a is not b
     np.testing.assert_allclose(a.order(), 3.0, rtol=1e-6)
-    for theta, order in ((-30.0, 1.5), (0.0, 2.75), (30.0, 4.0)):
-        a.theta.assign(theta)
-        np.testing.assert_allclose(a.order(), order, rtol=1e-6)
-
-
-def test_learned_orders_are_trained_by_the_mean_norm_alone(learned):
+    a.theta.assign(0.0)
+    np.testing.assert_allclose(a.order(), 2.75, rtol=1e-6)
     orders = [layer.domain.theta for layer in learned.layers]
     kernels = [layer.kernel.value for layer in learned.layers]
     values = [order.value for order in orders]

@@ -79,23 +79,20 @@ def test_what_is_not_known_is_not_shared():
 
 
 def test_settings():
+    """Objects share a key only if their classes are known, and their settings are plain and equal."""
+
     class Own(logdet.PowerSeries):
         pass
 
-    def key(estimator):
-        return settings_key(estimator, (logdet.Geometric, logdet.PowerSeries, logdet.RussianRoulette))
-
-    def roulette(num=1, p=0.5):
-        return logdet.RussianRoulette(num, logdet.Geometric(p))
-
-    altered = logdet.PowerSeries(3)
+    known, altered = (logdet.Geometric, logdet.PowerSeries, logdet.RussianRoulette), logdet.PowerSeries(3)
     altered.terms = lambda *args: None
-    assert key(roulette()) == key(roulette())
     series = logdet.PowerSeries(3), logdet.PowerSeries(4), logdet.PowerSeries(3, probes="basis")
-    different = [*series, None, roulette(), roulette(p=0.4), roulette(True)]
-    assert len(set(map(key, different))) == len(different) and None not in map(key, different)
-    unknown = altered, Own(3), logdet.Exact(), logdet.RussianRoulette(1, logdet.Poisson(2.0))
-    assert {key(obj) for obj in unknown} == {None}
+    pairs = (1, 0.5), (1, 0.4), (True, 0.5), (1, 0.5)
+    roulettes = [logdet.RussianRoulette(num, logdet.Geometric(p)) for num, p in pairs]
+    *keys, last = (settings_key(obj, known) for obj in (*series, None, *roulettes))
+    assert len(set(keys)) == len(keys) and None not in keys and last == keys[4]
+    for unknown in (altered, Own(3), logdet.Exact(), logdet.RussianRoulette(1, logdet.Poisson(2.0))):
+        assert settings_key(unknown, known) is None
 
 
 class Noted(keras.layers.Layer):

@@ -107,6 +107,7 @@ def test_norms_and_scaled_kernels_at_all_scales(shape, image_size, orders, jit):
 def test_no_rounding_leads_above_the_coefficient(shape, dtype):
     """Of the upper bound for many kernels, in exact arithmetic but for an SVD."""
     layer, scales = first_layer(shape, None, SCHATTEN, dtype), random_scales(1)
+    assert layer.vector is None and layer.update_norm() == 0
     for seed in range(2):
         for name, kernel in kernels(shape, seed).items():
             layer.kernel.assign(kernel * next(scales))

@@ -1,7 +1,8 @@
-"""The probes, and the roulette that follows the decay of the series."""
+"""The probes, the roulette that follows the decay of the series, and the numbers of terms against SciPy."""
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 import tf_resflow as resflow
@@ -10,13 +11,16 @@ from tf_resflow.logdet.probes import coloring, draw_probes
 
 pytestmark = pytest.mark.quick
 AdaptiveRoulette = resflow.logdet.AdaptiveRoulette
+Geometric, Poisson = resflow.logdet.Geometric, resflow.logdet.Poisson
 
 
 def colors_of(shape, num_colors):
     return coloring(tf.constant(shape, tf.int32), tf.TensorShape(shape), num_colors).numpy()
 
 
-@pytest.mark.parametrize("shape, num_probes", [((6, 6, 2), 8), ((5,), 3), ((2, 3, 2), 12), ((4, 3), 6), ((), 1)])
+@pytest.mark.parametrize(
+    "shape, num_probes", [((6, 6, 2), 8), ((4, 4, 3), 16), ((5,), 3), ((2, 3, 2), 12), ((4, 3), 6), ((), 1)]
+)
 def test_pairs_of_different_colors_cancel(shape, num_probes):
     """The mean of v v' has ones on the diagonal, signs between coordinates of one color, and zeros elsewhere."""
     size = int(np.prod(shape))
@@ -27,8 +31,9 @@ def test_pairs_of_different_colors_cancel(shape, num_probes):
     assert set(colors) <= set(range(num_probes))
     np.testing.assert_allclose(np.abs(moments), np.tile(colors[:, None] == colors, [7, 1, 1]), atol=1e-12)
     np.testing.assert_allclose(moments[:, range(size), range(size)], 1, rtol=1e-12)
-    if num_probes == size:
-        assert len(set(colors)) == size
+    channels = shape[-1] if len(shape) == 3 else 1
+    assert all(len(set(pixel)) == channels for pixel in colors.reshape(-1, channels))  # they come first
+    assert len(set(colors)) == min(size, num_probes // channels * channels)
 
 
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
@@ -50,12 +55,6 @@ def test_pixels_of_one_color_do_not_meet_in_a_branch(num_colors):
     rows, columns = np.indices((12, 12)).reshape(2, -1)
     apart = np.maximum(np.abs(rows - rows[:, None]), np.abs(columns - columns[:, None]))
     assert np.all(apart[np.triu(colors == colors[:, None], 1)] > 2)
-
-
-def test_channels_have_different_colors_first():
-    colors = colors_of((4, 4, 3), 16)
-    assert all(len(set(pixel)) == 3 for pixel in colors.reshape(-1, 3))
-    assert len(np.unique(colors)) == 15  # a multiple of the channels
 
 
 def weights_of(estimator, v, seed, vectors):
@@ -112,3 +111,40 @@ def test_a_number_that_rounds_to_1_leaves_the_exact_terms(monkeypatch):
     monkeypatch.setattr(estimators, "random_uniform", lambda shape, seed, dtype: tf.fill(shape, largest))
     _, log_det = AdaptiveRoulette(1e-3)(lambda x: 0.3 * x, tf.ones([1, 2]), seed=0)
     np.testing.assert_allclose(log_det, [2 * np.log(1.3)], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "reference"),
+    [(Geometric(0.5), scipy.stats.geom(0.5)), (Poisson(2.0), scipy.stats.poisson(2.0))],
+)
+def test_samples_follow_the_distribution(distribution, reference):
+    """40,000 draws: each frequency within 4.5 standard errors."""
+    num = 40_000
+    draws = distribution.sample([num], tf.constant([1, 2])).numpy()
+    for n in range(8):
+        p = reference.pmf(n)
+        assert abs(np.mean(draws == n) - p) <= 4.5 * np.sqrt(p * (1 - p) / num)
+
+
+def test_survival_has_a_stable_tail():
+    k = np.arange(1, 30)
+    cases = [(Geometric(p), scipy.stats.geom(p)) for p in (0.1, 0.9)]
+    cases += [(Poisson(rate), scipy.stats.poisson(rate)) for rate in (0.5, 8.0)]
+    for distribution, reference in cases:
+        survival = distribution.survival(tf.constant(k), tf.float64)
+        np.testing.assert_allclose(survival, reference.sf(k - 1), rtol=1e-9)
+
+
+def test_finite_variance():
+    """Geometric(p): the ratio L^2 / (1 - p) of the terms of sum L^(2k) / P(N >= k) is below 1."""
+    assert Geometric(0.5).finite_variance(0.7) and not Geometric(0.5).finite_variance(0.98**3)
+    assert not Poisson(2.0).finite_variance(0.1)
+    for lipschitz in (0.1, 0.5, 0.94, 0.999):
+        assert Geometric.for_lipschitz(lipschitz).finite_variance(lipschitz)
+    assert Geometric.for_lipschitz(0.75).p == pytest.approx(0.25)
+
+
+def test_geometric_has_no_heavy_tail():
+    """A uniform number that is 0 once in 2^23 draws would give N = 127; the chance of N > 40 in 2^24 is 3e-5."""
+    draws = Geometric(0.5).sample([2**24], [0, 1])
+    assert 18 < np.max(draws) <= 40

@@ -19,14 +19,18 @@ def affine_model(optimizer, strategy=None):
     return model
 
 
-@pytest.mark.parametrize(
-    "lengths, settings, replicas",
-    [
-        ((1, 2, 40, 2), {"ema_momentum": 0.99}, 1),
-        ((40, 2), {"ema_momentum": 0.9999, "ema_overwrite_frequency": 7}, 1),
-        ((2,), {}, 2),
-    ],
-)
+def recorder(model):
+    """A callback that notes the weights before and after each step, and its notes."""
+    raw = []
+    record = lambda *_, **__: raw.append(np.concatenate(model.get_weights()))  # noqa: E731
+    return keras.callbacks.LambdaCallback(on_epoch_begin=record, on_train_batch_end=record), raw
+
+
+SELDOM = {"ema_momentum": 0.9999, "ema_overwrite_frequency": 7}
+CASES = [((1, 2, 40, 2), {"ema_momentum": 0.99}, 1), ((40, 2), SELDOM, 1), ((2,), {}, 2)]
+
+
+@pytest.mark.parametrize("lengths, settings, replicas", CASES)
 def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas, two_replicas):
     """Far from the data each step of Adam has one size and direction, and the average lags behind the last weights.
 
@@ -35,15 +39,10 @@ def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas,
     """
     strategy = two_replicas if replicas == 2 else None
     model = affine_model(lambda: keras.optimizers.Adam(0.01, use_ema=True, **settings), strategy)
-    x, raw = np.full([4, 1], 1000.0, "float32"), []
-
-    def record(*_, **__):
-        raw.append(np.concatenate(model.get_weights()))
-
-    after_step = keras.callbacks.LambdaCallback(on_epoch_begin=record, on_train_batch_end=record)
+    x, (callback, raw) = np.full([4, 1], 1000.0, "float32"), recorder(model)
     for num_steps in lengths:
         first = np.concatenate(model.get_weights())
-        options = {"batch_size": 4, "validation_data": (x,), "verbose": 0, "callbacks": [after_step]}
+        options = {"batch_size": 4, "validation_data": (x,), "verbose": 0, "callbacks": [callback]}
         history = model.fit(np.tile(x, [num_steps, 1]), **options).history
         np.testing.assert_array_equal(raw[-num_steps - 1], first)
         way = np.abs(raw[-1] - first)
@@ -54,16 +53,12 @@ def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas,
 
 def test_an_interrupted_fit_leaves_the_weights():
     """And not their average, which is in their place at the end of an epoch."""
-    model, raw = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True)), []
-
-    def record(*_, **__):
-        raw.append(model.get_weights())
-
-    callback = keras.callbacks.LambdaCallback(on_epoch_begin=record, on_train_batch_end=record)
+    model = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True))
+    callback, raw = recorder(model)
     callback.on_epoch_end = mock.Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(np.full([8, 1], 3.0, "float32"), batch_size=4, verbose=0, callbacks=[callback])
-    np.testing.assert_array_equal(model.get_weights(), raw[-1])
+    np.testing.assert_array_equal(np.concatenate(model.get_weights()), raw[-1])
     assert len(raw) == 3 and np.all(np.abs(np.subtract(raw[-1], raw[0])) > 0.1)
 
 
@@ -71,12 +66,10 @@ def test_callbacks_keep_what_was_scored(tmp_path):
     """The score falls and rises again: what is restored, and what is saved, is the average of the best epoch."""
     model = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True))
     path = str(tmp_path / "best.weights.h5")
-    callbacks = [
-        keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True),
-        keras.callbacks.ModelCheckpoint(path, "val_loss", save_best_only=True, save_weights_only=True),
-    ]
+    stop = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+    save = keras.callbacks.ModelCheckpoint(path, "val_loss", save_best_only=True, save_weights_only=True)
     x, other = np.full([40, 1], 3.0, "float32"), np.full([8, 1], 1.0, "float32")
-    options = {"batch_size": 8, "epochs": 30, "validation_data": (other,), "verbose": 0, "callbacks": callbacks}
+    options = {"batch_size": 8, "epochs": 30, "validation_data": (other,), "verbose": 0, "callbacks": [stop, save]}
     losses = model.fit(x, **options).history["val_loss"]
     assert 2 < len(losses) < 30 and losses[-1] > min(losses) + 1e-3
     restored = model.evaluate(other, verbose=0)

@@ -23,9 +23,7 @@ def test_noise_is_uniform_and_quantization_inverts_it(levels):
 
 @pytest.mark.parametrize("lowest", [True, False])
 def test_extreme_draws_stay_in_their_level(lowest, monkeypatch):
-    def extreme(shape, seed, limit):
-        return tf.fill(shape, 0 if lowest else limit - 1)
-
+    extreme = lambda shape, seed, limit: tf.fill(shape, 0 if lowest else limit - 1)  # noqa: E731
     monkeypatch.setattr(dequantization, "random_integers", extreme)
     for levels in (*range(2, 257, 6), 255, *(2**k + i for k in range(2, 8) for i in (-1, 0, 1))):
         x = np.arange(levels, dtype=np.uint8)
@@ -50,7 +48,10 @@ def test_numbers_in_cells(dtype):
         assert 1 - 2**-12 < cell_width(levels) * levels < 1
 
 
-def test_is_a_pure_function_of_the_seed_and_keeps_the_static_shape():
+def test_is_a_pure_function_of_the_seed_and_keeps_the_static_shape_and_its_inverse_clips():
+    result = quantize([-0.3, 0.0, 0.999, 1.0, 7.0], 4)
+    np.testing.assert_array_equal(result, [0, 0, 3, 3, 3])
+    assert result.dtype == tf.uint8
     x = np.arange(12, dtype=np.uint8).reshape(3, 4)
     y = dequantize(x, 17, seed=[5, 6])
     np.testing.assert_array_equal(y, tf.function(dequantize)(x, 17, seed=[5, 6]))
@@ -58,12 +59,13 @@ def test_is_a_pure_function_of_the_seed_and_keeps_the_static_shape():
     spec = tf.TensorSpec([None, 8, 8, 1], tf.uint8)
     function = tf.function(lambda x: dequantize(x, 17, seed=[0, 0]), input_signature=[spec])
     assert function.get_concrete_function().output_shapes.as_list() == [None, 8, 8, 1]
-
-
-def test_quantize_clips():
-    result = quantize([-0.3, 0.0, 0.999, 1.0, 7.0], 4)
-    np.testing.assert_array_equal(result, [0, 0, 3, 3, 3])
-    assert result.dtype == tf.uint8
+    # Common noise does not depend on the batch.
+    x = np.random.default_rng(0).integers(17, size=[5, 3, 2])
+    together = dequantize(x, 17, seed=[1, 2], sets=1)
+    np.testing.assert_array_equal(together[3:4], dequantize(x[3:4], 17, seed=[1, 2], sets=1))
+    noise = np.float64(together) * 17 - x
+    np.testing.assert_allclose(noise, np.broadcast_to(noise[:1], noise.shape), atol=1e-5)
+    assert len(np.unique(np.round(noise[0], 4))) == 6
 
 
 def test_what_does_not_fit_is_refused(refused):
@@ -74,15 +76,6 @@ def test_what_does_not_fit_is_refused(refused):
     for levels in (1, 257, 2.5):
         refused("levels must be", dequantize, [0], levels, [0, 0])
         refused("levels must be", quantize, [0.0], levels)
-
-
-def test_common_noise_does_not_depend_on_the_batch():
-    x = np.random.default_rng(0).integers(17, size=[5, 3, 2])
-    together = dequantize(x, 17, seed=[1, 2], sets=1)
-    np.testing.assert_array_equal(together[3:4], dequantize(x[3:4], 17, seed=[1, 2], sets=1))
-    noise = np.float64(together) * 17 - x
-    np.testing.assert_allclose(noise, np.broadcast_to(noise[:1], noise.shape), atol=1e-5)
-    assert len(np.unique(np.round(noise[0], 4))) == 6
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -50,9 +50,8 @@ def test_the_estimator_of_an_evaluation_suits_the_noise(block):
     model = resflow.models.build_model(config, resflow.data.load(config.data))
     noise = model.data_space.dequantizer
     assert isinstance(model.evaluation_log_det_estimator, resflow.logdet.AdaptiveRoulette)
-    estimator_of = functools.partial(
-        resflow.models.evaluation_estimator, config, model.flow, (8, 8, 1), name="adaptive_series"
-    )
+    given = (config, model.flow, (8, 8, 1))
+    estimator_of = functools.partial(resflow.models.evaluation_estimator, *given, name="adaptive_series")
     (bound,) = resflow.bijectors.certified_bounds(noise.flow).values()
     assert estimator_of(dequantizer=noise)[1].lipschitz_constant == bound > 0.5
     _, alone = estimator_of()
@@ -117,10 +116,7 @@ def pixel():
 
 
 def test_the_bound_and_its_limit_by_enumeration(pixel):
-    """8,000 repetitions of the bound; 200 of the importance-weighted one with K = 400.
-
-    The bias of the latter is var(weight) / (2 K mean^2) nats, below the 3e-3 that are allowed for it.
-    """
+    """8,000 repetitions of the bound; 200 with K = 400, whose bias var(weight) / (2 K mean^2) is below 3e-3."""
     model, exact = pixel
     total, nats = 0.0, math.log(2)
     once = LogLikelihood(model).score

@@ -101,7 +101,7 @@ def of_integers():
     return make_model(3.0, levels=256, log_det_estimator=resflow.logdet.RussianRoulette(1)), *images(levels=256)
 
 
-def test_parts_in_bits(of_integers):
+def test_parts_in_bits_and_classes(of_integers):
     """The bits/dim are those of the log-likelihood, and the cross entropy has the logits' softmax."""
     model, x, labels = of_integers
     losses = model.example_losses((x, labels), seed=[1, 2])
@@ -116,16 +116,11 @@ def test_parts_in_bits(of_integers):
     right = logits.argmax(-1) == labels
     assert 0 < right.mean() < 1
     np.testing.assert_array_equal(losses["accuracy"], right)
-
-
-def test_classify(of_integers):
-    model, x, _ = of_integers
-    classes = model.classify(x)
     _, features = partial_values(model, tf.constant((x + 0.5) / 256, tf.float32))
-    np.testing.assert_allclose(classes["logits"], model.classifier(features), rtol=1e-4, atol=1e-5)
-    probabilities = special.softmax(classes["logits"].numpy(), -1)
-    np.testing.assert_allclose(classes["probabilities"], probabilities, rtol=1e-5)
-    np.testing.assert_array_equal(model(x), classes["probabilities"])
+    np.testing.assert_allclose(logits, model.classifier(features), rtol=1e-4, atol=1e-5)
+    probabilities = model.classify(x)["probabilities"]
+    np.testing.assert_allclose(probabilities, special.softmax(logits, -1), rtol=1e-5)
+    np.testing.assert_array_equal(model(x), probabilities)
 
 
 def test_heads_are_initialized(of_integers):

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -60,10 +62,16 @@ def loaded(export_dir):
 
 
 @pytest.fixture(scope="session")
-def exported_vectors(vector_model, tmp_path_factory):
-    """The path of the exported vector model."""
+def export_vectors(vector_model):
+    """Exports the vector model to a folder."""
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    return resflow.serving.export(vector_model, tmp_path_factory.mktemp("vectors"), plan=plan)
+    return functools.partial(resflow.serving.export, vector_model, plan=plan)
+
+
+@pytest.fixture(scope="session")
+def exported_vectors(export_vectors, tmp_path_factory):
+    """The path of the exported vector model."""
+    return export_vectors(tmp_path_factory.mktemp("vectors"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 import tf_resflow as resflow
-from tf_resflow.evaluation.planning import LikelihoodPlan
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +67,18 @@ def test_readme(export_dir, described, loaded, call, monkeypatch, capsys):
 
 def test_the_description_for_programs(loaded, described):
     """Inputs can be made from it, and outputs have the described dtypes and shapes."""
+
+    def tensors(specs, rows):
+        shapes = {key: [rows if n == -1 else n for n in of["shape"]] for key, of in specs.items()}
+        return {key: tf.ones(shapes[key], of["dtype"]) for key, of in specs.items()}
+
     assert sorted(described["signatures"]) == sorted(loaded.signatures)
     for name, signature in described["signatures"].items():
-        inputs = {
-            key: np.ones([3 if n == -1 else n for n in of["shape"]], of["dtype"])
-            for key, of in signature["inputs"].items()
-        }
-        outputs = loaded.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
-        rows = 1 if name == "sample" else 3
-        expected = {
-            key: (of["dtype"], [rows if n == -1 else n for n in of["shape"]])
-            for key, of in signature["outputs"].items()
-        }
-        assert {key: (value.dtype.name, value.shape.as_list()) for key, value in outputs.items()} == expected, name
+        outputs = loaded.signatures[name](**tensors(signature["inputs"], 3))
+        expected = tensors(signature["outputs"], 1 if name == "sample" else 3)
+        assert outputs.keys() == expected.keys(), name
+        for key, value in expected.items():
+            assert (outputs[key].dtype, outputs[key].shape) == (value.dtype, value.shape), (name, key)
     estimator = {"type": "RussianRoulette", "probes": "rademacher", "num_probes": 1}
     estimator |= {"num_exact_terms": 6, "distribution": {"type": "Geometric", "p": 0.5}, "per_example": False}
     log_prob = {"estimator": estimator, "seed": 0, "num_samples": 4, "stderr": 0.5, "dequantization": "uniform"}
@@ -123,12 +121,6 @@ def copy(exported_vectors, monkeypatch):
     copy = functools.partial(shutil.copytree, exported_vectors, ignore=kept_out)
     monkeypatch.setattr("tf_resflow.serving.exporter.write_saved_model", lambda *arguments: copy(arguments[-1]))
     return copy
-
-
-@pytest.fixture
-def export_vectors(vector_model):
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    return functools.partial(resflow.serving.export, vector_model, plan=plan)
 
 
 @pytest.mark.usefixtures("copy")

@@ -1,6 +1,7 @@
 """Answers of a loaded model, compared with the model that was exported, and errors for wrong inputs."""
 
 import math
+import pathlib
 
 import keras
 import numpy as np
@@ -20,10 +21,8 @@ from tf_resflow.training.runs import Run
 @pytest.mark.quick
 def test_log_prob(loaded, image_model, images, call):
     """The mean of 4 estimates, drawn here one example at a time."""
-    log_det, seed = resflow.logdet.RussianRoulette(6), tf.bitcast(tf.constant(5, tf.int64), tf.int32)
-    samples = LogProbSamples(
-        image_model.density, LikelihoodPlan(log_det_estimator=log_det, num_samples=4), common=True
-    )
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(6), num_samples=4)
+    samples, seed = LogProbSamples(image_model.density, plan, common=True), np.int32([5, 0])
     draws = np.concatenate([samples(images[i : i + 1], seed) for i in range(3)], 1)
     result = call(loaded, "log_prob_seeded", x=images[:3], seed=5)
     np.testing.assert_allclose(result["log_prob"], draws.mean(0), rtol=1e-5)
@@ -57,7 +56,7 @@ def test_an_answer_does_not_depend_on_its_batch_and_decode_inverts_encode(loaded
 def test_sample(loaded, image_model, call):
     x = call(loaded, "sample", num=5, seed=3, temperature=1.0)["x"]
     assert x.dtype == np.uint8 and x.shape == (5, 8, 8, 1) and x.max() < 17
-    np.testing.assert_array_equal(x, image_model.density.sample(5, tf.bitcast(tf.constant(3, tf.int64), tf.int32)))
+    np.testing.assert_array_equal(x, image_model.density.sample(5, [3, 0]))
     assert np.any(x != call(loaded, "sample", num=5, seed=4, temperature=1.0)["x"])
     means = call(loaded, "sample", num=2, seed=3, temperature=0.0)["x"]
     np.testing.assert_array_equal(means[0], means[1])
@@ -110,14 +109,12 @@ def wrong_images(z):
     z[1, 0, 0, 0] = math.nan
     yield "decode", {"z": z}, r"z must be finite.*\[1\]"
     yield "decode", {"z": z[:0]}, "at least one example"
-    for values, message in (
-        ({"num": 0}, r"num must lie in 1, ..., 1024.*\[0 0\]"),
-        ({"num": 1025}, r"num must lie in 1, ..., 1024.*\[1025 1025\]"),
-        ({"temperature": -1.0}, r"temperature must lie in 0.0, ..., 100.0"),
-        ({"temperature": math.nan}, r"temperature must lie .*nan"),
-        ({"seed": [0, 0]}, None),
-    ):
-        yield "sample", {"num": 1, "seed": 0, "temperature": 1.0} | values, message
+    good = {"num": 1, "seed": 0, "temperature": 1.0}
+    yield "sample", good | {"seed": [0, 0]}, None
+    for num in (0, 1025):
+        yield "sample", good | {"num": num}, rf"num must lie in 1, ..., 1024.*\[{num} {num}\]"
+    for temperature in (-1.0, 101.0, math.nan):
+        yield "sample", good | {"temperature": temperature}, rf"must lie in 0.0, ..., 100.0.*{abs(temperature):.0f}"
 
 
 def wrong_vectors():
@@ -143,13 +140,13 @@ def test_points_far_from_all_data(loaded_vectors, call):
     assert math.isfinite(result["log_prob"][1]) and result["log_prob_stderr"][1] == 0
 
 
-@pytest.mark.parametrize("num", [1, 4, 13])
-def test_quantiles(num):
+def test_quantiles():
     """Equal to the quantiles by NumPy, with ties and NaN."""
-    reference = np.sort(np.random.default_rng(num).integers(5, size=num)).astype("float32")
     scores = np.float32([-1, 0, 1, 1.5, 4, 9, math.inf, -math.inf, math.nan])
-    expected = resflow.evaluation.quantiles(scores, reference)
-    np.testing.assert_allclose(quantiles(tf.constant(scores), reference), expected, rtol=1e-6)
+    for num in (1, 4, 13):
+        reference = np.sort(np.random.default_rng(num).integers(5, size=num)).astype("float32")
+        expected = resflow.evaluation.quantiles(scores, reference)
+        np.testing.assert_allclose(quantiles(tf.constant(scores), reference), expected, rtol=1e-6)
 
 
 def test_quantiles_among_held_out_examples(image_model, images, vector_model):
@@ -181,10 +178,8 @@ def test_columns_of_a_table(tmp_path, call):
     flow = resflow.flows.vector_flow(codes.size, num_blocks=1, hidden=(8,))
     flow = resflow.bijectors.Flow([resflow.bijectors.Normalize(values.mean(axis=0), values.std(axis=0)), flow])
     model = resflow.FlowModel(flow, [codes.size], cells=codes.cells)
-    data = DataInfo("table", (codes.size,), None, None, None, columns=tuple(table), codes=codes)
-
-    run = Run(model, resflow.training.default_config(), 5, tmp_path, data)
-    path = resflow.serving.export(model, tmp_path / "m", run=run, signatures=["encode", "decode"])
+    options = {"run": run_of_table(model, codes), "signatures": ["encode", "decode"]}
+    path = resflow.serving.export(model, tmp_path / "m", **options)
     readme = (path / "README.md").read_text()
     assert f"- `level`: {codes.describe()['level']}\n" in readme and "- `real`: a number\n" in readme
     loaded = tf.saved_model.load(str(path))
@@ -201,10 +196,14 @@ def test_columns_of_a_table(tmp_path, call):
             call(loaded, "encode", x=bad)
 
 
+def run_of_table(model, codes):
+    names = tuple(codes.kinds)
+    data = DataInfo("table", (len(names),), None, None, None, columns=names, codes=codes)
+    return Run(model, resflow.training.default_config(), 5, pathlib.Path("run"), data)
+
+
 def test_integers_that_requests_cannot_hold(vector_model, tmp_path):
-    codes = ColumnCodes(pandas.DataFrame({name: 2**60 + np.arange(9) for name in "abc"}))
-    data = DataInfo("table", (3,), None, None, None, columns=("a", "b", "c"), codes=codes)
-    run = Run(vector_model, resflow.training.default_config(), 5, tmp_path, data)
+    run = run_of_table(vector_model, ColumnCodes(pandas.DataFrame({name: 2**60 + np.arange(9) for name in "abc"})))
     with pytest.raises(ValueError, match=r"column 'a' are near 1.15e\+18.*lacks digits beyond 2\*\*53"):
         resflow.serving.export(vector_model, tmp_path / "m", run=run)
 
@@ -217,14 +216,11 @@ def test_a_classifier_without_a_density(image_model):
     np.testing.assert_allclose(result["logits"], functions["classify"](GOOD)["logits"])
 
 
-@pytest.mark.parametrize(
-    "settings, message",
-    [
+def test_wrong_settings(vector_model):
+    for settings, message in (
         ({"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.PowerSeries(2))}, "num_samples"),
         ({"signatures": ["encode", "classify"]}, r"serving_default, .* decode; got \['encode', 'classify'\]"),
         ({"signatures": []}, r"got \[\]"),
-    ],
-)
-def test_wrong_settings(settings, message, vector_model):
-    with pytest.raises(ValueError, match=message):
-        Signatures(vector_model, **settings)
+    ):
+        with pytest.raises(ValueError, match=message):
+            Signatures(vector_model, **settings)

@@ -19,13 +19,8 @@ def table(num=150, seed=0):
     """Skewed numbers, whole numbers that depend on them, and text."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=num)
-    return pandas.DataFrame(
-        {
-            "price": np.exp(x).round(4),
-            "rooms": rng.poisson(np.where(x > 0, 4, 1)),
-            "color": np.where(rng.uniform(size=num) < 0.7, "red", "blue"),
-        }
-    )
+    rows = pandas.DataFrame({"price": np.exp(x).round(4), "rooms": rng.poisson(np.where(x > 0, 4, 1))})
+    return rows.assign(color=np.where(rng.uniform(size=num) < 0.7, "red", "blue"))
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +50,17 @@ def test_scores_are_log_densities_in_the_units_of_the_columns(fitted):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed):
-    """Of tables of one to three discrete columns, some of them rare: all rows, and 4,000 samples of each column.
-
-    The error of the sum was 0.020 by 32 points, and 0.003 by 1,024, in the root mean square over ten tables.
-    """
+    """Of tables of one to three discrete columns, some of them rare: all rows, and 4,000 samples of each column."""
+    # The error of the sum was 0.020 by 32 points, and 0.003 by 1,024, in the root mean square over ten tables.
     rng = np.random.default_rng(seed)
     days = pandas.date_range("2024-02-28", periods=5)
-    columns = {
-        "count": rng.poisson(rng.uniform(0.5, 3.0), 200),
-        "flag": rng.uniform(size=200) < rng.uniform(0.03, 0.5),
-        "level": rng.choice(list("abc"), 200, p=[0.7, 0.2, 0.1]),
-        "tenth": rng.integers(0, 6, 200) * 0.5,
-        "day": days[rng.integers(0, 5, 200)],
-    }
+    columns = {"count": rng.poisson(rng.uniform(0.5, 3.0), 200)}
+    columns["flag"] = rng.uniform(size=200) < rng.uniform(0.03, 0.5)
+    columns["level"] = rng.choice(list("abc"), 200, p=[0.7, 0.2, 0.1])
+    columns |= {"half": rng.integers(0, 6, 200) * 0.5, "day": days[rng.integers(0, 5, 200)]}
     rows = pandas.DataFrame({name: columns[name] for name in rng.permutation(list(columns))[: rng.integers(1, 4)]})
-    fit = FlowDensity(**SMALL, kinds={"tenth": 0.5} if "tenth" in rows else None).fit(rows)
-    values = {"count": range(max(columns["count"]) + 1), "tenth": np.arange(6) * 0.5, "day": days}
+    fit = FlowDensity(**SMALL, kinds={"half": 0.5} if "half" in rows else None).fit(rows)
+    values = {"count": range(max(columns["count"]) + 1), "half": np.arange(6) * 0.5, "day": days}
     values |= {name: pandas.unique(columns[name]) for name in ("flag", "level")}
     every = everything({name: values[name] for name in rows})
     every = every[(every >= rows.min()).all(axis=1) & (every <= rows.max()).all(axis=1)]
@@ -83,14 +73,6 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed)
         expected = pandas.Series(probabilities).groupby(every[name].to_numpy()).sum()
         found = draws[name].value_counts(normalize=True).reindex(expected.index, fill_value=0.0)
         np.testing.assert_array_less(np.abs(found - expected), 4.5 * np.sqrt(expected / 4000) + 0.02)
-
-
-def test_samples_stay_near_the_data():
-    """Of 500 log-normal numbers, and whole ones: 4,000 samples are within 20 times the largest one."""
-    prices = np.exp(1.8 * np.random.default_rng(1).normal(size=500))
-    for rows in (pandas.DataFrame({"x": prices}), pandas.DataFrame({"x": (50 * prices).astype(int)})):
-        drawn = FlowDensity(**SMALL | {"max_steps": 300}).fit(rows).sample(4000, random_state=0)["x"]
-        assert drawn.abs().max() < 20 * rows["x"].max() and np.abs(drawn.median() / rows["x"].median() - 1) < 0.3
 
 
 def test_weights():
@@ -116,7 +98,7 @@ def test_scores_of_missing_values_are_those_of_the_others():
     assert integral(fit, rooms=ROOMS) == pytest.approx(1.0, abs=0.01)
 
 
-def test_densities_given_other_columns():
+def test_densities_given_other_columns(refused):
     fit = FlowDensity(condition_columns=["color", "rooms"], **SMALL).fit(table())
     for color, rooms in (("red", 0), ("blue", 5)):
         assert integral(fit, rooms=[rooms], color=[color]) == pytest.approx(1.0, abs=0.02)
@@ -127,18 +109,15 @@ def test_densities_given_other_columns():
     given = table(400).sort_values("rooms")[["rooms", "color"]]
     prices = fit.sample(condition=given)["price"].to_numpy()
     assert np.median(prices[200:]) > 1.3 * np.median(prices[:200])  # 2.7 in the table itself
-    with pytest.raises(ValueError, match="must have values of condition_columns"):
-        fit.sample(5)
-    with pytest.raises(ValueError, match="a category that the fit did not know"):
-        fit.score_samples(table(5).assign(color="green"))
+    refused("must have values of condition_columns", fit.sample, 5)
+    refused("a category that the fit did not know", fit.score_samples, table(5).assign(color="green"))
 
 
 def test_samples_are_rows_of_the_table(fitted):
     draws = fitted.sample(2000, random_state=1)
     pandas.testing.assert_series_equal(draws.dtypes, table().dtypes)
-    assert set(draws["color"]) == {"red", "blue"}
-    fractions = np.array([(rows["color"] == "red").mean() for rows in (draws, table())])
-    assert abs(fractions[0] - fractions[1]) < 0.15
+    shares = [rows["color"].value_counts(normalize=True) for rows in (draws, table())]
+    pandas.testing.assert_series_equal(*shares, atol=0.15)
     pandas.testing.assert_frame_equal(draws, fitted.sample(2000, random_state=1))
 
 
@@ -149,6 +128,8 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     best = np.argmax(fit.held_out_scores_)
     assert fit.noise_levels_[best] <= fit.noise_ < 0.5 and fit.noise_ in fit.noise_levels_
     assert fit.held_out_scores_[-1] < fit.held_out_scores_[best] - 0.1
+    gap = np.abs(np.diff(fit.sample(4000, random_state=0))) / 2  # a hundredth of the samples is broad
+    assert 0 < np.mean(gap > 0.5) < 0.02 and fit.held_out_scores_[best] == pytest.approx(fit.score(x), abs=1.0)
     broad = clone(fit).set_params(noise=1.0).fit(x)
     assert broad.noise_ == 1.0
     np.testing.assert_array_equal(broad._members[0].values[0], fit._members[0].values[0])  # of the same training
@@ -238,23 +219,23 @@ def test_another_process_has_the_same_scores(fitted):
     np.testing.assert_array_equal(pickle.loads(text).score_samples(table()), scores)
 
 
-def test_a_fit_that_fails_is_no_fit(fitted):
+def test_a_fit_that_fails_is_no_fit(refused, fitted):
     fit = copy.copy(fitted)
-    with pytest.raises(ValueError, match="at least 10 rows"):
-        fit.fit(table(5))
-    with pytest.raises(NotFittedError):
-        fit.score_samples(table())
+    refused("at least 10 rows", fit.fit, table(5))
+    refused("not fitted", fit.score_samples, table(), error=NotFittedError)
 
 
 def test_units_do_not_decide_about_rows_that_miss_values():
     """Neither who is an outlier, nor why; a value that is missing, or in the middle, is no reason."""
     rows = table()[["price"]].assign(mass=np.random.default_rng(1).normal(5.0, 1.0, size=150))
     rows.loc[::2, "mass"] = np.nan
-    fits = [FlowDensity(missing="condition", **SMALL).fit(rows * [1.0, unit]) for unit in (1.0, 1e4)]
-    decisions = [fit.decision_function(rows * [1.0, unit]) for fit, unit in zip(fits, (1.0, 1e4), strict=True)]
-    np.testing.assert_allclose(decisions[1], decisions[0], atol=1e-3)
     few = pandas.DataFrame({"price": [1.0, 1.0], "mass": [5.0, np.nan]})
-    reasons = [fit.explain(few * [1.0, unit]) for fit, unit in zip(fits, (1.0, 1e4), strict=True)]
+    decisions, reasons = [], []
+    for units in ([1.0, 1.0], [1.0, 1e4]):
+        fit = FlowDensity(missing="condition", **SMALL).fit(rows * units)
+        decisions.append(fit.decision_function(rows * units))
+        reasons.append(fit.explain(few * units))
+    np.testing.assert_allclose(decisions[1], decisions[0], atol=1e-3)
     np.testing.assert_allclose(reasons[1], reasons[0], atol=1e-3)
     assert reasons[0]["mass"].max() < 1.5
 
@@ -278,22 +259,13 @@ def test_arrays_come_back_as_arrays():
     assert fit.score_samples(x.astype("float64")).dtype == "float64"
 
 
-@pytest.mark.parametrize(
-    "argument, value, message",
-    [
-        ("noise", 2.0, "noise is 2.0; see FlowDensity"),
-        ("noise", "none", "noise is 'none'"),
-        ("contamination", 0.0, "contamination is 0.0"),
-        ("missing", "fill", "missing is 'fill'"),
-        ("validation_fraction", 1, "validation_fraction is 1"),
-        ("whiten", "yes", "whiten is 'yes'"),
-        ("condition_columns", ["colors"], "There is no column 'colors'"),
-        ("condition_columns", ["price", "rooms", "color"], "condition_columns has all columns"),
-        ("bounds", {"size": (0, 1)}, "There is no column 'size'"),
-    ],
-)
-def test_refused_arguments(refused, argument, value, message):
-    refused(message, FlowDensity(**{argument: value}).fit, table())
+def test_refused_arguments(refused):
+    wrong = {"contamination": 0.0, "missing": "fill", "validation_fraction": 1, "whiten": "yes"}
+    for name, value in [("noise", 2.0), ("noise", "none"), *wrong.items()]:
+        refused(f"{name} is {value!r}; see FlowDensity", FlowDensity(**{name: value}).fit, table())
+    refused("There is no column 'colors'", FlowDensity(condition_columns=["colors"]).fit, table())
+    refused("condition_columns has all columns", FlowDensity(condition_columns=list(table())).fit, table())
+    refused("There is no column 'size'", FlowDensity(bounds={"size": (0, 1)}).fit, table())
 
 
 def test_refused_rows(refused, fitted):

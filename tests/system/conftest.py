@@ -1,5 +1,47 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
 import tensorflow as tf
 
-from tests.serving.conftest import export_dir, image_model, images  # noqa: F401
+import tf_resflow as resflow
+from tests.conftest import ROOT
+from tests.serving.conftest import export_dir, export_vectors, exported_vectors, image_model, images, vector_model  # noqa: F401  # noqa: F401
+from tf_resflow.evaluation import LikelihoodPlan
 
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+# Flags of a training that takes seconds.
+TOY = ["config=toy2d", "config.data.name=8gaussians", "config.data.num_test=100", "config.model.num_blocks=1"]
+TOY += ["config.model.hidden=(8,)", "config.model.norms=(2.0,2.0,2.0)", "config.train.warmup_steps=1"]
+TOY += ["config.model.estimator.eval.num_exact_terms=4", "config.train.batch_size=16"]
+TOY = [f"--{flag}" for flag in TOY]
+
+
+@pytest.fixture(scope="session")
+def float32_model():
+    """A density of three numbers in single precision."""
+    model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,)), [3])
+    model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported_float32(float32_model, tmp_path_factory):
+    """Its path as an exact density."""
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
+    return resflow.serving.export(float32_model, tmp_path_factory.mktemp("exported"), plan=plan, max_batch=1000)
+
+
+@pytest.fixture(scope="session")
+def process():
+    """Runs Python, or another program, in a process of its own, and returns what it printed and its exit code."""
+
+    def process(*arguments, program=sys.executable, cwd=ROOT, text=True, **options):
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "2"} | options.pop("environment", dict(os.environ))
+        command = [program, *arguments]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=text, **options)
+
+    return process

@@ -35,7 +35,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("logdet", "layers", "solvers", "bijectors", "flows", "models", "vi", "training")
 
 
-class DropStatement(Operator):
+class _Fault(Operator):
+    @classmethod
+    def examples(cls):
+        return ()
+
+
+class DropStatement(_Fault):
     """Replaces a call, or an assignment without which its names are still defined, with `pass`."""
 
     def mutation_positions(self, node):
@@ -55,12 +61,8 @@ class DropStatement(Operator):
     def mutate(self, node, index):
         return parso.parse(f"{node.get_first_leaf().prefix}pass\n").children[0]
 
-    @classmethod
-    def examples(cls):
-        return ()
 
-
-class SwapArguments(Operator):
+class SwapArguments(_Fault):
     """Swaps two neighboring positional arguments."""
 
     @staticmethod
@@ -79,10 +81,6 @@ class SwapArguments(Operator):
         first.prefix, second.prefix = second.prefix, first.prefix
         node.children[i], node.children[j] = node.children[j], node.children[i]
         return node
-
-    @classmethod
-    def examples(cls):
-        return ()
 
 
 _OURS = {operator.__name__: operator for operator in (DropStatement, SwapArguments)}
@@ -144,17 +142,17 @@ def _left_out(source):
     """Ranges that are not mutated: annotations, messages, imports, exports and what only a type checker reads."""
     silent = ("warnings.warn", "logging.info", "tf.debugging.Assert")
     for node in ast.walk(ast.parse(source)):
-        left_out = node if isinstance(node, ast.Raise | ast.Assert | ast.ImportFrom | ast.JoinedStr) else None
-        if isinstance(node, ast.arg | ast.AnnAssign):
-            left_out = node.annotation
-        elif isinstance(node, ast.FunctionDef):
-            left_out = node.returns
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in silent:
-            left_out = node
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            left_out = node
-        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            left_out = node
+        match node:
+            case ast.Raise() | ast.Assert() | ast.ImportFrom() | ast.JoinedStr():
+                left_out = node
+            case ast.arg(annotation=part) | ast.AnnAssign(annotation=part) | ast.FunctionDef(returns=part):
+                left_out = part
+            case ast.Call(func=part) if ast.unparse(part) in silent:
+                left_out = node
+            case ast.Assign(targets=[ast.Name("__all__")]) | ast.If(test=ast.Name("TYPE_CHECKING")):
+                left_out = node
+            case _:
+                left_out = None
         if left_out is not None:
             yield (left_out.lineno, left_out.col_offset), (left_out.end_lineno, left_out.end_col_offset)
 
@@ -175,10 +173,9 @@ def _mutants_of(path):
 def draw(num, seed):
     """About `num` mutants of the packages, equally many of each kind."""
     groups = collections.defaultdict(list)
-    for package in PACKAGES:
-        for path in sorted((ROOT / "tf_resflow" / package).rglob("*.py")):
-            for mutant in _mutants_of(str(path.relative_to(ROOT))):
-                groups[mutant.kind].append(mutant)
+    paths = [path for name in PACKAGES for path in sorted((ROOT / "tf_resflow" / name).rglob("*.py"))]
+    for mutant in (mutant for path in paths for mutant in _mutants_of(str(path.relative_to(ROOT)))):
+        groups[mutant.kind].append(mutant)
     choose = random.Random(seed)
     drawn = [mutant for kind in _KINDS for mutant in choose.sample(groups[kind], num // len(_KINDS))]
     choose.shuffle(drawn)
@@ -201,13 +198,11 @@ class _Importer(importlib.machinery.SourceFileLoader):
         return compile(self.source, self.path, "exec", dont_inherit=True)
 
 
-class _FirstFailure:
-    """A plugin of pytest that keeps the first test that fails."""
-
-    test = None
+class _Failures(list):
+    """A plugin of pytest that keeps the tests that fail."""
 
     def pytest_runtest_logreport(self, report):
-        self.test = self.test or (report.nodeid if report.failed else None)
+        self += [report.nodeid] * report.failed
 
     pytest_collectreport = pytest_runtest_logreport
 
@@ -220,10 +215,10 @@ def _run(package, random_cases, output, mutant=None):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(ROOT)
-    first = _FirstFailure()
+    failures = _Failures()
     tests = [f"tests/{package}", "tests/test_random_cases.py", f"--random_cases={random_cases}"]
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=short", *tests], plugins=[first])
-    found = first.test or (f"pytest ends with {int(code)}" if code else None)
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=short", *tests], plugins=[failures])
+    found = [*failures, f"pytest ends with {int(code)}" if code else None][0]
     output.write_text(json.dumps({"found_by": found, "seconds": time.process_time()}))
     os._exit(0)
 

@@ -3,7 +3,6 @@
 import csv
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -13,11 +12,12 @@ import tensorflow as tf
 from pyarrow import parquet
 
 import tf_resflow as resflow
+from tests.conftest import ROOT
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.training.runs import Run
 
-SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "beam" / "score.py"
+SCRIPT = ROOT / "examples" / "beam" / "score.py"
 PYTHON = pathlib.Path(sys.prefix) / "beam" / "bin" / "python"
 X, C = np.random.default_rng(0).normal(size=[50, 2]), np.random.default_rng(1).normal(size=[50, 1])
 
@@ -50,9 +50,17 @@ def expected(path):
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def score(path, pattern, output):
-    options = [f"--model={path}", f"--input={pattern}", f"--output={output}", "--runner=FnApiRunner"]
-    return subprocess.run([PYTHON, SCRIPT, *options], capture_output=True, text=True)
+@pytest.fixture
+def score(path, process, tmp_path):
+    """Scores the files of a pattern, and returns what the example prints, and the files that it writes."""
+
+    def score(pattern):
+        options = [f"--model={path}", f"--input={tmp_path / pattern}", f"--output={tmp_path / 'scores/of'}"]
+        done = process(SCRIPT, *options, "--runner=FnApiRunner", program=PYTHON)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout, sorted((tmp_path / "scores").iterdir())
+
+    return score
 
 
 def check(rows, expected):
@@ -63,7 +71,7 @@ def check(rows, expected):
             np.testing.assert_allclose(float(row[name]), values[int(row["id"])], rtol=1e-5, atol=atol)
 
 
-def test_csv(path, expected, tmp_path):
+def test_csv(score, expected, tmp_path):
     """Two files. Incomplete rows have empty scores."""
     header = ["age", "id", "note", "height", "length, cm"]
     rows = [[*C[i], i, 'a "note", of two words', *X[i]] for i in range(50)]
@@ -71,10 +79,10 @@ def test_csv(path, expected, tmp_path):
     for name, part in (("a.csv", rows[:20] + bad), ("b.csv", rows[20:])):
         with (tmp_path / name).open("w", newline="") as file:
             csv.writer(file).writerows([header, *part])
-    done = score(path, tmp_path / "*.csv", tmp_path / "scores/of")
-    assert done.returncode == 0 and "5 rows lack a number or are too long" in done.stdout, done.stderr[-3000:]
+    said, files = score("*.csv")
+    assert "5 rows lack a number or are too long" in said
     found = []
-    for file in sorted((tmp_path / "scores").iterdir()):
+    for file in files:
         with file.open(newline="") as lines:
             reader = csv.DictReader(lines)
             found += reader
@@ -85,12 +93,11 @@ def test_csv(path, expected, tmp_path):
     assert [row["id"] for row in found if not row["log_prob"]] == ["-1"] * 5
 
 
-def test_parquet(path, expected, tmp_path):
+def test_parquet(score, expected, tmp_path):
     columns = {"height": X[:, 0], "age": [*C[:-1, 0], None], "length, cm": X[:, 1], "id": np.arange(50)}
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=20)
-    done = score(path, tmp_path / "a.parquet", tmp_path / "scores/of")
-    assert done.returncode == 0 and "1 rows lack a number" in done.stdout, done.stderr[-3000:]
-    (file,) = (tmp_path / "scores").iterdir()
+    said, (file,) = score("a.parquet")
+    assert "1 rows lack a number" in said
     rows = sorted(parquet.read_table(file).to_pylist(), key=lambda row: row["id"])
     assert rows[-1]["log_prob"] is None
     rows[-1] |= {name: values[-1] for name, values in expected.items()}
@@ -116,8 +123,7 @@ for value, code in [("b", level), ("soon", day), (values[1][2], day), ("1.55", t
 """
 
 
-def test_levels_and_dates_are_numbers():
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
-    done = subprocess.run([PYTHON, "-c", NUMBERS], env=environment, capture_output=True, text=True)
+def test_levels_and_dates_are_numbers(process):
+    done = process("-c", NUMBERS, program=PYTHON, environment={**os.environ, "PYTHONPATH": str(SCRIPT.parent)})
     expected = ["[0, 1, 1, 2, 3, 3]", "[2.0, 2.0] 2.75", "1.5 -5.7", *["unknown"] * 4]
     assert done.stdout.splitlines() == expected

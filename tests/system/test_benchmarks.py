@@ -9,66 +9,36 @@ import numpy as np
 import pytest
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import LikelihoodPlan
 
-OUTPUT = "--output={tmp}/results.json"
-SMALL_IMAGES = ["num_blocks=(1,1)", "width=8", "num_fc_blocks=0"]
+SMALL_IMAGES = " ".join(f"--config.model.{field}" for field in ("num_blocks=(1,1)", "width=8", "num_fc_blocks=0"))
 
-# The arguments of each benchmark, and a part of what it prints.
-BENCHMARKS = {
-    "compare_estimators": (
-        [OUTPUT, "--workdir={run}", "--num_examples=8", "--repeats=2", "--probes=1,25", "--stderrs=0.2"],
-        "planned for a standard error",
+# Each benchmark with its arguments, and a part of what it prints.
+BENCHMARKS = [
+    (
+        "compare_estimators {out} --workdir={run} --num_examples=8 --repeats=2 --probes=1,25 --stderrs=0.2",
+        "planned",
     ),
-    "compare_normalizations": (["--shapes=3", "--width=4", "--batch=8", "--steps=2"], "schatten"),
-    "compare_small_flows": (
-        ["--dimensions=3", "--depth=1", "--width=4", "--batch=8", "--steps=2", "--seconds=0.1", "--seeds=1"],
-        "RealNVP",
-    ),
-    "compare_speed": ([OUTPUT, "--cases=inverse_per_evaluation", "--repeats=2"], "inverse_per_evaluation"),
-    "compare_successors": ([OUTPUT, "--config=digits", "--steps=10"], "| digits | 10 | 3 | 2.167 ± 0.120 |"),
-    "count_operations": (
-        ["--config=configs/digits.py", "--shape=8,8,1", *(f"--config.model.{field}" for field in SMALL_IMAGES)],
-        "seconds on one GPU",
-    ),
-    "exact_crossover": (
-        [OUTPUT, "--sizes=2", "--sides=2", "--num_blocks=1", "--pairs=2", "--seconds=0"],
-        "inference",
-    ),
-    "inference": (
-        [OUTPUT, "--task=banana", "--flow=real_nvp", "--seconds=0.05", "--seeds=1", "--samples=20"],
-        "| banana",
-    ),
-    "lower_step": (["--output={tmp}/lowered"], ""),
-    "neutra": (
-        [OUTPUT, "--task=banana", "--sampler=plain", "--seeds=2", "--leapfrogs=1,2", "--chains=2", "--steps=20"],
-        "| banana",
-    ),
-    "report_gpu": (
-        ["--output={tmp}/gpu.md", "--device=CPU:1", "--configs=toy2d", "--batch_sizes=8", "--num_steps=2"],
-        "",
-    ),
-    "tables": (
-        [OUTPUT, "--adbench={tmp}", "--seeds=1", "--methods=GaussianMixture", "--figure={tmp}/figure.png"],
-        "GaussianMixture",
-    ),
-    "time_serving": (
-        [OUTPUT, "--model_dir={model}", "--signatures=serving_default", "--sizes=1,8", "--repeats=2"],
-        "serving_default",
-    ),
-    "time_to_score": (
-        [OUTPUT, "--config=digits", "--seeds=1", "--steps=300,600", "--threads=1", "--figure={tmp}/figure.png"],
-        "| here, same settings, 600 steps | 1 | 4.000 | 40 s (1.0 x) |",
-    ),
-}
+    ("compare_normalizations --shapes=3 --width=4 --batch=8 --steps=2", "schatten"),
+    ("compare_small_flows --dimensions=3 --depth=1 --width=4 --batch=8 --steps=2 --seconds=0.1 --seeds=1", "NVP"),
+    ("compare_speed {out} --cases=inverse_per_evaluation --repeats=2", "inverse_per_evaluation"),
+    ("compare_successors {out} --config=digits --steps=10", "| digits | 10 | 3 | 2.167 ± 0.120 |"),
+    (f"count_operations --config=configs/digits.py --shape=8,8,1 {SMALL_IMAGES}", "seconds on one GPU"),
+    ("exact_crossover {out} --sizes=2 --sides=2 --num_blocks=1 --pairs=2 --seconds=0", "inference"),
+    ("inference {out} --task=banana --flow=real_nvp --seconds=0.05 --seeds=1 --samples=20", "| banana"),
+    ("lower_step --output={tmp}/lowered", ""),
+    ("neutra {out} --task=banana --sampler=plain --seeds=2 --leapfrogs=1,2 --chains=2 --steps=20", "| banana"),
+    ("report_gpu --output={tmp}/gpu.md --device=CPU:1 --configs=toy2d --batch_sizes=8 --num_steps=2", ""),
+    ("tables {out} --adbench={tmp} --seeds=1 --methods=GaussianMixture --figure={tmp}/figure.png", "GaussianMix"),
+    ("time_serving {out} --model_dir={model} --signatures=serving_default --sizes=1,8 --repeats=2", "serving_def"),
+    ("time_to_score {out} --config=digits --seeds=1 --steps=300,600 --threads=1", "| 4.000 | 40 s (1.0 x) |"),
+]
 
 
 def known_results(name):
     """Results in the file of a benchmark, which therefore trains nothing."""
     if name == "compare_successors":
-        scores = [
-            {"config": "digits", "seed": i, "steps": 10, "bits_per_dim": s} for i, s in enumerate([2.0, 2.1, 2.4])
-        ]
+        same = {"config": "digits", "steps": 10}
+        scores = [same | {"seed": i, "bits_per_dim": score} for i, score in enumerate([2.0, 2.1, 2.4])]
         return {"times": {"digits": 1.0}, "scores": scores}
     sides = {"here, same settings": [5.0, 4.0], "here, best_small": [4.5, 3.5]}
     shared = {"config": "digits", "seed": 0, "threads": 1, "num_examples": 500}
@@ -94,11 +64,6 @@ def prepared(name, tmp_path, run_without_work):
         rng = np.random.default_rng(0)
         rows = np.concatenate([rng.normal(size=[80, 2]), rng.normal(6.0, 1.0, size=[10, 2])])
         np.savez(tmp_path / "2_blobs.npz", X=rows, y=np.arange(90) >= 80)
-    elif name == "time_serving":
-        model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), [2])
-        model.initialize(np.random.default_rng(0).normal(size=[64, 2]).astype("float32"))
-        plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-        paths["model"] = resflow.serving.export(model, tmp_path, plan=plan)
     return paths
 
 
@@ -112,13 +77,15 @@ def numbers(content):
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_benchmark(name, call, tmp_path, run_without_work):
-    arguments, printed = BENCHMARKS[name]
-    paths = prepared(name, tmp_path, run_without_work)
-    done = call(f"benchmarks/{name}.py", *(argument.format(**paths) for argument in arguments))
+@pytest.mark.parametrize("command, printed", BENCHMARKS, ids=lambda text: text.split(" ")[0])
+def test_benchmark(command, printed, call, tmp_path, run_without_work, exported_float32):
+    name = command.split()[0]
+    paths = {"out": f"--output={tmp_path}/results.json", "model": exported_float32}
+    paths |= prepared(name, tmp_path, run_without_work)
+    name, *arguments = command.format(**paths).split()
+    done = call(f"benchmarks/{name}.py", *arguments)
     assert done.code == 0 and printed in done.output, done.output
-    if OUTPUT in arguments:
+    if "{out}" in command:
         found = numbers(json.loads((tmp_path / "results.json").read_text()))
         assert found and np.all(np.isfinite(found)) and np.any(found)
     if name == "report_gpu":

@@ -1,47 +1,29 @@
 """The commands, as users run them."""
 
 import json
-import os
-import pathlib
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tqdm
 
-import tf_resflow as resflow
+from tests.conftest import ROOT
+from tests.system.conftest import TOY
 
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = [
-    "--config=toy2d",
-    "--config.data.name=8gaussians",
-    "--config.data.num_test=100",
-    "--config.model.num_blocks=1",
-    "--config.model.hidden=(8,)",
-    "--config.model.norms=(2.0,2.0,2.0)",
-    "--config.model.estimator.eval.num_exact_terms=4",
-    "--config.train.steps=3",
-    "--config.train.warmup_steps=1",
-    "--config.train.batch_size=16",
-]
+CONFIG = [*TOY, "--config.train.steps=3"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, process):
     """The workdir of a run, and the process that trained it."""
     workdir = tmp_path_factory.mktemp("runs") / "toy"
-    command = [sys.executable, ROOT / "bin" / "train.py", f"--workdir={workdir}", *CONFIG]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = process("bin/train.py", f"--workdir={workdir}", *CONFIG)
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done
 
 
-def test_train_ends_with_its_result(trained):
+def test_train_ends_with_its_result_and_a_finished_run_is_done(trained, call):
     workdir, done = trained
     last = done.stdout.splitlines()[-1]
     result = json.loads((workdir / "result.json").read_text())
@@ -51,15 +33,11 @@ def test_train_ends_with_its_result(trained):
     bars = re.split(r"[\r\n]", done.stderr)
     for stage in ("training", "score on validation", "score on test", "noise of the estimator", "Lipschitz bounds"):
         assert any(line.startswith(stage) for line in bars), stage
-
-
-def test_a_finished_run_is_done(trained, call):
-    workdir, done = trained
     again = call("bin/train.py", *CONFIG, f"--workdir={workdir}")
     assert again.code == 0 and f"Already done: {done.stdout.splitlines()[-1]}" in again.output.splitlines()
 
 
-def test_evaluate(trained, tmp_path, call):
+def test_evaluate_plot_runs(trained, tmp_path, call):
     workdir, _ = trained
     output = tmp_path / "score.json"
     done = call("bin/evaluate.py", f"--workdir={workdir}", f"--output={output}")
@@ -69,32 +47,9 @@ def test_evaluate(trained, tmp_path, call):
     assert {"noise", "reconstruction", "lipschitz"} < score.keys() and "fid" not in score
     lines = [line for line in re.split(r"[\r\n]", done.output) if "retracing" not in line]
     assert all(len(line) < 120 for line in lines)
-
-
-def test_plot_runs(trained, tmp_path, call):
-    done = call("bin/plot_runs.py", f"--workdirs={trained[0]},{trained[0]}", f"--output={tmp_path / 'curves.png'}")
-    assert done == (0, f"nats of {trained[0].name}: {tmp_path / 'curves.png'}\n")
+    done = call("bin/plot_runs.py", f"--workdirs={workdir},{workdir}", f"--output={tmp_path / 'curves.png'}")
+    assert done == (0, f"nats of {workdir.name}: {tmp_path / 'curves.png'}\n")
     assert (tmp_path / "curves.png").stat().st_size > 5000
-
-
-def test_export(trained, tmp_path, call):
-    arguments = ["--num_samples=30", "--log_det_estimator=adaptive_series", "--max_batch=4"]
-    arguments += [f"--export_dir={tmp_path}", "--signatures=serving_default,sample"]
-    done = call("bin/export.py", f"--workdir={trained[0]}", *arguments)
-    assert done.code == 0 and f"\n{tmp_path / '1'}: " in f"\n{done.output}"
-    served = tf.saved_model.load(str(tmp_path / "1"))
-    x = served.signatures["sample"](
-        num=tf.constant(4), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0)
-    )["x"]
-    assert x.shape == (4, 2) and sorted(served.signatures) == ["sample", "serving_default"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 4 examples"):
-        served.signatures["serving_default"](x=tf.zeros([5, 2]))
-    result = served.signatures["serving_default"](x=x)
-    exact = resflow.load(trained[0]).model.log_prob(x, evaluation=True)
-    assert np.all(np.abs(result["log_prob"] - exact) < 6 * result["log_prob_stderr"] + 0.01)
-    readme = (tmp_path / "1" / "README.md").read_text()
-    assert json.loads((trained[0] / "result.json").read_text())["line"] in readme
-    assert "Trained on 8gaussians for 3 steps with" in readme
 
 
 def test_convert_then_sample(call, tmp_path):
@@ -107,12 +62,6 @@ def test_convert_then_sample(call, tmp_path):
     assert samples.shape == (3, 8, 8, 1) and samples.dtype == np.uint8
 
 
-INTERRUPTED = {
-    "evaluate": ["--metrics=likelihood", "--batch_size=1", "--output={tmp}/scores.json"],
-    "sample": ["--num=100000000", "--output={tmp}/samples.npy"],
-}
-
-
 class InterruptingBar(tqdm.tqdm):
     """A progress bar of steps that causes a Ctrl-C."""
 
@@ -122,13 +71,12 @@ class InterruptingBar(tqdm.tqdm):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("binary", INTERRUPTED)
-def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(binary, trained, tmp_path, call, monkeypatch):
+def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(trained, tmp_path, call, monkeypatch):
     monkeypatch.setattr("tqdm.tqdm", InterruptingBar)
-    arguments = [argument.format(tmp=tmp_path) for argument in INTERRUPTED[binary]]
+    arguments = [f"--workdir={trained[0]}", "--num=100000000", f"--output={tmp_path / 'samples.npy'}"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        done = call(f"bin/{binary}.py", f"--workdir={trained[0]}", *arguments)
+        done = call("bin/sample.py", *arguments)
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.code == 130 and "Traceback" not in done.output

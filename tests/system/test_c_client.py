@@ -1,19 +1,13 @@
 """The client in C agrees with TensorFlow in Python, and reports invalid inputs."""
 
-import os
-import pathlib
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import tf_resflow as resflow
-from tf_resflow.evaluation import LikelihoodPlan
-
-SOURCE = pathlib.Path(__file__).parents[2] / "examples" / "c_client"
+from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the client's Makefile is for Linux"),
@@ -22,20 +16,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(tmp_path_factory, process):
     """Runs the client on the folder of a model and the values of examples."""
     folder = tmp_path_factory.mktemp("client")
     for name in ("client.c", "Makefile"):
-        shutil.copy(SOURCE / name, folder)
-    arguments = [f"PYTHON={sys.executable}", "CC=cc", "CFLAGS=-O2 -Werror"]
-    built = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+        shutil.copy(ROOT / "examples" / "c_client" / name, folder)
+    built = process(f"PYTHON={sys.executable}", "CC=cc", "CFLAGS=-O2 -Werror", program="make", cwd=folder)
     assert built.returncode == 0, built.stderr
 
     def run(path, data=b"", arguments=("-",)):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-        return subprocess.run(
-            [folder / "client", path, *arguments], input=data, capture_output=True, env=environment
-        )
+        return process(path, *arguments, program=folder / "client", input=data, text=False)
 
     return run
 
@@ -43,17 +33,6 @@ def client(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images_path(export_dir):
     return export_dir / "1"
-
-
-@pytest.fixture(scope="module", params=["float32", "float64"])
-def vectors(tmp_path_factory, request):
-    """The folder of a model of vectors, and its dtype."""
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,), dtype=request.param)
-    model = resflow.FlowModel(flow, event_shape=[2])
-    model.initialize(np.random.default_rng(0).normal(size=[32, 2]).astype(request.param))
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    directory = tmp_path_factory.mktemp("vectors")
-    return resflow.serving.export(model, directory, plan=plan, signatures=["serving_default"]), request.param
 
 
 def check_answer(result, path, x):
@@ -79,12 +58,12 @@ def test_images(client, images_path, images, tmp_path):
     check_answer(client(images_path, arguments=[tmp_path / "x.bin"]), images_path, x)
 
 
-def test_vectors(client, vectors):
-    path, dtype = vectors
-    x = np.random.default_rng(1).normal(size=[5, 2]).astype(dtype)
-    check_answer(client(path, x.tobytes()), path, x)
-    x[3, 1] = np.nan
-    check_error(client(path, x.tobytes()), "x must be finite")
+def test_vectors(client, exported_float32, exported_vectors):
+    for path, dtype in ((exported_float32, "float32"), (exported_vectors, "float64")):
+        x = np.random.default_rng(1).normal(size=[5, 3]).astype(dtype)
+        check_answer(client(path, x.tobytes()), path, x)
+        x[3, 1] = np.nan
+        check_error(client(path, x.tobytes()), "x must be finite")
 
 
 def test_wrong_input(client, images_path, images, tmp_path):

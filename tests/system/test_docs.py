@@ -3,20 +3,17 @@
 import importlib
 import os
 import re
-import subprocess
-import sys
 import types
 import xml.etree.ElementTree as etree
 import zlib
-from pathlib import Path
 
 import pytest
 
 import tf_resflow
+from tests.conftest import ROOT
 from tf_resflow import training
 from tf_resflow.training.config import flat_fields, validate_config
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BRITISH = re.compile(
@@ -28,12 +25,11 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").rglob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, process):
     """The folder of a site that was built from nothing."""
     site = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", site]
     environment = {**os.environ, "EXECUTE_NOTEBOOKS": "0"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    done = process("-m", "mkdocs", "build", "--strict", "--site-dir", site, environment=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return site
 
@@ -80,18 +76,14 @@ def test_every_config_is_documented():
     assert [name for name in CONFIGS if f"`{name}`" not in guide] == []
 
 
-def test_fields_in_commands():
+def test_fields_flags_and_files_in_commands():
     keys = set(re.findall(r"--config\.([\w.]+)", TEXT))
-    assert len(keys) > 5
-    assert keys - flat_fields(training.default_config()).keys() == set()
-
-
-def test_flags_in_commands():
-    files = [
-        path for folder in ("tf_resflow/cli", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
-    ]
-    defined = "".join(file.read_text() for file in files)
-    defined = set(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\("--)(\w+)"', defined))
+    assert len(keys) > 5 and keys - flat_fields(training.default_config()).keys() == set()
+    paths = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
+    assert len(paths) > 3 and {path for path in paths if not (ROOT / path).exists()} == set()
+    folders = [ROOT / name for name in ("tf_resflow/cli", "benchmarks", "examples")]
+    code = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    defined = set(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\("--)(\w+)"', code))
     used = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
     assert len(used) > 10
     assert used - defined == {"dir", "inputs", "outdir", "runner", "signature_def", "tag_set"}  # of other tools
@@ -105,11 +97,6 @@ def test_commands_are_installed():
     assert used == {name for name, _, _ in scripts}
     for _, module, function in scripts:
         assert callable(getattr(importlib.import_module(module), function))
-
-
-def test_files_in_commands():
-    used = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
-    assert len(used) > 3 and {path for path in used if not (ROOT / path).exists()} == set()
 
 
 def test_links_of_the_readme():

@@ -4,11 +4,8 @@ import contextlib
 import importlib
 import inspect
 import io
-import pathlib
 import pkgutil
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow
+from tests.conftest import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
 # Fragments that need a trained run; tests/training covers them.
 NEEDS_A_RUN = 'resflow.load("runs/', "AveragedWeights("
@@ -38,38 +35,24 @@ def examples():
 def documents():
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         yield path.relative_to(ROOT), path.read_text()
-    names = [info.name for info in pkgutil.walk_packages(tf_resflow.__path__, "tf_resflow.")]
-    for name in names:
-        module = importlib.import_module(name)
-        for attribute, value in vars(module).items():
-            if getattr(value, "__module__", None) == name:
-                yield f"{name}.{attribute}", inspect.getdoc(value) or ""
+    for info in pkgutil.walk_packages(tf_resflow.__path__, "tf_resflow."):
+        for attribute, value in vars(importlib.import_module(info.name)).items():
+            if getattr(value, "__module__", None) == info.name:
+                yield f"{info.name}.{attribute}", inspect.getdoc(value) or ""
 
 
 EXAMPLES = list(examples())
-
-
-def test_there_are_examples():
-    assert len(EXAMPLES) > 5
-
-
-def in_this_process(code):
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "example", "exec"), dict(NAMES))
-    return printed.getvalue()
-
-
-def in_another_process(code):
-    """The collective operations of two strategies in one process interfere."""
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+assert len(EXAMPLES) > 5
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_example(code, tmp_path, monkeypatch):
+def test_example(code, tmp_path, monkeypatch, process):
     monkeypatch.chdir(tmp_path)
-    run = in_another_process if "MirroredStrategy(" in code else in_this_process
-    printed = run(code)
+    if "MirroredStrategy(" in code:  # the collective operations of two strategies in one process interfere
+        printed = process("-c", code, cwd=tmp_path, check=True).stdout
+    else:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(compile(code, "example", "exec"), dict(NAMES))
+        printed = output.getvalue()
     expected = re.findall(r"^print\(.*\)\n((?:#.*\n?)+)", code, re.MULTILINE)
-    lines = [line[2:] for block in expected for line in block.splitlines()]
-    assert printed.splitlines() == lines
+    assert printed.splitlines() == [line[2:] for block in expected for line in block.splitlines()]

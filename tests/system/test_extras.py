@@ -1,9 +1,6 @@
 """The core works without the packages of the extras and names the extra that is missing, or the Keras backend."""
 
 import importlib
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -12,9 +9,8 @@ import tf_resflow
 CORE_ALONE = """
 import sys
 
-EXTRAS = {"PIL", "einops", "importlib_resources", "matplotlib", "ml_collections", "openpyxl", "pandas", "pyarrow",
-          "sklearn"}
-EXTRAS |= {"tensorboard", "tensorflow_datasets", "tensorflow_serving", "torch", "tqdm"}
+EXTRAS = ("PIL einops importlib_resources matplotlib ml_collections openpyxl pandas pyarrow sklearn tensorboard "
+          "tensorflow_datasets tensorflow_serving torch tqdm").split()
 
 
 class NotInstalled:
@@ -57,9 +53,8 @@ train.run()
 """
 
 
-def test_the_core_alone():
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", CORE_ALONE], cwd=root, capture_output=True, text=True)
+def test_the_core_alone(process):
+    done = process("-c", CORE_ALONE)
     message = 'Error: The package ml_collections is not installed: pip install "tf-resflow[training]"'
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]
 

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import pathlib
 import re
 import shutil
 import subprocess
@@ -13,9 +12,10 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tests.conftest import ROOT
 from tf_resflow.evaluation import LikelihoodPlan
 
-SERVER = pathlib.Path(__file__).parents[2] / "examples" / "http_server" / "server.py"
+SERVER = ROOT / "examples" / "http_server" / "server.py"
 X = np.random.default_rng(0).integers(17, size=[2, 8, 8, 1]).astype("uint8")
 SCALARS = {"num": 2, "seed": 7, "temperature": 0.8}
 
@@ -66,24 +66,22 @@ def test_answers(path, ask, name, inputs):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
-def test_request_of_the_readme(path, port, tmp_path):
+def test_request_of_the_readme(path, port, tmp_path, process):
     """The answer by curl equals the one in Python."""
     shutil.copytree(path, tmp_path / "1")
     text = (path / "README.md").read_text()
     python, curl = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "sh"))
-
-    def run(command):
-        return subprocess.run(command, cwd=tmp_path / "1", capture_output=True, text=True, check=True).stdout
-
-    local = eval(run([sys.executable, "-c", python]))
-    served = json.loads(run(["sh", "-c", curl.replace("8501", str(port))]))["outputs"]
+    options = {"cwd": tmp_path / "1", "check": True}
+    local = eval(process("-c", python, **options).stdout)
+    served = json.loads(process("-c", curl.replace("8501", str(port)), program="sh", **options).stdout)["outputs"]
     assert local.keys() == served.keys() == {"log_prob", "log_prob_stderr", "bits_per_dim", "quantile"}
     for name, value in local.items():
         np.testing.assert_allclose(served[name], value, rtol=1e-5)
 
 
-def test_metadata(path, ask):
+def test_metadata_and_unknown_paths(path, ask):
     assert ask(b"", "/v1/models/flow/metadata", "GET") == (200, json.loads((path / "signatures.json").read_text()))
+    assert ask(b"", "/", "GET")[0] == ask({}, "/other")[0] == ask(b"")[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -103,7 +101,3 @@ def test_metadata(path, ask):
 def test_bad_requests(ask, body, message):
     status, content = ask(body)
     assert status == 400 and message in content["error"] and "Graph execution" not in content["error"], content
-
-
-def test_unknown_paths_and_empty_bodies(ask):
-    assert ask(b"", "/", "GET")[0] == ask({}, "/other")[0] == ask(b"")[0] == 404

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -50,13 +49,11 @@ print(json.dumps([growth(1, 4), growth(1, 20), growth(3, 4)]))
 
 
 @pytest.fixture(scope="module")
-def growths():
+def growths(process):
     """Peak of a step above the use between steps, in MB, for a block, for 5 times the terms, and for 3 blocks."""
     # Without oneDNN's pool, memory that is free is given back at once.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, "-c", MEASURE]
-    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-    return json.loads(done.stdout)
+    return json.loads(process("-c", MEASURE, environment=environment, check=True).stdout)
 
 
 def test_memory_does_not_grow_with_the_number_of_terms(growths):

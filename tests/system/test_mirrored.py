@@ -1,5 +1,7 @@
 """Two replicas on one machine: equal variables, different draws, the gradients of one device."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -28,61 +30,51 @@ def data():
     return np.random.default_rng(0).normal(size=[16, 2]) * [2.0, 0.5] + 1.0
 
 
-def run(strategy, model, data, steps=1):
-    """Steps of training, each replica on its share of the batch; the last step's metrics."""
-    batches = tf.data.Dataset.from_tensors(tf.constant(data, tf.float32)).unbatch()
-    batches = batches.batch(len(data)).repeat(steps)
+def train(strategy, model, batches):
+    """A step of training on each batch, of which each replica has its share. Yields the metrics of the replicas."""
 
     @tf.function(autograph=False)
     def step(batch, seed):
         return strategy.run(resflow.models.train_step, args=(model, batch, seed))
 
-    for i, batch in enumerate(strategy.experimental_distribute_dataset(batches)):
+    dataset = tf.data.Dataset.from_tensor_slices(tf.cast(batches, tf.float32))
+    for i, batch in enumerate(strategy.experimental_distribute_dataset(dataset)):
         metrics = step(batch, tf.constant([0, i]))
-    return {k: strategy.experimental_local_results(v) for k, v in metrics.items()}
+        yield {k: np.array(strategy.experimental_local_results(v)) for k, v in metrics.items()}
 
 
-def local_values(strategy, variable):
-    return [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+def check_replicas(strategy, model, rtol):
+    """The variables are the same on both, and the estimates of the norms are right."""
+    for variable in model.weights:
+        first, second = strategy.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(first, second)
+    for layer in resflow.layers.norm_updates.lipschitz_layers(model.flow):
+        np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel.numpy(), 2), rtol=rtol)
 
 
 def test_replicas_stay_equal_and_draw_differently(two_replicas, data):
     with two_replicas.scope():
-        model = make_model(
-            lambda: keras.optimizers.AdamW(1e-2, global_clipnorm=1.0), resflow.logdet.RussianRoulette()
-        )
+        optimizer = functools.partial(keras.optimizers.AdamW, 1e-2, global_clipnorm=1.0)
+        model = make_model(optimizer, resflow.logdet.RussianRoulette())
         start = [v.numpy() for v in model.trainable_variables]
     # Both replicas get the same examples, so that their losses differ by their draws alone.
-    metrics = run(two_replicas, model, np.tile(data[:8], [2, 1]), steps=3)
+    *_, metrics = train(two_replicas, model, np.tile(data[:8], [3, 2, 1]))
     for key in ("nats", "gradient_norm"):
         first, second = metrics[key]
-        assert np.isfinite([first, second]).all()
-        assert first != second
-    for variable in model.weights:
-        first, second = local_values(two_replicas, variable)
-        np.testing.assert_array_equal(first, second)
+        assert np.isfinite([first, second]).all() and first != second
+    check_replicas(two_replicas, model, rtol=5e-2)
     for variable, value in zip(model.trainable_variables, start, strict=True):
         assert np.any(variable.numpy() != value)
-    for layer in resflow.layers.norm_updates.lipschitz_layers(model.flow):
-        norm = np.linalg.norm(layer.kernel.numpy(), 2)
-        np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=5e-2)
 
 
 def test_loss_curve_equals_that_of_one_device(two_replicas):
     """50 steps of Adam with probes that are not drawn, each on a batch of its own."""
-    batches = tf.constant(np.random.default_rng(3).normal(size=[50, 16, 2]) * [2.0, 0.5] + 1.0, tf.float32)
+    batches = np.random.default_rng(3).normal(size=[50, 16, 2]) * [2.0, 0.5] + 1.0
 
     def losses(strategy):
         with strategy.scope():
             model = make_model(lambda: AdamW(1e-2, global_clipnorm=1.0), DETERMINISTIC)
-
-        @tf.function(autograph=False)
-        def step(batch, seed):
-            loss = strategy.run(resflow.models.train_step, args=(model, batch, seed))["nats"]
-            return strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
-
-        dataset = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(batches))
-        return [step(batch, tf.constant([0, i])).numpy() for i, batch in enumerate(dataset)]
+        return [metrics["nats"].mean() for metrics in train(strategy, model, batches)]
 
     one, two = losses(tf.distribute.get_strategy()), losses(two_replicas)
     np.testing.assert_allclose(two, one, rtol=1e-4)
@@ -96,12 +88,7 @@ def test_fit(two_replicas, data):
     model.initialize(many)
     losses = model.fit(many, batch_size=32, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0] - 0.1
-    for variable in model.weights:
-        first, second = local_values(two_replicas, variable)
-        np.testing.assert_array_equal(first, second)
-    for layer in resflow.layers.norm_updates.lipschitz_layers(model.flow):
-        norm = np.linalg.norm(layer.kernel.numpy(), 2)
-        np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
+    check_replicas(two_replicas, model, rtol=1e-3)
 
 
 def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas, data):

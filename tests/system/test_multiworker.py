@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -14,41 +13,24 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tests.conftest import ROOT
 from tf_resflow.training import loop
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def free_ports(number):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture
 def start_both():
-    """Starts a command on two workers, each with its own flags; whatever is left of them at the end is killed."""
+    """Starts a command on two workers; whatever is left of them at the end is killed."""
     started = []
 
-    def start(*command, flags=((), ())):
-        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-        workers = []
+    def start(*command):
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+            addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (one, two)]
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         for index in range(2):
             cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "TF_CONFIG": json.dumps(cluster)}
-            workers.append(
-                subprocess.Popen(
-                    [sys.executable, *command, *flags[index]],
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        started.extend(workers)
-        return workers
+            started.append(subprocess.Popen([sys.executable, *command], env=environment, **options))
+        return started[-2:]
 
     yield start
     for worker in started:
@@ -58,9 +40,9 @@ def start_both():
 
 @pytest.fixture
 def start_workers(tmp_path, make_config, start_both):
-    """Starts the training of both workers in a workdir."""
+    """Starts the training of both workers."""
 
-    def start(workdir, flags=((), ())):
+    def start(**fields):
         config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=40)
         (tmp_path / "config.py").write_text(
             "from tf_resflow.training import default_config\n\n\n"
@@ -69,8 +51,9 @@ def start_workers(tmp_path, make_config, start_both):
             f"    config.update({config.to_dict()!r})\n"
             "    return config\n"
         )
-        command = [ROOT / "bin" / "train.py", f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]
-        return start_both(*command, "--strategy=multiworker", flags=flags)
+        flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", "--strategy=multiworker"]
+        flags += [f"--config.train.{name}={value}" for name, value in fields.items()]
+        return start_both(ROOT / "bin" / "train.py", *flags)
 
     return start
 
@@ -87,14 +70,14 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
     """One worker is killed; both are started anew, and one is told to stop. The weights are then those of two
     replicas in one process, which draw the same numbers. Their score is that of the model loaded without them."""
     workdir = tmp_path / "run"
-    chief, other = start_workers(workdir)
+    chief, other = start_workers()
     wait_for(workdir / "checkpoints" / "ckpt-20.index", other)
     other.kill()
     errors = chief.communicate(timeout=120)[1]
     assert chief.returncode == 1
     assert "Error: Another worker has stopped; its own message says why" in errors
 
-    chief, other = start_workers(workdir)
+    chief, other = start_workers()
     wait_for(workdir / "checkpoints" / "ckpt-60.index", other)
     other.send_signal(signal.SIGTERM)
     outputs = [worker.communicate(timeout=120)[0] for worker in (chief, other)]
@@ -118,9 +101,7 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
 
 def test_workers_end_together_when_no_better_score_comes(tmp_path, start_workers):
     """They learn nothing. The best checkpoint, which the first writes, is the one that both score."""
-    fields = {"learning_rate": 1e-30, "eval_every": 10, "keep_best": True, "patience": 1}
-    flags = [f"--config.train.{name}={value}" for name, value in fields.items()]
-    workers = start_workers(tmp_path / "run", [flags, flags])
+    workers = start_workers(learning_rate=1e-30, eval_every=10, keep_best=True, patience=1)
     outputs = [worker.communicate(timeout=120) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], [errors[-3000:] for _, errors in outputs]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -131,9 +112,8 @@ def test_workers_end_together_when_no_better_score_comes(tmp_path, start_workers
 
 def test_each_worker_decodes_its_share_and_has_the_config_of_the_others(start_both, tmp_path):
     """Of an epoch of 8 batches of 8, each decodes 32: its half of each batch, in the order of one machine."""
-    script = pathlib.Path(__file__).with_name("one_of_two_workers.py")
     batches, decoded = [], []
-    for worker in start_both(script, str(tmp_path / "run")):
+    for worker in start_both(ROOT / "tests" / "system" / "one_of_two_workers.py", tmp_path / "run"):
         output, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors[-3000:]
         taken, numbers, error = json.loads(output.splitlines()[-1])
@@ -147,8 +127,7 @@ def test_each_worker_decodes_its_share_and_has_the_config_of_the_others(start_bo
 
 def test_workers_that_diverge(tmp_path, start_workers):
     """The gradient overflows on both: none waits for the other, and one at least says why."""
-    flags = [f"--config.train.{flag}" for flag in ("learning_rate=1e30", "global_clipnorm=0", "warmup_steps=0")]
-    workers = start_workers(tmp_path / "run", [flags, flags])
+    workers = start_workers(learning_rate=1e30, global_clipnorm=0, warmup_steps=0)
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [1, 1]
     told = ["is NaN or infinite at step " in text for text in errors]

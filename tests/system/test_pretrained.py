@@ -40,9 +40,19 @@ def test_the_other_commands(call, tmp_path):
     scores = tmp_path / "scores.csv"
     done = call("bin/score.py", workdir, f"--input={tmp_path / 's.csv'}", f"--output={scores}")
     assert done.code == 0 and len(scores.read_text().splitlines()) == 21
-    assert call("bin/export.py", workdir, f"--export_dir={tmp_path}", "--signatures=sample").code == 0
-    served = tf.saved_model.load(str(tmp_path / "1")).signatures["sample"]
-    x = served(num=tf.constant(4), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
-    assert x.shape == (4, 2)
+    arguments = ["--num_samples=30", "--log_det_estimator=adaptive_series", "--max_batch=4"]
+    arguments += [f"--export_dir={tmp_path}", "--signatures=serving_default,sample"]
+    done = call("bin/export.py", workdir, *arguments)
+    assert done.code == 0 and f"\n{tmp_path / '1'}: " in f"\n{done.output}"
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures
+    x = served["sample"](num=tf.constant(4), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
+    assert x.shape == (4, 2) and sorted(served) == ["sample", "serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 4 examples"):
+        served["serving_default"](x=tf.zeros([5, 2]))
+    result, run = served["serving_default"](x=x), resflow.load("pinwheel")
+    error = np.abs(result["log_prob"] - run.model.log_prob(x, evaluation=True))
+    assert np.all(error < 6 * result["log_prob_stderr"] + 0.01)
+    readme = (tmp_path / "1" / "README.md").read_text()
+    assert run.result["line"] in readme and f"Trained on pinwheel for {run.step:,} steps with" in readme
     done = call("bin/train.py", "--config=toy2d", workdir)
     assert done.code == 1 and "pretrained:pinwheel is a trained model, which is only read" in done.output

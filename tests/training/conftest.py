@@ -7,22 +7,10 @@ import pytest
 from tf_resflow.training import loop, report
 from tf_resflow.training.report import Report
 
-IMAGES = {
-    "data__name": "digits",
-    "model__kind": "image",
-    "model__num_blocks": (1,),
-    "model__width": 4,
-    "model__num_fc_blocks": 0,
-    "model__kernels": (3, 1),
-    "model__whiten": True,
-    "train__steps": 2,
-    "train__batch_size": 32,
-    "train__eval_every": 2,
-    "train__log_every": 2,
-    "eval__num_examples": 30,
-    "eval__batch_size": 20,
-    "eval__num_samples": 20,
-}
+IMAGES = {"data__name": "digits", "model__kind": "image", "model__num_blocks": (1,), "model__width": 4}
+IMAGES |= {"model__num_fc_blocks": 0, "model__kernels": (3, 1), "model__whiten": True}
+IMAGES |= {"train__steps": 2, "train__batch_size": 32, "train__eval_every": 2, "train__log_every": 2}
+IMAGES |= {"eval__num_examples": 30, "eval__batch_size": 20, "eval__num_samples": 20}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,9 +55,7 @@ def set_step(monkeypatch):
     """Puts a function of a model, a batch and the number of a step in the place of the compiled step."""
 
     def set_step(step):
-        def compiled_step(strategy, model, jit):
-            return lambda batch, seed: step(model, batch, int(seed[1]))
-
-        monkeypatch.setattr(loop, "_compiled_step", compiled_step)
+        take = lambda model: lambda batch, seed: step(model, batch, int(seed[1]))  # noqa: E731
+        monkeypatch.setattr(loop, "_compiled_step", lambda strategy, model, jit: take(model))
 
     return set_step

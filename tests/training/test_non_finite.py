@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow.training.non_finite import find_non_finite as find
+from tf_resflow.training.non_finite import find_non_finite
 
 X = np.zeros([4, 2], "float32")
 SEED = [0, 1]
@@ -31,13 +31,8 @@ def model():
     return resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), seed=1), [2])
 
 
-def find_non_finite(model, *batches):
-    return find(model, batches or [X], SEED)
-
-
 def block(model, index):
-    blocks = {block.name: block for block in resflow.bijectors.flow.residual_blocks(model.flow)}
-    return blocks[f"block{index}"]
+    return resflow.bijectors.flow.residual_blocks(model.flow)[index]
 
 
 def spoil(variable, value):
@@ -45,22 +40,23 @@ def spoil(variable, value):
 
 
 def test_weights(model):
-    assert find_non_finite(model) == ""
+    assert find_non_finite(model, [X], SEED) == ""
     spoil(block(model, 1).branch.trainable_variables[0], math.inf)
-    text = find_non_finite(model)
+    text = find_non_finite(model, [X], SEED)
     assert text.startswith("Some weights are not finite, first those of block1 (norms of its kernels: ")
     spoil(block(model, 2).branch.trainable_variables[0], math.nan)
-    assert "Weights of 2 parts are not finite, first those of block1" in find_non_finite(model)
+    assert "Weights of 2 parts are not finite, first those of block1" in find_non_finite(model, [X], SEED)
 
 
 def test_a_value(model):
     """Of the data of one of the replicas, or of a block."""
-    assert "are finite; the output of act_norm is not" in find_non_finite(model, X, np.full_like(X, math.inf))
+    batches = [X, np.full_like(X, math.inf)]
+    assert "are finite; the output of act_norm is not" in find_non_finite(model, batches, SEED)
     for layer in resflow.layers.norm_updates.lipschitz_layers(block(model, 1)):
         spoil(layer.kernel, 1.0)
         spoil(layer.bias, 3e38)
     expected = "All weights are finite; the output of block1 (norms of its kernels: "
-    assert find_non_finite(model).startswith(expected)
+    assert find_non_finite(model, [X], SEED).startswith(expected)
 
 
 def test_a_gradient():
@@ -68,7 +64,7 @@ def test_a_gradient():
     blocks = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), act_norm=False, seed=1).bijectors
     flow = resflow.bijectors.Flow([*blocks[:2], WithoutAGradient(), *blocks[2:]])
     expected = "The output of the flow is finite; the norm of the gradient of block1 (norms of its kernels: "
-    assert find_non_finite(resflow.FlowModel(flow, [2])).startswith(expected)
+    assert find_non_finite(resflow.FlowModel(flow, [2]), [X], SEED).startswith(expected)
 
 
 def test_the_classifier():
@@ -80,9 +76,9 @@ def test_the_classifier():
     kernel = classifier.trainable_weights[-2]
     spoil(kernel, 1e38)
     expected = "The output of the flow is finite; the norm of the gradient of the classifier is not."
-    assert find_non_finite(model, batch) == expected
+    assert find_non_finite(model, [batch], SEED) == expected
     spoil(kernel, math.nan)
-    assert find_non_finite(model, batch) == "Some weights are not finite, first those of the classifier."
+    assert find_non_finite(model, [batch], SEED) == "Some weights are not finite, first those of the classifier."
 
 
 def test_a_gradient_that_is_spoiled_in_the_flow():
@@ -92,5 +88,5 @@ def test_a_gradient_that_is_spoiled_in_the_flow():
     model = resflow.FlowModel(flow, (4, 4, 1), levels=8, dequantizer=noise)
     *_, act_norm = (part for part in flow.submodules if isinstance(part, resflow.bijectors.ActNorm))
     spoil(act_norm.log_scale, 60.0)
-    found = find_non_finite(model, np.zeros([2, 4, 4, 1], "uint8"))
+    found = find_non_finite(model, [np.zeros([2, 4, 4, 1], "uint8")], SEED)
     assert found == f"The output of the flow is finite; the norm of the gradient of {act_norm.name} is not."

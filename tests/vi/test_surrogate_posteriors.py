@@ -42,9 +42,8 @@ def test_density_by_the_dense_jacobian(structure):
     """A triangular matrix has four entries, and three coordinates, those on which the density is."""
     event_shape, constraint = STRUCTURES[structure]
     surrogate = surrogate_of(event_shape, constraining_bijector=constraint, dtype="float64")
-    tf.nest.assert_same_structure(
-        surrogate.event_shape, tf.nest.map_structure(lambda _: 0, surrogate.dtype), expand_composites=False
-    )
+    parts = tf.nest.map_structure(lambda _: 0, surrogate.dtype)
+    tf.nest.assert_same_structure(surrogate.event_shape, parts, expand_composites=False)
     x, log_prob = surrogate.experimental_sample_and_log_prob(5, seed=[1, 2])
     z = surrogate.distribution.sample(5, seed=[1, 2])
     expected = log_prob_by_jacobian(surrogate, z, [0, 2, 3] if structure == "triangular" else slice(None))
@@ -54,7 +53,8 @@ def test_density_by_the_dense_jacobian(structure):
     np.testing.assert_allclose(given, expected, rtol=1e-9)
 
 
-def test_batch_shape_base_and_seed():
+def test_batch_shape_base_and_seed(refused):
+    refused("not fully defined", surrogate_of, [None])
     student = lambda loc, scale: tfd.StudentT(3.0, loc, scale)  # noqa: E731
     surrogate = surrogate_of([2], batch_shape=[3], base_distribution=student, seed=4)
     assert surrogate.batch_shape == [3] and surrogate.event_shape == [2]
@@ -69,44 +69,26 @@ def test_batch_shape_base_and_seed():
     assert np.all(one != other)
 
 
-def test_an_unknown_shape_is_refused():
-    with pytest.raises(ValueError, match="not fully defined"):
-        surrogate_of([None])
-
-
 @pytest.mark.parametrize("size, training", [(3, False), (20, True)])
-def test_gradients_in_an_autobatched_joint_distribution(size, training):
-    """It maps over the batch by `tf.vectorized_map`, which loses the gradients that operations register.
-
-    In a training step, whose networks it cannot pass, that map itself.
-    """
-    flow = resflow.flows.vector_flow(
-        size, 1, (4,), coefficient=0.9, log_det_estimator=resflow.logdet.Exact(), seed=1
-    )
+def test_gradients_of_a_map_over_the_batch(size, training):
+    """`tf.vectorized_map`, as in autobatched joint distributions, loses the gradients that operations register."""
+    options = {"coefficient": 0.9, "log_det_estimator": resflow.logdet.Exact(), "seed": 1}
+    flow = resflow.flows.vector_flow(size, 1, (4,), **options)
     for variable in flow.trainable_variables:
         variable.assign_add(tf.random.stateless_normal(variable.shape, [0, len(variable.shape)], stddev=0.3))
     base = tfd.MultivariateNormalDiag(tf.zeros(size))
     density = tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow))
 
-    @tfd.JointDistributionCoroutineAutoBatched
-    def joint():
-        yield tfd.JointDistributionCoroutineAutoBatched.Root(density)
-
-    def log_prob(x, networks):
-        return density.log_prob(x, bijector_kwargs={"networks": networks})
-
-    def mapped(x, networks):
-        return tf.vectorized_map(lambda x: log_prob(x, networks), x) if training else joint.log_prob(x)
-
     @tf.function(autograph=False)
-    def gradients(log_prob, x):
+    def gradients(over_the_batch, x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(log_prob(x, resflow.bijectors.Networks(flow, training=training)))
+            given = {"networks": resflow.bijectors.Networks(flow, training=True)} if training else {}
+            loss = tf.reduce_sum(over_the_batch(lambda x: density.log_prob(x, bijector_kwargs=given), x))
         return [loss, *tape.gradient(loss, [x, *flow.trainable_variables])]
 
     x = tf.random.stateless_normal([3, size], [0, 1])
-    found, expected = (gradients(function, x) for function in (mapped, log_prob))
+    found, expected = (gradients(over, x) for over in (tf.vectorized_map, lambda log_prob, x: log_prob(x)))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert len(expected) > 5 and all(np.any(value != 0) for value in expected)
@@ -128,3 +110,24 @@ def test_a_dynamic_batch_a_copy_and_a_saved_model(tmp_path):
     copy = surrogate.copy(name="copy")
     np.testing.assert_allclose(copy.log_prob(x), surrogate.log_prob(x), rtol=1e-6)
     assert copy.trainable_variables[0] is surrogate.trainable_variables[0]
+
+
+def test_a_surrogate_trains_its_own_variables_only():
+    """A bijector that holds variables of the joint is refused, and they are named. The remedy is accepted."""
+    flow = tfb.Invert(resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,)))
+    scale = tfp.util.TransformedVariable(2.0, tfb.Exp(), name="of_a_nested_bijector")
+    chain = tfb.Chain([tfb.Softplus(), tfb.Chain([tfb.Shift(0.5), tfb.Scale(scale)])])
+    parts = [tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), flow)]
+    parts += [tfd.TransformedDistribution(tfd.Normal(0.0, 1.0), chain)]
+    parts += [tfd.Uniform(0.0, tf.Variable(3.0, name="of_the_support")), tfd.Normal(0.0, 1.0)]
+    joint = tfd.JointDistributionNamed({f"part{i}": part for i, part in enumerate(parts)})
+    with pytest.raises(ValueError, match="trainable variables.*one bijector for each part") as error:
+        constraint = joint.experimental_default_event_space_bijector()
+        surrogate_of(joint.event_shape, constraining_bijector=constraint)
+    assert all(variable.name in str(error.value) for variable in joint.trainable_variables)
+    remedy = tf.nest.pack_sequence_as(joint.event_shape, [None, tfb.Softplus(), tfb.Sigmoid(0.0, 3.0), None])
+    surrogate = surrogate_of(joint.event_shape, constraining_bijector=remedy)
+    own = surrogate_of([5]).trainable_variables
+    assert [variable.shape for variable in surrogate.trainable_variables] == [variable.shape for variable in own]
+    x, log_prob = surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
+    assert np.all(np.isfinite(log_prob)) and np.all(np.isfinite(joint.log_prob(x)))

@@ -259,7 +259,8 @@ class FlowBijector(Serializable, tfb.Bijector):
     def _augmented(self, inverse, x, /, **arguments):
         """The value, and a dict of what TFP's cache keeps with it: the log-determinant of the same pass."""
         least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
-        unseeded = "seed" not in arguments and _is_random(self)  # drawn only when the estimate is requested
+        is_random = any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(self))
+        unseeded = is_random and "seed" not in arguments  # drawn only when the estimate is requested
         wanted = not (tf.nest.is_nested(least) or self._defers(inverse) or unseeded)
         try:
             value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
@@ -398,11 +399,6 @@ def _solves(bijector, inverse):
     """Whether a pass in this direction needs the solver of some block."""
     leaves = _leaves(bijector, inverse)
     return any(is_inverted and getattr(leaf, "_inverse_solves", False) for leaf, is_inverted in leaves)
-
-
-def _is_random(bijector):
-    """Whether the log-determinant of some block is a random estimate."""
-    return any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(bijector))
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):

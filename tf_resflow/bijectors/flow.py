@@ -219,17 +219,14 @@ class Flow(FlowBijector, tfb.Composition):
             trained = trained or bool(member.trainable_variables)
         yield True
 
-    def _walk_forward(self, step_fn, x, **kwargs):
+    def _walk(self, order, step_fn, x, /, **kwargs):
         routed = route_members(self, self._members, kwargs)
-        for key, member in self._members.items():
-            x = step_fn(member, x, **routed[key])
+        for key in order(self._members):
+            x = step_fn(self._members[key], x, **routed[key])
         return x
 
-    def _walk_inverse(self, step_fn, y, **kwargs):
-        routed = route_members(self, self._members, kwargs)
-        for key, member in reversed(self._members.items()):
-            y = step_fn(member, y, **routed[key])
-        return y
+    _walk_forward = functools.partialmethod(_walk, iter)
+    _walk_inverse = functools.partialmethod(_walk, reversed)
 
     def _call_log_det_jacobian(self, inverse, x, event_ndims, name, **arguments):
         """As in `tfb.Bijector`, from a pass; `tfb.Composition` would walk through the members instead."""

@@ -12,7 +12,6 @@ from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import BoundNetwork, bind, bind_all
 from tf_resflow.private_api import set_trainable
-from tf_resflow.typing import TensorLike
 
 
 class Networks:
@@ -108,46 +107,8 @@ def of_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
-def event_rows(
-    name: str, x: tf.Tensor, rank: int, condition: TensorLike | None, condition_shape: tf.TensorShape | None
-) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """Flattens the batch axes of events x of a rank, and of a condition; returns the batch shape for `from_rows`.
-
-    The batch of the condition `[..., *condition_shape]` broadcasts to that of x. `name` is for errors.
-    """
-    if condition is None and condition_shape is not None:
-        raise ValueError(f"{name} needs condition, of shape {condition_shape}.")
-    batch = x.shape[: x.shape.rank - rank]
-    if condition is None and batch.rank == 1:
-        return x, None, None
-    batch_shape = tf.shape(x)[: batch.rank]
-    if condition is not None:
-        if condition_shape is None:
-            raise ValueError(f"{name} takes no condition.")
-        condition = tf.convert_to_tensor(condition)
-        check_event(f"{name} takes condition", condition_shape, condition.shape)
-        own = condition.shape[: condition.shape.rank - condition_shape.rank]
-        sizes = zip(reversed(batch), reversed(own), strict=False)
-        if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
-            raise ValueError(
-                f"{name}: the batch {own} of condition must broadcast to the batch {batch} of the value. "
-                "Draw a value for each condition, as by sample(4, ...) for four, or use tf.broadcast_to."
-            )
-        condition = _to_rows(condition, batch_shape, condition_shape.rank)
-    return _to_rows(x, batch_shape, rank), condition, batch_shape
-
-
-def _to_rows(tensor, batch_shape, event_rank):
-    """Broadcasts a tensor of events to a batch shape, and flattens that to one axis, as Keras layers need."""
-    static_event = tensor.shape[tensor.shape.rank - event_rank :]
-    event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
-    tensor = tf.broadcast_to(tensor, tf.concat([batch_shape, event], 0))
-    tensor = tf.reshape(tensor, tf.concat([[-1], event], 0))
-    return tf.ensure_shape(tensor, [None, *static_event])
-
-
 def from_rows(rows: Any, batch_shape: Any) -> Any:
-    """Restores the batch shape that `event_rows` returned, of a tensor of rows or a structure like a `Solution`."""
+    """Restores the batch shape that `NetworkBijector._to_rows` returned, of a tensor or a structure of tensors."""
 
     def restored(tensor):
         tensor, event = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0)), tensor.shape[1:]

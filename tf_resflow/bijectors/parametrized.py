@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector
-from tf_resflow.bijectors.networks import bound_network, event_rows, from_rows, parameter_dtype, share_trainable
+from tf_resflow.bijectors.networks import bound_network, check_event, from_rows, parameter_dtype, share_trainable
 from tf_resflow.typing import DType
 
 
@@ -64,8 +64,31 @@ class NetworkBijector(FlowBijector):
         return bound_network(self.network, given["networks"]), given.get("condition")
 
     def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
-        """See `event_rows`."""
-        return event_rows(self.name, x, self.forward_min_event_ndims, condition, self.condition_shape)
+        """Flattens the batch axes of events x and of their condition; returns the batch shape for `from_rows`.
+
+        The batch of the condition `[..., *condition_shape]` broadcasts to that of x.
+        """
+        if condition is None and self.has_condition:
+            raise ValueError(f"{self.name} needs condition, of shape {self.condition_shape}.")
+        rank, condition_shape = self.forward_min_event_ndims, self.condition_shape
+        batch = x.shape[: x.shape.rank - rank]
+        if condition is None and batch.rank == 1:
+            return x, None, None
+        batch_shape = tf.shape(x)[: batch.rank]
+        if condition is not None:
+            if condition_shape is None:
+                raise ValueError(f"{self.name} takes no condition.")
+            condition = tf.convert_to_tensor(condition)
+            check_event(f"{self.name} takes condition", condition_shape, condition.shape)
+            own = condition.shape[: condition.shape.rank - condition_shape.rank]
+            sizes = zip(reversed(batch), reversed(own), strict=False)
+            if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
+                raise ValueError(
+                    f"{self.name}: the batch {own} of condition must broadcast to the batch {batch} of the value. "
+                    "Draw a value for each condition, as by sample(4, ...) for four, or use tf.broadcast_to."
+                )
+            condition = _flattened(condition, batch_shape, condition_shape.rank)
+        return _flattened(x, batch_shape, rank), condition, batch_shape
 
     def _output(self, context: Context) -> Callable[[tf.Tensor], tf.Tensor]:
         """The network as a function of x `[..., *event]`, with the condition of a context."""
@@ -77,3 +100,12 @@ class NetworkBijector(FlowBijector):
             return tf.cast(from_rows(output, batch_shape), x.dtype)
 
         return apply
+
+
+def _flattened(tensor, batch_shape, event_rank):
+    """Broadcasts a tensor of events to a batch shape, and flattens that to one axis, as Keras layers need."""
+    static_event = tensor.shape[tensor.shape.rank - event_rank :]
+    event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
+    tensor = tf.broadcast_to(tensor, tf.concat([batch_shape, event], 0))
+    tensor = tf.reshape(tensor, tf.concat([[-1], event], 0))
+    return tf.ensure_shape(tensor, [None, *static_event])

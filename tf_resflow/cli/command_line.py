@@ -16,14 +16,14 @@ from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
 
-# What TFDS logs about itself, and about a data set that is missing, which is an error of ours.
+# How messages of TFDS begin, about itself, and about a data set that is missing, which is an error of ours.
 _NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
 
 
-def run(
+def command(
     description: str, define_flags: Callable[[], None], main: Callable[[], int | None], check: Callable[[], None]
-) -> None:
-    """Runs a command: parses the flags, calls `check()` and `main()`, and exits.
+) -> Callable[[], None]:
+    """Returns a function that parses the flags, calls `check()` and `main()`, and exits.
 
     Errors of this package about the user's input or data are printed without a traceback, with exit code 1. So are
     wrong flags and missing packages of an extra. Ctrl-C or SIGTERM prints one line, with exit code 130 or 143.
@@ -34,17 +34,21 @@ def run(
       main: does the work and returns the exit code.
       check: raises the errors that can be found without TensorFlow.
     """
-    if sys.argv[1:] in (["--version"], ["-version"]):  # resflow-export has a flag --version with a value
-        print(f"tf_resflow {__version__}")
-        sys.exit(0)
-    try:
-        with repeated_interrupts():
-            _run(description, define_flags, main, check)
-    except KeyboardInterrupt as stop:
-        signum = stop.args[0] if stop.args else signal.SIGINT
-    # The exception is gone, and with it the frames that held progress bars, which clear their line at the end.
-    print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
-    sys.exit(128 + signum)
+
+    def run():
+        if sys.argv[1:] in (["--version"], ["-version"]):  # resflow-export has a flag --version with a value
+            print(f"tf_resflow {__version__}")
+            sys.exit(0)
+        try:
+            with repeated_interrupts():
+                _run(description, define_flags, main, check)
+        except KeyboardInterrupt as stop:
+            signum = stop.args[0] if stop.args else signal.SIGINT
+        # The exception is gone, and with it the frames that held progress bars, which clear their line at the end.
+        print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
+        sys.exit(128 + signum)
+
+    return run
 
 
 def _run(description, define_flags, main, check):
@@ -147,7 +151,7 @@ def _guarded(main, arguments=None):
         logging.set_verbosity(logging.WARNING)
     std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects Python's own
     std_logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.get_absl_logger().addFilter(_is_worth_telling)
+    logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_NOISE_OF_TFDS))
     try:
         return main(arguments)
     except (ValueError, ArithmeticError, OSError, ImportError) as error:
@@ -155,7 +159,3 @@ def _guarded(main, arguments=None):
         if not frame.f_globals["__name__"].startswith("tf_resflow."):
             raise
         sys.exit(f"Error: {error}")
-
-
-def _is_worth_telling(record):
-    return not any(noise in str(record.msg) for noise in _NOISE_OF_TFDS)

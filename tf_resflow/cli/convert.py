@@ -42,6 +42,4 @@ def main() -> None:
     )
 
 
-def run() -> None:
-    """The command resflow-convert."""
-    command_line.run(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check)

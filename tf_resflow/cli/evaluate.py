@@ -79,15 +79,8 @@ def check() -> None:
 
 def main() -> None:
     """Evaluates, prints the table and writes the file."""
-    result = _evaluate()
-    print(table(result))
-    if FLAGS.output:
-        from tf_resflow.training.workdir import write_json
+    from tf_resflow.training.workdir import write_json  # which an extra provides
 
-        write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
-
-
-def _evaluate():
     dataset, run = command_line.load_data(), resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
@@ -103,7 +96,9 @@ def _evaluate():
         ours = run.config.data
         other = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
         result |= measured.ood(data.load(other | {"data_dir": FLAGS.data_dir or ours.data_dir}))
-    return result
+    print(table(result))
+    if FLAGS.output:
+        write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -123,7 +118,5 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:{width}}  {text}" for name, text in texts.items())
 
 
-def run() -> None:
-    """The command resflow-evaluate."""
-    metrics = "\n".join(f"- {name}: {metric.description}" for name, metric in METRICS.items())
-    command_line.run(__doc__.format(metrics=metrics), define_flags, main, check)
+_METRICS = "\n".join(f"- {name}: {metric.description}" for name, metric in METRICS.items())
+run = command_line.command(__doc__.format(metrics=_METRICS), define_flags, main, check)

@@ -53,6 +53,4 @@ def main() -> None:
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 
-def run() -> None:
-    """The command resflow-export."""
-    command_line.run(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check)

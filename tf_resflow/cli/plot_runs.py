@@ -60,6 +60,4 @@ def run_names(workdirs: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def run() -> None:
-    """The command resflow-plot-runs."""
-    command_line.run(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check)

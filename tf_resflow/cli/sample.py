@@ -25,12 +25,13 @@ others have the condition between theirs.
 
 import contextlib
 import math
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
 
 import tf_resflow as resflow
-from tf_resflow import evaluation, training
+from tf_resflow import evaluation
 from tf_resflow.cli import command_line
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.plurals import counted
@@ -72,13 +73,11 @@ def define_flags() -> None:
         except ValueError:
             return False
 
-    @flags.multi_flags_validator(["temperature", "interpolate"], "--interpolate takes no temperature")
+    @flags.multi_flags_validator(
+        ["temperature", "precise", "interpolate"], "--interpolate takes no --temperature and no --precise"
+    )
     def _exclude_each_other(values):
-        return not values["interpolate"] or values["temperature"] == ["1.0"]
-
-    @flags.multi_flags_validator(["precise", "interpolate"], "--interpolate takes no --precise")
-    def _have_one_precision(values):
-        return not (values["precise"] and values["interpolate"])
+        return not values["interpolate"] or (values["temperature"] == ["1.0"] and not values["precise"])
 
     @flags.multi_flags_validator(["num", "interpolate"], "a square of --interpolate=corners has --num=2 or more")
     def _is_a_square(values):
@@ -88,7 +87,7 @@ def define_flags() -> None:
 def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
     command_line.check_run()
-    info = _info()
+    info = command_line.workdir().read_data()
     if FLAGS.interpolate and info.condition_mean is not None:
         if FLAGS.condition is not None:
             raise ValueError(
@@ -111,11 +110,7 @@ def check() -> None:
 
 def main() -> None:
     """Samples and writes the file."""
-    (_interpolate if FLAGS.interpolate else _sample)(_info())
-
-
-def _info():
-    return command_line.workdir().read_data()
+    (_interpolate if FLAGS.interpolate else _sample)(command_line.workdir().read_data())
 
 
 def _grid(info):
@@ -151,9 +146,9 @@ def _condition(info):
         import pandas
 
         row = info.condition_codes.encode(pandas.DataFrame([given], columns=list(info.condition_codes.kinds)))
-        reason = f": {row.reasons[0]}"
         if not row.reasons[0]:
             return row.values[0]
+        reason = f": {row.reasons[0]}"
     raise ValueError(
         f"The run is of a conditional model: --condition takes {size} values, separated by commas, in the order of "
         f"config.data.condition_columns; got {given}{reason}."
@@ -163,35 +158,24 @@ def _condition(info):
 def _sample(info):
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
-    run = resflow.load(FLAGS.workdir)
-    is_drawn_with_data = _is_picture() and len(info.event_shape) != 3 and condition is None
-    examples = _examples_if_any(run.config.eval.split, num) if is_drawn_with_data else None
+    run, examples, lacks = resflow.load(FLAGS.workdir), None, ""
+    if _is_picture() and len(info.event_shape) != 3 and condition is None:
+        split = run.config.eval.split
+        try:
+            examples = {f"{split} data": command_line.load_data().array(split, num)}
+        except ValueError as error:
+            logging.warning("The picture shows no data: %s", error)
+            lacks = ", without the data"
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if _has_labels():  # the rows of several labels are one temperature
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
         condition = np.repeat(condition, num)
-    samples = evaluation.draw_samples(
-        run.density,
-        rows * num // len(temperatures),
-        seed=FLAGS.seed,
-        temperatures=temperatures,
-        condition=condition,
-        precise=FLAGS.precise,
-    )
+    drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition, "precise": FLAGS.precise}
+    samples = evaluation.draw_samples(run.density, rows * num // len(temperatures), **drawn)
+    written = {"levels": info.levels, "labels": labels, "temperatures": temperatures, "data": examples}
+    written |= {"names": info.columns, "codes": info.codes, "name": info.name}
     with contextlib.closing(samples) as batches:
-        write_samples(
-            FLAGS.output,
-            batches,
-            (rows, num, *info.event_shape),
-            levels=info.levels,
-            labels=labels,
-            temperatures=temperatures,
-            data=examples,
-            names=info.columns,
-            codes=info.codes,
-            name=info.name,
-        )
-    lacks = ", without the data" if is_drawn_with_data and examples is None else ""
+        write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
     print(f"{counted(rows * num, 'sample')}{run.note}{lacks}: {FLAGS.output}")
 
 
@@ -204,18 +188,13 @@ def _interpolate(info):
     run = resflow.load(FLAGS.workdir)
     order = np.random.default_rng(FLAGS.seed).permutation(len(examples))
     if FLAGS.interpolate == "corners":
-        corners = order[:4]
-        of_corners = None if condition is None else condition[corners]
-        paths = evaluation.interpolate_corners(
-            run.density, examples[corners], num=num, seed=FLAGS.seed, condition=of_corners
-        )
+        interpolate: Any = evaluation.interpolate_corners
+        ends = order[np.newaxis, :4]
     else:
-        pairs = min(num, len(examples) // 2)
-        first, second = order[: 2 * pairs].reshape(2, pairs)
-        of_pairs = None if condition is None else (condition[first], condition[second])
-        paths = evaluation.interpolate_pairs(
-            run.density, examples[first], examples[second], num=length, seed=FLAGS.seed, condition=of_pairs
-        )
+        interpolate, ends = evaluation.interpolate_pairs, order[: 2 * min(num, len(order) // 2)].reshape(2, -1)
+    if condition is not None:
+        condition = condition[ends[0]] if len(ends) == 1 else tuple(condition[ends])
+    paths = interpolate(run.density, *examples[ends], num=length, seed=FLAGS.seed, condition=condition)
     points = paths.numpy().reshape(-1, *info.event_shape)
     write_samples(FLAGS.output, [points], paths.shape, names=info.columns, codes=info.codes)
     print(f"{len(paths):,} x {counted(paths.shape[1], 'sample')}{run.note}: {FLAGS.output}")
@@ -223,33 +202,17 @@ def _interpolate(info):
 
 def _held_out(info):
     """The held-out examples, of the labels of --condition alone, and their conditions or None."""
-    split = command_line.workdir().read_config().eval.split
+    split, data = command_line.workdir().read_config().eval.split, command_line.load_data()
     if not _has_labels() and info.condition_mean is None:
-        return _data().array(split), None
-    batches = _data().eval_batches(split, 1000, labels=True).as_numpy_iterator()
+        return data.array(split), None
+    batches = data.eval_batches(split, 1000, labels=True).as_numpy_iterator()
     examples, condition = map(np.concatenate, zip(*batches, strict=True))
     chosen = np.isin(condition, _condition(info)) if _has_labels() else slice(None)
     return examples[chosen], condition[chosen]
-
-
-def _data():
-    return training.load_data(FLAGS.workdir, data_dir=FLAGS.data_dir, data_path=FLAGS.data_path)
-
-
-def _examples_if_any(split, num):
-    """`num` held-out examples, by their name; `None` if the data are missing."""
-    try:
-        examples = _data().array(split, num)
-    except ValueError as error:
-        logging.warning("The picture shows no data: %s", error)
-        return None
-    return {f"{split} data": examples}
 
 
 def _is_picture():
     return FLAGS.output.lower().endswith(".png")
 
 
-def run() -> None:
-    """The command resflow-sample."""
-    command_line.run(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check)

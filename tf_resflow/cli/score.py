@@ -113,7 +113,8 @@ def _scored():
     is_table = FLAGS.input is not None and info.levels is None
     rows, columns = _rows(config, info) if is_table else (None, {})
     if rows is not None:
-        known = np.flatnonzero(rows.known & np.isfinite(rows.both).all(axis=1))
+        is_whole = np.isfinite(rows.both).all(axis=1)
+        known = np.flatnonzero(rows.known & is_whole)
         x, condition = (part[known].astype(np.float32) for part in (rows.x, rows.condition))
         given = _batches(x if info.condition_mean is None else (x, condition), size)
     elif FLAGS.input is not None:
@@ -131,20 +132,15 @@ def _scored():
     score = evaluation.LogLikelihood(run.density, _plan(run, usual[0])).score_examples
     scores = score(track(batches, "examples"), FLAGS.seed)
     if rows is not None:
-        scores = {name: _of_all_rows(rows, known, values) for name, values in scores.items()}
-        scores["stderr"] = np.where(np.isneginf(scores["stderr"]), 0.0, scores["stderr"])
+        every = {"log_prob": np.where(is_whole, -np.inf, np.nan), "stderr": np.where(is_whole, 0.0, np.nan)}
+        for name, values in scores.items():
+            every[name][known] = values
+        scores = every
     if held_out is not None:
         reference = scores if given is None else score(track(held_out, "held-out examples"), FLAGS.seed)
         scores["quantile"] = evaluation.quantiles(scores["log_prob"], reference["log_prob"])
     reason = {} if rows is None else {"reason": rows.reasons}
     return {"example": 1 + np.arange(len(scores["log_prob"])), **columns, **scores, **reason}, run.note
-
-
-def _of_all_rows(rows, known, values):
-    """The scores of all rows from those that have one: -inf for an unknown level, NaN where a value is missing."""
-    found = np.where(np.isfinite(rows.both).all(axis=1), -np.inf, np.nan)
-    found[known] = values
-    return found
 
 
 def _batches(examples, size):
@@ -223,6 +219,4 @@ def _plan(run, batch):
     return evaluation.LikelihoodPlan(log_det_estimator=estimator, num_samples=default_num_samples(model))
 
 
-def run() -> None:
-    """The command resflow-score."""
-    command_line.run(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check)

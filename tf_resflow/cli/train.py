@@ -111,6 +111,4 @@ def main() -> int:
     return 0
 
 
-def run() -> None:
-    """The command resflow-train."""
-    command_line.run(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check)

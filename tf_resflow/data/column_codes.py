@@ -12,6 +12,7 @@ from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
 if TYPE_CHECKING:
+    from tf_resflow.data.column_kinds import Bounds
     from tf_resflow.models.dequantization import Cells
 
 pandas: Any = LazyPackage("pandas", "data")
@@ -86,13 +87,7 @@ class ColumnCodes:
       ValueError: if a column cannot be read as its kind, all its values are missing, or it has over 100 levels.
     """
 
-    def __init__(
-        self,
-        table: Any,
-        *,
-        kinds: Mapping[Any, Any] | None = None,
-        bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
-    ):
+    def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: "Mapping[Any, Bounds] | None" = None):
         kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
         if not table.columns.is_unique:
             raise ValueError(f"Two columns have the same name: {shortened(names)}. Rename one of them.")

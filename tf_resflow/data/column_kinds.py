@@ -14,6 +14,9 @@ from tf_resflow.extras import LazyPackage
 
 pandas: Any = LazyPackage("pandas", "data")
 
+Bounds = tuple[float | None, float | None]
+"""The lowest and the highest value of a column, either of which may be None."""
+
 MOST_LEVELS = 100
 """The largest number of levels of a category, and of values of a grid that has ends."""
 
@@ -366,9 +369,7 @@ class _OrderedLevels(_Levels):
 _CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # the first one detects first
 
 
-def fit_column(
-    name: Any, column: Any, kind: Any = None, bounds: tuple[float | None, float | None] | None = None
-) -> Column:
+def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None = None) -> Column:
     """The `Column` of a `pandas.Series`. Its type implies the kind unless one is given; see `ColumnCodes`."""
     present, dtype = column.dropna(), column.dtype
     if not len(present):

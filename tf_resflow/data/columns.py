@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from tf_resflow.data.column_codes import ColumnCodes, dependent
+from tf_resflow.data.column_kinds import Bounds
 from tf_resflow.plurals import shortened
 
 _LEAST_POWERED = 20  # rows
@@ -76,13 +77,7 @@ class Columns:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
     """
 
-    def __init__(
-        self,
-        table: Any,
-        *,
-        kinds: Mapping[Any, Any] | None = None,
-        bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
-    ):
+    def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: Mapping[Any, Bounds] | None = None):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
         self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
         centers = self._places(table)[0] + 0.5 * self.is_discrete
@@ -98,9 +93,8 @@ class Columns:
         lower, log_slopes = self._powers.transform((places - self._mean) / self._scale)
         upper, _ = self._powers.transform((places + self.is_discrete - self._mean) / self._scale)
         widths = np.where(self.is_discrete, upper - lower, 0.0)
-        log_slopes = np.where(
-            self.is_discrete, np.log(np.where(widths > 0, widths, 1.0)), log_slopes - np.log(self._scale)
-        )
+        log_widths = np.log(np.where(widths > 0, widths, 1.0))
+        log_slopes = np.where(self.is_discrete, log_widths, log_slopes - np.log(self._scale))
         log_scale = rows.log_slopes + np.where(np.isnan(places), 0.0, log_slopes).sum(axis=1)
         ends = places == np.reshape([column.ends for column in self._codes.columns], [-1, 2]).T[:, np.newaxis]
         return Encoded(lower, widths, ends & self.is_discrete, log_scale, rows.known.all(axis=1))
@@ -180,10 +174,8 @@ class _Powers:
         values = values.copy()
         y = values[:, self._places] * self._scale + self._mean
         inside = np.clip(y, *(_yeo_johnson(end, self._lambdas)[0] for end in (self._low, self._high)))
-        above, below = (
-            special.inv_boxcox1p(np.maximum(sign * inside, 0.0), power)
-            for sign, power in ((1, self._lambdas), (-1, 2 - self._lambdas))
-        )
+        above = special.inv_boxcox1p(np.maximum(inside, 0.0), self._lambdas)
+        below = special.inv_boxcox1p(np.maximum(-inside, 0.0), 2 - self._lambdas)
         t = np.where(inside >= 0, above, -below)
         t += (y - inside) / np.exp(_yeo_johnson(t, self._lambdas)[1])
         values[:, self._places] = t * self._unit + self._median
@@ -214,9 +206,7 @@ def _power(z):
 
 def _best_power(t):
     """The parameter in [0, 2] under which the transform is most likely normal."""
-    return optimize.minimize_scalar(
-        lambda power: -stats.yeojohnson_llf(power, t), bounds=(0, 2), method="bounded"
-    ).x
+    return optimize.fminbound(lambda power: -stats.yeojohnson_llf(power, t), 0, 2)
 
 
 def _normal(x, rows):

@@ -167,8 +167,7 @@ class Dataset:
         steps = size // batch_size
         if not steps:
             raise ValueError(
-                f"batch_size = {batch_size} exceeds the {size} train examples: lower it "
-                f"(--config.train.batch_size={size})."
+                f"batch_size {batch_size} exceeds the {size} train examples: set --config.train.batch_size={size}."
             )
         epoch, step = divmod(start_step, steps)
         if self.stream is None:
@@ -224,9 +223,7 @@ class Dataset:
 
     def _check_labels(self, labels):
         if labels and self.num_classes is None and self.condition_mean is None:
-            raise ValueError(
-                f"The data set {self.name!r} has no labels. Choose one that has them, or labels=False."
-            )
+            raise ValueError(f"The data set {self.name!r} has no labels. Choose one with labels, or labels=False.")
 
     def _size(self, split):
         if split not in self.sizes:

@@ -97,7 +97,6 @@ class BlurredCurves(Density2D):
         return self.curve(branch, v**2), weights / np.sum(weights)
 
 
-@dataclasses.dataclass(frozen=True)
 class Checkerboard(Density2D):
     """The uniform density on 8 of the 16 squares of side 2 that tile [-4, 4]^2."""
 
@@ -114,7 +113,6 @@ class Checkerboard(Density2D):
         return np.where(inside, -np.log(32), -np.inf)
 
 
-@dataclasses.dataclass(frozen=True)
 class Pinwheel(Density2D):
     """Five elongated Gaussians, each turned by an angle that grows with the radius.
 

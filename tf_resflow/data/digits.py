@@ -36,6 +36,5 @@ def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fractio
     parts = {split: part for split, part in parts.items() if len(part)}
     images = {split: digits.images[part][..., np.newaxis] for split, part in parts.items()}
     labels = {split: digits.target[part] for split, part in parts.items()}
-    return Dataset.from_arrays(
-        "digits", images, levels=17, labels=labels, num_classes=10, flip=flip, crop_padding=crop_padding
-    )
+    fields: dict = {"num_classes": 10, "flip": flip, "crop_padding": crop_padding}
+    return Dataset.from_arrays("digits", images, levels=17, labels=labels, **fields)

@@ -13,9 +13,7 @@ TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
 def check_table(path: pathlib.Path) -> None:
     """Raises ValueError unless there is a file whose name is that of a table."""
     if path.suffix.lower() not in TABLES or path.is_dir():
-        raise ValueError(
-            f"{path}: expected a file that ends in {', '.join(TABLES)}. Folders have data.name = 'images'."
-        )
+        raise ValueError(f"{path}: expected a file that ends in {', '.join(TABLES)}, or data.name = 'images'.")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
 

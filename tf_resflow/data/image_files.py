@@ -4,7 +4,7 @@ import concurrent.futures
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from absl import logging
 from tf_resflow import progress
 from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.files import read_array, readable
-from tf_resflow.data.image_folders import find_images, subfolders
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.extras import extra
 from tf_resflow.plurals import counted, shortened
@@ -24,6 +23,7 @@ with extra("data"):
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _MEMORY = 2 * 2**30  # largest size of a split in bytes
 
 
@@ -96,18 +96,15 @@ def load_image_files(
     images = _look_at(folders, skip_unreadable)
     of_sizes = {image.size: image.file for own in images.values() for image in own}
     image_size = _common_size(of_sizes, image_size, max_image_size)
-    parts = {
-        split: _read_numpy(place, key, image_size, max_image_size)
-        for split, place in places.items()
-        if split not in folders
-    }
+    files = {split: place for split, place in places.items() if split not in folders}
+    parts = {split: _read_numpy(file, key, image_size, max_image_size) for split, file in files.items()}
     parts |= _read(folders, images, image_size, skip_unreadable)
     fractions, whole = {"test": test_fraction, "validation": validation_fraction}, parts["train"]
     drawn = draw_splits(len(whole[0]), fractions, split_seed, path, given=places)
     if len(drawn) > 1:
         for split, numbers in drawn.items():
             parts[split] = tuple(None if values is None else values[numbers] for values in whole)
-    pixels, labels, files = ({split: part[i] for split, part in parts.items()} for i in range(3))
+    pixels, labels, paths = ({split: part[i] for split, part in parts.items()} for i in range(3))
     labels, num_classes = _numbered(path, labels)
     if levels < 256:
         if (largest := max(array.max() for array in pixels.values())) < levels:
@@ -116,16 +113,10 @@ def load_image_files(
                 "255. Leave levels at 0, or scale the values."
             )
         pixels = {split: array // np.uint8(256 // levels) for split, array in pixels.items()}
-    return Dataset.from_arrays(
-        os.path.basename(os.path.abspath(os.path.expanduser(path))),
-        pixels,
-        levels,
-        labels=labels,
-        num_classes=num_classes,
-        flip=flip,
-        crop_padding=crop_padding,
-        files={split: names.tolist() for split, names in files.items() if names is not None} or None,
-    )
+    name = os.path.basename(os.path.abspath(os.path.expanduser(path)))
+    fields = {"num_classes": num_classes, "flip": flip, "crop_padding": crop_padding}
+    fields["files"] = {split: own.tolist() for split, own in paths.items() if own is not None} or None
+    return Dataset.from_arrays(name, pixels, levels, labels=labels, **fields)
 
 
 def _places(path, path_test, path_validation):
@@ -133,7 +124,8 @@ def _places(path, path_test, path_validation):
     given = {"train": path, "test": path_test, "validation": path_validation}
     places = {split: pathlib.Path(place).expanduser() for split, place in given.items() if place}
     root = places["train"]
-    folders = subfolders(root) if root.is_dir() else []
+    paths = sorted(root.iterdir()) if root.is_dir() else []
+    folders = [path for path in paths if path.is_dir() and not path.is_symlink() and not _is_hidden(path.name)]
     names = [_SPLITS.get(folder.name.lower()) for folder in folders]
     if not any(names):
         return places
@@ -149,17 +141,13 @@ def _places(path, path_test, path_validation):
 
 def _look_at(folders, skip_unreadable):
     """The `_Image`s of each split whose files can be opened."""
-    images = {}
-    for split, files in find_images(folders).items():
-        labels = _classes(folders[split], files)
-        images[split] = [_Image(file, label) for file, label in zip(files, labels, strict=True)]
+    images = {split: _classified(folders[split], files) for split, files in _find_images(folders).items()}
     every = [*itertools.chain(*images.values())]
     headers = dict(zip(every, _mapped(_read_header, every, "looking at images"), strict=True))
     errors = [header for header in headers.values() if isinstance(header, ValueError)]
     if errors and not skip_unreadable:  # with those that cannot be decoded
         opened = [image for image, header in headers.items() if isinstance(header, _Image)]
-        decoded = _mapped(_decode, opened, "reading images")
-        errors += [result for result in decoded if isinstance(result, ValueError)]
+        errors += [r for r in _mapped(_decode, opened, "reading images") if isinstance(r, ValueError)]
     _report(errors, len(every), skip_unreadable)
     for split, own in images.items():
         images[split] = [headers[image] for image in own if isinstance(headers[image], _Image)]
@@ -168,27 +156,56 @@ def _look_at(folders, skip_unreadable):
     return images
 
 
+def _find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Path]]:
+    """The image files of the folder of each split, sorted by folder and name. Links to folders are not followed.
+
+    If the folder of a split is within that of another split, its files are left out there. Raises ValueError if a
+    split has no image of its own.
+    """
+    files: dict[str, list[pathlib.Path]] = {split: [] for split in places}
+    known: set[str] = set()
+    repeated: list[pathlib.Path] = []
+    for split in sorted(places, key=lambda split: -len(places[split].resolve().parts)):
+        path, found = places[split], set()
+        for place, folders, names in os.walk(path):
+            folders[:] = [name for name in folders if not _is_hidden(name)]
+            found |= {pathlib.Path(place, name) for name in names if not _is_hidden(name)}
+        if others := {file for file in found if file.suffix.lower() not in _SUFFIXES}:
+            logging.warning("%s: %d files, such as %s, are not images: skipped.", path, len(others), min(others))
+        for file in sorted(found - others):
+            real = os.path.realpath(file)
+            (repeated if real in known else files[split]).append(file)
+            known.add(real)
+        if not files[split]:
+            raise ValueError(f"{path} has no image of its own: expected files that end in {', '.join(_SUFFIXES)}.")
+    if repeated:
+        listed = shortened(sorted(repeated))
+        logging.warning("Files that are read already, by another path, are left out: %s.", listed)
+    return files
+
+
+def _is_hidden(name):
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _report(errors, num, skip_unreadable):
     """Names the files that cannot be read, in a warning if they are to be skipped, else in a ValueError."""
     text = "\n  ".join([f"{len(errors)} of {num:,} images cannot be read:", shortened(errors, "\n  ")])
     if errors and not skip_unreadable:
-        raise ValueError(
-            f"{text}\nRepair or remove them, or set skip_unreadable (--config.data.skip_unreadable=True) to go on "
-            "without them."
-        )
+        raise ValueError(f"{text}\nRepair or remove them, or skip them by --config.data.skip_unreadable=True.")
     if errors:
         logging.warning("%s\nThey are skipped.", text)
 
 
-def _classes(path, files):
-    """The class of each image, the name of its folder in `path`; "" if there are no such folders."""
+def _classified(path, files):
+    """An `_Image` of each file. Its class is the name of its folder in `path`; "" if there are no such folders."""
     classes = ["" if file.parent == path else file.relative_to(path).parts[0] for file in files]
     if "" in classes and any(classes):
         raise ValueError(
             f"{path} has images beside folders with images, such as {max(classes)}, which would be classes. Put "
             "all images into folders, or none."
         )
-    return classes
+    return [_Image(file, label) for file, label in zip(files, classes, strict=True)]
 
 
 def _read_header(image):
@@ -240,9 +257,7 @@ def _common_size(of_sizes, image_size, most):
     """The side to which images are shrunk, None if they stay as they are; `of_sizes` has a file of each size."""
     sides = [side for size in of_sizes for side in size]
     if not image_size and most and sides and min(sides) >= most and (len(of_sizes) > 1 or max(sides) > most):
-        logging.warning(
-            "The images are shrunk to %d x %d. --config.data.image_size=64 is another size.", most, most
-        )
+        logging.warning("Images are shrunk to %d x %d. --config.data.image_size=64 is another size.", most, most)
         image_size = most
     examples = [f"{file} ({width} x {height})" for (width, height), file in of_sizes.items()]
     if image_size and sides and min(sides) < image_size:
@@ -329,10 +344,8 @@ def _read_numpy(path, key, image_size, max_image_size):
     _check_memory(path, (num, *sides, channels))
     if (height, width) != sides:
         images = np.stack([_fitted(image, image_size) for image in images])
-    if "labels" not in aside:
-        return np.asarray(images), None, None
-    labels = aside["labels"].reshape(-1)
-    if len(labels) != num or labels.dtype.kind not in "iu":
+    labels = aside["labels"].reshape(-1) if "labels" in aside else None
+    if labels is not None and (len(labels) != num or labels.dtype.kind not in "iu"):
         raise ValueError(f"{path}: expected {num} integer labels, but found {len(labels)} of type {labels.dtype}.")
     return np.asarray(images), labels, None
 

@@ -95,9 +95,7 @@ def load_images(
             if examples.shape[-1] == 1 and event_shape[-1] == 3:  # as a gray image among colored ones
                 examples = np.repeat(examples, 3, axis=-1)
     if examples.shape[1:] != tuple(event_shape):
-        raise ValueError(
-            f"{path} has examples of shape {examples.shape[1:]}; those of the model have {tuple(event_shape)}."
-        )
+        raise ValueError(f"{path} has examples of shape {examples.shape[1:]}; the model has {tuple(event_shape)}.")
     return examples, files
 
 

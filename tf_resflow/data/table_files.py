@@ -39,19 +39,14 @@ def read_table(
     path = pathlib.Path(path).expanduser().absolute()
     suffix = path.suffix.lower()
     check_table(path)
-    table: Any
-    if suffix in (".npy", ".npz"):
-        table = read_array(path, key)[0]
-    else:
-        options = {k: v for k, v in (read_options or {}).items() if v is not None}
-        table = _read_frame(path, suffix, options, texts)
+    options = {k: v for k, v in (read_options or {}).items() if v is not None}
+    is_array = suffix in (".npy", ".npz")
+    table: Any = read_array(path, key)[0] if is_array else _read_frame(path, suffix, options, texts)
     if len(table.shape) != 2 or 0 in table.shape:
         raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(table.shape)}.")
     frame = pandas.DataFrame(table).reset_index(drop=True)
-    if pandas.api.types.is_integer_dtype(frame.columns):
-        frame.columns = pandas.RangeIndex(1, frame.shape[1] + 1)
-    else:
-        frame.columns = [str(name).strip() for name in frame.columns]
+    is_bare = pandas.api.types.is_integer_dtype(frame.columns)
+    frame.columns = range(1, frame.shape[1] + 1) if is_bare else [str(name).strip() for name in frame.columns]
     return frame if columns is None else frame.iloc[:, find_columns(path, frame, columns)]
 
 
@@ -79,9 +74,7 @@ def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:
     names, num = column_names(frame), frame.shape[1]
     if names is None and not all(map(str.isdecimal, columns)):
         if num != len(columns):
-            raise ValueError(
-                f"{path} has {num} columns without names, and not the {len(columns)} columns {', '.join(columns)}."
-            )
+            raise ValueError(f"{path} has {num} columns without names, and not {', '.join(columns)}.")
         return [*range(num)]
     found: list[int] = []
     for column in columns:

@@ -128,8 +128,7 @@ def load_tabular(
             rows[split] = _without_faults(pathlib.Path(other).expanduser().absolute(), own, codes, missing)
     fractions = {"test": test_fraction, "validation": validation_fraction}
     drawn = draw_splits(len(rows["train"].x), fractions, split_seed, file, given=rows, least=2)
-    whole = rows["train"]
-    rows |= {split: whole.take(places) for split, places in drawn.items()}
+    rows |= {split: rows["train"].take(places) for split, places in drawn.items()}
     train = rows["train"].both
     _check_train(file, table, train)
     if not codes.is_discrete.all():  # others may repeat
@@ -138,13 +137,9 @@ def load_tabular(
     fields: dict[str, Any] = {"mean": mean[:size], "std": std[:size], "codes": parts[0]}
     fields["columns"] = None if names is None else tuple(parts[0].kinds)
     if given:
-        fields |= {
-            "conditions": {split: part.condition for split, part in rows.items()},
-            "condition_mean": mean[size:],
-            "condition_std": std[size:],
-            "condition_columns": None if names is None else tuple(parts[1].kinds),
-            "condition_codes": parts[1],
-        }
+        fields |= {"condition_mean": mean[size:], "condition_std": std[size:], "condition_codes": parts[1]}
+        fields["conditions"] = {split: part.condition for split, part in rows.items()}
+        fields["condition_columns"] = None if names is None else tuple(parts[1].kinds)
     return Dataset.from_arrays(file.stem, {split: part.x for split, part in rows.items()}, **fields)
 
 
@@ -175,9 +170,8 @@ def _as_vectors(table, codes, condition_codes, date_format=None):
     """The `TableRows` of a table with these columns."""
     both = ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
     rows = both.encode(table, date_format=date_format)
-    (x, condition), (known, known_condition) = (
-        np.split(part, [codes.size], axis=1) for part in (rows.values, rows.known)
-    )
+    x, condition = np.split(rows.values, [codes.size], axis=1)
+    known, known_condition = np.split(rows.known, [codes.size], axis=1)
     # The density given a level that the training lacks is unknown.
     condition = np.where(known_condition.all(axis=1, keepdims=True), condition, np.nan)
     return TableRows(x, condition, np.all(known, axis=1), rows.unreadable, rows.reasons)

@@ -166,9 +166,7 @@ class TFDSReader:
         """The images of a split, or a pair of its images and labels if it has some."""
         config = tfds.ReadConfig(try_autocache=False, options=tf.data.Options())
         config.options.autotune.enabled = False  # see `tf_resflow.data.dataset`
-        examples = self._builder.as_dataset(
-            split=split, shuffle_files=False, decoders=self._decoders, read_config=config
-        )
+        examples = self._builder.as_dataset(split=split, decoders=self._decoders, read_config=config)
         whole = examples.map(self._example, tf.data.AUTOTUNE).batch(self.num_examples(split))
         images, *labels = (values.numpy() for values in whole.get_single_element())
         return (images, *labels) if labels else images

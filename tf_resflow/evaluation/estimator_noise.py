@@ -59,9 +59,8 @@ class EstimatorNoise:
         self, model: FlowModel, log_det_estimator: LogDet | None = None, *, dequantizations: int = 1, draws: int = 8
     ):
         self._model, self._draws = model, draws
-        self._noise_log_det_estimator = noise_log_det_estimator(
-            log_det_estimator, model.evaluation_log_det_estimator
-        )
+        default = model.evaluation_log_det_estimator
+        self._noise_log_det_estimator = noise_log_det_estimator(log_det_estimator, default)
         self._dequantizations = dequantizations if model.data_space.is_dequantized else 1
         density = model.distribution
         if log_det_estimator is not None:

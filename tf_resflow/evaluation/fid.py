@@ -106,9 +106,8 @@ class InceptionFeatures:
     """
 
     def __init__(self, levels: int = 256, weights: str | None = "imagenet"):
-        network = keras.applications.InceptionV3(
-            include_top=False, weights=weights, input_shape=(_SIZE, _SIZE, 3), pooling="avg"
-        )
+        settings = {"include_top": False, "input_shape": (_SIZE, _SIZE, 3), "pooling": "avg"}
+        network = keras.applications.InceptionV3(weights=weights, **settings)
 
         @tf.function(autograph=False, reduce_retracing=True)
         def features(images):

@@ -13,8 +13,12 @@ from numpy.typing import ArrayLike
 
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.column_kinds import in_words
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
 from tf_resflow.writing import check_output_path, whole_file
+
+mpl_colors: Any = LazyPackage("matplotlib.colors", "plots")
+mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")
+mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")
 
 _RESOLUTION = 150  # points of a density along each axis
 _BATCH = 4500  # points whose density is computed at a time
@@ -34,19 +38,13 @@ _LABELS = {
 
 def check_figure_path(path: str | os.PathLike[str]) -> None:
     """Raises a ValueError if matplotlib does not know the suffix, or the file cannot be written."""
-    with extra("plots"):
-        from matplotlib import figure
-
-    check_output_path(path, [f".{kind}" for kind in sorted(figure.Figure().canvas.get_supported_filetypes())])
+    check_output_path(path, [f".{kind}" for kind in sorted(mpl_figure.Figure().canvas.get_supported_filetypes())])
 
 
 @contextlib.contextmanager
 def _written(path: str | os.PathLike[str], size: tuple[float, float], **options: Any) -> Iterator[Any]:
     """Yields an empty figure of a size in inches, and writes it at the end."""
-    with extra("plots"):
-        from matplotlib import figure
-
-    fig = figure.Figure(figsize=size, layout="constrained")
+    fig = mpl_figure.Figure(figsize=size, layout="constrained")
     yield fig
     with whole_file(path) as temporary:
         fig.savefig(temporary, dpi=110, **options)
@@ -64,33 +62,20 @@ def density_figure(
 
     The color scale follows the square root of the density, which also shows rare values.
     """
-    with extra("plots"):
-        from matplotlib import colors
-
     limits = [_limits([column]) for column in data.T]
     shown, sampled = (_density_of(points, limits) for points in (data, samples))
     density = np.exp(_on_grid(log_prob, limits))
-    x, y = _names(columns, 2)
-    image = {
-        "origin": "lower",
-        "interpolation": "none",
-        "extent": [*limits[0], *limits[1]],
-        "aspect": _aspect(limits),
-        "norm": colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown))),
-    }
+    norm = mpl_colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown)))
+    place = {"origin": "lower", "extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
+    x, y = columns or ("x", "y")
     titles = f"data ({len(data):,})", "density of the model", f"samples ({len(samples):,})"
     with _written(path, (13, 4.4), bbox_inches="tight") as fig:
         grid = fig.subplots(1, 3, sharex=True, sharey=True)
         for axes, title, values in zip(grid, titles, (shown, density, sampled), strict=True):
-            drawn = axes.imshow(values, **image)
+            drawn = axes.imshow(values, norm=norm, interpolation="none", **place)
             axes.set(xlabel=x, title=title)
         grid[0].set_ylabel(y)
         fig.colorbar(drawn, ax=grid[-1], extend="max", label="density (1 / unit²)")
-
-
-def _names(columns, num):
-    """The names of columns; by default x and y, or their numbers if they are not two."""
-    return list(columns or (["x", "y"] if num == 2 else [f"column {i + 1}" for i in range(num)]))
 
 
 def _density_of(points, limits):
@@ -134,7 +119,8 @@ def points_figure(
     """
     given = {**(data or {}), **samples}
     total, most = next(iter(given.values())).shape[1], max(map(len, given.values()))
-    names, num = _names(columns, total), min(total, _MAX_COLUMNS)
+    names = columns or (["x", "y"] if total == 2 else [f"column {i + 1}" for i in range(total)])
+    num = min(total, _MAX_COLUMNS)
     codes = codes or ColumnCodes.of_numbers(names)
     groups = {f"{name} ({len(points):,})": codes.with_offsets(points) for name, points in given.items()}
     if total > num:
@@ -168,13 +154,11 @@ class _Axis:
 
     def set_ticks(self, axis):
         """Names the levels or the dates on an axis of matplotlib."""
-        from matplotlib import ticker
-
         levels, start = self.column.levels, self.column.start
         if levels is not None and len(levels) <= _MAX_LEVELS:
             axis.set_ticks(range(len(levels)), [in_words(level) for level in levels])
         elif start is not None:
-            axis.set_major_locator(ticker.MaxNLocator(4))
+            axis.set_major_locator(mpl_ticker.MaxNLocator(4))
             axis.set_major_formatter(lambda day, _: str(start + np.timedelta64(round(day), "D"))[:10])
         else:
             return
@@ -320,10 +304,12 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
       losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats; at least 20 steps.
       title: text above the figure.
     """
-    fits = {name: -_until_the_end(np.asarray(values, np.float64)) for name, values in losses.items()}
     with _written(path, (7.5, 4)) as fig:
         axes, curves = fig.subplots(), []
-        for name, elbo in fits.items():
+        for name, values in losses.items():
+            elbo = -np.asarray(values, np.float64)
+            repeats = np.argmax(elbo[::-1] != elbo[-1])  # of the last loss, because the fit had ended
+            elbo = elbo[: len(elbo) - max(0, repeats - 1)]
             parts = np.array_split(elbo, min(50, len(elbo) // 2))
             steps = np.array_split(np.arange(1, len(elbo) + 1), len(parts))
             centers, means = (np.array([np.mean(part) for part in values]) for values in (steps, parts))
@@ -339,15 +325,7 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
         axes.legend(loc="lower right", fontsize="small")
 
 
-def _until_the_end(losses):
-    """The losses of a fit without the repetitions of the last one."""
-    repeats = np.argmax(losses[::-1] != losses[-1])
-    return losses[: len(losses) - max(0, repeats - 1)]
-
-
-def learning_curves(
-    path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping[str, Any]]], key: str
-) -> None:
+def learning_curves(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping]], key: str) -> None:
     """Draws the held-out score of each run over its steps, and the score that its training reported.
 
     The range of the axis is that of the scores after the first tenth of the steps, without single outliers. A run

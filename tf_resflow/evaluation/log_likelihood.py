@@ -163,9 +163,7 @@ class LogProbSamples:
         self._max_batch = max_batch
         self.num_samples = self._num_parts * self._part_samples
         if common:
-            shared = {
-                name: with_sets(block.log_det_estimator, self._part_samples) for name, block in blocks.items()
-            }
+            shared = {name: with_sets(own.log_det_estimator, self._part_samples) for name, own in blocks.items()}
             density = bijectors.with_log_det_estimator(density, shared) if blocks else density
         self._density = density
 
@@ -179,7 +177,7 @@ class LogProbSamples:
         if self._num_parts == 1:
             return self._of_all_examples(examples, seed)
         seeds = split_seed(seed, self._num_parts)
-        parts = self._one_by_one(lambda seed: self._of_all_examples(examples, seed), seeds)
+        parts = self._one_by_one(lambda seed: self._of_all_examples(examples, seed), seeds, self._part_samples)
         return tf.reshape(parts, [self.num_samples, -1])
 
     def estimate(self, x: TensorLike, seed: Seed = None) -> LogProbEstimate:
@@ -189,12 +187,8 @@ class LogProbSamples:
     def by_class(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
         """The estimates `[num_classes, num_samples, batch]` under each label."""
         x = tf.convert_to_tensor(x)
-        return tf.map_fn(
-            lambda label: self((x, label), seed),
-            tf.range(self._model.condition.num_classes),
-            parallel_iterations=1,
-            fn_output_signature=tf.TensorSpec([self.num_samples, x.shape[0]], self._model.distribution.dtype),
-        )
+        labels = tf.range(self._model.condition.num_classes)
+        return self._one_by_one(lambda label: self((x, label), seed), labels, self.num_samples, x.shape[0])
 
     def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
         """The mean of estimates `[num_samples, batch]`, or the logarithm of the mean of their probabilities."""
@@ -202,9 +196,9 @@ class LogProbSamples:
             return mean_of_probabilities(estimates, self._num_points)
         return mean_and_stderr(estimates, self.is_noisy)
 
-    def _one_by_one(self, estimate, parts):
-        """The estimates `[part_samples, rows]` of each of several parts."""
-        spec = tf.TensorSpec([self._part_samples, None], self._density.dtype)
+    def _one_by_one(self, estimate, parts, num_samples, batch=None):
+        """The estimates `[num_samples, batch]` of each of several parts."""
+        spec = tf.TensorSpec([num_samples, batch], self._density.dtype)
         return tf.map_fn(estimate, parts, parallel_iterations=1, fn_output_signature=spec)
 
     def _of_all_examples(self, examples, seed):
@@ -224,7 +218,7 @@ class LogProbSamples:
 
         seeds = tf.repeat(seed[tf.newaxis], num, axis=0) if self._common else split_seed(seed, num)
         parts = tf.nest.map_structure(divide, examples), seeds
-        values = self._one_by_one(lambda part: self._at_once(*part), parts)
+        values = self._one_by_one(lambda part: self._at_once(*part), parts, self._part_samples)
         return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
 
     def _at_once(self, examples, seed):
@@ -232,11 +226,9 @@ class LogProbSamples:
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
         x = arguments.pop("x")
         arguments |= {} if self._networks is None else {"networks": self._networks}
-        sets = num if self._common else None
-        noise = {"log_det_estimator": self._noise_log_det_estimator, "point_sets": self._point_sets}
-        log_prob = draw_log_prob(
-            self._model, x, seed, self._density, arguments, sets=sets, networks=self._networks, **noise
-        )
+        noise = {"sets": num if self._common else None, "point_sets": self._point_sets, "networks": self._networks}
+        noise["log_det_estimator"] = self._noise_log_det_estimator
+        log_prob = draw_log_prob(self._model, x, seed, self._density, arguments, **noise)
         return tf.reshape(log_prob, [num, -1])
 
 

@@ -1,6 +1,7 @@
 """How log-likelihoods are estimated: plans, and the measurement of the blocks behind one."""
 
 import dataclasses
+import itertools
 import math
 import time
 import warnings
@@ -83,12 +84,10 @@ class LikelihoodPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the plan as numbers and text, for JSON."""
-        blocks = {
-            name: {**describe_estimator(block.log_det_estimator), "std": block.std, "seconds": block.seconds}
-            for name, block in self.blocks.items()
-        }
+        blocks = {name: block._asdict() for name, block in self.blocks.items()}
+        blocks = {name: describe_estimator(own.pop("log_det_estimator")) | own for name, own in blocks.items()}
         names = ("stderr", "expected_stderr", "log_det_stderr", "num_samples", "dequantization_std")
-        return {**{name: getattr(self, name) for name in names}, "blocks": blocks}
+        return {name: getattr(self, name) for name in names} | {"blocks": blocks}
 
 
 def default_num_samples(model: Any) -> int:
@@ -184,16 +183,14 @@ def plan_likelihood(
     if cells is not None:
         useful = min(useful, math.sqrt(0.3 * stderr))
     choices = _choices_by_block(model, prepared, arguments, useful, seed)
-    rests = {
-        num: (_MARGIN * stderr) ** 2 - counted(num) ** 2 / num
-        for num in (_NUMBERS if num_samples is None else [num_samples])
-    }
+    numbers = _NUMBERS if num_samples is None else [num_samples]
+    rests = {num: (_MARGIN * stderr) ** 2 - counted(num) ** 2 / num for num in numbers}
     allowed = {num: _allowed_variance(num, rest, cells is not None) for num, rest in rests.items() if rest > 0}
     if num_samples is None and not noise(_MIN_SAMPLES):
         allowed[1] = 0.0  # a single sample has a standard error only if it is 0
     chosen = {num: blocks for num in allowed if (blocks := _cheapest(choices, allowed[num])) is not None}
     if not chosen:
-        most = max(rests)
+        most = max(numbers)
         least = {name: min(of_block, key=lambda choice: choice.std) for name, of_block in choices.items()}
         reached = math.sqrt((_variance(least) + counted(most) ** 2) / most) / _MARGIN
         raise ValueError(
@@ -201,12 +198,9 @@ def plan_likelihood(
             "Ask for a larger standard error."
         )
     num = min(chosen, key=lambda num: num * sum(block.seconds for block in chosen[num].values()))
+    log_det, std = {name: block.log_det_estimator for name, block in chosen[num].items()}, noise(num)
     return LikelihoodPlan(
-        log_det_estimator={name: block.log_det_estimator for name, block in chosen[num].items()},
-        num_samples=num,
-        stderr=stderr,
-        dequantization_std=noise(num),
-        blocks=chosen[num],
+        log_det_estimator=log_det, num_samples=num, stderr=stderr, dequantization_std=std, blocks=chosen[num]
     )
 
 
@@ -351,14 +345,16 @@ def _estimates(block, inputs, num_rows, enough, seed):
     estimate, rtols, found = _series(block), list(_RTOLS), []
     for num_probes in _numbers_of_probes(inputs[0]):
         draws = [_draw(inputs, num_rows, num_probes, seed, draw) for draw in range(2)]
-        measured = []
+        measured: list[Any] = []
         for rtol in rtols[:2]:
             std, seconds = _measured(estimate, draws, num_probes, rtol)
             measured.append(BlockPlan(_roulette(rtol, num_probes, probes="colored"), std, seconds))
         found += measured
         if num_probes == 1:
-            few = range(1, min(inputs[0].shape[1:].num_elements(), _MAX_PROBES).bit_length())
-            found += [_independent(choice, 2**k) for choice in measured for k in few]
+            most = min(inputs[0].shape[1:].num_elements(), _MAX_PROBES)
+            for choice, num in itertools.product(measured, [2**k for k in range(1, most.bit_length())]):
+                several = dataclasses.replace(choice.log_det_estimator, probes="rademacher", num_probes=num)
+                found.append(BlockPlan(several, choice.std / math.sqrt(num), choice.seconds * num))
         if measured[-1].std < 0.9 * measured[0].std:
             rtols = rtols[1:]  # more probes show the noise of the roulette even more
         if measured[-1].std <= enough:
@@ -372,12 +368,6 @@ def _numbers_of_probes(x):
     is_image = x.shape.rank > 2
     numbers = {1, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(10)}
     return sorted(number for number in numbers if number <= min(size, _MAX_PROBES))
-
-
-def _independent(choice, num):
-    """The `BlockPlan` of several probes, from that of one."""
-    estimator = dataclasses.replace(choice.log_det_estimator, probes="rademacher", num_probes=num)
-    return BlockPlan(estimator, choice.std / math.sqrt(num), choice.seconds * num)
 
 
 def _roulette(rtol, num_probes, **kwargs):

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors, solvers
+from tf_resflow import bijectors
 from tf_resflow.models import FlowModel
 from tf_resflow.progress import stage
+from tf_resflow.solvers import Solution
 from tf_resflow.typing import TensorLike
 
 
@@ -85,9 +86,7 @@ def reconstruct(
     )
 
 
-def round_trip(
-    model: FlowModel, x: tf.Tensor, condition: TensorLike | None
-) -> tuple[tf.Tensor, list[solvers.Solution]]:
+def round_trip(model: FlowModel, x: tf.Tensor, condition: TensorLike | None) -> tuple[tf.Tensor, list[Solution]]:
     """`f^-1(f(x))` in the flow's input space, to full precision, and the `Solution` of each block."""
 
     @tf.function(autograph=False)

@@ -23,7 +23,7 @@ def draw_samples(
     *,
     seed: int = 0,
     temperatures: Sequence[float] = (1.0,),
-    condition: np.ndarray | int | Sequence[float] | None = None,
+    condition: TensorLike | None = None,
     precise: bool = False,
 ) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches `[batch, *event_shape]`, one temperature after the other.
@@ -68,7 +68,7 @@ class Sampler:
         *,
         seed: int = 0,
         temperatures: Sequence[float] = (1.0,),
-        condition: np.ndarray | int | Sequence[float] | None = None,
+        condition: TensorLike | None = None,
     ) -> Generator[np.ndarray, None, None]:
         """Draws `num` examples at each temperature, see `draw_samples`."""
         model = self._model

@@ -159,9 +159,7 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     num, accuracy = len(labels), float(np.mean(logits.argmax(axis=1) == labels))
-    calibration_error = tfp.stats.expected_calibration_error(
-        15, tf.constant(logits, tf.float32), tf.constant(labels, tf.int32)
-    )
+    calibration_error = tfp.stats.expected_calibration_error(15, logits.astype("f4"), labels.astype("i4"))
     return {
         "accuracy": accuracy,
         "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / num),

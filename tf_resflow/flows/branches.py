@@ -39,9 +39,7 @@ class _Layers:
             orders = [layers.LearnedOrder(name=f"order_{i}", **options) for i in range(num_layers)]
             norms = (*orders, orders[0])
         if len(norms) != num_layers + 1:
-            raise ValueError(
-                f"{num_layers} layers need {num_layers + 1} norms (before, between and after them); got {norms}."
-            )
+            raise ValueError(f"{num_layers} layers need {num_layers + 1} norms, around each layer; got {norms}.")
         self._activation, self._norms = activation, norms
         self._options = {"coefficient": coefficient, "dtype": self.policy.name}
         self._normalization = normalization
@@ -68,14 +66,8 @@ class _Layers:
 
     def _linear(self, label):
         domain, codomain = self._norms[self._counts[label] :][:2]
-        return {
-            **self._options,
-            "domain": domain,
-            "codomain": codomain,
-            "normalization": self._normalization,
-            "kernel_initializer": self.initializer(),
-            "name": self._name(label),
-        }
+        norms = {"domain": domain, "codomain": codomain, "normalization": self._normalization}
+        return {**self._options, **norms, "kernel_initializer": self.initializer(), "name": self._name(label)}
 
     def _name(self, label):
         self._counts[label] += 1
@@ -164,15 +156,12 @@ def dense_branch(
 
 
 def _branch(make, event_shape, linear, preactivation, condition_size, shift_shape):
-    """Linear layers with activations between them, on flattened events if the shift is that of vectors."""
-    is_flat, dtype = len(shift_shape) == 1 < len(event_shape), make.policy.name
-    head = [keras.layers.Flatten(dtype=dtype)] if is_flat else []
-    head += [make.activation()] if preactivation else []
+    """Linear layers with activations between them."""
+    head = [make.activation()] if preactivation else []
     head.append(linear[0]())
     tail = [layer for make_linear in linear[1:] for layer in (make.activation(), make_linear())]
-    if is_flat:
-        tail.append(keras.layers.Reshape(event_shape, dtype=dtype))
-    return stacked("branch", event_shape, head, tail, condition_size, shift_shape, make.initializer(), make.policy)
+    shapes = event_shape, event_shape
+    return stacked("branch", shapes, head, tail, condition_size, shift_shape, make.initializer(), make.policy)
 
 
 def dense_net_branch(

@@ -53,13 +53,11 @@ def build_flow(
     is_exact = config.kind == "vector" and config.estimator.train.kind == "automatic"
     is_exact = is_exact and isinstance(logdet.default_estimator(event_shape[0], "training"), logdet.Exact)
     norms = None if all(order == 2 for order in config.norms) else config.norms
-    residual: dict[str, Any] = {
-        "coefficient": config.coefficient,
+    names = ("coefficient", "normalization", "lipschitz_constant")
+    residual: dict[str, Any] = {name: config[name] for name in names} | {
         "norms": "learned" if config.learned_norms else norms,
-        "normalization": config.normalization,
         "dense_net": (config.depth, config.growth) if config.branch == "dense_net" else None,
         "log_det_estimator": build_estimator(config.estimator.train, False, kind="exact" if is_exact else None),
-        "lipschitz_constant": config.lipschitz_constant,
     }
     if config.activation != "automatic":
         residual["activation"] = config.activation

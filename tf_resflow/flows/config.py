@@ -102,7 +102,5 @@ def check_model(model: ConfigDict) -> None:
             f"config.model.whiten is {model.whiten}, but a flow on vectors has one of {names}, and no convolutions."
         )
     if model.branch == "dense_net" and is_coupling:
-        raise ValueError(
-            f"config.model.branch is 'dense_net', but config.model.block is {model.block!r}: set the branch to "
-            f"'plain', or the block to one of {names}."
-        )
+        blocks = f"config.model.block is {model.block!r}, which is not one of {names}"
+        raise ValueError(f"config.model.branch is 'dense_net', but {blocks}: change one of the two.")

@@ -65,29 +65,22 @@ def residual_image_block(
     """
     branches.check_dense_net(dense_net, norms)
 
-    def make_branch(spec):
-        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
-        options |= {"normalization": normalization, "condition_size": spec.condition_size}
-        options |= {"seed": spec.seed, "dtype": spec.dtype}
+    def make(spec):
+        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "seed": spec.seed}
+        options |= {"normalization": normalization, "condition_size": spec.condition_size, "dtype": spec.dtype}
         if dense_net is not None and spec.dense:
             options |= {"kernel_size": None, "stem": spec.width}
-            return branches.dense_net_branch(spec.event_shape, dense_net[0], spec.width // 2, **options)
-        if dense_net is not None:
-            return branches.dense_net_branch(spec.event_shape, *dense_net, **options)
-        if spec.dense:
-            return branches.dense_branch(spec.event_shape, spec.hidden, norms=norms, preactivation=True, **options)
-        options |= {"norms": norms, "preactivation": spec.scale > 0 or spec.index > 0}
-        return branches.conv_branch(spec.event_shape, spec.width, spec.kernels, **options)
-
-    def make(spec):
-        return block(
-            make_branch(spec),
-            log_det_estimator=log_det_estimator,
-            inverse_solver=inverse_solver,
-            lipschitz_constant=lipschitz_constant,
-            has_condition=spec.condition_size is not None,
-            name=spec.name,
-        )
+            branch = branches.dense_net_branch(spec.event_shape, dense_net[0], spec.width // 2, **options)
+        elif dense_net is not None:
+            branch = branches.dense_net_branch(spec.event_shape, *dense_net, **options)
+        elif spec.dense:
+            options |= {"norms": norms, "preactivation": True}
+            branch = branches.dense_branch(spec.event_shape, spec.hidden, **options)
+        else:
+            options |= {"norms": norms, "preactivation": spec.scale > 0 or spec.index > 0}
+            branch = branches.conv_branch(spec.event_shape, spec.width, spec.kernels, **options)
+        options = {"lipschitz_constant": lipschitz_constant, "has_condition": spec.condition_size is not None}
+        return block(branch, log_det_estimator, inverse_solver, **options, name=spec.name)
 
     return make
 

@@ -48,9 +48,16 @@ def shifted(h, condition, shape, initializer, policy):
     return keras.layers.Add(dtype=dtype)([h, shift])
 
 
-def stacked(name, shape, head, tail, condition_size, shift_shape, initializer, policy):
-    """A model of layers in sequence. A dense layer of the condition, if there is one, shifts the head's output."""
-    h = x = keras.Input(shape, dtype=policy.variable_dtype)
+def stacked(name, shapes, head, tail, condition_size, shift_shape, initializer, policy):
+    """A model of layers in sequence from the first shape to the second one.
+
+    A dense layer of the condition, if there is one, shifts the head's output. If the shift is a vector, the layers
+    see flattened events.
+    """
+    if len(shift_shape) == 1 < len(shapes[0]):
+        head = [keras.layers.Flatten(dtype=policy.name), *head]
+        tail = [*tail, keras.layers.Reshape(shapes[1], dtype=policy.name)]
+    h = x = keras.Input(shapes[0], dtype=policy.variable_dtype)
     if condition_size is None:
         return keras.Sequential([x, *head, *tail], name=name)
     for layer in head:
@@ -95,12 +102,11 @@ def coupling_network(
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
     """
     event_shape = shape_of_event(event_shape, "an image")
-    channels, outputs = _coupling_channels(event_shape, split, num_parameters)
-    widths = [width] * (len(kernels) - 1) + [outputs]
+    shapes = _coupling_shapes(event_shape, split, num_parameters)
+    widths = [width] * (len(kernels) - 1) + [shapes[1][-1]]
     conv = functools.partial(keras.layers.Conv2D, padding="same")
     linear = [functools.partial(conv, *sizes) for sizes in zip(widths, kernels, strict=True)]
-    shape = (*event_shape[:-1], channels)
-    return _unconstrained(shape, linear, "relu", condition_size, (1, 1, widths[0]), seed, dtype)
+    return _unconstrained(shapes, linear, "relu", condition_size, (1, 1, widths[0]), seed, dtype)
 
 
 def dense_coupling_network(
@@ -114,17 +120,10 @@ def dense_coupling_network(
     dtype: DType = None,
 ) -> keras.Model:
     """Like `coupling_network`, with dense layers of the widths `hidden`, for vectors or flattened images."""
-    event_shape = shape_of_event(event_shape)
-    channels, outputs = _coupling_channels(event_shape, split, num_parameters)
-    output_shape = (*event_shape[:-1], outputs)
-    widths = [*hidden, math.prod(output_shape)]
+    shapes = _coupling_shapes(shape_of_event(event_shape), split, num_parameters)
+    widths = [*hidden, math.prod(shapes[1])]
     linear = [functools.partial(keras.layers.Dense, units) for units in widths]
-    before, after = [], []
-    if len(event_shape) > 1:
-        name = network_policy(dtype).name
-        before, after = [keras.layers.Flatten(dtype=name)], [keras.layers.Reshape(output_shape, dtype=name)]
-    shape = (*event_shape[:-1], channels)
-    return _unconstrained(shape, linear, "relu", condition_size, (widths[0],), seed, dtype, before, after)
+    return _unconstrained(shapes, linear, "relu", condition_size, (widths[0],), seed, dtype)
 
 
 def autoregressive_network(
@@ -156,13 +155,13 @@ def autoregressive_network(
     References:
       Germain et al., MADE, 2015, Section 4.
     """
-    (size,) = shape = shape_of_event(event_shape, "a vector")
+    (size,) = shape_of_event(event_shape, "a vector")
     order = np.arange(size)[:: -1 if reverse else 1]
     first = 0 if condition_size is None else -1  # a unit of degree -1 sees the condition alone
     degrees = [_degrees(width, first, size - 2) for width in hidden]
     degrees = [each.tolist() for each in (order, *degrees, np.tile(order, 2) - 1)]
     linear = [functools.partial(MaskedDense, *pair) for pair in itertools.pairwise(degrees)]
-    return _unconstrained(shape, linear, "silu", condition_size, (hidden[0],), seed, dtype)
+    return _unconstrained(((size,), (2 * size,)), linear, "silu", condition_size, (hidden[0],), seed, dtype)
 
 
 def _degrees(width, first, last):
@@ -172,17 +171,17 @@ def _degrees(width, first, last):
     return np.arange(width) % max(1, last - first + 1) + first
 
 
-def _coupling_channels(event_shape, split, num_parameters):
-    """Channels of the input and of the output of a coupling's network."""
-    channels = event_shape[-1]
+def _coupling_shapes(event_shape, split, num_parameters):
+    """Shapes of the input and of the output of a coupling's network."""
+    *positions, channels = event_shape
     if split == "checkerboard":
-        return channels, num_parameters * channels
+        return event_shape, (*positions, num_parameters * channels)
     if channels < 2:
         raise ValueError(f"split='channels' needs two channels; got events of shape {event_shape}.")
-    return channels // 2, num_parameters * (channels - channels // 2)
+    return (*positions, channels // 2), (*positions, num_parameters * (channels - channels // 2))
 
 
-def _unconstrained(shape, linear, activation, condition_size, shift_shape, seed, dtype, before=(), after=()):
+def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed, dtype):
     """Linear layers with activations between them; the kernel of the last one starts at zero."""
     policy, seeds = network_policy(dtype), np.random.default_rng(seed)
     kernels = [keras.initializers.HeNormal(int(seeds.integers(2**31))) for _ in linear]
@@ -194,6 +193,5 @@ def _unconstrained(shape, linear, activation, condition_size, shift_shape, seed,
         kernel = "zeros" if i == len(linear) - 1 else kernels[i]
         stack += [keras.layers.Activation(activation, dtype=policy.name)] if i else []
         stack.append(make(kernel_initializer=kernel, dtype=policy.name, name=f"layer_{i}"))
-    head, tail = [*before, stack[0]], [*stack[1:], *after]
     of_condition = kernels[-1] if len(linear) > 1 else "zeros"
-    return stacked("network", shape, head, tail, condition_size, shift_shape, of_condition, policy)
+    return stacked("network", shapes, stack[:1], stack[1:], condition_size, shift_shape, of_condition, policy)

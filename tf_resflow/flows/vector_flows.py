@@ -78,16 +78,14 @@ def vector_flow(
     seeds = np.random.default_rng(seed)
     if activation is None:
         activation = "cpila" if norms is None else "lipswish"
-    if log_det_estimator is None:
-        log_det_estimator = default_estimator(size, "training")
+    log_det_estimator = log_det_estimator or default_estimator(size, "training")
     check_dense_net(dense_net, norms)
 
     def shared():
         return {"condition_size": condition_size, "seed": int(seeds.integers(2**31)), "dtype": policy.name}
 
     def make_block(i):
-        options: dict[str, Any] = {"activation": activation, "coefficient": coefficient}
-        options |= {"normalization": normalization, **shared()}
+        options = dict(shared(), activation=activation, coefficient=coefficient, normalization=normalization)
         if dense_net is None:
             branch = dense_branch(event_shape, hidden, norms=norms, **options)
         else:

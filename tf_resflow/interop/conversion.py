@@ -89,12 +89,8 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
             Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
             if not renamed(files.path, workdir):
                 place.check_empty()  # another process made it meanwhile
-    return {
-        "name": data.name,
-        "step": step,
-        "averages": published.averages is not None,
-        "coefficient": config.model.coefficient,
-    }
+    averages, coefficient = published.averages is not None, config.model.coefficient
+    return {"name": data.name, "step": step, "averages": averages, "coefficient": coefficient}
 
 
 def _take(published, model, optimizer):
@@ -107,18 +103,16 @@ def _take(published, model, optimizer):
             "The checkpoint is of another architecture: its arguments do not ask for its tensors "
             f"{shortened(map(repr, left))}."
         )
-    orders = published_orders(published.args)
-    coefficient = published.args["coeff"]
+    settings = {"coefficient": published.args["coeff"], "orders": published_orders(published.args)}
 
     def assign(parameters):
-        applied = applied_kernels(parameters, published.weights, coefficient=coefficient, orders=orders)
+        applied = applied_kernels(parameters, published.weights, **settings)
         for tensor in tensors:
             tensor.variable.assign(tensor.value(applied))
 
     if published.averages:
         assign(published.averages)
-        averages = zip(moving_averages(optimizer), model.trainable_variables, strict=True)
-        for average, variable in averages:
+        for average, variable in zip(moving_averages(optimizer), model.trainable_variables, strict=True):
             average.assign(variable)
     assign(published.weights)
 

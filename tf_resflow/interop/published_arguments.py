@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -10,60 +10,30 @@ from tf_resflow.config_fields import ConfigDict
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.training.workdir import DataInfo
 
-
-class _Data(NamedTuple):
-    """A data set of the published code; `fields` of `config.data` name similar images in TensorFlow Datasets."""
-
-    fields: dict[str, Any]
-    channels: int = 3
-    logit_alpha: float = 0.05
-
-
-_CELEBA_SPLITS = {"split_train": "train[:90%]", "split_test": "train[90%:]"}
-_DATA = {
-    "mnist": _Data({"name": "mnist"}, channels=1, logit_alpha=1e-6),
-    "cifar10": _Data({"name": "cifar10", "flip": True}),
-    "svhn": _Data({"name": "svhn_cropped", "crop_padding": 4}),
-    "celebahq": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
-    "celeba_5bit": _Data({"name": "celeb_a_hq/256", "flip": True, **_CELEBA_SPLITS}),
-    "imagenet32": _Data({"name": "downsampled_imagenet/32x32", "split_test": "validation"}),
-    "imagenet64": _Data({"name": "downsampled_imagenet/64x64", "split_test": "validation"}),
+_CELEBA = {"name": "celeb_a_hq/256", "flip": True, "split_train": "train[:90%]", "split_test": "train[90%:]"}
+# Fields of `config.data` for each data set of the published code: similar images in TensorFlow Datasets.
+_DATA: dict[str, dict[str, Any]] = {
+    "mnist": {"name": "mnist"},
+    "cifar10": {"name": "cifar10", "flip": True},
+    "svhn": {"name": "svhn_cropped", "crop_padding": 4},
+    "celebahq": _CELEBA,
+    "celeba_5bit": _CELEBA,
+    "imagenet32": {"name": "downsampled_imagenet/32x32", "split_test": "validation"},
+    "imagenet64": {"name": "downsampled_imagenet/64x64", "split_test": "validation"},
 }
-_ACTIVATIONS = {
-    "elu": "elu",
-    "lcube": "lipschitz_cube",
-    "relu": "relu",
-    "softplus": "softplus",
-    "swish": "lipswish",
-}
+_ACTIVATIONS = {name: name for name in ("elu", "relu", "softplus")}
+_ACTIVATIONS |= {"lcube": "lipschitz_cube", "swish": "lipswish"}
 _NUM_CLASSES = 10  # of each data set that the published code classifies
 _TERM_PARAMETERS = {"geometric": 0.5, "poisson": 2.0}
 _NUM_FC_BLOCKS = 4
 _SMALLEST_SCALE = 4  # pixels
 # The only values that this library supports; also the defaults of absent arguments.
-_REQUIRED: dict[str, Any] = {
-    "add_noise": True,
-    "batchnorm": False,
-    "block": "resblock",
-    "dropout": 0,
-    "fc": False,
-    "fc_actnorm": False,
-    "first_resblock": True,
-    "padding": 0,
-    "preact": True,
-    "quadratic": False,
-}
+_REQUIRED: dict[str, Any] = {"block": "resblock", "dropout": 0, "padding": 0}
+_REQUIRED |= dict.fromkeys(("add_noise", "first_resblock", "preact"), True)
+_REQUIRED |= dict.fromkeys(("batchnorm", "fc", "fc_actnorm", "quadratic"), False)
 # Defaults of arguments that other versions may lack; the names and shapes of the tensors show the model's values.
-_OPTIONAL: dict[str, Any] = {
-    "cdim": 256,
-    "factor_out": False,
-    "learn_p": False,
-    "logit_transform": True,
-    "n_power_series": None,
-    "scale_dim": False,
-    "squeeze_first": False,
-    "task": "density",
-}
+_OPTIONAL: dict[str, Any] = {"cdim": 256, "logit_transform": True, "n_power_series": None, "task": "density"}
+_OPTIONAL |= dict.fromkeys(("factor_out", "learn_p", "scale_dim", "squeeze_first"), False)
 
 
 def published_config(args: Mapping[str, Any]) -> Any:
@@ -116,13 +86,12 @@ class _Arguments(dict):
 
 
 def _fields(args):
-    data = args.look_up("data", _DATA)
     has_logit = args["logit_transform"] and not _has_statistics(args)
     return {
         "task": "density" if args["task"] == "density" else "hybrid",
         "hybrid.density_weight": _density_weight(args),
         "hybrid.features": args["cdim"],
-        **{f"data.{key}": value for key, value in data.fields.items()},
+        **{f"data.{key}": value for key, value in args.look_up("data", _DATA).items()},
         "data.validation_fraction": 0.0,
         "data.levels": _levels(args),
         "data.image_size": args["imagesize"],
@@ -136,7 +105,7 @@ def _fields(args):
         "model.kernels": tuple(int(size) for size in args["kernels"].split("-")),
         "model.num_fc_blocks": _NUM_FC_BLOCKS if args["fc_end"] else 0,
         "model.fc_width": args["fc_idim"],
-        "model.logit_alpha": data.logit_alpha if has_logit else None,
+        "model.logit_alpha": (1e-6 if args["data"] == "mnist" else 0.05) if has_logit else None,
         "model.squeeze_first": args["squeeze_first"],
         "model.factor_out": args["factor_out"],
         "model.estimator.train.kind": "power_series" if args["n_power_series"] else "russian_roulette",
@@ -155,13 +124,14 @@ def _fields(args):
 
 def _event_shape(args):
     size = args["imagesize"]
-    return size, size, args.look_up("data", _DATA).channels
+    return size, size, 1 if args["data"] == "mnist" else 3
 
 
 def _density_weight(args):
     """The weight of bits/dim in the loss; the published loss has bits per example or per dimension."""
-    weights = {"classification": 0.0, "hybrid": 1.0 if args["scale_dim"] else float(math.prod(_event_shape(args)))}
-    return weights.get(args["task"], 1.0)
+    if args["task"] == "hybrid" and not args["scale_dim"]:
+        return float(math.prod(_event_shape(args)))
+    return 0.0 if args["task"] == "classification" else 1.0
 
 
 def _has_statistics(args):
@@ -186,6 +156,4 @@ def _norms(args):
     """The orders of the norms, or 2 if this library has no such layers. A block maps a space to itself."""
     orders = published_orders(args)
     closed = 1.0 in orders[:-1] or math.inf in orders[1:]
-    if args["learn_p"] or closed or orders[0] != orders[-1]:
-        return (2.0,) * len(orders)
-    return orders
+    return (2.0,) * len(orders) if args["learn_p"] or closed or orders[0] != orders[-1] else orders

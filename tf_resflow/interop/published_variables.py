@@ -81,13 +81,10 @@ def _members(flow):
     flows = flow.flows if isinstance(flow, bijectors.MultiscaleFlow) else [flow]
     scale, position = 0, 0
     for member in itertools.chain.from_iterable(part.bijectors for part in flows):
-        if member.name == "squeeze_first":
-            continue
-        yield f"transforms.{scale}.chain.{position}", member
-        if isinstance(member, bijectors.Squeeze2D):
-            scale, position = scale + 1, 0
-        else:
-            position += 1
+        if member.name != "squeeze_first":
+            yield f"transforms.{scale}.chain.{position}", member
+            is_last = isinstance(member, bijectors.Squeeze2D)
+            scale, position = (scale + 1, 0) if is_last else (scale, position + 1)
 
 
 def _branch(prefix, branch):
@@ -96,12 +93,12 @@ def _branch(prefix, branch):
     linear = [member for member in members if isinstance(member, layers.lipschitz_layer.LipschitzLayer)]
     if isinstance(linear[0], layers.LipschitzDense):
         prefix += ".nnet"
-    tensors, names = [], {}
-    for position, member in enumerate(members):
-        names[member] = f"{prefix}.{position}"
-        tensors += _rows(names[member], member, _part(member, linear), sizes)
-    if linear[0].learned_orders:
-        tensors += _orders([(names[member], member) for member in linear])
+    names = {member: f"{prefix}.{position}" for position, member in enumerate(members)}
+    tensors = [row for member in members for row in _rows(names[member], member, _part(member, linear), sizes)]
+    if linear[0].learned_orders:  # the last codomain is the first domain
+        orders = {f"{names[linear[0]]}.domain": linear[0].domain}
+        orders |= {f"{names[layer]}.codomain": layer.codomain for layer in linear[:-1]}
+        tensors += [PublishedTensor(name, p.theta, " -> ", {}, _order_parameter) for name, p in orders.items()]
     return tensors
 
 
@@ -124,21 +121,11 @@ def _classifier(classifier):
 
 
 def _rows(prefix, owner, part, sizes):
-    tensors = []
-    for attribute, suffix, axes in _TABLE[part]:
-        variable = getattr(owner, attribute, None)
-        if variable is not None:
-            used = {axis: size for axis, size in sizes.items() if axis in axes}
-            tensors.append(PublishedTensor(f"{prefix}.{suffix}", variable, axes, used))
-    return tensors
-
-
-def _orders(linear):
-    """The learned orders of a branch: the first layer's domain and all codomains but the last, which are shared."""
-    first = linear[0]
-    orders = [(f"{first[0]}.domain", first[1].domain)]
-    orders += [(f"{name}.codomain", layer.codomain) for name, layer in linear[:-1]]
-    return [PublishedTensor(name, order.theta, " -> ", {}, _order_parameter) for name, order in orders]
+    return [
+        PublishedTensor(f"{prefix}.{suffix}", variable, axes, {k: size for k, size in sizes.items() if k in axes})
+        for attribute, suffix, axes in _TABLE[part]
+        if (variable := getattr(owner, attribute, None)) is not None
+    ]
 
 
 def _order_parameter(x):

@@ -1,12 +1,11 @@
 """The convolution of the layers, in the form that is fast for its numbers of taps and channels."""
 
-import functools
 import math
 
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.layers.tracing import in_one_pass, in_wide
+from tf_resflow.layers.tracing import in_one_pass, wide_dtype
 from tf_resflow.private_api import custom_gradient
 
 _FEW = 4  # largest number of channels for which a product of all taps was measured to be faster
@@ -54,11 +53,11 @@ def _product(x, kernel, bias=None):
 def _patches(x, size, fused):
     """The flattened patch of this size around each pixel, `[batch, height, width, taps channels]`."""
     shifted = fused and not tf.executing_eagerly() and x.dtype != tf.bfloat16  # which XLA would move in float32
-    gather = _shifts_of(size) if shifted else functools.partial(_gather_by_convolution, size=size)
+    gather = _shifts if shifted else _gather_by_convolution
 
     @custom_gradient
     def operation(x):
-        return in_one_pass(gather, x, fused=shifted), lambda upstream: _overlap_add(upstream, size, fused)
+        return in_one_pass(gather, x, size, fused=shifted), lambda upstream: _overlap_add(upstream, size, fused)
 
     return operation(x)
 
@@ -66,29 +65,24 @@ def _patches(x, size, fused):
 def _overlap_add(patches, size, fused):
     """The sum of the patches that cover each pixel, `[batch, height, width, channels]`."""
     one_pass = fused and not tf.executing_eagerly()
-    add = _sum_of_shifts(size) if one_pass else functools.partial(_add_by_convolution, size=size)
+    add = _sum_of_shifts if one_pass else _add_by_convolution
 
     @custom_gradient
     def operation(patches):
-        return in_one_pass(add, patches, fused=one_pass), lambda upstream: _patches(upstream, size, fused)
+        return in_one_pass(add, patches, size, fused=one_pass), lambda upstream: _patches(upstream, size, fused)
 
     return operation(patches)
 
 
-@functools.cache
-def _shifts_of(size):
-    return lambda x: tf.concat([_crop(_pad(x, size), shift, x) for shift in np.ndindex(size)], -1)
+def _shifts(x, size):
+    return tf.concat([_crop(_pad(x, size), shift, x) for shift in np.ndindex(size)], -1)
 
 
-@functools.cache
-def _sum_of_shifts(size):
-    @in_wide
-    def total(patches):
-        taps = tf.split(_pad(patches, size), math.prod(size), -1)
-        shifts = list(np.ndindex(size))[::-1]
-        return tf.add_n([_crop(tap, shift, patches) for tap, shift in zip(taps, shifts, strict=True)])
-
-    return total
+def _sum_of_shifts(patches, size):
+    taps = tf.split(_pad(tf.cast(patches, wide_dtype(patches.dtype)), size), math.prod(size), -1)
+    shifts = list(np.ndindex(size))[::-1]
+    total = tf.add_n([_crop(tap, shift, patches) for tap, shift in zip(taps, shifts, strict=True)])
+    return tf.cast(total, patches.dtype)
 
 
 def _pad(x, size):

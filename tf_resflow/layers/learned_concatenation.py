@@ -13,8 +13,6 @@ from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, check_order, register_rule
 from tf_resflow.typing import Shape
 
-__all__ = ["LearnableConcatenation"]
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class LearnableConcatenation(RuledLayer):

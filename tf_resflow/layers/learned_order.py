@@ -6,8 +6,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["LearnedOrder"]
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class LearnedOrder(keras.layers.Layer):
@@ -41,9 +39,7 @@ class LearnedOrder(keras.layers.Layer):
         self.initial, self.low, self.high = float(initial), float(low), float(high)
         share = (initial - low) / (high - low)
         self.theta = self.add_weight(
-            name="theta",
-            initializer=keras.initializers.Constant(math.log(share / (1.0 - share))),
-            autocast=False,
+            name="theta", initializer=keras.initializers.Constant(math.log(share / (1.0 - share))), autocast=False
         )
         self.built = True
 

@@ -12,8 +12,6 @@ from tf_resflow.layers.operations import ConvolutionOperation, DenseOperation
 from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape
 
-__all__ = ["LipschitzConv2D", "LipschitzDense"]
-
 
 @keras.saving.register_keras_serializable(package="tf_resflow")
 class LipschitzDense(LipschitzLayer):

@@ -60,9 +60,13 @@ def _output(branch, certified):
     for step in program.steps:
         inputs = [known[i] for i in step.inputs]
         if isinstance(step.operation, BoundaryOperation):
-            if step.layer is not None:
-                _check_inputs(step.layer, inputs)
-            results = [x._replace(shape=shape or x.shape) for x, shape in zip(inputs, step.shapes, strict=True)]
+            (x,), (shape,) = inputs, step.shapes
+            if step.operation.dtype and not _fits(shape[1:], x.shape[1:]):
+                raise ValueError(
+                    f"Model '{step.layer.name}' was built for an input of shape {shape[1:]}, but is applied to one "
+                    f"of shape {x.shape[1:]}, which its layers may broadcast."
+                )
+            results = [x._replace(shape=shape or x.shape)]
         else:
             weights = [bound.parameters[i] for i in step.weights] if bound else None
             results = [_bound(step.layer, inputs, shape, certified, weights) for shape in step.shapes]
@@ -81,20 +85,11 @@ def _output(branch, certified):
 def _first_order(program):
     """The domain of the first Lipschitz layer that the first input reaches; 2 without any."""
     for step in program.steps:
-        if not isinstance(step.operation, BoundaryOperation) and program.reached.intersection(step.inputs):
+        if program.reached.intersection(step.inputs):
             order = rule_of(step.layer).domain(step.layer)
             if order is not None:
                 return order
     return 2.0
-
-
-def _check_inputs(model, inputs):
-    ours, theirs = [x.shape[1:] for x in model.inputs], [x.shape[1:] for x in inputs]
-    if len(ours) != len(theirs) or not all(map(_fits, ours, theirs)):
-        raise ValueError(
-            f"Model '{model.name}' was built for inputs of shapes {ours}, but is applied to {theirs}, which its "
-            "layers may broadcast."
-        )
 
 
 def _fits(shape, given):

@@ -183,18 +183,20 @@ class LipschitzLayer(RuledLayer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with each `LearnedOrder` as an object, which keeps it shared."""
-        config = {
-            "coefficient": self.coefficient,
-            "domain": self.domain,
-            "codomain": self.codomain,
-            "normalization": self.normalization,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "tolerance": self.tolerance,
-            "max_iterations": self.max_iterations,
-        }
-        return {**super().get_config(), **config}
+        config = super().get_config()
+        for name in (
+            "coefficient",
+            "domain",
+            "codomain",
+            "normalization",
+            "use_bias",
+            "tolerance",
+            "max_iterations",
+        ):
+            config[name] = getattr(self, name)
+        for name in ("kernel_initializer", "bias_initializer"):
+            config[name] = keras.initializers.serialize(getattr(self, name))
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LipschitzLayer":
@@ -242,19 +244,13 @@ def update_stack(
     layers: Sequence[LipschitzLayer], tolerance: float | None, max_iterations: int | None, num_fresh: int
 ) -> tf.Tensor:
     """`LipschitzLayer.update_norm` of all layers of one of the `stacks`."""
-    first, kernel = layers[0], _stacked(layers)
+    first = layers[0]
     if first.vector is None:
         return tf.constant(0)
-    norm = first._norm
     tolerance = first.tolerance if tolerance is None else tolerance
     max_iterations = first.max_iterations if max_iterations is None else max_iterations
-
-    def maximizer(kernel, orders, v):
-        return norm(kernel, *orders).maximizer(v, tolerance, max_iterations, num_fresh)
-
-    args = kernel, first._orders, _vectors(layers)
-    key = "maximizer", first._operator, tolerance, max_iterations, num_fresh
-    v, count = traced_once(key, maximizer, *args) if len(layers) == 1 else maximizer(*args)
+    norm = first._norm(_stacked(layers), *first._orders)
+    v, count = norm.maximizer(_vectors(layers), tolerance, max_iterations, num_fresh)
     for layer, vector in zip(layers, tf.split(v, len(layers)), strict=True):
         layer.vector.assign(vector)
     return count

@@ -9,8 +9,6 @@ from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, stacks, update_stack
 from tf_resflow.private_api import sublayers
 
-__all__ = ["converge_norms", "mean_norm", "update_norms"]
-
 
 def lipschitz_layers(obj: Any) -> list[LipschitzLayer]:
     """The distinct `LipschitzLayer`s of an object, see `update_norms`, in order."""

@@ -65,8 +65,17 @@ class Operation(abc.ABC):
         return [None if tensor is None else tf.cast(tensor, self.dtype) for tensor in tensors]
 
 
+class _LinearOperation(Operation):
+    """A linear function of the inputs, plus a bias if there is a second weight."""
+
+    def along(self, inputs, derivatives, weights):
+        pairs = zip(inputs, derivatives, strict=True)
+        filled = [tf.zeros_like(x) if derivative is None else derivative for x, derivative in pairs]
+        return self(inputs, weights), self(filled, weights[:1])
+
+
 @dataclasses.dataclass(frozen=True)
-class DenseOperation(Operation):
+class DenseOperation(_LinearOperation):
     """x W + b on the last axis, with an optional bias, and an optional function of the result."""
 
     function: IdentityKey | None = None
@@ -76,9 +85,6 @@ class DenseOperation(Operation):
         y = tf.matmul(x, kernel)
         y = y + bias[0] if bias else y
         return y if self.function is None else self.function.value(y)
-
-    def along(self, inputs, derivatives, weights):
-        return self(inputs, weights), tf.matmul(derivatives[0], weights[0])
 
     def tangents(self, inputs, derivatives, weights):
         (tangents,), kernel = derivatives, weights[0]
@@ -91,7 +97,7 @@ class DenseOperation(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvolutionOperation(Operation):
+class ConvolutionOperation(_LinearOperation):
     """A convolution of stride 1 with zero padding, of images up to the size for which its norm is known."""
 
     image_size: tuple[int, int]
@@ -100,9 +106,6 @@ class ConvolutionOperation(Operation):
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
         return convolution(self._checked(x), kernel, *bias, fused=self.fused)
-
-    def along(self, inputs, derivatives, weights):
-        return self(inputs, weights), convolution(derivatives[0], weights[0], fused=self.fused)
 
     def _checked(self, x):
         """The images; larger ones are refused now or when the graph runs."""
@@ -179,7 +182,7 @@ class FunctionOperation(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReshapeOperation(Operation):
+class ReshapeOperation(_LinearOperation):
     """Events of a given shape in another one."""
 
     shape: tuple[int, ...]
@@ -187,9 +190,6 @@ class ReshapeOperation(Operation):
 
     def __call__(self, inputs, weights):
         return tf.reshape(tf.ensure_shape(inputs[0], [None, *self.given]), [-1, *self.shape])
-
-    def along(self, inputs, derivatives, weights):
-        return self(inputs, weights), self(derivatives, weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,18 +211,13 @@ class AddOperation(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConcatenateOperation(Operation):
+class ConcatenateOperation(_LinearOperation):
     """Tensors side by side."""
 
     axis: int = -1
 
     def __call__(self, inputs, weights):
         return tf.concat(inputs, self.axis)
-
-    def along(self, inputs, derivatives, weights):
-        pairs = zip(inputs, derivatives, strict=True)
-        filled = [tf.zeros_like(x) if derivative is None else derivative for x, derivative in pairs]
-        return self(inputs, weights), self(filled, weights)
 
     def tangents(self, inputs, derivatives, weights):
         return self(inputs, weights), tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
@@ -247,16 +242,13 @@ class WeightedConcatenateOperation(ConcatenateOperation):
         return tf.repeat(weights[0], [x.shape[-1] for x in inputs])
 
 
-@dataclasses.dataclass(frozen=True)
-class BoundaryOperation(Operation):
-    """The inputs of a network within another, cast to its dtypes; or its outputs."""
-
-    dtypes: tuple[str, ...] | None = None
+class BoundaryOperation(_LinearOperation):
+    """An input of a network within another, which is cast to its dtype, or an output."""
 
     def __call__(self, inputs, weights):
-        if self.dtypes is None:
-            return list(inputs)
-        return [tf.cast(x, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True)]
+        return inputs[0]
+
+    tangents = _LinearOperation.along
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

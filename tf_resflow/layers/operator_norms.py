@@ -244,7 +244,7 @@ class InducedNorm:
         gram = self.operator.gram(self.kernel)
         if self._has_gram(_TINY):
             return self._eigenvector(gram, v)
-        new = self._from_smaller_side(_leading_direction(_power_32(gram)), v)
+        new = self._from_smaller_side(_leading_direction(gram), v)
         return tf.cond(self._residual(new) <= tolerance, lambda: new, lambda: self._eigenvector(gram, v))
 
     def _eigenvector(self, gram, v):
@@ -407,25 +407,23 @@ def _leading_eigenvector(matrix):
     """The unit eigenvector of the largest eigenvalue of semidefinite matrices: `[..., n, n]` to `[..., n]`."""
     if not is_xla():  # whose eigh is slower than 2048 power steps
         return tf.linalg.eigh(matrix)[1][..., -1]
-    vector = _leading_direction(_power_32(_power_32(matrix)))
+    vector = _leading_direction(matrix, rounds=2)
     return tf.math.divide_no_nan(vector, tf.norm(vector, axis=-1, keepdims=True))
 
 
-def _power_32(matrix):
-    """The 32nd power of matrices `[..., n, n]`, up to a factor."""
+def _leading_direction(matrix, rounds=1):
+    """About the leading eigenvectors of semidefinite matrices `[..., n, n]`, not normalized.
+
+    The power of 32, in one or two rounds, is multiplied by its longest column.
+    """
     if matrix.shape.rank == 3:  # faster one by one
-        return tf.stack([_power_32(one) for one in tf.unstack(matrix)])
-    power = _over_its_peak(matrix)[0]
-    power /= _or_one(tf.norm(power))  # with an eigenvalue of at least 1 / sqrt(n)
-    for _ in range(5):
-        power = tf.matmul(power, power)
-    return power
-
-
-def _leading_direction(power):
-    """About the leading eigenvector of a power of a semidefinite matrix: its product with its longest column."""
-    if power.shape.rank == 3:
-        return tf.stack([_leading_direction(one) for one in tf.unstack(power)])
+        return tf.stack([_leading_direction(one, rounds) for one in tf.unstack(matrix)])
+    power = matrix
+    for _ in range(rounds):
+        power = _over_its_peak(power)[0]
+        power /= _or_one(tf.norm(power))  # with an eigenvalue of at least 1 / sqrt(n)
+        for _ in range(5):
+            power = tf.matmul(power, power)
     power = _over_its_peak(power)[0]
     longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA compiles a slice for each place anew
     return tf.linalg.matvec(power, longest)

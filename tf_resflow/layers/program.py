@@ -68,9 +68,7 @@ class Program:
         """The numbers of the tensors that depend on the first input."""
         found = {0}
         for step in self.steps:
-            if isinstance(step.operation, BoundaryOperation):
-                found |= {o for i, o in zip(step.inputs, step.outputs, strict=True) if i in found}
-            elif found.intersection(step.inputs):
+            if found.intersection(step.inputs):
                 found.update(step.outputs)
         return found
 
@@ -81,8 +79,7 @@ class Program:
         for step in self.steps:
             shapes.update(zip(step.outputs, step.shapes, strict=True))
             live = [shapes[i] for i in step.inputs if i in self.reached]
-            is_boundary = isinstance(step.operation, BoundaryOperation)
-            if live and not is_boundary and not step.operation.knows(derivative, live, step.shapes[0]):
+            if live and not step.operation.knows(derivative, live, step.shapes[0]):
                 return False
         return True
 
@@ -164,7 +161,7 @@ class BoundNetwork:
             operation, weights = step.operation, [parameters[i] for i in step.weights]
             given = operation.cast([values[i] for i in step.inputs])
             along = [derivatives.get(i) for i in step.inputs]
-            if isinstance(operation, BoundaryOperation) or all(one is None for one in along):
+            if all(one is None for one in along):
                 results = operation(given, weights)
             else:
                 results, *along = getattr(operation, kind)(given, operation.cast(along), weights)
@@ -247,10 +244,13 @@ class _Reader:
         return [known[id(tensor)] for tensor in model.outputs]
 
     def _inner(self, model, numbers, shapes):
-        dtypes = tuple(keras.backend.standardize_dtype(x.dtype) for x in model.inputs)
-        inner = tuple(tuple(x.shape) for x in model.inputs)
-        outputs = self._graph(model, self._step(BoundaryOperation("", dtypes), model, numbers, inner))
-        return self._step(BoundaryOperation(""), None, outputs, shapes)
+        dtypes = [keras.backend.standardize_dtype(x.dtype) for x in model.inputs]
+        inputs = self._boundaries(model, numbers, dtypes, [tuple(x.shape) for x in model.inputs])
+        return self._boundaries(model, self._graph(model, inputs), [""] * len(shapes), shapes)
+
+    def _boundaries(self, model, *each):
+        steps = zip(*each, strict=True)
+        return [self._step(BoundaryOperation(dtype), model, [i], (shape,))[0] for i, dtype, shape in steps]
 
     def _step(self, operation, layer, numbers, shapes):
         weights = self._places(operation, layer)
@@ -260,8 +260,7 @@ class _Reader:
 
     def _places(self, operation, layer):
         """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
-        is_known = not isinstance(operation, (BoundaryOperation, OpaqueOperation))
-        num = len(rule_of(layer).variables(layer)) if is_known else 0
+        num = 0 if isinstance(operation, OpaqueOperation) else len(rule_of(layer).variables(layer))
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
             self._num_weights += num

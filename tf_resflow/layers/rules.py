@@ -9,8 +9,6 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.operations import FunctionOperation, IdentityKey, Operation
 
-__all__ = ["LayerRule", "register_rule"]
-
 Rule = TypeVar("Rule", bound="type[LayerRule]")
 _RULES: dict[type, "LayerRule"] = {}
 _MADE_BY_KERAS = {"build", "loss", "quantize"}  # attributes of instances that replace methods
@@ -200,6 +198,7 @@ def check_order(layer: Any, order: Any) -> None:
 
 
 def unknown_constant(layer: Any) -> str:
+    """The message of the error for a layer whose Lipschitz constant is unknown."""
     name = f"'{layer.name}' ({type(layer).__name__})" if hasattr(layer, "name") else repr(layer)
     return (
         f"The Lipschitz constant of {name} is unknown. Give it a rule (tf_resflow.layers.register_rule) or an "
@@ -209,4 +208,5 @@ def unknown_constant(layer: Any) -> str:
 
 
 def order_name(order: Any) -> str:
+    """The order of a norm in messages."""
     return f"{order.name} (learned)" if isinstance(order, LearnedOrder) else f"{order:g}"

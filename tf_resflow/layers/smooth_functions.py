@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tf_resflow.layers.tracing import in_one_pass, in_wide, wide_dtype
+from tf_resflow.layers.tracing import in_one_pass, wide_dtype
 from tf_resflow.private_api import custom_gradient, unrecorded
 
 
@@ -38,7 +38,7 @@ class SmoothFunction(abc.ABC):
 
     def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
         with unrecorded():
-            y, slope = self._in_one_pass(self._formula, x, *parameters)
+            y, slope = self._in_one_pass(self.formula, x, *parameters, wide=True)
         return self._with_slope(y, self._slope(slope, x, *parameters), x, *parameters)
 
     def along(self, x: tf.Tensor, v: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -50,7 +50,7 @@ class SmoothFunction(abc.ABC):
                 dx, dv, *gradients = self._in_one_pass(self._gradients_along, x, v, dy, dw, *parameters)
                 return dx, dv, *map(tf.reduce_sum, gradients)
 
-            return self._in_one_pass(self._value_along, x, v, *parameters), grad
+            return self._in_one_pass(self._value_along, x, v, *parameters, wide=True), grad
 
         return operation(x, v, *parameters)
 
@@ -73,7 +73,7 @@ class SmoothFunction(abc.ABC):
                 dx, *gradients = self._in_one_pass(self._gradients_of_both, x, dy, dslope, *parameters)
                 return dx, *gradients
 
-            return self._in_one_pass(self._formula, x, *parameters), grad
+            return self._in_one_pass(self.formula, x, *parameters, wide=True), grad
 
         return operation(x, *parameters)
 
@@ -97,7 +97,7 @@ class SmoothFunction(abc.ABC):
         @custom_gradient
         def operation(slope, x, *parameters):
             def grad(upstream):
-                dx, *gradients = self._in_one_pass(self._slope_gradients, x, upstream, *parameters)
+                dx, *gradients = self._in_one_pass(self.slope_gradients, x, upstream, *parameters, wide=True)
                 return None, dx, *map(_sum_like, gradients, parameters)
 
             return tf.identity(slope), grad
@@ -113,7 +113,8 @@ class SmoothFunction(abc.ABC):
                 value = self._with_slope(y, slope, x, *parameters)  # y itself is a constant
                 gradients: Any = ()
                 if parameters:
-                    gradients = self._in_one_pass(self._value_gradients, x, value, upstream, *parameters)
+                    tensors = x, value, upstream, *parameters
+                    gradients = self._in_one_pass(self.value_gradients, *tensors, wide=True)
                 dx = upstream * slope if self.num_parts == 1 else self._in_one_pass(self._times, upstream, slope)
                 return None, None, dx, *map(_sum_like, gradients, parameters)
 
@@ -121,17 +122,8 @@ class SmoothFunction(abc.ABC):
 
         return operation(y, slope, x, *parameters)
 
-    def _in_one_pass(self, f, *args):
-        return in_one_pass(f, *args, fused=self.fused)
-
-    def _formula(self, *args):
-        return in_wide(self.formula)(*args)
-
-    def _slope_gradients(self, *args):
-        return in_wide(self.slope_gradients)(*args)
-
-    def _value_gradients(self, *args):
-        return in_wide(self.value_gradients)(*args)
+    def _in_one_pass(self, f, *args, wide=False):
+        return in_one_pass(f, *args, fused=self.fused, wide=wide)
 
     def _gradients_of_both(self, x, dy, dslope, *parameters):
         """The gradients in x and in the parameters, given the gradients of the value and of the slope."""
@@ -151,12 +143,9 @@ class SmoothFunction(abc.ABC):
     def _times(self, upstream, slope):
         return sum_of_parts(upstream * slope, self.num_parts)
 
-    def _value_along(self, *args):
-        def along(x, v, *parameters):
-            y, slope = self.formula(x, *parameters)
-            return y, slope * tf.concat([v] * self.num_parts, -1)
-
-        return in_wide(along)(*args)
+    def _value_along(self, x, v, *parameters):
+        y, slope = self.formula(x, *parameters)
+        return y, slope * tf.concat([v] * self.num_parts, -1)
 
     def _gradients_along(self, x, v, dy, dw, *parameters):
         """The gradients in x and v, and per row in the parameters, given the gradients of the two results."""

@@ -45,17 +45,19 @@ def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
     return None if any(setting is None for _, setting in settings) else (type(obj), *settings)
 
 
-def in_one_pass(f: Callable, *args: tf.Tensor, fused: bool) -> Any:
-    """`f(*args)`; if it is to be fused, in a graph as an XLA kernel that passes over memory once.
+def in_one_pass(f: Callable, *args: Any, fused: bool, wide: bool = False) -> Any:
+    """Returns `f(*args)`; if `fused`, a graph computes it by an XLA kernel that passes over memory once.
 
-    XLA compiles again for each shape.
+    XLA compiles again for each shape. With `wide` it computes in float32 at least, see `in_wide`.
     """
-    return (_compiled(f) if fused and not tf.executing_eagerly() else f)(*args)
+    if fused and not tf.executing_eagerly():
+        return _compiled(f, wide)(*args)
+    return (in_wide(f) if wide else f)(*args)
 
 
 @functools.cache
-def _compiled(f):
-    return silence_retracing(tf.function(f, jit_compile=True, autograph=False))
+def _compiled(f, wide):
+    return silence_retracing(tf.function(in_wide(f) if wide else f, jit_compile=True, autograph=False))
 
 
 def wide_dtype(dtype: tf.DType) -> tf.DType:

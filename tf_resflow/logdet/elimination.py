@@ -75,7 +75,7 @@ def _with_inverse(matrix, log_det, inverse):
     """log|det| of a matrix whose inverse is known; differentiable any number of times."""
 
     def grad(upstream):
-        return upstream * _transposed(_inverse(matrix, inverse)), None, None
+        return upstream * tf.transpose(_inverse(matrix, inverse), [1, 0, 2]), None, None
 
     return tf.identity(log_det), grad
 
@@ -85,11 +85,7 @@ def _inverse(matrix, inverse):
     """The known inverse of a matrix, differentiable in the matrix."""
 
     def grad(upstream):
-        transposed = _transposed(_inverse(matrix, inverse))
+        transposed = tf.transpose(_inverse(matrix, inverse), [1, 0, 2])
         return -tf.einsum("ijn,jkn,kln->iln", transposed, upstream, transposed), None
 
     return tf.identity(inverse), grad
-
-
-def _transposed(matrix):
-    return tf.transpose(matrix, [1, 0, 2])

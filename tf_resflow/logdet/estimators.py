@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -21,7 +22,7 @@ from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, Poisson, TermDistribution
-from tf_resflow.private_api import silence_retracing
+from tf_resflow.private_api import without_retracing_warnings
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.serialization import Serializable
 from tf_resflow.typing import Seed
@@ -100,6 +101,16 @@ def _inputs(x, condition):
     return [x] if condition is None else [x, condition]
 
 
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "probes": (PROBES.__contains__, f"one of {', '.join(PROBES)}"),
+    "num_exact_terms": (lambda num: num >= 0, "at least 0"),
+    **dict.fromkeys(("num_probes", "num_terms", "max_exact_terms"), (lambda num: num >= 1, "at least 1")),
+    "tolerance": (lambda tolerance: tolerance > 0, "positive"),
+    "lipschitz_constant": (lambda constant: 0 <= (constant or 0) < 1, "at least 0 and below 1"),
+    **dict.fromkeys(("rtol", "chance"), (lambda share: share is None or 0 < share < 1, "in (0, 1)")),
+}  # of the settings
+
+
 @dataclasses.dataclass(eq=False)
 class _SeriesEstimator(_Estimator):
     """A weighted, finite power series with random probes."""
@@ -110,13 +121,11 @@ class _SeriesEstimator(_Estimator):
     probe_sets: int | None = None
 
     def __post_init__(self):
-        self._check("probes", self.probes in PROBES, f"one of {', '.join(PROBES)}")
-        self._check("num_probes", self.num_probes >= 1, "at least 1")
-
-    def _check(self, name, holds, expected):
-        if not holds:
-            value = getattr(self, name)
-            raise ValueError(f"{name} of {type(self).__name__} must be {expected}; got {value!r}.")
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, value in settings.items():
+            holds, expected = _RANGES.get(name, (lambda value: True, ""))
+            if not holds(value):
+                raise ValueError(f"{name} of {type(self).__name__} must be {expected}; got {value!r}.")
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
@@ -205,10 +214,6 @@ class RussianRoulette(_RandomLength):
     num_exact_terms: int = 2
     distribution: TermDistribution = Geometric(0.5)
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("num_exact_terms", self.num_exact_terms >= 0, "at least 0")
-
     def finite_variance(self, lipschitz_constant: float) -> bool:
         """Returns whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
         return self.distribution.finite_variance(lipschitz_constant)
@@ -245,10 +250,6 @@ class PowerSeries(_SeriesEstimator):
 
     num_terms: int = 10
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("num_terms", self.num_terms >= 1, "at least 1")
-
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         one = tf.ones([], v.dtype)
 
@@ -284,11 +285,6 @@ class AdaptiveSeries(_SeriesEstimator):
     lipschitz_constant: float | None = None
     _: dataclasses.KW_ONLY
     order: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("tolerance", self.tolerance > 0, "positive")
-        self._check("lipschitz_constant", 0 <= (self.lipschitz_constant or 0) < 1, "at least 0 and below 1")
 
     def _bound(self, branch, dtype):
         """The bound of the branch, and the order p of the norm in which it holds."""
@@ -363,16 +359,14 @@ class AdaptiveRoulette(_RandomLength):
     chance: float | None = None
     probes: str = "colored"
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("rtol", 0 < self.rtol < 1, "in (0, 1)")
-        self._check("chance", self.chance is None or 0 < self.chance < 1, "in (0, 1)")
-        self._check("max_exact_terms", self.max_exact_terms >= 1, "at least 1")
-
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
-        uniform = self._lengths(v, lambda shape: _below_1(random_uniform(shape, seed, tf.float64)))
         size = _norm(v)
+
+        def draw(shape):  # numbers in [0, 1), none of which float32 rounds to 1
+            return tf.minimum(tf.cast(random_uniform(shape, seed, tf.float64), tf.float32), 1.0 - 2.0**-24)
+
+        uniform = self._lengths(v, draw)
 
         def survival(k, state):
             """The chance that term k of each row is taken."""
@@ -394,11 +388,6 @@ class AdaptiveRoulette(_RandomLength):
             return weight, weight, state
 
         return Terms(more, weigh, (tf.zeros(tf.shape(size), tf.int32), tf.zeros_like(size), size))
-
-
-def _below_1(uniform):
-    """Numbers in [0, 1) in float32, none of them rounded to 1."""
-    return tf.minimum(tf.cast(uniform, tf.float32), 1.0 - 2.0**-24)
 
 
 def _norm(w):
@@ -466,20 +455,13 @@ _SHARED = (AdaptiveRoulette, Geometric, Poisson, PowerSeries, RussianRoulette)
 def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """g(x) and its Jacobians `[batch, size, size]`, for x `[batch, *event]`: all rows in one vectorized pass."""
     size = x.shape[1:].num_elements()
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        gx = g(x)
-
-    def row(unit):
-        upstream = tf.zeros_like(gx) + tf.reshape(unit, x.shape[1:])
-        return tf.reshape(tape.gradient(gx, x, upstream, unconnected_gradients="zero"), [-1, size])
-
-    def rows_of(units):
-        return tf.transpose(tf.vectorized_map(row, units), [1, 0, 2])
-
-    if tf.executing_eagerly():  # TensorFlow would warn that it is traced at each call
-        rows_of = silence_retracing(tf.function(rows_of, autograph=False))
-    return gx, rows_of(tf.eye(size, dtype=gx.dtype))
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        rows = tf.reshape(x, [-1, size])
+        tape.watch(rows)
+        gx = g(tf.reshape(rows, [-1, *x.shape[1:]]))
+        flat = tf.reshape(gx, [-1, size])
+    with without_retracing_warnings():
+        return gx, tape.batch_jacobian(flat, rows, unconnected_gradients="zero")
 
 
 def _at_least_one_row(tensor):

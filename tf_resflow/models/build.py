@@ -21,14 +21,10 @@ def check_dataset(config: "ConfigDict", dataset: Any) -> None:
     """Raises ValueError unless the model of a config takes the data."""
     kind = "image" if len(dataset.event_shape) == 3 else "vector"
     if config.model.kind != kind:
-        raise ValueError(
-            f"config.model.kind is {config.model.kind!r}, but an example of {dataset.name!r} has the shape "
-            f"{dataset.event_shape}: set it to {kind!r}."
-        )
+        shape = f"an example of {dataset.name!r} has the shape {dataset.event_shape}"
+        raise ValueError(f"config.model.kind is {config.model.kind!r}, but {shape}: set it to {kind!r}.")
     if config.model.dequantization == "variational" and dataset.levels is None:
-        raise ValueError(
-            f"config.model.dequantization is 'variational', but the data of {dataset.name!r} are continuous."
-        )
+        raise ValueError(f"config.model.dequantization is 'variational', but {dataset.name!r} has continuous data.")
     if dataset.num_classes is None and (config.task == "hybrid" or config.model.condition == "label"):
         field = "config.task is 'hybrid'" if config.task == "hybrid" else "config.model.condition is 'label'"
         raise ValueError(f"{field}, but {dataset.name!r} has no labels: choose a data set with labels.")
@@ -74,9 +70,8 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     if config.task == "density":
         cells = None if dataset.codes is None else dataset.codes.cells
         return FlowModel(flow, shape, dequantizer=noise, cells=cells, **condition, **options)
-    classifier = flows.multiscale_classifier(
-        flow.feature_shapes(shape), dataset.num_classes, config.hybrid.features, seed=config.seed, dtype="float32"
-    )
+    shapes, size = flow.feature_shapes(shape), config.hybrid.features
+    classifier = flows.multiscale_classifier(shapes, dataset.num_classes, size, seed=config.seed, dtype="float32")
     return HybridModel(flow, classifier, shape, density_weight=config.hybrid.density_weight, **options)
 
 

@@ -38,10 +38,8 @@ class Condition(tf.Module):
         is_of_numbers = bool(statistics) or network is not None
         is_ambiguous = shape is not None and num_classes is not None
         if is_ambiguous or (shape is None and is_of_numbers) or len(statistics) == 1:
-            raise ValueError(
-                "Give condition_shape= if the condition is real numbers, perhaps with both condition_mean= and "
-                "condition_std=, or num_classes= alone if it is a label."
-            )
+            numbers = "condition_shape= if the condition is real numbers (and condition_mean= with condition_std=)"
+            raise ValueError(f"Give {numbers}, or num_classes= alone if it is a label.")
         if std is not None and not np.all(np.asarray(std) > 0):
             raise ValueError("condition_std must be positive: leave out conditions that are constant.")
         if network is not None:
@@ -116,10 +114,8 @@ class Condition(tf.Module):
         values = tf.convert_to_tensor(condition)
         fits = any(values.shape.is_compatible_with(shape) for shape in (self.shape, (None, *self.shape)))
         if not fits or not (values.dtype.is_integer or (self.num_classes is None and values.dtype.is_floating)):
-            raise ValueError(
-                f"Expected a batch of conditions, for each example {self.description}; got {values.dtype.name} of "
-                f"shape {values.shape}."
-            )
+            got = f"{values.dtype.name} of shape {values.shape}"
+            raise ValueError(f"Expected conditions, for each example {self.description}; got {got}.")
         values = values[tf.newaxis] if values.shape.rank == len(self.shape) else values
         if self.num_classes is not None:
             values = tf.one_hot(checked_integers(values, self.num_classes, "labels"), self.num_classes)

@@ -9,15 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import Networks
-from tf_resflow.models.dequantization import (
-    Cells,
-    cell_width,
-    dequantize,
-    dequantize_in_cells,
-    place_in_cells,
-    quantize,
-    quantize_in_cells,
-)
+from tf_resflow.models import dequantization
+from tf_resflow.models.dequantization import Cells
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.typing import TensorLike
 
@@ -98,8 +91,8 @@ class DataSpace:
     def to_data(self, z: tf.Tensor) -> tf.Tensor:
         """Values of the flow's input space as data: integers as uint8, others in the middle of their cells."""
         if self.cells is not None:
-            return quantize_in_cells(z, self.cells)
-        return z if self.levels is None else quantize(z, self.levels)
+            return dequantization.quantize_in_cells(z, self.cells)
+        return z if self.levels is None else dequantization.quantize(z, self.levels)
 
     def dequantize(
         self,
@@ -119,19 +112,18 @@ class DataSpace:
         z = self.checked(x)
         log_q: TensorLike = self.log_num_cells
         if self.cells is not None:
-            z = tf.cast(z, self._dtype)
-            z, log_q = dequantize_in_cells(z, self.cells, seed, point_sets, common=sets is not None)
-        elif self.levels is None:
-            pass
-        elif self.dequantizer is None:
-            z = dequantize(z, self.levels, seed, sets=sets)
-        else:
+            given = tf.cast(z, self._dtype), self.cells, seed, point_sets
+            z, log_q = dequantization.dequantize_in_cells(*given, common=sets is not None)
+        elif self.levels is not None and self.dequantizer is None:
+            z = dequantization.dequantize(z, self.levels, seed, sets=sets)
+        elif self.levels is not None and self.dequantizer is not None:
             bound = {} if self.noise_flow is None else {"networks": networks}
             u, log_q = self.dequantizer.sample_and_log_prob(
                 self.centers(z), seed, log_det_estimator=log_det_estimator, sets=sets, **bound
             )
-            z = place_in_cells(z, tf.cast(u, self._dtype), self.levels)
-            log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(cell_width(self.levels))
+            z = dequantization.place_in_cells(z, tf.cast(u, self._dtype), self.levels)
+            width = dequantization.cell_width(self.levels)
+            log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(width)
         return tf.identity(tf.cast(z, self._dtype)), log_q  # a new tensor, which is in no cache
 
     def centers(self, x: TensorLike) -> tf.Tensor:

@@ -82,8 +82,7 @@ class FlowDequantizer(keras.layers.Layer):
         dtype = network_policy(dtype).variable_dtype
         super().__init__(name=name, dtype=dtype, autocast=False)
         self.event_shape, self._width, self._seed = tuple(event_shape), width, seed
-        if log_det_estimator is None:
-            log_det_estimator = default_estimator(math.prod(event_shape), "training")
+        log_det_estimator = log_det_estimator or default_estimator(math.prod(event_shape), "training")
         seeds = np.random.default_rng(seed).integers(2**31, size=num_blocks + 1).tolist()
         self.context = _context_network(self.event_shape, width, seeds.pop(), dtype)
         members: list[Any] = []
@@ -127,8 +126,7 @@ class FlowDequantizer(keras.layers.Layer):
         noise = tf.ensure_shape(noise, x.shape)
         arguments = {"seed": flow_seed, "condition": self.context(2.0 * x - 1.0)}
         arguments |= {} if networks is None else {"networks": networks}
-        if log_det_estimator is None:
-            log_det_estimator = bijectors.flow.residual_blocks(self.flow)[0].log_det_estimator
+        log_det_estimator = log_det_estimator or bijectors.flow.residual_blocks(self.flow)[0].log_det_estimator
         if sets is not None:
             log_det_estimator = with_sets(log_det_estimator, sets)
         flow = bijectors.with_log_det_estimator(self.flow, log_det_estimator)
@@ -156,22 +154,20 @@ def _log_logistic(logits):
 def _branch(event_shape, width, seed, dtype):
     options = {"coefficient": _COEFFICIENT, "seed": seed, "dtype": dtype}
     if len(event_shape) == 3:
-        return flows.conv_branch(
-            event_shape, width, preactivation=False, condition_size=(*event_shape[:2], width), **options
-        )
+        options |= {"preactivation": False, "condition_size": (*event_shape[:2], width)}
+        return flows.conv_branch(event_shape, width, **options)
     return flows.dense_branch(event_shape, (width, width), condition_size=width, **options)
 
 
 def _context_network(event_shape, width, seed, dtype):
     """Two layers that give the features `[H, W, width]` of an image, or otherwise one vector."""
-    first, second = np.random.default_rng(seed).integers(2**31, size=2).tolist()
     layers = [keras.Input(event_shape, dtype=dtype)]
     if len(event_shape) == 3:
         make_layer = functools.partial(keras.layers.Conv2D, kernel_size=3, padding="same")
     else:
         layers.append(keras.layers.Flatten(dtype=dtype))
         make_layer = keras.layers.Dense
-    for i, layer_seed in enumerate((first, second)):
+    for i, layer_seed in enumerate(np.random.default_rng(seed).integers(2**31, size=2).tolist()):
         kernel = keras.initializers.HeNormal(seed=layer_seed)
         options = {"activation": "swish", "kernel_initializer": kernel, "dtype": dtype, "name": f"context_{i}"}
         layers.append(make_layer(width, **options))

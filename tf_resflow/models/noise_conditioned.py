@@ -78,9 +78,8 @@ class NoiseConditionedDensity:
         self._model = self._make_model(0)
         self._whiten = self._model.flow.bijectors[0]
         self._decay_steps, self._warmup_steps = (tf.Variable(1.0, trainable=False) for _ in range(2))
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, self._decay_steps, warmup_target=_LEARNING_RATE, warmup_steps=self._warmup_steps
-        )
+        warmup = {"warmup_target": _LEARNING_RATE, "warmup_steps": self._warmup_steps}
+        rate = keras.optimizers.schedules.CosineDecay(0.0, self._decay_steps, **warmup)
         self._model.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), steps_per_execution=_ROUND)
         self._lock = threading.RLock()
         self._log_prob = tf.function(
@@ -90,13 +89,10 @@ class NoiseConditionedDensity:
         )
 
     def _make_model(self, seed):
-        whiten = Whiten(np.zeros(self.size), np.eye(self.size))
-        return FlowModel(
-            Flow([whiten, self._make_flow(seed=seed)]),
-            [self.size],
-            condition_shape=[1 + self._condition_size],
-            evaluation_log_det_estimator=default_estimator(self.size, "scores").with_sets(1),
-        )
+        flow = Flow([Whiten(np.zeros(self.size), np.eye(self.size)), self._make_flow(seed=seed)])
+        estimator = default_estimator(self.size, "scores").with_sets(1)
+        shape = [1 + self._condition_size]
+        return FlowModel(flow, [self.size], condition_shape=shape, evaluation_log_det_estimator=estimator)
 
     def train(
         self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
@@ -157,11 +153,9 @@ class NoiseConditionedDensity:
 
     def _log_probs(self, values):
         """The log-densities `[num]` of rows of vectors and conditions, in float64."""
-        num, num_parts = len(values), -(-len(values) // _CHUNK)
-        padded = np.resize(values.astype(np.float32), [num_parts * _CHUNK, values.shape[1]])
-        parts = np.split(padded, num_parts)
-        found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in parts]
-        return np.concatenate(found)[:num].astype(np.float64)
+        padded = np.resize(values.astype(np.float32), [-(-len(values) // _CHUNK), _CHUNK, values.shape[1]])
+        found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in padded]
+        return np.concatenate(found)[: len(values)].astype(np.float64)
 
     def _reset(self, seed, steps):
         """Gives the model new weights and the optimizer a new start; the graphs stay."""

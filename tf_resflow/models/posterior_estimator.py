@@ -1,6 +1,5 @@
 """Neural posterior estimation: the posterior of a simulator's parameters, for every observation at once."""
 
-import functools
 import math
 import operator
 import os
@@ -127,23 +126,15 @@ class PosteriorEstimator(Serializable):
         size, self._into_events, dtype = _from_vectors(prior)
         summary = _default_summary(shape, seed, dtype) if summary is None else summary
         num_features = summary.compute_output_shape((None, *shape))[-1]
-        affine = ConditionalAffine(_affine_network(num_features, size, dtype))
-        blocks = vector_flow(
-            size,
-            num_blocks,
-            hidden,
-            activation="cpila",
-            coefficient=coefficient,
-            affine_layers=(affine_layers, 0),
-            condition_size=num_features,
-            inverse_solver=Anderson(atol=_TOLERANCE),
-            seed=seed,
-            dtype=dtype,
-        )
+        layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
+        network = keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
+        options: dict[str, Any] = {"activation": "cpila", "coefficient": coefficient, "seed": seed, "dtype": dtype}
+        options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
+        blocks = vector_flow(size, num_blocks, hidden, affine_layers=(affine_layers, 0), **options)
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
+        flow = Flow([scale, ConditionalAffine(network), blocks])
         condition: dict[str, Any] = {"condition_shape": shape, "condition_network": summary}
         condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}
-        flow = Flow([scale, affine, blocks])
         self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -207,31 +198,27 @@ class PosteriorEstimator(Serializable):
         warmup = {"warmup_target": learning_rate, "warmup_steps": steps // 4}
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 4, **warmup)
         self.model.compile(keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0))  # one graph for all
-        pairs = functools.partial(_batches, *kept, batch_size, self._seed)
-        options = {"epochs": epochs, "callbacks": callbacks, "verbose": verbose}
-        return self._best_training(pairs, _batches(*held_out, 1000, self._seed), weight_decays, **options)
-
-    def _best_training(self, pairs, held_out, weight_decays, *, epochs, callbacks, verbose):
-        """Trains with each weight decay, and keeps the best of the weights found and those before."""
+        options = {"epochs": epochs, "verbose": verbose, "shuffle": False}
+        options["validation_data"] = check = _batches(*held_out, 1000, self._seed)
         optimizer, start = self.model.optimizer, self.model.get_weights()
-        best, trainings = (self._loss(held_out), start), []
+        best, trainings = (self._loss(check), start), []
         try:
             for weight_decay in weight_decays:
                 self.model.set_weights(start)
                 optimizer.weight_decay.assign(weight_decay)
                 for variable in optimizer.variables:
                     variable.assign(keras.ops.zeros_like(variable))
+                pairs = _batches(*kept, batch_size, self._seed)  # in the same order for all
                 stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
-                options = {"epochs": epochs, "verbose": verbose, "callbacks": [*callbacks, stop], "shuffle": False}
                 try:
-                    self.model.fit(pairs(), validation_data=held_out, **options)  # in the same order for all
+                    self.model.fit(pairs, callbacks=[*callbacks, stop], **options)
                 except tf.errors.InvalidArgumentError as error:
                     if stop.best_weights is None:
                         raise
                     message = f"The training with the weight decay {weight_decay} ended early: {error}"
                     warnings.warn(message, stacklevel=3)
                     self.model.set_weights(stop.best_weights)
-                loss = self._loss(held_out)
+                loss = self._loss(check)
                 trainings.append((loss, self.model.history))
                 if loss < best[0]:
                     best = loss, self.model.get_weights()
@@ -295,16 +282,10 @@ class PosteriorEstimator(Serializable):
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         shapes = [part.shape for part in tf.nest.flatten(theta)]
         if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
-            raise ValueError(
-                f"theta must be parameters [num, *event_shape] for {num} observations; got the shapes {shapes}."
-            )
-        z = theta
-        for bijector in reversed(self._into_events):
-            z = bijector.inverse(z)
-        z = z.numpy()
-        back = tf.constant(z)
-        for bijector in self._into_events:
-            back = bijector.forward(back)
+            raise ValueError(f"theta must be parameters [num, *event_shape] with num={num}; got shapes {shapes}.")
+        into_events = tfb.Chain(self._into_events[::-1])
+        z = into_events.inverse(theta).numpy()
+        back = into_events.forward(tf.constant(z))
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
         if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
             raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
@@ -325,10 +306,8 @@ class PosteriorEstimator(Serializable):
 
 def _from_vectors(prior):
     """The size of vectors without bounds, the bijectors from them to parameters, and the dtype."""
-    (dtype, *others), constraint = (
-        {*tf.nest.flatten(prior.dtype)},
-        prior.experimental_default_event_space_bijector(),
-    )
+    dtype, *others = {*tf.nest.flatten(prior.dtype)}
+    constraint = prior.experimental_default_event_space_bijector()
     is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
     if is_batch or constraint is None or others or not dtype.is_floating:
         raise ValueError(
@@ -361,12 +340,6 @@ def _default_summary(shape, seed, dtype):
 def _compressed(x):
     """Standardized values, about unchanged up to a few deviations and on a logarithmic scale far beyond."""
     return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
-
-
-def _affine_network(num_features, size, dtype):
-    """The network of a `ConditionalAffine` that starts as the identity."""
-    layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
-    return keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
 
 
 def _batches(theta, x, batch_size, seed):

@@ -168,7 +168,13 @@ def export(
     if run is not None:
         columns = _not_none(x=run.data.columns, condition=run.data.condition_columns)
         codes = _not_none(x=run.data.codes, condition=run.data.condition_codes)
-        _check_digits(codes.values())
+    for part in codes.values():
+        for name, offset in zip(part.kinds, part.offsets, strict=True):
+            if abs(offset) > EXACT:
+                raise ValueError(
+                    f"The values of the column {name!r} are near {offset:.3g}. Requests hold them as float64, "
+                    "which lacks digits beyond 2**53. Subtract an offset from the column, and train again."
+                )
     signatures = Signatures(model, networks=networks, codes=codes, **settings)
     parent = free_version(export_dir, version).parent
     layers.converge_norms(model)
@@ -209,17 +215,6 @@ def _held_out(run, data_dir, data_path):
     except ValueError as error:
         logging.warning("The export has no quantiles: %s", error)
         return None
-
-
-def _check_digits(codes):
-    """Raises a ValueError if the values of a column are too large for the float64 of requests."""
-    for part in codes:
-        for name, offset in zip(part.kinds, part.offsets, strict=True):
-            if abs(offset) > EXACT:
-                raise ValueError(
-                    f"The values of the column {name!r} are near {offset:.3g}. Requests hold them as float64, "
-                    "which lacks digits beyond 2**53. Subtract an offset from the column, and train again."
-                )
 
 
 def _not_none(**values):

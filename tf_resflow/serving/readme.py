@@ -76,13 +76,6 @@ def readme(description: Mapping[str, Any], run: Run | None = None) -> str:
     if run is not None:
         result = run.result["line"] if run.result else "It has not been evaluated"
         training = _TRAINING.format(run=run, train=run.config.train, result=result)
-    return _TEMPLATE.format(
-        date=datetime.date.today(),
-        version=__version__,
-        tf=tf,
-        training=training,
-        inputs=", ".join(inputs),
-        columns=columns,
-        tensors=tensors,
-        texts="\n".join(f"- `{name}`: {signature['description']}" for name, signature in signatures.items()),
-    )
+    texts = "\n".join(f"- `{name}`: {signature['description']}" for name, signature in signatures.items())
+    parts = {"training": training, "inputs": ", ".join(inputs), "columns": columns, "tensors": tensors}
+    return _TEMPLATE.format(date=datetime.date.today(), version=__version__, tf=tf, texts=texts, **parts)

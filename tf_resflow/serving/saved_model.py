@@ -33,8 +33,8 @@ def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], 
 def read_signatures(path: pathlib.Path) -> dict[str, Any]:
     """The `SignatureDef`s of a SavedModel, by name."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    found = dict(saved.meta_graphs[0].signature_def)
-    return {name: found[name] for name in found if not name.startswith("__")}
+    found = saved.meta_graphs[0].signature_def.items()
+    return {name: definition for name, definition in found if not name.startswith("__")}
 
 
 def write_warmup(

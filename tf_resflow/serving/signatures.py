@@ -51,7 +51,9 @@ class Signatures:
         self._density: Any = model.trained_density()
         self._dtype = tf.as_dtype(model.distribution.dtype)
         inputs = self._inputs()
-        self._names = _chosen(signatures, inputs)
+        self._names = list(inputs if signatures is None else dict.fromkeys(signatures))
+        if not self._names or not set(self._names) <= set(inputs):
+            raise ValueError(f"The signatures of this model are {', '.join(inputs)}; got {self._names}.")
         self.default = "serving_default" if "serving_default" in self._names else self._names[0]
         self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
@@ -223,10 +225,3 @@ def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
 
     ranks = tf.cast(count(tf.less) + tf.minimum(count(tf.less_equal), num), scores.dtype)
     return tf.where(tf.equal(scores, scores), ranks / (2 * num), math.nan)
-
-
-def _chosen(names, known):
-    names = list(known if names is None else dict.fromkeys(names))
-    if not names or not set(names) <= set(known):
-        raise ValueError(f"The signatures of this model are {', '.join(known)}; got {names}.")
-    return names

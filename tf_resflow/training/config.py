@@ -5,19 +5,8 @@ import runpy
 from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.config_fields import (
-    ABOVE_0,
-    AT_LEAST_0,
-    AT_LEAST_1,
-    IN_0_1,
-    ConfigDict,
-    Field,
-    Rule,
-    check_section,
-    make_section,
-    one_of,
-    suggest,
-)
+from tf_resflow import config_fields
+from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, IN_0_1, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.config import FIELDS as DATA_FIELDS
 from tf_resflow.evaluation.config import FIELDS as EVAL_FIELDS
 from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
@@ -64,7 +53,7 @@ def default_config() -> Any:
       A locked `ml_collections.ConfigDict` with `seed`, `task` and the sections `data`, `model`, `hybrid`, `train`
       and `eval`. Its fields accept new values of the same type.
     """
-    return make_section(_FIELDS).lock()
+    return config_fields.make_section(_FIELDS).lock()
 
 
 def base_config(name: str) -> Any:
@@ -90,10 +79,9 @@ def base_config(name: str) -> Any:
         if (path := folder / f"{stem}.py").is_file():
             return config_of_file(path, *arguments)
     configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (CONFIGS, CONFIGS / "changes"))
-    raise ValueError(
-        f"Unknown config {stem!r}; {suggest(stem, configs + changes)} Give one of {', '.join(configs)}; or "
-        f"CHANGE:CONFIG, such as monotone:digits, where CHANGE is one of {', '.join(changes)}."
-    )
+    hint = config_fields.suggest(stem, configs + changes)
+    known = f"{', '.join(configs)}; or CHANGE:CONFIG, such as monotone:digits, with one of {', '.join(changes)}"
+    raise ValueError(f"Unknown config {stem!r}; {hint} Give one of {known}.")
 
 
 def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
@@ -122,7 +110,7 @@ def validate_config(config: ConfigDict) -> None:
     """Raises ValueError for the first wrong value of a config with the fields of `default_config`."""
     if not isinstance(config, ConfigDict):
         raise ValueError(f"A config is an ml_collections.ConfigDict, such as default_config(); got {config!r}.")
-    check_section(config, _FIELDS)
+    config_fields.check_section(config, _FIELDS)
     for field, expected in {"kind": "image", "condition": "", "dequantization": "uniform"}.items():
         value = config.model[field]
         if config.task == "hybrid" and value != expected:

@@ -95,11 +95,8 @@ class Logging:
         self.fetch()
         time_before, step_before = self._clock
         means = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
-        rates = {
-            "averaged_steps": len(self._window),
-            "learning_rate": self._optimizer.learning_rate,
-            "steps_per_second": (step - step_before) / (self._fetched - time_before),
-        }
+        rates = {"averaged_steps": len(self._window), "learning_rate": self._optimizer.learning_rate}
+        rates["steps_per_second"] = (step - step_before) / (self._fetched - time_before)
         self._writer.scalars(step, "train", means | rates)
         self._window = []
         self._clock = self._fetched, step

@@ -51,10 +51,7 @@ def train(
       The content of `result.json`, a dict with a `line` for the screen. A finished run returns it at once.
 
     Raises:
-    <<<<<<< HEAD
-    =======
       ValueError: when the config, the workdir or the data are wrong.
-    >>>>>>> wt2-models
       NonFiniteError: when the loss or a gradient becomes NaN or infinite.
       Interrupted: on SIGINT or SIGTERM, after saving. A signal to one of several workers stops all.
       WorkerLostError: when another worker has stopped for another reason.
@@ -91,9 +88,7 @@ def _train(config, files, strategy, jit):
 
     start = checkpoints.restore()
     lines = [line for line in read_metrics(files.path) if line["step"] <= start]
-    message = (
-        f"The workers find different checkpoints; this one finds {checkpoints.latest}. Give all one --workdir."
-    )
+    message = f"The workers find different checkpoints; this one finds {checkpoints.latest}. Give all one workdir."
     check_agreement(strategy, json.dumps([start, lines]), message)
     if start == 0:
         if dataset.levels is None:
@@ -148,9 +143,7 @@ def _check_fit(config, dataset, strategy):
     """Raises ValueError if the data or the devices lack what the config needs."""
     check_dataset(config, dataset)
     if config.eval.split not in dataset.sizes:
-        raise ValueError(
-            f"config.eval.split is {config.eval.split!r}; {dataset.name!r} has {sorted(dataset.sizes)}."
-        )
+        raise ValueError(f"eval.split is {config.eval.split!r}; {dataset.name!r} has {sorted(dataset.sizes)}.")
     if (config.train.keep_best or config.train.patience) and "validation" not in dataset.sizes:
         raise ValueError(
             f"config.train.keep_best and patience choose by a validation split, and {dataset.name!r} has none: set "

@@ -83,18 +83,13 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
 
 def _values(model, batch, seed):
     """The innermost members of the flow, and their outputs."""
-    members: list[tf.Module] = []
-    values: list[tf.Tensor] = []
-
-    def visit(member, x, inverse):
-        del inverse
-        members.append(member)
-        values.append(x)
-
+    found: list[Any] = []
     x, condition = model.condition.split(batch if model.condition else tf.nest.flatten(batch)[0])
     x, _ = model.data_space.dequantize(x, split_seed(stateless_seed(seed), 2)[0])
     arguments = model.condition.arguments(condition, tf.shape(x)[0])
-    latent = pass_through(model.flow, x, Context(arguments, compute_log_det=False, visit=visit)).value
+    context = Context(arguments, compute_log_det=False, visit=lambda member, x, _: found.append((member, x)))
+    latent = pass_through(model.flow, x, context).value
+    members, values = zip(*found, strict=True)
     return members, [*values[1:], latent]
 
 

@@ -147,16 +147,14 @@ class Report:
             return evaluation.gaussian_baseline(self._train_array(), test[0], levels, widths=widths)
         train = self._train_pairs(_MAX_GAUSSIAN_EXAMPLES)
         widths = np.concatenate([np.broadcast_to(widths, test[0].shape[1]), np.zeros(test[1].shape[1])])
-        both = evaluation.gaussian_baseline(
-            np.concatenate(train, axis=1), np.concatenate(test, axis=1), widths=widths
-        )
-        return both - evaluation.gaussian_baseline(train[1], test[1])
+        both = (np.concatenate(pair, axis=1) for pair in (train, test))
+        joint = evaluation.gaussian_baseline(*both, widths=widths)
+        return joint - evaluation.gaussian_baseline(train[1], test[1])
 
     def header(self, step: int) -> dict[str, Any]:
         """What a result of the weights of a step begins with."""
-        dequantization = self._model.data_space.dequantization
         place = {"name": self._dataset.name, "split": self._config.eval.split, "step": step}
-        return place | known(dequantization=dequantization)
+        return place | known(dequantization=self._model.data_space.dequantization)
 
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the content of result.json, without the figures, from the step and its `scores`."""
@@ -188,9 +186,8 @@ class Report:
         if "reconstruction_error" in result:
             against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
         examples = counted(result["num_examples"], f"{result['split']} example")
-        return (
-            f"{result['name']}: {', '.join(scores)} on {examples} {steps} ({'; '.join(against) or 'no baseline'})"
-        )
+        against = against or ["no baseline"]
+        return f"{result['name']}: {', '.join(scores)} on {examples} {steps} ({'; '.join(against)})"
 
     def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:
         """Returns advice if the density scores worse than a baseline; `best` and `last` are steps."""
@@ -234,13 +231,9 @@ class Report:
             points, condition = self._train_pairs(_NUM_PAIRS_POINTS)
         else:
             points, condition = self._train_array()[:_NUM_PAIRS_POINTS], None
-        samples = self._samples(len(points), condition)
-        names: dict[str, Any] = {
-            "columns": self._dataset.columns,
-            "codes": self._dataset.codes,
-            "title": self._dataset.name,
-        }
-        points_figure(path, {"samples": samples}, {"train data": points}, **names)
+        samples, data = {"samples": self._samples(len(points), condition)}, self._dataset
+        names: dict[str, Any] = {"columns": data.columns, "codes": data.codes, "title": data.name}
+        points_figure(path, samples, {"train data": points}, **names)
 
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)

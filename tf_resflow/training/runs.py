@@ -63,9 +63,7 @@ class Run:
         """The `FlowModel` whose density was trained; a ValueError if the run has trained a classifier only."""
         density = self.model.trained_density()
         if density is None:
-            raise ValueError(
-                "The run has trained a classifier only (hybrid.density_weight = 0): no likelihood and no samples."
-            )
+            raise ValueError("The run has a classifier only (hybrid.density_weight = 0): no likelihood or samples.")
         return density
 
     def estimator(self, name: str | None = None, num_probes: int | None = None) -> tuple[str, Any]:

@@ -115,7 +115,7 @@ class Workdir:
 
     def describe(self, config: "ConfigDict", dataset: "Dataset | DataInfo", places: Mapping[str, str]) -> None:
         """Writes the config, the absolute paths of its data, and what a model must know of the data."""
-        write_json(self.config, _plain(config.to_dict()) | {_ABSOLUTE: dict(places)})
+        write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
 
     def read_config(self) -> Any:
@@ -208,8 +208,7 @@ class Workdir:
         for path in (self.config, self.data):
             if not path.exists():
                 raise ValueError(f"{path} is missing beside the checkpoints of a run. {REMEDY}")
-        old = flat_fields(_plain(self.read_config().to_dict()))
-        new = flat_fields(_plain(config.to_dict()))
+        old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (self.read_config(), config))
         places, places_before = _places(config), self._absolute_places()
         for key, before in sorted(old.items()):
             now, hint = new[key], ""
@@ -317,8 +316,3 @@ def _places(config):
     """The absolute paths of the data of a config, by their fields, without URLs, which TFDS takes, too."""
     given = {place: config.data[place] for place in PLACES}
     return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}
-
-
-def _plain(value):
-    """The value as read from JSON: tuples as lists."""
-    return json.loads(json.dumps(value))

@@ -1,5 +1,6 @@
 """A convergence criterion for fits that accounts for the noise of the ELBO."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -52,9 +53,7 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
       num_drops: how often the learning rate is lowered.
     """
 
-    def __init__(
-        self, optimizer: keras.Optimizer, *, window: int = 500, factor: float = 0.1, num_drops: int = 2
-    ) -> None:
+    def __init__(self, optimizer: keras.Optimizer, *, window: int = 500, factor: float = 0.1, num_drops: int = 2):
         self._optimizer, self._window, self._factor, self._num_drops = optimizer, window, factor, num_drops
         super().__init__(min_num_steps=2 * window, name="plateau")
 
@@ -78,11 +77,7 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
         drops = is_level & ~has_converged
         rate = tf.convert_to_tensor(self._optimizer.learning_rate)
         self._optimizer.learning_rate = tf.where(drops, self._factor * rate, rate)
-        return has_converged, _State(
-            tf.where(ends, 0, num),
-            tf.where(ends, zero, mean),
-            tf.where(ends, zero, squares),
-            tf.where(ends, tf.where(is_level, zero + math.inf, mean), state.mean_before),
-            tf.where(ends, variance, state.variance_before),
-            state.drops + tf.cast(drops, tf.int32),
-        )
+        mean_before, num_drops = tf.where(is_level, zero + math.inf, mean), state.drops + tf.cast(drops, tf.int32)
+        inside = state._replace(step=num, mean=mean, squares=squares)
+        after = _State(tf.constant(0), zero, zero, mean_before, variance, num_drops)
+        return has_converged, tf.nest.map_structure(functools.partial(tf.where, ends), after, inside)

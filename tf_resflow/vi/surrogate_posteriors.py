@@ -96,16 +96,13 @@ def flow_surrogate_posterior(
             "constraining_bijector={'z': None, 'scale': tfb.Exp()}."
         )
     size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
-    if log_det_estimator is None:
-        log_det_estimator = default_estimator(size, "inference")
     options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "seed": seed}
-    options |= {"log_det_estimator": log_det_estimator, "dtype": dtype.name}
-    flow = vector_flow(size, num_blocks, hidden, affine_layers=(0, affine_layers), **options)
+    options["log_det_estimator"] = log_det_estimator or default_estimator(size, "inference")
+    flow = vector_flow(size, num_blocks, hidden, affine_layers=(0, affine_layers), dtype=dtype.name, **options)
     base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=tf.ones([], dtype)), [size])
     bijector = Flow([flow, *into_events], validate_args=validate_args, name="surrogate") if into_events else flow
-    return tfd.TransformedDistribution(
-        base, bijector, kwargs_split_fn=_drawn_anew, validate_args=validate_args, name=name
-    )
+    options = {"kwargs_split_fn": _drawn_anew, "validate_args": validate_args, "name": name}
+    return tfd.TransformedDistribution(base, bijector, **options)
 
 
 def _drawn_anew(kwargs):
@@ -136,9 +133,7 @@ def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow,
         kept += 1
     if not kept or any(member.trainable_variables for member in members[kept:]):
         names = ", ".join(member.name for member in members)
-        raise ValueError(
-            f"The trainable bijectors must be applied first and keep the size of vectors; got {names}."
-        )
+        raise ValueError(f"Trainable bijectors must be applied first and keep the size of vectors; got {names}.")
     return Flow(members[:kept]), members[kept:]
 
 

@@ -50,44 +50,32 @@ CASES = {
     "mixed_norms": {"data": "mnist", "vnorms": "122f"},
     "hybrid": {"data": "cifar10", "task": "hybrid"},
 }  # fmt: skip
-WITH_OPTIMIZER = ("cifar10",)
-NUM_EXAMPLES = {"celebahq": 1}
-CHANNELS = {"mnist": 1}
-ALPHA = {"mnist": 1e-6}
+
+
+def image_shape(args, num):
+    return num, 1 if args.data == "mnist" else 3, args.imagesize, args.imagesize
 
 
 def build(args):
     from resflows import layers
     from resflows.resflow import ResidualFlow
 
-    hybrid = args.task == "hybrid"
-    if hybrid:
-        init_layer = layers.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-    else:
-        init_layer = layers.LogitTransform(ALPHA.get(args.data, 0.05))
-    size = (args.batchsize, CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
+    hybrid, size = args.task == "hybrid", image_shape(args, args.batchsize)
     if args.squeeze_first:
         size = (size[0], size[1] * 4, size[2] // 2, size[3] // 2)
+    normalize = layers.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    logit = layers.LogitTransform(1e-6 if args.data == "mnist" else 0.05)
     same = (
         "factor_out quadratic actnorm fc_actnorm batchnorm dropout fc coeff vnorms n_lipschitz_iters "
         "n_power_series n_dist n_samples kernels fc_end fc_idim n_exact_terms preact neumann_grad "
         "first_resblock learn_p"
     )
-    return ResidualFlow(
-        size,
-        n_blocks=[int(count) for count in args.nblocks.split("-")],
-        intermediate_dim=args.idim,
-        init_layer=init_layer,
-        sn_atol=args.sn_tol,
-        sn_rtol=args.sn_tol,
-        activation_fn=args.act,
-        grad_in_forward=args.mem_eff,
-        classification=hybrid,
-        classification_hdim=args.cdim,
-        n_classes=10 if hybrid else 1,
-        block_type=args.block,
-        **{name: getattr(args, name) for name in same.split()},
-    )
+    options = {name: getattr(args, name) for name in same.split()}
+    options |= {"n_blocks": [int(count) for count in args.nblocks.split("-")], "intermediate_dim": args.idim}
+    options |= {"init_layer": normalize if hybrid else logit, "sn_atol": args.sn_tol, "sn_rtol": args.sn_tol}
+    options |= {"activation_fn": args.act, "grad_in_forward": args.mem_eff, "block_type": args.block}
+    options |= {"classification": hybrid, "classification_hdim": args.cdim, "n_classes": 10 if hybrid else 1}
+    return ResidualFlow(size, **options)
 
 
 def squeezed(args, x):
@@ -104,10 +92,8 @@ def train(args, model, ema, generator):
     """Three steps, from weights that are far from the initial ones."""
     from resflows.optimizers import Adam
 
-    shape = (8, CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
-
     def images():
-        return squeezed(args, torch.rand(shape, generator=generator))
+        return squeezed(args, torch.rand(image_shape(args, 8), generator=generator))
 
     model.train()
     model(images(), torch.zeros(8, 1))
@@ -185,23 +171,21 @@ def make(name, changes, folder):
     optimizer = train(args, model, ema, generator)
     ema.module = None
     checkpoint = {"state_dict": model.state_dict(), "args": args, "ema": ema, "test_bpd": 4.5}
-    if name in WITH_OPTIMIZER:
+    if name == "cifar10":
         checkpoint["optimizer_state_dict"] = optimizer.state_dict()
     converted = folder / "checkpoints" / f"{name}.npz"
     with tempfile.TemporaryDirectory() as scratch:
         path = pathlib.Path(scratch) / f"{name}.pth"
         torch.save(checkpoint, path)
         subprocess.run([sys.executable, SCRIPT, path, converted], check=True)
-    shape = (NUM_EXAMPLES.get(name, 2), CHANNELS.get(args.data, 3), args.imagesize, args.imagesize)
+    shape = image_shape(args, 1 if name == "celebahq" else 2)
     noise = torch.rand(shape, generator=generator).clamp(0.01, 0.99)
     x = (torch.randint(levels(args), shape, generator=generator) + noise) / levels(args)
-    ema.module = model
-    raw = results(args, model, x)
-    ema.swap()
-    averaged = results(args, model, x)
-    arrays = {f"raw_{key}": value for key, value in raw.items()}
-    arrays |= {f"ema_{key}": value for key, value in averaged.items()}
-    np.savez_compressed(folder / "results" / f"{name}.npz", x=x.numpy(), **arrays)
+    arrays, ema.module = {"x": x.numpy()}, model
+    for kind in ("raw", "ema"):
+        arrays |= {f"{kind}_{key}": value for key, value in results(args, model, x).items()}
+        ema.swap()
+    np.savez_compressed(folder / "results" / f"{name}.npz", **arrays)
     print(f"{name}: {converted.stat().st_size:,} bytes")
 
 

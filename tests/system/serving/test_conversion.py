@@ -9,28 +9,13 @@ from tf_resflow.evaluation import LikelihoodPlan
 
 
 @pytest.fixture(scope="module")
-def vector_paths(tmp_path_factory):
-    """Paths of exported densities of vectors in single precision: an exact and a noisy one."""
-    flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,))
-    model = resflow.FlowModel(flow, [3])
-    model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
-    noisy = LikelihoodPlan(log_det_estimator=resflow.logdet.AdaptiveRoulette(num_probes=2), num_samples=2)
-    kinds = {
-        "vectors": {"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())},
-        "noisy": {"plan": noisy, "signatures": ["serving_default"]},
-    }
-    return {
-        name: resflow.serving.export(model, tmp_path_factory.mktemp(name), max_batch=1000, **kind)
-        for name, kind in kinds.items()  # at once, without a loop
-    }
-
-
-@pytest.fixture(scope="module")
-def models(export_dir, vector_paths, images):
-    """For each model its path, the loaded model, and values for its inputs."""
+def models(export_dir, exported_float32, float32_model, images, tmp_path_factory):
+    """For each model its path, the loaded model, and values for its inputs. The graphs of vectors have no loop."""
     vectors = np.random.default_rng(1).normal(size=[3, 3]).astype("float32")
-    found = {}
-    for name, path in ({"images": export_dir / "1"} | vector_paths).items():
+    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.AdaptiveRoulette(num_probes=2), num_samples=2)
+    options = {"plan": plan, "signatures": ["serving_default"], "max_batch": 1000}
+    noisy, found = resflow.serving.export(float32_model, tmp_path_factory.mktemp("noisy"), **options), {}
+    for name, path in {"images": export_dir / "1", "vectors": exported_float32, "noisy": noisy}.items():
         loaded = tf.saved_model.load(str(path))
         values = {"x": images[:3] if name == "images" else vectors, "seed": np.int64(5)}
         if "encode" in loaded.signatures:
@@ -61,9 +46,8 @@ def test_tflite(models, model, name):
     converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=[name])
     run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner(name)
     for size in (3, 1):
-        inputs, expected = inputs_and_answer(
-            loaded, name, {key: value[:size] for key, value in values.items() if key in "xz"}
-        )
+        rows = {key: value[:size] for key, value in values.items() if key in "xz"}
+        inputs, expected = inputs_and_answer(loaded, name, rows)
         check(run(**{key: value.numpy() for key, value in inputs.items()}), expected)
 
 

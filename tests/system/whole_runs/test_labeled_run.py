@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tests.system.whole_runs.conftest import pairs
 from tf_resflow import data, training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
@@ -35,24 +36,19 @@ def loaded(labeled):
 @pytest.fixture(scope="module")
 def held_out(loaded):
     """The 30 evaluated images, and their labels."""
-    batches = data.load(loaded.config.data).eval_batches("test", 20, 30, labels=True)
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-
-
-def test_a_run_leaves_its_result_and_figures(labeled):
-    workdir, result = labeled
-    assert {path.name for path in (workdir / "figures").iterdir()} == {"samples.png", "reconstructions.png"}
-    assert result["reconstruction_error"] < 0.05
-    assert json.loads((workdir / "result.json").read_text())["dequantization"] == "variational"
+    return pairs(data.load(loaded.config.data), "test", 30)
 
 
 def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
     """The density given the labels; the classes by the densities given each, which one pixel decides here."""
+    assert {path.name for path in (labeled[0] / "figures").iterdir()} == {"samples.png", "reconstructions.png"}
+    assert labeled[1]["reconstruction_error"] < 0.05
     evaluation = training.Evaluation(loaded, data.load(loaded.config.data), log_det_estimator="exact")
     assert "classification" not in evaluation.metrics and "likelihood" in evaluation.metrics
     result = evaluation.header() | evaluation.likelihood() | evaluation.reconstruction()
     result |= evaluation.importance_weighted(4)
-    assert result["dequantization"] == labeled[1]["dequantization"] == "variational"
+    written = json.loads((labeled[0] / "result.json").read_text())
+    assert result["dequantization"] == written["dequantization"] == "variational"
     assert (result["bound"], result["importance_weighted"]["bound"]) == ("elbo", "importance_weighted")
     assert result["importance_weighted"]["bits_per_dim"] < result["bits_per_dim"]
     assert result["reconstruction"]["exact_examples"] == 1.0
@@ -86,18 +82,14 @@ def test_samples_of_labels(labeled, loaded, run_command, tmp_path, monkeypatch):
 
     monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
     sample("all.npy", "--num=2")
-    every = np.load(tmp_path / "all.npy")
-    expected = np.concatenate(
-        list(resflow.evaluation.draw_samples(loaded.model, 20, condition=np.repeat(np.arange(10), 2)))
-    )
-    np.testing.assert_array_equal(every, expected)
+    expected = resflow.evaluation.draw_samples(loaded.model, 20, condition=np.repeat(np.arange(10), 2))
+    np.testing.assert_array_equal(np.load(tmp_path / "all.npy"), np.concatenate(list(expected)))
     sample("grid.png", "--num=2", "--condition=3", "--temperature=0.5,1")
     sample("rows.png", "--num=2", "--condition=3,4")
     assert all((tmp_path / name).stat().st_size > 500 for name in ("grid.png", "rows.png"))
     sample("paths.npy", "--interpolate=pairs", "--num=2", "--condition=3,4")
     points = np.load(tmp_path / "paths.npy").reshape(2, 10, 8, 8, 1)
-    dataset = data.load(loaded.config.data)
-    x, labels = map(np.concatenate, zip(*dataset.eval_batches("test", 100, labels=True), strict=True))
+    x, labels = pairs(data.load(loaded.config.data), "test")
     for end in points[:, [0, -1]].reshape(4, 1, 8, 8, 1):
         same = np.all(end == x, axis=(1, 2, 3))
         assert same.any() and set(labels[same]) <= {3, 4}
@@ -114,9 +106,8 @@ def test_images_without_labels_are_scored(labeled, held_out, run_command, tmp_pa
         seen.append(np.concatenate(list(batches)))
         return {"log_prob": seen[-1].sum(axis=(1, 2, 3)).astype(float)}
 
-    monkeypatch.setattr(
-        resflow.evaluation, "LogLikelihood", lambda *_: types.SimpleNamespace(score_examples=scores)
-    )
+    fake = types.SimpleNamespace(score_examples=scores)
+    monkeypatch.setattr(resflow.evaluation, "LogLikelihood", lambda *_: fake)
     x, _ = held_out
     np.save(tmp_path / "images.npy", x[:2])
     run_command(score_command, labeled[0], tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
