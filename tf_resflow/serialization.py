@@ -60,20 +60,24 @@ def check_registered(value: Any) -> None:
             check_registered(layer)
 
 
-class Serializable:
-    """A mixin of dataclasses and bijectors that Keras can save: their config is what they were built with.
+def _is_ours(kind):
+    return kind.__module__.startswith(f"{_PACKAGE}.")
 
-    The classes of this library are registered when they are defined. Others need the decorator
-    `@keras.saving.register_keras_serializable()`.
+
+class Serializable:
+    """A mixin of objects with a Keras config of the arguments that they were built with.
+
+    The arguments are the fields of a dataclass, or the attribute `parameters`. The classes of this library are
+    registered when they are defined. Others need the decorator `@keras.saving.register_keras_serializable()`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(f"{_PACKAGE}."):
+        if _is_ours(cls):
             keras.saving.register_keras_serializable(_PACKAGE)(cls)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as a Keras config."""
+        """Returns the arguments as a Keras config."""
         check_registered(self)
         return serialize(arguments_of(self))
 
@@ -81,6 +85,20 @@ class Serializable:
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         """Returns an object with the arguments of a config."""
         return cls(**deserialize(config))
+
+
+class SerializableLayer(Serializable, keras.layers.Layer):
+    """The base of layers that have attributes of the same names as the arguments that they were built with."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments, as a Keras config; layers among them as they are, so that they stay shared."""
+        config = super(Serializable, self).get_config()
+        for kind in reversed(type(self).__mro__):
+            if _is_ours(kind) and "__init__" in vars(kind):
+                for name in list(inspect.signature(kind).parameters)[:-1]:  # the last one is **kwargs
+                    value = getattr(self, name)
+                    config[name] = value if isinstance(value, keras.Layer) else serialize(value)
+        return config
 
 
 def arguments_of(value):

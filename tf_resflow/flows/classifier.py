@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from tf_resflow import bijectors
 from tf_resflow.flows.networks import network_policy
+from tf_resflow.serialization import SerializableLayer
 from tf_resflow.typing import TensorLike
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
-class ActNormLayer(keras.layers.Layer):
+class ActNormLayer(SerializableLayer):
     """`tf_resflow.bijectors.ActNorm` as a Keras layer: `exp(log_scale) (x + shift)`, per channel."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
@@ -25,9 +25,6 @@ class ActNormLayer(keras.layers.Layer):
 
     def call(self, inputs: TensorLike) -> tf.Tensor:
         return tf.cast(self.act_norm.forward(tf.cast(inputs, self.variable_dtype)), self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "channels": self.channels}
 
 
 def multiscale_classifier(

@@ -105,7 +105,6 @@ class _Swish(_SmoothActivation):
         self.beta = self.add_weight(name="beta", shape=(), initializer=initializer, autocast=False)
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class LipSwish(_Swish):
     r"""\\(x \, \sigma(\mathrm{softplus}(\beta) \, x) / 1.1\\) with a trainable scalar \\(\beta\\).
 
@@ -126,7 +125,6 @@ class LipSwish(_Swish):
     functions = _SwishFunction(), _SwishFunction(fused=True)
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class CLipSwish(_Swish):
     """[LipSwish(x), LipSwish(-x)] / 1.004 on the last axis, which it doubles.
 
@@ -141,7 +139,6 @@ class CLipSwish(_Swish):
     functions = _ConcatenatedSwishFunction(), _ConcatenatedSwishFunction(fused=True)
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class CPila(_SmoothActivation):
     r"""\\([f(x - 0.2), f(-x - 0.2)] / 1.06\\) on the last axis, which it doubles, for a smooth f near the ReLU.
 
@@ -158,7 +155,6 @@ class CPila(_SmoothActivation):
     functions = _ConcatenatedPilaFunction(), _ConcatenatedPilaFunction(fused=True)
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class MaxMin(_Activation):
     """[max(a, b), min(a, b)] of the two halves a, b of the last axis, whose size must be even.
 
@@ -170,7 +166,6 @@ class MaxMin(_Activation):
     """
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class FullSort(_Activation):
     """The last axis in ascending order: `MaxMin` for all channels at once, 1-Lipschitz in every l^p norm.
 
@@ -179,7 +174,6 @@ class FullSort(_Activation):
     """
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class LipschitzCube(_Activation):
     """x^3 / 3 on [-1, 1], continued with slope 1, which is 1-Lipschitz in every l^p norm."""
 

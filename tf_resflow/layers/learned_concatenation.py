@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
@@ -14,7 +13,6 @@ from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, check_or
 from tf_resflow.typing import Shape
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class LearnableConcatenation(RuledLayer):
     r"""\\([\eta_1 x, \eta_2 h]\\) on the last axis, with learned weights \\(\eta\\) of 2-norm `coefficient`.
 
@@ -68,9 +66,6 @@ class LearnableConcatenation(RuledLayer):
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> tuple[int | None, ...]:
         x, h = input_shape
         return (*x[:-1], x[-1] + h[-1])
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "coefficient": self.coefficient}
 
 
 @register_rule(LearnableConcatenation)

@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow.serialization import SerializableLayer
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
-class LearnedOrder(keras.layers.Layer):
+
+class LearnedOrder(SerializableLayer):
     r"""The order p of an \\(\ell^p\\) norm, learned: p = low + (high - low) sigmoid(theta).
 
     Give one object to several layers to share it. Orders have a separate objective, `tf_resflow.layers.mean_norm`;
@@ -57,6 +58,3 @@ class LearnedOrder(keras.layers.Layer):
     def order(self) -> tf.Tensor:
         """The order, a scalar tensor, differentiable in theta."""
         return self.low + (self.high - self.low) * tf.sigmoid(self.theta.value)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "initial": self.initial, "low": self.low, "high": self.high}

@@ -13,7 +13,6 @@ from tf_resflow.layers.rules import register_rule
 from tf_resflow.typing import Shape
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class LipschitzDense(LipschitzLayer):
     r"""`keras.layers.Dense` with a Lipschitz constant of at most `coefficient`.
 
@@ -85,11 +84,7 @@ class LipschitzDense(LipschitzLayer):
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.units)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units}
 
-
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class LipschitzConv2D(LipschitzLayer):
     """`keras.layers.Conv2D` with a Lipschitz constant of at most `coefficient`: stride 1, padding "same", NHWC.
 
@@ -150,9 +145,6 @@ class LipschitzConv2D(LipschitzLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         return (*input_shape[:-1], self.filters)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters, "kernel_size": self.kernel_size}
 
 
 @register_rule(LipschitzDense)

@@ -181,30 +181,6 @@ class LipschitzLayer(RuledLayer):
         together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, with each `LearnedOrder` as an object, which keeps it shared."""
-        config = super().get_config()
-        for name in (
-            "coefficient",
-            "domain",
-            "codomain",
-            "normalization",
-            "use_bias",
-            "tolerance",
-            "max_iterations",
-        ):
-            config[name] = getattr(self, name)
-        for name in ("kernel_initializer", "bias_initializer"):
-            config[name] = keras.initializers.serialize(getattr(self, name))
-        return config
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LipschitzLayer":
-        for name in ("domain", "codomain"):
-            if isinstance(config[name], dict):
-                config = {**config, name: keras.saving.deserialize_keras_object(config[name])}
-        return super().from_config(config)
-
 
 class LipschitzRule(LayerRule):
     """The rule of a `LipschitzLayer` but for its operation; its first weight is the scaled kernel."""

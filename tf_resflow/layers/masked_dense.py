@@ -11,7 +11,6 @@ from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.typing import Shape
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
 class MaskedDense(RuledLayer):
     """A dense layer whose output j sees the input i only if `input_degrees[i] <= output_degrees[j]`.
 
@@ -37,11 +36,6 @@ class MaskedDense(RuledLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], len(self.output_degrees))
-
-    def get_config(self) -> dict:
-        initializer = keras.initializers.serialize(self.kernel_initializer)
-        degrees = {"input_degrees": self.input_degrees, "output_degrees": self.output_degrees}
-        return {**super().get_config(), **degrees, "kernel_initializer": initializer}
 
 
 @register_rule(MaskedDense)

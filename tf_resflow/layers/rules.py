@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.operations import FunctionOperation, IdentityKey, Operation
+from tf_resflow.serialization import SerializableLayer
 
 Rule = TypeVar("Rule", bound="type[LayerRule]")
 _RULES: dict[type, "LayerRule"] = {}
@@ -162,7 +163,7 @@ def is_altered(layer: Any) -> bool:
     return not replaced <= _MADE_BY_KERAS
 
 
-class RuledLayer(keras.layers.Layer):
+class RuledLayer(SerializableLayer):
     """A layer that computes what its rule says, or the rule of the class that it extends."""
 
     def call(self, inputs: Any) -> tf.Tensor:

@@ -15,7 +15,7 @@ from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.flows.networks import network_policy
 from tf_resflow.logdet import LogDetEstimator, default_estimator
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
-from tf_resflow.serialization import deserialize, serialize
+from tf_resflow.serialization import Serializable
 from tf_resflow.typing import DType, Seed, TensorLike
 
 _COEFFICIENT = 0.98
@@ -43,8 +43,7 @@ class Dequantizer(Protocol):
         """
 
 
-@keras.saving.register_keras_serializable("tf_resflow")
-class FlowDequantizer(keras.layers.Layer):
+class FlowDequantizer(Serializable, keras.layers.Layer):
     r"""Noise \\(u = \sigma(f(\epsilon; c(x)))\\): a residual flow f from logistic noise, given the context c of x.
 
     \\(\log q(u \mid x) = \log p(\epsilon) - \log|\det J_f(\epsilon)| - \sum_i \log \sigma'(f_i)\\), with
@@ -94,17 +93,13 @@ class FlowDequantizer(keras.layers.Layer):
         self._keras_parts = keras_parts(self.flow)
         self.built = True
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as a Keras config."""
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the layer was built with."""
         blocks = bijectors.flow.residual_blocks(self.flow)
-        config = {"event_shape": self.event_shape, "num_blocks": len(blocks), "width": self._width}
-        config |= {"log_det_estimator": blocks[0].log_det_estimator, "seed": self._seed}
-        return serialize({**config, "dtype": self.dtype, "name": self.name})
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "FlowDequantizer":
-        """Returns the layer of a config, with initial weights."""
-        return cls(**deserialize(config))
+        sizes = {"event_shape": self.event_shape, "num_blocks": len(blocks), "width": self._width}
+        rest = {"log_det_estimator": blocks[0].log_det_estimator, "seed": self._seed}
+        return {**sizes, **rest, "dtype": self.dtype, "name": self.name}
 
     def sample_and_log_prob(
         self,

@@ -23,7 +23,6 @@ from tf_resflow.typing import LogDet, Seed, TensorLike
 tfd = tfp.distributions
 
 
-@keras.saving.register_keras_serializable("tf_resflow")
 class FlowModel(KerasTraining):
     r"""The density of a flow, trained by maximum likelihood.
 

@@ -17,7 +17,6 @@ from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
 
-@keras.saving.register_keras_serializable("tf_resflow")
 class HybridModel(KerasTraining):
     r"""The joint density of examples and their labels: a flow for p(x), and p(y | x) from the flow's features.
 

@@ -19,11 +19,11 @@ from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import train_step, weigh
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import stateless_seed
-from tf_resflow.serialization import check_registered, deserialize, serialize
+from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.typing import Seed
 
 
-class KerasTraining(SavedSettings, keras.Model):
+class KerasTraining(Serializable, SavedSettings, keras.Model):
     """The base class of `FlowModel` and `HybridModel`."""
 
     flow: Any
@@ -136,25 +136,10 @@ class KerasTraining(SavedSettings, keras.Model):
         batch, weights = self._batch(data)
         return self._update_means(weigh(self.example_losses(batch), self.objective, weights))
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The arguments that the model was built with."""
-        raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that the model was built with as a Keras config."""
-        check_registered(self)
-        return serialize(self.parameters)
-
     def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Like `keras.Model.save`, but a model that cannot be saved leaves the file as it is."""
         self.get_config()
         super().save(filepath, *args, **kwargs)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> Any:
-        """Returns the model of a config, with initial weights."""
-        return cls(**deserialize(config))
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Returns the arguments of `compile` as a Keras config."""

@@ -34,7 +34,6 @@ _INITIAL = 1000  # pairs from which the ActNorms are initialized
 _MOST_REGRESSED = 10_000  # pairs of the linear regression
 
 
-@keras.saving.register_keras_serializable("tf_resflow")
 class PosteriorModel(FlowModel):
     """The `model` of a `PosteriorEstimator`. Its Keras config is that of the estimator."""
 
@@ -48,7 +47,7 @@ class PosteriorModel(FlowModel):
         return {"estimator": self.estimator}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> FlowModel:
+    def from_config(cls, config: Mapping[str, Any]) -> FlowModel:
         """Returns the model of the estimator of a config."""
         return deserialize(config["estimator"]).model
 
