@@ -7,10 +7,9 @@ import pathlib
 import tempfile
 import zipfile
 import zlib
-from typing import Any
 
 from tf_resflow.config_fields import suggest
-from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
+from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json
 
 MODELS = {
     "digits": "27be4be26834df7be497a94414d170d379370cc04f9f16d60c3a34d0a5876293",
@@ -24,11 +23,12 @@ _WEIGHTS, _STEP, _RESULT = "model.weights.h5", "weights.json", "result.json"
 _MOST_COMPRESSED = 100  # largest ratio of the unpacked size of a member to its size
 _SMALL = 10_000  # bytes; smaller members count as this many
 _NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # there may be no result
-_OF_RUN = "run/"  # before the names of all but the weights in a .keras file, where config.json is the model's
+OF_RUN = "run/"
+"""The start of the names of all but the weights in a `.keras` file, where config.json is the model's."""
 
 
 class PackedRun(Workdir):
-    """The files of a trained run that `write_packed` wrote. They stay unpacked as long as this object lives.
+    """The files of a trained run in one file that `Run.save` wrote, unpacked as long as this object lives.
 
     Attributes:
       weights: path of the file of weights.
@@ -42,7 +42,7 @@ class PackedRun(Workdir):
         self.source, self.weights = path, self.path / _WEIGHTS
         try:
             with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as file:
-                names = {name.removeprefix(_OF_RUN): name for name in _checked_names(file)}
+                names = {name.removeprefix(OF_RUN): name for name in _checked_names(file)}
                 for name in _NAMES if _RESULT in names else _NAMES[:-1]:
                     (self.path / name).write_bytes(file.read(names[name]))
             found = read_json(self.path / _STEP)
@@ -58,23 +58,13 @@ class PackedRun(Workdir):
         return True
 
 
-def write_packed(path: str | os.PathLike[str], run: Workdir, step: int, is_best: bool, model: Any) -> None:
-    """Writes a model as Keras does, and adds the description of its run and its result for `PackedRun`."""
-    write_json(run.path / _STEP, {"step": step, "is_best": is_best})
-    model.save(path)
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
-        for name in _NAMES:
-            if (run.path / name).exists():
-                file.write(run.path / name, _OF_RUN + name)
-
-
 def has_only_model(path: pathlib.Path) -> bool:
     """Whether this is a `.keras` file that has a model, and no run."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:
         names = _checked_names(file)
-        return "metadata.json" in names and f"{_OF_RUN}config.json" not in names
+        return "metadata.json" in names and f"{OF_RUN}config.json" not in names
 
 
 def _checked_names(file):

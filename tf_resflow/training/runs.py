@@ -4,6 +4,7 @@ import copy
 import os
 import pathlib
 import tempfile
+import zipfile
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics
 from tf_resflow.training.optimizer import make_optimizer
-from tf_resflow.training.packed import MODELS, PackedRun, has_only_model, opened, write_packed
+from tf_resflow.training.packed import MODELS, OF_RUN, PackedRun, has_only_model, opened
 from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
 from tf_resflow.writing import check_output_path, whole_file
 
@@ -87,7 +88,11 @@ class Run:
             files.describe(config, self.data, {})
             if self.result is not None:
                 write_json(files.result, self.result)
-            write_packed(temporary, files, self.step, self.is_best, self.model)
+            write_json(files.path / "weights.json", {"step": self.step, "is_best": self.is_best})
+            self.model.save(temporary)
+            with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as file:
+                for member in files.path.iterdir():
+                    file.write(member, OF_RUN + member.name)
 
     def __repr__(self) -> str:
         """One line, without the config and the result, which take a page."""
