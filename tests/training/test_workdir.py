@@ -90,7 +90,7 @@ def test_a_run_without_its_files_is_not_begun_anew_but_one_without_a_checkpoint_
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
     files.check_config(other)
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line | {"step": 600}))
-    refused("metrics up to step 600; .*checkpoints is empty", files.check_config, other)
+    refused("metrics up to step 600, .*checkpoints is empty", files.check_config, other)
 
 
 def test_data_are_found_from_anywhere(tmp_path, monkeypatch, refused):
