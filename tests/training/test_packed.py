@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 
@@ -66,6 +67,10 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
     assert loaded.result == run.result
     assert (loaded.step, loaded.is_best) == (1, kind == "a table")
     assert loaded.workdir == path and opened(path).is_begun()
+    model = keras.models.load_model(path)
+    np.testing.assert_equal(model.get_weights(), run.model.get_weights())
+    run.model.save(tmp_path / "alone.keras")
+    np.testing.assert_equal(resflow.load(tmp_path / "alone.keras").get_weights(), run.model.get_weights())
     content = b"".join(zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist())
     assert str(run.workdir.parent).encode() not in content
     if kind == "a table":
@@ -107,27 +112,35 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
     """In a checkout, or else in the cache. A wrong name, a missing file and a wrong file are refused."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert opened("pretrained:digits").source == ROOT / "pretrained" / "digits.zip"
+    assert opened("pretrained:digits").source == ROOT / "pretrained" / "digits.keras"
     monkeypatch.setattr(packed, "_FOLDERS", packed._FOLDERS[1:])
     cache = tmp_path / "tf_resflow"
-    refused(rf"Download digits.zip from .* to {re.escape(str(cache))}", resflow.load, "digits")
+    refused(rf"Download digits.keras from .* to {re.escape(str(cache))}", resflow.load, "digits")
     refused("no pretrained model 'digit'; .*'digits'.*pinwheel", opened, "pretrained:digit")
     refused("only read. Give a folder", workdir.Workdir, "pretrained:digits")
     cache.mkdir()
-    shutil.copy(ROOT / "pretrained" / "digits.zip", cache)
+    shutil.copy(ROOT / "pretrained" / "digits.keras", cache)
     os.mkdir("pretrained")
-    shutil.copy(ROOT / "pretrained" / "pinwheel.zip", "pretrained/digits.zip")
-    assert opened("pretrained:digits").source == cache / "digits.zip"
-    shutil.copy(ROOT / "pretrained" / "pinwheel.zip", cache / "digits.zip")
+    shutil.copy(ROOT / "pretrained" / "pinwheel.keras", "pretrained/digits.keras")
+    assert opened("pretrained:digits").source == cache / "digits.keras"
+    shutil.copy(ROOT / "pretrained" / "pinwheel.keras", cache / "digits.keras")
     refused("is not the model 'digits' of this version", opened, "pretrained:digits")
     os.mkdir("digits")
     refused("digits is not the workdir of a run", resflow.load, "digits")
 
 
+def test_a_file_of_version_0_2():
+    """The released pinwheel before there were .keras files, with settings in place of a config."""
+    old, new = resflow.load(pathlib.Path(__file__).with_name("run_of_version_0_2.zip")), resflow.load("pinwheel")
+    x = new.model.sample(4, seed=0)
+    np.testing.assert_array_equal(old.model.log_prob(x, 1), new.model.log_prob(x, 1))
+    assert (old.step, old.result) == (new.step, new.result)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_page_of_released_models(name):
     """Hashes, sizes and scores are those of the files."""
-    path = ROOT / "pretrained" / f"{name}.zip"
+    path = ROOT / "pretrained" / f"{name}.keras"
     content, page = path.read_bytes(), (path.parent / "README.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
     files = opened(f"pretrained:{name}")

@@ -12,9 +12,9 @@ from tf_resflow.config_fields import suggest
 from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json
 
 MODELS = {
-    "digits": "27be4be26834df7be497a94414d170d379370cc04f9f16d60c3a34d0a5876293",
-    "mnist": "62fcc335ca744566a3966b31691a10d5422f0270af9ed6734bd4dcde5c2b1a5d",
-    "pinwheel": "d4130dd61b9eb4c16554585084c697322dccf5a805c548e24a9d5410b5602ca6",
+    "digits": "14e2890faccd42760a9fe5b6c4760cc59ab1d3ba304d5796d44866cb88d194ff",
+    "mnist": "458ee789fbc10e4a67bbccceb235a444ab6e2d2d1309810280033ba265351b18",
+    "pinwheel": "1357912655b6d1668d6b282f618cad9954f69c2b54c498b612137e36f7df594a",
 }
 """The SHA-256 of each released file, by the name of its model."""
 
@@ -91,10 +91,10 @@ def _released(name):
             f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
         )
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tf_resflow"
-    found = [path for folder in (*_FOLDERS, cache) if (path := folder / f"{name}.zip").is_file()]
+    found = [path for folder in (*_FOLDERS, cache) if (path := folder / f"{name}.keras").is_file()]
     if not found:
         raise ValueError(
-            f"The pretrained model {name!r} is not on this machine. Download {name}.zip from the folder "
+            f"The pretrained model {name!r} is not on this machine. Download {name}.keras from the folder "
             f"pretrained/ of the repository to {cache}, or give the path of the file in its place."
         )
     for path in found:

@@ -83,16 +83,19 @@ class Run:
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
         config.data.update({place: pathlib.Path(config.data[place]).name for place in PLACES} | {"data_dir": ""})
-        with tempfile.TemporaryDirectory() as name, whole_file(path) as temporary:
-            files = Workdir(name)
+        with tempfile.TemporaryDirectory() as folder, whole_file(path) as temporary:
+            files = Workdir(folder)
             files.describe(config, self.data, {})
             if self.result is not None:
                 write_json(files.result, self.result)
             write_json(files.path / "weights.json", {"step": self.step, "is_best": self.is_best})
-            self.model.save(temporary)
-            with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as file:
-                for member in files.path.iterdir():
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
+                for member in sorted(files.path.iterdir()):
                     file.write(member, OF_RUN + member.name)
+                self.model.save(files.path / "model.keras")  # which is not compressed
+                with zipfile.ZipFile(files.path / "model.keras") as model:
+                    for name in model.namelist():
+                        file.writestr(name, model.read(name))
 
     def __repr__(self) -> str:
         """One line, without the config and the result, which take a page."""
