@@ -1,5 +1,8 @@
 """Posteriors of simulators: densities against SciPy, a fit against the exact posterior, structures, wrong input."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -160,6 +163,32 @@ def test_posterior_stays_as_it_was_and_weights_are_saved(fitted, tmp_path):
     other.model.set_weights([weight + 0.1 for weight in other.model.get_weights()])
     assert np.max(np.abs(other.posterior(x).log_prob(theta) - expected)) > 0.1
     np.testing.assert_allclose(posterior.log_prob(theta + 1e-7), expected, rtol=1e-4)
+
+
+@keras.saving.register_keras_serializable("tests")
+def around(z):
+    return tfd.Normal(z, 1.0)
+
+
+def test_saved_estimators(fitted, tmp_path, refused):
+    """Files, pickles and copies hold the prior, the summary and the weights; a lambda in a prior is named."""
+    summary = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), around])
+    others = [resflow.PosteriorEstimator(prior, [2], summary=summary, **SMALL) for prior in (BOX, joint)]
+    x = [0.5, -0.5]
+    for estimator in (fitted[0], *others):
+        estimator.save(tmp_path / "posterior.keras")
+        draws = estimator.posterior(x).sample(3, seed=1)
+        expected = estimator.posterior(x).log_prob(draws)
+        for form in (
+            resflow.load(tmp_path / "posterior.keras"),
+            pickle.loads(pickle.dumps(estimator)),
+            copy.deepcopy(estimator),
+        ):
+            np.testing.assert_array_equal(form.posterior(x).log_prob(draws), expected)
+    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda z: tfd.Normal(z, 1.0)])
+    estimator = resflow.PosteriorEstimator(joint, [2], **SMALL)
+    refused("<lambda> cannot be saved", estimator.save, tmp_path / "other.keras")
 
 
 def test_statistics_are_robust():
