@@ -42,8 +42,14 @@ def serialize(value: Any) -> Any:
 
 
 def deserialize(config: Any) -> Any:
-    """Returns the value of a config that `serialize` returned."""
-    return keras.saving.deserialize_keras_object(config)
+    """Returns the value of a config that `serialize` returned; Keras would take some strings for custom objects."""
+    if isinstance(config, list):
+        return [deserialize(part) for part in config]
+    if not isinstance(config, Mapping):
+        return config
+    if "class_name" in config:
+        return keras.saving.deserialize_keras_object(config)
+    return {key: deserialize(part) for key, part in config.items()}
 
 
 def check_registered(value: Any) -> None:
@@ -84,7 +90,7 @@ class Serializable:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         """Returns an object with the arguments of a config."""
-        return cls(**deserialize(config))
+        return cls(**{name: deserialize(value) for name, value in config.items()})
 
 
 class SerializableLayer(Serializable, keras.layers.Layer):
