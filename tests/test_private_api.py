@@ -47,6 +47,18 @@ def test_graph_steps_GraphStep():  # noqa: N802
         assert step.is_plain == is_plain and step.operation is inner
 
 
+def test_object_sharing():
+    """An object that occurs twice is one object again, and an open context keeps what it knows."""
+    layer = keras.layers.Dense(1)
+    with private_api.object_sharing():
+        keras.saving.serialize_keras_object(layer)
+        with private_api.object_sharing():
+            config = [keras.saving.serialize_keras_object(layer) for _ in range(2)]
+    with private_api.object_sharing():
+        first, second = keras.saving.deserialize_keras_object(config)
+    assert first is second
+
+
 def test_takes_list():
     x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     y = keras.layers.Add()([x, c])

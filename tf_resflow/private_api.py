@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from keras.src.backend.common import global_state
+from keras.src.saving import serialization_lib
 from tensorflow.python.autograph.core import config
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.framework.ops import gradient_registry
@@ -22,6 +24,14 @@ config.CONVERSION_RULES += (config.DoNotConvert("tf_resflow"),)  # AutoGraph cal
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers directly inside a layer or model, in order."""
     return layer._flatten_layers(include_self=False, recursive=False)
+
+
+@contextlib.contextmanager
+def object_sharing() -> Iterator[None]:
+    """A context in which Keras' configs tell which objects occur several times, if none is open."""
+    is_open = global_state.get_global_attribute("shared_objects/id_to_obj_map") is not None
+    with contextlib.nullcontext() if is_open else serialization_lib.ObjectSharingScope():
+        yield
 
 
 class GraphStep(NamedTuple):

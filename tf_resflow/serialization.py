@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.private_api import sublayers
+from tf_resflow.private_api import object_sharing, sublayers
 
 _PACKAGE = "tf_resflow"
 _OF_TFP = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
@@ -85,12 +85,14 @@ class Serializable:
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as a Keras config."""
         check_registered(self)
-        return serialize(arguments_of(self))
+        with object_sharing():
+            return serialize(arguments_of(self))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         """Returns an object with the arguments of a config."""
-        return cls(**{name: deserialize(value) for name, value in config.items()})
+        with object_sharing():
+            return cls(**{name: deserialize(value) for name, value in config.items()})
 
 
 class SerializableLayer(Serializable, keras.layers.Layer):

@@ -221,7 +221,8 @@ def test_settings_that_only_one_version_knows_are_not_compared():
 
 def conditional(seed):
     network = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
-    flow = resflow.flows.vector_flow(2, 1, (4,), affine_layers=(1, 0), condition_size=3, seed=seed)
+    options = {"condition_size": 3, "norms": "learned", "activation": "lipswish", "seed": seed}
+    flow = resflow.flows.vector_flow(2, 1, (4,), affine_layers=(1, 0), **options)
     statistics = {"condition_mean": [1.0, 2.0], "condition_std": [3.0, 4.0]}
     options = {"condition_network": network, "base": student(3.0), **statistics}
     return resflow.FlowModel(flow, [2], condition_shape=[2], cells=([0, 0], [1, 0], [3, 0]), **options)
