@@ -220,7 +220,8 @@ def build(recipe, dtype, rng):
     own = []
     for i, node in enumerate(recipe.nodes):
         if node.tie not in made:
-            made[node.tie] = _layer(node, dtype=dtype, name=f"layer_{i}")
+            setting = [] if node.setting is None else [node.setting]
+            made[node.tie] = KINDS[node.kind][0](*setting, dtype=dtype, name=f"layer_{i}")
         own.append(made[node.tie])
     x = keras.Input(recipe.shape, dtype=dtype)
     inputs = [x] if recipe.condition is None else [x, keras.Input([recipe.condition], dtype=dtype)]
@@ -246,11 +247,6 @@ def build(recipe, dtype, rng):
         if node.kind == "linear" and not node.setting["bias"]:
             layer.bias = None  # changed after it was built
     return network, own
-
-
-def _layer(node, **options):
-    make = KINDS[node.kind][0]
-    return make(**options) if node.setting is None else make(node.setting, **options)
 
 
 def _linear_layer(setting, **options):
@@ -376,9 +372,6 @@ class Block(NamedTuple):
     estimator: Any
     weights: Any
 
-    def moved(self, direction, step):
-        return self._replace(g=self.g.moved(direction, step))
-
     def _solve(self, y, c, sign=1.0):
         x = y
         for _ in range(120):
@@ -454,10 +447,8 @@ class Case:
         if self.scales == 2 and first.condition is not None:
             first = draw_recipe(rng, shape)
         recipes = first, changed(first, rng) if self.scales == 1 else draw_recipe(rng, (1, 1, 4))
-        conditions = {recipe.condition for recipe in recipes} - {None}
-        while len(conditions) > 1:  # both have the same condition, or one has none
-            recipes = recipes[0], draw_recipe(rng, (1, 1, 4))
-            conditions = {recipe.condition for recipe in recipes} - {None}
+        while len(conditions := {recipe.condition for recipe in recipes} - {None}) > 1:
+            recipes = recipes[0], draw_recipe(rng, (1, 1, 4))  # both have the same condition, or one has none
         kind = rng.choice(["residual", "residual", "monotone"])
         kinds = [rng.choice(ESTIMATORS)] * 2 if rng.random() < 0.6 else [rng.choice(ESTIMATORS) for _ in range(2)]
         num = int(rng.integers(1, 5))
@@ -493,13 +484,11 @@ class Case:
         """The results in one of `WAYS`, which has no inverse and not all gradients if it is "vectorized"."""
         c = np.zeros([3, 1]) if self.c is None else self.c
         inputs = [tf.constant(value, self.dtype) for value in (self.x, c, self.a, self.b)]
-        if way == "eager":
-            return self._compute(*inputs)
-        if way == "vectorized":
-            return tf.function(self._vectorized, autograph=False)(*inputs)
         training = way == "training" and not any(block.monotone for block in self.blocks)
-        compute = functools.partial(self._compute, training=training)
-        return tf.function(compute, autograph=False, jit_compile=way == "xla" or None)(*inputs)
+        compute = functools.partial(self._compute, training=training) if way != "vectorized" else self._vectorized
+        if way != "eager":
+            compute = tf.function(compute, autograph=False, jit_compile=way == "xla" or None)
+        return compute(*inputs)
 
     def _arguments(self, c, training=False):
         arguments = {"seed": tf.constant([1, 2])} | ({} if self.c is None else {"condition": c})
@@ -579,7 +568,8 @@ class Case:
             directions = [{id(variable): next(of_weights, 0.0) for variable in group} for group in self.variables]
             ends = []  # the blocks, the change of x or z, and the condition, a step ahead and a step back
             for step in (_STEP, -_STEP):
-                blocks = [block.moved(way, step) for block, way in zip(self.blocks, directions, strict=True)]
+                moved = [block.g.moved(way, step) for block, way in zip(self.blocks, directions, strict=True)]
+                blocks = [block._replace(g=g) for block, g in zip(self.blocks, moved, strict=True)]
                 c = None if self.c is None else self.c + step * (moves[1] if len(moves) > 1 else 0.0)
                 ends.append((blocks, step * moves[0].reshape(3, -1), c))
             ahead, back = (np.sum(self.a * self.there(blocks, x + dx, c)[0]) for blocks, dx, c in ends)

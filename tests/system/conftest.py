@@ -39,9 +39,11 @@ def exported_float32(float32_model, tmp_path_factory):
 def process():
     """Runs Python, or another program, in a process of its own, and returns what it printed and its exit code."""
 
-    def process(*arguments, program=sys.executable, cwd=ROOT, text=True, **options):
+    def process(*arguments, program=sys.executable, cwd=ROOT, text=True, check=False, **options):
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2"} | options.pop("environment", dict(os.environ))
         command = [program, *arguments]
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=text, **options)
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=text, **options)
+        assert not (check and done.returncode), done.stdout[-2000:] + done.stderr[-3000:]
+        return done
 
     return process

@@ -2,9 +2,8 @@
 
     python -m tests.system.mutants --output=mutants
 
-Draws mutants with a fixed seed, and runs the tests of the package and the random cases on each until one fails. No
-file is changed: each mutant has a process of its own, forked from one that has imported TensorFlow, where an import
-hook changes the source. (Processes that a test starts have no fault.) A second start continues the first one.
+Draws mutants with a fixed seed, and runs the tests of the package and the random cases until one fails, in a copy
+that has the fault. A second start continues the first one.
 """
 
 import argparse
@@ -12,21 +11,17 @@ import ast
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
-import difflib
-import functools
-import importlib.machinery
-import importlib.util
 import json
-import multiprocessing
-import os
 import pathlib
 import random
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
+from typing import NamedTuple
 
 import parso
-import pytest
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.operators.provider import OperatorProvider
@@ -83,7 +78,6 @@ class SwapArguments(_Fault):
         return node
 
 
-_OURS = {operator.__name__: operator for operator in (DropStatement, SwapArguments)}
 _BINARY = ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "FloorDiv_Mul", "Mod_FloorDiv")
 _COMPARED = ("Eq_NotEq", "NotEq_Eq", "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt")
 _COMPARED += ("Is_IsNot", "IsNot_Is")
@@ -98,7 +92,8 @@ _KINDS = {
 
 
 def _operator(name):
-    return _OURS[name]() if name in _OURS else OperatorProvider()[name]()
+    ours = {operator.__name__: operator for operator in (DropStatement, SwapArguments)}
+    return (ours.get(name) or OperatorProvider()[name])()
 
 
 def _nodes(node):
@@ -111,8 +106,7 @@ def _leaves(node):
     return [inner for inner in _nodes(node) if not hasattr(inner, "children")]
 
 
-@dataclasses.dataclass(frozen=True)
-class Mutant:
+class Mutant(NamedTuple):
     """An occurrence of an operator of a kind in a file."""
 
     path: str
@@ -125,36 +119,24 @@ class Mutant:
     def package(self):
         return pathlib.Path(self.path).parts[1]
 
-    @functools.cached_property
+    @property
     def source(self):
         """The text of the file with the fault, or None if it does not compile."""
         changed = mutate_code((ROOT / self.path).read_text(), _operator(self.operator), self.occurrence)
         with contextlib.suppress(SyntaxError):
             return changed and compile(changed, self.path, "exec") and changed
 
-    @property
-    def diff(self):
-        texts = [text.splitlines() for text in ((ROOT / self.path).read_text(), self.source)]
-        return [line for line in list(difflib.unified_diff(*texts, n=0, lineterm=""))[2:] if line[0] in "+-"]
-
 
 def _left_out(source):
     """Ranges that are not mutated: annotations, messages, imports, exports and what only a type checker reads."""
-    silent = ("warnings.warn", "logging.info", "tf.debugging.Assert")
+    starts = ("raise ", "assert ", "from ", "f'", 'f"', "warnings.warn(", "logging.info(", "tf.debugging.Assert(")
+    starts += ("__all__", "if TYPE_CHECKING:")
     for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Raise() | ast.Assert() | ast.ImportFrom() | ast.JoinedStr():
-                left_out = node
-            case ast.arg(annotation=part) | ast.AnnAssign(annotation=part) | ast.FunctionDef(returns=part):
-                left_out = part
-            case ast.Call(func=part) if ast.unparse(part) in silent:
-                left_out = node
-            case ast.Assign(targets=[ast.Name("__all__")]) | ast.If(test=ast.Name("TYPE_CHECKING")):
-                left_out = node
-            case _:
-                left_out = None
-        if left_out is not None:
-            yield (left_out.lineno, left_out.col_offset), (left_out.end_lineno, left_out.end_col_offset)
+        parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.stmt | ast.Call | ast.JoinedStr) and ast.unparse(node).startswith(starts):
+            parts.append(node)
+        for part in filter(None, parts):
+            yield (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
 
 
 def _mutants_of(path):
@@ -182,69 +164,27 @@ def draw(num, seed):
     return [mutant for mutant in drawn if mutant.source]
 
 
-class _Importer(importlib.machinery.SourceFileLoader):
-    """Imports the module of a mutant."""
-
-    def __init__(self, mutant):
-        name = mutant.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        super().__init__(name, str(ROOT / mutant.path))
-        self.source = mutant.source
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname == self.name:
-            return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
-
-    def get_code(self, fullname):
-        return compile(self.source, self.path, "exec", dont_inherit=True)
-
-
-class _Failures(list):
-    """A plugin of pytest that keeps the tests that fail."""
-
-    def pytest_runtest_logreport(self, report):
-        self += [report.nodeid] * report.failed
-
-    pytest_collectreport = pytest_runtest_logreport
-
-
-def _run(package, random_cases, output, mutant=None):
-    """Runs the tests of a package, in a process of its own, and writes the first one that fails."""
-    if mutant is not None:
-        sys.meta_path.insert(0, _Importer(mutant))
-    with output.with_suffix(".log").open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.chdir(ROOT)
-    failures = _Failures()
-    tests = [f"tests/{package}", "tests/test_random_cases.py", f"--random_cases={random_cases}"]
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--tb=short", *tests], plugins=[failures])
-    found = [*failures, f"pytest ends with {int(code)}" if code else None][0]
-    output.write_text(json.dumps({"found_by": found, "seconds": time.process_time()}))
-    os._exit(0)
-
-
-def _result(output, seconds, *arguments):
-    """The result of `_run`, from its file if there is one."""
+def _attempt(args, name, package, limit=None, mutant=None):
+    """The first test that fails, or None, and the seconds until then; from their file if it is there."""
+    output = args.output / f"{name}.json"
     if not output.exists():
-        process = multiprocessing.get_context("forkserver").Process(target=_run, args=arguments)
-        process.start()
-        process.join(seconds)
-        process.kill()
-        process.join()
-        if process.exitcode:
-            output.write_text(json.dumps({"found_by": "it crashes, or does not end", "seconds": seconds}))
+        start, tests = time.monotonic(), [f"tests/{package}", "tests/test_random_cases.py"]
+        options = ["-q", "-x", "-p", "no:cacheprovider", "--tb=short", f"--random_cases={args.random_cases}"]
+        with tempfile.TemporaryDirectory() as folder:
+            for part in ("tf_resflow", "tests", "benchmarks", "configs", "pretrained"):
+                shutil.copytree(ROOT / part, f"{folder}/{part}")
+            shutil.copy(ROOT / "pyproject.toml", folder)
+            if mutant is not None:
+                pathlib.Path(folder, mutant.path).write_text(mutant.source)
+            command = [sys.executable, "-m", "pytest", *options, *tests]
+            try:
+                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=limit)
+                failures = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+                found_by = [*failures, f"exit code {done.returncode}"][0] if done.returncode else None
+            except subprocess.TimeoutExpired:
+                found_by = "it does not end"
+        output.write_text(json.dumps([found_by, time.monotonic() - start]))
     return json.loads(output.read_text())
-
-
-def _attempt(args, limits, index, mutant):
-    """The first test that finds a mutant, or None."""
-    output = args.output / f"mutant_{index}.json"
-    result = _result(output, limits[mutant.package], mutant.package, args.random_cases, output, mutant)
-    name = f"{mutant.path}:{mutant.line} {mutant.operator}"
-    print(f"{index:4} {result['found_by'] or 'NOT FOUND'}  {name}  {result['seconds']:.0f} s", flush=True)
-    if result["found_by"] is None:
-        print(*mutant.diff, sep="\n", flush=True)
-    return mutant, result["found_by"]
 
 
 def main():
@@ -258,23 +198,25 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    preload = ["tensorflow", "tensorflow_probability", "keras", "pytest"]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     limits = {}
     for package in args.package or PACKAGES:
-        output = args.output / f"{package}.json"
-        start, result = time.monotonic(), _result(output, None, package, args.random_cases, output)
-        if result["found_by"]:
-            raise SystemExit(f"Not all tests of {package} pass: see {output.with_suffix('.log')}.")
-        limits[package] = 60 + 5 * max(result["seconds"], time.monotonic() - start)
-    mutants = [(i, m) for i, m in enumerate(draw(args.num, args.seed)) if m.package in limits]
+        failed, seconds = _attempt(args, package, package)
+        if failed:
+            raise SystemExit(f"Not all tests of {package} pass: {failed}")
+        limits[package] = 60 + 10 * seconds
+
+    def attempt(drawn):
+        index, mutant = drawn
+        found_by, _ = _attempt(args, f"mutant_{index}", mutant.package, limits[mutant.package], mutant)
+        name = f"{mutant.path}:{mutant.line} {mutant.operator} {mutant.occurrence}"
+        print(f"{index:4} {name}: {found_by or 'NOT FOUND'}", flush=True)
+        return mutant, found_by is not None
+
+    mutants = [(i, mutant) for i, mutant in enumerate(draw(args.num, args.seed)) if mutant.package in limits]
     with concurrent.futures.ThreadPoolExecutor(args.workers) as threads:
-        results = list(threads.map(lambda drawn: _attempt(args, limits, *drawn), mutants))
-    counts = collections.defaultdict(list)
-    for mutant, found_by in results:
-        for group in (mutant.package, mutant.kind, "all"):
-            counts[group].append(bool(found_by))
-    for group, found in counts.items():
+        results = list(threads.map(attempt, mutants))
+    for group in (*limits, *_KINDS):
+        found = [is_found for mutant, is_found in results if group in (mutant.package, mutant.kind)]
         print(f"{group:12} {sum(found):4} of {len(found):4} found")
 
 

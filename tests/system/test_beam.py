@@ -56,8 +56,7 @@ def score(path, process, tmp_path):
 
     def score(pattern):
         options = [f"--model={path}", f"--input={tmp_path / pattern}", f"--output={tmp_path / 'scores/of'}"]
-        done = process(SCRIPT, *options, "--runner=FnApiRunner", program=PYTHON)
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = process(SCRIPT, *options, "--runner=FnApiRunner", program=PYTHON, check=True)
         return done.stdout, sorted((tmp_path / "scores").iterdir())
 
     return score

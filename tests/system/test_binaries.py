@@ -18,9 +18,7 @@ CONFIG = [*TOY, "--config.train.steps=3"]
 def trained(tmp_path_factory, process):
     """The workdir of a run, and the process that trained it."""
     workdir = tmp_path_factory.mktemp("runs") / "toy"
-    done = process("bin/train.py", f"--workdir={workdir}", *CONFIG)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return workdir, done
+    return workdir, process("bin/train.py", f"--workdir={workdir}", *CONFIG, check=True)
 
 
 def test_train_ends_with_its_result_and_a_finished_run_is_done(trained, call):

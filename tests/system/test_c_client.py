@@ -21,18 +21,12 @@ def client(tmp_path_factory, process):
     folder = tmp_path_factory.mktemp("client")
     for name in ("client.c", "Makefile"):
         shutil.copy(ROOT / "examples" / "c_client" / name, folder)
-    built = process(f"PYTHON={sys.executable}", "CC=cc", "CFLAGS=-O2 -Werror", program="make", cwd=folder)
-    assert built.returncode == 0, built.stderr
+    process(f"PYTHON={sys.executable}", "CC=cc", "CFLAGS=-O2 -Werror", program="make", cwd=folder, check=True)
 
     def run(path, data=b"", arguments=("-",)):
         return process(path, *arguments, program=folder / "client", input=data, text=False)
 
     return run
-
-
-@pytest.fixture(scope="module")
-def images_path(export_dir):
-    return export_dir / "1"
 
 
 def check_answer(result, path, x):
@@ -50,12 +44,13 @@ def check_error(result, message, returncode=1):
     assert message in result.stderr.decode()
 
 
-def test_images(client, images_path, images, tmp_path):
+def test_images(client, export_dir, images, tmp_path):
     """From standard input, and from a file that is larger than the buffer."""
-    check_answer(client(images_path, images.tobytes()), images_path, images)
+    path = export_dir / "1"
+    check_answer(client(path, images.tobytes()), path, images)
     x = np.resize(images, [1500, 8, 8, 1])
     x.tofile(tmp_path / "x.bin")
-    check_answer(client(images_path, arguments=[tmp_path / "x.bin"]), images_path, x)
+    check_answer(client(path, arguments=[tmp_path / "x.bin"]), path, x)
 
 
 def test_vectors(client, exported_float32, exported_vectors):
@@ -66,15 +61,15 @@ def test_vectors(client, exported_float32, exported_vectors):
         check_error(client(path, x.tobytes()), "x must be finite")
 
 
-def test_wrong_input(client, images_path, images, tmp_path):
-    x = images[:2].copy()
+def test_wrong_input(client, export_dir, images, tmp_path):
+    x, path = images[:2].copy(), export_dir / "1"
     x[1, 0, 0, 0] = 17
     message = "the input has 127 bytes; expected a multiple of 64: an example has 64 values of size 1"
-    check_error(client(images_path, x.tobytes()), "x must lie in 0, ..., 16,")
-    check_error(client(images_path, x.tobytes()[:-1]), message)
-    check_error(client(images_path), "x must have at least one example")
-    check_error(client(images_path, arguments=[tmp_path / "no.bin"]), "no.bin: No such file")
-    check_error(client(images_path, arguments=[]), "usage:", 2)
+    check_error(client(path, x.tobytes()), "x must lie in 0, ..., 16,")
+    check_error(client(path, x.tobytes()[:-1]), message)
+    check_error(client(path), "x must have at least one example")
+    check_error(client(path, arguments=[tmp_path / "no.bin"]), "no.bin: No such file")
+    check_error(client(path, arguments=[]), "usage:", 2)
     check_error(client(tmp_path), "client: loading the model failed: Could not find SavedModel")
 
 

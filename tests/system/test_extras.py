@@ -2,8 +2,6 @@
 
 import importlib
 
-import pytest
-
 import tf_resflow
 
 CORE_ALONE = """
@@ -59,7 +57,6 @@ def test_the_core_alone(process):
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]
 
 
-def test_another_keras_backend(monkeypatch):
+def test_another_keras_backend(monkeypatch, refused):
     monkeypatch.setattr("keras.config.backend", lambda: "torch")
-    with pytest.raises(ImportError, match="the backend is 'torch'.*keras.json"):
-        importlib.reload(tf_resflow.layers)
+    refused("the backend is 'torch'.*keras.json", importlib.reload, tf_resflow.layers, error=ImportError)

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
 MEASURE = """
 import json, pathlib, statistics
 import keras, numpy as np, tensorflow as tf
@@ -48,20 +46,14 @@ print(json.dumps([growth(1, 4), growth(1, 20), growth(3, 4)]))
 """
 
 
-@pytest.fixture(scope="module")
-def growths(process):
-    """Peak of a step above the use between steps, in MB, for a block, for 5 times the terms, and for 3 blocks."""
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory(process):
+    """The peak of a step above the use between steps, in MB, for a block, for 5 times the terms, and for 3 blocks.
+
+    A block has at least ten activations of 12.8 MB (64 images, width 64), but it keeps only x, u, v.
+    """
     # Without oneDNN's pool, memory that is free is given back at once.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    return json.loads(process("-c", MEASURE, environment=environment, check=True).stdout)
-
-
-def test_memory_does_not_grow_with_the_number_of_terms(growths):
-    few, many, _ = growths
-    assert few > 50 and many < 1.1 * few
-
-
-def test_memory_does_not_keep_the_activations_of_a_block(growths):
-    """A block has at least ten activations of 12.8 MB (64 images, width 64); it keeps x, u, v."""
-    one, _, three = growths
+    one, many_terms, three = json.loads(process("-c", MEASURE, environment=environment, check=True).stdout)
+    assert one > 50 and many_terms < 1.1 * one
     assert (three - one) / 2 < 40

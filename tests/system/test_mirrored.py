@@ -4,13 +4,14 @@ import functools
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow.training.optimizer import AdamW
 
 DETERMINISTIC = resflow.logdet.PowerSeries(3, probes="basis")
+SGD = functools.partial(keras.optimizers.SGD, 0.1)
+DATA = np.random.default_rng(0).normal(size=[16, 2]) * [2.0, 0.5] + 1.0
 
 
 def make_model(optimizer, log_det_estimator=None):
@@ -19,15 +20,6 @@ def make_model(optimizer, log_det_estimator=None):
     model.compile(optimizer=optimizer())
     model.optimizer.build(model.trainable_variables)
     return model
-
-
-def sgd():
-    return keras.optimizers.SGD(0.1)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return np.random.default_rng(0).normal(size=[16, 2]) * [2.0, 0.5] + 1.0
 
 
 def train(strategy, model, batches):
@@ -52,13 +44,13 @@ def check_replicas(strategy, model, rtol):
         np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel.numpy(), 2), rtol=rtol)
 
 
-def test_replicas_stay_equal_and_draw_differently(two_replicas, data):
+def test_replicas_stay_equal_and_draw_differently(two_replicas):
     with two_replicas.scope():
         optimizer = functools.partial(keras.optimizers.AdamW, 1e-2, global_clipnorm=1.0)
         model = make_model(optimizer, resflow.logdet.RussianRoulette())
         start = [v.numpy() for v in model.trainable_variables]
     # Both replicas get the same examples, so that their losses differ by their draws alone.
-    *_, metrics = train(two_replicas, model, np.tile(data[:8], [3, 2, 1]))
+    *_, metrics = train(two_replicas, model, np.tile(DATA[:8], [3, 2, 1]))
     for key in ("nats", "gradient_norm"):
         first, second = metrics[key]
         assert np.isfinite([first, second]).all() and first != second
@@ -81,17 +73,17 @@ def test_loss_curve_equals_that_of_one_device(two_replicas):
     assert len(one) == 50 and one[-1] < one[0] - 0.3
 
 
-def test_fit(two_replicas, data):
+def test_fit(two_replicas):
     with two_replicas.scope():
         model = make_model(lambda: keras.optimizers.AdamW(2e-2, use_ema=True))
-    many = np.tile(data, [8, 1]) @ np.array([[1.0, 0.9], [0.0, 0.3]], "float32")
+    many = np.tile(DATA, [8, 1]) @ np.array([[1.0, 0.9], [0.0, 0.3]], "float32")
     model.initialize(many)
     losses = model.fit(many, batch_size=32, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0] - 0.1
     check_replicas(two_replicas, model, rtol=1e-3)
 
 
-def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas, data):
+def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas):
     """9 examples in batches of 4, and 7: the last batch leaves a replica with none, or with one of three examples.
 
     Each batch gives the step of one device. The loss of an epoch is the mean over the examples.
@@ -99,8 +91,8 @@ def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas, data):
 
     def fitted(strategy, num):
         with strategy.scope():
-            model = make_model(sgd, DETERMINISTIC)
-        loss = model.fit(data[:num], batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
+            model = make_model(SGD, DETERMINISTIC)
+        loss = model.fit(DATA[:num], batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
         return np.concatenate([[*loss], *(np.ravel(variable) for variable in model.trainable_variables)])
 
     for num in (9, 7):
@@ -108,14 +100,14 @@ def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas, data):
         np.testing.assert_allclose(fitted(two_replicas, num), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_density_in_replicas(two_replicas, data):
+def test_density_in_replicas(two_replicas):
     with two_replicas.scope():
-        model = make_model(sgd, DETERMINISTIC)
+        model = make_model(SGD, DETERMINISTIC)
 
     @tf.function(autograph=False)
     def log_prob(x):
         return two_replicas.run(lambda: model.log_prob(x, seed=[0, 1]))
 
-    first, second = two_replicas.experimental_local_results(log_prob(tf.constant(data)))
+    first, second = two_replicas.experimental_local_results(log_prob(tf.constant(DATA)))
     np.testing.assert_allclose(first, second, rtol=1e-6)
-    np.testing.assert_allclose(first, model.log_prob(data, seed=1), rtol=1e-5)
+    np.testing.assert_allclose(first, model.log_prob(DATA, seed=1), rtol=1e-5)

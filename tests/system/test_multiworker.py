@@ -44,13 +44,9 @@ def start_workers(tmp_path, make_config, start_both):
 
     def start(**fields):
         config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=40)
-        (tmp_path / "config.py").write_text(
-            "from tf_resflow.training import default_config\n\n\n"
-            "def get_config():\n"
-            "    config = default_config()\n"
-            f"    config.update({config.to_dict()!r})\n"
-            "    return config\n"
-        )
+        lines = ["from tf_resflow.training import default_config", "def get_config():"]
+        lines += ["    config = default_config()", f"    config.update({config.to_dict()!r})", "    return config"]
+        (tmp_path / "config.py").write_text("\n".join(lines))
         flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", "--strategy=multiworker"]
         flags += [f"--config.train.{name}={value}" for name, value in fields.items()]
         return start_both(ROOT / "bin" / "train.py", *flags)

@@ -1,5 +1,6 @@
 """The wheel, installed outside of the checkout, trains a config by name and has all commands."""
 
+import functools
 import json
 import os
 import pathlib
@@ -31,21 +32,9 @@ OUTSIDE = {key: value for key, value in os.environ.items() if not key.startswith
 
 
 @pytest.fixture(scope="module")
-def run(process):
-    """Runs a process that must succeed, and returns what it prints."""
-
-    def run(*arguments, **options):
-        done = process(*arguments, **options)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        return done.stdout
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory, run):
+def installed(tmp_path_factory, process):
     """The wheel of a copy of the sources, and the commands of a new environment with the present dependencies."""
-    folder = tmp_path_factory.mktemp("wheel")
+    folder, run = tmp_path_factory.mktemp("wheel"), functools.partial(process, check=True)
     sources = folder / "sources"
     for name in ("tf_resflow", "configs"):
         shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -57,18 +46,19 @@ def installed(tmp_path_factory, run):
     python = folder / "environment/bin/python"
     run("-m", "venv", "--without-pip", folder / "environment", cwd=folder)
     run(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=folder)
-    packages = run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", program=python, cwd=folder)
+    done = run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", program=python, cwd=folder)
     # Python does not read the .pth files in this folder, one of which has the checkout.
-    (pathlib.Path(packages.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    (pathlib.Path(done.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return wheel, folder / "environment/bin"
 
 
-def test_a_training_by_name(installed, tmp_path, run):
-    options = {"cwd": tmp_path, "environment": OUTSIDE}
-    where = run("-c", "import tf_resflow; print(tf_resflow.__file__)", program=installed[1] / "python", **options)
+def test_a_training_by_name(installed, tmp_path, process):
+    options = {"cwd": tmp_path, "environment": OUTSIDE, "check": True}
+    code = "import tf_resflow; print(tf_resflow.__file__)"
+    where = process("-c", code, program=installed[1] / "python", **options).stdout
     assert pathlib.Path(where).is_relative_to(installed[1].parent)
     arguments = ["--config=ablations:relu,toy2d", f"--workdir={tmp_path}/run", *TINY]
-    assert "after 3 steps" in run(*arguments, program=installed[1] / "resflow-train", **options)
+    assert "after 3 steps" in process(*arguments, program=installed[1] / "resflow-train", **options).stdout
     assert json.loads((tmp_path / "run/result.json").read_text())["num_examples"] == 20
 
 

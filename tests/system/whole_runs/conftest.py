@@ -1,12 +1,45 @@
+import json
+
 import numpy as np
+import pytest
+import tensorflow as tf
 
-from tests.training.conftest import few_points, image_config, set_step, train, train_without_steps  # noqa: F401
+import tf_resflow as resflow
+from tests.training.conftest import few_points, image_config, train, train_without_steps  # noqa: F401
+from tf_resflow import data
 
 
-def pairs(dataset, split, num=None):
-    """The examples of a split, and their conditions."""
-    batches = dataset.eval_batches(split, 20, num, labels=True)
-    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+class WholeRun:
+    """What a training leaves: its workdir and result, and the loaded run with its data."""
+
+    def __init__(self, workdir, result):
+        self.workdir, self.result, self.run = workdir, result, resflow.load(workdir)
+        self.model, self.data = self.run.model, data.load(self.run.config.data)
+
+    def pairs(self, split, num=None):
+        """The examples of a split, and their conditions."""
+        batches = self.data.eval_batches(split, 20, num, labels=True)
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+    def figures(self):
+        return {path.name for path in (self.workdir / "figures").iterdir()}
+
+    def export(self, folder, **options):
+        """The folder of the SavedModel, its signatures, and the texts about them."""
+        path = resflow.serving.export_run(self.workdir, folder, **options)
+        described = json.loads((path / "signatures.json").read_text())
+        return path, tf.saved_model.load(str(path)).signatures, described, (path / "README.md").read_text()
+
+
+@pytest.fixture(scope="session")
+def train_table(make_config, train):  # noqa: F811
+    def train_table(path, steps, **fields):
+        fields |= {"data__name": "tabular", "data__path": str(path), "train__eval_every": steps}
+        fields |= {"train__steps": steps, "train__batch_size": 64, "train__learning_rate": 2e-2}
+        workdir = path.parent / "run"
+        return WholeRun(workdir, train(make_config(**fields), workdir))
+
+    return train_table
 
 
 def regression_nats(train_x, train_c, x, c):

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tests.system.whole_runs.conftest import pairs
-from tf_resflow import data, training
+from tests.system.whole_runs.conftest import WholeRun
+from tf_resflow import training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 from tf_resflow.cli.evaluate import table
@@ -20,41 +20,29 @@ from tf_resflow.training import report
 
 
 @pytest.fixture(scope="module")
-def labeled(tmp_path_factory, image_config, train_without_steps):
-    """The workdir and the result."""
+def whole(tmp_path_factory, image_config, train_without_steps):
     fields = {"model__condition": "label", "model__dequantization": "variational"}
     fields |= {"model__dequantization_blocks": 1, "model__dequantization_width": 4}
     workdir = tmp_path_factory.mktemp("labels") / "run"
-    return workdir, train_without_steps(image_config(**fields), workdir)
+    return WholeRun(workdir, train_without_steps(image_config(**fields), workdir))
 
 
-@pytest.fixture(scope="module")
-def loaded(labeled):
-    return resflow.load(labeled[0])
-
-
-@pytest.fixture(scope="module")
-def held_out(loaded):
-    """The 30 evaluated images, and their labels."""
-    return pairs(data.load(loaded.config.data), "test", 30)
-
-
-def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
+def test_evaluation_and_classes(whole, monkeypatch):
     """The density given the labels; the classes by the densities given each, which one pixel decides here."""
-    assert {path.name for path in (labeled[0] / "figures").iterdir()} == {"samples.png", "reconstructions.png"}
-    assert labeled[1]["reconstruction_error"] < 0.05
-    evaluation = training.Evaluation(loaded, data.load(loaded.config.data), log_det_estimator="exact")
+    assert whole.figures() == {"samples.png", "reconstructions.png"}
+    assert whole.result["reconstruction_error"] < 0.05
+    evaluation = training.Evaluation(whole.run, whole.data, log_det_estimator="exact")
     assert "classification" not in evaluation.metrics and "likelihood" in evaluation.metrics
     result = evaluation.header() | evaluation.likelihood() | evaluation.reconstruction()
     result |= evaluation.importance_weighted(4)
-    written = json.loads((labeled[0] / "result.json").read_text())
+    written = json.loads((whole.workdir / "result.json").read_text())
     assert result["dequantization"] == written["dequantization"] == "variational"
     assert (result["bound"], result["importance_weighted"]["bound"]) == ("elbo", "importance_weighted")
     assert result["importance_weighted"]["bits_per_dim"] < result["bits_per_dim"]
     assert result["reconstruction"]["exact_examples"] == 1.0
-    x, labels = held_out
-    losses = loaded.model.example_losses((x, labels), 0)[loaded.model.objective].numpy()
-    for found in (labeled[1], result):
+    x, labels = whole.pairs("test", 30)
+    losses = whole.model.example_losses((x, labels), 0)[whole.model.objective].numpy()
+    for found in (whole.result, result):
         assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # by other dequantizations and probes
 
     def by_class(model, x, seed, *, plan):
@@ -70,26 +58,26 @@ def test_evaluation_and_classes(labeled, loaded, held_out, monkeypatch):
     assert (rows["dequantization"], rows["bound"]) == ("variational", "elbo") and "accuracy" in rows
     fid = evaluation.fid(lambda x: np.reshape(x, [len(x), -1])[:, :3].astype(float), num_samples=30)["fid"]
     assert fid["num_samples"] == 30 and math.isfinite(fid["fid"])
-    found = evaluation.ood(data.load(loaded.config.data))["ood"]  # without labels, so from equal scores
+    found = evaluation.ood(whole.data)["ood"]  # without labels, so from equal scores
     assert found == {"name": "digits", "num_examples": 30, "auroc_log_prob": 0.5}
 
 
-def test_samples_of_labels(labeled, loaded, run_command, tmp_path, monkeypatch):
+def test_samples_of_labels(whole, run_command, tmp_path, monkeypatch):
     """A row for each class, or for the given classes."""
 
     def sample(name, *arguments):
-        run_command(sample_command, labeled[0], tmp_path / name, *arguments)
+        run_command(sample_command, whole.workdir, tmp_path / name, *arguments)
 
-    monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
+    monkeypatch.setattr(resflow, "load", lambda workdir: whole.run)
     sample("all.npy", "--num=2")
-    expected = resflow.evaluation.draw_samples(loaded.model, 20, condition=np.repeat(np.arange(10), 2))
+    expected = resflow.evaluation.draw_samples(whole.model, 20, condition=np.repeat(np.arange(10), 2))
     np.testing.assert_array_equal(np.load(tmp_path / "all.npy"), np.concatenate(list(expected)))
     sample("grid.png", "--num=2", "--condition=3", "--temperature=0.5,1")
     sample("rows.png", "--num=2", "--condition=3,4")
     assert all((tmp_path / name).stat().st_size > 500 for name in ("grid.png", "rows.png"))
     sample("paths.npy", "--interpolate=pairs", "--num=2", "--condition=3,4")
     points = np.load(tmp_path / "paths.npy").reshape(2, 10, 8, 8, 1)
-    x, labels = pairs(data.load(loaded.config.data), "test")
+    x, labels = whole.pairs("test")
     for end in points[:, [0, -1]].reshape(4, 1, 8, 8, 1):
         same = np.all(end == x, axis=(1, 2, 3))
         assert same.any() and set(labels[same]) <= {3, 4}
@@ -98,7 +86,7 @@ def test_samples_of_labels(labeled, loaded, run_command, tmp_path, monkeypatch):
             sample("x.npy", f"--condition={label}")
 
 
-def test_images_without_labels_are_scored(labeled, held_out, run_command, tmp_path, monkeypatch):
+def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypatch):
     """They and the held-out ones come without labels; test_scores_of_a_mixture_of_the_classes has their scores."""
     seen = []
 
@@ -108,9 +96,9 @@ def test_images_without_labels_are_scored(labeled, held_out, run_command, tmp_pa
 
     fake = types.SimpleNamespace(score_examples=scores)
     monkeypatch.setattr(resflow.evaluation, "LogLikelihood", lambda *_: fake)
-    x, _ = held_out
+    x, _ = whole.pairs("test", 30)
     np.save(tmp_path / "images.npy", x[:2])
-    run_command(score_command, labeled[0], tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
+    run_command(score_command, whole.workdir, tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
     for found, expected in zip(seen, (x[:2], x), strict=True):
         np.testing.assert_array_equal(found, expected)
     places = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)["quantile"]
@@ -118,28 +106,27 @@ def test_images_without_labels_are_scored(labeled, held_out, run_command, tmp_pa
     np.testing.assert_allclose(places, [np.mean((sums < s) + 0.5 * (sums == s)) for s in sums[:2]], rtol=1e-6)
 
 
-def test_served_labels(labeled, loaded, held_out, tmp_path):
+def test_served_labels(whole, tmp_path):
     """The signatures take a condition, and check it in the graph; the texts say so."""
-    path = resflow.serving.export_run(labeled[0], tmp_path, num_samples=2, log_det_estimator="exact")
-    served = tf.saved_model.load(str(path)).signatures
-    x, labels = tf.constant(held_out[0][:5]), tf.constant(held_out[1][:5], tf.int32)
+    _, served, described, _ = whole.export(tmp_path, num_samples=2, log_det_estimator="exact")
+    x, labels = whole.pairs("test", 5)
+    x, labels = tf.constant(x), tf.constant(labels, tf.int32)
     found = served["serving_default"](x=x, condition=labels)
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact(), num_samples=2)
-    samples = LogProbSamples(loaded.model, plan, common=True)
+    samples = LogProbSamples(whole.model, plan, common=True)
     expected = np.mean(samples((x, labels), tf.bitcast(tf.constant(0, tf.int64), tf.int32)), axis=0)
     np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-4)
     z = served["encode"](x=x, condition=labels)["z"]
-    np.testing.assert_allclose(z, loaded.model.encode(x, condition=labels), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(z, whole.model.encode(x, condition=labels), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(served["decode"](z=z, condition=labels)["x"], x)
     options = {"num": tf.constant(3), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
     drawn = served["sample"](**options, condition=tf.constant([4]))["x"]
     seed = tf.bitcast(tf.constant(1, tf.int64), tf.int32)
-    np.testing.assert_array_equal(drawn, loaded.model.sample(3, seed, condition=4))
+    np.testing.assert_array_equal(drawn, whole.model.sample(3, seed, condition=4))
     wrong = {"condition must lie in 0, ..., 9": [1, 2, 10], "one row, or one for each example": [1, 2]}
     for message, condition in wrong.items():
         for name, arguments in (("sample", options), ("encode", {"x": x[:3]}), ("serving_default", {"x": x[:3]})):
             with pytest.raises(tf.errors.InvalidArgumentError, match=message):
                 served[name](**arguments, condition=tf.constant(condition))
-    described = json.loads((path / "signatures.json").read_text())
     assert described["num_classes"] == 10
     assert all("condition" in signature["inputs"] for signature in described["signatures"].values())

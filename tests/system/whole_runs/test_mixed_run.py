@@ -1,6 +1,5 @@
 """A run of a table with numbers, whole numbers, dates, categories and a condition: from its file to an export."""
 
-import csv
 import json
 
 import numpy as np
@@ -10,8 +9,8 @@ import tensorflow as tf
 from scipy import special
 
 import tf_resflow as resflow
-from tests.system.whole_runs.conftest import pairs, regression_nats
-from tf_resflow import data, training
+from tests.system.whole_runs.conftest import regression_nats
+from tf_resflow import training
 from tf_resflow.cli import evaluate as evaluate_command
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
@@ -39,54 +38,37 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory, table, make_config, train):
-    """The workdir and the result."""
-    folder = tmp_path_factory.mktemp("mixed")
-    table.to_csv(folder / "homes.csv", index=False)
-    fields = {"data__path": str(folder / "homes.csv"), "data__columns": "price,rooms,kind,garden,sold,state"}
+def whole(tmp_path_factory, table, train_table):
+    path = tmp_path_factory.mktemp("mixed") / "homes.csv"
+    table.to_csv(path, index=False)
+    fields = {"data__columns": "price,rooms,kind,garden,sold,state", "data__missing": "drop"}
     fields |= {"data__condition_columns": "state", "data__kinds": "state: poor < fair < good"}
-    fields |= {"train__steps": 100, "train__eval_every": 100, "train__batch_size": 64, "train__learning_rate": 2e-2}
-    config = make_config(data__name="tabular", data__missing="drop", **fields)
-    return folder / "run", train(config, folder / "run")
+    return train_table(path, 100, **fields)
 
 
-@pytest.fixture(scope="module")
-def run(mixed):
-    return resflow.load(mixed[0])
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_the_result_has_one_unit(mixed, run, run_command, tmp_path):
+def test_the_result_has_one_unit(whole, run_command, tmp_path):
     """The bound of the Gaussian baseline is computed here by random points in the cells."""
-    workdir, result = mixed
-    assert run.data.sizes == {"train": 398, "validation": 50, "test": 50}
-    dataset = data.load(run.config.data)
-    rng, step, noisy = np.random.default_rng(0), dataset.codes.cells.step, []
+    result = whole.result
+    assert whole.run.data.sizes == {"train": 398, "validation": 50, "test": 50}
+    rng, step, noisy = np.random.default_rng(0), whole.data.codes.cells.step, []
     np.testing.assert_array_equal(step, [0, 1, 1, 1, 1])
     for split in ("train", "test"):
-        x, c = (np.tile(part, [500, 1]) for part in pairs(dataset, split))
+        x, c = (np.tile(part, [500, 1]) for part in whole.pairs(split))
         noisy += [x + step * rng.uniform(-0.5, 0.5, size=x.shape), c]
     expected = regression_nats(*noisy)
     assert result["baselines"]["gaussian"] == pytest.approx(expected, abs=0.03)
     assert result["nats"] < result["baselines"]["gaussian"] + 1
-    assert {p.name for p in (workdir / "figures").iterdir()} == {"pairs.png"}
-    evaluation = training.Evaluation(run, dataset)
-    likelihood = evaluation.likelihood()
+    assert whole.figures() == {"pairs.png"}
+    likelihood = training.Evaluation(whole.run, whole.data).likelihood()
     assert likelihood["bound"] == "importance_weighted"
     assert likelihood["nats"] == pytest.approx(result["nats"], abs=1e-4)
-    weighted = evaluation.importance_weighted(64)["importance_weighted"]["nats"]
-    assert weighted == pytest.approx(result["nats"], abs=0.2)
-    arguments = ["--metrics=importance_weighted", "--iw_samples=16"]
-    run_command(evaluate_command, workdir, tmp_path / "result.json", *arguments)
+    arguments = ["--metrics=importance_weighted", "--iw_samples=64"]
+    run_command(evaluate_command, whole.workdir, tmp_path / "result.json", *arguments)
     found = json.loads((tmp_path / "result.json").read_text())["importance_weighted"]
     assert found["nats"] == pytest.approx(result["nats"], abs=0.2)
 
 
-def test_scores(mixed, run, table, run_command, tmp_path):
+def test_scores(whole, table, run_command, tmp_path):
     """The probability of a cell is that of the points in it. Rows with unknown values have a reason."""
     new = table.iloc[20:28].astype(object)
     changes = [("kind", "castle"), ("state", "new"), ("sold", "yesterday"), ("price", 1e300), ("rooms", 2.5)]
@@ -94,11 +76,11 @@ def test_scores(mixed, run, table, run_command, tmp_path):
         new.iloc[row, new.columns.get_loc(column)] = value
     new.to_csv(tmp_path / "new.csv", index=False)
     arguments = [f"--input={tmp_path / 'new.csv'}", "--id_columns=name", "--stderr=0.05"]
-    run_command(score_command, mixed[0], tmp_path / "scores.csv", *arguments)
-    lines = read(tmp_path / "scores.csv")
-    assert list(lines[0]) == ["example", "name", "log_prob", "stderr", "quantile", "reason"]
-    assert [line["name"] for line in lines] == [f"home {i}" for i in range(20, 28)]
-    assert [line["reason"] for line in lines] == [
+    run_command(score_command, whole.workdir, tmp_path / "scores.csv", *arguments)
+    lines = pandas.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
+    assert list(lines) == ["example", "name", "log_prob", "stderr", "quantile", "reason"]
+    assert list(lines["name"]) == [f"home {i}" for i in range(20, 28)]
+    assert list(lines["reason"]) == [
         "",
         "column 'kind': 'castle' is not a level of the training",
         "column 'state': 'new' is not a level of the training",
@@ -108,24 +90,24 @@ def test_scores(mixed, run, table, run_command, tmp_path):
         "column 'sold': '2025-01-05T12:00' is not a whole day",
         "",
     ]
-    scores = [line["log_prob"] for line in lines]
+    scores = list(lines["log_prob"])
     assert scores[1] == scores[5] == scores[6] == "-inf" and scores[2:4] == ["", ""] and float(scores[4]) < -1e20
     row = table.iloc[20]
-    codes, given = run.data.codes, run.data.condition_codes
-    x, c = codes.encode(table[20:21]).values, given.encode(table[20:21]).values
+    codes = whole.run.data.codes, whole.run.data.condition_codes
+    x, c = (each.encode(table[20:21]).values for each in codes)
     assert x[0, 1] == row["rooms"] and x[0, 4] == (row["sold"] - table["sold"].min()).days
     u = np.random.default_rng(0).uniform(-0.5, 0.5, size=[4096, 5])
     z = tf.constant(x + u * [0, 1, 1, 1, 1], tf.float32)
-    arguments = run.model.condition.arguments(c.astype("f4"), 4096)
-    density = resflow.bijectors.with_log_det_estimator(run.model.distribution, resflow.logdet.Exact())
+    arguments = whole.model.condition.arguments(c.astype("f4"), 4096)
+    density = resflow.bijectors.with_log_det_estimator(whole.model.distribution, resflow.logdet.Exact())
     exact = special.logsumexp(density.log_prob(z, bijector_kwargs={"seed": [0, 0], **arguments})) - np.log(4096)
     assert float(scores[0]) == pytest.approx(exact, abs=0.4)
 
 
-def test_samples_are_rows(mixed, table, run_command, tmp_path):
+def test_samples_are_rows(whole, table, run_command, tmp_path):
     """Samples have the types and the order of the columns. The condition is the name of a level."""
     arguments = ["--num=200", "--condition=good", "--temperature=0.7,1"]
-    run_command(sample_command, mixed[0], tmp_path / "a.csv", *arguments)
+    run_command(sample_command, whole.workdir, tmp_path / "a.csv", *arguments)
     drawn = pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"])
     assert list(drawn) == ["temperature", "price", "rooms", "kind", "garden", "sold"]
     assert (drawn["temperature"].value_counts() == 200).all()
@@ -133,20 +115,17 @@ def test_samples_are_rows(mixed, table, run_command, tmp_path):
     assert drawn["garden"].dtype == bool and drawn["rooms"].dtype == int
     assert drawn["sold"].between(table["sold"].min(), table["sold"].max()).all()
     assert np.corrcoef(drawn["price"], drawn["rooms"])[0, 1] > 0.6
-    run_command(sample_command, mixed[0], tmp_path / "a.png", "--num=100", "--condition=poor")
+    run_command(sample_command, whole.workdir, tmp_path / "a.png", "--num=100", "--condition=poor")
     with pytest.raises(ValueError, match="column 'state': 'new' is not a level of the training"):
-        run_command(sample_command, mixed[0], tmp_path / "b.csv", "--condition=new")
+        run_command(sample_command, whole.workdir, tmp_path / "b.csv", "--condition=new")
 
 
-def test_an_export_tells_the_codes(mixed, run, tmp_path):
-    path = resflow.serving.export_run(mixed[0], tmp_path)
-    described = json.loads((path / "signatures.json").read_text())
+def test_an_export_tells_the_codes(whole, tmp_path):
+    _, served, described, readme = whole.export(tmp_path)
     assert [column["name"] for column in described["codes"]["x"]] == ["price", "rooms", "kind", "garden", "sold"]
-    readme = (path / "README.md").read_text()
     assert "`sold`: days since 2025-01-01" in readme and "`rooms`: 1 to 5 in steps of 1" in readme
     assert "`state`: the number of the level: 0 poor, 1 fair, 2 good" in readme
-    served = tf.saved_model.load(str(path)).signatures
     x, c = tf.constant([[300.0, 3, 0, 0, 30]]), tf.constant([[2.0]])
-    expected = resflow.evaluation.LogLikelihood(run.model).score_examples([(x, c)], 0)["log_prob"]
+    expected = resflow.evaluation.LogLikelihood(whole.model).score_examples([(x, c)], 0)["log_prob"]
     answer = served["serving_default"](x=x, condition=c)
     assert abs(answer["log_prob"] - expected)[0] < 6 * answer["log_prob_stderr"][0]
