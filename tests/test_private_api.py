@@ -47,7 +47,7 @@ def test_graph_steps_GraphStep():  # noqa: N802
         assert step.is_plain == is_plain and step.operation is inner
 
 
-def test_object_sharing():
+def test_object_sharing_record_sharing():
     """An object that occurs twice is one object again, and an open context keeps what it knows."""
     layer = keras.layers.Dense(1)
     with private_api.object_sharing():

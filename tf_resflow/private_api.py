@@ -34,6 +34,11 @@ def object_sharing() -> Iterator[None]:
         yield
 
 
+def record_sharing(value: Any, config: dict[str, Any]) -> None:
+    """Marks the config of an object, and its earlier one, if it has occurred before."""
+    serialization_lib.record_object_after_serialization(value, config)
+
+
 class GraphStep(NamedTuple):
     """An operation of a model, with its symbolic inputs and outputs.
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.private_api import object_sharing, sublayers
+from tf_resflow.private_api import object_sharing, record_sharing, sublayers
 
 _PACKAGE = "tf_resflow"
 _OF_TFP = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
@@ -34,6 +34,12 @@ def serialize(value: Any) -> Any:
     if isinstance(value, _OF_TFP) and not hasattr(value, "get_config"):
         config = OfTFP(value).get_config()  # Keras would record the id of the wrapper, which dies
         return {"module": None, "class_name": "OfTFP", "config": config, "registered_name": f"{_PACKAGE}>OfTFP"}
+    if isinstance(value, Serializable) and not isinstance(value, keras.Layer):  # Keras would copy nested configs
+        kind = type(value)
+        config = {"class_name": kind.__name__, "config": value.get_config(), "module": kind.__module__}
+        config["registered_name"] = keras.saving.get_registered_name(kind)
+        record_sharing(value, config)
+        return config
     if isinstance(value, types.FunctionType):
         check_registered(value)
     if isinstance(value, (np.dtype, type)):

@@ -16,6 +16,7 @@ import tensorflow_probability as tfp
 
 import tf_resflow as resflow
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
+from tf_resflow.models.saving import _differences
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -237,6 +238,11 @@ def labeled(seed):
     return resflow.FlowModel(flow, [2], num_classes=3, evaluation_log_det_estimator=log_det_estimator)
 
 
+def tied(seed):
+    branch = resflow.flows.dense_branch([2], (4,), seed=seed)
+    return flow_of(*[bijectors.ResidualBlock(branch, name=name) for name in "ab"])
+
+
 def batch_of(model):
     shape, condition = model.data_space.event_shape, model.condition
     rng = np.random.default_rng(0)
@@ -269,7 +275,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("make", [unnamed, couplings, variational, classes, conditional, labeled])
+@pytest.mark.parametrize("make", [unnamed, couplings, variational, classes, conditional, labeled, tied])
 def test_whole_models(make, tmp_path):
     """They have the same losses and samples; a config in JSON builds the same model with initial weights."""
     model = make(seed=1)
@@ -287,7 +293,8 @@ def test_whole_models(make, tmp_path):
             for key, variable in other.statistics.items():
                 variable.assign(model.statistics[key])
         assert type(other) is type(model) and other.name == model.name
-        assert json.dumps(other.get_config()) == json.dumps(model.get_config())
+        assert len(other.weights) == len(model.weights)
+        assert not _differences(other.get_config(), model.get_config())
         for ours, theirs in zip(expected, losses(other), strict=True):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
