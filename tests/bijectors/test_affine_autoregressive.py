@@ -43,6 +43,10 @@ def test_each_coordinate_is_mapped_given_those_before(size, reverse, condition_s
     inverse = tf.function(lambda y: (layer.inverse(y, **kwargs), layer.inverse_log_det_jacobian(y, 1, **kwargs)))
     for found, expected in zip(inverse(tf.constant(y)), (x, -log_det), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+    order = range(size)[:: -1 if reverse else 1]
+    for place, i in enumerate(order):  # each coordinate sees all before it
+        others = [layer.forward(x + np.eye(size)[j], **kwargs) for j in order[:place]]
+        assert all(np.max(np.abs(other[..., i] - y[..., i])) > 1e-3 for other in others)
     if condition_size:
         other = layer.forward(x, condition=-kwargs["condition"])
         assert np.all(np.max(np.abs(other - y), axis=(0, 1)) > 1e-3)  # also of the first coordinate
