@@ -115,12 +115,14 @@ def _scored():
     if rows is not None:
         is_whole, num_columns = np.isfinite(rows.values).all(axis=1), info.event_shape[0]
         known = np.flatnonzero(rows.known[:, :num_columns].all(axis=1) & is_whole)
-        x, condition = np.split(rows.values[known].astype(np.float32), [num_columns], axis=1)
-        given = _batches(x if info.condition_mean is None else (x, condition), size)
+        parts = np.split(rows.values[known].astype(np.float32), [num_columns], axis=1)
+        x, condition = (np.split(part, range(size, len(known), size)) for part in parts)
+        given = x if info.condition_mean is None else list(zip(x, condition, strict=True))
     elif FLAGS.input is not None:
         options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
         images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
-        columns, given = {} if files is None else {"file": files}, _batches(images, size)
+        columns = {} if files is None else {"file": files}
+        given = np.split(images, range(size, len(images), size))
     else:
         given = None
     held_out, files = _held_out(config, size, required=given is None)
@@ -141,14 +143,6 @@ def _scored():
         scores["quantile"] = evaluation.quantiles(scores["log_prob"], reference["log_prob"])
     reason = {} if rows is None else {"reason": rows.reasons}
     return {"example": 1 + np.arange(len(scores["log_prob"])), **columns, **scores, **reason}, run.note
-
-
-def _batches(examples, size):
-    """Batches of an array, or of a tuple of arrays."""
-    import tensorflow as tf
-
-    starts = range(0, len(tf.nest.flatten(examples)[0]), size)
-    return [tf.nest.map_structure(lambda rows, i=i: rows[i : i + size], examples) for i in starts]
 
 
 def _rows(config, info):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_resflow import bijectors, flows, logdet
-from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
 from tf_resflow.flows.names import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.models.flow_model import FlowModel
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 # Fields that are arguments of `image_flow`.
-_IMAGE_FIELDS = (
-    *("num_blocks", "width", "kernels", "num_fc_blocks", "fc_width"),
-    *("inv_1x1_conv", "whiten", "squeeze_first", "factor_out"),
-)
+_IMAGE_FIELDS = "num_blocks width kernels num_fc_blocks fc_width inv_1x1_conv whiten squeeze_first factor_out"
 
 
 def check_dataset(config: "ConfigDict", dataset: Any) -> None:
@@ -132,7 +129,7 @@ def build_flow(
         block = flows.coupling_image_block(getattr(bijectors, COUPLINGS[config.block]))
     else:
         block = flows.residual_image_block(**residual)
-    same = {name: config[name] for name in _IMAGE_FIELDS}
+    same = {name: config[name] for name in _IMAGE_FIELDS.split()}
     return flows.image_flow(event_shape, block=block, logit_alpha=config.logit_alpha or None, **same, **shared)
 
 

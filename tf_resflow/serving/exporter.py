@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ from tf_resflow.models.build import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe, readme
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.serving.versions import free_version
 from tf_resflow.training.data import load_data
 from tf_resflow.training.report import known
 from tf_resflow.training.runs import Run, load
-from tf_resflow.writing import renamed, scratch, unwritable_told
+from tf_resflow.writing import free_version, renamed, scratch, unwritable_told
 
 _PLAN_EXAMPLES = 16  # samples of the model that a plan is made for
 _MOST_HELD_OUT = 10_000
@@ -187,7 +186,7 @@ def export(
         path = folder / "model"
         weights = [weight.value for weight in model.weights]
         write_saved_model(signatures, [*networks.parameters, *weights, *model.statistics.values()], path)
-        write_warmup(signatures.inputs, path, signatures.max_batch)
+        write_warmup(signatures, path)
         description = describe(signatures, read_signatures(path), measured, columns)
         (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (path / "README.md").write_text(readme(description, run), encoding="utf-8")
@@ -241,9 +240,7 @@ def read_signatures(path: pathlib.Path) -> dict[str, Any]:
     return {name: definition for name, definition in found if not name.startswith("__")}
 
 
-def write_warmup(
-    inputs: Mapping[str, Sequence[tf.TensorSpec]], path: pathlib.Path, max_batch: int | None = None
-) -> None:
+def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
     """Writes requests that TensorFlow Serving answers before it serves clients, because first requests are slow.
 
     Signatures with scalar inputs are left out: they share their slow part with the others, and a server that
@@ -259,10 +256,10 @@ def write_warmup(
         return
     (path / "assets.extra").mkdir()
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
-        for name, specs in inputs.items():
+        for name, specs in signatures.inputs.items():
             if any(spec.shape.rank == 0 for spec in specs):
                 continue
-            for size in sorted({min(size, max_batch or size) for size in _WARMUP_SIZES}):
+            for size in sorted({min(size, signatures.max_batch or size) for size in _WARMUP_SIZES}):
                 record = PredictionLog()
                 request = record.predict_log.request
                 request.model_spec.signature_name = name
