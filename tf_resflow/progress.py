@@ -6,7 +6,9 @@ import signal
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from tf_resflow.extras import extra
+from tf_resflow.extras import LazyPackage
+
+tqdm: Any = LazyPackage("tqdm", "training")
 
 _Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
@@ -58,14 +60,14 @@ def _repeat_interrupt():
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:
     """Yields the items, with a bar that has the name of the work; `total` if the iterable has no length."""
-    for item in _tqdm()(iterable, name, total, leave=False) if _SHOWN.get() else iterable:
+    for item in tqdm.tqdm(iterable, name, total, leave=False) if _SHOWN.get() else iterable:
         _repeat_interrupt()
         yield item
 
 
 def bar(name: str, total: int, initial: int = 0) -> Any:
     """A bar that the caller moves, a `tqdm.tqdm` that stays on the screen."""
-    moved = _tqdm()(desc=name, total=total, initial=initial, unit="step", disable=not _SHOWN.get())
+    moved = tqdm.tqdm(desc=name, total=total, initial=initial, unit="step", disable=not _SHOWN.get())
     update = moved.update
 
     def checked(num=1):
@@ -79,11 +81,5 @@ def bar(name: str, total: int, initial: int = 0) -> Any:
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
     """Shows the name of work in one piece, while it lasts."""
-    with _tqdm()(desc=name, bar_format="{desc} ...", leave=False) if _SHOWN.get() else contextlib.nullcontext():
+    with tqdm.tqdm(desc=name, bar_format="{desc} ...", leave=False) if _SHOWN.get() else contextlib.nullcontext():
         yield
-
-
-def _tqdm():
-    with extra("training"):
-        import tqdm
-    return tqdm.tqdm

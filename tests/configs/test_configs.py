@@ -9,9 +9,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tf_resflow import data, models
-from tf_resflow.flows.build import build_flow
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.models.build import with_statistics
+from tf_resflow.models.build import build_flow, with_statistics
 from tf_resflow.training import base_config
 from tf_resflow.training.config import validate_config
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tf_resflow.evaluation import baselines, gaussian_baseline
+from tf_resflow.evaluation import gaussian_baseline, gaussians
 
 
 def test_gaussian_of_continuous_data(monkeypatch):
-    monkeypatch.setattr(baselines, "_CHUNK", 64)
+    monkeypatch.setattr(gaussians, "_CHUNK", 64)
     generator = np.random.default_rng(0)
     mixing = generator.normal(size=[5, 5])
     train, test = generator.normal(size=[300, 5]) @ mixing + 7.0, generator.normal(size=[50, 5])

@@ -8,7 +8,7 @@ import tf_resflow as resflow
 from tests.evaluation import conftest
 from tf_resflow.bijectors import certified_bounds
 from tf_resflow.bijectors.base import lipschitz_constants
-from tf_resflow.bijectors.certificates import uncertified_blocks
+from tf_resflow.bijectors.views import uncertified_blocks
 from tf_resflow.evaluation import lipschitz_certificate
 
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
-from tf_resflow.flows.build import build_estimator, build_flow
 from tf_resflow.flows.names import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
+from tf_resflow.models.build import build_estimator, build_flow
 
 pytestmark = pytest.mark.quick
 

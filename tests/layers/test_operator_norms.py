@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.layers.matrices import layer_of, matrix_of, schatten, singular_values
 from tf_resflow import layers
-from tf_resflow.layers import band_matrices, linear_operators, operator_norms
+from tf_resflow.layers import linear_operators, operator_norms
 from tf_resflow.layers.linear_operators import MatrixOperator
 
 TIGHT = {"tolerance": 1e-7, "max_iterations": 6000}
@@ -221,11 +221,11 @@ def test_the_bound_is_tight_and_one_that_is_too_low_is_never_certified(kind, mon
     """If the guess is too low, the bound is the first of those that are tried that is above all eigenvalues."""
     for seed in range(20):
         band = random_band(kind, seed)
-        expected, most = largest_eigenvalue(*band), band_matrices._largest_row_sum(*band)
-        assert expected <= band_matrices.eigenvalue_bound(*band) <= expected * (1 + 1e-8)
+        expected, most = largest_eigenvalue(*band), linear_operators._largest_row_sum(*band)
+        assert expected <= linear_operators.eigenvalue_bound(*band) <= expected * (1 + 1e-8)
         for share in _GUESSES:
             tried = [share * expected * (1 + 1e-9 * 100.0**i) for i in range(9)]
             first = min(bound for bound in [*tried, most] if bound >= expected)
             with monkeypatch.context() as patch:
-                patch.setattr(band_matrices, "_ritz_value", lambda *_, guess=share * expected / most: guess)
-                np.testing.assert_allclose(band_matrices.eigenvalue_bound(*band), min(first, most), rtol=1e-12)
+                patch.setattr(linear_operators, "_ritz_value", lambda *_, guess=share * expected / most: guess)
+                np.testing.assert_allclose(linear_operators.eigenvalue_bound(*band), min(first, most), rtol=1e-12)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import tf_resflow as resflow
-from tf_resflow.flows.build import build_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models import evaluation_estimator
+from tf_resflow.models.build import build_flow
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity
 from tf_resflow.training.config import default_config
 

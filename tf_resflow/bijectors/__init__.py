@@ -3,7 +3,6 @@
 from tf_resflow.bijectors.act_norm import ActNorm
 from tf_resflow.bijectors.affine_autoregressive import AffineAutoregressive
 from tf_resflow.bijectors.base import FlowBijector
-from tf_resflow.bijectors.certificates import certified_bounds
 from tf_resflow.bijectors.conditional_affine import ConditionalAffine
 from tf_resflow.bijectors.couplings import AdditiveCoupling, AffineCoupling
 from tf_resflow.bijectors.dct_conv import DCTConv
@@ -15,7 +14,7 @@ from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.passes import forward_features, initialize, inverse_with_solutions
 from tf_resflow.bijectors.preprocessing import Logit, Normalize, Squeeze2D, Whiten
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.bijectors.views import with_inverse_solver, with_log_det_estimator
+from tf_resflow.bijectors.views import certified_bounds, with_inverse_solver, with_log_det_estimator
 
 __all__ = [
     "ActNorm",

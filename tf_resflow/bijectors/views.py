@@ -1,5 +1,6 @@
-"""Views of a flow: the same variables with another estimator of the log-determinant or solver of the inverse."""
+"""The blocks of a flow: views of it that have another estimator or solver for them, and their Lipschitz bounds."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -8,15 +9,17 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
+from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.layers import lipschitz_constant
+from tf_resflow.progress import track
+from tf_resflow.typing import LogDet
 
 _PARTS = (tfb.Bijector, tfd.Distribution)
 _Part = TypeVar("_Part", bound=tf.Module)
 
 
-def with_log_det_estimator(
-    flow: _Part, log_det_estimator: Callable[..., Any] | Mapping[str, Callable[..., Any]]
-) -> _Part:
+def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
     """Returns a view of a bijector or distribution in which every `ResidualBlock` has another estimator.
 
     The view shares the variables, so one estimator can evaluate while another one trains.
@@ -67,6 +70,25 @@ def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Par
 def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
     """The `ResidualBlock`s in a bijector or distribution; equal names after the first are numbered."""
     return {name: part for name, part in parts_by_name(flow).items() if isinstance(part, ResidualBlock)}
+
+
+def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
+    """The names of the residual blocks whose `lipschitz_constant` cannot be verified, each with the reason."""
+    reasons = {name: bounded_norm(block.branch)[1] for name, block in blocks_by_name(flow).items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_constant) -> dict[str, float]:
+    """Returns a rigorous upper bound of the Lipschitz constant of each residual branch, by the name of its block.
+
+    A bound is the product of the bounds of the layers and activations, for the current weights. Below 1 it proves
+    that the block is invertible; above 1 it proves nothing. It is infinite for blocks that cannot be verified.
+    """
+    uncertified = uncertified_blocks(flow)
+    return {
+        name: math.inf if name in uncertified else float(bound(block.branch, certified=True))
+        for name, block in track(blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
+    }
 
 
 def _view(part, copy):

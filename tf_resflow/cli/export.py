@@ -12,6 +12,7 @@ from absl import flags
 
 from tf_resflow import serving
 from tf_resflow.cli import command_line
+from tf_resflow.writing import free_version
 
 FLAGS = flags.FLAGS
 
@@ -38,8 +39,6 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if a flag is wrong, the workdir has no run, or the version exists."""
-    from tf_resflow.serving.versions import free_version
-
     command_line.check_run()
     free_version(FLAGS.export_dir, FLAGS.version)
 

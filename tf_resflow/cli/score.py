@@ -113,14 +113,16 @@ def _scored():
     is_table = FLAGS.input is not None and info.levels is None
     rows, columns = _rows(config, info) if is_table else (None, {})
     if rows is not None:
-        is_whole = np.isfinite(rows.both).all(axis=1)
-        known = np.flatnonzero(rows.known & is_whole)
-        x, condition = (part[known].astype(np.float32) for part in (rows.x, rows.condition))
-        given = _batches(x if info.condition_mean is None else (x, condition), size)
+        is_whole, num_columns = np.isfinite(rows.values).all(axis=1), info.event_shape[0]
+        known = np.flatnonzero(rows.known[:, :num_columns].all(axis=1) & is_whole)
+        parts = np.split(rows.values[known].astype(np.float32), [num_columns], axis=1)
+        x, condition = (np.split(part, range(size, len(known), size)) for part in parts)
+        given = x if info.condition_mean is None else list(zip(x, condition, strict=True))
     elif FLAGS.input is not None:
         options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
         images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
-        columns, given = {} if files is None else {"file": files}, _batches(images, size)
+        columns = {} if files is None else {"file": files}
+        given = np.split(images, range(size, len(images), size))
     else:
         given = None
     held_out, files = _held_out(config, size, required=given is None)
@@ -143,16 +145,8 @@ def _scored():
     return {"example": 1 + np.arange(len(scores["log_prob"])), **columns, **scores, **reason}, run.note
 
 
-def _batches(examples, size):
-    """Batches of an array, or of a tuple of arrays."""
-    import tensorflow as tf
-
-    starts = range(0, len(tf.nest.flatten(examples)[0]), size)
-    return [tf.nest.map_structure(lambda rows, i=i: rows[i : i + size], examples) for i in starts]
-
-
 def _rows(config, info):
-    """The `TableRows` of the input, and the columns that its scores keep."""
+    """The `EncodedRows` of the input, and the columns that its scores keep."""
     from tf_resflow.data.column_codes import ColumnCodes
     from tf_resflow.data.table_files import find_columns
     from tf_resflow.data.tabular import read_rows
@@ -169,17 +163,18 @@ def _rows(config, info):
     kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
     if taken := [str(name) for name in kept if name in _COLUMNS]:
         raise ValueError(f"--id_columns: the table of scores has a column {taken[0]!r} of its own. Rename yours.")
-    wrong = np.flatnonzero(rows.reasons != "")
+    reasons = rows.reasons
+    wrong = np.flatnonzero(reasons != "")
     if FLAGS.strict and len(wrong):
         raise ValueError(
-            f"{path}, row {wrong[0] + 1}, {rows.reasons[wrong[0]]}. {len(wrong):,} of {len(rows.x):,} rows have "
+            f"{path}, row {wrong[0] + 1}, {reasons[wrong[0]]}. {len(wrong):,} of {len(reasons):,} rows have "
             "such values; without --strict the others are scored, and these have a reason."
         )
-    rows = rows._replace(x=_near(rows.x, info.mean, info.std))
-    if info.condition_mean is not None:
-        rows = rows._replace(condition=_near(rows.condition, info.condition_mean, info.condition_std))
-    if not np.any(rows.known & np.isfinite(rows.both).all(axis=1)):
-        raise ValueError(f"{path}: no row has a score. Row 1, {rows.reasons[0]}.")
+    moments = [(info.mean, info.std), (info.condition_mean, info.condition_std)]
+    parts = zip(np.split(rows.values, info.event_shape, axis=1), moments, strict=True)
+    rows = rows._replace(values=np.concatenate([_near(part, *of_part) for part, of_part in parts], axis=1))
+    if not np.any(rows.known[:, : codes.size].all(axis=1) & np.isfinite(rows.values).all(axis=1)):
+        raise ValueError(f"{path}: no row has a score. Row 1, {reasons[0]}.")
     return rows, {str(name): kept[name].to_numpy(object) for name in kept}
 
 

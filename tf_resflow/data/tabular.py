@@ -3,12 +3,12 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from tf_resflow.data.column_codes import ColumnCodes, dependent
+from tf_resflow.data.column_codes import ColumnCodes, EncodedRows, dependent
 from tf_resflow.data.column_kinds import is_text
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.splits import draw_splits
@@ -17,33 +17,6 @@ from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
 pandas: Any = LazyPackage("pandas", "data")
-
-
-class TableRows(NamedTuple):
-    """Rows of a table as vectors.
-
-    Attributes:
-      x: `[num, size]` float64, the values; NaN where one is missing or cannot be read.
-      condition: `[num, condition_size]`, likewise.
-      known: `[num]`, whether x can occur.
-      unreadable: `[num]`, whether a value cannot be read or cannot occur.
-      reasons: `[num]`, what is wrong with each row, in words, or "".
-    """
-
-    x: np.ndarray
-    condition: np.ndarray
-    known: np.ndarray
-    unreadable: np.ndarray
-    reasons: np.ndarray
-
-    def take(self, places: Any) -> "TableRows":
-        """The rows at these places."""
-        return TableRows(*(part[places] for part in self))
-
-    @property
-    def both(self) -> np.ndarray:
-        """The values and the conditions side by side."""
-        return np.concatenate([self.x, self.condition], axis=1)
 
 
 def load_tabular(
@@ -121,26 +94,26 @@ def load_tabular(
     is_boolean = {name: pandas.api.types.is_bool_dtype(table[name].dtype) for name in table}
     codes = ColumnCodes(table, kinds={name: [False, True] for name in table if is_boolean[name]} | kinds)
     parts = ColumnCodes.of_columns(codes.columns[:size]), ColumnCodes.of_columns(codes.columns[size:])
-    rows = {"train": _without_faults(file, _as_vectors(table, *parts), codes, missing)}
+    rows = {"train": _without_faults(file, codes.encode(table), missing)}
     for split, other in {"test": path_test, "validation": path_validation}.items():
         if other:
             own, _ = read_rows(other, *parts, key=key, read_options=read_options)
-            rows[split] = _without_faults(pathlib.Path(other).expanduser().absolute(), own, codes, missing)
+            rows[split] = _without_faults(pathlib.Path(other).expanduser().absolute(), own, missing)
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    drawn = draw_splits(len(rows["train"].x), fractions, split_seed, file, given=rows, least=2)
-    rows |= {split: rows["train"].take(places) for split, places in drawn.items()}
-    train = rows["train"].both
+    drawn = draw_splits(len(rows["train"]), fractions, split_seed, file, given=rows, least=2)
+    rows |= {split: rows["train"][places] for split, places in drawn.items()}
+    train = rows["train"]
     _check_train(file, table, train)
     if not codes.is_discrete.all():  # others may repeat
-        _warn_of_repeated_rows(file, {split: part.both for split, part in rows.items()})
+        _warn_of_repeated_rows(file, rows)
     mean, std = (np.asarray(moment(train, axis=0), np.float32) for moment in (np.mean, np.std))
     fields: dict[str, Any] = {"mean": mean[:size], "std": std[:size], "codes": parts[0]}
     fields["columns"] = None if names is None else tuple(parts[0].kinds)
     if given:
         fields |= {"condition_mean": mean[size:], "condition_std": std[size:], "condition_codes": parts[1]}
-        fields["conditions"] = {split: part.condition for split, part in rows.items()}
+        fields["conditions"] = {split: part[:, size:] for split, part in rows.items()}
         fields["condition_columns"] = None if names is None else tuple(parts[1].kinds)
-    return Dataset.from_arrays(file.stem, {split: part.x for split, part in rows.items()}, **fields)
+    return Dataset.from_arrays(file.stem, {split: part[:, :size] for split, part in rows.items()}, **fields)
 
 
 def read_rows(
@@ -150,51 +123,46 @@ def read_rows(
     *,
     key: str | None = None,
     read_options: Mapping[str, Any] | None = None,
-) -> tuple[TableRows, Any]:
-    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is."""
-    condition_codes = condition_codes or ColumnCodes.of_columns([])
+) -> tuple[EncodedRows, Any]:
+    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is.
+
+    The condition comes last. A row has no condition, but NaN, if a level of it is not known: the density given
+    this level is unknown.
+    """
+    both = codes if condition_codes is None else ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
     path = pathlib.Path(path).expanduser().absolute()
-    table = read_table(path, key, read_options=read_options, texts=codes.texts + condition_codes.texts)
-    names = [*codes.kinds, *condition_codes.kinds]
+    table = read_table(path, key, read_options=read_options, texts=both.texts)
+    names = [*both.kinds]
     if isinstance(names[0], str):
         own = table.iloc[:, find_columns(path, table, names)]
     elif table.shape[1] == len(names):
         own = table
     else:
         raise ValueError(f"{path} has {table.shape[1]} columns; the model takes {len(names)}, without names.")
-    date_format = (read_options or {}).get("date_format")
-    return _as_vectors(own.set_axis(names, axis=1), codes, condition_codes, date_format), table
+    rows = both.encode(own.set_axis(names, axis=1), date_format=(read_options or {}).get("date_format"))
+    rows.values[~rows.known[:, codes.size :].all(axis=1), codes.size :] = np.nan
+    return rows, table
 
 
-def _as_vectors(table, codes, condition_codes, date_format=None):
-    """The `TableRows` of a table with these columns."""
-    both = ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
-    rows = both.encode(table, date_format=date_format)
-    x, condition = np.split(rows.values, [codes.size], axis=1)
-    known, known_condition = np.split(rows.known, [codes.size], axis=1)
-    # The density given a level that the training lacks is unknown.
-    condition = np.where(known_condition.all(axis=1, keepdims=True), condition, np.nan)
-    return TableRows(x, condition, np.all(known, axis=1), rows.unreadable, rows.reasons)
-
-
-def _without_faults(path, rows, codes, missing):
+def _without_faults(path, rows, missing):
     """The rows without a fault; raises ValueError for one, unless those that miss values are to be left out."""
-    places = np.flatnonzero(rows.reasons != "")
-    where = [f"{path}, row {place + 1}, {rows.reasons[place]}" for place in places]
+    reasons = rows.reasons
+    places = np.flatnonzero(reasons != "")
+    where = [f"{path}, row {place + 1}, {reasons[place]}" for place in places]
     wrong = [text for text, place in zip(where, places, strict=True) if rows.unreadable[place]]
     if wrong:
         raise ValueError(
-            f"{wrong[0]}. {len(wrong):,} of {len(rows.x):,} rows have such values: correct them, or leave these "
+            f"{wrong[0]}. {len(wrong):,} of {len(reasons):,} rows have such values: correct them, or leave these "
             f"rows out. {WRITTEN}"
         )
     if not where:
-        return rows
-    num_missing = zip(codes.kinds, np.isnan(rows.both).sum(axis=0), strict=True)
+        return rows.values
+    num_missing = zip(rows.table, np.isnan(rows.values).sum(axis=0), strict=True)
     counts = [f"{name!r} ({num:,})" for name, num in num_missing if num]
-    text = f"{len(places):,} of {len(rows.x):,} rows miss values, by columns: {shortened(counts)}."
+    text = f"{len(places):,} of {len(reasons):,} rows miss values, by columns: {shortened(counts)}."
     if missing == "drop":
         logging.warning("%s: left out rows. %s", path, text)
-        return rows.take(rows.reasons == "")
+        return rows.values[reasons == ""]
     raise ValueError(
         f"{where[0]}. {text} Leave these rows out by --config.data.missing=drop, fill in the values, or leave the "
         "columns out by --config.data.columns."

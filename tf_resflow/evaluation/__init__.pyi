@@ -1,7 +1,6 @@
-from .baselines import gaussian_baseline
 from .estimator_noise import EstimatorNoise
-from .fid import FeatureMoments, InceptionFeatures, frechet_distance
 from .figures import coverage_figure, elbo_figure, rank_figure
+from .gaussians import FeatureMoments, InceptionFeatures, frechet_distance, gaussian_baseline
 from .lipschitz import lipschitz_certificate
 from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood

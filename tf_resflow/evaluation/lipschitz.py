@@ -4,9 +4,8 @@ import functools
 
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import lipschitz_constants
-from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
 from tf_resflow.bijectors.flow import parts_by_name
-from tf_resflow.bijectors.views import blocks_by_name
+from tf_resflow.bijectors.views import blocks_by_name, certified_bounds, uncertified_blocks
 from tf_resflow.progress import track
 
 

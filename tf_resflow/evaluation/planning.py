@@ -101,13 +101,6 @@ def held_out_plan(model: Any, log_det_estimator: Any = None) -> LikelihoodPlan:
     return LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples)
 
 
-def describe_plan(plan: LikelihoodPlan) -> dict[str, Any]:
-    """A plan for JSON: what was measured, or only the estimator."""
-    if plan.stderr is None:
-        return describe_estimator(plan.log_det_estimator)
-    return {"type": "LikelihoodPlan", **plan.as_dict()}
-
-
 def describe_estimator(log_det_estimator: Any) -> dict[str, Any]:
     """An estimator, or a dict of them by block, for JSON."""
     if isinstance(log_det_estimator, Mapping):

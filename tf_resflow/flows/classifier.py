@@ -84,10 +84,3 @@ def multiscale_classifier(
     # The model would cast its inputs to the dtype of its policy, whatever the dtype of its layers.
     classifier.autocast = False
     return classifier
-
-
-def initialize_classifier(classifier: keras.Model, features: Sequence[TensorLike]) -> None:
-    """Sets every `ActNormLayer` of a functional classifier from the features of a batch."""
-    for layer in classifier.layers:
-        if isinstance(layer, ActNormLayer):
-            layer.act_norm.initialize(keras.Model(classifier.inputs, layer.input)(features))

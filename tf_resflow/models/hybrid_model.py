@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow import bijectors
 from tf_resflow.bijectors.networks import check_built, variables_by_name
-from tf_resflow.flows.classifier import initialize_classifier
+from tf_resflow.flows.classifier import ActNormLayer
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -176,4 +176,6 @@ class HybridModel(KerasTraining):
         self.density.initialize(batch, seed)
         x = self.density.prepare(batch, stateless_seed(seed))
         features = bijectors.forward_features(self.flow, x, compute_log_det=False).features
-        initialize_classifier(self.classifier, features)
+        for layer in self.classifier.layers:
+            if isinstance(layer, ActNormLayer):
+                layer.act_norm.initialize(keras.Model(self.classifier.inputs, layer.input)(features))

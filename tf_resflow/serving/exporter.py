@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_resflow import evaluation, layers, progress
 from tf_resflow.data.column_kinds import EXACT
 from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.models.build import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.serving.description import describe
-from tf_resflow.serving.readme import readme
-from tf_resflow.serving.saved_model import read_signatures, write_saved_model, write_warmup
+from tf_resflow.serving.description import describe, readme
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.serving.versions import free_version
 from tf_resflow.training.data import load_data
+from tf_resflow.training.report import known
 from tf_resflow.training.runs import Run, load
-from tf_resflow.writing import renamed, scratch, unwritable_told
+from tf_resflow.writing import free_version, renamed, scratch, unwritable_told
 
 _PLAN_EXAMPLES = 16  # samples of the model that a plan is made for
 _MOST_HELD_OUT = 10_000
+_WARMUP_SIZES = (1, 8)  # of the batches of warm-up requests
 
 
 def export_run(
@@ -166,8 +166,8 @@ def export(
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
     columns, codes = {}, {}
     if run is not None:
-        columns = _not_none(x=run.data.columns, condition=run.data.condition_columns)
-        codes = _not_none(x=run.data.codes, condition=run.data.condition_codes)
+        columns = known(x=run.data.columns, condition=run.data.condition_columns)
+        codes = known(x=run.data.codes, condition=run.data.condition_codes)
     for part in codes.values():
         for name, offset in zip(part.kinds, part.offsets, strict=True):
             if abs(offset) > EXACT:
@@ -186,7 +186,7 @@ def export(
         path = folder / "model"
         weights = [weight.value for weight in model.weights]
         write_saved_model(signatures, [*networks.parameters, *weights, *model.statistics.values()], path)
-        write_warmup(signatures.inputs, path, signatures.max_batch)
+        write_warmup(signatures, path)
         description = describe(signatures, read_signatures(path), measured, columns)
         (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (path / "README.md").write_text(readme(description, run), encoding="utf-8")
@@ -217,5 +217,53 @@ def _held_out(run, data_dir, data_path):
         return None
 
 
-def _not_none(**values):
-    return {name: value for name, value in values.items() if value is not None}
+def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], path: pathlib.Path) -> None:
+    """Writes a SavedModel that needs only TensorFlow, with the variables that its signatures read."""
+    functions = signatures.functions()
+    traces = [function.get_concrete_function() for function in functions.values()]
+    read = {id(handle) for trace in traces for handle in trace.captured_inputs}
+    module = tf.Module()
+    module.weights = [variable for variable in variables if id(variable.handle) in read]
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")  # hides messages about assets and untraced functions
+    try:
+        tf.saved_model.save(module, str(path), signatures=functions, options=options)
+    finally:
+        tf.get_logger().setLevel(level)
+
+
+def read_signatures(path: pathlib.Path) -> dict[str, Any]:
+    """The `SignatureDef`s of a SavedModel, by name."""
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    found = saved.meta_graphs[0].signature_def.items()
+    return {name: definition for name, definition in found if not name.startswith("__")}
+
+
+def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
+    """Writes requests that TensorFlow Serving answers before it serves clients, because first requests are slow.
+
+    Signatures with scalar inputs are left out: they share their slow part with the others, and a server that
+    batches requests accepts no scalars.
+    """
+    try:
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+    except ImportError:
+        logging.warning(
+            "No warm-up requests for TensorFlow Serving were written: they need the package tensorflow-serving-api "
+            '(pip install "tf-resflow[serving]").'
+        )
+        return
+    (path / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
+        for name, specs in signatures.inputs.items():
+            if any(spec.shape.rank == 0 for spec in specs):
+                continue
+            for size in sorted({min(size, signatures.max_batch or size) for size in _WARMUP_SIZES}):
+                record = PredictionLog()
+                request = record.predict_log.request
+                request.model_spec.signature_name = name
+                for spec in specs:
+                    zeros = np.zeros([size, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
+                    request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(zeros))
+                file.write(record.SerializeToString())

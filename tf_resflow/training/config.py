@@ -1,4 +1,4 @@
-"""The configuration of an experiment: the sections of the packages, and the `train` section."""
+"""The configuration of an experiment: the sections of the packages, and the `train` and `eval` sections."""
 
 import pathlib
 import runpy
@@ -8,7 +8,6 @@ from typing import Any
 from tf_resflow import config_fields
 from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, IN_0_1, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.config import FIELDS as DATA_FIELDS
-from tf_resflow.evaluation.config import FIELDS as EVAL_FIELDS
 from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -34,6 +33,13 @@ _TRAIN_FIELDS = {
     "patience": Field(0, AT_LEAST_0),  # evaluations without a better one, after which the run ends; 0: it does not
 }
 
+_EVAL_FIELDS = {
+    "split": Field("test", one_of("test", "validation", "train")),
+    "batch_size": Field(100, AT_LEAST_1),
+    "num_examples": Field(0, AT_LEAST_0),  # evaluate only the first num_examples; 0: all
+    "num_samples": Field(64, AT_LEAST_1),  # in the grid or figure
+}
+
 _FIELDS = {
     "seed": Field(0, Rule(lambda v: 0 <= v < 2**31, "in 0, ..., 2^31 - 1")),
     # "hybrid": p(x) and p(label | x), of labeled images.
@@ -42,7 +48,7 @@ _FIELDS = {
     "model": MODEL_FIELDS,
     "hybrid": HYBRID_FIELDS,
     "train": _TRAIN_FIELDS,
-    "eval": EVAL_FIELDS,
+    "eval": _EVAL_FIELDS,
 }
 
 

@@ -3,17 +3,15 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
 from tf_resflow import data
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.models.build import with_statistics
 from tf_resflow.training.packed import opened
 from tf_resflow.training.workdir import Workdir
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 
 def load_data(
@@ -31,7 +29,7 @@ def load_data(
 
 
 def load_checked(
-    config: "ConfigDict", files: Workdir, check: Callable[[data.Dataset], None] = lambda dataset: None
+    config: ConfigDict, files: Workdir, check: Callable[[data.Dataset], None] = lambda dataset: None
 ) -> data.Dataset:
     """Loads the data set of a config; raises ValueError if the workdir belongs to a run with other data.
 
@@ -48,7 +46,7 @@ def load_checked(
     return dataset
 
 
-def initial_batch(config: "ConfigDict", dataset: data.Dataset, *, labels: bool = False) -> Any:
+def initial_batch(config: ConfigDict, dataset: data.Dataset, *, labels: bool = False) -> Any:
     """Returns the train examples that initialize a model: a batch, but at least 64 if there are as many."""
     size = max(config.train.batch_size, 64)
     size = min(size, dataset.sizes.get("train") or size)

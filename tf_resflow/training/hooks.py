@@ -9,13 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.progress import bar, stage
 from tf_resflow.training.checkpoints import Checkpoints
@@ -26,9 +27,6 @@ from tf_resflow.training.report import Report
 from tf_resflow.training.strategies import num_workers, of_all_workers
 from tf_resflow.training.workdir import Workdir, write_json
 from tf_resflow.writing import finite_or_none
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 _SHOWN = ("bits_per_dim", "nats", "accuracy")  # by the progress bar
 _SECONDS_BETWEEN_FETCHES = 1.0
@@ -50,7 +48,7 @@ class Logging:
     Metrics are fetched from the device about once per second, because each fetch waits for the device.
     """
 
-    def __init__(self, train: "ConfigDict", writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
+    def __init__(self, train: ConfigDict, writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
         self._train, self._writer, self._optimizer = train, writer, optimizer
         self._progress = bar("training", train.steps, start)
         self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
@@ -105,7 +103,7 @@ class Logging:
 class Saving:
     """Saves every `train.checkpoint_every` steps, at the end, and before a score that may be the best."""
 
-    def __init__(self, train: "ConfigDict", checkpoints: Checkpoints, log: Logging):
+    def __init__(self, train: ConfigDict, checkpoints: Checkpoints, log: Logging):
         self._train, self._checkpoints, self._log = train, checkpoints, log
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
@@ -169,7 +167,7 @@ class Evaluating:
 
     def __init__(
         self,
-        config: "ConfigDict",
+        config: ConfigDict,
         report: Report,
         averaged: AveragedWeights,
         best: Checkpoints,

@@ -2,11 +2,12 @@
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, train_step
@@ -23,12 +24,9 @@ from tf_resflow.training.report import Report
 from tf_resflow.training.strategies import check_agreement, is_chief, lost_workers_explained
 from tf_resflow.training.workdir import Workdir
 
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
 
 def train(
-    config: "ConfigDict",
+    config: ConfigDict,
     workdir: str | os.PathLike[str],
     *,
     strategy: tf.distribute.Strategy | None = None,

@@ -4,14 +4,15 @@ import functools
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
-from tf_resflow.bijectors.certificates import certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
 from tf_resflow.evaluation.figures import density_figure, points_figure
 from tf_resflow.evaluation.reconstruction import round_trip
@@ -22,9 +23,6 @@ from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.plurals import counted
 from tf_resflow.progress import stage, track
 from tf_resflow.writing import finite_or_none
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 _MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
@@ -42,7 +40,7 @@ class Report:
 
     def __init__(
         self,
-        config: "ConfigDict",
+        config: ConfigDict,
         model: KerasTraining,
         dataset: data.Dataset,
         *,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import logging
 
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
@@ -21,8 +22,6 @@ from tf_resflow.training.metrics import read_metrics
 from tf_resflow.writing import locked, unwritable_told, whole_file
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from tf_resflow.data import Dataset
 
 PRETRAINED = "pretrained:"  # before the name of a released model, in the place of a workdir
@@ -103,7 +102,7 @@ class Workdir:
             file.flush()
             yield
 
-    def begin(self, config: "ConfigDict", dataset: "Dataset | DataInfo") -> None:
+    def begin(self, config: ConfigDict, dataset: "Dataset | DataInfo") -> None:
         """Makes the folders, and writes the config and what a model must know of the data."""
         with unwritable_told(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
@@ -113,7 +112,7 @@ class Workdir:
         if self.is_chief:
             self.describe(config, dataset, _places(config))
 
-    def describe(self, config: "ConfigDict", dataset: "Dataset | DataInfo", places: Mapping[str, str]) -> None:
+    def describe(self, config: ConfigDict, dataset: "Dataset | DataInfo", places: Mapping[str, str]) -> None:
         """Writes the config, the absolute paths of its data, and what a model must know of the data."""
         write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
@@ -142,7 +141,7 @@ class Workdir:
 
         Files of other splits are also looked for beside `data_path`.
         """
-        config, absolute = self.read_config(), self._absolute_places()
+        config, absolute = self.read_config(), read_json(self.config).get(_ABSOLUTE, {})
         given = {"data_dir": data_dir, "path": data_path}
         for place in PLACES:
             stored = config.data[place]
@@ -174,7 +173,7 @@ class Workdir:
                     "on these in another --workdir."
                 )
 
-    def read_result(self, config: "ConfigDict") -> dict[str, Any] | None:
+    def read_result(self, config: ConfigDict) -> dict[str, Any] | None:
         """Returns the content of result.json, or None if training with this config would change it."""
         path = self.path / "result.json"
         if not path.exists() or self.read_config().to_dict() != config.to_dict():
@@ -196,7 +195,7 @@ class Workdir:
             info[field] = None if info.get(field) is None else ColumnCodes.from_json(info[field])
         return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
 
-    def check_config(self, config: "ConfigDict") -> None:
+    def check_config(self, config: ConfigDict) -> None:
         """Raises ValueError if the directory belongs to a run of another config, or a run without its files.
 
         Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
@@ -209,7 +208,7 @@ class Workdir:
             if not path.exists():
                 raise ValueError(f"{path} is missing beside the checkpoints of a run. {REMEDY}")
         old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (self.read_config(), config))
-        places, places_before = _places(config), self._absolute_places()
+        places, places_before = _places(config), read_json(self.config).get(_ABSOLUTE, {})
         for key, before in sorted(old.items()):
             now, hint = new[key], ""
             if before == now or key.startswith(_FREE) or (key in places and places[key] == places_before.get(key)):
@@ -254,9 +253,6 @@ class Workdir:
         """Raises ValueError if there is no checkpoint of a run."""
         if not self.is_begun():
             raise ValueError(f"{self.path} has no checkpoint yet. Let resflow-train run until it saves one.")
-
-    def _absolute_places(self):
-        return read_json(self.config).get(_ABSOLUTE, {})
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
