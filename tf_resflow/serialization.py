@@ -114,6 +114,12 @@ class SerializableLayer(Serializable, keras.layers.Layer):
                     config[name] = value if isinstance(value, keras.Layer) else serialize(value)
         return config
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Returns a layer with the arguments of a config."""
+        values = {name: value if name == "dtype" else deserialize(value) for name, value in config.items()}
+        return super(Serializable, cls).from_config(values)
+
 
 def arguments_of(value):
     """What an object was built with."""

@@ -211,5 +211,3 @@ def test_wrong_arguments(model, images, tmp_path, refused):
     refused("integers 0, ..., 16; got float32", images.log_prob, tf.zeros([5, 2, 4, 1]))
     wrong, error = tf.fill([5, 2, 4, 1], tf.constant(17, tf.uint8)), tf.errors.InvalidArgumentError
     refused("integers 0, ..., 16", images.log_prob, wrong, error=error)
-    message, path = "architecture of a FlowModel is Python code: use save_weights", tmp_path / "model.keras"
-    refused(message, model.save, path, error=NotImplementedError)

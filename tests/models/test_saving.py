@@ -327,8 +327,8 @@ def test_a_fit_continues_from_a_file(optimizer, tmp_path):
     model.fit(x, y, **options)
     loaded = resflow.load(path)
     assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) == 6
-    for ours, theirs in zip(model.weights, loaded.weights, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=ours.path)
+    for ours, theirs in zip(model.trainable_weights, loaded.trainable_weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=ours.path)
 
 
 class Shear(bijectors.FlowBijector):

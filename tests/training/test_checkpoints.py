@@ -133,7 +133,9 @@ def test_the_newest_are_kept_across_restarts_and_on_a_full_disk(saved, parts, mo
     assert checkpoints.latest.endswith("ckpt-11")
 
 
-@pytest.mark.parametrize("fields, word", [({"coefficient": 0.8}, "0.9 in the"), ({"act_norm": False}, "act_norm")])
+@pytest.mark.parametrize(
+    "fields, word", [({"coefficient": 0.8}, "0.9 in the"), ({"act_norm": False}, "is 3 in the")]
+)
 def test_another_model(saved, fields, word):
     other = make_model(**fields)
     before = weight(other).numpy()
