@@ -158,3 +158,8 @@ def test_config_pickle_and_copy(case):
         np.testing.assert_array_equal(other.forward(x), bijector.forward(x))
         log_dets = [b.forward_log_det_jacobian(tf.identity(x), x.shape.rank - 1) for b in (other, bijector)]
         np.testing.assert_array_equal(*log_dets)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 1), (4, 3, 1)])
+def test_sizes_that_cannot_be_squeezed(shape, refused):
+    refused("multiples of 2; got", resflow.bijectors.Squeeze2D().forward, tf.zeros([2, *shape]))
