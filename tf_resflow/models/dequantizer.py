@@ -18,8 +18,6 @@ from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
 from tf_resflow.serialization import Serializable
 from tf_resflow.typing import DType, Seed, TensorLike
 
-_COEFFICIENT = 0.98
-
 
 class Dequantizer(Protocol):
     """The interface of `dequantizer` of a `FlowModel`: a density q(u | x) of noise in the unit cube.
@@ -147,7 +145,7 @@ def _log_logistic(logits):
 
 
 def _branch(event_shape, width, seed, dtype):
-    options = {"coefficient": _COEFFICIENT, "seed": seed, "dtype": dtype}
+    options: dict[str, Any] = {"seed": seed, "dtype": dtype}
     if len(event_shape) == 3:
         options |= {"preactivation": False, "condition_size": (*event_shape[:2], width)}
         return flows.conv_branch(event_shape, width, **options)
