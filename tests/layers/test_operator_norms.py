@@ -101,6 +101,18 @@ def test_mixed_norms_equal_the_maximum(shape, image_size, orders, stored_norms):
     assert expected <= layer.norm_bound() <= (2 if image_size else 1.5) * expected
 
 
+@pytest.mark.parametrize("order", [1.5, 3.0])
+@pytest.mark.parametrize("shape", [(2, 8), (8, 2)])
+def test_the_interpolated_bound_is_tight_for_ones(order, shape):
+    """Their norm is n^(1 - 1/p) m^(1/p), which is what Riesz and Thorin's theorem gives."""
+    layer = layers.LipschitzDense(shape[1], 1e3, domain=order, codomain=order)
+    layer.build((None, shape[0]))
+    layer.kernel.assign(np.ones(shape))
+    assert float(layer.norm_bound()) == pytest.approx(
+        shape[0] ** (1 - 1 / order) * shape[1] ** (1 / order), rel=1e-6
+    )
+
+
 def test_norms_of_learned_orders_equal_those_of_the_same_fixed_ones():
     kernel, v = tf.constant(random_kernel(5, 2)), tf.constant(random_kernel(3, 5))
     for orders in ((3.0, 1.5), (1.5, 3.0)):
