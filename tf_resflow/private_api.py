@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.src.backend.common import global_state
 from keras.src.saving import serialization_lib
+from keras.src.saving.serialization_lib import record_object_after_serialization as record_sharing  # noqa: F401
 from tensorflow.python.autograph.core import config
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.framework.ops import gradient_registry
@@ -32,11 +33,6 @@ def object_sharing() -> Iterator[None]:
     is_open = global_state.get_global_attribute("shared_objects/id_to_obj_map") is not None
     with contextlib.nullcontext() if is_open else serialization_lib.ObjectSharingScope():
         yield
-
-
-def record_sharing(value: Any, config: dict[str, Any]) -> None:
-    """Marks the config of an object, and its earlier one, if it has occurred before."""
-    serialization_lib.record_object_after_serialization(value, config)
 
 
 class GraphStep(NamedTuple):

@@ -121,7 +121,7 @@ def test_learnable_concatenation(dtype):
 
 
 def test_certified_shows_what_a_stale_estimate_hides():
-    """Of two layers, of which only the first one is stale; eagerly and in a graph."""
+    """The first of two layers has a stale norm, the second does not; eagerly and in a graph."""
     branch = sequential(Dense(4, 0.9), Dense(4, 0.5, kernel_initializer="identity"))
     branch.layers[0].kernel.assign(np.diag([1.0, 2.0, 3.0, 4.0]))
     branch.layers[0].vector.assign([[1.0, 0.0, 0.0, 0.0]])

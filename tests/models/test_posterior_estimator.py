@@ -22,7 +22,7 @@ SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
 
 @pytest.fixture(scope="module")
 def gaussian():
-    """An estimator by which A (theta - x) of unbounded parameters is standard normal, and their covariance."""
+    """An estimator whose A (theta - x) is standard normal for unbounded parameters, and their covariance."""
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     estimator = resflow.PosteriorEstimator(BOX, [2], summary=identity, **SMALL)
     estimator.model.condition.statistics["mean"].assign([1.0, -1.0])

@@ -48,6 +48,11 @@ class One(keras.layers.Layer):
         return x
 
 
+class Spread(bijectors.FlowBijector):
+    def __init__(self, std, name="spread"):
+        super().__init__(forward_min_event_ndims=1, parameters={"std": std}, name=name)
+
+
 class Two(One):
     pass
 
@@ -108,6 +113,9 @@ PAIRS = {
     ),
     "constants": (shifted, {"shift": [0.0, 1.0]}, {"shift": [0.0, 2.0]}, "shift is .0.0, 1.0"),
     "many constants": (shifted, {"shift": np.zeros(9)}, {"shift": np.eye(9)[0]}, "shift is .0.0, 0.0"),
+    "a setting that is called like a statistic": (
+        lambda std: flow_of(Spread(std)), {"std": 1.0}, {"std": 2.0}, "std is 1.0 in the file, 2.0 in"
+    ),
     "order": (scaled_and_shifted, {"order": 1}, {"order": -1}, "Scale' in the file"),
     "connections": (coupled, {}, {"order": -1}, "keras_history is .'layer 0'"),
     "layer of the user": (coupled, {"layer": One(len)}, {"layer": Two(len)}, "is 'One' in the file, 'Two'"),
@@ -238,6 +246,12 @@ def labeled(seed):
     return resflow.FlowModel(flow, [2], num_classes=3, evaluation_log_det_estimator=log_det_estimator)
 
 
+def affine(seed):
+    layer = keras.layers.Dense(5, kernel_initializer=keras.initializers.HeNormal(seed))
+    network = keras.Sequential([keras.Input([2]), layer])
+    return flow_of(bijectors.ConditionalAffine(network), condition_shape=[2])
+
+
 def tied(seed):
     branch = resflow.flows.dense_branch([2], (4,), seed=seed)
     return flow_of(*[bijectors.ResidualBlock(branch, name=name) for name in "ab"])
@@ -274,7 +288,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("make", [unnamed, couplings, variational, classes, conditional, labeled, tied])
+@pytest.mark.parametrize("make", [unnamed, couplings, variational, classes, conditional, labeled, affine, tied])
 def test_whole_models(make, tmp_path):
     """They have the same losses and samples; a config in JSON builds the same model with initial weights."""
     model = make(seed=1)
@@ -296,6 +310,29 @@ def test_whole_models(make, tmp_path):
         assert not _differences(other.get_config(), model.get_config())
         for ours, theirs in zip(expected, losses(other), strict=True):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "mixed_bfloat16"},
+        {"dtype": "float64", "activation": "maxmin"},
+        {"dense_net": (2, 4)},
+        {"activation": keras.activations.tanh, "inverse_solver": resflow.solvers.FixedPoint(atol=1e-5)},
+        {"activation": keras.layers.ELU(), "normalization": "schatten", "norms": None},
+        {"activation": "lipswish", "log_det_estimator": resflow.logdet.AdaptiveSeries(1e-3)},
+        {"activation": "fullsort", "log_det_estimator": resflow.logdet.AdaptiveRoulette(probes="rademacher")},
+    ],
+)
+def test_flows_of_any_options(options, tmp_path):
+    """A frozen branch stays frozen."""
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (8,), **options), [2])
+    bijectors.flow.residual_blocks(model.flow)[0].branch.trainable = False
+    loaded, x = keras_file(model, tmp_path), np.random.default_rng(0).normal(size=[4, 2])
+    x = x.astype("float64" if options.get("dtype") == "float64" else "float32")
+    np.testing.assert_array_equal(loaded.log_prob(x, 1), model.log_prob(x, 1))
+    np.testing.assert_array_equal(copy.deepcopy(model.flow).forward(x), model.flow.forward(x))
+    assert [w.shape for w in loaded.trainable_variables] == [w.shape for w in model.trainable_variables]
 
 
 def test_a_fit_continues_from_a_file(tmp_path):

@@ -23,7 +23,7 @@ def make_model(optimizer, log_det_estimator=None):
 
 
 def train(strategy, model, batches):
-    """A step of training on each batch, of which each replica has its share. Yields the metrics of the replicas."""
+    """Trains one step on each batch, split between the replicas. Yields the metrics of the replicas."""
 
     @tf.function(autograph=False)
     def step(batch, seed):

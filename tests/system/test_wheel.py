@@ -47,7 +47,7 @@ def installed(tmp_path_factory, process):
     run("-m", "venv", "--without-pip", folder / "environment", cwd=folder)
     run(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=folder)
     done = run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", program=python, cwd=folder)
-    # Python does not read the .pth files in this folder, one of which has the checkout.
+    # Python does not read the .pth files in this folder; one of them would add the checkout to the path.
     (pathlib.Path(done.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return wheel, folder / "environment/bin"
 

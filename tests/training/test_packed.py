@@ -130,7 +130,7 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
 
 
 def test_a_file_of_version_0_2():
-    """The released pinwheel before there were .keras files, with settings in place of a config."""
+    """Version 0.2 released the pinwheel model as a .zip file, whose weights have settings and no config."""
     old, new = resflow.load(pathlib.Path(__file__).with_name("run_of_version_0_2.zip")), resflow.load("pinwheel")
     x = new.model.sample(4, seed=0)
     np.testing.assert_array_equal(old.model.log_prob(x, 1), new.model.log_prob(x, 1))

@@ -157,7 +157,7 @@ def test_a_config_file_that_is_not_one(tmp_path, refused):
 
 
 def test_a_workdir_has_one_trainer(tmp_path, refused):
-    """The second is told who the first is. Workers beside the chief and a later trainer are not kept out."""
+    """The error of a second trainer names the first. Other workers and later trainers may use the workdir."""
     pytest.importorskip("fcntl")
     files, this = Workdir(tmp_path), f"process {os.getpid()} on {socket.gethostname()}"
     for _ in range(2):

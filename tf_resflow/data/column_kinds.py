@@ -15,7 +15,7 @@ from tf_resflow.extras import LazyPackage
 pandas: Any = LazyPackage("pandas", "data")
 
 Bounds = tuple[float | None, float | None]
-"""The lowest and the highest value of a column, either of which may be None."""
+"""The lowest and the highest value of a column. None means no bound."""
 
 MOST_LEVELS = 100
 """The largest number of levels of a category, and of values of a grid that has ends."""

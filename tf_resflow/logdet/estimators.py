@@ -363,7 +363,7 @@ class AdaptiveRoulette(_RandomLength):
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
         size = _norm(v)
 
-        def draw(shape):  # numbers in [0, 1), none of which float32 rounds to 1
+        def draw(shape):  # numbers in [0, 1) that float32 does not round to 1
             return tf.minimum(tf.cast(random_uniform(shape, seed, tf.float64), tf.float32), 1.0 - 2.0**-24)
 
         uniform = self._lengths(v, draw)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -19,8 +18,12 @@ _FREE = re.compile(
     ".*initializer|.*regularizer|.*constraint|quantization_config|validate_args|allow_nan_stats|"
     "log_det_estimator|evaluation_log_det_estimator|inverse_solver|lipschitz_constant|tolerance|max_iterations"
 )
-_STATISTICS = ("mean", "std", "covariance")  # the ends of arguments of which only the shape counts
-_WIDTH = 100  # of a setting in a message
+# Arguments that are statistics of the data. Only their shapes are compared.
+_STATISTICS = {
+    "FlowModel": ("condition_mean", "condition_std"),
+    "Normalize": ("mean", "std"),
+    "Whiten": ("mean", "covariance"),
+}
 _KEY = "settings"  # in a file of weights
 _SHOWN = 3  # differences in a message
 
@@ -52,8 +55,7 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
     def deserialize(self, text: bytes | str) -> None:
         """Restores the saved statistics, or raises a ValueError if the saved config differs."""
         saved, own = json.loads(text), json.loads(self.serialize())
-        before = saved.get("config", own["config"])  # version 0.2 saved other settings instead
-        if found := _differences(before, own["config"]):
+        if found := _differences(saved.get("config", own["config"]), own["config"]):  # version 0.2 had no config
             more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise ValueError(
                 f"The file is of another model than {self.name}: {'; '.join(found[:_SHOWN])}{more}. Build the "
@@ -74,14 +76,14 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
         super().load_own_variables({key: store[key] for key in store.keys() if key != _KEY})
 
 
-def _description(value: Any) -> Any:
+def _description(value):
     """The config of a value; an object that has none is described by its class and by what is inside it."""
     try:
         return serialize(value)
     except (NotImplementedError, TypeError, ValueError):
         if isinstance(value, (list, tuple)):
             return [_description(part) for part in value]
-        inside: dict[str, Any] = {}
+        inside = {}
         if hasattr(value, "parameters"):
             inside = arguments_of(value)
         elif isinstance(value, keras.Layer):
@@ -90,17 +92,19 @@ def _description(value: Any) -> Any:
         return {"class_name": type(value).__name__, "config": config}
 
 
-def _settings(config: Any, place: str, layers: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
+def _settings(config, place, layers=(), statistics=()):
     """The settings in a config by their places in it, such as model.flow.bijectors[0].branch.layers[1].units."""
     if isinstance(config, dict) and "value" in config.get("config", ()):  # an array
         config = config["config"]["value"]
-    if place.endswith(_STATISTICS) and config is not None:
+    if place.split(".")[-1] in statistics and config is not None:
         yield place, f"an array of shape {np.shape(config)}"
     elif isinstance(config, dict):
         layers = [layer["config"].get("name") for layer in config.get("layers", ())] or layers
         for key, value in config.items():
-            if not _FREE.fullmatch(key):
-                yield from _settings(value, place if key == "config" else f"{place}.{key}", layers)
+            if key == "config":
+                yield from _settings(value, place, layers, _STATISTICS.get(config["class_name"], ()))
+            elif not _FREE.fullmatch(key):
+                yield from _settings(value, f"{place}.{key}", layers, statistics)
     elif isinstance(config, list) and any(isinstance(part, (dict, list)) for part in config):
         yield f"len({place})", len(config)
         for i, part in enumerate(config):
@@ -111,14 +115,14 @@ def _settings(config: Any, place: str, layers: Sequence[str] = ()) -> Iterator[t
         yield place, config
 
 
-def _differences(saved: Any, own: Any) -> list[str]:
+def _differences(saved, own):
     """The differences between the config of a file and that of a model, in words.
 
     Settings that only one of the two has do not count, because versions of a class may have more or fewer.
     """
     before, now = (dict(_settings(config, "model")) for config in (saved, own))
     return [
-        f"{place} is {before[place]!r:.{_WIDTH}} in the file, {now[place]!r:.{_WIDTH}} in the model"
+        f"{place} is {before[place]!r:.100} in the file, {now[place]!r:.100} in the model"
         for place in before
         if place in now and json.dumps(before[place]) != json.dumps(now[place])  # NaN equals itself as text
     ]
