@@ -1,15 +1,18 @@
 """Times small flows beside TFP's RealNVP and MAF of the same depth and width, in one run, and scores them.
 
-    python benchmarks/compare_small_flows.py --dimensions=2,10 --seconds=25
+    python benchmarks/compare_small_flows.py --dimensions=2,10 --seconds=25 --output=small_flows.json
 
-All are trained by maximum likelihood with Keras' Adam on batches of 256 vectors, in turns. The first table has the
-seconds until the first step is done, traced and compiled, and the median milliseconds of a step, for residual flows
-with the norms of their layers brought up to date. The second has the mean log-likelihood of 10,000 fresh samples of
-the moons after `--seconds` of training beyond the first step, with the learning rate that is best on a validation
-sample: mean and standard deviation over the seeds. Close other programs first.
+All flows are trained by maximum likelihood with Keras's Adam on batches of 256 vectors, in turns. The first table
+has the seconds until the first step is done, including tracing and compilation, and the median milliseconds of a
+step. A step of a residual flow includes the update of its operator norms. The second table has the mean
+log-likelihood of 10,000 fresh samples of the moons after `--seconds` of training, not counting the first step, with
+the learning rate that is best on a validation sample: mean and standard deviation over the seeds. Close other
+programs first.
 """
 
+import json
 import os
+import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -36,6 +39,7 @@ _STEPS = flags.DEFINE_integer("steps", 100, "Timed steps of each flow.", lower_b
 _SECONDS = flags.DEFINE_float("seconds", 25.0, "Training of each flow on the moons; 0 for none.", lower_bound=0.0)
 _RATES = flags.DEFINE_list("learning_rates", ["0.003", "0.01", "0.03"], "Learning rates to choose from.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each flow on the moons.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the two tables.")
 flags.register_validator(
     "dimensions", lambda sizes: all(s.isdigit() and int(s) > 1 for s in sizes), "integers >= 2"
 )
@@ -45,7 +49,7 @@ _SLICE = 0.5  # seconds of training before the next flow has its turn
 
 
 class Trained(NamedTuple):
-    """A flow in training: functions of a batch, and the optimizer."""
+    """A flow in training: its step and log-density as functions of a batch, and its optimizer."""
 
     step: Callable
     log_prob: Callable
@@ -76,7 +80,7 @@ def _residual(log_det_estimator):
 
 
 def _real_nvp(x, learning_rate, seed):
-    """Coupling layers, which change a half of the coordinates."""
+    """Coupling layers, each of which changes half of the coordinates."""
     size = x.shape[1]
     kept = size // 2
     networks = [_network(kept, 2 * (size - kept), seed + i) for i in range(_DEPTH.value)]
@@ -88,7 +92,7 @@ def _real_nvp(x, learning_rate, seed):
 
 
 def _maf(x, learning_rate, seed):
-    """Autoregressive layers, by the masks of MADE."""
+    """Autoregressive layers with the masks of MADE."""
     size = x.shape[1]
     networks = [_network(size, 2 * size, seed + i, masked=True) for i in range(_DEPTH.value)]
 
@@ -99,7 +103,7 @@ def _maf(x, learning_rate, seed):
 
 
 def _density(size, networks, layer, learning_rate):
-    """A normal distribution through layers with these networks, the coordinates reversed between them."""
+    """A standard normal transformed by one layer per network, with the coordinates reversed between layers."""
     reversal = list(range(size))[::-1]
     bijector = tfb.Chain([part for network in networks for part in (layer(network), tfb.Permute(reversal))])
     density = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(size)), bijector)
@@ -117,7 +121,7 @@ def _density(size, networks, layer, learning_rate):
 
 
 class _MaskedDense(keras.layers.Dense):
-    """A dense layer whose output j depends on the inputs i of degrees below that of j, or equal to it."""
+    """A dense layer whose output j depends only on inputs whose degree is at most the degree of j."""
 
     def __init__(self, before, after, **kwargs):
         super().__init__(len(after), **kwargs)
@@ -128,7 +132,7 @@ class _MaskedDense(keras.layers.Dense):
 
 
 def _network(inputs, outputs, seed, masked=False):
-    """Two hidden layers; if masked, with pairs of outputs of which each depends on the inputs before it."""
+    """Two hidden layers. If masked, the shift and log scale of a coordinate depend only on earlier coordinates."""
     sizes, activations = (inputs, _WIDTH.value, _WIDTH.value, outputs), ("relu", "relu", None)
     hidden = np.arange(_WIDTH.value) % max(1, inputs - 1)
     degrees = np.arange(inputs), hidden, hidden, np.tile(np.arange(inputs) - 1, 2)
@@ -144,6 +148,7 @@ def _network(inputs, outputs, seed, masked=False):
 
 
 FLOWS = {
+    "residual": _residual(None),  # the estimator of `default_estimator`
     "residual, exact": _residual(resflow.logdet.Exact()),
     "residual, series": _residual(resflow.logdet.RussianRoulette()),
     "RealNVP": _real_nvp,
@@ -152,7 +157,7 @@ FLOWS = {
 
 
 def _first_call(build, x, learning_rate=1e-3, seed=0):
-    """The flow with its functions compiled, and the seconds until the first step was done."""
+    """Returns the flow with its functions compiled, and the seconds until its first step was done."""
     flow = build(x, learning_rate, seed)
     flow = flow._replace(
         step=tf.function(flow.step, autograph=False), log_prob=tf.function(flow.log_prob, autograph=False)
@@ -163,7 +168,8 @@ def _first_call(build, x, learning_rate=1e-3, seed=0):
 
 
 def _times():
-    """Prints the first table."""
+    """Prints the first table, and returns its rows."""
+    rows = []
     print(f"{'flow':<20}{'dimensions':>12}{'first step, s':>16}{'step, ms':>12}{'of RealNVP':>12}")
     for size in map(int, _DIMENSIONS.value):
         x = tf.random.stateless_normal([_BATCH.value, size], [0, 0])
@@ -176,8 +182,11 @@ def _times():
                 times[name].append(time.perf_counter() - start)
         medians = {name: 1e3 * statistics.median(found) for name, found in times.items()}
         for name, (_, first) in flows.items():
-            ratio = medians[name] / medians["RealNVP"]
-            print(f"{name:<20}{size:>12}{first:>16.1f}{medians[name]:>12.2f}{ratio:>12.1f}", flush=True)
+            row = {"flow": name, "dimensions": size, "first_step_seconds": first, "step_ms": medians[name]}
+            row["of_real_nvp"] = medians[name] / medians["RealNVP"]
+            print("{:<20}{:>12}{:>16.1f}{:>12.2f}{:>12.1f}".format(*row.values()), flush=True)
+            rows.append(row)
+    return rows
 
 
 def _moons(num, *seed):
@@ -205,7 +214,8 @@ def _train(flows, seed):
 
 
 def _scores():
-    """Prints the second table."""
+    """Prints the second table, and returns its rows."""
+    rows = []
     validation, held_out = _moons(_HELD_OUT, 3), _moons(_HELD_OUT, 1)
     found = {name: [] for name in FLOWS}
     cases = [(name, rate) for name in FLOWS for rate in _RATES.value]
@@ -221,7 +231,9 @@ def _scores():
         scores, steps, rates = zip(*results, strict=True)
         mean, deviation = np.mean(scores), np.std(scores, ddof=1) if len(scores) > 1 else np.nan
         print(f"{name:<20}{mean:>10.3f}{deviation:>12.3f}{np.median(steps):>10.0f}  {', '.join(rates)}")
+        rows.append({"flow": name, "nats": mean, "deviation": deviation if len(scores) > 1 else None})
     print(f"{'the density itself':<20}{-resflow.data.DENSITIES['moons'].entropy():>10.3f}")
+    return rows
 
 
 def _mean_log_prob(flow, x):
@@ -229,10 +241,10 @@ def _mean_log_prob(flow, x):
 
 
 def main(_):
-    """Prints the tables."""
-    _times()
-    if _SECONDS.value:
-        _scores()
+    """Prints the tables, and writes them."""
+    results = {"times": _times(), "scores": _scores() if _SECONDS.value else []}
+    if _OUTPUT.value:
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

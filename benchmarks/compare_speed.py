@@ -2,14 +2,14 @@ r"""Times this package beside the published PyTorch code on the same input, and 
 
     python benchmarks/compare_speed.py --published_dir=CHECKOUT --output=speed.json
 
-CHECKOUT is a clone of github.com/rtqichen/residual-flows; the Python that runs it (--published_python, this one by
-default) needs torch. Without --published_dir this package is timed alone. --cases chooses between training steps,
+CHECKOUT is a clone of github.com/rtqichen/residual-flows. The Python that runs it (--published_python, by default
+this one) needs torch. Without --published_dir only this package is timed. --cases chooses among training steps,
 evaluations, one evaluation of g in the inverse, peak memory, the time to trace 52 blocks, and the parts of a
 training step (this package only).
 
-The sides run in separate processes with the same number of threads. They take turns, which spreads the other load
-of the machine over both; close other programs all the same. PyTorch can spend half of its time on page faults in
-memory that it has just freed. With --keep_memory both sides keep what they free (glibc's MALLOC_* settings).
+The two sides run in separate processes with the same number of threads and take turns, so other load on the machine
+affects both. Close other programs all the same. PyTorch can spend half of its time on page faults in memory that it
+has just freed. With --keep_memory both sides keep freed memory (glibc's MALLOC_* settings).
 """
 
 import json
@@ -34,7 +34,7 @@ _ONCE = ("memory", "trace")  # kinds that a process can measure only once
 
 
 def _measure(name):
-    """Measures one case: a dict of side to dict of quantity to list of values."""
+    """Measures one case. Returns the list of values of each quantity of each side."""
     once = CASES[name].kind in _ONCE
     keep_memory = _KEEP_MEMORY.value and CASES[name].kind != "memory"
     options = {"threads": _THREADS.value, "keep_memory": keep_memory}
@@ -62,7 +62,7 @@ def _summary(values):
 
 
 def _result(name):
-    """One row of the results: the case's {ours, published, ratio}."""
+    """Returns the summaries of a case for each side, and the ratio published / ours."""
     measured = _measure(name)
     row = {side: {q: _summary(v) for q, v in of.items()} for side, of in measured.items()}
     main = next(iter(row["ours"]))
@@ -72,7 +72,7 @@ def _result(name):
 
 
 def _memory_per_block(results):
-    """The growth of the peak from 4 to 16 blocks, in MB per block."""
+    """Returns how much the peak grows from 4 to 16 blocks, in MB per block."""
     small, large = results.get("memory_4_blocks"), results.get("memory_16_blocks")
     if not small or not large:
         return {}

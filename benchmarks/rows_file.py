@@ -1,7 +1,12 @@
-"""The JSON file of a benchmark, to which each run adds the rows that it lacks."""
+"""The JSON file of a benchmark, to which each run adds missing rows, and where its numbers come from."""
 
+import datetime
 import json
+import os
 import pathlib
+import platform
+import subprocess
+from importlib import metadata
 from typing import Any
 
 from tf_resflow.writing import check_output_path, whole_file
@@ -17,3 +22,19 @@ def write_rows(path: str, rows: list[dict[str, Any]]) -> None:
     """Writes the rows, one to a line."""
     with whole_file(path) as temporary:
         pathlib.Path(temporary).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
+def provenance() -> dict[str, str]:
+    """The commit, the date, the machine and the versions of packages of a measurement."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    folder = pathlib.Path(__file__).parent
+    commit = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout.strip()
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    packages = ("tensorflow", "tensorflow-probability", "keras")
+    return {
+        "commit": commit,
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}, no GPU",
+        "packages": ", ".join(f"{name} {metadata.version(name)}" for name in packages),
+    }

@@ -1,27 +1,29 @@
-r"""How long until a held-out score: the published PyTorch code and this package, in turns, tracing included.
+r"""Measures how long training takes until a held-out score, here and with the published PyTorch code.
 
     python benchmarks/time_to_score.py --config=mnist_small --data_dir=DIR --published_dir=CHECKOUT \
       --output=times.json --figure=times.png
 
-CHECKOUT is a clone of github.com/rtqichen/residual-flows; the Python that runs it (--published_python, this one by
-default) needs torch. Four sides are trained on the data of a config:
+CHECKOUT is a clone of github.com/rtqichen/residual-flows. The Python that runs it (--published_python, by default
+this one) needs torch. Four sides are trained on the data of a config:
 
-- published: the published code, with the model, the optimizer and the schedule of the config, as it ships
-- published, our schedule: its model and Adam, with the batches, the schedule and the steps that we recommend, and
-  AdamW's learning rate here: 0.012 with 64 images, times the square root of the batch's share
-- here, same settings: what the published side does, by this package, for at most twice as many steps
-- here, best_small: --config=best_small:CONFIG, another network, with learned noise and Muon
+- published: the published code as it ships, with the model, optimizer and schedule of the config
+- published, our schedule: the same model and Adam with the batch size, schedule and number of steps that we
+  recommend, and the learning rate that we use for AdamW: 0.012 for 64 images, scaled by the square root of the
+  batch size
+- here, same settings: this package with the settings of the first side, for at most twice as many steps
+- here, best_small: --config=best_small:CONFIG, another network with learned noise and Muon
 
-They take turns of --seconds_per_turn of training, with the same number of threads. After a turn the weights (not
-their average) are scored on the same held-out images, which takes none of the time. The time begins when libraries
-and data are loaded: building the model, tracing and compiling count. The scores to reach are those of the published
-side after --steps steps, and of the second side at its end; the time until one is that of the first turn after
-which the score is as good. Of several seeds the table has the mean, or how many reach the score, if not all do.
+The sides take turns, with the same number of threads. A turn takes --seconds_per_turn of training, or a tenth of
+the side's training so far if that is longer. All seconds are processor seconds of the training process, from the
+moment when libraries and data are loaded: building the model, tracing and compiling count. After each turn the
+current weights (not their average) are scored on the same held-out images; scoring does not count. The scores to
+reach are those of the published side after --steps steps, and of the second side at its end. The time to a score is
+the time of the first turn that ends with a score as good. The table has means over seeds.
 
-A side ends with its last step; the last two also when they have reached all of these scores. Gradients are clipped
-to the norm 1 and weights do not decay, as in the published code, but for the last side. Results are added to
---output; seeds whose sides it already holds are not computed again. Without --published_dir two sides are trained,
-and the scores of the third take the published ones' place.
+A side ends with its last step; the last two also end when they have reached all of these scores. Gradients are
+clipped to the norm 1 and weights do not decay, as in the published code, except for the last side. Results are
+added to --output, and seeds whose sides it already holds are not computed again. Without --published_dir only the
+last two sides are trained, and the scores to reach are those of "here, same settings".
 """
 
 import copy
@@ -41,20 +43,22 @@ _PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "A checkout of the p
 _PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "A Python that has torch.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of the curves, read and written.", required=True)
 _FIGURE = flags.DEFINE_string("figure", None, "Picture of the scores over the seconds, .png.")
-_STEPS = flags.DEFINE_list("steps", ["300", "600", "1500"], "Steps of the published code whose scores count.")
+_STEPS = flags.DEFINE_list("steps", ["300", "600", "1500"], "Steps of the published code that set the scores.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each side.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds_per_turn", 20.0, "Seconds of training between two scores.", lower_bound=0.0)
+_SECONDS = flags.DEFINE_float(
+    "seconds_per_turn", 20.0, "Least seconds of training between two scores.", lower_bound=0.0
+)
 _EXAMPLES = flags.DEFINE_integer("num_examples", 500, "Held-out images of a score.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
 
-_FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # the fields that the published side follows
-_RATE = 6e-3  # of AdamW in the batches of best_small: docs/results.md
+_FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # fields that the published side supports
+_RATE = 6e-3  # AdamW's learning rate for the batch size of best_small
 _PUBLISHED, _SCHEDULED = "published", "published, our schedule"
 _SIDES = (_PUBLISHED, _SCHEDULED, "here, same settings", "here, best_small")
 
 
 def configs(name, steps):
-    """The config of each side by its name; the published schedule goes on for so many steps."""
+    """Returns the config of each side; the published schedule runs for `steps` steps."""
     from tf_resflow import training
 
     base, best = training.base_config(name), training.base_config(f"best_small:{name}")
@@ -69,13 +73,13 @@ def configs(name, steps):
         config.eval.num_examples = _EXAMPLES.value
     if not _PUBLISHED_DIR.value:
         return {side: found[side] for side in _SIDES[2:]}
-    if base.train.schedule == "constant":  # which does not depend on the number of steps
+    if base.train.schedule == "constant":  # a longer training has the same first steps
         same.train.steps *= 2
     return found
 
 
 def _check_comparable(config):
-    """Exits if the config asks for something that the published side does not do."""
+    """Exits if the config has a setting that the published side does not support."""
     from tf_resflow import training
 
     default = training.default_config()
@@ -89,7 +93,7 @@ def _check_comparable(config):
 
 
 def train(found, seed, stops):
-    """Trains all sides in turns; returns rows of a side, the steps and seconds so far, and the score."""
+    """Trains all sides in turns. Each returned row has a side, its steps and seconds so far, and its score."""
     from tf_resflow.training.optimizer import learning_rate_schedule
 
     workers = {}
@@ -110,7 +114,8 @@ def train(found, seed, stops):
     rows, best = [], dict.fromkeys(workers, np.inf)
     while workers:
         for side, worker in list(workers.items()):
-            rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **_settings(), **worker.ask("run")})
+            result = {key: round(value, 4) for key, value in worker.ask("run").items()}
+            rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **_settings(), **result})
             print(rows[-1], flush=True)
             best[side] = min(best[side], rows[-1]["bits_per_dim"])
             if has_reached_all(side, best, workers) or rows[-1]["step"] >= found[side].train.steps:
@@ -119,18 +124,18 @@ def train(found, seed, stops):
 
 
 def has_reached_all(side, best, running):
-    """Whether a side has the scores to reach, by the best ones so far. The sides whose scores they are go on."""
+    """Whether a side has reached all target scores. The sides that set the targets always run to their end."""
     owners = {next(iter(best)), _SCHEDULED} & best.keys()
     return side not in owners and all(o not in running and best[side] <= best[o] for o in owners)
 
 
 def _settings():
-    """What the rows of a file have in common, to be compared."""
+    """Settings that all rows of a file share."""
     return {"threads": _THREADS.value, "num_examples": _EXAMPLES.value}
 
 
 def _arrays(config, folder):
-    """A file of the train and held-out images."""
+    """Writes the training and held-out images to a file, and returns its path."""
     from tf_resflow import data
 
     dataset, path = data.load(config.data), str(pathlib.Path(folder) / "images.npz")
@@ -139,41 +144,62 @@ def _arrays(config, folder):
 
 
 def curve(rows, side, seed):
-    """The steps, seconds and scores of a training, arrays."""
-    own = [row for row in rows if (row["config"], row["side"], row["seed"]) == (_CONFIG.value, side, seed)]
+    """Returns arrays of the steps, seconds and scores of a training."""
+    own = [row for row in rows if (row["side"], row["seed"]) == (side, seed)]
     return [np.array([row[key] for row in own]) for key in ("step", "seconds", "bits_per_dim")]
 
 
 def time_to(score, seconds, scores):
-    """The seconds of the first score that is as good; infinite if none is."""
+    """Returns the seconds until a score at least as good, or infinity."""
     return min(seconds[scores <= score], default=np.inf)
 
 
-def print_table(rows, stops):
-    """Prints a Markdown table: the mean seconds of each side until the score that a side has at a step; ratios."""
-    rows = [row for row in rows if row["config"] == _CONFIG.value]
-    seeds = sorted({row["seed"] for row in rows})
+def times(rows, config, owner, stop):
+    """Returns how long each side trains until it has the score that the side `owner` has after `stop` steps.
+
+    The result has the number of seeds, and means over the seeds: the score, and the seconds of each side (infinity
+    if a seed did not reach the score). It is None if no training of `owner` has `stop` steps.
+    """
+    rows = [row for row in rows if row["config"] == config]
     sides = [side for side in _SIDES if any(row["side"] == side for row in rows)]
-    print(f"| {_CONFIG.value}: score of | seeds | bits/dim | {' | '.join(sides)} |\n{'|---' * (3 + len(sides))}|")
+    targets = {row["seed"]: row["bits_per_dim"] for row in rows if (row["side"], row["step"]) == (owner, stop)}
+    if not targets:
+        return None
+    found = {
+        side: [time_to(score, *curve(rows, side, seed)[1:]) for seed, score in targets.items()] for side in sides
+    }
+    return {
+        "num_seeds": len(targets),
+        "score": float(np.mean(list(targets.values()))),
+        "seconds": {side: float(np.mean(seconds)) for side, seconds in found.items()},
+    }
+
+
+def markdown(rows, config, stops):
+    """Returns a Markdown table of the seconds of each side until the scores of `stops`, (side, steps) pairs."""
+    lines = []
     for owner, stop in stops:
-        scores, times = [], []
-        for seed in seeds:
-            steps, _, found = curve(rows, owner, seed)
-            if stop in steps:
-                scores.append(found[np.flatnonzero(steps == stop)[0]])
-                times.append([time_to(scores[-1], *curve(rows, side, seed)[1:]) for side in sides])
-        if scores:
-            means, reached = np.mean(times, axis=0), np.isfinite(times).sum(axis=0)
-            own = means[sides.index(owner)]
-            cells = [
-                f"{mean:,.0f} s ({own / mean:.1f} x)" if num == len(times) else f"{num} of {len(times)}"
-                for mean, num in zip(means, reached, strict=True)
+        found = times(rows, config, owner, stop)
+        if found is None:
+            continue
+        if not lines:
+            lines = [
+                f"| `{config}`: score of | seeds | bits/dim | {' | '.join(found['seconds'])} |",
+                "|---" * (3 + len(found["seconds"])) + "|",
             ]
-            print(f"| {owner}, {stop:,} steps | {len(times)} | {np.mean(scores):.3f} | {' | '.join(cells)} |")
+        own = found["seconds"][owner]
+        cells = [
+            f"{seconds:,.0f} s ({own / seconds:.1f} x)" if np.isfinite(seconds) else "not reached"
+            for seconds in found["seconds"].values()
+        ]
+        lines.append(
+            f"| {owner}, {stop:,} steps | {found['num_seeds']} | {found['score']:.3f} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
 
 
 def draw(rows, path):
-    """Draws the scores of all sides over the seconds."""
+    """Draws the scores of all sides over their seconds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -181,6 +207,7 @@ def draw(rows, path):
     from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    rows = [row for row in rows if row["config"] == _CONFIG.value]
     for place, side in enumerate(_SIDES):
         for seed in sorted({row["seed"] for row in rows}):
             _, seconds, scores = curve(rows, side, seed)
@@ -198,7 +225,7 @@ def draw(rows, path):
 
 
 def main(_):
-    """Trains what is missing in the file, and prints its table."""
+    """Trains the seeds that the file lacks, and prints its table."""
     from rows_file import read_rows, write_rows
 
     stops = sorted(map(int, _STEPS.value))
@@ -208,14 +235,15 @@ def main(_):
     except ValueError as error:
         sys.exit(f"Error: {error}")
     if any(row | _settings() != row for row in rows):
-        sys.exit(f"Error: {_OUTPUT.value} has rows of other --threads or --num_examples. Give another --output.")
+        sys.exit(f"Error: {_OUTPUT.value} has rows with other --threads or --num_examples. Pass another --output.")
     for seed in range(_SEEDS.value):
         own = [row for row in rows if (row["config"], row["seed"]) == (_CONFIG.value, seed)]
         if not found.keys() <= {row["side"] for row in own}:
             rows = [row for row in rows if row not in own] + train(found, seed, stops)
             write_rows(_OUTPUT.value, rows)
     reference, ours = next(iter(found)), found[_SIDES[-1]]
-    print_table(rows, [(reference, stop) for stop in stops] + [(_SCHEDULED, ours.train.steps)])
+    owners = [(reference, stop) for stop in stops] + [(_SCHEDULED, ours.train.steps)]
+    print(markdown(rows, _CONFIG.value, owners))
     if _FIGURE.value:
         draw(rows, _FIGURE.value)
 

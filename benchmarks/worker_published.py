@@ -148,7 +148,7 @@ def _learning(settings):
     splits = np.load(settings["arrays"])
     images, test = splits["train"], splits["test"][: evaluation["num_examples"] or None]
     shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(settings["config"]["seed"])
-    start = time.perf_counter()
+    start = time.process_time()
     model = _configured(shape, model_config)
     size, state = shape[0], {"step": 0, "seconds": 0.0, "rows": np.zeros([0], int)}
 
@@ -185,12 +185,12 @@ def _learning(settings):
         model.train()
         return torch.cat(losses).mean().item()
 
-    state["seconds"] = time.perf_counter() - start
+    state["seconds"] = time.process_time() - start
 
     def run():
-        start = time.perf_counter()
-        state["step"] = train_for(settings, state["step"], step)
-        state["seconds"] += time.perf_counter() - start
+        start = time.process_time()
+        state["step"] = train_for(settings, state["seconds"], state["step"], step)
+        state["seconds"] += time.process_time() - start
         return {"step": state["step"], "seconds": state["seconds"], "bits_per_dim": score()}
 
     return run

@@ -1,4 +1,4 @@
-"""The worker processes of the comparisons: what they measure, and how they are asked."""
+"""The worker processes of the comparisons, the cases they measure, and the protocol between them."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ class Case:
       width: channels inside a block.
       num_blocks: number of residual blocks, each followed by an ActNorm.
       num_exact_terms: terms of the series with weight 1.
-      num_extra_terms: further terms, weighted. Their number is fixed here, which gives both sides the same work.
+      num_extra_terms: further terms. Their number is fixed here, so both sides do the same work.
       batch_size: number of images.
       dtype: dtype policy of our blocks. The published code is always in float32: its norms raise an error under
         `torch.autocast`.
@@ -43,7 +43,7 @@ class Case:
     dtype: str = "float32"
 
     def batch(self) -> np.ndarray:
-        """Returns the images, NHWC; both sides get the same."""
+        """Returns the images, NHWC. Both sides get the same images."""
         return np.random.default_rng(0).integers(0, 256, [self.batch_size, *self.shape])
 
 
@@ -78,7 +78,7 @@ class Worker:
     Args:
       *command: the command that starts the process.
       threads: number of threads that it may use.
-      keep_memory: whether the process keeps the memory that it frees (glibc's MALLOC_* settings).
+      keep_memory: whether the process keeps freed memory (glibc's MALLOC_* settings).
     """
 
     def __init__(self, *command: str, threads: int, keep_memory: bool):
@@ -125,16 +125,24 @@ def published_worker(published_dir: str, published_python: str, *, threads: int,
     return Worker(*command, threads=threads, keep_memory=keep_memory)
 
 
-def train_for(settings: Mapping[str, Any], done: int, step: Callable[[int], Any]) -> int:
-    """Takes steps until the turn's seconds are over, or at one of the stops; returns their number in all.
+def train_for(settings: Mapping[str, Any], seconds: float, done: int, step: Callable[[int], Any]) -> int:
+    """Trains until the turn has passed, a stop is reached, or training ends.
 
-    `step` takes the number of a step, from 0.
+    Args:
+      settings: `config`, `stops` (step numbers) and `seconds_per_turn`, the least processor seconds of a turn.
+      seconds: processor seconds of earlier turns. A turn takes at least a tenth of them, so that curves have about
+        as many points per factor of time.
+      done: number of steps done in earlier turns.
+      step: function of the number of a step, from 0.
+
+    Returns:
+      The total number of steps done.
     """
-    start = time.perf_counter()
+    start, turn = time.process_time(), max(settings["seconds_per_turn"], seconds / 10)
     while True:
         step(done)
         done += 1
-        is_over = time.perf_counter() - start >= settings["seconds_per_turn"]
+        is_over = time.process_time() - start >= turn
         if is_over or done in settings["stops"] or done >= settings["config"]["train"]["steps"]:
             return done
 
@@ -143,8 +151,8 @@ def serve(kinds: Mapping[str, Callable]) -> None:
     """Answers the requests of a `Worker` with one line of JSON each.
 
     Args:
-      kinds: dict of kind to a function that prepares a `Case` (or what the request's JSON holds), and returns the
-        function that measures once.
+      kinds: maps a kind to a function that prepares a `Case` (or the JSON of the request) and returns the function
+        that measures once.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
     run: Callable | None = None
