@@ -9,12 +9,12 @@ earlier versions are in earlier.json, with the commit that recorded them.
 import json
 import pathlib
 import re
-import sys
 
 import numpy as np
 
+from benchmarks import summaries
+
 _FOLDER = pathlib.Path(__file__).parent
-sys.path[:0] = [str(_FOLDER.parent), str(_FOLDER)]
 
 PAGE = _FOLDER.parent / "docs" / "results.md"
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n\n)((?:\|.*\n)+\n)?")
@@ -54,10 +54,7 @@ def scores():
 
 def time_to_score():
     """Seconds until the scores of the published code, on MNIST."""
-    import time_to_score as benchmark
-
-    stops = [("published", stop) for stop in (300, 600, 1500)] + [("published, our schedule", 2000)]
-    return benchmark.markdown(_read("time_to_score"), "mnist_small", stops) + "\n"
+    return summaries.time_to_score_table(_read("time_to_score"), "mnist_small", summaries.TARGETS) + "\n"
 
 
 def speed():
@@ -106,11 +103,9 @@ def small_flows():
 
 def anomalies():
     """Means over ADBench's tables."""
-    import tables as benchmark
-
     rows = _read("tables")
-    names, methods, found = benchmark.means(rows)
-    ranks, ours = benchmark.ranks(found), found[:, methods.index("FlowDensity")]
+    names, methods, found = summaries.mean_aucs(rows)
+    ranks, ours = summaries.auc_ranks(found), found[:, methods.index("FlowDensity")]
     lines = []
     for i, method in enumerate(methods):
         seconds = np.median([row["seconds"] for row in rows if row["method"] == method])

@@ -43,6 +43,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity, LocalOutlierFactor, NearestNeighbors
 from sklearn.svm import OneClassSVM
+from summaries import auc_ranks, mean_aucs
 
 from tf_resflow.models.noise_conditioned import shared_density
 from tf_resflow.sklearn import FlowDensity
@@ -275,30 +276,12 @@ def main(_):
         draw(rows, _FIGURE.value)
 
 
-def means(rows):
-    """The mean over seeds of each table and method: arrays `[tables, methods]`, and their names."""
-    tables, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("table", "method"))
-    found = np.full([len(tables), len(methods)], np.nan)
-    for i, j in np.ndindex(found.shape):
-        same = [row["score"] for row in rows if (row["table"], row["method"]) == (tables[i], methods[j])]
-        found[i, j] = np.mean(same) if same else np.nan
-    return tables, methods, found
-
-
-def ranks(found):
-    """The mean rank of each method among these, 1 for the best, ties shared."""
-    from scipy.stats import rankdata
-
-    complete = found[~np.isnan(found).any(axis=1)]
-    return rankdata(-complete.round(4), axis=1).mean(axis=0)
-
-
 def print_table(rows):
     """Prints a Markdown table, the best of each line in bold."""
-    tables, methods, found = means(rows)
+    tables, methods, found = mean_aucs(rows)
     print(f"| table | {' | '.join(methods)} |\n{'|---' * (1 + len(methods))}|")
     for table, line in zip(
-        [*tables, "mean", "mean rank"], [*found, np.nanmean(found, axis=0), ranks(found)], strict=True
+        [*tables, "mean", "mean rank"], [*found, np.nanmean(found, axis=0), auc_ranks(found)], strict=True
     ):
         best = np.nanmin(line) if table == "mean rank" else np.nanmax(line)
         cells = [f"**{value:.3f}**" if round(value, 3) == round(best, 3) else f"{value:.3f}" for value in line]
@@ -312,7 +295,7 @@ def draw(rows, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    _, methods, found = means(rows)
+    _, methods, found = mean_aucs(rows)
     order = np.argsort(np.nanmean(found, axis=0))
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for place, method in enumerate(order):

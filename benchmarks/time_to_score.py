@@ -35,6 +35,7 @@ import tempfile
 
 import numpy as np
 from absl import app, flags
+from summaries import SIDES, curve, time_to_score_table
 from workers import our_worker, published_worker
 
 _CONFIG = flags.DEFINE_string("config", "mnist_small", "Name of a config of images whose model the paper has.")
@@ -53,8 +54,7 @@ _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side
 
 _FREE = ("num_blocks", "width", "fc_width", "logit_alpha")  # fields that the published side supports
 _RATE = 6e-3  # AdamW's learning rate for the batch size of best_small
-_PUBLISHED, _SCHEDULED = "published", "published, our schedule"
-_SIDES = (_PUBLISHED, _SCHEDULED, "here, same settings", "here, best_small")
+_PUBLISHED, _SCHEDULED, *_ = SIDES
 
 
 def configs(name, steps):
@@ -67,12 +67,12 @@ def configs(name, steps):
     scheduled, same = copy.deepcopy(base), copy.deepcopy(base)
     scheduled.train = best.train.copy_and_resolve_references()
     scheduled.train.update(optimizer="adam", learning_rate=_RATE, weight_decay=0.0, global_clipnorm=1.0)
-    found = dict(zip(_SIDES, (base, scheduled, same, best), strict=True))
+    found = dict(zip(SIDES, (base, scheduled, same, best), strict=True))
     for config in found.values():
         config.data.data_dir = _DATA_DIR.value
         config.eval.num_examples = _EXAMPLES.value
     if not _PUBLISHED_DIR.value:
-        return {side: found[side] for side in _SIDES[2:]}
+        return {side: found[side] for side in SIDES[2:]}
     if base.train.schedule == "constant":  # a longer training has the same first steps
         same.train.steps *= 2
     return found
@@ -143,61 +143,6 @@ def _arrays(config, folder):
     return path
 
 
-def curve(rows, side, seed):
-    """Returns arrays of the steps, seconds and scores of a training."""
-    own = [row for row in rows if (row["side"], row["seed"]) == (side, seed)]
-    return [np.array([row[key] for row in own]) for key in ("step", "seconds", "bits_per_dim")]
-
-
-def time_to(score, seconds, scores):
-    """Returns the seconds until a score at least as good, or infinity."""
-    return min(seconds[scores <= score], default=np.inf)
-
-
-def times(rows, config, owner, stop):
-    """Returns how long each side trains until it has the score that the side `owner` has after `stop` steps.
-
-    The result has the number of seeds, and means over the seeds: the score, and the seconds of each side (infinity
-    if a seed did not reach the score). It is None if no training of `owner` has `stop` steps.
-    """
-    rows = [row for row in rows if row["config"] == config]
-    sides = [side for side in _SIDES if any(row["side"] == side for row in rows)]
-    targets = {row["seed"]: row["bits_per_dim"] for row in rows if (row["side"], row["step"]) == (owner, stop)}
-    if not targets:
-        return None
-    found = {
-        side: [time_to(score, *curve(rows, side, seed)[1:]) for seed, score in targets.items()] for side in sides
-    }
-    return {
-        "num_seeds": len(targets),
-        "score": float(np.mean(list(targets.values()))),
-        "seconds": {side: float(np.mean(seconds)) for side, seconds in found.items()},
-    }
-
-
-def markdown(rows, config, stops):
-    """Returns a Markdown table of the seconds of each side until the scores of `stops`, (side, steps) pairs."""
-    lines = []
-    for owner, stop in stops:
-        found = times(rows, config, owner, stop)
-        if found is None:
-            continue
-        if not lines:
-            lines = [
-                f"| `{config}`: score of | seeds | bits/dim | {' | '.join(found['seconds'])} |",
-                "|---" * (3 + len(found["seconds"])) + "|",
-            ]
-        own = found["seconds"][owner]
-        cells = [
-            f"{seconds:,.0f} s ({own / seconds:.1f} x)" if np.isfinite(seconds) else "not reached"
-            for seconds in found["seconds"].values()
-        ]
-        lines.append(
-            f"| {owner}, {stop:,} steps | {found['num_seeds']} | {found['score']:.3f} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
-
-
 def draw(rows, path):
     """Draws the scores of all sides over their seconds."""
     import matplotlib
@@ -208,7 +153,7 @@ def draw(rows, path):
 
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
     rows = [row for row in rows if row["config"] == _CONFIG.value]
-    for place, side in enumerate(_SIDES):
+    for place, side in enumerate(SIDES):
         for seed in sorted({row["seed"] for row in rows}):
             _, seconds, scores = curve(rows, side, seed)
             label = side if seed == 0 else None
@@ -241,9 +186,9 @@ def main(_):
         if not found.keys() <= {row["side"] for row in own}:
             rows = [row for row in rows if row not in own] + train(found, seed, stops)
             write_rows(_OUTPUT.value, rows)
-    reference, ours = next(iter(found)), found[_SIDES[-1]]
+    reference, ours = next(iter(found)), found[SIDES[-1]]
     owners = [(reference, stop) for stop in stops] + [(_SCHEDULED, ours.train.steps)]
-    print(markdown(rows, _CONFIG.value, owners))
+    print(time_to_score_table(rows, _CONFIG.value, owners))
     if _FIGURE.value:
         draw(rows, _FIGURE.value)
 

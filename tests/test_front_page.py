@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import results_page
+from benchmarks import results_page, summaries
 from tests.conftest import ROOT
 
 FIGURES = json.loads((ROOT / "benchmarks/results/front_page.json").read_text())
@@ -25,18 +25,20 @@ STATEMENTS = {
         takes {time_to_score.published_1500_here_best_small:,.0f} s, much of it
         reaches {scores.mnist_small:.2f} after 2,000 steps
         takes {small_flows.RealNVP_2:.1f} times as long as that of a RealNVP
-        width in 2 dimensions, {small_flows.RealNVP_10:.1f} times in 10, and {small_flows.RealNVP_20:.1f} times in 20
+        in 2 dimensions, {small_flows.RealNVP_10:.1f} times in 10, and {small_flows.RealNVP_20:.1f} times in 20
         reaches {scores.digits:.2f} ± {scores.digits_stderr:.2f} bits/dim
         a uniform density has {scores.digits_uniform:.2f}, a Gaussian {scores.digits_gaussian:.2f}
         On {tables.num_tables} tables of ADBench, its mean AUC for anomalies is {tables.FlowDensity:.3f}
-        {tables.5 nearest neighbors:.3f} for nearest neighbors and {tables.GaussianMixture:.3f} for Gaussian mixtures
+        {tables.5 nearest neighbors:.3f} for nearest neighbors
+        {tables.GaussianMixture:.3f} for Gaussian mixtures
         measured at commit {tables.commit}
         measured at commits {speed.commit} and {scores.commit}
     """,
     "docs/index.md": """
         after 2,000 steps: {scores.pinwheel:.3f} ± {scores.pinwheel_stderr:.3f} nats
         entropy of the data is {scores.pinwheel_entropy:.3f}, and a Gaussian has {scores.pinwheel_gaussian:.3f}
-        reaches {time_to_score.published_1500_score:.2f} bits/dim after {time_to_score.published_1500_published:,.0f} s
+        reaches {time_to_score.published_1500_score:.2f} bits/dim
+        after {time_to_score.published_1500_published:,.0f} s
         settings take {time_to_score.published_1500_here_same_settings:,.0f} s here
         takes [{time_to_score.published_1500_here_best_small:,.0f} s]
         is {speed.w64:.1f} times as fast as with the published code at width 64
@@ -55,6 +57,12 @@ GIVEN = re.compile(
 CODE = re.compile(r"```.*?```|^ {4}.*?$|`[^`]*`|\]\([^)]*\)|<[^>]*>", re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.parametrize("part", FIGURES)
+def test_figures_follow_from_the_results(part):
+    results = json.loads((ROOT / f"benchmarks/results/{part}.json").read_text())
+    assert FIGURES[part]["figures"] == summaries.figures(part, results)
+
+
 def filled(template):
     """The template with its figures."""
 
@@ -68,7 +76,9 @@ def filled(template):
 
 @pytest.mark.parametrize("page", STATEMENTS)
 def test_figures(page):
-    text = re.sub(r"\s+", " ", re.sub(CODE, lambda code: code[0] if "](" in code[0] else "", (ROOT / page).read_text()))
+    text = re.sub(
+        r"\s+", " ", re.sub(CODE, lambda code: code[0] if "](" in code[0] else "", (ROOT / page).read_text())
+    )
     for template in STATEMENTS[page].strip().splitlines():
         statement = filled(template.strip())
         assert statement in text, f"{page} should say: {statement}"
