@@ -14,10 +14,7 @@ _BEFORE_BACKTICKS = 195
 
 
 def on_config(config):
-    """Turns names of the package in backticks into links to the reference.
-
-    A name that is not in the reference causes a warning, which is an error with --strict.
-    """
+    """Links names in backticks to the reference; warns about unknown names, which is an error with --strict."""
     config.markdown_extensions.append(_Links())
 
 
