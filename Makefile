@@ -1,16 +1,16 @@
-# Commands, each complete on a machine that has Python 3.10 to 3.13 and make:
-#   make digits   trains on scikit-learn's digits; results in runs/digits
-#   make docs     the documentation, in site/; it executes the tutorials, for minutes
-#   make test     the linter and the tests
-#   make quick    the tests that are worth running after each change
-#   make system   what needs processes, other environments or long runs
-# Another interpreter: make test PYTHON=python3.12. Another number of test processes: make test WORKERS=4.
+# Each target needs only Python 3.10 to 3.13 and make:
+#   make digits   trains on scikit-learn's digits and writes to runs/digits
+#   make docs     builds the documentation in site/; executing the tutorials takes minutes
+#   make test     runs the linter, the type checker and the tests
+#   make quick    runs the fastest tests, for use after each change
+#   make system   runs the tests that need processes, other environments or a long time
+# To choose the interpreter: make test PYTHON=python3.12. To choose the number of test processes: make test WORKERS=4.
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 WORKDIR ?= runs/digits
-# More flags for the job, such as ARGS=--config.train.steps=500
+# Additional flags of resflow-train, such as ARGS=--config.train.steps=500
 ARGS ?=
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -28,8 +28,8 @@ digits: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
-# A test process has a core: more threads would wait for each other. Most tests run what XLA compiles once, so that
-# it need not be fast.
+# Each test process gets one core, because more threads would wait for each other. Most tests run compiled code only
+# once, so expensive XLA optimizations do not pay off.
 test quick system: export OMP_NUM_THREADS ?= 1
 test quick system: export OPENBLAS_NUM_THREADS ?= 1
 test quick system: export TF_NUM_INTRAOP_THREADS ?= 1
@@ -51,7 +51,7 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-# Apache Beam and the pinned versions exclude each other: its example has an environment of its own.
+# The Beam example has its own environment, because Apache Beam is incompatible with the pinned versions.
 $(BEAM): examples/beam/requirements.txt $(STAMP)
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
@@ -63,8 +63,8 @@ clean:
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo "tf-resflow needs Python 3.10 to 3.13, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
-	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@test ! -L $(VENV) || { echo "$(VENV) is a link, and making it anew would empty what it points to: remove it." >&2; exit 1; }
+	  echo "Choose another interpreter: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test ! -L $(VENV) || { echo "$(VENV) is a link, and recreating it would empty the folder that it points to. Remove the link." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt \
 	  --config-settings editable_mode=compat

@@ -1,4 +1,4 @@
-"""Converts the formulas of all pages to MathML when the site is built: no script and no network to read them."""
+"""Converts formulas to MathML when the site is built, so that pages need no scripts and no network."""
 
 import html
 import itertools
@@ -9,14 +9,14 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 _FORMULA = re.compile(r'(?<=class="arithmatex">)\\([(\[])(.*?)\\[)\]](?=</)', re.DOTALL)
-# Operators without space around them. The bars of \bigl\| are left as a command by the converter.
+# Operators without space around them. The converter leaves the bars of \bigl\| as a LaTeX command.
 _TIGHT = {character: character for character in "|\u2016/.\u2026\u2202\u221e"} | {r"\|": "\u2016"}
 _RELATIONS = {":": ":", "~": "\u223c"}
 _OPENING = ("(", "[", "{", "|", "\u2016", "=", ",")
 
 
 def on_page_content(content, page, **_):
-    """Replaces what `pymdownx.arithmatex` found. A formula that cannot be converted ends the build."""
+    """Replaces the formulas that `pymdownx.arithmatex` found; raises PluginError if one cannot be converted."""
 
     def replace(match):
         try:
@@ -28,7 +28,7 @@ def on_page_content(content, page, **_):
 
 
 def mathml(latex, *, block=False):
-    """Converts a formula, and adds what `latex2mathml` leaves out: spacing, names in one piece, large bars."""
+    """Converts a formula to MathML, and adds spacing, unbroken names and large bars, which `latex2mathml` omits."""
     math = etree.fromstring(convert(latex, xmlns="", display="block" if block else "inline"))
     for element in list(math.iter()):
         if element.tag == "mo" and element.text in _TIGHT:
@@ -59,12 +59,12 @@ def _is_operator(element):
 
 
 def _spaced(row):
-    """Puts thin spaces around the names of functions, as TeX does."""
+    """Adds thin spaces around function names, as TeX does."""
     elements = list(row)
     yield from elements[:1]
     for before, element in itertools.pairwise(elements):
         if element.text == "\u2212" and before.text in _OPENING:
-            element.set("form", "prefix")  # a sign, not a difference
+            element.set("form", "prefix")  # a sign, not a subtraction
         opens = element.tag == "mo" and element.text not in ("|", "\u2016")
         binds = before.tag == "mo" and before.text not in (")", "]", "}")
         spaced = opens or binds or "mspace" in (before.tag, element.tag)

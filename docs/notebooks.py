@@ -1,4 +1,4 @@
-"""Makes pages of the tutorials when the site is built: executes their notebooks, unless EXECUTE_NOTEBOOKS=0."""
+"""Converts tutorial notebooks to pages when the site is built. They are executed unless EXECUTE_NOTEBOOKS=0."""
 
 import os
 import pathlib
@@ -12,12 +12,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import MarkdownExporter
 
-_SECONDS = 600  # for a cell
+_SECONDS = 600  # time limit per cell
 _WARNING = re.compile(r"WARNING|Warning:|AutoGraph|retracing")
 
 
 def on_files(files, config):
-    """Adds a page for each notebook, with the figures beside it; the notebook itself can be downloaded."""
+    """Adds a page and its figures for each notebook. The page links to the notebook file."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         page, figures = _page(pathlib.Path(file.abs_src_path))
@@ -29,7 +29,7 @@ def on_files(files, config):
 
 
 def _execute(notebook, path):
-    """Fills in the outputs. An error ends the build."""
+    """Executes a notebook and stores its outputs; raises PluginError if a cell fails."""
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
         try:
@@ -39,9 +39,9 @@ def _execute(notebook, path):
 
 
 def _page(path):
-    """The page of a notebook as Markdown, and its figures by their file names."""
+    """Returns the page of a notebook as Markdown, and a dict from file names to figures."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata["language_info"] = {"name": "python"}  # for its code to be highlighted
+    notebook.metadata["language_info"] = {"name": "python"}  # enables syntax highlighting
     if os.environ.get("EXECUTE_NOTEBOOKS") != "0":
         _execute(notebook, path)
     for cell in notebook.cells:
@@ -53,8 +53,8 @@ def _page(path):
 
 
 def _check(outputs, path):
-    """Ends the build if readers would see a warning, which TensorFlow prints to stdout in a notebook."""
+    """Raises PluginError if an output has a warning, because TensorFlow prints warnings to stdout in a notebook."""
     texts = [str(output.get("text") or output.get("data", {}).get("text/plain", "")) for output in outputs]
     for text in texts:
         if _WARNING.search(text):
-            raise PluginError(f"{path.name}: a cell prints a warning: mend what it is about. {text}")
+            raise PluginError(f"{path.name}: a cell prints a warning. Fix its cause. {text}")

@@ -1,4 +1,4 @@
-"""Additions to the pages: links from names, formulas in docstrings, and the metrics of resflow-evaluate."""
+"""Extends the pages with links from names, formulas in docstrings, and the metrics of resflow-evaluate."""
 
 import xml.etree.ElementTree as etree
 
@@ -14,21 +14,18 @@ _BEFORE_BACKTICKS = 195
 
 
 def on_config(config):
-    """Turns each name of the package in backticks, in a page or a docstring, into a link to the reference.
-
-    A name that the reference does not have causes a warning, which is an error with --strict.
-    """
+    """Links names in backticks to the reference; warns about unknown names, which is an error with --strict."""
     config.markdown_extensions.append(_Links())
 
 
 def on_page_markdown(markdown, **_):
-    """Lists the metrics where a page has {{ metrics }}."""
+    """Replaces {{ metrics }} in a page with the list of metrics."""
     metrics = "\n".join(f"- `{name}`: {metric.description}" for name, metric in METRICS.items())
     return markdown.replace("{{ metrics }}", metrics)
 
 
 class _Links(Extension):
-    def extendMarkdown(self, md):  # noqa: N802 (Markdown's name)
+    def extendMarkdown(self, md):  # noqa: N802 (name defined by Markdown)
         md.inlinePatterns.register(_Link(_NAME, md), "names", _BEFORE_BACKTICKS)
 
 
@@ -40,9 +37,9 @@ class _Link(InlineProcessor):
 
 
 class Docstrings(griffe.Extension):
-    r"""Docstrings have formulas between \\( and \\), as in TFP; Markdown needs \( and \)."""
+    r"""Converts formula delimiters in docstrings from \\( and \\), as in TFP, to \( and \), as in Markdown."""
 
     def on_instance(self, *, obj, **_):
-        """Removes the second backslash."""
+        """Removes the second backslash of each delimiter."""
         if obj.docstring:
             obj.docstring.value = obj.docstring.value.replace(r"\\(", r"\(").replace(r"\\)", r"\)")
