@@ -163,7 +163,7 @@ def draw(num, seed):
 
 
 def _attempt(args, name, package, limit=None, mutant=None):
-    """The first test that fails, or None, and the seconds until then; from their file if it is there."""
+    """Returns the first failing test or None, and the seconds, from the results file if it exists."""
     output = args.output / f"{name}.json"
     if not output.exists():
         start, tests = time.monotonic(), [f"tests/{package}", "tests/test_random_cases.py"]

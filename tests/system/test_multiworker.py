@@ -125,7 +125,7 @@ def test_workers_that_diverge(tmp_path, start_workers):
     workers = start_workers(learning_rate=1e30, global_clipnorm=0, warmup_steps=0)
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [1, 1]
-    told = ["is NaN or infinite at step " in text for text in errors]
-    assert any(told), [text[-600:] for text in errors]
-    assert all(one or "Another worker has stopped" in text for one, text in zip(told, errors, strict=True))
+    reported = ["is NaN or infinite at step " in text for text in errors]
+    assert any(reported), [text[-600:] for text in errors]
+    assert all(one or "Another worker has stopped" in text for one, text in zip(reported, errors, strict=True))
     assert not list((tmp_path / "run" / "checkpoints").glob("*.index"))
