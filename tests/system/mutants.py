@@ -37,7 +37,7 @@ class _Fault(Operator):
 
 
 class DropStatement(_Fault):
-    """Replaces a call, or an assignment whose names are also defined elsewhere, with `pass`."""
+    """Replaces a call with `pass`, or an assignment that is not the only definition of its names."""
 
     def mutation_positions(self, node):
         if node.type == "simple_stmt" and self._is_dropped(node.children[0]):
