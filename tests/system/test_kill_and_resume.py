@@ -3,9 +3,9 @@
     python -m tests.system.test_kill_and_resume --trials=20
 
 A trial starts bin/train.py in a new workdir and kills it with SIGKILL at a random moment. It repeats this with the
-same command, and lets the last process finish. The kills alternate: one happens a random time after the checkpoint of
-a random step, and therefore during the training steps, and the next at any time after the start. The last and best
-checkpoints and the held-out scores must equal those of an uninterrupted run, bit for bit.
+same command, and lets the last process finish. The kills alternate: one happens a random time after the checkpoint
+of a random step, and therefore during the training steps, and the next at any time after the start. The last and
+best checkpoints and the held-out scores must equal those of an uninterrupted run, bit for bit.
 """
 
 import argparse
