@@ -1,9 +1,9 @@
-"""Writes the tensors and the arguments of a published PyTorch checkpoint to an .npz file for resflow-convert.
+"""Converts a published PyTorch checkpoint to an .npz file for resflow-convert, with its tensors and its arguments.
 
     python published_to_npz.py cifar10.pth cifar10.npz
 
-Run it with a Python that has PyTorch 1.13 or newer. The published code and tf_resflow are not needed. PyTorch can
-execute code that is stored in a checkpoint: convert only files that you trust.
+Requires PyTorch 1.13 or newer, but neither the published code nor tf_resflow. Loading a checkpoint can execute code
+that is stored in it: convert only files that you trust.
 """
 
 import json
@@ -19,7 +19,7 @@ class Unpickler(pickle.Unpickler):
     """Reads objects of classes that are not installed, such as those of the published code, as plain attributes."""
 
     def find_class(self, module, name):
-        """Returns the class, or an empty class if there is no such class."""
+        """Returns the class, or an empty class if it cannot be imported."""
         try:
             return super().find_class(module, name)
         except (ImportError, AttributeError):

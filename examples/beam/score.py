@@ -1,9 +1,9 @@
-r"""Scores the rows of CSV or Parquet files with an exported model in Apache Beam, however many rows there are.
+r"""Scores any number of rows in CSV or Parquet files with an exported model, in Apache Beam.
 
     pip install -r examples/beam/requirements.txt
     python examples/beam/score.py --model=served/table/1 --input='rows/*.csv' --output=scores/rows
 
-This runs on this machine. Options of Beam run the same pipeline elsewhere:
+This command runs on the local machine. Options of Beam run the same pipeline elsewhere:
 
     python examples/beam/score.py --model=gs://BUCKET/served/table/1 --input='gs://BUCKET/rows/*.parquet' \
       --output=gs://BUCKET/scores/rows --runner=DataflowRunner --project=PROJECT --region=REGION \
@@ -11,14 +11,14 @@ This runs on this machine. Options of Beam run the same pipeline elsewhere:
     ... --runner=FlinkRunner --flink_master=HOST:8081
     ... --runner=SparkRunner --spark_master_url=spark://HOST:7077
 
-The files of the output, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and those of the model's
-answer: log_prob, log_prob_stderr and quantile. The rows are in no order. Columns are found by their names, which
-all files share. Levels and dates (as 2025-03-31) become the numbers that signatures.json tells. A row that lacks a
-value of the model, or has one that cannot be read, such as an unknown level, or is too long, has an empty score;
-such rows are counted.
+The output files, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and the outputs of the model:
+log_prob, log_prob_stderr and quantile. The order of the rows is not preserved. Columns are found by name, and all
+input files must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described
+in signatures.json. Rows that lack a value, have too many values, or have a value that cannot be read (such as an
+unknown level) get empty scores. The script prints their number.
 
-A process of a worker holds the model, --batch_size rows, and of Parquet files a row group. In a CSV file each row
-is a line: no value holds a line break.
+Each worker process holds the model, --batch_size rows, and a row group of each Parquet file that it reads. In CSV
+files each row is one line: values must not contain line breaks.
 """
 
 import argparse
@@ -38,19 +38,19 @@ from pyarrow import parquet
 
 
 class Served(ModelHandler):
-    """An exported model, which a worker loads once."""
+    """Runs a version of an exported model, which each worker loads once."""
 
     def __init__(self, path, inputs, batch_size):
-        """The path of a version, and for each input of the model its columns."""
+        """Configures the path, a dict from each input of the model to its columns, and the maximum batch size."""
         super().__init__(max_batch_size=batch_size)
         self._path, self._inputs = path, inputs
 
     def load_model(self):
-        """Loads it, with TensorFlow alone."""
+        """Loads the model with TensorFlow alone."""
         return tf.saved_model.load(self._path)
 
     def run_inference(self, batch, model, inference_args=None):
-        """Rows with their scores. An element is a row and its numbers, in the order of the inputs and columns."""
+        """Returns rows with scores, for pairs of a row and its numbers in the order of the inputs and columns."""
         numbers, start, tensors = np.stack([numbers for _, numbers in batch]), 0, {}
         for name, columns in self._inputs.items():
             tensors[name] = tf.constant(numbers[:, start : start + len(columns)])
@@ -62,76 +62,77 @@ class Served(ModelHandler):
         ]
 
     def get_num_bytes(self, batch):
-        """The size of the numbers."""
+        """Returns the size of the numbers in bytes."""
         return sum(numbers.nbytes for _, numbers in batch)
 
 
 class Parse(beam.DoFn):
-    """Pairs a row, a dict, with its numbers; rows that lack one go to `unscored`."""
+    """Yields each row (a dict) with its numbers. Rows that cannot be scored go to the output `unscored`."""
 
     def __init__(self, columns, codes, dtype):
         self._columns, self._codes, self._dtype = columns, codes, dtype
         self._unscored = beam.metrics.Metrics.counter("score", "unscored")
 
     def process(self, row):
-        """One row; None is the name of values beyond the columns."""
+        """Converts one row."""
         try:
             with np.errstate(over="ignore"):
-                read = [number_of(row[column], self._codes.get(column, {})) for column in self._columns]
+                read = [to_number(row[column], self._codes.get(column, {})) for column in self._columns]
                 numbers = np.array(read, self._dtype)
         except (TypeError, ValueError):
             numbers = np.array(np.nan)
-        if np.isfinite(numbers).all() and None not in row:
+        if np.isfinite(numbers).all() and None not in row:  # values beyond the last column have the key None
             yield row, numbers
         else:
             self._unscored.inc()
             yield beam.pvalue.TaggedOutput("unscored", row)
 
 
-def number_of(value, code):
-    """The number of a value in a request: of a level its place, of a date its days since the first one.
+def to_number(value, code):
+    """Converts a value to a number for the model: a level to its index, a date to the days since the first date.
 
-    Raises ValueError for a value that cannot occur, since the model would refuse the whole request.
+    Raises:
+      ValueError: if the value cannot occur in its column. The model would reject the whole batch.
     """
     if "levels" in code:
-        return [*map(in_words, code["levels"])].index(in_words(value))
+        return [*map(to_text, code["levels"])].index(to_text(value))
     if "start" in code:
         time = value.strip() if isinstance(value, str) else value
         days = (np.datetime64(time).astype("M8[us]") - np.datetime64(code["start"])) / np.timedelta64(1, "D")
-        return on_grid(days, 0.0, 1.0) if code["num"] else days
-    return on_grid(float(value), code["first"], code["step"]) if "step" in code else float(value)
+        return check_grid(days, 0.0, 1.0) if code["num"] else days
+    return check_grid(float(value), code["first"], code["step"]) if "step" in code else float(value)
 
 
-def on_grid(number, first, step):
-    """A number, after a check that it is on a grid."""
+def check_grid(number, first, step):
+    """Returns the number, or raises a ValueError if it is not on the grid."""
     if abs((number - first) / step - round((number - first) / step)) > 1e-6 + 1e-15 * abs(number) / step:
         raise ValueError(f"{number} is not on the grid of its column.")
     return number
 
 
-def in_words(value):
-    """A level in words, whole numbers as such."""
+def to_text(value):
+    """Returns the text of a level, where whole numbers have no decimal point."""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def scores_of(model):
-    """What is known of the scores of an export: its signatures.json and their part of it."""
+def read_signature(model):
+    """Returns the content of signatures.json, and the part of it that describes the default signature."""
     with FileSystems.open(f"{model.rstrip('/')}/signatures.json") as file:
         description = json.load(file)
     signature, columns = description["signatures"]["serving_default"], description.get("columns", {})
     if "log_prob" not in signature["outputs"]:
-        raise ValueError("The export has no scores as its default: export it with serving_default.")
+        raise ValueError(f"The default signature of {model} returns no log_prob: export it with serving_default.")
     for name, spec in signature["inputs"].items():
         if spec["shape"] != [-1, len(columns.get(name, ()))]:
-            raise ValueError(f"The export does not name the columns of {name!r}: train on a table with a header.")
+            raise ValueError(f"{model} has no column names for its input {name!r}: train on a table with a header.")
     return description, signature
 
 
-def schema_of(pattern):
-    """The names of the columns in CSV files, or the schema of Parquet files, which must all agree."""
+def read_schema(pattern):
+    """Returns the column names of CSV files, or the schema of Parquet files. All files must agree."""
     paths = [file.path for found in FileSystems.match([pattern]) for file in found.metadata_list]
     if not paths:
-        raise ValueError(f"There is no file {pattern}.")
+        raise ValueError(f"No file matches {pattern}.")
     schemas = []
     for path in paths:
         with FileSystems.open(path) as file:
@@ -140,39 +141,39 @@ def schema_of(pattern):
             else:
                 schemas.append(next(csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline="")), []))
         if schemas[-1] != schemas[0]:
-            raise ValueError(f"{path} has other columns than {paths[0]}: {schemas[-1]} and {schemas[0]}.")
+            raise ValueError(f"{path} has the columns {schemas[-1]}, but {paths[0]} has {schemas[0]}.")
     return schemas[0]
 
 
-def line_of(values):
-    """A line of a CSV file; None is empty."""
+def csv_line(values):
+    """Returns a line of a CSV file, where None is an empty value."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(values)
     return text.getvalue()
 
 
 def main(arguments=None):
-    """Runs the pipeline until its end, and prints how many rows were not scored."""
+    """Runs the pipeline, and prints the number of rows without a score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a version of an exported model")
+    parser.add_argument("--model", required=True, help="path of a version of an exported model")
     parser.add_argument("--input", required=True, help="pattern of .csv or .parquet files")
     parser.add_argument("--output", required=True, help="prefix of the files to write")
-    parser.add_argument("--batch_size", type=int, default=1024, help="most rows that the model scores at a time")
+    parser.add_argument("--batch_size", type=int, default=1024, help="maximum number of rows per call of the model")
     flags, options = parser.parse_known_args(arguments)
 
-    description, signature = scores_of(flags.model)
+    description, signature = read_signature(flags.model)
     inputs = {name: description["columns"][name] for name in signature["inputs"]}
     dtype, scores = signature["inputs"]["x"]["dtype"], [*signature["outputs"]]
     served = Served(flags.model, inputs, min(flags.batch_size, description.get("max_batch", flags.batch_size)))
     needed = [column for columns in inputs.values() for column in columns]
-    codes = {code["name"]: code for of_input in description.get("codes", {}).values() for code in of_input}
-    schema = schema_of(flags.input)
+    codes = {code["name"]: code for column_codes in description.get("codes", {}).values() for code in column_codes}
+    schema = read_schema(flags.input)
     is_parquet = isinstance(schema, pa.Schema)
     names = schema.names if is_parquet else schema
     if missing := [column for column in needed if column not in names]:
         raise ValueError(f"{flags.input} lacks the columns {missing} of the model; it has {names}.")
-    if both := [name for name in scores if name in names]:
-        raise ValueError(f"{flags.input} has columns that are named as scores are, {both}: rename them.")
+    if clashes := [name for name in scores if name in names]:
+        raise ValueError(f"{flags.input} has columns with the names of scores, {clashes}: rename them.")
 
     with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
         if is_parquet:
@@ -188,8 +189,8 @@ def main(arguments=None):
             fields = [*schema, *(pa.field(name, pa.float64()) for name in scores)]
             results | beam.io.WriteToParquet(flags.output, pa.schema(fields), file_name_suffix=".parquet")
         else:
-            texts = results | "Join" >> beam.Map(lambda row: line_of(row[name] for name in [*names, *scores]))
-            header = line_of([*names, *scores])
+            texts = results | "Join" >> beam.Map(lambda row: csv_line(row[name] for name in [*names, *scores]))
+            header = csv_line([*names, *scores])
             texts | beam.io.WriteToText(flags.output, file_name_suffix=".csv", header=header)
     counters = pipeline.result.metrics().query(beam.metrics.MetricsFilter().with_name("unscored"))["counters"]
     print(f"{sum(counter.result for counter in counters):,} rows lack a number or are too long, and have no score.")

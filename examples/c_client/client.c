@@ -1,5 +1,5 @@
-// Computes the log-likelihood of examples under an exported model with the C API of TensorFlow: see README.md.
-// An error ends the program at once; the operating system frees its memory.
+// Computes the log-likelihood of examples under an exported model with the C API of TensorFlow. See README.md.
+// An error ends the program immediately, and the operating system frees its memory.
 
 #include <errno.h>
 #include <stdarg.h>
@@ -34,8 +34,8 @@ static void *allocate(void *old, size_t size) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The part of the protocol buffers wire format that a signature uses. A message is a sequence of fields, each a tag
-// (field number and wire type) and a value; other fields are skipped.
+// Parsing of protocol buffers, as far as a signature needs it. A message is a sequence of fields. Each field consists
+// of a tag (field number and wire type) and a value. Fields that are not needed are skipped.
 
 // Field numbers, from TensorFlow's meta_graph.proto and tensor_shape.proto.
 enum { META_GRAPH_SIGNATURES = 5, SIGNATURE_INPUTS = 1, SIGNATURE_OUTPUTS = 2 };
@@ -48,8 +48,8 @@ typedef struct {
 
 typedef struct {
   uint64_t number;
-  uint64_t integer;  // the value, if it is a number,
-  Bytes bytes;       // or if it is a string or a message
+  uint64_t integer;  // the value of a number
+  Bytes bytes;       // the value of a string or a message
 } Field;
 
 static Bytes take(Bytes *message, uint64_t size) {
@@ -83,7 +83,7 @@ static bool next_field(Bytes *message, Field *field) {
   return true;
 }
 
-// A map is a repeated field of entries, which are messages themselves.
+// A map is a repeated field. Each entry is a message with a key and a value.
 static Bytes find_in_map(Bytes message, uint64_t map, const char *key) {
   Field entry, field;
   while (next_field(&message, &entry)) {
@@ -100,7 +100,7 @@ static Bytes find_in_map(Bytes message, uint64_t map, const char *key) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The model, and the tensors of its graph that a signature names.
+// The model, and the tensors in its graph that a signature refers to.
 
 typedef struct {
   TF_Graph *graph;
@@ -134,7 +134,7 @@ static void delete_model(Model *model, TF_Status *status) {
   TF_DeleteBuffer(model->meta_graph);
 }
 
-// The name of a tensor is the name of an operation, a colon, and the number of the output.
+// The name of a tensor consists of the name of an operation, a colon, and the index of the output.
 static TF_Output find_output(TF_Graph *graph, Bytes name) {
   size_t size = (size_t)(name.end - name.start);
   char *text = allocate(NULL, size + 1);
@@ -168,12 +168,12 @@ static TensorInfo read_tensor_info(TF_Graph *graph, Bytes message) {
     if (field.number == TENSOR_DTYPE) info.dtype = (TF_DataType)field.integer;
     if (field.number == TENSOR_SHAPE) read_shape(field.bytes, &info);
   }
-  if (info.place.oper == NULL) fail("the graph lacks a tensor that the signature names");
+  if (info.place.oper == NULL) fail("a tensor of the signature is not in the graph");
   return info;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Examples in, numbers out.
+// Reading examples and printing results.
 
 static uint8_t *read_file(const char *path, size_t *size) {
   FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
@@ -192,9 +192,9 @@ static uint8_t *read_file(const char *path, size_t *size) {
 
 static TF_Tensor *read_examples(const char *path, TensorInfo x) {
   size_t size, item = TF_DataTypeSize(x.dtype), values = 1;
-  if (x.rank == 0 || x.dims[0] != -1 || item == 0) fail("the model's input is not a batch of numbers");
+  if (x.rank == 0 || x.dims[0] != -1 || item == 0) fail("the model's input must be a batch of numbers");
   for (int i = 1; i < x.rank; i++) {
-    if (x.dims[i] < 1) fail("the shape of the model's examples is not known");
+    if (x.dims[i] < 1) fail("the model does not specify the shape of an example");
     values *= (size_t)x.dims[i];
   }
   uint8_t *data = read_file(path, &size);
@@ -213,7 +213,7 @@ static double value_at(const TF_Tensor *tensor, int64_t i) {
   const void *data = TF_TensorData(tensor);
   if (TF_TensorType(tensor) == TF_FLOAT) return ((const float *)data)[i];
   if (TF_TensorType(tensor) == TF_DOUBLE) return ((const double *)data)[i];
-  fail("the model's answer is neither float32 nor float64");
+  fail("the model's output must be float32 or float64");
 }
 
 int main(int argc, char **argv) {
@@ -239,7 +239,7 @@ int main(int argc, char **argv) {
   for (int64_t i = 0; i < TF_TensorElementCount(answers[0]); i++) {
     printf("%lld\t%.9g\t%.9g\n", (long long)i, value_at(answers[0], i), value_at(answers[1], i));
   }
-  if (fflush(stdout) != 0) fail("cannot write the answers: %s", strerror(errno));
+  if (fflush(stdout) != 0) fail("cannot write the results: %s", strerror(errno));
 
   for (int i = 0; i < 2; i++) TF_DeleteTensor(answers[i]);
   TF_DeleteTensor(examples);

@@ -13,7 +13,7 @@ from tf_resflow.evaluation import LikelihoodPlan
 
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
-# Flags of a training that takes seconds.
+# Flags for a training run of a few seconds.
 TOY = ["config=toy2d", "config.data.name=8gaussians", "config.data.num_test=100", "config.model.num_blocks=1"]
 TOY += ["config.model.hidden=(8,)", "config.model.norms=(2.0,2.0,2.0)", "config.train.warmup_steps=1"]
 TOY += ["config.model.estimator.eval.num_exact_terms=4", "config.train.batch_size=16"]
@@ -22,7 +22,6 @@ TOY = [f"--{flag}" for flag in TOY]
 
 @pytest.fixture(scope="session")
 def float32_model():
-    """A density of three numbers in single precision."""
     model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,)), [3])
     model.initialize(np.random.default_rng(0).normal(size=[64, 3]).astype("float32"))
     return model
@@ -30,14 +29,14 @@ def float32_model():
 
 @pytest.fixture(scope="session")
 def exported_float32(float32_model, tmp_path_factory):
-    """Its path as an exact density."""
+    """The path of an export of `float32_model` with exact log-densities."""
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
     return resflow.serving.export(float32_model, tmp_path_factory.mktemp("exported"), plan=plan, max_batch=1000)
 
 
 @pytest.fixture(scope="session")
 def process():
-    """Runs Python, or another program, in a process of its own, and returns what it printed and its exit code."""
+    """Runs Python or another program in a separate process, and returns the completed process with its output."""
 
     def process(*arguments, program=sys.executable, cwd=ROOT, text=True, check=False, **options):
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2"} | options.pop("environment", dict(os.environ))

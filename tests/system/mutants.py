@@ -1,9 +1,9 @@
-"""Mutants: small faults that are put into the package, to see whether its tests find them.
+"""Tests the tests: puts small faults (mutants) into the package, and reports how many the tests find.
 
     python -m tests.system.mutants --output=mutants
 
-Draws mutants with a fixed seed, and runs the tests of the package and the random cases until one fails, in a copy
-that has the fault. A second start continues the first one.
+Draws mutants with a fixed seed. For each mutant, runs the tests of its package and the random cases in a copy with
+the fault, until one test fails. Running the command again continues an interrupted run.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class _Fault(Operator):
 
 
 class DropStatement(_Fault):
-    """Replaces a call, or an assignment without which its names are still defined, with `pass`."""
+    """Replaces a call with `pass`, or an assignment that is not the only definition of its names."""
 
     def mutation_positions(self, node):
         if node.type == "simple_stmt" and self._is_dropped(node.children[0]):
@@ -107,8 +107,6 @@ def _leaves(node):
 
 
 class Mutant(NamedTuple):
-    """An occurrence of an operator of a kind in a file."""
-
     path: str
     line: int
     kind: str
@@ -128,7 +126,7 @@ class Mutant(NamedTuple):
 
 
 def _left_out(source):
-    """Ranges that are not mutated: annotations, messages, imports, exports and what only a type checker reads."""
+    """Yields ranges that are not mutated: annotations, messages, imports, exports and code for type checkers."""
     starts = ("raise ", "assert ", "from ", "f'", 'f"', "warnings.warn(", "logging.info(", "tf.debugging.Assert(")
     starts += ("__all__", "if TYPE_CHECKING:")
     for node in ast.walk(ast.parse(source)):
@@ -153,7 +151,7 @@ def _mutants_of(path):
 
 
 def draw(num, seed):
-    """About `num` mutants of the packages, equally many of each kind."""
+    """Draws about `num` mutants of the packages, with the same number of each kind."""
     groups = collections.defaultdict(list)
     paths = [path for name in PACKAGES for path in sorted((ROOT / "tf_resflow" / name).rglob("*.py"))]
     for mutant in (mutant for path in paths for mutant in _mutants_of(str(path.relative_to(ROOT)))):
@@ -165,7 +163,7 @@ def draw(num, seed):
 
 
 def _attempt(args, name, package, limit=None, mutant=None):
-    """The first test that fails, or None, and the seconds until then; from their file if it is there."""
+    """Returns the first failing test or None, and the seconds, from the results file if it exists."""
     output = args.output / f"{name}.json"
     if not output.exists():
         start, tests = time.monotonic(), [f"tests/{package}", "tests/test_random_cases.py"]
@@ -182,16 +180,15 @@ def _attempt(args, name, package, limit=None, mutant=None):
                 failures = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
                 found_by = [*failures, f"exit code {done.returncode}"][0] if done.returncode else None
             except subprocess.TimeoutExpired:
-                found_by = "it does not end"
+                found_by = "timeout"
         output.write_text(json.dumps([found_by, time.monotonic() - start]))
     return json.loads(output.read_text())
 
 
 def main():
-    """Draws and tries the mutants, and prints the shares that are found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder of the results")
-    parser.add_argument("--num", type=int, default=320, help="mutants to draw")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the results")
+    parser.add_argument("--num", type=int, default=320, help="number of mutants to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--package", action="append", choices=PACKAGES, help="only this package's mutants")
     parser.add_argument("--random_cases", type=int, default=12)

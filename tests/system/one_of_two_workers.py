@@ -1,7 +1,7 @@
-"""Prints as JSON what one of two workers takes, decodes, and is told of a config that is not that of the other.
+"""Prints as JSON which examples one of two workers receives and decodes, and its error for a different config.
 
-It takes the first epoch of a streamed data set. An example is its number, 0, ..., 63. The stream, encoded, has
-numbers that are larger by 64 for each epoch. The argument is the workdir of a run whose seed is the worker's.
+The examples of the streamed data set are 0, ..., 63. In the encoded stream the numbers are larger by 64 in each
+further epoch. The argument is a workdir. The seed of the config is the worker's index, so the configs differ.
 """
 
 import json
@@ -36,7 +36,7 @@ def decode(number):
 dataset = Dataset("numbers", (), 64, {"train": 64}, stream=stream, decode=decode)
 batches = iter(replica_batches(strategy, dataset, 8, seed=3))
 taken = [strategy.experimental_local_results(next(batches))[0].numpy().tolist() for _ in range(8)]
-next(batches)  # of the second epoch: the first one is decoded
+next(batches)  # a batch of the second epoch, so all of the first epoch is decoded
 
 config = default_config()
 config.seed = strategy.cluster_resolver.task_id

@@ -1,4 +1,4 @@
-"""The example in Apache Beam gives the scores of the loaded model. `make system` installs its environment."""
+"""Tests that the Apache Beam example returns the scores of the loaded model. `make system` installs Beam."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="Apache Beam is not 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """An exported density of two columns given a third one, which accepts at most 8 rows."""
+    """An exported density of two columns given a third column, for batches of up to 8 rows."""
     flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), condition_size=1)
     model = resflow.FlowModel(flow, [2], condition_shape=[1])
     x, c = X.astype("float32"), C.astype("float32")
@@ -43,7 +43,6 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(path):
-    """The answer of the model for each row."""
     score = tf.saved_model.load(str(path)).signatures["serving_default"]
     inputs = {"x": tf.constant(X, tf.float32), "condition": tf.constant(C, tf.float32)}
     answers = [score(**{name: value[i : i + 5] for name, value in inputs.items()}) for i in range(0, 50, 5)]
@@ -52,7 +51,7 @@ def expected(path):
 
 @pytest.fixture
 def score(path, process, tmp_path):
-    """Scores the files of a pattern, and returns what the example prints, and the files that it writes."""
+    """Scores the files that match a pattern. Returns the printed text and the written files."""
 
     def score(pattern):
         options = [f"--model={path}", f"--input={tmp_path / pattern}", f"--output={tmp_path / 'scores/of'}"]
@@ -65,13 +64,13 @@ def score(path, process, tmp_path):
 def check(rows, expected):
     assert sorted(int(row["id"]) for row in rows) == [*range(50)]
     for row in rows:
-        for name, values in expected.items():  # a held-out row may be above or below itself, by rounding
+        for name, values in expected.items():  # by rounding, a held-out row may rank above or below itself
             atol = 0.51 / 50 if name == "quantile" else 1e-5
             np.testing.assert_allclose(float(row[name]), values[int(row["id"])], rtol=1e-5, atol=atol)
 
 
 def test_csv(score, expected, tmp_path):
-    """Two files. Incomplete rows have empty scores."""
+    """Reads two files. Incomplete rows have empty scores."""
     header = ["age", "id", "note", "height", "length, cm"]
     rows = [[*C[i], i, 'a "note", of two words', *X[i]] for i in range(50)]
     bad = [["", -1, "", 1, 2], ["x", -1, "", 1, 2], [1e300, -1, "", 1, 2], [1, -1], [1, -1, "", 1, 2, 3]]
@@ -110,13 +109,13 @@ level = {"kind": "category", "levels": ["a", 7, 0.5, True]}
 day = {"kind": "date", "start": "2024-02-28T00:00:00.000000", "num": 9}
 time = day | {"num": 0}
 values = [" a", "7", 7.0, "0.5", True, "True"], ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00"]
-print([score.number_of(value, level) for value in values[0]])
+print([score.to_number(value, level) for value in values[0]])
 tenths = {"kind": "whole", "first": -30.3, "step": 0.1, "num": 704}
-print([float(score.number_of(value, day)) for value in values[1][:2]], score.number_of(values[1][2], time))
-print(score.number_of("1.5", {"kind": "number"}), score.number_of("-5.7", tenths))
+print([float(score.to_number(value, day)) for value in values[1][:2]], score.to_number(values[1][2], time))
+print(score.to_number("1.5", {"kind": "number"}), score.to_number("-5.7", tenths))
 for value, code in [("b", level), ("soon", day), (values[1][2], day), ("1.55", tenths)]:
     try:
-        score.number_of(value, code)
+        score.to_number(value, code)
     except ValueError:
         print("unknown")
 """

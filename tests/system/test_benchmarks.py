@@ -1,6 +1,6 @@
-"""Each benchmark runs at its smallest size and writes plausible results.
+"""Tests that each benchmark runs at its smallest size and writes plausible results.
 
-`simulators.py` and `time_lowered_step.py` need packages that are not installed here.
+`simulators.py` and `time_lowered_step.py` are not tested, because they need packages that are not installed.
 """
 
 import json
@@ -12,7 +12,7 @@ import tf_resflow as resflow
 
 SMALL_IMAGES = " ".join(f"--config.model.{field}" for field in ("num_blocks=(1,1)", "width=8", "num_fc_blocks=0"))
 
-# Each benchmark with its arguments, and a part of what it prints.
+# Each benchmark with its arguments, and a part of its output.
 BENCHMARKS = [
     (
         "compare_estimators {out} --workdir={run} --num_examples=8 --repeats=2 --probes=1,25 --stderrs=0.2",
@@ -35,7 +35,7 @@ BENCHMARKS = [
 
 
 def known_results(name):
-    """Results in the file of a benchmark, which therefore trains nothing."""
+    """Returns the content of a complete results file, so the benchmark trains nothing."""
     if name == "compare_successors":
         same = {"config": "digits", "steps": 10}
         scores = [same | {"seed": i, "bits_per_dim": score} for i, score in enumerate([2.0, 2.1, 2.4])]
@@ -50,7 +50,7 @@ def known_results(name):
 
 
 def prepared(name, tmp_path, run_without_work):
-    """Makes the files that a benchmark reads, and returns the paths in its arguments."""
+    """Creates the files that a benchmark reads, and returns the paths for its arguments."""
     paths = {"tmp": tmp_path, "run": tmp_path / "run"}
     if name in ("compare_successors", "time_to_score"):
         (tmp_path / "results.json").write_text(json.dumps(known_results(name)))
@@ -85,7 +85,7 @@ def test_benchmark(command, printed, call, tmp_path, run_without_work, exported_
     if name == "report_gpu":
         rows = [line.split("|") for line in (tmp_path / "gpu.md").read_text().splitlines()]
         differences = [float(row[4]) for row in rows if len(row) > 4 and row[1] == " residual "]
-        assert len(differences) == 4 and max(differences) < 1e-6  # another CPU
+        assert len(differences) == 4 and max(differences) < 1e-6  # both devices are CPUs
     if name == "lower_step":
         for file in ("arguments.npz", "expected.npz"):
             with np.load(tmp_path / "lowered" / file) as arrays:

@@ -1,4 +1,4 @@
-"""The commands, as users run them."""
+"""Runs the commands as users run them."""
 
 import json
 import re
@@ -16,7 +16,7 @@ CONFIG = [*TOY, "--config.train.steps=3"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, process):
-    """The workdir of a run, and the process that trained it."""
+    """The workdir of a run, and the completed process that trained it."""
     workdir = tmp_path_factory.mktemp("runs") / "toy"
     return workdir, process("bin/train.py", f"--workdir={workdir}", *CONFIG, check=True)
 
@@ -61,7 +61,7 @@ def test_convert_then_sample(call, tmp_path):
 
 
 class InterruptingBar(tqdm.tqdm):
-    """A progress bar of steps that causes a Ctrl-C."""
+    """A progress bar that raises SIGINT, like Ctrl-C, if it counts steps."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

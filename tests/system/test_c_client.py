@@ -1,4 +1,4 @@
-"""The client in C agrees with TensorFlow in Python, and reports invalid inputs."""
+"""Tests that the C client agrees with TensorFlow in Python, and reports invalid inputs."""
 
 import shutil
 import sys
@@ -17,7 +17,6 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory, process):
-    """Runs the client on the folder of a model and the values of examples."""
     folder = tmp_path_factory.mktemp("client")
     for name in ("client.c", "Makefile"):
         shutil.copy(ROOT / "examples" / "c_client" / name, folder)
@@ -45,7 +44,7 @@ def check_error(result, message, returncode=1):
 
 
 def test_images(client, export_dir, images, tmp_path):
-    """From standard input, and from a file that is larger than the buffer."""
+    """Reads images from standard input, and from a file that is larger than the buffer."""
     path = export_dir / "1"
     check_answer(client(path, images.tobytes()), path, images)
     x = np.resize(images, [1500, 8, 8, 1])

@@ -1,4 +1,4 @@
-"""The documentation builds without warnings, covers every public name, and its commands exist."""
+"""Tests that the documentation builds without warnings, covers every public name, and shows valid commands."""
 
 import importlib
 import os
@@ -26,7 +26,6 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").rglob("*.py"))
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, process):
-    """The folder of a site that was built from nothing."""
     site = tmp_path_factory.mktemp("site")
     environment = {**os.environ, "EXECUTE_NOTEBOOKS": "0"}
     process("-m", "mkdocs", "build", "--strict", "--site-dir", site, environment=environment, check=True)
@@ -34,7 +33,7 @@ def site(tmp_path_factory, process):
 
 
 def test_tutorials(site):
-    """Each is a page with a link to its notebook. Only `make docs` executes them, which takes minutes."""
+    """Each tutorial is a page with a link to its notebook. Only `make docs` executes the notebooks (minutes)."""
     for notebook in (ROOT / "docs/tutorials").glob("*.ipynb"):
         page = (site / "tutorials" / f"{notebook.stem}.html").read_text()
         assert re.search(f'href="?{notebook.name}', page)
@@ -85,7 +84,7 @@ def test_fields_flags_and_files_in_commands():
 
 
 def test_commands_are_installed():
-    """The commands in the documentation are exactly the scripts of the package."""
+    """The documentation mentions every script of the package, and no other command."""
     used = set(re.findall(r"(?<![\w-])resflow-[a-z-]+", TEXT))
     project = (ROOT / "pyproject.toml").read_text()
     scripts = re.findall(r'^(resflow-[a-z-]+) = "([\w.]+):(\w+)"$', project, re.MULTILINE)
@@ -95,7 +94,7 @@ def test_commands_are_installed():
 
 
 def test_links_of_the_readme():
-    """The README is also a page of a package index, where relative links do not work. Its paths exist."""
+    """Links are absolute, because package indexes show the README, too. The paths in the README exist."""
     readme = (ROOT / "README.md").read_text()
     assert re.findall(r"(?<!!)\[[^]]*\]\((?!https:)", readme) == []
     paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
@@ -114,7 +113,7 @@ def test_american_spelling():
 
 
 def test_versions():
-    """The citation has the version of the package, and a date once the changelog has one for it."""
+    """The citation has the version of the package, and a date if the changelog has one for this version."""
     sections = re.findall(r"^## (\S+)(?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     released = [tuple(map(int, version.split("."))) for version, date in sections if date]
     citation = (ROOT / "CITATION.cff").read_text()

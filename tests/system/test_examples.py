@@ -1,4 +1,4 @@
-"""Every Python example in a docstring, the README or docs/ runs, and prints the output in its comments."""
+"""Runs every Python example in docstrings, the README and docs/, and compares its output with its comments."""
 
 import contextlib
 import importlib
@@ -16,13 +16,13 @@ import tf_resflow
 from tests.conftest import ROOT
 
 BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
-# Fragments that need a trained run; tests/training covers them.
+# Examples that contain one of these texts need a trained run. tests/training covers them.
 NEEDS_A_RUN = 'resflow.load("runs/', "AveragedWeights("
 NAMES = {"keras": keras, "np": np, "resflow": tf_resflow, "tf": tf}
 
 
 def examples():
-    """Each once: the README, the pages and the docstrings share some."""
+    """Yields each example once. The README, the pages and the docstrings share some examples."""
     known = set()
     for name, text in documents():
         for i, code in enumerate(BLOCK.findall(text)):
@@ -48,7 +48,7 @@ assert len(EXAMPLES) > 5
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_example(code, tmp_path, monkeypatch, process):
     monkeypatch.chdir(tmp_path)
-    if "MirroredStrategy(" in code:  # the collective operations of two strategies in one process interfere
+    if "MirroredStrategy(" in code:  # collective operations of two strategies in one process interfere
         printed = process("-c", code, cwd=tmp_path, check=True).stdout
     else:
         with contextlib.redirect_stdout(io.StringIO()) as output:

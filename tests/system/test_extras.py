@@ -1,4 +1,4 @@
-"""The core works without the packages of the extras and names the extra that is missing, or the Keras backend."""
+"""Tests that the core works without the extras, and that errors name a missing extra or a wrong Keras backend."""
 
 import importlib
 

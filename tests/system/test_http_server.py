@@ -1,4 +1,4 @@
-"""The HTTP server gives the answers of the loaded model, also to the request in the README, and refuses others."""
+"""Tests that the HTTP server returns the outputs of the loaded model, and rejects invalid requests."""
 
 import http.client
 import json
@@ -30,7 +30,7 @@ def path(image_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def port(path):
-    """The port of a server in a process of its own."""
+    """The port of a server in a separate process."""
     command = [sys.executable, str(SERVER), str(path), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         yield int(process.stdout.readline().split()[-1])
@@ -39,7 +39,7 @@ def port(path):
 
 @pytest.fixture
 def ask(port):
-    """Sends a request and returns the status and the content of the answer."""
+    """Sends a request, and returns the status and the content of the response."""
 
     def ask(body, path="/v1/models/flow:predict", method="POST"):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -67,7 +67,7 @@ def test_answers(path, ask, name, inputs):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 def test_request_of_the_readme(path, port, tmp_path, process):
-    """The answer by curl equals the one in Python."""
+    """The curl command and the Python code in the README return the same outputs."""
     shutil.copytree(path, tmp_path / "1")
     text = (path / "README.md").read_text()
     python, curl = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "sh"))
@@ -88,12 +88,12 @@ def test_metadata_and_unknown_paths(path, ask):
     "body, message",
     [
         ({"inputs": {"x": (X + 17).tolist()}}, "x must lie in 0, ..., 16"),
-        ({"inputs": {"x": (X + 300.0).tolist()}}, "x takes numbers of type uint8"),
-        ({"inputs": {"x": X[:, :7].tolist()}}, "x has the shape [-1, 8, 8, 1], "),
-        ({"inputs": {"y": X.tolist()}}, "The inputs of serving_default are an object with x"),
+        ({"inputs": {"x": (X + 300.0).tolist()}}, "x has values that do not fit uint8"),
+        ({"inputs": {"x": X[:, :7].tolist()}}, "x has the shape [2, 7, 8, 1]; expected [-1, 8, 8, 1]"),
+        ({"inputs": {"y": X.tolist()}}, "The inputs of serving_default must be an object with the keys x"),
         ({"signature_name": "sample", "inputs": {**SCALARS, "num": 5000}}, "num must lie in 1, ..., 1024"),
-        ({"signature_name": "sample", "inputs": {**SCALARS, "seed": 2**63}}, "seed takes numbers of type int64"),
-        ({"signature_name": "forge", "inputs": {}}, "signature_name is one of serving_default, "),
+        ({"signature_name": "sample", "inputs": {**SCALARS, "seed": 2**63}}, "seed has values that do not fit"),
+        ({"signature_name": "forge", "inputs": {}}, "'forge': choose one of serving_default"),
         ({"inputs": {"x": X.tolist()}, "more": 1}, "more"),
         (b"{", "Expecting"),
     ],

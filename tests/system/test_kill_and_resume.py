@@ -1,11 +1,11 @@
-"""Kills a training run at random moments, resumes it, and compares its last state with an uninterrupted run's.
+"""Kills a training run at random moments, resumes it, and compares its final state with an uninterrupted run.
 
     python -m tests.system.test_kill_and_resume --trials=20
 
-A trial starts bin/train.py in a new workdir, sends it SIGKILL at a random moment, and repeats that with the same
-command; the last time it is left alone. Every other kill comes at any time since the start, the others a random
-time after a checkpoint of a random step has appeared, and so between the steps. The last and the best
-checkpoint and the held-out scores must then equal those of a run that nothing interrupted, bit for bit.
+A trial starts bin/train.py in a new workdir and kills it with SIGKILL at a random moment. It repeats this with the
+same command, and lets the last process finish. The kills alternate: one happens a random time after the checkpoint
+of a random step, and therefore during the training steps, and the next at any time after the start. The last and
+best checkpoints and the held-out scores must equal those of an uninterrupted run, bit for bit.
 """
 
 import argparse
@@ -39,12 +39,11 @@ def start(workdir):
 
 
 def steps_saved(workdir):
-    """The step of the newest checkpoint; 0 if there is none."""
     return max((int(path.stem[5:]) for path in (workdir / "checkpoints").glob("ckpt-*.index")), default=0)
 
 
 def kill(workdir, step, seconds):
-    """Trains, and kills some seconds after the checkpoint of a step. Returns whether that was between the steps."""
+    """Trains, and kills the process some time after a checkpoint. Returns whether steps were running."""
     process = start(workdir)
     while process.poll() is None and steps_saved(workdir) < step:
         time.sleep(0.005)
@@ -56,18 +55,18 @@ def kill(workdir, step, seconds):
 
 
 def state(workdir):
-    """All that the last checkpoint, the best one and the metrics hold, as arrays and dicts."""
+    """Returns the content of the last and best checkpoints and of the metrics as arrays and dicts."""
     weights, folder = {}, workdir / "checkpoints"
     for path in (folder / f"ckpt-{STEPS}", *(path.with_suffix("") for path in folder.glob("best/*.index"))):
         reader = tf.train.load_checkpoint(str(path))
         keys = [key for key in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in key]
-        keys.remove("save_counter/.ATTRIBUTES/VARIABLE_VALUE")  # the number of saves of the process
+        keys.remove("save_counter/.ATTRIBUTES/VARIABLE_VALUE")  # counts the saves of this process only
         weights |= {f"{path.relative_to(folder)}/{key}": reader.get_tensor(key) for key in keys}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("steps_per_second", None)
     metrics = {(line["step"], line["split"]): line for line in lines}
-    assert len(metrics) == len(lines), "A line of metrics.jsonl is there twice."
+    assert len(metrics) == len(lines), "metrics.jsonl has the same line twice."
     return weights, metrics
 
 
@@ -77,14 +76,14 @@ def assert_same(expected, found):
     assert weights[0].keys() == weights[1].keys() and len(weights[0]) > 20
     for key, value in weights[0].items():
         np.testing.assert_array_equal(value, weights[1][key], err_msg=key)
-    # A logged mean is over the steps since the last one, and a resumed run has not those before its checkpoint.
+    # A logged mean covers the steps since the previous log. A resumed run lacks the steps before its checkpoint.
     assert metrics[0].keys() == metrics[1].keys()
     for key, line in metrics[0].items():
         assert key[1] == "train" or line == metrics[1][key], key
 
 
 def main(trials, kills, seed=0):
-    """Runs the trials; raises AssertionError at the first that differs, or if no kill came between the steps."""
+    """Runs the trials. Raises an AssertionError if a trial differs, or if no kill happened during the steps."""
     between, begun = 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         reference = pathlib.Path(folder) / "uninterrupted"
@@ -100,7 +99,7 @@ def main(trials, kills, seed=0):
                     between += kill(workdir, step, rng.uniform(0.0, 0.1))
             assert start(workdir).wait() == 0
             assert_same(expected, state(workdir))
-            print(f"trial {trial + 1} of {trials}: the same; kills between the steps so far: {between}", flush=True)
+            print(f"trial {trial + 1} of {trials}: identical; kills during the steps so far: {between}", flush=True)
     assert between
 
 
@@ -111,6 +110,6 @@ def test_a_killed_run_ends_as_an_uninterrupted_one():
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--kills", type=int, default=2, help="of each trial")
+    parser.add_argument("--kills", type=int, default=2, help="number of kills in each trial")
     parser.add_argument("--seed", type=int, default=0)
     main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, in a process of its own."""
+"""Tests the peak memory of a training step in a separate process."""
 
 import json
 import os
@@ -33,11 +33,11 @@ def growth(num_blocks, num_terms):
     step = tf.function(lambda x, seed: resflow.models.train_step(model, x, seed), autograph=False)
     x = tf.constant(np.random.default_rng(0).integers(0, 256, [64, 28, 28, 1]), tf.uint8)
     compiled = step.get_concrete_function(x, tf.constant([0, 0]))
-    compiled(x, tf.constant([0, 0]))  # which also optimizes the graph and compiles its kernels
+    compiled(x, tf.constant([0, 0]))  # optimizes the graph and compiles its kernels
     growths = []
     for seed in (1, 2, 3):
         start = memory("VmRSS")
-        pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is used now
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current use
         compiled(x, tf.constant([0, seed]))
         growths.append(memory("VmHWM") - start)
     return statistics.median(growths)
@@ -48,11 +48,11 @@ print(json.dumps([growth(1, 4), growth(1, 20), growth(3, 4)]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory(process):
-    """The peak of a step above the use between steps, in MB, for a block, for 5 times the terms, and for 3 blocks.
+    """The peak of a step minus the use between steps, in MB: for one block, for 5 times the terms, for 3 blocks.
 
-    A block has at least ten activations of 12.8 MB (64 images, width 64), but it keeps only x, u, v.
+    A block has at least ten activations of 12.8 MB (64 images, width 64), but keeps only x, u and v.
     """
-    # Without oneDNN's pool, memory that is free is given back at once.
+    # Without oneDNN's memory pool, freed memory returns to the system immediately.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
     one, many_terms, three = json.loads(process("-c", MEASURE, environment=environment, check=True).stdout)
     assert one > 50 and many_terms < 1.1 * one

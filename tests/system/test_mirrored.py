@@ -1,4 +1,4 @@
-"""Two replicas on one machine: equal variables, different draws, the gradients of one device."""
+"""Tests two replicas on one machine: equal variables, different random draws, and the gradients of one device."""
 
 import functools
 
@@ -23,7 +23,7 @@ def make_model(optimizer, log_det_estimator=None):
 
 
 def train(strategy, model, batches):
-    """Trains one step on each batch, split between the replicas. Yields the metrics of the replicas."""
+    """Takes one training step for each batch, split between the replicas. Yields the metrics of the replicas."""
 
     @tf.function(autograph=False)
     def step(batch, seed):
@@ -36,7 +36,7 @@ def train(strategy, model, batches):
 
 
 def check_replicas(strategy, model, rtol):
-    """The variables are the same on both, and the estimates of the norms are right."""
+    """Checks that both replicas have the same variables, and that the norm estimates are correct."""
     for variable in model.weights:
         first, second = strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first, second)
@@ -49,7 +49,7 @@ def test_replicas_stay_equal_and_draw_differently(two_replicas):
         optimizer = functools.partial(keras.optimizers.AdamW, 1e-2, global_clipnorm=1.0)
         model = make_model(optimizer, resflow.logdet.RussianRoulette())
         start = [v.numpy() for v in model.trainable_variables]
-    # Both replicas get the same examples, so that their losses differ by their draws alone.
+    # Both replicas get the same examples, so their losses differ only because of their random draws.
     *_, metrics = train(two_replicas, model, np.tile(DATA[:8], [3, 2, 1]))
     for key in ("nats", "gradient_norm"):
         first, second = metrics[key]
@@ -60,7 +60,7 @@ def test_replicas_stay_equal_and_draw_differently(two_replicas):
 
 
 def test_loss_curve_equals_that_of_one_device(two_replicas):
-    """50 steps of Adam with probes that are not drawn, each on a batch of its own."""
+    """Takes 50 steps of Adam with deterministic probes, each with a different batch."""
     batches = np.random.default_rng(3).normal(size=[50, 16, 2]) * [2.0, 0.5] + 1.0
 
     def losses(strategy):
@@ -84,9 +84,9 @@ def test_fit(two_replicas):
 
 
 def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas):
-    """9 examples in batches of 4, and 7: the last batch leaves a replica with none, or with one of three examples.
+    """With 9 or 7 examples in batches of 4, a replica gets no example or one of three examples of the last batch.
 
-    Each batch gives the step of one device. The loss of an epoch is the mean over the examples.
+    Each step equals the step on one device. The loss of an epoch is the mean over all examples.
     """
 
     def fitted(strategy, num):

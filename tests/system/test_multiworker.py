@@ -1,4 +1,4 @@
-"""Two processes on this machine that train together."""
+"""Tests two worker processes on this machine that train together."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tf_resflow.training import loop
 
 @pytest.fixture
 def start_both():
-    """Starts a command on two workers; whatever is left of them at the end is killed."""
+    """Starts a command on two workers, and kills workers that still run at the end."""
     started = []
 
     def start(*command):
@@ -40,7 +40,6 @@ def start_both():
 
 @pytest.fixture
 def start_workers(tmp_path, make_config, start_both):
-    """Starts the training of both workers."""
 
     def start(**fields):
         config = make_config(train__steps=200, train__checkpoint_every=20, train__eval_every=40)
@@ -63,8 +62,8 @@ def wait_for(path, worker):
 
 
 def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_config, two_replicas):
-    """One worker is killed; both are started anew, and one is told to stop. The weights are then those of two
-    replicas in one process, which draw the same numbers. Their score is that of the model loaded without them."""
+    """Kills one worker, restarts both, and stops one with SIGTERM. The weights equal those of two replicas in one
+    process, which draw the same numbers. A model that is loaded without replicas has the same score."""
     workdir = tmp_path / "run"
     chief, other = start_workers()
     wait_for(workdir / "checkpoints" / "ckpt-20.index", other)
@@ -96,7 +95,7 @@ def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, start_workers, make_c
 
 
 def test_workers_end_together_when_no_better_score_comes(tmp_path, start_workers):
-    """They learn nothing. The best checkpoint, which the first writes, is the one that both score."""
+    """With a tiny learning rate, no score improves. Both workers score the best checkpoint of the first worker."""
     workers = start_workers(learning_rate=1e-30, eval_every=10, keep_best=True, patience=1)
     outputs = [worker.communicate(timeout=120) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], [errors[-3000:] for _, errors in outputs]
@@ -107,7 +106,7 @@ def test_workers_end_together_when_no_better_score_comes(tmp_path, start_workers
 
 
 def test_each_worker_decodes_its_share_and_has_the_config_of_the_others(start_both, tmp_path):
-    """Of an epoch of 8 batches of 8, each decodes 32: its half of each batch, in the order of one machine."""
+    """In an epoch of 8 batches of 8, each worker decodes 32 examples: half of each batch, in the usual order."""
     batches, decoded = [], []
     for worker in start_both(ROOT / "tests" / "system" / "one_of_two_workers.py", tmp_path / "run"):
         output, errors = worker.communicate(timeout=120)
@@ -122,11 +121,11 @@ def test_each_worker_decodes_its_share_and_has_the_config_of_the_others(start_bo
 
 
 def test_workers_that_diverge(tmp_path, start_workers):
-    """The gradient overflows on both: none waits for the other, and one at least says why."""
+    """The gradient overflows on both workers. Neither waits for the other, and at least one reports the reason."""
     workers = start_workers(learning_rate=1e30, global_clipnorm=0, warmup_steps=0)
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [1, 1]
-    told = ["is NaN or infinite at step " in text for text in errors]
-    assert any(told), [text[-600:] for text in errors]
-    assert all(one or "Another worker has stopped" in text for one, text in zip(told, errors, strict=True))
+    reported = ["is NaN or infinite at step " in text for text in errors]
+    assert any(reported), [text[-600:] for text in errors]
+    assert all(one or "Another worker has stopped" in text for one, text in zip(reported, errors, strict=True))
     assert not list((tmp_path / "run" / "checkpoints").glob("*.index"))

@@ -1,4 +1,4 @@
-"""The commands accept the released models, which have the scores on their page."""
+"""Tests that the commands accept the released models, and that the models have their published scores."""
 
 import json
 
@@ -10,9 +10,9 @@ import tf_resflow as resflow
 from tf_resflow.training.packed import opened
 
 
-@pytest.mark.parametrize("name", ["digits", "pinwheel"])  # whose data are here
+@pytest.mark.parametrize("name", ["digits", "pinwheel"])  # their data are available offline
 def test_score(name, call, tmp_path):
-    """The same seed and examples as after the training."""
+    """The score is reproduced, because the seed and the examples are the same as after training."""
     output = tmp_path / "score.json"
     done = call("bin/evaluate.py", f"--workdir=pretrained:{name}", "--metrics=likelihood", f"--output={output}")
     assert done.code == 0, done.output
@@ -24,7 +24,7 @@ def test_score(name, call, tmp_path):
 
 
 def test_mnist(call, tmp_path):
-    """Its samples are likely, and the same images with permuted rows are not."""
+    """Samples have a high likelihood, and the same images with permuted rows have a low likelihood."""
     path = tmp_path / "images.npy"
     assert call("bin/sample.py", "--workdir=pretrained:mnist", f"--output={path}", "--num=16").code == 0
     images, rows = np.load(path), np.random.default_rng(0).permutation(28)

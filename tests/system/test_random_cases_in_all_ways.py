@@ -1,4 +1,4 @@
-"""More random flows than in tests/test_random_cases.py, each in all ways."""
+"""Tests more random flows than tests/test_random_cases.py, each in all ways."""
 
 import pytest
 

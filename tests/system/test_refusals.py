@@ -1,4 +1,4 @@
-"""What the commands refuse: one line that says what is wrong and what to do, before TensorFlow is loaded."""
+"""Tests the error messages of the commands: short, with a remedy, and printed before TensorFlow is loaded."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ CONFIG_FILES = {
     "wrong_type": "def get_config():\n    return {'train': 5}\n",
 }
 
-# Commands, and parts of what they print. Each of the first runs in a process of its own.
+# Commands, and parts of their messages. Each command of the first list runs in a separate process.
 IN_PROCESSES = [
     ("train --workdir={tmp}/new", "Flag --config must have a value"),
     ("train --workdir={tmp}/new --config=configs/digit.py", "no file configs/digit.py", "mean 'digits.py'?"),
@@ -73,7 +73,7 @@ IN_THIS_PROCESS = [
     ("convert_checkpoint --workdir={run} --checkpoint={tmp}/syntax.py", "{run}"),
 ]
 
-# Runs binaries one after the other, and ends if one has loaded TensorFlow, which takes seconds.
+# Runs commands one after another, and fails if one of them loads TensorFlow, which takes seconds.
 WITHOUT_TENSORFLOW = """
 import json, runpy, sys
 from absl import app, flags
@@ -87,13 +87,13 @@ for binary, *arguments in json.load(sys.stdin):
     flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
     flags.FLAGS.unparse_flags()
     if "tensorflow" in sys.modules:
-        sys.exit(f"{binary} {arguments} has loaded TensorFlow.")
+        sys.exit(f"{binary} {arguments} loaded TensorFlow.")
 """
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """A folder with config files, and workdirs as a run, or damage, leaves them."""
+    """The paths in a folder with config files, and with workdirs of complete, unfinished and damaged runs."""
     root = tmp_path_factory.mktemp("refusals")
     for name, text in CONFIG_FILES.items():
         (root / f"{name}.py").write_text(text)
@@ -155,7 +155,7 @@ def test_refused_before_tensorflow_is_loaded(paths, process):
 
 @pytest.mark.parametrize("binary", sorted(path.stem for path in (ROOT / "bin").glob("*.py")))
 def test_help(binary, process):
-    """The flags are those of the command. (absl defines --help once in a process.)"""
+    """--help lists the flags of the command. (absl defines --help only once in a process.)"""
     done = process(f"bin/{binary}.py", "--help", timeout=300)
     assert done.returncode == 0 and not done.stderr
     name = binary.removesuffix("_checkpoint").replace("_", "-")

@@ -1,4 +1,4 @@
-"""`FlowDensity` beside scikit-learn: its own checks, pipelines, searches, and other processes."""
+"""Tests `FlowDensity` with the estimator checks, pipelines and searches of scikit-learn, and in other processes."""
 
 import joblib
 import numpy as np
@@ -13,9 +13,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tf_resflow.sklearn import FlowDensity
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 20, "num_members": 1, "random_state": 0}
-IN_SAMPLE = "`contamination` is the share of new rows that are outliers, not of those of the fit"
+IN_SAMPLE = "`contamination` is the share of outliers among new rows, not among the rows of the fit"
 DIFFERENT = {
-    "check_sample_weight_equivalence_on_dense_data": "rows are drawn at random, and 9 are too few",
+    "check_sample_weight_equivalence_on_dense_data": "rows are drawn at random, and the check has only 9 rows",
     "check_outliers_train": IN_SAMPLE,
     "check_outliers_fit_predict": IN_SAMPLE,
 }

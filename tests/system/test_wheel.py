@@ -1,4 +1,4 @@
-"""The wheel, installed outside of the checkout, trains a config by name and has all commands."""
+"""Tests that the wheel, installed outside the checkout, trains a config by name and contains all commands."""
 
 import functools
 import json
@@ -27,13 +27,13 @@ def get_config():
 """
 
 
-# The environment variables, without those that lead to the checkout.
+# Without the variables that make Python find the checkout.
 OUTSIDE = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory, process):
-    """The wheel of a copy of the sources, and the commands of a new environment with the present dependencies."""
+    """A wheel of a copy of the sources, and the folder with its commands in a new environment."""
     folder, run = tmp_path_factory.mktemp("wheel"), functools.partial(process, check=True)
     sources = folder / "sources"
     for name in ("tf_resflow", "configs"):
@@ -47,7 +47,7 @@ def installed(tmp_path_factory, process):
     run("-m", "venv", "--without-pip", folder / "environment", cwd=folder)
     run(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=folder)
     done = run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", program=python, cwd=folder)
-    # Python does not read the .pth files in this folder; one of them would add the checkout to the path.
+    # Python does not read the .pth files in this folder. One of them would add the checkout to the path.
     (pathlib.Path(done.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return wheel, folder / "environment/bin"
 
@@ -63,7 +63,7 @@ def test_a_training_by_name(installed, tmp_path, process):
 
 
 def test_a_users_config_in_a_folder_of_the_same_name(installed, tmp_path, process):
-    """It starts from a config of the package, and imports its neighbor. A wrong value stops it before training."""
+    """The config extends a config of the package and imports another file. An invalid value stops the training."""
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "toy2d.py").write_text("RATE = -3.0\n")
@@ -74,7 +74,7 @@ def test_a_users_config_in_a_folder_of_the_same_name(installed, tmp_path, proces
 
 
 def test_contents(installed):
-    """The commands, all modules, stubs and configs, and the marker of types. Nothing else is at the top level."""
+    """The wheel contains the commands, all modules, stubs and configs, and py.typed, and nothing else."""
     commands = set(re.findall(r"^(resflow-[a-z-]+) = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     assert {path.name for path in installed[1].glob("resflow-*")} == commands and len(commands) == 7
     names = zipfile.ZipFile(installed[0]).namelist()

@@ -1,13 +1,13 @@
-"""Makes the checkpoints of tests/interop with the published code, and what that code computes with them.
+"""Creates checkpoints for tests/interop with the published code, and the results of this code for them.
 
     python tests/system/interop/make_checkpoints.py --published_dir=CHECKOUT
 
-It needs PyTorch and a checkout of https://github.com/rtqichen/residual-flows (the fixtures are of commit
-8170138); the tests need neither. Each checkpoint is a tiny model that took three training steps on random
-images, saved as train_img.py saves: after a validation, which leaves u and v at the averaged weights.
-examples/published_to_npz.py converts the .pth file to the one in checkpoints/, without the published code. The file
-of the same name in results/ has, for the weights ("raw") and for their average ("ema"): the latent y, the exact
-log-determinant by a dense Jacobian in float64, bits/dim, and for hybrid models the logits.
+Requires PyTorch and a checkout of https://github.com/rtqichen/residual-flows (the fixtures are from commit
+8170138). The tests need neither. Each checkpoint is a tiny model after three training steps on random images. It is
+saved as in train_img.py, after a validation, which leaves u and v at the averaged weights. Without the published
+code, examples/published_to_npz.py converts the .pth file to the file in checkpoints/. The file of the same name in
+results/ contains, for the weights ("raw") and for their average ("ema"): the latent y, the exact log-determinant
+from a dense Jacobian in float64, bits/dim, and the logits of hybrid models.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def levels(args):
 
 
 def train(args, model, ema, generator):
-    """Three steps, from weights that are far from the initial ones."""
+    """Takes three training steps, starting from weights that differ strongly from the initial weights."""
     from resflows.optimizers import Adam
 
     def images():
@@ -105,7 +105,7 @@ def train(args, model, ema, generator):
             elif "domain" in name:
                 parameter.add_(0.3 * noise)
             elif name.endswith("weight") and parameter.dim() > 1:
-                parameter.mul_(3.0)  # so that the constraint is active
+                parameter.mul_(3.0)  # makes the constraint active
             elif not name.endswith(("geom_p", "lamb")):
                 parameter.add_(0.2 * noise)
     optimizer = Adam(model.parameters(), lr=1e-2, betas=(0.9, 0.99))
@@ -123,7 +123,7 @@ def train(args, model, ema, generator):
         optimizer.step()
         ema.apply()
     ema.swap()
-    update_norms(model)  # as before a validation; the swap back leaves u and v there
+    update_norms(model)  # as before a validation; the swap back does not restore u and v
     ema.swap()
     return optimizer
 
@@ -136,7 +136,7 @@ def update_norms(model):
 
 
 def results(args, model, x):
-    """The latent in float32, and in float64 the exact log-determinant and bits/dim."""
+    """Returns the latent in float32, and the exact log-determinant and bits/dim in float64."""
     model.eval()
     out = {}
     with torch.no_grad():
@@ -191,7 +191,7 @@ def make(name, changes, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--published_dir", required=True, help="Checkout of the published code.")
+    parser.add_argument("--published_dir", required=True, help="Folder with a checkout of the published code.")
     parser.add_argument("--output_dir", type=pathlib.Path, default=ROOT / "tests" / "interop")
     flags = parser.parse_args()
     sys.path.insert(0, flags.published_dir)

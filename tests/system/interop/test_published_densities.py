@@ -1,4 +1,4 @@
-"""The densities of the stored checkpoints that tests/interop leaves out, since their conversions take long."""
+"""Tests the densities of the stored checkpoints that tests/interop omits, because their conversion is slow."""
 
 import pytest
 

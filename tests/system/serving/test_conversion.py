@@ -1,4 +1,4 @@
-"""What an export becomes elsewhere: compiled by XLA, and in TFLite without operations of TensorFlow."""
+"""Tests exports that are compiled by XLA, or converted to TFLite without TensorFlow operations."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tf_resflow.evaluation import LikelihoodPlan
 
 @pytest.fixture(scope="module")
 def models(export_dir, exported_float32, float32_model, images, tmp_path_factory):
-    """For each model its path, the loaded model, and values for its inputs. The graphs of vectors have no loop."""
+    """The path, the loaded model and input values of each model. The graphs of vectors have no loop."""
     vectors = np.random.default_rng(1).normal(size=[3, 3]).astype("float32")
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.AdaptiveRoulette(num_probes=2), num_samples=2)
     options = {"plan": plan, "signatures": ["serving_default"], "max_batch": 1000}
@@ -59,7 +59,7 @@ def test_xla(models, model, name):
 
 
 def test_xla_samples(models):
-    """XLA draws other numbers: 1,000 samples of 3 coordinates, whose latents are standard normal, to 4.5 errors."""
+    """XLA draws different samples, but their latents are standard normal within 4.5 standard errors."""
     signatures = models["vectors"][1].signatures
     scalars = {"num": tf.constant(1000), "seed": tf.constant(5, tf.int64), "temperature": tf.constant(1.0)}
     drawn = tf.function(signatures["sample"], autograph=False, jit_compile=True)(**scalars)

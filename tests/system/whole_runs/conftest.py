@@ -10,14 +10,13 @@ from tf_resflow import data
 
 
 class WholeRun:
-    """What a training leaves: its workdir and result, and the loaded run with its data."""
+    """The workdir and the result of a training, and the loaded run with its data."""
 
     def __init__(self, workdir, result):
         self.workdir, self.result, self.run = workdir, result, resflow.load(workdir)
         self.model, self.data = self.run.model, data.load(self.run.config.data)
 
     def pairs(self, split, num=None):
-        """The examples of a split, and their conditions."""
         batches = self.data.eval_batches(split, 20, num, labels=True)
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
@@ -25,7 +24,7 @@ class WholeRun:
         return {path.name for path in (self.workdir / "figures").iterdir()}
 
     def export(self, folder, **options):
-        """The folder of the SavedModel, its signatures, and the texts about them."""
+        """Returns the folder of an export, its signatures, its signatures.json and its README.md."""
         path = resflow.serving.export_run(self.workdir, folder, **options)
         described = json.loads((path / "signatures.json").read_text())
         return path, tf.saved_model.load(str(path)).signatures, described, (path / "README.md").read_text()
@@ -43,7 +42,7 @@ def train_table(make_config, train):  # noqa: F811
 
 
 def regression_nats(train_x, train_c, x, c):
-    """Minus the mean log-density of x given c by a Gaussian around the linear regression of the training rows."""
+    """Returns minus the mean log-density of x given c under the Gaussian linear regression of the training rows."""
     design, of_x = (np.insert(np.float64(part), 0, 1.0, axis=1) for part in (train_c, c))
     slopes = np.linalg.lstsq(design, train_x, rcond=None)[0]
     covariance, error = np.cov((train_x - design @ slopes).T, bias=True), x - of_x @ slopes

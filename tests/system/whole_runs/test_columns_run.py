@@ -1,4 +1,4 @@
-"""A run of columns of a table given others."""
+"""Tests a run that models columns of a table given other columns."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ from tf_resflow.training.non_finite import diagnosed
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, train_table):
-    """x_1 = 3 c + 0.5 e in the first of three columns, where c is in the second, and noise in the third."""
+    """A run on a table with three columns: 3 c + 0.5 e, 10 + 2 c (the condition), and noise."""
     path, (c, e, noise) = tmp_path_factory.mktemp("table") / "t.csv", np.random.default_rng(0).normal(size=[3, 400])
     rows = np.stack([3 * c + 0.5 * e, 10 + 2 * c, noise], 1)
     np.savetxt(path, rows, delimiter=",", header="a,c,noise", comments="")
@@ -27,7 +27,7 @@ def whole(tmp_path_factory, train_table):
 
 
 def test_columns_given_others(whole):
-    """The score is in the units of the other columns, like the baseline, the Gaussian of a linear regression."""
+    """The score and the baseline (a Gaussian linear regression) are in the units of the modeled columns."""
     result, model = whole.result, whole.model
     assert model.data_space.event_shape == (2,) and model.condition.shape == (1,)
     (x, c), (train_x, train_c) = (whole.pairs(split) for split in ("test", "train"))
@@ -36,14 +36,14 @@ def test_columns_given_others(whole):
     expected = regression_nats(train_x, train_c, x, c)
     assert result["baselines"]["gaussian"] == pytest.approx(expected, rel=1e-4)
     marginal = resflow.evaluation.gaussian_baseline(train_x, x)
-    assert result["nats"] < marginal - 0.3  # the marginal density cannot use the condition
+    assert result["nats"] < marginal - 0.3  # the marginal density does not use the condition
     loss = model.example_losses((x, c), 0)[model.objective]
     assert result["nats"] == pytest.approx(float(np.mean(loss)), rel=1e-4)  # exact, in 2-D
     assert whole.figures() == {"pairs.png"}
 
 
 def test_a_planned_evaluation_and_other_tables(whole):
-    """Rows that do not fit their condition are outliers. A table without the condition is an error."""
+    """Rows that do not fit their condition are outliers. A table without the condition raises an error."""
     evaluation = training.Evaluation(whole.run, whole.data, stderr=0.3)
     likelihood = evaluation.likelihood()
     assert likelihood["num_examples"] == 40 and likelihood.get("example_stderr", 0.0) < 0.6
@@ -100,7 +100,7 @@ def test_served_columns(whole, tmp_path, monkeypatch, capsys, caplog):
 
 
 def test_a_loss_that_is_nan_names_the_part(whole):
-    """The diagnosis knows the condition."""
+    """The diagnosis takes the condition into account."""
     x, c = (tf.constant(part) for part in whole.pairs("test"))
     of_step = diagnosed(whole.model, tf.distribute.get_strategy(), None, (x, c * math.nan), tf.constant([0, 2]))
     message = "at step 2. All weights are finite; the output of block0"

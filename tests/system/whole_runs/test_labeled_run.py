@@ -1,4 +1,4 @@
-"""A run of images given their label, with variational dequantization."""
+"""Tests a run on images given their label, with variational dequantization."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def whole(tmp_path_factory, image_config, train_without_steps):
 
 
 def test_evaluation_and_classes(whole, monkeypatch):
-    """The density given the labels; the classes by the densities given each, which one pixel decides here."""
+    """The density given the labels, and a classification by the densities of all classes (from one pixel here)."""
     assert whole.figures() == {"samples.png", "reconstructions.png"}
     assert whole.result["reconstruction_error"] < 0.05
     evaluation = training.Evaluation(whole.run, whole.data, log_det_estimator="exact")
@@ -43,7 +43,7 @@ def test_evaluation_and_classes(whole, monkeypatch):
     x, labels = whole.pairs("test", 30)
     losses = whole.model.example_losses((x, labels), 0)[whole.model.objective].numpy()
     for found in (whole.result, result):
-        assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # by other dequantizations and probes
+        assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # dequantization noise and probes differ
 
     def by_class(model, x, seed, *, plan):
         assert isinstance(plan.log_det_estimator, resflow.logdet.Exact)
@@ -58,12 +58,12 @@ def test_evaluation_and_classes(whole, monkeypatch):
     assert (rows["dequantization"], rows["bound"]) == ("variational", "elbo") and "accuracy" in rows
     fid = evaluation.fid(lambda x: np.reshape(x, [len(x), -1])[:, :3].astype(float), num_samples=30)["fid"]
     assert fid["num_samples"] == 30 and math.isfinite(fid["fid"])
-    found = evaluation.ood(whole.data)["ood"]  # without labels, so from equal scores
+    found = evaluation.ood(whole.data)["ood"]  # without labels, and therefore with equal scores
     assert found == {"name": "digits", "num_examples": 30, "auroc_log_prob": 0.5}
 
 
 def test_samples_of_labels(whole, run_command, tmp_path, monkeypatch):
-    """A row for each class, or for the given classes."""
+    """Draws a row of samples for each class, or for the given classes."""
 
     def sample(name, *arguments):
         run_command(sample_command, whole.workdir, tmp_path / name, *arguments)
@@ -87,7 +87,7 @@ def test_samples_of_labels(whole, run_command, tmp_path, monkeypatch):
 
 
 def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypatch):
-    """They and the held-out ones come without labels; test_scores_of_a_mixture_of_the_classes has their scores."""
+    """New and held-out images need no labels; test_scores_of_a_mixture_of_the_classes checks their scores."""
     seen = []
 
     def scores(batches, seed):
@@ -107,7 +107,7 @@ def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypa
 
 
 def test_served_labels(whole, tmp_path):
-    """The signatures take a condition, and check it in the graph; the texts say so."""
+    """The signatures accept a condition and check it in the graph. signatures.json documents it."""
     _, served, described, _ = whole.export(tmp_path, num_samples=2, log_det_estimator="exact")
     x, labels = whole.pairs("test", 5)
     x, labels = tf.constant(x), tf.constant(labels, tf.int32)

@@ -1,4 +1,4 @@
-"""A run of a table with numbers, whole numbers, dates, categories and a condition: from its file to an export."""
+"""Tests a run on a table with numbers, whole numbers, dates, categories and a condition, from file to export."""
 
 import json
 
@@ -18,7 +18,7 @@ from tf_resflow.cli import score as score_command
 
 @pytest.fixture(scope="module")
 def table():
-    """The price depends on the rooms; gardens belong to houses."""
+    """A table in which the price depends on the number of rooms, and only houses have gardens."""
     rng = np.random.default_rng(0)
     rooms = rng.integers(1, 6, 500)
     kind = rng.choice(["flat", "house"], 500, p=[0.7, 0.3])
@@ -47,7 +47,7 @@ def whole(tmp_path_factory, table, train_table):
 
 
 def test_the_result_has_one_unit(whole, run_command, tmp_path):
-    """The bound of the Gaussian baseline is computed here by random points in the cells."""
+    """The score and the baseline have the same unit. The test computes the baseline from random points in cells."""
     result = whole.result
     assert whole.run.data.sizes == {"train": 398, "validation": 50, "test": 50}
     rng, step, noisy = np.random.default_rng(0), whole.data.codes.cells.step, []
@@ -69,7 +69,7 @@ def test_the_result_has_one_unit(whole, run_command, tmp_path):
 
 
 def test_scores(whole, table, run_command, tmp_path):
-    """The probability of a cell is that of the points in it. Rows with unknown values have a reason."""
+    """The probability of a cell is the probability of its points. Rows with unknown values have a reason."""
     new = table.iloc[20:28].astype(object)
     changes = [("kind", "castle"), ("state", "new"), ("sold", "yesterday"), ("price", 1e300), ("rooms", 2.5)]
     for row, (column, value) in enumerate([*changes, ("sold", "2025-01-05T12:00")], start=1):
@@ -105,7 +105,7 @@ def test_scores(whole, table, run_command, tmp_path):
 
 
 def test_samples_are_rows(whole, table, run_command, tmp_path):
-    """Samples have the types and the order of the columns. The condition is the name of a level."""
+    """Samples have the types and the order of the columns. A level is a valid condition."""
     arguments = ["--num=200", "--condition=good", "--temperature=0.7,1"]
     run_command(sample_command, whole.workdir, tmp_path / "a.csv", *arguments)
     drawn = pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"])
