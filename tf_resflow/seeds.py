@@ -6,7 +6,6 @@ The functions here derive all numbers from the integers of one counter-based gen
 References:
   Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011.
 """
-"""
 
 import tensorflow as tf
 import tensorflow_probability as tfp

@@ -174,7 +174,7 @@ def test_what_is_out_of_range_is_refused():
         *((partial(dense, 2, domain=order), "domain.*order") for order in (0.5, np.nan)),
         (partial(convolution, 2, 3, codomain=0.5), "codomain.*order"),
         *((partial(convolution, 2, size), "odd positive") for size in (2, (3, 4), (3, 3, 3))),
-        (partial(convolution, 3, 3, normalization="spectral"), "one of induced, schatten; got 'spectral'"),
+        (partial(convolution, 3, 3, normalization="spectral"), "'spectral'; it must be one of induced, schatten"),
         *((partial(schatten, **{key: p}), "norm 2 -> 2") for key, p in [("domain", 1), ("codomain", learned())]),
         *((partial(build, (8, *shape)), "Give the image size") for shape in [(None, 8, 3), (8, 8)]),
         (partial(layers.update_norms, keras.Sequential([dense(2)])), "not built"),

@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_nothing(export_vectors, tmp_path):
             export_vectors(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(error.value) == f"Cannot write {tmp_path}: File too large. Free up disk space or make the path writable."
+    assert str(error.value).startswith(f"Cannot write {tmp_path}: File too large. Free up disk space")
     assert not list(tmp_path.iterdir())
 
 
