@@ -38,8 +38,7 @@ def object_sharing() -> Iterator[None]:
 class GraphStep(NamedTuple):
     """An operation in a model, with its symbolic inputs and outputs.
 
-    `call` maps the list of input values to the output. `is_plain` is True if the operation was called with a tensor
-    or a list of tensors as its only argument.
+    `call` maps a list of input values. The call `is_plain` if its only argument is a tensor or a list of tensors.
     """
 
     operation: Any
@@ -73,7 +72,6 @@ def _is_plain(node):
 
 
 def _is_list(inputs):
-    """Whether `inputs` is a symbolic tensor or a list of symbolic tensors."""
     values = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     return all(isinstance(value, keras.KerasTensor) for value in values)
 
@@ -141,8 +139,7 @@ class OnlyInSavedModels:
 def set_average_rule(optimizer: keras.Optimizer, momentum: Callable[[], tf.Tensor]) -> None:
     """Makes an optimizer update its averages (`use_ema`) with the momentum that a function returns at each step.
 
-    The averages change only when the variables do. With gradient accumulation, Keras would update them for each
-    gradient.
+    The averages change only when the variables do. Keras would update them for each accumulated gradient.
     """
 
     def update(variables):
@@ -230,8 +227,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 def unrecorded() -> Iterator[None]:
     """Context manager in which gradient tapes record nothing except that a variable was read.
 
-    Use it to compute the value of a custom gradient: under two tapes, TensorFlow would trace the gradients of its
-    loops.
+    Use it for the value of a custom gradient: under two tapes, TensorFlow would trace the gradients of its loops.
     """
     with record.VariableWatcher() as watcher, record.stop_recording():
         yield

@@ -102,7 +102,6 @@ def _owned(path):
 
 
 def _opened(path, stack):
-    """Returns the descriptor of an open file or folder. The exit stack closes it."""
     file = os.open(path, os.O_RDONLY)
     stack.callback(os.close, file)
     return file

@@ -19,8 +19,6 @@ class _Activation(RuledLayer):
 
 
 class _SmoothActivation(_Activation):
-    """Base class of activations that compute a `SmoothFunction` of their input."""
-
     functions: tuple[SmoothFunction, SmoothFunction]  # not fused, and fused
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -109,8 +107,7 @@ class LipSwish(_Swish):
     r"""\\(x \, \sigma(\mathrm{softplus}(\beta) \, x) / 1.1\\) with a trainable scalar \\(\beta\\).
 
     This is the standard activation in residual flows. It is smooth, because the gradient of a log-determinant needs
-    the second derivative of the activation. Its slopes lie in [-0.1, 0.99985] for every beta, so it is 1-Lipschitz
-    in every l^p norm.
+    its second derivative. Its slopes are in [-0.1, 0.99985] for every beta, so it is 1-Lipschitz in every l^p norm.
 
     ```python
     import tensorflow as tf
@@ -144,9 +141,8 @@ class CPila(_SmoothActivation):
     r"""\\([f(x - 0.2), f(-x - 0.2)] / 1.06\\) on the last axis, whose size doubles, with a smooth f near the ReLU.
 
     \\(f(z) = z\\) for \\(z > 0\\), and \\((k^2 z^3 / 2 - k z^2 + z) e^{k z}\\) for \\(z \le 0\\), with \\(k = 5\\).
-    Its first three derivatives are continuous. The root of the sum of squares of the two slopes is at most
-    \\(\sqrt{1 + 361 e^{-8}} < 1.0589\\), so it is 1-Lipschitz, but only in the 2-norm (`lipschitz_order`). The two
-    slopes are never both zero.
+    Its first three derivatives are continuous. It is 1-Lipschitz only in the 2-norm (`lipschitz_order`): the root
+    of the sum of squares of the slopes is at most \\(\sqrt{1 + 361 e^{-8}} < 1.0589\\). They are never both zero.
 
     References:
       Ahn, Kim, Kim and Kim, "Invertible Monotone Operators for Normalizing Flows" (2022).

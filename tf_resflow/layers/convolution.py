@@ -39,7 +39,6 @@ def _plus(x, bias):
 
 
 def _product(x, kernel, bias=None):
-    """Multiplies the last axis by the kernel, flattened to a matrix, and adds the bias."""
     matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
     size = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
     rows = _plus(tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)

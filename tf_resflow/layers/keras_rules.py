@@ -97,11 +97,11 @@ class _ConcatenateRule(LayerRule):
         return operations.ConcatenateOperation(site.dtype, layer.axis)
 
     def bound(self, layer, inputs, shape, certified, weights):
-        """The constant is (sum L^p)^(1/p). It decreases in p, so the infimum of a learned p gives a safe bound."""
         if layer.axis % len(shape) == 0:
             raise ValueError(f"Layer '{layer.name}' concatenates the batch axis. Concatenate along another axis.")
         live = [x for x in inputs if not x.is_fixed]
         constants, order = [x.constant for x in live], live[0].order
+        # (sum L^p)^(1/p) decreases in p, so the infimum of a learned p gives a safe bound.
         p = order.low if isinstance(order, LearnedOrder) else order
         if math.isinf(p):
             joint = tf.reduce_max(constants) if any(map(tf.is_tensor, constants)) else max(constants)
@@ -141,7 +141,7 @@ class _RescalingRule(LayerRule):
         return float(np.max(np.abs(layer.scale)))
 
     def bound(self, layer, inputs, shape, certified, weights):
-        """Calls the layer, because the output shape that Keras infers does not show whether it broadcasts."""
+        # The output shape that Keras infers does not show whether the layer broadcasts.
         example = tf.zeros([1, *(size or 1 for size in (shape or ())[1:])])
         if layer(example).shape != example.shape:
             raise ValueError(

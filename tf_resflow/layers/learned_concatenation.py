@@ -17,9 +17,8 @@ class LearnableConcatenation(RuledLayer):
     r"""\\([\eta_1 x, \eta_2 h]\\) on the last axis, with learned weights \\(\eta\\) whose 2-norm is `coefficient`.
 
     The weights are \\(\eta_i = c \, e_i / \sqrt{e_1^2 + e_2^2}\\) with \\(e_i = \mathrm{softplus}(k_i) + 0.1\\) and
-    two trainable numbers \\(k\\). If x and h have the Lipschitz constants \\(L_1\\) and \\(L_2\\), the constant of
-    the result is at most \\(c \max(L_1, L_2)\\) in the 2-norm. In the dense layers of an i-DenseNet, h is a
-    function of x:
+    two trainable numbers \\(k\\). If x and h have the Lipschitz constants \\(L_1\\) and \\(L_2\\), the result
+    has at most \\(c \max(L_1, L_2)\\) in the 2-norm. In the dense layers of an i-DenseNet, h is a function of x:
 
     ```python
     import keras

@@ -48,16 +48,14 @@ class _Operator:
 
 
 class MatrixOperator(_Operator):
-    """v -> v W with a kernel W of `shape` `[inputs, outputs]`.
-
-    Stacked kernels `[matrices, inputs, outputs]` are applied to one vector each, `[matrices, inputs]`.
-    """
+    """v -> v W with a kernel W of `shape` `[inputs, outputs]`, or stacked kernels `[matrices, inputs, outputs]`."""
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """W v."""
         if kernel.shape.rank == 2:
             return tf.matmul(v, kernel)
-        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)  # for small matrices, faster than a batched matmul
+        # One vector per stacked kernel, `[matrices, inputs]`. For small matrices, this beats a batched matmul.
+        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """W' u."""
@@ -237,9 +235,7 @@ def eigenvalue_bound(diagonal: np.ndarray, below: np.ndarray) -> float:
     exceeds the largest Ritz value after 200 Lanczos steps by a relative \\(10^{-9}\\). This excess grows by a
     factor of 100 per attempt, until \\(\mu\\) reaches the largest row sum, which is always a bound.
 
-    Args:
-      diagonal: blocks on the diagonal of the symmetric matrix, `[blocks, m, m]`, float64.
-      below: blocks below the diagonal, `[blocks - 1, m, m]`.
+    G is symmetric. The blocks on its diagonal are `[blocks, m, m]`, float64, and those below `[blocks - 1, m, m]`.
 
     References:
       Golub and Van Loan, "Matrix Computations", sections 4.2 and 10.1.

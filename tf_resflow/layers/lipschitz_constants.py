@@ -20,9 +20,8 @@ def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Te
     its current weights. Further inputs, such as a condition, count as constants. The orders of the Lipschitz layers
     must chain, and end in the norm that they start with.
 
-    A layer or a `tf.Module` of another kind needs an attribute `lipschitz_constant`. It must hold in every l^p
-    norm, or in the norm of the attribute `lipschitz_order`. A subclass that overrides `call` does not inherit the
-    constant.
+    Any other layer or `tf.Module` needs an attribute `lipschitz_constant`. It must hold in every l^p norm, or in
+    the norm of the attribute `lipschitz_order`. A subclass that overrides `call` does not inherit it.
 
     Args:
       branch: a built Keras layer or model, or another object with a `lipschitz_constant`.

@@ -105,7 +105,6 @@ class LipschitzLayer(RuledLayer):
 
     @property
     def learned_orders(self) -> list[LearnedOrder]:
-        """The orders of the domain and the codomain that are learned."""
         return [order for order in (self.domain, self.codomain) if isinstance(order, LearnedOrder)]
 
     @property
@@ -122,12 +121,10 @@ class LipschitzLayer(RuledLayer):
         return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders)
 
     def _operand(self):
-        """Returns the kernel in the dtype of the norm and the shape of the operator."""
         return tf.reshape(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype), self._operator.shape)
 
     @property
     def _norm(self):
-        """The norm as a function of the kernel and the orders."""
         return functools.partial(_NORMS[self.normalization], self._operator)
 
     def update_norm(
@@ -135,9 +132,8 @@ class LipschitzLayer(RuledLayer):
     ) -> tf.Tensor:
         """Moves the stored vectors to the maximizer for the current kernel. See `update_norms`.
 
-        Iterates from the stored vectors until their relative change is at most `tolerance`, or for
-        `max_iterations`. Assigns the result once. Returns the number of iterations, which is 0 if the norm has a
-        closed form.
+        Stops when the relative change of the vectors is at most `tolerance`, or after `max_iterations`. Returns the
+        number of iterations, which is 0 if the norm has a closed form.
         """
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
@@ -157,12 +153,9 @@ class LipschitzLayer(RuledLayer):
         return self.bound_of(tf.convert_to_tensor(self.kernel))
 
     def lipschitz_bound(self) -> tf.Tensor:
-        """Returns a rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
-
-        It holds for the kernel as applied, in training and in evaluation: scaled, and rounded to the compute dtype.
-        """
+        """Returns a rigorous upper bound of the layer's Lipschitz constant as applied, a float64 scalar."""
         kernel = self.scaled_kernel()
-        dtypes = {self.compute_dtype, lowest_dtype(self)}
+        dtypes = {self.compute_dtype, lowest_dtype(self)}  # in evaluation and in training
         return tf.reduce_max([self.bound_of(tf.cast(kernel, dtype)) for dtype in dtypes])
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
@@ -236,8 +229,7 @@ def update_stack(
 def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> list[tf.Tensor]:
     """Returns `LipschitzLayer.scaled_kernel` of each layer of one of the `stacks`.
 
-    With `stored`, the stored vectors are not checked. The caller must run `update_norms` after each change of a
-    kernel.
+    With `stored`, the stored vectors are used unchecked, so `update_norms` must follow each change of a kernel.
     """
     first, norm, is_stacked = layers[0], layers[0]._norm, len(layers) > 1
     limits = [layer.coefficient * (1.0 - rounding_error(layer)) for layer in layers]
@@ -266,13 +258,11 @@ def _estimate(norm, kernel, orders, v, stored=False):
 
 
 def _stacked(layers):
-    """Returns the kernels as operands, with a leading axis if there are several layers."""
     kernels = [layer._operand() for layer in layers]
     return tf.stack(kernels) if len(kernels) > 1 else kernels[0]
 
 
 def _vectors(layers):
-    """Returns the stored vectors, one per layer of a stack, or None if the norm has a closed form."""
     if layers[0].vector is None:
         return None
     return tf.concat([tf.convert_to_tensor(layer.vector) for layer in layers], 0)

@@ -107,7 +107,6 @@ class ConvolutionOperation(_LinearOperation):
         return convolution(self._checked(x), kernel, *bias, fused=self.fused)
 
     def _checked(self, x):
-        """Returns the images. Raises an error if they are too large, now or when the graph runs."""
         sizes = tuple(x.shape[1:3])
         message = (
             "A Lipschitz convolution was called on images larger than those it was built for. Its norm is "
@@ -222,7 +221,6 @@ class ConcatenateOperation(_LinearOperation):
         return self(inputs, weights), tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
 
     def fits(self, live, shape):
-        """Whether the tensors are concatenated along their last axis."""
         return self.axis in (-1, len(shape) - 1)
 
 

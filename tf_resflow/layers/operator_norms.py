@@ -96,8 +96,7 @@ class InducedNorm:
         Iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
         `max_iterations` products with W and its transpose, rounded up to whole steps. For the norm 2 -> 2, it uses
         the Gram matrix if this is small. An iteration cannot leave a local maximum or a space that W maps to
-        itself, so fresh starts compete with the guess. A single fresh start replaces the worst of v or, for the
-        norm 2 -> 2, tilts v.
+        itself, so fresh starts compete with the guess. A single one replaces the worst of v, or tilts v for 2 -> 2.
 
         Returns v, with the best start first, and the number of iterations.
         """
@@ -114,20 +113,15 @@ class InducedNorm:
         return move(v, tolerance, max_iterations)
 
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
-        """Returns v if it is still a maximizer for this kernel, and new vectors otherwise.
-
-        v is kept if one more product shows that a power step would change the best start by less than 1 %.
-        """
+        """Returns v if a power step would change its best start by less than 1 %, and a new maximizer otherwise."""
         if self._has_gram(_TINY):
             return self.maximizer(v, _STALE, _MAX_CATCH_UP)[0]
         return self._traced_once(InducedNorm._catch_up, v)
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
-        """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise.
-
-        By the envelope theorem, its gradient at the maximum needs no gradient through v.
-        """
+        """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise."""
         closed = has_closed_form(self.domain, self.codomain)
+        # By the envelope theorem, the gradient at the maximum needs no gradient through v.
         norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
         norm = norm if self._is_stacked else tf.reduce_max(norm)
         return norm * self.operator.copies ** self._inclusion()
@@ -162,7 +156,6 @@ class InducedNorm:
         return _traced(method, self.operator, is_xla())(self.kernel, orders, *args)
 
     def _move(self, v, tolerance, max_iterations):
-        """Moves v to the maximizer. Returns v with its best start first, and the number of iterations."""
         if self._has_gram(_SMALL):
             return self._gram_step(v, tolerance), tf.constant(1)
         num_starts, fresh = v.shape[0], self._fresh_starts(1)
@@ -299,7 +292,6 @@ class InducedNorm:
         return max(excess, 0.0) if isinstance(excess, float) else tf.maximum(excess, 0.0)
 
     def _line_norms(self, sums, order):
-        """Returns the l^p norms of all rows or of all columns, depending on `sums`."""
         kernel, peak = _over_its_peak(self.kernel)
         powers = tf.abs(kernel) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
@@ -353,12 +345,10 @@ class SchattenNorm(InducedNorm):
 
 
 def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
-    """Returns the largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]`, a real scalar.
-
-    Squares are divided by their largest trace to avoid overflow.
-    """
+    """Returns the largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]`, a real scalar."""
     bound = tf.ones([], gram.dtype.real_dtype)
     for i in range(_NUM_SQUARINGS):
+        # Dividing by the largest trace keeps the squares from overflowing.
         trace = tf.stop_gradient(tf.reduce_max(tf.math.real(tf.linalg.trace(gram))))
         bound *= trace ** (0.5**i)
         gram /= tf.cast(tf.where(trace > 0, trace, tf.ones_like(trace)), gram.dtype)
@@ -382,7 +372,6 @@ def _peak(x):
 
 
 def _or_old(new, v):
-    """Returns the new vectors, and the old vectors where a new one is zero or not finite."""
     return tf.where(_peak(new) > 0.0, new, v)
 
 
@@ -413,10 +402,7 @@ def _leading_eigenvector(matrix):
 
 
 def _leading_direction(matrix, rounds=1):
-    """Returns approximate leading eigenvectors of semidefinite matrices `[..., n, n]`, not normalized.
-
-    Each round takes the power of 32. The result is multiplied by its longest column.
-    """
+    """Returns approximate leading eigenvectors of semidefinite matrices `[..., n, n]`, not normalized."""
     if matrix.shape.rank == 3:  # faster than batched products
         return tf.stack([_leading_direction(one, rounds) for one in tf.unstack(matrix)])
     power = matrix
@@ -426,6 +412,7 @@ def _leading_direction(matrix, rounds=1):
         for _ in range(5):
             power = tf.matmul(power, power)
     power = _over_its_peak(power)[0]
+    # The longest column of the power (of 32 in each round) doubles the exponent.
     longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA would recompile a slice for each index
     return tf.linalg.matvec(power, longest)
 

@@ -20,8 +20,7 @@ class Step:
     """An operation with the indices of its input and output tensors.
 
     Attributes:
-      weights: indices of its weights among the parameters of the program. A layer that occurs again has the same
-        indices.
+      weights: indices of its weights among the parameters of the program. A repeated layer has the same ones.
       layer: layer that the operation was read from.
       shapes: shapes of the outputs, None where unknown.
     """
@@ -107,8 +106,7 @@ def read(network: Any, *, training: bool = False) -> Program:
 class BoundNetwork:
     """A network with the weights of its program as they are applied: a function of its inputs.
 
-    With `in_place`, each evaluation traces the network again and shares no functions. Formats without functions,
-    such as TFLite, require this.
+    With `in_place`, it is traced where it is evaluated and shares no function, as TFLite requires.
     """
 
     def __init__(
@@ -208,8 +206,6 @@ def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNe
 
 
 class _Reader:
-    """Reads the steps of a network in the order of its graph."""
-
     def __init__(self, training):
         self._training = training
         self._steps: list[Step] = []

@@ -92,8 +92,6 @@ class SmoothFunction(abc.ABC):
         return operation(slope, tangents)
 
     def _slope(self, slope, x, *parameters):
-        """Returns the slope, differentiable in x and the parameters."""
-
         @custom_gradient
         def operation(slope, x, *parameters):
             def grad(upstream):
@@ -126,7 +124,6 @@ class SmoothFunction(abc.ABC):
         return in_one_pass(f, *args, fused=self.fused, wide=wide)
 
     def _gradients_of_both(self, x, dy, dslope, *parameters):
-        """Returns the gradients in x and in the parameters, given the gradients of the value and of the slope."""
         dtype = wide_dtype(x.dtype)
         wide = (tf.cast(tensor, dtype) for tensor in (x, dy, dslope))
         _, dx, gradients = self._slope_and_gradients(*wide, *parameters)

@@ -43,8 +43,7 @@ class FixedPoint(Serializable):
     The error of the root is at most the residual divided by 1 - Lip(g), in the norm of the Lipschitz constant.
 
     Args:
-      atol: absolute tolerance. By default, two rounding units (2.4e-7 in float32) of the coarsest dtype that g
-        computes in.
+      atol: absolute tolerance. By default, two rounding units (2.4e-7 in float32) of the coarsest dtype in g.
       rtol: relative tolerance, with the same default.
       max_iterations: maximum number of evaluations of g.
 
@@ -128,7 +127,6 @@ class FixedPoint(Serializable):
         return in_tolerances
 
     def _start(self, pair) -> tuple[Any, ...]:
-        """Returns the initial history, which `_propose` passes through the loop."""
         return ()
 
     def _propose(self, i, image, pair, best, improved, history):
@@ -142,8 +140,7 @@ class _Best(NamedTuple):
 
 
 def _select(condition, one, other):
-    """Selects rows by a condition `[batch]`. This is faster than `tf.where`."""
-    return tf.compat.v1.where(condition, one, other)
+    return tf.compat.v1.where(condition, one, other)  # selects rows by `[batch]`, faster than `tf.where`
 
 
 def _rows(y):
