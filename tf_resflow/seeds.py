@@ -33,7 +33,7 @@ def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
       An `int32` tensor of shape `[2]`. Numbers that fit into 32 bits are used as they are, and larger numbers are
         hashed. In a replica context of `tf.distribute`, the index of the replica is folded in.
     """
-    seed = tfp.random.sanitize_seed(seed if seed is None else _two_words(seed), salt=salt)
+    seed = tfp.random.sanitize_seed(seed if seed is None else _to_int32_pair(seed), salt=salt)
     replica = tf.distribute.get_replica_context()
     if replica is not None and replica.num_replicas_in_sync > 1:
         seed = split_seed(seed, replica.num_replicas_in_sync)[replica.replica_id_in_sync_group]
@@ -56,13 +56,13 @@ def random_integers(
 ) -> tf.Tensor:
     """Draws integers from `least` to `limit - 1` in the dtype of `limit`. The seed must not be `None`."""
     limit = tf.convert_to_tensor(limit)
-    key, counter = tf.bitcast(_two_words(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
+    key, counter = tf.bitcast(_to_int32_pair(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
     return tf.raw_ops.StatelessRandomUniformIntV2(
         shape=shape, key=key, counter=counter, alg=_PHILOX, minval=tf.cast(least, limit.dtype), maxval=limit
     )
 
 
-def _two_words(seed):
+def _to_int32_pair(seed):
     """Converts a user's seed to an `int32` tensor of shape `[2]`."""
     try:
         tensor = tf.convert_to_tensor(seed)
@@ -71,7 +71,7 @@ def _two_words(seed):
     fits = tensor is not None and tensor.dtype.is_integer
     if not fits or not (tensor.shape.rank == 0 or tensor.shape.is_compatible_with([2])):
         is_large = tensor is not None and tensor.shape.rank != 0
-        got = f"shape {tensor.shape} of {tensor.dtype.name}" if is_large else repr(seed)
+        got = f"an array of shape {tensor.shape} and dtype {tensor.dtype.name}" if is_large else repr(seed)
         raise ValueError(
             f"The seed is {got}. It must be None, an integer of at most 64 bits, or two such integers. Pass two "
             "integers as a list, an array or a tensor of shape [2], as for tf.random.stateless_uniform."

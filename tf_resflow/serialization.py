@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 from tf_resflow.private_api import object_sharing, record_sharing, sublayers
 
 _PACKAGE = "tf_resflow"
-_OF_TFP = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
+_TFP_TYPES = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
 _NAMESPACES = {"bijectors": tfp.bijectors, "distributions": tfp.distributions}
 
 
@@ -31,7 +31,7 @@ def serialize(value: Any) -> Any:
         return {key: serialize(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [serialize(part) for part in value]
-    if isinstance(value, _OF_TFP) and not hasattr(value, "get_config"):
+    if isinstance(value, _TFP_TYPES) and not hasattr(value, "get_config"):
         config = OfTFP(value).get_config()  # Keras would record the id of the short-lived wrapper
         return {"module": None, "class_name": "OfTFP", "config": config, "registered_name": f"{_PACKAGE}>OfTFP"}
     if isinstance(value, Serializable) and not isinstance(value, keras.Layer):  # Keras would copy nested configs
@@ -160,7 +160,7 @@ class OfTFP:
         """Returns the bijector or the distribution, not a wrapper."""
         namespace, _, name = config["of_tfp"].partition(".")
         kind = getattr(_NAMESPACES.get(namespace), name, None)
-        if not (isinstance(kind, type) and issubclass(kind, _OF_TFP)):
+        if not (isinstance(kind, type) and issubclass(kind, _TFP_TYPES)):
             raise ValueError(
                 f"The config names {config['of_tfp']!r}. It must name a public bijector or distribution of TFP."
             )

@@ -18,7 +18,7 @@ if sys.platform != "win32":
 
 _PREFIX = ".writing-"
 _UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # names of unfinished files and folders
-_JUST_MADE = 5  # seconds that a process may take to lock a new file or folder
+_GRACE_PERIOD = 5  # seconds that a process may take to lock a new file or folder
 
 
 def finite_or_none(value: Any) -> Any:
@@ -64,9 +64,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
         with unwritable_told(path):
-            _remove_left(path.parent)
+            _remove_unfinished(path.parent)
             temporary.touch()
-            with _owned(temporary):
+            with _locked_path(temporary):
                 yield temporary
             os.replace(temporary, path)
     finally:
@@ -76,8 +76,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder in `parent` and removes it at the end. Renaming a result out of it is atomic."""
-    _remove_left(parent)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder, _owned(folder):
+    _remove_unfinished(parent)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder, _locked_path(folder):
         yield pathlib.Path(folder)
 
 
@@ -93,25 +93,25 @@ def locked(file: int) -> bool:
 
 
 @contextlib.contextmanager
-def _owned(path):
-    """Locks a path, so that `_remove_left` in other processes does not remove what this process writes."""
+def _locked_path(path):
+    """Locks a path, so that `_remove_unfinished` in other processes does not remove what this process writes."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            locked(_opened(path, stack))
+            locked(_open(path, stack))
         yield
 
 
-def _opened(path, stack):
+def _open(path, stack):
     file = os.open(path, os.O_RDONLY)
     stack.callback(os.close, file)
     return file
 
 
-def _remove_left(folder):
+def _remove_unfinished(folder):
     """Removes unfinished files and folders, except those that a process has locked or may be about to lock."""
     for path in filter(lambda path: _UNFINISHED.fullmatch(path.name), folder.iterdir()):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            if time.time() - path.stat().st_mtime >= _JUST_MADE and locked(_opened(path, stack)):
+            if time.time() - path.stat().st_mtime >= _GRACE_PERIOD and locked(_open(path, stack)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -168,7 +168,7 @@ class LipschitzLayer(RuledLayer):
         return scaled_stack([self])[0]
 
     @property
-    def _peers(self):
+    def _stack_key(self):
         """A key that is equal for layers whose norms are computed together."""
         if not self.built:
             raise ValueError(f"Layer '{self.name}' is not built. Start its model with keras.Input(shape).")
@@ -206,7 +206,7 @@ def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
     """Groups layers whose norms are computed together: small matrices of equal shape. Others stay alone."""
     groups: dict[Hashable, list[LipschitzLayer]] = {}
     for layer in layers:
-        groups.setdefault(layer._peers, []).append(layer)
+        groups.setdefault(layer._stack_key, []).append(layer)
     return list(groups.values())
 
 

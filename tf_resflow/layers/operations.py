@@ -33,9 +33,10 @@ class IdentityKey:
 class Operation(abc.ABC):
     """What a layer computes in one dtype. `cast` converts inputs and derivatives to it; "" keeps their dtypes.
 
-    A subclass may define derivatives: `along` one direction, differentiable once, or, for vectors, the `tangents`
-    for each coordinate, `[features, coordinates, batch or 1]`, differentiable any number of times. Both accept one
-    derivative per input, None for a fixed input, and return the output and its derivative.
+    A subclass may define `along`, the derivative along one direction, which is differentiable once. For vectors, it
+    may define `tangents`, the derivatives in all coordinates, `[features, coordinates, batch or 1]`, which are
+    differentiable any number of times. Both accept one derivative per input, None for a fixed input, and return the
+    output and its derivative.
     """
 
     dtype: str
@@ -240,7 +241,7 @@ class WeightedConcatenateOperation(ConcatenateOperation):
 
 
 class BoundaryOperation(_LinearOperation):
-    """An input of a nested network, cast to the dtype of the network, or an output of it."""
+    """An input of a nested network, cast to that network's dtype, or an output of a nested network."""
 
     def __call__(self, inputs, weights):
         return inputs[0]

@@ -57,7 +57,7 @@ def lp_norm(x: tf.Tensor, order: Order) -> tf.Tensor:
         return tf.reduce_max(tf.abs(x), axes)
     if is_order(order, 1.0):
         return tf.reduce_sum(tf.abs(x), axes)
-    y = x / _or_one(peak)
+    y = x / _nonzero(peak)
     powers = tf.square(y) if is_order(order, 2.0) else tf.abs(y) ** order
     total = tf.reduce_sum(powers, axes)  # at least 1, unless x is zero
     return tf.reshape(peak, [-1]) * tf.maximum(total, 0.5) ** (1.0 / order)
@@ -65,16 +65,16 @@ def lp_norm(x: tf.Tensor, order: Order) -> tf.Tensor:
 
 def dual_vector(x: tf.Tensor, order: Order) -> tf.Tensor:
     """Returns sgn(x) |x|^(p-1), normalized: the y with <x, y> = ||x||_p and ||y||_{p*} = 1, for p < inf."""
-    y, order = x / _or_one(_peak(x)), _cast(order, x)
+    y, order = x / _nonzero(_peak(x)), _cast(order, x)
     if not is_order(order, 2.0):
         y = tf.sign(y) * tf.abs(y) ** (order - 1.0)
-    return y / _per_start(_or_one(lp_norm(y, dual_order(order))), x)
+    return y / _per_start(_nonzero(lp_norm(y, dual_order(order))), x)
 
 
-def _over_its_peak(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _normalized(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns kernel / peak and the peak, its largest magnitude, so that squares neither overflow nor underflow."""
     peak = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
-    return kernel / _or_one(peak), peak
+    return kernel / _nonzero(peak), peak
 
 
 class InducedNorm:
@@ -147,7 +147,7 @@ class InducedNorm:
 
     def _over_peak(self):
         """Returns the norm of the kernel (or of each stacked kernel) over its peak. It has the same maximizers."""
-        kernel = self.kernel / _or_one(_peak(self.kernel)) if self._is_stacked else _over_its_peak(self.kernel)[0]
+        kernel = self.kernel / _nonzero(_peak(self.kernel)) if self._is_stacked else _normalized(self.kernel)[0]
         return InducedNorm(self.operator, kernel, self.domain, self.codomain)
 
     def _traced_once(self, method, *args):
@@ -176,7 +176,7 @@ class InducedNorm:
         num_judged = max(1, v.shape[0] - 1)
 
         def body(count, v, _):
-            new = _or_old(step(v), v)
+            new = _keep_valid(step(v), v)
             return count + num_products, new, _change(v[:num_judged], new[:num_judged])
 
         def unfinished(count, v, change):
@@ -249,7 +249,7 @@ class InducedNorm:
         """Returns the unit vector along z or W'z, or v if that vector is zero or not finite."""
         if self.operator.gram_is_of_outputs:
             z = self._rmatvec(tf.reshape(z, [-1, *self.operator.output_shape]))
-        return _or_old(dual_vector(tf.reshape(z, v.shape), 2.0), v)
+        return _keep_valid(dual_vector(tf.reshape(z, v.shape), 2.0), v)
 
     def _power(self, v):
         """A step of the generalized power method, which never decreases ||W v||_q. It returns 0 where W v is zero.
@@ -292,7 +292,7 @@ class InducedNorm:
         return max(excess, 0.0) if isinstance(excess, float) else tf.maximum(excess, 0.0)
 
     def _line_norms(self, sums, order):
-        kernel, peak = _over_its_peak(self.kernel)
+        kernel, peak = _normalized(self.kernel)
         powers = tf.abs(kernel) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
 
@@ -340,7 +340,7 @@ class SchattenNorm(InducedNorm):
     """
 
     def estimate(self, v: tf.Tensor | None = None) -> tf.Tensor:
-        kernel, peak = _over_its_peak(self.kernel)
+        kernel, peak = _normalized(self.kernel)
         return peak * tf.sqrt(_largest_eigenvalue_bound(self.operator.gram_blocks(kernel)))
 
 
@@ -371,11 +371,11 @@ def _peak(x):
     return tf.stop_gradient(tf.reduce_max(tf.abs(x), axes, keepdims=True))
 
 
-def _or_old(new, v):
+def _keep_valid(new, v):
     return tf.where(_peak(new) > 0.0, new, v)
 
 
-def _or_one(x):
+def _nonzero(x):
     return tf.where(x > 0, x, tf.ones_like(x))
 
 
@@ -390,7 +390,7 @@ def _per_start(numbers, x):
 def _change(v, new):
     """Returns the largest relative change of a start, up to its sign."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
-    return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+    return tf.reduce_max(change / _nonzero(lp_norm(new, 2.0)))
 
 
 def _leading_eigenvector(matrix):
@@ -407,11 +407,11 @@ def _leading_direction(matrix, rounds=1):
         return tf.stack([_leading_direction(one, rounds) for one in tf.unstack(matrix)])
     power = matrix
     for _ in range(rounds):
-        power = _over_its_peak(power)[0]
-        power /= _or_one(tf.norm(power))  # now one eigenvalue is at least 1 / sqrt(n)
+        power = _normalized(power)[0]
+        power /= _nonzero(tf.norm(power))  # now one eigenvalue is at least 1 / sqrt(n)
         for _ in range(5):
             power = tf.matmul(power, power)
-    power = _over_its_peak(power)[0]
+    power = _normalized(power)[0]
     # The longest column of the power (of 32 in each round) doubles the exponent.
     longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA would recompile a slice for each index
     return tf.linalg.matvec(power, longest)

@@ -22,7 +22,7 @@ class Step:
     Attributes:
       weights: indices of its weights among the parameters of the program. A repeated layer has the same ones.
       layer: layer that the operation was read from.
-      shapes: shapes of the outputs, None where unknown.
+      shapes: shape of each output, None if unknown.
     """
 
     operation: Operation
@@ -38,8 +38,8 @@ class Program:
     """What a network computes from its inputs and parameters. Equal programs compute the same function.
 
     Attributes:
-      inputs: shape (with the batch) and dtype of each input. Inputs have the first tensor indices. Empty if nothing
-        is known about the network, which is then a single step.
+      inputs: shape (with the batch) and dtype of each input. The first tensor indices belong to them. Empty if
+        nothing is known about the network, which is then a single step.
       outputs: tensor indices of the outputs.
       sources: layers with weights, in the order of the parameters, and the dtypes that they compute in.
     """

@@ -12,7 +12,7 @@ from tf_resflow.serialization import SerializableLayer
 
 Rule = TypeVar("Rule", bound="type[LayerRule]")
 _RULES: dict[type, "LayerRule"] = {}
-_MADE_BY_KERAS = {"build", "loss", "quantize"}  # instance attributes that replace methods
+_REPLACED_BY_KERAS = {"build", "loss", "quantize"}  # instance attributes that replace methods
 
 
 class Site(NamedTuple):
@@ -22,7 +22,7 @@ class Site(NamedTuple):
       dtype: dtype of the computation.
       inputs: shapes of the inputs, with the batch; empty if unknown.
       output: shape of the output, None if unknown.
-      fused: whether elementwise functions must pass over memory once.
+      fused: whether elementwise functions are fused into one pass over memory.
     """
 
     dtype: str
@@ -32,7 +32,7 @@ class Site(NamedTuple):
 
 
 class TensorBound(NamedTuple):
-    """The Lipschitz constant of a tensor in the first input of a network, the order of the norm, and the shape."""
+    """The Lipschitz constant of a tensor with respect to the first input, the order of its norm, and its shape."""
 
     constant: Any
     order: Any
@@ -45,7 +45,7 @@ class TensorBound(NamedTuple):
 
 
 class LayerRule:
-    """Base class of rules, which describe one type of layer to the library. See `register_rule`.
+    """Base class of rules. A rule describes one type of layer to the library; see `register_rule`.
 
     The rule of an activation defines `function` and `lipschitz_constant`. A layer without an operation is opaque:
     it is called as Keras calls it, and shares no traced functions.
@@ -160,7 +160,7 @@ def rule_of(layer: Any) -> LayerRule:
 def is_altered(layer: Any) -> bool:
     """Whether an attribute of the instance replaces a method."""
     replaced = {name for name in vars(layer) if callable(getattr(type(layer), name, None))}
-    return not replaced <= _MADE_BY_KERAS
+    return not replaced <= _REPLACED_BY_KERAS
 
 
 class RuledLayer(SerializableLayer):

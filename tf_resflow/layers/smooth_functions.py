@@ -96,7 +96,7 @@ class SmoothFunction(abc.ABC):
         def operation(slope, x, *parameters):
             def grad(upstream):
                 dx, *gradients = self._in_one_pass(self.slope_gradients, x, upstream, *parameters, wide=True)
-                return None, dx, *map(_sum_like, gradients, parameters)
+                return None, dx, *map(_parameter_gradient, gradients, parameters)
 
             return tf.identity(slope), grad
 
@@ -108,13 +108,13 @@ class SmoothFunction(abc.ABC):
         @custom_gradient
         def operation(y, slope, x, *parameters):
             def grad(upstream):
-                value = self._with_slope(y, slope, x, *parameters)  # because y is a constant
+                value = self._with_slope(y, slope, x, *parameters)  # differentiable, unlike y
                 gradients: Any = ()
                 if parameters:
                     tensors = x, value, upstream, *parameters
                     gradients = self._in_one_pass(self.value_gradients, *tensors, wide=True)
                 dx = upstream * slope if self.num_parts == 1 else self._in_one_pass(self._times, upstream, slope)
-                return None, None, dx, *map(_sum_like, gradients, parameters)
+                return None, None, dx, *map(_parameter_gradient, gradients, parameters)
 
             return tf.identity(y), grad
 
@@ -170,5 +170,5 @@ def _gradients_of_shared_product(slope, tangents, upstream):
     return of_slope, tf.reduce_sum(of_tangents, 2, keepdims=True)
 
 
-def _sum_like(values, scalar):
+def _parameter_gradient(values, scalar):
     return tf.cast(tf.reduce_sum(values), scalar.dtype)

@@ -15,9 +15,9 @@ _FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed w
 def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: bool = False) -> Any:
     """Returns `function(*args)`. In a graph, calls with equal keys and shapes share one traced function.
 
-    Functions with equal keys must compute the same from their arguments, tensors and lists of tensors. A function
-    is not shared if its key is None or if it captures other tensors or variables. It is not inlined, so a call adds
-    little to the graph. With `fused`, XLA compiles it.
+    Functions with equal keys must compute the same result from their arguments, which are tensors and lists of
+    tensors. A function is not shared if its key is None or if it captures other tensors or variables. Shared
+    functions are not inlined, so a call adds little to the graph. With `fused`, XLA compiles the function.
     """
     if key is None or tf.executing_eagerly() or is_xla():
         return function(*args)
@@ -33,7 +33,7 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: 
 
 
 def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
-    """Returns a key that is equal for objects that compute the same: the settings of a known dataclass.
+    """Returns a key that is equal for objects that compute the same: the settings of a `known` dataclass.
 
     Returns None for other objects, for altered objects, and for settings that are not plain.
     """

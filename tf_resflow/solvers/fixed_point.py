@@ -12,7 +12,7 @@ from tf_resflow.private_api import is_xla
 from tf_resflow.serialization import Serializable
 
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
-_LEAST_REST = 1e-6  # Anderson leaves out a difference if a smaller share of its square remains
+_MIN_REMAINDER = 1e-6  # Anderson drops a difference if less than this share of its square remains
 
 
 class Solution(NamedTuple):
@@ -110,7 +110,7 @@ class FixedPoint(Serializable):
         )
 
     def _measure(self, flat_y, rounding, relative, enough, enough_relative):
-        """Returns a function from steps and images to the residual `[batch]`, in multiples of the tolerance."""
+        """Returns a function from [step, image] pairs to the residual `[batch]`, in multiples of the tolerance."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
         rtol = max(rtol, enough_relative)
@@ -201,7 +201,7 @@ def _mix(pair, best, older, weight):
     pair, difference = tf.split(rows, 2, axis=1)
     step = difference * of_step
     rest = _dot(step, difference)
-    dual = tf.math.divide_no_nan(step, tf.where(rest > _LEAST_REST * whole, rest, tf.zeros_like(rest)))
+    dual = tf.math.divide_no_nan(step, tf.where(rest > _MIN_REMAINDER * whole, rest, tf.zeros_like(rest)))
     mixed = pair - _dot(pair, dual) * difference
     return mixed[:, 0, 1], (difference, dual)
 

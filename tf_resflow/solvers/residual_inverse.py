@@ -28,8 +28,8 @@ def solve_residual(
     r"""Solves `x + g(x) = y` for x, or `x - g(x) = y` with `sign=-1.0`, with gradients.
 
     Let \\(\bar x\\) be the upstream gradient and J the Jacobian of g at the root. The backward pass solves
-    \\(w + J^T w = \bar x\\): by elimination for dense branches of up to 16 coordinates, and otherwise with the same
-    solver at its relative tolerance. It warns about examples that do not converge. The gradient in y is w, and the
+    \\(w + J^T w = \bar x\\): by elimination for dense branches of up to 16 coordinates, and otherwise by the same
+    solver at its relative tolerance, with a warning for examples that do not converge. The gradient in y is w. The
     gradient in the parameters and the condition is \\(-w^T \partial g / \partial \theta\\). Only the root is kept.
 
     `settings` are arguments of the solver for x: `enough`, and `enough_relative`, which also applies to w. The
