@@ -26,8 +26,8 @@ class LipschitzLayer(RuledLayer):
     r"""Base class of linear layers with \\(\|W\|_{p \to q} \le\\) `coefficient`. See `LipschitzDense`.
 
     The norm is computed in float64 if the variables have that dtype, and in float32 otherwise. To allow for
-    rounding, a layer stays below its coefficient by a relative 2^-20 in float32 and 2^-49 in float64. If it
-    computes in bfloat16 or float16, even if only in training, the margin is the epsilon of that dtype.
+    rounding, a layer stays below its coefficient by a relative margin of 2^-20 in float32 and 2^-49 in float64. If
+    it computes in bfloat16 or float16, even if only in training, the margin is the epsilon of that dtype.
     """
 
     _operator: LinearOperator  # set when the layer is built
@@ -105,6 +105,7 @@ class LipschitzLayer(RuledLayer):
 
     @property
     def learned_orders(self) -> list[LearnedOrder]:
+        """The orders of the domain and the codomain that are learned."""
         return [order for order in (self.domain, self.codomain) if isinstance(order, LearnedOrder)]
 
     @property
@@ -155,7 +156,7 @@ class LipschitzLayer(RuledLayer):
     def lipschitz_bound(self) -> tf.Tensor:
         """Returns a rigorous upper bound of the layer's Lipschitz constant as applied, a float64 scalar."""
         kernel = self.scaled_kernel()
-        dtypes = {self.compute_dtype, lowest_dtype(self)}  # in evaluation and in training
+        dtypes = {self.compute_dtype, lowest_dtype(self)}  # rounded as in evaluation and in training
         return tf.reduce_max([self.bound_of(tf.cast(kernel, dtype)) for dtype in dtypes])
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:

@@ -19,7 +19,7 @@ Order: TypeAlias = "float | tf.Tensor"
 _KRYLOV = 6
 # Largest dimensions for which an eigenvector of the Gram matrix is faster than one power step, or than a few.
 _TINY, _SMALL = 16, 64
-_STALE = 1e-2  # relative change of v by a power step above which v no longer fits
+_STALE = 1e-2  # v is stale if a power step changes it by more (relative)
 _MAX_CATCH_UP = 60  # products with W and its transpose
 _NUM_FRESH = 32  # starts of a catch-up for orders other than 2
 _FRESH = (1e-2, 60)  # tolerance and maximum products of fresh starts, before the best ones continue

@@ -93,7 +93,6 @@ class LayerRule:
         """Returns the bound of the output. By default, `lipschitz_constant` times the sum over the inputs.
 
         Args:
-          layer: the layer.
           inputs: bounds of the inputs. At least one is not fixed, and all that are not fixed have the same order.
           shape: shape of the output, None if unknown.
           certified: whether the constant must be proven for the current weights.
