@@ -62,9 +62,9 @@ def test_object_sharing_record_sharing():
 def test_takes_list():
     x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     y = keras.layers.Add()([x, c])
-    for inputs, takes_list in (([x, c], True), ((x, c), True), ({"x": x, "c": c}, False), ([x, [c]], False)):
-        assert private_api.takes_list(keras.Model(inputs, y)) == takes_list
-    assert private_api.takes_list(keras.Sequential([x, keras.layers.ReLU()]))
+    for inputs, accepts_list in (([x, c], True), ((x, c), True), ({"x": x, "c": c}, False), ([x, [c]], False)):
+        assert private_api.accepts_list(keras.Model(inputs, y)) == accepts_list
+    assert private_api.accepts_list(keras.Sequential([x, keras.layers.ReLU()]))
 
 
 @pytest.mark.parametrize("mode", ["graph", "XLA", "replicas"])

@@ -58,7 +58,7 @@ def graph_steps(model: keras.Model) -> list[GraphStep]:
     ]
 
 
-def takes_list(model: keras.Model) -> bool:
+def accepts_list(model: keras.Model) -> bool:
     """Whether the inputs of a model are a tensor or a list of tensors, rather than another structure."""
     inputs = getattr(model, "_inputs_struct", None)
     return inputs is None or _is_list(inputs)  # a Sequential has one input

@@ -108,7 +108,7 @@ def first_and_second_derivatives(f, x, up, w, *parameters):
     ("name", "fused"), [("LipSwish", True), ("LipSwish", False), ("CLipSwish", False), ("CPila", False)]
 )
 def test_derivatives_up_to_the_third(name, fused):
-    """Compares the derivatives that a power series, its gradient and the gradient's gradient need with autodiff."""
+    """Compares the derivatives that the gradient of a power series and its own gradient need with autodiff."""
     layer = getattr(layers, name)(dtype="float64")
     layer.build((None, 3))
     beta = layer.beta.value if layer.weights else tf.constant(0.0, tf.float64)

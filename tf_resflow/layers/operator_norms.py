@@ -146,12 +146,12 @@ class InducedNorm:
         return bound * self.operator.copies ** norm._inclusion() * (1.0 + 1e-9)
 
     def _over_peak(self):
-        """Returns the norm of the kernel (or of each stacked kernel) over its peak. It has the same maximizers."""
+        """Returns the norm for the kernel (or each stacked kernel) divided by its peak, with the same maximizers."""
         kernel = self.kernel / _nonzero(_peak(self.kernel)) if self._is_stacked else _normalized(self.kernel)[0]
         return InducedNorm(self.operator, kernel, self.domain, self.codomain)
 
     def _traced_once(self, method, *args):
-        """Calls a method, with the kernel over its peak, through a `tf.function` that equal operators share."""
+        """Calls a method for the kernel divided by its peak, in a `tf.function` that equal operators share."""
         orders = tuple(_cast(order, self.kernel) for order in (self.domain, self.codomain))
         return _traced(method, self.operator, is_xla())(self.kernel, orders, *args)
 
@@ -372,7 +372,7 @@ def _peak(x):
 
 
 def _keep_valid(new, v):
-    return tf.where(_peak(new) > 0.0, new, v)
+    return tf.where(_peak(new) > 0.0, new, v)  # keeps v where the new vector is zero or NaN
 
 
 def _nonzero(x):
@@ -412,7 +412,7 @@ def _leading_direction(matrix, rounds=1):
         for _ in range(5):
             power = tf.matmul(power, power)
     power = _normalized(power)[0]
-    # The longest column of the power (of 32 in each round) doubles the exponent.
+    # Each round took the power of 32. Multiplying by the longest column of the result doubles the exponent.
     longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA would recompile a slice for each index
     return tf.linalg.matvec(power, longest)
 

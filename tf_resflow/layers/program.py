@@ -12,7 +12,7 @@ from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule, sca
 from tf_resflow.layers.operations import BoundaryOperation, OpaqueOperation, Operation
 from tf_resflow.layers.precision import lowest_dtype
 from tf_resflow.layers.rules import Site, is_altered, rule_of
-from tf_resflow.private_api import graph_steps, takes_list
+from tf_resflow.private_api import accepts_list, graph_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def is_graph(layer: Any) -> bool:
         return False
     calls = type(layer).call, type(layer).__call__
     is_keras = all(f.__module__.startswith("keras.") for f in calls)
-    return is_keras and takes_list(layer) and not is_altered(layer)
+    return is_keras and accepts_list(layer) and not is_altered(layer)
 
 
 def read(network: Any, *, training: bool = False) -> Program:
