@@ -146,7 +146,7 @@ class InducedNorm:
         return bound * self.operator.copies ** norm._inclusion() * (1.0 + 1e-9)
 
     def _over_peak(self):
-        """Returns the norm for the kernel (or each stacked kernel) divided by its peak, with the same maximizers."""
+        """Returns the norm for the kernel (or each stacked kernel) divided by its peak, with equal maximizers."""
         kernel = self.kernel / _nonzero(_peak(self.kernel)) if self._is_stacked else _normalized(self.kernel)[0]
         return InducedNorm(self.operator, kernel, self.domain, self.codomain)
 
