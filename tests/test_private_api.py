@@ -59,7 +59,7 @@ def test_object_sharing_record_sharing():
     assert first is second
 
 
-def test_takes_list():
+def test_accepts_list():
     x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     y = keras.layers.Add()([x, c])
     for inputs, accepts_list in (([x, c], True), ((x, c), True), ({"x": x, "c": c}, False), ([x, [c]], False)):
