@@ -1,4 +1,4 @@
-"""Two logical CPUs, for tests of a MirroredStrategy, and fixtures that several folders use."""
+"""Sets up two logical CPUs for tests of MirroredStrategy, and defines fixtures that several folders use."""
 
 import collections
 import contextlib
@@ -25,10 +25,10 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-# Most tests run a graph once, and optimizing it takes longer. tests/system enables the optimizer, as users do.
+# Most tests run a graph only once, so optimizing it costs more than it saves. tests/system enables the optimizer.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-# Tracing creates many long-lived objects: collect garbage less often, and leave out the objects of the imports.
+# Tracing creates many long-lived objects, so collect garbage less often and ignore objects created by imports.
 gc.collect()
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
@@ -46,7 +46,7 @@ def num_cases(request):
     return request.config.getoption("--random_cases")
 
 
-Done = collections.namedtuple("Done", ["code", "output"])  # of a binary
+Done = collections.namedtuple("Done", ["code", "output"])  # result of a binary
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,7 +59,7 @@ def temporary_files(tmp_path_factory):
 
 @pytest.fixture
 def said(monkeypatch):
-    """The texts of the warnings that are logged."""
+    """Records the texts of logged warnings."""
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
     return lines
@@ -67,7 +67,7 @@ def said(monkeypatch):
 
 @pytest.fixture
 def dtype_policy():
-    """A context manager that sets Keras's global dtype policy."""
+    """Returns a context manager that sets Keras's global dtype policy."""
 
     @contextlib.contextmanager
     def global_policy(name):
@@ -83,7 +83,7 @@ def dtype_policy():
 
 @pytest.fixture
 def stored_norms(monkeypatch):
-    """A function that makes norms be estimated at the stored vectors, without a check."""
+    """Returns a function that makes layers estimate norms at the stored vectors without a check."""
     return lambda: monkeypatch.setattr(InducedNorm, "caught_up", lambda norm, v: v)
 
 
@@ -139,7 +139,7 @@ def two_replicas():
 
 @pytest.fixture(scope="session")
 def run_without_work():
-    """Writes a run whose steps and evaluations do nothing to a workdir."""
+    """Writes a run to a workdir. Its training steps and evaluations do nothing."""
 
     def run(config, workdir):
         names = ("nats", "nats_stderr", "bits_per_dim", "bits_per_dim_stderr", "loss")
@@ -154,7 +154,7 @@ def run_without_work():
 
 
 def tiny_config(**overrides):
-    """A 2-D flow that trains in seconds. `train__steps=5` sets `train.steps`."""
+    """Returns the config of a 2-D flow that trains in seconds. `train__steps=5` sets `train.steps`."""
     config = default_config()
     fields = {
         "data.name": "8gaussians",
@@ -185,7 +185,7 @@ def make_config():
 
 @pytest.fixture(scope="session")
 def refused():
-    """Checks that a call raises an error with this message."""
+    """Checks that a call raises an error with the given message."""
 
     def refused(message, call, *args, error=ValueError, **kwargs):
         with pytest.raises(error, match=message):

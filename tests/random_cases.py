@@ -1,8 +1,8 @@
-"""Random flows of two blocks, and what they compute by dense linear algebra in NumPy.
+"""Random flows with two blocks, and their results by dense linear algebra in NumPy.
 
-A branch is drawn as a recipe, from which Keras builds a network and NumPy a function. The second block is the
-first one with one change, or with other weights only. This finds functions that are shared by mistake.
-Everything is deterministic: probes are the basis, and numbers of terms are fixed.
+A branch is drawn as a recipe, from which Keras builds a network and NumPy a function. The second block is the first
+block with one change, or only with other weights. This finds functions that are shared by mistake. Everything is
+deterministic: the probes are the basis, and the numbers of terms are fixed.
 """
 
 import copy
@@ -18,11 +18,11 @@ import tf_resflow as resflow
 from tf_resflow import layers, logdet, solvers
 
 COEFFICIENT = 0.7
-_STEP = 1e-5  # of a central difference
+_STEP = 1e-5  # step of central differences
 
 
 class Node(NamedTuple):
-    """A layer of a recipe. Nodes with the same `tie` share a layer; `channels` counts those of the input."""
+    """A layer in a recipe. Nodes with the same `tie` share a layer. `channels` is the number of input channels."""
 
     kind: str
     inputs: tuple[int, ...]
@@ -32,7 +32,7 @@ class Node(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """The layers of a branch. Input 0 is x, and input 1 the condition if there is one."""
+    """The layers of a branch. Input 0 is x, and input 1 is the condition if there is one."""
 
     shape: tuple[int, ...]
     condition: int | None
@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
     form: str  # "functional", "sequential" or "nested"
 
 
-# Parts that a user may write.
+# Parts that users may write.
 
 
 class Wave(keras.layers.Layer):
@@ -70,7 +70,7 @@ def squash(scales, x):
 
 
 def make_terms(length, share):
-    """A fixed number of terms, whose state is not printed, of a class that prints like those of other calls."""
+    """Returns a fixed number of terms, which prints the same for all arguments because it hides its state."""
 
     class Terms(logdet.Geometric):
         def __init__(self):
@@ -87,7 +87,7 @@ def make_terms(length, share):
 
 
 class Louder(logdet.PowerSeries):
-    """A power series times a plain attribute."""
+    """A power series multiplied by a plain attribute."""
 
     def terms(self, branch, v, seed):
         terms = super().terms(branch, v, seed)
@@ -100,7 +100,7 @@ class Louder(logdet.PowerSeries):
 
 
 class Shifted(solvers.FixedPoint):
-    """A solver whose roots are off by a plain attribute."""
+    """A solver that adds a plain attribute to its roots."""
 
     def __call__(self, g, y, **kwargs):
         solution = super().__call__(g, y, **kwargs)
@@ -111,7 +111,7 @@ class Shifted(solvers.FixedPoint):
 
 
 class _Draft:
-    """A recipe that is being drawn."""
+    """A recipe while it is being drawn."""
 
     def __init__(self, rng, shape, condition):
         self.rng, self.shape, self.condition = rng, shape, condition
@@ -142,7 +142,7 @@ class _Draft:
 
 
 def draw_recipe(rng, shape):
-    """A random recipe for events of this shape."""
+    """Returns a random recipe for events of this shape."""
     condition = None if rng.random() < 0.6 else int(rng.integers(1, 4))
     draft, width, is_image = _Draft(rng, shape, condition), int(rng.integers(2, 5)), len(shape) > 1
     h = draft.activation(0) if rng.random() < 0.3 else 0
@@ -154,7 +154,7 @@ def draw_recipe(rng, shape):
     h = draft.activation(h)
     if draft.norm == "2" and rng.random() < 0.3:
         h = draft.add("weighted", 0, h, channels=shape[-1] + draft._channels[h])
-    elif rng.random() < 0.5:  # layers that may be tied
+    elif rng.random() < 0.5:  # adds layers that may be tied
         h = draft.linear(h, width)
         first = len(draft.nodes)
         for i in range(int(rng.integers(1, 4))):
@@ -173,7 +173,7 @@ def draw_recipe(rng, shape):
 
 
 def changed(recipe, rng):
-    """A recipe with at most one change that keeps all shapes."""
+    """Returns a recipe with at most one change. All shapes stay the same."""
     nodes, i = list(recipe.nodes), int(rng.integers(len(recipe.nodes)))
     node = nodes[i]
     if node.kind in ("wave", "squash", "called"):
@@ -189,14 +189,14 @@ def changed(recipe, rng):
     return recipe._replace(nodes=tuple(nodes))
 
 
-# Those whose state is not printed are the most frequent.
+# Estimators whose state is not printed are drawn most often.
 ESTIMATORS = ["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]
 
 
 def draw_estimator(rng, odd, tolerance, kind, num):
-    """An estimator with `num` terms, or with this tolerance if it is adaptive.
+    """Returns an estimator with `num` terms or, if it is adaptive, with this tolerance.
 
-    Also a function from k to the k-th weights of its value and its Neumann series, or None.
+    Also returns a function from k to the k-th weights of its value and of its Neumann series, or None.
     """
     if kind == "exact":
         return logdet.Exact(), None
@@ -215,7 +215,7 @@ def draw_estimator(rng, odd, tolerance, kind, num):
 
 
 def build(recipe, dtype, rng):
-    """The network of a recipe, and its layer for each node."""
+    """Returns the network of a recipe, and the layer of each node."""
     made: dict[int, keras.layers.Layer] = {}
     own = []
     for i, node in enumerate(recipe.nodes):
@@ -245,7 +245,7 @@ def build(recipe, dtype, rng):
         if node.kind == "called":
             layer.call = _squash_by(node.setting)
         if node.kind == "linear" and not node.setting["bias"]:
-            layer.bias = None  # changed after it was built
+            layer.bias = None  # changed after the layer was built
     return network, own
 
 
@@ -259,11 +259,11 @@ def _linear_layer(setting, **options):
 
 
 def _squash_by(scale):
-    """`squash` by one of many numbers, which their printed text leaves out."""
+    """Returns `squash` with one of many numbers, which its printed text leaves out."""
     return functools.partial(squash, np.append(np.zeros(5000), [scale, 0.0, 0.0, 0.0]))
 
 
-# The same in NumPy, also for complex numbers, which np.logaddexp and scipy.special.expit do not support.
+# NumPy versions that support complex numbers, which np.logaddexp and scipy.special.expit do not.
 
 
 def softplus(x):
@@ -297,8 +297,8 @@ def linear(setting, x, kernel, *bias):
     return rows.reshape(*x.shape[:-1], -1) + (bias[0] if setting["bias"] else 0.0)
 
 
-# For each kind of layer: the layer, and the same of its inputs and weights in NumPy. Both begin with the setting of
-# the node if it has one.
+# For each kind of layer: the layer, and a NumPy function of its inputs and weights. Both accept the setting of the
+# node, if it has one, as their first argument.
 KINDS = {
     "lipswish": (layers.LipSwish, swish),
     "half": (HalfSwish, lambda x, beta: swish(x, beta) / 2),
@@ -318,7 +318,7 @@ KINDS = {
 
 
 def dense_matrix(kernel, shape):
-    """The matrix of a zero-padded convolution of images of this shape."""
+    """Returns the matrix of a zero-padded convolution for images of this shape."""
     height, width, channels = shape
     taps_h, taps_w, _, filters = kernel.shape
     matrix = np.zeros([height, width, filters, height, width, channels])
@@ -330,7 +330,7 @@ def dense_matrix(kernel, shape):
 
 
 def norm_of(matrix, kind):
-    """The norm of a matrix that acts on columns."""
+    """Returns the norm of a matrix that acts on columns."""
     if kind == "schatten":
         values = np.linalg.svd(matrix, compute_uv=False)
         return values[0] * np.sum((values / values[0]) ** 128) ** (1 / 128)
@@ -338,14 +338,14 @@ def norm_of(matrix, kind):
 
 
 class Reference:
-    """A branch as a function of vectors `[rows, size]`, with weights by the id of their variable."""
+    """A branch as a function of vectors `[rows, size]`. The weights are stored by the id of their variable."""
 
     def __init__(self, recipe, own):
         self.recipe, self.own, self.size = recipe, own, math.prod(recipe.shape)
         self.weights = {id(v): v.numpy().astype(np.float64) for layer in own for v in layer.trainable_variables}
 
     def moved(self, direction, step):
-        """The same branch with weights that are moved along a direction."""
+        """Returns the same branch with weights moved along a direction."""
         result = copy.copy(self)
         result.weights = {key: weight + step * direction[key] for key, weight in self.weights.items()}
         return result
@@ -359,7 +359,7 @@ class Reference:
         return values[-1].reshape(len(x), -1)
 
     def jacobian(self, x, c):
-        """`[rows, size, size]`, by complex steps."""
+        """Returns the Jacobian `[rows, size, size]`, computed with complex steps."""
         columns = [self(x + 1e-30j * unit, c).imag / 1e-30 for unit in np.eye(self.size)]
         return np.stack(columns, -1)
 
@@ -379,7 +379,7 @@ class Block(NamedTuple):
         return x
 
     def forward(self, x, c):
-        """y, and the point where the Jacobian is taken."""
+        """Returns y, and the point at which the Jacobian is evaluated."""
         if not self.monotone:
             return x + self.g(x, c), x
         w = self._solve(np.sqrt(2) * x, c)
@@ -391,7 +391,7 @@ class Block(NamedTuple):
         return np.sqrt(2) * self._solve(np.sqrt(2) * y, c, -1.0) - y
 
     def log_det(self, x, c):
-        """The estimated log-determinant at x, `[rows]`."""
+        """Returns the estimated log-determinant at x, `[rows]`."""
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
         if self.weights is None:
             value = np.linalg.slogdet(eye + jacobian)[1]
@@ -399,7 +399,7 @@ class Block(NamedTuple):
         return np.trace(series(jacobian, self._value_coefficient), axis1=1, axis2=2)
 
     def log_det_gradient(self, x, c, ends):
-        """The estimated derivative along a direction; the ends (block, x, c) are a step ahead and a step back."""
+        """Returns the estimated derivative along a direction. `ends` are (block, x, c) one step ahead and back."""
         after, before = (block.g.jacobian(block.forward(*at)[1], at[1]) for block, *at in ends)
         jacobian, eye = self.g.jacobian(self.forward(x, c)[1], c), np.eye(self.g.size)
         if self.weights is None:
@@ -423,7 +423,7 @@ class Block(NamedTuple):
 
 
 def series(matrix, coefficient):
-    """The power series of a matrix `[rows, size, size]`, with more terms than any estimator here."""
+    """Returns the power series of a matrix `[rows, size, size]`, with more terms than any estimator here uses."""
     total, power = 0.0, np.broadcast_to(np.eye(matrix.shape[-1]), matrix.shape)
     for k in range(24):
         total = total + coefficient(k) * power
@@ -435,7 +435,7 @@ WAYS = ("graph", "training", "eager", "vectorized", "xla")
 
 
 class Case:
-    """Two blocks in one flow, the same in NumPy, and the data."""
+    """Two blocks in one flow, the same blocks in NumPy, and the data."""
 
     def __init__(self, seed):
         rng = np.random.default_rng([seed, 7])
@@ -448,7 +448,7 @@ class Case:
             first = draw_recipe(rng, shape)
         recipes = first, changed(first, rng) if self.scales == 1 else draw_recipe(rng, (1, 1, 4))
         while len(conditions := {recipe.condition for recipe in recipes} - {None}) > 1:
-            recipes = recipes[0], draw_recipe(rng, (1, 1, 4))  # both have the same condition, or one has none
+            recipes = recipes[0], draw_recipe(rng, (1, 1, 4))  # both conditions are equal, or one is missing
         kind = rng.choice(["residual", "residual", "monotone"])
         kinds = [rng.choice(ESTIMATORS)] * 2 if rng.random() < 0.6 else [rng.choice(ESTIMATORS) for _ in range(2)]
         num = int(rng.integers(1, 5))
@@ -481,7 +481,7 @@ class Case:
         return "\n".join([*lines, f"{self.dtype} {self.shifts}"])
 
     def run(self, way):
-        """The results in one of `WAYS`, which has no inverse and not all gradients if it is "vectorized"."""
+        """Returns the results for one of `WAYS`. "vectorized" has no inverse and not all gradients."""
         c = np.zeros([3, 1]) if self.c is None else self.c
         inputs = [tf.constant(value, self.dtype) for value in (self.x, c, self.a, self.b)]
         training = way == "training" and not any(block.monotone for block in self.blocks)
@@ -499,7 +499,7 @@ class Case:
         return z, self.flow.forward_log_det_jacobian(x, self.x.ndim - 1, **arguments)
 
     def _compute(self, x, c, a, b, training=False):
-        """The latent, the log-determinant and the inverse, and gradients of two losses in x or z, c and weights."""
+        """Returns latent, log-determinant, inverse, and gradients of two losses in x or z, c and weights."""
         variables = [variable.value for variable in sum(self.variables, [])]
         with tf.GradientTape() as tape:
             tape.watch([x, c])
@@ -514,7 +514,7 @@ class Case:
         return {"z": z, "log_det": log_det, "back": back, "there": there, "again": again}
 
     def _vectorized(self, x, c, a, b):
-        """One example at a time. The gradient must be that of the value and contain no solver."""
+        """Computes one example at a time. The gradient must be that of the value, without a solver."""
 
         def one(given):
             z, log_det = self._passes(given[0], **self._arguments(given[1]))
@@ -530,7 +530,7 @@ class Case:
         return found | {"there": [tape.gradient(loss, x)]}
 
     def there(self, blocks, x, c):
-        """The latent, and the input of the second block."""
+        """Returns the latent and the input of the second block."""
         y = blocks[0].forward(x, c)[0]
         if self.scales == 1:
             return blocks[1].forward(y, c)[0], y
@@ -538,7 +538,7 @@ class Case:
         return np.concatenate([y[:, 4:], blocks[1].forward(y[:, :4], c)[0]], 1), y[:, :4]
 
     def back(self, blocks, z, c):
-        """The inverse, by solvers that are off by a number."""
+        """Returns the inverse. The solvers are off by the shifts."""
         shifts = self.shifts
         if self.scales == 1:
             y = blocks[1].inverse(z, c) + shifts[1]
@@ -548,14 +548,14 @@ class Case:
         return blocks[0].inverse(y, c) + shifts[0]
 
     def expected(self):
-        """The latent, the log-determinant and the inverse, by dense linear algebra."""
+        """Computes the latent, the log-determinant and the inverse by dense linear algebra."""
         x = self.x.reshape(3, -1)
         z, y = self.there(self.blocks, x, self.c)
         log_det = self.blocks[0].log_det(x, self.c) + self.blocks[1].log_det(y, self.c)
         return {"z": z, "log_det": log_det, "back": self.back(self.blocks, z, self.c)}
 
     def slopes(self, found):
-        """Pairs of the derivative of a loss along a random direction: by gradients, and by differences."""
+        """Yields derivatives of a loss along random directions, by gradients and by finite differences."""
         there, rng = found.get("there", []), np.random.default_rng(1)
         x, z = self.x.reshape(3, -1), found["z"].numpy().reshape(3, -1)
         y = self.there(self.blocks, x, self.c)[1]
@@ -566,7 +566,7 @@ class Case:
             moves = [rng.normal(size=t.shape) * (of == part) for t, of in zip(there, parts, strict=False)]
             of_weights = iter(moves[2:])
             directions = [{id(variable): next(of_weights, 0.0) for variable in group} for group in self.variables]
-            ends = []  # the blocks, the change of x or z, and the condition, a step ahead and a step back
+            ends = []  # blocks, change of x or z, and condition, a step ahead and a step back
             for step in (_STEP, -_STEP):
                 moved = [block.g.moved(way, step) for block, way in zip(self.blocks, directions, strict=True)]
                 blocks = [block._replace(g=g) for block, g in zip(self.blocks, moved, strict=True)]
@@ -577,7 +577,7 @@ class Case:
             first = self.blocks[0].log_det_gradient(x, self.c, [(blocks[0], x + dx, c) for blocks, dx, c in ends])
             second = self.blocks[1].log_det_gradient(y, self.c, points)
             yield _along(there, moves), (ahead - back) / (2 * _STEP) + np.sum(self.b * (first + second))
-            if "again" in found and not any(self.shifts):  # the gradient is that of a root
+            if "again" in found and not any(self.shifts):  # the gradient assumes an exact root
                 ahead, back = (np.sum(self.a * self.back(blocks, z + dz, c)) for blocks, dz, c in ends)
                 yield _along(found["again"], moves), (ahead - back) / (2 * _STEP)
 

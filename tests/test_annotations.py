@@ -1,4 +1,4 @@
-"""The public surface is typed: every exported function, and the public methods of exported classes."""
+"""Every exported function and every public method of an exported class is annotated."""
 
 import importlib
 import inspect
@@ -9,7 +9,7 @@ PUBLIC = "bijectors data evaluation flows interop layers logdet models serving s
 
 
 def functions(name, value):
-    """Yields the functions of an exported name, each with its own name."""
+    """Yields the functions behind an exported name, each with its own name."""
     if inspect.isclass(value):
         for key, member in vars(value).items():
             if key.startswith("_") and key not in ("__init__", "__call__"):
@@ -22,7 +22,7 @@ def functions(name, value):
 
 
 def untyped(function):
-    """The parameters of a function without annotation, and "return"."""
+    """Returns the parameters of a function without annotation, and "return" if it has none."""
     expected = {"return", *inspect.signature(function).parameters} - {"self", "cls"}
     if function.__name__ == "__init__":
         expected.remove("return")

@@ -1,4 +1,4 @@
-"""AutoGraph, which a `tf.function` has by default, converts a user's code and leaves this package alone."""
+"""AutoGraph, which is on by default in `tf.function`, converts the user's code but not this package."""
 
 import inspect
 
@@ -9,7 +9,7 @@ import tf_resflow as resflow
 
 
 class Watched(resflow.logdet.PowerSeries):
-    """An estimator that keeps the files of its callers that AutoGraph has generated."""
+    """An estimator that records which of its callers' files AutoGraph generated."""
 
     def __call__(self, *args, **kwargs):
         files = [frame.filename for frame in inspect.stack(context=0)]
@@ -32,7 +32,7 @@ def every_call(x):
 
 
 def test_calls_of_a_user(caplog, monkeypatch):
-    """In a branch that AutoGraph makes of an `if`."""
+    """Calls the library in a branch that AutoGraph creates from an `if`."""
     monkeypatch.setattr(tf.get_logger(), "propagate", True)
 
     def users(x):
@@ -44,7 +44,7 @@ def test_calls_of_a_user(caplog, monkeypatch):
 
     ESTIMATOR.generated = set()
     found = tf.function(users).get_concrete_function(X)(X)
-    assert len(ESTIMATOR.generated) <= 2  # of the two functions here
+    assert len(ESTIMATOR.generated) <= 2  # the two functions in this test
     assert caplog.messages == []
     for ours, expected in zip(tf.nest.flatten(found), tf.nest.flatten(every_call(X)), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)

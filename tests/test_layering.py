@@ -1,4 +1,4 @@
-"""Each package imports only from packages above it in the table of CONTRIBUTING.md."""
+"""Each package imports only from packages above it in the table in CONTRIBUTING.md."""
 
 import ast
 import importlib
@@ -15,7 +15,7 @@ PACKAGES = [name for _, name in ROWS]
 
 
 def imported(path):
-    """The packages of this library that a module imports from, also inside functions."""
+    """Yields the packages of this library that a module imports from, even inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "tf_resflow":
             yield from (alias.name for alias in node.names)
@@ -24,7 +24,7 @@ def imported(path):
 
 
 def test_all_packages_are_listed():
-    """The first ones are the library."""
+    """The packages of the library come first."""
     assert [(floor, name) for floor, name in ROWS if floor] == [("library", "layers"), ("applications", "data")]
     assert PACKAGES.index("models") + 1 == PACKAGES.index("data")
     found = {path.parent.name for path in (ROOT / "tf_resflow").glob("*/__init__.py")}
@@ -33,7 +33,7 @@ def test_all_packages_are_listed():
 
 @pytest.mark.parametrize("package", [".", *PACKAGES])
 def test_imports_from_packages_before(package):
-    """The modules beside the packages import from none."""
+    """The top-level modules import from no package."""
     later = set(PACKAGES[PACKAGES.index(package) + 1 :]) if package != "." else set(PACKAGES)
     wrong = {path.name: set(imported(path)) & later for path in (ROOT / "tf_resflow" / package).glob("*.py")}
     assert {name: names for name, names in wrong.items() if names} == {}
@@ -41,6 +41,6 @@ def test_imports_from_packages_before(package):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_shadows_an_export(package):
-    """`from tf_resflow.PACKAGE import NAME` must not depend on what was imported before."""
+    """`from tf_resflow.PACKAGE import NAME` must not depend on earlier imports."""
     exported = set(getattr(importlib.import_module(f"tf_resflow.{package}"), "__all__", ()))
     assert exported & {path.stem for path in (ROOT / "tf_resflow" / package).glob("*.py")} == set()

@@ -1,4 +1,4 @@
-"""The private names that `tf_resflow.private_api` takes from Keras, TensorFlow and TFP exist and mean the same."""
+"""Private names of Keras, TensorFlow and TFP in `tf_resflow.private_api` exist and behave as expected."""
 
 import ast
 import contextlib
@@ -28,7 +28,7 @@ def test_sublayers():
 
 
 def test_graph_steps_GraphStep():  # noqa: N802
-    """Calls on a tensor or a list of them are plain."""
+    """Calls with a tensor or a list of tensors are plain."""
     x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     shared, inner = keras.layers.Dense(2), keras.Sequential([keras.layers.Dense(2), keras.layers.ReLU()])
     first = shared(x)
@@ -48,7 +48,7 @@ def test_graph_steps_GraphStep():  # noqa: N802
 
 
 def test_object_sharing_record_sharing():
-    """An object that occurs twice is one object again, and an open context keeps what it knows."""
+    """An object that occurs twice is one object after loading, and an open context keeps its records."""
     layer = keras.layers.Dense(1)
     with private_api.object_sharing():
         keras.saving.serialize_keras_object(layer)
@@ -59,17 +59,17 @@ def test_object_sharing_record_sharing():
     assert first is second
 
 
-def test_takes_list():
+def test_accepts_list():
     x, c = keras.Input([2], name="x"), keras.Input([2], name="c")
     y = keras.layers.Add()([x, c])
-    for inputs, takes_list in (([x, c], True), ((x, c), True), ({"x": x, "c": c}, False), ([x, [c]], False)):
-        assert private_api.takes_list(keras.Model(inputs, y)) == takes_list
-    assert private_api.takes_list(keras.Sequential([x, keras.layers.ReLU()]))
+    for inputs, accepts_list in (([x, c], True), ((x, c), True), ({"x": x, "c": c}, False), ([x, [c]], False)):
+        assert private_api.accepts_list(keras.Model(inputs, y)) == accepts_list
+    assert private_api.accepts_list(keras.Sequential([x, keras.layers.ReLU()]))
 
 
 @pytest.mark.parametrize("mode", ["graph", "XLA", "replicas"])
 def test_LeanAdam(mode, two_replicas):  # noqa: N802
-    """Keras' Adam for the sum of the gradients of 2 replicas, with any settings and dtypes."""
+    """It equals Keras's Adam for the summed gradients of 2 replicas, with any settings and dtypes."""
     rng = np.random.default_rng(0)
     cosine = keras.optimizers.schedules.CosineDecay(0.3, 4)
     for dtype, options in [
@@ -79,8 +79,8 @@ def test_LeanAdam(mode, two_replicas):  # noqa: N802
         ("float32", {"learning_rate": 0.1, "weight_decay": 0.1, "gradient_accumulation_steps": 2}),
     ]:
         if mode == "replicas" and "gradient_accumulation_steps" in options:
-            continue  # TensorFlow cannot: no replica may wait for others in a `tf.cond`
-        gradients = rng.normal(size=[4, 2, 3])  # of steps, replicas and coordinates
+            continue  # not supported by TensorFlow: replicas must not synchronize inside a `tf.cond`
+        gradients = rng.normal(size=[4, 2, 3])  # [steps, replicas, coordinates]
         expected = _after_steps(keras.optimizers.Adam, options, dtype, gradients, "eager", two_replicas)
         found = _after_steps(private_api.LeanAdam, options, dtype, gradients, mode, two_replicas)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -88,7 +88,7 @@ def test_LeanAdam(mode, two_replicas):  # noqa: N802
 
 
 def _after_steps(kind, options, dtype, gradients, mode, two_replicas):
-    """The weights after steps by gradients, summed over replicas."""
+    """Returns the weights after steps with these gradients, summed over the replicas."""
     with two_replicas.scope() if mode == "replicas" else contextlib.nullcontext():
         weights = [keras.Variable([1.0, 2.0], dtype=dtype), keras.Variable([-1.0], dtype=dtype)]
         optimizer = kind(**options)
@@ -111,7 +111,7 @@ def _after_steps(kind, options, dtype, gradients, mode, two_replicas):
 
 
 def test_set_average_rule_moving_averages_num_gradients():
-    """The average of Keras; that of updates of accumulated gradients, too."""
+    """The averages equal those of Keras, even for updates with accumulated gradients."""
     averages = []
     for has_rule, steps in ((False, None), (True, None), (True, 3)):
         weights = [keras.Variable([1.0]), keras.Variable([3.0], dtype="float64")]
@@ -119,16 +119,16 @@ def test_set_average_rule_moving_averages_num_gradients():
         optimizer.build(weights)
         if has_rule:
             private_api.set_average_rule(optimizer, lambda: 0.5)
-        for _ in range(3 * (steps or 1) + 1 * bool(steps)):  # the last is of no update yet
+        for _ in range(3 * (steps or 1) + 1 * bool(steps)):  # the last gradient causes no update
             optimizer.apply([tf.ones([1]), tf.ones([1], tf.float64)])
         averages.append([average.numpy() for average in private_api.moving_averages(optimizer)])
     np.testing.assert_allclose(averages[1:], 2 * averages[:1], rtol=1e-6)
-    np.testing.assert_allclose(averages[0], [[-1.25], [0.75]])  # of 0, -1 and -2, and of 2, 1 and 0
+    np.testing.assert_allclose(averages[0], [[-1.25], [0.75]])  # averages of 0, -1, -2 and of 2, 1, 0
     assert (int(private_api.num_gradients(optimizer)), int(optimizer.iterations)) == (10, 3)
 
 
 def test_custom_gradient():
-    """A gradient of its own, differentiable twice; no graph outlives its function."""
+    """The function has its own gradient and is differentiable twice. No graph outlives its function."""
 
     @private_api.custom_gradient
     def cube(x):
@@ -171,7 +171,7 @@ def test_set_trainable():
 
 
 def test_silence_retracing_without_retracing_warnings(caplog):
-    """Of one function, or within the context alone, and nothing else."""
+    """Silences one function, or all functions within the context, but no other warnings."""
 
     def trace_often(function):
         for size in range(8):
@@ -215,8 +215,8 @@ def test_every_name_is_tested():
 
 
 def private_names(path):
-    """The private attributes that a module takes from objects other than `self`, and those that it defines."""
-    used, defined = set(), {"_asdict", "_replace"}  # of named tuples
+    """Returns the private attributes that a module uses on objects other than `self`, and those that it defines."""
+    used, defined = set(), {"_asdict", "_replace"}  # methods of named tuples
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             defined.add(node.name)
@@ -232,7 +232,7 @@ def private_names(path):
 
 
 def test_private_names_are_used_nowhere_else():
-    """TFP's cache, in `bijectors/base.py`, and Python's stack (`sys._getframe`) are the exceptions."""
+    """The exceptions are TFP's cache in `bijectors/base.py` and Python's stack (`sys._getframe`)."""
     names = {path: private_names(path) for path in sorted(ROOT.rglob("*.py"))}
     ours = set().union(*(defined for _, defined in names.values())) | {"_getframe"}
     exceptions = (ROOT / "private_api.py", ROOT / "bijectors" / "base.py")
@@ -241,7 +241,7 @@ def test_private_names_are_used_nowhere_else():
 
 
 def test_unrecorded():
-    """Of a loop under two tapes no gradient is traced, and a variable in it counts as read."""
+    """Under two tapes, no gradient of a loop is traced, and variables in the loop count as read."""
     scale, watched = tf.Variable(2.0), []
 
     def read(context):

@@ -1,4 +1,4 @@
-"""Progress bars: a Ctrl-C that a library swallows is not lost."""
+"""Progress bars raise an interrupt again if a library swallows it."""
 
 import contextlib
 import signal
@@ -22,7 +22,7 @@ def test_an_interrupt_that_was_swallowed_is_repeated_at_the_next_item(items):
     with pytest.raises(KeyboardInterrupt), progress.repeated_interrupts():
         for item in items():
             done.append(item)
-            with contextlib.suppress(BaseException):  # as TFP's bare excepts
+            with contextlib.suppress(BaseException):  # like the bare `except`s in TFP
                 signal.raise_signal(signal.SIGINT)
     assert done == [0] and list(items()) == [0, 1, 2]
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler

@@ -1,4 +1,4 @@
-"""Random flows of two blocks: their values and gradients agree with dense linear algebra.
+"""The values and gradients of random flows with two blocks agree with dense linear algebra.
 
 Each flow runs in one way here, and in all ways in tests/system/test_random_cases_in_all_ways.py.
 """
@@ -8,12 +8,12 @@ import pytest
 
 from tests.random_cases import WAYS, Case
 
-SEEDS = [*range(8), 10, 12, 16, 19]  # fast cases with all kinds of layers, norms, estimators and blocks
-QUICK_WAYS = WAYS[:3]  # with gradients, and without the time that XLA takes
+SEEDS = [*range(8), 10, 12, 16, 19]  # fast cases that cover all kinds of layers, norms, estimators and blocks
+QUICK_WAYS = WAYS[:3]  # have gradients, and do not wait for XLA
 
 
 def check(seed, ways):
-    """Compares a case with NumPy in these ways."""
+    """Compares a case with NumPy in the given ways."""
     case = Case(seed)
     tolerance = 1e-7 if case.dtype == "float64" else 2e-3
     expected = case.expected()

@@ -30,7 +30,7 @@ def test_the_type_of_a_seed_does_not_matter(traced):
 
 
 def test_no_two_integers_share_a_seed():
-    """Neither alone nor in a pair: the sign and all 64 bits count."""
+    """The sign and all 64 bits count, alone and in a pair."""
     integers = [0, 1, -1, 5, -5, 5 + 2**32, 5 + 2**40]
     integers += [sign * 2**n + one for n in (31, 32, 62) for sign in (-1, 1) for one in (-1, 0)]
     pairs = list(itertools.product(integers, repeat=2))
@@ -42,7 +42,7 @@ def test_no_two_integers_share_a_seed():
 
 def test_wrong_seeds():
     for seed in (1.0, "1", [1, 2, 3], [[1, 2]], [1], [1.0, 2.0], True, 2**64, [2**64, 0]):
-        with pytest.raises(ValueError, match=r"A seed is None, an integer of at most 64 bits, or two .*; got"):
+        with pytest.raises(ValueError, match="The seed is .* None, an integer of at most 64 bits, or two"):
             resflow.stateless_seed(seed)
 
 
@@ -64,7 +64,7 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_xla_draws_the_same_numbers(name):
-    """Integers and uniform numbers are equal bit by bit, normal numbers to rounding."""
+    """Integers and uniform numbers are bitwise equal, and normal numbers are equal up to rounding."""
     draw = (lambda seed: DRAWS[name]([200], seed)) if name in ("geometric", "poisson") else DRAWS[name]
     seed = tf.constant([3, -7])
     plain, compiled = draw(seed), tf.function(draw, jit_compile=True, autograph=False)(seed)
@@ -76,7 +76,7 @@ def test_xla_draws_the_same_numbers(name):
 
 
 def test_seeds_in_a_row_draw_independently():
-    """40,000 seeds, plain, salted and split: means, variances and correlations within 4.5 standard errors."""
+    """For 40,000 seeds (plain, salted and split), moments and correlations are within 4.5 standard errors."""
     num = 40_000
     seeds = tf.stack([tf.zeros([num], tf.int32), tf.range(num)], 1)
     draws = {
@@ -93,7 +93,7 @@ def test_seeds_in_a_row_draw_independently():
         return tf.map_fn(one, seeds, fn_output_signature=tf.float64)
 
     u = draw_all(seeds).numpy()
-    u = np.concatenate([u, np.roll(u[:, :1], 1, 0)], 1)  # beside the next seed's
+    u = np.concatenate([u, np.roll(u[:, :1], 1, 0)], 1)  # adds the draws of the next seed
     centered = (u - 0.5) * 12**0.5
     moments = centered.T @ centered / num
     assert np.max(np.abs(centered.mean(0))) < 4.5 / num**0.5
@@ -102,7 +102,7 @@ def test_seeds_in_a_row_draw_independently():
 
 
 def test_uniform_numbers():
-    """Twenty cells of 100,000 draws: chi square of 19 degrees of freedom, 5 standard deviations."""
+    """Chi-square test of 100,000 draws in 20 cells: 19 degrees of freedom, 5 standard deviations."""
     for dtype in (tf.float32, tf.float64):
         u = random_uniform([100_000], [1, 2], dtype)
         counts = np.histogram(u, bins=20, range=(0, 1))[0]

@@ -11,7 +11,7 @@ from tf_resflow.writing import check_output_path, scratch, unwritable_told, whol
 
 
 def test_what_has_no_living_owner_is_removed(tmp_path, monkeypatch):
-    """By the next who writes there: files and folders of a killed process, whose lock is gone."""
+    """The next write in a folder removes files and folders of killed processes, whose locks are gone."""
     fcntl = pytest.importorskip("fcntl")
     unfinished = [".samples.7.writing.csv", ".result.8.writing", ".writing-left/half", ".writing-mine/half"]
     others = ["samples.csv", ".writing.csv", ".notes.writing.csv", "writing-left"]
@@ -29,7 +29,7 @@ def test_what_has_no_living_owner_is_removed(tmp_path, monkeypatch):
         return {path.name for path in tmp_path.iterdir()}
 
     before = left()
-    assert len(before) == 8  # just made: their owners may be about to lock them
+    assert len(before) == 8  # too new to remove: their owners may be about to lock them
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() - 60,) * 2)
     assert left() == {*others, ".writing-mine"}
@@ -47,9 +47,9 @@ def test_it_goes_with_an_interrupt(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_is_told(tmp_path):
+def test_write_errors_name_the_path(tmp_path):
     for write in (tmp_path.write_text, functools.partial(tf.io.write_file, str(tmp_path))):
-        with pytest.raises(OSError, match="^Cannot write here: Is a directory. Make room, or make it writable.$"):
+        with pytest.raises(OSError, match="^Cannot write here: Is a directory. Free up disk space .*writable.$"):
             with unwritable_told("above"), unwritable_told("here"):
                 write("")
     (tmp_path / "file").write_text("")
@@ -73,7 +73,7 @@ def interrupt(file):
 
 
 def exceed_the_limit(file):
-    """A real failure of the file system: the process may write no larger files."""
+    """Causes a real failure of the file system by limiting the size of files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:

@@ -1,4 +1,4 @@
-"""The fields of a config: their defaults, and rules for their values."""
+"""Config fields: default values, and rules that values must satisfy."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -11,21 +11,21 @@ with extra("training"):
 
 
 class Rule(NamedTuple):
-    """What a value must be: a predicate, and the end of the message "it must be ..."."""
+    """A predicate for valid values. `expected` completes the message "it must be ..."."""
 
     holds: Callable[[Any], Any]
     expected: str
 
 
 class Field(NamedTuple):
-    """A field with a rule. A default of None is that of a float that may be absent."""
+    """A config field with a rule. A default of None declares an optional float."""
 
     default: Any
     rule: Rule
 
 
 def one_of(*names: str) -> Rule:
-    """The rule of a choice between names."""
+    """Returns the rule that a value must be one of the names."""
     return Rule(names.__contains__, "one of " + ", ".join(repr(name) for name in names))
 
 
@@ -36,9 +36,9 @@ IN_0_1 = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 
 def make_section(fields: Mapping[str, Any]) -> ConfigDict:
-    """Makes a section of a config from names and a `Field`, a default, or the fields of an inner section.
+    """Builds a config section from a dict of values: a `Field`, a default, or the dict of a nested section.
 
-    A default of `object` makes a field of any type, which is None.
+    A default of `object` declares a field of any type that is None by default.
     """
     section = ConfigDict()
     for name, field in fields.items():
@@ -50,7 +50,7 @@ def make_section(fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def check_section(section: ConfigDict, fields: Mapping[str, Any], name: str = "config") -> None:
-    """Raises ValueError for the first value of a section that breaks the rule of its field."""
+    """Raises a ValueError for the first value in a section that breaks the rule of its field."""
     for key, field in fields.items():
         value = section[key]
         if isinstance(field, dict):
@@ -60,6 +60,6 @@ def check_section(section: ConfigDict, fields: Mapping[str, Any], name: str = "c
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: which of the known names is most like it."""
+    """Returns the end of an error message about an unknown word: the known name that is most similar to it."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."

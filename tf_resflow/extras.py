@@ -1,4 +1,4 @@
-"""Checks of the environment: the packages of the extras, and the backend of Keras."""
+"""Checks that the packages of an extra are installed and that Keras uses TensorFlow."""
 
 import contextlib
 import importlib
@@ -9,28 +9,29 @@ __all__ = ["LazyPackage", "check_backend", "extra"]
 
 
 def check_backend(name: str) -> None:
-    """Raises an ImportError if the name of the Keras backend is not "tensorflow"."""
+    """Raises an ImportError if the Keras backend is not "tensorflow"."""
     if name != "tensorflow":
         raise ImportError(
-            f"tf_resflow needs Keras on TensorFlow, but the backend is {name!r}: set KERAS_BACKEND=tensorflow, or "
-            '"backend": "tensorflow" in ~/.keras/keras.json.'
+            f"The Keras backend is {name!r}, but tf_resflow requires 'tensorflow'. Set KERAS_BACKEND=tensorflow "
+            'or "backend": "tensorflow" in ~/.keras/keras.json.'
         )
 
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-    """A context in which the import of a missing package is an ImportError that names the extra."""
+    """Context manager that turns the import error of a missing package into one that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise ImportError(
-            f'The package {error.name} is not installed: pip install "tf-resflow[{name}]", or "tf-resflow[all]".',
+            f'The package {error.name} is not installed. Run pip install "tf-resflow[{name}]", or install '
+            'everything with pip install "tf-resflow[all]".',
             name=error.name,
         ) from None
 
 
 class LazyPackage:
-    """A package of an extra, which is imported when one of its names is first used."""
+    """A package from an extra that is imported when one of its attributes is first used."""
 
     def __init__(self, name: str, extra_name: str) -> None:
         self._name, self._extra = name, extra_name

@@ -1,4 +1,4 @@
-"""Numbers with nouns, and lists of names, in messages."""
+"""Formats counts and lists of names for messages."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ _SHOWN = 20
 
 
 def counted(num: int, noun: str) -> str:
-    """The number with the noun, in the plural unless it is 1: "1 example", "1,000 examples"."""
+    """Formats a number with its noun: "1 example", "1,000 examples"."""
     return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
 
 
 def shortened(words: Any, separator: str = ", ") -> str:
-    """The first of many words, for a message."""
+    """Joins words for a message, and replaces all words after the first 20 by "..."."""
     words = [*map(str, words)]
     return separator.join(words[:_SHOWN] + ["..."] * (len(words) > _SHOWN))

@@ -1,4 +1,4 @@
-"""What has no public name in Keras, TensorFlow or TFP, except TFP's value cache (see `bijectors/base.py`)."""
+"""Wrappers for private names of Keras, TensorFlow and TFP, except TFP's value cache (see `bijectors/base.py`)."""
 
 import contextlib
 import functools
@@ -17,28 +17,28 @@ from tensorflow.python.eager import context, record, tape
 from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal import implementation_selection
 
-_GRADIENTS = "_tf_resflow_gradients"  # attribute of a graph
+_GRADIENTS = "_tf_resflow_gradients"  # name of an attribute that is set on a graph
 
-config.CONVERSION_RULES += (config.DoNotConvert("tf_resflow"),)  # AutoGraph calls our functions as they are
+config.CONVERSION_RULES += (config.DoNotConvert("tf_resflow"),)  # AutoGraph must not convert our functions
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
-    """The layers directly inside a layer or model, in order."""
+    """Returns the layers directly inside a layer or model, in order."""
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
 @contextlib.contextmanager
 def object_sharing() -> Iterator[None]:
-    """A context in which Keras' configs tell which objects occur several times, if none is open."""
+    """Context manager in which Keras configs record shared objects. An open context of this kind is reused."""
     is_open = global_state.get_global_attribute("shared_objects/id_to_obj_map") is not None
     with contextlib.nullcontext() if is_open else serialization_lib.ObjectSharingScope():
         yield
 
 
 class GraphStep(NamedTuple):
-    """An operation of a model, with its symbolic inputs and outputs.
+    """An operation in a model, with its symbolic inputs and outputs.
 
-    `call` maps a list of the values of its inputs. The call `is_plain` if its only argument is a tensor or a list.
+    `call` maps a list of input values. The call `is_plain` if its only argument is a tensor or a list of tensors.
     """
 
     operation: Any
@@ -49,7 +49,7 @@ class GraphStep(NamedTuple):
 
 
 def graph_steps(model: keras.Model) -> list[GraphStep]:
-    """The operations of a `keras.Sequential` or functional model in order."""
+    """Returns the operations of a `keras.Sequential` or functional model in execution order."""
     by_depth = keras.Function(model.inputs, model.outputs)._nodes_by_depth
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
     return [
@@ -58,21 +58,20 @@ def graph_steps(model: keras.Model) -> list[GraphStep]:
     ]
 
 
-def takes_list(model: keras.Model) -> bool:
-    """Whether the inputs of a model are a tensor or a list of them, not another structure."""
+def accepts_list(model: keras.Model) -> bool:
+    """Whether the inputs of a model are a tensor or a list of tensors, rather than another structure."""
     inputs = getattr(model, "_inputs_struct", None)
     return inputs is None or _is_list(inputs)  # a Sequential has one input
 
 
 def _is_plain(node):
     args, kwargs = node.arguments.args, node.arguments.kwargs
-    values = [*args, *kwargs.values()]  # some are masks of None for each input
+    values = [*args, *kwargs.values()]  # a mask is one None per input
     given = [value for value in values if any(leaf is not None for leaf in keras.tree.flatten(value))]
     return len(given) == len(args[:1]) == 1 and _is_list(given[0])
 
 
 def _is_list(inputs):
-    """Whether this is a symbolic tensor or a list of them."""
     values = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     return all(isinstance(value, keras.KerasTensor) for value in values)
 
@@ -84,7 +83,7 @@ def _call(node, values):
 
 
 class LeanAdam(keras.optimizers.Adam):
-    """Keras' Adam with few operations for each variable, and gradients summed over the replicas before clipping."""
+    """Keras's Adam with fewer operations per variable. Gradients are summed over the replicas before clipping."""
 
     def _clip_gradients(self, grads):
         replica = tf.distribute.get_replica_context()
@@ -96,17 +95,17 @@ class LeanAdam(keras.optimizers.Adam):
         return list(grads_and_vars)
 
     def _apply_weight_decay(self, variables):
-        pass  # `update_step` does
+        pass  # done in `update_step`
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        """Passes to `update_step` the learning rate, the same without the bias of Adam's moments, and the decay."""
+        """Passes the learning rate, the rate corrected for the moments' bias, and the decay to `update_step`."""
         step, rate = tf.cast(self.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
         without_bias = rate * tf.sqrt(1.0 - float(self.beta_2) ** step) / (1.0 - float(self.beta_1) ** step)
         rates = [tf.cast(value, tf.float32) for value in (rate, without_bias, rate * (self.weight_decay or 0.0))]
         super()._backend_update_step(grads, trainable_variables, tuple(rates))
 
     def update_step(self, gradient, variable, rates):
-        """Applies weight decay, and `move`."""
+        """Applies weight decay, then `move`."""
         rate, without_bias, decay = (tf.cast(value, variable.dtype) for value in rates)
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
@@ -116,7 +115,7 @@ class LeanAdam(keras.optimizers.Adam):
         self.move(variable, index, moments, gradient, rate, without_bias)
 
     def move(self, variable, index, moments, gradient, rate, without_bias):
-        """Moves the variable of an index by its gradient, and updates its moments."""
+        """Updates a variable and its moments. `index` is the position of the variable in the optimizer."""
         if self.amsgrad:
             super().update_step(gradient, variable, rate)
             return
@@ -127,7 +126,7 @@ class LeanAdam(keras.optimizers.Adam):
 
 
 class OnlyInSavedModels:
-    """A mixin of TensorFlow's trackable objects that keeps some attributes out of checkpoints."""
+    """Mixin for trackable objects that keeps the attributes in `_only_in_saved_models` out of checkpoints."""
 
     _only_in_saved_models: tuple[str, ...] = ()
 
@@ -138,9 +137,9 @@ class OnlyInSavedModels:
 
 
 def set_average_rule(optimizer: keras.Optimizer, momentum: Callable[[], tf.Tensor]) -> None:
-    """Lets an optimizer update its average (`use_ema`) with the momentum that a function returns at each step.
+    """Makes an optimizer update its averages (`use_ema`) with the momentum that a function returns at each step.
 
-    The average is updated with each update of the variables. Keras updates it with each accumulated gradient.
+    The averages change only when the variables do. Keras would update them for each accumulated gradient.
     """
 
     def update(variables):
@@ -156,12 +155,12 @@ def set_average_rule(optimizer: keras.Optimizer, momentum: Callable[[], tf.Tenso
 
 
 def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
-    """The averages (`use_ema`) of the variables that an optimizer was built for, in their order."""
+    """Returns the averages (`use_ema`) of the variables that an optimizer was built for, in the same order."""
     return optimizer._model_variables_moving_average
 
 
 def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
-    """How many gradients an optimizer has taken; `iterations` counts updates, which may accumulate several."""
+    """Returns the number of gradients received. `iterations` counts updates, which may accumulate several."""
     return optimizer._iterations
 
 
@@ -171,19 +170,19 @@ def is_xla() -> bool:
 
 
 def set_trainable(variable: tf.Variable, trainable: Any) -> None:
-    """Sets `trainable` of a `tf.Variable`, which has no setter, to a bool or an object that behaves like one."""
+    """Sets `variable.trainable`, which has no setter, to a bool or to an object that behaves like one."""
     variable._trainable = trainable
 
 
 def silence_retracing(function: Any) -> Any:
-    """A `tf.function` that does not warn when it is traced for many shapes."""
+    """Returns the `tf.function` without its warning about frequent retracing."""
     function._omit_frequent_tracing_warning = True
     return function
 
 
 @contextlib.contextmanager
 def without_retracing_warnings() -> Iterator[None]:
-    """A context for what makes a `tf.function` at each call, as TFP's bijectors of joint distributions do."""
+    """Silences retracing warnings of code that makes a `tf.function` per call, as TFP's joint distributions do."""
 
     def is_other(record):
         return "triggered tf.function retracing" not in str(record.msg)
@@ -196,22 +195,22 @@ def without_retracing_warnings() -> Iterator[None]:
 
 
 def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.Tensor:
-    """Whether a bijector of scalars increases, given the keyword arguments of its methods."""
+    """Whether a scalar bijector is increasing, given the keyword arguments of its methods."""
     return bijector._internal_is_increasing(**kwargs)
 
 
 def has_fixed_members(composition: tfp.bijectors.Composition) -> bool:
-    """Whether the members are independent of the event, which those of joint distributions may depend on."""
+    """Whether no member of a composition depends on the event. In joint distributions, members may depend on it."""
     return type(composition)._parts_interact is tfp.bijectors.Composition._parts_interact
 
 
 def eager_mode() -> contextlib.AbstractContextManager[None]:
-    """A context in which operations are executed, even while any graph is built; `tf.init_scope` stays in some."""
+    """Returns a context that executes operations eagerly, even in graphs that `tf.init_scope` does not leave."""
     return context.eager_mode()
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`tf.custom_gradient`, without its registry of gradients that keeps each graph alive."""
+    """Like `tf.custom_gradient`, but its registered gradient does not keep the graph alive."""
     decorated = tf.custom_gradient(function)
 
     @functools.wraps(function)
@@ -226,9 +225,9 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def unrecorded() -> Iterator[None]:
-    """A context in which no tape records an operation, except that it reads a variable.
+    """Context manager in which gradient tapes record nothing except that a variable was read.
 
-    For the value of a custom gradient: under two tapes TensorFlow would trace the gradient of a loop in it.
+    Use it for the value of a custom gradient: under two tapes, TensorFlow would trace the gradients of its loops.
     """
     with record.VariableWatcher() as watcher, record.stop_recording():
         yield
@@ -237,7 +236,7 @@ def unrecorded() -> Iterator[None]:
 
 
 def _forget_with_graph(operation):
-    """Moves the registered gradient of an operation to its graph."""
+    """Moves the registered gradient of an operation to its graph, so that both are freed together."""
     name, graph = operation.get_attr("_gradient_op_type").decode(), operation.graph
     entry = gradient_registry._registry[name]
     if not hasattr(graph, _GRADIENTS):

@@ -1,4 +1,4 @@
-"""Progress bars of long work, if a caller asks for them."""
+"""Progress bars for long work, shown only if the caller asks for them."""
 
 import contextlib
 import contextvars
@@ -12,12 +12,12 @@ tqdm: Any = LazyPackage("tqdm", "training")
 
 _Item = TypeVar("_Item")
 _SHOWN = contextvars.ContextVar("shown", default=False)
-_INTERRUPTS: list[signal.Signals] = []  # that have come
+_INTERRUPTS: list[signal.Signals] = []  # received so far
 
 
 @contextlib.contextmanager
 def shown(is_shown: bool = True) -> Iterator[None]:
-    """A context in which long work shows its bars on the standard error stream; by default there are none."""
+    """Context manager that turns progress bars on the standard error stream on or off. By default they are off."""
     token = _SHOWN.set(is_shown)
     try:
         yield
@@ -27,10 +27,10 @@ def shown(is_shown: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def repeated_interrupts() -> Iterator[None]:
-    """Inside, SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt, with the signal as its argument.
+    """Context manager in which SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt with the signal as its argument.
 
-    The next item of `track` and the next move of a `bar` repeat it, because TFP's bare `except`s swallow some. A
-    signal that is ignored or has a handler keeps it.
+    `track` and `bar` raise it again at their next step, because bare `except` clauses in TFP may swallow it. A
+    signal that is ignored or already has a handler keeps that behavior.
     """
     defaults: Any = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = [signum for signum, default in defaults.items() if signal.getsignal(signum) is default]
@@ -39,7 +39,7 @@ def repeated_interrupts() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _INTERRUPTS:  # TensorFlow can make a SystemError of it
+        if _INTERRUPTS:  # TensorFlow can turn the interrupt into a SystemError
             raise KeyboardInterrupt(_INTERRUPTS[0]) from error
         raise
     finally:
@@ -59,14 +59,14 @@ def _repeat_interrupt():
 
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:
-    """Yields the items, with a bar that has the name of the work; `total` if the iterable has no length."""
+    """Yields the items and shows a bar with the given name. Pass `total` if the iterable has no length."""
     for item in tqdm.tqdm(iterable, name, total, leave=False) if _SHOWN.get() else iterable:
         _repeat_interrupt()
         yield item
 
 
 def bar(name: str, total: int, initial: int = 0) -> Any:
-    """A bar that the caller moves, a `tqdm.tqdm` that stays on the screen."""
+    """Returns a `tqdm.tqdm` bar that the caller updates and that stays on the screen."""
     moved = tqdm.tqdm(desc=name, total=total, initial=initial, unit="step", disable=not _SHOWN.get())
     update = moved.update
 
@@ -80,6 +80,6 @@ def bar(name: str, total: int, initial: int = 0) -> Any:
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Shows the name of work in one piece, while it lasts."""
+    """Context manager that shows the name of a task while it runs, without counting steps."""
     with tqdm.tqdm(desc=name, bar_format="{desc} ...", leave=False) if _SHOWN.get() else contextlib.nullcontext():
         yield

@@ -1,7 +1,7 @@
-"""Stateless seeds: a user's seed becomes a tensor here, and a tensor becomes random numbers, and nowhere else.
+"""Converts seeds to tensors, and draws random numbers that do not depend on whether XLA compiles the code.
 
-TensorFlow's stateless functions use another algorithm, and make other floats of the same bits, if XLA compiles
-them. Here everything comes from the integers of one counter-based generator, Philox, whose key is the seed.
+Under XLA, TensorFlow's stateless functions use a different algorithm and convert the same bits to different floats.
+The functions here derive all numbers from the integers of one counter-based generator, Philox, keyed by the seed.
 
 References:
   Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011.
@@ -18,22 +18,22 @@ _PHILOX = tf.random.Algorithm.PHILOX.value
 
 
 def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
-    """Turns `seed` into a stateless seed, salted, and different on every replica.
+    """Converts `seed` to a stateless seed tensor that is salted and differs between replicas.
 
-    TFP treats Python integers as stateful op seeds: two calls with the same integer give different numbers. Here
-    the same integer gives the same numbers.
+    TFP treats Python integers as stateful op seeds: two calls with the same integer give different numbers. With
+    this function, the same integer always gives the same numbers.
 
     Args:
-      seed: `None` (fresh randomness at every execution), an integer, or two: a Python or NumPy number, a list, a
-        tuple, an array or a tensor of shape `[]` or `[2]`. Only the numbers matter (modulo 2^64), not their type; a
-        single integer s is `[0, s]`.
-      salt: text that makes several users of one seed, such as the blocks of a flow, draw independently.
+      seed: `None` (fresh randomness at every execution), one integer or two integers, given as Python or NumPy
+        numbers, a list, a tuple, an array or a tensor of shape `[]` or `[2]`. Only the values matter (modulo 2^64),
+        not the type. A single integer s means `[0, s]`.
+      salt: text that makes several users of one seed, such as the blocks of a flow, draw independent numbers.
 
     Returns:
-      An `int32` tensor of shape `[2]`: numbers that fit into 32 bits as they are, others hashed. In a replica
-      context of `tf.distribute` the number of the replica is folded in.
+      An `int32` tensor of shape `[2]`. Numbers that fit into 32 bits are used as they are, and larger numbers are
+        hashed. In a replica context of `tf.distribute`, the index of the replica is folded in.
     """
-    seed = tfp.random.sanitize_seed(seed if seed is None else _two_words(seed), salt=salt)
+    seed = tfp.random.sanitize_seed(seed if seed is None else _to_int32_pair(seed), salt=salt)
     replica = tf.distribute.get_replica_context()
     if replica is not None and replica.num_replicas_in_sync > 1:
         seed = split_seed(seed, replica.num_replicas_in_sync)[replica.replica_id_in_sync_group]
@@ -41,12 +41,12 @@ def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
 
 
 def split_seed(seed: Seed, num: int) -> tf.Tensor:
-    """`num` seeds from one, an `int32` tensor of shape `[num, 2]`."""
+    """Splits one seed into `num` seeds, an `int32` tensor of shape `[num, 2]`."""
     return random_integers([num, 2], seed, tf.int32.max, tf.int32.min)
 
 
 def random_uniform(shape: Shape | tf.Tensor, seed: Seed, dtype: DType) -> tf.Tensor:
-    """Uniform in (0, 1), at the midpoints of a grid that `dtype`, float32 or float64, represents exactly."""
+    """Draws from (0, 1), on the midpoints of a grid that `dtype` (float32 or float64) represents exactly."""
     integer, bits = (tf.int64, 52) if dtype == tf.float64 else (tf.int32, 23)
     return (tf.cast(random_integers(shape, seed, tf.constant(2**bits, integer)), dtype) + 0.5) * 2.0**-bits
 
@@ -54,16 +54,16 @@ def random_uniform(shape: Shape | tf.Tensor, seed: Seed, dtype: DType) -> tf.Ten
 def random_integers(
     shape: Shape | tf.Tensor, seed: Seed, limit: int | tf.Tensor, least: int | tf.Tensor = 0
 ) -> tf.Tensor:
-    """Uniform in `least`, ..., `limit - 1`, in the type of `limit`; the seed is not `None`."""
+    """Draws integers from `least` to `limit - 1` in the dtype of `limit`. The seed must not be `None`."""
     limit = tf.convert_to_tensor(limit)
-    key, counter = tf.bitcast(_two_words(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
+    key, counter = tf.bitcast(_to_int32_pair(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
     return tf.raw_ops.StatelessRandomUniformIntV2(
         shape=shape, key=key, counter=counter, alg=_PHILOX, minval=tf.cast(least, limit.dtype), maxval=limit
     )
 
 
-def _two_words(seed):
-    """A user's seed as an `int32` tensor of shape `[2]`."""
+def _to_int32_pair(seed):
+    """Converts a user's seed to an `int32` tensor of shape `[2]`."""
     try:
         tensor = tf.convert_to_tensor(seed)
     except (OverflowError, TypeError, ValueError):
@@ -71,10 +71,10 @@ def _two_words(seed):
     fits = tensor is not None and tensor.dtype.is_integer
     if not fits or not (tensor.shape.rank == 0 or tensor.shape.is_compatible_with([2])):
         is_large = tensor is not None and tensor.shape.rank != 0
-        got = f"shape {tensor.shape} of {tensor.dtype.name}" if is_large else repr(seed)
+        got = f"an array of shape {tensor.shape} and dtype {tensor.dtype.name}" if is_large else repr(seed)
         raise ValueError(
-            "A seed is None, an integer of at most 64 bits, or two of them (a list, an array or a tensor of shape "
-            f"[2], as for tf.random.stateless_uniform); got {got}."
+            f"The seed is {got}. It must be None, an integer of at most 64 bits, or two such integers. Pass two "
+            "integers as a list, an array or a tensor of shape [2], as for tf.random.stateless_uniform."
         )
     if tensor.shape.rank == 0:
         tensor = tf.stack([tf.zeros_like(tensor), tensor])

@@ -1,4 +1,4 @@
-"""Keras configs of bijectors, estimators and solvers, and of TFP's bijectors and distributions."""
+"""Keras configs for bijectors, estimators and solvers, including TFP's bijectors and distributions."""
 
 import dataclasses
 import inspect
@@ -14,25 +14,25 @@ import tensorflow_probability as tfp
 from tf_resflow.private_api import object_sharing, record_sharing, sublayers
 
 _PACKAGE = "tf_resflow"
-_OF_TFP = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
+_TFP_TYPES = (tfp.bijectors.Bijector, tfp.distributions.Distribution)
 _NAMESPACES = {"bijectors": tfp.bijectors, "distributions": tfp.distributions}
 
 
 def serialize(value: Any) -> Any:
-    """Returns the config of a value in the form of `keras.saving.serialize_keras_object`.
+    """Returns the config of a value in the format of `keras.saving.serialize_keras_object`.
 
-    In addition to what Keras serializes, the value can be or contain bijectors and distributions of TFP.
+    Unlike the Keras function, it also accepts bijectors and distributions of TFP, alone or inside other values.
 
     Raises:
       TypeError: if an object has no config.
-      ValueError: if Keras could not find the class of an object again.
+      ValueError: if Keras could not find the class of an object when it loads the config.
     """
     if isinstance(value, Mapping):
         return {key: serialize(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [serialize(part) for part in value]
-    if isinstance(value, _OF_TFP) and not hasattr(value, "get_config"):
-        config = OfTFP(value).get_config()  # Keras would record the id of the wrapper, which dies
+    if isinstance(value, _TFP_TYPES) and not hasattr(value, "get_config"):
+        config = OfTFP(value).get_config()  # Keras would record the id of the short-lived wrapper
         return {"module": None, "class_name": "OfTFP", "config": config, "registered_name": f"{_PACKAGE}>OfTFP"}
     if isinstance(value, Serializable) and not isinstance(value, keras.Layer):  # Keras would copy nested configs
         kind = type(value)
@@ -48,7 +48,7 @@ def serialize(value: Any) -> Any:
 
 
 def deserialize(config: Any) -> Any:
-    """Returns the value of a config that `serialize` returned; Keras would take some strings for custom objects."""
+    """Returns the value of a config from `serialize`. Keras alone would treat some strings as custom objects."""
     if isinstance(config, list):
         return [deserialize(part) for part in config]
     if not isinstance(config, Mapping):
@@ -59,13 +59,13 @@ def deserialize(config: Any) -> Any:
 
 
 def check_registered(value: Any) -> None:
-    """Raises ValueError if Keras would not find a function, or the class of an object or a layer in it."""
+    """Raises a ValueError if Keras cannot look up a function, or the class of an object or its sublayers."""
     kind = value if isinstance(value, types.FunctionType) else type(value)
     is_of_keras = kind.__module__.split(".")[0] == "keras"
     if not is_of_keras and keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
         raise ValueError(
-            f"{kind.__module__}.{kind.__qualname__} cannot be saved, because Keras would not find it again when it "
-            "loads the file. Decorate it with @keras.saving.register_keras_serializable()."
+            f"{kind.__module__}.{kind.__qualname__} cannot be saved, because Keras could not find it when it loads "
+            "the file. Decorate it with @keras.saving.register_keras_serializable()."
         )
     if isinstance(value, keras.Layer):
         for layer in sublayers(value):
@@ -77,10 +77,11 @@ def _is_ours(kind):
 
 
 class Serializable:
-    """A mixin of objects with a Keras config of the arguments that they were built with.
+    """Mixin that gives an object a Keras config with its constructor arguments.
 
-    The arguments are the fields of a dataclass, or the attribute `parameters`. The classes of this library are
-    registered when they are defined. Others need the decorator `@keras.saving.register_keras_serializable()`.
+    The arguments are the fields of a dataclass, or the attribute `parameters`. Classes in this library are
+    registered when they are defined. Other classes need the decorator
+    `@keras.saving.register_keras_serializable()`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -89,23 +90,23 @@ class Serializable:
             keras.saving.register_keras_serializable(_PACKAGE)(cls)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments as a Keras config."""
+        """Returns the constructor arguments as a Keras config."""
         check_registered(self)
         with object_sharing():
             return serialize(arguments_of(self))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
-        """Returns an object with the arguments of a config."""
+        """Returns an object built with the arguments in a config."""
         with object_sharing():
             return cls(**{name: deserialize(value) for name, value in config.items()})
 
 
 class SerializableLayer(Serializable, keras.layers.Layer):
-    """The base of layers that have attributes of the same names as the arguments that they were built with."""
+    """Base class of layers that store each constructor argument in an attribute of the same name."""
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments, as a Keras config; layers among them as they are, so that they stay shared."""
+        """Returns the constructor arguments as a Keras config. Layers in it stay objects, so they stay shared."""
         config = super(Serializable, self).get_config()
         for kind in reversed(type(self).__mro__):
             if _is_ours(kind) and "__init__" in vars(kind):
@@ -116,17 +117,17 @@ class SerializableLayer(Serializable, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
-        """Returns a layer with the arguments of a config."""
+        """Returns a layer built with the arguments in a config."""
         values = {name: value if name == "dtype" else deserialize(value) for name, value in config.items()}
         return super(Serializable, cls).from_config(values)
 
 
 def arguments_of(value):
-    """What an object was built with."""
+    """Returns the constructor arguments of an object."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
     if not hasattr(value, "parameters"):
-        raise TypeError(f"{type(value).__name__} has no Keras config: give it the method get_config.")
+        raise TypeError(f"{type(value).__name__} has no Keras config. Define its method get_config.")
     defaults = {key: known.default for key, known in inspect.signature(type(value).__init__).parameters.items()}
     return {
         key: argument
@@ -137,28 +138,30 @@ def arguments_of(value):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class OfTFP:
-    """The config of a bijector or a distribution of TFP. It can only name public ones."""
+    """The config of a bijector or a distribution of TFP whose class has a public name."""
 
     def __init__(self, value: Any):
         self._value = value
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the public name of the class, and its arguments."""
+        """Returns the public name of the class and the constructor arguments."""
         kind = type(self._value)
-        name = kind.__name__.removeprefix("_")  # tfb.Chain(...) and tfb.Invert(...) may be a _Chain and an _Invert
+        name = kind.__name__.removeprefix("_")  # tfb.Chain(...) and tfb.Invert(...) can be a _Chain and an _Invert
         for namespace, module in _NAMESPACES.items():
             if kind.__module__.startswith("tensorflow_probability.") and hasattr(module, name):
                 return {"of_tfp": f"{namespace}.{name}", "arguments": serialize(arguments_of(self._value))}
         raise ValueError(
-            f"{self._value.name} is a {kind.__module__}.{kind.__name__}, which has no Keras config. Give the class "
-            "get_config and from_config; bijectors derived from tf_resflow.bijectors.FlowBijector have them."
+            f"{self._value.name!r} is a {kind.__module__}.{kind.__name__}, which has no Keras config. Define "
+            "get_config and from_config in the class. Subclasses of tf_resflow.bijectors.FlowBijector have both."
         )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
-        """Returns the bijector or the distribution itself."""
+        """Returns the bijector or the distribution, not a wrapper."""
         namespace, _, name = config["of_tfp"].partition(".")
         kind = getattr(_NAMESPACES.get(namespace), name, None)
-        if not (isinstance(kind, type) and issubclass(kind, _OF_TFP)):
-            raise ValueError(f"A config names {config['of_tfp']!r}, which is no bijector or distribution of TFP.")
+        if not (isinstance(kind, type) and issubclass(kind, _TFP_TYPES)):
+            raise ValueError(
+                f"The config names {config['of_tfp']!r}. It must name a public bijector or distribution of TFP."
+            )
         return kind(**deserialize(config["arguments"]))

@@ -1,4 +1,4 @@
-"""Writes whole files and folders, to a disk that may be full, in a process that may be killed."""
+"""Writes complete files and folders, or nothing if the disk is full or the process is killed."""
 
 import contextlib
 import errno
@@ -17,56 +17,56 @@ if sys.platform != "win32":
     import fcntl
 
 _PREFIX = ".writing-"
-_UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # files and folders on their way
-_JUST_MADE = 5  # seconds in which the owner locks what it made
+_UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # names of unfinished files and folders
+_GRACE_PERIOD = 5  # seconds that a process may take to lock a new file or folder
 
 
 def finite_or_none(value: Any) -> Any:
-    """The value, or a dict of values, with None for NaN and infinity, which JSON does not have."""
+    """Replaces NaN and infinity, which JSON cannot represent, with None in a value or a dict of values."""
     if isinstance(value, Mapping):
         return {key: finite_or_none(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> None:
-    """Raises ValueError, before any long work, unless a file of one of the suffixes can be written."""
+    """Raises a ValueError, before any long work, if the suffix is not allowed or the file cannot be written."""
     path = pathlib.Path(path).absolute()
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path.name!r} should end in {' or '.join(suffixes)}.")
     if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise ValueError(f"{path} cannot be written: give a file in a folder that exists and is writable.")
+        raise ValueError(f"{path} cannot be written. Choose a file in a folder that exists and is writable.")
 
 
 @contextlib.contextmanager
 def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
-    """Makes an error of Python or TensorFlow about writing an OSError with the path and the reason."""
+    """Context manager that turns write errors of Python and TensorFlow into an OSError with path and reason."""
     try:
         yield
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) else None  # None if the error names the path already
+        reason = error.strerror if isinstance(error, OSError) else None  # None if the message names the path
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
             line = re.sub(r"\s*\[Op:\w+\]", "", error.message.splitlines()[0])  # "NODE FILE; reason"
             reason = line.rpartition("; ")[2].rstrip(".")
         if reason is None:
             raise
-        raise OSError(f"Cannot write {path}: {reason}. Make room, or make it writable.") from None
+        raise OSError(f"Cannot write {path}: {reason}. Free up disk space or make the path writable.") from None
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a temporary file to write, which replaces `path` at the end.
 
-    After any error an existing file is unchanged, and nothing is left of the new one. What killed processes left in
-    the folder is removed.
+    After an error, an existing file is unchanged and the temporary file is removed. Unfinished files that killed
+    processes left in the folder are also removed.
     """
     path = pathlib.Path(path).resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
         with unwritable_told(path):
-            _remove_left(path.parent)
+            _remove_unfinished(path.parent)
             temporary.touch()
-            with _owned(temporary):
+            with _locked_path(temporary):
                 yield temporary
             os.replace(temporary, path)
     finally:
@@ -75,16 +75,16 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder in a directory, removed at the end: what is renamed from it appears in one piece."""
-    _remove_left(parent)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder, _owned(folder):
+    """Yields a new folder in `parent` and removes it at the end. Renaming a result out of it is atomic."""
+    _remove_unfinished(parent)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder, _locked_path(folder):
         yield pathlib.Path(folder)
 
 
 def locked(file: int) -> bool:
-    """Whether this process has the lock of an open file or folder, until the file is closed or the process ends."""
+    """Locks an open file or folder until it is closed or the process ends. Returns False if already locked."""
     if sys.platform == "win32":
-        raise OSError("Windows has no such locks.")
+        raise OSError("File locks are not supported on Windows.")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -93,31 +93,30 @@ def locked(file: int) -> bool:
 
 
 @contextlib.contextmanager
-def _owned(path):
-    """Keeps `_remove_left` of other processes from what this one writes."""
+def _locked_path(path):
+    """Locks a path, so that `_remove_unfinished` in other processes does not remove what this process writes."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            locked(_opened(path, stack))
+            locked(_open(path, stack))
         yield
 
 
-def _opened(path, stack):
-    """The descriptor of a file or folder, which the stack closes."""
+def _open(path, stack):
     file = os.open(path, os.O_RDONLY)
     stack.callback(os.close, file)
     return file
 
 
-def _remove_left(folder):
-    """Removes the unfinished files and folders in a folder that no process has or may be about to lock."""
+def _remove_unfinished(folder):
+    """Removes unfinished files and folders, except those that a process has locked or may be about to lock."""
     for path in filter(lambda path: _UNFINISHED.fullmatch(path.name), folder.iterdir()):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            if time.time() - path.stat().st_mtime >= _JUST_MADE and locked(_opened(path, stack)):
+            if time.time() - path.stat().st_mtime >= _GRACE_PERIOD and locked(_open(path, stack)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def renamed(folder: pathlib.Path, target: pathlib.Path) -> bool:
-    """Renames a folder, unless there are files at the target, such as those of another process."""
+    """Renames a folder. Returns False if the target already contains files, for example from another process."""
     try:
         os.rename(folder, target)
     except OSError as error:
@@ -128,7 +127,7 @@ def renamed(folder: pathlib.Path, target: pathlib.Path) -> bool:
 
 
 def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pathlib.Path:
-    """Returns the folder of a new version, by default one more than the largest, and makes its parent folder."""
+    """Returns the folder for a new version, by default the largest one plus 1, and creates its parent folder."""
     parent = pathlib.Path(export_dir).expanduser()
     with unwritable_told(parent):
         parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +136,6 @@ def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pat
     free = max(versions, default=0) + 1
     if version in versions:
         raise ValueError(
-            f"{parent} has a version {version}, and a version is never overwritten. The next free one is {free}."
+            f"{parent} already has version {version}, which is never overwritten. The next free version is {free}."
         )
     return parent / str(free if version is None else version)

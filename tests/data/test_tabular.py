@@ -187,7 +187,7 @@ def test_damaged_files_and_missing_packages(refused, tmp_path, monkeypatch, suff
     path.write_bytes(b"PAR1")
     refused(f"a.{suffix} cannot be read as a table", _load, path)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    refused(r'pandas is not installed: pip install "tf-resflow\[data\]"', _load, path, error=ImportError)
+    refused(r'pandas is not installed. Run pip install "tf-resflow\[data\]"', _load, path, error=ImportError)
 
 
 def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):

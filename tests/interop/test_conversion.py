@@ -204,6 +204,6 @@ def test_a_full_disk_leaves_nothing(checkpoint_path, tmp_path, monkeypatch):
         raise tf.errors.ResourceExhaustedError(None, None, "/run/data.tempstate; No space left on device")
 
     monkeypatch.setattr(tf.train.CheckpointManager, "save", fill_the_disk)
-    with pytest.raises(OSError, match="No space left on device.*Make room"):
+    with pytest.raises(OSError, match="No space left on device.*Free up disk space"):
         convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path / "new" / "run")
     assert not list((tmp_path / "new").iterdir())

@@ -1,4 +1,4 @@
-"""Layers of given kernels, the matrices of these, and kernels by name."""
+"""Layers with given kernels, their matrices, and norms of matrices."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from tf_resflow import layers
 
 
 def layer_of(kernel, image_size=None, domain=2, codomain=2, coefficient=0.97, *, dtype="float64", **kwargs):
-    """A dense layer, or a convolution if there is an image size."""
+    """Returns a dense layer, or a convolution if an image size is given."""
     kernel = np.asarray(kernel)
     make = {"domain": domain, "codomain": codomain, "dtype": dtype, **kwargs}
     make["kernel_initializer"] = keras.initializers.Constant(kernel)
@@ -23,7 +23,7 @@ def layer_of(kernel, image_size=None, domain=2, codomain=2, coefficient=0.97, *,
 
 
 def matrix_of(kernel, image_size=None):
-    """`[outputs, inputs]` in float64; of a zero-padded convolution tap by tap."""
+    """Returns the matrix `[outputs, inputs]` in float64, for a zero-padded convolution tap by tap."""
     kernel = np.asarray(kernel, "float64")
     if image_size is None:
         return kernel.T

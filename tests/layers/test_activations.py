@@ -1,4 +1,4 @@
-"""Slopes of the activations on dense grids, in float64, and their derivatives."""
+"""Slopes of the activations on dense grids in float64, and their derivatives."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def slopes(layer):
 
 @pytest.mark.parametrize("beta", BETAS)
 def test_slopes_of_swishes(beta):
-    """The concatenated one is Lipschitz in the 2-norm only."""
+    """CLipSwish is 1-Lipschitz only in the 2-norm."""
     single, concatenated = (with_beta(kind(dtype="float64"), beta) for kind in (layers.LipSwish, layers.CLipSwish))
     assert -0.1 < slopes(single).min()
     assert 0.9998 < slopes(single).max() <= single.lipschitz_constant == 1.0
@@ -35,7 +35,7 @@ def test_slopes_of_swishes(beta):
 
 
 def test_slopes_of_other_activations():
-    """CPila is Lipschitz in the 2-norm only."""
+    """CPila is 1-Lipschitz only in the 2-norm."""
     layer, cube = layers.CPila(dtype="float64"), layers.LipschitzCube(dtype="float64")
     norms = np.linalg.norm(slopes(layer), axis=1)
     np.testing.assert_allclose(norms.max(), np.sqrt(1 + 361 * np.exp(-8)) / 1.06, rtol=1e-8)
@@ -93,7 +93,7 @@ FORMULAS = {
 
 
 def first_and_second_derivatives(f, x, up, w, *parameters):
-    """y; the gradients of <up, y> in x and the parameters; and those of <w, the one in x>."""
+    """Returns y, the gradients of <up, y> in x and the parameters, and the gradients of <w, d<up, y>/dx>."""
     targets = [x, *parameters]
     with tf.GradientTape() as outer:
         outer.watch(targets)
@@ -108,7 +108,7 @@ def first_and_second_derivatives(f, x, up, w, *parameters):
     ("name", "fused"), [("LipSwish", True), ("LipSwish", False), ("CLipSwish", False), ("CPila", False)]
 )
 def test_derivatives_up_to_the_third(name, fused):
-    """The derivatives in a gradient of a power series and in its gradient, against autodiff of the formula."""
+    """Compares the derivatives that the gradient of a power series and its own gradient need with autodiff."""
     layer = getattr(layers, name)(dtype="float64")
     layer.build((None, 3))
     beta = layer.beta.value if layer.weights else tf.constant(0.0, tf.float64)
@@ -135,7 +135,7 @@ def test_derivatives_up_to_the_third(name, fused):
 
 
 def units_of(name, x, beta):
-    """The largest that y, dx, dbeta, dxdx and dxdbeta may be near x."""
+    """Returns the largest possible size of y, dx, dbeta, dxdx and dxdbeta near x."""
     size, ones, b = np.abs(x), np.ones_like(x), np.log1p(np.exp(beta))
     if name == "CPila":
         return size + 0.2, ones, 0 * x, 10 * ones, 0 * x
@@ -147,7 +147,7 @@ def units_of(name, x, beta):
     ("name", "jit"), [("LipSwish", False), ("LipSwish", True), ("CLipSwish", True), ("CPila", True)]
 )
 def test_float32_at_all_scales(name, jit):
-    """Values and two derivatives against float64, up to 1e-5 of the largest that the term may be near this x."""
+    """Values and two derivatives match float64 up to 1e-5 of the largest possible term near x."""
     rng, layer = np.random.default_rng(0), getattr(layers, name)()
     layer.build((None, 4))
     parameters = [weight.value for weight in layer.weights]

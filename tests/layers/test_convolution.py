@@ -1,4 +1,4 @@
-"""The convolution against TensorFlow's, in all of its forms, with two derivatives."""
+"""Compares the convolution and its first two derivatives with TensorFlow's for all algorithms."""
 
 import functools
 
@@ -28,7 +28,7 @@ def operands(case, dtype=tf.float64):
 
 
 def derivatives(conv, x, kernel):
-    """The value, its gradients, and the gradients of functions of these."""
+    """Returns the value, its gradients, and the gradients of functions of the gradients."""
     with tf.GradientTape() as outer:
         outer.watch([x, kernel])
         with tf.GradientTape() as inner:
@@ -44,7 +44,7 @@ def derivatives(conv, x, kernel):
     ("case", "fused"), [*((case, False) for case in SHAPES), *((case, True) for case in FUSED)]
 )
 def test_value_and_two_derivatives(case, fused):
-    """Eagerly, or in a graph with fused kernels."""
+    """Runs eagerly, or in a graph with fused kernels."""
     x, kernel = operands(case)
     compute = tf.function(derivatives, autograph=False) if fused else derivatives
     results = compute(functools.partial(convolution, fused=fused), x, kernel)
@@ -63,7 +63,7 @@ def test_the_bias_is_added_on_images_of_any_size():
 
 
 def test_from_and_to_few_channels_and_of_one_tap_it_is_a_product(monkeypatch):
-    """Not in float16, nor with a GPU."""
+    """In float16 and on GPUs, it is not a product."""
 
     def is_a_product(*args):
         graph = tf.function(convolution, autograph=False).get_concrete_function(*operands(*args)).graph
@@ -79,7 +79,7 @@ def test_from_and_to_few_channels_and_of_one_tap_it_is_a_product(monkeypatch):
     ("case", "fused"), [("few outputs", False), ("few outputs", True), ("few inputs", True), ("one tap", False)]
 )
 def test_in_bfloat16_it_is_rounded_twice_at_most(case, fused):
-    """A rounding changes the norm of a result by 0.0017 of it, on average."""
+    """One rounding changes a result by 0.0017 of its norm on average."""
     x, kernel = operands(case, tf.bfloat16)
 
     def value_and_gradients(conv, dtype):

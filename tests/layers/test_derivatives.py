@@ -1,4 +1,4 @@
-"""The derivatives that a program carries forward, along a vector and whole, against reverse mode in float64."""
+"""Compares the forward-mode derivatives of programs with reverse mode in float64."""
 
 import functools
 
@@ -19,7 +19,7 @@ def dense(*activations):
 
 
 class Wave(keras.layers.Layer):
-    """A layer of the user, sin(b x) / (1 + |b|), of slopes below 1."""
+    """A layer written by a user, sin(b x) / (1 + |b|), with slopes below 1."""
 
     def build(self, input_shape):
         self.b = self.add_weight(name="b", shape=(), initializer=keras.initializers.Constant(2.0))
@@ -62,7 +62,7 @@ def test_a_rule_of_the_user():
 
 
 def joined():
-    """Of x, of x and a condition, and of conditions alone; it begins with an activation; a layer is used twice."""
+    """Builds a branch that joins x, functions of x and a condition, and the condition. It uses a layer twice."""
     x, c = keras.Input([3], **DTYPE), keras.Input([2], **DTYPE)
     shared, swish = layers.LipschitzDense(5, **DTYPE), layers.LipSwish(**DTYPE)
     conditions = keras.layers.Concatenate(**DTYPE)([c, keras.layers.Dense(2, "tanh", **DTYPE)(c)])
@@ -88,7 +88,7 @@ def images():
 
 
 def example(name):
-    """A branch, and numbers for its inputs."""
+    """Returns a branch and random inputs for it."""
     keras.utils.set_random_seed(0)
     branch, rng = (images if name == "images" else VECTORS[name])(), np.random.default_rng(0)
     for variable in branch.trainable_variables:
@@ -106,7 +106,7 @@ def assert_all_close(found, expected, message=""):
     ("name", "mode"), [*((name, "eager") for name in VECTORS), ("smooth", "fused"), ("images", "fused")]
 )
 def test_value_derivative_and_their_gradients(name, mode):
-    """Eagerly, or in a graph of a training step, with fused kernels."""
+    """Runs eagerly, or in the graph of a training step with fused kernels."""
     branch, (x, *conditions), rng = example(name)
     v, a, b = (tf.constant(rng.normal(size=x.shape)) for _ in range(3))
     weights = [weight.value for weight in branch.trainable_variables]
@@ -147,7 +147,7 @@ def reverse_jacobian(network, inputs):
 
 
 def derivatives(jacobian, network, inputs, twice=True):
-    """The value, the Jacobian, and one or two derivatives in inputs and weights of a function of both."""
+    """Returns the value, the Jacobian, and one or two derivatives of a function of both in inputs and weights."""
     sources = [*inputs, *(variable.value for variable in network.trainable_variables)]
     with tf.GradientTape() as outer:
         outer.watch(inputs)
@@ -163,7 +163,7 @@ def derivatives(jacobian, network, inputs, twice=True):
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_the_jacobian(name):
-    """In a training step with fused kernels, too, for batches of any size: the last one of an epoch is smaller."""
+    """Fused kernels of a training step must accept any batch size: the last batch of an epoch is smaller."""
     network, inputs, _ = example(name)
     assert read(network).knows_jacobian
     assert_all_close(derivatives(jacobian, network, inputs), derivatives(reverse_jacobian, network, inputs))
@@ -189,8 +189,8 @@ def test_the_derivatives_of_other_branches_are_not_known():
         keras.Sequential([keras.Input([4]), layers.MaxMin()]),
         keras.Sequential([keras.Input([4]), keras.layers.Dense(4, "relu")]),
         keras.Sequential([keras.Input([4]), keras.layers.Activation(lambda x: 2 * x)]),
-        keras.Model([row, x], add([row, x])),  # broadcasts
-        keras.Model([x, c], dense(c)),  # does not depend on x
+        keras.Model([row, x], add([row, x])),  # broadcasts the row
+        keras.Model([x, c], dense(c)),  # is independent of x
         keras.Model([x, c], add([x, keras.layers.LayerNormalization()(c)])),
         keras.Model(x, [dense(x), dense(x)]),
         keras.Model(x, keras.layers.Concatenate(0)([x, x])),

@@ -1,4 +1,4 @@
-"""The constant of a branch, nominal and certified."""
+"""The nominal and the certified Lipschitz constant of a branch."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def sequential(*parts, shape=(4,)):
 
 
 def of(build, *shapes):
-    """The functional model of inputs of these shapes."""
+    """Builds a functional model with inputs of these shapes."""
     inputs = [keras.Input(shape) for shape in shapes or [(4,)]]
     return keras.Model(inputs, build(*inputs))
 
@@ -27,7 +27,7 @@ def dense(units, coefficient, order=2):
 
 
 def pair(order):
-    """The layers whose outputs are joined to 8 numbers."""
+    """Returns a function that applies two layers, whose outputs have 8 numbers together."""
     return lambda x: [dense(4, 0.3, order)(x), dense(4, 0.4, order)(x)]
 
 
@@ -41,7 +41,7 @@ def with_condition(x, condition):
 
 
 def largest_slope(branch, order):
-    """The largest norm of a Jacobian in x, at 4 points. All kernels stretch nearly the same direction most."""
+    """Returns the largest norm of the Jacobian in x at 4 points, for kernels that stretch similar directions."""
     random = np.random.default_rng(7)
     for layer in layers.norm_updates.lipschitz_layers(branch):
         layer.kernel.assign(random.uniform(0.9, 1.1, layer.kernel.shape))
@@ -54,7 +54,7 @@ def largest_slope(branch, order):
 
 
 def test_the_constants_of_graphs():
-    """They are these, and no Jacobian exceeds those that are certified."""
+    """Checks the nominal constants, and that no Jacobian exceeds the certified constant."""
     image = [join.ZeroPadding2D(1), layers.LipschitzConv2D(3, 3, 0.5), join.Cropping2D(1), layers.FullSort()]
     shared, ratios = Dense(4, 0.5), []
     for branch, expected in [
@@ -72,7 +72,7 @@ def test_the_constants_of_graphs():
         (sequential(sequential(Dense(4, 0.5)), sequential(Dense(4, 0.3), layers.LipschitzCube())), 0.15),
         (sequential(*image, layers.LipschitzConv2D(2, 1, 0.5), shape=(4, 4, 2)), 0.25),
         (of(lambda x: shared(shared(x))), 0.25),
-        (of(with_condition, [4], [3]), 0.25),  # which passes through any layer
+        (of(with_condition, [4], [3]), 0.25),  # a condition may pass through any layer
         (of(lambda x: join.Add()(pair(2)(x))), 0.7),
         (of(lambda x: join.Subtract()(pair(2)(x))), 0.7),
         (of(lambda x: join.Average()(pair(2)(x))), 0.35),
@@ -94,7 +94,7 @@ def test_the_constants_of_graphs():
 
 @pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
 def test_learnable_concatenation(dtype):
-    """The nominal constant holds for all weights; the certified one is that of the current ones."""
+    """The nominal constant holds for all weights, the certified constant for the current weights."""
     x, condition = keras.Input([3]), keras.Input([2])
     joined = layers.LearnableConcatenation(0.9, dtype=dtype)
     branch = keras.Model([x, condition], joined([Dense(3, 0.5)(x), join.Rescaling(0.4)(x)]))
@@ -121,7 +121,7 @@ def test_learnable_concatenation(dtype):
 
 
 def test_certified_shows_what_a_stale_estimate_hides():
-    """The first of two layers has a stale norm, the second does not; eagerly and in a graph."""
+    """The first of two layers has a stale norm, the second does not. Runs eagerly and in a graph."""
     branch = sequential(Dense(4, 0.9), Dense(4, 0.5, kernel_initializer="identity"))
     branch.layers[0].kernel.assign(np.diag([1.0, 2.0, 3.0, 4.0]))
     branch.layers[0].vector.assign([[1.0, 0.0, 0.0, 0.0]])
@@ -182,7 +182,7 @@ def test_the_order_is_that_of_the_first_layer_on_the_first_input():
 
 
 def test_what_has_no_constant_is_refused():
-    """Broadcasting along an axis of the event would expand the norm; concatenation must not join examples."""
+    """Broadcasting along an axis of the event would increase the norm. Concatenation must not join examples."""
     row, mixed = [2, 1], Dense(4, codomain=np.inf)
     nested = of(lambda y, z: join.Add()([y, z]), row, row)
     rescaled = [
@@ -204,7 +204,7 @@ def test_what_has_no_constant_is_refused():
         (lambda: of(lambda x: join.Add()([x, x]), [None, 3]), "broadcast"),
         *((lambda layer=layer: of(layer, row), "broadcast") for layer in rescaled),
         *((lambda layer=layer: sequential(Dense(4), layer), named.format(layer.name)) for layer in unknown),
-        (lambda: of(lambda x: join.Concatenate(0)([x, x])), "joins examples of the batch"),
+        (lambda: of(lambda x: join.Concatenate(0)([x, x])), "concatenates the batch axis"),
         (lambda: of(lambda condition, x: with_condition(x, condition), [3], [4]), "is unknown"),
         (lambda: Dense(4), "not built"),
         (lambda: sequential(join.Dropout(0.5)), "Dropout of rate 0.5"),
@@ -213,7 +213,7 @@ def test_what_has_no_constant_is_refused():
         (lambda: sequential(mixed, Dense(4, domain=1)), "1-norm as its domain.*in the inf-norm"),
         (lambda: sequential(Dense(4, codomain=learned[0]), Dense(4, domain=learned[1])), "learned"),
         (lambda: sequential(mixed), "must end in the norm"),
-        (lambda: of(lambda x: join.Add()([mixed(x), Dense(4)(x)])), "joins tensors of different norms"),
+        (lambda: of(lambda x: join.Add()([mixed(x), Dense(4)(x)])), "combines tensors of different norms"),
         (lambda: sequential(dense(4, 1, 1), layers.CLipSwish(), dense(4, 1, 1)), "2-norm only.*1-norm"),
         (lambda: of(lambda x: dense(4, 1, 1)(concatenation()([dense(3, 1, 1)(x), x]))), "2-norm only"),
         *((lambda n=n: of(lambda x: concatenation()([x] * n)), r"two tensors.*\[x, h\]") for n in (1, 3)),

@@ -46,7 +46,7 @@ def batch(shape, size=2, seed=0, dtype="float32"):
 
 @pytest.mark.parametrize(("make", "shape", "arguments"), CASES)
 def test_a_layer_is_constrained_once_built_and_after_an_update(make, shape, arguments):
-    """A call changes no variable, in a graph neither, and a small kernel is left alone."""
+    """A call changes no variable, eagerly or in a graph. A small kernel stays unscaled."""
     layer = built(make, shape, arguments, coefficient=0.7, dtype="float64")
     assert layer.norm_bound() > 0.8
     slack = 1.2 if layer.has_closed_form or layer.domain == layer.codomain else 2.0
@@ -115,7 +115,7 @@ def test_config_round_trip(make, shape, arguments):
 
 
 def test_files_and_checkpoints_keep_values_and_vectors(tmp_path):
-    """Of linear layers, of all activations, and of a learned concatenation."""
+    """Covers linear layers, all activations and a learned concatenation."""
     kinds = layers.LipSwish, layers.MaxMin, layers.CPila, layers.FullSort, layers.LipschitzCube, layers.CLipSwish
     x = keras.Input([4, 5, 3])
     h = keras.Sequential([convolution(), keras.layers.Flatten(), dense(4), *(kind() for kind in kinds)])(x)
@@ -148,7 +148,7 @@ def test_building_and_updating_in_a_graph_equal_eager(jit, stored_norms):
 
 
 def test_larger_images_are_refused_at_once_or_when_the_graph_runs(tmp_path):
-    """So do the graphs of the gradient and of a SavedModel. If the size is static, nothing is asserted."""
+    """The graphs of the gradient and of a SavedModel refuse them, too. A static size needs no assertion."""
     with pytest.raises(ValueError, match=r"up to \(6, 5\) pixels"):
         built(*CONVOLUTION)(batch((7, 5, 3)))
     layer, module, spec = built(*CONVOLUTION), tf.Module(), tf.TensorSpec([None, None, None, 3])
@@ -174,7 +174,7 @@ def test_what_is_out_of_range_is_refused():
         *((partial(dense, 2, domain=order), "domain.*order") for order in (0.5, np.nan)),
         (partial(convolution, 2, 3, codomain=0.5), "codomain.*order"),
         *((partial(convolution, 2, size), "odd positive") for size in (2, (3, 4), (3, 3, 3))),
-        (partial(convolution, 3, 3, normalization="spectral"), "one of induced, schatten; got 'spectral'"),
+        (partial(convolution, 3, 3, normalization="spectral"), "'spectral'; it must be one of induced, schatten"),
         *((partial(schatten, **{key: p}), "norm 2 -> 2") for key, p in [("domain", 1), ("codomain", learned())]),
         *((partial(build, (8, *shape)), "Give the image size") for shape in [(None, 8, 3), (8, 8)]),
         (partial(layers.update_norms, keras.Sequential([dense(2)])), "not built"),

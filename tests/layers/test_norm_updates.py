@@ -1,4 +1,4 @@
-"""Collections of Lipschitz layers: updates, kernels scaled once, and the learned orders."""
+"""Updates of collections of Lipschitz layers, kernels that are scaled once, and learned orders."""
 
 import keras
 import numpy as np
@@ -29,13 +29,13 @@ def chain(orders=((2, 2), (2, 2)), widths=(5, 2), dtype="float64"):
 
 @pytest.fixture(scope="module")
 def learned():
-    """A chain of learned orders, which begin with 2.5."""
+    """A chain of layers with learned orders, whose initial value is 2.5."""
     return chain(layers.LearnedOrder.cycle(2, initial=2.5), widths=(2, 2))
 
 
 @pytest.fixture
 def estimates(monkeypatch):
-    """The norms that are estimated from now on."""
+    """Records the norms that are estimated during the test."""
     calls, estimate = [], InducedNorm.estimate
     monkeypatch.setattr(InducedNorm, "estimate", lambda norm, v: calls.append(norm) or estimate(norm, v))
     return calls
@@ -77,7 +77,7 @@ def test_layers_of_one_shape_equal_each_alone(units, dtype, stored_norms, estima
         for one, other in zip(alone, gradients([branch.layers], stored), strict=True):
             np.testing.assert_allclose(tf.cast(one, "float64"), tf.cast(other, "float64"), rtol=1e-3, atol=1e-4)
 
-    compare(False)  # the stored vectors are of other kernels
+    compare(False)  # the stored vectors belong to other kernels
     assert layers.update_norms(layers.LipSwish()) == 0 < layers.update_norms(Block(branch=branch), 1e-6, 300) <= 300
     compare(True)
     stored_norms()
@@ -100,7 +100,7 @@ def test_a_kernel_that_is_not_finite_spoils_no_other():
 
 
 def test_a_bound_network_keeps_its_kernels():
-    """So do its certificate, and a function of copies in variables, as in an export, which reads no kernel."""
+    """So does its certificate, and a function of variable copies (as in an export), which reads no kernel."""
     branch = chain()
     kernel, before, bound = branch.layers[0].kernel, branch(X), layers.program.bind(branch)
     certificate = layers.lipschitz_constant(branch, certified=True)

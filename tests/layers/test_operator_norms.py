@@ -1,4 +1,4 @@
-"""The norms against singular values, closed forms and maximization in NumPy, and bounds by Schatten norms."""
+"""Compares norms with singular values, closed forms, and maximization in NumPy, and bounds with Schatten norms."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def random_kernel(*shape, seed=1):
 
 
 def brute_force(matrix, p, q):
-    """max ||M v||_q / ||v||_p for a [outputs, inputs] matrix, by quasi-Newton ascent from 60 random starts."""
+    """Returns max ||M v||_q / ||v||_p of an [outputs, inputs] matrix by quasi-Newton ascent from 60 starts."""
 
     def loss(v):
         return -np.linalg.norm(matrix @ v, q) / np.linalg.norm(v, p)
@@ -54,15 +54,15 @@ def test_norm_of_a_convolution_and_its_bound_are_the_largest_singular_value(imag
     ],
 )
 def test_fourier_bound_is_above_and_close(monkeypatch, shape, image_size, most):
-    """Also where the image is smaller than the kernel."""
-    monkeypatch.setattr(linear_operators, "_MAX_GRAM_SIZE", 0)  # every convolution is too large for eigenvalues
+    """Includes images that are smaller than the kernel."""
+    monkeypatch.setattr(linear_operators, "_MAX_GRAM_SIZE", 0)  # makes every convolution too large for eigenvalues
     kernel = random_kernel(*shape)
     singular = singular_values(matrix_of(kernel, image_size))[0]
     assert singular <= layer_of(kernel, image_size).norm_bound() <= singular * most
 
 
 def test_bounds_on_a_large_image():
-    """The norm of a constant kernel on n x n is (1 + 2 cos(pi / (n + 1)))^2; above 64 the Fourier bound is 9."""
+    """For ones on n x n pixels, the norm is (1 + 2 cos(pi / (n + 1)))^2. The Fourier bound, used above 64, is 9."""
     for size, expected in ((64, (1 + 2 * np.cos(np.pi / 65)) ** 2), (66, 9.0)):
         bound = layer_of(np.ones((3, 3, 1, 1)), (size, size)).norm_bound()
         assert expected <= bound <= expected * (1 + 1e-8)
@@ -104,7 +104,7 @@ def test_mixed_norms_equal_the_maximum(shape, image_size, orders, stored_norms):
 @pytest.mark.parametrize("order", [1.5, 3.0])
 @pytest.mark.parametrize("shape", [(2, 8), (8, 2)])
 def test_the_interpolated_bound_is_tight_for_ones(order, shape):
-    """Their norm is n^(1 - 1/p) m^(1/p), which is what Riesz and Thorin's theorem gives."""
+    """The norm of a matrix of ones is n^(1 - 1/p) m^(1/p), which equals the Riesz-Thorin bound."""
     layer = layers.LipschitzDense(shape[1], 1e3, domain=order, codomain=order)
     layer.build((None, shape[0]))
     layer.kernel.assign(np.ones(shape))
@@ -123,7 +123,7 @@ def test_norms_of_learned_orders_equal_those_of_the_same_fixed_ones():
 
 
 def block_diagonal(size, largest):
-    """Two blocks of one size, whose largest singular values are given."""
+    """Returns two blocks of equal size with the given largest singular values."""
     one, other = random_kernel(2, size, size, seed=13)
     blocks = [value * part / np.linalg.norm(part, 2) for value, part in zip(largest, (one, other), strict=True)]
     return scipy.linalg.block_diag(*blocks)
@@ -132,14 +132,14 @@ def block_diagonal(size, largest):
 @pytest.mark.parametrize(("size", "image_size"), [(20, None), (60, None), (20, (2, 3))])
 def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
     before, after = (block_diagonal(size, pair) for pair in ((2.0, 1.0), (2.0, 5.0)))
-    if image_size:  # the blocks act on channels, and the taps beside the middle are small
+    if image_size:  # the blocks act on channels, and all taps but the middle one are small
         around = 1e-3 * np.ones((3, 1, 1, 1))
         around[1] = 1.0
         before, after = around * before, around * after
     layer = layer_of(before, image_size, dtype="float32")
     layer.update_norm(**TIGHT)
     layer.kernel.assign(after)
-    for _ in range(20):  # the default, as after a step of training
+    for _ in range(20):  # default settings, as after training steps
         layer.update_norm()
     norm = singular_values(matrix_of(after, image_size))[0]
     np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
@@ -156,7 +156,7 @@ def test_update_of_a_mixed_norm_leaves_a_local_maximum():
 
 @pytest.mark.parametrize(("shape", "orders"), [((2, 40), (2.0, 4.0)), ((40, 2), (4.0, 2.0))])
 def test_many_fresh_starts_find_the_largest_of_the_local_maxima(shape, orders):
-    """Within 1 % of the best of 60 random starts."""
+    """The result must be within 1 % of the best of 60 random starts."""
     kernel = random_kernel(*shape, seed=14)
     layer = layer_of(kernel, None, *orders)
     layer.kernel.assign(kernel[::-1])
@@ -191,7 +191,7 @@ def test_a_convolution_has_the_schatten_norm_of_the_operator_or_of_its_symbols(n
         expected = schatten(matrix)
     else:
         top, left = (max(0, (k + 1) // 2 - n) for k, n in zip(kernel.shape[:2], (height, width), strict=True))
-        live = kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]  # taps that stay on the image
+        live = kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]  # taps that reach other pixels
         torus = (height + live.shape[0] // 2, width + live.shape[1] // 2)
         symbols = np.fft.fft2(live, torus, axes=(0, 1))
         expected = max(schatten(symbols[i, j]) for i, j in itertools.product(*map(range, torus)))
@@ -202,18 +202,18 @@ def test_a_convolution_has_the_schatten_norm_of_the_operator_or_of_its_symbols(n
 
 
 _KINDS = ["the first block", "the last block", "a block inside", "the couplings", "a single block"]
-_GUESSES = [1.0 - 1e-3, 1.0 - 1e-6, 0.9, 0.6, 0.05]  # Ritz values that have not converged, over the eigenvalue
+_GUESSES = [1.0 - 1e-3, 1.0 - 1e-6, 0.9, 0.6, 0.05]  # unconverged Ritz values relative to the eigenvalue
 
 
 def random_band(kind, seed):
-    """The blocks of B B' on and below the diagonal. B is block-bidiagonal, and one of its parts dominates."""
+    """Returns the blocks of B B' on and below the diagonal. B is block-bidiagonal with one dominant part."""
     generator = np.random.default_rng(seed)
     num, size = int(generator.integers(3, 7)), int(generator.integers(1, 5))
     factors = 0.3 * generator.normal(size=(num, size, size))
     lower = 0.3 * generator.normal(size=(num - 1, size, size))
     if kind == "a single block":
         factors, lower = factors[:1], lower[:0]
-    elif kind == "the couplings":  # equal blocks, whose products add up along the band
+    elif kind == "the couplings":  # equal blocks, so their products add up along the band
         factors[:] = lower[:] = np.linalg.qr(factors[0])[0]
     else:
         factors[{"the first block": 0, "the last block": -1, "a block inside": num // 2}[kind]] *= 10.0
@@ -225,12 +225,12 @@ def random_band(kind, seed):
 def largest_eigenvalue(diagonal, below):
     dense, size = scipy.linalg.block_diag(*diagonal), diagonal.shape[1]
     dense[size:, :-size] += scipy.linalg.block_diag(*below) if len(below) else 0.0
-    return np.linalg.eigvalsh(dense)[-1]  # of the lower triangle
+    return np.linalg.eigvalsh(dense)[-1]  # reads the lower triangle
 
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_the_bound_is_tight_and_one_that_is_too_low_is_never_certified(kind, monkeypatch):
-    """If the guess is too low, the bound is the first of those that are tried that is above all eigenvalues."""
+    """If the guess is too low, the bound is the first attempted value that exceeds all eigenvalues."""
     for seed in range(20):
         band = random_band(kind, seed)
         expected, most = largest_eigenvalue(*band), linear_operators._largest_row_sum(*band)

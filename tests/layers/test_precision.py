@@ -1,4 +1,4 @@
-"""Mixed policies: which layers compute in bfloat16 where, and what is rounded."""
+"""Mixed policies: which layers compute in bfloat16 and when, and which results are rounded."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def normal(shape, seed=0):
 
 
 class Recorder(keras.layers.Layer):
-    """The identity; it keeps the dtypes of its inputs."""
+    """The identity, which records the dtypes of its inputs."""
 
     lipschitz_constant = 1.0
 
@@ -30,7 +30,7 @@ class Recorder(keras.layers.Layer):
 
 
 def test_a_network_computes_in_its_lower_precision_in_training_alone():
-    """Also in an inner model; layers of another policy keep it, and those that are not known are in float32."""
+    """Includes an inner model. Layers with another policy keep it, and unknown layers compute in float32."""
     policy = "mixed_bfloat16"
     inner, outer = Recorder(dtype=policy), Recorder(dtype=policy)
     shared = {"dtype": policy, "kernel_initializer": keras.initializers.Constant(0.1)}
@@ -57,7 +57,7 @@ def test_a_network_computes_in_its_lower_precision_in_training_alone():
 
 
 def test_layers_that_are_in_no_bijector_have_the_policy_of_keras():
-    """So have copies of those that are in one."""
+    """Copies of layers in a bijector have it, too."""
     layer = layers.LipschitzDense(2, dtype="mixed_bfloat16")
     assert layer(normal([4, 2])).dtype == layer.compute_dtype == "bfloat16"
     branch = flows.dense_branch([2, 1], (4,), dtype="mixed_bfloat16")
@@ -69,7 +69,7 @@ def test_layers_that_are_in_no_bijector_have_the_policy_of_keras():
 
 
 def test_the_kernel_of_training_and_of_evaluation():
-    """They are one up to its rounding to bfloat16; both meet the coefficient, and the bound holds for both."""
+    """They differ by the rounding to bfloat16. Both meet the coefficient, and the bound holds for both."""
     layer = layers.LipschitzDense(30, 0.9, dtype="mixed_bfloat16", use_bias=False)
     network = keras.Sequential([keras.Input([40]), layer])
     layer.kernel.assign(normal([40, 30]))
@@ -87,7 +87,7 @@ def test_the_kernel_of_training_and_of_evaluation():
 
 
 def test_the_swish_computes_in_float32():
-    """The value and slope are rounded once; sums over the batch are not lost."""
+    """The value and the slope are rounded once, and sums over the batch keep small terms."""
     rounded = [tf.cast(normal([256, 64], seed), tf.bfloat16) for seed in (0, 1)]
 
     def compute(policy, dtype):

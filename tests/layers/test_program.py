@@ -1,4 +1,4 @@
-"""Equal programs share a function of their weights; what differs in more than these does not."""
+"""Equal programs share a function of their weights. Programs with any other difference do not."""
 
 import keras
 import numpy as np
@@ -45,7 +45,7 @@ class Doubled(layers.LipSwish):
 
 
 def test_equal_branches_have_equal_programs():
-    """Also under other constraints: kernels are scaled before."""
+    """The constraints do not matter, because kernels are scaled before they reach the program."""
     for build in (dense, convolution, has_condition, dense_net):
         one, other = read(build()), read(build())
         assert one.is_known and one == other and hash(one) == hash(other)
@@ -70,7 +70,7 @@ def test_what_is_not_known_is_not_shared():
         (lambda: dense(activation=Doubled), False),
         (lambda: dense(activation=lambda **kwargs: keras.layers.Lambda(lambda x: 0.1 * x, **kwargs)), False),
         (lambda: dense(activation=named(lambda x: 0.1 * x)), True),
-        (lambda: has_condition(keras.layers.Maximum), False),  # not among the known layers
+        (lambda: has_condition(keras.layers.Maximum), False),  # a layer without a rule
         (lambda: has_condition(activation=lambda x: 0.1 * x), True),
         (tf.Module, False),
     ):
@@ -79,7 +79,7 @@ def test_what_is_not_known_is_not_shared():
 
 
 def test_settings():
-    """Objects share a key only if their classes are known, and their settings are plain and equal."""
+    """Objects share a key only if their classes are known and their settings are plain and equal."""
 
     class Own(logdet.PowerSeries):
         pass
@@ -96,7 +96,7 @@ def test_settings():
 
 
 class Noted(keras.layers.Layer):
-    """Another function in training, and of integers."""
+    """A layer that computes another function in training, and accepts integers."""
 
     lipschitz_constant = 1.0
 
@@ -111,7 +111,7 @@ def two_inputs():
 
 
 def nested(call):
-    """A model of two inputs around a call of an inner one."""
+    """Builds a model with two inputs around a call of an inner model."""
     inputs = keras.Input([3]), keras.Input([3])
     return lambda: keras.Model(list(inputs), call(two_inputs(), *inputs))
 
@@ -133,7 +133,7 @@ def of_integers():
     ],
 )
 def test_a_bound_network_is_that_of_keras(build):
-    """However its parts are called, and whatever they take."""
+    """The results are equal for any way to call the parts and any kind of input."""
     network, rng = build(), np.random.default_rng(0)
     inputs = [tf.cast(1500.0 * rng.normal(size=[4, x.shape[1]]), x.dtype) for x in network.inputs]
     for training in (False, True):
@@ -163,15 +163,15 @@ def test_a_bound_network_takes_the_shapes_of_its_inputs():
     bound = layers.program.bind(keras.Sequential([keras.Input([2, 2, 1]), *stack]))
     for shape in ([4, 1, 1, 1], [4, 2, 2]):
         with pytest.raises(
-            (ValueError, tf.errors.InvalidArgumentError), match="takes inputs of shape|not compatible"
+            (ValueError, tf.errors.InvalidArgumentError), match="got inputs of shapes|not compatible"
         ):
             bound(tf.ones(shape))
-    with pytest.raises(ValueError, match="takes inputs of shapes"):
+    with pytest.raises(ValueError, match="got inputs of shapes"):
         layers.program.bind(two_inputs())(tf.ones([1, 3]))
 
 
 def test_a_function_is_traced_once_for_each_key_and_shape():
-    """Unless it takes other tensors than its arguments."""
+    """A function that captures other tensors than its arguments is traced each time."""
     traced = []
 
     def double(x):

@@ -1,4 +1,4 @@
-"""Norms and scaled kernels in float32, of scales from 1e-30 to 1e30, against NumPy in float64."""
+"""Compares norms and scaled kernels in float32, at scales from 1e-30 to 1e30, with NumPy in float64."""
 
 import functools
 
@@ -24,7 +24,7 @@ CASES = [
 
 
 def kernels(shape, seed):
-    """Kernels of one shape by name, each a trap for some normalization, or for vectors that fit the one before."""
+    """Returns kernels by name, each difficult for some normalization or for the vectors of the previous kernel."""
     rng, taps, matrix = np.random.default_rng(seed), shape[:-2], shape[-2:]
     rows, columns = np.indices(shape)[-2:]
     normal = rng.normal(size=shape)
@@ -48,7 +48,7 @@ def kernels(shape, seed):
 
 
 def true_norm(matrix, p, q):
-    """||W||_{p -> q}, twice, where it has a closed form; else a smaller and a larger number, from its columns."""
+    """Returns ||W||_{p -> q} twice if it has a closed form, and otherwise bounds from below and above."""
     if p == q == 2.0:
         return (singular_values(matrix)[0],) * 2
     if p == 1.0 or q == np.inf:
@@ -69,9 +69,10 @@ def random_scales(seed):
 
 @pytest.mark.parametrize(("shape", "image_size", "orders", "jit"), CASES)
 def test_norms_and_scaled_kernels_at_all_scales(shape, image_size, orders, jit):
-    """The estimate, its bound and its gradient, whose product with the kernel is the norm (Euler); the coefficient.
+    """Checks the estimate, its bound and its gradient, and that the scaled kernel meets the coefficient.
 
-    One layer takes the kernels in turn and is never updated.
+    By Euler's theorem, the product of gradient and kernel is the norm. One layer receives all kernels without
+    updates.
     """
     layer, scales = first_layer(shape, image_size, orders), random_scales(len(str(orders)) + shape[0])
 
@@ -105,7 +106,7 @@ def test_norms_and_scaled_kernels_at_all_scales(shape, image_size, orders, jit):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(3, 4), (1, 60), (64, 64), (80, 16)])
 def test_no_rounding_leads_above_the_coefficient(shape, dtype):
-    """Of the upper bound for many kernels, in exact arithmetic but for an SVD."""
+    """Checks the norms of many scaled kernels exactly, up to the rounding of an SVD in float64."""
     layer, scales = first_layer(shape, None, SCHATTEN, dtype), random_scales(1)
     assert layer.vector is None and layer.update_norm() == 0
     for seed in range(2):

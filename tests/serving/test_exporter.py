@@ -129,7 +129,7 @@ def test_versions(export_vectors, tmp_path):
     for name in ("12", "notes", "\u00b2"):
         (tmp_path / "v" / name).mkdir(parents=True)
     assert export_vectors(tmp_path / "v").name == "13"
-    with pytest.raises(ValueError, match=r"has a version 12.*next free one is 14"):
+    with pytest.raises(ValueError, match=r"has version 12.*next free version is 14"):
         export_vectors(tmp_path / "v", version=12)
     assert sorted(path.name for path in (tmp_path / "v").iterdir()) == ["12", "13", "notes", "\u00b2"]
     (tmp_path / "file").write_text("")
@@ -148,7 +148,7 @@ def test_a_number_that_another_export_takes_meanwhile(export_vectors, copy, tmp_
     monkeypatch.setattr(os, "rename", rename_after_another)
     assert export_vectors(tmp_path).name == "2"
     shutil.rmtree(tmp_path / "1")
-    with pytest.raises(ValueError, match="has a version 1.*next free one is 3"):
+    with pytest.raises(ValueError, match="has version 1,.*next free version is 3"):
         export_vectors(tmp_path, version=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_nothing(export_vectors, tmp_path):
             export_vectors(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(error.value) == f"Cannot write {tmp_path}: File too large. Make room, or make it writable."
+    assert str(error.value).startswith(f"Cannot write {tmp_path}: File too large. Free up disk space")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Fixed-point solvers: residuals, reported failures, and gradients of the inverse."""
+"""Fixed-point solvers: residuals, reports of failures, and gradients of the inverse."""
 
 import keras
 import numpy as np
@@ -56,14 +56,14 @@ def test_the_root_is_a_plain_step_beyond_the_last_point(branch):
     np.testing.assert_allclose(solution.root, y - branch(x), atol=1e-14)
     residual = np.max(np.abs(x + branch(x) - y), axis=1)
     np.testing.assert_allclose(solution.residual, residual, atol=1e-14)
-    for share in (1.001, 0.999):  # of the largest residual
+    for share in (1.001, 0.999):  # relative to the largest residual
         solver = FixedPoint(atol=share * residual.max(), rtol=0.0, max_iterations=3)
         assert np.all(solver(branch, tf.constant(y)).converged) == (share > 1)
 
 
 @by_both
 def test_examples_converge_on_their_own(kind):
-    """The count of an easy example does not depend on a hard one in its batch."""
+    """The number of iterations of an easy example does not depend on a hard example in its batch."""
     rates = tf.constant([[0.1], [0.9]], tf.float64)
     together = kind()(lambda x: rates * x, tf.ones([2, 1], tf.float64))
     alone = kind()(lambda x: rates[:1] * x, tf.ones([1, 1], tf.float64))
@@ -72,8 +72,8 @@ def test_examples_converge_on_their_own(kind):
 
 
 @by_both
-def test_an_example_that_does_not_converge_is_told(kind):
-    """An expansion by 3 diverges; NaN stops at once, also where a graph rewrites "not <=" as ">"."""
+def test_an_example_that_does_not_converge_is_reported(kind):
+    """An expansion by 3 diverges. NaN stops at once, even where a graph rewrites "not <=" as ">"."""
     rates = tf.constant([[3.0], [0.2], [0.2], [0.2]], tf.float64)
     y = tf.constant([[1.0, 1.0], [1.0, 1.0], [1.0, np.nan], [np.inf, 0.0]], tf.float64)
 
@@ -95,7 +95,7 @@ def test_an_example_that_does_not_converge_is_told(kind):
     ("adapt", "sign"), [(resflow.layers.program.bind, 1), (lambda branch: lambda x: branch(x), -1)]
 )
 def test_implicit_gradients(adapt, sign, branch):
-    """d/dy, d/dtheta of sum(w . x(y)) against the dense implicit function theorem."""
+    """Compares d/dy and d/dtheta of sum(w . x(y)) with the dense implicit function theorem."""
     y, w = tf.constant(np.random.default_rng(2).normal(size=[2, 5, 4]))
     variables = [v.value for v in branch.trainable_variables]
     with tf.GradientTape() as tape:
@@ -128,7 +128,7 @@ def test_second_derivative_raises(branch):
     [(FixedPoint, "mixed_bfloat16", "float32", 2.0**-7), (Anderson, "float16", "float16", 2.0**-10)],
 )
 def test_half_precision_converges_to_its_rounding(kind, policy, dtype, epsilon):
-    """The Lipschitz constant is 0.64: the error is at most 3 times the tolerance of 2 roundings."""
+    """The Lipschitz constant is 0.64, so the error is at most 3 times the tolerance of 2 rounding units."""
     layer = resflow.layers.LipschitzDense
     hidden, output = layer(32, 0.8, dtype=policy), layer(4, 0.8, dtype=policy)
     activation = resflow.layers.LipSwish(dtype=policy)
@@ -154,7 +154,7 @@ def test_half_precision_converges_to_its_rounding(kind, policy, dtype, epsilon):
 @pytest.mark.quick
 @by_both
 def test_a_given_relative_tolerance_is_met_by_each_coordinate(kind):
-    """Coordinates of 1e4 and 1e-4; the small one converges slowly, and only a given rtol applies to it."""
+    """For coordinates of 1e4 and 1e-4, the small one converges slowly, and only a given rtol applies to it."""
     matrix = np.array([[0.1, 0.0], [1e-9, 0.8]])
     y = np.array([[1e4, 1e-4], [1e-4, 1e4], [0.0, 1.0]])
     given = kind(atol=0.0, rtol=1e-6, max_iterations=2000)(linear(matrix), tf.constant(y))
@@ -164,13 +164,13 @@ def test_a_given_relative_tolerance_is_met_by_each_coordinate(kind):
     assert np.all(default.converged)
     residual = np.max(np.abs(default.root + linear(matrix)(default.root) - y), 1)
     assert np.all(residual <= 4 * 2.0**-23 * (1 + np.max(np.abs(y), 1)))
-    if kind is FixedPoint:  # after 10 steps 0.8^10 of the small coordinate's error is left
+    if kind is FixedPoint:  # after 10 steps, the error of the small coordinate is still 0.8^10 of its initial value
         short = kind(atol=0.0, rtol=1e-6, max_iterations=10)
         assert not np.any(short(linear(matrix), tf.constant(y[:1])).converged)
 
 
 def test_what_is_vectorized_warns_if_some_did_not_converge(capfd):
-    """`vectorized_map` runs both branches if each element has a condition."""
+    """`vectorized_map` runs both branches of a condition if it differs between elements."""
 
     @tf.function(autograph=False)
     def run(rates):
@@ -184,13 +184,13 @@ def test_what_is_vectorized_warns_if_some_did_not_converge(capfd):
     capfd.readouterr()
     for rate in (0.1, 3.0):
         converged = run(tf.constant([0.1, rate]))
-        told = capfd.readouterr().err
+        printed = capfd.readouterr().err
         assert np.all(converged[0]) and np.all(converged[1]) == (rate < 1)
-        assert ("WARNING" not in told) if rate < 1 else ("number of examples: [0 3]" in told)
+        assert ("WARNING" not in printed) if rate < 1 else ("number of examples: [0 3]" in printed)
 
 
 def test_gradients_do_not_ask_for_an_exact_solution(branch):
-    """An absolute tolerance alone leaves none for the equation of the gradient, whose scale differs."""
+    """If only an absolute tolerance is set, none applies to the gradient's equation, whose scale differs."""
     y, evaluations, asked = tf.constant(np.random.default_rng(1).normal(size=[5, 4])), [], []
     settings = {"enough": 1e-20, "enough_relative": 1e-20}
 
@@ -209,7 +209,7 @@ def test_gradients_do_not_ask_for_an_exact_solution(branch):
 
 
 def test_a_gradient_that_does_not_converge_warns(capfd):
-    """Twenty plain steps find the root of y = 1.9 x to 1e-2, and leave the gradient 11 % off."""
+    """Twenty plain steps find the root of y = 1.9 x to 1e-2, but the gradient is still wrong by 11 %."""
     y = tf.constant([[0.05]])
     solver = FixedPoint(atol=1e-2, max_iterations=20)
     with tf.GradientTape() as tape:
@@ -217,8 +217,8 @@ def test_a_gradient_that_does_not_converge_warns(capfd):
         solution = solve_residual(lambda x: 0.9 * x, y, solver)
     assert solution.converged.numpy().all()
     tape.gradient(solution.root, y)
-    told = capfd.readouterr().err
-    assert "gradient of the inverse did not converge" in told and "most evaluations: 20" in told
+    printed = capfd.readouterr().err
+    assert "gradient of the inverse did not converge" in printed and "maximum evaluations: 20" in printed
 
 
 def test_what_is_enough_loosens_a_tight_tolerance_only():
@@ -235,7 +235,7 @@ def test_what_is_enough_loosens_a_tight_tolerance_only():
 
 @pytest.mark.parametrize(("memory", "exponent"), [(2, 0), (6, 0), (4, -100), (4, 115)])
 def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(memory, exponent):
-    """With n eigenvalues and n + 1 points the residual vanishes, also where squares leave the range of float32."""
+    """With n eigenvalues and n + 1 points, the residual vanishes, even where squares leave the range of float32."""
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=[8, 8]))[0]
     rates = np.resize([0.9, -0.5, 0.7, 0.2, -0.8][: memory - 1], 8)
     matrix = basis @ np.diag(rates) @ basis.T
@@ -250,7 +250,7 @@ def test_anderson_solves_an_affine_equation_in_as_many_steps_as_it_remembers(mem
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_events_of_few_coordinates(size):
-    """With more differences than coordinates, for a map with kinks, plain iteration takes more evaluations."""
+    """For a map with kinks, Anderson needs fewer evaluations even with more differences than coordinates."""
     shapes = [size, 32], [32, size], [32]
     kernel, out, bias = (tf.random.stateless_normal(shape, [size, i]) for i, shape in enumerate(shapes))
     kernel, out = (matrix / tf.linalg.svd(matrix, compute_uv=False)[0] for matrix in (kernel, out))
@@ -268,7 +268,7 @@ def test_events_of_few_coordinates(size):
 
 
 def of_potential(x):
-    """The gradient of 0.25 |x|^2, by a tape."""
+    """Computes the gradient of 0.25 |x|^2 with a tape."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         potential = 0.25 * tf.reduce_sum(x**2)
@@ -283,7 +283,7 @@ def of_dense():
 
 @pytest.mark.parametrize("make", [lambda: of_potential, of_dense])
 def test_a_gradient_of_events_whose_size_is_not_known(make):
-    """x + g(x) = 1.5 x, for a branch with a tape and one of dense layers."""
+    """x + g(x) = 1.5 x, for a branch that uses a tape and for a branch of dense layers."""
     branch = make()
 
     @tf.function(input_signature=[tf.TensorSpec([None, None])], autograph=False)

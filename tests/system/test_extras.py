@@ -53,10 +53,10 @@ train.run()
 
 def test_the_core_alone(process):
     done = process("-c", CORE_ALONE)
-    message = 'Error: The package ml_collections is not installed: pip install "tf-resflow[training]"'
+    message = 'Error: The package ml_collections is not installed. Run pip install "tf-resflow[training]"'
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]
 
 
 def test_another_keras_backend(monkeypatch, refused):
     monkeypatch.setattr("keras.config.backend", lambda: "torch")
-    refused("the backend is 'torch'.*keras.json", importlib.reload, tf_resflow.layers, error=ImportError)
+    refused("backend is 'torch'.*keras.json", importlib.reload, tf_resflow.layers, error=ImportError)

@@ -52,7 +52,7 @@ def largest_file():
 
 def test_no_room_for_tensorboard(tmp_path, largest_file):
     """The events of a line are larger than the line: they meet the limit first."""
-    with pytest.raises(OSError, match="Cannot write .*events: .*Make room"):
+    with pytest.raises(OSError, match="Cannot write .*events: .*Free up disk space"):
         with MetricsWriter(tmp_path) as writer:
             largest_file(4000)
             for step in range(1000):
@@ -67,7 +67,7 @@ def test_no_room_for_a_line_or_for_its_end(tmp_path, largest_file, refused):
         writer.scalars(1, "train", {"loss": 1.0})
         for room, reason in ((0, "File too large"), (20, "No space left on device")):
             largest_file((tmp_path / "metrics.jsonl").stat().st_size + room)
-            message = f"Cannot write .*metrics.jsonl: {reason}. Make room"
+            message = f"Cannot write .*metrics.jsonl: {reason}. Free up disk space"
             refused(message, writer.scalars, 2, "train", {"loss": 2.0}, error=OSError)
         largest_file(10**9)
         writer.scalars(3, "train", {"loss": 3.0})

@@ -1,8 +1,8 @@
-"""Keras layers with a constrained Lipschitz constant, and their norms."""
+"""Keras layers with a constrained Lipschitz constant, and functions that compute and update their norms."""
 
 import keras
 
-import tf_resflow.layers.keras_rules  # noqa: F401 (registers them)
+import tf_resflow.layers.keras_rules  # noqa: F401 (registers the rules)
 from tf_resflow.extras import check_backend
 from tf_resflow.layers import activations
 from tf_resflow.layers.activations import *  # noqa: F403
@@ -13,7 +13,7 @@ from tf_resflow.layers.lipschitz_constants import lipschitz_constant
 from tf_resflow.layers.norm_updates import converge_norms, mean_norm, update_norms
 from tf_resflow.layers.rules import LayerRule, register_rule
 
-check_backend(keras.config.backend())  # which ~/.keras/keras.json may set
+check_backend(keras.config.backend())  # ~/.keras/keras.json can also set the backend
 
 __all__ = [
     "LayerRule",

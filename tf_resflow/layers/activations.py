@@ -1,4 +1,4 @@
-"""Activations of known Lipschitz constant."""
+"""Activations with a known Lipschitz constant."""
 
 from typing import ClassVar
 
@@ -19,9 +19,7 @@ class _Activation(RuledLayer):
 
 
 class _SmoothActivation(_Activation):
-    """A layer that computes a `SmoothFunction` of its input."""
-
-    functions: tuple[SmoothFunction, SmoothFunction]  # the second one is fused
+    functions: tuple[SmoothFunction, SmoothFunction]  # not fused, and fused
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         num_parts = self.functions[0].num_parts
@@ -49,7 +47,7 @@ class _SwishFunction(SmoothFunction):
 
 
 class _ConcatenatedSwishFunction(_SwishFunction):
-    """[f(x), f(-x)] / 1.004 of that f; since f(-x) = f(x) - x / 1.1, one sigmoid is enough."""
+    """[f(x), f(-x)] / 1.004 for f = `_SwishFunction`. Since f(-x) = f(x) - x / 1.1, one sigmoid is enough."""
 
     num_parts: ClassVar[int] = 2
 
@@ -65,10 +63,10 @@ class _ConcatenatedSwishFunction(_SwishFunction):
 
 
 class _ConcatenatedPilaFunction(SmoothFunction):
-    """[f(x - 0.2), f(-x - 0.2)] / 1.06, with f(z) = z above 0, and z (t^2 / 2 - t + 1) e^t of t = 5 z below."""
+    """[f(x - 0.2), f(-x - 0.2)] / 1.06. For z > 0, f(z) = z; below, f(z) = z (t^2 / 2 - t + 1) e^t with t = 5 z."""
 
     num_parts: ClassVar[int] = 2
-    _most_below: ClassVar[float] = 200.0  # where e^t is zero; a power of a larger z may be infinite
+    _most_below: ClassVar[float] = 200.0  # e^t is zero from here; powers of larger numbers may overflow
 
     def formula(self, x):
         z = tf.concat([x, -x], -1) - 0.2
@@ -85,12 +83,12 @@ class _ConcatenatedPilaFunction(SmoothFunction):
 
 
 def _sigmoid(x):
-    return 0.5 + 0.5 * tf.tanh(0.5 * x)  # faster in XLA than an exponential and a quotient
+    return 0.5 + 0.5 * tf.tanh(0.5 * x)  # in XLA, faster than an exponential and a division
 
 
 def _max_min(x):
     a, b = tf.split(x, 2, -1)
-    swap = a < b  # a maximum and a minimum would each choose their own derivative at a tie
+    swap = a < b  # tf.maximum and tf.minimum would choose derivatives independently at ties
     return tf.concat([tf.where(swap, b, a), tf.where(swap, a, b)], -1)
 
 
@@ -108,8 +106,8 @@ class _Swish(_SmoothActivation):
 class LipSwish(_Swish):
     r"""\\(x \, \sigma(\mathrm{softplus}(\beta) \, x) / 1.1\\) with a trainable scalar \\(\beta\\).
 
-    The usual activation of residual flows. It is smooth, because the gradient of a log-determinant needs its second
-    derivative. Its slopes lie within [-0.1, 0.99985] for every beta, so it is 1-Lipschitz in every l^p norm.
+    This is the standard activation in residual flows. It is smooth, because the gradient of a log-determinant needs
+    its second derivative. Its slopes are in [-0.1, 0.99985] for every beta, so it is 1-Lipschitz in every l^p norm.
 
     ```python
     import tensorflow as tf
@@ -126,10 +124,10 @@ class LipSwish(_Swish):
 
 
 class CLipSwish(_Swish):
-    """[LipSwish(x), LipSwish(-x)] / 1.004 on the last axis, which it doubles.
+    """[LipSwish(x), LipSwish(-x)] / 1.004, concatenated along the last axis, whose size doubles.
 
-    1-Lipschitz in the 2-norm only (`lipschitz_order`): the slopes at x and -x have a root sum of squares of at most
-    1.004. They are never zero together.
+    It is 1-Lipschitz only in the 2-norm (`lipschitz_order`): the root of the sum of squares of the slopes at x and
+    -x is at most 1.004. The two slopes are never both zero.
 
     References:
       Perugachi-Diaz, Tomczak and Bhulai, "Invertible DenseNets with Concatenated LipSwish" (2021).
@@ -140,12 +138,11 @@ class CLipSwish(_Swish):
 
 
 class CPila(_SmoothActivation):
-    r"""\\([f(x - 0.2), f(-x - 0.2)] / 1.06\\) on the last axis, which it doubles, for a smooth f near the ReLU.
+    r"""\\([f(x - 0.2), f(-x - 0.2)] / 1.06\\) on the last axis, whose size doubles, with a smooth f near the ReLU.
 
-    \\(f(z) = z\\) for \\(z > 0\\), and \\((k^2 z^3 / 2 - k z^2 + z) e^{k z}\\) below, with \\(k = 5\\); three
-    derivatives are continuous. The root sum of squares of the two slopes is at most
-    \\(\sqrt{1 + 361 e^{-8}} < 1.0589\\), so it is 1-Lipschitz, in the 2-norm only (`lipschitz_order`). The slopes
-    are never zero together.
+    \\(f(z) = z\\) for \\(z > 0\\), and \\((k^2 z^3 / 2 - k z^2 + z) e^{k z}\\) for \\(z \le 0\\), with \\(k = 5\\).
+    Its first three derivatives are continuous. It is 1-Lipschitz only in the 2-norm (`lipschitz_order`): the root
+    of the sum of squares of the slopes is at most \\(\sqrt{1 + 361 e^{-8}} < 1.0589\\). They are never both zero.
 
     References:
       Ahn, Kim, Kim and Kim, "Invertible Monotone Operators for Normalizing Flows" (2022).
@@ -156,10 +153,10 @@ class CPila(_SmoothActivation):
 
 
 class MaxMin(_Activation):
-    """[max(a, b), min(a, b)] of the two halves a, b of the last axis, whose size must be even.
+    """[max(a, b), min(a, b)], where a and b are the two halves of the last axis. Its size must be even.
 
-    It permutes its input; its Jacobian is that permutation, the identity at ties. So it is 1-Lipschitz in every l^p
-    norm, and preserves the norm of gradients.
+    The Jacobian is a permutation matrix, and the identity at ties. The layer is therefore 1-Lipschitz in every l^p
+    norm and preserves the norm of gradients.
 
     References:
       Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation" (2019).
@@ -167,7 +164,7 @@ class MaxMin(_Activation):
 
 
 class FullSort(_Activation):
-    """The last axis in ascending order: `MaxMin` for all channels at once, 1-Lipschitz in every l^p norm.
+    """Sorts the last axis in ascending order, while `MaxMin` sorts pairs. It is 1-Lipschitz in every l^p norm.
 
     References:
       Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation" (2019).
@@ -175,7 +172,7 @@ class FullSort(_Activation):
 
 
 class LipschitzCube(_Activation):
-    """x^3 / 3 on [-1, 1], continued with slope 1, which is 1-Lipschitz in every l^p norm."""
+    """x^3 / 3 on [-1, 1], continued with slope 1 outside. It is 1-Lipschitz in every l^p norm."""
 
 
 @register_rule(CPila)

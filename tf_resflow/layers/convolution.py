@@ -1,4 +1,4 @@
-"""The convolution of the layers, in the form that is fast for its numbers of taps and channels."""
+"""A 2-D convolution that chooses the fastest algorithm for the numbers of taps and channels."""
 
 import math
 
@@ -8,18 +8,18 @@ import tensorflow as tf
 from tf_resflow.layers.tracing import in_one_pass, wide_dtype
 from tf_resflow.private_api import custom_gradient
 
-_FEW = 4  # largest number of channels for which a product of all taps was measured to be faster
-_SOME = 128  # likewise for kernels of one tap
+_FEW = 4  # largest number of channels for which multiplying patches was measured to be faster
+_SOME = 128  # the same for kernels with one tap
 
 
 def convolution(
     x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, *, fused: bool = False
 ) -> tf.Tensor:
-    """`tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
+    """Computes `tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
 
-    CPU kernels of convolutions compute in blocks of 8 or 16 channels and are slow for few channels. Here those are
-    matrix products of the patches of the image. In bfloat16 the products of the taps are rounded before they are
-    added. With `fused`, patches are gathered and added in one pass over memory, see `in_one_pass`.
+    Convolutions on CPUs work on blocks of 8 or 16 channels and are slow for few channels. This function then
+    uses matrix products of image patches. In bfloat16, it rounds the product of each tap before adding the
+    products. With `fused`, it gathers and adds patches in one pass over memory (see `in_one_pass`).
     """
     height, width, inputs, outputs = kernel.shape
     taps = height * width
@@ -39,20 +39,19 @@ def _plus(x, bias):
 
 
 def _product(x, kernel, bias=None):
-    """The last axis times the kernel `[..., outputs]` as a matrix, plus the bias."""
     matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
     size = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
     rows = _plus(tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)
     return tf.reshape(rows, [-1, *size, matrix.shape[1]])
 
 
-# Each of the two maps is the transpose of the other. XLA makes one pass over memory of the shifted images. Without
-# it, a convolution with a kernel of ones and zeros is faster.
+# `_patches` and `_overlap_add` are transposes of each other. XLA combines the shifted images in one pass over
+# memory. Without XLA, a convolution with a kernel of ones and zeros is faster.
 
 
 def _patches(x, size, fused):
-    """The flattened patch of this size around each pixel, `[batch, height, width, taps channels]`."""
-    shifted = fused and not tf.executing_eagerly() and x.dtype != tf.bfloat16  # which XLA would move in float32
+    """Returns the flattened patch around each pixel, `[batch, height, width, taps channels]`."""
+    shifted = fused and not tf.executing_eagerly() and x.dtype != tf.bfloat16  # XLA would move it in float32
     gather = _shifts if shifted else _gather_by_convolution
 
     @custom_gradient
@@ -63,7 +62,7 @@ def _patches(x, size, fused):
 
 
 def _overlap_add(patches, size, fused):
-    """The sum of the patches that cover each pixel, `[batch, height, width, channels]`."""
+    """Returns the sum of the patches that cover each pixel, `[batch, height, width, channels]`."""
     one_pass = fused and not tf.executing_eagerly()
     add = _sum_of_shifts if one_pass else _add_by_convolution
 
@@ -104,6 +103,6 @@ def _add_by_convolution(patches, size):
 
 
 def _one_hot(size, channels, dtype):
-    """The kernel of a convolution that gathers patches, `[*size, channels, taps channels]`."""
+    """Returns the kernel of a convolution that gathers patches, `[*size, channels, taps channels]`."""
     taps = math.prod(size) * channels
     return tf.reshape(tf.eye(taps, dtype=dtype), [*size, channels, taps])

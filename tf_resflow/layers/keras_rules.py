@@ -1,4 +1,4 @@
-"""The rules of Keras' layers."""
+"""Rules for Keras layers."""
 
 import math
 
@@ -10,7 +10,7 @@ from tf_resflow.layers import operations
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.rules import LayerRule, TensorBound, register_rule
 
-# The largest |slope| of each elementwise function of keras.activations, rounded up.
+# The largest |slope| of each elementwise function in keras.activations, rounded up.
 SLOPES = {
     **dict.fromkeys("elu hard_tanh leaky_relu linear log_sigmoid relu relu6 softplus softsign tanh".split(), 1.0),
     "gelu": 1.129,
@@ -76,8 +76,8 @@ class _MergingRule(_NonexpansiveRule):
         live = [x.shape for x in inputs if not x.is_fixed]
         if None in shape[1:] or any(one[1:] != shape[1:] for one in live):
             raise ValueError(
-                f"Layer '{layer.name}' may broadcast inputs of shapes {live} to {shape}, which expands the norm. "
-                "Give all inputs that depend on the first input of the branch the same, known shape."
+                f"Layer '{layer.name}' may broadcast inputs of shapes {live} to {shape}, which can increase the "
+                "norm. All inputs that depend on the first input of the branch must have the same known shape."
             )
         summed = super().bound(layer, inputs, shape, certified, weights)
         is_mean = isinstance(layer, keras.layers.Average)
@@ -97,11 +97,11 @@ class _ConcatenateRule(LayerRule):
         return operations.ConcatenateOperation(site.dtype, layer.axis)
 
     def bound(self, layer, inputs, shape, certified, weights):
-        """(sum L^p)^(1/p), which falls with p: the infimum of a learned p is safe."""
         if layer.axis % len(shape) == 0:
-            raise ValueError(f"Layer '{layer.name}' joins examples of the batch: concatenate along another axis.")
+            raise ValueError(f"Layer '{layer.name}' concatenates the batch axis. Concatenate along another axis.")
         live = [x for x in inputs if not x.is_fixed]
         constants, order = [x.constant for x in live], live[0].order
+        # (sum L^p)^(1/p) decreases in p, so the infimum of a learned p gives a safe bound.
         p = order.low if isinstance(order, LearnedOrder) else order
         if math.isinf(p):
             joint = tf.reduce_max(constants) if any(map(tf.is_tensor, constants)) else max(constants)
@@ -123,7 +123,7 @@ class _DropoutRule(LayerRule):
     def lipschitz_constant(self, layer):
         if layer.rate:
             raise ValueError(
-                f"A block with a Dropout of rate {layer.rate} has no inverse: remove layer '{layer.name}'."
+                f"Layer '{layer.name}' is a Dropout of rate {layer.rate}, so its block has no inverse. Remove it."
             )
         return 1.0
 
@@ -141,11 +141,11 @@ class _RescalingRule(LayerRule):
         return float(np.max(np.abs(layer.scale)))
 
     def bound(self, layer, inputs, shape, certified, weights):
-        """The output shape that Keras infers does not show whether scale or offset broadcasts."""
+        # The output shape that Keras infers does not show whether the layer broadcasts.
         example = tf.zeros([1, *(size or 1 for size in (shape or ())[1:])])
         if layer(example).shape != example.shape:
             raise ValueError(
-                f"Layer '{layer.name}' (Rescaling) broadcasts its input of shape {shape}, which expands the norm. "
-                "Give it scalars, or arrays that broadcast to the input."
+                f"Layer '{layer.name}' (Rescaling) broadcasts its input of shape {shape}, which can increase the "
+                "norm. Use scalars for scale and offset, or arrays that broadcast to the shape of the input."
             )
         return super().bound(layer, inputs, shape, certified, weights)

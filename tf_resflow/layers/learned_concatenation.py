@@ -1,4 +1,4 @@
-"""A concatenation of learned weights, which keeps a Lipschitz constant."""
+"""A concatenation with learned weights and a constrained Lipschitz constant."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from tf_resflow.typing import Shape
 
 
 class LearnableConcatenation(RuledLayer):
-    r"""\\([\eta_1 x, \eta_2 h]\\) on the last axis, with learned weights \\(\eta\\) of 2-norm `coefficient`.
+    r"""\\([\eta_1 x, \eta_2 h]\\) on the last axis, with learned weights \\(\eta\\) whose 2-norm is `coefficient`.
 
-    \\(\eta_i = c \, e_i / \sqrt{e_1^2 + e_2^2}\\) with \\(e_i = \mathrm{softplus}(k_i) + 0.1\\) and two trainable
-    numbers \\(k\\). If x and h have the constants \\(L_1\\) and \\(L_2\\), the result has at most
-    \\(c \max(L_1, L_2)\\) in the 2-norm. In the dense layers of an i-DenseNet h is a function of x:
+    The weights are \\(\eta_i = c \, e_i / \sqrt{e_1^2 + e_2^2}\\) with \\(e_i = \mathrm{softplus}(k_i) + 0.1\\) and
+    two trainable numbers \\(k\\). If x and h have the Lipschitz constants \\(L_1\\) and \\(L_2\\), the result
+    has at most \\(c \max(L_1, L_2)\\) in the 2-norm. In the dense layers of an i-DenseNet, h is a function of x:
 
     ```python
     import keras
@@ -32,7 +32,7 @@ class LearnableConcatenation(RuledLayer):
     ```
 
     Args:
-      coefficient: c, positive.
+      coefficient: c, a positive number.
 
     References:
       Perugachi-Diaz, Tomczak and Bhulai, "Invertible DenseNets with Concatenated LipSwish" (2021), section 3.3.
@@ -43,22 +43,22 @@ class LearnableConcatenation(RuledLayer):
     def __init__(self, coefficient: float = COEFFICIENT, **kwargs: Any):
         super().__init__(**kwargs)
         if not 0.0 < coefficient < math.inf:
-            raise ValueError(f"coefficient must be positive and finite, but got {coefficient}.")
+            raise ValueError(f"coefficient is {coefficient}; it must be positive and finite.")
         self.coefficient = float(coefficient)
 
     def build(self, input_shape: Sequence[Shape]) -> None:
         if not isinstance(input_shape[0], (list, tuple)) or len(input_shape) != 2:
-            raise ValueError(f"Call layer '{self.name}' on a list of two tensors [x, h]; got {input_shape}.")
+            raise ValueError(f"Layer '{self.name}' got the input shape {input_shape}. Pass two tensors [x, h].")
         self.logits = self.add_weight(name="logits", shape=(2,), initializer="ones", autocast=False)
 
     def weights_of_inputs(self) -> tf.Tensor:
-        """The two eta in the dtype of the variables."""
+        """Returns the two weights eta in the dtype of the variables."""
         sizes = tf.math.softplus(tf.convert_to_tensor(self.logits)) + 0.1
         limit = self.coefficient * (1.0 - rounding_error(self))
         return limit * sizes / tf.norm(sizes)
 
     def weight_bounds(self) -> tf.Tensor:
-        """Upper bounds of the two eta as applied, in training and outside of it, in float64."""
+        """Returns upper bounds of the two weights eta as applied, in training and in evaluation, in float64."""
         weights = self.weights_of_inputs()
         dtypes = self.compute_dtype, lowest_dtype(self)
         return tf.reduce_max([tf.cast(tf.cast(weights, dtype), tf.float64) for dtype in dtypes], 0)

@@ -10,11 +10,11 @@ from tf_resflow.serialization import SerializableLayer
 
 
 class LearnedOrder(SerializableLayer):
-    r"""The order p of an \\(\ell^p\\) norm, learned: p = low + (high - low) sigmoid(theta).
+    r"""The learned order p of an \\(\ell^p\\) norm: p = low + (high - low) sigmoid(theta).
 
-    Give one object to several layers to share it. Orders have a separate objective, `tf_resflow.layers.mean_norm`;
-    the gradient of the density does not reach them. Saving a model keeps what is shared, but
-    `keras.models.clone_model` does not make new orders.
+    To share an order, pass the same object to several layers. Orders have a separate objective,
+    `tf_resflow.layers.mean_norm`, and receive no gradient from the density. Saving a model keeps orders shared.
+    `keras.models.clone_model` does not create new orders.
 
     ```python
     orders = resflow.layers.LearnedOrder.cycle(3)
@@ -25,9 +25,9 @@ class LearnedOrder(SerializableLayer):
     ```
 
     Args:
-      initial: the first value of p, strictly between low and high.
+      initial: initial value of p, strictly between low and high.
       low: infimum of p, at least 1.
-      high: supremum of p.
+      high: supremum of p, finite.
 
     References:
       Chen et al., "Residual Flows" (2019), learned mixed norms.
@@ -36,7 +36,7 @@ class LearnedOrder(SerializableLayer):
     def __init__(self, initial: float = 2.0, low: float = 1.0, high: float = 5.0, **kwargs: Any):
         super().__init__(**kwargs)
         if not 1.0 <= low < initial < high < math.inf:
-            raise ValueError(f"A LearnedOrder needs 1 <= low < initial < high < inf; got {low}, {initial}, {high}.")
+            raise ValueError(f"{low=}, {initial=}, {high=}; a LearnedOrder needs 1 <= low < initial < high < inf.")
         self.initial, self.low, self.high = float(initial), float(low), float(high)
         share = (initial - low) / (high - low)
         self.theta = self.add_weight(
@@ -46,7 +46,7 @@ class LearnedOrder(SerializableLayer):
 
     @classmethod
     def cycle(cls, length: int, **kwargs: Any) -> list[tuple["LearnedOrder", "LearnedOrder"]]:
-        """Domains and codomains of a chain of layers, [(p0, p1), (p1, p2), ..., (p_last, p0)].
+        """Creates the domains and codomains for a chain of layers, [(p0, p1), (p1, p2), ..., (p_last, p0)].
 
         Args:
           length: number of layers.
@@ -56,5 +56,5 @@ class LearnedOrder(SerializableLayer):
         return list(zip(orders, orders[1:] + orders[:1], strict=True))
 
     def order(self) -> tf.Tensor:
-        """The order, a scalar tensor, differentiable in theta."""
+        """Returns the order, a scalar tensor that is differentiable in theta."""
         return self.low + (self.high - self.low) * tf.sigmoid(self.theta.value)

@@ -16,20 +16,20 @@ from tf_resflow.typing import Shape
 class LipschitzDense(LipschitzLayer):
     r"""`keras.layers.Dense` with a Lipschitz constant of at most `coefficient`.
 
-    On the last axis it computes \\(x W + b\\) with the kernel divided, differentiably, by
+    The layer computes \\(x W + b\\) on the last axis. It divides the kernel, differentiably, by
     \\(\max(1, \|W\| / \mathrm{coefficient})\\). The norm \\(\|W\| = \max_v \|Wv\|_q / \|v\|_p\\) is evaluated at
-    stored vectors v, which a call does not change. If they no longer fit the kernel, the call finds new ones;
-    `tf_resflow.layers.update_norms` stores them for later calls. The norm is an estimate from below; `norm_bound()`
-    proves a bound for the raw kernel, and `lipschitz_bound()` for the layer. The norm has a closed form for p = 1
-    and for q = inf, and then nothing is stored.
+    stored vectors v. If they no longer fit the kernel, a call computes new vectors but does not store them;
+    `tf_resflow.layers.update_norms` stores vectors for later calls. The norm is an estimate from below.
+    `norm_bound()` returns a proven bound for the raw kernel, and `lipschitz_bound()` for the layer. For p = 1 and
+    for q = inf, the norm has a closed form, and the layer stores no vectors.
 
-    With `normalization="schatten"` the kernel is divided by the Schatten norm of order 128 instead, an upper bound
-    at \\(2 \to 2\\):
+    With `normalization="schatten"`, the kernel is divided by the Schatten norm of order 128 instead, which is an
+    upper bound of the norm \\(2 \to 2\\):
 
     $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
 
-    The coefficient then holds for every kernel, and the layer stores no vectors. In return, the norm stays below
-    the coefficient, and each call multiplies Gram matrices of the smaller of inputs and outputs.
+    The coefficient then holds for every kernel, and the layer stores no vectors. However, the norm stays below the
+    coefficient, and each call multiplies Gram matrices of size min(inputs, outputs).
 
     ```python
     import keras
@@ -44,21 +44,20 @@ class LipschitzDense(LipschitzLayer):
     # 0.81
     ```
 
-    Orders other than 2 constrain the norm induced by \\(\ell^p\\) on the inputs and \\(\ell^q\\) on the outputs;
-    the codomain of a layer must be the domain of the next. The leading axes are batch axes. If they are part of the
-    event and domain <= codomain, the norm over the whole event is still that of W; otherwise the input must be
-    `[batch, inputs]`.
+    With orders other than 2, the layer constrains the norm induced by \\(\ell^p\\) on the inputs and \\(\ell^q\\)
+    on the outputs. The codomain of a layer must be the domain of the next one. All leading axes are batch axes. If
+    domain <= codomain, they may be part of the event, because the norm over the whole event is still that of W.
+    Otherwise, the input must have shape `[batch, inputs]`.
 
     Args:
       units: number of outputs.
-      coefficient: the largest norm allowed, positive. In a `ResidualBlock` the product over all layers must be
-        below 1.
-      **kwargs: the arguments of `keras.layers.Layer`, and those of all Lipschitz layers: `domain` and `codomain`,
-        the orders p and q of the norms of inputs and outputs, 2 by default, each in [1, inf] or a `LearnedOrder`;
+      coefficient: largest norm allowed, positive. In a `ResidualBlock`, the product over layers must be below 1.
+      **kwargs: arguments of `keras.layers.Layer` and of all Lipschitz layers: `domain` and `codomain`, the orders p
+        and q of the norms of inputs and outputs (2 by default, each in [1, inf] or a `LearnedOrder`);
         `normalization`, "induced", or "schatten" for an upper bound of the norm 2 -> 2; `use_bias`;
         `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
-        relative change of v at which an update of the norm stops (1e-2); and `max_iterations`, the most products
-        with W and its transpose in an update (12).
+        relative change of v at which an update of the norm stops (1e-2); and `max_iterations`, the maximum number
+        of products with W and its transpose in an update (12).
 
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
@@ -73,8 +72,8 @@ class LipschitzDense(LipschitzLayer):
         has_inner_axes = fixed and self.domain <= self.codomain
         if len(input_shape) > 2 and not has_inner_axes:
             raise ValueError(
-                f"The norm of layer '{self.name}' depends on the number of positions unless domain <= codomain. "
-                f"Its input must be [batch, inputs], but has shape {tuple(input_shape)}. Flatten it."
+                f"The input of layer '{self.name}' has shape {tuple(input_shape)}. It must be [batch, inputs]: "
+                "the norm depends on the number of positions unless domain <= codomain. Flatten the input."
             )
         shape = (input_shape[-1], self.units)
         self._build(shape, MatrixOperator(shape))
@@ -88,8 +87,8 @@ class LipschitzDense(LipschitzLayer):
 class LipschitzConv2D(LipschitzLayer):
     """`keras.layers.Conv2D` with a Lipschitz constant of at most `coefficient`: stride 1, padding "same", NHWC.
 
-    It constrains the norm of the zero-padded convolution of images of the size at build. The norm of the flattened
-    kernel may be smaller by up to the square root of the number of taps.
+    The layer constrains the norm of the zero-padded convolution for the image size at build time. The norm of the
+    flattened kernel may be smaller by a factor of up to the square root of the number of taps.
 
     ```python
     import keras
@@ -103,17 +102,17 @@ class LipschitzConv2D(LipschitzLayer):
     block = resflow.bijectors.ResidualBlock(branch)
     ```
 
-    `normalization="schatten"` needs memory for a square matrix of the smaller of inputs and filters, for every two
-    pixels: choose it where one of them is small, or for 1x1 kernels.
+    `normalization="schatten"` needs memory for a square matrix of size min(channels, filters) per two pixels. Use
+    it if one of these numbers is small, or for 1x1 kernels.
 
-    On a smaller image the norm is no greater. A larger image is an error: a ValueError if the size is static, else
-    an InvalidArgumentError when the graph runs. (XLA drops assertions: what it compiles needs a static size.)
+    The bound also holds for smaller images. A larger image raises a ValueError if its size is static, and otherwise
+    an InvalidArgumentError when the graph runs. XLA drops assertions, so compiled code needs a static image size.
 
     Args:
       filters: number of output channels.
-      kernel_size: an odd integer, or two.
-      coefficient: the largest norm allowed.
-      **kwargs: as of `LipschitzDense`.
+      kernel_size: an odd integer, or a pair of odd integers.
+      coefficient: largest norm allowed, positive.
+      **kwargs: see `LipschitzDense`.
 
     References:
       Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);
@@ -126,14 +125,14 @@ class LipschitzConv2D(LipschitzLayer):
         super().__init__(coefficient, **kwargs)
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(taps % 2 == 0 for taps in size):
-            raise ValueError(f"kernel_size must be an odd positive integer, or two of them; got {kernel_size!r}.")
+            raise ValueError(f"kernel_size is {kernel_size!r}; expected an odd positive integer or a pair of them.")
         self.filters, self.kernel_size = filters, size
 
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 4 or None in tuple(input_shape[1:]):
             raise ValueError(
-                f"The norm of layer '{self.name}' depends on the largest size of its images, but its input has "
-                f"shape {tuple(input_shape)}. Give the image size, e.g. keras.Input([32, 32, 3])."
+                f"The input of layer '{self.name}' has shape {tuple(input_shape)}, but the norm depends on the "
+                "largest image size. Give the image size, for example keras.Input([32, 32, 3])."
             )
         self.image_size, channels = tuple(input_shape[1:3]), input_shape[3]
         shape = (*self.kernel_size, channels, self.filters)

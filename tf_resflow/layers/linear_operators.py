@@ -1,4 +1,4 @@
-"""The two linear maps whose norms the layers constrain: a matrix and a zero-padded convolution."""
+"""Linear operators whose norms the layers constrain: a matrix, and a zero-padded convolution."""
 
 import dataclasses
 import math
@@ -8,17 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 _MAX_GRAM_SIZE = 4096  # largest Gram matrix of a convolution that is factorized
-_MAX_GRAM_BLOCK = 64  # largest one of `gram_blocks` for all pixels
-_KRYLOV = 200  # most steps of Lanczos' method
-_EXCESS = 1e-9  # of the first bound that is tried, over the guess
+_MAX_GRAM_BLOCK = 64  # largest Gram matrix of all pixels in `gram_blocks`
+_KRYLOV = 200  # maximum number of Lanczos steps
+_EXCESS = 1e-9  # relative excess of the first attempted bound over the guess
 
 
 @dataclasses.dataclass(frozen=True)
 class _Operator:
-    """A linear map W, with a kernel of `shape` `[..., inputs, outputs]`.
+    """A linear map W with a kernel of `shape` `[..., inputs, outputs]`.
 
     W mixes the positions of an image of `image_size`, which is empty for a matrix. `copies` is the number of
-    positions at which W acts separately. For p <= q all of them together have the norm of W.
+    positions at which W acts separately. For p <= q, all copies together have the norm of W.
     """
 
     shape: tuple[int, ...]
@@ -43,21 +43,19 @@ class _Operator:
 
     @property
     def gram_is_of_outputs(self) -> bool:
-        """Whether `gram` is W W': there are no more outputs than inputs."""
+        """Whether `gram` is W W', because the number of outputs is at most the number of inputs."""
         return self.num_outputs <= self.num_inputs
 
 
 class MatrixOperator(_Operator):
-    """v -> v W with a kernel W of `shape` `[inputs, outputs]`.
-
-    Of stacked kernels `[matrices, inputs, outputs]`, each is applied to one of the vectors `[matrices, inputs]`.
-    """
+    """v -> v W with a kernel W of `shape` `[inputs, outputs]`, or stacked kernels `[matrices, inputs, outputs]`."""
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """W v."""
         if kernel.shape.rank == 2:
             return tf.matmul(v, kernel)
-        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)  # for few numbers faster than a matmul of batches
+        # One vector per stacked kernel, `[matrices, inputs]`. For small matrices, this beats a batched matmul.
+        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """W' u."""
@@ -66,35 +64,35 @@ class MatrixOperator(_Operator):
         return tf.reduce_sum(u[:, tf.newaxis] * kernel, 2)
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of the weights of each output, in its shape; with a leading axis for an image."""
+        """Returns the sum of each output's weights, in the shape of an output (with a leading axis for images)."""
         return tf.reduce_sum(kernel, 0)
 
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of the weights of each input, likewise."""
+        """Returns the sum of each input's weights, in the shape of an input (with a leading axis for images)."""
         return tf.reduce_sum(kernel, 1)
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
-        """W W' or W'W, whichever is smaller, `[n, n]`."""
-        if kernel.shape.rank == 3:  # faster one by one
+        """Returns W W' or W'W, whichever is smaller, `[n, n]`."""
+        if kernel.shape.rank == 3:  # faster than a batched matmul
             return tf.stack([self.gram(matrix) for matrix in tf.unstack(kernel)])
         of_outputs = self.gram_is_of_outputs
         return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is ||W||_2^2, or above it."""
+        """Returns Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is at least ||W||_2^2."""
         return self.gram(kernel)
 
     def live(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The entries of the kernel that act on some input."""
+        """Returns the entries of the kernel that act on some input."""
         return kernel
 
     def spectral_bound(self, kernel: tf.Tensor) -> tf.Tensor:
-        """||W||_2, or an upper bound of it."""
+        """Returns ||W||_2 or an upper bound of it."""
         return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
 
 
 class ConvolutionOperator(_Operator):
-    """A convolution of stride 1 with zero padding and an odd kernel `[kh, kw, inputs, outputs]`."""
+    """A convolution with stride 1, zero padding and an odd kernel `[kh, kw, inputs, outputs]`."""
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         return tf.nn.conv2d(v, kernel, 1, "SAME")
@@ -113,27 +111,27 @@ class ConvolutionOperator(_Operator):
         return tf.ones([1, *self.image_size, 1], dtype)
 
     def live(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The taps that lead from one pixel of the image to another; on a small image some do not."""
+        """Returns the taps that connect two pixels of the image. On a small image, some taps never do."""
         top, left = (
             max(0, (taps + 1) // 2 - pixels) for taps, pixels in zip(self.shape[:2], self.image_size, strict=True)
         )
         return kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]
 
     def spectral_bound(self, kernel: tf.Tensor) -> tf.Tensor:
-        """||W||_2 if the smaller side has at most 4,096 dimensions, else an upper bound from Fourier symbols.
+        """Returns ||W||_2 if the smaller side has at most 4,096 dimensions, else a bound from Fourier symbols.
 
-        `eigenvalue_bound` proves the norm to a relative 1e-9, or less closely if Lanczos' method has not converged.
-        In a graph it is computed from all eigenvalues.
+        In eager mode, `eigenvalue_bound` proves the norm to a relative 1e-9, or less closely if Lanczos's method
+        has not converged. In a graph, the norm is computed from all eigenvalues.
         """
         kernel = self.live(kernel)
         if min(self.num_inputs, self.num_outputs) > _MAX_GRAM_SIZE:
             return self._fourier_bound(kernel)
-        if not tf.executing_eagerly():  # where a SavedModel must do without NumPy
+        if not tf.executing_eagerly():  # a SavedModel cannot use NumPy
             return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
         return tf.constant(math.sqrt(eigenvalue_bound(*self._band(kernel.numpy()))), tf.float64)
 
     def _band(self, kernel):
-        """The blocks of `gram` on and under the diagonal, each of as many rows of the image as a tap can reach."""
+        """Yields the diagonal blocks of `gram`, then those below. Each spans the image rows that a tap reaches."""
         kernel_height, kernel_width, inputs, outputs = kernel.shape
         if inputs < outputs:
             kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
@@ -152,13 +150,13 @@ class ConvolutionOperator(_Operator):
             yield blocks.reshape(-1, size, size)
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
-        """W W' or W'W, `[n, n]` with n = height width min(inputs, outputs).
+        """Returns W W' or W'W, `[n, n]` with n = height width min(inputs, outputs).
 
-        With K_a the matrix of tap a and S_a the shift of the image by it (zeros come in), W is sum_a S_a (x) K_a,
-        and W W' is sum_ab S_a S_b' (x) K_a K_b'. The shifts of rows and of columns are independent.
+        Let K_a be the matrix of tap a, and S_a the shift of the image by a, filled with zeros. Then W is sum_a S_a
+        (x) K_a, and W W' is sum_ab S_a S_b' (x) K_a K_b'. The shifts of rows and of columns are independent.
         """
         kernel_height, kernel_width, inputs, outputs = kernel.shape
-        if inputs < outputs:  # W'W: the transpose of a convolution is one with the taps mirrored
+        if inputs < outputs:  # W'W: the transposed convolution has mirrored taps
             kernel = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
         height, width = self.image_size
         rows = tf.constant(_shift_products(height, kernel_height), kernel.dtype)
@@ -170,13 +168,13 @@ class ConvolutionOperator(_Operator):
         return tf.reshape(gram, [size, size])
 
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
-        """`gram` up to 64 dimensions; above, `[frequencies, n, n]` with n = min(inputs, outputs)."""
+        """Returns `gram` up to 64 dimensions, and above `[frequencies, n, n]` with n = min(inputs, outputs)."""
         kernel = self.live(kernel)
         small = min(self.num_inputs, self.num_outputs) <= _MAX_GRAM_BLOCK
         return self.gram(kernel) if small else self._gram_of_symbols(kernel)
 
     def _gram_of_symbols(self, kernel):
-        """sum_ab e^(-i <w, a - b>) K_a K_b' at half of the frequencies w of the torus of `_fourier_bound`."""
+        """Returns sum_ab e^(-i <w, a - b>) K_a K_b' at half of the frequencies w of the `_torus`."""
         if kernel.shape[2] > kernel.shape[3]:
             kernel = tf.transpose(kernel, [0, 1, 3, 2])
         (rows, columns), (height, width, size, _) = self._torus(kernel), kernel.shape
@@ -184,20 +182,20 @@ class ConvolutionOperator(_Operator):
         angles = 2.0 * np.pi * np.reshape(i * a / rows + j * b / columns, [-1, height * width])
         angles = tf.constant(angles, kernel.dtype)
         angles = tf.reshape(angles[:, :, tf.newaxis] - angles[:, tf.newaxis], [angles.shape[0], -1])
-        products = tf.einsum("abio,cdjo->abcdij", kernel, kernel)  # of two taps
+        products = tf.einsum("abio,cdjo->abcdij", kernel, kernel)  # K_a K_b'
         products = tf.reshape(products, [-1, size * size])
         blocks = tf.complex(tf.cos(angles) @ products, tf.sin(angles) @ products)
         return tf.reshape(blocks, [-1, size, size])
 
     def _torus(self, kernel):
-        """The smallest periods at which no tap wraps from one pixel of the image to another."""
+        """Returns the smallest periods at which no tap wraps around from one pixel of the image to another."""
         return [pixels + taps // 2 for pixels, taps in zip(self.image_size, kernel.shape[:2], strict=True)]
 
     def _fourier_bound(self, kernel):
-        """An upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
+        """Returns an upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
 
-        The zero-padded convolution is a compression of the periodic one on the `_torus`, whose norm is the largest
-        norm of its symbols. Conjugate frequencies count once.
+        The zero-padded convolution is a compression of the periodic convolution on the `_torus`. The norm of the
+        periodic convolution is the largest norm of its symbols. One of each two conjugate frequencies is enough.
 
         References:
           Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
@@ -221,7 +219,7 @@ LinearOperator: TypeAlias = MatrixOperator | ConvolutionOperator
 
 
 def _shift_products(length, num_taps):
-    """S_a S_b' for each two taps of a line of pixels, `[taps, taps, length, length]`."""
+    """Returns S_a S_b' for each pair of taps on a line of pixels, `[taps, taps, length, length]`."""
     shifts = np.stack([np.eye(length, k=tap - num_taps // 2) for tap in range(num_taps)])
     return np.einsum("aik,cjk->acij", shifts, shifts)
 
@@ -231,13 +229,13 @@ def _root_of_largest(eigenvalues):
 
 
 def eigenvalue_bound(diagonal: np.ndarray, below: np.ndarray) -> float:
-    r"""An upper bound of the largest eigenvalue of a symmetric, semidefinite, block-tridiagonal matrix G.
+    r"""Returns an upper bound of the largest eigenvalue of a semidefinite block-tridiagonal matrix G.
 
-    \\(\mu I - G\\) has a Cholesky factor if and only if \\(\mu\\) is above all eigenvalues. The first \\(\mu\\) is
-    above the largest Ritz value of 200 steps of Lanczos' method by a factor of \\(1 + 10^{-9}\\); each further one
-    by a hundred times as much, up to the largest sum of a row.
+    \\(\mu I - G\\) has a Cholesky factor if and only if \\(\mu\\) exceeds all eigenvalues. The first \\(\mu\\)
+    exceeds the largest Ritz value after 200 Lanczos steps by a relative \\(10^{-9}\\). This excess grows by a
+    factor of 100 per attempt, until \\(\mu\\) reaches the largest row sum, which is always a bound.
 
-    The blocks on the diagonal are `[blocks, m, m]`, float64, and those under it `[blocks - 1, m, m]`.
+    G is symmetric. The blocks on its diagonal are `[blocks, m, m]`, float64, and those below `[blocks - 1, m, m]`.
 
     References:
       Golub and Van Loan, "Matrix Computations", sections 4.2 and 10.1.
@@ -261,7 +259,7 @@ def _largest_row_sum(diagonal, below):
 
 
 def _ritz_value(diagonal, below):
-    """The largest eigenvalue in a Krylov space of a random vector: from below, up to rounding."""
+    """Returns the largest Ritz value in a Krylov space of a random vector: a lower bound, up to rounding."""
     x = np.random.default_rng(0).normal(size=(*diagonal.shape[:2], 1))
     x /= np.linalg.norm(x)
     before, beta, alphas, betas = np.zeros_like(x), 0.0, [], []

@@ -1,4 +1,4 @@
-"""The Lipschitz constant of a branch, multiplied through its layers."""
+"""The Lipschitz constant of a branch, computed from the constants of its layers."""
 
 from typing import Any
 
@@ -12,38 +12,40 @@ from tf_resflow.layers.rules import TensorBound, declared_constant, order_name, 
 
 
 def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Tensor:
-    """An upper bound of the Lipschitz constant of a branch in its first input.
+    """Returns an upper bound of the Lipschitz constant of a branch with respect to its first input.
 
-    The product of the constants of its layers, through `keras.Sequential` and functional models, also nested ones:
-    `Add` sums, `Concatenate` takes (sum L^p)^(1/p), and `LearnableConcatenation` its coefficient times the largest
-    L; if certified, (sum (eta L)^2)^(1/2) of its current weights. Further inputs, such as a condition, count as
-    constants. The orders of the Lipschitz layers must chain and end in the norm that they began with.
-    A layer or a `tf.Module` of another kind needs an attribute `lipschitz_constant`, which holds in every l^p norm
-    or in that of its attribute `lipschitz_order`, and which a subclass that overrides `call` does not inherit.
+    The bound is the product of the constants of the layers in `keras.Sequential` and functional models, including
+    nested models. `Add` sums the constants L of its inputs, `Concatenate` gives (sum L^p)^(1/p), and
+    `LearnableConcatenation` gives its coefficient times the largest L or, if certified, (sum (eta L)^2)^(1/2) for
+    its current weights. Further inputs, such as a condition, count as constants. The orders of the Lipschitz layers
+    must chain, and end in the norm that they start with.
+
+    Any other layer or `tf.Module` needs an attribute `lipschitz_constant`. It must hold in every l^p norm, or in
+    the norm of the attribute `lipschitz_order`. A subclass that overrides `call` does not inherit it.
 
     Args:
       branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
-      certified: whether to take `lipschitz_bound()` of each Lipschitz layer, which is proved for the current
-        kernel, instead of its coefficient, which relies on an estimate from below.
+      certified: whether to use `lipschitz_bound()` of each Lipschitz layer, which is proven for the current kernel.
+        By default, the bound uses the coefficient, which relies on an estimate of the norm from below.
 
     Returns:
-      A Python float; if certified, a float64 scalar tensor.
+      A Python float. If certified, a float64 scalar tensor.
 
     Raises:
-      ValueError: if the branch is not built, has a layer of unknown constant, broadcasts a tensor that depends on
-        its first input, has orders that do not chain, or has several outputs.
+      ValueError: if the branch is not built, has a layer with an unknown constant, broadcasts a tensor that depends
+        on its first input, has orders that do not chain, or has several outputs.
     """
     constant = _output(branch, certified).constant
     return tf.cast(constant, tf.float64) if certified else float(constant)
 
 
 def lipschitz_order(branch: Any) -> float | LearnedOrder:
-    """The order p of the norm in which `lipschitz_constant` holds; 2 without Lipschitz layers."""
+    """Returns the order p of the norm in which `lipschitz_constant` holds: 2 if there are no Lipschitz layers."""
     return _output(branch, certified=False).order
 
 
 def _output(branch, certified):
-    """The `TensorBound` of the output; a bound network has the certificate of the kernels that it applies."""
+    """Returns the `TensorBound` of the output. For a bound network, it holds for the kernels that it applies."""
     bound = branch if isinstance(branch, BoundNetwork) else None
     branch = branch.network if bound else branch
     if not isinstance(branch, keras.layers.Layer):
@@ -52,7 +54,7 @@ def _output(branch, certified):
             raise ValueError(unknown_constant(branch))
         return TensorBound(constant, getattr(branch, "lipschitz_order", None) or 2.0, None)
     if not branch.built:
-        raise ValueError(f"The branch '{branch.name}' is not built: start it with keras.Input(shape).")
+        raise ValueError(f"The branch '{branch.name}' is not built. Start it with keras.Input(shape).")
     program = bound.program if bound else read(branch)
     order = _first_order(program)
     shapes = [shape for shape, _ in program.inputs or [(None, None)]]
@@ -63,8 +65,8 @@ def _output(branch, certified):
             (x,), (shape,) = inputs, step.shapes
             if step.operation.dtype and not _fits(shape[1:], x.shape[1:]):
                 raise ValueError(
-                    f"Model '{step.layer.name}' was built for an input of shape {shape[1:]}, but is applied to one "
-                    f"of shape {x.shape[1:]}, which its layers may broadcast."
+                    f"Model '{step.layer.name}' is called on an input of shape {x.shape[1:]}, but was built for "
+                    f"{shape[1:]}, so its layers may broadcast. Call it on inputs of the shape it was built for."
                 )
             results = [x._replace(shape=shape or x.shape)]
         else:
@@ -73,17 +75,17 @@ def _output(branch, certified):
         known.update(zip(step.outputs, results, strict=True))
     outputs = [known[i] for i in program.outputs]
     if len(outputs) != 1:
-        raise ValueError(f"The branch '{branch.name}' must have one output, but it has {len(outputs)}.")
+        raise ValueError(f"The branch '{branch.name}' has {len(outputs)} outputs; it must have one output.")
     if not outputs[0].is_fixed and outputs[0].order != order:
         raise ValueError(
             f"The branch '{branch.name}' maps the {order_name(order)}-norm to the "
-            f"{order_name(outputs[0].order)}-norm: to contract, it must end in the norm that it began with."
+            f"{order_name(outputs[0].order)}-norm, but must end in the norm that it starts with. Change its orders."
         )
     return outputs[0]._replace(order=order)
 
 
 def _first_order(program):
-    """The domain of the first Lipschitz layer that the first input reaches; 2 without any."""
+    """Returns the domain of the first Lipschitz layer that depends on the first input, or 2 if there is none."""
     for step in program.steps:
         if program.reached.intersection(step.inputs):
             order = rule_of(step.layer).domain(step.layer)
@@ -98,11 +100,10 @@ def _fits(shape, given):
 
 
 def _bound(layer, inputs, shape, certified, weights):
-    """The `TensorBound` of an output of a layer."""
     live = [x for x in inputs if not x.is_fixed]
     if not live:
         return TensorBound(0.0, None, shape)
     if any(x.order != live[0].order for x in live):
         names = ", ".join(order_name(x.order) for x in live)
-        raise ValueError(f"Layer '{layer.name}' joins tensors of different norms: {names}.")
+        raise ValueError(f"Layer '{layer.name}' combines tensors of different norms: {names}. Use equal codomains.")
     return rule_of(layer).bound(layer, inputs, shape, certified, weights)

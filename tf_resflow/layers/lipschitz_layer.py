@@ -1,4 +1,4 @@
-"""The base class of the layers with a constrained operator norm."""
+"""The base class of layers with a constrained operator norm."""
 
 import functools
 import math
@@ -15,22 +15,22 @@ from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, order_name
 from tf_resflow.layers.tracing import traced_once
 
-COEFFICIENT = 0.98  # default Lipschitz bound of each linear layer, as in the published code
+COEFFICIENT = 0.98  # default of each linear layer, as in the published code
 _NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
 
 _NUM_STARTS = 4
-_AT_BUILD = (1e-3, 60, 32)  # tolerance, most iterations, fresh starts
+_AT_BUILD = (1e-3, 60, 32)  # tolerance, max_iterations, num_fresh
 
 
 class LipschitzLayer(RuledLayer):
-    r"""A linear layer with \\(\|W\|_{p \to q} \le\\) `coefficient`; `LipschitzDense` describes it.
+    r"""Base class of linear layers with \\(\|W\|_{p \to q} \le\\) `coefficient`. See `LipschitzDense`.
 
-    The norm is computed in float32, or in float64 if the variables have that dtype. To allow for rounding, a layer
-    stays below its coefficient by a relative 2^-20 in float32 and 2^-49 in float64, and by the epsilon of the dtype
-    if it computes in bfloat16 or float16, even if only in training.
+    The norm is computed in float64 if the variables have that dtype, and in float32 otherwise. To allow for
+    rounding, a layer stays below its coefficient by a relative margin of 2^-20 in float32 and 2^-49 in float64. If
+    it computes in bfloat16 or float16, even if only in training, the margin is the epsilon of that dtype.
     """
 
-    _operator: LinearOperator  # from when the layer is built
+    _operator: LinearOperator  # set when the layer is built
     vector: Any  # a variable, or None if the norm has a closed form
 
     def __init__(
@@ -49,18 +49,18 @@ class LipschitzLayer(RuledLayer):
     ):
         super().__init__(**kwargs)
         if not 0.0 < coefficient < math.inf:
-            raise ValueError(f"coefficient must be positive and finite, but got {coefficient}.")
+            raise ValueError(f"coefficient is {coefficient}; it must be positive and finite.")
         if kernel_initializer is None:
             kernel_initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         self.coefficient = float(coefficient)
         self.domain = _validated_order(domain, "domain")
         self.codomain = _validated_order(codomain, "codomain")
         if normalization not in _NORMS:
-            raise ValueError(f"normalization must be one of {', '.join(_NORMS)}; got {normalization!r}.")
+            raise ValueError(f"normalization is {normalization!r}; it must be one of {', '.join(_NORMS)}.")
         if normalization == "schatten" and not self.domain == self.codomain == 2.0:
             raise ValueError(
-                f"normalization='schatten' bounds the norm 2 -> 2, but the orders are {domain!r} -> {codomain!r}. "
-                "Leave both at 2, or use normalization='induced'."
+                f"The orders are {domain!r} -> {codomain!r}, but normalization='schatten' bounds the norm 2 -> 2. "
+                "Leave domain and codomain at 2, or use normalization='induced'."
             )
         self.normalization = normalization
         self.use_bias = use_bias
@@ -105,7 +105,7 @@ class LipschitzLayer(RuledLayer):
 
     @property
     def learned_orders(self) -> list[LearnedOrder]:
-        """The orders of the domain and of the codomain that are learned."""
+        """The orders of the domain and the codomain that are learned."""
         return [order for order in (self.domain, self.codomain) if isinstance(order, LearnedOrder)]
 
     @property
@@ -122,68 +122,63 @@ class LipschitzLayer(RuledLayer):
         return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders)
 
     def _operand(self):
-        """The kernel in the dtype of the norm and in the shape of the operator."""
         return tf.reshape(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype), self._operator.shape)
 
     @property
     def _norm(self):
-        """The norm as a function of the kernel and the orders."""
         return functools.partial(_NORMS[self.normalization], self._operator)
 
     def update_norm(
         self, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
     ) -> tf.Tensor:
-        """Moves the stored vectors to the maximizer for the current kernel, see `update_norms`.
+        """Moves the stored vectors to the maximizer for the current kernel. See `update_norms`.
 
-        It iterates from the stored vectors until their relative change is at most `tolerance` or `max_iterations`
-        are made, then assigns once. Returns the number of iterations, 0 if the norm has a closed form.
+        Stops when the relative change of the vectors is at most `tolerance`, or after `max_iterations`. Returns the
+        number of iterations, which is 0 if the norm has a closed form.
         """
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
     def norm_estimate(self) -> tf.Tensor:
-        """The norm of the raw kernel that a call uses, a scalar, differentiable in the kernel.
+        """Returns the norm of the raw kernel that a call uses, a scalar that is differentiable in the kernel.
 
-        It is from below, exact in closed form, and from above for the Schatten norm.
+        It is exact in closed form, an upper bound for the Schatten norm, and otherwise an estimate from below.
         """
         return _estimate(self._norm, self._operand(), self._fixed_orders, _vectors([self]))
 
     def order_objective(self) -> tf.Tensor:
-        """The same estimate, differentiable in the learned orders; the kernel is a constant."""
+        """Returns the value of `norm_estimate`, differentiable only in the learned orders."""
         return _estimate(self._norm, tf.stop_gradient(self._operand()), self._orders, _vectors([self]))
 
     def norm_bound(self) -> tf.Tensor:
-        """A rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
+        """Returns a rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
         return self.bound_of(tf.convert_to_tensor(self.kernel))
 
     def lipschitz_bound(self) -> tf.Tensor:
-        """A rigorous upper bound of the layer's Lipschitz constant, a float64 scalar.
-
-        It holds for the kernel as applied, in training and outside of it: scaled, and rounded to the compute dtype.
-        """
+        """Returns a rigorous upper bound of the layer's Lipschitz constant as applied, a float64 scalar."""
         kernel = self.scaled_kernel()
-        dtypes = {self.compute_dtype, lowest_dtype(self)}
+        dtypes = {self.compute_dtype, lowest_dtype(self)}  # rounded as in evaluation and in training
         return tf.reduce_max([self.bound_of(tf.cast(kernel, dtype)) for dtype in dtypes])
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
-        """A rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
+        """Returns a rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
         operand = tf.reshape(tf.cast(kernel, tf.float64), self._operator.shape)
         return self._norm(operand, *self._fixed_orders).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
-        """The kernel over max(1, norm / coefficient): differentiable, in the dtype of the variables."""
+        """Returns kernel / max(1, norm / coefficient), differentiable and in the dtype of the variables."""
         return scaled_stack([self])[0]
 
     @property
-    def _peers(self):
-        """What is equal for layers whose norms are found together."""
+    def _stack_key(self):
+        """A key that is equal for layers whose norms are computed together."""
         if not self.built:
-            raise ValueError(f"Layer '{self.name}' is not built: start its model with keras.Input(shape).")
+            raise ValueError(f"Layer '{self.name}' is not built. Start its model with keras.Input(shape).")
         together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
 
 class LipschitzRule(LayerRule):
-    """The rule of a `LipschitzLayer` but for its operation; its first weight is the scaled kernel."""
+    """Base class of rules for `LipschitzLayer`s, without the operation. The first weight is the scaled kernel."""
 
     def variables(self, layer):
         return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
@@ -200,7 +195,7 @@ class LipschitzRule(LayerRule):
         if layer.domain != x.order:
             raise ValueError(
                 f"Layer '{layer.name}' has the {order_name(layer.domain)}-norm as its domain, but its input is in "
-                f"the {order_name(x.order)}-norm, the codomain of the layer before."
+                f"the {order_name(x.order)}-norm, the codomain of the previous layer. Make them equal."
             )
         constant = layer.coefficient
         if certified:
@@ -209,17 +204,17 @@ class LipschitzRule(LayerRule):
 
 
 def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
-    """Groups of layers whose norms are found together: small matrices of one shape; others alone."""
+    """Groups layers whose norms are computed together: small matrices of equal shape. Others stay alone."""
     groups: dict[Hashable, list[LipschitzLayer]] = {}
     for layer in layers:
-        groups.setdefault(layer._peers, []).append(layer)
+        groups.setdefault(layer._stack_key, []).append(layer)
     return list(groups.values())
 
 
 def update_stack(
     layers: Sequence[LipschitzLayer], tolerance: float | None, max_iterations: int | None, num_fresh: int
 ) -> tf.Tensor:
-    """`LipschitzLayer.update_norm` of all layers of one of the `stacks`."""
+    """Runs `LipschitzLayer.update_norm` for all layers of one of the `stacks` at once."""
     first = layers[0]
     if first.vector is None:
         return tf.constant(0)
@@ -233,9 +228,9 @@ def update_stack(
 
 
 def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> list[tf.Tensor]:
-    """`LipschitzLayer.scaled_kernel` of each layer of one of the `stacks`.
+    """Returns `LipschitzLayer.scaled_kernel` of each layer of one of the `stacks`.
 
-    With `stored`, the stored vectors are used without a check: `update_norms` follows each change of a kernel.
+    With `stored`, the stored vectors are used unchecked, so `update_norms` must follow each change of a kernel.
     """
     first, norm, is_stacked = layers[0], layers[0]._norm, len(layers) > 1
     limits = [layer.coefficient * (1.0 - rounding_error(layer)) for layer in layers]
@@ -256,7 +251,7 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
 
 
 def _estimate(norm, kernel, orders, v, stored=False):
-    """The norm at these vectors, or at ones that have caught up with the kernel; in closed form without any."""
+    """Returns the norm, in closed form if v is None. Unless `stored`, first updates v to fit the kernel."""
     if v is not None and not stored:
         fixed = [order if isinstance(order, float) else tf.stop_gradient(order) for order in orders]
         v = norm(tf.stop_gradient(kernel), *fixed).caught_up(v)
@@ -264,13 +259,11 @@ def _estimate(norm, kernel, orders, v, stored=False):
 
 
 def _stacked(layers):
-    """The kernels as operands, with a leading axis if there are several."""
     kernels = [layer._operand() for layer in layers]
     return tf.stack(kernels) if len(kernels) > 1 else kernels[0]
 
 
 def _vectors(layers):
-    """The stored vectors, one for each layer of a stack; None if the norm has a closed form."""
     if layers[0].vector is None:
         return None
     return tf.concat([tf.convert_to_tensor(layer.vector) for layer in layers], 0)
@@ -280,5 +273,5 @@ def _validated_order(order, name):
     if isinstance(order, LearnedOrder):
         return order
     if not order >= 1:
-        raise ValueError(f"{name} must be the order of a norm in [1, inf] or a LearnedOrder; got {order!r}.")
+        raise ValueError(f"{name} is {order!r}; it must be the order of a norm in [1, inf] or a LearnedOrder.")
     return float(order)

@@ -1,4 +1,4 @@
-"""Dense layers of autoregressive networks."""
+"""Dense layers for autoregressive networks."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from tf_resflow.typing import Shape
 
 
 class MaskedDense(RuledLayer):
-    """A dense layer whose output j sees the input i only if `input_degrees[i] <= output_degrees[j]`.
+    """A dense layer whose output j depends on input i only if `input_degrees[i] <= output_degrees[j]`.
 
     References:
       Germain, Gregor, Murray and Larochelle, MADE: Masked Autoencoder for Distribution Estimation, 2015, Section 4.

@@ -1,4 +1,4 @@
-"""The Lipschitz layers of a branch, a flow or a distribution: finding them, and updating their norms."""
+"""Finds the Lipschitz layers of a branch, a flow or a distribution, and updates their norms."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tf_resflow.private_api import sublayers
 
 
 def lipschitz_layers(obj: Any) -> list[LipschitzLayer]:
-    """The distinct `LipschitzLayer`s of an object, see `update_norms`, in order."""
+    """Returns the distinct `LipschitzLayer`s of an object in order. See `update_norms`."""
     return list({id(layer): layer for layer in _walk(obj)}.values())
 
 
@@ -28,16 +28,16 @@ def _walk(obj):
             networks = getattr(module, "networks", ())
             yield from _walk([network for network in networks if isinstance(network, keras.layers.Layer)])
     else:
-        raise ValueError(f"Expected a Keras layer, a tf.Module, or a list of these; got {obj!r}.")
+        raise ValueError(f"Got {obj!r}. Expected a Keras layer, a tf.Module, or a list of these.")
 
 
 def update_norms(
     obj: Any, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
 ) -> tf.Tensor:
-    """Calls `update_norm` on every Lipschitz layer: once after each change of the kernels.
+    """Updates the norm of every Lipschitz layer. Call it once after each change of the kernels.
 
-    The flow is the same without it, because each call of a layer checks its norm. With it, a call of a layer of
-    more than 64 dimensions need not iterate. As `trace_fn` of TFP's trainers:
+    The flow does not depend on these updates, because each call of a layer checks its norm. After an update, a call
+    of a layer with more than 64 dimensions does not have to iterate. With TFP's trainers, use it in `trace_fn`:
 
     ```python
     import keras
@@ -59,14 +59,14 @@ def update_norms(
     ```
 
     Args:
-      obj: a Keras layer or model; a `tf.Module` with bijectors in it that list Keras layers as `networks`, such as
-        a flow or a distribution; or a list or tuple of these.
-      tolerance: relative change at which to stop; each layer's by default. `converge_norms` has a tight one.
-      max_iterations: each layer's by default.
-      num_fresh: number of fresh starts to try in addition to the stored vectors; one costs nothing.
+      obj: a Keras layer or model; a `tf.Module` that contains bijectors with Keras layers in their attribute
+        `networks`, such as a flow or a distribution; or a list or tuple of these.
+      tolerance: relative change at which to stop; by default, that of each layer. `converge_norms` uses 1e-5.
+      max_iterations: maximum number of iterations; by default, that of each layer.
+      num_fresh: number of random starts to try in addition to the stored vectors. One start has no extra cost.
 
     Returns:
-      The largest number of iterations that a layer took, an int32 scalar.
+      The largest number of iterations of any layer, an int32 scalar.
     """
     groups = stacks(lipschitz_layers(obj))
     counts = [update_stack(group, tolerance, max_iterations, num_fresh) for group in groups]
@@ -74,7 +74,7 @@ def update_norms(
 
 
 def converge_norms(obj: Any) -> None:
-    """Updates the norms to rounding, from many fresh starts: before evaluation, export and certificates.
+    """Updates the norms to rounding precision from many random starts, before evaluation, export or certification.
 
     Args:
       obj: as for `update_norms`.
@@ -83,21 +83,21 @@ def converge_norms(obj: Any) -> None:
 
 
 def learned_orders(obj: Any) -> list[LearnedOrder]:
-    """The distinct `LearnedOrder`s of the layers of an object (see `update_norms`), in order."""
+    """Returns the distinct `LearnedOrder`s of an object's layers in order. See `update_norms`."""
     orders = [order for layer in lipschitz_layers(obj) for order in layer.learned_orders]
     return list({id(order): order for order in orders}.values())
 
 
 def mean_norm(obj: Any) -> tf.Tensor:
-    """The objective of the learned orders: the mean norm of the layers that have one.
+    """Returns the objective of the learned orders: the mean norm of the layers that have a learned order.
 
-    Differentiable in the orders alone, so a training step may add it to its loss.
+    It is differentiable only in the orders, so a training step can add it to its loss.
 
     Args:
       obj: as for `update_norms`.
 
     Returns:
-      A float32 scalar; 0 if no layer has a learned order.
+      A float32 scalar, which is 0 if no layer has a learned order.
 
     References:
       Chen et al., "Residual Flows" (2019), learned mixed norms.

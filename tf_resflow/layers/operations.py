@@ -1,6 +1,6 @@
-"""What a layer computes of its inputs and its weights, as a value: equal operations compute the same.
+"""Operations: what layers compute from their inputs and weights. Equal operations compute the same function.
 
-Weights are arguments, as they are applied: kernels are scaled, and parameters transformed.
+Weights are arguments, in the form in which they are applied: kernels are scaled, and parameters are transformed.
 """
 
 import abc
@@ -17,7 +17,7 @@ from tf_resflow.layers.smooth_functions import SmoothFunction
 
 
 class IdentityKey:
-    """An object that is equal to itself alone, even if it defines another equality."""
+    """Wraps an object to compare it by identity, even if its class defines another equality."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -26,23 +26,24 @@ class IdentityKey:
         return isinstance(other, IdentityKey) and self.value is other.value
 
     def __hash__(self):
-        return id(self.value)  # which lives as long as this
+        return id(self.value)  # the key keeps the value alive
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation(abc.ABC):
-    """What a layer computes in one dtype, to which `cast` brings inputs and derivatives; "" keeps theirs.
+    """What a layer computes in one dtype. `cast` converts inputs and derivatives to it; "" keeps their dtypes.
 
-    A subclass may define derivatives: `along` one direction, differentiable once, or for vectors the `tangents` of
-    each coordinate, `[features, coordinates, batch or 1]`, differentiable any number of times. Both take a
-    derivative for each input, None for a fixed one, and return the output and its derivative.
+    A subclass may define `along`, the derivative along one direction, which is differentiable once. For vectors, it
+    may define `tangents`, the derivatives in all coordinates, `[features, coordinates, batch or 1]`, which are
+    differentiable any number of times. Both accept one derivative per input, None for a fixed input, and return the
+    output and its derivative.
     """
 
     dtype: str
 
     @abc.abstractmethod
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> Any:
-        """The output; a list of them if they are several."""
+        """Returns the output, or a list of outputs."""
 
     def along(self, inputs, derivatives, weights):
         raise NotImplementedError
@@ -51,15 +52,14 @@ class Operation(abc.ABC):
         raise NotImplementedError
 
     def knows(self, derivative: str, live: Sequence[Any], shape: Any) -> bool:
-        """Whether "along" or "tangents" is known, for an output of this shape and inputs that are not fixed."""
+        """Whether "along" or "tangents" is defined for this output shape and the shapes of non-fixed inputs."""
         return getattr(type(self), derivative) is not getattr(Operation, derivative) and self.fits(live, shape)
 
     def fits(self, live: Sequence[Any], shape: Any) -> bool:
-        """Whether the derivatives that are defined hold for these shapes."""
+        """Whether the derivatives that the class defines are valid for these shapes."""
         return True
 
     def cast(self, tensors):
-        """Inputs or derivatives in the dtype of the computation."""
         if not self.dtype:
             return tensors
         return [None if tensor is None else tf.cast(tensor, self.dtype) for tensor in tensors]
@@ -76,7 +76,7 @@ class _LinearOperation(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class DenseOperation(_LinearOperation):
-    """x W + b on the last axis, with an optional bias, and an optional function of the result."""
+    """x W + b on the last axis, with an optional bias, and an optional activation function."""
 
     function: IdentityKey | None = None
 
@@ -98,7 +98,7 @@ class DenseOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionOperation(_LinearOperation):
-    """A convolution of stride 1 with zero padding, of images up to the size for which its norm is known."""
+    """A convolution with stride 1 and zero padding, for images up to the size for which its norm is known."""
 
     image_size: tuple[int, int]
     fused: bool = False
@@ -108,11 +108,10 @@ class ConvolutionOperation(_LinearOperation):
         return convolution(self._checked(x), kernel, *bias, fused=self.fused)
 
     def _checked(self, x):
-        """The images; larger ones are refused now or when the graph runs."""
         sizes = tuple(x.shape[1:3])
         message = (
-            f"The norm of a Lipschitz convolution is constrained for images of up to {self.image_size} pixels, for "
-            "which it was built, but it was called on larger ones. Build it on the largest image."
+            "A Lipschitz convolution was called on images larger than those it was built for. Its norm is "
+            f"constrained for images of up to {self.image_size} pixels. Build it on the largest image."
         )
         if any(size is not None and size > most for size, most in zip(sizes, self.image_size, strict=True)):
             raise ValueError(message)
@@ -124,7 +123,7 @@ class ConvolutionOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True)
 class KerasConvolutionOperation(Operation):
-    """`keras.layers.Conv2D` with images in channels last."""
+    """`keras.layers.Conv2D` for images with the channels last."""
 
     function: IdentityKey
     strides: tuple[int, int]
@@ -183,7 +182,7 @@ class FunctionOperation(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class ReshapeOperation(_LinearOperation):
-    """Events of a given shape in another one."""
+    """Reshapes events of shape `given` to `shape`."""
 
     shape: tuple[int, ...]
     given: tuple[int, ...]
@@ -194,7 +193,7 @@ class ReshapeOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True)
 class AddOperation(Operation):
-    """The sum of tensors of one rank."""
+    """The sum of tensors of equal rank."""
 
     def __call__(self, inputs, weights):
         return functools.reduce(operator.add, inputs)
@@ -206,13 +205,13 @@ class AddOperation(Operation):
     tangents = along
 
     def fits(self, live, shape):
-        """Whether no input is broadcast, with its derivative."""
+        """Whether no input, and so no derivative, is broadcast."""
         return all(one == shape for one in live)
 
 
 @dataclasses.dataclass(frozen=True)
 class ConcatenateOperation(_LinearOperation):
-    """Tensors side by side."""
+    """A concatenation of tensors along an axis."""
 
     axis: int = -1
 
@@ -223,13 +222,12 @@ class ConcatenateOperation(_LinearOperation):
         return self(inputs, weights), tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
 
     def fits(self, live, shape):
-        """Whether the derivatives are joined along their last axis."""
         return self.axis in (-1, len(shape) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightedConcatenateOperation(ConcatenateOperation):
-    """[eta_1 x, eta_2 h] on the last axis, of the weights eta."""
+    """[eta_1 x, eta_2 h] on the last axis, with the weights eta."""
 
     def __call__(self, inputs, weights):
         return tf.concat(inputs, -1) * self._factors(inputs, weights)
@@ -243,7 +241,7 @@ class WeightedConcatenateOperation(ConcatenateOperation):
 
 
 class BoundaryOperation(_LinearOperation):
-    """An input of a network within another, which is cast to its dtype, or an output."""
+    """An input of a nested network, cast to that network's dtype, or an output of a nested network."""
 
     def __call__(self, inputs, weights):
         return inputs[0]
@@ -253,7 +251,7 @@ class BoundaryOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpaqueOperation(Operation):
-    """What is not known: a function of a list of the inputs, as Keras calls it; equal to itself alone."""
+    """An unknown function of a list of inputs, called as Keras calls it. It is equal only to itself."""
 
     function: Any
     __eq__ = object.__eq__
@@ -264,7 +262,7 @@ class OpaqueOperation(Operation):
 
 
 def _with_zeros(sizes, tangents):
-    """The tangents with these numbers of features, zeros for None, of the same coordinates and rows."""
+    """Returns tangents with these numbers of features and equal other axes. Zeros replace None."""
     live = [tangent for tangent in tangents if tangent is not None]
     shape = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(tangent)[1:] for tangent in live])
     alike = all(tangent.shape[1:] == live[0].shape[1:] for tangent in live)

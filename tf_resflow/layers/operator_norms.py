@@ -1,8 +1,8 @@
 """Induced norms ||W||_{p -> q} = max ||W v||_q / ||v||_p: maximizers, closed forms and bounds.
 
 An order is a Python float in [1, inf] or, if it is learned, a scalar tensor. Vectors have a leading axis of starts:
-`v` is `[starts, ...]`, and a norm reduces every other axis. Kernels of small matrices may be stacked at 2 -> 2,
-`[matrices, inputs, outputs]`; then there is one start for each.
+`v` is `[starts, ...]`, and a norm reduces all other axes. For the norm 2 -> 2, kernels of small matrices may be
+stacked, `[matrices, inputs, outputs]`, with one start per matrix.
 """
 
 import functools
@@ -17,14 +17,14 @@ from tf_resflow.private_api import is_xla, silence_retracing
 Order: TypeAlias = "float | tf.Tensor"
 
 _KRYLOV = 6
-# Most dimensions for which an eigenvector of the Gram matrix is faster than one power step, and than a few.
+# Largest dimensions for which an eigenvector of the Gram matrix is faster than one power step, or than a few.
 _TINY, _SMALL = 16, 64
-_STALE = 1e-2  # relative change of v by a power step
+_STALE = 1e-2  # v is stale if a power step changes it by more (relative)
 _MAX_CATCH_UP = 60  # products with W and its transpose
-_NUM_FRESH = 32  # starts of a catch-up at other orders than 2
-_FRESH = (1e-2, 60)  # tolerance and most products of fresh starts, before the best of them go on
+_NUM_FRESH = 32  # starts of a catch-up for orders other than 2
+_FRESH = (1e-2, 60)  # tolerance and maximum products of fresh starts, before the best ones continue
 _TILT = 1e-3
-_NUM_SQUARINGS = 5  # for a Schatten norm of order 128
+_NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
 
 
 def is_order(order: Order, value: float) -> bool:
@@ -33,7 +33,7 @@ def is_order(order: Order, value: float) -> bool:
 
 
 def dual_order(order: Order) -> Order:
-    """p* with 1/p + 1/p* = 1."""
+    """Returns p* with 1/p + 1/p* = 1."""
     if is_order(order, 1.0):
         return math.inf
     return 1.0 if is_order(order, math.inf) else order / (order - 1.0)
@@ -45,40 +45,40 @@ def has_closed_form(domain: Order, codomain: Order) -> bool:
 
 
 def stackable(operator: LinearOperator, domain: Order, codomain: Order) -> bool:
-    """Whether kernels of several such operators may be stacked: of small matrices at 2 -> 2."""
+    """Whether kernels of several such operators may be stacked: small matrices with the norm 2 -> 2."""
     small = min(operator.num_inputs, operator.num_outputs) <= _SMALL
     return small and isinstance(operator, MatrixOperator) and is_order(domain, 2.0) and is_order(codomain, 2.0)
 
 
 def lp_norm(x: tf.Tensor, order: Order) -> tf.Tensor:
-    """||x||_p of each start, `[starts]`; its gradient is finite (zero) at zero."""
+    """Returns ||x||_p of each start, `[starts]`. The gradient at zero is zero."""
     axes, peak, order = list(range(1, len(x.shape))), _peak(x), _cast(order, x)
     if is_order(order, math.inf):
         return tf.reduce_max(tf.abs(x), axes)
     if is_order(order, 1.0):
         return tf.reduce_sum(tf.abs(x), axes)
-    y = x / _or_one(peak)
+    y = x / _nonzero(peak)
     powers = tf.square(y) if is_order(order, 2.0) else tf.abs(y) ** order
     total = tf.reduce_sum(powers, axes)  # at least 1, unless x is zero
     return tf.reshape(peak, [-1]) * tf.maximum(total, 0.5) ** (1.0 / order)
 
 
 def dual_vector(x: tf.Tensor, order: Order) -> tf.Tensor:
-    """sgn(x) |x|^(p-1), normalized: the y with <x, y> = ||x||_p and ||y||_{p*} = 1, for p < inf."""
-    y, order = x / _or_one(_peak(x)), _cast(order, x)
+    """Returns sgn(x) |x|^(p-1), normalized: the y with <x, y> = ||x||_p and ||y||_{p*} = 1, for p < inf."""
+    y, order = x / _nonzero(_peak(x)), _cast(order, x)
     if not is_order(order, 2.0):
         y = tf.sign(y) * tf.abs(y) ** (order - 1.0)
-    return y / _per_start(_or_one(lp_norm(y, dual_order(order))), x)
+    return y / _per_start(_nonzero(lp_norm(y, dual_order(order))), x)
 
 
-def _over_its_peak(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The kernel over its largest magnitude, and that: the squares neither overflow nor underflow."""
+def _normalized(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns kernel / peak and the peak, its largest magnitude, so that squares neither overflow nor underflow."""
     peak = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
-    return kernel / _or_one(peak), peak
+    return kernel / _nonzero(peak), peak
 
 
 class InducedNorm:
-    """||W||_{p -> q} of a linear operator W with its kernel: p is the order of the domain, q of the codomain."""
+    """||W||_{p -> q} of a linear operator W with its kernel. p is the order of the domain, q of the codomain."""
 
     def __init__(self, operator: LinearOperator, kernel: tf.Tensor, domain: Order, codomain: Order):
         self.operator, self.kernel, self.domain, self.codomain = operator, kernel, domain, codomain
@@ -91,12 +91,12 @@ class InducedNorm:
     def maximizer(
         self, v: tf.Tensor, tolerance: float, max_iterations: int, num_fresh: int = 1
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Vectors v at which ||W v||_q / ||v||_p is largest, for p > 1 and q < inf, from a first guess.
+        """Finds vectors v that maximize ||W v||_q / ||v||_p, for p > 1 and q < inf, from an initial guess.
 
-        It iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
-        `max_iterations` products with W and its transpose, rounded up to whole steps. At 2 -> 2 it uses the Gram
-        matrix if that is small. An iteration cannot leave a local maximum or a space that W maps to itself, so
-        fresh starts compete with the guess. One replaces the worst of v, or tilts v at 2 -> 2.
+        Iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
+        `max_iterations` products with W and its transpose, rounded up to whole steps. For the norm 2 -> 2, it uses
+        the Gram matrix if this is small. An iteration cannot leave a local maximum or a space that W maps to
+        itself, so fresh starts compete with the guess. A single one replaces the worst of v, or tilts v for 2 -> 2.
 
         Returns v, with the best start first, and the number of iterations.
         """
@@ -113,34 +113,29 @@ class InducedNorm:
         return move(v, tolerance, max_iterations)
 
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
-        """The vectors v if they still are a maximizer for this kernel, else new ones.
-
-        They are kept if one more product shows that a power step would change the best start by less than 1 %.
-        """
+        """Returns v if a power step would change its best start by less than 1 %, and a new maximizer otherwise."""
         if self._has_gram(_TINY):
             return self.maximizer(v, _STALE, _MAX_CATCH_UP)[0]
         return self._traced_once(InducedNorm._catch_up, v)
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
-        """The closed form if there is one, else max ||W v||_q / ||v||_p.
-
-        By the envelope theorem its gradient needs no gradient through v at the maximum.
-        """
+        """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise."""
         closed = has_closed_form(self.domain, self.codomain)
+        # By the envelope theorem, the gradient at the maximum needs no gradient through v.
         norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
         norm = norm if self._is_stacked else tf.reduce_max(norm)
         return norm * self.operator.copies ** self._inclusion()
 
     def bound(self) -> tf.Tensor:
-        """An upper bound, computed in float64 and rounded up.
+        """Returns an upper bound, computed in float64 and rounded up.
 
-        Exact for p = 1, for q = inf and for 2 -> 2, except for large 2 -> 2 convolutions
-        (`ConvolutionOperator.spectral_bound`). Otherwise the least of
+        It is exact for p = 1, for q = inf and for 2 -> 2, except for large 2 -> 2 convolutions
+        (`ConvolutionOperator.spectral_bound`). Otherwise, it is the smallest of
 
             || (||row||_{p*}) ||_q,   || (||column||_q) ||_{p*},
             m^s RT(p),  n^s RT(q)     with s = max(0, 1/q - 1/p), for W: R^n -> R^m,
 
-        where RT(r) >= ||W||_{r -> r} by Riesz and Thorin, between r = 1, 2 and inf.
+        where RT(r) >= ||W||_{r -> r} interpolates between r = 1, 2 and inf by the Riesz-Thorin theorem.
         """
         kernel = tf.cast(self.kernel, tf.float64)
         norm = InducedNorm(self.operator, kernel, _cast(self.domain, kernel), _cast(self.codomain, kernel))
@@ -151,17 +146,16 @@ class InducedNorm:
         return bound * self.operator.copies ** norm._inclusion() * (1.0 + 1e-9)
 
     def _over_peak(self):
-        """The norm of the kernel over its peak, or of each over its own: it has the same maximizers."""
-        kernel = self.kernel / _or_one(_peak(self.kernel)) if self._is_stacked else _over_its_peak(self.kernel)[0]
+        """Returns the norm for the kernel (or each stacked kernel) divided by its peak, with equal maximizers."""
+        kernel = self.kernel / _nonzero(_peak(self.kernel)) if self._is_stacked else _normalized(self.kernel)[0]
         return InducedNorm(self.operator, kernel, self.domain, self.codomain)
 
     def _traced_once(self, method, *args):
-        """Calls a method, with the kernel over its peak, by a `tf.function` that equal operators share."""
+        """Calls a method for the kernel divided by its peak, in a `tf.function` that equal operators share."""
         orders = tuple(_cast(order, self.kernel) for order in (self.domain, self.codomain))
         return _traced(method, self.operator, is_xla())(self.kernel, orders, *args)
 
     def _move(self, v, tolerance, max_iterations):
-        """Moves v to the maximizer; v comes back with its best start first."""
         if self._has_gram(_SMALL):
             return self._gram_step(v, tolerance), tf.constant(1)
         num_starts, fresh = v.shape[0], self._fresh_starts(1)
@@ -175,14 +169,14 @@ class InducedNorm:
         num_fresh = 1 if self._is_euclidean else _NUM_FRESH
         change = self._residual(v) if self._is_euclidean else _change(v[:1], self._power(v[:1]))
         maximum = lambda: self.maximizer(v, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
-        return tf.cond(change <= _STALE, lambda: v, maximum)  # not so if W v is zero
+        return tf.cond(change <= _STALE, lambda: v, maximum)  # False if W v is zero
 
     def _iterate(self, step, num_products, v, tolerance, max_iterations):
-        """Steps until all starts have converged, except the last of several, a fresh one."""
+        """Repeats steps until all starts have converged, except the last of several, which is a fresh start."""
         num_judged = max(1, v.shape[0] - 1)
 
         def body(count, v, _):
-            new = _or_old(step(v), v)
+            new = _keep_valid(step(v), v)
             return count + num_products, new, _change(v[:num_judged], new[:num_judged])
 
         def unfinished(count, v, change):
@@ -199,7 +193,7 @@ class InducedNorm:
         return self.operator.rmatvec(self.kernel, u)
 
     def _residual(self, v):
-        """||W'W v - s^2 v|| / s^2 with s = ||W v||, for unit vectors v: about their change by a power step."""
+        """Returns ||W'W v - s^2 v|| / s^2 with s = ||W v||: about the change of unit vectors v by a power step."""
         image, axes = self._matvec(v), list(range(1, len(v.shape)))
         square = tf.reduce_sum(image * image, axes, keepdims=True)
         change = (self._rmatvec(image) - square * v) / square
@@ -212,10 +206,10 @@ class InducedNorm:
         return tf.gather(v, tf.math.top_k(self._ratios(v), num).indices)
 
     def _fresh_starts(self, num):
-        """Random starts of p-norm 1, `[num, ...]`, a single one at 2 -> 2. The kernel gives their seed.
+        """Returns random starts of p-norm 1, `[num, ...]`, a single one for 2 -> 2. The kernel determines the seed.
 
-        At other orders than 2 -> 2 they are unit vectors of the inputs, and the images under W' and duality of unit
-        vectors of the outputs. The largest row or column replaces a zero one.
+        For other orders, unit vectors of the inputs alternate with images under W' and duality of unit vectors of
+        the outputs. If a random row or column is zero, the largest one replaces it.
         """
         dtype = self.kernel.dtype
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
@@ -240,7 +234,7 @@ class InducedNorm:
         return self._is_euclidean and min(self.operator.num_inputs, self.operator.num_outputs) <= most
 
     def _gram_step(self, v, tolerance):
-        """The unit vector that W stretches most: of 64 power steps if they have converged, else an eigenvector."""
+        """Returns the unit vector that W stretches most, by 64 power steps if they converge, else by `eigh`."""
         gram = self.operator.gram(self.kernel)
         if self._has_gram(_TINY):
             return self._eigenvector(gram, v)
@@ -248,17 +242,17 @@ class InducedNorm:
         return tf.cond(self._residual(new) <= tolerance, lambda: new, lambda: self._eigenvector(gram, v))
 
     def _eigenvector(self, gram, v):
-        finite = tf.math.is_finite(tf.reduce_sum(gram, [-2, -1], keepdims=True))  # eigh raises otherwise
+        finite = tf.math.is_finite(tf.reduce_sum(gram, [-2, -1], keepdims=True))  # eigh raises an error otherwise
         return self._from_smaller_side(_leading_eigenvector(tf.where(finite, gram, tf.zeros_like(gram))), v)
 
     def _from_smaller_side(self, z, v):
-        """The unit vector along z or W'z; v if that is zero or not finite."""
+        """Returns the unit vector along z or W'z, or v if that vector is zero or not finite."""
         if self.operator.gram_is_of_outputs:
             z = self._rmatvec(tf.reshape(z, [-1, *self.operator.output_shape]))
-        return _or_old(dual_vector(tf.reshape(z, v.shape), 2.0), v)
+        return _keep_valid(dual_vector(tf.reshape(z, v.shape), 2.0), v)
 
     def _power(self, v):
-        """A step of the generalized power method, which never lowers ||W v||_q; 0 where W v is zero.
+        """A step of the generalized power method, which never decreases ||W v||_q. It returns 0 where W v is zero.
 
             u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
 
@@ -269,9 +263,9 @@ class InducedNorm:
         return dual_vector(self._rmatvec(image), dual_order(self.domain))
 
     def _ritz(self, v):
-        """The unit vector that W stretches most among span{v, W'W v, ..., (W'W)^5 v}.
+        """Returns the unit vector that W stretches most in span{v, W'W v, ..., (W'W)^5 v}.
 
-        A step of restarted Lanczos with full orthogonalization, on the smaller side of W.
+        This is a step of restarted Lanczos with full orthogonalization, on the smaller side of W.
 
         References:
           Golub and Van Loan, "Matrix Computations", section 10.1.
@@ -293,13 +287,12 @@ class InducedNorm:
         return dual_vector(self._rmatvec(new), 2.0) if wide else new
 
     def _inclusion(self):
-        """max(0, 1/q - 1/p): the inclusion of l^p into l^q in n dimensions has n to this power as its norm."""
+        """Returns s = max(0, 1/q - 1/p). The inclusion of l^p into l^q in n dimensions has the norm n^s."""
         excess = 1.0 / _cast(self.codomain, self.kernel) - 1.0 / _cast(self.domain, self.kernel)
         return max(excess, 0.0) if isinstance(excess, float) else tf.maximum(excess, 0.0)
 
     def _line_norms(self, sums, order):
-        """The l^p norms of all rows or of all columns, which `sums` adds up."""
-        kernel, peak = _over_its_peak(self.kernel)
+        kernel, peak = _normalized(self.kernel)
         powers = tf.abs(kernel) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
 
@@ -339,25 +332,23 @@ class SchattenNorm(InducedNorm):
 
         ||W|| <= (tr (W'W)^64)^(1/128) <= r^(1/128) ||W||    with r the rank.
 
-    It is smooth, also where singular values cross. A convolution of more than 64 dimensions has the largest of the
-    Schatten norms of its Fourier symbols (`ConvolutionOperator.gram_blocks`).
+    The estimate is smooth, even where singular values cross. For a convolution with more than 64 dimensions, it is
+    the largest Schatten norm of the Fourier symbols (`ConvolutionOperator.gram_blocks`).
 
     References:
       Delattre et al., "Efficient bound of Lipschitz constant for convolutional layers by Gram iteration" (2023).
     """
 
     def estimate(self, v: tf.Tensor | None = None) -> tf.Tensor:
-        kernel, peak = _over_its_peak(self.kernel)
+        kernel, peak = _normalized(self.kernel)
         return peak * tf.sqrt(_largest_eigenvalue_bound(self.operator.gram_blocks(kernel)))
 
 
 def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
-    """The largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]` to a real scalar.
-
-    Squares are divided by their largest trace, so that nothing overflows.
-    """
+    """Returns the largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]`, a real scalar."""
     bound = tf.ones([], gram.dtype.real_dtype)
     for i in range(_NUM_SQUARINGS):
+        # Dividing by the largest trace keeps the squares from overflowing.
         trace = tf.stop_gradient(tf.reduce_max(tf.math.real(tf.linalg.trace(gram))))
         bound *= trace ** (0.5**i)
         gram /= tf.cast(tf.where(trace > 0, trace, tf.ones_like(trace)), gram.dtype)
@@ -380,12 +371,11 @@ def _peak(x):
     return tf.stop_gradient(tf.reduce_max(tf.abs(x), axes, keepdims=True))
 
 
-def _or_old(new, v):
-    """The new vectors, or the old ones where a new one is zero or not finite."""
-    return tf.where(_peak(new) > 0.0, new, v)
+def _keep_valid(new, v):
+    return tf.where(_peak(new) > 0.0, new, v)  # keeps v where the new vector is zero or NaN
 
 
-def _or_one(x):
+def _nonzero(x):
     return tf.where(x > 0, x, tf.ones_like(x))
 
 
@@ -398,39 +388,37 @@ def _per_start(numbers, x):
 
 
 def _change(v, new):
-    """The largest relative change of a start, up to its sign."""
+    """Returns the largest relative change of a start, up to its sign."""
     change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
-    return tf.reduce_max(change / _or_one(lp_norm(new, 2.0)))
+    return tf.reduce_max(change / _nonzero(lp_norm(new, 2.0)))
 
 
 def _leading_eigenvector(matrix):
-    """The unit eigenvector of the largest eigenvalue of semidefinite matrices: `[..., n, n]` to `[..., n]`."""
-    if not is_xla():  # whose eigh is slower than 2048 power steps
+    """Returns the leading unit eigenvector of semidefinite matrices, `[..., n, n]` to `[..., n]`."""
+    if not is_xla():  # XLA's eigh is slower than 2048 power steps
         return tf.linalg.eigh(matrix)[1][..., -1]
     vector = _leading_direction(matrix, rounds=2)
     return tf.math.divide_no_nan(vector, tf.norm(vector, axis=-1, keepdims=True))
 
 
 def _leading_direction(matrix, rounds=1):
-    """About the leading eigenvectors of semidefinite matrices `[..., n, n]`, not normalized.
-
-    The power of 32, in one or two rounds, is multiplied by its longest column.
-    """
-    if matrix.shape.rank == 3:  # faster one by one
+    """Returns approximate leading eigenvectors of semidefinite matrices `[..., n, n]`, not normalized."""
+    if matrix.shape.rank == 3:  # faster than batched products
         return tf.stack([_leading_direction(one, rounds) for one in tf.unstack(matrix)])
     power = matrix
     for _ in range(rounds):
-        power = _over_its_peak(power)[0]
-        power /= _or_one(tf.norm(power))  # with an eigenvalue of at least 1 / sqrt(n)
+        power = _normalized(power)[0]
+        power /= _nonzero(tf.norm(power))  # now one eigenvalue is at least 1 / sqrt(n)
         for _ in range(5):
             power = tf.matmul(power, power)
-    power = _over_its_peak(power)[0]
-    longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA compiles a slice for each place anew
+    power = _normalized(power)[0]
+    # Each round took the power of 32. Multiplying by the longest column of the result doubles the exponent.
+    longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA would recompile a slice for each index
     return tf.linalg.matvec(power, longest)
 
 
 def _orthonormalized(z, basis):
-    """z, made a unit vector orthogonal to the rows in the list; 0 if it is in their span."""
+    """Returns z as a unit vector orthogonal to the rows in the list, or 0 if z is in their span."""
     for _ in range(2):
         if basis:
             rows = tf.concat(basis, 0)

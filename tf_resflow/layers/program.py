@@ -1,4 +1,4 @@
-"""The program of a network: what it computes, read once, and evaluated with weights that are arguments."""
+"""The program of a network: its computation, read once and evaluated with weights as arguments."""
 
 import dataclasses
 import functools
@@ -12,17 +12,17 @@ from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule, sca
 from tf_resflow.layers.operations import BoundaryOperation, OpaqueOperation, Operation
 from tf_resflow.layers.precision import lowest_dtype
 from tf_resflow.layers.rules import Site, is_altered, rule_of
-from tf_resflow.private_api import graph_steps, takes_list
+from tf_resflow.private_api import accepts_list, graph_steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An operation, with the numbers of its input and output tensors.
+    """An operation with the indices of its input and output tensors.
 
     Attributes:
-      weights: the places of its weights among the parameters of the program, the same where a layer occurs again.
-      layer: where the operation was read.
-      shapes: the shapes of its outputs, None where they are unknown.
+      weights: indices of its weights among the parameters of the program. A repeated layer has the same ones.
+      layer: layer that the operation was read from.
+      shapes: shape of each output, None if unknown.
     """
 
     operation: Operation
@@ -35,13 +35,13 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a network computes of its inputs and its parameters. Equal programs compute the same.
+    """What a network computes from its inputs and parameters. Equal programs compute the same function.
 
     Attributes:
-      inputs: the shape, with the batch, and the dtype of each input, which have the first numbers; none if nothing
-        is known of the network, which then is one step.
-      outputs: the numbers of the outputs.
-      sources: the layers that have weights, in the order of the parameters, and the dtypes in which they compute.
+      inputs: shape (with the batch) and dtype of each input. The first tensor indices belong to them. Empty if
+        nothing is known about the network, which is then a single step.
+      outputs: tensor indices of the outputs.
+      sources: layers with weights, in the order of the parameters, and the dtypes that they compute in.
     """
 
     inputs: tuple[tuple[tuple[int | None, ...], str], ...]
@@ -55,17 +55,17 @@ class Program:
 
     @functools.cached_property
     def knows_derivative(self) -> bool:
-        """Whether the derivative along a vector is known for each step that the first input reaches."""
+        """Whether each step that depends on the first input has a known derivative along a vector."""
         return self._knows("along")
 
     @functools.cached_property
     def knows_jacobian(self) -> bool:
-        """Whether inputs are vectors, and the Jacobian is known for each step that the first input reaches."""
+        """Whether the first input is a vector, and each step that depends on it has a known Jacobian."""
         return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("tangents")
 
     @functools.cached_property
     def reached(self) -> set[int]:
-        """The numbers of the tensors that depend on the first input."""
+        """The indices of the tensors that depend on the first input."""
         found = {0}
         for step in self.steps:
             if found.intersection(step.inputs):
@@ -85,20 +85,20 @@ class Program:
 
 
 def is_graph(layer: Any) -> bool:
-    """Whether this is a model that computes the graph of its layers, not a subclass with its own `call`."""
+    """Whether a layer is a model that evaluates the graph of its layers, not a subclass with its own `call`."""
     if not (isinstance(layer, (keras.Sequential, keras.Function)) and hasattr(layer, "inputs")):
         return False
     calls = type(layer).call, type(layer).__call__
     is_keras = all(f.__module__.startswith("keras.") for f in calls)
-    return is_keras and takes_list(layer) and not is_altered(layer)
+    return is_keras and accepts_list(layer) and not is_altered(layer)
 
 
 def read(network: Any, *, training: bool = False) -> Program:
-    """The program of a network as it is now.
+    """Reads the program of a network in its current state.
 
-    Known are `keras.Sequential` and functional models, also nested ones, of layers with a rule (see
-    `register_rule`). Any other layer is a step that is called as Keras calls it. In a training step, layers of a
-    `TrainingPolicy` compute in its lower precision, and elementwise functions pass over memory once.
+    `keras.Sequential` and functional models are read layer by layer, including nested models, if their layers have
+    a rule (see `register_rule`). Any other layer is one step, called as Keras calls it. In a training step, layers
+    with a `TrainingPolicy` compute in its lower precision, and elementwise functions pass over memory once.
     """
     return _Reader(training).program(network)
 
@@ -106,8 +106,7 @@ def read(network: Any, *, training: bool = False) -> Program:
 class BoundNetwork:
     """A network with the weights of its program as they are applied: a function of its inputs.
 
-    With `in_place` it is traced where it is evaluated, and shares no function with others: for formats without
-    functions, such as TFLite.
+    With `in_place`, it is traced where it is evaluated and shares no function, as TFLite requires.
     """
 
     def __init__(
@@ -128,32 +127,32 @@ class BoundNetwork:
 
     @property
     def key(self) -> Program | None:
-        """What networks that may share a traced function have in common; None if this one shares none."""
+        """A key that is equal for networks that may share a traced function. None if this one shares none."""
         return self.program if self.program.is_known and not self.in_place else None
 
     def tensors(self) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(parameter) for parameter in self.parameters]
 
     def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """g(x) and J v of a program that `knows_derivative`, `[rows, *event]`; differentiable once.
+        """Returns g(x) and J v, `[rows, *event]`, for a program that `knows_derivative`; differentiable once.
 
-        `inputs` are x and conditions; v is like x.
+        `inputs` are x and conditions; v has the shape of x.
         """
         (value,), (derivative,) = self._evaluate(inputs, v, "along")
         return value, derivative
 
     def jacobian(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """The value `[batch, outputs]`, and its derivatives in each coordinate of x, `[outputs, size, batch]`.
+        """Returns the value `[batch, outputs]` and its derivatives in x, `[outputs, size, batch]`.
 
-        Of a program that `knows_jacobian`; differentiable any number of times. `inputs` are x and conditions.
+        Requires a program that `knows_jacobian`. Differentiable any number of times. `inputs` are x and conditions.
         """
         x = inputs[0]
-        unit = tf.eye(x.shape[-1], dtype=x.dtype)[..., tf.newaxis]  # derivatives that examples share have one row
+        unit = tf.eye(x.shape[-1], dtype=x.dtype)[..., tf.newaxis]  # one row, shared by all examples
         (value,), (tangents,) = self._evaluate(inputs, unit, "tangents")
         return value, tangents + tf.zeros([tf.shape(x)[0]], tangents.dtype)
 
     def _evaluate(self, inputs, derivative=None, kind=None):
-        """The outputs and their derivatives, "along" or "tangents", given the derivative of the first input."""
+        """Returns the outputs and their derivatives ("along" or "tangents") from that of the first input."""
         values = dict(enumerate(self._converted(inputs)))
         derivatives = {0: derivative}
         parameters = self.tensors()
@@ -170,24 +169,23 @@ class BoundNetwork:
         return [values[i] for i in self.program.outputs], [derivatives.get(i) for i in self.program.outputs]
 
     def _converted(self, inputs):
-        """The inputs, checked and cast."""
         shapes, given = [shape for shape, _ in self.program.inputs], [x.shape for x in inputs]
         if len(shapes) != len(given) or not all(map(_fits, shapes, given)):
-            raise ValueError(f"The network '{self.network.name}' takes inputs of shapes {shapes}; got {given}.")
+            raise ValueError(f"The network '{self.network.name}' got inputs of shapes {given}; expected {shapes}.")
         return [tf.cast(x, dtype) for (_, dtype), x in zip(self.program.inputs, inputs, strict=True)]
 
 
 def bind(network: Any, *, training: bool = False) -> BoundNetwork:
-    """A network as a function whose kernels were scaled once, now; a bound network is returned.
+    """Returns a network as a function whose kernels are scaled once, now. A bound network is returned unchanged.
 
-    Gradients in the kernels flow through the scaled ones: bind it inside the gradient tape. Later changes of the
-    weights do not reach it.
+    Gradients in the kernels flow through the scaled kernels, so bind the network inside the gradient tape. Later
+    changes of the weights do not affect the bound network.
     """
     return network if isinstance(network, BoundNetwork) else bind_all([network], training=training)[0]
 
 
 def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNetwork]:
-    """Several networks as by `bind`; the norms of small kernels of one shape are found together."""
+    """Binds several networks like `bind`, but computes the norms of small kernels of equal shape together."""
     networks = list(networks)
     programs = [read(network, training=training) for network in networks]
     constrained = [
@@ -208,8 +206,6 @@ def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNe
 
 
 class _Reader:
-    """Reads the steps of a network in the order of its graph."""
-
     def __init__(self, training):
         self._training = training
         self._steps: list[Step] = []
@@ -231,7 +227,7 @@ class _Reader:
         return tuple(range(self._num_tensors - num, self._num_tensors))
 
     def _graph(self, model, inputs):
-        """The numbers of the outputs of a model, whose steps are added."""
+        """Adds the steps of a model and returns the indices of its outputs."""
         known = dict(zip(map(id, model.inputs), inputs, strict=True))
         for step in graph_steps(model):
             layer, numbers = step.operation, [known[id(tensor)] for tensor in step.inputs]
@@ -259,7 +255,7 @@ class _Reader:
         return outputs
 
     def _places(self, operation, layer):
-        """The places of a layer's weights among the parameters; a layer that occurs again keeps them."""
+        """Returns the indices of a layer's weights among the parameters, the same if the layer occurs again."""
         num = 0 if isinstance(operation, OpaqueOperation) else len(rule_of(layer).variables(layer))
         if num and layer not in self._sources:
             self._sources[layer] = operation.dtype, tuple(range(self._num_weights, self._num_weights + num))
@@ -267,7 +263,6 @@ class _Reader:
         return self._sources[layer][1] if num else ()
 
     def _operation(self, step):
-        """The operation of a layer; opaque if it is not known."""
         layer, arguments, results, call, is_plain = step
         opaque = OpaqueOperation("", call)
         is_floating = all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results))

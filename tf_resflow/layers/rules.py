@@ -1,4 +1,4 @@
-"""What the library knows about layers: one rule for each type, in one table."""
+"""Rules: what the library knows about each type of layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -12,17 +12,17 @@ from tf_resflow.serialization import SerializableLayer
 
 Rule = TypeVar("Rule", bound="type[LayerRule]")
 _RULES: dict[type, "LayerRule"] = {}
-_MADE_BY_KERAS = {"build", "loss", "quantize"}  # attributes of instances that replace methods
+_REPLACED_BY_KERAS = {"build", "loss", "quantize"}  # instance attributes that replace methods
 
 
 class Site(NamedTuple):
     """Where a layer is applied.
 
     Attributes:
-      dtype: the dtype in which it computes.
-      inputs: the shapes of its inputs, with the batch; empty where they are not known.
-      output: the shape of its output, None where it is not known.
-      fused: whether elementwise functions are to pass over memory once.
+      dtype: dtype of the computation.
+      inputs: shapes of the inputs, with the batch; empty if unknown.
+      output: shape of the output, None if unknown.
+      fused: whether elementwise functions are fused into one pass over memory.
     """
 
     dtype: str
@@ -32,7 +32,7 @@ class Site(NamedTuple):
 
 
 class TensorBound(NamedTuple):
-    """A tensor in a network: its Lipschitz constant in the first input, the order of the norm, its shape."""
+    """The Lipschitz constant of a tensor with respect to the first input, the order of its norm, and its shape."""
 
     constant: Any
     order: Any
@@ -45,41 +45,41 @@ class TensorBound(NamedTuple):
 
 
 class LayerRule:
-    """What the library knows about one type of layers; see `register_rule`.
+    """Base class of rules. A rule describes one type of layer to the library; see `register_rule`.
 
-    A rule of an activation gives its `function` and its `lipschitz_constant`. A layer without an operation is
-    opaque: it is called as Keras calls it, and shares no traced functions.
+    The rule of an activation defines `function` and `lipschitz_constant`. A layer without an operation is opaque:
+    it is called as Keras calls it, and shares no traced functions.
     """
 
     def function(self, layer: Any) -> Callable[..., tf.Tensor] | None:
-        """The elementwise function f(x, *weights) that the layer computes, if it is one.
+        """Returns the elementwise function f(x, *weights) of the layer, or None if the layer is not elementwise.
 
-        Layers share traced functions only if this is the same object.
+        Layers share traced functions only if this function is the same object.
         """
         return None
 
     def operation(self, layer: Any, site: Site) -> Operation | None:
-        """What the layer computes at a site: its value and derivatives. By default it applies `function`."""
+        """Returns the layer's operation (value and derivatives) at a site. By default, it applies `function`."""
         function = self.function(layer)
         return None if function is None else FunctionOperation(site.dtype, IdentityKey(function), True)
 
     def variables(self, layer: Any) -> list[Any]:
-        """The variables behind the weights of the operation, one for each weight."""
+        """Returns the variables behind the weights of the operation, one per weight."""
         return []
 
     def weights(self, layer: Any, dtype: str) -> list[tf.Tensor]:
-        """The weights, differentiable in the variables. By default the variables in this dtype."""
+        """Returns the weights, differentiable in the variables. By default, the variables are cast to the dtype."""
         return [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in self.variables(layer)]
 
     def lipschitz_constant(self, layer: Any) -> float | None:
-        """The Lipschitz constant; None if unknown. By default the layer's attribute of this name.
+        """Returns the Lipschitz constant, or None if unknown. By default, it is the layer's attribute of this name.
 
-        It holds in the norm of the layer's attribute `lipschitz_order`, or in every l^p norm without one.
+        It holds in the norm of the layer's attribute `lipschitz_order`, or in every l^p norm if there is none.
         """
         return declared_constant(layer)
 
     def domain(self, layer: Any) -> Any:
-        """The order of the norm of its inputs, if the layer prescribes one."""
+        """Returns the order of the norm of the inputs if the layer prescribes one, and None otherwise."""
         return None
 
     def bound(
@@ -90,14 +90,13 @@ class LayerRule:
         certified: bool,
         weights: Sequence[tf.Tensor] | None,
     ) -> TensorBound:
-        """The bound of the output. By default the sum over the inputs times `lipschitz_constant`.
+        """Returns the bound of the output. By default, `lipschitz_constant` times the sum over the inputs.
 
         Args:
-          layer: the layer.
-          inputs: the bounds of its inputs. At least one is not fixed, and all that are not have one order.
-          shape: the shape of the output, None if unknown.
-          certified: whether the constant must be proved for the current weights.
-          weights: the weights of the operation if they are not the layer's current ones.
+          inputs: bounds of the inputs. At least one is not fixed, and all that are not fixed have the same order.
+          shape: shape of the output, None if unknown.
+          certified: whether the constant must be proven for the current weights.
+          weights: weights of the operation, if they differ from the layer's current weights.
         """
         constant = self.lipschitz_constant(layer)
         if constant is None:
@@ -111,10 +110,10 @@ _NO_RULE = LayerRule()
 
 
 def register_rule(*kinds: type[keras.layers.Layer]) -> Callable[[Rule], Rule]:
-    """Registers the decorated `LayerRule` for these exact types of layers, not for their subclasses.
+    """Registers the decorated `LayerRule` for these exact layer types, but not for their subclasses.
 
-    It teaches the library a layer: its derivatives, its Lipschitz constant, and when two networks compute the same,
-    so that they share traced functions.
+    The rule describes a layer to the library: its derivatives, its Lipschitz constant, and when two networks
+    compute the same function and can share traced code.
 
     ```python
     import keras
@@ -139,10 +138,10 @@ def register_rule(*kinds: type[keras.layers.Layer]) -> Callable[[Rule], Rule]:
     ```
 
     Args:
-      *kinds: types of layers; a later rule replaces an earlier one.
+      *kinds: layer types. A later rule replaces an earlier one.
 
     Returns:
-      A decorator of a class whose constructor takes no arguments.
+      A decorator for a class whose constructor has no arguments.
     """
 
     def register(rule: Rule) -> Rule:
@@ -153,18 +152,18 @@ def register_rule(*kinds: type[keras.layers.Layer]) -> Callable[[Rule], Rule]:
 
 
 def rule_of(layer: Any) -> LayerRule:
-    """The rule of a layer's exact type. Without one, or if an attribute replaces a method, it has no operation."""
+    """Returns the rule of a layer's exact type, or an empty rule if none exists or the layer is altered."""
     return _NO_RULE if is_altered(layer) else _RULES.get(type(layer), _NO_RULE)
 
 
 def is_altered(layer: Any) -> bool:
     """Whether an attribute of the instance replaces a method."""
     replaced = {name for name in vars(layer) if callable(getattr(type(layer), name, None))}
-    return not replaced <= _MADE_BY_KERAS
+    return not replaced <= _REPLACED_BY_KERAS
 
 
 class RuledLayer(SerializableLayer):
-    """A layer that computes what its rule says, or the rule of the class that it extends."""
+    """A layer whose call is defined by its rule, or by the rule of the class that it extends."""
 
     def call(self, inputs: Any) -> tf.Tensor:
         rule = next(_RULES[kind] for kind in type(self).__mro__ if kind in _RULES)
@@ -177,7 +176,7 @@ class RuledLayer(SerializableLayer):
 
 
 def declared_constant(layer: Any) -> float | None:
-    """The attribute `lipschitz_constant`, if the class that defines the call or a subclass of it sets it."""
+    """Returns `layer.lipschitz_constant`, or None if a subclass overrides the call without setting it again."""
     if "lipschitz_constant" in getattr(layer, "__dict__", {}):
         return layer.lipschitz_constant
     if not is_altered(layer):
@@ -194,20 +193,20 @@ def check_order(layer: Any, order: Any) -> None:
     if getattr(layer, "lipschitz_order", None) not in (None, order):
         raise ValueError(
             f"The Lipschitz constant of layer '{layer.name}' holds in the {order_name(layer.lipschitz_order)}-norm "
-            f"only, but its input is in the {order_name(order)}-norm. Use another layer there, or other orders."
+            f"only, but its input is in the {order_name(order)}-norm. Use another layer, or other orders."
         )
 
 
 def unknown_constant(layer: Any) -> str:
-    """The message of the error for a layer whose Lipschitz constant is unknown."""
+    """Returns the error message for a layer whose Lipschitz constant is unknown."""
     name = f"'{layer.name}' ({type(layer).__name__})" if hasattr(layer, "name") else repr(layer)
     return (
-        f"The Lipschitz constant of {name} is unknown. Give it a rule (tf_resflow.layers.register_rule) or an "
-        "attribute `lipschitz_constant` (which a subclass that overrides `call` does not inherit), replace it by a "
-        "layer of known constant, or pass lipschitz_constant= to the bijector or estimator."
+        f"The Lipschitz constant of {name} is unknown. Register a rule (tf_resflow.layers.register_rule), set its "
+        "attribute `lipschitz_constant` (a subclass that overrides `call` does not inherit it), use a layer with a "
+        "known constant, or pass lipschitz_constant= to the bijector or estimator."
     )
 
 
 def order_name(order: Any) -> str:
-    """The order of a norm in messages."""
+    """Formats the order of a norm for messages."""
     return f"{order.name} (learned)" if isinstance(order, LearnedOrder) else f"{order:g}"

@@ -1,4 +1,4 @@
-"""Smooth elementwise functions, whose first three derivatives take few passes over memory."""
+"""Smooth elementwise functions whose first three derivatives need few passes over memory."""
 
 import abc
 import dataclasses
@@ -12,11 +12,11 @@ from tf_resflow.private_api import custom_gradient, unrecorded
 
 @dataclasses.dataclass(frozen=True)
 class SmoothFunction(abc.ABC):
-    """A function of each number x, and of scalar parameters; differentiable any number of times.
+    """An elementwise function of x with scalar parameters; differentiable any number of times.
 
-    The slopes are computed once, along with the value: each term of a power series multiplies by them. Parameters
-    have a wide dtype. A subclass gives formulas, and `num_parts`: the number of values for each x, as parts of the
-    last axis.
+    The slopes are computed once, together with the value, because each term of a power series multiplies by them.
+    Parameters have a wide dtype. A subclass defines the formulas and `num_parts`, the number of values for each x.
+    These values are parts of the last axis.
     """
 
     fused: bool = False
@@ -24,16 +24,16 @@ class SmoothFunction(abc.ABC):
 
     @abc.abstractmethod
     def formula(self, x: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The value and its slope in x, both of the shape of the value."""
+        """Returns the value and its slope in x, both with the shape of the value."""
 
     @abc.abstractmethod
     def slope_gradients(self, x: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The gradients of `upstream * slope` in x and in the parameters, for each element of x."""
+        """Returns the gradients of `upstream * slope` in x and in the parameters, for each element of x."""
 
     def value_gradients(
         self, x: tf.Tensor, y: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """The gradients of `upstream * y` in the parameters, for each element of x."""
+        """Returns the gradients of `upstream * y` in the parameters, for each element of x."""
         return ()
 
     def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
@@ -42,7 +42,7 @@ class SmoothFunction(abc.ABC):
         return self._with_slope(y, self._slope(slope, x, *parameters), x, *parameters)
 
     def along(self, x: tf.Tensor, v: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The value and its derivative along v, which has the shape of x; differentiable once."""
+        """Returns the value and its derivative along v, which has the shape of x; differentiable once."""
 
         @custom_gradient
         def operation(x, v, *parameters):
@@ -55,13 +55,13 @@ class SmoothFunction(abc.ABC):
         return operation(x, v, *parameters)
 
     def tangents(self, x: tf.Tensor, tangents: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The value for vectors x `[batch, features]`, and its tangents for those of x.
+        """Returns the value for vectors x `[batch, features]`, and its tangents, given the tangents of x.
 
-        They are `[features, coordinates, batch or 1]`; differentiable any number of times.
+        Tangents are `[features, coordinates, batch or 1]`; differentiable any number of times.
         """
         y, slope = self._value_beside_slope(x, *parameters)
-        # The rows are the last axis of both. The slopes come from another kernel: XLA would compute them again for
-        # each coordinate.
+        # The batch is the last axis of both. A separate kernel computes the slopes, because XLA would compute them
+        # again for each coordinate.
         slope = tf.reshape(tf.transpose(slope), [self.num_parts, x.shape[1], 1, tf.shape(x)[0]])
         product = self._product(slope, tangents)
         return y, tf.reshape(product, [-1, *tangents.shape[1:2], tf.shape(x)[0]])
@@ -78,8 +78,8 @@ class SmoothFunction(abc.ABC):
         return operation(x, *parameters)
 
     def _product(self, slope, tangents):
-        """Slopes `[parts, features, 1, batch]` times tangents; both gradients take one pass over memory."""
-        # In the kernel a size may be unknown: it serves all batches.
+        """Multiplies slopes `[parts, features, 1, batch]` by tangents. Both gradients pass over memory once."""
+        # Chosen here, because sizes may be unknown inside the kernel, which serves all batches.
         gradients = _gradients_of_shared_product if tangents.shape[2] == 1 else _gradients_of_product
 
         @custom_gradient
@@ -92,31 +92,29 @@ class SmoothFunction(abc.ABC):
         return operation(slope, tangents)
 
     def _slope(self, slope, x, *parameters):
-        """The slope, differentiable in x and the parameters."""
-
         @custom_gradient
         def operation(slope, x, *parameters):
             def grad(upstream):
                 dx, *gradients = self._in_one_pass(self.slope_gradients, x, upstream, *parameters, wide=True)
-                return None, dx, *map(_sum_like, gradients, parameters)
+                return None, dx, *map(_parameter_gradient, gradients, parameters)
 
             return tf.identity(slope), grad
 
         return operation(slope, x, *parameters)
 
     def _with_slope(self, y, slope, x, *parameters):
-        """The value y, with dy/dx = slope."""
+        """Returns the value y with the derivative dy/dx = slope."""
 
         @custom_gradient
         def operation(y, slope, x, *parameters):
             def grad(upstream):
-                value = self._with_slope(y, slope, x, *parameters)  # y itself is a constant
+                value = self._with_slope(y, slope, x, *parameters)  # differentiable, unlike y
                 gradients: Any = ()
                 if parameters:
                     tensors = x, value, upstream, *parameters
                     gradients = self._in_one_pass(self.value_gradients, *tensors, wide=True)
                 dx = upstream * slope if self.num_parts == 1 else self._in_one_pass(self._times, upstream, slope)
-                return None, None, dx, *map(_sum_like, gradients, parameters)
+                return None, None, dx, *map(_parameter_gradient, gradients, parameters)
 
             return tf.identity(y), grad
 
@@ -126,14 +124,13 @@ class SmoothFunction(abc.ABC):
         return in_one_pass(f, *args, fused=self.fused, wide=wide)
 
     def _gradients_of_both(self, x, dy, dslope, *parameters):
-        """The gradients in x and in the parameters, given the gradients of the value and of the slope."""
         dtype = wide_dtype(x.dtype)
         wide = (tf.cast(tensor, dtype) for tensor in (x, dy, dslope))
         _, dx, gradients = self._slope_and_gradients(*wide, *parameters)
         return tf.cast(dx, x.dtype), *map(tf.reduce_sum, gradients)
 
     def _slope_and_gradients(self, x, dy, dslope, *parameters):
-        """The slope, and for each element of x the gradients in x and in the parameters."""
+        """Returns the slope, and the gradients in x and in the parameters for each element of x."""
         y, slope = self.formula(x, *parameters)
         dx, *second = self.slope_gradients(x, dslope, *parameters)
         first = self.value_gradients(x, y, dy, *parameters)
@@ -148,7 +145,7 @@ class SmoothFunction(abc.ABC):
         return y, slope * tf.concat([v] * self.num_parts, -1)
 
     def _gradients_along(self, x, v, dy, dw, *parameters):
-        """The gradients in x and v, and per row in the parameters, given the gradients of the two results."""
+        """Returns the gradients in x, in v and, per row, in the parameters, given the gradients of both results."""
         dtype = wide_dtype(x.dtype)
         x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))
         upstream = dw_ * tf.concat([v_] * self.num_parts, -1)
@@ -160,7 +157,7 @@ class SmoothFunction(abc.ABC):
 
 
 def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
-    """The sum of the equal parts of the last axis."""
+    """Returns the sum of the equal parts of the last axis."""
     return tensor if num_parts == 1 else tf.add_n(tf.split(tensor, num_parts, -1))
 
 
@@ -169,10 +166,9 @@ def _gradients_of_product(slope, tangents, upstream):
 
 
 def _gradients_of_shared_product(slope, tangents, upstream):
-    """The same for tangents with one row, which examples share."""
     of_slope, of_tangents = _gradients_of_product(slope, tangents, upstream)
     return of_slope, tf.reduce_sum(of_tangents, 2, keepdims=True)
 
 
-def _sum_like(values, scalar):
+def _parameter_gradient(values, scalar):
     return tf.cast(tf.reduce_sum(values), scalar.dtype)

@@ -1,4 +1,4 @@
-"""How computations get into a graph: shared by calls of one function, or fused by XLA into one pass over memory."""
+"""Adds computations to graphs: as calls of a shared function, or fused by XLA into one pass over memory."""
 
 import dataclasses
 import functools
@@ -9,15 +9,15 @@ import tensorflow as tf
 
 from tf_resflow.private_api import is_xla, silence_retracing
 
-_FUNCTIONS = "_tf_resflow_functions"  # attribute of a graph, which lives and dies with it
+_FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed with the graph
 
 
 def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: bool = False) -> Any:
-    """`function(*args)`; in a graph as a call of a function that is traced once for equal keys and shapes.
+    """Returns `function(*args)`. In a graph, calls with equal keys and shapes share one traced function.
 
-    Equal keys mean that the functions compute the same of their arguments, tensors and lists of them. A function is
-    not shared if its key is None or if it uses other tensors or variables. It is not inlined, so a call adds little
-    to the graph. With `fused` XLA compiles it.
+    Functions with equal keys must compute the same result from their arguments, which are tensors and lists of
+    tensors. A function is not shared if its key is None or if it captures other tensors or variables. Shared
+    functions are not inlined, so a call adds little to the graph. With `fused`, XLA compiles the function.
     """
     if key is None or tf.executing_eagerly() or is_xla():
         return function(*args)
@@ -33,9 +33,9 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: 
 
 
 def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
-    """What two objects that compute the same have in common: the plain settings of one of the known dataclasses.
+    """Returns a key that is equal for objects that compute the same: the settings of a `known` dataclass.
 
-    None for other objects, for altered ones, and for settings that are not plain.
+    Returns None for other objects, for altered objects, and for settings that are not plain.
     """
     if obj is None or type(obj) in (bool, int, float, str):
         return type(obj), obj
@@ -46,9 +46,9 @@ def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
 
 
 def in_one_pass(f: Callable, *args: Any, fused: bool, wide: bool = False) -> Any:
-    """Returns `f(*args)`; if `fused`, a graph computes it by an XLA kernel that passes over memory once.
+    """Returns `f(*args)`. If `fused`, a graph computes it with an XLA kernel that passes over memory once.
 
-    XLA compiles again for each shape. With `wide` it computes in float32 at least, see `in_wide`.
+    XLA compiles again for each shape. With `wide`, it computes in at least float32 (see `in_wide`).
     """
     if fused and not tf.executing_eagerly():
         return _compiled(f, wide)(*args)
@@ -61,12 +61,12 @@ def _compiled(f, wide):
 
 
 def wide_dtype(dtype: tf.DType) -> tf.DType:
-    """The dtype in which values of `dtype` are computed: float32 at least."""
+    """Returns the dtype in which values of `dtype` are computed: at least float32."""
     return dtype if dtype.size > 4 else tf.float32
 
 
 def in_wide(f: Callable) -> Callable:
-    """`f` computed in float32 at least, with results in the dtype of its first argument."""
+    """Returns `f`, computed in at least float32, with results in the dtype of its first argument."""
 
     @functools.wraps(f)
     def wide(x, *args):

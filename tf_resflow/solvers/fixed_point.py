@@ -12,16 +12,16 @@ from tf_resflow.private_api import is_xla
 from tf_resflow.serialization import Serializable
 
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
-_LEAST_REST = 1e-6  # share of a squared difference of steps below which Anderson leaves it out
+_MIN_REMAINDER = 1e-6  # Anderson drops a difference if less than this share of its square remains
 
 
 class Solution(NamedTuple):
-    """The result of a solver, for each example of the batch.
+    """The result of a solver for each example in the batch.
 
     Attributes:
-      root: `[batch, *event]`: `y - g(x)` for the evaluated point x with the smallest residual.
-      residual: `[batch]`, `max |x + g(x) - y|` over the event, at that x.
-      num_iterations: `[batch]` int32, evaluations of g until the example converged.
+      root: `[batch, *event]`, `y - g(x)` for the evaluated point x with the smallest residual.
+      residual: `[batch]`, `max |x + g(x) - y|` over the event at that x.
+      num_iterations: `[batch]` int32, number of evaluations of g until the example converged.
       converged: `[batch]` bool, whether x meets the tolerance (see `FixedPoint`).
     """
 
@@ -35,18 +35,17 @@ class Solution(NamedTuple):
 class FixedPoint(Serializable):
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
-    An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default the tolerance is relative
-    to the largest coordinate of the event: all \\(|r_i|\\) are at most `atol + rtol max_j(|x_j|, |y_j|)`. A given
-    `rtol` applies to each coordinate: \\(|r_i|\\) is at most `atol + rtol max(|x_i|, |y_i|)`, which float32 may be
-    unable to resolve.
+    An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default, the tolerance is
+    relative to the largest coordinate of the event: all \\(|r_i|\\) must be at most
+    `atol + rtol max_j(|x_j|, |y_j|)`. If `rtol` is given, it applies to each coordinate: \\(|r_i|\\) must be at
+    most `atol + rtol max(|x_i|, |y_i|)`, which float32 may be unable to resolve.
 
-    The error of the root is at most the residual over 1 - Lip(g) (in the norm of the Lipschitz constant).
+    The error of the root is at most the residual divided by 1 - Lip(g), in the norm of the Lipschitz constant.
 
     Args:
-      atol: absolute tolerance; by default two units of rounding (2.4e-7 in float32) of the coarsest type that g
-        computes in.
-      rtol: relative tolerance; the same by default.
-      max_iterations: largest number of evaluations of g.
+      atol: absolute tolerance. By default, two rounding units (2.4e-7 in float32) of the coarsest dtype in g.
+      rtol: relative tolerance, with the same default.
+      max_iterations: maximum number of evaluations of g.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Algorithm 1.
@@ -70,12 +69,12 @@ class FixedPoint(Serializable):
         """Solves `x + g(x) = y` for x.
 
         Args:
-          g: callable from `[batch, *event]` to the same shape, Lip(g) < 1.
+          g: callable from `[batch, *event]` to the same shape, with Lip(g) < 1.
           y: tensor of shape `[batch, *event]`.
-          relative: whether to use the relative tolerance alone, and at least two units of rounding.
-          dtype: the type to whose precision g is rounded, if it is coarser than that of `y`.
-          enough: an absolute tolerance that replaces the solver's own if it is larger.
-          enough_relative: likewise a relative one.
+          relative: whether to use only the relative tolerance, of at least two rounding units.
+          dtype: dtype to which g is rounded, if it is coarser than that of `y`.
+          enough: absolute tolerance that replaces the solver's own if it is larger.
+          enough_relative: relative tolerance that replaces the solver's own if it is larger.
 
         Returns:
           A `Solution`. It is not differentiable; see `solve_residual`.
@@ -111,7 +110,7 @@ class FixedPoint(Serializable):
         )
 
     def _measure(self, flat_y, rounding, relative, enough, enough_relative):
-        """Returns the function from a step and an image to the residual `[batch]` in multiples of the tolerance."""
+        """Returns a function from [step, image] pairs to the residual `[batch]`, in multiples of the tolerance."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
         rtol = max(rtol, enough_relative)
@@ -128,26 +127,24 @@ class FixedPoint(Serializable):
         return in_tolerances
 
     def _start(self, pair) -> tuple[Any, ...]:
-        """The history that `_propose` carries through the loop."""
         return ()
 
     def _propose(self, i, image, pair, best, improved, history):
-        """The next point and the history, from the newest image, its pair, and the best pair before it."""
+        """Returns the next point and the history, given the newest image, its pair, and the best pair before it."""
         return image, history
 
 
 class _Best(NamedTuple):
     pair: tf.Tensor  # [batch, 2, size]: the step y - g(x) - x of the point x, and its image y - g(x)
-    residual: tf.Tensor  # [batch]: of the pair, in multiples of the tolerance
+    residual: tf.Tensor  # [batch]: the residual of the pair, in multiples of the tolerance
 
 
 def _select(condition, one, other):
-    """Selects rows by a condition `[batch]`; faster than `tf.where`."""
-    return tf.compat.v1.where(condition, one, other)
+    return tf.compat.v1.where(condition, one, other)  # selects rows by `[batch]`, faster than `tf.where`
 
 
 def _rows(y):
-    """`y` as `[batch, size]`, at least in float32, and the function from such rows to tensors like `y`."""
+    """Returns `y` as `[batch, size]` in at least float32, and the function that restores the shape and dtype."""
     size = y.shape[1:].num_elements()
     rows = tf.reshape(y, [-1, size] if size else [tf.shape(y)[0], -1])  # XLA and TFLite need known sizes in a loop
     rows = tf.cast(rows, tf.float32) if y.dtype.size < 4 else rows
@@ -157,15 +154,15 @@ def _rows(y):
 
 @dataclasses.dataclass(eq=False)
 class Anderson(FixedPoint):
-    r"""Fixed-point iteration with Anderson acceleration, safeguarded for each example.
+    r"""Fixed-point iteration with Anderson acceleration and a safeguard for each example.
 
-    From the last m points and their steps \\(f_j = y - g(x_j) - x_j\\) it takes the affine combination with the
-    smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). If the move does not
-    give the smallest residual so far, the solver forgets the points, returns to the best one and takes plain
-    steps, which converge, until one does.
+    From the last m points and their steps \\(f_j = y - g(x_j) - x_j\\), the solver computes the affine combination
+    with the smallest \\(\|\sum_j \alpha_j f_j\|_2\\) and moves to \\(\sum_j \alpha_j (x_j + f_j)\\). If the move
+    does not give the smallest residual so far, the solver forgets the points and returns to the best one. It then
+    takes plain steps, which converge, until one of them gives the smallest residual.
 
     Args:
-      memory: m >= 2, number of points combined. Other arguments are those of `FixedPoint`.
+      memory: number m >= 2 of points combined. The other arguments are those of `FixedPoint`.
 
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
@@ -190,12 +187,12 @@ class Anderson(FixedPoint):
 def _mix(pair, best, older, weight):
     """Returns the image with the smallest step in the span of the differences, and the newest difference.
 
-    A difference is `[batch, 1, 2, size]`, a step of size about 1 and an image. It comes with its dual, whose inner
-    product with a pair is the part of the pair's step along the difference. The newest difference is left out if
-    the weight is 0, or if the older ones leave only rounding of it, as in events of few coordinates.
+    A difference is `[batch, 1, 2, size]`: a step of size about 1 and an image. The inner product of its dual with a
+    pair is the component of the pair's step along the difference. The newest difference is left out if the weight
+    is 0, or if the older ones leave only rounding errors of it, as in events with few coordinates.
     """
     difference = pair - best
-    peak = tf.reduce_max(tf.abs(difference[:, :1]), axis=2, keepdims=True)  # squares must not over- or underflow
+    peak = tf.reduce_max(tf.abs(difference[:, :1]), axis=2, keepdims=True)  # keeps squares in range
     rows = tf.stack([pair, difference * tf.math.reciprocal_no_nan(peak)], axis=1)
     of_step = weight * tf.constant([[1.0], [0.0]], pair.dtype)
     whole = _dot(rows[:, 1:] * of_step, rows[:, 1:])
@@ -204,7 +201,7 @@ def _mix(pair, best, older, weight):
     pair, difference = tf.split(rows, 2, axis=1)
     step = difference * of_step
     rest = _dot(step, difference)
-    dual = tf.math.divide_no_nan(step, tf.where(rest > _LEAST_REST * whole, rest, tf.zeros_like(rest)))
+    dual = tf.math.divide_no_nan(step, tf.where(rest > _MIN_REMAINDER * whole, rest, tf.zeros_like(rest)))
     mixed = pair - _dot(pair, dual) * difference
     return mixed[:, 0, 1], (difference, dual)
 
@@ -214,9 +211,9 @@ def _dot(one, other):
 
 
 def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> tf.Operation | tf.Tensor:
-    """Prints a warning that starts with `message` to stderr if an example did not converge. (XLA cannot print.)
+    """Prints a warning that starts with `message` to stderr if an example did not converge. XLA cannot print it.
 
-    Examples with a residual up to `unseen` do not count.
+    Examples with a residual of at most `unseen` do not count.
     """
     if is_xla():
         return tf.no_op()
@@ -224,10 +221,10 @@ def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> t
     is_finite = tf.reduce_all(tf.math.is_finite(solution.root), axis=list(event))
     is_seen = ~is_finite | (solution.residual > unseen)
     failed = tf.reduce_sum(tf.cast(~solution.converged & is_seen, tf.int32))
-    # tf.vectorized_map would run both branches if each element had a condition; it formats one string for all.
+    # tf.vectorized_map runs both branches if each element has its own condition. It formats one string for all.
     some_failed = tf.strings.regex_full_match(tf.strings.format("{}", failed, summarize=-1), "(?s).*[1-9].*")
     warn = lambda: tf.print(  # noqa: E731
-        "WARNING:", message, "\n  number of examples:", failed, "most evaluations:",
+        "WARNING:", message, "\n  number of examples:", failed, "maximum evaluations:",
         tf.reduce_max(solution.num_iterations), "largest residual:", tf.reduce_max(solution.residual),
         output_stream=sys.stderr,
     )  # fmt: skip

@@ -25,15 +25,14 @@ def solve_residual(
     sign: float = 1.0,
     **settings: Any,
 ) -> Solution:
-    r"""Solves `x + g(x) = y` for x, with gradients; with `sign=-1.0`, `x - g(x) = y`.
+    r"""Solves `x + g(x) = y` for x, or `x - g(x) = y` with `sign=-1.0`, with gradients.
 
-    With \\(\bar x\\) the upstream gradient and J the Jacobian of g at the root, the backward pass solves
-    \\(w + J^T w = \bar x\\): by elimination for dense branches of up to 16 coordinates, otherwise by the same
-    solver to its relative tolerance, with a warning for examples that do not converge. The gradient in y is w, and
-    that in the parameters (and the conditional input) is \\(-w^T \partial g / \partial \theta\\). Only the root is
-    kept.
+    Let \\(\bar x\\) be the upstream gradient and J the Jacobian of g at the root. The backward pass solves
+    \\(w + J^T w = \bar x\\): by elimination for dense branches of up to 16 coordinates, and otherwise by the same
+    solver at its relative tolerance, with a warning for examples that do not converge. The gradient in y is w. The
+    gradient in the parameters and the condition is \\(-w^T \partial g / \partial \theta\\). Only the root is kept.
 
-    `settings` are those of the solver's call for x: `enough`, and `enough_relative`, which holds for w, too. The
+    `settings` are arguments of the solver for x: `enough`, and `enough_relative`, which also applies to w. The
     `root` of the `Solution` is differentiable once.
     """
     branch = bind(branch)
@@ -60,7 +59,7 @@ def solve_residual(
     @custom_gradient
     def operation(y, *given):
         arguments = y, list(given[: len(conditions)]), list(given[len(conditions) :])
-        with unrecorded() if branch.program.knows_derivative else contextlib.nullcontext():  # others may use tapes
+        with unrecorded() if branch.program.knows_derivative else contextlib.nullcontext():  # others may use a tape
             parts = traced_once(key, solve, *arguments)
         solution = Solution(*parts)
 
@@ -93,7 +92,7 @@ def solve_residual(
 
 
 def _eliminated(branch, inputs, sign, upstream):
-    """The solution of w + J^T w = upstream, or of w - J^T w, by the inverse of I + J."""
+    """Returns the solution of w + J^T w = upstream (or w - J^T w), from the inverse of I + J (or I - J)."""
     x, *conditions = inputs
     _, jacobian = branch.jacobian([tf.ensure_shape(x, branch.program.inputs[0][0]), *conditions])
     jacobian = tf.cast(jacobian, upstream.dtype)
@@ -103,7 +102,7 @@ def _eliminated(branch, inputs, sign, upstream):
 
 
 def _coarsest_dtype(branch, dtype):
-    """The coarsest of `dtype` and of those that the layers with weights compute in, and therefore round to."""
+    """Returns the coarsest of `dtype` and the dtypes that layers with weights compute in and round to."""
     layers = leaves(branch.network) if isinstance(branch.network, keras.Layer) else []
     computed = [layer.compute_dtype for layer in layers if layer.weights]
     computed += [dtype for _, dtype in branch.program.sources]
