@@ -284,18 +284,18 @@ def test_names_in_a_config():
 
 vectors = functools.partial(flows.vector_flow, 2, 1)
 images = functools.partial(flows.image_flow, num_blocks=(1,), width=4, num_fc_blocks=0)
-NORM_2 = "norm of order 2 only: leave norms out; got"
+NORM_2 = "has norms of order 2. Leave out norms or dense_net"
 REFUSALS = [
     ("not interpret activation .*swich", lambda: vectors((4,), activation="swich")),
-    ("2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
-    ("needs two channels", lambda: flows.coupling_network((4, 4, 1), 4)),
-    ("'clipswish' .* multiple of 2; got 3", lambda: flows.dense_net_branch([2], 1, 3)),
+    ("Got 2 norms: .*2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
+    ("needs at least two channels", lambda: flows.coupling_network((4, 4, 1), 4)),
+    ("growth is 3.*'clipswish' needs a multiple of 2", lambda: flows.dense_net_branch([2], 1, 3)),
     (NORM_2, lambda: residual(norms="learned", dense_net=(2, 4))),
     (NORM_2, lambda: vectors(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
-    ("give logit_alpha=None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
-    (r"of a vector, such as \(5,\); got", lambda: flows.vector_flow((4, 4))),
-    (r"of an image, such as \(32, 32, 3\); got", lambda: images(8)),
-    ("'float32', 'float64' or 'mixed_bfloat16'.*; got 'float16'", lambda: vectors((4,), dtype="float16")),
+    ("logit_alpha is 0.05. Set it to None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
+    (r"is \(4, 4\), but must be that of a vector, such as \(5,\)", lambda: flows.vector_flow((4, 4))),
+    (r"is 8, but must be that of an image, such as \(32, 32, 3\)", lambda: images(8)),
+    ("is 'float16', but .*'float32', 'float64' or 'mixed_bfloat16'", lambda: vectors((4,), dtype="float16")),
 ]
 
 

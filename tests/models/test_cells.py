@@ -171,4 +171,4 @@ def test_the_served_probabilities(model, tmp_path):
 def test_wrong_cells(refused):
     flow = resflow.flows.vector_flow(3, num_blocks=1, hidden=(8,))
     for cells, levels in ((Cells([0], [1], [2]), None), (CELLS._replace(num=[3, 0, 0]), None), (CELLS, 4)):
-        refused("Cells belong to vectors without levels", resflow.FlowModel, flow, [3], cells=cells, levels=levels)
+        refused("Cells need vectors without levels", resflow.FlowModel, flow, [3], cells=cells, levels=levels)

@@ -230,13 +230,13 @@ def test_wrong_arguments_of_a_model(refused):
     mean, zero = {"condition_mean": [0.0] * 3}, {"condition_std": [1.0, 0.0, 1.0]}
     of_five = {"condition_shape": [5], "condition_network": network}
     for message, flow, arguments in [
-        ("take conditions of shape .*block0.* but the model gives None", has_condition, {}),
-        ("take conditions of shape None, but the model gives \\(3,\\)", plain, {"condition_shape": [3]}),
-        ("take conditions of shape .*block0.* but the model gives \\(2,\\)", has_condition, of_five),
-        ("Give condition_shape= if", has_condition, {"condition_shape": [3], "num_classes": 3}),
-        ("Give condition_shape= if", has_condition, {"num_classes": 3, **mean}),
-        ("Give condition_shape= if", has_condition, {"condition_shape": [3], **mean}),
-        ("condition_std must be positive", has_condition, {"condition_shape": [3], **mean, **zero}),
+        ("expect conditions of shape .*block0.* but the model passes None", has_condition, {}),
+        ("expect conditions of shape None, but the model passes \\(3,\\)", plain, {"condition_shape": [3]}),
+        ("expect conditions of shape .*block0.* but the model passes \\(2,\\)", has_condition, of_five),
+        ("num_classes=3 .* give num_classes= alone", has_condition, {"condition_shape": [3], "num_classes": 3}),
+        ("For labels, give num_classes= alone", has_condition, {"num_classes": 3, **mean}),
+        ("give condition_shape= .and condition_mean= with", has_condition, {"condition_shape": [3], **mean}),
+        ("condition_std is .*, but must be positive", has_condition, {"condition_shape": [3], **mean, **zero}),
     ]:
         refused(message, resflow.FlowModel, flow, [2], **arguments)
 
@@ -245,13 +245,13 @@ def test_wrong_conditions_of_a_call(model, labeled, data, refused):
     x, c, labels = data
     errors = (ValueError, tf.errors.InvalidArgumentError)
     for message, which, condition in [
-        ("is conditional: give condition=, .* numbers of shape \\(3,\\)", model, None),
-        ("real numbers of shape .*; got float32 of shape \\(16, 2\\)", model, c[:, :2]),
+        ("is conditional. Give condition=, .* numbers of shape \\(3,\\)", model, None),
+        ("float32 and the shape \\(16, 2\\).* real numbers of shape \\(3,\\)", model, c[:, :2]),
         ("(?i)shapes.* \\[5,3\\]", model, c[:5]),
-        ("real numbers of shape \\(3,\\).*; got string", model, np.full([16, 3], "a")),
-        ("a label 0, ..., 2.*; got float32", labeled, c[:, 0]),
+        ("dtype string .* real numbers of shape \\(3,\\)", model, np.full([16, 3], "a")),
+        ("dtype float32 .* a label 0, ..., 2", labeled, c[:, 0]),
         ("labels must be integers 0, ..., 2", labeled, [-1, 2] * 8),
-        ("has no condition: leave out condition=", plain_model(), c),
+        ("is not conditional. Leave out condition=", plain_model(), c),
     ]:
         for call in (which.log_prob, which.encode, which.decode, which.initialize):
             refused(message, call, x, condition=condition, error=errors)
@@ -265,10 +265,10 @@ def test_wrong_arguments_of_fit(data, refused):
         each.compile(optimizer="sgd", run_eagerly=True)
     errors = (ValueError, tf.errors.InvalidArgumentError)
     for message, which, arguments, options in [
-        ("examples and their conditions or labels: call fit\\(x, y\\)", model, [x], {}),
+        ("conditions or labels, but y is missing. Call fit\\(x, y\\)", model, [x], {}),
         ("examples and their conditions or labels", model, [x, c], {"validation_data": (x,)}),
-        ("class_weight needs labels.* give sample_weight", model, [x, c], {"class_weight": {0: 1.0}}),
-        ("class_weight needs labels.* give sample_weight", plain, [x], {"class_weight": {0: 1.0}}),
+        ("class_weight, but no labels. Give sample_weight", model, [x, c], {"class_weight": {0: 1.0}}),
+        ("class_weight, but no labels. Give sample_weight", plain, [x], {"class_weight": {0: 1.0}}),
         ("(?i)shape", model, [x, c], {"sample_weight": np.ones([16, 2], "float32")}),
     ]:
         refused(message, which.fit, *arguments, verbose=0, error=errors, **options)

@@ -72,10 +72,10 @@ def test_what_does_not_fit_is_refused(refused):
     error, outside = tf.errors.InvalidArgumentError, "must be integers 0, ..., 16"
     refused(outside, dequantize, [3, -1], 17, [0, 0], error=error)
     refused(outside, tf.function(dequantize), tf.constant([3, 17]), 17, [0, 0], error=error)
-    refused("must be integers 0, ..., 16; got float32", dequantize, [0.5], 17, [0, 0])
+    refused("must be integers 0, ..., 16, but are float32", dequantize, [0.5], 17, [0, 0])
     for levels in (1, 257, 2.5):
-        refused("levels must be", dequantize, [0], levels, [0, 0])
-        refused("levels must be", quantize, [0.0], levels)
+        refused("must be an integer from 2 to 256", dequantize, [0], levels, [0, 0])
+        refused("must be an integer from 2 to 256", quantize, [0.0], levels)
 
 
 @pytest.mark.parametrize("seed", range(6))

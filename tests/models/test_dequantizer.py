@@ -179,4 +179,4 @@ def test_what_does_not_fit_is_said(refused):
     flow, stowaway = resflow.flows.vector_flow(2, 1, (4,)), tf.Module()
     stowaway.scale = tf.Variable(1.0)
     refused("Continuous data are not dequantized", resflow.FlowModel, flow, [2], dequantizer=FlowDequantizer([2]))
-    refused("Hold them in a keras.Layer", resflow.FlowModel, flow, [2], levels=3, dequantizer=stowaway)
+    refused("Make it a keras.Layer", resflow.FlowModel, flow, [2], levels=3, dequantizer=stowaway)

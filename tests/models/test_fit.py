@@ -155,7 +155,7 @@ def test_wrong_arguments_of_compile(refused):
     for flow, arguments, message in [
         (affine_flow(), {"optimizer": keras.optimizers.LossScaleOptimizer(adam())}, "leave out loss_scale_factor"),
         (affine_flow(), {"optimizer": adam(loss_scale_factor=128.0)}, "leave out loss_scale_factor"),
-        (coupling, {"optimizer": "adam"}, "float16 in \\['half'\\]"),
-        (affine_flow(), {"metrics": ["mse"]}, "FlowModel has its own loss.*: leave out metrics"),
+        (coupling, {"optimizer": "adam"}, "float16 layers \\['half'\\]"),
+        (affine_flow(), {"metrics": ["mse"]}, "FlowModel has its own loss.* Leave out metrics"),
     ]:
         refused(message, resflow.FlowModel(flow, [2]).compile, **arguments)

@@ -181,5 +181,5 @@ def test_wrong_arguments(plane, refused):
     refused(r"fit\(x, y\)", plane.fit, np.zeros([4, 2], "float32"), verbose=0)
     refused("not built", resflow.HybridModel, plane.flow, keras.layers.Dense(2), [2])
     for weight in (-1.0, math.inf, math.nan):
-        message, arguments = "density_weight must be at least 0", (plane.flow, plane.classifier, [2])
+        message, arguments = "density_weight is .*, but must be at least 0", (plane.flow, plane.classifier, [2])
         refused(message, resflow.HybridModel, *arguments, density_weight=weight)

@@ -116,7 +116,7 @@ def test_fit_keeps_the_best_of_its_trainings(fitted):
             raise tf.errors.InvalidArgumentError(None, None, "The loss is infinite")
 
     callback = keras.callbacks.LambdaCallback(on_epoch_begin=diverge)
-    with pytest.warns(UserWarning, match="weight decay 100.0 ended early: The loss is infinite"):
+    with pytest.warns(UserWarning, match="weight decay 100.0 stopped early: The loss is infinite"):
         history = estimator.fit(*pairs, epochs=3, weight_decays=[100.0], callbacks=[callback], verbose=0)
     assert len(history.history["val_loss"]) == 1  # and no better than the weights before it
     np.testing.assert_array_equal(estimator.posterior(pairs[1][:5]).log_prob(pairs[0][:5]), expected)
@@ -258,13 +258,13 @@ def test_wrong_input(gaussian, refused):
     failed[[0, 1], [0, 1]] = np.nan, 1e39
     refused("1 parameters are NaN or outside of the support", fit, np.where(np.arange(30)[:, None], theta, 9), x)
     for wrong in (theta[:, :1], theta[:29]):
-        refused("theta must be parameters \\[num, \\*event_shape\\].*num=30", fit, wrong, x)
-    refused("2 observations are NaN or infinite.*leave them out", fit, theta, failed)
-    refused("observations of shape \\(2,\\).*got \\(30, 3\\)", fit, theta, np.ones([30, 3]))
-    refused("validation_fraction=0.0 of 30", fit, theta, x, validation_fraction=0.0)
-    refused("observations of shape \\(2,\\).*got \\(1, 1, 2\\)", gaussian[0].posterior, x[None, :1])
+        refused("theta has .*Give parameters \\[num, \\*event_shape\\] with num=30", fit, wrong, x)
+    refused("2 observations are NaN or infinite. Leave them and their parameters out", fit, theta, failed)
+    refused("shape \\(30, 3\\). Give observations of shape \\(2,\\)", fit, theta, np.ones([30, 3]))
+    refused("validation_fraction=0.0 of 30 pairs holds out 0", fit, theta, x, validation_fraction=0.0)
+    refused("shape \\(1, 1, 2\\). Give observations of shape \\(2,\\)", gaussian[0].posterior, x[None, :1])
     for message, prior in [
-        ("one distribution.*got the batch shape \\(2,\\)", tfd.Uniform(LOW, HIGH)),
-        ("real numbers of one dtype.*int32", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
+        ("batch shape \\(2,\\).*Give one distribution", tfd.Uniform(LOW, HIGH)),
+        ("int32.*real numbers of one dtype", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
     ]:
         refused(message, resflow.PosteriorEstimator, prior, [2])
