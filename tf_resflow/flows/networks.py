@@ -18,9 +18,9 @@ _EXAMPLES = {"a vector": (5,), "an image": (32, 32, 3)}
 
 
 def network_policy(dtype: DType) -> keras.DTypePolicy:
-    """Returns the dtype policy of a flow's networks, by default Keras's global policy, if it is supported.
+    """Returns the dtype policy of a flow's networks, by default Keras's global policy.
 
-    Other variables of the flow have its `variable_dtype`.
+    Other variables of the flow have its `variable_dtype`. Unsupported policies raise a ValueError.
     """
     policy = keras.dtype_policies.get(dtype)
     if policy.name not in ("float32", "float64", "mixed_bfloat16"):
@@ -51,7 +51,7 @@ def shifted(h, condition, shape, initializer, policy):
 def stacked(name, shapes, head, tail, condition_size, shift_shape, initializer, policy):
     """Builds a sequential model from events of shape `shapes[0]` to events of shape `shapes[1]`.
 
-    If there is a condition, a dense layer of it shifts the output of `head`. Vector shifts flatten the events.
+    A dense layer of the condition, if any, shifts the output of `head`. Vector shifts need flattened events.
     """
     if len(shift_shape) == 1 < len(shapes[0]):
         head = [keras.layers.Flatten(dtype=policy.name), *head]
@@ -190,5 +190,5 @@ def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed
         kernel = "zeros" if i == len(linear) - 1 else kernels[i]
         stack += [keras.layers.Activation(activation, dtype=policy.name)] if i else []
         stack.append(make(kernel_initializer=kernel, dtype=policy.name, name=f"layer_{i}"))
-    of_condition = kernels[-1] if len(linear) > 1 else "zeros"
-    return stacked("network", shapes, stack[:1], stack[1:], condition_size, shift_shape, of_condition, policy)
+    condition_kernel = kernels[-1] if len(linear) > 1 else "zeros"
+    return stacked("network", shapes, stack[:1], stack[1:], condition_size, shift_shape, condition_kernel, policy)

@@ -38,9 +38,10 @@ def vector_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow:
-    r"""Builds a flow for vectors, with an ActNorm before the first block or affine layer and after each of them.
+    r"""Builds a flow of residual blocks and affine layers for vectors.
 
-    In a `tf_resflow.FlowModel`, `forward` maps data to latent, unlike in distrax and FlowJAX.
+    An ActNorm comes before the first of them and after each of them. In a `tf_resflow.FlowModel`, `forward` maps
+    data to latent, unlike in distrax and FlowJAX.
 
     ```python
     import tensorflow as tf

@@ -27,9 +27,9 @@ def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
 
 
 class AveragedWeights:
-    """A context in which the weights of a model are the optimizer's average, and the norms have converged.
+    """A context in which a model has the optimizer's average of its weights, and converged norms.
 
-    If there is no average, or before the first step, only the norms change.
+    Without an average, or before the first step, only the norms change. On exit, all weights are restored.
     """
 
     def __init__(self, model: keras.Model, optimizer: keras.Optimizer):

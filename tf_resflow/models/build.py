@@ -52,7 +52,7 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
 
     Returns:
       A `HybridModel` if `config.task` is "hybrid", otherwise a `FlowModel`, which is conditional if
-      `config.model.condition` is set or the data have conditions. It has the default `evaluation_estimator`.
+      `config.model.condition` is set or the data have conditions. Evaluation uses the default estimator.
     """
     check_dataset(config, dataset)
     shape, settings = dataset.event_shape, config.model
@@ -150,8 +150,8 @@ def evaluation_estimator(
       dequantizer: dequantizer of the model, which uses the same estimator.
       name: "adaptive_roulette", "russian_roulette" or "power_series" with the settings of
         `config.model.estimator.eval`; "exact"; or "adaptive_series", which adds terms until the rest of the series
-        is guaranteed below 1e-4 nats for each block and probe, and needs certified Lipschitz constants below 1. The
-        default is "exact" if `tf_resflow.logdet.default_estimator` is exact or the flow has no residual blocks,
+        is guaranteed below 1e-4 nats for each block and probe. It needs certified Lipschitz constants below 1.
+        The default is "exact" if `tf_resflow.logdet.default_estimator` is exact or the flow has no residual blocks,
         otherwise `config.model.estimator.eval.kind`.
       num_probes: number of probes; by default `config.model.estimator.eval.num_probes`.
     """

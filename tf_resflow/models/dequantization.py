@@ -93,7 +93,7 @@ def quantize(x: TensorLike, levels: int) -> tf.Tensor:
 
 
 def points_per_set(num: int) -> int:
-    """Returns the number of points per set for `num` draws in cells: a power of two, with at least 8 sets."""
+    """Returns the number of points per set for `num` draws in cells: a power of two that gives at least 8 sets."""
     return 2 ** max(0, (num // _NUM_SETS).bit_length() - 1)
 
 
@@ -110,7 +110,7 @@ def dequantize_in_cells(
     q is the density of this mixture.
 
     Args:
-      x: vectors `[rows, size]`. With `point_sets`, they are all examples, repeated once for each draw.
+      x: vectors `[rows, size]`. With `point_sets`, the whole batch of examples, repeated for each draw.
       seed: not `None`.
       point_sets: number of independent sets of draws, and number of draws in each set. The draws of a set are
         randomly shifted Sobol points.

@@ -27,9 +27,9 @@ class FlowModel(KerasTraining):
     r"""The density of a flow, trained by maximum likelihood.
 
     For continuous data, the loss of an example is \\(-\log p(x)\\) in nats. For integer data with L `levels`, it is
-    \\(-\log_2 P(x) / D\\) in bits per dimension, where P(x) is replaced with the lower bound
-    \\(\log P(x) \ge E_u [\log p((x + u) / L) - \log q(u \mid x)] - D \log L\\). Each evaluation draws one u from q,
-    which is uniform, or learned by a `dequantizer`.
+    \\(-\log_2 P(x) / D\\) in bits per dimension, where \\(\log P(x)\\) is replaced with its lower bound
+    \\(E_u [\log p((x + u) / L) - \log q(u \mid x)] - D \log L\\). Each evaluation draws one u from q, which is
+    uniform, or learned by a `dequantizer`.
 
     ```python
     import keras, numpy as np, tf_resflow as resflow
@@ -55,8 +55,8 @@ class FlowModel(KerasTraining):
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
-      condition_shape: shape of the condition of an example, such as `[3]` for a flow that was built with
-        `condition_size=3`.
+      event_shape: shape of an example.
+      condition_shape: shape of the condition of an example, such as `[3]` for a flow with `condition_size=3`.
       num_classes: number of classes, instead of `condition_shape`, if the condition is a label
         0, ..., num_classes - 1. The flow receives it one-hot, so build it with `condition_size=num_classes`.
       condition_mean: mean of the conditions, which are standardized with it and with `condition_std`.

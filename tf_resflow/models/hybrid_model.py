@@ -122,7 +122,7 @@ class HybridModel(KerasTraining):
 
         Args:
           batch: `(x, labels)`: examples as for `FlowModel.log_prob`, and integers `[batch]`.
-          seed: as for `FlowModel.example_losses`, like `training`.
+          seed: see `FlowModel.example_losses`, also for `training`.
 
         Returns:
           A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
@@ -163,7 +163,7 @@ class HybridModel(KerasTraining):
         return self.classify(x)["probabilities"]
 
     def classify(self, x: TensorLike, *, networks: bijectors.Networks | None = None) -> dict[str, tf.Tensor]:
-        """Returns "logits" and "probabilities" `[batch, classes]`. Integers are as for `FlowModel.encode`."""
+        """Returns "logits" and "probabilities" `[batch, classes]`. Integers become the centers of their cells."""
         arguments = {} if networks is None else {"networks": networks}
         x = self.data_space.centers(x)
         features = bijectors.forward_features(self.flow, x, compute_log_det=False, **arguments).features

@@ -41,7 +41,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         raise NotImplementedError
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
-        """Returns the losses of each example that a training step minimizes or reports, a dict of `[batch]`."""
+        """Returns the losses of each example that a step minimizes or reports, as a dict of tensors `[batch]`."""
         raise NotImplementedError
 
     def total(self, losses: Mapping[str, Any]) -> Any:
@@ -90,15 +90,15 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
     ) -> keras.callbacks.History:
         """Like `keras.Model.fit`, but updates the norms of the layers at the end.
 
-        With `use_ema`, validation and callbacks at the end of an epoch use the average of the weights, and `fit`
-        finally replaces the weights with it. Each fit starts a new average.
+        With `use_ema`, validation and callbacks at the end of an epoch use the average of the weights. At the end,
+        `fit` replaces the weights with it. Each fit starts a new average.
 
         Call `fit(x, condition)` or `fit((x, condition))` on a conditional model, or pass a `tf.data.Dataset` of
         pairs. The condition can be labels. A `FlowModel` without a condition uses labels only for `class_weight`.
 
-        The loss can be weighted by `sample_weight`, one number for each example, or `class_weight`, a dict of a
-        number for each label. It is then the mean of the weighted losses of a batch. Other losses are not weighted.
-        `validation_data` with weights is `(x, None, weights)` or `(x, condition, weights)`.
+        To weight the loss, give `sample_weight`, one number for each example, or `class_weight`, a dict with a
+        number for each label. The loss of a batch is then the mean of the weighted losses. Other losses are not
+        weighted. Give `validation_data` with weights as `(x, None, weights)` or `(x, condition, weights)`.
         """
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         is_real = bool(self.condition) and self.condition.num_classes is None
@@ -124,7 +124,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step of `fit`."""
+        """Performs one step of `fit`."""
         step = num_gradients(self.optimizer)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         batch, weights = self._batch(data)
@@ -132,7 +132,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return self._update_means(train_step(self, batch, seed, weights), num)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step of `evaluate`, with the evaluation estimator."""
+        """Performs one step of `evaluate`, with the evaluation estimator."""
         batch, weights = self._batch(data)
         return self._update_means(weigh(self.example_losses(batch), self.objective, weights))
 

@@ -24,7 +24,7 @@ _WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
-_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # of each layer; the maximum for AdamW
+_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # Lipschitz bound of each layer; largest for AdamW
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 
@@ -51,7 +51,7 @@ class Weights(NamedTuple):
 
 
 class NoiseConditionedDensity:
-    r"""One flow for the densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\).
+    r"""A flow that models the densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\).
 
     \\(\log \sigma\\) is a condition of the flow. In training, it is uniform between the logarithms of 0.003 and 1.
     One training therefore gives densities from sharp to smooth, and held-out rows can select one. The flow is a
@@ -142,7 +142,7 @@ class NoiseConditionedDensity:
             return self._log_probs(np.concatenate([rows.values, _coded(rows.condition, noise)], axis=1))
 
     def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
-        """Draws a vector for each condition `[num, condition_size]`."""
+        """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
             self._set(weights)
             coded = _coded(condition, noise).astype(np.float32)
@@ -154,7 +154,7 @@ class NoiseConditionedDensity:
         return np.concatenate(found)[: len(values)].astype(np.float64)
 
     def _reset(self, seed, steps):
-        """Resets the model to new weights, and the optimizer, without new graphs."""
+        """Resets the weights and the optimizer, but keeps the graphs."""
         self._model.set_weights(self._make_model(seed).get_weights())
         self._whiten.assign(np.zeros(self.size), np.eye(self.size))
         for variable in self._model.optimizer.variables:

@@ -81,9 +81,9 @@ class PosteriorEstimator(Serializable):
 
     The flow consists of an affine map whose matrix and shift depend on the observation, affine autoregressive
     layers, and residual blocks with CPila activations. All receive the output of the `summary`, a network of the
-    observation that is trained with them. Its input is standardized: each element has the median 0 and the
-    quartiles of a normal distribution. The default has two hidden layers of 64 units, and also returns its input,
-    with outliers on a logarithmic scale. Training starts from a ridge regression of the parameters on the summary.
+    observation, which is trained with them. The input of the summary is standardized: each element has the median 0
+    and the quartiles of a normal distribution. The default summary has two hidden layers of 64 units. It also
+    returns its input, with outliers on a logarithmic scale. Training starts from a ridge regression on the summary.
 
     Args:
       prior: `tfd.Distribution` of the parameters, with events of any shape, or a joint distribution. Its
@@ -273,7 +273,7 @@ class PosteriorEstimator(Serializable):
         return np.concatenate([self.model.condition.rows(part, len(part)) for part in parts]).astype(np.float64)
 
     def _vectors(self, theta, num):
-        """Maps parameters to unconstrained vectors `[num, size]`. Bounds become the farthest other values."""
+        """Maps parameters to unconstrained vectors `[num, size]`. Values on bounds become the farthest others."""
         tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=isinstance(self.prior.dtype, Mapping))
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         shapes = [part.shape for part in tf.nest.flatten(theta)]
@@ -314,7 +314,7 @@ def _from_vectors(prior):
 
 
 def _moved(theta, back):
-    """Returns which parameters are infinite, or change in a round trip. It may turn those on a bound into NaN."""
+    """Returns which parameters are infinite or change in a round trip, which may turn values on bounds into NaN."""
     rounding = np.cbrt(np.finfo(theta.dtype.as_numpy_dtype).eps)
     tolerance = rounding * (1 + tf.reduce_max(tf.abs(theta), axis=0))
     moved = tf.math.is_inf(theta) | (tf.abs(back - theta) > tolerance)
@@ -368,7 +368,7 @@ def _regression(kept, held_out):
 
 
 def _statistics(x):
-    """Returns the median and scale of each element: from quartiles, or the standard deviation if equal, or 1."""
+    """Returns each element's median and scale: by quartiles, or the standard deviation if they are equal, or 1."""
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
     robust = (high - low) / _QUARTILES
     scale = np.where(robust > 0, robust, np.std(x, axis=0))

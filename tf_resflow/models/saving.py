@@ -90,7 +90,7 @@ def _description(value):
 
 
 def _settings(config, place, layers=(), statistics=()):
-    """Yields the path and value of each setting, such as model.flow.bijectors[0].branch.layers[1].units and 64."""
+    """Yields the path and value of each setting. Paths are like model.flow.bijectors[0].branch.layers[1].units."""
     if isinstance(config, dict) and "value" in config.get("config", ()):  # a serialized array
         config = config["config"]["value"]
     if place.split(".")[-1] in statistics and config is not None:
@@ -106,7 +106,7 @@ def _settings(config, place, layers=(), statistics=()):
         yield f"len({place})", len(config)
         for i, part in enumerate(config):
             yield from _settings(part, f"{place}[{i}]", layers)
-    elif isinstance(config, list):  # Keras counts layer names per process
+    elif isinstance(config, list):  # Keras numbers layer names per process
         yield place, [f"layer {layers.index(part)}" if part in layers else part for part in config]
     else:
         yield place, config

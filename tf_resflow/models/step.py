@@ -28,8 +28,8 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
 
     Returns:
       A dict of scalars: the means of `model.example_losses` over this replica's batch (0 if it is empty), including
-      the minimized `model.objective`; "gradient_norm", of this replica's gradient before clipping; and, if orders
-      are learned, "order_min", "order_mean" and "order_max", before the step.
+      the minimized `model.objective`; "gradient_norm", the norm of this replica's gradient before clipping; and,
+      if orders are learned, "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
       tf.errors.InvalidArgumentError: If the loss or the gradient is NaN or infinite. No variable has changed then.
@@ -68,7 +68,6 @@ def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike |
 
 
 def _mean(values):
-    """Returns the mean of values `[batch]`, or 0 if a replica has none."""
     return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
 
