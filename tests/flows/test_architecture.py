@@ -293,8 +293,8 @@ REFUSALS = [
     (NORM_2, lambda: residual(norms="learned", dense_net=(2, 4))),
     (NORM_2, lambda: vectors(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
     ("logit_alpha is 0.05. Set it to None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
-    (r"is \(4, 4\), but must be that of a vector, such as \(5,\)", lambda: flows.vector_flow((4, 4))),
-    (r"is 8, but must be that of an image, such as \(32, 32, 3\)", lambda: images(8)),
+    (r"is \(4, 4\), but must be the shape of a vector, such as \(5,\)", lambda: flows.vector_flow((4, 4))),
+    (r"is 8, but must be the shape of an image, such as \(32, 32, 3\)", lambda: images(8)),
     ("is 'float16', but .*'float32', 'float64' or 'mixed_bfloat16'", lambda: vectors((4,), dtype="float16")),
 ]
 

@@ -195,7 +195,7 @@ def test_weights_round_trip(make, tmp_path):
         with pytest.raises(ValueError, match="does not belong to the model"):
             load(image() if make is unnamed else vector())
     names = [name for name, _ in tf.train.list_variables(str(tmp_path / "checkpoint"))]
-    assert [name for name in names if "py_state" in name] == ["model/.ATTRIBUTES/py_state"]  # as of version 0.2
+    assert [name for name in names if "py_state" in name] == ["model/.ATTRIBUTES/py_state"]  # as in version 0.2
 
 
 def standardized(mean, std):

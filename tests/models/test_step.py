@@ -35,8 +35,8 @@ def data():
 
 
 def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
-    """The gradient of an order is that of the mean norm, here by central differences of converged norms. The
-    gradients of kernels and biases come only from the loss."""
+    """Orders follow the gradient of the mean norm, here by central differences of converged norms. The gradients
+    of kernels and biases come only from the loss."""
     model = make_model("learned")
     orders, before = layers.norm_updates.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]
     slopes = []

@@ -35,7 +35,9 @@ def shape_of_event(event_shape: EventShape, kind: str | None = None) -> tuple[in
     """Returns a shape as a tuple, where an `int` is the size of a vector, and checks it for the kind of event."""
     shape = (event_shape,) if isinstance(event_shape, (int, np.integer)) else tuple(event_shape)
     if kind is not None and len(shape) != len(_EXAMPLES[kind]):
-        raise ValueError(f"event_shape is {event_shape}, but must be that of {kind}, such as {_EXAMPLES[kind]}.")
+        raise ValueError(
+            f"event_shape is {event_shape}, but must be the shape of {kind}, such as {_EXAMPLES[kind]}."
+        )
     return shape
 
 

@@ -59,7 +59,7 @@ class FlowModel(KerasTraining):
       condition_shape: shape of the condition of an example, such as `[3]` for a flow with `condition_size=3`.
       num_classes: number of classes, instead of `condition_shape`, if the condition is a label
         0, ..., num_classes - 1. The flow receives it one-hot, so build it with `condition_size=num_classes`.
-      condition_mean: mean of the conditions, which are standardized with it and with `condition_std`.
+      condition_mean: mean of the conditions, for standardization together with `condition_std`.
       condition_network: a built Keras layer or model from standardized conditions to the condition of the flow. It
         is trained with the flow, and always called in inference mode, without dropout.
       levels: number of integer values of the data; `None` for continuous data.
@@ -251,7 +251,7 @@ def draw_log_prob(
 ) -> tf.Tensor:
     """Draws one estimate `[batch]` of the log-likelihood, log p(z) - log q(z | x).
 
-    `arguments` are those of the flow, see `Condition.arguments`, and `noise` those of `DataSpace.dequantize`.
+    `arguments` are passed to the flow (see `Condition.arguments`), and `noise` to `DataSpace.dequantize`.
     """
     noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
     z, log_q = model.data_space.dequantize(x, noise_seed, **noise)
@@ -259,7 +259,7 @@ def draw_log_prob(
 
 
 def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, precise: bool = False) -> tf.Tensor:
-    """Maps latents to the flow's input space. The arguments are those of `FlowModel.decode`."""
+    """Maps latents to the flow's input space. See `FlowModel.decode` for the arguments."""
     z = tf.cast(z, model.distribution.dtype)
     arguments = model.condition.arguments(condition, tf.shape(z)[0])
     space = model.data_space
@@ -271,7 +271,7 @@ def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, pr
 def sample_latent(
     base: tfp.distributions.Distribution, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0
 ) -> tf.Tensor:
-    """Draws latents `[num, *latent]`. The arguments are those of `FlowModel.sample`."""
+    """Draws latents `[num, *latent]`. See `FlowModel.sample` for the arguments."""
     z = base.sample(num, seed=stateless_seed(seed))
     if not tf.is_tensor(temperature) and temperature == 1.0:
         return z
