@@ -139,13 +139,13 @@ class NoiseConditionedDensity:
         """Returns the log-densities `[num]` at a noise level, in float64."""
         with self._lock:
             self._set(weights)
-            return self._log_probs(np.concatenate([rows.values, _coded(rows.condition, noise)], axis=1))
+            return self._log_probs(np.concatenate([rows.values, _flow_condition(rows.condition, noise)], axis=1))
 
     def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
             self._set(weights)
-            coded = _coded(condition, noise).astype(np.float32)
+            coded = _flow_condition(condition, noise).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
     def _log_probs(self, values):
@@ -181,23 +181,23 @@ def without_extremes(values: np.ndarray) -> np.ndarray:
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
-def _coded(condition, noise):
+def _flow_condition(condition, noise):
     """Returns the condition of the flow: a code of the noise level from -1 to 1, and the condition of the rows."""
     code = 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
     return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
 
 
 def _noisy_copies(rows, num, rng):
-    return _noisy(_tensors(rows), _drawn(rows, num, rng), _seed(rng))
+    return _add_noise(_tensors(rows), _draw_rows(rows, num, rng), _seed(rng))
 
 
 def _noisy_batches(rows, steps, rng):
     tensors, seed = _tensors(rows), _seed(rng)
 
     def noisy(step, places):
-        return _noisy(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
+        return _add_noise(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
 
-    places = _drawn(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
+    places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
     return tf.data.Dataset.from_tensor_slices((np.arange(steps, dtype=np.int32), places)).map(noisy).prefetch(4)
 
 
@@ -205,7 +205,7 @@ def _seed(rng):
     return stateless_seed(int(rng.integers(2**31)))
 
 
-def _drawn(rows, num, rng):
+def _draw_rows(rows, num, rng):
     """Draws `num` row indices, each about equally often, or in proportion to the weights."""
     if rows.weights is not None:
         return rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum()).astype(np.int32)
@@ -218,7 +218,7 @@ def _tensors(rows):
         return [tf.constant(part, tf.float32) for part in (rows.values, rows.widths, rows.condition)]
 
 
-def _noisy(tensors, places, seed):
+def _add_noise(tensors, places, seed):
     values, widths, condition = tensors
     seeds = tf.unstack(split_seed(seed, 3))
     x = tf.gather(values, places)

@@ -293,7 +293,8 @@ class PosteriorEstimator(Serializable):
         x, shape = np.asarray(x, np.float64), self.model.condition.shape
         rank = x.ndim - len(shape)
         if rank not in extra_ranks or x.shape[rank:] != shape:
-            raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape}, or a batch of them.")
+            axis = "a batch axis" if extra_ranks == (1,) else "an optional batch axis"
+            raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after {axis}.")
         finite = np.abs(x) <= self.model.distribution.dtype.max
         if bad := np.count_nonzero(~finite.all(axis=tuple(range(rank, x.ndim)))):
             raise ValueError(f"{bad} observations are NaN or infinite. Leave them and their parameters out.")
