@@ -55,7 +55,7 @@ class AveragedWeights:
 
 
 class FitUnderAverage(keras.callbacks.Callback):
-    """A callback that replaces the weights with their average for validation and for later callbacks in an epoch.
+    """A callback that uses the average of the weights for validation and for the callbacks that follow it.
 
     Each fit starts a new average at the current weights. The last weights are restored before the next epoch, or by
     `put_back` after an interruption.
