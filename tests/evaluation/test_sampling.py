@@ -113,5 +113,5 @@ def test_batches_of_paths_are_those_of_one_call(monkeypatch):
 
 def test_conditions_that_do_not_fit_are_refused(refused):
     x, model, options = np.zeros([2, 2], np.float32), conditional_model(num_classes=3), {"num": 2, "seed": 0}
-    refused("give condition=, .* a label 0, ..., 2", interpolate_pairs, model, x, x, **options)
-    refused("leave out condition=", interpolate_pairs, linear_model(), x, x, **options, condition=(1, 1))
+    refused("Give condition=, .* a label 0, ..., 2", interpolate_pairs, model, x, x, **options)
+    refused("Leave out condition=", interpolate_pairs, linear_model(), x, x, **options, condition=(1, 1))

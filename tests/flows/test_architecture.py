@@ -1,4 +1,4 @@
-"""The builders: the layers, the parameters and the estimators that they promise; wrong arguments."""
+"""Flow builders: layers, parameters, estimators and wrong arguments."""
 
 import functools
 import re
@@ -20,7 +20,7 @@ residual = flows.residual_image_block
 
 @pytest.fixture(autouse=True)
 def no_search(monkeypatch):
-    """Layers that are built without a search for the maximizers of their norms, which nothing here needs."""
+    """Builds layers without searching the maximizers of their norms, which no test here needs."""
     monkeypatch.setattr(layers.lipschitz_layer.LipschitzLayer, "_new_vector", lambda layer: None)
 
 
@@ -54,7 +54,7 @@ def test_vector_flow():
 
 
 def test_dense_nets():
-    """Kernels, and the constant of each layer and concatenation; a stem and half its width on flat images."""
+    """Checks kernels, Lipschitz constants, and the stem and growth of fully connected blocks."""
     block = residual(activation="cpila", dense_net=(2, 6), coefficient=0.9)
     first, second, flat = blocks(flows.image_flow((4, 4, 1), (1, 1), 5, num_fc_blocks=1, fc_width=8, block=block))
     assert kernel_shapes(first) == [(3, 3, 1, 3), (3, 3, 7, 3), (1, 1, 13, 1)]
@@ -72,7 +72,7 @@ def test_image_flow():
     assert kinds(flow) == ["Logit", "ActNorm", *block * 2, "Squeeze2D", *block * 2]
     convs = ["LipschitzConv2D", "LipSwish"] * 2 + ["LipschitzConv2D"]
     first, second, third, fully_connected = blocks(flow)
-    # The very first block has no pre-activation.
+    # The first block of the flow has no pre-activation.
     assert layer_kinds(first) == convs
     assert layer_kinds(second) == layer_kinds(third) == ["LipSwish", *convs]
     dense = ["LipschitzDense", "LipSwish"] * 2 + ["LipschitzDense"]
@@ -102,11 +102,11 @@ def test_image_flow_of_couplings(coupling):
     assert kinds(flow) == ["Logit", "ActNorm", *step * 2, "Squeeze2D", *step, *step[1:] * 2]
     couplings = [b for b in flow.bijectors if isinstance(b, bijectors.couplings.Coupling)]
     parameters = couplings[0].num_parameters
-    # One channel has no half, so the first scale is split by a checkerboard.
+    # One channel cannot be split in halves, so the first scale uses a checkerboard.
     assert [c.network.input_shape[1:] for c in couplings] == [(8, 8, 1)] * 2 + [(4, 4, 2)] * 3
     outputs = [(8, 8, parameters)] * 2 + [(4, 4, 2 * parameters)] * 3
     assert [c.network.output_shape[1:] for c in couplings] == outputs
-    # Each maps what the one before it keeps.
+    # Each coupling maps the part that the previous one keeps.
     assert [c.parameters["split"] for c in couplings] == ["checkerboard"] * 2 + ["channels"] * 3
     assert [c.parameters["swap"] for c in couplings] == [False, True, False, True, False]
     widths = [[w.shape[-1] for w in c.network.get_weights() if w.ndim > 1] for c in couplings]
@@ -114,7 +114,7 @@ def test_image_flow_of_couplings(coupling):
 
 
 def assert_seeded(one, same, other):
-    """Equal seeds give equal weights, and another seed gives other kernels."""
+    """Checks that equal seeds give equal weights, and another seed gives different kernels."""
     for a, b in zip(one, same, strict=True):
         np.testing.assert_array_equal(a, b)
     kernels = [[w for w in weights if w.ndim > 1] for weights in (one, other)]
@@ -123,7 +123,7 @@ def assert_seeded(one, same, other):
 
 @pytest.mark.parametrize("make, width", [(flows.coupling_network, 6), (flows.dense_coupling_network, (6, 6))])
 def test_coupling_networks(make, width):
-    """They start at zero through their last layer alone. Of three channels one is kept, two are mapped."""
+    """Only the last layer is initialized to zero. Of three channels, one is kept and two are mapped."""
     one, same, other = (make((4, 4, 3), width, seed=seed) for seed in (1, 1, 2))
     assert one.input_shape == (None, 4, 4, 1) and one.output_shape == (None, 4, 4, 4)
     x = tf.random.stateless_normal([5, 4, 4, 1], [0, 1])
@@ -136,7 +136,7 @@ def test_coupling_networks(make, width):
     assert flows.coupling_network((4, 4, 1), 2, split="checkerboard").output_shape == (None, 4, 4, 2)
 
 
-def test_image_flow_of_blocks_of_a_user():
+def test_image_flow_with_custom_blocks():
     specs = []
     block = lambda spec: specs.append(spec) or bijectors.ActNorm(spec.event_shape, name=spec.name)  # noqa: E731
     flow = flows.image_flow((4, 4, 1), (1, 1), 3, fc_width=2, num_fc_blocks=1, block=block, logit_alpha=None)
@@ -152,14 +152,14 @@ def test_factor_out():
     flow = flows.image_flow((8, 8, 1), (1, 1, 1), 4, **options)
     assert isinstance(flow, bijectors.MultiscaleFlow)
     assert [kinds(f)[-1] for f in flow.flows] == ["Squeeze2D", "Squeeze2D", "ActNorm"]
-    # 1 channel -> 4, half of which go on -> 8, half of which go on.
+    # The first squeeze makes 4 channels, 2 continue; the second makes 8 channels, 4 continue.
     assert [kernel_shapes(blocks(f)[0])[0][2] for f in flow.flows] == [1, 2, 4]
     assert flow.forward_event_shape([8, 8, 1]) == [64]
     assert isinstance(flows.image_flow((4, 4, 1), (1,), 4, **options), bijectors.Flow)
 
 
 def test_norms_of_the_layers():
-    """Residual blocks of every builder take a normalization; blocks of the default are tested everywhere else."""
+    """Every builder accepts norms and a normalization. Other tests cover the default normalization."""
     (block,) = blocks(flows.vector_flow(2, 1, (4,), norms=(float("inf"), 3.0, float("inf"))))
     first, last = layers.norm_updates.lipschitz_layers(block)
     assert (first.domain, first.codomain, last.domain, last.codomain) == (np.inf, 3.0, 3.0, np.inf)
@@ -169,7 +169,7 @@ def test_norms_of_the_layers():
 
 
 def test_learned_norms():
-    """Each block has its own orders, in a cycle."""
+    """Each block has its own orders, and the last order is the first one."""
     flow = small_images(4, {"dtype": "float64"}, norms="learned")
     orders = layers.norm_updates.learned_orders(flow)
     np.testing.assert_allclose([order.order() for order in orders], np.full(9, 2.0), rtol=1e-6)
@@ -181,7 +181,7 @@ def test_learned_norms():
 
 
 def test_a_bound_that_is_not_verified(refused):
-    """It is needed if the coefficients give none below 1."""
+    """`lipschitz_constant` is required if the product of the coefficients is not below 1."""
     build_images = functools.partial(small_images, 4, {"kernels": (1, 1)})
     for build in (functools.partial(flows.vector_flow, 2, 1, (4,)), build_images):
         refused("has Lipschitz constant 1.21", build, coefficient=1.1)
@@ -197,7 +197,7 @@ def test_seed_decides_the_parameters():
 
 
 def configured(**fields):
-    """The `model` section of a config of small images."""
+    """Returns the `model` section of a config for small images."""
     config = resflow.training.default_config().model
     config.update(num_blocks=(1, 1), width=4, fc_width=4, num_fc_blocks=1)
     config.update_from_flattened_dict(fields)
@@ -205,14 +205,14 @@ def configured(**fields):
 
 
 def small_images(size=4, fields=None, **options):
-    """A flow of residual blocks with these options; the fields are other arguments of `image_flow`."""
+    """Builds a flow of residual blocks with these options. `fields` are other arguments of `image_flow`."""
     block = residual(**{"log_det_estimator": ROULETTE, **options})
     fields = {"num_fc_blocks": 1, "fc_width": 4, "logit_alpha": None, "block": block, **(fields or {})}
     return flows.image_flow((size, size, 1), (1, 1), 4, **fields)
 
 
 def described(flow):
-    """All settings of the branches in a flow, also seeds and names, the estimators, and the shapes of the rest."""
+    """Returns the settings of all branches, including seeds and names, the estimators, and all shapes."""
     found = {}
     for name, part in bijectors.flow.parts_by_name(flow).items():
         found[name] = [type(part), [variable.shape for variable in part.variables]]
@@ -238,7 +238,7 @@ RANDOM = {"estimator.train.distribution": "poisson", "estimator.train.p": 3.0}
 RANDOM |= {"estimator.train.kind": "russian_roulette", "lipschitz_constant": 0.9}
 RANDOM |= {"compute_dtype": "mixed_bfloat16"}
 OF_RANDOM = {"lipschitz_constant": 0.9, "log_det_estimator": POISSON}
-FROM_CONFIG = [  # fields, and the flow by the functions of the library
+FROM_CONFIG = [  # config fields, and a function that builds the same flow
     ({}, small_images),
     ({**FACTORED, "learned_norms": True}, lambda: small_images(8, FACTORED, norms="learned")),
     ({**SCHATTEN, **TRUNCATED}, lambda: small_images(**SCHATTEN, log_det_estimator=SERIES)),
@@ -251,7 +251,7 @@ FROM_CONFIG = [  # fields, and the flow by the functions of the library
 
 
 @pytest.mark.parametrize(("fields", "build"), FROM_CONFIG)
-def test_a_config_and_python_build_one_flow(fields, build):
+def test_a_config_and_python_build_the_same_flow(fields, build):
     size = 8 if fields.get("squeeze_first") else 4
     shape = (3,) if fields.get("kind") == "vector" else (size, size, 1)
     assert described(build_flow(configured(**fields), shape)) == described(build())
@@ -266,7 +266,7 @@ def test_defaults_of_a_config_are_those_of_vector_flow():
 
 
 def test_names_in_a_config():
-    """All estimators have the names of their classes, and all names of estimators and blocks can be built."""
+    """Estimators have the names of their classes, and every name of an estimator or block can be built."""
     section, logdet = configured().estimator.eval, resflow.logdet
     found = {kind: build_estimator(section, True, kind=kind, num_probes=3) for kind in ESTIMATORS}
     for kind, estimator in found.items():
@@ -284,18 +284,18 @@ def test_names_in_a_config():
 
 vectors = functools.partial(flows.vector_flow, 2, 1)
 images = functools.partial(flows.image_flow, num_blocks=(1,), width=4, num_fc_blocks=0)
-NORM_2 = "norm of order 2 only: leave norms out; got"
+NORM_2 = "has norms of order 2. Leave out norms or dense_net"
 REFUSALS = [
     ("not interpret activation .*swich", lambda: vectors((4,), activation="swich")),
-    ("2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
-    ("needs two channels", lambda: flows.coupling_network((4, 4, 1), 4)),
-    ("'clipswish' .* multiple of 2; got 3", lambda: flows.dense_net_branch([2], 1, 3)),
+    ("Got 2 norms: .*2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
+    ("needs at least two channels", lambda: flows.coupling_network((4, 4, 1), 4)),
+    ("growth is 3.*'clipswish' needs a multiple of 2", lambda: flows.dense_net_branch([2], 1, 3)),
     (NORM_2, lambda: residual(norms="learned", dense_net=(2, 4))),
     (NORM_2, lambda: vectors(norms=(2.0, 1.0, 2.0), dense_net=(2, 4))),
-    ("give logit_alpha=None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
-    (r"of a vector, such as \(5,\); got", lambda: flows.vector_flow((4, 4))),
-    (r"of an image, such as \(32, 32, 3\); got", lambda: images(8)),
-    ("'float32', 'float64' or 'mixed_bfloat16'.*; got 'float16'", lambda: vectors((4,), dtype="float16")),
+    ("logit_alpha is 0.05. Set it to None", lambda: images((4, 4, 1), mean=[0.5], std=[0.25])),
+    (r"is \(4, 4\), but must be the shape of a vector, such as \(5,\)", lambda: flows.vector_flow((4, 4))),
+    (r"is 8, but must be the shape of an image, such as \(32, 32, 3\)", lambda: images(8)),
+    ("is 'float16', but .*'float32', 'float64' or 'mixed_bfloat16'", lambda: vectors((4,), dtype="float16")),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What flows of the builders compute: inverses, in every policy, under conditions, with every activation."""
+"""Flows of the builders: inverses, dtype policies, conditions and activations."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ def mixed_flow(affine, **options):
     ],
 )
 def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):
-    """They are tested elsewhere; 1x1 convolutions go with every block, and every block takes the condition."""
+    """1x1 convolutions work with every kind of block, and every block receives the condition."""
     flow = build(condition_size=condition_size, dtype=dtype)
     assert {v.dtype.name for v in flow.trainable_variables} == {dtype}
     found = [part for part in flow.submodules if getattr(part, "networks", ()) and hasattr(part, "condition_shape")]
@@ -86,7 +86,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_policies(kind, dtype_policy):
-    """As an argument, or of Keras: in training the networks compute in it, and all variables have its dtype."""
+    """In training, networks compute in the given or global policy. Variables have its variable dtype."""
     is_global = kind == "image"
     with dtype_policy("mixed_bfloat16" if is_global else "float32"):
         flow = NETWORKS[kind](dtype=None if is_global else "mixed_bfloat16")
@@ -111,7 +111,7 @@ CONDITIONAL = {
 
 @pytest.mark.parametrize("kind", CONDITIONAL)
 def test_conditional_branches_of_images(kind):
-    """Lipschitz in x alone: dense Jacobians at two conditions, which change them, and their determinants."""
+    """Dense Jacobians at two conditions differ, and respect the Lipschitz bound and the log-determinants."""
     constant = 0.7**3 if kind == "flat dense nets" else 0.7**2
     branch = CONDITIONAL[kind](condition_size=3, coefficient=0.7, seed=1, dtype="float64")
     for layer in layers.norm_updates.lipschitz_layers(branch):

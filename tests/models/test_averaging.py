@@ -1,4 +1,4 @@
-"""The average of the weights in `fit`: what it forgets, and who sees it."""
+"""The average of the weights in `fit`: its warm-up, and where it is used."""
 
 from unittest import mock
 
@@ -20,7 +20,7 @@ def affine_model(optimizer, strategy=None):
 
 
 def recorder(model):
-    """A callback that notes the weights before and after each step, and its notes."""
+    """Returns a callback that records the weights before and after each step, and the list of records."""
     raw = []
     record = lambda *_, **__: raw.append(np.concatenate(model.get_weights()))  # noqa: E731
     return keras.callbacks.LambdaCallback(on_epoch_begin=record, on_train_batch_end=record), raw
@@ -32,10 +32,11 @@ CASES = [((1, 2, 40, 2), {"ema_momentum": 0.99}, 1), ((40, 2), SELDOM, 1), ((2,)
 
 @pytest.mark.parametrize("lengths, settings, replicas", CASES)
 def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas, two_replicas):
-    """Far from the data each step of Adam has one size and direction, and the average lags behind the last weights.
+    """Far from the data, all steps of Adam have the same size and direction, and the average lags behind.
 
-    The lag, in steps, is m (1 + the lag before); with the momentum (1 + t) / (10 + t) it stays below 0.15 of the
-    way. With a constant momentum of 0.99 it is 0.5 of a way of 2 steps. Validation sees the weights that stay.
+    With momentum m, a lag of l steps becomes m (1 + l). With the momentum (1 + t) / (10 + t), it stays below 0.15
+    of the distance. With a constant momentum of 0.99, it is 0.5 of the distance after 2 steps. Validation uses the
+    weights that `fit` ends with.
     """
     strategy = two_replicas if replicas == 2 else None
     model = affine_model(lambda: keras.optimizers.Adam(0.01, use_ema=True, **settings), strategy)
@@ -45,10 +46,10 @@ def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas,
         options = {"batch_size": 4, "validation_data": (x,), "verbose": 0, "callbacks": [callback]}
         history = model.fit(np.tile(x, [num_steps, 1]), **options).history
         np.testing.assert_array_equal(raw[-num_steps - 1], first)
-        way = np.abs(raw[-1] - first)
-        assert np.all(way > 0.5 * 0.01)
-        assert np.all(np.abs(np.concatenate(model.get_weights()) - raw[-1]) <= 0.15 * way + 1e-6)
-        if settings is not SELDOM and len(raw) > num_steps + 1:  # the first step of all gives the average
+        distance = np.abs(raw[-1] - first)
+        assert np.all(distance > 0.5 * 0.01)
+        assert np.all(np.abs(np.concatenate(model.get_weights()) - raw[-1]) <= 0.15 * distance + 1e-6)
+        if settings is not SELDOM and len(raw) > num_steps + 1:  # the very first step also changes the average
             average = first
             for t, weights in enumerate(raw[-num_steps:]):
                 average += (1 - min(settings["ema_momentum"], (1 + t) / (10 + t))) * (weights - average)
@@ -57,7 +58,7 @@ def test_a_fit_of_any_length_forgets_where_it_began(lengths, settings, replicas,
 
 
 def test_an_interrupted_fit_leaves_the_weights():
-    """And not their average, which is in their place at the end of an epoch."""
+    """The last weights are restored, although their average is in place at the end of an epoch."""
     model = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True))
     callback, raw = recorder(model)
     callback.on_epoch_end = mock.Mock(side_effect=KeyboardInterrupt)
@@ -68,7 +69,7 @@ def test_an_interrupted_fit_leaves_the_weights():
 
 
 def test_callbacks_keep_what_was_scored(tmp_path):
-    """The score falls and rises again: what is restored, and what is saved, is the average of the best epoch."""
+    """The loss falls and rises again. The average of the best epoch is restored and saved."""
     model = affine_model(lambda: keras.optimizers.Adam(0.1, use_ema=True))
     path = str(tmp_path / "best.weights.h5")
     stop = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)

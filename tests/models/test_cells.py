@@ -1,4 +1,4 @@
-"""Vectors some of whose coordinates are discrete: probabilities of their cells."""
+"""Probabilities of vectors with discrete coordinates."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ IN_CELL, IN_TAIL = (np.polynomial.legendre.leggauss(num) for num in (8, 24))
 
 
 def model_of(cells, seed=0):
-    """A flow whose weights are far from those of the identity."""
+    """Builds a flow with weights far from the identity."""
     size = len(cells.step)
     flow = resflow.flows.vector_flow(size, num_blocks=1, hidden=(8,), seed=seed, log_det_estimator=EXACT)
     model = resflow.FlowModel(flow, [size], cells=cells, evaluation_log_det_estimator=EXACT)
@@ -36,7 +36,7 @@ def model():
 
 
 def nodes_and_weights(value, first, step, num):
-    """Gauss's points of a value's cell, and those of its tails at t / (1 - t) cells from the edge."""
+    """Returns Gaussian quadrature nodes in the cell of a value, and at t / (1 - t) cells in its tails."""
     if not step:
         return np.array([value]), np.ones(1)
     nodes, weights = [value + 0.5 * step * IN_CELL[0]], [0.5 * step * IN_CELL[1]]
@@ -49,7 +49,7 @@ def nodes_and_weights(value, first, step, num):
 
 
 def integral(model, x, cells):
-    """The integral of the density over the cells of vectors, those at the edges with their tails."""
+    """Integrates the density over the cells of vectors, including the tails of the first and last cells."""
     found = []
     for row in x:
         nodes, weights = zip(*itertools.starmap(nodes_and_weights, zip(row, *cells, strict=True)), strict=True)
@@ -60,7 +60,7 @@ def integral(model, x, cells):
 
 
 def random_case(seed):
-    """A model of one or two columns of 2 to 4 values, or of one value, and all rows of its table."""
+    """Returns a model of one or two columns with 1 to 4 values, its cells, and all possible rows."""
     rng = np.random.default_rng(seed)
     size = 1 + seed % 2
     num, step = rng.integers(2, 5, size), rng.choice([0.5, 1.0, 2.0], size)
@@ -72,7 +72,7 @@ def random_case(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed):
-    """Of 20,000 samples, at 4.5 standard errors for each row; the estimates have 32 independent sets of points."""
+    """Averages estimates over 32 copies of each row, and compares them with integrals and 20,000 samples."""
     model, cells, x = random_case(seed)
     expected = integral(model, x, cells)
     assert expected.sum() == pytest.approx(1, abs=2e-3)
@@ -88,13 +88,13 @@ def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed
     drawn = model.sample(20_000, seed=1).numpy()
     frequency = np.mean(np.all(np.abs(drawn[:, np.newaxis] - x) < 0.1, axis=-1), axis=0)
     assert np.all(np.abs(frequency - expected) < 4.5 * np.sqrt(expected * (1 - expected) / len(drawn)) + 1e-3)
-    bound = np.reshape(model.log_prob(np.tile(x, [64, 1]), 0), [64, -1])  # of the training: one draw each
+    bound = np.reshape(model.log_prob(np.tile(x, [64, 1]), 0), [64, -1])  # one draw each, as in training
     assert np.all(bound.mean(0) < np.log(expected) + 4 * bound.std(0) / 8)
 
 
 @pytest.mark.parametrize("seed, common", [(0, True), (3, False)])
 def test_the_standard_error_covers_the_integral(seed, common):
-    """In 300 repetitions: the share of Student's 95 % intervals that cover it, and the mean of squared errors."""
+    """Checks the coverage of 95 % intervals of Student's t and the mean squared error in 300 repetitions."""
     model, cells, x = random_case(seed)
     samples = LogProbSamples(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=256), common=common)
     draw = tf.function(lambda seed: samples.mean(samples(x, seed)), autograph=False)
@@ -106,7 +106,7 @@ def test_the_standard_error_covers_the_integral(seed, common):
 
 
 def test_draws_have_their_density():
-    """The mean of 1 / q over the draws in a box is its volume: within cells, in one tail, and in two at once."""
+    """The mean of 1 / q over the draws in a box is its volume: in cells, in one tail, and in two tails."""
     cells = Cells(*np.array([[0.0, 0.0, 0.0, 0.0], [1.0, 0.5, 2.0, 0.0], [3, 2, 1, 0]]))
     space = resflow.FlowModel(resflow.flows.vector_flow(4, 1, (8,)), [4], cells=cells).data_space
     x = np.zeros([1000 * 256, 4], np.float32) + np.float32([1.0, 0.5, 0.0, 0.3])
@@ -120,7 +120,7 @@ def test_draws_have_their_density():
         assert weights.mean() == pytest.approx(np.prod(np.subtract(high, low)), abs=5 * stderr)
 
 
-def test_noise_of_log_determinants_that_is_exponentiated_is_a_warning(model):
+def test_exponentiated_noise_of_log_determinants_warns(model):
     roulette = resflow.logdet.AdaptiveRoulette(0.1)
     images = resflow.FlowModel(model.flow, [3], levels=4)
     weigh = lambda plan: LogLikelihood(images, plan, importance_weighted=True).num_samples  # noqa: E731
@@ -134,7 +134,7 @@ def test_noise_of_log_determinants_that_is_exponentiated_is_a_warning(model):
 
 
 def test_noise_is_uniform_in_the_cells(model):
-    """Also in those of numbers beyond the range."""
+    """This includes the cells of values outside of the range."""
     x = np.tile(np.array([[-4, 0.5, 0.3]], np.float32), [64, 1])
     z, log_q = model.data_space.dequantize(x, tf.constant([0, 1]), point_sets=(8, 8))
     assert np.all(np.abs(z[:, 0] + 4) <= 0.5) and np.all(np.isfinite(log_q))
@@ -171,4 +171,4 @@ def test_the_served_probabilities(model, tmp_path):
 def test_wrong_cells(refused):
     flow = resflow.flows.vector_flow(3, num_blocks=1, hidden=(8,))
     for cells, levels in ((Cells([0], [1], [2]), None), (CELLS._replace(num=[3, 0, 0]), None), (CELLS, 4)):
-        refused("Cells belong to vectors without levels", resflow.FlowModel, flow, [3], cells=cells, levels=levels)
+        refused("Cells need vectors without levels", resflow.FlowModel, flow, [3], cells=cells, levels=levels)

@@ -1,4 +1,4 @@
-"""Conditional models against linear algebra: densities, samples, fit with conditions and weights; wrong input."""
+"""Conditional models compared with linear algebra: densities, samples, `fit`, weights and wrong input."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ MEAN, STD = np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.5, 1.5])
 
 
 def affine_model(**kwargs):
-    """The density of x, of which x + A' x + B' c + (0.1, 0.2) is standard normal."""
+    """The density of x such that x + A' x + B' c + (0.1, 0.2) is standard normal."""
     x, c = keras.Input([2]), keras.Input([3])
     dense, condition = resflow.layers.LipschitzDense(2, 0.9), keras.layers.Dense(2, name="condition")
     branch = keras.Model([x, c], keras.layers.Add()([dense(x), condition(c)]))
@@ -64,13 +64,13 @@ def test_log_prob_of_each_kind_of_condition(model, labeled, data):
     cases = [(model, c, c), (model, c[0], c[:1]), (model, c[:1], c[:1]), (standardized, MEAN + STD * c, c)]
     cases += [(labeled, each, one_hot[labels]) for each in (labels, labels.astype("uint8"))]
     cases += [(model, np.round(c).astype(int), np.round(c))]
-    for of_model, given, seen in cases:
-        found = of_model.log_prob(x, condition=given)
+    for each, given, seen in cases:
+        found = each.log_prob(x, condition=given)
         np.testing.assert_allclose(found, expected_log_prob(x, seen), rtol=3e-5)
 
 
 def test_a_network_of_the_condition(data, tmp_path, refused):
-    """It sees standardized conditions, learns with the flow, and is saved with its weights and as a SavedModel."""
+    """It receives standardized conditions, is trained with the flow, and is saved with the model."""
     x, c, _ = data
     images = np.random.default_rng(1).normal(1.0, 2.0, size=[16, 2, 2]).astype("float32")
 
@@ -135,7 +135,7 @@ def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
     for scored, batch, expected in cases:
         found = evaluation.LogLikelihood(scored).score_examples([batch], seed=0)["log_prob"]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-    # Classes share random numbers: if the flow ignores them, the estimates are equal, whatever the dequantization.
+    # Classes share random numbers, so their estimates are equal if the flow ignores the class.
     model, x = affine_model(num_classes=3, levels=4), np.random.default_rng(0).integers(4, size=[5, 2])
     kernel = model.flow.bijectors[0].branch.get_layer("condition").kernel
     kernel.assign(tf.zeros_like(kernel))
@@ -145,7 +145,7 @@ def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
 
 
 def fitted(arguments, model=None, batch_size=8, **kwargs):
-    """The weights after two steps of gradient descent, and the losses."""
+    """Returns the weights after two steps of gradient descent, and the losses."""
     model = model or affine_model()
     model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=True)
     history = model.fit(*arguments, batch_size=batch_size, shuffle=False, verbose=0, **kwargs)
@@ -158,7 +158,7 @@ def assert_same(one, other, rtol=1e-5):
 
 
 def test_what_fit_and_evaluate_take(data):
-    """Two arguments, a pair, and a data set of pairs are the same steps; labels are one-hot conditions."""
+    """Two arguments, a pair, and a data set of pairs give the same steps. Labels are one-hot conditions."""
     x, c, labels = data
     expected, _ = fitted([x, c])
     start = [w.numpy() for w in affine_model().trainable_weights]
@@ -176,7 +176,7 @@ def test_what_fit_and_evaluate_take(data):
 
 
 def test_weights_of_examples(data):
-    """The gradient is that of the mean weighted loss; so is the reported loss."""
+    """The gradient and the reported loss are those of the mean weighted loss."""
     x, c, _ = data
     weights = np.random.default_rng(1).uniform(0, 2, size=16).astype("float32")
     model = affine_model()
@@ -197,7 +197,7 @@ def test_weights_of_examples(data):
 
 @pytest.mark.parametrize("make", [lambda: affine_model(num_classes=3), plain_model])
 def test_class_weights_and_sample_weights_of_fit(data, make):
-    """Of two classes one is left out; without a condition labels serve the weights alone."""
+    """One class has weight 0. In an unconditional model, labels only select weights."""
     x, _, labels = data
     weights = np.array([1.0, 0.0, 2.0])[labels]
     expected, history = fitted([x, labels], make(), sample_weight=weights)
@@ -210,7 +210,7 @@ def test_class_weights_and_sample_weights_of_fit(data, make):
 
 
 def test_weights_of_validation_data(data):
-    """In each form, of examples alone and of those with a condition; the model does not move."""
+    """Checks each form of the data, with and without a condition, for a learning rate of 0."""
     x, c, _ = data
     weights = np.random.default_rng(1).uniform(0, 2, size=16).astype("float32")
     as_triples = tf.data.Dataset.from_tensor_slices((x, c, weights)).batch(16)
@@ -230,13 +230,13 @@ def test_wrong_arguments_of_a_model(refused):
     mean, zero = {"condition_mean": [0.0] * 3}, {"condition_std": [1.0, 0.0, 1.0]}
     of_five = {"condition_shape": [5], "condition_network": network}
     for message, flow, arguments in [
-        ("take conditions of shape .*block0.* but the model gives None", has_condition, {}),
-        ("take conditions of shape None, but the model gives \\(3,\\)", plain, {"condition_shape": [3]}),
-        ("take conditions of shape .*block0.* but the model gives \\(2,\\)", has_condition, of_five),
-        ("Give condition_shape= if", has_condition, {"condition_shape": [3], "num_classes": 3}),
-        ("Give condition_shape= if", has_condition, {"num_classes": 3, **mean}),
-        ("Give condition_shape= if", has_condition, {"condition_shape": [3], **mean}),
-        ("condition_std must be positive", has_condition, {"condition_shape": [3], **mean, **zero}),
+        ("expect conditions of shape .*block0.* but the model passes None", has_condition, {}),
+        ("expect conditions of shape None, but the model passes \\(3,\\)", plain, {"condition_shape": [3]}),
+        ("expect conditions of shape .*block0.* but the model passes \\(2,\\)", has_condition, of_five),
+        ("num_classes=3 .* give num_classes= alone", has_condition, {"condition_shape": [3], "num_classes": 3}),
+        ("For labels, give num_classes= alone", has_condition, {"num_classes": 3, **mean}),
+        ("give condition_shape= .and condition_mean= with", has_condition, {"condition_shape": [3], **mean}),
+        ("condition_std is .*, but must be positive", has_condition, {"condition_shape": [3], **mean, **zero}),
     ]:
         refused(message, resflow.FlowModel, flow, [2], **arguments)
 
@@ -245,13 +245,13 @@ def test_wrong_conditions_of_a_call(model, labeled, data, refused):
     x, c, labels = data
     errors = (ValueError, tf.errors.InvalidArgumentError)
     for message, which, condition in [
-        ("is conditional: give condition=, .* numbers of shape \\(3,\\)", model, None),
-        ("real numbers of shape .*; got float32 of shape \\(16, 2\\)", model, c[:, :2]),
+        ("is conditional. Give condition=, .* numbers of shape \\(3,\\)", model, None),
+        ("float32 and the shape \\(16, 2\\).* real numbers of shape \\(3,\\)", model, c[:, :2]),
         ("(?i)shapes.* \\[5,3\\]", model, c[:5]),
-        ("real numbers of shape \\(3,\\).*; got string", model, np.full([16, 3], "a")),
-        ("a label 0, ..., 2.*; got float32", labeled, c[:, 0]),
+        ("dtype string .* real numbers of shape \\(3,\\)", model, np.full([16, 3], "a")),
+        ("dtype float32 .* a label 0, ..., 2", labeled, c[:, 0]),
         ("labels must be integers 0, ..., 2", labeled, [-1, 2] * 8),
-        ("has no condition: leave out condition=", plain_model(), c),
+        ("is not conditional. Leave out condition=", plain_model(), c),
     ]:
         for call in (which.log_prob, which.encode, which.decode, which.initialize):
             refused(message, call, x, condition=condition, error=errors)
@@ -265,10 +265,10 @@ def test_wrong_arguments_of_fit(data, refused):
         each.compile(optimizer="sgd", run_eagerly=True)
     errors = (ValueError, tf.errors.InvalidArgumentError)
     for message, which, arguments, options in [
-        ("examples and their conditions or labels: call fit\\(x, y\\)", model, [x], {}),
+        ("conditions or labels, but y is missing. Call fit\\(x, y\\)", model, [x], {}),
         ("examples and their conditions or labels", model, [x, c], {"validation_data": (x,)}),
-        ("class_weight needs labels.* give sample_weight", model, [x, c], {"class_weight": {0: 1.0}}),
-        ("class_weight needs labels.* give sample_weight", plain, [x], {"class_weight": {0: 1.0}}),
+        ("class_weight, but no labels. Give sample_weight", model, [x, c], {"class_weight": {0: 1.0}}),
+        ("class_weight, but no labels. Give sample_weight", plain, [x], {"class_weight": {0: 1.0}}),
         ("(?i)shape", model, [x, c], {"sample_weight": np.ones([16, 2], "float32")}),
     ]:
         refused(message, which.fit, *arguments, verbose=0, error=errors, **options)

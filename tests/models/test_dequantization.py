@@ -8,7 +8,7 @@ from tf_resflow.models.dequantization import cell_width, on_grid, place_in_cells
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_noise_is_uniform_and_quantization_inverts_it(levels):
-    """200,000 draws in 20 bins."""
+    """Compares 200,000 draws in 20 bins with a uniform distribution."""
     num = 200_000
     x = np.tile(np.arange(levels), num // levels + 1)[:num].astype(np.uint8)
     y = dequantize(x, levels, seed=[3, 4])
@@ -35,7 +35,7 @@ def test_extreme_draws_stay_in_their_level(lowest, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_numbers_in_cells(dtype):
-    """The ends of the unit interval and numbers in between stay in the level, at the width that is said."""
+    """The ends of the unit interval and numbers in between stay in their level, with the expected width."""
     for levels in (2, 3, 17, 32, 128, 129, 200, 255, 256):
         x = np.arange(levels, dtype=np.uint8)
         ends = [place_in_cells(x, tf.fill([levels], tf.constant(u, dtype)), levels) for u in (0.0, 0.3, 1.0)]
@@ -48,7 +48,7 @@ def test_numbers_in_cells(dtype):
         assert 1 - 2**-12 < cell_width(levels) * levels < 1
 
 
-def test_is_a_pure_function_of_the_seed_and_keeps_the_static_shape_and_its_inverse_clips():
+def test_seeds_static_shapes_and_clipping():
     result = quantize([-0.3, 0.0, 0.999, 1.0, 7.0], 4)
     np.testing.assert_array_equal(result, [0, 0, 3, 3, 3])
     assert result.dtype == tf.uint8
@@ -68,19 +68,19 @@ def test_is_a_pure_function_of_the_seed_and_keeps_the_static_shape_and_its_inver
     assert len(np.unique(np.round(noise[0], 4))) == 6
 
 
-def test_what_does_not_fit_is_refused(refused):
+def test_wrong_arguments(refused):
     error, outside = tf.errors.InvalidArgumentError, "must be integers 0, ..., 16"
     refused(outside, dequantize, [3, -1], 17, [0, 0], error=error)
     refused(outside, tf.function(dequantize), tf.constant([3, 17]), 17, [0, 0], error=error)
-    refused("must be integers 0, ..., 16; got float32", dequantize, [0.5], 17, [0, 0])
+    refused("must be integers 0, ..., 16, but are float32", dequantize, [0.5], 17, [0, 0])
     for levels in (1, 257, 2.5):
-        refused("levels must be", dequantize, [0], levels, [0, 0])
-        refused("levels must be", quantize, [0.0], levels)
+        refused("must be an integer from 2 to 256", dequantize, [0], levels, [0, 0])
+        refused("must be an integer from 2 to 256", quantize, [0.0], levels)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_values_on_a_grid_in_the_precision_of_a_model(seed):
-    """Values of random grids are on them, in float32 and float64 and with offsets; values between them are not."""
+    """Values of random grids are on the grid, in both dtypes and with offsets. Values in between are not."""
     rng = np.random.default_rng(seed)
     step = rng.choice([1.0, 7.0, 0.1, 0.05, 0.25, 1 / 3], size=40)
     first = np.round(rng.uniform(-300, 300, size=40)) * step

@@ -1,4 +1,4 @@
-"""Variational dequantization: its density, its bounds by enumeration, its gradients, and its place in a model."""
+"""Variational dequantization: its density, its bounds by enumeration, and its use in a model."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ ONE, LEVELS = (1, 1, 1), 3
 
 
 def perturbed(module, scale, seed=0):
-    """The module, with parameters away from where they start, and right norms."""
+    """Perturbs the parameters of a module, and converges its norms."""
     generator = np.random.default_rng(seed)
     for variable in module.trainable_variables:
         variable.assign_add(tf.cast(generator.normal(scale=scale, size=variable.shape), variable.dtype))
@@ -42,7 +42,7 @@ def make_model(shape=(2, 2, 1), levels=LEVELS, **kwargs):
 
 @pytest.mark.parametrize("block", ["residual", "affine_coupling"])
 def test_the_estimator_of_an_evaluation_suits_the_noise(block):
-    """Of couplings, whose log-determinants are exact, too; and "adaptive_series" is guaranteed for both flows."""
+    """The bound of "adaptive_series" holds for both flows. Couplings are exact."""
     config = resflow.training.default_config()
     config.data.name = "digits"
     config.model.update(block=block, coefficient=0.5, num_blocks=(1,), width=4, num_fc_blocks=0)
@@ -64,7 +64,7 @@ def images(num, levels=LEVELS):
 
 @pytest.mark.parametrize("shape", [(2, 1, 2), (2,)])
 def test_the_density_of_the_noise(shape, monkeypatch):
-    """Of known logistic noise, with a dense Jacobian: each copy of an example tells one gradient."""
+    """Compares with a dense Jacobian for fixed noise. Each copy of an example gives one row of the Jacobian."""
     network = make_dequantizer(shape, dtype="float64")
     x, uniform = tf.constant(np.random.default_rng(1).uniform(size=[2, 5, *shape]))
     monkeypatch.setattr(dequantizer, "random_uniform", lambda *_: uniform)
@@ -86,11 +86,11 @@ def test_the_density_of_the_noise(shape, monkeypatch):
     density -= np.linalg.slogdet(np.reshape(jacobians, [5, size, size]))[1]
     np.testing.assert_allclose(u, values[::size], atol=1e-12)
     np.testing.assert_allclose(log_q, density, atol=1e-7)
-    assert np.std(log_q) > 0.1 and np.all(np.delete(other != u, 2, 0))  # the noise knows x
+    assert np.std(log_q) > 0.1 and np.all(np.delete(other != u, 2, 0))  # the noise depends on x
 
 
 class Uniform:
-    """The noise of `tf_resflow.models.dequantize`, as a dequantizer."""
+    """A dequantizer with the noise of `tf_resflow.models.dequantize`."""
 
     def sample_and_log_prob(self, x, seed, *, log_det_estimator=None, sets=None):
         u = 256 * resflow.models.dequantize(tf.zeros(x.shape, tf.int32), 256, seed, sets=sets)
@@ -101,12 +101,12 @@ def test_uniform_noise_gives_the_score_of_uniform_noise():
     x = images(20, levels=256)
     expected = make_model(levels=256).log_prob(x, 5)
     found = make_model(levels=256, dequantizer=Uniform()).log_prob(x, 5)
-    np.testing.assert_allclose(found, expected, atol=2e-3)  # 4 margins of 2^-14, times the slopes of log p
+    np.testing.assert_allclose(found, expected, atol=2e-3)  # 4 margins of 2^-14, times the slope of log p
 
 
 @pytest.fixture(scope="module")
 def pixel():
-    """A model of images of one pixel, and the log-probabilities of all: by the increasing flow, and normal CDFs."""
+    """Returns a model of one-pixel images, and their exact log-probabilities from the increasing flow."""
     model = make_model(ONE, dequantizer=make_dequantizer(ONE, num_blocks=1))
     model.data_space.dequantizer.flow.bijectors[-1].shift.assign_add([1.0])  # far from the best noise
     perturbed(model.flow, 0.4, seed=2)
@@ -116,7 +116,7 @@ def pixel():
 
 
 def test_the_bound_and_its_limit_by_enumeration(pixel):
-    """8,000 repetitions of the bound; 200 with K = 400, whose bias var(weight) / (2 K mean^2) is below 3e-3."""
+    """Checks 8,000 bounds, and 200 with K = 400, where the bias var(weight) / (2 K mean^2) is below 3e-3."""
     model, exact = pixel
     total, nats = 0.0, math.log(2)
     once = LogLikelihood(model).score
@@ -144,14 +144,14 @@ def test_fit_trains_the_noise(model):
     model.fit(images(16), batch_size=8, verbose=0)
     for weight, value in zip(model.trainable_weights, start, strict=True):
         assert np.any(weight.numpy() != value), weight.path
-    of_noise = resflow.layers.norm_updates.lipschitz_layers(model.data_space.dequantizer)
-    assert len(of_noise) == 3
-    for layer in of_noise:
+    found = resflow.layers.norm_updates.lipschitz_layers(model.data_space.dequantizer)
+    assert len(found) == 3
+    for layer in found:
         np.testing.assert_allclose(layer.norm_estimate(), layer.norm_bound(), rtol=0.1)
 
 
 def test_estimates_of_an_example_do_not_depend_on_the_others(model):
-    """Of examples that share their random numbers, with noisy log-determinants of both flows."""
+    """Examples share their random numbers, and both flows have noisy log-determinants."""
     roulette = resflow.logdet.AdaptiveRoulette(0.1, per_example=True)
     x, plan = images(5), LikelihoodPlan(log_det_estimator=roulette, num_samples=3)
     samples = LogProbSamples(model, plan, common=True)
@@ -161,7 +161,7 @@ def test_estimates_of_an_example_do_not_depend_on_the_others(model):
 
 
 def test_estimators_of_both_flows(model):
-    """What is asked for reaches both; a plan, with estimators by block, leaves the evaluation estimator to one."""
+    """Both flows use a given estimator. With estimators by block, the dequantizer uses the evaluation estimator."""
     x = images(16)
     evaluated = model.log_prob(x, 1, evaluation=True)
     np.testing.assert_allclose(model.log_prob(x, 1, log_det_estimator=EXACT), evaluated, rtol=1e-5)
@@ -175,8 +175,8 @@ def test_estimators_of_both_flows(model):
     assert np.min(stderr) > 0
 
 
-def test_what_does_not_fit_is_said(refused):
+def test_wrong_arguments(refused):
     flow, stowaway = resflow.flows.vector_flow(2, 1, (4,)), tf.Module()
     stowaway.scale = tf.Variable(1.0)
     refused("Continuous data are not dequantized", resflow.FlowModel, flow, [2], dequantizer=FlowDequantizer([2]))
-    refused("Hold them in a keras.Layer", resflow.FlowModel, flow, [2], levels=3, dequantizer=stowaway)
+    refused("Make it a keras.Layer", resflow.FlowModel, flow, [2], levels=3, dequantizer=stowaway)

@@ -1,4 +1,4 @@
-"""FlowModel in Keras' fit and evaluate: losses, callbacks, seeds, XLA, optimizers and wrong data."""
+"""FlowModel in Keras's fit and evaluate: losses, callbacks, seeds, XLA, optimizers and wrong data."""
 
 import math
 import types
@@ -17,7 +17,7 @@ def affine_flow():
 
 
 def affine_model(data, **compiling):
-    """Nothing but an ActNorm, away from where it is best, so that steps are fast to trace."""
+    """Builds a model of one ActNorm, away from the optimum. Its steps are fast to trace."""
     model = resflow.FlowModel(affine_flow(), [2])
     model.initialize(data / 2.0)
     model.compile(**compiling)
@@ -31,7 +31,7 @@ def data():
 
 
 def test_a_fit(data, tmp_path):
-    """It lowers the loss, moves all weights, and updates the norms."""
+    """`fit` lowers the loss, changes all weights, and updates the norms."""
     flow, exact = resflow.flows.vector_flow(2, 1, (8,)), resflow.logdet.Exact()
     model = resflow.FlowModel(flow, [2], evaluation_log_det_estimator=exact)
     model.initialize(data)
@@ -42,7 +42,7 @@ def test_a_fit(data, tmp_path):
     history = model.fit(data, batch_size=64, epochs=6, verbose=0, callbacks=callbacks).history
     losses = history["loss"]
     assert sorted(history) == ["loss"] and losses[-1] < losses[0] - 0.05
-    # No density is better than that of the data: its entropy, up to the noise of 512 examples.
+    # No loss is below the entropy of the data, up to the noise of 512 examples.
     entropy = math.log(2 * math.pi * math.e) + math.log(0.6)
     assert entropy - 0.3 < losses[-1] < entropy + 1.0
     for weight, value in zip(model.trainable_weights, start, strict=True):
@@ -52,13 +52,13 @@ def test_a_fit(data, tmp_path):
     loss = model.evaluate(data, batch_size=128, verbose=0)
     np.testing.assert_allclose(loss, np.mean(model.example_losses(data)[model.objective]), rtol=1e-5)
     expected = [weight.numpy() for weight in model.weights]
-    model.load_weights(last.format(epoch=6))  # the callback saves what the fit ends with
+    model.load_weights(last.format(epoch=6))  # the callback saves the final weights of the fit
     for weight, value in zip(model.weights, expected, strict=True):
         np.testing.assert_allclose(weight, value, rtol=1e-5)
 
 
-def test_fit_with_xla_takes_the_same_steps_and_none_to_nan(data, monkeypatch):
-    """If it is asked for, and not because there is a GPU, as in Keras. Adam would enlarge rounding errors."""
+def test_fit_with_xla_has_the_same_steps_and_skips_nan(data, monkeypatch):
+    """XLA is used only on request, unlike in Keras with a GPU. Uses SGD, as Adam amplifies rounding errors."""
     with monkeypatch.context() as patch:
         devices = [types.SimpleNamespace(device_type="GPU", name="GPU:0")]
         patch.setattr(tf.config, "list_physical_devices", lambda kind=None: devices)
@@ -92,7 +92,7 @@ def test_fit_warns_of_act_norms_without_initialization(data):
 
 
 def record_seeds(monkeypatch, model):
-    """The seeds that the losses of each step are given."""
+    """Returns a list that records the seed of each step."""
     seeds, losses = [], model.example_losses
 
     def recorded(batch, seed=None, **kwargs):
@@ -117,8 +117,8 @@ def test_every_step_of_every_replica_has_its_own_seed(monkeypatch, data, two_rep
     assert len(set(seeds)) == len(seeds) == 8 * replicas
 
 
-def test_a_resumed_fit_goes_on_with_the_seeds(monkeypatch, data, tmp_path):
-    """Stopped between the batches over which the optimizer accumulates gradients."""
+def test_a_resumed_fit_continues_the_seeds(monkeypatch, data, tmp_path):
+    """The fit stops between batches whose gradients the optimizer accumulates."""
 
     def build():
         model = affine_model(data, optimizer=keras.optimizers.Adam(gradient_accumulation_steps=4))
@@ -137,8 +137,8 @@ def test_a_resumed_fit_goes_on_with_the_seeds(monkeypatch, data, tmp_path):
         np.testing.assert_array_equal(weight, expected)
 
 
-def test_wrong_data_between_right_calls(data, refused):
-    """Also in a step that Keras traced before, and then traces for any shape."""
+def test_wrong_data_between_valid_calls(data, refused):
+    """This includes a step that Keras has traced and retraces for any shape."""
     model = affine_model(data[:16], optimizer="adamw")
     right, wrong = (tf.data.Dataset.from_tensors(x) for x in (data[:16], np.zeros([16, 3], "float32")))
     model.fit(right, verbose=0)
@@ -148,14 +148,14 @@ def test_wrong_data_between_right_calls(data, refused):
 
 
 def test_wrong_arguments_of_compile(refused):
-    """An optimizer that scales the loss, layers in float16 of any depth, losses and metrics of others."""
+    """Covers optimizers that scale the loss, nested float16 layers, and other losses and metrics."""
     half = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, dtype="mixed_float16", name="half")])
     coupling = resflow.bijectors.Flow([resflow.bijectors.AffineCoupling(half)])
     adam = keras.optimizers.Adam
     for flow, arguments, message in [
         (affine_flow(), {"optimizer": keras.optimizers.LossScaleOptimizer(adam())}, "leave out loss_scale_factor"),
         (affine_flow(), {"optimizer": adam(loss_scale_factor=128.0)}, "leave out loss_scale_factor"),
-        (coupling, {"optimizer": "adam"}, "float16 in \\['half'\\]"),
-        (affine_flow(), {"metrics": ["mse"]}, "FlowModel has its own loss.*: leave out metrics"),
+        (coupling, {"optimizer": "adam"}, "float16 layers \\['half'\\]"),
+        (affine_flow(), {"metrics": ["mse"]}, "FlowModel has its own loss.* Leave out metrics"),
     ]:
         refused(message, resflow.FlowModel(flow, [2]).compile, **arguments)

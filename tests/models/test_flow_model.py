@@ -1,4 +1,4 @@
-"""FlowModel: losses against closed forms, data and latents, estimators, and errors."""
+"""FlowModel: losses compared with closed forms, data and latents, estimators, and errors."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def affine_flow(dtype="float32"):
 
 
 def identity_model(levels=None, base=None):
-    """The density of Normalize([0.5, 0.5], [0.25, 0.25]): its block is the identity."""
+    """Builds a model of Normalize([0.5, 0.5], [0.25, 0.25]) and a block that is the identity."""
     branch = resflow.flows.dense_branch([2], (4,))
     for variable in branch.trainable_variables:
         variable.assign(tf.zeros_like(variable))
@@ -52,12 +52,12 @@ def test_nats_of_continuous_data(data):
     for found in (-losses, model.log_prob(data, evaluation=True), model(data)):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     x = data[:4].astype("float16").astype("float32")
-    for dtype in ("float64", "float16"):  # is cast
+    for dtype in ("float64", "float16"):  # are cast
         np.testing.assert_allclose(model.log_prob(x.astype(dtype)), model.log_prob(x), rtol=1e-6)
 
 
 def test_bits_per_dimension_of_a_uniform_density():
-    # The density of x is 1/2 on all of [-0.5, 1.5]^2 per coordinate: log2(2 L) bits.
+    # The density of each coordinate is 1/2 on [-0.5, 1.5], so the loss is log2(2 L) bits.
     edges = tf.fill([2], 4.0)
     model = identity_model(levels=8, base=tfd.Independent(tfd.Uniform(-edges, edges), 1))
     x = np.random.default_rng(0).integers(8, size=[16, 2]).astype("uint8")
@@ -68,7 +68,7 @@ def test_bits_per_dimension_of_a_uniform_density():
 
 @pytest.mark.parametrize("levels", [None, 3])
 def test_data_and_latents(levels):
-    """The flow is z = 4 x - 2; `encode` takes integers to the centers of their cells."""
+    """The flow is z = 4 x - 2. `encode` maps integers to the centers of their cells."""
     model = identity_model(levels)
     x = np.array([[0, 1], [2, 2]], "float32" if levels is None else "uint8")
     centers = x if levels is None else (x + 0.5) / levels
@@ -91,7 +91,7 @@ def test_a_call_does_not_round_the_data(policy, dtype, data, dtype_policy):
 
 
 def scaling_model(levels, **solver):
-    """A flow of two blocks x + S x, with S diagonal and |S| at most 1/2."""
+    """Builds a model of two blocks x + S x, where S is diagonal and |S| is at most 1/2."""
     blocks = []
     for name in "ab":
         branch = keras.Sequential([keras.Input([6]), resflow.layers.LipschitzDense(6, 0.9)])
@@ -100,8 +100,8 @@ def scaling_model(levels, **solver):
     return resflow.FlowModel(resflow.bijectors.Flow(blocks), [6], levels=levels)
 
 
-def test_decode_stops_at_what_integers_can_show():
-    """A residual of 1/32 of a level leaves the same error of a block, and 1 + 2 times that of the data: 3/32."""
+def test_decode_stops_at_the_resolution_of_integers():
+    """A residual of 1/32 of a level gives an error of at most 1/32 per block, and of 3/32 for the data."""
     model = scaling_model(levels=8)
     x = tf.constant(np.random.default_rng(0).uniform(0.1, 0.9, size=[200, 6]), tf.float32)
     z = model.flow.forward(x)
@@ -117,7 +117,7 @@ def test_decode_stops_at_what_integers_can_show():
     z = sample_latent(model.distribution.distribution, 50, seed=3)
     np.testing.assert_array_equal(model.sample(50, seed=3, precise=True), model.decode(z, precise=True))
 
-    # Continuous data and given solvers keep their tolerance.
+    # Continuous data and custom solvers keep their tolerance.
     z = tf.constant(np.random.default_rng(0).normal(size=[20, 6]), tf.float32)
     for model in (scaling_model(None), scaling_model(8, inverse_solver=resflow.solvers.FixedPoint())):
         precise, (*_, first) = invert(model.flow, z)
@@ -154,13 +154,13 @@ def test_a_base_without_a_mean_is_sampled_at_temperature_1(kind, refused):
         np.testing.assert_allclose(found, z, rtol=1e-5)
     for cool in (lambda: model.sample(6, 5, 0.5), lambda: sample(tf.constant(0.5))):
         if kind != "with_a_mean":
-            refused("sample at temperature 1", cool, error=tf.errors.InvalidArgumentError)
+            refused("Sample at temperature 1", cool, error=tf.errors.InvalidArgumentError)
         else:
             np.testing.assert_allclose(cool(), [1.0, 2.0] + 0.5 * (z - [1.0, 2.0]), rtol=1e-4)
 
 
 def test_estimators_and_seeds_of_a_call(model, data):
-    """Both estimators of the model are replaced, for this call alone."""
+    """`log_det_estimator` replaces both estimators of the model, for one call only."""
     x, exact = tf.constant(data[:16]), resflow.logdet.Exact()
     log_det = resflow.bijectors.with_log_det_estimator(model.flow, exact).forward_log_det_jacobian(x, 1)
     expected = stats.norm.logpdf(model.flow.forward(x)).sum(-1) + log_det
@@ -196,18 +196,18 @@ def test_images_in_float64(images):
 
 
 def test_wrong_arguments(model, images, tmp_path, refused):
-    """Variables that Keras does not see, flows that drop seeds or take other events, and data of other kinds."""
+    """Covers variables that Keras does not track, flows that drop seeds, other event shapes, and other data."""
     block, flow_of = model.flow.bijectors[1], resflow.bijectors.Flow
     scale = tfb.Scale(tf.Variable([1.0, 2.0], name="stowaway"))
     base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], name="loc"))
-    refused("neither train nor save them: stowaway", resflow.FlowModel, flow_of([block, scale]), [2])
-    refused("neither train nor save them: loc", resflow.FlowModel, flow_of([block]), [2], base=base)
+    refused("stowaway.*fit would neither train nor save them", resflow.FlowModel, flow_of([block, scale]), [2])
+    refused("loc.*fit would neither train nor save them", resflow.FlowModel, flow_of([block]), [2], base=base)
     chain = tfb.Chain(small_flow().bijectors)
     for flow in (chain, tfb.Invert(tfb.Invert(chain))):
-        refused("drops seeds silently: put it in a", resflow.FlowModel, flow, [2])
+        refused("silently drops seeds. Put it in a", resflow.FlowModel, flow, [2])
     refused(r"events of shape \(2,\).*got an input of shape \(3,\)", resflow.FlowModel, model.flow, [3])
-    refused(r"shape \(2,\); got \(5, 3\)", model.log_prob, tf.zeros([5, 3]))
-    refused("takes floats; got uint8", model.log_prob, tf.zeros([5, 2], tf.uint8))
-    refused("integers 0, ..., 16; got float32", images.log_prob, tf.zeros([5, 2, 4, 1]))
+    refused(r"\(5, 3\). Give batches of examples of shape \(2,\)", model.log_prob, tf.zeros([5, 3]))
+    refused("are uint8, but the model needs floats", model.log_prob, tf.zeros([5, 2], tf.uint8))
+    refused("are float32, but the model needs integers 0, ..., 16", images.log_prob, tf.zeros([5, 2, 4, 1]))
     wrong, error = tf.fill([5, 2, 4, 1], tf.constant(17, tf.uint8)), tf.errors.InvalidArgumentError
     refused("integers 0, ..., 16", images.log_prob, wrong, error=error)

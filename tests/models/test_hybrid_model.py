@@ -1,4 +1,4 @@
-"""HybridModel: loss and gradients against dense Jacobians, learning, saving, serving and replicas."""
+"""HybridModel: losses and gradients compared with dense Jacobians, classification and wrong arguments."""
 
 import math
 from unittest import mock
@@ -18,7 +18,7 @@ EXACT = resflow.logdet.Exact()
 
 
 def make_model(density_weight=1.0, levels=None, log_det_estimator=EXACT, dtype="float32"):
-    """Two scales of one block, on 4 x 4 images, with four features a head and three classes."""
+    """Builds a model of 4 x 4 images with two scales of one block, four features per head and three classes."""
     options = {"num_fc_blocks": 0, "logit_alpha": None, "mean": [0.5], "std": [0.25], "inv_1x1_conv": True}
     options |= {"block": flows.residual_image_block(log_det_estimator=log_det_estimator), "kernels": (3, 1)}
     flow = flows.image_flow(SHAPE, (1, 1), 4, dtype=dtype, **options)
@@ -31,25 +31,25 @@ def make_model(density_weight=1.0, levels=None, log_det_estimator=EXACT, dtype="
 
 
 def images(num=8, levels=None):
-    """Images, and labels of three classes."""
+    """Returns images, and labels of three classes."""
     random = np.random.default_rng(0)
     x, labels = random.uniform(size=[num, *SHAPE]), random.integers(3, size=num)
     return (x.astype("float32") if levels is None else np.floor(x * levels).astype("uint8")), labels
 
 
 def test_a_classifier_of_another_dtype():
-    """The scores have the dtype of the density, here float64."""
+    """The losses have the dtype of the density, float64."""
     block = flows.residual_image_block(log_det_estimator=EXACT)
     options = {"num_fc_blocks": 0, "logit_alpha": None, "block": block, "kernels": (3, 1), "dtype": "float64"}
     flow = flows.image_flow(SHAPE, (1,), 4, **options)
-    for dtype in ("float32", "mixed_bfloat16"):  # whose sums of examples would be rounded
+    for dtype in ("float32", "mixed_bfloat16"):  # these would round the sums over examples
         classifier = flows.multiscale_classifier(flow.feature_shapes(SHAPE), 3, num_features=4, dtype=dtype)
         losses = resflow.HybridModel(flow, classifier, SHAPE).example_losses(images(), seed=[0, 1], training=True)
         assert {loss.dtype for loss in losses.values()} == {tf.float64}
 
 
 def partial_values(model, x):
-    """The latent, and the values after each scale, member by member."""
+    """Returns the latent, and the values after each scale, by applying each member."""
 
     def through(members, x):
         for b in members:
@@ -64,9 +64,9 @@ def partial_values(model, x):
 
 
 def direct_loss(model, x, labels):
-    """-log p(y | x) - weight / D log p(x) in nats, of dense Jacobians."""
+    """Returns -log p(y | x) - weight / D log p(x) in nats, by dense Jacobians, and its parts."""
     latent, features = partial_values(model, x)
-    copies = tf.repeat(x, SIZE, 0)  # each tells the gradient of one coordinate
+    copies = tf.repeat(x, SIZE, 0)  # each copy gives the gradient of one coordinate
     with tf.GradientTape() as tape:
         tape.watch(copies)
         outputs, _ = partial_values(model, copies)
@@ -102,14 +102,14 @@ def of_integers():
 
 
 def test_parts_in_bits_and_classes(of_integers):
-    """The bits/dim are those of the log-likelihood, and the cross entropy has the logits' softmax."""
+    """bits/dim agree with the log-likelihood, and the cross entropy agrees with the softmax of the logits."""
     model, x, labels = of_integers
     losses = model.example_losses((x, labels), seed=[1, 2])
     log_prob = model.density.log_prob(x, seed=[1, 2]).numpy()
     np.testing.assert_allclose(losses["bits_per_dim"], -log_prob / (SIZE * math.log(2)), rtol=1e-5)
     loss = losses["cross_entropy"] + 3 * losses["bits_per_dim"]
     np.testing.assert_allclose(losses["loss"], loss, rtol=1e-6)
-    # The dequantization moves the logits a little from those of the cells' centers.
+    # Dequantization changes the logits slightly compared with the centers of the cells.
     logits = model.classify(x)["logits"].numpy().astype(np.float64)
     expected = -special.log_softmax(logits, -1)[np.arange(len(labels)), labels] / math.log(2)
     np.testing.assert_allclose(losses["cross_entropy"], expected, atol=0.05)
@@ -135,7 +135,7 @@ def test_heads_are_initialized(of_integers):
         np.testing.assert_allclose(np.std(value, (0, 1, 2)), 1.0, rtol=1e-3)
 
 
-def test_without_a_density_no_series_is_evaluated():
+def test_a_classifier_alone_evaluates_no_log_determinants():
     model = make_model(0.0, levels=256, log_det_estimator=mock.Mock(side_effect=AssertionError))
     model.compile(optimizer="sgd", run_eagerly=True)
     x, labels = images(levels=256)
@@ -148,7 +148,7 @@ def test_without_a_density_no_series_is_evaluated():
 
 @pytest.fixture(scope="module")
 def plane():
-    """A model of vectors."""
+    """Builds a model of vectors."""
     feature = keras.Input([2])
     classifier = keras.Model([feature], keras.layers.Dense(2)(feature))
     flow = flows.vector_flow(2, 1, (6,), log_det_estimator=EXACT)
@@ -157,7 +157,7 @@ def plane():
     return model
 
 
-def test_a_classifier_of_other_names_does_not_restore(plane, tmp_path):
+def test_a_classifier_with_other_names_does_not_restore(plane, tmp_path):
     path = tf.train.Checkpoint(model=plane).write(str(tmp_path / "checkpoint"))
     feature = keras.Input([2])
     classifier = keras.Model([feature], keras.layers.Dense(2, name="linear")(feature))
@@ -166,7 +166,7 @@ def test_a_classifier_of_other_names_does_not_restore(plane, tmp_path):
         tf.train.Checkpoint(model=other).read(path).assert_consumed()
 
 
-def test_weights_of_examples_weigh_the_loss_alone(plane):
+def test_example_weights_affect_only_the_loss(plane):
     model, x, y = plane, np.random.default_rng(0).normal(size=[6, 2]).astype("float32"), np.arange(6) % 2
     weights = np.array([0.0, 1.0, 2.0, 0.0, 1.0, 2.0], "float32")
     seed = tf.constant([0, 1])
@@ -181,5 +181,5 @@ def test_wrong_arguments(plane, refused):
     refused(r"fit\(x, y\)", plane.fit, np.zeros([4, 2], "float32"), verbose=0)
     refused("not built", resflow.HybridModel, plane.flow, keras.layers.Dense(2), [2])
     for weight in (-1.0, math.inf, math.nan):
-        message, arguments = "density_weight must be at least 0", (plane.flow, plane.classifier, [2])
+        message, arguments = "density_weight is .*, but must be at least 0", (plane.flow, plane.classifier, [2])
         refused(message, resflow.HybridModel, *arguments, density_weight=weight)

@@ -1,4 +1,4 @@
-"""A density of vectors with noise, for all levels of the noise."""
+"""A density of noisy vectors for all noise levels."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def train(density, seed, steps=40):
 
 
 def on_grid(density, weights, given, noise):
-    """Points of a square, and the probabilities of the cells around them."""
+    """Returns grid points in a square, and the probabilities of the cells around them."""
     line = np.linspace(-8.0, 8.0, 161)
     grid = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
     points = Rows(grid, np.zeros_like(grid), np.full([len(grid), 1], given))
@@ -37,8 +37,8 @@ def shared():
     return NoiseConditionedDensity(2, 1, **SMALL)
 
 
-def test_fits_that_share_graphs_do_not_see_each_other(shared):
-    """Trainings of other rows, lengths and seeds, and scores, between change no bit of a training, and no score."""
+def test_fits_that_share_graphs_are_independent(shared):
+    """Other trainings and scores in between do not change a training or its scores."""
     alone = train(NoiseConditionedDensity(2, 1, **SMALL), 4)
     first = train(shared, 4)
     scores = shared.log_prob(first, rows(9), 0.1)
@@ -52,7 +52,7 @@ def test_fits_that_share_graphs_do_not_see_each_other(shared):
 
 @pytest.mark.parametrize("is_exact", [True, False])
 def test_scores_do_not_depend_on_other_rows(is_exact, shared, monkeypatch):
-    """Of a row at any place, among others; also of many columns, whose log-determinants are estimated."""
+    """Scores a row at different positions among other rows, with exact and estimated log-determinants."""
     if not is_exact:
         monkeypatch.setitem(resflow.logdet.estimators._LARGEST_EXACT, "scores", 1)
     density, x = shared if is_exact else NoiseConditionedDensity(2, 1, **SMALL), rows(9, num=600)
@@ -62,8 +62,8 @@ def test_scores_do_not_depend_on_other_rows(is_exact, shared, monkeypatch):
     assert np.abs(density.log_prob(weights, x, 0.5) - scores).max() > 0.01
 
 
-def test_densities_integrate_to_one_at_each_level_and_have_their_samples(shared):
-    """With a whitening and without. Means of 4,000 draws and on a grid, within 4.5 standard errors."""
+def test_densities_integrate_to_one_and_agree_with_samples(shared):
+    """Compares moments of 4,000 draws with a grid, within 4.5 standard errors, with and without whitening."""
     for seed in (4, 7):
         weights = train(shared, seed)
         for noise in (0.03, 1.0):
@@ -76,7 +76,7 @@ def test_densities_integrate_to_one_at_each_level_and_have_their_samples(shared)
 
 
 def test_missing_values_are_standard_normal(shared):
-    """If all rows miss the first coordinate, its density is about the standard normal one."""
+    """If the first coordinate is always missing, its density is close to standard normal."""
     x = rows(4)
     x.values[:, 0] = np.nan
     x = x._replace(widths=np.zeros_like(x.values))
@@ -89,7 +89,7 @@ def test_missing_values_are_standard_normal(shared):
 
 
 def test_a_row_is_drawn_in_proportion_to_its_weight():
-    """Of two clusters, the one without weights is forgotten."""
+    """The density of a cluster falls if its rows have weight 0."""
     density, x = NoiseConditionedDensity(1, 0, **SMALL), np.repeat([[-1.0], [1.0]], 50, axis=0)
     nothing = np.zeros([100, 0])
     ends, held_out = Rows(x[[0, 50]], np.zeros([2, 1]), nothing[:2]), Rows(x[50:], 0 * x[50:], nothing[50:])

@@ -1,4 +1,4 @@
-"""Posteriors of simulators: densities against SciPy, a fit against the exact posterior, structures, wrong input."""
+"""Posteriors of simulators, compared with SciPy and exact posteriors; structured priors and wrong input."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
 
 @pytest.fixture(scope="module")
 def gaussian():
-    """An estimator whose A (theta - x) is standard normal for unbounded parameters, and their covariance."""
+    """Returns an estimator with standard normal A (theta - x) for unconstrained theta, and the covariance."""
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     estimator = resflow.PosteriorEstimator(BOX, [2], summary=identity, **SMALL)
     estimator.model.condition.statistics["mean"].assign([1.0, -1.0])
@@ -31,15 +31,15 @@ def gaussian():
     for variable in blocks.trainable_variables:
         variable.assign(tf.zeros_like(variable))
     (dense,) = affine.network.layers
-    matrix, of_logs = np.array([[2.0, 0.0], [-0.5, 1.5]]), np.array([[np.log(2.0), 0.0], [-0.5, np.log(1.5)]])
+    matrix, with_logs = np.array([[2.0, 0.0], [-0.5, 1.5]]), np.array([[np.log(2.0), 0.0], [-0.5, np.log(1.5)]])
     dense.kernel.assign(np.concatenate([-matrix.T, np.zeros([2, 3])], axis=1))
-    dense.bias.assign(np.concatenate([np.zeros(2), tfp.math.fill_triangular_inverse(of_logs)]))
+    dense.bias.assign(np.concatenate([np.zeros(2), tfp.math.fill_triangular_inverse(with_logs)]))
     return estimator, np.linalg.inv(matrix.T @ matrix)
 
 
 @pytest.mark.parametrize("how", ["eager", "xla"])
 def test_density_of_parameters_in_a_box(gaussian, how):
-    """The log-determinant of the logit of the box is in it, and each observation has its own density."""
+    """The density includes the log-determinant of the logit, and each observation has its own density."""
     estimator, covariance = gaussian
     x = np.array([[1.5, -0.8], [0.3, -1.2], [2.0, -1.0]])
     theta = BOX.sample(3, seed=1).numpy()
@@ -55,7 +55,7 @@ def test_density_of_parameters_in_a_box(gaussian, how):
 
 
 def test_samples(gaussian):
-    """Moments of 4,000 draws for each of two observations, within 5 standard errors; none is outside of the box."""
+    """Checks moments of 4,000 draws within 5 standard errors for two observations. All draws are in the box."""
     estimator, covariance = gaussian
     x = np.array([[1.5, -0.8], [0.3, -1.2]])
     draws = estimator.posterior(x).sample(4000, seed=3).numpy()
@@ -66,7 +66,7 @@ def test_samples(gaussian):
     assert np.all(np.abs(products.mean(0) - covariance) < 5 * products.std(0) / np.sqrt(4000))
 
 
-OFFSET = np.array([1e9, 0.0])  # of which float32 is 64 apart
+OFFSET = np.array([1e9, 0.0])  # neighboring float32 numbers differ by 64 here
 
 
 def simulated(num, seed):
@@ -75,7 +75,7 @@ def simulated(num, seed):
 
 
 def exact_log_prob(theta, x):
-    """Of the posterior."""
+    """Returns the log-density of the exact posterior."""
     operator = np.array([[1.0, 0.0], [0.5, 2.0]])
     covariance = np.linalg.inv(np.eye(2) + operator.T @ operator)
     means = (x - OFFSET) @ operator @ covariance
@@ -84,7 +84,7 @@ def exact_log_prob(theta, x):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Of 1,500 pairs of a linear simulator, by three trainings, beside the callbacks' record of epochs."""
+    """Fits 1,500 pairs of a linear simulator in three trainings, and records the losses of all epochs."""
     estimator, epochs = resflow.PosteriorEstimator(NORMAL, [2], **SMALL), []
     record = {"on_train_begin": lambda logs: epochs.append([])}
     record["on_epoch_end"] = lambda epoch, logs: epochs[-1].append(logs["val_loss"])
@@ -95,7 +95,7 @@ def fitted():
 
 
 def test_fit_finds_the_posterior(fitted):
-    """By its mean log-density at 4,000 others, whose standard error is 0.016; the prior has 0.97 nats less."""
+    """Compares the mean log-density of 4,000 other pairs. Its standard error is 0.016; the prior is 0.97 worse."""
     estimator = fitted[0]
     theta, x = simulated(4000, 1)
     gap = exact_log_prob(theta, x) - estimator.posterior(x).log_prob(theta)
@@ -103,7 +103,7 @@ def test_fit_finds_the_posterior(fitted):
 
 
 def test_fit_keeps_the_best_of_its_trainings(fitted):
-    """Of three: the first has a weight decay that leaves nothing, and the others are equal."""
+    """The first training has a weight decay that removes all weights. The others are equal."""
     estimator, history, epochs = fitted
     assert len(epochs) == 3 and history["val_loss"] in epochs[1:]
     np.testing.assert_allclose(epochs[1], epochs[2], rtol=1e-4)
@@ -116,16 +116,17 @@ def test_fit_keeps_the_best_of_its_trainings(fitted):
             raise tf.errors.InvalidArgumentError(None, None, "The loss is infinite")
 
     callback = keras.callbacks.LambdaCallback(on_epoch_begin=diverge)
-    with pytest.warns(UserWarning, match="weight decay 100.0 ended early: The loss is infinite"):
+    with pytest.warns(UserWarning, match="weight decay 100.0 stopped early: The loss is infinite"):
         history = estimator.fit(*pairs, epochs=3, weight_decays=[100.0], callbacks=[callback], verbose=0)
-    assert len(history.history["val_loss"]) == 1  # and no better than the weights before it
+    assert len(history.history["val_loss"]) == 1  # the training did not improve the weights
     np.testing.assert_array_equal(estimator.posterior(pairs[1][:5]).log_prob(pairs[0][:5]), expected)
 
 
-def test_a_regression_knows_its_error():
-    """On 200 new pairs, with more features than pairs, and with as many values as pairs.
+def test_a_regression_estimates_its_error():
+    """Tests 200 new pairs, with more features than pairs, and with as many values as pairs.
 
-    The mean squared distance of 200 x 40 residuals would be 1 within 0.06; only 10 pairs are held out.
+    With the exact covariance, the mean squared distance of 200 x 40 residuals would be 1 within 0.06. The estimate
+    is less accurate because only 10 pairs are held out.
     """
     generator = np.random.default_rng(0)
     for features, size in ((100, 2), (5, 40)):
@@ -138,8 +139,8 @@ def test_a_regression_knows_its_error():
 
 
 @pytest.mark.parametrize("num", [60, 3000])
-def test_a_training_begins_at_a_linear_regression(num):
-    """Its KL divergence from the posterior of a linear simulator is about 9 / (2 num), for 9 parameters."""
+def test_training_starts_from_a_linear_regression(num):
+    """Its KL divergence from the exact posterior of a linear simulator is about 9 / (2 num), for 9 weights."""
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     estimator = resflow.PosteriorEstimator(NORMAL, [2], summary=identity, num_blocks=0, affine_layers=0)
     theta, x = simulated(num, 3)
@@ -151,7 +152,7 @@ def test_a_training_begins_at_a_linear_regression(num):
     assert -4 * np.std(gap) / np.sqrt(4000) < np.mean(gap) < 40 / num
 
 
-def test_posterior_stays_as_it_was_and_weights_are_saved(fitted, tmp_path):
+def test_weights_are_saved_and_training_does_not_change_a_posterior(fitted, tmp_path):
     estimator, theta, x = fitted[0], *simulated(5, 2)
     expected = estimator.posterior(x).log_prob(theta)
     estimator.model.save_weights(tmp_path / "a.weights.h5")
@@ -171,7 +172,7 @@ def around(z):
 
 
 def test_saved_estimators(fitted, tmp_path, refused):
-    """Files, pickles and copies hold the prior, the summary and the weights; a lambda in a prior is named."""
+    """Files, pickles and copies keep the prior, summary and weights. The error names a lambda in the prior."""
     summary = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), around])
     others = [resflow.PosteriorEstimator(prior, [2], summary=summary, **SMALL) for prior in (BOX, joint)]
@@ -192,7 +193,7 @@ def test_saved_estimators(fitted, tmp_path, refused):
 
 
 def test_statistics_are_robust():
-    """Of observations: constant elements, whose deviation is rounded, two values, and a far outlier."""
+    """Covers constant elements with rounding errors, elements with two values, and an outlier."""
     x = np.stack([np.arange(101.0), np.full(101, 0.1), np.repeat([0.0, 1.0], [90, 11])], axis=1)
     x[100, 0] = 1e9
     found = _statistics(x)
@@ -201,7 +202,7 @@ def test_statistics_are_robust():
 
 
 def test_structured_parameters_and_any_observations(monkeypatch, refused):
-    """A joint prior with bounds in its parts, and images that a convolution summarizes."""
+    """Tests a joint prior with bounded parts, and images with a convolutional summary."""
     parts = {"a": tfd.LogNormal(0.0, 1.0), "b": tfd.Sample(tfd.Beta(2.0, 2.0), [2])}
     parts |= {"c": tfd.Dirichlet([0.5, 0.5, 0.5]), "d": tfd.Uniform(-1e6, 1e6)}
     prior = tfd.JointDistributionNamed(parts | {"e": tfd.MultivariateNormalDiag([0.0, 1e6])})
@@ -218,7 +219,7 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     start = estimator.model.get_weights()
     with monkeypatch.context() as patch:
         patch.setattr(estimator.model, "fit", lambda *args, **kwargs: None)
-        estimator.fit(theta, 100 * x, verbose=0)  # goes on from there
+        estimator.fit(theta, 100 * x, verbose=0)  # continues from the first call
     for weight, value in zip(estimator.model.get_weights(), start, strict=True):
         np.testing.assert_array_equal(weight, value)
     assert np.max(np.abs(estimator.model.condition.statistics["std"])) < 10
@@ -234,7 +235,7 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
 
 
 def test_parameters_on_a_bound_and_bounds_that_depend_on_other_parameters(gaussian):
-    """Infinite unbounded values become the farthest ones. All draws are in bounds that depend on the draw."""
+    """Parameters on bounds become the farthest finite vectors. Samples respect bounds that depend on the sample."""
     theta = np.array([LOW, HIGH, [0.0, 3.5], [0.5, 3.0]])
     z = gaussian[0]._vectors(theta, 4)
     np.testing.assert_allclose(z[:2], [np.min(z[2:], 0), np.max(z[2:], 0)])
@@ -258,13 +259,13 @@ def test_wrong_input(gaussian, refused):
     failed[[0, 1], [0, 1]] = np.nan, 1e39
     refused("1 parameters are NaN or outside of the support", fit, np.where(np.arange(30)[:, None], theta, 9), x)
     for wrong in (theta[:, :1], theta[:29]):
-        refused("theta must be parameters \\[num, \\*event_shape\\].*num=30", fit, wrong, x)
-    refused("2 observations are NaN or infinite.*leave them out", fit, theta, failed)
-    refused("observations of shape \\(2,\\).*got \\(30, 3\\)", fit, theta, np.ones([30, 3]))
-    refused("validation_fraction=0.0 of 30", fit, theta, x, validation_fraction=0.0)
-    refused("observations of shape \\(2,\\).*got \\(1, 1, 2\\)", gaussian[0].posterior, x[None, :1])
+        refused("theta has .*Give parameters \\[num, \\*event_shape\\] with num=30", fit, wrong, x)
+    refused("2 observations are NaN or infinite. Leave them and their parameters out", fit, theta, failed)
+    refused("shape \\(30, 3\\). Give observations of shape \\(2,\\)", fit, theta, np.ones([30, 3]))
+    refused("validation_fraction=0.0 of 30 pairs holds out 0", fit, theta, x, validation_fraction=0.0)
+    refused("shape \\(1, 1, 2\\). Give observations of shape \\(2,\\)", gaussian[0].posterior, x[None, :1])
     for message, prior in [
-        ("one distribution.*got the batch shape \\(2,\\)", tfd.Uniform(LOW, HIGH)),
-        ("real numbers of one dtype.*int32", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
+        ("batch shape \\(2,\\).*Give one distribution", tfd.Uniform(LOW, HIGH)),
+        ("int32.*real numbers of one dtype", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
     ]:
         refused(message, resflow.PosteriorEstimator, prior, [2])

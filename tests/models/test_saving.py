@@ -1,4 +1,4 @@
-"""Whole models, weights and checkpoints; the latter two know which model they belong to."""
+"""Saving of whole models, weights and checkpoints, and loading into a wrong model."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ bijectors = resflow.bijectors
 
 
 def flow_of(*members, event_shape=(2,), **options):
-    """A model of an ActNorm, and what is given."""
+    """Builds a model of the given bijectors and an ActNorm."""
     act_norm = bijectors.ActNorm(event_shape)
     return resflow.FlowModel(bijectors.Flow([*members, act_norm]), event_shape, **options)
 
@@ -40,7 +40,7 @@ def learned(high):
 
 
 class One(keras.layers.Layer):
-    def __init__(self, function=None, **kwargs):  # of which Keras cannot tell the configuration
+    def __init__(self, function=None, **kwargs):  # Keras cannot serialize the function
         super().__init__(**kwargs)
         self.function = function
 
@@ -101,7 +101,7 @@ def student(df):
 
 
 STATISTICS = {"mean": [1.0, 2.0], "std": [3.0, 4.0]}
-# A function, two of its arguments that make models with one different setting, and what the error says.
+# A function, two sets of arguments for models that differ in one setting, and the error message.
 PAIRS = {
     "coefficient": (vector, {"coefficient": 0.9}, {"coefficient": 0.5}, r"layers\[1\].coefficient is 0.9 in"),
     "norms": (vector, {"norms": [1.0] * 3}, {"norms": [np.inf] * 3}, "domain is 1.0"),
@@ -113,7 +113,7 @@ PAIRS = {
     ),
     "constants": (shifted, {"shift": [0.0, 1.0]}, {"shift": [0.0, 2.0]}, "shift is .0.0, 1.0"),
     "many constants": (shifted, {"shift": np.zeros(9)}, {"shift": np.eye(9)[0]}, "shift is .0.0, 0.0"),
-    "a setting that is called like a statistic": (
+    "a setting with the name of a statistic": (
         lambda std: flow_of(Spread(std)), {"std": 1.0}, {"std": 2.0}, "std is 1.0 in the file, 2.0 in"
     ),
     "order": (scaled_and_shifted, {"order": 1}, {"order": -1}, "Scale' in the file"),
@@ -148,7 +148,7 @@ def checkpoint(directory):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_another_model_is_refused(pair, monkeypatch):
+def test_loading_into_another_model_fails(pair, monkeypatch):
     monkeypatch.setattr(LipschitzLayer, "_new_vector", lambda layer: None)  # no search for norms
     make, one, other, message = PAIRS[pair]
     text = make(**one).serialize()
@@ -177,11 +177,11 @@ def classes(seed):
 
 @pytest.mark.parametrize("make", [unnamed, couplings, variational, classes])
 def test_weights_round_trip(make, tmp_path):
-    """The second and third model of an architecture in one process restore all of the first."""
+    """The second and third model with an architecture restore all weights of the first."""
     model, *others = (make(seed=seed) for seed in range(3))
     parts = [part for part in (model.data_space.dequantizer, getattr(model, "classifier", None)) if part]
-    of_parts = sum(len(part.weights) for part in parts)
-    assert len(model.weights) == len(model.distribution.variables) - len(model.statistics) + of_parts
+    num_weights = sum(len(part.weights) for part in parts)
+    assert len(model.weights) == len(model.distribution.variables) - len(model.statistics) + num_weights
     for i, weight in enumerate(model.trainable_weights):
         weight.assign_add(tf.random.stateless_normal(weight.shape, [0, i]))
     for other, form in zip(others, (weights_file, checkpoint), strict=True):
@@ -192,10 +192,10 @@ def test_weights_round_trip(make, tmp_path):
             load(other)
         for weight, expected in zip(other.weights, model.weights, strict=True):
             np.testing.assert_array_equal(weight, expected, err_msg=weight.path)
-        with pytest.raises(ValueError, match="is of another model than"):
+        with pytest.raises(ValueError, match="does not belong to the model"):
             load(image() if make is unnamed else vector())
     names = [name for name, _ in tf.train.list_variables(str(tmp_path / "checkpoint"))]
-    assert [name for name in names if "py_state" in name] == ["model/.ATTRIBUTES/py_state"]  # as of version 0.2
+    assert [name for name in names if "py_state" in name] == ["model/.ATTRIBUTES/py_state"]  # as in version 0.2
 
 
 def standardized(mean, std):
@@ -204,8 +204,8 @@ def standardized(mean, std):
 
 
 @pytest.mark.parametrize("form", [weights_file, checkpoint])
-def test_statistics_come_with_the_weights(form, tmp_path):
-    """They are restored in a model of others, in functions that were traced before, too; no optimizer has them."""
+def test_statistics_are_saved_with_the_weights(form, tmp_path):
+    """Loading replaces other statistics, even in traced functions. They are not among the weights."""
     save, load = form(tmp_path)
     model, other = standardized([1 / 3, -2.0], [3.3, 0.7]), standardized([0.0, 0.0], [1.0, 1.0])
     x, c = np.random.default_rng(0).normal(size=[2, 4, 2]).astype("float32")
@@ -221,7 +221,7 @@ def test_statistics_come_with_the_weights(form, tmp_path):
     assert not any(variable is weight.value for variable in model.statistics.values() for weight in model.weights)
 
 
-def test_settings_that_only_one_version_knows_are_not_compared():
+def test_settings_of_only_one_version_are_not_compared():
     saved = json.loads(vector().serialize())
     saved["config"]["config"]["of_tomorrow"] = 1
     del saved["config"]["config"]["levels"]
@@ -268,7 +268,7 @@ def batch_of(model):
 
 
 def losses(model):
-    """The losses with the estimator of evaluation, and samples."""
+    """Returns the losses with the evaluation estimator, and samples."""
     x, y = batch_of(model)
     batch = x if y is None else (x, y)
     condition = {"condition": y[:1]} if model.condition else {}
@@ -290,7 +290,7 @@ FORMS = {
 
 @pytest.mark.parametrize("make", [unnamed, couplings, variational, classes, conditional, labeled, affine, tied])
 def test_whole_models(make, tmp_path):
-    """They have the same losses and samples; a config in JSON builds the same model with initial weights."""
+    """Copies have the same losses and samples. A clone has the same config, with initial weights."""
     model = make(seed=1)
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
@@ -301,7 +301,7 @@ def test_whole_models(make, tmp_path):
     expected = losses(model)
     for name, form in FORMS.items():
         other = form(model, tmp_path)
-        if name == "clone":  # as for any model of Keras, without the weights
+        if name == "clone":  # as for any Keras model, a clone has new weights
             other.set_weights(model.get_weights())
             for key, variable in other.statistics.items():
                 variable.assign(model.statistics[key])
@@ -325,7 +325,7 @@ def test_whole_models(make, tmp_path):
     ],
 )
 def test_flows_of_any_options(options, tmp_path):
-    """A frozen branch stays frozen."""
+    """Also tests that a frozen branch stays frozen."""
     model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (8,), **options), [2])
     bijectors.flow.residual_blocks(model.flow)[0].branch.trainable = False
     loaded, x = keras_file(model, tmp_path), np.random.default_rng(0).normal(size=[4, 2])
@@ -336,7 +336,7 @@ def test_flows_of_any_options(options, tmp_path):
 
 
 def test_a_fit_continues_from_a_file(tmp_path):
-    """Another process, which has not imported the class, continues from a file as this one does from memory."""
+    """A process that loads a file continues the fit like the process that saved it."""
     model, path = vector(), tmp_path / "model.keras"
     x, _ = batch_of(model)
     model.initialize(x)
@@ -376,8 +376,8 @@ class Shear(bijectors.FlowBijector):
         return tf.zeros_like(x[..., 0])
 
 
-def test_bijectors_of_the_user(tmp_path, refused):
-    """They must be registered. The error names the class, and nothing is written."""
+def test_custom_bijectors(tmp_path, refused):
+    """Custom classes must be registered. The error names the class, and no file is written."""
     path = tmp_path / "model.keras"
     refused("test_saving.Shear cannot be saved, .*register_keras_serializable", flow_of(Shear(2.0)).save, path)
     refused("test_saving.Two cannot be saved", coupled(layer=Two()).save, path)

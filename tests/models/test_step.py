@@ -1,4 +1,4 @@
-"""The training step: learned orders follow their own objective, and nothing else does."""
+"""The training step: learned orders have their own objective, which affects nothing else."""
 
 import math
 
@@ -35,8 +35,8 @@ def data():
 
 
 def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
-    """An order's gradient is the slope of the mean norm, by central differences between norms that are maximized
-    anew; the gradients of kernels and biases are those of the loss alone."""
+    """Orders follow the gradient of the mean norm, here by central differences of converged norms. The gradients
+    of kernels and biases come only from the loss."""
     model = make_model("learned")
     orders, before = layers.norm_updates.learned_orders(model.flow), [w.numpy() for w in model.trainable_weights]
     slopes = []
@@ -68,10 +68,10 @@ def test_orders_descend_their_mean_norm_and_kernels_the_loss(data):
 
 
 def test_orders_over_replicas(data, two_replicas, stored_norms):
-    """Each replica has the same kernels, so that the gradients of the orders are as on one device."""
+    """All replicas have the same kernels, so the gradients of the orders are the same as on one device."""
     stored_norms()
 
-    def of_orders(model):
+    def order_gradients(model):
         thetas = {id(order.theta) for order in layers.norm_updates.learned_orders(model.flow)}
         _, gradients = loss_and_gradients(model, data, tf.constant([0, 1]))
         pairs = zip(model.trainable_weights, gradients, strict=True)
@@ -79,14 +79,14 @@ def test_orders_over_replicas(data, two_replicas, stored_norms):
 
     with two_replicas.scope():
         model = make_model("learned", converged=False)
-    found = two_replicas.reduce("SUM", two_replicas.run(of_orders, (model,)), axis=None)
-    expected = of_orders(make_model("learned", converged=False))
+    found = two_replicas.reduce("SUM", two_replicas.run(order_gradients, (model,)), axis=None)
+    expected = order_gradients(make_model("learned", converged=False))
     assert expected.shape == [2] and np.max(np.abs(expected)) > 1e-2
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
-    """By the policy of all that is built; they are evaluated in float32."""
+    """The global policy applies to all networks in training. Evaluation is in float32."""
     affine = {"affine_layers": (0, 1), "affine": resflow.bijectors.AffineCoupling}
     with dtype_policy("mixed_bfloat16"):
         model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (8,), activation="lipschitz_cube", **affine), [2])
@@ -108,7 +108,7 @@ def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_step_to_nan_is_not_taken(data, compiled, refused):
+def test_a_step_with_nan_changes_nothing(data, compiled, refused):
     model = make_model(None, resflow.logdet.RussianRoulette())
     model.compile(optimizer=keras.optimizers.Adam(RATE))
     step = tf.function(models.train_step, autograph=False) if compiled else models.train_step
@@ -122,7 +122,7 @@ def test_a_step_to_nan_is_not_taken(data, compiled, refused):
 
 
 def test_old_values_are_selected_on_all_replicas(monkeypatch, data, two_replicas, stored_norms):
-    """As in a step for XLA, which cannot compile for replicas on CPUs: NaN on one of them."""
+    """One replica has a NaN. Simulates XLA, which cannot compile for replicas on CPUs."""
     monkeypatch.setattr("tf_resflow.models.step.is_xla", lambda: True)
     stored_norms()
     with two_replicas.scope():

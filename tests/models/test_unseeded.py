@@ -1,4 +1,4 @@
-"""Nothing in the library loses a seed: models, trainers and estimates of likelihoods draw with explicit ones."""
+"""Models, trainers and likelihood estimates pass explicit seeds to all draws."""
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ def surrogate_posterior():
 @pytest.mark.filterwarnings("error::tf_resflow.logdet.UnseededEstimateWarning")
 @pytest.mark.parametrize("use", [models, surrogate_posterior])
 def test_the_library_passes_seeds_to_all_estimates(use, monkeypatch):
-    """Also where a user gives none: a FlowModel and a trainer then draw anew, as documented."""
+    """This includes calls without a seed, where a FlowModel or a trainer draws a new one."""
     monkeypatch.setattr(resflow.logdet.estimators, "_has_warned", False)
     use()
     assert not resflow.logdet.estimators._has_warned

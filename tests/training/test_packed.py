@@ -99,7 +99,7 @@ def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
     other = tmp_path / "other.keras"
     narrow = zipfile.ZipFile(path).read("run/config.json").replace(b'"width": 4', b'"width": 5')
     for name, new, message in (
-        ("run/config.json", narrow, "is of another model"),
+        ("run/config.json", narrow, "does not belong to the model"),
         ("run/weights.json", b"{}", "not a whole file .*'step'"),
     ):
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:

@@ -1,4 +1,4 @@
-"""Builders of flows."""
+"""Flow builders."""
 
 import lazy_loader
 

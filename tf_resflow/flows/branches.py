@@ -19,7 +19,7 @@ Norms = Sequence[float] | str | None
 
 
 def make_activation(activation: Activation, **kwargs: Any) -> Any:
-    """A new Keras layer, with a name and a dtype, of an activation as in `dense_branch`."""
+    """Returns a new Keras layer for an `activation` of `dense_branch`; `kwargs` are its name and dtype."""
     if isinstance(activation, keras.layers.Layer):
         return type(activation).from_config({**activation.get_config(), **kwargs})
     if activation in ACTIVATION_LAYERS:
@@ -28,7 +28,7 @@ def make_activation(activation: Activation, **kwargs: Any) -> Any:
 
 
 class _Layers:
-    """Makes the layers of a branch in order: with one dtype and activation, seeds, and norms that chain."""
+    """Creates the layers of a branch in order, where each codomain norm is the next layer's domain norm."""
 
     def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, dtype):
         self.policy = network_policy(dtype)
@@ -39,7 +39,10 @@ class _Layers:
             orders = [layers.LearnedOrder(name=f"order_{i}", **options) for i in range(num_layers)]
             norms = (*orders, orders[0])
         if len(norms) != num_layers + 1:
-            raise ValueError(f"{num_layers} layers need {num_layers + 1} norms, around each layer; got {norms}.")
+            raise ValueError(
+                f"Got {len(norms)} norms: {norms}. {num_layers} layers need {num_layers + 1} norms: one before the "
+                "first layer, one between every two layers, and one after the last layer."
+            )
         self._activation, self._norms = activation, norms
         self._options = {"coefficient": coefficient, "dtype": self.policy.name}
         self._normalization = normalization
@@ -60,7 +63,6 @@ class _Layers:
         return layers.LearnableConcatenation(**self._options, name=self._name("concatenation"))
 
     def initializer(self):
-        """The initializer of the next kernel."""
         seed = int(self._seeds.integers(2**31))
         return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
 
@@ -88,18 +90,18 @@ def conv_branch(
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
-    """Builds convolutions with activations between them, for images `[H, W, C]`.
+    """Builds a branch of convolutions with activations between them, for images `[H, W, C]`.
 
-    The paper's branch is: activation, 3x3, activation, 1x1, activation, 3x3, with 512 channels in between. See
-    `dense_branch` for the arguments that are not listed here.
+    The paper uses activation, 3x3, activation, 1x1, activation, 3x3, with 512 inner channels. See `dense_branch`
+    for the arguments that are not listed here.
 
     Args:
       event_shape: `(H, W, C)` of the largest images.
       width: number of channels of the inner layers.
       kernels: odd kernel sizes, one for each layer.
-      condition_size: size of a condition vector, or shape `[H, W, features]` of a condition image. An unconstrained
-        dense layer of the condition shifts the output of the first layer: each channel, or each pixel.
-        `None` for an unconditional branch.
+      condition_size: size of a condition vector, or shape `[H, W, features]` of a condition image. The output of
+        the first layer is shifted by an unconstrained dense layer of the condition: per channel for a vector, and
+        per pixel and channel for an image. `None` for an unconditional branch.
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
@@ -127,23 +129,22 @@ def dense_branch(
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
-    """Builds dense layers with activations between them, for vectors or flattened events of any shape.
+    """Builds a branch of dense layers with activations between them, for vectors or flattened events.
 
     Args:
       event_shape: shape of an event; an `int` is the size of a vector.
       hidden: widths of the inner layers, at least one.
       activation: "lipswish", "clipswish", "cpila", "maxmin", "fullsort", "lipschitz_cube", or a name in
-        `keras.activations`; a Keras layer, which is copied for each place, or its class; or a function of a tensor.
+        `keras.activations`; a Keras layer, which is copied for each use, or its class; or a function of a tensor.
         Its Lipschitz constant must be known (see `tf_resflow.layers.register_rule`).
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" for
-        orders that the branch learns, starting at 2, where the last order equals the first.
+      norms: orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" to train
+        the orders, which are 2 initially, with one shared order for the first and the last norm.
       normalization: "induced" normalizes kernels by an estimate of their norms; "schatten" normalizes by an upper
         bound of the norm 2 -> 2, and requires norms of order 2 (see `tf_resflow.layers.LipschitzDense`).
-      preactivation: whether an activation comes first.
+      preactivation: whether the branch starts with an activation.
       condition_size: size of a condition vector. An unconstrained dense layer of the condition shifts the output
         of the first layer. `None` for an unconditional branch.
-      seed: `int`, of the initial kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
@@ -156,7 +157,6 @@ def dense_branch(
 
 
 def _branch(make, event_shape, linear, preactivation, condition_size, shift_shape):
-    """Linear layers with activations between them."""
     head = [make.activation()] if preactivation else []
     head.append(linear[0]())
     tail = [layer for make_linear in linear[1:] for layer in (make.activation(), make_linear())]
@@ -178,12 +178,13 @@ def dense_net_branch(
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
-    r"""Builds the DenseNet of an i-DenseNet, for vectors or images: each layer sees x and all outputs before it.
+    r"""Builds the DenseNet branch of an i-DenseNet, for vectors or images.
 
-    \\(h_{i+1} = [\eta_1 h_i, \eta_2 \phi(W_i h_i + b_i)]\\) from \\(h_0 = x\\), with the weights \\(\eta\\) of a
-    `tf_resflow.layers.LearnableConcatenation`, and \\(g(x) = W h_\mathrm{depth} + b\\). All norms have order 2.
-    With coefficients c the Lipschitz constant is \\(c^{\mathrm{depth} + 1}\\), times c with a stem. See
-    `dense_branch` for the arguments that are not listed here.
+    Each layer receives x and the outputs of all earlier layers. From \\(h_0 = x\\), the branch computes
+    \\(h_{i+1} = [\eta_1 h_i, \eta_2 \phi(W_i h_i + b_i)]\\), where \\(\eta\\) are the weights of a
+    `tf_resflow.layers.LearnableConcatenation`, and returns \\(g(x) = W h_\mathrm{depth} + b\\). All norms have
+    order 2. With the coefficient c, the Lipschitz constant is \\(c^{\mathrm{depth} + 1}\\), or
+    \\(c^{\mathrm{depth} + 2}\\) with a stem. See `dense_branch` for the arguments that are not listed here.
 
     ```python
     import tf_resflow as resflow
@@ -195,25 +196,25 @@ def dense_net_branch(
     Args:
       event_shape: `(H, W, C)` of the largest images, or another shape; an `int` is the size of a vector.
       depth: number of concatenations.
-      growth: number of channels that each concatenation adds. It must be even for an activation that doubles its
-        channels, such as "clipswish" and "cpila".
-      kernel_size: odd size of the convolutions \\(W_i\\) on images, which a convolution of size 1 follows; `None`
-        for dense layers on flattened events. Vectors always have dense layers.
-      stem: number of channels of a linear layer before the first concatenation; `None` for no such layer.
+      growth: number of channels that each concatenation adds. It must be even for an activation that doubles the
+        number of channels, such as "clipswish" and "cpila".
+      kernel_size: odd kernel size of the convolutions \\(W_i\\) on images; the last convolution W has kernel size
+        1. `None` uses dense layers on flattened events. Vectors always use dense layers.
+      stem: number of channels of a linear layer before the first concatenation; `None` for no stem.
       coefficient: Lipschitz bound of each layer and of each concatenation.
 
     Returns:
-      A built `keras.Model` of x, or of `[x, condition]`.
+      A built `keras.Model` of `x`, or of `[x, condition]`.
 
     References:
-      Perugachi-Diaz et al. 2021, Section 3; the fully connected blocks of its code have a stem of 64.
+      Perugachi-Diaz et al. 2021, Section 3. The fully connected blocks in its code have a stem of 64.
     """
     event_shape = shape_of_event(event_shape)
     make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, dtype)
     policy = make.policy
     parts = make_activation(activation).compute_output_shape((None, 2))[-1] // 2
     if growth % parts:
-        raise ValueError(f"With {activation!r} the growth must be a multiple of {parts}; got {growth}.")
+        raise ValueError(f"growth is {growth}, but activation={activation!r} needs a multiple of {parts}.")
     is_image = len(event_shape) == 3 and kernel_size is not None
     shape = event_shape if is_image else (math.prod(event_shape),)
 
@@ -222,7 +223,7 @@ def dense_net_branch(
     conditions = inputs[1:]
 
     def linear(h, units, size=kernel_size):
-        """The output of the next linear layer. The condition shifts the output of the first one."""
+        """Applies the next linear layer. The condition shifts the output of the first one."""
         h = (make.conv(units, size) if is_image else make.dense(units))(h)
         if not conditions:
             return h
@@ -241,6 +242,6 @@ def dense_net_branch(
 
 
 def check_dense_net(dense_net: tuple[int, int] | None, norms: Norms) -> None:
-    """Raises a ValueError for norms with a DenseNet, which would not have them."""
+    """Raises a ValueError for norms with a DenseNet, which would ignore them."""
     if dense_net is not None and norms is not None:
-        raise ValueError(f"A DenseNet is Lipschitz in the norm of order 2 only: leave norms out; got {norms!r}.")
+        raise ValueError(f"Got norms={norms!r}, but a DenseNet has norms of order 2. Leave out norms or dense_net.")

@@ -1,4 +1,4 @@
-"""The classifier of a hybrid model: a head on the values after each scale of its flow."""
+"""The classifier of a hybrid model, with a head for each scale of the flow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,9 +35,9 @@ def multiscale_classifier(
     seed: int = 0,
     dtype: str | None = None,
 ) -> keras.Model:
-    """Heads on the features of a flow, and a linear layer from all of them to the logits.
+    """Builds a classifier with a head for each feature of a flow, and a linear layer from all heads to the logits.
 
-    A head is a 3x3 convolution, an ActNorm, a ReLU, and the average over the positions.
+    A head is a 3x3 convolution, an ActNorm, a ReLU, and a global average pooling.
 
     ```python
     import tensorflow as tf
@@ -51,14 +51,13 @@ def multiscale_classifier(
     ```
 
     Args:
-      feature_shapes: list of `(H, W, C)`, as of the flow's method `feature_shapes`.
-      num_classes: number of logits.
-      num_features: channels of each head.
-      seed: `int`, of the kernels.
-      dtype: of the parameters and the computations; `None` for the dtype of variables of Keras' global policy.
+      feature_shapes: list of `(H, W, C)`, such as the result of the flow's method `feature_shapes`.
+      num_features: number of channels of each head.
+      seed: `int` seed for the kernels.
+      dtype: dtype of the parameters and computations; `None` for the variable dtype of Keras's global policy.
 
     Returns:
-      A built `keras.Model` of the list of features.
+      A built `keras.Model` that maps the list of features to logits `[batch, num_classes]`.
 
     References:
       Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
@@ -81,6 +80,6 @@ def multiscale_classifier(
     x = keras.layers.Concatenate(dtype=dtype)(pooled)
     linear = options(keras.initializers.GlorotUniform, "logits")
     classifier = keras.Model(inputs, keras.layers.Dense(num_classes, **linear)(x), name="classifier")
-    # The model would cast its inputs to the dtype of its policy, whatever the dtype of its layers.
+    # Otherwise the model casts its inputs to the dtype of its own policy, not of its layers' policy.
     classifier.autocast = False
     return classifier

@@ -1,4 +1,4 @@
-"""The paper's multi-scale flow on images, and the makers of its blocks."""
+"""The multiscale image flow of the paper, and functions that build its blocks."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from tf_resflow.typing import TensorLike
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpec:
-    """The description of a block that `image_flow` passes to its maker; see `image_flow`."""
+    """The description of a block, which `image_flow` passes to its argument `block`."""
 
     name: str
     event_shape: tuple[int, ...]
@@ -31,7 +31,6 @@ class BlockSpec:
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        """Widths of the inner layers of a fully connected block."""
         return (self.width,) * (len(self.kernels) - 1)
 
 
@@ -50,18 +49,17 @@ def residual_image_block(
     inverse_solver: Callable[..., Any] | None = None,
     lipschitz_constant: float | None = None,
 ) -> BlockMaker:
-    """Returns a maker of residual blocks, pre-activated except for the first block of the flow.
+    """Returns a function that builds the residual blocks of `image_flow`.
+
+    Blocks are pre-activated, except for the first block of the flow and DenseNets.
 
     Args:
       block: `tf_resflow.bijectors.ResidualBlock` or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: see `tf_resflow.flows.dense_branch`, as for `coefficient`, `norms` and `normalization`.
-      dense_net: depth and growth of a `dense_net_branch`, which replaces the convolutions with `kernels` and the
-        pre-activation. The branch of a fully connected block has the same depth, starts with a layer of `fc_width`
-        units, and grows by half of them each time, as in the published code.
-      log_det_estimator: see the block, as for `inverse_solver` and `lipschitz_constant`.
-
-    Returns:
-      A maker of blocks for `image_flow`.
+      activation: see `tf_resflow.flows.dense_branch`, also for `coefficient`, `norms` and `normalization`.
+      dense_net: `(depth, growth)` of a `dense_net_branch` to use instead of convolutions with `kernels`. The branch
+        of a fully connected block has the same depth, a stem of `fc_width` units, and a growth of half of them, as
+        in the published code.
+      log_det_estimator: see the block, also for `inverse_solver` and `lipschitz_constant`.
     """
     branches.check_dense_net(dense_net, norms)
 
@@ -86,10 +84,10 @@ def residual_image_block(
 
 
 def coupling_image_block(coupling: type[bijectors.couplings.Coupling] = bijectors.AffineCoupling) -> BlockMaker:
-    """Returns a maker of couplings, whose unconstrained networks have the kernels and widths of residual blocks.
+    """Returns a function that builds the couplings of `image_flow`.
 
-    The couplings split by a checkerboard in the first scale and by channels in the others. The two parts swap
-    roles from each coupling to the next.
+    Their unconstrained networks have the kernels and widths of residual blocks. Events are split by a checkerboard
+    in the first scale and by channels in the other scales. The two parts swap roles from one coupling to the next.
 
     Args:
       coupling: `tf_resflow.bijectors.AffineCoupling` or `tf_resflow.bijectors.AdditiveCoupling`.
@@ -130,10 +128,11 @@ def image_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
-    """Builds a flow: a logit, scales of convolutional blocks with squeezes between them, fully connected blocks.
+    """Builds a multiscale flow for images, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
 
-    An ActNorm follows each block, and another one comes before the first block. The fully connected blocks belong
-    to the last scale, and their ActNorms are elementwise.
+    The flow has a logit, scales of convolutional blocks with squeezes between them, and fully connected blocks at
+    the end of the last scale. An ActNorm, elementwise for fully connected blocks, follows each block, and another
+    one comes before the first block.
 
     ```python
     import tf_resflow as resflow
@@ -145,37 +144,38 @@ def image_flow(
     ```
 
     Args:
-      event_shape: `(H, W, C)`, for values in [0, 1].
+      event_shape: `(H, W, C)` of images with values in [0, 1].
       num_blocks: number of convolutional blocks at each scale.
       width: number of channels inside a convolutional block.
       kernels: kernel sizes of a block.
       num_fc_blocks: number of fully connected blocks at the end.
       fc_width: number of units inside a fully connected block.
-      block: maker of all blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`; or your own
-        function from a description of a block to a bijector. The description has the attributes `name`;
+      block: function that builds the blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`;
+        or your own function from the description of a block to a bijector. A description has the attributes `name`;
         `event_shape`, `(H, W, C)` of the block's input and output; `dense`, whether it is fully connected; `width`;
-        `kernels`; `hidden`, widths of the inner layers of a fully connected block, which has as many layers;
-        `scale`, the index of its scale; `index`, its index in the scale; `seed`, an `int`; `dtype`, the name of the
-        dtype policy of its network; and `condition_size`.
-      act_norm: whether there are ActNorms.
-      inv_1x1_conv: whether an `InvertibleConv1x1` comes before each convolutional block.
-      logit_alpha: parameter of the `Logit` in front; `None` for no logit.
-      mean: with `std`, per channel, for a `Normalize` in front (hybrid models have one instead of the logit).
-      whiten: whether an elementwise ActNorm and a `DCTConv` come before the first block. Photographs then start
-        white, and need no logit. (Keep the logit where pixels are always black, as in MNIST.)
-      squeeze_first: whether a squeeze comes before the first scale (images above 32 x 32).
-      factor_out: whether half of the channels leave at each squeeze between scales.
+        `kernels`; `hidden`, the widths of the inner layers of a fully connected block, which has one layer for each
+        of `kernels`; `scale`, the index of its scale; `index`, its index in the scale; `seed`, an `int`; `dtype`,
+        the name of the dtype policy of its network; and `condition_size`.
+      act_norm: whether to add ActNorms.
+      inv_1x1_conv: whether to add an `InvertibleConv1x1` before each convolutional block.
+      logit_alpha: parameter of the `Logit` at the start of the flow; `None` for no logit.
+      mean: mean per channel. With `logit_alpha=None`, `mean` and `std` add a `Normalize`, as in hybrid models.
+      whiten: whether to add an elementwise ActNorm and a `DCTConv` before the first block. They whiten photographs,
+        which then need no logit. Keep the logit if some pixels are always black, as in MNIST.
+      squeeze_first: whether to squeeze before the first scale, for images larger than 32 x 32.
+      factor_out: whether to factor out half of the channels at each squeeze between scales.
       condition_size: size of a condition vector, such as a one-hot label, or `None`.
-      seed: `int`, of the initial parameters.
+      seed: `int` seed for the initial parameters.
       dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
-        bfloat16 in training (see `tf_resflow.bijectors.Networks`). The parameters have its variable dtype.
-        `None` for Keras' global policy.
+        bfloat16 in training (see `tf_resflow.bijectors.Networks`). Parameters have the policy's variable dtype.
+        `None` for Keras's global policy.
 
     Returns:
-      A `Flow` from `[H, W, C]` to the last scale's shape; with `factor_out` a `MultiscaleFlow` to a vector.
+      A `Flow` from `[H, W, C]` to the shape of the last scale, or, with `factor_out` and several scales, a
+      `MultiscaleFlow` from `[H, W, C]` to a vector.
 
     References:
-      Chen et al. 2019, Section 5.2 and Appendix E; couplings in its comparison of hybrid models.
+      Chen et al. 2019, Section 5.2 and Appendix E. Its comparison of hybrid models includes couplings.
     """
     event_shape = networks.shape_of_event(event_shape, "an image")
     make_block = residual_image_block() if block is None else block
@@ -224,7 +224,7 @@ def image_flow(
 def _preprocessing(event_shape, logit_alpha, mean, std, whiten, squeeze_first, dtype):
     head = [] if mean is None and std is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if head and logit_alpha is not None:
-        raise ValueError("mean and std replace the logit: give logit_alpha=None.")
+        raise ValueError(f"mean and std replace the logit, but logit_alpha is {logit_alpha}. Set it to None.")
     if logit_alpha is not None:
         head.append(bijectors.Logit(logit_alpha))
     if whiten:

@@ -1,4 +1,4 @@
-"""The names of activations, blocks and estimators in configs and flags, without TensorFlow."""
+"""Names of activations, blocks and estimators in configs and flags. Does not import TensorFlow."""
 
 # Activations: classes of `tf_resflow.layers`, or functions of `keras.activations`.
 ACTIVATION_LAYERS = {
@@ -12,8 +12,8 @@ ACTIVATION_LAYERS = {
 ACTIVATIONS = (*ACTIVATION_LAYERS, "elu", "softplus", "relu", "tanh")
 
 # Blocks: classes of `tf_resflow.bijectors`.
-RESIDUAL_BLOCKS = {"residual": "ResidualBlock", "monotone": "MonotoneBlock"}  # of a Lipschitz branch
-COUPLINGS = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}  # of images
+RESIDUAL_BLOCKS = {"residual": "ResidualBlock", "monotone": "MonotoneBlock"}  # with a Lipschitz branch
+COUPLINGS = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}  # for images
 
-# Estimators: the names of their classes in `tf_resflow.logdet`, in snake case.
+# Estimators: class names in `tf_resflow.logdet`, in snake case.
 ESTIMATORS = ("adaptive_roulette", "adaptive_series", "exact", "power_series", "russian_roulette")

@@ -1,4 +1,4 @@
-"""What all networks share, and the unconstrained networks of couplings and affine autoregressive layers."""
+"""Helpers for all networks, and unconstrained networks for couplings and affine autoregressive layers."""
 
 import functools
 import itertools
@@ -18,29 +18,31 @@ _EXAMPLES = {"a vector": (5,), "an image": (32, 32, 3)}
 
 
 def network_policy(dtype: DType) -> keras.DTypePolicy:
-    """The policy of the networks of a flow, by default Keras' global one; a ValueError for an unsupported one.
+    """Returns the dtype policy of a flow's networks, by default Keras's global policy.
 
-    Other variables of the flow have its `variable_dtype`.
+    Other variables of the flow have its `variable_dtype`. Unsupported policies raise a ValueError.
     """
     policy = keras.dtype_policies.get(dtype)
     if policy.name not in ("float32", "float64", "mixed_bfloat16"):
         raise ValueError(
-            "The dtype policy of a flow, by default keras.config.dtype_policy(), must be 'float32', 'float64' or "
-            f"'mixed_bfloat16' (16 bits in training); got {policy.name!r}."
+            f"The dtype policy is {policy.name!r}, but a flow needs 'float32', 'float64' or 'mixed_bfloat16' "
+            "(bfloat16 in training). Pass it as dtype=, or call keras.config.set_dtype_policy."
         )
     return policy
 
 
 def shape_of_event(event_shape: EventShape, kind: str | None = None) -> tuple[int, ...]:
-    """The shape as a tuple; an `int` is the size of a vector. A ValueError unless it fits the kind of event."""
+    """Returns a shape as a tuple, where an `int` is the size of a vector, and checks it for the kind of event."""
     shape = (event_shape,) if isinstance(event_shape, (int, np.integer)) else tuple(event_shape)
     if kind is not None and len(shape) != len(_EXAMPLES[kind]):
-        raise ValueError(f"event_shape must be that of {kind}, such as {_EXAMPLES[kind]}; got {event_shape}.")
+        raise ValueError(
+            f"event_shape is {event_shape}, but must be the shape of {kind}, such as {_EXAMPLES[kind]}."
+        )
     return shape
 
 
 def shifted(h, condition, shape, initializer, policy):
-    """The tensor h plus a dense layer of the condition, whose output has a shape that broadcasts to h."""
+    """Adds a dense layer of the condition to the tensor h; the layer's output has a shape that broadcasts to h."""
     dtype = policy.name
     shift = keras.layers.Dense(shape[-1], kernel_initializer=initializer, dtype=dtype, name="condition")(condition)
     if len(condition.shape) - 1 < len(shape):
@@ -49,10 +51,9 @@ def shifted(h, condition, shape, initializer, policy):
 
 
 def stacked(name, shapes, head, tail, condition_size, shift_shape, initializer, policy):
-    """A model of layers in sequence from the first shape to the second one.
+    """Builds a sequential model from events of shape `shapes[0]` to events of shape `shapes[1]`.
 
-    A dense layer of the condition, if there is one, shifts the head's output. If the shift is a vector, the layers
-    see flattened events.
+    A dense layer of the condition, if any, shifts the output of `head`. Vector shifts need flattened events.
     """
     if len(shift_shape) == 1 < len(shapes[0]):
         head = [keras.layers.Flatten(dtype=policy.name), *head]
@@ -80,19 +81,17 @@ def coupling_network(
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
-    """Builds unconstrained convolutions with ReLU between them, for a coupling on images `[H, W, C]`.
+    """Builds a network of unconstrained convolutions with ReLUs, for a coupling on images `[H, W, C]`.
 
-    The last layer starts at zero, so the coupling starts near the identity.
+    The last layer is initialized to zero, so the coupling starts near the identity.
 
     Args:
-      event_shape: `(H, W, C)`.
       width: number of channels of the inner layers.
       kernels: kernel sizes, one for each layer.
-      split: see `tf_resflow.bijectors.AffineCoupling`; "channels" keeps the first `C // 2`.
-      num_parameters: number of values for each mapped element: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
+      split: see `tf_resflow.bijectors.AffineCoupling`. With "channels", the network receives `C // 2` channels.
+      num_parameters: number of outputs for each mapped element: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
       condition_size: size of a condition vector. A dense layer of the condition shifts each channel of the first
         layer's output. `None` for an unconditional coupling.
-      seed: `int`, of the initial kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
@@ -119,7 +118,7 @@ def dense_coupling_network(
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
-    """Like `coupling_network`, with dense layers of the widths `hidden`, for vectors or flattened images."""
+    """Like `coupling_network`, but with dense layers of widths `hidden`, for vectors or flattened images."""
     shapes = _coupling_shapes(shape_of_event(event_shape), split, num_parameters)
     widths = [*hidden, math.prod(shapes[1])]
     linear = [functools.partial(keras.layers.Dense, units) for units in widths]
@@ -135,18 +134,17 @@ def autoregressive_network(
     seed: int = 0,
     dtype: DType = None,
 ) -> keras.Model:
-    """Builds masked dense layers with SiLU between them, for a `tf_resflow.bijectors.AffineAutoregressive`.
+    """Builds a network of masked dense layers with SiLUs, for a `tf_resflow.bijectors.AffineAutoregressive`.
 
-    The network has two outputs for each coordinate, which depend on the coordinates before it alone, and on all of
-    a condition. The last layer starts at zero, so the bijector starts as the identity.
+    The network has two outputs for each coordinate, which depend only on earlier coordinates and on the condition.
+    The last layer is initialized to zero, so the bijector starts as the identity.
 
     Args:
       event_shape: size of a vector, or its shape.
       hidden: widths of the inner layers, at least one.
-      reverse: whether the coordinates are in reverse order.
+      reverse: whether to order the coordinates from last to first.
       condition_size: size of a condition vector. A dense layer of the condition shifts the output of the first
         layer. `None` for an unconditional network.
-      seed: `int`, of the initial kernels.
       dtype: dtype policy, see `image_flow`.
 
     Returns:
@@ -157,7 +155,7 @@ def autoregressive_network(
     """
     (size,) = shape_of_event(event_shape, "a vector")
     order = np.arange(size)[:: -1 if reverse else 1]
-    first = 0 if condition_size is None else -1  # a unit of degree -1 sees the condition alone
+    first = 0 if condition_size is None else -1  # a unit of degree -1 depends only on the condition
     degrees = [_degrees(width, first, size - 2) for width in hidden]
     degrees = [each.tolist() for each in (order, *degrees, np.tile(order, 2) - 1)]
     linear = [functools.partial(MaskedDense, *pair) for pair in itertools.pairwise(degrees)]
@@ -165,24 +163,25 @@ def autoregressive_network(
 
 
 def _degrees(width, first, last):
-    """The degrees of the units: in turn, or evenly spaced if there are more degrees than units."""
+    """Returns the degrees of the units: in cycles, or evenly spaced if there are more degrees than units."""
     if width <= last - first:
         return np.rint(np.linspace(last, first, width)).astype(int)
     return np.arange(width) % max(1, last - first + 1) + first
 
 
 def _coupling_shapes(event_shape, split, num_parameters):
-    """Shapes of the input and of the output of a coupling's network."""
     *positions, channels = event_shape
     if split == "checkerboard":
         return event_shape, (*positions, num_parameters * channels)
     if channels < 2:
-        raise ValueError(f"split='channels' needs two channels; got events of shape {event_shape}.")
+        raise ValueError(
+            f"split='channels' needs at least two channels, but the event_shape is {event_shape}. For images, use "
+            "split='checkerboard'."
+        )
     return (*positions, channels // 2), (*positions, num_parameters * (channels - channels // 2))
 
 
 def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed, dtype):
-    """Linear layers with activations between them; the kernel of the last one starts at zero."""
     policy, seeds = network_policy(dtype), np.random.default_rng(seed)
     kernels = [keras.initializers.HeNormal(int(seeds.integers(2**31))) for _ in linear]
     if activation == "relu" and condition_size is not None:
@@ -193,5 +192,5 @@ def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed
         kernel = "zeros" if i == len(linear) - 1 else kernels[i]
         stack += [keras.layers.Activation(activation, dtype=policy.name)] if i else []
         stack.append(make(kernel_initializer=kernel, dtype=policy.name, name=f"layer_{i}"))
-    of_condition = kernels[-1] if len(linear) > 1 else "zeros"
-    return stacked("network", shapes, stack[:1], stack[1:], condition_size, shift_shape, of_condition, policy)
+    condition_kernel = kernels[-1] if len(linear) > 1 else "zeros"
+    return stacked("network", shapes, stack[:1], stack[1:], condition_size, shift_shape, condition_kernel, policy)

@@ -1,4 +1,4 @@
-"""Residual flows on vectors: 2-D densities and tabular data."""
+"""Residual flows for vectors, such as points in the plane and rows of tables."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +38,10 @@ def vector_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow:
-    r"""Builds residual blocks of dense layers, and affine layers, with an ActNorm before the first and after each.
+    r"""Builds a flow of residual blocks and affine layers for vectors.
+
+    An ActNorm comes before the first of them and after each of them. In a `tf_resflow.FlowModel`, `forward` maps
+    data to latent, unlike in distrax and FlowJAX.
 
     ```python
     import tensorflow as tf
@@ -50,24 +53,22 @@ def vector_flow(
 
     Args:
       event_shape: size of a vector, or its shape.
-      num_blocks: number of residual blocks.
       hidden: widths of the inner layers of a block.
       block: `tf_resflow.bijectors.ResidualBlock` or `tf_resflow.bijectors.MonotoneBlock`.
-      activation: see `tf_resflow.flows.dense_branch`; by default "cpila", and "lipswish" with `norms`.
-      coefficient: see `tf_resflow.flows.dense_branch`, as for `norms`, `normalization` and `condition_size`.
-      dense_net: depth and growth of a `dense_net_branch` in each block, instead of layers of `hidden` units.
+      activation: see `tf_resflow.flows.dense_branch`. The default is "cpila", or "lipswish" with `norms`.
+      coefficient: see `tf_resflow.flows.dense_branch`, also for `norms`, `normalization` and `condition_size`.
+      dense_net: `(depth, growth)` of a `dense_net_branch` in each block, instead of layers of `hidden` units.
       affine_layers: numbers of affine layers before and after the blocks. Their networks have layers of `hidden`
-        units, and their order of the coordinates alternates. A block stretches by at most \\(1 + L\\); an affine
-        layer stretches by up to \\(e^2\\), by a different factor at each point. Affine layers work best on the side
-        of the data: `(2, 0)` in a flow from data to latent, `(0, 2)` in a flow from latent to data.
-      affine: `tf_resflow.bijectors.AffineAutoregressive`, whose inverse takes as many evaluations of the network as
-        there are coordinates, or `tf_resflow.bijectors.AffineCoupling`, whose inverse takes one.
-      act_norm: whether there are ActNorms.
-      mean: with `std`, statistics of the data, for a `Normalize` in front.
+        units, and the order of the coordinates alternates. A block with Lipschitz constant L stretches by at most
+        \\(1 + L\\). An affine layer stretches by up to \\(e^2\\), by a different factor at each point. Affine
+        layers work best next to the data: `(2, 0)` from data to latent, `(0, 2)` from latent to data.
+      affine: `tf_resflow.bijectors.AffineAutoregressive`, whose inverse evaluates the network once per coordinate,
+        or `tf_resflow.bijectors.AffineCoupling`, whose inverse evaluates it once.
+      act_norm: whether to add ActNorms.
+      mean: mean of the data. `mean` and `std` add a `Normalize` at the start of the flow.
       log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
-      inverse_solver: see the block, as for `lipschitz_constant`.
-      seed: `int`, of the initial parameters.
-      dtype: dtype policy, see `image_flow`.
+      inverse_solver: see the block, also for `lipschitz_constant`.
+      dtype: dtype policy, see `tf_resflow.flows.image_flow`.
 
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).

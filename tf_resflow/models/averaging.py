@@ -1,4 +1,4 @@
-"""The average of a model's weights: its momentum, the model under it, and its place in `fit`."""
+"""The average of a model's weights: its momentum, a model with averaged weights, and the average in `fit`."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from tf_resflow.progress import stage
 
 
 def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
-    r"""Warms up the average of the weights that an optimizer of any class keeps (`use_ema`).
+    r"""Makes an optimizer with `use_ema` warm up its average of the weights.
 
-    The momentum at step t after the step `first` is \\(\min(m, (1 + t) / (10 + t))\\), with \\(m\\) the
-    `ema_momentum`. A constant momentum remembers the first weights for some \\(1 / (1 - m)\\) steps, so the average
-    of a short run is worse than its last weights. The warmed-up average spans about a tenth of the run until it
-    spans \\(1 / (1 - m)\\) steps.
+    At step t after the step `first`, the momentum is \\(\min(m, (1 + t) / (10 + t))\\), where m is `ema_momentum`.
+    With a constant momentum, the average includes the first weights for about \\(1 / (1 - m)\\) steps, so in short
+    runs it is worse than the last weights. With the warm-up, it spans about a tenth of the run, but at most
+    \\(1 / (1 - m)\\) steps.
     """
 
     def momentum():
@@ -27,9 +27,9 @@ def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
 
 
 class AveragedWeights:
-    """A context in which a model has the average of its weights, which its optimizer keeps, and converged norms.
+    """A context in which a model has the optimizer's average of its weights, and converged norms.
 
-    Without an average, or before the first step, the weights stay; the norms are updated all the same.
+    Without an average, or before the first step, only the norms change. On exit, all weights are restored.
     """
 
     def __init__(self, model: keras.Model, optimizer: keras.Optimizer):
@@ -37,7 +37,7 @@ class AveragedWeights:
         self._converge_norms = tf.function(lambda: layers.converge_norms(model), autograph=False)
 
     def apply(self) -> None:
-        """Replaces the weights by their average, permanently."""
+        """Replaces the weights with their average permanently."""
         if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
         with stage("norms of the layers"):
@@ -55,30 +55,30 @@ class AveragedWeights:
 
 
 class FitUnderAverage(keras.callbacks.Callback):
-    """Shows the average of the weights to validation and to the callbacks that follow, at the end of each epoch.
+    """A callback that uses the average of the weights for validation and for the callbacks that follow it.
 
-    Each fit begins a new average at the weights that it finds. The last weights come back before the next epoch, or
-    by `put_back` after an interruption.
+    Each fit starts a new average at the current weights. The last weights are restored before the next epoch, or by
+    `put_back` after an interruption.
     """
 
     def __init__(self, model: keras.Model):
         super().__init__()
         steps = model.optimizer.iterations
         options = {"trainable": False, "aggregation": "only_first_replica"}
-        self._first = keras.Variable(steps, dtype=steps.dtype, **options)  # not a part of checkpoints
+        self._first = keras.Variable(steps, dtype=steps.dtype, **options)  # not part of checkpoints
         self._averaged, self._is_in_place = AveragedWeights(model, model.optimizer), False
         warm_up_average(model.optimizer, self._first)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Starts the average at the weights."""
+        """Starts the average at the current weights."""
         optimizer = self.model.optimizer
-        self._is_in_place = False  # the last fit ended with it
+        self._is_in_place = False  # the previous fit ended with the average in place
         self._first.assign(optimizer.iterations)
         for average, variable in zip(moving_averages(optimizer), self.model.trainable_variables, strict=True):
             average.assign(variable)
 
     def put_back(self) -> None:
-        """Restores the last weights if the average is in their place."""
+        """Restores the last weights if the average is in place."""
         if self._is_in_place:
             self._averaged.__exit__()
             self._is_in_place = False
@@ -94,5 +94,5 @@ class FitUnderAverage(keras.callbacks.Callback):
             self._is_in_place = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Puts the average in place, also without validation."""
+        """Puts the average in place, even without validation."""
         self.on_test_begin()

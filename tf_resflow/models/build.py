@@ -1,4 +1,4 @@
-"""The model of a config, its flow, and the estimators of the log-determinants in training and evaluation."""
+"""Builds the model of a config, its flow, and the log-determinant estimators for training and evaluation."""
 
 import dataclasses
 import math
@@ -17,25 +17,26 @@ from tf_resflow.typing import TensorLike
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-# Fields that are arguments of `image_flow`.
+# Fields of the `model` section that are arguments of `image_flow`.
 _IMAGE_FIELDS = "num_blocks width kernels num_fc_blocks fc_width inv_1x1_conv whiten squeeze_first factor_out"
 
 
 def check_dataset(config: "ConfigDict", dataset: Any) -> None:
-    """Raises ValueError unless the model of a config takes the data."""
+    """Raises a ValueError if the data do not fit the model of a config."""
     kind = "image" if len(dataset.event_shape) == 3 else "vector"
     if config.model.kind != kind:
         shape = f"an example of {dataset.name!r} has the shape {dataset.event_shape}"
-        raise ValueError(f"config.model.kind is {config.model.kind!r}, but {shape}: set it to {kind!r}.")
+        raise ValueError(f"config.model.kind is {config.model.kind!r}, but {shape}. Set it to {kind!r}.")
     if config.model.dequantization == "variational" and dataset.levels is None:
-        raise ValueError(f"config.model.dequantization is 'variational', but {dataset.name!r} has continuous data.")
+        problem = f"config.model.dequantization is 'variational', but {dataset.name!r} has continuous data"
+        raise ValueError(f"{problem}. Set it to 'uniform'.")
     if dataset.num_classes is None and (config.task == "hybrid" or config.model.condition == "label"):
         field = "config.task is 'hybrid'" if config.task == "hybrid" else "config.model.condition is 'label'"
-        raise ValueError(f"{field}, but {dataset.name!r} has no labels: choose a data set with labels.")
+        raise ValueError(f"{field}, but {dataset.name!r} has no labels. Choose a data set with labels.")
 
 
 def with_statistics(config: "ConfigDict", dataset: Any) -> Any:
-    """The data set with the statistics with which the model of a config normalizes its input."""
+    """Returns the data set with the statistics that the model of a config uses to normalize its input."""
     if config.task == "hybrid" and not config.model.logit_alpha:
         return dataset.with_channel_statistics()
     return dataset
@@ -50,8 +51,8 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
         `num_classes`, `mean`, `std`, `condition_mean` and `condition_std`.
 
     Returns:
-      A `FlowModel`, conditional if `config.model.condition` is set or the data have conditions, or a `HybridModel`
-      if `config.task` is "hybrid". It is evaluated with the default of `evaluation_estimator`.
+      A `HybridModel` if `config.task` is "hybrid", otherwise a `FlowModel`, which is conditional if
+      `config.model.condition` is set or the data have conditions. Evaluation uses the default estimator.
     """
     check_dataset(config, dataset)
     shape, settings = dataset.event_shape, config.model
@@ -82,9 +83,9 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
 def build_estimator(
     config: "ConfigDict", per_example: bool, *, kind: str | None = None, num_probes: int | None = None
 ) -> logdet.LogDetEstimator:
-    """The estimator of a section `estimator.train` or `estimator.eval` of a config, or one of another kind.
+    """Builds the estimator of the section `estimator.train` or `estimator.eval`, or one of another `kind`.
 
-    With `per_example` each example draws its own number of terms. "automatic" is the roulette.
+    With `per_example`, each example draws its own number of terms. "automatic" is the Russian roulette.
     """
     kind = kind or config.kind
     name = "russian_roulette" if kind == "automatic" else kind
@@ -106,7 +107,7 @@ def build_flow(
     seed: int = 0,
     name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
-    """The flow of the `model` section of a config, for events of a shape, with the training estimator."""
+    """Builds the flow of the `model` section of a config, with the training estimator."""
     shared: dict[str, Any] = {"act_norm": config.act_norm, "mean": mean, "std": std, "seed": seed, "name": name}
     shared |= {"condition_size": condition_size, "dtype": config.compute_dtype}
     is_exact = config.kind == "vector" and config.estimator.train.kind == "automatic"
@@ -142,18 +143,16 @@ def evaluation_estimator(
     name: str | None = None,
     num_probes: int | None = None,
 ) -> tuple[str, logdet.LogDetEstimator]:
-    """The estimator of the log-determinants for evaluation, and its name.
+    """Returns the name and the estimator of the log-determinants for evaluation.
 
     Args:
       config: see `tf_resflow.training.default_config`.
-      flow: the flow of its model.
-      event_shape: shape of an example.
-      dequantizer: the dequantizer of its model, which is evaluated with the same estimator.
+      dequantizer: dequantizer of the model, which uses the same estimator.
       name: "adaptive_roulette", "russian_roulette" or "power_series" with the settings of
-        `config.model.estimator.eval`; "adaptive_series" for terms until the rest of the series is guaranteed below
-        1e-4 nats for each block and probe, which needs certified Lipschitz constants below 1; or "exact".
-        The default is "exact" where `tf_resflow.logdet.default_estimator` is exact or the flow has no residual
-        blocks, and `config.model.estimator.eval.kind` elsewhere.
+        `config.model.estimator.eval`; "exact"; or "adaptive_series", which adds terms until the rest of the series
+        is guaranteed below 1e-4 nats for each block and probe. It needs certified Lipschitz constants below 1.
+        The default is "exact" if `tf_resflow.logdet.default_estimator` is exact or the flow has no residual blocks,
+        otherwise `config.model.estimator.eval.kind`.
       num_probes: number of probes; by default `config.model.estimator.eval.num_probes`.
     """
     settings = config.model.estimator.eval
@@ -163,25 +162,25 @@ def evaluation_estimator(
         default = logdet.default_estimator(math.prod(event_shape), "evaluation")
         name = "exact" if isinstance(default, logdet.Exact) or not has_blocks else settings.kind
     if name not in ESTIMATORS:
-        raise ValueError(f"log_det must be one of {', '.join(ESTIMATORS)}; got {name!r}.")
+        raise ValueError(f"log_det_estimator is {name!r}, but must be one of {', '.join(ESTIMATORS)}.")
     if name != "adaptive_series":
         return name, build_estimator(settings, True, kind=name, num_probes=num_probes)
     bounds = [(bound, block) for part in parts for block, bound in certified_bounds(part).items()]
     if not bounds:
-        return name, logdet.Exact()  # of couplings, which are exact anyway
+        return name, logdet.Exact()  # the log-determinants of couplings are always exact
     bound, worst = max(bounds)
     if not bound < 1:
         reasons = {block: reason for part in parts for block, reason in uncertified_blocks(part).items()}
         found = f"not certified ({reasons[worst]})" if worst in reasons else f"{bound:.4f}"
         raise ValueError(
-            f"log_det_estimator='adaptive_series' needs certified Lipschitz constants below 1; that of {worst} "
-            f"is {found}. Evaluate with 'adaptive_roulette' or 'exact'."
+            f"The Lipschitz constant of {worst} is {found}, but log_det_estimator='adaptive_series' needs "
+            "certified constants below 1. Evaluate with 'adaptive_roulette' or 'exact'."
         )
     num_probes = num_probes or settings.num_probes
     return name, logdet.AdaptiveSeries(lipschitz_constant=bound, probes="colored", num_probes=num_probes)
 
 
 def check_only_stderr(stderr: float | None, log_det_estimator: str | None, num_probes: int | None) -> None:
-    """Raises a ValueError if estimators are named in addition to a standard error, which chooses them."""
+    """Raises a ValueError if `stderr`, which chooses the estimators, is combined with arguments that name them."""
     if stderr is not None and (log_det_estimator is not None or num_probes is not None):
-        raise ValueError("stderr chooses the estimators: leave out log_det and num_probes, or stderr.")
+        raise ValueError("stderr chooses the estimators. Leave out log_det_estimator and num_probes, or stderr.")

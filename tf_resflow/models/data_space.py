@@ -1,4 +1,4 @@
-"""How the data of a model become values of its flow's input space and back, and their units."""
+"""Conversion between the data of a model and the input space of its flow, and the units of losses."""
 
 import math
 from collections.abc import Sequence
@@ -14,36 +14,34 @@ from tf_resflow.models.dequantization import Cells
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.typing import TensorLike
 
-_OF_A_LEVEL = 1 / 32  # residual of a block's inverse that changes few pixels of integer data
-_OF_A_DEVIATION = 1e-5  # the same for continuous data, which have about unit variance in a block
+_LEVEL_FRACTION = 1 / 32  # residual of a block's inverse, in levels, that changes few pixels of integer data
+_DEVIATION_FRACTION = 1e-5  # the same for continuous data, which have about unit variance in a block
 
 
 class DataSpace:
-    r"""The data of a `FlowModel`, and how they become values of its flow's input space.
+    r"""Converts between the data of a `FlowModel` and the input space of its flow.
 
-    Integers x become \\(z = (x + u) / L\\), with uniform noise u or that of a `Dequantizer`; continuous data stay
-    as they are. Some coordinates of vectors can be discrete. In training they become \\(z = x + w (u - 1/2)\\),
-    with the width w of their cells. P(x), a probability in the discrete coordinates and a density in the others, is
-    the integral of p over the cell. The first and the last cell of a coordinate include what lies beyond them, so
-    the probabilities of the values within the range add up to one. A number beyond the range has the probability of
-    its own cell, which is part of the edge's.
+    Integers x become \\(z = (x + u) / L\\), with noise u that is uniform or from a `Dequantizer`. Continuous data
+    do not change. In training, discrete coordinates of vectors become \\(z = x + w (u - 1/2)\\), where w is the
+    width of their cells. P(x) is the integral of p over the cell of x: a probability in the discrete coordinates
+    and a density in the others. The first and the last cell of a coordinate extend to infinity, so the
+    probabilities of all values in the range add up to one. A value outside of the range has the probability of its
+    own cell, which is a part of the first or the last cell.
 
     Args:
-      event_shape: shape of an example.
       levels: L, the number of integer values; None for continuous data.
-      dequantizer: a `Dequantizer` or None.
       dtype: dtype of the flow's input space.
       cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, or None.
 
     Attributes:
       num_dimensions: D, the number of coordinates of an example.
       unit: unit of losses: "bits_per_dim" for integer data, otherwise "nats".
-      nats_per_unit: nats of an example's log-likelihood in one `unit` of its loss.
+      nats_per_unit: number of nats in one `unit` of an example's loss.
       log_num_cells: the log-density of z minus the log-likelihood of the data under uniform noise: \\(D \log L\\)
         for integers, \\(-\sum \log w\\) for vectors with cells, 0 for continuous data.
       dequantization: density of the noise: "uniform", "variational", or None for continuous data.
-      inverse_atol: residual at which the inverse of a block without a solver of its own stops: 1/32 of a level for
-        integer data, and the rounding of the dtype, 0, for continuous data.
+      inverse_atol: tolerance of the inverse of a block that has no `inverse_solver`: 1/32 of a level for integer
+        data, and 0, which means rounding errors, for continuous data.
       unseen: No warning is issued below this residual: `inverse_atol` for integer data, 1e-5 for continuous data.
     """
 
@@ -56,9 +54,9 @@ class DataSpace:
         cells: Cells | None = None,
     ):
         if dequantizer is not None and levels is None:
-            raise ValueError("Continuous data are not dequantized: leave out the dequantizer, or give levels=.")
+            raise ValueError("Continuous data are not dequantized. Leave out the dequantizer, or give levels=.")
         if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
-            raise ValueError("fit would not train the variables of the dequantizer. Hold them in a keras.Layer.")
+            raise ValueError("The dequantizer has variables that fit would not train. Make it a keras.Layer.")
         self.event_shape, self.levels, self.dequantizer = tuple(event_shape), levels, dequantizer
         self.cells: Cells | None = None if cells is None else _checked_cells(cells, self.event_shape, levels)
         self._dtype = tf.as_dtype(dtype)
@@ -66,12 +64,12 @@ class DataSpace:
         self.log_num_cells = self.num_dimensions * math.log(levels or 1)
         if levels is None:
             self.unit, self.nats_per_unit, self.inverse_atol, self.dequantization = "nats", 1.0, 0.0, None
-            self.unseen = _OF_A_DEVIATION
+            self.unseen = _DEVIATION_FRACTION
             if self.cells is not None:
                 self.dequantization, self.log_num_cells = "uniform", -self.cells.log_volume
         else:
             self.unit, self.nats_per_unit = "bits_per_dim", self.num_dimensions * math.log(2.0)
-            self.inverse_atol = self.unseen = _OF_A_LEVEL / levels
+            self.inverse_atol = self.unseen = _LEVEL_FRACTION / levels
             self.dequantization = "uniform" if dequantizer is None else "variational"
 
     @property
@@ -85,11 +83,11 @@ class DataSpace:
         return self.levels is not None or self.cells is not None
 
     def to_loss(self, log_prob: TensorLike) -> TensorLike:
-        """The loss, in `unit`s, of a log-likelihood in nats."""
+        """Converts a log-likelihood in nats to a loss in `unit`s."""
         return -log_prob if self.levels is None else -log_prob / self.nats_per_unit
 
     def to_data(self, z: tf.Tensor) -> tf.Tensor:
-        """Values of the flow's input space as data: integers as uint8, others in the middle of their cells."""
+        """Converts the flow's input space to data: integers are uint8, others are the centers of their cells."""
         if self.cells is not None:
             return dequantization.quantize_in_cells(z, self.cells)
         return z if self.levels is None else dequantization.quantize(z, self.levels)
@@ -106,8 +104,8 @@ class DataSpace:
     ) -> tuple[tf.Tensor, TensorLike]:
         """Draws z from a density q(z | x) on the cells of the data, and returns z and log q(z | x).
 
-        The arguments are those of a `Dequantizer` and of `dequantize_in_cells`, whose points examples share if
-        `sets` is given.
+        For the arguments, see `Dequantizer` and `dequantize_in_cells`. With `sets`, examples share their points in
+        the cells.
         """
         z = self.checked(x)
         log_q: TensorLike = self.log_num_cells
@@ -124,31 +122,32 @@ class DataSpace:
             z = dequantization.place_in_cells(z, tf.cast(u, self._dtype), self.levels)
             width = dequantization.cell_width(self.levels)
             log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(width)
-        return tf.identity(tf.cast(z, self._dtype)), log_q  # a new tensor, which is in no cache
+        return tf.identity(tf.cast(z, self._dtype)), log_q  # a new tensor, which no bijector has cached
 
     def centers(self, x: TensorLike) -> tf.Tensor:
-        """The data in the flow's input space without randomness: the centers of the cells of integers."""
+        """Converts data to the flow's input space without noise: integers become the centers of their cells."""
         x = tf.cast(self.checked(x), self._dtype)
         return x if self.levels is None else (x + 0.5) / self.levels
 
     def checked(self, x: TensorLike) -> tf.Tensor:
-        """A batch of examples as a tensor of known shape; a ValueError if its shape or dtype is wrong."""
+        """Returns a batch of examples as a tensor of known shape, after checking its shape and dtype."""
         x = tf.convert_to_tensor(x)
         if x.dtype.is_integer != (self.levels is not None):
             wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
-            raise ValueError(f"The model takes {wanted}; got {x.dtype.name}.")
+            raise ValueError(f"The data are {x.dtype.name}, but the model needs {wanted}. Convert them.")
         if not x.shape[1:].is_compatible_with(self.event_shape):
-            raise ValueError(f"The model takes batches of examples of shape {self.event_shape}; got {x.shape}.")
+            raise ValueError(
+                f"The data have the shape {x.shape}. Give batches of examples of shape {self.event_shape}."
+            )
         return x if x.shape[1:].is_fully_defined() else tf.ensure_shape(x, [None, *self.event_shape])
 
 
 def _checked_cells(cells, event_shape, levels):
-    """The cells as arrays, if they fit the data."""
     cells = Cells(*(np.asarray(part, np.float64) for part in cells))
     fits = levels is None and len(event_shape) == 1 and all(part.shape == event_shape for part in cells)
     if not (fits and np.all(cells.step >= 0) and np.all(cells.num[cells.step > 0] >= 1)):
         raise ValueError(
-            f"Cells belong to vectors without levels. They need first values, steps of at least 0, and numbers of "
-            f"cells, three arrays of shape {event_shape}; got {cells} and levels={levels}."
+            f"Got {cells} and levels={levels}. Cells need vectors without levels, and three arrays of shape "
+            f"{event_shape}: first values, steps of at least 0, and at least one cell for each positive step."
         )
     return cells

@@ -1,4 +1,4 @@
-"""Variational dequantization: noise with a learned density, conditional on the integers that it is added to."""
+"""Variational dequantization: noise with a learned density, conditioned on the integers."""
 
 import functools
 import math
@@ -20,41 +20,40 @@ from tf_resflow.typing import DType, Seed, TensorLike
 
 
 class Dequantizer(Protocol):
-    """The interface of `dequantizer` of a `FlowModel`: a density q(u | x) of noise in the unit cube.
+    """The interface of the `dequantizer` of a `FlowModel`: a density q(u | x) of noise in the unit cube.
 
-    A dequantizer with weights is a `keras.Layer`.
+    A dequantizer with weights must be a `keras.Layer`.
     """
 
     def sample_and_log_prob(
         self, x: tf.Tensor, seed: tf.Tensor, *, log_det_estimator: Any = None, sets: int | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws noise.
+        """Draws noise u, and evaluates its log-density.
 
         Args:
           x: floats `[batch, *event_shape]` between 0 and 1: the centers (x + 1/2) / levels of the integers' cells.
           seed: integer tensor of shape `[2]`.
-          log_det_estimator: estimator of log-determinants; `None` for the estimator of training.
-          sets: `None`, or the number of equal parts of the batch in which all examples share the random numbers.
+          log_det_estimator: estimator of the log-determinants; `None` for the training estimator.
+          sets: `None`, or the number of equal parts of the batch whose examples share the random numbers.
 
         Returns:
-          u of x's shape, between 0 and 1, and log q(u | x) `[batch]` in nats, both differentiable in the weights.
+          u with the shape of x and values between 0 and 1, and log q(u | x) `[batch]` in nats. Both are
+          differentiable with respect to the weights.
         """
 
 
 class FlowDequantizer(Serializable, keras.layers.Layer):
-    r"""Noise \\(u = \sigma(f(\epsilon; c(x)))\\): a residual flow f from logistic noise, given the context c of x.
+    r"""Noise \\(u = \sigma(f(\epsilon; c(x)))\\) from a residual flow f of logistic noise, given the context c(x).
 
     \\(\log q(u \mid x) = \log p(\epsilon) - \log|\det J_f(\epsilon)| - \sum_i \log \sigma'(f_i)\\), with
-    \\(\log p(\epsilon) = \sum_i \log \sigma'(\epsilon_i)\\). If f is the identity, u is uniform. Its blocks
-    y = x + g(x; c) are Lipschitz in x alone.
+    \\(\log p(\epsilon) = \sum_i \log \sigma'(\epsilon_i)\\). If f is the identity, u is uniform. The residual
+    branches are Lipschitz only in their input, not in the context.
 
     Args:
       event_shape: shape of an example: `(H, W, C)` for convolutions, any other for dense layers.
-      num_blocks: number of residual blocks.
-      width: channels inside the networks.
+      width: number of channels inside the networks.
       log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
-      seed: `int`, seed of the parameters.
-      dtype: dtype policy, see `tf_resflow.flows.image_flow`; nothing computes in 16 bits.
+      dtype: dtype policy, see `tf_resflow.flows.image_flow`. All networks compute in its variable dtype.
 
     Attributes:
       flow: the flow f.
@@ -62,7 +61,7 @@ class FlowDequantizer(Serializable, keras.layers.Layer):
 
     References:
       Ho et al., Flow++, 2019, Section 3.1.
-      Ahn et al., Invertible Monotone Operators for Normalizing Flows, 2022: residual blocks that take a context.
+      Ahn et al., Invertible Monotone Operators for Normalizing Flows, 2022: residual blocks with a context.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class FlowDequantizer(Serializable, keras.layers.Layer):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the layer was built with."""
+        """Arguments that the layer was built with."""
         blocks = bijectors.flow.residual_blocks(self.flow)
         sizes = {"event_shape": self.event_shape, "num_blocks": len(blocks), "width": self._width}
         rest = {"log_det_estimator": blocks[0].log_det_estimator, "seed": self._seed}
@@ -108,7 +107,7 @@ class FlowDequantizer(Serializable, keras.layers.Layer):
         sets: int | None = None,
         networks: bijectors.Networks | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws u and evaluates log q(u | x), see `Dequantizer`; `networks` are the bound networks of the flow."""
+        """Draws u and evaluates log q(u | x), see `Dequantizer`. `networks` are the bound networks of the flow."""
         x = tf.cast(x, self.dtype)
         noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         rows = tf.shape(x)[0] if sets is None else sets
@@ -129,17 +128,16 @@ class FlowDequantizer(Serializable, keras.layers.Layer):
 
 
 def noise_log_det_estimator(log_det_estimator: Any, evaluation_log_det_estimator: Any) -> Any:
-    """The estimator of a dequantizer for that of a flow; the one of evaluation if the flow's are given by block."""
+    """Returns the estimator for a dequantizer: the flow's, or the evaluation estimator for a dict by block."""
     return evaluation_log_det_estimator if isinstance(log_det_estimator, Mapping) else log_det_estimator
 
 
 def with_sets(log_det_estimator: Any, num: int) -> Any:
-    """The estimator for `num` equal parts of a batch whose examples share all random numbers."""
+    """Returns the estimator with shared random numbers in each of `num` equal parts of a batch."""
     return log_det_estimator.with_sets(num) if isinstance(log_det_estimator, LogDetEstimator) else log_det_estimator
 
 
 def _log_logistic(logits):
-    """The log-density of standard logistic noise, log sigma' of each coordinate, summed over an event."""
     axes = list(range(1, logits.shape.rank))
     return -tf.reduce_sum(tf.math.softplus(logits) + tf.math.softplus(-logits), axes)
 
@@ -153,7 +151,6 @@ def _branch(event_shape, width, seed, dtype):
 
 
 def _context_network(event_shape, width, seed, dtype):
-    """Two layers that give the features `[H, W, width]` of an image, or otherwise one vector."""
     layers = [keras.Input(event_shape, dtype=dtype)]
     if len(event_shape) == 3:
         make_layer = functools.partial(keras.layers.Conv2D, kernel_size=3, padding="same")
@@ -165,5 +162,5 @@ def _context_network(event_shape, width, seed, dtype):
         options = {"activation": "swish", "kernel_initializer": kernel, "dtype": dtype, "name": f"context_{i}"}
         layers.append(make_layer(width, **options))
     network = keras.Sequential(layers, name="context")
-    network.autocast = False  # to its own policy, which can differ from that of its layers
+    network.autocast = False  # the policy of the model can differ from the policy of its layers
     return network

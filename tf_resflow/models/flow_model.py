@@ -1,4 +1,4 @@
-"""A flow as a Keras model: density, samples, and a training step for `fit`."""
+"""A flow as a Keras model with log-densities, samples and training."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,10 @@ tfd = tfp.distributions
 class FlowModel(KerasTraining):
     r"""The density of a flow, trained by maximum likelihood.
 
-    For continuous data the loss of an example is \\(-\log p(x)\\) in nats. For data of `levels` integer values
-    it is \\(-\log_2 P(x) / D\\), in bits per dimension, with the bound
-    \\(\log P(x) \ge E_u [\log p((x + u) / L) - \log q(u \mid x)] - D \log L\\), one u drawn at each evaluation. Its
-    density q is uniform, or learned by a `dequantizer`.
+    For continuous data, the loss of an example is \\(-\log p(x)\\) in nats. For integer data with L `levels`, it is
+    \\(-\log_2 P(x) / D\\) in bits per dimension, where \\(\log P(x)\\) is replaced with its lower bound
+    \\(E_u [\log p((x + u) / L) - \log q(u \mid x)] - D \log L\\). Each evaluation draws one u from q, which is
+    uniform, or learned by a `dequantizer`.
 
     ```python
     import keras, numpy as np, tf_resflow as resflow
@@ -44,41 +44,38 @@ class FlowModel(KerasTraining):
     # (4, 2) (4,)
     ```
 
-    A conditional model is the density of x given a condition c of each example. The networks of its flow take c.
-    They are Lipschitz only in x, so c changes neither invertibility nor certificates.
+    A conditional model is the density of x given a condition c of each example. The networks of its flow receive c.
+    They are Lipschitz only in x, so c affects neither invertibility nor certificates.
 
-    Saving: `model.save("model.keras")`, `ModelCheckpoint`, `pickle` and `copy.deepcopy` save the whole model, and
-    `tf_resflow.load` or `keras.models.load_model` load it. Bijectors and layers of your own must be registered by
+    `model.save("model.keras")`, `ModelCheckpoint`, `pickle` and `copy.deepcopy` save the whole model, and
+    `tf_resflow.load` or `keras.models.load_model` load it. Register custom bijectors and layers with
     `@keras.saving.register_keras_serializable()`. `save_weights` and `tf.train.Checkpoint` also save the config of
-    the model and the statistics that standardize data. Loading the weights of another model raises an error that
-    names the differences.
+    the model and the statistics of its data. Loading weights into a different model raises an error that lists the
+    differences.
 
     Args:
-      flow: `Flow` or `MultiscaleFlow`, data to latent.
+      flow: `Flow` or `MultiscaleFlow`, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
       event_shape: shape of an example.
-      condition_shape: shape of the condition of an example, such as `[3]` for a flow that was built with
-        `condition_size=3`.
-      num_classes: given instead if the condition is a label 0, ..., num_classes - 1. The flow receives it one-hot,
-        so it is built with `condition_size=num_classes`.
-      condition_mean: mean with which the model standardizes conditions.
-      condition_std: their standard deviation.
+      condition_shape: shape of the condition of an example, such as `[3]` for a flow with `condition_size=3`.
+      num_classes: number of classes, instead of `condition_shape`, if the condition is a label
+        0, ..., num_classes - 1. The flow receives it one-hot, so build it with `condition_size=num_classes`.
+      condition_mean: mean of the conditions, for standardization together with `condition_std`.
       condition_network: a built Keras layer or model from standardized conditions to the condition of the flow. It
-        learns with the flow and is always called as for inference, without dropout.
+        is trained with the flow, and always called in inference mode, without dropout.
       levels: number of integer values of the data; `None` for continuous data.
-      dequantizer: a `tf_resflow.models.Dequantizer` of integer data, such as a
+      dequantizer: a `tf_resflow.models.Dequantizer` for integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
       cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, such as
-        `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a level 0, 1, 2 and a real number.
+        `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a coordinate with values 0, 1, 2 and a continuous one.
       base: distribution of the latent; standard normal by default.
       evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation, which is
         exact for small events.
-      seed: `int`. With the number of steps taken, it determines the seed of each step of `fit`.
+      seed: `int`. Together with the number of steps taken, it determines the seed of each step of `fit`.
 
     Attributes:
-      data_space: the `DataSpace`: `event_shape`, `levels`, units, and the way from data to the flow and back.
-      condition: the `Condition`, which is false without a condition.
-      evaluation_log_det_estimator: the estimator for evaluation.
-      distribution: `tfd.TransformedDistribution` with the training estimator, over the flow's input space.
+      data_space: the `DataSpace`, which converts data, with `event_shape`, `levels` and units.
+      condition: the `Condition`, which is false for an unconditional model.
+      distribution: `tfd.TransformedDistribution` of the flow's input space, with the training estimator.
     """
 
     def __init__(
@@ -100,21 +97,21 @@ class FlowModel(KerasTraining):
         name: str = "flow_model",
     ):
         super().__init__(name=name)
-        self.autocast = False  # of the data, to the policy's dtype: the flow has its own
+        self.autocast = False  # data are not cast to the policy's dtype, because the flow has its own dtype
         if bijectors.flow.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
-            raise ValueError(f"{flow.name} drops seeds silently: put it in a tf_resflow.bijectors.Flow.")
+            raise ValueError(f"{flow.name} silently drops seeds. Put it in a tf_resflow.bijectors.Flow.")
         self.flow, self.seed = flow, seed
         self.distribution = _distribution(flow, event_shape, base)
         dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
         self.condition = Condition(condition_shape, num_classes, *given, dtype)
-        self.condition.check_taken_by(flow)
+        self.condition.check_flow(flow)
         estimator = evaluation_log_det_estimator or default_estimator(math.prod(event_shape), "evaluation")
         self.evaluation_log_det_estimator = estimator
         self._evaluation_distribution = bijectors.with_log_det_estimator(self.distribution, estimator)
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype, cells)
-        # For Keras to see their weights.
+        # So that Keras tracks their weights.
         self._dequantizer, self._condition_network = dequantizer, condition_network
         self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)
         self._means = [keras.metrics.Mean("loss")]
@@ -122,7 +119,7 @@ class FlowModel(KerasTraining):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the model was built with, with the current statistics."""
+        """Arguments that the model was built with, with the current statistics."""
         space, condition = self.data_space, self.condition
         return {
             "flow": self.flow,
@@ -142,30 +139,30 @@ class FlowModel(KerasTraining):
         }
 
     def trained_density(self) -> "FlowModel":
-        """The model itself."""
+        """Returns the model itself."""
         return self
 
     def call(self, x: Any) -> tf.Tensor:
-        """`log_prob` of examples, or `(examples, condition)` of a conditional model, with fresh randomness."""
+        """Returns `log_prob` of examples, or of a conditional model's `(examples, condition)`, with a new seed."""
         x, condition = self.condition.split(x)
         return self.log_prob(x, condition=condition)
 
     def prepare(self, x: TensorLike, seed: tf.Tensor) -> tf.Tensor:
-        """Data as values of the flow's input space, in its dtype: integers dequantized by an integer seed `[2]`."""
+        """Converts data to the flow's input space and dtype. An integer seed `[2]` dequantizes integers."""
         return self.data_space.dequantize(x, seed)[0]
 
     def encode(
         self, x: TensorLike, *, condition: TensorLike | None = None, networks: bijectors.Networks | None = None
     ) -> tf.Tensor:
-        """The latents `[batch, *latent]` of examples; integers stand for the centers of their cells."""
+        """Returns the latents `[batch, *latent]` of examples. Integers become the centers of their cells."""
         z = self.data_space.centers(x)
         arguments = self.condition.arguments(condition, tf.shape(z)[0], networks)
         return bijectors.forward_features(self.flow, z, compute_log_det=False, **arguments).latent
 
     def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
-        """The examples with latents z `[batch, *latent]`: uint8 for integer data.
+        """Returns the examples with latents z `[batch, *latent]`, as uint8 for integer data.
 
-        With `precise`, blocks are inverted up to rounding, not only as far as the data can show.
+        With `precise`, blocks are inverted up to rounding errors, and not only as far as the data can resolve.
         """
         return self.data_space.to_data(flow_input(self, z, condition, precise))
 
@@ -179,18 +176,18 @@ class FlowModel(KerasTraining):
         log_det_estimator: LogDet | None = None,
         networks: bijectors.Networks | None = None,
     ) -> tf.Tensor:
-        """Log-likelihood of the data, in nats, of shape `[batch]`.
+        """Returns the log-likelihood of each example in nats, `[batch]`.
 
         Args:
           x: `[batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
           seed: seed of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
-          condition: condition of a conditional model: `[batch, *condition_shape]`, or one for all examples.
+          condition: conditions `[batch, *condition_shape]` for a conditional model, or one for all examples.
           evaluation: whether to use the evaluation estimator.
           log_det_estimator: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a
-            dict of estimators by block (`tf_resflow.bijectors.with_log_det_estimator`). With a dict, a dequantizer
-            uses the evaluation estimator.
-          networks: result of `networks`, for several calls or a training step of your own; by default the networks
-            are bound for this call.
+            dict of estimators by block (see `tf_resflow.bijectors.with_log_det_estimator`). With a dict, a
+            dequantizer uses the evaluation estimator.
+          networks: result of the method `networks`, for several calls or a custom training step. By default, the
+            networks are bound for this call.
         """
         if log_det_estimator is not None:
             distribution = bijectors.with_log_det_estimator(self.distribution, log_det_estimator)
@@ -204,12 +201,12 @@ class FlowModel(KerasTraining):
         return draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **options)
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
-        """The loss of each example that a training step minimizes: a dict of a tensor `[batch]`.
+        """Returns the loss of each example that a training step minimizes: a dict with one tensor `[batch]`.
 
         Args:
-          batch: examples `[batch, *event_shape]`; of a conditional model a pair of examples and conditions.
+          batch: examples `[batch, *event_shape]`, or a pair of examples and conditions for a conditional model.
           seed: as for `log_prob`.
-          training: whether to use the estimator and the precision of training, otherwise those of evaluation.
+          training: whether to use the estimator and precision for training instead of those for evaluation.
         """
         x, condition = self.condition.split(batch)
         networks = self.networks(training=True) if training else None
@@ -228,17 +225,16 @@ class FlowModel(KerasTraining):
         """Draws examples `[num, *event_shape]`: uint8 for integer data, floats otherwise.
 
         Args:
-          num: number of examples.
           seed: see `tf_resflow.stateless_seed`.
-          temperature: factor of the latent's deviation from its mean.
-          condition: condition of a conditional model: one for each example, or one for all.
+          temperature: factor that scales the latent's deviation from its mean.
+          condition: for a conditional model, one condition for each example, or one for all.
           precise: as for `decode`.
         """
         z = sample_latent(self.distribution.distribution, num, seed, temperature)
         return self.decode(z, condition=condition, precise=precise)
 
     def initialize(self, batch: TensorLike, seed: int = 0, *, condition: TensorLike | None = None) -> None:
-        """Initializes the ActNorms from a batch of data, and brings the norms of the layers up to date."""
+        """Initializes the ActNorms from a batch of data, and updates the norms of the layers."""
         x = self.prepare(batch, stateless_seed(seed))
         arguments = self.condition.arguments(condition, len(x))
         layers.converge_norms(self)
@@ -255,7 +251,7 @@ def draw_log_prob(
 ) -> tf.Tensor:
     """Draws one estimate `[batch]` of the log-likelihood, log p(z) - log q(z | x).
 
-    The flow gets `arguments` of `Condition.arguments`, and the noise those of `DataSpace.dequantize`.
+    `arguments` are passed to the flow (see `Condition.arguments`), and `noise` to `DataSpace.dequantize`.
     """
     noise_seed, flow_seed = tf.unstack(split_seed(seed, 2))
     z, log_q = model.data_space.dequantize(x, noise_seed, **noise)
@@ -263,11 +259,11 @@ def draw_log_prob(
 
 
 def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, precise: bool = False) -> tf.Tensor:
-    """The values in the flow's input space with the given latents; arguments as of `FlowModel.decode`."""
+    """Maps latents to the flow's input space. See `FlowModel.decode` for the arguments."""
     z = tf.cast(z, model.distribution.dtype)
     arguments = model.condition.arguments(condition, tf.shape(z)[0])
     space = model.data_space
-    unseen = 0.0 if precise and space.levels is None else space.unseen  # integers never show more
+    unseen = 0.0 if precise and space.levels is None else space.unseen  # integers never resolve more
     context = Context(arguments, compute_log_det=False, unseen=unseen, atol=0.0 if precise else space.inverse_atol)
     return pass_through(model.flow, z, context, inverse=True).value
 
@@ -275,7 +271,7 @@ def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, pr
 def sample_latent(
     base: tfp.distributions.Distribution, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0
 ) -> tf.Tensor:
-    """Draws latents `[num, *latent]`; arguments as of `FlowModel.sample`."""
+    """Draws latents `[num, *latent]`. See `FlowModel.sample` for the arguments."""
     z = base.sample(num, seed=stateless_seed(seed))
     if not tf.is_tensor(temperature) and temperature == 1.0:
         return z
@@ -285,7 +281,7 @@ def sample_latent(
     except NotImplementedError:
         mean = tf.fill(base.event_shape, tf.constant(math.nan, base.dtype))
     known = tf.math.is_finite(mean)
-    message = f"The base distribution {base.name} has no known mean: sample at temperature 1. The temperature is"
+    message = f"The base distribution {base.name} has no known mean. Sample at temperature 1. The temperature is"
     check = tf.debugging.Assert(tf.equal(temperature, 1.0) | tf.reduce_all(known), [message, temperature])
     with tf.control_dependencies([check] if check is not None else []):
         mean = tf.where(known, mean, z)
@@ -295,7 +291,7 @@ def sample_latent(
 def _distribution(flow, event_shape, base):
     shape = flow.forward_event_shape(tuple(event_shape))
     if base is None:
-        # A Flow that begins with a Logit takes any dtype, so it has none.
+        # A Flow that begins with a Logit accepts any dtype, so its dtype is None.
         dtype = flow.dtype or next((v.dtype for v in flow.trainable_variables), tf.float32)
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
@@ -303,10 +299,9 @@ def _distribution(flow, event_shape, base):
 
 
 def _check_covered(weights, statistics, distribution):
-    """Raises ValueError unless Keras sees all variables of the distribution, except for the statistics."""
     seen = {id(weight.value) for weight in weights} | {id(variable) for variable in statistics}
     if missing := [variable.name for variable in distribution.variables if id(variable) not in seen]:
         raise ValueError(
-            "These variables of the flow or the base distribution are not Keras variables, so fit would neither "
-            f"train nor save them: {', '.join(missing)}. Make them constants, or hold them in a Keras layer."
+            f"Variables of the flow or the base distribution are not Keras variables: {', '.join(missing)}. fit "
+            "would neither train nor save them. Make them constants, or create them in a Keras layer."
         )

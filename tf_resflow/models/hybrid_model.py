@@ -18,18 +18,18 @@ from tf_resflow.typing import Seed, TensorLike
 
 
 class HybridModel(KerasTraining):
-    r"""The joint density of examples and their labels: a flow for p(x), and p(y | x) from the flow's features.
+    r"""The joint density of examples and labels: a flow for p(x), and a classifier p(y | x) of the flow's features.
 
-    One network is trained by \\(\log p(y \mid x) + \lambda \log p(x)\\), with
+    Training maximizes \\(\log p(y \mid x) + \lambda \log p(x)\\), where
     \\(\lambda = \mathrm{density\_weight} / D\\) for D coordinates. The loss of an example is
 
-        cross entropy + density_weight * (negative log-likelihood of x per dimension),
+        cross entropy + density_weight * (negative log-likelihood of x per dimension).
 
-    both in bits for data of `levels` integer values, where the second term is bits/dim; both in nats for continuous
-    data. With `density_weight=0.0` the model is a classifier alone, and no log-determinant is evaluated.
+    Both terms are in bits for integer data with `levels`, where the second term is bits/dim, and in nats for
+    continuous data. With `density_weight=0.0`, the model is only a classifier and evaluates no log-determinants.
 
-    The classifier takes the values after each scale of the flow (see `tf_resflow.bijectors.forward_features`), from
-    the same pass that gives the log-likelihood. `fit` takes examples and integer labels.
+    The classifier receives the values after each scale of the flow (see `tf_resflow.bijectors.forward_features`),
+    from the same pass as the log-likelihood. Call `fit` with examples and integer labels.
 
     ```python
     import numpy as np, tf_resflow as resflow
@@ -50,15 +50,15 @@ class HybridModel(KerasTraining):
     # (32, 10)
     ```
 
-    Save it like a `FlowModel`, which describes the other arguments.
+    See `FlowModel` for saving and for the other arguments.
 
     Args:
-      classifier: built `keras.Model` from the list of the flow's features to logits, such as
+      classifier: built `keras.Model` that maps the list of the flow's features to logits, such as
         `tf_resflow.flows.multiscale_classifier`.
-      density_weight: at least 0.
+      density_weight: weight of the second term of the loss, at least 0.
 
     Attributes:
-      density: a `FlowModel` of the same flow, for samples and likelihoods. With a weight of 0 it is not trained.
+      density: a `FlowModel` of the same flow, for samples and likelihoods. It is not trained if the weight is 0.
       data_space: the `DataSpace` of `density`.
 
     References:
@@ -67,7 +67,7 @@ class HybridModel(KerasTraining):
     """
 
     classifier: keras.Model
-    # A checkpoint holds the variables of the flow and the settings once: as `flow`, not also below `density`.
+    # Checkpoints store the variables of the flow and the settings once, under `flow` and not also under `density`.
     _only_in_saved_models = ("condition", "density")
 
     def __init__(
@@ -86,7 +86,7 @@ class HybridModel(KerasTraining):
         super().__init__(name=name)
         self.autocast = False
         if not 0 <= density_weight < math.inf:
-            raise ValueError(f"density_weight must be at least 0 and finite; got {density_weight}.")
+            raise ValueError(f"density_weight is {density_weight}, but must be at least 0 and finite.")
         check_built(classifier)
         self.density = FlowModel(
             flow, event_shape, levels=levels, base=base, evaluation_log_det_estimator=evaluation_log_det_estimator
@@ -95,7 +95,7 @@ class HybridModel(KerasTraining):
         self.density_weight = float(density_weight)
         self.data_space, self.condition = self.density.data_space, self.density.condition
         self.distribution = self.density.distribution
-        # Keyed by name: a checkpoint of another classifier fails to restore.
+        # Keyed by name, so that checkpoints of other classifiers do not restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier)
         self.objective, self.takes_pairs = "loss", True
@@ -105,29 +105,28 @@ class HybridModel(KerasTraining):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the model was built with."""
-        of_density = self.density.parameters
+        """Arguments that the model was built with."""
+        inherited = self.density.parameters
         shared = ("flow", "event_shape", "levels", "base", "evaluation_log_det_estimator")
         own = {"density_weight": self.density_weight, "seed": self.seed, "name": self.name}
-        return {**{key: of_density[key] for key in shared}, "classifier": self.classifier, **own}
+        return {**{key: inherited[key] for key in shared}, "classifier": self.classifier, **own}
 
     def trained_density(self) -> FlowModel | None:
-        """The attribute `density`, or None with a weight of 0."""
+        """Returns `density`, or None if `density_weight` is 0."""
         return self.density if self.density_weight > 0 else None
 
     def example_losses(
         self, batch: tuple[TensorLike, TensorLike], seed: Seed = None, *, training: bool = False
     ) -> dict[str, tf.Tensor]:
-        """The losses of each example that a training step minimizes and reports.
+        """Returns the losses of each example that a training step minimizes or reports.
 
         Args:
           batch: `(x, labels)`: examples as for `FlowModel.log_prob`, and integers `[batch]`.
-          seed: as for `FlowModel.log_prob`.
-          training: as for `FlowModel.example_losses`.
+          seed: see `FlowModel.example_losses`, also for `training`.
 
         Returns:
           A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
-          "accuracy", 1 where the most probable class is the label, else 0; and, if `density_weight` is not 0,
+          "accuracy", 1 if the most probable class is the label, else 0; and, if `density_weight` is not 0,
           "bits_per_dim" or "nats".
         """
         x, labels = batch
@@ -152,7 +151,7 @@ class HybridModel(KerasTraining):
         return {"loss": self.total(losses), **losses}
 
     def total(self, losses: Mapping[str, Any]) -> Any:
-        """The objective: the cross entropy and the weighted loss of the density."""
+        """Returns the loss: the cross entropy plus the weighted loss of the density."""
         if not self.density_weight:
             return losses["cross_entropy"]
         space = self.data_space
@@ -160,11 +159,11 @@ class HybridModel(KerasTraining):
         return losses["cross_entropy"] + self.density_weight / dimensions * losses[space.unit]
 
     def call(self, x: TensorLike) -> tf.Tensor:
-        """The probabilities `[batch, classes]`."""
+        """Returns the probabilities `[batch, classes]`."""
         return self.classify(x)["probabilities"]
 
     def classify(self, x: TensorLike, *, networks: bijectors.Networks | None = None) -> dict[str, tf.Tensor]:
-        """A dict of "logits" and "probabilities" `[batch, classes]`; integers as for `FlowModel.encode`."""
+        """Returns "logits" and "probabilities" `[batch, classes]`. Integers become the centers of their cells."""
         arguments = {} if networks is None else {"networks": networks}
         x = self.data_space.centers(x)
         features = bijectors.forward_features(self.flow, x, compute_log_det=False, **arguments).features

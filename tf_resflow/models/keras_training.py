@@ -1,4 +1,4 @@
-"""How Keras trains a model that has losses of its own: compile, fit and evaluate."""
+"""Keras's compile, fit and evaluate for models with their own losses."""
 
 import os
 import warnings
@@ -33,44 +33,44 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
     classifier: keras.Model | None = None
     objective: str  # name of the loss whose mean is minimized
     takes_pairs: bool  # whether a batch is a pair of examples and their conditions or labels
-    seed: int  # of the steps of `fit`
+    seed: int  # for the steps of `fit`
     _average: FitUnderAverage | None = None
 
     def trained_density(self) -> Any:
-        """The `FlowModel` whose density is trained; None of a classifier alone."""
+        """Returns the `FlowModel` whose density is trained, or None if only a classifier is trained."""
         raise NotImplementedError
 
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
-        """The losses of each example that a training step minimizes and reports: a dict of tensors `[batch]`."""
+        """Returns the losses of each example that a step minimizes or reports, as a dict of tensors `[batch]`."""
         raise NotImplementedError
 
     def total(self, losses: Mapping[str, Any]) -> Any:
-        """The value of `objective`, from the other losses or from their means."""
+        """Returns the value of `objective`, given all losses or their means."""
         return losses[self.objective]
 
     def networks(self, *, training: bool = False) -> bijectors.Networks:
-        """The `tf_resflow.bijectors.Networks` of the flow and the dequantizer, bound for several calls."""
+        """Returns the `tf_resflow.bijectors.Networks` of the flow and the dequantizer, bound for several calls."""
         noise = self.data_space.noise_flow
         return bijectors.Networks(self.flow, *([] if noise is None else [noise]), training=training)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The means of an epoch, for `fit` and `evaluate`; "loss" is the mean of the `objective`."""
+        """Means over an epoch, for `fit` and `evaluate`. "loss" is the mean of the `objective`."""
         return self._means
 
     def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
-        """Like `keras.Model.compile`; it also builds the optimizer.
+        """Like `keras.Model.compile`, but also builds the optimizer.
 
-        By default XLA does not compile whole steps, not even with a GPU. A step compiled with `jit_compile=True`
-        cannot raise: one whose loss or gradient is NaN or infinite is not taken either, but `fit` continues and
-        reports NaN as the loss of the epoch (`keras.callbacks.TerminateOnNaN` ends it).
+        By default, XLA does not compile whole steps, even on a GPU. With `jit_compile=True`, a step with a NaN or
+        infinite loss or gradient does not raise an error. No variable changes, but `fit` continues and reports NaN
+        as the loss of the epoch. `keras.callbacks.TerminateOnNaN` stops it.
 
-        With `use_ema` the average of the weights is warmed up: at step t of a fit its momentum is
-        `min(ema_momentum, (1 + t) / (10 + t))`. The optimizer is otherwise used unchanged.
+        With `use_ema`, the average of the weights is warmed up: its momentum at step t of a fit is
+        `min(ema_momentum, (1 + t) / (10 + t))`. Otherwise, the optimizer is unchanged.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
-                raise ValueError(f"{type(self).__name__} has its own loss and reports its parts: leave out {name}.")
+                raise ValueError(f"{type(self).__name__} has its own loss and reports its parts. Leave out {name}.")
         optimizer = keras.optimizers.get(optimizer)
         _check_unscaled(self, optimizer)
         super().compile(optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs)
@@ -88,22 +88,22 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         *args: Any,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Like `keras.Model.fit`; it leaves the norms of the layers up to date.
+        """Like `keras.Model.fit`, but updates the norms of the layers at the end.
 
-        With `use_ema` it ends by replacing the weights with their averages. Validation and callbacks at the end of
-        an epoch see the averages, too. Each fit has a new average of its own steps.
+        With `use_ema`, validation and callbacks at the end of an epoch use the average of the weights. At the end,
+        `fit` replaces the weights with it. Each fit starts a new average.
 
-        A conditional model takes `fit(x, condition)`, `fit((x, condition))`, or a `tf.data.Dataset` of pairs; the
-        condition can be labels. Other models ignore labels, except for `class_weight`.
+        Call `fit(x, condition)` or `fit((x, condition))` on a conditional model, or pass a `tf.data.Dataset` of
+        pairs. The condition can be labels. A `FlowModel` without a condition uses labels only for `class_weight`.
 
-        With `sample_weight`, one number for each example, or `class_weight`, a dict of the weight of each label,
-        the loss is the mean of the weighted losses of a batch. Other losses are not weighted. Weights of
-        `validation_data` come last in its tuple: `(x, None, weights)`, or `(x, condition, weights)`.
+        To weight the loss, give `sample_weight`, one number for each example, or `class_weight`, a dict with a
+        number for each label. The loss of a batch is then the mean of the weighted losses. Other losses are not
+        weighted. Give `validation_data` with weights as `(x, None, weights)` or `(x, condition, weights)`.
         """
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         is_real = bool(self.condition) and self.condition.num_classes is None
         if kwargs.get("class_weight") and (is_real or (y is None and hasattr(x, "shape"))):
-            raise ValueError("class_weight needs labels, and there are none: give sample_weight.")
+            raise ValueError("Got class_weight, but no labels. Give sample_weight instead.")
         if isinstance(kwargs.get("validation_data"), (tuple, list)):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
@@ -119,12 +119,12 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Like `keras.Model.evaluate`, of what `fit` takes."""
+        """Like `keras.Model.evaluate`, with the same kinds of data as `fit`."""
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step of `fit`."""
+        """Performs one step of `fit`."""
         step = num_gradients(self.optimizer)
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         batch, weights = self._batch(data)
@@ -132,12 +132,12 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return self._update_means(train_step(self, batch, seed, weights), num)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One step of `evaluate`, with the evaluation estimator."""
+        """Performs one step of `evaluate`, with the evaluation estimator."""
         batch, weights = self._batch(data)
         return self._update_means(weigh(self.example_losses(batch), self.objective, weights))
 
     def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Like `keras.Model.save`, but a model that cannot be saved leaves the file as it is."""
+        """Like `keras.Model.save`, but does not change the file if the model cannot be saved."""
         self.get_config()
         super().save(filepath, *args, **kwargs)
 
@@ -153,7 +153,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         self.compile(**deserialize(config))
 
     def _arrays(self, x, y, sample_weight):
-        """`x` and `y` of `fit`, which may come as a pair. Keras drops weights without y, so y becomes zeros."""
+        """Splits a pair `x` into `x` and `y`. Keras ignores weights without y, so a missing y becomes zeros."""
         if self.takes_pairs and isinstance(x, tuple) and len(x) == 2 and y is None:
             x, y = x
         if y is None and sample_weight is not None and hasattr(x, "shape") and not self.takes_pairs:
@@ -161,12 +161,13 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return x, y
 
     def _batch(self, data):
-        """The batch and the weights of its examples, from what `fit` and `evaluate` take."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         if not self.takes_pairs:
             return x, weights
         if y is None:
-            raise ValueError(f"{self.name} learns from examples and their conditions or labels: call fit(x, y).")
+            raise ValueError(
+                f"{self.name} needs examples and their conditions or labels, but y is missing. Call fit(x, y)."
+            )
         return (x, y), weights
 
     def _update_means(self, values, num=None):
@@ -177,13 +178,13 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
 
 
 def _check_unscaled(model, optimizer):
-    """Raises ValueError for an optimizer that scales the loss, and for layers whose gradients need a scaled one."""
     scales = optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     halves = [layer.name for layer in leaves(model) if layer.weights and lowest_dtype(layer) == "float16"]
     if scales or halves:
         raise ValueError(
-            "The loss is not scaled, so gradients in float16 would become 0. Compute in 'mixed_bfloat16', and "
-            f"leave out loss_scale_factor and LossScaleOptimizer; got {optimizer.name!r}, and float16 in {halves}."
+            f"Got the optimizer {optimizer.name!r} and the float16 layers {halves}. The model does not scale its "
+            "loss, so float16 gradients would become 0. Compute in 'mixed_bfloat16', and leave out "
+            "loss_scale_factor and LossScaleOptimizer."
         )
 
 

@@ -1,4 +1,4 @@
-"""A density of vectors with noise, for all levels of the noise at once."""
+"""A density of noisy vectors for all noise levels at once."""
 
 import functools
 import math
@@ -16,21 +16,21 @@ from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.seeds import split_seed, stateless_seed
 
-LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise of standardized vectors
+LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
-_STEPS, _MOST_STEPS = 30, 8000  # a training has at most _MOST_STEPS, and at least _STEPS sqrt(rows)
+_STEPS, _MOST_STEPS = 30, 8000  # a training has max(rows, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
 _ROUND = 20  # steps between evaluations of the held-out rows
-_WARMUP, _PATIENCE = 0.1, 0.4  # shares of a training
+_WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
-_CHUNK = 256  # rows scored at once, padded, so that the rounding of a score does not depend on other rows
-_FIRST = 1000  # least number of rows from which the ActNorms are initialized
-_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # of a layer; the largest of AdamW
-_EXTREME = 0.02  # share of the rows on each side that is winsorized
+_CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
+_FIRST = 1000  # least number of rows that initialize the ActNorms
+_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # Lipschitz bound of each layer; largest for AdamW
+_EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 
 
 class Rows(NamedTuple):
-    """Vectors whose density is learned."""
+    """Vectors, with their conditions and weights."""
 
     values: np.ndarray  # [num, size], the lower edges of cells in discrete coordinates; NaN marks a missing value
     widths: np.ndarray  # [num, size], the widths of the cells, 0 in continuous coordinates
@@ -38,32 +38,31 @@ class Rows(NamedTuple):
     weights: np.ndarray | None = None  # [num]
 
     def take(self, places: np.ndarray) -> "Rows":
-        """The rows at these places."""
+        """Returns the rows with these indices."""
         weights = None if self.weights is None else self.weights[places]
         return Rows(self.values[places], self.widths[places], self.condition[places], weights)
 
 
 class Weights(NamedTuple):
-    """The result of a training."""
+    """The weights and statistics after a training."""
 
     values: list[np.ndarray]
     statistics: dict[str, np.ndarray]
 
 
 class NoiseConditionedDensity:
-    r"""The densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\), by one flow.
+    r"""A flow that models the densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\).
 
-    \\(\log \sigma\\) is a condition of the flow. In training it is uniform between the logarithms of 0.003 and 1,
-    so one training gives a scale of densities from sharp to smooth, from which held-out rows can choose. The first
-    bijector is a `Whiten` of fixed statistics, and residual blocks with CPila activations follow. In training,
-    missing values are drawn from a standard normal distribution, without noise. The weights of a training are
-    values, not the state of this object: many fits of one shape share its graphs.
+    \\(\log \sigma\\) is a condition of the flow. In training, it is uniform between the logarithms of 0.003 and 1.
+    One training therefore gives densities from sharp to smooth, and held-out rows can select one. The flow is a
+    `Whiten` with fixed statistics, followed by residual blocks with CPila activations. In training, missing values
+    are drawn from a standard normal distribution, without noise. The trained weights are returned and not stored,
+    so many fits with the same sizes can share the graphs of this object.
 
     Args:
       size: size of the vectors, which are standardized.
       condition_size: size of the vector that conditions the density of each row.
-      num_blocks: as of `tf_resflow.flows.vector_flow`.
-      hidden: as of `tf_resflow.flows.vector_flow`.
+      num_blocks: see `tf_resflow.flows.vector_flow`, also for `hidden`.
 
     References:
       Kim et al., SoftFlow: probabilistic framework for normalizing flow on manifolds, 2020.
@@ -97,17 +96,15 @@ class NoiseConditionedDensity:
     def train(
         self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
     ) -> Weights:
-        """Trains from new initial weights until the loss of the held-out rows has not fallen for long.
+        """Trains from new initial weights, with early stopping on the loss of the held-out rows.
 
-        Each step spreads rows uniformly over their cells and adds noise.
+        Each step draws rows uniformly from their cells and adds noise.
 
         Args:
-          rows: the rows of the training.
-          held_out: other rows. Their losses are winsorized, so one far row does not end a training.
-          whiten: whether the first bijector makes the covariance I; otherwise it is the identity.
+          held_out: held-out rows. Their losses are winsorized, so one outlier does not stop the training.
+          whiten: whether the first bijector whitens the rows; otherwise it is the identity.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
-          verbose: as of `keras.Model.fit`.
         """
         epochs = -(-steps // _ROUND)
         rng = np.random.default_rng(seed)
@@ -135,30 +132,29 @@ class NoiseConditionedDensity:
 
     @staticmethod
     def num_steps(num: int) -> int:
-        """The steps of a training on `num` rows: max(num, 30 sqrt(num)), but at most 8,000."""
+        """Returns the number of steps for `num` rows: max(num, 30 sqrt(num)), but at most 8,000."""
         return math.ceil(min(max(_STEPS * math.sqrt(num), num), _MOST_STEPS))
 
     def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
-        """`[num]`: the log-densities at a noise level, in float64."""
+        """Returns the log-densities `[num]` at a noise level, in float64."""
         with self._lock:
             self._set(weights)
-            return self._log_probs(np.concatenate([rows.values, _coded(rows.condition, noise)], axis=1))
+            return self._log_probs(np.concatenate([rows.values, _flow_condition(rows.condition, noise)], axis=1))
 
     def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
-        """Draws a vector for each condition `[num, condition_size]`."""
+        """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
             self._set(weights)
-            coded = _coded(condition, noise).astype(np.float32)
+            coded = _flow_condition(condition, noise).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
     def _log_probs(self, values):
-        """The log-densities `[num]` of rows of vectors and conditions, in float64."""
         padded = np.resize(values.astype(np.float32), [-(-len(values) // _CHUNK), _CHUNK, values.shape[1]])
         found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in padded]
         return np.concatenate(found)[: len(values)].astype(np.float64)
 
     def _reset(self, seed, steps):
-        """Gives the model new weights and the optimizer a new start; the graphs stay."""
+        """Resets the weights and the optimizer, but keeps the graphs."""
         self._model.set_weights(self._make_model(seed).get_weights())
         self._whiten.assign(np.zeros(self.size), np.eye(self.size))
         for variable in self._model.optimizer.variables:
@@ -176,34 +172,32 @@ class NoiseConditionedDensity:
 def shared_density(
     size: int, condition_size: int, num_blocks: int, hidden: tuple[int, ...]
 ) -> NoiseConditionedDensity:
-    """The `NoiseConditionedDensity` of these sizes that all fits of a process share."""
+    """Returns the `NoiseConditionedDensity` that all fits with these sizes in a process share."""
     return NoiseConditionedDensity(size, condition_size, num_blocks=num_blocks, hidden=hidden)
 
 
 def without_extremes(values: np.ndarray) -> np.ndarray:
-    """Values clipped to their quantiles at 2 % and 98 %."""
+    """Clips values to their 2 % and 98 % quantiles."""
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
-def _coded(condition, noise):
-    """The condition of the flow for a noise level: a code from -1 to 1, and the condition of the rows."""
+def _flow_condition(condition, noise):
+    """Returns the condition of the flow: a code of the noise level from -1 to 1, and the condition of the rows."""
     code = 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
     return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
 
 
 def _noisy_copies(rows, num, rng):
-    """`num` vectors with noise, and their conditions."""
-    return _noisy(_tensors(rows), _drawn(rows, num, rng), _seed(rng))
+    return _add_noise(_tensors(rows), _draw_rows(rows, num, rng), _seed(rng))
 
 
 def _noisy_batches(rows, steps, rng):
-    """A stream of `steps` batches of vectors with noise and their conditions."""
     tensors, seed = _tensors(rows), _seed(rng)
 
     def noisy(step, places):
-        return _noisy(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
+        return _add_noise(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
 
-    places = _drawn(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
+    places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
     return tf.data.Dataset.from_tensor_slices((np.arange(steps, dtype=np.int32), places)).map(noisy).prefetch(4)
 
 
@@ -211,8 +205,8 @@ def _seed(rng):
     return stateless_seed(int(rng.integers(2**31)))
 
 
-def _drawn(rows, num, rng):
-    """The places of `num` rows, each about equally often, or in proportion to their weights."""
+def _draw_rows(rows, num, rng):
+    """Draws `num` row indices, each about equally often, or in proportion to the weights."""
     if rows.weights is not None:
         return rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum()).astype(np.int32)
     epochs = -(-num // len(rows.values))
@@ -224,8 +218,7 @@ def _tensors(rows):
         return [tf.constant(part, tf.float32) for part in (rows.values, rows.widths, rows.condition)]
 
 
-def _noisy(tensors, places, seed):
-    """The rows at these places with noise, and their conditions."""
+def _add_noise(tensors, places, seed):
     values, widths, condition = tensors
     seeds = tf.unstack(split_seed(seed, 3))
     x = tf.gather(values, places)

@@ -1,4 +1,4 @@
-"""Neural posterior estimation: the posterior of a simulator's parameters, for every observation at once."""
+"""Neural posterior estimation: the posterior of a simulator's parameters for any observation."""
 
 import math
 import operator
@@ -24,18 +24,18 @@ from tf_resflow.vi.surrogate_posteriors import from_vectors
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-_LINEAR = 4.0  # standard deviations within which the default summary is about linear in an observation
+_LINEAR = 4.0  # standard deviations within which the default summary is nearly linear in the observation
 _QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
-_STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs), but at most _MOST_STEPS
+_STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but at most _MOST_STEPS
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
-_PENALTIES = 10.0 ** np.arange(-2, 6)  # of the linear regression
-_TOLERANCE = 1e-5  # of a block's inverse, enough for draws of a posterior
-_INITIAL = 1000  # pairs from which the ActNorms are initialized
-_MOST_REGRESSED = 10_000  # pairs of the linear regression
+_PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
+_TOLERANCE = 1e-5  # of a block's inverse; sufficient for posterior samples
+_INITIAL = 1000  # number of pairs that initialize the ActNorms
+_MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
 
 
 class PosteriorModel(FlowModel):
-    """The `model` of a `PosteriorEstimator`. Its Keras config is that of the estimator."""
+    """The `model` of a `PosteriorEstimator`, saved with the Keras config of the estimator."""
 
     def __init__(self, estimator: "PosteriorEstimator", *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -48,19 +48,19 @@ class PosteriorModel(FlowModel):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> FlowModel:
-        """Returns the model of the estimator of a config."""
+        """Builds the estimator of a config, and returns its model."""
         return deserialize(config["estimator"]).model
 
     def get_compile_config(self) -> None:
-        """Returns None: each training compiles the model."""
+        """Returns None, because each training compiles the model."""
 
 
 class PosteriorEstimator(Serializable):
     r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from simulations.
 
-    The bijector of the prior's support makes the parameters \\(\theta \sim p(\theta)\\) vectors on all of R^D. A
-    conditional flow on the vectors maximizes the mean of \\(\log q(\theta_i | x_i)\\) over pairs with
-    \\(x_i \sim p(x | \theta_i)\\). All draws lie in the support of the prior.
+    The bijector of the prior's support maps parameters \\(\theta \sim p(\theta)\\) to unconstrained vectors. A
+    conditional flow of these vectors maximizes the mean of \\(\log q(\theta_i | x_i)\\) over pairs with
+    \\(x_i \sim p(x | \theta_i)\\). All posterior samples lie in the support of the prior.
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp
@@ -79,27 +79,25 @@ class PosteriorEstimator(Serializable):
     # (100, 2) (100,)
     ```
 
-    The flow is an affine map whose matrix and shift are functions of the observation, then affine autoregressive
-    layers, and residual blocks with CPila activations. All receive the output of a network of the observation, the
-    `summary`, which learns with them. The summary sees standardized values: each element has the median 0 and the
-    quartiles of a normal distribution. The default one has two dense layers of 64 units, and also passes on the
-    observation itself, with far outliers in logarithmic scale. A training starts from a ridge regression of the
-    parameters on the summary.
+    The flow consists of an affine map whose matrix and shift depend on the observation, affine autoregressive
+    layers, and residual blocks with CPila activations. All receive the output of the `summary`, a network of the
+    observation, which is trained with them. The input of the summary is standardized: each element has the median 0
+    and the quartiles of a normal distribution. The default summary has two hidden layers of 64 units. It also
+    returns its input, with outliers on a logarithmic scale. Training starts from a ridge regression on the summary.
 
     Args:
-      prior: `tfd.Distribution` of the parameters, which can be vectors or any other events, also those of a joint
-        distribution. Its `experimental_default_event_space_bijector` gives the support.
+      prior: `tfd.Distribution` of the parameters, with events of any shape, or a joint distribution. Its
+        `experimental_default_event_space_bijector` defines the support.
       condition_shape: shape of an observation, such as `[100]`.
-      summary: a built Keras layer or model from standardized observations to vectors. It is always called as for
-        inference: without dropout, and with the stored statistics of a batch normalization.
-      num_blocks: number of residual blocks.
+      summary: a built Keras layer or model from standardized observations to vectors. It is always called in
+        inference mode: without dropout, and with the stored statistics of batch normalization.
       affine_layers: number of affine autoregressive layers before the blocks.
       hidden: widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      seed: `int`, seed of the initial weights and of `fit`.
+      seed: `int` seed for the initial weights and `fit`.
 
     Attributes:
-      model: the `FlowModel` of the vectors given the observation.
+      model: the conditional `FlowModel` of the vectors given the observation.
 
     References:
       Papamakarios and Murray, Fast epsilon-free inference of simulation models, 2016.
@@ -137,7 +135,7 @@ class PosteriorEstimator(Serializable):
         self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the estimator as a `.keras` file, which `tf_resflow.load` reads. (Pickle works, too.)"""
+        """Saves the estimator as a `.keras` file for `tf_resflow.load`. Pickling works, too."""
         self.model.save(path)
 
     def __reduce__(self):
@@ -156,39 +154,40 @@ class PosteriorEstimator(Serializable):
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
-        """Trains once with each weight decay, and keeps the weights with the smallest loss of held-out pairs.
+        """Trains once with each weight decay, and keeps the weights with the smallest held-out loss.
 
-        A weight decay blurs sharp posteriors, such as crescents; without one, smooth posteriors of many parameters
-        overfit. The optimizer is AdamW. Its learning rate rises over the first quarter of the steps and falls to
-        zero by a cosine over the rest. A training ends when the loss of held-out pairs has not fallen for half of
-        the epochs, or, with a warning, when it diverges. A second call continues from the first. Give it the same
-        pairs, or only new ones: otherwise it could hold out pairs that the first call already trained on.
+        Weight decay blurs sharp posteriors, such as crescents. Without it, smooth posteriors of many parameters
+        overfit. The optimizer is AdamW. Its learning rate increases over the first quarter of the steps, and then
+        decays to zero along a cosine. A training stops when the held-out loss has not decreased for half of the
+        epochs, or, with a warning, when it diverges. A second call continues from the first. Give it the same
+        pairs, or only new ones. Otherwise it could hold out pairs that the first call already trained on.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
-          x: the observations that were simulated with them, `[num, *condition_shape]`.
-          batch_size: number of pairs in a step.
-          epochs: largest number of passes over the training pairs. By default, chosen to give about
+          x: observations `[num, *condition_shape]` that were simulated with `theta`.
+          epochs: maximum number of passes over the training pairs. By default, chosen to give about
             30 sqrt(num) steps, but at most 4,000.
-          learning_rate: the largest learning rate.
-          weight_decays: weight decay of AdamW in each training.
-          validation_fraction: share of the pairs that is held out.
-          callbacks: further callbacks of `keras.Model.fit` for each training.
-          verbose: as of `keras.Model.fit`.
+          learning_rate: maximum learning rate.
+          weight_decays: weight decay of AdamW for each training.
+          validation_fraction: fraction of the pairs that is held out.
+          callbacks: additional callbacks of `keras.Model.fit` for each training.
 
         Returns:
-          The history of the training that is best on the held-out pairs.
+          The history of the training with the smallest held-out loss.
         """
         x = self._observations(x, extra_ranks=(1,))
         theta = self._vectors(theta, len(x))
         num_held_out = int(validation_fraction * len(x))
         if not 1 <= num_held_out < len(x) - 1:
-            raise ValueError(f"validation_fraction={validation_fraction} of {len(x)} pairs must leave one and two.")
+            raise ValueError(
+                f"validation_fraction={validation_fraction} of {len(x)} pairs holds out {num_held_out}. Hold out "
+                "at least one pair, and keep at least two."
+            )
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
         held_out, kept = (theta[:num_held_out], x[:num_held_out]), (theta[num_held_out:], x[num_held_out:])
         _, affine, _ = self.model.flow.bijectors
-        if not any(map(np.any, affine.network.weights)):  # the identity, before the first call
+        if not any(map(np.any, affine.network.weights)):  # all zero before the first call
             self._begin_at_regression(kept, held_out)
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
@@ -207,14 +206,14 @@ class PosteriorEstimator(Serializable):
                 optimizer.weight_decay.assign(weight_decay)
                 for variable in optimizer.variables:
                     variable.assign(keras.ops.zeros_like(variable))
-                pairs = _batches(*kept, batch_size, self._seed)  # in the same order for all
+                pairs = _batches(*kept, batch_size, self._seed)  # in the same order for all trainings
                 stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
                 try:
                     self.model.fit(pairs, callbacks=[*callbacks, stop], **options)
                 except tf.errors.InvalidArgumentError as error:
                     if stop.best_weights is None:
                         raise
-                    message = f"The training with the weight decay {weight_decay} ended early: {error}"
+                    message = f"The training with the weight decay {weight_decay} stopped early: {error}"
                     warnings.warn(message, stacklevel=3)
                     self.model.set_weights(stop.best_weights)
                 loss = self._loss(check)
@@ -226,16 +225,15 @@ class PosteriorEstimator(Serializable):
         return min(trainings, key=lambda training: training[0])[1]
 
     def _loss(self, pairs):
-        """The mean loss of pairs, infinite if it is NaN."""
         loss = self.model.evaluate(pairs, verbose=0, return_dict=True)["loss"]
         return loss if np.isfinite(loss) else np.inf
 
     def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
-        """The posterior of an observation `[*condition_shape]`, or of each of `[batch, *condition_shape]`.
+        """Returns the posterior for an observation `[*condition_shape]` or a batch `[batch, *condition_shape]`.
 
         Later training does not change it. Log-densities are exact. The log-density is NaN at or outside the bounds
-        of the prior, because such parameters have no unconstrained counterpart. It is meaningless for parameters
-        off a simplex or another surface on which the prior lies.
+        of the prior, because such parameters have no unconstrained counterpart. If the prior lies on a simplex or
+        another surface, the log-density is meaningless off this surface.
         """
         x = self._observations(x, extra_ranks=(0, 1))
         condition = self.model.condition
@@ -249,7 +247,7 @@ class PosteriorEstimator(Serializable):
         return tfd.TransformedDistribution(base, bijector, name="posterior")
 
     def _begin_at_regression(self, kept, held_out):
-        """Sets the statistics and the ActNorms, and makes the affine map that of a linear regression."""
+        """Sets the statistics and the ActNorms, and sets the affine map to a ridge regression."""
         theta, x = kept
         for name, value in _statistics(x).items():
             self.model.condition.statistics[name].assign(value)
@@ -271,53 +269,53 @@ class PosteriorEstimator(Serializable):
         bias.assign(np.concatenate([-whitening @ shift, entries]))
 
     def _features(self, x):
-        """The summary's output for observations."""
         parts = [x[i : i + _INITIAL] for i in range(0, len(x), _INITIAL)]
         return np.concatenate([self.model.condition.rows(part, len(part)) for part in parts]).astype(np.float64)
 
     def _vectors(self, theta, num):
-        """Parameters as vectors without bounds `[num, size]`; one on a bound is as far as the farthest other."""
+        """Maps parameters to unconstrained vectors `[num, size]`. Values on bounds become the farthest others."""
         tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=isinstance(self.prior.dtype, Mapping))
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         shapes = [part.shape for part in tf.nest.flatten(theta)]
         if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
-            raise ValueError(f"theta must be parameters [num, *event_shape] with num={num}; got shapes {shapes}.")
+            raise ValueError(f"theta has the shapes {shapes}. Give parameters [num, *event_shape] with num={num}.")
         into_events = tfb.Chain(self._into_events[::-1])
         z = into_events.inverse(theta).numpy()
         back = into_events.forward(tf.constant(z))
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
         if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
-            raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior: leave them out.")
+            raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior. Leave them out.")
         finite = np.where(np.isinf(z), np.nan, z)
         return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
 
     def _observations(self, x, extra_ranks):
-        """Observations in float64, if their shape is right and they are finite in the model's dtype."""
+        """Returns observations in float64, after checking that they are finite in the model's dtype."""
         x, shape = np.asarray(x, np.float64), self.model.condition.shape
         rank = x.ndim - len(shape)
         if rank not in extra_ranks or x.shape[rank:] != shape:
-            raise ValueError(f"x has observations of shape {shape}, which may follow a batch axis; got {x.shape}.")
+            axis = "a batch axis" if extra_ranks == (1,) else "an optional batch axis"
+            raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after {axis}.")
         finite = np.abs(x) <= self.model.distribution.dtype.max
         if bad := np.count_nonzero(~finite.all(axis=tuple(range(rank, x.ndim)))):
-            raise ValueError(f"{bad} observations are NaN or infinite: leave them out with their parameters.")
+            raise ValueError(f"{bad} observations are NaN or infinite. Leave them and their parameters out.")
         return x
 
 
 def _from_vectors(prior):
-    """The size of vectors without bounds, the bijectors from them to parameters, and the dtype."""
+    """Returns the size of unconstrained vectors, the bijectors from them to parameters, and the dtype."""
     dtype, *others = {*tf.nest.flatten(prior.dtype)}
     constraint = prior.experimental_default_event_space_bijector()
     is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
     if is_batch or constraint is None or others or not dtype.is_floating:
         raise ValueError(
-            "The prior must be one distribution of real numbers of one dtype, with a bijector of its support; got "
-            f"the batch shape {prior.batch_shape}, {prior.dtype} and the bijector {constraint}."
+            f"The prior has the batch shape {prior.batch_shape}, the dtype {prior.dtype} and the bijector "
+            f"{constraint}. Give one distribution of real numbers of one dtype, with a bijector of its support."
         )
     return *from_vectors(prior.event_shape, constraint), dtype.name
 
 
 def _moved(theta, back):
-    """Which parameters are infinite or do not come back from vectors; those on a bound may come back as NaN."""
+    """Returns which parameters are infinite or change in a round trip, which may turn values on bounds into NaN."""
     rounding = np.cbrt(np.finfo(theta.dtype.as_numpy_dtype).eps)
     tolerance = rounding * (1 + tf.reduce_max(tf.abs(theta), axis=0))
     moved = tf.math.is_inf(theta) | (tf.abs(back - theta) > tolerance)
@@ -325,7 +323,6 @@ def _moved(theta, back):
 
 
 def _default_summary(shape, seed, dtype):
-    """The default network of standardized observations."""
     seeds = np.random.default_rng(seed).integers(2**31, size=3).tolist()
     x = keras.Input(shape, dtype=dtype)
     h = flat = keras.layers.Activation(_compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
@@ -337,12 +334,12 @@ def _default_summary(shape, seed, dtype):
 
 @keras.saving.register_keras_serializable("tf_resflow")
 def _compressed(x):
-    """Standardized values, about unchanged up to a few deviations and on a logarithmic scale far beyond."""
+    """Maps standardized values, nearly unchanged up to a few deviations and logarithmically far beyond."""
     return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
 
 
 def _batches(theta, x, batch_size, seed):
-    """Shuffled batches of pairs in their own dtype; Keras would round arrays to float32."""
+    """Returns shuffled batches of pairs in their own dtype. Keras would round arrays to float32."""
     with tf.device("CPU"):
         theta, x = tf.constant(theta), tf.constant(x)
     rows = tf.data.Dataset.range(len(x)).shuffle(len(x), seed).batch(batch_size)
@@ -350,10 +347,10 @@ def _batches(theta, x, batch_size, seed):
 
 
 def _regression(kept, held_out):
-    """The matrix, the shift and the residuals' covariance of a ridge regression on pairs (features, values).
+    """Returns the matrix, shift and residual covariance of a ridge regression on pairs (features, values).
 
-    The penalty has the smallest squared error of the held-out pairs. If that error exceeds the mean residual
-    variance, the covariance is scaled up to it. It is shrunk toward its diagonal as by `size` further pairs.
+    The penalty minimizes the squared error of the held-out pairs. The covariance is shrunk toward its diagonal, as
+    if there were `size` more pairs, and scaled up if the held-out error exceeds the mean residual variance.
     """
     (x, z), (x_new, z_new) = kept, held_out
     center, shift = x.mean(axis=0), z.mean(axis=0)
@@ -372,7 +369,7 @@ def _regression(kept, held_out):
 
 
 def _statistics(x):
-    """The median of each element, and its deviation: by quartiles, or the standard one if they are equal, or 1."""
+    """Returns each element's median and scale: by quartiles, or the standard deviation if they are equal, or 1."""
     low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
     robust = (high - low) / _QUARTILES
     scale = np.where(robust > 0, robust, np.std(x, axis=0))

@@ -1,4 +1,4 @@
-"""Weights and checkpoints with the config of their model and the statistics of its data."""
+"""Saves the config of a model and the statistics of its data together with weights and checkpoints."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.private_api import OnlyInSavedModels, eager_mode, sublayers
 from tf_resflow.serialization import arguments_of, serialize
 
-# Settings that affect neither the density nor the weights: names, initial values, dtypes, and what views replace.
+# Settings that affect neither the density nor the weights: names, initial values, dtypes, and arguments of views.
 _FREE = re.compile(
     "name|registered_name|module|build_config|compile_config|shared_object_id|dtype|autocast|trainable|seed|initial|"
     ".*initializer|.*regularizer|.*constraint|quantization_config|validate_args|allow_nan_stats|"
@@ -24,21 +24,18 @@ _STATISTICS = {
     "Normalize": ("mean", "std"),
     "Whiten": ("mean", "covariance"),
 }
-_KEY = "settings"  # in a file of weights
-_SHOWN = 3  # differences in a message
+_KEY = "settings"  # key in a file of weights
+_SHOWN = 3  # largest number of differences in a message
 
 
 class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
-    """A mixin of `FlowModel` that saves its config and the statistics of its data, one text, with its weights.
-
-    Loading compares the configs and restores the statistics.
-    """
+    """A mixin that saves the config of a model and the statistics of its data, as one string, with the weights."""
 
     _only_in_saved_models: tuple[str, ...] = ("condition",)
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
-        """The variables with which the model standardizes data, which are saved and not trained."""
+        """The variables that standardize data. They are saved but not trained."""
         found = {
             f"{name}/{key}": variable
             for name, part in parts_by_name(self.flow).items()
@@ -47,7 +44,7 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
         return found | {f"condition/{key}": variable for key, variable in self.condition.statistics.items()}
 
     def serialize(self) -> str:
-        """The config and the statistics as JSON, for checkpoints."""
+        """Returns the config and the statistics as JSON, for checkpoints."""
         with eager_mode():  # a SavedModel is written inside a graph
             statistics = {name: variable.numpy().tolist() for name, variable in self.statistics.items()}
             return json.dumps({"config": _description(self), "statistics": statistics})
@@ -55,29 +52,29 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
     def deserialize(self, text: bytes | str) -> None:
         """Restores the saved statistics, or raises a ValueError if the saved config differs."""
         saved, own = json.loads(text), json.loads(self.serialize())
-        if found := _differences(saved.get("config", own["config"]), own["config"]):  # version 0.2 had no config
+        if found := _differences(saved.get("config", own["config"]), own["config"]):  # version 0.2 saved no config
             more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise ValueError(
-                f"The file is of another model than {self.name}: {'; '.join(found[:_SHOWN])}{more}. Build the "
-                "model as it was when the file was written."
+                f"The file does not belong to the model {self.name}: {'; '.join(found[:_SHOWN])}{more}. Build the "
+                "model with the settings in the file."
             )
         for name, variable in self.statistics.items():
             if name in saved["statistics"]:
                 variable.assign(np.asarray(saved["statistics"][name], variable.dtype.as_numpy_dtype))
 
     def save_own_variables(self, store: Any) -> None:
-        """Keras' hook: the variables that the model holds itself, and the config."""
+        """Keras hook: saves the variables of the model itself, and the config."""
         super().save_own_variables(store)
         store[_KEY] = np.frombuffer(self.serialize().encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
-        """Keras' hook, see `save_own_variables`."""
+        """Keras hook, see `save_own_variables`."""
         self.deserialize(np.asarray(store[_KEY]).tobytes())
         super().load_own_variables({key: store[key] for key in store.keys() if key != _KEY})
 
 
 def _description(value):
-    """The config of a value; an object that has none is described by its class and by what is inside it."""
+    """Returns the config of a value. Objects without a config are described by their class and their parts."""
     try:
         return serialize(value)
     except (NotImplementedError, TypeError, ValueError):
@@ -93,8 +90,8 @@ def _description(value):
 
 
 def _settings(config, place, layers=(), statistics=()):
-    """The settings in a config by their places in it, such as model.flow.bijectors[0].branch.layers[1].units."""
-    if isinstance(config, dict) and "value" in config.get("config", ()):  # an array
+    """Yields the path and value of each setting. Paths are like model.flow.bijectors[0].branch.layers[1].units."""
+    if isinstance(config, dict) and "value" in config.get("config", ()):  # a serialized array
         config = config["config"]["value"]
     if place.split(".")[-1] in statistics and config is not None:
         yield place, f"an array of shape {np.shape(config)}"
@@ -109,20 +106,20 @@ def _settings(config, place, layers=(), statistics=()):
         yield f"len({place})", len(config)
         for i, part in enumerate(config):
             yield from _settings(part, f"{place}[{i}]", layers)
-    elif isinstance(config, list):  # names of layers count from the start of a process
+    elif isinstance(config, list):  # Keras numbers layer names per process
         yield place, [f"layer {layers.index(part)}" if part in layers else part for part in config]
     else:
         yield place, config
 
 
 def _differences(saved, own):
-    """The differences between the config of a file and that of a model, in words.
+    """Describes the differences between the config of a file and the config of a model.
 
-    Settings that only one of the two has do not count, because versions of a class may have more or fewer.
+    Settings that only one of them has are ignored, because other versions of a class may have more or fewer.
     """
     before, now = (dict(_settings(config, "model")) for config in (saved, own))
     return [
         f"{place} is {before[place]!r:.100} in the file, {now[place]!r:.100} in the model"
         for place in before
-        if place in now and json.dumps(before[place]) != json.dumps(now[place])  # NaN equals itself as text
+        if place in now and json.dumps(before[place]) != json.dumps(now[place])  # NaN equals NaN as text
     ]

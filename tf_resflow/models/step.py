@@ -1,4 +1,4 @@
-"""One step of training."""
+"""A training step."""
 
 import contextlib
 from collections.abc import Mapping
@@ -14,26 +14,26 @@ NON_FINITE = "The loss or its gradient is NaN or infinite"
 
 
 def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-    """Takes one gradient step, then brings the norms of the layers up to date.
+    """Performs one gradient step, then updates the norms of the layers.
 
-    In replica context the gradients are summed over the replicas, and each replica's loss is multiplied by its
-    share of the examples. Learned orders of norms minimize another objective, the mean norm of the layers
-    (`tf_resflow.layers.mean_norm`), which reaches nothing else.
+    In a replica context, gradients are summed over the replicas, and the loss of each replica is weighted by its
+    share of the examples. Learned orders of norms minimize a different objective, the mean norm of the layers
+    (`tf_resflow.layers.mean_norm`), which affects no other variables.
 
     Args:
       model: a compiled `FlowModel` or `HybridModel`.
-      batch: this replica's batch, as of the `example_losses` of the model.
+      batch: this replica's batch, as for `model.example_losses`.
       seed: integer tensor of shape `[2]`; the replica's number is folded in.
       weights: `[batch]`, weights of the examples in the objective; by default 1.
 
     Returns:
-      A dict of scalars: the means of `model.example_losses` over this replica's batch (0 if it is empty), of which
-      `model.objective` is minimized; "gradient_norm", of this replica's gradient before clipping; and, if orders
-      are learned, "order_min", "order_mean" and "order_max", before the step.
+      A dict of scalars: the means of `model.example_losses` over this replica's batch (0 if it is empty), including
+      the minimized `model.objective`; "gradient_norm", the norm of this replica's gradient before clipping; and,
+      if orders are learned, "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
-      tf.errors.InvalidArgumentError: if the loss or the gradient is NaN or infinite; then no variable has changed.
-        A step compiled with XLA cannot raise: its losses or "gradient_norm" show the failure.
+      tf.errors.InvalidArgumentError: If the loss or the gradient is NaN or infinite. No variable has changed then.
+        With XLA, a step raises no error, but its losses or "gradient_norm" are NaN or infinite.
     """
     means, gradients = loss_and_gradients(model, batch, seed, weights)
     loss = means[model.objective]
@@ -48,7 +48,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
 def loss_and_gradients(
     model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None
 ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor | None]]:
-    """The means of the losses of a `train_step`, and this replica's share of the gradients of the objective."""
+    """Returns the mean losses of a `train_step`, and this replica's share of the gradients of the objective."""
     batch = tf.nest.map_structure(tf.identity, batch)
     with tf.GradientTape() as tape:
         losses = weigh(model.example_losses(batch, seed, training=True), model.objective, weights)
@@ -60,7 +60,7 @@ def loss_and_gradients(
 
 
 def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:
-    """The losses `[batch]`, with the objective multiplied by the weights `[batch]` or `[batch, 1]`."""
+    """Multiplies the objective, one of the losses `[batch]`, by weights `[batch]` or `[batch, 1]`."""
     if weights is None:
         return dict(losses)
     loss = losses[objective]
@@ -68,12 +68,11 @@ def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike |
 
 
 def _mean(values):
-    """The mean `[]` of values `[batch]`; 0 if a replica has none."""
     return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
 
 def _share(values):
-    """The share of this replica's values `[batch]` among those of all replicas."""
+    """Returns this replica's share of the examples of all replicas."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return 1.0
     num = tf.cast(tf.size(values), values.dtype)
@@ -85,7 +84,7 @@ def _num_replicas(dtype):
 
 
 def assert_finite(loss: tf.Tensor, gradient_norm: tf.Tensor) -> tf.Operation | None:
-    """An assertion that the loss of a step and the norm of its gradient are finite."""
+    """Asserts that the loss of a step and the norm of its gradient are finite."""
     message = (
         f"{NON_FINITE}; no weight has changed. Lower the learning rate, set global_clipnorm of the optimizer, or "
         "look for NaN in the data. Loss, norm of the gradient:"
@@ -97,7 +96,7 @@ def assert_finite(loss: tf.Tensor, gradient_norm: tf.Tensor) -> tf.Operation | N
 def _only_if_finite(model, loss, gradient_norm):
     """A context in which variables change only if the loss and the norm of the gradient are finite.
 
-    If not, an assertion fails. XLA has no assertions: there the variables get their old values again.
+    Otherwise an assertion fails, or, since XLA has no assertions, the variables get their old values back.
     """
     if not is_xla():
         with tf.control_dependencies([assert_finite(loss, gradient_norm)]):
@@ -119,7 +118,6 @@ def _all_finite(*values):
 
 
 def _orders(flow):
-    """The minimum, mean and maximum of the learned orders, if there are any."""
     orders = [order.order() for order in layers.norm_updates.learned_orders(flow)]
     if not orders:
         return {}
