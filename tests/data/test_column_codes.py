@@ -63,8 +63,8 @@ def test_rows_that_cannot_be_read_have_a_reason():
         "column 'x': 'a' is not a number",
         "column 'day': '03.01.2024' is not a date",  # rather than that x is missing
         "column 'x': 'inf' is infinite",
-        "column 'code': '8' is not a level of the training",
-        "column 'code': '9.0' is not a level of the training",
+        "column 'code': '8' is not a known level",
+        "column 'code': '9.0' is not a known level",
     ]
     assert rows.known.all(axis=1).tolist() == [True, False, True, True, False, False]
     assert rows.unreadable.tolist() == [False] + [True] * 5

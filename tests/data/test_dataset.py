@@ -150,23 +150,23 @@ def test_channel_statistics(levels):
 
 
 def test_refused_batches(refused):
-    refused("batch_size = 12 must be a multiple of the 5 shares", _drawn().train_batches, 12, 0, share=(0, 5))
+    refused("batch_size = 12 must be a multiple of the number of shares, 5", _drawn().train_batches, 12, 0, share=(0, 5))
     refused("has no labels", _drawn().train_batches, 4, 0, labels=True)
     refused("has no labels", _numbered().eval_batches, "test", 4, labels=True)
     refused("51 exceeds the 50 train examples.*train.batch_size=50", _numbered().train_batches, 51, seed=0)
-    refused("no finite split 'valid'; it has .'test', 'train'.", _numbered().eval_batches, "valid", 3)
+    refused("no finite split 'valid'. Choose one of .'test', 'train'.", _numbered().eval_batches, "valid", 3)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_refused_arrays(refused):
-    refused(r"flip = True .* of the shape \(2,\): only images", _numbered, flip=True)
-    refused(r"crop_padding = 3 .* of the shape \(3, 4, 1\)", _labeled, crop_padding=3)
-    refused("differ in their event shapes", Dataset.from_arrays, "a", ROWS | {"test": np.zeros([3, 1])})
-    refused("expected some rows, but there are 0", Dataset.from_arrays, "a", {"train": np.zeros([0, 2])})
+    refused(r"flip = True .* of shape \(2,\). Both need images", _numbered, flip=True)
+    refused(r"crop_padding = 3 .* of shape \(3, 4, 1\)", _labeled, crop_padding=3)
+    refused("have different event shapes", Dataset.from_arrays, "a", ROWS | {"test": np.zeros([3, 1])})
+    refused("a .train. has 0 rows; expected at least 1", Dataset.from_arrays, "a", {"train": np.zeros([0, 2])})
     wrong = [(value, 17, r"at \[1, 0\] is not one of the integers 0, ..., 16") for value in (17, -1, 0.5, np.nan)]
     wrong += [(value, None, r"\[1, 0\] is not finite in float32") for value in (np.nan, 1e39)]
-    for value, levels, message in [*wrong, (0, 300, "levels must be")]:
+    for value, levels, message in [*wrong, (0, 300, "levels = 300 must be")]:
         refused(message, Dataset.from_arrays, "a", {"train": np.array([[1.0, 2], [value, 3]])}, levels)
-    message = "integers 0, ..., 1|expected 3 rows, but there are 2"
+    message = "integers 0, ..., 1|has 2 rows; expected 3"
     for labels in ([0, 1], [0, 1, 2], [0, -1, 1], [0, 0.5, 1]):
         refused(message, Dataset.from_arrays, "a", ROWS, labels={"train": labels}, num_classes=2)

@@ -147,7 +147,7 @@ def test_an_unusable_array_or_split_is_an_error(tmp_path):
         (np.zeros([3, 2], complex), "Column 1: 3 of 3 values are not a number, such as 0j", {}),
         (np.eye(100), "'test': -10, ", {"test_fraction": -0.1}),
         (np.eye(100), "100 examples would be split into {'test': 0, ", {"test_fraction": 0.001}),
-        (np.eye(1), "{'train': 1}, .* train needs 2", NO_SPLITS),
+        (np.eye(1), "{'train': 1}, .* train needs at least 2", NO_SPLITS),
         (np.eye(3), "'1' is chosen twice", {"condition_columns": ["1", "1"]}),
         (np.eye(3), "none is left", {"condition_columns": ["1", "2", "3"]}),
         *[(np.eye(3), f"no column '{name}'", {"condition_columns": [name]}) for name in "04"],
@@ -162,7 +162,7 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     np.savez(other, rows=matrix[:, :2], other=matrix)
     _refuse("no such file", tmp_path / "none.csv")
     _refuse("ends in .csv, .parquet, .xlsx, .npy, .npz", tmp_path / "a.txt")
-    _refuse(r"set key to one of \['rows', 'other'\]", other)
+    _refuse(r"Set key to one of \['rows', 'other'\]", other)
     _refuse("two.npz has 2 columns; the model takes 3, without names", path, other, key="rows")
 
 
