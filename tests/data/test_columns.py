@@ -266,7 +266,7 @@ def test_what_a_fit_refuses(refused):
         ("150 different values, such as '0'; a category can have at most 100", [*map(str, range(150))], {}),
         ("1 of 3 values are not a known level, such as c", ["a", "b", "c"], {"kinds": {"x": ["a", "b"]}}),
         ("3 of 3 values are not a number, such as a", ["a", "b", "c"], {"bounds": {"x": (0, 1)}}),
-        ("'whole' and the bounds .* Only the kind 'number' can have bounds", [1, 2], {"bounds": {"x": (0, 3)}, "kinds": {"x": "whole"}}),
+        ("Only the kind 'number' can have bounds", [1, 2], {"bounds": {"x": (0, 3)}, "kinds": {"x": "whole"}}),
         ("3 of 3 values are not a whole number, such as 1.5", [1.5, 2.5, 3.5], {"kinds": {"x": "whole"}}),
         ("1 of 3 values are not a multiple of 0.1, such as 2.55", [1, 2.55, 3], {"kinds": {"x": 0.1}}),
         ("2 of 3 values are infinite, such as inf", [np.inf, 1.0, -np.inf], {}),
@@ -274,7 +274,7 @@ def test_what_a_fit_refuses(refused):
         ("3 of 3 values are not a number, such as 2024-01-01", TIMES, {"kinds": {"x": "number"}}),
         ("3 of 3 values are not a date, such as 1", [1, 2, 3], {"kinds": {"x": "date"}}),
         (r"unsupported type timedelta64\[.s\]", pandas.to_timedelta([1, 2, 3], unit="h"), {}),
-        *[("has the kind .* A kind must be one of date, ", [1, 2], {"kinds": {"x": k}}) for k in ("wohle", 0, -1.0, True, np.inf)],
+        *[("A kind must be one of date, ", [1, 2], {"kinds": {"x": k}}) for k in ("wohle", 0, -1.0, True, np.inf)],
     ]:  # fmt: skip
         refused(message, Columns, pandas.DataFrame({"x": values}), **fields)
 

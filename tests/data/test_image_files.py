@@ -164,7 +164,7 @@ def test_images_larger_than_the_most_are_shrunk_as_to_a_size(tmp_path, said):
     assert len(said) == 2 and "shrunk to 4 x 4." in said[0]
     Image.fromarray(COLOR[0, :5]).save(tmp_path / "folder" / "07.png")
     assert _load(tmp_path / "folder", max_image_size=4).event_shape == (4, 4, 3)
-    _refuse("2 sizes", tmp_path / "folder", max_image_size=5)
+    _refuse("2 different sizes", tmp_path / "folder", max_image_size=5)
 
 
 @pytest.mark.parametrize("images, channels", [(COLOR, 3), (GRAY, 1), (GRAY[..., np.newaxis], 1)])
@@ -192,7 +192,7 @@ def test_fewer_levels(tmp_path):
 def test_images_of_several_sizes_are_an_error(tmp_path):
     _write(tmp_path, COLOR)
     Image.fromarray(COLOR[0, :5]).save(tmp_path / "07.png")
-    _refuse(r"2 sizes, .*19.png \(4 x 6\), .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
+    _refuse(r"2 different sizes, .*19.png \(4 x 6\), .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
     assert _load(tmp_path, image_size=4).event_shape == (4, 4, 3)
     np.save(tmp_path / "a.npy", COLOR)
     for path, name in ((tmp_path, "19.png"), (tmp_path / "a.npy", "a.npy")):
@@ -210,7 +210,7 @@ def test_files_that_cannot_be_read_are_named_at_once_or_skipped(tmp_path, said):
     Image.fromarray(GRAY[0].astype(np.float32)).save(dogs / "real.tiff")
     (cats / "cut.png").write_bytes((cats / "00.png").read_bytes()[:-60])  # its header is whole
     (dogs / "broken.png").symlink_to("away.png")
-    reasons = ["moving.gif is an animation of 4 images", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
+    reasons = ["moving.gif is an animation of 4", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
     reasons += [f"{name}.png cannot be read as an image" for name in ("cut", "broken")]
     for reason in ["5 of 25 images cannot be read:\n", *reasons, "skip them with --config.data.skip_unreadable"]:
         _refuse(reason, tmp_path)
@@ -277,7 +277,7 @@ def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):
     _refuse("{'test': 4, 'train': 0}, .* train needs at least 1", folder, test_fraction=0.9)
     monkeypatch.setattr(image_files, "_MEMORY", 4 * 72 - 1)
     for path in (tmp_path / "a.npy", folder):
-        _refuse("4 images of 6 x 4 x 3 need .* GB, .*store_as_tfds_dataset", path)
+        _refuse("4 images of 6 x 4 x 3 need .* GB .*store_as_tfds_dataset", path)
 
 
 def test_splits_without_labels_or_with_others(tmp_path, said):

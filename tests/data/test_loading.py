@@ -60,7 +60,7 @@ def test_refusals(refused):
         refused("digits have 17 levels and 8 x 8 pixels", load, wrong)
     refused("data.path is missing", load, {"name": "images"})
     refused("data.flip does not apply to data.name = 'moons'", load, {"name": "moons", "flip": True})
-    refused("data.path does not .* set data.name to 'images' or 'tabular' for your own files", load, {"path": "photographs"})
+    refused("data.path does not .* set data.name to 'images' or 'tabular'", load, {"path": "photographs"})
     refused("data.read_options does not", load, {"read_options": {"sep": ";"}})
     refused("data.num_test does not", load, {"name": "mnist", "num_test": 5})
 

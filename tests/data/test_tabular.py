@@ -107,7 +107,7 @@ def test_options_of_pandas(tmp_path, case):
 @pytest.mark.parametrize(
     "value, message",
     [
-        (np.nan, "/a.npy, row 5, column 3: .* 2 of 100 rows miss values, by columns: .*1.*, .*1"),
+        (np.nan, "/a.npy, row 5, column 3: .* 2 of 100 rows have missing values, by column: .*1.*, .*1"),
         (np.inf, "Column .*1 of 100 values are infinite"),
         (1e300, r"a \(t.*the value .* is not finite in float32"),
     ],
@@ -119,18 +119,18 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value, message
 
 
 PEOPLE = "name,height,age,city\nAda,1.6,36,London\nAlan,1.8,41,Wilmslow\nGrace,1.7,,Arlington\n"
-WRITTEN = "how the file is written, .*--config.data.read_options.sep=';'"
+WRITTEN = "set arguments of pandas.read_csv, .*--config.data.read_options.sep=';'"
 
 
 def test_what_is_wrong_in_a_csv_file_has_its_place(tmp_path):
     for text, fields, message in [
         ("a,b\n1,2\n3,x\n", {}, f", row 2, column 'b': 'x' is not a number .* 1 of the 2 .*y'. .*{WRITTEN}"),
         ("1,x\n3,4\n", {}, ", row 1, column 2: 'x' is not a number or a date"),
-        ("1,2\n\n3,\n", {}, ", row 2, column 2: the value is missing. 1 of 2 rows miss values, by columns: 2 .1."),
-        ("a;b\n1.5;2\n", {}, f": the cells do not suit the first line, a;b. .*{WRITTEN}"),
-        ("a,b\n1,2,3\n", {}, ": the cells do not suit the first line, a, b."),
+        ("1,2\n\n3,\n", {}, ", row 2, column 2: the value is missing. 1 of 2 rows have .* by column: 2 .1."),
+        ("a;b\n1.5;2\n", {}, f": the cells do not match the first line, a;b. .*{WRITTEN}"),
+        ("a,b\n1,2,3\n", {}, ": the cells do not match the first line, a, b."),
         ("1,2\n3,4,5\n", {}, f" cannot be read as a table .*Expected 2 fields in line 2, saw 3.*{WRITTEN}"),
-        (PEOPLE, {}, ", row 3, column 'age': .*missing. 1 of 3 rows .* columns: 'age' .1.. .*data.missing=drop"),
+        (PEOPLE, {}, ", row 3, column 'age': .*missing. 1 of 3 rows .* column: 'age' .1.. .*data.missing=drop"),
         (PEOPLE, {"columns": ["height", "ages"]}, "no column 'ages'; .*'age'. Its columns are 'name', 'height'"),
         (PEOPLE, {"columns": ["age", "age"]}, "'age' is chosen twice"),
         (PEOPLE, {"kinds": {"cities": "category"}}, "no column 'cities'; did you mean 'city'"),
@@ -143,7 +143,7 @@ def test_an_unusable_array_or_split_is_an_error(tmp_path):
     for array, message, fields in [
         (np.zeros([3, 2, 1]), r"the shape is \[3, 2, 1\]", {}),
         (np.zeros([0, 2]), r"the shape is \[0, 2\]", {}),
-        (np.array([["a", "b"], ["c", "b"]]), "column 2 has one value in all train rows", NO_SPLITS),
+        (np.array([["a", "b"], ["c", "b"]]), "column 2 is constant in the train rows", NO_SPLITS),
         (np.zeros([3, 2], complex), "Column 1: 3 of 3 values are not a number, such as 0j", {}),
         (np.eye(100), "'test': -10, ", {"test_fraction": -0.1}),
         (np.eye(100), "100 examples would be split into {'test': 0, ", {"test_fraction": 0.001}),
@@ -163,7 +163,7 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     _refuse("no such file", tmp_path / "none.csv")
     _refuse("ends in .csv, .parquet, .xlsx, .npy, .npz", tmp_path / "a.txt")
     _refuse(r"Set key to one of \['rows', 'other'\]", other)
-    _refuse("two.npz has 2 columns; the model takes 3, without names", path, other, key="rows")
+    _refuse("two.npz has 2 columns; expected 3 columns without names", path, other, key="rows")
 
 
 def test_the_types_of_parquet(tmp_path):
@@ -204,7 +204,7 @@ def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
     assert dataset.columns == ("a", "c") and dataset.sizes == {"train": 100, "test": 5, "validation": 7}
     np.testing.assert_allclose(dataset.array("test"), matrix[:5, ::2], rtol=1e-6)
     np.testing.assert_allclose(dataset.array("validation"), matrix[:7, ::2], rtol=1e-6)
-    _refuse("has 2 columns without names, and not a, b, c", **files)
+    _refuse("has 2 columns without names. Expected the columns a, b, c", **files)
 
 
 def _mixed(path, num=120, **columns):
@@ -262,7 +262,7 @@ def test_missing_values_are_dropped_if_asked(tmp_path, said):
     _refuse(f"row 4, column 'price': the value is missing. 4 of 120 rows .* {counts}", tmp_path / "a.csv")
     dataset = _load(tmp_path / "a.csv", missing="drop")
     assert dataset.sizes == {"train": 116} and dataset.codes.labels[3] == ["False", "True"]
-    assert len(said) == 1 and "left out rows. 4 of 120 rows miss values" in said[0]
+    assert len(said) == 1 and "dropped rows. 4 of 120 rows have missing values" in said[0]
 
 
 def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
@@ -272,7 +272,7 @@ def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
     table = _mixed(test, num=30, color=1)
     dataset = load_tabular(path, test)
     assert set(dataset.codes.decode(dataset.array("test"))["color"]) == {"1"}
-    for column, value, message in [("color", "3", "'3' is not a level"), ("rooms", "many", "'many' is not a num")]:
+    for column, value, message in [("color", "3", "'3' is not a known"), ("rooms", "many", "'many' is not a num")]:
         table.assign(**{column: [*table[column][:4], value, *table[column][5:]]}).to_csv(test, index=False)
         _refuse(f"{test}, row 5, column '{column}': {message}", path, test)
     dataset = load_tabular(path, condition_columns=["color", "rooms"])
@@ -290,9 +290,9 @@ DATES = ["31.12.2024", "1.1.2025", "2.1.2025"]
     [
         (["1,000", "2,500.5", "3"], "row 1, .*'1,000' is not a number .*thousands=','"),
         (["1,5", "2,5", "3,25"], "row 1, .*'1,5' is not a number .*decimal=','"),
-        (["1", "2", "x"], "row 3, .*'x' is not a number or a date, and neither are 40 of the 120 values. .*kinds="),
+        (["1", "2", "x"], "row 3, .*'x' is not a number or a date. This affects 40 of the 120 values. .*kinds="),
         (["2024-01-01", "2024-01-02", "soon"], "row 3, .*'soon' is not a number or a date"),
-        (DATES, "row 1, .*'31.12.2024' is not a number or a date, .*date_format"),
+        (DATES, "row 1, .*'31.12.2024' is not a number or a date. .*date_format"),
     ],
 )
 def test_text_that_should_be_numbers_or_dates_is_an_error(tmp_path, cells, message):
@@ -323,7 +323,7 @@ def test_what_is_told_of_rows_and_columns(tmp_path, said):
     both = pandas.concat([table, table]).reset_index(drop=True)
     both.assign(twice=2 * both["price"] + both["rooms"]).to_csv(tmp_path / "a.csv", index=False)
     load_tabular(tmp_path / "a.csv", validation_fraction=0)
-    assert len(said) == 2 and "depend on each other linearly: 'price', 'rooms', 'twice'." in said[0]
-    assert " of 24 test rows are train rows, too" in said[1]
+    assert len(said) == 2 and "linearly dependent: 'price', 'rooms', 'twice'." in said[0]
+    assert " of 24 test rows are also train rows" in said[1]
     load_tabular(tmp_path / "a.csv", columns=["rooms", "color"])
     assert len(said) == 2

@@ -111,8 +111,8 @@ def test_what_does_not_fit_is_refused(refused, data_dir):
     shape = r"have the shape \(8, 8, 1\). Set image_size to a divisor"
     refused(shape, load_tfds_images, "sharded", data_dir, image_size=3)
     refused(r"have the shape \(None, None, 1\). Set image_size", load_tfds_images, "unsized", data_dir)
-    refused("has no image", load_tfds_images, "vectors", data_dir)
-    twice = "of 'little' would count examples twice"
+    refused("has no image feature", load_tfds_images, "vectors", data_dir)
+    twice = "Some examples of 'little' occur twice in"
     for train, test in (("[:51%]", "train[50%:]"), ("+test[10:]", "test"), ("[:60%]+train[50%:]", "test")):
         refused(twice, load_tfds_images, "little", data_dir, split_train=f"train{train}", split_test=test)
 

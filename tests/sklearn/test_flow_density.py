@@ -109,8 +109,8 @@ def test_densities_given_other_columns(refused):
     given = table(400).sort_values("rooms")[["rooms", "color"]]
     prices = fit.sample(condition=given)["price"].to_numpy()
     assert np.median(prices[200:]) > 1.3 * np.median(prices[:200])  # 2.7 in the table itself
-    refused("must have values of condition_columns", fit.sample, 5)
-    refused("a category that the fit did not know", fit.score_samples, table(5).assign(color="green"))
+    refused("must have the values of condition_columns", fit.sample, 5)
+    refused("a category that was not in the fit", fit.score_samples, table(5).assign(color="green"))
 
 
 def test_samples_are_rows_of_the_table(fitted):
@@ -262,9 +262,9 @@ def test_arrays_come_back_as_arrays():
 def test_refused_arguments(refused):
     wrong = {"contamination": 0.0, "missing": "fill", "validation_fraction": 1, "whiten": "yes"}
     for name, value in [("noise", 2.0), ("noise", "none"), *wrong.items()]:
-        refused(f"{name} is {value!r}; see FlowDensity", FlowDensity(**{name: value}).fit, table())
+        refused(f"{name} is {value!r}; it must be", FlowDensity(**{name: value}).fit, table())
     refused("There is no column 'colors'", FlowDensity(condition_columns=["colors"]).fit, table())
-    refused("condition_columns has all columns", FlowDensity(condition_columns=list(table())).fit, table())
+    refused("condition_columns contains all columns", FlowDensity(condition_columns=list(table())).fit, table())
     refused("There is no column 'size'", FlowDensity(bounds={"size": (0, 1)}).fit, table())
 
 
@@ -272,8 +272,8 @@ def test_refused_rows(refused, fitted):
     rows = table()
     missing = rows.astype({"rooms": float})
     missing.loc[:1, "rooms"] = np.nan
-    refused(r"missing in 2 of 150 rows, by columns: rooms \(2\)", FlowDensity().fit, missing)
+    refused(r"missing in 2 of 150 rows, by column: rooms \(2\)", FlowDensity().fit, missing)
     refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
     refused("Row 1, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
-    refused("missed none in the fit", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)
+    refused("had none missing in", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)

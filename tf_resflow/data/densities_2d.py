@@ -1,4 +1,4 @@
-"""Eight known two-dimensional densities that are common in the normalizing-flow literature.
+"""Eight two-dimensional densities, in closed form or by quadrature, from the normalizing-flow literature.
 
 They are Gaussian noise around points or curves, a uniform density, and the result of an area-preserving map.
 """

@@ -132,8 +132,8 @@ def _places(path, path_test, path_validation):
     if None in names or "train" not in names or len(set(names)) < len(names) or given_twice:
         raise ValueError(
             f"{root} has the folders {', '.join(folder.name for folder in folders)}. Expected either train and, "
-            "optionally, test and validation, with images or classes in them; or only classes, with other names. Or "
-            f"set path, path_test and path_validation, such as path={root / folders[0].name}."
+            "optionally, test and validation, with images or classes in them; or only classes, with other names. "
+            f"Or set path, path_test and path_validation, such as path={root / folders[0].name}."
         )
     return places | dict(zip(names, folders, strict=True))
 
@@ -324,8 +324,8 @@ def _check_memory(path, shape):
     if size > _MEMORY:
         raise ValueError(
             f"{path}: {shape[0]:,} images of {shape[1]} x {shape[2]} x {shape[3]} need {size / 2**30:.1f} GB of "
-            f"memory; the limit is {_MEMORY / 2**30:.0f} GB. Use fewer images or a smaller image_size. Or stream the "
-            "images: store them with tfds.dataset_builders.store_as_tfds_dataset."
+            f"memory; the limit is {_MEMORY / 2**30:.0f} GB. Use fewer images or a smaller image_size. Or stream "
+            "the images: store them with tfds.dataset_builders.store_as_tfds_dataset."
         )
 
 

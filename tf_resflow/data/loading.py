@@ -95,7 +95,7 @@ def load_images(
             if examples.shape[-1] == 1 and event_shape[-1] == 3:  # as in a folder of gray and color images
                 examples = np.repeat(examples, 3, axis=-1)
     if examples.shape[1:] != tuple(event_shape):
-        raise ValueError(f"{path} has examples of shape {examples.shape[1:]}; the model needs {tuple(event_shape)}.")
+        raise ValueError(f"{path} has examples of shape {examples.shape[1:]}; expected {tuple(event_shape)}.")
     return examples, files
 
 
