@@ -1,4 +1,4 @@
-"""The user's images: folders of files, and arrays."""
+"""Images from folders of files and from arrays."""
 
 import re
 
@@ -16,7 +16,7 @@ GRAY = COLOR[..., 0]
 
 
 def _write(folder, images, suffix="png"):
-    """One file of each image, in another order than that of their names."""
+    """Writes one file per image, in reverse order of their names."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in reversed([*enumerate(images)]):
         Image.fromarray(image).save(folder / f"{index:02}.{suffix}", lossless=True)
@@ -24,7 +24,7 @@ def _write(folder, images, suffix="png"):
 
 
 def _load(path, **fields):
-    """All images as the train split, unless fields say otherwise."""
+    """Loads all images as the train split, unless fields set other fractions."""
     return load_image_files(str(path), **{"test_fraction": 0, "validation_fraction": 0, **fields})
 
 
@@ -41,7 +41,7 @@ def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
 
 
 def test_all_images_to_score(tmp_path):
-    """Those of all splits. Dark images keep their high bits: the rule is for data to train on."""
+    """The images of all splits are loaded. Dark ones are accepted, unlike in training data."""
     _write(tmp_path / "faces" / "train", COLOR[:3])
     _write(tmp_path / "faces" / "test", COLOR[3:5] // 64)
     examples, files = load_images(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
@@ -56,10 +56,10 @@ def test_all_images_to_score(tmp_path):
 
 
 def test_reads_jpeg_as_it_is_shown(tmp_path):
-    """A photograph that lies on its side is turned."""
+    """The orientation in the EXIF data is applied."""
     image = Image.fromarray(np.tile(np.repeat([0, 255], 8).astype(np.uint8), [8, 1]))  # black on the left
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     image.save(tmp_path / "a.jpg", exif=exif)
     image = _load(tmp_path).array("train")[0, ..., 0]
     assert image.shape == (16, 8) and image[:7].max() < 20 and image[9:].min() > 235
@@ -154,7 +154,7 @@ def test_image_size_shrinks_the_square_in_the_center(tmp_path):
 
 
 def test_images_larger_than_the_most_are_shrunk_as_to_a_size(tmp_path, said):
-    """A folder or an array; so are images of several sizes. Others, or with an image_size, are as they would be."""
+    """So are images of several sizes. Smaller images keep their size, and image_size takes precedence."""
     np.save(tmp_path / "a.npy", COLOR)
     for path in (_write(tmp_path / "folder", COLOR), tmp_path / "a.npy"):
         expected = _load(path, image_size=4).array("train")
@@ -202,13 +202,13 @@ def test_images_of_several_sizes_are_an_error(tmp_path):
 
 
 def test_files_that_cannot_be_read_are_named_at_once_or_skipped(tmp_path, said):
-    """Five of 25, in two classes."""
+    """Five of 25 files in two classes cannot be read."""
     cats, dogs = _write(tmp_path / "cats", COLOR[:12]), _write(tmp_path / "dogs", COLOR[12:])
     images = [Image.fromarray(x) for x in COLOR]
     images[0].save(cats / "moving.gif", save_all=True, append_images=images[1:4])
     Image.fromarray(GRAY[0].astype(np.uint16) * 200).save(dogs / "deep.png")
     Image.fromarray(GRAY[0].astype(np.float32)).save(dogs / "real.tiff")
-    (cats / "cut.png").write_bytes((cats / "00.png").read_bytes()[:-60])  # its header is whole
+    (cats / "cut.png").write_bytes((cats / "00.png").read_bytes()[:-60])  # its header is intact
     (dogs / "broken.png").symlink_to("away.png")
     reasons = ["moving.gif is an animation of 4", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
     reasons += [f"{name}.png cannot be read as an image" for name in ("cut", "broken")]
@@ -230,7 +230,7 @@ def test_files_that_cannot_be_read_are_named_at_once_or_skipped(tmp_path, said):
 
 
 def test_links_in_folders(tmp_path, said):
-    """Those to folders are not followed, wherever they lead; a link to a file that is read already is left out."""
+    """Links to folders are not followed. A link to a file that was already read is skipped."""
     for index, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
         _write(tmp_path / name, COLOR[5 * index :][:5])
     links = {"up": "..", "train/c": "../test/a", "train/b/00_again.png": "../a/00.png", "train/a/here": "."}
@@ -307,7 +307,7 @@ def test_other_arrays_are_errors(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tiff", "npy", "npz"])
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_a_damaged_file_is_named(tmp_path, suffix):
-    """It is refused, or with a few wrong bytes read as something."""
+    """Loading fails with an error that names the file, or reads a file with a few wrong bytes."""
     rng = np.random.default_rng(2)
     images, path = rng.integers(256, size=[3, 32, 32, 3]).astype(np.uint8), tmp_path / f"01.{suffix}"
     if suffix == "npy":

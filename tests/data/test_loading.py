@@ -30,7 +30,7 @@ def test_the_split_of_the_digits_is_fixed():
 
 
 def test_options_of_pandas_reach_the_loader(tmp_path):
-    """Those of the config, and others in a mapping."""
+    """A config has some of the options; a mapping can have any."""
     path = tmp_path / "a.csv"
     path.write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(20)))
     fields = {"name": "tabular", "path": str(path), "read_options": {"sep": ";", "decimal": ","}}

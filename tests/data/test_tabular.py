@@ -22,12 +22,12 @@ def _write(path, matrix, header=""):
 
 
 def _load(path, **fields):
-    """All rows."""
+    """Loads all rows."""
     return load_tabular(path, **NO_SPLITS, **fields)
 
 
 def _read(path, **fields):
-    """The rows, and the names of the columns, None for numbers from 1."""
+    """Returns the rows in the order of the file, and the names of the columns or None."""
     dataset = _load(path, **fields)
     order = np.random.RandomState(0).permutation(dataset.sizes["train"])
     return dataset.array("train")[np.argsort(order)], dataset.columns
@@ -56,7 +56,7 @@ def test_reads_every_kind_of_file(tmp_path, matrix):
 
 
 def test_fractions_partition_the_rows(tmp_path, matrix):
-    """The data keep their units."""
+    """The rows keep their units."""
     np.save(tmp_path / "a.npy", matrix)
     dataset = load_tabular(tmp_path / "a.npy", test_fraction=0.25, validation_fraction=0.1)
     assert dataset.sizes == {"test": 25, "validation": 10, "train": 65} and dataset.levels is None
@@ -67,7 +67,7 @@ def test_fractions_partition_the_rows(tmp_path, matrix):
 
 
 def test_columns_that_are_the_condition(tmp_path, matrix):
-    """In the order in which they are named; each with its own moments, of the train rows."""
+    """The condition has the order of the names, and the moments of the train rows."""
     np.save(tmp_path / "a.npy", matrix)
     whole = load_tabular(tmp_path / "a.npy")
     dataset = load_tabular(tmp_path / "a.npy", condition_columns=["3", "1"])
@@ -96,7 +96,7 @@ READ_OPTIONS = {
 
 @pytest.mark.parametrize("case", READ_OPTIONS)
 def test_options_of_pandas(tmp_path, case):
-    """An option that is None, as in the config, is not set."""
+    """Options that are None, as in the config, are ignored."""
     text, encoding, options = READ_OPTIONS[case]
     (tmp_path / "a.csv").write_text(text, encoding)
     rows, names = _read(tmp_path / "a.csv", read_options=options)
@@ -191,9 +191,9 @@ def test_damaged_files_and_missing_packages(refused, tmp_path, monkeypatch, suff
 
 
 def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
-    """By name, in whatever order; or as many, without names."""
+    """Columns match by name in any order. Files without names must have as many columns."""
     (tmp_path / "p.csv").write_text(PEOPLE)
-    rows, names = _read(tmp_path / "p.csv", columns=["2"])  # the others may hold text, or miss values
+    rows, names = _read(tmp_path / "p.csv", columns=["2"])  # other columns may have text or missing values
     np.testing.assert_array_equal(rows, np.array([[1.6], [1.8], [1.7]], "f4"))
     assert names == ("height",)
     _write(tmp_path / "a.csv", matrix, header="a,b,c")
@@ -208,7 +208,7 @@ def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
 
 
 def _mixed(path, num=120, **columns):
-    """A table of columns of all kinds, as text."""
+    """Writes a .csv file with columns of all kinds, and returns its table."""
     rng = np.random.default_rng(1)
     table = pandas.DataFrame({"price": rng.normal(50, 10, num).round(3), "rooms": rng.integers(1, 6, num)})
     columns = {"new": rng.uniform(size=num) < 0.3, "color": rng.choice(["red", "green", "blue"], num)} | columns
@@ -219,15 +219,15 @@ def _mixed(path, num=120, **columns):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_of_any_columns_come_back(tmp_path, seed):
-    """Through a file, with some missing cells, and some columns as the condition of the others."""
+    """Rows survive a .csv file with some missing cells. Some columns form the condition."""
     rng = np.random.default_rng(seed)
     table, kinds = test_columns.draw(seed, num=150)
-    unsuited = ["identifier", "nanoseconds", "zoned day"]  # floats if some are missing, and several zones
+    unsuited = ["identifier", "nanoseconds", "zoned day"]  # floats if some are missing; several UTC offsets
     table = table.drop(columns=unsuited, errors="ignore")
     kinds.pop("nanoseconds", None)
     blank = table.astype(object).mask(rng.uniform(size=table.shape) < 0.02)
     if "text" in blank:
-        blank["text"] += " "  # which is no part of a level
+        blank["text"] += " "  # levels do not include surrounding spaces
     blank.to_csv(tmp_path / "a.csv", index=False)
     given = list(table)[: rng.integers(0, table.shape[1])]
     kinds |= {"ordered": ["low", "middle", "high"]} if "ordered" in table else {}
@@ -266,7 +266,7 @@ def test_missing_values_are_dropped_if_asked(tmp_path, said):
 
 
 def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
-    """Levels that look like numbers are levels there, too; what is unknown or cannot be read is an error."""
+    """Levels that look like numbers stay levels. Unknown or unreadable values are errors."""
     path, test = tmp_path / "a.csv", tmp_path / "b.csv"
     _mixed(path, color=np.array(["1", "x1", "x2"] * 40))
     table = _mixed(test, num=30, color=1)
@@ -306,7 +306,7 @@ def test_text_that_should_be_numbers_or_dates_is_an_error(tmp_path, cells, messa
 
 
 def test_text_in_files_that_have_types(tmp_path):
-    """Text of numbers alone is numbers; a mistake has its row, whatever the index, and in a spreadsheet."""
+    """Text that is all numbers is parsed. Errors name the row, whatever the index, also for a spreadsheet."""
     table, path = _mixed(tmp_path / "a.csv").set_axis([f"row {i}" for i in range(120)]), tmp_path / "a.parquet"
     rooms = [*map(str, table["rooms"])]
     table.assign(rooms=rooms).to_parquet(path)
@@ -318,7 +318,7 @@ def test_text_in_files_that_have_types(tmp_path):
 
 
 def test_what_is_told_of_rows_and_columns(tmp_path, said):
-    """Rows of two splits are counted; columns that depend on each other are named. Discrete rows may repeat."""
+    """Repeated rows are counted, and linearly dependent columns are named. Purely discrete rows may repeat."""
     table = _mixed(tmp_path / "a.csv")
     both = pandas.concat([table, table]).reset_index(drop=True)
     both.assign(twice=2 * both["price"] + both["rooms"]).to_csv(tmp_path / "a.csv", index=False)

@@ -15,7 +15,7 @@ from tf_resflow.extras import LazyPackage
 pandas: Any = LazyPackage("pandas", "data")
 
 Bounds = tuple[float | None, float | None]
-"""The bounds (low, high) of a column, which its values do not reach. None means no bound."""
+"""The lower and the upper bound of a column, both exclusive. None means no bound."""
 
 MOST_LEVELS = 100
 """The maximum number of levels of a category, and of values of a grid with a first and a last cell."""
@@ -451,7 +451,6 @@ def _minus(x, origin=0):
 
 
 def _smallest(x):
-    """Returns the minimum, as an `int` for integers and a `float` otherwise."""
     return int(x.min()) if _numpy_dtype(x.dtype).kind in "iu" else float(x.min())
 
 
@@ -485,7 +484,6 @@ def _zone(dtype):
 
 
 def _times(column, zone, date_format=None):
-    """Returns a column as times in a zone, and the faults of its values."""
     if column.dtype.kind in "iufcbm":
         times = pandas.Series(np.datetime64("NaT", "us"), column.index)
     else:

@@ -204,7 +204,6 @@ def _power(z):
 
 
 def _best_power(t):
-    """Returns the parameter in [0, 2] that maximizes the normal likelihood of the transform."""
     return optimize.fminbound(lambda power: -stats.yeojohnson_llf(power, t), 0, 2)
 
 

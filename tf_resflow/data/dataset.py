@@ -34,14 +34,12 @@ class Dataset:
       event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
       levels: number of values of integer data; None for continuous data.
       sizes: number of examples of each finite split, by name.
-      read: `read(split)` returns all examples of a split: an array, or a pair of arrays (examples, and their labels
-        or conditions).
+      read: `read(split)` returns all examples of a split, or a pair of these and their labels or conditions.
       draw: `draw(num, seed) -> [num, *event_shape]` generates train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
         `num_classes`, without the first `skip` examples. Their order is a pure function of the seed, an int64
         tensor of shape `[2]`. With the seed None, it is the order of the split.
-      decode: turns an encoded element of the stream into such a tuple. It is called only for the examples that are
-        needed.
+      decode: maps an encoded element of the stream to its tuple; called only for the examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
       crop_padding: number of pixels by which the train stream pads each image on all sides, by reflection, before
         cropping it to its size at a uniform position.
@@ -108,13 +106,11 @@ class Dataset:
           splits: dict of split name to array `[num, *event_shape]`.
           levels: number of values of integer data, at most 256; None for continuous data.
           labels: dict of split name to integers `[num]`. Requires `num_classes`.
-          conditions: dict of split name to real numbers `[num, size]`, instead of labels. Requires
-            `condition_mean` and `condition_std`.
+          conditions: dict of split name to reals `[num, size]`. Requires `condition_mean` and `condition_std`.
           **fields: other attributes.
 
         Raises:
-          ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, or the splits have different
-            event shapes.
+          ValueError: if a value is not in 0, ..., levels - 1, or not finite, or event shapes differ.
         """
         if levels is not None and not 2 <= levels <= 256:
             raise ValueError(f"levels = {levels} must be in 2, ..., 256.")

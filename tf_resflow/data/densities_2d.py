@@ -1,7 +1,4 @@
-"""Eight two-dimensional densities, in closed form or by quadrature, from the normalizing-flow literature.
-
-They are Gaussian noise around points or curves, a uniform density, and the result of an area-preserving map.
-"""
+"""Eight 2-D densities from the normalizing-flow literature, in closed form or by quadrature."""
 
 import dataclasses
 import functools

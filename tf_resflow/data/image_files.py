@@ -73,13 +73,13 @@ def load_image_files(
       levels: number of values of a pixel, a power of two in 2, ..., 256. The low bits are dropped.
       image_size: height and width of the examples. The square in the center of each image is shrunk to this size by
         averaging. If None, the images must have one size, which they keep.
-      max_image_size: the `image_size` if none is given, and images are larger than this or differ in size.
+      max_image_size: the `image_size` that applies if none is given and images are larger, or differ in size.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
       test_fraction: fraction of the images for testing, if `path` has no test split.
       validation_fraction: fraction for validation, if `path` has no validation split; 0 for none.
       split_seed: seed of the permutation.
-      skip_unreadable: whether to skip damaged, animated and more than 8-bit files with a warning.
+      skip_unreadable: whether to skip files that are damaged, animated or have more than 8 bits, with a warning.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`, with classes if there are at least two, and with the
@@ -119,7 +119,6 @@ def load_image_files(
 
 
 def _places(path, path_test, path_validation):
-    """Returns the folder or file of each split that has one."""
     given = {"train": path, "test": path_test, "validation": path_validation}
     places = {split: pathlib.Path(place).expanduser() for split, place in given.items() if place}
     root = places["train"]
@@ -156,11 +155,7 @@ def _readable_images(folders, skip_unreadable):
 
 
 def _find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Path]]:
-    """Returns the image files of each split, sorted by folder and name. Links to folders are not followed.
-
-    If the folder of one split is inside the folder of another, its files belong to the inner one only. Raises
-    ValueError if a split has no image of its own.
-    """
+    """Returns the sorted image files of each split, without linked folders and nested folders of other splits."""
     files: dict[str, list[pathlib.Path]] = {split: [] for split in places}
     known: set[str] = set()
     repeated: list[pathlib.Path] = []
@@ -209,7 +204,6 @@ def _classified(path, files):
 
 
 def _read_header(image):
-    """Returns the image with the properties in its header."""
     file = image.file
     with readable(file, "an image", ""), Image.open(file) as opened:
         # For a PNG file, PIL would have to decode the image first.

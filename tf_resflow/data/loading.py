@@ -44,7 +44,7 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
 
     Args:
       config: mapping of some of the fields of `default_config`; the rest have their defaults.
-      kinds: kinds of the columns of a table, as in `load_tabular`, instead of `kinds` of the config.
+      kinds: kinds of the columns of a table, as in `load_tabular`, overriding `kinds` of the config.
 
     Returns:
       A `Dataset`.
@@ -105,7 +105,6 @@ def _names(text):
 
 
 def _check_fields(config):
-    """Raises ValueError if a field is set that does not apply to the data set."""
     known, defaults = (*_FIELDS.get(config.name, _TFDS_FIELDS), "validation_fraction"), default_config()
     foreign = set(defaults) - {"name", "data_dir", "download", *known}
     if changed := sorted(field for field in foreign if config[field] != defaults[field]):

@@ -34,10 +34,7 @@ def draw_splits(
     given: Collection[str] = (),
     least: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Divides the numbers 0, ..., num - 1 into the splits of `split_sizes`, by a permutation of fixed seed.
-
-    None are drawn for the `given` splits, which have their own examples.
-    """
+    """Divides 0, ..., num - 1 by a seeded permutation into the splits of `split_sizes` that are not `given`."""
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)
     order = np.random.RandomState(seed).permutation(num)

@@ -126,7 +126,7 @@ def read_rows(
 ) -> tuple[EncodedRows, Any]:
     """Reads the columns of `codes` from a table, as vectors that end with the condition; also returns the table.
 
-    If a row has an unknown level in its condition, the density is unknown, and the condition is NaN.
+    The condition of a row is NaN if it has an unknown level, because the density given this level is unknown.
     """
     both = codes if condition_codes is None else ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
     path = pathlib.Path(path).expanduser().absolute()
@@ -144,7 +144,7 @@ def read_rows(
 
 
 def _without_faults(path, rows, missing):
-    """Returns the rows without faults. Raises ValueError for a fault, or unless rows may be dropped."""
+    """Returns the valid rows. Raises ValueError for wrong values, and for missing ones unless they are dropped."""
     reasons = rows.reasons
     places = np.flatnonzero(reasons != "")
     where = [f"{path}, row {place + 1}, {reasons[place]}" for place in places]
@@ -172,7 +172,9 @@ def _check_train(path, table, train):
     """Raises ValueError for a constant column, and warns of linearly dependent columns."""
     names = np.array([*table.columns], object)
     for name in names[np.ptp(train.astype(np.float32), axis=0) == 0]:
-        raise ValueError(f"{path}: the column {name!r} is constant in the train rows: no density. Leave it out.")
+        raise ValueError(
+            f"{path}: the column {name!r} is constant in the train rows, so it has no density. Leave it out."
+        )
     if (is_dependent := dependent((train - train.mean(axis=0)) / train.std(axis=0))).any():
         logging.warning(
             "%s: these columns are duplicates or linearly dependent: %s. Leave some of them out "

@@ -146,7 +146,7 @@ class TFDSReader:
         return "+".join(kept), "+".join(held_back)
 
     def check_disjoint(self, splits: Mapping[str, str]) -> None:
-        """Raises ValueError if an example occurs twice in the splits, a dict of our names to TFDS splits."""
+        """Raises ValueError if an example occurs twice. `splits` maps our names to TFDS splits."""
         slices = [(ours, *piece) for ours, theirs in splits.items() for piece in self._slices(theirs)]
         for (one, name, start, stop), (other, other_name, first, last) in itertools.combinations(slices, 2):
             if name == other_name and start < last and first < stop:

@@ -60,33 +60,31 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p is a probability in the discrete
     columns and a density in the units of the other columns.
 
-    One flow learns the densities of the standardized rows with noise of every level from 0.003 to 1. Held-out rows
-    stop the training and choose the level: the largest one whose log-likelihood is within two standard errors of
-    the best. The density is a defensive mixture: 1 % of the density at level 1 is mixed in, which decides the
-    scores of far rows. With few rows, the density is the mean over several flows.
+    A flow learns the densities of the standardized rows with added noise, for all noise levels from 0.003 to 1.
+    Held-out rows stop the training and choose the level: the largest one whose log-likelihood is within two
+    standard errors of the best. The result is a defensive mixture: 1 % of the density at level 1 is mixed in and
+    determines the scores of rows far from the data. With few rows, the density is the mean over several flows.
 
-    The map from standardized rows to a normal distribution has a known Lipschitz constant. Therefore the
-    log-density falls at most quadratically with the distance from a row, which limits the effect of a strange value
-    (see the guide "Mathematics"). Above 256 columns, log-determinants are estimated, with the same random numbers
-    for each row.
+    The flow has a known Lipschitz constant. Therefore the log-density falls at most quadratically with the distance
+    from a row, which limits the effect of a single outlier (see the guide "Mathematics"). With more than 256
+    columns, log-determinants are estimated, with the same random numbers for each row.
 
     Args:
       noise: "auto", or a noise level from 0.003 to 1, in standard deviations of the columns.
-      contamination: expected share of outliers that `predict` finds in new rows like those of the fit, in (0, 0.5].
+      contamination: expected share of outliers that `predict` reports in new rows like those of the fit, in (0,
+        0.5].
       missing: how to handle rows with missing values: "error"; "drop", which leaves them out of the fit and scores
         them NaN; or "condition", which scores their other values, given which ones are missing.
-      condition_columns: names of the columns (numbers, for an array) on which the density of the others is
-        conditioned.
+      condition_columns: names (numbers, for an array) of the columns given which the others are modeled.
       kinds: kinds of columns by name (by number, for an array), overriding their types:
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`; see
         `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto" means if it raises the log-likelihood of held-out rows after a quarter of a training.
+        "auto" uses it if it raises the log-likelihood of held-out rows after a quarter of a training.
       num_blocks: number of residual blocks.
       hidden: widths of the hidden layers of each block.
-      num_members: number of flows, each with its own held-out rows. The density is their mean. By default, 4 up to
-        500 rows, and 1 above.
+      num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
       max_steps: maximum number of training steps. By default, 30 times the square root of the number of rows up to
         900 rows, and the number of rows above, but at most 8,000.
       validation_fraction: share of the rows that each flow holds out.
@@ -187,8 +185,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns the log-density of each row in nats, `[num]`.
 
-        It is minus infinity, with a warning, if a value cannot occur: a category that was not in the fit, or 2.5 in
-        a column of whole numbers. If `missing` is "drop", it is NaN for a row with missing values.
+        It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
+        column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
         return self._scored(self._table(X))
@@ -222,7 +220,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rng = check_random_state(self.random_state if random_state is None else random_state)
         columns = list(self.condition_columns)
         if (condition is None) != (not columns):
-            raise ValueError(f"condition must have the values of condition_columns = {columns}, or be None if it is empty.")
+            raise ValueError(f"condition must have the values of condition_columns = {columns}, if there are any.")
         condition = pandas.DataFrame(index=range(n_samples)) if condition is None else condition
         names = None if isinstance(condition, pandas.DataFrame) else columns
         condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
@@ -270,7 +268,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
 
     def _table(self, X, is_fit=False):
-        """Returns a data frame of the rows with the columns of the fit."""
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
             validate_data(self, X, reset=is_fit, skip_check_array=True)
@@ -376,7 +373,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return shared_density(self.columns_.size, condition_size, self.num_blocks, tuple(self.hidden))
 
     def _train_members(self, table, weights):
-        """Trains the flows, and chooses the whitening and the noise level."""
         rng, rows = check_random_state(self.random_state), self._rows(table, weights)[0]
         weights = np.ones(len(table)) if weights is None else weights
         num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
@@ -452,7 +448,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
 
 def _mixed(scores, broad):
-    """Returns the log-densities of the mixture of the chosen noise level and the largest one."""
     return np.logaddexp(math.log1p(-_BROAD) + scores, math.log(_BROAD) + broad)
 
 
@@ -469,11 +464,9 @@ def _quantile(scores, weights, level):
 
 
 def _points(is_drawn):
-    """Returns points `[num, size + 1]`: 0.5, except in the chosen coordinates and the last one.
-
-    There they are a scrambled Sobol sequence (Owen 1998) of fixed seed, whose means are unbiased.
-    """
+    """Returns points `[num, size + 1]`, spread evenly in the drawn coordinates and the last one, 0.5 elsewhere."""
     places = [*np.flatnonzero(is_drawn), -1]
     points = np.full([_NUM_POINTS if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
+    # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
     points[:, places] = stats.qmc.Sobol(len(places), seed=0).random(len(points))
     return points
