@@ -76,8 +76,8 @@ def load_image_files(
       max_image_size: the `image_size` that applies if none is given and images are larger, or differ in size.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
-      test_fraction: fraction of the images for testing, if `path` has no test split.
-      validation_fraction: fraction for validation, if `path` has no validation split; 0 for none.
+      test_fraction: fraction of the images for testing, if there is no test split.
+      validation_fraction: fraction for validation, if there is no validation split; 0 for none.
       split_seed: seed of the permutation.
       skip_unreadable: whether to skip files that are damaged, animated or have more than 8 bits, with a warning.
 
@@ -303,7 +303,7 @@ def _read(folders, images, image_size, skip_unreadable):
 
 
 def _center_square(image, size):
-    """Shrinks the square in the center of an image `[height, width, channels]` by averaging and rounding."""
+    """Crops the center square of an image `[height, width, channels]`, and shrinks it by averaging and rounding."""
     if not size:
         return image
     height, width, _ = image.shape

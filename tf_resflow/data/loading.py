@@ -121,7 +121,7 @@ def _check_tfds_name(name, data_dir):
     known = tfds.list_builders(with_community_datasets=False)
     if base not in [*known, *found]:
         raise ValueError(
-            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
+            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known names are "
             f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data sets of "
             "TensorFlow Datasets. For your own files, set data.name to images or tabular, and set data.path."
         )

@@ -34,7 +34,7 @@ def read_table(
     """Reads a file as a `pandas.DataFrame`. Columns without names are numbered from 1.
 
     In a .csv file, the columns `texts` are read as text even if they look like numbers. The other arguments are
-    those of `load_tabular`. If `columns` has names and the file has none, it must have as many columns.
+    those of `load_tabular`. A file without names must have as many columns as `columns` has names.
     """
     path = pathlib.Path(path).expanduser().absolute()
     suffix = path.suffix.lower()

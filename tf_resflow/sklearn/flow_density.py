@@ -157,7 +157,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
-        """Fits the density, and returns the estimator.
+        """Fits the density to rows, and returns the estimator.
 
         Args:
           X: rows `[num, columns]`, an array or a `pandas.DataFrame`.
@@ -198,7 +198,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns the log-density of each row minus `offset_`, `[num]`; negative for outliers.
 
-        A missing value contributes the mean log-density, so changing units does not change the ranking.
+        A missing value contributes the mean log-density of its column, so units do not change the ranking.
         """
         check_is_fitted(self, "offset_")
         table = self._table(X)
@@ -240,7 +240,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Returns which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
 
         An entry is the increase of log p if the column had the best of its values in 16 rows of the fit. It is
-        about 0 if the column fits the other columns. A missing value contributes the mean log-density.
+        about 0 if the column fits the others. A missing value contributes the mean log-density of its column.
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
@@ -395,7 +395,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
 
     def _is_better_whitened(self, fold, levels):
-        """Returns whether, after part of a training, a `Whiten` raises the scores at the best level."""
+        """Returns whether a `Whiten` raises the scores at the best level, after part of a training."""
         if self.columns_.size == 1:
             return False
         scores = [self._trained(fold, levels, whiten, _RACE)[1] for whiten in (False, True)]
@@ -414,7 +414,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
 
     def _choose_noise(self, levels, scores, weights):
-        """Chooses the largest level that the best one does not clearly beat in scores `[levels, num]`."""
+        """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
         self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
         best = scores[np.argmax(self.held_out_scores_)]
         self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
@@ -464,7 +464,7 @@ def _quantile(scores, weights, level):
 
 
 def _points(is_drawn):
-    """Returns points `[num, size + 1]`, spread evenly in the drawn coordinates and the last one, 0.5 elsewhere."""
+    """Returns points `[num, size + 1]`: evenly spread in the drawn coordinates and the last one, 0.5 elsewhere."""
     places = [*np.flatnonzero(is_drawn), -1]
     points = np.full([_NUM_POINTS if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
     # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
