@@ -1,4 +1,4 @@
-"""What columns are, and their values in units."""
+"""`ColumnCodes`: the kinds of columns, and their values in their own units."""
 
 import json
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.quick
 
 @pytest.mark.parametrize("seed", range(8))
 def test_rows_come_back_by_codes_of_json(seed):
-    """As what they were, from anywhere in their cells; rows of a file, where all is text, have the same values."""
+    """Values decode from anywhere in their cells, and text from a file has the same codes as typed values."""
     table, given = draw(seed)
     codes = ColumnCodes.from_json(json.loads(json.dumps(ColumnCodes(table, kinds=given).to_json())))
     assert codes.kinds == {name: KINDS[name] for name in table} == kinds_from_words(kinds_in_words(codes.kinds))
@@ -31,7 +31,7 @@ def test_rows_come_back_by_codes_of_json(seed):
 
 
 def test_units():
-    """Numbers as they are, levels by number, days since the first."""
+    """Numbers stay as they are, levels become numbers, and times become days since the first one."""
     table = {"x": [1.5, 2.5, 1e6], "rooms": [3, 5, 4], "half": [0.5, 1.0, 2.5], "color": ["red", "blue", "red"]}
     days = pandas.to_datetime(["2024-03-01", "2024-02-28", "2024-03-02"])
     table = pandas.DataFrame(table | {"size": ["M", "S", "L"], "day": days})
@@ -49,7 +49,7 @@ def test_units():
 
 
 def test_rows_that_cannot_be_read_have_a_reason():
-    """The first of their row; what stands beside it is read."""
+    """The reason is the first fault of the row. Its other values are read."""
     days = pandas.date_range("2024-01-01", periods=3)
     table = pandas.DataFrame({"x": [0, 0.3, 1], "code": [7, 3, 9], "flag": [True, False, True], "day": days})
     codes = ColumnCodes(table, kinds={"code": "category"})
@@ -61,10 +61,10 @@ def test_rows_that_cannot_be_read_have_a_reason():
     assert rows.reasons.tolist() == [
         "",
         "column 'x': 'a' is not a number",
-        "column 'day': '03.01.2024' is not a date",  # rather than that x is missing
+        "column 'day': '03.01.2024' is not a date",  # faults come before missing values
         "column 'x': 'inf' is infinite",
-        "column 'code': '8' is not a level of the training",
-        "column 'code': '9.0' is not a level of the training",
+        "column 'code': '8' is not a known level",
+        "column 'code': '9.0' is not a known level",
     ]
     assert rows.known.all(axis=1).tolist() == [True, False, True, True, False, False]
     assert rows.unreadable.tolist() == [False] + [True] * 5
@@ -76,7 +76,7 @@ def test_rows_that_cannot_be_read_have_a_reason():
 
 
 def test_columns_of_earlier_versions():
-    """The names of kinds in the data.json of version 0.1."""
+    """The data.json of version 0.1 has other names of kinds."""
     grid = {"name": "a", "kind": "whole number", "dtype": "int64", "first": 3, "step": 1, "num": 4}
     levels = {"name": "b", "kind": "ordered levels", "dtype": "object", "levels": ["S", "M"]}
     codes = ColumnCodes.from_json([grid, levels])

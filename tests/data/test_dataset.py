@@ -31,7 +31,7 @@ def _labeled(**fields):
 
 
 def _streamed(decoded=None):
-    """50 examples of which the stream holds numbers; those that are decoded are noted, with 50 more per epoch."""
+    """A stream of the numbers of 50 examples. `decoded` records which are decoded, plus 50 per epoch."""
     images = np.random.default_rng(2).integers(256, size=[50, 3, 4, 1]).astype(np.uint8)
 
     def stream(split, seed, skip):
@@ -58,7 +58,7 @@ def _take(batches, num):
 
 @pytest.mark.parametrize("make", [_numbered, _drawn, lambda: _labeled(flip=True, crop_padding=2), _streamed])
 def test_a_batch_is_that_of_its_seed_and_step_and_the_shares_are_its_parts(make):
-    """A resumed stream continues another, on any number of machines; an epoch has 4 batches, or 3."""
+    """A resumed stream continues the first one, on any number of machines. An epoch has 4 or 3 batches."""
     dataset = make()
     whole = _take(dataset.train_batches(12, seed=7), 11)
     for num, start in [(1, 9), (2, 0), (3, 5)]:
@@ -71,12 +71,12 @@ def test_a_batch_is_that_of_its_seed_and_step_and_the_shares_are_its_parts(make)
     batches = dataset.train_batches(12, seed=7, share=(1, 4))
     dtype = tf.float32 if dataset.levels is None else tf.uint8
     assert batches.element_spec == tf.TensorSpec([3, *dataset.event_shape], dtype)
-    # A thread that tunes the batches would delay the end of an iterator, at times for seconds.
+    # The autotuning thread would delay the end of an iterator, sometimes by seconds.
     assert batches.options().autotune.enabled is False
 
 
 def test_only_a_share_is_decoded():
-    """Of an epoch's 4 batches of 12 each of 3 machines decodes its 16 examples, and no other."""
+    """In an epoch of 4 batches of 12, each of 3 machines decodes only its own 16 examples."""
     decoded = [[] for _ in range(3)]
     labels = []
     for index, note in enumerate(decoded):
@@ -101,7 +101,7 @@ def test_eval_batches_keep_order_and_the_last_batch(limit, sizes):
 
 
 def test_the_train_stream_is_cropped_and_flipped_at_random():
-    """All images are equal, and their pixels differ, so each shows its shift."""
+    """All images are equal and their pixels distinct, so each crop reveals its shift."""
     image = np.arange(60, dtype=np.uint8).reshape(5, 6, 2)
     images = np.tile(image, [5000, 1, 1, 1])
     dataset = Dataset.from_arrays("images", {"train": images}, 256, flip=True, crop_padding=2)
@@ -109,7 +109,7 @@ def test_the_train_stream_is_cropped_and_flipped_at_random():
     padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="reflect")
     crops = [padded[i : i + 5, j : j + 6] for i in range(5) for j in range(5)]
     counts = [np.sum(np.all(x == y, axis=(1, 2, 3))) for crop in crops for y in (crop, crop[:, ::-1])]
-    # Of 5,000 draws each of the 50 images gets 100, with a standard deviation of 9.9.
+    # Each of the 50 possible images occurs 100 times in 5,000 draws, with a standard deviation of 9.9.
     assert x.dtype == np.uint8 and sum(counts) == 5000
     np.testing.assert_allclose(counts, 100, atol=4.5 * 9.9)
     assert np.mean(np.all(x == other, axis=(1, 2, 3))) < 0.1
@@ -136,7 +136,7 @@ def test_labels_belong_to_the_same_examples(make):
 
 @pytest.mark.parametrize("levels", [None, 256])
 def test_channel_statistics(levels):
-    """In NumPy; of integers with the mean 1/2 and the variance 1/12 that u ~ U(0, 1) adds."""
+    """The statistics agree with NumPy. For integers, u ~ U(0, 1) adds 1/2 to the mean and 1/12 to the variance."""
     random = np.random.default_rng(0)
     images = random.integers(256, size=[1500, 4, 6, 3]) // np.array([1, 2, 400])
     splits = {"train": images + (0.0 if levels else random.normal(size=images.shape)), "test": 255 - images[:10]}
@@ -150,23 +150,23 @@ def test_channel_statistics(levels):
 
 
 def test_refused_batches(refused):
-    refused("batch_size = 12 must be a multiple of the 5 shares", _drawn().train_batches, 12, 0, share=(0, 5))
+    refused("must be a multiple of the number of shares, 5", _drawn().train_batches, 12, 0, share=(0, 5))
     refused("has no labels", _drawn().train_batches, 4, 0, labels=True)
     refused("has no labels", _numbered().eval_batches, "test", 4, labels=True)
     refused("51 exceeds the 50 train examples.*train.batch_size=50", _numbered().train_batches, 51, seed=0)
-    refused("no finite split 'valid'; it has .'test', 'train'.", _numbered().eval_batches, "valid", 3)
+    refused("no finite split 'valid'. Choose one of .'test', 'train'.", _numbered().eval_batches, "valid", 3)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_refused_arrays(refused):
-    refused(r"flip = True .* of the shape \(2,\): only images", _numbered, flip=True)
-    refused(r"crop_padding = 3 .* of the shape \(3, 4, 1\)", _labeled, crop_padding=3)
-    refused("differ in their event shapes", Dataset.from_arrays, "a", ROWS | {"test": np.zeros([3, 1])})
-    refused("expected some rows, but there are 0", Dataset.from_arrays, "a", {"train": np.zeros([0, 2])})
+    refused(r"flip = True .* of shape \(2,\). Both need images", _numbered, flip=True)
+    refused(r"crop_padding = 3 .* of shape \(3, 4, 1\)", _labeled, crop_padding=3)
+    refused("have different event shapes", Dataset.from_arrays, "a", ROWS | {"test": np.zeros([3, 1])})
+    refused("a .train. has 0 rows; expected at least 1", Dataset.from_arrays, "a", {"train": np.zeros([0, 2])})
     wrong = [(value, 17, r"at \[1, 0\] is not one of the integers 0, ..., 16") for value in (17, -1, 0.5, np.nan)]
     wrong += [(value, None, r"\[1, 0\] is not finite in float32") for value in (np.nan, 1e39)]
-    for value, levels, message in [*wrong, (0, 300, "levels must be")]:
+    for value, levels, message in [*wrong, (0, 300, "levels = 300 must be")]:
         refused(message, Dataset.from_arrays, "a", {"train": np.array([[1.0, 2], [value, 3]])}, levels)
-    message = "integers 0, ..., 1|expected 3 rows, but there are 2"
+    message = "integers 0, ..., 1|has 2 rows; expected 3"
     for labels in ([0, 1], [0, 1, 2], [0, -1, 1], [0, 0.5, 1]):
         refused(message, Dataset.from_arrays, "a", ROWS, labels={"train": labels}, num_classes=2)

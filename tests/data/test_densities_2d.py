@@ -9,7 +9,7 @@ NUM = 20_000
 
 @pytest.mark.parametrize("name", "8gaussians checkerboard pinwheel rings circles moons 2spirals swissroll".split())
 def test_samples_have_the_density_and_its_entropy(name):
-    """By a chi-square test of 60 x 60 bins, with the density at 16 points in each."""
+    """Runs a chi-square test in 60 x 60 bins, with the density at 16 points per bin."""
     assert len(DENSITIES) == 8
     bins, cells, x = 60, 4, DENSITIES[name].sample(NUM, seed=10)
     side = (np.arange(bins * cells) + 0.5) * 0.05 - 6
@@ -64,7 +64,7 @@ CURVES = [
 
 @pytest.mark.parametrize("name, curve, sums, std", CURVES)
 def test_curves_agree_with_adaptive_quadrature(name, curve, sums, std):
-    """In the complex plane. A second curve is the first one turned by 180 degrees: their sum is constant."""
+    """Points are complex numbers. A second curve is the first one rotated by 180 degrees: their sum is constant."""
     curves = [curve, *(lambda u, total=total: total - curve(u) for total in sums)]
 
     def density(point):

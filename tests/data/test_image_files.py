@@ -1,4 +1,4 @@
-"""The user's images: folders of files, and arrays."""
+"""Images from folders of files and from arrays."""
 
 import re
 
@@ -16,7 +16,7 @@ GRAY = COLOR[..., 0]
 
 
 def _write(folder, images, suffix="png"):
-    """One file of each image, in another order than that of their names."""
+    """Writes one file per image, in reverse order of their names."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in reversed([*enumerate(images)]):
         Image.fromarray(image).save(folder / f"{index:02}.{suffix}", lossless=True)
@@ -24,7 +24,7 @@ def _write(folder, images, suffix="png"):
 
 
 def _load(path, **fields):
-    """All images as the train split, unless fields say otherwise."""
+    """Loads all images as the train split, unless fields set other fractions."""
     return load_image_files(str(path), **{"test_fraction": 0, "validation_fraction": 0, **fields})
 
 
@@ -41,7 +41,7 @@ def test_reads_a_folder_in_the_order_of_its_names(tmp_path, suffix, said):
 
 
 def test_all_images_to_score(tmp_path):
-    """Those of all splits. Dark images keep their high bits: the rule is for data to train on."""
+    """The images of all splits are loaded. Dark ones are accepted, unlike in training data."""
     _write(tmp_path / "faces" / "train", COLOR[:3])
     _write(tmp_path / "faces" / "test", COLOR[3:5] // 64)
     examples, files = load_images(tmp_path / "faces", event_shape=(6, 4, 3), levels=32)
@@ -56,10 +56,10 @@ def test_all_images_to_score(tmp_path):
 
 
 def test_reads_jpeg_as_it_is_shown(tmp_path):
-    """A photograph that lies on its side is turned."""
+    """The orientation in the EXIF data is applied."""
     image = Image.fromarray(np.tile(np.repeat([0, 255], 8).astype(np.uint8), [8, 1]))  # black on the left
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     image.save(tmp_path / "a.jpg", exif=exif)
     image = _load(tmp_path).array("train")[0, ..., 0]
     assert image.shape == (16, 8) and image[:7].max() < 20 and image[9:].min() > 235
@@ -75,7 +75,7 @@ def test_gray_and_color(tmp_path, said):
     mixed = _load(tmp_path).array("train")
     np.testing.assert_array_equal(mixed[0], COLOR[0])
     np.testing.assert_array_equal(mixed[1:20], np.repeat(GRAY[1:, ..., np.newaxis], 3, axis=-1))
-    assert len(said) == 1 and "20 gray images made color, such as" in said[0] and "01.png" in said[0]
+    assert len(said) == 1 and "20 gray images converted to color, such as" in said[0] and "01.png" in said[0]
 
 
 def test_transparency_is_dropped(tmp_path, said):
@@ -84,7 +84,7 @@ def test_transparency_is_dropped(tmp_path, said):
     palette.save(tmp_path / "00.png", transparency=0)
     images = _load(tmp_path).array("train")
     np.testing.assert_array_equal(images, [np.asarray(palette.convert("RGB")), *COLOR[1:]])
-    assert len(said) == 1 and "transparency of 20 images is dropped, such as" in said[0]
+    assert len(said) == 1 and "transparency of 20 images, such as" in said[0]
 
 
 def test_other_files_are_skipped(tmp_path, said):
@@ -95,7 +95,7 @@ def test_other_files_are_skipped(tmp_path, said):
     assert _load(tmp_path).sizes == {"train": 20} and not said
     (tmp_path / "LICENSE").write_text("x")
     assert _load(tmp_path).sizes == {"train": 20}
-    assert len(said) == 1 and "1 files, such as" in said[0] and "LICENSE" in said[0]
+    assert len(said) == 1 and "skipped 1 file without the suffix of an image" in said[0] and "LICENSE" in said[0]
 
 
 def test_folders_are_classes_in_the_order_of_their_names(tmp_path):
@@ -154,7 +154,7 @@ def test_image_size_shrinks_the_square_in_the_center(tmp_path):
 
 
 def test_images_larger_than_the_most_are_shrunk_as_to_a_size(tmp_path, said):
-    """A folder or an array; so are images of several sizes. Others, or with an image_size, are as they would be."""
+    """So are images of several sizes. Smaller images keep their size, and image_size takes precedence."""
     np.save(tmp_path / "a.npy", COLOR)
     for path in (_write(tmp_path / "folder", COLOR), tmp_path / "a.npy"):
         expected = _load(path, image_size=4).array("train")
@@ -164,7 +164,7 @@ def test_images_larger_than_the_most_are_shrunk_as_to_a_size(tmp_path, said):
     assert len(said) == 2 and "shrunk to 4 x 4." in said[0]
     Image.fromarray(COLOR[0, :5]).save(tmp_path / "folder" / "07.png")
     assert _load(tmp_path / "folder", max_image_size=4).event_shape == (4, 4, 3)
-    _refuse("2 sizes", tmp_path / "folder", max_image_size=5)
+    _refuse("2 different sizes", tmp_path / "folder", max_image_size=5)
 
 
 @pytest.mark.parametrize("images, channels", [(COLOR, 3), (GRAY, 1), (GRAY[..., np.newaxis], 1)])
@@ -185,34 +185,34 @@ def test_fewer_levels(tmp_path):
     assert dataset.levels == 32 and dataset.flip and dataset.crop_padding == 1
     np.testing.assert_array_equal(dataset.array("train"), COLOR // 8)
     np.save(tmp_path / "b.npy", COLOR // 8)
-    _refuse("b.npy: no value is above 31, but levels = 32", tmp_path / "b.npy", levels=32)
-    _refuse("levels must be a power of two", tmp_path / "b.npy", levels=17)
+    _refuse("b.npy: the largest value is 31, but levels = 32", tmp_path / "b.npy", levels=32)
+    _refuse("levels = 17 must be a power of two", tmp_path / "b.npy", levels=17)
 
 
 def test_images_of_several_sizes_are_an_error(tmp_path):
     _write(tmp_path, COLOR)
     Image.fromarray(COLOR[0, :5]).save(tmp_path / "07.png")
-    _refuse(r"2 sizes, .*19.png \(4 x 6\), .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
+    _refuse(r"2 different sizes, .*19.png \(4 x 6\), .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
     assert _load(tmp_path, image_size=4).event_shape == (4, 4, 3)
     np.save(tmp_path / "a.npy", COLOR)
     for path, name in ((tmp_path, "19.png"), (tmp_path / "a.npy", "a.npy")):
-        _refuse(rf"smaller than image_size = 5; there are .*{name} \(4 x 6\)", path, image_size=5)
+        _refuse(rf"smaller than image_size = 5. The sizes are .*{name} \(4 x 6\)", path, image_size=5)
     other = _write(tmp_path / "b", COLOR[:, :5])
-    _refuse("differ in their event shapes", tmp_path / "a.npy", path_test=other)
+    _refuse("have different event shapes", tmp_path / "a.npy", path_test=other)
 
 
 def test_files_that_cannot_be_read_are_named_at_once_or_skipped(tmp_path, said):
-    """Five of 25, in two classes."""
+    """Five of 25 files in two classes cannot be read."""
     cats, dogs = _write(tmp_path / "cats", COLOR[:12]), _write(tmp_path / "dogs", COLOR[12:])
     images = [Image.fromarray(x) for x in COLOR]
     images[0].save(cats / "moving.gif", save_all=True, append_images=images[1:4])
     Image.fromarray(GRAY[0].astype(np.uint16) * 200).save(dogs / "deep.png")
     Image.fromarray(GRAY[0].astype(np.float32)).save(dogs / "real.tiff")
-    (cats / "cut.png").write_bytes((cats / "00.png").read_bytes()[:-60])  # its header is whole
+    (cats / "cut.png").write_bytes((cats / "00.png").read_bytes()[:-60])  # its header is intact
     (dogs / "broken.png").symlink_to("away.png")
-    reasons = ["moving.gif holds 4 images", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
+    reasons = ["moving.gif is an animation of 4", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
     reasons += [f"{name}.png cannot be read as an image" for name in ("cut", "broken")]
-    for reason in ["5 of 25 images cannot be read:\n", *reasons, "skip them by --config.data.skip_unreadable"]:
+    for reason in ["5 of 25 images cannot be read:\n", *reasons, "skip them with --config.data.skip_unreadable"]:
         _refuse(reason, tmp_path)
     dataset = _load(tmp_path, skip_unreadable=True, validation_fraction=0.25)
     assert dataset.sizes == {"train": 15, "validation": 5} and dataset.num_classes == 2
@@ -226,11 +226,11 @@ def test_files_that_cannot_be_read_are_named_at_once_or_skipped(tmp_path, said):
     assert len(examples) == len(files) == 20
     for file in tmp_path.glob("*/[0-9c]*"):
         file.write_bytes(b"")
-    _refuse("holds no image that can be read", tmp_path, skip_unreadable=True)
+    _refuse("has no image that can be read", tmp_path, skip_unreadable=True)
 
 
 def test_links_in_folders(tmp_path, said):
-    """Those to folders are not followed, wherever they lead; a link to a file that is read already is left out."""
+    """Links to folders are not followed. A link to a file that was already read is skipped."""
     for index, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
         _write(tmp_path / name, COLOR[5 * index :][:5])
     links = {"up": "..", "train/c": "../test/a", "train/b/00_again.png": "../a/00.png", "train/a/here": "."}
@@ -240,7 +240,7 @@ def test_links_in_folders(tmp_path, said):
     assert dataset.sizes == {"train": 10, "test": 10}
     np.testing.assert_array_equal(dataset.array("train"), COLOR[:10])
     assert dataset.files["train"] == [str(tmp_path / f"train/{n}/0{i}.png") for n in "ab" for i in range(5)]
-    assert f"read already, by another path, are left out: {tmp_path}/train/b/00_again.png." in said[-1]
+    assert f"already read by another path: {tmp_path}/train/b/00_again.png." in said[-1]
 
 
 def test_a_split_within_another_and_a_folder_of_links(tmp_path):
@@ -256,28 +256,28 @@ def test_a_split_within_another_and_a_folder_of_links(tmp_path):
 
 def test_folders_without_images_are_errors(tmp_path):
     _refuse("none cannot be read as an array", tmp_path / "none")
-    _refuse("has no image .*: expected files that end in .png", tmp_path)
+    _refuse("has no images .* Expected files that end in .png", tmp_path)
     _write(tmp_path / "dogs", COLOR)
     _write(tmp_path, COLOR[:1])
-    _refuse("images beside folders with images, such as dogs", tmp_path)
+    _refuse("both images and folders with images, such as dogs", tmp_path)
 
 
 @pytest.mark.parametrize("names", [("test",), ("train", "cats"), ("val", "train", "valid")])
 def test_folders_of_splits_that_are_not_clear_are_errors(tmp_path, names):
     for name in names:
         _write(tmp_path / name, COLOR[:3])
-    _refuse(f"the folders {', '.join(sorted(names))}. Expected train, and perhaps", tmp_path)
+    _refuse(f"the folders {', '.join(sorted(names))}. Expected either train and, optionally", tmp_path)
     own = tmp_path / names[0]
-    _refuse("has no image of its own", own, path_test=own)
+    _refuse("has no images of its own", own, path_test=own)
 
 
 def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", COLOR[:4])
     folder = _write(tmp_path / "b", COLOR[:4])
-    _refuse("{'test': 4, 'train': 0}, .* train needs 1", folder, test_fraction=0.9)
+    _refuse("{'test': 4, 'train': 0}, .* train needs at least 1", folder, test_fraction=0.9)
     monkeypatch.setattr(image_files, "_MEMORY", 4 * 72 - 1)
     for path in (tmp_path / "a.npy", folder):
-        _refuse("4 images of 6 x 4 x 3 are .* GB, .*store_as_tfds_dataset", path)
+        _refuse("4 images of 6 x 4 x 3 need .* GB .*store_as_tfds_dataset", path)
 
 
 def test_splits_without_labels_or_with_others(tmp_path, said):
@@ -287,18 +287,18 @@ def test_splits_without_labels_or_with_others(tmp_path, said):
     np.savez(tmp_path / "two.npz", images=COLOR[3:], labels=np.arange(17))
     for other in ("two", "two.npz"):
         assert _load(tmp_path / "one", path_test=tmp_path / other).num_classes is None
-    assert len(said) == 2 and all("labels are left out" in text for text in said)
+    assert len(said) == 2 and all("labels are ignored" in text for text in said)
 
 
 def test_other_arrays_are_errors(tmp_path):
     for arrays, message in [
-        ([COLOR / 255], "expected uint8 images .* but found float64"),
-        ([COLOR.transpose(0, 3, 1, 2)], r"of the shape \[20, 3, 6, 4\]"),
-        ([COLOR[0, 0]], r"of the shape \[4, 3\]"),
-        ([COLOR[:0]], r"of the shape \[0, 6, 4, 3\]"),
+        ([COLOR / 255], "contains float64 of shape .* Expected uint8 images"),
+        ([COLOR.transpose(0, 3, 1, 2)], r"of shape \[20, 3, 6, 4\]"),
+        ([COLOR[0, 0]], r"of shape \[4, 3\]"),
+        ([COLOR[:0]], r"of shape \[0, 6, 4, 3\]"),
         ([np.array([[None]])], "cannot be read as an array of numbers"),
-        ([COLOR, np.arange(19)], "expected 20 integer labels, but found 19 of type int64"),
-        ([COLOR, np.arange(20) / 2], "expected 20 integer labels, but found 20 of type float64"),
+        ([COLOR, np.arange(19)], "has 19 labels of type int64. Expected 20 integers"),
+        ([COLOR, np.arange(20) / 2], "has 20 labels of type float64. Expected 20 integers"),
     ]:
         np.savez(tmp_path / "a.npz", **dict(zip(["images", "labels"], arrays, strict=False)))
         _refuse(message, tmp_path / "a.npz")
@@ -307,7 +307,7 @@ def test_other_arrays_are_errors(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tiff", "npy", "npz"])
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_a_damaged_file_is_named(tmp_path, suffix):
-    """It is refused, or with a few wrong bytes read as something."""
+    """Loading fails with an error that names the file, or reads a file with a few wrong bytes."""
     rng = np.random.default_rng(2)
     images, path = rng.integers(256, size=[3, 32, 32, 3]).astype(np.uint8), tmp_path / f"01.{suffix}"
     if suffix == "npy":

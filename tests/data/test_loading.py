@@ -30,7 +30,7 @@ def test_the_split_of_the_digits_is_fixed():
 
 
 def test_options_of_pandas_reach_the_loader(tmp_path):
-    """Those of the config, and others in a mapping."""
+    """A config has some of the options; a mapping can have any."""
     path = tmp_path / "a.csv"
     path.write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(20)))
     fields = {"name": "tabular", "path": str(path), "read_options": {"sep": ";", "decimal": ","}}
@@ -60,7 +60,7 @@ def test_refusals(refused):
         refused("digits have 17 levels and 8 x 8 pixels", load, wrong)
     refused("data.path is missing", load, {"name": "images"})
     refused("data.flip does not apply to data.name = 'moons'", load, {"name": "moons", "flip": True})
-    refused("data.path does not .* your own files is 'images' or 'tabular'", load, {"path": "photographs"})
+    refused("data.path does not .* set data.name to 'images' or 'tabular'", load, {"path": "photographs"})
     refused("data.read_options does not", load, {"read_options": {"sep": ";"}})
     refused("data.num_test does not", load, {"name": "mnist", "num_test": 5})
 
@@ -72,4 +72,4 @@ def test_columns_of_levels_in_a_config(refused, tmp_path):
     dataset = load({**fields, "kinds": "code: category; size: S < M < L; "})
     assert dataset.codes.kinds == {"x": "number", "size": ["S", "M", "L"], "code": "category"}
     for wrong in ("S < M", "size: S < < M", "size"):
-        refused("not of the form 'wind: number; temp: 0.1", load, {**fields, "kinds": wrong})
+        refused("malformed. Write it like 'wind: number; temp: 0.1", load, {**fields, "kinds": wrong})

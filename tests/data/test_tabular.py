@@ -22,12 +22,12 @@ def _write(path, matrix, header=""):
 
 
 def _load(path, **fields):
-    """All rows."""
+    """Loads all rows."""
     return load_tabular(path, **NO_SPLITS, **fields)
 
 
 def _read(path, **fields):
-    """The rows, and the names of the columns, None for numbers from 1."""
+    """Returns the rows in the order of the file, and the names of the columns or None."""
     dataset = _load(path, **fields)
     order = np.random.RandomState(0).permutation(dataset.sizes["train"])
     return dataset.array("train")[np.argsort(order)], dataset.columns
@@ -56,7 +56,7 @@ def test_reads_every_kind_of_file(tmp_path, matrix):
 
 
 def test_fractions_partition_the_rows(tmp_path, matrix):
-    """The data keep their units."""
+    """The rows keep their units."""
     np.save(tmp_path / "a.npy", matrix)
     dataset = load_tabular(tmp_path / "a.npy", test_fraction=0.25, validation_fraction=0.1)
     assert dataset.sizes == {"test": 25, "validation": 10, "train": 65} and dataset.levels is None
@@ -67,7 +67,7 @@ def test_fractions_partition_the_rows(tmp_path, matrix):
 
 
 def test_columns_that_are_the_condition(tmp_path, matrix):
-    """In the order in which they are named; each with its own moments, of the train rows."""
+    """The condition has the order of the names, and the moments of the train rows."""
     np.save(tmp_path / "a.npy", matrix)
     whole = load_tabular(tmp_path / "a.npy")
     dataset = load_tabular(tmp_path / "a.npy", condition_columns=["3", "1"])
@@ -96,7 +96,7 @@ READ_OPTIONS = {
 
 @pytest.mark.parametrize("case", READ_OPTIONS)
 def test_options_of_pandas(tmp_path, case):
-    """An option that is None, as in the config, is not set."""
+    """Options that are None, as in the config, are ignored."""
     text, encoding, options = READ_OPTIONS[case]
     (tmp_path / "a.csv").write_text(text, encoding)
     rows, names = _read(tmp_path / "a.csv", read_options=options)
@@ -107,7 +107,7 @@ def test_options_of_pandas(tmp_path, case):
 @pytest.mark.parametrize(
     "value, message",
     [
-        (np.nan, "/a.npy, row 5, column 3: .* 2 of 100 rows miss values, by columns: .*1.*, .*1"),
+        (np.nan, "/a.npy, row 5, column 3: .* 2 of 100 rows have missing values, by column: .*1.*, .*1"),
         (np.inf, "Column .*1 of 100 values are infinite"),
         (1e300, r"a \(t.*the value .* is not finite in float32"),
     ],
@@ -119,18 +119,18 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path, matrix, value, message
 
 
 PEOPLE = "name,height,age,city\nAda,1.6,36,London\nAlan,1.8,41,Wilmslow\nGrace,1.7,,Arlington\n"
-WRITTEN = "how the file is written, .*--config.data.read_options.sep=';'"
+WRITTEN = "set arguments of pandas.read_csv, .*--config.data.read_options.sep=';'"
 
 
 def test_what_is_wrong_in_a_csv_file_has_its_place(tmp_path):
     for text, fields, message in [
         ("a,b\n1,2\n3,x\n", {}, f", row 2, column 'b': 'x' is not a number .* 1 of the 2 .*y'. .*{WRITTEN}"),
         ("1,x\n3,4\n", {}, ", row 1, column 2: 'x' is not a number or a date"),
-        ("1,2\n\n3,\n", {}, ", row 2, column 2: the value is missing. 1 of 2 rows miss values, by columns: 2 .1."),
-        ("a;b\n1.5;2\n", {}, f": the cells do not suit the first line, a;b. .*{WRITTEN}"),
-        ("a,b\n1,2,3\n", {}, ": the cells do not suit the first line, a, b."),
+        ("1,2\n\n3,\n", {}, ", row 2, column 2: the value is missing. 1 of 2 rows have .* by column: 2 .1."),
+        ("a;b\n1.5;2\n", {}, f": the cells do not match the first line, a;b. .*{WRITTEN}"),
+        ("a,b\n1,2,3\n", {}, ": the cells do not match the first line, a, b."),
         ("1,2\n3,4,5\n", {}, f" cannot be read as a table .*Expected 2 fields in line 2, saw 3.*{WRITTEN}"),
-        (PEOPLE, {}, ", row 3, column 'age': .*missing. 1 of 3 rows .* columns: 'age' .1.. .*data.missing=drop"),
+        (PEOPLE, {}, ", row 3, column 'age': .*missing. 1 of 3 rows .* column: 'age' .1.. .*data.missing=drop"),
         (PEOPLE, {"columns": ["height", "ages"]}, "no column 'ages'; .*'age'. Its columns are 'name', 'height'"),
         (PEOPLE, {"columns": ["age", "age"]}, "'age' is chosen twice"),
         (PEOPLE, {"kinds": {"cities": "category"}}, "no column 'cities'; did you mean 'city'"),
@@ -143,11 +143,11 @@ def test_an_unusable_array_or_split_is_an_error(tmp_path):
     for array, message, fields in [
         (np.zeros([3, 2, 1]), r"the shape is \[3, 2, 1\]", {}),
         (np.zeros([0, 2]), r"the shape is \[0, 2\]", {}),
-        (np.array([["a", "b"], ["c", "b"]]), "column 2 has one value in all train rows", NO_SPLITS),
+        (np.array([["a", "b"], ["c", "b"]]), "column 2 is constant in the train rows", NO_SPLITS),
         (np.zeros([3, 2], complex), "Column 1: 3 of 3 values are not a number, such as 0j", {}),
         (np.eye(100), "'test': -10, ", {"test_fraction": -0.1}),
         (np.eye(100), "100 examples would be split into {'test': 0, ", {"test_fraction": 0.001}),
-        (np.eye(1), "{'train': 1}, .* train needs 2", NO_SPLITS),
+        (np.eye(1), "{'train': 1}, .* train needs at least 2", NO_SPLITS),
         (np.eye(3), "'1' is chosen twice", {"condition_columns": ["1", "1"]}),
         (np.eye(3), "none is left", {"condition_columns": ["1", "2", "3"]}),
         *[(np.eye(3), f"no column '{name}'", {"condition_columns": [name]}) for name in "04"],
@@ -162,8 +162,8 @@ def test_wrong_files_are_errors(tmp_path, matrix):
     np.savez(other, rows=matrix[:, :2], other=matrix)
     _refuse("no such file", tmp_path / "none.csv")
     _refuse("ends in .csv, .parquet, .xlsx, .npy, .npz", tmp_path / "a.txt")
-    _refuse(r"set key to one of \['rows', 'other'\]", other)
-    _refuse("two.npz has 2 columns; the model takes 3, without names", path, other, key="rows")
+    _refuse(r"Set key to one of \['rows', 'other'\]", other)
+    _refuse("two.npz has 2 columns; expected 3 columns without names", path, other, key="rows")
 
 
 def test_the_types_of_parquet(tmp_path):
@@ -191,9 +191,9 @@ def test_damaged_files_and_missing_packages(refused, tmp_path, monkeypatch, suff
 
 
 def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
-    """By name, in whatever order; or as many, without names."""
+    """Columns match by name in any order. Files without names must have as many columns."""
     (tmp_path / "p.csv").write_text(PEOPLE)
-    rows, names = _read(tmp_path / "p.csv", columns=["2"])  # the others may hold text, or miss values
+    rows, names = _read(tmp_path / "p.csv", columns=["2"])  # other columns may have text or missing values
     np.testing.assert_array_equal(rows, np.array([[1.6], [1.8], [1.7]], "f4"))
     assert names == ("height",)
     _write(tmp_path / "a.csv", matrix, header="a,b,c")
@@ -204,11 +204,11 @@ def test_splits_of_other_files_have_the_columns_of_the_first(tmp_path, matrix):
     assert dataset.columns == ("a", "c") and dataset.sizes == {"train": 100, "test": 5, "validation": 7}
     np.testing.assert_allclose(dataset.array("test"), matrix[:5, ::2], rtol=1e-6)
     np.testing.assert_allclose(dataset.array("validation"), matrix[:7, ::2], rtol=1e-6)
-    _refuse("has 2 columns without names, and not a, b, c", **files)
+    _refuse("has 2 columns without names. Expected the columns a, b, c", **files)
 
 
 def _mixed(path, num=120, **columns):
-    """A table of columns of all kinds, as text."""
+    """Writes a .csv file with columns of all kinds, and returns its table."""
     rng = np.random.default_rng(1)
     table = pandas.DataFrame({"price": rng.normal(50, 10, num).round(3), "rooms": rng.integers(1, 6, num)})
     columns = {"new": rng.uniform(size=num) < 0.3, "color": rng.choice(["red", "green", "blue"], num)} | columns
@@ -219,15 +219,15 @@ def _mixed(path, num=120, **columns):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_of_any_columns_come_back(tmp_path, seed):
-    """Through a file, with some missing cells, and some columns as the condition of the others."""
+    """Rows survive a .csv file with some missing cells. Some columns form the condition."""
     rng = np.random.default_rng(seed)
     table, kinds = test_columns.draw(seed, num=150)
-    unsuited = ["identifier", "nanoseconds", "zoned day"]  # floats if some are missing, and several zones
+    unsuited = ["identifier", "nanoseconds", "zoned day"]  # floats if some are missing; several UTC offsets
     table = table.drop(columns=unsuited, errors="ignore")
     kinds.pop("nanoseconds", None)
     blank = table.astype(object).mask(rng.uniform(size=table.shape) < 0.02)
     if "text" in blank:
-        blank["text"] += " "  # which is no part of a level
+        blank["text"] += " "  # levels do not include surrounding spaces
     blank.to_csv(tmp_path / "a.csv", index=False)
     given = list(table)[: rng.integers(0, table.shape[1])]
     kinds |= {"ordered": ["low", "middle", "high"]} if "ordered" in table else {}
@@ -262,17 +262,17 @@ def test_missing_values_are_dropped_if_asked(tmp_path, said):
     _refuse(f"row 4, column 'price': the value is missing. 4 of 120 rows .* {counts}", tmp_path / "a.csv")
     dataset = _load(tmp_path / "a.csv", missing="drop")
     assert dataset.sizes == {"train": 116} and dataset.codes.labels[3] == ["False", "True"]
-    assert len(said) == 1 and "left out rows. 4 of 120 rows miss values" in said[0]
+    assert len(said) == 1 and "dropped rows. 4 of 120 rows have missing values" in said[0]
 
 
 def test_another_file_is_read_by_the_codes_of_the_first(tmp_path):
-    """Levels that look like numbers are levels there, too; what is unknown or cannot be read is an error."""
+    """Levels that look like numbers stay levels. Unknown or unreadable values are errors."""
     path, test = tmp_path / "a.csv", tmp_path / "b.csv"
     _mixed(path, color=np.array(["1", "x1", "x2"] * 40))
     table = _mixed(test, num=30, color=1)
     dataset = load_tabular(path, test)
     assert set(dataset.codes.decode(dataset.array("test"))["color"]) == {"1"}
-    for column, value, message in [("color", "3", "'3' is not a level"), ("rooms", "many", "'many' is not a num")]:
+    for column, value, message in [("color", "3", "'3' is not a known"), ("rooms", "many", "'many' is not a num")]:
         table.assign(**{column: [*table[column][:4], value, *table[column][5:]]}).to_csv(test, index=False)
         _refuse(f"{test}, row 5, column '{column}': {message}", path, test)
     dataset = load_tabular(path, condition_columns=["color", "rooms"])
@@ -290,9 +290,9 @@ DATES = ["31.12.2024", "1.1.2025", "2.1.2025"]
     [
         (["1,000", "2,500.5", "3"], "row 1, .*'1,000' is not a number .*thousands=','"),
         (["1,5", "2,5", "3,25"], "row 1, .*'1,5' is not a number .*decimal=','"),
-        (["1", "2", "x"], "row 3, .*'x' is not a number or a date, and neither are 40 of the 120 values. .*kinds="),
+        (["1", "2", "x"], "row 3, .*'x' is not a number or a date. This affects 40 of the 120 values. .*kinds="),
         (["2024-01-01", "2024-01-02", "soon"], "row 3, .*'soon' is not a number or a date"),
-        (DATES, "row 1, .*'31.12.2024' is not a number or a date, .*date_format"),
+        (DATES, "row 1, .*'31.12.2024' is not a number or a date. .*date_format"),
     ],
 )
 def test_text_that_should_be_numbers_or_dates_is_an_error(tmp_path, cells, message):
@@ -306,7 +306,7 @@ def test_text_that_should_be_numbers_or_dates_is_an_error(tmp_path, cells, messa
 
 
 def test_text_in_files_that_have_types(tmp_path):
-    """Text of numbers alone is numbers; a mistake has its row, whatever the index, and in a spreadsheet."""
+    """Text that is all numbers is parsed. Errors name the row, whatever the index, also for a spreadsheet."""
     table, path = _mixed(tmp_path / "a.csv").set_axis([f"row {i}" for i in range(120)]), tmp_path / "a.parquet"
     rooms = [*map(str, table["rooms"])]
     table.assign(rooms=rooms).to_parquet(path)
@@ -318,12 +318,12 @@ def test_text_in_files_that_have_types(tmp_path):
 
 
 def test_what_is_told_of_rows_and_columns(tmp_path, said):
-    """Rows of two splits are counted; columns that depend on each other are named. Discrete rows may repeat."""
+    """Repeated rows are counted, and linearly dependent columns are named. Purely discrete rows may repeat."""
     table = _mixed(tmp_path / "a.csv")
     both = pandas.concat([table, table]).reset_index(drop=True)
     both.assign(twice=2 * both["price"] + both["rooms"]).to_csv(tmp_path / "a.csv", index=False)
     load_tabular(tmp_path / "a.csv", validation_fraction=0)
-    assert len(said) == 2 and "depend on each other linearly: 'price', 'rooms', 'twice'." in said[0]
-    assert " of 24 test rows are train rows, too" in said[1]
+    assert len(said) == 2 and "linearly dependent: 'price', 'rooms', 'twice'." in said[0]
+    assert " of 24 test rows are also train rows" in said[1]
     load_tabular(tmp_path / "a.csv", columns=["rooms", "color"])
     assert len(said) == 2

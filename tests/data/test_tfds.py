@@ -1,4 +1,4 @@
-"""Images of TensorFlow Datasets: whole splits, and streams of them."""
+"""Images from TensorFlow Datasets, as whole splits and as streams."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tf_resflow.data.tfds_images import TFDSReader
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
 SQUARES = np.random.default_rng(0).integers(256, size=[300, 8, 8, 1]).astype(np.uint8)
 LITTLE = {"train": IMAGES[:550], "test": IMAGES[550:]}
-MEMORY = pytest.mark.parametrize("memory", [1000, 10**9])  # streamed, or held
+MEMORY = pytest.mark.parametrize("memory", [1000, 10**9])  # streamed, or in memory
 
 
 def _store(directory, name, shape, arrays, num_classes=None, num_shards=None):
@@ -43,7 +43,7 @@ def data_dir(tmp_path_factory):
 
 @MEMORY
 def test_the_images_in_order(data_dir, memory, monkeypatch):
-    """Of fewer levels, without the low bits."""
+    """With fewer levels, the low bits are dropped."""
     monkeypatch.setattr(tfds_images, "_MEMORY", memory)
     for levels in (2, 32, 256):
         options = {"levels": levels, "flip": levels == 32, "crop_padding": levels % 3}
@@ -111,8 +111,8 @@ def test_what_does_not_fit_is_refused(refused, data_dir):
     shape = r"have the shape \(8, 8, 1\). Set image_size to a divisor"
     refused(shape, load_tfds_images, "sharded", data_dir, image_size=3)
     refused(r"have the shape \(None, None, 1\). Set image_size", load_tfds_images, "unsized", data_dir)
-    refused("has no image", load_tfds_images, "vectors", data_dir)
-    twice = "of 'little' would count examples twice"
+    refused("has no image feature", load_tfds_images, "vectors", data_dir)
+    twice = "Some examples of 'little' occur twice in"
     for train, test in (("[:51%]", "train[50%:]"), ("+test[10:]", "test"), ("[:60%]+train[50%:]", "test")):
         refused(twice, load_tfds_images, "little", data_dir, split_train=f"train{train}", split_test=test)
 
@@ -122,7 +122,7 @@ def _labels_of(reader, *options):
 
 
 def test_a_seed_orders_a_stream(data_dir, monkeypatch):
-    """A permutation, a function of the seed, in blocks of 64 examples of all files."""
+    """The order is a permutation that depends only on the seed. Blocks of 64 examples mix all files."""
     builder = tfds.builder("sharded", data_dir=data_dir)
     sizes = builder.info.splits["train"]
     monkeypatch.setattr(tfds_images, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
@@ -135,8 +135,8 @@ def test_a_seed_orders_a_stream(data_dir, monkeypatch):
         np.testing.assert_array_equal(np.sort(order), np.arange(300))
         block = order[:64]
         assert len(set(block // 60)) == 5
-        # Read in turn, the places in the files never fall; shuffled, they do at 29 of 63 steps, with a standard
-        # deviation of 2.3.
+        # Without a shuffle, the positions in the files never decrease. With it, they decrease in 29 of 63 steps,
+        # with a standard deviation of 2.3.
         assert np.sum(np.diff(block % 60) < 0) > 29 - 5 * 2.3
         assert np.max(block % 60) < 20
     assert np.mean(one == other) < 0.1
@@ -147,7 +147,7 @@ def test_larger_images_are_averaged(data_dir):
     assert reader.event_shape == (4, 4, 1)
     images, labels = reader.read("train")
     means = SQUARES.reshape(300, 4, 2, 4, 2, 1).astype(np.float64).mean(axis=(2, 4))
-    np.testing.assert_array_equal(np.sort(labels), np.arange(300))  # files are read in turn
+    np.testing.assert_array_equal(np.sort(labels), np.arange(300))  # files are interleaved
     np.testing.assert_array_equal(images, np.rint(means)[labels] // 8)
 
 

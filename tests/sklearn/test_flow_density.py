@@ -1,4 +1,4 @@
-"""`FlowDensity`: densities of tables in scikit-learn's way."""
+"""`FlowDensity`: a scikit-learn estimator of the density of a table."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "wh
 
 
 def table(num=150, seed=0):
-    """Skewed numbers, whole numbers that depend on them, and text."""
+    """Returns a table of skewed numbers, whole numbers that depend on them, and text."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=num)
     rows = pandas.DataFrame({"price": np.exp(x).round(4), "rooms": rng.poisson(np.where(x > 0, 4, 1))})
@@ -33,25 +33,25 @@ ROOMS = range(table()["rooms"].max() + 1)
 
 
 def everything(values):
-    """All rows of these values of columns."""
+    """Returns all combinations of these column values."""
     return pandas.MultiIndex.from_product(values.values(), names=list(values)).to_frame(index=False)
 
 
 def integral(fit, **others):
-    """The integral over prices of the sum over the other columns."""
+    """Returns the integral over prices of the sum over the other columns."""
     scores = fit.score_samples(everything({"price": PRICES} | others)).reshape(len(PRICES), -1)
     return np.trapezoid(np.exp(scores).sum(axis=1), PRICES)
 
 
 def test_scores_are_log_densities_in_the_units_of_the_columns(fitted):
-    """Summed over numbers of rooms and colors, whose ends include what lies beyond, and integrated over prices."""
+    """The density sums to 1 over rooms and colors, with everything beyond them, integrated over prices."""
     assert integral(fitted, rooms=ROOMS, color=["red", "blue"]) == pytest.approx(1.0, abs=0.08)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed):
-    """Of tables of one to three discrete columns, some of them rare: all rows, and 4,000 samples of each column."""
-    # The error of the sum was 0.020 by 32 points, and 0.003 by 1,024, in the root mean square over ten tables.
+    """Tests all rows of tables of one to three discrete columns, and the frequencies in 4,000 samples."""
+    # The RMS error of the sum over ten tables was 0.020 with 32 points, and 0.003 with 1,024.
     rng = np.random.default_rng(seed)
     days = pandas.date_range("2024-02-28", periods=5)
     columns = {"count": rng.poisson(rng.uniform(0.5, 3.0), 200)}
@@ -76,22 +76,22 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed)
 
 
 def test_weights():
-    """Of two clusters of 100 rows, that with the hundredth of the weight has less than a tenth of the mass."""
+    """Of two clusters of 100 rows, the one with 1 % of the weight has less than 10 % of the mass."""
     x = np.random.default_rng(0).normal(size=[200, 1]) * 0.3 + np.repeat([-3.0, 3.0], 100)[:, np.newaxis]
     fit = FlowDensity(contamination=0.02, **SMALL | {"max_steps": 200})
     fit.fit(x, sample_weight=np.repeat([0.01, 1.0], 100))
     line = np.linspace(-8.0, 8.0, 801)[:, np.newaxis]
     density = np.exp(fit.score_samples(line))
     assert np.trapezoid(density[line[:, 0] < 0], line[line[:, 0] < 0, 0]) < 0.1
-    assert fit.offset_ > fit.score_samples([[-3.0]])[0]  # a hundredth of the weight is below the offset
+    assert fit.offset_ > fit.score_samples([[-3.0]])[0]  # 1 % of the weight is below the offset
 
 
 def test_scores_of_missing_values_are_those_of_the_others():
-    """Given that prices are missing, or not, the sum over rooms is 1."""
+    """The sum over rooms is 1, whether or not prices are missing."""
     rows = table()[["price", "rooms"]]
     rows.loc[::4, "price"] = np.nan
     fit = FlowDensity(missing="condition", **SMALL).fit(rows)
-    alone = fit.score_samples(rows[1:2])  # beside no row that misses its price
+    alone = fit.score_samples(rows[1:2])  # without a row whose price is missing
     np.testing.assert_allclose(fit.score_samples(rows)[1:2], alone, rtol=1e-12)
     missing = everything({"price": [np.nan], "rooms": ROOMS})
     assert np.exp(fit.score_samples(missing)).sum() == pytest.approx(1.0, abs=0.05)
@@ -109,8 +109,8 @@ def test_densities_given_other_columns(refused):
     given = table(400).sort_values("rooms")[["rooms", "color"]]
     prices = fit.sample(condition=given)["price"].to_numpy()
     assert np.median(prices[200:]) > 1.3 * np.median(prices[:200])  # 2.7 in the table itself
-    refused("must have values of condition_columns", fit.sample, 5)
-    refused("a category that the fit did not know", fit.score_samples, table(5).assign(color="green"))
+    refused("must have the values of condition_columns", fit.sample, 5)
+    refused("a category that was not in the fit", fit.score_samples, table(5).assign(color="green"))
 
 
 def test_samples_are_rows_of_the_table(fitted):
@@ -122,32 +122,32 @@ def test_samples_are_rows_of_the_table(fitted):
 
 
 def test_the_noise_is_the_smoothest_within_two_standard_errors():
-    """Rows about a line, at 0.05 deviations: a smooth density is far behind, and a little noise is not."""
+    """The rows lie near a line, at 0.05 deviations. Much noise lowers the score clearly, a little does not."""
     x = np.random.default_rng(0).normal(size=[300, 2]) * [1.0, 0.05] @ [[1.0, 1.0], [1.0, -1.0]]
     fit = FlowDensity(**SMALL | {"max_steps": 200, "whiten": True}).fit(x)
     best = np.argmax(fit.held_out_scores_)
     assert fit.noise_levels_[best] <= fit.noise_ < 0.5 and fit.noise_ in fit.noise_levels_
     assert fit.held_out_scores_[-1] < fit.held_out_scores_[best] - 0.1
-    gap = np.abs(np.diff(fit.sample(4000, random_state=0))) / 2  # a hundredth of the samples is broad
+    gap = np.abs(np.diff(fit.sample(4000, random_state=0))) / 2  # 1 % of the samples are broad
     assert 0 < np.mean(gap > 0.5) < 0.02 and fit.held_out_scores_[best] == pytest.approx(fit.score(x), abs=1.0)
     broad = clone(fit).set_params(noise=1.0).fit(x)
     assert broad.noise_ == 1.0
-    np.testing.assert_array_equal(broad._members[0].values[0], fit._members[0].values[0])  # of the same training
-    far = [[3.0, -3.0]]  # its density is a hundredth of the broad one
+    np.testing.assert_array_equal(broad._members[0].values[0], fit._members[0].values[0])  # from the same training
+    far = [[3.0, -3.0]]  # the density there is 1 % of the broad one
     assert fit.score_samples(far) == pytest.approx(broad.score_samples(far) - np.log(100), abs=1e-3)
 
 
 def test_a_far_row_decides_nothing():
-    """Beside 99 gains of 0.1 with a deviation of 0.2: their mean is five standard errors."""
+    """The other 99 gains have mean 0.1 and deviation 0.2, so their mean is five standard errors."""
     gains = 0.1 + 0.2 * np.random.default_rng(0).normal(size=100)
     gains[3] = -1000.0
     assert flow_density._is_ahead(gains, np.ones(100)) and not flow_density._is_ahead(-gains, np.ones(100))
-    assert flow_density._is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # by its weight alone
+    assert flow_density._is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
     assert not flow_density._is_ahead(gains - 0.1, np.ones(100))
 
 
 def test_flows_are_whitened_where_that_helps():
-    """Columns that nearly repeat each other, and independent ones."""
+    """Whitening helps columns that nearly repeat each other, and not independent ones."""
     x = np.random.default_rng(0).normal(size=[300, 2])
     alike = x @ [[1.0, 1.0], [0.02, -0.02]]
     fits = [FlowDensity(**SMALL | {"whiten": way}).fit(alike) for way in ("auto", True, False)]
@@ -157,7 +157,7 @@ def test_flows_are_whitened_where_that_helps():
 
 @pytest.fixture
 def held_out(monkeypatch):
-    """The held-out rows of each training, in its order."""
+    """Records the held-out rows of each training, in order."""
     found, train = [], NoiseConditionedDensity.train
 
     def recorded(density, kept, chosen, *args, **options):
@@ -169,7 +169,7 @@ def held_out(monkeypatch):
 
 
 def test_the_density_is_the_mean_of_the_members(held_out):
-    """Scores, and the mean share of one in the density of samples; their held-out rows are others."""
+    """Tests scores and samples against those of each member. The members hold out different rows."""
     rows = table()[["price"]]
     both = FlowDensity(**SMALL | {"num_members": 2}).fit(rows)
     alone = [copy.copy(both) for _ in range(2)]
@@ -185,7 +185,7 @@ def test_the_density_is_the_mean_of_the_members(held_out):
 
 
 def test_the_threshold_comes_from_held_out_rows(held_out):
-    """Each member scores its own held-out rows: less than `contamination` of these scores are below the offset."""
+    """Each member scores its own held-out rows. A share below `contamination` of the scores is below the offset."""
     rows = table()[["price"]]
     for contamination in (0.01, 0.3):
         fit = FlowDensity(contamination=contamination, **SMALL | {"num_members": 2}).fit(rows)
@@ -212,7 +212,7 @@ def test_outliers(fitted):
 
 
 def test_another_process_has_the_same_scores(fitted):
-    """What is pickled holds all: not the graphs, which are made again."""
+    """A pickle has all state except the graphs, which are traced again."""
     text = pickle.dumps(fitted)
     scores = fitted.score_samples(table())
     shared_density.cache_clear()
@@ -226,7 +226,7 @@ def test_a_fit_that_fails_is_no_fit(refused, fitted):
 
 
 def test_units_do_not_decide_about_rows_that_miss_values():
-    """Neither who is an outlier, nor why; a value that is missing, or in the middle, is no reason."""
+    """Units change neither the outliers nor their explanations. Missing and central values explain nothing."""
     rows = table()[["price"]].assign(mass=np.random.default_rng(1).normal(5.0, 1.0, size=150))
     rows.loc[::2, "mass"] = np.nan
     few = pandas.DataFrame({"price": [1.0, 1.0], "mass": [5.0, np.nan]})
@@ -262,9 +262,9 @@ def test_arrays_come_back_as_arrays():
 def test_refused_arguments(refused):
     wrong = {"contamination": 0.0, "missing": "fill", "validation_fraction": 1, "whiten": "yes"}
     for name, value in [("noise", 2.0), ("noise", "none"), *wrong.items()]:
-        refused(f"{name} is {value!r}; see FlowDensity", FlowDensity(**{name: value}).fit, table())
+        refused(f"{name} is {value!r}; it must be", FlowDensity(**{name: value}).fit, table())
     refused("There is no column 'colors'", FlowDensity(condition_columns=["colors"]).fit, table())
-    refused("condition_columns has all columns", FlowDensity(condition_columns=list(table())).fit, table())
+    refused("condition_columns contains all columns", FlowDensity(condition_columns=list(table())).fit, table())
     refused("There is no column 'size'", FlowDensity(bounds={"size": (0, 1)}).fit, table())
 
 
@@ -272,8 +272,8 @@ def test_refused_rows(refused, fitted):
     rows = table()
     missing = rows.astype({"rooms": float})
     missing.loc[:1, "rooms"] = np.nan
-    refused(r"missing in 2 of 150 rows, by columns: rooms \(2\)", FlowDensity().fit, missing)
+    refused(r"missing in 2 of 150 rows, by column: rooms \(2\)", FlowDensity().fit, missing)
     refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
     refused("Row 1, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
-    refused("missed none in the fit", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)
+    refused("had none missing in", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)

@@ -16,7 +16,7 @@ def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, trai
     scores = {"nats": 1.0, "nats_stderr": 0.5, "num_examples": 2}
     monkeypatch.setattr(Report, "scores", lambda report, split=None: scores)
     result = train(config, tmp_path / "run")
-    assert "depend on each other linearly: 1, 2, 3." in said[0] and "There is no Gaussian baseline" in said[1]
+    assert "linearly dependent: 1, 2, 3." in said[0] and "There is no Gaussian baseline" in said[1]
     assert said[2:] == ["steps"]
     assert result["figures"] == ["pairs.png"] and result["baselines"] == {}
     assert result["line"].endswith("steps (no baseline)")

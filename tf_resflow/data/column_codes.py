@@ -1,4 +1,4 @@
-"""The columns of a table as coordinates of vectors."""
+"""Encodes the columns of a table as coordinates of vectors."""
 
 import functools
 import math
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 pandas: Any = LazyPackage("pandas", "data")
 
-_DEPENDENT = 1e-9  # variance of a combination of standardized columns that is constant
+_DEPENDENT = 1e-9  # largest relative variance of a linear combination that counts as constant
 
 
 class EncodedRows(NamedTuple):
-    """Rows of a table as vectors.
+    """The rows of a table as vectors.
 
     Attributes:
-      values: `[num, size]` float64: NaN for values that are missing or cannot be read, -1 if they cannot occur.
-      known: `[num, size]`, whether a value can occur.
+      values: float64 `[num, size]`; NaN if a value is missing or cannot be read, -1 if it cannot occur.
+      known: bool `[num, size]`, whether a value can occur.
       faults: `[num, size]`, what is wrong with a value, or "".
-      log_slopes: `[num]`, the log-determinants of the maps of values to numbers.
-      table: the columns as they were.
+      log_slopes: `[num]`, the log-determinants of the maps from values to numbers.
+      table: the columns before encoding.
     """
 
     values: np.ndarray
@@ -39,12 +39,12 @@ class EncodedRows(NamedTuple):
 
     @property
     def unreadable(self) -> np.ndarray:
-        """`[num]`, whether a row has a value that cannot be read or cannot occur."""
+        """Whether each row has a value that cannot be read or cannot occur, `[num]`."""
         return (self.faults != "").any(axis=1)
 
     @property
     def reasons(self) -> np.ndarray:
-        """`[num]`, what is wrong with a row, or "": its first fault, or else its first missing value."""
+        """The first fault of each row, `[num]`; if it has none, its first missing value, otherwise ""."""
         reasons = np.full(len(self.values), "", object)
         is_wrong, is_missing = self.faults != "", np.isnan(self.values)
         for row in np.flatnonzero(is_wrong.any(axis=1) | is_missing.any(axis=1)):
@@ -56,35 +56,34 @@ class EncodedRows(NamedTuple):
 
 
 class ColumnCodes:
-    """The columns of a table as coordinates of vectors.
+    """Encodes the columns of a table as coordinates of vectors, and decodes them.
 
-    The type of a column decides its kind, unless `kinds` does:
+    The type of a column implies its kind, unless `kinds` sets it:
 
     - "number": floats.
     - "whole": integers, and floats that are all integers.
-    - a number: the step of a grid, such as 0.1. No grid is guessed.
-    - "category": booleans, text and categories, numbered by frequency.
+    - a number: the step of a grid, such as 0.1. No type implies this kind.
+    - "category": booleans, text and categories. The most frequent level has the number 0.
     - a list: the levels of an ordered column, lowest first.
     - "date": times, as days since the first one. "day": times that are whole days apart.
 
-    A vector holds a number itself, the number of a level, or the number of days. If float32 cannot resolve the
+    A coordinate is the value itself, the number of a level, or a number of days. If float32 cannot resolve the
     values of a column, an offset is subtracted from them. A discrete value is in the middle of its cell.
 
     Args:
-      table: `pandas.DataFrame` of the rows of the fit.
-      kinds: the kinds of columns by their names, instead of those that the types imply. Ordered levels are found
-        by their text.
+      table: `pandas.DataFrame` of the rows to fit.
+      kinds: kinds of columns by name, overriding their types. Ordered levels are matched by their text.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
 
     Attributes:
-      columns: the `Column`s.
-      kinds: the kind of each column, by its name, in the form of the argument.
+      columns: the `Column` objects.
+      kinds: the kind of each column by name, in the form of the argument.
       size: number of columns.
-      is_discrete: `[size]`, which columns have cells.
-      offsets: `[size]`, what is subtracted from the values of a column.
+      is_discrete: `[size]`, whether a column has cells.
+      offsets: `[size]`, the offsets that are subtracted from the values.
 
     Raises:
-      ValueError: if a column cannot be read as its kind, all its values are missing, or it has over 100 levels.
+      ValueError: if a column cannot be read as its kind, has no values, or has more than 100 levels.
     """
 
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: "Mapping[Any, Bounds] | None" = None):
@@ -103,8 +102,8 @@ class ColumnCodes:
 
     @functools.cached_property
     def cells(self) -> "Cells | None":
-        """The cells of the discrete columns; None if there are none."""
-        from tf_resflow.models.dequantization import Cells  # which imports TensorFlow
+        """The cells of the discrete columns, or None if there are none."""
+        from tf_resflow.models.dequantization import Cells  # imports TensorFlow
 
         if not self.is_discrete.any():
             return None
@@ -114,41 +113,41 @@ class ColumnCodes:
 
     @classmethod
     def of_columns(cls, columns: Sequence[Column]) -> "ColumnCodes":
-        """The codes of fitted columns."""
+        """Returns the codes of fitted columns."""
         codes = cls.__new__(cls)
         codes._set([*columns])
         return codes
 
     @classmethod
     def of_numbers(cls, names: Sequence[Any]) -> "ColumnCodes":
-        """The columns of a table of real numbers."""
+        """Returns the codes of columns of real numbers with these names."""
         return cls.of_columns([real_column(name) for name in names])
 
     @classmethod
     def from_json(cls, columns: Sequence[Mapping[str, Any]]) -> "ColumnCodes":
-        """The columns that `to_json` of this version or an earlier one describes."""
+        """Restores the codes from the output of `to_json`, of this version or an earlier one."""
         return cls.of_columns([column_from_json(column) for column in columns])
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The name, kind, type and settings of each column."""
+        """Returns the name, kind, type and settings of each column, as values that JSON can hold."""
         return [{"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns]
 
     @property
     def texts(self) -> list[Any]:
-        """The names of the columns whose levels are text."""
+        """The names of the columns with text levels."""
         return [c.name for c in self.columns if any(isinstance(level, str) for level in c.levels or ())]
 
     @property
     def labels(self) -> list[list[str] | None]:
-        """The levels of each column in words; None for columns without levels."""
+        """The levels of each column as text; None for a column without levels."""
         return [None if c.levels is None else [in_words(level) for level in c.levels] for c in self.columns]
 
     def encode(self, table: Any, *, date_format: str | None = None) -> EncodedRows:
-        """The rows of any table with these columns, in any order.
+        """Encodes the rows of a table that has these columns, in any order.
 
         Args:
-          table: `pandas.DataFrame`. Values may be text.
-          date_format: format of dates that are text; ISO 8601 by default.
+          table: `pandas.DataFrame`. Values may be text, and other columns are ignored.
+          date_format: format of dates given as text; ISO 8601 by default.
         """
         num, table = len(table), table[list(self.kinds)].reset_index(drop=True)
         values, known, log_slopes = np.empty([num, self.size]), np.ones([num, self.size], bool), np.zeros(num)
@@ -161,26 +160,26 @@ class ColumnCodes:
         return EncodedRows(values, known, faults, log_slopes, table)
 
     def decode(self, values: np.ndarray) -> Any:
-        """A `pandas.DataFrame` of vectors, in the types and the order of the columns."""
+        """Returns a `pandas.DataFrame` of the rows of vectors, with the types and order of the columns."""
         values, found = values.astype(np.float64), {}
-        for place, own in enumerate(self.columns):
-            column = pandas.Series(own.decode(values[:, place]))
+        for place, fitted in enumerate(self.columns):
+            column = pandas.Series(fitted.decode(values[:, place]))
             if getattr(column.dtype, "tz", None) is not None:
-                column = column.dt.tz_convert(getattr(own.dtype, "tz", None))
-            found[own.name] = column.astype(own.dtype)
+                column = column.dt.tz_convert(getattr(fitted.dtype, "tz", None))
+            found[fitted.name] = column.astype(fitted.dtype)
         return pandas.DataFrame(found, columns=list(self.kinds))
 
     def with_offsets(self, values: np.ndarray) -> np.ndarray:
-        """Vectors with the offsets added again, in float64 if there are offsets."""
+        """Adds the offsets back to vectors. The result is float64 if there are offsets."""
         return values + self.offsets if self.offsets.any() else values
 
     def describe(self) -> dict[Any, str]:
-        """What the numbers of discrete columns and of dates mean, by the names of the columns."""
+        """Returns what the numbers of discrete columns and of dates mean, by column name."""
         return {column.name: text for column in self.columns if (text := column.description())}
 
 
 def dependent(values: np.ndarray) -> np.ndarray:
-    """Which columns `[size]` of vectors, which vary, repeat or depend on each other linearly."""
+    """Returns which of the columns of vectors are linearly dependent, `[size]`. All of them must vary."""
     values = values[~np.isnan(values).any(axis=1)]
     if not 2 <= values.shape[1] < len(values):
         return np.zeros(values.shape[1], bool)

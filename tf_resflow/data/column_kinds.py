@@ -1,4 +1,4 @@
-"""The kinds of the columns of a table: a class for each maps values to the numbers that a model sees, and back."""
+"""The kinds of table columns. Each class maps values to the numbers that a model sees, and back."""
 
 import abc
 import contextlib
@@ -15,37 +15,37 @@ from tf_resflow.extras import LazyPackage
 pandas: Any = LazyPackage("pandas", "data")
 
 Bounds = tuple[float | None, float | None]
-"""The lowest and the highest value of a column. None means no bound."""
+"""The lower and the upper bound of a column, both exclusive. None means no bound."""
 
 MOST_LEVELS = 100
-"""The largest number of levels of a category, and of values of a grid that has ends."""
+"""The maximum number of levels of a category, and of values of a grid with a first and a last cell."""
 
 EXACT = 2**53
-"""Float64 holds every whole number of at most this magnitude."""
+"""Float64 represents every whole number up to this magnitude exactly."""
 
-_SIGNIFICANT = 15  # digits of the values of a grid
-_RESOLUTION = 1e-4  # of a deviation: the coarsest spacing of float32 that needs no offset
+_SIGNIFICANT = 15  # significant digits of grid values
+_RESOLUTION = 1e-4  # largest float32 spacing that needs no offset, in standard deviations or grid steps
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
-_OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # in the data.json of earlier versions
+_OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # names in the data.json of earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
 class Column(abc.ABC):
-    """A column of a table. Each kind of columns is a subclass, listed in `_CLASSES`.
+    """A column of a table. Each kind is a subclass listed in `_CLASSES`.
 
-    Discrete values have the numbers `first - offset + step * k`, k = 0, ..., num - 1, in the middle of their cells.
-    If there are more than `MOST_LEVELS` values, the cells continue on both sides.
+    Discrete values are encoded as `first - offset + step * k`, k = 0, ..., num - 1, the middles of their cells. If
+    there are more than `MOST_LEVELS` values, the cells continue on both sides.
 
     Attributes:
       name: name of the column.
-      dtype: its type in pandas.
+      dtype: its pandas type.
       kind: the kind, in the form of the argument `kinds` of `ColumnCodes`.
-      words: the kinds of the class that are words.
+      words: the kinds of this class that are words.
       json_name: name of the class in JSON.
-      impossible: what is wrong with a value that the column cannot have.
+      impossible: what is wrong with a value that cannot occur in the column.
       is_discrete: whether values have cells.
-      levels: the values that the numbers count, if they do.
-      start: the time whose number is 0, of a column of times.
+      levels: the values numbered from 0, if the numbers stand for levels.
+      start: the time with the number 0, in a column of times.
     """
 
     name: Any
@@ -61,54 +61,54 @@ class Column(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def detect(cls, column: Any) -> Any:
-        """The kind that the type of a column implies, or None if it is of another class."""
+        """Returns the kind that the type of a column implies, or None if this class does not apply."""
 
     @classmethod
     def takes(cls, kind: Any) -> bool:
-        """Whether a kind is one of this class."""
+        """Returns whether this class implements a kind."""
         return isinstance(kind, str) and kind in cls.words
 
     @classmethod
     @abc.abstractmethod
     def fit(cls, name: Any, column: Any, kind: Any) -> "Column":
-        """The column of this kind with the values of a `pandas.Series`, which misses none."""
+        """Fits a column of this kind to a `pandas.Series` without missing values."""
 
     @abc.abstractmethod
     def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray, Any]:
-        """The float64 numbers of values, NaN where there is none, their faults or "", and log-slopes."""
+        """Returns the float64 numbers of values (NaN for none), their faults ("" for none) and log-slopes."""
 
     @abc.abstractmethod
     def decode(self, numbers: np.ndarray) -> Any:
-        """The values of float64 numbers."""
+        """Returns the values of float64 numbers."""
 
     def to_json(self) -> dict[str, Any]:
-        """The settings that are not their defaults, as values that JSON can hold."""
+        """Returns the settings that differ from their defaults, as values that JSON can hold."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[2:]}
         return {name: value for name, (value, default) in values.items() if value != default}
 
     @classmethod
     def from_json(cls, name: Any, dtype: Any, settings: Mapping[str, Any]) -> "Column":
-        """The column that `to_json` describes."""
+        """Restores a column from the output of `to_json`."""
         return cls(name, dtype, **settings)
 
     def description(self) -> str:
-        """What the numbers mean."""
+        """Returns what the numbers mean, or "" if they are the values."""
         return ""
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The first and the last k; infinite without an end."""
+        """The first and the last k; infinite if the cells continue on that side."""
         return (0.0, self.num - 1.0) if self.num <= MOST_LEVELS else (-math.inf, math.inf)
 
     def _cell(self, numbers):
-        """The k of the cells that hold numbers; the first and the last one include what lies beyond them."""
+        """Returns the k of the cells that contain numbers. The end cells include everything beyond them."""
         k = np.floor((numbers - float(self.first - self.offset)) / self.step + 0.5)
         return np.clip(k, *self.ends)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Number(Column):
-    """A real number less an offset; a bounded number through the logarithm or the logit."""
+    """A real number minus an offset. A number with bounds is mapped by a logarithm or the logit."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -117,7 +117,7 @@ class _Number(Column):
     words = ("number",)
     json_name = kind = "number"
     is_discrete = False
-    impossible = "outside of the bounds"
+    impossible = "outside the bounds"
 
     @classmethod
     def detect(cls, column):
@@ -133,7 +133,7 @@ class _Number(Column):
 
     def encode(self, column, date_format=None):
         x, faults = _numbers(column)
-        x = _less(x, self.offset)
+        x = _minus(x, self.offset)
         is_outside = (x <= self.low) | (x >= self.high)
         x, faults = np.where(is_outside, np.nan, x), np.where(is_outside, self.impossible, faults)
         is_low, is_high = math.isfinite(self.low), math.isfinite(self.high)
@@ -164,7 +164,7 @@ class _Number(Column):
 
 @dataclasses.dataclass(frozen=True)
 class _Grid(Column):
-    """Numbers on a grid: multiples of a step, which is 1 for whole numbers. `first` is the smallest of the fit."""
+    """Multiples of a step, which is 1 for whole numbers. `first` is the smallest value of the fit."""
 
     first: Any = None
     step: Any = None
@@ -178,7 +178,7 @@ class _Grid(Column):
     def detect(cls, column):
         if not _is_number(column.dtype):
             return None
-        x = _less(_numbers(column)[0])
+        x = _minus(_numbers(column)[0])
         is_whole = column.dtype.kind in "iu" or np.all((x == np.round(x)) & (np.abs(x) <= EXACT))
         return "whole" if is_whole else None
 
@@ -196,7 +196,7 @@ class _Grid(Column):
             first = int(first) // step * step
         else:
             first = float(_rounded(step * round(first / step), step))
-        num = int(np.round(_less(x, first).max() / step)) + 1
+        num = int(np.round(_minus(x, first).max() / step)) + 1
         return cls(name, x.dtype, first, step, num, first if _offset(x, step) else 0)
 
     @property
@@ -216,10 +216,10 @@ class _Grid(Column):
         return -float(below // self.step), float(above // self.step)
 
     def encode(self, column, date_format=None):
-        from tf_resflow.models.dequantization import OFF_GRID  # which imports TensorFlow
+        from tf_resflow.models.dequantization import OFF_GRID  # imports TensorFlow
 
         x, faults = _numbers(column)
-        places = _less(x, self.first) / self.step
+        places = _minus(x, self.first) / self.step
         k, rounding = np.round(places), 2 * np.finfo(np.float64).eps * np.abs(places)
         if self.step % 1 or self.first % 1:  # whole numbers have no rounding errors
             types = [_numpy_dtype(dtype) for dtype in (x.dtype, self.dtype)]
@@ -241,7 +241,7 @@ class _Grid(Column):
 
 @dataclasses.dataclass(frozen=True)
 class _Time(Column):
-    """A time, as days since the first one, in UTC. A whole day, in its own time zone, if `num` is not 0."""
+    """A time in UTC, as days since the first one. If `num` is not 0, a whole day in its own time zone."""
 
     start: Any = None
     num: int = 0
@@ -298,13 +298,13 @@ class _Time(Column):
 
 @dataclasses.dataclass(frozen=True)
 class _Levels(Column):
-    """One of several levels, as its number."""
+    """One of several levels, as its number in the order of `levels`."""
 
     levels: Any = ()
 
     words: ClassVar[tuple[str, ...]] = ("category",)
     json_name = kind = "category"
-    impossible = "not a level of the training"
+    impossible = "not a known level"
 
     @classmethod
     def detect(cls, column):
@@ -342,7 +342,7 @@ class _Levels(Column):
 
 @dataclasses.dataclass(frozen=True)
 class _OrderedLevels(_Levels):
-    """One of several levels in the order of a list, which may have more than the data."""
+    """One of several levels in the order of a list, which may include levels that the data lack."""
 
     words: ClassVar[tuple[str, ...]] = ()
     json_name = "ordered"
@@ -366,57 +366,57 @@ class _OrderedLevels(_Levels):
         return list(self.levels)
 
 
-_CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # the first one detects first
+_CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # in the order of detection
 
 
 def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None = None) -> Column:
-    """The `Column` of a `pandas.Series`. Its type implies the kind unless one is given; see `ColumnCodes`."""
+    """Fits a `Column` to a `pandas.Series`. Its type implies the kind if none is given; see `ColumnCodes`."""
     present, dtype = column.dropna(), column.dtype
     if not len(present):
-        raise ValueError(f"Column {name!r}: all values are missing. Leave it out.")
+        raise ValueError(f"Column {name!r}: all values are missing. Leave this column out.")
     if isinstance(dtype, (pandas.PeriodDtype, pandas.SparseDtype)) or pandas.api.types.is_timedelta64_dtype(dtype):
-        raise ValueError(f"Column {name!r} is of type {dtype}. Convert it to numbers or times.")
+        raise ValueError(f"Column {name!r} has the unsupported type {dtype}. Convert it to numbers or times.")
     if kind is None:
-        detected = (own.detect(present) for own in _CLASSES)
+        detected = (cls.detect(present) for cls in _CLASSES)
         kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
-    own = next((own for own in _CLASSES if own.takes(kind)), None)
-    if own is None or (bounds is not None and own is not _Number):
-        words = ", ".join(word for own in _CLASSES for word in own.words)
+    cls = next((cls for cls in _CLASSES if cls.takes(kind)), None)
+    if cls is None or (bounds is not None and cls is not _Number):
+        words = ", ".join(word for cls in _CLASSES for word in cls.words)
         raise ValueError(
-            f"Column {name!r}: a kind is one of {words}, the step of a grid such as 0.1, or a list of levels, and "
-            f"only numbers have bounds; got the kind {kind!r} and the bounds {bounds}."
+            f"Column {name!r} has the kind {kind!r} and the bounds {bounds}. A kind must be one of {words}, the "
+            "step of a grid such as 0.1, or a list of levels. Only the kind 'number' can have bounds."
         )
-    fitted = own.fit(name, present, kind) if bounds is None else _Number.fit(name, present, kind, bounds)
+    fitted = cls.fit(name, present, kind) if bounds is None else _Number.fit(name, present, kind, bounds)
     levels: Any = fitted.levels or ()
     if len(levels) > MOST_LEVELS:
         raise ValueError(
-            f"Column {name!r} has {len(levels)} different values, such as {levels[0]!r}: too many for a category. "
-            "Leave it out, or convert it by pandas.to_numeric or pandas.to_datetime."
+            f"Column {name!r} has {len(levels)} different values, such as {levels[0]!r}; a category can have at "
+            f"most {MOST_LEVELS}. Leave it out, or convert it with pandas.to_numeric or pandas.to_datetime."
         )
     _check(name, present, None, fitted.encode(present)[1])
     return fitted
 
 
 def real_column(name: Any) -> Column:
-    """A column of real numbers."""
+    """Returns a column of real numbers."""
     return _Number(name, np.dtype("float32"))
 
 
 def column_from_json(description: Mapping[str, Any]) -> Column:
-    """The column with the "name", "kind" and "dtype", and the settings of `Column.to_json`."""
+    """Restores a column from its "name", "kind" and "dtype", and the settings of `Column.to_json`."""
     settings = dict(description)
     name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
-    classes = {own.json_name: own for own in _CLASSES}
+    classes = {cls.json_name: cls for cls in _CLASSES}
     return classes[_OLD_KINDS.get(kind, kind)].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
 
 
 def _check(name, column, values, faults):
-    """Returns the values of a column, or raises ValueError if it has faults."""
+    """Returns `values`, or raises ValueError if the column has faults."""
     places = np.flatnonzero(faults != "")
     if len(places):
         raise ValueError(
             f"Column {name!r}: {len(places)} of {len(column)} values are {faults[places[0]]}, such as "
-            f"{in_words(column.iloc[places[0]])[:40]}. Correct them, leave the rows out, or choose another kind."
+            f"{in_words(column.iloc[places[0]])[:40]}. Correct them, leave out these rows, or choose another kind."
         )
     return values
 
@@ -430,7 +430,7 @@ def _numpy_dtype(dtype):
 
 
 def _numbers(column):
-    """A column in a type of finite numbers, and the faults of its values."""
+    """Returns a column as finite numbers, and the faults of its values."""
     if column.dtype.kind in "mMc":
         x = pandas.Series(np.nan, column.index)
     else:
@@ -442,8 +442,8 @@ def _numbers(column):
     return x.mask(is_infinite), faults
 
 
-def _less(x, origin=0):
-    """Numbers less an origin, as float64; NaN where values are missing. Large integers lose no digits."""
+def _minus(x, origin=0):
+    """Returns x - origin as float64, NaN for missing values. Large integers lose no digits."""
     floats = x.to_numpy(np.float64, na_value=np.nan)
     if _numpy_dtype(x.dtype).kind in "iu" and np.nanmax(np.abs(floats), initial=0.0) > EXACT:
         return np.array([math.nan if pandas.isna(value) else float(int(value) - origin) for value in x])
@@ -451,13 +451,12 @@ def _less(x, origin=0):
 
 
 def _smallest(x):
-    """The smallest of numbers, an `int` of integers."""
     return int(x.min()) if _numpy_dtype(x.dtype).kind in "iu" else float(x.min())
 
 
 def _offset(numbers, step=0.0):
-    """A round number near the mean of numbers that float32 does not resolve, else 0."""
-    x = _less(numbers, origin := _smallest(numbers))
+    """Returns a round number near the mean if float32 cannot resolve the numbers, otherwise 0."""
+    x = _minus(numbers, origin := _smallest(numbers))
     resolution = _RESOLUTION * max(deviation := x.std(), step)
     if max(abs(origin), abs(origin + x.max())) * np.finfo(np.float32).eps <= resolution or not deviation:
         return 0
@@ -468,14 +467,14 @@ def _offset(numbers, step=0.0):
 
 
 def _integers(values, origin, dtype, least=-math.inf, most=math.inf):
-    """Integers near `origin + values`, in the range of their type and within limits."""
+    """Returns `origin + values` as integers, clipped to the range of the type and to the limits."""
     limits = np.iinfo(dtype)
     least, most = max(least, int(limits.min)), min(most, int(limits.max))
     return np.array([min(max(round(origin + int(value)), least), most) for value in values], dtype)
 
 
 def _rounded(values, step):
-    """Values on a grid without the rounding errors of their sums and products, such as 3.7000000000000002."""
+    """Removes the rounding errors of values on a grid, such as 3.7000000000000002."""
     largest = max(np.abs(values).max(initial=0.0), step)
     return np.round(values, max(_SIGNIFICANT - math.ceil(math.log10(largest)), 0))
 
@@ -485,7 +484,6 @@ def _zone(dtype):
 
 
 def _times(column, zone, date_format=None):
-    """A column as times in a zone, and the faults of its values."""
     if column.dtype.kind in "iufcbm":
         times = pandas.Series(np.datetime64("NaT", "us"), column.index)
     else:
@@ -495,30 +493,30 @@ def _times(column, zone, date_format=None):
 
 
 def in_words(value: Any) -> str:
-    """A level in words: whole numbers as such."""
+    """Returns a level as text. Whole numbers have no decimal point."""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def is_text(kind: Any) -> bool:
-    """Whether the text of columns of a kind stays text, even if it looks like numbers or dates."""
+    """Returns whether text in columns of a kind stays text, even if it looks like numbers or dates."""
     return _Levels.takes(kind) or _OrderedLevels.takes(kind)
 
 
 def kinds_in_words(kinds: Mapping[Any, Any]) -> str:
-    """The kinds of columns in the form of the field `data.kinds` of a config."""
+    """Formats the kinds of columns as the field `data.kinds` of a config."""
     words = {name: " < ".join(map(in_words, k)) if isinstance(k, list) else k for name, k in kinds.items()}
     return "; ".join(f"{name}: {kind}" for name, kind in words.items())
 
 
 def kinds_from_words(text: str) -> dict[str, Any]:
-    """The kinds of columns in the field `data.kinds` of a config; the inverse of `kinds_in_words`."""
+    """Parses the field `data.kinds` of a config; the inverse of `kinds_in_words`."""
     found: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(";"))):
         name, colon, kind = part.rpartition(":")
         words: list[Any] = [word.strip() for word in kind.split("<")]
         if not colon or not all(words):
             raise ValueError(
-                f"data.kinds is {text!r}, and not of the form 'wind: number; temp: 0.1; rooms: whole; "
+                f"data.kinds = {text!r} is malformed. Write it like 'wind: number; temp: 0.1; rooms: whole; "
                 "code: category; size: S < M < L'."
             )
         if len(words) == 1:

@@ -1,4 +1,4 @@
-"""The columns of a table as standardized coordinates of vectors."""
+"""Encodes the rows of a table as standardized vectors."""
 
 import math
 import warnings
@@ -12,8 +12,8 @@ from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import Bounds
 from tf_resflow.plurals import shortened
 
-_LEAST_POWERED = 20  # rows
-_EXTREME = 0.02  # share of the gains on each side that count as the next ones, since a single row can have any
+_LEAST_POWERED = 20  # minimum number of rows to fit a transform
+_EXTREME = 0.02  # share of the gains clipped on each side, since the gain of a single row has no bound
 
 
 class Encoded(NamedTuple):
@@ -23,10 +23,10 @@ class Encoded(NamedTuple):
       values: float64. The value of a continuous coordinate, or the lower edge of the cell of a discrete one. NaN
         marks a missing value.
       widths: the widths of the cells, 0 in continuous coordinates.
-      ends: bool, `[2, num, size]`: whether the cell is the first one and whether it is the last one.
+      ends: bool `[2, num, size]`, whether the cell is the first one, and whether it is the last one.
       log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
         logarithms of the widths.
-      known: `[num]`, whether every value can occur; otherwise the row has probability 0.
+      known: bool `[num]`, whether all values can occur; otherwise the row has probability 0.
     """
 
     values: np.ndarray
@@ -39,18 +39,18 @@ class Encoded(NamedTuple):
 class Columns:
     r"""Maps the rows of a table to standardized vectors and back.
 
-    Each column is a coordinate, of the kind that its type or `kinds` implies; see `ColumnCodes`. A number with
+    Each column becomes one coordinate, and its type or `kinds` implies how; see `ColumnCodes`. A number with
     `bounds` (a, b) becomes \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum. A discrete value (a whole number, a
-    value on a grid, a day, a level) is a cell, one step wide. A Yeo-Johnson transform is applied to numbers that it
-    makes more normal (see `_Powers`), and all coordinates are standardized.
+    value on a grid, a day, a level) becomes a cell, one step wide. Numbers that a Yeo-Johnson transform brings
+    closer to a normal distribution are transformed. All coordinates are standardized.
 
-    The log-density of a row is \\(\log p(x) = \log E_u\, p(z + w u) + \mathrm{log\_scale}\\), with its vector z,
-    the widths w of its cells, and u uniform in [0, 1) in the discrete coordinates. It is a probability in the
-    discrete columns and a density, in their units, in the other columns. A value that cannot occur (an unknown
-    level, 2.5 in a column of whole numbers, a number outside of its bounds) has probability 0.
+    The log-density of a row is \\(\log p(x) = \log E_u\, p(z + w u) + \mathrm{log\_scale}\\). Here z is its vector,
+    w are the widths of its cells, and u is uniform in [0, 1) in the discrete coordinates. The result is a
+    probability in the discrete columns, and a density in the units of the other columns. A value that cannot occur
+    (an unknown level, 2.5 in a column of whole numbers, a number outside its bounds) has probability 0.
 
-    Levels, and grids of at most 100 values, have a first and a last cell. These cells include what lies beyond
-    them, in scores as in samples, so the probabilities of the values of the fit add up to one.
+    Categories, and grids of at most 100 values, have a first and a last cell. These include everything beyond them,
+    both in scores and in samples, so the probabilities of all values add up to one.
 
     ```python
     import pandas
@@ -64,14 +64,14 @@ class Columns:
     ```
 
     Args:
-      table: `pandas.DataFrame` of the rows of the fit.
+      table: `pandas.DataFrame` of the rows to fit.
       kinds: see `ColumnCodes`.
       bounds: see `ColumnCodes`.
 
     Attributes:
-      kinds: the kind of each column, by its name, in the form of the argument.
+      kinds: the kind of each column by name, in the form of the argument.
       size: number of coordinates.
-      is_discrete: `[size]`, which coordinates have cells.
+      is_discrete: `[size]`, whether a coordinate has cells.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
@@ -88,7 +88,7 @@ class Columns:
         self._warn(table)
 
     def encode(self, table: Any) -> Encoded:
-        """The rows of a table with the columns of the fit, in any order, as standardized vectors."""
+        """Encodes the rows of a table that has the columns of the fit, in any order."""
         places, rows = self._places(table)
         lower, log_slopes = self._powers.transform((places - self._mean) / self._scale)
         upper, _ = self._powers.transform((places + self.is_discrete - self._mean) / self._scale)
@@ -100,57 +100,57 @@ class Columns:
         return Encoded(lower, widths, ends & self.is_discrete, log_scale, rows.known.all(axis=1))
 
     def decode(self, values: np.ndarray) -> Any:
-        """A `pandas.DataFrame` of the rows with these vectors, in the types and the order of the fit."""
+        """Returns a `pandas.DataFrame` of the rows of vectors, with the column types and order of the fit."""
         places = self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean
         first, step = self._grid
         return self._codes.decode(np.where(self.is_discrete, first + step * np.floor(places), places))
 
     @property
     def _grid(self):
-        """The first values of the discrete coordinates, and the steps."""
+        """The first values and the steps of the discrete coordinates."""
         cells = self._codes.cells
         return (0.0, 1.0) if cells is None else (cells.first, np.where(self.is_discrete, cells.step, 1.0))
 
     def _places(self, table):
-        """The rows as vectors with the numbers 0, 1, ... of the cells in discrete coordinates, and as they are."""
+        """Returns the rows as vectors, with cell numbers 0, 1, ... for discrete values, and the `EncodedRows`."""
         rows, (first, step) = self._codes.encode(table), self._grid
         if unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1)).tolist():
             raise ValueError(
                 f"Row {unread[0] + 1}, {rows.reasons[unread[0]]}. {len(unread):,} of {len(table):,} rows have such "
-                "values: correct them, or leave these rows out."
+                "values. Correct them, or leave out these rows."
             )
         return np.where(self.is_discrete, np.round((rows.values - first) / step), rows.values), rows
 
     def _warn(self, table):
-        """Warns of columns that are constant, repeat or depend on each other."""
         values, names = self.encode(table).values, np.array(list(self.kinds), object)
         varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
         if not varies.all():
             constant = shortened(names[~varies])
-            warnings.warn(f"These columns have one value in all rows: {constant}. Leave them out.", stacklevel=4)
+            warnings.warn(f"These columns are constant: {constant}. Leave them out.", stacklevel=4)
         if (involved := dependent(values[:, varies])).any():
             warnings.warn(
-                f"These columns repeat or depend on each other linearly: {shortened(names[varies][involved])}. "
-                "Leave some of them out: only the noise bounds the density on the plane of their values.",
+                f"These columns are duplicates or linearly dependent: {shortened(names[varies][involved])}. Leave "
+                "some of them out. Otherwise only the noise of the training keeps the density bounded.",
                 stacklevel=4,
             )
 
 
 class _Powers:
-    r"""Yeo-Johnson transforms of the coordinates that they make more normal; the results are standardized again.
+    r"""Applies Yeo-Johnson transforms to the coordinates that they bring closer to a normal distribution.
 
-    A coordinate z has the median m, and a is the smaller of the distances from m to the quartiles. With
-    \\(t = (z - m) / a\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\) for \\(t \ge 0\\); for \\(t < 0\\), y is minus
-    the transform of \\(-t\\) with \\(2 - \lambda\\). The parameter maximizes the normal likelihood in
-    \\(0 \le \lambda \le 2\\). Beyond the range of the fit, y continues linearly. A coordinate is transformed if its
-    normal log-likelihood rises by two standard errors on each half of the rows, with the parameters of the other.
+    Let m be the median of a coordinate z, a the distance from m to the nearer quartile, and \\(t = (z - m) / a\\).
+    If \\(t \ge 0\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\). If \\(t < 0\\), y is minus the transform of
+    \\(-t\\) with \\(2 - \lambda\\). The parameter \\(0 \le \lambda \le 2\\) maximizes the normal likelihood. Beyond
+    the range of the fit, y continues linearly. The results are standardized. A coordinate is transformed if, on
+    each half of the rows, the parameters of the other half raise the normal log-likelihood by more than two
+    standard errors.
 
     References:
       Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.
     """
 
     def __init__(self, values, is_number):
-        chosen = [_power(x[~np.isnan(x)]) if is_ else None for x, is_ in zip(values.T, is_number, strict=True)]
+        chosen = [_power(x[~np.isnan(x)]) if ok else None for x, ok in zip(values.T, is_number, strict=True)]
         self._places = [place for place, power in enumerate(chosen) if power is not None]
         found = np.reshape([power for power in chosen if power is not None], [-1, 3])
         self._median, self._unit, self._lambdas = found.T
@@ -160,7 +160,7 @@ class _Powers:
         self._mean, self._scale = np.nanmean(y, axis=0), np.nanstd(y, axis=0)
 
     def transform(self, values):
-        """The transformed values, and the logarithms of the slopes, both `[num, size]`."""
+        """Returns the transformed values and the logarithms of the slopes, both `[num, size]`."""
         values, all_log_slopes = values.copy(), np.zeros_like(values)
         t = (values[:, self._places] - self._median) / self._unit
         inside = np.clip(t, self._low, self._high)
@@ -170,7 +170,6 @@ class _Powers:
         return values, all_log_slopes
 
     def inverse(self, values):
-        """The values with these transforms."""
         values = values.copy()
         y = values[:, self._places] * self._scale + self._mean
         inside = np.clip(y, *(_yeo_johnson(end, self._lambdas)[0] for end in (self._low, self._high)))
@@ -183,32 +182,31 @@ class _Powers:
 
 
 def _yeo_johnson(t, lambdas):
-    """The transform of columns and the logarithms of its slopes."""
+    """Returns the transforms of columns, and the logarithms of their slopes."""
     above, below = special.boxcox1p(np.maximum(t, 0.0), lambdas), special.boxcox1p(np.maximum(-t, 0.0), 2 - lambdas)
     return np.where(t >= 0, above, -below), (lambdas - 1) * np.sign(t) * np.log1p(np.abs(t))
 
 
 def _power(z):
-    """The median, the unit and the parameter of the transform of a coordinate; None if it does not help."""
+    """Returns the median, unit and parameter of a coordinate's transform, or None if it does not help."""
     if len(z) < _LEAST_POWERED or not np.ptp(z):
         return None
     low, median, high = np.quantile(z, [0.25, 0.5, 0.75])
     t = (z - median) / (unit := min(median - low, high - median) or z.std())
     halves, gains = np.array_split(np.random.default_rng(0).permutation(t), 2), []
-    for own, other in (halves, halves[::-1]):
-        power = _best_power(own)
-        (y, _), (y_new, log_slopes) = (_yeo_johnson(part, power) for part in (own, other))
-        gain = _normal(y_new, y) + log_slopes - _normal(other, own)
+    for half, other in (halves, halves[::-1]):
+        power = _best_power(half)
+        (y, _), (y_new, log_slopes) = (_yeo_johnson(part, power) for part in (half, other))
+        gain = _normal(y_new, y) + log_slopes - _normal(other, half)
         gains.append(np.clip(gain, *np.quantile(gain, [_EXTREME, 1 - _EXTREME])))
     is_better = all(gain.mean() > 2 * gain.std() / math.sqrt(len(gain)) for gain in gains)
     return (median, unit, _best_power(t)) if is_better else None
 
 
 def _best_power(t):
-    """The parameter in [0, 2] under which the transform is most likely normal."""
     return optimize.fminbound(lambda power: -stats.yeojohnson_llf(power, t), 0, 2)
 
 
 def _normal(x, rows):
-    """The log-densities of values, by the normal distribution of others."""
+    """Returns the log-densities of x under the normal distribution fitted to `rows`."""
     return stats.norm.logpdf(x, rows.mean(), max(rows.std(), 1e-9))

@@ -11,12 +11,12 @@ from tf_resflow.data.files import check_table
 _READ_OPTIONS = "comment date_format decimal encoding engine header na_values sep sheet_name skiprows thousands"
 
 PLACES = ("path", "path_validation", "path_test", "data_dir")
-"""The fields that are files or folders."""
+"""The fields that hold paths of files or folders."""
 
 FIELDS = {
     "name": "digits",
     "data_dir": "",
-    "levels": Field(0, Rule(lambda v: v == 0 or 2 <= v <= 256, "0 (as they are) or in 2, ..., 256")),
+    "levels": Field(0, Rule(lambda v: v == 0 or 2 <= v <= 256, "0 (the levels of the data) or in 2, ..., 256")),
     "split_train": "train",
     "split_validation": "",
     "split_test": "test",
@@ -43,24 +43,24 @@ FIELDS = {
 
 
 def default_config(**fields: Any) -> Any:
-    """Returns the `data` section of a config, with every field that `load` knows.
+    """Returns the `data` section of a config, with all fields of `load`.
 
     - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own files, or
       the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
     - Your own files: `path`, `path_validation`, `path_test`, `key`, `test_fraction` and `split_seed`; for images
-      also `max_image_size` (0 for none) and `skip_unreadable`. See `load_image_files` and `load_tabular`.
+      also `max_image_size` (0 for no maximum) and `skip_unreadable`. See `load_image_files` and `load_tabular`.
     - Images: `levels` and `image_size` (0 keeps those of the data), `flip` and `crop_padding`.
-    - TensorFlow Datasets: `data_dir`, `download`, `split_train`, `split_validation` and `split_test`; "" is TFDS's
-      own. See `load_tfds_images`.
+    - TensorFlow Datasets: `data_dir`, `download`, `split_train`, `split_validation` and `split_test`. If `data_dir`
+      or `split_validation` is "", TFDS's default applies. See `load_tfds_images`.
     - Tables: `columns` and `condition_columns`, names or numbers from 1, separated by commas ("" for all and for
       none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L"; `missing`
       and `read_options`. See `load_tabular`.
     - 2-D densities: `num_test`.
-    - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held back for
-      validation if there is no such split; 0 for none. Densities draw `num_test` more.
+    - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held out for
+      validation if there is no validation split; 0 for none. 2-D densities draw `num_test` new examples instead.
 
     Args:
-      **fields: values that replace the defaults.
+      **fields: values that override the defaults.
 
     Returns:
       An `ml_collections.ConfigDict`.
@@ -74,11 +74,11 @@ def default_config(**fields: Any) -> Any:
 
 
 def check_places(config: Mapping[str, Any] | ConfigDict) -> None:
-    """Raises ValueError unless the files and folders of a `data` section are there and can be of its kind."""
+    """Raises ValueError unless the files and folders of a `data` section exist and have a suitable type."""
     if config["name"] not in ("images", "tabular"):
         return
     if not config["path"]:
-        raise ValueError("config.data.path is missing: set it to the file or folder of your data.")
+        raise ValueError("config.data.path is missing: set it to the file or folder with your data.")
     for field in ("path", "path_validation", "path_test"):
         path = pathlib.Path(config[field]).expanduser()
         if config[field] and config["name"] == "tabular":

@@ -1,4 +1,4 @@
-"""What a model must know of its data."""
+"""The properties of a data set that a model needs."""
 
 from typing import Any, NamedTuple
 
@@ -10,22 +10,22 @@ __all__ = ["DataInfo"]
 
 
 class DataInfo(NamedTuple):
-    """What a model must know of its data.
+    """The properties of a data set that a model needs.
 
     Attributes:
       name: name of the data set.
       event_shape: shape of one example.
       levels: number of levels of integer data; None for continuous data.
-      mean: mean of the train split per coordinate, or of images per channel, or None.
-      std: standard deviation of the train split, as the mean.
+      mean: mean of the train split per coordinate (per channel for images), or None.
+      std: standard deviation of the train split, like `mean`.
       num_classes: number of classes of labeled data; None without labels.
       sizes: number of examples of each finite split, if known.
       columns: names of the coordinates of vectors, if known.
-      condition_mean: mean of the conditions of the train split, real vectors; None without conditions.
-      condition_std: standard deviation of the conditions.
+      condition_mean: mean of the conditions of the train split, if they are real vectors, otherwise None.
+      condition_std: standard deviation of these conditions.
       condition_columns: names of the coordinates of conditions, if known.
-      codes: the `ColumnCodes` of a table, which describe its columns; None for other data.
-      condition_codes: those of its conditions.
+      codes: the `ColumnCodes` of a table; None for other data.
+      condition_codes: the `ColumnCodes` of its conditions.
     """
 
     name: str
@@ -44,11 +44,11 @@ class DataInfo(NamedTuple):
 
     @property
     def is_dequantized(self) -> bool:
-        """Whether noise is added to the data, or to some of their coordinates."""
+        """Whether noise is added to the data, or to some of its coordinates."""
         return self.levels is not None or (self.codes is not None and self.codes.cells is not None)
 
     @property
     def kinds(self) -> dict[str, Any] | None:
-        """The kinds of the columns of a table, of its conditions, too, by their names or numbers."""
+        """The kinds of the columns of a table, including the conditions, by name or number."""
         parts = [part.kinds for part in (self.codes, self.condition_codes) if part is not None]
         return {name: kind for part in parts for name, kind in part.items()} or None

@@ -1,4 +1,4 @@
-"""A data set: named splits of examples, served as reproducible batches."""
+"""Data sets: named splits of examples, and reproducible batches of them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,16 +9,16 @@ import tensorflow as tf
 
 from tf_resflow.data.column_codes import ColumnCodes
 
-_ROWS = 1024  # examples that `Dataset.array` takes at a time
+_ROWS = 1024  # batch size of passes over a whole split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples of one event shape, split into "train", "test" and perhaps "validation".
+    """Examples of one event shape, split into "train", "test" and, optionally, "validation".
 
     Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels` is None.
-    `from_arrays` makes a data set of arrays. Otherwise `read` returns a whole split when it is first needed, or
-    `stream` returns the examples one after the other, or `draw` generates the train examples of every step.
+    `from_arrays` makes a data set from arrays. Other data sets set `read`, which returns a whole split when it is
+    first needed; `stream`, which yields the examples one by one; or `draw`, which generates the train examples.
 
     ```python
     import numpy as np
@@ -32,24 +32,22 @@ class Dataset:
     Attributes:
       name: name of the data set.
       event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
-      levels: number of values that an integer example can take, None for continuous data.
+      levels: number of values of integer data; None for continuous data.
       sizes: number of examples of each finite split, by name.
-      read: function of a split's name that returns all its examples: an array, or a pair of arrays, examples and
-        labels or conditions.
-      draw: `draw(num, seed) -> [num, *event_shape]` for generated train data; the seed is a sequence of integers.
+      read: `read(split)` returns all examples of a split, or a pair of these and their labels or conditions.
+      draw: `draw(num, seed) -> [num, *event_shape]` generates train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
         `num_classes`, without the first `skip` examples. Their order is a pure function of the seed, an int64
-        tensor of shape `[2]`, or the split's own if the seed is None.
-      decode: function that turns an encoded element of the stream into such a tuple. It is called only for the
-        examples that are needed.
+        tensor of shape `[2]`. With the seed None, it is the order of the split.
+      decode: maps an encoded element of the stream to its tuple; called only for the examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
-      crop_padding: pixels by which the train stream pads each image on all sides, by reflection, before it crops
-        the image to its size at a uniform position.
-      num_classes: number of classes: labels are 0, ..., num_classes - 1; None for data without labels.
-      condition_mean: mean of the train split's conditions, which are real vectors; None without conditions.
-      condition_std: standard deviation of the train split's conditions.
-      mean: mean of the train split per coordinate, or per channel of images, if known.
-      std: standard deviation of the train split, likewise.
+      crop_padding: number of pixels by which the train stream pads each image on all sides, by reflection, before
+        cropping it to its size at a uniform position.
+      num_classes: number of classes, with the labels 0, ..., num_classes - 1; None for data without labels.
+      condition_mean: mean of the conditions of the train split, if they are real vectors, otherwise None.
+      condition_std: standard deviation of these conditions.
+      mean: mean of the train split per coordinate (per channel for images), if known.
+      std: standard deviation of the train split, like `mean`, if known.
       entropy: differential entropy of the data distribution in nats, if known.
       columns: names of the coordinates of vectors, if known.
       condition_columns: names of the coordinates of conditions, if known.
@@ -86,8 +84,8 @@ class Dataset:
         largest = min(self.event_shape[:2]) - 1 if len(self.event_shape) == 3 else 0
         if (self.flip and len(self.event_shape) != 3) or not 0 <= self.crop_padding <= largest:
             raise ValueError(
-                f"flip = {self.flip} and crop_padding = {self.crop_padding} do not suit examples of the shape "
-                f"{self.event_shape}: only images are flipped, or padded by less than their sides."
+                f"flip = {self.flip} and crop_padding = {self.crop_padding} are invalid for examples of shape "
+                f"{self.event_shape}. Both need images, and crop_padding must be less than their height and width."
             )
 
     @classmethod
@@ -101,27 +99,25 @@ class Dataset:
         conditions: Mapping[str, np.ndarray] | None = None,
         **fields: Any,
     ) -> "Dataset":
-        """Makes a data set of arrays.
+        """Makes a data set from arrays.
 
         Args:
           name: name of the data set.
           splits: dict of split name to array `[num, *event_shape]`.
           levels: number of values of integer data, at most 256; None for continuous data.
-          labels: dict of split name to integers `[num]`, together with `num_classes`.
-          conditions: dict of split name to real numbers `[num, size]`, together with `condition_mean` and
-            `condition_std`, instead of labels.
+          labels: dict of split name to integers `[num]`. Requires `num_classes`.
+          conditions: dict of split name to reals `[num, size]`. Requires `condition_mean` and `condition_std`.
           **fields: other attributes.
 
         Raises:
-          ValueError: if a value is not in 0, ..., levels - 1, or is NaN or infinite, or the splits differ in their
-            event shape.
+          ValueError: if a value is not in 0, ..., levels - 1, or not finite, or event shapes differ.
         """
         if levels is not None and not 2 <= levels <= 256:
-            raise ValueError(f"levels must be in 2, ..., 256, but is {levels}.")
+            raise ValueError(f"levels = {levels} must be in 2, ..., 256.")
         arrays = {split: _checked(f"{name} ({split})", array, levels) for split, array in splits.items()}
         shapes = {split: array.shape[1:] for split, array in arrays.items()}
         if len(set(shapes.values())) != 1:
-            raise ValueError(f"The splits of {name!r} differ in their event shapes: {shapes}. Make them alike.")
+            raise ValueError(f"The splits of {name!r} have different event shapes: {shapes}. Use the same for all.")
         parts: dict[str, Any] = dict(arrays)
         beside, num_values = (conditions, None) if labels is None else (labels, fields["num_classes"])
         if beside is not None:
@@ -140,27 +136,27 @@ class Dataset:
         labels: bool = False,
         share: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
-        """Returns the endless train stream; its batch is a pure function of (seed, step).
+        """Returns an endless stream of train batches. Each batch is a pure function of the seed and the step.
 
-        A finite split is shuffled anew in each epoch, and its last incomplete batch is dropped.
+        A finite split is reshuffled in each epoch, and its incomplete last batch is dropped.
 
         Args:
-          batch_size: examples in a batch.
+          batch_size: number of examples in a batch.
           seed: integer.
-          start_step: step whose batch comes first.
-          labels: whether to return the labels or conditions, too. This does not change the examples.
-          share: `(index, num)`: return only part `index` of `num` equal parts of each batch.
+          start_step: step of the first batch.
+          labels: whether to also return the labels or conditions. This does not change the examples.
+          share: `(index, num)`, to return only part `index` of `num` equal parts of each batch.
 
         Returns:
-          A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`; with labels, of pairs of them and int32
-          `[batch_size / num]`, or float32 conditions `[batch_size / num, size]`.
+          A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`. With `labels`, each is paired with
+          int32 labels `[batch_size / num]` or float32 conditions `[batch_size / num, size]`.
 
         Raises:
-          ValueError: if batch_size is larger than the train split, or there are no labels.
+          ValueError: if batch_size exceeds the train split or is not a multiple of num, or there are no labels.
         """
         self._check_labels(labels)
         if batch_size % share[1]:
-            raise ValueError(f"batch_size = {batch_size} must be a multiple of the {share[1]} shares.")
+            raise ValueError(f"batch_size = {batch_size} must be a multiple of the number of shares, {share[1]}.")
         if self.draw is not None:
             return _finish(self._drawn_batches(self.draw, batch_size, seed, start_step, share))
         size = self._size("train")
@@ -184,16 +180,16 @@ class Dataset:
     def eval_batches(
         self, split: str, batch_size: int, limit: int | None = None, *, labels: bool = False
     ) -> tf.data.Dataset:
-        """Returns a split in its own order; the last batch may be smaller.
+        """Returns the batches of a split in its own order; the last batch may be smaller.
 
         Args:
           split: name of the split.
-          batch_size: examples in a batch.
-          limit: take the first `limit` examples only.
-          labels: whether to return the labels or conditions, too.
+          batch_size: number of examples in a batch.
+          limit: return only the first `limit` examples.
+          labels: whether to also return the labels or conditions.
 
         Returns:
-          A `tf.data.Dataset` of tensors or pairs, like `train_batches`.
+          A `tf.data.Dataset` of tensors or pairs, as in `train_batches`.
         """
         self._check_labels(labels)
         size = self._size(split)
@@ -207,11 +203,11 @@ class Dataset:
         return _finish(batches.map(lambda *examples: _chosen(examples, labels)))
 
     def array(self, split: str, limit: int | None = None) -> np.ndarray:
-        """Returns the examples of a finite split, or its first `limit`, as a numpy array."""
+        """Returns the examples of a finite split, or its first `limit` examples, as a NumPy array."""
         return np.concatenate(list(self.eval_batches(split, _ROWS, limit).as_numpy_iterator()))
 
     def with_channel_statistics(self) -> "Dataset":
-        """Returns the data set with the mean and the std of each channel of the dequantized train images."""
+        """Returns a copy with the `mean` and `std` of each channel of the dequantized train images."""
         num, total, squares = 0, np.zeros([]), np.zeros([])
         for batch in self.eval_batches("train", _ROWS).as_numpy_iterator():
             values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
@@ -223,15 +219,15 @@ class Dataset:
 
     def _check_labels(self, labels):
         if labels and self.num_classes is None and self.condition_mean is None:
-            raise ValueError(f"The data set {self.name!r} has no labels. Choose one with labels, or labels=False.")
+            raise ValueError(f"The data set {self.name!r} has no labels. Use one with labels, or set labels=False.")
 
     def _size(self, split):
         if split not in self.sizes:
-            raise ValueError(f"{self.name!r} has no finite split {split!r}; it has {sorted(self.sizes)}.")
+            raise ValueError(f"{self.name!r} has no finite split {split!r}. Choose one of {sorted(self.sizes)}.")
         return self.sizes[split]
 
     def _read_once(self, split):
-        """The examples of a split, and its labels or conditions if it has some."""
+        """Returns the tensors of a split: its examples, and its labels or conditions if it has any."""
         if split not in self._tensors:
             arrays = self.read(split)  # type: ignore[misc]
             if self.num_classes is not None:
@@ -255,15 +251,15 @@ class Dataset:
         return tf.data.Dataset.counter(start_step).map(batch)
 
     def _streamed_batches(self, stream, batch_size, seed, first_epoch, first_step, steps, share):
-        """Pairs of a step's number and its examples, from a stream that each epoch begins anew."""
+        """Returns pairs of a step and its examples, from a stream that restarts in each epoch."""
 
-        def of_share(*encoded):
+        def take_share(*encoded):
             return tf.nest.map_structure(lambda values: _part(values, share), encoded)
 
         def epoch_batches(epoch):
             step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
             encoded = stream("train", tf.stack([seed, epoch]), step * batch_size)
-            encoded = encoded.batch(batch_size, drop_remainder=True).map(of_share).unbatch()
+            encoded = encoded.batch(batch_size, drop_remainder=True).map(take_share).unbatch()
             examples = self._decoded(encoded).batch(batch_size // share[1], drop_remainder=True)
             numbers = tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps)
             return tf.data.Dataset.zip((numbers, examples))
@@ -284,7 +280,7 @@ class Dataset:
 
 
 def _cropped(images, padding, seed, share):
-    """Images padded on all sides, by reflection, and each cut to its size at a uniform position."""
+    """Pads images on all sides by reflection, and crops each to its size at a uniform position."""
     shape = [2, share[1] * images.shape[0], 1]
     shifts = tf.random.stateless_uniform(shape, seed, -padding, padding + 1, dtype=tf.int32)
     for axis, shift in zip((1, 2), tf.unstack(shifts), strict=True):
@@ -296,14 +292,14 @@ def _cropped(images, padding, seed, share):
 
 
 def _part(whole, share):
-    """Part `index` of `num` equal parts of an array or a tensor `[batch, ...]` of static size, in their order."""
+    """Returns part `index` of `num` equal, consecutive parts of an array or a tensor of static batch size."""
     index, num = share
     size = whole.shape[0] // num
     return whole[index * size : (index + 1) * size]
 
 
 def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps, share):
-    """Pairs of a step's number and its examples, gathered from memory."""
+    """Returns pairs of a step and its examples, gathered from memory."""
     size = len(tensors[0])
 
     def epoch_indices(epoch):
@@ -328,16 +324,16 @@ def _finish(batches):
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    # The end of an iterator waits for the thread that tunes it, which sleeps for up to a minute.
+    # With autotuning, the end of an iterator waits for the tuning thread, which sleeps for up to a minute.
     options.autotune.enabled = False
     return batches.with_options(options).prefetch(2)
 
 
 def _checked(name, array, num_values, num=None):
-    """An array as floats, or as integers below `num_values`; raises ValueError for other values or lengths."""
+    """Returns an array as floats, or as integers below `num_values`. Raises ValueError for other values."""
     array = np.asarray(array)
     if not len(array) or len(array) != (num or len(array)):
-        raise ValueError(f"{name}: expected {num or 'some'} rows, but there are {len(array)}.")
+        raise ValueError(f"{name} has {len(array)} rows; expected {num or 'at least 1'}.")
     if array.dtype == np.uint8 and num_values == 256:
         return array
     if num_values is None:
@@ -353,6 +349,6 @@ def _checked(name, array, num_values, num=None):
 
 
 def check_power_of_two(levels: int) -> None:
-    """Raises ValueError unless `levels` are those of a pixel of 8 bits without some of its low bits."""
+    """Raises ValueError unless `levels` is a power of two in 2, ..., 256."""
     if levels not in [2**bits for bits in range(1, 9)]:
-        raise ValueError(f"levels must be a power of two in 2, ..., 256, but is {levels}.")
+        raise ValueError(f"levels = {levels} must be a power of two in 2, ..., 256.")

@@ -1,8 +1,4 @@
-"""Eight two-dimensional densities that are customary in the normalizing-flow literature.
-
-The density of each is known: it is Gaussian noise around points or curves, uniform, or the result of an
-area-preserving map.
-"""
+"""Eight 2-D densities from the normalizing-flow literature, in closed form or by quadrature."""
 
 import dataclasses
 import functools
@@ -14,26 +10,26 @@ from scipy import special
 
 from tf_resflow.data.dataset import Dataset
 
-_AT_ONCE = 2**17  # logits
+_AT_ONCE = 2**17  # maximum number of logits in memory
 
 
 class Density2D:
-    """A density on the plane, with the methods of a TFP distribution on NumPy arrays."""
+    """A density on the plane, with methods like those of a TFP distribution for NumPy arrays."""
 
-    _draw: Callable[..., np.ndarray]  # of a number and a generator
+    _draw: Callable[..., np.ndarray]  # arguments: num, generator
     _log_prob: Callable[..., np.ndarray]
-    _grid: Any  # half of its width, and its spacing
+    _grid: Any  # half width and spacing of the quadrature grid
 
     def sample(self, num: int, seed: int | Sequence[int]) -> np.ndarray:
-        """Draws `num` independent points, float64 `[num, 2]`, with a seed of `np.random.default_rng`."""
+        """Draws `num` independent points, float64 `[num, 2]`. The seed goes to `np.random.default_rng`."""
         return self._draw(num, np.random.default_rng(seed))
 
     def log_prob(self, points: np.ndarray) -> np.ndarray:
-        """The log density in nats, float64 `[num]`, at points `[num, 2]`."""
+        """Returns the log-density in nats, float64 `[num]`, of points `[num, 2]`."""
         return self._log_prob(np.asarray(points, np.float64))
 
     def entropy(self) -> float:
-        """The differential entropy -E log p in nats, exact or by quadrature on a grid."""
+        """Returns the differential entropy -E log p in nats, exact or by quadrature on a grid."""
         return float(self._entropy)
 
     @functools.cached_property
@@ -53,13 +49,13 @@ class BlurredCurves(Density2D):
 
         p(x) = mean_b int_0^1 N(x; c_b(u), std^2 I) du.
 
-    The integral is a Gauss-Legendre sum in sqrt(u), in which the spirals are smooth.
+    The integral is computed by Gauss-Legendre quadrature in sqrt(u), because the spirals are smooth in sqrt(u).
 
     Attributes:
-      curve: function of the branch and of u (arrays), which returns points `[..., 2]`.
+      curve: `curve(branch, u)` returns points `[..., 2]` for arrays of branches and of u.
       branches: number of curves.
       std: standard deviation of the noise.
-      nodes: number of quadrature nodes a curve; 1 if the curve is a point.
+      nodes: number of quadrature nodes per curve; 1 if the curve is a point.
     """
 
     curve: Callable
@@ -114,20 +110,20 @@ class Checkerboard(Density2D):
 
 
 class Pinwheel(Density2D):
-    """Five elongated Gaussians, each turned by an angle that grows with the radius.
+    """Five elongated Gaussians, each rotated by an angle that grows with the radius.
 
-    z ~ N((1, 0), diag(0.3^2, 0.1^2)) is turned by 2 pi b / 5 + exp(|z|) / 4, with b uniform over 0, ..., 4, and
-    doubled. The rotation leaves the radius alone, so it preserves area, and p(x) is a fifth of the sum over b of
-    the Gaussian density at x turned back, over 4.
+    z ~ N((1, 0), diag(0.3^2, 0.1^2)) is rotated by 2 pi b / 5 + exp(|z|) / 4, with b uniform over 0, ..., 4, and
+    doubled. The rotation preserves the radius, and therefore area. Hence p(x) is 1/4 of the mean over b of the
+    Gaussian density at x / 2, rotated back.
     """
 
     def _draw(self, num, generator):
         z = generator.normal(size=[num, 2]) * [0.3, 0.1] + [1, 0]
-        return 2 * _turn(z, self._angle(z, generator.integers(5, size=num)))
+        return 2 * _rotate(z, self._angle(z, generator.integers(5, size=num)))
 
     def _log_prob(self, points):
         z = points[:, np.newaxis] / 2
-        z = _turn(z, -self._angle(z, np.arange(5)))
+        z = _rotate(z, -self._angle(z, np.arange(5)))
         exponents = -np.sum(((z - [1, 0]) / [0.3, 0.1]) ** 2, axis=-1) / 2
         return np.logaddexp.reduce(exponents, axis=1) - np.log(5 * 4 * 2 * np.pi * 0.3 * 0.1)
 
@@ -137,7 +133,7 @@ class Pinwheel(Density2D):
         return 2 * np.pi * branch / 5 + np.exp(np.linalg.norm(z, axis=-1)) / 4
 
 
-def _turn(points, angle):
+def _rotate(points, angle):
     x, y = points[..., 0], points[..., 1]
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
@@ -174,13 +170,14 @@ DENSITIES: dict[str, Density2D] = {
 }
 """Eight 2-D densities by name.
 
-`DENSITIES["moons"].sample(num, seed)` draws independent points, float64 `[num, 2]`, with a seed of
-`np.random.default_rng`; `log_prob(points)` is their log density in nats, and `entropy()` the differential entropy.
+`DENSITIES["moons"].sample(num, seed)` draws independent points, float64 `[num, 2]`. The seed goes to
+`np.random.default_rng`. `log_prob(points)` returns log-densities, and `entropy()` the differential entropy, in
+nats.
 """
 
 
 def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000) -> Dataset:
-    """Loads a 2-D density: an endless train stream of fresh samples, and fixed draws for validation and testing.
+    """Loads a 2-D density: an endless train stream of new samples, and fixed samples for validation and testing.
 
     Args:
       name: a key of `DENSITIES`.
@@ -188,10 +185,10 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
       num_validation: number of validation examples; 0 for no such split.
 
     Returns:
-      A `Dataset` of event shape `(2,)` with its entropy.
+      A `Dataset` of event shape `(2,)` with its `entropy`.
     """
     sizes = {"test": num_test} | ({"validation": num_validation} if num_validation else {})
-    words = {"test": 1, "validation": 3}  # of the seed; the train stream has 2
+    words = {"test": 1, "validation": 3}  # start of the seeds; the train stream uses 2
     density = DENSITIES[name]
 
     def read(split):

@@ -6,14 +6,14 @@ from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.splits import split_sizes
 from tf_resflow.extras import extra
 
-_NUM_DIGITS = 1497  # for training and validation; the others are for testing
+_NUM_DIGITS = 1497  # training and validation; the remaining 300 are for testing
 
 
 def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fraction: float = 0.1) -> Dataset:
-    """Loads the handwritten digits of scikit-learn; nothing is downloaded.
+    """Loads the handwritten digits of scikit-learn, without a download.
 
-    The pixels are counts 0, ..., 16. The split is fixed: of a permutation of seed 0 the last 300 examples are for
-    testing, and of the 1,497 before them the last tenth for validation.
+    Pixels are integers 0, ..., 16. The splits are fixed: after a permutation with seed 0, the last 300 examples are
+    for testing, and the last tenth of the 1,497 before them is for validation.
 
     Args:
       flip: see `Dataset`.
@@ -21,7 +21,7 @@ def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fractio
       validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
 
     Returns:
-      A `Dataset` of event shape `(8, 8, 1)` and 17 levels, with the 10 classes.
+      A `Dataset` of event shape `(8, 8, 1)`, with 17 levels and 10 classes.
 
     References:
       E. Alpaydin, C. Kaynak. Optical recognition of handwritten digits. UCI Machine Learning Repository, 1998.

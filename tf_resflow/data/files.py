@@ -1,4 +1,4 @@
-"""Files that libraries read, with errors that name the file."""
+"""Reads files with errors that name the file."""
 
 import contextlib
 import pathlib
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
-"""The endings of the files of tables."""
+"""The suffixes of table files."""
 
 
 def check_table(path: pathlib.Path) -> None:
-    """Raises ValueError unless there is a file whose name is that of a table."""
+    """Raises ValueError unless the path is an existing file with the suffix of a table."""
     if path.suffix.lower() not in TABLES or path.is_dir():
         raise ValueError(f"{path}: expected a file that ends in {', '.join(TABLES)}, or data.name = 'images'.")
     if not path.is_file():
@@ -19,13 +19,13 @@ def check_table(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def readable(path: pathlib.Path, kind: str, advice: str = "Restore it, or give another file.") -> Iterator[None]:
-    """Names the file in whatever error a library raises of it: a damaged file can cause any."""
+def readable(path: pathlib.Path, kind: str, advice: str = "Restore it, or use another file.") -> Iterator[None]:
+    """Converts errors from reading a file into a ValueError that names the file."""
     try:
         yield
     except ImportError:
         raise
-    except Exception as error:
+    except Exception as error:  # a damaged file can cause any error
         reason = f"{type(error).__name__}: {error}".rstrip(" .\n")
         raise ValueError(f"{path} cannot be read as {kind} ({reason}). {advice}".rstrip()) from error
 
@@ -33,10 +33,10 @@ def readable(path: pathlib.Path, kind: str, advice: str = "Restore it, or give a
 def read_array(
     path: pathlib.Path, key: str | None = None, aside: Sequence[str] = ()
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Reads the array of an .npy file, as a view of the file, or one of an .npz file.
+    """Reads the array of an .npy file, as a view of the file, or an array of an .npz file.
 
-    The key of an array in an .npz file is optional if it has only one, apart from those `aside`: these are returned
-    in a dict, as far as the file has them.
+    The key is optional if the .npz file has only one array apart from those in `aside`. The second result is a dict
+    of the arrays in `aside` that the file contains.
     """
     with readable(path, "an array of numbers"):
         arrays = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -48,6 +48,6 @@ def read_array(
             key = names[0]
         if key not in arrays.files:
             asked = f"no array {key!r}" if key else f"{len(names)} arrays"
-            raise ValueError(f"{path} has {asked}: set key to one of {names}.")
+            raise ValueError(f"{path} has {asked}. Set key to one of {names}.")
         with readable(path, "an array of numbers"):
             return arrays[key], {name: arrays[name] for name in aside if name in arrays.files}

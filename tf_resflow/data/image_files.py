@@ -1,4 +1,4 @@
-"""The user's images, from a folder of image files or from a .npy or .npz file."""
+"""Loads images from a folder of image files, or from a .npy or .npz file."""
 
 import concurrent.futures
 import itertools
@@ -24,11 +24,11 @@ with extra("data"):
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(["validation", "valid", "val"], "validation")  # folder names in lower case
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_MEMORY = 2 * 2**30  # largest size of a split in bytes
+_MEMORY = 2 * 2**30  # maximum size of a split in bytes
 
 
 class _Image(NamedTuple):
-    """A file, its class (the name of a folder, or ""), and what its header says."""
+    """An image file, its class (the name of a folder, or ""), and the properties in its header."""
 
     file: pathlib.Path
     label: str
@@ -55,36 +55,35 @@ def load_image_files(
 ) -> Dataset:
     """Loads your own images as uint8.
 
-    A folder holds PNG, JPEG, WebP, BMP, GIF or TIFF files of 8 bits. Its subfolders, if any, are the classes, in
-    alphabetical order. However, a subfolder `train` is the train split, and `test` and `validation` (or `val`)
-    beside it are the other splits. Other files and links to folders are skipped. The examples are gray if all
-    images are; otherwise all are color. Transparency is dropped.
+    A folder contains 8-bit PNG, JPEG, WebP, BMP, GIF or TIFF files. Its subfolders, if any, are the classes, in
+    alphabetical order. If one is named `train`, it is the train split instead, and `test` and `validation` (or
+    `val`) are the other splits. Other files and links to folders are skipped. The examples are grayscale if all
+    images are, otherwise RGB. Transparency is dropped.
 
-    A .npy file holds uint8 images `[num, height, width, channels]` or `[num, height, width]`; an .npz file holds
-    such an array and, optionally, an array of labels named "labels".
+    A .npy file contains uint8 images `[num, height, width, channels]` or `[num, height, width]`. An .npz file
+    contains such an array and, optionally, an array of labels named "labels".
 
-    Splits without a folder or file are drawn from the images of `path`, without replacement, by a permutation of
-    fixed seed.
+    A split without a folder or file is drawn from the images of `path` by a permutation of fixed seed.
 
     Args:
       path: the folder or file.
       path_test: folder or file of the test split, or None or "" to draw it from `path`.
-      path_validation: folder or file of the validation split, likewise.
-      key: name of the array in an .npz file that holds more than one besides the labels.
-      levels: values of a pixel, a power of two in 2, ..., 256: the low bits are dropped.
+      path_validation: folder or file of the validation split, or None or "" to draw it from `path`.
+      key: name of the array, if an .npz file contains more than one besides the labels.
+      levels: number of values of a pixel, a power of two in 2, ..., 256. The low bits are dropped.
       image_size: height and width of the examples. The square in the center of each image is shrunk to this size by
-        averaging. None: images of one size, as they are.
-      max_image_size: the `image_size` of larger images, or of images of several sizes, if none is given.
+        averaging. If None, the images must have one size, which they keep.
+      max_image_size: the `image_size` that applies if none is given and images are larger, or differ in size.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
-      test_fraction: fraction of the images for testing, if there is no such split.
-      validation_fraction: fraction of the images for validation, likewise; 0 for no such split.
+      test_fraction: fraction of the images for testing, if there is no test split.
+      validation_fraction: fraction for validation, if there is no validation split; 0 for none.
       split_seed: seed of the permutation.
-      skip_unreadable: whether to skip, with a warning, files that are damaged, animated or of more than 8 bits.
+      skip_unreadable: whether to skip files that are damaged, animated or have more than 8 bits, with a warning.
 
     Returns:
-      A `Dataset` of event shape `(height, width, channels)`, with the classes if there are at least two, and the
-      `files` of the examples of folders.
+      A `Dataset` of event shape `(height, width, channels)`, with classes if there are at least two, and with the
+      `files` of examples from folders.
 
     Raises:
       ValueError: if there are no images, files cannot be read, the images differ in size, are smaller than
@@ -93,9 +92,9 @@ def load_image_files(
     check_power_of_two(levels)
     places = _places(path, path_test, path_validation)
     folders = {split: place for split, place in places.items() if place.is_dir()}
-    images = _look_at(folders, skip_unreadable)
-    of_sizes = {image.size: image.file for own in images.values() for image in own}
-    image_size = _common_size(of_sizes, image_size, max_image_size)
+    images = _readable_images(folders, skip_unreadable)
+    files_by_size = {image.size: image.file for own in images.values() for image in own}
+    image_size = _common_size(files_by_size, image_size, max_image_size)
     files = {split: place for split, place in places.items() if split not in folders}
     parts = {split: _read_numpy(file, key, image_size, max_image_size) for split, file in files.items()}
     parts |= _read(folders, images, image_size, skip_unreadable)
@@ -105,12 +104,12 @@ def load_image_files(
         for split, numbers in drawn.items():
             parts[split] = tuple(None if values is None else values[numbers] for values in whole)
     pixels, labels, paths = ({split: part[i] for split, part in parts.items()} for i in range(3))
-    labels, num_classes = _numbered(path, labels)
+    labels, num_classes = _class_numbers(path, labels)
     if levels < 256:
         if (largest := max(array.max() for array in pixels.values())) < levels:
             raise ValueError(
-                f"{path}: no value is above {largest}, but levels = {levels} keeps the high bits of values up to "
-                "255. Leave levels at 0, or scale the values."
+                f"{path}: the largest value is {largest}, but levels = {levels} keeps the high bits of values up "
+                "to 255. Leave levels at its default, or scale the values to 0, ..., 255."
             )
         pixels = {split: array // np.uint8(256 // levels) for split, array in pixels.items()}
     name = os.path.basename(os.path.abspath(os.path.expanduser(path)))
@@ -120,7 +119,6 @@ def load_image_files(
 
 
 def _places(path, path_test, path_validation):
-    """The folder or file of each split that has one."""
     given = {"train": path, "test": path_test, "validation": path_validation}
     places = {split: pathlib.Path(place).expanduser() for split, place in given.items() if place}
     root = places["train"]
@@ -132,36 +130,32 @@ def _places(path, path_test, path_validation):
     given_twice = set(names) & (places.keys() - {"train"})
     if None in names or "train" not in names or len(set(names)) < len(names) or given_twice:
         raise ValueError(
-            f"{root} has the folders {', '.join(folder.name for folder in folders)}. Expected train, and perhaps "
-            "test and validation, with images or classes in them, and no other; or classes alone, of other names. "
+            f"{root} has the folders {', '.join(folder.name for folder in folders)}. Expected either train and, "
+            "optionally, test and validation, with images or classes in them; or only classes, with other names. "
             f"Or set path, path_test and path_validation, such as path={root / folders[0].name}."
         )
     return places | dict(zip(names, folders, strict=True))
 
 
-def _look_at(folders, skip_unreadable):
-    """The `_Image`s of each split whose files can be opened."""
+def _readable_images(folders, skip_unreadable):
+    """Returns the `_Image`s of each split, without unreadable files if they are skipped."""
     images = {split: _classified(folders[split], files) for split, files in _find_images(folders).items()}
     every = [*itertools.chain(*images.values())]
     headers = dict(zip(every, _mapped(_read_header, every, "looking at images"), strict=True))
     errors = [header for header in headers.values() if isinstance(header, ValueError)]
-    if errors and not skip_unreadable:  # with those that cannot be decoded
+    if errors and not skip_unreadable:  # also report files that cannot be decoded
         opened = [image for image, header in headers.items() if isinstance(header, _Image)]
         errors += [r for r in _mapped(_decode, opened, "reading images") if isinstance(r, ValueError)]
     _report(errors, len(every), skip_unreadable)
     for split, own in images.items():
         images[split] = [headers[image] for image in own if isinstance(headers[image], _Image)]
         if not images[split]:
-            raise ValueError(f"{folders[split]} holds no image that can be read.")
+            raise ValueError(f"{folders[split]} has no image that can be read.")
     return images
 
 
 def _find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Path]]:
-    """The image files of the folder of each split, sorted by folder and name. Links to folders are not followed.
-
-    If the folder of a split is within that of another split, its files are left out there. Raises ValueError if a
-    split has no image of its own.
-    """
+    """Returns the sorted image files of each split, without linked folders and nested folders of other splits."""
     files: dict[str, list[pathlib.Path]] = {split: [] for split in places}
     known: set[str] = set()
     repeated: list[pathlib.Path] = []
@@ -171,16 +165,17 @@ def _find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.P
             folders[:] = [name for name in folders if not _is_hidden(name)]
             found |= {pathlib.Path(place, name) for name in names if not _is_hidden(name)}
         if others := {file for file in found if file.suffix.lower() not in _SUFFIXES}:
-            logging.warning("%s: %d files, such as %s, are not images: skipped.", path, len(others), min(others))
+            num = counted(len(others), "file")
+            logging.warning("%s: skipped %s without the suffix of an image, such as %s.", path, num, min(others))
         for file in sorted(found - others):
             real = os.path.realpath(file)
             (repeated if real in known else files[split]).append(file)
             known.add(real)
         if not files[split]:
-            raise ValueError(f"{path} has no image of its own: expected files that end in {', '.join(_SUFFIXES)}.")
+            raise ValueError(f"{path} has no images of its own. Expected files that end in {', '.join(_SUFFIXES)}.")
     if repeated:
         listed = shortened(sorted(repeated))
-        logging.warning("Files that are read already, by another path, are left out: %s.", listed)
+        logging.warning("Skipped files that were already read by another path: %s.", listed)
     return files
 
 
@@ -189,55 +184,54 @@ def _is_hidden(name):
 
 
 def _report(errors, num, skip_unreadable):
-    """Names the files that cannot be read, in a warning if they are to be skipped, else in a ValueError."""
+    """Names the files that cannot be read: in a warning if they are skipped, otherwise in a ValueError."""
     text = "\n  ".join([f"{len(errors)} of {num:,} images cannot be read:", shortened(errors, "\n  ")])
     if errors and not skip_unreadable:
-        raise ValueError(f"{text}\nRepair or remove them, or skip them by --config.data.skip_unreadable=True.")
+        raise ValueError(f"{text}\nRepair or remove them, or skip them with --config.data.skip_unreadable=True.")
     if errors:
         logging.warning("%s\nThey are skipped.", text)
 
 
 def _classified(path, files):
-    """An `_Image` of each file. Its class is the name of its folder in `path`; "" if there are no such folders."""
+    """Returns an `_Image` for each file. Its class is the name of its folder in `path`, or "" without folders."""
     classes = ["" if file.parent == path else file.relative_to(path).parts[0] for file in files]
     if "" in classes and any(classes):
         raise ValueError(
-            f"{path} has images beside folders with images, such as {max(classes)}, which would be classes. Put "
+            f"{path} has both images and folders with images, such as {max(classes)}, which would be classes. Put "
             "all images into folders, or none."
         )
     return [_Image(file, label) for file, label in zip(files, classes, strict=True)]
 
 
 def _read_header(image):
-    """An image with what its header says."""
     file = image.file
     with readable(file, "an image", ""), Image.open(file) as opened:
-        # Of a PNG file PIL would have to decode the image first.
+        # For a PNG file, PIL would have to decode the image first.
         turn = 1 if opened.format == "PNG" else opened.getexif().get(ExifTags.Base.Orientation, 1)
-        size = opened.size[::-1] if turn >= 5 else opened.size  # a photograph on its side
-        is_preview = opened.format == "MPO"  # the second frame of a photograph
+        size = opened.size[::-1] if turn >= 5 else opened.size  # rotated by 90 degrees
+        is_preview = opened.format == "MPO"  # the second frame is a preview of the first
         frames = 1 if is_preview else getattr(opened, "n_frames", 1)
         raw_mode = str(opened.tile[0][3]) if opened.format in ("PNG", "TIFF") and opened.tile else ""
         is_deep = opened.mode.startswith(("I", "F")) or ";16" in raw_mode
         is_gray, is_transparent = Image.getmodebase(opened.mode) == "L", opened.has_transparency_data
     if frames > 1:
-        raise ValueError(f"{file} holds {frames} images, as an animation: give a file for each.")
+        raise ValueError(f"{file} is an animation of {frames} images. Save each image as its own file.")
     if is_deep:
-        raise ValueError(f"{file} has more than 8 bits a channel. Convert it to 8 bits.")
+        raise ValueError(f"{file} has more than 8 bits per channel. Convert it to 8 bits.")
     return image._replace(size=size, is_gray=is_gray, is_transparent=is_transparent)
 
 
 def _decode(image, mode="RGB"):
-    """The pixels `[height, width, channels]` of an image, as displayed."""
+    """Returns the pixels `[height, width, channels]` of an image as displayed."""
     with readable(image.file, "an image", ""), Image.open(image.file) as opened:
         turned = opened if opened.format == "PNG" else ImageOps.exif_transpose(opened)
-        if turned.mode == "P":  # its colors may be transparent
+        if turned.mode == "P":  # a palette can contain transparent colors
             turned = turned.convert("RGBA")
         return np.atleast_3d(np.asarray(turned.convert(mode)))
 
 
 def _mapped(function: Callable, images: Sequence[_Image], name: str) -> Iterator[Any]:
-    """Yields the result of a function of each image, or the ValueError that it raises, with a progress bar."""
+    """Yields the result of a function for each image, or its ValueError, with a progress bar."""
 
     def attempt(image):
         try:
@@ -249,40 +243,40 @@ def _mapped(function: Callable, images: Sequence[_Image], name: str) -> Iterator
         try:
             yield from progress.track(pool.map(attempt, images), name, len(images))
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # an interrupt would wait for the other files
+            pool.shutdown(cancel_futures=True)  # otherwise an interrupt waits for the remaining files
             raise
 
 
-def _common_size(of_sizes, image_size, most):
-    """The side to which images are shrunk, None if they stay as they are; `of_sizes` has a file of each size."""
-    sides = [side for size in of_sizes for side in size]
-    if not image_size and most and sides and min(sides) >= most and (len(of_sizes) > 1 or max(sides) > most):
-        logging.warning("Images are shrunk to %d x %d. --config.data.image_size=64 is another size.", most, most)
+def _common_size(files_by_size, image_size, most):
+    """Returns the size to which images are shrunk, or None. `files_by_size` has an example file of each size."""
+    sides = [side for size in files_by_size for side in size]
+    if not image_size and most and sides and min(sides) >= most and (len(files_by_size) > 1 or max(sides) > most):
+        logging.warning("Images are shrunk to %d x %d. Set --config.data.image_size for another size.", most, most)
         image_size = most
-    examples = [f"{file} ({width} x {height})" for (width, height), file in of_sizes.items()]
+    examples = [f"{file} ({width} x {height})" for (width, height), file in files_by_size.items()]
     if image_size and sides and min(sides) < image_size:
         raise ValueError(
-            f"Some images are smaller than image_size = {image_size}; there are {shortened(examples)}. Lower "
-            "image_size, or remove them."
+            f"Some images are smaller than image_size = {image_size}. The sizes are {shortened(examples)}. Lower "
+            "image_size, or remove the smaller images."
         )
-    if not image_size and len(of_sizes) > 1:
+    if not image_size and len(files_by_size) > 1:
         raise ValueError(
-            f"The images are of {len(of_sizes)} sizes, such as {shortened(examples)}. Set image_size "
-            f"(--config.data.image_size=N, N up to {min(sides)}): the square in the center of each image is then "
-            "shrunk to N x N."
+            f"The images have {len(files_by_size)} different sizes, such as {shortened(examples)}. Set image_size "
+            f"(--config.data.image_size=N, N up to {min(sides)}) to shrink the square in the center of each image "
+            "to N x N."
         )
     return image_size
 
 
 def _read(folders, images, image_size, skip_unreadable):
-    """The pixels, the classes and the files of each split; warns of gray images made color, and transparency."""
+    """Returns the pixels, classes and files of each split. Warns if colors are added or transparency is dropped."""
     is_gray = all(image.is_gray for own in images.values() for image in own)
     parts: dict[str, tuple] = {}
     every: list[_Image] = []
     errors: list[ValueError] = []
 
     def read(image):
-        return _fitted(_decode(image, "L" if is_gray else "RGB"), image_size)
+        return _center_square(_decode(image, "L" if is_gray else "RGB"), image_size)
 
     for split, own in images.items():
         width, height = (image_size, image_size) if image_size else own[0].size
@@ -301,15 +295,15 @@ def _read(folders, images, image_size, skip_unreadable):
     _report(errors, len(every) + len(errors), skip_unreadable)
     gray = [image.file for image in every if image.is_gray]
     if gray and not is_gray:
-        logging.warning("%s made color, such as %s.", counted(len(gray), "gray image"), gray[0])
+        logging.warning("%s converted to color, such as %s.", counted(len(gray), "gray image"), gray[0])
     if transparent := [image.file for image in every if image.is_transparent]:
         num = counted(len(transparent), "image")
-        logging.warning("The transparency of %s is dropped, such as of %s.", num, transparent[0])
+        logging.warning("Dropped the transparency of %s, such as %s.", num, transparent[0])
     return parts
 
 
-def _fitted(image, size):
-    """The square in the center of an image `[height, width, channels]`, shrunk: each pixel is a rounded mean."""
+def _center_square(image, size):
+    """Crops the center square of an image `[height, width, channels]`, and shrinks it by averaging and rounding."""
     if not size:
         return image
     height, width, _ = image.shape
@@ -323,38 +317,38 @@ def _check_memory(path, shape):
     size = np.prod(shape, dtype=np.float64)
     if size > _MEMORY:
         raise ValueError(
-            f"{path}: {shape[0]:,} images of {shape[1]} x {shape[2]} x {shape[3]} are {size / 2**30:.1f} GB, and "
-            f"{_MEMORY / 2**30:.0f} GB can be held in memory. Use fewer, or a smaller image_size; or store them "
-            "by tfds.dataset_builders.store_as_tfds_dataset, as a data set that is streamed."
+            f"{path}: {shape[0]:,} images of {shape[1]} x {shape[2]} x {shape[3]} need {size / 2**30:.1f} GB of "
+            f"memory; the limit is {_MEMORY / 2**30:.0f} GB. Use fewer images or a smaller image_size. Or stream "
+            "the images: store them with tfds.dataset_builders.store_as_tfds_dataset."
         )
 
 
 def _read_numpy(path, key, image_size, max_image_size):
-    """The images, labels or None, and None for their files, of a .npy or .npz file."""
+    """Returns the images and the labels (or None) of a .npy or .npz file, and None for the files."""
     images, aside = read_array(path, key, aside=("labels",))
     images = images[..., np.newaxis] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
         raise ValueError(
-            f"{path}: expected uint8 images [num, height, width, channels] of 1 or 3 channels, or [num, height, "
-            f"width], but found {images.dtype} of the shape {list(images.shape)}."
+            f"{path} contains {images.dtype} of shape {list(images.shape)}. Expected uint8 images [num, height, "
+            "width, channels] with 1 or 3 channels, or [num, height, width]."
         )
     num, height, width, channels = images.shape
     image_size = _common_size({(width, height): path}, image_size, max_image_size)
     sides = (image_size, image_size) if image_size else (height, width)
     _check_memory(path, (num, *sides, channels))
     if (height, width) != sides:
-        images = np.stack([_fitted(image, image_size) for image in images])
+        images = np.stack([_center_square(image, image_size) for image in images])
     labels = aside["labels"].reshape(-1) if "labels" in aside else None
     if labels is not None and (len(labels) != num or labels.dtype.kind not in "iu"):
-        raise ValueError(f"{path}: expected {num} integer labels, but found {len(labels)} of type {labels.dtype}.")
+        raise ValueError(f"{path} has {len(labels)} labels of type {labels.dtype}. Expected {num} integers.")
     return np.asarray(images), labels, None
 
 
-def _numbered(path, labels):
-    """The labels of all splits as integers, and the number of classes; None for both if there is only one class."""
+def _class_numbers(path, labels):
+    """Returns the labels of all splits as integers, and the number of classes; (None, None) if it is below 2."""
     kinds = {None if values is None else values.dtype.kind == "U" for values in labels.values()}
     if len(kinds) > 1:
-        logging.warning("%s: some splits have no labels, or of another kind, so labels are left out.", path)
+        logging.warning("%s: labels are ignored, because some splits have none, or labels of another type.", path)
     if len(kinds) > 1 or None in kinds:
         return None, None
     classes = np.unique(np.concatenate([*labels.values()])).tolist()

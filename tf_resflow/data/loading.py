@@ -1,4 +1,4 @@
-"""A data set from the `data` section of a config."""
+"""Loads a data set from the `data` section of a config."""
 
 import csv
 import os
@@ -30,7 +30,7 @@ _FIELDS = {
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
-_FIELDS_OF_TFDS = (*_PIXELS, "split_train", "split_validation", "split_test")
+_TFDS_FIELDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
 
 def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | None = None) -> Dataset:
@@ -43,8 +43,8 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
     ```
 
     Args:
-      config: mapping of some of the fields of `default_config`; the others take their defaults.
-      kinds: the kinds of the columns of a table, as of `load_tabular`, instead of those of the config.
+      config: mapping of some of the fields of `default_config`; the rest have their defaults.
+      kinds: kinds of the columns of a table, as in `load_tabular`, overriding `kinds` of the config.
 
     Returns:
       A `Dataset`.
@@ -58,7 +58,7 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
     check_places(config)
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
-    fields = {field: config[field] for field in (*_FIELDS.get(name, _FIELDS_OF_TFDS), "validation_fraction")}
+    fields = {field: config[field] for field in (*_FIELDS.get(name, _TFDS_FIELDS), "validation_fraction")}
     if name == "tabular":
         fields["columns"] = _names(config.columns)
         fields["condition_columns"] = _names(config.condition_columns) or ()
@@ -79,12 +79,12 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
 def load_images(
     path: str | os.PathLike[str], *, event_shape: Sequence[int], levels: int, **options: Any
 ) -> tuple[np.ndarray, list[str] | None]:
-    """All images of a file or a folder, with all its splits: uint8 `[num, *event_shape]`, and their paths or None.
+    """Loads the images of all splits of a file or folder: uint8 `[num, *event_shape]`, and their paths or None.
 
     The options are those of `load_image_files`.
     """
     files = None
-    if levels & (levels - 1):  # no number of bits, as of digits
+    if levels & (levels - 1):  # not a power of two, as for digits
         array = read_array(pathlib.Path(path).expanduser(), options.get("key"), ["labels"])[0]
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
@@ -92,26 +92,25 @@ def load_images(
         examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
         if images.files:
             files = [file for split in images.sizes for file in images.files[split]]
-            if examples.shape[-1] == 1 and event_shape[-1] == 3:  # as a gray image among colored ones
+            if examples.shape[-1] == 1 and event_shape[-1] == 3:  # as in a folder of gray and color images
                 examples = np.repeat(examples, 3, axis=-1)
     if examples.shape[1:] != tuple(event_shape):
-        raise ValueError(f"{path} has examples of shape {examples.shape[1:]}; the model has {tuple(event_shape)}.")
+        raise ValueError(f"{path} has examples of shape {examples.shape[1:]}; expected {tuple(event_shape)}.")
     return examples, files
 
 
 def _names(text):
-    """Names that commas separate, None for none; a name that holds a comma is in double quotes."""
+    """Splits comma-separated names; None for none. A name that contains a comma is in double quotes."""
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
 
 
 def _check_fields(config):
-    """Raises ValueError if a field is set that the data set does not have."""
-    known, defaults = (*_FIELDS.get(config.name, _FIELDS_OF_TFDS), "validation_fraction"), default_config()
+    known, defaults = (*_FIELDS.get(config.name, _TFDS_FIELDS), "validation_fraction"), default_config()
     foreign = set(defaults) - {"name", "data_dir", "download", *known}
     if changed := sorted(field for field in foreign if config[field] != defaults[field]):
         raise ValueError(
             f"data.{changed[0]} does not apply to data.name = {config.name!r}, which has {', '.join(known)}. Leave "
-            "it at its default. (The name of your own files is 'images' or 'tabular'.)"
+            "it at its default, or set data.name to 'images' or 'tabular' for your own files."
         )
 
 
@@ -122,7 +121,7 @@ def _check_tfds_name(name, data_dir):
     known = tfds.list_builders(with_community_datasets=False)
     if base not in [*known, *found]:
         raise ValueError(
-            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known are "
+            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known names are "
             f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data sets of "
-            "TensorFlow Datasets. For your own files set data.name to images or tabular, and data.path."
+            "TensorFlow Datasets. For your own files, set data.name to images or tabular, and set data.path."
         )

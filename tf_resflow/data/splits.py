@@ -1,4 +1,4 @@
-"""Splits of the examples into parts for training, validation and testing."""
+"""Splits examples into parts for training, validation and testing."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -11,16 +11,16 @@ from tf_resflow.plurals import counted
 def split_sizes(
     num: int, fractions: Mapping[str, float], source: str | os.PathLike, *, least: int = 1
 ) -> dict[str, int]:
-    """The sizes of the splits of `num` examples: fractions of them by name, and "train", which has the rest.
+    """Returns the sizes of the splits of `num` examples: a fraction of them by name, and the rest for "train".
 
-    A split of fraction 0 is left out; `source` is named in messages, and `least` is the smallest size of "train".
+    A split with fraction 0 is left out. Errors name `source`. The size of "train" must be at least `least`.
     """
     sizes = {split: round(fraction * num) for split, fraction in fractions.items() if fraction}
     sizes["train"] = num - sum(sizes.values())
     if sizes["train"] < least or min(sizes.values()) < 1:
         raise ValueError(
             f"{source}: {counted(num, 'example')} would be split into {sizes}, but no split may be empty, and "
-            f"train needs {least}. Provide more, or change test_fraction or validation_fraction."
+            f"train needs at least {least}. Provide more, or change test_fraction or validation_fraction."
         )
     return sizes
 
@@ -34,10 +34,7 @@ def draw_splits(
     given: Collection[str] = (),
     least: int = 1,
 ) -> dict[str, np.ndarray]:
-    """Divides the numbers 0, ..., num - 1 into the splits of `split_sizes`, by a permutation of fixed seed.
-
-    The `given` splits have their own examples: none are drawn for them.
-    """
+    """Divides 0, ..., num - 1 by a seeded permutation into the splits of `split_sizes` that are not `given`."""
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)
     order = np.random.RandomState(seed).permutation(num)

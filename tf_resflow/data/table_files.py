@@ -1,4 +1,4 @@
-"""Files of tables, read by NumPy and pandas, and the types of their columns."""
+"""Reads table files with NumPy and pandas, and finds the types of their columns."""
 
 import os
 import pathlib
@@ -13,12 +13,12 @@ from tf_resflow.plurals import shortened
 
 pandas: Any = LazyPackage("pandas", "data")
 
-_MOSTLY = 0.5  # the share of a column of text that looks like numbers or dates, above which the rest are mistakes
+_MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
-WRITTEN = (
-    "Or say how the file is written, by the arguments of pandas.read_csv, such as "
+FORMAT_ADVICE = (
+    "If the format of the file is misread, set arguments of pandas.read_csv, such as "
     "--config.data.read_options.sep=';' for the character between cells, decimal=',', thousands=',' for cells such "
-    "as 32,168.24, date_format='%d.%m.%Y', na_values='?', encoding=utf-16, or header=0 if its first row has the "
+    "as 32,168.24, date_format='%d.%m.%Y', na_values='?', encoding=utf-16, or header=0 if the first row has the "
     "names."
 )
 
@@ -31,10 +31,10 @@ def read_table(
     read_options: Mapping[str, Any] | None = None,
     texts: Collection[Any] = (),
 ) -> Any:
-    """Reads a `pandas.DataFrame` as it is in a file; columns without names are numbered from 1.
+    """Reads a file as a `pandas.DataFrame`. Columns without names are numbered from 1.
 
-    The cells of the columns `texts` of a .csv file are text, even if they look like numbers. The other arguments
-    are those of `load_tabular`. A file without names must have as many columns as are named.
+    In a .csv file, the columns `texts` are read as text even if they look like numbers. The other arguments are
+    those of `load_tabular`. A file without names must have as many columns as `columns` has names.
     """
     path = pathlib.Path(path).expanduser().absolute()
     suffix = path.suffix.lower()
@@ -43,7 +43,7 @@ def read_table(
     is_array = suffix in (".npy", ".npz")
     table: Any = read_array(path, key)[0] if is_array else _read_frame(path, suffix, options, texts)
     if len(table.shape) != 2 or 0 in table.shape:
-        raise ValueError(f"{path}: expected a matrix [rows, columns], but the shape is {list(table.shape)}.")
+        raise ValueError(f"{path}: the shape is {list(table.shape)}; expected a non-empty matrix [rows, columns].")
     frame = pandas.DataFrame(table).reset_index(drop=True)
     is_bare = pandas.api.types.is_integer_dtype(frame.columns)
     frame.columns = range(1, frame.shape[1] + 1) if is_bare else [str(name).strip() for name in frame.columns]
@@ -51,9 +51,9 @@ def read_table(
 
 
 def _read_frame(path, suffix, options, texts):
-    """The table of a file, as pandas reads it; without a header if its first row holds a number."""
+    """Reads a file with pandas, without a header if its first row contains a number."""
     read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}[suffix]
-    with readable(path, "a table", *([WRITTEN] if suffix == ".csv" else [])):
+    with readable(path, "a table", *([FORMAT_ADVICE] if suffix == ".csv" else [])):
         if suffix != ".parquet" and "header" not in options:
             first = read(path, **options | {"header": None, "nrows": 1})
             if first.select_dtypes("number").notna().any(axis=None):
@@ -65,16 +65,17 @@ def _read_frame(path, suffix, options, texts):
     is_shifted = not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options
     is_undivided = frame.shape[1] == 1 and any(mark in str(frame.columns[0]) for mark in ";\t|")
     if suffix == ".csv" and (is_shifted or is_undivided):
-        raise ValueError(f"{path}: the cells do not suit the first line, {shortened(frame.columns)}. {WRITTEN}")
+        header = shortened(frame.columns)
+        raise ValueError(f"{path}: the cells do not match the first line, {header}. {FORMAT_ADVICE}")
     return frame
 
 
 def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:
-    """The positions of columns by their names, or by their numbers from 1."""
+    """Returns the positions of columns, given their names or their numbers from 1."""
     names, num = column_names(frame), frame.shape[1]
     if names is None and not all(map(str.isdecimal, columns)):
         if num != len(columns):
-            raise ValueError(f"{path} has {num} columns without names, and not {', '.join(columns)}.")
+            raise ValueError(f"{path} has {num} columns without names. Expected the columns {', '.join(columns)}.")
         return [*range(num)]
     found: list[int] = []
     for column in columns:
@@ -84,19 +85,19 @@ def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:
             found.append(int(column) - 1)
         else:
             known = f"{suggest(column, names)} Its columns are {shortened(map(repr, names))}." if names else ""
-            raise ValueError(f"{path} has no column {column!r}; {known or f'it has {num}, without names.'}")
+            raise ValueError(f"{path} has no column {column!r}; {known or f'it has {num} columns, without names.'}")
     if twice := [column for column, place in zip(columns, found, strict=True) if found.count(place) > 1]:
         raise ValueError(f"{path}: the column {twice[0]!r} is chosen twice. Name each column once.")
     return found
 
 
 def column_names(frame: Any) -> tuple[str, ...] | None:
-    """The names of the columns, or None."""
+    """Returns the names of the columns, or None if they have none."""
     return tuple(frame.columns) if isinstance(frame.columns[0], str) else None
 
 
 def typed(path: pathlib.Path, frame: Any, as_text: Collection[Any], date_format: str | None = None) -> Any:
-    """Returns the table with its text parsed to numbers and dates, except in the columns `as_text`."""
+    """Returns a copy with text parsed as numbers and dates, except in the columns `as_text`."""
     frame = frame.copy()
     for name in [name for name in frame.columns if frame[name].dtype.kind in "OTU"]:
         column = frame[name]
@@ -109,17 +110,17 @@ def typed(path: pathlib.Path, frame: Any, as_text: Collection[Any], date_format:
             frame[name] = pandas.to_datetime(column)
         elif kind == "decimal":
             frame[name] = pandas.to_numeric(column)
-        elif kind == "string" or kind.startswith("mixed"):  # numbers and text, such as of a spreadsheet
+        elif kind == "string" or kind.startswith("mixed"):  # numbers and text, as in a spreadsheet
             frame[name] = _typed_text(path, name, column.map(in_words, na_action="ignore"), date_format)
     return frame
 
 
 def _typed_text(path, name, column, date_format):
-    """Text as dates or numbers, if all of it can be read as such; raises ValueError if most of it looks so."""
+    """Parses text that is all dates or all numbers. Raises ValueError if only most of it looks like them."""
     present = column.dropna()
     readings = [pandas.to_numeric(column, errors="coerce")]
     if date_format is not None or present.str.match(_ISO_DATE).mean() >= _MOSTLY:
-        with readable(path, f"a table with dates in the column {name!r}", "Write all of them in one time zone."):
+        with readable(path, f"a table with dates in the column {name!r}", "Write all dates in one time zone."):
             times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce")
         readings.insert(0, times)
     is_typed = present.str.fullmatch(_NUMBER) | present.str.match(_DATE)
@@ -131,8 +132,8 @@ def _typed_text(path, name, column, date_format):
     if is_typed.mean() >= _MOSTLY:
         bad = present[readings[0][present.index].isna()]
         raise ValueError(
-            f"{path}, row {bad.index[0] + 1}, column {name!r}: {bad.iloc[0][:40]!r} is not a number or a date, and "
-            f"neither are {len(bad):,} of the {len(present):,} values. Correct them; leave the column out by "
-            f"--config.data.columns; or say that it is text by --config.data.kinds='{name}: category'. {WRITTEN}"
+            f"{path}, row {bad.index[0] + 1}, column {name!r}: {bad.iloc[0][:40]!r} is not a number or a date. "
+            f"This affects {len(bad):,} of the {len(present):,} values. Correct them, leave out the column by "
+            f"--config.data.columns, or keep it as text by --config.data.kinds='{name}: category'. {FORMAT_ADVICE}"
         )
     return column

@@ -1,4 +1,4 @@
-"""Tables: rows of numbers, dates, levels and categories as vectors."""
+"""Loads the rows of tables as vectors."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from tf_resflow.data.column_codes import ColumnCodes, EncodedRows, dependent
 from tf_resflow.data.column_kinds import is_text
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.splits import draw_splits
-from tf_resflow.data.table_files import WRITTEN, column_names, find_columns, read_table, typed
+from tf_resflow.data.table_files import FORMAT_ADVICE, column_names, find_columns, read_table, typed
 from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
@@ -36,12 +36,12 @@ def load_tabular(
 ) -> Dataset:
     r"""Loads the rows of a table as vectors, in the units of the file.
 
-    pandas reads .csv, .parquet and .xlsx files (the latter with the package openpyxl), and NumPy reads .npy and
-    .npz files. The first row of a .csv or .xlsx file is its header if it holds no number.
+    pandas reads .csv, .parquet and .xlsx files (.xlsx needs the package openpyxl), and NumPy reads .npy and .npz
+    files. The first row of a .csv or .xlsx file is the header unless it contains a number.
 
-    The type of a column decides its kind, unless `kinds` does; see `ColumnCodes`. Dates may be text, in ISO 8601 or
-    in the form of `read_options["date_format"]`. Booleans are ordered levels. Splits without a file are drawn from
-    the rows of `path`, without replacement, by a permutation of fixed seed.
+    The type of a column implies its kind, unless `kinds` sets it; see `ColumnCodes`. Dates may be text, in ISO 8601
+    or in the format `read_options["date_format"]`. Booleans are ordered levels. A split without a file is drawn
+    from the rows of `path` by a permutation of fixed seed.
 
     ```python
     import pathlib, tempfile
@@ -60,20 +60,20 @@ def load_tabular(
     Args:
       path: the file.
       path_test: file of the test split, or None or "" to draw it from `path`.
-      path_validation: file of the validation split, likewise.
-      key: name of the array in an .npz file that holds more than one.
-      columns: names of the columns to read, or their numbers from 1, in this order; by default all.
-      condition_columns: names of the columns that are the condition, or their numbers among the `columns`.
-      kinds: the kinds of columns, by their names or numbers; see `ColumnCodes`.
-      missing: what is done with rows that miss values: "error", or "drop", which leaves them out with a warning.
+      path_validation: file of the validation split, or None or "" to draw it from `path`.
+      key: name of the array, if an .npz file contains more than one.
+      columns: names of the columns to read, or their numbers from 1, in this order. By default, all.
+      condition_columns: names of the columns that form the condition, or their numbers within `columns`.
+      kinds: kinds of columns by name or number; see `ColumnCodes`.
+      missing: how to handle rows with missing values: "error", or "drop", which leaves them out with a warning.
       read_options: arguments of `pandas.read_csv`, `pandas.read_parquet` or `pandas.read_excel`.
-      test_fraction: fraction of the rows for testing, if `path_test` is not given.
-      validation_fraction: fraction of the rows for validation, likewise; 0 for no such split.
+      test_fraction: fraction of the rows for testing, without `path_test`.
+      validation_fraction: fraction of the rows for validation, without `path_validation`; 0 for none.
       split_seed: seed of the permutation.
 
     Returns:
-      A `Dataset` of event shape `(columns,)`, without the condition, with the moments of the train split. Its
-      `codes` map between vectors and rows.
+      A `Dataset` of event shape `(num_columns,)`, not counting the condition, with the mean and standard deviation
+      of the train split. Its `codes` map between vectors and rows.
 
     Raises:
       ValueError: if a file is missing or cannot be read, a column is not in the table or cannot be read as its
@@ -88,7 +88,7 @@ def load_tabular(
     given = find_columns(file, table, condition_columns)
     rest = [place for place in range(table.shape[1]) if place not in given]
     if not rest:
-        raise ValueError(f"{file}: all columns are condition_columns, and none is left. Leave some out.")
+        raise ValueError(f"{file}: all columns are condition_columns, so none is left. Remove some of them.")
     names, size = column_names(table), len(rest)
     table = table.iloc[:, [*rest, *given]]
     is_boolean = {name: pandas.api.types.is_bool_dtype(table[name].dtype) for name in table}
@@ -104,7 +104,7 @@ def load_tabular(
     rows |= {split: rows["train"][places] for split, places in drawn.items()}
     train = rows["train"]
     _check_train(file, table, train)
-    if not codes.is_discrete.all():  # others may repeat
+    if not codes.is_discrete.all():  # rows of discrete values often repeat
         _warn_of_repeated_rows(file, rows)
     mean, std = (np.asarray(moment(train, axis=0), np.float32) for moment in (np.mean, np.std))
     fields: dict[str, Any] = {"mean": mean[:size], "std": std[:size], "codes": parts[0]}
@@ -124,10 +124,9 @@ def read_rows(
     key: str | None = None,
     read_options: Mapping[str, Any] | None = None,
 ) -> tuple[EncodedRows, Any]:
-    """Reads a table with the columns of codes, and perhaps others: the rows as vectors, and the table as it is.
+    """Reads the columns of `codes` from a table, as vectors that end with the condition; also returns the table.
 
-    The condition comes last. A row has no condition, but NaN, if a level of it is not known: the density given
-    this level is unknown.
+    The condition of a row is NaN if it has an unknown level, because the density given this level is unknown.
     """
     both = codes if condition_codes is None else ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
     path = pathlib.Path(path).expanduser().absolute()
@@ -138,55 +137,56 @@ def read_rows(
     elif table.shape[1] == len(names):
         own = table
     else:
-        raise ValueError(f"{path} has {table.shape[1]} columns; the model takes {len(names)}, without names.")
+        raise ValueError(f"{path} has {table.shape[1]} columns; expected {len(names)} columns without names.")
     rows = both.encode(own.set_axis(names, axis=1), date_format=(read_options or {}).get("date_format"))
     rows.values[~rows.known[:, codes.size :].all(axis=1), codes.size :] = np.nan
     return rows, table
 
 
 def _without_faults(path, rows, missing):
-    """The rows without a fault; raises ValueError for one, unless those that miss values are to be left out."""
+    """Returns the valid rows. Raises ValueError for wrong values, and for missing ones unless they are dropped."""
     reasons = rows.reasons
     places = np.flatnonzero(reasons != "")
     where = [f"{path}, row {place + 1}, {reasons[place]}" for place in places]
     wrong = [text for text, place in zip(where, places, strict=True) if rows.unreadable[place]]
     if wrong:
         raise ValueError(
-            f"{wrong[0]}. {len(wrong):,} of {len(reasons):,} rows have such values: correct them, or leave these "
-            f"rows out. {WRITTEN}"
+            f"{wrong[0]}. {len(wrong):,} of {len(reasons):,} rows have such values. Correct them, or leave out "
+            f"these rows. {FORMAT_ADVICE}"
         )
     if not where:
         return rows.values
     num_missing = zip(rows.table, np.isnan(rows.values).sum(axis=0), strict=True)
     counts = [f"{name!r} ({num:,})" for name, num in num_missing if num]
-    text = f"{len(places):,} of {len(reasons):,} rows miss values, by columns: {shortened(counts)}."
+    text = f"{len(places):,} of {len(reasons):,} rows have missing values, by column: {shortened(counts)}."
     if missing == "drop":
-        logging.warning("%s: left out rows. %s", path, text)
+        logging.warning("%s: dropped rows. %s", path, text)
         return rows.values[reasons == ""]
     raise ValueError(
-        f"{where[0]}. {text} Leave these rows out by --config.data.missing=drop, fill in the values, or leave the "
-        "columns out by --config.data.columns."
+        f"{where[0]}. {text} Leave out these rows with --config.data.missing=drop, fill in the values, or leave "
+        "out the columns with --config.data.columns."
     )
 
 
 def _check_train(path, table, train):
-    """Refuses constant columns, and warns of those that depend on each other."""
+    """Raises ValueError for a constant column, and warns of linearly dependent columns."""
     names = np.array([*table.columns], object)
     for name in names[np.ptp(train.astype(np.float32), axis=0) == 0]:
-        raise ValueError(f"{path}: the column {name!r} has one value in all train rows: no density. Leave it out.")
+        raise ValueError(
+            f"{path}: the column {name!r} is constant in the train rows, so it has no density. Leave it out."
+        )
     if (is_dependent := dependent((train - train.mean(axis=0)) / train.std(axis=0))).any():
         logging.warning(
-            "%s: these columns repeat or depend on each other linearly: %s. Leave some of them out "
-            "(--config.data.columns), or the density has no bound.",
+            "%s: these columns are duplicates or linearly dependent: %s. Leave some of them out "
+            "(--config.data.columns). Otherwise the density is unbounded.",
             path,
             shortened(map(repr, names[is_dependent])),
         )
 
 
 def _warn_of_repeated_rows(path, rows):
-    """Counts the rows of other splits that are train rows, too."""
     as_bytes = {split: [row.tobytes() for row in part.astype(np.float32)] for split, part in rows.items()}
     known = set(as_bytes.pop("train"))
     counts = {split: sum(row in known for row in own) for split, own in as_bytes.items()}
     if repeated := [f"{num:,} of {len(as_bytes[split]):,} {split} rows" for split, num in counts.items() if num]:
-        logging.warning("%s: %s are train rows, too, so the scores are too good.", path, " and ".join(repeated))
+        logging.warning("%s: %s are also train rows, so the scores are too high.", path, " and ".join(repeated))

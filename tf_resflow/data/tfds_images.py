@@ -1,4 +1,4 @@
-"""Images from TensorFlow Datasets: whole splits in memory, or streams of them."""
+"""Loads images from TensorFlow Datasets, as whole splits in memory or as streams."""
 
 import itertools
 import os
@@ -15,9 +15,9 @@ from tf_resflow.extras import LazyPackage
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
-_MEMORY = 2 * 2**30  # bytes up to which a data set is held in memory
-_SHUFFLE_BYTES = 2**28  # of encoded examples that a stream shuffles at a time
-_CYCLE = 16  # files that a shuffled stream reads in turn
+_MEMORY = 2 * 2**30  # maximum size in bytes of a data set in memory
+_SHUFFLE_BYTES = 2**28  # size of the blocks of encoded examples that a stream shuffles
+_CYCLE = 16  # number of files that a shuffled stream interleaves
 
 
 def load_tfds_images(
@@ -34,33 +34,33 @@ def load_tfds_images(
     image_size: int | None = None,
     validation_fraction: float = 0.1,
 ) -> Dataset:
-    """Loads the images of a TensorFlow data set as uint8, with their labels if it has some.
+    """Loads the images of a TensorFlow data set as uint8, with their labels if there are any.
 
-    A split of a data set of up to 2 GB is decoded when it is first needed, and kept in memory. A larger data set is
-    streamed from its files. For fewer levels the low bits are dropped: v becomes floor(v levels / 256), as in the
-    5-bit experiments (`levels=32`).
+    A data set of up to 2 GB is kept in memory, and each split is decoded when it is first needed. A larger data set
+    is streamed from its files. With fewer levels, the low bits are dropped: v becomes floor(v levels / 256), as in
+    the 5-bit experiments (`levels=32`).
 
     Args:
       name: name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
       data_dir: directory of prepared data sets; None or "" for TFDS's default.
-      levels: values of a pixel, a power of two in 2, ..., 256.
+      levels: number of values of a pixel, a power of two in 2, ..., 256.
       split_train: TFDS split that becomes "train", such as `"train[:55000]"`.
       split_test: TFDS split that becomes "test".
-      split_validation: TFDS split that becomes "validation"; by default TFDS's own, if there is one that is not
-        part of the other two, and otherwise the last part of `split_train`.
+      split_validation: TFDS split that becomes "validation". By default, TFDS's validation split if there is one
+        and the other two do not use it, otherwise the last part of `split_train`.
       download: whether to download and prepare a missing data set.
       flip: see `Dataset`.
       crop_padding: see `Dataset`.
-      image_size: height and width of the examples; images of a multiple of this size are shrunk by averaging. It is
-        required if the data set leaves the size open (downsampled_imagenet).
-      validation_fraction: fraction of `split_train` that is held back if there is no validation split; 0 for none.
+      image_size: height and width of the examples. Images of a multiple of this size are shrunk by averaging.
+        Required if the data set does not specify the size of its images (downsampled_imagenet).
+      validation_fraction: fraction of `split_train` held out if there is no validation split; 0 for none.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`.
 
     Raises:
-      ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or their size is
-        open, or levels is not a power of two in 2, ..., 256.
+      ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or have no known
+        size, or levels is not a power of two in 2, ..., 256.
     """
     check_power_of_two(levels)
     builder = _prepared_builder(name, data_dir or None, download)
@@ -79,8 +79,8 @@ def load_tfds_images(
         return Dataset(name, reader.event_shape, levels, sizes, read=lambda s: reader.read(splits[s]), **fields)
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError(
-            f"The data set {name!r} is too large for the memory, and only tfrecord files can be streamed. Prepare "
-            "it again with tfds build --file_format=tfrecord."
+            f"The data set {name!r} is too large to hold in memory, and only tfrecord files can be streamed. "
+            "Prepare it again with tfds build --file_format=tfrecord."
         )
     fields |= {"stream": lambda split, *options: reader.stream(splits[split], *options), "decode": reader.decode}
     return Dataset(name, reader.event_shape, levels, sizes, **fields)
@@ -94,15 +94,15 @@ def _prepared_builder(name, data_dir, download):
             raise ValueError(
                 f"The data set {name!r} is missing: there is no {builder.data_dir}.\nPrepare it with\n"
                 f"    tfds build {name} --data_dir={directory}\nor run resflow-train with "
-                "--config.data.download=True; or name the directory that holds it, by --config.data.data_dir=DIR "
-                "for resflow-train and by --data_dir=DIR for the other commands."
+                "--config.data.download=True. If it is in another directory, set --config.data.data_dir=DIR for "
+                "resflow-train, or --data_dir=DIR for the other commands."
             )
         builder.download_and_prepare()
     return builder
 
 
 class TFDSReader:
-    """The uint8 images of a prepared TFDS builder, a split at once or as a stream; see `load_tfds_images`."""
+    """Reads the uint8 images of a prepared TFDS builder, whole splits or streams; see `load_tfds_images`."""
 
     def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
         self._builder = builder
@@ -110,7 +110,7 @@ class TFDSReader:
         self._image = _feature_key(builder, tfds.features.Image, "image")
         self._label = _feature_key(builder, tfds.features.ClassLabel, "label")
         if self._image is None:
-            raise ValueError(f"{builder.name!r} has no image; its features are {sorted(builder.info.features)}.")
+            raise ValueError(f"{builder.name!r} has no image feature, only {sorted(builder.info.features)}.")
         keys = [key for key in (self._image, self._label) if key]
         self._decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
         self._features = self._decoders.extract_features(builder.info.features)
@@ -121,18 +121,18 @@ class TFDSReader:
         if not is_divided and (image_size or None in shape):
             raise ValueError(
                 f"The images of {builder.name!r} have the shape {shape}. Set image_size to a divisor of their "
-                "sides, or, if the shape is open, to the size that all images have."
+                "height and width or, if these are None, to the size that all images have."
             )
         self._shape = shape
         self.event_shape = (image_size, image_size, shape[2]) if image_size else tuple(shape)
         self.num_classes = self._features[self._label].num_classes if self._label else None
 
     def num_examples(self, split: str) -> int:
-        """The number of examples of a split, such as `"train[:90%]"`."""
+        """Returns the number of examples of a split, such as `"train[:90%]"`."""
         return self._builder.info.splits[split].num_examples
 
     def split_off(self, split: str, fraction: float) -> tuple[str, str]:
-        """Divides a split in two; the second holds a fraction, the last examples, and is "" if that is 0."""
+        """Splits off the last `fraction` of the examples. The second part is "" if `fraction` is 0."""
         num = self.num_examples(split)
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
         if left == num:
@@ -146,24 +146,24 @@ class TFDSReader:
         return "+".join(kept), "+".join(held_back)
 
     def check_disjoint(self, splits: Mapping[str, str]) -> None:
-        """Raises ValueError if the splits, TFDS names by our names, have an example twice."""
+        """Raises ValueError if an example occurs twice. `splits` maps our names to TFDS splits."""
         slices = [(ours, *piece) for ours, theirs in splits.items() for piece in self._slices(theirs)]
         for (one, name, start, stop), (other, other_name, first, last) in itertools.combinations(slices, 2):
             if name == other_name and start < last and first < stop:
                 raise ValueError(
-                    f"{splits[one]} and {splits[other]} of {self._builder.name!r} would count examples twice. Set "
-                    "split_train, split_validation and split_test to parts without overlap."
+                    f"Some examples of {self._builder.name!r} occur twice in {splits[one]} and {splits[other]}. "
+                    "Set split_train, split_validation and split_test to parts without overlap."
                 )
 
     def _slices(self, split):
-        """The slices that a split consists of: the split of the builder, first example, last example + 1."""
+        """Yields the slices of a split: the name of the TFDS split, the first example, and the last example + 1."""
         infos = self._builder.info.splits
         for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(infos):
             size = infos[piece.splitname].num_examples
             yield piece.splitname, piece.from_ or 0, size if piece.to is None else piece.to
 
     def read(self, split: str) -> np.ndarray | tuple[np.ndarray, ...]:
-        """The images of a split, or a pair of its images and labels if it has some."""
+        """Returns the images of a split, or a pair of images and labels if there are any."""
         config = tfds.ReadConfig(try_autocache=False, options=tf.data.Options())
         config.options.autotune.enabled = False  # see `tf_resflow.data.dataset`
         examples = self._builder.as_dataset(split=split, decoders=self._decoders, read_config=config)
@@ -172,9 +172,9 @@ class TFDSReader:
         return (images, *labels) if labels else images
 
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
-        """The encoded examples of a split, read from its files one after the other; see `Dataset.stream`.
+        """Returns the encoded examples of a split, read from one file after the other; see `Dataset.stream`.
 
-        With a seed the files are read in a random order, several in turn, and shuffled in blocks of 256 MB.
+        With a seed, files are interleaved in a random order, and the examples are shuffled in blocks of 256 MB.
         """
         parts = self._builder.info.splits[split].file_instructions
         names = tf.constant([str(part.filename) for part in parts])
@@ -201,7 +201,7 @@ class TFDSReader:
         return encoded.batch(block_size).enumerate().map(shuffled).prefetch(1).unbatch().skip(skip)
 
     def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The tuple `(image,)`, or `(image, label)`, of an element of a `stream`."""
+        """Returns the tuple `(image,)` or `(image, label)` of an element of a `stream`."""
         return self._example(self._features.deserialize_example(encoded))
 
     def _example(self, features):
@@ -218,6 +218,6 @@ class TFDSReader:
 
 
 def _feature_key(builder, kind, preferred):
-    """The name of a feature of a kind: the preferred one, or the first."""
+    """Returns the name of a feature of a kind: the preferred one, otherwise the first, or None."""
     keys = [k for k, feature in builder.info.features.items() if isinstance(feature, kind)]
     return preferred if preferred in keys else next(iter(keys), None)

@@ -1,4 +1,4 @@
-"""Densities of tables as estimators of scikit-learn: the extra "sklearn"."""
+"""Scikit-learn estimators of the densities of tables. Requires the extra "sklearn"."""
 
 import lazy_loader
 

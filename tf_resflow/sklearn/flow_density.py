@@ -1,4 +1,4 @@
-"""The density of a table, as scikit-learn's users know it: fit, score_samples, predict."""
+"""A scikit-learn estimator of the density of a table."""
 
 import math
 import warnings
@@ -21,20 +21,20 @@ from tf_resflow.models.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
 from tf_resflow.plurals import shortened
 
-_LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # of the noise, to choose from
-_FARTHEST = 1e12  # deviations: a number beyond them counts as there, so that float32 can hold its square
+_LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
+_FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
 _LEAST_ROWS = 10
-_MOST_COMPARED = 500  # of the held-out rows of each member, to choose the noise level
-_FEW_ROWS, _MEMBERS = 500, 4  # up to so many rows, the density is the mean of so many
-_REFERENCE = 16  # rows of the fit whose values explain others
-_BROAD = 0.01  # share of the density with the most noise, so that far rows do not depend on the level
-_RACE = 0.25  # of a training, after which it is chosen whether the flows are whitened
-_AT_ONCE = 2**16  # vectors that are scored in one call: few rows with many points cost no padding
-_NUM_POINTS = 32  # of the mean over cells, and over what is missing
+_MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
+_FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
+_REFERENCE = 16  # rows of the fit whose values `explain` substitutes
+_BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
+_RACE = 0.25  # fraction of a training after which the whitening is chosen
+_AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
+_NUM_POINTS = 32  # points of the mean over cells and missing values
 
 
 class _Fold(NamedTuple):
-    """The rows that a member trains on, its held-out rows as vectors and as a table, their weights, and a seed."""
+    """The training rows of a member, its held-out rows as vectors and as a table, their weights, and a seed."""
 
     kept: Rows
     held_out: Rows
@@ -44,7 +44,7 @@ class _Fold(NamedTuple):
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
-    r"""The density of the rows of a table, by a residual flow: smooth, and robust to outliers.
+    r"""Estimates the density of the rows of a table with a residual flow: smooth, and robust to outliers.
 
     ```python
     import numpy as np
@@ -56,68 +56,66 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     # (2,) [-1]
     ```
 
-    The types of columns decide what they are: numbers, whole numbers, times, booleans, categories and text (see
-    `tf_resflow.data.Columns`); `kinds` overrides them. The score of a row is \\(\log p(x)\\) in nats. It is a
-    probability in the discrete columns and a density, in their units, in the other columns.
+    The type of a column implies its kind: number, whole number, time or category (see `tf_resflow.data.Columns`).
+    `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p is a probability in the discrete
+    columns and a density in the units of the other columns.
 
-    A flow learns the densities of the standardized rows with noise of all levels from 0.003 to 1. Held-out rows end
-    the training and choose the level: the smoothest one whose log-likelihood is within two standard errors of the
-    best. A hundredth of the density at level 1 is mixed in, which decides the scores of far rows (a defensive
-    mixture). With few rows, the density is the mean over several flows.
+    A flow learns the densities of the standardized rows with added noise, for all noise levels from 0.003 to 1.
+    Held-out rows stop the training and choose the level: the largest one whose log-likelihood is within two
+    standard errors of the best. The result is a defensive mixture: 1 % of the density at level 1 is mixed in and
+    determines the scores of rows far from the data. With few rows, the density is the mean over several flows.
 
-    The map of standardized rows to a normal distribution has a known Lipschitz constant. Therefore the log-density
-    falls at most quadratically with the distance from a row, and one strange value cannot cost more (see the guide
-    "Mathematics"). Above 256 columns, log-determinants are estimates by the same random numbers for each row.
+    The flow has a known Lipschitz constant. Therefore the log-density falls at most quadratically with the distance
+    from a row, which limits the effect of a single outlier (see the guide "Mathematics"). With more than 256
+    columns, log-determinants are estimated, with the same random numbers for each row.
 
     Args:
-      noise: "auto", or a level of the noise from 0.003 to 1 in standard deviations of the columns.
-      contamination: expected share of new rows like those of the fit that `predict` calls outliers, in (0, 0.5].
-      missing: what is done with rows that miss values: "error"; "drop", which leaves them out of the fit and gives
-        them the score NaN; or "condition", which makes the score the log-density of the other values given which
-        ones are missing.
-      condition_columns: names of columns, or their numbers in an array. The density is that of the other columns,
-        given these.
-      kinds: the kinds of columns that their types do not imply, by their names (in an array, by their numbers):
+      noise: "auto", or a noise level from 0.003 to 1, in standard deviations of the columns.
+      contamination: expected share of outliers that `predict` reports in new rows like those of the fit, in (0,
+        0.5].
+      missing: how to handle rows with missing values: "error"; "drop", which leaves them out of the fit and scores
+        them NaN; or "condition", which scores their other values, given which ones are missing.
+      condition_columns: names (numbers, for an array) of the columns given which the others are modeled.
+      kinds: kinds of columns by name (by number, for an array), overriding their types:
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`; see
         `tf_resflow.data.ColumnCodes`.
-      bounds: pairs (low, high), either of which may be None, by the names of columns of numbers.
+      bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto": if that raises the log-likelihood of held-out rows after a quarter of a training.
+        "auto" uses it if it raises the log-likelihood of held-out rows after a quarter of a training.
       num_blocks: number of residual blocks.
-      hidden: widths of the inner layers of each.
-      num_members: number of flows, whose mean is the density; each has its own held-out rows. By default 4 up to
-        500 rows, and 1 above.
-      max_steps: maximum number of steps of a training. By default 30 times the square root of the number of rows up
-        to 900 rows, and their number above, at most 8,000.
-      validation_fraction: share of the rows that a flow holds out.
-      random_state: `int`, `numpy.random.RandomState`, or None: of the held-out rows and the training.
-      verbose: as of `keras.Model.fit`.
+      hidden: widths of the hidden layers of each block.
+      num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
+      max_steps: maximum number of training steps. By default, 30 times the square root of the number of rows up to
+        900 rows, and the number of rows above, but at most 8,000.
+      validation_fraction: share of the rows that each flow holds out.
+      random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
+      verbose: as in `keras.Model.fit`.
 
     Attributes:
-      noise_: the level of the noise.
-      whiten_: whether the flows begin by a `Whiten`.
-      noise_levels_: the levels that were compared.
+      noise_: the noise level.
+      whiten_: whether the flows begin with a `Whiten`.
+      noise_levels_: the noise levels that were compared.
       held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
-      offset_: the score below which a row is an outlier: the weighted quantile at `contamination` of the scores of
-        held-out rows, each by the flow that held the row out.
+      offset_: the score below which a row is an outlier. It is the weighted quantile at `contamination` of the
+        scores of held-out rows, each from the flow that held it out.
       columns_: the `Columns`.
       kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
-      feature_names_in_: their names, of a data frame.
+      feature_names_in_: names of the columns, for a data frame.
 
     Raises:
-      ValueError: if an argument is out of its range, there are fewer than 10 rows, a column cannot be read, or the
-        columns are not those of the fit.
+      ValueError: if an argument is out of range, there are fewer than 10 rows, a column cannot be read, or the
+        columns differ from those of the fit.
 
     References:
       Chen et al., Residual flows for invertible generative modeling, 2019.
-      Kim et al., SoftFlow, 2020: a flow of all levels of noise.
+      Kim et al., SoftFlow, 2020: one flow for all noise levels.
       Hesterberg, Weighted average importance sampling and defensive mixture distributions, 1995.
     """
 
     _is_frame: bool
     _names: list[Any]
-    _held_out: tuple[np.ndarray, np.ndarray]  # scores, each by the member that held the row out, and weights
+    _held_out: tuple[np.ndarray, np.ndarray]  # scores, each from the member that held the row out; weights
 
     def __init__(
         self,
@@ -159,16 +157,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
-        """Learns the density of rows `[num, columns]`, an array or a `pandas.DataFrame`.
+        """Fits the density to rows, and returns the estimator.
 
         Args:
-          X: the rows.
+          X: rows `[num, columns]`, an array or a `pandas.DataFrame`.
           y: ignored.
-          sample_weight: `[num]`, at least 0. Training draws rows in proportion to it, and held-out rows count in
-            proportion to it, like repeated rows.
+          sample_weight: `[num]`, at least 0. Training draws rows in proportion to their weights, and held-out rows
+            count in proportion, like repeated rows.
         """
         self._check_arguments()
-        self.__dict__.pop("offset_", None)  # it marks a finished fit
+        self.__dict__.pop("offset_", None)  # its presence marks a finished fit
         table = self._table(X, is_fit=True)
         is_kept, weights = self._is_kept(table), sample_weight
         if weights is not None:
@@ -185,44 +183,44 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """`[num]`: the log-density of each row in nats.
+        """Returns the log-density of each row in nats, `[num]`.
 
-        The score is minus infinity, with a warning, if a value cannot occur: a category that the fit did not know,
-        or 2.5 in a column of whole numbers. It is NaN for a row that misses values if `missing` is "drop".
+        It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
+        column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
         """
         check_is_fitted(self, "offset_")
         return self._scored(self._table(X))
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean log-density of the rows, in nats, without those whose score is NaN."""
+        """Returns the mean log-density of the rows in nats, ignoring NaN."""
         return float(np.nanmean(self.score_samples(X)))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """`[num]`: the log-density minus `offset_`; negative for outliers.
+        """Returns the log-density of each row minus `offset_`, `[num]`; negative for outliers.
 
-        A missing value counts as one of mean log-density, so that units do not decide about rows that miss some.
+        A missing value contributes the mean log-density of its column, so units do not change the ranking.
         """
         check_is_fitted(self, "offset_")
         table = self._table(X)
         return self._compared(table, self._scored(table)) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
-        """`[num]`: -1 for outliers, and for rows without a score, 1 for others, of the fit or new."""
+        """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
-        """Draws rows, in the types, names and order of the columns of the fit: a data frame, or an array.
+        """Draws rows with the column types, names and order of the fit, as a data frame or an array.
 
         Args:
-          n_samples: number of rows; ignored with `condition`.
-          random_state: as of the estimator; by default its own.
+          n_samples: number of rows; ignored if `condition` is given.
+          random_state: overrides `random_state` of the estimator.
           condition: values of the `condition_columns`, one row per sample.
         """
         check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
         columns = list(self.condition_columns)
         if (condition is None) != (not columns):
-            raise ValueError(f"condition must have values of condition_columns, {columns}.")
+            raise ValueError(f"condition must have the values of condition_columns = {columns}, if there are any.")
         condition = pandas.DataFrame(index=range(n_samples)) if condition is None else condition
         names = None if isinstance(condition, pandas.DataFrame) else columns
         condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
@@ -239,10 +237,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return table if self._is_frame else table.to_numpy(self._dtype)
 
     def explain(self, X: Any) -> Any:
-        """Which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
+        """Returns which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
 
-        A value is the rise of log p of the row if the column had the best of the values of 16 rows of the fit. It
-        is about 0 for a column that fits the other columns. A missing value counts as one of mean log-density.
+        An entry is the increase of log p if the column had the best of its values in 16 rows of the fit. It is
+        about 0 if the column fits the others. A missing value contributes the mean log-density of its column.
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
@@ -252,25 +250,24 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             others = pandas.concat([table] * len(values))
             others[name] = values.repeat(len(table)).set_axis(others.index)
             best = self._compared(others, self._scored(others, warn=False)).reshape(len(values), -1).max(axis=0)
-            with np.errstate(invalid="ignore"):  # infinity less infinity
+            with np.errstate(invalid="ignore"):  # infinity minus infinity
                 gains[:, place] = np.where(best == scores, 0.0, best - scores)
         return pandas.DataFrame(gains, table.index, names)
 
     def _check_arguments(self):
-        """Raises ValueError for an argument that would lead to wrong scores."""
         is_level = not isinstance(self.noise, str) and LEAST_NOISE <= self.noise <= MOST_NOISE
-        is_valid = {
-            "noise": is_level or self.noise == "auto",
-            "contamination": 0 < self.contamination <= 0.5,
-            "missing": self.missing in ("error", "drop", "condition"),
-            "whiten": self.whiten in ("auto", True, False),
-            "validation_fraction": 0 < self.validation_fraction < 1,
+        rules = {
+            "noise": (is_level or self.noise == "auto", f"'auto', or from {LEAST_NOISE} to {MOST_NOISE}"),
+            "contamination": (0 < self.contamination <= 0.5, "above 0 and at most 0.5"),
+            "missing": (self.missing in ("error", "drop", "condition"), "'error', 'drop' or 'condition'"),
+            "whiten": (self.whiten in ("auto", True, False), "'auto', True or False"),
+            "validation_fraction": (0 < self.validation_fraction < 1, "between 0 and 1"),
         }
-        if wrong := [name for name, is_ in is_valid.items() if not is_]:
-            raise ValueError(f"{wrong[0]} is {getattr(self, wrong[0])!r}; see FlowDensity for its values.")
+        for name, (is_valid, expected) in rules.items():
+            if not is_valid:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
 
     def _table(self, X, is_fit=False):
-        """A data frame of the rows, whose columns are those of the fit."""
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
             validate_data(self, X, reset=is_fit, skip_check_array=True)
@@ -293,22 +290,24 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if self.missing == "error" and misses.any():
             counts = [f"{name} ({num})" for name, num in is_missing.sum().items() if num]
             raise ValueError(
-                f"Input X contains NaN: values are missing in {misses.sum()} of {len(table)} rows, by columns: "
-                f'{shortened(counts)}. FlowDensity(missing="drop") leaves these rows out.'
+                f"Input X contains NaN: values are missing in {misses.sum()} of {len(table)} rows, by column: "
+                f'{shortened(counts)}. Use missing="drop" to leave out these rows, or missing="condition" to score '
+                "their other values."
             )
         return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
     def _scored(self, table, warn=True):
-        """The scores of the rows of a table, NaN for those that are left out."""
+        """Returns the scores of the rows of a table, NaN for dropped rows."""
         is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
         if is_kept.any():
             scores[is_kept] = self._mixed_scores(table[is_kept])
         if warn and (unknown := np.count_nonzero(np.isneginf(scores))):
-            warnings.warn(f"{unknown} rows have the score minus infinity: a value cannot occur.", stacklevel=3)
+            text = f"{unknown} rows have the score minus infinity, because they contain a value that cannot occur."
+            warnings.warn(text, stacklevel=3)
         return scores
 
     def _mean_log_densities(self, table):
-        """The mean log-density of each column that misses values, in its units: that of a standard normal one."""
+        """Returns the mean log-density of each column with missing values, as if it were normal, in its units."""
         own, found = table[list(self.columns_.kinds)], []
         for name in own.columns[self._is_masked]:
             rows = own[own[name].notna()]
@@ -319,18 +318,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return np.array(found)
 
     def _compared(self, table, scores):
-        """Scores that can be compared whatever the rows miss."""
+        """Adds the mean log-densities of missing values to scores, which makes all rows comparable."""
         own = table[list(self.columns_.kinds)]
         return scores + own.isna().to_numpy()[:, self._is_masked] @ self._of_missing
 
     def _read_columns(self, table):
-        """Finds what the columns are."""
         kinds, bounds = self.kinds or {}, self.bounds or {}
         if unknown := [name for name in [*self.condition_columns, *kinds, *bounds] if name not in table.columns]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(table.columns)}.")
         own = [name for name in table.columns if name not in self.condition_columns]
         if not own:
-            raise ValueError("condition_columns has all columns, and none is left to learn the density of.")
+            raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
 
         def read(names):
             own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
@@ -347,26 +345,26 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             self._reference[name] = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
 
     def _rows(self, table, weights=None):
-        """The `Rows` of a table, and the ends, the additive constants and the known rows of an `Encoded`."""
+        """Returns the `Rows` of a table, and `ends`, `log_scale` and `known` of its `Encoded`."""
         own = table[list(self.columns_.kinds)]
         values, widths, *rest = self.columns_.encode(own)
         is_new = own.isna().to_numpy().any(axis=0) & ~self._is_masked
         if is_new.any():
             raise ValueError(
-                f"Values are missing in the column {own.columns[is_new][0]!r}, which missed none in the fit. Fit "
-                "to a table with rows that miss it, too."
+                f"Values are missing in the column {own.columns[is_new][0]!r}, which had none missing in the fit. "
+                "Fit to a table in which this column has missing values."
             )
         is_missing = own.isna().to_numpy()[:, self._is_masked]
         condition = np.concatenate([is_missing, self._condition_values(table)], axis=1)
         return Rows(values, widths, condition, weights), *rest
 
     def _condition_values(self, table):
-        """The condition columns as vectors: the centers of the cells of discrete columns."""
+        """Returns the condition columns as vectors, with the centers of cells for discrete values."""
         values, widths, _, _, known = self._condition.encode(table)
         if np.isnan(values).any() or not known.all():
             raise ValueError(
-                "A value of a condition column is missing or cannot occur, such as a category that the fit did "
-                "not know. Leave these rows out."
+                "A value of a condition column is missing or cannot occur, such as a category that was not in the "
+                "fit. Leave out these rows."
             )
         return values + widths / 2
 
@@ -375,7 +373,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return shared_density(self.columns_.size, condition_size, self.num_blocks, tuple(self.hidden))
 
     def _train_members(self, table, weights):
-        """Trains the flows, and chooses how they begin and the level of the noise."""
         rng, rows = check_random_state(self.random_state), self._rows(table, weights)[0]
         weights = np.ones(len(table)) if weights is None else weights
         num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
@@ -398,7 +395,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
 
     def _is_better_whitened(self, fold, levels):
-        """Whether the best level is ahead if the flow begins by a `Whiten`, after a part of a training."""
+        """Returns whether a `Whiten` raises the scores at the best level, after part of a training."""
         if self.columns_.size == 1:
             return False
         scores = [self._trained(fold, levels, whiten, _RACE)[1] for whiten in (False, True)]
@@ -407,7 +404,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return bool(_is_ahead(whitened - plain, weights))
 
     def _trained(self, fold, levels, whiten, share=1.0):
-        """The weights of a member, and its scores `[levels, num]` of held-out rows."""
+        """Returns the weights of a member, and its scores `[levels, num]` of held-out rows."""
         density = self._density()
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
         options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
@@ -417,18 +414,18 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
 
     def _choose_noise(self, levels, scores, weights):
-        """The smoothest level that the best one is not ahead of, by the scores `[levels, num]` of held-out rows."""
+        """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
         self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
         best = scores[np.argmax(self.held_out_scores_)]
         self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
 
     def _mixed_scores(self, table, members=None):
-        """The log-densities of rows, by some members or all."""
+        """Returns the log-densities of rows under the mixture of noise levels, by some members or all."""
         scores = {level: self._scores(table, level, members) for level in {self.noise_, MOST_NOISE}}
         return _mixed(scores[self.noise_], scores[MOST_NOISE])
 
     def _scores(self, table, noise, members=None):
-        """The log-densities of rows at a noise level: of means over members, cells, and missing values."""
+        """Returns the log-densities of rows at a noise level: of means over members, cells and missing values."""
         rows, ends, log_scale, known = self._rows(table)
         points = _points(self.columns_.is_discrete | self._is_masked)
         num_groups = min(len(points), -(-len(points) * len(table) // _AT_ONCE))
@@ -451,28 +448,25 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
 
 def _mixed(scores, broad):
-    """The log-densities of the mixture, from those of its level and of the broadest one."""
     return np.logaddexp(math.log1p(-_BROAD) + scores, math.log(_BROAD) + broad)
 
 
 def _is_ahead(gains, weights):
-    """Whether the mean of gains, without extremes, is above two standard errors."""
+    """Returns whether the mean of winsorized gains exceeds two standard errors."""
     gains, weights = without_extremes(gains), weights / weights.sum()
     mean = gains @ weights
     return mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2)
 
 
 def _quantile(scores, weights, level):
-    """The lowest score with at least this share of the weight at or below it."""
+    """Returns the lowest score with at least this share of the weight at or below it."""
     return float(np.quantile(scores, level, weights=weights, method="inverted_cdf"))
 
 
 def _points(is_drawn):
-    """Points `[num, size + 1]`, spread evenly in some coordinates and the last one, and 0.5 in the others.
-
-    They are those of a scrambled Sobol sequence (Owen 1998), always the same: means over them are unbiased.
-    """
+    """Returns points `[num, size + 1]`: evenly spread in the drawn coordinates and the last one, 0.5 elsewhere."""
     places = [*np.flatnonzero(is_drawn), -1]
     points = np.full([_NUM_POINTS if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
+    # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
     points[:, places] = stats.qmc.Sobol(len(places), seed=0).random(len(points))
     return points

@@ -82,8 +82,8 @@ def test_scores(whole, table, run_command, tmp_path):
     assert list(lines["name"]) == [f"home {i}" for i in range(20, 28)]
     assert list(lines["reason"]) == [
         "",
-        "column 'kind': 'castle' is not a level of the training",
-        "column 'state': 'new' is not a level of the training",
+        "column 'kind': 'castle' is not a known level",
+        "column 'state': 'new' is not a known level",
         "column 'sold': 'yesterday' is not a date",
         "",
         "column 'rooms': '2.5' is not a whole number",
@@ -116,7 +116,7 @@ def test_samples_are_rows(whole, table, run_command, tmp_path):
     assert drawn["sold"].between(table["sold"].min(), table["sold"].max()).all()
     assert np.corrcoef(drawn["price"], drawn["rooms"])[0, 1] > 0.6
     run_command(sample_command, whole.workdir, tmp_path / "a.png", "--num=100", "--condition=poor")
-    with pytest.raises(ValueError, match="column 'state': 'new' is not a level of the training"):
+    with pytest.raises(ValueError, match="column 'state': 'new' is not a known level"):
         run_command(sample_command, whole.workdir, tmp_path / "b.csv", "--condition=new")
 
 
