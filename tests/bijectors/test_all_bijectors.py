@@ -162,4 +162,4 @@ def test_config_pickle_and_copy(case):
 
 @pytest.mark.parametrize("shape", [(3, 4, 1), (4, 3, 1)])
 def test_sizes_that_cannot_be_squeezed(shape, refused):
-    refused("multiples of 2; got", resflow.bijectors.Squeeze2D().forward, tf.zeros([2, *shape]))
+    refused("must be multiples of 2", resflow.bijectors.Squeeze2D().forward, tf.zeros([2, *shape]))

@@ -104,11 +104,11 @@ def test_networks_and_inputs_that_are_refused(make_coupling, refused):
     half = resflow.flows.coupling_network((4, 4, 2), 3)
     three = keras.Model(inputs := [keras.Input([1]) for _ in range(3)], keras.layers.Add()(inputs))
     two = keras.Model(x := keras.Input([2]), [x, x])
-    to_image = r"image \[H, W, C\] to \[H, W, 2 C\]; it maps \(2,\) to \(4,\)"
-    to_images = r"\[H, W, 1 C\].*\(4, 4, 1\) to \(4, 4, 2\)"
+    to_image = r"maps \(2,\) to \(4,\)\..*\[H, W, C\] to \[H, W, 2 C\]"
+    to_images = r"\(4, 4, 1\) to \(4, 4, 2\).*\[H, W, 1 C\]"
     refused("not built", AffineCoupling, keras.Sequential([keras.layers.Dense(2)]))
-    refused("'channels' or 'checkerboard'; got 'rows'", AffineCoupling, dense(2, 4), split="rows")
-    refused(r"\[..., 2 C_b\].*maps \(2,\) to \(3,\)", AffineCoupling, dense(2, 3))
+    refused("split='rows'; .*'channels' or 'checkerboard'", AffineCoupling, dense(2, 4), split="rows")
+    refused(r"maps \(2,\) to \(3,\).*\[..., 2 C_b\]", AffineCoupling, dense(2, 3))
     refused(to_image, AffineCoupling, dense(2, 4), split="checkerboard")
     refused(r"maps \(4, 4, 1\) to \(2, 2, 2\)", AffineCoupling, strided)
     refused(to_images, AdditiveCoupling, half, split="checkerboard")

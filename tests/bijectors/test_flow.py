@@ -128,12 +128,14 @@ def test_names_and_keys(make_block, flow, x, refused):
     np.testing.assert_allclose(Flow(scales).forward([1.0]), [120.0])
     np.testing.assert_allclose(Flow(scales).inverse([120.0]), [1.0])
     Flow([make_block("block"), tfb.Chain(scales[:2])])
-    refused(r"\(scale, scale_2, scale_1, scale_3\); got third", Flow(scales).forward, [1.0], third={})
+    refused(
+        r"unknown arguments: third.*\(scale, scale_2, scale_1, scale_3\)", Flow(scales).forward, [1.0], third={}
+    )
     same = tfb.Chain([make_block("block"), make_block("block")])
-    refused("name alone.*more than once: block.*Flow", Flow, [tfb.Invert(same)])
+    refused("several members named block.*share a seed.*Flow", Flow, [tfb.Invert(same)])
     for members in ([], [tfb.Scale(2.0), "scale"]):
         refused("needs a list of at least one bijector", Flow, members)
-    refused("got sed", flow.forward, x, sed=1)
+    refused("unknown arguments: sed", flow.forward, x, sed=1)
     refused("none of its blocks is conditional", flow.forward, x, condition=x)
 
 
@@ -285,11 +287,11 @@ def test_a_bijector_of_the_users_takes_seed_and_condition(refused):
     for method, expected in (("forward_log_det_jacobian", 1.0), ("inverse_log_det_jacobian", -1.0)):
         found = getattr(flow, method)(tf.identity(x), 1, condition=tf.constant(0.5))
         np.testing.assert_allclose(found, [expected] * 3)
-    refused("takes seed, condition besides the value; got sed", Noisy().forward, [1.0], sed=1)
+    refused("noisy got unknown arguments: sed. .*it accepts seed, condition", Noisy().forward, [1.0], sed=1)
 
 
 def test_what_a_pass_of_the_users_lacks_is_an_error_where_it_is_wanted(refused):
-    y, message = tf.constant([1.0, 2.0]), "unfinished.forward_pass must return .*; it returned a"
+    y, message = tf.constant([1.0, 2.0]), "unfinished.forward_pass returned a .*; it must return"
     for make in (lambda member: member, lambda member: Flow([member])):
         half, unfinished = make(Halving()), make(Unfinished())
         np.testing.assert_array_equal(half.inverse(y), [2.0, 4.0])

@@ -22,7 +22,7 @@ def test_how_far_an_inverse_can_be_off():
     solution = block.solve(y)
     error = np.abs(solution.root - 19.0 * y).item()
     assert 1 / (1 - 0.9) < error / solution.residual.numpy().item() < np.sqrt(2) / (1 - 0.9)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 14 times it"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 14 times as large"):
         block.copy(validate_args=True).inverse(tf.identity(y))
 
 

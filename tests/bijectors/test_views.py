@@ -91,11 +91,11 @@ class Holder(tfb.Bijector):
 
 
 NOT_VIEWED = {
-    "list": (lambda d, flow: [d], "bijector or a distribution; got a list"),
-    "model": (lambda d, flow: resflow.FlowModel(flow, [2]), "got a FlowModel"),
+    "list": (lambda d, flow: [d], "Got a list; expected a bijector or a distribution"),
+    "model": (lambda d, flow: resflow.FlowModel(flow, [2]), "Got a FlowModel"),
     "coroutine": (lambda d, flow: tfd.JointDistributionCoroutine(lambda: (yield d)), "made of functions"),
     "joint_inside": (lambda d, flow: tfd.Sample(tfd.JointDistributionSequential([lambda: d])), "functions"),
-    "attribute": (lambda d, flow: Holder(flow), r"holder \(Holder\) holds blocks outside.*block"),
+    "attribute": (lambda d, flow: Holder(flow), r"holder \(Holder\) holds blocks that are not among.*block"),
 }
 
 
