@@ -32,9 +32,7 @@ def test_pairs_of_different_colors_cancel(shape, num_probes):
     np.testing.assert_allclose(np.abs(moments), np.tile(colors[:, None] == colors, [7, 1, 1]), atol=1e-12)
     np.testing.assert_allclose(moments[:, range(size), range(size)], 1, rtol=1e-12)
     channels = shape[-1] if len(shape) == 3 else 1
-    assert all(
-        len(set(pixel)) == channels for pixel in colors.reshape(-1, channels)
-    )  # channels are separated first
+    assert all(len(set(pixel)) == channels for pixel in colors.reshape(-1, channels))  # they come first
     assert len(set(colors)) == min(size, num_probes // channels * channels)
 
 
