@@ -43,7 +43,7 @@ _COPIES = 5  # values per weight: itself, its gradient, two moments of Adam, and
 
 
 def count(model):
-    """Returns the totals of a step per image: "operations", "products", "bytes" moved and "kept", and of "weights"."""
+    """Returns the totals per image and step: "operations", "products", and the bytes moved, kept and of weights."""
     totals = dict.fromkeys(("operations", "bytes", "kept", "products"), 0.0)
 
     def add(layer, products, positions):

@@ -217,10 +217,12 @@ def test_unresolved_residuals_issue_no_warning(make_block, capfd, normal):
     block, y = make_block("stubborn", EXACT, resflow.solvers.FixedPoint(max_iterations=2), size=3), normal([4, 3])
     residual = np.sort(block.solve(y).residual.numpy())
     assert residual[1] < residual[2]
-    for unseen, told in ((0.0, 4), (residual[1], 2), (residual[3], 0)):
+    for unseen, expected in ((0.0, 4), (residual[1], 2), (residual[3], 0)):
         pass_through(block, tf.identity(y), Context(compute_log_det=False, unseen=float(unseen)), inverse=True)
         printed = capfd.readouterr().err
-        assert (f"number of examples: {told}" in printed) == (told > 0) and ("WARNING" in printed) == (told > 0)
+        assert (f"number of examples: {expected}" in printed) == (expected > 0) and ("WARNING" in printed) == (
+            expected > 0
+        )
     factor = 1 / (1 - block.lipschitz_constant)
     block.inverse(tf.identity(y))
     assert f"at most {factor:.2g} times as large" in capfd.readouterr().err

@@ -48,7 +48,7 @@ class Context:
       arguments: `seed`, `networks` and `condition`, and dictionaries of arguments by member name.
       compute_log_det: whether to compute the log-determinant.
       warn: whether to print a warning if an inverse did not converge.
-      unseen: largest residual without a warning, because the data cannot resolve it.
+      unseen: largest residual that issues no warning, because the data cannot resolve it.
       atol: absolute tolerance of the inverse, for blocks with the default solver.
       visit: function `visit(bijector, input, is_inverse)`, called before each bijector without members.
     """
@@ -158,7 +158,7 @@ class FlowBijector(Serializable, tfb.Bijector):
       keras_variables: the `keras.Variable`s of the bijector that do not belong to its networks.
       argument_names: the arguments that the bijector accepts from surrounding flows: any of "seed", "networks" and
         "condition". None by default.
-      ends_scale: whether the output can be a feature of a flow, see `forward_features`.
+      ends_scale: whether a scale of a flow can end with the bijector, see `forward_features`.
       is_random: whether the log-determinant is a random estimate.
     """
 
@@ -204,7 +204,7 @@ class FlowBijector(Serializable, tfb.Bijector):
         Args:
           certified: whether the bounds must be proven for the current weights, see
             `tf_resflow.layers.lipschitz_constant`.
-          bound: function `bound(network, certified=...)` that bounds the constant of a network, for example cached.
+          bound: function `bound(network, certified=...)` that returns the bound of a network, for example cached.
         """
         return self._lipschitz_constants(certified, bound)
 

@@ -14,8 +14,8 @@ from tf_resflow.typing import Shape
 class MultiscaleFlow(FlowBijector):
     """Composes flows, and factors out half of the channels after each flow but the last.
 
-    `forward` maps data `[H, W, C]` to a latent vector of the same size, unlike in distrax and FlowJAX. After flow
-    i, the first half of the channels goes on to flow i + 1, and the second half is factored out. The latent
+    `forward` maps data to latent, unlike in distrax and FlowJAX: `[H, W, C]` to a vector of the same size. After
+    flow i, the first half of the channels goes on to flow i + 1, and the second half is factored out. The latent
     concatenates the factored-out channels, scale by scale, and the output of the last flow, each flattened.
 
     Args:

@@ -92,7 +92,7 @@ def check_built(network: keras.Layer) -> None:
 
 
 def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -> None:
-    """Raises a ValueError unless `shape` ends in events of this rank and these channels, for images of any size."""
+    """Raises a ValueError unless `shape` ends in events of this rank and number of channels, of any image size."""
     num_channels = shape[-1:] if event_shape.rank else []
     if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
         got = f"Got an input of shape {shape}, but {what} of shape {event_shape}, after any batch axes"
@@ -156,9 +156,7 @@ def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[A
 
 def parameter_dtype(network: Any) -> tf.DType | None:
     """Returns the dtype of the parameters, which may differ from the policy of a `keras.Sequential`."""
-    variables = getattr(network, "trainable_variables", ()) or getattr(
-        network, "variables", ()
-    )  # if all are frozen
+    variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if frozen
     dtype = tf.as_dtype(variables[0].dtype) if variables else None
     for tensor in getattr(network, "inputs", None) or []:
         if dtype == tf.float64 and tensor.dtype != "float64":

@@ -44,9 +44,7 @@ class Logit(FlowBijector):
     def _log_odds(self, x):
         checks = []
         if self.validate_args:
-            message = (
-                "Logit got values that are not in [0, 1]. Scale the data, or dequantize: x = (v + u) / levels."
-            )
+            message = "Logit got values outside of [0, 1]. Scale the data, or dequantize: x = (v + u) / levels."
             checks = [tf.debugging.Assert(tf.reduce_all((x >= 0) & (x <= 1)), [message])]
         with tf.control_dependencies(checks):
             s, rest = (self._alpha + (1 - 2 * self._alpha) * part for part in (x, 1 - x))

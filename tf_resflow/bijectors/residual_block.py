@@ -61,9 +61,9 @@ class ResidualBlock(NetworkBijector):
     estimate is random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed
     seed, or `log_det_estimator=Exact()`.
 
-    TFP caches the value and the log-determinant of a tensor. It returns the cached results in eager mode as long as
-    the output exists, even after variables have changed, and under a second gradient tape in a `tf.function`. Pass
-    `tf.identity(x)` in these cases.
+    TFP caches the value and the log-determinant of a tensor. In eager mode, it reuses them as long as the output
+    exists, even after variables have changed. In a `tf.function`, it also reuses them under a second gradient tape.
+    Pass `tf.identity(x)` in these cases.
 
     Args:
       branch: built Keras layer or model (or `tf.Module`) g, which maps an event to an event of the same shape.
@@ -71,7 +71,7 @@ class ResidualBlock(NetworkBijector):
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
         not know. It is not verified.
-      has_condition: whether the inputs of the branch are `[x, condition]`. The constant is with respect to x.
+      has_condition: whether the branch is called with `[x, condition]`. The constant is with respect to x.
       event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises an error if an example did not converge. By default, it prints a
         warning. Code compiled by XLA does neither; use `solve` there.

@@ -82,8 +82,8 @@ def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
 def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_constant) -> dict[str, float]:
     """Returns a rigorous upper bound on the Lipschitz constant of each residual branch, by block name.
 
-    Each bound is the product of the bounds of the layers and activations, for the current weights. A bound below 1
-    proves that the block is invertible; above 1, it proves nothing. Unverifiable blocks have an infinite bound.
+    A bound is the product of the bounds of the layers and activations, for the current weights. Below 1, it proves
+    that the block is invertible. Above 1, it proves nothing. It is infinite for blocks that cannot be verified.
     """
     uncertified = uncertified_blocks(flow)
     return {

@@ -12,7 +12,7 @@ PROBES = ("colored", "rademacher", "gaussian", "basis")
 
 
 def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, sets: int | None = None) -> tf.Tensor:
-    r"""Draws the probes of a batch, `[num_probes * batch, *event]`, starting with the first of each example.
+    r"""Draws the probes of a batch, `[num_probes * batch, *event]`, with all first probes before all second ones.
 
     The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\):
 

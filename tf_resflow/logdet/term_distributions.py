@@ -68,9 +68,7 @@ class Poisson(Serializable):
         self.rate = float(self.rate)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        k = tf.range(
-            1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64
-        )  # the rest is below rounding error
+        k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is negligible
         u = random_uniform(shape, seed, tf.float64)
         return tf.reduce_sum(tf.cast(u[..., tf.newaxis] < self.survival(k, tf.float64), tf.int32), -1)
 
