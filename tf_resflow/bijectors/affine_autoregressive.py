@@ -71,8 +71,8 @@ class AffineAutoregressive(NetworkBijector):
         r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if unconditional."""
         if self.has_condition:
             return None
-        y, log_scale, jacobian, of_log_scale = self._with_jacobian(x, networks)
-        gradient = (gradient - tf.reduce_sum(of_log_scale, 1))[..., tf.newaxis]
+        y, log_scale, jacobian, log_scale_jacobian = self._with_jacobian(x, networks)
+        gradient = (gradient - tf.reduce_sum(log_scale_jacobian, 1))[..., tf.newaxis]
         gradient = tf.linalg.triangular_solve(jacobian, gradient, lower=not self._reverse, adjoint=True)
         return y, tf.reduce_sum(log_scale, -1), gradient[..., 0]
 
@@ -81,17 +81,17 @@ class AffineAutoregressive(NetworkBijector):
         network = bound_network(self.network, networks)
         if network.program.knows_jacobian:
             output, tangents = network.jacobian([x])
-            shift_r, of_shift_r = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [2, 0, 1])
+            shift_r, output_jacobian = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [2, 0, 1])
         else:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
                 shift_r = tf.cast(network(x), x.dtype)
-            of_shift_r = tape.batch_jacobian(shift_r, x)
-        (shift, r), (of_shift, of_r) = tf.split(shift_r, 2, -1), tf.split(of_shift_r, 2, 1)
+            output_jacobian = tape.batch_jacobian(shift_r, x)
+        (shift, r), (shift_jacobian, r_jacobian) = tf.split(shift_r, 2, -1), tf.split(output_jacobian, 2, 1)
         half = tf.tanh(r / 2.0)
-        scale, of_log_scale = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * of_r
-        jacobian = of_shift + (scale * x)[..., tf.newaxis] * of_log_scale
-        return scale * x + shift, 2.0 * half, tf.linalg.set_diag(jacobian, scale), of_log_scale
+        scale, log_scale_jacobian = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * r_jacobian
+        jacobian = shift_jacobian + (scale * x)[..., tf.newaxis] * log_scale_jacobian
+        return scale * x + shift, 2.0 * half, tf.linalg.set_diag(jacobian, scale), log_scale_jacobian
 
     def _shift_and_log_scale(self, x, network):
         shift, r = tf.split(tf.ensure_shape(network(x), [*x.shape[:-1], 2 * self._event_shape[0]]), 2, -1)

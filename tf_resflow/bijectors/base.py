@@ -251,12 +251,12 @@ class FlowBijector(Serializable, tfb.Bijector):
 
     def _augmented(self, inverse, x, /, **arguments):
         """Returns the value, and the log-determinants of the same pass as a dict for TFP's cache."""
-        least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
+        min_ndims = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         is_random = any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(self))
         unseeded = is_random and "seed" not in arguments  # such an estimate is drawn only on request
-        wanted = not (tf.nest.is_nested(least) or self._defers(inverse) or unseeded)
+        compute_log_det = not (tf.nest.is_nested(min_ndims) or self._defers(inverse) or unseeded)
         try:
-            value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
+            value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det), inverse)
         except NotImplementedError:  # a user's bijector may lack the log-determinant
             value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
@@ -293,8 +293,8 @@ def pass_through(
     if isinstance(bijector, _Invert):
         return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
     is_ours = isinstance(bijector, FlowBijector)
-    walks = isinstance(bijector, tfb.Composition) and not is_ours and not context.compute_log_det
-    if walks and has_fixed_members(bijector):
+    walk_members = isinstance(bijector, tfb.Composition) and not is_ours and not context.compute_log_det
+    if walk_members and has_fixed_members(bijector):
         return pass_through_members(bijector, x, context, inverse)
     if context.visit and not getattr(bijector, "_members", False):
         context.visit(bijector, x, inverse)
@@ -305,10 +305,10 @@ def pass_through(
     with tf.name_scope(bijector.name):
         if bijector._members and bijector._has_parts and event_ndims is not None:  # parts of different ranks
             return pass_through_members(bijector, x, context, inverse, event_ndims)
-        done = _pass(bijector, x, context, inverse)
+        result = _pass(bijector, x, context, inverse)
         if not context.compute_log_det:
-            return done._replace(log_det=None)
-        return done._replace(log_det=_over_events(bijector, done.log_det, x, event_ndims, inverse))
+            return result._replace(log_det=None)
+        return result._replace(log_det=_over_events(bijector, result.log_det, x, event_ndims, inverse))
 
 
 def _pass(bijector, x, context, inverse):
@@ -316,15 +316,15 @@ def _pass(bijector, x, context, inverse):
     method = bijector.inverse_pass if inverse else bijector.forward_pass
     if bijector._event_shape is not None:
         check_event(f"{bijector.name} maps events", bijector._event_shape, x.shape)
-    done, name = method(x, context), f"{bijector.name}.{method.__name__}"
-    if not isinstance(done, tuple):
-        raise ValueError(f"{name} returned a {type(done).__name__}; it must return a tuple (value, log_det).")
-    done = Pass(*done)
-    if context.compute_log_det and done.log_det is None:
+    result, name = method(x, context), f"{bijector.name}.{method.__name__}"
+    if not isinstance(result, tuple):
+        raise ValueError(f"{name} returned a {type(result).__name__}; it must return a tuple (value, log_det).")
+    result = Pass(*result)
+    if context.compute_log_det and result.log_det is None:
         raise NotImplementedError(
             f"{name} returned no log-determinant, but context.compute_log_det is true. Return (value, log_det)."
         )
-    return done
+    return result
 
 
 def pass_through_members(composition, x, context, inverse=False, event_ndims=None) -> Pass:
@@ -340,13 +340,13 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
 
     def step(member, x, **arguments):
         nonlocal event_ndims
-        done = pass_through(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
+        result = pass_through(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
         if context.compute_log_det:
-            log_dets.append(done.log_det)
+            log_dets.append(result.log_det)
             event_ndims = (member.inverse_event_ndims if inverse else member.forward_event_ndims)(event_ndims)
-        solutions.extend(done.solutions)
-        features.extend([done.value] if not inverse and next(ends) else () if is_ours else done.features)
-        return done.value
+        solutions.extend(result.solutions)
+        features.extend([result.value] if not inverse and next(ends) else () if is_ours else result.features)
+        return result.value
 
     value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
     log_det = None
@@ -397,12 +397,12 @@ def _solves(bijector, inverse):
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
-    least = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
-    if event_ndims is None or event_ndims == least:
+    min_ndims = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
+    if event_ndims is None or event_ndims == min_ndims:
         return log_det
     options = {"allow_event_shape_broadcasting": True, "validate_args": False}
     shapes = tf.nest.map_structure(tf.shape, x)
-    shape, _ = tfp_bijector.ldj_reduction_shape(shapes, event_ndims, least, None, **options)
+    shape, _ = tfp_bijector.ldj_reduction_shape(shapes, event_ndims, min_ndims, None, **options)
     return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
 
 

@@ -106,11 +106,11 @@ def route_members(
             "others."
         )
     routed: dict[str, dict[str, Any]] = {}
-    drawing: set[str] = set()
+    drawing_names: set[str] = set()
     for key, member in members.items():
         names = {part.name for part in _accepting(member, "seed")}
-        salted = not drawing.isdisjoint(names)
-        drawing |= set() if salted else names
+        salted = not drawing_names.isdisjoint(names)
+        drawing_names |= set() if salted else names
         routed[key] = route(member, kwargs, key, salted)
     return routed
 
@@ -120,9 +120,9 @@ def check_distinct_names(bijectors: Sequence[tfb.Bijector]) -> None:
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
         members = tf.nest.flatten(part.bijectors) if _passes_by_name(part) else []
         counts = collections.Counter(member.name for member in members)
-        if twice := {member.name for member in members if counts[member.name] > 1 and _accepting(member, "seed")}:
+        if names := {member.name for member in members if counts[member.name] > 1 and _accepting(member, "seed")}:
             raise ValueError(
-                f"{part.name} ({type(part).__name__}) has several members named {', '.join(sorted(twice))}. They "
+                f"{part.name} ({type(part).__name__}) has several members named {', '.join(sorted(names))}. They "
                 "would share a seed, because arguments are passed by name. Rename them, or use a "
                 "tf_resflow.bijectors.Flow, which numbers repeated names."
             )
@@ -234,9 +234,9 @@ class Flow(FlowBijector, tfb.Composition):
 
     def _call_log_det_jacobian(self, inverse, x, event_ndims, name, **arguments):
         """Uses the pass, like `tfb.Bijector`, whereas `tfb.Composition` would walk through the members."""
-        least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
-        has_least = event_ndims is None or tf.get_static_value(event_ndims) == least
-        if not self._has_parts or (has_least and not tf.nest.is_nested(least)):
+        min_ndims = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
+        has_min_ndims = event_ndims is None or tf.get_static_value(event_ndims) == min_ndims
+        if not self._has_parts or (has_min_ndims and not tf.nest.is_nested(min_ndims)):
             method = f"_call_{'inverse' if inverse else 'forward'}_log_det_jacobian"
             return getattr(tfb.Bijector, method)(self, x, event_ndims, name, **arguments)
         if not self._defers(inverse):

@@ -77,13 +77,13 @@ class NetworkBijector(FlowBijector):
                 raise ValueError(f"{self.name} got a condition, but is not conditional. Leave condition out.")
             condition = tf.convert_to_tensor(condition)
             check_event(f"{self.name} needs conditions", condition_shape, condition.shape)
-            own = condition.shape[: condition.shape.rank - condition_shape.rank]
-            sizes = zip(reversed(batch), reversed(own), strict=False)
-            if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
+            condition_batch = condition.shape[: condition.shape.rank - condition_shape.rank]
+            sizes = zip(reversed(batch), reversed(condition_batch), strict=False)
+            if condition_batch.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
                 raise ValueError(
-                    f"{self.name} got condition with batch shape {own}, which must broadcast to the batch shape "
-                    f"{batch} of the value. Draw one value per condition, for example sample(4, ...) for four "
-                    "conditions, or use tf.broadcast_to."
+                    f"{self.name} got condition with batch shape {condition_batch}, which must broadcast to the "
+                    f"batch shape {batch} of the value. Draw one value per condition, for example sample(4, ...) "
+                    "for four conditions, or use tf.broadcast_to."
                 )
             condition = _flattened(condition, batch_shape, condition_shape.rank)
         return _flattened(x, batch_shape, rank), condition, batch_shape
@@ -93,8 +93,8 @@ class NetworkBijector(FlowBijector):
         network, condition = self._network_and_condition(context)
 
         def apply(x):
-            rows, of_rows, batch_shape = self._to_rows(x, condition)
-            output = network(rows if of_rows is None else [rows, of_rows])
+            rows, condition_rows, batch_shape = self._to_rows(x, condition)
+            output = network(rows if condition_rows is None else [rows, condition_rows])
             return tf.cast(from_rows(output, batch_shape), x.dtype)
 
         return apply

@@ -46,8 +46,8 @@ def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = 
       scale.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
-    done = pass_through(flow, x, Context(kwargs, compute_log_det), event_ndims=x.shape.rank - 1)
-    return _Features(done.value, done.log_det, list(done.features))
+    result = pass_through(flow, x, Context(kwargs, compute_log_det), event_ndims=x.shape.rank - 1)
+    return _Features(result.value, result.log_det, list(result.features))
 
 
 def block_inputs(flow: FlowBijector, x: TensorLike, *, condition: TensorLike | None = None) -> dict[str, tf.Tensor]:
@@ -106,13 +106,13 @@ def inverse_with_solutions(
 
     arguments = _given(condition=condition, networks=networks)
     context = Context(arguments, compute_log_det=False, warn=False, atol=atol, visit=visit)
-    done = pass_through(flow, z, context, inverse=True)
+    result = pass_through(flow, z, context, inverse=True)
     if hidden := [block.name for block in residual_blocks(flow) if id(block) not in visited]:
         raise ValueError(
             f"inverse_with_solutions cannot reach {', '.join(hidden)} inside bijectors with unknown members. Move "
             "the blocks out of these bijectors."
         )
-    return done.value, list(done.solutions)
+    return result.value, list(result.solutions)
 
 
 def initialize(

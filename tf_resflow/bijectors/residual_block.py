@@ -146,8 +146,8 @@ class ResidualBlock(NetworkBijector):
         if type(self.log_det_estimator) is not Exact or self.has_condition:
             return None
         branch = bound_network(self.branch, networks)
-        log_det, of_log_det, inverse = self.log_det_estimator.with_gradient(branch, x)
-        gradient = tf.reduce_sum(inverse * tf.transpose(gradient - of_log_det)[:, tf.newaxis], 0)
+        log_det, log_det_gradient, inverse = self.log_det_estimator.with_gradient(branch, x)
+        gradient = tf.reduce_sum(inverse * tf.transpose(gradient - log_det_gradient)[:, tf.newaxis], 0)
         return x + tf.cast(branch(x), x.dtype), log_det, tf.transpose(gradient)
 
     def _lipschitz_constants(self, certified, bound):
@@ -200,8 +200,8 @@ class ResidualBlock(NetworkBijector):
     def _report(self, solution, context):
         """Returns operations that raise an error (`validate_args`) or warn if an example did not converge."""
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
-        most = self._residuals / (1 - self.lipschitz_constant)
-        message += f" (the error is about as large as the residual, and at most {most:.2g} times as large)"
+        factor = self._residuals / (1 - self.lipschitz_constant)
+        message += f" (the error is about as large as the residual, and at most {factor:.2g} times as large)"
         if self.validate_args:
             failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]

@@ -97,10 +97,10 @@ def _view(part, copy):
         raise ValueError(f"Got a {type(part).__name__}; expected a bijector or a distribution.")
     view = _replace(part, copy)
     originals = {id(block) for block in residual_blocks(part)}
-    if left := {block.name for block in residual_blocks(view) if id(block) in originals}:
+    if missed := {block.name for block in residual_blocks(view) if id(block) in originals}:
         raise ValueError(
             f"{part.name} ({type(part).__name__}) holds blocks that are not among its constructor's arguments: "
-            f"{', '.join(sorted(left))}. Build it from a view of the flow instead."
+            f"{', '.join(sorted(missed))}. Build it from a view of the flow instead."
         )
     return view
 

@@ -158,8 +158,8 @@ def power_series_log_det(
             # forward pass, and every activation stays in memory until the backward pass.
             with tf.control_dependencies([dy, dlog_det]):
                 given = tf.nest.map_structure(tf.identity, arguments)
-            of_results = v, u, dy, dlog_det
-            grads = traced_once(backward_key, backward, *given, *of_results, list(variables or []))
+            results = v, u, dy, dlog_det
+            grads = traced_once(backward_key, backward, *given, *results, list(variables or []))
             grads = first_order_only(grads, "Use log_det_estimator=Exact() instead.")
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 
