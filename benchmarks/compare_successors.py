@@ -1,4 +1,4 @@
-"""Compares image configs on the validation split, after equal numbers of steps and after equal processor time.
+r"""Compares image configs on the validation split, after equal numbers of steps and after equal processor time.
 
     python benchmarks/compare_successors.py --output=successors.json --steps=1500 --config=digits \
       --config=idensenet:digits --config=ablations:cpila,idensenet:digits --config=variational:digits

@@ -11,7 +11,7 @@ chosen on the tables with odd numbers, so the results are from the tables with e
 
 Densities: `--densities` compares the mean log-likelihood of held-out rows, in nats per row of standardized columns.
 For all methods, the columns of iris, diamonds and flights have uniform noise with the width of their steps. The
-number of components of a mixture is the best on a tenth of the rows. TFP's MAF has as many parameters as
+number of components of a mixture is the best on a tenth of the rows. TFP's MAF has about as many parameters as
 `FlowDensity`, trains for the processor time of `FlowDensity` including its tracing, and keeps the weights that are
 best on that tenth. In tables marked "strange", 5 % of the training rows have one column shifted by 20 standard
 deviations; the held-out rows are unchanged. `--data_dir` is the directory of the TFDS data set "bsds32". The tables
