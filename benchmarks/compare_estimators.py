@@ -1,22 +1,24 @@
-r"""Draws the error of log p(x) against its time, for estimators of the log-determinants of a trained model.
+r"""Compares estimators of the log-determinants of a trained model by the error and time of log p(x).
 
     python benchmarks/compare_estimators.py --workdir=runs/digits --published_dir=CHECKOUT --output=estimators.json
 
-CHECKOUT is a clone of github.com/rtqichen/residual-flows; the Python that runs it (--published_python, this one by
-default) needs torch. The published model gets the weights of ours, and must have its latents. Without
---published_dir this package is measured alone. A figure with the name of the JSON file and the suffix .png is
-drawn, too.
+CHECKOUT is a clone of github.com/rtqichen/residual-flows. The Python that runs it (--published_python, by default
+this one) needs torch. The published model gets the weights of this package's model, and its latents must agree.
+Without --published_dir, only this package is measured. A figure is saved next to the JSON file, with the suffix
+.png.
 
-Close other programs first: PyTorch's threads wait for each other, and become many times slower where others take
-their cores. With --threads=1 both sides suffer alike.
+Close other programs first. PyTorch's threads wait for each other, so they become many times slower if other
+programs use their cores. With --threads=1, both sides slow down alike.
 
-The images of a batch are dequantized once. All estimators take turns, in --repeats rounds with other seeds; a first
-round is not counted. The table has, for each,
+The images are dequantized once. All estimators take turns in --repeats rounds with different seeds, after one round
+that is not counted. The table lists for each estimator:
 
-- seconds per image (median over the rounds), and the mean of log p(x) in nats, which unbiased estimators share;
+- the seconds per image (median over the rounds), and the mean of log p(x) in nats, which is the same for all
+  unbiased estimators;
 - the error: the standard deviation of log p(x) over the rounds, as a root mean square over the images;
-- error x sqrt(seconds), which does not change when independent estimates are averaged, and the quotient of its
-  square and that of the first row: how many times less time the same error takes.
+- error x sqrt(seconds), which does not change when independent estimates are averaged;
+- the speedup: how many times less time than the first row an estimator needs for the same error. This is the
+  quotient of the squares of error x sqrt(seconds).
 """
 
 import functools
@@ -34,16 +36,16 @@ from absl import app, flags
 from workers import published_worker
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-_PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "A checkout of the published code.")
-_PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "A Python that has torch.")
-_OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
-_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 64, "Images of the test split, in one batch.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 16, "Rounds.", lower_bound=2)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory of the data, if it has moved.")
+_PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "Checkout of the published code.")
+_PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "Python executable with torch.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
+_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 64, "Evaluation images, in one batch.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 16, "Number of timed rounds.", lower_bound=2)
 _PROBES = flags.DEFINE_list("probes", ["1", "4", "9", "16", "36"], "Numbers of colored probes.")
-_STDERRS = flags.DEFINE_list("stderrs", ["3", "1", "0.3", "0.1"], "Standard errors, in nats, that are planned for.")
-_MAX_EXACT = flags.DEFINE_integer("max_exact", 256, "Dimensions up to which Exact is measured.", lower_bound=0)
-_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of each side.", lower_bound=1)
+_STDERRS = flags.DEFINE_list("stderrs", ["3", "1", "0.3", "0.1"], "Target standard errors of plans, in nats.")
+_MAX_EXACT = flags.DEFINE_integer("max_exact", 256, "Largest number of dimensions for Exact.", lower_bound=0)
+_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Number of threads per side.", lower_bound=1)
 flags.mark_flags_as_required(["workdir", "output"])
 flags.register_validator("probes", lambda nums: all(n.isdigit() and int(n) for n in nums), "integers >= 1")
 
@@ -52,7 +54,7 @@ _CERTIFIED, _EXACT, _PLANNED = "adaptive series, certified", "exact", "planned f
 
 
 def _estimators(run, images):
-    """A dict of (method, number of probes) to what a model takes as `log_det_estimator`."""
+    """Returns a dict from (method, number of probes or target standard error) to an estimator."""
     from tf_resflow import evaluation, logdet, models
 
     model, space = run.model, run.model.data_space
@@ -80,7 +82,7 @@ def _estimators(run, images):
 
 
 def _ours(model, x, log_det_estimator):
-    """A function that draws log p(x) once, as a worker does."""
+    """Returns a function that estimates log p(x) once, and answers like a worker."""
     import tensorflow as tf
 
     from tf_resflow import bijectors
@@ -103,7 +105,7 @@ def _ours(model, x, log_det_estimator):
 
 
 def _published(run, x):
-    """The same of the published code, in its process, with the weights of a run's model."""
+    """Returns the same function for the published code, in its own process, with the weights of the run."""
     import einops
 
     from tf_resflow import bijectors, layers
@@ -111,7 +113,7 @@ def _published(run, x):
 
     flow = run.model.flow
     for layer in layers.norm_updates.lipschitz_layers(flow):
-        layer.kernel.assign(layer.scaled_kernel())  # the kernels that they apply: the same model
+        layer.kernel.assign(layer.scaled_kernel())  # the effective kernels, so that both models are the same
     tensors = {}
     for tensor in published_tensors(flow):
         theirs, ours = tensor.axes.split("->")
@@ -129,7 +131,7 @@ def _published(run, x):
 
 
 def _row(method, num_probes, rounds, scale):
-    """A row of the results, from the answers of all rounds."""
+    """Returns a row of the results, from the answers of all rounds."""
     draws = np.array([answer["log_prob"] for answer in rounds])
     seconds = np.median([answer["seconds"] for answer in rounds]) / draws.shape[1]
     error = np.sqrt(np.mean(np.var(draws, axis=0, ddof=1)))
@@ -138,14 +140,14 @@ def _row(method, num_probes, rounds, scale):
 
 
 def _measure():
-    """The rows of the table."""
+    """Returns the rows of the table."""
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     os.environ.update(dict.fromkeys(names, str(_THREADS.value)))  # before TensorFlow starts
     import tensorflow as tf
 
     import tf_resflow as resflow
 
-    tf.get_logger().setLevel("ERROR")  # each estimator is traced
+    tf.get_logger().setLevel("ERROR")  # hides warnings, because each estimator is traced
     run = resflow.load(_WORKDIR.value)
     if _DATA_DIR.value:
         run.config.data.data_dir = _DATA_DIR.value
@@ -159,12 +161,12 @@ def _measure():
 
 
 def _print(rows):
-    print(f"{'method':34}{'probes':>7}{'seconds':>11}{'mean':>11}{'error':>11}{'x sqrt(s)':>11}{'quotient':>10}")
+    print(f"{'method':34}{'probes':>7}{'seconds':>11}{'mean':>11}{'error':>11}{'x sqrt(s)':>11}{'speedup':>10}")
     first = rows[0]["error"] ** 2 * rows[0]["seconds"]
     for row in rows:
         square = row["error"] ** 2 * row["seconds"]
-        quotient = first / square if square else np.inf
-        cells = f"{row['seconds']:11.5f}{row['mean']:11.3f}{row['error']:11.5f}{square**0.5:11.5f}{quotient:10.1f}"
+        speedup = first / square if square else np.inf
+        cells = f"{row['seconds']:11.5f}{row['mean']:11.3f}{row['error']:11.5f}{square**0.5:11.5f}{speedup:10.1f}"
         print(f"{row['method']:34}{row['probes']:>7}{cells}")
 
 
@@ -180,7 +182,7 @@ def _draw(rows, name, path):
             axis.axvline(seconds[0], color="gray", linestyle=":", label=method)
             continue
         (line,) = axis.plot(seconds, errors, "o-", label=method)
-        more = np.array([1.0, 100.0])  # independent estimates, whose mean is taken
+        more = np.array([1.0, 100.0])  # averages of this many independent estimates
         axis.plot(seconds[0] * more, errors[0] / np.sqrt(more), "--", color=line.get_color(), linewidth=0.8)
     axis.set(xscale="log", yscale="log", title=name)
     axis.set(xlabel="seconds per image", ylabel="standard deviation of log p(x), nats")
@@ -193,10 +195,10 @@ def _draw(rows, name, path):
 
 
 def main(_):
-    """Measures, prints the table, and writes it and the figure."""
+    """Measures the estimators, prints and writes the table, and draws the figure."""
     output = pathlib.Path(_OUTPUT.value)
     if not output.absolute().parent.is_dir():
-        sys.exit(f"Error: the directory of --output={output} does not exist.")
+        sys.exit(f"Error: the directory of --output={output} does not exist. Create it first.")
     rows = _measure()
     _print(rows)
     output.write_text(json.dumps(rows, indent=2) + "\n")

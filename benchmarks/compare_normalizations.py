@@ -1,11 +1,11 @@
-"""Times training steps of a residual block by the normalization of its kernels: estimates or upper bounds of norms.
+"""Times training steps of a residual block with kernels normalized by estimates or upper bounds of their norms.
 
     python benchmarks/compare_normalizations.py --shapes=10 --width=64 --batch=256
     python benchmarks/compare_normalizations.py --shapes=32x32x3,16x16x12,8x8x48 --width=512 --batch=32
 
-The steps alternate, with the norms of the layers brought up to date. The table has the seconds of processor time of
-a step (median), of all threads, and the median of their ratios. Beside other programs set TF_NUM_INTRAOP_THREADS=1
-and TF_NUM_INTEROP_THREADS=1, so that no thread waits for another.
+Steps with both normalizations alternate, and each includes the update of the layers' norms. The table lists the
+median processor seconds of a step over all threads, and the median of the ratios. If other programs are running,
+set TF_NUM_INTRAOP_THREADS=1 and TF_NUM_INTEROP_THREADS=1, so that no thread waits for another.
 """
 
 import math
@@ -21,10 +21,10 @@ from absl import app, flags
 
 import tf_resflow as resflow
 
-_SHAPES = flags.DEFINE_list("shapes", ["10"], "Shapes of events: SIZE of vectors, HEIGHTxWIDTHxCHANNELS of images.")
-_WIDTH = flags.DEFINE_integer("width", 64, "Units or channels between the layers.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 256, "Examples in a batch.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each.", lower_bound=1)
+_SHAPES = flags.DEFINE_list("shapes", ["10"], "Event shapes: SIZE for vectors, HEIGHTxWIDTHxCHANNELS for images.")
+_WIDTH = flags.DEFINE_integer("width", 64, "Hidden units or channels.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 256, "Batch size.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 20, "Number of timed steps per normalization.", lower_bound=1)
 
 NORMALIZATIONS = ("induced", "schatten")
 
@@ -38,7 +38,7 @@ flags.register_validator("shapes", lambda shapes: all(map(_is_shape, shapes)), "
 
 
 def _step(shape, normalization):
-    """A function of a seed that makes a training step."""
+    """Returns a function of a seed that takes a training step."""
     options = {"log_det_estimator": resflow.logdet.RussianRoulette(), "normalization": normalization}
     if len(shape) == 1:
         hidden = (_WIDTH.value,) * 2

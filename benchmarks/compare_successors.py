@@ -1,14 +1,16 @@
-"""Compares configs of images on the validation split: at equal steps, and after equal processor time.
+r"""Compares image configs on the validation split, after equal numbers of steps and after equal processor time.
 
     python benchmarks/compare_successors.py --output=successors.json --steps=1500 --config=digits \
       --config=idensenet:digits --config=ablations:cpila,idensenet:digits --config=variational:digits
 
-Every config trains for `--steps` steps, and again for as many as take the time of the first config's `--steps`.
-With `--learning_rate`, all have that constant rate after a warm-up of a fifth of the steps, and one training gives
-both scores. A tenth of the training part is held back as the validation split, if the config holds back none.
-Results are added to `--output`; what it already holds is not computed again. The time of a step is given over that
-of the first config: medians of `--timed_steps`, of all threads, of which each config takes one after the other.
-Without seeds (`--seeds=`) only times are measured.
+Every config trains for `--steps` steps, and again for the number of steps that takes as long as `--steps` steps of
+the first config. With `--learning_rate`, all configs use this constant rate after a warm-up of a fifth of the
+steps, and one training gives both scores. If a config has no validation split, a tenth of the training split is
+held out.
+
+Results are added to `--output`; existing results are not recomputed. The time of a step is relative to the first
+config. It is the median of `--timed_steps` steps in processor time over all threads; the configs take turns.
+Without seeds (`--seeds=`), only times are measured.
 """
 
 import json
@@ -29,13 +31,13 @@ from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.writing import check_output_path, whole_file
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
-_CONFIGS = flags.DEFINE_multi_string("config", ["digits"], "Names of configs, as in resflow-train; repeated.")
-_STEPS = flags.DEFINE_integer("steps", 1500, "Steps of training of the first config.", lower_bound=1)
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of trainings.")
+_CONFIGS = flags.DEFINE_multi_string("config", ["digits"], "Config, as in resflow-train. Can be repeated.")
+_STEPS = flags.DEFINE_integer("steps", 1500, "Number of training steps of the first config.", lower_bound=1)
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the trainings.")
 _RATE = flags.DEFINE_float("learning_rate", None, "Constant learning rate; by default each config's schedule.")
-_TIMED = flags.DEFINE_integer("timed_steps", 20, "Steps that are timed.", lower_bound=1)
-_EXAMPLES = flags.DEFINE_integer("examples", 1000, "Validation images at most.", lower_bound=1)
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS folder.")
+_TIMED = flags.DEFINE_integer("timed_steps", 20, "Number of timed steps.", lower_bound=1)
+_EXAMPLES = flags.DEFINE_integer("examples", 1000, "Maximum number of validation images.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS directory.")
 
 
 def _config(name, seed, steps, eval_every):
@@ -52,9 +54,9 @@ def _config(name, seed, steps, eval_every):
 
 
 def _step(name):
-    """A function that takes a training step."""
+    """Returns a function of a seed that takes a training step."""
     config = _config(name, 0, _STEPS.value, _STEPS.value)
-    config.train.schedule = "constant"  # which has no least number of steps
+    config.train.schedule = "constant"  # has no minimum number of steps
     dataset = data.load(config.data)
     model = models.build_model(config, dataset)
     model.compile(optimizer=make_optimizer(config.train, model.trainable_variables))
@@ -65,7 +67,7 @@ def _step(name):
 
 
 def _times(first, names):
-    """The median processor time of a step of each config over that of the first one."""
+    """Returns the median processor time of a step of each config, relative to the first config."""
     steps = {name: _step(name) for name in dict.fromkeys([first, *names])}
     times = {name: [] for name in steps}
     for seed in range(_TIMED.value + 1):
@@ -78,7 +80,7 @@ def _times(first, names):
 
 
 def _scores(name, seed, steps, missing):
-    """Rows of the scores on the validation split after the numbers of `steps` that are `missing`."""
+    """Yields rows of the validation scores after the `missing` numbers of steps."""
     for total, eval_every in [(max(steps), min(steps))] if _RATE.value else [(n, n) for n in missing]:
         with tempfile.TemporaryDirectory() as folder:
             training.train(_config(name, seed, total, eval_every), pathlib.Path(folder) / "run")
@@ -90,7 +92,7 @@ def _scores(name, seed, steps, missing):
 
 
 def main(_):
-    """Computes what is missing in the file, and prints its table."""
+    """Computes the missing results, and prints the tables."""
     check_output_path(_OUTPUT.value, [".json"])
     output = pathlib.Path(_OUTPUT.value)
     first, names = _CONFIGS.value[0], _CONFIGS.value
@@ -114,8 +116,8 @@ def _write(output, known):
 
 
 def print_table(known):
-    """Prints Markdown tables: of times, and of mean scores and their standard errors."""
-    print("| config | time of a step |\n|---|---|")
+    """Prints Markdown tables of the times, and of the mean scores with their standard errors."""
+    print("| config | relative time of a step |\n|---|---|")
     for name, ratio in known["times"].items():
         print(f"| {name} | {ratio:.2f} |")
     print("\n| config | steps | seeds | bits/dim |\n|---|---|---|---|")

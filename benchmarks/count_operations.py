@@ -1,16 +1,16 @@
-r"""Counts the operations, traffic and memory of a training step of a config, and estimates the hours of its run.
+r"""Counts the operations, traffic and memory of a training step of a config, and estimates the time of its run.
 
     python benchmarks/count_operations.py --config=configs/cifar10.py --tflops=156 --terabytes=2.0
 
-Nothing is run: the model is built, and its layers are counted, those of learned noise, too. A layer with K weights
-in its kernel, applied at P positions, takes K P multiplications and as many additions for each image. A training
-step does that 7 + n times: once forward, once for each of the n terms of the series, and 6 times backward (the
-branch again, one vector-Jacobian product, two gradients in the input and two in the kernel); and 3 times in the
-network of the noise's context, which has no series. Each time the layer's input and output
-are moved twice, as float32: by the product, and by the activations around it. The norms of the kernels, the
-optimizer and the start of operations on the device are left out.
+Nothing is executed: the model is built, and its layers are counted, including the layers of learned noise. A layer
+with K weights in its kernel, applied at P positions, needs K P multiplications and as many additions per image. A
+training step does this 7 + n times: once forward, once for each of the n terms of the series, and 6 times backward
+(the branch again, one vector-Jacobian product, two gradients in the input and two in the kernel). The network of
+the noise's context has no series, so its layers do this 3 times. Each time, the layer's input and output are moved
+twice as float32: by the product, and by the surrounding activations. The norms of the kernels, the optimizer and
+the start of operations on the device are not counted.
 
-The hours are an estimate: the whole run at --share of --tflops, followed by its traffic at --share of --terabytes.
+The time is an estimate: all operations at --share of --tflops, followed by all traffic at --share of --terabytes.
 """
 
 import math
@@ -25,21 +25,25 @@ from tf_resflow import bijectors, layers
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.models.build import build_model
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.")
 _SHAPE = flags.DEFINE_list("shape", ["32", "32", "3"], "Height, width and channels of an image.")
-_TFLOPS = flags.DEFINE_float("tflops", 156.0, "Peak of a GPU in 10^12 operations per second.", lower_bound=1e-3)
-_TERABYTES = flags.DEFINE_float("terabytes", 2.0, "Peak of its memory in 10^12 bytes per second.", lower_bound=1e-3)
-_SHARE = flags.DEFINE_float("share", 0.5, "Assumed share of both peaks.", lower_bound=1e-3, upper_bound=1.0)
+_TFLOPS = flags.DEFINE_float("tflops", 156.0, "Peak of a GPU, in 10^12 operations per second.", lower_bound=1e-3)
+_TERABYTES = flags.DEFINE_float(
+    "terabytes", 2.0, "Peak of its memory, in 10^12 bytes per second.", lower_bound=1e-3
+)
+_SHARE = flags.DEFINE_float(
+    "share", 0.5, "Fraction of both peaks that is assumed.", lower_bound=1e-3, upper_bound=1.0
+)
 
-_BACKWARD = 6  # products of a layer
-_UNCONSTRAINED = 3  # products of a layer without a series: forward, and two gradients
+_BACKWARD = 6  # products per layer
+_UNCONSTRAINED = 3  # products per layer without a series: forward, and two gradients
 _FLOAT32 = 4  # bytes
-_KEPT = 3  # tensors like the input that a block keeps for the backward pass
-_COPIES = 5  # of each weight: itself, its gradient, two moments of Adam, and its average
+_KEPT = 3  # tensors of the input's size that a block keeps for the backward pass
+_COPIES = 5  # values per weight: itself, its gradient, two moments of Adam, and its average
 
 
 def count(model):
-    """The totals of a step for one image: "operations", "products", "bytes" moved and "kept", and "weights"."""
+    """Returns the totals per image and step: "operations", "products", and the bytes moved, kept and of weights."""
     totals = dict.fromkeys(("operations", "bytes", "kept", "products"), 0.0)
 
     def add(layer, products, positions):
@@ -62,26 +66,30 @@ def count(model):
 
 
 def _terms(log_det):
-    """The expected number of terms of a Russian roulette: E[N] is the sum of P(N >= k)."""
+    """Returns the expected number of terms of a Russian roulette, where E[N] is the sum of P(N >= k)."""
     survival = (float(log_det.distribution.survival(k, "float64")) for k in range(1, 200))
     return log_det.num_exact_terms + sum(survival)
 
 
 def main(_):
-    """Prints the counts and the estimate."""
+    """Prints the counts and the estimated time."""
     config = _CONFIG.value
     model = config.model
     is_roulette = model.estimator.train.kind in ("automatic", "russian_roulette")  # the default of images
     if (model.kind, model.block) != ("image", "residual") or not is_roulette:
-        raise app.UsageError("The config must be that of residual blocks on images, trained by Russian roulette.")
+        raise app.UsageError(
+            f"The config has model.kind={model.kind!r}, model.block={model.block!r} and "
+            f"model.estimator.train.kind={model.estimator.train.kind!r}. Choose one with residual blocks on images "
+            "that trains with Russian roulette."
+        )
     info = DataInfo("images", tuple(map(int, _SHAPE.value)), 256, None, None)
     found = count(build_model(config, info))
     images = config.train.steps * config.train.batch_size
     print(
-        f"{found['operations'] / 1e9:,.1f} 10^9 operations and {found['bytes'] / 1e9:,.2f} GB of traffic an image"
+        f"{found['operations'] / 1e9:,.1f} 10^9 operations and {found['bytes'] / 1e9:,.2f} GB of traffic per image"
     )
-    print(f"{found['products']:,.0f} products one after the other in a step")
-    print(f"{found['weights'] / 1e6:,.0f} MB of weights, {found['kept'] / 1e6:,.2f} MB kept for each image")
+    print(f"{found['products']:,.0f} sequential products per step")
+    print(f"{found['weights'] / 1e6:,.0f} MB for the training state, {found['kept'] / 1e6:,.2f} MB kept per image")
     print(f"{images:,} images: {images * found['operations']:.3g} operations, {images * found['bytes']:.3g} bytes")
     seconds = (
         images * (found["operations"] / _TFLOPS.value + found["bytes"] / _TERABYTES.value) / 1e12 / _SHARE.value

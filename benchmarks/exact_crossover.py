@@ -9,9 +9,9 @@ Each row of the JSON file compares `tf_resflow.logdet.Exact` with the estimator 
 - "evaluation": `FlowModel.log_prob(evaluation=True)` of the same flow, on 256 rows, and of an image flow, on 16;
 - "inference": a step of `tfp.vi.fit_surrogate_posterior` with 16 draws, compiled by XLA.
 
-The two sides take turns on one thread. "ratio" is the median, over the quieter half of the pairs, of the processor
-time of Exact over that of the estimator; "others" is the largest share of the machine that other programs took
-during these pairs. Settings other than the number of blocks are defaults.
+The two sides take turns on one thread. "ratio" is the processor time of Exact divided by the processor time of the
+estimator, as the median over the quieter half of the pairs. "others" is the largest fraction of the machine that
+other programs used during these pairs. All settings except the number of blocks have their defaults.
 """
 
 import datetime
@@ -33,14 +33,14 @@ from rows_file import read_rows, write_rows
 import tf_resflow as resflow
 from tf_resflow.models import train_step
 
-_OUTPUT = flags.DEFINE_string("output", None, "A JSON file, to which rows that it lacks are added.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file, to which missing rows are added.", required=True)
 _SIZES = flags.DEFINE_list("sizes", ["2", "4", "8", "16", "32", "64", "128", "256"], "Event sizes of vectors.")
-_SIDES = flags.DEFINE_list("sides", ["2", "4", "8"], "Sides of images with one channel.")
-_NUM_BLOCKS = flags.DEFINE_integer("num_blocks", 4, "Residual blocks of a flow.", lower_bound=1)
-_PAIRS = flags.DEFINE_integer("pairs", 12, "Pairs of timings. The quieter half counts.", lower_bound=2)
-_SECONDS = flags.DEFINE_float("seconds", 0.2, "Time of each side of a pair.", lower_bound=0.0)
+_SIDES = flags.DEFINE_list("sides", ["2", "4", "8"], "Heights and widths of images with one channel.")
+_NUM_BLOCKS = flags.DEFINE_integer("num_blocks", 4, "Number of residual blocks in a flow.", lower_bound=1)
+_PAIRS = flags.DEFINE_integer("pairs", 12, "Number of pairs of timings. The quieter half is used.", lower_bound=2)
+_SECONDS = flags.DEFINE_float("seconds", 0.2, "Processor seconds of each side of a pair.", lower_bound=0.0)
 
-_ESTIMATES = {  # with which Exact is compared
+_ESTIMATES = {  # that Exact is compared with
     "training": resflow.logdet.RussianRoulette(),
     "evaluation": resflow.logdet.AdaptiveRoulette(per_example=True),
     "inference": resflow.logdet.RussianRoulette(),
@@ -48,7 +48,7 @@ _ESTIMATES = {  # with which Exact is compared
 
 
 def _model(shape, log_det_estimator):
-    """A compiled `FlowModel` of a vector or image flow, with this estimator in training and in evaluation."""
+    """Returns a compiled `FlowModel` with this estimator in evaluation and, for vectors, in training."""
     if len(shape) == 3:
         flow = resflow.flows.image_flow(shape, (_NUM_BLOCKS.value,), num_fc_blocks=0)
         model = resflow.FlowModel(flow, shape, evaluation_log_det_estimator=log_det_estimator, levels=256)
@@ -98,7 +98,7 @@ def _inference(shape, log_det_estimator):
 
 
 def _busy():
-    """Processor seconds that all programs have taken since the machine started."""
+    """Returns the processor seconds that all programs have used since the machine started."""
     with open("/proc/stat", encoding="ascii") as file:
         user, nice, system, *_ = map(int, file.readline().split()[1:])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
@@ -112,7 +112,7 @@ def _timed(step, num):
 
 
 def _compared(make, shape, estimate):
-    """The medians of the seconds of both sides and of their ratio, and the share that other programs took."""
+    """Returns the median ratio and the median times of both sides, and the fraction that other programs used."""
     steps = [make(shape, log_det) for log_det in (resflow.logdet.Exact(), estimate)]
     for step in steps:
         _timed(step, 3)
@@ -139,7 +139,7 @@ def _machine():
 
 
 def main(_):
-    """Adds the rows that the file lacks."""
+    """Adds the missing rows to the file."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()

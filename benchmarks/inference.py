@@ -1,21 +1,22 @@
-"""Compares flows in variational and simulation-based inference and on tables, after equal processor time.
+"""Compares flows in variational inference, in simulation-based inference and on tables, at equal processor time.
 
     python benchmarks/inference.py --output=inference.json --seconds=5 --data_dir=DIR
 
-Every flow has about the same number of parameters, and trains for `--seconds` of processor time of one thread after
-its first step, with Adam and a learning rate that falls to zero. The rate is the one of `--learning_rates` that is
-best in another training of the same length: by its ELBO, or on the validation split. Steps are graphs, without XLA.
-Results are added to `--output`; what it already holds is not computed again. `--data_dir` is that of a TensorFlow
-data set "bsds32" of images [32, 32, 3]; without it there are no patches.
+All flows have about the same number of parameters. After its first step, each flow trains for `--seconds` of
+processor time on one thread, with Adam and a learning rate that decays to zero. The learning rate is the one of
+`--learning_rates` with the best ELBO or validation score in another training of the same length. Steps are graphs,
+without XLA. Results are added to `--output`; existing results are not recomputed. `--data_dir` is the directory of
+a TFDS data set "bsds32" of images [32, 32, 3]; without it, patches are left out.
 
-- Densities: variational inference with 64 samples in a step, path derivatives (but for FFJORD), and a trainable
-  triangular map behind each flow. The score is the ELBO in nats.
-- Simulators: the density of parameters given observations, from 100,000 simulations. The score is its mean on
-  held-out ones, in nats. A network of the observation, the same for all flows, gives 16 features to them.
-- Tables and patches: density estimation. The score is the mean held-out log-likelihood in nats, of the weights that
-  were best on the validation split. Here, as of simulators, flows see whitened data.
+- Densities: variational inference with 64 samples per step, path derivatives (except for FFJORD), and a trainable
+  triangular map after each flow. The score is the ELBO in nats.
+- Simulators: the density of parameters given observations, from 100,000 simulations. The score is the mean
+  log-density of held-out parameters in nats. All flows use the same network, which computes 16 features of the
+  observation.
+- Tables and patches: density estimation. The score is the mean held-out log-likelihood in nats, with the weights
+  that were best on the validation split. For these and for simulators, flows are trained on whitened data.
 
-C2ST is the accuracy with which a classifier tells samples from those of the ground truth: 0.5 is best.
+C2ST is the accuracy of a classifier that distinguishes samples from samples of the ground truth; 0.5 is best.
 """
 
 import os
@@ -38,37 +39,37 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 _TASKS = [*DENSITIES, *SIMULATORS, *TABLES, "patches"]
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "Processor time of a training.", lower_bound=0.01)
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings that are scored.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "Processor seconds of a training.", lower_bound=0.01)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Number of scored trainings.", lower_bound=1)
 _RATES = flags.DEFINE_list("learning_rates", ["0.003", "0.01"], "Learning rates to choose from.")
-_ONLY = flags.DEFINE_multi_enum("task", _TASKS, _TASKS, "Tasks, several if repeated.")
-_FLOWS = flags.DEFINE_multi_enum("flow", list(FLOWS), list(FLOWS), "Flows, several if repeated.")
+_ONLY = flags.DEFINE_multi_enum("task", _TASKS, _TASKS, "Task. Can be repeated.")
+_FLOWS = flags.DEFINE_multi_enum("flow", list(FLOWS), list(FLOWS), "Flow. Can be repeated.")
 _PARAMETERS = flags.DEFINE_integer(
-    "parameters", None, "Parameters of a flow; 400 for each coordinate, and at least 4,000, by default."
+    "parameters", None, "Number of parameters of a flow. By default, 400 per coordinate and at least 4,000."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TensorFlow data sets.")
-_SAMPLES = flags.DEFINE_integer("samples", 500, "Samples for each C2ST; 0 for none.", lower_bound=0)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory.")
+_SAMPLES = flags.DEFINE_integer("samples", 500, "Number of samples for each C2ST, or 0 for no C2ST.", lower_bound=0)
 
-_DRAWS, _ROWS = 64, 256  # of a step of variational inference; of a step on data
+_DRAWS, _ROWS = 64, 256  # samples per step of variational inference; rows per step on data
 _HELD_OUT = 10_000  # samples for an ELBO and for moments
-_CHUNK = 1000  # that are evaluated at once
-_CHECKS, _CHECKED = 20, 1000  # looks at the validation split during a training, and rows that they see
+_CHUNK = 1000  # samples or rows that are evaluated at once
+_CHECKS, _CHECKED = 20, 1000  # checks on the validation split per training, and rows per check
 _FEATURES = 16
-_MOST_NORM = 100.0  # of a gradient
+_MOST_NORM = 100.0  # gradients with a larger norm are clipped
 _TUNING_SEED = 1000
-_TABLES = {  # by key: title, and whether more or less is better
+_TABLES = {  # by key: title, and 1 if higher is better, -1 if lower is better
     "score": ("nats", 1),
     "c2st": ("C2ST", -1),
     "mean_error": ("error of the means", -1),
-    "deviation_error": ("error of the log deviations", -1),
+    "deviation_error": ("error of the log standard deviations", -1),
     "steps": ("steps", 0),
     "parameters": ("parameters", 0),
-    "first_step": ("seconds until the first step is done", 0),
+    "first_step": ("seconds to the first step", 0),
 }
 
 
 class Model(tf.Module):
-    """A flow from latent vectors, an affine map behind it, and a network of the condition."""
+    """A flow from latent vectors to data, an affine map after it, and a network for the condition."""
 
     def __init__(self, candidate, shift, scale_tril, features=None):
         super().__init__()
@@ -77,7 +78,7 @@ class Model(tf.Module):
         self._base = tfd.MultivariateNormalDiag(tf.zeros_like(shift))
 
     def sample(self, z, seed, condition=None, exact=False, networks=None):
-        """The data of latent vectors, and their log-densities; `networks` are those of a training step."""
+        """Returns the data of latent vectors, and their log-densities. A training step passes its `networks`."""
         bijector, arguments = self._flow(condition, seed, exact, networks)
         z = tf.identity(z)
         x = bijector.forward(z, **arguments)
@@ -86,7 +87,7 @@ class Model(tf.Module):
         return self._affine.forward(x), self._base.log_prob(z) - log_det
 
     def log_prob(self, x, seed, condition=None, exact=False, networks=None):
-        """The log-densities of data."""
+        """Returns the log-densities of data."""
         bijector, arguments = self._flow(condition, seed, exact, networks)
         y = tf.identity(self._affine.inverse(x))
         z = bijector.inverse(y, **arguments)
@@ -94,12 +95,12 @@ class Model(tf.Module):
         return self._base.log_prob(z) + log_det + self._affine.inverse_log_det_jacobian(x, 1)
 
     def path_derivative(self):
-        """A distribution whose log-densities of samples have the gradient along their path."""
+        """Returns a distribution whose log-densities of samples have path derivatives."""
         bijector = resflow.bijectors.Flow([self.candidate.bijector, self._affine])
         return resflow.vi.with_path_derivative(tfd.TransformedDistribution(self._base, bijector))
 
     def initialize(self, x, condition=None):
-        """Sets what a flow sets from data."""
+        """Initializes the variables of the flow that depend on data."""
         features = None if condition is None else self._features(condition)
         self.candidate.initialize(self._affine.inverse(x), features)
 
@@ -110,9 +111,9 @@ class Model(tf.Module):
 
 
 class Adam(tf.Module):
-    """Kingma and Ba's optimizer on one vector of all parameters, which takes few operations.
+    """Kingma and Ba's optimizer on one vector of all parameters, which needs few operations.
 
-    A gradient that is not finite counts as zero.
+    Gradients that are not finite count as zero.
     """
 
     def __init__(self, parameters):
@@ -136,7 +137,7 @@ class Adam(tf.Module):
 
 
 class Experiment:
-    """A flow for a task, built and compiled once: each training begins with the weights of its seed."""
+    """A flow for a task, built and compiled once. Each training starts from the weights of its seed."""
 
     def __init__(self, build):
         self._build = build
@@ -146,16 +147,16 @@ class Experiment:
         self._step = tf.function(self._take_step, autograph=False)
 
     def compile(self):
-        """Takes a first step, and returns the processor time until it was done."""
+        """Takes a first step, and returns its processor time."""
         self._reset(0)
         start = time.process_time()
         self._step(tf.constant([0, 0]), tf.constant(0.0)).numpy()
         spent = time.process_time() - start
-        self.check()  # compiled, too
+        self.check()  # compiles the check, too
         return spent
 
     def train(self, seed, learning_rate):
-        """Trains anew, keeps the weights that are best in a check, and returns the number of steps."""
+        """Trains from new weights, restores the weights of the best check, and returns the number of steps."""
         self._reset(seed)
         budget, steps, checks, best, kept = _SECONDS.value, 0, 0, -np.inf, None
         start = time.process_time()
@@ -172,7 +173,7 @@ class Experiment:
         return steps
 
     def check(self):
-        """A score on the validation split, NaN if there is none."""
+        """Returns a score on the validation split, or NaN if there is none."""
         return np.nan
 
     def _reset(self, seed):
@@ -182,7 +183,7 @@ class Experiment:
         _assign(self._adam.variables, map(tf.zeros_like, self._adam.variables))
 
     def _initialize(self, model):
-        """Sets what a flow sets from data; a density has none."""
+        """Initializes the variables of the flow that depend on data. A density has no data."""
 
     def _take_step(self, seed, rate):
         with tf.GradientTape() as tape:
@@ -200,7 +201,7 @@ def _assign(variables, values):
 
 
 class Variational(Experiment):
-    """Fits a flow, and a triangular map behind it, to an unnormalized density."""
+    """Fits a flow, followed by a triangular map, to an unnormalized density."""
 
     def __init__(self, density, build):
         self._density = density
@@ -216,13 +217,13 @@ class Variational(Experiment):
         return Model(candidate, tf.Variable(tf.zeros(size)), triangle)
 
     def _terms(self, seed, num=_CHUNK, exact=True, networks=None):
-        """Samples, and the terms of the ELBO."""
+        """Returns samples and the terms of the ELBO."""
         z = tf.random.stateless_normal([num, self._density.size], seed)
         x, log_prob = self.model.sample(z, seed, exact=exact, networks=networks)
         return x, self._density.log_prob(x) - log_prob
 
     def _loss(self, seed, networks):
-        """Minus the ELBO, with the path derivative if the flow has it."""
+        """Returns the negative ELBO, with the path derivative if the flow supports it."""
         if not self.model.candidate.has_path_derivative:
             return -tf.reduce_mean(self._terms(seed, _DRAWS, exact=False, networks=networks)[1])
         bound = {"networks": networks}
@@ -230,7 +231,7 @@ class Variational(Experiment):
         return tf.reduce_mean(log_prob - self._density.log_prob(x))
 
     def scores(self, seed):
-        """The ELBO, errors of moments in units of the true deviation, and C2ST."""
+        """Returns the ELBO, errors of moments in units of the true standard deviation, and C2ST."""
         parts = [self._evaluate(tf.constant([seed + 1, -i])) for i in range(1, 1 + _HELD_OUT // _CHUNK)]
         x, terms = (np.concatenate(values) for values in zip(*parts, strict=True))
         deviation = self._truth.std(axis=0)
@@ -241,12 +242,12 @@ class Variational(Experiment):
         return found
 
     def tuning_score(self):
-        """The ELBO."""
+        """Returns the ELBO."""
         return _mean_and_stderr(np.concatenate([self._evaluate(tf.constant([0, -i]))[1] for i in (1, 2)]))["score"]
 
 
 class Estimation(Experiment):
-    """Fits a flow, and the triangular map of the train split's moments behind it, to data."""
+    """Fits a flow, followed by the triangular map of the training split's moments, to data."""
 
     def __init__(self, data, build):
         self._data = data
@@ -300,14 +301,14 @@ class Estimation(Experiment):
         )
 
     def check(self):
-        """The mean log-density of the first rows of the validation split, by the estimator of the training."""
+        """Returns the mean log-density of the first validation rows, with the estimator of the training."""
         first = [None if part is None else part[:_CHECKED] for part in self._data.validation]
         return np.nan_to_num(self._log_probs(first, exact=False).mean(), nan=-np.inf)
 
     tuning_score = check
 
     def scores(self, seed):
-        """The mean log-density of the test split, and the mean C2ST of posteriors."""
+        """Returns the mean log-density of the test split, and the mean C2ST of the posteriors."""
         found = _mean_and_stderr(self._log_probs(self._data.test, exact=True))
         if self._data.posteriors:
             found["c2st"] = _c2st(
@@ -335,7 +336,7 @@ def _root_mean_square(values):
 
 
 def _c2st(pairs):
-    """The mean over pairs of samples and truth; NaN without samples, or if one is not finite."""
+    """Returns the mean over pairs of samples and truth; NaN with --samples=0, or if a sample is not finite."""
     num = _SAMPLES.value
     if not num or not all(np.isfinite(x).all() for x, _ in pairs):
         return np.nan
@@ -343,12 +344,12 @@ def _c2st(pairs):
 
 
 def _problem(task):
-    """A `Density` or `Data`."""
+    """Returns the `Density` or `Data` of a task."""
     return patches(_DATA_DIR.value) if task == "patches" else {**DENSITIES, **SIMULATORS, **TABLES}[task]()
 
 
 def _run(task, flow, problem):
-    """The results of a flow on a task, one of each seed."""
+    """Yields the results of a flow on a task, one per seed."""
     experiment = (Variational if task in DENSITIES else Estimation)(problem, FLOWS[flow])
     first_step = experiment.compile()
     rates = [float(rate) for rate in _RATES.value]
@@ -365,7 +366,7 @@ def _run(task, flow, problem):
 
 
 def main(_):
-    """Computes what is missing in the file, and prints its tables."""
+    """Computes the missing results, and prints the tables."""
     rows = read_rows(_OUTPUT.value)
     done = {(row["task"], row["flow"]) for row in rows}
     tasks = [task for task in _TASKS if task in _ONLY.value and (task != "patches" or _DATA_DIR.value)]
@@ -380,9 +381,9 @@ def main(_):
 
 
 def print_tables(rows):
-    """Prints Markdown tables: means over seeds and their standard errors, a line for each task.
+    """Prints Markdown tables of means over seeds and their standard errors, with a line per task.
 
-    Marked are the best flow and those within two standard errors of the difference from it.
+    The best flow is bold, and so are flows within two standard errors of the difference from it.
     """
     tasks, names = (
         [name for name in known if any(name in row.values() for row in rows)] for known in (_TASKS, FLOWS)
@@ -396,7 +397,7 @@ def print_tables(rows):
 
 
 def _over_seeds(rows, task, flow, key):
-    """The mean over seeds and its standard error; NaN if there is none."""
+    """Returns the mean over seeds and its standard error; NaN without results."""
     values = np.array([row.get(key, np.nan) for row in rows if row["task"] == task and row["flow"] == flow])
     if not np.isfinite(values).all() or len(values) < 2:
         return np.mean(values) if len(values) else np.nan, 0.0
@@ -404,7 +405,7 @@ def _over_seeds(rows, task, flow, key):
 
 
 def _marked(cells, sign):
-    """The text of each cell, in bold for the best ones; a sign of 0 marks none."""
+    """Yields the text of each cell, in bold for the best flows; with a sign of 0, none is bold."""
     best, error = max((cell for cell in cells.values() if np.isfinite(cell[0])), key=lambda cell: sign * cell[0])
     for mean, own in cells.values():
         text = f"{mean:,.3f} ± {own:.3f}" if sign else f"{mean:,.0f}"

@@ -1,6 +1,6 @@
-"""The flows that `inference.py` compares: of residual and monotone blocks, and TFP's RealNVP, MAF, IAF and FFJORD.
+"""The flows that `inference.py` compares: residual and monotone blocks, and TFP's RealNVP, MAF, IAF and FFJORD.
 
-All take latent vectors to data. A condition is added in the first layer of each network.
+All flows map latent vectors to data. A condition enters the first layer of each network.
 """
 
 import functools
@@ -16,20 +16,20 @@ import tf_resflow as resflow
 
 tfb = tfp.bijectors
 
-_MOST_EXACT = 32  # coordinates up to which log-determinants and traces are exact in training on a density
+_MOST_EXACT = 32  # largest number of coordinates for which FFJORD trains with exact traces
 
 
 class Candidate(NamedTuple):
-    """A flow.
+    """A flow to compare.
 
     Attributes:
-      bijector: from latent to data.
-      exact: the same with exact log-determinants, for scores.
-      arguments: function of a condition, or None, of a seed, and of bound networks, or None, to the keyword
-        arguments of both.
-      update: called after each step.
-      initialize: function of data and of a condition, called once.
-      has_path_derivative: whether samples and their log-densities can be differentiated, one after the other.
+      bijector: the map from latent to data.
+      exact: the same map with exact log-determinants, for scores.
+      arguments: function of a condition or None, a seed, and bound networks or None, which returns the keyword
+        arguments of both maps.
+      update: function that is called after each step.
+      initialize: function of data and a condition, called once.
+      has_path_derivative: whether samples can be differentiated, and then their log-densities.
     """
 
     bijector: tfb.Bijector
@@ -52,10 +52,10 @@ def residual(
     activation=None,
     **options,
 ):
-    """Blocks of two hidden layers, and affine layers on the side of the data, in the direction that training needs.
+    """Returns residual blocks with two hidden layers and affine layers on the data side, cheap to train.
 
-    The affine layers are autoregressive, or, with a condition, a map whose matrix and shift are functions of it, as
-    in a `PosteriorEstimator`.
+    The affine layers are autoregressive. With a condition, there is also an affine map whose matrix and shift are
+    functions of the condition, as in a `PosteriorEstimator`.
     """
     given, parts = condition_size or 0, 1 if activation == "lipswish" else 2
 
@@ -99,19 +99,19 @@ def residual(
 
 
 def mixed(*args, samples, **options):
-    """The same with affine layers as the builders recommend them."""
+    """Returns the same flow with the numbers of affine layers that the builders recommend."""
     num_blocks, num_affine = (1, 3) if samples else (2, 2)
     return residual(*args, samples=samples, num_blocks=num_blocks, num_affine=num_affine, **options)
 
 
 def _num_affine(size):
-    """The numbers of a triangular matrix and a shift."""
+    """Returns the number of values of a triangular matrix and a shift."""
     return size * (size + 3) // 2
 
 
 def real_nvp(size, num_parameters, *, samples, condition_size, seed, num_layers=6):
-    """Affine coupling layers, with the coordinates shuffled between them."""
-    del samples  # both directions are as cheap
+    """Returns affine coupling layers, with the coordinates shuffled between them."""
+    del samples  # both directions are equally cheap
     kept = size // 2
     given, outputs = condition_size or 0, 2 * (size - kept)
     width = _width(lambda w: num_layers * (w * (w + kept + given + outputs + 2) + outputs), num_parameters)
@@ -126,7 +126,7 @@ def real_nvp(size, num_parameters, *, samples, condition_size, seed, num_layers=
 
 
 def autoregressive(size, num_parameters, *, samples, condition_size, seed, num_layers=4):
-    """Masked autoregressive layers: IAF, which is cheap to sample, or MAF, whose density is cheap."""
+    """Returns masked autoregressive layers: IAF, which samples cheaply, or MAF, whose density is cheap."""
     given = condition_size or 0
     width = _width(lambda w: num_layers * (w * (w + 3 * size + given + 2) + 2 * size), num_parameters)
     hidden = np.arange(width) % max(1, size - 1)
@@ -143,7 +143,7 @@ def autoregressive(size, num_parameters, *, samples, condition_size, seed, num_l
 
 
 def ffjord(size, num_parameters, *, samples, condition_size, seed):
-    """A continuous flow, by the solver that is the default of TFP."""
+    """Returns a continuous flow with TFP's default solver."""
     del samples
     given = condition_size or 0
     width = _width(lambda w: w * (w + 2 * size + given + 3) + size, num_parameters)
@@ -155,7 +155,7 @@ def ffjord(size, num_parameters, *, samples, condition_size, seed):
 
     exact = tfb.FFJORD(velocity, trace_augmentation_fn=tfb.ffjord.trace_jacobian_exact)
     bijector = exact if size <= _MOST_EXACT else tfb.FFJORD(velocity)
-    exact.network = bijector.network = network  # which the bijectors do not see inside of the function
+    exact.network = bijector.network = network  # the bijectors do not find it inside the function
     return Candidate(
         bijector,
         exact,
@@ -165,7 +165,7 @@ def ffjord(size, num_parameters, *, samples, condition_size, seed):
 
 
 def _chain(layers):
-    """The candidate of layers in the order in which they apply."""
+    """Returns the candidate for layers in the order of their application."""
     bijector = tfb.Chain(layers[::-1])
     names = [layer.name for layer in layers if not isinstance(layer, tfb.Permute)]
 
@@ -177,7 +177,7 @@ def _given(condition):
 
 
 def _width(count, num_parameters):
-    """The least width of hidden layers, of at least 4 units, for about this number of parameters."""
+    """Returns the smallest width of hidden layers, at least 4, for about this number of parameters."""
     width = 4
     while count(width + 0.5) < num_parameters:
         width += 1
@@ -188,11 +188,11 @@ class Network(tf.Module):
     """Dense layers with SiLU between them.
 
     Args:
-      sizes: of the input, of the hidden layers and of the output.
-      seed: of the kernels.
-      condition_size: size of a condition, which another kernel of the first layer multiplies; 0 for none.
-      masks: of the kernels, which are multiplied by them.
-      scale: of the last kernel at the beginning.
+      sizes: sizes of the input, the hidden layers and the output.
+      seed: seed of the kernels.
+      condition_size: size of a condition, which has its own kernel in the first layer; 0 for no condition.
+      masks: masks that multiply the kernels.
+      scale: initial scale of the last kernel.
     """
 
     def __init__(self, sizes, seed, condition_size=0, masks=None, scale=0.01):
@@ -210,7 +210,7 @@ class Network(tf.Module):
         self._condition_kernel = kernel(condition_size, sizes[1]) if condition_size else None
 
     def __call__(self, x, condition=None):
-        """The output for inputs `[batch, size]`."""
+        """Returns the output for inputs `[batch, size]`."""
         for i, (kernel, bias) in enumerate(zip(self._kernels, self._biases, strict=True)):
             x = tf.matmul(x, kernel if self._masks is None else kernel * self._masks[i]) + bias
             if i == 0 and condition is not None:
@@ -221,9 +221,9 @@ class Network(tf.Module):
 
 
 class _Pair(tf.Module):
-    """The shift and the logarithm of the scale, as TFP's bijectors call for them.
+    """The shift and the log-scale, in the form that TFP's bijectors expect.
 
-    The latter is between -2 and 2: without bounds, outliers of small tables cost still more.
+    The log-scale is between -2 and 2. Without bounds, outliers of small tables would cost even more.
     """
 
     def __init__(self, network):

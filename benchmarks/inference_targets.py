@@ -1,7 +1,7 @@
-"""What `inference.py` infers: densities to approximate, simulators to invert, tables to model.
+"""The tasks of `inference.py`: densities to approximate, simulators to invert, and tables to model.
 
-Densities and simulators are written from their papers and need no download. Each has a ground truth: exact samples,
-or, of the two largest densities, Hamiltonian Monte Carlo.
+Densities and simulators are implemented from their papers and need no download. Each has a ground truth: exact
+samples or, for the last three densities, samples of Hamiltonian Monte Carlo.
 """
 
 import math
@@ -21,8 +21,8 @@ class Density(NamedTuple):
     Attributes:
       size: number of coordinates.
       log_prob: TensorFlow function of `[batch, size]`.
-      sample: function of a number and a NumPy generator, to samples `[num, size]`.
-      log_evidence: the logarithm of its integral, where known: no ELBO is larger.
+      sample: function of a number and a NumPy generator that returns samples `[num, size]`.
+      log_evidence: logarithm of the integral of the density, if known. No ELBO is larger.
     """
 
     size: int
@@ -32,13 +32,13 @@ class Density(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Examples of a density, p(x) or p(parameters | observation).
+    """Examples of a density p(x) or p(parameters | observation).
 
     Attributes:
-      train: pair of `[rows, size]` and of conditions `[rows, condition_size]` or None; so are the next two.
-      validation: for the learning rate, and for the step to keep.
-      test: for the score.
-      posteriors: pairs of an observation `[condition_size]` and of samples `[num, size]` of its posterior.
+      train: pair of rows `[rows, size]` and conditions `[rows, condition_size]` or None.
+      validation: the same for choosing the learning rate and the step to keep.
+      test: the same for the score.
+      posteriors: pairs of an observation `[condition_size]` and samples `[num, size]` of its posterior.
     """
 
     train: tuple
@@ -81,7 +81,7 @@ def funnel() -> Density:
 
 
 def gaussian() -> Density:
-    """A Gaussian in 10 dimensions, rotated at random; its precisions are from Gamma(1/2)."""
+    """A randomly rotated Gaussian in 10 dimensions, with precisions from Gamma(1/2)."""
     generator = np.random.default_rng(10)
     rotation = np.linalg.qr(generator.normal(size=[10, 10]))[0]
     scale = rotation / np.sqrt(np.sort(generator.gamma(0.5, size=10)))  # x = scale z
@@ -98,10 +98,10 @@ _ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
 def eight_schools() -> Density:
-    """The effects of coaching in eight schools (Rubin, 1981), not centered.
+    """The effects of coaching in eight schools (Rubin, 1981), in the noncentered parametrization.
 
-    mu ~ N(0, 10^2), log tau ~ N(5, 1), z_i ~ N(0, 1), y_i ~ N(mu + tau z_i, s_i^2). Given tau all is Gaussian: the
-    evidence and the samples come from a grid over log tau.
+    mu ~ N(0, 10^2), log tau ~ N(5, 1), z_i ~ N(0, 1), y_i ~ N(mu + tau z_i, s_i^2). Given tau, the other variables
+    are Gaussian, so the evidence and the samples are computed on a grid over log tau.
     """
 
     def log_prob(x):
@@ -135,7 +135,7 @@ def eight_schools() -> Density:
 
 
 def item_response() -> Density:
-    """Ability of 12 students and difficulty of 8 questions, from whether each answered each (Rasch, 1960).
+    """The abilities of 12 students and the difficulties of 8 questions, given all answers (Rasch, 1960).
 
     mean ~ N(3/4, 1), a_i ~ N(0, 1), b_j ~ N(0, 1), P(answer ij is right) = sigmoid(mean + a_i - b_j).
     """
@@ -150,14 +150,14 @@ def item_response() -> Density:
 
 
 def simulated_answers() -> np.ndarray:
-    """1 for each right answer, `[students, questions]`."""
+    """Returns 1 for each right answer and 0 for each wrong answer, `[students, questions]`."""
     generator = np.random.default_rng(1)
     ability, difficulty = 0.75 + generator.normal(size=[12, 1]), generator.normal(size=8)
     return (generator.uniform(size=[12, 8]) < 1 / (1 + np.exp(difficulty - ability))).astype(np.float32)
 
 
 def stochastic_volatility() -> Density:
-    """The volatility of 20 returns, an autoregressive process (Kim, Shephard and Chib, 1998), not centered.
+    """The volatility of 20 returns, an autoregressive process (Kim, Shephard and Chib, 1998), noncentered.
 
     (phi + 1) / 2 ~ Beta(20, 1.5), mu ~ Cauchy(0, 5), s ~ HalfCauchy(0, 2), h_0 = s z_0 / sqrt(1 - phi^2),
     h_t = phi h_(t-1) + s z_t, z_t ~ N(0, 1), y_t ~ N(0, exp(mu + h_t)). The coordinates are logit((phi + 1) / 2),
@@ -183,7 +183,7 @@ def stochastic_volatility() -> Density:
 
 
 def simulated_returns() -> np.ndarray:
-    """Of 20 times, with phi = 0.95, mu = -1 and s = 0.3."""
+    """Returns the returns at 20 times, simulated with phi = 0.95, mu = -1 and s = 0.3."""
     generator = np.random.default_rng(2)
     h = [generator.normal() * 0.3 / math.sqrt(1 - 0.95**2)]
     for _ in range(19):
@@ -192,10 +192,10 @@ def simulated_returns() -> np.ndarray:
 
 
 def hierarchical_regression() -> Density:
-    """Logistic regressions of 8 groups of 500, with one slope and an intercept of each group, not centered.
+    """Logistic regressions of 8 groups of 500, with a shared slope and an intercept per group, noncentered.
 
     mu ~ N(0, 1), log tau ~ N(0, 1), slope ~ N(0, 1), z_j ~ N(0, 1),
-    P(y_ij = 1) = sigmoid(mu + tau z_j + slope x_ij). The many data make mu, tau and z depend on each other.
+    P(y_ij = 1) = sigmoid(mu + tau z_j + slope x_ij). With this much data, mu, tau and z depend on each other.
     """
     x, y = map(tf.constant, simulated_groups())
 
@@ -210,7 +210,7 @@ def hierarchical_regression() -> Density:
 
 
 def simulated_groups() -> tuple[np.ndarray, np.ndarray]:
-    """Covariates and binary responses `[8, 500]`, with mu = 0.5, tau = 1 and a slope of -0.7."""
+    """Returns covariates and binary responses `[8, 500]`, simulated with mu = 0.5, tau = 1 and a slope of -0.7."""
     generator = np.random.default_rng(3)
     intercepts, x = 0.5 + generator.normal(size=[8, 1]), generator.normal(size=[8, 500])
     chances = 1 / (1 + np.exp(-(intercepts - 0.7 * x)))
@@ -218,7 +218,7 @@ def simulated_groups() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _hamiltonian_samples(log_prob, size, chains=100, burn_in=1000, kept=2000, thinned=20):
-    """A function that draws from the states of many chains, which run at the first call."""
+    """Returns a function that draws from the states of many chains, which run at its first call."""
     states = []
 
     @tf.function(jit_compile=True, autograph=False)
@@ -242,7 +242,7 @@ def _hamiltonian_samples(log_prob, size, chains=100, burn_in=1000, kept=2000, th
 
 
 def _simulated(simulate, prior, posterior, num=100_000, held_out=5_000, num_posteriors=2):
-    """Parameters and observations from a simulator, and posteriors of the first observations of the test split."""
+    """Returns parameters and observations of a simulator, and posteriors of the first test observations."""
     generator = np.random.default_rng(0)
     parameters = prior(num + 2 * held_out, generator)
     observations = simulate(parameters, generator)
@@ -261,32 +261,32 @@ def gaussian_linear() -> Data:
 
 
 def gaussian_prior(num, generator):
-    """Parameters of `gaussian_linear`."""
+    """Draws parameters of `gaussian_linear`."""
     return generator.normal(size=[num, 10]) * math.sqrt(0.1)
 
 
 def simulate_gaussian_linear(parameters, generator):
-    """Observations, a row for each of parameters."""
+    """Draws an observation for each row of parameters."""
     return parameters + math.sqrt(0.1) * generator.normal(size=parameters.shape)
 
 
 def gaussian_linear_posterior(x, num, generator):
-    """N(x / 2, I / 20)."""
+    """Draws from the posterior N(x / 2, I / 20)."""
     return x / 2 + math.sqrt(0.05) * generator.normal(size=[num, 10])
 
 
 def two_moons() -> Data:
-    """T.8: theta is uniform on [-1, 1]^2, x a crescent moved by (-|theta_1 + theta_2|, theta_2 - theta_1) / √2."""
+    """T.8: theta ~ U([-1, 1]^2), x is a crescent shifted by (-|theta_1 + theta_2|, theta_2 - theta_1) / √2."""
     return _simulated(simulate_two_moons, two_moons_prior, two_moons_posterior)
 
 
 def two_moons_prior(num, generator):
-    """Parameters of `two_moons`."""
+    """Draws parameters of `two_moons`."""
     return generator.uniform(-1, 1, size=[num, 2])
 
 
 def simulate_two_moons(parameters, generator):
-    """Observations, a row for each of parameters."""
+    """Draws an observation for each row of parameters."""
     total, difference = parameters.sum(axis=1), parameters[:, 1] - parameters[:, 0]
     return _crescent(len(parameters), generator) + np.stack([-np.abs(total), difference], axis=1) / math.sqrt(2)
 
@@ -298,29 +298,29 @@ def _crescent(num, generator):
 
 
 def two_moons_posterior(x, num, generator):
-    """Samples: the prior is flat, so x less a crescent is the move, as far as the square allows it."""
+    """Draws from the posterior: x minus a crescent is the shift, unless theta is outside of the flat prior."""
     found, accepted = [], 0
     while accepted < num:
-        move = math.sqrt(2) * (x - _crescent(2 * num, generator))
-        total = -move[:, 0] * generator.choice([-1, 1], size=2 * num)
-        theta = np.stack([total - move[:, 1], total + move[:, 1]], axis=1) / 2
-        found.append(theta[(move[:, 0] <= 0) & np.all(np.abs(theta) <= 1, axis=1)])
+        shift = math.sqrt(2) * (x - _crescent(2 * num, generator))
+        total = -shift[:, 0] * generator.choice([-1, 1], size=2 * num)
+        theta = np.stack([total - shift[:, 1], total + shift[:, 1]], axis=1) / 2
+        found.append(theta[(shift[:, 0] <= 0) & np.all(np.abs(theta) <= 1, axis=1)])
         accepted += len(found[-1])
     return np.concatenate(found)[:num]
 
 
 def slcp() -> Data:
-    """T.3, simple likelihood, complex posterior: four points of a Gaussian with the mean and covariance theta."""
+    """T.3, simple likelihood, complex posterior: four points of a Gaussian parametrized by theta."""
     return _simulated(simulate_slcp, slcp_prior, slcp_posterior)
 
 
 def slcp_prior(num, generator):
-    """Parameters of `slcp`."""
+    """Draws parameters of `slcp`."""
     return generator.uniform(-3, 3, size=[num, 5])
 
 
 def simulate_slcp(parameters, generator):
-    """Observations, a row for each of parameters."""
+    """Draws an observation for each row of parameters."""
     mean, (a, b, correlation) = parameters[:, :2], _slcp_scales(parameters)
     z = generator.normal(size=[len(parameters), 4, 2])
     first = a[:, np.newaxis] * z[..., 0]
@@ -334,10 +334,10 @@ def _slcp_scales(parameters):
 
 
 def slcp_posterior(x, num, generator):
-    """Samples: of the covariance by rejection from the prior, and of the mean, which is Gaussian given it."""
+    """Draws the covariance by rejection from the prior, and the mean, which is Gaussian given the covariance."""
     points = x.reshape(4, 2)
     mean, scatter = points.mean(axis=0), 4 * np.cov(points.T, bias=True)
-    bound = -1.5 * math.log(np.linalg.det(scatter / 3)) - 3  # of no covariance is the likelihood larger
+    bound = -1.5 * math.log(np.linalg.det(scatter / 3)) - 3  # the largest likelihood of any covariance
     found, accepted = [], 0
     while accepted < num:
         theta = slcp_prior(200_000, generator)
@@ -363,7 +363,7 @@ def _splits(*rows):
 
 
 def _table(load, kept=slice(None)):
-    """Random 60, 20 and 20 % of the rows of a scikit-learn table, in units of the first part's deviation."""
+    """Returns random 60, 20 and 20 % of the rows of a scikit-learn table, standardized by the first part."""
     rows = load().data[:, kept]
     rows = rows[np.random.default_rng(0).permutation(len(rows))]
     train, validation, test = np.split(rows, [int(0.6 * len(rows)), int(0.8 * len(rows))])
@@ -371,31 +371,31 @@ def _table(load, kept=slice(None)):
 
 
 def wine() -> Data:
-    """178 wines, 13 columns."""
+    """178 wines with 13 columns."""
     from sklearn import datasets
 
     return _table(datasets.load_wine)
 
 
 def breast_cancer() -> Data:
-    """569 tumors, 30 columns."""
+    """569 tumors with 30 columns."""
     from sklearn import datasets
 
     return _table(datasets.load_breast_cancer)
 
 
 def diabetes() -> Data:
-    """442 patients, 9 columns: without the sex, which has two values and no density."""
+    """442 patients with 9 columns. The sex is left out, because it has two values and no density."""
     from sklearn import datasets
 
     return _table(datasets.load_diabetes, [0, *range(2, 10)])
 
 
 def patches(data_dir: str, num: int = 100_000, held_out: int = 10_000) -> Data:
-    """Gray patches of 8 x 8 pixels less their mean, without the last pixel, as BSDS300 (Zoran and Weiss, 2011).
+    """Gray 8 x 8 patches minus their mean, without the last pixel, as in BSDS300 (Zoran and Weiss, 2011).
 
-    From the images [32, 32, 3] of a TensorFlow data set "bsds32", with uniform noise of one level, in units of 256
-    levels. The last tenth of the train images is for validation.
+    The patches are from images [32, 32, 3] of a TFDS data set "bsds32". Levels get uniform noise of one level and
+    are divided by 256. The last tenth of the training images is the validation split.
     """
     import tensorflow_datasets as tfds
 

@@ -1,12 +1,14 @@
-r"""Lowers a training step to StableHLO, for a machine that has JAX but no TensorFlow: see time_lowered_step.py.
+r"""Lowers a training step to StableHLO, for a machine with JAX but without TensorFlow; see time_lowered_step.py.
 
     python benchmarks/lower_step.py --case=train_step_28x28x1_w64 --output=lowered
 
-writes to the folder `lowered`
-- `step.mlir`, the step with its optimizer and the norms of its layers, as a function of the arguments;
-- `arguments.npz`: the images, the seed, the variables and constants that the step reads, and, under the name
-  "variables", which of the arguments are variables;
-- `expected.npz`: the loss and the variables after one step here, in the order in which the function returns them.
+This writes to the folder `lowered`:
+
+- `step.mlir`: the step, with its optimizer and the norms of its layers, as a function of the arguments;
+- `arguments.npz`: the images, the seed, the variables and constants that the step reads, and, as "variables", the
+  positions of the variables among the arguments;
+- `expected.npz`: the loss and the variables after one step in TensorFlow, in the order in which the function
+  returns them.
 """
 
 import pathlib
@@ -20,18 +22,21 @@ from workers import CASES
 from tf_resflow.models import FlowModel, train_step
 
 _CASE = flags.DEFINE_enum(
-    "case", "train_step_28x28x1_w64", [n for n in CASES if n.startswith("train_step")], "See compare_speed.py."
+    "case",
+    "train_step_28x28x1_w64",
+    [n for n in CASES if n.startswith("train_step")],
+    "Case to lower, see compare_speed.py.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Output folder.", required=True)
 
 
 def lower(model: FlowModel, x: tf.Tensor, folder: pathlib.Path) -> None:
-    """Writes the files of a model's step on the batch x, and takes the step.
+    """Writes the files for a step of the model on the batch x, and takes the step.
 
     Args:
       model: a compiled model.
       x: the batch.
-      folder: where to write; it is made.
+      folder: the output folder, which is created.
     """
     step = tf.function(
         lambda x, seed: train_step(model, x, seed)[model.objective], autograph=False, jit_compile=True

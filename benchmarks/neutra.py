@@ -1,13 +1,14 @@
-"""Effective samples a second of Hamiltonian Monte Carlo: on a posterior, and in the coordinates of fitted flows.
+"""Measures effective samples per second of Hamiltonian Monte Carlo, with and without fitted flows.
 
     python benchmarks/neutra.py --output=neutra.json
 
-Each flow, and a triangular map behind it, is fitted by `--fit_steps` steps of variational inference with 64
-samples. The chains start from samples of the ground truth, adapt their step sizes to an acceptance of 0.8, and are
-compiled by XLA. The number of leapfrog steps is the one of `--leapfrogs` that is best in another run. Effective
-samples are the least over the coordinates and their squares; seconds are processor time of one thread, without the
-fit and the compilation, which are given apart. Seconds and gradients include the steps of the adaptation. Results
-are added to `--output`; what it already holds is not computed again.
+Each flow, followed by a triangular map, is fitted with `--fit_steps` steps of variational inference with 64
+samples. Chains run in the coordinates of the target or of a fitted flow. They start from samples of the ground
+truth, adapt their step sizes to an acceptance rate of 0.8, and are compiled by XLA. The number of leapfrog steps is
+the best of `--leapfrogs` in another run. The number of effective samples is the minimum over the coordinates and
+their squared deviations. Seconds are processor time of one thread; they exclude the fit and the compilation, which
+are listed separately. Seconds and gradients include the steps of the adaptation. Results are added to `--output`;
+existing results are not recomputed.
 """
 
 import itertools
@@ -33,21 +34,25 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 _TASKS = ["banana", "funnel", "eight_schools", "hierarchical_regression"]
 _SAMPLERS = ["plain", "residual", "mixed", "real_nvp", "autoregressive"]
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
-_ONLY = flags.DEFINE_multi_enum("task", _TASKS, list(DENSITIES), "Densities, several if repeated.")
-_KINDS = flags.DEFINE_multi_enum("sampler", _SAMPLERS, _SAMPLERS, "HMC itself or flows, repeated.")
-_FIT_STEPS = flags.DEFINE_integer("fit_steps", 1000, "Steps of variational inference.", lower_bound=1)
-_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of Adam; it falls to zero.", lower_bound=0.0)
-_LEAPFROGS = flags.DEFINE_list("leapfrogs", ["2", "4", "8", "16", "32"], "Numbers of leapfrog steps.")
-_CHAINS = flags.DEFINE_integer("chains", 16, "Chains that run at once.", lower_bound=2)
-_STEPS = flags.DEFINE_integer("steps", 1000, "Kept steps of a chain; half as many come before.", lower_bound=4)
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Fits, each with chains of its own.", lower_bound=1)
+_ONLY = flags.DEFINE_multi_enum("task", _TASKS, list(DENSITIES), "Density. Can be repeated.")
+_KINDS = flags.DEFINE_multi_enum("sampler", _SAMPLERS, _SAMPLERS, "Plain HMC or a flow. Can be repeated.")
+_FIT_STEPS = flags.DEFINE_integer("fit_steps", 1000, "Number of steps of variational inference.", lower_bound=1)
+_RATE = flags.DEFINE_float(
+    "learning_rate", 0.01, "Initial learning rate of Adam, which decays to zero.", lower_bound=0.0
+)
+_LEAPFROGS = flags.DEFINE_list(
+    "leapfrogs", ["2", "4", "8", "16", "32"], "Numbers of leapfrog steps to choose from."
+)
+_CHAINS = flags.DEFINE_integer("chains", 16, "Number of parallel chains.", lower_bound=2)
+_STEPS = flags.DEFINE_integer("steps", 1000, "Kept steps per chain, after half as many for burn-in.", lower_bound=4)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Number of fits, each with its own chains.", lower_bound=1)
 
 _DRAWS = 64
 _COLUMNS = ("leapfrogs", "per_second", "per_gradient", "r_hat", "mean_error", "fit_seconds", "compile_seconds")
 
 
 def _fit(density, flow, seed):
-    """The bijector to the coordinates of a fitted flow."""
+    """Returns the bijector to the coordinates of a fitted flow."""
     size = density.size
     candidate = FLOWS[flow](size, 400 * max(10, size), samples=True, condition_size=None, seed=seed)
     triangle = tfp.util.TransformedVariable(tf.eye(size), tfb.FillScaleTriL(tfb.Exp(), diag_shift=None))
@@ -67,7 +72,7 @@ def _fit(density, flow, seed):
 
 
 def _chains(density, bijector):
-    """A compiled function of a number of leapfrog steps and of a seed, to states `[steps, chains, size]`."""
+    """Returns a compiled function from leapfrog steps and a seed to states `[steps, chains, size]`."""
     start = tf.constant(density.sample(_CHAINS.value, np.random.default_rng(0)), tf.float32)
     burn_in = _STEPS.value // 2
 
@@ -83,7 +88,7 @@ def _chains(density, bijector):
 
 
 def _measure(chains, leapfrogs, seed):
-    """States, and effective samples a second and for each gradient of the target."""
+    """Returns states, and the effective samples per second and per gradient of the target."""
     start = time.process_time()
     states = chains(leapfrogs, seed)
     seconds = time.process_time() - start
@@ -94,7 +99,7 @@ def _measure(chains, leapfrogs, seed):
 
 
 def _results(density, sampler, seed):
-    """A row of the table."""
+    """Returns a row of the table."""
     start = time.process_time()
     bijector = None if sampler == "plain" else _fit(density, sampler, seed)
     fitted = time.process_time()
@@ -113,8 +118,8 @@ def _results(density, sampler, seed):
 
 
 def main(_):
-    """Computes what is missing in the file, and prints its table."""
-    tf.get_logger().setLevel("ERROR")  # of warnings of casts inside of tfp.mcmc
+    """Computes the missing results, and prints the table."""
+    tf.get_logger().setLevel("ERROR")  # hides warnings about casts in tfp.mcmc
     rows = read_rows(_OUTPUT.value)
     done = {(row["task"], row["sampler"], row["seed"]) for row in rows}
     for task, sampler, seed in itertools.product(_ONLY.value, _KINDS.value, range(_SEEDS.value)):
@@ -126,7 +131,7 @@ def main(_):
 
 
 def print_table(rows):
-    """Prints a Markdown table, a line for each target and sampler: the median, least and most of its seeds."""
+    """Prints a Markdown table of the median, minimum and maximum over seeds, per target and sampler."""
     print(f"| target | sampler | {' | '.join(_COLUMNS)} |\n{'|---' * (2 + len(_COLUMNS))}|")
     for task, sampler in dict.fromkeys((row["task"], row["sampler"]) for row in rows):
         same = [row for row in rows if (row["task"], row["sampler"]) == (task, sampler)]

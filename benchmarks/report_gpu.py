@@ -1,14 +1,14 @@
-r"""What a GPU does: its numbers beside the CPU's, and the time of a training step, as one page to send in.
+r"""Writes a report about a GPU: how its results differ from the CPU's, and the time of training steps.
 
     python benchmarks/report_gpu.py --output=gpu.md
     python benchmarks/report_gpu.py --output=gpu.md --data_dir=DIR --published_dir=CHECKOUT
 
-- Numbers: a small flow of each kind of block, with the same weights on both devices: its latents, its samples, its
-  log-densities and the gradient of its loss. The difference is the largest one, over the largest number, with TF32
-  and without. The command fails if it is above 1e-3 without TF32.
-- Steps: the median seconds of --num_steps training steps of --configs on random images, and the share of the peaks
-  that --tflops and --terabytes tell, as benchmarks/count_operations.py counts.
-- With --data_dir: the table of benchmarks/time_to_score.py, for MNIST and one seed.
+- Results: the latents, samples, log-densities and the gradient of the loss of a small flow with each kind of block,
+  with the same weights on both devices. The difference is the largest absolute difference divided by the largest
+  absolute value, with and without TF32. The command fails if a difference without TF32 is above 1e-3.
+- Steps: the median seconds of --num_steps training steps of --configs on random images, and the fraction of the
+  peaks --tflops and --terabytes, with the operations and bytes that benchmarks/count_operations.py counts.
+- With --data_dir: the table of benchmarks/time_to_score.py for MNIST and one seed.
 """
 
 import os
@@ -21,7 +21,7 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other processes use the GPU, too
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other processes also use the GPU
 
 import numpy as np
 import tensorflow as tf
@@ -34,13 +34,13 @@ from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.writing import check_output_path, whole_file
 
 _OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.", required=True)
-_DEVICE = flags.DEFINE_string("device", "GPU:0", "The device.")
+_DEVICE = flags.DEFINE_string("device", "GPU:0", "Device to test.")
 _CONFIGS = flags.DEFINE_list("configs", ["cifar10", "best_small:cifar10_small"], "Configs whose steps are timed.")
-_BATCHES = flags.DEFINE_list("batch_sizes", ["16", "64"], "Images of a step.")
-_STEPS = flags.DEFINE_integer("num_steps", 20, "Steps that are timed.", lower_bound=1)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TensorFlow data sets.")
-_PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "A checkout of the published code.")
-_PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "A Python that has torch.")
+_BATCHES = flags.DEFINE_list("batch_sizes", ["16", "64"], "Batch sizes.")
+_STEPS = flags.DEFINE_integer("num_steps", 20, "Number of timed steps.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory.")
+_PUBLISHED_DIR = flags.DEFINE_string("published_dir", None, "Checkout of the published code.")
+_PUBLISHED_PYTHON = flags.DEFINE_string("published_python", sys.executable, "Python executable with torch.")
 
 _MOST_DIFFERENT = 1e-3
 _BLOCKS = {
@@ -51,7 +51,7 @@ _BLOCKS = {
 
 
 def _numbers(device, options, weights=None):
-    """A function to the results of a small flow on a device, and its weights, which may be given."""
+    """Returns a function that computes the results of a small flow on a device, and the flow's weights."""
     with tf.device(device):
         estimator = resflow.logdet.RussianRoulette(4)
         block = resflow.flows.residual_image_block(**options, log_det_estimator=estimator)
@@ -78,8 +78,8 @@ def _numbers(device, options, weights=None):
 
 
 def _compare():
-    """Lines of a table, and the largest difference without TF32."""
-    lines, differences = ["| block | numbers | with TF32 | without |", "|---|---|---|---|"], []
+    """Returns the lines of a table, and the largest difference without TF32."""
+    lines, differences = ["| block | result | with TF32 | without TF32 |", "|---|---|---|---|"], []
     for name, options in _BLOCKS.items():
         compute, weights = _numbers("CPU:0", options)
         compute_there, _ = _numbers(_DEVICE.value, options, weights)
@@ -92,11 +92,11 @@ def _compare():
             lines.append(f"| {name} | {key} | {errors[0]:.1g} | {errors[1]:.1g} |")
             differences.append(errors[1])
     tf.config.experimental.enable_tensor_float_32_execution(True)
-    return lines, np.max(differences)  # NaN if one is
+    return lines, np.max(differences)  # NaN if any of them is
 
 
 def _step_seconds(config, batch_size):
-    """The median seconds of a training step, the seconds until the first is done, and the counted operations."""
+    """Returns the median seconds of a training step, the seconds to the first step, and the counts."""
     shape = (2,) if config.model.kind == "vector" else (32, 32, 3)
     levels = None if config.model.kind == "vector" else 256
     with tf.device(_DEVICE.value):
@@ -119,8 +119,8 @@ def _step_seconds(config, batch_size):
 
 
 def _times():
-    """Lines of a table."""
-    lines = ["| config | images | s a step | s to the first | share of the counted peak |", "|---|---|---|---|---|"]
+    """Returns the lines of a table."""
+    lines = ["| config | batch size | s per step | s to first step | share of the peaks |", "|---|---|---|---|---|"]
     for name in _CONFIGS.value:
         for size in map(int, _BATCHES.value):
             seconds, first, counted = _step_seconds(resflow.training.base_config(name), size)
@@ -133,7 +133,7 @@ def _times():
 
 
 def _scores():
-    """The table of time_to_score.py, lines."""
+    """Returns the lines of the table of time_to_score.py."""
     script = str(pathlib.Path(__file__).parent / "time_to_score.py")
     options = [f"--data_dir={_DATA_DIR.value}", "--seeds=1", "--steps=300,600"]
     if _PUBLISHED_DIR.value:
@@ -152,7 +152,7 @@ def main(_):
         sys.exit(f"Error: {error}")
     devices = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
     if _DEVICE.value not in devices:
-        sys.exit(f"Error: there is no device {_DEVICE.value}, only {', '.join(devices)}. Give one as --device.")
+        sys.exit(f"Error: device {_DEVICE.value} was not found. Pass one of {', '.join(devices)} as --device.")
     gpus = tf.config.list_physical_devices("GPU")
     card = tf.config.experimental.get_device_details(gpus[0]).get("device_name") if gpus else platform.processor()
     lines = [f"# tf_resflow {resflow.__version__}, TensorFlow {tf.__version__}, {_DEVICE.value}: {card}", ""]

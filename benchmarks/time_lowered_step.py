@@ -1,13 +1,13 @@
-r"""Compiles and times a step of lower_step.py, with JAX and without TensorFlow, beside the published PyTorch code.
+r"""Compiles and times a step of lower_step.py with JAX, without TensorFlow, and times the published PyTorch code.
 
     python benchmarks/time_lowered_step.py --folder=lowered
     python benchmarks/time_lowered_step.py --folder=lowered --case=train_step_28x28x1_w64 --published_dir=CHECKOUT
 
-Give the case of lower_step.py, and a clone of github.com/rtqichen/residual-flows; jax and torch must be there for
-the same kind of device. The first line has the time to compile, the memory for intermediate values, and the largest
-difference from TensorFlow's own step in the loss and the variables: relative to values above 1, else absolute, and
-up to the sign, which singular vectors have not. Each step takes the variables of the last one, and ends when its
-loss is there.
+Pass the case of lower_step.py, and as CHECKOUT a clone of github.com/rtqichen/residual-flows. jax and torch must
+support the same kind of device. The first line shows the time to compile, the memory for intermediate values, and
+the largest difference from TensorFlow's own step in the loss and the variables. Differences are relative for arrays
+with values above 1 and absolute otherwise. They ignore the sign, because singular vectors have no defined sign.
+Each step uses the variables of the previous step, and ends when its loss is available.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 
 import jax
 import numpy as np
-from jax._src.lib import xla_client  # JAX has no public name for what compiles a text
+from jax._src.lib import xla_client  # JAX has no public API that compiles StableHLO text
 from workers import CASES, published_worker
 
 
@@ -27,11 +27,11 @@ class LoweredStep:
     """A compiled step, and its arguments on the device.
 
     Args:
-      folder: of lower_step.py.
+      folder: output folder of lower_step.py.
 
     Attributes:
-      seconds: to compile.
-      megabytes: for intermediate values.
+      seconds: time to compile.
+      megabytes: memory for intermediate values.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -48,7 +48,7 @@ class LoweredStep:
         self._arguments = [jax.device_put(array) for array in arrays.values()]
 
     def __call__(self, number: int) -> list[np.ndarray]:
-        """Takes the step with the seed `[0, number]`; its loss and new variables."""
+        """Takes the step with the seed `[0, number]`, and returns its loss and the new variables."""
         self._arguments[1] = jax.device_put(np.array([0, number], np.int32))
         results = self._compiled.execute(self._arguments)
         for place, value in zip(self._variables, results[1:], strict=True):
@@ -63,7 +63,7 @@ def _arrays(path):
 
 
 def difference(results: list, folder: pathlib.Path) -> float:
-    """The largest difference between the results of the first step and those of TensorFlow."""
+    """Returns the largest difference between the results of the first step and of TensorFlow."""
     expected = _arrays(folder / "expected.npz").values()
     return max(_relative(np.asarray(a, np.float64), b) for a, b in zip(results, expected, strict=True))
 
@@ -73,11 +73,11 @@ def _relative(a, b):
 
 
 def main():
-    """Prints the first line, and the times."""
+    """Prints the first line and the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     parser.add_argument("--case", choices=list(CASES))
-    parser.add_argument("--published_dir", help="Without it, the lowered step is timed alone.")
+    parser.add_argument("--published_dir", help="Without it, only the lowered step is timed.")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     step = LoweredStep(options.folder)
@@ -97,7 +97,7 @@ def main():
         if options.published_dir:
             times["published"].append(worker.ask("run")["seconds"])
     for side, seconds in times.items():
-        print(f"{side:10} {1e3 * statistics.median(seconds):9.2f} ms a step (median of {len(seconds)})")
+        print(f"{side:10} {1e3 * statistics.median(seconds):9.2f} ms per step (median of {len(seconds)})")
 
 
 if __name__ == "__main__":

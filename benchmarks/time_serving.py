@@ -1,12 +1,12 @@
-"""Measures an exported model: loading, and time, peak memory and noise of each signature at several batch sizes.
+"""Measures an exported model: the time to load it, and the time, memory and noise of its signatures by batch size.
 
     python benchmarks/time_serving.py --model_dir=served/digits/1
 
-This needs only TensorFlow. For each signature and batch size the table has the seconds of a call (median and
-largest of --repeats, after a call that is not counted), the examples per second, the peak memory in MB above that
-of a process that has answered a request of one example, and the mean standard error of log_prob in nats. Examples
-are samples of the model. Each signature has its own process, with the sizes in increasing order, because the peak
-of a process never falls. Close other programs first.
+This script needs only TensorFlow. For each signature and batch size, the table lists the seconds of a call (median
+and largest of --repeats calls, after a call that is not counted), the examples per second, the peak memory in MB,
+and the mean standard error of log_prob in nats. The memory is in excess of a process that has answered a request
+with one example. Examples are samples of the model. Each signature runs in its own process with increasing batch
+sizes, because the peak memory of a process never decreases. Close other programs first.
 """
 
 import json
@@ -24,21 +24,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "Directory of one version of an exported model.")
-_SIGNATURES = flags.DEFINE_list("signatures", None, "Signatures to measure; default: all.")
+_SIGNATURES = flags.DEFINE_list("signatures", None, "Signatures to measure. All by default.")
 _SIZES = flags.DEFINE_list("sizes", ["1", "8", "64", "256"], "Batch sizes.")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls of each signature and size.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "A JSON file for the results.")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Number of timed calls per signature and batch size.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 flags.mark_flag_as_required("model_dir")
 flags.register_validator("sizes", lambda sizes: all(s.isdigit() and int(s) for s in sizes), "integers >= 1")
 
-_CHUNK = 16  # samples drawn at once for the inputs: their memory should not hide that of the request
+_CHUNK = 16  # samples drawn at once for the inputs, whose memory should not hide that of the request
 
 
 def _inputs(tf, signatures, name, size):
-    """The arguments of a signature: samples of the model, their latents, a seed."""
+    """Returns the arguments of a signature: samples of the model or their latents, and a seed."""
     sampled = {"num": tf.constant(size), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
     spec = signatures["sample"].structured_input_signature[1].get("condition")
-    given = {} if spec is None else {"condition": tf.zeros([1, *spec.shape[1:]], spec.dtype)}  # one for all
+    given = (
+        {} if spec is None else {"condition": tf.zeros([1, *spec.shape[1:]], spec.dtype)}
+    )  # shared by all examples
     sampled |= given
     if name == "sample":
         return sampled
@@ -56,8 +58,8 @@ def _answer(function, inputs):
 
 
 def _measure(path, name, sizes, repeats):
-    """What is measured of one signature: a dict of each size to a dict; the seconds of loading are beside them."""
-    import tensorflow as tf  # the process that starts others does not need it
+    """Returns the measurements of a signature, a dict by batch size, with the seconds of loading as "load"."""
+    import tensorflow as tf  # the parent process does not need it
 
     start = time.perf_counter()
     signatures = tf.saved_model.load(str(path)).signatures
@@ -79,7 +81,7 @@ def _measure(path, name, sizes, repeats):
 
 
 def _measure_alone(path, name):
-    """`_measure` in another process."""
+    """Runs `_measure` in another process."""
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder) / "results.json"
         arguments = [f"--model_dir={path}", f"--signatures={name}", f"--output={output}"]
@@ -94,22 +96,24 @@ def _peak():
 
 
 def _check(path):
-    """The signatures to measure; ends the program if something is wrong."""
+    """Returns the signatures to measure. Ends the program if an argument is invalid."""
     if not (path / "signatures.json").is_file():
-        sys.exit(f"Error: {path} is not a version of a model that resflow-export has written.")
+        sys.exit(f"Error: {path} has no signatures.json. Pass one version of a model that resflow-export wrote.")
     if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
-        sys.exit(f"Error: the directory of --output={_OUTPUT.value} does not exist.")
+        sys.exit(f"Error: the directory of --output={_OUTPUT.value} does not exist. Create it first.")
     described = json.loads((path / "signatures.json").read_text("utf-8"))
     known = described["signatures"]
     names = _SIGNATURES.value or list(known)
     if unknown := set(names) - set(known):
-        sys.exit(f"Error: the model has no signature {', '.join(sorted(unknown))}, but {', '.join(known)}.")
+        sys.exit(f"Error: the model has no signature {', '.join(sorted(unknown))}. Choose from {', '.join(known)}.")
     if not {"sample", "encode"} <= set(known):
-        sys.exit("Error: the inputs are samples and their latents: export the signatures sample and encode, too.")
+        sys.exit(
+            "Error: the model has no signature sample or encode, which create the inputs. Export both of them."
+        )
     most = {"sample": described["max_samples"]}
     for name in names:
         if (limit := most.get(name, described.get("max_batch"))) and max(map(int, _SIZES.value)) > limit:
-            sys.exit(f"Error: {name} takes at most {limit} examples: lower --sizes.")
+            sys.exit(f"Error: {name} accepts at most {limit} examples. Choose smaller --sizes.")
     return names
 
 

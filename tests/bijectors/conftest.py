@@ -1,4 +1,4 @@
-"""Tiny blocks and couplings, and counters of what runs."""
+"""Small blocks and couplings, and counters of evaluations."""
 
 import keras
 import pytest
@@ -9,7 +9,7 @@ import tf_resflow as resflow
 
 
 class Ticks:
-    """Counts how often something runs (not how often it is traced)."""
+    """Counts how often a value is computed, not how often it is traced."""
 
     count = 0
 
@@ -18,18 +18,18 @@ class Ticks:
         return self.count
 
     def tick(self, value):
-        """The value, which counts when it is computed."""
+        """Returns the value, and counts each time it is computed."""
         with tf.control_dependencies([tf.numpy_function(self._tick, [], tf.int64)]):
             return tf.nest.map_structure(tf.identity, value)
 
     def take(self):
-        """The count since it was last taken."""
+        """Returns the count since the last call, and resets it."""
         count, self.count = self.count, 0
         return count
 
 
 class Counter(keras.layers.Layer, Ticks):
-    """The identity, counting."""
+    """The identity, which counts its evaluations."""
 
     lipschitz_constant = 1.0
 
@@ -41,7 +41,7 @@ class Counter(keras.layers.Layer, Ticks):
 
 
 class CountingExact(Ticks, resflow.logdet.Exact):
-    """`Exact`, counting."""
+    """`Exact`, which counts its evaluations."""
 
     def __call__(self, *args, **kwargs):
         return self.tick(super().__call__(*args, **kwargs))
@@ -52,7 +52,7 @@ def make_branch():
     def make(size=2, seed=0, dtype="float32", counter=None, condition_size=None, hidden=(5,)):
         branch = resflow.flows.dense_branch([size], hidden, condition_size=condition_size, seed=seed, dtype=dtype)
         for layer in resflow.layers.norm_updates.lipschitz_layers(branch):
-            # Norms above the coefficient, and a bias, so that both matter.
+            # Norms above the coefficient and nonzero biases, so that both have an effect.
             layer.kernel.assign(3.0 * layer.kernel)
             layer.bias.assign(0.1 * tf.range(layer.bias.shape[0], dtype=dtype))
         resflow.layers.update_norms(branch, 1e-6, 500)
@@ -78,7 +78,7 @@ def make_block(make_branch):
 @pytest.fixture(scope="session")
 def make_coupling():
     def make(kind="affine", shape=(2,), split="channels", swap=False, seed=0, dtype="float32", **kwargs):
-        """A coupling whose network's last layer is not zero; of a `condition_size`, or with a `counter`."""
+        """Returns a coupling with a nonzero last layer, and optionally a `condition_size` or a `counter`."""
         cls = {"affine": resflow.bijectors.AffineCoupling, "additive": resflow.bijectors.AdditiveCoupling}[kind]
         options = {"split": split, "num_parameters": cls.num_parameters, "seed": seed, "dtype": dtype}
         options["condition_size"] = kwargs.get("condition_size")
@@ -108,7 +108,7 @@ def counting_exact():
 
 @pytest.fixture(scope="session")
 def density():
-    """The distribution of x where bijector(x) is standard normal."""
+    """Returns the distribution of x for which bijector(x) is standard normal."""
 
     def make(bijector, size=2, dtype="float32"):
         base = tfp.distributions.MultivariateNormalDiag(tf.zeros(size, dtype))
@@ -119,5 +119,5 @@ def density():
 
 @pytest.fixture(scope="session")
 def normal():
-    """Draws of a shape, of a seed."""
+    """Returns standard normal samples of a shape for a seed."""
     return lambda shape, seed=0, dtype="float32": tf.random.stateless_normal(shape, [7, seed], dtype=dtype)

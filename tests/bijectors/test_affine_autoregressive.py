@@ -1,4 +1,4 @@
-"""Affine autoregressive layers: against NumPy, in both orders, with conditions, and errors."""
+"""Affine autoregressive layers: comparison with NumPy in both orders, conditions, and errors."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ AffineAutoregressive = resflow.bijectors.AffineAutoregressive
 
 
 def make(size, reverse, condition_size, generator):
-    """A layer with random weights."""
+    """Returns a layer with random weights."""
     options = {"reverse": reverse, "condition_size": condition_size, "dtype": "float64"}
     network = resflow.flows.autoregressive_network(size, (7, 6), **options)
     for variable in network.trainable_variables:
@@ -23,8 +23,8 @@ def make(size, reverse, condition_size, generator):
 @pytest.mark.parametrize(
     ("size", "reverse", "condition_size"), [(1, False, 2), (2, True, None), (5, False, None), (5, True, 2)]
 )
-def test_each_coordinate_is_mapped_given_those_before(size, reverse, condition_size):
-    """One after the other, from the network at points whose later coordinates are noise; both ways."""
+def test_each_coordinate_is_mapped_given_earlier_ones(size, reverse, condition_size):
+    """Maps one coordinate after another, with the network at points whose later coordinates are noise."""
     generator = np.random.default_rng(size)
     layer = make(size, reverse, condition_size, generator)
     x = generator.normal(size=[3, 4, size])
@@ -44,18 +44,18 @@ def test_each_coordinate_is_mapped_given_those_before(size, reverse, condition_s
     for found, expected in zip(inverse(tf.constant(y)), (x, -log_det), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
     order = range(size)[:: -1 if reverse else 1]
-    for place, i in enumerate(order):  # each coordinate sees all before it
+    for place, i in enumerate(order):  # each coordinate depends on all earlier ones
         others = [layer.forward(x + np.eye(size)[j], **kwargs) for j in order[:place]]
         assert all(np.max(np.abs(other[..., i] - y[..., i])) > 1e-3 for other in others)
     if condition_size:
         other = layer.forward(x, condition=-kwargs["condition"])
-        assert np.all(np.max(np.abs(other - y), axis=(0, 1)) > 1e-3)  # also of the first coordinate
+        assert np.all(np.max(np.abs(other - y), axis=(0, 1)) > 1e-3)  # including the first coordinate
 
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_jacobians(known, reverse):
-    """Of the value and of the log scales, of a known network and of another, against reverse mode."""
+    """The Jacobians of y and s equal those of reverse mode, with and without a rule for the network."""
     generator = np.random.default_rng(3)
     layer = make(4, reverse, None, generator)
     if not known:
@@ -72,8 +72,8 @@ def test_jacobians(known, reverse):
         np.testing.assert_allclose(jacobian, tape.batch_jacobian(value, x), rtol=1e-9, atol=1e-9)
 
 
-def test_an_inverse_does_not_overflow_on_the_way():
-    """Coordinates that were not found yet are zero: in a steep layer others would grow beyond all bounds."""
+def test_the_inverse_does_not_overflow_before_it_ends():
+    """Coordinates that are not computed yet are zero. In a steep layer, other values would overflow."""
     generator = np.random.default_rng(0)
     network = resflow.flows.autoregressive_network(64, (64,))
     for variable in network.trainable_variables:
@@ -85,7 +85,7 @@ def test_an_inverse_does_not_overflow_on_the_way():
 
 @pytest.mark.parametrize(("width", "condition_size"), [(1, None), (2, 1), (5, None), (40, 1)])
 def test_narrow_networks_see_all_coordinates(width, condition_size):
-    """Each but the last one in the order."""
+    """The output depends on each coordinate except the last one in the order."""
     options = {"condition_size": condition_size, "reverse": True, "dtype": "float64"}
     network = resflow.flows.autoregressive_network(20, (width, width), **options)
     for variable in network.trainable_variables:
@@ -98,8 +98,8 @@ def test_narrow_networks_see_all_coordinates(width, condition_size):
     assert seen.tolist() == [False, *19 * [True]]
 
 
-def test_networks_that_are_refused(refused):
-    """Also one that starts at zero and depends on nothing yet."""
+def test_invalid_networks(refused):
+    """This includes a network with a kernel of zeros, which does not depend on its input yet."""
     free = keras.Sequential([keras.Input([3]), keras.layers.Dense(6, kernel_initializer="zeros")])
     masked = resflow.flows.autoregressive_network(3, (8,))
     short = keras.Sequential([keras.Input([3]), keras.layers.Dense(5)])

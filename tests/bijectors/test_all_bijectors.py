@@ -1,4 +1,4 @@
-"""Every bijector: round trip, shapes, and the log-determinant against the Jacobian's."""
+"""All bijectors: round trip, shapes, and the log-determinant compared with the Jacobian."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ def uniform(shape):
 
 
 def moved(bijector):
-    """With other values of its variables."""
+    """Returns the bijector after a change of its variables."""
     for seed, variable in enumerate(bijector.trainable_variables):
         variable.assign_add(0.3 * tf.random.stateless_normal(variable.shape, [2, seed], dtype=DTYPE))
     return bijector
@@ -57,7 +57,7 @@ def autoregressive():
 
 
 def multiscale():
-    """Both splits, both parts, 1x1 convolutions, and a squeeze."""
+    """Returns a flow with both splits, both parts, 1x1 convolutions and a squeeze."""
     options = {"num_blocks": (2, 2), "width": 4, "kernels": (3, 1), "num_fc_blocks": 0, "factor_out": True}
     block = resflow.flows.coupling_image_block()
     flow = moved(resflow.flows.image_flow((4, 4, 1), **options, block=block, inv_1x1_conv=True, dtype=DTYPE))
@@ -65,7 +65,7 @@ def multiscale():
     return flow
 
 
-# name: (constructor from the fixtures make_block and make_coupling; event shape; shape of its image)
+# name: (constructor from the fixtures make_block and make_coupling, event shape, output shape)
 CASES = {
     "act_norm_vector": (lambda b, c: act_norm([3]), [3], [3]),
     "act_norm_channels": (lambda b, c: act_norm([2, 2, 3]), [2, 2, 3], [2, 2, 3]),
@@ -88,7 +88,7 @@ CASES = {
 
 
 def jacobian(function, x):
-    """The Jacobians `[batch, size, size]` of a map of events: each copy tells the gradient of one output."""
+    """Returns the Jacobians `[batch, size, size]` of a function of events, from one copy of x per output."""
     size = x.shape[1:].num_elements()
     copies = tf.repeat(x, size, 0)
     with tf.GradientTape() as tape:
@@ -115,8 +115,8 @@ def test_event_shapes(case):
     assert bijector.inverse_min_event_ndims == len(image_shape)
 
 
-def test_inverse_and_log_det_are_those_of_the_map(case):
-    """In a function of any batch size, and eagerly; of copies, so that nothing is found in the cache."""
+def test_inverse_and_log_det_match_the_forward_map(case):
+    """Tests a graph with unknown batch size and eager mode, with copies so that no cached value is used."""
     bijector, x, image_shape = case
     ndims, close = x.shape.rank - 1, {"rtol": 1e-11, "atol": 1e-11}
     y = bijector.forward(x)
@@ -146,7 +146,7 @@ def test_inverse_and_log_det_are_those_of_the_map(case):
 
 
 def test_config_pickle_and_copy(case):
-    """A config in JSON gives the same bijector with initial values; a pickle and a copy keep the values."""
+    """A JSON config restores the bijector with initial values; a pickle and a copy also keep the values."""
     bijector, x, _ = case
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(bijector)))
     built = keras.saving.deserialize_keras_object(config)
@@ -162,4 +162,4 @@ def test_config_pickle_and_copy(case):
 
 @pytest.mark.parametrize("shape", [(3, 4, 1), (4, 3, 1)])
 def test_sizes_that_cannot_be_squeezed(shape, refused):
-    refused("multiples of 2; got", resflow.bijectors.Squeeze2D().forward, tf.zeros([2, *shape]))
+    refused("must be multiples of 2", resflow.bijectors.Squeeze2D().forward, tf.zeros([2, *shape]))

@@ -1,4 +1,4 @@
-"""One evaluation of g for a log_prob, no solve; and nothing stale or leaked from the caches."""
+"""`log_prob` evaluates g once and solves no equation, and cached values are neither stale nor leaked."""
 
 import gc
 import weakref
@@ -36,7 +36,7 @@ def counted_block(make_branch, counter, log_det_estimator=ROULETTE):
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
-def test_a_log_prob_evaluates_g_once_and_a_sample_no_log_det(
+def test_log_prob_evaluates_g_once_and_sample_no_log_det(
     name, make_branch, counter, counting_exact, density, normal
 ):
     bijector = ARRANGEMENTS[name](counted_block(make_branch, counter, counting_exact))
@@ -56,7 +56,7 @@ def test_a_log_prob_evaluates_g_once_and_a_sample_no_log_det(
     assert counting_exact.take() == 0
 
 
-def test_a_flow_of_inverted_blocks_solves_for_samples_alone(make_branch, counter, counting_exact):
+def test_a_flow_of_inverted_blocks_solves_only_for_samples(make_branch, counter, counting_exact):
     block = counted_block(make_branch, counter, counting_exact)
     inverted = tfb.Invert(Flow([tfb.Scale(3.0), tfb.Invert(tfb.Invert(block))]))
     bijector = tfb.Chain([Flow([tfb.Scale(2.0), inverted, Flow([tfb.Shift(1.0)])])])
@@ -70,7 +70,7 @@ def test_a_flow_of_inverted_blocks_solves_for_samples_alone(make_branch, counter
     np.testing.assert_allclose(sampled, given, atol=1e-4)
 
 
-def test_a_flow_that_solves_both_ways_does_so_once(make_branch, counter, counting_exact, density):
+def test_a_flow_that_solves_in_both_directions_solves_once(make_branch, counter, counting_exact, density):
     other = ResidualBlock(make_branch(seed=1), EXACT, name="other")
     distribution = density(Flow([tfb.Invert(counted_block(make_branch, counter, counting_exact)), other]))
     x = distribution.sample(3, seed=1)
@@ -112,7 +112,7 @@ def test_nothing_leaks_from_control_flow_or_a_function(bijector, density, normal
         np.testing.assert_allclose(forward, image, rtol=1e-5, atol=1e-6)
         for value in (sign * back, given):
             np.testing.assert_allclose(value, inverse, atol=1e-5)
-    for _ in range(2):  # which capture a tensor
+    for _ in range(2):  # functions that capture a tensor
         function = tf.function(lambda: distribution.log_prob(x), autograph=False)
         np.testing.assert_allclose(function(), expected, rtol=1e-5)
     np.testing.assert_allclose(distribution.log_prob(x), expected, rtol=1e-6)
@@ -145,7 +145,7 @@ def test_a_tensor_reused_after_a_gradient_and_after_a_variable_changed(bijector,
 
 
 def test_blocks_of_one_architecture_and_views_do_not_share(make_branch, normal):
-    # TFP takes bijectors of equal parameters for one: these differ in their branches, or estimators, alone.
+    # TFP considers bijectors with equal parameters equal. These differ only in their branches or estimators.
     one, other = (ResidualBlock(make_branch(seed=seed), EXACT, name="same") for seed in (1, 2))
     assert one != other
     view = resflow.bijectors.with_log_det_estimator(one, resflow.logdet.PowerSeries(1, probes="basis"))
@@ -169,7 +169,7 @@ def test_seeds_and_conditions_are_part_of_the_key(make_block, normal):
 
 
 def test_a_graph_is_freed_with_its_function(make_block):
-    """Of a log_prob and its gradient, with values in the caches of the flow, its blocks and its estimators."""
+    """The function fills the caches of the flow, its blocks and its estimators, and computes a gradient."""
     graphs = []
     flow = Flow([make_block("a", ROULETTE), make_block("b", EXACT)])
 

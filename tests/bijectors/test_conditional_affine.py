@@ -1,4 +1,4 @@
-"""The conditional affine map against NumPy: values and log-determinants in all ways, its density, wrong input."""
+"""The conditional affine map: values and log-determinants compared with NumPy, gradients, and invalid inputs."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def affine():
 
 
 def shifts_and_matrices(c):
-    """Of each condition; `fill_triangular` of TFP is told by its own inverse."""
+    """Returns the shift and matrix of each condition, with entries in the order of TFP's `fill_triangular`."""
     output = c @ KERNEL + BIAS
     rows, columns = np.tril_indices(3)
     places = tfp.math.fill_triangular(np.arange(6.0)).numpy()[rows, columns].astype(int)
@@ -35,7 +35,7 @@ def shifts_and_matrices(c):
 
 @pytest.mark.parametrize("how", ["eager", "xla"])
 def test_values_and_log_determinants(affine, how):
-    """Conditions [4, 2] broadcast to values [5, 4, 3]; a copy of the output goes back, so nothing is cached."""
+    """Conditions [4, 2] broadcast to values [5, 4, 3]. The inverse gets a copy, so that nothing is cached."""
 
     def evaluate(x, c):
         y = affine.forward(x, condition=c)
@@ -56,7 +56,7 @@ def test_values_and_log_determinants(affine, how):
 
 
 def test_gradients_of_batches_of_unknown_size(affine):
-    """Of the sum of all values and log-determinants, with respect to the kernel: XLA's are those of eager mode."""
+    """The gradient of all values and log-determinants in the kernel is the same in XLA and in eager mode."""
 
     def gradient(x, c):
         with tf.GradientTape() as tape:
@@ -69,10 +69,10 @@ def test_gradients_of_batches_of_unknown_size(affine):
     np.testing.assert_allclose(compiled(X[0], C), gradient(X[0], C), rtol=1e-9)
 
 
-def test_wrong_input(affine, refused):
+def test_invalid_inputs(affine, refused):
     for units in (6, 1):
         network = keras.Sequential([keras.Input([2]), keras.layers.Dense(units)])
         message = f"maps \\(2,\\) to \\({units},\\).*5 for two"
         refused(message, resflow.bijectors.ConditionalAffine, network)
     network = keras.Model(c := keras.Input([2]), keras.layers.Lambda(lambda c: c, (None,))(c))
-    refused(r"known size.*\[\(2,\)\] to \(None, None\)", resflow.bijectors.ConditionalAffine, network)
+    refused(r"\[\(2,\)\] to \(None, None\).*known size", resflow.bijectors.ConditionalAffine, network)

@@ -14,7 +14,7 @@ AdditiveCoupling = resflow.bijectors.AdditiveCoupling
 
 
 def is_mapped(shape, split, swap):
-    """Which elements of an event change."""
+    """Returns a mask of the elements of an event that change."""
     index = np.indices(shape)
     if split == "checkerboard":
         return (index[0] + index[1]) % 2 != swap
@@ -33,7 +33,7 @@ def is_mapped(shape, split, swap):
         ("additive", False, "checkerboard", (3, 4, 2), 2, [2, 3]),
     ],
 )
-def test_one_part_is_kept_and_says_how_the_other_is_mapped(
+def test_one_part_is_kept_and_determines_the_map_of_the_other(
     kind, swap, split, shape, condition_size, batch, make_coupling, normal
 ):
     coupling = make_coupling(kind, shape, split, swap, condition_size=condition_size)
@@ -61,7 +61,7 @@ def test_one_part_is_kept_and_says_how_the_other_is_mapped(
 
 @pytest.mark.parametrize("split", ["channels", "checkerboard"])
 def test_images_of_another_size(split, make_coupling, normal):
-    """A network of convolutions takes them, and the checkerboard is as large as they are."""
+    """A convolutional network accepts them, and the checkerboard has the size of the image."""
     small = make_coupling("affine", (2, 2, 2), split)
     channels = 2 if split == "checkerboard" else 1
     large = AffineCoupling(keras.Sequential([keras.Input([3, 5, channels]), *small.network.layers]), split)
@@ -74,7 +74,7 @@ def dense(inputs, outputs, **kwargs):
 
 
 def test_the_scale_is_bounded():
-    """Logits of +-60 do not overflow: the scale tends to 1, and its logarithm to the logit plus 2."""
+    """Logits of +-60 do not overflow: the scale tends to 1, or its logarithm to the logit plus 2."""
     network = dense(1, 2, kernel_initializer="zeros")
     coupling = AffineCoupling(network)
     x = tf.constant([[0.5, 1.0]])
@@ -99,16 +99,16 @@ def test_each_pass_evaluates_the_network_once(make_coupling, counter, density, n
     assert counter.take() == 1
 
 
-def test_networks_and_inputs_that_are_refused(make_coupling, refused):
+def test_invalid_networks_and_inputs(make_coupling, refused):
     strided = keras.Sequential([keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 2, strides=2)])
     half = resflow.flows.coupling_network((4, 4, 2), 3)
     three = keras.Model(inputs := [keras.Input([1]) for _ in range(3)], keras.layers.Add()(inputs))
     two = keras.Model(x := keras.Input([2]), [x, x])
-    to_image = r"image \[H, W, C\] to \[H, W, 2 C\]; it maps \(2,\) to \(4,\)"
-    to_images = r"\[H, W, 1 C\].*\(4, 4, 1\) to \(4, 4, 2\)"
+    to_image = r"maps \(2,\) to \(4,\)\..*\[H, W, C\] to \[H, W, 2 C\]"
+    to_images = r"\(4, 4, 1\) to \(4, 4, 2\).*\[H, W, 1 C\]"
     refused("not built", AffineCoupling, keras.Sequential([keras.layers.Dense(2)]))
-    refused("'channels' or 'checkerboard'; got 'rows'", AffineCoupling, dense(2, 4), split="rows")
-    refused(r"\[..., 2 C_b\].*maps \(2,\) to \(3,\)", AffineCoupling, dense(2, 3))
+    refused("split='rows'; .*'channels' or 'checkerboard'", AffineCoupling, dense(2, 4), split="rows")
+    refused(r"maps \(2,\) to \(3,\).*\[..., 2 C_b\]", AffineCoupling, dense(2, 3))
     refused(to_image, AffineCoupling, dense(2, 4), split="checkerboard")
     refused(r"maps \(4, 4, 1\) to \(2, 2, 2\)", AffineCoupling, strided)
     refused(to_images, AdditiveCoupling, half, split="checkerboard")

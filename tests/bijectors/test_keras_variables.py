@@ -1,4 +1,4 @@
-"""What Keras freezes TFP leaves alone, and names of variables are those of the parts, whatever is around them."""
+"""TFP does not train what Keras freezes, and the names of variables do not depend on the scopes around them."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ import tf_resflow as resflow
 
 
 def members(make_block, make_coupling):
-    """One of each kind of member, and what Keras sees of it."""
+    """Returns one member of each kind, and their networks and variables in Keras."""
     x = keras.Input([2])
     hidden = resflow.layers.LipSwish()(resflow.layers.LipschitzDense(4)(x))
     branch = keras.Model(x, resflow.layers.LipschitzDense(2)(hidden))
@@ -69,7 +69,7 @@ def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(make_block, ma
         assert build(tf.Module("outer").name_scope, scope("outer"), scope("again")) == keys
 
 
-def test_the_keys_of_checkpoints_are_those_of_version_0_1(make_block, make_coupling, tmp_path):
+def test_checkpoint_keys_match_version_0_1(make_block, make_coupling, tmp_path):
     affine = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2)]
     inner = resflow.bijectors.Flow([make_block(name="block"), make_coupling()], name="inner")
     path = tf.train.Checkpoint(flow=resflow.bijectors.Flow([*affine, inner])).write(str(tmp_path / "c"))

@@ -1,4 +1,4 @@
-"""The monotone block: its map, log-determinants, constants and training; random cases test the rest."""
+"""The monotone block: errors, tolerances, constants and plans. Random cases test the rest."""
 
 import keras
 import numpy as np
@@ -12,8 +12,8 @@ EXACT = resflow.logdet.Exact()
 MonotoneBlock = resflow.bijectors.MonotoneBlock
 
 
-def test_how_far_an_inverse_can_be_off():
-    """In one dimension, in the direction where the iteration is slow: more residuals than in a residual block."""
+def test_error_bound_of_the_inverse():
+    """Where the iteration is slow, the error exceeds the bound of a residual block with the same residual."""
     branch = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, use_bias=False)])
     branch.layers[0].kernel.assign([[0.9]])
     solver = resflow.solvers.FixedPoint(max_iterations=5)
@@ -22,7 +22,7 @@ def test_how_far_an_inverse_can_be_off():
     solution = block.solve(y)
     error = np.abs(solution.root - 19.0 * y).item()
     assert 1 / (1 - 0.9) < error / solution.residual.numpy().item() < np.sqrt(2) / (1 - 0.9)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 14 times it"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 14 times as large"):
         block.copy(validate_args=True).inverse(tf.identity(y))
 
 
@@ -31,7 +31,7 @@ def test_how_far_an_inverse_can_be_off():
     [(MonotoneBlock, resflow.layers.LipSwish), (resflow.bijectors.ResidualBlock, resflow.layers.CPila)],
 )
 def test_far_from_the_origin_a_block_is_homogeneous(kind, activation, capfd):
-    """The branch is g(s x) = s g(x) there, but for its biases: log-determinants at 1e8 x and 1e25 x are equal."""
+    """There, g(s x) = s g(x) except for the biases, so log-determinants at 1e8 x and 1e25 x are equal."""
     rng = np.random.default_rng(0)
     block = kind(resflow.flows.dense_branch([3], (32,), activation=activation, coefficient=0.97), EXACT)
     for layer in resflow.layers.norm_updates.lipschitz_layers(block):
@@ -48,7 +48,7 @@ def test_far_from_the_origin_a_block_is_homogeneous(kind, activation, capfd):
 
 
 def test_loose_solutions_of_the_default_solver(make_branch, normal):
-    """To a thousandth of the event, in the value and in the gradient's equation; another solver keeps its own."""
+    """They are precise to 0.1 % of the event, also in the gradient. Other solvers keep their tolerance."""
     block = MonotoneBlock(make_branch(3, hidden=(16,)), resflow.logdet.PowerSeries(1, probes="basis"))
     x = normal([64, 3])
 
@@ -79,7 +79,7 @@ def test_constants_and_certificate(make_branch):
 
 
 def test_a_plan_measures_the_odd_series(make_branch, monkeypatch, normal):
-    """24 estimates of each of 16 examples: the error of their root mean square is 4 %."""
+    """24 estimates of each of 16 examples determine the root mean square error to 4 %."""
     model = resflow.FlowModel(resflow.bijectors.Flow([MonotoneBlock(make_branch(3, hidden=(16,)))]), [3])
     monkeypatch.setattr(planning, "_exact", lambda *_: [])
     x = normal([16, 3])
@@ -92,5 +92,5 @@ def test_a_plan_measures_the_odd_series(make_branch, monkeypatch, normal):
         return density.log_prob(tf.identity(x), bijector_kwargs={"seed": seed})
 
     errors = np.stack([planned(tf.constant([5, i])) - precise for i in range(24)])
-    assert 1e-3 < np.sqrt(np.mean(errors**2)) < 0.6  # of one of the four samples, at most 0.4 as it was measured
+    assert 1e-3 < np.sqrt(np.mean(errors**2)) < 0.6  # of one of the four samples; the plan measured at most 0.4
     np.testing.assert_array_less(np.abs(errors.mean(axis=0)), 5 * errors.std(axis=0) / np.sqrt(24) + 1e-3)

@@ -1,4 +1,4 @@
-"""Passes through a flow: the values after each scale, its solvers' solutions, and initialization from data."""
+"""Passes through a flow: the values after each scale, solver diagnostics, and initialization from data."""
 
 import keras
 import numpy as np
@@ -19,11 +19,11 @@ inverse_with_solutions = resflow.bijectors.inverse_with_solutions
 
 
 def test_which_values_are_features():
-    """Of flows that double, triple and negate, in NumPy: all channels, whether or not half of them leave."""
+    """Features have all channels, with or without factoring out, in flows that double, triple and negate."""
     x = np.arange(1.0, 17.0, dtype="float32").reshape(1, 4, 4, 1)
 
     def squeeze(x):
-        """Space to channels of [1, H, W, C]."""
+        """Moves each 2 x 2 patch of [1, H, W, C] to channels."""
         _, h, w, c = x.shape
         x = x.reshape(1, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4)
         return x.reshape(1, h // 2, w // 2, 4 * c)
@@ -53,7 +53,7 @@ def test_which_values_are_features():
 
 
 def test_which_squeezes_end_a_scale():
-    """Not one before the first; two of one name both do. A vector has one feature."""
+    """A squeeze before all trained members does not; two of the same name both do. A vector has one feature."""
     squeeze, norm = Squeeze2D(), resflow.bijectors.ActNorm((4, 4, 4))
     assert Flow([squeeze, norm, squeeze, Squeeze2D()]).feature_shapes((8, 8, 1)) == [(2, 2, 16), (1, 1, 64)]
     flow = resflow.flows.vector_flow(2, 2, (4,))
@@ -64,7 +64,7 @@ def test_which_squeezes_end_a_scale():
 
 @pytest.mark.parametrize("factor_out", [False, True])
 def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, counter, counting_exact, normal):
-    """Eagerly and in a graph."""
+    """This holds eagerly and in a graph."""
 
     def block(name, channels):
         conv = resflow.flows.conv_branch((1, 1, channels), 4, kernels=(1, 1))
@@ -90,8 +90,8 @@ def test_each_g_is_evaluated_once_and_a_series_only_for_the_log_det(factor_out, 
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_an_inverse_has_the_solutions_of_the_last_block_first(compiled, normal):
-    """Each has its own solver: the first block's stops at an error of 0.1^5 |z|, the last's meets its tolerance."""
+def test_the_solutions_of_an_inverse_start_with_the_last_block(compiled, normal):
+    """The solver of the first block stops at an error of 0.1^5 |z|; the other one meets its tolerance."""
     blocks, z = [], normal([4, 2])
     for slope, limit in ((0.1, 5), (0.5, 50)):
         branch = keras.Sequential([keras.Input([2]), resflow.layers.LipschitzDense(2, 0.9)])
@@ -108,7 +108,7 @@ def test_an_inverse_has_the_solutions_of_the_last_block_first(compiled, normal):
 
 
 @pytest.mark.parametrize("kind", [resflow.bijectors.ResidualBlock, resflow.bijectors.MonotoneBlock])
-def test_a_tolerance_is_for_blocks_without_a_solver(kind, make_branch, normal):
+def test_the_tolerance_applies_only_to_the_default_solver(kind, make_branch, normal):
     block = kind(make_branch())
     own = block.copy(inverse_solver=resflow.solvers.Anderson())
     counts = []
@@ -123,7 +123,7 @@ def batch():
     return (5.0 + 3.0 * np.random.default_rng(0).normal(size=[64, 2])).astype("float32")
 
 
-def test_every_act_norm_normalises_what_reaches_it(make_branch, counting_exact, batch):
+def test_every_act_norm_normalizes_its_input(make_branch, counting_exact, batch):
     block = resflow.bijectors.ResidualBlock(make_branch(), counting_exact, name="block")
     act_norms = [ActNorm([2], name=name) for name in ("one", "two", "three")]
     flow = Flow([act_norms[0], block, act_norms[1], tfb.Scale(4.0), act_norms[2]])
@@ -138,7 +138,7 @@ def test_every_act_norm_normalises_what_reaches_it(make_branch, counting_exact, 
 
 
 def split(*members):
-    """Members side by side, each on two of the coordinates."""
+    """Applies members side by side, each to an equal part of the coordinates."""
     return tfb.Chain([tfb.Invert(tfb.Split(len(members))), tfb.JointMap(list(members)), tfb.Split(len(members))])
 
 
@@ -153,7 +153,7 @@ def two_scales(act):
     return resflow.bijectors.MultiscaleFlow([*image, Flow([tfb.Scale(3.0)], name="small")], [4, 4, 1])
 
 
-ENDS_IN_ACT_NORMS = {  # what is applied last, to data of 16 coordinates or what the map makes of them, is ActNorms
+ENDS_IN_ACT_NORMS = {  # maps of 16 coordinates that end in ActNorms
     "inverted_twice": lambda act, block: tfb.Invert(tfb.Invert(act([16]))),
     "member_of_flow": lambda act, block: Flow([act([16]), block(), tfb.Invert(act([16]))]),
     "member_of_chain": lambda act, block: tfb.Chain([tfb.Invert(act([16])), tfb.Scale(4.0)]),
@@ -190,7 +190,7 @@ def test_refusals(make_block, batch, two_replicas, refused):
     """The members of a tfb.TransformDiagonal are not known."""
     hidden = tfb.TransformDiagonal(make_block("hidden"))
     for flow in (hidden, Flow([tfb.Scale(2.0), tfb.Invert(tfb.Chain([tfb.Invert(hidden)]))])):
-        refused("cannot reach hidden: move", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
+        refused("cannot reach hidden inside", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
     flow = Flow([tfb.FillTriangular(), tfb.TransformDiagonal(ActNorm([2], name="hidden"))])
     refused(
         "initialize cannot reach hidden inside .*TransformDiagonal", initialize, flow, np.ones([4, 3], "float32")

@@ -1,4 +1,4 @@
-"""Blocks and flows within TFP's own bijectors and distributions."""
+"""Blocks and flows inside TFP's own bijectors and distributions."""
 
 import warnings
 
@@ -16,13 +16,13 @@ EXACT = resflow.logdet.Exact()
 
 @pytest.fixture(scope="module")
 def blocks(make_block):
-    """Two blocks of one architecture, of different parameters."""
+    """Returns two blocks with the same architecture and different parameters."""
     estimator = resflow.logdet.RussianRoulette(probes="gaussian")
     return [make_block("first", estimator, seed=1), make_block("second", estimator, seed=2)]
 
 
 def test_cdf_of_one_coordinate(make_block):
-    """Of a decreasing flow on events [] between reshapes, and [1]; against the sum of the density."""
+    """Compares the CDF of a decreasing flow, on events [1] and [], with the integral of the density."""
     act_norm = resflow.bijectors.ActNorm([1])
     act_norm.log_scale.assign([0.3])
     block, other = (make_block(name, EXACT, size=1, condition_size=1) for name in ("block", "other"))
@@ -47,7 +47,7 @@ def test_cdf_of_one_coordinate(make_block):
 
 
 def unseeded(call, *args):
-    """The messages of the warnings of estimates without a seed."""
+    """Returns the messages of the warnings about estimates without a seed."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call(*args)
@@ -63,8 +63,8 @@ def first_estimate(monkeypatch):
 
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("kwargs", [{}, {"seed": 1}])  # a seed of log_prob does not reach the bijector
-def test_a_lost_seed_is_warned_of_once_per_process(graph, kwargs, blocks, normal, first_estimate):
-    """The first estimate warns. None does with exact log-determinants, or with a seed of the density's own."""
+def test_a_missing_seed_issues_one_warning_per_process(graph, kwargs, blocks, normal, first_estimate):
+    """The first estimate warns, except with exact log-determinants or a seed set in the distribution."""
 
     def log_prob(block, **options):
         base = tfd.MultivariateNormalDiag(tf.zeros(2))
@@ -82,7 +82,7 @@ def test_a_lost_seed_is_warned_of_once_per_process(graph, kwargs, blocks, normal
         assert unseeded(lambda: np.testing.assert_array_equal(*(log_prob(blocks[0], **seeded) for _ in "ab"))) == []
 
 
-def test_a_seed_that_arrives_or_a_value_without_log_det_is_not_warned_of(blocks, normal, first_estimate):
+def test_a_seed_or_a_value_without_log_det_issues_no_warning(blocks, normal, first_estimate):
     chain, x = tfb.Chain([blocks[1], blocks[0]]), normal([4, 2])
     flow = resflow.bijectors.Flow([tfb.Scale(2.0), chain])
     calls = [

@@ -1,4 +1,4 @@
-"""Views under another estimator or solver share the variables, at any depth."""
+"""Views with another estimator or solver share the variables, at any depth."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_a_view_shares_variables_and_changes_the_estimator_or_the_solver(name, m
     assert len(view.trainable_variables) == len(obj.trainable_variables) > 0
     before = value(view, x)
     assert np.min(np.abs(value(obj, x) - before)) > 1e-6
-    # Training the one is training the other.
+    # Training one also trains the other.
     for variable in obj.trainable_variables:
         variable.assign(0.5 * variable)
     assert np.min(np.abs(value(view, x) - before)) > 1e-6
@@ -83,7 +83,7 @@ def test_other_arguments_are_kept_and_parts_without_blocks_are_the_same(make_blo
 
 
 class Holder(tfb.Bijector):
-    """Holds a bijector, which is not among its parameters."""
+    """Holds a bijector that is not among its parameters."""
 
     def __init__(self, bijector, name="holder"):
         self.bijectors = [bijector]
@@ -91,15 +91,15 @@ class Holder(tfb.Bijector):
 
 
 NOT_VIEWED = {
-    "list": (lambda d, flow: [d], "bijector or a distribution; got a list"),
-    "model": (lambda d, flow: resflow.FlowModel(flow, [2]), "got a FlowModel"),
+    "list": (lambda d, flow: [d], "Got a list; expected a bijector or a distribution"),
+    "model": (lambda d, flow: resflow.FlowModel(flow, [2]), "Got a FlowModel"),
     "coroutine": (lambda d, flow: tfd.JointDistributionCoroutine(lambda: (yield d)), "made of functions"),
     "joint_inside": (lambda d, flow: tfd.Sample(tfd.JointDistributionSequential([lambda: d])), "functions"),
-    "attribute": (lambda d, flow: Holder(flow), r"holder \(Holder\) holds blocks outside.*block"),
+    "attribute": (lambda d, flow: Holder(flow), r"holder \(Holder\) holds blocks that are not among.*block"),
 }
 
 
-def test_what_cannot_be_viewed_is_refused(make_block, density, refused):
+def test_objects_that_cannot_be_viewed(make_block, density, refused):
     flow = Flow([make_block(), resflow.bijectors.ActNorm([2])])
     for make, message in NOT_VIEWED.values():
         refused(message, with_log_det_estimator, make(density(flow), flow), EXACT)

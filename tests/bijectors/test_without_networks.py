@@ -20,11 +20,11 @@ def test_initialize_gives_mean_zero_and_variance_one(per_channel):
     np.testing.assert_allclose(act_norm.forward(x), (x - x.mean(axes)) / x.std(axes), atol=1e-4)
     np.testing.assert_allclose(act_norm.shift, -x.mean(axes), rtol=1e-5)
     np.testing.assert_allclose(act_norm.log_scale, -np.log(x.std(axes)), atol=1e-5)
-    act_norm.initialize(np.ones_like(x))  # a deviation counts as 1e-3 at least
+    act_norm.initialize(np.ones_like(x))  # deviations count as at least 1e-3
     np.testing.assert_allclose(act_norm.log_scale, np.full(act_norm.shift.shape, np.log(1e3)), rtol=1e-5)
 
 
-def test_two_of_equal_arguments_do_not_share_a_cache():
+def test_bijectors_with_equal_arguments_do_not_share_a_cache():
     x = tf.ones([1, 1, 1, 2])
     for make, changed in (
         (lambda: ActNorm([2]), lambda bijector: bijector.shift),
@@ -57,7 +57,7 @@ def test_dct_conv_multiplies_each_frequency():
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_dct_conv_whitens_a_batch(inverse):
-    """Of three dependent channels and smooth images."""
+    """The images are smooth, with three dependent channels."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=[2000, 4, 6, 3]).cumsum(axis=1).cumsum(axis=2)
     x = x @ [[1.0, 0.5, 0.2], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]] + 5.0
@@ -70,7 +70,7 @@ def test_dct_conv_whitens_a_batch(inverse):
 
 
 def test_dct_conv_of_few_or_equal_images():
-    """A batch of one image, or of the same ones, has no covariance: a deviation counts as 1e-3 at least."""
+    """A batch of one image, or of equal images, has no covariance. Deviations count as at least 1e-3."""
     for batch in (np.ones([1, 2, 2, 3]), np.ones([8, 2, 2, 3])):
         conv = DCTConv([2, 2, 3])
         conv.initialize(batch)
@@ -78,7 +78,7 @@ def test_dct_conv_of_few_or_equal_images():
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_it_starts_as_a_rotation(size):
+def test_an_invertible_conv_starts_as_a_rotation(size):
     conv = InvertibleConv1x1(size, seed=3, dtype="float64")
     weight = conv.weight().numpy()
     np.testing.assert_allclose(weight @ weight.T, np.eye(size), atol=1e-14)
@@ -106,7 +106,7 @@ def test_images_are_mixed_by_the_product_of_the_factors():
 
 
 def test_constants_of_mixed_channels_of_float32():
-    """They hold for the inverse by nearly singular triangles; those of their product in float32 do not."""
+    """They hold for nearly singular triangular factors, unlike the constants of their product in float32."""
     conv = InvertibleConv1x1(48, 1)
     conv.lower_upper.assign(conv.lower_upper + tf.random.stateless_normal([48, 48], [1, 1], stddev=0.6))
     packed = conv.lower_upper.numpy().astype(np.float64)
@@ -121,7 +121,7 @@ def test_constants_of_mixed_channels_of_float32():
 
 @pytest.mark.parametrize("alpha", [0.05, 1e-6])
 def test_logit_is_accurate_near_one_in_single_precision(alpha):
-    x = np.linspace(1 - 2.0**-10, 1, 1025, dtype="float32")  # all exact
+    x = np.linspace(1 - 2.0**-10, 1, 1025, dtype="float32")  # all exact in float32
     s, rest = (alpha + (1 - 2 * alpha) * part for part in (x.astype("float64"), 1 - x.astype("float64")))
     np.testing.assert_allclose(Logit(alpha).forward(x), np.log(s) - np.log(rest), rtol=3e-7)
     expected = np.log(1 - 2 * alpha) - np.log(rest) - np.log(s)
@@ -156,7 +156,7 @@ def test_normalize_counts_what_it_broadcasts(shape):
 
 
 def test_whitened_vectors_have_the_covariance_i():
-    """In float64 statistics: an offset of 1e6 deviations costs float64 vectors no digits that matter."""
+    """With statistics in float64, an offset of 1e6 deviations costs float64 vectors no relevant digits."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=[1000, 4]) @ rng.normal(size=[4, 4]) + 1e6
     covariance = np.cov(x.T, bias=True)
@@ -183,11 +183,11 @@ def test_where_each_pixel_goes(factor):
         np.testing.assert_array_equal(y[..., place], x[:, dy::factor, dx::factor, channel])
 
 
-def test_refusals(refused):
+def test_invalid_arguments(refused):
     for bijector, shape, message in (
         (ActNorm([3], name="norm"), [4, 2], r"norm maps events of shape \(3,\)"),
         (ActNorm([2, 2, 1], per_channel=False), [3, 1, 2, 1], "incompatible"),
-        (InvertibleConv1x1(3, name="mix"), [5, 4], r"mix maps events of shape \(3,\).*shape \(5, 4\)"),
+        (InvertibleConv1x1(3, name="mix"), [5, 4], r"shape \(5, 4\).*mix maps events of shape \(3,\)"),
         (DCTConv([2, 2, 1]), [2, 2, 2], r"maps events of shape \(2, 2, 1\)"),
         (Normalize([0.0, 1.0], [1.0, 2.0]), [5, 1], "incompatible"),
     ):
@@ -196,11 +196,11 @@ def test_refusals(refused):
     for alpha in (0.0, 0.5):
         refused("alpha", Logit, alpha)
     for std in (0.0, np.nan):
-        refused("Every std must be positive", Normalize, [0.0, 0.0], [1.0, std])
-    refused("have one shape", Normalize, [0.0, 0.0], 1.0)
+        refused("every std must be positive", Normalize, [0.0, 0.0], [1.0, std])
+    refused("have the same shape", Normalize, [0.0, 0.0], 1.0)
     refused(r"maps events of shape \(3,\)", ActNorm([3]).forward_event_shape, [4])
     refused(r"maps events of shape \(3,\)", ActNorm([3]).inverse_event_shape, [4])
-    refused(r"got shapes \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
+    refused(r"shapes \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
     refused("symmetric", Whiten, [0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]])
-    refused("positive definite; its least eigenvalue is 0", Whiten, [0.0, 0.0], [[1.0, 0.0], [0.0, 0.0]])
+    refused("smallest eigenvalue .* is 0;.*positive definite", Whiten, [0.0, 0.0], [[1.0, 0.0], [0.0, 0.0]])
     refused("values", Squeeze2D().inverse, tf.zeros([2, 2, 2, 6]), error=tf.errors.InvalidArgumentError)

@@ -15,7 +15,7 @@ from tf_resflow.evaluation import lipschitz_certificate
 def test_what_has_no_bounds(refused):
     flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])])
     assert certified_bounds(flow) == {}
-    message = "Expected a flow, .* got a FlowModel: pass its attribute flow"
+    message = "Got a FlowModel; expected a flow, .* Pass its attribute flow"
     refused(message, lipschitz_certificate, resflow.FlowModel(flow, [2]))
 
 

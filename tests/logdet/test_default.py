@@ -1,4 +1,4 @@
-"""One function decides when log-determinants are exact, and all builders and models ask it."""
+"""`default_estimator` decides when log-determinants are exact, and all builders and models use it."""
 
 import json
 import pathlib
@@ -46,8 +46,8 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_all_that_build_flows_agree_with_the_default(name):
-    """Around the crossover. (Scores, which must not depend on the batch, share one set of random numbers.)"""
+def test_builders_and_models_use_the_default(name):
+    """Tests sizes around the crossover. All scores share random numbers, so they do not depend on the batch."""
     purpose, make = MAKERS[name]
     for size in (1, LARGEST[purpose], LARGEST[purpose] + 1):
         expected = default_estimator(size, purpose)
@@ -56,15 +56,15 @@ def test_all_that_build_flows_agree_with_the_default(name):
 
 
 @pytest.mark.parametrize("purpose", LARGEST)
-def test_small_events_are_exact_and_large_ones_unbiased(purpose):
+def test_small_events_are_exact_and_large_events_unbiased(purpose):
     kinds = [type(default_estimator(size, purpose)).__name__ for size in range(1, 500)]
     num = kinds.count("Exact")
     assert num >= 2 and kinds[:num] == ["Exact"] * num
     assert set(kinds[num:]) == {"RussianRoulette" if purpose in ("training", "inference") else "AdaptiveRoulette"}
 
 
-def test_the_crossovers_are_those_of_the_benchmark():
-    """The time of Exact over that of an estimate is below the docstring's limit up to the crossover."""
+def test_the_crossovers_match_the_benchmark():
+    """Up to the crossover, the ratio of the times of Exact and the estimate is within the docstring's limit."""
     rows = json.loads((pathlib.Path(__file__).parents[2] / "benchmarks/results/exact_crossover.json").read_text())
     for purpose, most in (("training", 2.0), ("evaluation", 5.0), ("inference", 2.0)):
         assert f"{most:.0f} times" in default_estimator.__doc__

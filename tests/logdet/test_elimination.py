@@ -1,4 +1,4 @@
-"""log|det(I + J)| of small matrices without exchange of rows: value and derivatives against NumPy."""
+"""log|det(I + J)| of small matrices without row exchanges: values and derivatives compared with NumPy."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ pytestmark = pytest.mark.quick
 
 
 def matrices(size, order, norm, num=20):
-    """Random J, `[num, size, size]`, of this induced norm."""
+    """Returns random J `[num, size, size]` with this induced norm."""
     j = np.random.default_rng(size).normal(size=[num, size, size])
     return norm * j / np.linalg.norm(j, order, axis=(1, 2), keepdims=True)
 
 
 def log_det(j):
-    """By the estimator: the branch of example n is linear, with the Jacobian j[n]."""
+    """Returns the result of `Exact` for a branch that is linear in example n, with the Jacobian j[n]."""
     x = tf.zeros(j.shape[:2], j.dtype)
     return resflow.logdet.Exact()(lambda x: tf.linalg.matvec(j, x), x)[1]
 
@@ -34,7 +34,7 @@ CASES = [(1, "float32", False), (3, "float64", True), (16, "float32", False), (1
 
 @pytest.mark.parametrize(("size", "dtype", "compiled"), [*CASES, (17, "float32", True)])
 def test_value_and_gradient(size, dtype, compiled):
-    """The gradient of log|det A| is the transposed inverse. J is close to 1 in one of three norms."""
+    """The gradient of log|det A| is the transposed inverse. One of three norms of J is close to 1."""
     j = np.concatenate([matrices(size, order, 0.99) for order in (1, 2, np.inf)])
     function = tf.function(value_and_gradient, autograph=False, jit_compile=True)
     value, gradient = (function if compiled else value_and_gradient)(tf.constant(j, dtype))
@@ -46,7 +46,7 @@ def test_value_and_gradient(size, dtype, compiled):
 
 
 def test_small_pivots():
-    """-J close to a rotation or to the identity: pivots are close to 1 - L, or the determinant is tiny."""
+    """If -J is close to a rotation or the identity, pivots are close to 1 - L, or the determinant is tiny."""
     turn = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     j = np.stack([-0.999 * turn, -0.999 * np.eye(3), -0.999 * turn @ turn, 0.999 * turn])
     expected = np.linalg.slogdet(np.eye(3) + j)[1]
@@ -54,7 +54,7 @@ def test_small_pivots():
 
 
 def test_second_and_third_derivatives():
-    """Of log|det(I + J + t K)| in t: tr(B), -tr(B^2) and 2 tr(B^3), with B = A^-1 K."""
+    """The derivatives of log|det(A + t K)| are tr(B), -tr(B^2) and 2 tr(B^3), with A = I + J, B = A^-1 K."""
     j, k = matrices(5, 2, 0.9), matrices(5, 1, 0.9)
 
     def derivatives(t):
@@ -74,7 +74,7 @@ def test_second_and_third_derivatives():
 
 @pytest.mark.parametrize("size", [2, 20])
 def test_both_in_one_kernel(size):
-    """The log-determinant, the inverse, and the gradient of a function of both, as in a training step."""
+    """Tests the log-determinant, the inverse, and the gradient of a function of both, as in a training step."""
     a = np.eye(size) + matrices(size, 2, 0.95)
     weights = np.random.default_rng(0).normal(size=a.shape)
 

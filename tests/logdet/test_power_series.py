@@ -1,4 +1,4 @@
-"""The fused operation and its estimators against dense linear algebra, in float64."""
+"""The fused operation and its estimators, compared with dense linear algebra in float64."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ SIZE, BATCH, CONDITION = 3, 4, 2
 
 @pytest.fixture(scope="module")
 def branch():
-    """Conditional; every layer is scaled, and J is far from 0: the layers nearly invert each other."""
+    """Returns a conditional branch with scaled layers that nearly invert each other, so J is far from 0."""
     x, c = (keras.Input([size], dtype="float64") for size in (SIZE, CONDITION))
     layers = resflow.layers
     first = layers.LipschitzDense(6, coefficient=0.8, dtype="float64")
@@ -40,7 +40,7 @@ def data():
 
 
 def value_and_gradients(estimator, x, c, weights):
-    """The log-determinant, and the gradients of its sum with these weights in x and c."""
+    """Returns the log-determinant, and the gradients of its weighted sum in x and c."""
     with tf.GradientTape() as tape:
         tape.watch([x, c])
         log_det = estimator(x, c)
@@ -56,9 +56,9 @@ def value_and_gradients(estimator, x, c, weights):
     ],
 )
 def test_roulette_is_unbiased(branch, data, estimator):
-    """10,000 copies of an example: value and gradients within 4.5 standard errors of slogdet's.
+    """For 10,000 copies of an example, values and gradients are within 4.5 standard errors of slogdet.
 
-    Half of them have the weight 1, the others -2. One of the 12 means is farther off once in 10,000 seeds.
+    Half of the copies have the weight 1, the others -2. One of the 12 means is outside in one of 10,000 seeds.
     """
 
     def dense(x, c):
@@ -79,7 +79,7 @@ def test_roulette_is_unbiased(branch, data, estimator):
 
 
 def test_per_example_draws_are_masked(branch, data):
-    """Each row stops at its N: rows of one call equal calls with that N alone."""
+    """Each row stops at its own N, so it equals the row of a call where all rows have this N."""
 
     def log_det(n, **settings):
         distribution = Poisson(2.0)
@@ -100,7 +100,7 @@ def test_a_second_derivative_of_a_series_raises(branch, data):
 
 
 def test_scalar_events_and_second_derivatives():
-    """d2/dx2 log(1 + g'(x)) of a scalar g against its formula, for g = a sin x."""
+    """Compares d2/dx2 log(1 + g'(x)) with its formula for the scalar function g = a sin x."""
     a, x = 0.5, tf.constant([0.3, 1.2], tf.float64)
 
     @tf.function
@@ -115,8 +115,8 @@ def test_scalar_events_and_second_derivatives():
     np.testing.assert_allclose(PowerSeries(40)(lambda x: a * tf.sin(x), x), expected[:2], rtol=1e-10)
 
 
-def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch():
-    """The norm of the first layer on x, not of one on the condition; a learned order at its current value."""
+def test_adaptive_series_bounds_the_remainder_in_the_norm_of_the_branch():
+    """It uses the norm of the first layer on x, not on the condition, and the current learned order."""
     order = 1.5
     orders = resflow.layers.LearnedOrder(low=1.0, high=5.0), resflow.layers.LearnedOrder()
     orders[0].theta.assign(np.log((order - 1) / (5 - order)))
@@ -138,13 +138,13 @@ def test_adaptive_series_bounds_the_rest_in_the_norm_of_the_branch():
     np.testing.assert_allclose(found, Exact()(branch, *points)[1], atol=1e-3)
 
 
-def test_adaptive_series_refuses_branches_without_a_bound_in_its_norm(refused):
+def test_adaptive_series_raises_without_a_bound_in_its_norm(refused):
     dense, x = resflow.layers.LipschitzDense, tf.zeros([1, 2])
     loose = keras.Sequential([keras.Input([2]), dense(2, coefficient=1.5)])
     loose.layers[0].kernel.assign(3 * np.eye(2))
     refused("not below 1", AdaptiveSeries(), loose, x, error=tf.errors.InvalidArgumentError)
     branch = keras.Sequential([keras.Input([2]), dense(2, coefficient=0.5, domain=1, codomain=1)])
-    refused("order=2, .*norm of order 1: leave order out", AdaptiveSeries(order=2), branch, x)
+    refused("order=2, .*norm of order 1. Leave order out", AdaptiveSeries(order=2), branch, x)
     assert AdaptiveSeries(order=1)(branch, x)[1].shape == [1]
     unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, kernel_initializer="zeros")])
     refused("'dense.*' .*is unknown", AdaptiveSeries(), unknown, x)
@@ -153,7 +153,7 @@ def test_adaptive_series_refuses_branches_without_a_bound_in_its_norm(refused):
 
 @pytest.mark.parametrize("kind, probes", [(RussianRoulette, "colored"), (PowerSeries, "gaussian")])
 def test_shared_numbers_make_an_estimate_independent_of_its_batch(branch, data, kind, probes):
-    """Two parts of a batch of equal examples differ."""
+    """Equal examples in different parts of a batch have different estimates."""
     shared = kind(probes=probes, num_probes=3).with_sets(2)
     inputs = [tf.concat([data[name], data[name]], 0) for name in ("x", "c")]
     value = shared(branch, *inputs, seed=7)[1]
@@ -166,7 +166,7 @@ def test_shared_numbers_make_an_estimate_independent_of_its_batch(branch, data, 
 @pytest.mark.parametrize("estimator", [Exact(), RussianRoulette(per_example=True, num_probes=2, probe_sets=1)])
 @pytest.mark.parametrize("shape", [[4, 4, 1], [2]])
 def test_an_empty_batch_has_empty_results(estimator, shape):
-    """With a gradient of 0 in the parameters, and if nothing is known of the branch."""
+    """The gradient in the parameters is 0. The branch is a network, or a function without a known shape."""
     conv = resflow.flows.conv_branch(shape, 2, kernels=(3, 1)) if len(shape) == 3 else None
     weights = [v.value for v in conv.trainable_variables] if conv else []
 
@@ -181,7 +181,7 @@ def test_an_empty_batch_has_empty_results(estimator, shape):
 
 
 def test_events_in_half_precision():
-    """g = sin(x) / 2, whose log-determinant is the sum of log(1 + cos(x) / 2), to 3 roundings of the terms."""
+    """g = sin(x) / 2 has the log-determinant sum log(1 + cos(x) / 2), up to 3 rounding errors of its terms."""
     for estimator, dtype, epsilon in [
         (Exact(), "bfloat16", 2.0**-7),
         (PowerSeries(20, probes="basis"), "bfloat16", 2.0**-7),
@@ -197,7 +197,7 @@ def test_events_in_half_precision():
 
 
 @pytest.mark.parametrize("estimator", [Exact(), PowerSeries(20, probes="basis")])
-def test_a_condition_that_is_the_same_tensor_is_held(estimator):
+def test_a_condition_that_is_the_same_tensor_is_held_constant(estimator):
     """g = x / 2 + sin(c): the Jacobian in x is I / 2, whatever c is."""
 
     def log_det(x):
@@ -207,16 +207,16 @@ def test_a_condition_that_is_the_same_tensor_is_held(estimator):
         np.testing.assert_allclose(function(tf.zeros([2, 3])), [3 * np.log(1.5)] * 2, rtol=1e-5)
 
 
-def test_what_is_out_of_range_is_refused(refused):
+def test_settings_out_of_range(refused):
     for make, message in (
-        (lambda: PowerSeries(probes="uniform"), "probes of PowerSeries must be .*rademacher.*got 'uniform'"),
+        (lambda: PowerSeries(probes="uniform"), "probes='uniform'; in PowerSeries it must be .*rademacher"),
         (lambda: AdaptiveSeries(num_probes=0), "num_probes"),
         (lambda: RussianRoulette(-1), "num_exact_terms"),
         (lambda: PowerSeries(0), "num_terms"),
         (lambda: AdaptiveRoulette(1.0), "rtol"),
         (lambda: AdaptiveRoulette(max_exact_terms=0), "max_exact_terms"),
         (lambda: AdaptiveSeries(0.0), "tolerance"),
-        (lambda: AdaptiveSeries(lipschitz_constant=1.0), "lipschitz_constant of .*below 1"),
+        (lambda: AdaptiveSeries(lipschitz_constant=1.0), "lipschitz_constant=.*below 1"),
         (lambda: AdaptiveRoulette(chance=1.0), "chance"),
         (lambda: Geometric.for_lipschitz(1.0), "probability"),
         (lambda: Poisson(0.0), "rate"),

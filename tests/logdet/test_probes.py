@@ -1,4 +1,4 @@
-"""The probes, the roulette that follows the decay of the series, and the numbers of terms against SciPy."""
+"""The probes, the adaptive roulette, and the numbers of terms compared with SciPy."""
 
 import numpy as np
 import pytest
@@ -38,9 +38,9 @@ def test_pairs_of_different_colors_cancel(shape, num_probes):
 
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
 def test_random_probes_have_independent_coordinates_of_variance_1(kind):
-    """Two probes of 10,000 examples: means, moments and fourth powers within 4.5 standard errors."""
+    """For two probes of 10,000 examples, all moments are within 4.5 standard errors."""
     v = draw_probes(kind, 2, tf.zeros([10_000, 3], tf.float64), tf.constant([1, 2]))
-    v = np.reshape(v, [2, 10_000, 3]).transpose(1, 0, 2).reshape(-1, 6)  # all six numbers of an example
+    v = np.reshape(v, [2, 10_000, 3]).transpose(1, 0, 2).reshape(-1, 6)  # the six numbers of each example
     pairs = v[:, :, None] * v[:, None]
     assert np.abs(v.mean(0)).max() < 0.045
     assert np.abs(pairs.mean(0) - np.eye(6)).max() < 0.045 * np.sqrt(2)
@@ -49,7 +49,7 @@ def test_random_probes_have_independent_coordinates_of_variance_1(kind):
 
 
 @pytest.mark.parametrize("num_colors", [9, 10, 12, 13, 16])
-def test_pixels_of_one_color_do_not_meet_in_a_branch(num_colors):
+def test_a_branch_does_not_couple_pixels_of_the_same_color(num_colors):
     """Kernels of 3, 1 and 3 couple pixels at most 2 apart."""
     colors = colors_of((12, 12, 1), num_colors).ravel()
     rows, columns = np.indices((12, 12)).reshape(2, -1)
@@ -58,7 +58,7 @@ def test_pixels_of_one_color_do_not_meet_in_a_branch(num_colors):
 
 
 def weights_of(estimator, v, seed, vectors):
-    """The weights of terms of these vectors, `[terms, rows]`, and before each whether there are more."""
+    """Returns the weights of the terms of these vectors, `[terms, rows]`, and whether each is computed."""
     terms = estimator.terms(None, v, tf.constant(seed))
     state, weights, more = terms.state, [], []
     for k, w in enumerate(vectors, 1):
@@ -69,8 +69,8 @@ def weights_of(estimator, v, seed, vectors):
     return np.stack(weights), more
 
 
-def test_an_adaptive_roulette_takes_exact_terms_until_they_are_small():
-    """J = 0.3 I: term 6 is the first below 1e-3. 20,000 draws of N: each weight has mean 1, within 4.5 errors."""
+def test_an_adaptive_roulette_computes_exact_terms_until_they_are_small():
+    """For J = 0.3 I, term 6 is the first below 1e-3. Weights have mean 1 within 4.5 errors of 20,000 draws."""
     v = tf.ones([20_000, 1], tf.float64)
     estimator = AdaptiveRoulette(1e-3, per_example=True, chance=0.05)
     weights, more = weights_of(estimator, v, [3, 4], [0.3**k * v for k in range(1, 10)])
@@ -82,8 +82,8 @@ def test_an_adaptive_roulette_takes_exact_terms_until_they_are_small():
         assert abs(np.mean(weight) - 1) < 4.5 * np.sqrt((1 / chance - 1) / 20_000)
 
 
-def test_rows_of_an_adaptive_roulette_stop_for_themselves():
-    """Each row keeps its weights, whatever the others in its batch do: rows of 0.1 and 0.9 at once and alone."""
+def test_rows_of_an_adaptive_roulette_stop_independently():
+    """Rows with the ratios 0.1 and 0.9 have the same weights in one batch as on their own."""
 
     def weights(*ratios):
         ratios = tf.constant(ratios, tf.float64)[:, tf.newaxis]
@@ -95,8 +95,8 @@ def test_rows_of_an_adaptive_roulette_stop_for_themselves():
     assert np.all(together[:43, 1] == 1) and not np.all(together[:43, 0] == 1)  # 0.9^44 is below 0.01
 
 
-def test_an_adaptive_roulette_gives_up_exact_terms_in_the_end():
-    """And takes the next one with a chance of 1/2, or of 0.01 if each of 2,000 examples draws its own."""
+def test_an_adaptive_roulette_limits_the_exact_terms():
+    """The next term has the probability 1/2, or 0.01 if each of 2,000 examples draws its own N."""
     ones, many = tf.ones([1, 1]), tf.ones([2000, 1])
     shared = [weights_of(AdaptiveRoulette(1e-6, 5), ones, [0, i], [ones] * 6)[0] for i in range(8)]
     np.testing.assert_array_equal(np.stack(shared)[:, :5], 1)
@@ -105,8 +105,8 @@ def test_an_adaptive_roulette_gives_up_exact_terms_in_the_end():
     np.testing.assert_allclose(np.unique(own[5]), [0, 100], rtol=1e-6)
 
 
-def test_a_number_that_rounds_to_1_leaves_the_exact_terms(monkeypatch):
-    """Of all numbers that may be drawn, the largest in float64 ends the roulette, and not before it."""
+def test_a_number_that_rounds_to_1_keeps_the_exact_terms(monkeypatch):
+    """Even the largest number that can be drawn, in float64, ends only the roulette."""
     largest = np.nextafter(1.0, 0.0)
     monkeypatch.setattr(estimators, "random_uniform", lambda shape, seed, dtype: tf.fill(shape, largest))
     _, log_det = AdaptiveRoulette(1e-3)(lambda x: 0.3 * x, tf.ones([1, 2]), seed=0)
@@ -118,7 +118,7 @@ def test_a_number_that_rounds_to_1_leaves_the_exact_terms(monkeypatch):
     [(Geometric(0.5), scipy.stats.geom(0.5)), (Poisson(2.0), scipy.stats.poisson(2.0))],
 )
 def test_samples_follow_the_distribution(distribution, reference):
-    """40,000 draws: each frequency within 4.5 standard errors."""
+    """Each frequency in 40,000 draws is within 4.5 standard errors."""
     num = 40_000
     draws = distribution.sample([num], tf.constant([1, 2])).numpy()
     for n in range(8):
@@ -136,7 +136,7 @@ def test_survival_has_a_stable_tail():
 
 
 def test_finite_variance():
-    """Geometric(p): the ratio L^2 / (1 - p) of the terms of sum L^(2k) / P(N >= k) is below 1."""
+    """For Geometric(p), the terms of sum L^(2k) / P(N >= k) have the ratio L^2 / (1 - p), which must be < 1."""
     assert Geometric(0.5).finite_variance(0.7) and not Geometric(0.5).finite_variance(0.98**3)
     assert not Poisson(2.0).finite_variance(0.1)
     for lipschitz in (0.1, 0.5, 0.94, 0.999):
@@ -145,6 +145,6 @@ def test_finite_variance():
 
 
 def test_geometric_has_no_heavy_tail():
-    """A uniform number that is 0 once in 2^23 draws would give N = 127; the chance of N > 40 in 2^24 is 3e-5."""
+    """A uniform number that is 0 once in 2^23 draws would give N = 127. N > 40 in 2^24 draws has chance 3e-5."""
     draws = Geometric(0.5).sample([2**24], [0, 1])
     assert 18 < np.max(draws) <= 40

@@ -205,7 +205,7 @@ def test_wrong_arguments(model, images, tmp_path, refused):
     chain = tfb.Chain(small_flow().bijectors)
     for flow in (chain, tfb.Invert(tfb.Invert(chain))):
         refused("silently drops seeds. Put it in a", resflow.FlowModel, flow, [2])
-    refused(r"events of shape \(2,\).*got an input of shape \(3,\)", resflow.FlowModel, model.flow, [3])
+    refused(r"Got an input of shape \(3,\).*events of shape \(2,\)", resflow.FlowModel, model.flow, [3])
     refused(r"\(5, 3\). Give batches of examples of shape \(2,\)", model.log_prob, tf.zeros([5, 3]))
     refused("are uint8, but the model needs floats", model.log_prob, tf.zeros([5, 2], tf.uint8))
     refused("are float32, but the model needs integers 0, ..., 16", images.log_prob, tf.zeros([5, 2, 4, 1]))

@@ -1,4 +1,4 @@
-"""Bijectors: the residual block, and what a flow needs around it."""
+"""Bijectors: residual blocks, other layers of flows, compositions, and passes through a flow."""
 
 from tf_resflow.bijectors.act_norm import ActNorm
 from tf_resflow.bijectors.affine_autoregressive import AffineAutoregressive

@@ -4,15 +4,16 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import LipschitzConstants
-from tf_resflow.bijectors.networks import of_shape
+from tf_resflow.bijectors.networks import checked_shape
 from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType, Shape, TensorLike
 
 
 class ActNorm(VariableBijector):
-    r"""`y = exp(log_scale) (x + shift)`, per channel or per element of the event.
+    r"""Affine map per channel or per element of an event: `y = exp(log_scale) (x + shift)`.
 
-    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. It starts as the identity.
+    \\(\log|\det J| = n \sum_c \mathrm{log\_scale}_c\\), with n positions per channel. The initial map is the
+    identity. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
     Args:
       event_shape: shape of an event, channels last.
@@ -47,13 +48,11 @@ class ActNorm(VariableBijector):
         return self._value("shift")
 
     def initialize(self, x: TensorLike, inverse: bool = False) -> None:
-        """Sets the parameters so that `forward(x)` has mean 0 and variance 1.
-
-        A standard deviation counts as 1e-3 at least.
+        """Sets the parameters so that `forward(x)` has mean 0 and variance 1; deviations count as at least 1e-3.
 
         Args:
           x: the batch, `[batch, ..., *event]`.
-          inverse: whether `inverse(x)` gets mean 0 and variance 1 instead.
+          inverse: whether to normalize `inverse(x)` instead.
         """
         x = tf.convert_to_tensor(x, self.dtype)
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - self.shift.shape.rank)))
@@ -68,10 +67,10 @@ class ActNorm(VariableBijector):
         return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
 
     def _forward(self, x):
-        return of_shape(x.shape, tf.exp(self.log_scale) * (x + self.shift))
+        return checked_shape(x.shape, tf.exp(self.log_scale) * (x + self.shift))
 
     def _inverse(self, y):
-        return of_shape(y.shape, tf.exp(-self.log_scale) * y - self.shift)
+        return checked_shape(y.shape, tf.exp(-self.log_scale) * y - self.shift)
 
     def _forward_log_det_jacobian(self, x):
         rank = self.forward_min_event_ndims

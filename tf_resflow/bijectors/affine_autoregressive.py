@@ -10,17 +10,18 @@ from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class AffineAutoregressive(NetworkBijector):
-    r"""\\(y_i = e^{s_i(x_{<i})} x_i + t_i(x_{<i})\\), with \\(s_i = 2 \tanh(r_i / 2)\\), on vectors x.
+    r"""Affine autoregressive layer on vectors: \\(y_i = e^{s_i(x_{<i})} x_i + t_i(x_{<i})\\).
 
-    \\(\log|\det J| = \sum_i s_i\\): the Jacobian is triangular. The network returns `[t, r]`, joined along the last
-    axis. The inverse finds one coordinate after the other, with one evaluation each. A masked autoregressive flow
-    has these layers from data to latent, an inverse autoregressive flow from latent to data.
+    The network returns `[t, r]`, concatenated along the last axis, and \\(s_i = 2 \tanh(r_i / 2)\\). The Jacobian
+    is triangular, with \\(\log|\det J| = \sum_i s_i\\). The inverse computes one coordinate after another, with one
+    evaluation of the network for each. `forward` maps data to latent, unlike in distrax and FlowJAX. In this
+    direction, the layers form a masked autoregressive flow; inverted, an inverse autoregressive flow.
 
     Args:
-      network: built Keras layer or model from x, or from `[x, condition]`, as from
+      network: built Keras layer or model of x or of `[x, condition]`, for example from
         `tf_resflow.flows.autoregressive_network`.
-      reverse: whether the coordinates are in reverse order: \\(x_{>i}\\) instead of \\(x_{<i}\\).
-      name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
+      reverse: whether to reverse the order of the coordinates: \\(x_{>i}\\) instead of \\(x_{<i}\\).
+      name: `str`, also the key in checkpoints. `Flow` numbers repeated names.
 
     Raises:
       ValueError: if the network is not autoregressive in this order.
@@ -38,7 +39,10 @@ class AffineAutoregressive(NetworkBijector):
         parameters = dict(locals())
         (shape, *condition), output = network_shapes(network)
         if len(shape) != 1 or output != (2 * shape[0],):
-            raise ValueError(f"{network.name!r} maps {shape} to {output}; the network must map [D] to [2 D].")
+            raise ValueError(
+                f"The network {network.name!r} maps {shape} to {output}; it must map [D] to [2 D]. Use "
+                "tf_resflow.flows.autoregressive_network."
+            )
         self._event_shape = tf.TensorShape(shape)
         self._reverse = reverse
         super().__init__(network, condition, parameters=parameters, name=name)
@@ -64,30 +68,30 @@ class AffineAutoregressive(NetworkBijector):
         return Pass(x, -log_det)
 
     def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
-        r"""y, log|det J|, \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x, if unconditional."""
+        r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if unconditional."""
         if self.has_condition:
             return None
-        y, log_scale, jacobian, of_log_scale = self._with_jacobian(x, networks)
-        gradient = (gradient - tf.reduce_sum(of_log_scale, 1))[..., tf.newaxis]
+        y, log_scale, jacobian, log_scale_jacobian = self._with_jacobian(x, networks)
+        gradient = (gradient - tf.reduce_sum(log_scale_jacobian, 1))[..., tf.newaxis]
         gradient = tf.linalg.triangular_solve(jacobian, gradient, lower=not self._reverse, adjoint=True)
         return y, tf.reduce_sum(log_scale, -1), gradient[..., 0]
 
     def _with_jacobian(self, x, networks=None):
-        """The value and s at x `[batch, D]`, and their Jacobians `[batch, D, D]`, without a condition."""
+        """Returns y and s at x `[batch, D]`, and their Jacobians `[batch, D, D]`, without a condition."""
         network = bound_network(self.network, networks)
         if network.program.knows_jacobian:
             output, tangents = network.jacobian([x])
-            shift_r, of_shift_r = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [2, 0, 1])
+            shift_r, output_jacobian = tf.cast(output, x.dtype), tf.transpose(tf.cast(tangents, x.dtype), [2, 0, 1])
         else:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
                 shift_r = tf.cast(network(x), x.dtype)
-            of_shift_r = tape.batch_jacobian(shift_r, x)
-        (shift, r), (of_shift, of_r) = tf.split(shift_r, 2, -1), tf.split(of_shift_r, 2, 1)
+            output_jacobian = tape.batch_jacobian(shift_r, x)
+        (shift, r), (shift_jacobian, r_jacobian) = tf.split(shift_r, 2, -1), tf.split(output_jacobian, 2, 1)
         half = tf.tanh(r / 2.0)
-        scale, of_log_scale = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * of_r
-        jacobian = of_shift + (scale * x)[..., tf.newaxis] * of_log_scale
-        return scale * x + shift, 2.0 * half, tf.linalg.set_diag(jacobian, scale), of_log_scale
+        scale, log_scale_jacobian = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * r_jacobian
+        jacobian = shift_jacobian + (scale * x)[..., tf.newaxis] * log_scale_jacobian
+        return scale * x + shift, 2.0 * half, tf.linalg.set_diag(jacobian, scale), log_scale_jacobian
 
     def _shift_and_log_scale(self, x, network):
         shift, r = tf.split(tf.ensure_shape(network(x), [*x.shape[:-1], 2 * self._event_shape[0]]), 2, -1)
@@ -95,16 +99,16 @@ class AffineAutoregressive(NetworkBijector):
 
 
 def _check_autoregressive(network, reverse):
-    """Raises a ValueError if, for random weights, an output depends on a coordinate that it must not see."""
+    """Raises a ValueError if an output depends on a coordinate that it must not see, for random weights."""
     generator = np.random.default_rng(0)
     ((size,), *condition), _ = network_shapes(network)
     dtype = (parameter_dtype(network) or tf.float32).name
-    x = generator.normal(size=[1, size]) + np.eye(size + 1, size)  # row j moves coordinate j, the last row none
+    x = generator.normal(size=[1, size]) + np.eye(size + 1, size)  # row j changes coordinate j; the last row, none
     weights = [generator.normal(size=variable.shape) for variable in network.trainable_variables]
     inputs = [tf.constant(x, dtype), *(tf.zeros([size + 1, *shape], dtype) for shape in condition)]
     output, _ = network.stateless_call(weights, network.non_trainable_variables, inputs if condition else inputs[0])
     change = np.abs(output[:-1] - output[-1:]).reshape(size, 2, size).max(axis=1).T
-    seen = change > 1e-4 * (1 + np.abs(output).max())  # of outputs, by coordinate
+    seen = change > 1e-4 * (1 + np.abs(output).max())  # [output, coordinate]
     for i, j in np.argwhere(np.tril(seen) if reverse else np.triu(seen)):
         raise ValueError(
             f"The network {network.name!r} is not autoregressive with reverse={reverse}: its output for coordinate "

@@ -1,7 +1,4 @@
-"""The base class of the bijectors: one pass returns the value and the log-determinant, and TFP's methods follow.
-
-This is the only file that knows TFP's cache of values.
-"""
+"""The base class of all bijectors, and passes through them. Only this module accesses TFP's cache of values."""
 
 import dataclasses
 import functools
@@ -24,14 +21,14 @@ from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.solvers import Solution
 
-_OF_GRAPH = "_tf_resflow_values"  # attribute of a graph
+_GRAPH_CACHE = "_tf_resflow_values"  # the attribute of a graph that holds its cached values
 
 
 class Pass(NamedTuple):
     """The result of one pass through a bijector.
 
     Attributes:
-      value: a tensor, or a nest of tensors.
+      value: the output, a tensor or a nest of tensors.
       log_det: log|det| of the Jacobian in the direction of the pass, for events of the minimum rank, if requested.
       features: the values after each scale of a flow.
       solutions: the `Solution` of each block that solved an equation, in order.
@@ -45,16 +42,15 @@ class Pass(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the caller of a pass chooses.
+    """The options of a pass.
 
     Attributes:
-      arguments: `seed`, `networks`, `condition`, and dictionaries under the names of members.
+      arguments: `seed`, `networks` and `condition`, and dictionaries of arguments by member name.
       compute_log_det: whether to compute the log-determinant.
       warn: whether to print a warning if an inverse did not converge.
-      unseen: No warning is issued up to this residual, because the data cannot resolve it.
-      atol: absolute tolerance for the inverse of blocks that were given no solver.
-      visit: function of a bijector, its input, and whether it is inverted; called before each bijector that has
-        no members.
+      unseen: largest residual that issues no warning, because the data cannot resolve it.
+      atol: absolute tolerance of the inverse, for blocks with the default solver.
+      visit: function `visit(bijector, input, is_inverse)`, called before each bijector without members.
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -65,21 +61,22 @@ class Context:
     visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
     def take(self, name: str, *known: str) -> list:
-        """Returns the values of the known arguments, None where missing; raises a ValueError for others."""
+        """Returns the values of the `known` arguments, or None if missing. Other arguments raise a ValueError."""
         if unknown := self.arguments.keys() - {*known, "salt"}:
-            takes = ", ".join(known) or "no arguments"
-            raise ValueError(f"{name} takes {takes} besides the value; got {', '.join(sorted(unknown))}.")
+            accepted = ", ".join(known) or "no arguments"
+            got = f"{name} got unknown arguments: {', '.join(sorted(unknown))}"
+            raise ValueError(f"{got}. Besides the value, it accepts {accepted}. Remove or rename the others.")
         return [self.arguments.get(key) for key in known]
 
     def seed(self, name: str) -> tf.Tensor:
-        """Returns the stateless seed of a bijector of this name, from `seed` and the `salt` that flows add."""
+        """Returns the stateless seed of the bijector `name`, from `seed` and the `salt` that flows add."""
         return stateless_seed(self.arguments.get("seed"), salt=self.arguments.get("salt", "") + name)
 
 
 class LipschitzConstants(NamedTuple):
-    """Upper bounds of the Lipschitz constants of a bijector (data to latent) and of its inverse.
+    """Upper bounds on the Lipschitz constants of a bijector (data to latent) and of its inverse.
 
-    Both hold in the l^p norm of `order` p, or in every norm if it is None. `reason` says why one is infinite.
+    Both hold in the l^p norm of `order` p, or in every l^p norm if it is None. `reason` explains an infinite bound.
     """
 
     forward: float = math.inf
@@ -89,28 +86,26 @@ class LipschitzConstants(NamedTuple):
 
 
 class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
-    """TFP's cache, one per graph, without entries whose output is gone.
+    """TFP's cache, kept separately for each graph, without entries whose output no longer exists.
 
-    Otherwise a value computed inside `tf.cond` or `tf.while_loop` would be found outside of its graph, and no graph
-    would ever be freed.
+    In a shared cache, a value computed inside `tf.cond` or `tf.while_loop` would be found outside of its graph, and
+    no graph would ever be freed.
     """
 
     @property
     def storage(self):
-        """The values cached in the current graph, or in eager mode."""
         if tf.executing_eagerly():
             return self._eager
         graph = tf.compat.v1.get_default_graph()
-        if not hasattr(graph, _OF_GRAPH):
-            setattr(graph, _OF_GRAPH, cache_util.EphemeralDict())
-        return getattr(graph, _OF_GRAPH)
+        if not hasattr(graph, _GRAPH_CACHE):
+            setattr(graph, _GRAPH_CACHE, cache_util.EphemeralDict())
+        return getattr(graph, _GRAPH_CACHE)
 
     @storage.setter
     def storage(self, eager):
         self._eager = eager
 
     def __get__(self, bijector, bijector_class=None):
-        """The cache of one bijector."""
         return type(self)(self._forward_name, self._inverse_name, bijector, bijector_class, self._eager)
 
     def _attributes(self, input, fn_name, **kwargs):  # noqa: A002 (TFP's name)
@@ -120,15 +115,16 @@ class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
         return edge.attributes
 
     def _invoke(self, input, fn_name, kwargs, attributes):  # noqa: A002
-        attributes.clear()  # as above
+        attributes.clear()  # variables may have changed
         return super()._invoke(input, fn_name, kwargs, attributes)
 
 
 class FlowBijector(Serializable, tfb.Bijector):
-    """A bijector defined by one pass through it.
+    """Base class of bijectors that compute the value and the log-determinant in one pass.
 
-    A subclass implements `forward_pass` and `inverse_pass`, which return the value and log-determinant, or TFP's
-    `_forward`, `_inverse` and `_forward_log_det_jacobian`. TFP's other methods follow from either.
+    A subclass implements either `forward_pass` and `inverse_pass`, which return the value and the log-determinant,
+    or TFP's `_forward`, `_inverse` and `_forward_log_det_jacobian`. The other methods of `tfb.Bijector` are derived
+    from these. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
     ```python
     import tensorflow as tf
@@ -152,18 +148,18 @@ class FlowBijector(Serializable, tfb.Bijector):
     # [[1. 3.]] [[1. 1.]]
     ```
 
-    In a pass, `context.compute_log_det` says whether the log-determinant is wanted, `context.take(name, "seed",
-    "condition")` returns the values of these arguments and refuses others, and `context.seed(name)` is a
-    stateless seed.
+    In a pass, `context.compute_log_det` is true if the log-determinant is needed. `context.seed(name)` returns a
+    stateless seed. `context.take(name, "seed", "condition")` returns the values of these arguments, and raises an
+    error if there are others.
 
     Attributes:
-      networks: the built Keras layers (or modules) that the bijector evaluates, whose variables are trained and
+      networks: the built Keras layers (or modules) that the bijector evaluates. Their variables are trained and
         saved. Set this attribute before calling `super().__init__`, or define a property.
-      keras_variables: the `keras.Variable`s that the bijector holds itself.
-      argument_names: the arguments that it accepts from the flows around it, of "seed", "networks" and
-        "condition"; none by default.
-      ends_scale: whether a flow has a feature after it, see `forward_features`.
-      is_random: whether its log-determinant is a random estimate.
+      keras_variables: the `keras.Variable`s of the bijector that do not belong to its networks.
+      argument_names: the arguments that the bijector accepts from surrounding flows: any of "seed", "networks" and
+        "condition". None by default.
+      ends_scale: whether a scale of a flow can end with the bijector, see `forward_features`.
+      is_random: whether the log-determinant is a random estimate.
     """
 
     networks: Sequence[Any] = ()
@@ -172,21 +168,20 @@ class FlowBijector(Serializable, tfb.Bijector):
     ends_scale: bool = False
     is_random: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
-    _members: dict[str, tfb.Bijector] = {}  # by key, if it is made of others
+    _members: dict[str, tfb.Bijector] = {}  # by key, for compositions
     _inverse_solves = False  # whether the inverse needs a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
-    _why_unbounded = ""  # a sentence, for bijectors without a Lipschitz constant
+    _why_unbounded = ""  # the reason, for bijectors without a Lipschitz constant
 
-    _networks_key = "_network_variables"  # of the variables of the networks in checkpoints
+    _networks_key = "_network_variables"  # the checkpoint key of the networks' variables
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kept = [adopt(network) for network in self.networks]
-        if kept:  # TFP sees the variables here
+        if kept:  # TFP tracks the variables through this attribute
             setattr(self, self._networks_key, kept[0] if len(kept) == 1 else kept)
         super().__init__(*args, **kwargs)
 
     def __reduce__(self):
-        """Pickles and copies the config, and the values of the variables."""
         return _with_values, (serialize(self), [variable.numpy() for variable in self.variables])
 
     @classmethod
@@ -194,27 +189,26 @@ class FlowBijector(Serializable, tfb.Bijector):
         return {}
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x `[..., *event]`, data to latent."""
+        """Returns the `Pass` that maps data x `[..., *event]` to latent values."""
         y = self._forward(x, **context.arguments)
         return Pass(y, self._forward_log_det_jacobian(x, **context.arguments) if context.compute_log_det else None)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data."""
+        """Returns the `Pass` that maps latent values y to data."""
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x, **context.arguments) if context.compute_log_det else None)
 
     def lipschitz_constants(self, certified: bool = False, bound: Any = lipschitz_constant) -> LipschitzConstants:
-        """Upper bounds of the Lipschitz constants of the bijector and of its inverse.
+        """Returns upper bounds on the Lipschitz constants of the bijector and of its inverse.
 
         Args:
-          certified: whether the bounds must be proofs for the current weights, see
+          certified: whether the bounds must be proven for the current weights, see
             `tf_resflow.layers.lipschitz_constant`.
-          bound: function of a network and `certified` that bounds its constant, for example a cached one.
+          bound: function `bound(network, certified=...)` that returns the bound of a network, for example cached.
         """
         return self._lipschitz_constants(certified, bound)
 
     def _lipschitz_constants(self, certified, bound):
-        """By default, what the members imply."""
         parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
         if not parts:
             unknown = f"The Lipschitz constants of a {type(self).__name__} are unknown"
@@ -228,23 +222,22 @@ class FlowBijector(Serializable, tfb.Bijector):
         return LipschitzConstants(self._compose(forward), self._compose(inverse), order, reason)
 
     def _ends_of_scales(self):
-        """For each member in order, whether its output is a feature of the flow."""
+        """Yields for each member, in order, whether its output is a feature of the flow."""
         return itertools.repeat(True)
 
     def _compose(self, constants):
-        """A Lipschitz constant of the whole, from those of the members in order."""
         return math.prod(constants)
 
     def _initialize(self, x, inverse):
-        """Sets the variables that depend on data, such as those of an `ActNorm`, from what reaches the bijector."""
+        """Sets data-dependent variables, such as those of an `ActNorm`, from the input x of the bijector."""
 
     @property
     def _has_parts(self):
-        """Whether an input or an output is a structure."""
+        """Whether the input or the output is a structure of tensors."""
         return tf.nest.is_nested(self.forward_min_event_ndims) or tf.nest.is_nested(self.inverse_min_event_ndims)
 
     def _defers(self, inverse):
-        """Whether the log-determinant comes from the opposite pass, because only this one needs a solver."""
+        """Whether to compute the log-determinant in the opposite pass, because only this pass needs a solver."""
         return _solves(self, inverse) and not _solves(self, not inverse)
 
     def _forward_event_shape(self, shape):
@@ -257,14 +250,14 @@ class FlowBijector(Serializable, tfb.Bijector):
         return shape if self._event_shape is None else self._forward_event_shape(shape)
 
     def _augmented(self, inverse, x, /, **arguments):
-        """The value, and a dict of what TFP's cache keeps with it: the log-determinant of the same pass."""
-        least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
+        """Returns the value, and the log-determinants of the same pass as a dict for TFP's cache."""
+        min_ndims = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         is_random = any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(self))
-        unseeded = is_random and "seed" not in arguments  # drawn only when the estimate is requested
-        wanted = not (tf.nest.is_nested(least) or self._defers(inverse) or unseeded)
+        unseeded = is_random and "seed" not in arguments  # such an estimate is drawn only on request
+        compute_log_det = not (tf.nest.is_nested(min_ndims) or self._defers(inverse) or unseeded)
         try:
-            value, log_det, *_ = _pass(self, x, Context(arguments, wanted), inverse)
-        except NotImplementedError:  # a user's member may have a value and no log-determinant
+            value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det), inverse)
+        except NotImplementedError:  # a user's bijector may lack the log-determinant
             value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
@@ -293,15 +286,15 @@ def _with_values(config, values):
 def pass_through(
     bijector: tfb.Bijector, x: Any, context: Context, event_ndims: Any = None, inverse: bool = False
 ) -> Pass:
-    """A `Pass` through any bijector, also of TFP, from a tensor or a nest of tensors.
+    """Passes a tensor or a nest of tensors through any bijector, including TFP's.
 
-    The log-determinant is summed over events of rank `event_ndims`, by default the minimum.
+    The log-determinant is summed over events of rank `event_ndims`, by default the minimum rank.
     """
     if isinstance(bijector, _Invert):
         return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
     is_ours = isinstance(bijector, FlowBijector)
-    walks = isinstance(bijector, tfb.Composition) and not is_ours and not context.compute_log_det
-    if walks and has_fixed_members(bijector):
+    walk_members = isinstance(bijector, tfb.Composition) and not is_ours and not context.compute_log_det
+    if walk_members and has_fixed_members(bijector):
         return pass_through_members(bijector, x, context, inverse)
     if context.visit and not getattr(bijector, "_members", False):
         context.visit(bijector, x, inverse)
@@ -312,30 +305,32 @@ def pass_through(
     with tf.name_scope(bijector.name):
         if bijector._members and bijector._has_parts and event_ndims is not None:  # parts of different ranks
             return pass_through_members(bijector, x, context, inverse, event_ndims)
-        done = _pass(bijector, x, context, inverse)
+        result = _pass(bijector, x, context, inverse)
         if not context.compute_log_det:
-            return done._replace(log_det=None)
-        return done._replace(log_det=_over_events(bijector, done.log_det, x, event_ndims, inverse))
+            return result._replace(log_det=None)
+        return result._replace(log_det=_over_events(bijector, result.log_det, x, event_ndims, inverse))
 
 
 def _pass(bijector, x, context, inverse):
-    """The `Pass` by the bijector's own method; raises a NotImplementedError if it lacks the log-determinant."""
+    """Calls the bijector's own method. Raises NotImplementedError if a requested log-determinant is missing."""
     method = bijector.inverse_pass if inverse else bijector.forward_pass
     if bijector._event_shape is not None:
         check_event(f"{bijector.name} maps events", bijector._event_shape, x.shape)
-    done, name = method(x, context), f"{bijector.name}.{method.__name__}"
-    if not isinstance(done, tuple):
-        raise ValueError(f"{name} must return (value, log_det); it returned a {type(done).__name__}.")
-    done = Pass(*done)
-    if context.compute_log_det and done.log_det is None:
-        raise NotImplementedError(f"{name} returned no log-determinant, but context.compute_log_det is true.")
-    return done
+    result, name = method(x, context), f"{bijector.name}.{method.__name__}"
+    if not isinstance(result, tuple):
+        raise ValueError(f"{name} returned a {type(result).__name__}; it must return a tuple (value, log_det).")
+    result = Pass(*result)
+    if context.compute_log_det and result.log_det is None:
+        raise NotImplementedError(
+            f"{name} returned no log-determinant, but context.compute_log_det is true. Return (value, log_det)."
+        )
+    return result
 
 
 def pass_through_members(composition, x, context, inverse=False, event_ndims=None) -> Pass:
-    """A pass through each member of a composition, by TFP's `_walk_forward` or `_walk_inverse`.
+    """Passes x through each member of a composition, using TFP's `_walk_forward` or `_walk_inverse`.
 
-    The log-determinant requires members in sequence, and `event_ndims`, the rank of the events of `x`.
+    The log-determinant requires that the members are in sequence, and `event_ndims`, the rank of the events of `x`.
     """
     is_ours = isinstance(composition, FlowBijector)
     ends = composition._ends_of_scales() if is_ours else itertools.repeat(False)
@@ -345,13 +340,13 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
 
     def step(member, x, **arguments):
         nonlocal event_ndims
-        done = pass_through(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
+        result = pass_through(member, x, dataclasses.replace(context, arguments=arguments), event_ndims, inverse)
         if context.compute_log_det:
-            log_dets.append(done.log_det)
+            log_dets.append(result.log_det)
             event_ndims = (member.inverse_event_ndims if inverse else member.forward_event_ndims)(event_ndims)
-        solutions.extend(done.solutions)
-        features.extend([done.value] if not inverse and next(ends) else () if is_ours else done.features)
-        return done.value
+        solutions.extend(result.solutions)
+        features.extend([result.value] if not inverse and next(ends) else () if is_ours else result.features)
+        return result.value
 
     value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
     log_det = None
@@ -362,7 +357,7 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
 
 
 def in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
-    """The bijectors that a sequence such as `tfb.Chain` or `Flow` applies to a tensor, the first one first."""
+    """Returns the bijectors of a sequence such as `tfb.Chain` or `Flow`, in the order in which it applies them."""
     if not isinstance(bijector, tfb.Composition) or tf.nest.is_nested(bijector.forward_min_event_ndims):
         return [bijector]
     members = []
@@ -378,7 +373,7 @@ def in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
 def lipschitz_constants(
     bijector: tfb.Bijector, certified: bool = False, bound: Any = lipschitz_constant
 ) -> LipschitzConstants:
-    """The `LipschitzConstants` of any bijector, also of TFP; see `FlowBijector.lipschitz_constants`."""
+    """Returns the constants of any bijector, including TFP's; see `FlowBijector.lipschitz_constants`."""
     if isinstance(bijector, _Invert):
         forward, inverse, order, reason = lipschitz_constants(bijector.bijector, certified, bound)
         return LipschitzConstants(inverse, forward, order, reason)
@@ -388,7 +383,7 @@ def lipschitz_constants(
 
 
 def _leaves(bijector, inverse=False):
-    """The bijectors in a bijector that are not made of others, each with whether it is inverted."""
+    """Returns the bijectors without members inside a bijector, as pairs `(leaf, is_inverted)`."""
     if isinstance(bijector, _Invert):
         return _leaves(bijector.bijector, not inverse)
     members = tf.nest.flatten(getattr(bijector, "_members", None) or getattr(bijector, "bijectors", []))
@@ -402,18 +397,17 @@ def _solves(bijector, inverse):
 
 
 def _over_events(bijector, log_det, x, event_ndims, inverse):
-    """Sums the log-determinant over the axes of events of a higher rank than the minimum."""
-    least = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
-    if event_ndims is None or event_ndims == least:
+    min_ndims = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
+    if event_ndims is None or event_ndims == min_ndims:
         return log_det
     options = {"allow_event_shape_broadcasting": True, "validate_args": False}
     shapes = tf.nest.map_structure(tf.shape, x)
-    shape, _ = tfp_bijector.ldj_reduction_shape(shapes, event_ndims, least, None, **options)
+    shape, _ = tfp_bijector.ldj_reduction_shape(shapes, event_ndims, min_ndims, None, **options)
     return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
 
 
 def _stock_pass(bijector, x, context, event_ndims, inverse):
-    """A pass through one of TFP's bijectors, whose cache would return results of a `tf.cond` outside of it."""
+    """Passes copies through one of TFP's bijectors: its cache would return results of a `tf.cond` outside of it."""
     x = tf.nest.map_structure(tf.identity, x)
     call = bijector.inverse if inverse else bijector.forward
     log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian

@@ -1,4 +1,4 @@
-"""A triangular affine map whose parameters are functions of a condition."""
+"""Triangular affine map whose parameters are functions of a condition."""
 
 import keras
 import tensorflow as tf
@@ -10,13 +10,14 @@ from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class ConditionalAffine(NetworkBijector):
-    r"""`y = L(c) x + t(c)` on vectors x, with a lower triangular matrix L that depends on a condition c.
+    r"""Affine map of vectors x given a condition c: `y = L(c) x + t(c)`, with a lower triangular matrix L.
 
-    \\(\log|\det J| = \sum_i l_i(c)\\), with \\(\exp(l_i(c))\\) the diagonal of L. With a normal base distribution
-    it is the density of a Gaussian whose mean and covariance are functions of c. The inverse is as cheap.
+    \\(\log|\det J| = \sum_i l_i(c)\\), where \\(\exp(l_i(c))\\) is the diagonal of L. With a normal base, the
+    density is Gaussian, and its mean and covariance are functions of c. The inverse is as cheap as the forward
+    pass. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
-    For events of D coordinates the network returns t (D values) and the rows of L (D (D + 1) / 2 values, in the
-    order of `tfp.math.fill_triangular`, with l in place of the diagonal), joined along the last axis.
+    For events of D coordinates, the network returns t (D values) and the rows of L (D (D + 1) / 2 values, in the
+    order of `tfp.math.fill_triangular`, with l in place of the diagonal), concatenated along the last axis.
 
     ```python
     import keras
@@ -29,8 +30,8 @@ class ConditionalAffine(NetworkBijector):
     ```
 
     Args:
-      network: built Keras layer or model, from a condition `[condition_size]` to `[D (D + 3) / 2]`.
-      name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
+      network: built Keras layer or model that maps a condition `[condition_size]` to `[D (D + 3) / 2]`.
+      name: `str`, also the key in checkpoints. `Flow` numbers repeated names.
     """
 
     _why_unbounded = "The matrix of a conditional affine map is a function of the condition"
@@ -41,8 +42,8 @@ class ConditionalAffine(NetworkBijector):
         sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}
         if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
             raise ValueError(
-                f"The network maps {condition} to {output}. It must map a vector to D (D + 3) / 2 values for D "
-                "coordinates: 2 for one, 5 for two, 9 for three."
+                f"The network maps {condition} to {output}. For D coordinates, it must map a vector to "
+                "D (D + 3) / 2 values: 2 for one coordinate, 5 for two, 9 for three. Change the size of its output."
             )
         self._size = sizes[output[0]]
         self._event_shape = tf.TensorShape([self._size])
@@ -59,12 +60,11 @@ class ConditionalAffine(NetworkBijector):
         return Pass(from_rows(x, batch_shape), from_rows(-log_det, batch_shape))
 
     def _evaluate(self, x, context):
-        """The rows of x, their batch shape, and the shift, matrix and log-determinant of each."""
         network, condition = self._network_and_condition(context)
         x, condition, batch_shape = self._to_rows(x, condition)
         output = tf.cast(network(condition), x.dtype)
         matrix = tfp.math.fill_triangular(output[:, self._size :])
-        diagonal = tf.eye(self._size, dtype=x.dtype)  # XLA has the gradients of this for batches of any size
+        diagonal = tf.eye(self._size, dtype=x.dtype)  # XLA supports its gradients for any batch size
         log_scale = tf.reduce_sum(matrix * diagonal, axis=-1)
         matrix = (1 - diagonal) * matrix + diagonal * tf.exp(log_scale)[:, tf.newaxis]
         return x, batch_shape, output[:, : self._size], matrix, tf.reduce_sum(log_scale, axis=-1)

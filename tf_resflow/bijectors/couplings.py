@@ -1,4 +1,4 @@
-"""Couplings: one part of an event is mapped elementwise, depending on the other part."""
+"""Couplings, which map one part of an event elementwise, given the other part."""
 
 import abc
 
@@ -11,9 +11,9 @@ from tf_resflow.bijectors.parametrized import NetworkBijector
 
 
 class Coupling(NetworkBijector):
-    """`y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)` for the two parts a and b of an event, see `AffineCoupling`.
+    """Base class of the couplings `y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)`; see `AffineCoupling`.
 
-    A subclass sets `num_parameters`, and turns the network's output into t and s.
+    A subclass sets `num_parameters` and computes t and s from the network's output.
     """
 
     _default_name = "coupling"
@@ -25,7 +25,7 @@ class Coupling(NetworkBijector):
         name = name or self._default_name
         parameters = dict(locals())
         if split not in ("channels", "checkerboard"):
-            raise ValueError(f"split is 'channels' or 'checkerboard'; got {split!r}.")
+            raise ValueError(f"Got split={split!r}; it must be 'channels' or 'checkerboard'.")
         self._split, self._swap = split, swap
         (given, *condition), output = network_shapes(network)
         self._num_given = given[-1]
@@ -36,7 +36,7 @@ class Coupling(NetworkBijector):
 
     @abc.abstractmethod
     def _shift_and_log_scale(self, output):
-        """The shift t and the log-scale s, from the network's output."""
+        """Returns the shift t and the log-scale s."""
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         given, mapped = self._divide(x)
@@ -52,7 +52,7 @@ class Coupling(NetworkBijector):
         return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
 
     def _divide(self, x):
-        """The parts a and b of x; on a checkerboard each is an image with zeros in place of the other."""
+        """Returns the parts a and b. On a checkerboard, each is an image with zeros in place of the other part."""
         if self._split == "checkerboard":
             mask = self._mask(x)
             return (1 - mask) * x, mask * x
@@ -66,14 +66,13 @@ class Coupling(NetworkBijector):
         return tf.concat([mapped, given] if self._swap else [given, mapped], axis=-1)
 
     def _mask(self, x):
-        """1 at the pixels of b, 0 at those of a: `[H, W, 1]`."""
+        """Returns 1 for the pixels of b and 0 for the pixels of a, `[H, W, 1]`."""
         height, width = tf.unstack(tf.shape(x)[-3:-1])
         odd = (tf.range(height)[:, tf.newaxis] + tf.range(width)) % 2
         odd = tf.cast(odd, x.dtype)[..., tf.newaxis]
         return 1 - odd if self._swap else odd
 
     def _evaluate(self, given, context):
-        """The shift and the log-scale of each element of b, computed from a; zero for the elements of a."""
         output = self._output(context)(given)
         output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
         shift, log_scale = self._shift_and_log_scale(output)
@@ -84,23 +83,23 @@ class Coupling(NetworkBijector):
 
 
 def _num_mapped(shape, output, split, num_parameters):
-    """The channels of the part b; raises a ValueError if the network's output does not fit its input."""
+    """Returns the number of channels of part b. Raises a ValueError if the network's output has a wrong shape."""
     mapped, rest = divmod(output[-1], num_parameters)
     fits = output[:-1] == shape[:-1] and mapped > 0 and rest == 0
     if not fits or (split == "checkerboard" and (len(shape) != 3 or mapped != shape[-1])):
         raise ValueError(
-            f"The network must map [..., C_a] to [..., {num_parameters} C_b], and with split='checkerboard' an "
-            f"image [H, W, C] to [H, W, {num_parameters} C]; it maps {shape} to {output}."
+            f"The network maps {shape} to {output}. It must map [..., C_a] to [..., {num_parameters} C_b], or "
+            f"[H, W, C] to [H, W, {num_parameters} C] with split='checkerboard'. Change the shape of its output."
         )
     return mapped
 
 
 class AdditiveCoupling(Coupling):
-    r"""`y_a = x_a`, `y_b = x_b + t(x_a)` for the two parts a and b of an event: it preserves volume.
+    r"""Volume-preserving coupling of the two parts a and b of an event: `y_a = x_a`, `y_b = x_b + t(x_a)`.
 
     The network returns t, one value for each element of b. See `AffineCoupling` for the parts and the arguments.
-
-    If t has a known Lipschitz constant L in an l^p norm, the constant of the coupling and of its inverse is 1 + L.
+    If t has a known Lipschitz constant L in an l^p norm, the coupling and its inverse have the constant 1 + L.
+    `forward` maps data to latent, unlike in distrax and FlowJAX.
 
     References:
       Dinh et al., NICE, 2015, Section 3.
@@ -121,20 +120,20 @@ class AdditiveCoupling(Coupling):
 
 
 class AffineCoupling(Coupling):
-    r"""`y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)` for the two parts a and b of an event.
+    r"""Coupling of the two parts a and b of an event: `y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)`.
 
-    \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\): the Jacobian is triangular. The inverse is as
-    cheap as the forward pass.
+    The Jacobian is triangular, with \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\). The inverse is
+    as cheap as the forward pass. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
-    The shape of an event follows from the network, which takes a and returns `[t, r]`, joined along the last axis:
-    two values for each element of b.
+    The network determines the shape of an event. It maps a to `[t, r]`, concatenated along the last axis: two
+    values for each element of b.
 
-    - `split="channels"`: a is the first channels of an image or the first coordinates of a vector, b the rest.
-    - `split="checkerboard"`, for images: a is the pixels whose row + column is even. The network takes the image
-      with zeros in place of b, and returns values for all elements; those for a are ignored.
+    - `split="channels"`: a is the first channels of an image or the first coordinates of a vector; b is the rest.
+    - `split="checkerboard"`, for images: a is the pixels with an even row + column. The network receives the image
+      with zeros in place of b, and returns values for all elements; the values for a are ignored.
 
-    A network of `[a, condition]` makes the coupling conditional: the methods then need `condition`, whose
-    batch shape broadcasts to that of the value.
+    A network of `[a, condition]` makes the coupling conditional. The methods then require `condition`, whose batch
+    shape must broadcast to the batch shape of the value.
 
     ```python
     import tensorflow as tf
@@ -146,20 +145,19 @@ class AffineCoupling(Coupling):
     ```
 
     Args:
-      network: built Keras layer or model; with two inputs for a conditional coupling.
+      network: built Keras layer or model, with two inputs for a conditional coupling.
       split: "channels" or "checkerboard".
-      swap: whether a is the last channels, or the pixels whose row + column is odd.
-      name: `str`, a key of checkpoints. `Flow` numbers members of the same name.
+      swap: whether a is the last channels, or the pixels with an odd row + column.
+      name: `str`, also the key in checkpoints. `Flow` numbers repeated names.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.
-      Kingma and Dhariwal, Glow, 2018, Section 3.3 (the scale is that of its code, and of the published code of
-        Residual Flows).
+      Kingma and Dhariwal, Glow, 2018, Section 3.3 (the scale follows the code of Glow and of Residual Flows).
     """
 
     _default_name = "affine_coupling"
     num_parameters = 2
-    _why_unbounded = "An affine coupling scales b by a function of a: its slope in a grows with b, without bound"
+    _why_unbounded = "An affine coupling scales b by a function of a, so its slope in a grows with b, without bound"
 
     def _shift_and_log_scale(self, output):
         shift, logits = tf.split(output, 2, axis=-1)

@@ -1,4 +1,4 @@
-"""A convolution in the domain of the cosine transform, which can start by whitening images."""
+"""Convolution in the domain of the cosine transform, which can be initialized to whiten images."""
 
 import numpy as np
 import tensorflow as tf
@@ -12,23 +12,23 @@ _LEAST_VARIANCE, _LEAST_SHARE = 1e-6, 1e-4  # added to the variance of a channel
 
 
 class DCTConv(VariableBijector):
-    r"""`y = T^{-1} W T x` for images x, with the discrete cosine transform T and a matrix W of each frequency.
+    r"""Mixes the channels of images per frequency: `y = T^{-1} W T x`, with the discrete cosine transform T.
 
-    T is the orthonormal DCT-II of the rows and columns of each channel. W mixes the C channels of a frequency
-    \\(f\\): \\(W_f = \mathrm{diag}(e^{s_f}) (I + L_f)\\) with strictly lower triangular \\(L_f\\), so that
-    \\(\log|\det J| = \sum_f \sum_c s_{fc}\\). L and s are trained; they are the lower part and the diagonal of one
-    array, whose upper part is not used.
+    T is the orthonormal DCT-II of the rows and columns of each channel. W mixes the C channels of each frequency
+    \\(f\\): \\(W_f = \mathrm{diag}(e^{s_f}) (I + L_f)\\) with strictly lower triangular \\(L_f\\), so
+    \\(\log|\det J| = \sum_f \sum_c s_{fc}\\). L and s are trained. They are the lower part and the diagonal of one
+    array; its upper part is not used. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
-    It starts as the identity. After `initialize`, a normal base distribution has about the likelihood of one with
-    full covariance, because the frequencies of natural images are almost uncorrelated.
+    The initial map is the identity. After `initialize`, a normal base has about the likelihood of a normal
+    distribution with full covariance, because the frequencies of natural images are almost uncorrelated.
 
     Args:
       event_shape: `[H, W, C]`.
       dtype: of the variables.
 
     References:
-      Hoogeboom, van den Berg, Welling, Emerging convolutions for generative normalizing flows, 2019, Section 3.2,
-      with products in the Fourier domain. Cosines have reflecting instead of periodic boundaries.
+      Hoogeboom, van den Berg, Welling, Emerging convolutions for generative normalizing flows, 2019, Section 3.2
+        (in the Fourier domain; cosines have reflecting instead of periodic boundaries).
     """
 
     def __init__(self, event_shape: Shape, dtype: DType = "float32", *, name: str = "dct_conv") -> None:
@@ -41,17 +41,17 @@ class DCTConv(VariableBijector):
 
     @property
     def lower(self) -> tf.Variable:
-        """L below the diagonal, and s on it: a `tf.Variable` `[H, W, C, C]`."""
+        """A `tf.Variable` `[H, W, C, C]` with L below the diagonal and s on it."""
         return self._value("lower")
 
     def initialize(self, x: TensorLike, inverse: bool = False) -> None:
         """Sets the parameters so that each frequency of `forward(x)` has nearly the covariance I.
 
-        The covariance of the batch gets 1e-4 of its diagonal and 1e-6 on top, so that it is not singular.
+        To keep it nonsingular, 1e-4 of the diagonal plus 1e-6 is added to the diagonal of the batch's covariance.
 
         Args:
           x: the batch, `[batch, ..., H, W, C]`.
-          inverse: whether `inverse(x)` gets the covariance I instead.
+          inverse: whether to whiten `inverse(x)` instead.
         """
         x = tf.reshape(tf.convert_to_tensor(x, self.dtype), [-1, *self._event_shape])
         frequencies = self._transform(x).numpy().astype(np.float64)
@@ -76,12 +76,11 @@ class DCTConv(VariableBijector):
         return LipschitzConstants(float(singular.max()), float(1.0 / singular.min()), order=2.0)
 
     def _transform(self, x, inverse=False):
-        """The coefficients of images, or the images of coefficients."""
+        """Returns the coefficients of images x, or with `inverse` the images of coefficients x."""
         rows, columns = (tf.constant(part.T if inverse else part, x.dtype) for part in self._cosines)
         return tf.einsum("ih,jw,...hwc->...ijc", rows, columns, x)
 
     def _triangle(self):
-        """I + L of each frequency."""
         scale = tf.linalg.diag_part(self.lower)
         return tf.linalg.set_diag(tf.linalg.band_part(self.lower, -1, 0), tf.ones_like(scale))
 

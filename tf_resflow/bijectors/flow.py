@@ -1,4 +1,4 @@
-"""Composition of bijectors in reading order, from data to latent, and the arguments that reach each of them."""
+"""Composition of bijectors in reading order, from data to latent, and the routing of arguments to them."""
 
 import collections
 import dataclasses
@@ -18,26 +18,26 @@ from tf_resflow.logdet import Exact
 from tf_resflow.private_api import is_increasing
 from tf_resflow.typing import Shape
 
-# The arguments that a flow passes to the members that accept them. A salt distinguishes members that draw under one
-# name; it is text, because TFP's caches could not find a tensor again that is another seed at each call.
+# The arguments that a flow passes on to the members that accept them. The salt gives members of the same name
+# different seeds. It is a string, because a new seed tensor at each call would never match in TFP's caches.
 _SHARED = ("seed", "salt", "networks", "condition")
 
 
 def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
-    """A flow, or another module, and all modules in it."""
+    """Returns a flow or another module, followed by all modules inside it."""
     if not isinstance(flow, tf.Module):
-        advice = ": pass its attribute flow" if hasattr(flow, "flow") else ""
-        raise ValueError(f"Expected a flow, a bijector or a tf.Module; got a {type(flow).__name__}{advice}.")
+        advice = " Pass its attribute flow." if hasattr(flow, "flow") else ""
+        raise ValueError(f"Got a {type(flow).__name__}; expected a flow, a bijector or a tf.Module.{advice}")
     return (flow, *flow.submodules)
 
 
 def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
-    """The `ResidualBlock`s in a bijector or distribution; those of a flow come before those of the flows in it."""
+    """Returns the `ResidualBlock`s in a bijector or distribution; a flow's own blocks precede nested ones."""
     return [part for part in modules(bijector) if isinstance(part, ResidualBlock)]
 
 
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
-    """A dict of bijectors by name, in order; equal names after the first are numbered: scale, scale_1."""
+    """Returns a dict of bijectors by name, in order. Repeated names are numbered: scale, scale_1."""
     named: dict[str, tfb.Bijector] = {}
     names = {bijector.name for bijector in bijectors}
     for bijector in bijectors:
@@ -50,12 +50,12 @@ def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
 
 
 def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
-    """A flow and all bijectors in it by name, numbered as by `by_name`: members before members of members."""
+    """Returns a flow and all bijectors inside it by name, numbered as by `by_name`. Outer members come first."""
     return by_name([part for part in modules(flow) if isinstance(part, tfb.Bijector)])
 
 
 def keras_parts(flow: tf.Module) -> dict[str, Any]:
-    """What Keras trains of a flow, by the bijectors' names: a network, or a list of networks and variables."""
+    """Returns what Keras trains of each bijector in a flow, by name: a network, or networks and variables."""
     found = {}
     for name, part in parts_by_name(flow).items():
         networks = [network for network in getattr(part, "networks", ()) if isinstance(network, keras.Layer)]
@@ -68,19 +68,21 @@ def keras_parts(flow: tf.Module) -> dict[str, Any]:
 def route(
     bijector: tfb.Bijector, kwargs: Mapping[str, Any], key: str | None = None, salted: bool = False
 ) -> dict[str, Any]:
-    """The part of a flow's arguments for a member with this key, by default its name.
+    """Returns the part of a flow's arguments for a member with this key, by default the member's name.
 
-    `seed` and `condition` reach every bijector that accepts them, through nested flows, `tfb.Chain` and
-    `tfb.Invert`. A dictionary under a member's key is for that member alone, as in `tfb.Chain`. With `salted` the
-    key is added to the salt of its seed.
+    Every bijector that accepts `seed` or `condition` receives them, also inside nested flows, `tfb.Chain` and
+    `tfb.Invert`. A dictionary under a member's key is only for that member, as in `tfb.Chain`. If `salted`, the key
+    is added to the salt of the member's seed.
     """
     key = bijector.name if key is None else key
     bijector = _innermost(bijector)
-    shared = [name for name in _SHARED if name in kwargs and _takers(bijector, "seed" if name == "salt" else name)]
+    shared = [
+        name for name in _SHARED if name in kwargs and _accepting(bijector, "seed" if name == "salt" else name)
+    ]
     arguments = {name: kwargs[name] for name in shared} | kwargs.get(key, {})
     if salted:
         arguments["salt"] = f"{arguments.get('salt', '')}{key}/"
-    if _goes_by_name(bijector) and _takers(bijector, *_SHARED):
+    if _passes_by_name(bijector) and _accepting(bijector, *_SHARED):
         parts = route_members(bijector, by_name(tf.nest.flatten(bijector.bijectors)), arguments)
         return {name: part for name, part in parts.items() if part}
     return arguments
@@ -89,67 +91,69 @@ def route(
 def route_members(
     flow: tfb.Bijector, members: Mapping[str, tfb.Bijector], kwargs: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """The arguments of each member of a flow or a composition of TFP, by key.
+    """Returns the arguments of each member of a flow or a TFP composition, by key.
 
-    The key of a member that draws under the name of an earlier one salts the seed: the two draw independently.
+    If a member that draws has the name of an earlier one, its key salts its seed, so the two draw independently.
     """
     if not kwargs:
         return {key: {} for key in members}
-    if "condition" in kwargs and not _takers(flow, "condition"):
-        raise ValueError(f"{flow.name} got condition, but none of its blocks is conditional.")
+    if "condition" in kwargs and not _accepting(flow, "condition"):
+        raise ValueError(f"{flow.name} got condition, but none of its blocks is conditional. Leave condition out.")
     if unknown := set(kwargs) - {*_SHARED, *members}:
         raise ValueError(
-            f"{flow.name} takes seed, networks, condition, or a dictionary under the name of a member "
-            f"({', '.join(members)}); got {', '.join(sorted(unknown))}."
+            f"{flow.name} got unknown arguments: {', '.join(sorted(unknown))}. It accepts seed, networks and "
+            f"condition, and a dictionary under the name of a member ({', '.join(members)}). Remove or rename the "
+            "others."
         )
     routed: dict[str, dict[str, Any]] = {}
-    drawing: set[str] = set()
+    drawing_names: set[str] = set()
     for key, member in members.items():
-        names = {part.name for part in _takers(member, "seed")}
-        salted = not drawing.isdisjoint(names)
-        drawing |= set() if salted else names
+        names = {part.name for part in _accepting(member, "seed")}
+        salted = not drawing_names.isdisjoint(names)
+        drawing_names |= set() if salted else names
         routed[key] = route(member, kwargs, key, salted)
     return routed
 
 
-def check_told_apart(bijectors: Sequence[tfb.Bijector]) -> None:
-    """Raises a ValueError for a composition of TFP in which members that draw random numbers share a name."""
+def check_distinct_names(bijectors: Sequence[tfb.Bijector]) -> None:
+    """Raises a ValueError if members of a TFP composition share a name and draw random numbers."""
     for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
-        members = tf.nest.flatten(part.bijectors) if _goes_by_name(part) else []
+        members = tf.nest.flatten(part.bijectors) if _passes_by_name(part) else []
         counts = collections.Counter(member.name for member in members)
-        if twice := {member.name for member in members if counts[member.name] > 1 and _takers(member, "seed")}:
+        if names := {member.name for member in members if counts[member.name] > 1 and _accepting(member, "seed")}:
             raise ValueError(
-                f"{part.name} ({type(part).__name__}) passes arguments by name alone, so members of the same name "
-                f"would share a seed; given more than once: {', '.join(sorted(twice))}. Rename them, or use a "
-                "tf_resflow.bijectors.Flow, which numbers them."
+                f"{part.name} ({type(part).__name__}) has several members named {', '.join(sorted(names))}. They "
+                "would share a seed, because arguments are passed by name. Rename them, or use a "
+                "tf_resflow.bijectors.Flow, which numbers repeated names."
             )
 
 
 def _innermost(bijector: tfb.Bijector) -> tfb.Bijector:
-    """The bijector inside any of TFP's classes of `Invert`, or the bijector itself."""
+    """Returns the bijector inside any number of TFP's `Invert` classes, or the bijector itself."""
     while isinstance(getattr(bijector, "bijector", None), tfb.Bijector):
         bijector = bijector.bijector
     return bijector
 
 
-def _takers(bijector, *arguments):
-    """The bijectors in a bijector that accept one of these arguments from the flows around them."""
+def _accepting(bijector, *arguments):
+    """Returns the bijectors in a bijector that accept one of these arguments from surrounding flows."""
     parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
     return [part for part in parts if not set(arguments).isdisjoint(part.argument_names)]
 
 
-def _goes_by_name(bijector):
-    """Whether it is a composition of TFP, which only accepts dictionaries under the names of members."""
+def _passes_by_name(bijector):
+    """Whether the bijector is a TFP composition, which accepts only dictionaries under the names of members."""
     return isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector)
 
 
 class Flow(FlowBijector, tfb.Composition):
-    r"""\\(f = f_n \circ \dots \circ f_1\\) from a list `[f_1, ..., f_n]`: applied in reading order, data to latent.
+    r"""Composes bijectors `[f_1, ..., f_n]` in reading order: \\(f = f_n \circ \dots \circ f_1\\).
 
-    (`tfb.Chain` applies its list backwards.) One `seed` serves all stochastic blocks: each combines it with
-    its name. `condition` reaches the conditional ones. Members of the same name are numbered: three `tfb.Scale`s
-    have the keys scale, scale_1 and scale_2. Keys name the variables in a checkpoint, the salts of blocks of the
-    same name, and the arguments of one member, as in `flow.forward(x, residual_block_1={"seed": 1})`.
+    `forward` maps data to latent, unlike in distrax and FlowJAX, and applies `f_1` first, unlike `tfb.Chain`. All
+    stochastic blocks share one `seed`, which each combines with its name. All conditional blocks receive
+    `condition`. Repeated names are numbered: three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys
+    identify the variables in a checkpoint, salt the seeds of blocks of the same name, and select the arguments of
+    one member, as in `flow.forward(x, residual_block_1={"seed": 1})`.
 
     ```python
     import keras
@@ -172,10 +176,10 @@ class Flow(FlowBijector, tfb.Composition):
     ```
 
     Args:
-      bijectors: list of `tfb.Bijector`s; stock TFP bijectors can be members.
+      bijectors: list of at least one `tfb.Bijector`, including TFP's own bijectors.
 
     Raises:
-      ValueError: if blocks share a name inside a composition of TFP such as `tfb.Chain`.
+      ValueError: if stochastic blocks share a name inside a TFP composition such as `tfb.Chain`.
     """
 
     def __init__(
@@ -184,18 +188,18 @@ class Flow(FlowBijector, tfb.Composition):
         parameters = dict(locals())
         bijectors = list(bijectors)
         if not bijectors or not all(isinstance(member, tfb.Bijector) for member in bijectors):
-            raise ValueError(f"A Flow needs a list of at least one bijector; got {bijectors!r}.")
-        check_told_apart(bijectors)
+            raise ValueError(f"Got {bijectors!r}; a Flow needs a list of at least one bijector.")
+        check_distinct_names(bijectors)
         self._members = self._no_dependency(by_name(bijectors))
-        # The slash makes a scope of this very name, whatever else a graph holds.
+        # The slash keeps the exact name of the scope, even if the graph already contains the name.
         super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=f"{name}/")
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent; its features are the values after each scale."""
+        """Returns the `Pass` from data to latent. Its features are the values after each scale."""
         exact = [block.branch for block in residual_blocks(self) if isinstance(block.log_det_estimator, Exact)]
-        if exact and "networks" not in context.arguments:  # all of them together need fewer operations
+        if exact and "networks" not in context.arguments:  # binding them together needs fewer operations
             arguments = {**context.arguments, "networks": Networks(*exact)}
             context = dataclasses.replace(context, arguments=arguments)
         return pass_through_members(self, x, context, False, self.forward_min_event_ndims)
@@ -204,14 +208,14 @@ class Flow(FlowBijector, tfb.Composition):
         return pass_through_members(self, y, context, True, self.inverse_min_event_ndims)
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
-        """The shapes of the features of `forward_features`, without the batch, for events of this shape."""
+        """Returns the shapes of the features of `forward_features` for this event shape, without the batch axis."""
         shapes, ends = [tf.TensorShape(event_shape)], self._ends_of_scales()
         for member in self.bijectors:
             shapes.append(member.forward_event_shape(shapes[-1]))
         return [tuple(shape) for shape in itertools.compress(shapes[1:], ends)]
 
     def _ends_of_scales(self):
-        """A scale ends with a squeeze after a trained member, or with the last member."""
+        """A scale ends at a squeeze that follows a trained member, or at the last member."""
         trained = False
         *members, _ = self._members.values()
         for member in members:
@@ -229,10 +233,10 @@ class Flow(FlowBijector, tfb.Composition):
     _walk_inverse = functools.partialmethod(_walk, reversed)
 
     def _call_log_det_jacobian(self, inverse, x, event_ndims, name, **arguments):
-        """As in `tfb.Bijector`, from a pass; `tfb.Composition` would walk through the members instead."""
-        least = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
-        has_least = event_ndims is None or tf.get_static_value(event_ndims) == least
-        if not self._has_parts or (has_least and not tf.nest.is_nested(least)):
+        """Uses the pass, like `tfb.Bijector`, whereas `tfb.Composition` would walk through the members."""
+        min_ndims = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
+        has_min_ndims = event_ndims is None or tf.get_static_value(event_ndims) == min_ndims
+        if not self._has_parts or (has_min_ndims and not tf.nest.is_nested(min_ndims)):
             method = f"_call_{'inverse' if inverse else 'forward'}_log_det_jacobian"
             return getattr(tfb.Bijector, method)(self, x, event_ndims, name, **arguments)
         if not self._defers(inverse):
@@ -248,7 +252,7 @@ class Flow(FlowBijector, tfb.Composition):
 
     @classmethod
     def _parameter_properties(cls, dtype):
-        return super(FlowBijector, cls)._parameter_properties(dtype)  # a composition's: the batch shape of members
+        return super(FlowBijector, cls)._parameter_properties(dtype)  # composition: batch shape of the members
 
     def _is_increasing(self, **kwargs):
         routed = route_members(self, self._members, kwargs)

@@ -8,20 +8,20 @@ from tf_resflow.bijectors.base import LipschitzConstants
 from tf_resflow.bijectors.parametrized import VariableBijector
 from tf_resflow.typing import DType
 
-_EXCESS = 1.0 + 1e-9  # more than the rounding of a norm in float64
+_EXCESS = 1.0 + 1e-9  # covers the rounding error of a norm in float64
 
 
 class InvertibleConv1x1(VariableBijector):
-    r"""`y = W x` for the channels x of each pixel, with a learned matrix W.
+    r"""Multiplies the channels x of each pixel by a trained matrix: `y = W x`.
 
     \\(W = P (I + L) (U + \mathrm{diag}(e^s))\\) with strictly triangular L and U, and
-    \\(\log|\det J| = H W \sum_c s_c\\) for images `[H, W, C]`. L, s and U are trained; they are the lower part, the
-    diagonal and the upper part of one matrix. P is a fixed permutation with fixed signs. W starts as a random
-    rotation. (An event is the channels of a pixel; TFP sums over the pixels of an image.)
+    \\(\log|\det J| = H W \sum_c s_c\\) for images `[H, W, C]`. L, s and U are trained, and stored in one matrix. P
+    is a fixed permutation with fixed signs. The initial W is a random rotation. An event is the channels of a
+    pixel; TFP sums over the pixels of an image. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
     Args:
       num_channels: C.
-      seed: `int`, of the rotation.
+      seed: `int`, seed of the rotation.
       dtype: of the variables.
 
     References:
@@ -38,16 +38,16 @@ class InvertibleConv1x1(VariableBijector):
 
     @property
     def permutation(self) -> tf.Variable:
-        """P, a `tf.Variable` `[C, C]`."""
+        """The permutation P, a `tf.Variable` `[C, C]`."""
         return self._value("permutation")
 
     @property
     def lower_upper(self) -> tf.Variable:
-        """L below the diagonal, s on it, U above it: a `tf.Variable` `[C, C]`."""
+        """A `tf.Variable` `[C, C]` with L below the diagonal, s on it, and U above it."""
         return self._value("lower_upper")
 
     def weight(self) -> tf.Tensor:
-        """W, `[C, C]`, from the channels of the input (columns) to those of the output (rows)."""
+        """Returns W `[C, C]`, from the input channels (columns) to the output channels (rows)."""
         lower, upper = self._triangles()
         return self.permutation @ lower @ upper
 
@@ -83,7 +83,7 @@ class InvertibleConv1x1(VariableBijector):
 
 
 def _rotation(size, seed):
-    """A uniformly distributed orthogonal matrix of determinant 1."""
+    """Returns a uniformly distributed orthogonal matrix with determinant 1."""
     q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=[size, size]))
     q *= np.sign(np.diag(r))
     q[:, 0] *= np.sign(np.linalg.det(q))
@@ -91,9 +91,9 @@ def _rotation(size, seed):
 
 
 def _factors(weight):
-    """P, and L, s, U in one matrix, of `weight = P (I + L) (U + diag(e^s))`.
+    """Returns P, and one matrix of L, s and U, with `weight = P (I + L) (U + diag(e^s))`.
 
-    With the signs S of the diagonal of the usual factors, P L U = (P S) (S L S) (S U).
+    With S the signs of the diagonal of U in an LU factorization, P L U = (P S) (S L S) (S U).
     """
     permutation, lower, upper = scipy.linalg.lu(weight)
     signs = np.sign(np.diag(upper))

@@ -1,4 +1,4 @@
-"""The monotone block, the Cayley transform of a residual map, as a bijector."""
+"""The monotone block: the Cayley transform of a residual map, as a bijector."""
 
 import math
 
@@ -16,18 +16,18 @@ _LOOSE = 1e-3  # relative tolerance in training
 
 
 class MonotoneBlock(ResidualBlock):
-    r"""\\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\), with Lip(g) < 1: a strongly monotone map.
+    r"""Strongly monotone block \\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\) and Lip(g) < 1.
 
-    It is the Cayley transform of g. With J the Jacobian of g at w, the Jacobian of the block is
+    The block is the Cayley transform of g. With J the Jacobian of g at w, its Jacobian is
     \\((I - J)(I + J)^{-1}\\), and
 
     \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
 
-    With L = Lip(g), the block and its inverse, the same block with -g, stretch by at most \\((1 + L) / (1 - L)\\):
-    99 at L = 0.98, where x + g(x) reaches 1.98. A few blocks can therefore replace many residual ones. Each
-    direction solves for w like the inverse of a residual block: `log_prob` takes about as long as `sample`.
-
-    Arguments, methods and requirements are those of `ResidualBlock`.
+    The inverse is the same block with -g. With L = Lip(g), both have a Lipschitz constant of at most
+    \\((1 + L) / (1 - L)\\): 99 at L = 0.98, compared with 1.98 for x + g(x). A few monotone blocks can therefore
+    replace many residual blocks. Each direction solves for w like the inverse of a residual block, so `log_prob`
+    takes about as long as `sample`. The arguments, methods and requirements are the same as for `ResidualBlock`.
+    `forward` maps data to latent, unlike in distrax and FlowJAX.
 
     References:
       Ahn, Kim, Kim and Kim, Invertible Monotone Operators for Normalizing Flows, 2022 (Sections 3 and 4).
@@ -38,13 +38,13 @@ class MonotoneBlock(ResidualBlock):
     _default_name = "monotone_block"
 
     def expansion_point(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
-        """The w of x, `[batch, *event]`."""
+        """Returns w for x, `[batch, *event]`."""
         return self._map(bind(self.branch), x, condition, 1.0)[1]
 
     def jacobian(
         self, x: tf.Tensor, y: tf.Tensor, condition: tf.Tensor | None = None, networks: Networks | None = None
     ) -> tf.Tensor:
-        """The Jacobian of the block at x, of which y is the image: 2 (I + J)^-1 - I, see `ResidualBlock`."""
+        """Returns the Jacobian 2 (I + J)^-1 - I of the block at x, whose image is y. See `ResidualBlock`."""
         factor = super().jacobian((x + y) / _SQRT2, y, condition, networks)
         eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
         return 2.0 * tf.transpose(log_det_and_inverse(tf.transpose(factor, [1, 2, 0]))[1], [2, 0, 1]) - eye
@@ -55,7 +55,6 @@ class MonotoneBlock(ResidualBlock):
         return residual._replace(forward=stretch, inverse=stretch)
 
     def _solve(self, branch, y, condition, **settings):
-        """The inverse with the diagnostics of the equation for w."""
         solution, _, _, batch_shape = self._map(branch, y, condition, -1.0, **settings)
         return from_rows(solution, batch_shape)
 
@@ -77,7 +76,7 @@ class MonotoneBlock(ResidualBlock):
         return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
     def _map(self, branch, x, condition, sign, **settings):
-        """In rows, the `Solution` for w but with the image of x as its root; w; the condition; the batch shape."""
+        """Returns, as rows, the `Solution` for w but with the image of x as root; w; condition; the batch shape."""
         x, condition, batch_shape = self._to_rows(x, condition)
         settings |= {"condition": condition, "sign": sign}
         if branch.training and self.parameters["inverse_solver"] is None:

@@ -1,4 +1,4 @@
-"""Multi-scale architecture: half of the channels leave at each scale."""
+"""Multi-scale architecture, which factors out half of the channels at each scale."""
 
 import functools
 from collections.abc import Sequence
@@ -7,23 +7,20 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through_members
-from tf_resflow.bijectors.flow import Flow, by_name, check_told_apart, route_members
+from tf_resflow.bijectors.flow import Flow, by_name, check_distinct_names, route_members
 from tf_resflow.typing import Shape
 
 
 class MultiscaleFlow(FlowBijector):
-    """Flows in sequence, with half of the channels factored out after each but the last.
+    """Composes flows, and factors out half of the channels after each flow but the last.
 
-    It maps `[H, W, C]` to a vector of the same size. After flow i the first half of the channels goes on to flow
-    i + 1, and the second half is final. The latent is the concatenation of the final channels, scale by scale, and
-    of the last flow's output, each flattened.
+    `forward` maps data to latent, unlike in distrax and FlowJAX: `[H, W, C]` to a vector of the same size. After
+    flow i, the first half of the channels goes on to flow i + 1, and the second half is factored out. The latent
+    concatenates the factored-out channels, scale by scale, and the output of the last flow, each flattened.
 
     Args:
-      flows: list of `Flow`s on images, at least two; all but the last end in an even number of channels.
+      flows: list of at least two `Flow`s on images. All but the last must end in an even number of channels.
       event_shape: `[H, W, C]` of the data.
-
-    Attributes:
-      flows: the flows, first scale first.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
@@ -32,7 +29,7 @@ class MultiscaleFlow(FlowBijector):
     def __init__(self, flows: Sequence[Flow], event_shape: Shape, *, name: str = "multiscale_flow") -> None:
         parameters = dict(locals())
         self.flows = self._no_dependency(list(flows))
-        check_told_apart(flows)
+        check_distinct_names(flows)
         self._flows = by_name(flows)
         self._members = self._no_dependency(by_name(flows))
         self._input_shape = tf.TensorShape(event_shape).with_rank(3)
@@ -41,7 +38,7 @@ class MultiscaleFlow(FlowBijector):
         super().__init__(**ndims, dtype=flows[0].dtype, parameters=parameters, name=f"{name}/")
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent; its features are the outputs of the flows, with all channels."""
+        """Returns the `Pass` from data to latent. Its features are the outputs of the flows with all channels."""
         return pass_through_members(self, x, context, False, 3)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
@@ -69,13 +66,13 @@ class MultiscaleFlow(FlowBijector):
         return x
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
-        """The shapes of the features of `forward_features`, without the batch, for events of this shape."""
+        """Returns the shapes of the features of `forward_features` for this event shape, without the batch axis."""
         self._input_shape.assert_is_compatible_with(event_shape)
         *halved, last = self._final_shapes
         return [(*shape[:-1], 2 * shape[-1]) for shape in halved] + [tuple(last)]
 
     def _compose(self, constants):
-        """Final channels are kept as they are, so the constant of the rest of the flow counts as at least 1."""
+        """Counts the rest of the flow as at least 1, because it leaves the factored-out channels unchanged."""
         return functools.reduce(lambda rest, constant: constant * max(1.0, rest), reversed(constants), 0.0)
 
     def _forward_event_shape(self, shape):
@@ -92,13 +89,13 @@ class MultiscaleFlow(FlowBijector):
 
 
 def _final_shapes(flows, shape):
-    """The shapes of the parts of the latent."""
     shapes = []
     for flow in flows:
         shape = flow.forward_event_shape(shape)
         if flow is not flows[-1]:
             if shape[-1] % 2:
-                raise ValueError(f"{flow.name} ends in {shape[-1]} channels, which is odd: end it with Squeeze2D.")
+                channels = f"{shape[-1]} channels, which is odd; half of them must be factored out"
+                raise ValueError(f"{flow.name} ends in {channels}. End it with Squeeze2D.")
             shape = tf.TensorShape([*shape[:-1], shape[-1] // 2])
         shapes.append(shape.as_list())
     return shapes

@@ -1,4 +1,4 @@
-"""The networks inside bijectors: their shapes, dtypes, variables and Lipschitz norms."""
+"""Shapes, dtypes, variables and Lipschitz norms of the networks inside bijectors."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from tf_resflow.private_api import set_trainable
 
 
 class Networks:
-    """The networks of flows, bound to their weights once, for one or several passes.
+    """The networks of flows, bound to their current weights once and reused in one or several passes.
 
-    Without it, each pass binds each network that it evaluates, which scales the kernels. Pass it as the argument
-    `networks`, like the seed. A training step creates one inside its gradient tape.
+    Pass it to a flow as the argument `networks`. Otherwise, each pass binds every network that it evaluates, which
+    scales the kernels again. A training step creates a `Networks` inside its gradient tape.
 
     Args:
-      *flows: bijectors, distributions or other `tf.Module`s with bijectors in them, or networks.
-      training: whether the passes are those of a training step. If so, call `tf_resflow.layers.update_norms` after
-        each change of the weights, because the stored vectors of the norms are used without a check. XLA compiles
-        activations for each batch size, networks of a mixed policy compute in its lower precision, and monotone
-        blocks with the default solver solve their equations to 0.1 % of the event.
+      *flows: bijectors, distributions or other `tf.Module`s that contain bijectors, or networks.
+      training: whether the passes belong to a training step. If so, call `tf_resflow.layers.update_norms` after
+        each change of the weights, because the stored norm vectors are used without a check. XLA compiles
+        activations for each batch size, networks with a mixed-precision policy compute in the lower precision, and
+        monotone blocks with the default solver solve their equations to 0.1 % of the size of the event.
     """
 
     def __init__(self, *flows: Any, training: bool = False):
@@ -33,11 +33,11 @@ class Networks:
         self._bound = dict(zip(networks, bind_all(networks, training=training), strict=True))
 
     def __getitem__(self, network: Any) -> BoundNetwork:
-        """The bound network; a network that is not among these is bound anew."""
+        """Returns the bound network. A network that is not in this object is bound now."""
         return self._bound[network] if network in self._bound else bind(network)
 
     def frozen(self, function: Callable[[tf.Tensor], Any]) -> "Networks":
-        """The same networks with fixed parameters: the constants or variables that a function makes of them."""
+        """Returns the networks with fixed parameters: `function` maps each parameter to a constant or variable."""
         networks = Networks()
         for network, bound in self._bound.items():
             kept = [function(parameter) for parameter in bound.parameters]
@@ -58,16 +58,16 @@ def _networks(flow):
 
 
 def bound_network(network: Any, networks: Networks | None) -> BoundNetwork:
-    """The bound network from `networks`; without them it is bound now."""
+    """Returns the bound network from `networks`, or binds it now if `networks` is None."""
     return bind(network) if networks is None else networks[network]
 
 
 def adopt(network: Any) -> dict[str, tf.Variable]:
-    """Prepares the network of a bijector, and returns the variables that the bijector keeps, by name."""
+    """Prepares the network of a bijector, and returns the variables that the bijector tracks, by name."""
     if not isinstance(network, keras.Layer):
         return {}
     if isinstance(network, keras.Sequential):
-        network.autocast = False  # to the dtype of its own policy, which need not be that of its layers
+        network.autocast = False  # the dtype policy of the model may differ from its layers' policies
     confine_to_training(network)
     for variable in network.variables:
         share_trainable(variable)
@@ -75,7 +75,7 @@ def adopt(network: Any) -> dict[str, tf.Variable]:
 
 
 def bounded_norm(network: Any) -> tuple[Any, str | None]:
-    """The order of the norm in which a network has a Lipschitz constant, and None; or None and the reason."""
+    """Returns `(order, None)` with the order of the norm that bounds a network, or `(None, reason)`."""
     try:
         return lipschitz_order(network), None
     except ValueError as error:
@@ -83,7 +83,7 @@ def bounded_norm(network: Any) -> tuple[Any, str | None]:
 
 
 def check_built(network: keras.Layer) -> None:
-    """Raises a ValueError for a Keras layer or model that has no variables yet."""
+    """Raises a ValueError if a Keras layer or model has no variables yet."""
     if not network.built:
         raise ValueError(
             f"The network {network.name!r} is not built. Give a keras.Sequential a keras.Input as its first "
@@ -92,23 +92,21 @@ def check_built(network: keras.Layer) -> None:
 
 
 def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -> None:
-    """Raises a ValueError that begins with `what` unless `shape` ends in events of this rank and these channels.
-
-    Other axes may differ: networks of convolutions map images of any size.
-    """
+    """Raises a ValueError unless `shape` ends in events of this rank and number of channels, of any image size."""
     num_channels = shape[-1:] if event_shape.rank else []
     if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
-        raise ValueError(f"{what} of shape {event_shape}, after any batch shape; got an input of shape {shape}.")
+        got = f"Got an input of shape {shape}, but {what} of shape {event_shape}, after any batch axes"
+        raise ValueError(f"{got}. Check its last axes.")
 
 
-def of_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
-    """Returns the tensor; raises a ValueError if it cannot have this shape, because parameters were broadcast."""
+def checked_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
+    """Returns the tensor. Raises a ValueError if broadcasting with parameters changed its shape."""
     shape.assert_is_compatible_with(tensor.shape)
     return tensor
 
 
 def from_rows(rows: Any, batch_shape: Any) -> Any:
-    """Restores the batch shape that `NetworkBijector._to_rows` returned, of a tensor or a structure of tensors."""
+    """Restores the batch shape that `NetworkBijector._to_rows` returned, in a tensor or a structure of tensors."""
 
     def restored(tensor):
         tensor, event = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0)), tensor.shape[1:]
@@ -118,7 +116,7 @@ def from_rows(rows: Any, batch_shape: Any) -> Any:
 
 
 def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
-    """The shapes (with batch axis) of a network's inputs; an empty list if they are unknown."""
+    """Returns the shapes of a network's inputs with the batch axis, or an empty list if they are unknown."""
     if getattr(network, "inputs", None):
         return [tuple(tensor.shape) for tensor in network.inputs]
     config = network.get_build_config() if isinstance(network, keras.Layer) else None
@@ -130,7 +128,7 @@ def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
 
 
 def output_shape(network: Any, shapes: Sequence[Any]) -> Any:
-    """The shape of the output for a batch of inputs of these shapes, without computing a value."""
+    """Returns the output shape for a batch of inputs of these shapes, without computing a value."""
     dtype = parameter_dtype(network) or tf.float32
     if isinstance(network, keras.Layer):
         keras_specs = [keras.KerasTensor((None, *shape), dtype=dtype.name) for shape in shapes]
@@ -143,34 +141,34 @@ def output_shape(network: Any, shapes: Sequence[Any]) -> Any:
 
 
 def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
-    """The shapes of the inputs, x or x and a condition, and of the output of a network, without the batch."""
+    """Returns the shapes of a network's inputs (x and possibly a condition) and output, without the batch axis."""
     check_built(network)
     inputs = [shape[1:] for shape in input_shapes(network)]
     known = len(inputs) in (1, 2) and all(shape and shape[-1] for shape in inputs)
     output = output_shape(network, inputs) if known else None
     if not isinstance(output, tf.TensorShape) or not output[1:].rank or not output[-1]:
         raise ValueError(
-            "The network needs one input, or two with a condition, and one output, all with a last axis of known "
-            f"size; {network.name!r} maps {inputs} to {output}."
+            f"The network {network.name!r} maps {inputs} to {output}. It must have one input, or two with a "
+            "condition, and one output. Their last axes must have a known size."
         )
     return inputs, tuple(output[1:])
 
 
 def parameter_dtype(network: Any) -> tf.DType | None:
-    """The dtype of the parameters (the policy of a `keras.Sequential` need not be that of its layers)."""
-    variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if it is frozen
+    """Returns the dtype of the parameters, which may differ from the policy of a `keras.Sequential`."""
+    variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if frozen
     dtype = tf.as_dtype(variables[0].dtype) if variables else None
     for tensor in getattr(network, "inputs", None) or []:
         if dtype == tf.float64 and tensor.dtype != "float64":
             raise ValueError(
-                f"The network has float64 parameters, but its keras.Input casts to {tensor.dtype}: create it "
-                "with keras.Input(shape, dtype='float64')."
+                f"The network has float64 parameters, but its keras.Input casts to {tensor.dtype}. Create the "
+                "input with keras.Input(shape, dtype='float64')."
             )
     return dtype
 
 
 class _Trainable:
-    """Whether a Keras variable is trainable now: the flag of its `tf.Variable`, which TFP and tapes read."""
+    """The trainable flag of a `tf.Variable` for TFP and gradient tapes, which follows its Keras variable."""
 
     def __init__(self, variable):
         self._variable = variable
@@ -183,14 +181,14 @@ class _Trainable:
 
 
 def share_trainable(variable: keras.Variable) -> tf.Variable:
-    """Returns the `tf.Variable` of a Keras variable, trainable from now on while the Keras variable is."""
+    """Returns the `tf.Variable` of a Keras variable, and makes its trainable flag follow the Keras variable."""
     for replica in getattr(variable.value, "values", [variable.value]):
         set_trainable(replica, _Trainable(variable))
     return variable.value
 
 
 def variables_by_name(network: keras.Layer) -> dict[str, tf.Variable]:
-    """The variables of a network under names that are numbered in the network, not in the process as by Keras."""
+    """Returns a network's variables by name, numbered in the network and not, as in Keras, in the process."""
     named: dict[str, tf.Variable] = {}
     counts: dict[str, int] = {}
     scope = (network.path or network.name)[: -len(network.name)]

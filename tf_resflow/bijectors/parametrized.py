@@ -1,4 +1,4 @@
-"""The bases of bijectors whose parameters are Keras variables, or the output of an unconstrained network."""
+"""Base classes of bijectors that own Keras variables or evaluate a network."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from tf_resflow.typing import DType
 
 
 class VariableBijector(FlowBijector):
-    """A bijector of events of `_event_shape` with Keras variables. The `frozen` variables are not trained."""
+    """A bijector of events of `_event_shape` that owns Keras variables. `frozen` variables are not trained."""
 
     def __init__(
         self, values: Mapping[str, Any], dtype: DType, frozen: Collection[str] = (), **kwargs: Any
@@ -24,15 +24,15 @@ class VariableBijector(FlowBijector):
             variables[key] = keras.Variable(value, dtype=dtype, **options)
         self._keras_variables = self._no_dependency(variables)
         self._tf_variables = self._no_dependency({key: share_trainable(v) for key, v in variables.items()})
-        # Checkpoints have the variables under this key since version 0.1.
+        # Checkpoints since version 0.1 contain the variables under this key.
         self._track_trackable(tf.__internal__.tracking.wrap(self._tf_variables), name="_affine")
 
     def _get_parameterization(self):
-        # Bijectors of equal arguments would share a cache, and these have different variables.
+        # Otherwise bijectors with equal arguments would share a cache, although their variables differ.
         return id(self)
 
     def _value(self, key):
-        """The `tf.Variable` of this name; within a `keras.StatelessScope` that replaces it, the tensor."""
+        """Returns the `tf.Variable`, or the tensor that replaces it in a `keras.StatelessScope`."""
         return self._keras_variables[key].value
 
     @property
@@ -59,17 +59,14 @@ class NetworkBijector(FlowBijector):
         return ("networks", "condition") if self.has_condition else ("networks",)
 
     def _network_and_condition(self, context: Context) -> tuple[Any, Any]:
-        """The bound network and the condition of a context, None for none."""
         given = dict(zip(self.argument_names, context.take(self.name, *self.argument_names), strict=True))
         return bound_network(self.network, given["networks"]), given.get("condition")
 
     def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
-        """Flattens the batch axes of events x and of their condition; returns the batch shape for `from_rows`.
-
-        The batch of the condition `[..., *condition_shape]` broadcasts to that of x.
-        """
+        """Broadcasts the condition to the batch of x, flattens both, and returns that batch for `from_rows`."""
         if condition is None and self.has_condition:
-            raise ValueError(f"{self.name} needs condition, of shape {self.condition_shape}.")
+            shape = f"of shape {self.condition_shape}, after any batch axes"
+            raise ValueError(f"{self.name} got no condition; it needs one {shape}. Pass condition=.")
         rank, condition_shape = self.forward_min_event_ndims, self.condition_shape
         batch = x.shape[: x.shape.rank - rank]
         if condition is None and batch.rank == 1:
@@ -77,33 +74,34 @@ class NetworkBijector(FlowBijector):
         batch_shape = tf.shape(x)[: batch.rank]
         if condition is not None:
             if condition_shape is None:
-                raise ValueError(f"{self.name} takes no condition.")
+                raise ValueError(f"{self.name} got a condition, but is not conditional. Leave condition out.")
             condition = tf.convert_to_tensor(condition)
-            check_event(f"{self.name} takes condition", condition_shape, condition.shape)
-            own = condition.shape[: condition.shape.rank - condition_shape.rank]
-            sizes = zip(reversed(batch), reversed(own), strict=False)
-            if own.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
+            check_event(f"{self.name} needs conditions", condition_shape, condition.shape)
+            condition_batch = condition.shape[: condition.shape.rank - condition_shape.rank]
+            sizes = zip(reversed(batch), reversed(condition_batch), strict=False)
+            if condition_batch.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
                 raise ValueError(
-                    f"{self.name}: the batch {own} of condition must broadcast to the batch {batch} of the value. "
-                    "Draw a value for each condition, as by sample(4, ...) for four, or use tf.broadcast_to."
+                    f"{self.name} got condition with batch shape {condition_batch}, which must broadcast to the "
+                    f"batch shape {batch} of the value. Draw one value per condition, for example sample(4, ...) "
+                    "for four conditions, or use tf.broadcast_to."
                 )
             condition = _flattened(condition, batch_shape, condition_shape.rank)
         return _flattened(x, batch_shape, rank), condition, batch_shape
 
     def _output(self, context: Context) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The network as a function of x `[..., *event]`, with the condition of a context."""
+        """Returns the network as a function of x `[..., *event]`, with the condition of the context."""
         network, condition = self._network_and_condition(context)
 
         def apply(x):
-            rows, of_rows, batch_shape = self._to_rows(x, condition)
-            output = network(rows if of_rows is None else [rows, of_rows])
+            rows, condition_rows, batch_shape = self._to_rows(x, condition)
+            output = network(rows if condition_rows is None else [rows, condition_rows])
             return tf.cast(from_rows(output, batch_shape), x.dtype)
 
         return apply
 
 
 def _flattened(tensor, batch_shape, event_rank):
-    """Broadcasts a tensor of events to a batch shape, and flattens that to one axis, as Keras layers need."""
+    """Broadcasts events to a batch shape, and flattens the batch to the one axis that Keras layers need."""
     static_event = tensor.shape[tensor.shape.rank - event_rank :]
     event = tf.shape(tensor)[tf.rank(tensor) - event_rank :]
     tensor = tf.broadcast_to(tensor, tf.concat([batch_shape, event], 0))

@@ -1,4 +1,4 @@
-"""Passes through a flow that return its features or its solvers' diagnostics, or initialize it from data."""
+"""Passes through a flow that return features or solver diagnostics, or initialize the flow from data."""
 
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ class _Features(NamedTuple):
 def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = True, **kwargs: Any) -> _Features:
     """Returns the latent, the log-determinant and the values after each scale, evaluating each block once.
 
-    The scales of a `MultiscaleFlow` are its flows; the value after a flow has all of its channels. A scale of a
-    `Flow` ends with a `Squeeze2D` after some trained member; the last one ends with the flow.
+    The scales of a `MultiscaleFlow` are its flows, and the values include the channels that are then factored out.
+    In a `Flow`, a scale ends at each `Squeeze2D` that follows a trained member, and at the end of the flow.
 
     ```python
     import tensorflow as tf
@@ -42,16 +42,16 @@ def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = 
       **kwargs: `seed` and `condition`, as for `flow.forward`.
 
     Returns:
-      A named tuple of `latent`, `log_det` (log|det J|, or None) and `features`, the list of the values after each
+      A named tuple of `latent`, `log_det` (log|det J|, or None) and `features`, a list of the values after each
       scale.
     """
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
-    done = pass_through(flow, x, Context(kwargs, compute_log_det), event_ndims=x.shape.rank - 1)
-    return _Features(done.value, done.log_det, list(done.features))
+    result = pass_through(flow, x, Context(kwargs, compute_log_det), event_ndims=x.shape.rank - 1)
+    return _Features(result.value, result.log_det, list(result.features))
 
 
 def block_inputs(flow: FlowBijector, x: TensorLike, *, condition: TensorLike | None = None) -> dict[str, tf.Tensor]:
-    """The inputs of the residual blocks of a flow for data x `[batch, *event]`, by the names of the blocks."""
+    """Returns the inputs of a flow's residual blocks for data x `[batch, *event]`, by block name."""
     names = {id(block): name for name, block in blocks_by_name(flow).items()}
     inputs = {}
 
@@ -89,15 +89,15 @@ def inverse_with_solutions(
     Args:
       flow: a bijector from data to latent.
       z: `[batch, *latent]`.
-      atol: absolute tolerance for blocks that were given no solver; by default the rounding of their type.
-      condition: for conditional blocks.
-      networks: the bound `Networks` of the flow, if there are any.
+      atol: absolute tolerance for blocks with the default solver; by default the rounding error of their dtype.
+      condition: the condition of conditional blocks.
+      networks: the bound `Networks` of the flow, if available.
 
     Returns:
-      The data, and a list of the `tf_resflow.solvers.Solution` of each block, in the order of inversion.
+      The data, and a list with the `tf_resflow.solvers.Solution` of each block in the order of inversion.
 
     Raises:
-      ValueError: if a block is inside a bijector whose members are not known, such as `tfb.TransformDiagonal`.
+      ValueError: if a block is inside a bijector with unknown members, such as `tfb.TransformDiagonal`.
     """
     visited = set()
 
@@ -106,42 +106,42 @@ def inverse_with_solutions(
 
     arguments = _given(condition=condition, networks=networks)
     context = Context(arguments, compute_log_det=False, warn=False, atol=atol, visit=visit)
-    done = pass_through(flow, z, context, inverse=True)
+    result = pass_through(flow, z, context, inverse=True)
     if hidden := [block.name for block in residual_blocks(flow) if id(block) not in visited]:
         raise ValueError(
-            f"inverse_with_solutions cannot reach {', '.join(hidden)}: move them out of the bijectors around them, "
-            "whose members are not known."
+            f"inverse_with_solutions cannot reach {', '.join(hidden)} inside bijectors with unknown members. Move "
+            "the blocks out of these bijectors."
         )
-    return done.value, list(done.solutions)
+    return result.value, list(result.solutions)
 
 
 def initialize(
     flow: tfb.Bijector, batch: TensorLike, seed: Seed = None, *, condition: TensorLike | None = None
 ) -> tf.Tensor:
-    """Sets every `ActNorm` (and `DCTConv`) of a flow from the statistics of a batch, in order, data to latent.
+    """Sets every `ActNorm` and `DCTConv` of a flow from the statistics of a batch, in order from data to latent.
 
-    Call it once, before training, outside of `strategy.run` (inside `strategy.scope()` is fine). Inside a
-    `tfb.Invert`, where the data pass through the inverse of an `ActNorm`, the inverse normalizes them.
+    Call it once before training, outside of `strategy.run`; calls inside `strategy.scope()` are fine. Inside a
+    `tfb.Invert`, data pass through the inverse of an `ActNorm`, so the inverse is set to normalize them.
 
     Args:
       flow: bijector from data to latent.
-      batch: `[batch, *event]`, data as the flow receives it (dequantized); in the structure of a `tfb.JointMap`.
-      seed: for members that draw.
-      condition: for conditional blocks.
+      batch: dequantized data `[batch, *event]` as the flow receives them, or a structure for a `tfb.JointMap`.
+      seed: seed of members that draw random numbers.
+      condition: the condition of conditional blocks.
 
     Returns:
       The batch mapped to the latent space.
 
     Raises:
-      ValueError: if the batch has NaN or infinite values, or an `ActNorm` is inside a bijector whose members are
-        not known, such as `tfb.TransformDiagonal`.
+      ValueError: if the batch has NaN or infinite values, or an `ActNorm` or `DCTConv` is inside a bijector with
+        unknown members, such as `tfb.TransformDiagonal`.
     """
     if tf.nest.is_nested(flow.forward_min_event_ndims):
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
     else:
         batch = tf.convert_to_tensor(batch, flow.dtype)
     if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
-        raise ValueError("The batch for initialize has NaN or infinite values: clean the data first.")
+        raise ValueError("The batch for initialize has NaN or infinite values. Remove or replace them first.")
     arguments = route(flow, _given(seed=seed, condition=condition))
     return pass_through(flow, batch, Context(arguments, compute_log_det=False, visit=_initialize)).value
 
@@ -152,6 +152,6 @@ def _initialize(bijector, x, inverse):
     parts = [part for part in bijector.submodules if isinstance(part, FlowBijector)]
     if hidden := [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]:
         raise ValueError(
-            f"initialize cannot reach {', '.join(hidden)} inside {bijector.name} ({type(bijector).__name__}): move "
-            "them out of it."
+            f"initialize cannot reach {', '.join(hidden)} inside {bijector.name}, because the members of a "
+            f"{type(bijector).__name__} are not known. Move them out of it."
         )

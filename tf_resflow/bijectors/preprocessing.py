@@ -6,20 +6,21 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import of_shape
+from tf_resflow.bijectors.networks import checked_shape
 from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
 
 
 class Logit(FlowBijector):
-    r"""`y = logit(alpha + (1 - 2 alpha) x)`, from [0, 1] to the reals.
+    r"""Maps [0, 1] to the reals: `y = logit(alpha + (1 - 2 alpha) x)`.
 
     \\(\log|dy/dx| = \log(1 - 2\alpha) - \log s - \log(1 - s)\\) with \\(s = \alpha + (1 - 2\alpha) x\\). To
-    avoid cancellation near x = 1, \\(1 - s\\) is computed as \\(\alpha + (1 - 2\alpha)(1 - x)\\).
+    avoid cancellation near x = 1, \\(1 - s\\) is computed as \\(\alpha + (1 - 2\alpha)(1 - x)\\). `forward` maps
+    data to latent, unlike in distrax and FlowJAX.
 
     Args:
-      alpha: `float` in (0, 0.5): 0.05 for natural images, 1e-6 for MNIST in the published runs.
-      validate_args: whether to check that x lies in [0, 1].
+      alpha: `float` in (0, 0.5). The published runs use 0.05 for natural images and 1e-6 for MNIST.
+      validate_args: whether to check that x is in [0, 1].
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 4.1.
@@ -28,7 +29,7 @@ class Logit(FlowBijector):
     def __init__(self, alpha: float = 0.05, *, validate_args: bool = False, name: str = "logit") -> None:
         parameters = dict(locals())
         if not 0 < alpha < 0.5:
-            raise ValueError(f"alpha must lie in (0, 0.5); got {alpha}.")
+            raise ValueError(f"Got alpha={alpha}; it must be in (0, 0.5).")
         self._alpha = alpha
         super().__init__(forward_min_event_ndims=0, validate_args=validate_args, parameters=parameters, name=name)
 
@@ -37,14 +38,13 @@ class Logit(FlowBijector):
         return True
 
     def _lipschitz_constants(self, certified, bound):
-        alpha = self._alpha  # on [0, 1] the slope is largest at the ends, that of the inverse at 0
+        alpha = self._alpha  # the slope is largest at x = 0 and 1, the inverse's at y = 0
         return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
-        """The logarithms of s and of 1 - s."""
         checks = []
         if self.validate_args:
-            message = "Logit takes values in [0, 1]: scale the data, or dequantize with x = (v + u) / levels."
+            message = "Logit got values outside of [0, 1]. Scale the data, or dequantize: x = (v + u) / levels."
             checks = [tf.debugging.Assert(tf.reduce_all((x >= 0) & (x <= 1)), [message])]
         with tf.control_dependencies(checks):
             s, rest = (self._alpha + (1 - 2 * self._alpha) * part for part in (x, 1 - x))
@@ -58,7 +58,7 @@ class Logit(FlowBijector):
         return (tf.sigmoid(y) - self._alpha) / (1 - 2 * self._alpha)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y; its log-determinant is precise where the sigmoid rounds to 0 or 1."""
+        """Returns the `Pass` from y, with an accurate log-determinant even where the sigmoid rounds to 0 or 1."""
         x = self._inverse(y, **context.arguments)
         if not context.compute_log_det:
             return Pass(x)
@@ -70,7 +70,7 @@ class Logit(FlowBijector):
 
 
 class _WithStatistics(OnlyInSavedModels, FlowBijector):
-    """The base of bijectors whose parameters are statistics of data: variables that are not trained."""
+    """Base class of bijectors whose parameters are statistics of data, in variables that are not trained."""
 
     _only_in_saved_models = ("_statistics",)
 
@@ -86,23 +86,21 @@ class _WithStatistics(OnlyInSavedModels, FlowBijector):
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
-        """The variables by name."""
+        """The variables of the statistics, by name."""
         return dict(self._statistics)
 
 
 class Normalize(_WithStatistics):
-    """`y = (x - mean) / std`, with statistics that broadcast against the event's last axes.
+    """Normalizes `y = (x - mean) / std`, with statistics that broadcast against the last axes of the event.
 
-    They are variables that are not trained. A `tf_resflow.FlowModel` saves them with its weights, but a checkpoint
-    of the bijector alone does not.
+    The variables `statistics["mean"]` and `statistics["std"]` are not trained. `tf_resflow.FlowModel` saves them
+    with its weights, but a checkpoint of only the bijector does not. `forward` maps data to latent, unlike in
+    distrax and FlowJAX.
 
     Args:
       mean: array-like.
       std: array-like of the same shape, positive.
       dtype: of the statistics.
-
-    Attributes:
-      statistics: the variables "mean" and "std", a dict.
     """
 
     def __init__(
@@ -111,8 +109,8 @@ class Normalize(_WithStatistics):
         parameters = dict(locals())
         mean, std = np.asarray(mean, dtype), np.asarray(std, dtype)
         if mean.shape != std.shape or not np.all(std > 0):
-            shapes = f"{mean.shape} and {std.shape}"
-            raise ValueError(f"Every std must be positive, and mean and std have one shape; got {shapes}.")
+            got = f"Got a mean of shape {mean.shape} and a std of shape {std.shape}"
+            raise ValueError(f"{got}. They must have the same shape, and every std must be positive.")
         super().__init__({"mean": mean, "std": std}, mean.ndim, dtype, parameters, name)
 
     @classmethod
@@ -124,10 +122,10 @@ class Normalize(_WithStatistics):
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
     def _forward(self, x):
-        return of_shape(x.shape, (x - self._statistics["mean"]) / self._statistics["std"])
+        return checked_shape(x.shape, (x - self._statistics["mean"]) / self._statistics["std"])
 
     def _inverse(self, y):
-        return of_shape(y.shape, y * self._statistics["std"] + self._statistics["mean"])
+        return checked_shape(y.shape, y * self._statistics["std"] + self._statistics["mean"])
 
     def _forward_log_det_jacobian(self, x):
         std = self._statistics["std"]
@@ -137,19 +135,17 @@ class Normalize(_WithStatistics):
 
 
 class Whiten(_WithStatistics):
-    r"""`y = C^{-1/2} (x - mean)`: vectors with this mean and covariance C get mean 0 and covariance I.
+    r"""Whitens vectors with this mean and covariance C: `y = C^{-1/2} (x - mean)` has mean 0 and covariance I.
 
-    The symmetric root ("ZCA" whitening) is the one that moves vectors least. With the eigenvalues
-    \\(\sigma_i^2\\) of C, \\(\log|\det J| = -\sum_i \log \sigma_i\\). The map computes in float64. The statistics
-    are variables like those of a `Normalize`.
+    The symmetric square root ("ZCA" whitening) changes the vectors least. With the eigenvalues \\(\sigma_i^2\\) of
+    C, \\(\log|\det J| = -\sum_i \log \sigma_i\\). Values are computed in float64. `statistics` has the variables
+    "mean"; "std", the \\(\sigma_i\\); and "axes", the eigenvectors as columns. They are saved like those of
+    `Normalize`. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
     Args:
       mean: array-like `[size]`.
       covariance: array-like `[size, size]`, symmetric and positive definite.
       dtype: of the vectors.
-
-    Attributes:
-      statistics: the variables "mean"; "std", the \\(\sigma_i\\); and "axes", the eigenvectors as columns: a dict.
 
     References:
       Kessy, Lewin and Strimmer, Optimal whitening and decorrelation, 2018.
@@ -162,7 +158,7 @@ class Whiten(_WithStatistics):
         super().__init__(_principal_axes(mean, covariance), 1, dtype, parameters, name)
 
     def assign(self, mean: TensorLike, covariance: TensorLike) -> None:
-        """Sets the statistics to those of another mean and covariance."""
+        """Sets the statistics from another mean and covariance."""
         for key, value in _principal_axes(mean, covariance).items():
             self._statistics[key].assign(value)
 
@@ -171,7 +167,6 @@ class Whiten(_WithStatistics):
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()), order=2.0)
 
     def _scaled(self, x, factors):
-        """Vectors in float64, multiplied along the principal axes."""
         axes = self._statistics["axes"]
         return tf.linalg.matvec(axes, factors * tf.linalg.matvec(axes, x, transpose_a=True))
 
@@ -188,29 +183,29 @@ class Whiten(_WithStatistics):
 
 
 def _principal_axes(mean, covariance):
-    """The statistics of a `Whiten`."""
     mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not np.allclose(covariance, covariance.T):
         raise ValueError(
-            "Whiten needs a mean [size] and a finite, symmetric covariance [size, size]; got shapes "
-            f"{mean.shape} and {covariance.shape}."
+            f"Whiten got a mean and a covariance of shapes {mean.shape} and {covariance.shape}. It needs a mean "
+            "[size] and a finite, symmetric covariance [size, size]."
         )
     variances, axes = np.linalg.eigh(covariance)
     if not variances[0] > 0:
         raise ValueError(
-            f"The covariance must be positive definite; its least eigenvalue is {variances[0]:.3g}. Leave out "
-            "columns that depend on others."
+            f"The smallest eigenvalue of the covariance is {variances[0]:.3g}; the covariance must be positive "
+            "definite. Leave out columns that depend on other columns."
         )
     return {"mean": mean, "std": np.sqrt(variances), "axes": axes}
 
 
 class Squeeze2D(FlowBijector):
-    """`[H, W, C]` to `[H / f, W / f, C f^2]`: each f x f patch of a channel becomes f^2 channels.
+    """Turns each f x f patch of a channel into f^2 channels: `[H, W, C]` to `[H / f, W / f, C f^2]`.
 
-    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c.
+    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c. `forward` maps data
+    to latent, unlike in distrax and FlowJAX.
 
     Args:
-      factor: f, `int` >= 2.
+      factor: the factor f, an `int` of at least 2.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.
@@ -245,7 +240,8 @@ class Squeeze2D(FlowBijector):
         *outer, h, w, c = tf.TensorShape(shape).with_rank_at_least(3).as_list()
         f = self._factor
         if (h or 0) % f or (w or 0) % f:
-            raise ValueError(f"Squeeze2D({f}) needs a height and width that are multiples of {f}; got {h} x {w}.")
+            got = f"Squeeze2D({f}) got images of {h} x {w} pixels"
+            raise ValueError(f"{got}; height and width must be multiples of {f}. Crop or pad the images.")
         return tf.TensorShape([*outer, h and h // f, w and w // f, c and c * f * f])
 
     def _inverse_event_shape(self, shape):

@@ -30,12 +30,12 @@ from tf_resflow.typing import Shape, TensorLike
 
 
 class ResidualBlock(NetworkBijector):
-    r"""`y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
+    r"""Residual block `y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
 
     The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated by
-    `log_det_estimator`; the inverse is the fixed point of \\(x = y - g(x)\\). `forward` computes the value and the
-    log-determinant from one evaluation of g. In a density, as below, `log_prob` runs this cheap direction and
-    `sample` the fixed-point iteration.
+    `log_det_estimator`. The inverse is the fixed point of \\(x = y - g(x)\\). `forward` maps data to latent, unlike
+    in distrax and FlowJAX, and computes the value and the log-determinant from one evaluation of g. In a density,
+    as below, `log_prob` uses this cheap direction, and `sample` uses the fixed-point iteration.
 
     ```python
     import keras
@@ -56,33 +56,31 @@ class ResidualBlock(NetworkBijector):
     # (5,)
     ```
 
-    Methods accept a `seed` (see `tf_resflow.stateless_seed`) and a `condition`, whose batch shape broadcasts to
-    that of the value; distributions pass them on as `bijector_kwargs={...}`. Without a seed each estimate is
-    random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed seed, or
-    `log_det_estimator=Exact()`.
+    Methods accept a `seed` (see `tf_resflow.stateless_seed`) and a `condition`, whose batch shape must broadcast to
+    the batch shape of the value. Pass them to a distribution as `bijector_kwargs={...}`. Without a seed, each
+    estimate is random, and the first one issues a `tf_resflow.logdet.UnseededEstimateWarning`. MCMC needs a fixed
+    seed, or `log_det_estimator=Exact()`.
 
-    TFP caches the value and the log-determinant of a tensor, even if variables change, while its output is held in
-    eager mode, and under two gradient tapes in one `tf.function`. Pass `tf.identity(x)` there.
+    TFP caches the value and the log-determinant of a tensor. In eager mode, it reuses them as long as the output
+    exists, even after variables have changed. In a `tf.function`, it also reuses them under a second gradient tape.
+    Pass `tf.identity(x)` in these cases.
 
     Args:
-      branch: built Keras layer or model (or `tf.Module`), g, from an event to an event of the same shape.
+      branch: built Keras layer or model (or `tf.Module`) g, which maps an event to an event of the same shape.
       log_det_estimator: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
-      lipschitz_constant: bound of Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
-        not know; it is not verified.
-      has_condition: whether the branch takes `[x, condition]`; the constant is that in x.
+      lipschitz_constant: bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
+        not know. It is not verified.
+      has_condition: whether the branch is called with `[x, condition]`. The constant is with respect to x.
       event_shape: shape of an event, for a branch without a known input shape.
-      validate_args: whether `inverse` raises an error if an example did not converge. By default it prints a
-        warning. (Compiled by XLA it does neither; use `solve`.)
-      name: `str`, a key of checkpoints and a salt of seeds. `Flow` numbers members of the same name.
+      validate_args: whether `inverse` raises an error if an example did not converge. By default, it prints a
+        warning. Code compiled by XLA does neither; use `solve` there.
+      name: `str`, also the key in checkpoints and a salt of seeds. `Flow` numbers repeated names.
 
     Attributes:
-      branch: the Keras layer or model g.
-      log_det_estimator: the estimator of the log-determinant.
-      inverse_solver: the solver of `inverse`.
-      lipschitz_constant: the bound of Lip(g) that the layers enforce, or that was given.
-      event_shape: the shape of an event, as far as it is known.
-      condition_shape: likewise the shape of its condition, None without one.
+      lipschitz_constant: the bound on Lip(g), given or enforced by the layers.
+      event_shape: shape of an event, as far as it is known.
+      condition_shape: shape of the condition, as far as it is known; None without a condition.
 
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
@@ -119,7 +117,10 @@ class ResidualBlock(NetworkBijector):
         super().__init__(branch, condition_shapes, validate_args=validate_args, parameters=parameters, name=name)
         shape = output_shape(branch, [self.event_shape, *condition_shapes])
         if not tf.TensorShape([None, *self.event_shape]).is_compatible_with(shape):
-            raise ValueError(f"The branch of {name} maps shape {self.event_shape} to {shape[1:]}; it must keep it.")
+            raise ValueError(
+                f"The branch of {name} maps shape {self.event_shape} to {shape[1:]}; the shapes must be equal. "
+                "Change the size of its last layer."
+            )
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
@@ -130,23 +131,23 @@ class ResidualBlock(NetworkBijector):
         return ("seed", *super().argument_names)
 
     def expansion_point(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
-        """The point `[batch, *event]` at which the Jacobian of g gives the log-determinant at x."""
+        """Returns the point `[batch, *event]` where the Jacobian of g determines the log-determinant at x."""
         return x
 
     def jacobian(
         self, x: tf.Tensor, y: tf.Tensor, condition: tf.Tensor | None = None, networks: Networks | None = None
     ) -> tf.Tensor:
-        """The Jacobian of the block at x, of which y is the image: `[batch, size, size]`."""
+        """Returns the Jacobian of the block at x, whose image is y: `[batch, size, size]`."""
         jacobian = Exact().jacobian(bound_network(self.branch, networks), x, condition)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
     def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
-        r"""y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\) at rows x, if it is exact."""
+        r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if it is exact."""
         if type(self.log_det_estimator) is not Exact or self.has_condition:
             return None
         branch = bound_network(self.branch, networks)
-        log_det, of_log_det, inverse = self.log_det_estimator.with_gradient(branch, x)
-        gradient = tf.reduce_sum(inverse * tf.transpose(gradient - of_log_det)[:, tf.newaxis], 0)
+        log_det, log_det_gradient, inverse = self.log_det_estimator.with_gradient(branch, x)
+        gradient = tf.reduce_sum(inverse * tf.transpose(gradient - log_det_gradient)[:, tf.newaxis], 0)
         return x + tf.cast(branch(x), x.dtype), log_det, tf.transpose(gradient)
 
     def _lipschitz_constants(self, certified, bound):
@@ -160,13 +161,13 @@ class ResidualBlock(NetworkBijector):
         return LipschitzConstants(1.0 + constant, math.inf, order, reason)
 
     def solve(self, y: TensorLike, condition: TensorLike | None = None) -> Solution:
-        """The inverse with its diagnostics, a `tf_resflow.solvers.Solution` of the shapes of y, `[..., *event]`."""
+        """Returns the inverse of y `[..., *event]` with its diagnostics, as a `tf_resflow.solvers.Solution`."""
         y = tf.convert_to_tensor(y, dtype=self.dtype)
         check_event(f"{self.name} maps events", self.event_shape, y.shape)
         return self._solve(bind(self.branch), y, condition)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from x, data to latent: one evaluation of g, and the series if a log-determinant is wanted."""
+        """Returns the `Pass` from data to latent: one evaluation of g, and the log-determinant if requested."""
         branch, condition = self._network_and_condition(context)
         x, condition, batch_shape = self._to_rows(x, condition)
         if not context.compute_log_det:
@@ -176,7 +177,7 @@ class ResidualBlock(NetworkBijector):
         return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        """The `Pass` from y, latent to data; a log-determinant takes one more evaluation of g."""
+        """Returns the `Pass` from latent to data. A log-determinant needs one more evaluation of g."""
         branch, condition = self._network_and_condition(context)
         enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
         solution = self._solve(branch, y, condition, **enough)
@@ -186,7 +187,7 @@ class ResidualBlock(NetworkBijector):
         return Pass(x, log_det, solutions=(solution,))
 
     def _seed(self, context):
-        """The seed of an estimate; warns if the estimate is random and the caller passed no seed, not even None."""
+        """Returns the seed of an estimate. Warns if a random estimate got no `seed` argument, not even None."""
         if self.is_random and "seed" not in context.arguments:
             warn_unseeded(self.name)
         return context.seed(self.name)
@@ -197,10 +198,10 @@ class ResidualBlock(NetworkBijector):
         return from_rows(solution, batch_shape)
 
     def _report(self, solution, context):
-        """Operations that raise (`validate_args`) or warn if an example did not converge."""
+        """Returns operations that raise an error (`validate_args`) or warn if an example did not converge."""
         message = f"{self.name}: the inverse did not converge for some examples, or its input is not finite"
-        most = self._residuals / (1 - self.lipschitz_constant)
-        message += f" (the error is about the residual, at most {most:.2g} times it)"
+        factor = self._residuals / (1 - self.lipschitz_constant)
+        message += f" (the error is about as large as the residual, and at most {factor:.2g} times as large)"
         if self.validate_args:
             failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]
@@ -215,9 +216,10 @@ def _input_shapes(branch, has_condition, event_shape):
         check_built(branch)
     shapes = input_shapes(branch)
     if has_condition and len(shapes) not in (0, 2):
-        raise ValueError(f"A conditional branch is a keras.Model([x, c], g); this one has {len(shapes)} input.")
+        needed = "has_condition=True needs two. Build it as keras.Model([x, c], g)"
+        raise ValueError(f"The branch has {len(shapes)} input(s), but {needed}.")
     if event_shape is None and not shapes:
-        raise ValueError("The branch has no known input shape: pass event_shape=.")
+        raise ValueError("The input shape of the branch is unknown. Pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
     condition_shape = shapes[1][1:] if len(shapes) == 2 else [None]
     return event_shape, [condition_shape] if has_condition else []
@@ -227,7 +229,7 @@ def _checked_constant(branch, constant):
     constant = float(lipschitz_constant(branch) if constant is None else constant)
     if not 0 <= constant < 1:
         raise ValueError(
-            f"The branch has Lipschitz constant {constant:.6g}, and x + g(x) is guaranteed to be invertible only "
-            "below 1: lower the layers' coefficient."
+            f"The branch has Lipschitz constant {constant:.6g}, but x + g(x) is guaranteed to be invertible only "
+            "for a constant below 1. Lower the coefficient of its layers."
         )
     return constant

@@ -1,4 +1,4 @@
-"""The blocks of a flow: views of it that have another estimator or solver for them, and their Lipschitz bounds."""
+"""Views of a flow with another estimator or solver, and the Lipschitz bounds of its residual blocks."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,9 +20,9 @@ _Part = TypeVar("_Part", bound=tf.Module)
 
 
 def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
-    """Returns a view of a bijector or distribution in which every `ResidualBlock` has another estimator.
+    """Returns a view of a bijector or distribution in which every `ResidualBlock` uses another estimator.
 
-    The view shares the variables, so one estimator can evaluate while another one trains.
+    The view shares the variables of the original, so training and evaluation can use different estimators.
 
     ```python
     import keras
@@ -36,21 +36,22 @@ def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
 
     Args:
       flow: a bijector or distribution, with blocks at any depth.
-      log_det_estimator: a `tf_resflow.logdet` estimator, or a dict of estimators by the names of blocks (equal
-        names after the first are numbered: block, block_1). Blocks that are not in the dict keep their own.
+      log_det_estimator: a `tf_resflow.logdet` estimator, or a dict of estimators by block name. Repeated names are
+        numbered: block, block_1. Blocks that are not in the dict keep their estimator.
 
     Returns:
       An object of the same type. Parts without residual blocks are not copied.
 
     Raises:
-      ValueError: if `flow` is a joint distribution whose model has functions, or holds blocks outside of its
-        constructor's arguments, where they cannot be replaced.
+      ValueError: if `flow` is a joint distribution whose model contains functions, or holds blocks that are not
+        among its constructor's arguments. Such blocks cannot be replaced.
     """
     if not isinstance(log_det_estimator, Mapping):
         return _view(flow, lambda block: block.copy(log_det_estimator=log_det_estimator))
     blocks = blocks_by_name(flow)
     if unknown := log_det_estimator.keys() - blocks.keys():
-        raise ValueError(f"{flow.name} has no residual block named {', '.join(sorted(unknown))}.")
+        named = f"named {', '.join(sorted(unknown))}"
+        raise ValueError(f"{flow.name} has no residual block {named}. Its blocks are {', '.join(blocks)}.")
     estimators = {id(blocks[name]): estimator for name, estimator in log_det_estimator.items()}
     return _view(
         flow, lambda block: block.copy(log_det_estimator=estimators.get(id(block), block.log_det_estimator))
@@ -58,31 +59,31 @@ def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
 
 
 def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Part:
-    """Returns a view of a bijector or distribution in which every `ResidualBlock` has another solver.
+    """Returns a view of a bijector or distribution in which every `ResidualBlock` uses another solver.
 
     Args:
-      flow: as for `with_log_det_estimator`, and so are the result and the errors.
-      inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable like them.
+      flow: as for `with_log_det_estimator`, which has the same result and errors.
+      inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable with the same arguments.
     """
     return _view(flow, lambda block: block.copy(inverse_solver=inverse_solver))
 
 
 def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
-    """The `ResidualBlock`s in a bijector or distribution; equal names after the first are numbered."""
+    """Returns the `ResidualBlock`s in a bijector or distribution by name. Repeated names are numbered."""
     return {name: part for name, part in parts_by_name(flow).items() if isinstance(part, ResidualBlock)}
 
 
 def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
-    """The names of the residual blocks whose `lipschitz_constant` cannot be verified, each with the reason."""
+    """Returns the residual blocks whose `lipschitz_constant` cannot be verified, as a dict from name to reason."""
     reasons = {name: bounded_norm(block.branch)[1] for name, block in blocks_by_name(flow).items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_constant) -> dict[str, float]:
-    """Returns a rigorous upper bound of the Lipschitz constant of each residual branch, by the name of its block.
+    """Returns a rigorous upper bound on the Lipschitz constant of each residual branch, by block name.
 
-    A bound is the product of the bounds of the layers and activations, for the current weights. Below 1 it proves
-    that the block is invertible; above 1 it proves nothing. It is infinite for blocks that cannot be verified.
+    A bound is the product of the bounds of the layers and activations, for the current weights. Below 1, it proves
+    that the block is invertible. Above 1, it proves nothing. It is infinite for blocks that cannot be verified.
     """
     uncertified = uncertified_blocks(flow)
     return {
@@ -93,19 +94,19 @@ def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_cons
 
 def _view(part, copy):
     if not isinstance(part, _PARTS):
-        raise ValueError(f"Expected a bijector or a distribution; got a {type(part).__name__}.")
+        raise ValueError(f"Got a {type(part).__name__}; expected a bijector or a distribution.")
     view = _replace(part, copy)
     originals = {id(block) for block in residual_blocks(part)}
-    if left := {block.name for block in residual_blocks(view) if id(block) in originals}:
+    if missed := {block.name for block in residual_blocks(view) if id(block) in originals}:
         raise ValueError(
-            f"{part.name} ({type(part).__name__}) holds blocks outside of its constructor's arguments: "
-            f"{', '.join(sorted(left))}. Build it from a view of the flow instead."
+            f"{part.name} ({type(part).__name__}) holds blocks that are not among its constructor's arguments: "
+            f"{', '.join(sorted(missed))}. Build it from a view of the flow instead."
         )
     return view
 
 
 def _replace(value, copy):
-    """A value with copies of the blocks inside it; the same object if there are none."""
+    """Returns a value with copies of its blocks, or the same object if it has no blocks."""
     if isinstance(value, ResidualBlock):
         return copy(value)
     if not isinstance(value, _PARTS):
@@ -115,15 +116,15 @@ def _replace(value, copy):
         pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
         return value if all(view is part for view, part in pairs) else views
     if isinstance(value, tfb.Bijector) and not residual_blocks(value):
-        return value  # its parameters may be a joint distribution with functions, of whose supports it is made
+        return value  # it may be built from the supports of a joint distribution with functions
     members = tf.nest.flatten(value.model) if isinstance(value, tfd.JointDistribution) else []
     if not all(isinstance(member, tfd.Distribution) for member in members):
         raise ValueError(
             f"{value.name} ({type(value).__name__}) is made of functions, in which blocks cannot be replaced. "
-            "Build it from views of the densities that the functions use."
+            "Build it from views of the distributions that the functions use."
         )
     views = {key: _replace(parameter, copy) for key, parameter in value.parameters.items()}
     if all(view is value.parameters[key] for key, view in views.items()):
         return value
-    # Not value.copy: a distribution's copy keeps the original, blocks and all, among its submodules.
+    # Not value.copy, because a distribution's copy keeps the original and its blocks among its submodules.
     return type(value)(**views)

@@ -1,7 +1,6 @@
 """Log-determinants and inverses of small matrices I + J, with a norm of J below 1.
 
-The matrices of a batch are along the last axis, `[size, size, batch]`, so that operations on all matrices pass over
-memory in order.
+The batch is the last axis, `[size, size, batch]`, so that operations on all matrices read memory in order.
 """
 
 import numpy as np
@@ -10,18 +9,18 @@ import tensorflow as tf
 from tf_resflow.layers.tracing import in_one_pass
 from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
 
-MOST_ELIMINATED = 16  # largest size of a matrix that is inverted by operations that TFLite also has
+MOST_ELIMINATED = 16  # largest size of matrices that are inverted only by operations that TFLite supports
 
 
 def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """log|det| of matrices I + J, with `fused` by one kernel that computes also the inverse, see `in_one_pass`."""
+    """Returns log|det| of matrices I + J. If `fused`, one kernel also computes the inverse; see `in_one_pass`."""
     if matrix.shape[0] <= MOST_ELIMINATED or (fused and not tf.executing_eagerly()) or is_xla():
         return log_det_and_inverse(matrix, fused=fused)[0]
     return tf.linalg.slogdet(tf.transpose(matrix, [2, 0, 1]))[1]
 
 
 def log_det_and_inverse(matrix: tf.Tensor, *, fused: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-    """The result of `log_abs_det`, and the inverses; both are differentiable any number of times."""
+    """Returns the result of `log_abs_det` and the inverses. Both are differentiable any number of times."""
     with unrecorded():
         log_det, inverse = _solved(matrix, fused)
     return _with_inverse(matrix, log_det, inverse), _inverse(matrix, inverse)
@@ -39,12 +38,12 @@ def _solved(matrix, fused):
 
 
 def _eliminate(matrix):
-    r"""log|det| and the inverse of matrices `[size, size, batch]`, by Gauss-Jordan sweeps.
+    r"""Returns log|det| and the inverse of matrices `[size, size, batch]`, by Gauss-Jordan sweeps.
 
     The sweep of coordinate k is \\(A - (a_k - e_k)(a^k + e_k)^T / A_{kk}\\), with the column \\(a_k\\) and the row
-    \\(a^k\\). Rows need not be exchanged: if \\(\|J\|_p \le L < 1\\) for any p, the pivots of \\(A = I + J\\) are
-    at least 1 - L. With \\(M = I + K\\) the leading block up to k, the pivot is \\(1 / (M^{-1})_{kk}\\). K is J
-    between two projections on coordinates, so \\(\|K\|_p \le L\\), and
+    \\(a^k\\). Row exchanges are unnecessary: if \\(\|J\|_p \le L < 1\\) for any p, the pivots of \\(A = I + J\\)
+    are at least 1 - L. Let \\(M = I + K\\) be the leading block up to k. The pivot is \\(1 / (M^{-1})_{kk}\\). K is
+    J between two projections on coordinates, so \\(\|K\|_p \le L\\), and
     \\(|(M^{-1})_{kk}| \le \|M^{-1}\|_p \le 1 / (1 - L)\\).
     """
     pivots = []
@@ -55,7 +54,7 @@ def _eliminate(matrix):
 
 
 def _eliminate_in_loop(matrix):
-    """The same for XLA, which compiles the sweep once."""
+    """Does the same in a loop, so that XLA compiles the sweep only once."""
     size = matrix.shape[0]
 
     def sweep(k, matrix, log_det):
@@ -72,7 +71,7 @@ def _eliminate_in_loop(matrix):
 
 @custom_gradient
 def _with_inverse(matrix, log_det, inverse):
-    """log|det| of a matrix whose inverse is known; differentiable any number of times."""
+    """Returns log|det| of a matrix with a known inverse, differentiable any number of times."""
 
     def grad(upstream):
         return upstream * tf.transpose(_inverse(matrix, inverse), [1, 0, 2]), None, None
@@ -82,7 +81,7 @@ def _with_inverse(matrix, log_det, inverse):
 
 @custom_gradient
 def _inverse(matrix, inverse):
-    """The known inverse of a matrix, differentiable in the matrix."""
+    """Returns the known inverse of a matrix, differentiable with respect to the matrix."""
 
     def grad(upstream):
         transposed = tf.transpose(_inverse(matrix, inverse), [1, 0, 2])

@@ -1,4 +1,4 @@
-r"""Estimators of log|det(I + J)|, and the default one.
+r"""Estimators of log|det(I + J)|, and the choice of the default estimator.
 
 With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \mathrm{tr}(J^k)\\), and
 \\(\mathrm{tr}(J^k) = E[v^T J^k v]\\) for probes with \\(E[v v^T] = I\\).
@@ -51,13 +51,13 @@ class LogDetEstimator(Serializable, abc.ABC):
         """Evaluates the residual map and its log-determinant.
 
         Args:
-          branch: callable `g`: `branch(x)`, or `branch([x, condition])`.
+          branch: callable g, called as `branch(x)` or `branch([x, condition])`.
           x: tensor of shape `[batch, *event]`.
           condition: `None` or a tensor of shape `[batch, ...]`.
           seed: see `tf_resflow.stateless_seed`.
 
         Returns:
-          `y` like `x`, and `log_det` of shape `[batch]` (nats), both differentiable.
+          `y` with the shape and dtype of `x`, and `log_det` of shape `[batch]` (nats). Both are differentiable.
         """
 
     def log_det_ratio(
@@ -65,26 +65,23 @@ class LogDetEstimator(Serializable, abc.ABC):
     ) -> tf.Tensor:
         r"""Returns the log-determinant of a `MonotoneBlock`, \\(\log|\det(I - J)| - \log|\det(I + J)|\\) at x.
 
-        Its series \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\) has odd powers only. The arguments are those
-        of `__call__`, and the result has shape `[batch]`.
-
-        References:
-          Ahn et al., Invertible Monotone Operators for Normalizing Flows, 2022.
+        Its series \\(-2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\) has only odd powers (Ahn et al. 2022). The
+        arguments are the same as for `__call__`, and the result has shape `[batch]`.
         """
         name = type(self).__name__
-        raise NotImplementedError(f"{name} does not estimate a MonotoneBlock: give it a method log_det_ratio.")
+        raise NotImplementedError(f"{name} does not support MonotoneBlock. Implement its method log_det_ratio.")
 
     def with_sets(self, num: int) -> "LogDetEstimator":
-        """Returns the estimator for batches of `num` equal parts whose examples share all random numbers."""
+        """Returns an estimator for batches of `num` equal parts; the examples of a part share random numbers."""
         return self
 
     def num_rows(self, size: int) -> int:
-        """Number of rows per example of `size` coordinates at which the branch is evaluated at once."""
+        """Returns the number of rows per example of `size` coordinates in one evaluation of the branch."""
         return 1
 
 
 class _Estimator(LogDetEstimator):
-    """An estimator whose two log-determinants have one implementation."""
+    """Base class that implements both log-determinants in one method."""
 
     def __call__(self, branch, x, condition=None, *, seed=None):
         return self._evaluate(branch, _inputs(x, condition), seed)
@@ -94,7 +91,7 @@ class _Estimator(LogDetEstimator):
 
     @abc.abstractmethod
     def _evaluate(self, branch, inputs, seed, odd=False):
-        """`x + g(x)`, and the log-determinant, or with `odd` that of a `MonotoneBlock`."""
+        """Returns `x + g(x)` and the log-determinant, or with `odd` the one of a `MonotoneBlock`."""
 
 
 def _inputs(x, condition):
@@ -108,7 +105,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tolerance": (lambda tolerance: tolerance > 0, "positive"),
     "lipschitz_constant": (lambda constant: 0 <= (constant or 0) < 1, "at least 0 and below 1"),
     **dict.fromkeys(("rtol", "chance"), (lambda share: share is None or 0 < share < 1, "in (0, 1)")),
-}  # of the settings
+}  # by setting: the check, and the expected values
 
 
 @dataclasses.dataclass(eq=False)
@@ -125,7 +122,7 @@ class _SeriesEstimator(_Estimator):
         for name, value in settings.items():
             holds, expected = _RANGES.get(name, (lambda value: True, ""))
             if not holds(value):
-                raise ValueError(f"{name} of {type(self).__name__} must be {expected}; got {value!r}.")
+                raise ValueError(f"Got {name}={value!r}; in {type(self).__name__} it must be {expected}.")
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
@@ -133,7 +130,7 @@ class _SeriesEstimator(_Estimator):
 
     @abc.abstractmethod
     def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
-        """The `Terms` for the probe vectors `v`, `[rows, *event]`."""
+        """Returns the `Terms` for the probe vectors `v`, `[rows, *event]`."""
 
     def _evaluate(self, branch, inputs, seed, odd=False):
         num_probes = self.num_rows(inputs[0].shape[1:].num_elements())
@@ -157,8 +154,6 @@ class _SeriesEstimator(_Estimator):
 
 @dataclasses.dataclass(eq=False)
 class _RandomLength(_SeriesEstimator):
-    """A series with a random number of terms."""
-
     _: dataclasses.KW_ONLY
     per_example: bool = False
 
@@ -166,7 +161,7 @@ class _RandomLength(_SeriesEstimator):
         return dataclasses.replace(self, probe_sets=num, per_example=True)
 
     def _lengths(self, v, draw):
-        """Draws one number, or one for each row of v, shared as the probes are; `draw` takes a shape."""
+        """Returns one number, or one per row of v, shared like the probes. `draw` is called with a shape."""
         if not self.per_example:
             return draw([])
         rows = tf.shape(v)[0]
@@ -178,10 +173,10 @@ class _RandomLength(_SeriesEstimator):
 
 @dataclasses.dataclass(eq=False)
 class RussianRoulette(_RandomLength):
-    r"""Unbiased: exact terms, then a random number of terms, each divided by the probability that it is taken.
+    r"""Unbiased estimator: exact terms, then randomly many terms, each divided by its probability.
 
-    With m exact terms the weights are \\(w_k = 1\\) for \\(k \le m\\) and
-    \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is guaranteed finite if
+    With m exact terms, the weights are \\(w_k = 1\\) for \\(k \le m\\) and
+    \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is guaranteed to be finite if
     \\(\sum_k L^{2k} / P(N \ge k)\\) is finite (see `finite_variance`).
 
     ```python
@@ -193,18 +188,18 @@ class RussianRoulette(_RandomLength):
 
     Args:
       num_exact_terms: number of exact terms.
-      distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The default takes 4
-        terms in expectation.
+      distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The defaults compute 4
+        terms on average.
       per_example: whether every example draws its own N. This suits evaluation: errors within a batch are
-        independent, but all examples take as many terms as the largest N of the batch. Otherwise the batch shares
-        one N. This suits training: it takes fewer terms, but errors are correlated, and std / sqrt(batch) is not a
+        independent, but the whole batch computes as many terms as the largest N. Otherwise, the batch shares one N.
+        This suits training: fewer terms are computed, but errors are correlated, and std / sqrt(batch) is not a
         standard error.
-      probes: "rademacher" (independent random signs), "colored" (signs whose cross terms cancel between colors of
-        coordinates: far less noise for convolutional branches, and exact for D probes), "gaussian", or "basis" (all
-        D basis vectors: the exact trace).
-      num_probes: number of probes per example, over which the estimate is averaged.
-      probe_sets: `None` if every example has its own probes. Otherwise the batch has this number of equal parts in
-        sequence, and all examples of a part share their probes and, with `per_example`, their N. The estimate of an
+      probes: "rademacher" (independent random signs), "colored" (signs whose cross terms cancel between coordinates
+        of different colors: far less noise for convolutional branches, and exact for D probes), "gaussian", or
+        "basis" (all D basis vectors: the exact trace).
+      num_probes: number of probes per example. The estimate is their average.
+      probe_sets: by default, every example has its own probes. Otherwise, this number of equal, consecutive parts
+        of the batch: all examples of a part share their probes and, with `per_example`, their N. The estimate of an
         example then does not depend on the other examples, as needed for serving.
 
     References:
@@ -235,14 +230,14 @@ class RussianRoulette(_RandomLength):
 
 @dataclasses.dataclass(eq=False)
 class PowerSeries(_SeriesEstimator):
-    """The series truncated after `num_terms` terms: biased, the baseline of i-ResNet.
+    """Biased estimator of i-ResNet: the power series truncated after `num_terms` terms.
 
-    Its gradient is the gradient of its value, in expectation over the probes (exactly for basis probes): the
-    Neumann series stops one term earlier.
+    The Neumann series of the gradient stops one term earlier. In expectation over the probes (exactly for basis
+    probes), the gradient is therefore the gradient of the value.
 
     Args:
       num_terms: number of terms.
-      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
+      probes: see `RussianRoulette`, also for `num_probes` and `probe_sets`.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
@@ -261,20 +256,20 @@ class PowerSeries(_SeriesEstimator):
 
 @dataclasses.dataclass(eq=False)
 class AdaptiveSeries(_SeriesEstimator):
-    r"""Takes terms until the rest of the series is guaranteed below `tolerance`, for the probes drawn.
+    r"""Truncates the series where its remainder is guaranteed to be below `tolerance`, for the drawn probes.
 
-    With \\(w_k = (J^T)^k v\\), the rest after k terms is at most
+    With \\(w_k = (J^T)^k v\\), the remainder after k terms is at most
     \\(\|v\|_p \|w_k\|_{p^*} \sum_{j \ge 1} L^j / (k + j)\\), and so at most
-    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), if L bounds the induced p-norm of J. This certifies the
-    truncation only: the noise of the probes remains. Several probes reduce it, and `probes="basis"` has none.
+    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), if L bounds the induced p-norm of J. This bounds only the
+    truncation error; the noise of the probes remains. Several probes reduce it, and `probes="basis"` has none.
 
     Args:
-      tolerance: positive, in nats per example.
-      lipschitz_constant: a known bound. By default a rigorous bound is computed from the kernels of the branch at
-        each call, which takes seconds for images of thousands of dimensions.
-      order: order p of the norm in which the bound holds. By default the order of the layers of the branch, with
+      tolerance: positive bound on the remainder, in nats per example.
+      lipschitz_constant: a known bound of the branch. By default, a rigorous bound is computed from the kernels at
+        each call, which takes seconds for images with thousands of dimensions.
+      order: order p of the norm in which the bound holds. By default, the order of the layers of the branch, with
         the current value of a learned order.
-      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
+      probes: see `RussianRoulette`, also for `num_probes` and `probe_sets`.
 
     Raises:
       ValueError: when called, if the branch has no known bound, or its layers bound it in another norm.
@@ -287,14 +282,13 @@ class AdaptiveSeries(_SeriesEstimator):
     order: float | None = None
 
     def _bound(self, branch, dtype):
-        """The bound of the branch, and the order p of the norm in which it holds."""
         if self.lipschitz_constant is not None and self.order is not None:
             return tf.constant(self.lipschitz_constant, dtype), self.order
         order = lipschitz_order(branch)
         if self.order not in (None, order):
             raise ValueError(
-                f"AdaptiveSeries has order={self.order:g}, but the layers of the branch bound it in the norm of "
-                f"order {order_name(order)}: leave order out, or pass a lipschitz_constant in the other norm."
+                f"AdaptiveSeries has order={self.order:g}, but the layers bound the branch in the norm of order "
+                f"{order_name(order)}. Leave order out, or pass the lipschitz_constant for order={self.order:g}."
             )
         order = tf.stop_gradient(order.order()) if isinstance(order, LearnedOrder) else order
         if self.lipschitz_constant is not None:
@@ -303,8 +297,8 @@ class AdaptiveSeries(_SeriesEstimator):
         tf.debugging.assert_less(
             bound,
             tf.ones([], dtype),
-            "AdaptiveSeries: the certified Lipschitz bound of the branch is not below 1. Run "
-            "resflow.layers.update_norms to a tight tolerance, or lower the layers' coefficient.",
+            "AdaptiveSeries: the certified Lipschitz bound of the branch is not below 1. Call "
+            "resflow.layers.update_norms with a small tolerance, or lower the coefficient of the layers.",
         )
         return bound, order
 
@@ -314,7 +308,6 @@ class AdaptiveSeries(_SeriesEstimator):
         factor = bound / (1.0 - bound) * lp_norm(v, order)
 
         def is_large(k, w):
-            """Whether the rest of the series after term k may exceed the tolerance, for any row."""
             rest = factor / (tf.cast(k, v.dtype) + 1.0) * lp_norm(w, dual_order(order))
             return tf.reduce_any(rest > self.tolerance)
 
@@ -326,13 +319,13 @@ class AdaptiveSeries(_SeriesEstimator):
 
 @dataclasses.dataclass(eq=False)
 class AdaptiveRoulette(_RandomLength):
-    r"""Unbiased: exact terms while they are large, then a roulette whose survival follows their decay.
+    r"""Unbiased estimator: exact terms while they are large, then Russian roulette that follows their decay.
 
     Term n is the last exact term of a probe v if \\(\|w_n\| \le \mathrm{rtol} \|v\|\\), with
-    \\(w_k = (J^T)^k v\\), or if \\(n = \mathrm{max\_exact\_terms}\\). Term \\(n + j\\) is taken with probability
-    \\(P(N \ge j) = c q^{j - 1}\\) and divided by it. Since v determines n, and N does not depend on v otherwise,
-    the estimate is unbiased. q is the root of \\(\|w_n\| / \|w_{n - 1}\|\\), clipped to [0.5, 0.99]. The variance
-    is finite wherever the variance with `Geometric(0.5)` is, and if q is above the square of the ratio's limit.
+    \\(w_k = (J^T)^k v\\), or if \\(n = \mathrm{max\_exact\_terms}\\). Term \\(n + j\\) is computed with probability
+    \\(P(N \ge j) = c q^{j - 1}\\) and divided by it. q is the square root of \\(\|w_n\| / \|w_{n - 1}\|\\), clipped
+    to [0.5, 0.99]. The estimate is unbiased, because v determines n and q, and N does not depend on v otherwise.
+    The variance is finite if it is finite with `Geometric(0.5)`, or if q is above the square of the ratio's limit.
 
     ```python
     import tensorflow as tf
@@ -344,13 +337,13 @@ class AdaptiveRoulette(_RandomLength):
     ```
 
     Args:
-      rtol: the relative size at which exact terms stop.
-      max_exact_terms: a limit for series that decay slowly.
-      chance: c, the probability that any term after the exact ones is taken, in (0, 1). By default 0.01 if each
-        example draws its N, because all examples take as many terms as the largest N of the batch; 0.5 if one N is
-        shared, as in training, where rare terms with a large weight would be outliers.
-      per_example: whether each probe draws its own N. Each probe has its own n in any case.
-      probes: see `RussianRoulette`, as for `num_probes` and `probe_sets`.
+      rtol: the relative size at which the exact terms end.
+      max_exact_terms: the largest number of exact terms, for series that decay slowly.
+      chance: c, the probability that any term after the exact ones is computed, in (0, 1). By default, 0.01 if each
+        example draws its own N, because the whole batch computes as many terms as the largest N; 0.5 if the batch
+        shares one N, as in training, where rare terms with a large weight would be outliers.
+      per_example: whether each probe draws its own N. Each probe has its own n in either case.
+      probes: see `RussianRoulette`, also for `num_probes` and `probe_sets`.
     """
 
     rtol: float = 1e-2
@@ -369,7 +362,6 @@ class AdaptiveRoulette(_RandomLength):
         uniform = self._lengths(v, draw)
 
         def survival(k, state):
-            """The chance that term k of each row is taken."""
             last, ratio, _ = state
             chance = first * ratio ** tf.cast(tf.maximum(k - last - 1, 0), tf.float32)
             return tf.where((last == 0) | (k <= last), tf.ones_like(chance), chance)
@@ -396,10 +388,10 @@ def _norm(w):
 
 @dataclasses.dataclass(eq=False)
 class Exact(_Estimator):
-    """The log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
+    """Log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 
-    For dense layers and elementwise activations the Jacobian is carried forward, layer by layer. Differentiable any
-    number of times.
+    For dense layers and elementwise activations, the Jacobian is computed in forward mode, layer by layer. The
+    result is differentiable any number of times.
     """
 
     is_random = False
@@ -413,7 +405,7 @@ class Exact(_Estimator):
         return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
 
     def with_gradient(self, branch: Callable, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The log-determinant, `[batch]`, its gradient in x, and the inverses of I + J, `[D, D, batch]`."""
+        """Returns the log-determinant `[batch]`, its gradient in x, and the inverses of I + J `[D, D, batch]`."""
         branch = bind(branch)
 
         def compute(x, parameters):
@@ -428,11 +420,11 @@ class Exact(_Estimator):
         return traced_once(key, compute, x, branch.tensors(), fused=branch.training)
 
     def jacobian(self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
-        """The Jacobian of the branch, `[batch, D, D]`."""
+        """Returns the Jacobian of the branch, `[batch, D, D]`."""
         return tf.transpose(self._jacobian(bind(branch), _inputs(x, condition))[2], [2, 0, 1])
 
     def _jacobian(self, branch, inputs):
-        """g(x), the identity matrix `[D, D, 1]` and the Jacobian `[D, D, batch]`."""
+        """Returns g(x), the identity matrix `[D, D, 1]` and the Jacobian `[D, D, batch]`."""
         x = inputs[0]
         if branch.program.knows_jacobian:
             gx, jacobian = branch.jacobian(inputs)
@@ -448,12 +440,12 @@ class Exact(_Estimator):
         return size
 
 
-# Whose terms depend on the program and the weights of a branch alone, not on other settings of its layers.
+# Classes whose terms depend only on the program and weights of a branch, not on other settings of its layers.
 _SHARED = (AdaptiveRoulette, Geometric, Poisson, PowerSeries, RussianRoulette)
 
 
 def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """g(x) and its Jacobians `[batch, size, size]`, for x `[batch, *event]`: all rows in one vectorized pass."""
+    """Returns g(x) and its Jacobians `[batch, size, size]` for x `[batch, *event]`, in one vectorized pass."""
     size = x.shape[1:].num_elements()
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         rows = tf.reshape(x, [-1, size])
@@ -465,7 +457,7 @@ def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple
 
 
 def _at_least_one_row(tensor):
-    """`tensor`, or a row of zeros for an empty batch, where TensorFlow's vectorized gradients fail."""
+    """Returns the tensor, or a row of zeros for an empty batch, where TensorFlow's vectorized gradients fail."""
     missing = tf.cast(tf.equal(tf.shape(tensor)[0], 0), tf.int32)
     padded = tf.pad(tensor, [[0, missing], *[[0, 0]] * (tensor.shape.rank - 1)])
     padded.set_shape([None, *tensor.shape[1:]])  # TFLite has no ensure_shape
@@ -476,18 +468,19 @@ _LARGEST_EXACT = {"training": 10, "evaluation": 16, "inference": 32, "scores": 2
 
 
 def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
-    """Returns the default estimator of log-determinants: exact for small events, unbiased for larger ones.
+    """Returns the default estimator of log-determinants: exact for small events, unbiased for larger events.
 
     | purpose | use | `Exact` up to | above |
     |---|---|---|---|
     | "training" | maximum likelihood | 10 coordinates | `RussianRoulette` |
     | "evaluation" | log-likelihoods, averaged over examples | 16 coordinates | `AdaptiveRoulette` |
     | "inference" | posteriors, coordinates of Markov chains | 32 coordinates | `RussianRoulette` |
-    | "scores" | log-densities of rows, compared with each other | 256 coordinates | `AdaptiveRoulette` |
+    | "scores" | log-densities of rows that are compared with each other | 256 coordinates | `AdaptiveRoulette` |
 
-    A step with `Exact` takes at most 2 times the processor time of a step with the estimate in training and
-    inference, and 5 times in evaluation (image flows; 2 times for vector flows), as `benchmarks/exact_crossover.py`
-    measures. Scores are exact up to larger sizes because noise changes ranks, and a row is scored once.
+    Up to these sizes, a step with `Exact` needs at most 2 times the processor time of a step with the estimate in
+    training and inference, and 5 times in evaluation (image flows; 2 times for vector flows), as measured by
+    `benchmarks/exact_crossover.py`. Scores are exact up to larger sizes, because noise would change the ranking
+    and each row is scored only once.
 
     Args:
       event_size: number of coordinates of an event.
@@ -501,19 +494,19 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
 
 
 class UnseededEstimateWarning(UserWarning):
-    """Issued once per process, when a random estimate got no seed, not even `seed=None` for a fresh one."""
+    """Issued once per process for a random estimate without a seed. Pass `seed=None` to draw one silently."""
 
 
 _has_warned = False
 
 
 def warn_unseeded(name: str) -> None:
-    """Warns about the block of this name, once per process."""
+    """Warns about the block with this name, once per process."""
     global _has_warned
     if not _has_warned:
         warnings.warn(
-            f"The block {name!r} estimated a log-determinant without a seed: the value differs at each call. Pass "
-            'a seed, as by log_prob(x, bijector_kwargs={"seed": 1}), or make log-determinants exact: '
+            f"The block {name!r} estimated a log-determinant without a seed, so the value differs at each call. "
+            'Pass a seed, for example log_prob(x, bijector_kwargs={"seed": 1}), or use exact log-determinants: '
             "tf_resflow.bijectors.with_log_det_estimator(density, tf_resflow.logdet.Exact()). This warning is "
             "issued once per process.",
             UnseededEstimateWarning,

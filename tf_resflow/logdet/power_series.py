@@ -1,4 +1,4 @@
-"""The fused operation behind every power-series estimator: y = x + g(x) and log|det(I + J)|."""
+"""The fused operation of all power-series estimators, which computes y = x + g(x) and log|det(I + J)|."""
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
@@ -12,11 +12,11 @@ from tf_resflow.private_api import custom_gradient
 
 
 class Terms(NamedTuple):
-    """The terms of the series to take, and their weights.
+    """The terms of the series to compute, and their weights.
 
-    `more(k, state)` is a scalar `bool` tensor: whether to compute term k. `weigh(k, w, state)` with `w = (J')^k v`
-    returns the weights of term k in the log-determinant and in the Neumann series, each scalar or `[rows]`, and the
-    next state. `state` is the initial tuple of tensors.
+    `more(k, state)` returns a scalar `bool` tensor: whether to compute term k. `weigh(k, w, state)` with
+    `w = (J')^k v` returns the weights of term k in the log-determinant and in the Neumann series, each scalar or
+    `[rows]`, and the next state. `state` is the initial state, a tuple of tensors.
     """
 
     more: Callable[[tf.Tensor, tuple], tf.Tensor]
@@ -25,14 +25,14 @@ class Terms(NamedTuple):
 
 
 def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tensor]:
-    """Equal tensors that raise a ValueError with a remedy when they are differentiated."""
+    """Returns copies of the tensors that raise a ValueError with a remedy when they are differentiated."""
 
     @custom_gradient
     def guard(*values):
         def grad(*_):
             raise ValueError(
-                "A second derivative was requested of a gradient that holds its probe vectors constant; it would "
-                f"be silently wrong. {remedy}"
+                "A second derivative was requested, but the gradient holds its probe vectors constant, so the "
+                f"derivative would be silently wrong. {remedy}"
             )
 
         return [tf.identity(value) for value in values], grad
@@ -44,17 +44,17 @@ def _inner(a, b):
     return tf.reduce_sum(a * b, axis=list(range(1, a.shape.rank)))
 
 
-def _per_row(weights, like):
-    """Weights `[rows]` as `[rows, 1, ...]`, which multiply a tensor `[rows, *event]`."""
+def _per_row(weights, tensor):
+    """Reshapes weights `[rows]` to `[rows, 1, ...]`, so that they multiply a tensor `[rows, *event]`."""
     if weights.shape.rank == 0:
         return weights
-    return tf.reshape(weights, [-1] + [1] * (like.shape.rank - 1))
+    return tf.reshape(weights, [-1] + [1] * (tensor.shape.rank - 1))
 
 
 def _sum_series(vjp, v, terms):
-    """Both series in one loop, with one vector-Jacobian product per term.
+    """Sums both series in one loop, with one vector-Jacobian product per term.
 
-    They are the log-determinants `sum_k (-1)^(k+1) weight(k)/k v'J^k v`, `[rows]`, and the Neumann vectors
+    Returns the log-determinants `sum_k (-1)^(k+1) weight(k)/k v'J^k v`, `[rows]`, and the Neumann vectors
     `sum_{k>=0} (-1)^k neumann_weight(k) (J')^k v`.
     """
 
@@ -71,15 +71,15 @@ def _sum_series(vjp, v, terms):
 
 
 def _while_more(terms, body, start):
-    """Loops over the terms: the first variable is the number of the term, the last one the state."""
+    """Loops over the terms. The first loop variable is the number of the term, and the last one is the state."""
     shapes = tf.nest.map_structure(lambda t: tf.TensorShape([None, *t.shape[1:]] if t.shape.rank else []), start)
     return tf.while_loop(lambda k, *others: terms.more(k, others[-1]), body, start, shape_invariants=shapes)
 
 
 def _sum_odd_series(vjp, v, terms):
-    """The same for log|det(I - J)| - log|det(I + J)|, whose term n has the power 2 n - 1 of J.
+    """Sums both series of log|det(I - J)| - log|det(I + J)|, whose term n has the power 2 n - 1 of J.
 
-    `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
+    Returns `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
     """
 
     def with_term(n, even, odd, log_det, u, state):
@@ -107,19 +107,19 @@ def power_series_log_det(
     odd: bool = False,
     key: Hashable | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    r"""`y = x + g(x)` and the series estimate of `log|det(I + J)|`, `J = dg/dx`, with one evaluation of `g`.
+    r"""Returns `y = x + g(x)` and an estimate of `log|det(I + J)|`, `J = dg/dx`, with one call of g.
 
-    The value is \\(\sum_k (-1)^{k+1} w_k v^T J^k v / k\\). Its gradient is the gradient of \\(u^T J v\\) with
-    \\(u = \sum_k (-1)^k w_k (J^T)^k v\\) held constant (the Neumann series). The same loop sums `u` and the value,
-    and the backward pass needs only `x`, `v` and `u`: under `tf.function` its memory depends neither on the number
-    of terms nor on the width of `g`. A second derivative raises a ValueError.
+    The estimate is \\(\sum_k (-1)^{k+1} w_k v^T J^k v / k\\). Its gradient is the gradient of \\(u^T J v\\) with
+    \\(u = \sum_k (-1)^k w_k (J^T)^k v\\) held constant (the Neumann series). One loop sums `u` and the estimate,
+    and the backward pass needs only `x`, `v` and `u`. Under `tf.function`, its memory therefore depends neither on
+    the number of terms nor on the width of `g`. A second derivative raises a ValueError.
 
-    With `odd` the series is that of \\(\log|\det(I - J)| - \log|\det(I + J)|
+    With `odd`, the series is \\(\log|\det(I - J)| - \log|\det(I + J)|
     = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
     \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
 
-    `draw` is a function of the branch, x and the seed that returns the probes, `[num_probes * batch, *event]`, and
-    the `Terms`. Calls with equal keys for equal programs are traced once.
+    `draw(branch, x, seed)` returns the probes, `[num_probes * batch, *event]`, and the `Terms`. Calls with equal
+    keys for equal programs are traced once.
 
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
@@ -136,11 +136,11 @@ def power_series_log_det(
             tape.watch(x)
             gx = tf.cast(given([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
 
-        def vjp(w):  # some activations' gradients forget their shape in a graph
+        def vjp(w):  # gradients of some activations lose their static shape in a graph
             return tf.ensure_shape(tape.gradient(gx, x, w, unconnected_gradients="zero"), w.shape)
 
         log_det, u = (_sum_odd_series if odd else _sum_series)(vjp, v, terms)
-        # The next block waits for the series, whose activations would otherwise stay alive meanwhile.
+        # Makes the next block wait; otherwise the activations of the series would stay in memory while it runs.
         with tf.control_dependencies([log_det]):
             y = inputs[0] + gx[: tf.shape(inputs[0])[0]]
         mean = log_det if num_probes == 1 else tf.reduce_mean(tf.reshape(log_det, [num_probes, -1]), 0)
@@ -154,12 +154,12 @@ def power_series_log_det(
         y, log_det, u, v = traced_once(forward_key, forward, *arguments, seed)
 
         def grad(dy, dlog_det, variables=None):
-            # The recomputation waits for the upstream gradient; otherwise Grappler merges it with the
-            # forward pass, and every activation stays alive until the backward pass.
+            # Makes the recomputation wait for the upstream gradient. Otherwise Grappler merges it with the
+            # forward pass, and every activation stays in memory until the backward pass.
             with tf.control_dependencies([dy, dlog_det]):
                 given = tf.nest.map_structure(tf.identity, arguments)
-            of_results = v, u, dy, dlog_det
-            grads = traced_once(backward_key, backward, *given, *of_results, list(variables or []))
+            results = v, u, dy, dlog_det
+            grads = traced_once(backward_key, backward, *given, *results, list(variables or []))
             grads = first_order_only(grads, "Use log_det_estimator=Exact() instead.")
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 
@@ -169,7 +169,7 @@ def power_series_log_det(
 
 
 def _gradients(branch, num_probes, inputs, parameters, v, u, dy, dlog_det, others):
-    """The gradients of u'J v, with u constant, and of g, in the inputs, the parameters and other variables."""
+    """Returns the gradients of u'J v, with u constant, and of g in the inputs, parameters and other variables."""
     branch = branch.with_parameters(parameters)
     targets = [*inputs, *branch.parameters, *others]
     upstream = _per_row(_tile(dlog_det, num_probes) / num_probes, u)
@@ -196,4 +196,4 @@ def _gradients(branch, num_probes, inputs, parameters, v, u, dy, dlog_det, other
 def _tile(tensor, num):
     if num == 1:
         return tensor
-    return tf.gather(tensor, tf.tile(tf.range(tf.shape(tensor)[0]), [num]))  # TFLite loses a tile of the tensor
+    return tf.gather(tensor, tf.tile(tf.range(tf.shape(tensor)[0]), [num]))  # TFLite drops tf.tile of the tensor

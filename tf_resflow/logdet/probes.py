@@ -1,4 +1,4 @@
-r"""Probe vectors v with \\(E[v v^T] = I\\), for which \\(E[v^T A v] = \mathrm{tr}(A)\\)."""
+r"""Probe vectors v with \\(E[v v^T] = I\\), so that \\(E[v^T A v] = \mathrm{tr}(A)\\)."""
 
 import functools
 import itertools
@@ -12,19 +12,18 @@ PROBES = ("colored", "rademacher", "gaussian", "basis")
 
 
 def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, sets: int | None = None) -> tf.Tensor:
-    r"""The probes of a batch, of shape `[num_probes * batch, *event]`, probe by probe.
+    r"""Draws the probes of a batch, `[num_probes * batch, *event]`, with all first probes before all second ones.
 
     The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\):
 
     - "rademacher": independent random signs.
     - "colored": one vector z of random signs. Each of m probes has the coordinates of one color, times
-      \\(\sqrt m\\). The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of two colors cancel, and noise
-      comes only from pairs of one color, which `coloring` keeps far apart. It is exact for one color per
-      coordinate.
+      \\(\sqrt m\\). The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of different colors cancel. Only
+      pairs of the same color add noise, and `coloring` keeps them far apart. One color per coordinate is exact.
     - "gaussian": independent standard normal vectors.
     - "basis": \\(\sqrt D e_i\\), i = 1, ..., D: the exact trace.
 
-    The batch has `sets` equal parts, whose examples share their probes. With `None` each example has its own.
+    The batch has `sets` equal parts, whose examples share their probes. With `None`, each example has its own.
 
     References:
       Tang and Saad, A probing method for computing the diagonal of a matrix inverse, 2012.
@@ -59,14 +58,14 @@ def _draw(kind, num_probes, x, shape, seed):
 
 
 def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) -> tf.Tensor:
-    """A color 0, ..., num_colors - 1 of each coordinate of an event.
+    """Returns a color 0, ..., num_colors - 1 for each coordinate of an event.
 
-    Coordinates of a vector take turns. In an image of C channels, the channels of a pixel have different colors.
-    The pixels then have p colors, `(row + s column) mod p`: a lattice, with the s that keeps pixels of one color
-    farthest apart. Colors beyond a multiple of C are not used. With 3 x 3, 1 x 1 and 3 x 3 kernels, 9 C colors keep
-    coupled pixels apart, and 25 C colors keep pixels apart that the second term of the series couples.
+    The coordinates of a vector cycle through the colors. In an image of C channels, the channels of a pixel have
+    different colors. Each channel then has p colors, `(row + s column) mod p`: a lattice, with the s that keeps
+    pixels of the same color farthest apart. Colors beyond a multiple of C are not used. With 3 x 3, 1 x 1 and 3 x 3
+    kernels, 9 C colors separate coupled pixels, and 25 C colors separate pixels that the second term couples.
 
-    `static_shape` is the known part of the event's shape, with a known number of channels.
+    `static_shape` is the known part of the event shape, with a known number of channels.
     """
     if static_shape.rank < 2:
         return tf.reshape(tf.range(tf.reduce_prod(shape)) % num_colors, shape)
@@ -87,6 +86,6 @@ def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) ->
 
 
 def _closeness(num_colors, step):
-    """How close pixels of one color (row + step column) mod num_colors are."""
+    """Measures how close pixels of the same color `(row + step column) mod num_colors` are."""
     offsets = [offset for offset in itertools.product(range(-6, 7), repeat=2) if any(offset)]
     return sum(0.1 ** max(abs(a), abs(b)) for a, b in offsets if (a + step * b) % num_colors == 0)

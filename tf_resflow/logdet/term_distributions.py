@@ -12,11 +12,11 @@ from tf_resflow.typing import DType, Seed, Shape, TensorLike
 
 @dataclasses.dataclass(eq=False)
 class Geometric(Serializable):
-    """`N` in {1, 2, ...} with `P(N >= k) = (1 - p)^(k - 1)`. (`tfd.Geometric` starts at 0.)
+    """Geometric distribution of `N` in {1, 2, ...}, `P(N >= k) = (1 - p)^(k - 1)`. `tfd.Geometric` starts at 0.
 
     Args:
-      p: probability of stopping after a term, in (0, 1); `E[N] = 1 / p`. The variance of the estimator is finite if
-        `1 - p > L^2`.
+      p: probability of stopping after a term, in (0, 1), with `E[N] = 1 / p`. The variance of the estimator is
+        finite if `1 - p > L^2`.
 
     References:
       Chen et al. 2019, Section 3.1.
@@ -26,35 +26,35 @@ class Geometric(Serializable):
 
     def __post_init__(self):
         if not 0.0 < self.p < 1.0:
-            raise ValueError(f"Geometric needs a probability p in (0, 1); got {self.p}.")
+            raise ValueError(f"Got p={self.p}; the probability p of Geometric must be in (0, 1).")
         self.p = float(self.p)
 
     @classmethod
     def for_lipschitz(cls, lipschitz_constant: float) -> "Geometric":
-        """The distribution with `p = 1 - L`, whose variance is finite for the constant L in (0, 1)."""
+        """Returns the distribution with `p = 1 - L`, with finite variance of the estimator for L in (0, 1)."""
         return cls(1.0 - lipschitz_constant)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws `int32` counts from a stateless seed."""
-        # In single precision the smallest uniform number, once in 2^23 draws, would represent all of the tail.
+        # In single precision, the smallest uniform number, once in 2^23 draws, would represent the whole tail.
         u = random_uniform(shape, seed, tf.float64)
         return tf.cast(tf.floor(tf.math.log(u) / math.log1p(-self.p)), tf.int32) + 1
 
     def survival(self, k: TensorLike, dtype: DType) -> tf.Tensor:
-        """`P(N >= k)` for integers `k >= 1`."""
+        """Returns `P(N >= k)` for integers `k >= 1`."""
         return tf.constant(1.0 - self.p, dtype) ** (tf.cast(k, dtype) - 1.0)
 
     def finite_variance(self, lipschitz_constant: float) -> bool:
-        """Whether `sum_k L^(2k) / P(N >= k)` is finite."""
+        """Returns whether `sum_k L^(2k) / P(N >= k)` is finite."""
         return 1.0 - self.p > lipschitz_constant**2
 
 
 @dataclasses.dataclass(eq=False)
 class Poisson(Serializable):
-    """`N` in {0, 1, ...}, Poisson, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
+    """Poisson distribution of `N` in {0, 1, ...}, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
-    The tail falls faster than any power `L^k`: the variance of the estimator is infinite whenever the spectral
-    radius of the Jacobian is not zero. It serves to reproduce published results; prefer `Geometric`.
+    The tail falls faster than any power `L^k`, so the variance of the estimator is infinite unless the spectral
+    radius of the Jacobian is zero. Use it only to reproduce published results; prefer `Geometric`.
 
     Args:
       rate: the mean, positive.
@@ -64,11 +64,11 @@ class Poisson(Serializable):
 
     def __post_init__(self):
         if not self.rate > 0.0:
-            raise ValueError(f"Poisson needs a positive rate; got {self.rate}.")
+            raise ValueError(f"Got rate={self.rate}; the rate of Poisson must be positive.")
         self.rate = float(self.rate)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
-        k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is below rounding
+        k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is negligible
         u = random_uniform(shape, seed, tf.float64)
         return tf.reduce_sum(tf.cast(u[..., tf.newaxis] < self.survival(k, tf.float64), tf.int32), -1)
 
