@@ -14,10 +14,7 @@ estimator, as the median over the quieter half of the pairs. "others" is the lar
 other programs used during these pairs. All settings except the number of blocks have their defaults.
 """
 
-import datetime
 import os
-import platform
-import subprocess
 import time
 
 THREADS = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
@@ -28,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import app, flags
-from rows_file import read_rows, write_rows
+from rows_file import provenance, read_rows, write_rows
 
 import tf_resflow as resflow
 from tf_resflow.models import train_step
@@ -132,18 +129,9 @@ def _compared(make, shape, estimate):
     }
 
 
-def _machine():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}, one thread, no GPU"
-
-
 def main(_):
     """Adds the missing rows to the file."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    about = {"commit": commit, "date": datetime.date.today().isoformat(), "machine": _machine()}
+    about = provenance()
     vectors = [(int(size),) for size in _SIZES.value]
     images = [(int(side), int(side), 1) for side in _SIDES.value]
     makers = {"training": _training, "evaluation": _evaluation, "inference": _inference}
