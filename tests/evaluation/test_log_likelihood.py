@@ -1,4 +1,4 @@
-"""Samples of a log-likelihood in one batch: in parts as at once, and with an honest standard error."""
+"""Repeated estimates of log-likelihoods: splitting into parts, and calibrated standard errors."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def samples_of(model, log_det_estimator, num_samples, **options):
 
 @pytest.mark.parametrize("megabytes", [1e-9, 2e-3, 500])
 def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes):
-    """3 samples of 5 examples: one row at a time, a few, and all at once."""
+    """Draws 3 samples of 5 examples: one row at a time, a few rows, and all at once."""
     samples = samples_of(model, ROULETTE, 3, common=True, megabytes=megabytes)
     draw = tf.function(samples, autograph=False)
     draw = draw.get_concrete_function(tf.TensorSpec([None, 6], tf.uint8), tf.TensorSpec([], tf.int32))
@@ -45,14 +45,14 @@ def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes
 
 
 def test_parts_of_batches_share_no_random_numbers(model, x):
-    """Equal examples, one row at a time, in two batches that have the seeds of successive ones."""
+    """Evaluates equal examples one row at a time, in two batches with successive seeds."""
     samples = samples_of(model, ROULETTE, 1, megabytes=1e-9)
     draws = np.concatenate([samples(np.repeat(x[:1], 5, axis=0), [3, index])[0] for index in range(2)])
     assert len(np.unique(draws)) == 10
 
 
 class Counted(keras.layers.Layer):
-    """The identity, which asserts that it computes at most 4 rows."""
+    """The identity, which asserts that its input has at most 4 rows."""
 
     lipschitz_constant = 1.0
 
@@ -63,7 +63,7 @@ class Counted(keras.layers.Layer):
 
 @pytest.mark.parametrize("num_samples", [3, 9])
 def test_no_part_has_more_rows_than_fit(num_samples):
-    """Of a branch whose values of 4 rows take the memory, in bytes of float32."""
+    """The memory limit allows 4 rows of the branch."""
     branch = keras.Sequential([keras.Input([2]), Counted(), resflow.layers.LipschitzDense(2, 0.9)])
     block = resflow.bijectors.ResidualBlock(branch, resflow.logdet.PowerSeries(2), name="block")
     model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
@@ -75,8 +75,8 @@ def test_no_part_has_more_rows_than_fit(num_samples):
 
 @pytest.mark.parametrize("common", [False, True])
 def test_the_standard_error_is_calibrated(model, x, common):
-    """The mean of stderr^2 is the variance of the mean, over 400 repetitions of 5 examples: within 30 %."""
-    # That is 4 standard errors, of 7 % each, if all examples have the same noise, and 9 if each has its own.
+    """The mean of stderr^2 equals the variance of the mean within 30 %, for 400 repetitions of 5 examples."""
+    # 30 % is 4 standard errors if all examples share their noise, and 9 if the noise is independent.
     samples = samples_of(model, ROULETTE, 4, common=common)
     draw = tf.function(samples.estimate, autograph=False)
     estimates = [draw(x, tf.constant([7, seed])) for seed in range(400)]

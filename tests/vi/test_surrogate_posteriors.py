@@ -1,4 +1,4 @@
-"""Surrogate posteriors: their structure, their density against the change of variables, and all that TFP does."""
+"""Surrogate posteriors: structure, density by the change of variables, and use with TFP."""
 
 import collections
 
@@ -18,7 +18,7 @@ def surrogate_of(event_shape, **options):
 
 
 def log_prob_by_jacobian(surrogate, z, entries):
-    """log q(f(z)) from the dense Jacobian of the whole map on vectors, of some entries of an event."""
+    """Returns log q(f(z)) from the dense Jacobian of the map from vectors to some entries of an event."""
     with tf.GradientTape() as tape:
         tape.watch(z)
         parts = tf.nest.flatten(surrogate.bijector.forward(z))
@@ -39,7 +39,7 @@ STRUCTURES = {
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_density_by_the_dense_jacobian(structure):
-    """A triangular matrix has four entries, and three coordinates, those on which the density is."""
+    """A triangular 2 x 2 matrix has four entries, but the density is over its three free coordinates."""
     event_shape, constraint = STRUCTURES[structure]
     surrogate = surrogate_of(event_shape, constraining_bijector=constraint, dtype="float64")
     parts = tf.nest.map_structure(lambda _: 0, surrogate.dtype)
@@ -48,7 +48,7 @@ def test_density_by_the_dense_jacobian(structure):
     z = surrogate.distribution.sample(5, seed=[1, 2])
     expected = log_prob_by_jacobian(surrogate, z, [0, 2, 3] if structure == "triangular" else slice(None))
     np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
-    # A density that was not drawn is that of the inverse.
+    # The density of given values uses the inverse.
     given = surrogate.log_prob(tf.nest.map_structure(tf.identity, x))
     np.testing.assert_allclose(given, expected, rtol=1e-9)
 
@@ -71,7 +71,7 @@ def test_batch_shape_base_and_seed(refused):
 
 @pytest.mark.parametrize("size, training", [(3, False), (20, True)])
 def test_gradients_of_a_map_over_the_batch(size, training):
-    """`tf.vectorized_map`, as in autobatched joint distributions, loses the gradients that operations register."""
+    """`tf.vectorized_map`, used by autobatched joint distributions, loses registered gradients."""
     options = {"coefficient": 0.9, "log_det_estimator": resflow.logdet.Exact(), "seed": 1}
     flow = resflow.flows.vector_flow(size, 1, (4,), **options)
     for variable in flow.trainable_variables:
@@ -113,7 +113,7 @@ def test_a_dynamic_batch_a_copy_and_a_saved_model(tmp_path):
 
 
 def test_a_surrogate_trains_its_own_variables_only():
-    """A bijector that holds variables of the joint is refused, and they are named. The remedy is accepted."""
+    """Constraints with variables of the joint distribution raise an error that names them. The fix works."""
     flow = tfb.Invert(resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,)))
     scale = tfp.util.TransformedVariable(2.0, tfb.Exp(), name="of_a_nested_bijector")
     chain = tfb.Chain([tfb.Softplus(), tfb.Chain([tfb.Shift(0.5), tfb.Scale(scale)])])
