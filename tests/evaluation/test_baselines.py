@@ -25,7 +25,7 @@ def test_gaussian_of_integers_is_that_of_cells_in_the_unit_cube():
 
 
 def test_gaussian_of_cells_is_the_mean_over_the_noise():
-    """Two discrete columns with cells of width 1 and 1/2, and a real column, against 2-point Gaussian quadrature."""
+    """Compares cells of width 1 and 1/2 and a real column with 2-point Gaussian quadrature."""
     generator = np.random.default_rng(2)
     latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 3])
     widths = np.array([1.0, 0.0, 0.5])

@@ -54,7 +54,7 @@ def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
 
 
 def test_kurtosis_of_a_laplace_distribution_and_of_mixed_scales():
-    """The kurtosis is 3 at any scale. The standard error comes from 40 samples of 2,000 x 8 draws."""
+    """Laplace noise has kurtosis 3 (40 samples of 2,000 x 8 draws), and normal noise of mixed scales has 0."""
     generator = np.random.default_rng(1)
     noise = generator.laplace(size=[40, 1, 8, 2000])
     values = [nested_noise(draws).estimator_kurtosis for draws in noise]

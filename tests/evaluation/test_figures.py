@@ -186,7 +186,7 @@ def test_curves_of_an_elbo(tmp_path, figures):
         assert np.min(np.abs(band - [990.5, bound]).sum(axis=1)) < 1e-9
     np.testing.assert_allclose(second.get_ydata(), -losses[:500].reshape(50, 10).mean(axis=1))
     last = -losses[-100:]
-    label = f"all: {last.mean():.3f} ± {last.std(ddof=1) / 10:.3f} nats"  # three decimals
+    label = f"all: {last.mean():.3f} ± {last.std(ddof=1) / 10:.3f} nats"
     assert first.get_label() == label and second.get_label().startswith("ended: ")
     assert -8 < axes.get_ylim()[0] < -5 < axes.get_ylim()[1] < -2
 

@@ -107,7 +107,7 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
 def test_what_cannot_be_reached(refused, monkeypatch):
     model, x = vector_model(levels=3)
     monkeypatch.setattr(planning, "_NUMBERS", [4, 5])
-    refused("needs more than 5 samples. With 5, about", evaluation.plan_likelihood, model, x, 1e-3)
+    refused("out of reach: 5 samples reach about", evaluation.plan_likelihood, model, x, 1e-3)
     refused("below the rounding error of float32, about", evaluation.plan_likelihood, model, x, 1e-7)
     for wrong in (0.0, -1.0, np.inf, np.nan):
         refused("is not a positive, finite number of nats", evaluation.plan_likelihood, model, x, wrong)

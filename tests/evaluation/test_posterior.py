@@ -12,7 +12,7 @@ CERTAIN = 6e-5  # the probability beyond 4 standard errors
 
 
 def gaussian_posteriors(draws, num, dimensions, scale):
-    """Returns parameters theta ~ N(0, 1), samples of q, and q. The posterior given x ~ N(theta, 1) is N(x/2, 1/2)."""
+    """Returns theta ~ N(0, 1), samples of q, and q. The posterior given x ~ N(theta, 1) is N(x/2, 1/2)."""
     generator = np.random.default_rng(0)
     parameters = generator.normal(size=[num, dimensions])
     mean = (parameters + generator.normal(size=parameters.shape)) / 2

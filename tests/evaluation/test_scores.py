@@ -115,4 +115,4 @@ def test_what_does_not_fit_is_refused(refused, affine_model):
     refused("stream of batches is empty", LogLikelihood(affine_model).score, [], seed=0)
     refused("not dequantized", LogLikelihood, resflow.FlowModel(affine_model.flow, [2]), importance_weighted=True)
     for wrong in ([], [1, np.nan]):
-        refused("is not a non-empty array of scores", quantiles, [1.0], wrong)
+        refused("must be an array of scores", quantiles, [1.0], wrong)

@@ -41,7 +41,7 @@ def test_it_is_frozen(moved_surrogate):
 
 
 def test_second_derivatives(moved_surrogate):
-    """Compares the latent log-density, compiled by XLA, with central differences of the gradient."""
+    """Compares Hessian products of the latent log-density, compiled by XLA, with central differences."""
     bijector = resflow.vi.neutra_bijector(moved_surrogate([3]))
 
     def gradient(z):

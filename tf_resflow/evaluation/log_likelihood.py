@@ -96,7 +96,7 @@ def log_prob_by_class(
       ValueError: if the model's condition is not a label.
     """
     if model.condition.num_classes is None:
-        raise ValueError(f"The model {model.name!r} has no classes. Build it with num_classes=.")
+        raise ValueError(f"The model {model.name!r} has no classes. Pass a model that was built with num_classes=.")
     samples = LogProbSamples(model, plan or held_out_plan(model))
     by_class = tf.unstack(samples.by_class(x, seed), model.condition.num_classes)
     return tf.stack([samples.mean(estimates).log_prob for estimates in by_class], -1)

@@ -186,8 +186,8 @@ def plan_likelihood(
         least = {name: min(of_block, key=lambda choice: choice.std) for name, of_block in choices.items()}
         reached = math.sqrt((_variance(least) + counted(most) ** 2) / most) / _MARGIN
         raise ValueError(
-            f"stderr={stderr:.3g} nats needs more than {most} samples. With {most}, about {reached:.2g} nats are "
-            "reached. Pass a larger stderr."
+            f"stderr={stderr:.3g} nats is out of reach: {most} samples reach about {reached:.2g} nats. "
+            "Pass a larger stderr."
         )
     num = min(chosen, key=lambda num: num * sum(block.seconds for block in chosen[num].values()))
     log_det, std = {name: block.log_det_estimator for name, block in chosen[num].items()}, noise(num)

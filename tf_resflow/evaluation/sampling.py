@@ -85,7 +85,9 @@ class Sampler:
             given = None if conditions is None else conditions[first + start :][: len(z)]
             samples, finite = self._decode(z, given)
             if not finite:
-                raise ValueError(f"Samples at temperature {temperature:g} are NaN or infinite. Lower it.")
+                raise ValueError(
+                    f"Samples at temperature {temperature:g} are NaN or infinite. Lower the temperature."
+                )
             yield samples.numpy()
 
 

@@ -192,7 +192,7 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """
     reference = np.sort(np.asarray(reference, np.float64))
     if reference.ndim != 1 or not reference.size or np.isnan(reference[-1]):
-        raise ValueError(f"reference={reference} is not a non-empty array of scores [num] without NaN. Pass one.")
+        raise ValueError(f"reference={reference} must be an array of scores [num], not empty and without NaN.")
     ranks = [np.searchsorted(reference, scores, side) for side in ("left", "right")]
     return np.where(np.isnan(scores), np.nan, np.sum(ranks, axis=0) / (2 * len(reference)))
 
