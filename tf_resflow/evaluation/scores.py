@@ -173,7 +173,7 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    """Returns the fraction of reference scores below each score, where ties count one half.
+    """Returns, for each score, the fraction of reference scores `[num]` that are lower; ties count one half.
 
     If the reference contains the log-likelihoods of held-out data, the quantile of another example of the same data
     is uniform in [0, 1], and a quantile of at most 0.01 is significant at the level 0.01.
