@@ -152,8 +152,7 @@ class InceptionFeatures:
 
     Images are scaled to [-1, 1] and resized to 299 x 299 (bilinear, without antialiasing); a single channel is
     repeated three times. The weights in Keras differ from those used for FID in the literature. Distances in these
-    features rank models, but can be compared with published values only if `weights` is a file with the original
-    weights.
+    features rank models. Compare them with published values only if `weights` is a file of the original weights.
 
     Args:
       levels: number of levels of the images.

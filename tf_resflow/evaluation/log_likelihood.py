@@ -55,8 +55,7 @@ def estimate_log_prob(
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
       condition: condition of a conditional model, as for `FlowModel.log_prob`.
-      stderr: standard error to reach, in nats. A plan is measured for x, which takes seconds to minutes and needs
-        eager mode.
+      stderr: standard error to reach, in nats. Measuring a plan for x takes seconds to minutes, in eager mode.
       plan: a `LikelihoodPlan` to use instead of `stderr`. Reuse one plan for several calls.
 
     Returns:
@@ -86,8 +85,7 @@ def log_prob_by_class(
       model: a `FlowModel` with `num_classes`.
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
-      plan: a `LikelihoodPlan`. By default, one estimate with the model's evaluation estimator, or 32 for vectors
-        with `cells`.
+      plan: a `LikelihoodPlan`. By default, one estimate by the evaluation estimator, or 32 with `cells`.
 
     Returns:
       Log-likelihoods `[batch, num_classes]`, in nats.
@@ -107,8 +105,7 @@ class LogProbSamples:
 
     The estimates of all examples form one batch, which is split if the values of the widest branch would exceed
     `megabytes`. `num_samples` is K, rounded up to equal parts, or 1 if the estimates have no noise. With `cells`,
-    the K estimates form sets of points. Each set is shifted at random, and the standard error comes from the spread
-    of the set means.
+    the K estimates form sets of points, each shifted at random. The standard error is that of the set means.
 
     Args:
       common: whether all examples share random numbers, so a result does not depend on the other examples.

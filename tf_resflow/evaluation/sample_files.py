@@ -36,8 +36,7 @@ def write_samples(
 ) -> None:
     """Writes batches `[batch, *event_shape]` of samples as .npy, vectors also as .csv, and otherwise as a picture.
 
-    A picture shows images as a grid, and vectors as scatter plots and histograms. The other files are written batch
-    by batch.
+    A picture shows images as a grid, and vectors as scatter plots and histograms. Other files grow batch by batch.
 
     Args:
       shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors. A

@@ -93,10 +93,9 @@ class LogLikelihood:
           seed: integer seed of the dequantization and the estimator.
 
         Returns:
-          A named tuple: `mean`, the negative log-likelihood in bits/dim for integer data, otherwise in nats;
-          `stderr`, its standard error over examples, including the noise of the estimates; `num_examples`; and
-          `example_stderr`, the root mean square of the examples' standard errors (None if K = 1 without a measured
-          plan).
+          A named tuple: `mean`, the negative log-likelihood in bits/dim (integer data) or nats; `stderr`, its
+          standard error over examples, including the noise of the estimates; `num_examples`; and `example_stderr`,
+          the root mean square of the examples' standard errors (None if K = 1 without a measured plan).
         """
         losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
         num = len(losses)

@@ -29,7 +29,6 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
-
     target = tfp.distributions.MultivariateNormalDiag([0.0, 1.0], [1.0, 2.0]).log_prob
     surrogate = resflow.vi.flow_surrogate_posterior([2])  # fit it first
     kernel = tfp.mcmc.HamiltonianMonteCarlo(target, step_size=0.3, num_leapfrog_steps=4)

@@ -32,7 +32,6 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
 
     ```python
     import keras, tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
-
     tfd = tfp.distributions
     surrogate = tfd.Normal(tf.Variable(0.0), tfp.util.TransformedVariable(1.0, tfp.bijectors.Exp()))
     optimizer = keras.optimizers.Adam(0.1)

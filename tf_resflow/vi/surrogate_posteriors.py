@@ -45,7 +45,6 @@ def flow_surrogate_posterior(
 
     ```python
     import keras, tensorflow_probability as tfp, tf_resflow as resflow
-
     model = tfp.distributions.JointDistributionNamed({
         "scale": tfp.distributions.LogNormal(0.0, 1.0),
         "x": lambda scale: tfp.distributions.Sample(tfp.distributions.Normal(0.0, scale), [3])})
