@@ -13,7 +13,7 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 
 
-def model_of(event_shape, levels, distribution):
+def stub_model(event_shape, levels, distribution):
     """Returns the attributes of a `FlowModel` that the measurement uses."""
     parts = {"condition": Condition(), "distribution": distribution, "evaluation_log_det_estimator": None}
     return types.SimpleNamespace(data_space=DataSpace(event_shape, levels, None, tf.float32), **parts)
@@ -38,7 +38,7 @@ def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
     """Against moments of u = (1 + U) / 4 from SciPy, for 2,000 examples with 4 x 4 draws."""
     # With 24,000 degrees of freedom, 4 standard errors of the standard deviation are 2 %.
     silent, noisy = SumOfSquares(0.0), SumOfSquares(0.2)
-    model = model_of([2, 2, 1], 4, silent if evaluation else noisy)
+    model = stub_model([2, 2, 1], 4, silent if evaluation else noisy)
     monkeypatch.setattr(estimator_noise, "with_log_det_estimator", lambda distribution, log_det_estimator: noisy)
     measure = EstimatorNoise(model, Exact() if evaluation else None, dequantizations=4, draws=4)
     noise = measure(np.ones([2000, 2, 2, 1], np.uint8), seed=0)

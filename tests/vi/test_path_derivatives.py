@@ -130,7 +130,7 @@ def test_all_kinds_of_members_in_a_training_step():
     flow = resflow.bijectors.Flow([*members, resflow.bijectors.Flow([tfb.Invert(act_norm)])])
     base, variables = tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 1.0), [3]), flow.trainable_variables
 
-    def of(bijector):
+    def results(bijector):
         @tf.function(autograph=False)
         def compute():
             view = with_path_derivative(tfd.TransformedDistribution(base, resflow.bijectors.Flow([bijector])))
@@ -142,5 +142,5 @@ def test_all_kinds_of_members_in_a_training_step():
 
         return compute()
 
-    for one, other in zip(of(flow), of(Wrapped([flow])), strict=True):
+    for one, other in zip(results(flow), results(Wrapped([flow])), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)

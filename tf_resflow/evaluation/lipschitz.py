@@ -42,15 +42,15 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     bound = functools.cache(layers.lipschitz_constant)  # once per network, because it is slow
     blocks, certified = blocks_by_name(flow), certified_bounds(flow, bound)
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
-    of_flow = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
+    totals = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
     return {
-        "layers": {name: _of_layers(block) for name, block in track(blocks.items(), "bounds of their layers")},
+        "layers": {name: _layer_bounds(block) for name, block in track(blocks.items(), "bounds of their layers")},
         "blocks": {
             name: {"nominal": block.lipschitz_constant, "certified": certified[name], **reasons.get(name, {})}
             for name, block in blocks.items()
         },
-        "flow": {kind: constants.forward for kind, constants in of_flow.items()},
-        "inverse": {kind: constants.inverse for kind, constants in of_flow.items()},
+        "flow": {kind: constants.forward for kind, constants in totals.items()},
+        "inverse": {kind: constants.inverse for kind, constants in totals.items()},
         "unbounded": _reasons(flow, bound),
     }
 
@@ -65,7 +65,7 @@ def _reasons(flow, bound):
     return dict(reversed(reasons.items()))
 
 
-def _of_layers(block):
+def _layer_bounds(block):
     return {
         layer.name: {
             "coefficient": layer.coefficient,

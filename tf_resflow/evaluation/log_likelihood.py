@@ -170,9 +170,9 @@ class LogProbSamples:
         examples = {"x": x, **self._model.condition.arguments(condition, num)}
         seed = stateless_seed(seed)
         if self._num_parts == 1:
-            return self._of_all_examples(examples, seed)
+            return self._estimate_all(examples, seed)
         seeds = split_seed(seed, self._num_parts)
-        parts = self._one_by_one(lambda seed: self._of_all_examples(examples, seed), seeds, self._part_samples)
+        parts = self._map_parts(lambda seed: self._estimate_all(examples, seed), seeds, self._part_samples)
         return tf.reshape(parts, [self.num_samples, -1])
 
     def estimate(self, x: TensorLike, seed: Seed = None) -> LogProbEstimate:
@@ -183,7 +183,7 @@ class LogProbSamples:
         """Returns the estimates under each label, `[num_classes, num_samples, batch]`."""
         x = tf.convert_to_tensor(x)
         labels = tf.range(self._model.condition.num_classes)
-        return self._one_by_one(lambda label: self((x, label), seed), labels, self.num_samples, x.shape[0])
+        return self._map_parts(lambda label: self((x, label), seed), labels, self.num_samples, x.shape[0])
 
     def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
         """Returns the mean of estimates `[num_samples, batch]`, or the log of their mean probability."""
@@ -191,16 +191,16 @@ class LogProbSamples:
             return mean_of_probabilities(estimates, self._num_points)
         return mean_and_stderr(estimates, self.is_noisy)
 
-    def _one_by_one(self, estimate, parts, num_samples, batch=None):
+    def _map_parts(self, estimate, parts, num_samples, batch=None):
         spec = tf.TensorSpec([num_samples, batch], self._density.dtype)
         return tf.map_fn(estimate, parts, parallel_iterations=1, fn_output_signature=spec)
 
-    def _of_all_examples(self, examples, seed):
+    def _estimate_all(self, examples, seed):
         """Returns `[part_samples, batch]` for a dict of x and the flow's arguments, `part_examples` at a time."""
         x = examples["x"]
         most = self._max_batch if x.shape[0] is None else x.shape[0]
         if most is not None and most <= self._part_examples:
-            return self._at_once(examples, seed)
+            return self._estimate_part(examples, seed)
         batch = tf.shape(x)[0]
         num = tf.maximum(1, -(-batch // self._part_examples))
         size = -(-batch // num)
@@ -212,10 +212,10 @@ class LogProbSamples:
 
         seeds = tf.repeat(seed[tf.newaxis], num, axis=0) if self._common else split_seed(seed, num)
         parts = tf.nest.map_structure(divide, examples), seeds
-        values = self._one_by_one(lambda part: self._at_once(*part), parts, self._part_samples)
+        values = self._map_parts(lambda part: self._estimate_part(*part), parts, self._part_samples)
         return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
 
-    def _at_once(self, examples, seed):
+    def _estimate_part(self, examples, seed):
         num = self._part_samples
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
         x = arguments.pop("x")

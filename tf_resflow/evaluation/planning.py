@@ -30,11 +30,11 @@ _MAX_POINTS = 64  # largest measured set of points; the error of larger sets is 
 _ROWS = 128  # maximum number of rows in one measurement of a block
 _MARGIN = 0.85  # planned share of the standard error: choosing by a noisy measurement underestimates the noise
 _RTOLS = (1e-1, 1e-2, 1e-3)
-_CHANCE = 0.1  # of a term after the exact terms; large enough for a short measurement to see the noise
+_CHANCE = 0.1  # chance of any term after the exact terms, so that a short measurement sees their noise
 _MAX_PROBES = 512
 _SLOW = 0.9  # a series decays slowly if the ratio of its terms is larger
 _MIN_SAMPLES = 4  # fewest noisy estimates: a standard error with 3 degrees of freedom
-_NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # of samples to consider
+_NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # candidates for K
 
 
 class BlockPlan(NamedTuple):
@@ -183,7 +183,7 @@ def plan_likelihood(
     chosen = {num: blocks for num in allowed if (blocks := _cheapest(choices, allowed[num])) is not None}
     if not chosen:
         most = max(numbers)
-        least = {name: min(of_block, key=lambda choice: choice.std) for name, of_block in choices.items()}
+        least = {name: min(block_choices, key=lambda choice: choice.std) for name, block_choices in choices.items()}
         reached = math.sqrt((_variance(least) + counted(most) ** 2) / most) / _MARGIN
         raise ValueError(
             f"stderr={stderr:.3g} nats is out of reach: {most} samples reach about {reached:.2g} nats. "
@@ -248,11 +248,11 @@ def _dequantization_std(model, x, arguments, seed):
     draws = np.exp(draws - draws.max((0, 1)))
     draws /= draws.mean((0, 1))
 
-    def of_mean(num):
+    def noise_of_mean(num):
         num = min(points_per_set(num), num_points)
         return math.sqrt(num) * _std(draws.reshape([_DRAWS, num_points // num, num, -1]).mean(2))
 
-    return of_mean
+    return noise_of_mean
 
 
 def _std(draws):
