@@ -7,7 +7,7 @@ import tf_resflow as resflow
 
 
 def linear_block(matrix, bias=0.0, coefficient=0.9, **options):
-    """The block y = x + x A + b."""
+    """Builds the block y = x + x A + b."""
     dense = resflow.layers.LipschitzDense(len(matrix), coefficient)
     branch = keras.Sequential([keras.Input([len(matrix)]), dense])
     dense.kernel.assign(matrix)
@@ -18,7 +18,7 @@ def linear_block(matrix, bias=0.0, coefficient=0.9, **options):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that are saved, to look at what they hold."""
+    """Collects the figures that a test saves."""
     saved, savefig = [], Figure.savefig
 
     def keep(figure, *args, **kwargs):

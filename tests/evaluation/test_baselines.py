@@ -25,7 +25,7 @@ def test_gaussian_of_integers_is_that_of_cells_in_the_unit_cube():
 
 
 def test_gaussian_of_cells_is_the_mean_over_the_noise():
-    """Of levels beside a real number, a probability in cells of width 1 and 1/2; by Gauss's rule of 2 nodes."""
+    """Compares cells of width 1 and 1/2 and a real column with 2-point Gaussian quadrature."""
     generator = np.random.default_rng(2)
     latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 3])
     widths = np.array([1.0, 0.0, 0.5])
@@ -43,12 +43,12 @@ DEPENDENT = np.stack([A, B, A + B], axis=1)
 
 @pytest.mark.parametrize("train", [np.ones([10, 3]), DEPENDENT.astype("f"), DEPENDENT])
 def test_a_covariance_that_is_singular_up_to_rounding_is_an_error(refused, train):
-    refused("singular.*remove", gaussian_baseline, train, train)
+    refused("singular.*Remove", gaussian_baseline, train, train)
 
 
 @pytest.mark.parametrize("dtype, noise", [(np.float32, 1e-4), (np.float64, 1e-6)])
 def test_nearly_dependent_columns_have_a_density(dtype, noise):
-    """a, b and c = a + b + e: the density is that of (a, b, e), which is well conditioned with e in other units."""
+    """The columns a, b and a + b + e have the density of (a, b, e), which is well conditioned after scaling e."""
     generator = np.random.default_rng(4)
     a, b, e = generator.normal(size=[3, 200]) * [[1.0], [1.0], [noise]]
     train = np.stack([a, b, a + b + e], axis=1).astype(dtype)

@@ -13,8 +13,8 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 
 
-def model_of(event_shape, levels, distribution):
-    """What the measurement takes of a `FlowModel`."""
+def stub_model(event_shape, levels, distribution):
+    """Returns the attributes of a `FlowModel` that the measurement uses."""
     parts = {"condition": Condition(), "distribution": distribution, "evaluation_log_det_estimator": None}
     return types.SimpleNamespace(data_space=DataSpace(event_shape, levels, None, tf.float32), **parts)
 
@@ -35,10 +35,10 @@ class SumOfSquares:
 
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
-    """u = (1 + U) / 4 has a variance of the squares from scipy; 2,000 examples of 4 x 4 draws."""
-    # The standard deviation of 24,000 degrees of freedom is within 2 %, 4 standard errors.
+    """Against moments of u = (1 + U) / 4 from SciPy, for 2,000 examples with 4 x 4 draws."""
+    # With 24,000 degrees of freedom, 4 standard errors of the standard deviation are 2 %.
     silent, noisy = SumOfSquares(0.0), SumOfSquares(0.2)
-    model = model_of([2, 2, 1], 4, silent if evaluation else noisy)
+    model = stub_model([2, 2, 1], 4, silent if evaluation else noisy)
     monkeypatch.setattr(estimator_noise, "with_log_det_estimator", lambda distribution, log_det_estimator: noisy)
     measure = EstimatorNoise(model, Exact() if evaluation else None, dequantizations=4, draws=4)
     noise = measure(np.ones([2000, 2, 2, 1], np.uint8), seed=0)
@@ -54,7 +54,7 @@ def test_the_two_kinds_of_noise_of_integers(evaluation, monkeypatch):
 
 
 def test_kurtosis_of_a_laplace_distribution_and_of_mixed_scales():
-    """It is 3 whatever the examples' scales; 40 samples of 2,000 x 8 draws give the standard error."""
+    """Laplace noise has kurtosis 3 (40 samples of 2,000 x 8 draws), and normal noise of mixed scales has 0."""
     generator = np.random.default_rng(1)
     noise = generator.laplace(size=[40, 1, 8, 2000])
     values = [nested_noise(draws).estimator_kurtosis for draws in noise]
@@ -75,7 +75,7 @@ def test_equal_draws_have_no_noise_however_their_mean_is_rounded():
 
 
 def test_parts_of_the_standard_error():
-    """A score of 25 losses whose variance is 0.09 + 0.04 + 0.12."""
+    """A score of 25 losses with the variance 0.09 + 0.04 + 0.12."""
     score = Score(3.0, np.sqrt(0.25 / 25), 25)
     parts = stderr_parts(score, Noise(3.1, 0.2, np.sqrt(0.12), 0.0))
     assert parts == pytest.approx({"data": 0.3 / 5, "dequantization": 0.2 / 5, "estimator": np.sqrt(0.12) / 5})

@@ -19,7 +19,7 @@ def features(seed, num=300, size=8, shift=0.0):
 
 
 def test_moments_of_batches_equal_those_of_all_examples():
-    """Far from zero, where subtracting the squared mean from the mean square would fail."""
+    """Uses values far from zero, where subtracting the squared mean from the mean square would fail."""
     x = features(0, shift=1e7)
     result = moments(x.astype(np.float64))
     assert result.num == 300
@@ -36,7 +36,7 @@ def test_distance_equals_that_from_the_matrix_square_root():
 
 
 def test_a_set_is_at_distance_zero_from_itself():
-    """Even with a singular covariance, where the root of a rounding error would be 1e-8."""
+    """The covariance is singular, where the square root of a rounding error would be 1e-8."""
     x = features(4)[:, :3] @ np.random.default_rng(5).normal(size=[3, 8])
     assert frechet_distance(moments(x), moments(x, parts=1)) < 1e-12 * np.trace(np.cov(x.T))
 
@@ -47,7 +47,7 @@ def test_fewer_examples_than_features_are_a_warning():
 
 
 class Pixels(keras.layers.Layer):
-    """Replaces the network by the corners of the image, which show the preprocessing."""
+    """Replaces the network, and returns pixels that show the preprocessing."""
 
     def call(self, x, training):
         assert not training and x.shape[1:] == (299, 299, 3)

@@ -1,4 +1,4 @@
-"""Figures, by what they hold."""
+"""Contents of the figures."""
 
 import math
 
@@ -22,7 +22,7 @@ LINES = [
 
 
 def test_learning_curves(tmp_path, figures):
-    """Reported and held-out scores, the latter also on training examples; a single point is a mark."""
+    """Draws reported scores, and held-out scores, also of training examples. A single point gets a marker."""
     scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
     runs = {"one": LINES, "train": LINES[:1] + scored + LINES[2:]}
     learning_curves(tmp_path / "curves.png", runs, "nats")
@@ -33,7 +33,7 @@ def test_learning_curves(tmp_path, figures):
 
 
 def test_the_best_checkpoint_of_a_run_has_a_star(tmp_path, figures):
-    """Its label names its step and the last one; the run that kept none has neither."""
+    """The label of the run names the best and the last step. A run without a best checkpoint has no star."""
     line = {"split": "validation", "num_examples": 7}
     scores = [{**line, "step": step, "nats": value} for step, value in ((1, 2.0), (2, 1.0), (3, 4.0))]
     runs = {"kept": [{**score, "best_step": min(score["step"], 2)} for score in scores], "not kept": scores}
@@ -53,7 +53,7 @@ def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
 
 @pytest.mark.parametrize("scale, aspect", [(1.0, 1.0), (500.0, "auto")])
 def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatch, scale, aspect):
-    """For a normal distribution whose second column has another unit; the mean of each panel is its own."""
+    """The columns of a normal distribution have different units. Each panel has its own mean."""
     normal = stats.multivariate_normal([1, -2 * scale], [1, scale**2])
     data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
     samples += [0.3, 0.3 * scale]
@@ -101,7 +101,7 @@ def test_pairs_of_columns(tmp_path, figures):
 
 
 def test_pairs_of_columns_of_a_table(tmp_path, figures):
-    """Levels and dates have their names; points lie in their cells, and bars have the widths of cells."""
+    """Axes name levels and dates, points lie in their cells, and bars are as wide as the cells."""
     rng = np.random.default_rng(0)
     table = pandas.DataFrame({"price": rng.normal(size=90), "color": rng.choice(["red", "blue"], 90)})
     table = table.assign(rooms=rng.integers(2, 6, 90), day=pandas.date_range("2024-02-28", periods=90))
@@ -138,7 +138,7 @@ def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, p
 
 
 def test_histograms_of_ranks_and_bands(tmp_path, figures):
-    """Two bins of 5 and of 6 ranks, of the 11 that 10 draws have."""
+    """The 11 ranks of 10 draws form a bin of 5 and a bin of 6."""
     ranks = np.stack([np.arange(11), np.zeros(11, int)], axis=1)
     rank_figure(tmp_path / "ranks.png", ranks, 10, num_bins=2, names=["a", "b"], title="T")
     assert [axes.get_xlabel() for axes in figures[0].axes] == ["rank of a", "rank of b"]
@@ -148,7 +148,7 @@ def test_histograms_of_ranks_and_bands(tmp_path, figures):
     assert first.values.tolist() == [lower, 11 - lower] and second.values.tolist() == [11, 0]
     low, high = stats.binom.interval(0.99, 11, np.array([lower, 11 - lower]) / 11)
     assert band.baseline.tolist() == low.tolist() and band.values.tolist() == high.tolist()
-    # Few draws have a bin for each rank; many parameters wrap.
+    # With few draws, each rank has a bin. Panels of many parameters wrap.
     rank_figure(tmp_path / "ranks.png", np.repeat([[0], [3]], 6, axis=1), 3)
     last = figures[1].axes[5]
     assert last.patches[1].get_data().values.tolist() == [1, 0, 0, 1]
@@ -156,7 +156,7 @@ def test_histograms_of_ranks_and_bands(tmp_path, figures):
 
 
 def test_curves_of_coverage(tmp_path, figures):
-    """Coverage is the share of the levels up to a mass."""
+    """The coverage at a mass is the fraction of levels up to this mass."""
     levels = {"narrow": [0.9, 0.9, 0.5, 0.9], "calibrated": np.linspace(0.005, 0.995, 100)}
     coverage_figure(tmp_path / "coverage.png", levels)
     axes = figures[0].axes[0]
@@ -169,7 +169,7 @@ def test_curves_of_coverage(tmp_path, figures):
 
 
 def test_curves_of_an_elbo(tmp_path, figures):
-    """Means of 20 steps and two standard errors; the range is that after the beginning, the end does not repeat."""
+    """Draws means of 20 steps and two standard errors, scaled to the range after the start, without repeats."""
     generator = np.random.default_rng(0)
     steps = np.arange(1000)
     losses = 5 + 1e6 * (steps < 40) + generator.normal(size=1000)
@@ -186,13 +186,13 @@ def test_curves_of_an_elbo(tmp_path, figures):
         assert np.min(np.abs(band - [990.5, bound]).sum(axis=1)) < 1e-9
     np.testing.assert_allclose(second.get_ydata(), -losses[:500].reshape(50, 10).mean(axis=1))
     last = -losses[-100:]
-    label = f"all: {last.mean():.3f} ± {last.std(ddof=1) / 10:.3f} nats"  # two digits of the error
+    label = f"all: {last.mean():.3f} ± {last.std(ddof=1) / 10:.3f} nats"
     assert first.get_label() == label and second.get_label().startswith("ended: ")
     assert -8 < axes.get_ylim()[0] < -5 < axes.get_ylim()[1] < -2
 
 
 def test_what_cannot_be_drawn_is_refused(refused, tmp_path):
-    path, message = tmp_path / "a.png", "'one' has no held-out 'accuracy'; .* nats, num_ex"
+    path, message = tmp_path / "a.png", "'one' has no held-out 'accuracy'.* nats, num_ex"
     refused(message, learning_curves, path, {"one": LINES}, "accuracy")
-    refused("up to num_draws=4; got 5", rank_figure, path, [[0], [5]], 4)
+    refused("rank is 5, .* num_draws=4", rank_figure, path, [[0], [5]], 4)
     assert not path.exists()

@@ -20,7 +20,7 @@ def test_what_has_no_bounds(refused):
 
 
 def jacobians(bijector, x):
-    """At each of a batch of events, as matrices."""
+    """Returns the Jacobian matrix at each event of a batch."""
     x = tf.constant(x, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -30,7 +30,7 @@ def jacobians(bijector, x):
 
 
 def test_layers_and_blocks():
-    """Without activation the branch is W2 W1; each bound is the product of the clipped norms."""
+    """Each bound is the product of the clipped norms of the layers."""
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(5,), activation="relu", coefficient=0.8)
     for layer in resflow.layers.norm_updates.lipschitz_layers(flow):
         layer.kernel.assign(2.0 * layer.kernel)
@@ -47,7 +47,7 @@ def test_layers_and_blocks():
             expected = {"coefficient": 0.8, "estimate": norm, "bound": min(norm, 0.8)}
             assert found == pytest.approx(expected, rel=1e-4)
         product = np.prod(np.minimum(norms, 0.8))
-        assert product * (1 - 1e-5) < bounds[block.name] < product * 1.05  # the layers leave room for rounding
+        assert product * (1 - 1e-5) < bounds[block.name] < product * 1.05  # layers leave a margin for rounding
 
 
 def linear_block(slope, name="block"):
@@ -55,7 +55,7 @@ def linear_block(slope, name="block"):
 
 
 def test_constants_of_a_linear_flow_and_of_its_inverse():
-    """Each is the product of the parts' constants; the slopes 0.5 and -0.5 attain 1.5 and 1 / 0.5."""
+    """Each is the product of the parts' constants. The slopes 0.5 and -0.5 attain 1.5 and 1 / 0.5."""
     act_norm = resflow.bijectors.ActNorm([2])
     act_norm.log_scale.assign(np.log([3.0, 0.25]))
     normalize = resflow.bijectors.Normalize([1.0, 2.0], [0.5, 4.0])
@@ -68,7 +68,7 @@ def test_constants_of_a_linear_flow_and_of_its_inverse():
 
 
 def test_a_multiscale_flow_is_not_steeper_than_its_certificate():
-    """The largest and the least singular value of the Jacobian, at 20 random points."""
+    """Compares the largest and smallest singular values of the Jacobian at 20 random points."""
     block = resflow.flows.residual_image_block(coefficient=0.9)
     flow = resflow.flows.image_flow(
         (4, 4, 1), (1, 1), 4, kernels=(3, 1), num_fc_blocks=1, fc_width=8, block=block, factor_out=True
@@ -111,7 +111,7 @@ def test_a_bound_that_is_not_below_1(stored_norms):
 
 
 def test_a_block_on_trust_is_not_certified():
-    """It has its reason; a block that is certified has the numbers that it has without the other."""
+    """The uncertified block has a reason, and does not change the numbers of a certified block."""
     unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="unknown")])
     trusted = resflow.bijectors.ResidualBlock(unknown, lipschitz_constant=0.6, event_shape=[2], name="trusted")
     flow = resflow.bijectors.Flow([linear_block(0.5), trusted])

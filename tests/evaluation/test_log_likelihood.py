@@ -1,4 +1,4 @@
-"""Samples of a log-likelihood in one batch: in parts as at once, and with an honest standard error."""
+"""Repeated estimates of log-likelihoods: splitting into parts, and calibrated standard errors."""
 
 import keras
 import numpy as np
@@ -24,15 +24,15 @@ def x():
     return np.random.default_rng(0).integers(0, 8, [5, 6]).astype(np.uint8)
 
 
-def samples_of(model, log_det_estimator, num_samples, **options):
+def make_samples(model, log_det_estimator, num_samples, **options):
     plan = LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples)
     return LogProbSamples(model, plan, **options)
 
 
 @pytest.mark.parametrize("megabytes", [1e-9, 2e-3, 500])
 def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes):
-    """3 samples of 5 examples: one row at a time, a few, and all at once."""
-    samples = samples_of(model, ROULETTE, 3, common=True, megabytes=megabytes)
+    """Draws 3 samples of 5 examples: one row at a time, a few rows, and all at once."""
+    samples = make_samples(model, ROULETTE, 3, common=True, megabytes=megabytes)
     draw = tf.function(samples, autograph=False)
     draw = draw.get_concrete_function(tf.TensorSpec([None, 6], tf.uint8), tf.TensorSpec([], tf.int32))
     seed = tf.constant(3)
@@ -45,14 +45,14 @@ def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes
 
 
 def test_parts_of_batches_share_no_random_numbers(model, x):
-    """Equal examples, one row at a time, in two batches that have the seeds of successive ones."""
-    samples = samples_of(model, ROULETTE, 1, megabytes=1e-9)
+    """Evaluates equal examples one row at a time, in two batches with successive seeds."""
+    samples = make_samples(model, ROULETTE, 1, megabytes=1e-9)
     draws = np.concatenate([samples(np.repeat(x[:1], 5, axis=0), [3, index])[0] for index in range(2)])
     assert len(np.unique(draws)) == 10
 
 
 class Counted(keras.layers.Layer):
-    """The identity, which asserts that it computes at most 4 rows."""
+    """The identity, which asserts that its input has at most 4 rows."""
 
     lipschitz_constant = 1.0
 
@@ -63,21 +63,21 @@ class Counted(keras.layers.Layer):
 
 @pytest.mark.parametrize("num_samples", [3, 9])
 def test_no_part_has_more_rows_than_fit(num_samples):
-    """Of a branch whose values of 4 rows take the memory, in bytes of float32."""
+    """The memory limit allows 4 rows of the branch."""
     branch = keras.Sequential([keras.Input([2]), Counted(), resflow.layers.LipschitzDense(2, 0.9)])
     block = resflow.bijectors.ResidualBlock(branch, resflow.logdet.PowerSeries(2), name="block")
     model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
     megabytes = 4.5 * bytes_per_row(block) / 2**20
-    samples = samples_of(model, block.log_det_estimator, num_samples, megabytes=megabytes)
+    samples = make_samples(model, block.log_det_estimator, num_samples, megabytes=megabytes)
     draw = tf.function(samples, [tf.TensorSpec([None, 2])], autograph=False)
     assert draw(tf.ones([7, 2])).shape == [samples.num_samples, 7]
 
 
 @pytest.mark.parametrize("common", [False, True])
 def test_the_standard_error_is_calibrated(model, x, common):
-    """The mean of stderr^2 is the variance of the mean, over 400 repetitions of 5 examples: within 30 %."""
-    # That is 4 standard errors, of 7 % each, if all examples have the same noise, and 9 if each has its own.
-    samples = samples_of(model, ROULETTE, 4, common=common)
+    """The mean of stderr^2 equals the variance of the mean within 30 %, for 400 repetitions of 5 examples."""
+    # 30 % is 4 standard errors if all examples share their noise, and 9 if the noise is independent.
+    samples = make_samples(model, ROULETTE, 4, common=common)
     draw = tf.function(samples.estimate, autograph=False)
     estimates = [draw(x, tf.constant([7, seed])) for seed in range(400)]
     means = np.array([estimate.log_prob for estimate in estimates])
@@ -87,7 +87,7 @@ def test_the_standard_error_is_calibrated(model, x, common):
 
 def test_without_noise_there_is_one_sample_without_an_error():
     model = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
-    samples = samples_of(model, resflow.logdet.Exact(), 9)
+    samples = make_samples(model, resflow.logdet.Exact(), 9)
     values = samples(tf.zeros([2, 3]), 1)
     assert samples.num_samples == 1 and values.shape == [1, 2]
     for found, expected in zip(samples.mean(values), (values[0], [0.0, 0.0]), strict=True):

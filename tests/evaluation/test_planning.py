@@ -1,4 +1,4 @@
-"""Plans reach the standard error that was asked for, and say what cannot be reached."""
+"""Plans reach the requested standard error, or raise an error that names the reachable one."""
 
 import json
 import types
@@ -25,7 +25,7 @@ def x():
 
 
 def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
-    """20 repetitions of 20 new examples: the errors of the ratios are below 5 %."""
+    """Uses 20 repetitions of 20 new examples. The standard errors of the ratios are below 5 %."""
     monkeypatch.setattr(planning, "_exact", lambda *_: [])
     plan = evaluation.plan_likelihood(model, x[:8], 0.2)
     assert plan.expected_stderr <= 0.2 and plan.num_samples >= 4 and plan.dequantization_std > 0
@@ -40,7 +40,7 @@ def test_a_plan_reaches_its_standard_error(model, x, monkeypatch):
 
 
 def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x):
-    """128 pairs of rows, against 20 repetitions for 40 examples: 4 standard errors are 25 % of the noise."""
+    """Compares 128 pairs of rows with 20 repetitions of 40 examples. 4 standard errors are 25 % of the noise."""
     inputs = bijectors.passes.block_inputs(model.flow, model.prepare(x, [0, 0]))
     name, num_probes = next(iter(inputs)), 9
     block = bijectors.views.blocks_by_name(model.flow)[name]
@@ -54,8 +54,8 @@ def test_the_noise_of_many_colors_is_measured_at_one_of_them(model, x):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_plans_in_cells_reach_the_error_of_a_mean_of_probabilities(seed, monkeypatch):
-    """Random columns and targets: 30 estimates of 24 new rows against one of 8,192 points and exact blocks."""
-    # An error above 1.3 or below half of what was asked for would be the plan's.
+    """Compares 30 estimates of 24 new rows with one estimate from 8,192 points and exact log-determinants."""
+    # The columns and the target are random. Sampling error cannot explain a ratio above 1.3 or below 0.5.
     rng = np.random.default_rng(seed)
     size, exact = 1 + seed % 2, resflow.logdet.Exact()
     num, target = rng.integers(2, 5, size), float(rng.uniform(0.1, 0.3))
@@ -88,7 +88,7 @@ def test_a_number_of_samples_leaves_the_noise_of_the_dequantization():
 
 def test_exact_log_determinants_of_continuous_data_need_one_sample(refused):
     model, x = vector_model()
-    refused("x holds values that are NaN", evaluation.plan_likelihood, model, np.full_like(x, np.nan), 1e-4)
+    refused("x contains values that are NaN", evaluation.plan_likelihood, model, np.full_like(x, np.nan), 1e-4)
     plan = evaluation.plan_likelihood(model, x, 1e-4)
     log_prob, stderr = evaluation.estimate_log_prob(model, x, plan=plan)
     np.testing.assert_allclose(log_prob, model.log_prob(x, log_det_estimator=resflow.logdet.Exact()), rtol=1e-5)
@@ -96,7 +96,7 @@ def test_exact_log_determinants_of_continuous_data_need_one_sample(refused):
 
 
 def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
-    """One loses 4 nats^2 in 4 s, the other 0.19 in 1 s; 1.5 are allowed."""
+    """One block loses 4 nats^2 for 4 s, the other 0.19 for 1 s. A variance of 1.5 is allowed."""
     choices = {"one": [(2.0, 1.0), (0.0, 5.0)], "other": [(1.0, 1.0), (0.9, 2.0)]}
     choices = {name: [types.SimpleNamespace(std=std, seconds=s) for std, s in of] for name, of in choices.items()}
     chosen = planning._cheapest(choices, 1.5)
@@ -107,17 +107,17 @@ def test_the_block_that_gains_most_a_second_is_the_first_to_cost_more():
 def test_what_cannot_be_reached(refused, monkeypatch):
     model, x = vector_model(levels=3)
     monkeypatch.setattr(planning, "_NUMBERS", [4, 5])
-    refused("needs more than 5 samples, which reach about", evaluation.plan_likelihood, model, x, 1e-3)
-    refused("below the rounding of float32, about", evaluation.plan_likelihood, model, x, 1e-7)
+    refused("out of reach: 5 samples reach about", evaluation.plan_likelihood, model, x, 1e-3)
+    refused("below the rounding error of float32, about", evaluation.plan_likelihood, model, x, 1e-7)
     for wrong in (0.0, -1.0, np.inf, np.nan):
-        refused("stderr must be positive and finite, in nats", evaluation.plan_likelihood, model, x, wrong)
-    refused("num_samples must be at least 1", evaluation.LikelihoodPlan, num_samples=0)
-    refused("either stderr= or plan=", evaluation.estimate_log_prob, model, x)
+        refused("is not a positive, finite number of nats", evaluation.plan_likelihood, model, x, wrong)
+    refused("num_samples=0 is too small", evaluation.LikelihoodPlan, num_samples=0)
+    refused("neither of stderr= and plan=", evaluation.estimate_log_prob, model, x)
 
 
 def test_a_slowly_decaying_series_is_a_warning():
-    """A linear branch of spectral radius 0.95."""
+    """Uses a linear branch with spectral radius 0.95."""
     block = linear_block([[0.0, 3.0], [3.0, 0.0]], coefficient=0.95, name="slow")
     model = resflow.FlowModel(resflow.bijectors.Flow([block]), [2])
-    with pytest.warns(UserWarning, match="series of slow decays by only 0.95 per term"):
+    with pytest.warns(UserWarning, match="series of slow shrinks only by a factor of 0.95 per term"):
         evaluation.plan_likelihood(model, tf.zeros([2, 2]), 0.1)

@@ -1,4 +1,4 @@
-"""Against the posterior of a Gaussian mean: q has the standard deviation of the posterior, times a scale."""
+"""Diagnostics of approximations q whose standard deviation is that of a Gaussian posterior times a scale."""
 
 import math
 
@@ -12,7 +12,7 @@ CERTAIN = 6e-5  # the probability beyond 4 standard errors
 
 
 def gaussian_posteriors(draws, num, dimensions, scale):
-    """True parameters and samples of q, for x ~ N(theta, 1) and theta ~ N(0, 1): the posterior is N(x/2, 1/2)."""
+    """Returns theta ~ N(0, 1), samples of q, and q. The posterior given x ~ N(theta, 1) is N(x/2, 1/2)."""
     generator = np.random.default_rng(0)
     parameters = generator.normal(size=[num, dimensions])
     mean = (parameters + generator.normal(size=parameters.shape)) / 2
@@ -23,7 +23,7 @@ def gaussian_posteriors(draws, num, dimensions, scale):
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_ranks_have_their_distribution(scale):
-    """4,000 data sets of 19 draws. Given z, the standardized error of the mean, ranks are binomial."""
+    """4,000 data sets with 19 draws. Ranks are binomial given z, the standardized error of the mean."""
     draws, num = 19, 4000
     parameters, samples, _ = gaussian_posteriors(draws, num, 2, scale)
 
@@ -43,7 +43,7 @@ def test_ranks_have_their_distribution(scale):
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_coverage_of_regions(scale):
-    """4,000 data sets of 200 draws in 3 dimensions: the regions are balls, their masses chi-square."""
+    """4,000 data sets with 200 draws in 3 dimensions. The regions are balls with chi-square masses."""
     draws, num, dimensions = 200, 4000, 3
     parameters, samples, q = gaussian_posteriors(draws, num, dimensions, scale)
     levels = coverage_levels(q.logpdf(samples).sum(axis=-1), q.logpdf(parameters).sum(axis=-1))
@@ -55,8 +55,8 @@ def test_coverage_of_regions(scale):
 
 
 def test_the_accuracy_of_a_classifier_is_close_to_the_best():
-    """N(0, 1) and N(2, 1), 500 points each: at most Phi(1), but for chance, and not far below."""
-    # Of equal distributions it is one half within 4 standard errors, also when a coordinate is constant.
+    """For N(0, 1) and N(2, 1), with 500 points each, the best accuracy is Phi(1)."""
+    # For equal distributions, it is 1/2 within 4 standard errors, also if a coordinate is constant.
     x = np.random.default_rng(0).normal(size=[2, 500, 1])
     score, best = c2st(x[0], x[1] + 2), stats.norm.cdf(1)
     assert best - 4 * score.stderr - 0.01 < score.mean < best + 4 * score.stderr
@@ -68,8 +68,8 @@ def test_the_accuracy_of_a_classifier_is_close_to_the_best():
 
 @pytest.mark.parametrize("scale", [0.6, 0.9, 1.5])
 def test_importance_weights_of_a_gaussian(scale):
-    """p = e^3 N(0, 1), q = N(0, s^2): the chance that a weight exceeds t is about t^(-1 / (1 - s^2))."""
-    # E[w^2] = s^2 / sqrt(2 s^2 - 1) e^6, which is infinite below s^2 = 1/2, as 1 / k is below 2.
+    """For p = e^3 N(0, 1) and q = N(0, s^2), a weight exceeds t with probability about t^(-1 / (1 - s^2))."""
+    # E[w^2] = s^2 / sqrt(2 s^2 - 1) e^6, which is infinite below s^2 = 1/2, where 1 / k is below 2.
     num, draws = 20_000, 400
     x = scale * np.random.default_rng(0).normal(size=num)
     log_weights = 3 + stats.norm.logpdf(x) - stats.norm.logpdf(x, scale=scale)
@@ -77,7 +77,7 @@ def test_importance_weights_of_a_gaussian(scale):
     assert abs(check.elbo - (3 + math.log(scale) + (1 - scale**2) / 2)) <= 4 * check.stderr
     deviation = abs(1 / 2 - scale**2 / 2) * math.sqrt(2)  # of the log-weight, (1 - 1 / s^2) x^2 / 2
     assert check.stderr == pytest.approx(deviation / math.sqrt(num), rel=0.1)
-    if scale < 1:  # the largest 3 sqrt(num) weights, whose k has the standard deviation (1 + k) / sqrt(424)
+    if scale < 1:  # k of the largest 3 sqrt(num) = 424 weights has the standard deviation (1 + k) / sqrt(424)
         assert abs(check.pareto_k - (1 - scale**2)) < 4 * (2 - scale**2) / math.sqrt(draws) + 0.05
     else:
         assert check.pareto_k < 0
@@ -88,7 +88,7 @@ def test_importance_weights_of_a_gaussian(scale):
 
 
 def test_good_k_of_few_weights():
-    """k < 1 - 1 / log10(N) where N >= 10^(1 / (1 - k)), the sample size that k asks for; 0.7 at most."""
+    """The limit 1 - 1 / log10(N) is the k that needs N = 10^(1 / (1 - k)) samples. It is at most 0.7."""
     assert importance_check(np.zeros(100)).good_k == pytest.approx(1 / 2)
     k = importance_check(np.zeros(1000)).good_k
     assert 10 ** (1 / (1 - k)) == pytest.approx(1000)
@@ -96,7 +96,7 @@ def test_good_k_of_few_weights():
 
 
 def test_what_does_not_fit_is_refused(refused):
-    expected = r"\[draws, \*\(4, 2\)\]; got .*\(4, 3, 2\)"
+    expected = r"shape \(4, 3, 2\)\. Pass samples \[draws, \*\(4, 2\)\]"
     refused(expected, calibration_ranks, np.zeros([4, 3, 2]), np.zeros([4, 2]))
     refused("NaN, which has no rank", coverage_levels, np.full([4, 3], np.nan), np.zeros([3]))
     refused("NaN, which has no rank", coverage_levels, np.zeros([4, 3]), np.full([3], np.nan))

@@ -1,4 +1,4 @@
-"""Samples as files: arrays, figures and grids of images."""
+"""Samples written to files: arrays, figures and image grids."""
 
 import os
 
@@ -38,7 +38,7 @@ def test_vectors_are_drawn_over_data(tmp_path, figures):
 
 
 def test_images(tmp_path):
-    """One row is laid out as a square, several are as they are, with their labels."""
+    """A single row is arranged as a square. Several rows keep their layout and get labels."""
     values, path = np.full([4, 3, 3, 1], 16, np.uint8), tmp_path / "samples.png"
     write_samples(path, [values], (1, 4, 3, 3, 1), levels=17, labels=["0.5"])
     square = np.asarray(Image.open(path))
@@ -47,7 +47,7 @@ def test_images(tmp_path):
     rows = np.asarray(Image.open(path))
     assert rows.shape[0] == square.shape[0] and rows.shape[1] > square.shape[1] + 50
     write_samples(path, [np.full([256, 8, 8, 1], 16, np.uint8)], (16, 16, 8, 8, 1), levels=17)
-    assert Image.open(path).size == (7 * 145, 7 * 145)  # as enlarged as 8 rows
+    assert Image.open(path).size == (7 * 145, 7 * 145)  # enlarged 7 times, like a grid of 8 rows
 
 
 def test_grid_places_every_image():
@@ -70,7 +70,7 @@ def test_reconstructions_are_below_their_originals():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_is_enlarged_and_exact_and_its_rows_are_labeled(tmp_path, channels):
-    """Each label is beside its row, and the grid is unchanged."""
+    """Labels are to the left of their rows, and the grid is unchanged."""
     image = np.random.default_rng(0).integers(256, size=[20, 30, channels]).astype(np.uint8)
     write_png(tmp_path / "grid.png", image)
     read = np.asarray(Image.open(tmp_path / "grid.png")).reshape(340, 510, channels)

@@ -1,4 +1,4 @@
-"""Samples of a model, and paths and squares between examples."""
+"""Samples of a model, and interpolation between examples."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from tf_resflow.evaluation import draw_samples, interpolate_corners, interpolate
 
 
 def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
-    """Of a seed beyond 32 bits, too. All batches and temperatures are of one graph."""
+    """The seed has more than 32 bits. All batches and temperatures use one graph."""
     monkeypatch.setattr(sampling, "_batch_size", lambda model: 4)
     model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
     seed, traces, draw = 2**40, [], sampling.sample_latent
@@ -29,7 +29,7 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
 
 
 def test_a_batch_is_decoded_in_parts_that_move_the_bar(monkeypatch):
-    """At most 2^14 values, or 32 examples, at a time; later calls of a sampler reuse the graphs."""
+    """Decodes at most 2^14 values or 32 examples at a time. Later calls of a sampler reuse its graphs."""
     flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([1])])
     tracked, traces, flow_input = [], [], sampling.flow_input
     monkeypatch.setattr(sampling, "track", lambda items, name: tracked.append((name, len(items))) or items)
@@ -42,7 +42,7 @@ def test_a_batch_is_decoded_in_parts_that_move_the_bar(monkeypatch):
 
 @pytest.mark.parametrize("levels", [None, 8])
 def test_samples_that_are_not_finite(refused, levels):
-    """Of integer data, too, whose samples are integers in any case."""
+    """Integer data are included, although their samples are always finite."""
     act_norm = resflow.bijectors.ActNorm([2])
     act_norm.shift.assign([np.nan, 0.0])
     model = resflow.FlowModel(resflow.bijectors.Flow([act_norm]), event_shape=[2], levels=levels)
@@ -54,14 +54,14 @@ B = np.array([[1.0, -0.5], [0.0, 2.0], [0.5, 0.5]])
 
 
 def linear_model():
-    """z = 1.5 x with a base of mean MEAN, so that x = (MEAN + mixture of (1.5 x_i - MEAN)) / 1.5."""
+    """Builds z = 1.5 x with the base mean MEAN, so x = (MEAN + mixture of (1.5 x_i - MEAN)) / 1.5."""
     flow = resflow.bijectors.Flow([tfp.bijectors.Scale(np.float32(1.5))])
     base = tfp.distributions.MultivariateNormalDiag(MEAN.astype(np.float32), [1.0, 1.0])
     return resflow.FlowModel(flow, [2], base=base)
 
 
 def conditional_model(**kwargs):
-    """z = 1.5 x + B' c, so that x = (z - B' c) / 1.5."""
+    """Builds z = 1.5 x + B' c, so x = (z - B' c) / 1.5."""
     x, c = keras.Input([2]), keras.Input([3])
     dense, of_c = resflow.layers.LipschitzDense(2, 0.9), keras.layers.Dense(2)
     branch = keras.Model([x, c], keras.layers.Add()([dense(x), of_c(c)]))
@@ -73,7 +73,7 @@ def conditional_model(**kwargs):
 
 @pytest.mark.parametrize("kind", ["none", "real", "labels"])
 def test_pairs_and_corners(kind):
-    """A point between has the mean of the real conditions by the squared weights, or the label of the nearest."""
+    """Points have the mean of real conditions weighted by squares, or the label of the nearest example."""
     generator, labels = np.random.default_rng(4), kind == "labels"
     x = generator.normal(size=[4, 2]).astype(np.float32)
     given = np.array([2, 0, 1, 1]) if labels else generator.normal(size=[4, 3])

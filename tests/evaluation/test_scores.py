@@ -1,4 +1,4 @@
-"""Scores of held-out examples, together and one by one."""
+"""Scores of data sets and of single examples."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_partial_batches_count_once(two_replicas, replicas, size):
 
 
 def test_nests_in_and_out(two_replicas):
-    """Of 10 rows in batches of 4, 4 and 2: each comes out once, at its place, with the seed of its batch."""
+    """Returns each of 10 rows in batches of 4, 4 and 2 once, in order, with the seed of its batch."""
     x, labels, traces = np.arange(30.0).reshape(10, 3).astype("float32"), np.arange(10), []
 
     def function(batch, seed):
@@ -40,7 +40,7 @@ def test_nests_in_and_out(two_replicas):
     np.testing.assert_array_equal(values["sum"], x.sum(-1))
     np.testing.assert_array_equal(values["seeds"], [[7, i // 4] for i in range(10)])
     np.testing.assert_array_equal(again, labels)
-    assert traces == [(2, 3)] * 2  # of each replica, which the smaller batch is padded for
+    assert traces == [(2, 3)] * 2  # one trace per replica, because the smaller batch is padded
 
 
 LEVELS, SCALES, SHIFTS = 3, np.array([9.0, -4.2]), np.array([-2.0, 1.0])
@@ -48,7 +48,7 @@ LEVELS, SCALES, SHIFTS = 3, np.array([9.0, -4.2]), np.array([-2.0, 1.0])
 
 @pytest.fixture(scope="module")
 def affine_model():
-    """x -> SCALES x + SHIFTS and a normal base: two independent coordinates of integer data."""
+    """Maps x to SCALES x + SHIFTS with a normal base: two independent coordinates of integer data."""
     scale = tfp.bijectors.Scale(np.float32(SCALES / [1.5, 0.7]))
     flow = resflow.bijectors.Flow([scale, linear_block(np.diag([0.5, -0.3]), SHIFTS)])
     return resflow.FlowModel(flow, [2], levels=LEVELS, evaluation_log_det_estimator=resflow.logdet.Exact())
@@ -59,8 +59,8 @@ def in_bits(log_probability):
 
 
 def test_bound_of_one_sample_and_its_limit(affine_model):
-    """E of the usual bound by quadrature, and the log-probability of the cell from the normal's CDF."""
-    # 4,000 repetitions of one example. The bias of 1,000 samples is var(weight) / 2,000 mean^2 nats.
+    """Compares with the expected bound by quadrature, and with the cell's probability from the normal CDF."""
+    # Repeats one example 4,000 times. The bias with 1,000 samples is var(weight) / (2,000 mean^2) nats.
     v, normal = np.array([1, 2], np.uint8), stats.norm(-SHIFTS / SCALES, 1 / np.abs(SCALES))
     exact = in_bits(np.log(normal.cdf((v + 1) / LEVELS) - normal.cdf(v / LEVELS)).sum())
     usual = integrate.quad_vec(lambda u: normal.logpdf((v + u) / LEVELS) - np.log(LEVELS), 0, 1)[0]
@@ -77,7 +77,7 @@ def test_bound_of_one_sample_and_its_limit(affine_model):
 
 
 def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_errors():
-    """7 examples with 400 estimates each: 5 standard errors, which are measured to 4 %."""
+    """7 examples with 400 estimates each agree within 5 standard errors, which are known to 4 %."""
     model = resflow.FlowModel(resflow.flows.vector_flow(3, 2, (8,), coefficient=0.9), event_shape=[3])
     x = np.random.default_rng(0).normal(size=[7, 3]).astype("float32")
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
@@ -98,13 +98,13 @@ def test_quantiles_are_fractions_of_the_reference():
 
 
 def test_scores_of_a_classifier_by_hand():
-    """Two classes, logits of known odds: probabilities 3/4, 1/2 (a tie: class 0) and 9/10."""
+    """Logits of two classes with the probabilities 3/4, 1/2 (a tie counts as class 0) and 9/10."""
     logits = np.log([[3.0, 1.0], [1.0, 1.0], [1.0, 9.0]])
     found = scores.classification_scores(logits, [0, 1, 1])
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["accuracy_stderr"] == pytest.approx(np.sqrt(2 / 9 / 3))
     assert found["cross_entropy"] == pytest.approx(-np.mean(np.log([0.75, 0.5, 0.9])))
-    # Three bins of one example each: |1 - 0.75|, |0 - 0.5|, |1 - 0.9|.
+    # Each of three bins has one example: |1 - 0.75|, |0 - 0.5|, |1 - 0.9|.
     assert found["calibration_error"] == pytest.approx((0.25 + 0.5 + 0.1) / 3)
     assert found["num_examples"] == 3
     large = scores.classification_scores(np.array([[2000.0, 0.0], [2000.0, 0.0]], np.float32), [0, 1])
@@ -112,7 +112,7 @@ def test_scores_of_a_classifier_by_hand():
 
 
 def test_what_does_not_fit_is_refused(refused, affine_model):
-    refused("no example", LogLikelihood(affine_model).score, [], seed=0)
+    refused("stream of batches is empty", LogLikelihood(affine_model).score, [], seed=0)
     refused("not dequantized", LogLikelihood, resflow.FlowModel(affine_model.flow, [2]), importance_weighted=True)
     for wrong in ([], [1, np.nan]):
-        refused("must be scores", quantiles, [1.0], wrong)
+        refused("must be an array of scores", quantiles, [1.0], wrong)

@@ -1,4 +1,4 @@
-"""Surrogate posteriors that are not at their start."""
+"""Surrogate posteriors that differ from their initialization."""
 
 import pytest
 import tensorflow as tf
@@ -8,7 +8,7 @@ import tf_resflow as resflow
 
 @pytest.fixture(scope="session")
 def moved_surrogate():
-    """Makes a small one in float64, whose variables have moved."""
+    """Returns a function that builds a small float64 surrogate with perturbed variables."""
 
     def make(event_shape, seed=0, **options):
         options = {"num_blocks": 1, "hidden": (6,), "affine_layers": 2, "dtype": "float64", **options}

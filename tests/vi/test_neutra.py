@@ -1,4 +1,4 @@
-"""A surrogate's flow as the coordinates of chains: its density and derivatives, frozen, and chains in them."""
+"""The NeuTra bijector: density, derivatives, frozen parameters, and chains in the latent space."""
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +14,7 @@ def normal(shape, seed=0):
 
 
 def test_it_is_the_flow_of_the_surrogate(moved_surrogate):
-    """Values, exact log-determinants, although the flow has a roulette, and the inverse."""
+    """Checks values, the inverse, and log-determinants, which are exact although the flow uses a roulette."""
     surrogate = moved_surrogate([3], log_det_estimator=resflow.logdet.RussianRoulette())
     bijector, z = resflow.vi.neutra_bijector(surrogate), normal([4, 3])
     with tf.GradientTape() as tape:
@@ -41,7 +41,7 @@ def test_it_is_frozen(moved_surrogate):
 
 
 def test_second_derivatives(moved_surrogate):
-    """Of the latent log-density, compiled by XLA, against central differences of the gradient."""
+    """Compares Hessian products of the latent log-density, compiled by XLA, with central differences."""
     bijector = resflow.vi.neutra_bijector(moved_surrogate([3]))
 
     def gradient(z):
@@ -63,8 +63,8 @@ def test_second_derivatives(moved_surrogate):
 
 
 def test_structured_events(moved_surrogate, refused):
-    """Chains of a joint distribution: the latent is a list of vectors, the states have the parts of the event."""
-    refused("takes no dictionaries", resflow.vi.neutra_bijector, moved_surrogate({"a": [2], "b": []}))
+    """For a joint distribution, the latent is a list of vectors, and the states have the parts of the event."""
+    refused("are dicts, .* not support", resflow.vi.neutra_bijector, moved_surrogate({"a": [2], "b": []}))
     normals = lambda s: tfd.Independent(tfd.Normal(tf.zeros(3), s[..., tf.newaxis]), 1)  # noqa: E731
     joint = tfd.JointDistributionSequential([tfd.LogNormal(0.0, 1.0), normals])
     constraint = joint.experimental_default_event_space_bijector()

@@ -1,4 +1,4 @@
-"""The path derivative: the reparameterization gradient without the score, unbiased, and zero at the posterior."""
+"""The path derivative: the gradient without the score is unbiased, and zero at the posterior."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def banana(x):
 
 
 def elbo_gradient(target, surrogate, variables, seed, num=1):
-    """The value and the gradients of the loss of `tfp.vi`."""
+    """Returns the value and the gradients of the loss of `tfp.vi`."""
     with tf.GradientTape() as tape:
         loss = tfp.vi.monte_carlo_variational_loss(target, surrogate, sample_size=num, seed=seed)
     return loss, tape.gradient(loss, variables)
@@ -28,7 +28,7 @@ def flat(gradients):
 
 
 def test_it_is_the_total_derivative_without_the_score(moved_surrogate):
-    """For each of five draws. The score is that of the density of a given point, by the solver's inverse."""
+    """Checks five draws. The score comes from the density of a given point, which the solver inverts."""
     surrogate = moved_surrogate([2])
     variables = surrogate.trainable_variables
 
@@ -55,7 +55,7 @@ def test_structured_and_constrained_events(builder, moved_surrogate):
     shapes, constraints = {"a": [2], "b": [1]}, {"a": tfb.Identity(), "b": tfb.Softplus()}
     if builder == "ours":
         surrogate, same = (moved_surrogate(shapes, constraining_bijector=constraints) for _ in range(2))
-    else:  # a chain, whose order is that of TFP
+    else:  # a chain in the order of TFP
         build = tfp.experimental.vi.build_split_flow_surrogate_posterior
         branches = [resflow.flows.dense_branch([3], (6,), dtype="float64") for _ in range(2)]
         blocks = [resflow.bijectors.MonotoneBlock(branch, EXACT) for branch in branches]
@@ -75,7 +75,7 @@ def test_structured_and_constrained_events(builder, moved_surrogate):
 
 
 def test_compiled_and_with_a_roulette(moved_surrogate):
-    """By XLA they are the same; 400 estimates by a roulette are unbiased in the latent, at 4.5 standard errors."""
+    """XLA gives the same gradients. 400 roulette estimates are unbiased within 4.5 standard errors."""
     exact = moved_surrogate([2])
     noisy = resflow.bijectors.with_log_det_estimator(exact, resflow.logdet.RussianRoulette())
     z = tf.constant([[0.3, -0.4]] * 400, tf.float64)
@@ -103,15 +103,15 @@ def test_refusals(refused):
     refused("base distribution .* trainable variables", with_path_derivative, trainable)
     split = tfb.Chain([tfb.JointMap([tfb.Shift(tf.Variable([1.0])), tfb.Identity()]), tfb.Split(2)])
     split = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [2]), split)
-    refused("must be applied first", with_path_derivative, split)
+    refused("trainable bijectors are applied first", with_path_derivative, split)
 
 
 class Wrapped(resflow.bijectors.Flow):
-    """A flow that is one map, whose members may do anything in a subclass."""
+    """A subclass of Flow, which counts as one map because a subclass may change what the members do."""
 
 
 def test_all_kinds_of_members_in_a_training_step():
-    """Carried through each, and through all at once as one map, with fused kernels. Two blocks have one name."""
+    """The members give the same gradient as a single map. Kernels are fused, and two blocks share a name."""
     float64 = {"dtype": "float64"}
     tril = tf.Variable([[1.3, 0.0, 0.0], [0.4, 0.8, 0.0], [-0.3, 0.2, 1.1]], **float64)
     stretch = tf.Variable([0.7, 1.5, 1.2], **float64)
@@ -130,7 +130,7 @@ def test_all_kinds_of_members_in_a_training_step():
     flow = resflow.bijectors.Flow([*members, resflow.bijectors.Flow([tfb.Invert(act_norm)])])
     base, variables = tfd.Sample(tfd.Normal(tf.zeros([], tf.float64), 1.0), [3]), flow.trainable_variables
 
-    def of(bijector):
+    def results(bijector):
         @tf.function(autograph=False)
         def compute():
             view = with_path_derivative(tfd.TransformedDistribution(base, resflow.bijectors.Flow([bijector])))
@@ -142,5 +142,5 @@ def test_all_kinds_of_members_in_a_training_step():
 
         return compute()
 
-    for one, other in zip(of(flow), of(Wrapped([flow])), strict=True):
+    for one, other in zip(results(flow), results(Wrapped([flow])), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)

@@ -1,4 +1,4 @@
-"""The rates and the end of a fit, against NumPy on all losses at once."""
+"""Compares the learning rates and the end of a fit with NumPy on all losses at once."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ CASES = (np.nan, 0.1), (0.0, 1.0), (5.0, 1.0), (50.0, 1.0), (20.0, 0.0)  # depth
 
 
 def reference(losses, rate, factor):
-    """The learning rate after each loss, and how many losses there are up to the end."""
+    """Returns the learning rate after each loss, and the number of losses until the end."""
     rates, before, drops = [], (np.inf, 0.0), 0
     for i in range(0, len(losses), WINDOW):
         part = np.asarray(losses[i : i + WINDOW], np.float64)
@@ -30,7 +30,7 @@ def reference(losses, rate, factor):
 
 @pytest.mark.parametrize("way", ["graph", "xla"])
 def test_rates_and_the_end(way):
-    """Losses that fall to different depths, with noise; those that are NaN end at once."""
+    """Losses fall by different amounts, with noise. NaN losses end the fit as early as possible."""
     generator = np.random.default_rng(0)
     optimizer = keras.optimizers.Adam(0.1)
     criterion = resflow.vi.Plateau(optimizer, window=WINDOW, factor=0.5, num_drops=DROPS)

@@ -1,4 +1,4 @@
-"""Surrogate posteriors: their structure, their density against the change of variables, and all that TFP does."""
+"""Surrogate posteriors: structure, density by the change of variables, and use with TFP."""
 
 import collections
 
@@ -13,12 +13,12 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (6,)}
 
 
-def surrogate_of(event_shape, **options):
+def make_surrogate(event_shape, **options):
     return resflow.vi.flow_surrogate_posterior(event_shape, **{**SMALL, **options})
 
 
 def log_prob_by_jacobian(surrogate, z, entries):
-    """log q(f(z)) from the dense Jacobian of the whole map on vectors, of some entries of an event."""
+    """Returns log q(f(z)) from the dense Jacobian of the map from vectors to some entries of an event."""
     with tf.GradientTape() as tape:
         tape.watch(z)
         parts = tf.nest.flatten(surrogate.bijector.forward(z))
@@ -39,24 +39,24 @@ STRUCTURES = {
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_density_by_the_dense_jacobian(structure):
-    """A triangular matrix has four entries, and three coordinates, those on which the density is."""
+    """A triangular 2 x 2 matrix has four entries, but the density is over its three free coordinates."""
     event_shape, constraint = STRUCTURES[structure]
-    surrogate = surrogate_of(event_shape, constraining_bijector=constraint, dtype="float64")
+    surrogate = make_surrogate(event_shape, constraining_bijector=constraint, dtype="float64")
     parts = tf.nest.map_structure(lambda _: 0, surrogate.dtype)
     tf.nest.assert_same_structure(surrogate.event_shape, parts, expand_composites=False)
     x, log_prob = surrogate.experimental_sample_and_log_prob(5, seed=[1, 2])
     z = surrogate.distribution.sample(5, seed=[1, 2])
     expected = log_prob_by_jacobian(surrogate, z, [0, 2, 3] if structure == "triangular" else slice(None))
     np.testing.assert_allclose(log_prob, expected, rtol=1e-9)
-    # A density that was not drawn is that of the inverse.
+    # The density of given values uses the inverse.
     given = surrogate.log_prob(tf.nest.map_structure(tf.identity, x))
     np.testing.assert_allclose(given, expected, rtol=1e-9)
 
 
 def test_batch_shape_base_and_seed(refused):
-    refused("not fully defined", surrogate_of, [None])
+    refused("not fully defined", make_surrogate, [None])
     student = lambda loc, scale: tfd.StudentT(3.0, loc, scale)  # noqa: E731
-    surrogate = surrogate_of([2], batch_shape=[3], base_distribution=student, seed=4)
+    surrogate = make_surrogate([2], batch_shape=[3], base_distribution=student, seed=4)
     assert surrogate.batch_shape == [3] and surrogate.event_shape == [2]
     x = surrogate.sample(5, seed=[1, 2])
     assert x.shape == [5, 3, 2] and surrogate.log_prob(x).shape == [5, 3]
@@ -64,14 +64,14 @@ def test_batch_shape_base_and_seed(refused):
     base = tf.reduce_sum(tfd.StudentT(3.0, 0.0, 1.0).log_prob(z), -1)
     expected = base - surrogate.bijector.forward_log_det_jacobian(z, 1)
     np.testing.assert_allclose(surrogate.log_prob(tf.identity(x)), expected, rtol=1e-4, atol=1e-5)
-    one, same, other = (surrogate_of([2], seed=seed).sample(seed=[1, 2]) for seed in (4, 4, 5))
+    one, same, other = (make_surrogate([2], seed=seed).sample(seed=[1, 2]) for seed in (4, 4, 5))
     np.testing.assert_array_equal(one, same)
     assert np.all(one != other)
 
 
 @pytest.mark.parametrize("size, training", [(3, False), (20, True)])
 def test_gradients_of_a_map_over_the_batch(size, training):
-    """`tf.vectorized_map`, as in autobatched joint distributions, loses the gradients that operations register."""
+    """`tf.vectorized_map`, used by autobatched joint distributions, loses registered gradients."""
     options = {"coefficient": 0.9, "log_det_estimator": resflow.logdet.Exact(), "seed": 1}
     flow = resflow.flows.vector_flow(size, 1, (4,), **options)
     for variable in flow.trainable_variables:
@@ -95,7 +95,7 @@ def test_gradients_of_a_map_over_the_batch(size, training):
 
 
 def test_a_dynamic_batch_a_copy_and_a_saved_model(tmp_path):
-    surrogate = surrogate_of({"a": [2], "b": []})
+    surrogate = make_surrogate({"a": [2], "b": []})
     sample = tf.function(lambda n: surrogate.sample(n, seed=[1, 2]), autograph=False)
     signature = {"a": tf.TensorSpec([None, 2]), "b": tf.TensorSpec([None])}
     module = tf.Module()
@@ -113,7 +113,7 @@ def test_a_dynamic_batch_a_copy_and_a_saved_model(tmp_path):
 
 
 def test_a_surrogate_trains_its_own_variables_only():
-    """A bijector that holds variables of the joint is refused, and they are named. The remedy is accepted."""
+    """Constraints with variables of the joint distribution raise an error that names them. The fix works."""
     flow = tfb.Invert(resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,)))
     scale = tfp.util.TransformedVariable(2.0, tfb.Exp(), name="of_a_nested_bijector")
     chain = tfb.Chain([tfb.Softplus(), tfb.Chain([tfb.Shift(0.5), tfb.Scale(scale)])])
@@ -123,11 +123,11 @@ def test_a_surrogate_trains_its_own_variables_only():
     joint = tfd.JointDistributionNamed({f"part{i}": part for i, part in enumerate(parts)})
     with pytest.raises(ValueError, match="trainable variables.*one bijector for each part") as error:
         constraint = joint.experimental_default_event_space_bijector()
-        surrogate_of(joint.event_shape, constraining_bijector=constraint)
+        make_surrogate(joint.event_shape, constraining_bijector=constraint)
     assert all(variable.name in str(error.value) for variable in joint.trainable_variables)
     remedy = tf.nest.pack_sequence_as(joint.event_shape, [None, tfb.Softplus(), tfb.Sigmoid(0.0, 3.0), None])
-    surrogate = surrogate_of(joint.event_shape, constraining_bijector=remedy)
-    own = surrogate_of([5]).trainable_variables
+    surrogate = make_surrogate(joint.event_shape, constraining_bijector=remedy)
+    own = make_surrogate([5]).trainable_variables
     assert [variable.shape for variable in surrogate.trainable_variables] == [variable.shape for variable in own]
     x, log_prob = surrogate.experimental_sample_and_log_prob(3, seed=[1, 2])
     assert np.all(np.isfinite(log_prob)) and np.all(np.isfinite(joint.log_prob(x)))

@@ -1,4 +1,4 @@
-"""Evaluation: log-likelihoods and their errors, scores, certificates, calibration, FID, samples and figures."""
+"""Evaluation: log-likelihoods with errors, scores, certificates, calibration, FID, samples and figures."""
 
 import lazy_loader
 

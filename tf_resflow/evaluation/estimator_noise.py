@@ -1,4 +1,4 @@
-"""How noisy the estimate of an example's loss is, and where the noise comes from."""
+"""Measures the noise of an example's loss estimate, and how much each source contributes."""
 
 import math
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from tf_resflow.typing import LogDet, TensorLike
 
 
 class Noise(NamedTuple):
-    """The moments of the estimate of one example's loss, in bits/dim for integer data, else in nats.
+    """Moments of an example's loss estimates, in bits/dim for integer data, otherwise in nats.
 
     Attributes:
-      mean: over examples and draws.
-      dequantization_std: the standard deviation due to the dequantization, 0 for continuous data.
-      estimator_std: the standard deviation due to the log-determinants.
-      estimator_kurtosis: its excess kurtosis, 0 for normal noise and NaN without noise. A value in the tens means
-        rare, large outliers.
+      mean: mean over examples and draws.
+      dequantization_std: standard deviation due to the dequantization; 0 for continuous data.
+      estimator_std: standard deviation due to the log-determinant estimates.
+      estimator_kurtosis: excess kurtosis of the log-determinant noise: 0 for normal noise, NaN without noise. A
+        value in the tens means rare, large outliers.
     """
 
     mean: float
@@ -32,11 +32,11 @@ class Noise(NamedTuple):
 
 
 class EstimatorNoise:
-    r"""Measures the noise of a model's estimate of an example's loss by nested repetition.
+    r"""Measures the noise of a model's loss estimates by nested repetition.
 
-    The dequantization is drawn J times, and for each draw the log-determinants are estimated K times:
-    \(y_{jki} = m_i + d_{ji} + e_{jki}\). With \(s_{ji}^2\) the sample variance over k, \(k_{4,ji}\) the fourth
-    k-statistic and \(t_i^2\) the sample variance of the means over k,
+    The dequantization of example i is drawn J times. For each draw, the log-determinants are estimated K times:
+    \(y_{jki} = m_i + d_{ji} + e_{jki}\). Let \(s_{ji}^2\) be the sample variance over k, \(k_{4,ji}\) the fourth
+    k-statistic, and \(t_i^2\) the sample variance of the means over k. The results are
 
         estimator variance       e^2 = mean_ji s_ji^2
         dequantization variance  d^2 = max(0, mean_i t_i^2 - e^2 / K)
@@ -46,8 +46,8 @@ class EstimatorNoise:
 
     Args:
       model: a `FlowModel`.
-      log_det_estimator: estimator of the log-determinants, or a dict of them by block; by default the training's.
-      dequantizations: J. The deviation due to the dequantization is NaN for J = 1.
+      log_det_estimator: log-determinant estimator or dict of estimators by block; by default, as in training.
+      dequantizations: J. If J = 1 and the data are dequantized, `dequantization_std` is NaN.
       draws: K, at least 4.
 
     References:
@@ -73,7 +73,7 @@ class EstimatorNoise:
         self._log_prob = log_prob
 
     def __call__(self, x: TensorLike, seed: int, *, condition: TensorLike | None = None) -> Noise:
-        """Measures the noise for data `[batch, *event_shape]` and, for a conditional model, their condition."""
+        """Measures the noise on data `[batch, *event_shape]`; `condition` is as for `FlowModel.log_prob`."""
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
         draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
@@ -84,7 +84,7 @@ class EstimatorNoise:
         return noise if self._model.data_space.is_dequantized else noise._replace(dequantization_std=0.0)
 
     def _log_probs(self, x, arguments, seed, dequantization, draw):
-        """A log-likelihood of each example, by the numbers of its two draws."""
+        """Returns one log-likelihood estimate per example, given the indices of the two draws."""
         space, drawn = self._model.data_space, tf.constant([seed, dequantization], tf.int32)
         z, log_q = space.dequantize(x, drawn, log_det_estimator=self._noise_log_det_estimator)
         log_density = self._log_prob(z, arguments, tf.constant([seed, draw], tf.int32))
@@ -92,9 +92,9 @@ class EstimatorNoise:
 
 
 def nested_noise(estimates: np.ndarray) -> Noise:
-    """The moments of nested draws `[J, K, n]`, see `EstimatorNoise`."""
+    """Returns the moments of nested draws `[J, K, n]`; see `EstimatorNoise`."""
     num = estimates.shape[1]
-    deviations = estimates - estimates[:, :1]  # exactly 0 for equal draws, whose mean may be rounded
+    deviations = estimates - estimates[:, :1]  # exactly 0 for equal draws, even if their mean is rounded
     residuals = deviations - deviations.mean(axis=1, keepdims=True)
     means = estimates.mean(axis=1)
     variance = np.sum(residuals**2, axis=1) / (num - 1)
@@ -112,10 +112,10 @@ def nested_noise(estimates: np.ndarray) -> Noise:
 
 
 def stderr_parts(score: Score, noise: Noise, num_samples: int = 1) -> dict[str, float]:
-    """Splits the standard error of a score, stderr^2 = (s^2 + (d^2 + e^2) / K) / n, by its sources.
+    """Splits the standard error of a score, stderr^2 = (s^2 + (d^2 + e^2) / K) / n, by source.
 
-    The noise d is that of the dequantization and e that of the log-determinants; an example's score is the mean of
-    K = `num_samples` estimates. The variance s^2 of the data is the rest.
+    Here d is the dequantization noise, e the log-determinant noise, and K = `num_samples` the number of estimates
+    per example. The remainder is s^2, the variance of the data.
     """
     estimates = math.sqrt(score.num_examples * num_samples)
     dequantization, estimator = noise.dequantization_std / estimates, noise.estimator_std / estimates

@@ -1,4 +1,4 @@
-"""Figures of densities, samples, calibration and learning curves, as files."""
+"""Writes figures of densities, samples, calibration and learning curves to files."""
 
 import collections
 import contextlib
@@ -20,15 +20,15 @@ mpl_colors: Any = LazyPackage("matplotlib.colors", "plots")
 mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")
 mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")
 
-_RESOLUTION = 150  # points of a density along each axis
-_BATCH = 4500  # points whose density is computed at a time
+_RESOLUTION = 150  # grid points of a density along each axis
+_BATCH = 4500  # points per call of log_prob
 _MAX_COLUMNS = 7
-_MAX_POINTS = 5000  # of a group in a scatter plot; histograms use all points
+_MAX_POINTS = 5000  # per group in a scatter plot; histograms use all points
 _BINS = 40
-_MAX_CELLS = 60  # that a histogram shows one by one, and
-_MAX_LEVELS = 12  # that an axis names
+_MAX_CELLS = 60  # columns with more values are binned
+_MAX_LEVELS = 12  # axes with more levels do not name them
 _DATA_COLOR = "0.4"
-_BAND = 0.99  # the probability with which a calibrated bin, or point of a curve, is inside of its band
+_BAND = 0.99  # probability that a calibrated bin, or point of a curve, lies inside its band
 _LABELS = {
     "bits_per_dim": "negative log-likelihood (bits/dim)",
     "nats": "negative log-likelihood (nats)",
@@ -37,13 +37,13 @@ _LABELS = {
 
 
 def check_figure_path(path: str | os.PathLike[str]) -> None:
-    """Raises a ValueError if matplotlib does not know the suffix, or the file cannot be written."""
+    """Raises ValueError if matplotlib does not support the suffix, or the file cannot be written."""
     check_output_path(path, [f".{kind}" for kind in sorted(mpl_figure.Figure().canvas.get_supported_filetypes())])
 
 
 @contextlib.contextmanager
 def _written(path: str | os.PathLike[str], size: tuple[float, float], **options: Any) -> Iterator[Any]:
-    """Yields an empty figure of a size in inches, and writes it at the end."""
+    """Yields an empty figure with this size in inches, and saves it at the end."""
     fig = mpl_figure.Figure(figsize=size, layout="constrained")
     yield fig
     with whole_file(path) as temporary:
@@ -58,9 +58,9 @@ def density_figure(
     *,
     columns: Sequence[str] | None = None,
 ) -> None:
-    """Draws data `[num, 2]`, the density and samples of a model in panels with the same axes and colors.
+    """Draws data `[num, 2]` and a model's density and samples, in panels with the same axes and colors.
 
-    The color scale follows the square root of the density, which also shows rare values.
+    The color scale follows the square root of the density, so that rare values are visible too.
     """
     limits = [_limits([column]) for column in data.T]
     shown, sampled = (_density_of(points, limits) for points in (data, samples))
@@ -79,21 +79,21 @@ def density_figure(
 
 
 def _density_of(points, limits):
-    """The density of all points in cells; points outside the limits count towards the total."""
+    """Returns the density of points in grid cells. Points outside the limits count toward the total."""
     bins = min(_RESOLUTION // 2, math.isqrt(len(points)))
     counts, x_edges, y_edges = np.histogram2d(points[:, 0], points[:, 1], bins, limits)
     return (counts / np.multiply.outer(np.diff(x_edges), np.diff(y_edges)) / len(points)).T
 
 
 def _peak(density):
-    """The density that 2 % of the mass exceeds; a spike would make everything else dark."""
+    """Returns the density that 2 % of the mass exceeds. Scaling to a spike would darken everything else."""
     values = np.sort(np.nan_to_num(density, nan=0.0, posinf=0.0), axis=None)[::-1]
     mass = np.cumsum(values)
     return values[np.searchsorted(mass, 0.02 * mass[-1])] or 1.0
 
 
 def _on_grid(log_prob, limits):
-    """Log-densities at the centers of the cells, `[row, column]` with rows from the bottom."""
+    """Returns log-densities at the cell centers, `[row, column]`, with rows from bottom to top."""
     centers = (np.arange(_RESOLUTION) + 0.5) / _RESOLUTION
     x, y = np.meshgrid(*(low + (high - low) * centers for low, high in limits))
     points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
@@ -110,12 +110,12 @@ def points_figure(
     codes: ColumnCodes | None = None,
     title: str = "",
 ) -> None:
-    """Draws samples over data, both of them dicts of name to points `[num, columns]`.
+    """Draws samples over data. Both are dicts of name to points `[num, columns]`.
 
-    One column makes a histogram and two make a scatter plot. More columns make scatter plots of all pairs, with
-    histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points of
-    each group; the title notes what is left out. With the `codes` of a table, the axes name levels and dates, and
-    points are spread over the cells of levels and whole numbers.
+    One column gives a histogram, and two columns a scatter plot. More columns give scatter plots of all pairs, with
+    histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points per
+    group; the title notes what is left out. With the `codes` of a table, the axes name levels and dates, and points
+    are spread over the cells of levels and whole numbers.
     """
     given = {**(data or {}), **samples}
     total, most = next(iter(given.values())).shape[1], max(map(len, given.values()))
@@ -142,7 +142,7 @@ def points_figure(
 
 
 class _Axis:
-    """An axis for a column: its range and bins, the width of its cells, and its ticks."""
+    """The axis of a column: its range, bins, cell width and ticks."""
 
     def __init__(self, name, column, values):
         self.name, self.column, self.limits, self.step = name, column, _limits(values), 0.0
@@ -153,7 +153,6 @@ class _Axis:
             self.limits = self.bins[0], self.bins[-1]
 
     def set_ticks(self, axis):
-        """Names the levels or the dates on an axis of matplotlib."""
         levels, start = self.column.levels, self.column.start
         if levels is not None and len(levels) <= _MAX_LEVELS:
             axis.set_ticks(range(len(levels)), [in_words(level) for level in levels])
@@ -187,14 +186,14 @@ def _histogram(axes, groups, colors, shown, column):
     bins = shown[column].bins
     for color, points in zip(colors, groups.values(), strict=True):
         kind = {"histtype": "stepfilled", "alpha": 0.5} if color == _DATA_COLOR else {"histtype": "step"}
-        share = 1 / (len(points) * (bins[1] - bins[0]))  # of all points, including those outside
+        share = 1 / (len(points) * (bins[1] - bins[0]))  # includes points outside the bins
         axes.hist(points[:, column], bins, weights=np.full(len(points), share), color=color, **kind)
     axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
     shown[column].set_ticks(axes.xaxis)
 
 
 def _scatter(axes, groups, colors, shown, x, y):
-    """Draws all groups in random order, so that none covers another."""
+    """Draws the points of all groups in random order, so that no group covers another."""
     parts = [points[:_MAX_POINTS] for points in groups.values()]
     rng = np.random.default_rng(0)
     order = rng.permutation(sum(map(len, parts)))
@@ -210,13 +209,13 @@ def _scatter(axes, groups, colors, shown, x, y):
 
 
 def _aspect(limits):
-    """The aspect of axes with these limits: "equal", unless the columns seem to have different units."""
+    """Returns "equal", unless the columns seem to have different units."""
     (left, right), (bottom, top) = limits
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
 def _limits(values):
-    """A range that holds all but the outermost values of each group."""
+    """Returns a range that contains all but the outermost values of each group."""
     low = min(np.quantile(group, 0.002) for group in values)
     high = max(np.quantile(group, 0.998) for group in values)
     pad = 0.08 * (high - low) or 0.5
@@ -232,14 +231,14 @@ def rank_figure(
     names: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    """Draws a histogram of the ranks of each parameter, over a band that holds 99 % of uniform ranks.
+    """Draws a histogram of the ranks of each parameter, over the 99 % band of uniform ranks.
 
     Args:
       path: image file to write.
-      ranks: integers `[num, dimensions]` from 0 to `num_draws`, see `calibration_ranks`.
-      num_draws: number of samples for each data set.
-      num_bins: the largest number of bins.
-      names: of the parameters; by default their numbers.
+      ranks: integers `[num, dimensions]` from 0 to `num_draws`, as returned by `calibration_ranks`.
+      num_draws: number of posterior samples per data set.
+      num_bins: maximum number of bins.
+      names: names of the parameters; by default, "parameter 1", "parameter 2" and so on.
       title: text above the figure.
 
     Raises:
@@ -247,7 +246,10 @@ def rank_figure(
     """
     ranks = np.asarray(ranks)
     if ranks.max(initial=0) > num_draws:
-        raise ValueError(f"Expected ranks up to num_draws={num_draws}; got {ranks.max()}.")
+        raise ValueError(
+            f"A rank is {ranks.max()}, but ranks must not exceed num_draws={num_draws}. "
+            "Pass the number of posterior samples per data set as num_draws."
+        )
     num, dimensions = ranks.shape
     names = names or [f"parameter {i + 1}" for i in range(dimensions)]
     edges = np.linspace(0, num_draws + 1, min(num_bins, num_draws + 1) + 1).round() - 0.5
@@ -268,14 +270,14 @@ def rank_figure(
 
 
 def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike], *, title: str = "") -> None:
-    """Draws the expected coverage of credible regions over their mass, and the band of a calibrated posterior.
+    """Draws the expected coverage of credible regions against their mass, over a band for calibrated posteriors.
 
-    A posterior is overconfident below the diagonal, and too wide above it. At each mass, the band holds 99 % of the
-    curves of calibrated posteriors with as many data sets as the first one.
+    A posterior is overconfident if its curve is below the diagonal, and too wide if it is above. At each mass, the
+    band contains 99 % of the curves of calibrated posteriors with as many data sets as the first curve.
 
     Args:
       path: image file to write.
-      levels: dict of name to the levels `[num]` of a posterior, see `coverage_levels`.
+      levels: dict of name to the levels `[num]` of a posterior, as returned by `coverage_levels`.
       title: text above the figure.
     """
     curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
@@ -287,17 +289,17 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=1)
         for name, values in curves.items():
             axes.plot(mass, np.searchsorted(values, mass, side="right") / len(values), label=name)
-        axes.set(xlabel="mass of the region", ylabel="expected coverage", title=title)
+        axes.set(xlabel="mass of the credible region", ylabel="expected coverage", title=title)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.legend(loc="upper left", fontsize="small")
 
 
 def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *, title: str = "") -> None:
-    """Draws the ELBO of fits over their steps, with bands of two standard errors.
+    """Draws the ELBO of fits against the step, with bands of two standard errors.
 
-    A point is the mean of a 50th of the steps. The label has the mean and the standard error of the last tenth,
-    whose losses should be level: see `tf_resflow.vi.Plateau`. The axis has the range after the first tenth. Losses
-    that only repeat the last one, because the fit had ended, are left out.
+    Each point is the mean of one 50th of the steps. The legend shows the mean and standard error of the last tenth,
+    where the ELBO should be level; see `tf_resflow.vi.Plateau`. The y axis covers the range after the first tenth.
+    Repeats of the last loss, which fill the losses after a fit has ended, are left out.
 
     Args:
       path: image file to write.
@@ -308,7 +310,7 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
         axes, curves = fig.subplots(), []
         for name, values in losses.items():
             elbo = -np.asarray(values, np.float64)
-            repeats = np.argmax(elbo[::-1] != elbo[-1])  # of the last loss, because the fit had ended
+            repeats = np.argmax(elbo[::-1] != elbo[-1])  # after the end of a fit
             elbo = elbo[: len(elbo) - max(0, repeats - 1)]
             parts = np.array_split(elbo, min(50, len(elbo) // 2))
             steps = np.array_split(np.arange(1, len(elbo) + 1), len(parts))
@@ -326,18 +328,17 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
 
 
 def learning_curves(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping]], key: str) -> None:
-    """Draws the held-out score of each run over its steps, and the score that its training reported.
+    """Draws each run's held-out score, and the score reported during its training, against the step.
 
-    The range of the axis is that of the scores after the first tenth of the steps, without single outliers. A run
-    that kept its best checkpoint has a star there.
+    The y axis covers the scores after the first tenth of the steps, without single outliers. A star marks the best
+    checkpoint of a run that kept it.
 
     Args:
-      path: image file to write.
       runs: dict of name to the lines of metrics.jsonl.
-      key: the name of the score, such as "bits_per_dim" or "accuracy".
+      key: name of the score, such as "bits_per_dim" or "accuracy".
 
     Raises:
-      ValueError: if a run has no such score.
+      ValueError: if a run has no held-out score with this name.
     """
     curves = []
     with _written(path, (7.5, 4)) as fig:
@@ -346,7 +347,7 @@ def learning_curves(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Ma
             reported, held_out = _points(lines, key)
             if not len(held_out):
                 known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"}))
-                raise ValueError(f"The run {name!r} has no held-out {key!r}; its metrics are {known}.")
+                raise ValueError(f"The run {name!r} has no held-out {key!r}. Choose one of its metrics: {known}.")
             color = f"C{index}"
             axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
             best_step = next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
@@ -355,15 +356,15 @@ def learning_curves(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Ma
                 name = f"{name}: best at {best[0, 0]:,.0f} of {held_out[-1, 0]:,.0f}"
             axes.plot(*held_out.T, "-", color=color, marker="o" if len(held_out) == 1 else None, label=name)
             curves += [reported, held_out]
-        axes.plot([], [], "k:", label="reported by the training")
+        axes.plot([], [], "k:", label="reported by training")
         axes.plot([], [], "k-", label="held out")
         axes.set(xlabel="training step", ylabel=_LABELS.get(key, key.replace("_", " ")), ylim=_range(curves))
         axes.grid(alpha=0.3)
-        fig.legend(loc="outside right upper")  # where no curve is
+        fig.legend(loc="outside right upper")  # covers no curve
 
 
 def _points(lines, key):
-    """The steps and values that training logged, and the scores on the split that has most of them."""
+    """Returns steps and values logged by training, and those of the split with the most held-out scores."""
     points: dict[str | None, list] = collections.defaultdict(list)
     for line in lines:
         if isinstance(value := line.get(key), (int, float)):
@@ -375,7 +376,7 @@ def _points(lines, key):
 
 
 def _range(curves):
-    """Limits of the y axis, from each curve after its first tenth."""
+    """Returns the limits of the y axis, from each curve after its first tenth."""
     late = [curve[curve[:, 0] >= 0.1 * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
     low = min(np.quantile(values, 0.02, method="nearest") for values in late)
     high = max(np.quantile(values, 0.98, method="nearest") for values in late)

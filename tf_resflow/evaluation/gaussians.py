@@ -1,4 +1,4 @@
-"""Normal distributions: the density that a model must beat, and the Fréchet distance of features, such as FID."""
+"""A Gaussian baseline for density models, and the Fréchet distance between features, such as FID."""
 
 import math
 import warnings
@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from tf_resflow.typing import TensorLike
 
 _CHUNK = 4096  # examples held in float64 at a time
-_SIZE = 299  # of the images that Inception takes
+_SIZE = 299  # height and width of Inception's input
 
 
 class FeatureMoments:
-    """Accumulates the mean and the covariance of features batch by batch, in float64.
+    """Accumulates the mean and covariance of features batch by batch, in float64.
 
     ```python
     import numpy as np
@@ -29,8 +29,8 @@ class FeatureMoments:
 
     Attributes:
       num: number of examples so far.
-      mean: their mean `[size]`.
-      scatter: the sum of (x - mean)(x - mean)' over them, `[size, size]`.
+      mean: mean of the examples, `[size]`.
+      scatter: sum of (x - mean)(x - mean)' over the examples, `[size, size]`.
 
     References:
       Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
@@ -62,16 +62,16 @@ def gaussian_baseline(
 ) -> float:
     r"""Fits a full-covariance Gaussian to the training data and returns its held-out score.
 
-    Integer data are dequantized, \(x = (v + u) / L\) with \(u \sim U(0, 1)^D\). Both expectations over \(u\)
-    are in closed form: the noise adds \(I / (12 L^2)\) to the covariance, and the constant
-    \(\mathrm{tr}(S^{-1}) / (12 L^2)\) to a test example's expected square \(E_u[(x - m)^T S^{-1} (x - m)]\).
-    Coordinates of vectors with cells are treated alike.
+    Integer data are dequantized: \(x = (v + u) / L\) with \(u \sim U(0, 1)^D\). Both expectations over \(u\)
+    have a closed form. The noise adds \(I / (12 L^2)\) to the covariance, and \(\mathrm{tr}(S^{-1}) / (12 L^2)\) to
+    the expected square \(E_u[(x - m)^T S^{-1} (x - m)]\) of a test example. Discrete coordinates of vectors are
+    treated in the same way.
 
     Args:
       train: array `[num_train, ...]`, integers if `levels` is given.
       test: array `[num_test, ...]`.
       levels: number of levels of integer data; `None` for continuous data.
-      widths: the widths of the cells of a vector's coordinates, 0 for continuous ones.
+      widths: cell widths of a vector's coordinates; 0 for continuous coordinates.
 
     Returns:
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
@@ -90,8 +90,8 @@ def gaussian_baseline(
         np.linalg.cholesky(covariance - np.diag(rounding))
     except np.linalg.LinAlgError:
         raise ValueError(
-            f"The covariance of {len(train):,} training examples with {size:,} columns is singular up to rounding: "
-            "remove constant or dependent columns, or give more examples."
+            f"The covariance of {len(train):,} training examples with {size:,} columns is singular up to rounding. "
+            "Remove constant or dependent columns, or pass more examples."
         ) from None
     factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)
@@ -103,29 +103,29 @@ def gaussian_baseline(
 
 
 def _chunks(examples, levels, size):
-    """The examples as float64 rows; integers at the centers of their cells in the unit cube."""
+    """Yields the examples as float64 rows. Integers become the centers of their cells in the unit cube."""
     for start in range(0, len(examples), _CHUNK):
         x = examples[start : start + _CHUNK].reshape(-1, size).astype(np.float64)
         yield x if levels is None else (x + 0.5) / levels
 
 
 def _rounding_variance(examples, mean, variance):
-    """The variance that the rounding of the data and of sums in float64 adds to each coordinate."""
+    """Returns the variance that rounding of the data and of float64 sums adds to each coordinate."""
     data = np.finfo(examples.dtype).eps if examples.dtype.kind == "f" else 0.0
     sums = math.sqrt(len(examples)) * np.finfo(np.float64).eps
     return data**2 * (mean**2 + variance) + sums * variance
 
 
 def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
-    r"""The squared 2-Wasserstein distance of the two normal distributions with these moments.
+    r"""Returns the squared 2-Wasserstein distance between the normal distributions with these moments.
 
         d^2 = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
-    The estimate from n examples is biased upwards by an amount that falls like 1 / n and depends on the model, so
-    compare only values for the same n.
+    The estimate from n examples is biased upward. The bias falls like 1 / n and depends on the model, so compare
+    only values for the same n.
 
     Warns:
-      UserWarning: if there are no more examples than features, which makes a covariance singular.
+      UserWarning: if a set has no more examples than features, which makes its covariance singular.
 
     References:
       Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017), equation 6.
@@ -134,11 +134,11 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     covariances = [first.covariance, second.covariance]
     if (num := min(first.num, second.num)) <= len(first.mean):
         warnings.warn(
-            f"{num} examples have a singular covariance of {len(first.mean)} features, so their Fréchet distance "
-            "is far too large: use more examples.",
+            f"{num} examples have a singular covariance of {len(first.mean)} features, so the Fréchet distance "
+            "is far too large. Use more examples than features.",
             stacklevel=2,
         )
-    # With factors S = F F' the last trace is the sum of the singular values of F_1' F_2.
+    # If S = F F', the last trace is the sum of the singular values of F_1' F_2.
     roots = [np.linalg.eigh(covariance) for covariance in covariances]
     factors = [vectors * np.sqrt(np.maximum(values, 0.0)) for values, vectors in roots]
     cross = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
@@ -148,18 +148,16 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
 
 
 class InceptionFeatures:
-    """The 2,048 features of the last pooling layer of Inception-v3.
+    """Computes the 2,048 features of the last pooling layer of Inception-v3.
 
     Images are scaled to [-1, 1] and resized to 299 x 299 (bilinear, without antialiasing); a single channel is
-    repeated three times.
-
-    The weights of Keras differ from those behind the FID in the literature. Distances in these features rank
-    models, but cannot be compared with published ones, unless you pass a file of the original weights.
+    repeated three times. The weights in Keras differ from those used for FID in the literature. Distances in these
+    features rank models. Compare them with published values only if `weights` is a file of the original weights.
 
     Args:
       levels: number of levels of the images.
-      weights: of `keras.applications.InceptionV3(include_top=False)`: "imagenet", which Keras downloads once; a
-        file; or `None` for random weights.
+      weights: weights of `keras.applications.InceptionV3(include_top=False)`: "imagenet", which Keras downloads
+        once; a file; or `None` for random weights.
 
     References:
       Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016).
@@ -178,5 +176,5 @@ class InceptionFeatures:
         self._features = features
 
     def __call__(self, images: TensorLike) -> np.ndarray:
-        """The features `[batch, 2048]` of integer images `[batch, height, width, 1 or 3]`."""
+        """Returns the features `[batch, 2048]` of integer images `[batch, height, width, 1 or 3]`."""
         return self._features(tf.convert_to_tensor(images)).numpy()

@@ -1,4 +1,4 @@
-"""The Lipschitz certificate of a flow."""
+"""Lipschitz certificates of flows."""
 
 import functools
 
@@ -10,13 +10,13 @@ from tf_resflow.progress import track
 
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
-    r"""Bounds of the Lipschitz constants of a flow's layers and blocks, of itself and of its inverse.
+    r"""Bounds the Lipschitz constants of a flow, of its inverse, and of its layers and blocks.
 
-    With \\(L_i\\) the constant of branch i, \\(\mathrm{Lip}(x + g_i(x)) \le 1 + L_i\\) and
-    \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\); the flow's constant is at most the product
-    of those of its parts (see `FlowBijector.lipschitz_constants`). "nominal" bounds rely on the coefficients that
-    the layers enforce by an estimate of their norms, or on the constructor's `lipschitz_constant`. "certified"
-    bounds are proofs for the current weights (see `tf_resflow.bijectors.certified_bounds`).
+    If branch i has the constant \\(L_i\\), then \\(\mathrm{Lip}(x + g_i(x)) \le 1 + L_i\\) and
+    \\(\mathrm{Lip}((x + g_i(x))^{-1}) \le 1 / (1 - L_i)\\). The constant of the flow is at most the product of
+    its parts' constants (see `FlowBijector.lipschitz_constants`). "nominal" bounds rely on the coefficients, which
+    the layers enforce with estimated norms, or on a `lipschitz_constant` that was passed to a constructor.
+    "certified" bounds are proved for the current weights (see `tf_resflow.bijectors.certified_bounds`).
 
     ```python
     import tf_resflow as resflow
@@ -30,33 +30,33 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
       flow: a `Flow` or `MultiscaleFlow`.
 
     Returns:
-      A dict. "layers": for each block's name, a dict of each layer's name to its "coefficient", "estimate"
-      (`norm_estimate`, of the raw kernel) and "bound" (of the kernel as applied). "blocks": for each block's name,
-      its "nominal" and "certified" constant, which is infinite with a "reason" if nothing bounds its branch. "flow"
-      and "inverse": their constants, infinite if a part's is, or if the parts contract in different norms.
-      "unbounded": for the name of each part with an infinite certified constant, the reason.
+      A dict. "layers": for each block, a dict of layer name to "coefficient", "estimate" (`norm_estimate`, of the
+      raw kernel) and "bound" (of the kernel as applied). "blocks": for each block, the "nominal" and "certified"
+      constants of its branch; if nothing bounds the branch, "certified" is infinite and "reason" says why. "flow"
+      and "inverse": the constants of the flow and its inverse, infinite if a part's constant is infinite or the
+      parts contract in different norms. "unbounded": the reason for each part with an infinite certified constant.
 
     References:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
     """
-    bound = functools.cache(layers.lipschitz_constant)  # each network once: this is slow
+    bound = functools.cache(layers.lipschitz_constant)  # once per network, because it is slow
     blocks, certified = blocks_by_name(flow), certified_bounds(flow, bound)
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
-    of_flow = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
+    totals = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
     return {
-        "layers": {name: _of_layers(block) for name, block in track(blocks.items(), "bounds of their layers")},
+        "layers": {name: _layer_bounds(block) for name, block in track(blocks.items(), "bounds of their layers")},
         "blocks": {
             name: {"nominal": block.lipschitz_constant, "certified": certified[name], **reasons.get(name, {})}
             for name, block in blocks.items()
         },
-        "flow": {kind: constants.forward for kind, constants in of_flow.items()},
-        "inverse": {kind: constants.inverse for kind, constants in of_flow.items()},
+        "flow": {kind: constants.forward for kind, constants in totals.items()},
+        "inverse": {kind: constants.inverse for kind, constants in totals.items()},
         "unbounded": _reasons(flow, bound),
     }
 
 
 def _reasons(flow, bound):
-    """Why parts are not bounded, without the parts that only repeat the reason of one of their own."""
+    """Returns why parts are unbounded, without containers that only repeat the reason of an inner part."""
     found, reasons = {}, {}
     for name, part in reversed(parts_by_name(flow).items()):  # the innermost first
         found[id(part)] = reason = lipschitz_constants(part, True, bound).reason
@@ -65,7 +65,7 @@ def _reasons(flow, bound):
     return dict(reversed(reasons.items()))
 
 
-def _of_layers(block):
+def _layer_bounds(block):
     return {
         layer.name: {
             "coefficient": layer.coefficient,

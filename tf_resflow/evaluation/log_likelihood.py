@@ -1,4 +1,4 @@
-"""The log-likelihood of each example of a batch, estimated several times, with its standard error."""
+"""Estimates the log-likelihood of each example of a batch repeatedly, with a standard error."""
 
 import math
 import warnings
@@ -17,10 +17,10 @@ from tf_resflow.typing import Seed, TensorLike
 
 
 class LogProbEstimate(NamedTuple):
-    """An estimate of the log-likelihood of each example, in nats, and its standard error.
+    """The estimated log-likelihood of each example, in nats, and its standard error.
 
-    The standard error is measured from `num` estimates, 8 by default (8 sets of them in cells), so the interval of
-    95 % has `scipy.stats.t.ppf(0.975, num - 1)` standard errors on both sides, which is 2.36 for 8.
+    The standard error is measured from `num` estimates: 8 by default, or 8 sets for vectors with `cells`. The 95 %
+    interval therefore extends `scipy.stats.t.ppf(0.975, num - 1)` standard errors to each side: 2.36 for 8.
     """
 
     log_prob: tf.Tensor
@@ -38,9 +38,9 @@ def estimate_log_prob(
 ) -> LogProbEstimate:
     r"""Estimates the log-likelihood of each example of a batch, and the standard error of each estimate.
 
-    The result is the mean of the K estimates of the plan, which is unbiased. For vectors with `cells` it is the
+    The result is the mean of the plan's K estimates, which is unbiased. For vectors with `cells`, the result is the
     logarithm of the mean of K probabilities. Its bias is about \\(-\text{stderr}^2 / 2\\), which is O(1/K), plus up
-    to half the variance of the estimated log-determinants of an example in nats, for any K.
+    to half the variance of an example's estimated log-determinants in nats, for any K.
 
     ```python
     import tf_resflow as resflow
@@ -54,22 +54,22 @@ def estimate_log_prob(
       model: a `FlowModel`.
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
-      condition: of a conditional model, as for `FlowModel.log_prob`.
-      stderr: the standard error to reach, in nats. A plan is measured for x, which takes seconds to minutes and
-        needs eager mode.
-      plan: a `LikelihoodPlan`, instead of `stderr`. Use one plan for several calls.
+      condition: condition of a conditional model, as for `FlowModel.log_prob`.
+      stderr: standard error to reach, in nats. Measuring a plan for x takes seconds to minutes, in eager mode.
+      plan: a `LikelihoodPlan` to use instead of `stderr`. Reuse one plan for several calls.
 
     Returns:
-      A `LogProbEstimate` with `log_prob` and `stderr`, `[batch]` each. The standard error is measured by
-      repetition: 0 without noise, and NaN for a single estimate or where `log_prob` is -inf.
+      A `LogProbEstimate` with `log_prob` and `stderr`, each `[batch]`. The standard error is measured by
+      repetition. It is 0 without noise, and NaN for a single noisy estimate or where `log_prob` is -inf.
 
     Raises:
-      ValueError: unless either `stderr` or a plan is given; as `plan_likelihood`.
+      ValueError: unless exactly one of `stderr` and `plan` is given; also as for `plan_likelihood`.
     """
     if stderr is not None and plan is None:
         plan = plan_likelihood(model, x, stderr, condition=condition)
     elif stderr is not None or plan is None:
-        raise ValueError("estimate_log_prob takes either stderr= or plan=.")
+        given = "neither" if plan is None else "both"
+        raise ValueError(f"estimate_log_prob got {given} of stderr= and plan=. Pass exactly one of them.")
     return LogProbSamples(model, plan).estimate(model.condition.join(x, condition), seed)
 
 
@@ -78,24 +78,23 @@ def log_prob_by_class(
 ) -> tf.Tensor:
     r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
 
-    By Bayes' rule softmax over the classes is \\(p(y \mid x)\\) if they are equally frequent; otherwise, add the
-    logarithms of their frequencies first.
+    By Bayes' rule, softmax over the classes gives \\(p(y \mid x)\\) if all classes are equally frequent. Otherwise,
+    add the logarithms of their frequencies first.
 
     Args:
       model: a `FlowModel` with `num_classes`.
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
-      plan: the estimators and their number. By default one estimate by the model's evaluation estimator, or 32 for
-        vectors with `cells`.
+      plan: a `LikelihoodPlan`. By default, one estimate by the evaluation estimator, or 32 with `cells`.
 
     Returns:
-      `[batch, num_classes]`, in nats.
+      Log-likelihoods `[batch, num_classes]`, in nats.
 
     Raises:
-      ValueError: if the condition is not a label.
+      ValueError: if the model's condition is not a label.
     """
     if model.condition.num_classes is None:
-        raise ValueError(f"{model.name} has no classes: build the model with num_classes=.")
+        raise ValueError(f"The model {model.name!r} has no classes. Pass a model that was built with num_classes=.")
     samples = LogProbSamples(model, plan or held_out_plan(model))
     by_class = tf.unstack(samples.by_class(x, seed), model.condition.num_classes)
     return tf.stack([samples.mean(estimates).log_prob for estimates in by_class], -1)
@@ -104,19 +103,15 @@ def log_prob_by_class(
 class LogProbSamples:
     """Draws K estimates of the log-likelihood of each example, each with its own dequantization and probes.
 
-    The estimates of all examples are the rows of one batch, or of parts of it if the values of the widest branch
-    took more than `megabytes`. `num_samples` is K, rounded up to equal parts, and 1 if the estimates do not differ
-    (`is_noisy`). In cells, the K estimates are sets of points, each shifted at random, and the error comes from the
-    spread of the means of the sets.
+    The estimates of all examples form one batch, which is split if the values of the widest branch would exceed
+    `megabytes`. `num_samples` is K, rounded up to equal parts, or 1 if the estimates have no noise. With `cells`,
+    the K estimates form sets of points, each shifted at random. The standard error is that of the set means.
 
     Args:
-      model: a `FlowModel`.
-      plan: a `LikelihoodPlan`.
-      common: whether all examples share their random numbers, so that an answer does not depend on the others.
-      max_batch: the largest number of examples. If all of them fit at once, the graph has no loop, as TFLite needs.
-      megabytes: see above.
+      common: whether all examples share random numbers, so a result does not depend on the other examples.
+      max_batch: maximum number of examples. If all fit at once, the graph has no loop, as TFLite requires.
       networks: as for `FlowModel.log_prob`.
-      of_probabilities: whether `mean` is the logarithm of the mean of the probabilities, as it always is in cells.
+      of_probabilities: whether `mean` returns the log of the mean probability. With `cells` it always does.
     """
 
     def __init__(
@@ -148,9 +143,9 @@ class LogProbSamples:
         self._of_probabilities = of_probabilities or in_cells
         if self._of_probabilities and not exact and math.isnan(plan.dequantization_std):
             warnings.warn(
-                "The logarithm of a mean of probabilities is too large by up to half the variance of the estimated "
-                "log-determinants of an example, in nats. Pass a plan of plan_likelihood, or one with "
-                "log_det_estimator=tf_resflow.logdet.Exact().",
+                "The log-determinants are estimated, so the log of the mean probability is too large by up to half "
+                "the variance of an example's log-determinants, in nats. Pass a plan from plan_likelihood, or a "
+                "LikelihoodPlan with log_det_estimator=tf_resflow.logdet.Exact().",
                 stacklevel=3,
             )
         self._num_points = min(points_per_set(num_samples), 2 ** (at_once.bit_length() - 1)) if in_cells else 1
@@ -168,45 +163,44 @@ class LogProbSamples:
         self._density = density
 
     def __call__(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
-        """The estimates `[num_samples, batch]`, of a conditional model for a pair of examples and conditions."""
+        """Returns estimates `[num_samples, batch]`. For a conditional model, x is (examples, conditions)."""
         x, condition = self._model.condition.split(x)
         x = tf.convert_to_tensor(x)
         num = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
         examples = {"x": x, **self._model.condition.arguments(condition, num)}
         seed = stateless_seed(seed)
         if self._num_parts == 1:
-            return self._of_all_examples(examples, seed)
+            return self._estimate_all(examples, seed)
         seeds = split_seed(seed, self._num_parts)
-        parts = self._one_by_one(lambda seed: self._of_all_examples(examples, seed), seeds, self._part_samples)
+        parts = self._map_parts(lambda seed: self._estimate_all(examples, seed), seeds, self._part_samples)
         return tf.reshape(parts, [self.num_samples, -1])
 
     def estimate(self, x: TensorLike, seed: Seed = None) -> LogProbEstimate:
-        """The mean of the estimates of each example, and its standard error, `[batch]` each."""
+        """Returns the mean of each example's estimates and its standard error, each `[batch]`."""
         return self.mean(self(x, seed))
 
     def by_class(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
-        """The estimates `[num_classes, num_samples, batch]` under each label."""
+        """Returns the estimates under each label, `[num_classes, num_samples, batch]`."""
         x = tf.convert_to_tensor(x)
         labels = tf.range(self._model.condition.num_classes)
-        return self._one_by_one(lambda label: self((x, label), seed), labels, self.num_samples, x.shape[0])
+        return self._map_parts(lambda label: self((x, label), seed), labels, self.num_samples, x.shape[0])
 
     def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
-        """The mean of estimates `[num_samples, batch]`, or the logarithm of the mean of their probabilities."""
+        """Returns the mean of estimates `[num_samples, batch]`, or the log of their mean probability."""
         if self._of_probabilities:
             return mean_of_probabilities(estimates, self._num_points)
         return mean_and_stderr(estimates, self.is_noisy)
 
-    def _one_by_one(self, estimate, parts, num_samples, batch=None):
-        """The estimates `[num_samples, batch]` of each of several parts."""
+    def _map_parts(self, estimate, parts, num_samples, batch=None):
         spec = tf.TensorSpec([num_samples, batch], self._density.dtype)
         return tf.map_fn(estimate, parts, parallel_iterations=1, fn_output_signature=spec)
 
-    def _of_all_examples(self, examples, seed):
-        """`[part_samples, batch]` of a dict of x and the flow's arguments, in parts of at most `part_examples`."""
+    def _estimate_all(self, examples, seed):
+        """Returns `[part_samples, batch]` for a dict of x and the flow's arguments, `part_examples` at a time."""
         x = examples["x"]
         most = self._max_batch if x.shape[0] is None else x.shape[0]
         if most is not None and most <= self._part_examples:
-            return self._at_once(examples, seed)
+            return self._estimate_part(examples, seed)
         batch = tf.shape(x)[0]
         num = tf.maximum(1, -(-batch // self._part_examples))
         size = -(-batch // num)
@@ -218,10 +212,10 @@ class LogProbSamples:
 
         seeds = tf.repeat(seed[tf.newaxis], num, axis=0) if self._common else split_seed(seed, num)
         parts = tf.nest.map_structure(divide, examples), seeds
-        values = self._one_by_one(lambda part: self._at_once(*part), parts, self._part_samples)
+        values = self._map_parts(lambda part: self._estimate_part(*part), parts, self._part_samples)
         return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
 
-    def _at_once(self, examples, seed):
+    def _estimate_part(self, examples, seed):
         num = self._part_samples
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
         x = arguments.pop("x")
@@ -233,7 +227,7 @@ class LogProbSamples:
 
 
 def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
-    """The mean of independent estimates `[num, batch]` of each example, and its standard error."""
+    """Returns the mean of independent estimates `[num, batch]` of each example, and its standard error."""
     mean, num = tf.reduce_mean(samples, 0), samples.shape[0]
     if not is_noisy:
         return LogProbEstimate(mean, tf.where(tf.abs(mean) < math.inf, tf.zeros_like(mean), math.nan))
@@ -244,9 +238,9 @@ def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimat
 
 
 def mean_of_probabilities(samples: tf.Tensor, num_points: int = 1) -> LogProbEstimate:
-    """The logarithm of the mean of the probabilities of estimates `[num, batch]`, and its standard error.
+    """Returns the log of the mean probability of estimates `[num, batch]`, and its standard error.
 
-    Every `num_points` successive estimates depend on each other, and their means are independent.
+    Each `num_points` successive estimates form a set. Estimates within a set are dependent; sets are independent.
     """
     largest = tf.reduce_max(samples, 0)
     largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
@@ -256,6 +250,6 @@ def mean_of_probabilities(samples: tf.Tensor, num_points: int = 1) -> LogProbEst
 
 
 def _bytes_per_example(block):
-    """The bytes of a block for an example, for all rows at which its estimator evaluates the branch at once."""
+    """Returns the bytes per example, for all rows that the estimator passes to the branch at once."""
     log_det, size = block.log_det_estimator, math.prod(size or 1 for size in block.event_shape)
     return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)

@@ -1,4 +1,4 @@
-"""How log-likelihoods are estimated: plans, and the measurement of the blocks behind one."""
+"""Plans for estimating log-likelihoods, and the measurements that they are based on."""
 
 import dataclasses
 import itertools
@@ -22,23 +22,23 @@ from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
 
-MEGABYTES = 500  # of values that a branch computes at once
+MEGABYTES = 500  # limit for the values that a branch computes at once
 
-_EXAMPLES = 16  # of the measurement
-_DRAWS = 8  # of the dequantization of each; in cells, sets of draws
-_MAX_POINTS = 64  # measured points of a set; the error of more is extrapolated
-_ROWS = 128  # at which a block is measured at once, at most
-_MARGIN = 0.85  # of the standard error that is planned for: what was chosen looked better than it is
+_EXAMPLES = 16  # measured examples
+_DRAWS = 8  # dequantizations of each measured example; with cells, sets of dequantizations
+_MAX_POINTS = 64  # largest measured set of points; the error of larger sets is extrapolated
+_ROWS = 128  # maximum number of rows in one measurement of a block
+_MARGIN = 0.85  # planned share of the standard error: choosing by a noisy measurement underestimates the noise
 _RTOLS = (1e-1, 1e-2, 1e-3)
-_CHANCE = 0.1  # of terms after the exact ones: large enough for a short measurement to see their noise
+_CHANCE = 0.1  # chance of any term after the exact terms, so that a short measurement sees their noise
 _MAX_PROBES = 512
-_SLOW = 0.9  # ratio of terms above which a series decays slowly
-_MIN_SAMPLES = 4  # of noisy estimates, for a standard error with 3 degrees of freedom
-_NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # of samples
+_SLOW = 0.9  # a series decays slowly if the ratio of its terms is larger
+_MIN_SAMPLES = 4  # fewest noisy estimates: a standard error with 3 degrees of freedom
+_NUMBERS = [4, 5, 6, 7, *(k * 2**i for i in range(10) for k in (8, 9, 10, 12, 14)), 8192]  # candidates for K
 
 
 class BlockPlan(NamedTuple):
-    """The estimator of a block, and the noise in nats and the time of one estimate of an example."""
+    """The estimator of a block, with the noise in nats and the seconds of one estimate for an example."""
 
     log_det_estimator: logdet.LogDetEstimator
     std: float
@@ -47,19 +47,19 @@ class BlockPlan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LikelihoodPlan:
-    r"""How the log-likelihood of an example is estimated: the mean of K = `num_samples` independent estimates.
+    r"""How to estimate the log-likelihood of an example: as the mean of K = `num_samples` independent estimates.
 
     `tf_resflow.evaluation.plan_likelihood` measures a plan for a given standard error. The square of that error is
-    \\((d^2 + \sum_b \sigma_b^2) / K\\), with the noise d of the dequantization and \\(\sigma_b\\) of the blocks.
+    \\((d^2 + \sum_b \sigma_b^2) / K\\), where d is the noise of the dequantization and \\(\sigma_b\\) of block b.
     For vectors with `cells`, the estimate is the logarithm of the mean of K probabilities.
 
     Attributes:
-      log_det_estimator: the estimator of the log-determinants, or a dict of them by block
-        (`tf_resflow.bijectors.with_log_det_estimator`); by default the model's evaluation estimator.
+      log_det_estimator: log-determinant estimator, or a dict of estimators by block
+        (`tf_resflow.bijectors.with_log_det_estimator`). By default, the model's evaluation estimator.
       num_samples: K, at least 1.
-      stderr: of a measured plan, the standard error that was asked for, in nats.
-      dequantization_std: of a measured plan, d in nats.
-      blocks: of a measured plan, a dict of each block's name to its estimator, `std` in nats and `seconds`.
+      stderr: requested standard error in nats; None if the plan was not measured.
+      dequantization_std: d in nats; NaN if the plan was not measured.
+      blocks: dict of block name to estimator, `std` in nats and `seconds`; empty if the plan was not measured.
     """
 
     log_det_estimator: LogDet | None = None
@@ -70,7 +70,7 @@ class LikelihoodPlan:
 
     def __post_init__(self):
         if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; got {self.num_samples}.")
+            raise ValueError(f"num_samples={self.num_samples} is too small. Pass at least 1 sample.")
 
     @property
     def log_det_stderr(self) -> float:
@@ -79,11 +79,11 @@ class LikelihoodPlan:
 
     @property
     def expected_stderr(self) -> float:
-        """The expected standard error in nats: the root mean square over examples."""
+        """The expected standard error in nats, as the root mean square over examples."""
         return math.hypot(self.log_det_stderr, self.dequantization_std / math.sqrt(self.num_samples))
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the plan as numbers and text, for JSON."""
+        """Returns the plan as a dict of numbers and text, which JSON can store."""
         blocks = {name: block._asdict() for name, block in self.blocks.items()}
         blocks = {name: describe_estimator(own.pop("log_det_estimator")) | own for name, own in blocks.items()}
         names = ("stderr", "expected_stderr", "log_det_stderr", "num_samples", "dequantization_std")
@@ -91,18 +91,18 @@ class LikelihoodPlan:
 
 
 def default_num_samples(model: Any) -> int:
-    """The number of estimates of a scored or served log-likelihood, if no plan says it."""
+    """Returns the number of estimates for a scored or served log-likelihood without a plan."""
     return 8 if model.data_space.cells is None else 32
 
 
 def held_out_plan(model: Any, log_det_estimator: Any = None) -> LikelihoodPlan:
-    """The plan for the score of a data set."""
+    """Returns the default plan for the score of a data set."""
     num_samples = 1 if model.data_space.cells is None else default_num_samples(model)
     return LikelihoodPlan(log_det_estimator=log_det_estimator, num_samples=num_samples)
 
 
 def describe_estimator(log_det_estimator: Any) -> dict[str, Any]:
-    """An estimator, or a dict of them by block, for JSON."""
+    """Returns the settings of an estimator, or of a dict of estimators by block, for JSON."""
     if isinstance(log_det_estimator, Mapping):
         blocks = {name: describe_estimator(part) for name, part in log_det_estimator.items()}
         return {"type": "by block", "blocks": blocks}
@@ -125,11 +125,11 @@ def plan_likelihood(
     num_samples: int | None = None,
     seed: int = 0,
 ) -> LikelihoodPlan:
-    """Measures which number of samples and which estimators reach a standard error in the least time.
+    """Finds the number of samples and the estimators that reach a standard error in the least time.
 
-    Each block is measured on its inputs for the first 16 examples: the noise and the time of `AdaptiveRoulette`
-    with different numbers of probes and `rtol`, and the time of `Exact` if it fits into memory. Another run may
-    choose other estimators, because times vary.
+    Each block is measured on its inputs for the first 16 examples: the noise and time of `AdaptiveRoulette` with
+    several numbers of probes and values of `rtol`, and the time of `Exact` if it fits into memory. Times vary, so
+    another run may choose other estimators.
 
     ```python
     import tf_resflow as resflow
@@ -143,23 +143,22 @@ def plan_likelihood(
 
     Args:
       model: a `FlowModel`.
-      x: examples `[batch, *event_shape]`, similar to the data that the plan is for.
-      stderr: in nats, of each example's log-likelihood: the root mean square over examples. To convert from
-        bits/dim, multiply by `model.data_space.nats_per_unit`.
-      condition: of a conditional model, as for `FlowModel.log_prob`.
-      num_samples: K, if it is given; then `stderr` is the contribution of the log-determinants alone, and the noise
-        of the dequantization does not count.
-      seed: integer, of the measurement.
+      x: examples `[batch, *event_shape]` that resemble the data to evaluate.
+      stderr: standard error of an example's log-likelihood in nats, as the root mean square over examples. To
+        convert from bits/dim, multiply by `model.data_space.nats_per_unit`.
+      condition: condition of a conditional model, as for `FlowModel.log_prob`.
+      num_samples: K, if it is fixed. Then `stderr` limits the contribution of the log-determinants alone.
+      seed: integer seed of the measurement.
 
     Raises:
-      ValueError: if `stderr` is not positive, is below the rounding of the dtype, or needs more than 8,192 samples;
-        or x is not finite or not in its cells.
+      ValueError: if `stderr` is not positive and finite, is below the rounding error, or needs more than 8,192
+        samples; or if x is not finite or not at the centers of its cells.
 
     Warns:
-      UserWarning: if the series of a block decays slowly.
+      UserWarning: if the power series of a block decays slowly.
     """
     if not 0 < stderr < math.inf:
-        raise ValueError(f"stderr must be positive and finite, in nats; got {stderr}.")
+        raise ValueError(f"stderr={stderr} is not a positive, finite number of nats. Pass one, such as 0.1.")
     x = tf.convert_to_tensor(x)
     arguments = {name: rows[:_EXAMPLES] for name, rows in model.condition.arguments(condition, len(x)).items()}
     x, cells = x[:_EXAMPLES], model.data_space.cells
@@ -168,10 +167,10 @@ def plan_likelihood(
     if cells is not None:
         valid &= on_grid(tf.cast(x, model.distribution.dtype), cells)
     if not bool(tf.reduce_all(valid)):
-        raise ValueError("x holds values that are NaN, infinite or not in the middle of their cells.")
+        raise ValueError("x contains values that are NaN, infinite or not at the center of a cell. Remove them.")
     _check_rounding(model, prepared, arguments, stderr)
     noise = _dequantization_std(model, x, arguments, seed)
-    counted = noise if num_samples is None else lambda num: 0.0  # the part that the standard error includes
+    counted = noise if num_samples is None else lambda num: 0.0  # the dequantization noise that counts
     useful = 0.3 * max(math.sqrt(num_samples or _MIN_SAMPLES) * stderr, counted(_MIN_SAMPLES))
     if cells is not None:
         useful = min(useful, math.sqrt(0.3 * stderr))
@@ -180,15 +179,15 @@ def plan_likelihood(
     rests = {num: (_MARGIN * stderr) ** 2 - counted(num) ** 2 / num for num in numbers}
     allowed = {num: _allowed_variance(num, rest, cells is not None) for num, rest in rests.items() if rest > 0}
     if num_samples is None and not noise(_MIN_SAMPLES):
-        allowed[1] = 0.0  # a single sample has a standard error only if it is 0
+        allowed[1] = 0.0  # one sample has a known standard error only if it has no noise
     chosen = {num: blocks for num in allowed if (blocks := _cheapest(choices, allowed[num])) is not None}
     if not chosen:
         most = max(numbers)
-        least = {name: min(of_block, key=lambda choice: choice.std) for name, of_block in choices.items()}
+        least = {name: min(block_choices, key=lambda choice: choice.std) for name, block_choices in choices.items()}
         reached = math.sqrt((_variance(least) + counted(most) ** 2) / most) / _MARGIN
         raise ValueError(
-            f"stderr={stderr:.3g} nats needs more than {most} samples, which reach about {reached:.2g} nats. "
-            "Ask for a larger standard error."
+            f"stderr={stderr:.3g} nats is out of reach: {most} samples reach about {reached:.2g} nats. "
+            "Pass a larger stderr."
         )
     num = min(chosen, key=lambda num: num * sum(block.seconds for block in chosen[num].values()))
     log_det, std = {name: block.log_det_estimator for name, block in chosen[num].items()}, noise(num)
@@ -202,16 +201,16 @@ def _variance(blocks):
 
 
 def _allowed_variance(num_samples, squared_error, in_cells):
-    """The variance S of the blocks for which S / K, or in cells S / K + (S / 2)^2, is the squared error."""
+    """Solves S / K = squared error, or in cells S / K + (S / 2)^2, for the variance S of the blocks."""
     if not in_cells:
         return num_samples * squared_error
     return 2 * (math.sqrt(1 / num_samples**2 + squared_error) - 1 / num_samples)
 
 
 def _cheapest(choices, allowed):
-    """Chooses a `BlockPlan` for each block within the allowed variance, or returns None.
+    """Chooses a `BlockPlan` for each block within the allowed variance, or returns None if there is none.
 
-    From the fastest of each block, the choice that removes most variance per second is next.
+    Starts with the fastest choices, and repeatedly makes the change that removes the most variance per second.
     """
     chosen = {name: min(found, key=lambda choice: choice.seconds) for name, found in choices.items()}
     while _variance(chosen) > allowed:
@@ -229,7 +228,7 @@ def _cheapest(choices, allowed):
 
 
 def _dequantization_std(model, x, arguments, seed):
-    """The noise d of the dequantization in nats, as a function of K; the draws share their probes."""
+    """Returns the dequantization noise d in nats as a function of K. All draws share their probes."""
     if not model.data_space.is_dequantized:
         return lambda num: 0.0
     density = bijectors.with_log_det_estimator(model.distribution, _roulette(_RTOLS[1], 1, probe_sets=1))
@@ -249,20 +248,20 @@ def _dequantization_std(model, x, arguments, seed):
     draws = np.exp(draws - draws.max((0, 1)))
     draws /= draws.mean((0, 1))
 
-    def of_mean(num):
+    def noise_of_mean(num):
         num = min(points_per_set(num), num_points)
         return math.sqrt(num) * _std(draws.reshape([_DRAWS, num_points // num, num, -1]).mean(2))
 
-    return of_mean
+    return noise_of_mean
 
 
 def _std(draws):
-    """The root mean square over examples of the standard deviation over draws, the first axis."""
+    """Returns the root mean square over examples of the standard deviation over draws (the first axis)."""
     return math.sqrt(np.var(draws, axis=0, ddof=1).mean())
 
 
 def _choices_by_block(model, x, arguments, useful, seed):
-    """A dict of the name of each block to its `BlockPlan`s; less noise than `useful` of all blocks never pays."""
+    """Returns the `BlockPlan`s by block name. Reducing the total noise below `useful` is not worth the time."""
     blocks = bijectors.views.blocks_by_name(model.flow)
     inputs = bijectors.passes.block_inputs(model.flow, x, **arguments)
     enough = useful / math.sqrt(max(1, len(blocks)))
@@ -281,7 +280,6 @@ def _choices_by_block(model, x, arguments, useful, seed):
 
 
 def _check_rounding(model, x, arguments, stderr):
-    """Raises a ValueError for a standard error that the rounding of the sum of a log-likelihood exceeds."""
     latent = bijectors.forward_features(model.flow, x, compute_log_det=False, **arguments).latent
     base = model.distribution.distribution
     terms = tf.reduce_mean(tf.abs(base.log_prob(latent))) + 2 * abs(model.data_space.log_num_cells)
@@ -289,13 +287,12 @@ def _check_rounding(model, x, arguments, stderr):
     rounding = 4 * np.finfo(dtype.as_numpy_dtype).eps * float(terms)
     if stderr < rounding:
         raise ValueError(
-            f"stderr={stderr:.3g} nats is below the rounding of {dtype.name}, about {rounding:.2g} nats for this "
-            "model. Ask for a larger stderr, or build the flow in float64."
+            f"stderr={stderr:.3g} nats is below the rounding error of {dtype.name}, about {rounding:.2g} nats for "
+            "this model. Pass a larger stderr, or build the flow in float64."
         )
 
 
 def _warn_of_slow_decay(name, block, inputs, seed):
-    """Warns if the terms of a block's series decay slowly."""
     x = inputs[0]
     v = draw_probes("rademacher", 1, x, tf.constant([seed, 0]))
     with tf.GradientTape(persistent=True) as tape:
@@ -310,15 +307,14 @@ def _warn_of_slow_decay(name, block, inputs, seed):
     decay = ratio ** (1 / num)
     if decay > _SLOW:
         warnings.warn(
-            f"The series of {name} decays by only {decay:.2f} per term, so its log-determinant is expensive to "
-            "estimate. A lower coefficient of the Lipschitz layers (config.model.coefficient) makes it decay "
-            "faster.",
+            f"The power series of {name} shrinks only by a factor of {decay:.2f} per term, so its log-determinant "
+            "is expensive to estimate. Lower the coefficient of the Lipschitz layers (config.model.coefficient).",
             stacklevel=4,
         )
 
 
 def _exact(block, inputs, most_rows):
-    """The `BlockPlan` of `Exact`, in a list that is empty if its rows do not fit into memory."""
+    """Returns a list with the `BlockPlan` of `Exact`, or an empty list if its rows do not fit into memory."""
     few = [rows[: most_rows // inputs[0].shape[1:].num_elements()] for rows in inputs]
     if not len(few[0]):
         return []
@@ -334,7 +330,7 @@ def _exact(block, inputs, most_rows):
 
 
 def _estimates(block, inputs, num_rows, enough, seed):
-    """The `BlockPlan`s of colored probes, measured until the noise is below `enough`, and of independent probes."""
+    """Returns `BlockPlan`s of colored probes, until the noise is below `enough`, and of independent probes."""
     estimate, rtols, found = _series(block), list(_RTOLS), []
     for num_probes in _numbers_of_probes(inputs[0]):
         draws = [_draw(inputs, num_rows, num_probes, seed, draw) for draw in range(2)]
@@ -349,14 +345,14 @@ def _estimates(block, inputs, num_rows, enough, seed):
                 several = dataclasses.replace(choice.log_det_estimator, probes="rademacher", num_probes=num)
                 found.append(BlockPlan(several, choice.std / math.sqrt(num), choice.seconds * num))
         if measured[-1].std < 0.9 * measured[0].std:
-            rtols = rtols[1:]  # more probes show the noise of the roulette even more
+            rtols = rtols[1:]  # with more probes, the noise of the roulette dominates even more
         if measured[-1].std <= enough:
             break
     return found
 
 
 def _numbers_of_probes(x):
-    """Powers of 2; of images, those for each channel that keep pixels of a color 1, 2, ... 5 apart."""
+    """Returns powers of 2; for images, numbers of colors that keep equal colors 1, 2, ..., 5 pixels apart."""
     size, channels = x.shape[1:].num_elements(), x.shape[-1]
     is_image = x.shape.rank > 2
     numbers = {1, *(k * channels for k in (1, 4, 5, 9, 16, 25))} if is_image else {2**k for k in range(10)}
@@ -368,7 +364,7 @@ def _roulette(rtol, num_probes, **kwargs):
 
 
 def _series(block):
-    """The estimate of each row from its own probe, traced once for all numbers of rows and all `rtol`."""
+    """Traces the estimate of each row from its own probe, once for all numbers of rows and all `rtol`."""
     dtype, roulette = block.dtype, _roulette(_RTOLS[0], 1)
 
     def estimate(v, seed, rtol, *inputs):
@@ -384,7 +380,7 @@ def _series(block):
 
 
 def _draw(inputs, num_rows, num_probes, seed, draw):
-    """Random signs for rows of examples, each twice with the same color; a seed; and the inputs of these rows."""
+    """Draws signs for rows of examples (each row twice, with one color), and returns a seed and the inputs too."""
     x = inputs[0]
     color_seed, sign_seed, term_seed = tf.unstack(split_seed([seed, draw], 3))
     num = num_rows // 2
@@ -397,7 +393,7 @@ def _draw(inputs, num_rows, num_probes, seed, draw):
 
 
 def _measured(estimate, draws, num_probes, rtol):
-    """The noise and the seconds of an estimate: its variance is that of one color, times their number."""
+    """Returns the noise and seconds of an estimate, scaled from one measured color to all `num_probes` colors."""
     measured = [_timed(estimate, v, seed, tf.constant(rtol), *inputs) for v, seed, inputs in draws]
     pairs = np.concatenate([np.reshape(value, [2, -1]) for value, _ in measured], axis=1).astype(np.float64)
     seconds = min(seconds for _, seconds in measured) / len(measured[0][0])
@@ -411,7 +407,7 @@ def _timed(function, *arguments):
 
 
 def bytes_per_row(block: bijectors.ResidualBlock) -> int:
-    """The bytes that a branch computes for one row: all values of its graph with a row axis."""
+    """Returns the bytes that a branch computes per row: all values of its graph that have a row axis."""
     shapes = [block.event_shape, *([block.condition_shape] if block.has_condition else [])]
     specs = [tf.TensorSpec([None, *(size or 1 for size in shape)], block.dtype) for shape in shapes]
     inputs = specs if block.has_condition else specs[0]

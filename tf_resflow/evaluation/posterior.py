@@ -1,4 +1,4 @@
-"""Whether samples come from a posterior: ranks, coverage, importance weights, the classifier two-sample test."""
+"""Checks of approximate posteriors: ranks, coverage, importance weights and the classifier two-sample test."""
 
 import math
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from tf_resflow.extras import extra
 
 
 def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
-    r"""The ranks of simulation-based calibration: of true parameters among L samples of their posteriors.
+    r"""Returns the ranks of true parameters among posterior samples, for simulation-based calibration.
 
     For data sets \\(i\\) with \\(\theta_i \sim p(\theta)\\), \\(x_i \sim p(x | \theta_i)\\) and L samples
     \\(\theta_{il} \sim q(\theta | x_i)\\), the rank of coordinate d is
 
         r_id = #{l : theta_ild < theta_id}.
 
-    If q is the posterior, each rank is uniform on 0, ..., L. `rank_figure` draws them.
+    If q is the posterior, each rank is uniform on 0, ..., L. `rank_figure` draws the ranks.
 
     ```python
     import numpy as np
@@ -30,8 +30,8 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
     ```
 
     Args:
-      samples: array `[draws, num, dimensions]`: for each of `num` data sets, independent samples of its posterior.
-      parameters: array `[num, dimensions]`: the parameters with which each data set was simulated.
+      samples: array `[draws, num, dimensions]` of independent posterior samples for each of `num` data sets.
+      parameters: array `[num, dimensions]` of the parameters that generated each data set.
 
     References:
       Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018).
@@ -42,14 +42,14 @@ def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
 
 
 def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike) -> np.ndarray:
-    r"""The levels of the smallest highest-density regions that hold the true parameters.
+    r"""Returns the level of the smallest highest-density region that contains the true parameters, per data set.
 
     For data set i with true parameters \\(\theta_i\\) and L samples \\(\theta_{il} \sim q(\theta | x_i)\\),
 
         a_i = (#{l : q(theta_il | x_i) > q(theta_i | x_i)} + 1/2) / (L + 1).
 
-    The expected coverage of the regions of mass a is the share of the levels below a. It is a if q is the
-    posterior; less coverage means that q is overconfident. `coverage_figure` draws the curve.
+    The expected coverage of regions with mass a is the fraction of levels below a. If q is the posterior, the
+    coverage is a; lower coverage means that q is overconfident. `coverage_figure` draws the curve.
 
     ```python
     import tf_resflow as resflow
@@ -59,7 +59,7 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
 
     Args:
       sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\), up to a constant for each data set.
-      parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\), likewise.
+      parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\), up to the same constants.
 
     References:
       Hermans et al., "A trust crisis in simulation-based inference?" (2022); Deistler, Goncalves and Macke,
@@ -71,16 +71,16 @@ def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike)
 
 
 class ImportanceCheck(NamedTuple):
-    """What importance weights say about an approximation q of a posterior.
+    """Diagnostics of an approximation q of a posterior, from importance weights.
 
     Attributes:
-      elbo: the mean of the logarithms of the weights, in nats.
-      stderr: its standard error.
-      log_evidence: the logarithm of the mean weight, which estimates the logarithm of the integral of p.
-      efficiency: the number of independent samples of p that a sample of q is worth, between 0 and 1.
-      pareto_k: the shape of the tail of the weights. Above `good_k`, q misses a part of p, and `log_evidence` and
+      elbo: mean log-weight, in nats.
+      stderr: standard error of `elbo`.
+      log_evidence: log of the mean weight, which estimates the log of the integral of p.
+      efficiency: number of independent samples of p that one sample of q is worth, between 0 and 1.
+      pareto_k: shape of the tail of the weights. Above `good_k`, q misses a part of p, and `log_evidence` and
         `efficiency` may be wrong.
-      good_k: the largest `pareto_k` for which this number of samples is enough.
+      good_k: largest `pareto_k` for which this number of samples is sufficient.
     """
 
     elbo: float
@@ -92,12 +92,12 @@ class ImportanceCheck(NamedTuple):
 
 
 def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
-    r"""Whether an approximation q is close to a posterior with the unnormalized density p, from samples of q.
+    r"""Checks how well an approximation q fits a posterior with unnormalized density p, using samples of q.
 
-    With the weights \\(w_i = p(\theta_i) / q(\theta_i)\\) of \\(\theta_i \sim q\\), the ELBO is the mean of
-    \\(\log w_i\\), the efficiency \\((\sum w_i)^2 / (N \sum w_i^2)\\), and k the shape of a generalized Pareto
-    distribution that is fitted to the largest \\(\min(N / 5, 3 \sqrt N)\\) weights. A mean with such weights needs
-    about \\(10^{1 / (1 - k)}\\) samples: k is good below \\(\min(1 - 1 / \log_{10} N, 0.7)\\).
+    Let \\(w_i = p(\theta_i) / q(\theta_i)\\) be the weights of \\(\theta_i \sim q\\). The ELBO is the mean of
+    \\(\log w_i\\), and the efficiency is \\((\sum w_i)^2 / (N \sum w_i^2)\\). k is the shape of a generalized
+    Pareto distribution fitted to the largest \\(\min(N / 5, 3 \sqrt N)\\) weights. A mean with such weights needs
+    about \\(10^{1 / (1 - k)}\\) samples, so k is good below \\(\min(1 - 1 / \log_{10} N, 0.7)\\).
 
     ```python
     import tensorflow_probability as tfp
@@ -110,7 +110,7 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
     ```
 
     Args:
-      log_weights: array `[num]`, \\(\log p - \log q\\) in nats of at least 100 samples of q.
+      log_weights: array `[num]` of \\(\log p - \log q\\) in nats, for at least 100 samples of q.
 
     References:
       Yao, Vehtari, Simpson and Gelman, "Yes, but did it work?: Evaluating variational inference" (2018);
@@ -122,7 +122,7 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
     ordered = np.exp(np.sort(log_weights) - log_weights.max())
     tail = int(min(num / 5, 3 * math.sqrt(num)))
     excess = ordered[-tail:] - ordered[-tail - 1]
-    spread = excess[-1] > 1e-5 * ordered[-1]  # more than float32 rounds
+    spread = excess[-1] > 1e-5 * ordered[-1]  # whether weights differ by more than float32 rounding
     return ImportanceCheck(
         float(np.mean(log_weights)),
         float(np.std(log_weights, ddof=1) / math.sqrt(num)),
@@ -134,11 +134,13 @@ def importance_check(log_weights: ArrayLike) -> ImportanceCheck:
 
 
 def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: int = 0) -> Score:
-    """The classifier two-sample test: how well a classifier distinguishes samples from those of a reference.
+    """Runs the classifier two-sample test: how well a classifier separates samples from reference samples.
 
-    A network is trained on all but one of the folds, and predicts the remaining one. The mean accuracy is 1/2 if
-    both sets come from one distribution, and 1 if they do not overlap. As in sbibm, the network has two hidden
-    layers of 10 ReLU units for each dimension, and its inputs are standardized by the reference.
+    A network is trained on all folds but one, and predicts the remaining fold. The mean accuracy is 1/2 if both
+    sets come from the same distribution, and 1 if they do not overlap. As in sbibm, the network has two hidden
+    layers with 10 ReLU units per dimension, and its inputs are standardized by the reference. The accuracy depends
+    on how many samples the classifier learns from, so compare only values for equal numbers of samples. The test
+    needs scikit-learn (the extra "data").
 
     ```python
     import numpy as np
@@ -148,17 +150,14 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     # 1.0
     ```
 
-    The value depends on the number of samples, from which the classifier learns, so compare only values for equal
-    numbers. The test needs scikit-learn (the extra "data").
-
     Args:
       samples: array `[num, dimensions]` to test.
       reference: array of the same shape.
       num_folds: number of folds, at least 2.
-      seed: of the folds and the networks.
+      seed: seed of the folds and the networks.
 
     Returns:
-      A named tuple of `mean`, the accuracy over the 2 num points, `stderr`, its binomial standard error, and
+      A named tuple: `mean`, the accuracy over all 2 * num points; `stderr`, its binomial standard error; and
       `num_examples`.
 
     References:
@@ -180,6 +179,9 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
 
 def _check(samples, parameters):
     if samples.shape[1:] != parameters.shape:
-        raise ValueError(f"Expected samples [draws, *{parameters.shape}]; got the shape {samples.shape}.")
+        raise ValueError(
+            f"The samples have the shape {samples.shape}. Pass samples [draws, *{parameters.shape}], because the "
+            f"parameters have the shape {parameters.shape}."
+        )
     if np.isnan(samples).any() or np.isnan(parameters).any():
-        raise ValueError("A value is NaN, which has no rank.")
+        raise ValueError("The samples or parameters contain NaN, which has no rank. Remove these data sets.")

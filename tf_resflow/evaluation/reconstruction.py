@@ -1,4 +1,4 @@
-"""How well a flow inverts: the error of x -> z -> x, and the solver's diagnostics."""
+"""Measures how well a flow inverts: the error of x -> z -> x, and the solver's diagnostics."""
 
 from typing import NamedTuple
 
@@ -15,18 +15,18 @@ from tf_resflow.typing import TensorLike
 class Reconstruction(NamedTuple):
     """The error of f^-1(f(x)) - x over a batch, and the solver's diagnostics over all solves.
 
-    A solve is the inversion of one block for one example. Without residual blocks the diagnostics are 0.
+    A solve is the inversion of one block for one example. Without residual blocks, the diagnostics are 0.
 
     Attributes:
-      max_error: the largest error in the flow's input space, that of the dequantized data.
-      rms_error: its root mean square.
-      max_levels: the largest error in levels of integer data, else None.
-      exact_examples: the fraction of examples all of whose integers are recovered; None for continuous data.
-      mean_iterations: evaluations of a branch per solve.
-      max_iterations: the most evaluations of a branch.
-      unconverged: the number of solves that did not meet the tolerance.
-      num_solves: the number of solves.
-      max_residual: the largest |x + g(x) - y|.
+      max_error: largest absolute error in the flow's input space (dequantized data).
+      rms_error: root mean square error in the same space.
+      max_levels: `max_error` in levels of integer data; None for continuous data.
+      exact_examples: fraction of examples whose integers are all recovered; None for continuous data.
+      mean_iterations: mean number of branch evaluations per solve.
+      max_iterations: largest number of branch evaluations in a solve.
+      unconverged: number of solves that did not reach the tolerance.
+      num_solves: number of solves.
+      max_residual: largest residual |x + g(x) - y|.
     """
 
     max_error: float
@@ -43,7 +43,7 @@ class Reconstruction(NamedTuple):
 def reconstruct(
     model: FlowModel, x: TensorLike, seed: int, *, condition: TensorLike | None = None
 ) -> Reconstruction:
-    """Maps examples to the latent and back, and returns the `Reconstruction`.
+    """Maps examples to latents and back, and returns a `Reconstruction` with the errors.
 
     ```python
     import numpy as np
@@ -58,8 +58,8 @@ def reconstruct(
     Args:
       model: a `FlowModel`.
       x: data `[batch, *event_shape]`.
-      seed: integer, of the dequantization.
-      condition: of a conditional model, as for `FlowModel.log_prob`.
+      seed: integer seed of the dequantization.
+      condition: condition of a conditional model, as for `FlowModel.log_prob`.
     """
     inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):
@@ -87,7 +87,7 @@ def reconstruct(
 
 
 def round_trip(model: FlowModel, x: tf.Tensor, condition: TensorLike | None) -> tuple[tf.Tensor, list[Solution]]:
-    """`f^-1(f(x))` in the flow's input space, to full precision, and the `Solution` of each block."""
+    """Returns `f^-1(f(x))` in the flow's input space, at full precision, and the `Solution` of each block."""
 
     @tf.function(autograph=False)
     def forward_and_back(x, arguments):

@@ -1,4 +1,4 @@
-"""Samples as files: grids of images, scatter plots, arrays and tables."""
+"""Writes samples to files: image grids, scatter plots, arrays and tables."""
 
 import itertools
 import math
@@ -15,10 +15,10 @@ from tf_resflow.extras import extra
 from tf_resflow.writing import whole_file
 
 MAX_TEMPERATURE = 100.0
-"""The largest temperature that samples may have."""
+"""The largest temperature for samples."""
 
-_MIN_SIDE = 512  # pixels; small grids are enlarged to about this size
-_MIN_CELL = 64  # pixels; so are small images in a large grid
+_MIN_SIDE = 512  # pixels; smaller grids are enlarged to about this size
+_MIN_CELL = 64  # pixels; smaller images in a large grid are enlarged to about this size
 
 
 def write_samples(
@@ -34,22 +34,20 @@ def write_samples(
     codes: ColumnCodes | None = None,
     name: str = "",
 ) -> None:
-    """Writes samples: images as a grid, vectors as scatter plots and histograms, any as .npy, vectors as .csv.
+    """Writes batches `[batch, *event_shape]` of samples as .npy, vectors also as .csv, and otherwise as a picture.
 
-    A .npy or .csv file is written batch by batch.
+    A picture shows images as a grid, and vectors as scatter plots and histograms. Other files grow batch by batch.
 
     Args:
-      path: file to write.
-      batches: arrays `[batch, *event_shape]`.
-      shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors; a
-        grid of one row is about square.
+      shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors. A
+        single row of images is arranged as a grid that is about square.
       levels: number of levels of images.
-      labels: of the rows or groups.
-      temperatures: of the groups; several of them are the first column of a .csv file.
-      data: dict of one name to vectors, which are drawn under the samples.
-      names: of the coordinates of vectors.
-      codes: of a table; they give the columns of a .csv file their types.
-      name: of the data, for the title.
+      labels: labels of the rows or groups.
+      temperatures: temperatures of the groups. Several temperatures become the first column of a .csv file.
+      data: dict of one name to vectors that are drawn under the samples.
+      names: names of the vectors' coordinates.
+      codes: column codes of a table, which give the columns of a .csv file their types.
+      name: name of the data, for the title.
     """
     rows, columns, *event_shape = shape
     suffix = pathlib.Path(path).suffix.lower()
@@ -84,7 +82,7 @@ def _write_array(path, batches, shape):
 
 
 def _write_rows(path, batches, names, codes, temperatures, size):
-    """A table; of several temperatures, each of `size` rows, the first column has them."""
+    """Writes a table. Several temperatures, with `size` rows each, become its first column."""
     with extra("data"):
         import pandas
 
@@ -101,7 +99,7 @@ def _write_rows(path, batches, names, codes, temperatures, size):
 
 
 def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None) -> np.ndarray:
-    """Lays images out in rows, separated by gray lines of a pixel.
+    """Arranges images in rows, separated by gray lines one pixel wide.
 
     Args:
       images: integer array `[num, height, width, channels]` with values 0, ..., levels - 1.
@@ -124,7 +122,7 @@ def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = No
 def reconstruction_grid(
     originals: ArrayLike, reconstructions: ArrayLike, levels: int = 256, *, columns: int = 16
 ) -> np.ndarray:
-    """An `image_grid` of pairs of rows: originals above their reconstructions."""
+    """Returns an `image_grid` with each row of originals above a row of their reconstructions."""
     pairs = np.stack([originals, reconstructions])
     columns = min(columns, pairs.shape[1])
     num = pairs.shape[1] // columns * columns
@@ -135,9 +133,9 @@ def reconstruction_grid(
 def write_png(
     path: str | os.PathLike[str], image: np.ndarray, *, labels: Sequence[str] = (), side: int | None = None
 ) -> None:
-    """Writes a uint8 image `[height, width, 1 or 3]`, with a label to the left of each row of a grid.
+    """Writes a uint8 image `[height, width, 1 or 3]`, with `labels` to the left of the rows of a grid.
 
-    A small one is enlarged by a whole factor, and so is a grid of small images of this `side`.
+    A small image, or a grid of images that are only `side` pixels wide, is enlarged by an integer factor.
     """
     with extra("plots"):
         from PIL import Image, ImageDraw, ImageFont, ImageOps

@@ -1,4 +1,4 @@
-"""Samples of a model, and paths and squares between examples through its latent space."""
+"""Draws samples of a model, and interpolates between examples in its latent space."""
 
 import math
 from collections.abc import Generator, Sequence
@@ -11,9 +11,9 @@ from tf_resflow.models.flow_model import flow_input, sample_latent
 from tf_resflow.progress import track
 from tf_resflow.typing import TensorLike
 
-_BATCH_VALUES = 2**16  # of a batch, if it has more than the examples below
+_BATCH_VALUES = 2**16  # values per batch, if they are more than _MIN_BATCH examples
 _MIN_BATCH = 64
-_PART_VALUES = 2**14  # decoded per progress-bar update, if they are more than the examples below
+_PART_VALUES = 2**14  # values decoded per progress-bar update, if they are more than _MIN_PART examples
 _MIN_PART = 32
 
 
@@ -28,25 +28,25 @@ def draw_samples(
 ) -> Generator[np.ndarray, None, None]:
     """Draws examples in batches `[batch, *event_shape]`, one temperature after the other.
 
-    The latents of a seed are the same at each temperature. The first samples are those of
-    `model.sample(num, seed)`, and do not depend on `num`, to the tolerance of the inverse.
+    All temperatures use the same latents. Up to the tolerance of the inverse, the first samples do not depend on
+    `num`, and the first batch equals `model.sample(len(batch), seed)`.
 
     Args:
       model: a `FlowModel`.
       num: number of samples at each temperature.
       seed: integer in 0, ..., 2^63 - 1.
-      temperatures: factors of the latents' deviation from their mean.
-      condition: of a conditional model: `[num, *condition_shape]`, or one condition for all samples.
+      temperatures: factors that scale the latents' deviation from their mean.
+      condition: condition of a conditional model: `[num, *condition_shape]`, or one condition for all samples.
       precise: as for `FlowModel.decode`.
 
     Raises:
-      ValueError: if a sample is not finite, or the condition does not fit.
+      ValueError: if a sample is not finite, or the condition does not fit the model.
     """
     yield from Sampler(model, precise=precise)(num, seed=seed, temperatures=temperatures, condition=condition)
 
 
 class Sampler:
-    """Draws examples of a model as `draw_samples`, with graphs that later calls reuse."""
+    """Draws samples like `draw_samples`, but reuses its graphs in later calls."""
 
     def __init__(self, model: FlowModel, *, precise: bool = False):
         self._model = model
@@ -70,7 +70,7 @@ class Sampler:
         temperatures: Sequence[float] = (1.0,),
         condition: TensorLike | None = None,
     ) -> Generator[np.ndarray, None, None]:
-        """Draws `num` examples at each temperature, see `draw_samples`."""
+        """Draws `num` examples at each temperature; see `draw_samples`."""
         model = self._model
         model.condition.arguments(condition, num)
         conditions = None if condition is None else np.broadcast_to(condition, [num, *model.condition.shape])
@@ -85,7 +85,9 @@ class Sampler:
             given = None if conditions is None else conditions[first + start :][: len(z)]
             samples, finite = self._decode(z, given)
             if not finite:
-                raise ValueError(f"Samples at temperature {temperature:g} are NaN or infinite: lower it.")
+                raise ValueError(
+                    f"Samples at temperature {temperature:g} are NaN or infinite. Lower the temperature."
+                )
             yield samples.numpy()
 
 
@@ -106,32 +108,30 @@ def interpolate_pairs(
     seed: int,
     condition: Sequence[TensorLike] | None = None,
 ) -> tf.Tensor:
-    r"""Moves from one example to another in `num` steps, on a quarter circle in the latent space.
+    r"""Interpolates between pairs of examples at `num` points on a quarter circle in latent space.
 
-    Between the latents \\(z_1, z_2\\), less the base distribution's mean,
+    For latents \\(z_1, z_2\\), minus the mean of the base distribution, the points are
 
         z = cos(phi) z_1 + sin(phi) z_2,    phi = 0, ..., pi / 2.
 
-    If the two latents are independent and normal, every such z is normal with the same covariance.
-
-    A conditional model encodes each example under its own condition. A point has the label of the nearer example,
-    or the real condition \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
+    If the two latents are independent and normal, every z is normal with the same covariance. A conditional model
+    encodes each example under its own condition. A point has the label of the nearer example, or the real condition
+    \\(\cos^2(\phi) c_1 + \sin^2(\phi) c_2\\).
 
     Args:
       model: a `FlowModel`.
       first: data `[pairs, *event_shape]`, at one end of each path.
-      second: the other ends.
-      num: number of points of a path, both ends included, at least 2.
-      seed: integer, of the dequantization.
-      condition: of a conditional model: a pair, for `first` and for `second`. Each is one condition for each
-        example or one for all, as for `FlowModel.log_prob`.
+      second: data `[pairs, *event_shape]`, at the other end.
+      num: number of points of a path including both ends, at least 2.
+      seed: integer seed of the dequantization.
+      condition: pair of conditions for `first` and `second`, each as for `FlowModel.log_prob`.
 
     Returns:
       Data `[pairs, num, *event_shape]`. The ends are the examples, up to the flow's reconstruction error.
     """
     ends = tf.stack([first, second], axis=1)
     if condition is not None:
-        condition = tf.stack([_of_each(model, given, len(ends)) for given in condition], axis=1)
+        condition = tf.stack([_expand_condition(model, given, len(ends)) for given in condition], axis=1)
     return _blend(model, ends, _quarter_turn(num), seed, condition)
 
 
@@ -142,41 +142,41 @@ def interpolate_corners(
 
         z = cos(phi) (cos(psi) z_1 + sin(psi) z_2) + sin(phi) (cos(psi) z_3 + sin(psi) z_4)
 
-    with phi down the rows and psi along the columns, both from 0 to pi / 2. A point has the label of the nearest
-    corner, or the sum of the corners' real conditions, weighted by the squares of these factors.
+    Here phi increases down the rows and psi along the columns, both from 0 to pi / 2. A point has the label of the
+    nearest corner, or the mean of the corners' real conditions, weighted by the squares of these factors.
 
     Args:
       model: a `FlowModel`.
       corners: data `[4, *event_shape]`: top left, top right, bottom left, bottom right.
-      num: number of rows, and of columns, at least 2.
-      seed: integer, of the dequantization.
-      condition: of a conditional model: one for each corner, or one for all.
+      num: number of rows and columns, at least 2.
+      seed: integer seed of the dequantization.
+      condition: condition of a conditional model: one for each corner, or one for all.
 
     References:
       Dinh et al., "Density estimation using Real NVP" (2017), section 4.2.
     """
     turn = _quarter_turn(num)
     weights = tf.reshape(tf.einsum("ra,cb->rcab", turn, turn), [num * num, 4])
-    condition = None if condition is None else _of_each(model, condition, 4)[tf.newaxis]
+    condition = None if condition is None else _expand_condition(model, condition, 4)[tf.newaxis]
     points = _blend(model, tf.expand_dims(corners, 0), weights, seed, condition)
     return tf.reshape(points, [num, num, *model.data_space.event_shape])
 
 
 def _quarter_turn(num):
-    """The cosine and the sine of `num` angles from 0 to pi / 2, `[num, 2]`."""
+    """Returns the cosine and sine of `num` angles from 0 to pi / 2, `[num, 2]`."""
     angles = tf.linspace(0.0, math.pi / 2, num)
     return tf.stack([tf.cos(angles), tf.sin(angles)], axis=1)
 
 
-def _of_each(model, condition, num):
-    """The condition of each of `num` examples, `[num, *condition_shape]`."""
-    model.condition.arguments(condition, num)  # raises for a condition that does not fit
+def _expand_condition(model, condition, num):
+    """Returns one condition for each of `num` examples, `[num, *condition_shape]`."""
+    model.condition.arguments(condition, num)  # checks the condition
     dtype = model.distribution.dtype if model.condition.num_classes is None else tf.int64
     return tf.broadcast_to(tf.cast(condition, dtype), [num, *model.condition.shape])
 
 
 def _blend(model, examples, weights, seed, condition):
-    """Weighted sums of the latents of `[groups, k, ...]` by `[num, k]`, as data `[groups, num, ...]`."""
+    """Decodes sums of the latents of `[groups, k, ...]` with weights `[num, k]` to `[groups, num, ...]`."""
     mean = model.distribution.distribution.mean()
 
     def encode(x, condition=None):
@@ -193,7 +193,7 @@ def _blend(model, examples, weights, seed, condition):
     latents = tf.reshape(latents, [*examples.shape[:2], *latents.shape[1:]])
     mixed = [rows(_weighted_sums(weights, latents))]
     if condition is not None:
-        shares = tf.square(weights)  # of each example in a point, with the sum 1
+        shares = tf.square(weights)  # weights of the conditions, which sum to 1
         if model.condition.num_classes is None:
             mixed.append(rows(_weighted_sums(shares, condition)))
         else:
@@ -203,12 +203,11 @@ def _blend(model, examples, weights, seed, condition):
 
 
 def _weighted_sums(weights, tensor):
-    """`[num, k]` and `[groups, k, ...]` to `[groups, num, ...]`."""
+    """Combines weights `[num, k]` and values `[groups, k, ...]` to `[groups, num, ...]`."""
     return tf.einsum("nk,gk...->gn...", tf.cast(weights, tensor.dtype), tensor)
 
 
 def _in_batches(function, arguments, name, model):
-    """Applies the function to all rows of its arguments, a batch at a time, with a progress bar."""
     specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in arguments]
 
     @tf.function(autograph=False, input_signature=specs)

@@ -1,4 +1,4 @@
-"""Scores of data sets: log-likelihoods, quantiles, and the accuracy and calibration of classifiers."""
+"""Scores data sets: log-likelihoods, quantiles, and the accuracy and calibration of classifiers."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ from tf_resflow.typing import TensorLike
 
 
 class Score(NamedTuple):
-    """A mean over examples with its standard error, and the root mean square of the errors of each example."""
+    """A mean over examples, its standard error, and the root mean square of the examples' standard errors."""
 
     mean: float
     stderr: float
@@ -27,16 +27,16 @@ class Score(NamedTuple):
 
 
 class LogLikelihood:
-    r"""Estimates the log-likelihood of a data set, once for each example.
+    r"""Estimates the log-likelihood of a data set, or of each of its examples.
 
-    An estimate is the mean of the plan's K estimates of log p(x). If it is `importance_weighted`, or if the model
-    has `cells`, it is the bound
+    The log-likelihood of an example is the mean of the plan's K estimates of log p(x). With `importance_weighted`,
+    or if the model has `cells`, it is instead an estimate of the bound
 
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
-    with q = 1 for uniform noise. The bound is the usual one at K = 1, never loosens in expectation as K grows, and
-    tends to log P(x). It is a bound for exact log-determinants only: noise of the variance \(\sigma^2\), in nats,
-    raises it by up to about \(\sigma^2 / 2\).
+    with q = 1 for uniform noise. At K = 1 this is the usual bound. As K grows, it never loosens in expectation, and
+    tends to log P(x). It holds only for exact log-determinants: noise with variance \(\sigma^2\), in nats, raises
+    it by up to about \(\sigma^2 / 2\).
 
     ```python
     import numpy as np
@@ -50,13 +50,13 @@ class LogLikelihood:
 
     Args:
       model: a `FlowModel`.
-      plan: K and the estimators. By default they are the model's evaluation estimator, with K = 1 for `score` and 8
-        for `score_examples`, or 32 for both in cells.
-      importance_weighted: whether to estimate the bound; of integer data.
-      strategy: the `tf.distribute.Strategy` whose replicas divide a batch; by default the current one.
+      plan: K and the estimators. By default, the model's evaluation estimator, with K = 1 for `score` and 8 for
+        `score_examples`, or 32 for both if the model has `cells`.
+      importance_weighted: whether to estimate the bound. Requires integer data.
+      strategy: `tf.distribute.Strategy` whose replicas share a batch; by default, the current strategy.
 
     Raises:
-      ValueError: for the bound of continuous data, which are not dequantized.
+      ValueError: if `importance_weighted` is set and the data are not dequantized.
 
     References:
       Burda et al., "Importance Weighted Autoencoders" (2016), Theorem 1.
@@ -72,7 +72,10 @@ class LogLikelihood:
         strategy: tf.distribute.Strategy | None = None,
     ):
         if importance_weighted and not model.data_space.is_dequantized:
-            raise ValueError("Continuous data are not dequantized, and have no importance-weighted bound.")
+            raise ValueError(
+                "Continuous data are not dequantized, so they have no importance-weighted bound. "
+                "Leave out importance_weighted."
+            )
         self._model, self._plan, self._strategy = model, plan, strategy
         self._importance_weighted = importance_weighted
 
@@ -85,14 +88,14 @@ class LogLikelihood:
         """Returns the mean loss of a data set, and its standard error.
 
         Args:
-          batches: a finite stream of arrays or tensors `[<= batch, *event_shape]`, of a conditional model in pairs
-            with their conditions. The first batch is the largest.
-          seed: integer, for the dequantization and the estimator.
+          batches: finite stream of arrays or tensors `[<= batch, *event_shape]`, or for a conditional model, of
+            pairs with their conditions. The first batch must be the largest.
+          seed: integer seed of the dequantization and the estimator.
 
         Returns:
-          A named tuple: `mean`, the negative log-likelihood in bits/dim, or nats for continuous data; `stderr`, its
-          standard error over the examples, which includes the noise of the estimator; `num_examples`; and
-          `example_stderr`, the root mean square of the examples' standard errors, None for a single estimate.
+          A named tuple: `mean`, the negative log-likelihood in bits/dim (integer data) or nats; `stderr`, its
+          standard error over examples, including the noise of the estimates; `num_examples`; and `example_stderr`,
+          the root mean square of the examples' standard errors (None if K = 1 without a measured plan).
         """
         losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
         num = len(losses)
@@ -104,15 +107,14 @@ class LogLikelihood:
     def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
         """Returns the log-likelihood of each example and its standard error, in nats.
 
-        In cells the score of an example does not depend on the other examples.
+        If the model has `cells`, the score of an example does not depend on the other examples.
 
         Args:
-          batches: as for `score`. Examples without their labels have the score of the mixture of the classes,
-            equally frequent.
-          seed: integer, of the estimates.
+          batches: as for `score`. Examples without labels are scored by an equal mixture of all classes.
+          seed: integer seed of the estimates.
 
         Returns:
-          A dict of "log_prob" and "stderr", arrays `[num]`. The standard error of a single noisy estimate is NaN.
+          A dict of arrays "log_prob" and "stderr", `[num]`. The standard error of a single noisy estimate is NaN.
         """
         return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
 
@@ -149,10 +151,10 @@ class LogLikelihood:
 
 
 def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Scores the probabilities softmax(logits) `[num, classes]` of labels `[num]`.
+    """Scores the class probabilities softmax(logits) `[num, classes]` against the labels `[num]`.
 
-    "cross_entropy" is the mean of -log p(label | x) in nats, and "calibration_error" is
-    `tfp.stats.expected_calibration_error` in 15 bins.
+    "cross_entropy" is the mean of -log p(label | x) in nats. "calibration_error" is
+    `tfp.stats.expected_calibration_error` with 15 bins.
 
     References:
       Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
@@ -170,10 +172,10 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
 
 
 def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    """Returns the fraction of a reference with a lower score, where ties count one half.
+    """Returns, for each score, the fraction of reference scores `[num]` that are lower; ties count one half.
 
-    If the reference consists of the log-likelihoods of held-out data, the quantile of another example of the data
-    is uniform in [0, 1]: a quantile of at most 0.01 is significant at the level 0.01.
+    If the reference contains the log-likelihoods of held-out data, the quantile of another example of the same data
+    is uniform in [0, 1], and a quantile of at most 0.01 is significant at the level 0.01.
 
     ```python
     import tf_resflow as resflow
@@ -182,23 +184,23 @@ def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     ```
 
     Raises:
-      ValueError: if the reference is empty or holds NaN.
+      ValueError: if the reference is empty, contains NaN, or is not one-dimensional.
 
     References:
       Nalisnick et al., "Do deep generative models know what they don't know?" (2019).
     """
     reference = np.sort(np.asarray(reference, np.float64))
     if reference.ndim != 1 or not reference.size or np.isnan(reference[-1]):
-        raise ValueError(f"The reference must be scores [num] without NaN, at least one; got {reference}.")
+        raise ValueError(f"reference={reference} must be an array of scores [num], not empty and without NaN.")
     ranks = [np.searchsorted(reference, scores, side) for side in ("left", "right")]
     return np.where(np.isnan(scores), np.nan, np.sum(ranks, axis=0) / (2 * len(reference)))
 
 
 class PerExample:
-    """A function of a batch (a tensor, or a nest of them) and a seed `[2]`, applied to a stream of batches.
+    """Applies a function of a batch and a seed `[2]` to a stream of batches.
 
-    It returns a tensor or a nest of them with the rows of the batch, which are divided between the replicas of the
-    strategy. A smaller last batch is padded to the size of the others.
+    Batches and results are tensors, or nests of tensors, with one row per example. The rows are divided between the
+    replicas of the strategy. A smaller last batch is padded to the size of the other batches.
     """
 
     def __init__(self, function: Callable, strategy: tf.distribute.Strategy | None = None):
@@ -212,7 +214,7 @@ class PerExample:
         self._apply = apply
 
     def __call__(self, batches: Iterable[Any], seed: int) -> Any:
-        """The results for all examples, as arrays; the seed of a batch is this number and the batch's index."""
+        """Returns the results for all examples as arrays. The seed of a batch is `[seed, index of the batch]`."""
         values: list[Any] = []
         rows: int | None = None
         for index, batch in enumerate(batches):
@@ -221,11 +223,11 @@ class PerExample:
             value = self._apply(self._divided(batch, rows), tf.constant([seed, index], tf.int32))
             values.append(tf.nest.map_structure(lambda v, num=num: v.numpy()[:num], value))
         if not values:
-            raise ValueError("There is no example to evaluate: the stream of batches is empty.")
+            raise ValueError("The stream of batches is empty. Pass at least one batch of examples.")
         return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *values)
 
     def _divided(self, batch, rows):
-        """The batch, padded by copies of its first row, on the replicas."""
+        """Pads the batch with copies of its first row, and divides it between the replicas."""
         share = rows // self._strategy.num_replicas_in_sync
 
         def pad(values):

@@ -1,4 +1,4 @@
-"""Variational inference: flows as surrogate posteriors of `tfp.vi`, and as bijectors of `tfp.mcmc`."""
+"""Variational inference: flows as surrogate posteriors for `tfp.vi`, and as bijectors for `tfp.mcmc`."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A fitted surrogate posterior as the coordinates of Markov chains."""
+"""Runs Markov chains in the latent space of a fitted surrogate posterior."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,47 +17,35 @@ from tf_resflow.vi.surrogate_posteriors import vector_part
 
 
 def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
-    r"""Returns the flow of a fitted surrogate posterior as the bijector of `tfp.mcmc.TransformedTransitionKernel`.
+    r"""Converts a fitted surrogate posterior to a bijector for `tfp.mcmc.TransformedTransitionKernel`.
 
-    Chains move in the latent z of the surrogate. If the surrogate fits, the target
-    \\(\log p(f(z)) + \log|\det J_f(z)|\\) is close to a standard normal, however bent the posterior is. The chains
-    sample the posterior itself: a misfit only costs efficiency.
+    The chains move in the latent z of the surrogate. If the surrogate fits well, the target
+    \\(\log p(f(z)) + \log|\det J_f(z)|\\) is close to a standard normal, even for a strongly curved posterior. The
+    chains sample the posterior itself: a poor fit only makes them less efficient.
 
-    The log-determinants are exact. The current parameters become constants (call this outside of a `tf.function`),
-    and the kernels are scaled once, so a step computes no norms. (Variables of stock bijectors, and of layers that
-    this library does not know, stay variables.) The bijector is differentiable any number of times.
+    The log-determinants are exact. The current parameters become constants, so call this function outside of a
+    `tf.function`. (Variables of TFP's bijectors, and of layers that this library does not know, stay variables.)
+    The kernels are scaled once, so a step computes no norms. The bijector can be differentiated repeatedly.
 
     ```python
     import tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
-
-
-    def banana(x):
-        return -0.5 * x[..., 0] ** 2 - 2.0 * (x[..., 1] - x[..., 0] ** 2) ** 2
-
-
+    target = tfp.distributions.MultivariateNormalDiag([0.0, 1.0], [1.0, 2.0]).log_prob
     surrogate = resflow.vi.flow_surrogate_posterior([2])  # fit it first
-    bijector = resflow.vi.neutra_bijector(surrogate)
-
+    kernel = tfp.mcmc.HamiltonianMonteCarlo(target, step_size=0.3, num_leapfrog_steps=4)
+    kernel = tfp.mcmc.TransformedTransitionKernel(kernel, resflow.vi.neutra_bijector(surrogate))
 
     @tf.function(jit_compile=True)
     def sample(start, seed):
-        kernel = tfp.mcmc.NoUTurnSampler(banana, step_size=0.5, max_tree_depth=5)
-        kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(kernel, num_adaptation_steps=80, target_accept_prob=0.8)
-        kernel = tfp.mcmc.TransformedTransitionKernel(kernel, bijector)
-        return tfp.mcmc.sample_chain(200, start, kernel=kernel, num_burnin_steps=100, trace_fn=None, seed=seed)
-
+        return tfp.mcmc.sample_chain(100, start, kernel=kernel, trace_fn=None, seed=seed)
 
     draws = sample(surrogate.sample(8, seed=1), tf.constant([0, 1]))  # [steps, chains, coordinates]
-    r_hat = tfp.mcmc.potential_scale_reduction(draws)
-    effective = tfp.mcmc.effective_sample_size(draws, cross_chain_dims=1)
-    print(draws.shape, bool(tf.reduce_max(r_hat) < 1.2), bool(tf.reduce_min(effective) > 50))
-    # (200, 8, 2) True True
+    print(draws.shape)
+    # (100, 8, 2)
     ```
 
     Args:
-      surrogate_posterior: a distribution such as from `tf_resflow.vi.flow_surrogate_posterior`. If the event has
-        parts, their structure must be a list or a tuple, as `TransformedTransitionKernel` requires; z is then a
-        list of vectors.
+      surrogate_posterior: a distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior`. The parts
+        of its event, if any, must form a list or a tuple. Then z is a list of vectors.
 
     Returns:
       A bijector from z to the events of the surrogate.
@@ -70,13 +58,16 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     members = [frozen(with_log_det_estimator(flow, Exact())), *others]
     if tf.nest.is_nested(structure):
         if isinstance(structure, dict):
-            raise ValueError("tfp.mcmc.TransformedTransitionKernel takes no dictionaries: fit a list of parts.")
-        members.insert(0, tfb.Invert(others[0]))  # a Split
+            raise ValueError(
+                "The events of the surrogate posterior are dicts, which tfp.mcmc.TransformedTransitionKernel does "
+                "not support. Fit a surrogate posterior of a list or tuple of parts."
+            )
+        members.insert(0, tfb.Invert(others[0]))  # joins the parts of z, because others[0] is a Split
     return Flow(members, name="neutra")
 
 
 def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
-    """A flow of vectors whose variables and scaled kernels have become constants, with these arguments given."""
+    """Returns a flow on vectors with its variables and scaled kernels as constants, and `arguments` bound."""
     owners = keras.tree.flatten(list(keras_parts(flow).values()))
     variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
     values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
@@ -92,7 +83,7 @@ def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
 
 
 class _Frozen(FlowBijector):
-    """A bijector of vectors that applies a function of x, a context, and whether to invert."""
+    """A bijector on vectors that applies a function of x, a context, and whether to invert."""
 
     _inverse_solves = True
 

@@ -1,4 +1,4 @@
-"""The gradient of the ELBO along the path of a sample: sticking the landing."""
+"""Path gradients of the ELBO ("sticking the landing")."""
 
 import dataclasses
 
@@ -17,25 +17,24 @@ _LINEAR = (tfb.Permute, tfb.ScaleMatvecDiag, tfb.ScaleMatvecLU, tfb.ScaleMatvecT
 
 
 def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tfd.TransformedDistribution:
-    r"""Returns a view of a surrogate posterior for which the gradient of the ELBO is the path derivative.
+    r"""Returns a view of a surrogate posterior whose gradient of the ELBO is the path derivative.
 
     With \\(x = f_\phi(z)\\), the gradient of \\(\log p(x) - \log q_\phi(x)\\) has two parts: the gradient along
     the path, \\((\nabla_x \log p - \nabla_x \log q_\phi)^T \partial x / \partial \phi\\), and the score
-    \\(-\partial \log q_\phi(x) / \partial \phi\\) at fixed x, whose mean is zero. Without the score the gradient
-    is still unbiased, and it has no variance where q is the posterior. Here
-    \\(\nabla_x \log q_\phi = J^{-T} \nabla_z (\log q(z) - \log|\det J|)\\) is carried along with the sample. It
-    comes from a D x D system for each sample and bijector.
+    \\(-\partial \log q_\phi(x) / \partial \phi\\) at fixed x, whose mean is zero. Without the score, the gradient
+    remains unbiased, and its variance is zero where q equals the posterior. The view computes
+    \\(\nabla_x \log q_\phi = J^{-T} \nabla_z (\log q(z) - \log|\det J|)\\) along with the sample, by solving a
+    D x D system for each sample and bijector.
 
-    The view shares the variables: fit the view, and use the surrogate. TFP's own flows work, too.
-
-    The view is for the ELBO (`tfp.vi.kl_reverse` with `importance_sample_size=1`). In other objectives the score
-    has weights, and its mean is not zero. The density of a given x keeps its gradient; only the density of a
-    sample, which comes from the sampling pass, has the gradient along the path.
+    The view shares the surrogate's variables: fit the view, then use the surrogate. Flows from TFP also work. Use
+    the view only for the ELBO (`tfp.vi.kl_reverse` with `importance_sample_size=1`). In other objectives, the score
+    is weighted and its mean is not zero. The density of a given x keeps its usual gradient; only the density that
+    is computed along with a sample has the path derivative.
 
     Args:
-      surrogate_posterior: a distribution such as from `tf_resflow.vi.flow_surrogate_posterior` or
-        `tfp.experimental.vi.build_split_flow_surrogate_posterior`. A step computes the Jacobians of its samples,
-        which suits up to about a thousand coordinates.
+      surrogate_posterior: a distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior` or
+        `tfp.experimental.vi.build_split_flow_surrogate_posterior`. Each step computes the Jacobians of its samples,
+        which is practical for up to about a thousand coordinates.
 
     Returns:
       A `tfd.TransformedDistribution` with the same samples and densities.
@@ -49,7 +48,8 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     base = surrogate_posterior.distribution
     if base.trainable_variables:
         raise ValueError(
-            "The base distribution has trainable variables: make them part of the bijector, as tfb.Scale."
+            "The base distribution has trainable variables, but the path derivative needs a fixed base. Move the "
+            "variables to the bijector, for example to a tfb.Scale."
         )
     bijector = Flow([_PathDerivative(flow, base), *others], name="surrogate")
     split = surrogate_posterior.parameters.get("kwargs_split_fn")
@@ -58,7 +58,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
 
 
 class _PathDerivative(FlowBijector):
-    """A flow from z to x with a log-determinant for which the gradient of log q is the path derivative."""
+    """A flow from z to x whose log-determinant makes the path derivative the gradient of log q."""
 
     def __init__(self, flow: Flow, base: tfd.Distribution, name: str = "path_derivative"):
         parameters = dict(locals())
@@ -72,9 +72,9 @@ class _PathDerivative(FlowBijector):
         gradient = tfp.math.value_and_gradient(self._base.log_prob, value, use_gradient_tape=True)[1]
         networks = context.arguments.get("networks") or Networks(self._flow)
         arguments = {**context.arguments, "networks": networks}
-        for bijector, arguments_of_member in _in_sequence(self._flow, arguments, x.shape[-1:]):
-            of_member = dataclasses.replace(context, arguments=arguments_of_member)
-            value, log_det, gradient = _carried(bijector, value, gradient, of_member)
+        for bijector, member_arguments in _in_sequence(self._flow, arguments, x.shape[-1:]):
+            member_context = dataclasses.replace(context, arguments=member_arguments)
+            value, log_det, gradient = _carried(bijector, value, gradient, member_context)
             total += log_det
         along = tf.reduce_sum(tf.stop_gradient(gradient) * (value - tf.stop_gradient(value)), axis=-1)
         return Pass(tf.ensure_shape(value, x.shape), tf.stop_gradient(total) - along)
@@ -88,7 +88,7 @@ def _rows(x):
 
 
 def _in_sequence(bijector, arguments, shape):
-    """The innermost members of flows and chains on vectors in their order, each with its arguments."""
+    """Returns the innermost members of flows and chains on vectors, in order, each with its arguments."""
     pairs, is_known = [], arguments.keys() <= {"seed", "salt", "networks"}
     if is_known and type(bijector) is Flow:
         routed = route_members(bijector, bijector._members, arguments)
@@ -102,12 +102,12 @@ def _in_sequence(bijector, arguments, shape):
 
 
 def _carried(bijector, x, gradient, context):
-    r"""The value y, log|det J|, and the gradient of the log-density in y, from the gradient in x.
+    r"""Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x.
 
     \\(\nabla_y \log q = J^{-T} (\nabla_x \log q - \nabla_x \log|\det J|)\\).
     """
     carried = None
-    if "carry" in vars(type(bijector)):  # a subclass may be another map
+    if "carry" in vars(type(bijector)):  # not inherited: a subclass may be a different map
         carried = bijector.carry(_rows(x), _rows(gradient), context.arguments["networks"])
     if carried is not None:
         y, log_det, gradient = carried
@@ -118,7 +118,7 @@ def _carried(bijector, x, gradient, context):
     gradient -= tape.gradient(log_det, x, unconnected_gradients="zero")
     if bijector.forward_min_event_ndims == 0 or type(bijector) is ActNorm:
         return y, log_det, gradient / tape.gradient(y, x)
-    if isinstance(bijector, _LINEAR):  # whose inverse has the same derivative everywhere
+    if isinstance(bijector, _LINEAR):  # the inverse has the same derivative everywhere
         options = {"output_gradients": gradient, "use_gradient_tape": True}
         return y, log_det, tfp.math.value_and_gradient(bijector.inverse, tf.identity(y), **options)[1]
     jacobian = _jacobian(bijector, x, y, context)
@@ -127,7 +127,7 @@ def _carried(bijector, x, gradient, context):
 
 
 def _jacobian(bijector, x, y, context):
-    """The Jacobians `[rows, size, size]` of a bijector at x, with the image y."""
+    """Returns the Jacobians `[rows, size, size]` of a bijector that maps x to y."""
     if "jacobian" in vars(type(bijector)) and "condition" not in context.arguments:
         return bijector.jacobian(_rows(x), _rows(y), networks=context.arguments["networks"])
     context = dataclasses.replace(context, compute_log_det=False, visit=None)

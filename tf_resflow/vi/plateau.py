@@ -1,4 +1,4 @@
-"""A convergence criterion for fits that accounts for the noise of the ELBO."""
+"""A convergence criterion for `tfp.vi` that accounts for the noise of the ELBO."""
 
 import functools
 import math
@@ -10,31 +10,28 @@ import tensorflow_probability as tfp
 
 
 class _State(NamedTuple):
-    """Scalars."""
-
     step: tf.Tensor  # number of losses in the current window
-    mean: tf.Tensor  # their mean
-    squares: tf.Tensor  # the sum of their squared deviations from the mean
-    mean_before: tf.Tensor  # the mean of the previous window, infinite if there is none
-    variance_before: tf.Tensor  # the variance of that mean
-    drops: tf.Tensor  # how often the learning rate was lowered
+    mean: tf.Tensor  # mean of these losses
+    squares: tf.Tensor  # sum of their squared deviations from the mean
+    mean_before: tf.Tensor  # mean of the previous window, or infinity if there is none
+    variance_before: tf.Tensor  # variance of `mean_before`
+    drops: tf.Tensor  # number of times that the learning rate was lowered
 
 
 class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
-    r"""Lowers the learning rate when the ELBO no longer rises, and ends the fit when this no longer helps.
+    r"""Lowers the learning rate when the ELBO stops rising, and ends the fit when this no longer helps.
 
-    The losses of `window` steps have mean m and variance s^2; m' and s'^2 are those of the previous window. The
-    loss is level if m is not below m' by more than the standard error,
+    Let m and s^2 be the mean and variance of the losses in a window of `window` steps, and m' and s'^2 those in the
+    previous window. The loss is level if m is not below m' by more than the standard error of the difference:
 
     \\(m' - m \le \sqrt{(s'^2 + s^2) / \mathrm{window}}.\\)
 
-    Each time the loss is level, the learning rate is multiplied by `factor`, `num_drops` times. The next time, the
-    fit ends. `num_steps` is only a limit. After the end `tfp.vi.fit_surrogate_posterior` repeats the last loss,
-    and the optimizer keeps the lowered rate: use a new optimizer for the next fit.
+    When the loss is level, the learning rate is multiplied by `factor`. After `num_drops` drops, the fit ends the
+    next time the loss is level; `num_steps` is only a limit. `tfp.vi.fit_surrogate_posterior` then repeats the last
+    loss. The optimizer keeps the lowered rate, so use a new optimizer for the next fit.
 
     ```python
     import keras, tensorflow as tf, tensorflow_probability as tfp, tf_resflow as resflow
-
     tfd = tfp.distributions
     surrogate = tfd.Normal(tf.Variable(0.0), tfp.util.TransformedVariable(1.0, tfp.bijectors.Exp()))
     optimizer = keras.optimizers.Adam(0.1)
@@ -47,10 +44,10 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
     ```
 
     Args:
-      optimizer: the Keras optimizer of the fit of one posterior, with a constant learning rate.
+      optimizer: the Keras optimizer of the fit, with a constant learning rate. Use it for one posterior only.
       window: number of steps whose losses are averaged, at least 2.
       factor: factor of the learning rate, between 0 and 1.
-      num_drops: how often the learning rate is lowered.
+      num_drops: number of times that the learning rate is lowered.
     """
 
     def __init__(self, optimizer: keras.Optimizer, *, window: int = 500, factor: float = 0.1, num_drops: int = 2):

@@ -1,4 +1,4 @@
-"""Surrogate posteriors whose samples are those of a residual flow."""
+"""Surrogate posteriors that sample from a residual flow."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,20 +34,17 @@ def flow_surrogate_posterior(
     validate_args: bool = False,
     name: str = "flow_surrogate_posterior",
 ) -> tfd.TransformedDistribution:
-    r"""A trainable distribution over the parameters of a model, for `tfp.vi.fit_surrogate_posterior`.
+    r"""Builds a trainable distribution over a model's parameters, for `tfp.vi.fit_surrogate_posterior`.
 
-    A draw is \\(\theta = c(f(z))\\), where z is standard normal in D dimensions. The flow f has residual blocks
-    \\(x + g(x)\\) and then affine autoregressive layers, between ActNorms. Its output is split and reshaped to the
-    parts of the event, and c are the constraints. Blocks separate modes and bend. The affine layers, those of an
-    inverse autoregressive flow, stretch by factors where the scale of one parameter depends on another.
-    \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. The density
-    of a \\(\theta\\) that was not drawn needs the inverse, and therefore a solver.
+    A sample is \\(\theta = c(f(z))\\), where z is standard normal in D dimensions. The flow f has residual blocks
+    \\(x + g(x)\\), then affine autoregressive layers, with ActNorms in between. Its output is split and reshaped
+    into the parts of the event, and c applies the constraints. Residual blocks bend the density and separate modes.
+    The affine layers, an inverse autoregressive flow, help where the scale of one parameter depends on another.
+    \\(\log q(\theta) = \log p(z) - \log|\det J_f(z)| - \log|\det J_c|\\) comes from the same pass. `forward` maps
+    latent to parameters here, so the density of a given \\(\theta\\) needs the inverse, and therefore a solver.
 
     ```python
-    import keras
-    import tensorflow_probability as tfp
-    import tf_resflow as resflow
-
+    import keras, tensorflow_probability as tfp, tf_resflow as resflow
     model = tfp.distributions.JointDistributionNamed({
         "scale": tfp.distributions.LogNormal(0.0, 1.0),
         "x": lambda scale: tfp.distributions.Sample(tfp.distributions.Normal(0.0, scale), [3])})
@@ -65,22 +62,25 @@ def flow_surrogate_posterior(
       event_shape: shape of an event, or a nested structure of shapes. Each shape is a `tf.TensorShape`, a list of
         integers, or an integer vector.
       constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
-        the posterior, without trainable variables; `None` for a posterior on the reals.
+        the posterior. It must not have trainable variables. Use `None` for a posterior on the reals.
       num_blocks: number of residual blocks. More blocks separate modes better.
       affine_layers: number of affine autoregressive layers. With 0 the whole flow has Lipschitz constants.
-      hidden: widths of the inner layers of all networks.
-      activation: activation in the blocks, see `tf_resflow.flows.dense_branch`.
+      hidden: widths of the hidden layers of all networks.
+      activation: activation in the blocks; see `tf_resflow.flows.dense_branch`.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for inference. A random estimate is drawn
-        anew at each call unless `bijector_kwargs={"seed": ...}` is passed.
+      log_det_estimator: by default, `tf_resflow.logdet.default_estimator` for inference. Each call draws new random
+        estimates unless `bijector_kwargs={"seed": ...}` is passed.
       base_distribution: function of `loc` and `scale` that returns the distribution of each coordinate of z.
-      batch_shape: batch shape of independent draws that go through one flow.
-      dtype: "float32" or "float64", the dtype of the model.
-      seed: `int`, of the initial parameters.
+      batch_shape: batch shape of the distribution. All members of the batch share one flow.
+      dtype: dtype of the model, "float32" or "float64".
+      seed: integer seed of the initial parameters.
       validate_args: whether bijectors and distribution check their inputs.
 
     Returns:
-      A `tfd.TransformedDistribution` with events of the given structure.
+      A `tfd.TransformedDistribution` whose events have the structure of `event_shape`.
+
+    Raises:
+      ValueError: if a shape is not fully defined, or `constraining_bijector` has trainable variables.
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.
@@ -91,8 +91,8 @@ def flow_surrogate_posterior(
     constraints = [part for part in tf.nest.flatten(constraining_bijector) if isinstance(part, tf.Module)]
     if names := [variable.name for part in constraints for variable in part.trainable_variables]:
         raise ValueError(
-            "constraining_bijector has trainable variables, which would become variational parameters: "
-            f"{', '.join(names)}. Pass one bijector for each part, and None for a part on the reals, such as "
+            f"constraining_bijector has trainable variables, which the fit would change: {', '.join(names)}. "
+            "Pass one bijector for each part, and None for a part on the reals, such as "
             "constraining_bijector={'z': None, 'scale': tfb.Exp()}."
         )
     size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
@@ -101,17 +101,17 @@ def flow_surrogate_posterior(
     flow = vector_flow(size, num_blocks, hidden, affine_layers=(0, affine_layers), dtype=dtype.name, **options)
     base = tfd.Sample(base_distribution(tf.zeros(batch_shape, dtype), scale=tf.ones([], dtype)), [size])
     bijector = Flow([flow, *into_events], validate_args=validate_args, name="surrogate") if into_events else flow
-    options = {"kwargs_split_fn": _drawn_anew, "validate_args": validate_args, "name": name}
+    options = {"kwargs_split_fn": _split_kwargs, "validate_args": validate_args, "name": name}
     return tfd.TransformedDistribution(base, bijector, **options)
 
 
-def _drawn_anew(kwargs):
-    """The arguments of the base and of the flow. TFP's trainers pass no seed, so estimates are drawn anew."""
+def _split_kwargs(kwargs):
+    """Splits arguments for the base and the flow. TFP's trainers pass no seed, so each call draws new estimates."""
     return kwargs.get("distribution_kwargs", {}), {"seed": None, **kwargs.get("bijector_kwargs", {})}
 
 
 def from_vectors(event_shape: Any, constraint: Any, validate_args: bool = False) -> tuple[int, list[tfb.Bijector]]:
-    """The size of vectors that represent events of this shape, and the bijectors from them to the events."""
+    """Returns the size of vectors that represent events of this shape, and the bijectors to these events."""
     shapes = _shapes(event_shape)
     if tf.nest.is_nested(constraint):
         bijectors = [tfb.Identity() if b is None else b for b in tf.nest.flatten(constraint)]
@@ -124,21 +124,26 @@ def from_vectors(event_shape: Any, constraint: Any, validate_args: bool = False)
 
 
 def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow, list[tfb.Bijector]]:
-    """The flow of a surrogate posterior, which keeps the size of vectors, and the bijectors after it."""
+    """Returns the flow of a surrogate posterior, which keeps the vector size, and the bijectors after it."""
     shape = getattr(getattr(surrogate_posterior, "distribution", None), "event_shape", None)
     if getattr(shape, "rank", None) != 1:
-        raise ValueError(f"Expected a surrogate posterior made of a flow on vectors; got {surrogate_posterior!r}.")
+        raise ValueError(
+            f"{surrogate_posterior!r} is not a surrogate posterior made of a flow on vectors. Pass one, such as a "
+            "result of tf_resflow.vi.flow_surrogate_posterior."
+        )
     members, kept = in_order(surrogate_posterior.bijector), 0
     while kept < len(members) and members[kept].forward_event_shape(shape) == shape:
         kept += 1
     if not kept or any(member.trainable_variables for member in members[kept:]):
         names = ", ".join(member.name for member in members)
-        raise ValueError(f"Trainable bijectors must be applied first and keep the size of vectors; got {names}.")
+        raise ValueError(
+            f"The surrogate posterior applies these bijectors: {names}. Reorder them, so that trainable bijectors "
+            "are applied first and keep the size of vectors."
+        )
     return Flow(members[:kept]), members[kept:]
 
 
 def _into_parts(shapes, sizes, validate_args):
-    """The bijectors that split and reshape vectors to events of these shapes."""
     if not tf.nest.is_nested(shapes):
         return [tfb.Reshape(shapes.as_list(), sizes, validate_args=validate_args)] if shapes.rank != 1 else []
     split = tfb.Split(sizes, validate_args=validate_args)
@@ -150,7 +155,7 @@ def _into_parts(shapes, sizes, validate_args):
 
 
 def _shapes(structure):
-    """The structure, with each shape in it as a `tf.TensorShape`."""
+    """Converts each shape in the structure to a `tf.TensorShape`."""
     kind: Any = type(structure)
     if isinstance(structure, Mapping):
         return kind(zip(structure, map(_shapes, structure.values()), strict=True))
