@@ -49,7 +49,7 @@ def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
     finally:
         found = {number: signal.signal(number, handler) for number, handler in before.items()}
     assert end.value.code == code and found == usual
-    assert capsys.readouterr().err == "\nInterrupted. Files are complete or were not written.\n"
+    assert capsys.readouterr().err == "\nInterrupted. Every output file is either complete or was not written.\n"
 
 
 def test_version(monkeypatch, capsys):

@@ -97,7 +97,7 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
         ([*arguments, "--strict"], "new.csv, row 2, column 'height': the value is missing. 3 of 5 rows have"),
         ([arguments[0], "--id_columns=agee"], "no column 'agee'; did you mean 'age'"),
         ([f"--input={tmp_path / 'scored.csv'}", "--id_columns=quantile"], "has a column 'quantile' of its own"),
-        (["--id_columns=age"], "columns of a table that --input gives"),
+        (["--id_columns=age"], "needs a table as --input"),
         ([f"--input={tmp_path / 'none.csv'}"], "no row has a score. Row 1, column 'height': the value is missing"),
     ):
         with pytest.raises(ValueError, match=message):

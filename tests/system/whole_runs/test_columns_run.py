@@ -70,7 +70,7 @@ def test_samples_given_columns(whole, run_command, tmp_path):
     with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
         sample(tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
     for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
-        with pytest.raises(ValueError, match="--condition takes 1 values, separated by commas"):
+        with pytest.raises(ValueError, match="give 1 values, separated by commas, in the order"):
             sample(tmp_path / "x.npy", *arguments)
 
 
