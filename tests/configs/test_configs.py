@@ -77,7 +77,7 @@ def no_search(monkeypatch):
 
 
 def prepared(config, data_dir):
-    """Shrinks a config but keeps its structure: at most two scales, of one block each, width 4, 64 pixels a side."""
+    """Shrinks a config but keeps its structure: up to two scales of one block, width 4, 64 pixels a side."""
     model = config.model
     config.data.image_size = min(config.data.image_size, 64)
     model.num_blocks = (1,) * min(len(model.num_blocks), 2)
@@ -151,8 +151,8 @@ def test_images_of_any_size(size, squeezed, data_dir, no_search):
     assert flow.forward_event_shape(dataset.event_shape)[-1] == 3 * 16 * 4**squeezed
 
 
-# Parameter counts that the published code reports for the commands in its README, minus two untrained parameters per
-# block (of the distribution of the number of terms). The paper states 25.2M for CIFAR-10 and 47.1M for ImageNet32.
+# Parameter counts that the published code reports for the commands in its README, without two untrained parameters
+# per block (of the distribution of the number of terms). The paper: 25.2M for CIFAR-10, 47.1M for ImageNet32.
 # The counts of i-DenseNets and Monotone Flows are sums over the shapes in lib/resflow.py of the repositories
 # invertible_densenets and MonotoneFlows.
 PARAMETERS = {
