@@ -200,7 +200,7 @@ def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
 
 def test_a_workdir_that_exists(checkpoint_path, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="exists and is not empty, and a run is never overwritten"):
+    with pytest.raises(ValueError, match="exists and is not empty"):
         convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

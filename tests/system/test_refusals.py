@@ -40,7 +40,7 @@ IN_THIS_PROCESS = [
     (f"{TOY} now", "unexpected arguments ['now']"),
     ("train --config=toy2d --workdir={run} --config.seed=8", "config.seed = 0, but now it is 8"),
     ("train --config=toy2d --workdir={tmp}/syntax.py", "Cannot write"),
-    ("train --config=toy2d --workdir={busy}", "Another trainer is at work in {busy}"),
+    ("train --config=toy2d --workdir={busy}", "Another trainer is running in {busy}"),
     (TABLE, "data.path is missing: set it to the file"),
     (f"{TABLE} --config.data.path=none.csv", "none.csv: there is no such file", f"{ROOT}/none.csv"),
     ("train --workdir={tmp}/new --config=images --config.data.path={tmp}/none", "no file or folder {tmp}/none"),

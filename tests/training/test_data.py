@@ -57,4 +57,4 @@ def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, run_w
     moved = load_data(workdir, data_path=str(tmp_path / "moved.npy"))
     assert moved.sizes == {"train": 48, "validation": 6, "test": 6}
     np.save(table, rows + [0.0, 2.0])
-    refused("are not those that the run in .* was begun with: their mean was", load_data, workdir)
+    refused("differ from the data of the run in .*: mean was", load_data, workdir)

@@ -72,7 +72,7 @@ def test_ood(run, refused):
     same = evaluation.ood(data.load(loaded.config.data))["ood"]
     assert same["auroc_max_probability"] == 0.5 and same["auroc_log_prob"] == 0.5
     wrong = data.load({"name": "8gaussians", "num_test": 10})
-    refused("'8gaussians' have the shape, the levels .*: choose other data", evaluation.ood, wrong)
+    refused("'8gaussians' have the shape, the levels .*Choose other data", evaluation.ood, wrong)
 
 
 def test_a_classifier_alone(tmp_path, image_config, train, refused):
@@ -96,7 +96,7 @@ def test_a_classifier_alone(tmp_path, image_config, train, refused):
     calls.append(functools.partial(training.Evaluation, loaded, data.load(loaded.config.data), stderr=0.1))
     calls.append(functools.partial(resflow.serving.export_run, tmp_path, tmp_path / "served", stderr=0.1))
     for measure in calls:
-        refused("has a classifier only", measure)
+        refused("has only a classifier", measure)
 
 
 def test_data_without_labels_are_refused_at_once(tmp_path, image_config, train, monkeypatch, refused):

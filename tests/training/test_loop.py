@@ -233,7 +233,7 @@ def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, tra
     with monkeypatch.context() as patch:
         patch.setattr(loop, "build_model", None)
         assert train(config, workdir) == result | {"line": f"Already done: {result['line']}"}
-        with pytest.raises(ValueError, match="Another trainer is at work"), files.locked():
+        with pytest.raises(ValueError, match="Another trainer is running"), files.locked():
             train(config, workdir)
     assert files.read_result(config) == result
     for change in ({"train__steps": 11}, {"eval__num_examples": 7}):
@@ -254,7 +254,7 @@ def test_a_score_below_a_baseline_is_a_warning(tmp_path, make_config, train, mon
         monkeypatch.setattr(Report, "scores", lambda report, split=None, nats=nats: {"nats": next(nats), **found})
         result = train(make_config(train__eval_every=5), tmp_path / str(i))
         assert said == ([result["warning"]] if words else [])
-        pattern = f"The model scores {last:.3f} nats, and the gaussian baseline is better: .*{words}"
+        pattern = f"The model scores {last:.3f} nats, but the gaussian baseline is better: .*{words}"
         assert not words or re.search(pattern, result["warning"])
         said.clear()
 
@@ -301,8 +301,8 @@ def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_rep
     """And leaves the workdir to the command that is right."""
     wrong = [
         ({"model__kind": "image", "model__norms": (2.0,) * 4}, {}, "model.kind"),
-        ({"train__patience": 1, "data__validation_fraction": 0.0}, {}, "has none: set config.data.validation_frac"),
-        ({"eval__split": "train"}, {}, "eval.split is 'train'; '8gaussians' has"),
+        ({"train__patience": 1, "data__validation_fraction": 0.0}, {}, "has none. Set config.data.validation_frac"),
+        ({"eval__split": "train"}, {}, "eval.split is 'train'; choose one of the splits of '8gaussians'"),
         ({"model__condition": "label"}, {}, "'label', but '8gaussians' has no labels"),
         ({"model__dequantization": "variational"}, {}, "but '8gaussians' has continuous data"),
         ({"train__batch_size": 15}, {"strategy": two_replicas}, "train.batch_size is 15.*2 replicas"),

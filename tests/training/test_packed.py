@@ -94,13 +94,13 @@ def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
         wrong[f"{name}.zip"] = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
     for name, changed in wrong.items():
         (tmp_path / name).write_bytes(changed)
-        refused(f"{name} is not a whole file of a trained run: .*resflow.load", resflow.load, tmp_path / name)
+        refused(f"{name} is not a complete file of a trained run: .*resflow.load", resflow.load, tmp_path / name)
     refused("'model.bin. should end in .keras", run.save, tmp_path / "model.bin")
     other = tmp_path / "other.keras"
     narrow = zipfile.ZipFile(path).read("run/config.json").replace(b'"width": 4', b'"width": 5')
     for name, new, message in (
         ("run/config.json", narrow, "is of another model"),
-        ("run/weights.json", b"{}", "not a whole file .*'step'"),
+        ("run/weights.json", b"{}", "not a complete file .*'step'"),
     ):
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:
             for member in source.namelist():
@@ -117,7 +117,7 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
     cache = tmp_path / "tf_resflow"
     refused(rf"Download digits.keras from .* to {re.escape(str(cache))}", resflow.load, "digits")
     refused("no pretrained model 'digit'; .*'digits'.*pinwheel", opened, "pretrained:digit")
-    refused("only read. Give a folder", workdir.Workdir, "pretrained:digits")
+    refused("read-only. Give a folder", workdir.Workdir, "pretrained:digits")
     cache.mkdir()
     shutil.copy(ROOT / "pretrained" / "digits.keras", cache)
     os.mkdir("pretrained")

@@ -30,4 +30,4 @@ def test_fewer_images_than_pixels_have_no_gaussian_baseline(make_config, said):
     for num, names in ((16, ["uniform"]), (17, ["uniform", "gaussian"])):
         dataset = resflow.data.Dataset.from_arrays("few", {"train": images[:num], "test": images[20:]}, 17)
         assert list(Report(make_config(), model, dataset).baselines) == names
-    assert said == ["There is no Gaussian baseline: it takes more train images than 16, not 16."]
+    assert said == ["There is no Gaussian baseline, because it needs more than 16 training images; got 16."]
