@@ -22,7 +22,7 @@ def test_defaults_are_valid_and_locked(refused):
 
 
 def test_a_config_does_without_tensorflow():
-    """Hence wrong commands are refused at once."""
+    """Commands with an invalid config can therefore fail immediately."""
     code = "import sys, tf_resflow.training.config; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -1,4 +1,4 @@
-"""Which strategy a machine gets."""
+"""Tests of the choice of a distribution strategy."""
 
 import tensorflow as tf
 

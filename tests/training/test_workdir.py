@@ -25,7 +25,7 @@ INFO = DataInfo("demo", (2,), None, None, None)
 
 
 def begin(path, config):
-    """The workdir of a run with a checkpoint."""
+    """Creates the workdir of a run with a checkpoint."""
     files = Workdir(path)
     files.check_config(config)
     files.begin(config, INFO)
@@ -94,7 +94,7 @@ def test_a_run_without_its_files_is_not_begun_anew_but_one_without_a_checkpoint_
 
 
 def test_data_are_found_from_anywhere(tmp_path, monkeypatch, refused):
-    """By the absolute path, if a file is there, else by the one of the config; a resumed run may have either."""
+    """Data are found by the absolute path, or else by the path in the config. A resumed run may use either path."""
     for folder in ("home", "away"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "home")
@@ -119,7 +119,7 @@ def test_data_are_found_from_anywhere(tmp_path, monkeypatch, refused):
 
 
 def test_the_data_of_a_run(tmp_path, refused):
-    """They come back, and other data are refused."""
+    """The properties of the data are restored, and different data are refused."""
     images = {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
     labels = {split: np.arange(4) for split in images}
     dataset = Dataset.from_arrays("demo", images, 17, labels=labels, num_classes=4).with_channel_statistics()
