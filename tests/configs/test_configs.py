@@ -103,10 +103,13 @@ def test_wrong_arguments():
         *((f"ablations{name}", "Unknown ablation.*iresnet") for name in ("", ":poison", ":,mnist_small")),
         ("ablations:poisson,mnits", "Unknown config 'mnits'.*'mnist'"),
         *((f"{name}:mnits", "Unknown config 'mnits'.*'mnist'") for name in ("hybrid", "monotone:idensenet")),
-        *((f"images:{size}", f"size is '{size}': give a multiple of 8") for size in ("20", "72", "-8", "x", "8.0")),
-        ("hybrid:images,residual,1", "not known here: .* --config.hybrid.density_weight=D"),
+        *(
+            (f"images:{size}", f"size is '{size}'. It must be a multiple of 8")
+            for size in ("20", "72", "-8", "x", "8.0")
+        ),
+        ("hybrid:images,residual,1", "not known for images. .* --config.hybrid.density_weight=D"),
         *((f"hybrid:mnist,{rest}", "Unknown argument.*coupling_1x1") for rest in ("resnet", "residual,2", ",1,1")),
-        *((f"hybrid:{base}", f"'{base}' is not one of labeled.*cifar10") for base in ("hybrid", "toy2d", "bsds32")),
+        *((f"hybrid:{base}", f"'{base}' does not have labeled.*cifar10") for base in ("hybrid", "toy2d", "bsds32")),
     ]
     for name, message in cases:
         with pytest.raises(ValueError, match=message):

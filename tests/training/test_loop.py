@@ -305,7 +305,7 @@ def test_a_config_that_does_not_fit_fails_at_once(tmp_path, make_config, train, 
         ({"eval__split": "train"}, {}, "eval.split is 'train'; choose one of the splits of '8gaussians'"),
         ({"model__condition": "label"}, {}, "'label', but '8gaussians' has no labels"),
         ({"model__dequantization": "variational"}, {}, "but '8gaussians' has continuous data"),
-        ({"train__batch_size": 15}, {"strategy": two_replicas}, "train.batch_size is 15.*2 replicas"),
+        ({"train__batch_size": 15}, {"strategy": two_replicas}, "train.batch_size is 15.*replicas, 2"),
     ]
     for fields, options, message in wrong:
         refused(message, train, make_config(**fields), tmp_path / "run", **options)

@@ -25,9 +25,8 @@ def command(
 ) -> Callable[[], None]:
     """Returns a function that parses the flags, calls `check()` and `main()`, and exits.
 
-    Errors that this package raises about the user's input or data are printed without a traceback, and the exit
-    code is 1. The same holds for invalid flags and for missing packages of an extra. Ctrl-C and SIGTERM print one
-    line, with exit codes 130 and 143.
+    Errors that this package raises about user input or data, invalid flags, and missing packages of an extra are
+    printed without a traceback, with exit code 1. Ctrl-C and SIGTERM print one line, with exit codes 130 and 143.
 
     Args:
       description: The text of `--help`.

@@ -4,8 +4,7 @@ resflow-evaluate --workdir=runs/digits --output=evaluation.json
 resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted --log_det_estimator=exact
 
 The metrics and their JSON keys follow. The score is `bits_per_dim` for integer data and `nats` for continuous data.
-Infinite and undefined values are null. By default, all metrics that apply are computed, except importance_weighted
-and fid.
+Infinite and undefined values are null. The default is all metrics that apply except importance_weighted and fid.
 
 {metrics}
 

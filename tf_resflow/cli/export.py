@@ -2,10 +2,9 @@ r"""Exports a trained model as a SavedModel that needs only TensorFlow or Tensor
 
 resflow-export --workdir=runs/digits --export_dir=served/digits
 
-The model is written to EXPORT_DIR/VERSION, with README.md (which describes it), signatures.json and, if the package
+The model is written to EXPORT_DIR/VERSION, with README.md, signatures.json and, if the package
 tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest checkpoint or, if
-the run keeps it, of the best one on validation. It also holds the scores of up to 10,000 held-out examples of the
-run, so that each answer includes the quantile of its score among them.
+the run keeps it, of the best one on validation. Scores come with their quantile among up to 10,000 held-out ones.
 """
 
 from absl import flags

@@ -4,8 +4,7 @@ resflow-plot-runs --workdirs=runs/a,runs/b --output=curves.png
 
 Solid lines are held-out scores. Dotted lines are the scores logged during training, by the training estimator.
 --score=accuracy plots another score in metrics.jsonl; the default is the bits/dim or nats of the first run. The
-axis covers the scores after the first tenth of the steps. Runs with the same name are labeled with their parent
-folders.
+axis covers the scores after the first tenth of the steps. Runs with equal names also show their folders.
 """
 
 import pathlib

@@ -6,17 +6,15 @@ resflow-sample --workdir=runs/digits --output=paths.npy --interpolate=pairs
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
-The picture of images is a grid. The picture of vectors shows the samples over the same number of data points: a
-histogram in 1-D, a scatter plot in 2-D, scatter plots of all pairs of columns in more dimensions. Each of several
-temperatures gets a row or a color, from the same --num latents. The first samples of a --seed do not depend on
---num.
+The picture of images is a grid. The picture of vectors shows samples over as many data points: a histogram in 1-D,
+a scatter plot in 2-D, scatter plots of all pairs of columns in more dimensions. Each of several temperatures gets a
+row or a color, from the same --num latents. The first samples of a --seed do not depend on --num.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
 images, and the default is all labels. For table columns, give one value per column, as in a .csv file, in the order
 of config.data.condition_columns. The picture then shows only the samples.
 
-A .csv file of samples has the columns, levels and dates of the training table. With several temperatures, its first
-column is the temperature.
+A .csv file has the columns, levels and dates of the training table; several temperatures are a first column.
 
 --interpolate writes points between held-out examples, chosen by --seed, to a .npy or .csv file. "pairs" writes
 --num rows, each from one example to another. "corners" fills a --num x --num square with an example at each corner.

@@ -18,9 +18,8 @@ other columns, in their units. A level that did not occur in training has probab
 with a missing or unreadable value has no score; with --strict, it is an error.
 
 --input is a table, or a folder, .npy or .npz file of images, as in training. The columns of a table are matched by
-name, and additional columns are ignored. The labels of images in --input are unknown, so a model of images given
-their label scores them, and the held-out examples for the quantiles, by the mixture of its classes with equal
-weights.
+name, and additional columns are ignored. The labels of images in --input are unknown, so a model given labels
+scores them, and the held-out examples for the quantiles, by the mixture of its classes with equal weights.
 
 With --stderr, a short measurement chooses the number of estimates and the estimator of each block that reach this
 standard error of log_prob, in nats. Without --stderr, log_prob is one exact value for up to 16 columns of numbers,

@@ -49,8 +49,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
       workdir: Directory to create for the run. It is either written completely or not at all.
 
     Returns:
-      A dict with the "name" of the data, the "step" (1 if the checkpoint does not store it), whether there are
-      "averages", and the "coefficient".
+      A dict with the data's "name", the "step" (1 if unknown), whether there are "averages", and the "coefficient".
 
     Raises:
       ValueError: If the file cannot be read, its model is not supported, or the directory is not empty.
@@ -72,7 +71,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     optimizer.iterations.assign(step)
-    _take(published, model, optimizer)
+    _assign_tensors(published, model, optimizer)
     norm = (1 + _ROUNDING) * _largest_norm(model, optimizer)
     published_coefficient = config.model.coefficient
     config.model.coefficient = max(published_coefficient, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
@@ -93,7 +92,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     return {"name": data.name, "step": step, "averages": averages, "coefficient": coefficient}
 
 
-def _take(published, model, optimizer):
+def _assign_tensors(published, model, optimizer):
     """Assigns the published averages to the optimizer, and the published weights to the model."""
     tensors = published_tensors(model.flow, getattr(model, "classifier", None))
     used = {tensor.name for tensor in tensors}
@@ -118,8 +117,6 @@ def _take(published, model, optimizer):
 
 
 def _largest_norm(model, optimizer):
-    """Returns the largest norm of any kernel, among the weights and their averages."""
-
     def largest():
         return max(float(layer.norm_estimate()) for layer in layers.norm_updates.lipschitz_layers(model.flow))
 

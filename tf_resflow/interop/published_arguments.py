@@ -137,7 +137,6 @@ def _density_weight(args):
 
 
 def _has_statistics(args):
-    """Whether the data are normalized by mean and std instead of the logit."""
     return args["task"] != "density" and args["data"] == "cifar10"
 
 
@@ -155,10 +154,7 @@ def _num_blocks(args):
 
 
 def _norms(args):
-    """Returns the orders of the norms, or orders 2 if layers with these orders are not supported.
-
-    The first and the last order must be equal, because a block maps a space to itself.
-    """
+    """Returns the orders of the norms, or 2 if unsupported. A block needs equal first and last orders."""
     orders = published_orders(args)
     closed = 1.0 in orders[:-1] or math.inf in orders[1:]
     return (2.0,) * len(orders) if args["learn_p"] or closed or orders[0] != orders[-1] else orders

@@ -103,7 +103,6 @@ def _branch(prefix, branch):
 
 
 def _part(layer, linear):
-    """Returns the key of a layer in `_TABLE`."""
     if isinstance(layer, layers.LipschitzConv2D):
         return "conv"
     if isinstance(layer, layers.LipschitzDense):
@@ -129,10 +128,8 @@ def _rows(prefix, owner, part, sizes):
 
 
 def _order_parameter(x):
-    """Returns the theta of a `LearnedOrder`, given the published parameter x.
-
-    The order is 3 + 2 tanh(-h) = 1 + 4 sigmoid(-2 h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x.
-    """
+    """Returns the theta of a `LearnedOrder`, given the published parameter x."""
+    # The order is 3 + 2 tanh(-h) = 1 + 4 sigmoid(-2 h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x.
     z = np.arctanh(0.5) - x
     return -2.0 * (0.3 * z + 0.7 * np.where(z > 0.0, z, np.expm1(z)))
 

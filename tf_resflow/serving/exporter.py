@@ -118,8 +118,7 @@ def export(
     batch (except for rounding and the tolerance of an `AdaptiveSeries`), and a server may batch requests. The graph
     checks shapes and values. Invalid inputs cause an InvalidArgumentError in any language.
 
-    The folder also contains README.md, signatures.json and, if the package tensorflow-serving-api is installed,
-    warm-up requests in `assets.extra/`.
+    The folder also has README.md, signatures.json and, if tensorflow-serving-api is installed, warm-up requests.
 
     ```python
     import tensorflow as tf, tf_resflow as resflow
@@ -131,11 +130,8 @@ def export(
     served = tf.saved_model.load(str(path)).signatures
     x = served["sample"](num=tf.constant(3), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
     scores = served["serving_default"](x=x)
-    z = served["encode"](x=x)["z"]
     print(path, x.dtype.name, x.shape, sorted(scores))
     # served/flow/1 uint8 (3, 8, 8, 1) ['bits_per_dim', 'log_prob', 'log_prob_stderr']
-    print(bool(tf.reduce_all(served["decode"](z=z)["x"] == x)))
-    # True
     ```
 
     Args:
@@ -159,8 +155,8 @@ def export(
       The path of the version.
 
     Raises:
-      ValueError: If the version exists, a signature is unknown, the plan has too few estimates, or float64 cannot
-        represent the values of a column.
+      ValueError: If the version exists, a signature is unknown, K is too small, or float64 cannot represent a
+        column.
       OSError: If the files cannot be written. An incomplete version is removed.
     """
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
@@ -243,8 +239,7 @@ def read_signatures(path: pathlib.Path) -> dict[str, Any]:
 def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
     """Writes requests that TensorFlow Serving runs before it serves clients, because first requests are slow.
 
-    Signatures with scalar inputs are omitted: a server that batches requests accepts no scalars, and the other
-    signatures warm up the same functions.
+    Signatures with scalar inputs are omitted. Batching servers reject them, and others warm up the same functions.
     """
     try:
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog

@@ -195,7 +195,6 @@ class Signatures:
         return x if levels == 256 else check_range("x", x, 0, levels - 1)  # uint8 cannot exceed 255
 
     def _numbers(self, name, x):
-        """Checks numbers and converts them to the units of the flow."""
         x = check_finite(name, x)
         if name in self.codes:
             x = check_cells(name, x - tf.constant(self.codes[name].offsets, x.dtype), self.codes[name])
@@ -207,7 +206,6 @@ class Signatures:
         return tf.float64 if has_offsets else self._dtype
 
     def _of_flow(self, spec):
-        """Returns the `TensorSpec` of an input after its checks and conversion."""
         return tf.TensorSpec(spec.shape, self._dtype if spec.dtype.is_floating else spec.dtype, spec.name)
 
 

@@ -73,9 +73,8 @@ def base_config(name: str) -> Any:
     ```
 
     Args:
-      name: Name of a config in `configs/`, such as "digits"; or "CHANGE:CONFIG", where CHANGE is the name of a
-        change in `configs/changes/`. CONFIG may be changed itself, as in "monotone:idensenet:digits". Three names
-        have other
+      name: Name of a config in `configs/`, such as "digits"; or "CHANGE:CONFIG", where CHANGE is in
+        `configs/changes/`. CONFIG may be changed itself, as in "monotone:idensenet:digits". Three names have other
         arguments: "images:SIZE", "ablations:NAME,CONFIG" and "hybrid:CONFIG,TRUNK,LAMBDA".
 
     Returns:

@@ -64,8 +64,8 @@ def replica_batches(
 ) -> Iterable[Any]:
     """Splits the batches of `Dataset.train_batches` between the replicas of a strategy, on their devices.
 
-    Each batch of `batch_size` examples is split into equal parts, and replica r receives part r. Each worker
-    decodes only the parts of its own replicas. Images are sent to the device as uint8, during the previous step.
+    Replica r receives part r of equal parts of `batch_size` examples. Each worker decodes only the parts of its
+    replicas. Images are sent to the device as uint8, during the previous step.
     """
 
     def of_worker(context):

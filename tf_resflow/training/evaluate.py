@@ -48,8 +48,7 @@ class Evaluation:
       plan: The `LikelihoodPlan` of the evaluation.
 
     Raises:
-      ValueError: If "adaptive_series" cannot be certified. The metrics of a density raise it if the run has trained
-        only a classifier.
+      ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it if there is none.
     """
 
     def __init__(
@@ -217,13 +216,11 @@ class Evaluation:
         given their label scores both data sets by the mixture of its classes.
 
         Args:
-          dataset: A `Dataset` with the same split, examples of the same shape and levels, and the same number of
-            condition columns.
+          dataset: A `Dataset` with the same split, shape of examples, levels and number of condition columns.
 
         Returns:
           A dict "ood" with the "name" of the other data, their "num_examples", and the areas under the curves:
-          "auroc_log_prob" by log p(x) if a density was trained, and "auroc_max_probability" if there is a
-          classifier.
+          "auroc_log_prob" if a density was trained, and "auroc_max_probability" if there is a classifier.
         """
         sizes = [0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset)]
         kinds = [(d.event_shape, d.levels, size) for d, size in zip((self._dataset, dataset), sizes, strict=True)]

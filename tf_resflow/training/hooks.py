@@ -162,7 +162,7 @@ class Evaluating:
 
     With `train.keep_best`, the state with the best score so far is saved in `best` and used for the result. The run
     ends after `train.patience` scores without a better one. Both depend only on metrics.jsonl, so a resumed run
-    makes the same decisions as an uninterrupted one.
+    decides as an uninterrupted one does.
     """
 
     def __init__(
@@ -198,7 +198,6 @@ class Evaluating:
             self._log.restart_clock(step)
 
     def _evaluate(self, step):
-        """Writes the scores and a grid of samples, and saves the state if it is the best so far."""
         with self._averaged:
             scores = self._report.scores(self._split)
             grid = self._report.sample_grid()

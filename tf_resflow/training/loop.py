@@ -35,8 +35,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains the run of a config in its workdir, or resumes it.
 
-    A resumed run takes the same steps as an uninterrupted one, because the batch and the random numbers of a step
-    are pure functions of the seed and the step.
+    A resumed run takes the same steps, because batches and random numbers depend only on the seed and the step.
 
     Args:
       config: A config with the fields of `default_config`.
@@ -46,8 +45,7 @@ def train(
       progress: Whether to show progress bars.
 
     Returns:
-      The content of `result.json`, a dict with a `line` that summarizes the result. If the run is already finished,
-      it is returned without training.
+      The content of `result.json`, a dict with a summary `line`. A finished run returns it without training.
 
     Raises:
       ValueError: If the config, the workdir or the data are invalid.

@@ -53,8 +53,7 @@ def diagnosed(
 def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tensor) -> str:
     """Returns a sentence about the part of a model where NaN or infinity first appears, or "" if all is finite.
 
-    `batches` has the batch of each replica. With several replicas, the random numbers differ from those of the
-    step.
+    `batches` has the batch of each replica. With several replicas, other random numbers are drawn than in the step.
     """
     members, _ = _values(model, batches[0], seed)
     parts = [(_with_norms(model.flow, member), member.variables) for member in members]
@@ -99,7 +98,6 @@ def _finite(*values):
 
 
 def _with_norms(flow, member):
-    """Returns the name of a member, with the norms of its kernels."""
     name = next(name for name, part in parts_by_name(flow).items() if part is member)
     norms = [f"{layer.norm_estimate():.3g}" for layer in layers.norm_updates.lipschitz_layers(member)]
     return f"{name} (norms of its kernels: {', '.join(norms)})" if norms else name

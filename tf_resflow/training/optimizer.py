@@ -91,8 +91,7 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
 def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Optimizer:
     """Builds the optimizer of the `train` section of a config, with a warm-up of the averaged weights' momentum.
 
-    Weight decay applies only to variables whose Keras name ends in "kernel", not to biases, ActNorms or norm
-    orders.
+    Weight decay applies only to variables named "kernel", not to biases, ActNorms or orders of norms.
     """
     optimizer = OPTIMIZERS[config.optimizer](
         learning_rate_schedule(config),

@@ -247,7 +247,6 @@ class Report:
         density_figure(path, points, samples, log_prob, columns=self._dataset.columns)
 
     def _train_pairs(self, limit):
-        """Returns the training examples and their conditions."""
         batches = self._dataset.eval_batches("train", self._config.eval.batch_size, limit, labels=True)
         return tuple(map(np.concatenate, zip(*batches, strict=True)))
 

@@ -80,8 +80,8 @@ class Run:
         """Saves the model as a `.keras` file, with the config, the properties of the data, and the result.
 
         `load` and the commands accept the file instead of the directory, and `keras.models.load_model` loads its
-        model. Training cannot resume from the file. Paths of data are reduced to file names, but the file contains
-        the column names of a table and the levels of its categories.
+        model. Training cannot resume from it. It stores the data's file names, column names and levels, but no
+        folders.
         """
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
@@ -101,7 +101,6 @@ class Run:
                         file.writestr(name, model.read(name))
 
     def __repr__(self) -> str:
-        """Returns one line, without the long config and result."""
         return f"Run(model={self.model}, step={self.step}, workdir={self.workdir}, data={self.data})"
 
 

@@ -89,7 +89,6 @@ def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 
 def _workers():
-    """Returns the addresses of the workers in TF_CONFIG."""
     try:
         cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().as_dict()
     except (ValueError, TypeError, AttributeError) as error:

@@ -198,8 +198,7 @@ class Workdir:
     def check_config(self, config: ConfigDict) -> None:
         """Raises ValueError if the directory belongs to a run with another config, or a run with missing files.
 
-        Fields that do not affect the weights may change. The number of steps may increase if the learning rate
-        schedule does not depend on it.
+        Fields that do not affect the weights may change, and steps may be added if the learning rate is constant.
         """
         if not self.is_begun():
             self._check_not_lost()
@@ -227,10 +226,8 @@ class Workdir:
         return bool(newest_first(self.checkpoints))
 
     def _check_not_lost(self):
-        """Raises ValueError if the checkpoints of a run are gone, because a new run would overwrite its metrics.
-
-        A run that was killed before its first checkpoint may start again, because it repeats the same steps.
-        """
+        """Raises ValueError if a run has lost its checkpoints, because a new run would overwrite its metrics."""
+        # A run that was killed before its first checkpoint may start again, because it repeats the same steps.
         last = max((line["step"] for line in read_metrics(self.path)), default=0)
         first = 0
         if self.config.exists():
@@ -275,8 +272,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def newest_first(directory: pathlib.Path) -> list[str]:
     """Returns the paths of the checkpoints in a directory, newest first, without TensorFlow.
 
-    A checkpoint has an index file, or TensorFlow's list names it although its index file is missing. Data files
-    alone are left from an interrupted save.
+    A checkpoint has an index file or is in TensorFlow's list. Data files alone are left from an interrupted save.
     """
     names = [path.stem for path in directory.glob("*.index")]
     if (directory / "checkpoint").is_file():
