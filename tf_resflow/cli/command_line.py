@@ -77,10 +77,7 @@ def _run(description, define_flags, main, check):
 def define_workdir() -> None:
     """Defines --workdir, the directory or file of a trained run."""
     flags.DEFINE_string(
-        "workdir",
-        None,
-        "Directory of a run, .keras or .zip file of a saved run, or pretrained:NAME.",
-        required=True,
+        "workdir", None, "Directory of a run, .keras or .zip file of one, or pretrained:NAME.", required=True
     )
 
 

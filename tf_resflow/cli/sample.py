@@ -6,15 +6,16 @@ resflow-sample --workdir=runs/digits --output=paths.npy --interpolate=pairs
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
-The picture of images is a grid. The picture of vectors shows samples over as many data points: a histogram in 1-D,
-a scatter plot in 2-D, scatter plots of all pairs of columns in more dimensions. Each of several temperatures gets a
-row or a color, from the same --num latents. The first samples of a --seed do not depend on --num.
+The picture of images is a grid. The picture of vectors shows samples over the same number of data points: a
+histogram in 1-D, a scatter plot in 2-D, scatter plots of all pairs of columns in more dimensions. Each of several
+temperatures gets a row or a color, from the same --num latents. The first samples of a --seed do not depend on
+--num.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
-images, and the default is all labels. For table columns, give one value per column, as in a .csv file, in the order
+images. The default is all labels. For table columns, give one value per column, as in a .csv file, in the order
 of config.data.condition_columns. The picture then shows only the samples.
 
-A .csv file has the columns, levels and dates of the training table; several temperatures are a first column.
+A .csv file has the columns, levels and dates of the table. With several temperatures, its first column holds them.
 
 --interpolate writes points between held-out examples, chosen by --seed, to a .npy or .csv file. "pairs" writes
 --num rows, each from one example to another. "corners" fills a --num x --num square with an example at each corner.
@@ -45,9 +46,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
-    flags.DEFINE_string(
-        "output", None, "File to write: .png for a picture; .npy, or .csv for vectors, for the samples."
-    )
+    flags.DEFINE_string("output", None, "File to write: a .png picture, or samples as .npy (or .csv for vectors).")
     flags.DEFINE_integer(
         "num",
         None,

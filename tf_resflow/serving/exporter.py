@@ -237,10 +237,7 @@ def read_signatures(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
-    """Writes requests that TensorFlow Serving runs before it serves clients, because first requests are slow.
-
-    Signatures with scalar inputs are omitted. Batching servers reject them, and others warm up the same functions.
-    """
+    """Writes requests that TensorFlow Serving runs before it serves clients, because first requests are slow."""
     try:
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
     except ImportError:
@@ -253,7 +250,7 @@ def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
         for name, specs in signatures.inputs.items():
             if any(spec.shape.rank == 0 for spec in specs):
-                continue
+                continue  # batching servers reject scalars, and other signatures warm up the same functions
             for size in sorted({min(size, signatures.max_batch or size) for size in _WARMUP_SIZES}):
                 record = PredictionLog()
                 request = record.predict_log.request

@@ -31,10 +31,7 @@ def load_data(
 def load_checked(
     config: ConfigDict, files: Workdir, check: Callable[[data.Dataset], None] = lambda dataset: None
 ) -> data.Dataset:
-    """Loads the data set of a config. Raises ValueError if the workdir belongs to a run with different data.
-
-    `check` is called with the data set before any time-consuming work.
-    """
+    """Loads a config's data set and calls `check` with it. Raises ValueError if it differs from the run's data."""
     begun = files.read_data() if files.is_begun() else None
     dataset = data.load(config.data, kinds=None if begun is None else begun.kinds)
     check(dataset)

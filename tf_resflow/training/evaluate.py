@@ -48,7 +48,7 @@ class Evaluation:
       plan: The `LikelihoodPlan` of the evaluation.
 
     Raises:
-      ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it if there is none.
+      ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it for runs without one.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Evaluation:
     def header(self) -> dict[str, Any]:
         """Returns the "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes" or "plan".
 
-        For integer data, it also has the "dequantization". "checkpoint" is "best" for the best one on validation.
+        It adds the "dequantization" of integer data, and "checkpoint": "best" for the best weights on validation.
         """
         return self._report.header(self._run.step) | known(
             checkpoint="best" if self._run.is_best else None,
@@ -121,7 +121,7 @@ class Evaluation:
         """Returns the bound from several dequantizations of integer data, see `evaluation.LogLikelihood`.
 
         "estimator_bias" is approximately the most that the noise of the log-determinants can lower the bound: (1 -
-        1 / K) times half their variance in nats, in the unit of the score. A bias above the standard error causes a
+        1/K) times half their variance in nats, in the unit of the score. A bias above the standard error causes a
         warning. With `stderr`, the "plan" reaches this standard error for each dequantization, not for the mean.
         """
         log_det, is_planned = self.bound_plan.log_det_estimator, self.bound_plan.stderr is not None

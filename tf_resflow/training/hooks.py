@@ -1,8 +1,4 @@
-"""Hooks of the training loop, which log, save, stop and evaluate.
-
-After each step, the loop calls the method `after_step(step, metrics)` of each hook, with the number of the step,
-from 1, and its metrics, which are still on the device.
-"""
+"""Hooks that the training loop calls after each step, with its number (from 1) and its metrics on the device."""
 
 import math
 import signal

@@ -35,7 +35,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains the run of a config in its workdir, or resumes it.
 
-    A resumed run takes the same steps, because batches and random numbers depend only on the seed and the step.
+    A resumed run equals an uninterrupted one, because batches and random numbers depend only on seed and step.
 
     Args:
       config: A config with the fields of `default_config`.

@@ -41,7 +41,7 @@ class Muon(LeanAdam, keras.optimizers.AdamW):
         super().build(variables)
 
     def move(self, variable, index, moments, gradient, rate, without_bias):
-        """Updates a kernel by a matrix with nearly equal singular values, of AdamW's size; others by AdamW."""
+        """Updates a kernel by a matrix with nearly equal singular values, scaled like AdamW; others by AdamW."""
         if not self._are_kernels[index]:
             super().move(variable, index, moments, gradient, rate, without_bias)
             return
