@@ -80,8 +80,7 @@ class Run:
         """Saves the model as a `.keras` file, with the config, the properties of the data, and the result.
 
         `load` and the commands accept the file instead of the directory, and `keras.models.load_model` loads its
-        model. Training cannot resume from it. It stores the data's file names, column names and levels, but no
-        folders.
+        model. Training cannot resume from it. It holds the data's file names, column names and levels, but no folders.
         """
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
@@ -109,7 +108,7 @@ def load(workdir: str | os.PathLike[str]) -> Any:
 
     ```python
     import tf_resflow as resflow
-    run = resflow.load("digits")  # or the directory of a run
+    run = resflow.load("digits")  # a pretrained model
     images = run.model.sample(4, seed=0)
     log_prob = run.model.log_prob(images, seed=1, evaluation=True)
     print(images.shape, images.dtype.name, log_prob.shape, run.step)
