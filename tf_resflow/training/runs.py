@@ -80,7 +80,7 @@ class Run:
         """Saves the model as a `.keras` file, with the config, the properties of the data, and the result.
 
         `load` and the commands accept the file instead of the directory, and `keras.models.load_model` loads its
-        model. Training cannot resume from it. It holds the data's file names, column names and levels, but no folders.
+        model. Training cannot resume from it. It holds data file names, column names and levels, but no folders.
         """
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
