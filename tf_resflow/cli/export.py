@@ -30,7 +30,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers of serving_default.", 0, 2**63 - 1)
     flags.DEFINE_integer("max_samples", 1024, "Maximum number of samples per request.", 1)
-    flags.DEFINE_integer("max_batch", None, "Maximum number of examples per request. Default: no limit.", 1)
+    flags.DEFINE_integer("max_batch", None, "Maximum number of examples in other requests. Default: no limit.", 1)
     flags.DEFINE_list(
         "signatures",
         None,

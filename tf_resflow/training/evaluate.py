@@ -204,7 +204,7 @@ class Evaluation:
         """
         if self._model.condition.num_classes is None and self._model.classifier is None:
             raise ValueError(
-                "The run has only a density, no classifier to evaluate. Train with config.task='hybrid'."
+                "The run has a density, but no classifier to evaluate. Train with config.task='hybrid'."
             )
         return self._report.classification()
 
