@@ -175,13 +175,13 @@ def _rows(config, info):
         )
     moments = [(info.mean, info.std), (info.condition_mean, info.condition_std)]
     parts = zip(np.split(rows.values, info.event_shape, axis=1), moments, strict=True)
-    rows = rows._replace(values=np.concatenate([_near(part, *of_part) for part, of_part in parts], axis=1))
+    rows = rows._replace(values=np.concatenate([_clipped(part, mean, std) for part, (mean, std) in parts], axis=1))
     if not np.any(rows.known[:, : codes.size].all(axis=1) & np.isfinite(rows.values).all(axis=1)):
         raise ValueError(f"{path}: no row has a score. Row 1, {reasons[0]}. Correct the values in the file.")
     return rows, {str(name): kept[name].to_numpy(object) for name in kept}
 
 
-def _near(values, mean, std):
+def _clipped(values, mean, std):
     """Clips values to a distance from the mean whose square is representable in float32."""
     mean, std = (0.0, 1.0) if mean is None else (mean.astype(np.float64), std.astype(np.float64))
     distance = np.minimum(_FARTHEST * std, _LARGEST)

@@ -144,8 +144,8 @@ def applied_kernels(
     r"""Divides each constrained kernel W by \\(\max(1, \sigma / c)\\), as the published layers do at each call.
 
     \\(\sigma = u^T W v\\), with u and v from the checkpoint. Their power iterations stop early, so \\(\sigma\\) is
-    below the norm of W, and the norm of the applied kernel can exceed c. If the norm p -> q has a closed form (p =
-    1, or q = inf with p = 2 or inf), each row or column of a kernel is scaled by its own norm.
+    below the norm of W, and the norm of the applied kernel can exceed c. If the norm p -> q has a closed form (p=1,
+    or q=inf with p=2 or p=inf), each row or column of a kernel is scaled by its own norm.
 
     Args:
       parameters: The weights or their averages, by published name.

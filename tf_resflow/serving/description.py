@@ -104,7 +104,7 @@ def describe(
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
         "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
-        "codes": {name: of_name.to_json() for name, of_name in signatures.codes.items()} or None,
+        "codes": {name: codes.to_json() for name, codes in signatures.codes.items()} or None,
         "num_classes": signatures.model.condition.num_classes,
     }
     if signatures.default != "serving_default":

@@ -130,8 +130,11 @@ def export(
     served = tf.saved_model.load(str(path)).signatures
     x = served["sample"](num=tf.constant(3), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
     scores = served["serving_default"](x=x)
+    z = served["encode"](x=x)["z"]
     print(path, x.dtype.name, x.shape, sorted(scores))
     # served/flow/1 uint8 (3, 8, 8, 1) ['bits_per_dim', 'log_prob', 'log_prob_stderr']
+    print(bool(tf.reduce_all(served["decode"](z=z)["x"] == x)))
+    # True
     ```
 
     Args:
@@ -155,8 +158,7 @@ def export(
       The path of the version.
 
     Raises:
-      ValueError: If the version exists, a signature is unknown, K is too small, or float64 cannot represent a
-        column.
+      ValueError: If the version exists, a signature is unknown, K is too small, or float64 cannot hold a column.
       OSError: If the files cannot be written. An incomplete version is removed.
     """
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))

@@ -66,9 +66,9 @@ class Signatures:
         if self.samples.is_noisy and self.samples.num_samples < 2:
             raise ValueError("num_samples of the plan must be at least 2 to estimate a standard error; got 1.")
         # A SavedModel stores a shared function once, even if two signatures call it.
-        self._score_specs = [self._of_flow(spec) for spec in inputs["log_prob_seeded"]]
+        self._score_specs = [self._flow_spec(spec) for spec in inputs["log_prob_seeded"]]
         self._score = self._shared_scores()
-        latents = [self._of_flow(spec) for spec in inputs["decode"]]
+        latents = [self._flow_spec(spec) for spec in inputs["decode"]]
         self._invert = tf.function(self._inverses, input_signature=latents, autograph=False)
 
     def compare_with(self, batches: Iterable[Any]) -> None:
@@ -205,7 +205,7 @@ class Signatures:
         has_offsets = name in self.codes and self.codes[name].offsets.any()
         return tf.float64 if has_offsets else self._dtype
 
-    def _of_flow(self, spec):
+    def _flow_spec(self, spec):
         return tf.TensorSpec(spec.shape, self._dtype if spec.dtype.is_floating else spec.dtype, spec.name)
 
 

@@ -65,12 +65,12 @@ def replica_batches(
     replicas. Images are sent to the device as uint8, during the previous step.
     """
 
-    def of_worker(context):
+    def worker_batches(context):
         share = context.input_pipeline_id, context.num_input_pipelines
         batches = dataset.train_batches(batch_size, seed, start_step, labels=labels, share=share)
         return batches.rebatch(batch_size // context.num_replicas_in_sync, drop_remainder=True)
 
-    batches = strategy.distribute_datasets_from_function(of_worker)
+    batches = strategy.distribute_datasets_from_function(worker_batches)
     gpus = tf.config.list_logical_devices("GPU")
     if gpus and isinstance(batches, tf.data.Dataset):  # the default strategy leaves batches on the host
         batches = batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name))

@@ -199,8 +199,8 @@ class Evaluation:
     def classification(self) -> dict[str, float]:
         """Returns the accuracy, cross-entropy and calibration error of a hybrid model's classifier.
 
-        A density given labels classifies by the softmax of log p(x | label), for equally frequent classes.
-        The keys are those of result.json; "cross_entropy" is in bits for integer data.
+        A density given labels classifies by the softmax of log p(x | label), for equally frequent classes. The keys
+        are those of result.json; "cross_entropy" is in bits for integer data.
         """
         if self._model.condition.num_classes is None and self._model.classifier is None:
             raise ValueError(
