@@ -3,7 +3,7 @@ r"""Trains a residual flow. Run the same command again to resume from the newest
 resflow-train --config=digits --workdir=runs/digits
 
 --config is the name of a config of this package, or a file. Set fields with flags such as --config.train.steps=500.
-It writes config.json, checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json to the workdir.
+The workdir receives config.json, checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
 
 To train on several machines, run the same command on each, with TF_CONFIG in the environment and a workdir that all
 machines share. If one machine stops, the others stop too. Then run the command again on all of them.

@@ -83,8 +83,8 @@ METRICS = {
     ),
     "classification": Metric(
         """for a hybrid model, `accuracy` and its standard error, `cross_entropy` (in bits for images) and
-  `calibration_error` (expected calibration error, 15 bins). For a model of images given their label, it must be
-  named. It then predicts the label with the largest likelihood, which takes one evaluation per class.""",
+  `calibration_error` (expected calibration error, 15 bins). If named, also for a model of images given their label,
+  which predicts the label with the largest likelihood. This takes one evaluation per class.""",
         lambda measured, flags: measured.classification(),
         lambda model: model.classifier is not None,
         _no_classification,
