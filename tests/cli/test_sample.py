@@ -67,7 +67,7 @@ def test_pictures(sample, tmp_path, monkeypatch, said):
         ("8gaussians: 40 samples at temperature 0.5", ["test data (40)", "samples (40)"]),
         ("8gaussians: 1,000 samples at temperature 1", ["samples (1,000)"]),
     ]
-    assert said == ["The picture shows no data: no such file"]
+    assert said == ["The picture does not show the data, because they cannot be loaded: no such file"]
 
 
 def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch):

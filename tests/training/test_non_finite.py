@@ -43,9 +43,9 @@ def test_weights(model):
     assert find_non_finite(model, [X], SEED) == ""
     spoil(block(model, 1).branch.trainable_variables[0], math.inf)
     text = find_non_finite(model, [X], SEED)
-    assert text.startswith("Some weights are not finite, first those of block1 (norms of its kernels: ")
+    assert text.startswith("Some weights of block1 (norms of its kernels: ")
     spoil(block(model, 2).branch.trainable_variables[0], math.nan)
-    assert "Weights of 2 parts are not finite, first those of block1" in find_non_finite(model, [X], SEED)
+    assert "Some weights of 2 parts are not finite. The first part is block1" in find_non_finite(model, [X], SEED)
 
 
 def test_a_value(model):
@@ -78,7 +78,7 @@ def test_the_classifier():
     expected = "The output of the flow is finite; the norm of the gradient of the classifier is not."
     assert find_non_finite(model, [batch], SEED) == expected
     spoil(kernel, math.nan)
-    assert find_non_finite(model, [batch], SEED) == "Some weights are not finite, first those of the classifier."
+    assert find_non_finite(model, [batch], SEED) == "Some weights of the classifier are not finite."
 
 
 def test_a_gradient_that_is_spoiled_in_the_flow():

@@ -170,7 +170,7 @@ def _sample(info):
         try:
             examples = {f"{split} data": command_line.load_data().array(split, num)}
         except ValueError as error:
-            logging.warning("The picture shows no data: %s", error)
+            logging.warning("The picture does not show the data, because they cannot be loaded: %s", error)
             lacks = ", without the data"
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if _has_labels():  # each row is a label, and all rows have the same temperature

@@ -63,8 +63,9 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
         parts.append(("the classifier", [weight.value for weight in model.classifier.weights]))
     spoiled = [name for name, variables in parts if not _finite(*variables)]
     if spoiled:
-        some = "Some weights are" if len(spoiled) == 1 else f"Weights of {len(spoiled)} parts are"
-        return f"{some} not finite, first those of {spoiled[0]}."
+        if len(spoiled) == 1:
+            return f"Some weights of {spoiled[0]} are not finite."
+        return f"Some weights of {len(spoiled)} parts are not finite. The first part is {spoiled[0]}."
     for batch in batches:
         for member, value in zip(*_values(model, batch, seed), strict=True):
             if not _finite(value):
