@@ -1,4 +1,4 @@
-"""What pyproject.toml does not say: the configs at the top level are installed inside the package."""
+"""Settings that pyproject.toml cannot express: the top-level configs are installed inside the package."""
 
 import setuptools
 

@@ -1,4 +1,4 @@
-"""The command resflow-convert in a checkout: see tf_resflow/cli/convert.py."""
+"""Runs resflow-convert from a checkout. See tf_resflow/cli/convert.py."""
 
 from tf_resflow.cli import convert
 

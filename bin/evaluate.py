@@ -1,4 +1,4 @@
-"""The command resflow-evaluate in a checkout: see tf_resflow/cli/evaluate.py."""
+"""Runs resflow-evaluate from a checkout. See tf_resflow/cli/evaluate.py."""
 
 from tf_resflow.cli import evaluate
 

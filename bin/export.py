@@ -1,4 +1,4 @@
-"""The command resflow-export in a checkout: see tf_resflow/cli/export.py."""
+"""Runs resflow-export from a checkout. See tf_resflow/cli/export.py."""
 
 from tf_resflow.cli import export
 

@@ -1,4 +1,4 @@
-"""The command resflow-plot-runs in a checkout: see tf_resflow/cli/plot_runs.py."""
+"""Runs resflow-plot-runs from a checkout. See tf_resflow/cli/plot_runs.py."""
 
 from tf_resflow.cli import plot_runs
 

@@ -1,4 +1,4 @@
-"""The command resflow-sample in a checkout: see tf_resflow/cli/sample.py."""
+"""Runs resflow-sample from a checkout. See tf_resflow/cli/sample.py."""
 
 from tf_resflow.cli import sample
 

@@ -1,4 +1,4 @@
-"""The command resflow-score in a checkout: see tf_resflow/cli/score.py."""
+"""Runs resflow-score from a checkout. See tf_resflow/cli/score.py."""
 
 from tf_resflow.cli import score
 

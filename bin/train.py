@@ -1,4 +1,4 @@
-"""The command resflow-train in a checkout: see tf_resflow/cli/train.py."""
+"""Runs resflow-train from a checkout. See tf_resflow/cli/train.py."""
 
 from tf_resflow.cli import train
 

@@ -3,19 +3,18 @@ r"""CIFAR-10 with the paper's settings: 25.2 million parameters (25,174,129).
 resflow-train --config=cifar10 --workdir=runs/cifar10 --config.data.data_dir=DIR
 
 DIR is a TFDS folder; --config.data.download=True downloads the data set. The paper reports 3.280 bits/dim in its
-table of density estimation; not reproduced here, and the time is not measured here. Most other image
-configs derive from this one.
+table of density estimation (not reproduced here); the time is not measured. Most image configs extend this one.
 
-Where the paper and its published code differ: the number of terms is geometric, as in the paper (the code's
-default is Poisson, whose variance is infinite), and the weight decay is 5e-4, as in the paper (in the code it
-has no effect). Gradients are clipped to norm 1, as in the code.
+Two settings differ between the paper and its published code, and follow the paper here: the number of terms is
+geometric (the code's default is Poisson, whose variance is infinite), and the weight decay is 5e-4 (it has no
+effect in the code). Gradients are clipped to norm 1, as in the code.
 """
 
 from tf_resflow.training import default_config
 
 
 def get_config():
-    """Returns the configuration: three scales of 16 blocks, four fully connected blocks; 350 epochs."""
+    """Returns the config: three scales of 16 blocks, four fully connected blocks; 350 epochs."""
     config = default_config()
     config.model.activation = "lipswish"
     config.data.name = "cifar10"

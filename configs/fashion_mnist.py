@@ -2,15 +2,15 @@ r"""Fashion-MNIST with the settings of `mnist.py`: 16.6 million parameters (16,6
 
 resflow-train --config=fashion_mnist --workdir=runs/fashion_mnist --config.data.data_dir=DIR
 
-DIR is a TFDS folder; --config.data.download=True downloads the data set. Not in the paper, so there is no score
-to expect; the time is not measured here. On a machine without a GPU: `fashion_mnist_small.py`.
+DIR is a TFDS folder; --config.data.download=True downloads the data set. The paper does not use it, so there is no
+score to expect; the time is not measured here. Without a GPU, use `fashion_mnist_small.py`.
 """
 
 from tf_resflow.training import base_config
 
 
 def get_config():
-    """Returns the configuration of `mnist.py` with flips."""
+    """Returns the config of `mnist.py` with flips."""
     config = base_config("mnist")
     config.data.name = "fashion_mnist"
     config.data.flip = True

@@ -2,17 +2,16 @@ r"""MNIST with a small model, for a machine without a GPU.
 
 resflow-train --config=mnist_small --workdir=runs/mnist_small --config.data.data_dir=DIR
 
-DIR is a TFDS folder; without it, TFDS's own default. --config.data.download=True downloads the data set.
-1,500 steps gave 1.512 +- 0.010 bits/dim on the first 1,000 test images with the averaged weights, which lag behind
-at this length, and 1.474 +- 0.010 with the weights of the last step. docs/results.md compares its curve with the
-published code's.
+DIR is a TFDS folder, by default TFDS's own; --config.data.download=True downloads the data set. 1,500 steps gave
+1.512 +- 0.010 bits/dim on the first 1,000 test images with the averaged weights, which lag behind after so few
+steps, and 1.474 +- 0.010 with the weights of the last step. docs/results.md compares it with the published code.
 """
 
 from tf_resflow.training import default_config
 
 
 def get_config():
-    """Returns the configuration: three scales of two blocks, four fully connected blocks."""
+    """Returns the config: three scales of two blocks, four fully connected blocks."""
     config = default_config()
     config.model.activation = "lipswish"
     config.data.name = "mnist"

@@ -2,16 +2,16 @@ r"""SVHN with the model of `cifar10.py`: 25.2 million parameters (25,174,129).
 
 resflow-train --config=svhn --workdir=runs/svhn --config.data.data_dir=DIR
 
-DIR is a TFDS folder; --config.data.download=True downloads the data set. Training is on `train` alone, without
-the 531,131 images of `extra`. The paper has SVHN in its hybrid models only, so there is no score to expect of
-this density model; the time is not measured here.
+DIR is a TFDS folder; --config.data.download=True downloads the data set. Training uses only the split `train`, not
+the 531,131 images of `extra`. The paper uses SVHN only in its hybrid models, so there is no score to expect; the
+time is not measured.
 """
 
 from tf_resflow.training import base_config
 
 
 def get_config():
-    """Returns the configuration: digits are shifted by up to 4 pixels, and not mirrored; 350 epochs."""
+    """Returns the config: images are shifted by up to 4 pixels, and not mirrored; 350 epochs."""
     config = base_config("cifar10")
     config.data.name = "svhn_cropped"
     config.data.flip = False

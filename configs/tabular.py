@@ -8,25 +8,25 @@ resflow-train --config=tabular --workdir=runs/other --config.data.path=FILE.csv 
 resflow-train --config=tabular --workdir=runs/levels --config.data.path=FILE.csv \
   --config.data.kinds='size: S < M < L; code: category; temp: 0.1' --config.data.missing=drop
 
-Columns are standardized inside the flow. The score is in nats of the data as they are: a probability
-in columns of whole numbers, days and levels, and a density in the others. A tenth of the rows is for
-validation and a tenth for testing, unless path_validation and path_test are set.
+Columns are standardized inside the flow. The score, in nats, is a probability in columns of whole numbers, days and
+levels, and a density in the units of the data in other columns. A tenth of the rows is for validation and a tenth
+for testing, unless path_validation and path_test are set.
 
-The weights with the best validation score count, and training ends after ten scores without a better one, which are
-500 steps: a few hundred rows would be learned by heart in the others. With a hundred thousand rows a score takes
-longer than 50 steps: --config.train.eval_every=1000.
+The weights with the best validation score are kept. Training ends after ten scores (500 steps) without a better
+one, before the model overfits a few hundred rows. A score on 100,000 rows takes longer than 50 steps: set
+--config.train.eval_every=1000.
 
 The second command trains the density of the other columns given the column age, which is standardized, too. The
-third reads a file with semicolons between the cells, and decimal commas, by arguments of pandas.read_csv. The
-fourth says what types do not: the order of the levels of a column of text, that the numbers of another column are
-categories, and that those of a third are multiples of 0.1. It leaves out rows that miss values.
+third reads a file with semicolons between cells and decimal commas, by arguments of pandas.read_csv. The fourth
+orders the levels of one column, and declares another as categories and a third as multiples of 0.1. It drops rows
+with missing values.
 """
 
 from tf_resflow.training import default_config
 
 
 def get_config():
-    """Returns the configuration: blocks of fully connected layers of width 128."""
+    """Returns the config: blocks of fully connected layers of width 128."""
     config = default_config()
     config.data.name = "tabular"
     config.model.kind = "vector"

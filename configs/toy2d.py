@@ -1,20 +1,20 @@
-r"""A density in the plane, with its entropy as the best score there is.
+r"""A 2-D density with known entropy, the best possible score.
 
 resflow-train --config=toy2d --workdir=runs/toy2d --config.data.name=pinwheel
 
-The names: 8gaussians, checkerboard, pinwheel, rings, circles, moons, 2spirals, swissroll.
-Without --config.data.name: the checkerboard, 2,000 steps, a minute and a half of processor time:
-3.628 +- 0.003 nats on 10,000 test examples (entropy 3.466, Gaussian 4.493).
+The data sets are 8gaussians, checkerboard (default), pinwheel, rings, circles, moons, 2spirals and swissroll. On
+the checkerboard, 2,000 steps, a minute and a half of processor time, gave 3.628 +- 0.003 nats on 10,000 test
+examples (entropy 3.466, Gaussian 4.493).
 
-The blocks are narrower and fewer than the paper's, with CPila, which is 1-Lipschitz in the norm of order 2 only:
-other norms take --config.model.activation=lipswish.
+The blocks are narrower and fewer than the paper's. Their activation CPila is 1-Lipschitz only in the norm of order
+2; for other norms, set --config.model.activation=lipswish.
 """
 
 from tf_resflow.training import default_config
 
 
 def get_config():
-    """Returns the configuration: blocks of fully connected layers of width 64."""
+    """Returns the config: blocks of fully connected layers of width 64."""
     config = default_config()
     config.data.name = "checkerboard"
     config.model.kind = "vector"

@@ -1,23 +1,23 @@
-r"""The paper's ablations and others, by name: `cifar10.py` or another config with one thing changed.
+r"""The paper's ablations and others, by name: `cifar10.py` or another config with one change.
 
 resflow-train --config=ablations:poisson --workdir=runs/poisson --config.data.data_dir=DIR
 resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_small \
   --config.data.data_dir=DIR
 
-- iresnet: the truncated power series and ELU, as in i-ResNets (Behrmann et al. 2019)
-- immediate_downsampling: a squeeze before the first block: less work, and 53.1 million parameters (53,052,403) with
-  cifar10. 28 x 28 images can only be halved twice: add --config.model.num_blocks="(2,2)" with mnist_small
+- iresnet: truncated power series and ELU, as in i-ResNets (Behrmann et al. 2019)
+- immediate_downsampling: a squeeze before the first block; less work, and 53.1 million parameters (53,052,403) with
+  cifar10. 28 x 28 images can be halved only twice: add --config.model.num_blocks="(2,2)" with mnist_small
 - learned_norms: each block learns the orders of its norms, with LipSwish, which is 1-Lipschitz in all of them
-- poisson: the number of terms is Poisson, the default of the published code; the variance is infinite
-- schatten: kernels are divided by upper bounds of their norms, so that coefficients are certain in training; not in
+- poisson: Poisson number of terms, the default of the published code, with infinite variance
+- schatten: kernels are divided by upper bounds of their norms, which guarantees coefficients in training; not in
   the paper
-- whiten: of photographs, which begin white, by a convolution in the domain of the cosine transform in the place of
-  the logit; not in the paper, and part of best_small
+- whiten: a convolution in the domain of the cosine transform, which is initialized to whiten photographs, instead
+  of the logit; not in the paper, and part of best_small
 - an activation: clipswish, cpila, elu, fullsort, lipschitz_cube, maxmin, relu, softplus, tanh. MaxMin pairs
-  channels, and images have 1 or 3: a squeeze comes before the first block, as with immediate_downsampling
+  channels, but images have 1 or 3, so a squeeze comes before the first block, as with immediate_downsampling
 
-The evaluation is unbiased in all of them. Scores: the paper's table of ablations, none of which is reproduced here;
-docs/results.md has those of schatten and cpila on small images.
+All evaluations are unbiased. The paper's table of ablations is not reproduced here. docs/results.md has scores of
+schatten and cpila.
 """
 
 from tf_resflow.config_fields import suggest

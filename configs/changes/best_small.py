@@ -1,25 +1,25 @@
-r"""What helped with small images, combined in another config: DenseNets, CPila, Muon, and a better start.
+r"""Changes that improve scores on small images, combined: DenseNets, CPila, Muon, and a better initialization.
 
 resflow-train --config=best_small:digits --workdir=runs/best_digits
 resflow-train --config=best_small:mnist_small --workdir=runs/best_mnist --config.data.data_dir=DIR
 
-Test scores in bits/dim and minutes of one processor core, after 2,000 steps: digits 1.744 +- 0.015 (3), MNIST
-1.117 +- 0.009 (8), Fashion-MNIST 2.986 +- 0.027 (8), bsds32 3.989 +- 0.022 (10); longer, with
---config.train.warmup_steps=500 --config.train.ema_momentum=0.995, MNIST 1.061 +- 0.003 (91, 27,000 steps), bsds32
-3.930 +- 0.011 (90, 21,000 steps), Fashion-MNIST 2.940 +- 0.009 (48, 15,000 steps); with --config.model.growth=64,
-too, MNIST 1.051 +- 0.002 (133, 18,000 steps). What was compared is in docs/results.md.
+Test scores in bits/dim, and minutes of one processor core in parentheses, after 2,000 steps: digits 1.744 +- 0.015
+(3), MNIST 1.117 +- 0.009 (8), Fashion-MNIST 2.986 +- 0.027 (8), bsds32 3.989 +- 0.022 (10). Longer runs with
+--config.train.warmup_steps=500 --config.train.ema_momentum=0.995: MNIST 1.061 +- 0.003 (91, 27,000 steps), bsds32
+3.930 +- 0.011 (90, 21,000 steps), Fashion-MNIST 2.940 +- 0.009 (48, 15,000 steps). Also with
+--config.model.growth=64: MNIST 1.051 +- 0.002 (133, 18,000 steps). docs/results.md compares the changes.
 """
 
 import math
 
 from tf_resflow.training import base_config
 
-_BLACK = ("digits", "mnist", "fashion_mnist")  # most of their pixels are 0; others are photographs
-_BATCH = 16  # more steps than with larger ones, which also take less time an image
+_BLACK = ("digits", "mnist", "fashion_mnist")  # most of their pixels are 0; all others are photographs
+_BATCH = 16  # allows more steps for the same number of images
 
 
 def get_config(base="digits"):
-    """Returns the config of the name `base`, changed: a third of its images, in small batches."""
+    """Returns the changed config of the name `base`, which sees a third of the images, in small batches."""
     config = base_config(f"idensenet:{base}")
     config.model.activation = "cpila"
     if config.data.name in _BLACK:

@@ -1,4 +1,4 @@
-r"""The paper's hybrid models: one network for p(x) and p(label | x), of another config's data and size.
+r"""The paper's hybrid models: one network for p(x) and p(label | x), with the data and size of another config.
 
 resflow-train --config=hybrid:cifar10 --workdir=runs/hybrid --config.data.data_dir=DIR
 resflow-train --config=hybrid:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_small \
@@ -6,17 +6,17 @@ resflow-train --config=hybrid:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_s
 
 The argument is BASE,TRUNK,LAMBDA; the last two are optional:
 
-- BASE: a config of labeled images: cifar10, svhn, mnist, fashion_mnist, each also with _small but
-  for svhn, or digits, or images (a folder whose subfolders are the classes, as --config.data.path=DIR), or one that
-  changes such a config without a comma: images:32, monotone:digits
-- TRUNK: residual (the default), the blocks of BASE; coupling (affine), or coupling_1x1, with an invertible 1x1
-  convolution before each
-- LAMBDA, of log p(label | x) + LAMBDA log p(x): 0, 1/D (the default) or 1. The config's number is LAMBDA D, the
-  weight of bits/dim against the cross entropy: any other as --config.hybrid.density_weight=0.1
+- BASE: a config of labeled images: cifar10, mnist, fashion_mnist, each also with _small; svhn; digits; images
+  (--config.data.path=DIR with a subfolder per class); or, without commas, a change of these, such as
+  monotone:digits
+- TRUNK: residual (default), the blocks of BASE; coupling (affine); coupling_1x1, each after an invertible 1x1
+  convolution
+- LAMBDA: the weight in log p(label | x) + LAMBDA log p(x): 0, 1/D (the default) or 1. The config stores LAMBDA D,
+  the weight of bits/dim relative to the cross entropy. Set any other weight with --config.hybrid.density_weight=0.1
 
-As in the paper, the data are normalized instead of the logit. CIFAR-10 is shifted by up to 4 pixels and
-mirrored, as in the published code, which has a logit for MNIST and SVHN. Scores: the paper's table of hybrid
-models; none is reproduced here, and the time is not measured here.
+As in the paper, the data are normalized instead of the logit. CIFAR-10 is shifted by up to 4 pixels and mirrored,
+as in the published code, which uses a logit for MNIST and SVHN. The paper's table of hybrid models is not
+reproduced here, and the time is not measured here.
 """
 
 from tf_resflow.training import base_config
@@ -36,14 +36,14 @@ def get_config(argument=""):
     base, trunk, weight = base or "cifar10", trunk or "residual", weight or "1/D"
     if trunk not in TRUNKS or weight not in LAMBDAS or any(rest):
         raise ValueError(
-            f"Unknown argument {argument!r}: give --config=hybrid:BASE,TRUNK,LAMBDA, with the name of a "
-            f"config, one of {', '.join(TRUNKS)}, and one of {', '.join(LAMBDAS)}."
+            f"Unknown argument {argument!r}. Give --config=hybrid:BASE,TRUNK,LAMBDA, with the name of a config, "
+            f"one of {', '.join(TRUNKS)}, and one of {', '.join(LAMBDAS)}."
         )
     config = _base(base)
     dimensions = DIMENSIONS.get(config.data.name)
     if weight == "1" and dimensions is None:
         raise ValueError(
-            f"How many numbers D an image of {base} has is not known here: leave LAMBDA out, and give "
+            f"LAMBDA is 1, but the number D of values per image is not known for {base}. Leave out LAMBDA, and set "
             "--config.hybrid.density_weight=D."
         )
     config.task = "hybrid"
@@ -60,7 +60,7 @@ def _base(name):
     config = base_config(name)
     if config.data.name not in (*DIMENSIONS, "images") or config.task == "hybrid":
         raise ValueError(
-            f"The config {name!r} is not one of labeled images: give cifar10, mnist or fashion_mnist, each also "
+            f"The config {name!r} does not have labeled images. Give cifar10, mnist or fashion_mnist, each also "
             "with _small, or svhn, digits or images."
         )
     return config

@@ -19,7 +19,7 @@ def invalid_config(_):
 
 
 def test_errors_of_ours_are_messages_and_others_keep_their_traceback():
-    """`default_config(1)`, whose line is ours while the error is raised by it, is a bug and not a user's error."""
+    """The TypeError of `default_config(1)` is raised in our code, but it is a bug and keeps its traceback."""
     with pytest.raises(SystemExit, match="Error: config.train.steps is 0"):
         command_line._guarded(invalid_config)
     for fault in (lambda _: int("x"), lambda _: [].index(3), lambda _: {}["key"], lambda _: default_config(1)):
@@ -38,7 +38,7 @@ def test_warnings_of_tfds_about_a_missing_data_set_are_left_out(caplog):
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
-    """The handlers of before come back."""
+    """The previous signal handlers are restored."""
     monkeypatch.setattr("sys.argv", ["command"])
     monkeypatch.setattr(command_line, "_run", lambda *_: signal.raise_signal(signum))
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -49,7 +49,7 @@ def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
     finally:
         found = {number: signal.signal(number, handler) for number, handler in before.items()}
     assert end.value.code == code and found == usual
-    assert capsys.readouterr().err == "\nInterrupted. Files are complete or were not written.\n"
+    assert capsys.readouterr().err == "\nInterrupted. Every output file is either complete or was not written.\n"
 
 
 def test_version(monkeypatch, capsys):
@@ -60,7 +60,7 @@ def test_version(monkeypatch, capsys):
 
 
 def test_runs_with_the_same_name_are_distinguished():
-    """In a plot. A run that is given twice appears once."""
+    """A run that is given twice appears once in the plot."""
     paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
     names, here = run_names(paths), pathlib.Path().resolve().name
     assert list(names) == ["a/x", f"{here}/runs/b/x", "else/runs/b/x", "y"]

@@ -1,4 +1,4 @@
-"""resflow-sample in this process, on a run of a density in the plane."""
+"""Runs resflow-sample in this process, on a run with a 2-D density."""
 
 import functools
 from unittest import mock
@@ -30,7 +30,7 @@ def sample(workdir, loaded, run_command, monkeypatch):
 
 
 def test_several_temperatures(sample, tmp_path):
-    """The same latents in each row: at temperature 0 all are one point, from which the others leave."""
+    """Rows share their latents: samples move away from the common point of temperature 0 in proportion to it."""
     sample(tmp_path / "a.npy", "--num=5", "--temperature=0,0.001,0.002")
     center, near, far = np.load(tmp_path / "a.npy").astype(np.float64).reshape(3, 5, 2)
     np.testing.assert_allclose(center, np.repeat(center[:1], 5, axis=0), atol=1e-5)
@@ -38,7 +38,7 @@ def test_several_temperatures(sample, tmp_path):
 
 
 def test_between_examples(sample, loaded, tmp_path):
-    """A square between four examples, and paths between different ones."""
+    """Corners are four examples, and the ends of paths are distinct examples."""
     x = resflow.data.load(loaded.config.data).array("test")
     for kind, num, ends in (("corners", 3, [0, 2, 6, 8]), ("pairs", 2, [0, 9, 10, 19])):
         sample(tmp_path / "points.npy", f"--interpolate={kind}", f"--num={num}", f"--seed={2**62}")
@@ -51,7 +51,7 @@ def test_between_examples(sample, loaded, tmp_path):
 
 
 def test_pictures(sample, tmp_path, monkeypatch, said):
-    """Samples over as many of the data, if these are there."""
+    """Samples are shown over the same number of data points, if the data are available."""
     titles, savefig = [], Figure.savefig
 
     def keep(figure, *args, **kwargs):
@@ -67,7 +67,7 @@ def test_pictures(sample, tmp_path, monkeypatch, said):
         ("8gaussians: 40 samples at temperature 0.5", ["test data (40)", "samples (40)"]),
         ("8gaussians: 1,000 samples at temperature 1", ["samples (1,000)"]),
     ]
-    assert said == ["The picture shows no data: no such file"]
+    assert said == ["The picture does not show the data, because they cannot be loaded: no such file"]
 
 
 def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""resflow-score in this process, on a run of a table."""
+"""Runs resflow-score in this process, on a run of a table."""
 
 import csv
 
@@ -39,7 +39,7 @@ def loaded(workdir):
 
 @pytest.fixture
 def run(workdir, loaded, run_command, monkeypatch):
-    """A function that runs a command, and returns the lines of the table that it writes."""
+    """Returns a function that runs a command and returns the lines of the table that it writes."""
     monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
 
     def run(command, output, *arguments):
@@ -51,7 +51,7 @@ def run(workdir, loaded, run_command, monkeypatch):
 
 
 def test_scores_of_new_rows(run, loaded, rows, tmp_path):
-    """Columns in another order, beside text. The last row is far from all data."""
+    """The columns are in another order, next to a text column. The last row is far from all data."""
     new = np.concatenate([rows[:4], [[1.7, 5000.0, 30.0]]])
     table = np.insert(new[:, [2, 0, 1]].astype(object), 3, "text", axis=1)
     _write(tmp_path / "new.csv", table, ("age", "height", "length, cm", "name"))
@@ -66,7 +66,7 @@ def test_scores_of_new_rows(run, loaded, rows, tmp_path):
 
 
 def test_each_row_is_scored(run, rows, tmp_path, capsys):
-    """But for what cannot be: it has a reason. A huge number is the strangest. Columns can be kept."""
+    """Invalid rows have a reason instead of a score. A huge number has the lowest score. ID columns are copied."""
     _write(tmp_path / "alone.csv", rows[:5])
     (alone, *_), scores = run(score_command, tmp_path / "a.csv", f"--input={tmp_path / 'alone.csv'}")[1:], {}
     table = rows[:5].astype(object)
@@ -97,7 +97,7 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
         ([*arguments, "--strict"], "new.csv, row 2, column 'height': the value is missing. 3 of 5 rows have"),
         ([arguments[0], "--id_columns=agee"], "no column 'agee'; did you mean 'age'"),
         ([f"--input={tmp_path / 'scored.csv'}", "--id_columns=quantile"], "has a column 'quantile' of its own"),
-        (["--id_columns=age"], "columns of a table that --input gives"),
+        (["--id_columns=age"], "needs a table as --input"),
         ([f"--input={tmp_path / 'none.csv'}"], "no row has a score. Row 1, column 'height': the value is missing"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -106,7 +106,7 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
 
 
 def test_scores_of_the_held_out_rows(run, tmp_path):
-    """Their quantiles are those of a uniform grid: 6 rows without ties."""
+    """The quantiles form a uniform grid, because the 6 rows have no ties."""
     _, *lines = run(score_command, tmp_path / "scores.csv")
     quantile = np.array(lines, float)[:, 3]
     np.testing.assert_allclose(np.sort(quantile), (np.arange(6) + 0.5) / 6, rtol=1e-6)

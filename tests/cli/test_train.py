@@ -10,7 +10,7 @@ pytestmark = pytest.mark.quick
 
 @pytest.fixture
 def parse(monkeypatch, tmp_path):
-    """Parses the value of `--config`, in a folder that has files of the names of ours."""
+    """Parses a value of `--config`, in a folder that has files with the names of our configs."""
     monkeypatch.setattr("sys.path", [])
     monkeypatch.setattr("sys.argv", ["train"])
     monkeypatch.chdir(tmp_path)
@@ -30,7 +30,7 @@ def test_a_name_or_a_file(parse, tmp_path):
 
 
 def test_arguments_of_pandas(monkeypatch):
-    """As a shell passes them: strings need no quotes of their own, and other values are literals."""
+    """Arguments arrive as a shell passes them: strings need no extra quotes, and other values are literals."""
     given = {"sep": ";", "decimal": ",", "encoding": "utf-16", "skiprows": "2", "na_values": "['-', '?']"}
     argv = ["train", "--config=tabular", *(f"--config.data.read_options.{k}={v}" for k, v in given.items())]
     monkeypatch.setattr("sys.argv", argv)

@@ -1,4 +1,4 @@
-"""Every file in configs/ says how it is run, loads its data by their names in TFDS, and builds its model."""
+"""Every file in configs/ documents its command, loads its data by their TFDS name, and builds its model."""
 
 import math
 import pathlib
@@ -19,13 +19,13 @@ WITH_ARGUMENT = {"ablations": ":poisson", "best_small": ":digits", "hybrid": ":c
 WITH_ARGUMENT |= {"idensenet": ":digits", "monotone": ":digits", "variational": ":digits"}
 FILES = {path.stem: runpy.run_path(str(path)) for path in (ROOT / "configs").rglob("*.py")}
 NAMES = sorted(FILES.keys() - WITH_ARGUMENT.keys())
-# Configs whose model, made small, is that of another.
+# Configs that, once made small, have the same model as another config.
 SAME_MODEL = {
     **dict.fromkeys(["bsds32", "bsds32_small", "cifar10_small", "imagenet32", "images", "svhn"], "cifar10"),
     **dict.fromkeys(["fashion_mnist", "fashion_mnist_small", "mnist_small"], "mnist"),
     "celebahq64_5bit": "imagenet64",
 }
-# Ablations of images, for those that squeeze them first; the others of a table, whose flow takes less time.
+# Ablations that squeeze or whiten are built for images; the others for a table, which is faster.
 ABLATIONS = {
     f"ablations:{name},{'digits' if fields.keys() & {'model.squeeze_first', 'model.whiten'} else 'tabular'}"
     for name, fields in FILES["ablations"]["ABLATIONS"].items()
@@ -34,7 +34,7 @@ BUILT = {*NAMES, *ABLATIONS} - set(SAME_MODEL)
 BUILT |= {"monotone:digits", "monotone:tabular", "idensenet:tabular", "best_small:digits", "variational:digits"}
 BUILT |= {"hybrid:digits,residual,1"}
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
-# The image data sets of the configs: the shape of an image, and the splits.
+# The shape of an image and the splits of each image data set of the configs.
 IMAGES = {name: ((28, 28, 1), ("train", "test")) for name in ("mnist", "fashion_mnist")}
 IMAGES |= {name: ((32, 32, 3), ("train", "test")) for name in ("cifar10", "bsds32")}
 IMAGES |= {f"downsampled_imagenet/{n}x{n}": ((n, n, 3), ("train", "validation")) for n in (32, 64)}
@@ -42,7 +42,7 @@ IMAGES |= {"svhn_cropped": ((32, 32, 3), ("train", "test", "extra")), "celeb_a_h
 
 
 def _example(features, shape, number):
-    """Noise as an image, and something for every other feature."""
+    """Returns noise for the image, and a dummy value for every other feature."""
     image = np.random.default_rng(number).integers(256, size=shape, dtype=np.uint8)
     values = {tfds.features.Image: image, tfds.features.ClassLabel: number % 10, tfds.features.Text: "text"}
     return {key: values[type(feature)] for key, feature in features.items()}
@@ -50,7 +50,7 @@ def _example(features, shape, number):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A little of each data set, where TFDS's own builders find it, with the features that they declare."""
+    """Writes a few examples of each data set where the TFDS builders find them, with the declared features."""
     directory = str(tmp_path_factory.mktemp("tfds"))
     for name, (shape, splits) in IMAGES.items():
         version, config = "1.0.0", None
@@ -72,12 +72,12 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def no_search(monkeypatch):
-    """Layers that are built without a search for the maximizers of their norms."""
+    """Builds layers without a search for the maximizers of their norms."""
     monkeypatch.setattr(LipschitzLayer, "_new_vector", lambda layer: None)
 
 
 def prepared(config, data_dir):
-    """The config with its structure and little in it: two scales of one block, width 4, at most 64 pixels."""
+    """Shrinks a config but keeps its structure: up to two scales of one block, width 4, 64 pixels a side."""
     model = config.model
     config.data.image_size = min(config.data.image_size, 64)
     model.num_blocks = (1,) * min(len(model.num_blocks), 2)
@@ -103,10 +103,13 @@ def test_wrong_arguments():
         *((f"ablations{name}", "Unknown ablation.*iresnet") for name in ("", ":poison", ":,mnist_small")),
         ("ablations:poisson,mnits", "Unknown config 'mnits'.*'mnist'"),
         *((f"{name}:mnits", "Unknown config 'mnits'.*'mnist'") for name in ("hybrid", "monotone:idensenet")),
-        *((f"images:{size}", f"size is '{size}': give a multiple of 8") for size in ("20", "72", "-8", "x", "8.0")),
-        ("hybrid:images,residual,1", "not known here: .* --config.hybrid.density_weight=D"),
+        *(
+            (f"images:{size}", f"size is '{size}'. It must be a multiple of 8")
+            for size in ("20", "72", "-8", "x", "8.0")
+        ),
+        ("hybrid:images,residual,1", "not known for images. .* --config.hybrid.density_weight=D"),
         *((f"hybrid:mnist,{rest}", "Unknown argument.*coupling_1x1") for rest in ("resnet", "residual,2", ",1,1")),
-        *((f"hybrid:{base}", f"'{base}' is not one of labeled.*cifar10") for base in ("hybrid", "toy2d", "bsds32")),
+        *((f"hybrid:{base}", f"'{base}' does not have labeled.*cifar10") for base in ("hybrid", "toy2d", "bsds32")),
     ]
     for name, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -124,7 +127,7 @@ def test_changes_of_changed_configs():
 
 
 def test_hybrid_arguments():
-    """The paper's three lambdas are 0, 1 and D bits/dim against the cross entropy."""
+    """The paper's three lambdas are weights of 0, 1 and D for bits/dim, relative to the cross entropy."""
     weights = {"cifar10,residual,0": 0.0, "": 1.0, "svhn,,1/D": 1.0, "cifar10,,1": 3072.0, "digits,,1": 64.0}
     for argument, weight in weights.items():
         config = base_config(f"hybrid:{argument}")
@@ -141,7 +144,7 @@ def test_hybrid_arguments():
 
 @pytest.mark.parametrize("size, squeezed", [("8", False), ("40", True)])
 def test_images_of_any_size(size, squeezed, data_dir, no_search):
-    """The flow has three scales, and halves the sides of what is given as often as they can be."""
+    """The flow has three scales. Images of 40 pixels are squeezed once more."""
     config = prepared(base_config(f"images:{size}"), data_dir)
     dataset = data.load(config.data)
     assert dataset.event_shape == (int(size), int(size), 3) and dataset.num_classes == 10
@@ -151,10 +154,10 @@ def test_images_of_any_size(size, squeezed, data_dir, no_search):
     assert flow.forward_event_shape(dataset.event_shape)[-1] == 3 * 16 * 4**squeezed
 
 
-# The published code's own count of its parameters for the commands of its README, without the two of each block's
-# distribution of the number of terms, which nothing trains. The paper: 25.2M for CIFAR-10, 47.1M for ImageNet32.
-# Those of i-DenseNets and Monotone Flows are summed from the shapes in lib/resflow.py of invertible_densenets and
-# MonotoneFlows.
+# Parameter counts that the published code reports for the commands in its README, without two untrained parameters
+# per block (of the distribution of the number of terms). The paper: 25.2M for CIFAR-10, 47.1M for ImageNet32.
+# The counts of i-DenseNets and Monotone Flows are sums over the shapes in lib/resflow.py of the repositories
+# invertible_densenets and MonotoneFlows.
 PARAMETERS = {
     "mnist": 16_608_589,
     "cifar10": 25_174_129,
@@ -176,10 +179,10 @@ def _count(config, event_shape, num_blocks, num_fc_blocks, **fields):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_number_of_parameters(name, no_search):
-    """By differences, since building 100 blocks takes minutes: each block of a scale has as many as the next.
+    """Counts differences, because building 100 blocks takes minutes and the blocks of a scale are equally large.
 
-    Those of a convolution do not depend on the size of the image, which is the least that the squeezes allow. Those
-    of the fully connected blocks do; the last scale has the size of two squeezes of 28 x 28 or 32 x 32 images.
+    Convolutions are counted on the smallest image that the squeezes allow, because the image size does not affect
+    them. Fully connected blocks are counted behind two squeezes of 28 x 28 or 32 x 32 images, as in the last scale.
     """
     config = base_config(name)
     size = 2 ** (len(config.model.num_blocks) - 1 + config.model.squeeze_first)

@@ -1,4 +1,4 @@
-"""Converted checkpoints against what the published code computed with them (see make_checkpoints.py)."""
+"""Compares converted checkpoints with results of the published code (see make_checkpoints.py)."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from tf_resflow.training.workdir import Workdir
 
 @pytest.fixture(scope="module")
 def converted(checkpoint_path, tmp_path_factory):
-    """A function of a name to the workdir and what the conversion returned."""
+    """Returns a function of a name to the workdir and the return value of the conversion."""
 
     @functools.cache
     def convert(name):
@@ -38,7 +38,10 @@ def load(converted):
 
 
 def latent(run, x):
-    """The latent as a vector with the channels first. With factor-out, half the channels leave at each squeeze."""
+    """Returns the latents as vectors with the channels first.
+
+    With factor-out, half of the channels leave the flow at each squeeze.
+    """
     height, width, channels = run.model.data_space.event_shape
     if run.config.model.squeeze_first:
         height, width, channels = height // 2, width // 2, 4 * channels
@@ -54,7 +57,7 @@ def latent(run, x):
 
 @contextlib.contextmanager
 def weights(run, workdir):
-    """Replaces the averages by the weights inside the context."""
+    """Replaces the averages with the weights inside the context."""
     variables = run.model.trainable_variables
     averages = [variable.numpy() for variable in variables]
     optimizer = make_optimizer(run.config.train, variables)
@@ -65,7 +68,7 @@ def weights(run, workdir):
 
 
 def check_results(name, converted, load, published):
-    """Compares latents and densities by the weights and by their averages with the published ones."""
+    """Compares latents and densities with the published ones, for the weights and for their averages."""
     expected, run = published(name), load(name)
     x = np.moveaxis(expected["x"], 1, -1)
     model = run.model
@@ -83,23 +86,23 @@ def check_results(name, converted, load, published):
     check("ema")
     with weights(run, converted(name)[0]):
         check("raw")
-    # Weights instead of averages, or the reverse, would fail.
+    # The two differ, so a mix-up of weights and averages would fail.
     assert np.abs(expected["raw_y"] - expected["ema_y"]).max() > 1e-3 * np.abs(expected["ema_y"]).max()
 
 
 @pytest.mark.parametrize("name", ["celebahq", "hybrid"])
 def test_the_published_latent_and_density(name, converted, load, published, stored_norms):
-    """tests/system/interop has the other checkpoints. The conversion has converged the stored norms."""
+    """tests/system/interop tests the other checkpoints. The stored norms have converged in the conversion."""
     stored_norms()
     check_results(name, converted, load, published)
 
 
 def test_learned_orders(checkpoint_path):
-    """The published order is 3 + 2 tanh(-h), h = 0.3 z + 0.7 elu(z), z = artanh(1/2) - x."""
+    """The published order is 3 + 2 tanh(-h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x."""
     published = read_checkpoint(checkpoint_path("learned_norms"))
     config = published_config(published.args)
     model = build_model(config, published_data(published.args, config))
-    tensors = published_tensors(model.flow)  # the whole conversion would take long
+    tensors = published_tensors(model.flow)  # the whole conversion would take too long
     names = [f"transforms.0.chain.2.nnet.{name}" for name in ("0.domain", "0.codomain", "2.codomain")]
     weights = published.weights | {name: np.array(x) for name, x in zip(names, [0.0, -1.5, 2.0], strict=True)}
     for tensor in tensors:
@@ -127,7 +130,7 @@ def test_the_run(converted, load):
 
 @pytest.mark.parametrize("name, bound", [("celebahq", None), ("factor_out", 0.98**3)])
 def test_the_coefficient_bounds_all_kernels(name, bound, converted, load):
-    """It is compared with the largest singular values. It exceeds 1 after power iterations of one step."""
+    """The bound is compared with singular values. It exceeds 1 for the checkpoint with one power iteration."""
     largest = 0.0
     for layer in layers.norm_updates.lipschitz_layers(load(name).model.flow):
         shape = layer._operator.vector_shape
@@ -135,7 +138,7 @@ def test_the_coefficient_bounds_all_kernels(name, bound, converted, load):
         matrix = layer._operator.matvec(layer._operand(), basis).numpy().reshape(len(basis), -1)
         largest = max(largest, np.linalg.svd(matrix, compute_uv=False)[0])
     coefficient = converted(name)[1]["coefficient"]
-    assert 0.98 < largest <= coefficient * (1 + 1e-5)  # the published layers exceed theirs
+    assert 0.98 < largest <= coefficient * (1 + 1e-5)  # the published layers exceed their coefficient
     assert (coefficient > 1) == (bound is not None)
     assert load(name).config.model.lipschitz_constant == (bound and pytest.approx(bound))
 
@@ -158,7 +161,7 @@ def test_the_classifier_of_a_hybrid_model(converted, load, published):
 
 @pytest.fixture
 def changed(checkpoint_path, monkeypatch):
-    """Makes the conversion read a checkpoint with other fields."""
+    """Replaces fields of the checkpoint that the conversion reads."""
     original = read_checkpoint(checkpoint_path("mixed_norms"))
 
     def change(args=(), **fields):
@@ -173,9 +176,12 @@ def test_another_architecture(changed, tmp_path):
     averages = dict(changed().averages)
     del averages["transforms.0.chain.1.bias"]
     for fields, message in (
-        ({"args": {"idim": 3}}, r"'transforms.0.chain.2.nnet.0.weight' of shape \(3, 1, 3, 3\), .* \(2, 1, 3, 3\)"),
-        ({"args": {"act": "elu"}}, "do not ask for its tensors 'transforms.0.chain.2.nnet.1.beta', .*beta'"),
-        ({"averages": averages}, "tensor 'transforms.0.chain.1.bias' of shape .*, which is missing"),
+        (
+            {"args": {"idim": 3}},
+            r"'transforms.0.chain.2.nnet.0.weight' has the shape \(2, 1, 3, 3\), .*\(3, 1, 3, 3\)",
+        ),
+        ({"args": {"act": "elu"}}, "has no tensors 'transforms.0.chain.2.nnet.1.beta', .*beta'"),
+        ({"averages": averages}, "'transforms.0.chain.1.bias' is missing, but .* of shape"),
     ):
         changed(**fields)
         with pytest.raises(ValueError, match=f"of another architecture.*{message}"):
@@ -194,7 +200,7 @@ def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
 
 def test_a_workdir_that_exists(checkpoint_path, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="exists and is not empty, and a run is never overwritten"):
+    with pytest.raises(ValueError, match="exists and is not empty"):
         convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

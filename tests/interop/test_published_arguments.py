@@ -1,4 +1,4 @@
-"""Arguments of the published code, and the configs that they become."""
+"""Conversion of the published code's arguments to configs."""
 
 import math
 import operator
@@ -11,7 +11,7 @@ from tf_resflow.interop.published_checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.quick
 
-# The arguments that `python train_img.py` of the published code stores, as its README gives them for CIFAR-10.
+# The arguments that the published train_img.py stores when it is run as its README describes for CIFAR-10.
 STORED = read_checkpoint(pathlib.Path(__file__).parent / "checkpoints" / "cifar10.npz").args
 DEFAULTS = STORED | {"imagesize": 32, "idim": 512, "nblocks": "16-16-16", "actnorm": True}
 DEFAULTS |= {"fc_end": True, "fc_idim": 128}
@@ -103,17 +103,20 @@ def test_values_that_this_library_does_not_have():
     for name, value in UNKNOWN.items():
         with pytest.raises(ValueError, match=f"trained with {name}={value!r}"):
             converted(**{name: value})
-    for name, message in [("factor_out", "classifier reads the channels"), ("squeeze_first", "3 of 12 channels")]:
-        with pytest.raises(ValueError, match=f"{name}=True, where the published .*{message}"):
+    for name, message in [
+        ("factor_out", "classifier reads only the channels"),
+        ("squeeze_first", "3 of 12 channels"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name}=True, for which the published .*{message}"):
             converted(task="hybrid", **{name: True})
 
 
 def test_missing_arguments():
-    """Arguments of later versions have defaults."""
+    """Arguments that only later versions store have defaults."""
 
     def without(*names):
         return published_config({key: value for key, value in DEFAULTS.items() if key not in names})
 
-    with pytest.raises(ValueError, match="lack 'coeff'"):
+    with pytest.raises(ValueError, match="lacks the argument 'coeff'"):
         without("coeff")
     assert without("logit_transform", "learn_p", "block") == published_config(DEFAULTS)

@@ -1,4 +1,4 @@
-"""Files of published checkpoints: reading, the script that writes them, and other files."""
+"""Reading of published checkpoints, the script that writes their .npz files, and invalid files."""
 
 import argparse
 import io
@@ -21,7 +21,7 @@ VALID = {"args": '{"data": "mnist"}', "step": 3, "ema_decay": 0.5, "a.weight": n
 
 
 def content(**changes):
-    """The bytes of a valid file with other arrays, or without those that are None."""
+    """Returns the bytes of a valid file with some arrays replaced, or removed if None."""
     file = io.BytesIO()
     np.savez_compressed(file, **{name: array for name, array in (VALID | changes).items() if array is not None})
     return file.getvalue()
@@ -36,7 +36,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_script_writes_what_is_read(seed, tmp_path, monkeypatch):
-    """A stub of PyTorch reads a pickle. The class of the average is not installed."""
+    """A stub replaces PyTorch and reads a pickle. The class of the average is not installed."""
     rng, dtypes = np.random.default_rng(seed), ["f2", "f4", "f8", "i8", "u1", "?"]
 
     def tensors(count):
@@ -95,7 +95,7 @@ OTHER_FILES = {
 
 
 def test_other_files(tmp_path):
-    """The error has the command that converts a checkpoint."""
+    """The error shows the command that converts a checkpoint."""
     for name, written in OTHER_FILES.items():
         path = tmp_path / name
         if written is not None:

@@ -1,4 +1,4 @@
-"""Kernels as the published layers apply them, against dense matrices."""
+"""Compares the kernels that the published layers apply with dense matrices."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def normal(*shape, seed=0):
 
 
 def layer(kernel, image=None):
-    """A layer whose u and v are not singular vectors, and its u'Wv by SciPy."""
+    """Returns a layer whose u and v are not singular vectors, and its u'Wv computed with SciPy."""
     outputs, inputs = kernel.shape[:2]
     if image is None:
         u, v = normal(outputs, seed=1), normal(inputs, seed=2)
@@ -51,7 +51,7 @@ def test_other_parameters_stay():
 )
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 3, 3)])
 def test_closed_forms_scale_each_line(orders, axis, order, shape):
-    """p = 1: the column of each input in the norm q; q = inf: the row of each output in the norm p*."""
+    """For p = 1, the q-norm of each input's column; for q = inf, the p*-norm of each output's row."""
     kernel = normal(*shape)
     tensors = {"a.3.weight": kernel, "a.3.scale": np.zeros(())}
     applied = applied_kernels(tensors, tensors, coefficient=0.9, orders=(2.0, *orders))["a.3.weight"]

@@ -10,7 +10,7 @@ from tf_resflow.evaluation import LikelihoodPlan
 
 @pytest.fixture(scope="session")
 def call():
-    """Calls a signature of a loaded model with numbers and arrays, and returns arrays."""
+    """Returns a function that calls a signature of a loaded model with numbers and arrays, and returns arrays."""
     dtypes = {"num": tf.int32, "seed": tf.int64, "temperature": tf.float32}
 
     def call(loaded, signature, **values):
@@ -23,7 +23,7 @@ def call():
 
 @pytest.fixture(scope="session")
 def image_model():
-    """A hybrid model of 8 x 8 images of 17 levels."""
+    """Returns a hybrid model of 8 x 8 images with 17 levels."""
     structure = {"num_blocks": (1,), "width": 8, "kernels": (3, 1), "num_fc_blocks": 0, "squeeze_first": True}
     flow = resflow.flows.image_flow((8, 8, 1), **structure, logit_alpha=None, mean=[0.3], std=[0.3])
     shapes = flow.feature_shapes((8, 8, 1))
@@ -35,7 +35,7 @@ def image_model():
 
 @pytest.fixture(scope="session")
 def vector_model():
-    """A density of vectors, in double precision."""
+    """Returns a density of vectors in float64."""
     flow = resflow.flows.vector_flow(3, num_blocks=2, hidden=(8,), dtype="float64")
     model = resflow.FlowModel(flow, [3])
     model.initialize(np.random.default_rng(0).normal(size=[64, 3]))
@@ -49,7 +49,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def export_dir(image_model, tmp_path_factory):
-    """Where the image model is exported, as version 1."""
+    """Exports the image model as version 1 and returns the directory."""
     directory = tmp_path_factory.mktemp("images")
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(6), num_samples=4)
     resflow.serving.export(image_model, directory, plan=plan, measured={"stderr": 0.5})
@@ -63,14 +63,14 @@ def loaded(export_dir):
 
 @pytest.fixture(scope="session")
 def export_vectors(vector_model):
-    """Exports the vector model to a folder."""
+    """Returns a function that exports the vector model to a folder."""
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
     return functools.partial(resflow.serving.export, vector_model, plan=plan)
 
 
 @pytest.fixture(scope="session")
 def exported_vectors(export_vectors, tmp_path_factory):
-    """The path of the exported vector model."""
+    """Returns the path of the exported vector model."""
     return export_vectors(tmp_path_factory.mktemp("vectors"))
 
 

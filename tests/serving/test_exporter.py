@@ -1,4 +1,4 @@
-"""The files of an export."""
+"""Tests of the files of an export."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ def described(export_dir):
 
 
 def operations(path):
-    """The operations of the functions of a SavedModel."""
+    """Returns the operations in the functions of a SavedModel."""
     graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
     return [node for function in graph.library.function for node in function.node_def]
 
@@ -45,12 +45,12 @@ def test_warmup_requests_are_answered(export_dir, loaded):
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
         result = loaded.signatures[request.model_spec.signature_name](**inputs)
         answered.append((request.model_spec.signature_name, next(iter(result.values())).shape[0]))
-    names = ["serving_default", "encode", "decode", "classify"]  # those without scalars
+    names = ["serving_default", "encode", "decode", "classify"]  # signatures without scalar inputs
     assert sorted(answered) == sorted((name, size) for name in names for size in (1, 8))
 
 
 def test_readme(export_dir, described, loaded, call, monkeypatch, capsys):
-    """Its code prints an answer and writes a request, which give the same result."""
+    """The code in README.md prints an answer and writes a request, and the request gets the same answer."""
     folder = export_dir / "1"
     text = (folder / "README.md").read_text()
     assert "| `serving_default` | input | `x` | uint8 | batch x 8 x 8 x 1 | `serving_default_x:0` |" in text
@@ -66,7 +66,7 @@ def test_readme(export_dir, described, loaded, call, monkeypatch, capsys):
 
 
 def test_the_description_for_programs(loaded, described):
-    """Inputs can be made from it, and outputs have the described dtypes and shapes."""
+    """Inputs can be built from signatures.json, and outputs have the described dtypes and shapes."""
 
     def tensors(specs, rows):
         shapes = {key: [rows if n == -1 else n for n in of["shape"]] for key, of in specs.items()}
@@ -93,7 +93,7 @@ def test_the_description_for_programs(loaded, described):
 
 
 def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
-    """`encode` answers requests without a name. The weights of the classifier and the series are left out."""
+    """`encode` is the default. The weights of the classifier and the power series are not exported."""
     path = resflow.serving.export(image_model, tmp_path, signatures=["encode", "sample"], max_batch=7)
     described = json.loads((path / "signatures.json").read_text())
     assert list(described["signatures"]) == ["serving_default", "encode", "sample"]
@@ -107,7 +107,7 @@ def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 7 examples \(max_batch\).*\[8 8 8 1\]"):
         call(served, "encode", x=np.zeros([8, 8, 8, 1], np.uint8))
     ops = [node.op for node in operations(path)]
-    assert ops.count("StatelessWhile") == 1 and "While" not in ops, "of the block's inverse alone"
+    assert ops.count("StatelessWhile") == 1 and "While" not in ops, "only the loop of the block's inverse"
     saved = tf.train.list_variables(str(path / "variables" / "variables"))
     num_saved = sum(np.prod(shape) for name, shape in saved if "weights" in name)
     assert 0 < num_saved <= sum(np.prod(weight.shape) for weight in image_model.flow.variables)
@@ -116,7 +116,7 @@ def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
 
 @pytest.fixture
 def copy(exported_vectors, monkeypatch):
-    """Copies the SavedModel of the vector model to a path, also when an export writes its model."""
+    """Copies the SavedModel of the vector model to a path. Exports use this copy instead of writing a model."""
     kept_out = shutil.ignore_patterns("assets.extra", "*.md")
     copy = functools.partial(shutil.copytree, exported_vectors, ignore=kept_out)
     monkeypatch.setattr("tf_resflow.serving.exporter.write_saved_model", lambda *arguments: copy(arguments[-1]))
@@ -154,7 +154,7 @@ def test_a_number_that_another_export_takes_meanwhile(export_vectors, copy, tmp_
 
 
 def test_a_full_disk_leaves_nothing(export_vectors, tmp_path):
-    """A limit of 500 bytes per file causes the same kind of error as a full disk."""
+    """A limit of 500 bytes per file causes the same type of error as a full disk."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))

@@ -1,4 +1,4 @@
-"""Answers of a loaded model, compared with the model that was exported, and errors for wrong inputs."""
+"""Compares the answers of a loaded export with the original model, and checks the errors for invalid inputs."""
 
 import math
 import pathlib
@@ -20,7 +20,7 @@ from tf_resflow.training.runs import Run
 
 @pytest.mark.quick
 def test_log_prob(loaded, image_model, images, call):
-    """The mean of 4 estimates, drawn here one example at a time."""
+    """log_prob is the mean of 4 estimates, which the test draws one example at a time."""
     plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(6), num_samples=4)
     samples, seed = LogProbSamples(image_model.density, plan, common=True), np.int32([5, 0])
     draws = np.concatenate([samples(images[i : i + 1], seed) for i in range(3)], 1)
@@ -63,7 +63,7 @@ def test_sample(loaded, image_model, call):
 
 
 def test_examples_that_have_not_converged(loaded, images, call):
-    """Both blocks are y = (1 + s) x. Each of 5 steps multiplies the error by -s, and 0 needs no step."""
+    """Both blocks are y = (1 + s) x. Each of the 5 steps multiplies the error by -s; the input 0 needs no step."""
     assert np.all(call(loaded, "sample", num=5, seed=3, temperature=1.0)["converged"])
     branch = keras.Sequential([keras.Input([3]), resflow.layers.LipschitzDense(3, 0.9)])
     branch.layers[0].kernel.assign(0.4 * np.eye(3))
@@ -97,7 +97,7 @@ GOOD = np.zeros([2, 8, 8, 1], np.uint8)
 
 
 def wrong_images(z):
-    """Signatures, requests of images, and the messages about them."""
+    """Yields the signature, the inputs and the error message of invalid requests with images."""
     for shape in ([2, 8, 8], [2, 16, 16, 1], [2, 8, 8, 2], [4, 8, 4, 1], [2, 1, 8, 8, 1]):
         message = rf"x must have the shape \[-1, 8, 8, 1\].*\[{' '.join(map(str, shape))}\]"
         yield "serving_default", {"x": np.resize(GOOD, shape)}, message
@@ -120,7 +120,7 @@ def wrong_images(z):
 def wrong_vectors():
     for signature, name in (("serving_default", "x"), ("encode", "x"), ("decode", "z")):
         for shape in ([2, 4], [3], [2, 1, 3]):
-            yield signature, {name: np.zeros(shape)}, rf"{name} must have the shape \[-1, 3\], "
+            yield signature, {name: np.zeros(shape)}, rf"{name} must have the shape \[-1, 3\] "
         yield signature, {name: np.array([[math.inf, math.nan, 0.0]])}, rf"{name} must be finite.*\[2\]"
 
 
@@ -134,14 +134,14 @@ def test_wrong_requests(loaded, loaded_vectors, images, call):
 
 
 def test_points_far_from_all_data(loaded_vectors, call):
-    """The log-likelihood, about -x^2 / 2, is below the range of double precision, and its error is unknown."""
+    """The log-likelihood, about -x^2 / 2, is below the range of float64, so its standard error is NaN."""
     result = call(loaded_vectors, "serving_default", x=np.array([[1e200, 0, 0], [0, 0, 0]]))
     assert result["log_prob"][0] == -math.inf and math.isnan(result["log_prob_stderr"][0])
     assert math.isfinite(result["log_prob"][1]) and result["log_prob_stderr"][1] == 0
 
 
 def test_quantiles():
-    """Equal to the quantiles by NumPy, with ties and NaN."""
+    """The quantiles equal those computed with NumPy, also for ties and NaN."""
     scores = np.float32([-1, 0, 1, 1.5, 4, 9, math.inf, -math.inf, math.nan])
     for num in (1, 4, 13):
         reference = np.sort(np.random.default_rng(num).integers(5, size=num)).astype("float32")
@@ -150,7 +150,7 @@ def test_quantiles():
 
 
 def test_quantiles_among_held_out_examples(image_model, images, vector_model):
-    """Each held-out example has its own rank, up to rounding, because the random numbers are the same."""
+    """Each held-out example gets its own rank, up to rounding, because all use the same random numbers."""
     plan = LikelihoodPlan(num_samples=2)
     signatures = Signatures(image_model, plan, seed=2, max_batch=100, signatures=["serving_default"])
     signatures.compare_with([images[:4], images[4:]])
@@ -162,7 +162,7 @@ def test_quantiles_among_held_out_examples(image_model, images, vector_model):
 
 
 def test_columns_of_a_table(tmp_path, call):
-    """Rows in the units of the file have the same latents as encoded rows. Impossible values are errors."""
+    """Rows in the units of the file have the same latents as encoded rows. Invalid values are errors."""
     rng = np.random.default_rng(0)
     table = pandas.DataFrame(
         {
@@ -192,7 +192,7 @@ def test_columns_of_a_table(tmp_path, call):
     for place, change in ((1, 0.5), (2, 0.1), (3, 0.5), (3, 3.0), (3, -3.0), (4, 0.5)):
         bad = x.copy()
         bad[1, place] += change
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must have values that can occur .*\[1\]"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"x must have valid values .*\[1\]"):
             call(loaded, "encode", x=bad)
 
 
@@ -204,7 +204,7 @@ def run_of_table(model, codes):
 
 def test_integers_that_requests_cannot_hold(vector_model, tmp_path):
     run = run_of_table(vector_model, ColumnCodes(pandas.DataFrame({name: 2**60 + np.arange(9) for name in "abc"})))
-    with pytest.raises(ValueError, match=r"column 'a' are near 1.15e\+18.*lacks digits beyond 2\*\*53"):
+    with pytest.raises(ValueError, match=r"column 'a' are near 1.15e\+18.*not exact beyond 2\*\*53"):
         resflow.serving.export(vector_model, tmp_path / "m", run=run)
 
 

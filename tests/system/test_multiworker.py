@@ -114,7 +114,7 @@ def test_each_worker_decodes_its_share_and_has_the_config_of_the_others(start_bo
         taken, numbers, error = json.loads(output.splitlines()[-1])
         batches.append(taken)
         decoded.append(numbers)
-        assert error == "The workers have different configs: give all the same."
+        assert error == "The configs of the workers differ. Use the same on all."
     order = tf.random.experimental.stateless_shuffle(tf.range(64), tf.constant([3, 0], tf.int64))
     np.testing.assert_array_equal(np.concatenate(batches, axis=1), tf.reshape(order, [8, 8]))
     assert [sorted(numbers) for numbers in decoded] == [sorted(np.ravel(taken)) for taken in batches]

@@ -53,6 +53,6 @@ def test_the_other_commands(call, tmp_path):
     error = np.abs(result["log_prob"] - run.model.log_prob(x, evaluation=True))
     assert np.all(error < 6 * result["log_prob_stderr"] + 0.01)
     readme = (tmp_path / "1" / "README.md").read_text()
-    assert run.result["line"] in readme and f"Trained on pinwheel for {run.step:,} steps with" in readme
+    assert run.result["line"] in readme and f"trained on pinwheel for {run.step:,} steps with" in readme
     done = call("bin/train.py", "--config=toy2d", workdir)
-    assert done.code == 1 and "pretrained:pinwheel is a trained model, which is only read" in done.output
+    assert done.code == 1 and "pretrained:pinwheel is a pretrained model, which is read-only" in done.output

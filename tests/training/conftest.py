@@ -1,4 +1,4 @@
-"""What several files of tests need to train runs."""
+"""Fixtures for tests that train runs."""
 
 import functools
 
@@ -15,7 +15,7 @@ IMAGES |= {"eval__num_examples": 30, "eval__batch_size": 20, "eval__num_samples"
 
 @pytest.fixture(scope="session", autouse=True)
 def few_points():
-    """Figures of densities in the plane have 500 points instead of 20,000."""
+    """Limits figures of 2-D densities to 500 points instead of 20,000."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "_NUM_FIGURE_POINTS", 500)
         yield
@@ -23,19 +23,19 @@ def few_points():
 
 @pytest.fixture(scope="session")
 def train():
-    """`training.train` without bars."""
+    """Returns `training.train` without progress bars."""
     return functools.partial(loop.train, progress=False)
 
 
 @pytest.fixture(scope="session")
 def image_config(make_config):
-    """A function of fields to the config of a tiny model of digits."""
+    """Returns a function of config fields to the config of a tiny model of digits."""
     return lambda **fields: make_config(**IMAGES | fields)
 
 
 @pytest.fixture(scope="session")
 def train_without_steps(train):
-    """`train` with steps that do nothing: the model of a run is initialized by its data, and evaluated."""
+    """Returns `train` with empty steps: the model is initialized on its data and evaluated."""
 
     def train_without_steps(config, workdir):
         with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +52,7 @@ def no_figures(monkeypatch):
 
 @pytest.fixture
 def set_step(monkeypatch):
-    """Puts a function of a model, a batch and the number of a step in the place of the compiled step."""
+    """Replaces the compiled step with a function of the model, a batch and the step number."""
 
     def set_step(step):
         take = lambda model: lambda batch, seed: step(model, batch, int(seed[1]))  # noqa: E731

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, cut short or cannot be written."""
+"""Tests of checkpoints that are damaged, incomplete or cannot be written."""
 
 import pathlib
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.quick
 
 
 def make_model(num_blocks=1, hidden=(4,), coefficient=0.9, **options):
-    """A model and its optimizer."""
+    """Returns a model and its optimizer."""
     flow = resflow.flows.vector_flow(2, num_blocks, hidden, coefficient=coefficient, seed=1, **options)
     model = resflow.FlowModel(flow, [2])
     optimizer = keras.optimizers.Adam(1e-3)
@@ -39,7 +39,7 @@ def fill(parts, value):
 
 @pytest.fixture(scope="module")
 def three(parts, tmp_path_factory):
-    """The directory of the checkpoints of steps 1, 2 and 3, where a weight is filled with the step."""
+    """Returns a directory with checkpoints of steps 1, 2 and 3, in which one weight is filled with the step."""
     checkpoints = Checkpoints(tmp_path_factory.mktemp("three"), *parts, keep=3)
     for step in (1, 2, 3):
         fill(parts, step)
@@ -49,7 +49,7 @@ def three(parts, tmp_path_factory):
 
 @pytest.fixture
 def saved(three, parts, tmp_path):
-    """A copy of that directory."""
+    """Returns a copy of the directory `three`."""
     fill(parts, -1)
     return shutil.copytree(three, tmp_path / "saved")
 
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, parts, damage,
 
 
 def test_damaged_checkpoints_alone_are_an_error(saved, parts, refused):
-    """However often it is asked for; the files stay as they are."""
+    """The error is raised on every attempt, and the files do not change."""
     for step, damage in ((3, "data flipped"), (2, "data missing"), (1, "index missing")):
         suffix, harm = DAMAGES[damage]
         harm(saved / f"ckpt-{step}.{suffix}")

@@ -22,7 +22,7 @@ def test_defaults_are_valid_and_locked(refused):
 
 
 def test_a_config_does_without_tensorflow():
-    """Hence wrong commands are refused at once."""
+    """Commands with an invalid config can therefore fail immediately."""
     code = "import sys, tf_resflow.training.config; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -39,7 +39,7 @@ WRONG |= {"model.estimator.eval.distribution": "uniform", "model.estimator.train
 def test_a_bad_value_is_named(refused):
     for key, value in (*WRONG.items(), ("model.norms", ("(2.0,)*4",))):
         refused(f"config.{key}", configs.validate_config, changed({key: value}))
-    refused("A config is an ml_collections.ConfigDict, .* got 'digits'", configs.validate_config, "digits")
+    refused("config must be an ml_collections.ConfigDict, .* got 'digits'", configs.validate_config, "digits")
 
 
 COUPLINGS = {"model.block": "affine_coupling"}

@@ -30,7 +30,7 @@ def test_replicas_divide_the_batches_of_one_device(dataset, two_replicas):
 
 
 def test_one_gpu_gets_its_batches_ahead(dataset, monkeypatch):
-    """A second logical CPU stands for the GPU."""
+    """A second logical CPU plays the role of the GPU."""
     cpus = tf.config.list_logical_devices("CPU")
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: {"GPU": cpus[1:], "CPU": cpus}[kind])
     batches = replica_batches(tf.distribute.get_strategy(), dataset, 8, 5)
@@ -40,7 +40,7 @@ def test_one_gpu_gets_its_batches_ahead(dataset, monkeypatch):
 
 
 def test_initial_examples(dataset, make_config):
-    """A batch, but at least 64 if there are as many."""
+    """A model is initialized on one batch, but on at least 64 examples if available."""
     many = Dataset.from_arrays("many", {"train": np.zeros([120, 2])})
     for data, batch_size, expected in ((many, 16, 64), (many, 100, 100), (dataset, 8, 30)):
         assert len(initial_batch(make_config(train__batch_size=batch_size), data)) == expected
@@ -57,4 +57,4 @@ def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, run_w
     moved = load_data(workdir, data_path=str(tmp_path / "moved.npy"))
     assert moved.sizes == {"train": 48, "validation": 6, "test": 6}
     np.save(table, rows + [0.0, 2.0])
-    refused("are not those that the run in .* was begun with: their mean was", load_data, workdir)
+    refused("differ from the data of the run in .*: mean was", load_data, workdir)

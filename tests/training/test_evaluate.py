@@ -13,7 +13,7 @@ from tf_resflow.training.report import Report
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, train_without_steps):
-    """A function of a config to the workdir and the result of its run, without figures."""
+    """Returns a function of a config to the workdir and the result of a run without figures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Report, "figures", lambda self, directory: {})
         yield lambda config: (workdir := tmp_path_factory.mktemp("run"), train_without_steps(config, workdir))
@@ -41,7 +41,7 @@ def evaluation_of(workdir, log_det_estimator=None, num_probes=None, stderr=None)
 
 @functools.cache
 def measured(workdir, metric, log_det_estimator=None, num_probes=None):
-    """A part of the result of an evaluation, measured once."""
+    """Returns a part of the result of an evaluation. Each part is measured only once."""
     return getattr(evaluation_of(workdir, log_det_estimator, num_probes), metric)()
 
 
@@ -66,7 +66,7 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
         assert 0 < parts["dequantization"] < stderr and 0 < parts["estimator"] < stderr
 
 
-def test_importance_weighted_bound_is_tighter_and_tells_its_bias(images):
+def test_importance_weighted_bound_is_tighter_and_reports_its_bias(images):
     usual = measured(images[0], "likelihood", "exact")
     bound = evaluation_of(images[0], "exact").importance_weighted(8)["importance_weighted"]
     assert bound["bits_per_dim"] < usual["bits_per_dim"] and bound["num_samples"] == 8
@@ -75,9 +75,9 @@ def test_importance_weighted_bound_is_tighter_and_tells_its_bias(images):
     assert abs(bound["estimator_bias"]) < 1e-6
     bias = evaluation_of(images[0]).importance_weighted(2)["importance_weighted"]["estimator_bias"]
     std = measured(images[0], "noise")["noise"]["evaluation"]["estimator_std"]
-    # Half of the variance in nats, 64 log(2) to a bit per dimension, and half of it for K = 2.
+    # Half of the variance in nats (1 bit/dim is 64 log(2) nats), times 1 - 1 / K = 1/2.
     assert bias == pytest.approx(-0.25 * std**2 * 64 * np.log(2))
-    # The noise of one log-determinant in units of the score, and a fourth for its measurement.
+    # The planned noise of one log-determinant in bits/dim, plus a quarter for the error of its measurement.
     evaluated = evaluation_of(images[0], stderr=0.003)
     planned = evaluated.importance_weighted(8)["importance_weighted"]
     assert planned["plan"] == evaluated.bound_plan.as_dict() != evaluated.plan.as_dict()
@@ -96,7 +96,7 @@ def test_reconstruction_and_certificate(images):
 
 
 def test_distance_of_samples_and_train_images(images):
-    """With the pixels' sums over 2 x 4 patches as features, against the matrix square root."""
+    """The features are sums of pixels over 2 x 4 patches. The reference uses the matrix square root."""
     evaluation = evaluation_of(images[0])
 
     def features(x):
@@ -113,7 +113,7 @@ def test_distance_of_samples_and_train_images(images):
     assert result["fid"] == pytest.approx(expected, rel=0.01)
 
 
-def test_what_cannot_be_measured(plane, make_config, refused):
+def test_metrics_that_cannot_be_measured(plane, make_config, refused):
     refused("no classifier to evaluate", evaluation_of(plane[0]).classification)
     refused("no importance-weighted bound", evaluation_of(plane[0]).importance_weighted, 4)
     refused("is 'fast', but must be one of adaptive_roulette, ", evaluation_of, plane[0], "fast")
@@ -125,7 +125,7 @@ def test_what_cannot_be_measured(plane, make_config, refused):
     refused(message, estimator_of, make_config(), flow, [2], name="adaptive_series")
 
 
-def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monkeypatch, refused):
+def test_an_uncertified_block_is_evaluated_and_reported(plane, monkeypatch, refused):
     class Own(resflow.layers.LipSwish):
         def call(self, inputs):
             return super().call(inputs)
@@ -134,7 +134,7 @@ def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monke
     (block,) = resflow.bijectors.flow.residual_blocks(run.model.flow)
     activation = block.branch.layers[1]
     monkeypatch.setitem(block._parameters, "lipschitz_constant", 0.9)
-    activation.__class__ = Own  # of which nobody says that its constant is that of what it overrides
+    activation.__class__ = Own  # the Lipschitz constant of an overriding class is unknown
     dataset = resflow.data.load(run.config.data)
     evaluation = training.Evaluation(run, dataset)
     result = evaluation.header() | evaluation.lipschitz()
@@ -147,8 +147,8 @@ def test_a_block_on_trust_is_evaluated_and_said_to_be_not_certified(plane, monke
     refused(message, training.Evaluation, run, dataset, log_det_estimator=adaptive)
 
 
-def test_an_asked_for_standard_error_is_reached(images):
-    """Within 30 %: of 20 images and some samples each."""
+def test_a_requested_standard_error_is_reached(images):
+    """The standard error is reached within 30 %, with 20 images and a few samples of each."""
     run = run_of(images[0])
     evaluation = training.Evaluation(run, resflow.data.load(run.config.data), stderr=0.01)
     result = evaluation.header() | evaluation.likelihood()

@@ -1,4 +1,4 @@
-"""Runs of hybrid models: what they report, what they leave, and what they refuse."""
+"""Runs of hybrid models: their results, files and errors."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ FIELDS = {"task": "hybrid", "data__validation_fraction": 0.0, "hybrid__features"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, image_config, train):
-    """A loaded run, and its evaluation."""
+    """Returns a loaded run and its evaluation."""
     workdir = tmp_path_factory.mktemp("hybrid")
     train(image_config(**FIELDS, train__ema_momentum=0.9), workdir)
     loaded = resflow.load(workdir)
@@ -28,7 +28,7 @@ def held_out():
 
 
 def test_result_and_evaluation(run):
-    """Of 30 images in batches of 20 and 10; the classifier's scores in NumPy."""
+    """Compares scores of 30 images, in batches of 20 and 10, with NumPy."""
     (loaded, evaluation), (x, labels) = run, held_out()
     workdir, result = loaded.workdir, loaded.result
     logits = loaded.model.classify(x)["logits"].numpy().astype(np.float64)
@@ -56,7 +56,7 @@ def test_result_and_evaluation(run):
 
 
 def test_ood(run, refused):
-    """Against noise, and against itself."""
+    """Compares the data with noise and with themselves."""
     loaded, evaluation = run
     noise = np.random.default_rng(0).integers(17, size=[30, 8, 8, 1])
     splits = {"train": noise, "test": noise}
@@ -72,11 +72,11 @@ def test_ood(run, refused):
     same = evaluation.ood(data.load(loaded.config.data))["ood"]
     assert same["auroc_max_probability"] == 0.5 and same["auroc_log_prob"] == 0.5
     wrong = data.load({"name": "8gaussians", "num_test": 10})
-    refused("'8gaussians' have the shape, the levels .*: choose other data", evaluation.ood, wrong)
+    refused("'8gaussians' have the shape, the levels .*Choose other data", evaluation.ood, wrong)
 
 
 def test_a_classifier_alone(tmp_path, image_config, train, refused):
-    """Of weight 0, on couplings with halves that leave: no figure of a density anywhere."""
+    """With density weight 0, on couplings with factor-out, no result contains a number of the density."""
     fields = {"model__block": "affine_coupling", "model__inv_1x1_conv": True, "model__factor_out": True}
     fields |= {"model__num_blocks": (1, 1), "hybrid__density_weight": 0.0}
     result = train(image_config(**FIELDS | fields), tmp_path)
@@ -96,7 +96,7 @@ def test_a_classifier_alone(tmp_path, image_config, train, refused):
     calls.append(functools.partial(training.Evaluation, loaded, data.load(loaded.config.data), stderr=0.1))
     calls.append(functools.partial(resflow.serving.export_run, tmp_path, tmp_path / "served", stderr=0.1))
     for measure in calls:
-        refused("has a classifier only", measure)
+        refused("has only a classifier", measure)
 
 
 def test_data_without_labels_are_refused_at_once(tmp_path, image_config, train, monkeypatch, refused):

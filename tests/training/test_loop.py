@@ -16,7 +16,7 @@ from tf_resflow.training.workdir import Workdir
 
 
 def saved_state(workdir, step):
-    """All that a checkpoint holds, by key."""
+    """Returns a dict of the keys of a checkpoint to their values."""
     name = step if isinstance(step, str) else f"ckpt-{step}"
     reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / name))
     keys = [key for key in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in key]
@@ -28,14 +28,14 @@ LARGE = {"train__learning_rate": 0.1, "train__optimizer": "muon"}
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory, make_config, train):
-    """The workdir and the result of a run of 10 large steps, behind which its averaged weights lag."""
+    """Returns the workdir and the result of a run of 10 large steps. Its averaged weights lag behind."""
     workdir = tmp_path_factory.mktemp("plane")
     return workdir, train(make_config(**LARGE), workdir)
 
 
 @pytest.fixture(autouse=True)
 def usual_signals():
-    """The handlers that Python begins with: a shell may have it ignore SIGINT."""
+    """Restores Python's default handler, because a shell may have set SIGINT to be ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -43,7 +43,7 @@ def usual_signals():
 
 @pytest.fixture
 def no_work(monkeypatch, no_figures, set_step):
-    """Steps that do nothing, and evaluations that find 1, 2, ... nats of as many examples as the config says."""
+    """Makes steps do nothing, and evaluations return 1, 2, ... nats for the number of examples in the config."""
     nats = itertools.count(1.0)
 
     def scores(report, split=None):
@@ -74,7 +74,7 @@ def test_a_run_leaves_its_result_figures_metrics_and_model(plane):
     assert {"nats", "gradient_norm", "learning_rate", "steps_per_second"} <= lines[0].keys()
     assert lines[0]["learning_rate"] == pytest.approx(0.1)
     assert lines[3]["nats"] == result["nats"] and lines[3]["estimator_std"] == 0.0  # exact
-    run = resflow.load(workdir)  # which has the averaged weights, and prints in one line
+    run = resflow.load(workdir)  # has the averaged weights, and a one-line repr
     assert run.step == 10 and run.config.train.steps == 10
     assert run.workdir == workdir and run.data.event_shape == (2,) and run.result == result
     score = Report(run.config, run.model, resflow.data.load(run.config.data)).score()
@@ -85,7 +85,7 @@ def test_a_run_leaves_its_result_figures_metrics_and_model(plane):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config, train, monkeypatch, no_figures):
-    """Stopped by a signal after step 3, and evaluated at step 5 as well."""
+    """The run is stopped by a signal after step 3, and also evaluated at step 5."""
     before, raised = signal.getsignal(signal.SIGTERM), []
     config, log = make_config(**LARGE, train__eval_every=5), hooks.Logging.after_step
 
@@ -109,7 +109,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(plane, tmp_path, make_config,
 
 @pytest.mark.parametrize("is_ignored", [False, True])
 def test_a_signal_stops_unless_ignored(tmp_path, make_config, train, no_work, set_step, refused, is_ignored):
-    """SIGINT at step 2, which is ignored in what a script starts in the background; SIGTERM at step 4."""
+    """SIGINT comes at step 2 and SIGTERM at step 4. Shells ignore SIGINT for background jobs of a script."""
     handler = signal.SIG_IGN if is_ignored else signal.default_int_handler
     signal.signal(signal.SIGINT, handler)
 
@@ -133,7 +133,7 @@ def test_a_second_signal_acts_as_ever():
 
 @pytest.fixture
 def no_learning(monkeypatch, no_figures, set_step):
-    """A step makes the weights its number w; a score of the validation split is (w - 4)^2, of another one w."""
+    """Step w fills the weights with w. The validation score is (w - 4)^2, and the score on other splits is w."""
 
     def scores(report, split="test"):
         step = float(report._model.trainable_variables[0].numpy().flat[0])
@@ -156,7 +156,7 @@ CHOOSING = {"train__keep_best": True, "train__patience": 2, "train__eval_every":
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_the_best_checkpoint_counts(tmp_path, make_config, train, no_learning, two_replicas, replicas):
-    """Two evaluations after the one of step 4 are worse: training ends. With more patience it goes on."""
+    """Training ends after two evaluations that are worse than step 4. With more patience, it continues."""
     result = train(make_config(**CHOOSING), tmp_path, strategy=two_replicas if replicas == 2 else None)
     assert (result["step"], result["last_step"], result["ended_by_patience"], result["best"]) == (4, 8, 2, 0.0)
     assert (result["nats"], result["validation"]["nats"], result["validation"]["step"]) == (4.0, 0.0, 4)
@@ -181,7 +181,7 @@ def test_the_best_checkpoint_counts(tmp_path, make_config, train, no_learning, t
 
 
 def test_a_best_checkpoint_that_was_not_kept(tmp_path, make_config, train, no_learning, said):
-    """The last state is used, and a warning says so. A run without `keep_best` kept none."""
+    """The last checkpoint is used, with a warning, because a run without `keep_best` has not kept the best."""
     fields = CHOOSING | {"train__patience": 0}
     train(make_config(**fields | {"train__keep_best": False}), tmp_path)
     for find in (lambda: train(make_config(**fields), tmp_path)["step"], lambda: resflow.load(tmp_path).step):
@@ -191,7 +191,7 @@ def test_a_best_checkpoint_that_was_not_kept(tmp_path, make_config, train, no_le
 
 
 def test_a_run_that_is_killed_chooses_the_same_checkpoint(tmp_path, make_config, train, no_learning, monkeypatch):
-    """Wherever it is: before the best checkpoint or its score is written, after the last score, at the end."""
+    """The run is killed before the best checkpoint or its score is written, after the last score, or at the end."""
     places = [(loop.Checkpoints, "save", 4), (loop.MetricsWriter, "scalars", 2)]
     places += [(loop.MetricsWriter, "image", 4), (Report, "result", 1)]
     config = make_config(**CHOOSING, train__log_every=20)
@@ -215,7 +215,7 @@ def test_a_run_that_is_killed_chooses_the_same_checkpoint(tmp_path, make_config,
 
 
 def test_the_best_score_is_of_the_same_examples(tmp_path, make_config, train, no_work):
-    """The score of more examples was another one. One example has no standard error: null, as NaN is no JSON."""
+    """Scores on more examples do not count. With one example, the standard error is null, as JSON has no NaN."""
     before = train(make_config(train__steps=5, eval__num_examples=50), tmp_path)
     result = train(make_config(eval__num_examples=1), tmp_path)
     assert (before["num_examples"], result["num_examples"]) == (50, 1)
@@ -226,14 +226,14 @@ def test_the_best_score_is_of_the_same_examples(tmp_path, make_config, train, no
 
 
 def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, train, monkeypatch):
-    """At once, unless its config has changed or a figure is missing: then with what the checkpoint gives."""
+    """The result is returned without work, unless the config has changed or a figure is missing."""
     workdir, result = tmp_path / "run", plane[1]
     shutil.copytree(plane[0], workdir)
     config, files, lines = make_config(**LARGE), Workdir(workdir), read_metrics(workdir)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "build_model", None)
         assert train(config, workdir) == result | {"line": f"Already done: {result['line']}"}
-        with pytest.raises(ValueError, match="Another trainer is at work"), files.locked():
+        with pytest.raises(ValueError, match="Another trainer is running"), files.locked():
             train(config, workdir)
     assert files.read_result(config) == result
     for change in ({"train__steps": 11}, {"eval__num_examples": 7}):
@@ -246,7 +246,7 @@ def test_a_finished_run_gives_its_result_again(plane, tmp_path, make_config, tra
 
 
 def test_a_score_below_a_baseline_is_a_warning(tmp_path, make_config, train, monkeypatch, no_work, said):
-    """With advice for scores that fell or rose; none for a good score."""
+    """The advice depends on whether scores improved or got worse. A good score causes no warning."""
     found = {"nats_stderr": 0.5, "num_examples": 50, "estimator_std": 0.0}
     cases = [(90.0, 80.0, "No earlier step was better"), (80.0, 90.0, "Step 5 of 10 was best"), (2.0, 3.0, None)]
     for i, (first, last, words) in enumerate(cases):
@@ -254,14 +254,14 @@ def test_a_score_below_a_baseline_is_a_warning(tmp_path, make_config, train, mon
         monkeypatch.setattr(Report, "scores", lambda report, split=None, nats=nats: {"nats": next(nats), **found})
         result = train(make_config(train__eval_every=5), tmp_path / str(i))
         assert said == ([result["warning"]] if words else [])
-        pattern = f"The model scores {last:.3f} nats, and the gaussian baseline is better: .*{words}"
+        pattern = f"The model scores {last:.3f} nats, but the gaussian baseline is better: .*{words}"
         assert not words or re.search(pattern, result["warning"])
         said.clear()
 
 
 @pytest.mark.parametrize("when, nats", [(7, math.nan), (5, 0.0)])
 def test_what_is_not_finite_ends_a_run(tmp_path, make_config, train, set_step, no_figures, refused, when, nats):
-    """A loss and a weight at step 7, after the checkpoint of step 5, or a weight alone when it would be saved."""
+    """The loss and a weight are not finite at step 7, after a checkpoint at step 5; or only a weight at step 5."""
 
     def spoiled(model, batch, step):
         if step == when:
@@ -270,9 +270,9 @@ def test_what_is_not_finite_ends_a_run(tmp_path, make_config, train, set_step, n
         return {"nats": nats if step == when else 0.0}
 
     set_step(spoiled)
-    message = "nats is nan at step 7. Some weights are not finite, .*is .*ckpt-5. .*learning_rate"
+    message = "nats is nan at step 7. Some weights of .* are not finite.* is .*ckpt-5. .*learning_rate"
     if when == 5:
-        message = "weight.*step 5. Some weights are not finite, first those of act_norm. No checkpoint"
+        message = "weight.*step 5. Some weights of act_norm are not finite. No checkpoint"
     refused(message, train, make_config(), tmp_path, error=NonFiniteError)
     assert saved_steps(tmp_path) == [5] * (when == 7)
     assert when == 5 or all(np.all(np.isfinite(v)) for v in saved_state(tmp_path, 5).values())
@@ -280,7 +280,7 @@ def test_what_is_not_finite_ends_a_run(tmp_path, make_config, train, set_step, n
 
 @pytest.mark.parametrize("how", ["on replicas", "by XLA"])
 def test_a_nan_gradient_ends_a_run(tmp_path, make_config, train, monkeypatch, two_replicas, refused, how):
-    """The step is not taken, so that the message can tell the part where NaN begins: here in the data."""
+    """The step is not applied, so the message can name the part where NaN first appears, which is here the data."""
     train_batches = resflow.data.Dataset.train_batches
 
     def spoiled(*args, **kwargs):
@@ -297,15 +297,15 @@ def test_a_nan_gradient_ends_a_run(tmp_path, make_config, train, monkeypatch, tw
     assert saved_steps(tmp_path) == [2]
 
 
-def test_what_does_not_fit_is_said_at_once(tmp_path, make_config, train, two_replicas, refused):
-    """And leaves the workdir to the command that is right."""
+def test_a_config_that_does_not_fit_fails_at_once(tmp_path, make_config, train, two_replicas, refused):
+    """The workdir stays free for a valid command."""
     wrong = [
         ({"model__kind": "image", "model__norms": (2.0,) * 4}, {}, "model.kind"),
-        ({"train__patience": 1, "data__validation_fraction": 0.0}, {}, "has none: set config.data.validation_frac"),
-        ({"eval__split": "train"}, {}, "eval.split is 'train'; '8gaussians' has"),
+        ({"train__patience": 1, "data__validation_fraction": 0.0}, {}, "has none. Set config.data.validation_frac"),
+        ({"eval__split": "train"}, {}, "eval.split is 'train'; choose one of the splits of '8gaussians'"),
         ({"model__condition": "label"}, {}, "'label', but '8gaussians' has no labels"),
         ({"model__dequantization": "variational"}, {}, "but '8gaussians' has continuous data"),
-        ({"train__batch_size": 15}, {"strategy": two_replicas}, "train.batch_size is 15.*2 replicas"),
+        ({"train__batch_size": 15}, {"strategy": two_replicas}, "train.batch_size is 15.*replicas, 2"),
     ]
     for fields, options, message in wrong:
         refused(message, train, make_config(**fields), tmp_path / "run", **options)

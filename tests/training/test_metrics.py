@@ -33,7 +33,7 @@ def test_resuming_drops_later_and_broken_lines(tmp_path):
         file.write('{"step": 40, "spl')
     with MetricsWriter(tmp_path, step=20) as writer:
         writer.scalars(30, "train", {"loss": -1})
-    # A score of the train split is not what training logs. It is written once, however often a run is resumed.
+    # A score on the train split is not a line of training metrics. It is written once, even if a run resumes twice.
     for loss in (-2, -3):
         with MetricsWriter(tmp_path, step=30) as writer:
             writer.scalars(30, "train", {"loss": loss, "num_examples": 5})
@@ -43,7 +43,7 @@ def test_resuming_drops_later_and_broken_lines(tmp_path):
 
 @pytest.fixture
 def largest_file():
-    """Sets the size at which the system stops a file of this process from growing, as a full disk would."""
+    """Returns a function that limits the size of files of this process, which simulates a full disk."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -51,15 +51,15 @@ def largest_file():
 
 
 def test_no_room_for_tensorboard(tmp_path, largest_file):
-    """The events of a line are larger than the line: they meet the limit first."""
+    """The events of a line are larger than the line, so they reach the limit first."""
     with pytest.raises(OSError, match="Cannot write .*events: .*Free up disk space"):
         with MetricsWriter(tmp_path) as writer:
             largest_file(4000)
             for step in range(1000):
                 writer.scalars(step, "train", {"loss": 1.0})
-    largest_file(10**9)  # now, since pytest may write its report to a file
+    largest_file(10**9)  # already here, because pytest may write its report to a file
     assert 10 < len(read_metrics(tmp_path)) < 1000
-    assert not tf.summary.scalar("loss", 1.0, step=1)  # there is no default writer any more
+    assert not tf.summary.scalar("loss", 1.0, step=1)  # there is no default writer anymore
 
 
 def test_no_room_for_a_line_or_for_its_end(tmp_path, largest_file, refused):

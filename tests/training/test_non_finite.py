@@ -1,4 +1,4 @@
-"""What a run that diverged says of where."""
+"""Tests of the messages about where a run diverged."""
 
 import math
 
@@ -20,7 +20,7 @@ def without_a_gradient(x):
 
 
 class WithoutAGradient(tfp.bijectors.Identity):
-    """The identity, whose gradient is NaN."""
+    """The identity with a NaN gradient."""
 
     def forward(self, x, **kwargs):
         return without_a_gradient(x)
@@ -43,13 +43,13 @@ def test_weights(model):
     assert find_non_finite(model, [X], SEED) == ""
     spoil(block(model, 1).branch.trainable_variables[0], math.inf)
     text = find_non_finite(model, [X], SEED)
-    assert text.startswith("Some weights are not finite, first those of block1 (norms of its kernels: ")
+    assert text.startswith("Some weights of block1 (norms of its kernels: ")
     spoil(block(model, 2).branch.trainable_variables[0], math.nan)
-    assert "Weights of 2 parts are not finite, first those of block1" in find_non_finite(model, [X], SEED)
+    assert "Some weights of 2 parts are not finite. The first part is block1" in find_non_finite(model, [X], SEED)
 
 
 def test_a_value(model):
-    """Of the data of one of the replicas, or of a block."""
+    """The first value that is not finite is in the data of one replica, or in the output of a block."""
     batches = [X, np.full_like(X, math.inf)]
     assert "are finite; the output of act_norm is not" in find_non_finite(model, batches, SEED)
     for layer in resflow.layers.norm_updates.lipschitz_layers(block(model, 1)):
@@ -60,7 +60,7 @@ def test_a_value(model):
 
 
 def test_a_gradient():
-    """NaN begins behind block1, and the gradient of block0 is NaN only because of that."""
+    """NaN appears behind block1, and backpropagates to the gradients of block1 and block0."""
     blocks = resflow.flows.vector_flow(2, num_blocks=3, hidden=(4,), act_norm=False, seed=1).bijectors
     flow = resflow.bijectors.Flow([*blocks[:2], WithoutAGradient(), *blocks[2:]])
     expected = "The output of the flow is finite; the norm of the gradient of block1 (norms of its kernels: "
@@ -78,11 +78,11 @@ def test_the_classifier():
     expected = "The output of the flow is finite; the norm of the gradient of the classifier is not."
     assert find_non_finite(model, [batch], SEED) == expected
     spoil(kernel, math.nan)
-    assert find_non_finite(model, [batch], SEED) == "Some weights are not finite, first those of the classifier."
+    assert find_non_finite(model, [batch], SEED) == "Some weights of the classifier are not finite."
 
 
 def test_a_gradient_that_is_spoiled_in_the_flow():
-    """The dequantizer comes before the flow: its gradient is spoiled only because of that."""
+    """NaN appears in the flow and backpropagates to the dequantizer, which comes before the flow."""
     flow = resflow.flows.image_flow((4, 4, 1), (1,), 4, kernels=(3, 1), num_fc_blocks=0)
     noise = resflow.models.FlowDequantizer((4, 4, 1), num_blocks=1, width=4)
     model = resflow.FlowModel(flow, (4, 4, 1), levels=8, dequantizer=noise)

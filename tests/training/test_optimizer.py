@@ -38,7 +38,7 @@ def rates(num, **fields):
 
 
 def test_schedules():
-    """A warm-up, then the rate is constant, or falls on half a cosine to 0 at the last step."""
+    """After the warm-up, the rate is constant, or falls along half a cosine to 0 at the last step."""
     for warmup in (0, 1, 5):
         expected = [1e-2 * min(1.0, (t + 1) / max(warmup, 1)) for t in range(8)]
         np.testing.assert_allclose(rates(8, warmup_steps=warmup), expected, rtol=1e-5)
@@ -47,13 +47,13 @@ def test_schedules():
         assert np.argmax(cosine) == warmup
         expected = [1e-2, 5e-3, 0.0]
         np.testing.assert_allclose([cosine[t] for t in (warmup, (warmup + 50) // 2, 50)], expected, atol=1e-6)
-    for steps in (1, 2, 100):  # a warm-up as long as the run, or longer
+    for steps in (1, 2, 100):  # the warm-up is at least as long as the run
         cosine = rates(steps + 1, schedule="cosine", warmup_steps=100, steps=steps)
         np.testing.assert_allclose([cosine[steps // 2], cosine[steps]], [1e-2, 0.0], atol=1e-6)
 
 
 def test_decay_reaches_kernels_only():
-    """Of flows with all kinds of variables, and of layers of a user's own."""
+    """Checked for flows with all types of variables, and for layers that a user brings."""
     options = {"num_blocks": (1,), "width": 2, "kernels": (3, 1), "num_fc_blocks": 1, "fc_width": 2}
     couplings = {"block": flows.coupling_image_block(), "inv_1x1_conv": True}
     image_flows = [flows.image_flow((4, 4, 1), **options, **more) for more in ({}, couplings)]
@@ -78,8 +78,8 @@ def test_decay_reaches_kernels_only():
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_muon_moves_kernels(amsgrad):
-    """The update of a kernel of 60 inputs and 5 outputs is a matrix of singular values near 1, times the rate and
-    0.2 sqrt(60); that of a bias is Adam's."""
+    """A kernel with 60 inputs and 5 outputs changes by a matrix with singular values near 1, times the rate and
+    0.2 sqrt(60). A bias changes as in Adam."""
     generator = np.random.default_rng(0)
     kernel = keras.Variable(generator.normal(size=[3, 2, 10, 5]), dtype="float32", name="kernel")
     bias = keras.Variable(np.zeros(5), dtype="float32", name="bias")
@@ -96,7 +96,7 @@ def test_muon_moves_kernels(amsgrad):
 
 
 def test_replicas_clip_the_summed_gradient(two_replicas):
-    """Replica gradients 3 and 1 with clip norm 2: the summed gradient 4 becomes 2."""
+    """The gradients 3 and 1 of two replicas sum to 4, which is clipped to 2."""
     with two_replicas.scope():
         weight = keras.Variable([0.0])
         optimizer = optimizers.make_optimizer(train_config(ema_momentum=0.5, global_clipnorm=2.0), [weight])
@@ -116,7 +116,7 @@ def test_replicas_clip_the_summed_gradient(two_replicas):
 
 
 def stepped(config):
-    """A model after 4 steps of the optimizer of a config, and the optimizer."""
+    """Returns a model after 4 steps with the optimizer of a config, and the optimizer."""
     model = models.FlowModel(flows.vector_flow(2, 1, (8,), seed=1), [2])
     optimizer = optimizers.make_optimizer(config.train, model.trainable_variables)
     for i in range(4):
@@ -129,7 +129,7 @@ def values(weights):
 
 
 def test_weights_are_averaged_and_come_back(make_config):
-    """After an error, too. Without an average they stay."""
+    """The weights are restored even after an error. Without averaging, they do not change."""
     model, optimizer = stepped(make_config(train__ema_momentum=0.0))
     before = values(model.trainable_variables)
     averaging.AveragedWeights(model, optimizer).apply()

@@ -1,4 +1,4 @@
-"""Runs in one file, and the released models."""
+"""Tests of runs in single files and of the pretrained models."""
 
 import functools
 import hashlib
@@ -29,7 +29,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory, make_config, image_config, run_without_work):
-    """A function of a kind to its run, with weights that are not those of the seed."""
+    """Returns a function of a kind to a run, whose weights differ from the initial weights of its seed."""
 
     @functools.cache
     def run_of(kind):
@@ -83,7 +83,7 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
 
 
 def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
-    """A file of another kind, a part of one, one with a changed byte in each member, and of another model."""
+    """Tries a file of another type, a truncated file, files with a changed byte in a member, and another model."""
     run, path = run_of("hybrid"), tmp_path / "model.keras"
     run.save(path)
     content = path.read_bytes()
@@ -94,13 +94,13 @@ def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
         wrong[f"{name}.zip"] = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
     for name, changed in wrong.items():
         (tmp_path / name).write_bytes(changed)
-        refused(f"{name} is not a whole file of a trained run: .*resflow.load", resflow.load, tmp_path / name)
+        refused(f"{name} is not a complete file of a trained run: .*resflow.load", resflow.load, tmp_path / name)
     refused("'model.bin. should end in .keras", run.save, tmp_path / "model.bin")
     other = tmp_path / "other.keras"
     narrow = zipfile.ZipFile(path).read("run/config.json").replace(b'"width": 4', b'"width": 5')
     for name, new, message in (
         ("run/config.json", narrow, "does not belong to the model"),
-        ("run/weights.json", b"{}", "not a whole file .*'step'"),
+        ("run/weights.json", b"{}", "not a complete file .*'step'"),
     ):
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:
             for member in source.namelist():
@@ -109,7 +109,7 @@ def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
 
 
 def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
-    """In a checkout, or else in the cache. A wrong name, a missing file and a wrong file are refused."""
+    """Models are found in a checkout, or else in the cache. Wrong names, missing and wrong files are errors."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert opened("pretrained:digits").source == ROOT / "pretrained" / "digits.keras"
@@ -117,7 +117,7 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
     cache = tmp_path / "tf_resflow"
     refused(rf"Download digits.keras from .* to {re.escape(str(cache))}", resflow.load, "digits")
     refused("no pretrained model 'digit'; .*'digits'.*pinwheel", opened, "pretrained:digit")
-    refused("only read. Give a folder", workdir.Workdir, "pretrained:digits")
+    refused("read-only. Give a folder", workdir.Workdir, "pretrained:digits")
     cache.mkdir()
     shutil.copy(ROOT / "pretrained" / "digits.keras", cache)
     os.mkdir("pretrained")
@@ -130,7 +130,7 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
 
 
 def test_a_file_of_version_0_2():
-    """Version 0.2 released the pinwheel model as a .zip file, whose weights have settings and no config."""
+    """Version 0.2 released the pinwheel model as a .zip file, whose weights have settings but no config."""
     old, new = resflow.load(pathlib.Path(__file__).with_name("run_of_version_0_2.zip")), resflow.load("pinwheel")
     x = new.model.sample(4, seed=0)
     np.testing.assert_array_equal(old.model.log_prob(x, 1), new.model.log_prob(x, 1))
@@ -139,7 +139,7 @@ def test_a_file_of_version_0_2():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_page_of_released_models(name):
-    """Hashes, sizes and scores are those of the files."""
+    """The page states the hashes, sizes and scores of the files."""
     path = ROOT / "pretrained" / f"{name}.keras"
     content, page = path.read_bytes(), (path.parent / "README.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))

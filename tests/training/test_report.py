@@ -6,7 +6,7 @@ from tf_resflow.training.report import Report
 
 
 def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, train, monkeypatch, said):
-    """The last column is the sum of the others; a run says it before it begins."""
+    """The last column is the sum of the others. The warning comes before the first step."""
     rows = np.random.default_rng(0).normal(size=[200, 3])
     rows[:, -1] = rows[:, :-1].sum(axis=1)
     np.save(tmp_path / "table.npy", rows)
@@ -23,11 +23,11 @@ def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, trai
 
 
 def test_fewer_images_than_pixels_have_no_gaussian_baseline(make_config, said):
-    """Their covariance is that of the dequantization in most directions."""
+    """In most directions, the covariance would be only that of the dequantization noise."""
     flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=4, kernels=(3, 1), num_fc_blocks=0)
     model = resflow.FlowModel(flow, (4, 4, 1), levels=17)
     images = np.random.default_rng(0).integers(0, 17, size=[40, 4, 4, 1])
     for num, names in ((16, ["uniform"]), (17, ["uniform", "gaussian"])):
         dataset = resflow.data.Dataset.from_arrays("few", {"train": images[:num], "test": images[20:]}, 17)
         assert list(Report(make_config(), model, dataset).baselines) == names
-    assert said == ["There is no Gaussian baseline: it takes more train images than 16, not 16."]
+    assert said == ["There is no Gaussian baseline, because it needs more than 16 training images; got 16."]

@@ -25,7 +25,7 @@ INFO = DataInfo("demo", (2,), None, None, None)
 
 
 def begin(path, config):
-    """The workdir of a run with a checkpoint."""
+    """Creates the workdir of a run with a checkpoint."""
     files = Workdir(path)
     files.check_config(config)
     files.begin(config, INFO)
@@ -70,7 +70,7 @@ def test_another_config_is_refused_by_key(tmp_path, refused):
         refused(message, files.check_config, changed(**{key: value}))
     assert files.config.read_bytes() == before
     cosine = begin(tmp_path / "cosine", changed(train__schedule="cosine"))
-    message, longer = "config.train.steps = .* .steps may only grow", {"train__steps": 3001}
+    message, longer = "config.train.steps = .* .steps may only increase", {"train__steps": 3001}
     refused(message, cosine.check_config, changed(train__schedule="cosine", **longer))
 
 
@@ -78,7 +78,7 @@ def test_a_run_without_its_files_is_not_begun_anew_but_one_without_a_checkpoint_
     files = begin(tmp_path, default_config())
     for name in ("data.json", "config.json"):
         (tmp_path / name).rename(tmp_path / "moved")
-        refused(f"{name} is missing beside the checkpoints .*backup", files.check_config, default_config())
+        refused(f"{name} is missing, but there are checkpoints .*backup", files.check_config, default_config())
         (tmp_path / "moved").rename(tmp_path / name)
     other, data = changed(seed=3), INFO._replace(event_shape=(3,))
     for path in files.checkpoints.iterdir():
@@ -94,7 +94,7 @@ def test_a_run_without_its_files_is_not_begun_anew_but_one_without_a_checkpoint_
 
 
 def test_data_are_found_from_anywhere(tmp_path, monkeypatch, refused):
-    """By the absolute path, if a file is there, else by the one of the config; a resumed run may have either."""
+    """Data are found by the absolute path, or else by the path in the config. A resumed run may use either path."""
     for folder in ("home", "away"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "home")
@@ -119,7 +119,7 @@ def test_data_are_found_from_anywhere(tmp_path, monkeypatch, refused):
 
 
 def test_the_data_of_a_run(tmp_path, refused):
-    """They come back, and other data are refused."""
+    """The properties of the data are restored, and different data are refused."""
     images = {split: np.zeros([4, 2, 2, 1]) for split in ("train", "test")}
     labels = {split: np.arange(4) for split in images}
     dataset = Dataset.from_arrays("demo", images, 17, labels=labels, num_classes=4).with_channel_statistics()
@@ -133,9 +133,9 @@ def test_the_data_of_a_run(tmp_path, refused):
     np.testing.assert_allclose(info.mean, [0.5 / 17], rtol=1e-6)
     files.check_data(dataclasses.replace(dataset, mean=dataset.mean * (1 + 1e-7)))
     for message, change in (
-        (r"their mean was \[0.0294.*\], but now it is \[0.0394.*\]", {"mean": dataset.mean + 0.01}),
-        ("data 'demo' are not those .* num_classes was 4", {"num_classes": 5}),
-        ("their sizes was .*'train': 4.*, but now it is .*'train': 3", {"sizes": {"train": 3, "test": 4}}),
+        (r"run in .*: mean was \[0.0294.*\], but now it is \[0.0394.*\]", {"mean": dataset.mean + 0.01}),
+        ("data 'demo' differ from .* num_classes was 4", {"num_classes": 5}),
+        (": sizes was .*'train': 4.*, but now it is .*'train': 3", {"sizes": {"train": 3, "test": 4}}),
     ):
         refused(message, files.check_data, dataclasses.replace(dataset, **change))
 
@@ -144,7 +144,7 @@ def test_a_config_file_that_is_not_one(tmp_path, refused):
     files = Workdir(tmp_path)
     refused("no config.json", files.read_config)
     for content, message in [
-        (b"[]", r"valid JSON: it should hold an object, not \[\]"),
+        (b"[]", r"valid JSON: it should contain an object, not \[\]"),
         (b"\xff\xfe\x00", "valid JSON"),
         (b'{"seed": "many"}', "many is of original type"),
         (b'{"train": {"steps": 0}}', "config.train.steps is 0"),
@@ -163,7 +163,7 @@ def test_a_workdir_has_one_trainer(tmp_path, refused):
     for _ in range(2):
         with files.locked():
             assert (tmp_path / "lock").read_text() == f"{this}\n"
-            message = f"Another trainer is at work in .*: {this}. Wait until it ends"
+            message = f"Another trainer is running in .*: {this}. Wait until it ends"
             refused(message, files.locked().__enter__)
             with Workdir(tmp_path, is_chief=False).locked():
                 pass

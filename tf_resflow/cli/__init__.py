@@ -1,1 +1,1 @@
-"""The commands: resflow-train, -evaluate, -sample, -score, -export, -convert and -plot-runs."""
+"""Commands: resflow-train, -evaluate, -sample, -score, -export, -convert and -plot-runs."""

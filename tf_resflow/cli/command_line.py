@@ -1,4 +1,4 @@
-"""How the commands start: flags, quiet libraries, and errors that fit a screen."""
+"""Startup code that the commands share: flags, log filters and short error messages."""
 
 import logging as std_logging
 import os
@@ -16,7 +16,7 @@ from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
 
-# How messages of TFDS begin, about itself, and about a data set that is missing, which is an error of ours.
+# Beginnings of TFDS warnings to hide: a deprecation inside TFDS, and a missing data set, which we report ourselves.
 _NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
 
 
@@ -25,14 +25,14 @@ def command(
 ) -> Callable[[], None]:
     """Returns a function that parses the flags, calls `check()` and `main()`, and exits.
 
-    Errors of this package about the user's input or data are printed without a traceback, with exit code 1. So are
-    wrong flags and missing packages of an extra. Ctrl-C or SIGTERM prints one line, with exit code 130 or 143.
+    Errors that this package raises about user input or data, invalid flags, and missing packages of an extra are
+    printed without a traceback, with exit code 1. Ctrl-C and SIGTERM print one line, with exit codes 130 and 143.
 
     Args:
-      description: the text of `--help`.
-      define_flags: defines the flags.
-      main: does the work and returns the exit code.
-      check: raises the errors that can be found without TensorFlow.
+      description: The text of `--help`.
+      define_flags: Function that defines the flags.
+      main: Function that does the work and returns the exit code.
+      check: Function that raises the errors that can be detected without TensorFlow.
     """
 
     def run():
@@ -44,8 +44,8 @@ def command(
                 _run(description, define_flags, main, check)
         except KeyboardInterrupt as stop:
             signum = stop.args[0] if stop.args else signal.SIGINT
-        # The exception is gone, and with it the frames that held progress bars, which clear their line at the end.
-        print("\nInterrupted. Files are complete or were not written.", file=sys.stderr)
+        # The exception kept the frames of the progress bars alive. Now the bars have cleared their lines.
+        print("\nInterrupted. Every output file is either complete or was not written.", file=sys.stderr)
         sys.exit(128 + signum)
 
     return run
@@ -53,18 +53,18 @@ def command(
 
 def _run(description, define_flags, main, check):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    text = f"{description}\n--version alone prints the version of tf_resflow."
-    sys.modules["__main__"].__doc__ = text  # which absl shows
+    text = f"{description}\nUse --version alone to print the version of tf_resflow."
+    sys.modules["__main__"].__doc__ = text  # absl shows it in --help
     before = set(flags.FLAGS)
     try:
         define_flags()
-        flags.DEFINE_bool("quiet", False, "No progress bars: only warnings and the result.")
+        flags.DEFINE_bool("quiet", False, "Show no progress bars, only warnings and the result.")
         with extra("training"):
             from tqdm.contrib.logging import logging_redirect_tqdm
     except ImportError as error:
         sys.exit(f"Error: {error}")
     for name in set(flags.FLAGS) - before:
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # the only ones in --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # --help lists only these
 
     def checked_main(_):
         check()
@@ -75,32 +75,32 @@ def _run(description, define_flags, main, check):
 
 
 def define_workdir() -> None:
-    """Defines --workdir, the place of a trained run."""
+    """Defines --workdir, the directory or file of a trained run."""
     flags.DEFINE_string(
-        "workdir", None, "Directory of the run, a .keras or .zip file of one, or pretrained:NAME.", required=True
+        "workdir", None, "Directory of a run, .keras or .zip file of one, or pretrained:NAME.", required=True
     )
 
 
 def define_data_flags() -> None:
-    """Defines --data_dir and --data_path, for data that have moved."""
-    flags.DEFINE_string("data_dir", None, "The TFDS folder of the data, if it has moved.")
-    flags.DEFINE_string("data_path", None, "The file or folder of the data, if it has moved.")
+    """Defines --data_dir and --data_path, which locate data that have moved since training."""
+    flags.DEFINE_string("data_dir", None, "TFDS folder of the data, if it has moved since training.")
+    flags.DEFINE_string("data_path", None, "File or folder of the data, if it has moved since training.")
 
 
 def define_estimator_flags(stderr: str) -> None:
-    """Defines --log_det_estimator, --num_probes and --stderr, the standard error of what `stderr` names."""
+    """Defines --log_det_estimator, --num_probes and --stderr. `stderr` names the score in the help of --stderr."""
     flags.DEFINE_enum(
         "log_det_estimator",
         None,
         ESTIMATORS,
-        "Evaluation of the log-determinants; default exact for small events, else as the run's config.",
+        "Estimator of the log-determinants. Default: exact for small events, else the one in the run's config.",
     )
-    flags.DEFINE_integer("num_probes", None, "Probes of each estimate of a log-determinant.", 1)
-    flags.DEFINE_float("stderr", None, f"Instead: the standard error of {stderr}.")
+    flags.DEFINE_integer("num_probes", None, "Number of probes per estimate of a log-determinant.", 1)
+    flags.DEFINE_float("stderr", None, f"Target standard error of {stderr}. Chooses the estimators that reach it.")
 
     @flags.multi_flags_validator(
         ["stderr", "log_det_estimator", "num_probes"],
-        "--stderr chooses the estimators: leave out --log_det_estimator and --num_probes",
+        "--stderr already chooses the estimators: leave out --log_det_estimator and --num_probes",
     )
     def _exclude_each_other(values):
         return values["stderr"] is None or values["log_det_estimator"] is None and values["num_probes"] is None
@@ -108,7 +108,7 @@ def define_estimator_flags(stderr: str) -> None:
 
 def workdir() -> Any:
     """Returns the files of the trained run in --workdir."""
-    from tf_resflow.training.packed import opened  # which an extra provides
+    from tf_resflow.training.packed import opened  # imported here because it needs an extra
 
     return opened(flags.FLAGS.workdir)
 
@@ -137,19 +137,19 @@ def _parse_flags(argv):
     try:
         remaining = flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"Error: {error}\nThe flags are listed by --help.")
-    except SystemExit:  # after --help, where absl has 1
+        sys.exit(f"Error: {error}\nUse --help to list the flags.")
+    except SystemExit:  # absl exits with code 1 after --help
         sys.exit(0)
     if len(remaining) > 1:
-        sys.exit(f"Error: unexpected arguments {remaining[1:]}; flags begin with --.")
+        sys.exit(f"Error: unexpected arguments {remaining[1:]}. Only flags are accepted, which begin with --.")
     return remaining
 
 
 def _guarded(main, arguments=None):
-    """Calls `main(arguments)`, and exits with the message of an error that this package itself raises."""
+    """Calls `main(arguments)`. If code of this package raises an error, exits with its message."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects Python's own
+    std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects only Python's handlers
     std_logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_NOISE_OF_TFDS))
     try:

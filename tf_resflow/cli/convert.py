@@ -1,11 +1,11 @@
-r"""Turns a checkpoint of the published PyTorch code into the workdir of a run.
+r"""Converts a checkpoint of the published PyTorch code to the workdir of a run.
 
 python examples/published_to_npz.py cifar10.pth cifar10.npz
 resflow-convert --checkpoint=cifar10.npz --workdir=runs/cifar10
 resflow-evaluate --workdir=runs/cifar10 --data_dir=DIR
 resflow-sample --workdir=runs/cifar10 --output=samples.png
 
-The first command is a script in the repository of tf_resflow. It needs PyTorch; the others do not.
+The first command is a script in the repository of tf_resflow. Only this script needs PyTorch.
 """
 
 from absl import flags
@@ -19,21 +19,21 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("checkpoint", None, "File of examples/published_to_npz.py: .npz.")
-    flags.DEFINE_string("workdir", None, "Directory of the run, to be made.")
+    flags.DEFINE_string("checkpoint", None, "The .npz file that examples/published_to_npz.py wrote.")
+    flags.DEFINE_string("workdir", None, "Directory to create for the run.")
     flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 
 def check() -> None:
     """Raises ValueError if the workdir is not empty, or the checkpoint cannot be read."""
-    from tf_resflow.training.workdir import Workdir  # which an extra provides
+    from tf_resflow.training.workdir import Workdir  # imported here because it needs an extra
 
     Workdir(FLAGS.workdir).check_empty()
     read_checkpoint(FLAGS.checkpoint)
 
 
 def main() -> None:
-    """Converts the checkpoint and prints a summary."""
+    """Converts the checkpoint and prints a one-line summary."""
     found = interop.convert_checkpoint(FLAGS.checkpoint, FLAGS.workdir)
     averages = "with" if found["averages"] else "without"
     print(

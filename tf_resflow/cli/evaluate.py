@@ -1,25 +1,23 @@
-r"""Evaluates a trained model, prints a table, and writes all of it as JSON.
+r"""Evaluates a trained model, prints a table of scores, and writes the full result as JSON.
 
 resflow-evaluate --workdir=runs/digits --output=evaluation.json
 resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted --log_det_estimator=exact
 
-Metrics, and their keys in the JSON file (scores are `bits_per_dim` of integer data, `nats` of continuous
-data; infinite and undefined values are null):
+The metrics and their JSON keys follow. The score is `bits_per_dim` for integer data and `nats` for continuous data.
+Infinite and undefined values are null. The default is all metrics that apply except importance_weighted and fid.
 
 {metrics}
 
-`dequantization` says which noise the bounds of integer data are of, "uniform" or "variational".
+`dequantization` is the noise of integer data, "uniform" or "variational".
 
-The default is all of them but importance_weighted and fid, if the model has a density, residual blocks and a
-classifier.
-With --ood_data=NAME, another data set, `ood` has the areas under the ROC curves by which log p(x),
-`auroc_log_prob`, and the largest class probability, `auroc_max_probability`, separate the data from it. Of images
+--ood_data=NAME adds `ood`, the areas under the ROC curve for separating the data from another data set:
+`auroc_log_prob` by log p(x), and `auroc_max_probability` by the largest class probability. For a model of images
 given their label, log p(x) is that of the mixture of the classes, in both data sets.
 
---log_det_estimator=adaptive_series certifies that the rest of each series is below 1e-4 nats. --stderr=0.01 asks
-for a standard error of each example's score, in its unit: a short measurement chooses the number of dequantizations
-and the estimator of each block that reach it in the least time. The result has the `plan` and the reached
-`example_stderr`.
+--log_det_estimator=adaptive_series guarantees that the omitted terms of each series sum to less than 1e-4 nats.
+--stderr=0.01 requests a standard error for each example's score, in bits/dim or nats. A short measurement then
+chooses the number of dequantizations and the estimator of each block that reach it in the least time. The result
+contains the `plan` and the standard error that was reached, `example_stderr`.
 """
 
 import collections
@@ -43,22 +41,22 @@ def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
     flags.DEFINE_string("output", None, "JSON file to write the result to.")
-    flags.DEFINE_list("metrics", None, "What to measure.")
+    flags.DEFINE_list("metrics", None, "Metrics to compute, separated by commas.")
     flags.DEFINE_string(
-        "ood_data", None, "Another data set, which the scores should tell from the data, such as digits."
+        "ood_data", None, "Another data set, such as digits, that the scores should separate from the run's data."
     )
     command_line.define_data_flags()
-    flags.DEFINE_string("split", None, "The split to evaluate on: test, validation, train; default the run's.")
+    flags.DEFINE_string("split", None, "Split to evaluate on: test, validation or train. Default: the run's.")
     flags.DEFINE_integer("num_examples", None, "Evaluate only the first N examples; 0 for all.", 0)
-    flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
-    command_line.define_estimator_flags("each example's score, in its unit")
-    flags.DEFINE_integer("iw_samples", 16, "Samples of importance_weighted.", 1)
-    flags.DEFINE_integer("fid_samples", 10_000, "Samples of fid.", 2)
+    flags.DEFINE_integer("batch_size", None, "Number of examples per batch.", 1)
+    command_line.define_estimator_flags("each example's score, in bits/dim or nats")
+    flags.DEFINE_integer("iw_samples", 16, "Number of dequantizations per example for importance_weighted.", 1)
+    flags.DEFINE_integer("fid_samples", 10_000, "Number of samples for fid.", 2)
     flags.DEFINE_string(
-        "fid_weights", "imagenet", "File with Inception's weights; by default Keras' are downloaded."
+        "fid_weights", "imagenet", "File with Inception's weights. By default, Keras's weights are downloaded."
     )
 
-    @flags.validator("metrics", f"choose some of {', '.join(METRICS)}, separated by commas")
+    @flags.validator("metrics", f"choose from {', '.join(METRICS)}, separated by commas")
     def _are_metrics(names):
         return names is None or bool(names) and set(names) <= set(METRICS)
 
@@ -71,7 +69,9 @@ def check() -> None:
     command_line.check_data()
     info = command_line.workdir().read_data()
     if FLAGS.split and info.sizes and FLAGS.split not in info.sizes:
-        raise ValueError(f"--split={FLAGS.split}: {info.name!r} has {', '.join(sorted(info.sizes))}.")
+        raise ValueError(
+            f"--split={FLAGS.split} does not exist in {info.name!r}. Choose one of {', '.join(sorted(info.sizes))}."
+        )
     for name in FLAGS.metrics or ():
         if reason := METRICS[name].refusal(info, FLAGS):
             raise ValueError(reason)
@@ -79,7 +79,7 @@ def check() -> None:
 
 def main() -> None:
     """Evaluates, prints the table and writes the file."""
-    from tf_resflow.training.workdir import write_json  # which an extra provides
+    from tf_resflow.training.workdir import write_json  # imported here because it needs an extra
 
     dataset, run = command_line.load_data(), resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
@@ -89,7 +89,7 @@ def main() -> None:
     )
     result, metrics = measured.header(), FLAGS.metrics or measured.metrics
     if "importance_weighted" in metrics:
-        _ = measured.bound_plan  # what cannot be planned ends the command before any long work
+        _ = measured.bound_plan  # an impossible plan ends the command before any long work
     for metric in metrics:
         result |= METRICS[metric].measure(measured, FLAGS)
     if FLAGS.ood_data:
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """A line for each number of a result; of the blocks alone that with the largest certified constant."""
+    """Formats a result with one number per line. Of the blocks, shows only the one with the largest constant."""
     shown = dict(result)
     if "plan" in result:
         blocks = collections.Counter(block["type"] for block in result["plan"]["blocks"].values())

@@ -1,11 +1,10 @@
-r"""Exports a trained model as a SavedModel that runs with TensorFlow alone, or in TensorFlow Serving.
+r"""Exports a trained model as a SavedModel that needs only TensorFlow or TensorFlow Serving.
 
 resflow-export --workdir=runs/digits --export_dir=served/digits
 
-The model is written to EXPORT_DIR/VERSION, with README.md (the model and its signatures), signatures.json and, if
-the package tensorflow-serving-api is installed, warm-up requests. It has the averaged weights of the newest
-checkpoint, or of the best one on validation, if the run keeps it (README.md tells); and the scores of up to 10,000
-of the run's held-out examples, among which each score has a quantile.
+The model is written to EXPORT_DIR/VERSION, with README.md, signatures.json and, if the package
+tensorflow-serving-api is installed, warm-up requests. The weights are the averages of the newest checkpoint or, if
+the run keeps it, of the best one on validation. Scores include a quantile among up to 10,000 held-out scores.
 """
 
 from absl import flags
@@ -20,20 +19,28 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
-    flags.DEFINE_string("export_dir", None, "Directory that holds the versions of the model.")
-    flags.DEFINE_integer("version", None, "Number of the version; default: the next one.", 1)
-    command_line.define_estimator_flags("log_prob, in nats; with --num_samples that of the blocks alone")
+    flags.DEFINE_string("export_dir", None, "Directory for the versions of the model.")
+    flags.DEFINE_integer("version", None, "Version number. Default: the next free one.", 1)
+    command_line.define_estimator_flags("log_prob, in nats (with --num_samples, of its log-determinants alone)")
     flags.DEFINE_integer(
-        "num_samples", None, "Estimates of log_prob that are averaged; default 8, or as planned.", 2
+        "num_samples",
+        None,
+        "Number of estimates per log_prob. Default: as planned, else 8, or 32 for discrete columns.",
+        2,
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers of serving_default.", 0, 2**63 - 1)
-    flags.DEFINE_integer("max_samples", 1024, "Largest number of samples in a request.", 1)
-    flags.DEFINE_integer("max_batch", None, "Largest number of examples in another request; default: no limit.", 1)
+    flags.DEFINE_integer("max_samples", 1024, "Maximum number of samples per request.", 1)
+    flags.DEFINE_integer("max_batch", None, "Maximum number of examples in other requests. Default: no limit.", 1)
     flags.DEFINE_list(
-        "signatures", None, "Signatures to export, such as encode,sample; the first is the default. Default: all."
+        "signatures",
+        None,
+        "Signatures to export, such as encode,sample. Default: all. If serving_default is not among them, the "
+        "first one also has this name.",
     )
     command_line.define_data_flags()
-    flags.DEFINE_bool("precise", False, "Invert integer data to the rounding of the type, not to 1/32 of a level.")
+    flags.DEFINE_bool(
+        "precise", False, "Invert integer data to the rounding error of the dtype, not to 1/32 of a level."
+    )
     flags.mark_flag_as_required("export_dir")
 
 

@@ -1,10 +1,10 @@
-r"""Draws the learning curves of one or several runs.
+r"""Plots the learning curves of one or more runs.
 
 resflow-plot-runs --workdirs=runs/a,runs/b --output=curves.png
 
-Solid: the held-out score; dotted: the training's own report, by the training estimator. --score=accuracy draws
-another score of metrics.jsonl; the default is the bits/dim or nats of the first run. The axis has the range of the
-scores after the first tenth of the steps. Runs of the same name are distinguished by the folders above.
+Solid lines are held-out scores. Dotted lines are the scores logged during training, by the training estimator.
+--score=accuracy plots another score in metrics.jsonl; the default is the bits/dim or nats of the first run. The
+axis covers the scores after the first tenth of the steps. Runs with equal names also show their folders.
 """
 
 import pathlib
@@ -22,15 +22,15 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_list("workdirs", None, "Directories of the runs, as resflow-train wrote them.")
-    flags.DEFINE_string("output", None, "An image file: .png, .pdf, .svg, or another one of matplotlib's.")
-    flags.DEFINE_string("score", None, "The score to draw.")
+    flags.DEFINE_string("output", None, "Image file to write: .png, .pdf, .svg or another format of matplotlib.")
+    flags.DEFINE_string("score", None, "Score to plot.")
     flags.mark_flags_as_required(["workdirs", "output"])
-    flags.register_validator("workdirs", lambda paths: paths != [], "it must name one directory or more")
+    flags.register_validator("workdirs", lambda paths: paths != [], "name at least one directory")
 
 
 def check() -> None:
     """Raises ValueError if a workdir has no run, or the figure cannot be written."""
-    from tf_resflow.training.workdir import Workdir  # which an extra provides
+    from tf_resflow.training.workdir import Workdir  # imported here because it needs an extra
 
     check_figure_path(FLAGS.output)
     for workdir in FLAGS.workdirs:
@@ -39,7 +39,7 @@ def check() -> None:
 
 
 def main() -> None:
-    """Draws the figure."""
+    """Plots the figure and prints its path."""
     workdirs = run_names(FLAGS.workdirs)
     runs = {name: training.read_metrics(workdir) for name, workdir in workdirs.items()}
     first = next(iter(runs.values()))
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def run_names(workdirs: Iterable[str]) -> dict[str, str]:
-    """The paths by the shortest ends that distinguish them, with each run once."""
+    """Returns a dict of the shortest distinct path suffix of each run to its path. Duplicate runs appear once."""
     paths = {pathlib.Path(workdir).expanduser().resolve(): workdir for workdir in workdirs}
     names = {}
     for path, workdir in paths.items():

@@ -1,4 +1,4 @@
-r"""Draws samples of a trained model: as a picture, or alone as a .npy or .csv file.
+r"""Draws samples from a trained model and writes a picture, or the samples alone as a .npy or .csv file.
 
 resflow-sample --workdir=runs/digits --output=samples.png --num=64 --temperature=0.8
 resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9,1.0
@@ -6,21 +6,21 @@ resflow-sample --workdir=runs/digits --output=paths.npy --interpolate=pairs
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
-The picture of images is a grid. The picture of vectors shows samples over as many of the data: a scatter plot in
-2-D, scatter plots of all pairs of columns above, a histogram below. Several temperatures make one row (or color)
-each, of the same --num latents. The first samples of a --seed do not depend on --num.
+The picture of images is a grid. The picture of vectors shows samples over the same number of data points: a
+histogram in 1-D, a scatter plot in 2-D, scatter plots of all pairs of columns in more dimensions. Each of several
+temperatures gets a row or a color, from the same --num latents. The first samples of a --seed do not depend on
+--num.
 
---condition is for conditional models. Where it is a label, it may be several, separated by commas, and each gets a
-row of --num images; by default all do. Where it is columns of a table, it is a value for each of them, in their
-order in config.data.condition_columns, as in a .csv file; then the picture shows the samples alone.
+--condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
+images. The default is all labels. For table columns, give one value per column, as in a .csv file, in the order
+of config.data.condition_columns. The picture then shows only the samples.
 
-A .csv file of a table has the columns, with their levels and dates, that the run was trained on. If there are
-several temperatures, its first column is the temperature.
+A .csv file has the columns, levels and dates of the table. With several temperatures, its first column holds them.
 
---interpolate writes points between held-out examples, which --seed chooses, to a .npy or .csv file: "pairs" in
---num rows from one to another, "corners" over a --num x --num square with one at each corner. Of images given their
-label, those with a label of --condition are chosen, and a point has the label of the nearest of them; columns given
-others have the condition between theirs.
+--interpolate writes points between held-out examples, chosen by --seed, to a .npy or .csv file. "pairs" writes
+--num rows, each from one example to another. "corners" fills a --num x --num square with an example at each corner.
+In a model of labels, the examples have the labels in --condition, and each point has the label of the nearest
+example. In a model of condition columns, the conditions are interpolated too.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.plurals import counted
 from tf_resflow.writing import check_output_path
 
-_SIDE = 10  # images in a row of a sweep or a path, and rows of paths, without --num
+_SIDE = 10  # default number of images per row of a sweep or path, and of rows of paths
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 
 FLAGS = flags.FLAGS
@@ -46,27 +46,27 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
-    flags.DEFINE_string("output", None, "File to write: .png; or .npy, and .csv of vectors, for the samples alone.")
+    flags.DEFINE_string("output", None, "File to write: a .png picture, or samples as .npy (or .csv for vectors).")
     flags.DEFINE_integer(
         "num",
         None,
-        "Number of samples; default 64 images or 1,000 vectors. With several temperatures or labels: images in a "
-        "row; with --interpolate: rows; default 10.",
+        "Number of samples, for each temperature or label if there are several. Default: 1,000 vectors, 64 images, "
+        "or 10 images per row. With --interpolate: number of rows, by default 10.",
         1,
     )
-    flags.DEFINE_list("temperature", ["1.0"], "Scales the base distribution; several make one row or color each.")
-    flags.DEFINE_list("condition", None, "Of a conditional model: labels, or a value for each condition column.")
+    flags.DEFINE_list("temperature", ["1.0"], "Scale of the base distribution. Several make one row or color each.")
+    flags.DEFINE_list("condition", None, "For a conditional model: labels, or one value per condition column.")
     flags.DEFINE_enum(
-        "interpolate", None, ["pairs", "corners"], "Walk through the latent space between held-out examples."
+        "interpolate", None, ["pairs", "corners"], "Interpolate between held-out examples in the latent space."
     )
-    flags.DEFINE_integer("seed", 0, "The same seed draws the same samples.", 0, 2**63 - 1)
+    flags.DEFINE_integer("seed", 0, "Random seed. The same seed draws the same samples.", 0, 2**63 - 1)
     flags.DEFINE_bool(
-        "precise", False, "Invert to the rounding of the type, not to a fraction of a level of images."
+        "precise", False, "Invert to the rounding error of the dtype, not to a fraction of an image's level."
     )
     command_line.define_data_flags()
     flags.mark_flag_as_required("output")
 
-    @flags.validator("temperature", f"it must be numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
+    @flags.validator("temperature", f"give numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
         try:
             return bool(values) and all(0 <= float(value) <= MAX_TEMPERATURE for value in values)
@@ -74,12 +74,13 @@ def define_flags() -> None:
             return False
 
     @flags.multi_flags_validator(
-        ["temperature", "precise", "interpolate"], "--interpolate takes no --temperature and no --precise"
+        ["temperature", "precise", "interpolate"],
+        "--interpolate cannot be combined with --temperature or --precise",
     )
     def _exclude_each_other(values):
         return not values["interpolate"] or (values["temperature"] == ["1.0"] and not values["precise"])
 
-    @flags.multi_flags_validator(["num", "interpolate"], "a square of --interpolate=corners has --num=2 or more")
+    @flags.multi_flags_validator(["num", "interpolate"], "--interpolate=corners needs --num=2 or more")
     def _is_a_square(values):
         return values["interpolate"] != "corners" or values["num"] != 1
 
@@ -91,17 +92,20 @@ def check() -> None:
     if FLAGS.interpolate and info.condition_mean is not None:
         if FLAGS.condition is not None:
             raise ValueError(
-                "The ends of paths are held-out examples with their own condition: leave out --condition."
+                "--interpolate uses held-out examples with their own condition: leave out --condition."
             )
     else:
         condition = _condition(info)
         if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
-            raise ValueError(f"{', '.join(FLAGS.temperature)}: several temperatures take a single --condition.")
+            raise ValueError(
+                f"--temperature={','.join(FLAGS.temperature)} names several temperatures, and there are "
+                f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
+            )
     suffixes = [".npy"] if FLAGS.interpolate else [".png", ".npy"]
     check_output_path(FLAGS.output, suffixes if len(info.event_shape) == 3 else [*suffixes, ".csv"])
     if _is_picture() and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
         raise ValueError(
-            f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}: lower --num, or "
+            f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
             "write the samples to a .npy file."
         )
     if FLAGS.interpolate:
@@ -109,12 +113,12 @@ def check() -> None:
 
 
 def main() -> None:
-    """Samples and writes the file."""
+    """Draws the samples and writes the file."""
     (_interpolate if FLAGS.interpolate else _sample)(command_line.workdir().read_data())
 
 
 def _grid(info):
-    """The rows and columns of the samples: each temperature, or each path, is a row."""
+    """Returns the number of rows and columns of samples. Each temperature, label or path is a row."""
     if FLAGS.interpolate:
         rows = FLAGS.num or _SIDE
         return rows, rows if FLAGS.interpolate == "corners" else _SIDE
@@ -123,23 +127,25 @@ def _grid(info):
 
 
 def _has_labels():
-    """Whether the condition of the model is a label."""
     return command_line.workdir().read_config().model.condition == "label"
 
 
 def _condition(info):
-    """The labels, or the values of columns as numbers, as an array; None for a model without a condition."""
+    """Returns an array of labels, or of the condition columns as numbers; None for an unconditional model."""
     given = FLAGS.condition
     if _has_labels():
         labels = [str(label) for label in range(info.num_classes)] if given is None else given
         if not labels or any(not label.isdecimal() or int(label) >= info.num_classes for label in labels):
             raise ValueError(
-                f"--condition takes labels in 0, ..., {info.num_classes - 1}; got {', '.join(labels)!r}."
+                f"--condition={','.join(labels)} is not a list of labels. Give labels in 0, ..., "
+                f"{info.num_classes - 1}, separated by commas."
             )
         return np.array([int(label) for label in labels])
     if info.condition_mean is None:
         if given is not None:
-            raise ValueError("The run is of a model without a condition: leave out --condition.")
+            raise ValueError(
+                "--condition is given, but the run has a model without a condition: leave out --condition."
+            )
         return None
     size, reason = len(info.condition_mean), ""
     if len(given or ()) == size:
@@ -150,8 +156,8 @@ def _condition(info):
             return row.values[0]
         reason = f": {row.reasons[0]}"
     raise ValueError(
-        f"The run is of a conditional model: --condition takes {size} values, separated by commas, in the order of "
-        f"config.data.condition_columns; got {given}{reason}."
+        f"--condition is {given}{reason}. The run has a conditional model: give {size} values, separated by "
+        "commas, in the order of config.data.condition_columns."
     )
 
 
@@ -164,10 +170,10 @@ def _sample(info):
         try:
             examples = {f"{split} data": command_line.load_data().array(split, num)}
         except ValueError as error:
-            logging.warning("The picture shows no data: %s", error)
+            logging.warning("The picture does not show the data, because they cannot be loaded: %s", error)
             lacks = ", without the data"
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
-    if _has_labels():  # the rows of several labels are one temperature
+    if _has_labels():  # each row is a label, and all rows have the same temperature
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
         condition = np.repeat(condition, num)
     drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition, "precise": FLAGS.precise}
@@ -184,7 +190,10 @@ def _interpolate(info):
     examples, condition = _held_out(info)
     least = 4 if FLAGS.interpolate == "corners" else 2
     if len(examples) < least:
-        raise ValueError(f"Paths need at least {least} held-out examples; got {len(examples)}.")
+        raise ValueError(
+            f"Only {len(examples)} held-out examples can be used, but --interpolate={FLAGS.interpolate} needs at "
+            f"least {least}. If --condition is given, add labels to it."
+        )
     run = resflow.load(FLAGS.workdir)
     order = np.random.default_rng(FLAGS.seed).permutation(len(examples))
     if FLAGS.interpolate == "corners":
@@ -201,7 +210,7 @@ def _interpolate(info):
 
 
 def _held_out(info):
-    """The held-out examples, of the labels of --condition alone, and their conditions or None."""
+    """Returns the held-out examples and their conditions. Models of labels get only the labels in --condition."""
     split, data = command_line.workdir().read_config().eval.split, command_line.load_data()
     if not _has_labels() and info.condition_mean is None:
         return data.array(split), None

@@ -1,31 +1,29 @@
-r"""Scores examples by their log-likelihood, and writes a table: to find anomalies.
+r"""Scores examples by their log-likelihood to find anomalies, and writes a table of the scores.
 
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --id_columns=name,date --top=20
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --stderr=0.01
 resflow-score --workdir=runs/digits --output=scores.csv
 
-Each example has a line, in the order of the input, with
+The output has one line per example, in the order of the input, with these columns:
 
-- example: its number from 1; of a folder of images `file`, its file; and the columns of --id_columns,
-- log_prob: log p(x) in nats, a mean of several estimates, and stderr, the standard error of this mean: for 8
-  estimates, log_prob +- 2.36 stderr is an interval of 95 % (Student's t),
-- quantile: the fraction of the run's held-out examples that are less likely,
-- reason, of a table: why a row has no score, or the lowest one.
+- example: its number, from 1; for a folder of images, `file`; and the columns of --id_columns
+- log_prob and stderr: the mean of several estimates of log p(x) in nats, and its standard error. With 8 estimates,
+  log_prob +- 2.36 stderr is a 95 % interval (Student's t)
+- quantile: the fraction of the run's held-out examples that are less likely
+- reason, for a table: why a row has no score, or the score -inf
 
-The score of a row is a probability in the discrete columns (whole numbers, levels, whole days), and a density in
-the units of the others. A level that the training did not know has the probability 0, so its score is -inf. A row
-with a value that is missing or cannot be read has no score; with --strict it is an error. --top=20 prints the rows
-with the lowest scores.
+The score of a row is a probability in the discrete columns (whole numbers, levels, whole days) and a density in the
+other columns, in their units. A level that did not occur in training has probability 0, so its score is -inf. A row
+with a missing or unreadable value has no score; with --strict, it is an error.
 
---input is a table, or for images a folder or a .npy or .npz file, of the kind that the run was trained on. The
-columns of a table are found by their names; others are ignored. Without --input the held-out examples are scored.
-The labels of images in --input are unknown: if the run is given labels, log_prob is that of the mixture of its
-classes, equally frequent, also for the held-out examples.
+--input is a table, or a folder, .npy or .npz file of images, as in training. The columns of a table are matched by
+name, and additional columns are ignored. The labels of images in --input are unknown, so a model given labels
+scores them, and the held-out examples for the quantiles, by the mixture of its classes with equal weights.
 
 With --stderr, a short measurement chooses the number of estimates and the estimator of each block that reach this
-standard error of log_prob in nats. Without it there are 8 estimates, or 32 for rows with discrete columns, or one
-exact value for at most 16 columns of numbers.
+standard error of log_prob, in nats. Without --stderr, log_prob is one exact value for up to 16 columns of numbers,
+and the mean of 8 estimates otherwise, or of 32 if there are discrete columns.
 """
 
 import pathlib
@@ -44,7 +42,7 @@ from tf_resflow.writing import check_output_path, whole_file
 
 FLAGS = flags.FLAGS
 
-_FARTHEST = 1e12  # deviations: a number beyond them counts as there
+_FARTHEST = 1e12  # standard deviations; numbers farther from the mean are moved to this distance
 _LARGEST = 1e38
 _COLUMNS = ("example", "log_prob", "stderr", "quantile", "reason")
 
@@ -52,14 +50,14 @@ _COLUMNS = ("example", "log_prob", "stderr", "quantile", "reason")
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
-    flags.DEFINE_string("input", None, "File or folder of the examples; by default the held-out ones are scored.")
-    flags.DEFINE_string("output", None, "File to write: .csv.")
-    flags.DEFINE_list("id_columns", [], "Columns of --input that the table keeps: names, or numbers from 1.")
-    flags.DEFINE_bool("strict", False, "Refuse a table with a row that has no score, or a level that is not known.")
-    flags.DEFINE_integer("top", 0, "Print so many examples, those of the lowest scores.", 0)
+    flags.DEFINE_string("input", None, "File or folder of examples. Default: the run's held-out examples.")
+    flags.DEFINE_string("output", None, "The .csv file to write.")
+    flags.DEFINE_list("id_columns", [], "Columns of --input to copy to the output: names, or numbers from 1.")
+    flags.DEFINE_bool("strict", False, "Refuse a table if a row has no score or an unknown level.")
+    flags.DEFINE_integer("top", 0, "Number of examples to print, those with the lowest scores.", 0)
     command_line.define_estimator_flags("each log_prob, in nats")
-    flags.DEFINE_integer("batch_size", None, "Examples at a time.", 1)
-    flags.DEFINE_integer("seed", 0, "Seed of the estimates.", 0, 2**31 - 1)
+    flags.DEFINE_integer("batch_size", None, "Number of examples per batch.", 1)
+    flags.DEFINE_integer("seed", 0, "Random seed of the estimates.", 0, 2**31 - 1)
     command_line.define_data_flags()
     flags.mark_flag_as_required("output")
 
@@ -70,7 +68,9 @@ def check() -> None:
     command_line.check_run()
     is_table = command_line.workdir().read_data().levels is None
     if FLAGS.id_columns and not (FLAGS.input and is_table):
-        raise ValueError("--id_columns are columns of a table that --input gives.")
+        raise ValueError(
+            "--id_columns needs a table as --input: give a table that has these columns, or leave out --id_columns."
+        )
     if FLAGS.input is None:
         command_line.check_data()
     elif is_table:
@@ -78,7 +78,7 @@ def check() -> None:
 
 
 def main() -> None:
-    """Scores and writes the file."""
+    """Scores the examples, writes the file and prints a summary."""
     with extra("data"):
         import pandas
 
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def _scored():
-    """The columns of the table that is written, by their names, and the note of the run."""
+    """Returns the columns of the output by name, and the note of the run."""
     from tf_resflow.data.loading import load_images
 
     workdir = command_line.workdir()
@@ -130,7 +130,7 @@ def _scored():
         columns = {"file": files}
     run = resflow.load(FLAGS.workdir)
     batches = held_out if given is None else given
-    usual = batches if held_out is None else held_out  # strange rows would ask for a plan of their own
+    usual = batches if held_out is None else held_out  # anomalies in --input would distort the plan
     score = evaluation.LogLikelihood(run.density, _plan(run, usual[0])).score_examples
     scores = score(track(batches, "examples"), FLAGS.seed)
     if rows is not None:
@@ -146,15 +146,15 @@ def _scored():
 
 
 def _rows(config, info):
-    """The `EncodedRows` of the input, and the columns that its scores keep."""
+    """Returns the `EncodedRows` of the input, and the columns to copy to the output."""
     from tf_resflow.data.column_codes import ColumnCodes
     from tf_resflow.data.table_files import find_columns
     from tf_resflow.data.tabular import read_rows
 
     if info.condition_mean is not None and info.columns is None:
         raise ValueError(
-            "The table of the run has no names, and nothing tells which columns of --input are the condition: "
-            "train on a table that names its columns."
+            "The run was trained on a table without column names, so the condition columns of --input are unknown. "
+            "Train on a table with column names."
         )
     codes = info.codes or ColumnCodes.of_numbers(info.columns or range(1, 1 + info.event_shape[0]))
     options = {"key": config.data.key, "read_options": config.data.read_options}
@@ -162,34 +162,37 @@ def _rows(config, info):
     path = pathlib.Path(FLAGS.input).expanduser().absolute()
     kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
     if taken := [str(name) for name in kept if name in _COLUMNS]:
-        raise ValueError(f"--id_columns: the table of scores has a column {taken[0]!r} of its own. Rename yours.")
+        raise ValueError(
+            f"--id_columns names {taken[0]!r}, but the output has a column {taken[0]!r} of its own. Rename the "
+            "column in --input."
+        )
     reasons = rows.reasons
     wrong = np.flatnonzero(reasons != "")
     if FLAGS.strict and len(wrong):
         raise ValueError(
             f"{path}, row {wrong[0] + 1}, {reasons[wrong[0]]}. {len(wrong):,} of {len(reasons):,} rows have "
-            "such values; without --strict the others are scored, and these have a reason."
+            "invalid values or unknown levels. Correct them, or leave out --strict to score the other rows."
         )
     moments = [(info.mean, info.std), (info.condition_mean, info.condition_std)]
     parts = zip(np.split(rows.values, info.event_shape, axis=1), moments, strict=True)
-    rows = rows._replace(values=np.concatenate([_near(part, *of_part) for part, of_part in parts], axis=1))
+    rows = rows._replace(values=np.concatenate([_clipped(part, mean, std) for part, (mean, std) in parts], axis=1))
     if not np.any(rows.known[:, : codes.size].all(axis=1) & np.isfinite(rows.values).all(axis=1)):
-        raise ValueError(f"{path}: no row has a score. Row 1, {reasons[0]}.")
+        raise ValueError(f"{path}: no row has a score. Row 1, {reasons[0]}. Correct the values in the file.")
     return rows, {str(name): kept[name].to_numpy(object) for name in kept}
 
 
-def _near(values, mean, std):
-    """Numbers no farther from the mean than float32 can hold the square of their distance."""
+def _clipped(values, mean, std):
+    """Clips values to a distance from the mean whose square is representable in float32."""
     mean, std = (0.0, 1.0) if mean is None else (mean.astype(np.float64), std.astype(np.float64))
     distance = np.minimum(_FARTHEST * std, _LARGEST)
     return np.clip(values, mean - distance, mean + distance)
 
 
 def _held_out(config, size, required):
-    """Batches of the run's held-out examples, and their files, if any. Both are None if the data are missing."""
+    """Returns batches of the held-out examples and their files or None; (None, None) if the data are missing."""
     try:
         dataset = command_line.load_data()
-        has_labels = bool(config.model.condition) and required  # those of --input are unknown
+        has_labels = bool(config.model.condition) and required  # the labels of --input are unknown
         labels, split = has_labels or dataset.condition_mean is not None, config.eval.split
         limit = config.eval.num_examples or None
         batches = dataset.eval_batches(split, size, limit, labels=labels)
@@ -197,7 +200,7 @@ def _held_out(config, size, required):
     except ValueError as error:
         if required:
             raise
-        logging.warning("The table has no quantiles: %s", error)
+        logging.warning("The output has no quantiles, because the held-out data cannot be loaded: %s", error)
         return None, None
 
 

@@ -1,13 +1,12 @@
-r"""Trains a residual flow, or resumes: the same command again continues from the newest checkpoint.
+r"""Trains a residual flow. Run the same command again to resume from the newest checkpoint.
 
 resflow-train --config=digits --workdir=runs/digits
 
---config is the name of a config of this package, or a file. Its fields can be overridden:
---config.train.steps=500. The workdir then has config.json, checkpoints/, metrics.jsonl, events/ (TensorBoard),
-figures/ and result.json.
+--config is the name of a config of this package, or a file. Set fields with flags such as --config.train.steps=500.
+The workdir receives config.json, checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
 
-On several machines the same command runs on each, with a workdir that all of them see and TF_CONFIG in the
-environment. If one stops, the others stop too, and the command has to be run again on all.
+To train on several machines, run the same command on each, with TF_CONFIG in the environment and a workdir that all
+machines share. If one machine stops, the others stop too. Then run the command again on all of them.
 """
 
 import os
@@ -29,26 +28,27 @@ def define_flags() -> None:
     with extra("training"):
         from ml_collections import config_flags
 
-    config_flags.DEFINE_config_file("config", None, "Name or file of the configuration.")
+    config_flags.DEFINE_config_file("config", None, "Name or file of the config.")
     FLAGS["config"].parser = ConfigParser()
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_enum(
         "strategy",
         "auto",
         ["auto", "default", "mirrored", "multiworker", "tpu"],
-        "Machines and devices: multiworker takes the workers in TF_CONFIG, mirrored all GPUs of this machine, "
-        "default one device; auto is multiworker for several workers, else mirrored for several GPUs.",
+        "Machines and devices to train on: multiworker uses the workers in TF_CONFIG, mirrored all GPUs of this "
+        "machine, tpu a TPU, default one device. auto is multiworker if there are several workers, else mirrored "
+        "if there are several GPUs, else default.",
     )
-    flags.DEFINE_bool("deterministic", False, "Bit-exact repetition, at some cost in speed.")
-    flags.DEFINE_bool("jit", False, "Whether XLA compiles the whole step: a later start, then often faster steps.")
+    flags.DEFINE_bool("deterministic", False, "Make runs bit-exactly repeatable, at some cost in speed.")
+    flags.DEFINE_bool("jit", False, "Compile the whole step with XLA. Starts later; steps are often faster.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 
 class ConfigParser(flags.ArgumentParser):
-    """Reads the config that `--config` names, and checks the names of the fields that other flags override."""
+    """Loads the config that `--config` names, and checks that the fields overridden by other flags exist."""
 
     def parse(self, argument: str) -> Any:
-        """Returns the config of a name or a file, which may have an argument behind a colon."""
+        """Returns the config of a name or a file, optionally followed by a colon and an argument."""
         from tf_resflow.config_fields import suggest
         from tf_resflow.training.config import base_config, config_of_file, flat_fields
 
@@ -58,7 +58,9 @@ class ConfigParser(flags.ArgumentParser):
             if not path.is_file():
                 near = suggest(path.name, [file.name for file in path.parent.glob("*.py")])
                 raise ValueError(f"there is no file {path}; {near}")
-            sys.path.insert(0, str(path.absolute().parent.parent))  # it may import: from FOLDER import NAME
+            sys.path.insert(
+                0, str(path.absolute().parent.parent)
+            )  # for imports in the file: from FOLDER import NAME
             config = config_of_file(path, *arguments)
         else:
             config = base_config(argument)
@@ -71,8 +73,8 @@ class ConfigParser(flags.ArgumentParser):
 
 
 def check() -> None:
-    """Raises ValueError if the config is wrong, its data are missing, or the workdir is that of another run."""
-    from tf_resflow.data.config import check_places  # which an extra provides
+    """Raises ValueError if the config is invalid, its data are missing, or the workdir belongs to another run."""
+    from tf_resflow.data.config import check_places  # imported here because it needs an extra
     from tf_resflow.training.config import validate_config
     from tf_resflow.training.workdir import Workdir
 
@@ -80,7 +82,7 @@ def check() -> None:
     check_places(FLAGS.config.data)
     files = Workdir(FLAGS.workdir)
     files.check_config(FLAGS.config)
-    if "TF_CONFIG" not in os.environ:  # of several workers another one may have the lock
+    if "TF_CONFIG" not in os.environ:  # another worker may hold the lock
         with files.locked():
             pass
 

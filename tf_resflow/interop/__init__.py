@@ -1,4 +1,4 @@
-"""Checkpoints of the published PyTorch code."""
+"""Conversion of checkpoints of the published PyTorch code."""
 
 import lazy_loader
 

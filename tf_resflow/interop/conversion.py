@@ -1,4 +1,4 @@
-"""A workdir from a checkpoint of the published code."""
+"""Conversion of a checkpoint of the published code to the workdir of a run."""
 
 import math
 import os
@@ -17,19 +17,19 @@ from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import renamed, scratch, unwritable_told
 
-_DECIMALS = 4  # of the coefficient
-_ROUNDING = 2e-6  # relative; a layer keeps its norm below the coefficient by less
-# Tensors without a variable: the state of the norms and of the estimator, flags, shared orders, and statistics.
+_DECIMALS = 4  # the coefficient is rounded up to this many decimals
+_ROUNDING = 2e-6  # relative; exceeds the margin by which a layer keeps its norm below the coefficient
+# Published tensors without a variable here: states of norms and estimators, flags, shared orders, and statistics.
 _UNUSED = (
     "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"
 ).split()
 
 
 def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike) -> dict[str, Any]:
-    """Makes the workdir of a run from a checkpoint of train_img.py of the published code.
+    """Converts a checkpoint of the published code's train_img.py to the workdir of a run.
 
-    A Python with PyTorch writes the .npz file, with a script in this library's repository:
-    `python examples/published_to_npz.py cifar10.pth cifar10.npz`. The conversion does not need PyTorch:
+    First, in an environment with PyTorch, convert the checkpoint to an .npz file with a script in this library's
+    repository: `python examples/published_to_npz.py cifar10.pth cifar10.npz`. The rest does not need PyTorch:
 
     ```python
     resflow.interop.convert_checkpoint("cifar10.npz", "runs/cifar10")
@@ -39,22 +39,21 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     The run has the weights and their moving average, which `resflow.load` and the evaluation use, but not the
     optimizer's moments. A checkpoint of the hybrid task becomes the run of a `tf_resflow.HybridModel`.
 
-    The published layers divide a kernel by an estimate of its norm, which may be too low. The run has these scaled
-    kernels, and `config.model.coefficient` is a bound of their norms. If the bound is 1 or more, the blocks are not
-    known to be invertible: `config.model.lipschitz_constant` is then the bound that the published code assumes, and
-    the `lipschitz_bound` that an evaluation reports is above 1.
+    The published layers divide a kernel by an estimate of its norm, which may be too low. The run stores these
+    scaled kernels, and `config.model.coefficient` is an upper bound on their norms. If the bound is 1 or more, the
+    blocks may not be invertible. `config.model.lipschitz_constant` is then the bound that the published code
+    assumes, and an evaluation reports a `lipschitz_bound` above 1.
 
     Args:
-      checkpoint: the .npz file.
-      workdir: directory of the run, which appears complete or not at all.
+      checkpoint: Path of the .npz file.
+      workdir: Directory to create for the run. It is either written completely or not at all.
 
     Returns:
-      A dict: "name" of the data, "step" (1 if it is not stored), whether there are "averages", and the
-      "coefficient".
+      A dict with the data's "name", the "step" (1 if unknown), whether there are "averages", and the "coefficient".
 
     Raises:
-      ValueError: if the file cannot be read, this library does not have its model, or the directory is not empty.
-      OSError: if the directory cannot be written. Nothing is left of it.
+      ValueError: If the file cannot be read, its model is not supported, or the directory is not empty.
+      OSError: If the directory cannot be written.
 
     References:
       Chen et al. 2019; https://github.com/rtqichen/residual-flows.
@@ -72,7 +71,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     optimizer.iterations.assign(step)
-    _take(published, model, optimizer)
+    _assign_tensors(published, model, optimizer)
     norm = (1 + _ROUNDING) * _largest_norm(model, optimizer)
     published_coefficient = config.model.coefficient
     config.model.coefficient = max(published_coefficient, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
@@ -88,20 +87,20 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
             files.begin(config, data)
             Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
             if not renamed(files.path, workdir):
-                place.check_empty()  # another process made it meanwhile
+                place.check_empty()  # another process has created it in the meantime
     averages, coefficient = published.averages is not None, config.model.coefficient
     return {"name": data.name, "step": step, "averages": averages, "coefficient": coefficient}
 
 
-def _take(published, model, optimizer):
-    """Assigns the averages of an optimizer and the weights of a model."""
+def _assign_tensors(published, model, optimizer):
+    """Assigns the published averages to the optimizer, and the published weights to the model."""
     tensors = published_tensors(model.flow, getattr(model, "classifier", None))
     used = {tensor.name for tensor in tensors}
     left = [name for name in published.weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
     if left:
         raise ValueError(
-            "The checkpoint is of another architecture: its arguments do not ask for its tensors "
-            f"{shortened(map(repr, left))}."
+            "The checkpoint is of another architecture: the model of its arguments has no tensors "
+            f"{shortened(map(repr, left))}. Convert an unmodified checkpoint of train_img.py."
         )
     settings = {"coefficient": published.args["coeff"], "orders": published_orders(published.args)}
 
@@ -118,8 +117,6 @@ def _take(published, model, optimizer):
 
 
 def _largest_norm(model, optimizer):
-    """The largest norm of a kernel, among the weights and their averages."""
-
     def largest():
         return max(float(layer.norm_estimate()) for layer in layers.norm_updates.lipschitz_layers(model.flow))
 

@@ -1,4 +1,4 @@
-"""The configuration of a published checkpoint, from the arguments of train_img.py that are stored in it."""
+"""Config of a published checkpoint, from the arguments of train_img.py that the checkpoint stores."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.training.workdir import DataInfo
 
 _CELEBA = {"name": "celeb_a_hq/256", "flip": True, "split_train": "train[:90%]", "split_test": "train[90%:]"}
-# Fields of `config.data` for each data set of the published code: similar images in TensorFlow Datasets.
+# Fields of `config.data` for each data set of the published code. TensorFlow Datasets has similar images.
 _DATA: dict[str, dict[str, Any]] = {
     "mnist": {"name": "mnist"},
     "cifar10": {"name": "cifar10", "flip": True},
@@ -23,21 +23,21 @@ _DATA: dict[str, dict[str, Any]] = {
 }
 _ACTIVATIONS = {name: name for name in ("elu", "relu", "softplus")}
 _ACTIVATIONS |= {"lcube": "lipschitz_cube", "swish": "lipswish"}
-_NUM_CLASSES = 10  # of each data set that the published code classifies
+_NUM_CLASSES = 10  # in each data set that the published code classifies
 _TERM_PARAMETERS = {"geometric": 0.5, "poisson": 2.0}
 _NUM_FC_BLOCKS = 4
 _SMALLEST_SCALE = 4  # pixels
-# The only values that this library supports; also the defaults of absent arguments.
+# The only supported values, and the defaults of missing arguments.
 _REQUIRED: dict[str, Any] = {"block": "resblock", "dropout": 0, "padding": 0}
 _REQUIRED |= dict.fromkeys(("add_noise", "first_resblock", "preact"), True)
 _REQUIRED |= dict.fromkeys(("batchnorm", "fc", "fc_actnorm", "quadratic"), False)
-# Defaults of arguments that other versions may lack; the names and shapes of the tensors show the model's values.
+# Defaults of arguments that other versions may lack. The names and shapes of the tensors are checked later.
 _OPTIONAL: dict[str, Any] = {"cdim": 256, "logit_transform": True, "n_power_series": None, "task": "density"}
 _OPTIONAL |= dict.fromkeys(("factor_out", "learn_p", "scale_dim", "squeeze_first"), False)
 
 
 def published_config(args: Mapping[str, Any]) -> Any:
-    """The config of a model, from the arguments of train_img.py.
+    """Returns the config of a model from the arguments of train_img.py.
 
     Training settings are copied if they have a counterpart. The evaluation keeps this library's estimator of the
     log-determinant, which is unbiased like the published one.
@@ -45,11 +45,11 @@ def published_config(args: Mapping[str, Any]) -> Any:
     args = _Arguments(_REQUIRED | _OPTIONAL | dict(args))
     for name, value in _REQUIRED.items():
         if args[name] != value:
-            raise args.error(name, f"which this library does not have; it must be {value!r}")
+            raise args.error(name, f"which is not supported; it must be {value!r}")
     if _has_statistics(args) and args["squeeze_first"]:
-        raise args.error("squeeze_first", "where the published code normalizes 3 of 12 channels")
+        raise args.error("squeeze_first", "for which the published code normalizes only 3 of 12 channels")
     if args["task"] != "density" and args["factor_out"]:
-        raise args.error("factor_out", "where the published classifier reads the channels that leave alone")
+        raise args.error("factor_out", "for which the published classifier reads only the channels that leave")
     config = default_config()
     config.update_from_flattened_dict(_fields(args))
     validate_config(config)
@@ -57,31 +57,33 @@ def published_config(args: Mapping[str, Any]) -> Any:
 
 
 def published_orders(args: Mapping[str, Any]) -> tuple[float, ...]:
-    """Initial orders of the norms before, between and after the layers of a block."""
+    """Returns the initial orders of the norms before, between and after the layers of a block."""
     return tuple(math.inf if order == "f" else float(order) for order in args["vnorms"])
 
 
 def published_data(
     args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
 ) -> DataInfo:
-    """The properties of the data, with `mean` and `std` of the channels if they are normalized."""
+    """Returns the properties of the data, with the `mean` and `std` of the channels if they are normalized."""
     args = _Arguments(args)
     num_classes = _NUM_CLASSES if config.task == "hybrid" else None
     return DataInfo(config.data.name, _event_shape(args), config.data.levels or 256, mean, std, num_classes)
 
 
 class _Arguments(dict):
-    """The arguments, with errors that name them."""
+    """Dict of the arguments whose errors name the argument."""
 
     def __missing__(self, name):
-        raise ValueError(f"The arguments in the checkpoint lack {name!r}, which the model depends on.")
+        raise ValueError(
+            f"The checkpoint lacks the argument {name!r}, which the model depends on. Use one of train_img.py."
+        )
 
     def error(self, name, reason):
         return ValueError(f"The checkpoint was trained with {name}={self[name]!r}, {reason}.")
 
     def look_up(self, name, table):
         if self[name] not in table:
-            raise self.error(name, f"which this library does not have; it has {', '.join(table)}")
+            raise self.error(name, f"which is not supported; it must be one of {', '.join(table)}")
         return table[self[name]]
 
 
@@ -117,7 +119,7 @@ def _fields(args):
         "train.batch_size": args["batchsize"],
         "train.learning_rate": float(args["lr"]),
         "train.warmup_steps": args["warmup_iters"],
-        "train.weight_decay": 0.0,  # the published optimizers compute it, and do not apply it
+        "train.weight_decay": 0.0,  # the published optimizers compute it but do not apply it
         "train.global_clipnorm": 1.0,
     }
 
@@ -128,32 +130,31 @@ def _event_shape(args):
 
 
 def _density_weight(args):
-    """The weight of bits/dim in the loss; the published loss has bits per example or per dimension."""
+    """Returns the weight of bits/dim in the loss. The published loss is in bits per example or per dimension."""
     if args["task"] == "hybrid" and not args["scale_dim"]:
         return float(math.prod(_event_shape(args)))
     return 0.0 if args["task"] == "classification" else 1.0
 
 
 def _has_statistics(args):
-    """Whether mean and std normalize the data, instead of the logit."""
     return args["task"] != "density" and args["data"] == "cifar10"
 
 
 def _levels(args):
-    """The value of `data.levels`, where 0 keeps the 256 levels of the data."""
+    """Returns `data.levels`; 0 keeps the 256 levels of the data."""
     bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
     return 2**bits if bits < 8 else 0
 
 
 def _num_blocks(args):
-    """The number of blocks of each scale; the published code drops scales of fewer than 4 pixels."""
+    """Returns the number of blocks per scale. The published code drops scales smaller than 4 pixels a side."""
     counts = tuple(int(count) for count in args["nblocks"].split("-"))
     size = args["imagesize"] // (2 if args["squeeze_first"] else 1)
     return counts[: (size // _SMALLEST_SCALE).bit_length()]
 
 
 def _norms(args):
-    """The orders of the norms, or 2 if this library has no such layers. A block maps a space to itself."""
+    """Returns the orders of the norms, or 2 if unsupported. A block needs equal first and last orders."""
     orders = published_orders(args)
     closed = 1.0 in orders[:-1] or math.inf in orders[1:]
     return (2.0,) * len(orders) if args["learn_p"] or closed or orders[0] != orders[-1] else orders

@@ -1,4 +1,4 @@
-"""Checkpoints of the published code, in the .npz files that examples/published_to_npz.py writes."""
+"""Reader of published checkpoints, as .npz files that examples/published_to_npz.py writes."""
 
 import json
 import os
@@ -17,11 +17,11 @@ class PublishedCheckpoint(NamedTuple):
     """A checkpoint of train_img.py.
 
     Attributes:
-      args: dict of its arguments.
-      weights: dict of name to array: parameters and buffers.
-      averages: dict of name to array: moving averages of the parameters; None if there are none.
-      decay: of the averages.
-      step: number of steps that the optimizer took, or 1 if the checkpoint does not store it.
+      args: Dict of the arguments of train_img.py.
+      weights: Dict of the name of each parameter and buffer to its array.
+      averages: Dict of the name of each parameter to its moving average, or None if there are no averages.
+      decay: Decay of the averages.
+      step: Number of optimizer steps, or 1 if the checkpoint does not store it.
     """
 
     args: dict[str, Any]
@@ -34,8 +34,8 @@ class PublishedCheckpoint(NamedTuple):
 def read_checkpoint(path: str | os.PathLike) -> PublishedCheckpoint:
     """Reads an .npz file that examples/published_to_npz.py wrote.
 
-    Its array "args" holds the arguments of train_img.py as JSON. The arrays "step" and "ema_decay" are scalars.
-    Every other array is a tensor of the state dict, or a moving average with "ema/" before its parameter's name.
+    The array "args" holds the arguments of train_img.py as JSON. The arrays "step" and "ema_decay" are scalars.
+    Every other array is a tensor of the state dict, or a moving average, named "ema/" and its parameter's name.
     """
     path = pathlib.Path(path).expanduser()
     source = path.with_suffix(".pth") if path.suffix == ".npz" else path

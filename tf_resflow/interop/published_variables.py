@@ -1,4 +1,4 @@
-"""Which tensor of a published checkpoint is which variable of a model, and the kernels that its layers apply."""
+"""Mapping from the tensors of a published checkpoint to variables, and the kernels that published layers apply."""
 
 import itertools
 import math
@@ -15,9 +15,9 @@ from tf_resflow.extras import extra
 with extra("training"):
     import einops
 
-# For each part of a model: our variable, the published tensor, and the axes from the published tensor to ours.
+# For each part of a model: our variable, the published tensor, and the axes of the published tensor and of ours.
 # c, h, w: channels, rows and columns of an event; i, o: inputs and outputs of a layer; y, x: rows and columns of a
-# kernel. Published images, and vectors flattened from them, have the channels first.
+# kernel. In published images, and in vectors flattened from them, the channels come first.
 _TABLE = {
     "act_norm": (("log_scale", "weight", "c -> c"), ("shift", "bias", "c -> c")),
     "elementwise_act_norm": (
@@ -33,9 +33,9 @@ _TABLE = {
 
 
 class PublishedTensor(NamedTuple):
-    """A tensor of a published checkpoint, and the variable that it becomes.
+    """A tensor of a published checkpoint, and the variable that receives its value.
 
-    `axes` and `sizes` are arguments of `einops.rearrange`, from the tensor to the variable, after `function`.
+    The value is `function(tensor)`, rearranged by `einops.rearrange` with the arguments `axes` and `sizes`.
     """
 
     name: str
@@ -45,25 +45,25 @@ class PublishedTensor(NamedTuple):
     function: Callable[[np.ndarray], np.ndarray] = lambda values: values
 
     def value(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The variable's value, from the tensors of the checkpoint by name."""
+        """Returns the variable's value, given the tensors of the checkpoint by name."""
         theirs, ours = self.axes.split("->")
         shape = einops.rearrange(np.zeros(self.variable.shape), f"{ours}->{theirs}", **self.sizes).shape
         tensor = tensors.get(self.name)
         if tensor is None or tensor.shape != shape:
             found = "is missing" if tensor is None else f"has the shape {tensor.shape}"
             raise ValueError(
-                f"The checkpoint is of another architecture: its arguments ask for a tensor {self.name!r} of shape "
-                f"{shape}, which {found}."
+                f"The checkpoint is of another architecture: {self.name!r} {found}, but its arguments require a "
+                f"tensor of shape {shape}. Convert an unmodified checkpoint of train_img.py."
             )
         return einops.rearrange(np.asarray(self.function(tensor)), self.axes, **self.sizes)
 
 
 def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | None = None) -> list[PublishedTensor]:
-    """The published tensor of each trainable variable of an image flow, and of a hybrid model's classifier.
+    """Returns the published tensor of each trainable variable of an image flow and a hybrid model's classifier.
 
-    The published model is a list of scales, and a scale is a list of layers, which are the members of the flow:
-    `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. The lists do
-    not contain a squeeze before the first scale.
+    The published model is a list of scales. Each scale is a list of layers, which are the members of the flow. For
+    example, `transforms.1.chain.2.nnet.3.weight` is the kernel of layer 3 of the branch of member 2 of scale 1. A
+    squeeze before the first scale is not in these lists.
     """
     tensors = []
     for prefix, member in _members(flow):
@@ -77,7 +77,7 @@ def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | No
 
 
 def _members(flow):
-    """The members of a flow with their published names."""
+    """Yields the published name of each member of a flow, and the member."""
     flows = flow.flows if isinstance(flow, bijectors.MultiscaleFlow) else [flow]
     scale, position = 0, 0
     for member in itertools.chain.from_iterable(part.bijectors for part in flows):
@@ -95,7 +95,7 @@ def _branch(prefix, branch):
         prefix += ".nnet"
     names = {member: f"{prefix}.{position}" for position, member in enumerate(members)}
     tensors = [row for member in members for row in _rows(names[member], member, _part(member, linear), sizes)]
-    if linear[0].learned_orders:  # the last codomain is the first domain
+    if linear[0].learned_orders:  # the last codomain equals the first domain
         orders = {f"{names[linear[0]]}.domain": linear[0].domain}
         orders |= {f"{names[layer]}.codomain": layer.codomain for layer in linear[:-1]}
         tensors += [PublishedTensor(name, p.theta, " -> ", {}, _order_parameter) for name, p in orders.items()]
@@ -103,7 +103,6 @@ def _branch(prefix, branch):
 
 
 def _part(layer, linear):
-    """The key of a layer in `_TABLE`."""
     if isinstance(layer, layers.LipschitzConv2D):
         return "conv"
     if isinstance(layer, layers.LipschitzDense):
@@ -129,10 +128,8 @@ def _rows(prefix, owner, part, sizes):
 
 
 def _order_parameter(x):
-    """The theta of a `LearnedOrder`, from the published parameter x.
-
-    The order is 3 + 2 tanh(-h) = 1 + 4 sigmoid(-2 h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x.
-    """
+    """Returns the theta of a `LearnedOrder`, given the published parameter x."""
+    # The order is 3 + 2 tanh(-h) = 1 + 4 sigmoid(-2 h), with h = 0.3 z + 0.7 elu(z) and z = artanh(1/2) - x.
     z = np.arctanh(0.5) - x
     return -2.0 * (0.3 * z + 0.7 * np.where(z > 0.0, z, np.expm1(z)))
 
@@ -144,17 +141,17 @@ def applied_kernels(
     coefficient: float,
     orders: Sequence[float],
 ) -> dict[str, np.ndarray]:
-    r"""Divides each constrained kernel W by its \\(\max(1, \sigma / c)\\), as the published layers do at each call.
+    r"""Divides each constrained kernel W by \\(\max(1, \sigma / c)\\), as the published layers do at each call.
 
     \\(\sigma = u^T W v\\), with u and v from the checkpoint. Their power iterations stop early, so \\(\sigma\\) is
-    below the norm of W, and the norm of the applied kernel is above c. If the norm p -> q has a closed form (p = 1,
-    or q = inf with p = 2 or inf), a layer scales each row or column of its kernel by its own norm.
+    below the norm of W, and the norm of the applied kernel can exceed c. If the norm p -> q has a closed form (p=1,
+    or q=inf with p=2 or p=inf), each row or column of a kernel is scaled by its own norm.
 
     Args:
-      parameters: the weights or their averages, by published name.
-      buffers: u and v, by published name.
-      coefficient: c.
-      orders: of the norms before, between and after the layers of a branch.
+      parameters: The weights or their averages, by published name.
+      buffers: The vectors u and v, by published name.
+      coefficient: The coefficient c.
+      orders: Orders of the norms before, between and after the layers of a branch.
     """
     applied = dict(parameters)
     for name, kernel in parameters.items():
@@ -164,14 +161,14 @@ def applied_kernels(
         if f"{layer}.u" in buffers:
             norm = _estimate(layer, kernel, buffers)
         else:
-            position = int(layer.rpartition(".")[2]) // 2  # There is an activation between two layers.
+            position = int(layer.rpartition(".")[2]) // 2  # activations are at odd positions
             norm = _line_norms(kernel, *orders[position : position + 2])
         applied[name] = kernel / np.maximum(1.0, norm / coefficient).astype(kernel.dtype)
     return applied
 
 
 def _estimate(layer, kernel, buffers):
-    """The published estimate u'Wv, of a matrix, a 1x1 convolution or a convolution."""
+    """Returns the published estimate u'Wv for a matrix, a 1x1 convolution or a larger convolution."""
     u, v = buffers[f"{layer}.u"], buffers[f"{layer}.v"]
     if kernel[0, 0].size == 1:
         return np.vdot(u, kernel.reshape(kernel.shape[:2]) @ v)
@@ -182,7 +179,7 @@ def _estimate(layer, kernel, buffers):
 
 
 def _line_norms(kernel, domain, codomain):
-    """||column||_q of each input for p = 1; ||row||_{p*} of each output for q = inf."""
+    """Returns ||column||_q of each input for p = 1, or ||row||_{p*} of each output for q = inf."""
     kept, order = (1, codomain) if domain == 1.0 else (0, {2.0: 2.0, math.inf: 1.0}[domain])
     lines = np.moveaxis(kernel, kept, 0).reshape(kernel.shape[kept], -1)
     norms = np.linalg.norm(lines, order, axis=1)

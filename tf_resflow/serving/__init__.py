@@ -1,4 +1,4 @@
-"""Serving: a model as a SavedModel that TensorFlow Serving, or TensorFlow in any language, runs by itself."""
+"""Export of models as SavedModels that need only TensorFlow, in any language, or TensorFlow Serving."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a client should know about exported signatures: signatures.json, and README.md, which also has the run."""
+"""Descriptions of an export for its clients: the content of signatures.json and README.md."""
 
 import datetime
 import math
@@ -17,27 +17,27 @@ from tf_resflow.version import __version__
 _QUANTILES = (0.001, 0.01, 0.05, 0.5)
 
 _DESCRIPTIONS = {
-    "serving_default": "The log-likelihood of each example, in nats, by fixed random numbers: the answer is the "
-    "same each time.",
-    "log_prob_seeded": "The log-likelihood of each example, in nats, by random numbers of a seed. The mean over "
-    "several seeds has less noise.",
-    "sample": "New examples, a pure function of their number, the seed and the temperature, which is 1 for samples "
-    "of the model; below 1 they vary less. Discard an example that has not converged: the solver of the inverse "
-    "stopped before it met its tolerance, for integer data a fraction of a level.",
-    "encode": "The latent of each example.",
-    "decode": "The example of each latent, the inverse of encode. Discard an example that has not converged.",
-    "classify": "The classifier's logits and probabilities, and the most probable label.",
+    "serving_default": "Returns the log-likelihood of each example, in nats. The random numbers are fixed, so the "
+    "same request gets the same answer.",
+    "log_prob_seeded": "Returns the log-likelihood of each example, in nats, with random numbers drawn from a "
+    "seed. The mean over several seeds has less noise.",
+    "sample": "Draws new examples. The answer is a pure function of the inputs. Temperature 1 draws from the "
+    "model; lower temperatures give less varied examples. Discard examples that have not converged: the solver of "
+    "the inverse stopped before it reached its tolerance (for integer data, a fraction of a level).",
+    "encode": "Returns the latent of each example.",
+    "decode": "Returns the example of each latent (inverts encode). Discard examples that have not converged.",
+    "classify": "Returns the classifier's logits and probabilities, and the most probable label.",
 }
 
 _TEMPLATE = """\
 # Residual flow
 
-A TensorFlow SavedModel. TensorFlow (Python, C, C++, Go, Java) and TensorFlow Serving run it without tf_resflow.
-Exported on {date} by tf_resflow {version} with TensorFlow {tf.__version__}.
+This folder is a TensorFlow SavedModel. It needs only TensorFlow (in Python, C, C++, Go or Java) or TensorFlow
+Serving, not tf_resflow. It was exported on {date} by tf_resflow {version} with TensorFlow {tf.__version__}.
 {training}
 ## Requests
 
-In Python, in this folder:
+In Python, run this code in this folder:
 
 ```python
 import json, pathlib
@@ -51,15 +51,16 @@ request = {{"inputs": {{name: value.tolist() for name, value in inputs.items()}}
 pathlib.Path("request.json").write_text(json.dumps(request))
 ```
 
-Over HTTP, if TensorFlow Serving, or `examples/http_server/server.py` of tf_resflow, serves the model as `flow`:
+Over HTTP, send the request that the code above wrote. Here, TensorFlow Serving or tf_resflow's
+`examples/http_server/server.py` serves the model under the name `flow`:
 
 ```sh
 curl localhost:8501/v1/models/flow:predict -d @request.json
 ```
 
-A wrong input causes an INVALID_ARGUMENT error that says what is expected. A `condition` has one row for each
-example, or one for all. `signatures.json` has the tables below for programs, the limits of a request, the estimator
-of `log_prob`, and `log_prob` at some quantiles of the held-out examples.
+An invalid input causes an INVALID_ARGUMENT error that states what is expected. A `condition` has one row per
+example, or one row for all examples. `signatures.json` holds the tables below in machine-readable form, the limits
+of a request, the estimator of `log_prob`, and `log_prob` at some quantiles of the held-out examples.
 {columns}
 ## Signatures
 
@@ -69,8 +70,8 @@ of `log_prob`, and `log_prob` at some quantiles of the held-out examples.
 {texts}
 """
 _TRAINING = """
-Trained on {run.data.name} for {run.step:,} steps with {train.optimizer}, batches of {train.batch_size}, learning
-rate {train.learning_rate:g} and seed {run.config.seed}. {result}.
+The model was trained on {run.data.name} for {run.step:,} steps with {train.optimizer}, batch size
+{train.batch_size}, learning rate {train.learning_rate:g} and seed {run.config.seed}. {result}.
 """
 
 
@@ -80,13 +81,13 @@ def describe(
     measured: Mapping[str, float] | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Returns the description of exported signatures, without the keys that do not apply.
+    """Returns the content of signatures.json, without the keys that do not apply.
 
     Args:
-      signatures: the exported signatures.
-      definitions: the `SignatureDef` of each signature.
-      measured: numbers about log_prob, such as its standard error.
-      columns: names of the columns of "x" and of "condition".
+      signatures: The exported signatures.
+      definitions: Dict of the name of each signature to its `SignatureDef`.
+      measured: Measured properties of log_prob, such as its standard error in nats.
+      columns: Dict of "x" and "condition" to the names of their columns.
     """
     space = signatures.model.data_space
     found: dict[str, Any] = {
@@ -103,11 +104,11 @@ def describe(
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
         "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
-        "codes": {name: of_name.to_json() for name, of_name in signatures.codes.items()} or None,
+        "codes": {name: codes.to_json() for name, codes in signatures.codes.items()} or None,
         "num_classes": signatures.model.condition.num_classes,
     }
     if signatures.default != "serving_default":
-        text = f"The same as {signatures.default}, for requests that name no signature."
+        text = f"The same as {signatures.default}, for requests that do not name a signature."
         found["signatures"]["serving_default"]["description"] = text
     if "sample" in signatures.inputs:
         found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
@@ -129,11 +130,11 @@ def describe(
 
 
 def readme(description: Mapping[str, Any], run: Run | None = None) -> str:
-    """Returns the text, from the content of signatures.json and the run of the model, if there is one."""
+    """Returns the text of README.md, given the content of signatures.json and the run of the model, if any."""
     inputs, columns, tensors, training = [], "", "", ""
     signatures, codes = description["signatures"], description.get("codes", {})
     for name, spec in signatures["serving_default"]["inputs"].items():
-        row = [code.get("first", 0) for code in codes.get(name, [])]  # values that can occur
+        row = [code.get("first", 0) for code in codes.get(name, [])]  # valid values
         array = f"array([{row}]" if row else f"ones({[abs(size) for size in spec['shape']]}"
         inputs.append(f'"{name}": np.{array}, "{spec["dtype"]}")')
     for name, names in description.get("columns", {}).items():

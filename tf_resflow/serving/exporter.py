@@ -1,4 +1,4 @@
-"""A model as a versioned SavedModel, with its documentation and warm-up requests."""
+"""Export of a model as a versioned SavedModel, with its documentation and warm-up requests."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from tf_resflow.training.report import known
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import free_version, renamed, scratch, unwritable_told
 
-_PLAN_EXAMPLES = 16  # samples of the model that a plan is made for
+_PLAN_EXAMPLES = 16  # number of samples of the model that a plan is based on
 _MOST_HELD_OUT = 10_000
-_WARMUP_SIZES = (1, 8)  # of the batches of warm-up requests
+_WARMUP_SIZES = (1, 8)  # batch sizes of warm-up requests
 
 
 def export_run(
@@ -46,17 +46,17 @@ def export_run(
     If the data are missing, the export has no quantiles, and a warning is logged.
 
     Args:
-      workdir: directory of a run of `resflow-train`.
-      export_dir: see `export`.
-      version: see `export`.
-      log_det_estimator: a name of `tf_resflow.models.evaluation_estimator`.
-      num_probes: number of probes of each estimate; not for "exact".
-      stderr: target standard error of `log_prob`, in nats, instead of `log_det_estimator` and `num_probes`. The
-        plan is made on samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
-      num_samples: number of estimates of a `log_prob`, by default 8. With `stderr`, the target is then that of the
-        log-determinants alone.
-      data_dir: see `tf_resflow.training.load_data`.
-      data_path: see `tf_resflow.training.load_data`.
+      workdir: Directory of a run of `resflow-train`.
+      export_dir: See `export`.
+      version: See `export`.
+      log_det_estimator: Name of an estimator, see `tf_resflow.models.evaluation_estimator`.
+      num_probes: Number of probes per estimate. Not used for "exact".
+      stderr: Target standard error of `log_prob`, in nats. Replaces `log_det_estimator` and `num_probes` by a plan
+        based on samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
+      num_samples: Number of estimates per `log_prob`. The default is 8, or 32 for a table with discrete columns. If
+        given together with `stderr`, `stderr` is the target for the log-determinants alone.
+      data_dir: See `tf_resflow.training.load_data`.
+      data_path: See `tf_resflow.training.load_data`.
       **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
 
     Returns:
@@ -90,21 +90,21 @@ def export(
     held_out: Iterable[Any] | None = None,
     **settings: Any,
 ) -> pathlib.Path:
-    r"""Writes a model to `export_dir/version/`, as TensorFlow Serving expects it.
+    r"""Exports a model as a SavedModel to `export_dir/version/`, the layout that TensorFlow Serving expects.
 
     The SavedModel has these signatures:
 
     - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`. With
       `held_out`, also `quantile`, the fraction of the held-out examples that are less likely.
-    - `log_prob_seeded(x, seed)`: the same for random numbers of the client's choice
+    - `log_prob_seeded(x, seed)`: the same outputs, with random numbers drawn from `seed`
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
-    - `encode(x)`: `z`; integers stand for the centers of their cells
+    - `encode(x)`: `z`; integers are encoded at the centers of their cells
     - `decode(z)`: the same outputs as `sample`
-    - `classify(x)`, of a `HybridModel`: `logits`, `probabilities`, `label`
+    - `classify(x)`, for a `HybridModel`: `logits`, `probabilities`, `label`
 
-    All signatures of a conditional model except `classify` also have an input `condition`, one for each example or
-    one for all: integers for labels, otherwise real numbers in the units of the data. A model without a trained
-    density has only `classify`, which is its `serving_default`.
+    For a conditional model, all signatures except `classify` have an additional input `condition`, with one row per
+    example or one row for all: integers for labels, otherwise real numbers in the units of the data. A model
+    without a trained density has only `classify`, which is then the `serving_default`.
 
     log_prob is the mean of K estimates, each with its own dequantization and probes,
 
@@ -114,12 +114,11 @@ def export(
     log_prob is the logarithm of the mean of K probabilities. log_prob_stderr is the standard error of the mean: 0
     for an exact log-determinant of continuous data, and NaN where log_prob is -inf.
 
-    All examples of a request share their random numbers, so an answer does not depend on the rest of the batch
-    (except for rounding and the tolerance of an `AdaptiveSeries`), and a server may batch requests. The graph
-    checks shapes and values. Wrong inputs cause an InvalidArgumentError in any language.
+    All examples of a request share their random numbers. Therefore an answer does not depend on the rest of the
+    batch (except for rounding and the tolerance of an `AdaptiveSeries`), and a server may batch requests. The graph
+    checks shapes and values. Invalid inputs cause an InvalidArgumentError in any language.
 
-    The folder also has README.md, signatures.json and, if the package tensorflow-serving-api is installed, warm-up
-    requests in `assets.extra/`.
+    The folder also has README.md, signatures.json and, if tensorflow-serving-api is installed, warm-up requests.
 
     ```python
     import tensorflow as tf, tf_resflow as resflow
@@ -139,29 +138,28 @@ def export(
     ```
 
     Args:
-      model: a `FlowModel` or `HybridModel`.
-      export_dir: directory of the model's versions; made if necessary.
-      version: `int` >= 1, by default one more than the largest existing version.
-      run: the run of the model, for README.md and the columns of a table.
-      measured: numbers about log_prob for signatures.json, such as its standard error on given data.
-      held_out: batches of held-out examples; for a conditional model, pairs with their conditions.
+      model: A `FlowModel` or `HybridModel`.
+      export_dir: Directory for the versions of the model. Created if necessary.
+      version: `int` >= 1. The default is one more than the largest existing version.
+      run: The run of the model, for README.md and the columns of a table.
+      measured: Properties of log_prob for signatures.json, such as its standard error on given data.
+      held_out: Batches of held-out examples, or of pairs of examples and conditions for a conditional model.
       **settings:
-        `plan`: a `tf_resflow.evaluation.LikelihoodPlan` with K, which is at least 2 for noisy estimators, and the
-        estimators. By default, 8 estimates by the model's evaluation estimator.
-        `seed`: `int`, of `serving_default`.
-        `max_samples`: the largest `num` of `sample`, by default 1024.
-        `max_batch`: the largest number of examples or latents of another request, by default unlimited.
-        `signatures`: names of the signatures, by default all. If `serving_default` is not among them, the first one
-        also has this name, because a server uses it for requests without a name.
-        `precise`: whether `sample` and `decode` invert to the rounding of the type, see `FlowModel.decode`.
+        `plan`: A `tf_resflow.evaluation.LikelihoodPlan` with K and the estimators. K is at least 2 for noisy
+        estimators. The default is K = 8, or 32 for discrete columns, with the model's evaluation estimator.
+        `seed`: `int`, the seed of `serving_default`.
+        `max_samples`: Maximum `num` of `sample`. The default is 1024.
+        `max_batch`: Maximum number of examples or latents per request. The default is no limit.
+        `signatures`: Names of the signatures. The default is all. If `serving_default` is not among them, the first
+        one also has this name, because servers use it for requests that do not name a signature.
+        `precise`: Whether `sample` and `decode` invert to the rounding error of the dtype, see `FlowModel.decode`.
 
     Returns:
       The path of the version.
 
     Raises:
-      ValueError: if the version exists, a signature is unknown, the plan has too few estimates, or float64 lacks
-        the digits of a column.
-      OSError: if the files cannot be written. Nothing is left of them.
+      ValueError: If the version exists, a signature is unknown, K is too small, or float64 cannot hold a column.
+      OSError: If the files cannot be written. An incomplete version is removed.
     """
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
     columns, codes = {}, {}
@@ -172,8 +170,8 @@ def export(
         for name, offset in zip(part.kinds, part.offsets, strict=True):
             if abs(offset) > EXACT:
                 raise ValueError(
-                    f"The values of the column {name!r} are near {offset:.3g}. Requests hold them as float64, "
-                    "which lacks digits beyond 2**53. Subtract an offset from the column, and train again."
+                    f"The values of the column {name!r} are near {offset:.3g}. Requests use float64, which is not "
+                    "exact beyond 2**53. Subtract an offset from the column, and train again."
                 )
     signatures = Signatures(model, networks=networks, codes=codes, **settings)
     parent = free_version(export_dir, version).parent
@@ -191,12 +189,12 @@ def export(
         (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (path / "README.md").write_text(readme(description, run), encoding="utf-8")
         while not renamed(path, target := free_version(parent, version)):
-            pass  # another export took the number meanwhile
+            pass  # another export has taken the number in the meantime
         return target
 
 
 def _some_conditions(run):
-    """Conditions for the samples of a plan: each label in turn, or normal numbers with the moments of the data."""
+    """Returns the conditions of a plan's samples: labels in turn, or normal numbers with the data's moments."""
     if run.model.condition.num_classes is not None:
         return np.arange(_PLAN_EXAMPLES) % run.model.condition.num_classes
     mean, std = run.data.condition_mean, run.data.condition_std
@@ -204,7 +202,7 @@ def _some_conditions(run):
 
 
 def _held_out(run, data_dir, data_path):
-    """Batches of the run's held-out examples with their conditions, or None if the data are missing."""
+    """Returns batches of held-out examples with their conditions, or None if the data are missing."""
     config = run.config.eval
     try:
         with progress.stage("data"):
@@ -213,7 +211,7 @@ def _held_out(run, data_dir, data_path):
         batches = dataset.eval_batches(config.split, config.batch_size, num, labels=bool(run.model.condition))
         return list(batches.as_numpy_iterator())
     except ValueError as error:
-        logging.warning("The export has no quantiles: %s", error)
+        logging.warning("The export has no quantiles, because the held-out data cannot be loaded: %s", error)
         return None
 
 
@@ -234,31 +232,27 @@ def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], 
 
 
 def read_signatures(path: pathlib.Path) -> dict[str, Any]:
-    """The `SignatureDef`s of a SavedModel, by name."""
+    """Returns a dict of the name of each signature of a SavedModel to its `SignatureDef`."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     found = saved.meta_graphs[0].signature_def.items()
     return {name: definition for name, definition in found if not name.startswith("__")}
 
 
 def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
-    """Writes requests that TensorFlow Serving answers before it serves clients, because first requests are slow.
-
-    Signatures with scalar inputs are left out: they share their slow part with the others, and a server that
-    batches requests accepts no scalars.
-    """
+    """Writes requests that TensorFlow Serving runs before it serves clients, because first requests are slow."""
     try:
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
     except ImportError:
         logging.warning(
-            "No warm-up requests for TensorFlow Serving were written: they need the package tensorflow-serving-api "
-            '(pip install "tf-resflow[serving]").'
+            "No warm-up requests for TensorFlow Serving were written, because the package tensorflow-serving-api "
+            'is not installed: pip install "tf-resflow[serving]"'
         )
         return
     (path / "assets.extra").mkdir()
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
         for name, specs in signatures.inputs.items():
             if any(spec.shape.rank == 0 for spec in specs):
-                continue
+                continue  # batching servers reject scalars, and other signatures warm up the same functions
             for size in sorted({min(size, signatures.max_batch or size) for size in _WARMUP_SIZES}):
                 record = PredictionLog()
                 request = record.predict_log.request

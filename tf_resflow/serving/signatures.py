@@ -1,4 +1,4 @@
-"""The signatures of a served model, as functions of tensors, which check their inputs with errors for clients."""
+"""Signatures of an exported model: functions of tensors that check their inputs and raise errors for clients."""
 
 import dataclasses
 import math
@@ -19,16 +19,16 @@ from tf_resflow.models.keras_training import KerasTraining
 
 
 class Signatures:
-    """The requests that a served model answers, as functions that a SavedModel can hold. See `export`.
+    """The signatures of a model, as functions that a SavedModel can store. See `export`.
 
     Attributes:
-      inputs: dict of the name of each signature to its list of `tf.TensorSpec`.
-      default: name of the signature that answers as `serving_default`.
-      has_scores: whether a signature computes log_prob.
-      plan: how log_prob is estimated.
-      samples: draws the estimates that log_prob averages.
-      held_out: the sorted scores of held-out examples after `compare_with`.
-      inverse_atol: the residual at which the inverse of a block stops, or 0 for the rounding of the type.
+      inputs: Dict of the name of each signature to its list of `tf.TensorSpec`.
+      default: Name of the signature that is exported as `serving_default`.
+      has_scores: Whether a signature computes log_prob.
+      plan: The `LikelihoodPlan` of log_prob.
+      samples: Draws the estimates of log_prob.
+      held_out: The sorted scores of held-out examples, once `compare_with` was called.
+      inverse_atol: The residual at which the inverse of a block stops, or 0 for the rounding error of the dtype.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Signatures:
         inputs = self._inputs()
         self._names = list(inputs if signatures is None else dict.fromkeys(signatures))
         if not self._names or not set(self._names) <= set(inputs):
-            raise ValueError(f"The signatures of this model are {', '.join(inputs)}; got {self._names}.")
+            raise ValueError(f"signatures must name one or more of {', '.join(inputs)}; got {self._names}.")
         self.default = "serving_default" if "serving_default" in self._names else self._names[0]
         self.inputs = {"serving_default": inputs[self.default]} | {name: inputs[name] for name in self._names}
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
@@ -64,15 +64,15 @@ class Signatures:
             self.plan = dataclasses.replace(self.plan, log_det_estimator=self._density.evaluation_log_det_estimator)
         self.samples = LogProbSamples(self._density, self.plan, common=True, max_batch=max_batch, networks=networks)
         if self.samples.is_noisy and self.samples.num_samples < 2:
-            raise ValueError("num_samples of the plan must be at least 2, for a standard error; got 1.")
-        # A SavedModel holds a function once, even if two signatures call it.
-        self._score_specs = [self._of_flow(spec) for spec in inputs["log_prob_seeded"]]
+            raise ValueError("num_samples of the plan must be at least 2 to estimate a standard error; got 1.")
+        # A SavedModel stores a shared function once, even if two signatures call it.
+        self._score_specs = [self._flow_spec(spec) for spec in inputs["log_prob_seeded"]]
         self._score = self._shared_scores()
-        latents = [self._of_flow(spec) for spec in inputs["decode"]]
+        latents = [self._flow_spec(spec) for spec in inputs["decode"]]
         self._invert = tf.function(self._inverses, input_signature=latents, autograph=False)
 
     def compare_with(self, batches: Iterable[Any]) -> None:
-        """Adds to each score its quantile among the scores of held-out examples by the same random numbers."""
+        """Scores held-out examples with the random numbers of the export, and adds quantiles to later scores."""
         scores = []
         for batch in batches:
             x, condition = self.model.condition.split(batch)
@@ -84,7 +84,7 @@ class Signatures:
         self._score = self._shared_scores()
 
     def functions(self) -> dict[str, Any]:
-        """Returns a dict of each signature's name to a `tf.function`."""
+        """Returns a dict of the name of each signature to its `tf.function`."""
         functions = {
             name: tf.function(getattr(self, name), input_signature=self.inputs[name], autograph=False)
             for name in self._names
@@ -92,20 +92,20 @@ class Signatures:
         return {"serving_default": functions[self.default]} | functions
 
     def serving_default(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """The log-likelihood, with the random numbers of the export."""
+        """Returns the log-likelihood of each example, with the random numbers of the export."""
         return self.log_prob_seeded(x, tf.constant(self.seed, tf.int64), condition)
 
     def log_prob_seeded(
         self, x: tf.Tensor, seed: tf.Tensor, condition: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        """The log-likelihood, with random numbers of this seed."""
+        """Returns the log-likelihood of each example, with random numbers drawn from `seed`."""
         x = self._checked(x)
         return self._score(x, seed, *self._conditions(condition, tf.shape(x)[0]))
 
     def sample(
         self, num: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        """Draws `num` examples."""
+        """Draws `num` examples. Returns "x" and "converged"."""
         num = check_range("num", num, 1, self.max_samples)
         temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
         base = self.model.distribution.distribution
@@ -113,18 +113,18 @@ class Signatures:
         return self._invert(z, *self._conditions(condition, num))
 
     def encode(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """The latents of examples."""
+        """Returns the latents of examples."""
         x = self._checked(x)
         (condition,) = self._conditions(condition, tf.shape(x)[0]) or [None]
         return {"z": self._density.encode(x, condition=condition, networks=self._networks)}
 
     def decode(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """The examples of latents."""
+        """Returns the examples of latents, and "converged"."""
         z = check_finite("z", check_rows("z", z, self.max_batch))
         return self._invert(z, *self._conditions(condition, tf.shape(z)[0]))
 
     def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The classifier's logits, probabilities and most probable label."""
+        """Returns the classifier's logits and probabilities, and the most probable label."""
         result = self.model.classify(self._checked(x), networks=self._networks)
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 
@@ -177,7 +177,7 @@ class Signatures:
         return {"x": x, "converged": converged}
 
     def _conditions(self, condition, num):
-        """A list of the checked condition of `num` examples, or an empty list."""
+        """Returns a list of the checked condition of `num` examples, or an empty list."""
         if condition is None:
             return []
         num_classes = self.model.condition.num_classes
@@ -195,24 +195,22 @@ class Signatures:
         return x if levels == 256 else check_range("x", x, 0, levels - 1)  # uint8 cannot exceed 255
 
     def _numbers(self, name, x):
-        """Checks numbers and converts them to the units of the flow."""
         x = check_finite(name, x)
         if name in self.codes:
             x = check_cells(name, x - tf.constant(self.codes[name].offsets, x.dtype), self.codes[name])
         return tf.cast(x, self._dtype)
 
     def _dtype_of(self, name):
-        """The dtype of an input: float64 for columns with an offset, because float32 does not resolve them."""
+        """Returns the dtype of an input: float64 for columns with an offset, which float32 would not resolve."""
         has_offsets = name in self.codes and self.codes[name].offsets.any()
         return tf.float64 if has_offsets else self._dtype
 
-    def _of_flow(self, spec):
-        """The `TensorSpec` of an input after its checks."""
+    def _flow_spec(self, spec):
         return tf.TensorSpec(spec.shape, self._dtype if spec.dtype.is_floating else spec.dtype, spec.name)
 
 
 def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
-    """The same as `tf_resflow.evaluation.quantiles` for a sorted reference, by operations that TFLite has."""
+    """Returns `tf_resflow.evaluation.quantiles` for a sorted reference, with operations that TFLite supports."""
     num = len(reference)
     steps = [2**k for k in reversed(range(num.bit_length()))]
     padded = tf.constant(np.append(reference, [math.inf] * (sum(steps) - num)), scores.dtype)
@@ -227,11 +225,11 @@ def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
     return tf.where(tf.equal(scores, scores), ranks / (2 * num), math.nan)
 
 
-# Checks inside a graph. Each function returns its tensor after the check.
+# The following checks run inside the graph. Each function returns its checked tensor.
 
 
 def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tensor:
-    """Checks the shape of the rows of a tensor, and that there are at least one and at most `most` rows."""
+    """Checks the shape of the rows of a tensor, and that there are 1 to `most` rows."""
     shape = tf.shape(tensor)
     tensor = _row_shape_checked(name, tensor)
     message = f"{name} must have at least one example, but its shape is"
@@ -243,22 +241,22 @@ def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tens
 
 
 def check_one_or_each(name: str, tensor: tf.Tensor, num: tf.Tensor) -> tf.Tensor:
-    """Checks that a tensor has one row, or as many as there are examples."""
+    """Checks that a tensor has one row, or one row per example."""
     rows = tf.shape(tensor)[0]
-    message = f"{name} must have one row, or one for each example, but the numbers of its rows and of examples are"
+    message = f"{name} must have one row, or one row per example, but the numbers of its rows and of examples are"
     tensor = _row_shape_checked(name, tensor)
     return _checked(tensor, (rows == 1) | (rows == num), message, tf.stack([rows, num]))
 
 
 def check_finite(name: str, tensor: tf.Tensor) -> tf.Tensor:
-    """Checks that a tensor has neither NaN nor infinity."""
+    """Checks that a tensor has no NaN or infinite values."""
     number = tf.math.count_nonzero(~tf.math.is_finite(tensor))
     message = f"{name} must be finite, but the number of its values that are NaN or infinite is"
     return _checked(tensor, tf.equal(number, 0), message, number)
 
 
 def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
-    """Checks that the discrete columns of a tensor hold values that can occur, in the units of the codes."""
+    """Checks that the discrete columns of a tensor hold valid values, in the units of the codes."""
     if codes.cells is None:
         return tensor
     is_value = on_grid(tensor, codes.cells, codes.offsets)
@@ -266,8 +264,8 @@ def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
     is_value &= ((tensor > -0.5) & (tensor < tf.constant(most, tensor.dtype) + 0.5)) | [math.isinf(m) for m in most]
     number = tf.math.count_nonzero(~is_value)
     message = (
-        f"{name} must have values that can occur in its columns (see signatures.json): the numbers 0, 1, ... of "
-        "levels, whole numbers and days, and multiples of a step. The number of other values is"
+        f"{name} must have valid values in its columns (see signatures.json): the numbers 0, 1, ... for levels, "
+        "whole numbers and days, or multiples of a step. The number of invalid values is"
     )
     return _checked(tensor, tf.equal(number, 0), message, number)
 
@@ -275,17 +273,17 @@ def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
 def check_range(name: str, tensor: tf.Tensor, least: float, most: float) -> tf.Tensor:
     """Checks that the values of a tensor lie in [least, most]."""
     lowest, highest = tf.reduce_min(tensor), tf.reduce_max(tensor)
-    message = f"{name} must lie in {least}, ..., {most}, but its least and its greatest value are"
+    message = f"{name} must lie in {least}, ..., {most}, but its smallest and largest values are"
     return _checked(tensor, (lowest >= least) & (highest <= most), message, tf.stack([lowest, highest]))
 
 
 def _row_shape_checked(name, tensor):
-    """Compares the shapes as text: TensorFlow takes a static shape as given and would remove the comparison."""
+    """Compares the shapes as text, because TensorFlow assumes static shapes and would remove the comparison."""
     shape, row = tf.shape(tensor), tensor.shape[1:].as_list()
     found, expected = (
         tf.strings.format("{}", values, summarize=-1) for values in (shape, tf.concat([shape[:1], row], 0))
     )
-    message = f"{name} must have the shape {[-1, *row]}, -1 for the number of examples, but its shape is"
+    message = f"{name} must have the shape {[-1, *row]} (-1 is the number of examples), but its shape is"
     return _checked(tensor, tf.equal(found, expected), message, shape)
 
 

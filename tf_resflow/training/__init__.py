@@ -1,4 +1,4 @@
-"""Training: the step, the loop, checkpoints, averaged weights, and the configuration."""
+"""Training and evaluation of runs: configs, the training loop, checkpoints and scores."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The state of a run on disk."""
+"""Checkpoints of a run."""
 
 import pathlib
 import re
@@ -18,15 +18,15 @@ class Checkpoints:
     """Saves and restores the state of a run: the model, the optimizer with its averages, the step and the seed.
 
     Args:
-      directory: the directory of the checkpoints.
-      model: a built `FlowModel` or `HybridModel`.
-      optimizer: its built optimizer.
-      seed: the seed of the run.
-      keep: number of checkpoints to keep, the newest ones; 0 to write none.
-      is_chief: whether this process writes them. All workers have the same state.
+      directory: Directory of the checkpoints.
+      model: A built `FlowModel` or `HybridModel`.
+      optimizer: The built optimizer of the model.
+      seed: Seed of the run.
+      keep: Number of newest checkpoints to keep. If 0, no checkpoints are written.
+      is_chief: Whether this process writes checkpoints. All workers have the same state.
 
     Attributes:
-      latest: path of the checkpoint that was restored or saved last, or None.
+      latest: Path of the checkpoint that was last restored or saved, or None.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Checkpoints:
         return all(tf.reduce_all(tf.math.is_finite(value)) for value in self._floats)
 
     def save(self, step: int) -> str:
-        """Saves the state after a step, unless it is saved already; returns the path of the checkpoint."""
+        """Saves the state after a step, unless it is already saved. Returns the path of the checkpoint."""
         path = self._path(step)
         if self.latest and int(self._step) == step:
             return self.latest
@@ -73,17 +73,17 @@ class Checkpoints:
         return path
 
     def restore(self, best_step: int | None = None) -> int:
-        """Restores the newest checkpoint that can be read, and returns its step, or 0 if there is none.
+        """Restores the newest readable checkpoint and returns its step, or 0 if there are no checkpoints.
 
-        Given the step with the best score, restores only that checkpoint, and warns if it was not kept.
+        If `best_step` is given, restores only the checkpoint of this step, and logs a warning if it was not kept.
         """
         paths, errors = newest_first(self._directory), []
         if best_step is not None:
             paths = [path for path in paths if path == self._path(best_step)]
             if not paths:
                 logging.warning(
-                    "The last state is used: %s has no checkpoint of step %d, whose validation score is the best. "
-                    "Such a checkpoint is kept only while train.keep_best is set.",
+                    "%s has no checkpoint of step %d, which has the best validation score. The last checkpoint is "
+                    "used instead. To keep the best checkpoint, train with train.keep_best=True.",
                     *(self._directory, best_step),
                 )
         for path in paths:
@@ -107,10 +107,10 @@ class Checkpoints:
             status.assert_consumed()
         except (AssertionError, ValueError) as error:
             if status is not None:
-                status.expect_partial()  # TensorFlow would log each variable
+                status.expect_partial()  # otherwise TensorFlow logs every variable
             raise ValueError(
-                f"The checkpoint {path} does not fit the model of this config: {_first_line(error)}. "
-                "Was it written by another version? Choose another --workdir to train again."
+                f"The checkpoint {path} does not fit the model of this config: {_first_line(error)}. Use the "
+                "version that wrote it, or choose another --workdir to train again."
             ) from None
 
     def _path(self, step):
@@ -118,6 +118,6 @@ class Checkpoints:
 
 
 def _first_line(error):
-    """The message of an error, without TensorFlow's graph."""
+    """Returns the first line of an error message, without the names of graph operations."""
     message = getattr(error, "message", None) or str(error)
     return re.sub(r"^{{.*?}}\s*|\s*\[Op:\w+\]", "", message).splitlines()[0][:400].rstrip(".")

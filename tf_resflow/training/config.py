@@ -1,4 +1,4 @@
-"""The configuration of an experiment: the sections of the packages, and the `train` and `eval` sections."""
+"""Configs of runs, with the `train` and `eval` sections. The other sections are defined by their packages."""
 
 import pathlib
 import runpy
@@ -23,26 +23,26 @@ _TRAIN_FIELDS = {
     "schedule": Field("constant", one_of("constant", "cosine")),  # after the warm-up
     "beta_2": Field(0.99, IN_0_1),
     "weight_decay": Field(5e-4, AT_LEAST_0),
-    "ema_momentum": Field(0.999, IN_0_1),  # limit of the average's momentum; 0: no average
-    "global_clipnorm": Field(0.0, AT_LEAST_0),  # 0: gradients are not clipped
+    "ema_momentum": Field(0.999, IN_0_1),  # largest momentum of the averaged weights; 0: no averaging
+    "global_clipnorm": Field(0.0, AT_LEAST_0),  # 0: no gradient clipping
     "log_every": Field(50, AT_LEAST_1),
     "eval_every": Field(500, AT_LEAST_1),
     "checkpoint_every": Field(500, AT_LEAST_1),
-    "keep": Field(3, AT_LEAST_1),  # newest checkpoints to keep
-    "keep_best": False,  # whether the result has the weights with the best validation score, not the last ones
-    "patience": Field(0, AT_LEAST_0),  # evaluations without a better one, after which the run ends; 0: it does not
+    "keep": Field(3, AT_LEAST_1),  # number of newest checkpoints to keep
+    "keep_best": False,  # whether to use the weights with the best validation score instead of the last ones
+    "patience": Field(0, AT_LEAST_0),  # end after this many evaluations without a better score; 0: never
 }
 
 _EVAL_FIELDS = {
     "split": Field("test", one_of("test", "validation", "train")),
     "batch_size": Field(100, AT_LEAST_1),
     "num_examples": Field(0, AT_LEAST_0),  # evaluate only the first num_examples; 0: all
-    "num_samples": Field(64, AT_LEAST_1),  # in the grid or figure
+    "num_samples": Field(64, AT_LEAST_1),  # samples in the grid of images
 }
 
 _FIELDS = {
     "seed": Field(0, Rule(lambda v: 0 <= v < 2**31, "in 0, ..., 2^31 - 1")),
-    # "hybrid": p(x) and p(label | x), of labeled images.
+    # "hybrid": both p(x) and p(label | x), for labeled images
     "task": Field("density", one_of("density", "hybrid")),
     "data": DATA_FIELDS,
     "model": MODEL_FIELDS,
@@ -53,7 +53,7 @@ _FIELDS = {
 
 
 def default_config() -> Any:
-    """Returns the configuration that every config starts from.
+    """Returns the config that every other config starts from.
 
     Returns:
       A locked `ml_collections.ConfigDict` with `seed`, `task` and the sections `data`, `model`, `hybrid`, `train`
@@ -63,7 +63,7 @@ def default_config() -> Any:
 
 
 def base_config(name: str) -> Any:
-    """Returns the config of a name, as in `--config`, to be changed in a config of your own.
+    """Returns a config by name, as in `--config`. Use it as the base of your own config.
 
     ```python
     def get_config():
@@ -73,9 +73,9 @@ def base_config(name: str) -> Any:
     ```
 
     Args:
-      name: a config of `configs/`, such as "digits"; or "CHANGE:CONFIG", where CHANGE is one of `configs/changes/`
-        and CONFIG may be changed itself, such as "monotone:idensenet:digits". Three take other arguments:
-        "images:SIZE", "ablations:NAME,CONFIG" and "hybrid:CONFIG,TRUNK,LAMBDA".
+      name: Name of a config in `configs/`, such as "digits"; or "CHANGE:CONFIG", where CHANGE is in
+        `configs/changes/`. CONFIG may be changed itself, as in "monotone:idensenet:digits". Three names have other
+        arguments: "images:SIZE", "ablations:NAME,CONFIG" and "hybrid:CONFIG,TRUNK,LAMBDA".
 
     Returns:
       A locked `ml_collections.ConfigDict`, see `default_config`.
@@ -91,10 +91,10 @@ def base_config(name: str) -> Any:
 
 
 def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
-    """Returns what `get_config(*arguments)` of a file returns."""
+    """Calls `get_config(*arguments)` in a file and returns the config."""
     functions = runpy.run_path(str(path))
     if "get_config" not in functions:
-        raise ValueError(f"{path} has no function get_config, which returns the config.")
+        raise ValueError(f"{path} has no function get_config. Define get_config() in it, which returns the config.")
     config = functions["get_config"](*arguments)
     if not isinstance(config, ConfigDict):
         raise ValueError(f"get_config() of {path} must return a ConfigDict; got {config!r:.40}.")
@@ -102,7 +102,7 @@ def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
 
 
 def flat_fields(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """Returns the fields of a config by their dotted names."""
+    """Returns a dict of the dotted name of each field of a config to its value."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, (dict, ConfigDict)):
@@ -113,12 +113,14 @@ def flat_fields(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def validate_config(config: ConfigDict) -> None:
-    """Raises ValueError for the first wrong value of a config with the fields of `default_config`."""
+    """Raises ValueError for the first invalid value in a config that has the fields of `default_config`."""
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"A config is an ml_collections.ConfigDict, such as default_config(); got {config!r}.")
+        raise ValueError(f"config must be an ml_collections.ConfigDict, such as default_config(); got {config!r}.")
     config_fields.check_section(config, _FIELDS)
     for field, expected in {"kind": "image", "condition": "", "dequantization": "uniform"}.items():
         value = config.model[field]
         if config.task == "hybrid" and value != expected:
-            raise ValueError(f"config.model.{field} is {value!r}; of a 'hybrid' task it must be {expected!r}.")
+            raise ValueError(
+                f"config.model.{field} is {value!r}, but it must be {expected!r} if config.task is 'hybrid'."
+            )
     check_model(config.model)

@@ -1,4 +1,4 @@
-"""The data of a run, and its batches on the devices."""
+"""Loading of a run's data, and distribution of its batches to devices."""
 
 import dataclasses
 import os
@@ -20,9 +20,9 @@ def load_data(
     """Loads the data set that a run was trained on.
 
     Args:
-      workdir: directory of a run, a file of one, or "pretrained:NAME", see `tf_resflow.load`.
-      data_dir: the TensorFlow Datasets folder, if the data have moved.
-      data_path: their file or folder, if the data have moved.
+      workdir: Directory of a run, file of a saved run, or "pretrained:NAME", see `tf_resflow.load`.
+      data_dir: TensorFlow Datasets folder of the data, if it has moved.
+      data_path: File or folder of the data, if it has moved.
     """
     files = opened(workdir)
     return load_checked(files.config_of_data(data_dir=data_dir, data_path=data_path), files)
@@ -31,23 +31,20 @@ def load_data(
 def load_checked(
     config: ConfigDict, files: Workdir, check: Callable[[data.Dataset], None] = lambda dataset: None
 ) -> data.Dataset:
-    """Loads the data set of a config; raises ValueError if the workdir belongs to a run with other data.
-
-    `check` is called with the data set before any long work.
-    """
+    """Loads a config's data set and calls `check` with it. Raises ValueError if it differs from the run's data."""
     begun = files.read_data() if files.is_begun() else None
     dataset = data.load(config.data, kinds=None if begun is None else begun.kinds)
     check(dataset)
     if begun is None or begun.mean is None or dataset.levels is None:
         dataset = with_statistics(config, dataset)
-    else:  # a converted checkpoint has published statistics
+    else:  # a converted checkpoint keeps its published statistics
         dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
     files.check_data(dataset)
     return dataset
 
 
 def initial_batch(config: ConfigDict, dataset: data.Dataset, *, labels: bool = False) -> Any:
-    """Returns the train examples that initialize a model: a batch, but at least 64 if there are as many."""
+    """Returns the training examples that initialize a model: one batch, but at least 64 examples if available."""
     size = max(config.train.batch_size, 64)
     size = min(size, dataset.sizes.get("train") or size)
     return next(iter(dataset.train_batches(size, config.seed, labels=labels)))
@@ -62,19 +59,19 @@ def replica_batches(
     *,
     labels: bool = False,
 ) -> Iterable[Any]:
-    """Divides the batches of `Dataset.train_batches` between the replicas of a strategy, on their devices.
+    """Splits the batches of `Dataset.train_batches` between the replicas of a strategy, on their devices.
 
-    Replica r of R gets part r of R equal parts of each batch. A worker decodes the parts of its own replicas only.
-    Images are sent to the device as uint8 during the step before. `batch_size` is that of all replicas together.
+    Replica r receives part r of equal parts of `batch_size` examples. Each worker decodes only the parts of its
+    replicas. Images are sent to the device as uint8, during the previous step.
     """
 
-    def of_worker(context):
+    def worker_batches(context):
         share = context.input_pipeline_id, context.num_input_pipelines
         batches = dataset.train_batches(batch_size, seed, start_step, labels=labels, share=share)
         return batches.rebatch(batch_size // context.num_replicas_in_sync, drop_remainder=True)
 
-    batches = strategy.distribute_datasets_from_function(of_worker)
+    batches = strategy.distribute_datasets_from_function(worker_batches)
     gpus = tf.config.list_logical_devices("GPU")
-    if gpus and isinstance(batches, tf.data.Dataset):  # the default strategy leaves them on the host
+    if gpus and isinstance(batches, tf.data.Dataset):  # the default strategy leaves batches on the host
         batches = batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name))
     return batches

@@ -1,4 +1,4 @@
-"""The evaluation of a trained model behind `resflow-evaluate`, metric by metric."""
+"""Evaluation of a trained model, metric by metric, as in `resflow-evaluate`."""
 
 import functools
 import math
@@ -22,11 +22,11 @@ from tf_resflow.training.runs import Run
 
 __all__ = ["Evaluation"]
 
-_NOISE_DRAWS = {"dequantizations": 2, "draws": 4}  # of 100 examples: standard deviations to a few percent
+_NOISE_DRAWS = {"dequantizations": 2, "draws": 4}  # measures standard deviations to a few percent with 100 examples
 
 
 class Evaluation:
-    """Measures a trained model; each metric is a method that returns a part of the result.
+    """Evaluates a trained model. Each metric is a method that returns a part of the result.
 
     ```python
     run = resflow.load("runs/digits")
@@ -35,20 +35,20 @@ class Evaluation:
     ```
 
     Args:
-      run: what `tf_resflow.load` returned; nothing of it changes.
-      dataset: the `Dataset` of the run.
-      log_det_estimator: how log-determinants are evaluated, a name of `tf_resflow.models.evaluation_estimator`.
-      num_probes: number of probes of each estimate.
-      stderr: the standard error of each example's score, in `unit`, instead of `log_det_estimator` and
-        `num_probes`. The estimators are planned for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
+      run: A `Run` returned by `tf_resflow.load`. It is not modified.
+      dataset: The `Dataset` of the run.
+      log_det_estimator: Name of the estimator of the log-determinants, see
+        `tf_resflow.models.evaluation_estimator`.
+      num_probes: Number of probes per estimate.
+      stderr: Target standard error of each example's score, in `unit`. Replaces `log_det_estimator` and
+        `num_probes` by a plan for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
 
     Attributes:
-      unit: unit of the scores of the density, "bits_per_dim" or "nats".
-      plan: the `LikelihoodPlan`.
+      unit: Unit of the scores of the density, "bits_per_dim" or "nats".
+      plan: The `LikelihoodPlan` of the evaluation.
 
     Raises:
-      ValueError: when "adaptive_series" cannot be certified; or for the metrics of a density, when a classifier
-        alone was trained.
+      ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it for runs without one.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Evaluation:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the metrics that suit the model."""
+        """Names of the default metrics of the model."""
         return [name for name, metric in METRICS.items() if metric.is_default(self._model)]
 
     def header(self) -> dict[str, Any]:
-        """The "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes" or "plan".
+        """Returns the "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes" or "plan".
 
-        Also the "dequantization" of integer data; and "checkpoint": "best" if it is the best one on validation.
+        It adds the "dequantization" of integer data, and "checkpoint": "best" for the best weights on validation.
         """
         return self._report.header(self._run.step) | known(
             checkpoint="best" if self._run.is_best else None,
@@ -96,11 +96,11 @@ class Evaluation:
         )
 
     def likelihood(self) -> dict[str, Any]:
-        """The score, its standard error and the error's parts, the baselines and the entropy.
+        """Returns the score, its standard error and the parts of this error, the baselines and the entropy.
 
-        The keys are those of the training's result.json, and "bits_per_dim_stderr_parts" (or "nats_..."), due to
-        the "data", the "dequantization" and the "estimator". "bound" is "elbo" for integer data, the mean of
-        log p(z) - log q(z | x); "importance_weighted" for discrete columns, which have no parts; else "none".
+        The keys are those of result.json and "bits_per_dim_stderr_parts" (or "nats_..."), the contributions of the
+        "data", the "dequantization" and the "estimator". The "bound" is "elbo" for integer data, the mean of
+        log p(z) - log q(z | x); "importance_weighted" for discrete columns, whose error has no parts; else "none".
         """
         noise, score = self._evaluation_noise, self._report.score()
         bound = "none" if self._space.levels is None else "elbo"
@@ -118,11 +118,11 @@ class Evaluation:
         )
 
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
-        """The bound of several dequantizations, see `evaluation.LogLikelihood`; for integer data.
+        """Returns the bound from several dequantizations of integer data, see `evaluation.LogLikelihood`.
 
-        "estimator_bias" is roughly how much, at most, the noise of the flow's log-determinants lowers it:
-        (1 - 1 / K) times half their variance in nats, on the scale of the score. A bias above the standard error
-        causes a warning. With `stderr`, the "plan" has this standard error for each dequantization, not their mean.
+        "estimator_bias" is approximately the most that the noise of the log-determinants can lower the bound: (1 -
+        1/K) times half their variance in nats, in the unit of the score. A bias above the standard error causes a
+        warning. With `stderr`, the "plan" reaches this standard error for each dequantization, not for the mean.
         """
         log_det, is_planned = self.bound_plan.log_det_estimator, self.bound_plan.stderr is not None
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
@@ -135,8 +135,8 @@ class Evaluation:
         bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / bound.num_samples)
         if -bias > score.stderr:
             logging.warning(
-                "The noise of the log-determinants may have lowered the importance-weighted score by up to %.2g; "
-                "its standard error is %.2g. Evaluate them exactly, by more probes, or with a smaller stderr.",
+                "The noise of the log-determinants may have lowered the importance-weighted score by up to %.2g, "
+                "which exceeds its standard error %.2g. Use exact log-determinants, more probes or less stderr.",
                 *(-bias, score.stderr),
             )
         result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
@@ -150,31 +150,31 @@ class Evaluation:
 
     @functools.cached_property
     def bound_plan(self) -> evaluation.LikelihoodPlan:
-        """The plan of each dequantization of `importance_weighted`; with `stderr` it is measured here."""
+        """Plan of each dequantization in `importance_weighted`. With `stderr`, it is measured on first access."""
         return self.plan if self.plan.stderr is None else self._make_plan(num_samples=1)
 
     def noise(self) -> dict[str, Any]:
-        """What `evaluation.EstimatorNoise` finds for the training's and this evaluation's estimate of a loss."""
+        """Returns the `evaluation.EstimatorNoise` of the loss, with the estimators of training and evaluation."""
         training = self._noise_of(None)._asdict()
         return {"noise": {"training": training, "evaluation": self._evaluation_noise._asdict()}}
 
     def reconstruction(self) -> dict[str, Any]:
-        """What `evaluation.reconstruct` finds for the first batch."""
+        """Returns the result of `evaluation.reconstruct` for the first batch."""
         x, condition = self._first_batch
         result = evaluation.reconstruct(self._run.density, x, self._config.seed, condition=condition)
         return {"reconstruction": result._asdict()}
 
     def lipschitz(self) -> dict[str, Any]:
-        """The `evaluation.lipschitz_certificate` of the flow."""
+        """Returns the `evaluation.lipschitz_certificate` of the flow."""
         return {"lipschitz": evaluation.lipschitz_certificate(self._model.flow)}
 
     def fid(self, features: str | Callable[[np.ndarray], np.ndarray], num_samples: int = 10_000) -> dict[str, Any]:
-        """The Fréchet distance between samples and the train images.
+        """Returns the Fréchet distance between samples and the training images.
 
         Args:
-          features: function of integer images to features `[batch, size]`; or weights of
-            `evaluation.InceptionFeatures`, so that the distance is FID.
-          num_samples: number of samples, and the largest number of train images.
+          features: Function of integer images that returns features `[batch, size]`; or the weights of
+            `evaluation.InceptionFeatures`, for which the distance is the FID.
+          num_samples: Number of samples, and maximum number of training images.
         """
         if isinstance(features, str):
             features = evaluation.InceptionFeatures(self._dataset.levels or 256, features)
@@ -199,35 +199,35 @@ class Evaluation:
     def classification(self) -> dict[str, float]:
         """Returns the accuracy, cross-entropy and calibration error of a hybrid model's classifier.
 
-        A density given labels classifies by the softmax of log p(x | label), for equally frequent classes.
-        The keys are those of the training's result.json; "cross_entropy" is in bits for integer data.
+        A density given labels classifies by the softmax of log p(x | label), for equally frequent classes. The keys
+        are those of result.json; "cross_entropy" is in bits for integer data.
         """
         if self._model.condition.num_classes is None and self._model.classifier is None:
-            raise ValueError("The run is of a density alone (config.task): it has no classifier to evaluate.")
+            raise ValueError(
+                "The run has a density, but no classifier to evaluate. Train with config.task='hybrid'."
+            )
         return self._report.classification()
 
     def ood(self, dataset: data.Dataset) -> dict[str, Any]:
         """Measures how well the model separates its held-out data from other data.
 
-        The area under the ROC curve is the probability that an example of the held-out data scores higher than an
-        example of the other data (Mann and Whitney). Below 0.5 the score prefers the other data.
-
-        A model of images given their label scores both data sets by the mixture of its classes.
+        The area under the ROC curve is the probability that a held-out example scores higher than an example of the
+        other data (Mann and Whitney). Below 0.5, the other data score higher more often than not. A model of images
+        given their label scores both data sets by the mixture of its classes.
 
         Args:
-          dataset: a `Dataset` with examples of the same shape and levels, the same split, and condition columns if
-            the model is given some.
+          dataset: A `Dataset` with the same split, shape of examples, levels and number of condition columns.
 
         Returns:
-          A dict "ood" of the "name" of the other data, their "num_examples", and the areas under the curves:
-          "auroc_log_prob" of log p(x) if a density is trained, "auroc_max_probability" if there is a classifier.
+          A dict "ood" with the "name" of the other data, their "num_examples", and the areas under the curves:
+          "auroc_log_prob" if a density was trained, and "auroc_max_probability" if there is a classifier.
         """
         sizes = [0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset)]
         kinds = [(d.event_shape, d.levels, size) for d, size in zip((self._dataset, dataset), sizes, strict=True)]
         if kinds[0] != kinds[1]:
             raise ValueError(
                 f"Examples of {dataset.name!r} have the shape, the levels and the number of condition columns "
-                f"{kinds[1]}, and those of the model {kinds[0]}: choose other data, or leave out --ood_data."
+                f"{kinds[1]}, but the model needs {kinds[0]}. Choose other data, or leave out --ood_data."
             )
         ours, theirs = (self._ood_scores(d, labels=sizes[0] > 0) for d in (self._dataset, dataset))
         result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
@@ -237,7 +237,7 @@ class Evaluation:
         return {"ood": result}
 
     def _ood_scores(self, dataset, labels):
-        """A dict of the scores of held-out examples that should be higher in distribution."""
+        """Returns a dict of scores of held-out examples. Examples like the data should score higher."""
         settings, what = self._config.eval, f"scores of {dataset.name}"
         limit = settings.num_examples or None
         batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=labels)
@@ -261,5 +261,4 @@ class Evaluation:
 
     @functools.cached_property
     def _first_batch(self):
-        """The examples and the condition of the first batch."""
         return Report(self._config, self._model, self._dataset).first_batch()

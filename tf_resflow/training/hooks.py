@@ -1,8 +1,4 @@
-"""What the training loop does after each step: log, save, stop and evaluate.
-
-Each hook has a method `after_step(step, metrics)`. The loop calls it with the number of the step, from 1, and the
-metrics of the step, which are still on the device.
-"""
+"""Hooks that the training loop calls after each step, with its number (from 1) and its metrics on the device."""
 
 import math
 import signal
@@ -28,13 +24,13 @@ from tf_resflow.training.strategies import num_workers, of_all_workers
 from tf_resflow.training.workdir import Workdir, write_json
 from tf_resflow.writing import finite_or_none
 
-_SHOWN = ("bits_per_dim", "nats", "accuracy")  # by the progress bar
+_SHOWN = ("bits_per_dim", "nats", "accuracy")  # in the progress bar
 _SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class Interrupted(Exception):
-    """A signal stopped the run after a step. The state was saved first."""
+    """Raised when a signal stops the run. The state was saved before."""
 
     def __init__(self, signum: int, step: int, path: str):
         what = f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}."
@@ -43,7 +39,7 @@ class Interrupted(Exception):
 
 
 class Logging:
-    """Writes the mean metrics every `train.log_every` steps; a context that shows a progress bar.
+    """Writes the mean metrics every `train.log_every` steps. As a context manager, shows a progress bar.
 
     Metrics are fetched from the device about once per second, because each fetch waits for the device.
     """
@@ -57,14 +53,14 @@ class Logging:
         self._clock = self._fetched, start
 
     def __enter__(self) -> "Logging":
-        self._progress.set_postfix_str("building the graph, for up to a minute or two")
+        self._progress.set_postfix_str("building the graph, which can take a minute or two")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.close()
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
-        """Keeps the metrics, and fetches or writes them when they are due."""
+        """Stores the metrics, and fetches or writes them when due."""
         self._pending.append((step, metrics))
         self._progress.update()
         if time.monotonic() - self._fetched > _SECONDS_BETWEEN_FETCHES:
@@ -73,7 +69,7 @@ class Logging:
             self._write(step)
 
     def fetch(self) -> None:
-        """Fetches the metrics of all steps so far; raises `NotFinite` if one is not finite."""
+        """Fetches the metrics of all steps so far. Raises `NotFinite` if one of them is not finite."""
         pending, self._pending = self._pending, []
         for step, metrics in pending:
             values = {name: float(value) for name, value in metrics.items()}
@@ -85,11 +81,11 @@ class Logging:
         self._fetched = time.monotonic()
 
     def restart_clock(self, step: int) -> None:
-        """Leaves the time of an evaluation out of the steps per second."""
+        """Excludes the time of an evaluation from the steps per second."""
         self._clock = time.monotonic(), step
 
     def _write(self, step):
-        """Writes the means over the steps since the last line, or since the run was resumed, and their number."""
+        """Writes the means over the steps since the last line or since the run resumed, and the number of steps."""
         self.fetch()
         time_before, step_before = self._clock
         means = {name: np.mean([metrics[name] for metrics in self._window]) for name in self._window[0]}
@@ -101,20 +97,20 @@ class Logging:
 
 
 class Saving:
-    """Saves every `train.checkpoint_every` steps, at the end, and before a score that may be the best."""
+    """Saves the state every `train.checkpoint_every` steps, at the end, and before a score that may be the best."""
 
     def __init__(self, train: ConfigDict, checkpoints: Checkpoints, log: Logging):
         self._train, self._checkpoints, self._log = train, checkpoints, log
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
-        """Saves the state if it is due."""
+        """Saves the state if due."""
         train = self._train
         may_be_best = step % train.eval_every == 0 and (train.keep_best or train.patience > 0)
         if step % train.checkpoint_every == 0 or step == train.steps or may_be_best:
             self.save(step)
 
     def save(self, step: int) -> str:
-        """Saves the state unless it is saved; returns the path. Raises `NotFinite` instead of saving NaN."""
+        """Saves the state unless already saved, and returns the path. Raises `NotFinite` instead of saving NaN."""
         self._log.fetch()
         if not self._checkpoints.is_finite():
             raise NotFinite("A weight is NaN or infinite", step)
@@ -122,9 +118,9 @@ class Saving:
 
 
 class Stopping:
-    """Inside this context, the first SIGINT or SIGTERM stops the run after the current step.
+    """Context manager in which the first SIGINT or SIGTERM stops the run after the current step.
 
-    A second signal has its usual effect. A SIGINT that is ignored stays ignored, because a shell ignores it for
+    A second signal has its default effect. If SIGINT is ignored, it stays ignored, because shells ignore it for the
     background jobs of a script. Several workers stop after the same step.
     """
 
@@ -149,7 +145,7 @@ class Stopping:
         self.__exit__()
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
-        """Saves the state and raises `Interrupted` if a signal has come."""
+        """Saves the state and raises `Interrupted` if a signal was received."""
         signum = self._signum
         if self._gather is not None:
             signum = max(self._gather(signum)) if step % _STEPS_BETWEEN_AGREEMENTS == 0 else 0
@@ -158,11 +154,11 @@ class Stopping:
 
 
 class Evaluating:
-    """Scores the averaged weights on one split every `train.eval_every` steps, with a preview of samples of images.
+    """Scores the averaged weights on one split every `train.eval_every` steps, and previews samples of images.
 
-    With `train.keep_best` the state with the best score so far is saved in `best`, and the result is that of this
-    state. The run is over after `train.patience` scores without a better one. Both depend on metrics.jsonl alone,
-    so a resumed run decides as an uninterrupted one.
+    With `train.keep_best`, the state with the best score so far is saved in `best` and used for the result. The run
+    ends after `train.patience` scores without a better one. Both depend only on metrics.jsonl, so a resumed run
+    decides as an uninterrupted one does.
     """
 
     def __init__(
@@ -185,20 +181,19 @@ class Evaluating:
         self.are_over = self._patience_has_ended()
 
     def make_up(self, start: int) -> None:
-        """Evaluates the step that the run resumes from, if the run stopped before its evaluation."""
+        """Evaluates the step that the run resumes from, if the run was stopped before this evaluation."""
         is_due = 0 < start < self._train.steps and start % self._train.eval_every == 0
         if is_due and start not in self._scores:
             self.after_step(start, {})
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
-        """Evaluates if it is due."""
+        """Evaluates if due."""
         if step % self._train.eval_every == 0:
             self._log.fetch()
             self._evaluate(step)
             self._log.restart_clock(step)
 
     def _evaluate(self, step):
-        """Writes the scores and a grid of samples, and saves the state if it is the best."""
         with self._averaged:
             scores = self._report.scores(self._split)
             grid = self._report.sample_grid()
@@ -211,10 +206,10 @@ class Evaluating:
         if grid is not None:
             self._writer.image(step, "samples", grid)
         self._evaluated = step
-        self.are_over = any(self._gather(int(self._patience_has_ended())))  # and the best is saved on all workers
+        self.are_over = any(self._gather(int(self._patience_has_ended())))  # after all have saved
 
     def finish(self, last: int, files: Workdir) -> dict[str, Any]:
-        """Writes the figures and the result of the last step, or of the best, and returns the result."""
+        """Writes the figures and the result of the last or the best step, and returns the result."""
         if self._evaluated != last and not (self._train.keep_best and last in self._scores):
             self._evaluate(last)
         best = self._ranked_steps()[0]

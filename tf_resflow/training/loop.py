@@ -1,4 +1,4 @@
-"""The training loop behind `resflow-train`."""
+"""Training loop of `resflow-train`."""
 
 import json
 import os
@@ -33,36 +33,35 @@ def train(
     jit: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Trains, or resumes, the run of a config in its workdir.
+    """Trains the run of a config in its workdir, or resumes it.
 
-    A resumed run takes the same steps as an uninterrupted one, because the batch and the random numbers of a step
-    are pure functions of the seed and the step.
+    A resumed run equals an uninterrupted one, because batches and random numbers depend only on seed and step.
 
     Args:
-      config: see `default_config`.
-      workdir: directory of the run.
-      strategy: a `tf.distribute.Strategy`; by default the current one.
-      jit: whether XLA compiles the whole step, which takes longer to start.
-      progress: whether to show progress bars.
+      config: A config with the fields of `default_config`.
+      workdir: Directory of the run.
+      strategy: A `tf.distribute.Strategy`. The default is the current strategy.
+      jit: Whether to compile the whole step with XLA, which takes longer to start.
+      progress: Whether to show progress bars.
 
     Returns:
-      The content of `result.json`, a dict with a `line` for the screen. A finished run returns it at once.
+      The content of `result.json`, a dict with a summary `line`. A finished run returns it without training.
 
     Raises:
-      ValueError: when the config, the workdir or the data are wrong.
-      NonFiniteError: when the loss or a gradient becomes NaN or infinite.
-      Interrupted: on SIGINT or SIGTERM, after saving. A signal to one of several workers stops all.
-      WorkerLostError: when another worker has stopped for another reason.
+      ValueError: If the config, the workdir or the data are invalid.
+      NonFiniteError: If the loss, a gradient or a weight becomes NaN or infinite.
+      Interrupted: On SIGINT or SIGTERM, after the state was saved. A signal to one worker stops all workers.
+      WorkerLostError: If another worker stops for another reason.
     """
     validate_config(config)
     strategy = strategy or tf.distribute.get_strategy()
     with lost_workers_explained(strategy):
         files = Workdir(workdir, is_chief=is_chief(strategy))
         common = config.copy_and_resolve_references()
-        common.data.data_dir = ""  # may differ
+        common.data.data_dir = ""  # may differ between workers
         with files.locked():
             done = files.read_result(config)
-            check_agreement(strategy, f"{common} {done}", "The workers have different configs: give all the same.")
+            check_agreement(strategy, f"{common} {done}", "The configs of the workers differ. Use the same on all.")
             files.check_config(config)
             if done:
                 return done | {"line": f"Already done: {done['line']}"}
@@ -90,7 +89,7 @@ def _train(config, files, strategy, jit):
     check_agreement(strategy, json.dumps([start, lines]), message)
     if start == 0:
         if dataset.levels is None:
-            _ = report.baselines  # warns before the first step if the data have no density
+            _ = report.baselines  # warns before the first step if the data cannot have a density
         x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
         model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
     labels = model.takes_pairs
@@ -118,7 +117,7 @@ def _train(config, files, strategy, jit):
 
 
 def _compiled_step(strategy, model, jit):
-    """One step on every replica: a function of a batch and a seed to the means of the metrics."""
+    """Returns a function that takes a step on every replica, given a batch and a seed, and averages the metrics."""
 
     def on_replica(batch, seed):
         return train_step(model, batch, seed)
@@ -130,7 +129,7 @@ def _compiled_step(strategy, model, jit):
     def take_step(batch, seed):
         metrics = strategy.run(on_replica, (batch, seed))
         means = {name: strategy.reduce("MEAN", value, axis=None) for name, value in metrics.items()}
-        if jit:  # XLA has left out the assertion of the step
+        if jit:  # XLA removes the assertion in the step
             assert_finite(means[model.objective], means["gradient_norm"])
         return means
 
@@ -138,15 +137,20 @@ def _compiled_step(strategy, model, jit):
 
 
 def _check_fit(config, dataset, strategy):
-    """Raises ValueError if the data or the devices lack what the config needs."""
+    """Raises ValueError if the data or the devices do not meet the requirements of the config."""
     check_dataset(config, dataset)
     if config.eval.split not in dataset.sizes:
-        raise ValueError(f"eval.split is {config.eval.split!r}; {dataset.name!r} has {sorted(dataset.sizes)}.")
+        raise ValueError(
+            f"config.eval.split is {config.eval.split!r}; choose one of the splits of {dataset.name!r}, "
+            f"{sorted(dataset.sizes)}."
+        )
     if (config.train.keep_best or config.train.patience) and "validation" not in dataset.sizes:
         raise ValueError(
-            f"config.train.keep_best and patience choose by a validation split, and {dataset.name!r} has none: set "
+            f"config.train.keep_best and patience need a validation split, but {dataset.name!r} has none. Set "
             "config.data.validation_fraction above 0, or train.keep_best=False and train.patience=0."
         )
     size, replicas = config.train.batch_size, strategy.num_replicas_in_sync
     if size % replicas:
-        raise ValueError(f"config.train.batch_size is {size}; it must be a multiple of the {replicas} replicas.")
+        raise ValueError(
+            f"config.train.batch_size is {size}, but it must be a multiple of the number of replicas, {replicas}."
+        )

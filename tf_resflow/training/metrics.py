@@ -1,4 +1,4 @@
-"""The lines of a run's metrics.jsonl."""
+"""Reading of a run's metrics.jsonl."""
 
 import json
 import math
@@ -9,15 +9,15 @@ from typing import Any
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the lines of a run's metrics.jsonl as dicts, without lines that were cut short.
+    """Returns the lines of a run's metrics.jsonl as dicts. Truncated lines are skipped.
 
-    A line is, for example, `{"step": 100, "split": "train", "bits_per_dim": 2.31}`.
+    An example of a line is `{"step": 100, "split": "train", "bits_per_dim": 2.31}`.
 
     Args:
-      workdir: directory of the run.
+      workdir: Directory of the run.
 
     Raises:
-      ValueError: when a line is neither JSON nor the beginning of it.
+      ValueError: If a line is neither valid nor truncated JSON.
     """
     path, lines = pathlib.Path(workdir) / "metrics.jsonl", []
     for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
@@ -33,7 +33,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def held_out_scores(lines: Iterable[Mapping[str, Any]], split: str) -> dict[int, dict[str, Any]]:
-    """The scores on a split, by step."""
+    """Returns a dict of each evaluated step to its scores on a split."""
     return {
         line["step"]: {name: value for name, value in line.items() if name not in ("step", "split")}
         for line in lines
@@ -42,7 +42,7 @@ def held_out_scores(lines: Iterable[Mapping[str, Any]], split: str) -> dict[int,
 
 
 def ranked_steps(scores: Mapping[int, Mapping[str, Any]], objective: str) -> list[int]:
-    """The steps with a score of as many examples as the last one, the best first and NaN last."""
+    """Returns the steps scored on as many examples as the last step, sorted from best to worst with NaN last."""
 
     def rank(step):
         value = scores[step][objective]

@@ -1,4 +1,4 @@
-"""The writer of metrics.jsonl and of TensorBoard's events."""
+"""Writer of metrics.jsonl and of events for TensorBoard."""
 
 import contextlib
 import errno
@@ -17,9 +17,9 @@ from tf_resflow.writing import finite_or_none, unwritable_told, whole_file
 class MetricsWriter:
     """Writes scalars as JSON lines and to TensorBoard, and images to TensorBoard.
 
-    A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`; NaN and infinite values become null.
-    Lines later than `step`, from which the run resumes, are dropped, and others are not written again. A score has
-    "num_examples", unlike a line of the training.
+    A line is `{"step": 100, "split": "train", "bits_per_dim": 2.31, ...}`. NaN and infinite values become null. If
+    a run resumes from `step`, later lines are deleted, and the remaining lines are not written again. Lines of
+    held-out scores have the key "num_examples"; lines of training metrics do not.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], step: int = 0):
@@ -29,11 +29,11 @@ class MetricsWriter:
         self._written = {(line["step"], line["split"], "num_examples" in line) for line in kept}
         with whole_file(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = self._path.open("ab", buffering=0)  # closing it writes nothing
+        self._file = self._path.open("ab", buffering=0)  # unbuffered, so closing it cannot fail
         self._events = tf.summary.create_file_writer(str(self._events_path))
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes `values`, a dict of name to number, as one line."""
+        """Writes `values`, a dict of names to numbers, as one line."""
         if (step, split, "num_examples" in values) in self._written:
             return
         numbers = {name: float(value) for name, value in values.items()}
@@ -65,7 +65,7 @@ class MetricsWriter:
 
 @contextlib.contextmanager
 def _default(writer):
-    """The writer as the default one. If it fails it is closed, or TensorFlow would keep it as the default."""
+    """Makes a writer the default. A writer that fails is closed, or TensorFlow would keep it as the default."""
     with writer.as_default():
         try:
             yield

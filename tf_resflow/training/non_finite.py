@@ -1,4 +1,4 @@
-"""The error of a run that diverged, and where it did."""
+"""Diagnosis of runs that diverge."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -15,29 +15,29 @@ from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.models.step import NON_FINITE, loss_and_gradients
 from tf_resflow.seeds import split_seed, stateless_seed
 
-_ALL_FINITE = "Weights, values and gradients are finite when they are computed again."
+_ALL_FINITE = "Weights, values and gradients are finite when the step is recomputed."
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss, a gradient or a weight became NaN or infinite. The message says in which part of the model."""
+    """Raised when the loss, a gradient or a weight is NaN or infinite. The message names the part of the model."""
 
     def __init__(self, what: str, step: int, where: str, latest: str | None):
         saved = f"The last good checkpoint is {latest}." if latest else "No checkpoint was saved."
         super().__init__(
-            f"{what} at step {step}. {where} {saved} Lower train.learning_rate, set "
-            "train.global_clipnorm (such as 1.0) or lower model.coefficient, and start again in another --workdir."
+            f"{what} at step {step}. {where} {saved} Lower train.learning_rate, set train.global_clipnorm (to 1.0, "
+            "for example) or lower model.coefficient, and start again in another --workdir."
         )
 
 
 class NotFinite(Exception):
-    """A value of a step is NaN or infinite; its arguments are what it is, and the step."""
+    """Raised when a value is NaN or infinite. The arguments are a description of the value, and the step."""
 
 
 @contextlib.contextmanager
 def diagnosed(
     model: KerasTraining, strategy: tf.distribute.Strategy, latest: str | None, batch: Any, seed: tf.Tensor
 ) -> Iterator[None]:
-    """Raises the `NonFiniteError` of a step, with the part of the model where NaN or infinity begins."""
+    """Turns an error of a step into a `NonFiniteError` that names where NaN or infinity first appears."""
     try:
         yield
     except (NotFinite, tf.errors.InvalidArgumentError) as error:
@@ -51,9 +51,9 @@ def diagnosed(
 
 
 def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tensor) -> str:
-    """Returns a sentence about the part of a model in which NaN or infinity appears first; "" if all is finite.
+    """Returns a sentence about the part of a model where NaN or infinity first appears, or "" if all is finite.
 
-    `batches` has the batch of each replica. (Several replicas drew other numbers than are drawn here.)
+    `batches` has the batch of each replica. With several replicas, other random numbers are drawn than in the step.
     """
     members, _ = _values(model, batches[0], seed)
     parts = [(_with_norms(model.flow, member), member.variables) for member in members]
@@ -63,8 +63,9 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
         parts.append(("the classifier", [weight.value for weight in model.classifier.weights]))
     spoiled = [name for name, variables in parts if not _finite(*variables)]
     if spoiled:
-        some = "Some weights are" if len(spoiled) == 1 else f"Weights of {len(spoiled)} parts are"
-        return f"{some} not finite, first those of {spoiled[0]}."
+        if len(spoiled) == 1:
+            return f"Some weights of {spoiled[0]} are not finite."
+        return f"Some weights of {len(spoiled)} parts are not finite. The first part is {spoiled[0]}."
     for batch in batches:
         for member, value in zip(*_values(model, batch, seed), strict=True):
             if not _finite(value):
@@ -82,7 +83,7 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
 
 
 def _values(model, batch, seed):
-    """The innermost members of the flow, and their outputs."""
+    """Returns the innermost members of the flow and their outputs."""
     found: list[Any] = []
     x, condition = model.condition.split(batch if model.condition else tf.nest.flatten(batch)[0])
     x, _ = model.data_space.dequantize(x, split_seed(stateless_seed(seed), 2)[0])
@@ -98,7 +99,6 @@ def _finite(*values):
 
 
 def _with_norms(flow, member):
-    """The name of a member, with the norms of its kernels."""
     name = next(name for name, part in parts_by_name(flow).items() if part is member)
     norms = [f"{layer.norm_estimate():.3g}" for layer in layers.norm_updates.lipschitz_layers(member)]
     return f"{name} (norms of its kernels: {', '.join(norms)})" if norms else name

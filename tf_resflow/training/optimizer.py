@@ -1,4 +1,4 @@
-"""Optimizers and schedules of the learning rate."""
+"""Optimizers and learning rate schedules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,19 +15,19 @@ _MUON_MOMENTUM = 0.95
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class Adam(LeanAdam):
-    """Keras' Adam with a smaller graph."""
+    """Keras's Adam with a smaller graph."""
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class AdamW(LeanAdam, keras.optimizers.AdamW):
-    """Keras' AdamW with a smaller graph."""
+    """Keras's AdamW with a smaller graph."""
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class Muon(LeanAdam, keras.optimizers.AdamW):
-    """Muon for kernels, which are matrices with a column for each output; AdamW for all else.
+    """Applies Muon to kernels, as matrices with one column per output, and AdamW to all other variables.
 
-    Keras' Muon leaves the kernels of convolutions to AdamW.
+    Unlike Keras's Muon, it also applies to the kernels of convolutions.
 
     References:
       Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
@@ -35,13 +35,13 @@ class Muon(LeanAdam, keras.optimizers.AdamW):
     """
 
     def build(self, variables):
-        """Notes which variables are kernels."""
+        """Creates the state of the optimizer, and records which variables are kernels."""
         if not self.built:
             self._are_kernels = [variable.name.endswith("kernel") for variable in variables]
         super().build(variables)
 
     def move(self, variable, index, moments, gradient, rate, without_bias):
-        """Moves a kernel by a matrix of nearly equal singular values, of AdamW's size; anything else as AdamW."""
+        """Updates a kernel by a matrix with nearly equal singular values, scaled like AdamW; others by AdamW."""
         if not self._are_kernels[index]:
             super().move(variable, index, moments, gradient, rate, without_bias)
             return
@@ -54,7 +54,7 @@ class Muon(LeanAdam, keras.optimizers.AdamW):
 
 
 def _nearly_orthogonal(x):
-    """U T V' of x = U S V', with nearly equal singular values T: five steps of a Newton-Schulz iteration."""
+    """Returns U T V' for x = U S V', with nearly equal singular values T, by five Newton-Schulz iterations."""
     wide = x.shape[0] < x.shape[1]
     x = x if wide else tf.transpose(x)
     x = x / (tf.norm(x) + 1e-7)
@@ -68,11 +68,11 @@ OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon}
 
 
 def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate of the `train` section of a config, as a function of the iteration.
+    """Returns the learning rate schedule of the `train` section of a config.
 
-    A linear warm-up reaches `learning_rate` after `warmup_steps` iterations. Then the rate stays
-    (`schedule="constant"`) or falls to zero at `steps` on half a cosine (`schedule="cosine"`). A warm-up that
-    leaves no step to the cosine is shortened to half of the steps.
+    A linear warm-up reaches `learning_rate` after `warmup_steps` iterations. Then the rate stays constant
+    (`schedule="constant"`) or falls to zero at `steps` along half a cosine (`schedule="cosine"`). A warm-up that
+    leaves no steps for the cosine is shortened to half of the steps.
     """
     rate, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "cosine" and warmup >= config.steps:
@@ -89,9 +89,9 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
 
 
 def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Optimizer:
-    """Builds the optimizer of the `train` section of a config for trainable variables, with a warmed-up average.
+    """Builds the optimizer of the `train` section of a config, with a warm-up of the averaged weights' momentum.
 
-    Weight decay applies to variables named "kernel" by Keras alone: not to biases, ActNorms or orders of norms.
+    Weight decay applies only to variables named "kernel", not to biases, ActNorms or orders of norms.
     """
     optimizer = OPTIMIZERS[config.optimizer](
         learning_rate_schedule(config),

@@ -1,4 +1,4 @@
-"""Trained runs in one file each, and those that are released with the library."""
+"""Runs saved as single files, and the pretrained models of the library."""
 
 import hashlib
 import io
@@ -16,24 +16,24 @@ MODELS = {
     "mnist": "458ee789fbc10e4a67bbccceb235a444ab6e2d2d1309810280033ba265351b18",
     "pinwheel": "1357912655b6d1668d6b282f618cad9954f69c2b54c498b612137e36f7df594a",
 }
-"""The SHA-256 of each released file, by the name of its model."""
+"""The SHA-256 of each pretrained file, by the name of its model."""
 
-_FOLDERS = (pathlib.Path(__file__).parents[2] / "pretrained", pathlib.Path("pretrained"))  # of a checkout
+_FOLDERS = (pathlib.Path(__file__).parents[2] / "pretrained", pathlib.Path("pretrained"))  # in a checkout
 _WEIGHTS, _STEP, _RESULT = "model.weights.h5", "weights.json", "result.json"
-_MOST_COMPRESSED = 100  # largest ratio of the unpacked size of a member to its size
-_SMALL = 10_000  # bytes; smaller members count as this many
-_NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # there may be no result
+_MOST_COMPRESSED = 100  # largest allowed ratio of the unpacked size of a member to its compressed size
+_SMALL = 10_000  # bytes; smaller members count as this size
+_NAMES = ("config.json", "data.json", _STEP, _WEIGHTS, _RESULT)  # the result is optional
 OF_RUN = "run/"
-"""The start of the names of all but the weights in a `.keras` file, where config.json is the model's."""
+"""Prefix of the run's files in a `.keras` file, except the weights. There, the file config.json is the model's."""
 
 
 class PackedRun(Workdir):
-    """The files of a trained run in one file that `Run.save` wrote, unpacked as long as this object lives.
+    """The files of a run in a single file that `Run.save` wrote. They stay unpacked while this object exists.
 
     Attributes:
-      weights: path of the file of weights.
-      step: the training step of the weights.
-      is_best: whether they are the best on validation.
+      weights: Path of the file of weights.
+      step: Training step of the weights.
+      is_best: Whether the weights are the best on validation.
     """
 
     def __init__(self, path: pathlib.Path, content: bytes | None = None):
@@ -49,17 +49,17 @@ class PackedRun(Workdir):
             self.step, self.is_best = found["step"], found["is_best"]
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"{path} is not a whole file of a trained run: {error}. Give the workdir of a run, or a file that "
-                "`resflow.load(workdir).save(file)` wrote."
+                f"{path} is not a complete file of a trained run: {error}. Give the workdir of a run, or a file "
+                "that `resflow.load(workdir).save(file)` wrote."
             ) from None
 
     def is_begun(self) -> bool:
-        """True: the weights are trained."""
+        """Returns True, because a saved run always has trained weights."""
         return True
 
 
 def has_only_model(path: pathlib.Path) -> bool:
-    """Whether this is a `.keras` file that has a model, and no run."""
+    """Whether a path is a `.keras` file with a model but without a run."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:
@@ -68,7 +68,7 @@ def has_only_model(path: pathlib.Path) -> bool:
 
 
 def _checked_names(file):
-    """The sorted names of the members, unless one would unpack to far more than its size."""
+    """Returns the sorted names of the members. Raises ValueError if one would unpack to far more than its size."""
     for member in file.infolist():
         if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
             raise ValueError(f"{file.filename}: {member.filename} would unpack to {member.file_size:,} bytes")
@@ -76,7 +76,7 @@ def _checked_names(file):
 
 
 def opened(workdir: str | os.PathLike[str]) -> Workdir:
-    """Returns the files of a trained run in a directory or in one file, or of the model "pretrained:NAME"."""
+    """Returns the files of a run in a directory or in a single file, or of the model "pretrained:NAME"."""
     place = os.fspath(workdir)
     if place.startswith(PRETRAINED):
         return PackedRun(*_released(place.removeprefix(PRETRAINED)))
@@ -85,7 +85,7 @@ def opened(workdir: str | os.PathLike[str]) -> Workdir:
 
 
 def _released(name):
-    """The path and the content of a released model, in a checkout or the user's cache: the first of its hash."""
+    """Returns the path and content of the first file with a model's hash, in a checkout or the user's cache."""
     if name not in MODELS:
         raise ValueError(
             f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
@@ -95,7 +95,7 @@ def _released(name):
     if not found:
         raise ValueError(
             f"The pretrained model {name!r} is not on this machine. Download {name}.keras from the folder "
-            f"pretrained/ of the repository to {cache}, or give the path of the file in its place."
+            f"pretrained/ of the repository to {cache}, or give the path of the file instead of the name."
         )
     for path in found:
         content = path.read_bytes()
@@ -103,6 +103,6 @@ def _released(name):
         if digest == MODELS[name]:
             return path, content
     raise ValueError(
-        f"{path} is not the model {name!r} of this version: its SHA-256 is {digest[:12]}..., not "
+        f"{path} is not the model {name!r} of this version: its SHA-256 is {digest[:12]}..., but expected "
         f"{MODELS[name][:12]}... Download it again from the folder pretrained/ of the repository."
     )

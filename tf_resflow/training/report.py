@@ -1,4 +1,4 @@
-"""The report on a trained model: scores, baselines, figures and one line."""
+"""Report on a trained model: scores, baselines, figures and a summary line."""
 
 import functools
 import math
@@ -24,18 +24,18 @@ from tf_resflow.plurals import counted
 from tf_resflow.progress import stage, track
 from tf_resflow.writing import finite_or_none
 
-_MAX_GAUSSIAN_SIZE = 4096  # coordinates up to which the Gaussian baseline is computed
-_MAX_GAUSSIAN_EXAMPLES = 100_000  # train examples that it is fitted to
-_NUM_FIGURE_POINTS = 20_000  # data and samples in the 2-D figure
-_NUM_PAIRS_POINTS = 5000  # and in the figure of all pairs of columns
+_MAX_GAUSSIAN_SIZE = 4096  # largest number of coordinates for the Gaussian baseline
+_MAX_GAUSSIAN_EXAMPLES = 100_000  # largest number of training examples for the Gaussian baseline
+_NUM_FIGURE_POINTS = 20_000  # data points and samples in the 2-D figure
+_NUM_PAIRS_POINTS = 5000  # data points and samples in the figure of all pairs of columns
 
 
 class Report:
-    """Scores and figures of a model, with the weights that it has when they are asked for.
+    """Scores and figures of a model, computed with its weights at the time of each call.
 
     Args:
-      strategy: the strategy that the model was built under.
-      plan: how log-likelihoods are estimated.
+      strategy: The strategy that the model was built under.
+      plan: The `LikelihoodPlan` of the scores.
     """
 
     def __init__(
@@ -58,27 +58,27 @@ class Report:
 
     @property
     def selection_split(self) -> str:
-        """The split that is scored during the training: "validation" if the data have one."""
+        """The split that is scored during training: "validation" if available, else `config.eval.split`."""
         return "validation" if "validation" in self._dataset.sizes else self._config.eval.split
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
-        """The batches of the first `num_examples` of a split; of a conditional model, pairs with the conditions."""
+        """Returns batches of the first `config.eval.num_examples` of a split, with their conditions if any."""
         settings = self._config.eval
         limit = settings.num_examples or None
         labels = labels or bool(self._model.condition)
         return self._dataset.eval_batches(split or settings.split, settings.batch_size, limit, labels=labels)
 
     def first_batch(self, split: str | None = None) -> tuple[Any, Any]:
-        """The examples and the condition of the first batch of a split."""
+        """Returns the examples and the condition of the first batch of a split."""
         return self._model.condition.split(next(iter(self.batches(split))))
 
     def score(self, split: str | None = None) -> Score:
-        """The `Score` on a split, by default `config.eval.split`."""
+        """Returns the `Score` on a split, by default `config.eval.split`."""
         split = split or self._config.eval.split
         return self.likelihood.score(track(self.batches(split), f"score on {split}"), self._config.seed)
 
     def scores(self, split: str | None = None) -> dict[str, float]:
-        """The scores on a split, of the density if it is trained, and of the classifier if there is one."""
+        """Returns the scores on a split: of the density if it is trained, and of the classifier if there is one."""
         scores: dict[str, float] = {}
         if self._density is not None:
             score = self.score(split)
@@ -91,12 +91,12 @@ class Report:
         return scores | {self.objective: self._model.total(scores)}
 
     def classification(self, split: str | None = None) -> dict[str, float]:
-        """The accuracy, cross-entropy and calibration error of the classifier, or of the density given labels."""
+        """Returns accuracy, cross-entropy and calibration error of the classifier or the density given labels."""
         batches = track(self.batches(split, labels=True), "classes")
         logits, labels = self._classify(batches, self._config.seed)
         scores = classification_scores(logits, labels)
         if self._dataset.levels is not None:
-            scores["cross_entropy"] /= math.log(2)  # in bits, as the density's loss is
+            scores["cross_entropy"] /= math.log(2)  # in bits, like the density's loss
         return scores
 
     def _logits_and_labels(self, batch, seed):
@@ -106,7 +106,7 @@ class Report:
         return log_prob_by_class(self._model, x, seed, plan=self._plan), labels
 
     def sample_grid(self) -> np.ndarray | None:
-        """A grid of samples as a uint8 image, with a row for each label that is a condition; None for vectors."""
+        """Returns a grid of samples as a uint8 image, with one row per label if given labels; None for vectors."""
         if len(self._dataset.event_shape) != 3 or self._density is None:
             return None
         num, columns, labels = self._config.eval.num_samples, None, None
@@ -121,13 +121,15 @@ class Report:
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:
-        """The uniform and the Gaussian baseline. A baseline that does not exist is left out with a warning."""
+        """The uniform and the Gaussian baseline. A missing Gaussian baseline is reported with a warning."""
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": math.log2(levels)}
         size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
         if levels is not None and num <= size:
-            # The covariance is singular: the dequantization makes it a density, but a useless baseline.
-            logging.warning("There is no Gaussian baseline: it takes more train images than %d, not %d.", size, num)
+            # The covariance is singular. With the dequantization noise it gives a density, but a useless baseline.
+            logging.warning(
+                "There is no Gaussian baseline, because it needs more than %d training images; got %d.", size, num
+            )
         elif size <= _MAX_GAUSSIAN_SIZE:
             try:
                 with stage("Gaussian baseline"):
@@ -137,7 +139,7 @@ class Report:
         return baselines
 
     def _gaussian_baseline(self):
-        """The Gaussian's score of the examples; given conditions c, by log p(x | c) = log p(x, c) - log p(c)."""
+        """Returns the score of a Gaussian. With conditions c, uses log p(x | c) = log p(x, c) - log p(c)."""
         test = tuple(map(np.concatenate, zip(*map(tf.nest.flatten, self.batches()), strict=True)))
         levels, cells = self._dataset.levels, self._model.data_space.cells
         widths = 0.0 if cells is None else cells.step
@@ -150,12 +152,12 @@ class Report:
         return joint - evaluation.gaussian_baseline(train[1], test[1])
 
     def header(self, step: int) -> dict[str, Any]:
-        """What a result of the weights of a step begins with."""
+        """Returns the entries that every result has."""
         place = {"name": self._dataset.name, "split": self._config.eval.split, "step": step}
         return place | known(dequantization=self._model.data_space.dequantization)
 
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the content of result.json, without the figures, from the step and its `scores`."""
+        """Returns the content of result.json without the figures, given the step and its `scores`."""
         baselines = self.baselines if self._density is not None else {}
         result = self.header(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
         if bounds := certified_bounds(self._model.flow):
@@ -165,7 +167,7 @@ class Report:
         return result
 
     def line(self, result: Mapping[str, Any]) -> str:
-        """Returns the result in one line."""
+        """Returns a one-line summary of a result."""
         scores, against = [], []
         if "accuracy" in result:
             scores.append(f"accuracy {result['accuracy']:.2%} ± {result['accuracy_stderr']:.2%}")
@@ -188,22 +190,22 @@ class Report:
         return f"{result['name']}: {', '.join(scores)} on {examples} {steps} ({'; '.join(against)})"
 
     def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:
-        """Returns advice if the density scores worse than a baseline; `best` and `last` are steps."""
+        """Returns advice if the density scores worse than a baseline, else None. `best` and `last` are steps."""
         score, baselines = result.get(self.unit), result["baselines"]
         name = min(baselines, key=baselines.get, default=None)
         if name is None or score is None or not score > baselines[name]:
             return None
         unit = self.unit.replace("_per_", "/")
-        below = f"The model scores {score:.3f} {unit}, and the {name} baseline is better: {baselines[name]:.3f}."
+        below = f"The model scores {score:.3f} {unit}, but the {name} baseline is better: {baselines[name]:.3f}."
         if best == last:
-            return f"{below} No earlier step was better: raise train.steps or train.learning_rate."
+            return f"{below} No earlier step was better. Increase train.steps or train.learning_rate."
         return (
-            f"{below} Step {best:,} of {last:,} was best: the model overfits. Set train.keep_best=True, or try "
+            f"{below} Step {best:,} of {last:,} was best, so the model overfits. Set train.keep_best=True, or try "
             "fewer blocks (model.num_blocks), a smaller train.eval_every, or more data."
         )
 
     def figures(self, directory: pathlib.Path) -> dict[str, float]:
-        """Writes the figures; returns the `reconstruction_error` of images for the result."""
+        """Writes the figures. Returns the `reconstruction_error` of images for the result."""
         grid = self.sample_grid()
         if grid is not None:
             write_png(directory / "samples.png", grid)
@@ -245,17 +247,16 @@ class Report:
         density_figure(path, points, samples, log_prob, columns=self._dataset.columns)
 
     def _train_pairs(self, limit):
-        """The train examples and their conditions."""
         batches = self._dataset.eval_batches("train", self._config.eval.batch_size, limit, labels=True)
         return tuple(map(np.concatenate, zip(*batches, strict=True)))
 
     def _train_array(self):
-        """The train examples; of an endless stream as many as the figure shows."""
+        """Returns the training examples; from an endless stream, as many as the figure shows."""
         if "train" in self._dataset.sizes:
             return self._dataset.array("train", _MAX_GAUSSIAN_EXAMPLES)
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
 
 
 def known(**values: Any) -> dict[str, Any]:
-    """The values that exist, by their names."""
+    """Returns a dict of the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}

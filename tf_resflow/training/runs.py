@@ -1,4 +1,4 @@
-"""A trained model from its workdir."""
+"""Loading and saving of trained models with their runs."""
 
 import copy
 import os
@@ -25,21 +25,21 @@ __all__ = ["Run", "load"]
 
 
 class Run:
-    """A trained model, and how it was trained: see `load`.
+    """A trained model and its run, as returned by `load`.
 
     Attributes:
-      model: a `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint or, if
-        `config.train.keep_best`, of the best one on validation. A warning says if that one was not kept.
-      config: the configuration of the run, an `ml_collections.ConfigDict`.
-      step: number of training steps.
-      workdir: the directory or the file, a `pathlib.Path`.
-      data: what is known of the data without them: `name`, `event_shape`, `levels`, `num_classes`, `sizes`,
-        `columns`, and the `mean` and `std` that normalize the input of the model.
-      result: the content of result.json; None before the end of the training.
-      is_best: whether the weights are those of the best checkpoint, which may be older than the newest.
+      model: A `FlowModel` or `HybridModel` with the averaged weights of the newest checkpoint or, with
+        `config.train.keep_best`, of the best one on validation. If that one was not kept, a warning is logged.
+      config: The config of the run, an `ml_collections.ConfigDict`.
+      step: Number of training steps.
+      workdir: Directory or file of the run, a `pathlib.Path`.
+      data: Properties of the data: `name`, `event_shape`, `levels`, `num_classes`, `sizes`, `columns`, and the
+        `mean` and `std` that normalize the input of the model.
+      result: Content of result.json, or None if training has not finished.
+      is_best: Whether the weights are those of the best checkpoint, which may be older than the newest.
     """
 
-    # A dataclass would make Pyright take the model for a descriptor of unknown type.
+    # In a dataclass, Pyright would treat the model as a descriptor of unknown type.
 
     def __init__(
         self,
@@ -56,29 +56,31 @@ class Run:
 
     @property
     def note(self) -> str:
-        """What a message adds about weights that are the best on validation; empty for the newest."""
+        """Addition to messages if the weights are the best on validation; empty if they are the newest."""
         return f" of step {self.step:,}, the best on validation" if self.is_best else ""
 
     @property
     def density(self) -> Any:
-        """The `FlowModel` whose density was trained; a ValueError if the run has trained a classifier only."""
+        """The `FlowModel` whose density was trained. Raises ValueError if the run has only a classifier."""
         density = self.model.trained_density()
         if density is None:
-            raise ValueError("The run has a classifier only (hybrid.density_weight = 0): no likelihood or samples.")
+            raise ValueError(
+                "The run has only a classifier (config.hybrid.density_weight is 0), so it has no likelihood and no "
+                "samples. Train with a density_weight above 0."
+            )
         return density
 
     def estimator(self, name: str | None = None, num_probes: int | None = None) -> tuple[str, Any]:
-        """The name and the estimator of an evaluation, see `tf_resflow.models.evaluation_estimator`."""
+        """Returns the name and the estimator for an evaluation, see `tf_resflow.models.evaluation_estimator`."""
         space = self.model.data_space
         options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
         return evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model as a `.keras` file, with the config, what is known of the data, and the result.
+        """Saves the model as a `.keras` file, with the config, the properties of the data, and the result.
 
         `load` and the commands accept the file instead of the directory, and `keras.models.load_model` loads its
-        model. Training cannot continue from it. It has no folders of the data, but their file names, the columns of
-        a table and the levels of its categories.
+        model. Training cannot resume from it. It holds data file names, column names and levels, but no folders.
         """
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
@@ -92,22 +94,21 @@ class Run:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
                 for member in sorted(files.path.iterdir()):
                     file.write(member, OF_RUN + member.name)
-                self.model.save(files.path / "model.keras")  # which is not compressed
+                self.model.save(files.path / "model.keras")  # Keras does not compress it
                 with zipfile.ZipFile(files.path / "model.keras") as model:
                     for name in model.namelist():
                         file.writestr(name, model.read(name))
 
     def __repr__(self) -> str:
-        """One line, without the config and the result, which take a page."""
         return f"Run(model={self.model}, step={self.step}, workdir={self.workdir}, data={self.data})"
 
 
 def load(workdir: str | os.PathLike[str]) -> Any:
-    """Loads the model of a run, with its averaged weights. The data are not needed.
+    """Loads the model of a run with its averaged weights. The data set is not needed.
 
     ```python
     import tf_resflow as resflow
-    run = resflow.load("digits")  # or the directory of a run
+    run = resflow.load("digits")  # a pretrained model
     images = run.model.sample(4, seed=0)
     log_prob = run.model.log_prob(images, seed=1, evaluation=True)
     print(images.shape, images.dtype.name, log_prob.shape, run.step)
@@ -115,12 +116,15 @@ def load(workdir: str | os.PathLike[str]) -> Any:
     ```
 
     Args:
-      workdir: directory of a run of `resflow-train`; a file that the `save` of a loaded run wrote; or the name of a
-        pretrained model, "digits", "mnist" or "pinwheel", if there is no such directory. "pretrained:digits" is
-        always the model. It can also be a `.keras` file of any model of this library.
+      workdir: Directory of a run of `resflow-train`, file that `Run.save` wrote, or `.keras` file of any model of
+        this library; or a pretrained model: "pretrained:digits", "pretrained:mnist" or "pretrained:pinwheel". The
+        prefix is optional if there is no directory or file with this name.
 
     Returns:
-      A `Run`; for a `.keras` file without a run, its model or `PosteriorEstimator`.
+      A `Run`; or, for a `.keras` file without a run, its model or `PosteriorEstimator`.
+
+    Raises:
+      ValueError: If there is no trained run, or its files are damaged.
     """
     if has_only_model(pathlib.Path(workdir).expanduser()):
         model = keras.models.load_model(workdir)

@@ -1,4 +1,4 @@
-"""Distribution strategies by name, and what several workers agree on."""
+"""Distribution strategies by name, and communication between workers."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ def _auto():
 def _multiworker():
     if not _workers():
         raise ValueError(
-            "The strategy multiworker needs the environment variable TF_CONFIG, with another index on each worker: "
+            "--strategy=multiworker needs the environment variable TF_CONFIG, with another index on each worker: "
             '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}.'
         )
     return tf.distribute.MultiWorkerMirroredStrategy()
@@ -38,25 +38,25 @@ STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {
     "multiworker": _multiworker,
     "tpu": _tpu,
 }
-"""Strategies by name, as functions without arguments."""
+"""Dict of the name of each strategy to a function without arguments that creates it."""
 
 
 class WorkerLostError(ConnectionError):
-    """Another worker has stopped, and this one cannot continue."""
+    """Raised when another worker has stopped, so this one cannot continue."""
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes checkpoints and summaries."""
+    """Whether this process writes checkpoints and summaries."""
     return strategy.extended.should_checkpoint
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """The number of processes that train together."""
+    """Returns the number of processes that train together."""
     return len(_workers()) if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
 
 
 def of_all_workers(strategy: tf.distribute.Strategy) -> Callable[[int], list[int]]:
-    """A function that gathers an integer from each worker. All of them have to call it."""
+    """Returns a function that gathers an integer from each worker. All workers must call it."""
     if num_workers(strategy) == 1:
         return lambda number: [number]
 
@@ -68,14 +68,14 @@ def of_all_workers(strategy: tf.distribute.Strategy) -> Callable[[int], list[int
 
 
 def check_agreement(strategy: tf.distribute.Strategy, text: str, message: str) -> None:
-    """Raises ValueError with the message, on all workers, unless all of them have the same text."""
+    """Raises ValueError with `message` on all workers, unless all workers have the same `text`."""
     if len(set(of_all_workers(strategy)(zlib.crc32(text.encode())))) > 1:
         raise ValueError(message)
 
 
 @contextlib.contextmanager
 def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Raises `WorkerLostError` for the errors of collective operations."""
+    """Turns errors of collective operations into a `WorkerLostError`."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -83,15 +83,14 @@ def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if num_workers(strategy) == 1 or not (lost or "ollective" in str(error)):
             raise
         raise WorkerLostError(
-            "Another worker has stopped; its own message says why. Run the same command again on every worker: the "
-            "run resumes from its newest checkpoint."
+            "Another worker has stopped; its own message says why. Run the same command again on every worker to "
+            "resume from the newest checkpoint."
         ) from None
 
 
 def _workers():
-    """The addresses in TF_CONFIG."""
     try:
         cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().as_dict()
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"TF_CONFIG is not right: {error} It is {os.environ['TF_CONFIG']!r}.") from None
+        raise ValueError(f"TF_CONFIG is {os.environ['TF_CONFIG']!r}, which is not a cluster: {error}") from None
     return [*cluster.get("chief", []), *cluster.get("worker", [])]

@@ -1,4 +1,4 @@
-"""The directory of a run: the files that it holds, and the config that it belongs to."""
+"""The directory of a run and its files."""
 
 import contextlib
 import json
@@ -24,9 +24,9 @@ from tf_resflow.writing import locked, unwritable_told, whole_file
 if TYPE_CHECKING:
     from tf_resflow.data import Dataset
 
-PRETRAINED = "pretrained:"  # before the name of a released model, in the place of a workdir
+PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is given instead of a workdir
 
-# Fields that a later run may change: they do not affect the weights at a given step.
+# Fields that may change when a run resumes, because they do not affect the weights at a given step.
 _FREE = (
     "data.data_dir",
     "data.download",
@@ -41,28 +41,28 @@ _FREE = (
     "model.estimator.eval.",
 )
 
-_ABSOLUTE = "absolute_paths"  # in config.json, beside the sections of the config
-_OBSOLETE = ("data.categories", "data.ordered")  # fields that are empty in the pretrained models
+_ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the config
+_OBSOLETE = ("data.categories", "data.ordered")  # removed fields, which are empty in the pretrained models
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
 class Workdir:
     """The files of a run.
 
-    The directory belongs to a run from its first checkpoint on: until then another may take its place.
+    Until a run has saved its first checkpoint, another run may take over the directory.
 
     Args:
-      path: the directory.
-      is_chief: whether this process writes to it. The other workers read config.json, data.json and the checkpoints
-        there, and write the rest to a temporary directory.
+      path: The directory.
+      is_chief: Whether this process writes to the directory. Other workers read config.json, data.json and the
+        checkpoints there, and write everything else to a temporary directory.
 
     Attributes:
-      source: what was given: the directory, or the file that it was unpacked from.
+      source: The directory, or the file that it was unpacked from.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, is_chief: bool = True):
         if os.fspath(path).startswith(PRETRAINED):
-            raise ValueError(f"{path} is a trained model, which is only read. Give a folder as --workdir.")
+            raise ValueError(f"{path} is a pretrained model, which is read-only. Give a folder as --workdir.")
         self.path = self.source = pathlib.Path(path).expanduser()
         self.config = self.path / "config.json"
         self.data = self.path / "data.json"
@@ -78,7 +78,7 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory, and keeps other trainers out of it until the context or the process ends."""
+        """Creates the directory, and locks it against other trainers until the context or the process ends."""
         if not self.is_chief:
             yield
             return
@@ -90,11 +90,11 @@ class Workdir:
                 is_free = locked(file.fileno())
             except OSError as error:
                 is_free = True
-                logging.warning("%s cannot be locked (%s): start no other trainer there.", self.path, error)
+                logging.warning("%s cannot be locked (%s). Do not start another trainer there.", self.path, error)
             if not is_free:
                 file.seek(0)
                 raise ValueError(
-                    f"Another trainer is at work in {self.path}: {file.read().strip()}. Wait until it ends, stop "
+                    f"Another trainer is running in {self.path}: {file.read().strip()}. Wait until it ends, stop "
                     "it, or choose another --workdir."
                 )
             file.truncate(0)
@@ -103,7 +103,7 @@ class Workdir:
             yield
 
     def begin(self, config: ConfigDict, dataset: "Dataset | DataInfo") -> None:
-        """Makes the folders, and writes the config and what a model must know of the data."""
+        """Creates the folders, and writes the config and the properties of the data."""
         with unwritable_told(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
@@ -113,15 +113,15 @@ class Workdir:
             self.describe(config, dataset, _places(config))
 
     def describe(self, config: ConfigDict, dataset: "Dataset | DataInfo", places: Mapping[str, str]) -> None:
-        """Writes the config, the absolute paths of its data, and what a model must know of the data."""
+        """Writes the config, the absolute paths of its data, and the properties of the data that a model needs."""
         write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
 
     def read_config(self) -> Any:
-        """Returns the config of the run; raises ValueError if there is none, or for unknown fields or values."""
+        """Returns the config of the run. Raises ValueError if it is missing or has unknown fields or values."""
         if not self.config.exists():
             raise ValueError(
-                f"{self.source} is not the workdir of a run: it has no config.json. Give that of resflow-train."
+                f"{self.source} is not the workdir of a run: it has no config.json. Give the workdir of a run."
             )
         config, stored = default_config(), read_json(self.config)
         stored.pop(_ABSOLUTE, None)
@@ -131,15 +131,15 @@ class Workdir:
             validate_config(config)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{self.source}: config.json is not a config of this version: {error} Restore the file from a "
-                "backup, or use the version that wrote it."
+                f"{self.source}: config.json is not a valid config of this version: {error} Restore the file from "
+                "a backup, or use the version that wrote it."
             ) from None
         return config
 
     def config_of_data(self, *, data_dir: str | None = None, data_path: str | None = None) -> Any:
-        """Returns the config of the run with the paths of its data: as given, or else as in training.
+        """Returns the config of the run with the given paths of its data, by default those of training.
 
-        Files of other splits are also looked for beside `data_path`.
+        If `data_path` is given, the files of other splits are also searched for in its folder.
         """
         config, absolute = self.read_config(), read_json(self.config).get(_ABSOLUTE, {})
         given = {"data_dir": data_dir, "path": data_path}
@@ -153,28 +153,28 @@ class Workdir:
             if named and not found and place != "data_dir":
                 raise ValueError(
                     f"The data of the run in {self.source} are not at {' or '.join(map(_absolute, named))}. Give "
-                    "their new path by --data_path."
+                    "the new path as --data_path."
                 )
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
     def check_data(self, dataset: "Dataset") -> None:
-        """Raises ValueError if the directory belongs to a run with other data."""
+        """Raises ValueError if the directory belongs to a run with different data."""
         if not self.is_begun():
             return
         now, before = _data_info(dataset), _data_info(self.read_data())
         for key in sorted(now.keys() - {"name"}):
-            if before[key] is None and key in ("num_classes", "sizes"):  # which a converted checkpoint may not know
+            if before[key] is None and key in ("num_classes", "sizes"):  # may be unknown in a converted checkpoint
                 continue
             if not _is_same(key, before, now):
                 raise ValueError(
-                    f"The data {dataset.name!r} are not those that the run in {self.source} was begun with: "
-                    f"their {key} was {before[key]!s:.80}, but now it is {now[key]!s:.80}. Restore them, or train "
-                    "on these in another --workdir."
+                    f"The data {dataset.name!r} differ from the data of the run in {self.source}: {key} was "
+                    f"{before[key]!s:.80}, but now it is {now[key]!s:.80}. Restore the original data, or train on "
+                    "the new data in another --workdir."
                 )
 
     def read_result(self, config: ConfigDict) -> dict[str, Any] | None:
-        """Returns the content of result.json, or None if training with this config would change it."""
+        """Returns the content of result.json, or None if training with `config` would change it."""
         path = self.path / "result.json"
         if not path.exists() or self.read_config().to_dict() != config.to_dict():
             return None
@@ -185,7 +185,7 @@ class Workdir:
         return result if is_over and all(figure.exists() for figure in figures) else None
 
     def read_data(self) -> DataInfo:
-        """Returns what the model of the run must know of its data."""
+        """Returns the properties of the data that the model of the run needs."""
         info = read_json(self.data)
         for field in ("mean", "std", "condition_mean", "condition_std"):
             info[field] = None if info.get(field) is None else np.asarray(info[field], np.float32)
@@ -196,17 +196,16 @@ class Workdir:
         return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
 
     def check_config(self, config: ConfigDict) -> None:
-        """Raises ValueError if the directory belongs to a run of another config, or a run without its files.
+        """Raises ValueError if the directory belongs to a run with another config, or a run with missing files.
 
-        Fields that do not affect the weights may change, and the number of steps may grow if the schedule of the
-        learning rate does not depend on it.
+        Fields that do not affect the weights may change, and steps may be added if the learning rate is constant.
         """
         if not self.is_begun():
             self._check_not_lost()
             return
         for path in (self.config, self.data):
             if not path.exists():
-                raise ValueError(f"{path} is missing beside the checkpoints of a run. {REMEDY}")
+                raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
         old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (self.read_config(), config))
         places, places_before = _places(config), read_json(self.config).get(_ABSOLUTE, {})
         for key, before in sorted(old.items()):
@@ -216,7 +215,7 @@ class Workdir:
             if key == "train.steps":
                 if config.train.schedule == "constant" and now > before:
                     continue
-                hint = " (steps may only grow, and only with a constant learning rate)"
+                hint = " (steps may only increase, and only with a constant learning rate)"
             raise ValueError(
                 f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
                 f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
@@ -227,10 +226,8 @@ class Workdir:
         return bool(newest_first(self.checkpoints))
 
     def _check_not_lost(self):
-        """Raises ValueError if a run was here whose checkpoints are gone, since a new run would lose its metrics.
-
-        A run that was killed before its first checkpoint starts again with the same steps.
-        """
+        """Raises ValueError if a run has lost its checkpoints, because a new run would overwrite its metrics."""
+        # A run that was killed before its first checkpoint may start again, because it repeats the same steps.
         last = max((line["step"] for line in read_metrics(self.path)), default=0)
         first = 0
         if self.config.exists():
@@ -243,40 +240,39 @@ class Workdir:
             )
 
     def check_empty(self) -> None:
-        """Raises ValueError unless the directory is empty, or can be made."""
+        """Raises ValueError unless the directory is empty or does not exist."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ValueError(
-                f"{self.path} exists and is not empty, and a run is never overwritten. Choose another --workdir."
+                f"{self.path} exists and is not empty. Files are never overwritten: choose another --workdir."
             )
 
     def check_trained(self) -> None:
         """Raises ValueError if there is no checkpoint of a run."""
         if not self.is_begun():
-            raise ValueError(f"{self.path} has no checkpoint yet. Let resflow-train run until it saves one.")
+            raise ValueError(f"{self.path} has no checkpoint yet. Run resflow-train until it saves a checkpoint.")
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file in one piece: a reader sees the old file or the new one."""
+    """Writes a JSON file atomically: a reader sees either the old file or the new one."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object; raises ValueError if it does not."""
+    """Returns the object in a JSON file. Raises ValueError if the file does not contain an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
-            raise ValueError(f"it should hold an object, not {value!r:.40}")
+            raise ValueError(f"it should contain an object, not {value!r:.40}")
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}. Restore it from a backup.") from None
     return value
 
 
 def newest_first(directory: pathlib.Path) -> list[str]:
-    """The paths of the checkpoints in a directory, found without TensorFlow.
+    """Returns the paths of the checkpoints in a directory, newest first, without TensorFlow.
 
-    A checkpoint has an index, or it is in TensorFlow's list and has lost its index. Data alone are the remains of a
-    save that was cut short.
+    A checkpoint has an index file or is in TensorFlow's list. Data files alone are left from an interrupted save.
     """
     names = [path.stem for path in directory.glob("*.index")]
     if (directory / "checkpoint").is_file():
@@ -296,7 +292,7 @@ def _as_json(value):
 
 
 def _is_same(key, before, now):
-    """Whether the values of a key are equal; statistics up to the rounding of sums."""
+    """Whether the values of a key are equal, for statistics up to rounding errors."""
     is_statistic = key.endswith(("mean", "std")) and None not in (before[key], now[key])
     if not is_statistic or len(before[key]) != len(now[key]):
         return before[key] == now[key]
@@ -309,6 +305,6 @@ def _absolute(path):
 
 
 def _places(config):
-    """The absolute paths of the data of a config, by their fields, without URLs, which TFDS takes, too."""
+    """Returns a dict of fields to absolute data paths. URLs, which TFDS also accepts, are omitted."""
     given = {place: config.data[place] for place in PLACES}
     return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}

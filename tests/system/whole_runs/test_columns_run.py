@@ -70,7 +70,7 @@ def test_samples_given_columns(whole, run_command, tmp_path):
     with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
         sample(tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
     for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
-        with pytest.raises(ValueError, match="--condition takes 1 values, separated by commas"):
+        with pytest.raises(ValueError, match="give 1 values, separated by commas, in the order"):
             sample(tmp_path / "x.npy", *arguments)
 
 
@@ -95,7 +95,7 @@ def test_served_columns(whole, tmp_path, monkeypatch, capsys, caplog):
         np.testing.assert_array_equal(answer["log_prob"] < threshold, answer["quantile"] <= float(q))
         assert abs(np.mean(answer["log_prob"] < threshold) - float(q)) < 1.01 / 40  # by rounding
     _, _, described, readme = whole.export(tmp_path, data_path=str(tmp_path / "away.csv"))
-    assert "The export has no quantiles: " in caplog.text and "`quantile`" not in readme
+    assert "The export has no quantiles, because " in caplog.text and "`quantile`" not in readme
     assert "quantile" not in described["signatures"]["serving_default"]["outputs"]
 
 

@@ -123,7 +123,7 @@ def test_served_labels(whole, tmp_path):
     drawn = served["sample"](**options, condition=tf.constant([4]))["x"]
     seed = tf.bitcast(tf.constant(1, tf.int64), tf.int32)
     np.testing.assert_array_equal(drawn, whole.model.sample(3, seed, condition=4))
-    wrong = {"condition must lie in 0, ..., 9": [1, 2, 10], "one row, or one for each example": [1, 2]}
+    wrong = {"condition must lie in 0, ..., 9": [1, 2, 10], "one row, or one row per example": [1, 2]}
     for message, condition in wrong.items():
         for name, arguments in (("sample", options), ("encode", {"x": x[:3]}), ("serving_default", {"x": x[:3]})):
             with pytest.raises(tf.errors.InvalidArgumentError, match=message):
