@@ -137,7 +137,7 @@ def _condition(info):
         labels = [str(label) for label in range(info.num_classes)] if given is None else given
         if not labels or any(not label.isdecimal() or int(label) >= info.num_classes for label in labels):
             raise ValueError(
-                f"--condition={','.join(labels)} is not a list of labels. Give labels in 0, ..., "
+                f"--condition={','.join(labels)} names unknown labels. Give labels in 0, ..., "
                 f"{info.num_classes - 1}, separated by commas."
             )
         return np.array([int(label) for label in labels])

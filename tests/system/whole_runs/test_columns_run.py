@@ -53,7 +53,7 @@ def test_a_planned_evaluation_and_other_tables(whole):
     other = data.Dataset.from_arrays("shifted", {"test": x}, conditions={"test": c + 8}, **statistics)
     evaluation = training.Evaluation(whole.run, whole.data)
     assert evaluation.ood(other)["ood"]["auroc_log_prob"] > 0.9
-    with pytest.raises(ValueError, match=", 0., and those of the model .*, 1.: choose other"):
+    with pytest.raises(ValueError, match=", 0., but the model needs .*, 1.. Choose other"):
         evaluation.ood(data.Dataset.from_arrays("plain", {"test": x}))
 
 
