@@ -255,7 +255,7 @@ def test_wrong_conditions_of_a_call(model, labeled, data, refused):
     ]:
         for call in (which.log_prob, which.encode, which.decode, which.initialize):
             refused(message, call, x, condition=condition, error=errors)
-    refused("no classes: build the model with num_classes=", evaluation.log_prob_by_class, model, x)
+    refused("has no classes. Pass a model that was built with num_classes=", evaluation.log_prob_by_class, model, x)
 
 
 def test_wrong_arguments_of_fit(data, refused):
