@@ -43,7 +43,7 @@ def scores():
                 len(own),
                 f"{own[0]['num_examples']:,}",
                 f"{np.mean(found):.3f} ± {np.mean([row['stderr'] for row in own]):.3f} {unit}",
-                f"{np.std(found, ddof=1):.3f}",
+                f"{np.std(found, ddof=1):.3f}" if len(own) > 1 else "",
                 f"{np.mean([row['processor_minutes'] for row in own]):.1f}",
                 ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()),
             ]

@@ -66,7 +66,9 @@ def _scores(results):
         own = [row for row in results if row["model"] == name]
         found[name] = float(np.mean([row["score"] for row in own]))
         found[f"{name}_stderr"] = float(np.mean([row["stderr"] for row in own]))
-        found[f"{name}_deviation"] = float(np.std([row["score"] for row in own], ddof=1))
+        found[f"{name}_seeds"] = len(own)
+        if len(own) > 1:
+            found[f"{name}_deviation"] = float(np.std([row["score"] for row in own], ddof=1))
         found[f"{name}_minutes"] = float(np.mean([row["processor_minutes"] for row in own]))
         baselines = own[0].get("baselines", {}) | {"entropy": own[0].get("entropy")}
         found |= {f"{name}_{key}": value for key, value in baselines.items() if value is not None}

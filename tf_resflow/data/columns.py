@@ -55,7 +55,9 @@ class Columns:
     ```python
     import pandas
     from tf_resflow.data import Columns
-    table = pandas.DataFrame({"size": [1.5, 2.5, 3.5], "color": ["red", "blue", "red"], "children": [0, 2, 1]})
+    table = pandas.DataFrame(
+        {"size": [1.5, 2.5, 3.5], "color": ["red", "blue", "red"], "children": [0, 2, 1]}
+    )
     columns = Columns(table)
     print(columns.kinds)
     # {'size': 'number', 'color': 'category', 'children': 'whole'}

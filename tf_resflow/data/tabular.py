@@ -48,7 +48,7 @@ def load_tabular(
     import tf_resflow as resflow
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "people.csv")
-        path.write_text("name;height;born;city\nAda;1,6;1815-12-10;London\nAlan;1,8;1912-06-23;London\n")
+        path.write_text("name;height;born;city\nAda;1,6;1815-12-10;London\nAlan;1,8;1912-06-23;Rome\n")
         dataset = resflow.data.load_tabular(
             path, columns=["height", "born"], read_options={"sep": ";", "decimal": ","},
             test_fraction=0, validation_fraction=0,

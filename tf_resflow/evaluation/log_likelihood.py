@@ -44,7 +44,8 @@ def estimate_log_prob(
 
     ```python
     import tf_resflow as resflow
-    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,)), event_shape=[2])
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    model = resflow.FlowModel(flow, event_shape=[2])
     log_prob, stderr = resflow.evaluation.estimate_log_prob(model, [[0.1, 0.2]], seed=1, stderr=0.01)
     print(log_prob.shape, float(stderr[0]) < 0.1)
     # (1,) True

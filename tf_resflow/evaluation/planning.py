@@ -137,7 +137,8 @@ def plan_likelihood(
     model = resflow.FlowModel(flow, event_shape=[2])
     x = [[0.1, 0.2], [1.0, -1.0]]
     plan = resflow.evaluation.plan_likelihood(model, x, stderr=0.01)
-    print(plan.expected_stderr <= 0.01, resflow.evaluation.estimate_log_prob(model, x, plan=plan).log_prob.shape)
+    estimate = resflow.evaluation.estimate_log_prob(model, x, plan=plan)
+    print(plan.expected_stderr <= 0.01, estimate.log_prob.shape)
     # True (2,)
     ```
 

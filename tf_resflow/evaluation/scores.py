@@ -41,10 +41,12 @@ class LogLikelihood:
     ```python
     import numpy as np
     import tf_resflow as resflow
-    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,)), event_shape=[2])
+    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
+    model = resflow.FlowModel(flow, event_shape=[2])
     likelihood = resflow.evaluation.LogLikelihood(model)
     batches = [np.zeros([3, 2], "float32"), np.ones([2, 2], "float32")]
-    print(likelihood.score(batches, seed=0).num_examples, likelihood.score_examples(batches, 0)["log_prob"].shape)
+    scores = likelihood.score_examples(batches, 0)
+    print(likelihood.score(batches, seed=0).num_examples, scores["log_prob"].shape)
     # 5 (5,)
     ```
 

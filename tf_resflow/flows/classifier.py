@@ -45,7 +45,8 @@ def multiscale_classifier(
     flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=0)
     shapes = flow.feature_shapes((8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
-    features = resflow.bijectors.forward_features(flow, tf.fill([5, 8, 8, 1], 0.5), compute_log_det=False).features
+    images = tf.fill([5, 8, 8, 1], 0.5)
+    features = resflow.bijectors.forward_features(flow, images, compute_log_det=False).features
     print(classifier(features).shape)
     # (5, 10)
     ```

@@ -136,11 +136,12 @@ def image_flow(
 
     ```python
     import tf_resflow as resflow
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=1, fc_width=8)
+    flow = resflow.flows.image_flow((8, 8, 1), (1, 1), width=8, num_fc_blocks=1, fc_width=8)
     print(flow.forward_event_shape([8, 8, 1]))
     # (4, 4, 4)
-    block = resflow.flows.residual_image_block(activation="elu", log_det_estimator=resflow.logdet.PowerSeries(5))
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=0, block=block)
+    estimator = resflow.logdet.PowerSeries(5)
+    block = resflow.flows.residual_image_block(activation="elu", log_det_estimator=estimator)
+    flow = resflow.flows.image_flow((8, 8, 1), (1, 1), width=8, num_fc_blocks=0, block=block)
     ```
 
     Args:

@@ -44,7 +44,8 @@ def update_norms(
     import tensorflow as tf
     import tensorflow_probability as tfp
     import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), log_det_estimator=resflow.logdet.Exact())
+    exact = resflow.logdet.Exact()
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), log_det_estimator=exact)
     posterior = tfp.distributions.TransformedDistribution(
         tfp.distributions.MultivariateNormalDiag(tf.zeros(2)), flow)
     target = tfp.distributions.MultivariateNormalDiag([1.0, 2.0])
@@ -52,8 +53,9 @@ def update_norms(
     def trace_fn(state):
         return state.loss, resflow.layers.update_norms(posterior)
 
+    optimizer = keras.optimizers.Adam(1e-2)
     losses, _ = tfp.vi.fit_surrogate_posterior(
-        target.log_prob, posterior, keras.optimizers.Adam(1e-2), num_steps=2, seed=1, trace_fn=trace_fn)
+        target.log_prob, posterior, optimizer, num_steps=2, seed=1, trace_fn=trace_fn)
     print(losses.shape)
     # (2,)
     ```

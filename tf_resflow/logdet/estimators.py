@@ -181,7 +181,8 @@ class RussianRoulette(_RandomLength):
 
     ```python
     import tf_resflow as resflow
-    estimator = resflow.logdet.RussianRoulette(num_exact_terms=2, distribution=resflow.logdet.Geometric(0.5))
+    distribution = resflow.logdet.Geometric(0.5)
+    estimator = resflow.logdet.RussianRoulette(num_exact_terms=2, distribution=distribution)
     print(estimator.finite_variance(0.7), estimator.finite_variance(0.98**3))
     # True False
     ```
@@ -331,7 +332,8 @@ class AdaptiveRoulette(_RandomLength):
     import tensorflow as tf
     import tf_resflow as resflow
     estimator = resflow.logdet.AdaptiveRoulette(rtol=1e-3, num_probes=2)
-    y, log_det = estimator(lambda x: 0.5 * x, tf.ones([1, 2]), seed=1)  # two probes of two coordinates: exact
+    # Two probes of two coordinates are exact.
+    y, log_det = estimator(lambda x: 0.5 * x, tf.ones([1, 2]), seed=1)
     print(abs(log_det[0] - 2 * tf.math.log(1.5)) < 2e-3)
     # tf.Tensor(True, shape=(), dtype=bool)
     ```

@@ -34,7 +34,8 @@ class HybridModel(KerasTraining):
     ```python
     import numpy as np, tf_resflow as resflow
 
-    flow = resflow.flows.image_flow((8, 8, 1), (1, 1), width=8, kernels=(3, 1), num_fc_blocks=0, factor_out=True)
+    options = {"width": 8, "kernels": (3, 1), "num_fc_blocks": 0, "factor_out": True}
+    flow = resflow.flows.image_flow((8, 8, 1), (1, 1), **options)
     shapes = flow.feature_shapes((8, 8, 1))
     classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
     model = resflow.HybridModel(flow, classifier, (8, 8, 1), levels=17, density_weight=1.0)

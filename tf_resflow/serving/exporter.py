@@ -128,7 +128,8 @@ def export(
     path = resflow.serving.export(model, "served/flow")
 
     served = tf.saved_model.load(str(path)).signatures
-    x = served["sample"](num=tf.constant(3), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
+    num, temperature = tf.constant(3), tf.constant(1.0)
+    x = served["sample"](num=num, seed=tf.constant(0, tf.int64), temperature=temperature)["x"]
     scores = served["serving_default"](x=x)
     z = served["encode"](x=x)["z"]
     print(path, x.dtype.name, x.shape, sorted(scores))

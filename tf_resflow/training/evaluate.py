@@ -30,7 +30,8 @@ class Evaluation:
 
     ```python
     run = resflow.load("runs/digits")
-    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), log_det_estimator="exact")
+    data = resflow.data.load(run.config.data)
+    evaluation = training.Evaluation(run, data, log_det_estimator="exact")
     print(evaluation.likelihood()["bits_per_dim"], evaluation.reconstruction())
     ```
 
