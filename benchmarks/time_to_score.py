@@ -151,20 +151,20 @@ def draw(rows, path):
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     rows = [row for row in rows if row["config"] == _CONFIG.value]
     for place, side in enumerate(SIDES):
         for seed in sorted({row["seed"] for row in rows}):
             _, seconds, scores = curve(rows, side, seed)
             label = side if seed == 0 else None
             axes.plot(seconds, scores, ".-", markersize=4, color=f"C{place}", alpha=0.8, label=label)
-    axes.set(xscale="log", xlabel="seconds, tracing included", title=_CONFIG.value)
+    axes.set(xscale="log", xlabel="processor seconds of training, tracing included", title=_CONFIG.value)
     axes.set_ylabel("held-out bits/dim (lower is better)")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3, which="both")
-    figure.legend(loc="outside right upper")
+    axes.legend(loc="upper right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
