@@ -20,10 +20,10 @@ current weights (not their average) are scored on the same held-out images; scor
 reach are those of the published side after --steps steps, and of the second side at its end. The time to a score is
 the time of the first turn that ends with a score as good. The table has means over seeds.
 
-A side ends with its last step; the last two also end when they have reached all of these scores. Gradients are
-clipped to the norm 1 and weights do not decay, as in the published code, except for the last side. Results are
-added to --output, and seeds whose sides it already holds are not computed again. Without --published_dir only the
-last two sides are trained, and the scores to reach are those of "here, same settings".
+A side ends with its last step. The third side waits while it is ahead of the first one, and the fourth while it
+is ahead of the first two. Gradients are clipped to the norm 1 and weights do not decay, as in the published code,
+except for the last side. Results are added to --output, and seeds whose sides it already holds are not computed
+again. Without --published_dir only the last two sides are trained, and the scores to reach are those of the third.
 """
 
 import copy
@@ -111,22 +111,23 @@ def train(found, seed, stops):
         else:
             workers[side] = our_worker(**options)
             workers[side].ask(f"prepare learning {json.dumps(settings)}")
+    first = next(iter(workers))
+    rivals = {SIDES[2]: {first}, SIDES[3]: {first, _SCHEDULED} & workers.keys()}  # whose scores a side has to reach
     rows, best = [], dict.fromkeys(workers, np.inf)
     while workers:
         for side, worker in list(workers.items()):
-            result = {key: round(value, 4) for key, value in worker.ask("run").items()}
-            rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **_settings(), **result})
-            print(rows[-1], flush=True)
-            best[side] = min(best[side], rows[-1]["bits_per_dim"])
-            if has_reached_all(side, best, workers) or rows[-1]["step"] >= found[side].train.steps:
+            others = rivals.get(side, set()) - {side}
+            if others and best[side] < min(best[other] for other in others):
+                is_done = not others & workers.keys()
+            else:
+                result = {key: round(value, 4) for key, value in worker.ask("run").items()}
+                rows.append({"config": _CONFIG.value, "seed": seed, "side": side, **_settings(), **result})
+                print(rows[-1], flush=True)
+                best[side] = min(best[side], result["bits_per_dim"])
+                is_done = result["step"] >= found[side].train.steps
+            if is_done:
                 workers.pop(side).close()
     return rows
-
-
-def has_reached_all(side, best, running):
-    """Whether a side has reached all target scores. The sides that set the targets always run to their end."""
-    owners = {next(iter(best)), _SCHEDULED} & best.keys()
-    return side not in owners and all(o not in running and best[side] <= best[o] for o in owners)
 
 
 def _settings():
