@@ -51,10 +51,10 @@ def _small_flows(results):
 
 def _time_to_score(results):
     """The scores to reach, and the seconds of each side until they are reached: means over seeds."""
-    found = {"seeds": len({row["seed"] for row in results})}
+    found = {}
     for owner, stop in TARGETS:
         reached = times_to_score(results, "mnist_small", owner, stop)
-        values = {"score": reached["score"], **reached["seconds"]}
+        values = {"seeds": reached["num_seeds"], "score": reached["score"], **reached["seconds"]}
         found |= {f"{owner}_{stop}_{key}": value for key, value in values.items() if math.isfinite(value)}
     return {key.replace(", ", "_").replace(" ", "_"): value for key, value in found.items()}
 
