@@ -36,7 +36,7 @@ IN_0_1 = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 
 def make_section(fields: Mapping[str, Any]) -> ConfigDict:
-    """Builds a config section from a dict of values: a `Field`, a default, or the dict of a nested section.
+    """Builds a config section. Each value is a `Field`, a default, or the dict of a nested section.
 
     A default of `object` declares a field of any type that is None by default.
     """

@@ -11,6 +11,6 @@ def counted(num: int, noun: str) -> str:
 
 
 def shortened(words: Any, separator: str = ", ") -> str:
-    """Joins words for a message, and replaces all words after the first 20 by "..."."""
+    """Joins words for a message, and replaces all words after the first 20 with "..."."""
     words = [*map(str, words)]
     return separator.join(words[:_SHOWN] + ["..."] * (len(words) > _SHOWN))

@@ -46,7 +46,7 @@ def split_seed(seed: Seed, num: int) -> tf.Tensor:
 
 
 def random_uniform(shape: Shape | tf.Tensor, seed: Seed, dtype: DType) -> tf.Tensor:
-    """Draws from (0, 1), on the midpoints of a grid that `dtype` (float32 or float64) represents exactly."""
+    """Draws uniformly from (0, 1), on midpoints of a grid that `dtype` (float32 or float64) represents exactly."""
     integer, bits = (tf.int64, 52) if dtype == tf.float64 else (tf.int32, 23)
     return (tf.cast(random_integers(shape, seed, tf.constant(2**bits, integer)), dtype) + 0.5) * 2.0**-bits
 
@@ -54,7 +54,7 @@ def random_uniform(shape: Shape | tf.Tensor, seed: Seed, dtype: DType) -> tf.Ten
 def random_integers(
     shape: Shape | tf.Tensor, seed: Seed, limit: int | tf.Tensor, least: int | tf.Tensor = 0
 ) -> tf.Tensor:
-    """Draws integers from `least` to `limit - 1` in the dtype of `limit`. The seed must not be `None`."""
+    """Draws uniform integers from `least` to `limit - 1`, in the dtype of `limit`. `seed` must not be `None`."""
     limit = tf.convert_to_tensor(limit)
     key, counter = tf.bitcast(_to_int32_pair(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
     return tf.raw_ops.StatelessRandomUniformIntV2(

@@ -49,7 +49,7 @@ class Columns:
     probability in the discrete columns, and a density in the units of the other columns. A value that cannot occur
     (an unknown level, 2.5 in a column of whole numbers, a number outside its bounds) has probability 0.
 
-    Categories, and grids of at most 100 values, have a first and a last cell. These include everything beyond them,
+    Levels, and grids of at most 100 values, have a first and a last cell. These include everything beyond them,
     both in scores and in samples, so the probabilities of all values add up to one.
 
     ```python

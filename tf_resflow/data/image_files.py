@@ -215,7 +215,7 @@ def _read_header(image):
         is_deep = opened.mode.startswith(("I", "F")) or ";16" in raw_mode
         is_gray, is_transparent = Image.getmodebase(opened.mode) == "L", opened.has_transparency_data
     if frames > 1:
-        raise ValueError(f"{file} is an animation of {frames} images. Save each image as its own file.")
+        raise ValueError(f"{file} is an animation of {frames} images or pages. Save each as its own file.")
     if is_deep:
         raise ValueError(f"{file} has more than 8 bits per channel. Convert it to 8 bits.")
     return image._replace(size=size, is_gray=is_gray, is_transparent=is_transparent)

@@ -189,4 +189,4 @@ def _warn_of_repeated_rows(path, rows):
     known = set(as_bytes.pop("train"))
     counts = {split: sum(row in known for row in own) for split, own in as_bytes.items()}
     if repeated := [f"{num:,} of {len(as_bytes[split]):,} {split} rows" for split, num in counts.items() if num]:
-        logging.warning("%s: %s are also train rows, so the scores are too high.", path, " and ".join(repeated))
+        logging.warning("%s: %s are also train rows, so the scores are too good.", path, " and ".join(repeated))

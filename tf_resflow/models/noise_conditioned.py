@@ -24,7 +24,7 @@ _WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
-_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # Lipschitz bound of each layer; largest for AdamW
+_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # Lipschitz bound of each layer; maximum for AdamW
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 

@@ -32,7 +32,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
       if orders are learned, "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
-      tf.errors.InvalidArgumentError: If the loss or the gradient is NaN or infinite. No variable has changed then.
+      tf.errors.InvalidArgumentError: if the loss or the gradient is NaN or infinite. No variable has changed then.
         With XLA, a step raises no error, but its losses or "gradient_norm" are NaN or infinite.
     """
     means, gradients = loss_and_gradients(model, batch, seed, weights)

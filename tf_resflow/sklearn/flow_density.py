@@ -71,11 +71,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     Args:
       noise: "auto", or a noise level from 0.003 to 1, in standard deviations of the columns.
-      contamination: expected share of outliers that `predict` reports in new rows like those of the fit, in (0,
-        0.5].
+      contamination: expected share of outliers, in (0, 0.5], that `predict` reports in new rows like those of the
+        fit.
       missing: how to handle rows with missing values: "error"; "drop", which leaves them out of the fit and scores
         them NaN; or "condition", which scores their other values, given which ones are missing.
-      condition_columns: names (numbers, for an array) of the columns given which the others are modeled.
+      condition_columns: names (numbers, for an array) of columns. The density is of the others, given these.
       kinds: kinds of columns by name (by number, for an array), overriding their types:
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`; see
         `tf_resflow.data.ColumnCodes`.
