@@ -134,7 +134,7 @@ def test_exponentiated_noise_of_log_determinants_warns(model):
 
 
 def test_noise_is_uniform_in_the_cells(model):
-    """This includes the cells of values outside of the range."""
+    """This includes the cells of values outside the range."""
     x = np.tile(np.array([[-4, 0.5, 0.3]], np.float32), [64, 1])
     z, log_q = model.data_space.dequantize(x, tf.constant([0, 1]), point_sets=(8, 8))
     assert np.all(np.abs(z[:, 0] + 4) <= 0.5) and np.all(np.isfinite(log_q))

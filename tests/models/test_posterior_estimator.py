@@ -230,7 +230,7 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     assert estimator.posterior(x[:3]).log_prob(draws).shape == (5, 3)
     off = tf.where(np.arange(64)[:, np.newaxis] < 2, 1.1 * theta["c"], theta["c"])
     infinite = tf.where(np.arange(64)[:, np.newaxis] == 2, np.inf, theta["e"])
-    message = "3 parameters are NaN or outside of the support"
+    message = "NaN or values outside the prior's support in 3 rows of theta"
     refused(message, estimator.fit, {**theta, "c": off, "e": infinite}, x)
 
 
@@ -257,7 +257,9 @@ def test_wrong_input(gaussian, refused):
     fit, theta, x = gaussian[0].fit, BOX.sample(30, seed=0).numpy(), np.ones([30, 2])
     failed = x.copy()
     failed[[0, 1], [0, 1]] = np.nan, 1e39
-    refused("1 parameters are NaN or outside of the support", fit, np.where(np.arange(30)[:, None], theta, 9), x)
+    refused(
+        "values outside the prior's support in 1 row of theta", fit, np.where(np.arange(30)[:, None], theta, 9), x
+    )
     for wrong in (theta[:, :1], theta[:29]):
         refused("theta has .*Give parameters \\[num, \\*event_shape\\] with num=30", fit, wrong, x)
     refused("2 observations are NaN or infinite. Leave them and their parameters out", fit, theta, failed)

@@ -206,7 +206,7 @@ def test_outliers(fitted):
     np.testing.assert_array_equal(fitted.predict(rows) == -1, scores < fitted.offset_)
     odd = rows.iloc[:3].copy()
     odd.loc[0, "price"], odd.loc[1, "rooms"], odd.loc[2, "color"] = 300.0, 60, "green"
-    with pytest.warns(UserWarning, match="1 rows have the score minus infinity"):
+    with pytest.warns(UserWarning, match="The score of 1 row is minus infinity"):
         assert fitted.predict(odd).tolist() == [-1, -1, -1]
     assert fitted.explain(odd.iloc[:2]).idxmax(axis=1).tolist() == ["price", "rooms"]
 

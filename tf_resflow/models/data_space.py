@@ -25,7 +25,7 @@ class DataSpace:
     do not change. In training, discrete coordinates of vectors become \\(z = x + w (u - 1/2)\\), where w is the
     width of their cells. P(x) is the integral of p over the cell of x: a probability in the discrete coordinates
     and a density in the others. The first and the last cell of a coordinate extend to infinity, so the
-    probabilities of all values in the range add up to one. A value outside of the range has the probability of its
+    probabilities of all values in the range add up to one. A value outside the range has the probability of its
     own cell, which is a part of the first or the last cell.
 
     Args:

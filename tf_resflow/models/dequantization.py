@@ -187,7 +187,7 @@ def place_with_tails(u: tf.Tensor, ends: Sequence[tf.Tensor]) -> tuple[tf.Tensor
 
 
 def quantize_in_cells(z: tf.Tensor, cells: Cells) -> tf.Tensor:
-    """Rounds values to the centers of their cells, and values outside of the range to the first or last center."""
+    """Rounds values to the centers of their cells, and values outside the range to the first or last center."""
     first, step, number = _numbers(z, cells)
     last = tf.constant(cells.num - 1, z.dtype)
     number = tf.clip_by_value(number, tf.where(last < math.inf, 0.0, -last), last)

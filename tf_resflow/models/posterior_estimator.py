@@ -284,7 +284,9 @@ class PosteriorEstimator(Serializable):
         back = into_events.forward(tf.constant(z))
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
         if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
-            raise ValueError(f"{bad} parameters are NaN or outside of the support of the prior. Leave them out.")
+            raise ValueError(
+                f"Found NaN or values outside the prior's support in {counted(bad, 'row')} of theta. Leave them out."
+            )
         finite = np.where(np.isinf(z), np.nan, z)
         return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
 

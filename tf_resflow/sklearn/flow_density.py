@@ -19,7 +19,7 @@ with extra("sklearn"):
 from tf_resflow.data.columns import Columns
 from tf_resflow.models.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
-from tf_resflow.plurals import shortened
+from tf_resflow.plurals import counted, shortened
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
@@ -302,7 +302,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if is_kept.any():
             scores[is_kept] = self._mixed_scores(table[is_kept])
         if warn and (unknown := np.count_nonzero(np.isneginf(scores))):
-            text = f"{unknown} rows have the score minus infinity, because they contain a value that cannot occur."
+            text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=3)
         return scores
 

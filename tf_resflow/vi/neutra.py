@@ -23,7 +23,7 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     \\(\log p(f(z)) + \log|\det J_f(z)|\\) is close to a standard normal, even for a strongly curved posterior. The
     chains sample the posterior itself: a poor fit only makes them less efficient.
 
-    The log-determinants are exact. The current parameters become constants, so call this function outside of a
+    The log-determinants are exact. The current parameters become constants, so call this function outside a
     `tf.function`. (Variables of TFP's bijectors, and of layers that this library does not know, stay variables.)
     The kernels are scaled once, so a step computes no norms. The bijector can be differentiated repeatedly.
 
