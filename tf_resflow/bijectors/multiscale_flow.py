@@ -94,8 +94,7 @@ def _final_shapes(flows, shape):
         shape = flow.forward_event_shape(shape)
         if flow is not flows[-1]:
             if shape[-1] % 2:
-                channels = f"{shape[-1]} channels, which is odd; half of them must be factored out"
-                raise ValueError(f"{flow.name} ends in {channels}. End it with Squeeze2D.")
+                raise ValueError(f"{flow.name} ends in {shape[-1]} channels, which is odd. End it with Squeeze2D.")
             shape = tf.TensorShape([*shape[:-1], shape[-1] // 2])
         shapes.append(shape.as_list())
     return shapes

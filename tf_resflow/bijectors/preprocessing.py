@@ -91,7 +91,7 @@ class _WithStatistics(OnlyInSavedModels, FlowBijector):
 
 
 class Normalize(_WithStatistics):
-    """Normalizes `y = (x - mean) / std`, with statistics that broadcast against the last axes of the event.
+    """Normalizes data: `y = (x - mean) / std`, with statistics that broadcast against the last axes of the event.
 
     The variables `statistics["mean"]` and `statistics["std"]` are not trained. `tf_resflow.FlowModel` saves them
     with its weights, but a checkpoint of only the bijector does not. `forward` maps data to latent, unlike in

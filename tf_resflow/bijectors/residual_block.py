@@ -78,6 +78,7 @@ class ResidualBlock(NetworkBijector):
       name: `str`, also the key in checkpoints and a salt of seeds. `Flow` numbers repeated names.
 
     Attributes:
+      branch: the branch g. `log_det_estimator` and `inverse_solver` are attributes, too.
       lipschitz_constant: the bound on Lip(g), given or enforced by the layers.
       event_shape: shape of an event, as far as it is known.
       condition_shape: shape of the condition, as far as it is known; None without a condition.

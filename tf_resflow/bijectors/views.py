@@ -51,7 +51,7 @@ def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
     blocks = blocks_by_name(flow)
     if unknown := log_det_estimator.keys() - blocks.keys():
         named = f"named {', '.join(sorted(unknown))}"
-        raise ValueError(f"{flow.name} has no residual block {named}. Its blocks are {', '.join(blocks)}.")
+        raise ValueError(f"{flow.name} has no residual block {named}. Its blocks: {', '.join(blocks) or 'none'}.")
     estimators = {id(blocks[name]): estimator for name, estimator in log_det_estimator.items()}
     return _view(
         flow, lambda block: block.copy(log_det_estimator=estimators.get(id(block), block.log_det_estimator))

@@ -173,7 +173,7 @@ class _RandomLength(_SeriesEstimator):
 
 @dataclasses.dataclass(eq=False)
 class RussianRoulette(_RandomLength):
-    r"""Unbiased estimator: exact terms, then randomly many terms, each divided by its probability.
+    r"""Unbiased estimator: exact terms, then a random number of terms, each divided by its probability.
 
     With m exact terms, the weights are \\(w_k = 1\\) for \\(k \le m\\) and
     \\(w_k = 1 / P(N \ge k - m)\\) for \\(m < k \le m + N\\). The variance is guaranteed to be finite if
