@@ -257,9 +257,7 @@ def test_wrong_input(gaussian, refused):
     fit, theta, x = gaussian[0].fit, BOX.sample(30, seed=0).numpy(), np.ones([30, 2])
     failed = x.copy()
     failed[[0, 1], [0, 1]] = np.nan, 1e39
-    refused(
-        "values outside the prior's support in 1 row of theta", fit, np.where(np.arange(30)[:, None], theta, 9), x
-    )
+    refused("outside the prior's support in 1 row of theta", fit, np.where(np.arange(30)[:, None], theta, 9), x)
     for wrong in (theta[:, :1], theta[:29]):
         refused("theta has .*Give parameters \\[num, \\*event_shape\\] with num=30", fit, wrong, x)
     refused("2 observations are NaN or infinite. Leave them and their parameters out", fit, theta, failed)

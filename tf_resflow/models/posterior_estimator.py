@@ -16,6 +16,7 @@ from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_de
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.plurals import counted
 from tf_resflow.serialization import Serializable, deserialize
 from tf_resflow.solvers import Anderson
 from tf_resflow.typing import TensorLike
@@ -285,7 +286,8 @@ class PosteriorEstimator(Serializable):
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
         if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
             raise ValueError(
-                f"Found NaN or values outside the prior's support in {counted(bad, 'row')} of theta. Leave them out."
+                f"Found NaN or values outside the prior's support in {counted(bad, 'row')} of theta. "
+                "Leave them out."
             )
         finite = np.where(np.isinf(z), np.nan, z)
         return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
