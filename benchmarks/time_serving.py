@@ -38,9 +38,8 @@ def _inputs(tf, signatures, name, size):
     """Returns the arguments of a signature: samples of the model or their latents, and a seed."""
     sampled = {"num": tf.constant(size), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
     spec = signatures["sample"].structured_input_signature[1].get("condition")
-    given = (
-        {} if spec is None else {"condition": tf.zeros([1, *spec.shape[1:]], spec.dtype)}
-    )  # shared by all examples
+    # All examples share one condition.
+    given = {} if spec is None else {"condition": tf.zeros([1, *spec.shape[1:]], spec.dtype)}
     sampled |= given
     if name == "sample":
         return sampled

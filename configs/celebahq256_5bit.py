@@ -3,10 +3,10 @@ r"""CelebA-HQ at 256 x 256 and 5 bits with the paper's settings: 136.8 million p
 resflow-train --config=celebahq256_5bit --workdir=runs/celebahq256_5bit --config.data.data_dir=DIR
 
 For the data, see `celebahq64_5bit.py`. The training images, 5.3 GB, are streamed. The paper reports 0.992 bits/dim
-in its table of density estimation, on another split into 27,000 and 3,000 images. The published dequantization, (31
-v / 32 + u) / 32, leaves 1/32 of the unit interval empty, so its scores are about log2(32/31) = 0.046 bits/dim too
-good. Not reproduced here; the time is not measured. The number of steps is our choice. One batch of 40, for several
-GPUs, replaces the published code's sum of the gradients of 5 batches of 8.
+in its table of density estimation, on another split into 27,000 and 3,000 images. The published dequantization,
+(31 v / 32 + u) / 32, leaves 1/32 of the unit interval empty, so its scores are about log2(32/31) = 0.046 bits/dim
+too good. Not reproduced here; the time is not measured. The number of steps is our choice. One batch of 40, for
+several GPUs, replaces the published code's sum of the gradients of 5 batches of 8.
 """
 
 from tf_resflow.training import base_config

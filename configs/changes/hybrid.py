@@ -6,8 +6,8 @@ resflow-train --config=hybrid:mnist_small,coupling_1x1,1 --workdir=runs/hybrid_s
 
 The argument is BASE,TRUNK,LAMBDA; the last two are optional:
 
-- BASE: a config of labeled images: cifar10, mnist, fashion_mnist, each also with _small; svhn; digits; images
-  (--config.data.path=DIR with a subfolder per class); or, without commas, a change of these, such as
+- BASE: a config of labeled images: cifar10, mnist, fashion_mnist, each also with _small; svhn; digits; images or
+  images:32 (--config.data.path=DIR with a subfolder per class); or, without commas, a change of these, such as
   monotone:digits
 - TRUNK: residual (default), the blocks of BASE; coupling (affine); coupling_1x1, each after an invertible 1x1
   convolution

@@ -19,8 +19,8 @@ A .csv file has the columns, levels and dates of the table. With several tempera
 
 --interpolate writes points between held-out examples, chosen by --seed, to a .npy or .csv file. "pairs" writes
 --num rows, each from one example to another. "corners" fills a --num x --num square with an example at each corner.
-In a model of labels, the examples have the labels in --condition, and each point has the label of the nearest
-example. In a model of condition columns, the conditions are interpolated too.
+If the model is given labels, the examples have the labels in --condition, and each point has the label of the
+nearest example. If the model is given columns, their values are interpolated too.
 """
 
 import contextlib
@@ -210,7 +210,7 @@ def _interpolate(info):
 
 
 def _held_out(info):
-    """Returns the held-out examples and their conditions. Models of labels get only the labels in --condition."""
+    """Returns held-out examples and their conditions. Given labels, only examples with a label in --condition."""
     split, data = command_line.workdir().read_config().eval.split, command_line.load_data()
     if not _has_labels() and info.condition_mean is None:
         return data.array(split), None

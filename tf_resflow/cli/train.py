@@ -58,9 +58,8 @@ class ConfigParser(flags.ArgumentParser):
             if not path.is_file():
                 near = suggest(path.name, [file.name for file in path.parent.glob("*.py")])
                 raise ValueError(f"there is no file {path}; {near}")
-            sys.path.insert(
-                0, str(path.absolute().parent.parent)
-            )  # for imports in the file: from FOLDER import NAME
+            # The file may import from its folder: from FOLDER import NAME
+            sys.path.insert(0, str(path.absolute().parent.parent))
             config = config_of_file(path, *arguments)
         else:
             config = base_config(argument)

@@ -49,7 +49,7 @@ def published_config(args: Mapping[str, Any]) -> Any:
     if _has_statistics(args) and args["squeeze_first"]:
         raise args.error("squeeze_first", "for which the published code normalizes only 3 of 12 channels")
     if args["task"] != "density" and args["factor_out"]:
-        raise args.error("factor_out", "for which the published classifier reads only the channels that leave")
+        raise args.error("factor_out", "for which the published classifier reads only the factored-out channels")
     config = default_config()
     config.update_from_flattened_dict(_fields(args))
     validate_config(config)

@@ -61,8 +61,8 @@ def replica_batches(
 ) -> Iterable[Any]:
     """Splits the batches of `Dataset.train_batches` between the replicas of a strategy, on their devices.
 
-    Replica r receives part r of equal parts of `batch_size` examples. Each worker decodes only the parts of its
-    replicas. Images are sent to the device as uint8, during the previous step.
+    `batch_size` counts the examples of all replicas, and replica r receives the r-th of equal parts. Each worker
+    decodes only the parts of its replicas. Images are sent to the device as uint8, during the previous step.
     """
 
     def worker_batches(context):

@@ -121,9 +121,9 @@ class Evaluation:
     def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
         """Returns the bound from several dequantizations of integer data, see `evaluation.LogLikelihood`.
 
-        "estimator_bias" is approximately the most that the noise of the log-determinants can lower the bound: (1 -
-        1/K) times half their variance in nats, in the unit of the score. A bias above the standard error causes a
-        warning. With `stderr`, the "plan" reaches this standard error for each dequantization, not for the mean.
+        "estimator_bias" is approximately the most that the noise of the log-determinants can lower the bound:
+        (1 - 1/K) times half their variance in nats, in the unit of the score. A bias above the standard error logs
+        a warning. With `stderr`, the "plan" reaches this standard error for each dequantization, not for the mean.
         """
         log_det, is_planned = self.bound_plan.log_det_estimator, self.bound_plan.stderr is not None
         noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
@@ -137,7 +137,7 @@ class Evaluation:
         if -bias > score.stderr:
             logging.warning(
                 "The noise of the log-determinants may have lowered the importance-weighted score by up to %.2g, "
-                "which exceeds its standard error %.2g. Use exact log-determinants, more probes or less stderr.",
+                "above its standard error %.2g. Use exact log-determinants, more probes or a smaller stderr.",
                 *(-bias, score.stderr),
             )
         result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(

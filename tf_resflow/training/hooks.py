@@ -30,7 +30,7 @@ _STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class Interrupted(Exception):
-    """Raised when a signal stops the run. The state was saved before."""
+    """Raised when a signal stops the run, after the state was saved."""
 
     def __init__(self, signum: int, step: int, path: str):
         what = f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}."
