@@ -80,7 +80,7 @@ def _residual(log_det_estimator):
 
 
 def _real_nvp(x, learning_rate, seed):
-    """Coupling layers, each of which changes half of the coordinates."""
+    """Coupling layers. Each layer changes half of the coordinates."""
     size = x.shape[1]
     kept = size // 2
     networks = [_network(kept, 2 * (size - kept), seed + i) for i in range(_DEPTH.value)]

@@ -10,8 +10,6 @@ import json
 import pathlib
 import re
 
-import numpy as np
-
 from benchmarks import summaries
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -32,20 +30,21 @@ def _markdown(columns, rows):
 def scores():
     """Held-out scores of several seeds."""
     rows, lines = _read("scores"), []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == model]
-        found = [row["score"] for row in own]
-        unit = own[0]["unit"].replace("bits_per_dim", "bits/dim")
-        baselines = own[0].get("baselines", {}) | {k: own[0][k] for k in ("entropy",) if k in own[0]}
+    found = summaries.figures("scores", rows)
+    for row in {row["model"]: row for row in rows}.values():
+        name, unit = row["model"], row["unit"].replace("bits_per_dim", "bits/dim")
+        baselines = {
+            key: found[f"{name}_{key}"] for key in ("gaussian", "uniform", "entropy") if f"{name}_{key}" in found
+        }
         lines.append(
             [
-                f"`{model}`",
-                len(own),
-                f"{own[0]['num_examples']:,}",
-                f"{np.mean(found):.3f} ± {np.mean([row['stderr'] for row in own]):.3f} {unit}",
-                f"{np.std(found, ddof=1):.3f}" if len(own) > 1 else "",
-                f"{np.mean([row['processor_minutes'] for row in own]):.1f}",
-                ", ".join(f"{name} {value:.3f}" for name, value in baselines.items()),
+                f"`{name}`",
+                found[f"{name}_seeds"],
+                f"{row['num_examples']:,}",
+                f"{found[name]:.3f} ± {found[f'{name}_stderr']:.3f} {unit}",
+                f"{found[f'{name}_deviation']:.3f}" if f"{name}_deviation" in found else "",
+                f"{found[f'{name}_minutes']:.1f}",
+                ", ".join(f"{key} {value:.3f}" for key, value in baselines.items()),
             ]
         )
     columns = ["Model", "Seeds", "Held-out examples", "Score", "Deviation over seeds", "Minutes", "Baselines"]
@@ -74,14 +73,10 @@ def speed():
 
 def memory():
     """Peak memory beside the published code."""
-    names = {
-        "memory_4_blocks": "4 blocks",
-        "memory_16_blocks": "16 blocks",
-        "memory_per_block": "per further block",
-    }
-    found = _read("memory")
+    names = {"4_blocks": "4 blocks", "16_blocks": "16 blocks", "per_block": "per further block"}
+    found = summaries.figures("memory", _read("memory"))
     lines = [
-        [label, *(f"{found[name][side]['megabytes']['median']:.0f}" for side in ("ours", "published"))]
+        [label, *(f"{found[f'{side}_{name}']:.0f}" for side in ("ours", "published"))]
         for name, label in names.items()
     ]
     return _markdown(["MB", "Here", "Published"], lines)
@@ -104,13 +99,18 @@ def small_flows():
 def anomalies():
     """Means over ADBench's tables."""
     rows = _read("tables")
-    names, methods, found = summaries.mean_aucs(rows)
-    ranks, ours = summaries.auc_ranks(found), found[:, methods.index("FlowDensity")]
-    lines = []
-    for i, method in enumerate(methods):
-        seconds = np.median([row["seconds"] for row in rows if row["method"] == method])
-        ahead = "" if method == "FlowDensity" else f"{np.sum(ours > found[:, i])} of {len(names)}"
-        lines.append([method, f"{found[:, i].mean():.3f}", f"{ranks[i]:.2f}", ahead, f"{seconds:.2g}"])
+    found = summaries.figures("tables", rows)
+    _, methods, aucs = summaries.mean_aucs(rows)
+    lines = [
+        [
+            method,
+            f"{found[method]:.3f}",
+            f"{rank:.2f}",
+            "" if method == "FlowDensity" else f"{found[f'{method}_behind']} of {found['num_tables']}",
+            f"{found[f'{method}_seconds']:.2g}",
+        ]
+        for method, rank in zip(methods, summaries.auc_ranks(aucs), strict=True)
+    ]
     return _markdown(["Detector", "Mean AUC", "Mean rank", "FlowDensity is ahead on", "Median seconds"], lines)
 
 

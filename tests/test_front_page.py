@@ -48,7 +48,7 @@ STATEMENTS = {
         reaches {time_to_score.published_600_score:.2f} bits/dim
         needs {time_to_score.published_600_here_same_settings:,.0f} s with the same model
         [{time_to_score.published_600_here_best_small:,.0f} s]
-        means over {time_to_score.published_600_seeds} seeds
+        means over {time_to_score.published_600_seeds} seeds, measured at commit {time_to_score.commit}
         takes {speed.w64:.1f} times as long for a training step with 64 hidden channels
         {speed.w512:.1f} times with [the paper's 512]
         adds {memory.ours_per_block:.0f} MB to the peak memory of a step;

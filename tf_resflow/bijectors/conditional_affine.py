@@ -16,8 +16,8 @@ class ConditionalAffine(NetworkBijector):
     density is Gaussian, and its mean and covariance are functions of c. The inverse is as cheap as the forward
     pass. `forward` maps data to latent, unlike in distrax and FlowJAX.
 
-    For events of D coordinates, the network returns t (D values) and the rows of L (D (D + 1) / 2 values, in the
-    order of `tfp.math.fill_triangular`, with l in place of the diagonal), concatenated along the last axis.
+    For events of D coordinates, the network returns t (D values) and L (D (D + 1) / 2 values in the order of
+    `tfp.math.fill_triangular`), concatenated along the last axis. The diagonal of L is given by its logarithm l.
 
     ```python
     import keras

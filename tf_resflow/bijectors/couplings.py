@@ -52,7 +52,7 @@ class Coupling(NetworkBijector):
         return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
 
     def _divide(self, x):
-        """Returns the parts a and b. On a checkerboard, each is an image with zeros in place of the other part."""
+        """Returns the parts a and b. On a checkerboard, each is an image where the other part is zero."""
         if self._split == "checkerboard":
             mask = self._mask(x)
             return (1 - mask) * x, mask * x
@@ -130,7 +130,7 @@ class AffineCoupling(Coupling):
 
     - `split="channels"`: a is the first channels of an image or the first coordinates of a vector; b is the rest.
     - `split="checkerboard"`, for images: a is the pixels with an even row + column. The network receives the image
-      with zeros in place of b, and returns values for all elements; the values for a are ignored.
+      with b set to zero. It returns values for all elements, and those for a are ignored.
 
     A network of `[a, condition]` makes the coupling conditional. The methods then require `condition`, whose batch
     shape must broadcast to the batch shape of the value.

@@ -41,8 +41,8 @@ class Dataset:
         tensor of shape `[2]`. With the seed None, it is the order of the split.
       decode: maps an encoded element of the stream to its tuple; called only for the examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
-      crop_padding: number of pixels by which the train stream pads each image on all sides, by reflection, before
-        cropping it to its size at a uniform position.
+      crop_padding: number of pixels of reflection padding on each side in the train stream. Each padded image is
+        cropped to its original size at a uniform position.
       num_classes: number of classes, with the labels 0, ..., num_classes - 1; None for data without labels.
       condition_mean: mean of the conditions of the train split, if they are real vectors, otherwise None.
       condition_std: standard deviation of these conditions.

@@ -18,7 +18,7 @@ from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import renamed, scratch, unwritable_told
 
 _DECIMALS = 4  # the coefficient is rounded up to this many decimals
-_ROUNDING = 2e-6  # relative; exceeds the margin by which a layer keeps its norm below the coefficient
+_ROUNDING = 2e-6  # relative; larger than the margin that a layer keeps between its norm and the coefficient
 # Published tensors without a variable here: states of norms and estimators, flags, shared orders, and statistics.
 _UNUSED = (
     "codomain domain geom_p initialized lamb last_firmom last_n_samples last_secmom mean scale spatial_dims std u v"

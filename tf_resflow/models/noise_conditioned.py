@@ -56,8 +56,8 @@ class NoiseConditionedDensity:
     \\(\log \sigma\\) is a condition of the flow. In training, it is uniform between the logarithms of 0.003 and 1.
     One training therefore gives densities from sharp to smooth, and held-out rows can select one. The flow is a
     `Whiten` with fixed statistics, followed by residual blocks with CPila activations. In training, missing values
-    are drawn from a standard normal distribution, without noise. The trained weights are returned and not stored,
-    so many fits with the same sizes can share the graphs of this object.
+    are drawn from a standard normal distribution, without noise. Training returns the weights instead of storing
+    them, so fits with the same sizes can share the graphs of this object.
 
     Args:
       size: size of the vectors, which are standardized.
