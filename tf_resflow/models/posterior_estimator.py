@@ -286,7 +286,7 @@ class PosteriorEstimator(Serializable):
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
         if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
             raise ValueError(
-                f"Found NaN or values outside the prior's support in {counted(bad, 'row')} of theta. "
+                f"Found NaN or values outside the prior's support in {counted(int(bad), 'row')} of theta. "
                 "Leave them out."
             )
         finite = np.where(np.isinf(z), np.nan, z)

@@ -301,7 +301,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
         if is_kept.any():
             scores[is_kept] = self._mixed_scores(table[is_kept])
-        if warn and (unknown := np.count_nonzero(np.isneginf(scores))):
+        if warn and (unknown := int(np.count_nonzero(np.isneginf(scores)))):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=3)
         return scores
