@@ -82,47 +82,44 @@ def _call(node, values):
     return node.operation(*args, **kwargs)
 
 
-class LeanAdam(keras.optimizers.Adam):
-    """Keras's Adam with fewer operations per variable. Gradients are summed over the replicas before clipping."""
+def share_updates(optimizer: keras.optimizers.Adam, update: Callable[..., None]) -> None:
+    """Makes an Adam or AdamW, or a subclass, update each variable by one call, which includes weight decay.
 
-    def _clip_gradients(self, grads):
+    Gradients are summed over the replicas before clipping. The config and the state of the optimizer do not change.
+
+    Args:
+      optimizer: Keras optimizer without `amsgrad`.
+      update: called as `update(index, variable, moments, gradient, rates, decays)`. `index` is the position of the
+        variable in the optimizer, `moments` is the pair of its resource handles, `rates` is a float64 tensor with
+        the learning rate, the rate corrected for the bias of the moments, and the share that decays in a step, and
+        `decays` is whether weight decay applies to the variable.
+    """
+    kind = type(optimizer)
+
+    def clip(grads):
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
-        return super()._clip_gradients(grads)
+        return kind._clip_gradients(optimizer, grads)
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return list(grads_and_vars)
+    def update_all(grads, variables, learning_rate):
+        step, rate = tf.cast(optimizer.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
+        beta_1, beta_2 = float(optimizer.beta_1), float(optimizer.beta_2)
+        without_bias = rate * tf.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
+        rates = tf.stack([rate, without_bias, rate * (optimizer.weight_decay or 0.0)])
+        kind._backend_update_step(optimizer, grads, variables, rates)
 
-    def _apply_weight_decay(self, variables):
-        pass  # done in `update_step`
-
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        """Passes the learning rate, the rate corrected for the moments' bias, and the decay to `update_step`."""
-        step, rate = tf.cast(self.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
-        without_bias = rate * tf.sqrt(1.0 - float(self.beta_2) ** step) / (1.0 - float(self.beta_1) ** step)
-        rates = [tf.cast(value, tf.float32) for value in (rate, without_bias, rate * (self.weight_decay or 0.0))]
-        super()._backend_update_step(grads, trainable_variables, tuple(rates))
-
-    def update_step(self, gradient, variable, rates):
-        """Applies weight decay, then `move`."""
-        rate, without_bias, decay = (tf.cast(value, variable.dtype) for value in rates)
+    def update_step(gradient, variable, rates):
+        index = optimizer._get_variable_index(variable)
+        moments = [state[index].value.handle for state in (optimizer._momentums, optimizer._velocities)]
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
-        if self.weight_decay and self._use_weight_decay(variable):
-            variable.assign_sub(decay * variable)
-        index = self._get_variable_index(variable)
-        moments = self._momentums[index].value, self._velocities[index].value
-        self.move(variable, index, moments, gradient, rate, without_bias)
+        decays = bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable)
+        update(index, variable, moments, gradient, rates, decays)
 
-    def move(self, variable, index, moments, gradient, rate, without_bias):
-        """Updates a variable and its moments. `index` is the position of the variable in the optimizer."""
-        if self.amsgrad:
-            super().update_step(gradient, variable, rate)
-            return
-        handles = {"var": variable.handle, "m": moments[0].handle, "v": moments[1].handle}
-        powers = dict.fromkeys(("beta1_power", "beta2_power"), tf.zeros([], variable.dtype))
-        settings = {"beta1": float(self.beta_1), "beta2": float(self.beta_2), "epsilon": self.epsilon}
-        tf.raw_ops.ResourceApplyAdam(**handles, **powers, **settings, lr=without_bias, grad=gradient)
+    optimizer._clip_gradients = clip
+    optimizer._all_reduce_sum_gradients = list  # they are sums already
+    optimizer._apply_weight_decay = lambda variables: None  # part of the update
+    optimizer._backend_update_step, optimizer.update_step = update_all, update_step
 
 
 class OnlyInSavedModels:
@@ -136,22 +133,25 @@ class OnlyInSavedModels:
         return {name: child for name, child in children.items() if name not in hidden}
 
 
-def set_average_rule(optimizer: keras.Optimizer, momentum: Callable[[], tf.Tensor]) -> None:
+def set_average_rule(
+    optimizer: keras.Optimizer, momentum: Callable[[], tf.Tensor], update: Callable[..., None]
+) -> None:
     """Makes an optimizer update its averages (`use_ema`) with the momentum that a function returns at each step.
 
-    The averages change only when the variables do. Keras would update them for each accumulated gradient.
+    `update(average, variable, share)` moves an average by a share of its distance to the variable. The averages
+    change only when the variables do. Keras would update them for each accumulated gradient.
     """
 
-    def update(variables):
+    def update_all(variables):
         share = tf.where(tf.equal(optimizer.iterations, 0), 1.0, 1.0 - momentum())
         if optimizer.gradient_accumulation_steps:
             is_update = tf.equal((num_gradients(optimizer) + 1) % optimizer.gradient_accumulation_steps, 0)
             share = tf.where(is_update, share, 0.0)
         for variable, average in zip(variables, moving_averages(optimizer), strict=True):
             if average is not None:
-                average.assign(average + tf.cast(share, variable.dtype) * (variable - average))
+                update(average.value, variable.value, share)
 
-    optimizer._update_model_variables_moving_average = update
+    optimizer._update_model_variables_moving_average = update_all
 
 
 def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training.optimizer import AdamW
 
 DETERMINISTIC = resflow.logdet.PowerSeries(3, probes="basis")
 SGD = functools.partial(keras.optimizers.SGD, 0.1)
@@ -65,7 +64,7 @@ def test_loss_curve_equals_that_of_one_device(two_replicas):
 
     def losses(strategy):
         with strategy.scope():
-            model = make_model(lambda: AdamW(1e-2, global_clipnorm=1.0), DETERMINISTIC)
+            model = make_model(lambda: keras.optimizers.AdamW(1e-2, global_clipnorm=1.0), DETERMINISTIC)
         return [metrics["nats"].mean() for metrics in train(strategy, model, batches)]
 
     one, two = losses(tf.distribute.get_strategy()), losses(two_replicas)

@@ -116,6 +116,8 @@ class InducedNorm:
         """Returns v if a power step would change its best start by less than 1 %, and a new maximizer otherwise."""
         if self._has_gram(_TINY):
             return self.maximizer(v, _STALE, _MAX_CATCH_UP)[0]
+        if tf.executing_eagerly():  # the search is traced only if it is needed
+            return v if self._traced_once(InducedNorm._is_fresh, v) else self._search(v)
         return self._traced_once(InducedNorm._catch_up, v)
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
@@ -166,10 +168,14 @@ class InducedNorm:
         return self._best(v, num_starts), count
 
     def _catch_up(self, v):
-        num_fresh = 1 if self._is_euclidean else _NUM_FRESH
+        return tf.cond(self._is_fresh(v), lambda: v, lambda: self._search(v))
+
+    def _is_fresh(self, v):
         change = self._residual(v) if self._is_euclidean else _change(v[:1], self._power(v[:1]))
-        maximum = lambda: self.maximizer(v, _STALE, _MAX_CATCH_UP, num_fresh)[0]  # noqa: E731
-        return tf.cond(change <= _STALE, lambda: v, maximum)  # False if W v is zero
+        return change <= _STALE  # False if W v is zero
+
+    def _search(self, v):
+        return self.maximizer(v, _STALE, _MAX_CATCH_UP, 1 if self._is_euclidean else _NUM_FRESH)[0]
 
     def _iterate(self, step, num_products, v, tolerance, max_iterations):
         """Repeats steps until all starts have converged, except the last of several, which is a fresh start."""

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.models.updates import update_average
 from tf_resflow.private_api import moving_averages, set_average_rule
 from tf_resflow.progress import stage
 
@@ -23,7 +24,7 @@ def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
         t = tf.cast(optimizer.iterations - first, tf.float32)
         return tf.minimum(optimizer.ema_momentum, (1.0 + t) / (10.0 + t))
 
-    set_average_rule(optimizer, momentum)
+    set_average_rule(optimizer, momentum, update_average)
 
 
 class AveragedWeights:

@@ -17,6 +17,7 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import train_step, weigh
+from tf_resflow.models.updates import share_adam_updates
 from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
@@ -75,6 +76,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         _check_unscaled(self, optimizer)
         super().compile(optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs)
         optimizer.build(self.trainable_variables)
+        share_adam_updates(optimizer)
         self._average = FitUnderAverage(self) if optimizer.use_ema else None
 
     def fit(

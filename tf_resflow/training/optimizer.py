@@ -1,33 +1,24 @@
 """Optimizers and learning rate schedules."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.tracing import traced_once
 from tf_resflow.models.averaging import warm_up_average
-from tf_resflow.private_api import LeanAdam
+from tf_resflow.models.updates import adam_move, read, share_adam_updates, update_variable
+from tf_resflow.private_api import share_updates
 
 _MUON_MOMENTUM = 0.95
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-class Adam(LeanAdam):
-    """Keras's Adam with a smaller graph."""
-
-
-@keras.saving.register_keras_serializable("tf_resflow")
-class AdamW(LeanAdam, keras.optimizers.AdamW):
-    """Keras's AdamW with a smaller graph."""
-
-
-@keras.saving.register_keras_serializable("tf_resflow")
-class Muon(LeanAdam, keras.optimizers.AdamW):
+class Muon(keras.optimizers.AdamW):
     """Applies Muon to kernels, as matrices with one column per output, and AdamW to all other variables.
 
-    Unlike Keras's Muon, it also applies to the kernels of convolutions.
+    Unlike Keras's Muon, it also applies to the kernels of convolutions. It has no `amsgrad`.
 
     References:
       Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
@@ -36,21 +27,30 @@ class Muon(LeanAdam, keras.optimizers.AdamW):
 
     def build(self, variables):
         """Creates the state of the optimizer, and records which variables are kernels."""
+        if self.amsgrad:
+            raise ValueError("Got amsgrad=True, which Muon does not support. Leave it out.")
         if not self.built:
             self._are_kernels = [variable.name.endswith("kernel") for variable in variables]
+            share_updates(self, self._update)
         super().build(variables)
 
-    def move(self, variable, index, moments, gradient, rate, without_bias):
-        """Updates a kernel by a matrix with nearly equal singular values, scaled like AdamW; others by AdamW."""
-        if not self._are_kernels[index]:
-            super().move(variable, index, moments, gradient, rate, without_bias)
-            return
-        momentum, _ = moments
-        momentum.assign(_MUON_MOMENTUM * momentum + gradient)
-        direction = tf.reshape(gradient + _MUON_MOMENTUM * momentum, [-1, variable.shape[-1]])
-        update = traced_once(_nearly_orthogonal, _nearly_orthogonal, direction)
-        size = 0.2 * max(direction.shape) ** 0.5
-        variable.assign_sub(size * rate * tf.reshape(update, variable.shape))
+    def _update(self, index, variable, *args):
+        rule = _muon_move(tuple(variable.shape)) if self._are_kernels[index] else adam_move(self)
+        update_variable(rule, variable, *args)
+
+
+def _muon_move(shape):
+    """Returns the update of a kernel by a matrix with nearly equal singular values, scaled like AdamW."""
+    size = 0.2 * max(math.prod(shape[:-1]), shape[-1]) ** 0.5
+
+    def move(variable, moments, gradient, rate, without_bias):
+        momentum = _MUON_MOMENTUM * read(moments[0], gradient) + gradient
+        tf.raw_ops.AssignVariableOp(resource=moments[0], value=momentum)
+        direction = tf.reshape(gradient + _MUON_MOMENTUM * momentum, [-1, shape[-1]])
+        update = tf.reshape(_nearly_orthogonal(direction), shape)
+        tf.raw_ops.AssignSubVariableOp(resource=variable, value=size * rate * update)
+
+    return ("muon",), move
 
 
 def _nearly_orthogonal(x):
@@ -64,7 +64,7 @@ def _nearly_orthogonal(x):
     return x if wide else tf.transpose(x)
 
 
-OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "muon": Muon}
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "muon": Muon}
 
 
 def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.LearningRateSchedule:
@@ -103,5 +103,6 @@ def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Op
     )
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not v.name.endswith("kernel")])
     optimizer.build(variables)
+    share_adam_updates(optimizer)
     warm_up_average(optimizer)
     return optimizer
