@@ -69,21 +69,35 @@ def squash(scales, x):
     return tf.tanh(tf.cast(scales[-4], x.dtype) * x) / 2
 
 
-def make_terms(length, share):
-    """Returns a fixed number of terms, which prints the same for all arguments because it hides its state."""
+class Terms(logdet.Geometric):
+    """A fixed number of terms, which prints the same for all arguments because it hides its state."""
 
-    class Terms(logdet.Geometric):
-        def __init__(self):
-            super().__init__(0.5)
-            self.length, self.share = length, share
+    def __init__(self, length, share):
+        super().__init__(0.5)
+        self.length, self.share = length, share
 
-        def sample(self, shape, seed):
-            return tf.fill(shape, self.length)
+    def sample(self, shape, seed):
+        return tf.fill(shape, self.length)
 
-        def survival(self, k, dtype):
-            return tf.constant(self.share, dtype) ** (tf.cast(k, dtype) - 1.0)
+    def survival(self, k, dtype):
+        return tf.constant(self.share, dtype) ** (tf.cast(k, dtype) - 1.0)
 
-    return Terms()
+
+class KeyedTerms(Terms):
+    """Objects with equal keys share traced functions."""
+
+    def sharing_key(self):
+        return self.length, self.share
+
+
+class LongerTerms(KeyedTerms):
+    """A subclass with another number of terms, which shares no function although it inherits a key."""
+
+    def __init__(self, length, share):
+        super().__init__(length - 1, share)
+
+    def sample(self, shape, seed):
+        return 1 + super().sample(shape, seed)
 
 
 class Louder(logdet.PowerSeries):
@@ -210,7 +224,8 @@ def draw_estimator(rng, odd, tolerance, kind, num):
         series.factor = factor
         return series, lambda k: (factor * (k <= num), factor * (k < num or odd))
     length, share = int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
-    roulette = logdet.RussianRoulette(num, make_terms(length, share), probes="basis")
+    terms = (Terms, KeyedTerms, LongerTerms)[rng.integers(3)](length, share)
+    roulette = logdet.RussianRoulette(num, terms, probes="basis")
     return roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2
 
 

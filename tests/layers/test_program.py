@@ -84,14 +84,27 @@ def test_settings():
     class Own(logdet.PowerSeries):
         pass
 
+    class Keyed(logdet.Geometric):
+        def sharing_key(self):
+            return self.p
+
+    class Heir(Keyed):
+        pass
+
     known, altered = (logdet.Geometric, logdet.PowerSeries, logdet.RussianRoulette), logdet.PowerSeries(3)
     altered.terms = lambda *args: None
     series = logdet.PowerSeries(3), logdet.PowerSeries(4), logdet.PowerSeries(3, probes="basis")
     pairs = (1, 0.5), (1, 0.4), (True, 0.5), (1, 0.5)
     roulettes = [logdet.RussianRoulette(num, logdet.Geometric(p)) for num, p in pairs]
+    roulettes[2:2] = [logdet.RussianRoulette(1, Keyed(p)) for p in (0.5, 0.4)]
     *keys, last = (settings_key(obj, known) for obj in (*series, None, *roulettes))
     assert len(set(keys)) == len(keys) and None not in keys and last == keys[4]
-    for unknown in (altered, Own(3), logdet.Exact(), logdet.RussianRoulette(1, logdet.Poisson(2.0))):
+    for unknown in (
+        altered,
+        Own(3),
+        logdet.Exact(),
+        *(logdet.RussianRoulette(1, d(0.5)) for d in (logdet.Poisson, Heir)),
+    ):
         assert settings_key(unknown, known) is None
 
 

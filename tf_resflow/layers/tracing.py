@@ -35,8 +35,11 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: 
 def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
     """Returns a key that is equal for objects that compute the same: the settings of a `known` dataclass.
 
+    Another class can define a method `sharing_key`, which returns a hashable value; subclasses do not inherit it.
     Returns None for other objects, for altered objects, and for settings that are not plain.
     """
+    if own := vars(type(obj)).get("sharing_key"):
+        return type(obj), own(obj)
     if obj is None or type(obj) in (bool, int, float, str):
         return type(obj), obj
     if type(obj) not in known or vars(obj).keys() != {field.name for field in dataclasses.fields(obj)}:

@@ -190,7 +190,8 @@ class RussianRoulette(_RandomLength):
     Args:
       num_exact_terms: number of exact terms.
       distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The defaults compute 4
-        terms on average.
+        terms on average. Blocks with a subclass share traced functions only if it defines `sharing_key()`, which
+        returns a hashable value that is equal for objects with the same N and probabilities.
       per_example: whether every example draws its own N. This suits evaluation: errors within a batch are
         independent, but the whole batch computes as many terms as the largest N. Otherwise, the batch shares one N.
         This suits training: fewer terms are computed, but errors are correlated, and std / sqrt(batch) is not a
