@@ -76,6 +76,7 @@ def test_share_updates(mode, two_replicas):
     for dtype, options in [
         ("float64", {"learning_rate": cosine, "weight_decay": 0.1, "beta_2": 0.9}),
         ("float32", {"learning_rate": 0.1, "global_clipnorm": 1.0, "beta_1": tf.constant(0.0), "epsilon": 0.01}),
+        ("float32", {"learning_rate": 0.1, "weight_decay": tf.Variable(0.1)}),
         ("float32", {"learning_rate": 0.1, "weight_decay": 0.1, "gradient_accumulation_steps": 2}),
     ]:
         if mode == "replicas" and "gradient_accumulation_steps" in options:

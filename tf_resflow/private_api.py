@@ -106,14 +106,15 @@ def share_updates(optimizer: keras.optimizers.Adam, update: Callable[..., None])
         step, rate = tf.cast(optimizer.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
         beta_1, beta_2 = float(optimizer.beta_1), float(optimizer.beta_2)
         without_bias = rate * tf.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
-        rates = tf.stack([rate, without_bias, rate * (optimizer.weight_decay or 0.0)])
+        decay = tf.cast(0.0 if optimizer.weight_decay is None else optimizer.weight_decay, tf.float64)
+        rates = tf.stack([rate, without_bias, rate * decay])
         kind._backend_update_step(optimizer, grads, variables, rates)
 
     def update_step(gradient, variable, rates):
         index = optimizer._get_variable_index(variable)
         moments = [state[index].value.handle for state in (optimizer._momentums, optimizer._velocities)]
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
-        decays = bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable)
+        decays = optimizer.weight_decay is not None and optimizer._use_weight_decay(variable)
         update(index, variable, moments, gradient, rates, decays)
 
     optimizer._clip_gradients = clip

@@ -27,6 +27,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 _LINEAR = 4.0  # standard deviations within which the default summary is nearly linear in the observation
 _QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
+_STEPS_PER_EXECUTION = 16
 _STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but at most _MOST_STEPS
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
@@ -196,10 +197,11 @@ class PosteriorEstimator(Serializable):
         steps = epochs * steps_per_epoch
         warmup = {"warmup_target": learning_rate, "warmup_steps": steps // 4}
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 4, **warmup)
-        self.model.compile(keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0))  # one graph for all
+        optimizer = keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0)  # one graph for all decays
+        self.model.compile(optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
         options = {"epochs": epochs, "verbose": verbose, "shuffle": False}
         options["validation_data"] = check = _batches(*held_out, 1000, self._seed)
-        optimizer, start = self.model.optimizer, self.model.get_weights()
+        start = self.model.get_weights()
         best, trainings = (self._loss(check), start), []
         try:
             for weight_decay in weight_decays:

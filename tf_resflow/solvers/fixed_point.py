@@ -79,77 +79,86 @@ class FixedPoint(Serializable):
         Returns:
           A `Solution`. It is not differentiable; see `solve_residual`.
         """
-        flat_y, unflatten = _rows(y)
+        flat_y, unflatten = _columns(y)
         in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough, enough_relative)
 
         def body(i, x, best, pending, history, num_iterations):
-            image = flat_y - _rows(tf.cast(g(unflatten(x)), flat_y.dtype))[0]
-            pair = tf.stack([image - x, image], axis=1)
-            residual = in_tolerances(pair)
+            image = flat_y - _columns(tf.cast(g(unflatten(x)), flat_y.dtype))[0]
+            point = _Point(image - x, image)
+            residual = in_tolerances(point)
             improved = pending & (residual < best.residual)
-            proposal, history = self._propose(i, image, pair, best.pair, improved, history)
-            best = _Best(_select(improved, pair, best.pair), _select(improved, residual, best.residual))
+            proposal, history = self._propose(i, point, best.point, improved, history)
+            point = _Point(*(tf.where(improved, new, old) for new, old in zip(point, best.point, strict=True)))
+            best = _Best(point, tf.where(improved, residual, best.residual))
             pending &= residual > 1  # False for NaN
             return i + 1, proposal, best, pending, history, num_iterations + tf.cast(pending, tf.int32)
 
         def go_on(i, x, best, pending, history, num_iterations):
             return (i < self.max_iterations) & tf.reduce_any(pending)
 
-        pair = tf.stack([tf.zeros_like(flat_y), flat_y], axis=1)
-        best = _Best(pair, tf.fill(tf.shape(flat_y)[:1], flat_y.dtype.max))
+        best = _Best(_Point(tf.zeros_like(flat_y), flat_y), tf.fill(tf.shape(flat_y)[1:], flat_y.dtype.max))
         pending = tf.ones_like(best.residual, tf.bool)
         counts = tf.ones_like(best.residual, tf.int32)
-        state = (tf.constant(0), flat_y, best, pending, self._start(pair), counts)
+        state = (tf.constant(0), flat_y, best, pending, self._start(flat_y), counts)
         _, _, best, _, _, num_iterations = tf.while_loop(go_on, body, state)
-        step, root = tf.unstack(best.pair, axis=1)
+        step, root = best.point
         return Solution(
             root=unflatten(root),
-            residual=tf.cast(tf.reduce_max(tf.abs(step), axis=1), y.dtype),
+            residual=tf.cast(tf.reduce_max(tf.abs(step), axis=0), y.dtype),
             num_iterations=tf.minimum(num_iterations, self.max_iterations),
-            converged=(best.residual <= 1) & tf.reduce_all(tf.math.is_finite(root + flat_y), axis=1),
+            converged=(best.residual <= 1) & tf.reduce_all(tf.math.is_finite(root + flat_y), axis=0),
         )
 
     def _measure(self, flat_y, rounding, relative, enough, enough_relative):
-        """Returns a function from [step, image] pairs to the residual `[batch]`, in multiples of the tolerance."""
+        """Returns a function from a `_Point` to the residual `[batch]`, in multiples of the tolerance."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
         rtol = max(rtol, enough_relative)
         atol = max(atol, enough, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
         by_coordinate = self.rtol is not None and not relative
-        size = tf.abs(flat_y) if by_coordinate else tf.reduce_max(tf.abs(flat_y), axis=1)
+        size = tf.abs(flat_y) if by_coordinate else tf.reduce_max(tf.abs(flat_y), axis=0)
 
-        def in_tolerances(pair):
-            values = tf.abs(pair) if by_coordinate else tf.reduce_max(tf.abs(pair), axis=2)
-            step, image = tf.unstack(values, axis=1)
+        def in_tolerances(point):
+            step, image = map(tf.abs, point)
+            if not by_coordinate:
+                step, image = tf.reduce_max(step, axis=0), tf.reduce_max(image, axis=0)
             residual = step / (atol + rtol * tf.maximum(image, size))
-            return tf.reduce_max(residual, axis=1) if by_coordinate else residual
+            return tf.reduce_max(residual, axis=0) if by_coordinate else residual
 
         return in_tolerances
 
-    def _start(self, pair) -> tuple[Any, ...]:
+    def _start(self, flat_y) -> tuple[Any, ...]:
         return ()
 
-    def _propose(self, i, image, pair, best, improved, history):
-        """Returns the next point and the history, given the newest image, its pair, and the best pair before it."""
-        return image, history
+    def _propose(self, i, point, best, improved, history):
+        """Returns the next x and the history, given the newest `_Point` and the best one before it."""
+        return point.image, history
+
+
+class _Point(NamedTuple):
+    step: tf.Tensor  # [size, batch]: y - g(x) - x
+    image: tf.Tensor  # [size, batch]: y - g(x)
 
 
 class _Best(NamedTuple):
-    pair: tf.Tensor  # [batch, 2, size]: the step y - g(x) - x of the point x, and its image y - g(x)
-    residual: tf.Tensor  # [batch]: the residual of the pair, in multiples of the tolerance
+    point: _Point
+    residual: tf.Tensor  # [batch]: the residual of the point, in multiples of the tolerance
 
 
-def _select(condition, one, other):
-    return tf.compat.v1.where(condition, one, other)  # selects rows by `[batch]`, faster than `tf.where`
+def _columns(y):
+    """Returns `y` as `[size, batch]` in at least float32, and the function that restores the shape and dtype.
 
-
-def _rows(y):
-    """Returns `y` as `[batch, size]` in at least float32, and the function that restores the shape and dtype."""
+    With the batch as the last axis, sums over events read memory in order.
+    """
     size = y.shape[1:].num_elements()
     rows = tf.reshape(y, [-1, size] if size else [tf.shape(y)[0], -1])  # XLA and TFLite need known sizes in a loop
     rows = tf.cast(rows, tf.float32) if y.dtype.size < 4 else rows
     shape = [-1, *y.shape[1:]] if size else tf.shape(y)
-    return rows, lambda x: tf.ensure_shape(tf.reshape(tf.cast(x, y.dtype), shape), y.shape)
+
+    def unflatten(x):
+        return tf.ensure_shape(tf.reshape(tf.cast(tf.transpose(x), y.dtype), shape), y.shape)
+
+    return tf.transpose(rows), unflatten
 
 
 @dataclasses.dataclass(eq=False)
@@ -170,44 +179,48 @@ class Anderson(FixedPoint):
 
     memory: int = 4
 
-    def _start(self, pair):
-        empty = tf.zeros_like(pair[:, tf.newaxis])
-        return tuple((empty, empty) for _ in range(self.memory - 2)), tf.zeros_like(pair[:, 0, 0], tf.bool)
+    def _start(self, flat_y):
+        zeros = tf.zeros_like(flat_y)
+        return tuple((_Point(zeros, zeros), zeros) for _ in range(self.memory - 2)), tf.zeros_like(
+            flat_y[0], tf.bool
+        )
 
-    def _propose(self, i, image, pair, best, improved, history):
+    def _propose(self, i, point, best, improved, history):
         older, was_mixed = history
-        mixed, newest = _mix(pair, best, older, tf.cast(i > 0, pair.dtype))
-        image = _select(was_mixed, best[:, 1], image)
-        proposal = _select(improved, mixed, image)
+        mixed, newest = _mix(point, best, older, tf.cast(i > 0, point.image.dtype))
+        proposal = tf.where(improved, mixed, tf.where(was_mixed, best.image, point.image))
         kept = (newest, *older)[: self.memory - 2]
-        restarted = tuple((difference, _select(improved, dual, tf.zeros_like(dual))) for difference, dual in kept)
+        restarted = tuple((difference, tf.where(improved, dual, tf.zeros_like(dual))) for difference, dual in kept)
         return proposal, (restarted, improved)
 
 
-def _mix(pair, best, older, weight):
+def _mix(point, best, older, weight):
     """Returns the image with the smallest step in the span of the differences, and the newest difference.
 
-    A difference is `[batch, 1, 2, size]`: a step of size about 1 and an image. The inner product of its dual with a
-    pair is the component of the pair's step along the difference. The newest difference is left out if the weight
-    is 0, or if the older ones leave only rounding errors of it, as in events with few coordinates.
+    A difference is a `_Point` with a step of size about 1. The inner product of its dual `[size, batch]` with the
+    step of a point is the component of the step along the difference. The newest difference is left out if the
+    weight is 0, or if the older ones leave only rounding errors of it, as in events with few coordinates.
     """
-    difference = pair - best
-    peak = tf.reduce_max(tf.abs(difference[:, :1]), axis=2, keepdims=True)  # keeps squares in range
-    rows = tf.stack([pair, difference * tf.math.reciprocal_no_nan(peak)], axis=1)
-    of_step = weight * tf.constant([[1.0], [0.0]], pair.dtype)
-    whole = _dot(rows[:, 1:] * of_step, rows[:, 1:])
-    for difference, dual in older:
-        rows -= _dot(rows, dual) * difference
-    pair, difference = tf.split(rows, 2, axis=1)
-    step = difference * of_step
-    rest = _dot(step, difference)
-    dual = tf.math.divide_no_nan(step, tf.where(rest > _MIN_REMAINDER * whole, rest, tf.zeros_like(rest)))
-    mixed = pair - _dot(pair, dual) * difference
-    return mixed[:, 0, 1], (difference, dual)
+    difference = _Point(point.step - best.step, point.image - best.image)
+    peak = tf.reduce_max(tf.abs(difference.step), axis=0)  # keeps squares in range
+    difference = _Point(*(part * tf.math.reciprocal_no_nan(peak) for part in difference))
+    whole = _dot(difference.step, difference.step)
+    for old, dual in older:
+        point, difference = _without(point, old, dual), _without(difference, old, dual)
+    rest = _dot(difference.step, difference.step)
+    scale = tf.math.divide_no_nan(weight, tf.where(rest > _MIN_REMAINDER * whole, rest, tf.zeros_like(rest)))
+    dual = scale * difference.step
+    return _without(point, difference, dual).image, (difference, dual)
+
+
+def _without(point, difference, dual):
+    """Removes the component of a point along a difference."""
+    along = _dot(point.step, dual)
+    return _Point(point.step - along * difference.step, point.image - along * difference.image)
 
 
 def _dot(one, other):
-    return tf.reduce_sum(one * other, axis=[2, 3], keepdims=True)
+    return tf.reduce_sum(one * other, axis=0)
 
 
 def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> tf.Operation | tf.Tensor:
