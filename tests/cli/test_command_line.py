@@ -1,11 +1,9 @@
 import logging
-import pathlib
 import signal
 
 import pytest
 
 from tf_resflow.cli import command_line
-from tf_resflow.cli.plot_runs import run_names
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.version import __version__
 
@@ -57,11 +55,3 @@ def test_version(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         command_line.command("", None, None, None)()
     assert not end.value.code and capsys.readouterr().out == f"tf_resflow {__version__}\n"
-
-
-def test_runs_with_the_same_name_are_distinguished():
-    """A run that is given twice appears once in the plot."""
-    paths = ["runs/a/x", "runs/b/x", "/else/runs/b/x", "runs/y/", "runs/a/../a/x"]
-    names, here = run_names(paths), pathlib.Path().resolve().name
-    assert list(names) == ["a/x", f"{here}/runs/b/x", "else/runs/b/x", "y"]
-    assert list(names.values()) == ["runs/a/../a/x", *paths[1:4]]

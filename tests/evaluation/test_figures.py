@@ -12,43 +12,7 @@ from scipy import stats
 from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation import coverage_figure, elbo_figure, rank_figure
 from tf_resflow.evaluation import figures as module
-from tf_resflow.evaluation.figures import density_figure, learning_curves, points_figure
-
-LINES = [
-    {"step": 1, "split": "train", "nats": 3.0},
-    {"step": 2, "split": "train", "nats": None},
-    {"step": 2, "split": "test", "nats": 2.5, "num_examples": 7},
-]
-
-
-def test_learning_curves(tmp_path, figures):
-    """Draws reported scores, and held-out scores, also of training examples. A single point gets a marker."""
-    scored = [{"step": step, "split": "train", "nats": 2.0 - step, "num_examples": 7} for step in (1, 2)]
-    runs = {"one": LINES, "train": LINES[:1] + scored + LINES[2:]}
-    learning_curves(tmp_path / "curves.png", runs, "nats")
-    (axes,) = figures[0].axes
-    found = [(line.get_xydata().tolist(), line.get_marker()) for line in axes.get_lines()[:4]]
-    assert found == [([[1, 3.0]], "x"), ([[2, 2.5]], "o"), ([[1, 3.0]], "x"), ([[1, 1.0], [2, 0.0]], "None")]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "negative log-likelihood (nats)")
-
-
-def test_the_best_checkpoint_of_a_run_has_a_star(tmp_path, figures):
-    """The label of the run names the best and the last step. A run without a best checkpoint has no star."""
-    line = {"split": "validation", "num_examples": 7}
-    scores = [{**line, "step": step, "nats": value} for step, value in ((1, 2.0), (2, 1.0), (3, 4.0))]
-    runs = {"kept": [{**score, "best_step": min(score["step"], 2)} for score in scores], "not kept": scores}
-    learning_curves(tmp_path / "curves.png", runs, "nats")
-    stars = [line.get_xydata().tolist() for line in figures[0].axes[0].get_lines() if line.get_marker() == "*"]
-    assert stars == [[[2, 1.0]]] and legend(figures[0])[:2] == ["kept: best at 2 of 3", "not kept"]
-
-
-def test_the_beginning_and_spikes_do_not_set_the_range(tmp_path, figures):
-    nats = [2 + 1000 * math.exp(-step) + 500 * (step == 60) for step in range(1, 101)]
-    lines = [{"step": step, "split": "train", "nats": value} for step, value in enumerate(nats, 1)]
-    lines += [{"step": s, "split": "test", "nats": 3 - s / 100, "num_examples": 7} for s in (50, 100)]
-    learning_curves(tmp_path / "curves.png", {"one": lines}, "nats")
-    low, high = figures[0].axes[0].get_ylim()
-    assert 1.8 < low < 2 and 2.5 < high < 2.7
+from tf_resflow.evaluation.figures import density_figure, points_figure
 
 
 @pytest.mark.parametrize("scale, aspect", [(1.0, 1.0), (500.0, "auto")])
@@ -192,7 +156,6 @@ def test_curves_of_an_elbo(tmp_path, figures):
 
 
 def test_what_cannot_be_drawn_is_refused(refused, tmp_path):
-    path, message = tmp_path / "a.png", "'one' has no held-out 'accuracy'.* nats, num_ex"
-    refused(message, learning_curves, path, {"one": LINES}, "accuracy")
+    path = tmp_path / "a.png"
     refused("rank is 5, .* num_draws=4", rank_figure, path, [[0], [5]], 4)
     assert not path.exists()

@@ -29,7 +29,6 @@ IN_PROCESSES = [
     ("evaluate --workdir={bytes}", "config.json is not valid JSON"),
     ("export --workdir={key} --export_dir={tmp}", "stesp"),
     ("sample --workdir={tmp}/none --output={tmp}/a.png", "no config.json"),
-    ("plot_runs --workdirs={tmp}/none --output={tmp}/x.png", "none", "no config.json"),
 ]
 IN_THIS_PROCESS = [
     ("train --config=toy2d", "Flag --workdir must have a value"),
@@ -69,8 +68,6 @@ IN_THIS_PROCESS = [
     ("export --workdir={run} --export_dir={tmp}/syntax.py", "Cannot write"),
     ("score --workdir={moved} --output={tmp}/scores.csv", "not at /no/gone.csv"),
     ("score --workdir={run} --output={tmp}/scores.csv --input={tmp}/syntax.py", "ends in .csv, .parquet"),
-    ("plot_runs --workdirs={run} --output={tmp}/x.docx", "x.docx", ".png"),
-    ("plot_runs --workdirs={binary} --output={tmp}/x.png", "Line 2 of"),
     ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/a.npz", "a.npz"),
     ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/syntax.py", "_to_npz.py"),
     ("convert_checkpoint --workdir={run} --checkpoint={tmp}/syntax.py", "{run}"),
@@ -102,7 +99,7 @@ def paths(tmp_path_factory):
         (root / f"{name}.py").write_text(text)
     config = json.loads(json.dumps(base_config("toy2d").to_dict()))
     table = config | {"data": config["data"] | {"name": "tabular", "path": "gone.csv"}}
-    configs = dict.fromkeys(("run", "untrained", "busy", "binary"), config) | {
+    configs = dict.fromkeys(("run", "untrained", "busy"), config) | {
         "key": config | {"train": config["train"] | {"stesp": 5}},
         "moved": table | {"absolute_paths": {"data.path": "/no/gone.csv"}},
     }
@@ -116,7 +113,6 @@ def paths(tmp_path_factory):
     (root / "served" / "3").mkdir(parents=True)
     (root / "bytes").mkdir()
     (root / "bytes" / "config.json").write_bytes(b"\xff\x00{")
-    (root / "binary" / "metrics.jsonl").write_bytes(b'{"step": 1, "split": "train"}\n\xff\xfe\x00\n')
     with (root / "busy" / "lock").open("w+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield {path.name: path for path in root.iterdir()} | {"tmp": root}

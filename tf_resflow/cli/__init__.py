@@ -1,1 +1,1 @@
-"""Commands: resflow-train, -evaluate, -sample, -score, -export, -convert and -plot-runs."""
+"""Commands: resflow-train, -evaluate, -sample, -score, -export and -convert."""

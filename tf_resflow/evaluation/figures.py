@@ -1,6 +1,5 @@
-"""Writes figures of densities, samples, calibration and learning curves to files."""
+"""Writes figures of densities, samples and calibration to files."""
 
-import collections
 import contextlib
 import math
 import os
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.column_kinds import in_words
 from tf_resflow.extras import LazyPackage
-from tf_resflow.writing import check_output_path, whole_file
+from tf_resflow.writing import whole_file
 
 mpl_colors: Any = LazyPackage("matplotlib.colors", "plots")
 mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")
@@ -29,16 +28,6 @@ _MAX_CELLS = 60  # columns with more values are binned
 _MAX_LEVELS = 12  # axes with more levels do not name them
 _DATA_COLOR = "0.4"
 _BAND = 0.99  # probability that a calibrated bin, or point of a curve, lies inside its band
-_LABELS = {
-    "bits_per_dim": "negative log-likelihood (bits/dim)",
-    "nats": "negative log-likelihood (nats)",
-    "steps_per_second": "steps / s",
-}
-
-
-def check_figure_path(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError if matplotlib does not support the suffix, or the file cannot be written."""
-    check_output_path(path, [f".{kind}" for kind in sorted(mpl_figure.Figure().canvas.get_supported_filetypes())])
 
 
 @contextlib.contextmanager
@@ -325,54 +314,6 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
         axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=_range(curves), xlim=(0, None), title=title)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
-
-
-def learning_curves(path: str | os.PathLike[str], runs: Mapping[str, Sequence[Mapping]], key: str) -> None:
-    """Draws each run's held-out score, and the score reported during its training, against the step.
-
-    The y axis covers the scores after the first tenth of the steps, without single outliers. A star marks the best
-    checkpoint of a run that kept it.
-
-    Args:
-      runs: dict of name to the lines of metrics.jsonl.
-      key: name of the score, such as "bits_per_dim" or "accuracy".
-
-    Raises:
-      ValueError: if a run has no held-out score with this name.
-    """
-    curves = []
-    with _written(path, (7.5, 4)) as fig:
-        axes = fig.subplots()
-        for index, (name, lines) in enumerate(runs.items()):
-            reported, held_out = _points(lines, key)
-            if not len(held_out):
-                known = ", ".join(sorted({k for line in lines for k in line} - {"step", "split"}))
-                raise ValueError(f"The run {name!r} has no held-out {key!r}. Choose one of its metrics: {known}.")
-            color = f"C{index}"
-            axes.plot(*reported.T, ":", color=color, marker="x" if len(reported) == 1 else None)
-            best_step = next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
-            if len(best := held_out[held_out[:, 0] == best_step]):
-                axes.plot(*best.T, "*", color=color, markersize=10)
-                name = f"{name}: best at {best[0, 0]:,.0f} of {held_out[-1, 0]:,.0f}"
-            axes.plot(*held_out.T, "-", color=color, marker="o" if len(held_out) == 1 else None, label=name)
-            curves += [reported, held_out]
-        axes.plot([], [], "k:", label="reported by training")
-        axes.plot([], [], "k-", label="held out")
-        axes.set(xlabel="training step", ylabel=_LABELS.get(key, key.replace("_", " ")), ylim=_range(curves))
-        axes.grid(alpha=0.3)
-        fig.legend(loc="outside right upper")  # covers no curve
-
-
-def _points(lines, key):
-    """Returns steps and values logged by training, and those of the split with the most held-out scores."""
-    points: dict[str | None, list] = collections.defaultdict(list)
-    for line in lines:
-        if isinstance(value := line.get(key), (int, float)):
-            is_score = line["split"] != "train" or "num_examples" in line
-            points[line["split"] if is_score else None].append((line["step"], value))
-    reported = points.pop(None, [])
-    held_out = max(points.values(), key=len, default=[])
-    return np.reshape(reported, [-1, 2]), np.reshape(held_out, [-1, 2])
 
 
 def _range(curves):

@@ -60,7 +60,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return self._means
 
     def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
-        """Like `keras.Model.compile`, but also builds the optimizer.
+        """Like `keras.Model.compile`, but also builds the optimizer. Adam and AdamW add few operations to the graph.
 
         By default, XLA does not compile whole steps, even on a GPU. With `jit_compile=True`, a step with a NaN or
         infinite loss or gradient does not raise an error. No variable changes, but `fit` continues and reports NaN

@@ -13,11 +13,7 @@ from tf_resflow.private_api import share_updates
 def share_adam_updates(optimizer: keras.Optimizer) -> None:
     """Makes Keras's Adam or AdamW share updates. Other optimizers, and subclasses, are unchanged."""
     if type(optimizer) in (keras.optimizers.Adam, keras.optimizers.AdamW) and not optimizer.amsgrad:
-
-        def update(index, *args):
-            update_variable(adam_move(optimizer), *args)
-
-        share_updates(optimizer, update)
+        share_updates(optimizer, lambda index, *args: update_variable(adam_move(optimizer), *args))
 
 
 def adam_move(optimizer: keras.optimizers.Adam) -> tuple[tuple[Any, ...], Callable[..., None]]:
