@@ -23,7 +23,7 @@ BENCHMARKS = [
     ("compare_speed {out} --cases=inverse_per_evaluation --repeats=2", "inverse_per_evaluation"),
     ("compare_successors {out} --config=digits --steps=10", "| digits | 10 | 3 | 2.167 ± 0.120 |"),
     (f"count_operations --config=configs/digits.py --shape=8,8,1 {SMALL_IMAGES}", "seconds on one GPU"),
-    ("exact_crossover {out} --sizes=2 --sides=2 --num_blocks=1 --pairs=2 --seconds=0", "inference"),
+    ("exact_crossover {out} --sizes=2 --sides=2 --num_blocks=1 --pairs=2 --seconds=0 --steps=1", "inference"),
     ("inference {out} --task=banana --flow=real_nvp --seconds=0.05 --seeds=1 --samples=20", "| banana"),
     ("lower_step --output={tmp}/lowered", ""),
     ("neutra {out} --task=banana --sampler=plain --seeds=2 --leapfrogs=1,2 --chains=2 --steps=20", "| banana"),

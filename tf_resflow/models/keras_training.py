@@ -60,14 +60,15 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return self._means
 
     def compile(self, optimizer: Any = "rmsprop", *, jit_compile: bool | str = False, **kwargs: Any) -> None:
-        """Like `keras.Model.compile`, but also builds the optimizer. Adam and AdamW add few operations to the graph.
+        """Like `keras.Model.compile`, but also builds the optimizer.
 
         By default, XLA does not compile whole steps, even on a GPU. With `jit_compile=True`, a step with a NaN or
         infinite loss or gradient does not raise an error. No variable changes, but `fit` continues and reports NaN
         as the loss of the epoch. `keras.callbacks.TerminateOnNaN` stops it.
 
         With `use_ema`, the average of the weights is warmed up: its momentum at step t of a fit is
-        `min(ema_momentum, (1 + t) / (10 + t))`. Otherwise, the optimizer is unchanged.
+        `min(ema_momentum, (1 + t) / (10 + t))`. Keras's Adam and AdamW sum gradients over replicas before clipping,
+        and variables of equal shape share their updates. Otherwise, the optimizer is unchanged.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
