@@ -482,8 +482,8 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
 
     In training, `Exact` is the default up to the size where it costs as much as the estimate for gradients of equal
     variance. It needs at most 2 times the processor time of the estimate in inference, and 5 times in evaluation
-    (image flows; 2 times for vector flows). `benchmarks/exact_crossover.py` measures this. Scores are exact up to larger sizes, because noise would change the ranking
-    and each row is scored only once.
+    (image flows; 2 times for vector flows). `benchmarks/exact_crossover.py` measures this. Scores are exact up to
+    larger sizes, because noise would change the ranking and each row is scored only once.
 
     Args:
       event_size: number of coordinates of an event.
