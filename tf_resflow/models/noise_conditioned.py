@@ -10,21 +10,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow import layers
 from tf_resflow.bijectors import Flow, Whiten
 from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
-from tf_resflow.seeds import split_seed, stateless_seed
+from tf_resflow.models.step import train_step
+from tf_resflow.private_api import LeanAdam
+from tf_resflow.seeds import stateless_seed
 
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
-_STEPS, _MOST_STEPS = 30, 8000  # a training has max(rows, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
-_ROUND = 20  # steps between evaluations of the held-out rows
+_STEPS, _MOST_STEPS = 15, 4000  # a training has max(rows / 2, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
+_ROUNDS, _LEAST_ROUND = 30, 20  # evaluations of the held-out rows in a training, at least _LEAST_ROUND steps apart
 _WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
-_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # Lipschitz bound of each layer; maximum for AdamW
+_COEFFICIENT, _LEARNING_RATE = 0.97, 0.04  # Lipschitz bound of each layer; maximum for Adam
+_LOSSES = ("loss", "val_loss")  # of the progress bar
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 
@@ -71,27 +75,29 @@ class NoiseConditionedDensity:
     def __init__(
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
-        self.size, self._condition_size = size, condition_size
+        self.size = size
         options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
-        self._make_flow = functools.partial(vector_flow, size, num_blocks, hidden, **options)
-        self._model = self._make_model(0)
-        self._whiten = self._model.flow.bijectors[0]
-        self._decay_steps, self._warmup_steps = (tf.Variable(1.0, trainable=False) for _ in range(2))
-        warmup = {"warmup_target": _LEARNING_RATE, "warmup_steps": self._warmup_steps}
-        rate = keras.optimizers.schedules.CosineDecay(0.0, self._decay_steps, **warmup)
-        self._model.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), steps_per_execution=_ROUND)
+        members = vector_flow(size, num_blocks, hidden, **options)
+        self._whiten = Whiten(np.zeros(size), np.eye(size))
+        self._model = FlowModel(
+            Flow([self._whiten, members]),
+            [size],
+            condition_shape=[1 + condition_size],
+            evaluation_log_det_estimator=default_estimator(size, "scores").with_sets(1),
+        )
+        self._initial_weights = self._model.get_weights()
+        self._model.compile(LeanAdam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
+        self._current: Weights | None = None  # of the model, unless a training has changed it
+        rows = [tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])]
         self._log_prob = tf.function(
             lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
-            input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])],
+            input_signature=rows,
             autograph=False,
         )
-
-    def _make_model(self, seed):
-        flow = Flow([Whiten(np.zeros(self.size), np.eye(self.size)), self._make_flow(seed=seed)])
-        estimator = default_estimator(self.size, "scores").with_sets(1)
-        shape = [1 + self._condition_size]
-        return FlowModel(flow, [self.size], condition_shape=shape, evaluation_log_det_estimator=estimator)
+        batches = [tf.TensorSpec([None, _BATCH, size]), tf.TensorSpec([None, _BATCH, 1 + condition_size])]
+        rates, seed = tf.TensorSpec([None]), tf.TensorSpec([2], tf.int32)
+        self._steps = tf.function(self._take_steps, input_signature=[*batches, rates, seed], autograph=False)
 
     def train(
         self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
@@ -105,41 +111,51 @@ class NoiseConditionedDensity:
           whiten: whether the first bijector whitens the rows; otherwise it is the identity.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
+          verbose: as in `keras.utils.Progbar`, or "auto" for 1.
         """
-        epochs = -(-steps // _ROUND)
         rng = np.random.default_rng(seed)
-        check = _noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng)
+        check = np.concatenate(_noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng), axis=1)
         x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
-        values = np.concatenate(check, axis=1)
-
-        def add_loss(epoch, logs):
-            logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
-
-        patience = max(4, math.ceil(_PATIENCE * epochs))
-        stop = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
-        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=add_loss), stop]
+        places, rates = _draw_rows(rows, steps * _BATCH, rng), _learning_rates(steps)
+        bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=_LOSSES)
+        size_of_round, patience = max(_LEAST_ROUND, -(-steps // _ROUNDS)), _PATIENCE * steps
+        best, best_step, weights = np.inf, 0, self._initial_weights
         with self._lock:
-            self._reset(seed, epochs * _ROUND)
+            self._reset(rng)
             if whiten:
-                covariance = np.atleast_2d(np.cov(x.numpy().T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
+                covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
                 self._whiten.assign(np.zeros(self.size), covariance)
             self._model.initialize(x, seed, condition=condition)
-            batches = _noisy_batches(rows, epochs * _ROUND, rng)
-            options = {"steps_per_epoch": _ROUND, "epochs": epochs, "verbose": verbose, "shuffle": False}
-            self._model.fit(batches, callbacks=callbacks, **options)
+            for first in range(0, steps, size_of_round):
+                last = min(first + size_of_round, steps)
+                noisy = _add_noise(rows.take(places[first * _BATCH : last * _BATCH]), rng)
+                batches = [part.reshape(last - first, _BATCH, -1) for part in noisy]
+                loss = self._steps(*batches, rates[first:last], stateless_seed([seed, first]))
+                held_out_loss = -without_extremes(self._log_probs(check)).mean()
+                if held_out_loss < best:
+                    best, best_step, weights = held_out_loss, last, self._model.get_weights()
+                is_last = last == steps or last - best_step >= patience
+                bar.update(last, zip(_LOSSES, [loss, held_out_loss], strict=True), finalize=is_last)
+                if is_last:
+                    break
+            self._model.set_weights(weights)
+            layers.converge_norms(self._model)
             statistics = {key: variable.numpy() for key, variable in self._whiten.statistics.items()}
-            return Weights(self._model.get_weights(), statistics)
+            self._current = Weights(self._model.get_weights(), statistics)
+            return self._current
 
     @staticmethod
     def num_steps(num: int) -> int:
-        """Returns the number of steps for `num` rows: max(num, 30 sqrt(num)), but at most 8,000."""
-        return math.ceil(min(max(_STEPS * math.sqrt(num), num), _MOST_STEPS))
+        """Returns the number of steps for `num` rows: max(num / 2, 15 sqrt(num)), but at most 4,000."""
+        return math.ceil(min(max(_STEPS * math.sqrt(num), num / 2), _MOST_STEPS))
 
-    def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
-        """Returns the log-densities `[num]` at a noise level, in float64."""
+    def log_prob(self, weights: Weights, rows: Rows, levels: Sequence[float]) -> np.ndarray:
+        """Returns the log-densities `[levels, num]` at noise levels, in float64."""
+        conditions = [_flow_condition(rows.condition, noise) for noise in levels]
+        values = [np.concatenate([rows.values, condition], axis=1) for condition in conditions]
         with self._lock:
             self._set(weights)
-            return self._log_probs(np.concatenate([rows.values, _flow_condition(rows.condition, noise)], axis=1))
+            return self._log_probs(np.concatenate(values)).reshape(len(levels), -1)
 
     def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
@@ -153,19 +169,34 @@ class NoiseConditionedDensity:
         found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in padded]
         return np.concatenate(found)[: len(values)].astype(np.float64)
 
-    def _reset(self, seed, steps):
+    def _take_steps(self, x, condition, rates, seed):
+        """Performs one step for each batch, and returns the mean loss."""
+        num = tf.shape(rates)[0]
+
+        def take(step, total):
+            self._model.optimizer.learning_rate.assign(rates[step])
+            own_seed = tf.random.experimental.stateless_fold_in(seed, step)
+            losses = train_step(self._model, (x[step], condition[step]), own_seed)
+            return step + 1, total + losses[self._model.objective]
+
+        _, total = tf.while_loop(lambda step, _: step < num, take, (0, 0.0), maximum_iterations=num)
+        return total / tf.cast(num, total.dtype)
+
+    def _reset(self, rng):
         """Resets the weights and the optimizer, but keeps the graphs."""
-        self._model.set_weights(self._make_model(seed).get_weights())
+        self._current = None
+        # The elements of a kernel are independent draws from one distribution, so their order can be drawn instead.
+        self._model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) for w in self._initial_weights])
         self._whiten.assign(np.zeros(self.size), np.eye(self.size))
         for variable in self._model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        self._warmup_steps.assign(_WARMUP * steps)
-        self._decay_steps.assign(steps - _WARMUP * steps)
+            variable.assign(tf.zeros_like(variable))
 
     def _set(self, weights):
-        self._model.set_weights(weights.values)
-        for key, variable in self._whiten.statistics.items():
-            variable.assign(weights.statistics[key])
+        if weights is not self._current:
+            self._model.set_weights(weights.values)
+            for key, variable in self._whiten.statistics.items():
+                variable.assign(weights.statistics[key])
+            self._current = weights
 
 
 @functools.lru_cache(maxsize=8)
@@ -187,24 +218,6 @@ def _flow_condition(condition, noise):
     return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
 
 
-def _noisy_copies(rows, num, rng):
-    return _add_noise(_tensors(rows), _draw_rows(rows, num, rng), _seed(rng))
-
-
-def _noisy_batches(rows, steps, rng):
-    tensors, seed = _tensors(rows), _seed(rng)
-
-    def noisy(step, places):
-        return _add_noise(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
-
-    places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
-    return tf.data.Dataset.from_tensor_slices((np.arange(steps, dtype=np.int32), places)).map(noisy).prefetch(4)
-
-
-def _seed(rng):
-    return stateless_seed(int(rng.integers(2**31)))
-
-
 def _draw_rows(rows, num, rng):
     """Draws `num` row indices, each about equally often, or in proportion to the weights."""
     if rows.weights is not None:
@@ -213,18 +226,22 @@ def _draw_rows(rows, num, rng):
     return np.concatenate([rng.permutation(len(rows.values)) for _ in range(epochs)])[:num].astype(np.int32)
 
 
-def _tensors(rows):
-    with tf.device("CPU"):
-        return [tf.constant(part, tf.float32) for part in (rows.values, rows.widths, rows.condition)]
+def _noisy_copies(rows, num, rng):
+    return _add_noise(rows.take(_draw_rows(rows, num, rng)), rng)
 
 
-def _add_noise(tensors, places, seed):
-    values, widths, condition = tensors
-    seeds = tf.unstack(split_seed(seed, 3))
-    x = tf.gather(values, places)
-    code = tf.random.stateless_uniform([x.shape[0], 1], seeds[0], -1.0, 1.0)
+def _add_noise(rows, rng):
+    """Draws rows from their cells and adds noise. Returns them with the conditions of the flow."""
+    shape = rows.values.shape
+    code, noise = rng.uniform(-1.0, 1.0, [len(rows.values), 1]), rng.standard_normal(shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
-    noise = tf.random.stateless_normal(x.shape, seeds[1])
-    cells = tf.gather(widths, places) * tf.random.stateless_uniform(x.shape, seeds[2])
-    x = tf.where(tf.math.is_nan(x), noise, x + cells + level * noise)
-    return x, tf.concat([code, tf.gather(condition, places)], axis=1)
+    x = rows.values + rows.widths * rng.uniform(size=shape) + level * noise
+    condition = np.concatenate([code, rows.condition], axis=1)
+    return np.where(np.isnan(x), noise, x).astype(np.float32), condition.astype(np.float32)
+
+
+def _learning_rates(steps):
+    """Returns the learning rate of each step: a linear warm-up, then half a cosine."""
+    step, warmup = np.arange(steps), _WARMUP * steps
+    decay = 0.5 * (1 + np.cos(np.pi * np.maximum(step - warmup, 0) / (steps - warmup)))
+    return (_LEARNING_RATE * np.minimum((step + 1) / warmup, 1) * decay).astype(np.float32)

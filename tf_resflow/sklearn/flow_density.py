@@ -28,7 +28,7 @@ _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
 _BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
-_RACE = 0.25  # fraction of a training after which the whitening is chosen
+_RACE = 0.15  # fraction of a training after which the whitening is chosen
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
 _NUM_POINTS = 32  # points of the mean over cells and missing values
 
@@ -409,9 +409,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
         options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
         member = density.train(fold.kept, fold.held_out, **options)
-        compared = fold.table.head(_MOST_COMPARED)
-        scores = {level: self._scores(compared, level, [member]) for level in {*levels, MOST_NOISE}}
-        return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
+        *scores, broad = self._scores(fold.table.head(_MOST_COMPARED), [*levels, MOST_NOISE], [member])
+        return member, _mixed(np.array(scores), broad)
 
     def _choose_noise(self, levels, scores, weights):
         """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
@@ -421,14 +420,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _mixed_scores(self, table, members=None):
         """Returns the log-densities of rows under the mixture of noise levels, by some members or all."""
-        scores = {level: self._scores(table, level, members) for level in {self.noise_, MOST_NOISE}}
-        return _mixed(scores[self.noise_], scores[MOST_NOISE])
+        scores, broad = self._scores(table, [self.noise_, MOST_NOISE], members)
+        return _mixed(scores, broad)
 
-    def _scores(self, table, noise, members=None):
-        """Returns the log-densities of rows at a noise level: of means over members, cells and missing values."""
+    def _scores(self, table, levels, members=None):
+        """Returns the log-densities `[levels, num]` of rows: of means over members, cells and missing values."""
         rows, ends, log_scale, known = self._rows(table)
         points = _points(self.columns_.is_discrete | self._is_masked)
-        num_groups = min(len(points), -(-len(points) * len(table) // _AT_ONCE))
+        num_groups = min(len(points), -(-len(points) * len(levels) * len(table) // _AT_ONCE))
         parts: list[np.ndarray] = []
         for group in np.array_split(points, num_groups):
             x, widths, first, last, condition = (
@@ -441,9 +440,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             log_q += np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
             spread = Rows(np.clip(x, -_FARTHEST, _FARTHEST), widths, condition)
             for weights in members or self._members:
-                log_prob = self._density().log_prob(weights, spread, noise) - log_q
-                parts.append(log_prob.reshape(len(group), -1))
-        scores = special.logsumexp(np.concatenate(parts), axis=0) - math.log(sum(map(len, parts))) + log_scale
+                log_prob = self._density().log_prob(weights, spread, levels) - log_q
+                parts.append(log_prob.reshape(len(levels), len(group), -1))
+        found = np.concatenate(parts, axis=1)
+        scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + log_scale
         return np.where(known, scores, -np.inf)
 
 
