@@ -132,7 +132,7 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     assert 0 < np.mean(gap > 0.5) < 0.02 and fit.held_out_scores_[best] == pytest.approx(fit.score(x), abs=1.0)
     broad = clone(fit).set_params(noise=1.0).fit(x)
     assert broad.noise_ == 1.0
-    np.testing.assert_array_equal(broad._members[0].values[0], fit._members[0].values[0])  # from the same training
+    np.testing.assert_array_equal(broad._members[0][0], fit._members[0][0])  # from the same training
     far = [[3.0, -3.0]]  # the density there is 1 % of the broad one
     assert fit.score_samples(far) == pytest.approx(broad.score_samples(far) - np.log(100), abs=1e-3)
 

@@ -4,7 +4,7 @@ import functools
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -17,7 +17,6 @@ from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.step import train_step
 from tf_resflow.private_api import LeanAdam
-from tf_resflow.seeds import stateless_seed
 
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
@@ -28,9 +27,10 @@ _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
 _COEFFICIENT, _LEARNING_RATE = 0.97, 0.04  # Lipschitz bound of each layer; maximum for Adam
-_LOSSES = ("loss", "val_loss")  # of the progress bar
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
+
+Weights: TypeAlias = "list[np.ndarray]"  # of all layers, and the statistics of the whitening
 
 
 class Rows(NamedTuple):
@@ -45,13 +45,6 @@ class Rows(NamedTuple):
         """Returns the rows with these indices."""
         weights = None if self.weights is None else self.weights[places]
         return Rows(self.values[places], self.widths[places], self.condition[places], weights)
-
-
-class Weights(NamedTuple):
-    """The weights and statistics after a training."""
-
-    values: list[np.ndarray]
-    statistics: dict[str, np.ndarray]
 
 
 class NoiseConditionedDensity:
@@ -76,28 +69,27 @@ class NoiseConditionedDensity:
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
         self.size = size
-        options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
-        members = vector_flow(size, num_blocks, hidden, **options)
+        blocks = vector_flow(size, num_blocks, hidden, coefficient=_COEFFICIENT, condition_size=1 + condition_size)
         self._whiten = Whiten(np.zeros(size), np.eye(size))
         self._model = FlowModel(
-            Flow([self._whiten, members]),
+            Flow([self._whiten, blocks]),
             [size],
             condition_shape=[1 + condition_size],
             evaluation_log_det_estimator=default_estimator(size, "scores").with_sets(1),
         )
+        self._variables = [*self._model.weights, *self._whiten.statistics.values()]
         self._initial_weights = self._model.get_weights()
         self._model.compile(LeanAdam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
         self._current: Weights | None = None  # of the model, unless a training has changed it
-        rows = [tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])]
         self._log_prob = tf.function(
             lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
-            input_signature=rows,
+            input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])],
             autograph=False,
         )
         batches = [tf.TensorSpec([None, _BATCH, size]), tf.TensorSpec([None, _BATCH, 1 + condition_size])]
-        rates, seed = tf.TensorSpec([None]), tf.TensorSpec([2], tf.int32)
-        self._steps = tf.function(self._take_steps, input_signature=[*batches, rates, seed], autograph=False)
+        signature = [*batches, tf.TensorSpec([None]), tf.TensorSpec([None, 2], tf.int32)]
+        self._steps = tf.function(self._take_steps, input_signature=signature, autograph=False)
 
     def train(
         self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
@@ -111,37 +103,36 @@ class NoiseConditionedDensity:
           whiten: whether the first bijector whitens the rows; otherwise it is the identity.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
-          verbose: as in `keras.utils.Progbar`, or "auto" for 1.
         """
         rng = np.random.default_rng(seed)
-        check = np.concatenate(_noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng), axis=1)
+        check = np.hstack(_noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng))
         x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
-        places, rates = _draw_rows(rows, steps * _BATCH, rng), _learning_rates(steps)
-        bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=_LOSSES)
-        size_of_round, patience = max(_LEAST_ROUND, -(-steps // _ROUNDS)), _PATIENCE * steps
-        best, best_step, weights = np.inf, 0, self._initial_weights
+        places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
+        rates = _learning_rates(steps)
+        names = ["loss", "val_loss"]
+        bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=names)
         with self._lock:
             self._reset(rng)
             if whiten:
                 covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
                 self._whiten.assign(np.zeros(self.size), covariance)
             self._model.initialize(x, seed, condition=condition)
-            for first in range(0, steps, size_of_round):
-                last = min(first + size_of_round, steps)
-                noisy = _add_noise(rows.take(places[first * _BATCH : last * _BATCH]), rng)
-                batches = [part.reshape(last - first, _BATCH, -1) for part in noisy]
-                loss = self._steps(*batches, rates[first:last], stateless_seed([seed, first]))
+            best, best_step, weights = np.inf, 0, self._get()
+            for chosen in np.array_split(np.arange(steps), min(_ROUNDS, -(-steps // _LEAST_ROUND))):
+                last = chosen[-1] + 1
+                batches = _add_noise(rows.take(places[chosen]), rng)
+                seeds = rng.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
+                loss = self._steps(*batches, rates[chosen], seeds)
                 held_out_loss = -without_extremes(self._log_probs(check)).mean()
                 if held_out_loss < best:
-                    best, best_step, weights = held_out_loss, last, self._model.get_weights()
-                is_last = last == steps or last - best_step >= patience
-                bar.update(last, zip(_LOSSES, [loss, held_out_loss], strict=True), finalize=is_last)
+                    best, best_step, weights = held_out_loss, last, self._get()
+                is_last = last == steps or last - best_step >= _PATIENCE * steps
+                bar.update(last, zip(names, [loss, held_out_loss], strict=True), finalize=is_last)
                 if is_last:
                     break
-            self._model.set_weights(weights)
+            self._set(weights)
             layers.converge_norms(self._model)
-            statistics = {key: variable.numpy() for key, variable in self._whiten.statistics.items()}
-            self._current = Weights(self._model.get_weights(), statistics)
+            self._current = self._get()
             return self._current
 
     @staticmethod
@@ -151,8 +142,7 @@ class NoiseConditionedDensity:
 
     def log_prob(self, weights: Weights, rows: Rows, levels: Sequence[float]) -> np.ndarray:
         """Returns the log-densities `[levels, num]` at noise levels, in float64."""
-        conditions = [_flow_condition(rows.condition, noise) for noise in levels]
-        values = [np.concatenate([rows.values, condition], axis=1) for condition in conditions]
+        values = [np.hstack([rows.values, _flow_condition(rows.condition, noise)]) for noise in levels]
         with self._lock:
             self._set(weights)
             return self._log_probs(np.concatenate(values)).reshape(len(levels), -1)
@@ -169,18 +159,15 @@ class NoiseConditionedDensity:
         found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in padded]
         return np.concatenate(found)[: len(values)].astype(np.float64)
 
-    def _take_steps(self, x, condition, rates, seed):
-        """Performs one step for each batch, and returns the mean loss."""
-        num = tf.shape(rates)[0]
+    def _take_steps(self, *batches):
+        """Performs a step for each batch, condition, learning rate and seed, and returns the mean loss."""
 
-        def take(step, total):
-            self._model.optimizer.learning_rate.assign(rates[step])
-            own_seed = tf.random.experimental.stateless_fold_in(seed, step)
-            losses = train_step(self._model, (x[step], condition[step]), own_seed)
-            return step + 1, total + losses[self._model.objective]
+        def take(batch):
+            x, condition, rate, seed = batch
+            self._model.optimizer.learning_rate.assign(rate)
+            return train_step(self._model, (x, condition), seed)[self._model.objective]
 
-        _, total = tf.while_loop(lambda step, _: step < num, take, (0, 0.0), maximum_iterations=num)
-        return total / tf.cast(num, total.dtype)
+        return tf.reduce_mean(tf.map_fn(take, batches, parallel_iterations=1, fn_output_signature=tf.float32))
 
     def _reset(self, rng):
         """Resets the weights and the optimizer, but keeps the graphs."""
@@ -191,11 +178,13 @@ class NoiseConditionedDensity:
         for variable in self._model.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
 
+    def _get(self):
+        return [variable.numpy() for variable in self._variables]
+
     def _set(self, weights):
         if weights is not self._current:
-            self._model.set_weights(weights.values)
-            for key, variable in self._whiten.statistics.items():
-                variable.assign(weights.statistics[key])
+            for variable, value in zip(self._variables, weights, strict=True):
+                variable.assign(value)
             self._current = weights
 
 
@@ -232,12 +221,11 @@ def _noisy_copies(rows, num, rng):
 
 def _add_noise(rows, rng):
     """Draws rows from their cells and adds noise. Returns them with the conditions of the flow."""
-    shape = rows.values.shape
-    code, noise = rng.uniform(-1.0, 1.0, [len(rows.values), 1]), rng.standard_normal(shape)
+    values, widths, condition, _ = rows
+    code, noise = rng.uniform(-1.0, 1.0, [*values.shape[:-1], 1]), rng.standard_normal(values.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
-    x = rows.values + rows.widths * rng.uniform(size=shape) + level * noise
-    condition = np.concatenate([code, rows.condition], axis=1)
-    return np.where(np.isnan(x), noise, x).astype(np.float32), condition.astype(np.float32)
+    x = np.where(np.isnan(values), noise, values + widths * rng.uniform(size=values.shape) + level * noise)
+    return x.astype(np.float32), np.concatenate([code, condition], axis=-1).astype(np.float32)
 
 
 def _learning_rates(steps):

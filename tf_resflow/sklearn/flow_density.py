@@ -28,7 +28,7 @@ _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
 _BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
-_RACE = 0.15  # fraction of a training after which the whitening is chosen
+_RACE = 0.15  # fraction of the steps in the trainings that choose the whitening
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
 _NUM_POINTS = 32  # points of the mean over cells and missing values
 
@@ -81,15 +81,15 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto" uses it if it raises the log-likelihood of held-out rows after a quarter of a training.
+        "auto" uses it if it raises the log-likelihood of held-out rows in trainings with 15 % of the steps.
       num_blocks: number of residual blocks.
       hidden: widths of the hidden layers of each block.
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
-      max_steps: maximum number of training steps. By default, 30 times the square root of the number of rows up to
-        900 rows, and the number of rows above, but at most 8,000.
+      max_steps: maximum number of training steps. By default, 15 times the square root of the number of rows up to
+        900 rows, and half of the number of rows above, but at most 4,000.
       validation_fraction: share of the rows that each flow holds out.
       random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
-      verbose: as in `keras.Model.fit`.
+      verbose: 1 or "auto" for a progress bar of each training, 2 for a line, 0 for neither.
 
     Attributes:
       noise_: the noise level.
@@ -300,7 +300,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Returns the scores of the rows of a table, NaN for dropped rows."""
         is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
         if is_kept.any():
-            scores[is_kept] = self._mixed_scores(table[is_kept])
+            scores[is_kept] = self._mixed_scores(table[is_kept], [self.noise_])[0]
         if warn and (unknown := int(np.count_nonzero(np.isneginf(scores)))):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=3)
@@ -389,13 +389,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         scores = np.concatenate([scores for _, scores in found], axis=1)
         self._choose_noise(levels, scores, np.concatenate([fold.weights[:_MOST_COMPARED] for fold in folds]))
         held_out = [
-            self._compared(fold.table, self._mixed_scores(fold.table, [member]))
+            self._compared(fold.table, self._mixed_scores(fold.table, [self.noise_], [member])[0])
             for fold, member in zip(folds, self._members, strict=True)
         ]
         self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
 
     def _is_better_whitened(self, fold, levels):
-        """Returns whether a `Whiten` raises the scores at the best level, after part of a training."""
+        """Returns whether a `Whiten` raises the scores at the best level, after short trainings."""
         if self.columns_.size == 1:
             return False
         scores = [self._trained(fold, levels, whiten, _RACE)[1] for whiten in (False, True)]
@@ -409,8 +409,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
         options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
         member = density.train(fold.kept, fold.held_out, **options)
-        *scores, broad = self._scores(fold.table.head(_MOST_COMPARED), [*levels, MOST_NOISE], [member])
-        return member, _mixed(np.array(scores), broad)
+        return member, self._mixed_scores(fold.table.head(_MOST_COMPARED), levels, [member])
 
     def _choose_noise(self, levels, scores, weights):
         """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
@@ -418,12 +417,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         best = scores[np.argmax(self.held_out_scores_)]
         self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
 
-    def _mixed_scores(self, table, members=None):
-        """Returns the log-densities of rows under the mixture of noise levels, by some members or all."""
-        scores, broad = self._scores(table, [self.noise_, MOST_NOISE], members)
-        return _mixed(scores, broad)
+    def _mixed_scores(self, table, levels, members=None):
+        """Returns the log-densities `[levels, num]` of rows, mixed with the density at the largest level."""
+        *scores, broad = self._scores(table, [*levels, MOST_NOISE], members or self._members)
+        return np.logaddexp(math.log1p(-_BROAD) + np.array(scores), math.log(_BROAD) + broad)
 
-    def _scores(self, table, levels, members=None):
+    def _scores(self, table, levels, members):
         """Returns the log-densities `[levels, num]` of rows: of means over members, cells and missing values."""
         rows, ends, log_scale, known = self._rows(table)
         points = _points(self.columns_.is_discrete | self._is_masked)
@@ -439,16 +438,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             x = np.where(is_missing, drawn, x + np.nan_to_num(widths) * (places + 0.5))
             log_q += np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
             spread = Rows(np.clip(x, -_FARTHEST, _FARTHEST), widths, condition)
-            for weights in members or self._members:
+            for weights in members:
                 log_prob = self._density().log_prob(weights, spread, levels) - log_q
                 parts.append(log_prob.reshape(len(levels), len(group), -1))
         found = np.concatenate(parts, axis=1)
         scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + log_scale
         return np.where(known, scores, -np.inf)
-
-
-def _mixed(scores, broad):
-    return np.logaddexp(math.log1p(-_BROAD) + scores, math.log(_BROAD) + broad)
 
 
 def _is_ahead(gains, weights):
