@@ -28,7 +28,7 @@ _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
 _BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
-_RACE = 0.15  # fraction of the steps in the trainings that choose the whitening
+_RACE = 0.4, 400  # fraction of the steps, and most steps, of the trainings that choose the whitening
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
 _NUM_POINTS = 32  # points of the mean over cells and missing values
 
@@ -81,7 +81,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto" uses it if it raises the log-likelihood of held-out rows in trainings with 15 % of the steps.
+        "auto" uses it if it raises the log-likelihood of held-out rows in trainings with 40 % of the steps, at most
+        400.
       num_blocks: number of residual blocks.
       hidden: widths of the hidden layers of each block.
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
@@ -398,17 +399,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Returns whether a `Whiten` raises the scores at the best level, after short trainings."""
         if self.columns_.size == 1:
             return False
-        scores = [self._trained(fold, levels, whiten, _RACE)[1] for whiten in (False, True)]
+        scores = [self._trained(fold, levels, whiten, *_RACE)[1] for whiten in (False, True)]
         weights = fold.weights[:_MOST_COMPARED]
         plain, whitened = (own[np.argmax(own @ weights)] for own in scores)
         return bool(_is_ahead(whitened - plain, weights))
 
-    def _trained(self, fold, levels, whiten, share=1.0):
+    def _trained(self, fold, levels, whiten, share=1.0, most=math.inf):
         """Returns the weights of a member, and its scores `[levels, num]` of held-out rows."""
         density = self._density()
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
-        options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
-        member = density.train(fold.kept, fold.held_out, **options)
+        options = {"whiten": whiten, "seed": fold.seed, "verbose": self.verbose}
+        member = density.train(fold.kept, fold.held_out, steps=math.ceil(min(share * steps, most)), **options)
         return member, self._mixed_scores(fold.table.head(_MOST_COMPARED), levels, [member])
 
     def _choose_noise(self, levels, scores, weights):
