@@ -17,7 +17,7 @@ def rows(seed, num=60, size=2, given=1):
 
 
 def train(density, seed, steps=40):
-    return density.train(rows(seed), rows(seed + 1, 20), whiten=bool(seed % 2), seed=seed, steps=steps)
+    return density.train(rows(seed), rows(seed + 1, 20), whiten=bool(seed % 2), seed=seed, steps=steps)[0]
 
 
 def on_grid(density, weights, given, noise):
@@ -77,7 +77,7 @@ def test_missing_values_are_standard_normal(shared):
     x = rows(4)
     x.values[:, 0] = np.nan
     x = x._replace(widths=np.zeros_like(x.values))
-    weights = shared.train(x, x, whiten=False, seed=4, steps=200)
+    weights, _ = shared.train(x, x, whiten=False, seed=4, steps=200)
     grid, probabilities = on_grid(shared, weights, 0.0, 0.1)
     first = grid[:, 0]
     assert probabilities.sum() == pytest.approx(1.0, abs=0.05)
@@ -92,7 +92,7 @@ def test_a_row_is_drawn_in_proportion_to_its_weight():
     ends, held_out = Rows(x[[0, 50]], np.zeros([2, 1]), nothing[:2]), Rows(x[50:], 0 * x[50:], nothing[50:])
     scores = []
     for weights in (None, np.repeat([0.0, 1.0], 50)):
-        fit = density.train(Rows(x, 0 * x, nothing, weights), held_out, whiten=False, seed=0, steps=100)
+        fit, _ = density.train(Rows(x, 0 * x, nothing, weights), held_out, whiten=False, seed=0, steps=100)
         scores.append(density.log_prob(fit, ends, [0.3])[0])
     even, one = scores
     assert one[1] - one[0] > even[1] - even[0] + 1

@@ -9,7 +9,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, shared_density
+from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, is_ahead, shared_density
 from tf_resflow.sklearn import FlowDensity, flow_density
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "whiten": False, "random_state": 0}
@@ -141,9 +141,9 @@ def test_a_far_row_decides_nothing():
     """The other 99 gains have mean 0.1 and deviation 0.2, so their mean is five standard errors."""
     gains = 0.1 + 0.2 * np.random.default_rng(0).normal(size=100)
     gains[3] = -1000.0
-    assert flow_density._is_ahead(gains, np.ones(100)) and not flow_density._is_ahead(-gains, np.ones(100))
-    assert flow_density._is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
-    assert not flow_density._is_ahead(gains - 0.1, np.ones(100))
+    assert is_ahead(gains, np.ones(100)) and not is_ahead(-gains, np.ones(100))
+    assert is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
+    assert not is_ahead(gains - 0.1, np.ones(100))
 
 
 def test_flows_are_whitened_where_that_helps():

@@ -4,7 +4,7 @@ import functools
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -23,14 +23,13 @@ _BATCH = 128
 _STEPS, _MOST_STEPS = 15, 4000  # a training has max(rows / 2, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
 _ROUNDS, _LEAST_ROUND = 30, 20  # evaluations of the held-out rows in a training, at least _LEAST_ROUND steps apart
 _WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
+_RACE, _LONGEST_RACE = 0.5, 600  # fraction of the steps, and most steps, after which the whitening is chosen
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
 _COEFFICIENT, _LEARNING_RATE = 0.97, 0.04  # Lipschitz bound of each layer; maximum for Adam
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
-
-Weights: TypeAlias = "list[np.ndarray]"  # of all layers, and the statistics of the whitening
 
 
 class Rows(NamedTuple):
@@ -71,17 +70,13 @@ class NoiseConditionedDensity:
         self.size = size
         blocks = vector_flow(size, num_blocks, hidden, coefficient=_COEFFICIENT, condition_size=1 + condition_size)
         self._whiten = Whiten(np.zeros(size), np.eye(size))
-        self._model = FlowModel(
-            Flow([self._whiten, blocks]),
-            [size],
-            condition_shape=[1 + condition_size],
-            evaluation_log_det_estimator=default_estimator(size, "scores").with_sets(1),
-        )
+        flow, shape = Flow([self._whiten, blocks]), [1 + condition_size]
+        estimator = default_estimator(size, "scores").with_sets(1)
+        self._model = FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
         self._variables = [*self._model.weights, *self._whiten.statistics.values()]
         self._initial_weights = self._model.get_weights()
         self._model.compile(LeanAdam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
-        self._current: Weights | None = None  # of the model, unless a training has changed it
         self._log_prob = tf.function(
             lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
             input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])],
@@ -92,15 +87,16 @@ class NoiseConditionedDensity:
         self._steps = tf.function(self._take_steps, input_signature=signature, autograph=False)
 
     def train(
-        self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
-    ) -> Weights:
+        self, rows: Rows, held_out: Rows, *, whiten: bool | None, seed: int, steps: int, verbose: Any = 0
+    ) -> tuple[list[np.ndarray], bool]:
         """Trains from new initial weights, with early stopping on the loss of the held-out rows.
 
-        Each step draws rows uniformly from their cells and adds noise.
+        Each step draws rows uniformly from their cells and adds noise. Returns weights and whether they whiten.
 
         Args:
           held_out: held-out rows. Their losses are winsorized, so one outlier does not stop the training.
-          whiten: whether the first bijector whitens the rows; otherwise it is the identity.
+          whiten: whether the first bijector whitens the rows; otherwise it is the identity. `None` tries both until
+            half of the steps, and continues with the whitening if its held-out losses are clearly lower.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
         """
@@ -108,49 +104,57 @@ class NoiseConditionedDensity:
         check = np.hstack(_noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng))
         x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
         places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
-        rates = _learning_rates(steps)
-        names = ["loss", "val_loss"]
+        rates, names = _learning_rates(steps), ["loss", "val_loss"]
         bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=names)
-        with self._lock:
-            self._reset(rng)
-            if whiten:
-                covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
-                self._whiten.assign(np.zeros(self.size), covariance)
-            self._model.initialize(x, seed, condition=condition)
-            best, best_step, weights = np.inf, 0, self._get()
-            for chosen in np.array_split(np.arange(steps), min(_ROUNDS, -(-steps // _LEAST_ROUND))):
-                last = chosen[-1] + 1
-                batches = _add_noise(rows.take(places[chosen]), rng)
-                seeds = rng.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
-                loss = self._steps(*batches, rates[chosen], seeds)
-                held_out_loss = -without_extremes(self._log_probs(check)).mean()
-                if held_out_loss < best:
-                    best, best_step, weights = held_out_loss, last, self._get()
-                is_last = last == steps or last - best_step >= _PATIENCE * steps
-                bar.update(last, zip(names, [loss, held_out_loss], strict=True), finalize=is_last)
-                if is_last:
+
+        def run(rounds, least=np.inf, best_step=0, best=()):
+            """Returns the least loss of the held-out rows, its step, and the weights."""
+            for chosen in rounds:
+                if chosen[0] - best_step >= _PATIENCE * steps:
                     break
-            self._set(weights)
+                draws = np.random.default_rng([seed, chosen[0]])
+                batches = _add_noise(rows.take(places[chosen]), draws)
+                seeds = draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
+                loss = self._steps(*batches, rates[chosen], seeds)
+                held_out_loss = np.nan_to_num(-without_extremes(self._log_probs(check)).mean(), nan=np.inf)
+                if not best or held_out_loss < least:
+                    least, best_step, best = held_out_loss, chosen[-1] + 1, _values(self._variables)
+                bar.update(chosen[-1] + 1, zip(names, [loss, held_out_loss], strict=True), finalize=False)
+            return least, best_step, best
+
+        rounds = np.array_split(np.arange(steps), min(_ROUNDS, -(-steps // _LEAST_ROUND)))
+        num_raced = sum(chosen[0] < min(_RACE * steps, _LONGEST_RACE) for chosen in rounds) if whiten is None else 0
+        variables, racers = [*self._variables, *self._model.optimizer.variables], {}
+        with self._lock:
+            for way in (False, True) if whiten is None else (whiten,):
+                self._start(x, condition, way, seed)
+                racers[way] = run(rounds[:num_raced]), self._log_probs(check), _values(variables)
+            if whiten is None:
+                whiten = is_ahead(racers[True][1] - racers[False][1], np.ones(len(check)))
+            best, _, values = racers[whiten]
+            _assign(variables, values)
+            *_, weights = run(rounds[num_raced:], *best)
+            _assign(self._variables, weights)
             layers.converge_norms(self._model)
-            self._current = self._get()
-            return self._current
+            bar.update(steps, finalize=True)
+            return _values(self._variables), whiten
 
     @staticmethod
     def num_steps(num: int) -> int:
         """Returns the number of steps for `num` rows: max(num / 2, 15 sqrt(num)), but at most 4,000."""
         return math.ceil(min(max(_STEPS * math.sqrt(num), num / 2), _MOST_STEPS))
 
-    def log_prob(self, weights: Weights, rows: Rows, levels: Sequence[float]) -> np.ndarray:
+    def log_prob(self, weights: list[np.ndarray], rows: Rows, levels: Sequence[float]) -> np.ndarray:
         """Returns the log-densities `[levels, num]` at noise levels, in float64."""
         values = [np.hstack([rows.values, _flow_condition(rows.condition, noise)]) for noise in levels]
         with self._lock:
-            self._set(weights)
+            _assign(self._variables, weights)
             return self._log_probs(np.concatenate(values)).reshape(len(levels), -1)
 
-    def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
+    def sample(self, weights: list[np.ndarray], condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
-            self._set(weights)
+            _assign(self._variables, weights)
             coded = _flow_condition(condition, noise).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
@@ -169,23 +173,26 @@ class NoiseConditionedDensity:
 
         return tf.reduce_mean(tf.map_fn(take, batches, parallel_iterations=1, fn_output_signature=tf.float32))
 
-    def _reset(self, rng):
+    def _start(self, x, condition, whiten, seed):
         """Resets the weights and the optimizer, but keeps the graphs."""
-        self._current = None
+        rng = np.random.default_rng(seed)
         # The elements of a kernel are independent draws from one distribution, so their order can be drawn instead.
-        self._model.set_weights([rng.permutation(w.ravel()).reshape(w.shape) for w in self._initial_weights])
-        self._whiten.assign(np.zeros(self.size), np.eye(self.size))
+        _assign(self._model.weights, [rng.permutation(w.ravel()).reshape(w.shape) for w in self._initial_weights])
+        noise = np.eye(self.size) * _FLOOR**2
+        covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + noise if whiten else np.eye(self.size)
+        self._whiten.assign(np.zeros(self.size), covariance)
         for variable in self._model.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
+        self._model.initialize(x, seed, condition=condition)
 
-    def _get(self):
-        return [variable.numpy() for variable in self._variables]
 
-    def _set(self, weights):
-        if weights is not self._current:
-            for variable, value in zip(self._variables, weights, strict=True):
-                variable.assign(value)
-            self._current = weights
+def _values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 @functools.lru_cache(maxsize=8)
@@ -199,6 +206,13 @@ def shared_density(
 def without_extremes(values: np.ndarray) -> np.ndarray:
     """Clips values to their 2 % and 98 % quantiles."""
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
+
+
+def is_ahead(gains: np.ndarray, weights: np.ndarray) -> bool:
+    """Returns whether the mean of winsorized gains exceeds two standard errors."""
+    gains, weights = without_extremes(gains), weights / weights.sum()
+    mean = gains @ weights
+    return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2))
 
 
 def _flow_condition(condition, noise):

@@ -18,7 +18,7 @@ with extra("sklearn"):
 
 from tf_resflow.data.columns import Columns
 from tf_resflow.models.dequantization import place_with_tails
-from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
+from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, is_ahead, shared_density
 from tf_resflow.plurals import counted, shortened
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
@@ -28,7 +28,6 @@ _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
 _BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
-_RACE = 0.4, 400  # fraction of the steps, and most steps, of the trainings that choose the whitening
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
 _NUM_POINTS = 32  # points of the mean over cells and missing values
 
@@ -81,8 +80,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto" uses it if it raises the log-likelihood of held-out rows in trainings with 40 % of the steps, at most
-        400.
+        "auto" uses it if it raises the log-likelihood of held-out rows after half of the steps, at most 600.
       num_blocks: number of residual blocks.
       hidden: widths of the hidden layers of each block.
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
@@ -384,9 +382,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             kept, places = rows.take(order[num_held_out:]), order[:num_held_out]
             folds.append(_Fold(kept, rows.take(places), table.iloc[places], weights[places], seed))
         levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
-        self.whiten_ = self._is_better_whitened(folds[0], levels) if self.whiten == "auto" else self.whiten
-        found = [self._trained(fold, levels, self.whiten_) for fold in folds]
-        self._members = [member for member, _ in found]
+        whiten = (None if self.columns_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
+        found = []
+        for fold in folds:
+            *member, whiten = self._trained(fold, levels, whiten)
+            found.append(member)
+        self.whiten_, self._members = whiten, [member for member, _ in found]
         scores = np.concatenate([scores for _, scores in found], axis=1)
         self._choose_noise(levels, scores, np.concatenate([fold.weights[:_MOST_COMPARED] for fold in folds]))
         held_out = [
@@ -395,28 +396,19 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         ]
         self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
 
-    def _is_better_whitened(self, fold, levels):
-        """Returns whether a `Whiten` raises the scores at the best level, after short trainings."""
-        if self.columns_.size == 1:
-            return False
-        scores = [self._trained(fold, levels, whiten, *_RACE)[1] for whiten in (False, True)]
-        weights = fold.weights[:_MOST_COMPARED]
-        plain, whitened = (own[np.argmax(own @ weights)] for own in scores)
-        return bool(_is_ahead(whitened - plain, weights))
-
-    def _trained(self, fold, levels, whiten, share=1.0, most=math.inf):
-        """Returns the weights of a member, and its scores `[levels, num]` of held-out rows."""
+    def _trained(self, fold, levels, whiten):
+        """Returns the weights of a member, its scores `[levels, num]` of held-out rows, and whether it whitens."""
         density = self._density()
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
-        options = {"whiten": whiten, "seed": fold.seed, "verbose": self.verbose}
-        member = density.train(fold.kept, fold.held_out, steps=math.ceil(min(share * steps, most)), **options)
-        return member, self._mixed_scores(fold.table.head(_MOST_COMPARED), levels, [member])
+        options = {"whiten": whiten, "seed": fold.seed, "steps": steps, "verbose": self.verbose}
+        member, whiten = density.train(fold.kept, fold.held_out, **options)
+        return member, self._mixed_scores(fold.table.head(_MOST_COMPARED), levels, [member]), whiten
 
     def _choose_noise(self, levels, scores, weights):
         """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
         self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
         best = scores[np.argmax(self.held_out_scores_)]
-        self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
+        self.noise_ = float(levels[[not is_ahead(best - own, weights) for own in scores]].max())
 
     def _mixed_scores(self, table, levels, members=None):
         """Returns the log-densities `[levels, num]` of rows, mixed with the density at the largest level."""
@@ -445,13 +437,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         found = np.concatenate(parts, axis=1)
         scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + log_scale
         return np.where(known, scores, -np.inf)
-
-
-def _is_ahead(gains, weights):
-    """Returns whether the mean of winsorized gains exceeds two standard errors."""
-    gains, weights = without_extremes(gains), weights / weights.sum()
-    mean = gains @ weights
-    return mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2)
 
 
 def _quantile(scores, weights, level):
