@@ -80,7 +80,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto" uses it if it raises the log-likelihood of held-out rows after half of the steps, at most 600.
+        "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
       num_blocks: number of residual blocks.
       hidden: widths of the hidden layers of each block.
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
@@ -88,7 +88,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         900 rows, and half of the number of rows above, but at most 4,000.
       validation_fraction: share of the rows that each flow holds out.
       random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
-      verbose: 1 or "auto" for a progress bar of each training, 2 for a line, 0 for neither.
+      verbose: 1 or "auto" for a progress bar of each training, 2 for one line at its end, 0 for neither.
 
     Attributes:
       noise_: the noise level.
