@@ -101,8 +101,10 @@ class NoiseConditionedDensity:
           steps: largest number of steps, see `num_steps`.
         """
         rng = np.random.default_rng(seed)
-        check = np.hstack(_noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng))
-        x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
+        copied = _draw_rows(held_out, max(_HELD_OUT, len(held_out.values)), rng)
+        check = np.hstack(_add_noise(held_out.take(copied), rng))
+        first = _draw_rows(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
+        x, condition = _add_noise(rows.take(first), rng)
         places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
         rates, names = _learning_rates(steps), ["loss", "val_loss"]
         bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=names)
@@ -130,7 +132,9 @@ class NoiseConditionedDensity:
                 self._start(x, condition, way, seed)
                 racers[way] = run(rounds[:num_raced]), self._log_probs(check), _values(variables)
             if whiten is None:
-                whiten = is_ahead(racers[True][1] - racers[False][1], np.ones(len(check)))
+                _, row, nums = np.unique(copied, return_inverse=True, return_counts=True)
+                gains = np.bincount(row, racers[True][1] - racers[False][1]) / nums  # means over copies of a row
+                whiten = is_ahead(gains, nums)
             best, _, values = racers[whiten]
             _assign(variables, values)
             *_, weights = run(rounds[num_raced:], *best)
@@ -227,10 +231,6 @@ def _draw_rows(rows, num, rng):
         return rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum()).astype(np.int32)
     epochs = -(-num // len(rows.values))
     return np.concatenate([rng.permutation(len(rows.values)) for _ in range(epochs)])[:num].astype(np.int32)
-
-
-def _noisy_copies(rows, num, rng):
-    return _add_noise(rows.take(_draw_rows(rows, num, rng)), rng)
 
 
 def _add_noise(rows, rng):
