@@ -17,7 +17,7 @@ def rows(seed, num=60, size=2, given=1):
 
 
 def train(density, seed, steps=40):
-    return density.train(rows(seed), rows(seed + 1, 20), whiten=bool(seed % 2), seed=seed, steps=steps)
+    return density.train(rows(seed), rows(seed + 1, 20), whiten=bool(seed % 2), seed=seed, steps=steps)[0]
 
 
 def on_grid(density, weights, given, noise):
@@ -25,11 +25,7 @@ def on_grid(density, weights, given, noise):
     line = np.linspace(-8.0, 8.0, 161)
     grid = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
     points = Rows(grid, np.zeros_like(grid), np.full([len(grid), 1], given))
-    return grid, np.exp(density.log_prob(weights, points, noise)) * (line[1] - line[0]) ** 2
-
-
-def values(weights):
-    return [*weights.values, *weights.statistics.values()]
+    return grid, np.exp(density.log_prob(weights, points, [noise])[0]) * (line[1] - line[0]) ** 2
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +37,13 @@ def test_fits_that_share_graphs_are_independent(shared):
     """Other trainings and scores in between do not change a training or its scores."""
     alone = train(NoiseConditionedDensity(2, 1, **SMALL), 4)
     first = train(shared, 4)
-    scores = shared.log_prob(first, rows(9), 0.1)
+    scores = shared.log_prob(first, rows(9), [0.1])
     other = train(shared, 7, steps=60)
-    assert np.abs(shared.log_prob(other, rows(9), 0.1) - scores).max() > 0.01
+    assert np.abs(shared.log_prob(other, rows(9), [0.1]) - scores).max() > 0.01
     for weights in (first, train(shared, 4)):
-        for value, expected in zip(values(weights), values(alone), strict=True):
+        for value, expected in zip(weights, alone, strict=True):
             np.testing.assert_array_equal(value, expected)
-    np.testing.assert_array_equal(shared.log_prob(first, rows(9), 0.1), scores)
+    np.testing.assert_array_equal(shared.log_prob(first, rows(9), [0.1]), scores)
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
@@ -57,9 +53,10 @@ def test_scores_do_not_depend_on_other_rows(is_exact, shared, monkeypatch):
         monkeypatch.setitem(resflow.logdet.estimators._LARGEST_EXACT, "scores", 1)
     density, x = shared if is_exact else NoiseConditionedDensity(2, 1, **SMALL), rows(9, num=600)
     weights, places = train(density, 4), np.array([5, 599, 256, 7, 7, 255])
-    scores, again = (density.log_prob(weights, each, 0.2) for each in (x, x.take(places)))
-    np.testing.assert_allclose(again, scores[places], rtol=0 if is_exact else 1e-5)
-    assert np.abs(density.log_prob(weights, x, 0.5) - scores).max() > 0.01
+    scores, again = (density.log_prob(weights, each, [0.5, 0.2]) for each in (x, x.take(places)))
+    np.testing.assert_allclose(again, scores[:, places], rtol=0 if is_exact else 1e-5)
+    np.testing.assert_allclose(density.log_prob(weights, x, [0.2]), scores[1:], rtol=0 if is_exact else 1e-5)
+    assert np.abs(scores[0] - scores[1]).max() > 0.01
 
 
 def test_densities_integrate_to_one_and_agree_with_samples(shared):
@@ -80,7 +77,7 @@ def test_missing_values_are_standard_normal(shared):
     x = rows(4)
     x.values[:, 0] = np.nan
     x = x._replace(widths=np.zeros_like(x.values))
-    weights = shared.train(x, x, whiten=False, seed=4, steps=200)
+    weights, _ = shared.train(x, x, whiten=False, seed=4, steps=200)
     grid, probabilities = on_grid(shared, weights, 0.0, 0.1)
     first = grid[:, 0]
     assert probabilities.sum() == pytest.approx(1.0, abs=0.05)
@@ -95,7 +92,7 @@ def test_a_row_is_drawn_in_proportion_to_its_weight():
     ends, held_out = Rows(x[[0, 50]], np.zeros([2, 1]), nothing[:2]), Rows(x[50:], 0 * x[50:], nothing[50:])
     scores = []
     for weights in (None, np.repeat([0.0, 1.0], 50)):
-        fit = density.train(Rows(x, 0 * x, nothing, weights), held_out, whiten=False, seed=0, steps=100)
-        scores.append(density.log_prob(fit, ends, 0.3))
+        fit, _ = density.train(Rows(x, 0 * x, nothing, weights), held_out, whiten=False, seed=0, steps=100)
+        scores.append(density.log_prob(fit, ends, [0.3])[0])
     even, one = scores
     assert one[1] - one[0] > even[1] - even[0] + 1

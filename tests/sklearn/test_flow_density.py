@@ -9,7 +9,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, shared_density
+from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, is_ahead, shared_density
 from tf_resflow.sklearn import FlowDensity, flow_density
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "whiten": False, "random_state": 0}
@@ -132,7 +132,7 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     assert 0 < np.mean(gap > 0.5) < 0.02 and fit.held_out_scores_[best] == pytest.approx(fit.score(x), abs=1.0)
     broad = clone(fit).set_params(noise=1.0).fit(x)
     assert broad.noise_ == 1.0
-    np.testing.assert_array_equal(broad._members[0].values[0], fit._members[0].values[0])  # from the same training
+    np.testing.assert_array_equal(broad._members[0][0], fit._members[0][0])  # from the same training
     far = [[3.0, -3.0]]  # the density there is 1 % of the broad one
     assert fit.score_samples(far) == pytest.approx(broad.score_samples(far) - np.log(100), abs=1e-3)
 
@@ -141,9 +141,9 @@ def test_a_far_row_decides_nothing():
     """The other 99 gains have mean 0.1 and deviation 0.2, so their mean is five standard errors."""
     gains = 0.1 + 0.2 * np.random.default_rng(0).normal(size=100)
     gains[3] = -1000.0
-    assert flow_density._is_ahead(gains, np.ones(100)) and not flow_density._is_ahead(-gains, np.ones(100))
-    assert flow_density._is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
-    assert not flow_density._is_ahead(gains - 0.1, np.ones(100))
+    assert is_ahead(gains, np.ones(100)) and not is_ahead(-gains, np.ones(100))
+    assert is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
+    assert not is_ahead(gains - 0.1, np.ones(100))
 
 
 def test_flows_are_whitened_where_that_helps():

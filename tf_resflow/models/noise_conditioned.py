@@ -10,21 +10,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow import layers
 from tf_resflow.bijectors import Flow, Whiten
 from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
-from tf_resflow.seeds import split_seed, stateless_seed
+from tf_resflow.models.step import train_step
+from tf_resflow.private_api import LeanAdam
 
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
-_STEPS, _MOST_STEPS = 30, 8000  # a training has max(rows, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
-_ROUND = 20  # steps between evaluations of the held-out rows
+_STEPS, _MOST_STEPS = 15, 4000  # a training has max(rows / 2, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
+_ROUNDS, _LEAST_ROUND = 30, 20  # evaluations of the held-out rows in a training, at least _LEAST_ROUND steps apart
 _WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
+_RACE, _LONGEST_RACE = 0.5, 600  # fraction of the steps, and most steps, after which the whitening is chosen
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
-_COEFFICIENT, _LEARNING_RATE = 0.97, 5e-3  # Lipschitz bound of each layer; maximum for AdamW
+_COEFFICIENT, _LEARNING_RATE = 0.97, 0.04  # Lipschitz bound of each layer; maximum for Adam
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 
@@ -41,13 +44,6 @@ class Rows(NamedTuple):
         """Returns the rows with these indices."""
         weights = None if self.weights is None else self.weights[places]
         return Rows(self.values[places], self.widths[places], self.condition[places], weights)
-
-
-class Weights(NamedTuple):
-    """The weights and statistics after a training."""
-
-    values: list[np.ndarray]
-    statistics: dict[str, np.ndarray]
 
 
 class NoiseConditionedDensity:
@@ -71,80 +67,98 @@ class NoiseConditionedDensity:
     def __init__(
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
-        self.size, self._condition_size = size, condition_size
-        options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
-        self._make_flow = functools.partial(vector_flow, size, num_blocks, hidden, **options)
-        self._model = self._make_model(0)
-        self._whiten = self._model.flow.bijectors[0]
-        self._decay_steps, self._warmup_steps = (tf.Variable(1.0, trainable=False) for _ in range(2))
-        warmup = {"warmup_target": _LEARNING_RATE, "warmup_steps": self._warmup_steps}
-        rate = keras.optimizers.schedules.CosineDecay(0.0, self._decay_steps, **warmup)
-        self._model.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), steps_per_execution=_ROUND)
+        self.size = size
+        blocks = vector_flow(size, num_blocks, hidden, coefficient=_COEFFICIENT, condition_size=1 + condition_size)
+        self._whiten = Whiten(np.zeros(size), np.eye(size))
+        flow, shape = Flow([self._whiten, blocks]), [1 + condition_size]
+        estimator = default_estimator(size, "scores").with_sets(1)
+        self._model = FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
+        self._variables = [*self._model.weights, *self._whiten.statistics.values()]
+        self._initial_weights = self._model.get_weights()
+        self._model.compile(LeanAdam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
         self._log_prob = tf.function(
             lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
             input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])],
             autograph=False,
         )
-
-    def _make_model(self, seed):
-        flow = Flow([Whiten(np.zeros(self.size), np.eye(self.size)), self._make_flow(seed=seed)])
-        estimator = default_estimator(self.size, "scores").with_sets(1)
-        shape = [1 + self._condition_size]
-        return FlowModel(flow, [self.size], condition_shape=shape, evaluation_log_det_estimator=estimator)
+        batches = [tf.TensorSpec([None, _BATCH, size]), tf.TensorSpec([None, _BATCH, 1 + condition_size])]
+        signature = [*batches, tf.TensorSpec([None]), tf.TensorSpec([None, 2], tf.int32)]
+        self._steps = tf.function(self._take_steps, input_signature=signature, autograph=False)
 
     def train(
-        self, rows: Rows, held_out: Rows, *, whiten: bool, seed: int, steps: int, verbose: Any = 0
-    ) -> Weights:
+        self, rows: Rows, held_out: Rows, *, whiten: bool | None, seed: int, steps: int, verbose: Any = 0
+    ) -> tuple[list[np.ndarray], bool]:
         """Trains from new initial weights, with early stopping on the loss of the held-out rows.
 
-        Each step draws rows uniformly from their cells and adds noise.
+        Each step draws rows uniformly from their cells and adds noise. Returns weights and whether they whiten.
 
         Args:
           held_out: held-out rows. Their losses are winsorized, so one outlier does not stop the training.
-          whiten: whether the first bijector whitens the rows; otherwise it is the identity.
+          whiten: whether the first bijector whitens the rows; otherwise it is the identity. `None` tries both until
+            half of the steps, and continues with the whitening if its held-out losses are clearly lower.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
         """
-        epochs = -(-steps // _ROUND)
         rng = np.random.default_rng(seed)
-        check = _noisy_copies(held_out, max(_HELD_OUT, len(held_out.values)), rng)
-        x, condition = _noisy_copies(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
-        values = np.concatenate(check, axis=1)
+        copied = _draw_rows(held_out, max(_HELD_OUT, len(held_out.values)), rng)
+        check = np.hstack(_add_noise(held_out.take(copied), rng))
+        first = _draw_rows(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
+        x, condition = _add_noise(rows.take(first), rng)
+        places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
+        rates, names = _learning_rates(steps), ["loss", "val_loss"]
+        bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=names)
 
-        def add_loss(epoch, logs):
-            logs["val_loss"] = -without_extremes(self._log_probs(values)).mean()
+        def run(rounds, least=np.inf, best_step=0, best=()):
+            """Returns the least loss of the held-out rows, its step, and the weights."""
+            for chosen in rounds:
+                if chosen[0] - best_step >= _PATIENCE * steps:
+                    break
+                draws = np.random.default_rng([seed, chosen[0]])
+                batches = _add_noise(rows.take(places[chosen]), draws)
+                seeds = draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
+                loss = self._steps(*batches, rates[chosen], seeds)
+                held_out_loss = np.nan_to_num(-without_extremes(self._log_probs(check)).mean(), nan=np.inf)
+                if not best or held_out_loss < least:
+                    least, best_step, best = held_out_loss, chosen[-1] + 1, _values(self._variables)
+                bar.update(chosen[-1] + 1, zip(names, [loss, held_out_loss], strict=True), finalize=False)
+            return least, best_step, best
 
-        patience = max(4, math.ceil(_PATIENCE * epochs))
-        stop = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
-        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=add_loss), stop]
+        rounds = np.array_split(np.arange(steps), min(_ROUNDS, -(-steps // _LEAST_ROUND)))
+        num_raced = sum(chosen[0] < min(_RACE * steps, _LONGEST_RACE) for chosen in rounds) if whiten is None else 0
+        variables, racers = [*self._variables, *self._model.optimizer.variables], {}
         with self._lock:
-            self._reset(seed, epochs * _ROUND)
-            if whiten:
-                covariance = np.atleast_2d(np.cov(x.numpy().T.astype(np.float64))) + _FLOOR**2 * np.eye(self.size)
-                self._whiten.assign(np.zeros(self.size), covariance)
-            self._model.initialize(x, seed, condition=condition)
-            batches = _noisy_batches(rows, epochs * _ROUND, rng)
-            options = {"steps_per_epoch": _ROUND, "epochs": epochs, "verbose": verbose, "shuffle": False}
-            self._model.fit(batches, callbacks=callbacks, **options)
-            statistics = {key: variable.numpy() for key, variable in self._whiten.statistics.items()}
-            return Weights(self._model.get_weights(), statistics)
+            for way in (False, True) if whiten is None else (whiten,):
+                self._start(x, condition, way, seed)
+                racers[way] = run(rounds[:num_raced]), self._log_probs(check), _values(variables)
+            if whiten is None:
+                _, row, nums = np.unique(copied, return_inverse=True, return_counts=True)
+                gains = np.bincount(row, racers[True][1] - racers[False][1]) / nums  # means over copies of a row
+                whiten = is_ahead(gains, nums)
+            best, _, values = racers[whiten]
+            _assign(variables, values)
+            *_, weights = run(rounds[num_raced:], *best)
+            _assign(self._variables, weights)
+            layers.converge_norms(self._model)
+            bar.update(steps, finalize=True)
+            return _values(self._variables), whiten
 
     @staticmethod
     def num_steps(num: int) -> int:
-        """Returns the number of steps for `num` rows: max(num, 30 sqrt(num)), but at most 8,000."""
-        return math.ceil(min(max(_STEPS * math.sqrt(num), num), _MOST_STEPS))
+        """Returns the number of steps for `num` rows: max(num / 2, 15 sqrt(num)), but at most 4,000."""
+        return math.ceil(min(max(_STEPS * math.sqrt(num), num / 2), _MOST_STEPS))
 
-    def log_prob(self, weights: Weights, rows: Rows, noise: float) -> np.ndarray:
-        """Returns the log-densities `[num]` at a noise level, in float64."""
+    def log_prob(self, weights: list[np.ndarray], rows: Rows, levels: Sequence[float]) -> np.ndarray:
+        """Returns the log-densities `[levels, num]` at noise levels, in float64."""
+        values = [np.hstack([rows.values, _flow_condition(rows.condition, noise)]) for noise in levels]
         with self._lock:
-            self._set(weights)
-            return self._log_probs(np.concatenate([rows.values, _flow_condition(rows.condition, noise)], axis=1))
+            _assign(self._variables, weights)
+            return self._log_probs(np.concatenate(values)).reshape(len(levels), -1)
 
-    def sample(self, weights: Weights, condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
+    def sample(self, weights: list[np.ndarray], condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
-            self._set(weights)
+            _assign(self._variables, weights)
             coded = _flow_condition(condition, noise).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
@@ -153,19 +167,36 @@ class NoiseConditionedDensity:
         found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in padded]
         return np.concatenate(found)[: len(values)].astype(np.float64)
 
-    def _reset(self, seed, steps):
-        """Resets the weights and the optimizer, but keeps the graphs."""
-        self._model.set_weights(self._make_model(seed).get_weights())
-        self._whiten.assign(np.zeros(self.size), np.eye(self.size))
-        for variable in self._model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        self._warmup_steps.assign(_WARMUP * steps)
-        self._decay_steps.assign(steps - _WARMUP * steps)
+    def _take_steps(self, *batches):
+        """Performs a step for each batch, condition, learning rate and seed, and returns the mean loss."""
 
-    def _set(self, weights):
-        self._model.set_weights(weights.values)
-        for key, variable in self._whiten.statistics.items():
-            variable.assign(weights.statistics[key])
+        def take(batch):
+            x, condition, rate, seed = batch
+            self._model.optimizer.learning_rate.assign(rate)
+            return train_step(self._model, (x, condition), seed)[self._model.objective]
+
+        return tf.reduce_mean(tf.map_fn(take, batches, parallel_iterations=1, fn_output_signature=tf.float32))
+
+    def _start(self, x, condition, whiten, seed):
+        """Resets the weights and the optimizer, but keeps the graphs."""
+        rng = np.random.default_rng(seed)
+        # The elements of a kernel are independent draws from one distribution, so their order can be drawn instead.
+        _assign(self._model.weights, [rng.permutation(w.ravel()).reshape(w.shape) for w in self._initial_weights])
+        noise = np.eye(self.size) * _FLOOR**2
+        covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + noise if whiten else np.eye(self.size)
+        self._whiten.assign(np.zeros(self.size), covariance)
+        for variable in self._model.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        self._model.initialize(x, seed, condition=condition)
+
+
+def _values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 @functools.lru_cache(maxsize=8)
@@ -181,28 +212,17 @@ def without_extremes(values: np.ndarray) -> np.ndarray:
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
+def is_ahead(gains: np.ndarray, weights: np.ndarray) -> bool:
+    """Returns whether the mean of winsorized gains exceeds two standard errors."""
+    gains, weights = without_extremes(gains), weights / weights.sum()
+    mean = gains @ weights
+    return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2))
+
+
 def _flow_condition(condition, noise):
     """Returns the condition of the flow: a code of the noise level from -1 to 1, and the condition of the rows."""
     code = 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
     return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
-
-
-def _noisy_copies(rows, num, rng):
-    return _add_noise(_tensors(rows), _draw_rows(rows, num, rng), _seed(rng))
-
-
-def _noisy_batches(rows, steps, rng):
-    tensors, seed = _tensors(rows), _seed(rng)
-
-    def noisy(step, places):
-        return _add_noise(tensors, places, tf.random.experimental.stateless_fold_in(seed, step))
-
-    places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
-    return tf.data.Dataset.from_tensor_slices((np.arange(steps, dtype=np.int32), places)).map(noisy).prefetch(4)
-
-
-def _seed(rng):
-    return stateless_seed(int(rng.integers(2**31)))
 
 
 def _draw_rows(rows, num, rng):
@@ -213,18 +233,17 @@ def _draw_rows(rows, num, rng):
     return np.concatenate([rng.permutation(len(rows.values)) for _ in range(epochs)])[:num].astype(np.int32)
 
 
-def _tensors(rows):
-    with tf.device("CPU"):
-        return [tf.constant(part, tf.float32) for part in (rows.values, rows.widths, rows.condition)]
-
-
-def _add_noise(tensors, places, seed):
-    values, widths, condition = tensors
-    seeds = tf.unstack(split_seed(seed, 3))
-    x = tf.gather(values, places)
-    code = tf.random.stateless_uniform([x.shape[0], 1], seeds[0], -1.0, 1.0)
+def _add_noise(rows, rng):
+    """Draws rows from their cells and adds noise. Returns them with the conditions of the flow."""
+    values, widths, condition, _ = rows
+    code, noise = rng.uniform(-1.0, 1.0, [*values.shape[:-1], 1]), rng.standard_normal(values.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
-    noise = tf.random.stateless_normal(x.shape, seeds[1])
-    cells = tf.gather(widths, places) * tf.random.stateless_uniform(x.shape, seeds[2])
-    x = tf.where(tf.math.is_nan(x), noise, x + cells + level * noise)
-    return x, tf.concat([code, tf.gather(condition, places)], axis=1)
+    x = np.where(np.isnan(values), noise, values + widths * rng.uniform(size=values.shape) + level * noise)
+    return x.astype(np.float32), np.concatenate([code, condition], axis=-1).astype(np.float32)
+
+
+def _learning_rates(steps):
+    """Returns the learning rate of each step: a linear warm-up, then half a cosine."""
+    step, warmup = np.arange(steps), _WARMUP * steps
+    decay = 0.5 * (1 + np.cos(np.pi * np.maximum(step - warmup, 0) / (steps - warmup)))
+    return (_LEARNING_RATE * np.minimum((step + 1) / warmup, 1) * decay).astype(np.float32)

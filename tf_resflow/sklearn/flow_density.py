@@ -18,7 +18,7 @@ with extra("sklearn"):
 
 from tf_resflow.data.columns import Columns
 from tf_resflow.models.dequantization import place_with_tails
-from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, shared_density, without_extremes
+from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, is_ahead, shared_density
 from tf_resflow.plurals import counted, shortened
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
@@ -28,7 +28,6 @@ _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
 _BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
-_RACE = 0.25  # fraction of a training after which the whitening is chosen
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
 _NUM_POINTS = 32  # points of the mean over cells and missing values
 
@@ -81,15 +80,15 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto" uses it if it raises the log-likelihood of held-out rows after a quarter of a training.
+        "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
       num_blocks: number of residual blocks.
       hidden: widths of the hidden layers of each block.
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
-      max_steps: maximum number of training steps. By default, 30 times the square root of the number of rows up to
-        900 rows, and the number of rows above, but at most 8,000.
+      max_steps: maximum number of training steps. By default, 15 times the square root of the number of rows up to
+        900 rows, and half of the number of rows above, but at most 4,000.
       validation_fraction: share of the rows that each flow holds out.
       random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
-      verbose: as in `keras.Model.fit`.
+      verbose: 1 or "auto" for a progress bar of each training, 2 for one line at its end, 0 for neither.
 
     Attributes:
       noise_: the noise level.
@@ -300,7 +299,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Returns the scores of the rows of a table, NaN for dropped rows."""
         is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
         if is_kept.any():
-            scores[is_kept] = self._mixed_scores(table[is_kept])
+            scores[is_kept] = self._mixed_scores(table[is_kept], [self.noise_])[0]
         if warn and (unknown := int(np.count_nonzero(np.isneginf(scores)))):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=3)
@@ -383,52 +382,44 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             kept, places = rows.take(order[num_held_out:]), order[:num_held_out]
             folds.append(_Fold(kept, rows.take(places), table.iloc[places], weights[places], seed))
         levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
-        self.whiten_ = self._is_better_whitened(folds[0], levels) if self.whiten == "auto" else self.whiten
-        found = [self._trained(fold, levels, self.whiten_) for fold in folds]
-        self._members = [member for member, _ in found]
+        whiten = (None if self.columns_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
+        found = []
+        for fold in folds:
+            *member, whiten = self._trained(fold, levels, whiten)
+            found.append(member)
+        self.whiten_, self._members = whiten, [member for member, _ in found]
         scores = np.concatenate([scores for _, scores in found], axis=1)
         self._choose_noise(levels, scores, np.concatenate([fold.weights[:_MOST_COMPARED] for fold in folds]))
         held_out = [
-            self._compared(fold.table, self._mixed_scores(fold.table, [member]))
+            self._compared(fold.table, self._mixed_scores(fold.table, [self.noise_], [member])[0])
             for fold, member in zip(folds, self._members, strict=True)
         ]
         self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
 
-    def _is_better_whitened(self, fold, levels):
-        """Returns whether a `Whiten` raises the scores at the best level, after part of a training."""
-        if self.columns_.size == 1:
-            return False
-        scores = [self._trained(fold, levels, whiten, _RACE)[1] for whiten in (False, True)]
-        weights = fold.weights[:_MOST_COMPARED]
-        plain, whitened = (own[np.argmax(own @ weights)] for own in scores)
-        return bool(_is_ahead(whitened - plain, weights))
-
-    def _trained(self, fold, levels, whiten, share=1.0):
-        """Returns the weights of a member, and its scores `[levels, num]` of held-out rows."""
+    def _trained(self, fold, levels, whiten):
+        """Returns the weights of a member, its scores `[levels, num]` of held-out rows, and whether it whitens."""
         density = self._density()
         steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
-        options = {"whiten": whiten, "steps": math.ceil(share * steps), "seed": fold.seed, "verbose": self.verbose}
-        member = density.train(fold.kept, fold.held_out, **options)
-        compared = fold.table.head(_MOST_COMPARED)
-        scores = {level: self._scores(compared, level, [member]) for level in {*levels, MOST_NOISE}}
-        return member, np.array([_mixed(scores[level], scores[MOST_NOISE]) for level in levels])
+        options = {"whiten": whiten, "seed": fold.seed, "steps": steps, "verbose": self.verbose}
+        member, whiten = density.train(fold.kept, fold.held_out, **options)
+        return member, self._mixed_scores(fold.table.head(_MOST_COMPARED), levels, [member]), whiten
 
     def _choose_noise(self, levels, scores, weights):
         """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
         self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
         best = scores[np.argmax(self.held_out_scores_)]
-        self.noise_ = float(levels[[not _is_ahead(best - own, weights) for own in scores]].max())
+        self.noise_ = float(levels[[not is_ahead(best - own, weights) for own in scores]].max())
 
-    def _mixed_scores(self, table, members=None):
-        """Returns the log-densities of rows under the mixture of noise levels, by some members or all."""
-        scores = {level: self._scores(table, level, members) for level in {self.noise_, MOST_NOISE}}
-        return _mixed(scores[self.noise_], scores[MOST_NOISE])
+    def _mixed_scores(self, table, levels, members=None):
+        """Returns the log-densities `[levels, num]` of rows, mixed with the density at the largest level."""
+        *scores, broad = self._scores(table, [*levels, MOST_NOISE], members or self._members)
+        return np.logaddexp(math.log1p(-_BROAD) + np.array(scores), math.log(_BROAD) + broad)
 
-    def _scores(self, table, noise, members=None):
-        """Returns the log-densities of rows at a noise level: of means over members, cells and missing values."""
+    def _scores(self, table, levels, members):
+        """Returns the log-densities `[levels, num]` of rows: of means over members, cells and missing values."""
         rows, ends, log_scale, known = self._rows(table)
         points = _points(self.columns_.is_discrete | self._is_masked)
-        num_groups = min(len(points), -(-len(points) * len(table) // _AT_ONCE))
+        num_groups = min(len(points), -(-len(points) * len(levels) * len(table) // _AT_ONCE))
         parts: list[np.ndarray] = []
         for group in np.array_split(points, num_groups):
             x, widths, first, last, condition = (
@@ -440,22 +431,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             x = np.where(is_missing, drawn, x + np.nan_to_num(widths) * (places + 0.5))
             log_q += np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
             spread = Rows(np.clip(x, -_FARTHEST, _FARTHEST), widths, condition)
-            for weights in members or self._members:
-                log_prob = self._density().log_prob(weights, spread, noise) - log_q
-                parts.append(log_prob.reshape(len(group), -1))
-        scores = special.logsumexp(np.concatenate(parts), axis=0) - math.log(sum(map(len, parts))) + log_scale
+            for weights in members:
+                log_prob = self._density().log_prob(weights, spread, levels) - log_q
+                parts.append(log_prob.reshape(len(levels), len(group), -1))
+        found = np.concatenate(parts, axis=1)
+        scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + log_scale
         return np.where(known, scores, -np.inf)
-
-
-def _mixed(scores, broad):
-    return np.logaddexp(math.log1p(-_BROAD) + scores, math.log(_BROAD) + broad)
-
-
-def _is_ahead(gains, weights):
-    """Returns whether the mean of winsorized gains exceeds two standard errors."""
-    gains, weights = without_extremes(gains), weights / weights.sum()
-    mean = gains @ weights
-    return mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2)
 
 
 def _quantile(scores, weights, level):
