@@ -16,7 +16,6 @@ from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.step import train_step
-from tf_resflow.private_api import LeanAdam
 
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
@@ -75,7 +74,7 @@ class NoiseConditionedDensity:
         self._model = FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
         self._variables = [*self._model.weights, *self._whiten.statistics.values()]
         self._initial_weights = self._model.get_weights()
-        self._model.compile(LeanAdam(_LEARNING_RATE, global_clipnorm=1.0))
+        self._model.compile(keras.optimizers.Adam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
         self._log_prob = tf.function(
             lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
