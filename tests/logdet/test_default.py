@@ -38,6 +38,7 @@ MAKERS = {
     "posterior": ("inference", lambda n: estimators_of(resflow.vi.flow_surrogate_posterior([n], **POSTERIOR))),
     "FlowModel": ("evaluation", lambda n: [resflow.FlowModel(vector_flow(n), [n]).evaluation_log_det_estimator]),
     "evaluation_estimator": ("evaluation", lambda n: [evaluation_estimator(*configured(n), [n])[1]]),
+    "fits of tables": ("tables", lambda n: estimators_of(NoiseConditionedDensity(n, num_blocks=1)._model.flow)),
     "NoiseConditionedDensity": (
         "scores",
         lambda n: [NoiseConditionedDensity(n, num_blocks=1, hidden=(4,))._model.evaluation_log_det_estimator],
@@ -60,7 +61,9 @@ def test_small_events_are_exact_and_large_events_unbiased(purpose):
     kinds = [type(default_estimator(size, purpose)).__name__ for size in range(1, 500)]
     num = kinds.count("Exact")
     assert num >= 2 and kinds[:num] == ["Exact"] * num
-    assert set(kinds[num:]) == {"RussianRoulette" if purpose in ("training", "inference") else "AdaptiveRoulette"}
+    assert set(kinds[num:]) == {
+        "RussianRoulette" if purpose in ("training", "tables", "inference") else "AdaptiveRoulette"
+    }
 
 
 def test_the_crossovers_match_the_benchmark():
@@ -70,7 +73,7 @@ def test_the_crossovers_match_the_benchmark():
     rows = json.loads((pathlib.Path(__file__).parents[2] / "benchmarks/results/exact_crossover.json").read_text())
     for row in rows:
         if row["purpose"] == "training":
-            assert (row["size"] > LARGEST["training"]) == (row["ratio"] > row["variance"])
+            assert (row["size"] > LARGEST["training"]) == (row["ratio"] > 1.1 * row["variance"])
     for purpose, most in (("evaluation", 5.0), ("inference", 2.0)):
         assert f"{most:.0f} times" in default_estimator.__doc__
         ratios = [(row["size"] > LARGEST[purpose], row["ratio"]) for row in rows if row["purpose"] == purpose]

@@ -467,7 +467,7 @@ def _at_least_one_row(tensor):
     return padded
 
 
-_LARGEST_EXACT = {"training": 6, "evaluation": 16, "inference": 32, "scores": 256}  # coordinates of an event
+_LARGEST_EXACT = {"training": 6, "tables": 10, "evaluation": 16, "inference": 32, "scores": 256}  # coordinates
 
 
 def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
@@ -476,13 +476,14 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
     | purpose | use | `Exact` up to | above |
     |---|---|---|---|
     | "training" | maximum likelihood | 6 coordinates | `RussianRoulette` |
+    | "tables" | short trainings of `FlowDensity` | 10 coordinates | `RussianRoulette` |
     | "evaluation" | log-likelihoods, averaged over examples | 16 coordinates | `AdaptiveRoulette` |
     | "inference" | posteriors, coordinates of Markov chains | 32 coordinates | `RussianRoulette` |
     | "scores" | log-densities of rows that are compared with each other | 256 coordinates | `AdaptiveRoulette` |
 
-    In training, `Exact` is the default up to the size where it costs as much as the estimate for gradients of equal
-    variance. It needs at most 2 times the processor time of the estimate in inference, and 5 times in evaluation
-    (image flows; 2 times for vector flows). `benchmarks/exact_crossover.py` measures this. Scores are exact up to
+    In training, `Exact` is the default up to the size where it costs about as much as the estimate for gradients of
+    equal variance. It needs at most 2 times the processor time of the estimate in inference, and 5 times in
+    evaluation (2 times for vector flows), as measured by `benchmarks/exact_crossover.py`. Scores are exact up to
     larger sizes, because noise would change the ranking and each row is scored only once.
 
     Args:
@@ -491,7 +492,7 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
     """
     if event_size <= _LARGEST_EXACT[purpose]:
         return Exact()
-    if purpose in ("training", "inference"):
+    if purpose in ("training", "tables", "inference"):
         return RussianRoulette(probes="colored")
     return AdaptiveRoulette(per_example=True)
 

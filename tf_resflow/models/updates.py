@@ -38,9 +38,7 @@ def update_variable(
 ) -> None:
     """Applies weight decay to a variable, then `move(handle, moments, gradient, rate, without_bias)`.
 
-    Args:
-      rule: settings that determine what `move` does, and `move`.
-      variable: see `tf_resflow.private_api.share_updates` for the other arguments.
+    `rule` has the settings of `move`, and `move`. See `share_updates` for the other arguments.
     """
     settings, move = rule
 

@@ -146,10 +146,7 @@ class _Best(NamedTuple):
 
 
 def _columns(y):
-    """Returns `y` as `[size, batch]` in at least float32, and the function that restores the shape and dtype.
-
-    With the batch as the last axis, sums over events read memory in order.
-    """
+    """Returns `y` as `[size, batch]`, which is fast, in at least float32, and the function that restores it."""
     size = y.shape[1:].num_elements()
     rows = tf.reshape(y, [-1, size] if size else [tf.shape(y)[0], -1])  # XLA and TFLite need known sizes in a loop
     rows = tf.cast(rows, tf.float32) if y.dtype.size < 4 else rows
