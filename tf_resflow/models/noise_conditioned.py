@@ -67,10 +67,9 @@ class NoiseConditionedDensity:
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
         self.size = size
-        options = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
-        blocks = vector_flow(
-            size, num_blocks, hidden, log_det_estimator=default_estimator(size, "tables"), **options
-        )
+        options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
+        options["log_det_estimator"] = default_estimator(size, "tables")
+        blocks = vector_flow(size, num_blocks, hidden, **options)
         self._whiten = Whiten(np.zeros(size), np.eye(size))
         flow, shape = Flow([self._whiten, blocks]), [1 + condition_size]
         estimator = default_estimator(size, "scores").with_sets(1)
