@@ -104,7 +104,7 @@ def test_values_that_this_library_does_not_have():
         with pytest.raises(ValueError, match=f"trained with {name}={value!r}"):
             converted(**{name: value})
     for name, message in [
-        ("factor_out", "classifier reads only the channels"),
+        ("factor_out", "classifier reads only the factored-out channels"),
         ("squeeze_first", "3 of 12 channels"),
     ]:
         with pytest.raises(ValueError, match=f"{name}=True, for which the published .*{message}"):

@@ -54,5 +54,5 @@ def test_example(code, tmp_path, monkeypatch, process):
         with contextlib.redirect_stdout(io.StringIO()) as output:
             exec(compile(code, "example", "exec"), dict(NAMES))
         printed = output.getvalue()
-    expected = re.findall(r"^(?:print\(.*)?\)\n((?:#.*\n?)+)", code, re.MULTILINE)
+    expected = re.findall(r"^(?:print\(.*)?\)(?: +#.*)?\n((?:#.*\n?)+)", code, re.MULTILINE)
     assert printed.splitlines() == [line[2:] for block in expected for line in block.splitlines()]

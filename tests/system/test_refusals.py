@@ -63,7 +63,7 @@ IN_THIS_PROCESS = [
     ),
     *((f"{SAMPLE} --temperature={value}", "numbers from 0 to 100, sep") for value in ("0.5,warm", "nan", "")),
     (f"{SAMPLE} --seed=9223372036854775808", "seed=9223372036854775808"),
-    ("export --workdir={run} --export_dir={served} --version=3", "has a version 3", "is 4"),
+    ("export --workdir={run} --export_dir={served} --version=3", "already has version 3", "is 4"),
     ("export --workdir={run} --export_dir={tmp} --version=0", "version=0"),
     ("export --workdir={run} --export_dir={tmp}/syntax.py", "Cannot write"),
     ("score --workdir={moved} --output={tmp}/scores.csv", "not at /no/gone.csv"),
