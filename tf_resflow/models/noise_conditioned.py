@@ -144,10 +144,13 @@ class NoiseConditionedDensity:
             bar.update(steps, finalize=True)
             return _values(self._variables), whiten
 
-    @staticmethod
-    def num_steps(num: int) -> int:
-        """Returns the number of steps for `num` rows: max(num / 2, 15 sqrt(num)), but at most 4,000."""
-        return math.ceil(min(max(_STEPS * math.sqrt(num), num / 2), _MOST_STEPS))
+    def num_steps(self, num: int) -> int:
+        """Returns the number of steps for `num` rows: max(num / 2, 15 sqrt(num)), but at most 4,000.
+
+        With more than 10 columns, it is proportional to their number, up to twice as large with 20.
+        """
+        steps = min(max(_STEPS * math.sqrt(num), num / 2), _MOST_STEPS)
+        return math.ceil(steps * np.clip(self.size / 10, 1, 2))
 
     def log_prob(self, weights: list[np.ndarray], rows: Rows, levels: Sequence[float]) -> np.ndarray:
         """Returns the log-densities `[levels, num]` at noise levels, in float64."""

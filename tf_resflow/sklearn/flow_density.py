@@ -85,7 +85,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       hidden: widths of the hidden layers of each block.
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
       max_steps: maximum number of training steps. By default, 15 times the square root of the number of rows up to
-        900 rows, and half of the number of rows above, but at most 4,000.
+        900 rows, and half of the number of rows above, but at most 4,000. Twice as many for 20 or more columns.
       validation_fraction: share of the rows that each flow holds out.
       random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
       verbose: 1 or "auto" for a progress bar of each training, 2 for one line at its end, 0 for neither.
