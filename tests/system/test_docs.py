@@ -80,7 +80,15 @@ def test_fields_flags_and_files_in_commands():
     defined = set(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\("--)(\w+)"', code))
     used = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
     assert len(used) > 10
-    assert used - defined == {"dir", "inputs", "outdir", "runner", "signature_def", "tag_set"}  # of other tools
+    assert used - defined == {
+        "dir",
+        "inputs",
+        "logdir",
+        "outdir",
+        "runner",
+        "signature_def",
+        "tag_set",
+    }  # of other tools
 
 
 def test_commands_are_installed():

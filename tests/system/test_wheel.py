@@ -76,7 +76,7 @@ def test_a_users_config_in_a_folder_of_the_same_name(installed, tmp_path, proces
 def test_contents(installed):
     """The wheel contains the commands, all modules, stubs and configs, and py.typed, and nothing else."""
     commands = set(re.findall(r"^(resflow-[a-z-]+) = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert {path.name for path in installed[1].glob("resflow-*")} == commands and len(commands) == 7
+    assert {path.name for path in installed[1].glob("resflow-*")} == commands and len(commands) == 6
     names = zipfile.ZipFile(installed[0]).namelist()
     files = {name for name in names if ".dist-info/" not in name}
     modules = {path for pattern in ("*.py", "*.pyi", "py.typed") for path in (ROOT / "tf_resflow").rglob(pattern)}
