@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import flows, layers, models
 from tf_resflow.models import averaging
+from tf_resflow.models.updates import share_adam_updates
 from tf_resflow.private_api import moving_averages
 from tf_resflow.training import optimizer as optimizers
 
@@ -99,6 +100,7 @@ def test_replicas_clip_the_summed_gradient(two_replicas):
     with two_replicas.scope():
         weight = keras.Variable([0.0])
         optimizer = optimizers.make_optimizer(train_config(ema_momentum=0.5, global_clipnorm=2.0), [weight])
+        share_adam_updates(optimizer)  # as `FlowModel.compile` does
 
     @tf.function
     def step():

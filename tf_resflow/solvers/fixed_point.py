@@ -178,9 +178,8 @@ class Anderson(FixedPoint):
 
     def _start(self, flat_y):
         zeros = tf.zeros_like(flat_y)
-        return tuple((_Point(zeros, zeros), zeros) for _ in range(self.memory - 2)), tf.zeros_like(
-            flat_y[0], tf.bool
-        )
+        older = tuple((_Point(zeros, zeros), zeros) for _ in range(self.memory - 2))
+        return older, tf.zeros_like(flat_y[0], tf.bool)
 
     def _propose(self, i, point, best, improved, history):
         older, was_mixed = history

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.models.averaging import warm_up_average
-from tf_resflow.models.updates import adam_move, read, share_adam_updates, update_variable
+from tf_resflow.models.updates import adam_move, read, update_variable
 from tf_resflow.private_api import share_updates
 
 _MUON_MOMENTUM = 0.95
@@ -103,6 +103,5 @@ def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Op
     )
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not v.name.endswith("kernel")])
     optimizer.build(variables)
-    share_adam_updates(optimizer)
     warm_up_average(optimizer)
     return optimizer
