@@ -12,7 +12,7 @@ This command runs on the local machine. Options of Beam run the same pipeline el
     ... --runner=SparkRunner --spark_master_url=spark://HOST:7077
 
 The output files, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and the outputs of the model:
-log_prob, log_prob_stderr and quantile. The order of the rows is not preserved. Columns are found by name, and all
+log_prob, log_prob_stderr and p_value. The order of the rows is not preserved. Columns are found by name, and all
 input files must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described
 in signatures.json. Rows that lack a value, have too many values, or have a value that cannot be read (such as an
 unknown level) get empty scores. The script prints their number.

@@ -56,13 +56,14 @@ def test_scores_of_new_rows(run, loaded, rows, tmp_path):
     table = np.insert(new[:, [2, 0, 1]].astype(object), 3, "text", axis=1)
     _write(tmp_path / "new.csv", table, ("age", "height", "length, cm", "name"))
     header, *lines = run(score_command, tmp_path / "scores.csv", f"--input={tmp_path / 'new.csv'}")
-    assert header == ["example", "log_prob", "stderr", "quantile", "reason"]
-    number, log_prob, stderr, quantile = np.array([line[:4] for line in lines], float).T
+    assert header == ["example", "log_prob", "stderr", "p_value", "reason"]
+    number, log_prob, stderr, p_value = np.array([line[:4] for line in lines], float).T
     np.testing.assert_array_equal(number, [1, 2, 3, 4, 5])
     exact = loaded.model.log_prob(new[:, [1, 0]].astype("f4"), log_det_estimator=resflow.logdet.Exact())
     np.testing.assert_allclose(log_prob, exact, rtol=1e-4)
     np.testing.assert_array_equal(stderr, np.zeros(5))
-    assert quantile[4] == 0 and np.all((quantile >= 0) & (quantile <= 1))
+    np.testing.assert_allclose(p_value[4], 1 / 7, rtol=1e-6)  # the smallest one among 6 held-out rows
+    assert np.all((p_value > 0) & (p_value <= 1))
 
 
 def test_each_row_is_scored(run, rows, tmp_path, capsys):
@@ -75,7 +76,7 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
     arguments = [f"--input={tmp_path / 'new.csv'}", "--id_columns=age,height", "--top=1"]
     capsys.readouterr()
     header, *lines = run(score_command, tmp_path / "scores.csv", *arguments)
-    assert header == ["example", "age", "height", "log_prob", "stderr", "quantile", "reason"]
+    assert header == ["example", "age", "height", "log_prob", "stderr", "p_value", "reason"]
     scores = {name: [line[place] for line in lines] for place, name in enumerate(header)}
     assert scores["reason"] == [
         "",
@@ -85,18 +86,18 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
         "column 'length, cm': 'inf' is infinite",
     ]
     assert scores["log_prob"][0] == alone[1] and [bool(score) for score in scores["log_prob"]] == [1, 0, 0, 1, 0]
-    assert float(scores["log_prob"][3]) < -1e20 and scores["quantile"][3] == "0"
+    assert float(scores["log_prob"][3]) < -1e20 and float(scores["p_value"][3]) == pytest.approx(1 / 7)
     assert [float(age) for age in scores["age"]] == pytest.approx(rows[:5, 2].tolist())
     told = capsys.readouterr().out.splitlines()
     assert told[0].split()[:3] == ["example", "age", "height"] and told[1].split()[0] == "4"
-    assert told[2].startswith("2 examples; 50.0% are less likely") and len(told) == 4
+    assert told[2].startswith("2 examples; 0.0% have a p-value of") and len(told) == 4
     assert told[3] == "3 of 5 have no score, such as row 2, column 'height': the value is missing."
-    _write(tmp_path / "scored.csv", rows[:5, [0, 1, 2, 2]], (*COLUMNS, "quantile"))
+    _write(tmp_path / "scored.csv", rows[:5, [0, 1, 2, 2]], (*COLUMNS, "p_value"))
     _write(tmp_path / "none.csv", table[1:3])
     for refused, message in (
         ([*arguments, "--strict"], "new.csv, row 2, column 'height': the value is missing. 3 of 5 rows have"),
         ([arguments[0], "--id_columns=agee"], "no column 'agee'; did you mean 'age'"),
-        ([f"--input={tmp_path / 'scored.csv'}", "--id_columns=quantile"], "has a column 'quantile' of its own"),
+        ([f"--input={tmp_path / 'scored.csv'}", "--id_columns=p_value"], "has a column 'p_value' of its own"),
         (["--id_columns=age"], "needs a table as --input"),
         ([f"--input={tmp_path / 'none.csv'}"], "no row has a score. Row 1, column 'height': the value is missing"),
     ):
@@ -106,19 +107,19 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
 
 
 def test_scores_of_the_held_out_rows(run, tmp_path):
-    """The quantiles form a uniform grid, because the 6 rows have no ties."""
+    """The p-values form a uniform grid, because the 6 rows have no ties."""
     _, *lines = run(score_command, tmp_path / "scores.csv")
-    quantile = np.array(lines, float)[:, 3]
-    np.testing.assert_allclose(np.sort(quantile), (np.arange(6) + 0.5) / 6, rtol=1e-6)
+    p_value = np.array(lines, float)[:, 3]
+    np.testing.assert_allclose(np.sort(p_value), (np.arange(6) + 2) / 7, rtol=1e-6)
 
 
-def test_scores_without_the_data_have_no_quantiles(run, rows, tmp_path, said, capsys):
+def test_scores_without_the_data_have_no_p_values(run, rows, tmp_path, said, capsys):
     np.save(tmp_path / "new.npy", rows[:3, :2])
     arguments = [f"--input={tmp_path / 'new.npy'}", f"--data_path={tmp_path / 'gone.csv'}"]
     header, *lines = run(score_command, tmp_path / "scores.csv", *arguments)
     assert header == ["example", "log_prob", "stderr", "reason"] and len(lines) == 3
-    assert len(said) == 1 and "no quantiles" in said[0] and "gone.csv" in said[0]
-    assert "3 examples; without quantiles: " in capsys.readouterr().out
+    assert len(said) == 1 and "no p-values" in said[0] and "gone.csv" in said[0]
+    assert "3 examples; without p-values: " in capsys.readouterr().out
 
 
 def test_samples_have_the_names_of_the_columns(run, loaded, tmp_path):

@@ -26,7 +26,7 @@ def test_rows_come_back_by_codes_of_json(seed):
     noise = np.random.default_rng(seed).uniform(-0.49, 0.49, size=values.shape)
     back = codes.decode(values + step * noise)
     pandas.testing.assert_frame_equal(back, table, rtol=1e-6, check_categorical=False, check_dtype=False)
-    texts = table.astype({name: str for name in table if KINDS[name] != "number"})
+    texts = table.astype({name: str for name in table if KINDS[name] != "number" and name != "return"})
     np.testing.assert_array_equal(codes.encode(texts).values, values)
 
 
@@ -41,7 +41,6 @@ def test_units():
     np.testing.assert_array_equal(codes.cells.step, [0, 1, 0.5, 1, 1, 1])
     np.testing.assert_array_equal(codes.cells.num, [0, 3, 5, 2, 4, 4])
     np.testing.assert_array_equal(codes.cells.first, [0, 3, 0.5, 0, 0, 0])
-    assert codes.cells.log_volume == pytest.approx(np.log(0.5))
     assert codes.describe()["day"] == "days since 2024-02-28"
     assert codes.describe()["color"] == "the number of the level: 0 red, 1 blue"
     assert codes.describe()["half"] == "0.5 to 2.5 in steps of 0.5"

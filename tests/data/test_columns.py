@@ -19,11 +19,21 @@ def _days(num, rng, unit):
 ZONED = pandas.date_range("2024-01-01", periods=300, tz="Europe/Zurich")
 LEVELS = ["low", "middle", "high", "highest"]
 
+
+def _where(share, atom, values):
+    """Replaces a share of values by an atom."""
+    return np.where(np.arange(len(values)) % 100 < 100 * share, atom, values)
+
+
 # The kind of each column, and a function that draws its values.
 COLUMNS = {
     "number": ("number", lambda num, rng: rng.normal(3.0, 2.0, size=num)),
     "skewed number": ("number", lambda num, rng: np.exp(rng.normal(size=num)).astype("float32")),
     "tenths": ("number", lambda num, rng: rng.normal(20.0, 3.0, size=num).round(1)),
+    "rain": ({0.0}, lambda num, rng: _where(0.5, 0.0, rng.exponential(3.0, size=num))),
+    "return": ({0.25}, lambda num, rng: _where(0.3, 0.25, rng.laplace(size=num)).astype("float32")),
+    "capped": ({-1.5, 2.0}, lambda num, rng: rng.normal(scale=2.0, size=num).clip(-1.5, 2.0)),
+    "gain": ({0}, lambda num, rng: _where(0.9, 0, 10 + rng.integers(20_000, size=num))),
     "seconds": ("number", lambda num, rng: 1.6e9 + rng.normal(0.0, 200.0, size=num)),
     "large whole number": ("whole", lambda num, rng: np.exp(rng.normal(8.0, 2.0, size=num)).astype(int)),
     "identifier": ("whole", lambda num, rng: 2**60 + rng.integers(0, 50, size=num)),
@@ -65,7 +75,7 @@ def test_kinds_do_not_depend_on_the_sample(seed):
     rng = np.random.default_rng(seed)
     kinds = ColumnCodes(table, kinds=given).kinds
     assert kinds == {name: KINDS[name] for name in table}
-    for num in rng.integers(10, 200, size=8):
+    for num in rng.integers(100, 200, size=8):
         rows = table.sample(num, random_state=seed)
         assert ColumnCodes(rows, kinds=given).kinds == kinds == ColumnCodes(rows, kinds=kinds).kinds
 
@@ -93,7 +103,19 @@ def test_a_density_of_vectors_is_a_density_of_rows(kind):
     rng = np.random.default_rng(1)
     table = pandas.DataFrame({"x": COLUMNS[kind][1](300, rng)})
     columns = Columns(table, kinds={"x": KINDS[kind]} if kind in GIVEN else None)
-    if not columns.is_discrete[0]:
+    if kind in ("rain", "return", "capped"):
+        numbers = columns.decode(np.sinh(np.linspace(-5.0, 5.0, 20_001))[:, np.newaxis])["x"].astype(float).unique()
+        z, widths, ends, log_scale, _ = columns.encode(pandas.DataFrame({"x": numbers}))
+        is_atom = widths[:, 0] > 0
+        assert set(numbers[is_atom]) == KINDS[kind] and not ends[:, ~is_atom].any()
+        np.testing.assert_allclose(log_scale[is_atom], np.log(widths[is_atom, 0]))
+        lower = np.where(ends[0], -np.inf, z)[is_atom, 0]
+        upper = np.where(ends[1], np.inf, z + widths)[is_atom, 0]
+        density = np.exp(stats.norm.logpdf(z[:, 0]) + log_scale)[~is_atom]
+        rest = np.trapezoid(density, numbers[~is_atom])
+        assert np.sum(stats.norm.cdf(upper) - stats.norm.cdf(lower)) + rest == pytest.approx(1.0, abs=2e-3)
+        return
+    if not columns.has_cells[0]:
         x = columns.decode(np.sinh(np.linspace(-4.0, 4.0, 8001))[:, np.newaxis])
         z, _, _, log_scale, _ = columns.encode(x)
         is_time = kind == "date"
@@ -101,10 +123,9 @@ def test_a_density_of_vectors_is_a_density_of_rows(kind):
         density = np.exp(stats.norm.logpdf(z[:, 0]) + log_scale)
         assert np.trapezoid(density, place) == pytest.approx(1.0, abs=1e-3)
         return
-    if kind == "large whole number":
-        values = pandas.DataFrame(
-            {"x": np.arange(-1000, 100_000)}
-        )  # the cells have no ends, so this is only a part
+    if kind in ("large whole number", "gain"):
+        first = 0 if kind == "gain" else -1000  # the cell of 0, the smallest gain, includes all values below
+        values = pandas.DataFrame({"x": np.arange(first, 100_000)})  # a part, because the cells continue
     else:
         values = columns.decode(np.linspace(-30.0, 30.0, 200_001)[:, np.newaxis]).drop_duplicates()
     z, widths, ends, log_scale, _ = columns.encode(values)
@@ -113,7 +134,7 @@ def test_a_density_of_vectors_is_a_density_of_rows(kind):
     upper = np.where(ends[1, :, 0], np.inf, z[:, 0] + widths[:, 0])
     whole = stats.norm.cdf(upper.max()) - stats.norm.cdf(lower.min())
     np.testing.assert_allclose(np.sum(stats.norm.cdf(upper) - stats.norm.cdf(lower)), whole, rtol=1e-6)
-    assert whole == pytest.approx(1.0) or kind == "large whole number"
+    assert whole == pytest.approx(1.0) or kind in ("large whole number", "gain")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -128,10 +149,13 @@ def test_values_between_those_of_a_grid_cannot_occur(seed):
             moved = "pink"
         elif name == "nanoseconds":
             moved = table[name] + int(1000 * share)
+        elif isinstance(KINDS[name], set):
+            moved = table[name].astype(float) + share
         else:
             numbers = table[name] if KINDS[name] == "day" else table[name].astype(float)
             moved = numbers + share * steps[KINDS[name]]
-        is_known, changed = KINDS[name] == "number", table.assign(**{name: moved})
+        is_known = KINDS[name] == "number" or name in ("rain", "return", "capped")
+        changed = table.assign(**{name: moved})
         assert (columns.encode(changed).known == is_known).all()
         read = codes.encode(changed)
         assert (read.known.all(axis=1) == is_known).all() and (read.unreadable != is_known).all()

@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 import tf_resflow as resflow
 from tests.evaluation.conftest import linear_block
-from tf_resflow.evaluation import LikelihoodPlan, LogLikelihood, quantiles, scores
+from tf_resflow.evaluation import LikelihoodPlan, LogLikelihood, p_values, scores
 
 pytestmark = pytest.mark.quick
 
@@ -90,11 +90,22 @@ def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_er
     assert np.all(np.abs(noisy["log_prob"] - exact["log_prob"]) < 5 * noisy["stderr"])
 
 
-def test_quantiles_are_fractions_of_the_reference():
-    reference = tf.constant([3.0, 1.0, 2.0, 2.0])
-    scores = [-np.inf, 0.5, 1.0, 1.5, 2.0, 4.0]
-    np.testing.assert_array_equal(quantiles(scores, reference), [0, 0, 0.125, 0.25, 0.5, 1])
-    assert np.isnan(quantiles([np.nan], reference)).all()
+def test_p_values_are_ranks_among_the_reference():
+    reference, scores = tf.constant([3.0, 1.0, 2.0, 2.0]), [-np.inf, 0.5, 1.0, 1.5, 2.0, 4.0]
+    np.testing.assert_allclose(p_values(scores, reference), [0.2, 0.2, 0.4, 0.4, 0.8, 1])
+    assert np.isnan(p_values([np.nan], reference)).all()
+    repeated = np.repeat(reference, [1, 3, 2, 2])
+    found = p_values(scores, reference, [1, 3, 2, 2])
+    np.testing.assert_allclose(5 * found - 1, 4 * (9 * p_values(scores, repeated) - 1) / 8)
+
+
+def test_a_threshold_on_p_values_is_a_rate_of_false_alarms():
+    """The share of fresh examples below a threshold, over 20,000 references of 50 scores."""
+    scores = np.random.default_rng(0).normal(size=[20_000, 51])
+    found = np.array([p_values(row[0], row[1:]) for row in scores])
+    for threshold in (0.02, 0.1, 0.5):
+        expected = np.floor(threshold * 51) / 51
+        assert abs(np.mean(found <= threshold) - expected) < 4.5 * np.sqrt(expected / len(found))
 
 
 def test_scores_of_a_classifier_by_hand():
@@ -115,4 +126,4 @@ def test_what_does_not_fit_is_refused(refused, affine_model):
     refused("stream of batches is empty", LogLikelihood(affine_model).score, [], seed=0)
     refused("not dequantized", LogLikelihood, resflow.FlowModel(affine_model.flow, [2]), importance_weighted=True)
     for wrong in ([], [1, np.nan]):
-        refused("must be an array of scores", quantiles, [1.0], wrong)
+        refused("must be an array of scores", p_values, [1.0], wrong)

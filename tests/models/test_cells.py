@@ -35,16 +35,22 @@ def model():
     return model_of(CELLS)
 
 
-def nodes_and_weights(value, first, step, num):
+def nodes_and_weights(value, place, cells):
     """Returns Gaussian quadrature nodes in the cell of a value, and at t / (1 - t) cells in its tails."""
+    first, step, num = (part[place] for part in cells[:3])
     if not step:
         return np.array([value]), np.ones(1)
-    nodes, weights = [value + 0.5 * step * IN_CELL[0]], [0.5 * step * IN_CELL[1]]
+    widths = np.full(int(num), step)
+    for _, atom, width, _ in cells.atoms[cells.atoms[:, 0] == place]:
+        widths[round((atom - first) / step)] = width
+    index = round((value - first) / step)
+    width, low = widths[index], first - step / 2 + widths[:index].sum()
+    nodes, weights = [low + width * (0.5 + 0.5 * IN_CELL[0])], [0.5 * width * IN_CELL[1]]
     t = 0.5 + 0.5 * IN_TAIL[0]
-    for side, edge in ((-1, first), (1, first + step * (num - 1))):
-        if value == edge:
-            nodes.append(value + side * step * (0.5 + t / (1 - t)))
-            weights.append(0.5 * step * IN_TAIL[1] / (1 - t) ** 2)
+    for end, edge, side in ((0, low, -1), (num - 1, low + width, 1)):
+        if index == end:
+            nodes.append(edge + side * width * t / (1 - t))
+            weights.append(0.5 * width * IN_TAIL[1] / (1 - t) ** 2)
     return np.concatenate(nodes), np.concatenate(weights)
 
 
@@ -52,7 +58,8 @@ def integral(model, x, cells):
     """Integrates the density over the cells of vectors, including the tails of the first and last cells."""
     found = []
     for row in x:
-        nodes, weights = zip(*itertools.starmap(nodes_and_weights, zip(row, *cells, strict=True)), strict=True)
+        found_in = (nodes_and_weights(value, place, cells) for place, value in enumerate(row))
+        nodes, weights = zip(*found_in, strict=True)
         z = np.array([*itertools.product(*nodes)], np.float32)
         density = model.distribution.log_prob(z, bijector_kwargs={"seed": tf.constant([0, 0])})
         found.append(np.exp(density, dtype=np.float64) @ np.prod([*itertools.product(*weights)], axis=1))
@@ -60,13 +67,19 @@ def integral(model, x, cells):
 
 
 def random_case(seed):
-    """Returns a model of one or two columns with 1 to 4 values, its cells, and all possible rows."""
+    """Returns a model of one or two columns with 1 to 4 values, its cells, and all possible rows.
+
+    Some values are atoms, whose cells are wider.
+    """
     rng = np.random.default_rng(seed)
     size = 1 + seed % 2
     num, step = rng.integers(2, 5, size), rng.choice([0.5, 1.0, 2.0], size)
     num[rng.random(size) < 0.15] = 1
-    cells = Cells(-step * (num - 1) / 2, step, num)
-    values = [f + s * np.arange(n) for f, s, n in zip(*cells, strict=True)]
+    values = [s * (np.arange(n) - (n - 1) / 2) for s, n in zip(step, num, strict=True)]
+    atoms = [
+        (i, x, s * rng.uniform(1.5, 3.0), 0) for i, s in enumerate(step) for x in values[i] if rng.random() < 0.3
+    ]
+    cells = Cells(-step * (num - 1) / 2, step, num, np.reshape(atoms, [-1, 4]))
     return model_of(cells, seed), cells, np.array([*itertools.product(*values)], np.float32)
 
 
@@ -103,6 +116,26 @@ def test_the_standard_error_covers_the_integral(seed, common):
     covered = np.mean(np.abs(deviations) < stats.t.ppf(0.975, 7) * stderr)
     assert 0.95 - 4.5 * math.sqrt(0.95 * 0.05 / 300) < covered < 0.99
     assert np.sqrt(np.mean(stderr**2) / np.mean(deviations**2)) == pytest.approx(1, abs=0.2)
+
+
+def test_atoms_have_a_probability_and_other_values_a_density():
+    """The probabilities of two atoms and the integral of the density sum to 1, and agree with 20,000 samples."""
+    atoms = np.array([[0, 0.0, 0.7, -1], [0, 1.3, 0.4, 0]])
+    model = model_of(Cells([0.0], [0.0], [0], atoms))
+    x = np.concatenate([atoms[:, 1:2], np.linspace(1e-5, 30.0, 4001)[:, np.newaxis]]).astype(np.float32)
+    scores = LogLikelihood(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=1024)).score_examples([x], 0)
+    probabilities, density = np.split(np.exp(scores["log_prob"]), [2])
+    assert np.all(scores["stderr"][:2] > 0)
+    total = probabilities.sum() + np.trapezoid(density, x[2:, 0])
+    assert total == pytest.approx(1, abs=6 * float(np.sum(probabilities * scores["stderr"][:2])) + 5e-3)
+    drawn = model.sample(20_000, seed=1).numpy()
+    assert drawn.min() == 0
+    for atom, probability in zip(atoms[:, 1].astype(np.float32), probabilities.tolist(), strict=True):
+        stderr = np.sqrt(probability * (1 - probability) / len(drawn))
+        assert np.mean(drawn == atom) == pytest.approx(probability, abs=4.5 * stderr + 2e-3)
+    np.testing.assert_allclose(model.decode(model.encode(x)), x, atol=1e-4)
+    comparable = model.data_space.comparable(tf.zeros(3), x[:3])
+    np.testing.assert_allclose(comparable, [-np.log(0.7), -np.log(0.4), 0], rtol=1e-6)
 
 
 def test_draws_have_their_density():

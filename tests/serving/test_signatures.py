@@ -14,7 +14,7 @@ from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.serving.signatures import Signatures, quantiles
+from tf_resflow.serving.signatures import Signatures, p_values
 from tf_resflow.training.runs import Run
 
 
@@ -140,23 +140,23 @@ def test_points_far_from_all_data(loaded_vectors, call):
     assert math.isfinite(result["log_prob"][1]) and result["log_prob_stderr"][1] == 0
 
 
-def test_quantiles():
-    """The quantiles equal those computed with NumPy, also for ties and NaN."""
+def test_p_values():
+    """The p-values equal those computed with NumPy, also for ties and NaN."""
     scores = np.float32([-1, 0, 1, 1.5, 4, 9, math.inf, -math.inf, math.nan])
     for num in (1, 4, 13):
         reference = np.sort(np.random.default_rng(num).integers(5, size=num)).astype("float32")
-        expected = resflow.evaluation.quantiles(scores, reference)
-        np.testing.assert_allclose(quantiles(tf.constant(scores), reference), expected, rtol=1e-6)
+        expected = resflow.evaluation.p_values(scores, reference)
+        np.testing.assert_allclose(p_values(tf.constant(scores), reference), expected, rtol=1e-6)
 
 
-def test_quantiles_among_held_out_examples(image_model, images, vector_model):
+def test_p_values_among_held_out_examples(image_model, images, vector_model):
     """Each held-out example gets its own rank, up to rounding, because all use the same random numbers."""
     plan = LikelihoodPlan(num_samples=2)
     signatures = Signatures(image_model, plan, seed=2, max_batch=100, signatures=["serving_default"])
     signatures.compare_with([images[:4], images[4:]])
     result = signatures.functions()["serving_default"](images)
     ranks = np.argsort(np.argsort(result["log_prob"]))
-    np.testing.assert_allclose(result["quantile"], (ranks + 0.5) / 7, atol=0.51 / 7)
+    np.testing.assert_allclose(result["p_value"], (ranks + 1.5) / 8, atol=0.51 / 8)
     with pytest.raises(ValueError, match="without NaN"):
         Signatures(vector_model).compare_with([np.full([2, 3], math.nan)])
 

@@ -68,11 +68,59 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed)
     monkeypatch.setattr(flow_density, "_NUM_POINTS", 1024)
     probabilities = np.exp(fit.score_samples(every))
     assert probabilities.sum() == pytest.approx(1.0, abs=0.02)
-    draws = fit.sample(4000, random_state=seed)
+    draws = fit.set_params(extrapolate=True).sample(4000, random_state=seed)
     for name in rows:
         expected = pandas.Series(probabilities).groupby(every[name].to_numpy()).sum()
         found = draws[name].value_counts(normalize=True).reindex(expected.index, fill_value=0.0)
         np.testing.assert_array_less(np.abs(found - expected), 4.5 * np.sqrt(expected / 4000) + 0.02)
+
+
+@pytest.fixture(scope="module")
+def rain():
+    """Returns a table with 60 % of zeros in a column, and a fit."""
+    x = np.random.default_rng(0).normal(size=300)
+    rows = pandas.DataFrame({"rain": np.where(x < 0.25, 0.0, (5 * (x - 0.25)).round(1) + 0.1), "wind": 3.0 + x})
+    return rows, FlowDensity(**SMALL).fit(rows)
+
+
+def test_atoms(rain):
+    """A frequent value has a probability, which agrees with the share of 4,000 samples; other values a density."""
+    rows, fit = rain
+    assert fit.kinds_ == {"rain": {0.0}, "wind": "number"}
+    drawn = fit.sample(4000, random_state=0)
+    share = (drawn["rain"] == 0).mean()
+    assert abs(share - (rows["rain"] == 0).mean()) < 4.5 * np.sqrt(0.24 / 4000) + 0.05
+    assert all(drawn[name].between(rows[name].min(), rows[name].max()).all() for name in rows)
+    np.testing.assert_array_equal(drawn["rain"], drawn["rain"].round(1))
+    wind = np.linspace(-4.0, 10.0, 141)
+    numbers = np.concatenate([[0.0], np.geomspace(1e-4, 100.0, 200)])
+    scores = fit.score_samples(everything({"rain": numbers, "wind": wind})).reshape(len(numbers), -1)
+    marginal = np.trapezoid(np.exp(scores), wind, axis=1)
+    assert marginal[0] == pytest.approx(share, abs=4.5 * np.sqrt(0.24 / 4000) + 0.02)
+    assert marginal[0] + np.trapezoid(marginal[1:], numbers[1:]) == pytest.approx(1.0, abs=0.05)
+
+
+def test_units_do_not_decide_about_atoms(rain):
+    """In other units, the scores of rows without an atom are shifted, but decisions and p-values are the same."""
+    rows, fit = rain
+    other = rows.assign(rain=1024 * rows["rain"])
+    moved = FlowDensity(**SMALL).fit(other)
+    shift = np.where(rows["rain"] == 0, 0.0, np.log(1024))
+    np.testing.assert_allclose(fit.score_samples(rows) - moved.score_samples(other), shift, atol=1e-3)
+    np.testing.assert_allclose(fit.decision_function(rows), moved.decision_function(other), atol=1e-3)
+    np.testing.assert_allclose(fit.p_values(rows), moved.p_values(other), atol=0.03)  # neighbors may change places
+    np.testing.assert_allclose(fit.explain(rows[:9]), moved.explain(other[:9]), atol=1e-2)
+    assert fit.explain(pandas.DataFrame({"rain": [0.0], "wind": [6.0]})).idxmax(axis=1).item() in ("rain", "wind")
+
+
+def test_p_values_of_fresh_rows():
+    """The share of 4,000 fresh rows below a threshold is the threshold, up to the error of 150 held-out rows."""
+    fit = FlowDensity(**SMALL, validation_fraction=0.5).fit(table(300))
+    found = fit.p_values(table(4000, seed=1))
+    assert found.min() >= 1 / 151
+    for threshold in (0.05, 0.2, 0.5):
+        error = 4.5 * np.sqrt(threshold * (1 - threshold) * (1 / 150 + 1 / 4000))
+        assert np.mean(found <= threshold) == pytest.approx(threshold, abs=error + 1 / 151)
 
 
 def test_weights():
@@ -128,6 +176,7 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     best = np.argmax(fit.held_out_scores_)
     assert fit.noise_levels_[best] <= fit.noise_ < 0.5 and fit.noise_ in fit.noise_levels_
     assert fit.held_out_scores_[-1] < fit.held_out_scores_[best] - 0.1
+    fit.set_params(extrapolate=True)
     gap = np.abs(np.diff(fit.sample(4000, random_state=0))) / 2  # 1 % of the samples are broad
     assert 0 < np.mean(gap > 0.5) < 0.02 and fit.held_out_scores_[best] == pytest.approx(fit.score(x), abs=1.0)
     broad = clone(fit).set_params(noise=1.0).fit(x)
@@ -179,7 +228,7 @@ def test_the_density_is_the_mean_of_the_members(held_out):
     scores = [fit.score_samples(rows) for fit in alone]
     assert np.abs(scores[0] - scores[1]).max() > 0.01
     np.testing.assert_allclose(both.score_samples(rows), np.logaddexp(*scores) - np.log(2), rtol=1e-9)
-    prices = both.sample(4000, random_state=0)
+    prices = both.set_params(extrapolate=True).sample(4000, random_state=0)
     density = np.exp(alone[0].score_samples(prices) - both.score_samples(prices)) / 2  # given the price
     assert density.mean() == pytest.approx(0.5, abs=4.5 * density.std() / np.sqrt(4000))
 

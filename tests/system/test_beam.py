@@ -65,7 +65,7 @@ def check(rows, expected):
     assert sorted(int(row["id"]) for row in rows) == [*range(50)]
     for row in rows:
         for name, values in expected.items():  # by rounding, a held-out row may rank above or below itself
-            atol = 0.51 / 50 if name == "quantile" else 1e-5
+            atol = 0.51 / 50 if name == "p_value" else 1e-5
             np.testing.assert_allclose(float(row[name]), values[int(row["id"])], rtol=1e-5, atol=atol)
 
 
@@ -84,7 +84,7 @@ def test_csv(score, expected, tmp_path):
         with file.open(newline="") as lines:
             reader = csv.DictReader(lines)
             found += reader
-        assert reader.fieldnames == [*header, "log_prob", "log_prob_stderr", "quantile"]
+        assert reader.fieldnames == [*header, "log_prob", "log_prob_stderr", "p_value"]
     whole = [row for row in found if row["log_prob"]]
     check(whole, expected)
     assert {row["note"] for row in whole} == {'a "note", of two words'}

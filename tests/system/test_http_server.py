@@ -74,7 +74,7 @@ def test_request_of_the_readme(path, port, tmp_path, process):
     options = {"cwd": tmp_path / "1", "check": True}
     local = eval(process("-c", python, **options).stdout)
     served = json.loads(process("-c", curl.replace("8501", str(port)), program="sh", **options).stdout)["outputs"]
-    assert local.keys() == served.keys() == {"log_prob", "log_prob_stderr", "bits_per_dim", "quantile"}
+    assert local.keys() == served.keys() == {"log_prob", "log_prob_stderr", "bits_per_dim", "p_value"}
     for name, value in local.items():
         np.testing.assert_allclose(served[name], value, rtol=1e-5)
 

@@ -4,7 +4,7 @@ resflow-export --workdir=runs/digits --export_dir=served/digits
 
 The model is written to EXPORT_DIR/VERSION, with README.md, signatures.json and, if the package
 tensorflow-serving-api is installed, warm-up requests. The weights are the averages of the newest checkpoint or, if
-the run keeps it, of the best one on validation. Scores include a quantile among up to 10,000 held-out scores.
+the run keeps it, of the best one on validation. Scores include a p-value among up to 10,000 held-out scores.
 """
 
 from absl import flags

@@ -10,7 +10,8 @@ The output has one line per example, in the order of the input, with these colum
 - example: its number, from 1; for a folder of images, `file`; and the columns of --id_columns
 - log_prob and stderr: the mean of several estimates of log p(x) in nats, and its standard error. With 8 estimates,
   log_prob +- 2.36 stderr is a 95 % interval (Student's t)
-- quantile: the fraction of the run's held-out examples that are less likely
+- p_value: the share of the run's held-out examples that are at most as likely, counting the example itself. A fresh
+  example of the same data has a p_value of at most 0.01 with a probability of at most 1 %
 - reason, for a table: why a row has no score, or the score -inf
 
 The score of a row is a probability in the discrete columns (whole numbers, levels, whole days) and a density in the
@@ -19,7 +20,7 @@ with a missing or unreadable value has no score; with --strict, it is an error.
 
 --input is a table, or a folder, .npy or .npz file of images, as in training. The columns of a table are matched by
 name, and additional columns are ignored. The labels of images in --input are unknown, so a model given labels
-scores them, and the held-out examples for the quantiles, by the mixture of its classes with equal weights.
+scores them, and the held-out examples for the p-values, by the mixture of its classes with equal weights.
 
 With --stderr, a short measurement chooses the number of estimates and the estimator of each block that reach this
 standard error of log_prob, in nats. Without --stderr, log_prob is one exact value for up to 16 columns of numbers,
@@ -44,7 +45,7 @@ FLAGS = flags.FLAGS
 
 _FARTHEST = 1e12  # standard deviations; numbers farther from the mean are moved to this distance
 _LARGEST = 1e38
-_COLUMNS = ("example", "log_prob", "stderr", "quantile", "reason")
+_COLUMNS = ("example", "log_prob", "stderr", "p_value", "reason")
 
 
 def define_flags() -> None:
@@ -82,19 +83,20 @@ def main() -> None:
     with extra("data"):
         import pandas
 
-    columns, note = _scored()
+    columns, ranking, note = _scored()
     frame, number = pandas.DataFrame(columns), "%.9g"
     with whole_file(FLAGS.output) as temporary:
         frame.to_csv(temporary, index=False, float_format=number, lineterminator="\r\n")
     if FLAGS.top:
-        lowest = frame[frame["log_prob"].notna()].sort_values("log_prob", kind="stable").head(FLAGS.top)
+        order = np.argsort(ranking, kind="stable")
+        lowest = frame.iloc[order[~np.isnan(ranking[order])][: FLAGS.top]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
         print(shown.to_string(index=False, na_rep="", float_format=number.__mod__, max_colwidth=None))
     scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
-    has_score, rare = ~np.isnan(scores), "without quantiles"
-    if "quantile" in columns:
-        low = np.mean(columns["quantile"][has_score] <= 0.01)
-        rare = f"{low:.1%} are less likely than 99 % of held-out examples"
+    has_score, rare = ~np.isnan(scores), "without p-values"
+    if "p_value" in columns:
+        low = np.mean(columns["p_value"][has_score] <= 0.01)
+        rare = f"{low:.1%} have a p-value of at most 0.01"
     by = ", by the model" + note if note else ""
     print(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
     for rows, what in ((~has_score, "no score"), (np.isneginf(scores), "the score -inf")):
@@ -104,7 +106,7 @@ def main() -> None:
 
 
 def _scored():
-    """Returns the columns of the output by name, and the note of the run."""
+    """Returns the columns of the output by name, the comparable scores, and the note of the run."""
     from tf_resflow.data.loading import load_images
 
     workdir = command_line.workdir()
@@ -131,18 +133,32 @@ def _scored():
     run = resflow.load(FLAGS.workdir)
     batches = held_out if given is None else given
     usual = batches if held_out is None else held_out  # anomalies in --input would distort the plan
-    score = evaluation.LogLikelihood(run.density, _plan(run, usual[0])).score_examples
-    scores = score(track(batches, "examples"), FLAGS.seed)
+    likelihood = evaluation.LogLikelihood(run.density, _plan(run, usual[0]))
+
+    def score(batches, what):
+        found = likelihood.score_examples(track(batches, what), FLAGS.seed)
+        return found | {"comparable": _comparable(run.density, batches, found["log_prob"])}
+
+    scores = score(batches, "examples")
     if rows is not None:
-        every = {"log_prob": np.where(is_whole, -np.inf, np.nan), "stderr": np.where(is_whole, 0.0, np.nan)}
+        every = {name: np.where(is_whole, -np.inf, np.nan) for name in ("log_prob", "stderr", "comparable")}
+        every["stderr"][is_whole] = 0.0
         for name, values in scores.items():
             every[name][known] = values
         scores = every
     if held_out is not None:
-        reference = scores if given is None else score(track(held_out, "held-out examples"), FLAGS.seed)
-        scores["quantile"] = evaluation.quantiles(scores["log_prob"], reference["log_prob"])
+        reference = scores if given is None else score(held_out, "held-out examples")
+        scores["p_value"] = evaluation.p_values(scores["comparable"], reference["comparable"])
     reason = {} if rows is None else {"reason": rows.reasons}
-    return {"example": 1 + np.arange(len(scores["log_prob"])), **columns, **scores, **reason}, run.note
+    ranking = scores.pop("comparable")
+    return {"example": 1 + np.arange(len(ranking)), **columns, **scores, **reason}, ranking, run.note
+
+
+def _comparable(model, batches, log_prob):
+    if model.data_space.cells is None:
+        return log_prob
+    x = np.concatenate([model.condition.split(batch)[0] for batch in batches])
+    return np.asarray(model.data_space.comparable(log_prob, x))
 
 
 def _rows(config, info):
@@ -200,7 +216,7 @@ def _held_out(config, size, required):
     except ValueError as error:
         if required:
             raise
-        logging.warning("The output has no quantiles, because the held-out data cannot be loaded: %s", error)
+        logging.warning("The output has no p-values, because the held-out data cannot be loaded: %s", error)
         return None, None
 
 

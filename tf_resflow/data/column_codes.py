@@ -62,6 +62,9 @@ class ColumnCodes:
 
     - "number": floats.
     - "whole": integers, and floats that are all integers.
+    - a set of atoms, such as {0.0}: numbers of which some values have a large share, such as rainfall. A value is
+      an atom if it holds at least 5 % of the rows and is five times as frequent as any other value. Whole numbers
+      need no atoms if their range is less than 100.
     - a number: the step of a grid, such as 0.1. No type implies this kind.
     - "category": booleans, text and categories. The most frequent level has the number 0.
     - a list: the levels of an ordered column, lowest first.
@@ -79,7 +82,8 @@ class ColumnCodes:
       columns: the `Column` objects.
       kinds: the kind of each column by name, in the form of the argument.
       size: number of columns.
-      is_discrete: `[size]`, whether a column has cells.
+      is_discrete: `[size]`, whether all values of a column have cells.
+      has_cells: `[size]`, whether some values have cells: in discrete columns, and in columns with atoms.
       offsets: `[size]`, the offsets that are subtracted from the values.
 
     Raises:
@@ -98,18 +102,22 @@ class ColumnCodes:
         self.columns, self.size = columns, len(columns)
         self.kinds = {column.name: column.kind for column in columns}
         self.is_discrete = np.array([column.is_discrete for column in columns], bool)
+        self.has_cells = self.is_discrete | np.array([len(column.atoms) > 0 for column in columns], bool)
         self.offsets = np.array([float(column.offset) for column in columns])
 
     @functools.cached_property
     def cells(self) -> "Cells | None":
-        """The cells of the discrete columns, or None if there are none."""
+        """The cells of the columns, or None if there are none."""
         from tf_resflow.models.dequantization import Cells  # imports TensorFlow
 
-        if not self.is_discrete.any():
+        if not self.has_cells.any():
             return None
         first, step = [float(c.first - c.offset) for c in self.columns], [c.step for c in self.columns]
         num = [c.num if c.num <= MOST_LEVELS else math.inf for c in self.columns]
-        return Cells(*(np.where(self.is_discrete, part, 0.0) for part in (first, step, num)))
+        first, step, num = (np.where(self.is_discrete, part, 0.0) for part in (first, step, num))
+        columns = enumerate(self.columns)
+        atoms = [(i, float(value - c.offset), *rest) for i, c in columns for value, *rest in c.atoms]
+        return Cells(first, step, num, np.reshape(atoms, [-1, 4]))
 
     @classmethod
     def of_columns(cls, columns: Sequence[Column]) -> "ColumnCodes":

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import special
 
 from tf_resflow.extras import LazyPackage
+from tf_resflow.plurals import shortened
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -23,9 +24,12 @@ MOST_LEVELS = 100
 EXACT = 2**53
 """Float64 represents every whole number up to this magnitude exactly."""
 
+_LEAST_SHARE, _LEAST_RATIO = 0.05, 5  # of an atom: share of the rows, and ratio to the most frequent other value
+_MOST_ATOMS, _LEAST_OTHERS = 3, 5  # of a column: number of atoms, and of other values
 _SIGNIFICANT = 15  # significant digits of grid values
 _RESOLUTION = 1e-4  # largest float32 spacing that needs no offset, in standard deviations or grid steps
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
+_UNITS = (3_600_000_000, 60_000_000, 1_000_000, 1000, 1)  # resolutions of times: hours to microseconds
 _OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # names in the data.json of earlier versions
 
 
@@ -46,6 +50,7 @@ class Column(abc.ABC):
       is_discrete: whether values have cells.
       levels: the values numbered from 0, if the numbers stand for levels.
       start: the time with the number 0, in a column of times.
+      atoms: rows (value, width of the cell, end) as in `tf_resflow.models.Cells`, in a column of numbers.
     """
 
     name: Any
@@ -56,7 +61,7 @@ class Column(abc.ABC):
     impossible: ClassVar[Any] = None
     kind: ClassVar[Any] = None
     levels = start = None
-    is_discrete, first, step, num, offset = True, 0, 1.0, 0, 0
+    is_discrete, first, step, num, offset, atoms = True, 0, 1.0, 0, 0, ()
 
     @classmethod
     @abc.abstractmethod
@@ -113,23 +118,29 @@ class _Number(Column):
     low: float = -math.inf
     high: float = math.inf
     offset: Any = 0
+    atoms: Any = ()
+    decimals: int | None = None
 
     words = ("number",)
-    json_name = kind = "number"
+    json_name = "number"
     is_discrete = False
     impossible = "outside the bounds"
 
     @classmethod
     def detect(cls, column):
-        return "number" if _is_number(column.dtype) else None
+        return _frequent_values(_numbers(column)[0]) or "number" if _is_number(column.dtype) else None
 
     @classmethod
     def fit(cls, name, column, kind, bounds=None):
         x = _check(name, column, *_numbers(column))
         if bounds is None:
-            return cls(name, x.dtype, offset=_offset(x))
+            return cls(name, x.dtype, offset=_offset(x), atoms=_atoms(name, x, kind), decimals=_decimals(x))
         low, high = bounds
         return cls(name, x.dtype, -math.inf if low is None else low, math.inf if high is None else high)
+
+    @property
+    def kind(self):
+        return {value for value, *_ in self.atoms} or self.json_name
 
     def encode(self, column, date_format=None):
         x, faults = _numbers(column)
@@ -159,7 +170,13 @@ class _Number(Column):
             return _integers(np.round(x), self.offset, dtype, least, most)
         kind = dtype.type
         low, high = np.nextafter(kind(self.low), kind(np.inf)), np.nextafter(kind(self.high), kind(-np.inf))
-        return np.clip((x + self.offset).astype(dtype), low, high)
+        values = x + self.offset if self.decimals is None else np.round(x + self.offset, self.decimals)
+        for value, *_ in self.atoms:
+            values = np.where(np.float32(x) == np.float32(value - self.offset), value, values)
+        return np.clip(values.astype(dtype), low, high)
+
+    def description(self):
+        return f"a probability at {shortened(map(in_words, self.kind))}, a density elsewhere" if self.atoms else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +187,7 @@ class _Grid(Column):
     step: Any = None
     num: Any = None
     offset: Any = 0
+    atoms: Any = ()
 
     words = ("whole",)
     json_name = "whole"
@@ -178,9 +196,10 @@ class _Grid(Column):
     def detect(cls, column):
         if not _is_number(column.dtype):
             return None
-        x = _minus(_numbers(column)[0])
-        is_whole = column.dtype.kind in "iu" or np.all((x == np.round(x)) & (np.abs(x) <= EXACT))
-        return "whole" if is_whole else None
+        x = _minus(numbers := _numbers(column)[0])
+        if column.dtype.kind not in "iu" and not np.all((x == np.round(x)) & (np.abs(x) <= EXACT)):
+            return None
+        return (_frequent_values(numbers) if np.ptp(x) >= MOST_LEVELS else None) or "whole"
 
     @classmethod
     def takes(cls, kind):
@@ -189,7 +208,8 @@ class _Grid(Column):
 
     @classmethod
     def fit(cls, name, column, kind):
-        step = 1 if kind == "whole" else int(kind) if kind == int(kind) else float(kind)
+        is_whole = not isinstance(kind, (int, float))
+        step = 1 if is_whole else int(kind) if kind == int(kind) else float(kind)
         x = _check(name, column, *_numbers(column))
         first = _smallest(x)
         if isinstance(step, int) and first == int(first):
@@ -197,11 +217,12 @@ class _Grid(Column):
         else:
             first = float(_rounded(step * round(first / step), step))
         num = int(np.round(_minus(x, first).max() / step)) + 1
-        return cls(name, x.dtype, first, step, num, first if _offset(x, step) else 0)
+        offset = first if _offset(x, step) else 0
+        return cls(name, x.dtype, first, step, num, offset, _atoms(name, x, kind, step))
 
     @property
     def kind(self):
-        return "whole" if self.step == 1 else self.step
+        return {value for value, *_ in self.atoms} or ("whole" if self.step == 1 else self.step)
 
     @property
     def impossible(self):
@@ -245,6 +266,7 @@ class _Time(Column):
 
     start: Any = None
     num: int = 0
+    resolution: int = 1000  # in microseconds, a divisor of an hour
 
     words = ("date", "day")
     json_name = "date"
@@ -262,7 +284,8 @@ class _Time(Column):
     def fit(cls, name, column, kind):
         times = _check(name, column, *_times(column, _zone(column.dtype) if kind == "day" else "UTC"))
         num = math.floor((times.max() - times.min()) / _DAY) + 1 if kind == "day" else 0
-        return cls(name, column.dtype, times.min(), num)
+        step = np.gcd.reduce((times - times.astype("M8[D]")).astype(int))
+        return cls(name, column.dtype, times.min(), num, next(unit for unit in _UNITS if step % unit == 0))
 
     @property
     def kind(self):
@@ -273,11 +296,11 @@ class _Time(Column):
         return self.num > 0
 
     def to_json(self):
-        return {"start": str(self.start), "num": self.num}
+        return super().to_json() | {"start": str(self.start)}
 
     @classmethod
     def from_json(cls, name, dtype, settings):
-        return cls(name, dtype, np.datetime64(settings["start"]).astype(_TIME), settings["num"])
+        return cls(name, dtype, **{**settings, "start": np.datetime64(settings["start"]).astype(_TIME)})
 
     def encode(self, column, date_format=None):
         times, faults = _times(column, _zone(self.dtype) if self.num else "UTC", date_format)
@@ -288,7 +311,9 @@ class _Time(Column):
 
     def decode(self, numbers):
         days = self._cell(numbers) if self.num else numbers
-        times = pandas.DatetimeIndex(self.start + np.round(days * 86400e3).astype("timedelta64[ms]"))
+        midnight = self.start.astype("M8[D]").astype(_TIME)
+        units = np.round(((self.start - midnight) / _DAY + days) * (86400e6 / self.resolution)).astype(int)
+        times = pandas.DatetimeIndex(midnight + units * np.timedelta64(self.resolution, "us"))
         zone = _zone(self.dtype) if self.num else "UTC"
         return times.tz_localize(zone, ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
 
@@ -379,12 +404,16 @@ def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None =
     if kind is None:
         detected = (cls.detect(present) for cls in _CLASSES)
         kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
-    cls = next((cls for cls in _CLASSES if cls.takes(kind)), None)
+    if isinstance(kind, (set, frozenset)):
+        cls: Any = _Grid if _Grid.detect(present) else _Number
+    else:
+        cls = next((cls for cls in _CLASSES if cls.takes(kind)), None)
     if cls is None or (bounds is not None and cls is not _Number):
         words = ", ".join(word for cls in _CLASSES for word in cls.words)
         raise ValueError(
             f"Column {name!r} has the kind {kind!r} and the bounds {bounds}. A kind must be one of {words}, the "
-            "step of a grid such as 0.1, or a list of levels. Only the kind 'number' can have bounds."
+            "step of a grid such as 0.1, a list of levels, or a set of atoms such as {0.0}. Only the kind 'number' "
+            "can have bounds."
         )
     fitted = cls.fit(name, present, kind) if bounds is None else _Number.fit(name, present, kind, bounds)
     levels: Any = fitted.levels or ()
@@ -466,6 +495,37 @@ def _offset(numbers, step=0.0):
     return round(origin + x.mean(), digits)
 
 
+def _frequent_values(numbers):
+    """Returns the set of values that are far more frequent than all other values, such as 0 in rainfall."""
+    counts = numbers.value_counts()
+    for num in range(min(_MOST_ATOMS, len(counts) - _LEAST_OTHERS), 0, -1):
+        least, most = counts.iloc[num - 1], counts.iloc[num]
+        if least >= max(_LEAST_SHARE * len(numbers), _LEAST_RATIO * most):
+            return set(counts.index[:num].tolist())
+    return set()
+
+
+def _atoms(name, numbers, kind, step=0.0):
+    """Returns a row of `Column.atoms` for each value of a kind that is a set."""
+    if not isinstance(kind, (set, frozenset)):
+        return ()
+    x = _minus(numbers, origin := _smallest(numbers))
+    places = np.array([float(value - origin) for value in sorted(kind)])
+    shares, others = np.mean(x == places[:, np.newaxis], axis=1), x[~np.isin(x, places)]
+    if not len(others):
+        raise ValueError(f"Column {name!r}: all values are atoms. Choose the kind 'category'.")
+    widths = np.maximum(shares, 1 / len(x)) / (1 - shares.sum()) * (others.std() or 1.0)
+    ends = np.where(places <= x.min(), -1, np.where(places >= x.max(), 1, 0))
+    return [*zip(sorted(kind), np.maximum(widths, step).tolist(), ends.tolist(), strict=True)]
+
+
+def _decimals(numbers):
+    """Returns the number of decimals that all numbers have at most, or None if they have more than six."""
+    x, dtype = numbers.to_numpy(np.float64, na_value=np.nan), _numpy_dtype(numbers.dtype)
+    rounding = 4 * np.finfo(dtype if dtype.kind == "f" else np.float64).eps * np.abs(x)
+    return next((num for num in range(7) if np.all(np.abs(np.round(x, num) - x) <= rounding)), None)
+
+
 def _integers(values, origin, dtype, least=-math.inf, most=math.inf):
     """Returns `origin + values` as integers, clipped to the range of the type and to the limits."""
     limits = np.iinfo(dtype)
@@ -504,8 +564,13 @@ def is_text(kind: Any) -> bool:
 
 def kinds_in_words(kinds: Mapping[Any, Any]) -> str:
     """Formats the kinds of columns as the field `data.kinds` of a config."""
-    words = {name: " < ".join(map(in_words, k)) if isinstance(k, list) else k for name, k in kinds.items()}
-    return "; ".join(f"{name}: {kind}" for name, kind in words.items())
+
+    def words(kind):
+        if isinstance(kind, set):
+            return f"{{{', '.join(map(in_words, sorted(kind)))}}}"
+        return " < ".join(map(in_words, kind)) if isinstance(kind, list) else kind
+
+    return "; ".join(f"{name}: {words(kind)}" for name, kind in kinds.items())
 
 
 def kinds_from_words(text: str) -> dict[str, Any]:
@@ -517,8 +582,11 @@ def kinds_from_words(text: str) -> dict[str, Any]:
         if not colon or not all(words):
             raise ValueError(
                 f"data.kinds = {text!r} is malformed. Write it like 'wind: number; temp: 0.1; rooms: whole; "
-                "code: category; size: S < M < L'."
+                "code: category; size: S < M < L; rain: {0}'."
             )
+        if kind.strip().startswith("{"):
+            found[name.strip()] = {float(value) for value in kind.strip(" {}").split(",")}
+            continue
         if len(words) == 1:
             with contextlib.suppress(ValueError):
                 words = [float(words[0])]

@@ -41,13 +41,15 @@ class Columns:
 
     Each column becomes one coordinate, and its type or `kinds` implies how; see `ColumnCodes`. A number with
     `bounds` (a, b) becomes \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum. A discrete value (a whole number, a
-    value on a grid, a day, a level) becomes a cell, one step wide. Numbers that a Yeo-Johnson transform brings
+    value on a grid, a day, a level) becomes a cell, one step wide. An atom becomes a wide cell, see
+    `tf_resflow.models.Cells`. Numbers that a Yeo-Johnson transform brings
     closer to a normal distribution are transformed. All coordinates are standardized.
 
     The log-density of a row is \\(\log p(x) = \log E_u\, p(z + w u) + \mathrm{log\_scale}\\). Here z is its vector,
-    w are the widths of its cells, and u is uniform in [0, 1) in the discrete coordinates. The result is a
-    probability in the discrete columns, and a density in the units of the other columns. A value that cannot occur
-    (an unknown level, 2.5 in a column of whole numbers, a number outside its bounds) has probability 0.
+    w are the widths of its cells, and u is uniform in [0, 1) in the coordinates with cells. The result is a
+    probability in the discrete columns and at atoms, and a density in the units of the columns elsewhere. A value
+    that cannot occur (an unknown level, 2.5 in a column of whole numbers, a number outside its bounds) has
+    probability 0.
 
     Levels, and grids of at most 100 values, have a first and a last cell. These include everything beyond them,
     both in scores and in samples, so the probabilities of all values add up to one.
@@ -73,7 +75,8 @@ class Columns:
     Attributes:
       kinds: the kind of each column by name, in the form of the argument.
       size: number of coordinates.
-      is_discrete: `[size]`, whether a coordinate has cells.
+      has_cells: `[size]`, whether some values of a coordinate have cells.
+      has_levels: `[size]`, whether the values of a coordinate are levels.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
@@ -81,50 +84,66 @@ class Columns:
 
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: Mapping[Any, Bounds] | None = None):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
-        self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
-        centers = self._places(table)[0] + 0.5 * self.is_discrete
-        deviation = np.sqrt(np.nanvar(centers, axis=0) + self.is_discrete / 12)
-        varies = self.is_discrete | (np.nanmax(centers, axis=0) > np.nanmin(centers, axis=0))
-        self._mean, self._scale = np.nanmean(centers, axis=0), np.where(varies, deviation, 1.0)
-        self._powers = _Powers((centers - self._mean) / self._scale, [not labels for labels in self._codes.labels])
-        self._warn(table)
+        self.kinds, self.size, self.has_cells = self._codes.kinds, self._codes.size, self._codes.has_cells
+        lower, widths, _, _ = self._placed(table)
+        x = lower + widths * evenly_spread(len(table))
+        varies = np.nanmax(x, axis=0) > np.nanmin(x, axis=0)
+        self._mean, self._scale = np.nanmean(x, axis=0), np.where(varies, np.nanstd(x, axis=0), 1.0)
+        self.has_levels = np.array([labels is not None for labels in self._codes.labels], bool)
+        self._powers = _Powers((x - self._mean) / self._scale, ~self.has_levels)
+        self._warn(self.encode(table).values)
 
     def encode(self, table: Any) -> Encoded:
         """Encodes the rows of a table that has the columns of the fit, in any order."""
-        places, rows = self._places(table)
-        lower, log_slopes = self._powers.transform((places - self._mean) / self._scale)
-        upper, _ = self._powers.transform((places + self.is_discrete - self._mean) / self._scale)
-        widths = np.where(self.is_discrete, upper - lower, 0.0)
-        log_widths = np.log(np.where(widths > 0, widths, 1.0))
-        log_slopes = np.where(self.is_discrete, log_widths, log_slopes - np.log(self._scale))
-        log_scale = rows.log_slopes + np.where(np.isnan(places), 0.0, log_slopes).sum(axis=1)
-        ends = places == np.reshape([column.ends for column in self._codes.columns], [-1, 2]).T[:, np.newaxis]
-        return Encoded(lower, widths, ends & self.is_discrete, log_scale, rows.known.all(axis=1))
+        lower, widths, ends, rows = self._placed(table)
+        values, log_slopes = self._powers.transform((lower - self._mean) / self._scale)
+        upper, _ = self._powers.transform((lower + widths - self._mean) / self._scale)
+        own_widths = np.where(widths > 0, upper - values, 0.0)
+        log_widths = np.log(np.where(own_widths > 0, own_widths, 1.0))
+        log_slopes = np.where(widths > 0, log_widths, log_slopes - np.log(self._scale))
+        log_scale = rows.log_slopes + np.where(np.isnan(lower), 0.0, log_slopes).sum(axis=1)
+        return Encoded(values, own_widths, ends, log_scale, rows.known.all(axis=1))
 
     def decode(self, values: np.ndarray) -> Any:
         """Returns a `pandas.DataFrame` of the rows of vectors, with the column types and order of the fit."""
-        places = self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean
-        first, step = self._grid
-        return self._codes.decode(np.where(self.is_discrete, first + step * np.floor(places), places))
+        from tf_resflow.models.dequantization import quantize_in_cells  # imports TensorFlow
 
-    @property
-    def _grid(self):
-        """The first values and the steps of the discrete coordinates."""
+        numbers, cells = (
+            self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean,
+            self._codes.cells,
+        )
+        return self._codes.decode(numbers if cells is None else quantize_in_cells(numbers, cells).numpy())
+
+    def log_atom_widths(self, table: Any) -> np.ndarray:
+        """Returns the sum of the log-widths of the atoms of each row; see `tf_resflow.models.Cells`."""
+        from tf_resflow.models.dequantization import log_atom_widths  # imports TensorFlow
+
         cells = self._codes.cells
-        return (0.0, 1.0) if cells is None else (cells.first, np.where(self.is_discrete, cells.step, 1.0))
+        if cells is None or not len(cells.atoms):
+            return np.zeros(len(table))
+        return log_atom_widths(self._codes.encode(table).values, cells).numpy()
 
-    def _places(self, table):
-        """Returns the rows as vectors, with cell numbers 0, 1, ... for discrete values, and the `EncodedRows`."""
-        rows, (first, step) = self._codes.encode(table), self._grid
+    def _placed(self, table):
+        """Returns the lower edges and widths of the cells of rows, which cells are ends, and the `EncodedRows`."""
+        from tf_resflow.models.dequantization import cell_edges  # imports TensorFlow
+
+        rows, cells = self._codes.encode(table), self._codes.cells
         if unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1)).tolist():
             raise ValueError(
                 f"Row {unread[0] + 1}, {rows.reasons[unread[0]]}. {len(unread):,} of {len(table):,} rows have such "
                 "values. Correct them, or leave out these rows."
             )
-        return np.where(self.is_discrete, np.round((rows.values - first) / step), rows.values), rows
+        x = rows.values
+        if cells is None:
+            return x, np.zeros_like(x), np.zeros([2, *x.shape], bool), rows
+        lower, widths, ends = cell_edges(x, cells)
+        numbers = np.round((x - cells.first) / np.where(cells.step > 0, cells.step, np.inf))
+        limits = np.reshape([column.ends for column in self._codes.columns], [-1, 2]).T[:, np.newaxis]
+        ends = np.array(ends) | ((numbers == limits) & (cells.step > 0))  # including the limits of integer types
+        return lower.numpy(), widths.numpy(), ends, rows
 
-    def _warn(self, table):
-        values, names = self.encode(table).values, np.array(list(self.kinds), object)
+    def _warn(self, values):
+        names = np.array(list(self.kinds), object)
         varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
         if not varies.all():
             constant = shortened(names[~varies])
@@ -181,6 +200,11 @@ class _Powers:
         t += (y - inside) / np.exp(_yeo_johnson(t, self._lambdas)[1])
         values[:, self._places] = t * self._unit + self._median
         return values
+
+
+def evenly_spread(num: int) -> np.ndarray:
+    """Returns points in the unit interval, `[num, 1]`, of which any consecutive ones are spread evenly."""
+    return (np.arange(num) * (math.sqrt(5) - 1) / 2 % 1)[:, np.newaxis]
 
 
 def _yeo_johnson(t, lambdas):

@@ -31,7 +31,7 @@ FIELDS = {
     "key": "",
     "columns": "",
     "condition_columns": "",
-    "kinds": "",  # such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L"
+    "kinds": "",  # such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L; rain: {0}"
     "missing": Field("error", one_of("error", "drop")),
     "read_options": dict.fromkeys(_READ_OPTIONS.split(), object),
     "validation_fraction": 0.1,
@@ -53,7 +53,8 @@ def default_config(**fields: Any) -> Any:
     - TensorFlow Datasets: `data_dir`, `download`, `split_train`, `split_validation` and `split_test`. If `data_dir`
       or `split_validation` is "", TFDS's default applies. See `load_tfds_images`.
     - Tables: `columns` and `condition_columns`, names or numbers from 1, separated by commas ("" for all and for
-      none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L"; `missing`
+      none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L; rain:
+      {0}"; `missing`
       and `read_options`. See `load_tabular`.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held out for

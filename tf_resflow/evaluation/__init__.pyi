@@ -8,7 +8,7 @@ from .posterior import ImportanceCheck, c2st, calibration_ranks, coverage_levels
 from .reconstruction import reconstruct
 from .sample_files import image_grid
 from .sampling import draw_samples, interpolate_corners, interpolate_pairs
-from .scores import LogLikelihood, quantiles
+from .scores import LogLikelihood, p_values
 
 __all__ = [
     "EstimatorNoise",
@@ -33,7 +33,7 @@ __all__ = [
     "lipschitz_certificate",
     "log_prob_by_class",
     "plan_likelihood",
-    "quantiles",
+    "p_values",
     "rank_figure",
     "reconstruct",
 ]

@@ -1,4 +1,4 @@
-"""Scores data sets: log-likelihoods, quantiles, and the accuracy and calibration of classifiers."""
+"""Scores data sets: log-likelihoods, p-values, and the accuracy and calibration of classifiers."""
 
 import functools
 import math
@@ -173,29 +173,40 @@ def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, flo
     }
 
 
-def quantiles(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    """Returns, for each score, the fraction of reference scores `[num]` that are lower; ties count one half.
+def p_values(scores: ArrayLike, reference: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    r"""Returns the conformal p-value of each score: the share of a reference that is at most as large.
 
-    If the reference contains the log-likelihoods of held-out data, the quantile of another example of the same data
-    is uniform in [0, 1], and a quantile of at most 0.01 is significant at the level 0.01.
+    A score s has the p-value \\((1 + |\{i : r_i \le s\}|) / (n + 1)\\) among n reference scores r. If the
+    reference contains the log-likelihoods of held-out data, a fresh example of the same data has a p-value of at
+    most t with a probability of at most t. The smallest p-value is 1 / (n + 1).
 
     ```python
     import tf_resflow as resflow
-    print(resflow.evaluation.quantiles([-9.0, 2.5], [1.0, 2.0, 3.0, 4.0]))
-    # [0.  0.5]
+    print(resflow.evaluation.p_values([-9.0, 2.5], [1.0, 2.0, 3.0, 4.0]))
+    # [0.2 0.6]
     ```
+
+    Args:
+      scores: scores of any shape. The p-value of NaN is NaN.
+      reference: `[n]`.
+      weights: `[n]`, weights of the reference. The score itself has their mean as its weight.
 
     Raises:
       ValueError: if the reference is empty, contains NaN, or is not one-dimensional.
 
     References:
+      Bates et al., Testing for outliers with conformal p-values, 2023, equation 1.
       Nalisnick et al., "Do deep generative models know what they don't know?" (2019).
     """
-    reference = np.sort(np.asarray(reference, np.float64))
-    if reference.ndim != 1 or not reference.size or np.isnan(reference[-1]):
+    reference = np.asarray(reference, np.float64)
+    if reference.ndim != 1 or not reference.size or np.isnan(reference).any():
         raise ValueError(f"reference={reference} must be an array of scores [num], not empty and without NaN.")
-    ranks = [np.searchsorted(reference, scores, side) for side in ("left", "right")]
-    return np.where(np.isnan(scores), np.nan, np.sum(ranks, axis=0) / (2 * len(reference)))
+    weights = np.ones(len(reference)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(reference)
+    below = np.append(0.0, np.cumsum(weights[order] / weights.mean()))[
+        np.searchsorted(reference[order], scores, "right")
+    ]
+    return np.where(np.isnan(scores), np.nan, (1 + below) / (1 + len(reference)))
 
 
 class PerExample:

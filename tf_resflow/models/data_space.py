@@ -23,10 +23,10 @@ class DataSpace:
 
     Integers x become \\(z = (x + u) / L\\), with noise u that is uniform or from a `Dequantizer`. Continuous data
     do not change. In training, discrete coordinates of vectors become \\(z = x + w (u - 1/2)\\), where w is the
-    width of their cells. P(x) is the integral of p over the cell of x: a probability in the discrete coordinates
-    and a density in the others. The first and the last cell of a coordinate extend to infinity, so the
-    probabilities of all values in the range add up to one. A value outside the range has the probability of its
-    own cell, which is a part of the first or the last cell.
+    width of their cells; for atoms, see `Cells`. P(x) is the integral of p over the cell of x: a probability in the
+    discrete coordinates and a density in the others. The first and the last cell of a coordinate extend to
+    infinity, so the probabilities of all values in the range add up to one. A value outside the range has the
+    probability of its own cell, which is a part of the first or the last cell.
 
     Args:
       levels: L, the number of integer values; None for continuous data.
@@ -66,7 +66,8 @@ class DataSpace:
             self.unit, self.nats_per_unit, self.inverse_atol, self.dequantization = "nats", 1.0, 0.0, None
             self.unseen = _DEVIATION_FRACTION
             if self.cells is not None:
-                self.dequantization, self.log_num_cells = "uniform", -self.cells.log_volume
+                self.dequantization = "uniform"
+                self.log_num_cells = -float(np.log(self.cells.step[self.cells.step > 0]).sum())
         else:
             self.unit, self.nats_per_unit = "bits_per_dim", self.num_dimensions * math.log(2.0)
             self.inverse_atol = self.unseen = _LEVEL_FRACTION / levels
@@ -124,9 +125,18 @@ class DataSpace:
             log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(width)
         return tf.identity(tf.cast(z, self._dtype)), log_q  # a new tensor, which no bijector has cached
 
+    def comparable(self, log_prob: TensorLike, x: TensorLike) -> TensorLike:
+        """Returns log-likelihoods divided by the widths of the atoms in x, so that their ranking has no units."""
+        if self.cells is None or not len(self.cells.atoms):
+            return log_prob
+        return log_prob - tf.cast(dequantization.log_atom_widths(x, self.cells), tf.as_dtype(log_prob.dtype))
+
     def centers(self, x: TensorLike) -> tf.Tensor:
-        """Converts data to the flow's input space without noise: integers become the centers of their cells."""
+        """Converts data to the flow's input space without noise: values become the centers of their cells."""
         x = tf.cast(self.checked(x), self._dtype)
+        if self.cells is not None:
+            lower, widths, _ = dequantization.cell_edges(x, self.cells)
+            return lower + widths / 2
         return x if self.levels is None else (x + 0.5) / self.levels
 
     def checked(self, x: TensorLike) -> tf.Tensor:
@@ -144,10 +154,15 @@ class DataSpace:
 
 def _checked_cells(cells, event_shape, levels):
     cells = Cells(*(np.asarray(part, np.float64) for part in cells))
-    fits = levels is None and len(event_shape) == 1 and all(part.shape == event_shape for part in cells)
-    if not (fits and np.all(cells.step >= 0) and np.all(cells.num[cells.step > 0] >= 1)):
+    cells = cells._replace(atoms=cells.atoms.reshape(-1, 4))
+    fits = levels is None and len(event_shape) == 1 and all(part.shape == event_shape for part in cells[:3])
+    has_places = (
+        fits and np.isin(cells.atoms[:, 0], np.arange(*event_shape)).all() and np.all(cells.atoms[:, 2] > 0)
+    )
+    if not (has_places and np.all(cells.step >= 0) and np.all(cells.num[cells.step > 0] >= 1)):
         raise ValueError(
             f"Got {cells} and levels={levels}. Cells need vectors without levels, and three arrays of shape "
-            f"{event_shape}: first values, steps of at least 0, and at least one cell for each positive step."
+            f"{event_shape}: first values, steps of at least 0, and at least one cell for each positive step. Each "
+            "row of atoms is an index of a coordinate, a value, a positive width, and -1, 0 or 1."
         )
     return cells

@@ -17,21 +17,32 @@ _BEYOND = ((0.5, 0.75), (1.5, 0.25))  # of each component: mean number of coordi
 
 
 class Cells(NamedTuple):
-    r"""The cells of the discrete coordinates of vectors, as three arrays `[size]`.
+    r"""The cells of the coordinates of vectors.
 
-    The values of a coordinate are \\(first + k \cdot step\\), \\(k = 0, \dots, num - 1\\), each at the center of
-    its cell. Continuous coordinates have step 0. Unbounded coordinates have infinite `num`, and cells on both sides
-    of `first`.
+    The values of a discrete coordinate are \\(first + k \cdot step\\), \\(k = 0, \dots, num - 1\\), each at the
+    center of its cell. Continuous coordinates have step 0. Unbounded coordinates have infinite `num`, and cells on
+    both sides of `first`.
+
+    An atom is a value with a large probability, such as 0 in a column of rainfall. The input space of a flow has a
+    wide cell for it: all larger values of the coordinate are moved up by the width minus the step.
+
+    Attributes:
+      first: `[size]`, the smallest value of each discrete coordinate.
+      step: `[size]`, the width of its cells.
+      num: `[size]`, their number.
+      atoms: `[num_atoms, 4]`. Each row has the index of a coordinate, the value of the atom, the width of its cell,
+        and -1 if no value is smaller, 1 if none is larger, otherwise 0. The outermost cells extend to infinity.
     """
 
     first: np.ndarray
     step: np.ndarray
     num: np.ndarray
+    atoms: np.ndarray = np.zeros([0, 4])
 
     @property
-    def log_volume(self) -> float:
-        """The logarithm of the volume of a cell in the discrete coordinates."""
-        return float(np.log(self.step[self.step > 0]).sum())
+    def has_cells(self) -> np.ndarray:
+        """Whether some values of a coordinate have cells, `[size]`."""
+        return (self.step > 0) | np.isin(np.arange(len(self.step)), self.atoms[:, 0])
 
 
 def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = None) -> tf.Tensor:
@@ -119,15 +130,49 @@ def dequantize_in_cells(
     Returns:
       z, and log q(z) for each row, which is infinite if a value is off the grid and thus has probability 0.
     """
-    first, step, number = _numbers(x, cells)
+    lower, widths, ends = cell_edges(x, cells)
     if point_sets is None:
         y, log_q = random_uniform(tf.shape(x), seed, x.dtype) - 0.5, 0.0
     else:
-        last = tf.constant(cells.num - 1, x.dtype)
-        ends = [(step > 0) & (last < math.inf) & tf.equal(number, end) for end in (0.0, last)]
         y, log_q = place_with_tails(_shifted_points(x, cells, seed, *point_sets, common), ends)
-    log_q = tf.where(tf.reduce_all(on_grid(x, cells), axis=-1), log_q - cells.log_volume, math.inf)
-    return tf.where(step > 0, first + step * (number + y), x), log_q
+    log_q -= tf.reduce_sum(tf.math.log(tf.where(widths > 0, widths, 1.0)), axis=-1)
+    log_q = tf.where(tf.reduce_all(on_grid(x, cells), axis=-1), log_q, math.inf)
+    return lower + widths * (y + 0.5), log_q
+
+
+def cell_edges(x: TensorLike, cells: Cells) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    """Returns the lower edges and the widths of the cells of vectors `[rows, size]`, and which cells are ends.
+
+    A value without a cell has the width 0. The ends are two bool tensors: whether a cell is the first one, and
+    whether it is the last one.
+    """
+    x = tf.convert_to_tensor(x)
+    first, step, number = _numbers(x, cells)
+    last = tf.constant(cells.num - 1, x.dtype)
+    lower, widths = tf.where(step > 0, first + step * (number - 0.5), x), tf.zeros_like(x) + step
+    ends = [(step > 0) & (last < math.inf) & tf.equal(number, end) for end in (0.0, last)]
+    if len(cells.atoms):
+        places, values, growth, *_ = _atoms(cells, x.dtype)
+        distance, nearest = tf.gather(x, places, axis=1) - values, tf.gather(step, places) / 4
+        is_atom = tf.abs(distance) <= nearest  # equal, in a continuous coordinate
+        own = tf.one_hot(places, len(cells.step), dtype=x.dtype)
+        lower += tf.cast(distance > nearest, x.dtype) * growth @ own
+        widths += tf.cast(is_atom, x.dtype) * growth @ own
+        for side, sign in enumerate((-1, 1)):
+            ends[side] |= tf.cast(is_atom & (cells.atoms[:, 3] == sign), x.dtype) @ own > 0
+    return lower, widths, ends
+
+
+def log_atom_widths(x: TensorLike, cells: Cells) -> tf.Tensor:
+    """Returns the sum of the logarithms of the widths of the atoms in each row of x `[rows, size]`.
+
+    The probability of an atom divided by its width is comparable to the density of the other values. Without this,
+    the ranking of rows would depend on the units of the columns.
+    """
+    x = tf.convert_to_tensor(x)
+    places, values, *_ = _atoms(cells, x.dtype)
+    is_atom = tf.abs(tf.gather(x, places, axis=1) - values) <= cells.step[places] / 4
+    return tf.reduce_sum(tf.where(is_atom, tf.constant(np.log(cells.atoms[:, 2]), x.dtype), 0.0), axis=1)
 
 
 def on_grid(x: tf.Tensor, cells: Cells, offsets: TensorLike = 0.0) -> tf.Tensor:
@@ -146,7 +191,7 @@ def on_grid(x: tf.Tensor, cells: Cells, offsets: TensorLike = 0.0) -> tf.Tensor:
 
 
 def _shifted_points(x, cells, seed, num_sets, num_points, common):
-    places, size = np.flatnonzero(cells.step), len(cells.step) + 1
+    places, size = np.flatnonzero(cells.has_cells), len(cells.step) + 1
     points = np.zeros([num_points, size])
     points[:, [*places, -1]] = qmc.Sobol(len(places) + 1, seed=0).random(num_points)
     rows = tf.shape(x)[0] // (num_sets * num_points)
@@ -186,12 +231,30 @@ def place_with_tails(u: tf.Tensor, ends: Sequence[tf.Tensor]) -> tuple[tf.Tensor
     return y, tf.reduce_logsumexp(parts, 0)
 
 
-def quantize_in_cells(z: tf.Tensor, cells: Cells) -> tf.Tensor:
-    """Rounds values to the centers of their cells, and values outside the range to the first or last center."""
-    first, step, number = _numbers(z, cells)
+def quantize_in_cells(z: TensorLike, cells: Cells) -> tf.Tensor:
+    """Returns the values whose cells contain z. Values outside the range become the first or the last value."""
+    x = z = tf.convert_to_tensor(z)
+    is_atom = tf.zeros_like(z, tf.bool)
+    if len(cells.atoms):
+        places, values, growth, low, high = _atoms(cells, z.dtype)
+        placed, own = tf.gather(z, places, axis=1), tf.one_hot(places, len(cells.step), dtype=z.dtype)
+        is_own = tf.cast((placed >= low) & (placed < high), z.dtype)
+        is_atom, atoms = is_own @ own > 0, is_own * values @ own
+        x = tf.where(is_atom, atoms, z - tf.cast(placed >= high, z.dtype) * growth @ own)
+    first, step, number = _numbers(x, cells)
     last = tf.constant(cells.num - 1, z.dtype)
     number = tf.clip_by_value(number, tf.where(last < math.inf, 0.0, -last), last)
-    return tf.where(step > 0, first + step * number, z)
+    return tf.where((step > 0) & ~is_atom, first + step * number, x)
+
+
+def _atoms(cells, dtype):
+    """Returns the coordinates and values of the atoms, how far they move larger values, and their edges."""
+    places, values, widths, end = cells.atoms.T
+    steps = cells.step[places.astype(int)]
+    is_below = (places == places[:, np.newaxis]) & (values < values[:, np.newaxis])
+    lower = values - steps / 2 + is_below @ (widths - steps)
+    low, high = np.where(end < 0, -math.inf, lower), np.where(end > 0, math.inf, lower + widths)
+    return places.astype(int), *(tf.constant(part, dtype) for part in (values, widths - steps, low, high))
 
 
 def _numbers(z, cells):

@@ -14,7 +14,7 @@ from tf_resflow.serving.signatures import Signatures
 from tf_resflow.training.runs import Run
 from tf_resflow.version import __version__
 
-_QUANTILES = (0.001, 0.01, 0.05, 0.5)
+_P_VALUES = (0.001, 0.01, 0.05, 0.5)
 
 _DESCRIPTIONS = {
     "serving_default": "Returns the log-likelihood of each example, in nats. The random numbers are fixed, so the "
@@ -60,7 +60,7 @@ curl localhost:8501/v1/models/flow:predict -d @request.json
 
 An invalid input causes an INVALID_ARGUMENT error that states what is expected. A `condition` has one row per
 example, or one row for all examples. `signatures.json` holds the tables below in machine-readable form, the limits
-of a request, the estimator of `log_prob`, and `log_prob` at some quantiles of the held-out examples.
+of a request, the estimator of `log_prob`, and thresholds on `log_prob` for some p-values.
 {columns}
 ## Signatures
 
@@ -122,9 +122,10 @@ def describe(
             log_prob["dequantization"] = space.dequantization
         if signatures.held_out is not None:
             scores = signatures.held_out.tolist()
-            places = {q: int(q * len(scores) + 1e-9) for q in _QUANTILES}
-            quantiles = {str(q): scores[i] for q, i in places.items() if i and math.isfinite(scores[i])}
-            log_prob["held_out"] = {"num": len(scores), "quantiles": quantiles}
+            # A score below the threshold for t has a p-value of at most t.
+            places = {t: int(t * (len(scores) + 1) + 1e-9) - 1 for t in _P_VALUES}
+            thresholds = {str(t): scores[i] for t, i in places.items() if i >= 0 and math.isfinite(scores[i])}
+            log_prob["held_out"] = {"num": len(scores), "thresholds": thresholds}
         found["log_prob"] = log_prob | dict(measured or {})
     return {key: value for key, value in found.items() if value is not None}
 

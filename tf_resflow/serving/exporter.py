@@ -43,7 +43,7 @@ def export_run(
 ) -> pathlib.Path:
     """Exports the model of a run with its averaged weights, and the scores of up to 10,000 held-out examples.
 
-    If the data are missing, the export has no quantiles, and a warning is logged.
+    If the data are missing, the export has no p-values, and a warning is logged.
 
     Args:
       workdir: Directory of a run of `resflow-train`.
@@ -95,7 +95,7 @@ def export(
     The SavedModel has these signatures:
 
     - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`. With
-      `held_out`, also `quantile`, the fraction of the held-out examples that are less likely.
+      `held_out`, also `p_value`, see `tf_resflow.evaluation.p_values`.
     - `log_prob_seeded(x, seed)`: the same outputs, with random numbers drawn from `seed`
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
     - `encode(x)`: `z`; integers are encoded at the centers of their cells
@@ -212,7 +212,7 @@ def _held_out(run, data_dir, data_path):
         batches = dataset.eval_batches(config.split, config.batch_size, num, labels=bool(run.model.condition))
         return list(batches.as_numpy_iterator())
     except ValueError as error:
-        logging.warning("The export has no quantiles, because the held-out data cannot be loaded: %s", error)
+        logging.warning("The export has no p-values, because the held-out data cannot be loaded: %s", error)
         return None
 
 

@@ -27,7 +27,7 @@ class Signatures:
       has_scores: Whether a signature computes log_prob.
       plan: The `LikelihoodPlan` of log_prob.
       samples: Draws the estimates of log_prob.
-      held_out: The sorted scores of held-out examples, once `compare_with` was called.
+      held_out: The sorted, comparable scores of held-out examples, once `compare_with` was called.
       inverse_atol: The residual at which the inverse of a block stops, or 0 for the rounding error of the dtype.
     """
 
@@ -72,15 +72,16 @@ class Signatures:
         self._invert = tf.function(self._inverses, input_signature=latents, autograph=False)
 
     def compare_with(self, batches: Iterable[Any]) -> None:
-        """Scores held-out examples with the random numbers of the export, and adds quantiles to later scores."""
+        """Scores held-out examples with the random numbers of the export, and adds p-values to later scores."""
         scores = []
         for batch in batches:
             x, condition = self.model.condition.split(batch)
             arrays = {"x": x, "condition": condition, "seed": self.seed}
             tensors = [tf.cast(arrays[spec.name], spec.dtype) for spec in self._score_specs]
-            scores.append(self._score(*tensors)["log_prob"].numpy())
+            log_prob = self._score(*tensors)["log_prob"]
+            scores.append(self.model.data_space.comparable(log_prob, tensors[0]).numpy())
         self.held_out = np.sort(np.concatenate(scores))
-        evaluation.quantiles([], self.held_out)  # raises for NaN
+        evaluation.p_values([], self.held_out)  # raises for NaN
         self._score = self._shared_scores()
 
     def functions(self) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class Signatures:
         if self.model.data_space.levels is not None:
             result["bits_per_dim"] = self.model.data_space.to_loss(log_prob)
         if self.held_out is not None:
-            result["quantile"] = quantiles(log_prob, self.held_out)
+            result["p_value"] = p_values(self.model.data_space.comparable(log_prob, x), self.held_out)
         return result
 
     def _shared_scores(self):
@@ -209,20 +210,16 @@ class Signatures:
         return tf.TensorSpec(spec.shape, self._dtype if spec.dtype.is_floating else spec.dtype, spec.name)
 
 
-def quantiles(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
-    """Returns `tf_resflow.evaluation.quantiles` for a sorted reference, with operations that TFLite supports."""
+def p_values(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
+    """Returns `tf_resflow.evaluation.p_values` for a sorted reference, with operations that TFLite supports."""
     num = len(reference)
     steps = [2**k for k in reversed(range(num.bit_length()))]
     padded = tf.constant(np.append(reference, [math.inf] * (sum(steps) - num)), scores.dtype)
-
-    def count(is_before):
-        found = tf.zeros(tf.shape(scores), tf.int32)
-        for step in steps:  # binary search
-            found = tf.where(is_before(tf.gather(padded, found + step - 1), scores), found + step, found)
-        return found
-
-    ranks = tf.cast(count(tf.less) + tf.minimum(count(tf.less_equal), num), scores.dtype)
-    return tf.where(tf.equal(scores, scores), ranks / (2 * num), math.nan)
+    found = tf.zeros(tf.shape(scores), tf.int32)
+    for step in steps:  # binary search
+        found = tf.where(tf.less_equal(tf.gather(padded, found + step - 1), scores), found + step, found)
+    ranks = tf.cast(tf.minimum(found, num), scores.dtype)
+    return tf.where(tf.equal(scores, scores), (1 + ranks) / (1 + num), math.nan)
 
 
 # The following checks run inside the graph. Each function returns its checked tensor.

@@ -16,7 +16,8 @@ with extra("sklearn"):
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from tf_resflow.data.columns import Columns
+from tf_resflow.data.columns import Columns, evenly_spread
+from tf_resflow.evaluation import p_values
 from tf_resflow.models.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, is_ahead, shared_density
 from tf_resflow.plurals import counted, shortened
@@ -29,6 +30,7 @@ _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS fl
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
 _BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
+_NUM_DRAWS, _QUANTILES = 4000, (np.arange(4000) + 0.5) / 4000  # the map of samples to the margins of the fit
 _NUM_POINTS = 32  # points of the mean over cells and missing values
 
 
@@ -57,7 +59,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     The type of a column implies its kind: number, whole number, time or category (see `tf_resflow.data.Columns`).
     `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p is a probability in the discrete
-    columns and a density in the units of the other columns.
+    columns and a density in the units of the other columns. A frequent value in a column of numbers, such as 0 in
+    rainfall, is an atom: p is a probability there, and a density elsewhere.
 
     A flow learns the densities of the standardized rows with added noise, for all noise levels from 0.003 to 1.
     Held-out rows stop the training and choose the level: the largest one whose log-likelihood is within two
@@ -76,8 +79,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         them NaN; or "condition", which scores their other values, given which ones are missing.
       condition_columns: names (numbers, for an array) of columns. The density is of the others, given these.
       kinds: kinds of columns by name (by number, for an array), overriding their types:
-        `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"]}`; see
-        `tf_resflow.data.ColumnCodes`.
+        `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"],
+        "rain": {0.0}}`; see `tf_resflow.data.ColumnCodes`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
         "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
@@ -87,6 +90,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       max_steps: maximum number of training steps. By default, 15 times the square root of the number of rows up to
         900 rows, and half of the number of rows above, but at most 4,000. Twice as many for 20 or more columns.
       validation_fraction: share of the rows that each flow holds out.
+      extrapolate: whether `sample` draws from the density of `score_samples`, which includes values outside the
+        range of the fit. By default, `sample` draws at the most likely noise level, and maps the values of each
+        column of numbers or times to their distribution in the rows of the fit.
       random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
       verbose: 1 or "auto" for a progress bar of each training, 2 for one line at its end, 0 for neither.
 
@@ -115,6 +121,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _is_frame: bool
     _names: list[Any]
     _held_out: tuple[np.ndarray, np.ndarray]  # scores, each from the member that held the row out; weights
+    _conditions: np.ndarray  # of rows of the fit
+    _draws: np.ndarray | None  # quantiles of draws
 
     def __init__(
         self,
@@ -131,6 +139,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         num_members: int | None = None,
         max_steps: int | None = None,
         validation_fraction: float = 0.15,
+        extrapolate: bool = False,
         random_state: Any = None,
         verbose: Any = 0,
     ):
@@ -146,6 +155,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self.num_members = num_members
         self.max_steps = max_steps
         self.validation_fraction = validation_fraction
+        self.extrapolate = extrapolate
         self.random_state = random_state
         self.verbose = verbose
 
@@ -197,7 +207,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns the log-density of each row minus `offset_`, `[num]`; negative for outliers.
 
-        A missing value contributes the mean log-density of its column, so units do not change the ranking.
+        A missing value contributes the mean log-density of its column, and the probability of an atom is divided by
+        the width of its cell, so units do not change the ranking.
         """
         check_is_fitted(self, "offset_")
         table = self._table(X)
@@ -206,6 +217,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """Returns the conformal p-value of each row, `[num]`; see `tf_resflow.evaluation.p_values`.
+
+        It is the share of the held-out rows that are at most as likely, counting the row itself. Of new rows like
+        those of the fit, at most 1 % are expected to have a p-value of at most 0.01. The smallest p-value is
+        1 / (n + 1) for n held-out rows. Rows are compared as in `decision_function`.
+        """
+        check_is_fitted(self, "offset_")
+        table = self._table(X)
+        return p_values(self._compared(table, self._scored(table)), *self._held_out)
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
         """Draws rows with the column types, names and order of the fit, as a data frame or an array.
@@ -223,23 +245,46 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         condition = pandas.DataFrame(index=range(n_samples)) if condition is None else condition
         names = None if isinstance(condition, pandas.DataFrame) else columns
         condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
+        is_masked = np.zeros([len(condition), self._num_masked])
+        encoded = np.concatenate([is_masked, self._condition_values(condition)], axis=1)
+        values = self._drawn(encoded, rng)
+        if not self.extrapolate:
+            values = self._with_margins_of_the_fit(values)
+        table = pandas.concat([self.columns_.decode(values), condition], axis=1)[self._names]
+        return table if self._is_frame else table.to_numpy(self._dtype)
+
+    def _drawn(self, condition, rng):
+        """Draws a vector for each condition."""
         num = len(condition)
-        encoded = np.concatenate([np.zeros([num, self._num_masked]), self._condition_values(condition)], axis=1)
         member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
-        is_broad = rng.uniform(size=num) < _BROAD
-        for noise, is_chosen in ((self.noise_, ~is_broad), (MOST_NOISE, is_broad)):
+        is_broad = (rng.uniform(size=num) < _BROAD) & self.extrapolate
+        level = self.noise_ if self.extrapolate else self.noise_levels_[np.argmax(self.held_out_scores_)]
+        for noise, is_chosen in ((level, ~is_broad), (MOST_NOISE, is_broad)):
             for place, weights in enumerate(self._members):
                 is_own, seed = is_chosen & (member == place), int(rng.randint(2**31))
                 if is_own.any():
-                    values[is_own] = self._density().sample(weights, encoded[is_own], noise, seed)
-        table = pandas.concat([self.columns_.decode(values), condition], axis=1)[self._names]
-        return table if self._is_frame else table.to_numpy(self._dtype)
+                    values[is_own] = self._density().sample(weights, condition[is_own], noise, seed)
+        return values
+
+    def _with_margins_of_the_fit(self, values):
+        """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
+        if self._draws is None:
+            rng = np.random.RandomState(self._draws_seed)
+            condition = self._conditions[rng.randint(len(self._conditions), size=_NUM_DRAWS)]
+            self._draws = _quantiles(self._drawn(condition, rng), np.ones(_NUM_DRAWS))
+        values = values.copy()
+        for place in np.flatnonzero(~self.columns_.has_levels):
+            draws, rows = self._draws[:, place], self._margins[:, place]
+            margin = 1e-9 * (rows[-1] - rows[0])  # exceeds rounding errors
+            levels = np.interp(values[:, place], draws, _QUANTILES)
+            values[:, place] = np.interp(levels, _QUANTILES, rows.clip(rows[0] + margin, rows[-1] - margin))
+        return values
 
     def explain(self, X: Any) -> Any:
         """Returns which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
 
-        An entry is the increase of log p if the column had the best of its values in 16 rows of the fit. It is
-        about 0 if the column fits the others. A missing value contributes the mean log-density of its column.
+        An entry is the increase of log p if the column had the best of its values in 16 rows of the fit and its
+        atoms. It is about 0 if the column fits the others. Rows are compared as in `decision_function`.
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
@@ -313,12 +358,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             without = rows.copy()
             without[name] = rows[name].where(np.zeros(len(rows), bool))
             log_scales = self.columns_.encode(rows).log_scale - self.columns_.encode(without).log_scale
+            log_scales -= self.columns_.log_atom_widths(rows) - self.columns_.log_atom_widths(without)
             found.append(log_scales.mean() - 0.5 * math.log(2 * math.pi * math.e))
         return np.array(found)
 
     def _compared(self, table, scores):
-        """Adds the mean log-densities of missing values to scores, which makes all rows comparable."""
+        """Adds the mean log-densities of missing values to scores, which makes all rows comparable.
+
+        The probabilities of atoms are divided by their widths.
+        """
         own = table[list(self.columns_.kinds)]
+        scores = scores - self.columns_.log_atom_widths(own)
         return scores + own.isna().to_numpy()[:, self._is_masked] @ self._of_missing
 
     def _read_columns(self, table):
@@ -341,7 +391,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._reference = {}
         for name in own:
             present = table[name].dropna()
-            self._reference[name] = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
+            reference = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
+            atoms = self.kinds_[name] if isinstance(self.kinds_[name], set) else set()
+            self._reference[name] = pandas.concat([reference, present[present.isin(atoms)].drop_duplicates()])
 
     def _rows(self, table, weights=None):
         """Returns the `Rows` of a table, and `ends`, `log_scale` and `known` of its `Encoded`."""
@@ -367,6 +419,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         return values + widths / 2
 
+    def _keep_margins(self, rows, weights):
+        """Keeps what `_with_margins_of_the_fit` needs."""
+        spread = rows.values + rows.widths * evenly_spread(len(rows.values))
+        self._margins, self._draws = _quantiles(spread, weights), None
+        self._conditions = rows.condition[:: -(-len(rows.condition) // _NUM_DRAWS)].copy()
+        self._conditions[:, : self._num_masked] = 0
+
     def _density(self):
         condition_size = self._num_masked + self._condition.size
         return shared_density(self.columns_.size, condition_size, self.num_blocks, tuple(self.hidden))
@@ -374,6 +433,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _train_members(self, table, weights):
         rng, rows = check_random_state(self.random_state), self._rows(table, weights)[0]
         weights = np.ones(len(table)) if weights is None else weights
+        self._keep_margins(rows, weights)
         num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
         order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
         folds = []
@@ -395,6 +455,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             for fold, member in zip(folds, self._members, strict=True)
         ]
         self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
+        self._draws_seed = int(rng.randint(2**31))
 
     def _trained(self, fold, levels, whiten):
         """Returns the weights of a member, its scores `[levels, num]` of held-out rows, and whether it whitens."""
@@ -418,7 +479,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _scores(self, table, levels, members):
         """Returns the log-densities `[levels, num]` of rows: of means over members, cells and missing values."""
         rows, ends, log_scale, known = self._rows(table)
-        points = _points(self.columns_.is_discrete | self._is_masked)
+        points = _points(self.columns_.has_cells | self._is_masked)
         num_groups = min(len(points), -(-len(points) * len(levels) * len(table) // _AT_ONCE))
         parts: list[np.ndarray] = []
         for group in np.array_split(points, num_groups):
@@ -442,6 +503,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 def _quantile(scores, weights, level):
     """Returns the lowest score with at least this share of the weight at or below it."""
     return float(np.quantile(scores, level, weights=weights, method="inverted_cdf"))
+
+
+def _quantiles(values, weights):
+    """Returns the weighted quantiles of each column without its missing values."""
+    found = np.empty([len(_QUANTILES), values.shape[1]])
+    for place, x in enumerate(values.T):
+        order = np.argsort(x)[: np.count_nonzero(~np.isnan(x))]
+        own = weights[order]
+        found[:, place] = np.interp(_QUANTILES, (np.cumsum(own) - own / 2) / own.sum(), x[order])
+    return found
 
 
 def _points(is_drawn):

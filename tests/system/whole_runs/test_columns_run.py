@@ -86,17 +86,17 @@ def test_served_columns(whole, tmp_path, monkeypatch, capsys, caplog):
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(path)
     exec(code, {})
-    assert 0 <= eval(capsys.readouterr().out)["quantile"][0] <= 1
+    assert 0 <= eval(capsys.readouterr().out)["p_value"][0] <= 1
     held_out = described["log_prob"]["held_out"]
-    assert held_out["num"] == 40 and [*held_out["quantiles"]] == ["0.05", "0.5"]
+    assert held_out["num"] == 40 and [*held_out["thresholds"]] == ["0.05", "0.5"]
     x, c = whole.pairs("test")
     answer = served["serving_default"](x=x, condition=c)
-    for q, threshold in held_out["quantiles"].items():
-        np.testing.assert_array_equal(answer["log_prob"] < threshold, answer["quantile"] <= float(q))
-        assert abs(np.mean(answer["log_prob"] < threshold) - float(q)) < 1.01 / 40  # by rounding
+    for p_value, threshold in held_out["thresholds"].items():
+        np.testing.assert_array_equal(answer["log_prob"] < threshold, answer["p_value"] <= float(p_value))
+        assert abs(np.mean(answer["log_prob"] < threshold) - float(p_value)) < 2.01 / 40
     _, _, described, readme = whole.export(tmp_path, data_path=str(tmp_path / "away.csv"))
-    assert "The export has no quantiles, because " in caplog.text and "`quantile`" not in readme
-    assert "quantile" not in described["signatures"]["serving_default"]["outputs"]
+    assert "The export has no p-values, because " in caplog.text and "`p_value`" not in readme
+    assert "p_value" not in described["signatures"]["serving_default"]["outputs"]
 
 
 def test_a_loss_that_is_nan_names_the_part(whole):

@@ -101,9 +101,9 @@ def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypa
     run_command(score_command, whole.workdir, tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
     for found, expected in zip(seen, (x[:2], x), strict=True):
         np.testing.assert_array_equal(found, expected)
-    places = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)["quantile"]
+    places = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)["p_value"]
     sums = x.sum(axis=(1, 2, 3)).astype(int)
-    np.testing.assert_allclose(places, [np.mean((sums < s) + 0.5 * (sums == s)) for s in sums[:2]], rtol=1e-6)
+    np.testing.assert_allclose(places, [(1 + np.sum(sums <= s)) / (1 + len(sums)) for s in sums[:2]], rtol=1e-6)
 
 
 def test_served_labels(whole, tmp_path):

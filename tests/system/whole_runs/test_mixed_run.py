@@ -78,7 +78,7 @@ def test_scores(whole, table, run_command, tmp_path):
     arguments = [f"--input={tmp_path / 'new.csv'}", "--id_columns=name", "--stderr=0.05"]
     run_command(score_command, whole.workdir, tmp_path / "scores.csv", *arguments)
     lines = pandas.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
-    assert list(lines) == ["example", "name", "log_prob", "stderr", "quantile", "reason"]
+    assert list(lines) == ["example", "name", "log_prob", "stderr", "p_value", "reason"]
     assert list(lines["name"]) == [f"home {i}" for i in range(20, 28)]
     assert list(lines["reason"]) == [
         "",
