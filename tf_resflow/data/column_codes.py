@@ -112,9 +112,10 @@ class ColumnCodes:
 
         if not self.has_cells.any():
             return None
-        first, step = [float(c.first - c.offset) for c in self.columns], [c.step for c in self.columns]
-        num = [c.num if c.num <= MOST_LEVELS else math.inf for c in self.columns]
-        first, step, num = (np.where(self.is_discrete, part, 0.0) for part in (first, step, num))
+        parts = [
+            [float(c.first - c.offset), c.step, c.num if c.num <= MOST_LEVELS else math.inf] for c in self.columns
+        ]
+        first, step, num = np.where(self.is_discrete, np.transpose(parts), 0.0)
         columns = enumerate(self.columns)
         atoms = [(i, float(value - c.offset), *rest) for i, c in columns for value, *rest in c.atoms]
         return Cells(first, step, num, np.reshape(atoms, [-1, 4]))
