@@ -17,24 +17,15 @@ def test_gaussian_of_continuous_data(monkeypatch):
     assert gaussian_baseline(train, test) == pytest.approx(expected, rel=1e-9)
 
 
-def test_gaussian_of_integers_is_that_of_cells_in_the_unit_cube():
+def test_gaussian_of_integers_is_the_mean_over_the_noise():
+    """Compares images of 6 pixels with 2-point Gaussian quadrature in the cells of the unit cube."""
     images = np.random.default_rng(1).integers(5, size=[60, 2, 3, 1]).astype(np.uint8)
     centers = (images.reshape(60, 6) + 0.5) / 5
-    expected = gaussian_baseline(centers[:40], centers[40:], widths=np.full(6, 1 / 5)) / (6 * np.log(2))
+    nodes = [np.array(signs) / 5 / np.sqrt(12) for signs in itertools.product([-1, 1], repeat=6)]
+    covariance = np.cov(centers[:40].T, bias=True) + np.eye(6) / (12 * 5**2)
+    gaussian = stats.multivariate_normal(centers[:40].mean(0), covariance)
+    expected = -np.mean([gaussian.logpdf(centers[40:] + node) for node in nodes]) / (6 * np.log(2)) + np.log2(5)
     assert gaussian_baseline(images[:40], images[40:], 5) == pytest.approx(expected, rel=1e-9)
-
-
-def test_gaussian_of_cells_is_the_mean_over_the_noise():
-    """Compares cells of width 1 and 1/2 and a real column with 2-point Gaussian quadrature."""
-    generator = np.random.default_rng(2)
-    latent = generator.normal(size=[60, 1]) + generator.normal(size=[60, 3])
-    widths = np.array([1.0, 0.0, 0.5])
-    rows = np.stack([np.round(latent[:, 0]), latent[:, 1], np.round(2 * latent[:, 2]) / 2], axis=1)
-    nodes = [widths * signs / np.sqrt(12) for signs in itertools.product([-1, 1], repeat=3)]
-    covariance = np.cov(rows[:40].T, bias=True) + np.diag(widths**2 / 12)
-    gaussian = stats.multivariate_normal(rows[:40].mean(0), covariance)
-    expected = -np.mean([gaussian.logpdf(rows[40:] + node) for node in nodes]) - np.log(0.5)
-    assert gaussian_baseline(rows[:40], rows[40:], widths=widths) == pytest.approx(expected, rel=1e-9)
 
 
 A, B = np.random.default_rng(2).normal(1e4, 1.0, size=[2, 300]) * [[1.0], [1e3]]

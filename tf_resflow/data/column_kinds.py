@@ -29,7 +29,6 @@ _MOST_ATOMS, _LEAST_OTHERS = 3, 5  # of a column: number of atoms, and of other 
 _SIGNIFICANT = 15  # significant digits of grid values
 _RESOLUTION = 1e-4  # largest float32 spacing that needs no offset, in standard deviations or grid steps
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
-_UNITS = (3_600_000_000, 60_000_000, 1_000_000, 1000, 1)  # resolutions of times: hours to microseconds
 _OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # names in the data.json of earlier versions
 
 
@@ -266,7 +265,7 @@ class _Time(Column):
 
     start: Any = None
     num: int = 0
-    resolution: int = 1000  # in microseconds, a divisor of an hour
+    resolution: int = 1000  # in microseconds, a divisor of a day
 
     words = ("date", "day")
     json_name = "date"
@@ -284,8 +283,8 @@ class _Time(Column):
     def fit(cls, name, column, kind):
         times = _check(name, column, *_times(column, _zone(column.dtype) if kind == "day" else "UTC"))
         num = math.floor((times.max() - times.min()) / _DAY) + 1 if kind == "day" else 0
-        step = np.gcd.reduce((times - times.astype("M8[D]")).astype(int))
-        return cls(name, column.dtype, times.min(), num, next(unit for unit in _UNITS if step % unit == 0))
+        resolution = np.gcd.reduce([86_400_000_000, *(times - times.astype("M8[D]")).astype(int)])
+        return cls(name, column.dtype, times.min(), num, int(resolution))
 
     @property
     def kind(self):

@@ -57,21 +57,17 @@ class FeatureMoments:
         return self.scatter / (self.num - 1)
 
 
-def gaussian_baseline(
-    train: np.ndarray, test: np.ndarray, levels: int | None = None, *, widths: ArrayLike = 0.0
-) -> float:
+def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = None) -> float:
     r"""Fits a full-covariance Gaussian to the training data and returns its held-out score.
 
     Integer data are dequantized: \(x = (v + u) / L\) with \(u \sim U(0, 1)^D\). Both expectations over \(u\)
     have a closed form. The noise adds \(I / (12 L^2)\) to the covariance, and \(\mathrm{tr}(S^{-1}) / (12 L^2)\) to
-    the expected square \(E_u[(x - m)^T S^{-1} (x - m)]\) of a test example. Discrete coordinates of vectors are
-    treated in the same way.
+    the expected square \(E_u[(x - m)^T S^{-1} (x - m)]\) of a test example.
 
     Args:
       train: array `[num_train, ...]`, integers if `levels` is given.
       test: array `[num_test, ...]`.
       levels: number of levels of integer data; `None` for continuous data.
-      widths: cell widths of a vector's coordinates; 0 for continuous coordinates.
 
     Returns:
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
@@ -82,9 +78,8 @@ def gaussian_baseline(
     size, moments = math.prod(train.shape[1:]), FeatureMoments()
     for x in _chunks(train, levels, size):
         moments.update(x)
-    widths = np.broadcast_to(widths if levels is None else 1.0 / levels, size).astype(np.float64)
-    noise = widths**2 / 12
-    covariance = moments.scatter / moments.num + np.diag(noise)
+    noise = 0.0 if levels is None else 1 / (12 * levels**2)
+    covariance = moments.scatter / moments.num + noise * np.eye(size)
     rounding = size * _rounding_variance(train, moments.mean, np.diag(covariance))
     try:
         np.linalg.cholesky(covariance - np.diag(rounding))
@@ -96,10 +91,9 @@ def gaussian_baseline(
     factor = np.linalg.cholesky(covariance)
     inverse = np.linalg.inv(factor)
     squares = sum(np.sum(((x - moments.mean) @ inverse.T) ** 2) for x in _chunks(test, levels, size))
-    square = squares / len(test) + np.sum(inverse**2 @ noise)
+    square = squares / len(test) + noise * np.sum(inverse**2)
     nats = 0.5 * (square + size * math.log(2 * math.pi)) + np.sum(np.log(np.diag(factor)))
-    nats -= np.log(widths[widths > 0]).sum()
-    return float(nats if levels is None else nats / (size * math.log(2)))
+    return float(nats if levels is None else nats / (size * math.log(2)) + math.log2(levels))
 
 
 def _chunks(examples, levels, size):

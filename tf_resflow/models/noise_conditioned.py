@@ -102,11 +102,11 @@ class NoiseConditionedDensity:
           steps: largest number of steps, see `num_steps`.
         """
         rng = np.random.default_rng(seed)
-        copied = _draw_rows(held_out, max(_HELD_OUT, len(held_out.values)), rng)
+        copied = draw_rows(held_out, max(_HELD_OUT, len(held_out.values)), rng)
         check = np.hstack(_add_noise(held_out.take(copied), rng))
-        first = _draw_rows(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
+        first = draw_rows(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
         x, condition = _add_noise(rows.take(first), rng)
-        places = _draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
+        places = draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
         rates, names = _learning_rates(steps), ["loss", "val_loss"]
         bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=names)
 
@@ -229,7 +229,7 @@ def _flow_condition(condition, noise):
     return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
 
 
-def _draw_rows(rows, num, rng):
+def draw_rows(rows: Rows, num: int, rng: Any) -> np.ndarray:
     """Draws `num` row indices, each about equally often, or in proportion to the weights."""
     if rows.weights is not None:
         return rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum()).astype(np.int32)

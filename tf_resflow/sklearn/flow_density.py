@@ -13,13 +13,14 @@ from tf_resflow.extras import extra
 with extra("sklearn"):
     import pandas
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
+    from sklearn.preprocessing import QuantileTransformer
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from tf_resflow.data.columns import Columns, evenly_spread
 from tf_resflow.evaluation import p_values
 from tf_resflow.models.dequantization import place_with_tails
-from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, is_ahead, shared_density
+from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, draw_rows, is_ahead, shared_density
 from tf_resflow.plurals import counted, shortened
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
@@ -30,7 +31,7 @@ _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS fl
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
 _BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
-_NUM_DRAWS, _QUANTILES = 4000, (np.arange(4000) + 0.5) / 4000  # the map of samples to the margins of the fit
+_NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _NUM_POINTS = 32  # points of the mean over cells and missing values
 
 
@@ -122,7 +123,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _names: list[Any]
     _held_out: tuple[np.ndarray, np.ndarray]  # scores, each from the member that held the row out; weights
     _conditions: np.ndarray  # of rows of the fit
-    _draws: np.ndarray | None  # quantiles of draws
+    _draws: Any  # the `QuantileTransformer` of many draws, once `sample` was called
 
     def __init__(
         self,
@@ -270,15 +271,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
         if self._draws is None:
             rng = np.random.RandomState(self._draws_seed)
-            condition = self._conditions[rng.randint(len(self._conditions), size=_NUM_DRAWS)]
-            self._draws = _quantiles(self._drawn(condition, rng), np.ones(_NUM_DRAWS))
-        values = values.copy()
-        for place in np.flatnonzero(~self.columns_.has_levels):
-            draws, rows = self._draws[:, place], self._margins[:, place]
-            margin = 1e-9 * (rows[-1] - rows[0])  # exceeds rounding errors
-            levels = np.interp(values[:, place], draws, _QUANTILES)
-            values[:, place] = np.interp(levels, _QUANTILES, rows.clip(rows[0] + margin, rows[-1] - margin))
-        return values
+            self._draws = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(
+                self._drawn(self._conditions, rng)
+            )
+        mapped = self._margins.inverse_transform(self._draws.transform(values))
+        return np.where(self.columns_.has_levels, values, mapped)
 
     def explain(self, X: Any) -> Any:
         """Returns which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
@@ -419,11 +416,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         return values + widths / 2
 
-    def _keep_margins(self, rows, weights):
+    def _keep_margins(self, rows, rng):
         """Keeps what `_with_margins_of_the_fit` needs."""
-        spread = rows.values + rows.widths * evenly_spread(len(rows.values))
-        self._margins, self._draws = _quantiles(spread, weights), None
-        self._conditions = rows.condition[:: -(-len(rows.condition) // _NUM_DRAWS)].copy()
+        self._draws, self._draws_seed = None, int(rng.randint(2**31))
+        chosen = rows.take(draw_rows(rows, _NUM_QUANTILES, rng))
+        spread = chosen.values + chosen.widths * evenly_spread(len(chosen.values))
+        self._margins = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(spread)
+        self._conditions = chosen.condition
         self._conditions[:, : self._num_masked] = 0
 
     def _density(self):
@@ -433,7 +432,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _train_members(self, table, weights):
         rng, rows = check_random_state(self.random_state), self._rows(table, weights)[0]
         weights = np.ones(len(table)) if weights is None else weights
-        self._keep_margins(rows, weights)
         num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
         order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
         folds = []
@@ -455,7 +453,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             for fold, member in zip(folds, self._members, strict=True)
         ]
         self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
-        self._draws_seed = int(rng.randint(2**31))
+        self._keep_margins(rows, rng)
 
     def _trained(self, fold, levels, whiten):
         """Returns the weights of a member, its scores `[levels, num]` of held-out rows, and whether it whitens."""
@@ -503,16 +501,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 def _quantile(scores, weights, level):
     """Returns the lowest score with at least this share of the weight at or below it."""
     return float(np.quantile(scores, level, weights=weights, method="inverted_cdf"))
-
-
-def _quantiles(values, weights):
-    """Returns the weighted quantiles of each column without its missing values."""
-    found = np.empty([len(_QUANTILES), values.shape[1]])
-    for place, x in enumerate(values.T):
-        order = np.argsort(x)[: np.count_nonzero(~np.isnan(x))]
-        own = weights[order]
-        found[:, place] = np.interp(_QUANTILES, (np.cumsum(own) - own / 2) / own.sum(), x[order])
-    return found
 
 
 def _points(is_drawn):

@@ -26,6 +26,7 @@ from tf_resflow.writing import finite_or_none
 
 _MAX_GAUSSIAN_SIZE = 4096  # largest number of coordinates for the Gaussian baseline
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # largest number of training examples for the Gaussian baseline
+_NUM_DRAWS_IN_CELLS = 50_000  # least number of draws in cells for the Gaussian baseline
 _NUM_FIGURE_POINTS = 20_000  # data points and samples in the 2-D figure
 _NUM_PAIRS_POINTS = 5000  # data points and samples in the figure of all pairs of columns
 
@@ -141,15 +142,22 @@ class Report:
     def _gaussian_baseline(self):
         """Returns the score of a Gaussian. With conditions c, uses log p(x | c) = log p(x, c) - log p(c)."""
         test = tuple(map(np.concatenate, zip(*map(tf.nest.flatten, self.batches()), strict=True)))
-        levels, cells = self._dataset.levels, self._model.data_space.cells
-        widths = 0.0 if cells is None else cells.step
-        if self._dataset.condition_mean is None or levels is not None:
-            return evaluation.gaussian_baseline(self._train_array(), test[0], levels, widths=widths)
-        train = self._train_pairs(_MAX_GAUSSIAN_EXAMPLES)
-        widths = np.concatenate([np.broadcast_to(widths, test[0].shape[1]), np.zeros(test[1].shape[1])])
-        both = (np.concatenate(pair, axis=1) for pair in (train, test))
-        joint = evaluation.gaussian_baseline(*both, widths=widths)
-        return joint - evaluation.gaussian_baseline(train[1], test[1])
+        levels = self._dataset.levels
+        if levels is not None:
+            return evaluation.gaussian_baseline(self._train_array(), test[0], levels)
+        has_condition = self._dataset.condition_mean is not None
+        train = self._train_pairs(_MAX_GAUSSIAN_EXAMPLES) if has_condition else (self._train_array(),)
+        (train, _), (test, log_q) = self._draws_in_cells(*train), self._draws_in_cells(*test)
+        joint = evaluation.gaussian_baseline(*(np.concatenate(parts, axis=1) for parts in (train, test))) + log_q
+        return joint - evaluation.gaussian_baseline(train[1], test[1]) if has_condition else joint
+
+    def _draws_in_cells(self, *parts):
+        """Returns vectors with noise in their cells, their conditions, and the mean log-density of the noise."""
+        space = self._model.data_space
+        copies = 1 if space.cells is None else -(-_NUM_DRAWS_IN_CELLS // len(parts[0]))
+        x, *condition = (np.tile(part, [copies, 1]) for part in parts)
+        z, log_q = space.dequantize(x, tf.constant([self._config.seed, 3], tf.int32))
+        return (z.numpy(), *condition), float(tf.reduce_mean(log_q))
 
     def header(self, step: int) -> dict[str, Any]:
         """Returns the entries that every result has."""
