@@ -199,6 +199,18 @@ def test_numbers_of_another_type(seed):
         assert all(rows.known.all() and np.allclose(rows.values, encoded[0].values) for rows in encoded)
 
 
+def test_decoded_values_have_the_resolution_of_the_data():
+    """Times are multiples of 15 minutes, and numbers have two decimals, in spite of rounding errors."""
+    rng = np.random.default_rng(0)
+    time = pandas.Timestamp("2024-01-01 05:00") + pandas.to_timedelta(15 * rng.integers(2000, size=200), unit="min")
+    table = pandas.DataFrame({"time": time, "x": rng.integers(-500, 500, size=200) * 0.01 + 1e-16})
+    drawn = Columns(table).decode(rng.normal(size=[500, 2]))
+    assert (
+        set(drawn["time"].dt.minute) == {0, 15, 30, 45} and (drawn["time"] == drawn["time"].dt.floor("min")).all()
+    )
+    assert all(len(repr(x)) <= len("-99.99") for x in drawn["x"].tolist())
+
+
 def test_a_constant_column_has_no_scale():
     """The rounding error of the mean does not count as variation."""
     rows = pandas.DataFrame({"x": [0.1] * 77, "y": np.random.default_rng(0).normal(size=77)})

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas
 import pytest
+from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -162,7 +163,15 @@ def test_densities_given_other_columns(refused):
 
 
 def test_samples_are_rows_of_the_table(fitted):
+    """Samples have the types, the range and the decimals of the columns, and the distribution of their numbers."""
     draws = fitted.sample(2000, random_state=1)
+    for name in ("price", "rooms"):
+        assert draws[name].between(table()[name].min(), table()[name].max()).all()
+        distance = stats.ks_2samp(draws[name], table()[name]).statistic
+        assert distance < 0.02 + 2 * np.sqrt(1 / 2000 + 1 / 4000)  # p < 0.001 for a map from 4,000 draws
+    np.testing.assert_array_equal(draws["price"], draws["price"].round(4))
+    far = copy.copy(fitted).set_params(extrapolate=True).sample(2000, random_state=1)
+    assert far["price"].max() > 1.2 * table()["price"].max() and far["price"].min() < 0
     pandas.testing.assert_series_equal(draws.dtypes, table().dtypes)
     shares = [rows["color"].value_counts(normalize=True) for rows in (draws, table())]
     pandas.testing.assert_series_equal(*shares, atol=0.15)
