@@ -12,7 +12,8 @@ from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import Bounds
 from tf_resflow.plurals import shortened
 
-_LEAST_POWERED = 20  # minimum number of rows to fit a transform
+_LEAST_POWERED, _MOST_POWERED = 20, 20_000  # minimum and maximum number of rows to fit a transform
+MOST_CELLS = 2**20  # maximum number of values encoded at once
 _EXTREME = 0.02  # share of the gains clipped on each side, since the gain of a single row has no bound
 
 
@@ -82,7 +83,7 @@ class Columns:
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: Mapping[Any, Bounds] | None = None):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
         self.kinds, self.size, self.is_discrete = self._codes.kinds, self._codes.size, self._codes.is_discrete
-        centers = self._places(table)[0] + 0.5 * self.is_discrete
+        centers = np.concatenate([self._places(part)[0] for part in in_parts(table)]) + 0.5 * self.is_discrete
         deviation = np.sqrt(np.nanvar(centers, axis=0) + self.is_discrete / 12)
         varies = self.is_discrete | (np.nanmax(centers, axis=0) > np.nanmin(centers, axis=0))
         self._mean, self._scale = np.nanmean(centers, axis=0), np.where(varies, deviation, 1.0)
@@ -91,6 +92,10 @@ class Columns:
 
     def encode(self, table: Any) -> Encoded:
         """Encodes the rows of a table that has the columns of the fit, in any order."""
+        found = zip(*map(self._encode, in_parts(table)), strict=True)
+        return Encoded(*(np.concatenate(arrays, axis=max(arrays[0].ndim - 2, 0)) for arrays in found))
+
+    def _encode(self, table):
         places, rows = self._places(table)
         lower, log_slopes = self._powers.transform((places - self._mean) / self._scale)
         upper, _ = self._powers.transform((places + self.is_discrete - self._mean) / self._scale)
@@ -116,11 +121,9 @@ class Columns:
     def _places(self, table):
         """Returns the rows as vectors, with cell numbers 0, 1, ... for discrete values, and the `EncodedRows`."""
         rows, (first, step) = self._codes.encode(table), self._grid
-        if unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1)).tolist():
-            raise ValueError(
-                f"Row {unread[0] + 1}, {rows.reasons[unread[0]]}. {len(unread):,} of {len(table):,} rows have such "
-                "values. Correct them, or leave out these rows."
-            )
+        if len(unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1))):
+            index, reason = table.index[unread[0]], rows.reasons[unread[0]]
+            raise ValueError(f"Row with index {index}, {reason}. Correct such values, or leave out their rows.")
         return np.where(self.is_discrete, np.round((rows.values - first) / step), rows.values), rows
 
     def _warn(self, table):
@@ -135,6 +138,12 @@ class Columns:
                 "some of them out. Otherwise only the noise of the training keeps the density bounded.",
                 stacklevel=4,
             )
+
+
+def in_parts(table: Any) -> list[Any]:
+    """Splits a table into parts that are small enough to encode, at least one."""
+    num = max(MOST_CELLS // max(table.shape[1], 1), 1)
+    return [table[start : start + num] for start in range(0, max(len(table), 1), num)]
 
 
 class _Powers:
@@ -191,6 +200,7 @@ def _yeo_johnson(t, lambdas):
 
 def _power(z):
     """Returns the median, unit and parameter of a coordinate's transform, or None if it does not help."""
+    z = z if len(z) <= _MOST_POWERED else np.random.default_rng(0).choice(z, _MOST_POWERED, replace=False)
     if len(z) < _LEAST_POWERED or not np.ptp(z):
         return None
     low, median, high = np.quantile(z, [0.25, 0.5, 0.75])
