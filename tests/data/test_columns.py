@@ -5,6 +5,7 @@ import pandas
 import pytest
 from scipy import stats
 
+from tf_resflow.data import column_kinds
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.columns import Columns
 
@@ -321,5 +322,35 @@ def test_refusals(refused):
     refused("Two columns have the same name: x, x", Columns, pandas.DataFrame([[1, 2]], columns=["x", "x"]))
     columns = Columns(pandas.DataFrame({"x": [1.5, 2.5, 3.5]}))
     for values, reason in (([1.0, -np.inf], "'-inf' is infinite"), ([1, "two"], "'two' is not a number")):
-        message = f"Row 2, column 'x': {reason}. 1 of 2 rows have such values"
-        refused(message, columns.encode, pandas.DataFrame({"x": values}))
+        rows = pandas.DataFrame({"x": values}, index=["first", "second"])
+        refused(f"Row with index second, column 'x': {reason}. Correct", columns.encode, rows)
+
+
+def test_parts_are_encoded_like_the_whole(monkeypatch, refused):
+    """Fits and encodes 100 rows in parts of 7 rows. The row of an error is a row of the whole table."""
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame({"size": rng.lognormal(size=100), "id": 2**60 + rng.integers(0, 50, size=100)})
+    table = table.assign(rooms=rng.poisson(2.0, size=100), color=rng.choice(["red", "blue"], size=100))
+    expected = Columns(table).encode(table)
+    monkeypatch.setattr("tf_resflow.data.columns.MOST_CELLS", 29)
+    for values, same in zip(Columns(table).encode(table), expected, strict=True):
+        np.testing.assert_array_equal(values, same)
+    assert Columns(table).encode(table[:0]).ends.shape == (2, 0, 4)
+    wrong = table.astype({"size": object})
+    wrong.loc[50, "size"] = "large"
+    refused("Row with index 50, column 'size': 'large' is not a number", Columns(table).encode, wrong)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64", "UInt64"])
+def test_differences_of_large_integers_are_exact(dtype):
+    """Compares 200 differences, rounded once, with those of Python's integers, including the extreme ones."""
+    limits = np.iinfo(dtype.lower())
+    rng, ends = np.random.default_rng(0), [int(limits.min), int(limits.max)]
+    numbers = [*ends, *rng.integers(*ends, size=198, dtype=dtype.lower(), endpoint=True).tolist()]
+    column = pandas.Series(numbers, dtype=dtype)
+    missing = column.mask(np.arange(200) == 3) if dtype[0] in "IU" else column
+    for origin in (*ends, 0, numbers[5], -(2**62) - 1):
+        expected = np.array([float(number - origin) for number in numbers])
+        np.testing.assert_array_equal(column_kinds._minus(column, origin), expected)
+        found = column_kinds._minus(missing, origin)
+        np.testing.assert_array_equal(found, np.where(missing.isna(), np.nan, expected))

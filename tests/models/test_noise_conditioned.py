@@ -1,10 +1,12 @@
 """A density of noisy vectors for all noise levels."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 import tf_resflow as resflow
-from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, Rows
+from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, Rows, shared_density
 
 SMALL = {"num_blocks": 1, "hidden": (8,)}
 
@@ -70,6 +72,12 @@ def test_densities_integrate_to_one_and_agree_with_samples(shared):
     for function in (lambda x: x, lambda x: x**2):
         expected, found = probabilities @ function(grid) / probabilities.sum(), function(draws)
         assert np.all(np.abs(found.mean(axis=0) - expected) < 4.5 * found.std(axis=0) / np.sqrt(4000))
+
+
+def test_densities_that_are_no_longer_shared_are_freed():
+    """Of seven densities of different sizes, at most five exist: four shared ones, and one that is freed next."""
+    shared = [weakref.ref(shared_density(size, 0, 1, (4,))) for size in range(1, 8)]
+    assert shared[-1]() is not None and sum(density() is not None for density in shared) <= 5
 
 
 def test_missing_values_are_standard_normal(shared):

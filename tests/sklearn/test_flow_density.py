@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pandas
@@ -283,6 +284,56 @@ def test_a_fit_that_fails_is_no_fit(refused, fitted):
     refused("not fitted", fit.score_samples, table(), error=NotFittedError)
 
 
+def test_an_interrupted_fit_leaves_nothing_behind(monkeypatch, refused, fitted):
+    """Interrupts the first fit in a process and a later one, during their second evaluation of held-out rows."""
+    expected, fit, evaluate = fitted.score_samples(table()), copy.copy(fitted), NoiseConditionedDensity._log_probs
+    shared_density.cache_clear()
+    for interrupted in (clone(fitted), fit):
+        evaluations = iter([True, False])
+
+        def interrupt(density, values, evaluations=evaluations):
+            if not next(evaluations):
+                raise KeyboardInterrupt
+            return evaluate(density, values)
+
+        monkeypatch.setattr(NoiseConditionedDensity, "_log_probs", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.fit(table(seed=1))
+        monkeypatch.undo()
+        refused("not fitted", interrupted.score_samples, table(), error=NotFittedError)
+        np.testing.assert_array_equal(clone(fitted).fit(table()).score_samples(table()), expected)
+
+
+def test_progress_is_in_the_units_of_the_table(capsys):
+    """The entropy of independent normal columns is known. Noise of all levels adds about 0.07 nats per column."""
+    x = np.random.default_rng(0).normal(size=[1000, 2]) * [1.0, 1000.0]
+    entropy = np.log(2 * np.pi * np.e) + np.log(1000.0) + 0.14
+    fit = FlowDensity(**SMALL).fit(x)
+    assert capsys.readouterr().out == ""
+    for verbose in (1, 2):
+        again = clone(fit).set_params(verbose=verbose).fit(x)
+        assert again.score(x) == fit.score(x)
+        printed = capsys.readouterr().out
+        numbers = [float(number) for number in re.findall(r"held_out_nats:? (-?[.0-9]+)", printed)]
+        assert numbers[-1] == pytest.approx(-entropy, abs=0.4)  # 4 standard errors of 150 held-out rows
+        assert ("60/60" in printed) == (verbose == 1) and printed.count("\n") == 1
+        assert len(numbers) == 1 or verbose == 1
+
+
+def test_held_out_rows_are_limited(monkeypatch, held_out):
+    monkeypatch.setattr(flow_density, "_MOST_HELD_OUT", 10)
+    FlowDensity(**SMALL).fit(table())
+    assert len(held_out[0]) == 10
+
+
+def test_large_tables_are_scored_in_parts(monkeypatch, fitted):
+    scores, reasons = fitted.score_samples(table()), fitted.explain(table(9))
+    monkeypatch.setattr("tf_resflow.data.columns.MOST_CELLS", 100)
+    monkeypatch.setattr(flow_density, "MOST_CELLS", 9 * 3 * 16)  # one column at a time
+    np.testing.assert_array_equal(fitted.score_samples(table()), scores)
+    pandas.testing.assert_frame_equal(fitted.explain(table(9)), reasons)
+
+
 def test_units_do_not_decide_about_rows_that_miss_values():
     """Units change neither the outliers nor their explanations. Missing and central values explain nothing."""
     rows = table()[["price"]].assign(mass=np.random.default_rng(1).normal(5.0, 1.0, size=150))
@@ -333,5 +384,5 @@ def test_refused_rows(refused, fitted):
     refused(r"missing in 2 of 150 rows, by column: rooms \(2\)", FlowDensity().fit, missing)
     refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
-    refused("Row 1, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
+    refused("index 0, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
     refused("had none missing in", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)

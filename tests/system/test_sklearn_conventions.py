@@ -26,14 +26,22 @@ def test_conventions(estimator, check):
     check(estimator)
 
 
-def test_a_search_in_a_pipeline_and_another_process(tmp_path):
+def test_a_search_in_a_pipeline_and_other_processes_and_threads(tmp_path):
     rng = np.random.default_rng(0)
     rows = pandas.DataFrame({"a": rng.normal(5.0, 3.0, size=90), "b": rng.integers(0, 4, size=90)})
     scaled = make_column_transformer(
         (StandardScaler(), ["a"]), remainder="passthrough", verbose_feature_names_out=False
     )
     pipeline = make_pipeline(scaled.set_output(transform="pandas"), FlowDensity(**SMALL))
-    search = GridSearchCV(pipeline, {"flowdensity__noise": ["auto", 1.0]}, cv=2).fit(rows)
+
+    def searched(backend):
+        with joblib.parallel_config(backend, n_jobs=2):
+            return GridSearchCV(pipeline, {"flowdensity__noise": ["auto", 1.0]}, cv=2).fit(rows)
+
+    search = searched("sequential")
+    for backend in ("loky", "threading"):
+        found, expected = searched(backend).cv_results_, search.cv_results_
+        np.testing.assert_allclose(found["mean_test_score"], expected["mean_test_score"], rtol=1e-5)
     best = search.best_estimator_
     assert best[-1].kinds_ == {"a": "number", "b": "whole"}
     joblib.dump(best, tmp_path / "density.joblib")

@@ -474,7 +474,10 @@ def _minus(x, origin=0):
     """Returns x - origin as float64, NaN for missing values. Large integers lose no digits."""
     floats = x.to_numpy(np.float64, na_value=np.nan)
     if _numpy_dtype(x.dtype).kind in "iu" and np.nanmax(np.abs(floats), initial=0.0) > EXACT:
-        return np.array([math.nan if pandas.isna(value) else float(int(value) - origin) for value in x])
+        # Both halves of the bits are exact, so only their sum is rounded.
+        whole, (high, low) = x.to_numpy(_numpy_dtype(x.dtype), na_value=0), divmod(origin, 2**32)
+        exact = ((whole >> 32) - float(high)) * 2.0**32 + ((whole & (2**32 - 1)) - float(low))
+        return np.where(np.isnan(floats), np.nan, exact)
     return floats - origin
 
 

@@ -12,7 +12,8 @@ from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import Bounds
 from tf_resflow.plurals import shortened
 
-_LEAST_POWERED = 20  # minimum number of rows to fit a transform
+_LEAST_POWERED, _MOST_POWERED = 20, 20_000  # minimum and maximum number of rows to fit a transform
+MOST_CELLS = 2**20  # maximum number of values encoded at once
 _EXTREME = 0.02  # share of the gains clipped on each side, since the gain of a single row has no bound
 
 
@@ -85,7 +86,8 @@ class Columns:
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: Mapping[Any, Bounds] | None = None):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
         self.kinds, self.size, self.has_cells = self._codes.kinds, self._codes.size, self._codes.has_cells
-        lower, widths, _, _ = self._placed(table)
+        parts = [self._placed(part)[:2] for part in in_parts(table)]
+        lower, widths = map(np.concatenate, zip(*parts, strict=True))
         x = lower + widths * evenly_spread(len(table))
         varies = np.nanmax(x, axis=0) > np.nanmin(x, axis=0)
         self._mean, self._scale = np.nanmean(x, axis=0), np.where(varies, np.nanstd(x, axis=0), 1.0)
@@ -95,6 +97,10 @@ class Columns:
 
     def encode(self, table: Any) -> Encoded:
         """Encodes the rows of a table that has the columns of the fit, in any order."""
+        found = zip(*map(self._encode, in_parts(table)), strict=True)
+        return Encoded(*(np.concatenate(arrays, axis=max(arrays[0].ndim - 2, 0)) for arrays in found))
+
+    def _encode(self, table):
         lower, widths, ends, rows = self._placed(table)
         values, log_slopes = self._powers.transform((lower - self._mean) / self._scale)
         upper, _ = self._powers.transform((lower + widths - self._mean) / self._scale)
@@ -108,10 +114,8 @@ class Columns:
         """Returns a `pandas.DataFrame` of the rows of vectors, with the column types and order of the fit."""
         from tf_resflow.models.dequantization import quantize_in_cells  # imports TensorFlow
 
-        numbers, cells = (
-            self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean,
-            self._codes.cells,
-        )
+        numbers = self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean
+        cells = self._codes.cells
         return self._codes.decode(numbers if cells is None else quantize_in_cells(numbers, cells).numpy())
 
     def log_atom_widths(self, table: Any) -> np.ndarray:
@@ -121,18 +125,17 @@ class Columns:
         cells = self._codes.cells
         if cells is None or not len(cells.atoms):
             return np.zeros(len(table))
-        return log_atom_widths(self._codes.encode(table).values, cells).numpy()
+        parts = [log_atom_widths(self._codes.encode(part).values, cells) for part in in_parts(table)]
+        return np.concatenate(parts)
 
     def _placed(self, table):
         """Returns the lower edges and widths of the cells of rows, which cells are ends, and the `EncodedRows`."""
         from tf_resflow.models.dequantization import cell_edges  # imports TensorFlow
 
         rows, cells = self._codes.encode(table), self._codes.cells
-        if unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1)).tolist():
-            raise ValueError(
-                f"Row {unread[0] + 1}, {rows.reasons[unread[0]]}. {len(unread):,} of {len(table):,} rows have such "
-                "values. Correct them, or leave out these rows."
-            )
+        if len(unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1))):
+            index, reason = table.index[unread[0]], rows.reasons[unread[0]]
+            raise ValueError(f"Row with index {index}, {reason}. Correct such values, or leave out their rows.")
         x = rows.values
         if cells is None:
             return x, np.zeros_like(x), np.zeros([2, *x.shape], bool), rows
@@ -154,6 +157,12 @@ class Columns:
                 "some of them out. Otherwise only the noise of the training keeps the density bounded.",
                 stacklevel=4,
             )
+
+
+def in_parts(table: Any) -> list[Any]:
+    """Splits a table into parts that are small enough to encode, at least one."""
+    num = max(MOST_CELLS // max(table.shape[1], 1), 1)
+    return [table[start : start + num] for start in range(0, max(len(table), 1), num)]
 
 
 class _Powers:
@@ -215,6 +224,7 @@ def _yeo_johnson(t, lambdas):
 
 def _power(z):
     """Returns the median, unit and parameter of a coordinate's transform, or None if it does not help."""
+    z = z if len(z) <= _MOST_POWERED else np.random.default_rng(0).choice(z, _MOST_POWERED, replace=False)
     if len(z) < _LEAST_POWERED or not np.ptp(z):
         return None
     low, median, high = np.quantile(z, [0.25, 0.5, 0.75])

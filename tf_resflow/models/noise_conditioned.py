@@ -1,6 +1,7 @@
 """A density of noisy vectors for all noise levels at once."""
 
 import functools
+import gc
 import math
 import threading
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.step import train_step
 
+ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
 _STEPS, _MOST_STEPS = 15, 4000  # a training has max(rows / 2, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
@@ -32,17 +34,18 @@ _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's
 
 
 class Rows(NamedTuple):
-    """Vectors, with their conditions and weights."""
+    """Vectors, with their conditions, weights and scales."""
 
     values: np.ndarray  # [num, size], the lower edges of cells in discrete coordinates; NaN marks a missing value
     widths: np.ndarray  # [num, size], the widths of the cells, 0 in continuous coordinates
     condition: np.ndarray  # [num, condition_size]
     weights: np.ndarray | None = None  # [num]
+    log_scale: np.ndarray | float = 0.0  # [num], see `tf_resflow.data.columns.Encoded`
 
     def take(self, places: np.ndarray) -> "Rows":
         """Returns the rows with these indices."""
-        weights = None if self.weights is None else self.weights[places]
-        return Rows(self.values[places], self.widths[places], self.condition[places], weights)
+        taken: list[Any] = [part[places] if isinstance(part, np.ndarray) else part for part in self]
+        return Rows(*taken)
 
 
 class NoiseConditionedDensity:
@@ -100,15 +103,18 @@ class NoiseConditionedDensity:
             half of the steps, and continues with the whitening if its held-out losses are clearly lower.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
+          verbose: see `tf_resflow.sklearn.FlowDensity`.
         """
         rng = np.random.default_rng(seed)
         copied = draw_rows(held_out, max(_HELD_OUT, len(held_out.values)), rng)
-        check = np.hstack(_add_noise(held_out.take(copied), rng))
+        copies = held_out.take(copied)
+        check = np.hstack(_add_noise(copies, rng))
         first = draw_rows(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
         x, condition = _add_noise(rows.take(first), rng)
         places = draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
-        rates, names = _learning_rates(steps), ["loss", "val_loss"]
-        bar = keras.utils.Progbar(steps, verbose=1 if verbose == "auto" else int(verbose), stateful_metrics=names)
+        rates = _learning_rates(steps)
+        shift = np.mean(copies.log_scale + ENTROPY * np.isnan(copies.values).sum(axis=1))
+        bar = keras.utils.Progbar(steps, verbose=int(verbose in (1, "auto")), stateful_metrics=["held_out_nats"])
 
         def run(rounds, least=np.inf, best_step=0, best=()):
             """Returns the least loss of the held-out rows, its step, and the weights."""
@@ -118,11 +124,11 @@ class NoiseConditionedDensity:
                 draws = np.random.default_rng([seed, chosen[0]])
                 batches = _add_noise(rows.take(places[chosen]), draws)
                 seeds = draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
-                loss = self._steps(*batches, rates[chosen], seeds)
+                self._steps(*batches, rates[chosen], seeds)
                 held_out_loss = np.nan_to_num(-without_extremes(self._log_probs(check)).mean(), nan=np.inf)
                 if not best or held_out_loss < least:
                     least, best_step, best = held_out_loss, chosen[-1] + 1, _values(self._variables)
-                bar.update(chosen[-1] + 1, zip(names, [loss, held_out_loss], strict=True), finalize=False)
+                bar.update(chosen[-1] + 1, [("held_out_nats", shift - held_out_loss)], finalize=False)
             return least, best_step, best
 
         rounds = np.array_split(np.arange(steps), min(_ROUNDS, -(-steps // _LEAST_ROUND)))
@@ -138,10 +144,12 @@ class NoiseConditionedDensity:
                 whiten = is_ahead(gains, nums)
             best, _, values = racers[whiten]
             _assign(variables, values)
-            *_, weights = run(rounds[num_raced:], *best)
+            least, best_step, weights = run(rounds[num_raced:], *best)
             _assign(self._variables, weights)
             layers.converge_norms(self._model)
-            bar.update(steps, finalize=True)
+            bar.update(steps, [("held_out_nats", shift - least)], finalize=True)
+            if verbose == 2:
+                print(f"step {best_step:,} of at most {steps:,}: held_out_nats {shift - least:.4f}")
             return _values(self._variables), whiten
 
     def num_steps(self, num: int) -> int:
@@ -203,11 +211,12 @@ def _assign(variables, values):
         variable.assign(value)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)  # the graphs of one have about 85 MB
 def shared_density(
     size: int, condition_size: int, num_blocks: int, hidden: tuple[int, ...]
 ) -> NoiseConditionedDensity:
     """Returns the `NoiseConditionedDensity` that all fits with these sizes in a process share."""
+    gc.collect()  # frees the graphs that are no longer shared, which are in reference cycles
     return NoiseConditionedDensity(size, condition_size, num_blocks=num_blocks, hidden=hidden)
 
 
@@ -239,7 +248,7 @@ def draw_rows(rows: Rows, num: int, rng: Any) -> np.ndarray:
 
 def _add_noise(rows, rng):
     """Draws rows from their cells and adds noise. Returns them with the conditions of the flow."""
-    values, widths, condition, _ = rows
+    values, widths, condition, *_ = rows
     code, noise = rng.uniform(-1.0, 1.0, [*values.shape[:-1], 1]), rng.standard_normal(values.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
     x = np.where(np.isnan(values), noise, values + widths * rng.uniform(size=values.shape) + level * noise)

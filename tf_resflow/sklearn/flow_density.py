@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -17,15 +17,24 @@ with extra("sklearn"):
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from tf_resflow.data.columns import Columns, evenly_spread
+from tf_resflow.data.columns import MOST_CELLS, Columns, evenly_spread, in_parts
 from tf_resflow.evaluation import p_values
 from tf_resflow.models.dequantization import place_with_tails
-from tf_resflow.models.noise_conditioned import LEAST_NOISE, MOST_NOISE, Rows, draw_rows, is_ahead, shared_density
+from tf_resflow.models.noise_conditioned import (
+    ENTROPY,
+    LEAST_NOISE,
+    MOST_NOISE,
+    Rows,
+    draw_rows,
+    is_ahead,
+    shared_density,
+)
 from tf_resflow.plurals import counted, shortened
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
 _LEAST_ROWS = 10
+_MOST_HELD_OUT = 10_000  # maximum number of held-out rows per member
 _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _REFERENCE = 16  # rows of the fit whose values `explain` substitutes
@@ -33,16 +42,6 @@ _BROAD = 0.01  # weight of the density at the largest noise level, which decides
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _NUM_POINTS = 32  # points of the mean over cells and missing values
-
-
-class _Fold(NamedTuple):
-    """The training rows of a member, its held-out rows as vectors and as a table, their weights, and a seed."""
-
-    kept: Rows
-    held_out: Rows
-    table: Any
-    weights: np.ndarray
-    seed: int
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -90,12 +89,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
       max_steps: maximum number of training steps. By default, 15 times the square root of the number of rows up to
         900 rows, and half of the number of rows above, but at most 4,000. Twice as many for 20 or more columns.
-      validation_fraction: share of the rows that each flow holds out.
+      validation_fraction: share of the rows that each flow holds out, at most 10,000 rows. It trains on the others.
       extrapolate: whether `sample` draws from the density of `score_samples`, which includes values outside the
         range of the fit. By default, `sample` draws at the most likely noise level, and maps the values of each
         column of numbers or times to their distribution in the rows of the fit.
       random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
-      verbose: 1 or "auto" for a progress bar of each training, 2 for one line at its end, 0 for neither.
+      verbose: 1 or "auto" for a progress bar of each training, 2 for one line at its end, 0 for neither. Both show
+        `held_out_nats`, the mean log-density of held-out rows in nats with noise of all levels, without outliers.
 
     Attributes:
       noise_: the noise level.
@@ -167,7 +167,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
-        """Fits the density to rows, and returns the estimator.
+        """Fits the density to rows, and returns the estimator. A failed or interrupted fit leaves it unfitted.
 
         Args:
           X: rows `[num, columns]`, an array or a `pandas.DataFrame`.
@@ -285,15 +285,21 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         table, names = self._table(X), list(self.columns_.kinds)
-        scores, gains = self._compared(table, self._scored(table, warn=False)), np.empty([len(table), len(names)])
-        for place, name in enumerate(names):
-            values = self._reference[name]
-            others = pandas.concat([table] * len(values))
-            others[name] = values.repeat(len(table)).set_axis(others.index)
-            best = self._compared(others, self._scored(others, warn=False)).reshape(len(values), -1).max(axis=0)
-            with np.errstate(invalid="ignore"):  # infinity minus infinity
-                gains[:, place] = np.where(best == scores, 0.0, best - scores)
-        return pandas.DataFrame(gains, table.index, names)
+        scores, best = self._compared(table, self._scored(table, warn=False))[:, np.newaxis], []
+
+        def with_references(name):
+            others = pandas.concat([table] * _REFERENCE)
+            others[name] = self._reference[name].repeat(len(table)).set_axis(others.index)
+            return others
+
+        num = max(MOST_CELLS // (_REFERENCE * max(table.size, 1)), 1)
+        for group in (names[start : start + num] for start in range(0, len(names), num)):
+            others = pandas.concat(map(with_references, group))
+            found = self._compared(others, self._scored(others, warn=False))
+            best.append(found.reshape(len(group), _REFERENCE, -1).max(axis=1).T)
+        found = np.concatenate(best, axis=1)
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            return pandas.DataFrame(np.where(found == scores, 0.0, found - scores), table.index, names)
 
     def _check_arguments(self):
         is_level = not isinstance(self.noise, str) and LEAST_NOISE <= self.noise <= MOST_NOISE
@@ -356,7 +362,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             without[name] = rows[name].where(np.zeros(len(rows), bool))
             log_scales = self.columns_.encode(rows).log_scale - self.columns_.encode(without).log_scale
             log_scales -= self.columns_.log_atom_widths(rows) - self.columns_.log_atom_widths(without)
-            found.append(log_scales.mean() - 0.5 * math.log(2 * math.pi * math.e))
+            found.append(log_scales.mean() - ENTROPY)
         return np.array(found)
 
     def _compared(self, table, scores):
@@ -388,14 +394,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._reference = {}
         for name in own:
             present = table[name].dropna()
-            reference = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
             atoms = self.kinds_[name] if isinstance(self.kinds_[name], set) else set()
-            self._reference[name] = pandas.concat([reference, present[present.isin(atoms)].drop_duplicates()])
+            drawn = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
+            self._reference[name] = pandas.concat([present[present.isin(atoms)].drop_duplicates(), drawn])[
+                :_REFERENCE
+            ]
 
     def _rows(self, table, weights=None):
-        """Returns the `Rows` of a table, and `ends`, `log_scale` and `known` of its `Encoded`."""
+        """Returns the `Rows` of a table, and `ends` and `known` of its `Encoded`."""
         own = table[list(self.columns_.kinds)]
-        values, widths, *rest = self.columns_.encode(own)
+        values, widths, ends, log_scale, known = self.columns_.encode(own)
         is_new = own.isna().to_numpy().any(axis=0) & ~self._is_masked
         if is_new.any():
             raise ValueError(
@@ -404,7 +412,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         is_missing = own.isna().to_numpy()[:, self._is_masked]
         condition = np.concatenate([is_missing, self._condition_values(table)], axis=1)
-        return Rows(values, widths, condition, weights), *rest
+        return Rows(values, widths, condition, weights, log_scale), ends, known
 
     def _condition_values(self, table):
         """Returns the condition columns as vectors, with the centers of cells for discrete values."""
@@ -430,38 +438,31 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return shared_density(self.columns_.size, condition_size, self.num_blocks, tuple(self.hidden))
 
     def _train_members(self, table, weights):
-        rng, rows = check_random_state(self.random_state), self._rows(table, weights)[0]
-        weights = np.ones(len(table)) if weights is None else weights
+        rng, density = check_random_state(self.random_state), self._density()
+        rows, weights = self._rows(table, weights)[0], np.ones(len(table)) if weights is None else weights
         num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
-        order, num_held_out = rng.permutation(len(table)), max(3, int(self.validation_fraction * len(table)))
-        folds = []
-        for _ in range(num_members):
-            order, seed = np.roll(order, num_held_out), int(rng.randint(2**31))
-            kept, places = rows.take(order[num_held_out:]), order[:num_held_out]
-            folds.append(_Fold(kept, rows.take(places), table.iloc[places], weights[places], seed))
+        num_held_out = min(max(3, int(self.validation_fraction * len(table))), _MOST_HELD_OUT)
+        steps = density.num_steps(len(table) - num_held_out) if self.max_steps is None else self.max_steps
         levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
         whiten = (None if self.columns_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
-        found = []
-        for fold in folds:
-            *member, whiten = self._trained(fold, levels, whiten)
-            found.append(member)
-        self.whiten_, self._members = whiten, [member for member, _ in found]
-        scores = np.concatenate([scores for _, scores in found], axis=1)
-        self._choose_noise(levels, scores, np.concatenate([fold.weights[:_MOST_COMPARED] for fold in folds]))
-        held_out = [
-            self._compared(fold.table, self._mixed_scores(fold.table, [self.noise_], [member])[0])
-            for fold, member in zip(folds, self._members, strict=True)
+        order, seeds = rng.permutation(len(table)), [int(rng.randint(2**31)) for _ in range(num_members)]
+        self._members, held_out, scores = [], [], []
+        for seed in seeds:
+            order = np.roll(order, num_held_out)
+            own, kept = np.split(order, [num_held_out])
+            options = {"whiten": whiten, "seed": seed, "steps": steps, "verbose": self.verbose}
+            member, whiten = density.train(rows.take(kept), rows.take(own), **options)
+            scores.append(self._mixed_scores(table.iloc[own[:_MOST_COMPARED]], levels, [member]))
+            self._members.append(member)
+            held_out.append(own)
+        self.whiten_, compared = whiten, np.concatenate([own[:_MOST_COMPARED] for own in held_out])
+        self._choose_noise(levels, np.concatenate(scores, axis=1), weights[compared])
+        scores = [
+            self._compared(table.iloc[own], self._mixed_scores(table.iloc[own], [self.noise_], [member])[0])
+            for own, member in zip(held_out, self._members, strict=True)
         ]
-        self._held_out = np.concatenate(held_out), np.concatenate([fold.weights for fold in folds])
+        self._held_out = np.concatenate(scores), weights[np.concatenate(held_out)]
         self._keep_margins(rows, rng)
-
-    def _trained(self, fold, levels, whiten):
-        """Returns the weights of a member, its scores `[levels, num]` of held-out rows, and whether it whitens."""
-        density = self._density()
-        steps = density.num_steps(len(fold.kept.values)) if self.max_steps is None else self.max_steps
-        options = {"whiten": whiten, "seed": fold.seed, "steps": steps, "verbose": self.verbose}
-        member, whiten = density.train(fold.kept, fold.held_out, **options)
-        return member, self._mixed_scores(fold.table.head(_MOST_COMPARED), levels, [member]), whiten
 
     def _choose_noise(self, levels, scores, weights):
         """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
@@ -471,12 +472,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _mixed_scores(self, table, levels, members=None):
         """Returns the log-densities `[levels, num]` of rows, mixed with the density at the largest level."""
-        *scores, broad = self._scores(table, [*levels, MOST_NOISE], members or self._members)
+        levels, members = [*levels, MOST_NOISE], members or self._members
+        *scores, broad = np.concatenate([self._scores(part, levels, members) for part in in_parts(table)], axis=1)
         return np.logaddexp(math.log1p(-_BROAD) + np.array(scores), math.log(_BROAD) + broad)
 
     def _scores(self, table, levels, members):
         """Returns the log-densities `[levels, num]` of rows: of means over members, cells and missing values."""
-        rows, ends, log_scale, known = self._rows(table)
+        rows, ends, known = self._rows(table)
         points = _points(self.columns_.has_cells | self._is_masked)
         num_groups = min(len(points), -(-len(points) * len(levels) * len(table) // _AT_ONCE))
         parts: list[np.ndarray] = []
@@ -494,7 +496,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 log_prob = self._density().log_prob(weights, spread, levels) - log_q
                 parts.append(log_prob.reshape(len(levels), len(group), -1))
         found = np.concatenate(parts, axis=1)
-        scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + log_scale
+        scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + rows.log_scale
         return np.where(known, scores, -np.inf)
 
 
