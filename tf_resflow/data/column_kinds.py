@@ -525,7 +525,7 @@ def _decimals(numbers):
     """Returns the number of decimals that all numbers have at most, or None if they have more than six."""
     x, dtype = numbers.to_numpy(np.float64, na_value=np.nan), _numpy_dtype(numbers.dtype)
     rounding = 4 * np.finfo(dtype if dtype.kind == "f" else np.float64).eps * np.nanmax(np.abs(x))
-    clear = [num for num in range(7) if 10.0**-num > 100 * rounding]  # where rounding errors do not look like decimals
+    clear = [num for num in range(7) if 10.0**-num > 100 * rounding]
     return next((num for num in clear if np.all(np.abs(np.round(x, num) - x) <= rounding)), None)
 
 
