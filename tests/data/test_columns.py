@@ -1,7 +1,11 @@
 """`Columns`: rows of tables as standardized vectors."""
 
+import decimal
+import json
+
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 from scipy import stats
 
@@ -274,15 +278,69 @@ def test_the_ends_of_whole_numbers_are_sampled(dtype):
     assert drawn[0] == limits.min and drawn[1] >= limits.max - 2**10 * (dtype == "int64")
 
 
-def test_types_of_pandas():
-    """Decoding restores nullable types and time zones, and keeps whole numbers within the range of the fit."""
+def _typed_tables():
+    """Returns tables of 60 rows with types of pandas, Arrow and Python."""
     rng = np.random.default_rng(0)
     table = {"count": rng.integers(2, 9, size=60), "size": rng.normal(size=60), "new": rng.uniform(size=60) < 0.5}
-    table = pandas.DataFrame(table | {"day": ZONED[:60]}).convert_dtypes()
-    assert [str(dtype) for dtype in table.dtypes[:3]] == ["Int64", "Float64", "boolean"]
-    drawn = Columns(table).decode(rng.normal(size=[500, 4]))
+    table |= {"color": rng.choice(["red", "blue"], 60), "day": ZONED[:60], "identifier": 2**60 + np.arange(60)}
+    times = pandas.Timestamp("2024-01-01") + pandas.to_timedelta(rng.integers(0, 10**6, size=60), "s")
+    table = pandas.DataFrame(table | {"time": times.as_unit("s")})
+    cents, days = rng.integers(-900_00, 900_00, size=60), pandas.date_range("2024-01-01", periods=60)
+    python = {"price": [decimal.Decimal(int(k)) / 100 for k in cents], "born": [day.date() for day in days]}
+    python = pandas.DataFrame(python | {"code": [decimal.Decimal(int(k)) for k in cents]}, dtype=object)
+    arrow = {"price": pyarrow.decimal128(5, 2), "born": pyarrow.date32(), "code": pyarrow.decimal128(18, 0)}
+    arrow = {name: pandas.ArrowDtype(kind) for name, kind in arrow.items()}
+    shades = pyarrow.array(rng.choice(["light", "dark"], 60)).dictionary_encode()
+    arrow = python.astype(arrow).assign(shade=pandas.Series(shades, dtype=pandas.ArrowDtype(shades.type)))
+    units = "Y-MAR Q-JAN M 2M W-WED D h 15min s ms us ns".split()
+    periods = {unit: pandas.period_range("2024-01-01", periods=60, freq=unit) for unit in units}
+    return {
+        "nullable": table.convert_dtypes(),
+        "arrow": table.convert_dtypes(dtype_backend="pyarrow"),
+        "python": python,
+        "decimals and dates of arrow": arrow,
+        "periods": pandas.DataFrame(periods),
+    }
+
+
+TYPED = _typed_tables()
+
+
+@pytest.mark.filterwarnings("ignore:These columns are")
+@pytest.mark.parametrize("name", TYPED)
+def test_types_come_back(name):
+    """Decoding restores types, also of missing values and of draws beyond the data, which can occur."""
+    table = TYPED[name]
+    columns, codes = Columns(table), ColumnCodes(table)
+    rows = columns.encode(table)
+    back = columns.decode(rows.values + rows.widths / 2)
+    pandas.testing.assert_frame_equal(back, table, rtol=1e-12)
+    assert rows.known.all() and columns.encode(back).known.all()
+    drawn = columns.decode(5 * np.random.default_rng(0).normal(size=[500, columns.size]))
     pandas.testing.assert_series_equal(drawn.dtypes, table.dtypes)
-    assert (drawn["count"].min(), drawn["count"].max()) == (2, 8)
+    assert columns.encode(drawn).known.all() and ("count" not in drawn or drawn["count"].between(2, 8).all())
+    blank = table.mask(np.random.default_rng(1).uniform(size=table.shape) < 0.2)
+    pandas.testing.assert_series_equal(blank.dtypes, table.dtypes)
+    np.testing.assert_array_equal(columns.encode(blank).values, np.where(blank.isna(), np.nan, rows.values))
+    assert Columns(blank).kinds == columns.kinds
+    saved = ColumnCodes.from_json(json.loads(json.dumps(codes.to_json())))
+    values = saved.encode(table).values
+    np.testing.assert_array_equal(values, codes.encode(table).values)
+    np.testing.assert_allclose(saved.encode(saved.decode(values).astype(str)).values, values, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:These columns are")
+def test_kinds_of_types():
+    kinds = {name: Columns(table[:50]).kinds for name, table in TYPED.items()}
+    expected = {"count": "whole", "size": "number", "new": "category", "color": "category", "day": "day"}
+    assert kinds["nullable"] == kinds["arrow"] == expected | {"identifier": "whole", "time": "date"}
+    expected = {"price": "number", "born": "day", "code": "whole"}
+    assert kinds["python"] == expected and kinds["decimals and dates of arrow"] == expected | {"shade": "category"}
+    assert kinds["periods"] == dict.fromkeys(TYPED["periods"], "whole") | {"2M": 2, "15min": 15}
+    columns = Columns(TYPED["periods"][["M"]])
+    march = columns.encode(TYPED["periods"][2:3]).values
+    for value in ("2024-03", pandas.Timestamp("2024-03-31"), pandas.Period("2024-03-31", "D")):
+        np.testing.assert_array_equal(columns.encode(pandas.DataFrame({"M": [value]})).values, march)
 
 
 def test_warnings():
@@ -296,6 +354,15 @@ def test_warnings():
 
 
 TIMES = np.array(["2024-01-01T00", "2024-01-02T12", "2024-01-05T00"], "M8[us]")
+
+
+UNSUITED = {
+    "Timedelta": pandas.to_timedelta([1, 2, 3], unit="h"),
+    "complex128": [1j, 2.0, 3.0],
+    "list": [[1], [2, 3], []],
+    "ndarray": pandas.array([[1], [2], [3]], pandas.ArrowDtype(pyarrow.list_(pyarrow.int64()))),
+    "dict": [{"a": 1}] * 3,
+}
 
 
 def test_what_a_fit_refuses(refused):
@@ -312,14 +379,16 @@ def test_what_a_fit_refuses(refused):
         ("1 of 3 values are not a whole day, such as", TIMES, {"kinds": {"x": "day"}}),
         ("3 of 3 values are not a number, such as 2024-01-01", TIMES, {"kinds": {"x": "number"}}),
         ("3 of 3 values are not a date, such as 1", [1, 2, 3], {"kinds": {"x": "date"}}),
-        (r"unsupported type timedelta64\[.s\]", pandas.to_timedelta([1, 2, 3], unit="h"), {}),
+        *[(f"Column 'x' has values of type {name}. Leave it out, or", x, {}) for name, x in UNSUITED.items()],
         *[("A kind must be one of date, ", [1, 2], {"kinds": {"x": k}}) for k in ("wohle", 0, -1.0, True, np.inf)],
     ]:  # fmt: skip
         refused(message, Columns, pandas.DataFrame({"x": values}), **fields)
 
 
 def test_refusals(refused):
-    refused("Two columns have the same name: x, x", Columns, pandas.DataFrame([[1, 2]], columns=["x", "x"]))
+    refused(
+        "Two columns have the name 'x'. Rename", Columns, pandas.DataFrame([[1, 2, 3]], columns=["a", "x", "x"])
+    )
     columns = Columns(pandas.DataFrame({"x": [1.5, 2.5, 3.5]}))
     for values, reason in (([1.0, -np.inf], "'-inf' is infinite"), ([1, "two"], "'two' is not a number")):
         rows = pandas.DataFrame({"x": values}, index=["first", "second"])

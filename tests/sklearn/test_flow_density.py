@@ -1,11 +1,15 @@
 """`FlowDensity`: a scikit-learn estimator of the density of a table."""
 
 import copy
+import datetime
+import decimal
 import pickle
 import re
 
 import numpy as np
 import pandas
+import polars
+import pyarrow
 import pytest
 from scipy import stats
 from sklearn.base import clone
@@ -368,6 +372,56 @@ def test_arrays_come_back_as_arrays():
     assert fit.score_samples(x.astype("float64")).dtype == "float64"
 
 
+def typed_frame(num=100):
+    """Returns a frame of polars with columns of many types. A tenth of the values are missing."""
+    rng, start = np.random.default_rng(0), datetime.datetime(2024, 1, 1)
+    names = [polars.Series(rng.choice(["red", "blue"], num)) for _ in range(2)]
+    times = [start + datetime.timedelta(hours=hours) for hours in rng.uniform(0, 999, size=num)]
+    prices = [decimal.Decimal(int(cents)) / 100 for cents in rng.integers(1, 980_00, size=num)]
+    columns = {
+        "far": 2**60 + rng.integers(1, 90, size=num),
+        "small": polars.Series(rng.integers(1, 90, size=num), dtype=polars.UInt8),
+        "price": polars.Series(prices, dtype=polars.Decimal(5, 2)),
+        "flag": rng.uniform(size=num) > 0.5,
+        "category": names[0].cast(polars.Categorical),
+        "enum": names[1].cast(polars.Enum(["red", "green", "blue"])),
+        "date": polars.Series(times).shuffle(seed=0).dt.date(),
+        "zoned": polars.Series(times).dt.cast_time_unit("ms").dt.replace_time_zone("UTC"),
+    }
+    rows = polars.DataFrame(columns)
+    kept = polars.DataFrame({name: rng.uniform(size=num) > 0.1 for name in columns})
+    return rows.with_columns(polars.when(kept[name]).then(rows[name]).alias(name) for name in columns)
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_frames_of_other_libraries(library):
+    """Scores are those of pandas. Samples and explanations are frames of the library, with the types of the fit."""
+    frame = typed_frame() if library == "polars" else typed_frame().to_arrow()
+    in_pandas = typed_frame().to_pandas(use_pyarrow_extension_array=True)
+    fit = FlowDensity(missing="condition", **SMALL).fit(frame)
+    expected = ["whole", "whole", "number", "category", "category", ["red", "green", "blue"], "day", "date"]
+    assert list(fit.kinds_.values()) == expected
+    np.testing.assert_array_equal(fit.score_samples(frame), fit.score_samples(in_pandas))
+    np.testing.assert_array_equal(fit.predict(frame[:5]), fit.predict(in_pandas[:5]))
+    alone = clone(fit).fit(in_pandas)
+    assert alone.kinds_ == fit.kinds_ and alone.offset_ == fit.offset_
+    fit = pickle.loads(pickle.dumps(fit))
+    drawn, reasons = fit.sample(300), fit.explain(frame[:3])
+    assert type(drawn) is type(reasons) is type(frame) and drawn.schema == frame.schema and drawn.shape == (300, 8)
+    assert np.isfinite(fit.score_samples(drawn)).all()
+    names = reasons.columns if library == "polars" else reasons.column_names
+    assert names == list(fit.kinds_) and reasons.shape == (3, 8)
+
+
+def test_conditions_of_other_libraries():
+    rows = polars.DataFrame(table())
+    fit = FlowDensity(condition_columns=["color", "rooms"], **SMALL).fit(rows)
+    given = rows["rooms", "color"][:5]
+    assert fit.sample(condition=given)["rooms", "color"].equals(given)
+    for same in (given.to_pandas(), given.to_arrow()):
+        assert fit.sample(condition=same).schema == rows.schema
+
+
 def test_refused_arguments(refused):
     wrong = {"contamination": 0.0, "missing": "fill", "validation_fraction": 1, "whiten": "yes"}
     for name, value in [("noise", 2.0), ("noise", "none"), *wrong.items()]:
@@ -385,4 +439,10 @@ def test_refused_rows(refused, fitted):
     refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
     refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
     refused("index 0, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
+    twice = pyarrow.table([np.arange(20)] * 2, ["x", "x"])
+    for frame in (twice, twice.to_pandas()):
+        refused("'x'", FlowDensity().fit, frame)
+    for kind, value in {"ndarray": [1], "dict": {"a": 1}, "Timedelta": datetime.timedelta(1)}.items():
+        frame = polars.DataFrame({"x": range(20), "y": [value] * 20})
+        refused(f"Column 'y' has values of type {kind}", FlowDensity().fit, frame)
     refused("had none missing in", FlowDensity(missing="condition", **SMALL).fit(rows).score_samples, missing)

@@ -7,8 +7,8 @@ import tf_resflow
 CORE_ALONE = """
 import sys
 
-EXTRAS = ("PIL einops importlib_resources matplotlib ml_collections openpyxl pandas pyarrow sklearn tensorboard "
-          "tensorflow_datasets tensorflow_serving torch tqdm").split()
+EXTRAS = ("PIL einops importlib_resources matplotlib ml_collections narwhals openpyxl pandas polars pyarrow "
+          "sklearn tensorboard tensorflow_datasets tensorflow_serving torch tqdm").split()
 
 
 class NotInstalled:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tf_resflow.data.column_kinds import MOST_LEVELS, Column, column_from_json, fit_column, in_words, real_column
+from tf_resflow.data.column_kinds import MOST_LEVELS, Column, column_from_json, fit_column, in_words, plain
 from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
@@ -60,12 +60,12 @@ class ColumnCodes:
 
     The type of a column implies its kind, unless `kinds` sets it:
 
-    - "number": floats.
-    - "whole": integers, and floats that are all integers.
+    - "number": floats and decimals.
+    - "whole": integers, periods, and floats or decimals that are all integers.
     - a set of atoms, such as {0.0}: numbers of which some values have a large share, such as rainfall. A value is
       an atom if it holds at least 5 % of the rows and is five times as frequent as any other value. Whole numbers
       need no atoms if their range is less than 100.
-    - a number: the step of a grid, such as 0.1. No type implies this kind.
+    - a number: the step of a grid, such as 0.1. Only periods of several units, such as 15 minutes, imply it.
     - "category": booleans, text and categories. The most frequent level has the number 0.
     - a list: the levels of an ordered column, lowest first.
     - "date": times, as days since the first one. "day": times that are whole days apart.
@@ -92,8 +92,8 @@ class ColumnCodes:
 
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: "Mapping[Any, Bounds] | None" = None):
         kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
-        if not table.columns.is_unique:
-            raise ValueError(f"Two columns have the same name: {shortened(names)}. Rename one of them.")
+        if len(repeated := table.columns[table.columns.duplicated()]):
+            raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
         if unknown := [name for name in [*kinds, *bounds] if name not in names]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
         self._set([fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in names])
@@ -130,7 +130,7 @@ class ColumnCodes:
     @classmethod
     def of_numbers(cls, names: Sequence[Any]) -> "ColumnCodes":
         """Returns the codes of columns of real numbers with these names."""
-        return cls.of_columns([real_column(name) for name in names])
+        return cls.from_json([{"name": name, "kind": "number", "dtype": "float32"} for name in names])
 
     @classmethod
     def from_json(cls, columns: Sequence[Mapping[str, Any]]) -> "ColumnCodes":
@@ -162,7 +162,8 @@ class ColumnCodes:
         values, known, log_slopes = np.empty([num, self.size]), np.ones([num, self.size], bool), np.zeros(num)
         faults = np.full([num, self.size], "", object)
         for place, column in enumerate(self.columns):
-            numbers, faults[:, place], slopes = column.encode(table[column.name], date_format)
+            own, _ = plain(table[column.name], column.dtype)
+            numbers, faults[:, place], slopes = column.encode(own, date_format)
             known[:, place] = faults[:, place] != column.impossible
             values[:, place] = np.where(known[:, place], numbers, -1.0)
             log_slopes += np.nan_to_num(slopes)
@@ -170,12 +171,7 @@ class ColumnCodes:
 
     def decode(self, values: np.ndarray) -> Any:
         """Returns a `pandas.DataFrame` of the rows of vectors, with the types and order of the columns."""
-        values, found = values.astype(np.float64), {}
-        for place, fitted in enumerate(self.columns):
-            column = pandas.Series(fitted.decode(values[:, place]))
-            if getattr(column.dtype, "tz", None) is not None:
-                column = column.dt.tz_convert(getattr(fitted.dtype, "tz", None))
-            found[fitted.name] = column.astype(fitted.dtype)
+        found = {c.name: c.sampled(x) for c, x in zip(self.columns, values.astype(np.float64).T, strict=True)}
         return pandas.DataFrame(found, columns=list(self.kinds))
 
     def with_offsets(self, values: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 
 pandas: Any = LazyPackage("pandas", "data")
+pyarrow: Any = LazyPackage("pyarrow", "data")
 
 Bounds = tuple[float | None, float | None]
 """The lower and the upper bound of a column, both exclusive. None means no bound."""
@@ -41,7 +42,8 @@ class Column(abc.ABC):
 
     Attributes:
       name: name of the column.
-      dtype: its pandas type.
+      dtype: the pandas type of its values.
+      types: the types that decoded values are converted to, one after the other.
       kind: the kind, in the form of the argument `kinds` of `ColumnCodes`.
       words: the kinds of this class that are words.
       json_name: name of the class in JSON.
@@ -54,6 +56,7 @@ class Column(abc.ABC):
 
     name: Any
     dtype: Any
+    types: tuple[Any, ...] = dataclasses.field(default=(), kw_only=True)
 
     words: ClassVar[tuple[str, ...]] = ()
     json_name: ClassVar[Any] = None
@@ -85,9 +88,21 @@ class Column(abc.ABC):
     def decode(self, numbers: np.ndarray) -> Any:
         """Returns the values of float64 numbers."""
 
+    def sampled(self, numbers: np.ndarray) -> Any:
+        """Returns the values of float64 numbers as a `pandas.Series` of the type of the fit."""
+        column = pandas.Series(self.decode(numbers))
+        if isinstance(self.dtype, pandas.PeriodDtype):
+            return pandas.Series(pandas.PeriodIndex.from_ordinals(column, freq=self.dtype.freq))
+        for dtype in (self.dtype, *self.types):
+            if (scale := getattr(getattr(dtype, "pyarrow_dtype", None), "scale", None)) is not None:
+                most = (1 - 1e-15) * 10.0 ** (dtype.pyarrow_dtype.precision - scale) - 10.0**-scale
+                column = column.clip(-most, most)
+            column = column.astype(dtype)
+        return column
+
     def to_json(self) -> dict[str, Any]:
         """Returns the settings that differ from their defaults, as values that JSON can hold."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[2:]}
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:]}
         return {name: value for name, (value, default) in values.items() if value != default}
 
     @classmethod
@@ -314,7 +329,8 @@ class _Time(Column):
         units = np.round(((self.start - midnight) / _DAY + days) * (86400e6 / self.resolution)).astype(int)
         times = pandas.DatetimeIndex(midnight + units * np.timedelta64(self.resolution, "us"))
         zone = _zone(self.dtype) if self.num else "UTC"
-        return times.tz_localize(zone, ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
+        times = times.tz_localize(zone, ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
+        return times.tz_convert(getattr(self.dtype, "tz", None))
 
     def description(self):
         return f"days since {str(self.start).removesuffix('T00:00:00.000000')}"
@@ -343,7 +359,8 @@ class _Levels(Column):
         return len(self.levels)
 
     def to_json(self):
-        return {"levels": [level.item() if isinstance(level, np.generic) else level for level in self.levels]}
+        levels = [level.item() if isinstance(level, np.generic) else level for level in self.levels]
+        return {"levels": [level if isinstance(level, (str, int, float)) else in_words(level) for level in levels]}
 
     @classmethod
     def from_json(cls, name, dtype, settings):
@@ -395,11 +412,17 @@ _CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Le
 
 def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None = None) -> Column:
     """Fits a `Column` to a `pandas.Series`. Its type implies the kind if none is given; see `ColumnCodes`."""
-    present, dtype = column.dropna(), column.dtype
+    present, types = plain(column.dropna(), column.dtype)
     if not len(present):
         raise ValueError(f"Column {name!r}: all values are missing. Leave this column out.")
-    if isinstance(dtype, (pandas.PeriodDtype, pandas.SparseDtype)) or pandas.api.types.is_timedelta64_dtype(dtype):
-        raise ValueError(f"Column {name!r} has the unsupported type {dtype}. Convert it to numbers or times.")
+    is_nested = present.dtype == object and present.map(pandas.api.types.is_list_like).any()
+    if isinstance(present.dtype, pandas.SparseDtype) or present.dtype.kind in "mc" or is_nested:
+        raise ValueError(
+            f"Column {name!r} has values of type {type(present.iloc[0]).__name__}. Leave it out, or convert it: "
+            "durations to seconds, complex numbers to two columns, and lists to one column per element."
+        )
+    if is_period := isinstance(column.dtype, pandas.PeriodDtype):
+        kind = kind or math.gcd(column.dtype.freq.n, *present)
     if kind is None:
         detected = (cls.detect(present) for cls in _CLASSES)
         kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
@@ -422,12 +445,26 @@ def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None =
             f"most {MOST_LEVELS}. Leave it out, or convert it with pandas.to_numeric or pandas.to_datetime."
         )
     _check(name, present, None, fitted.encode(present)[1])
-    return fitted
+    return dataclasses.replace(fitted, dtype=column.dtype if is_period else fitted.dtype, types=types)
 
 
-def real_column(name: Any) -> Column:
-    """Returns a column of real numbers."""
-    return _Number(name, np.dtype("float32"))
+def plain(column: Any, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Returns a column as numbers, times or levels, and the types to convert them back. Periods become ordinals."""
+    if isinstance(dtype, pandas.PeriodDtype):
+        periods = column.astype(dtype).array
+        return pandas.Series(pandas.arrays.IntegerArray(periods.asi8, periods.isna()), column.index), ()
+    types = (column.dtype,) if isinstance(column.dtype, pandas.ArrowDtype) else ()
+    if types and column.dtype.kind not in "iub":
+        column = pandas.Series(pyarrow.array(column).to_pandas().array, column.index)
+    found = pandas.api.types.infer_dtype(column) if column.dtype == object else ""
+    if found == "decimal":
+        exponents = [value.as_tuple().exponent for value in column.dropna() if value.is_finite()]
+        decimals = pandas.ArrowDtype(pyarrow.decimal128(38, min(max(0, -min(exponents, default=0)), 18)))
+        return pandas.to_numeric(column), types or (decimals, object)
+    if found.startswith("date"):
+        dates = (pandas.ArrowDtype(pyarrow.date32()), object) if found == "date" else ()
+        return pandas.to_datetime(column), types or dates
+    return column, types
 
 
 def column_from_json(description: Mapping[str, Any]) -> Column:
@@ -454,7 +491,7 @@ def _is_number(dtype):
 
 
 def _numpy_dtype(dtype):
-    return np.dtype(getattr(dtype, "numpy_dtype", dtype))
+    return np.dtype("int64" if isinstance(dtype, pandas.PeriodDtype) else getattr(dtype, "numpy_dtype", dtype))
 
 
 def _numbers(column):

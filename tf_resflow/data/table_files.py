@@ -106,12 +106,9 @@ def typed(path: pathlib.Path, frame: Any, as_text: Collection[Any], date_format:
             frame[name] = column.astype("boolean")
         elif name in as_text:
             frame[name] = column.str.strip() if kind == "string" else column
-        elif kind in ("date", "datetime", "datetime64"):
-            frame[name] = pandas.to_datetime(column)
-        elif kind == "decimal":
-            frame[name] = pandas.to_numeric(column)
-        elif kind == "string" or kind.startswith("mixed"):  # numbers and text, as in a spreadsheet
-            frame[name] = _typed_text(path, name, column.map(in_words, na_action="ignore"), date_format)
+        elif kind == "string" or (kind.startswith("mixed") and not column.map(pandas.api.types.is_list_like).any()):
+            text = column.map(in_words, na_action="ignore")  # numbers and text, as in a spreadsheet
+            frame[name] = _typed_text(path, name, text, date_format)
     return frame
 
 

@@ -11,6 +11,7 @@ from scipy import special, stats
 from tf_resflow.extras import extra
 
 with extra("sklearn"):
+    import narwhals
     import pandas
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
     from sklearn.preprocessing import QuantileTransformer
@@ -120,6 +121,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     """
 
     _is_frame: bool
+    _arrow: Any = None  # the schema and the library of a frame, unless it is pandas
     _names: list[Any]
     _held_out: tuple[np.ndarray, np.ndarray]  # scores, each from the member that held the row out; weights
     _conditions: np.ndarray  # of rows of the fit
@@ -170,7 +172,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Fits the density to rows, and returns the estimator. A failed or interrupted fit leaves it unfitted.
 
         Args:
-          X: rows `[num, columns]`, an array or a `pandas.DataFrame`.
+          X: rows `[num, columns]`: an array, or a data frame of pandas, polars or pyarrow.
           y: ignored.
           sample_weight: `[num]`, at least 0. Training draws rows in proportion to their weights, and held-out rows
             count in proportion, like repeated rows.
@@ -231,7 +233,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return p_values(self._compared(table, self._scored(table)), *self._held_out)
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
-        """Draws rows with the column types, names and order of the fit, as a data frame or an array.
+        """Draws rows with the column types, names and order of the fit, as a data frame like it or an array.
 
         Args:
           n_samples: number of rows; ignored if `condition` is given.
@@ -243,7 +245,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         columns = list(self.condition_columns)
         if (condition is None) != (not columns):
             raise ValueError(f"condition must have the values of condition_columns = {columns}, if there are any.")
-        condition = pandas.DataFrame(index=range(n_samples)) if condition is None else condition
+        condition = pandas.DataFrame(index=range(n_samples)) if condition is None else _in_pandas(condition)[0]
         names = None if isinstance(condition, pandas.DataFrame) else columns
         condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
         is_masked = np.zeros([len(condition), self._num_masked])
@@ -252,7 +254,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if not self.extrapolate:
             values = self._with_margins_of_the_fit(values)
         table = pandas.concat([self.columns_.decode(values), condition], axis=1)[self._names]
-        return table if self._is_frame else table.to_numpy(self._dtype)
+        return self._like_fit(table, is_whole=True) if self._is_frame else table.to_numpy(self._dtype)
 
     def _drawn(self, condition, rng):
         """Draws a vector for each condition."""
@@ -270,15 +272,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _with_margins_of_the_fit(self, values):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
         if self._draws is None:
-            rng = np.random.RandomState(self._draws_seed)
-            self._draws = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(
-                self._drawn(self._conditions, rng)
-            )
+            draws = self._drawn(self._conditions, np.random.RandomState(self._draws_seed))
+            self._draws = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(draws)
         mapped = self._margins.inverse_transform(self._draws.transform(values))
         return np.where(self.columns_.has_levels, values, mapped)
 
     def explain(self, X: Any) -> Any:
-        """Returns which columns make rows unlikely: a `pandas.DataFrame` `[num, columns]` in nats.
+        """Returns which columns make rows unlikely: a data frame `[num, columns]` in nats.
 
         An entry is the increase of log p if the column had the best of its values in 16 rows of the fit and its
         atoms. It is about 0 if the column fits the others. Rows are compared as in `decision_function`.
@@ -299,7 +299,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             best.append(found.reshape(len(group), _REFERENCE, -1).max(axis=1).T)
         found = np.concatenate(best, axis=1)
         with np.errstate(invalid="ignore"):  # infinity minus infinity
-            return pandas.DataFrame(np.where(found == scores, 0.0, found - scores), table.index, names)
+            gains = np.where(found == scores, 0.0, found - scores)
+        return self._like_fit(pandas.DataFrame(gains, table.index, names))
 
     def _check_arguments(self):
         is_level = not isinstance(self.noise, str) and LEAST_NOISE <= self.noise <= MOST_NOISE
@@ -315,6 +316,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
 
     def _table(self, X, is_fit=False):
+        X, arrow = _in_pandas(X)
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
             validate_data(self, X, reset=is_fit, skip_check_array=True)
@@ -327,9 +329,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             X = validate_data(self, X, reset=is_fit, dtype="numeric", ensure_all_finite=finite)
             table = pandas.DataFrame(X)
         if is_fit:
-            self._is_frame, self._names = is_frame, list(table.columns)
+            self._is_frame, self._names, self._arrow = is_frame, list(table.columns), arrow
             self._dtype = None if is_frame else X.dtype
         return table
+
+    def _like_fit(self, table, is_whole=False):
+        """Converts a `pandas.DataFrame` to the library of the fit."""
+        if self._arrow is None:
+            return table
+        schema, library = self._arrow
+        arrow = narwhals.from_native(table).to_arrow()
+        return narwhals.from_arrow(arrow.cast(schema) if is_whole else arrow, backend=library).to_native()
 
     def _is_kept(self, table):
         is_missing = table.isna()
@@ -498,6 +508,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         found = np.concatenate(parts, axis=1)
         scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + rows.log_scale
         return np.where(known, scores, -np.inf)
+
+
+def _in_pandas(X):
+    """Returns a frame of polars, pyarrow or the like in pandas, and its schema and library; others as they are."""
+    if isinstance(X, pandas.DataFrame) or not narwhals.dependencies.is_into_dataframe(X):
+        return X, None
+    frame, nullable = narwhals.from_native(X), ("int", "uint", "bool", "decimal")
+    arrow = frame.to_arrow()
+    table = arrow.to_pandas(types_mapper=lambda t: pandas.ArrowDtype(t) if str(t).startswith(nullable) else None)
+    return table, (arrow.schema, frame.implementation)
 
 
 def _quantile(scores, weights, level):
