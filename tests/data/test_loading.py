@@ -71,5 +71,5 @@ def test_columns_of_levels_in_a_config(refused, tmp_path):
     fields = {"name": "tabular", "path": str(path)}
     dataset = load({**fields, "kinds": "code: category; size: S < M < L; "})
     assert dataset.codes.kinds == {"x": "number", "size": ["S", "M", "L"], "code": "category"}
-    for wrong in ("S < M", "size: S < < M", "size"):
+    for wrong in ("S < M", "size: S < < M", "size", "x: {a}", "x: {}"):
         refused("malformed. Write it like 'wind: number; temp: 0.1", load, {**fields, "kinds": wrong})

@@ -298,8 +298,8 @@ class _Time(Column):
     def fit(cls, name, column, kind):
         times = _check(name, column, *_times(column, _zone(column.dtype) if kind == "day" else "UTC"))
         num = math.floor((times.max() - times.min()) / _DAY) + 1 if kind == "day" else 0
-        resolution = np.gcd.reduce([86_400_000_000, *(times - times.astype("M8[D]")).astype(int)])
-        return cls(name, column.dtype, times.min(), num, int(resolution))
+        resolution = math.gcd(86_400_000_000, *np.unique((times - times.astype("M8[D]")).astype(int)).tolist())
+        return cls(name, column.dtype, times.min(), num, resolution)
 
     @property
     def kind(self):
@@ -618,17 +618,14 @@ def kinds_from_words(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(";"))):
         name, colon, kind = part.rpartition(":")
-        words: list[Any] = [word.strip() for word in kind.split("<")]
-        if not colon or not all(words):
+        words: list[Any] = [word.strip() for word in kind.strip(" {}").split("," if "{" in kind else "<")]
+        with contextlib.suppress(ValueError):
+            words = [float(word) for word in words] if len(words) == 1 or "{" in kind else words
+        is_set = "{" in kind and isinstance(words[0], float)
+        if not colon or "" in words or is_set != ("{" in kind):
             raise ValueError(
                 f"data.kinds = {text!r} is malformed. Write it like 'wind: number; temp: 0.1; rooms: whole; "
                 "code: category; size: S < M < L; rain: {0}'."
             )
-        if kind.strip().startswith("{"):
-            found[name.strip()] = {float(value) for value in kind.strip(" {}").split(",")}
-            continue
-        if len(words) == 1:
-            with contextlib.suppress(ValueError):
-                words = [float(words[0])]
-        found[name.strip()] = words if len(words) > 1 else words[0]
+        found[name.strip()] = set(words) if is_set else words if len(words) > 1 else words[0]
     return found
