@@ -116,7 +116,9 @@ def test_units_do_not_decide_about_atoms(rain):
     np.testing.assert_allclose(fit.decision_function(rows), moved.decision_function(other), atol=1e-3)
     np.testing.assert_allclose(fit.p_values(rows), moved.p_values(other), atol=0.03)  # neighbors may change places
     np.testing.assert_allclose(fit.explain(rows[:9]), moved.explain(other[:9]), atol=1e-2)
-    assert fit.explain(pandas.DataFrame({"rain": [0.0], "wind": [6.0]})).idxmax(axis=1).item() in ("rain", "wind")
+    gains = fit.explain(pandas.DataFrame({"rain": [0.0, 12.0], "wind": [6.0, 1.0]}))
+    assert list(gains) == ["rain", "rain = 0", "wind"]
+    assert gains["rain = 0"][0] == 0 and gains["rain"][0] > 1 and gains["rain = 0"][1] > 1  # the wind brings rain
 
 
 def test_p_values_of_fresh_rows():

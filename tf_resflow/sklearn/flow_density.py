@@ -18,6 +18,7 @@ with extra("sklearn"):
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from tf_resflow.data.column_kinds import in_words
 from tf_resflow.data.columns import MOST_CELLS, Columns, evenly_spread, in_parts
 from tf_resflow.evaluation import p_values
 from tf_resflow.models.dequantization import place_with_tails
@@ -280,16 +281,18 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def explain(self, X: Any) -> Any:
         """Returns which columns make rows unlikely: a data frame `[num, columns]` in nats.
 
-        An entry is the increase of log p if the column had the best of its values in 16 rows of the fit and its
-        atoms. It is about 0 if the column fits the others. Rows are compared as in `decision_function`.
+        An entry is the increase of log p if the column had the best of its values in 16 rows of the fit. It is
+        about 0 if the column fits the others. An atom has a column of its own, such as "rain = 0", and the column
+        "rain" is for other values. Rows are compared as in `decision_function`.
         """
         check_is_fitted(self, "offset_")
-        table, names = self._table(X), list(self.columns_.kinds)
+        table, names = self._table(X), list(self._reference)
         scores, best = self._compared(table, self._scored(table, warn=False))[:, np.newaxis], []
 
         def with_references(name):
             others = pandas.concat([table] * _REFERENCE)
-            others[name] = self._reference[name].repeat(len(table)).set_axis(others.index)
+            reference = self._reference[name]
+            others[reference.name] = reference.repeat(len(table)).set_axis(others.index)
             return others
 
         num = max(MOST_CELLS // (_REFERENCE * max(table.size, 1)), 1)
@@ -405,10 +408,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         for name in own:
             present = table[name].dropna()
             atoms = self.kinds_[name] if isinstance(self.kinds_[name], set) else set()
-            drawn = present.iloc[np.linspace(0, len(present) - 1, _REFERENCE).astype(int)]
-            self._reference[name] = pandas.concat([present[present.isin(atoms)].drop_duplicates(), drawn])[
-                :_REFERENCE
-            ]
+            parts = {name: present[~present.isin(atoms)]}
+            parts |= {f"{name} = {in_words(atom)}": present[present.isin([atom])] for atom in sorted(atoms)}
+            for label, rows in parts.items():
+                if len(rows):
+                    self._reference[label] = rows.iloc[np.linspace(0, len(rows) - 1, _REFERENCE).astype(int)]
 
     def _rows(self, table, weights=None):
         """Returns the `Rows` of a table, and `ends` and `known` of its `Encoded`."""
