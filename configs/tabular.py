@@ -9,8 +9,9 @@ resflow-train --config=tabular --workdir=runs/levels --config.data.path=FILE.csv
   --config.data.kinds='size: S < M < L; code: category; temp: 0.1' --config.data.missing=drop
 
 Columns are standardized inside the flow. The score, in nats, is a probability in columns of whole numbers, days and
-levels, and a density in the units of the data in other columns. A tenth of the rows is for validation and a tenth
-for testing, unless path_validation and path_test are set.
+levels, and a density in the units of the data in other columns. A frequent number, such as 0 in rainfall, has a
+probability of its own. A tenth of the rows is for validation and a tenth for testing, unless path_validation and
+path_test are set.
 
 The weights with the best validation score are kept. Training ends after ten scores (500 steps) without a better
 one, before the model overfits a few hundred rows. A score on 100,000 rows takes longer than 50 steps: set
