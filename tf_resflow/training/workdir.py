@@ -1,6 +1,7 @@
 """The directory of a run and its files."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -20,9 +21,6 @@ from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config, flat_fields, validate_config
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.writing import locked, unwritable_told, whole_file
-
-if TYPE_CHECKING:
-    from tf_resflow.data import Dataset
 
 PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is given instead of a workdir
 
@@ -102,7 +100,7 @@ class Workdir:
             file.flush()
             yield
 
-    def begin(self, config: ConfigDict, dataset: "Dataset | DataInfo") -> None:
+    def begin(self, config: ConfigDict, dataset: DataInfo) -> None:
         """Creates the folders, and writes the config and the properties of the data."""
         with unwritable_told(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
@@ -112,7 +110,7 @@ class Workdir:
         if self.is_chief:
             self.describe(config, dataset, _places(config))
 
-    def describe(self, config: ConfigDict, dataset: "Dataset | DataInfo", places: Mapping[str, str]) -> None:
+    def describe(self, config: ConfigDict, dataset: DataInfo, places: Mapping[str, str]) -> None:
         """Writes the config, the absolute paths of its data, and the properties of the data that a model needs."""
         write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
@@ -158,7 +156,7 @@ class Workdir:
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
-    def check_data(self, dataset: "Dataset") -> None:
+    def check_data(self, dataset: DataInfo) -> None:
         """Raises ValueError if the directory belongs to a run with different data."""
         if not self.is_begun():
             return
@@ -283,7 +281,7 @@ def newest_first(directory: pathlib.Path) -> list[str]:
 
 
 def _data_info(dataset):
-    info = {field: getattr(dataset, field) for field in DataInfo._fields}
+    info = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(DataInfo)}
     return json.loads(json.dumps(info, default=_as_json))
 
 
