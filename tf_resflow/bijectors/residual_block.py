@@ -75,7 +75,6 @@ class ResidualBlock(NetworkBijector):
       event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises an error if an example did not converge. By default, it prints a
         warning. Code compiled by XLA does neither; use `solve` there.
-      name: `str`, also the key in checkpoints and a salt of seeds. `Flow` numbers repeated names.
 
     Attributes:
       branch: the branch g. `log_det_estimator` and `inverse_solver` are attributes, too.

@@ -164,11 +164,7 @@ class MaxMin(_Activation):
 
 
 class FullSort(_Activation):
-    """Sorts the last axis in ascending order, while `MaxMin` sorts pairs. It is 1-Lipschitz in every l^p norm.
-
-    References:
-      Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation" (2019).
-    """
+    """Sorts the last axis in ascending order, while `MaxMin` sorts pairs. It is 1-Lipschitz in every l^p norm."""
 
 
 class LipschitzCube(_Activation):
