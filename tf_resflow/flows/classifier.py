@@ -37,8 +37,8 @@ def multiscale_classifier(
 ) -> keras.Model:
     """Builds a classifier with a head for each feature of a flow, and a linear layer from all heads to the logits.
 
-    A head is a 3x3 convolution, an ActNorm, a ReLU, and a global average pooling. See `tf_resflow.HybridModel` for an
-    example and references.
+    A head is a 3x3 convolution, an ActNorm, a ReLU, and a global average pooling. See `tf_resflow.HybridModel` for
+    an example and references.
 
     Args:
       feature_shapes: list of `(H, W, C)`, such as the result of the flow's method `feature_shapes`.

@@ -131,7 +131,10 @@ class LipschitzLayer(RuledLayer):
     def update_norm(
         self, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
     ) -> tf.Tensor:
-        """Moves the stored vectors to the maximizer for the current kernel, see `tf_resflow.layers.update_norms`."""
+        """Moves the stored vectors to the maximizer for the current kernel. See `update_norms`.
+
+        The result is 0 if the norm has a closed form.
+        """
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
     def norm_estimate(self) -> tf.Tensor:
