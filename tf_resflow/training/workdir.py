@@ -282,11 +282,8 @@ def newest_first(directory: pathlib.Path) -> list[str]:
 
 def _data_info(dataset):
     info = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(DataInfo)}
-    return json.loads(json.dumps(info, default=_as_json))
-
-
-def _as_json(value):
-    return value.to_json() if isinstance(value, ColumnCodes) else value.tolist()
+    plain = lambda value: value.to_json() if isinstance(value, ColumnCodes) else value.tolist()  # noqa: E731
+    return json.loads(json.dumps(info, default=plain))
 
 
 def _is_same(key, before, now):
