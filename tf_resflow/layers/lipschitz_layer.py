@@ -12,7 +12,7 @@ from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, stackable
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
-from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, order_name
+from tf_resflow.layers.rules import KernelRule, RuledLayer, TensorBound, order_name
 from tf_resflow.layers.tracing import traced_once
 
 COEFFICIENT = 0.98  # default of each linear layer, as in the published code
@@ -176,11 +176,8 @@ class LipschitzLayer(RuledLayer):
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
 
-class LipschitzRule(LayerRule):
+class LipschitzRule(KernelRule):
     """Base class of rules for `LipschitzLayer`s, without the operation. The first weight is the scaled kernel."""
-
-    def variables(self, layer):
-        return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
 
     def weights(self, layer, dtype, kernel=None):
         kernel = layer.scaled_kernel() if kernel is None else kernel
