@@ -265,9 +265,7 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
     band contains 99 % of the curves of calibrated posteriors with as many data sets as the first curve.
 
     Args:
-      path: image file to write.
       levels: dict of name to the levels `[num]` of a posterior, as returned by `coverage_levels`.
-      title: text above the figure.
     """
     curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
     mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
@@ -291,9 +289,7 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
     Repeats of the last loss, which fill the losses after a fit has ended, are left out.
 
     Args:
-      path: image file to write.
       losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats; at least 20 steps.
-      title: text above the figure.
     """
     with _written(path, (7.5, 4)) as fig:
         axes, curves = fig.subplots(), []

@@ -103,8 +103,7 @@ class LipschitzConv2D(LipschitzLayer):
       **kwargs: see `LipschitzDense`.
 
     References:
-      Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);
-      Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
+      Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018).
     """
 
     def __init__(

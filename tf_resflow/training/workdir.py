@@ -50,7 +50,6 @@ class Workdir:
     Until a run has saved its first checkpoint, another run may take over the directory.
 
     Args:
-      path: The directory.
       is_chief: Whether this process writes to the directory. Other workers read config.json, data.json and the
         checkpoints there, and write everything else to a temporary directory.
 
