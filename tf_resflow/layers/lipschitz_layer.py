@@ -117,10 +117,6 @@ class LipschitzLayer(RuledLayer):
         pair = (self.domain, self.codomain)
         return tuple(order.order() if isinstance(order, LearnedOrder) else order for order in pair)
 
-    @property
-    def _fixed_orders(self):
-        return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders)
-
     def _operand(self):
         return tf.reshape(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype), self._operator.shape)
 
@@ -142,7 +138,7 @@ class LipschitzLayer(RuledLayer):
 
         It is exact in closed form, an upper bound for the Schatten norm, and otherwise an estimate from below.
         """
-        return _estimate(self._norm, self._operand(), self._fixed_orders, _vectors([self]))
+        return _estimate(self._norm, self._operand(), _fixed(self._orders), _vectors([self]))
 
     def order_objective(self) -> tf.Tensor:
         """Returns the value of `norm_estimate`, differentiable only in the learned orders."""
@@ -161,7 +157,7 @@ class LipschitzLayer(RuledLayer):
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns a rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
         operand = tf.reshape(tf.cast(kernel, tf.float64), self._operator.shape)
-        return self._norm(operand, *self._fixed_orders).bound()
+        return self._norm(operand, *_fixed(self._orders)).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
         """Returns kernel / max(1, norm / coefficient), differentiable and in the dtype of the variables."""
@@ -238,7 +234,7 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
         return kernel / (divisor[:, tf.newaxis, tf.newaxis] if is_stacked else divisor)
 
     key = "scaled", first.normalization, first._operator, *limits, stored
-    kernels = traced_once(key, scaled, _stacked(layers), first._fixed_orders, _vectors(layers))
+    kernels = traced_once(key, scaled, _stacked(layers), _fixed(first._orders), _vectors(layers))
     parts = tf.unstack(kernels) if is_stacked else [kernels]
     return [
         tf.cast(tf.reshape(part, layer.kernel.shape), layer.variable_dtype)
@@ -249,9 +245,12 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
 def _estimate(norm, kernel, orders, v, stored=False):
     """Returns the norm, in closed form if v is None. Unless `stored`, first updates v to fit the kernel."""
     if v is not None and not stored:
-        fixed = [order if isinstance(order, float) else tf.stop_gradient(order) for order in orders]
-        v = norm(tf.stop_gradient(kernel), *fixed).caught_up(v)
+        v = norm(tf.stop_gradient(kernel), *_fixed(orders)).caught_up(v)
     return norm(kernel, *orders).estimate(v)
+
+
+def _fixed(orders):
+    return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in orders)
 
 
 def _stacked(layers):
