@@ -56,7 +56,7 @@ class Dataset(DataInfo):
       condition_codes: the `ColumnCodes` of the conditions.
     """
 
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int] = dataclasses.field()  # required, unlike in `DataInfo`
     _: dataclasses.KW_ONLY
     read: Callable[[str], Any] | None = None
     draw: Callable[[int, tuple[int, ...]], np.ndarray] | None = None
