@@ -82,7 +82,7 @@ def main(_):
             f"model.estimator.train.kind={model.estimator.train.kind!r}. Choose one with residual blocks on images "
             "that trains with Russian roulette."
         )
-    info = DataInfo("images", tuple(map(int, _SHAPE.value)), 256, None, None)
+    info = DataInfo("images", tuple(map(int, _SHAPE.value)), 256)
     found = count(build_model(config, info))
     images = config.train.steps * config.train.batch_size
     print(

@@ -100,7 +100,7 @@ def _step_seconds(config, batch_size):
     shape = (2,) if config.model.kind == "vector" else (32, 32, 3)
     levels = None if config.model.kind == "vector" else 256
     with tf.device(_DEVICE.value):
-        model = resflow.models.build_model(config, DataInfo("random", shape, levels, None, None))
+        model = resflow.models.build_model(config, DataInfo("random", shape, levels))
         model.compile(optimizer=make_optimizer(config.train, model.trainable_variables))
         rng = np.random.default_rng(0)
         x = rng.normal(size=[batch_size, *shape]) if levels is None else rng.integers(0, 256, [batch_size, *shape])

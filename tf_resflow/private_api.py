@@ -13,9 +13,10 @@ from keras.src.backend.common import global_state
 from keras.src.saving import serialization_lib
 from keras.src.saving.serialization_lib import record_object_after_serialization as record_sharing  # noqa: F401
 from tensorflow.python.autograph.core import config
-from tensorflow.python.eager import context, record, tape
+from tensorflow.python.eager import record, tape
+from tensorflow.python.eager.context import eager_mode  # noqa: F401
 from tensorflow.python.framework.ops import gradient_registry
-from tensorflow_probability.python.internal import implementation_selection
+from tensorflow_probability.python.internal.implementation_selection import is_xla  # noqa: F401
 
 _GRADIENTS = "_tf_resflow_gradients"  # name of an attribute that is set on a graph
 
@@ -165,11 +166,6 @@ def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
     return optimizer._iterations
 
 
-def is_xla() -> bool:
-    """Whether a function is being traced for XLA."""
-    return implementation_selection.is_xla()
-
-
 def set_trainable(variable: tf.Variable, trainable: Any) -> None:
     """Sets `variable.trainable`, which has no setter, to a bool or to an object that behaves like one."""
     variable._trainable = trainable
@@ -203,11 +199,6 @@ def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.
 def has_fixed_members(composition: tfp.bijectors.Composition) -> bool:
     """Whether no member of a composition depends on the event. In joint distributions, members may depend on it."""
     return type(composition)._parts_interact is tfp.bijectors.Composition._parts_interact
-
-
-def eager_mode() -> contextlib.AbstractContextManager[None]:
-    """Returns a context that executes operations eagerly, even in graphs that `tf.init_scope` does not leave."""
-    return context.eager_mode()
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:

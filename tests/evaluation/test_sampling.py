@@ -11,7 +11,8 @@ from tf_resflow.evaluation import draw_samples, interpolate_corners, interpolate
 
 def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
     """The seed has more than 32 bits. All batches and temperatures use one graph."""
-    monkeypatch.setattr(sampling, "_batch_size", lambda model: 4)
+    monkeypatch.setattr(sampling, "_BATCH_VALUES", 0)
+    monkeypatch.setattr(sampling, "_MIN_BATCH", 4)
     model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
     seed, traces, draw = 2**40, [], sampling.sample_latent
     with monkeypatch.context() as patch:
@@ -106,7 +107,8 @@ def test_pairs_and_corners(kind):
 def test_batches_of_paths_are_those_of_one_call(monkeypatch):
     first, second = np.random.default_rng(3).normal(size=[2, 3, 2]).astype(np.float32)
     whole = interpolate_pairs(linear_model(), first, second, num=5, seed=2**40)
-    monkeypatch.setattr(sampling, "_part_size", lambda model: 4)
+    monkeypatch.setattr(sampling, "_PART_VALUES", 0)
+    monkeypatch.setattr(sampling, "_MIN_PART", 4)
     parts = interpolate_pairs(linear_model(), first, second, num=5, seed=2**40)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 

@@ -198,7 +198,7 @@ def test_columns_of_a_table(tmp_path, call):
 
 def run_of_table(model, codes):
     names = tuple(codes.kinds)
-    data = DataInfo("table", (len(names),), None, None, None, columns=names, codes=codes)
+    data = DataInfo("table", (len(names),), None, columns=names, codes=codes)
     return Run(model, resflow.training.default_config(), 5, pathlib.Path("run"), data)
 
 

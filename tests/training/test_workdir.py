@@ -21,7 +21,7 @@ def changed(**fields):
     return config
 
 
-INFO = DataInfo("demo", (2,), None, None, None)
+INFO = DataInfo("demo", (2,), None)
 
 
 def begin(path, config):
@@ -80,7 +80,7 @@ def test_a_run_without_its_files_is_not_begun_anew_but_one_without_a_checkpoint_
         (tmp_path / name).rename(tmp_path / "moved")
         refused(f"{name} is missing, but there are checkpoints .*backup", files.check_config, default_config())
         (tmp_path / "moved").rename(tmp_path / name)
-    other, data = changed(seed=3), INFO._replace(event_shape=(3,))
+    other, data = changed(seed=3), dataclasses.replace(INFO, event_shape=(3,))
     for path in files.checkpoints.iterdir():
         path.unlink()
     files.check_config(other)

@@ -21,7 +21,6 @@ class AffineAutoregressive(NetworkBijector):
       network: built Keras layer or model of x or of `[x, condition]`, for example from
         `tf_resflow.flows.autoregressive_network`.
       reverse: whether to reverse the order of the coordinates: \\(x_{>i}\\) instead of \\(x_{<i}\\).
-      name: `str`, also the key in checkpoints. `Flow` numbers repeated names.
 
     Raises:
       ValueError: if the network is not autoregressive in this order.

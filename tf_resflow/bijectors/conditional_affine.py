@@ -31,7 +31,6 @@ class ConditionalAffine(NetworkBijector):
 
     Args:
       network: built Keras layer or model that maps a condition `[condition_size]` to `[D (D + 3) / 2]`.
-      name: `str`, also the key in checkpoints. `Flow` numbers repeated names.
     """
 
     _why_unbounded = "The matrix of a conditional affine map is a function of the condition"

@@ -148,7 +148,6 @@ class AffineCoupling(Coupling):
       network: built Keras layer or model, with two inputs for a conditional coupling.
       split: "channels" or "checkerboard".
       swap: whether a is the last channels, or the pixels with an odd row + column.
-      name: `str`, also the key in checkpoints. `Flow` numbers repeated names.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.

@@ -73,6 +73,7 @@ class _WithStatistics(OnlyInSavedModels, FlowBijector):
     """Base class of bijectors whose parameters are statistics of data, in variables that are not trained."""
 
     _only_in_saved_models = ("_statistics",)
+    _order: float | None = None  # of the norm in which the Lipschitz constants hold
 
     def __init__(self, values, rank, dtype, parameters, name):
         with tf.init_scope():
@@ -88,6 +89,10 @@ class _WithStatistics(OnlyInSavedModels, FlowBijector):
     def statistics(self) -> dict[str, tf.Variable]:
         """The variables of the statistics, by name."""
         return dict(self._statistics)
+
+    def _lipschitz_constants(self, certified, bound):
+        std = self._statistics["std"].numpy().astype(np.float64)
+        return LipschitzConstants(float(1.0 / std.min()), float(std.max()), self._order)
 
 
 class Normalize(_WithStatistics):
@@ -116,10 +121,6 @@ class Normalize(_WithStatistics):
     @classmethod
     def _is_increasing(cls):
         return True
-
-    def _lipschitz_constants(self, certified, bound):
-        std = self._statistics["std"].numpy().astype(np.float64)
-        return LipschitzConstants(float(1.0 / std.min()), float(std.max()))
 
     def _forward(self, x):
         return checked_shape(x.shape, (x - self._statistics["mean"]) / self._statistics["std"])
@@ -151,6 +152,8 @@ class Whiten(_WithStatistics):
       Kessy, Lewin and Strimmer, Optimal whitening and decorrelation, 2018.
     """
 
+    _order = 2.0
+
     def __init__(
         self, mean: TensorLike, covariance: TensorLike, dtype: DType = "float32", *, name: str = "whiten"
     ) -> None:
@@ -161,10 +164,6 @@ class Whiten(_WithStatistics):
         """Sets the statistics from another mean and covariance."""
         for key, value in _principal_axes(mean, covariance).items():
             self._statistics[key].assign(value)
-
-    def _lipschitz_constants(self, certified, bound):
-        std = self._statistics["std"].numpy()
-        return LipschitzConstants(float(1.0 / std.min()), float(std.max()), order=2.0)
 
     def _scaled(self, x, factors):
         axes = self._statistics["axes"]

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
 from tf_resflow.bijectors.networks import (
     Networks,
@@ -19,7 +20,6 @@ from tf_resflow.bijectors.networks import (
     output_shape,
 )
 from tf_resflow.bijectors.parametrized import NetworkBijector
-from tf_resflow.layers import lipschitz_constant
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.logdet.estimators import warn_unseeded
@@ -75,7 +75,6 @@ class ResidualBlock(NetworkBijector):
       event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises an error if an example did not converge. By default, it prints a
         warning. Code compiled by XLA does neither; use `solve` there.
-      name: `str`, also the key in checkpoints and a salt of seeds. `Flow` numbers repeated names.
 
     Attributes:
       branch: the branch g. `log_det_estimator` and `inverse_solver` are attributes, too.
@@ -114,7 +113,13 @@ class ResidualBlock(NetworkBijector):
         self.inverse_solver = Anderson() if inverse_solver is None else inverse_solver
         self.event_shape, condition_shapes = _input_shapes(branch, has_condition, event_shape)
         self._event_shape = self.event_shape
-        self.lipschitz_constant = _checked_constant(branch, lipschitz_constant)
+        constant = float(layers.lipschitz_constant(branch) if lipschitz_constant is None else lipschitz_constant)
+        if not 0 <= constant < 1:
+            raise ValueError(
+                f"The branch has Lipschitz constant {constant:.6g}, but x + g(x) is guaranteed to be invertible "
+                "only for a constant below 1. Lower the coefficient of its layers."
+            )
+        self.lipschitz_constant = constant
         super().__init__(branch, condition_shapes, validate_args=validate_args, parameters=parameters, name=name)
         shape = output_shape(branch, [self.event_shape, *condition_shapes])
         if not tf.TensorShape([None, *self.event_shape]).is_compatible_with(shape):
@@ -224,13 +229,3 @@ def _input_shapes(branch, has_condition, event_shape):
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)
     condition_shape = shapes[1][1:] if len(shapes) == 2 else [None]
     return event_shape, [condition_shape] if has_condition else []
-
-
-def _checked_constant(branch, constant):
-    constant = float(lipschitz_constant(branch) if constant is None else constant)
-    if not 0 <= constant < 1:
-        raise ValueError(
-            f"The branch has Lipschitz constant {constant:.6g}, but x + g(x) is guaranteed to be invertible only "
-            "for a constant below 1. Lower the coefficient of its layers."
-        )
-    return constant

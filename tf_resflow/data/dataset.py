@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.data.column_codes import ColumnCodes
+from tf_resflow.data.data_info import DataInfo
 
 _ROWS = 1024  # batch size of passes over a whole split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(DataInfo):
     """Examples of one event shape, split into "train", "test" and, optionally, "validation".
 
     Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels` is None.
@@ -56,10 +56,7 @@ class Dataset:
       condition_codes: the `ColumnCodes` of the conditions.
     """
 
-    name: str
-    event_shape: tuple[int, ...]
-    levels: int | None
-    sizes: Mapping[str, int]
+    sizes: Mapping[str, int] = dataclasses.field()  # required, unlike in `DataInfo`
     _: dataclasses.KW_ONLY
     read: Callable[[str], Any] | None = None
     draw: Callable[[int, tuple[int, ...]], np.ndarray] | None = None
@@ -67,17 +64,8 @@ class Dataset:
     decode: Callable[..., Any] | None = None
     flip: bool = False
     crop_padding: int = 0
-    num_classes: int | None = None
-    condition_mean: np.ndarray | None = None
-    condition_std: np.ndarray | None = None
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
     entropy: float | None = None
-    columns: tuple[str, ...] | None = None
-    condition_columns: tuple[str, ...] | None = None
     files: Mapping[str, Sequence[str]] | None = None
-    codes: ColumnCodes | None = None
-    condition_codes: ColumnCodes | None = None
     _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):

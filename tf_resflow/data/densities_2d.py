@@ -53,8 +53,6 @@ class BlurredCurves(Density2D):
 
     Attributes:
       curve: `curve(branch, u)` returns points `[..., 2]` for arrays of branches and of u.
-      branches: number of curves.
-      std: standard deviation of the noise.
       nodes: number of quadrature nodes per curve; 1 if the curve is a point.
     """
 

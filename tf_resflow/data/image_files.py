@@ -74,8 +74,7 @@ def load_image_files(
       image_size: height and width of the examples. The square in the center of each image is shrunk to this size by
         averaging. If None, the images must have one size, which they keep.
       max_image_size: the `image_size` that applies if none is given and images are larger, or differ in size.
-      flip: see `Dataset`.
-      crop_padding: see `Dataset`.
+      flip: see `Dataset`, also for `crop_padding`.
       test_fraction: fraction of the images for testing, if there is no test split.
       validation_fraction: fraction for validation, if there is no validation split; 0 for none.
       split_seed: seed of the permutation.

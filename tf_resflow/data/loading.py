@@ -34,7 +34,7 @@ _TFDS_FIELDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
 
 def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | None = None) -> Dataset:
-    """Loads the data set that a config describes.
+    """Loads the `Dataset` that a config describes.
 
     ```python
     import tf_resflow as resflow
@@ -45,9 +45,6 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
     Args:
       config: mapping of some of the fields of `default_config`; the rest have their defaults.
       kinds: kinds of the columns of a table, as in `load_tabular`, overriding `kinds` of the config.
-
-    Returns:
-      A `Dataset`.
 
     Raises:
       ValueError: if a field or the name is unknown, or the data are missing or malformed.

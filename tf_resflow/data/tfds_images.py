@@ -49,8 +49,7 @@ def load_tfds_images(
       split_validation: TFDS split that becomes "validation". By default, TFDS's validation split if there is one
         and the other two do not use it, otherwise the last part of `split_train`.
       download: whether to download and prepare a missing data set.
-      flip: see `Dataset`.
-      crop_padding: see `Dataset`.
+      flip: see `Dataset`, also for `crop_padding`.
       image_size: height and width of the examples. Images of a multiple of this size are shrunk by averaging.
         Required if the data set does not specify the size of its images (downsampled_imagenet).
       validation_fraction: fraction of `split_train` held out if there is no validation split; 0 for none.

@@ -203,10 +203,10 @@ def _aspect(limits):
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def _limits(values):
+def _limits(values, tail=0.002, method="linear"):
     """Returns a range that contains all but the outermost values of each group."""
-    low = min(np.quantile(group, 0.002) for group in values)
-    high = max(np.quantile(group, 0.998) for group in values)
+    lows, highs = np.transpose([np.quantile(group, [tail, 1 - tail], method=method) for group in values])
+    low, high = lows.min(), highs.max()
     pad = 0.08 * (high - low) or 0.5
     return low - pad, high + pad
 
@@ -265,9 +265,7 @@ def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike
     band contains 99 % of the curves of calibrated posteriors with as many data sets as the first curve.
 
     Args:
-      path: image file to write.
       levels: dict of name to the levels `[num]` of a posterior, as returned by `coverage_levels`.
-      title: text above the figure.
     """
     curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
     mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
@@ -291,9 +289,7 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
     Repeats of the last loss, which fill the losses after a fit has ended, are left out.
 
     Args:
-      path: image file to write.
       losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats; at least 20 steps.
-      title: text above the figure.
     """
     with _written(path, (7.5, 4)) as fig:
         axes, curves = fig.subplots(), []
@@ -311,15 +307,8 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
             (line,) = axes.plot(centers, means, label=label)
             axes.fill_between(centers, *bounds, color=line.get_color(), alpha=0.3, linewidth=0)
             curves += [np.stack([centers, bound], axis=1) for bound in bounds]
-        axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=_range(curves), xlim=(0, None), title=title)
+        late = [curve[curve[:, 0] >= 0.1 * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
+        limits = _limits(late, 0.02, "nearest")  # does not interpolate between infinite values
+        axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=limits, xlim=(0, None), title=title)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
-
-
-def _range(curves):
-    """Returns the limits of the y axis, from each curve after its first tenth."""
-    late = [curve[curve[:, 0] >= 0.1 * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
-    low = min(np.quantile(values, 0.02, method="nearest") for values in late)
-    high = max(np.quantile(values, 0.98, method="nearest") for values in late)
-    pad = 0.06 * (high - low) or 0.05 * abs(low) or 1.0
-    return low - pad, high + pad

@@ -40,16 +40,8 @@ def estimate_log_prob(
 
     The result is the mean of the plan's K estimates, which is unbiased. For vectors with `cells`, the result is the
     logarithm of the mean of K probabilities. Its bias is about \\(-\text{stderr}^2 / 2\\), which is O(1/K), plus up
-    to half the variance of an example's estimated log-determinants in nats, for any K.
-
-    ```python
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    model = resflow.FlowModel(flow, event_shape=[2])
-    log_prob, stderr = resflow.evaluation.estimate_log_prob(model, [[0.1, 0.2]], seed=1, stderr=0.01)
-    print(log_prob.shape, float(stderr[0]) < 0.1)
-    # (1,) True
-    ```
+    to half the variance of an example's estimated log-determinants in nats, for any K. See `plan_likelihood` for an
+    example.
 
     Args:
       model: a `FlowModel`.

@@ -45,16 +45,6 @@ def reconstruct(
 ) -> Reconstruction:
     """Maps examples to latents and back, and returns a `Reconstruction` with the errors.
 
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=3, hidden=(8,))
-    model = resflow.FlowModel(flow, event_shape=[2])
-    result = resflow.evaluation.reconstruct(model, np.ones([5, 2], "float32"), seed=0)
-    print(result.num_solves, result.unconverged, result.max_error < 1e-5)
-    # 15 0 True
-    ```
-
     Args:
       model: a `FlowModel`.
       x: data `[batch, *event_shape]`.

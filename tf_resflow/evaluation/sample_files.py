@@ -41,11 +41,9 @@ def write_samples(
     Args:
       shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors. A
         single row of images is arranged as a grid that is about square.
-      levels: number of levels of images.
       labels: labels of the rows or groups.
       temperatures: temperatures of the groups. Several temperatures become the first column of a .csv file.
       data: dict of one name to vectors that are drawn under the samples.
-      names: names of the vectors' coordinates.
       codes: column codes of a table, which give the columns of a .csv file their types.
       name: name of the data, for the title.
     """

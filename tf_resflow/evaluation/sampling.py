@@ -74,7 +74,7 @@ class Sampler:
         model = self._model
         model.condition.arguments(condition, num)
         conditions = None if condition is None else np.broadcast_to(condition, [num, *model.condition.shape])
-        size, part = _batch_size(model), _part_size(model)
+        size, part = _num_rows(model, _BATCH_VALUES, _MIN_BATCH), _num_rows(model, _PART_VALUES, _MIN_PART)
         batches = [(temperature, first) for temperature in temperatures for first in range(0, num, size)]
         parts = [(*batch, start) for batch in batches for start in range(0, min(size, num - batch[1]), part)]
         for temperature, first, start in track(parts, "samples"):
@@ -91,12 +91,8 @@ class Sampler:
             yield samples.numpy()
 
 
-def _batch_size(model):
-    return max(_MIN_BATCH, _BATCH_VALUES // math.prod(model.data_space.event_shape))
-
-
-def _part_size(model):
-    return max(_MIN_PART, _PART_VALUES // math.prod(model.data_space.event_shape))
+def _num_rows(model, num_values, least):
+    return max(least, num_values // math.prod(model.data_space.event_shape))
 
 
 def interpolate_pairs(
@@ -214,6 +210,6 @@ def _in_batches(function, arguments, name, model):
     def call(*rows):
         return function(*map(tf.identity, rows))
 
-    num, size = arguments[0].shape[0], _part_size(model)
+    num, size = arguments[0].shape[0], _num_rows(model, _PART_VALUES, _MIN_PART)
     starts = track(range(0, num, size), name)
     return tf.concat([call(*(rows[start : start + size] for rows in arguments)) for start in starts], axis=0)

@@ -93,7 +93,7 @@ def conv_branch(
     """Builds a branch of convolutions with activations between them, for images `[H, W, C]`.
 
     The paper uses activation, 3x3, activation, 1x1, activation, 3x3, with 512 inner channels. See `dense_branch`
-    for the arguments that are not listed here.
+    for the result, and for the arguments that are not listed here.
 
     Args:
       event_shape: `(H, W, C)` of the largest images.
@@ -102,9 +102,6 @@ def conv_branch(
       condition_size: size of a condition vector, or shape `[H, W, features]` of a condition image. The output of
         the first layer is shifted by an unconstrained dense layer of the condition: per channel for a vector, and
         per pixel and channel for an image. `None` for an unconditional branch.
-
-    Returns:
-      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     References:
       Chen et al. 2019, Appendix E.

@@ -37,19 +37,8 @@ def multiscale_classifier(
 ) -> keras.Model:
     """Builds a classifier with a head for each feature of a flow, and a linear layer from all heads to the logits.
 
-    A head is a 3x3 convolution, an ActNorm, a ReLU, and a global average pooling.
-
-    ```python
-    import tensorflow as tf
-    import tf_resflow as resflow
-    flow = resflow.flows.image_flow((8, 8, 1), num_blocks=(1, 1), width=8, num_fc_blocks=0)
-    shapes = flow.feature_shapes((8, 8, 1))
-    classifier = resflow.flows.multiscale_classifier(shapes, num_classes=10)
-    images = tf.fill([5, 8, 8, 1], 0.5)
-    features = resflow.bijectors.forward_features(flow, images, compute_log_det=False).features
-    print(classifier(features).shape)
-    # (5, 10)
-    ```
+    A head is a 3x3 convolution, an ActNorm, a ReLU, and a global average pooling. See `tf_resflow.HybridModel` for
+    an example and references.
 
     Args:
       feature_shapes: list of `(H, W, C)`, such as the result of the flow's method `feature_shapes`.
@@ -59,9 +48,6 @@ def multiscale_classifier(
 
     Returns:
       A built `keras.Model` that maps the list of features to logits `[batch, num_classes]`.
-
-    References:
-      Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
     """
     dtype = network_policy(dtype).variable_dtype
     seeds = np.random.default_rng(seed)

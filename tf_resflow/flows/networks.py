@@ -83,7 +83,8 @@ def coupling_network(
 ) -> keras.Model:
     """Builds a network of unconstrained convolutions with ReLUs, for a coupling on images `[H, W, C]`.
 
-    The last layer is initialized to zero, so the coupling starts near the identity.
+    The last layer is initialized to zero, so the coupling starts near the identity. See
+    `tf_resflow.flows.dense_branch` for the result.
 
     Args:
       width: number of channels of the inner layers.
@@ -93,9 +94,6 @@ def coupling_network(
       condition_size: size of a condition vector. A dense layer of the condition shifts each channel of the first
         layer's output. `None` for an unconditional coupling.
       dtype: dtype policy, see `image_flow`.
-
-    Returns:
-      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
@@ -137,18 +135,15 @@ def autoregressive_network(
     """Builds a network of masked dense layers with SiLUs, for a `tf_resflow.bijectors.AffineAutoregressive`.
 
     The network has two outputs for each coordinate, which depend only on earlier coordinates and on the condition.
-    The last layer is initialized to zero, so the bijector starts as the identity.
+    The last layer is initialized to zero, so the bijector starts as the identity. See
+    `tf_resflow.flows.dense_branch` for the result.
 
     Args:
       event_shape: size of a vector, or its shape.
       hidden: widths of the inner layers, at least one.
       reverse: whether to order the coordinates from last to first.
-      condition_size: size of a condition vector. A dense layer of the condition shifts the output of the first
-        layer. `None` for an unconditional network.
+      condition_size: see `tf_resflow.flows.dense_branch`.
       dtype: dtype policy, see `image_flow`.
-
-    Returns:
-      A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
 
     References:
       Germain et al., MADE, 2015, Section 4.

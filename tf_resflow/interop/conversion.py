@@ -45,7 +45,6 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     assumes, and an evaluation reports a `lipschitz_bound` above 1.
 
     Args:
-      checkpoint: Path of the .npz file.
       workdir: Directory to create for the run. It is either written completely or not at all.
 
     Returns:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import ConfigDict
+from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config, validate_config
-from tf_resflow.training.workdir import DataInfo
 
 _CELEBA = {"name": "celeb_a_hq/256", "flip": True, "split_train": "train[:90%]", "split_test": "train[90%:]"}
 # Fields of `config.data` for each data set of the published code. TensorFlow Datasets has similar images.
@@ -67,7 +67,8 @@ def published_data(
     """Returns the properties of the data, with the `mean` and `std` of the channels if they are normalized."""
     args = _Arguments(args)
     num_classes = _NUM_CLASSES if config.task == "hybrid" else None
-    return DataInfo(config.data.name, _event_shape(args), config.data.levels or 256, mean, std, num_classes)
+    name, levels = config.data.name, config.data.levels or 256
+    return DataInfo(name, _event_shape(args), levels, mean=mean, std=std, num_classes=num_classes)
 
 
 class _Arguments(dict):

@@ -17,10 +17,8 @@ class PublishedCheckpoint(NamedTuple):
     """A checkpoint of train_img.py.
 
     Attributes:
-      args: Dict of the arguments of train_img.py.
       weights: Dict of the name of each parameter and buffer to its array.
       averages: Dict of the name of each parameter to its moving average, or None if there are no averages.
-      decay: Decay of the averages.
       step: Number of optimizer steps, or 1 if the checkpoint does not store it.
     """
 

@@ -147,11 +147,8 @@ def applied_kernels(
     below the norm of W, and the norm of the applied kernel can exceed c. If the norm p -> q has a closed form (p=1,
     or q=inf with p=2 or p=inf), each row or column of a kernel is scaled by its own norm.
 
-    Args:
-      parameters: The weights or their averages, by published name.
-      buffers: The vectors u and v, by published name.
-      coefficient: The coefficient c.
-      orders: Orders of the norms before, between and after the layers of a branch.
+    `parameters` are the weights or their averages, and `buffers` has the vectors, both by published name. c is the
+    `coefficient`. `orders` are those of the norms before, between and after the layers of a branch.
     """
     applied = dict(parameters)
     for name, kernel in parameters.items():

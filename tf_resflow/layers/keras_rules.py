@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_resflow.layers import operations
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.rules import LayerRule, TensorBound, register_rule
+from tf_resflow.layers.rules import KernelRule, LayerRule, TensorBound, register_rule
 
 # The largest |slope| of each elementwise function in keras.activations, rounded up.
 SLOPES = {
@@ -24,14 +24,11 @@ SLOPES = {
 
 
 @register_rule(keras.layers.Dense)
-class _DenseRule(LayerRule):
+class _DenseRule(KernelRule):
     def operation(self, layer, site):
         is_linear = layer.activation is keras.activations.linear
         function = None if is_linear else operations.IdentityKey(layer.activation)
         return operations.DenseOperation(site.dtype, function)
-
-    def variables(self, layer):
-        return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
 
 
 @register_rule(keras.layers.Conv2D)

@@ -12,7 +12,7 @@ from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, stackable
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
-from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, order_name
+from tf_resflow.layers.rules import KernelRule, RuledLayer, TensorBound, order_name
 from tf_resflow.layers.tracing import traced_once
 
 COEFFICIENT = 0.98  # default of each linear layer, as in the published code
@@ -117,10 +117,6 @@ class LipschitzLayer(RuledLayer):
         pair = (self.domain, self.codomain)
         return tuple(order.order() if isinstance(order, LearnedOrder) else order for order in pair)
 
-    @property
-    def _fixed_orders(self):
-        return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders)
-
     def _operand(self):
         return tf.reshape(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype), self._operator.shape)
 
@@ -133,8 +129,7 @@ class LipschitzLayer(RuledLayer):
     ) -> tf.Tensor:
         """Moves the stored vectors to the maximizer for the current kernel. See `update_norms`.
 
-        Stops when the relative change of the vectors is at most `tolerance`, or after `max_iterations`. Returns the
-        number of iterations, which is 0 if the norm has a closed form.
+        The result is 0 if the norm has a closed form.
         """
         return update_stack([self], tolerance, max_iterations, num_fresh)
 
@@ -143,7 +138,7 @@ class LipschitzLayer(RuledLayer):
 
         It is exact in closed form, an upper bound for the Schatten norm, and otherwise an estimate from below.
         """
-        return _estimate(self._norm, self._operand(), self._fixed_orders, _vectors([self]))
+        return _estimate(self._norm, self._operand(), _fixed(self._orders), _vectors([self]))
 
     def order_objective(self) -> tf.Tensor:
         """Returns the value of `norm_estimate`, differentiable only in the learned orders."""
@@ -162,7 +157,7 @@ class LipschitzLayer(RuledLayer):
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns a rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
         operand = tf.reshape(tf.cast(kernel, tf.float64), self._operator.shape)
-        return self._norm(operand, *self._fixed_orders).bound()
+        return self._norm(operand, *_fixed(self._orders)).bound()
 
     def scaled_kernel(self) -> tf.Tensor:
         """Returns kernel / max(1, norm / coefficient), differentiable and in the dtype of the variables."""
@@ -177,11 +172,8 @@ class LipschitzLayer(RuledLayer):
         return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
 
 
-class LipschitzRule(LayerRule):
+class LipschitzRule(KernelRule):
     """Base class of rules for `LipschitzLayer`s, without the operation. The first weight is the scaled kernel."""
-
-    def variables(self, layer):
-        return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
 
     def weights(self, layer, dtype, kernel=None):
         kernel = layer.scaled_kernel() if kernel is None else kernel
@@ -242,7 +234,7 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
         return kernel / (divisor[:, tf.newaxis, tf.newaxis] if is_stacked else divisor)
 
     key = "scaled", first.normalization, first._operator, *limits, stored
-    kernels = traced_once(key, scaled, _stacked(layers), first._fixed_orders, _vectors(layers))
+    kernels = traced_once(key, scaled, _stacked(layers), _fixed(first._orders), _vectors(layers))
     parts = tf.unstack(kernels) if is_stacked else [kernels]
     return [
         tf.cast(tf.reshape(part, layer.kernel.shape), layer.variable_dtype)
@@ -253,9 +245,12 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
 def _estimate(norm, kernel, orders, v, stored=False):
     """Returns the norm, in closed form if v is None. Unless `stored`, first updates v to fit the kernel."""
     if v is not None and not stored:
-        fixed = [order if isinstance(order, float) else tf.stop_gradient(order) for order in orders]
-        v = norm(tf.stop_gradient(kernel), *fixed).caught_up(v)
+        v = norm(tf.stop_gradient(kernel), *_fixed(orders)).caught_up(v)
     return norm(kernel, *orders).estimate(v)
+
+
+def _fixed(orders):
+    return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in orders)
 
 
 def _stacked(layers):

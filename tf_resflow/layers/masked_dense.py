@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.operations import DenseOperation
-from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
+from tf_resflow.layers.rules import KernelRule, RuledLayer, register_rule
 from tf_resflow.typing import Shape
 
 
@@ -39,12 +39,9 @@ class MaskedDense(RuledLayer):
 
 
 @register_rule(MaskedDense)
-class _MaskedDenseRule(LayerRule):
+class _MaskedDenseRule(KernelRule):
     def operation(self, layer, site):
         return DenseOperation(site.dtype)
-
-    def variables(self, layer):
-        return [layer.kernel, layer.bias]
 
     def weights(self, layer, dtype):
         kernel, bias = super().weights(layer, dtype)

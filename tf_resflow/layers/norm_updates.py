@@ -100,9 +100,6 @@ def mean_norm(obj: Any) -> tf.Tensor:
 
     Returns:
       A float32 scalar, which is 0 if no layer has a learned order.
-
-    References:
-      Chen et al., "Residual Flows" (2019), learned mixed norms.
     """
     layers = [layer for layer in lipschitz_layers(obj) if layer.learned_orders]
     norms = [tf.cast(layer.order_objective(), tf.float32) for layer in layers]

@@ -334,9 +334,7 @@ class InducedNorm:
 
 
 class SchattenNorm(InducedNorm):
-    """||W||_{2 -> 2}, estimated from above by the Schatten norm of order 128, (sum_i s_i^128)^(1/128).
-
-        ||W|| <= (tr (W'W)^64)^(1/128) <= r^(1/128) ||W||    with r the rank.
+    """||W||_{2 -> 2}, estimated from above by the Schatten norm of order 128, see `LipschitzDense`.
 
     The estimate is smooth, even where singular values cross. For a convolution with more than 64 dimensions, it is
     the largest Schatten norm of the Fourier symbols (`ConvolutionOperator.gram_blocks`).

@@ -134,10 +134,7 @@ class BoundNetwork:
         return [tf.convert_to_tensor(parameter) for parameter in self.parameters]
 
     def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns g(x) and J v, `[rows, *event]`, for a program that `knows_derivative`; differentiable once.
-
-        `inputs` are x and conditions; v has the shape of x.
-        """
+        """Returns g(x) and J v, `[rows, *event]`, for a program that `knows_derivative`; differentiable once."""
         (value,), (derivative,) = self._evaluate(inputs, v, "along")
         return value, derivative
 

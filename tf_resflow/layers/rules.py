@@ -19,7 +19,6 @@ class Site(NamedTuple):
     """Where a layer is applied.
 
     Attributes:
-      dtype: dtype of the computation.
       inputs: shapes of the inputs, with the batch; empty if unknown.
       output: shape of the output, None if unknown.
       fused: whether elementwise functions are fused into one pass over memory.
@@ -104,6 +103,13 @@ class LayerRule:
         live = [x for x in inputs if not x.is_fixed]
         check_order(layer, live[0].order)
         return TensorBound(sum(x.constant for x in live) * constant, live[0].order, shape)
+
+
+class KernelRule(LayerRule):
+    """Base class of rules for layers with a kernel and, if it is not None, a bias."""
+
+    def variables(self, layer):
+        return [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
 
 
 _NO_RULE = LayerRule()

@@ -52,11 +52,7 @@ def _per_row(weights, tensor):
 
 
 def _sum_series(vjp, v, terms):
-    """Sums both series in one loop, with one vector-Jacobian product per term.
-
-    Returns the log-determinants `sum_k (-1)^(k+1) weight(k)/k v'J^k v`, `[rows]`, and the Neumann vectors
-    `sum_{k>=0} (-1)^k neumann_weight(k) (J')^k v`.
-    """
+    """Returns the estimates `[rows]` and the vectors u of `power_series_log_det`, with one product per term."""
 
     def body(k, sign, w, log_det, u, state):
         w = vjp(w)
@@ -77,10 +73,7 @@ def _while_more(terms, body, start):
 
 
 def _sum_odd_series(vjp, v, terms):
-    """Sums both series of log|det(I - J)| - log|det(I + J)|, whose term n has the power 2 n - 1 of J.
-
-    Returns `-2 sum_n weight(n)/(2n-1) v'J^(2n-1) v` and `-2 sum_n weight(n) (J')^(2n-2) v`, both from n = 1.
-    """
+    """Returns the same for `odd`. Term n has the power 2 n - 1 of J in the estimate, and 2 n - 2 in u."""
 
     def with_term(n, even, odd, log_det, u, state):
         weight, _, state = terms.weigh(n, odd, state)

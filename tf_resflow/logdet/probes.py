@@ -14,16 +14,12 @@ PROBES = ("colored", "rademacher", "gaussian", "basis")
 def draw_probes(kind: str, num_probes: int, x: tf.Tensor, seed: tf.Tensor, *, sets: int | None = None) -> tf.Tensor:
     r"""Draws the probes of a batch, `[num_probes * batch, *event]`, with all first probes before all second ones.
 
-    The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\):
+    The mean of \\(v^T A v\\) over the probes of an example is an unbiased estimate of \\(\mathrm{tr}(A)\\). See
+    `RussianRoulette` for the kinds, and for the number of `sets` of the batch that share probes.
 
-    - "rademacher": independent random signs.
-    - "colored": one vector z of random signs. Each of m probes has the coordinates of one color, times
-      \\(\sqrt m\\). The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of different colors cancel. Only
-      pairs of the same color add noise, and `coloring` keeps them far apart. One color per coordinate is exact.
-    - "gaussian": independent standard normal vectors.
-    - "basis": \\(\sqrt D e_i\\), i = 1, ..., D: the exact trace.
-
-    The batch has `sets` equal parts, whose examples share their probes. With `None`, each example has its own.
+    "colored" probes have one vector z of random signs. Each of m probes has the coordinates of one color, times
+    \\(\sqrt m\\). The mean is \\(\sum_{c(i) = c(j)} z_i z_j A_{ij}\\): pairs of different colors cancel. Only
+    pairs of the same color add noise, and `coloring` keeps them far apart. One color per coordinate is exact.
 
     References:
       Tang and Saad, A probing method for computing the diagonal of a matrix inverse, 2012.

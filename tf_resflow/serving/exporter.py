@@ -47,16 +47,14 @@ def export_run(
 
     Args:
       workdir: Directory of a run of `resflow-train`.
-      export_dir: See `export`.
-      version: See `export`.
+      export_dir: See `export`, also for `version`.
       log_det_estimator: Name of an estimator, see `tf_resflow.models.evaluation_estimator`.
       num_probes: Number of probes per estimate. Not used for "exact".
       stderr: Target standard error of `log_prob`, in nats. Replaces `log_det_estimator` and `num_probes` by a plan
         based on samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
       num_samples: Number of estimates per `log_prob`. The default is 8, or 32 for a table with discrete columns. If
         given together with `stderr`, `stderr` is the target for the log-determinants alone.
-      data_dir: See `tf_resflow.training.load_data`.
-      data_path: See `tf_resflow.training.load_data`.
+      data_dir: See `tf_resflow.training.load_data`, also for `data_path`.
       **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
 
     Returns:

@@ -18,10 +18,6 @@ class Checkpoints:
     """Saves and restores the state of a run: the model, the optimizer with its averages, the step and the seed.
 
     Args:
-      directory: Directory of the checkpoints.
-      model: A built `FlowModel` or `HybridModel`.
-      optimizer: The built optimizer of the model.
-      seed: Seed of the run.
       keep: Number of newest checkpoints to keep. If 0, no checkpoints are written.
       is_chief: Whether this process writes checkpoints. All workers have the same state.
 

@@ -63,7 +63,7 @@ def default_config() -> Any:
 
 
 def base_config(name: str) -> Any:
-    """Returns a config by name, as in `--config`. Use it as the base of your own config.
+    """Returns a config by name, as in `--config`, locked like `default_config`. Use it as the base of your own.
 
     ```python
     def get_config():
@@ -76,9 +76,6 @@ def base_config(name: str) -> Any:
       name: Name of a config in `configs/`, such as "digits"; or "CHANGE:CONFIG", where CHANGE is in
         `configs/changes/`. CONFIG may be changed itself, as in "monotone:idensenet:digits". Three names have other
         arguments: "images:SIZE", "ablations:NAME,CONFIG" and "hybrid:CONFIG,TRUNK,LAMBDA".
-
-    Returns:
-      A locked `ml_collections.ConfigDict`, see `default_config`.
     """
     stem, *arguments = name.split(":", 1)
     for folder in (CONFIGS, CONFIGS / "changes"):

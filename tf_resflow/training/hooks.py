@@ -127,7 +127,8 @@ class Stopping:
     def __init__(self, saving: Saving, strategy: tf.distribute.Strategy):
         self._saving, self._signum = saving, 0
         self._previous: dict[signal.Signals, Any] = {}
-        self._gather = of_all_workers(strategy) if num_workers(strategy) > 1 else None
+        self._gather = of_all_workers(strategy)
+        self._period = _STEPS_BETWEEN_AGREEMENTS if num_workers(strategy) > 1 else 1
 
     def __enter__(self) -> "Stopping":
         if threading.current_thread() is threading.main_thread():
@@ -146,10 +147,7 @@ class Stopping:
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
         """Saves the state and raises `Interrupted` if a signal was received."""
-        signum = self._signum
-        if self._gather is not None:
-            signum = max(self._gather(signum)) if step % _STEPS_BETWEEN_AGREEMENTS == 0 else 0
-        if signum:
+        if step % self._period == 0 and (signum := max(self._gather(self._signum))):
             raise Interrupted(signum, step, self._saving.save(step))
 
 

@@ -13,9 +13,6 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     An example of a line is `{"step": 100, "split": "train", "bits_per_dim": 2.31}`.
 
-    Args:
-      workdir: Directory of the run.
-
     Raises:
       ValueError: If a line is neither valid nor truncated JSON.
     """

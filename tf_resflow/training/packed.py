@@ -28,13 +28,7 @@ OF_RUN = "run/"
 
 
 class PackedRun(Workdir):
-    """The files of a run in a single file that `Run.save` wrote. They stay unpacked while this object exists.
-
-    Attributes:
-      weights: Path of the file of weights.
-      step: Training step of the weights.
-      is_best: Whether the weights are the best on validation.
-    """
+    """The files of a run in a single file that `Run.save` wrote. They stay unpacked while this object exists."""
 
     def __init__(self, path: pathlib.Path, content: bytes | None = None):
         self._unpacked = tempfile.TemporaryDirectory()

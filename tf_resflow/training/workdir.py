@@ -1,6 +1,7 @@
 """The directory of a run and its files."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -20,9 +21,6 @@ from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config, flat_fields, validate_config
 from tf_resflow.training.metrics import read_metrics
 from tf_resflow.writing import locked, unwritable_told, whole_file
-
-if TYPE_CHECKING:
-    from tf_resflow.data import Dataset
 
 PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is given instead of a workdir
 
@@ -52,7 +50,6 @@ class Workdir:
     Until a run has saved its first checkpoint, another run may take over the directory.
 
     Args:
-      path: The directory.
       is_chief: Whether this process writes to the directory. Other workers read config.json, data.json and the
         checkpoints there, and write everything else to a temporary directory.
 
@@ -102,7 +99,7 @@ class Workdir:
             file.flush()
             yield
 
-    def begin(self, config: ConfigDict, dataset: "Dataset | DataInfo") -> None:
+    def begin(self, config: ConfigDict, dataset: DataInfo) -> None:
         """Creates the folders, and writes the config and the properties of the data."""
         with unwritable_told(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
@@ -112,7 +109,7 @@ class Workdir:
         if self.is_chief:
             self.describe(config, dataset, _places(config))
 
-    def describe(self, config: ConfigDict, dataset: "Dataset | DataInfo", places: Mapping[str, str]) -> None:
+    def describe(self, config: ConfigDict, dataset: DataInfo, places: Mapping[str, str]) -> None:
         """Writes the config, the absolute paths of its data, and the properties of the data that a model needs."""
         write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
@@ -158,7 +155,7 @@ class Workdir:
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
-    def check_data(self, dataset: "Dataset") -> None:
+    def check_data(self, dataset: DataInfo) -> None:
         """Raises ValueError if the directory belongs to a run with different data."""
         if not self.is_begun():
             return
@@ -283,12 +280,9 @@ def newest_first(directory: pathlib.Path) -> list[str]:
 
 
 def _data_info(dataset):
-    info = {field: getattr(dataset, field) for field in DataInfo._fields}
-    return json.loads(json.dumps(info, default=_as_json))
-
-
-def _as_json(value):
-    return value.to_json() if isinstance(value, ColumnCodes) else value.tolist()
+    info = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(DataInfo)}
+    plain = lambda value: value.to_json() if isinstance(value, ColumnCodes) else value.tolist()  # noqa: E731
+    return json.loads(json.dumps(info, default=plain))
 
 
 def _is_same(key, before, now):

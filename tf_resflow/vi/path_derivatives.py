@@ -36,9 +36,6 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
         `tfp.experimental.vi.build_split_flow_surrogate_posterior`. Each step computes the Jacobians of its samples,
         which is practical for up to about a thousand coordinates.
 
-    Returns:
-      A `tfd.TransformedDistribution` with the same samples and densities.
-
     References:
       Roeder, Wu and Duvenaud, Sticking the Landing, 2017, Equation 8.
       Vaitl, Nicoli, Nakajima and Kessel, Gradients should stay on Path, 2022.
@@ -102,10 +99,7 @@ def _in_sequence(bijector, arguments, shape):
 
 
 def _carried(bijector, x, gradient, context):
-    r"""Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x.
-
-    \\(\nabla_y \log q = J^{-T} (\nabla_x \log q - \nabla_x \log|\det J|)\\).
-    """
+    """Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x."""
     carried = None
     if "carry" in vars(type(bijector)):  # not inherited: a subclass may be a different map
         carried = bijector.carry(_rows(x), _rows(gradient), context.arguments["networks"])
