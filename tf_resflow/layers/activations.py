@@ -109,6 +109,13 @@ class LipSwish(_Swish):
     This is the standard activation in residual flows. It is smooth, because the gradient of a log-determinant needs
     its second derivative. Its slopes are in [-0.1, 0.99985] for every beta, so it is 1-Lipschitz in every l^p norm.
 
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    print(resflow.layers.LipSwish()(tf.constant([[-1.0, 0.0, 1.0]])).numpy().round(3))
+    # [[-0.249  0.     0.66 ]]
+    ```
+
     References:
       Chen et al., "Residual Flows" (2019), section 3.3.
     """
@@ -157,7 +164,11 @@ class MaxMin(_Activation):
 
 
 class FullSort(_Activation):
-    """Sorts the last axis in ascending order, while `MaxMin` sorts pairs. It is 1-Lipschitz in every l^p norm."""
+    """Sorts the last axis in ascending order, while `MaxMin` sorts pairs. It is 1-Lipschitz in every l^p norm.
+
+    References:
+      Anil, Lucas and Grosse, "Sorting out Lipschitz function approximation" (2019).
+    """
 
 
 class LipschitzCube(_Activation):

@@ -90,6 +90,18 @@ class LipschitzConv2D(LipschitzLayer):
     The layer constrains the norm of the zero-padded convolution for the image size at build time. The norm of the
     flattened kernel may be smaller by a factor of up to the square root of the number of taps.
 
+    ```python
+    import keras
+    import tf_resflow as resflow
+    branch = keras.Sequential([
+        keras.Input([8, 8, 3]),
+        resflow.layers.LipschitzConv2D(32, 3, coefficient=0.98),
+        resflow.layers.LipSwish(),
+        resflow.layers.LipschitzConv2D(3, 3, coefficient=0.98),
+    ])
+    block = resflow.bijectors.ResidualBlock(branch)
+    ```
+
     `normalization="schatten"` needs memory for a square matrix of size min(channels, filters) per two pixels. Use
     it if one of these numbers is small, or for 1x1 kernels.
 
@@ -103,7 +115,8 @@ class LipschitzConv2D(LipschitzLayer):
       **kwargs: see `LipschitzDense`.
 
     References:
-      Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018).
+      Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);
+      Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
     """
 
     def __init__(

@@ -329,6 +329,16 @@ class AdaptiveRoulette(_RandomLength):
     to [0.5, 0.99]. The estimate is unbiased, because v determines n and q, and N does not depend on v otherwise.
     The variance is finite if it is finite with `Geometric(0.5)`, or if q is above the square of the ratio's limit.
 
+    ```python
+    import tensorflow as tf
+    import tf_resflow as resflow
+    estimator = resflow.logdet.AdaptiveRoulette(rtol=1e-3, num_probes=2)
+    # Two probes of two coordinates are exact.
+    y, log_det = estimator(lambda x: 0.5 * x, tf.ones([1, 2]), seed=1)
+    print(abs(log_det[0] - 2 * tf.math.log(1.5)) < 2e-3)
+    # tf.Tensor(True, shape=(), dtype=bool)
+    ```
+
     Args:
       rtol: the relative size at which the exact terms end.
       max_exact_terms: the largest number of exact terms, for series that decay slowly.
