@@ -10,6 +10,8 @@ import json
 import pathlib
 import re
 
+import numpy as np
+
 from benchmarks import summaries
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -114,8 +116,62 @@ def anomalies():
     return _markdown(["Detector", "Mean AUC", "Mean rank", "FlowDensity is ahead on", "Median seconds"], lines)
 
 
+def synthesis():
+    """The AUC of a classifier on each table, and means of the other measures."""
+    rows = _read("synthesis")
+    tables, methods, aucs = _ours_first(*summaries.mean_aucs(rows))
+    peers = [method != "training rows" for method in methods]
+    lines = [[name, *_with_best(line, peers, min)] for name, line in zip(tables, aucs, strict=True)]
+    lines.append(["**mean AUC**", *_with_best(np.mean(aucs, axis=0), peers, min)])
+    labels = {
+        "numbers": "largest distance of a column of numbers",
+        "categories": "largest distance of a category",
+        "correlations": "difference of correlations",
+        "copies": f"share of copied rows (held-out rows: {np.mean([row['equal_rows'] for row in rows]):.3f})",
+    }
+    lines += [[label, *_means(rows, methods, key, ".3f")] for key, label in labels.items()]
+    lines.append(["seconds", *_means(rows, methods, "seconds", ".0f")])
+    return _markdown(["Table", *methods], lines)
+
+
+def densities():
+    """Held-out log-likelihoods, with a second line if few rows make a large difference."""
+    rows, lines = _read("densities"), []
+    tables, methods, found = _ours_first(*summaries.mean_aucs(rows))
+    *_, others = _ours_first(*summaries.mean_aucs([row | {"score": row["without_least"]} for row in rows]))
+    for name, scores, without_least in zip(tables, found, others, strict=True):
+        lines.append([name, *_with_best(scores, [True] * len(methods), max, 2)])
+        if max(abs(scores - without_least)) > 10:
+            label = f"{name}, without the least likely 0.1 %"
+            lines.append([label, *_with_best(without_least, [True] * len(methods), max, 2)])
+    lines.append(["seconds", *_means(rows, methods, "seconds", ".0f")])
+    return _markdown(["Table", *methods], lines)
+
+
+def _ours_first(tables, methods, found):
+    """Returns the arguments with the columns of `FlowDensity` in front."""
+    order = sorted(range(len(methods)), key=lambda place: methods[place] != "FlowDensity")
+    return tables, [methods[place] for place in order], found[:, order]
+
+
+def _means(rows, methods, key, form):
+    """Formats the mean of each method."""
+    return [format(np.mean([row[key] for row in rows if row["method"] == method]), form) for method in methods]
+
+
+def _with_best(values, is_compared, best, digits=3):
+    """Formats numbers, with the best of those to compare in bold."""
+    cells = [f"{value:,.{digits}f}" for value in values]
+    found = best(value for value, own in zip(values, is_compared, strict=True) if own)
+    return [
+        f"**{cell}**" if own and cell == f"{found:,.{digits}f}" else cell
+        for cell, own in zip(cells, is_compared, strict=True)
+    ]
+
+
 _TABLES = {
-    function.__name__: function for function in (scores, time_to_score, speed, memory, small_flows, anomalies)
+    function.__name__: function
+    for function in (scores, time_to_score, speed, memory, small_flows, anomalies, synthesis, densities)
 }
 
 

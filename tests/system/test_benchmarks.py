@@ -29,6 +29,10 @@ BENCHMARKS = [
     ("neutra {out} --task=banana --sampler=plain --seeds=2 --leapfrogs=1,2 --chains=2 --steps=20", "| banana"),
     ("report_gpu --output={tmp}/gpu.md --device=CPU:1 --configs=toy2d --batch_sizes=8 --num_steps=2", ""),
     ("scores {out} --workdir={tmp}/scores --models=pinwheel --seeds=1 --steps=2", "'model': 'pinwheel'"),
+    (
+        "synthesis {out} --tables=breast_cancer --methods=RankCopula --seeds=1",
+        "'RankCopula', 'seed': 0, 'score': 0.",
+    ),
     ("tables {out} --adbench={tmp} --seeds=1 --methods=GaussianMixture --figure={tmp}/figure.png", "GaussianMix"),
     ("time_serving {out} --model_dir={model} --signatures=serving_default --sizes=1,8 --repeats=2", "serving_def"),
     ("time_to_score {out} --config=digits --seeds=1 --steps=300,600 --threads=1", "| 4.000 | 40 s (1.0 x) |"),
