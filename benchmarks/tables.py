@@ -61,7 +61,8 @@ _DENSITY_METHODS = ("FlowDensity", "GaussianMixture", "KernelDensity", "MAF")
 
 
 def _flow(train, test, seed):
-    return FlowDensity(random_state=seed).fit(train).score_samples(test)
+    """Scores rows for ranking; `score_samples` would mix probabilities of atoms and densities."""
+    return FlowDensity(random_state=seed).fit(train).decision_function(test)
 
 
 def _mixture(train, test, seed):
@@ -173,8 +174,11 @@ def _density(name, method, seed):
     train, test = rows[:half], rows[half:]
     mean, std = train.mean(axis=0), train.std(axis=0)
     start = time.process_time()
-    score = _maf if method == "MAF" else _DETECTORS[method]
-    scores = score((train - mean) / std, (test - mean) / std, seed)
+    train, test = (train - mean) / std, (test - mean) / std
+    if method == "FlowDensity":
+        scores = FlowDensity(random_state=seed).fit(train).score_samples(test)
+    else:
+        scores = (_maf if method == "MAF" else _DETECTORS[method])(train, test, seed)
     seconds = time.process_time() - start
     likely = np.sort(scores)[len(scores) // 1000 :]
     return {"score": float(scores.mean()), "without_least": float(likely.mean()), "seconds": seconds}
