@@ -550,12 +550,11 @@ def _atoms(name, numbers, kind, step=0.0):
         return ()
     x = _minus(numbers, origin := _smallest(numbers))
     places = np.array([float(value - origin) for value in sorted(kind)])
-    shares, others = np.mean(x == places[:, np.newaxis], axis=1), x[~np.isin(x, places)]
-    if not len(others):
+    if not len(others := x[~np.isin(x, places)]):
         raise ValueError(f"Column {name!r}: all values are atoms. Choose the kind 'category'.")
-    widths = np.maximum(shares, 1 / len(x)) / (1 - shares.sum()) * (others.std() or 1.0)
+    width = float(max(others.std() or 1.0, step))
     ends = np.where(places <= x.min(), -1, np.where(places >= x.max(), 1, 0))
-    return [*zip(sorted(kind), np.maximum(widths, step).tolist(), ends.tolist(), strict=True)]
+    return [(value, width, end) for value, end in zip(sorted(kind), ends.tolist(), strict=True)]
 
 
 def _decimals(numbers):

@@ -24,7 +24,8 @@ class Cells(NamedTuple):
     both sides of `first`.
 
     An atom is a value with a large probability, such as 0 in a column of rainfall. The input space of a flow has a
-    wide cell for it: all larger values of the coordinate are moved up by the width minus the step.
+    wide cell for it: all larger values of the coordinate are moved up by the width minus the step. The columns of
+    tables use the standard deviation of the other values as the width.
 
     Attributes:
       first: `[size]`, the smallest value of each discrete coordinate.
