@@ -30,6 +30,7 @@ BENCHMARKS = [
     ("report_gpu --output={tmp}/gpu.md --device=CPU:1 --configs=toy2d --batch_sizes=8 --num_steps=2", ""),
     ("scores {out} --workdir={tmp}/scores --models=pinwheel --seeds=1 --steps=2", "'model': 'pinwheel'"),
     ("tables {out} --adbench={tmp} --seeds=1 --methods=GaussianMixture --figure={tmp}/figure.png", "GaussianMix"),
+    ("tables_scale {out} --cases=rows --rows=300 --steps=2", "'case': 'rows', 'rows': 300"),
     ("time_serving {out} --model_dir={model} --signatures=serving_default --sizes=1,8 --repeats=2", "serving_def"),
     ("time_to_score {out} --config=digits --seeds=1 --steps=300,600 --threads=1", "| 4.000 | 40 s (1.0 x) |"),
 ]
