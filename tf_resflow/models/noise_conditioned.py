@@ -89,9 +89,7 @@ class NoiseConditionedDensity:
         )
         batches = [tf.TensorSpec([None, _BATCH, size]), tf.TensorSpec([None, _BATCH, 1 + condition_size])]
         signature = [*batches, tf.TensorSpec([None]), tf.TensorSpec([None, 2], tf.int32)]
-        self._steps = tf.function(self._take_steps, input_signature=signature, autograph=False)
-        for function in (self._log_prob, self._steps):  # each object traces them once
-            silence_retracing(function)
+        self._steps = silence_retracing(tf.function(self._take_steps, input_signature=signature, autograph=False))
 
     def train(
         self, rows: Rows, held_out: Rows, *, whiten: bool | None, seed: int, steps: int, verbose: Any = 0
