@@ -17,6 +17,7 @@ from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.step import train_step
+from tf_resflow.private_api import silence_retracing
 
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
@@ -88,7 +89,7 @@ class NoiseConditionedDensity:
         )
         batches = [tf.TensorSpec([None, _BATCH, size]), tf.TensorSpec([None, _BATCH, 1 + condition_size])]
         signature = [*batches, tf.TensorSpec([None]), tf.TensorSpec([None, 2], tf.int32)]
-        self._steps = tf.function(self._take_steps, input_signature=signature, autograph=False)
+        self._steps = silence_retracing(tf.function(self._take_steps, input_signature=signature, autograph=False))
 
     def train(
         self, rows: Rows, held_out: Rows, *, whiten: bool | None, seed: int, steps: int, verbose: Any = 0
