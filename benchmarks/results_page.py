@@ -169,9 +169,39 @@ def _with_best(values, is_compared, best, digits=3):
     ]
 
 
+def scale():
+    """Time and memory of fits to many tables, columns, rows and processes."""
+    lines = []
+    for row in _read("tables_scale"):
+        if row.get("columns") == 100 or row.get("rows") == 10_000:
+            continue  # small cases, to save lines of the page
+        case, cells = row["case"], [f"{row.get('seconds', 0.0):.0f}", f"{row['memory']:,.0f}"]
+        if case == "columns":
+            label = f"2,000 rows of {row['columns']} columns"
+            text = f"held-out mean {row['nats']:.0f} nats; {row['normal_nats']:.0f} with a normal distribution, "
+            text += (
+                f"{row['true_nats']:.0f} with the true one; `explain` takes {row['explain_seconds']:.0f} s per row"
+            )
+        elif case == "rows":
+            label = f"{row['rows']:,} rows of 8 columns ({row['table']:.1f} MB)"
+            text = f"columns {row['read_columns_seconds']:.1f} s, training {row['train_seconds']:.0f} s, scores of "
+            text += (
+                f"held-out rows {row['mixed_scores_seconds']:.0f} s; later {row['mixed_per_second']:,.0f} rows per "
+            )
+            text += f"second, or {row['numbers_per_second']:,.0f} of four columns of numbers"
+        elif case == "processes":
+            label, cells[0] = "four folds of 1,000 rows in two processes", f"{row['loky_elapsed']:.0f}"
+            text = f"{row['sequential_elapsed']:.0f} s in one; the scores differ by {row['loky_difference']:.1g}"
+        else:
+            label = f"20 tables of {'6' if case == 'equal_columns' else '2 to 12'} columns, per fit"
+            text = f"{row['growth']:.0f} MB more after the last fit than after the fifth"
+        lines.append([label, *cells, text])
+    return _markdown(["Fits to", "Seconds", "Memory, MB", "Also"], lines)
+
+
 _TABLES = {
     function.__name__: function
-    for function in (scores, time_to_score, speed, memory, small_flows, anomalies, synthesis, densities)
+    for function in (scores, time_to_score, speed, memory, small_flows, anomalies, synthesis, densities, scale)
 }
 
 
