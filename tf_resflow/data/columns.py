@@ -64,7 +64,8 @@ class Columns:
     columns = Columns(table)
     print(columns.kinds)
     # {'size': 'number', 'color': 'category', 'children': 'whole'}
-    print(columns.decode(columns.encode(table).values)["color"].tolist())
+    rows = columns.encode(table)
+    print(columns.decode(rows.values + rows.widths / 2)["color"].tolist())
     # ['red', 'blue', 'red']
     ```
 
