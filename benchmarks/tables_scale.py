@@ -50,7 +50,7 @@ _STEPS = flags.DEFINE_integer(
     "steps", None, "Maximum number of training steps. The default of FlowDensity if None."
 )
 
-# Methods of which the seconds of a fit are measured.
+# Methods whose fits are timed.
 _PHASES = {"_read_columns": FlowDensity, "train": NoiseConditionedDensity, "_mixed_scores": FlowDensity}
 _SCORED = {"mixed": 20_000, "numbers": 1_000_000}  # maximum number of scored rows
 

@@ -62,8 +62,8 @@ class ColumnCodes:
 
     - "number": floats and decimals.
     - "whole": integers, periods, and floats or decimals that are all integers.
-    - a set of atoms, such as {0.0}: numbers of which some values have a large share, such as rainfall. A value is
-      an atom if it holds at least 5 % of the rows and is five times as frequent as any other value. Whole numbers
+    - a set of atoms, such as {0.0}: numbers with frequent values, such as the zeros of rainfall. A value is an atom
+      if it holds at least 5 % of the rows and is five times as frequent as any other value. Whole numbers
       need no atoms if their range is less than 100.
     - a number: the step of a grid, such as 0.1. Only periods of several units, such as 15 minutes, imply it.
     - "category": booleans, text and categories. The most frequent level has the number 0.

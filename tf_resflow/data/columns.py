@@ -213,7 +213,7 @@ class _Powers:
 
 
 def evenly_spread(num: int) -> np.ndarray:
-    """Returns points in the unit interval, `[num, 1]`, of which any consecutive ones are spread evenly."""
+    """Returns points in the unit interval, `[num, 1]`. Any consecutive points are spread evenly."""
     return (np.arange(num) * (math.sqrt(5) - 1) / 2 % 1)[:, np.newaxis]
 
 
