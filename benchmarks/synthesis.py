@@ -15,7 +15,7 @@ Half of the rows train a method, which then draws as many rows as the other half
 training rows, which is the best that a method can reach without knowing the distribution. `RankCopula` is a
 Gaussian copula with the margins of the training rows. Measures:
 
-- `score`: the AUC of a gradient-boosted classifier that separates samples and held-out rows (five folds). 0.5 is best.
+- `score`: the AUC of a gradient-boosted classifier of samples against held-out rows (five folds). 0.5 is best.
 - `numbers`: the largest Kolmogorov distance of a column of numbers or dates.
 - `categories`: the largest total variation distance of a categorical column.
 - `correlations`: the mean absolute difference of Spearman's correlations, with an indicator column per category.
