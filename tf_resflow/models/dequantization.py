@@ -170,10 +170,9 @@ def log_atom_widths(x: TensorLike, cells: Cells) -> tf.Tensor:
     The probability of an atom divided by its width is comparable to the density of the other values. Without this,
     the ranking of rows would depend on the units of the columns.
     """
-    x = tf.convert_to_tensor(x)
-    places, values, *_ = _atoms(cells, x.dtype)
-    is_atom = tf.abs(tf.gather(x, places, axis=1) - values) <= cells.step[places] / 4
-    return tf.reduce_sum(tf.where(is_atom, tf.constant(np.log(cells.atoms[:, 2]), x.dtype), 0.0), axis=1)
+    _, widths, _ = cell_edges(x, cells)
+    widths = tf.gather(widths, np.unique(cells.atoms[:, 0]).astype(int), axis=1)
+    return tf.reduce_sum(tf.math.log(tf.where(widths > 0, widths, 1.0)), axis=1)
 
 
 def on_grid(x: tf.Tensor, cells: Cells, offsets: TensorLike = 0.0) -> tf.Tensor:
