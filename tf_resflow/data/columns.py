@@ -10,6 +10,7 @@ from scipy import optimize, special, stats
 
 from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import Bounds
+from tf_resflow.models.dequantization import cell_edges, log_atom_widths, quantize_in_cells
 from tf_resflow.plurals import shortened
 
 _LEAST_POWERED, _MOST_POWERED = 20, 20_000  # minimum and maximum number of rows to fit a transform
@@ -113,16 +114,12 @@ class Columns:
 
     def decode(self, values: np.ndarray) -> Any:
         """Returns a `pandas.DataFrame` of the rows of vectors, with the column types and order of the fit."""
-        from tf_resflow.models.dequantization import quantize_in_cells  # imports TensorFlow
-
         numbers = self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean
         cells = self._codes.cells
         return self._codes.decode(numbers if cells is None else quantize_in_cells(numbers, cells).numpy())
 
     def log_atom_widths(self, table: Any) -> np.ndarray:
         """Returns the sum of the log-widths of the atoms of each row; see `tf_resflow.models.Cells`."""
-        from tf_resflow.models.dequantization import log_atom_widths  # imports TensorFlow
-
         cells = self._codes.cells
         if cells is None or not len(cells.atoms):
             return np.zeros(len(table))
@@ -131,8 +128,6 @@ class Columns:
 
     def _placed(self, table):
         """Returns the lower edges and widths of the cells of rows, which cells are ends, and the `EncodedRows`."""
-        from tf_resflow.models.dequantization import cell_edges  # imports TensorFlow
-
         rows, cells = self._codes.encode(table), self._codes.cells
         if len(unread := np.flatnonzero(((rows.faults != "") & rows.known).any(axis=1))):
             index, reason = table.index[unread[0]], rows.reasons[unread[0]]

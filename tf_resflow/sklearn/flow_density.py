@@ -192,7 +192,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._read_columns(table)
         self._of_missing = self._mean_log_densities(table)
         self._train_members(table, weights)
-        self.offset_ = _quantile(*self._held_out, self.contamination)
+        scores, weights = self._held_out
+        self.offset_ = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -201,7 +202,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
         column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
         """
-        check_is_fitted(self, "offset_")
         return self._scored(self._table(X))
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -214,7 +214,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         A missing value contributes the mean log-density of its column, and the probability of an atom is divided by
         the width of its cell, so units do not change the ranking.
         """
-        check_is_fitted(self, "offset_")
         table = self._table(X)
         return self._compared(table, self._scored(table)) - self.offset_
 
@@ -229,7 +228,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         those of the fit, at most 1 % are expected to have a p-value of at most 0.01. The smallest p-value is
         1 / (n + 1) for n held-out rows. Rows are compared as in `decision_function`.
         """
-        check_is_fitted(self, "offset_")
         table = self._table(X)
         return p_values(self._compared(table, self._scored(table)), *self._held_out)
 
@@ -285,8 +283,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         about 0 if the column fits the others. An atom has a column of its own, such as "rain = 0", and the column
         "rain" is for other values. Rows are compared as in `decision_function`.
         """
-        check_is_fitted(self, "offset_")
-        table, names = self._table(X), list(self._reference)
+        table = self._table(X)
+        names = list(self._reference)
         scores, best = self._compared(table, self._scored(table, warn=False))[:, np.newaxis], []
 
         def with_references(name):
@@ -319,6 +317,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
 
     def _table(self, X, is_fit=False):
+        if not is_fit:
+            check_is_fitted(self, "offset_")
         X, arrow = _in_pandas(X)
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
@@ -522,11 +522,6 @@ def _in_pandas(X):
     arrow = frame.to_arrow()
     table = arrow.to_pandas(types_mapper=lambda t: pandas.ArrowDtype(t) if str(t).startswith(nullable) else None)
     return table, (arrow.schema, frame.implementation)
-
-
-def _quantile(scores, weights, level):
-    """Returns the lowest score with at least this share of the weight at or below it."""
-    return float(np.quantile(scores, level, weights=weights, method="inverted_cdf"))
 
 
 def _points(is_drawn):
