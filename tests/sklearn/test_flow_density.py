@@ -443,7 +443,7 @@ def test_refused_rows(refused, fitted):
     refused("index 0, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
     twice = pyarrow.table([np.arange(20)] * 2, ["x", "x"])
     for frame in (twice, twice.to_pandas()):
-        refused("'x'", FlowDensity().fit, frame)
+        refused("Two columns have the name 'x'. Rename one", FlowDensity().fit, frame)
     for kind, value in {"ndarray": [1], "dict": {"a": 1}, "Timedelta": datetime.timedelta(1)}.items():
         frame = polars.DataFrame({"x": range(20), "y": [value] * 20})
         refused(f"Column 'y' has values of type {kind}", FlowDensity().fit, frame)

@@ -92,8 +92,7 @@ class ColumnCodes:
 
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: "Mapping[Any, Bounds] | None" = None):
         kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
-        if len(repeated := table.columns[table.columns.duplicated()]):
-            raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
+        check_unique(names)
         if unknown := [name for name in [*kinds, *bounds] if name not in names]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
         self._set([fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in names])
@@ -181,6 +180,12 @@ class ColumnCodes:
     def describe(self) -> dict[Any, str]:
         """Returns what the numbers of discrete columns and of dates mean, by column name."""
         return {column.name: text for column in self.columns if (text := column.description())}
+
+
+def check_unique(names: Sequence[Any]) -> None:
+    """Raises ValueError if two columns have the same name."""
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
 
 
 def dependent(values: np.ndarray) -> np.ndarray:

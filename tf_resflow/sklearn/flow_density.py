@@ -18,6 +18,7 @@ with extra("sklearn"):
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from tf_resflow.data.column_codes import check_unique
 from tf_resflow.data.column_kinds import in_words
 from tf_resflow.data.columns import MOST_CELLS, Columns, evenly_spread, in_parts
 from tf_resflow.evaluation import p_values
@@ -516,7 +517,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
 def _in_pandas(X):
     """Returns a frame of polars, pyarrow or the like in pandas, and its schema and library; others as they are."""
-    if isinstance(X, pandas.DataFrame) or not narwhals.dependencies.is_into_dataframe(X):
+    if not narwhals.dependencies.is_into_dataframe(X):
+        return X, None
+    check_unique(list(X.columns if isinstance(X, pandas.DataFrame) else getattr(X, "column_names", X.columns)))
+    if isinstance(X, pandas.DataFrame):
         return X, None
     frame, nullable = narwhals.from_native(X), ("int", "uint", "bool", "decimal")
     arrow = frame.to_arrow()
