@@ -21,7 +21,7 @@ def test_rows_come_back_by_codes_of_json(seed):
     assert codes.kinds == {name: KINDS[name] for name in table} == kinds_from_words(kinds_in_words(codes.kinds))
     rows = codes.encode(table[table.columns[::-1]])
     values = rows.values
-    assert rows.known.all() and np.isfinite(values).all() and not rows.unreadable.any() and not any(rows.reasons)
+    assert rows.known.all() and np.isfinite(values).all() and not any(rows.reasons)
     step = np.zeros(codes.size) if codes.cells is None else codes.cells.step
     noise = np.random.default_rng(seed).uniform(-0.49, 0.49, size=values.shape)
     back = codes.decode(values + step * noise)
@@ -44,7 +44,7 @@ def test_units():
     assert codes.describe()["day"] == "days since 2024-02-28"
     assert codes.describe()["color"] == "the number of the level: 0 red, 1 blue"
     assert codes.describe()["half"] == "0.5 to 2.5 in steps of 0.5"
-    assert codes.texts == ["color", "size"] and codes.labels[4] == ["S", "M", "L", "XL"]
+    assert codes.labels[4] == ["S", "M", "L", "XL"]
 
 
 def test_rows_that_cannot_be_read_have_a_reason():
@@ -66,9 +66,9 @@ def test_rows_that_cannot_be_read_have_a_reason():
         "column 'code': '9.0' is not a known level",
     ]
     assert rows.known.all(axis=1).tolist() == [True, False, True, True, False, False]
-    assert rows.unreadable.tolist() == [False] + [True] * 5
+    assert (rows.faults != "").any(axis=1).tolist() == [False] + [True] * 5
     alone = codes.encode(new.assign(day="2024-01-03"))
-    assert alone.reasons[2] == "column 'x': the value is missing" and not alone.unreadable[2]
+    assert alone.reasons[2] == "column 'x': the value is missing" and not any(alone.faults[2])
     np.testing.assert_array_equal(rows.values[0], [0.5, 0, 0, 2])
     np.testing.assert_array_equal(rows.values[4, [0, 1, 3]], [1e300, -1, 0])
     assert codes.encode(new, date_format="%d.%m.%Y").values[2, 3] == 2

@@ -218,7 +218,7 @@ def test_settings_out_of_range(refused):
         (lambda: AdaptiveSeries(0.0), "tolerance"),
         (lambda: AdaptiveSeries(lipschitz_constant=1.0), "lipschitz_constant=.*below 1"),
         (lambda: AdaptiveRoulette(chance=1.0), "chance"),
-        (lambda: Geometric.for_lipschitz(1.0), "probability"),
+        (lambda: Geometric(0.0), "probability"),
         (lambda: Poisson(0.0), "rate"),
     ):
         refused(message, make)

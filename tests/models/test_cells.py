@@ -92,7 +92,7 @@ def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed
     few, many = (LikelihoodPlan(log_det_estimator=EXACT, num_samples=num) for num in (32, 1024))
     for log_prob, stderr in (
         resflow.evaluation.estimate_log_prob(model, np.tile(x, [32, 1]), 0, plan=few),
-        LogLikelihood(model, many).score_examples([x], 0).values(),
+        [LogLikelihood(model, many).score_examples([x], 0)[name] for name in ("log_prob", "stderr")],
     ):
         p, error = (np.reshape(v, [-1, len(x)]) for v in (np.exp(log_prob), np.exp(log_prob) * stderr))
         p, error = p.mean(0), np.sqrt(np.mean(error**2, 0) / len(p))

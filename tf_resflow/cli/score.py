@@ -134,12 +134,7 @@ def _scored():
     batches = held_out if given is None else given
     usual = batches if held_out is None else held_out  # anomalies in --input would distort the plan
     likelihood = evaluation.LogLikelihood(run.density, _plan(run, usual[0]))
-
-    def score(batches, what):
-        found = likelihood.score_examples(track(batches, what), FLAGS.seed)
-        return found | {"comparable": _comparable(run.density, batches, found["log_prob"])}
-
-    scores = score(batches, "examples")
+    scores = reference = likelihood.score_examples(track(batches, "examples"), FLAGS.seed)
     if rows is not None:
         every = {name: np.where(is_whole, -np.inf, np.nan) for name in ("log_prob", "stderr", "comparable")}
         every["stderr"][is_whole] = 0.0
@@ -147,18 +142,12 @@ def _scored():
             every[name][known] = values
         scores = every
     if held_out is not None:
-        reference = scores if given is None else score(held_out, "held-out examples")
+        if given is not None:
+            reference = likelihood.score_examples(track(held_out, "held-out examples"), FLAGS.seed)
         scores["p_value"] = evaluation.p_values(scores["comparable"], reference["comparable"])
     reason = {} if rows is None else {"reason": rows.reasons}
     ranking = scores.pop("comparable")
     return {"example": 1 + np.arange(len(ranking)), **columns, **scores, **reason}, ranking, run.note
-
-
-def _comparable(model, batches, log_prob):
-    if model.data_space.cells is None:
-        return log_prob
-    x = np.concatenate([model.condition.split(batch)[0] for batch in batches])
-    return np.asarray(model.data_space.comparable(log_prob, x))
 
 
 def _rows(config, info):

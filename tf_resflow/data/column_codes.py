@@ -38,11 +38,6 @@ class EncodedRows(NamedTuple):
     table: Any
 
     @property
-    def unreadable(self) -> np.ndarray:
-        """Whether each row has a value that cannot be read or cannot occur, `[num]`."""
-        return (self.faults != "").any(axis=1)
-
-    @property
     def reasons(self) -> np.ndarray:
         """The first fault of each row, `[num]`; if it has none, its first missing value, otherwise ""."""
         reasons = np.full(len(self.values), "", object)
@@ -139,11 +134,6 @@ class ColumnCodes:
     def to_json(self) -> list[dict[str, Any]]:
         """Returns the name, kind, type and settings of each column, as values that JSON can hold."""
         return [{"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns]
-
-    @property
-    def texts(self) -> list[Any]:
-        """The names of the columns with text levels."""
-        return [c.name for c in self.columns if any(isinstance(level, str) for level in c.levels or ())]
 
     @property
     def labels(self) -> list[list[str] | None]:

@@ -130,7 +130,8 @@ def read_rows(
     """
     both = codes if condition_codes is None else ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
     path = pathlib.Path(path).expanduser().absolute()
-    table = read_table(path, key, read_options=read_options, texts=both.texts)
+    texts = [c.name for c in both.columns if any(isinstance(level, str) for level in c.levels or ())]
+    table = read_table(path, key, read_options=read_options, texts=texts)
     names = [*both.kinds]
     if isinstance(names[0], str):
         own = table.iloc[:, find_columns(path, table, names)]
@@ -146,15 +147,12 @@ def read_rows(
 def _without_faults(path, rows, missing):
     """Returns the valid rows. Raises ValueError for wrong values, and for missing ones unless they are dropped."""
     reasons = rows.reasons
-    places = np.flatnonzero(reasons != "")
-    where = [f"{path}, row {place + 1}, {reasons[place]}" for place in places]
-    wrong = [text for text, place in zip(where, places, strict=True) if rows.unreadable[place]]
-    if wrong:
+    if len(wrong := np.flatnonzero((rows.faults != "").any(axis=1))):
         raise ValueError(
-            f"{wrong[0]}. {len(wrong):,} of {len(reasons):,} rows have such values. Correct them, or leave out "
-            f"these rows. {FORMAT_ADVICE}"
+            f"{path}, row {wrong[0] + 1}, {reasons[wrong[0]]}. {len(wrong):,} of {len(reasons):,} rows have such "
+            f"values. Correct them, or leave out these rows. {FORMAT_ADVICE}"
         )
-    if not where:
+    if not len(places := np.flatnonzero(reasons != "")):
         return rows.values
     num_missing = zip(rows.table, np.isnan(rows.values).sum(axis=0), strict=True)
     counts = [f"{name!r} ({num:,})" for name, num in num_missing if num]
@@ -163,8 +161,8 @@ def _without_faults(path, rows, missing):
         logging.warning("%s: dropped rows. %s", path, text)
         return rows.values[reasons == ""]
     raise ValueError(
-        f"{where[0]}. {text} Leave out these rows with --config.data.missing=drop, fill in the values, or leave "
-        "out the columns with --config.data.columns."
+        f"{path}, row {places[0] + 1}, {reasons[places[0]]}. {text} Leave out these rows with "
+        "--config.data.missing=drop, fill in the values, or leave out the columns with --config.data.columns."
     )
 
 

@@ -116,7 +116,8 @@ class LogLikelihood:
           seed: integer seed of the estimates.
 
         Returns:
-          A dict of arrays "log_prob" and "stderr", `[num]`. The standard error of a single noisy estimate is NaN.
+          A dict of arrays `[num]`: "log_prob"; "stderr", NaN for a single noisy estimate; and "comparable", the
+          log-likelihood without the units of the atoms (`DataSpace.comparable`), by which examples are ranked.
         """
         return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
 
@@ -144,10 +145,13 @@ class LogLikelihood:
         def scores(batch, seed):
             seed = tf.stack([seed[0], 0]) if in_cells else seed  # the same for all batches
             if model.condition.num_classes is None or isinstance(batch, tuple):
-                return samples.estimate(batch, seed)._asdict()
-            by_class = samples.by_class(batch, seed)
-            mixture = tf.reduce_logsumexp(by_class, axis=0) - math.log(by_class.shape[0])
-            return samples.mean(mixture)._asdict()
+                found = samples.estimate(batch, seed)._asdict()
+            else:
+                by_class = samples.by_class(batch, seed)
+                mixture = tf.reduce_logsumexp(by_class, axis=0) - math.log(by_class.shape[0])
+                found = samples.mean(mixture)._asdict()
+            x = batch[0] if isinstance(batch, tuple) else batch
+            return found | {"comparable": model.data_space.comparable(found["log_prob"], x)}
 
         return PerExample(scores, self._strategy)
 

@@ -16,7 +16,7 @@ class Geometric(Serializable):
 
     Args:
       p: probability of stopping after a term, in (0, 1), with `E[N] = 1 / p`. The variance of the estimator is
-        finite if `1 - p > L^2`.
+        finite if `1 - p > L^2`, such as for `p = 1 - L`.
 
     References:
       Chen et al. 2019, Section 3.1.
@@ -28,11 +28,6 @@ class Geometric(Serializable):
         if not 0.0 < self.p < 1.0:
             raise ValueError(f"Got p={self.p}; the probability p of Geometric must be in (0, 1).")
         self.p = float(self.p)
-
-    @classmethod
-    def for_lipschitz(cls, lipschitz_constant: float) -> "Geometric":
-        """Returns the distribution with `p = 1 - L`, with finite variance of the estimator for L in (0, 1)."""
-        return cls(1.0 - lipschitz_constant)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws `int32` counts from a stateless seed."""

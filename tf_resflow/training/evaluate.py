@@ -245,7 +245,7 @@ class Evaluation:
         scores = {}
         if self._model.trained_density() is not None:
             examples = track(batches, what)
-            scores["log_prob"] = self._report.likelihood.score_examples(examples, self._config.seed)["log_prob"]
+            scores["log_prob"] = self._report.likelihood.score_examples(examples, self._config.seed)["comparable"]
         if self._model.classifier is not None:
             classify = PerExample(lambda x, seed: tf.reduce_max(self._model.classify(x)["probabilities"], -1))
             scores["max_probability"] = classify(track(batches, what), self._config.seed)

@@ -92,7 +92,7 @@ def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypa
 
     def scores(batches, seed):
         seen.append(np.concatenate(list(batches)))
-        return {"log_prob": seen[-1].sum(axis=(1, 2, 3)).astype(float)}
+        return dict.fromkeys(["log_prob", "comparable"], seen[-1].sum(axis=(1, 2, 3)).astype(float))
 
     fake = types.SimpleNamespace(score_examples=scores)
     monkeypatch.setattr(resflow.evaluation, "LogLikelihood", lambda *_: fake)
