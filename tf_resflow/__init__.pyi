@@ -7,13 +7,15 @@ from . import (
     layers,
     logdet,
     models,
+    sbi,
     serving,
     sklearn,
     solvers,
     training,
     vi,
 )
-from .models import FlowModel, HybridModel, PosteriorEstimator
+from .models import FlowModel, HybridModel
+from .sbi import PosteriorEstimator
 from .seeds import stateless_seed
 from .training.runs import load
 from .version import __version__
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "logdet",
     "models",
+    "sbi",
     "serving",
     "sklearn",
     "solvers",

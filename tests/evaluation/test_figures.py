@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from tf_resflow.data import ColumnCodes
-from tf_resflow.evaluation import coverage_figure, elbo_figure, rank_figure
+from tf_resflow.evaluation import elbo_figure
 from tf_resflow.evaluation import figures as module
 from tf_resflow.evaluation.figures import density_figure, points_figure
 
@@ -101,37 +101,6 @@ def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, p
         assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
 
 
-def test_histograms_of_ranks_and_bands(tmp_path, figures):
-    """The 11 ranks of 10 draws form a bin of 5 and a bin of 6."""
-    ranks = np.stack([np.arange(11), np.zeros(11, int)], axis=1)
-    rank_figure(tmp_path / "ranks.png", ranks, 10, num_bins=2, names=["a", "b"], title="T")
-    assert [axes.get_xlabel() for axes in figures[0].axes] == ["rank of a", "rank of b"]
-    (band, first), (_, second) = ([patch.get_data() for patch in axes.patches] for axes in figures[0].axes)
-    lower = int(first.edges[1] + 0.5)  # ranks in the first bin
-    assert {lower, 11 - lower} == {5, 6}
-    assert first.values.tolist() == [lower, 11 - lower] and second.values.tolist() == [11, 0]
-    low, high = stats.binom.interval(0.99, 11, np.array([lower, 11 - lower]) / 11)
-    assert band.baseline.tolist() == low.tolist() and band.values.tolist() == high.tolist()
-    # With few draws, each rank has a bin. Panels of many parameters wrap.
-    rank_figure(tmp_path / "ranks.png", np.repeat([[0], [3]], 6, axis=1), 3)
-    last = figures[1].axes[5]
-    assert last.patches[1].get_data().values.tolist() == [1, 0, 0, 1]
-    assert len(figures[1].axes) == 6 and last.get_xlabel() == "rank of parameter 6"
-
-
-def test_curves_of_coverage(tmp_path, figures):
-    """The coverage at a mass is the fraction of levels up to this mass."""
-    levels = {"narrow": [0.9, 0.9, 0.5, 0.9], "calibrated": np.linspace(0.005, 0.995, 100)}
-    coverage_figure(tmp_path / "coverage.png", levels)
-    axes = figures[0].axes[0]
-    curves = {line.get_label(): line.get_data() for line in axes.lines}
-    mass, coverage = curves["narrow"]
-    assert coverage[mass < 0.499].max() == 0 and coverage[(mass > 0.501) & (mass < 0.899)].tolist() == [0.25] * 79
-    assert coverage[-1] == 1
-    mass, coverage = curves["calibrated"]
-    assert np.abs(coverage - mass).max() <= 0.01
-
-
 def test_curves_of_an_elbo(tmp_path, figures):
     """Draws means of 20 steps and two standard errors, scaled to the range after the start, without repeats."""
     generator = np.random.default_rng(0)
@@ -153,9 +122,3 @@ def test_curves_of_an_elbo(tmp_path, figures):
     label = f"all: {last.mean():.3f} ± {last.std(ddof=1) / 10:.3f} nats"
     assert first.get_label() == label and second.get_label().startswith("ended: ")
     assert -8 < axes.get_ylim()[0] < -5 < axes.get_ylim()[1] < -2
-
-
-def test_what_cannot_be_drawn_is_refused(refused, tmp_path):
-    path = tmp_path / "a.png"
-    refused("rank is 5, .* num_draws=4", rank_figure, path, [[0], [5]], 4)
-    assert not path.exists()

@@ -1,16 +1,18 @@
+from .calibration import Calibration
 from .estimator_noise import EstimatorNoise
-from .figures import coverage_figure, elbo_figure, rank_figure
+from .figures import elbo_figure
 from .gaussians import FeatureMoments, InceptionFeatures, frechet_distance, gaussian_baseline
 from .lipschitz import lipschitz_certificate
 from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood
-from .posterior import ImportanceCheck, c2st, calibration_ranks, coverage_levels, importance_check
+from .posterior import ImportanceCheck, c2st, importance_check
 from .reconstruction import reconstruct
 from .sample_files import image_grid
 from .sampling import draw_samples, interpolate_corners, interpolate_pairs
 from .scores import LogLikelihood, p_values
 
 __all__ = [
+    "Calibration",
     "EstimatorNoise",
     "FeatureMoments",
     "ImportanceCheck",
@@ -18,9 +20,6 @@ __all__ = [
     "LikelihoodPlan",
     "LogLikelihood",
     "c2st",
-    "calibration_ranks",
-    "coverage_figure",
-    "coverage_levels",
     "draw_samples",
     "elbo_figure",
     "estimate_log_prob",
@@ -34,6 +33,5 @@ __all__ = [
     "log_prob_by_class",
     "plan_likelihood",
     "p_values",
-    "rank_figure",
     "reconstruct",
 ]

@@ -27,11 +27,10 @@ _BINS = 40
 _MAX_CELLS = 60  # columns with more values are binned
 _MAX_LEVELS = 12  # axes with more levels do not name them
 _DATA_COLOR = "0.4"
-_BAND = 0.99  # probability that a calibrated bin, or point of a curve, lies inside its band
 
 
 @contextlib.contextmanager
-def _written(path: str | os.PathLike[str], size: tuple[float, float], **options: Any) -> Iterator[Any]:
+def written_figure(path: str | os.PathLike[str], size: tuple[float, float], **options: Any) -> Iterator[Any]:
     """Yields an empty figure with this size in inches, and saves it at the end."""
     fig = mpl_figure.Figure(figsize=size, layout="constrained")
     yield fig
@@ -58,7 +57,7 @@ def density_figure(
     place = {"origin": "lower", "extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
     x, y = columns or ("x", "y")
     titles = f"data ({len(data):,})", "density of the model", f"samples ({len(samples):,})"
-    with _written(path, (13, 4.4), bbox_inches="tight") as fig:
+    with written_figure(path, (13, 4.4), bbox_inches="tight") as fig:
         grid = fig.subplots(1, 3, sharex=True, sharey=True)
         for axes, title, values in zip(grid, titles, (shown, density, sampled), strict=True):
             drawn = axes.imshow(values, norm=norm, interpolation="none", **place)
@@ -119,7 +118,7 @@ def points_figure(
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
     shown = [_Axis(names[i], codes.columns[i], [points[:, i] for points in groups.values()]) for i in range(num)]
     size = 5.5 if num < 3 else max(6.0, 1.9 * num)
-    with _written(path, (size, size)) as fig:
+    with written_figure(path, (size, size)) as fig:
         if num < 3:
             draw = _histogram if num == 1 else _scatter
             draw(fig.subplots(), groups, colors, shown, *range(num))
@@ -211,76 +210,6 @@ def _limits(values, tail=0.002, method="linear"):
     return low - pad, high + pad
 
 
-def rank_figure(
-    path: str | os.PathLike[str],
-    ranks: ArrayLike,
-    num_draws: int,
-    *,
-    num_bins: int = 20,
-    names: Sequence[str] | None = None,
-    title: str = "",
-) -> None:
-    """Draws a histogram of the ranks of each parameter, over the 99 % band of uniform ranks.
-
-    Args:
-      path: image file to write.
-      ranks: integers `[num, dimensions]` from 0 to `num_draws`, as returned by `calibration_ranks`.
-      num_draws: number of posterior samples per data set.
-      num_bins: maximum number of bins.
-      names: names of the parameters; by default, "parameter 1", "parameter 2" and so on.
-      title: text above the figure.
-
-    Raises:
-      ValueError: if a rank is above `num_draws`.
-    """
-    ranks = np.asarray(ranks)
-    if ranks.max(initial=0) > num_draws:
-        raise ValueError(
-            f"A rank is {ranks.max()}, but ranks must not exceed num_draws={num_draws}. "
-            "Pass the number of posterior samples per data set as num_draws."
-        )
-    num, dimensions = ranks.shape
-    names = names or [f"parameter {i + 1}" for i in range(dimensions)]
-    edges = np.linspace(0, num_draws + 1, min(num_bins, num_draws + 1) + 1).round() - 0.5
-    low, high = scipy.stats.binom.interval(_BAND, num, np.diff(edges) / (num_draws + 1))
-    columns = min(dimensions, 4)
-    rows = math.ceil(dimensions / columns)
-    with _written(path, (3.2 * columns, 2.4 * rows + 0.5)) as fig:
-        grid = fig.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-        for axes, (name, column) in zip(grid, zip(names, ranks.T, strict=True), strict=False):
-            axes.stairs(high, edges, baseline=low, fill=True, color="0.85", label=f"{_BAND:.0%} of uniform ranks")
-            axes.stairs(np.histogram(column, edges)[0], edges, color="C0", linewidth=1.5, label="ranks")
-            axes.set(xlabel=f"rank of {name}", ylim=(0, None), xlim=edges[[0, -1]])
-        for axes in grid[dimensions:]:
-            axes.remove()
-        grid[0].set_ylabel("data sets")
-        fig.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
-        fig.suptitle(title)
-
-
-def coverage_figure(path: str | os.PathLike[str], levels: Mapping[str, ArrayLike], *, title: str = "") -> None:
-    """Draws the expected coverage of credible regions against their mass, over a band for calibrated posteriors.
-
-    A posterior is overconfident if its curve is below the diagonal, and too wide if it is above. At each mass, the
-    band contains 99 % of the curves of calibrated posteriors with as many data sets as the first curve.
-
-    Args:
-      levels: dict of name to the levels `[num]` of a posterior, as returned by `coverage_levels`.
-    """
-    curves = {name: np.sort(np.asarray(values)) for name, values in levels.items()}
-    mass, first = np.linspace(0, 1, 201), next(iter(curves.values()))
-    low, high = np.array(scipy.stats.binom.interval(_BAND, len(first), mass)) / len(first)
-    with _written(path, (4.6, 4.4)) as fig:
-        axes = fig.subplots()
-        axes.fill_between(mass, low, high, color="0.85", label=f"{_BAND:.0%} if calibrated")
-        axes.plot([0, 1], [0, 1], color="0.5", linewidth=1)
-        for name, values in curves.items():
-            axes.plot(mass, np.searchsorted(values, mass, side="right") / len(values), label=name)
-        axes.set(xlabel="mass of the credible region", ylabel="expected coverage", title=title)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.legend(loc="upper left", fontsize="small")
-
-
 def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *, title: str = "") -> None:
     """Draws the ELBO of fits against the step, with bands of two standard errors.
 
@@ -291,7 +220,7 @@ def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *
     Args:
       losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats; at least 20 steps.
     """
-    with _written(path, (7.5, 4)) as fig:
+    with written_figure(path, (7.5, 4)) as fig:
         axes, curves = fig.subplots(), []
         for name, values in losses.items():
             elbo = -np.asarray(values, np.float64)

@@ -1,4 +1,4 @@
-"""Checks of approximate posteriors: ranks, coverage, importance weights and the classifier two-sample test."""
+"""Checks of approximations of a distribution: importance weights and the classifier two-sample test."""
 
 import math
 from typing import NamedTuple
@@ -9,65 +9,6 @@ from scipy import special, stats
 
 from tf_resflow.evaluation.scores import Score
 from tf_resflow.extras import extra
-
-
-def calibration_ranks(samples: ArrayLike, parameters: ArrayLike) -> np.ndarray:
-    r"""Returns the ranks of true parameters among posterior samples, for simulation-based calibration.
-
-    For data sets \\(i\\) with \\(\theta_i \sim p(\theta)\\), \\(x_i \sim p(x | \theta_i)\\) and L samples
-    \\(\theta_{il} \sim q(\theta | x_i)\\), the rank of coordinate d is
-
-        r_id = #{l : theta_ild < theta_id}.
-
-    If q is the posterior, each rank is uniform on 0, ..., L. `rank_figure` draws the ranks.
-
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    samples = np.array([[[0.1, 5.0]], [[0.2, 6.0]], [[0.3, 7.0]]])  # 3 samples for one data set
-    print(resflow.evaluation.calibration_ranks(samples, [[0.25, 4.0]]))
-    # [[2 0]]
-    ```
-
-    Args:
-      samples: array `[draws, num, dimensions]` of independent posterior samples for each of `num` data sets.
-      parameters: array `[num, dimensions]` of the parameters that generated each data set.
-
-    References:
-      Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018).
-    """
-    samples, parameters = np.asarray(samples), np.asarray(parameters)
-    _check(samples, parameters)
-    return np.sum(samples < parameters, axis=0)
-
-
-def coverage_levels(sample_log_probs: ArrayLike, parameter_log_probs: ArrayLike) -> np.ndarray:
-    r"""Returns the level of the smallest highest-density region that contains the true parameters, per data set.
-
-    For data set i with true parameters \\(\theta_i\\) and L samples \\(\theta_{il} \sim q(\theta | x_i)\\),
-
-        a_i = (#{l : q(theta_il | x_i) > q(theta_i | x_i)} + 1/2) / (L + 1).
-
-    The expected coverage of regions with mass a is the fraction of levels below a. If q is the posterior, the
-    coverage is a; lower coverage means that q is overconfident. `coverage_figure` draws the curve.
-
-    ```python
-    import tf_resflow as resflow
-    print(resflow.evaluation.coverage_levels([[-1.0, -3.0], [-2.0, -4.0]], [-1.5, -5.0]))
-    # [0.5        0.83333333]
-    ```
-
-    Args:
-      sample_log_probs: array `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\), up to a constant for each data set.
-      parameter_log_probs: array `[num]`: \\(\log q(\theta_i | x_i)\\), up to the same constants.
-
-    References:
-      Hermans et al., "A trust crisis in simulation-based inference?" (2022); Deistler, Goncalves and Macke,
-      "Truncated proposals for scalable and hassle-free simulation-based inference" (2022).
-    """
-    samples, parameters = np.asarray(sample_log_probs), np.asarray(parameter_log_probs)
-    _check(samples, parameters)
-    return (np.sum(samples > parameters, axis=0) + 0.5) / (len(samples) + 1)
 
 
 class ImportanceCheck(NamedTuple):
@@ -175,13 +116,3 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     folds = model_selection.StratifiedKFold(num_folds, shuffle=True, random_state=seed)
     accuracy = float(np.mean(model_selection.cross_val_predict(classifier, x, label, cv=folds) == label))
     return Score(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(x))), len(x))
-
-
-def _check(samples, parameters):
-    if samples.shape[1:] != parameters.shape:
-        raise ValueError(
-            f"The samples have the shape {samples.shape}. Pass samples [draws, *{parameters.shape}], because the "
-            f"parameters have the shape {parameters.shape}."
-        )
-    if np.isnan(samples).any() or np.isnan(parameters).any():
-        raise ValueError("The samples or parameters contain NaN, which has no rank. Remove these data sets.")

@@ -4,7 +4,6 @@ from .dequantization import Cells, dequantize, quantize
 from .dequantizer import Dequantizer, FlowDequantizer
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
-from .posterior_estimator import PosteriorEstimator
 from .step import train_step
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "FlowDequantizer",
     "FlowModel",
     "HybridModel",
-    "PosteriorEstimator",
     "build_model",
     "dequantize",
     "evaluation_estimator",

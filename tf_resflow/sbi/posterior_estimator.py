@@ -13,24 +13,32 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_det_estimator
+from tf_resflow.evaluation.calibration import Calibration
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.plurals import counted
+from tf_resflow.sbi.posterior import ParameterDistribution, Posterior, RestrictedVectors
+from tf_resflow.sbi.summaries import vector_summary
+from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize
 from tf_resflow.solvers import Anderson
-from tf_resflow.typing import TensorLike
+from tf_resflow.typing import Seed, TensorLike
 from tf_resflow.vi.neutra import frozen
 from tf_resflow.vi.surrogate_posteriors import from_vectors
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-_LINEAR = 4.0  # standard deviations within which the default summary is nearly linear in the observation
 _QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
 _STEPS_PER_EXECUTION = 16
 _STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but at most _MOST_STEPS
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
+_STATE = "estimator_"  # prefix of keys in a file of weights
+_MEMBERS, _FEW_PAIRS = 5, 2000  # default size of an ensemble, and largest number of pairs for it
+_CHECKED, _CHECK_DRAWS, _CHECK_LEVEL = 500, 100, 1e-4  # held-out pairs, draws and p-value for the warning of `fit`
+_AT_ONCE = 100_000  # posterior draws
+_FAR = 2.0  # times the largest distance in the training: observations beyond are far
 _TOLERANCE = 1e-5  # of a block's inverse; sufficient for posterior samples
 _INITIAL = 1000  # number of pairs that initialize the ActNorms
 _MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
@@ -56,6 +64,19 @@ class PosteriorModel(FlowModel):
     def get_compile_config(self) -> None:
         """Returns None, because each training compiles the model."""
 
+    def save_own_variables(self, store: Any) -> None:
+        """Keras hook: also saves the state of the estimator."""
+        super().save_own_variables(store)
+        for name, value in self.estimator.state.items():
+            store[f"{_STATE}{name}"] = value
+
+    def load_own_variables(self, store: Any) -> None:
+        """Keras hook, see `save_own_variables`."""
+        own = {key: store[key] for key in store.keys()}
+        state = {key: np.asarray(own.pop(key)) for key in [*own] if key.startswith(_STATE)}
+        self.estimator.state = {key.removeprefix(_STATE): value for key, value in state.items()}
+        super().load_own_variables(own)
+
 
 class PosteriorEstimator(Serializable):
     r"""The posterior \\(q(\theta | x)\\) of a simulator's parameters, learned from simulations.
@@ -73,7 +94,7 @@ class PosteriorEstimator(Serializable):
     theta = prior.sample(500, seed=0)
     x = theta + 0.1 * tf.random.stateless_normal([500, 2], [0, 1])  # the simulator
 
-    estimator = resflow.PosteriorEstimator(prior, [2], num_blocks=1, hidden=(16,))
+    estimator = resflow.PosteriorEstimator(prior, [2], num_blocks=1, hidden=(16,), ensemble=1)
     estimator.fit(theta, x, epochs=2, verbose=0)
     posterior = estimator.posterior([0.5, 2.0])
     draws = posterior.sample(100, seed=1)
@@ -84,46 +105,53 @@ class PosteriorEstimator(Serializable):
     The flow consists of an affine map whose matrix and shift depend on the observation, affine autoregressive
     layers, and residual blocks with CPila activations. All receive the output of the `summary`, a network of the
     observation, which is trained with them. The input of the summary is standardized: each element has the median 0
-    and the quartiles of a normal distribution. The default summary has two hidden layers of 64 units. It also
-    returns its input, with outliers on a logarithmic scale. Training starts from a ridge regression on the summary.
+    and the quartiles of a normal distribution. Training starts from a ridge regression on the summary.
 
     Args:
       prior: `tfd.Distribution` of the parameters, with events of any shape, or a joint distribution. Its
         `experimental_default_event_space_bijector` defines the support.
-      condition_shape: shape of an observation, such as `[100]`.
-      summary: a built Keras layer or model from standardized observations to vectors. It is always called in
-        inference mode: without dropout, and with the stored statistics of batch normalization.
+      condition_shape: shape of an observation, such as `[100]`; `[None, *shape]` for sets of observations.
+      summary: a built Keras layer or model from standardized observations to vectors, such as
+        `tf_resflow.sbi.set_summary`. It is always called in inference mode: without dropout, and with the stored
+        statistics of batch normalization. By default, two hidden layers of 64 units, beside their input.
       affine_layers: number of affine autoregressive layers before the blocks.
       hidden: widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
+      ensemble: number of networks with different initial weights, whose posteriors are mixed. By default, 5 for up
+        to 2,000 pairs, where a single network is overconfident, and 1 for more.
       seed: `int` seed for the initial weights and `fit`.
 
     Attributes:
-      model: the conditional `FlowModel` of the vectors given the observation.
+      model: the conditional `FlowModel` of the vectors given the observation; of an ensemble, the first one.
 
     References:
       Papamakarios and Murray, Fast epsilon-free inference of simulation models, 2016.
       Greenberg, Nonnenmacher and Macke, Automatic posterior transformation, 2019.
+      Hermans et al., A trust crisis in simulation-based inference?, 2022, on ensembles.
     """
 
     def __init__(
         self,
         prior: tfp.distributions.Distribution,
-        condition_shape: Sequence[int],
+        condition_shape: Sequence[int | None],
         *,
         summary: keras.Layer | None = None,
         num_blocks: int = 3,
         affine_layers: int = 2,
         hidden: Sequence[int] = (64, 64),
         coefficient: float = 0.97,
+        ensemble: int | None = None,
         seed: int = 0,
         name: str = "posterior_estimator",
     ):
         self.parameters = {key: value for key, value in locals().items() if key != "self"}
+        if ensemble is not None and ensemble < 1:
+            raise ValueError(f"ensemble={ensemble} is too small. Give at least 1 network.")
         shape = tuple(condition_shape)
-        self.prior, self._seed = prior, seed
+        self.prior, self._seed, self._ensemble = prior, seed, ensemble
         size, self._into_events, dtype = _from_vectors(prior)
-        summary = _default_summary(shape, seed, dtype) if summary is None else summary
+        if summary is None:
+            summary = vector_summary(shape, seed=seed, dtype=dtype)
         num_features = summary.compute_output_shape((None, *shape))[-1]
         layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
         network = keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
@@ -133,8 +161,11 @@ class PosteriorEstimator(Serializable):
         scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
         flow = Flow([scale, ConditionalAffine(network), blocks])
         condition: dict[str, Any] = {"condition_shape": shape, "condition_network": summary}
-        condition |= {"condition_mean": np.zeros(shape), "condition_std": np.ones(shape)}
+        each = [num or 1 for num in shape]  # the observations of a set share their statistics
+        condition |= {"condition_mean": np.zeros(each), "condition_std": np.ones(each)}
         self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
+        self._initial = self.model.get_weights()
+        self.state = {"farthest": np.full(each, np.inf), "others": np.zeros([0, sum(map(np.size, self._initial))])}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the estimator as a `.keras` file for `tf_resflow.load`. Pickling works, too."""
@@ -158,15 +189,20 @@ class PosteriorEstimator(Serializable):
     ) -> keras.callbacks.History:
         """Trains once with each weight decay, and keeps the weights with the smallest held-out loss.
 
-        Weight decay blurs sharp posteriors, such as crescents. Without it, smooth posteriors of many parameters
-        overfit. The optimizer is AdamW. Its learning rate increases over the first quarter of the steps, and then
-        decays to zero along a cosine. A training stops when the held-out loss has not decreased for half of the
-        epochs, or, with a warning, when it diverges. A second call continues from the first. Give it the same
-        pairs, or only new ones. Otherwise it could hold out pairs that the first call already trained on.
+        The parameters must be draws of the prior, or of `proposal(x)`, or both. Then the posterior of x is right.
+        Draws of the posterior would count the likelihood twice.
+
+        Each call starts from the initial weights, so give it the pairs of all rounds. Weight decay blurs sharp
+        posteriors, such as crescents. Without it, smooth posteriors of many parameters overfit. The optimizer is
+        AdamW. Its learning rate increases over the first quarter of the steps, and then decays to zero along a
+        cosine. A training stops when the held-out loss has not decreased for half of the epochs, or, with a
+        warning, when it diverges. The other networks of an ensemble use the better weight decay. At the end,
+        `calibrate` is applied to held-out pairs, and a warning says if they are clearly miscalibrated.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
-          x: observations `[num, *condition_shape]` that were simulated with `theta`.
+          x: observations `[num, *condition_shape]` that were simulated with `theta`. Sets of different sizes are
+            filled up with NaN.
           epochs: maximum number of passes over the training pairs. By default, chosen to give about
             30 sqrt(num) steps, but at most 4,000.
           learning_rate: maximum learning rate.
@@ -175,7 +211,7 @@ class PosteriorEstimator(Serializable):
           callbacks: additional callbacks of `keras.Model.fit` for each training.
 
         Returns:
-          The history of the training with the smallest held-out loss.
+          The history of the best training of the first network.
         """
         x = self._observations(x, extra_ranks=(1,))
         theta = self._vectors(theta, len(x))
@@ -188,20 +224,39 @@ class PosteriorEstimator(Serializable):
         order = np.random.default_rng(self._seed).permutation(len(x))
         theta, x = theta[order], x[order]
         held_out, kept = (theta[:num_held_out], x[:num_held_out]), (theta[num_held_out:], x[num_held_out:])
-        _, affine, _ = self.model.flow.bijectors
-        if not any(map(np.any, affine.network.weights)):  # all zero before the first call
-            self._begin_at_regression(kept, held_out)
         steps_per_epoch = -(-len(kept[0]) // batch_size)
         if epochs is None:
             epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
         steps = epochs * steps_per_epoch
         warmup = {"warmup_target": learning_rate, "warmup_steps": steps // 4}
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 4, **warmup)
-        optimizer = keras.optimizers.AdamW(rate, tf.Variable(0.0), global_clipnorm=1.0)  # one graph for all decays
+        decay = tf.Variable(0.0)  # one graph for all trainings
+        optimizer = keras.optimizers.AdamW(rate, decay, global_clipnorm=1.0)
         self.model.compile(optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
+        options = {"epochs": epochs, "batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
+        others: list[np.ndarray] = []
+        first: Any = None
+        num_members = self._ensemble or (_MEMBERS if len(x) <= _FEW_PAIRS else 1)
+        try:
+            for member in range(num_members):
+                self._initialize(member, kept, held_out)
+                best, history = self._train(weight_decays, kept, held_out, self._seed + member, **options)
+                if member == 0:
+                    first, weight_decays = (self.model.get_weights(), history), [best]
+                else:
+                    others.append(np.concatenate([weight.ravel() for weight in self.model.get_weights()]))
+        finally:
+            if first is not None:
+                self.model.set_weights(first[0])
+            self.state["others"] = np.reshape(others, [len(others), self.state["others"].shape[1]])
+        self._warn_of_miscalibration(*held_out)
+        return first[1]
+
+    def _train(self, weight_decays, kept, held_out, seed, *, epochs, batch_size, callbacks, verbose):
+        """Trains the model with each weight decay. Returns the best one and its history."""
         options = {"epochs": epochs, "verbose": verbose, "shuffle": False}
-        options["validation_data"] = check = _batches(*held_out, 1000, self._seed)
-        start = self.model.get_weights()
+        options["validation_data"] = check = _batches(held_out, 1000, seed)
+        start, optimizer = self.model.get_weights(), self.model.optimizer
         best, trainings = (self._loss(check), start), []
         try:
             for weight_decay in weight_decays:
@@ -209,7 +264,7 @@ class PosteriorEstimator(Serializable):
                 optimizer.weight_decay.assign(weight_decay)
                 for variable in optimizer.variables:
                     variable.assign(keras.ops.zeros_like(variable))
-                pairs = _batches(*kept, batch_size, self._seed)  # in the same order for all trainings
+                pairs = _batches(kept, batch_size, seed)  # in the same order for all trainings
                 stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
                 try:
                     self.model.fit(pairs, callbacks=[*callbacks, stop], **options)
@@ -217,28 +272,42 @@ class PosteriorEstimator(Serializable):
                     if stop.best_weights is None:
                         raise
                     message = f"The training with the weight decay {weight_decay} stopped early: {error}"
-                    warnings.warn(message, stacklevel=3)
+                    warnings.warn(message, stacklevel=4)
                     self.model.set_weights(stop.best_weights)
                 loss = self._loss(check)
-                trainings.append((loss, self.model.history))
+                trainings.append((loss, weight_decay, self.model.history))
                 if loss < best[0]:
                     best = loss, self.model.get_weights()
         finally:
             self.model.set_weights(best[1])
-        return min(trainings, key=lambda training: training[0])[1]
+        return min(trainings, key=lambda training: training[0])[1:]
 
     def _loss(self, pairs):
         loss = self.model.evaluate(pairs, verbose=0, return_dict=True)["loss"]
         return loss if np.isfinite(loss) else np.inf
 
-    def posterior(self, x: TensorLike) -> tfp.distributions.TransformedDistribution:
+    def posterior(self, x: TensorLike) -> Posterior:
         """Returns the posterior for an observation `[*condition_shape]` or a batch `[batch, *condition_shape]`.
 
-        Later training does not change it. Log-densities are exact. The log-density is NaN at or outside the bounds
-        of the prior, because such parameters have no unconstrained counterpart. If the prior lies on a simplex or
-        another surface, the log-density is meaningless off this surface.
+        It is a `tfd.Distribution` with the methods `map_estimate` and `to_arviz`. Later training does not change
+        it. An observation that is much farther from the median than those of the training gives a warning.
         """
         x = self._observations(x, extra_ranks=(0, 1))
+        self._warn_of_far_observations(x)
+        weights = self.model.weights
+        ends = np.cumsum([math.prod(weight.shape) for weight in weights])[:-1]
+        members = [self._member(x)]
+        for vector in self.state["others"]:
+            parts = zip(weights, np.split(vector, ends), strict=True)
+            values = [(weight, tf.constant(part.reshape(weight.shape), weight.dtype)) for weight, part in parts]
+            with keras.StatelessScope(state_mapping=values):
+                members.append(self._member(x))
+        weights = tfd.Categorical(logits=tf.zeros([*members[0].batch_shape, len(members)], members[0].dtype))
+        vectors = tfd.Mixture(weights, members) if len(members) > 1 else members[0]
+        return Posterior(vectors, tfb.Chain(self._into_events[::-1]), self.prior)
+
+    def _member(self, x):
+        """Returns the distribution of vectors with the present weights."""
         condition = self.model.condition
         is_batch = x.ndim > len(condition.shape)
         features = condition.rows(x, len(x) if is_batch else 1)
@@ -246,13 +315,104 @@ class PosteriorEstimator(Serializable):
         flow = frozen(with_log_det_estimator(self.model.flow, Exact()), condition=features)
         base = self.model.distribution.distribution
         base = tfd.BatchBroadcast(base, features.shape[:-1]) if is_batch else base
-        bijector = Flow([tfb.Invert(flow), *self._into_events], name="posterior")
-        return tfd.TransformedDistribution(base, bijector, name="posterior")
+        return tfd.TransformedDistribution(base, tfb.Invert(flow))
+
+    def proposal(self, x: TensorLike, tail: float = 1e-4, seed: Seed = 0) -> tfp.distributions.Distribution:
+        r"""Returns the prior, restricted to a region that holds all but `tail` of the posterior of x.
+
+        Use it to spend simulations where they help to find the posterior of one observation: draw parameters from
+        the proposal, simulate, `fit` to the pairs of all rounds, and repeat. Within the region, the density of the
+        parameters is proportional to the prior, so the posterior of x stays right. Of all regions of this
+        probability, it is the one with the smallest prior probability.
+
+        Args:
+          x: an observation `[*condition_shape]`.
+          tail: posterior probability outside the region.
+          seed: seed of the posterior samples that determine the region.
+
+        References:
+          Deistler, Goncalves and Macke, "Truncated proposals for scalable and hassle-free simulation-based
+          inference" (2022).
+        """
+        posterior = self.posterior(x)
+        if posterior.batch_shape.rank:
+            raise ValueError("x is a batch of observations. A proposal is for one observation, such as x[0].")
+        vectors = RestrictedVectors(posterior, tail, seed)
+        return ParameterDistribution(vectors, posterior.bijector, self.prior, "proposal")
+
+    def calibrate(self, theta: Any, x: TensorLike, *, num_draws: int = 100, seed: int = 0) -> Calibration:
+        """Checks the posteriors on new pairs, prints what the tests show, and returns them.
+
+        Args:
+          theta: parameters `[num, *event_shape]` that were drawn from the prior, but not used in `fit`; a few
+            hundred.
+          x: observations `[num, *condition_shape]` that were simulated with `theta`.
+          num_draws: number of posterior samples per observation.
+          seed: seed of the samples.
+        """
+        x = self._observations(x, extra_ranks=(1,))
+        self._vectors(theta, len(x))  # raises for wrong parameters
+        calibration = self._calibration(theta, x, num_draws, seed)
+        print(calibration)
+        return calibration
+
+    def _calibration(self, theta, x, num_draws, seed):
+        parts, num = [], max(1, _AT_ONCE // num_draws)
+        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
+        for place, start in enumerate(range(0, len(x), num)):
+            posterior, rows = self.posterior(x[start : start + num]), slice(start, start + num)
+            draws = posterior.sample(num_draws, seed=stateless_seed([seed, place]))
+            own = tf.nest.map_structure(lambda part, rows=rows: part[rows], theta)
+            parts.append((draws, posterior.log_prob(draws), posterior.log_prob(own)))
+        draws, sample_log_probs, log_probs = zip(*parts, strict=True)
+        draws = tf.nest.map_structure(lambda *group: np.concatenate(group, axis=1), *draws)
+        sample_log_probs = np.concatenate(sample_log_probs, axis=1)
+        return Calibration(draws, theta, sample_log_probs, np.concatenate(log_probs), seed=seed)
+
+    def _warn_of_miscalibration(self, theta, x):
+        chosen = slice(0, _CHECKED)
+        events = tfb.Chain(self._into_events[::-1]).forward(tf.constant(theta[chosen]))
+        calibration = self._calibration(events, x[chosen], _CHECK_DRAWS, self._seed)
+        if calibration.p_value < _CHECK_LEVEL:
+            warnings.warn(
+                f"The posteriors of held-out pairs are miscalibrated. {calibration} Fit to more pairs, or use a "
+                "larger ensemble.",
+                stacklevel=3,
+            )
+
+    def _warn_of_far_observations(self, x):
+        distances, farthest = self._distances(x), self.state["farthest"]
+        ratios = np.nan_to_num(distances / np.maximum(farthest, 1.0))
+        if ratios.max(initial=0.0) > _FAR:
+            place = np.unravel_index(ratios.argmax(), ratios.shape)
+            limit = np.broadcast_to(farthest, x.shape)[place]
+            warnings.warn(
+                f"The observation is far outside of the training data: x{[int(i) for i in place]} is "
+                f"{distances[place]:.3g} standard deviations from the median of the training, where the farthest "
+                f"observation is {limit:.3g} away. The posterior is unreliable. Check the simulator and its prior.",
+                stacklevel=3,
+            )
+
+    def _distances(self, x):
+        """Returns the distance of each element from the median, in robust standard deviations."""
+        statistics = self.model.condition.statistics
+        return np.abs(x - statistics["mean"].numpy()) / statistics["std"].numpy()
+
+    def _initialize(self, member, kept, held_out):
+        """Sets the initial weights of a member of the ensemble."""
+        self.model.set_weights(self._initial)
+        if member > 0:  # a given summary, which all members share, keeps its own initial weights
+            other = type(self)(**{**self.parameters, "seed": self._seed + member})
+            self.model.set_weights(other.model.get_weights())
+        self._begin_at_regression(kept, held_out)
+        x = np.concatenate([kept[1], held_out[1]])
+        axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
+        self.state["farthest"] = np.nanmax(self._distances(x), axis=axes).reshape(self.state["farthest"].shape)
 
     def _begin_at_regression(self, kept, held_out):
         """Sets the statistics and the ActNorms, and sets the affine map to a ridge regression."""
         theta, x = kept
-        for name, value in _statistics(x).items():
+        for name, value in _statistics(x, self.model.condition.shape).items():
             self.model.condition.statistics[name].assign(value)
         scale, affine, _ = self.model.flow.bijectors
         deviation = theta.std(axis=0)
@@ -298,11 +458,14 @@ class PosteriorEstimator(Serializable):
         """Returns observations in float64, after checking that they are finite in the model's dtype."""
         x, shape = np.asarray(x, np.float64), self.model.condition.shape
         rank = x.ndim - len(shape)
-        if rank not in extra_ranks or x.shape[rank:] != shape:
+        if rank not in extra_ranks or not tf.TensorShape(x.shape[rank:]).is_compatible_with(shape):
             axis = "a batch axis" if extra_ranks == (1,) else "an optional batch axis"
             raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after {axis}.")
-        finite = np.abs(x) <= self.model.distribution.dtype.max
-        if bad := np.count_nonzero(~finite.all(axis=tuple(range(rank, x.ndim)))):
+        is_valid = np.abs(x) <= self.model.distribution.dtype.max
+        if shape[0] is None:
+            is_absent = np.isnan(x).all(axis=tuple(range(rank + 1, x.ndim)), keepdims=True)
+            is_valid |= is_absent & ~is_absent.all(axis=rank, keepdims=True)
+        if bad := np.count_nonzero(~is_valid.all(axis=tuple(range(rank, x.ndim)))):
             raise ValueError(f"{bad} observations are NaN or infinite. Leave them and their parameters out.")
         return x
 
@@ -328,26 +491,10 @@ def _moved(theta, back):
     return tf.reduce_any(moved, axis=range(1, moved.shape.rank))
 
 
-def _default_summary(shape, seed, dtype):
-    seeds = np.random.default_rng(seed).integers(2**31, size=3).tolist()
-    x = keras.Input(shape, dtype=dtype)
-    h = flat = keras.layers.Activation(_compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
-    for units, activation, number in zip((64, 64, 32), ("silu", "silu", None), seeds, strict=True):
-        initializer = keras.initializers.GlorotUniform(number)
-        h = keras.layers.Dense(units, activation, kernel_initializer=initializer, dtype=dtype)(h)
-    return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([h, flat]), name="summary")
-
-
-@keras.saving.register_keras_serializable("tf_resflow")
-def _compressed(x):
-    """Maps standardized values, nearly unchanged up to a few deviations and logarithmically far beyond."""
-    return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
-
-
-def _batches(theta, x, batch_size, seed):
+def _batches(pairs, batch_size, seed):
     """Returns shuffled batches of pairs in their own dtype. Keras would round arrays to float32."""
     with tf.device("CPU"):
-        theta, x = tf.constant(theta), tf.constant(x)
+        theta, x = map(tf.constant, pairs)
     rows = tf.data.Dataset.range(len(x)).shuffle(len(x), seed).batch(batch_size)
     return rows.map(lambda rows: (tf.gather(theta, rows), tf.gather(x, rows)))
 
@@ -374,10 +521,14 @@ def _regression(kept, held_out):
     return matrix, shift - center @ matrix, covariance
 
 
-def _statistics(x):
-    """Returns each element's median and scale: by quartiles, or the standard deviation if they are equal, or 1."""
-    low, median, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
-    robust = (high - low) / _QUARTILES
-    scale = np.where(robust > 0, robust, np.std(x, axis=0))
-    scale = np.where(np.ptp(x, axis=0) > 0, scale, 1.0)
-    return {"mean": median, "std": scale}
+def _statistics(x, shape):
+    """Returns each element's median and scale: by quartiles, or the standard deviation if they are equal, or 1.
+
+    The elements of a set, with the size None in `shape`, share them.
+    """
+    x = x.reshape([-1, *shape[1:]]) if shape[:1] == (None,) else x
+    low, median, high = np.nanquantile(x, [0.25, 0.5, 0.75], axis=0)
+    robust, spread = (high - low) / _QUARTILES, np.nanmax(x, axis=0) - np.nanmin(x, axis=0)
+    scale = np.where(robust > 0, robust, np.nanstd(x, axis=0))
+    found = {"mean": median, "std": np.where(spread > 0, scale, 1.0)}
+    return {name: np.reshape(value, [num or 1 for num in shape]) for name, value in found.items()}

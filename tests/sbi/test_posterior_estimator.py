@@ -11,13 +11,13 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 import tf_resflow as resflow
-from tf_resflow.models.posterior_estimator import _regression, _statistics
+from tf_resflow.sbi.posterior_estimator import _regression, _statistics
 
 tfd = tfp.distributions
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
 BOX = tfd.Independent(tfd.Uniform(LOW, HIGH), 1)
 NORMAL = tfd.MultivariateNormalDiag(tf.zeros(2))
-SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
+SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,), "ensemble": 1}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_fit_keeps_the_best_of_its_trainings(fitted):
     np.testing.assert_allclose(epochs[1], epochs[2], rtol=1e-4)
     assert np.min(epochs[1]) < np.min(epochs[0])
     pairs = simulated(1500, 0)
-    expected = estimator.posterior(pairs[1][:5]).log_prob(pairs[0][:5])
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
 
     def diverge(epoch, logs):
         if epoch == 1:
@@ -118,8 +118,7 @@ def test_fit_keeps_the_best_of_its_trainings(fitted):
     callback = keras.callbacks.LambdaCallback(on_epoch_begin=diverge)
     with pytest.warns(UserWarning, match="weight decay 100.0 stopped early: The loss is infinite"):
         history = estimator.fit(*pairs, epochs=3, weight_decays=[100.0], callbacks=[callback], verbose=0)
-    assert len(history.history["val_loss"]) == 1  # the training did not improve the weights
-    np.testing.assert_array_equal(estimator.posterior(pairs[1][:5]).log_prob(pairs[0][:5]), expected)
+    assert len(history.history["val_loss"]) == 1
 
 
 def test_a_regression_estimates_its_error():
@@ -186,7 +185,7 @@ def test_saved_estimators(fitted, tmp_path, refused):
             pickle.loads(pickle.dumps(estimator)),
             copy.deepcopy(estimator),
         ):
-            np.testing.assert_array_equal(form.posterior(x).log_prob(draws), expected)
+            np.testing.assert_allclose(form.posterior(x).log_prob(draws), expected, rtol=1e-6)
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda z: tfd.Normal(z, 1.0)])
     estimator = resflow.PosteriorEstimator(joint, [2], **SMALL)
     refused("<lambda> cannot be saved", estimator.save, tmp_path / "other.keras")
@@ -196,7 +195,7 @@ def test_statistics_are_robust():
     """Covers constant elements with rounding errors, elements with two values, and an outlier."""
     x = np.stack([np.arange(101.0), np.full(101, 0.1), np.repeat([0.0, 1.0], [90, 11])], axis=1)
     x[100, 0] = 1e9
-    found = _statistics(x)
+    found = _statistics(x, (3,))
     np.testing.assert_allclose(found["mean"], [50, 0.1, 0])
     np.testing.assert_allclose(found["std"], [50 / (2 * stats.norm.ppf(0.75)), 1, np.std(x[:, 2])], rtol=1e-3)
 
@@ -216,13 +215,12 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     record = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: learned.append(summary.get_weights()))
     estimator.fit(theta, x, epochs=2, batch_size=16, weight_decays=[0.0], callbacks=[record], verbose=0)
     assert all(np.any(value != s) for value, s in zip(learned[-1], start, strict=True))
-    start = estimator.model.get_weights()
     with monkeypatch.context() as patch:
         patch.setattr(estimator.model, "fit", lambda *args, **kwargs: None)
-        estimator.fit(theta, 100 * x, verbose=0)  # continues from the first call
-    for weight, value in zip(estimator.model.get_weights(), start, strict=True):
+        estimator.fit(theta, 100 * x, verbose=0)  # starts again
+    for weight, value in zip(summary.get_weights(), start, strict=True):
         np.testing.assert_array_equal(weight, value)
-    assert np.max(np.abs(estimator.model.condition.statistics["std"])) < 10
+    assert np.min(estimator.model.condition.statistics["std"]) > 10
     draws = estimator.posterior(x[:3]).sample(5, seed=0)
     assert draws["a"].shape == (5, 3) and draws["b"].shape == (5, 3, 2)
     assert np.all(draws["a"] > 0) and np.all((draws["b"] > 0) & (draws["b"] < 1))

@@ -1,0 +1,167 @@
+"""Posteriors as distributions, priors restricted to the region of a posterior, and ensembles."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import stats
+
+import tf_resflow as resflow
+
+tfd = tfp.distributions
+SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
+LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
+BOX = tfd.Independent(tfd.Uniform(LOW, HIGH), 1)
+WIDE = tfd.MultivariateNormalDiag([0.0, 0.0], [1.0, 2.0])
+
+
+def estimator_of(prior, x, precisions=(2.0, 4.0), ensemble=1):
+    """Returns an estimator whose posterior of [0, 0] is normal with these square roots of the precisions at x.
+
+    This holds for vectors in the unconstrained space. A second member has the posterior with the mean -x.
+    """
+    identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
+    estimator = resflow.PosteriorEstimator(prior, [2], summary=identity, ensemble=ensemble, **SMALL)
+    _, affine, blocks = estimator.model.flow.bijectors
+    for variable in blocks.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    (dense,) = affine.network.layers
+    dense.kernel.assign(np.zeros([2, 5]))
+
+    def weights(mean):
+        shift = -np.multiply(precisions, mean)
+        dense.bias.assign(np.concatenate([shift, tfp.math.fill_triangular_inverse(np.diag(np.log(precisions)))]))
+        return estimator.model.get_weights()
+
+    if ensemble > 1:
+        estimator.state["others"] = np.concatenate([w.ravel() for w in weights(-np.array(x))])[np.newaxis]
+    weights(np.array(x))
+    return estimator
+
+
+def test_the_density_outside_of_the_support_is_zero():
+    """This holds below, above and on the bounds, in all dtypes. NaN stays NaN, and gradients inside are finite."""
+    posterior = estimator_of(BOX, [0.5, -0.5]).posterior([0.0, 0.0])
+    inside = BOX.sample(5, seed=0).numpy()
+    outside = [[-1.1, 3.0], [0.0, 5.1], [-np.inf, 3.0], [1e30, 3.0], [-1.0, 3.0], [0.0, 5.0], [1.0, 2.0]]
+    for dtype in (np.float32, np.float64):
+        values = tf.constant(np.concatenate([inside, outside, [[np.nan, 3.0]]]), dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            log_prob = posterior.log_prob(values)
+        assert np.all(np.isfinite(log_prob[:5])) and np.all(np.isneginf(log_prob[5:-1])) and np.isnan(log_prob[-1])
+        assert np.all(np.isfinite(tape.gradient(log_prob, values)[:5]))
+    joint = tfd.JointDistributionNamed({"a": tfd.LogNormal(0.0, 1.0), "b": tfd.Uniform(0.0, 1.0)})
+    posterior = estimator_of(joint, [0.0, 0.0]).posterior([0.0, 0.0])
+    log_prob = posterior.log_prob({"a": [1.0, -1.0, 0.0, 1.0], "b": [0.5, 0.5, 0.5, 2.0]})
+    assert np.isfinite(log_prob[0]) and np.all(np.isneginf(log_prob[1:]))
+
+
+def test_the_mode_and_draws_for_arviz():
+    """The mode of a normal posterior is its mean, of each observation in a batch."""
+    posterior = estimator_of(WIDE, [0.3, -0.7]).posterior([0.0, 0.0])
+    np.testing.assert_allclose(posterior.map_estimate(), [0.3, -0.7], atol=1e-3)
+    batch = estimator_of(WIDE, [0.3, -0.7]).posterior(np.zeros([3, 2]))
+    np.testing.assert_allclose(batch.map_estimate(20), [[0.3, -0.7]] * 3, atol=1e-3)
+    data = posterior.to_arviz(num_draws=7, seed=1)
+    np.testing.assert_array_equal(
+        data.posterior["theta"], posterior.sample(7, seed=resflow.stateless_seed(1))[np.newaxis]
+    )
+    joint = tfd.JointDistributionNamed({"a": tfd.Normal(0.0, 1.0), "b": tfd.Sample(tfd.Normal(0.0, 1.0), 1)})
+    data = estimator_of(joint, [0.0, 0.0]).posterior([0.0, 0.0]).to_arviz(num_draws=5)
+    assert data.posterior["a"].shape == (1, 5) and data.posterior["b"].shape == (1, 5, 1)
+    with pytest.raises(ValueError, match="one posterior. Call estimator.posterior"):
+        batch.to_arviz()
+
+
+def test_an_ensemble_is_a_mixture(tmp_path):
+    """4,000 draws have the share of each side of a mixture of two normal distributions, also after saving."""
+    estimator = estimator_of(WIDE, [1.0, 0.0], ensemble=2)
+    estimator.save(tmp_path / "a.keras")
+    for form in (estimator, resflow.load(tmp_path / "a.keras")):
+        posterior = form.posterior([0.0, 0.0])
+        theta = WIDE.sample(50, seed=0).numpy()
+        parts = [stats.multivariate_normal([m, 0.0], np.diag([1 / 4, 1 / 16])).pdf(theta) for m in (1.0, -1.0)]
+        np.testing.assert_allclose(posterior.log_prob(theta), np.log(np.mean(parts, axis=0)), rtol=1e-3, atol=1e-3)
+        share = np.mean(posterior.sample(4000, seed=1)[:, 0] > 0)
+        assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(4000)
+        assert form.posterior(np.zeros([2, 2])).sample(3, seed=0).shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+@pytest.mark.parametrize("prior", [BOX, WIDE])
+@pytest.mark.parametrize("way", ["_of_prior", "_of_balls"])
+def test_a_proposal_is_the_prior_in_the_region_of_the_posterior(prior, ensemble, way):
+    """Compares 2,000 draws with draws of the prior in the region, for both ways of drawing.
+
+    Each coordinate passes a Kolmogorov-Smirnov test, the estimated probability of the region agrees, and the region
+    holds 99 % of the posterior.
+    """
+    estimator = estimator_of(prior, [1.2, -1.0], (3.0, 5.0), ensemble)
+    proposal = estimator.proposal([0.0, 0.0], tail=1e-2, seed=3)
+    vectors = proposal.distribution
+    if vectors._candidates.__name__ != way:
+        log_mass = vectors._log_mass
+        vectors._candidates = getattr(vectors, way)
+        _, weights = vectors._candidates([5, 6])
+        vectors._log_bound = float(tf.reduce_max(weights))
+        found = np.log(np.mean(np.exp(weights)))
+        assert found == pytest.approx(log_mass, abs=0.15)
+    drawn = prior.sample(100_000, seed=1)
+    log_prob = proposal.log_prob(drawn)
+    kept = drawn.numpy()[np.isfinite(log_prob)]
+    log_mass = np.log(len(kept) / len(drawn))
+    np.testing.assert_allclose(log_prob[np.isfinite(log_prob)] - prior.log_prob(kept), -log_mass, atol=0.15)
+    theta = proposal.sample(2000, seed=2).numpy()
+    assert np.all(np.isfinite(proposal.log_prob(theta)))
+    for one, other in zip(theta.T, kept.T, strict=True):
+        assert stats.ks_2samp(one, other).pvalue > 1e-4
+    posterior = estimator.posterior([0.0, 0.0])
+    held = np.mean(np.isfinite(proposal.log_prob(posterior.sample(20_000, seed=[0, 4]))))
+    assert abs(held - 0.99) < 4 * np.sqrt(0.01 / 10_000 + 0.01 / 20_000)
+
+
+def test_rounds_find_the_posterior():
+    """The second round trains on draws of the prior and of the proposal.
+
+    For theta ~ N(0, 1) and x ~ N(theta, 0.1^2), the posterior has the deviation 0.0995. If the draws of the second
+    round counted the likelihood twice, it would be 0.0705.
+    """
+    prior = tfd.MultivariateNormalDiag([0.0], [1.0])
+    simulate = lambda theta, seed: theta + 0.1 * tf.random.stateless_normal(theta.shape, [0, seed])  # noqa: E731
+    estimator = resflow.PosteriorEstimator(prior, [1], ensemble=1, **SMALL)
+    theta = prior.sample(400, seed=1)
+    x = simulate(theta, 1)
+    estimator.fit(theta, x, weight_decays=[0.3], verbose=0)
+    proposal = estimator.proposal([1.0])
+    more = proposal.sample(400, seed=2)
+    assert np.std(more) < 0.5
+    theta, x = tf.concat([theta, more], 0), tf.concat([x, simulate(more, 2)], 0)
+    estimator.fit(theta, x, weight_decays=[0.3], verbose=0)
+    draws = estimator.posterior([1.0]).sample(4000, seed=3)
+    assert np.std(draws) == pytest.approx(0.0995, rel=0.12)
+    assert np.mean(draws) == pytest.approx(0.990, abs=0.03)
+
+
+def test_sets_of_any_size_and_their_widths():
+    """The posterior of n observations x ~ N(theta, 1) of theta ~ N(0, 1) has the deviation 1 / sqrt(n + 1)."""
+    generator = np.random.default_rng(0)
+    theta = generator.normal(size=[2000, 1]).astype("float32")
+    x = theta[:, :, np.newaxis] + generator.normal(size=[2000, 20, 1])
+    sizes = np.exp(generator.uniform(0, np.log(21), size=2000)).astype(int)
+    x[np.arange(20) >= sizes[:, np.newaxis]] = np.nan
+    summary = resflow.sbi.set_summary([1])
+    prior = tfd.MultivariateNormalDiag([0.0])
+    estimator = resflow.PosteriorEstimator(prior, [None, 1], summary=summary, ensemble=1, **SMALL)
+    estimator.fit(theta, x, epochs=25, weight_decays=[0.3], verbose=0)
+    for num in (1, 5, 20):
+        new = generator.normal(size=[100, 1]) + generator.normal(size=[100, num])
+        draws = estimator.posterior(new[..., np.newaxis]).sample(500, seed=num).numpy()[..., 0]
+        assert np.mean(draws.std(axis=0)) == pytest.approx(1 / np.sqrt(num + 1), rel=0.15)
+        gap = (draws.mean(axis=0) - new.sum(axis=1) / (num + 1)) * np.sqrt(num + 1)
+        assert np.sqrt(np.mean(gap**2)) < 0.4
+    padded = np.concatenate([new, np.full([100, 3], np.nan)], axis=1)[:, ::-1, np.newaxis]
+    theta = np.zeros([100, 1])
+    expected = estimator.posterior(new[..., np.newaxis]).log_prob(theta)
+    np.testing.assert_allclose(estimator.posterior(padded).log_prob(theta), expected, rtol=1e-3, atol=1e-3)

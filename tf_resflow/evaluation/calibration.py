@@ -1,0 +1,174 @@
+"""Calibration of posteriors: ranks, coverage of credible regions and the TARP test."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from tf_resflow.evaluation.figures import written_figure
+from tf_resflow.plurals import counted
+
+_BAND = 0.99  # probability that a point of the curve of a calibrated posterior lies inside its band
+_CLEAR = 0.01  # p-values below this are clear
+_MASSES = (0.5, 0.9)  # of the regions in the summary
+_MOST_NAMED = 8  # curves in a legend
+
+
+class Calibration:
+    r"""Compares the parameters that generated data sets with samples of their posteriors.
+
+    For data sets i with \\(\theta_i \sim p(\theta)\\), \\(x_i \sim p(x | \theta_i)\\) and L samples
+    \\(\theta_{il} \sim q(\theta | x_i)\\), it computes three kinds of ranks:
+
+    - of each coordinate, the number of samples below the true value (simulation-based calibration);
+    - the number of samples with a larger density. Its share is the mass of the smallest highest-density region that
+      contains the true parameters, so lower coverage means that regions are too small;
+    - the number of samples closer than the true parameters to the parameters of another data set (TARP). Distances
+      are in standard deviations of the true parameters.
+
+    If q is the posterior, each rank is uniform on 0, ..., L. A p-value is that of a Kolmogorov-Smirnov test of the
+    ranks u, scaled to the unit interval, or of |2 u - 1|, the smaller one doubled. Calibration is necessary but not
+    sufficient: the prior itself is calibrated. `print(calibration)` says what the tests show.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    generator = np.random.default_rng(0)
+    theta = generator.normal(size=[500, 2])
+    x = theta + generator.normal(size=[500, 2])  # so the posterior is N(x / 2, 1 / 2)
+    samples = x / 2 + 0.5 * generator.normal(size=[99, 500, 2])  # too narrow
+    log_prob = lambda value: -2 * np.sum((value - x / 2) ** 2, axis=-1)
+    print(resflow.evaluation.Calibration(samples, theta, log_prob(samples), log_prob(theta)))
+    # Regions of 50 % and 90 % hold 29 % and 67 % of the parameters of 500 data sets: too small (p < 1e-12).
+    ```
+
+    Args:
+      samples: independent posterior samples `[draws, num, *event_shape]` for each of `num` data sets: an array, or
+        a dict or another structure of arrays.
+      parameters: the true parameters `[num, *event_shape]`, in the same structure.
+      sample_log_probs: `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\), up to a constant for each data set, or None
+        to leave out the coverage.
+      parameter_log_probs: `[num]`: \\(\log q(\theta_i | x_i)\\), up to the same constants.
+      seed: seed of the reference points, and of ties.
+
+    Attributes:
+      names: names of the coordinates.
+      ranks: dict of uniform numbers `[num]` by test: "coverage", "TARP" and "rank of NAME" for each coordinate. The
+        coverage of regions of mass a is the share of `ranks["coverage"]` below a.
+      p_values: dict of p-values by test.
+      p_value: the smallest of them times their number (Bonferroni), at most 1.
+
+    References:
+      Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018); Hermans et
+      al., "A trust crisis in simulation-based inference?" (2022), on coverage; Lemos et al., "Sampling-based
+      accuracy testing of posterior estimators for general inference" (2023), on TARP.
+    """
+
+    def __init__(
+        self,
+        samples: Any,
+        parameters: Any,
+        sample_log_probs: ArrayLike | None = None,
+        parameter_log_probs: ArrayLike | None = None,
+        *,
+        seed: int = 0,
+    ):
+        generator = np.random.default_rng(seed)
+        true, drawn = _columns(parameters, 1), _columns(samples, 2)
+        shapes = [{name: column.shape for name, column in columns.items()} for columns in (true, drawn)]
+        if {name: shape[1:] for name, shape in shapes[1].items()} != shapes[0]:
+            raise ValueError(
+                f"By coordinate, the samples have the shapes {shapes[1]}, and the parameters {shapes[0]}. Give "
+                "samples [draws, num, *event_shape] and parameters [num, *event_shape]."
+            )
+        names, theta, draws = [*true], *(np.stack([*columns.values()], axis=-1) for columns in (true, drawn))
+        num = len(theta)
+        scale = np.where(np.ptp(theta, axis=0) > 0, theta.std(axis=0), 1.0)
+        other = np.roll(theta, generator.integers(1, max(num, 2)), axis=0)
+        distances = [np.linalg.norm((points - other) / scale, axis=-1) for points in (draws, theta)]
+        ranked = {}
+        if sample_log_probs is not None:
+            ranked["coverage"] = [-np.asarray(sample_log_probs), -np.asarray(parameter_log_probs)]
+        ranked["TARP"] = distances
+        ranked |= {f"rank of {name}": [draws[..., i], theta[..., i]] for i, name in enumerate(names)}
+        self.names = names
+        self.ranks = {test: _uniform(drawn, true, generator) for test, (drawn, true) in ranked.items()}
+        self.p_values = {test: _p_value(u) for test, u in self.ranks.items()}
+        self.p_value = min(1.0, len(self.p_values) * min(self.p_values.values()))
+
+    def __str__(self):
+        num, test = len(self.ranks["TARP"]), min(self.p_values, key=self.p_values.__getitem__)
+        u, data_sets = self.ranks[test], counted(num, "data set")
+        held = self.ranks.get("coverage", np.abs(2 * self.ranks["TARP"] - 1))
+        shares = " and ".join(f"{np.mean(held < mass):.0%}" for mass in _MASSES).replace("%", " %")
+        text = f"Regions of 50 % and 90 % hold {shares} of the parameters of {data_sets}"
+        if self.p_value >= _CLEAR:
+            return f"{text}. The tests find no miscalibration (p = {self.p_value:.2g})."
+        p = f"p = {self.p_value:.1g}" if self.p_value > 1e-12 else "p < 1e-12"
+        shift, spread = u.mean() - 0.5, np.abs(2 * u - 1).mean() - 0.5
+        if test == "coverage":
+            return f"{text}: too {'small' if shift > 0 else 'large'} ({p})."
+        if abs(shift) > abs(spread) and test != "TARP":
+            what = f"samples of {test.removeprefix('rank of ')} are too {'low' if shift > 0 else 'high'}"
+        else:
+            of = "" if test == "TARP" else f" in {test.removeprefix('rank of ')}"
+            what = f"the posteriors are too {'narrow' if spread > 0 else 'wide'}{of}"
+        return f"{text}, but {what} ({test}, {p})."
+
+    def figure(self, path: str | os.PathLike[str], *, title: str = "") -> None:
+        """Draws the curves of the ranks: for each u, the share of ranks below u, minus u.
+
+        The curve of the coverage is above 0 if regions hold more than their mass. At each u, the band contains 99 %
+        of the curves of calibrated posteriors.
+        """
+        u, num = np.linspace(0, 1, 201), len(self.ranks["TARP"])
+        band = np.array(stats.binom.interval(_BAND, num, u)) / num - u
+        groups = {"mass of the region": ["coverage", "TARP"]}
+        groups["share of samples below the true value"] = [f"rank of {name}" for name in self.names]
+        with written_figure(path, (8, 3.6)) as fig:
+            panels = fig.subplots(1, 2, sharey=True)
+            for axes, (name, tests) in zip(panels, groups.items(), strict=True):
+                axes.fill_between(u, *band, color="0.85", label=f"{_BAND:.0%} if calibrated")
+                for test in [test for test in tests if test in self.ranks]:
+                    share = np.searchsorted(np.sort(self.ranks[test]), u, side="right") / num
+                    axes.plot(u, share - u, label=test if len(tests) <= _MOST_NAMED else None)
+                axes.set(xlabel=name, xlim=(0, 1))
+                axes.legend(loc="best", fontsize="small")
+            panels[0].set_ylabel("share of data sets, minus uniform")
+            fig.suptitle(title)
+
+
+def _columns(parameters, num_axes):
+    """Returns the coordinates of a structure of arrays `[*axes, *event_shape]` by name, without the event axes."""
+    if hasattr(parameters, "_asdict"):
+        parameters = parameters._asdict()
+    elif isinstance(parameters, (list, tuple)) and np.ndim(parameters[0]) >= num_axes:
+        parameters = {f"part {i + 1}": part for i, part in enumerate(parameters)}
+    named = parameters if isinstance(parameters, Mapping) else {"parameter": parameters}
+    columns = {}
+    for name, values in named.items():
+        values = np.asarray(values, np.float64)
+        if values.ndim < num_axes:
+            raise ValueError(
+                f"{name} has the shape {values.shape}. Give arrays with {num_axes} axes before the event."
+            )
+        if np.isnan(values).any():
+            raise ValueError(f"{name} contains NaN, which has no rank. Remove these data sets.")
+        for place in np.ndindex(values.shape[num_axes:]):
+            where = "".join(f" {i + 1}" for i in place)
+            columns[f"{name}{where}"] = values[(slice(None),) * num_axes + place]
+    return columns
+
+
+def _uniform(samples, true, generator):
+    """Returns ranks of true values `[num]` among samples `[draws, num]`, scaled to (0, 1). Ties are random."""
+    ties = 1 + np.sum(samples == true, axis=0)
+    below = np.sum(samples < true, axis=0) + generator.uniform(size=true.shape) * ties
+    return below / (len(samples) + 1)
+
+
+def _p_value(u):
+    return min(1.0, 2 * min(stats.kstest(v, "uniform").pvalue for v in (u, np.abs(2 * u - 1))))

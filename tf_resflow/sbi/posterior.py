@@ -1,0 +1,203 @@
+"""Posteriors of simulators as distributions, and the prior restricted to the region of a posterior."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import optimize, stats
+
+from tf_resflow.extras import LazyPackage
+from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
+from tf_resflow.typing import Seed, TensorLike
+
+arviz: Any = LazyPackage("arviz", "plots")
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+_AT_ONCE = 10_000  # candidates of a proposal
+
+
+class ParameterDistribution(tfp.distributions.TransformedDistribution):
+    """A distribution of unconstrained vectors as a distribution of parameters in the support of a prior.
+
+    The log-density is minus infinity outside the support. (If the prior lies on a simplex or another surface, it is
+    meaningless off this surface.)
+
+    Args:
+      distribution: distribution of vectors.
+      bijector: bijector from vectors to parameters.
+      prior: distribution of the parameters.
+    """
+
+    def __init__(self, distribution: Any, bijector: Any, prior: Any, name: str = "posterior"):
+        parameters = dict(locals())
+        self.prior = prior
+        super().__init__(distribution, bijector, parameters=parameters, name=name)
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return super()._parameter_properties(dtype, num_classes)
+
+    def _log_prob(self, theta):
+        theta = tf.nest.map_structure(tf.cast, theta, self.dtype)
+        z, is_inside = self.vectors(theta)
+        log_slope = tf.where(is_inside, self._log_slope(theta), 0.0)
+        is_nan = [tf.math.is_nan(part) for part in tf.nest.flatten(theta)]
+        is_nan = functools.reduce(tf.logical_or, map(_any_of_event, is_nan, tf.nest.flatten(self.event_shape)))
+        outside = tf.where(is_nan, tf.constant(math.nan, z.dtype), -math.inf)
+        return tf.where(is_inside, self.distribution.log_prob(z) + log_slope, outside)
+
+    def vectors(self, theta: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the unconstrained vectors of parameters, 0 outside the support, and which are inside."""
+        z = self.bijector.inverse(theta)
+        is_inside = tf.reduce_all(tf.math.is_finite(z), -1) & tf.math.is_finite(self.prior.log_prob(theta))
+        return tf.where(is_inside[..., tf.newaxis], z, 0.0), is_inside
+
+    def _log_slope(self, theta):
+        ranks = tf.nest.map_structure(lambda shape: shape.rank, self.event_shape)
+        return self.bijector.inverse_log_det_jacobian(theta, event_ndims=ranks)
+
+
+class Posterior(ParameterDistribution):
+    """The posterior of an observation or of a batch of them, as returned by `PosteriorEstimator.posterior`.
+
+    The posteriors of the members of an ensemble are mixed with equal weights. Log-densities are exact.
+    """
+
+    @property
+    def members(self) -> list[tfp.distributions.Distribution]:
+        """The distribution of the vectors of each member of the ensemble."""
+        return list(getattr(self.distribution, "components", [self.distribution]))
+
+    def map_estimate(self, num_draws: int = 1000, seed: Seed = 0) -> Any:
+        """Returns the parameters of the largest posterior density that L-BFGS finds from the best of its draws."""
+
+        def loss(z):
+            return self.bijector.forward_log_det_jacobian(z, event_ndims=1) - self.distribution.log_prob(z)
+
+        @tf.function(autograph=False)
+        def value_and_gradient(z):
+            return tfp.math.value_and_gradient(lambda z: tf.reduce_sum(loss(z)), z)
+
+        def objective(flat):
+            value, gradient = value_and_gradient(tf.constant(flat.reshape(start.shape), start.dtype))
+            return float(value), np.float64(gradient).ravel()
+
+        z = self.distribution.sample(num_draws, seed=stateless_seed(seed))
+        is_best = tf.one_hot(tf.argmin(loss(z), axis=0), num_draws, axis=0, dtype=z.dtype)
+        start = tf.reduce_sum(z * is_best[..., tf.newaxis], axis=0)
+        found = optimize.minimize(objective, np.float64(start).ravel(), jac=True, method="L-BFGS-B")
+        return self.bijector.forward(tf.constant(found.x.reshape(start.shape), start.dtype))
+
+    def to_arviz(self, num_draws: int = 1000, seed: Seed = 0) -> Any:
+        """Returns draws as an `arviz.InferenceData` with one chain; parameters without a name are called theta."""
+        if self.batch_shape.rank:
+            raise ValueError("An InferenceData has the draws of one posterior. Call estimator.posterior(x[i]).")
+        draws = self.sample(num_draws, seed=stateless_seed(seed))
+        named = draws if isinstance(draws, dict) else getattr(draws, "_asdict", lambda: {"theta": draws})()
+        return arviz.from_dict(posterior={name: part.numpy()[np.newaxis] for name, part in named.items()})
+
+
+class RestrictedVectors(tfp.distributions.Distribution):
+    r"""The prior of unconstrained vectors z, restricted to the region of a posterior q.
+
+    The region has the largest ratios \\(q(z) / p(z)\\) and holds all but `tail` of the posterior. Of all such
+    regions, it has the smallest prior probability. Draws are exact: they are draws of the prior, or draws from
+    balls in the latent spaces of q, accepted with a probability proportional to \\(p(z)\\) over their density.
+
+    Args:
+      posterior: a `Posterior` of one observation.
+      tail: probability outside the region.
+      seed: seed of the draws that determine the region.
+
+    References:
+      Deistler, Goncalves and Macke, "Truncated proposals for scalable and hassle-free simulation-based inference"
+      (2022).
+    """
+
+    def __init__(self, posterior: Posterior, tail: float, seed: Seed = 0, name: str = "restricted_prior"):
+        parameters = dict(locals())
+        self._posterior, size = posterior, posterior.distribution.event_shape[0]
+        dtype = posterior.distribution.dtype
+        self._radius = math.sqrt(stats.chi2(size).ppf(1 - tail / 2))
+        super().__init__(dtype, tfd.NOT_REPARAMETERIZED, False, True, parameters=parameters, name=name)
+        seeds = tf.unstack(split_seed(stateless_seed(seed), 3))
+        self._least = -math.inf
+        drawn = self._log_ratio(posterior.distribution.sample(_AT_ONCE, seed=seeds[0]))[0].numpy()
+        self._least = float(np.quantile(drawn[np.isfinite(drawn)], tail / 2))
+        log_weights, shares = [], []
+        for candidates, own in zip((self._of_prior, self._of_balls), seeds[1:], strict=True):
+            _, weights = candidates(own)
+            log_weights.append(float(tf.reduce_max(weights)))
+            shares.append(np.mean(np.exp(weights - log_weights[-1])) if np.isfinite(log_weights[-1]) else 0.0)
+        place = int(np.argmax(shares))
+        if not shares[place] > 0:
+            raise ValueError("No candidate is in the region of the posterior. Fit to more pairs first.")
+        self._candidates, self._log_bound = (self._of_prior, self._of_balls)[place], log_weights[place]
+        self._log_mass = math.log(shares[place]) + log_weights[place]
+
+    def _log_ratio(self, z):
+        """Returns log q(z) - log p(z), minus infinity outside the balls; log p(z); and the log-density of balls."""
+        log_q, in_balls = [], []
+        for member in self._posterior.members:
+            latents = member.bijector.inverse(z)
+            log_q.append(member.log_prob(z))
+            is_inside = tf.norm(latents, axis=-1) <= self._radius
+            log_slope = log_q[-1] - member.distribution.log_prob(latents)
+            in_balls.append(tf.where(is_inside, log_slope, -math.inf))
+        log_q, log_balls = (
+            tf.reduce_logsumexp(parts, axis=0) - math.log(len(parts)) for parts in (log_q, in_balls)
+        )
+        bijector = self._posterior.bijector
+        theta = bijector.forward(z)
+        log_p = self._posterior.prior.log_prob(theta) + bijector.forward_log_det_jacobian(z, event_ndims=1)
+        return tf.where(tf.math.is_finite(log_balls), log_q - log_p, -math.inf), log_p, log_balls
+
+    def _of_prior(self, seed):
+        z, is_finite = self._posterior.vectors(self._posterior.prior.sample(_AT_ONCE, seed=seed))
+        is_inside = is_finite & (self._log_ratio(z)[0] >= self._least)
+        return z, tf.where(is_inside, tf.zeros([], z.dtype), -math.inf)
+
+    def _of_balls(self, seed):
+        """Draws from the ball of each member's latent space; the weights are p(z) over the density of the draws."""
+        size, members = self.event_shape[0], self._posterior.members
+        z: Any = []
+        ball = tfd.SphericalUniform(size, dtype=self.dtype)
+        for member, own in zip(members, tf.unstack(split_seed(seed, len(members))), strict=True):
+            turn, depth = tf.unstack(split_seed(own, 2))
+            num = -(-_AT_ONCE // len(members))
+            share = random_uniform([num, 1], depth, self.dtype)
+            z.append(member.bijector.forward(ball.sample(num, seed=turn) * self._radius * share ** (1 / size)))
+        z = tf.random.experimental.stateless_shuffle(tf.concat(z, axis=0), seed)
+        log_ratio, log_p, log_balls = self._log_ratio(z)
+        log_volume = size / 2 * math.log(math.pi) - math.lgamma(size / 2 + 1) + size * math.log(self._radius)
+        return z, tf.where(log_ratio >= self._least, log_p - log_balls + log_volume, -math.inf)
+
+    def _sample_n(self, n, seed=None):
+        def draw(found, seed):
+            seed, own, chance = tf.unstack(split_seed(seed, 3))
+            z, log_weights = self._candidates(own)
+            u = random_uniform(tf.shape(z)[:1], chance, z.dtype)
+            return tf.concat([found, z[tf.math.log(u) <= log_weights - self._log_bound]], axis=0), seed
+
+        start = tf.zeros([0, self.event_shape[0]], self.dtype)
+        seed = tfp.random.sanitize_seed(seed)
+        shapes = [tf.TensorShape([None, start.shape[1]]), seed.shape]
+        found, _ = tf.while_loop(lambda found, _: tf.shape(found)[0] < n, draw, [start, seed], shapes)
+        return found[:n]
+
+    def _log_prob(self, z):
+        log_ratio, log_p, _ = self._log_ratio(z)
+        return tf.where(log_ratio >= self._least, log_p - self._log_mass, -math.inf)
+
+    def _event_shape(self):
+        return self._posterior.distribution.event_shape
+
+    def _batch_shape(self):
+        return tf.TensorShape([])
+
+
+def _any_of_event(flags: TensorLike, event_shape: tf.TensorShape) -> tf.Tensor:
+    return tf.reduce_any(flags, axis=range(-event_shape.rank, 0))

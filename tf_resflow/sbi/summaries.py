@@ -1,0 +1,128 @@
+"""Networks that summarize an observation as a vector: of numbers, of a series or an image, and of a set."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+_LINEAR = 4.0  # standard deviations within which the default summary is nearly linear in the observation
+_LEAST_SIZE = 4  # smallest side of the last image or series of a convolutional summary
+
+
+def vector_summary(shape: Sequence[Any], *, seed: int = 0, dtype: str = "float32") -> keras.Model:
+    """Returns the default summary of a `PosteriorEstimator`.
+
+    It has two hidden layers of 64 units, and also returns its input, with outliers on a logarithmic scale.
+    """
+    x = keras.Input(shape, dtype=dtype)
+    flat = keras.layers.Activation(_compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
+    features = _dense(flat, (64, 64, 32), _initializers(seed), dtype)
+    return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([features, flat]), name="summary")
+
+
+def convolutional_summary(
+    shape: Sequence[int],
+    *,
+    filters: Sequence[int] = (32, 64, 64),
+    num_features: int = 32,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Model:
+    """Returns a summary of a series `[time, channels]` or an image `[height, width, channels]`.
+
+    Each convolution of width 5 halves the sides, until the smallest is at most 4. Then follow the mean over
+    positions, and their flattened features.
+
+    ```python
+    import tf_resflow as resflow
+    print(resflow.sbi.convolutional_summary([100, 2]).output_shape)
+    # (None, 32)
+    ```
+
+    Args:
+      shape: shape of an observation.
+      filters: number of channels of each convolution; the last one repeats as often as necessary.
+      num_features: size of the result.
+      seed: seed of the initial weights.
+      dtype: dtype of the layers: that of the parameters.
+    """
+    rank, initializers = len(shape) - 1, _initializers(seed)
+    if rank not in (1, 2):
+        raise ValueError(f"The shape is {shape}. Give [time, channels] or [height, width, channels].")
+    layer = keras.layers.Conv1D if rank == 1 else keras.layers.Conv2D
+    h = x = keras.Input(shape, dtype=dtype)
+    for i in range(max(1, math.ceil(math.log2(min(shape[:rank]) / _LEAST_SIZE)))):
+        options = {"kernel_initializer": next(initializers), "strides": 2, "padding": "same", "dtype": dtype}
+        h = layer(filters[min(i, len(filters) - 1)], 5, activation="silu", **options)(h)
+    features = _dense(keras.layers.Flatten(dtype=dtype)(h), (64, num_features), initializers, dtype)
+    return keras.Model(x, features, name="summary")
+
+
+def set_summary(
+    shape: Sequence[int],
+    *,
+    embedding: keras.Layer | None = None,
+    num_features: int = 32,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Model:
+    r"""Returns a summary of any number of independent observations of the same parameters, `[num, *shape]`.
+
+    The result is a network of \\(m, \sqrt n m\\) and \\(\log n\\), where m is the mean of the embeddings of n
+    observations. So that one batch can hold sets of different sizes, elements that are all NaN are left out.
+
+    ```python
+    import numpy as np
+    import tf_resflow as resflow
+    summary = resflow.sbi.set_summary([2])
+    x = np.float32([[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.6], [np.nan, np.nan]]])  # a set of two and a set of one
+    print(summary(x).shape)
+    # (2, 32)
+    ```
+
+    Args:
+      shape: shape of one observation.
+      embedding: a built Keras layer or model from an observation to a vector, such as a `convolutional_summary`. By
+        default, the observation and two layers of 64 units.
+      num_features: size of the result.
+      seed: seed of the initial weights.
+      dtype: dtype of the layers: that of the parameters.
+
+    References:
+      Zaheer et al., "Deep sets" (2017).
+    """
+    if embedding is None:
+        embedding = vector_summary(shape, seed=seed, dtype=dtype)
+    x = keras.Input([None, *shape], dtype=dtype)
+    is_present = ops.any(ops.logical_not(ops.isnan(x)), axis=[*range(2, 2 + len(shape))])
+    present = ops.expand_dims(ops.cast(is_present, dtype), -1)
+    embedded = keras.layers.TimeDistributed(embedding, dtype=dtype)(ops.where(ops.isnan(x), 0.0, x))
+    count = ops.maximum(ops.sum(present, axis=1), 1.0)
+    mean = ops.sum(embedded * present, axis=1) / count
+    pooled = keras.layers.Concatenate(dtype=dtype)([mean, mean * ops.sqrt(count), ops.log(count)])
+    features = _dense(pooled, (64, num_features), _initializers(seed + 1), dtype)
+    return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([features, pooled]), name="summary")
+
+
+def _dense(h, units, initializers, dtype):
+    """Applies dense layers with SiLU between them."""
+    for place, num in enumerate(units):
+        activation = "silu" if place < len(units) - 1 else None
+        h = keras.layers.Dense(num, activation, kernel_initializer=next(initializers), dtype=dtype)(h)
+    return h
+
+
+def _initializers(seed):
+    """Yields initializers with different seeds."""
+    seeds = np.random.default_rng(seed)
+    while True:
+        yield keras.initializers.GlorotUniform(int(seeds.integers(2**31)))
+
+
+@keras.saving.register_keras_serializable("tf_resflow")
+def _compressed(x):
+    """Maps standardized values, nearly unchanged up to a few deviations and logarithmically far beyond."""
+    return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
