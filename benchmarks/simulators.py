@@ -8,6 +8,9 @@ Each method gets the same `--num` simulations of a task and trains once on one t
 mean C2ST of these samples and the reference samples: the accuracy of a classifier that distinguishes them, where
 0.5 is best. Results are added to `--output`; existing results are not recomputed.
 
+The methods "..._rounds" (`--method=tf_resflow_rounds --method=sbi_rounds`) find the posterior of each observation in
+ten rounds of `--num` / 10 simulations each, with truncated proposals. They have no time limit.
+
 The classifier is a network with two layers of 50 ReLU units on standardized values. Its training stops when the
 accuracy on a tenth of its examples no longer improves. It learns from 2,000 samples of each kind and is tested on
 2,000 others; then both halves are swapped. The classifier of sbibm (and `tf_resflow.evaluation.c2st`) has 10 units
@@ -30,6 +33,7 @@ import torch
 from absl import app, flags
 from rows_file import read_rows, write_rows
 from sbi.inference import NPE
+from sbi.utils import RestrictedPrior, get_density_thresholder
 from sklearn import model_selection, neural_network, preprocessing
 
 import tf_resflow as resflow
@@ -37,11 +41,13 @@ from tf_resflow.writing import check_output_path
 
 tfd = tfp.distributions
 
+_ROUNDS = 10
 _SAMPLES = 4000  # of each posterior, for the classifier
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
 _FIGURE = flags.DEFINE_string("figure", None, "PNG file for a figure of all results.")
 _NUM = flags.DEFINE_multi_integer("num", [1000, 10_000, 100_000], "Number of simulations. Can be repeated.")
 _SECONDS = flags.DEFINE_float("seconds", 100.0, "Maximum processor seconds of a training.", lower_bound=0.1)
+_OBSERVATIONS = flags.DEFINE_integer("observations", 10, "Number of observations per task.", 1, 10)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the trainings and the samples.")
 _ONLY = flags.DEFINE_multi_enum("task", simulator_tasks.TASKS, simulator_tasks.TASKS, "Task. Can be repeated.")
 
@@ -95,6 +101,45 @@ def resflow_posterior(prior, theta, x):
     return sample, deadline.is_late
 
 
+def resflow_rounds(prior, theta, x, simulate):
+    """Returns a function from an observation to samples of its posterior after ten rounds."""
+    num = len(theta) // _ROUNDS
+
+    def sample(observation):
+        estimator = resflow.PosteriorEstimator(to_tfp(prior), x.shape[1:], seed=_SEED.value)
+        pairs = [(theta[:num], x[:num])]
+        for seed in range(1, _ROUNDS):
+            estimator.fit(*map(np.concatenate, zip(*pairs, strict=True)), verbose=0)
+            new = estimator.proposal(observation, seed=seed).sample(num, seed=resflow.stateless_seed(seed)).numpy()
+            pairs.append((new, simulate(new, np.random.default_rng(seed))))
+        estimator.fit(*map(np.concatenate, zip(*pairs, strict=True)), verbose=0)
+        return estimator.posterior(observation).sample(_SAMPLES, seed=_SEED.value).numpy()
+
+    return sample, False
+
+
+def sbi_rounds(prior, theta, x, simulate):
+    """Does the same with `sbi`."""
+    num = len(theta) // _ROUNDS
+
+    def sample(observation):
+        trainer = NPE(prior, density_estimator="nsf", show_progress_bars=False)
+        given = torch.as_tensor(observation)[None]
+        new = torch.as_tensor(theta[:num])
+        for seed in range(1, _ROUNDS + 1):
+            data = x[:num] if seed == 1 else simulate(new.numpy(), np.random.default_rng(seed))
+            trainer.append_simulations(new, torch.as_tensor(data, dtype=torch.float32))
+            estimator = trainer.train(force_first_round_loss=True)
+            posterior = trainer.build_posterior(estimator).set_default_x(given)
+            if seed < _ROUNDS:
+                inside = get_density_thresholder(posterior, quantile=1e-4)
+                proposal = RestrictedPrior(prior, inside, sample_with="rejection")
+                new = proposal.sample((num,), show_progress_bars=False)
+        return posterior.sample((_SAMPLES,), x=given, show_progress_bars=False).numpy()
+
+    return sample, False
+
+
 def to_tfp(prior):
     """Converts a PyTorch distribution to a TFP distribution."""
     base = getattr(prior, "base_dist", prior)
@@ -106,11 +151,13 @@ def to_tfp(prior):
 
 
 METHODS = {
-    "tf_resflow": resflow_posterior,
-    "sbi_nsf": lambda *data: sbi_posterior("nsf", *data),
-    "sbi_maf": lambda *data: sbi_posterior("maf", *data),
+    "tf_resflow": lambda prior, theta, x, simulate: resflow_posterior(prior, theta, x),
+    "sbi_nsf": lambda prior, theta, x, simulate: sbi_posterior("nsf", prior, theta, x),
+    "sbi_maf": lambda prior, theta, x, simulate: sbi_posterior("maf", prior, theta, x),
+    "tf_resflow_rounds": resflow_rounds,
+    "sbi_rounds": sbi_rounds,
 }
-_METHOD = flags.DEFINE_multi_enum("method", list(METHODS), list(METHODS), "Method. Can be repeated.")
+_METHOD = flags.DEFINE_multi_enum("method", list(METHODS)[:3], list(METHODS), "Method. Can be repeated.")
 
 
 def c2st(samples, reference):
@@ -129,13 +176,15 @@ def run(task, num, method):
     theta, x = simulator_tasks.pairs(task, num)
     torch.manual_seed(_SEED.value)
     start = time.process_time()
-    sample, is_late = METHODS[method](simulator_tasks.make_task(task).prior, theta, x)
+    prior, simulate = simulator_tasks.make_task(task)
+    sample, is_late = METHODS[method](prior, theta, x, simulate)
     row = {"task": task, "num": num, "method": method, "seed": _SEED.value, "is_late": is_late}
     row["seconds"] = time.process_time() - start
     start = time.process_time()
-    samples = [sample(simulator_tasks.observation(task, i)) for i in range(1, 11)]
+    numbers = range(1, 1 + _OBSERVATIONS.value)
+    samples = [sample(simulator_tasks.observation(task, i)) for i in numbers]
     row["sampling_seconds"] = time.process_time() - start
-    references = [simulator_tasks.reference(task, i)[-_SAMPLES:] for i in range(1, 11)]
+    references = [simulator_tasks.reference(task, i)[-_SAMPLES:] for i in numbers]
     row["c2st"] = [c2st(*both) for both in zip(samples, references, strict=True)]
     row["mean_c2st"] = float(np.mean(row["c2st"]))
     return row

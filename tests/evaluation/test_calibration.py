@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from tf_resflow.evaluation import Calibration
+from tf_resflow.evaluation import Calibration, c2st
 
 CERTAIN = 6e-5  # the probability beyond 4 standard errors
 
@@ -57,8 +57,8 @@ def test_coverage_of_regions(scale):
         (1.0, 0.0, "hold .* of 4,000 data sets. The tests find no miscalibration"),
         (0.5, 0.0, "hold 1. % and 4. % of .*: too small \\(p < 1e-12\\)"),
         (1.6, 0.0, "hold .*: too large \\(p < 1e-12\\)"),
-        (1.0, [0.0, 0.3], "but samples of parameter 2 are too high \\(rank of parameter 2, p < 1e-12\\)"),
-        (1.0, [-0.3, 0.0], "but samples of parameter 1 are too low \\(rank of parameter 1, p < 1e-12\\)"),
+        (1.0, [0.0, 0.3], "but samples of parameter 1 are too high \\(rank of parameter 1, p < 1e-12\\)"),
+        (1.0, [-0.3, 0.0], "but samples of parameter 0 are too low \\(rank of parameter 0, p < 1e-12\\)"),
     ],
 )
 def test_what_the_tests_show(scale, shift, said):
@@ -91,11 +91,11 @@ def test_structures_and_scalars(tmp_path, figures):
     theta, samples = generator.normal(size=[50, 3]), generator.normal(size=[9, 50, 3])
     whole = Calibration(samples, theta)
     named = Calibration(*({"a": part[..., 0], "b": part[..., 1:]} for part in (samples, theta)))
-    assert whole.names == ["parameter 1", "parameter 2", "parameter 3"] and named.names == ["a", "b 1", "b 2"]
+    assert whole.names == ["parameter 0", "parameter 1", "parameter 2"] and named.names == ["a", "b 0", "b 1"]
     for one, other in zip(whole.names, named.names, strict=True):
         np.testing.assert_array_equal(whole.ranks[f"rank of {one}"], named.ranks[f"rank of {other}"])
     pair = Calibration(*([part[..., 0], part[..., 1:]] for part in (samples, theta)))
-    assert pair.names == ["part 1", "part 2 1", "part 2 2"]
+    assert pair.names == ["0", "1 0", "1 1"]
     assert Calibration(samples[..., 0], theta[:, 0]).names == ["parameter"]
     assert "coverage" not in whole.p_values and set(whole.p_values) == set(whole.ranks)
     named.figure(tmp_path / "calibration.png", title="T")
@@ -106,6 +106,18 @@ def test_structures_and_scalars(tmp_path, figures):
 
 
 def test_what_does_not_fit_is_refused(refused):
-    refused(r"the parameters \{'parameter 1': \(4,\)", Calibration, np.zeros([4, 3, 2]), np.zeros([4, 2]))
+    refused(r"the parameters \{'parameter 0': \(4,\)", Calibration, np.zeros([4, 3, 2]), np.zeros([4, 2]))
     refused("parameter contains NaN, which has no rank", Calibration, np.full([4, 3], np.nan), np.zeros([3]))
     refused("with 2 axes before the event", Calibration, np.zeros([3]), np.zeros([3]))
+
+
+def test_the_accuracy_of_a_classifier_is_close_to_the_best():
+    """For N(0, 1) and N(2, 1), with 500 points each, the best accuracy is Phi(1)."""
+    # For equal distributions, it is 1/2 within 4 standard errors, also if a coordinate is constant.
+    x = np.random.default_rng(0).normal(size=[2, 500, 1])
+    score, best = c2st(x[0], x[1] + 2), stats.norm.cdf(1)
+    assert best - 4 * score.stderr - 0.01 < score.mean < best + 4 * score.stderr
+    equal = c2st(*np.concatenate([x, np.ones([2, 500, 1])], axis=-1))
+    assert equal.num_examples == 1000
+    assert equal.stderr == pytest.approx(math.sqrt(equal.mean * (1 - equal.mean) / 1000))
+    assert abs(equal.mean - 0.5) < 4 * equal.stderr

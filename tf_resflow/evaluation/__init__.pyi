@@ -1,11 +1,10 @@
-from .calibration import Calibration
+from .calibration import Calibration, c2st
 from .estimator_noise import EstimatorNoise
 from .figures import elbo_figure
 from .gaussians import FeatureMoments, InceptionFeatures, frechet_distance, gaussian_baseline
 from .lipschitz import lipschitz_certificate
 from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood
-from .posterior import ImportanceCheck, c2st, importance_check
 from .reconstruction import reconstruct
 from .sample_files import image_grid
 from .sampling import draw_samples, interpolate_corners, interpolate_pairs
@@ -15,7 +14,6 @@ __all__ = [
     "Calibration",
     "EstimatorNoise",
     "FeatureMoments",
-    "ImportanceCheck",
     "InceptionFeatures",
     "LikelihoodPlan",
     "LogLikelihood",
@@ -26,7 +24,6 @@ __all__ = [
     "frechet_distance",
     "gaussian_baseline",
     "image_grid",
-    "importance_check",
     "interpolate_corners",
     "interpolate_pairs",
     "lipschitz_certificate",

@@ -1,9 +1,9 @@
-from .posterior import Posterior
+from .posterior import ParameterDistribution
 from .posterior_estimator import PosteriorEstimator
 from .summaries import convolutional_summary, set_summary
 
 __all__ = [
-    "Posterior",
+    "ParameterDistribution",
     "PosteriorEstimator",
     "convolutional_summary",
     "set_summary",

@@ -20,18 +20,18 @@ _AT_ONCE = 10_000  # candidates of a proposal
 
 
 class ParameterDistribution(tfp.distributions.TransformedDistribution):
-    """A distribution of unconstrained vectors as a distribution of parameters in the support of a prior.
+    """A distribution of parameters in the support of a prior, such as a posterior. Log-densities are exact.
 
-    The log-density is minus infinity outside the support. (If the prior lies on a simplex or another surface, it is
-    meaningless off this surface.)
+    Outside the support, the log-density is minus infinity. (If the prior lies on a simplex or another surface, it
+    is meaningless off this surface.)
 
     Args:
-      distribution: distribution of vectors.
+      distribution: distribution of unconstrained vectors.
       bijector: bijector from vectors to parameters.
       prior: distribution of the parameters.
     """
 
-    def __init__(self, distribution: Any, bijector: Any, prior: Any, name: str = "posterior"):
+    def __init__(self, distribution: Any, bijector: Any, prior: Any, name: str):
         parameters = dict(locals())
         self.prior = prior
         super().__init__(distribution, bijector, parameters=parameters, name=name)
@@ -58,18 +58,6 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
     def _log_slope(self, theta):
         ranks = tf.nest.map_structure(lambda shape: shape.rank, self.event_shape)
         return self.bijector.inverse_log_det_jacobian(theta, event_ndims=ranks)
-
-
-class Posterior(ParameterDistribution):
-    """The posterior of an observation or of a batch of them, as returned by `PosteriorEstimator.posterior`.
-
-    The posteriors of the members of an ensemble are mixed with equal weights. Log-densities are exact.
-    """
-
-    @property
-    def members(self) -> list[tfp.distributions.Distribution]:
-        """The distribution of the vectors of each member of the ensemble."""
-        return list(getattr(self.distribution, "components", [self.distribution]))
 
     def map_estimate(self, num_draws: int = 1000, seed: Seed = 0) -> Any:
         """Returns the parameters of the largest posterior density that L-BFGS finds from the best of its draws."""
@@ -108,7 +96,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
     balls in the latent spaces of q, accepted with a probability proportional to \\(p(z)\\) over their density.
 
     Args:
-      posterior: a `Posterior` of one observation.
+      posterior: a `ParameterDistribution`, whose vectors may be a mixture.
       tail: probability outside the region.
       seed: seed of the draws that determine the region.
 
@@ -117,9 +105,10 @@ class RestrictedVectors(tfp.distributions.Distribution):
       (2022).
     """
 
-    def __init__(self, posterior: Posterior, tail: float, seed: Seed = 0, name: str = "restricted_prior"):
+    def __init__(self, posterior: ParameterDistribution, tail: float, seed: Seed = 0, name: str = "restricted"):
         parameters = dict(locals())
         self._posterior, size = posterior, posterior.distribution.event_shape[0]
+        self._members = getattr(posterior.distribution, "components", [posterior.distribution])
         dtype = posterior.distribution.dtype
         self._radius = math.sqrt(stats.chi2(size).ppf(1 - tail / 2))
         super().__init__(dtype, tfd.NOT_REPARAMETERIZED, False, True, parameters=parameters, name=name)
@@ -141,7 +130,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
     def _log_ratio(self, z):
         """Returns log q(z) - log p(z), minus infinity outside the balls; log p(z); and the log-density of balls."""
         log_q, in_balls = [], []
-        for member in self._posterior.members:
+        for member in self._members:
             latents = member.bijector.inverse(z)
             log_q.append(member.log_prob(z))
             is_inside = tf.norm(latents, axis=-1) <= self._radius
@@ -162,8 +151,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
 
     def _of_balls(self, seed):
         """Draws from the ball of each member's latent space; the weights are p(z) over the density of the draws."""
-        size, members = self.event_shape[0], self._posterior.members
-        z: Any = []
+        size, members, z = self.event_shape[0], self._members, []
         ball = tfd.SphericalUniform(size, dtype=self.dtype)
         for member, own in zip(members, tf.unstack(split_seed(seed, len(members))), strict=True):
             turn, depth = tf.unstack(split_seed(own, 2))

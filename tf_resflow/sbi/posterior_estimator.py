@@ -18,7 +18,7 @@ from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.plurals import counted
-from tf_resflow.sbi.posterior import ParameterDistribution, Posterior, RestrictedVectors
+from tf_resflow.sbi.posterior import ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.summaries import vector_summary
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize
@@ -286,7 +286,7 @@ class PosteriorEstimator(Serializable):
         loss = self.model.evaluate(pairs, verbose=0, return_dict=True)["loss"]
         return loss if np.isfinite(loss) else np.inf
 
-    def posterior(self, x: TensorLike) -> Posterior:
+    def posterior(self, x: TensorLike) -> ParameterDistribution:
         """Returns the posterior for an observation `[*condition_shape]` or a batch `[batch, *condition_shape]`.
 
         It is a `tfd.Distribution` with the methods `map_estimate` and `to_arviz`. Later training does not change
@@ -304,7 +304,7 @@ class PosteriorEstimator(Serializable):
                 members.append(self._member(x))
         weights = tfd.Categorical(logits=tf.zeros([*members[0].batch_shape, len(members)], members[0].dtype))
         vectors = tfd.Mixture(weights, members) if len(members) > 1 else members[0]
-        return Posterior(vectors, tfb.Chain(self._into_events[::-1]), self.prior)
+        return ParameterDistribution(vectors, tfb.Chain(self._into_events[::-1]), self.prior, "posterior")
 
     def _member(self, x):
         """Returns the distribution of vectors with the present weights."""
@@ -317,7 +317,7 @@ class PosteriorEstimator(Serializable):
         base = tfd.BatchBroadcast(base, features.shape[:-1]) if is_batch else base
         return tfd.TransformedDistribution(base, tfb.Invert(flow))
 
-    def proposal(self, x: TensorLike, tail: float = 1e-4, seed: Seed = 0) -> tfp.distributions.Distribution:
+    def proposal(self, x: TensorLike, tail: float = 1e-4, seed: Seed = 0) -> ParameterDistribution:
         r"""Returns the prior, restricted to a region that holds all but `tail` of the posterior of x.
 
         Use it to spend simulations where they help to find the posterior of one observation: draw parameters from
