@@ -8,8 +8,8 @@ Each method gets the same `--num` simulations of a task and trains once on one t
 mean C2ST of these samples and the reference samples: the accuracy of a classifier that distinguishes them, where
 0.5 is best. Results are added to `--output`; existing results are not recomputed.
 
-The methods "..._rounds" (`--method=tf_resflow_rounds --method=sbi_rounds`) find the posterior of each observation in
-ten rounds of `--num` / 10 simulations each, with truncated proposals. They have no time limit.
+The methods `tf_resflow_rounds` and `sbi_rounds` find the posterior of each observation in ten rounds, each with a
+tenth of the simulations, by truncated proposals. They have no time limit.
 
 The classifier is a network with two layers of 50 ReLU units on standardized values. Its training stops when the
 accuracy on a tenth of its examples no longer improves. It learns from 2,000 samples of each kind and is tested on

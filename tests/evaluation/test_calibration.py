@@ -34,8 +34,8 @@ def test_ranks_have_their_distribution(scale):
         return integrate.quad(integrand, -9, 9)[0]
 
     expected = np.array([probability(rank) for rank in range(draws + 1)])
-    for name in calibration.names:
-        u = calibration.ranks[f"rank of {name}"]
+    for name in ("rank of parameter 0", "rank of parameter 1"):
+        u = calibration.ranks[name]
         counts = np.bincount((u * (draws + 1)).astype(int), minlength=draws + 1)
         assert stats.chisquare(counts, num * expected / expected.sum()).pvalue > CERTAIN
 
@@ -91,12 +91,12 @@ def test_structures_and_scalars(tmp_path, figures):
     theta, samples = generator.normal(size=[50, 3]), generator.normal(size=[9, 50, 3])
     whole = Calibration(samples, theta)
     named = Calibration(*({"a": part[..., 0], "b": part[..., 1:]} for part in (samples, theta)))
-    assert whole.names == ["parameter 0", "parameter 1", "parameter 2"] and named.names == ["a", "b 0", "b 1"]
-    for one, other in zip(whole.names, named.names, strict=True):
-        np.testing.assert_array_equal(whole.ranks[f"rank of {one}"], named.ranks[f"rank of {other}"])
+    assert [*named.ranks] == ["TARP", "rank of a", "rank of b 0", "rank of b 1"]
+    for one, other in zip(whole.ranks.values(), named.ranks.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
     pair = Calibration(*([part[..., 0], part[..., 1:]] for part in (samples, theta)))
-    assert pair.names == ["0", "1 0", "1 1"]
-    assert Calibration(samples[..., 0], theta[:, 0]).names == ["parameter"]
+    assert [*pair.ranks] == ["TARP", "rank of 0", "rank of 1 0", "rank of 1 1"]
+    assert [*Calibration(samples[..., 0], theta[:, 0]).ranks] == ["TARP", "rank of parameter"]
     assert "coverage" not in whole.p_values and set(whole.p_values) == set(whole.ranks)
     named.figure(tmp_path / "calibration.png", title="T")
     left, right = figures[0].axes

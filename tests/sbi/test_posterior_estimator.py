@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import keras
 import numpy as np
@@ -189,6 +190,27 @@ def test_saved_estimators(fitted, tmp_path, refused):
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda z: tfd.Normal(z, 1.0)])
     estimator = resflow.PosteriorEstimator(joint, [2], **SMALL)
     refused("<lambda> cannot be saved", estimator.save, tmp_path / "other.keras")
+
+
+def test_warnings(fitted, monkeypatch):
+    """Names the farthest element of an observation, and says that regions are too small after a bad training."""
+    theta, x = simulated(300, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fitted[0].posterior(x)
+    with pytest.warns(UserWarning, match="x\\[1, 0\\] is 1.1.e\\+03 standard deviations from the median"):
+        fitted[0].posterior([OFFSET, OFFSET + [1.6e3, 0.0]])
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
+
+    def narrow(*args, **kwargs):
+        dense = estimator.model.flow.bijectors[1].network.layers[-1]
+        diagonal = tfp.math.fill_triangular_inverse(2 * np.eye(2))
+        dense.bias.assign_add(np.concatenate([np.zeros(2), diagonal]))
+        return 0.0, None
+
+    monkeypatch.setattr(estimator, "_train", narrow)
+    with pytest.warns(UserWarning, match="held-out pairs are miscalibrated. Regions of .*too small"):
+        estimator.fit(theta, x)
 
 
 def test_statistics_are_robust():

@@ -57,7 +57,6 @@ class Calibration:
       seed: seed of the reference points, and of ties.
 
     Attributes:
-      names: names of the coordinates.
       ranks: dict of uniform numbers `[num]` by test: "coverage", "TARP" and "rank of NAME" for each coordinate. The
         coverage of regions of mass a is the share of `ranks["coverage"]` below a.
       p_values: dict of p-values by test.
@@ -96,7 +95,6 @@ class Calibration:
             ranked["coverage"] = [-np.asarray(sample_log_probs), -np.asarray(parameter_log_probs)]
         ranked["TARP"] = distances
         ranked |= {f"rank of {name}": [draws[..., i], theta[..., i]] for i, name in enumerate(names)}
-        self.names = names
         self.ranks = {test: _uniform(drawn, true, generator) for test, (drawn, true) in ranked.items()}
         self.p_values = {test: _p_value(u) for test, u in self.ranks.items()}
         self.p_value = min(1.0, len(self.p_values) * min(self.p_values.values()))
@@ -129,7 +127,7 @@ class Calibration:
         u, num = np.linspace(0, 1, 201), len(self.ranks["TARP"])
         band = np.array(stats.binom.interval(_BAND, num, u)) / num - u
         groups = {"mass of the region": ["coverage", "TARP"]}
-        groups["share of samples below the true value"] = [f"rank of {name}" for name in self.names]
+        groups["share of samples below the true value"] = [t for t in self.ranks if t.startswith("rank of")]
         with written_figure(path, (8, 3.6)) as fig:
             panels = fig.subplots(1, 2, sharey=True)
             for axes, (name, tests) in zip(panels, groups.items(), strict=True):

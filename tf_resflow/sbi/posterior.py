@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow_probability as tfp
 from scipy import optimize, stats
 
 from tf_resflow.extras import LazyPackage
-from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
+from tf_resflow.seeds import random_integers, random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
 
 arviz: Any = LazyPackage("arviz", "plots")
@@ -88,6 +89,35 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
         return arviz.from_dict(posterior={name: part.numpy()[np.newaxis] for name, part in named.items()})
 
 
+class EqualMixture(tfp.distributions.Distribution):
+    """A mixture of distributions of vectors with equal weights. The posteriors of a batch share their components.
+
+    `tfd.Mixture` would draw as many vectors for each posterior of a batch as for all of them.
+    """
+
+    def __init__(self, members: Sequence[Any], name: str = "mixture"):
+        parameters, self.members = dict(locals()), members
+        dtype = members[0].dtype
+        super().__init__(dtype, tfd.NOT_REPARAMETERIZED, False, True, parameters=parameters, name=name)
+
+    def _sample_n(self, n, seed=None):
+        *seeds, choice = tf.unstack(split_seed(stateless_seed(seed), len(self.members) + 1))
+        chosen = random_integers([n], choice, len(self.members))
+        counts = tf.unstack(tf.math.bincount(chosen, minlength=len(self.members)))
+        draws = [part.sample(num, seed=own) for part, num, own in zip(self.members, counts, seeds, strict=True)]
+        return tf.gather(tf.concat(draws, axis=0), tf.argsort(tf.argsort(chosen, stable=True)))
+
+    def _log_prob(self, z):
+        parts = [member.log_prob(z) for member in self.members]
+        return tf.reduce_logsumexp(parts, axis=0) - math.log(len(parts))
+
+    def _event_shape(self):
+        return self.members[0].event_shape
+
+    def _batch_shape(self):
+        return self.members[0].batch_shape
+
+
 class RestrictedVectors(tfp.distributions.Distribution):
     r"""The prior of unconstrained vectors z, restricted to the region of a posterior q.
 
@@ -96,7 +126,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
     balls in the latent spaces of q, accepted with a probability proportional to \\(p(z)\\) over their density.
 
     Args:
-      posterior: a `ParameterDistribution`, whose vectors may be a mixture.
+      posterior: a `ParameterDistribution` of an `EqualMixture`.
       tail: probability outside the region.
       seed: seed of the draws that determine the region.
 
@@ -108,7 +138,6 @@ class RestrictedVectors(tfp.distributions.Distribution):
     def __init__(self, posterior: ParameterDistribution, tail: float, seed: Seed = 0, name: str = "restricted"):
         parameters = dict(locals())
         self._posterior, size = posterior, posterior.distribution.event_shape[0]
-        self._members = getattr(posterior.distribution, "components", [posterior.distribution])
         dtype = posterior.distribution.dtype
         self._radius = math.sqrt(stats.chi2(size).ppf(1 - tail / 2))
         super().__init__(dtype, tfd.NOT_REPARAMETERIZED, False, True, parameters=parameters, name=name)
@@ -130,7 +159,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
     def _log_ratio(self, z):
         """Returns log q(z) - log p(z), minus infinity outside the balls; log p(z); and the log-density of balls."""
         log_q, in_balls = [], []
-        for member in self._members:
+        for member in self._posterior.distribution.members:
             latents = member.bijector.inverse(z)
             log_q.append(member.log_prob(z))
             is_inside = tf.norm(latents, axis=-1) <= self._radius
@@ -151,7 +180,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
 
     def _of_balls(self, seed):
         """Draws from the ball of each member's latent space; the weights are p(z) over the density of the draws."""
-        size, members, z = self.event_shape[0], self._members, []
+        size, members, z = self.event_shape[0], self._posterior.distribution.members, []
         ball = tfd.SphericalUniform(size, dtype=self.dtype)
         for member, own in zip(members, tf.unstack(split_seed(seed, len(members))), strict=True):
             turn, depth = tf.unstack(split_seed(own, 2))

@@ -18,7 +18,7 @@ from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.plurals import counted
-from tf_resflow.sbi.posterior import ParameterDistribution, RestrictedVectors
+from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.summaries import vector_summary
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize
@@ -149,7 +149,7 @@ class PosteriorEstimator(Serializable):
             raise ValueError(f"ensemble={ensemble} is too small. Give at least 1 network.")
         shape = tuple(condition_shape)
         self.prior, self._seed, self._ensemble = prior, seed, ensemble
-        size, self._into_events, dtype = _from_vectors(prior)
+        size, self._bijector, dtype = _from_vectors(prior)
         if summary is None:
             summary = vector_summary(shape, seed=seed, dtype=dtype)
         num_features = summary.compute_output_shape((None, *shape))[-1]
@@ -302,9 +302,7 @@ class PosteriorEstimator(Serializable):
             values = [(weight, tf.constant(part.reshape(weight.shape), weight.dtype)) for weight, part in parts]
             with keras.StatelessScope(state_mapping=values):
                 members.append(self._member(x))
-        weights = tfd.Categorical(logits=tf.zeros([*members[0].batch_shape, len(members)], members[0].dtype))
-        vectors = tfd.Mixture(weights, members) if len(members) > 1 else members[0]
-        return ParameterDistribution(vectors, tfb.Chain(self._into_events[::-1]), self.prior, "posterior")
+        return ParameterDistribution(EqualMixture(members), self._bijector, self.prior, "posterior")
 
     def _member(self, x):
         """Returns the distribution of vectors with the present weights."""
@@ -371,7 +369,7 @@ class PosteriorEstimator(Serializable):
 
     def _warn_of_miscalibration(self, theta, x):
         chosen = slice(0, _CHECKED)
-        events = tfb.Chain(self._into_events[::-1]).forward(tf.constant(theta[chosen]))
+        events = self._bijector.forward(tf.constant(theta[chosen]))
         calibration = self._calibration(events, x[chosen], _CHECK_DRAWS, self._seed)
         if calibration.p_value < _CHECK_LEVEL:
             warnings.warn(
@@ -381,15 +379,14 @@ class PosteriorEstimator(Serializable):
             )
 
     def _warn_of_far_observations(self, x):
-        distances, farthest = self._distances(x), self.state["farthest"]
-        ratios = np.nan_to_num(distances / np.maximum(farthest, 1.0))
+        distances = np.nan_to_num(self._distances(x))
+        ratios = distances / np.maximum(self.state["farthest"], 1.0)
         if ratios.max(initial=0.0) > _FAR:
             place = np.unravel_index(ratios.argmax(), ratios.shape)
-            limit = np.broadcast_to(farthest, x.shape)[place]
             warnings.warn(
                 f"The observation is far outside of the training data: x{[int(i) for i in place]} is "
-                f"{distances[place]:.3g} standard deviations from the median of the training, where the farthest "
-                f"observation is {limit:.3g} away. The posterior is unreliable. Check the simulator and its prior.",
+                f"{distances[place]:.3g} standard deviations from the median, {ratios[place]:.3g} times as far as "
+                "in the training. The posterior is unreliable. Check the simulator and the prior.",
                 stacklevel=3,
             )
 
@@ -442,9 +439,8 @@ class PosteriorEstimator(Serializable):
         shapes = [part.shape for part in tf.nest.flatten(theta)]
         if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
             raise ValueError(f"theta has the shapes {shapes}. Give parameters [num, *event_shape] with num={num}.")
-        into_events = tfb.Chain(self._into_events[::-1])
-        z = into_events.inverse(theta).numpy()
-        back = into_events.forward(tf.constant(z))
+        z = self._bijector.inverse(theta).numpy()
+        back = self._bijector.forward(tf.constant(z))
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
         if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
             raise ValueError(
@@ -471,7 +467,7 @@ class PosteriorEstimator(Serializable):
 
 
 def _from_vectors(prior):
-    """Returns the size of unconstrained vectors, the bijectors from them to parameters, and the dtype."""
+    """Returns the size of unconstrained vectors, the bijector from them to parameters, and the dtype."""
     dtype, *others = {*tf.nest.flatten(prior.dtype)}
     constraint = prior.experimental_default_event_space_bijector()
     is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
@@ -480,7 +476,8 @@ def _from_vectors(prior):
             f"The prior has the batch shape {prior.batch_shape}, the dtype {prior.dtype} and the bijector "
             f"{constraint}. Give one distribution of real numbers of one dtype, with a bijector of its support."
         )
-    return *from_vectors(prior.event_shape, constraint), dtype.name
+    size, into_events = from_vectors(prior.event_shape, constraint)
+    return size, tfb.Chain(into_events[::-1]), dtype.name
 
 
 def _moved(theta, back):

@@ -23,18 +23,11 @@ def vector_summary(shape: Sequence[Any], *, seed: int = 0, dtype: str = "float32
     return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([features, flat]), name="summary")
 
 
-def convolutional_summary(
-    shape: Sequence[int],
-    *,
-    filters: Sequence[int] = (32, 64, 64),
-    num_features: int = 32,
-    seed: int = 0,
-    dtype: str = "float32",
-) -> keras.Model:
+def convolutional_summary(shape: Sequence[int], *, seed: int = 0, dtype: str = "float32") -> keras.Model:
     """Returns a summary of a series `[time, channels]` or an image `[height, width, channels]`.
 
-    Each convolution of width 5 halves the sides, until the smallest is at most 4. Then follow the mean over
-    positions, and their flattened features.
+    Convolutions of width 5 with 32, 64, 64 and so on channels halve the sides, until the smallest is at most 4.
+    Two dense layers follow.
 
     ```python
     import tf_resflow as resflow
@@ -44,8 +37,6 @@ def convolutional_summary(
 
     Args:
       shape: shape of an observation.
-      filters: number of channels of each convolution; the last one repeats as often as necessary.
-      num_features: size of the result.
       seed: seed of the initial weights.
       dtype: dtype of the layers: that of the parameters.
     """
@@ -56,18 +47,13 @@ def convolutional_summary(
     h = x = keras.Input(shape, dtype=dtype)
     for i in range(max(1, math.ceil(math.log2(min(shape[:rank]) / _LEAST_SIZE)))):
         options = {"kernel_initializer": next(initializers), "strides": 2, "padding": "same", "dtype": dtype}
-        h = layer(filters[min(i, len(filters) - 1)], 5, activation="silu", **options)(h)
-    features = _dense(keras.layers.Flatten(dtype=dtype)(h), (64, num_features), initializers, dtype)
+        h = layer(64 if i else 32, 5, activation="silu", **options)(h)
+    features = _dense(keras.layers.Flatten(dtype=dtype)(h), (64, 32), initializers, dtype)
     return keras.Model(x, features, name="summary")
 
 
 def set_summary(
-    shape: Sequence[int],
-    *,
-    embedding: keras.Layer | None = None,
-    num_features: int = 32,
-    seed: int = 0,
-    dtype: str = "float32",
+    shape: Sequence[int], *, embedding: keras.Layer | None = None, seed: int = 0, dtype: str = "float32"
 ) -> keras.Model:
     r"""Returns a summary of any number of independent observations of the same parameters, `[num, *shape]`.
 
@@ -80,14 +66,13 @@ def set_summary(
     summary = resflow.sbi.set_summary([2])
     x = np.float32([[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.6], [np.nan, np.nan]]])  # a set of two and a set of one
     print(summary(x).shape)
-    # (2, 32)
+    # (2, 101)
     ```
 
     Args:
       shape: shape of one observation.
       embedding: a built Keras layer or model from an observation to a vector, such as a `convolutional_summary`. By
         default, the observation and two layers of 64 units.
-      num_features: size of the result.
       seed: seed of the initial weights.
       dtype: dtype of the layers: that of the parameters.
 
@@ -103,7 +88,7 @@ def set_summary(
     count = ops.maximum(ops.sum(present, axis=1), 1.0)
     mean = ops.sum(embedded * present, axis=1) / count
     pooled = keras.layers.Concatenate(dtype=dtype)([mean, mean * ops.sqrt(count), ops.log(count)])
-    features = _dense(pooled, (64, num_features), _initializers(seed + 1), dtype)
+    features = _dense(pooled, (64, 32), _initializers(seed + 1), dtype)
     return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([features, pooled]), name="summary")
 
 
