@@ -57,8 +57,8 @@ def test_coverage_of_regions(scale):
         (1.0, 0.0, "hold .* of 4,000 data sets. The tests find no miscalibration"),
         (0.5, 0.0, "hold 1. % and 4. % of .*: too small \\(p < 1e-12\\)"),
         (1.6, 0.0, "hold .*: too large \\(p < 1e-12\\)"),
-        (1.0, [0.0, 0.3], "but samples of parameter 1 are too high \\(rank of parameter 1, p < 1e-12\\)"),
-        (1.0, [-0.3, 0.0], "but samples of parameter 0 are too low \\(rank of parameter 0, p < 1e-12\\)"),
+        (1.0, [0.0, 0.3], "and samples are too high \\(rank of parameter 1, p < 1e-12\\)"),
+        (1.0, [-0.3, 0.0], "and samples are too low \\(rank of parameter 0, p < 1e-12\\)"),
     ],
 )
 def test_what_the_tests_show(scale, shift, said):
@@ -91,24 +91,33 @@ def test_structures_and_scalars(tmp_path, figures):
     theta, samples = generator.normal(size=[50, 3]), generator.normal(size=[9, 50, 3])
     whole = Calibration(samples, theta)
     named = Calibration(*({"a": part[..., 0], "b": part[..., 1:]} for part in (samples, theta)))
-    assert [*named.ranks] == ["TARP", "rank of a", "rank of b 0", "rank of b 1"]
+    assert [*named.ranks] == ["rank of a", "rank of b 0", "rank of b 1", "TARP"]
     for one, other in zip(whole.ranks.values(), named.ranks.values(), strict=True):
         np.testing.assert_array_equal(one, other)
     pair = Calibration(*([part[..., 0], part[..., 1:]] for part in (samples, theta)))
-    assert [*pair.ranks] == ["TARP", "rank of 0", "rank of 1 0", "rank of 1 1"]
-    assert [*Calibration(samples[..., 0], theta[:, 0]).ranks] == ["TARP", "rank of parameter"]
+    assert [*pair.ranks] == ["rank of 0", "rank of 1 0", "rank of 1 1", "TARP"]
+    assert [*Calibration(samples[..., 0], theta[:, 0]).ranks] == ["rank of parameter", "TARP"]
     assert "coverage" not in whole.p_values and set(whole.p_values) == set(whole.ranks)
     named.figure(tmp_path / "calibration.png", title="T")
     left, right = figures[0].axes
-    assert [line.get_label() for line in [*left.lines, *right.lines]] == ["TARP", *list(named.ranks)[1:]]
+    assert [line.get_label() for line in [*left.lines, *right.lines]] == ["TARP", *list(named.ranks)[:-1]]
     u, curve = left.lines[0].get_data()
     np.testing.assert_allclose(curve, [np.mean(named.ranks["TARP"] <= mass) - mass for mass in u])
 
 
 def test_what_does_not_fit_is_refused(refused):
-    refused(r"the parameters \{'parameter 0': \(4,\)", Calibration, np.zeros([4, 3, 2]), np.zeros([4, 2]))
-    refused("parameter contains NaN, which has no rank", Calibration, np.full([4, 3], np.nan), np.zeros([3]))
-    refused("with 2 axes before the event", Calibration, np.zeros([3]), np.zeros([3]))
+    draws, theta = np.zeros([4, 3]), np.zeros([3])
+    refused(
+        r"rank of parameter 0, the samples have the shape \(4, 3\)",
+        Calibration,
+        np.zeros([4, 3, 2]),
+        np.zeros([4, 2]),
+    )
+    refused(r"rank of b, the samples have the shape \(0,\)", Calibration, {"a": draws}, {"a": theta, "b": theta})
+    for places in range(4):
+        values = [draws.copy(), theta.copy(), draws.copy(), theta.copy()]
+        values[places].flat[0] = np.nan
+        refused("Give samples .* without NaN", Calibration, *values)
 
 
 def test_the_accuracy_of_a_classifier_is_close_to_the_best():

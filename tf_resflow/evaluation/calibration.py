@@ -77,25 +77,23 @@ class Calibration:
         *,
         seed: int = 0,
     ):
-        generator = np.random.default_rng(seed)
         true, drawn = _columns(parameters, 1), _columns(samples, 2)
-        shapes = [{name: column.shape for name, column in columns.items()} for columns in (true, drawn)]
-        if {name: shape[1:] for name, shape in shapes[1].items()} != shapes[0]:
-            raise ValueError(
-                f"By coordinate, the samples have the shapes {shapes[1]}, and the parameters {shapes[0]}. Give "
-                "samples [draws, num, *event_shape] and parameters [num, *event_shape]."
-            )
-        names, theta, draws = [*true], *(np.stack([*columns.values()], axis=-1) for columns in (true, drawn))
-        num = len(theta)
-        scale = np.where(np.ptp(theta, axis=0) > 0, theta.std(axis=0), 1.0)
-        other = np.roll(theta, generator.integers(1, max(num, 2)), axis=0)
-        distances = [np.linalg.norm((points - other) / scale, axis=-1) for points in (draws, theta)]
-        ranked = {}
+        pairs = {f"rank of {name}": (drawn.get(name, np.zeros(0)), column) for name, column in true.items()}
         if sample_log_probs is not None:
-            ranked["coverage"] = [-np.asarray(sample_log_probs), -np.asarray(parameter_log_probs)]
-        ranked["TARP"] = distances
-        ranked |= {f"rank of {name}": [draws[..., i], theta[..., i]] for i, name in enumerate(names)}
-        self.ranks = {test: _uniform(drawn, true, generator) for test, (drawn, true) in ranked.items()}
+            own = {"coverage": (-np.asarray(sample_log_probs), -np.asarray(parameter_log_probs))}
+            pairs = own | pairs
+        for test, (values, value) in pairs.items():
+            if values.shape[1:] != value.shape or np.isnan(values).any() or np.isnan(value).any():
+                raise ValueError(
+                    f"For the {test}, the samples have the shape {values.shape}, and the parameters {value.shape}. "
+                    "Give samples [draws, num, *event_shape] and parameters [num, *event_shape] without NaN."
+                )
+        generator = np.random.default_rng(seed)
+        draws, theta = (np.stack([*columns.values()], axis=-1) for columns in (drawn, true))
+        scale = np.where(np.ptp(theta, axis=0) > 0, theta.std(axis=0), 1.0)
+        other = np.roll(theta, generator.integers(1, max(len(theta), 2)), axis=0)
+        pairs["TARP"] = tuple(np.linalg.norm((points - other) / scale, axis=-1) for points in (draws, theta))
+        self.ranks = {test: _uniform(values, value, generator) for test, (values, value) in pairs.items()}
         self.p_values = {test: _p_value(u) for test, u in self.ranks.items()}
         self.p_value = min(1.0, len(self.p_values) * min(self.p_values.values()))
 
@@ -111,12 +109,10 @@ class Calibration:
         shift, spread = u.mean() - 0.5, np.abs(2 * u - 1).mean() - 0.5
         if test == "coverage":
             return f"{text}: too {'small' if shift > 0 else 'large'} ({p})."
+        word = "narrow" if spread > 0 else "wide"
         if abs(shift) > abs(spread) and test != "TARP":
-            what = f"samples of {test.removeprefix('rank of ')} are too {'low' if shift > 0 else 'high'}"
-        else:
-            of = "" if test == "TARP" else f" in {test.removeprefix('rank of ')}"
-            what = f"the posteriors are too {'narrow' if spread > 0 else 'wide'}{of}"
-        return f"{text}, but {what} ({test}, {p})."
+            word = "low" if shift > 0 else "high"
+        return f"{text}, and samples are too {word} ({test}, {p})."
 
     def figure(self, path: str | os.PathLike[str], *, title: str = "") -> None:
         """Draws the curves of the ranks: for each u, the share of ranks below u, minus u.
@@ -190,12 +186,6 @@ def _columns(parameters, num_axes):
     columns = {}
     for path, values in keras.tree.flatten_with_path(parameters):
         name, values = " ".join(map(str, path)) or "parameter", np.asarray(values, np.float64)
-        if values.ndim < num_axes:
-            raise ValueError(
-                f"{name} has the shape {values.shape}. Give arrays with {num_axes} axes before the event."
-            )
-        if np.isnan(values).any():
-            raise ValueError(f"{name} contains NaN, which has no rank. Remove these data sets.")
         for place in np.ndindex(values.shape[num_axes:]):
             where = "".join(f" {i}" for i in place)
             columns[f"{name}{where}"] = values[(slice(None),) * num_axes + place]
