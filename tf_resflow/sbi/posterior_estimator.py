@@ -373,8 +373,8 @@ class PosteriorEstimator(Serializable):
         calibration = self._calibration(events, x[chosen], _CHECK_DRAWS, self._seed)
         if calibration.p_value < _CHECK_LEVEL:
             warnings.warn(
-                f"The posteriors of held-out pairs are miscalibrated. {calibration} Fit to more pairs, or use a "
-                "larger ensemble.",
+                f"The posteriors of held-out pairs are miscalibrated. {calibration} Fit to more pairs, train "
+                "longer, or use a larger ensemble.",
                 stacklevel=3,
             )
 
