@@ -35,7 +35,7 @@ _STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but a
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
 _STATE = "estimator_"  # prefix of keys in a file of weights
-_MEMBERS, _FEW_PAIRS = 5, 2000  # default size of an ensemble, and largest number of pairs for it
+_MEMBERS, _FEW_PAIRS = 5, 20_000  # default size of an ensemble, and largest number of pairs for it
 _CHECKED, _CHECK_DRAWS, _CHECK_LEVEL = 500, 100, 1e-4  # held-out pairs, draws and p-value for the warning of `fit`
 _AT_ONCE = 100_000  # posterior draws
 _FAR = 2.0  # times the largest distance in the training: observations beyond are far
@@ -118,7 +118,7 @@ class PosteriorEstimator(Serializable):
       hidden: widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
       ensemble: number of networks with different initial weights, whose posteriors are mixed. By default, 5 for up
-        to 2,000 pairs, where a single network is overconfident, and 1 for more.
+        to 20,000 pairs, where a single network is often overconfident, and 1 for more.
       seed: `int` seed for the initial weights and `fit`.
 
     Attributes:
