@@ -1,7 +1,5 @@
 """Contents of the figures."""
 
-import math
-
 import numpy as np
 import pandas
 import pytest
@@ -10,7 +8,6 @@ from PIL import Image
 from scipy import stats
 
 from tf_resflow.data import ColumnCodes
-from tf_resflow.evaluation import elbo_figure
 from tf_resflow.evaluation import figures as module
 from tf_resflow.evaluation.figures import density_figure, points_figure
 
@@ -99,26 +96,3 @@ def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, p
     for patch in figure.axes[0].patches if columns == 1 else ():
         (x, y), (x_next, y_next) = patch.get_xy()[:-1].T, patch.get_xy()[1:].T
         assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
-
-
-def test_curves_of_an_elbo(tmp_path, figures):
-    """Draws means of 20 steps and two standard errors, scaled to the range after the start, without repeats."""
-    generator = np.random.default_rng(0)
-    steps = np.arange(1000)
-    losses = 5 + 1e6 * (steps < 40) + generator.normal(size=1000)
-    ended = np.concatenate([losses[:500], np.full(500, losses[499])])
-    elbo_figure(tmp_path / "elbo.png", {"all": losses, "ended": ended})
-    (axes,) = figures[0].axes
-    first, second = axes.get_lines()
-    parts = -losses.reshape(50, 20)
-    np.testing.assert_allclose(first.get_xdata(), steps.reshape(50, 20).mean(axis=1) + 1)
-    np.testing.assert_allclose(first.get_ydata(), parts.mean(axis=1))
-    band = axes.collections[0].get_paths()[0].vertices
-    error = 2 * parts[-1].std(ddof=1) / math.sqrt(20)
-    for bound in (parts[-1].mean() - error, parts[-1].mean() + error):
-        assert np.min(np.abs(band - [990.5, bound]).sum(axis=1)) < 1e-9
-    np.testing.assert_allclose(second.get_ydata(), -losses[:500].reshape(50, 10).mean(axis=1))
-    last = -losses[-100:]
-    label = f"all: {last.mean():.3f} ± {last.std(ddof=1) / 10:.3f} nats"
-    assert first.get_label() == label and second.get_label().startswith("ended: ")
-    assert -8 < axes.get_ylim()[0] < -5 < axes.get_ylim()[1] < -2

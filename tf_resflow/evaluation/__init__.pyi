@@ -1,6 +1,5 @@
 from .calibration import Calibration, c2st
 from .estimator_noise import EstimatorNoise
-from .figures import elbo_figure
 from .gaussians import FeatureMoments, InceptionFeatures, frechet_distance, gaussian_baseline
 from .lipschitz import lipschitz_certificate
 from .log_likelihood import estimate_log_prob, log_prob_by_class
@@ -19,7 +18,6 @@ __all__ = [
     "LogLikelihood",
     "c2st",
     "draw_samples",
-    "elbo_figure",
     "estimate_log_prob",
     "frechet_distance",
     "gaussian_baseline",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike
 
 from tf_resflow.data.column_codes import ColumnCodes
@@ -208,36 +207,3 @@ def _limits(values, tail=0.002, method="linear"):
     low, high = lows.min(), highs.max()
     pad = 0.08 * (high - low) or 0.5
     return low - pad, high + pad
-
-
-def elbo_figure(path: str | os.PathLike[str], losses: Mapping[str, ArrayLike], *, title: str = "") -> None:
-    """Draws the ELBO of fits against the step, with bands of two standard errors.
-
-    Each point is the mean of one 50th of the steps. The legend shows the mean and standard error of the last tenth,
-    where the ELBO should be level; see `tf_resflow.vi.Plateau`. The y axis covers the range after the first tenth.
-    Repeats of the last loss, which fill the losses after a fit has ended, are left out.
-
-    Args:
-      losses: dict of name to the losses `[steps]` of `tfp.vi.fit_surrogate_posterior`, in nats; at least 20 steps.
-    """
-    with written_figure(path, (7.5, 4)) as fig:
-        axes, curves = fig.subplots(), []
-        for name, values in losses.items():
-            elbo = -np.asarray(values, np.float64)
-            repeats = np.argmax(elbo[::-1] != elbo[-1])  # after the end of a fit
-            elbo = elbo[: len(elbo) - max(0, repeats - 1)]
-            parts = np.array_split(elbo, min(50, len(elbo) // 2))
-            steps = np.array_split(np.arange(1, len(elbo) + 1), len(parts))
-            centers, means = (np.array([np.mean(part) for part in values]) for values in (steps, parts))
-            errors = 2 * np.array([scipy.stats.sem(part) for part in parts])
-            bounds = means - errors, means + errors
-            last = elbo[-(len(elbo) // 10) :]
-            label = f"{name}: {np.mean(last):.3f} ± {scipy.stats.sem(last):.3f} nats"
-            (line,) = axes.plot(centers, means, label=label)
-            axes.fill_between(centers, *bounds, color=line.get_color(), alpha=0.3, linewidth=0)
-            curves += [np.stack([centers, bound], axis=1) for bound in bounds]
-        late = [curve[curve[:, 0] >= 0.1 * np.max(curve[:, 0]), 1] for curve in curves if len(curve)]
-        limits = _limits(late, 0.02, "nearest")  # does not interpolate between infinite values
-        axes.set(xlabel="step", ylabel="ELBO (nats)", ylim=limits, xlim=(0, None), title=title)
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", fontsize="small")
