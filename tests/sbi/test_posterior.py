@@ -35,7 +35,7 @@ def estimator_of(prior, x, precisions=(2.0, 4.0), ensemble=1):
         return estimator.model.get_weights()
 
     if ensemble > 1:
-        estimator.state["others"] = np.concatenate([w.ravel() for w in weights(-np.array(x))])[np.newaxis]
+        estimator.state["others"].assign(np.concatenate([w.ravel() for w in weights(-np.array(x))]))
     weights(np.array(x))
     return estimator
 
@@ -71,15 +71,24 @@ def test_the_mode_and_draws_for_arviz():
     joint = tfd.JointDistributionNamed({"a": tfd.Normal(0.0, 1.0), "b": tfd.Sample(tfd.Normal(0.0, 1.0), 1)})
     data = estimator_of(joint, [0.0, 0.0]).posterior([0.0, 0.0]).to_arviz(num_draws=5)
     assert data.posterior["a"].shape == (1, 5) and data.posterior["b"].shape == (1, 5, 1)
+    pair = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), tfd.Normal(0.0, 1.0)])
+    assert set(estimator_of(pair, [0.0, 0.0]).posterior([0.0, 0.0]).to_arviz(5).posterior) == {"0", "1"}
     with pytest.raises(ValueError, match="one posterior. Call estimator.posterior"):
         batch.to_arviz()
 
 
 def test_an_ensemble_is_a_mixture(tmp_path):
-    """4,000 draws have the share of each side of a mixture of two normal distributions, also after saving."""
-    estimator = estimator_of(WIDE, [1.0, 0.0], ensemble=2)
+    """4,000 draws have the share of each side of a mixture of two normal distributions, also after saving.
+
+    A batch and one parameter vector broadcast.
+    """
+    estimator, restored = (estimator_of(WIDE, [mean, 0.0], ensemble=2) for mean in (1.0, 3.0))
     estimator.save(tmp_path / "a.keras")
-    for form in (estimator, resflow.load(tmp_path / "a.keras")):
+    tf.train.Checkpoint(model=estimator.model).write(str(tmp_path / "checkpoint"))
+    tf.train.Checkpoint(model=restored.model).read(str(tmp_path / "checkpoint"))
+    batch = estimator.posterior(np.zeros([3, 2])).log_prob([0.5, 0.5])
+    np.testing.assert_allclose(batch, [estimator.posterior([0.0, 0.0]).log_prob([0.5, 0.5])] * 3, rtol=1e-5)
+    for form in (estimator, resflow.load(tmp_path / "a.keras"), restored):
         posterior = form.posterior([0.0, 0.0])
         theta = WIDE.sample(50, seed=0).numpy()
         parts = [stats.multivariate_normal([m, 0.0], np.diag([1 / 4, 1 / 16])).pdf(theta) for m in (1.0, -1.0)]
@@ -114,10 +123,13 @@ def test_a_proposal_is_the_prior_in_the_region_of_the_posterior(prior, ensemble,
     log_mass = np.log(len(kept) / len(drawn))
     np.testing.assert_allclose(log_prob[np.isfinite(log_prob)] - prior.log_prob(kept), -log_mass, atol=0.15)
     theta = proposal.sample(2000, seed=2).numpy()
+    np.testing.assert_array_equal(proposal.sample(2000, seed=2), theta)
     assert np.all(np.isfinite(proposal.log_prob(theta)))
     for one, other in zip(theta.T, kept.T, strict=True):
         assert stats.ks_2samp(one, other).pvalue > 1e-4
     posterior = estimator.posterior([0.0, 0.0])
+    with pytest.raises(ValueError, match="tail is 0.0. Give a probability of at least 0.0001"):
+        estimator.proposal([0.0, 0.0], tail=0.0)
     held = np.mean(np.isfinite(proposal.log_prob(posterior.sample(20_000, seed=[0, 4]))))
     assert abs(held - 0.99) < 4 * np.sqrt(0.01 / 10_000 + 0.01 / 20_000)
 

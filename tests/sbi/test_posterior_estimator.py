@@ -282,6 +282,9 @@ def test_wrong_input(gaussian, refused):
         refused("theta has .*Give parameters \\[num, \\*event_shape\\] with num=30", fit, wrong, x)
     refused("2 observations are NaN or infinite. Leave them and their parameters out", fit, theta, failed)
     refused("shape \\(30, 3\\). Give observations of shape \\(2,\\)", fit, theta, np.ones([30, 3]))
+    refused("num_draws=0 is too small", gaussian[0].calibrate, theta, x, num_draws=0)
+    refused("x is empty", gaussian[0].calibrate, theta[:0], x[:0])
+    refused("Give at least \\[1\\] and 1", resflow.PosteriorEstimator, BOX, [])
     refused("validation_fraction=0.0 of 30 pairs holds out 0", fit, theta, x, validation_fraction=0.0)
     refused("shape \\(1, 1, 2\\). Give observations of shape \\(2,\\)", gaussian[0].posterior, x[None, :1])
     for message, prior in [

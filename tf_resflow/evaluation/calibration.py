@@ -31,9 +31,10 @@ class Calibration:
     - the number of samples closer than the true parameters to the parameters of another data set (TARP). Distances
       are in standard deviations of the true parameters.
 
-    If q is the posterior, each rank is uniform on 0, ..., L. A p-value is that of a Kolmogorov-Smirnov test of the
-    ranks u, scaled to the unit interval, or of |2 u - 1|, the smaller one doubled. Calibration is necessary but not
-    sufficient: the prior itself is calibrated. `print(calibration)` says what the tests show.
+    If q is the posterior, each rank is uniform on 0, ..., L. Kolmogorov-Smirnov tests compare the ranks u, scaled
+    to the unit interval, and |2 u - 1| with the uniform distribution. A p-value is twice the smaller of the two.
+    Calibration is necessary but not sufficient: the prior itself is calibrated. `print(calibration)` says what the
+    tests show.
 
     ```python
     import numpy as np
@@ -80,39 +81,46 @@ class Calibration:
         true, drawn = _columns(parameters, 1), _columns(samples, 2)
         pairs = {f"rank of {name}": (drawn.get(name, np.zeros(0)), column) for name, column in true.items()}
         if sample_log_probs is not None:
-            own = {"coverage": (-np.asarray(sample_log_probs), -np.asarray(parameter_log_probs))}
-            pairs = own | pairs
+            own = -np.asarray(sample_log_probs), -np.asarray(parameter_log_probs, np.float64)
+            pairs = {"coverage": own} | pairs
         for test, (values, value) in pairs.items():
-            if values.shape[1:] != value.shape or np.isnan(values).any() or np.isnan(value).any():
+            is_complete = values.shape[1:] == value.shape and len(values) and len(value) > 1
+            if not is_complete or drawn.keys() != true.keys() or np.isnan(values).any() or np.isnan(value).any():
                 raise ValueError(
-                    f"For the {test}, the samples have the shape {values.shape}, and the parameters {value.shape}. "
-                    "Give samples [draws, num, *event_shape] and parameters [num, *event_shape] without NaN."
+                    f"For the {test}, the samples have the shape {values.shape}, and the parameters {value.shape}; "
+                    f"the coordinates are {[*drawn]} and {[*true]}. Give samples [draws, num, *event_shape] and "
+                    "parameters [num, *event_shape] of at least two data sets, without NaN."
                 )
         generator = np.random.default_rng(seed)
-        draws, theta = (np.stack([*columns.values()], axis=-1) for columns in (drawn, true))
+        draws, theta = (np.stack([columns[name] for name in true], axis=-1) for columns in (drawn, true))
         scale = np.where(np.ptp(theta, axis=0) > 0, theta.std(axis=0), 1.0)
-        other = np.roll(theta, generator.integers(1, max(len(theta), 2)), axis=0)
+        other = np.roll(theta, generator.integers(1, len(theta)), axis=0)
         pairs["TARP"] = tuple(np.linalg.norm((points - other) / scale, axis=-1) for points in (draws, theta))
         self.ranks = {test: _uniform(values, value, generator) for test, (values, value) in pairs.items()}
         self.p_values = {test: _p_value(u) for test, u in self.ranks.items()}
         self.p_value = min(1.0, len(self.p_values) * min(self.p_values.values()))
 
     def __str__(self):
-        num, test = len(self.ranks["TARP"]), min(self.p_values, key=self.p_values.__getitem__)
-        u, data_sets = self.ranks[test], counted(num, "data set")
-        held = self.ranks.get("coverage", np.abs(2 * self.ranks["TARP"] - 1))
-        shares = " and ".join(f"{np.mean(held < mass):.0%}" for mass in _MASSES).replace("%", " %")
-        text = f"Regions of 50 % and 90 % hold {shares} of the parameters of {data_sets}"
+        test = min(self.p_values, key=self.p_values.__getitem__)
+        u, text, is_small = self.ranks[test], f"{counted(len(self.ranks['TARP']), 'data set')}", []
+        if "coverage" in self.ranks:
+            shares = [np.mean(self.ranks["coverage"] < mass) for mass in _MASSES]
+            is_small = [share < mass for share, mass in zip(shares, _MASSES, strict=True)]
+            held = " and ".join(f"{share:.0%}" for share in shares).replace("%", " %")
+            text = f"Regions of 50 % and 90 % hold {held} of the parameters of {text}"
         if self.p_value >= _CLEAR:
             return f"{text}. The tests find no miscalibration (p = {self.p_value:.2g})."
         p = f"p = {self.p_value:.1g}" if self.p_value > 1e-12 else "p < 1e-12"
-        shift, spread = u.mean() - 0.5, np.abs(2 * u - 1).mean() - 0.5
         if test == "coverage":
-            return f"{text}: too {'small' if shift > 0 else 'large'} ({p})."
+            word = "too small" if all(is_small) else "of the wrong size" if any(is_small) else "too large"
+            return f"{text}: {word} ({p})."
+        if test == "TARP":
+            return f"{text}. Samples and parameters have other distances from random points (TARP, {p})."
+        shift, spread = u.mean() - 0.5, np.abs(2 * u - 1).mean() - 0.5
         word = "narrow" if spread > 0 else "wide"
-        if abs(shift) > abs(spread) and test != "TARP":
+        if abs(shift) > abs(spread):
             word = "low" if shift > 0 else "high"
-        return f"{text}, and samples are too {word} ({test}, {p})."
+        return f"{text}. Samples of {test.removeprefix('rank of ')} are too {word} ({p})."
 
     def figure(self, path: str | os.PathLike[str], *, title: str = "") -> None:
         """Draws the curves of the ranks: for each u, the share of ranks below u, minus u.
@@ -181,11 +189,17 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
     return Score(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(x))), len(x))
 
 
+def named_parts(parameters: Any, name: str) -> dict[str, Any]:
+    """Returns the arrays of a structure by name; a single array has the given one."""
+    parameters = parameters._asdict() if hasattr(parameters, "_asdict") else parameters
+    return {" ".join(map(str, path)) or name: part for path, part in keras.tree.flatten_with_path(parameters)}
+
+
 def _columns(parameters, num_axes):
     """Returns the coordinates of a structure of arrays `[*axes, *event_shape]` by name, without the event axes."""
     columns = {}
-    for path, values in keras.tree.flatten_with_path(parameters):
-        name, values = " ".join(map(str, path)) or "parameter", np.asarray(values, np.float64)
+    for name, part in named_parts(parameters, "parameter").items():
+        values = np.asarray(part, np.float64)
         for place in np.ndindex(values.shape[num_axes:]):
             where = "".join(f" {i}" for i in place)
             columns[f"{name}{where}"] = values[(slice(None),) * num_axes + place]

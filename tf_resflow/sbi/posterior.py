@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import optimize, stats
 
+from tf_resflow.evaluation.calibration import named_parts
 from tf_resflow.extras import LazyPackage
 from tf_resflow.seeds import random_integers, random_uniform, split_seed, stateless_seed
 from tf_resflow.typing import Seed, TensorLike
@@ -18,13 +19,14 @@ arviz: Any = LazyPackage("arviz", "plots")
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 _AT_ONCE = 10_000  # candidates of a proposal
+_LEAST_SHARE = 1e-4  # of accepted candidates
 
 
 class ParameterDistribution(tfp.distributions.TransformedDistribution):
     """A distribution of parameters in the support of a prior, such as a posterior. Log-densities are exact.
 
     Outside the support, the log-density is minus infinity. (If the prior lies on a simplex or another surface, it
-    is meaningless off this surface.)
+    has an unknown constant, and is meaningless off this surface.)
 
     Args:
       distribution: distribution of unconstrained vectors.
@@ -44,11 +46,14 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
     def _log_prob(self, theta):
         theta = tf.nest.map_structure(tf.cast, theta, self.dtype)
         z, is_inside = self.vectors(theta)
-        log_slope = tf.where(is_inside, self._log_slope(theta), 0.0)
         is_nan = [tf.math.is_nan(part) for part in tf.nest.flatten(theta)]
         is_nan = functools.reduce(tf.logical_or, map(_any_of_event, is_nan, tf.nest.flatten(self.event_shape)))
         outside = tf.where(is_nan, tf.constant(math.nan, z.dtype), -math.inf)
-        return tf.where(is_inside, self.distribution.log_prob(z) + log_slope, outside)
+        return tf.where(is_inside, -self._loss(z), outside)
+
+    def _loss(self, z):
+        """Returns minus the log-density of the parameters of vectors."""
+        return self.bijector.forward_log_det_jacobian(z, event_ndims=1) - self.distribution.log_prob(z)
 
     def vectors(self, theta: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the unconstrained vectors of parameters, 0 outside the support, and which are inside."""
@@ -56,43 +61,36 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
         is_inside = tf.reduce_all(tf.math.is_finite(z), -1) & tf.math.is_finite(self.prior.log_prob(theta))
         return tf.where(is_inside[..., tf.newaxis], z, 0.0), is_inside
 
-    def _log_slope(self, theta):
-        ranks = tf.nest.map_structure(lambda shape: shape.rank, self.event_shape)
-        return self.bijector.inverse_log_det_jacobian(theta, event_ndims=ranks)
-
     def map_estimate(self, num_draws: int = 1000, seed: Seed = 0) -> Any:
         """Returns the parameters of the largest posterior density that L-BFGS finds from the best of its draws."""
-
-        def loss(z):
-            return self.bijector.forward_log_det_jacobian(z, event_ndims=1) - self.distribution.log_prob(z)
+        z = self.distribution.sample(num_draws, seed=stateless_seed(seed)).numpy()
+        best = np.argmin(self._loss(z), axis=0)[np.newaxis, ..., np.newaxis]
+        start = np.take_along_axis(z, best, axis=0)[0]
 
         @tf.function(autograph=False)
         def value_and_gradient(z):
-            return tfp.math.value_and_gradient(lambda z: tf.reduce_sum(loss(z)), z)
+            return tfp.math.value_and_gradient(lambda z: tf.reduce_sum(self._loss(z)), z)
 
         def objective(flat):
             value, gradient = value_and_gradient(tf.constant(flat.reshape(start.shape), start.dtype))
             return float(value), np.float64(gradient).ravel()
 
-        z = self.distribution.sample(num_draws, seed=stateless_seed(seed))
-        is_best = tf.one_hot(tf.argmin(loss(z), axis=0), num_draws, axis=0, dtype=z.dtype)
-        start = tf.reduce_sum(z * is_best[..., tf.newaxis], axis=0)
         found = optimize.minimize(objective, np.float64(start).ravel(), jac=True, method="L-BFGS-B")
         return self.bijector.forward(tf.constant(found.x.reshape(start.shape), start.dtype))
 
     def to_arviz(self, num_draws: int = 1000, seed: Seed = 0) -> Any:
-        """Returns draws as an `arviz.InferenceData` with one chain; parameters without a name are called theta."""
+        """Returns draws as an `arviz.InferenceData` with one chain. A single array of parameters is named theta."""
         if self.batch_shape.rank:
             raise ValueError("An InferenceData has the draws of one posterior. Call estimator.posterior(x[i]).")
-        draws = self.sample(num_draws, seed=stateless_seed(seed))
-        named = draws if isinstance(draws, dict) else getattr(draws, "_asdict", lambda: {"theta": draws})()
-        return arviz.from_dict(posterior={name: part.numpy()[np.newaxis] for name, part in named.items()})
+        draws = named_parts(self.sample(num_draws, seed=stateless_seed(seed)), "theta")
+        return arviz.from_dict(posterior={name: part.numpy()[np.newaxis] for name, part in draws.items()})
 
 
 class EqualMixture(tfp.distributions.Distribution):
-    """A mixture of distributions of vectors with equal weights. The posteriors of a batch share their components.
+    """A mixture of distributions of vectors with equal weights.
 
-    `tfd.Mixture` would draw as many vectors for each posterior of a batch as for all of them.
+    The posteriors of a batch share the components of their draws. With `tfd.Mixture`, n draws for each of m
+    posteriors would cost n m^2 draws.
     """
 
     def __init__(self, members: Sequence[Any], name: str = "mixture"):
@@ -108,6 +106,9 @@ class EqualMixture(tfp.distributions.Distribution):
         return tf.gather(tf.concat(draws, axis=0), tf.argsort(tf.argsort(chosen, stable=True)))
 
     def _log_prob(self, z):
+        if self.batch_shape.rank:
+            shape = tf.broadcast_dynamic_shape(tf.shape(z)[:-1], self.batch_shape_tensor())
+            z = tf.broadcast_to(z, tf.concat([shape, tf.shape(z)[-1:]], axis=0))
         parts = [member.log_prob(z) for member in self.members]
         return tf.reduce_logsumexp(parts, axis=0) - math.log(len(parts))
 
@@ -119,42 +120,36 @@ class EqualMixture(tfp.distributions.Distribution):
 
 
 class RestrictedVectors(tfp.distributions.Distribution):
-    r"""The prior of unconstrained vectors z, restricted to the region of a posterior q.
+    r"""The prior of unconstrained vectors z, restricted to the region of a posterior q; see `proposal`.
 
-    The region has the largest ratios \\(q(z) / p(z)\\) and holds all but `tail` of the posterior. Of all such
-    regions, it has the smallest prior probability. Draws are exact: they are draws of the prior, or draws from
-    balls in the latent spaces of q, accepted with a probability proportional to \\(p(z)\\) over their density.
-
-    Args:
-      posterior: a `ParameterDistribution` of an `EqualMixture`.
-      tail: probability outside the region.
-      seed: seed of the draws that determine the region.
-
-    References:
-      Deistler, Goncalves and Macke, "Truncated proposals for scalable and hassle-free simulation-based inference"
-      (2022).
+    The region has the largest ratios \\(q(z) / p(z)\\), inside of balls in the latent spaces of q that hold all but
+    `tail` / 10. Draws of the prior, or uniform draws from these balls, are accepted with a probability proportional
+    to \\(p(z)\\) over their density. The largest of 10,000 such weights is the bound.
     """
 
     def __init__(self, posterior: ParameterDistribution, tail: float, seed: Seed = 0, name: str = "restricted"):
         parameters = dict(locals())
+        if not 1 / _AT_ONCE <= tail < 1:
+            raise ValueError(f"tail is {tail}. Give a probability of at least {1 / _AT_ONCE} and below 1.")
         self._posterior, size = posterior, posterior.distribution.event_shape[0]
         dtype = posterior.distribution.dtype
-        self._radius = math.sqrt(stats.chi2(size).ppf(1 - tail / 2))
+        self._radius = math.sqrt(stats.chi2(size).ppf(1 - tail / 10))
         super().__init__(dtype, tfd.NOT_REPARAMETERIZED, False, True, parameters=parameters, name=name)
         seeds = tf.unstack(split_seed(stateless_seed(seed), 3))
-        self._least = -math.inf
         drawn = self._log_ratio(posterior.distribution.sample(_AT_ONCE, seed=seeds[0]))[0].numpy()
-        self._least = float(np.quantile(drawn[np.isfinite(drawn)], tail / 2))
-        log_weights, shares = [], []
+        self._least = float(np.quantile(drawn[np.isfinite(drawn)], tail, method="inverted_cdf"))
+        ways = []
         for candidates, own in zip((self._of_prior, self._of_balls), seeds[1:], strict=True):
-            _, weights = candidates(own)
-            log_weights.append(float(tf.reduce_max(weights)))
-            shares.append(np.mean(np.exp(weights - log_weights[-1])) if np.isfinite(log_weights[-1]) else 0.0)
-        place = int(np.argmax(shares))
-        if not shares[place] > 0:
-            raise ValueError("No candidate is in the region of the posterior. Fit to more pairs first.")
-        self._candidates, self._log_bound = (self._of_prior, self._of_balls)[place], log_weights[place]
-        self._log_mass = math.log(shares[place]) + log_weights[place]
+            log_weights = np.float64(candidates(own)[1])
+            bound = max(log_weights.max(), -1e300)
+            ways.append((np.mean(np.exp(log_weights - bound)), bound, candidates))
+        share, self._log_bound, self._candidates = max(ways, key=lambda way: way[0])
+        if share < _LEAST_SHARE:
+            raise ValueError(
+                f"Only {share:.1g} of the candidates are in the region of the posterior, so drawing would take too "
+                "long. Fit to more pairs of the prior first, or choose a larger tail."
+            )
+        self._log_mass = math.log(share) + self._log_bound
 
     def _log_ratio(self, z):
         """Returns log q(z) - log p(z), minus infinity outside the balls; log p(z); and the log-density of balls."""
@@ -200,7 +195,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
             return tf.concat([found, z[tf.math.log(u) <= log_weights - self._log_bound]], axis=0), seed
 
         start = tf.zeros([0, self.event_shape[0]], self.dtype)
-        seed = tfp.random.sanitize_seed(seed)
+        seed = stateless_seed(seed)
         shapes = [tf.TensorShape([None, start.shape[1]]), seed.shape]
         found, _ = tf.while_loop(lambda found, _: tf.shape(found)[0] < n, draw, [start, seed], shapes)
         return found[:n]

@@ -34,10 +34,9 @@ _STEPS_PER_EXECUTION = 16
 _STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but at most _MOST_STEPS
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
-_STATE = "estimator_"  # prefix of keys in a file of weights
 _MEMBERS, _FEW_PAIRS = 5, 20_000  # default size of an ensemble, and largest number of pairs for it
 _CHECKED, _CHECK_DRAWS, _CHECK_LEVEL = 500, 100, 1e-4  # held-out pairs, draws and p-value for the warning of `fit`
-_AT_ONCE = 100_000  # posterior draws
+_AT_ONCE = 200_000  # coordinates of posterior draws, whose Jacobians need memory
 _FAR = 2.0  # times the largest distance in the training: observations beyond are far
 _TOLERANCE = 1e-5  # of a block's inverse; sufficient for posterior samples
 _INITIAL = 1000  # number of pairs that initialize the ActNorms
@@ -64,18 +63,11 @@ class PosteriorModel(FlowModel):
     def get_compile_config(self) -> None:
         """Returns None, because each training compiles the model."""
 
-    def save_own_variables(self, store: Any) -> None:
-        """Keras hook: also saves the state of the estimator."""
-        super().save_own_variables(store)
-        for name, value in self.estimator.state.items():
-            store[f"{_STATE}{name}"] = value
-
-    def load_own_variables(self, store: Any) -> None:
-        """Keras hook, see `save_own_variables`."""
-        own = {key: store[key] for key in store.keys()}
-        state = {key: np.asarray(own.pop(key)) for key in [*own] if key.startswith(_STATE)}
-        self.estimator.state = {key.removeprefix(_STATE): value for key, value in state.items()}
-        super().load_own_variables(own)
+    @property
+    def statistics(self) -> dict[str, tf.Variable]:
+        """Like `FlowModel.statistics`, with the state of the estimator."""
+        estimator = getattr(self, "estimator", None)  # missing until the end of the construction
+        return super().statistics | ({} if estimator is None else estimator.state)
 
 
 class PosteriorEstimator(Serializable):
@@ -113,12 +105,12 @@ class PosteriorEstimator(Serializable):
       condition_shape: shape of an observation, such as `[100]`; `[None, *shape]` for sets of observations.
       summary: a built Keras layer or model from standardized observations to vectors, such as
         `tf_resflow.sbi.set_summary`. It is always called in inference mode: without dropout, and with the stored
-        statistics of batch normalization. By default, two hidden layers of 64 units, beside their input.
+        statistics of batch normalization. By default, two hidden layers of 64 units, and their input.
       affine_layers: number of affine autoregressive layers before the blocks.
       hidden: widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      ensemble: number of networks with different initial weights, whose posteriors are mixed. By default, 5 for up
-        to 20,000 pairs, where a single network is often overconfident, and 1 for more.
+      ensemble: number of networks with different initial weights (except for a given summary), whose posteriors
+        are mixed. By default, 5 for up to 20,000 pairs, where a single network is often overconfident, otherwise 1.
       seed: `int` seed for the initial weights and `fit`.
 
     Attributes:
@@ -145,9 +137,9 @@ class PosteriorEstimator(Serializable):
         name: str = "posterior_estimator",
     ):
         self.parameters = {key: value for key, value in locals().items() if key != "self"}
-        if ensemble is not None and ensemble < 1:
-            raise ValueError(f"ensemble={ensemble} is too small. Give at least 1 network.")
         shape = tuple(condition_shape)
+        if not shape or (ensemble is not None and ensemble < 1):
+            raise ValueError(f"Got condition_shape={shape} and ensemble={ensemble}. Give at least [1] and 1.")
         self.prior, self._seed, self._ensemble = prior, seed, ensemble
         size, self._bijector, dtype = _from_vectors(prior)
         if summary is None:
@@ -165,10 +157,14 @@ class PosteriorEstimator(Serializable):
         condition |= {"condition_mean": np.zeros(each), "condition_std": np.ones(each)}
         self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
         self._initial = self.model.get_weights()
-        self.state = {"farthest": np.full(each, np.inf), "others": np.zeros([0, sum(map(np.size, self._initial))])}
+        state = {"farthest": np.full(each, np.inf), "others": np.zeros(0)}  # "others": weights of an ensemble
+        self.state = {key: tf.Variable(value, shape=tf.TensorShape(None)) for key, value in state.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the estimator as a `.keras` file for `tf_resflow.load`. Pickling works, too."""
+        """Saves the estimator as a `.keras` file for `tf_resflow.load`. Pickling works, too.
+
+        Only the present weights of a given `summary` are saved, not those before `fit`.
+        """
         self.model.save(path)
 
     def __reduce__(self):
@@ -196,19 +192,21 @@ class PosteriorEstimator(Serializable):
         posteriors, such as crescents. Without it, smooth posteriors of many parameters overfit. The optimizer is
         AdamW. Its learning rate increases over the first quarter of the steps, and then decays to zero along a
         cosine. A training stops when the held-out loss has not decreased for half of the epochs, or, with a
-        warning, when it diverges. The other networks of an ensemble use the better weight decay. At the end,
-        `calibrate` is applied to held-out pairs, and a warning says if they are clearly miscalibrated.
+        warning, when it diverges. The other networks of an ensemble use the better weight decay. A warning says if
+        the posteriors of held-out pairs are clearly miscalibrated.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: observations `[num, *condition_shape]` that were simulated with `theta`. Sets of different sizes are
             filled up with NaN.
+          batch_size: number of pairs of a step.
           epochs: maximum number of passes over the training pairs. By default, chosen to give about
             30 sqrt(num) steps, but at most 4,000.
           learning_rate: maximum learning rate.
           weight_decays: weight decay of AdamW for each training.
           validation_fraction: fraction of the pairs that is held out.
           callbacks: additional callbacks of `keras.Model.fit` for each training.
+          verbose: as in `keras.Model.fit`.
 
         Returns:
           The history of the best training of the first network.
@@ -237,9 +235,11 @@ class PosteriorEstimator(Serializable):
         others: list[np.ndarray] = []
         first: Any = None
         num_members = self._ensemble or (_MEMBERS if len(x) <= _FEW_PAIRS else 1)
+        axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
         try:
             for member in range(num_members):
                 self._initialize(member, kept, held_out)
+                self.state["farthest"].assign(np.nanmax(self._distances(x), axis=axes, keepdims=True)[0])
                 best, history = self._train(weight_decays, kept, held_out, self._seed + member, **options)
                 if member == 0:
                     first, weight_decays = (self.model.get_weights(), history), [best]
@@ -248,7 +248,7 @@ class PosteriorEstimator(Serializable):
         finally:
             if first is not None:
                 self.model.set_weights(first[0])
-            self.state["others"] = np.reshape(others, [len(others), self.state["others"].shape[1]])
+            self.state["others"].assign(np.concatenate([np.zeros(0), *others]))
         self._warn_of_miscalibration(*held_out)
         return first[1]
 
@@ -272,7 +272,7 @@ class PosteriorEstimator(Serializable):
                     if stop.best_weights is None:
                         raise
                     message = f"The training with the weight decay {weight_decay} stopped early: {error}"
-                    warnings.warn(message, stacklevel=4)
+                    warnings.warn(message, stacklevel=3)
                     self.model.set_weights(stop.best_weights)
                 loss = self._loss(check)
                 trainings.append((loss, weight_decay, self.model.history))
@@ -297,7 +297,7 @@ class PosteriorEstimator(Serializable):
         weights = self.model.weights
         ends = np.cumsum([math.prod(weight.shape) for weight in weights])[:-1]
         members = [self._member(x)]
-        for vector in self.state["others"]:
+        for vector in np.reshape(self.state["others"], [-1, sum(math.prod(weight.shape) for weight in weights)]):
             parts = zip(weights, np.split(vector, ends), strict=True)
             values = [(weight, tf.constant(part.reshape(weight.shape), weight.dtype)) for weight, part in parts]
             with keras.StatelessScope(state_mapping=values):
@@ -316,17 +316,20 @@ class PosteriorEstimator(Serializable):
         return tfd.TransformedDistribution(base, tfb.Invert(flow))
 
     def proposal(self, x: TensorLike, tail: float = 1e-4, seed: Seed = 0) -> ParameterDistribution:
-        r"""Returns the prior, restricted to a region that holds all but `tail` of the posterior of x.
+        r"""Returns the prior, restricted to a region that holds all but about `tail` of the posterior of x.
 
         Use it to spend simulations where they help to find the posterior of one observation: draw parameters from
         the proposal, simulate, `fit` to the pairs of all rounds, and repeat. Within the region, the density of the
-        parameters is proportional to the prior, so the posterior of x stays right. Of all regions of this
-        probability, it is the one with the smallest prior probability.
+        parameters is proportional to the prior, so the posterior of x stays right; those of other observations do
+        not. Of the regions of this probability, it has nearly the smallest prior probability.
 
         Args:
           x: an observation `[*condition_shape]`.
-          tail: posterior probability outside the region.
+          tail: posterior probability outside the region, at least 1e-4.
           seed: seed of the posterior samples that determine the region.
+
+        Raises:
+          ValueError: if the region is so small that it takes too long to draw from it.
 
         References:
           Deistler, Goncalves and Macke, "Truncated proposals for scalable and hassle-free simulation-based
@@ -339,10 +342,10 @@ class PosteriorEstimator(Serializable):
         return ParameterDistribution(vectors, posterior.bijector, self.prior, "proposal")
 
     def calibrate(self, theta: Any, x: TensorLike, *, num_draws: int = 100, seed: int = 0) -> Calibration:
-        """Checks the posteriors on new pairs, prints what the tests show, and returns them.
+        """Checks the posteriors on new pairs, prints what the tests show, and returns the `Calibration`.
 
         Args:
-          theta: parameters `[num, *event_shape]` that were drawn from the prior, but not used in `fit`; a few
+          theta: parameters `[num, *event_shape]` that were drawn like those of `fit`, but not used there; a few
             hundred.
           x: observations `[num, *condition_shape]` that were simulated with `theta`.
           num_draws: number of posterior samples per observation.
@@ -350,12 +353,14 @@ class PosteriorEstimator(Serializable):
         """
         x = self._observations(x, extra_ranks=(1,))
         self._vectors(theta, len(x))  # raises for wrong parameters
+        if num_draws < 1:
+            raise ValueError(f"num_draws={num_draws} is too small. Draw at least 1 sample, or better 100.")
         calibration = self._calibration(theta, x, num_draws, seed)
         print(calibration)
         return calibration
 
     def _calibration(self, theta, x, num_draws, seed):
-        parts, num = [], max(1, _AT_ONCE // num_draws)
+        parts, num = [], max(1, _AT_ONCE // (num_draws * self.model.data_space.event_shape[0]))
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         for place, start in enumerate(range(0, len(x), num)):
             posterior, rows = self.posterior(x[start : start + num]), slice(start, start + num)
@@ -380,7 +385,7 @@ class PosteriorEstimator(Serializable):
 
     def _warn_of_far_observations(self, x):
         distances = np.nan_to_num(self._distances(x))
-        ratios = distances / np.maximum(self.state["farthest"], 1.0)
+        ratios = distances / np.maximum(self.state["farthest"].numpy(), 1.0)
         if ratios.max(initial=0.0) > _FAR:
             place = np.unravel_index(ratios.argmax(), ratios.shape)
             warnings.warn(
@@ -402,9 +407,6 @@ class PosteriorEstimator(Serializable):
             other = type(self)(**{**self.parameters, "seed": self._seed + member})
             self.model.set_weights(other.model.get_weights())
         self._begin_at_regression(kept, held_out)
-        x = np.concatenate([kept[1], held_out[1]])
-        axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
-        self.state["farthest"] = np.nanmax(self._distances(x), axis=axes).reshape(self.state["farthest"].shape)
 
     def _begin_at_regression(self, kept, held_out):
         """Sets the statistics and the ActNorms, and sets the affine map to a ridge regression."""
@@ -433,7 +435,7 @@ class PosteriorEstimator(Serializable):
         return np.concatenate([self.model.condition.rows(part, len(part)) for part in parts]).astype(np.float64)
 
     def _vectors(self, theta, num):
-        """Maps parameters to unconstrained vectors `[num, size]`. Values on bounds become the farthest others."""
+        """Maps parameters to unconstrained vectors `[num, size]`, those on bounds to the most extreme others."""
         tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=isinstance(self.prior.dtype, Mapping))
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         shapes = [part.shape for part in tf.nest.flatten(theta)]
@@ -457,6 +459,8 @@ class PosteriorEstimator(Serializable):
         if rank not in extra_ranks or not tf.TensorShape(x.shape[rank:]).is_compatible_with(shape):
             axis = "a batch axis" if extra_ranks == (1,) else "an optional batch axis"
             raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after {axis}.")
+        if not x.size:
+            raise ValueError("x is empty. Give at least one observation.")
         is_valid = np.abs(x) <= self.model.distribution.dtype.max
         if shape[0] is None:
             is_absent = np.isnan(x).all(axis=tuple(range(rank + 1, x.ndim)), keepdims=True)
