@@ -105,6 +105,7 @@ def test_structures_and_scalars(tmp_path, figures):
     pair = Calibration(*([part[..., 0], part[..., 1:]] for part in (samples, theta)))
     assert [*pair.ranks] == ["rank of 0", "rank of 1 0", "rank of 1 1", "TARP"]
     assert [*Calibration(samples[..., 0], theta[:, 0]).ranks] == ["rank of parameter", "TARP"]
+    assert Calibration(samples.tolist(), theta.tolist()).p_values == whole.p_values
     assert "coverage" not in whole.p_values and set(whole.p_values) == set(whole.ranks)
     named.figure(tmp_path / "calibration.png", title="T")
     left, right = figures[0].axes

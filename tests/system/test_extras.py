@@ -38,7 +38,7 @@ resflow.bijectors.certified_bounds(model.flow)
 for name, call in {
     "data": lambda: resflow.data.load_digits(),
     "sklearn": lambda: resflow.sklearn.FlowDensity(),
-    "plots": lambda: resflow.evaluation.Calibration([[0.0], [1.0]], [0.5]).figure("a.png"),
+    "plots": lambda: resflow.evaluation.Calibration([[0.0, 1.0]], [0.5, 0.6]).figure("a.png"),
     "training": lambda: resflow.training.default_config(),
 }.items():
     try:

@@ -190,9 +190,12 @@ def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: 
 
 
 def named_parts(parameters: Any, name: str) -> dict[str, Any]:
-    """Returns the arrays of a structure by name; a single array has the given one."""
+    """Returns the arrays of a structure by name; a single array, or a list of numbers, has the given one."""
     parameters = parameters._asdict() if hasattr(parameters, "_asdict") else parameters
-    return {" ".join(map(str, path)) or name: part for path, part in keras.tree.flatten_with_path(parameters)}
+    parts = keras.tree.flatten_with_path(parameters)
+    if any(np.ndim(part) == 0 for _, part in parts):
+        parts = [((), np.asarray(parameters))]
+    return {" ".join(map(str, path)) or name: part for path, part in parts}
 
 
 def _columns(parameters, num_axes):
