@@ -32,6 +32,7 @@ from absl import app, flags
 from inference_flows import FLOWS, Network
 from inference_targets import DENSITIES, SIMULATORS, TABLES, patches
 from rows_file import read_rows, write_rows
+from two_samples import c2st
 
 import tf_resflow as resflow
 
@@ -340,7 +341,11 @@ def _c2st(pairs):
     num = _SAMPLES.value
     if not num or not all(np.isfinite(x).all() for x, _ in pairs):
         return np.nan
-    return float(np.mean([resflow.evaluation.c2st(x[:num], truth[:num]).mean for x, truth in pairs]))
+    scores = []
+    for x, truth in pairs:
+        hidden = (10 * x.shape[1],) * 2  # as in sbibm
+        scores.append(c2st(np.float64(x[:num]), np.float64(truth[:num]), hidden, num_folds=5))
+    return float(np.mean(scores))
 
 
 def _problem(task):

@@ -13,9 +13,8 @@ tenth of the simulations, by truncated proposals. They have no time limit.
 
 The classifier is a network with two layers of 50 ReLU units on standardized values. Its training stops when the
 accuracy on a tenth of its examples no longer improves. It learns from 2,000 samples of each kind and is tested on
-2,000 others; then both halves are swapped. The classifier of sbibm (and `tf_resflow.evaluation.c2st`) has 10 units
-per parameter, trains until its loss no longer decreases, and learns from 8,000 of 10,000 samples of each kind, in
-five folds. This takes far longer.
+2,000 others; then both halves are swapped. The classifier of sbibm has 10 units per parameter, trains until its
+loss no longer decreases, and learns from 8,000 of 10,000 samples of each kind, in five folds. It takes far longer.
 """
 
 import itertools
@@ -34,7 +33,7 @@ from absl import app, flags
 from rows_file import read_rows, write_rows
 from sbi.inference import NPE
 from sbi.utils import RestrictedPrior, get_density_thresholder
-from sklearn import model_selection, neural_network, preprocessing
+from two_samples import c2st
 
 import tf_resflow as resflow
 from tf_resflow.writing import check_output_path
@@ -160,17 +159,6 @@ METHODS = {
 _METHOD = flags.DEFINE_multi_enum("method", list(METHODS)[:3], list(METHODS), "Method. Can be repeated.")
 
 
-def c2st(samples, reference):
-    """Returns the accuracy of the classifier."""
-    values = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
-    label = np.repeat([0, 1], len(samples))
-    classifier = neural_network.MLPClassifier(
-        (50, 50), learning_rate_init=3e-3, batch_size=100, early_stopping=True, max_iter=1000, random_state=0
-    )
-    folds = model_selection.StratifiedKFold(2, shuffle=True, random_state=0)
-    return float(np.mean(model_selection.cross_val_predict(classifier, values, label, cv=folds) == label))
-
-
 def run(task, num, method):
     """Returns a row of the results."""
     theta, x = simulator_tasks.pairs(task, num)
@@ -185,7 +173,9 @@ def run(task, num, method):
     samples = [sample(simulator_tasks.observation(task, i)) for i in numbers]
     row["sampling_seconds"] = time.process_time() - start
     references = [simulator_tasks.reference(task, i)[-_SAMPLES:] for i in numbers]
-    row["c2st"] = [c2st(*both) for both in zip(samples, references, strict=True)]
+    options = {"learning_rate_init": 3e-3, "batch_size": 100, "early_stopping": True}
+    pairs = zip(samples, references, strict=True)
+    row["c2st"] = [c2st(*pair, hidden=(50, 50), num_folds=2, **options) for pair in pairs]
     row["mean_c2st"] = float(np.mean(row["c2st"]))
     return row
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from tf_resflow.evaluation import Calibration, c2st
+from tf_resflow.evaluation import Calibration
 
 CERTAIN = 6e-5  # the probability beyond 4 standard errors
 
@@ -129,15 +129,3 @@ def test_what_does_not_fit_is_refused(refused):
         values = [draws.copy(), theta.copy(), draws.copy(), theta.copy()]
         values[places].flat[0] = np.nan
         refused("Give samples .* without NaN", Calibration, *values)
-
-
-def test_the_accuracy_of_a_classifier_is_close_to_the_best():
-    """For N(0, 1) and N(2, 1), with 500 points each, the best accuracy is Phi(1)."""
-    # For equal distributions, it is 1/2 within 4 standard errors, also if a coordinate is constant.
-    x = np.random.default_rng(0).normal(size=[2, 500, 1])
-    score, best = c2st(x[0], x[1] + 2), stats.norm.cdf(1)
-    assert best - 4 * score.stderr - 0.01 < score.mean < best + 4 * score.stderr
-    equal = c2st(*np.concatenate([x, np.ones([2, 500, 1])], axis=-1))
-    assert equal.num_examples == 1000
-    assert equal.stderr == pytest.approx(math.sqrt(equal.mean * (1 - equal.mean) / 1000))
-    assert abs(equal.mean - 0.5) < 4 * equal.stderr

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import draw_samples, interpolate_corners, interpolate_pairs, sampling
+from tf_resflow.evaluation import Sampler, interpolate, sampling
 
 
 def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
@@ -17,7 +17,7 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
     seed, traces, draw = 2**40, [], sampling.sample_latent
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "sample_latent", lambda *args: traces.append(args) or draw(*args))
-        batches = list(draw_samples(model, 11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
+        batches = list(Sampler(model)(11, seed=seed, temperatures=[1.0, 0.5, 0.0]))
     assert len(traces) == 1 and [len(batch) for batch in batches] == [4, 4, 3] * 3
     ones, halves, zeros = np.concatenate(batches).reshape(3, 11, 2)
     assert len(np.unique(ones, axis=0)) == 11
@@ -25,7 +25,7 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
     assert np.all(np.linalg.norm(halves - zeros, axis=1) < np.linalg.norm(ones - zeros, axis=1))
     np.testing.assert_allclose(ones[:4], model.sample(4, seed), atol=1e-6)
     for fewer in (3, 6):
-        drawn = np.concatenate(list(draw_samples(model, fewer, seed=seed)))
+        drawn = np.concatenate(list(Sampler(model)(fewer, seed=seed)))
         np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
 
 
@@ -35,7 +35,7 @@ def test_a_batch_is_decoded_in_parts_that_move_the_bar(monkeypatch):
     tracked, traces, flow_input = [], [], sampling.flow_input
     monkeypatch.setattr(sampling, "track", lambda items, name: tracked.append((name, len(items))) or items)
     monkeypatch.setattr(sampling, "flow_input", lambda *args: traces.append(args) or flow_input(*args))
-    sampler = sampling.Sampler(resflow.FlowModel(flow, (32, 32, 1), levels=256))
+    sampler = Sampler(resflow.FlowModel(flow, (32, 32, 1), levels=256))
     assert [len(part) for part in sampler(70)] == [32, 32, 6]
     assert [len(part) for part in sampler(140)] == [32, 32, 32, 32, 12]
     assert tracked == [("samples", 3), ("samples", 5)] and len(traces) <= 2
@@ -47,7 +47,7 @@ def test_samples_that_are_not_finite(refused, levels):
     act_norm = resflow.bijectors.ActNorm([2])
     act_norm.shift.assign([np.nan, 0.0])
     model = resflow.FlowModel(resflow.bijectors.Flow([act_norm]), event_shape=[2], levels=levels)
-    refused("temperature 7 are NaN or infinite", list, draw_samples(model, 4, temperatures=[7.0]))
+    refused("temperature 7 are NaN or infinite", list, Sampler(model)(4, temperatures=[7.0]))
 
 
 MEAN = np.array([2.0, -1.0])
@@ -80,10 +80,9 @@ def test_pairs_and_corners(kind):
     given = np.array([2, 0, 1, 1]) if labels else generator.normal(size=[4, 3])
     c = np.eye(3)[given] if labels else given
     if kind == "none":
-        model, c, mean, given, of_pairs = linear_model(), np.zeros([4, 3]), MEAN, None, None
+        model, c, mean = linear_model(), np.zeros([4, 3]), MEAN
     else:
-        model = conditional_model(**({"num_classes": 3} if labels else {"condition_shape": [3]}))
-        mean, of_pairs = np.zeros(2), (given[:2], given[2:])
+        model, mean = conditional_model(**({"num_classes": 3} if labels else {"condition_shape": [3]})), np.zeros(2)
     z = 1.5 * x + c @ B - mean
 
     def expected(weights):
@@ -91,8 +90,11 @@ def test_pairs_and_corners(kind):
         between = c[np.argmax(squares)] if labels else squares @ c
         return (np.dot(weights, z) + mean - between @ B) / 1.5
 
-    paths = interpolate_pairs(model, x[:2], x[2:], num=4, seed=0, condition=of_pairs)
-    square = interpolate_corners(model, x, num=4, seed=0, condition=given)
+    pairs, square = np.array([[0, 2], [1, 3]]), np.arange(4)[np.newaxis]
+    paths, (square,) = (
+        interpolate(model, x[rows], num=4, seed=0, condition=None if kind == "none" else given[rows])
+        for rows in (pairs, square)
+    )
     assert paths.shape == (2, 4, 2) and square.shape == (4, 4, 2)
     for i, phi in enumerate(np.linspace(0, np.pi / 2, 4)):
         for k in range(2):
@@ -105,15 +107,16 @@ def test_pairs_and_corners(kind):
 
 
 def test_batches_of_paths_are_those_of_one_call(monkeypatch):
-    first, second = np.random.default_rng(3).normal(size=[2, 3, 2]).astype(np.float32)
-    whole = interpolate_pairs(linear_model(), first, second, num=5, seed=2**40)
+    ends = np.random.default_rng(3).normal(size=[3, 2, 2]).astype(np.float32)
+    whole = interpolate(linear_model(), ends, num=5, seed=2**40)
     monkeypatch.setattr(sampling, "_PART_VALUES", 0)
     monkeypatch.setattr(sampling, "_MIN_PART", 4)
-    parts = interpolate_pairs(linear_model(), first, second, num=5, seed=2**40)
+    parts = interpolate(linear_model(), ends, num=5, seed=2**40)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
 def test_conditions_that_do_not_fit_are_refused(refused):
-    x, model, options = np.zeros([2, 2], np.float32), conditional_model(num_classes=3), {"num": 2, "seed": 0}
-    refused("Give condition=, .* a label 0, ..., 2", interpolate_pairs, model, x, x, **options)
-    refused("Leave out condition=", interpolate_pairs, linear_model(), x, x, **options, condition=(1, 1))
+    x, model, options = np.zeros([1, 2, 2], np.float32), conditional_model(num_classes=3), {"num": 2, "seed": 0}
+    refused("Give condition=, .* a label 0, ..., 2", interpolate, model, x, **options)
+    refused("Leave out condition=", interpolate, linear_model(), x, **options, condition=[[1, 1]])
+    refused("3 examples. Give 2 for a path", interpolate, linear_model(), np.zeros([1, 3, 2]), **options)

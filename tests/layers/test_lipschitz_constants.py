@@ -169,7 +169,7 @@ def test_objects_that_declare_their_constant():
 
 
 def test_the_order_is_that_of_the_first_layer_on_the_first_input():
-    (order, inner), *_ = layers.LearnedOrder.cycle(2)
+    order, inner = layers.LearnedOrder(), layers.LearnedOrder()
 
     def merged(x, condition):
         hidden = join.Add()([Dense(4, 0.5, domain=order, codomain=inner)(x), Dense(4)(condition)])

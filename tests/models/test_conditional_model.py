@@ -121,7 +121,7 @@ def test_latents_and_samples(model, labeled, data):
     z, inverse = sample_latent(model.distribution.distribution, 16, seed=3).numpy(), np.linalg.inv(np.eye(2) + A)
     for sample, shift in ((model.sample(16, 3, condition=c), c @ B), (labeled.sample(16, 3, condition=2), B[2])):
         np.testing.assert_allclose(sample, (z - shift - [0.1, 0.2]) @ inverse, rtol=1e-4, atol=1e-5)
-    drawn = np.concatenate(list(evaluation.draw_samples(labeled, 16, seed=3, condition=labels)))
+    drawn = np.concatenate(list(evaluation.Sampler(labeled)(16, seed=3, condition=labels)))
     again = labeled.sample(16, seed=tf.constant([0, 3], tf.int64), condition=labels)
     np.testing.assert_allclose(drawn, again, rtol=1e-5, atol=1e-6)
 

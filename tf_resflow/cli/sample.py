@@ -25,7 +25,6 @@ nearest example. If the model is given columns, their values are interpolated to
 
 import contextlib
 import math
-from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -176,8 +175,9 @@ def _sample(info):
     if _has_labels():  # each row is a label, and all rows have the same temperature
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
         condition = np.repeat(condition, num)
-    drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition, "precise": FLAGS.precise}
-    samples = evaluation.draw_samples(run.density, rows * num // len(temperatures), **drawn)
+    drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition}
+    sampler = evaluation.Sampler(run.density, precise=FLAGS.precise)
+    samples = sampler(rows * num // len(temperatures), **drawn)
     written = {"levels": info.levels, "labels": labels, "temperatures": temperatures, "data": examples}
     written |= {"names": info.columns, "codes": info.codes, "name": info.name}
     with contextlib.closing(samples) as batches:
@@ -196,14 +196,11 @@ def _interpolate(info):
         )
     run = resflow.load(FLAGS.workdir)
     order = np.random.default_rng(FLAGS.seed).permutation(len(examples))
-    if FLAGS.interpolate == "corners":
-        interpolate: Any = evaluation.interpolate_corners
-        ends = order[np.newaxis, :4]
-    else:
-        interpolate, ends = evaluation.interpolate_pairs, order[: 2 * min(num, len(order) // 2)].reshape(2, -1)
-    if condition is not None:
-        condition = condition[ends[0]] if len(ends) == 1 else tuple(condition[ends])
-    paths = interpolate(run.density, *examples[ends], num=length, seed=FLAGS.seed, condition=condition)
+    groups = 1 if FLAGS.interpolate == "corners" else min(num, len(order) // 2)
+    corners = order[: groups * least].reshape(least, groups).T
+    condition = None if condition is None else condition[corners]
+    paths = evaluation.interpolate(run.density, examples[corners], num=length, seed=FLAGS.seed, condition=condition)
+    paths = paths[0] if FLAGS.interpolate == "corners" else paths
     points = paths.numpy().reshape(-1, *info.event_shape)
     write_samples(FLAGS.output, [points], paths.shape, names=info.columns, codes=info.codes)
     print(f"{len(paths):,} x {counted(paths.shape[1], 'sample')}{run.note}: {FLAGS.output}")

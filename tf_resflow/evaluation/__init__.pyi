@@ -1,4 +1,4 @@
-from .calibration import Calibration, c2st
+from .calibration import Calibration
 from .estimator_noise import EstimatorNoise
 from .gaussians import FeatureMoments, InceptionFeatures, frechet_distance, gaussian_baseline
 from .lipschitz import lipschitz_certificate
@@ -6,7 +6,7 @@ from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood
 from .reconstruction import reconstruct
 from .sample_files import image_grid
-from .sampling import draw_samples, interpolate_corners, interpolate_pairs
+from .sampling import Sampler, interpolate
 from .scores import LogLikelihood, p_values
 
 __all__ = [
@@ -16,14 +16,12 @@ __all__ = [
     "InceptionFeatures",
     "LikelihoodPlan",
     "LogLikelihood",
-    "c2st",
-    "draw_samples",
+    "Sampler",
     "estimate_log_prob",
     "frechet_distance",
     "gaussian_baseline",
     "image_grid",
-    "interpolate_corners",
-    "interpolate_pairs",
+    "interpolate",
     "lipschitz_certificate",
     "log_prob_by_class",
     "plan_likelihood",

@@ -1,4 +1,4 @@
-"""Calibration of posteriors: ranks, coverage of regions and the TARP test; and the classifier two-sample test."""
+"""Calibration of posteriors: ranks, coverage of regions and the TARP test."""
 
 import os
 from typing import Any
@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from tf_resflow.evaluation.figures import written_figure
-from tf_resflow.evaluation.scores import Score
-from tf_resflow.extras import extra
 from tf_resflow.plurals import counted
 
 _BAND = 0.99  # probability that a point of the curve of a calibrated posterior lies inside its band
@@ -143,50 +141,6 @@ class Calibration:
                 axes.legend(loc="best", fontsize="small")
             panels[0].set_ylabel("share of data sets, minus uniform")
             fig.suptitle(title)
-
-
-def c2st(samples: ArrayLike, reference: ArrayLike, *, num_folds: int = 5, seed: int = 0) -> Score:
-    """Runs the classifier two-sample test: how well a classifier separates samples from reference samples.
-
-    A network is trained on all folds but one, and predicts the remaining fold. The mean accuracy is 1/2 if both
-    sets come from the same distribution, and 1 if they do not overlap. As in sbibm, the network has two hidden
-    layers with 10 ReLU units per dimension, and its inputs are standardized by the reference. The accuracy depends
-    on how many samples the classifier learns from, so compare only values for equal numbers of samples. The test
-    needs scikit-learn (the extra "data").
-
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    x = np.random.default_rng(0).normal(size=[2, 100, 1])
-    print(resflow.evaluation.c2st(x[0], x[1] + 10).mean)
-    # 1.0
-    ```
-
-    Args:
-      samples: array `[num, dimensions]` to test.
-      reference: array of the same shape.
-      num_folds: number of folds, at least 2.
-      seed: seed of the folds and the networks.
-
-    Returns:
-      A named tuple: `mean`, the accuracy over all 2 * num points; `stderr`, its binomial standard error; and
-      `num_examples`.
-
-    References:
-      Lopez-Paz and Oquab, "Revisiting classifier two-sample tests" (2017); Lueckmann et al., "Benchmarking
-      simulation-based inference" (2021).
-    """
-    with extra("data"):
-        from sklearn import model_selection, neural_network, preprocessing
-
-    samples, reference = np.asarray(samples, np.float64), np.asarray(reference, np.float64)
-    x = preprocessing.StandardScaler().fit(reference).transform(np.concatenate([samples, reference]))
-    label = np.repeat([0, 1], len(samples))
-    hidden = (10 * x.shape[1],) * 2
-    classifier = neural_network.MLPClassifier(hidden, max_iter=1000, random_state=seed)
-    folds = model_selection.StratifiedKFold(num_folds, shuffle=True, random_state=seed)
-    accuracy = float(np.mean(model_selection.cross_val_predict(classifier, x, label, cv=folds) == label))
-    return Score(accuracy, float(np.sqrt(accuracy * (1 - accuracy) / len(x))), len(x))
 
 
 def named_parts(parameters: Any, name: str) -> dict[str, Any]:

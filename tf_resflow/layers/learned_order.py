@@ -17,10 +17,10 @@ class LearnedOrder(SerializableLayer):
     `keras.models.clone_model` does not create new orders.
 
     ```python
-    orders = resflow.layers.LearnedOrder.cycle(3)
+    orders = [resflow.layers.LearnedOrder() for _ in range(3)]
     branch = keras.Sequential([keras.Input([2])] + [
         resflow.layers.LipschitzDense(units, domain=p, codomain=q)
-        for units, (p, q) in zip([16, 16, 2], orders)
+        for units, p, q in zip([16, 16, 2], orders, [*orders[1:], orders[0]])
     ])
     ```
 
@@ -43,17 +43,6 @@ class LearnedOrder(SerializableLayer):
             name="theta", initializer=keras.initializers.Constant(math.log(share / (1.0 - share))), autocast=False
         )
         self.built = True
-
-    @classmethod
-    def cycle(cls, length: int, **kwargs: Any) -> list[tuple["LearnedOrder", "LearnedOrder"]]:
-        """Creates the domains and codomains for a chain of layers, [(p0, p1), (p1, p2), ..., (p_last, p0)].
-
-        Args:
-          length: number of layers.
-          **kwargs: arguments of each `LearnedOrder`.
-        """
-        orders = [cls(**kwargs) for _ in range(length)]
-        return list(zip(orders, orders[1:] + orders[:1], strict=True))
 
     def order(self) -> tf.Tensor:
         """Returns the order, a scalar tensor that is differentiable in theta."""

@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from tf_resflow.evaluation.calibration import named_parts
 from tf_resflow.extras import LazyPackage
 from tf_resflow.seeds import random_integers, random_uniform, split_seed, stateless_seed
-from tf_resflow.typing import Seed, TensorLike
+from tf_resflow.typing import Seed
 
 arviz: Any = LazyPackage("arviz", "plots")
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -46,9 +46,9 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
     def _log_prob(self, theta):
         theta = tf.nest.map_structure(tf.cast, theta, self.dtype)
         z, is_inside = self.vectors(theta)
-        is_nan = [tf.math.is_nan(part) for part in tf.nest.flatten(theta)]
-        is_nan = functools.reduce(tf.logical_or, map(_any_of_event, is_nan, tf.nest.flatten(self.event_shape)))
-        outside = tf.where(is_nan, tf.constant(math.nan, z.dtype), -math.inf)
+        parts = zip(tf.nest.flatten(theta), tf.nest.flatten(self.event_shape), strict=True)
+        is_nan = [tf.reduce_any(tf.math.is_nan(part), range(-shape.rank, 0)) for part, shape in parts]
+        outside = tf.where(functools.reduce(tf.logical_or, is_nan), tf.constant(math.nan, z.dtype), -math.inf)
         return tf.where(is_inside, -self._loss(z), outside)
 
     def _loss(self, z):
@@ -209,7 +209,3 @@ class RestrictedVectors(tfp.distributions.Distribution):
 
     def _batch_shape(self):
         return tf.TensorShape([])
-
-
-def _any_of_event(flags: TensorLike, event_shape: tf.TensorShape) -> tf.Tensor:
-    return tf.reduce_any(flags, axis=range(-event_shape.rank, 0))

@@ -70,7 +70,7 @@ def test_samples_of_labels(whole, run_command, tmp_path, monkeypatch):
 
     monkeypatch.setattr(resflow, "load", lambda workdir: whole.run)
     sample("all.npy", "--num=2")
-    expected = resflow.evaluation.draw_samples(whole.model, 20, condition=np.repeat(np.arange(10), 2))
+    expected = resflow.evaluation.Sampler(whole.model)(20, condition=np.repeat(np.arange(10), 2))
     np.testing.assert_array_equal(np.load(tmp_path / "all.npy"), np.concatenate(list(expected)))
     sample("grid.png", "--num=2", "--condition=3", "--temperature=0.5,1")
     sample("rows.png", "--num=2", "--condition=3,4")
