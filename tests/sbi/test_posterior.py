@@ -11,6 +11,7 @@ import tf_resflow as resflow
 
 tfd = tfp.distributions
 SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
+AFFINE = {"num_blocks": 0, "affine_layers": 0, "ensemble": 1}
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
 BOX = tfd.Independent(tfd.Uniform(LOW, HIGH), 1)
 WIDE = tfd.MultivariateNormalDiag([0.0, 0.0], [1.0, 2.0])
@@ -143,8 +144,7 @@ def test_rounds_find_the_posterior():
     prior = tfd.MultivariateNormalDiag([0.0], [1.0])
     simulate = lambda theta, seed: theta + 0.1 * tf.random.stateless_normal(theta.shape, [0, seed])  # noqa: E731
     identity = keras.Sequential([keras.Input([1]), keras.layers.Identity()])
-    options = {"num_blocks": 0, "affine_layers": 0, "ensemble": 1, "summary": identity}
-    estimator = resflow.PosteriorEstimator(prior, [1], **options)
+    estimator = resflow.PosteriorEstimator(prior, [1], summary=identity, **AFFINE)
     theta = prior.sample(400, seed=1)
     x = simulate(theta, 1)
     estimator.fit(theta, x, epochs=10, weight_decays=[0.0], verbose=0)
@@ -167,8 +167,9 @@ def test_sets_of_any_size_and_their_widths():
     x[np.arange(20) >= sizes[:, np.newaxis]] = np.nan
     summary = resflow.sbi.set_summary([1])
     prior = tfd.MultivariateNormalDiag([0.0])
-    estimator = resflow.PosteriorEstimator(prior, [None, 1], summary=summary, ensemble=1, **SMALL)
-    estimator.fit(theta, x, epochs=25, weight_decays=[0.3], verbose=0)
+    options = {**AFFINE, "affine_layers": 1}
+    estimator = resflow.PosteriorEstimator(prior, [None, 1], summary=summary, **options)
+    estimator.fit(theta, x, epochs=40, weight_decays=[0.0], verbose=0)
     for num in (1, 5, 20):
         new = generator.normal(size=[100, 1]) + generator.normal(size=[100, num])
         draws = estimator.posterior(new[..., np.newaxis]).sample(500, seed=num).numpy()[..., 0]

@@ -19,6 +19,7 @@ LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
 BOX = tfd.Independent(tfd.Uniform(LOW, HIGH), 1)
 NORMAL = tfd.MultivariateNormalDiag(tf.zeros(2))
 SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,), "ensemble": 1}
+AFFINE = {"num_blocks": 0, "affine_layers": 0, "ensemble": 1}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_fit_keeps_the_best_of_its_trainings(fitted):
     np.testing.assert_allclose(epochs[1], epochs[2], rtol=1e-4)
     assert np.min(epochs[1]) < np.min(epochs[0])
     pairs = simulated(1500, 0)
-    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], **AFFINE)
 
     def diverge(epoch, logs):
         if epoch == 1:
@@ -142,7 +143,7 @@ def test_a_regression_estimates_its_error():
 def test_training_starts_from_a_linear_regression(num):
     """Its KL divergence from the exact posterior of a linear simulator is about 9 / (2 num), for 9 weights."""
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
-    estimator = resflow.PosteriorEstimator(NORMAL, [2], summary=identity, num_blocks=0, affine_layers=0)
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], summary=identity, **AFFINE)
     theta, x = simulated(num, 3)
     x = x - OFFSET
     held_out = num // 10
@@ -175,7 +176,7 @@ def test_saved_estimators(fitted, tmp_path, refused):
     """Files, pickles and copies keep the prior, summary and weights. The error names a lambda in the prior."""
     summary = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), around])
-    others = [resflow.PosteriorEstimator(prior, [2], summary=summary, **SMALL) for prior in (BOX, joint)]
+    others = [resflow.PosteriorEstimator(prior, [2], summary=summary, **AFFINE) for prior in (BOX, joint)]
     x = [0.5, -0.5]
     for estimator in (fitted[0], *others):
         estimator.save(tmp_path / "posterior.keras")
@@ -188,7 +189,7 @@ def test_saved_estimators(fitted, tmp_path, refused):
         ):
             np.testing.assert_array_equal(form.posterior(x).log_prob(draws), expected)
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda z: tfd.Normal(z, 1.0)])
-    estimator = resflow.PosteriorEstimator(joint, [2], **SMALL)
+    estimator = resflow.PosteriorEstimator(joint, [2], **AFFINE)
     refused("<lambda> cannot be saved", estimator.save, tmp_path / "other.keras")
 
 
@@ -200,7 +201,7 @@ def test_warnings(fitted, monkeypatch):
         fitted[0].posterior(x)
     with pytest.warns(UserWarning, match="x\\[1, 0\\] is 1\\.\\d+e\\+03 standard deviations from the median"):
         fitted[0].posterior([OFFSET, OFFSET + [1.6e3, 0.0]])
-    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], **AFFINE)
 
     def narrow(*args, **kwargs):
         dense = estimator.model.flow.bijectors[1].network.layers[-1]
@@ -230,7 +231,7 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     theta = prior.sample(64, seed=1)
     x = np.random.default_rng(0).normal(size=[64, 4, 4, 1])
     summary = keras.Sequential([keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
-    estimator = resflow.PosteriorEstimator(prior, [4, 4, 1], summary=summary, **SMALL)
+    estimator = resflow.PosteriorEstimator(prior, [4, 4, 1], summary=summary, **AFFINE)
     without = {name: part for name, part in theta.items() if name != "b"}
     refused("same (nested structure|keys|set of keys)|structure", estimator.fit, without, x)
     start, learned = summary.get_weights(), []
@@ -263,7 +264,7 @@ def test_parameters_on_a_bound_and_bounds_that_depend_on_other_parameters(gaussi
 
     second = lambda a: tfd.Independent(tfd.Uniform([0.0, 0.0], a[..., tf.newaxis] * tf.ones(2)), 1)  # noqa: E731
     prior = tfd.JointDistributionSequential([tfd.Uniform(0.0, 2.0), second])
-    estimator = resflow.PosteriorEstimator(prior, [1], **SMALL)
+    estimator = resflow.PosteriorEstimator(prior, [1], **AFFINE)
     a, b = prior.sample(40, seed=[0, 1])
     shares = np.concatenate([a[:, tf.newaxis] / 2, b / a[:, tf.newaxis]], axis=1)
     np.testing.assert_allclose(estimator._vectors([a, b], 40), special.logit(shares), rtol=1e-4, atol=1e-5)
