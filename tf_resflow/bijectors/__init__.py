@@ -14,7 +14,7 @@ from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.passes import forward_features, initialize, inverse_with_solutions
 from tf_resflow.bijectors.preprocessing import Logit, Normalize, Squeeze2D, Whiten
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.bijectors.views import certified_bounds, with_inverse_solver, with_log_det_estimator
+from tf_resflow.bijectors.views import certified_bounds, with_log_det_estimator
 
 __all__ = [
     "ActNorm",
@@ -38,6 +38,5 @@ __all__ = [
     "forward_features",
     "initialize",
     "inverse_with_solutions",
-    "with_inverse_solver",
     "with_log_det_estimator",
 ]

@@ -1,4 +1,4 @@
-"""Views of a flow with another estimator or solver, and the Lipschitz bounds of its residual blocks."""
+"""Views of a flow with another estimator, and the Lipschitz bounds of its residual blocks."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -56,16 +56,6 @@ def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
     return _view(
         flow, lambda block: block.copy(log_det_estimator=estimators.get(id(block), block.log_det_estimator))
     )
-
-
-def with_inverse_solver(flow: _Part, inverse_solver: Callable[..., Any]) -> _Part:
-    """Returns a view of a bijector or distribution in which every `ResidualBlock` uses another solver.
-
-    Args:
-      flow: as for `with_log_det_estimator`, which has the same result and errors.
-      inverse_solver: `tf_resflow.solvers.Anderson` or `FixedPoint`, or a callable with the same arguments.
-    """
-    return _view(flow, lambda block: block.copy(inverse_solver=inverse_solver))
 
 
 def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:

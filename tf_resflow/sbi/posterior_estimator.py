@@ -19,7 +19,7 @@ from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.plurals import counted
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
-from tf_resflow.sbi.summaries import vector_summary
+from tf_resflow.sbi.summaries import compressed, vector_summary
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize
 from tf_resflow.solvers import Anderson
@@ -105,7 +105,8 @@ class PosteriorEstimator(Serializable):
       condition_shape: shape of an observation, such as `[100]`; `[None, *shape]` for sets of observations.
       summary: a built Keras layer or model from standardized observations to vectors, such as
         `tf_resflow.sbi.set_summary`. It is always called in inference mode: without dropout, and with the stored
-        statistics of batch normalization. By default, two hidden layers of 64 units, and their input.
+        statistics of batch normalization. By default, two hidden layers of 64 units, 32 outputs, and
+        a linear function with the size of the parameters.
       affine_layers: number of affine autoregressive layers before the blocks.
       hidden: widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
@@ -142,8 +143,10 @@ class PosteriorEstimator(Serializable):
             raise ValueError(f"Got condition_shape={shape} and ensemble={ensemble}. Give at least [1] and 1.")
         self.prior, self._seed, self._ensemble = prior, seed, ensemble
         size, self._bijector, dtype = _from_vectors(prior)
+        self._linear = None
         if summary is None:
-            summary = vector_summary(shape, seed=seed, dtype=dtype)
+            summary = vector_summary(shape, num_linear=size, seed=seed, dtype=dtype)
+            self._linear = summary.get_layer("linear")
         num_features = summary.compute_output_shape((None, *shape))[-1]
         layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
         network = keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
@@ -178,18 +181,18 @@ class PosteriorEstimator(Serializable):
         batch_size: int = 128,
         epochs: int | None = None,
         learning_rate: float = 1e-2,
-        weight_decays: Sequence[float] = (0.0, 0.3),
+        weight_decays: Sequence[float] = (0.0, 0.3, 1.0, 3.0),
         validation_fraction: float = 0.1,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
-        """Trains once with each weight decay, and keeps the weights with the smallest held-out loss.
+        """Trains with increasing weight decay while this helps, and keeps the weights with the best held-out loss.
 
         The parameters must be draws of the prior, or of `proposal(x)`, or both. Then the posterior of x is right.
         Draws of the posterior would count the likelihood twice.
 
         Each call starts from the initial weights, so give it the pairs of all rounds. Weight decay blurs sharp
-        posteriors, such as crescents. Without it, smooth posteriors of many parameters overfit. The optimizer is
+        posteriors, such as crescents. Without it, long observations and many parameters overfit. The optimizer is
         AdamW. Its learning rate increases over the first quarter of the steps, and then decays to zero along a
         cosine. A training stops when the held-out loss has not decreased for half of the epochs, or, with a
         warning, when it diverges. The other networks of an ensemble use the better weight decay. A warning says if
@@ -203,7 +206,7 @@ class PosteriorEstimator(Serializable):
           epochs: maximum number of passes over the training pairs. By default, chosen to give about
             30 sqrt(num) steps, but at most 4,000.
           learning_rate: maximum learning rate.
-          weight_decays: weight decay of AdamW for each training.
+          weight_decays: weight decays of AdamW. A training is the last if its loss exceeds that of the one before.
           validation_fraction: fraction of the pairs that is held out.
           callbacks: additional callbacks of `keras.Model.fit` for each training.
           verbose: as in `keras.Model.fit`.
@@ -239,7 +242,7 @@ class PosteriorEstimator(Serializable):
         try:
             for member in range(num_members):
                 self._initialize(member, kept, held_out)
-                self.state["farthest"].assign(np.nanmax(self._distances(x), axis=axes, keepdims=True)[0])
+                self.state["farthest"].assign(np.nanmax(np.abs(self._standardized(x)), axis=axes, keepdims=True)[0])
                 best, history = self._train(weight_decays, kept, held_out, self._seed + member, **options)
                 if member == 0:
                     first, weight_decays = (self.model.get_weights(), history), [best]
@@ -253,7 +256,7 @@ class PosteriorEstimator(Serializable):
         return first[1]
 
     def _train(self, weight_decays, kept, held_out, seed, *, epochs, batch_size, callbacks, verbose):
-        """Trains the model with each weight decay. Returns the best one and its history."""
+        """Trains the model with weight decays until one is worse. Returns the best one and its history."""
         options = {"epochs": epochs, "verbose": verbose, "shuffle": False}
         options["validation_data"] = check = _batches(held_out, 1000, seed)
         start, optimizer = self.model.get_weights(), self.model.optimizer
@@ -278,6 +281,8 @@ class PosteriorEstimator(Serializable):
                 trainings.append((loss, weight_decay, self.model.history))
                 if loss < best[0]:
                     best = loss, self.model.get_weights()
+                if len(trainings) > 1 and loss > trainings[-2][0]:
+                    break
         finally:
             self.model.set_weights(best[1])
         return min(trainings, key=lambda training: training[0])[1:]
@@ -373,9 +378,8 @@ class PosteriorEstimator(Serializable):
         return Calibration(draws, theta, sample_log_probs, np.concatenate(log_probs), seed=seed)
 
     def _warn_of_miscalibration(self, theta, x):
-        chosen = slice(0, _CHECKED)
-        events = self._bijector.forward(tf.constant(theta[chosen]))
-        calibration = self._calibration(events, x[chosen], _CHECK_DRAWS, self._seed)
+        events = self._bijector.forward(tf.constant(theta[:_CHECKED]))
+        calibration = self._calibration(events, x[:_CHECKED], _CHECK_DRAWS, self._seed)
         if calibration.p_value < _CHECK_LEVEL:
             warnings.warn(
                 f"The posteriors of held-out pairs are miscalibrated. {calibration} Fit to more pairs, train "
@@ -384,7 +388,7 @@ class PosteriorEstimator(Serializable):
             )
 
     def _warn_of_far_observations(self, x):
-        distances = np.nan_to_num(self._distances(x))
+        distances = np.abs(np.nan_to_num(self._standardized(x)))
         ratios = distances / np.maximum(self.state["farthest"].numpy(), 1.0)
         if ratios.max(initial=0.0) > _FAR:
             place = np.unravel_index(ratios.argmax(), ratios.shape)
@@ -395,10 +399,10 @@ class PosteriorEstimator(Serializable):
                 stacklevel=3,
             )
 
-    def _distances(self, x):
-        """Returns the distance of each element from the median, in robust standard deviations."""
+    def _standardized(self, x):
+        """Returns the difference of each element from the median, in robust standard deviations."""
         statistics = self.model.condition.statistics
-        return np.abs(x - statistics["mean"].numpy()) / statistics["std"].numpy()
+        return (x - statistics["mean"].numpy()) / statistics["std"].numpy()
 
     def _initialize(self, member, kept, held_out):
         """Sets the initial weights of a member of the ensemble."""
@@ -409,7 +413,7 @@ class PosteriorEstimator(Serializable):
         self._begin_at_regression(kept, held_out)
 
     def _begin_at_regression(self, kept, held_out):
-        """Sets the statistics and the ActNorms, and sets the affine map to a ridge regression."""
+        """Sets the statistics and the ActNorms, and sets linear and affine maps to ridge regressions."""
         theta, x = kept
         for name, value in _statistics(x, self.model.condition.shape).items():
             self.model.condition.statistics[name].assign(value)
@@ -418,11 +422,13 @@ class PosteriorEstimator(Serializable):
         scale.statistics["mean"].assign(theta.mean(axis=0))
         scale.statistics["std"].assign(np.where(deviation > 0, deviation, 1.0))
         self.model.initialize(theta[:_INITIAL], self._seed, condition=x[:_INITIAL])
-        pairs = [
-            (self._features(x[:_MOST_REGRESSED]), np.asarray(scale.forward(theta[:_MOST_REGRESSED]), np.float64))
-            for theta, x in (kept, held_out)
-        ]
-        matrix, shift, covariance = _regression(*pairs)
+        observations = [part[:_MOST_REGRESSED] for _, part in (kept, held_out)]
+        values = [np.float64(scale.forward(part[:_MOST_REGRESSED])) for part, _ in (kept, held_out)]
+        if self._linear is not None:
+            flat = [np.reshape(compressed(self._standardized(x)), [len(x), -1]) for x in observations]
+            self._linear.kernel.assign(_regression(*zip(flat, values, strict=True))[0])
+        features = map(self._features, observations)
+        matrix, shift, covariance = _regression(*zip(features, values, strict=True))
         whitening = np.linalg.inv(np.linalg.cholesky(covariance))
         triangle = np.tril(whitening, -1) + np.diag(np.log(np.diag(whitening)))
         kernel, bias = affine.network.layers[-1].weights

@@ -12,15 +12,20 @@ _LINEAR = 4.0  # standard deviations within which the default summary is nearly 
 _LEAST_SIZE = 4  # smallest side of the last image or series of a convolutional summary
 
 
-def vector_summary(shape: Sequence[Any], *, seed: int = 0, dtype: str = "float32") -> keras.Model:
-    """Returns the default summary of a `PosteriorEstimator`.
+def vector_summary(
+    shape: Sequence[Any], *, num_linear: int = 0, seed: int = 0, dtype: str = "float32"
+) -> keras.Model:
+    """Returns a network with two hidden layers of 64 units, 32 outputs, and linear functions of the observation.
 
-    It has two hidden layers of 64 units, and also returns its input, with outliers on a logarithmic scale.
+    The input has outliers on a logarithmic scale.
     """
     x = keras.Input(shape, dtype=dtype)
-    flat = keras.layers.Activation(_compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
+    flat = keras.layers.Activation(compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
     features = _dense(flat, (64, 64, 32), _initializers(seed), dtype)
-    return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([features, flat]), name="summary")
+    if num_linear:
+        linear = keras.layers.Dense(num_linear, use_bias=False, dtype=dtype, name="linear")(flat)
+        features = keras.layers.Concatenate(dtype=dtype)([features, linear])
+    return keras.Model(x, features, name="summary")
 
 
 def convolutional_summary(shape: Sequence[int], *, seed: int = 0, dtype: str = "float32") -> keras.Model:
@@ -66,13 +71,13 @@ def set_summary(
     summary = resflow.sbi.set_summary([2])
     x = np.float32([[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.6], [np.nan, np.nan]]])  # a set of two and a set of one
     print(summary(x).shape)
-    # (2, 101)
+    # (2, 32)
     ```
 
     Args:
       shape: shape of one observation.
       embedding: a built Keras layer or model from an observation to a vector, such as a `convolutional_summary`. By
-        default, the observation and two layers of 64 units.
+        default, a `vector_summary`.
       seed: seed of the initial weights.
       dtype: dtype of the layers: that of the parameters.
 
@@ -88,8 +93,7 @@ def set_summary(
     count = ops.maximum(ops.sum(present, axis=1), 1.0)
     mean = ops.sum(embedded * present, axis=1) / count
     pooled = keras.layers.Concatenate(dtype=dtype)([mean, mean * ops.sqrt(count), ops.log(count)])
-    features = _dense(pooled, (64, 32), _initializers(seed + 1), dtype)
-    return keras.Model(x, keras.layers.Concatenate(dtype=dtype)([features, pooled]), name="summary")
+    return keras.Model(x, _dense(pooled, (64, 32), _initializers(seed + 1), dtype), name="summary")
 
 
 def _dense(h, units, initializers, dtype):
@@ -108,6 +112,6 @@ def _initializers(seed):
 
 
 @keras.saving.register_keras_serializable("tf_resflow")
-def _compressed(x):
+def compressed(x: Any) -> Any:
     """Maps standardized values, nearly unchanged up to a few deviations and logarithmically far beyond."""
     return _LINEAR * keras.ops.arcsinh(x / _LINEAR)
