@@ -158,6 +158,16 @@ def test_training_starts_from_a_linear_regression(num, num_noise):
     assert -4 * np.std(gap) / np.sqrt(4000) < np.mean(gap) < (150 if num_noise else 40) / num
 
 
+def test_trainings_depend_only_on_their_own_seed():
+    weights, (theta, x) = [], simulated(60, 0)
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
+        estimator.fit(theta, x, epochs=2, batch_size=16, weight_decays=[0.0], verbose=0)
+        weights.append(np.concatenate([weight.ravel() for weight in estimator.model.get_weights()]))
+    np.testing.assert_allclose(*weights, rtol=1e-3, atol=1e-5)
+
+
 def test_weights_are_saved_and_training_does_not_change_a_posterior(fitted, tmp_path):
     estimator, theta, x = fitted, *simulated(5, 2)
     expected = estimator.posterior(x).log_prob(theta)

@@ -164,10 +164,7 @@ class PosteriorEstimator(Serializable):
         self.state = {key: tf.Variable(value, shape=tf.TensorShape(None)) for key, value in state.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the estimator as a `.keras` file for `tf_resflow.load`. Pickling works, too.
-
-        Only the present weights of a given `summary` are saved, not those before `fit`.
-        """
+        """Saves the estimator as a `.keras` file for `tf_resflow.load`. Pickling works, too."""
         self.model.save(path)
 
     def __reduce__(self):
@@ -500,10 +497,13 @@ def _moved(theta, back):
 
 def _batches(pairs, batch_size, seed):
     """Returns shuffled batches of pairs in their own dtype. Keras would round arrays to float32."""
+    permutation = np.random.default_rng(seed).permutation  # tf.data would also use TensorFlow's global seed
     with tf.device("CPU"):
         theta, x = map(tf.constant, pairs)
-    rows = tf.data.Dataset.range(len(x)).shuffle(len(x), seed).batch(batch_size)
-    return rows.map(lambda rows: (tf.gather(theta, rows), tf.gather(x, rows)))
+    ends, spec = range(batch_size, len(x), batch_size), tf.TensorSpec([None], tf.int64)
+    rows = tf.data.Dataset.from_generator(lambda: np.split(permutation(len(x)), ends), output_signature=spec)
+    batches = rows.map(lambda rows: (tf.gather(theta, rows), tf.gather(x, rows)))
+    return batches.apply(tf.data.experimental.assert_cardinality(len(ends) + 1))
 
 
 def _regression(kept, held_out):

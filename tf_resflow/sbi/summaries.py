@@ -23,8 +23,10 @@ def vector_summary(
     flat = keras.layers.Activation(compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
     features = _dense(flat, (64, 64, 32), _initializers(seed), dtype)
     if num_linear:
-        linear = keras.layers.Dense(num_linear, use_bias=False, dtype=dtype, name="linear")(flat)
-        features = keras.layers.Concatenate(dtype=dtype)([features, linear])
+        linear = keras.layers.Dense(
+            num_linear, use_bias=False, kernel_initializer="zeros", dtype=dtype, name="linear"
+        )
+        features = keras.layers.Concatenate(dtype=dtype)([features, linear(flat)])
     return keras.Model(x, features, name="summary")
 
 
