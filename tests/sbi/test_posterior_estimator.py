@@ -142,7 +142,7 @@ def test_a_regression_estimates_its_error():
 def test_training_starts_from_a_linear_regression(num, num_noise):
     """Its KL divergence from the exact posterior of a linear simulator is about 9 / (2 num), for 9 weights.
 
-    The default summary of 20 numbers, of which 18 are noise, has more features.
+    With 18 more numbers, which are noise, the default summary is tested. It has more features.
     """
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     summary = None if num_noise else identity
