@@ -16,6 +16,9 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
+STANDARD_STREAM = "-"
+"""The path that commands read from standard input or write to standard output."""
+
 _PREFIX = ".writing-"
 _UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # names of unfinished files and folders
 _GRACE_PERIOD = 5  # seconds that a process may take to lock a new file or folder
@@ -30,6 +33,8 @@ def finite_or_none(value: Any) -> Any:
 
 def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> None:
     """Raises a ValueError, before any long work, if the suffix is not allowed or the file cannot be written."""
+    if os.fspath(path) == STANDARD_STREAM and {".csv", ".json"} & set(suffixes):
+        return
     path = pathlib.Path(path).absolute()
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path.name!r} should end in {' or '.join(suffixes)}.")
@@ -58,8 +63,14 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a temporary file to write, which replaces `path` at the end.
 
     After an error, an existing file is unchanged and the temporary file is removed. Unfinished files that killed
-    processes left in the folder are also removed.
+    processes left in the folder are also removed. If the path is "-", the content goes to standard output.
     """
+    if os.fspath(path) == STANDARD_STREAM:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = pathlib.Path(folder, "output")
+            yield temporary
+            _print_file(temporary)
+        return
     path = pathlib.Path(path).resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
@@ -71,6 +82,15 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _print_file(path):
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, needs no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

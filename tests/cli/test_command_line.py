@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from tf_resflow import console
 from tf_resflow.cli import command_line
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.version import __version__
@@ -10,27 +11,26 @@ from tf_resflow.version import __version__
 pytestmark = pytest.mark.quick
 
 
-def invalid_config(_):
+def invalid_config():
     config = default_config()
     config.train.steps = 0
     validate_config(config)
 
 
-def test_errors_of_ours_are_messages_and_others_keep_their_traceback():
+def test_errors_of_ours_are_messages_and_others_keep_their_traceback(capsys):
     """The TypeError of `default_config(1)` is raised in our code, but it is a bug and keeps its traceback."""
-    with pytest.raises(SystemExit, match="Error: config.train.steps is 0"):
-        command_line._guarded(invalid_config)
-    for fault in (lambda _: int("x"), lambda _: [].index(3), lambda _: {}["key"], lambda _: default_config(1)):
-        with pytest.raises((ValueError, KeyError, TypeError)):
-            command_line._guarded(fault)
+    with pytest.raises(SystemExit) as end, command_line._short_errors(3):
+        invalid_config()
+    assert end.value.code == 3 and "Error: config.train.steps is 0" in capsys.readouterr().err
+    for fault in (lambda: int("x"), lambda: [].index(3), lambda: {}["key"], lambda: default_config(1)):
+        with pytest.raises((ValueError, KeyError, TypeError)), command_line._short_errors(3):
+            fault()
 
 
 def test_warnings_of_tfds_about_a_missing_data_set_are_left_out(caplog):
-    def warn(_):
+    with console.log_lines():
         for message in ("Variant folder %s has no %s", "%s is of %s"):
             logging.getLogger("absl").warning(message, "mnist", "info")
-
-    command_line._guarded(warn)
     assert caplog.messages == ["mnist is of info"]
 
 

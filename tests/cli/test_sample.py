@@ -37,19 +37,6 @@ def test_several_temperatures(sample, tmp_path):
     np.testing.assert_allclose(far - center, 2 * (near - center), rtol=0.1, atol=1e-4)
 
 
-def test_between_examples(sample, loaded, tmp_path):
-    """Corners are four examples, and the ends of paths are distinct examples."""
-    x = resflow.data.load(loaded.config.data).array("test")
-    for kind, num, ends in (("corners", 3, [0, 2, 6, 8]), ("pairs", 2, [0, 9, 10, 19])):
-        sample(tmp_path / "points.npy", f"--interpolate={kind}", f"--num={num}", f"--seed={2**62}")
-        points = np.load(tmp_path / "points.npy")
-        distances = np.linalg.norm(points[ends][:, np.newaxis] - x, axis=-1)
-        assert len(points) == max(ends) + 1 and len(set(distances.argmin(1))) == 4
-        np.testing.assert_allclose(distances.min(1), 0, atol=1e-4)
-    sample(tmp_path / "points.npy", "--interpolate=pairs", f"--num={len(x)}")
-    assert len(np.load(tmp_path / "points.npy")) == len(x) // 2 * 10
-
-
 def test_pictures(sample, tmp_path, monkeypatch, said):
     """Samples are shown over the same number of data points, if the data are available."""
     titles, savefig = [], Figure.savefig
@@ -74,7 +61,7 @@ def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch
     monkeypatch.setattr(resflow, "load", None)
     for output, argument, message in (
         ("a.png", f"--num={10**9}", "too many for a picture"),
-        ("a.png", "--interpolate=pairs", "should end in .npy or .csv"),
+        ("a.txt", "--num=3", "should end in .png or .npy or .csv"),
         ("a.npy", "--condition=1", "a model without a condition: leave out"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,8 +1,10 @@
 """Runs resflow-score in this process, on a run of a table."""
 
 import csv
+import io
 
 import numpy as np
+import pandas
 import pytest
 
 import tf_resflow as resflow
@@ -106,6 +108,26 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
     assert not (tmp_path / "b.csv").exists()
 
 
+def test_pipes_and_parquet(run, run_command, workdir, rows, tmp_path, monkeypatch, capfdbinary):
+    """The table is the only text in standard output."""
+    path, options = _write(tmp_path / "new.csv", rows[:3]), {"rtol": 1e-6, "check_dtype": False}
+    for name in ("a.parquet", "a.csv"):
+        run_command(score_command, workdir, tmp_path / name, f"--input={path}")
+    capfdbinary.readouterr()
+    monkeypatch.setattr("sys.stdin", path.open())
+    run_command(score_command, workdir, "-", "--input=-", "--top=1")
+    printed = capfdbinary.readouterr()
+    assert printed.out == (tmp_path / "a.csv").read_bytes() and b"3 examples; " in printed.err
+    stored, expected = pandas.read_parquet(tmp_path / "a.parquet"), pandas.read_csv(tmp_path / "a.csv")
+    assert [*stored] == [*expected]
+    pandas.testing.assert_frame_equal(stored.drop(columns="reason"), expected.drop(columns="reason"), **options)
+    run_command(sample_command, workdir, tmp_path / "b.parquet", "--num=5")
+    capfdbinary.readouterr()
+    run_command(sample_command, workdir, "-", "--num=5")
+    samples = pandas.read_csv(io.BytesIO(capfdbinary.readouterr().out))
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "b.parquet"), samples, **options)
+
+
 def test_scores_of_the_held_out_rows(run, tmp_path):
     """The p-values form a uniform grid, because the 6 rows have no ties."""
     _, *lines = run(score_command, tmp_path / "scores.csv")
@@ -129,5 +151,3 @@ def test_samples_have_the_names_of_the_columns(run, loaded, tmp_path):
     np.testing.assert_allclose(np.array(lines, float), samples, rtol=1e-5)
     header, *lines = run(sample_command, tmp_path / "t.csv", "--num=3", "--temperature=0.5,1")
     assert header == ["temperature", *names] and [line[0] for line in lines] == ["0.5"] * 3 + ["1"] * 3
-    paths = run(sample_command, tmp_path / "paths.csv", "--num=2", "--interpolate=pairs")
-    assert paths[0] == names and len(paths) == 1 + 2 * 10

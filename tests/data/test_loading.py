@@ -71,5 +71,10 @@ def test_columns_of_levels_in_a_config(refused, tmp_path):
     fields = {"name": "tabular", "path": str(path)}
     dataset = load({**fields, "kinds": "code: category; size: S < M < L; "})
     assert dataset.codes.kinds == {"x": "number", "size": ["S", "M", "L"], "code": "category"}
+    with_comma, config = path.with_name("b.csv"), default_config(**fields)
+    config.columns = ["size", "x, cm"]  # in config files, instead of the string 'size, "x, cm"'
+    with_comma.write_text(path.read_text().replace("x,", '"x, cm",', 1))
+    config.path = str(with_comma)
+    assert load(config).columns == ("size", "x, cm")
     for wrong in ("S < M", "size: S < < M", "size", "x: {a}", "x: {}"):
         refused("malformed. Write it like 'wind: number; temp: 0.1", load, {**fields, "kinds": wrong})

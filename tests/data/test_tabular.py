@@ -6,6 +6,7 @@ import pytest
 
 from tests.data import test_columns
 from tf_resflow.data import load_tabular
+from tf_resflow.data.table_files import write_frames
 from tf_resflow.data.tabular import read_rows
 
 pytestmark = pytest.mark.quick
@@ -353,3 +354,15 @@ def test_what_is_told_of_rows_and_columns(tmp_path, said):
     assert " of 24 test rows are also train rows" in said[1]
     load_tabular(tmp_path / "a.csv", columns=["rooms", "color"])
     assert len(said) == 2
+
+
+def test_tables_are_written_part_by_part(tmp_path):
+    """A column with several types, as in a spreadsheet, is text in a Parquet file."""
+    parts = [
+        pandas.DataFrame({"id": ids, "x": x}) for ids, x in (([1, "b"], [1.0, 2.5]), ([None, 2.0], [3.0, 4.0]))
+    ]
+    for suffix in (".csv", ".parquet"):
+        write_frames(tmp_path / f"a{suffix}", map(pandas.DataFrame, parts))
+    expected = pandas.DataFrame({"id": ["1", "b", None, "2"], "x": [1.0, 2.5, 3.0, 4.0]})
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "a.parquet"), expected, check_dtype=False)
+    assert (tmp_path / "a.csv").read_bytes() == b"id,x\r\n1,1\r\nb,2.5\r\n,3\r\n2,4\r\n"

@@ -28,23 +28,23 @@ def test_train_ends_with_its_result_and_a_finished_run_is_done(trained, call):
     assert last.startswith(f"8gaussians: {result['nats']:.3f} ± ")
     for part in (" nats on 100 test examples after 3 steps", "gaussian", "entropy", str(workdir)):
         assert part in last
-    bars = re.split(r"[\r\n]", done.stderr)
-    for stage in ("training", "score on validation", "score on test", "noise of the estimator", "Lipschitz bounds"):
-        assert any(line.startswith(stage) for line in bars), stage
+    assert not re.search(r"\r|\x1b|^[IW]\d{4} ", done.stderr, re.MULTILINE)
+    for part in (" INFO: data ...", " INFO: training: 0 of 3, building the graph", " INFO: figures ..."):
+        assert part in done.stderr
     again = call("bin/train.py", *CONFIG, f"--workdir={workdir}")
     assert again.code == 0 and f"Already done: {done.stdout.splitlines()[-1]}" in again.output.splitlines()
 
 
-def test_evaluate(trained, tmp_path, call):
+def test_evaluate(trained, process):
+    """Standard output has only the result, and standard error only the table."""
     workdir, _ = trained
-    output = tmp_path / "score.json"
-    done = call("bin/evaluate.py", f"--workdir={workdir}", f"--output={output}")
-    score, result = (json.loads(path.read_text()) for path in (output, workdir / "result.json"))
+    done = process("bin/evaluate.py", f"--workdir={workdir}", "--output=-", "--quiet", check=True)
+    score, result = json.loads(done.stdout), json.loads((workdir / "result.json").read_text())
     assert score["nats"] == pytest.approx(result["nats"], rel=1e-5)
-    assert done.code == 0 and f"{score['nats']:.4f}" in done.output
     assert {"noise", "reconstruction", "lipschitz"} < score.keys() and "fid" not in score
-    lines = [line for line in re.split(r"[\r\n]", done.output) if "retracing" not in line]
-    assert all(len(line) < 120 for line in lines)
+    lines = done.stderr.splitlines()
+    assert lines[0].split()[0] in score and all(re.match(r"[\w.]+  ", line) for line in lines)
+    assert any(f"{score['nats']:.4f}" in line for line in lines) and max(map(len, lines)) < 120
 
 
 def test_convert_then_sample(call, tmp_path):

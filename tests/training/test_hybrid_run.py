@@ -55,26 +55,6 @@ def test_result_and_evaluation(run):
         assert measured[name] == pytest.approx(result[name], rel=1e-4)
 
 
-def test_ood(run, refused):
-    """Compares the data with noise and with themselves."""
-    loaded, evaluation = run
-    noise = np.random.default_rng(0).integers(17, size=[30, 8, 8, 1])
-    splits = {"train": noise, "test": noise}
-    labels = {split: np.zeros(30, int) for split in splits}
-    other = data.Dataset.from_arrays("noise", splits, 17, labels=labels, num_classes=10)
-    result = evaluation.ood(other)["ood"]
-    assert result["name"] == "noise" and result["num_examples"] == 30
-    x, _ = held_out()
-    ours, theirs = [loaded.model.classify(v)["probabilities"].numpy().max(-1) for v in (x, noise.astype("uint8"))]
-    wins = np.mean(ours[:, None] > theirs) + 0.5 * np.mean(ours[:, None] == theirs)
-    assert result["auroc_max_probability"] == pytest.approx(wins, abs=2e-3)
-    assert 0 <= result["auroc_log_prob"] <= 1
-    same = evaluation.ood(data.load(loaded.config.data))["ood"]
-    assert same["auroc_max_probability"] == 0.5 and same["auroc_log_prob"] == 0.5
-    wrong = data.load({"name": "8gaussians", "num_test": 10})
-    refused("'8gaussians' have the shape, the levels .*Choose other data", evaluation.ood, wrong)
-
-
 def test_a_classifier_alone(tmp_path, image_config, train, refused):
     """With density weight 0, on couplings with factor-out, no result contains a number of the density."""
     fields = {"model__block": "affine_coupling", "model__inv_1x1_conv": True, "model__factor_out": True}
@@ -89,8 +69,6 @@ def test_a_classifier_alone(tmp_path, image_config, train, refused):
     evaluation = training.Evaluation(loaded, data.load(loaded.config.data))
     assert evaluation.metrics == ["classification"]
     assert evaluation.header()["log_det_estimator"] == "exact"
-    ood = evaluation.ood(data.load(loaded.config.data))["ood"]
-    assert ood == {"name": "digits", "num_examples": 30, "auroc_max_probability": 0.5}
     calls = [evaluation.likelihood, evaluation.noise, evaluation.reconstruction, evaluation.importance_weighted]
     calls.append(functools.partial(evaluation.fid, None))
     calls.append(functools.partial(training.Evaluation, loaded, data.load(loaded.config.data), stderr=0.1))

@@ -125,7 +125,8 @@ def test_a_signal_stops_unless_ignored(tmp_path, make_config, train, no_work, se
 
 
 def test_a_second_signal_acts_as_ever():
-    with pytest.raises(KeyboardInterrupt), hooks.Stopping(None, tf.distribute.get_strategy()) as stopping:
+    stopping = hooks.Stopping(None, tf.distribute.get_strategy())
+    with pytest.raises(KeyboardInterrupt), stopping.after(1):
         signal.raise_signal(signal.SIGINT)
         assert stopping._signum == signal.SIGINT
         signal.raise_signal(signal.SIGINT)

@@ -11,8 +11,8 @@ from tensorflow_probability import distributions as tfd
 from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
 from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.console import track
 from tf_resflow.layers import lipschitz_constant
-from tf_resflow.progress import track
 from tf_resflow.typing import LogDet
 
 _PARTS = (tfb.Bijector, tfd.Distribution)

@@ -1,38 +1,42 @@
-"""Startup code that the commands share: flags, log filters and short error messages."""
+"""Startup code that the commands share: flags, and short error messages with exit codes."""
 
-import logging as std_logging
-import os
+import contextlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
-from tf_resflow import progress, training
-from tf_resflow.extras import extra
+from tf_resflow import console, training
 from tf_resflow.flows.names import ESTIMATORS
-from tf_resflow.progress import repeated_interrupts, shown
 from tf_resflow.version import __version__
+from tf_resflow.writing import STANDARD_STREAM
 
-# Beginnings of TFDS warnings to hide: a deprecation inside TFDS, and a missing data set, which we report ourselves.
-_NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
+_INTERRUPTED = "Interrupted. Every output file is either complete or was not written."
+_FAILED, _REFUSED = 1, 2  # exit codes
 
 
 def command(
-    description: str, define_flags: Callable[[], None], main: Callable[[], int | None], check: Callable[[], None]
+    description: str,
+    define_flags: Callable[[], None],
+    main: Callable[[], int | None],
+    check: Callable[[], None],
+    required: Sequence[str] = ("workdir",),
 ) -> Callable[[], None]:
     """Returns a function that parses the flags, calls `check()` and `main()`, and exits.
 
-    Errors that this package raises about user input or data, invalid flags, and missing packages of an extra are
-    printed without a traceback, with exit code 1. Ctrl-C and SIGTERM print one line, with exit codes 130 and 143.
+    Errors that this package raises about user input or data are printed without a traceback. The exit code is 2 if
+    the command refuses its arguments and has done nothing, 1 after an error in its work, and 130 or 143 after
+    Ctrl-C or SIGTERM.
 
     Args:
       description: The text of `--help`.
       define_flags: Function that defines the flags.
       main: Function that does the work and returns the exit code.
       check: Function that raises the errors that can be detected without TensorFlow.
+      required: The flags that must have a value.
     """
 
     def run():
@@ -40,54 +44,60 @@ def command(
             print(f"tf_resflow {__version__}")
             sys.exit(0)
         try:
-            with repeated_interrupts():
-                _run(description, define_flags, main, check)
+            with console.interrupts(_INTERRUPTED):
+                _run(description, define_flags, main, check, required)
         except KeyboardInterrupt as stop:
             signum = stop.args[0] if stop.args else signal.SIGINT
         # The exception kept the frames of the progress bars alive. Now the bars have cleared their lines.
-        print("\nInterrupted. Every output file is either complete or was not written.", file=sys.stderr)
+        print(f"\n{_INTERRUPTED}", file=sys.stderr)
         sys.exit(128 + signum)
 
     return run
 
 
-def _run(description, define_flags, main, check):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+def _run(description, define_flags, main, check, required):
     text = f"{description}\nUse --version alone to print the version of tf_resflow."
     sys.modules["__main__"].__doc__ = text  # absl shows it in --help
     before = set(flags.FLAGS)
-    try:
+    with _short_errors(_REFUSED):
         define_flags()
-        flags.DEFINE_bool("quiet", False, "Show no progress bars, only warnings and the result.")
-        with extra("training"):
-            from tqdm.contrib.logging import logging_redirect_tqdm
-    except ImportError as error:
-        sys.exit(f"Error: {error}")
+    flags.DEFINE_bool("quiet", False, "Show no progress, only warnings and the result.")
     for name in set(flags.FLAGS) - before:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # --help lists only these
 
     def checked_main(_):
-        check()
-        _skip_graph_optimizations()
-        with logging_redirect_tqdm(), shown(not flags.FLAGS.quiet):
-            return main()
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        with console.log_lines(), console.shown(not flags.FLAGS.quiet):
+            with _short_errors(_REFUSED):
+                check()
+            _start_tensorflow()
+            with _short_errors(_FAILED):
+                return main()
 
-    app.run(lambda arguments: _guarded(checked_main, arguments), flags_parser=_parse_flags)
+    app.run(checked_main, flags_parser=lambda argv: _parse_flags(argv, required))
 
 
-def _skip_graph_optimizations():
-    """Turns off Grappler, which doubles the time of a first step and makes no step faster on a CPU."""
-    import tensorflow as tf  # imported here so that errors in the flags are reported at once
+def _start_tensorflow():
+    """Imports TensorFlow, which takes seconds, so that errors in the flags are reported at once.
 
-    if not tf.config.list_physical_devices("GPU"):
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    Grappler is turned off on a CPU, because it doubles the time of a first step and makes no step faster there.
+    """
+    with console.without_start_messages():
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def say(text: str) -> None:
+    """Prints a line for the user: to standard error if the result of the command is in standard output."""
+    print(text, file=sys.stderr if flags.FLAGS.output == STANDARD_STREAM else sys.stdout)
 
 
 def define_workdir() -> None:
     """Defines --workdir, the directory or file of a trained run."""
-    flags.DEFINE_string(
-        "workdir", None, "Directory of a run, .keras or .zip file of one, or pretrained:NAME.", required=True
-    )
+    flags.DEFINE_string("workdir", None, "Directory of a run, .keras or .zip file of one, or pretrained:NAME.")
 
 
 def define_data_flags() -> None:
@@ -136,35 +146,38 @@ def check_data() -> None:
 
 def load_data() -> Any:
     """Loads the data set of the run."""
-    with progress.stage("data"):
+    with console.stage("data"):
         return training.load_data(
             flags.FLAGS.workdir, data_dir=flags.FLAGS.data_dir, data_path=flags.FLAGS.data_path
         )
 
 
-def _parse_flags(argv):
+def _parse_flags(argv, required):
     try:
-        remaining = flags.FLAGS(argv)
+        remaining = flags.FLAGS(["--help" if argument == "-h" else argument for argument in argv])
     except flags.Error as error:
-        sys.exit(f"Error: {error}\nUse --help to list the flags.")
+        _refuse(f"{error}\nUse --help to list the flags.")
     except SystemExit:  # absl exits with code 1 after --help
         sys.exit(0)
     if len(remaining) > 1:
-        sys.exit(f"Error: unexpected arguments {remaining[1:]}. Only flags are accepted, which begin with --.")
+        _refuse(f"unexpected arguments {remaining[1:]}. Only flags are accepted, which begin with --.")
+    if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
+        _refuse(f"{' and '.join(missing)} must be given.\nUse --help to list the flags.")
     return remaining
 
 
-def _guarded(main, arguments=None):
-    """Calls `main(arguments)`. If code of this package raises an error, exits with its message."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    std_logging.root.removeHandler(logging.get_absl_handler())  # tqdm redirects only Python's handlers
-    std_logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_NOISE_OF_TFDS))
+def _refuse(message, code=_REFUSED):
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _short_errors(code):
+    """Exits with the message of an error that code of this package raises. Other errors keep their traceback."""
     try:
-        return main(arguments)
+        yield
     except (ValueError, ArithmeticError, OSError, ImportError) as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals["__name__"].startswith("tf_resflow."):
             raise
-        sys.exit(f"Error: {error}")
+        _refuse(error, code)

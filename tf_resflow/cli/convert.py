@@ -21,7 +21,6 @@ def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("checkpoint", None, "The .npz file that examples/published_to_npz.py wrote.")
     flags.DEFINE_string("workdir", None, "Directory to create for the run.")
-    flags.mark_flags_as_required(["checkpoint", "workdir"])
 
 
 def check() -> None:
@@ -42,4 +41,4 @@ def main() -> None:
     )
 
 
-run = command_line.command(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check, ["checkpoint", "workdir"])

@@ -10,10 +10,6 @@ Infinite and undefined values are null. The default is all metrics that apply ex
 
 `dequantization` is the noise of integer data, "uniform" or "variational".
 
---ood_data=NAME adds `ood`, the areas under the ROC curve for separating the data from another data set:
-`auroc_log_prob` by log p(x), and `auroc_max_probability` by the largest class probability. For a model of images
-given their label, log p(x) is that of the mixture of the classes, in both data sets.
-
 --log_det_estimator=adaptive_series guarantees that the omitted terms of each series sum to less than 1e-4 nats.
 --stderr=0.01 requests a standard error for each example's score, in bits/dim or nats. A short measurement then
 chooses the number of dequantizations and the estimator of each block that reach it in the least time. The result
@@ -28,7 +24,7 @@ from typing import Any
 from absl import flags
 
 import tf_resflow as resflow
-from tf_resflow import data, training
+from tf_resflow import training
 from tf_resflow.cli import command_line
 from tf_resflow.training.config import flat_fields
 from tf_resflow.training.evaluation_metrics import METRICS
@@ -40,11 +36,8 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
-    flags.DEFINE_string("output", None, "JSON file to write the result to.")
+    flags.DEFINE_string("output", None, "JSON file to write the result to, or - for standard output.")
     flags.DEFINE_list("metrics", None, "Metrics to compute, separated by commas.")
-    flags.DEFINE_string(
-        "ood_data", None, "Another data set, such as digits, that the scores should separate from the run's data."
-    )
     command_line.define_data_flags()
     flags.DEFINE_string("split", None, "Split to evaluate on: test, validation or train. Default: the run's.")
     flags.DEFINE_integer("num_examples", None, "Evaluate only the first N examples; 0 for all.", 0)
@@ -92,11 +85,7 @@ def main() -> None:
         _ = measured.bound_plan  # an impossible plan ends the command before any long work
     for metric in metrics:
         result |= METRICS[metric].measure(measured, FLAGS)
-    if FLAGS.ood_data:
-        ours = run.config.data
-        other = {"name": FLAGS.ood_data, "levels": ours.levels, "image_size": ours.image_size}
-        result |= measured.ood(data.load(other | {"data_dir": FLAGS.data_dir or ours.data_dir}))
-    print(table(result))
+    command_line.say(table(result))
     if FLAGS.output:
         write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
 

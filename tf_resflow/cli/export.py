@@ -41,7 +41,6 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "precise", False, "Invert integer data to the rounding error of the dtype, not to 1/32 of a level."
     )
-    flags.mark_flag_as_required("export_dir")
 
 
 def check() -> None:
@@ -59,4 +58,4 @@ def main() -> None:
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 
-run = command_line.command(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check, ["workdir", "export_dir"])

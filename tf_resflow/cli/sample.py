@@ -1,8 +1,7 @@
-r"""Draws samples from a trained model and writes a picture, or the samples alone as a .npy or .csv file.
+r"""Draws samples from a trained model and writes a picture, or the samples alone as an array or a table.
 
 resflow-sample --workdir=runs/digits --output=samples.png --num=64 --temperature=0.8
 resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9,1.0
-resflow-sample --workdir=runs/digits --output=paths.npy --interpolate=pairs
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
@@ -15,12 +14,8 @@ temperatures gets a row or a color, from the same --num latents. The first sampl
 images. The default is all labels. For table columns, give one value per column, as in a .csv file, in the order
 of config.data.condition_columns. The picture then shows only the samples.
 
-A .csv file has the columns, levels and dates of the table. With several temperatures, its first column holds them.
-
---interpolate writes points between held-out examples, chosen by --seed, to a .npy or .csv file. "pairs" writes
---num rows, each from one example to another. "corners" fills a --num x --num square with an example at each corner.
-If the model is given labels, the examples have the labels in --condition, and each point has the label of the
-nearest example. If the model is given columns, their values are interpolated too.
+A .csv or .parquet file has the columns, levels and dates of the table. With several temperatures, its first column
+holds them. --output=- writes .csv to standard output.
 """
 
 import contextlib
@@ -32,11 +27,12 @@ from absl import flags, logging
 import tf_resflow as resflow
 from tf_resflow import evaluation
 from tf_resflow.cli import command_line
+from tf_resflow.data.table_files import TABLE_OUTPUTS
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.plurals import counted
 from tf_resflow.writing import check_output_path
 
-_SIDE = 10  # default number of images per row of a sweep or path, and of rows of paths
+_SIDE = 10  # default number of images per row of several
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 
 FLAGS = flags.FLAGS
@@ -45,25 +41,25 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
-    flags.DEFINE_string("output", None, "File to write: a .png picture, or samples as .npy (or .csv for vectors).")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "File to write: a .png picture, or samples as .npy. For vectors also .csv, .parquet, or - for .csv rows.",
+    )
     flags.DEFINE_integer(
         "num",
         None,
         "Number of samples, for each temperature or label if there are several. Default: 1,000 vectors, 64 images, "
-        "or 10 images per row. With --interpolate: number of rows, by default 10.",
+        "or 10 images per row.",
         1,
     )
     flags.DEFINE_list("temperature", ["1.0"], "Scale of the base distribution. Several make one row or color each.")
     flags.DEFINE_list("condition", None, "For a conditional model: labels, or one value per condition column.")
-    flags.DEFINE_enum(
-        "interpolate", None, ["pairs", "corners"], "Interpolate between held-out examples in the latent space."
-    )
     flags.DEFINE_integer("seed", 0, "Random seed. The same seed draws the same samples.", 0, 2**63 - 1)
     flags.DEFINE_bool(
         "precise", False, "Invert to the rounding error of the dtype, not to a fraction of an image's level."
     )
     command_line.define_data_flags()
-    flags.mark_flag_as_required("output")
 
     @flags.validator("temperature", f"give numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
@@ -72,55 +68,28 @@ def define_flags() -> None:
         except ValueError:
             return False
 
-    @flags.multi_flags_validator(
-        ["temperature", "precise", "interpolate"],
-        "--interpolate cannot be combined with --temperature or --precise",
-    )
-    def _exclude_each_other(values):
-        return not values["interpolate"] or (values["temperature"] == ["1.0"] and not values["precise"])
-
-    @flags.multi_flags_validator(["num", "interpolate"], "--interpolate=corners needs --num=2 or more")
-    def _is_a_square(values):
-        return values["interpolate"] != "corners" or values["num"] != 1
-
 
 def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
     command_line.check_run()
     info = command_line.workdir().read_data()
-    if FLAGS.interpolate and info.condition_mean is not None:
-        if FLAGS.condition is not None:
-            raise ValueError(
-                "--interpolate uses held-out examples with their own condition: leave out --condition."
-            )
-    else:
-        condition = _condition(info)
-        if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
-            raise ValueError(
-                f"--temperature={','.join(FLAGS.temperature)} names several temperatures, and there are "
-                f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
-            )
-    suffixes = [".npy"] if FLAGS.interpolate else [".png", ".npy"]
-    check_output_path(FLAGS.output, suffixes if len(info.event_shape) == 3 else [*suffixes, ".csv"])
+    condition = _condition(info)
+    if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
+        raise ValueError(
+            f"--temperature={','.join(FLAGS.temperature)} names several temperatures, and there are "
+            f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
+        )
+    tables = () if len(info.event_shape) == 3 else TABLE_OUTPUTS
+    check_output_path(FLAGS.output, [".png", ".npy", *tables])
     if _is_picture() and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
         raise ValueError(
             f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
             "write the samples to a .npy file."
         )
-    if FLAGS.interpolate:
-        command_line.check_data()
-
-
-def main() -> None:
-    """Draws the samples and writes the file."""
-    (_interpolate if FLAGS.interpolate else _sample)(command_line.workdir().read_data())
 
 
 def _grid(info):
-    """Returns the number of rows and columns of samples. Each temperature, label or path is a row."""
-    if FLAGS.interpolate:
-        rows = FLAGS.num or _SIDE
-        return rows, rows if FLAGS.interpolate == "corners" else _SIDE
+    """Returns the number of rows and columns of samples. Each temperature or label is a row."""
     rows = max(len(FLAGS.temperature), len(_condition(info)) if _has_labels() else 1)
     return rows, FLAGS.num or (1000 if len(info.event_shape) != 3 else _SIDE if rows > 1 else 64)
 
@@ -160,7 +129,9 @@ def _condition(info):
     )
 
 
-def _sample(info):
+def main() -> None:
+    """Draws the samples and writes the file."""
+    info = command_line.workdir().read_data()
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
     run, examples, lacks = resflow.load(FLAGS.workdir), None, ""
@@ -182,43 +153,11 @@ def _sample(info):
     written |= {"names": info.columns, "codes": info.codes, "name": info.name}
     with contextlib.closing(samples) as batches:
         write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
-    print(f"{counted(rows * num, 'sample')}{run.note}{lacks}: {FLAGS.output}")
-
-
-def _interpolate(info):
-    num, length = _grid(info)
-    examples, condition = _held_out(info)
-    least = 4 if FLAGS.interpolate == "corners" else 2
-    if len(examples) < least:
-        raise ValueError(
-            f"Only {len(examples)} held-out examples can be used, but --interpolate={FLAGS.interpolate} needs at "
-            f"least {least}. If --condition is given, add labels to it."
-        )
-    run = resflow.load(FLAGS.workdir)
-    order = np.random.default_rng(FLAGS.seed).permutation(len(examples))
-    groups = 1 if FLAGS.interpolate == "corners" else min(num, len(order) // 2)
-    corners = order[: groups * least].reshape(least, groups).T
-    condition = None if condition is None else condition[corners]
-    paths = evaluation.interpolate(run.density, examples[corners], num=length, seed=FLAGS.seed, condition=condition)
-    paths = paths[0] if FLAGS.interpolate == "corners" else paths
-    points = paths.numpy().reshape(-1, *info.event_shape)
-    write_samples(FLAGS.output, [points], paths.shape, names=info.columns, codes=info.codes)
-    print(f"{len(paths):,} x {counted(paths.shape[1], 'sample')}{run.note}: {FLAGS.output}")
-
-
-def _held_out(info):
-    """Returns held-out examples and their conditions. Given labels, only examples with a label in --condition."""
-    split, data = command_line.workdir().read_config().eval.split, command_line.load_data()
-    if not _has_labels() and info.condition_mean is None:
-        return data.array(split), None
-    batches = data.eval_batches(split, 1000, labels=True).as_numpy_iterator()
-    examples, condition = map(np.concatenate, zip(*batches, strict=True))
-    chosen = np.isin(condition, _condition(info)) if _has_labels() else slice(None)
-    return examples[chosen], condition[chosen]
+    command_line.say(f"{counted(rows * num, 'sample')}{run.note}{lacks}: {FLAGS.output}")
 
 
 def _is_picture():
     return FLAGS.output.lower().endswith(".png")
 
 
-run = command_line.command(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

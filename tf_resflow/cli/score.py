@@ -3,6 +3,7 @@ r"""Scores examples by their log-likelihood to find anomalies, and writes a tabl
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --id_columns=name,date --top=20
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --stderr=0.01
+resflow-score --workdir=runs/table --input=- --output=- < new.csv > scores.csv
 resflow-score --workdir=runs/digits --output=scores.csv
 
 The output has one line per example, in the order of the input, with these columns:
@@ -27,19 +28,19 @@ standard error of log_prob, in nats. Without --stderr, log_prob is one exact val
 and the mean of 8 estimates otherwise, or of 32 if there are discrete columns.
 """
 
-import pathlib
-
 import numpy as np
 from absl import flags, logging
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
 from tf_resflow.cli import command_line
-from tf_resflow.data.files import check_table
+from tf_resflow.cli.command_line import say
+from tf_resflow.console import track
+from tf_resflow.data.files import check_table, table_path
+from tf_resflow.data.table_files import TABLE_OUTPUTS, write_frames
 from tf_resflow.extras import extra
 from tf_resflow.plurals import counted
-from tf_resflow.progress import track
-from tf_resflow.writing import check_output_path, whole_file
+from tf_resflow.writing import check_output_path
 
 FLAGS = flags.FLAGS
 
@@ -51,8 +52,10 @@ _COLUMNS = ("example", "log_prob", "stderr", "p_value", "reason")
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
-    flags.DEFINE_string("input", None, "File or folder of examples. Default: the run's held-out examples.")
-    flags.DEFINE_string("output", None, "The .csv file to write.")
+    flags.DEFINE_string(
+        "input", None, "File or folder of examples, or - for .csv rows. Default: the run's held-out examples."
+    )
+    flags.DEFINE_string("output", None, "The .csv or .parquet file to write, or - for .csv rows.")
     flags.DEFINE_list("id_columns", [], "Columns of --input to copy to the output: names, or numbers from 1.")
     flags.DEFINE_bool("strict", False, "Refuse a table if a row has no score or an unknown level.")
     flags.DEFINE_integer("top", 0, "Number of examples to print, those with the lowest scores.", 0)
@@ -60,12 +63,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", None, "Number of examples per batch.", 1)
     flags.DEFINE_integer("seed", 0, "Random seed of the estimates.", 0, 2**31 - 1)
     command_line.define_data_flags()
-    flags.mark_flag_as_required("output")
 
 
 def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
-    check_output_path(FLAGS.output, [".csv"])
+    check_output_path(FLAGS.output, TABLE_OUTPUTS)
     command_line.check_run()
     is_table = command_line.workdir().read_data().levels is None
     if FLAGS.id_columns and not (FLAGS.input and is_table):
@@ -75,7 +77,7 @@ def check() -> None:
     if FLAGS.input is None:
         command_line.check_data()
     elif is_table:
-        check_table(pathlib.Path(FLAGS.input).expanduser())
+        check_table(table_path(FLAGS.input))
 
 
 def main() -> None:
@@ -84,25 +86,24 @@ def main() -> None:
         import pandas
 
     columns, ranking, note = _scored()
-    frame, number = pandas.DataFrame(columns), "%.9g"
-    with whole_file(FLAGS.output) as temporary:
-        frame.to_csv(temporary, index=False, float_format=number, lineterminator="\r\n")
+    frame = pandas.DataFrame(columns)
+    write_frames(FLAGS.output, [frame])
     if FLAGS.top:
         order = np.argsort(ranking, kind="stable")
         lowest = frame.iloc[order[~np.isnan(ranking[order])][: FLAGS.top]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
-        print(shown.to_string(index=False, na_rep="", float_format=number.__mod__, max_colwidth=None))
+        say(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
     scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
     has_score, rare = ~np.isnan(scores), "without p-values"
     if "p_value" in columns:
         low = np.mean(columns["p_value"][has_score] <= 0.01)
         rare = f"{low:.1%} have a p-value of at most 0.01"
     by = ", by the model" + note if note else ""
-    print(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
+    say(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
     for rows, what in ((~has_score, "no score"), (np.isneginf(scores), "the score -inf")):
         if rows.any() and len(reasons):
             first = np.argmax(rows)
-            print(f"{rows.sum():,} of {len(rows):,} have {what}, such as row {first + 1}, {reasons[first]}.")
+            say(f"{rows.sum():,} of {len(rows):,} have {what}, such as row {first + 1}, {reasons[first]}.")
 
 
 def _scored():
@@ -164,7 +165,7 @@ def _rows(config, info):
     codes = info.codes or ColumnCodes.of_numbers(info.columns or range(1, 1 + info.event_shape[0]))
     options = {"key": config.data.key, "read_options": config.data.read_options}
     rows, table = read_rows(FLAGS.input, codes, info.condition_codes, **options)
-    path = pathlib.Path(FLAGS.input).expanduser().absolute()
+    path = table_path(FLAGS.input)
     kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
     if taken := [str(name) for name in kept if name in _COLUMNS]:
         raise ValueError(
@@ -222,4 +223,4 @@ def _plan(run, batch):
     return evaluation.LikelihoodPlan(log_det_estimator=estimator, num_samples=default_num_samples(model))
 
 
-run = command_line.command(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

@@ -34,14 +34,13 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "strategy",
         "auto",
-        ["auto", "default", "mirrored", "multiworker", "tpu"],
+        ["auto", "default", "mirrored", "multiworker"],
         "Machines and devices to train on: multiworker uses the workers in TF_CONFIG, mirrored all GPUs of this "
-        "machine, tpu a TPU, default one device. auto is multiworker if there are several workers, else mirrored "
+        "machine, default one device. auto is multiworker if there are several workers, else mirrored "
         "if there are several GPUs, else default.",
     )
     flags.DEFINE_bool("deterministic", False, "Make runs bit-exactly repeatable, at some cost in speed.")
     flags.DEFINE_bool("jit", False, "Compile the whole step with XLA. Starts later; steps are often faster.")
-    flags.mark_flags_as_required(["config", "workdir"])
 
 
 class ConfigParser(flags.ArgumentParser):
@@ -112,4 +111,4 @@ def main() -> int:
     return 0
 
 
-run = command_line.command(__doc__, define_flags, main, check)
+run = command_line.command(__doc__, define_flags, main, check, ["config", "workdir"])

@@ -52,10 +52,9 @@ def default_config(**fields: Any) -> Any:
     - Images: `levels` and `image_size` (0 keeps those of the data), `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir`, `download`, `split_train`, `split_validation` and `split_test`. If `data_dir`
       or `split_validation` is "", TFDS's default applies. See `load_tfds_images`.
-    - Tables: `columns` and `condition_columns`, names or numbers from 1, separated by commas ("" for all and for
-      none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L; rain:
-      {0}"; `missing`
-      and `read_options`. See `load_tabular`.
+    - Tables: `columns` and `condition_columns`, names or numbers from 1, separated by commas or in a sequence (""
+      for all and for none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M <
+      L; rain: {0}"; `missing` and `read_options`. See `load_tabular`.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held out for
       validation if there is no validation split; 0 for none. 2-D densities draw `num_test` new examples instead.

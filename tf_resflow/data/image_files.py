@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_resflow import progress
+from tf_resflow import console
 from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.files import read_array, readable
 from tf_resflow.data.splits import draw_splits
@@ -240,7 +240,7 @@ def _mapped(function: Callable, images: Sequence[_Image], name: str) -> Iterator
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            yield from progress.track(pool.map(attempt, images), name, len(images))
+            yield from console.track(pool.map(attempt, images), name, len(images))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # otherwise an interrupt waits for the remaining files
             raise

@@ -6,7 +6,7 @@ from .log_likelihood import estimate_log_prob, log_prob_by_class
 from .planning import LikelihoodPlan, plan_likelihood
 from .reconstruction import reconstruct
 from .sample_files import image_grid
-from .sampling import Sampler, interpolate
+from .sampling import Sampler
 from .scores import LogLikelihood, p_values
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "frechet_distance",
     "gaussian_baseline",
     "image_grid",
-    "interpolate",
     "lipschitz_certificate",
     "log_prob_by_class",
     "plan_likelihood",

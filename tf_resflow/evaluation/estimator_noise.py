@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import with_log_det_estimator
+from tf_resflow.console import track
 from tf_resflow.evaluation.scores import Score
 from tf_resflow.models import FlowModel
 from tf_resflow.models.dequantizer import noise_log_det_estimator
-from tf_resflow.progress import track
 from tf_resflow.typing import LogDet, TensorLike
 
 

@@ -6,7 +6,7 @@ from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import lipschitz_constants
 from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.bijectors.views import blocks_by_name, certified_bounds, uncertified_blocks
-from tf_resflow.progress import track
+from tf_resflow.console import track
 
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:

@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
+from tf_resflow.console import track
 from tf_resflow.layers.program import bind
 from tf_resflow.logdet.power_series import power_series_log_det
 from tf_resflow.logdet.probes import coloring, draw_probes
 from tf_resflow.logdet.term_distributions import TermDistribution
 from tf_resflow.models import FlowModel
 from tf_resflow.models.dequantization import on_grid, points_per_set
-from tf_resflow.progress import track
 from tf_resflow.seeds import random_integers, split_seed
 from tf_resflow.typing import LogDet, TensorLike
 

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors
+from tf_resflow.console import stage
 from tf_resflow.models import FlowModel
-from tf_resflow.progress import stage
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import TensorLike
 

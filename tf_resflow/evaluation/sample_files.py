@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tf_resflow.data.column_codes import ColumnCodes
+from tf_resflow.data.table_files import TABLE_OUTPUTS, write_frames
 from tf_resflow.evaluation.figures import points_figure
 from tf_resflow.extras import extra
-from tf_resflow.writing import whole_file
+from tf_resflow.writing import STANDARD_STREAM, whole_file
 
 MAX_TEMPERATURE = 100.0
 """The largest temperature for samples."""
@@ -34,17 +35,18 @@ def write_samples(
     codes: ColumnCodes | None = None,
     name: str = "",
 ) -> None:
-    """Writes batches `[batch, *event_shape]` of samples as .npy, vectors also as .csv, and otherwise as a picture.
+    """Writes batches `[batch, *event_shape]` of samples as .npy, .csv, .parquet or, by default, a picture.
 
-    A picture shows images as a grid, and vectors as scatter plots and histograms. Other files grow batch by batch.
+    A table has vectors only; "-" is a .csv table on standard output. A picture shows images as a grid, and vectors
+    as scatter plots and histograms. Other files grow batch by batch.
 
     Args:
       shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors. A
         single row of images is arranged as a grid that is about square.
       labels: labels of the rows or groups.
-      temperatures: temperatures of the groups. Several temperatures become the first column of a .csv file.
+      temperatures: temperatures of the groups. Several temperatures become the first column of a table.
       data: dict of one name to vectors that are drawn under the samples.
-      codes: column codes of a table, which give the columns of a .csv file their types.
+      codes: column codes of a table, which give the columns their types.
       name: name of the data, for the title.
     """
     rows, columns, *event_shape = shape
@@ -53,9 +55,9 @@ def write_samples(
         batches = batches if codes is None else map(codes.with_offsets, batches)
         _write_array(path, batches, (rows * columns, *event_shape))
         return
-    if suffix == ".csv":
+    if suffix in TABLE_OUTPUTS or os.fspath(path) == STANDARD_STREAM:
         names = list(names or [f"column {i + 1}" for i in range(event_shape[0])])
-        _write_rows(path, batches, names, codes, temperatures if len(temperatures) > 1 else [], columns)
+        write_frames(path, _frames(batches, names, codes, temperatures if len(temperatures) > 1 else [], columns))
         return
     samples = np.concatenate(list(batches))
     if len(event_shape) == 3:
@@ -79,21 +81,20 @@ def _write_array(path, batches, shape):
             file.write(batch.tobytes())
 
 
-def _write_rows(path, batches, names, codes, temperatures, size):
-    """Writes a table. Several temperatures, with `size` rows each, become its first column."""
+def _frames(batches, names, codes, temperatures, size):
+    """Yields the batches as data frames. Several temperatures, with `size` rows each, become the first column."""
     with extra("data"):
         import pandas
 
     written = 0
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        for batch in batches:
-            frame = pandas.DataFrame(batch) if codes is None else codes.decode(batch)
-            frame.columns = names
-            if temperatures:
-                own = np.array(temperatures)[(written + np.arange(len(frame))) // size]
-                frame.insert(0, "sample temperature" if "temperature" in names else "temperature", own)
-            frame.to_csv(file, index=False, header=not written, float_format="%.9g", lineterminator="\r\n")
-            written += len(frame)
+    for batch in batches:
+        frame = pandas.DataFrame(batch) if codes is None else codes.decode(batch)
+        frame.columns = names
+        if temperatures:
+            own = np.array(temperatures)[(written + np.arange(len(frame))) // size]
+            frame.insert(0, "sample temperature" if "temperature" in names else "temperature", own)
+        yield frame
+        written += len(frame)
 
 
 def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None) -> np.ndarray:

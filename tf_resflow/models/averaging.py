@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.console import stage
 from tf_resflow.models.updates import update_average
 from tf_resflow.private_api import moving_averages, set_average_rule
-from tf_resflow.progress import stage
 
 
 def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_resflow import evaluation, layers, progress
+from tf_resflow import console, evaluation, layers
 from tf_resflow.data.column_kinds import EXACT
 from tf_resflow.evaluation.planning import default_num_samples
 from tf_resflow.models.build import check_only_stderr
@@ -178,7 +178,7 @@ def export(
     for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
         variable.assign(parameter)
     if held_out is not None and signatures.has_scores:
-        signatures.compare_with(progress.track(held_out, "held-out examples"))
+        signatures.compare_with(console.track(held_out, "held-out examples"))
     with unwritable_told(parent), scratch(parent) as folder:
         path = folder / "model"
         weights = [weight.value for weight in model.weights]
@@ -204,7 +204,7 @@ def _held_out(run, data_dir, data_path):
     """Returns batches of held-out examples with their conditions, or None if the data are missing."""
     config = run.config.eval
     try:
-        with progress.stage("data"):
+        with console.stage("data"):
             dataset = load_data(run.workdir, data_dir=data_dir, data_path=data_path)
         num = min(config.num_examples or _MOST_HELD_OUT, _MOST_HELD_OUT)
         batches = dataset.eval_batches(config.split, config.batch_size, num, labels=bool(run.model.condition))

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from scipy import stats
 
 from tf_resflow import data, evaluation
+from tf_resflow.console import track
 from tf_resflow.evaluation.estimator_noise import stderr_parts
 from tf_resflow.evaluation.planning import held_out_plan
-from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.models.build import check_only_stderr
-from tf_resflow.progress import track
 from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.training.report import Report, known
 from tf_resflow.training.runs import Run
@@ -208,48 +206,6 @@ class Evaluation:
                 "The run has a density, but no classifier to evaluate. Train with config.task='hybrid'."
             )
         return self._report.classification()
-
-    def ood(self, dataset: data.Dataset) -> dict[str, Any]:
-        """Measures how well the model separates its held-out data from other data.
-
-        The area under the ROC curve is the probability that a held-out example scores higher than an example of the
-        other data (Mann and Whitney). Below 0.5, the other data score higher more often than not. A model of images
-        given their label scores both data sets by the mixture of its classes.
-
-        Args:
-          dataset: A `Dataset` with the same split, shape of examples, levels and number of condition columns.
-
-        Returns:
-          A dict "ood" with the "name" of the other data, their "num_examples", and the areas under the curves:
-          "auroc_log_prob" if a density was trained, and "auroc_max_probability" if there is a classifier.
-        """
-        sizes = [0 if d.condition_mean is None else len(d.condition_mean) for d in (self._dataset, dataset)]
-        kinds = [(d.event_shape, d.levels, size) for d, size in zip((self._dataset, dataset), sizes, strict=True)]
-        if kinds[0] != kinds[1]:
-            raise ValueError(
-                f"Examples of {dataset.name!r} have the shape, the levels and the number of condition columns "
-                f"{kinds[1]}, but the model needs {kinds[0]}. Choose other data, or leave out --ood_data."
-            )
-        ours, theirs = (self._ood_scores(d, labels=sizes[0] > 0) for d in (self._dataset, dataset))
-        result = {"name": dataset.name, "num_examples": len(next(iter(theirs.values())))}
-        for name, values in ours.items():
-            wins = stats.mannwhitneyu(np.float64(values), np.float64(theirs[name]), method="asymptotic").statistic
-            result[f"auroc_{name}"] = float(wins / (len(values) * len(theirs[name])))
-        return {"ood": result}
-
-    def _ood_scores(self, dataset, labels):
-        """Returns a dict of scores of held-out examples. Examples like the data should score higher."""
-        settings, what = self._config.eval, f"scores of {dataset.name}"
-        limit = settings.num_examples or None
-        batches = dataset.eval_batches(settings.split, settings.batch_size, limit, labels=labels)
-        scores = {}
-        if self._model.trained_density() is not None:
-            examples = track(batches, what)
-            scores["log_prob"] = self._report.likelihood.score_examples(examples, self._config.seed)["comparable"]
-        if self._model.classifier is not None:
-            classify = PerExample(lambda x, seed: tf.reduce_max(self._model.classify(x)["probabilities"], -1))
-            scores["max_probability"] = classify(track(batches, what), self._config.seed)
-        return scores
 
     @functools.cached_property
     def _evaluation_noise(self):

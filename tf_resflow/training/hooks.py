@@ -1,10 +1,11 @@
 """Hooks that the training loop calls after each step, with its number (from 1) and its metrics on the device."""
 
+import contextlib
 import math
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -13,8 +14,8 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow.config_fields import ConfigDict
+from tf_resflow.console import bar, stage
 from tf_resflow.models.averaging import AveragedWeights
-from tf_resflow.progress import bar, stage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps
 from tf_resflow.training.metrics_writer import MetricsWriter
@@ -97,7 +98,7 @@ class Logging:
 
 
 class Saving:
-    """Saves the state every `train.checkpoint_every` steps, at the end, and before a score that may be the best."""
+    """Saves the state every `train.checkpoint_every` steps, before each evaluation, and at the end."""
 
     def __init__(self, train: ConfigDict, checkpoints: Checkpoints, log: Logging):
         self._train, self._checkpoints, self._log = train, checkpoints, log
@@ -105,8 +106,7 @@ class Saving:
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
         """Saves the state if due."""
         train = self._train
-        may_be_best = step % train.eval_every == 0 and (train.keep_best or train.patience > 0)
-        if step % train.checkpoint_every == 0 or step == train.steps or may_be_best:
+        if step % train.checkpoint_every == 0 or step % train.eval_every == 0 or step == train.steps:
             self.save(step)
 
     def save(self, step: int) -> str:
@@ -118,10 +118,10 @@ class Saving:
 
 
 class Stopping:
-    """Context manager in which the first SIGINT or SIGTERM stops the run after the current step.
+    """Stops the run after a step in which a SIGINT or SIGTERM arrived. A second signal has its default effect.
 
-    A second signal has its default effect. If SIGINT is ignored, it stays ignored, because shells ignore it for the
-    background jobs of a script. Several workers stop after the same step.
+    If SIGINT is ignored, it stays ignored, because shells ignore it for the background jobs of a script. Several
+    workers stop after the same step.
     """
 
     def __init__(self, saving: Saving, strategy: tf.distribute.Strategy):
@@ -130,25 +130,28 @@ class Stopping:
         self._gather = of_all_workers(strategy)
         self._period = _STEPS_BETWEEN_AGREEMENTS if num_workers(strategy) > 1 else 1
 
-    def __enter__(self) -> "Stopping":
-        if threading.current_thread() is threading.main_thread():
+    @contextlib.contextmanager
+    def after(self, step: int) -> Iterator[None]:
+        """Context manager of a step. If a signal arrives, saves the state and raises `Interrupted` at its end."""
+        if threading.current_thread() is threading.main_thread() and not self._signum:
             is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             signals = [signal.SIGTERM] if is_ignored else [signal.SIGINT, signal.SIGTERM]
             self._previous = {signum: signal.signal(signum, self._note) for signum in signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        try:
+            yield
+        finally:
+            self._restore()
+        if step % self._period == 0 and (signum := max(self._gather(self._signum))):
+            raise Interrupted(signum, step, self._saving.save(step))
 
     def _note(self, signum, _):
         self._signum = signum
-        self.__exit__()
+        self._restore()
 
-    def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
-        """Saves the state and raises `Interrupted` if a signal was received."""
-        if step % self._period == 0 and (signum := max(self._gather(self._signum))):
-            raise Interrupted(signum, step, self._saving.save(step))
+    def _restore(self):
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
 
 
 class Evaluating:

@@ -1,5 +1,6 @@
 """Training loop of `resflow-train`."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -8,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.config_fields import ConfigDict
+from tf_resflow.console import shown, stage
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, train_step
-from tf_resflow.progress import shown, stage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.data import initial_batch, load_checked, replica_batches
@@ -50,7 +51,8 @@ def train(
     Raises:
       ValueError: If the config, the workdir or the data are invalid.
       NonFiniteError: If the loss, a gradient or a weight becomes NaN or infinite.
-      Interrupted: On SIGINT or SIGTERM, after the state was saved. A signal to one worker stops all workers.
+      Interrupted: On SIGINT or SIGTERM during a step after the first, when the state was saved. A signal to one
+        worker stops all workers.
       WorkerLostError: If another worker stops for another reason.
     """
     validate_config(config)
@@ -103,16 +105,19 @@ def _train(config, files, strategy, jit):
         stopping = Stopping(saving, strategy)
         averaged = AveragedWeights(model, optimizer)
         evaluating = Evaluating(config, report, averaged, best, writer, lines, log, strategy)
-        with log, stopping:
+        with log:
             evaluating.make_up(start)
             step = start
             while step < train.steps and not evaluating.are_over:
                 step += 1
                 batch, seed = next(batches), tf.constant([config.seed, step], tf.int32)
+                is_first = step == start + 1  # a signal during its tracing has its usual effect
                 with diagnosed(model, strategy, checkpoints.latest, batch, seed):
-                    metrics = take_step(batch, seed)
-                    for hook in (log, saving, stopping, evaluating):
-                        hook.after_step(step, metrics)
+                    with contextlib.nullcontext() if is_first else stopping.after(step):
+                        metrics = take_step(batch, seed)
+                        log.after_step(step, metrics)
+                        saving.after_step(step, metrics)
+                    evaluating.after_step(step, metrics)
         return evaluating.finish(step, files)
 
 

@@ -13,6 +13,7 @@ from absl import logging
 from tf_resflow import data, evaluation
 from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
 from tf_resflow.config_fields import ConfigDict
+from tf_resflow.console import stage, track
 from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
 from tf_resflow.evaluation.figures import density_figure, points_figure
 from tf_resflow.evaluation.reconstruction import round_trip
@@ -21,7 +22,6 @@ from tf_resflow.evaluation.sampling import Sampler
 from tf_resflow.evaluation.scores import PerExample, Score, classification_scores
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.plurals import counted
-from tf_resflow.progress import stage, track
 from tf_resflow.writing import finite_or_none
 
 _MAX_GAUSSIAN_SIZE = 4096  # largest number of coordinates for the Gaussian baseline

@@ -24,19 +24,11 @@ def _multiworker():
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _tpu():
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)
-
-
 STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy]] = {
     "auto": _auto,
     "default": tf.distribute.get_strategy,
     "mirrored": tf.distribute.MirroredStrategy,
     "multiworker": _multiworker,
-    "tpu": _tpu,
 }
 """Dict of the name of each strategy to a function without arguments that creates it."""
 

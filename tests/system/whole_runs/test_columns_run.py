@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tests.system.whole_runs.conftest import regression_nats
-from tf_resflow import data, training
+from tf_resflow import training
 from tf_resflow.cli import sample as command
 from tf_resflow.models.step import NON_FINITE
 from tf_resflow.training.non_finite import diagnosed
@@ -42,19 +42,11 @@ def test_columns_given_others(whole):
     assert whole.figures() == {"pairs.png"}
 
 
-def test_a_planned_evaluation_and_other_tables(whole):
-    """Rows that do not fit their condition are outliers. A table without the condition raises an error."""
+def test_a_planned_evaluation(whole):
     evaluation = training.Evaluation(whole.run, whole.data, stderr=0.3)
     likelihood = evaluation.likelihood()
     assert likelihood["num_examples"] == 40 and likelihood.get("example_stderr", 0.0) < 0.6
     assert likelihood["nats"] == pytest.approx(whole.result["nats"], abs=0.2)
-    x, c = whole.pairs("test")
-    statistics = {"condition_mean": whole.data.condition_mean, "condition_std": whole.data.condition_std}
-    other = data.Dataset.from_arrays("shifted", {"test": x}, conditions={"test": c + 8}, **statistics)
-    evaluation = training.Evaluation(whole.run, whole.data)
-    assert evaluation.ood(other)["ood"]["auroc_log_prob"] > 0.9
-    with pytest.raises(ValueError, match=", 0., but the model needs .*, 1.. Choose other"):
-        evaluation.ood(data.Dataset.from_arrays("plain", {"test": x}))
 
 
 def test_samples_given_columns(whole, run_command, tmp_path):
@@ -65,10 +57,6 @@ def test_samples_given_columns(whole, run_command, tmp_path):
     high, low = (np.load(tmp_path / name) for name in ("high.npy", "low.npy"))
     assert high.shape == (500, 2) and high[:, 0].mean() > low[:, 0].mean() + 3
     sample(tmp_path / "picture.png", "--num=50", "--condition=10")
-    sample(tmp_path / "paths.npy", "--interpolate=corners", "--num=2")
-    assert np.load(tmp_path / "paths.npy").shape == (4, 2)
-    with pytest.raises(ValueError, match="with their own condition: leave out --condition"):
-        sample(tmp_path / "x.npy", "--interpolate=pairs", "--condition=1")
     for arguments in ([], ["--condition=1,2"], ["--condition=x"], ["--condition=nan"]):
         with pytest.raises(ValueError, match="give 1 values, separated by commas, in the order"):
             sample(tmp_path / "x.npy", *arguments)

@@ -1,0 +1,193 @@
+"""Progress, logs and signals of the commands and of training.
+
+Progress is shown as bars on a terminal or in a notebook, and otherwise as lines of the logger `tf_resflow`, one
+every 30 seconds. It is shown if the level of this logger is INFO, which `shown` sets.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import select
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from absl import logging as absl_logging
+
+from tf_resflow.extras import LazyPackage
+
+tqdm: Any = LazyPackage("tqdm", "training")
+redirection: Any = LazyPackage("tqdm.contrib.logging", "training")
+
+LOGGER = logging.getLogger("tf_resflow")
+"""Logger of progress where there is no terminal."""
+
+_Item = TypeVar("_Item")
+_SECONDS_BETWEEN_LINES = 30.0
+_LINE = "{desc}: {n_fmt} of {total_fmt}{postfix}, {rate_fmt}, {remaining} left"
+_GRACE_SECONDS = 2.0  # from a signal to the end of a process that does not react
+_PENDING: list[signal.Signals] = []  # signals received and not yet obeyed
+
+# Beginnings of TFDS warnings to hide: a deprecation inside TFDS, and a missing data set, which we report ourselves.
+_NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
+# Lines of TensorFlow's start, at levels below error, and the error that it reports on machines without a GPU.
+_NOISE_OF_TENSORFLOW = re.compile(rb"[IW]\d{4} |WARNING: All log messages before|E\d{4} .*failed call to cuInit")
+
+
+@contextlib.contextmanager
+def shown(is_shown: bool = True) -> Iterator[None]:
+    """Context manager that shows progress or hides it. By default it is hidden."""
+    before = LOGGER.level
+    LOGGER.setLevel(logging.INFO if is_shown else logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(before)
+
+
+def _is_shown():
+    return LOGGER.isEnabledFor(logging.INFO)
+
+
+def _has_screen():
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+class _LogFile:
+    """A file for tqdm that writes each bar as a line of the log."""
+
+    def write(self, text: str) -> None:
+        """Logs the text without the characters that move the cursor."""
+        if line := re.sub(r"\x1b\[A|[\r\n]", "", text).strip():
+            LOGGER.info("%s", line)
+
+    def flush(self) -> None:
+        """Does nothing, because the log has no buffer."""
+
+
+def _bar(**options):
+    if _is_shown() and not _has_screen():
+        seconds = {"mininterval": _SECONDS_BETWEEN_LINES, "delay": _SECONDS_BETWEEN_LINES, "miniters": 1}
+        options |= {"file": _LogFile(), "bar_format": _LINE, **seconds}
+    return tqdm.tqdm(disable=not _is_shown(), **options)
+
+
+def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:
+    """Yields the items and shows a bar with the given name. Pass `total` if the iterable has no length.
+
+    A signal that the code between two items swallowed, as bare `except` clauses in TFP do, is raised again.
+    """
+    for item in _bar(iterable=iterable, desc=name, total=total, leave=False) if _is_shown() else iterable:
+        _raise_pending()
+        yield item
+
+
+def bar(name: str, total: int, initial: int = 0) -> Any:
+    """Returns a `tqdm.tqdm` bar that the caller updates and that stays on the screen."""
+    return _bar(desc=name, total=total, initial=initial, unit=" steps")
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Context manager that shows the name of a task while it runs, without counting steps."""
+    if _is_shown() and _has_screen():
+        with tqdm.tqdm(desc=name, bar_format="{desc} ...", leave=False):
+            yield
+    else:
+        LOGGER.info("%s ...", name)
+        yield
+
+
+@contextlib.contextmanager
+def log_lines() -> Iterator[None]:
+    """Context manager in which all warnings go to the standard error stream, above the bars."""
+    logging.root.removeHandler(absl_logging.get_absl_handler())  # tqdm redirects only Python's handlers
+    clock = "" if _has_screen() else "%(asctime)s "
+    logging.basicConfig(format=f"{clock}%(levelname)s: %(message)s")
+    absl_logging.get_absl_logger().addFilter(_is_wanted)
+    with redirection.logging_redirect_tqdm():
+        yield
+
+
+def _is_wanted(record):
+    return not str(record.msg).startswith(_NOISE_OF_TFDS)
+
+
+@contextlib.contextmanager
+def without_start_messages() -> Iterator[None]:
+    """Context manager that hides what TensorFlow's libraries print while they are imported, except for errors.
+
+    Nothing is hidden if the environment has TF_CPP_MIN_LOG_LEVEL=0.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stream = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stream, 2)
+            os.close(stream)
+            held.seek(0)
+            for line in held:
+                if not _NOISE_OF_TENSORFLOW.match(line):
+                    os.write(2, line)
+
+
+@contextlib.contextmanager
+def interrupts(message: str) -> Iterator[None]:
+    """Context manager in which SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt with the signal as its argument.
+
+    If the process still runs two seconds later, for example because a graph is being compiled, it prints the
+    message and exits. A signal that is ignored, or has another handler, keeps that behavior.
+    """
+    defaults: Any = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = [signum for signum, default in defaults.items() if signal.getsignal(signum) is default]
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    for signum in ours:
+        signal.signal(signum, _interrupt)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(read, message), daemon=True).start()
+    try:
+        yield
+    except Exception as error:
+        if _PENDING:  # TensorFlow can turn the interrupt into a SystemError
+            raise KeyboardInterrupt(_PENDING[0]) from error
+        raise
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)  # ends the thread
+        for signum in ours:
+            signal.signal(signum, defaults[signum])
+        _PENDING.clear()
+
+
+def _watch(read, message):
+    """Ends the process if it does not react to a signal. Python's handlers do not run during a long call in C++."""
+    with open(read, "rb", buffering=0) as pipe:
+        while received := pipe.read(1):
+            if signal.getsignal(received[0]) is not _interrupt:
+                continue
+            ready, *_ = select.select([pipe], [], [], _GRACE_SECONDS)
+            if not ready or pipe.read(1):  # still running, or a second signal
+                os.write(2, f"\n{message}\n".encode())
+                os._exit(128 + received[0])
+            return
+
+
+def _interrupt(signum, frame):
+    _PENDING.append(signal.Signals(signum))
+    _raise_pending()
+
+
+def _raise_pending():
+    if _PENDING:
+        raise KeyboardInterrupt(_PENDING[0])
