@@ -1,8 +1,6 @@
 """Config fields: default values, and rules that values must satisfy."""
 
-import csv
 import difflib
-import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -42,9 +40,7 @@ class _Section(ConfigDict):
 
     def __setitem__(self, key, value):
         if key.endswith("columns") and isinstance(value, (list, tuple)):
-            text = io.StringIO()
-            csv.writer(text, lineterminator="").writerow(value)
-            value = text.getvalue()
+            value = ", ".join('"{}"'.format(str(name).replace('"', '""')) for name in value)
         super().__setitem__(key, value)
 
 

@@ -69,7 +69,8 @@ class _LogFile:
         """Does nothing, because the log has no buffer."""
 
 
-def _bar(**options):
+def bar(**options: Any) -> Any:
+    """Returns a `tqdm.tqdm` bar."""
     if _is_shown() and not _has_screen():
         seconds = {"mininterval": _SECONDS_BETWEEN_LINES, "delay": _SECONDS_BETWEEN_LINES, "miniters": 1}
         options |= {"file": _LogFile(), "bar_format": _LINE, **seconds}
@@ -81,14 +82,9 @@ def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Ite
 
     A signal that the code between two items swallowed, as bare `except` clauses in TFP do, is raised again.
     """
-    for item in _bar(iterable=iterable, desc=name, total=total, leave=False) if _is_shown() else iterable:
+    for item in bar(iterable=iterable, desc=name, total=total, leave=False) if _is_shown() else iterable:
         _raise_pending()
         yield item
-
-
-def bar(name: str, total: int, initial: int = 0) -> Any:
-    """Returns a `tqdm.tqdm` bar that the caller updates and that stays on the screen."""
-    return _bar(desc=name, total=total, initial=initial, unit=" steps")
 
 
 @contextlib.contextmanager

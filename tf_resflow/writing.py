@@ -1,7 +1,6 @@
 """Writes complete files and folders, or nothing if the disk is full or the process is killed."""
 
 import contextlib
-import errno
 import math
 import os
 import pathlib
@@ -133,17 +132,6 @@ def _remove_unfinished(folder):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             if time.time() - path.stat().st_mtime >= _GRACE_PERIOD and locked(_open(path, stack)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def renamed(folder: pathlib.Path, target: pathlib.Path) -> bool:
-    """Renames a folder. Returns False if the target already contains files, for example from another process."""
-    try:
-        os.rename(folder, target)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        return False
-    return True
 
 
 def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pathlib.Path:

@@ -11,11 +11,11 @@ This command runs on the local machine. Options of Beam run the same pipeline el
     ... --runner=FlinkRunner --flink_master=HOST:8081
     ... --runner=SparkRunner --spark_master_url=spark://HOST:7077
 
-The output files, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and the outputs of the model:
-log_prob, log_prob_stderr and p_value. The order of the rows is not preserved. Columns are found by name, and all
-input files must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described
-in signatures.json. Rows that lack a value, have too many values, or have a value that cannot be read (such as an
-unknown level) get empty scores. The script prints their number.
+The output files, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and the outputs of the model,
+such as log_prob and p_value. The order of the rows is not preserved. Columns are found by name, and all input files
+must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described in
+signatures.json. Rows that lack a value, have too many values, or have a value that cannot be read or cannot occur
+(such as an unknown level) are not valid and have empty scores. The script prints their number.
 
 Each worker process holds the model, --batch_size rows, and a row group of each Parquet file that it reads. In CSV
 files each row is one line: values must not contain line breaks.
@@ -26,6 +26,7 @@ import csv
 import io
 import itertools
 import json
+import math
 
 import apache_beam as beam
 import numpy as np
@@ -41,9 +42,10 @@ class Served(ModelHandler):
     """Runs a version of an exported model, which each worker loads once."""
 
     def __init__(self, path, inputs, batch_size):
-        """Configures the path, a dict from each input of the model to its columns, and the maximum batch size."""
+        """Configures the path, a dict of each input to its columns and dtype, and the maximum batch size."""
         super().__init__(max_batch_size=batch_size)
         self._path, self._inputs = path, inputs
+        self._invalid = beam.metrics.Metrics.counter("score", "invalid")
 
     def load_model(self):
         """Loads the model with TensorFlow alone."""
@@ -52,11 +54,17 @@ class Served(ModelHandler):
     def run_inference(self, batch, model, inference_args=None):
         """Returns rows with scores, for pairs of a row and its numbers in the order of the inputs and columns."""
         numbers, start, tensors = np.stack([numbers for _, numbers in batch]), 0, {}
-        for name, columns in self._inputs.items():
-            tensors[name] = tf.constant(numbers[:, start : start + len(columns)])
+        for name, (columns, dtype) in self._inputs.items():
+            with np.errstate(over="ignore"):
+                tensors[name] = tf.constant(numbers[:, start : start + len(columns)].astype(dtype))
             start += len(columns)
-        answer = model.signatures["serving_default"](**tensors)
-        scores = zip(*(answer[name].numpy().tolist() for name in answer), strict=True)
+        answer = {name: value.numpy() for name, value in model.signatures["serving_default"](**tensors).items()}
+        valid = answer["valid"]
+        self._invalid.inc(int(np.sum(~valid)))
+        for name, value in answer.items():
+            is_score = name not in ("valid", "reason")
+            answer[name] = np.where(valid, value, None).tolist() if is_score else value.tolist()
+        scores = zip(*answer.values(), strict=True)
         return [
             row | dict(zip(answer, values, strict=True)) for (row, _), values in zip(batch, scores, strict=True)
         ]
@@ -66,48 +74,24 @@ class Served(ModelHandler):
         return sum(numbers.nbytes for _, numbers in batch)
 
 
-class Parse(beam.DoFn):
-    """Yields each row (a dict) with its numbers. Rows that cannot be scored go to the output `unscored`."""
-
-    def __init__(self, columns, codes, dtype):
-        self._columns, self._codes, self._dtype = columns, codes, dtype
-        self._unscored = beam.metrics.Metrics.counter("score", "unscored")
-
-    def process(self, row):
-        """Converts one row."""
-        try:
-            with np.errstate(over="ignore"):
-                read = [to_number(row[column], self._codes.get(column, {})) for column in self._columns]
-                numbers = np.array(read, self._dtype)
-        except (TypeError, ValueError):
-            numbers = np.array(np.nan)
-        if np.isfinite(numbers).all() and None not in row:  # values beyond the last column have the key None
-            yield row, numbers
-        else:
-            self._unscored.inc()
-            yield beam.pvalue.TaggedOutput("unscored", row)
+def parse(row, columns, codes):
+    """Returns a row (a dict) with its numbers in the order of the columns. A value that cannot be read is NaN."""
+    if None in row:  # values beyond the last column
+        return row, np.full(len(columns), math.nan)
+    return row, np.array([to_number(row[name], codes.get(name, {})) for name in columns])
 
 
 def to_number(value, code):
-    """Converts a value to a number for the model: a level to its index, a date to the days since the first date.
-
-    Raises:
-      ValueError: if the value cannot occur in its column. The model would reject the whole batch.
-    """
-    if "levels" in code:
-        return [*map(to_text, code["levels"])].index(to_text(value))
-    if "start" in code:
-        time = value.strip() if isinstance(value, str) else value
-        days = (np.datetime64(time).astype("M8[us]") - np.datetime64(code["start"])) / np.timedelta64(1, "D")
-        return check_grid(days, 0.0, 1.0) if code["num"] else days
-    return check_grid(float(value), code["first"], code["step"]) if "step" in code else float(value)
-
-
-def check_grid(number, first, step):
-    """Returns the number, or raises a ValueError if it is not on the grid."""
-    if abs((number - first) / step - round((number - first) / step)) > 1e-6 + 1e-15 * abs(number) / step:
-        raise ValueError(f"{number} is not on the grid of its column.")
-    return number
+    """Converts a value to a number for the model: a level to its index, a date to the days since the first date."""
+    try:
+        if "levels" in code:
+            return [*map(to_text, code["levels"])].index(to_text(value))
+        if "start" in code:
+            time = value.strip() if isinstance(value, str) else value
+            return (np.datetime64(time).astype("M8[us]") - np.datetime64(code["start"])) / np.timedelta64(1, "D")
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def to_text(value):
@@ -153,7 +137,7 @@ def csv_line(values):
 
 
 def main(arguments=None):
-    """Runs the pipeline, and prints the number of rows without a score."""
+    """Runs the pipeline, and prints the number of invalid rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="path of a version of an exported model")
     parser.add_argument("--input", required=True, help="pattern of .csv or .parquet files")
@@ -162,10 +146,10 @@ def main(arguments=None):
     flags, options = parser.parse_known_args(arguments)
 
     description, signature = read_signature(flags.model)
-    inputs = {name: description["columns"][name] for name in signature["inputs"]}
-    dtype, scores = signature["inputs"]["x"]["dtype"], [*signature["outputs"]]
+    inputs = {name: (description["columns"][name], spec["dtype"]) for name, spec in signature["inputs"].items()}
+    scores = {name: spec["dtype"] for name, spec in signature["outputs"].items()}
     served = Served(flags.model, inputs, min(flags.batch_size, description.get("max_batch", flags.batch_size)))
-    needed = [column for columns in inputs.values() for column in columns]
+    needed = [column for columns, _ in inputs.values() for column in columns]
     codes = {code["name"]: code for column_codes in description.get("codes", {}).values() for code in column_codes}
     schema = read_schema(flags.input)
     is_parquet = isinstance(schema, pa.Schema)
@@ -181,19 +165,17 @@ def main(arguments=None):
         else:
             lines = pipeline | beam.io.ReadFromText(flags.input, skip_header_lines=1) | beam.Filter(str.strip)
             rows = lines | beam.Map(lambda line: dict(itertools.zip_longest(names, next(csv.reader([line])))))
-        parsed = rows | beam.ParDo(Parse(needed, codes, dtype)).with_outputs("unscored", main="whole")
-        empty = parsed.unscored | "Empty" >> beam.Map(lambda row: row | dict.fromkeys(scores))
-        scored = parsed.whole | RunInference(served)
-        results = (scored, empty) | beam.Flatten()
+        results = rows | "Parse" >> beam.Map(parse, needed, codes) | RunInference(served)
         if is_parquet:
-            fields = [*schema, *(pa.field(name, pa.float64()) for name in scores)]
+            types = {"bool": pa.bool_(), "int32": pa.int32()}
+            fields = [*schema, *(pa.field(name, types.get(dtype, pa.float64())) for name, dtype in scores.items())]
             results | beam.io.WriteToParquet(flags.output, pa.schema(fields), file_name_suffix=".parquet")
         else:
             texts = results | "Join" >> beam.Map(lambda row: csv_line(row[name] for name in [*names, *scores]))
             header = csv_line([*names, *scores])
             texts | beam.io.WriteToText(flags.output, file_name_suffix=".csv", header=header)
-    counters = pipeline.result.metrics().query(beam.metrics.MetricsFilter().with_name("unscored"))["counters"]
-    print(f"{sum(counter.result for counter in counters):,} rows lack a number or are too long, and have no score.")
+    counters = pipeline.result.metrics().query(beam.metrics.MetricsFilter().with_name("invalid"))["counters"]
+    print(f"{sum(counter.result for counter in counters):,} rows are not valid, and have no score.")
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ static uint8_t *read_file(const char *path, size_t *size) {
   return data;
 }
 
-static TF_Tensor *read_examples(const char *path, TensorInfo x) {
+static TF_Tensor *read_rows(const char *path, TensorInfo x) {
   size_t size, item = TF_DataTypeSize(x.dtype), values = 1;
   if (x.rank == 0 || x.dims[0] != -1 || item == 0) fail("the model's input must be a batch of numbers");
   for (int i = 1; i < x.rank; i++) {
@@ -199,7 +199,7 @@ static TF_Tensor *read_examples(const char *path, TensorInfo x) {
   }
   uint8_t *data = read_file(path, &size);
   if (size % (values * item) != 0) {
-    fail("the input has %zu bytes; expected a multiple of %zu: an example has %zu values of size %zu", size,
+    fail("%s has %zu bytes; expected a multiple of %zu: an example has %zu values of size %zu", path, size,
          values * item, values, item);
   }
   x.dims[0] = (int64_t)(size / (values * item));
@@ -217,24 +217,31 @@ static double value_at(const TF_Tensor *tensor, int64_t i) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) {
-    fprintf(stderr, "usage: %s MODEL_DIR INPUT\n", argv[0]);
+  if (argc != 3 && argc != 4) {
+    fprintf(stderr, "usage: %s MODEL_DIR INPUT [CONDITION]\n", argv[0]);
     return 2;
   }
   TF_Status *status = TF_NewStatus();
   Model model = load_model(argv[1], status);
   Bytes meta_graph = {model.meta_graph->data, (const uint8_t *)model.meta_graph->data + model.meta_graph->length};
   Bytes signature = find_in_map(meta_graph, META_GRAPH_SIGNATURES, "serving_default");
-  TensorInfo x = read_tensor_info(model.graph, find_in_map(signature, SIGNATURE_INPUTS, "x"));
+  const char *input_names[] = {"x", "condition"};
+  int num_inputs = argc - 2;
+  TF_Output input_places[2];
+  TF_Tensor *inputs[2];
+  for (int i = 0; i < num_inputs; i++) {
+    TensorInfo info = read_tensor_info(model.graph, find_in_map(signature, SIGNATURE_INPUTS, input_names[i]));
+    input_places[i] = info.place;
+    inputs[i] = read_rows(argv[2 + i], info);
+  }
   const char *names[] = {"log_prob", "log_prob_stderr"};
   TF_Output places[2];
   for (int i = 0; i < 2; i++) {
     places[i] = read_tensor_info(model.graph, find_in_map(signature, SIGNATURE_OUTPUTS, names[i])).place;
   }
 
-  TF_Tensor *examples = read_examples(argv[2], x);
   TF_Tensor *answers[2];
-  TF_SessionRun(model.session, NULL, &x.place, &examples, 1, places, answers, 2, NULL, 0, NULL, status);
+  TF_SessionRun(model.session, NULL, input_places, inputs, num_inputs, places, answers, 2, NULL, 0, NULL, status);
   check(status, "running the model");
   for (int64_t i = 0; i < TF_TensorElementCount(answers[0]); i++) {
     printf("%lld\t%.9g\t%.9g\n", (long long)i, value_at(answers[0], i), value_at(answers[1], i));
@@ -242,7 +249,7 @@ int main(int argc, char **argv) {
   if (fflush(stdout) != 0) fail("cannot write the results: %s", strerror(errno));
 
   for (int i = 0; i < 2; i++) TF_DeleteTensor(answers[i]);
-  TF_DeleteTensor(examples);
+  for (int i = 0; i < num_inputs; i++) TF_DeleteTensor(inputs[i]);
   delete_model(&model, status);
   TF_DeleteStatus(status);
   return 0;

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import shutil
 import sys
@@ -135,22 +134,6 @@ def test_versions(export_vectors, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Cannot write .*file.dir"):
         export_vectors(tmp_path / "file" / "dir")
-
-
-def test_a_number_that_another_export_takes_meanwhile(export_vectors, copy, tmp_path, monkeypatch):
-    rename = os.rename
-
-    def rename_after_another(path, target):
-        if target.name == "1":
-            copy(target)
-        rename(path, target)
-
-    monkeypatch.setattr(os, "rename", rename_after_another)
-    assert export_vectors(tmp_path).name == "2"
-    shutil.rmtree(tmp_path / "1")
-    with pytest.raises(ValueError, match="has version 1,.*next free version is 3"):
-        export_vectors(tmp_path, version=1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_a_full_disk_leaves_nothing(export_vectors, tmp_path):

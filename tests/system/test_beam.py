@@ -46,7 +46,7 @@ def expected(path):
     score = tf.saved_model.load(str(path)).signatures["serving_default"]
     inputs = {"x": tf.constant(X, tf.float32), "condition": tf.constant(C, tf.float32)}
     answers = [score(**{name: value[i : i + 5] for name, value in inputs.items()}) for i in range(0, 50, 5)]
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in ("log_prob", "p_value")}
 
 
 @pytest.fixture
@@ -61,6 +61,9 @@ def score(path, process, tmp_path):
     return score
 
 
+BAD = [("-1", "False", "1")] * 5
+
+
 def check(rows, expected):
     assert sorted(int(row["id"]) for row in rows) == [*range(50)]
     for row in rows:
@@ -69,7 +72,7 @@ def check(rows, expected):
 
 
 def test_csv(score, expected, tmp_path):
-    """Reads two files. Incomplete rows have empty scores."""
+    """Reads two files. Invalid rows have empty scores."""
     header = ["age", "id", "note", "height", "length, cm"]
     rows = [[*C[i], i, 'a "note", of two words', *X[i]] for i in range(50)]
     bad = [["", -1, "", 1, 2], ["x", -1, "", 1, 2], [1e300, -1, "", 1, 2], [1, -1], [1, -1, "", 1, 2, 3]]
@@ -77,26 +80,26 @@ def test_csv(score, expected, tmp_path):
         with (tmp_path / name).open("w", newline="") as file:
             csv.writer(file).writerows([header, *part])
     said, files = score("*.csv")
-    assert "5 rows lack a number or are too long" in said
+    assert "5 rows are not valid" in said
     found = []
     for file in files:
         with file.open(newline="") as lines:
             reader = csv.DictReader(lines)
             found += reader
-        assert reader.fieldnames == [*header, "log_prob", "log_prob_stderr", "p_value"]
+        assert reader.fieldnames == [*header, "log_prob", "log_prob_stderr", "p_value", "reason", "valid"]
     whole = [row for row in found if row["log_prob"]]
     check(whole, expected)
     assert {row["note"] for row in whole} == {'a "note", of two words'}
-    assert [row["id"] for row in found if not row["log_prob"]] == ["-1"] * 5
+    assert [(row["id"], row["valid"], row["reason"]) for row in found if not row["log_prob"]] == BAD
 
 
 def test_parquet(score, expected, tmp_path):
     columns = {"height": X[:, 0], "age": [*C[:-1, 0], None], "length, cm": X[:, 1], "id": np.arange(50)}
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=20)
     said, (file,) = score("a.parquet")
-    assert "1 rows lack a number" in said
+    assert "1 rows are not valid" in said
     rows = sorted(parquet.read_table(file).to_pylist(), key=lambda row: row["id"])
-    assert rows[-1]["log_prob"] is None
+    assert rows[-1]["log_prob"] is None and rows[-1]["reason"] == 1 and not rows[-1]["valid"]
     rows[-1] |= {name: values[-1] for name, values in expected.items()}
     check(rows, expected)
 
@@ -106,21 +109,14 @@ import datetime, score
 
 level = {"kind": "category", "levels": ["a", 7, 0.5, True]}
 day = {"kind": "date", "start": "2024-02-28T00:00:00.000000", "num": 9}
-time = day | {"num": 0}
-values = [" a", "7", 7.0, "0.5", True, "True"], ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00"]
+values = [" a", "7", 7.0, "0.5", True, "True", "b"], ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00"]
 print([score.to_number(value, level) for value in values[0]])
-tenths = {"kind": "whole", "first": -30.3, "step": 0.1, "num": 704}
-print([float(score.to_number(value, day)) for value in values[1][:2]], score.to_number(values[1][2], time))
-print(score.to_number("1.5", {"kind": "number"}), score.to_number("-5.7", tenths))
-for value, code in [("b", level), ("soon", day), (values[1][2], day), ("1.55", tenths)]:
-    try:
-        score.to_number(value, code)
-    except ValueError:
-        print("unknown")
+print([float(score.to_number(value, day)) for value in [*values[1], "soon"]])
+print([score.to_number(value, {"kind": "number"}) for value in ["1.5", "", None]])
 """
 
 
 def test_levels_and_dates_are_numbers(process):
     done = process("-c", NUMBERS, program=PYTHON, environment={**os.environ, "PYTHONPATH": str(SCRIPT.parent)})
-    expected = ["[0, 1, 1, 2, 3, 3]", "[2.0, 2.0] 2.75", "1.5 -5.7", *["unknown"] * 4]
+    expected = ["[0, 1, 1, 2, 3, 3, nan]", "[2.0, 2.0, 2.75, nan]", "[1.5, nan, nan]"]
     assert done.stdout.splitlines() == expected

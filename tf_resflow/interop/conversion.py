@@ -15,7 +15,7 @@ from tf_resflow.private_api import moving_averages
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
-from tf_resflow.writing import renamed, scratch, unwritable_told
+from tf_resflow.writing import scratch, unwritable_told
 
 _DECIMALS = 4  # the coefficient is rounded up to this many decimals
 _ROUNDING = 2e-6  # relative; larger than the margin that a layer keeps between its norm and the coefficient
@@ -85,8 +85,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
             files = Workdir(folder / "run")
             files.begin(config, data)
             Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
-            if not renamed(files.path, workdir):
-                place.check_empty()  # another process has created it in the meantime
+            files.path.rename(workdir)
     averages, coefficient = published.averages is not None, config.model.coefficient
     return {"name": data.name, "step": step, "averages": averages, "coefficient": coefficient}
 

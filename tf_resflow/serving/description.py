@@ -1,7 +1,6 @@
 """Descriptions of an export for its clients: the content of signatures.json and README.md."""
 
 import datetime
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,9 @@ import tensorflow as tf
 from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation.planning import describe_estimator
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
-from tf_resflow.serving.signatures import Signatures
+from tf_resflow.serving.signatures import REASONS, Signatures
 from tf_resflow.training.runs import Run
 from tf_resflow.version import __version__
-
-_P_VALUES = (0.001, 0.01, 0.05, 0.5)
 
 _DESCRIPTIONS = {
     "serving_default": "Returns the log-likelihood of each example, in nats. The random numbers are fixed, so the "
@@ -59,8 +56,9 @@ curl localhost:8501/v1/models/flow:predict -d @request.json
 ```
 
 An invalid input causes an INVALID_ARGUMENT error that states what is expected. A `condition` has one row per
-example, or one row for all examples. `signatures.json` holds the tables below in machine-readable form, the limits
-of a request, the estimator of `log_prob`, and thresholds on `log_prob` for some p-values.
+example, or one row for all examples. If an answer has `valid` and `reason`, an example with an invalid value causes
+no error. Its results are NaN, and `reason` is the number of one of the `reasons` in `signatures.json`. That file
+also holds the tables below in machine-readable form, the limits of a request, and the estimator of `log_prob`.
 {columns}
 ## Signatures
 
@@ -106,6 +104,7 @@ def describe(
         "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
         "codes": {name: codes.to_json() for name, codes in signatures.codes.items()} or None,
         "num_classes": signatures.model.condition.num_classes,
+        "reasons": list(REASONS) if space.levels is None else None,
     }
     if signatures.default != "serving_default":
         text = f"The same as {signatures.default}, for requests that do not name a signature."
@@ -121,11 +120,7 @@ def describe(
         if space.dequantization is not None:
             log_prob["dequantization"] = space.dequantization
         if signatures.held_out is not None:
-            scores = signatures.held_out.tolist()
-            # A score below the threshold for t has a p-value of at most t.
-            places = {t: int(t * (len(scores) + 1) + 1e-9) - 1 for t in _P_VALUES}
-            thresholds = {str(t): scores[i] for t, i in places.items() if i >= 0 and math.isfinite(scores[i])}
-            log_prob["held_out"] = {"num": len(scores), "thresholds": thresholds}
+            log_prob["num_held_out"] = len(signatures.held_out)
         found["log_prob"] = log_prob | dict(measured or {})
     return {key: value for key, value in found.items() if value is not None}
 

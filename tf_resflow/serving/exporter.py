@@ -21,7 +21,7 @@ from tf_resflow.serving.signatures import Signatures
 from tf_resflow.training.data import load_data
 from tf_resflow.training.report import known
 from tf_resflow.training.runs import Run, load
-from tf_resflow.writing import free_version, renamed, scratch, unwritable_told
+from tf_resflow.writing import free_version, scratch, unwritable_told
 
 _PLAN_EXAMPLES = 16  # number of samples of the model that a plan is based on
 _MOST_HELD_OUT = 10_000
@@ -187,9 +187,7 @@ def export(
         description = describe(signatures, read_signatures(path), measured, columns)
         (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (path / "README.md").write_text(readme(description, run), encoding="utf-8")
-        while not renamed(path, target := free_version(parent, version)):
-            pass  # another export has taken the number in the meantime
-        return target
+        return path.rename(free_version(parent, version))
 
 
 def _some_conditions(run):

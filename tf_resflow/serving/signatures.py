@@ -17,6 +17,9 @@ from tf_resflow.models.dequantization import on_grid
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
 
+REASONS = ("valid", "a value is NaN or infinite", "a value cannot occur in its column")
+"""The meaning of each reason code."""
+
 
 class Signatures:
     """The signatures of a model, as functions that a SavedModel can store. See `export`.
@@ -100,8 +103,8 @@ class Signatures:
         self, x: tf.Tensor, seed: tf.Tensor, condition: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
         """Returns the log-likelihood of each example, with random numbers drawn from `seed`."""
-        x = self._checked(x)
-        return self._score(x, seed, *self._conditions(condition, tf.shape(x)[0]))
+        x, conditions, reason = self._examples(x, condition)
+        return _marked(self._score(x, seed, *conditions), reason)
 
     def sample(
         self, num: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: tf.Tensor | None = None
@@ -111,22 +114,25 @@ class Signatures:
         temperature = check_range("temperature", temperature, 0.0, MAX_TEMPERATURE)
         base = self.model.distribution.distribution
         z = sample_latent(base, num, tf.bitcast(seed, tf.int32), tf.cast(temperature, self._dtype))
-        return self._invert(z, *self._conditions(condition, num))
+        return self._invert(z, *self._valid_conditions(condition, num))
 
     def encode(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns the latents of examples."""
-        x = self._checked(x)
-        (condition,) = self._conditions(condition, tf.shape(x)[0]) or [None]
-        return {"z": self._density.encode(x, condition=condition, networks=self._networks)}
+        x, conditions, reason = self._examples(x, condition)
+        given = conditions[0] if conditions else None
+        return _marked({"z": self._density.encode(x, condition=given, networks=self._networks)}, reason)
 
     def decode(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns the examples of latents, and "converged"."""
-        z = check_finite("z", check_rows("z", z, self.max_batch))
-        return self._invert(z, *self._conditions(condition, tf.shape(z)[0]))
+        z = check_rows("z", z, self.max_batch)
+        z = check_valid("z", z, row_reasons(z))
+        return self._invert(z, *self._valid_conditions(condition, tf.shape(z)[0]))
 
     def classify(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the classifier's logits and probabilities, and the most probable label."""
-        result = self.model.classify(self._checked(x), networks=self._networks)
+        x, _, reason = self._examples(x)
+        x = x if reason is None else check_valid("x", x, reason)
+        result = self.model.classify(x, networks=self._networks)
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 
     def _inputs(self):
@@ -177,29 +183,41 @@ class Signatures:
             x = tf.cast(x, tf.float64) + self.codes["x"].offsets
         return {"x": x, "converged": converged}
 
-    def _conditions(self, condition, num):
-        """Returns a list of the checked condition of `num` examples, or an empty list."""
-        if condition is None:
-            return []
-        num_classes = self.model.condition.num_classes
-        if num_classes is None:
-            condition = self._numbers("condition", condition)
-        else:
-            condition = check_range("condition", condition, 0, num_classes - 1)
-        return [check_one_or_each("condition", condition, num)]
+    def _examples(self, x, condition=None):
+        """Returns checked examples, a list of their condition if any, and the reason code of each row.
 
-    def _checked(self, x):
+        Invalid rows are replaced by valid ones. Integer data have no reason codes, because invalid ones are errors.
+        """
         levels = self.model.data_space.levels
         x = check_rows("x", x, self.max_batch)
-        if levels is None:
-            return self._numbers("x", x)
-        return x if levels == 256 else check_range("x", x, 0, levels - 1)  # uint8 cannot exceed 255
+        if levels is not None:
+            x = x if levels == 256 else check_range("x", x, 0, levels - 1)  # uint8 cannot exceed 255
+            return x, self._valid_conditions(condition, tf.shape(x)[0]), None
+        x, reason = self._numbers("x", x)
+        conditions, reasons = self._conditions(condition, tf.shape(x)[0])
+        return x, conditions, tf.maximum(reason, reasons)
+
+    def _conditions(self, condition, num):
+        """Returns a list of the checked condition of `num` examples, or an empty list, and the reason codes."""
+        if condition is None:
+            return [], 0
+        num_classes, condition = self.model.condition.num_classes, check_one_or_each("condition", condition, num)
+        if num_classes is not None:
+            return [check_range("condition", condition, 0, num_classes - 1)], 0
+        condition, reason = self._numbers("condition", condition)
+        return [condition], reason
+
+    def _valid_conditions(self, condition, num):
+        conditions, reason = self._conditions(condition, num)
+        return [check_valid("condition", condition, reason) for condition in conditions]
 
     def _numbers(self, name, x):
-        x = check_finite(name, x)
-        if name in self.codes:
-            x = check_cells(name, x - tf.constant(self.codes[name].offsets, x.dtype), self.codes[name])
-        return tf.cast(x, self._dtype)
+        """Returns the rows as numbers for the flow, and their reason codes."""
+        codes = self.codes.get(name)
+        offsets = 0.0 if codes is None else tf.constant(codes.offsets, x.dtype)
+        reason = row_reasons(x - offsets, codes)
+        is_valid = tf.reshape(tf.equal(reason, 0), [-1, *[1] * (x.shape.rank - 1)])
+        return tf.cast(tf.where(is_valid, x - offsets, 0.0), self._dtype), reason
 
     def _dtype_of(self, name):
         """Returns the dtype of an input: float64 for columns with an offset, which float32 would not resolve."""
@@ -220,6 +238,18 @@ def p_values(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
         found = tf.where(tf.less_equal(tf.gather(padded, found + step - 1), scores), found + step, found)
     ranks = tf.cast(tf.minimum(found, num), scores.dtype)
     return tf.where(tf.equal(scores, scores), (1 + ranks) / (1 + num), math.nan)
+
+
+def _marked(result, reason):
+    """Adds "valid" and "reason", and makes the results of invalid rows NaN. Does nothing if there are no codes."""
+    if reason is None:
+        return result
+    valid = tf.equal(reason, 0)
+    marked = {
+        name: tf.where(tf.reshape(valid, [-1, *[1] * (value.shape.rank - 1)]), value, math.nan)
+        for name, value in result.items()
+    }
+    return marked | {"valid": valid, "reason": reason}
 
 
 # The following checks run inside the graph. Each function returns its checked tensor.
@@ -245,26 +275,22 @@ def check_one_or_each(name: str, tensor: tf.Tensor, num: tf.Tensor) -> tf.Tensor
     return _checked(tensor, (rows == 1) | (rows == num), message, tf.stack([rows, num]))
 
 
-def check_finite(name: str, tensor: tf.Tensor) -> tf.Tensor:
-    """Checks that a tensor has no NaN or infinite values."""
-    number = tf.math.count_nonzero(~tf.math.is_finite(tensor))
-    message = f"{name} must be finite, but the number of its values that are NaN or infinite is"
-    return _checked(tensor, tf.equal(number, 0), message, number)
-
-
-def check_cells(name: str, tensor: tf.Tensor, codes: ColumnCodes) -> tf.Tensor:
-    """Checks that the discrete columns of a tensor hold valid values, in the units of the codes."""
-    if codes.cells is None:
-        return tensor
+def row_reasons(tensor: tf.Tensor, codes: ColumnCodes | None = None) -> tf.Tensor:
+    """Returns the code in `REASONS` of each row, in the units of the codes."""
+    is_finite = tf.reduce_all(tf.math.is_finite(tensor), axis=range(1, tensor.shape.rank))
+    if codes is None or codes.cells is None:
+        return tf.where(is_finite, 0, 1)
     is_value = on_grid(tensor, codes.cells, codes.offsets)
     most = [math.inf if labels is None else len(labels) - 1 for labels in codes.labels]
     is_value &= ((tensor > -0.5) & (tensor < tf.constant(most, tensor.dtype) + 0.5)) | [math.isinf(m) for m in most]
-    number = tf.math.count_nonzero(~is_value)
-    message = (
-        f"{name} must have valid values in its columns (see signatures.json): the numbers 0, 1, ... for levels, "
-        "whole numbers and days, or multiples of a step. The number of invalid values is"
-    )
-    return _checked(tensor, tf.equal(number, 0), message, number)
+    return tf.where(is_finite, tf.where(tf.reduce_all(is_value, axis=-1), 0, 2), 1)
+
+
+def check_valid(name: str, tensor: tf.Tensor, reason: tf.Tensor) -> tf.Tensor:
+    """Checks that all reason codes are 0."""
+    meanings = ", ".join(f"{code}: {text}" for code, text in enumerate(REASONS))
+    message = f"{name} must have valid values, but the codes of its rows are ({meanings})"
+    return _checked(tensor, tf.reduce_all(tf.equal(reason, 0)), message, reason)
 
 
 def check_range(name: str, tensor: tf.Tensor, least: float, most: float) -> tf.Tensor:

@@ -47,7 +47,7 @@ class Logging:
 
     def __init__(self, train: ConfigDict, writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
         self._train, self._writer, self._optimizer = train, writer, optimizer
-        self._progress = bar("training", train.steps, start)
+        self._progress = bar(desc="training", total=train.steps, initial=start, unit=" steps")
         self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
         self._window: list[dict[str, float]] = []  # fetched, but not written
         self._fetched = time.monotonic()
