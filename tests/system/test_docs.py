@@ -85,6 +85,7 @@ def test_fields_flags_and_files_in_commands():
         "inputs",
         "logdir",
         "outdir",
+        "rm",
         "runner",
         "signature_def",
         "tag_set",

@@ -1,0 +1,88 @@
+"""Sends requests of TensorFlow Serving's API over gRPC to a stub server that runs an exported model.
+
+The server does what TensorFlow Serving does with a request: it looks up the signature, checks the names, types and
+shapes of the inputs against it, and answers with named tensors or INVALID_ARGUMENT.
+"""
+
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+from tf_resflow.serving.exporter import read_signatures
+
+
+class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Answers Predict requests with the model of an export."""
+
+    def __init__(self, path):
+        self._definitions, self._model = read_signatures(path), tf.saved_model.load(str(path))
+
+    def Predict(self, request, context):
+        name = request.model_spec.signature_name or "serving_default"
+        tensors = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+        inputs = self._definitions[name].inputs
+        if tensors.keys() != inputs.keys():
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"expected the inputs {sorted(inputs)}")
+        if any(tf.as_dtype(inputs[key].dtype) != value.dtype for key, value in tensors.items()):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "an input has another type")
+        try:
+            outputs = self._model.signatures[name](**{key: tf.constant(value) for key, value in tensors.items()})
+        except tf.errors.InvalidArgumentError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+        response = PredictResponse()
+        for key, value in outputs.items():
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+
+@pytest.fixture
+def predict():
+    """Returns a function that sends inputs, or a request, to a new server for an export."""
+    servers = []
+
+    def predict(path, request=None, **inputs):
+        server = grpc.server(futures.ThreadPoolExecutor(1))
+        servers.append(server)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(path), server)
+        port = server.add_insecure_port("localhost:0")
+        server.start()
+        if request is None:
+            request = PredictRequest()
+            request.model_spec.name = "flow"
+            for name, value in inputs.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+        with grpc.insecure_channel(f"localhost:{port}") as channel:
+            answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+        return {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
+
+    yield predict
+    for server in servers:
+        server.stop(None)
+
+
+def test_requests(predict, exported_float32, float32_model):
+    """A row with NaN has a reason, and a request of the wrong type or shape is an error."""
+    x = np.random.default_rng(0).normal(size=[3, 3]).astype("float32")
+    x[1, 2] = np.nan
+    answer = predict(exported_float32, x=x)
+    assert answer["valid"].tolist() == [True, False, True] and answer["reason"].tolist() == [0, 1, 0]
+    expected = float32_model.log_prob(np.nan_to_num(x), evaluation=True)
+    np.testing.assert_allclose(answer["log_prob"][[0, 2]], expected.numpy()[[0, 2]], rtol=1e-4)
+    assert np.isnan(answer["log_prob"][1])
+    for wrong in ({"x": x.astype(float)}, {"x": x[:, :2]}, {"y": x}):
+        with pytest.raises(grpc.RpcError) as error:
+            predict(exported_float32, **wrong)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_warm_up_requests_are_answered(predict, exported_float32):
+    path = exported_float32 / "assets.extra" / "tf_serving_warmup_requests"
+    (first, *_) = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    answer = predict(exported_float32, PredictionLog.FromString(first).predict_log.request)
+    assert np.isfinite(answer["log_prob"]).all()
