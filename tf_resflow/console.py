@@ -29,7 +29,7 @@ LOGGER = logging.getLogger("tf_resflow")
 _Item = TypeVar("_Item")
 _SECONDS_BETWEEN_LINES = 30.0
 _LINE = "{desc}: {n_fmt} of {total_fmt}{postfix}, {rate_fmt}, {remaining} left"
-_GRACE_SECONDS = 2.0  # from a signal to the end of a process that does not react
+_GRACE_SECONDS = 1.0  # from a signal to the end of a process that does not react
 _PENDING: list[signal.Signals] = []  # signals received and not yet obeyed
 
 # Beginnings of TFDS warnings to hide: a deprecation inside TFDS, and a missing data set, which we report ourselves.
@@ -141,7 +141,7 @@ def without_start_messages() -> Iterator[None]:
 def interrupts(message: str) -> Iterator[None]:
     """Context manager in which SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt with the signal as its argument.
 
-    If the process still runs two seconds later, for example because a graph is being compiled, it prints the
+    If the process still runs a second later, for example because a graph is being compiled, it prints the
     message and exits. A signal that is ignored, or has another handler, keeps that behavior.
     """
     defaults: Any = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}

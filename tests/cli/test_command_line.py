@@ -1,5 +1,6 @@
 import logging
 import signal
+import sys
 
 import pytest
 
@@ -38,6 +39,7 @@ def test_warnings_of_tfds_about_a_missing_data_set_are_left_out(caplog):
 def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
     """The previous signal handlers are restored."""
     monkeypatch.setattr("sys.argv", ["command"])
+    monkeypatch.setattr("os._exit", sys.exit)
     monkeypatch.setattr(command_line, "_run", lambda *_: signal.raise_signal(signum))
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}

@@ -1,6 +1,7 @@
 """Startup code that the commands share: flags, and short error messages with exit codes."""
 
 import contextlib
+import os
 import signal
 import sys
 import traceback
@@ -50,7 +51,8 @@ def command(
             signum = stop.args[0] if stop.args else signal.SIGINT
         # The exception kept the frames of the progress bars alive. Now the bars have cleared their lines.
         print(f"\n{_INTERRUPTED}", file=sys.stderr)
-        sys.exit(128 + signum)
+        sys.stdout.flush()
+        os._exit(128 + signum)  # TensorFlow takes seconds for a regular exit
 
     return run
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.data.table_files import TABLE_OUTPUTS, write_frames
+from tf_resflow.data.table_files import TABLE_OUTPUTS, pandas, write_frames
 from tf_resflow.evaluation.figures import points_figure
 from tf_resflow.extras import extra
 from tf_resflow.writing import STANDARD_STREAM, whole_file
@@ -83,9 +83,6 @@ def _write_array(path, batches, shape):
 
 def _frames(batches, names, codes, temperatures, size):
     """Yields the batches as data frames. Several temperatures, with `size` rows each, become the first column."""
-    with extra("data"):
-        import pandas
-
     written = 0
     for batch in batches:
         frame = pandas.DataFrame(batch) if codes is None else codes.decode(batch)

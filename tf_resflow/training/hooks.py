@@ -40,29 +40,31 @@ class Interrupted(Exception):
 
 
 class Logging:
-    """Writes the mean metrics every `train.log_every` steps. As a context manager, shows a progress bar.
+    """Writes the mean metrics every `train.log_every` steps. As a context manager, shows progress after a step.
 
     Metrics are fetched from the device about once per second, because each fetch waits for the device.
     """
 
     def __init__(self, train: ConfigDict, writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
         self._train, self._writer, self._optimizer = train, writer, optimizer
-        self._progress = bar(desc="training", total=train.steps, initial=start, unit=" steps")
+        self._progress: Any = None  # begins after the first step, whose time is not that of others
         self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
         self._window: list[dict[str, float]] = []  # fetched, but not written
         self._fetched = time.monotonic()
         self._clock = self._fetched, start
 
     def __enter__(self) -> "Logging":
-        self._progress.set_postfix_str("building the graph, which can take a minute or two")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.close()
+        if self._progress is not None:
+            self._progress.close()
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
         """Stores the metrics, and fetches or writes them when due."""
         self._pending.append((step, metrics))
+        options = {"total": self._train.steps, "initial": step - 1, "unit": "step"}
+        self._progress = self._progress or bar(desc="training", **options)
         self._progress.update()
         if time.monotonic() - self._fetched > _SECONDS_BETWEEN_FETCHES:
             self.fetch()

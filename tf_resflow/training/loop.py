@@ -1,6 +1,5 @@
 """Training loop of `resflow-train`."""
 
-import contextlib
 import json
 import os
 from typing import Any
@@ -111,9 +110,10 @@ def _train(config, files, strategy, jit):
             while step < train.steps and not evaluating.are_over:
                 step += 1
                 batch, seed = next(batches), tf.constant([config.seed, step], tf.int32)
-                is_first = step == start + 1  # a signal during its tracing has its usual effect
+                # A signal during the first step, which traces the graph, has its usual effect.
+                first = stage("building the graph, which can take a minute or two")
                 with diagnosed(model, strategy, checkpoints.latest, batch, seed):
-                    with contextlib.nullcontext() if is_first else stopping.after(step):
+                    with first if step == start + 1 else stopping.after(step):
                         metrics = take_step(batch, seed)
                         log.after_step(step, metrics)
                         saving.after_step(step, metrics)
