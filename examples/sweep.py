@@ -45,6 +45,8 @@ def train(trial, workdir, arguments):
                 process.send_signal(signal.SIGTERM)
                 process.wait()
                 raise optuna.TrialPruned
+    if process.returncode == 2:
+        sys.exit("resflow-train refused its arguments.")
     if process.returncode:
         raise RuntimeError(f"resflow-train ended with the exit code {process.returncode}.")
     return json.loads((workdir / "result.json").read_text())["best"]
@@ -68,6 +70,8 @@ def main():
     storage = f"sqlite:///{flags.workdir}/study.db"
     study = optuna.create_study(storage=storage, study_name="sweep", load_if_exists=True)
     study.optimize(objective, n_trials=flags.trials, catch=(RuntimeError,))
+    if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+        sys.exit("No trial was completed.")
     print(f"Trial {study.best_trial.number} is the best, with {study.best_value:.4f}: {study.best_params}")
 
 

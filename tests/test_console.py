@@ -10,18 +10,6 @@ import pytest
 from tf_resflow import console
 
 
-def test_an_interrupt_that_was_swallowed_is_repeated_at_the_next_item():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    done, items = [], lambda: console.track(range(3), "items")
-    with pytest.raises(KeyboardInterrupt), console.interrupts("Interrupted."):
-        for item in items():
-            done.append(item)
-            with contextlib.suppress(BaseException):  # like the bare `except`s in TFP
-                signal.raise_signal(signal.SIGINT)
-    assert done == [0] and list(items()) == [0, 1, 2]
-    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-
-
 def test_an_error_after_an_interrupt_is_the_interrupt():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -35,20 +23,52 @@ def test_an_error_after_an_interrupt_is_the_interrupt():
 
 
 WITHOUT_REACTION = """
-import ctypes, os, signal, threading
+import ctypes, os, signal, threading, time
 from tf_resflow import console
 
 mutex, library = ctypes.create_string_buffer(128), ctypes.CDLL(None)
 with console.interrupts("Interrupted."):
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    library.pthread_mutex_lock(mutex)
-    library.pthread_mutex_lock(mutex)  # waits forever, so Python cannot run a signal handler
+    {wait}
+"""
+# The lock waits forever, so Python cannot run a signal handler. TFP has bare `except` clauses.
+WAITS = ["library.pthread_mutex_lock(mutex); library.pthread_mutex_lock(mutex)"]
+WAITS += ["exec('while True:\\n try: time.sleep(9)\\n except: pass')"]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_process_that_does_not_react_to_a_signal_ends(wait):
+    code = WITHOUT_REACTION.format(wait=wait)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM and done.stderr == "\nInterrupted.\n"
+
+
+DEFERRED = """
+import os, signal, time
+from tf_resflow import console
+
+with console.interrupts("Interrupted."), console.DeferredSignals() as signals:
+    for _ in range(2):  # as `timeout` does
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(3)
+    print("saved", signals.received, flush=True)
+    with signals.suspended():
+        print("never")
 """
 
 
-def test_a_process_that_does_not_react_to_a_signal_ends():
-    done = subprocess.run([sys.executable, "-c", WITHOUT_REACTION], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 128 + signal.SIGTERM and done.stderr == "\nInterrupted.\n"
+def test_a_deferred_signal_acts_later():
+    """The watchdog does not end the process while it saves its state."""
+    done = subprocess.run([sys.executable, "-c", DEFERRED], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "saved 15\n" and done.stderr.rstrip().endswith("KeyboardInterrupt: 15")
+
+
+def test_another_signal_more_than_a_second_later_acts(monkeypatch):
+    monkeypatch.setattr(console, "_GRACE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt), console.DeferredSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -50,11 +51,11 @@ def shown(is_shown: bool = True) -> Iterator[None]:
 
 
 def _is_shown():
-    return LOGGER.isEnabledFor(logging.INFO)
+    return LOGGER.level == logging.INFO  # the level of the root logger does not matter
 
 
 def _has_screen():
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules
 
 
 class _LogFile:
@@ -78,13 +79,8 @@ def bar(**options: Any) -> Any:
 
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:
-    """Yields the items and shows a bar with the given name. Pass `total` if the iterable has no length.
-
-    A signal that the code between two items swallowed, as bare `except` clauses in TFP do, is raised again.
-    """
-    for item in bar(iterable=iterable, desc=name, total=total, leave=False) if _is_shown() else iterable:
-        _raise_pending()
-        yield item
+    """Yields the items and shows a bar with the given name. Pass `total` if the iterable has no length."""
+    yield from bar(iterable=iterable, desc=name, total=total, leave=False) if _is_shown() else iterable
 
 
 @contextlib.contextmanager
@@ -141,15 +137,12 @@ def without_start_messages() -> Iterator[None]:
 def interrupts(message: str) -> Iterator[None]:
     """Context manager in which SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt with the signal as its argument.
 
-    If the process still runs a second later, for example because a graph is being compiled, it prints the
-    message and exits. A signal that is ignored, or has another handler, keeps that behavior.
+    If the process still runs a second later, because a graph is being compiled or a bare `except` clause in TFP
+    swallowed the exception, it prints the message and exits.
     """
-    defaults: Any = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    ours = [signum for signum, default in defaults.items() if signal.getsignal(signum) is default]
     read, write = os.pipe()
     os.set_blocking(write, False)
-    for signum in ours:
-        signal.signal(signum, _interrupt)
+    previous = _catch(_interrupt)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read, message), daemon=True).start()
     try:
@@ -161,9 +154,19 @@ def interrupts(message: str) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(write)  # ends the thread
-        for signum in ours:
-            signal.signal(signum, defaults[signum])
+        _restore(previous)
         _PENDING.clear()
+
+
+def _catch(handler):
+    """Installs a handler and returns the previous ones. Ignored signals stay ignored, as in a script's `run &`."""
+    signals = [signum for signum in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(signum) != signal.SIG_IGN]
+    return {signum: signal.signal(signum, handler) for signum in signals}
+
+
+def _restore(handlers):
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 def _watch(read, message):
@@ -172,18 +175,55 @@ def _watch(read, message):
         while received := pipe.read(1):
             if signal.getsignal(received[0]) is not _interrupt:
                 continue
-            ready, *_ = select.select([pipe], [], [], _GRACE_SECONDS)
-            if not ready or pipe.read(1):  # still running, or a second signal
-                os.write(2, f"\n{message}\n".encode())
-                os._exit(128 + received[0])
-            return
+            end = time.monotonic() + _GRACE_SECONDS
+            while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+                if not pipe.read(1):  # the command has ended; otherwise, the byte is another signal
+                    return
+            os.write(2, f"\n{message}\n".encode())
+            os._exit(128 + received[0])
 
 
 def _interrupt(signum, frame):
-    _PENDING.append(signal.Signals(signum))
-    _raise_pending()
-
-
-def _raise_pending():
-    if _PENDING:
+    if not _PENDING:  # `timeout` sends a signal twice, and a second exception would disturb the cleanup
+        _PENDING.append(signal.Signals(signum))
         raise KeyboardInterrupt(_PENDING[0])
+
+
+class DeferredSignals:
+    """Context manager in which SIGINT and SIGTERM do nothing but set `received`.
+
+    Another signal more than a second later has its previous effect.
+    """
+
+    def __init__(self) -> None:
+        self.received, self._time = 0, 0.0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "DeferredSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = _catch(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _restore(self._previous)
+        self._previous = {}
+
+    def _note(self, signum, _):
+        if not self.received:
+            self.received, self._time = signum, time.monotonic()
+        elif time.monotonic() - self._time > _GRACE_SECONDS:
+            self.__exit__()
+            signal.raise_signal(signum)
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Context manager in which signals have their previous effect, also one that was received before."""
+        is_active = bool(self._previous)
+        self.__exit__()
+        if self.received:
+            signal.raise_signal(self.received)
+        try:
+            yield
+        finally:
+            if is_active:
+                self.__enter__()

@@ -68,7 +68,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory() as folder:
             temporary = pathlib.Path(folder, "output")
             yield temporary
-            _print_file(temporary)
+            with unwritable_told("standard output"):
+                _print_file(temporary)
         return
     path = pathlib.Path(path).resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
@@ -88,8 +89,10 @@ def _print_file(path):
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, needs no more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit writes nothing
+        if not isinstance(error, BrokenPipeError):  # the reader, such as `head`, needs no more
+            raise
 
 
 @contextlib.contextmanager

@@ -104,6 +104,8 @@ def read_signature(model):
     with FileSystems.open(f"{model.rstrip('/')}/signatures.json") as file:
         description = json.load(file)
     signature, columns = description["signatures"]["serving_default"], description.get("columns", {})
+    if "valid" not in signature["outputs"]:
+        raise ValueError(f"The default signature of {model} returns no `valid`: export it with this version.")
     if "log_prob" not in signature["outputs"]:
         raise ValueError(f"The default signature of {model} returns no log_prob: export it with serving_default.")
     for name, spec in signature["inputs"].items():

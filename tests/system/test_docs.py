@@ -89,6 +89,7 @@ def test_fields_flags_and_files_in_commands():
         "runner",
         "signature_def",
         "tag_set",
+        "user",
     }  # of other tools
 
 

@@ -164,6 +164,6 @@ def test_a_workdir_has_one_trainer(tmp_path, refused):
         with files.locked():
             assert (tmp_path / "lock").read_text() == f"{this}\n"
             message = f"Another trainer is running in .*: {this}. Wait until it ends"
-            refused(message, files.locked().__enter__)
+            refused(message, files.locked().__enter__, error=BlockingIOError)
             with Workdir(tmp_path, is_chief=False).locked():
                 pass

@@ -29,8 +29,8 @@ def command(
     """Returns a function that parses the flags, calls `check()` and `main()`, and exits.
 
     Errors that this package raises about user input or data are printed without a traceback. The exit code is 2 if
-    the command refuses its arguments and has done nothing, 1 after an error in its work, and 130 or 143 after
-    Ctrl-C or SIGTERM.
+    `check()` refuses the arguments, so that another try would fail, too; 1 after an error in the work, or if files
+    cannot be written or are in use; and 130 or 143 after Ctrl-C or SIGTERM.
 
     Args:
       description: The text of `--help`.
@@ -70,9 +70,8 @@ def _run(description, define_flags, main, check, required):
     def checked_main(_):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        with console.log_lines(), console.shown(not flags.FLAGS.quiet):
-            with _short_errors(_REFUSED):
-                check()
+        with _short_errors(_REFUSED), console.log_lines(), console.shown(not flags.FLAGS.quiet):
+            check()
             _start_tensorflow()
             with _short_errors(_FAILED):
                 return main()
@@ -182,4 +181,4 @@ def _short_errors(code):
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals["__name__"].startswith("tf_resflow."):
             raise
-        _refuse(error, code)
+        _refuse(error, _FAILED if isinstance(error, OSError) else code)

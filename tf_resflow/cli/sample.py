@@ -32,7 +32,7 @@ from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.plurals import counted
 from tf_resflow.writing import check_output_path
 
-_SIDE = 10  # default number of images per row of several
+_SIDE = 10  # default number of images per row, if there are several rows
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 
 FLAGS = flags.FLAGS

@@ -28,6 +28,10 @@ standard error of log_prob, in nats. Without --stderr, log_prob is one exact val
 and the mean of 8 estimates otherwise, or of 32 if there are discrete columns.
 """
 
+import pathlib
+import sys
+import tempfile
+
 import numpy as np
 from absl import flags, logging
 
@@ -36,11 +40,10 @@ from tf_resflow import evaluation
 from tf_resflow.cli import command_line
 from tf_resflow.cli.command_line import say
 from tf_resflow.console import track
-from tf_resflow.data.files import check_table, table_path
-from tf_resflow.data.table_files import TABLE_OUTPUTS, write_frames
-from tf_resflow.extras import extra
+from tf_resflow.data.files import check_table
+from tf_resflow.data.table_files import TABLE_OUTPUTS, pandas, write_frames
 from tf_resflow.plurals import counted
-from tf_resflow.writing import check_output_path
+from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
 
@@ -76,16 +79,18 @@ def check() -> None:
         )
     if FLAGS.input is None:
         command_line.check_data()
-    elif is_table:
-        check_table(table_path(FLAGS.input))
+    elif is_table and FLAGS.input != STANDARD_STREAM:
+        check_table(pathlib.Path(FLAGS.input).expanduser())
 
 
 def main() -> None:
     """Scores the examples, writes the file and prints a summary."""
-    with extra("data"):
-        import pandas
-
-    columns, ranking, note = _scored()
+    with tempfile.TemporaryDirectory() as folder:
+        if FLAGS.input == STANDARD_STREAM:
+            path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
+            path.write_bytes(sys.stdin.buffer.read())
+            FLAGS["input"].value = str(path)
+        columns, ranking, note = _scored()
     frame = pandas.DataFrame(columns)
     write_frames(FLAGS.output, [frame])
     if FLAGS.top:
@@ -165,7 +170,7 @@ def _rows(config, info):
     codes = info.codes or ColumnCodes.of_numbers(info.columns or range(1, 1 + info.event_shape[0]))
     options = {"key": config.data.key, "read_options": config.data.read_options}
     rows, table = read_rows(FLAGS.input, codes, info.condition_codes, **options)
-    path = table_path(FLAGS.input)
+    path = pathlib.Path(FLAGS.input).expanduser().absolute()
     kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
     if taken := [str(name) for name in kept if name in _COLUMNS]:
         raise ValueError(

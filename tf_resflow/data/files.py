@@ -1,32 +1,17 @@
 """Reads files with errors that name the file."""
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tf_resflow.writing import STANDARD_STREAM
-
 TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
 """The suffixes of table files."""
 
 
-STANDARD_INPUT = pathlib.Path("standard input")
-"""The path that error messages show for a table in standard input, which is in .csv format."""
-
-
-def table_path(path: str | os.PathLike) -> pathlib.Path:
-    """Returns the absolute path of a table, or `STANDARD_INPUT` for "-"."""
-    is_stream = os.fspath(path) == STANDARD_STREAM
-    return STANDARD_INPUT if is_stream else pathlib.Path(path).expanduser().absolute()
-
-
 def check_table(path: pathlib.Path) -> None:
-    """Raises ValueError unless the path is an existing file with the suffix of a table, or standard input."""
-    if path == STANDARD_INPUT:
-        return
+    """Raises ValueError unless the path is an existing file with the suffix of a table."""
     if path.suffix.lower() not in TABLES or path.is_dir():
         raise ValueError(f"{path}: expected a file that ends in {', '.join(TABLES)}, or data.name = 'images'.")
     if not path.is_file():

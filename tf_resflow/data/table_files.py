@@ -1,24 +1,18 @@
 """Reads and writes table files with NumPy and pandas, and finds the types of their columns."""
 
-import contextlib
-import io
-import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tf_resflow.config_fields import suggest
 from tf_resflow.data.column_kinds import in_words
-from tf_resflow.data.files import STANDARD_INPUT, check_table, read_array, readable, table_path
+from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import LazyPackage
 from tf_resflow.plurals import shortened
 from tf_resflow.writing import whole_file
 
 pandas: Any = LazyPackage("pandas", "data")
-pyarrow: Any = LazyPackage("pyarrow", "data")
-parquet: Any = LazyPackage("pyarrow.parquet", "data")
 
 TABLE_OUTPUTS = (".csv", ".parquet")
 """The suffixes of table files that `write_frames` writes."""
@@ -46,8 +40,8 @@ def read_table(
     In a .csv file, the columns `texts` are read as text even if they look like numbers. The other arguments are
     those of `load_tabular`. A file without names must have as many columns as `columns` has names.
     """
-    path = table_path(path)
-    suffix = ".csv" if path == STANDARD_INPUT else path.suffix.lower()
+    path = pathlib.Path(path).expanduser().absolute()
+    suffix = path.suffix.lower()
     check_table(path)
     options = {k: v for k, v in (read_options or {}).items() if v is not None}
     is_array = suffix in (".npy", ".npz")
@@ -62,21 +56,16 @@ def read_table(
 
 def _read_frame(path, suffix, options, texts):
     """Reads a file with pandas, without a header if its first row contains a number."""
-    readers = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}
-    content = sys.stdin.buffer.read() if path == STANDARD_INPUT else None
-
-    def read(options):
-        return readers[suffix](path if content is None else io.BytesIO(content), **options)
-
+    read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}[suffix]
     with readable(path, "a table", *([FORMAT_ADVICE] if suffix == ".csv" else [])):
         if suffix != ".parquet" and "header" not in options:
-            first = read(options | {"header": None, "nrows": 1})
+            first = read(path, **options | {"header": None, "nrows": 1})
             if first.select_dtypes("number").notna().any(axis=None):
                 options = options | {"header": None}
         if texts and suffix == ".csv":
-            names = read(options | {"nrows": 0}).columns
+            names = read(path, **options | {"nrows": 0}).columns
             options = options | {"dtype": {name: str for name in names if str(name).strip() in texts}}
-        frame = read(options)
+        frame = read(path, **options)
     is_shifted = not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options
     is_undivided = frame.shape[1] == 1 and any(mark in str(frame.columns[0]) for mark in ";\t|")
     if suffix == ".csv" and (is_shifted or is_undivided):
@@ -87,26 +76,17 @@ def _read_frame(path, suffix, options, texts):
 
 def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
     """Writes data frames with the same columns, one below the other, as .csv or .parquet, or as .csv for "-"."""
-    with whole_file(path) as temporary, contextlib.ExitStack() as stack:
+    with whole_file(path) as temporary:
         if pathlib.Path(path).suffix.lower() == ".parquet":
-            tables = map(_arrow_table, frames)
-            first = next(tables)
-            file = stack.enter_context(parquet.ParquetWriter(temporary, first.schema))
-            for table in itertools.chain([first], tables):
-                file.write_table(table.cast(first.schema))
+            table = pandas.concat(frames, ignore_index=True).infer_objects()
+            for name, column in table.items():
+                if getattr(column.dtype, "categories", column).dtype == object:  # text, or values of several types
+                    table[name] = column.astype(object).map(in_words, na_action="ignore")
+            table.to_parquet(temporary, index=False)
             return
-        file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
-        for number, frame in enumerate(frames):
-            frame.to_csv(file, index=False, header=not number, float_format="%.9g", lineterminator="\r\n")
-
-
-def _arrow_table(frame):
-    """Converts a frame to an Arrow table. Columns that mix types, as in a spreadsheet, become text."""
-    frame = frame.copy()
-    for name in frame.columns:
-        if pandas.api.types.infer_dtype(frame[name], skipna=True).startswith("mixed"):
-            frame[name] = frame[name].map(in_words, na_action="ignore")
-    return pyarrow.Table.from_pandas(frame, preserve_index=False)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            for number, frame in enumerate(frames):
+                frame.to_csv(file, index=False, header=not number, float_format="%.9g", lineterminator="\r\n")
 
 
 def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:

@@ -1,6 +1,7 @@
 """Loads the rows of tables as vectors."""
 
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from absl import logging
 from tf_resflow.data.column_codes import ColumnCodes, EncodedRows, dependent
 from tf_resflow.data.column_kinds import is_text
 from tf_resflow.data.dataset import Dataset
-from tf_resflow.data.files import table_path
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.data.table_files import FORMAT_ADVICE, column_names, find_columns, read_table, typed
 from tf_resflow.extras import LazyPackage
@@ -79,7 +79,7 @@ def load_tabular(
       ValueError: if a file is missing or cannot be read, a column is not in the table or cannot be read as its
         kind, a value is infinite or missing, a column of the train split is constant, or a split is empty.
     """
-    file = table_path(path)
+    file = pathlib.Path(path).expanduser().absolute()
     table = read_table(file, key, columns=columns, read_options=read_options)
     places = find_columns(file, table, [*map(str, kinds or {})])
     kinds = dict(zip(table.columns[places], (kinds or {}).values(), strict=True))
@@ -98,7 +98,7 @@ def load_tabular(
     for split, other in {"test": path_test, "validation": path_validation}.items():
         if other:
             own, _ = read_rows(other, *parts, key=key, read_options=read_options)
-            rows[split] = _without_faults(table_path(other), own, missing)
+            rows[split] = _without_faults(pathlib.Path(other).expanduser().absolute(), own, missing)
     fractions = {"test": test_fraction, "validation": validation_fraction}
     drawn = draw_splits(len(rows["train"]), fractions, split_seed, file, given=rows, least=2)
     rows |= {split: rows["train"][places] for split, places in drawn.items()}
@@ -129,8 +129,9 @@ def read_rows(
     The condition of a row is NaN if it has an unknown level, because the density given this level is unknown.
     """
     both = codes if condition_codes is None else ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
+    path = pathlib.Path(path).expanduser().absolute()
     texts = [c.name for c in both.columns if any(isinstance(level, str) for level in c.levels or ())]
-    table, path = read_table(path, key, read_options=read_options, texts=texts), table_path(path)
+    table = read_table(path, key, read_options=read_options, texts=texts)
     names = [*both.kinds]
     if isinstance(names[0], str):
         own = table.iloc[:, find_columns(path, table, names)]

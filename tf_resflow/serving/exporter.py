@@ -93,10 +93,11 @@ def export(
     The SavedModel has these signatures:
 
     - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`. With
-      `held_out`, also `p_value`, see `tf_resflow.evaluation.p_values`.
+      `held_out`, also `p_value`, see `tf_resflow.evaluation.p_values`. For real data, also `valid` and `reason`,
+      the reason why the results of an example are NaN: 1 for a NaN or infinite value, 2 for an unknown one.
     - `log_prob_seeded(x, seed)`: the same outputs, with random numbers drawn from `seed`
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
-    - `encode(x)`: `z`; integers are encoded at the centers of their cells
+    - `encode(x)`: `z`, `valid`, `reason`; integers are encoded at the centers of their cells
     - `decode(z)`: the same outputs as `sample`
     - `classify(x)`, for a `HybridModel`: `logits`, `probabilities`, `label`
 

@@ -3,9 +3,8 @@
 import contextlib
 import math
 import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.console import bar, stage
+from tf_resflow.console import DeferredSignals, bar, stage
 from tf_resflow.models.averaging import AveragedWeights
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps
@@ -47,7 +46,7 @@ class Logging:
 
     def __init__(self, train: ConfigDict, writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
         self._train, self._writer, self._optimizer = train, writer, optimizer
-        self._progress: Any = None  # begins after the first step, whose time is not that of others
+        self._progress: Any = None  # begins after the first step, which takes longer
         self._pending: list[tuple[int, Mapping[str, tf.Tensor]]] = []  # on the device
         self._window: list[dict[str, float]] = []  # fetched, but not written
         self._fetched = time.monotonic()
@@ -63,7 +62,7 @@ class Logging:
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
         """Stores the metrics, and fetches or writes them when due."""
         self._pending.append((step, metrics))
-        options = {"total": self._train.steps, "initial": step - 1, "unit": "step"}
+        options = {"total": self._train.steps, "initial": step - 1, "unit": "step", "position": 0}
         self._progress = self._progress or bar(desc="training", **options)
         self._progress.update()
         if time.monotonic() - self._fetched > _SECONDS_BETWEEN_FETCHES:
@@ -119,41 +118,27 @@ class Saving:
         return self._checkpoints.save(step)
 
 
-class Stopping:
-    """Stops the run after a step in which a SIGINT or SIGTERM arrived. A second signal has its default effect.
+class Stopping(DeferredSignals):
+    """Context manager in which a SIGINT or SIGTERM stops the run after the current step, with a checkpoint.
 
-    If SIGINT is ignored, it stays ignored, because shells ignore it for the background jobs of a script. Several
-    workers stop after the same step.
+    Several workers stop after the same step. An evaluation on a single machine can be interrupted at any time,
+    because the state was saved before.
     """
 
-    def __init__(self, saving: Saving, strategy: tf.distribute.Strategy):
-        self._saving, self._signum = saving, 0
-        self._previous: dict[signal.Signals, Any] = {}
-        self._gather = of_all_workers(strategy)
-        self._period = _STEPS_BETWEEN_AGREEMENTS if num_workers(strategy) > 1 else 1
+    def __init__(self, train: ConfigDict, saving: Saving, strategy: tf.distribute.Strategy):
+        super().__init__()
+        self._saving, self.gather = saving, of_all_workers(strategy)
+        self._is_alone, self._eval_every = num_workers(strategy) == 1, train.eval_every
 
-    @contextlib.contextmanager
-    def after(self, step: int) -> Iterator[None]:
-        """Context manager of a step. If a signal arrives, saves the state and raises `Interrupted` at its end."""
-        if threading.current_thread() is threading.main_thread() and not self._signum:
-            is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            signals = [signal.SIGTERM] if is_ignored else [signal.SIGINT, signal.SIGTERM]
-            self._previous = {signum: signal.signal(signum, self._note) for signum in signals}
-        try:
-            yield
-        finally:
-            self._restore()
-        if step % self._period == 0 and (signum := max(self._gather(self._signum))):
+    def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
+        """Saves the state and raises `Interrupted` if a signal was received."""
+        is_due = self._is_alone or step % _STEPS_BETWEEN_AGREEMENTS == 0 or step % self._eval_every == 0
+        if is_due and (signum := max(self.gather(self.received))):
             raise Interrupted(signum, step, self._saving.save(step))
 
-    def _note(self, signum, _):
-        self._signum = signum
-        self._restore()
-
-    def _restore(self):
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        self._previous = {}
+    def during_evaluation(self) -> contextlib.AbstractContextManager[None]:
+        """Context manager of an evaluation."""
+        return self.suspended() if self._is_alone else contextlib.nullcontext()
 
 
 class Evaluating:
@@ -173,12 +158,12 @@ class Evaluating:
         writer: MetricsWriter,
         lines: list[dict[str, Any]],
         log: Logging,
-        strategy: tf.distribute.Strategy,
+        stopping: Stopping,
     ):
         self._train, self._final_split = config.train, config.eval.split
         self._split = report.selection_split
         self._report, self._averaged, self._best = report, averaged, best
-        self._writer, self._log, self._gather = writer, log, of_all_workers(strategy)
+        self._writer, self._log, self._stopping = writer, log, stopping
         self._scores = held_out_scores(lines, self._split)
         self._evaluated: int | None = None  # the step of the last evaluation in this process
         self.are_over = self._patience_has_ended()
@@ -193,7 +178,8 @@ class Evaluating:
         """Evaluates if due."""
         if step % self._train.eval_every == 0:
             self._log.fetch()
-            self._evaluate(step)
+            with self._stopping.during_evaluation():
+                self._evaluate(step)
             self._log.restart_clock(step)
 
     def _evaluate(self, step):
@@ -209,7 +195,7 @@ class Evaluating:
         if grid is not None:
             self._writer.image(step, "samples", grid)
         self._evaluated = step
-        self.are_over = any(self._gather(int(self._patience_has_ended())))  # after all have saved
+        self.are_over = any(self._stopping.gather(int(self._patience_has_ended())))  # after all have saved
 
     def finish(self, last: int, files: Workdir) -> dict[str, Any]:
         """Writes the figures and the result of the last or the best step, and returns the result."""

@@ -1,5 +1,6 @@
 """Training loop of `resflow-train`."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -42,7 +43,7 @@ def train(
       workdir: Directory of the run.
       strategy: A `tf.distribute.Strategy`. The default is the current strategy.
       jit: Whether to compile the whole step with XLA, which takes longer to start.
-      progress: Whether to show progress bars.
+      progress: Whether to show bars on a terminal, and otherwise lines of the logger `tf_resflow` at level INFO.
 
     Returns:
       The content of `result.json`, a dict with a summary `line`. A finished run returns it without training.
@@ -50,8 +51,8 @@ def train(
     Raises:
       ValueError: If the config, the workdir or the data are invalid.
       NonFiniteError: If the loss, a gradient or a weight becomes NaN or infinite.
-      Interrupted: On SIGINT or SIGTERM during a step after the first, when the state was saved. A signal to one
-        worker stops all workers.
+      Interrupted: On SIGINT or SIGTERM, when the state was saved. A signal to one worker stops all workers. During
+        the first step, and the evaluations of a single worker, signals have their usual effect.
       WorkerLostError: If another worker stops for another reason.
     """
     validate_config(config)
@@ -101,23 +102,24 @@ def _train(config, files, strategy, jit):
     with MetricsWriter(files.output, start) as writer:
         log = Logging(train, writer, optimizer, start)
         saving = Saving(train, checkpoints, log)
-        stopping = Stopping(saving, strategy)
+        stopping = Stopping(train, saving, strategy)
         averaged = AveragedWeights(model, optimizer)
-        evaluating = Evaluating(config, report, averaged, best, writer, lines, log, strategy)
-        with log:
+        evaluating = Evaluating(config, report, averaged, best, writer, lines, log, stopping)
+        with log, contextlib.ExitStack() as stack:
             evaluating.make_up(start)
             step = start
             while step < train.steps and not evaluating.are_over:
                 step += 1
                 batch, seed = next(batches), tf.constant([config.seed, step], tf.int32)
-                # A signal during the first step, which traces the graph, has its usual effect.
-                first = stage("building the graph, which can take a minute or two")
+                is_first = step == start + 1  # a signal during its tracing has its usual effect
+                tracing = stage("building the graph, which can take a minute or two")
                 with diagnosed(model, strategy, checkpoints.latest, batch, seed):
-                    with first if step == start + 1 else stopping.after(step):
+                    with tracing if is_first else contextlib.nullcontext():
                         metrics = take_step(batch, seed)
-                        log.after_step(step, metrics)
-                        saving.after_step(step, metrics)
-                    evaluating.after_step(step, metrics)
+                    for hook in (log, saving, stopping, evaluating):
+                        hook.after_step(step, metrics)
+                if is_first:
+                    stack.enter_context(stopping)
         return evaluating.finish(step, files)
 
 

@@ -90,7 +90,7 @@ class Workdir:
                 logging.warning("%s cannot be locked (%s). Do not start another trainer there.", self.path, error)
             if not is_free:
                 file.seek(0)
-                raise ValueError(
+                raise BlockingIOError(
                     f"Another trainer is running in {self.path}: {file.read().strip()}. Wait until it ends, stop "
                     "it, or choose another --workdir."
                 )
@@ -229,8 +229,7 @@ class Workdir:
         first = 0
         if self.config.exists():
             train = self.read_config().train
-            chooses = train.keep_best or train.patience > 0
-            first = min(train.steps, train.checkpoint_every, train.eval_every if chooses else train.steps)
+            first = min(train.steps, train.checkpoint_every, train.eval_every)
         if last > first or (self.path / "result.json").exists():
             raise ValueError(
                 f"{self.path} has metrics up to step {last}, but {self.checkpoints} is empty. {REMEDY}"
