@@ -86,11 +86,10 @@ def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Ite
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
     """Context manager that shows the name of a task while it runs, without counting steps."""
-    if _is_shown() and _has_screen():
-        with tqdm.tqdm(desc=name, bar_format="{desc} ...", leave=False):
-            yield
-    else:
+    is_bar = _is_shown() and _has_screen()
+    if _is_shown() and not is_bar:
         LOGGER.info("%s ...", name)
+    with tqdm.tqdm(desc=name, bar_format="{desc} ...", leave=False) if is_bar else contextlib.nullcontext():
         yield
 
 
