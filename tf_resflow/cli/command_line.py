@@ -58,8 +58,7 @@ def command(
 
 
 def _run(description, define_flags, main, check, required):
-    text = f"{description}\nUse --version alone to print the version of tf_resflow."
-    sys.modules["__main__"].__doc__ = text  # absl shows it in --help
+    sys.modules["__main__"].__doc__ = f"{description}\nUse --version alone to print the version."  # for --help
     before = set(flags.FLAGS)
     with _short_errors(_REFUSED):
         define_flags()
@@ -160,6 +159,8 @@ def _parse_flags(argv, required):
         _refuse(f"{error}\nUse --help to list the flags.")
     except SystemExit:  # absl exits with code 1 after --help
         sys.exit(0)
+    except BrokenPipeError:  # the reader of the help, such as `head`, has ended
+        os._exit(0)
     if len(remaining) > 1:
         _refuse(f"unexpected arguments {remaining[1:]}. Only flags are accepted, which begin with --.")
     if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
