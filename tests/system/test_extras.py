@@ -54,7 +54,7 @@ train.run()
 def test_the_core_alone(process):
     done = process("-c", CORE_ALONE)
     message = 'Error: The package ml_collections is not installed. Run pip install "tf-resflow[training]"'
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(message), done.stderr[-3000:]
 
 
 def test_another_keras_backend(monkeypatch, refused):

@@ -55,4 +55,4 @@ def test_the_other_commands(call, tmp_path):
     readme = (tmp_path / "1" / "README.md").read_text()
     assert run.result["line"] in readme and f"trained on pinwheel for {run.step:,} steps with" in readme
     done = call("bin/train.py", "--config=toy2d", workdir)
-    assert done.code == 1 and "pretrained:pinwheel is a pretrained model, which is read-only" in done.output
+    assert done.code == 2 and "pretrained:pinwheel is a pretrained model, which is read-only" in done.output

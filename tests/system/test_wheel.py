@@ -70,7 +70,7 @@ def test_a_users_config_in_a_folder_of_the_same_name(installed, tmp_path, proces
     (folder / "mine.py").write_text(MINE)
     options = {"program": installed[1] / "resflow-train", "cwd": tmp_path, "environment": OUTSIDE}
     done = process("--config=configs/mine.py", f"--workdir={tmp_path}/run", **options)
-    assert done.returncode == 1 and "config.train.learning_rate is -3.0" in done.stderr
+    assert done.returncode == 2 and "config.train.learning_rate is -3.0" in done.stderr
 
 
 def test_contents(installed):
