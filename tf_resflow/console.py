@@ -25,7 +25,6 @@ tqdm: Any = LazyPackage("tqdm", "training")
 redirection: Any = LazyPackage("tqdm.contrib.logging", "training")
 
 LOGGER = logging.getLogger("tf_resflow")
-"""Logger of progress where there is no terminal."""
 
 _Item = TypeVar("_Item")
 _SECONDS_BETWEEN_LINES = 30.0
@@ -99,13 +98,9 @@ def log_lines() -> Iterator[None]:
     logging.root.removeHandler(absl_logging.get_absl_handler())  # tqdm redirects only Python's handlers
     clock = "" if _has_screen() else "%(asctime)s "
     logging.basicConfig(format=f"{clock}%(levelname)s: %(message)s")
-    absl_logging.get_absl_logger().addFilter(_is_wanted)
+    absl_logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_NOISE_OF_TFDS))
     with redirection.logging_redirect_tqdm():
         yield
-
-
-def _is_wanted(record):
-    return not str(record.msg).startswith(_NOISE_OF_TFDS)
 
 
 @contextlib.contextmanager
@@ -117,7 +112,6 @@ def without_start_messages() -> Iterator[None]:
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
         yield
         return
-    sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         stream = os.dup(2)
         os.dup2(held.fileno(), 2)

@@ -14,8 +14,7 @@ from tf_resflow.writing import whole_file
 
 pandas: Any = LazyPackage("pandas", "data")
 
-TABLE_OUTPUTS = (".csv", ".parquet")
-"""The suffixes of table files that `write_frames` writes."""
+TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frames`
 
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"

@@ -34,6 +34,13 @@ def convolution(
     return _plus(_overlap_add(_product(x, tf.concat(mirrored, 1)), (height, width), fused), bias)
 
 
+def matmul(x: tf.Tensor, y: tf.Tensor, **options: bool) -> tf.Tensor:
+    """Computes `tf.matmul`, but rounds products in bfloat16 on CPUs, where TensorFlow can truncate them."""
+    if x.dtype != tf.bfloat16 or tf.config.list_logical_devices("GPU"):
+        return tf.matmul(x, y, **options)
+    return tf.cast(tf.matmul(tf.cast(x, tf.float32), tf.cast(y, tf.float32), **options), x.dtype)
+
+
 def _plus(x, bias):
     return x if bias is None else tf.nn.bias_add(x, bias)
 
@@ -41,7 +48,7 @@ def _plus(x, bias):
 def _product(x, kernel, bias=None):
     matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
     size = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
-    rows = _plus(tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)
+    rows = _plus(matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)
     return tf.reshape(rows, [-1, *size, matrix.shape[1]])
 
 

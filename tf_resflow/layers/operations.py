@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.layers.convolution import convolution
+from tf_resflow.layers.convolution import convolution, matmul
 from tf_resflow.layers.smooth_functions import SmoothFunction
 
 
@@ -82,14 +82,14 @@ class DenseOperation(_LinearOperation):
 
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
-        y = tf.matmul(x, kernel)
+        y = matmul(x, kernel)
         y = y + bias[0] if bias else y
         return y if self.function is None else self.function.value(y)
 
     def tangents(self, inputs, derivatives, weights):
         (tangents,), kernel = derivatives, weights[0]
         size, rows = tangents.shape[1:]
-        columns = tf.matmul(kernel, tf.reshape(tangents, [kernel.shape[0], -1]), transpose_a=True)
+        columns = matmul(kernel, tf.reshape(tangents, [kernel.shape[0], -1]), transpose_a=True)
         return self(inputs, weights), tf.reshape(columns, [kernel.shape[1], size, -1 if rows is None else rows])
 
     def fits(self, live, shape):
