@@ -44,7 +44,7 @@ class EncodedRows(NamedTuple):
         is_wrong, is_missing = self.faults != "", np.isnan(self.values)
         for row in np.flatnonzero(is_wrong.any(axis=1) | is_missing.any(axis=1)):
             place = np.argmax(is_wrong[row] if is_wrong[row].any() else is_missing[row])
-            value, name = in_words(self.table.iloc[row, place])[:40], self.table.columns[place]
+            value, name = in_words(self.table.iloc[row, place])[:40], self.table.columns.tolist()[place]
             fault = f"{value!r} is {self.faults[row, place]}" if is_wrong[row, place] else "the value is missing"
             reasons[row] = f"column {name!r}: {fault}"
         return reasons
