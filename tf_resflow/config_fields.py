@@ -1,7 +1,6 @@
 """Config fields: default values, and rules that values must satisfy."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tf_resflow.extras import extra
@@ -66,9 +65,3 @@ def check_section(section: ConfigDict, fields: Mapping[str, Any], name: str = "c
             check_section(value, field, f"{name}.{key}")
         elif isinstance(field, Field) and not field.rule.holds(value):
             raise ValueError(f"{name}.{key} is {value!r}; it must be {field.rule.expected}.")
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message about an unknown word: the known name that is most similar to it."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."

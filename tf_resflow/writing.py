@@ -1,6 +1,7 @@
 """Writes complete files and folders, or nothing if the disk is full or the process is killed."""
 
 import contextlib
+import json
 import math
 import os
 import pathlib
@@ -28,6 +29,12 @@ def finite_or_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite_or_none(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file atomically: a reader sees either the old file or the new one."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> None:

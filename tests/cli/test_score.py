@@ -8,6 +8,7 @@ import pandas
 import pytest
 
 import tf_resflow as resflow
+from tf_resflow import console
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 
@@ -108,16 +109,17 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
     assert not (tmp_path / "b.csv").exists()
 
 
-def test_pipes_and_parquet(run, run_command, workdir, rows, tmp_path, monkeypatch, capfdbinary):
+def test_pipes_and_parquet(run, run_command, workdir, rows, tmp_path, monkeypatch, capfdbinary, caplog):
     """The table is the only text in standard output."""
     path, options = _write(tmp_path / "new.csv", rows[:3]), {"rtol": 1e-6, "check_dtype": False}
     for name in ("a.parquet", "a.csv"):
         run_command(score_command, workdir, tmp_path / name, f"--input={path}")
     capfdbinary.readouterr()
     monkeypatch.setattr("sys.stdin", path.open())
-    run_command(score_command, workdir, "-", "--input=-", "--top=1")
+    with console.shown():
+        run_command(score_command, workdir, "-", "--input=-", "--top=1")
     printed = capfdbinary.readouterr()
-    assert printed.out == (tmp_path / "a.csv").read_bytes() and b"3 examples; " in printed.err
+    assert printed.out == (tmp_path / "a.csv").read_bytes() and "3 examples; " in caplog.text
     stored, expected = pandas.read_parquet(tmp_path / "a.parquet"), pandas.read_csv(tmp_path / "a.csv")
     assert [*stored] == [*expected]
     pandas.testing.assert_frame_equal(stored.drop(columns="reason"), expected.drop(columns="reason"), **options)

@@ -37,15 +37,13 @@ def test_train_ends_with_its_result_and_a_finished_run_is_done(trained, call):
 
 
 def test_evaluate(trained, process):
-    """Standard output has only the result, and standard error only the table."""
+    """Standard output has only the result, and standard error nothing."""
     workdir, _ = trained
     done = process("bin/evaluate.py", f"--workdir={workdir}", "--output=-", "--quiet", check=True)
     score, result = json.loads(done.stdout), json.loads((workdir / "result.json").read_text())
     assert score["nats"] == pytest.approx(result["nats"], rel=1e-5)
     assert {"noise", "reconstruction", "lipschitz"} < score.keys() and "fid" not in score
-    lines = done.stderr.splitlines()
-    assert lines[0].split()[0] in score and all(re.match(r"[\w.]+  ", line) for line in lines)
-    assert any(f"{score['nats']:.4f}" in line for line in lines) and max(map(len, lines)) < 120
+    assert done.stderr == ""
 
 
 def test_convert_then_sample(call, tmp_path):

@@ -22,7 +22,7 @@ sys.meta_path.insert(0, NotInstalled())
 import numpy as np
 
 import tf_resflow as resflow
-from tf_resflow.cli import train
+from tf_resflow.cli import convert, evaluate, export, sample, score, train
 
 for package in (resflow.layers, resflow.logdet, resflow.solvers, resflow.bijectors, resflow.flows):
     for name in package.__all__:

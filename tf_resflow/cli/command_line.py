@@ -91,8 +91,8 @@ def _start_tensorflow():
 
 
 def say(text: str) -> None:
-    """Prints a line for the user: to standard error if the result of the command is in standard output."""
-    print(text, file=sys.stderr if flags.FLAGS.output == STANDARD_STREAM else sys.stdout)
+    """Prints a line about the result, or logs it if standard output has the result."""
+    (console.LOGGER.info if flags.FLAGS.output == STANDARD_STREAM else print)(text)
 
 
 def define_workdir() -> None:

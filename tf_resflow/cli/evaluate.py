@@ -26,9 +26,8 @@ from absl import flags
 import tf_resflow as resflow
 from tf_resflow import training
 from tf_resflow.cli import command_line
-from tf_resflow.training.config import flat_fields
 from tf_resflow.training.evaluation_metrics import METRICS
-from tf_resflow.writing import check_output_path, finite_or_none
+from tf_resflow.writing import check_output_path, finite_or_none, write_json
 
 FLAGS = flags.FLAGS
 
@@ -72,8 +71,6 @@ def check() -> None:
 
 def main() -> None:
     """Evaluates, prints the table and writes the file."""
-    from tf_resflow.training.workdir import write_json  # imported here because it needs an extra
-
     dataset, run = command_line.load_data(), resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
@@ -92,6 +89,8 @@ def main() -> None:
 
 def table(result: Mapping[str, Any]) -> str:
     """Formats a result with one number per line. Of the blocks, shows only the one with the largest constant."""
+    from tf_resflow.training.config import flat_fields  # imported here because it needs an extra
+
     shown = dict(result)
     if "plan" in result:
         blocks = collections.Counter(block["type"] for block in result["plan"]["blocks"].values())

@@ -29,7 +29,7 @@ from tf_resflow import evaluation
 from tf_resflow.cli import command_line
 from tf_resflow.data.table_files import TABLE_OUTPUTS
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
-from tf_resflow.plurals import counted
+from tf_resflow.messages import counted
 from tf_resflow.writing import check_output_path
 
 _SIDE = 10  # default number of images per row, if there are several rows

@@ -42,7 +42,7 @@ from tf_resflow.cli.command_line import say
 from tf_resflow.console import track
 from tf_resflow.data.files import check_table
 from tf_resflow.data.table_files import TABLE_OUTPUTS, pandas, write_frames
-from tf_resflow.plurals import counted
+from tf_resflow.messages import counted
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS

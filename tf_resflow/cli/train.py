@@ -19,6 +19,7 @@ from absl import flags
 from tf_resflow import training
 from tf_resflow.cli import command_line
 from tf_resflow.extras import extra
+from tf_resflow.messages import suggest
 
 FLAGS = flags.FLAGS
 
@@ -48,7 +49,6 @@ class ConfigParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> Any:
         """Returns the config of a name or a file, optionally followed by a colon and an argument."""
-        from tf_resflow.config_fields import suggest
         from tf_resflow.training.config import base_config, config_of_file, flat_fields
 
         file, *arguments = argument.split(":", 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_resflow.data.column_kinds import MOST_LEVELS, Column, column_from_json, fit_column, in_words, plain
 from tf_resflow.extras import LazyPackage
-from tf_resflow.plurals import shortened
+from tf_resflow.messages import shortened
 
 if TYPE_CHECKING:
     from tf_resflow.data.column_kinds import Bounds

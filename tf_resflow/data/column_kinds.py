@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from tf_resflow.extras import LazyPackage
-from tf_resflow.plurals import shortened
+from tf_resflow.messages import shortened
 
 pandas: Any = LazyPackage("pandas", "data")
 pyarrow: Any = LazyPackage("pyarrow", "data")

@@ -10,8 +10,8 @@ from scipy import optimize, special, stats
 
 from tf_resflow.data.column_codes import ColumnCodes, dependent
 from tf_resflow.data.column_kinds import Bounds
+from tf_resflow.messages import shortened
 from tf_resflow.models.dequantization import cell_edges, log_atom_widths, quantize_in_cells
-from tf_resflow.plurals import shortened
 
 _LEAST_POWERED, _MOST_POWERED = 20, 20_000  # minimum and maximum number of rows to fit a transform
 MOST_CELLS = 2**20  # maximum number of values encoded at once

@@ -4,8 +4,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.config_fields import AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, make_section, one_of, suggest
+from tf_resflow.config_fields import AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, make_section, one_of
 from tf_resflow.data.files import check_table
+from tf_resflow.messages import suggest
 
 # Arguments of pandas.read_csv and pandas.read_excel.
 _READ_OPTIONS = "comment date_format decimal encoding engine header na_values sep sheet_name skiprows thousands"

@@ -16,7 +16,7 @@ from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.files import read_array, readable
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.extras import extra
-from tf_resflow.plurals import counted, shortened
+from tf_resflow.messages import counted, shortened
 
 with extra("data"):
     from PIL import ExifTags, Image, ImageOps

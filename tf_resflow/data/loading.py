@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.config_fields import ConfigDict, suggest
+from tf_resflow.config_fields import ConfigDict
 from tf_resflow.data.column_kinds import kinds_from_words
 from tf_resflow.data.config import check_places, default_config
 from tf_resflow.data.dataset import Dataset
@@ -19,6 +19,7 @@ from tf_resflow.data.image_files import load_image_files
 from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
 from tf_resflow.extras import LazyPackage
+from tf_resflow.messages import suggest
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from tf_resflow.plurals import counted
+from tf_resflow.messages import counted
 
 
 def split_sizes(

@@ -5,11 +5,10 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from tf_resflow.config_fields import suggest
 from tf_resflow.data.column_kinds import in_words
 from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import LazyPackage
-from tf_resflow.plurals import shortened
+from tf_resflow.messages import shortened, suggest
 from tf_resflow.writing import whole_file
 
 pandas: Any = LazyPackage("pandas", "data")

@@ -14,7 +14,7 @@ from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.data.table_files import FORMAT_ADVICE, column_names, find_columns, read_table, typed
 from tf_resflow.extras import LazyPackage
-from tf_resflow.plurals import shortened
+from tf_resflow.messages import shortened
 
 pandas: Any = LazyPackage("pandas", "data")
 

@@ -8,9 +8,9 @@ from tf_resflow import layers
 from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import applied_kernels, published_tensors
+from tf_resflow.messages import shortened
 from tf_resflow.models import build_model
 from tf_resflow.models.averaging import AveragedWeights
-from tf_resflow.plurals import shortened
 from tf_resflow.private_api import moving_averages
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer

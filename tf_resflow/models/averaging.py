@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.console import stage
 from tf_resflow.models.updates import update_average
 from tf_resflow.private_api import moving_averages, set_average_rule
 
@@ -41,8 +40,7 @@ class AveragedWeights:
         """Replaces the weights with their average permanently."""
         if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
             self._optimizer.finalize_variable_values(self._model.trainable_variables)
-        with stage("norms of the layers"):
-            self._converge_norms()
+        self._converge_norms()
 
     def __enter__(self) -> "AveragedWeights":
         self._saved = [tf.identity(weight) for weight in self._model.weights]

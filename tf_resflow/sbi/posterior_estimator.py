@@ -16,8 +16,8 @@ from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_de
 from tf_resflow.evaluation.calibration import Calibration
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
+from tf_resflow.messages import counted
 from tf_resflow.models.flow_model import FlowModel
-from tf_resflow.plurals import counted
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.summaries import compressed, vector_summary
 from tf_resflow.seeds import stateless_seed

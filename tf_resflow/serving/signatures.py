@@ -216,8 +216,7 @@ class Signatures:
         codes = self.codes.get(name)
         offsets = 0.0 if codes is None else tf.constant(codes.offsets, x.dtype)
         reason = row_reasons(x - offsets, codes)
-        is_valid = tf.reshape(tf.equal(reason, 0), [-1, *[1] * (x.shape.rank - 1)])
-        return tf.cast(tf.where(is_valid, x - offsets, 0.0), self._dtype), reason
+        return tf.cast(_where_valid(reason, x - offsets, 0.0), self._dtype), reason
 
     def _dtype_of(self, name):
         """Returns the dtype of an input: float64 for columns with an offset, which float32 would not resolve."""
@@ -244,12 +243,13 @@ def _marked(result, reason):
     """Adds "valid" and "reason", and makes the results of invalid rows NaN. Does nothing if there are no codes."""
     if reason is None:
         return result
-    valid = tf.equal(reason, 0)
-    marked = {
-        name: tf.where(tf.reshape(valid, [-1, *[1] * (value.shape.rank - 1)]), value, math.nan)
-        for name, value in result.items()
-    }
-    return marked | {"valid": valid, "reason": reason}
+    marked = {name: _where_valid(reason, value, math.nan) for name, value in result.items()}
+    return marked | {"valid": tf.equal(reason, 0), "reason": reason}
+
+
+def _where_valid(reason, value, otherwise):
+    """Replaces the rows with a reason code other than 0."""
+    return tf.where(tf.reshape(tf.equal(reason, 0), [-1, *[1] * (value.shape.rank - 1)]), value, otherwise)
 
 
 # The following checks run inside the graph. Each function returns its checked tensor.

@@ -22,6 +22,7 @@ from tf_resflow.data.column_codes import check_unique
 from tf_resflow.data.column_kinds import in_words
 from tf_resflow.data.columns import MOST_CELLS, Columns, evenly_spread, in_parts
 from tf_resflow.evaluation import p_values
+from tf_resflow.messages import counted, shortened
 from tf_resflow.models.dequantization import place_with_tails
 from tf_resflow.models.noise_conditioned import (
     ENTROPY,
@@ -32,7 +33,6 @@ from tf_resflow.models.noise_conditioned import (
     is_ahead,
     shared_density,
 )
-from tf_resflow.plurals import counted, shortened
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares

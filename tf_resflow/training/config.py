@@ -9,6 +9,7 @@ from tf_resflow import config_fields
 from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, IN_0_1, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.config import FIELDS as DATA_FIELDS
 from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
+from tf_resflow.messages import suggest
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _INSTALLED = _PACKAGE / "experiments" / "configs"
@@ -82,7 +83,7 @@ def base_config(name: str) -> Any:
         if (path := folder / f"{stem}.py").is_file():
             return config_of_file(path, *arguments)
     configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (CONFIGS, CONFIGS / "changes"))
-    hint = config_fields.suggest(stem, configs + changes)
+    hint = suggest(stem, configs + changes)
     known = f"{', '.join(configs)}; or CHANGE:CONFIG, such as monotone:digits, with one of {', '.join(changes)}"
     raise ValueError(f"Unknown config {stem!r}; {hint} Give one of {known}.")
 

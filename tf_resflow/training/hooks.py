@@ -21,8 +21,8 @@ from tf_resflow.training.metrics_writer import MetricsWriter
 from tf_resflow.training.non_finite import NotFinite
 from tf_resflow.training.report import Report
 from tf_resflow.training.strategies import num_workers, of_all_workers
-from tf_resflow.training.workdir import Workdir, write_json
-from tf_resflow.writing import finite_or_none
+from tf_resflow.training.workdir import Workdir
+from tf_resflow.writing import finite_or_none, write_json
 
 _SHOWN = ("bits_per_dim", "nats", "accuracy")  # in the progress bar
 _SECONDS_BETWEEN_FETCHES = 1.0

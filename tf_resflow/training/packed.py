@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 import zlib
 
-from tf_resflow.config_fields import suggest
+from tf_resflow.messages import suggest
 from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json
 
 MODELS = {

@@ -20,8 +20,8 @@ from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
 from tf_resflow.evaluation.scores import PerExample, Score, classification_scores
+from tf_resflow.messages import counted
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.plurals import counted
 from tf_resflow.writing import finite_or_none
 
 _MAX_GAUSSIAN_SIZE = 4096  # largest number of coordinates for the Gaussian baseline

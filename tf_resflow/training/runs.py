@@ -18,8 +18,8 @@ from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.packed import MODELS, OF_RUN, PackedRun, has_only_model, opened
-from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json, write_json
-from tf_resflow.writing import check_output_path, whole_file
+from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json
+from tf_resflow.writing import check_output_path, whole_file, write_json
 
 __all__ = ["Run", "load"]
 

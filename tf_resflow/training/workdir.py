@@ -20,7 +20,7 @@ from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config, flat_fields, validate_config
 from tf_resflow.training.metrics import read_metrics
-from tf_resflow.writing import locked, unwritable_told, whole_file
+from tf_resflow.writing import locked, unwritable_told, write_json
 
 PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is given instead of a workdir
 
@@ -246,12 +246,6 @@ class Workdir:
         """Raises ValueError if there is no checkpoint of a run."""
         if not self.is_begun():
             raise ValueError(f"{self.path} has no checkpoint yet. Run resflow-train until it saves a checkpoint.")
-
-
-def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically: a reader sees either the old file or the new one."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
