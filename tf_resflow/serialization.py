@@ -136,6 +136,11 @@ def arguments_of(value):
     }
 
 
+def _with_dtype(value):
+    """Converts NumPy scalars to tensors, because Keras would store them without their dtype."""
+    return tf.constant(value) if isinstance(value, (np.floating, np.ndarray)) and not np.ndim(value) else value
+
+
 @keras.saving.register_keras_serializable(_PACKAGE)
 class OfTFP:
     """The config of a bijector or a distribution of TFP whose class has a public name."""
@@ -149,7 +154,8 @@ class OfTFP:
         name = kind.__name__.removeprefix("_")  # tfb.Chain(...) and tfb.Invert(...) can be a _Chain and an _Invert
         for namespace, module in _NAMESPACES.items():
             if kind.__module__.startswith("tensorflow_probability.") and hasattr(module, name):
-                return {"of_tfp": f"{namespace}.{name}", "arguments": serialize(arguments_of(self._value))}
+                arguments = tf.nest.map_structure(_with_dtype, arguments_of(self._value))
+                return {"of_tfp": f"{namespace}.{name}", "arguments": serialize(arguments)}
         raise ValueError(
             f"{self._value.name!r} is a {kind.__module__}.{kind.__name__}, which has no Keras config. Define "
             "get_config and from_config in the class. Subclasses of tf_resflow.bijectors.FlowBijector have both."

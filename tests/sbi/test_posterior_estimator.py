@@ -178,6 +178,7 @@ def test_weights_are_saved_and_training_does_not_change_a_posterior(fitted, tmp_
     np.testing.assert_allclose(other.posterior(x).log_prob(theta), expected, rtol=1e-5)
     posterior = other.posterior(x)
     other.model.set_weights([weight + 0.1 for weight in other.model.get_weights()])
+    other.model.flow.bijectors[0].statistics["mean"].assign_add([0.1, 0.1])
     assert np.max(np.abs(other.posterior(x).log_prob(theta) - expected)) > 0.1
     np.testing.assert_allclose(posterior.log_prob(theta + 1e-7), expected, rtol=1e-4)
 
@@ -190,7 +191,7 @@ def around(z):
 def test_saved_estimators(fitted, tmp_path, refused):
     """Files, pickles and copies keep the prior, summary and weights. The error names a lambda in the prior."""
     summary = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
-    joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), around])
+    joint = tfd.JointDistributionSequential([tfd.Normal(np.float64(0.0), np.array(1.0)), around])
     others = [resflow.PosteriorEstimator(prior, [2], summary=summary, **AFFINE) for prior in (BOX, joint)]
     x = [0.5, -0.5]
     for estimator in (fitted, *others):
@@ -203,6 +204,7 @@ def test_saved_estimators(fitted, tmp_path, refused):
             copy.deepcopy(estimator),
         ):
             np.testing.assert_array_equal(form.posterior(x).log_prob(draws), expected)
+            assert form.prior.dtype == estimator.prior.dtype
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda z: tfd.Normal(z, 1.0)])
     estimator = resflow.PosteriorEstimator(joint, [2], **AFFINE)
     refused("<lambda> cannot be saved", estimator.save, tmp_path / "other.keras")
@@ -253,11 +255,14 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     record = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: learned.append(summary.get_weights()))
     estimator.fit(theta, x, epochs=2, batch_size=16, weight_decays=[0.0], callbacks=[record], verbose=0)
     assert all(np.any(value != s) for value, s in zip(learned[-1], start, strict=True))
-    with monkeypatch.context() as patch:
-        patch.setattr(estimator.model, "fit", lambda *args, **kwargs: None)
-        estimator.fit(theta, 100 * x, verbose=0)  # starts again
-    for weight, value in zip(summary.get_weights(), start, strict=True):
-        np.testing.assert_array_equal(weight, value)
+    copied, trained = copy.deepcopy(estimator), summary.get_weights()
+    for each, expected in ((estimator, start), (copied, trained)):  # a copy has no other initial weights
+        with monkeypatch.context() as patch:
+            patch.setattr(each.model, "fit", lambda *args, **kwargs: None)
+            patch.setattr(each.model, "history", None, raising=False)
+            each.fit(theta, 100 * x, verbose=0)  # starts again
+        for weight, value in zip(each.parameters["summary"].get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(weight, value)
     assert np.min(estimator.model.condition.statistics["std"]) > 10
     draws = estimator.posterior(x[:3]).sample(5, seed=0)
     assert draws["a"].shape == (5, 3) and draws["b"].shape == (5, 3, 2)
@@ -277,8 +282,11 @@ def test_parameters_on_a_bound_and_bounds_that_depend_on_other_parameters(gaussi
     np.testing.assert_allclose(z[:2], [np.min(z[2:], 0), np.max(z[2:], 0)])
     np.testing.assert_allclose(z[2:], [[0, 0], [np.log(3), -np.log(2)]], atol=1e-6)
 
-    second = lambda a: tfd.Independent(tfd.Uniform([0.0, 0.0], a[..., tf.newaxis] * tf.ones(2)), 1)  # noqa: E731
-    prior = tfd.JointDistributionSequential([tfd.Uniform(0.0, 2.0), second])
+    @tfd.JointDistributionCoroutineAutoBatched
+    def prior():
+        a = yield tfd.Uniform(0.0, 2.0, name="a")
+        yield tfd.Uniform([0.0, 0.0], a, name="b")
+
     estimator = resflow.PosteriorEstimator(prior, [1], **AFFINE)
     a, b = prior.sample(40, seed=[0, 1])
     shares = np.concatenate([a[:, tf.newaxis] / 2, b / a[:, tf.newaxis]], axis=1)
@@ -287,6 +295,8 @@ def test_parameters_on_a_bound_and_bounds_that_depend_on_other_parameters(gaussi
     draws = posterior.sample(200, seed=1)
     assert np.all((draws[1] >= 0) & (draws[1] <= draws[0][:, tf.newaxis]))
     assert np.all(np.isfinite(posterior.log_prob(draws)))
+    calibration = estimator.calibrate((a, b), np.ones([40, 1]), num_draws=5)
+    assert {"rank of a", "rank of b 0", "rank of b 1"} < set(calibration.ranks)
 
 
 def test_wrong_input(gaussian, refused):

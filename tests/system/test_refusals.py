@@ -47,7 +47,7 @@ IN_THIS_PROCESS = [
     ("evaluate --workdir={moved}", f"not at /no/gone.csv or {ROOT}/gone.csv", "--data_path"),
     ("evaluate --workdir={run} --split=train", "'checkerboard'. Choose one of test, validation"),
     ("evaluate --workdir={run} --metrics=fid", "FID is for images"),
-    ("evaluate --workdir={run} --metrics=classification", "needs labels"),
+    ("evaluate --workdir={run} --metrics=classification", "has no labels: leave out classification"),
     ("evaluate --workdir={run} --metrics=lipschitz,fd", "choose from likelihood, noise"),
     ("evaluate --workdir={run} --output=x.docx", "'x.docx'", ".json"),
     ("evaluate --workdir={run} --output={tmp}/none/x.json", "cannot be written"),

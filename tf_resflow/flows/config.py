@@ -6,16 +6,12 @@ from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict
 from tf_resflow.flows.names import ACTIVATIONS, COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 
 
-def _are_whole(numbers, least):
-    return all(isinstance(number, int) and number >= least for number in numbers)
+def _are(numbers, kind, least):
+    return all(isinstance(number, kind) and number >= least for number in numbers)
 
 
 def _are_kernels(sizes):
-    return sizes and _are_whole(sizes, 1) and all(size % 2 for size in sizes)
-
-
-def _are_orders(norms):
-    return all(isinstance(order, (int, float)) and order >= 1 for order in norms)
+    return sizes and _are(sizes, int, 1) and all(size % 2 for size in sizes)
 
 
 def _estimator(kind, num_exact_terms, *more_kinds):
@@ -37,12 +33,12 @@ def _estimator(kind, num_exact_terms, *more_kinds):
 MODEL_FIELDS = {
     "kind": Field("image", one_of("image", "vector")),
     # Number of blocks in each scale. Flows on vectors have one scale with the sum of these numbers.
-    "num_blocks": Field((4, 4), Rule(lambda v: _are_whole(v, 0) and sum(v) > 0, "a tuple such as (4, 4)")),
+    "num_blocks": Field((4, 4), Rule(lambda v: _are(v, int, 0) and sum(v) > 0, "a tuple such as (4, 4)")),
     "coefficient": Field(0.98, ABOVE_0),  # Lipschitz bound of each linear layer; same default as the layers
     # "automatic" is cpila for vectors with norms of order 2, otherwise lipswish.
     "activation": Field("automatic", one_of("automatic", *ACTIVATIONS)),
     # Orders of the norms before, between and after the layers. Any number of twos means order 2 everywhere.
-    "norms": Field((2.0,) * 4, Rule(_are_orders, "a tuple of orders of at least 1, such as (2, 2, 2, 2)")),
+    "norms": Field((2.0,) * 4, Rule(lambda v: _are(v, (int, float), 1), "orders of at least 1, such as (2, 2)")),
     "learned_norms": False,  # whether each block learns its orders instead of using `norms`
     # Kernels are normalized by an estimate of these norms, or by an upper bound that needs norms of order 2.
     "normalization": Field("induced", one_of("induced", "schatten")),
@@ -58,8 +54,8 @@ MODEL_FIELDS = {
     "depth": Field(3, AT_LEAST_1),
     "growth": Field(32, AT_LEAST_1),  # number of channels that each of the `depth` concatenations adds
     # Vectors. affine_layers: numbers of affine autoregressive layers before and after the blocks.
-    "affine_layers": Field((0, 0), Rule(lambda v: len(v) == 2 and _are_whole(v, 0), "two numbers, such as (2, 0)")),
-    "hidden": Field((64, 64, 64), Rule(lambda v: _are_whole(v, 1), "a tuple of widths, such as (64, 64, 64)")),
+    "affine_layers": Field((0, 0), Rule(lambda v: len(v) == 2 and _are(v, int, 0), "two numbers, such as (2, 0)")),
+    "hidden": Field((64, 64, 64), Rule(lambda v: _are(v, int, 1), "a tuple of widths, such as (64, 64, 64)")),
     # Couplings need images, and ignore coefficient, activation and norms.
     "block": Field("residual", one_of(*RESIDUAL_BLOCKS, *COUPLINGS)),
     # Images.

@@ -159,7 +159,7 @@ class PosteriorEstimator(Serializable):
         each = [num or 1 for num in shape]  # the observations of a set share their statistics
         condition |= {"condition_mean": np.zeros(each), "condition_std": np.ones(each)}
         self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
-        self._initial = self.model.get_weights()
+        self._given: Any = None  # the initial weights of a given summary
         state = {"farthest": np.full(each, np.inf), "others": np.zeros(0)}  # "others": weights of an ensemble
         self.state = {key: tf.Variable(value, shape=tf.TensorShape(None)) for key, value in state.items()}
 
@@ -192,7 +192,7 @@ class PosteriorEstimator(Serializable):
         posteriors, such as crescents. Without it, long observations and many parameters overfit. The optimizer is
         AdamW. Its learning rate increases over the first quarter of the steps, and then decays to zero along a
         cosine. A training stops when the held-out loss has not decreased for half of the epochs, or, with a
-        warning, when it diverges. The other networks of an ensemble use the better weight decay. A warning says if
+        warning, when it diverges. The other networks of an ensemble use the best weight decay. A warning says if
         the posteriors of held-out pairs are clearly miscalibrated.
 
         Args:
@@ -308,11 +308,13 @@ class PosteriorEstimator(Serializable):
 
     def _member(self, x):
         """Returns the distribution of vectors with the present weights."""
-        condition = self.model.condition
+        condition, (scale, *others) = self.model.condition, self.model.flow.bijectors
         is_batch = x.ndim > len(condition.shape)
         features = condition.rows(x, len(x) if is_batch else 1)
         features = features if is_batch else features[0]
-        flow = frozen(with_log_det_estimator(self.model.flow, Exact()), condition=features)
+        mean, std = (value.numpy() for value in scale.statistics.values())
+        scale = Normalize(mean, std, scale.dtype.name)  # a copy, because `fit` changes the statistics
+        flow = frozen(with_log_det_estimator(Flow([scale, *others]), Exact()), condition=features)
         base = self.model.distribution.distribution
         base = tfd.BatchBroadcast(base, features.shape[:-1]) if is_batch else base
         return tfd.TransformedDistribution(base, tfb.Invert(flow))
@@ -357,6 +359,7 @@ class PosteriorEstimator(Serializable):
         self._vectors(theta, len(x))  # raises for wrong parameters
         if num_draws < 1:
             raise ValueError(f"num_draws={num_draws} is too small. Draw at least 1 sample, or better 100.")
+        theta = tf.nest.pack_sequence_as(self.prior.dtype, tf.nest.flatten(theta))
         calibration = self._calibration(theta, x, num_draws, seed)
         print(calibration)
         return calibration
@@ -402,11 +405,12 @@ class PosteriorEstimator(Serializable):
         return (x - statistics["mean"].numpy()) / statistics["std"].numpy()
 
     def _initialize(self, member, kept, held_out):
-        """Sets the initial weights of a member of the ensemble."""
-        self.model.set_weights(self._initial)
-        if member > 0:  # a given summary, which all members share, keeps its own initial weights
-            other = type(self)(**{**self.parameters, "seed": self._seed + member})
-            self.model.set_weights(other.model.get_weights())
+        """Sets the initial weights of a member of the ensemble. All members share those of a given summary."""
+        if (summary := self.parameters["summary"]) is not None:
+            self._given = self._given or summary.get_weights()  # of the first fit, after weights were loaded
+            summary.set_weights(self._given)
+        other = type(self)(**{**self.parameters, "seed": self._seed + member})
+        self.model.set_weights(other.model.get_weights())
         self._begin_at_regression(kept, held_out)
 
     def _begin_at_regression(self, kept, held_out):

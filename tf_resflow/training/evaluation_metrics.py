@@ -27,20 +27,12 @@ def _has_density(model):
     return model.trained_density() is not None
 
 
-def _no_importance_weights(info, flags):
-    return None if info.is_dequantized else "importance_weighted needs dequantized data: leave it out."
-
-
 def _no_fid(info, flags):
     if len(info.event_shape) != 3:
         return f"FID is for images, but {info.name!r} has vectors. Leave fid out of --metrics."
     if flags.fid_weights != "imagenet" and not pathlib.Path(flags.fid_weights).is_file():
         return f"--fid_weights={flags.fid_weights}: there is no such file. Give a file, or leave out --fid_weights."
     return None
-
-
-def _no_classification(info, flags):
-    return None if info.num_classes else f"{info.name!r} has no labels, but classification needs labels."
 
 
 METRICS = {
@@ -73,7 +65,9 @@ METRICS = {
   --log_det_estimator=exact, many --num_probes, or a small --stderr (here, of each dequantization). `estimator_bias`
   is the most that their noise can have lowered the score.""",
         lambda measured, flags: measured.importance_weighted(flags.iw_samples),
-        refusal=_no_importance_weights,
+        refusal=lambda info, flags: (
+            None if info.is_dequantized else "The data have no noise: leave out importance_weighted."
+        ),
     ),
     "fid": Metric(
         """Fréchet distance between --fid_samples samples and training images in Inception's features. Keras's
@@ -87,6 +81,6 @@ METRICS = {
   which predicts the label with the largest likelihood. This takes one evaluation per class.""",
         lambda measured, flags: measured.classification(),
         lambda model: model.classifier is not None,
-        _no_classification,
+        lambda info, flags: None if info.num_classes else f"{info.name!r} has no labels: leave out classification.",
     ),
 }
