@@ -78,6 +78,9 @@ def test_columns_that_are_the_condition(tmp_path, matrix):
     np.testing.assert_array_equal(c, rows[:, [2, 0]])
     np.testing.assert_allclose([*dataset.mean, *dataset.condition_mean], rows[:, [1, 2, 0]].mean(0), rtol=1e-5)
     np.testing.assert_allclose([*dataset.std, *dataset.condition_std], rows[:, [1, 2, 0]].std(0), rtol=1e-5)
+    again = load_tabular(tmp_path / "a.npy", path_test=tmp_path / "a.npy", condition_columns=["3", "1"])
+    x, c = next(iter(again.eval_batches("test", 100, labels=True)))
+    np.testing.assert_array_equal(np.concatenate([x, c], 1), matrix[:, [1, 2, 0]].astype("f4"))
     x, c = next(iter(dataset.train_batches(8, seed=0, labels=True)))
     assert {*map(tuple, np.concatenate([x, c], 1))} <= {*map(tuple, rows[:, [1, 2, 0]])}
     _write(tmp_path / "a.csv", matrix, header="a,b,c")

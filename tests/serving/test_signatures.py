@@ -198,6 +198,8 @@ def test_columns_of_a_table(tmp_path, call):
         assert answer["reason"].tolist() == [0, 2, 1] and answer["valid"].tolist() == [True, False, False]
         np.testing.assert_allclose(answer["z"][0], z[0], atol=1e-5)
         assert np.isnan(answer["z"][1:]).all()
+    answer = call(loaded, "encode", x=np.where(np.arange(codes.size) == 0, 1e300, x[:1]))
+    assert answer["valid"].all() and not np.isnan(answer["z"]).any()
 
 
 def run_of_table(model, codes):

@@ -134,12 +134,12 @@ def read_rows(
     table = read_table(path, key, read_options=read_options, texts=texts)
     names = [*both.kinds]
     if isinstance(names[0], str):
-        own = table.iloc[:, find_columns(path, table, names)]
+        own = table.iloc[:, find_columns(path, table, names)].set_axis(names, axis=1)
     elif table.shape[1] == len(names):
-        own = table
+        own = table.set_axis(sorted(names), axis=1)  # in the order of the file
     else:
         raise ValueError(f"{path} has {table.shape[1]} columns; expected {len(names)} columns without names.")
-    rows = both.encode(own.set_axis(names, axis=1), date_format=(read_options or {}).get("date_format"))
+    rows = both.encode(own, date_format=(read_options or {}).get("date_format"))
     rows.values[~rows.known[:, codes.size :].all(axis=1), codes.size :] = np.nan
     return rows, table
 

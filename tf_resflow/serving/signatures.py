@@ -212,11 +212,11 @@ class Signatures:
         return [check_valid("condition", condition, reason) for condition in conditions]
 
     def _numbers(self, name, x):
-        """Returns the rows as numbers for the flow, and their reason codes."""
+        """Returns the rows as numbers for the flow, and their reason codes. Clips numbers that would become NaN."""
         codes = self.codes.get(name)
-        offsets = 0.0 if codes is None else tf.constant(codes.offsets, x.dtype)
-        reason = row_reasons(x - offsets, codes)
-        return tf.cast(_where_valid(reason, x - offsets, 0.0), self._dtype), reason
+        x, most = x - (0.0 if codes is None else tf.constant(codes.offsets, x.dtype)), float(self._dtype.max) ** 0.8
+        reason = row_reasons(x, codes)
+        return tf.cast(_where_valid(reason, tf.clip_by_value(x, -most, most), 0.0), self._dtype), reason
 
     def _dtype_of(self, name):
         """Returns the dtype of an input: float64 for columns with an offset, which float32 would not resolve."""
