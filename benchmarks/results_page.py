@@ -17,6 +17,18 @@ from benchmarks import summaries
 _FOLDER = pathlib.Path(__file__).parent
 
 PAGE = _FOLDER.parent / "docs" / "results.md"
+_TASKS = {
+    "two_moons": "two moons",
+    "gaussian_mixture": "Gaussian mixture",
+    "bernoulli_glm": "Bernoulli GLM",
+    "gaussian_linear": "linear Gaussian",
+    "slcp": "SLCP",
+    "gaussian_linear_uniform": "linear Gaussian, uniform prior",
+    "sir": "SIR",
+    "lotka_volterra": "Lotka-Volterra",
+    "slcp_distractors": "SLCP, distractors",
+    "bernoulli_glm_raw": "Bernoulli GLM, raw",
+}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n\n)((?:\|.*\n)+\n)?")
 
 
@@ -148,6 +160,37 @@ def densities():
     return _markdown(["Table", *methods], lines)
 
 
+def simulator_seeds():
+    """C2ST of posteriors with 1,000 simulations: the mean and range over the seeds of tasks with several."""
+    rows = [row for row in _read("simulators") if row["num"] == 1000]
+    lines = []
+    for task, label in _TASKS.items():
+        scores = [
+            [row["mean_c2st"] for row in rows if (row["task"], row["method"]) == (task, method)]
+            for method in ("tf_resflow", "sbi_nsf")
+        ]
+        if min(map(len, scores)) > 1:
+            means = _with_best([np.mean(values) for values in scores], [True, True], min)
+            ranges = [f"({min(values):.3f} to {max(values):.3f})" for values in scores]
+            lines.append(
+                [label, len(scores[0]), *(f"{cell} {text}" for cell, text in zip(means, ranges, strict=True))]
+            )
+    return _markdown(["Task", "Seeds", "1,000", "nsf"], lines)
+
+
+def simulator_rounds():
+    """C2ST of the posterior of the first observation, with 10,000 simulations at once or in ten rounds."""
+    methods = ["tf_resflow", "tf_resflow_rounds", "sbi_nsf", "sbi_rounds"]
+    rows = [row for row in _read("simulators") if row["num"] == 10_000 and row["seed"] == 0]
+    found = {(row["task"], row["method"]): row["c2st"][0] for row in rows}
+    lines = [
+        [label, *_with_best([found[task, method] for method in methods], [True] * len(methods), min)]
+        for task, label in _TASKS.items()
+        if all((task, method) in found for method in methods)
+    ]
+    return _markdown(["Task", "At once", "Ten rounds", "nsf, at once", "nsf, ten rounds"], lines)
+
+
 def _ours_first(tables, methods, found):
     """Returns the arguments with the columns of `FlowDensity` in front."""
     order = sorted(range(len(methods)), key=lambda place: methods[place] != "FlowDensity")
@@ -201,7 +244,19 @@ def scale():
 
 _TABLES = {
     function.__name__: function
-    for function in (scores, time_to_score, speed, memory, small_flows, anomalies, synthesis, densities, scale)
+    for function in (
+        scores,
+        time_to_score,
+        speed,
+        memory,
+        small_flows,
+        anomalies,
+        synthesis,
+        densities,
+        scale,
+        simulator_seeds,
+        simulator_rounds,
+    )
 }
 
 
