@@ -172,9 +172,8 @@ def simulator_seeds():
         if min(map(len, scores)) > 1:
             means = _with_best([np.mean(values) for values in scores], [True, True], min)
             ranges = [f"({min(values):.3f} to {max(values):.3f})" for values in scores]
-            lines.append(
-                [label, len(scores[0]), *(f"{cell} {text}" for cell, text in zip(means, ranges, strict=True))]
-            )
+            seeds = " and ".join(map(str, sorted({*map(len, scores)})))
+            lines.append([label, seeds, *map(" ".join, zip(means, ranges, strict=True))])
     return _markdown(["Task", "Seeds", "1,000", "nsf"], lines)
 
 

@@ -3,8 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-_SHOWN = 20
-
 
 def counted(num: int, noun: str) -> str:
     """Formats a number with its noun: "1 example", "1,000 examples"."""
@@ -14,7 +12,7 @@ def counted(num: int, noun: str) -> str:
 def shortened(words: Iterable[object], separator: str = ", ") -> str:
     """Joins words for a message, and replaces all words after the first 20 with "..."."""
     texts = [*map(str, words)]
-    return separator.join(texts[:_SHOWN] + ["..."] * (len(texts) > _SHOWN))
+    return separator.join(texts[:20] + ["..."] * (len(texts) > 20))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
