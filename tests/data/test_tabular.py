@@ -108,6 +108,24 @@ def test_options_of_pandas(tmp_path, case):
     assert len(names) == 2 and all(name == name.strip() for name in names)
 
 
+@pytest.mark.parametrize("thousands, decimal", [(".", ","), (",", "."), (None, ","), ("'", ".")])
+def test_marks_of_numbers_hold_beside_a_cell_that_cannot_be_read(tmp_path, thousands, decimal):
+    numbers = np.random.RandomState(0).randint(-400_000_000, 400_000_000, [120, 2]) / 4
+    table = pandas.DataFrame(numbers.astype("f4"), columns=["a", "b"])
+    table.insert(0, "day", pandas.date_range("2025-01-01", periods=120).strftime("%d/%m/%Y"))
+    marks = str.maketrans({",": thousands, ".": decimal})
+    texts = table.map(lambda cell: cell if isinstance(cell, str) else f"{cell:,.2f}".translate(marks))
+    options = {"sep": ";", "thousands": thousands, "decimal": decimal, "date_format": "%d/%m/%Y"}
+    texts.to_csv(tmp_path / "a.csv", index=False, sep=";")
+    rows = _read(tmp_path / "a.csv", read_options=options)[0]
+    np.testing.assert_array_equal(rows[:, 1:], table[["a", "b"]])
+    codes = _load(tmp_path / "a.csv", read_options=options).codes
+    texts.replace({"a": {texts["a"][7]: "x"}}).to_csv(tmp_path / "b.csv", index=False, sep=";")
+    read = read_rows(tmp_path / "b.csv", codes, read_options=options)[0]
+    assert [*np.flatnonzero(read.faults[:, 1])] == [7] and not read.faults[:, [0, 2]].any()
+    np.testing.assert_array_equal(np.delete(read.values, 7, axis=0), np.delete(rows, 7, axis=0))
+
+
 @pytest.mark.parametrize(
     "value, message",
     [

@@ -26,7 +26,7 @@ FORMAT_ADVICE = (
 
 
 def read_table(
-    path: str | os.PathLike,
+    path: pathlib.Path,
     key: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -38,7 +38,6 @@ def read_table(
     In a .csv file, the columns `texts` are read as text even if they look like numbers. The other arguments are
     those of `load_tabular`. A file without names must have as many columns as `columns` has names.
     """
-    path = pathlib.Path(path).expanduser().absolute()
     suffix = path.suffix.lower()
     check_table(path)
     options = {k: v for k, v in (read_options or {}).items() if v is not None}
@@ -116,8 +115,7 @@ def column_names(frame: Any) -> tuple[str, ...] | None:
 def typed(path: pathlib.Path, frame: Any, as_text: Collection[Any], date_format: str | None = None) -> Any:
     """Returns a copy with text parsed as numbers and dates, except in the columns `as_text`."""
     frame = frame.copy()
-    for name in [name for name in frame.columns if frame[name].dtype.kind in "OTU"]:
-        column = frame[name]
+    for name, column in frame.loc[:, [dtype.kind in "OTU" for dtype in frame.dtypes]].items():
         kind = pandas.api.types.infer_dtype(column, skipna=True)
         if kind == "boolean":
             frame[name] = column.astype("boolean")

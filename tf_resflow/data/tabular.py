@@ -128,6 +128,7 @@ def read_rows(
 
     The condition of a row is NaN if it has an unknown level, because the density given this level is unknown.
     """
+    options = read_options or {}
     both = codes if condition_codes is None else ColumnCodes.of_columns([*codes.columns, *condition_codes.columns])
     path = pathlib.Path(path).expanduser().absolute()
     texts = [c.name for c in both.columns if any(isinstance(level, str) for level in c.levels or ())]
@@ -139,7 +140,12 @@ def read_rows(
         own = table.set_axis(sorted(names), axis=1)  # in the order of the file
     else:
         raise ValueError(f"{path} has {table.shape[1]} columns; expected {len(names)} columns without names.")
-    rows = both.encode(own, date_format=(read_options or {}).get("date_format"))
+    # If a cell in a column of numbers is unreadable, pandas leaves all of its cells as text.
+    usual = {"decimal": ".", "thousands": None}
+    marks = {ord(options[key]): mark for key, mark in usual.items() if options.get(key)}
+    for name in set(names).difference(texts) if marks else ():
+        own[name] = own[name].map(lambda cell: cell.translate(marks) if isinstance(cell, str) else cell)
+    rows = both.encode(own, date_format=options.get("date_format"))
     rows.values[~rows.known[:, codes.size :].all(axis=1), codes.size :] = np.nan
     return rows, table
 

@@ -167,7 +167,9 @@ class BoundNetwork:
 
     def _converted(self, inputs):
         shapes, given = [shape for shape, _ in self.program.inputs], [x.shape for x in inputs]
-        if len(shapes) != len(given) or not all(map(_fits, shapes, given)):
+        pairs = zip(given, shapes, strict=False)
+        fits = [x.rank == len(shape) and x[-1:].is_compatible_with(shape[-1:]) for x, shape in pairs]
+        if len(shapes) != len(given) or not all(fits):
             raise ValueError(f"The network '{self.network.name}' got inputs of shapes {given}; expected {shapes}.")
         return [tf.cast(x, dtype) for (_, dtype), x in zip(self.program.inputs, inputs, strict=True)]
 
@@ -271,7 +273,3 @@ class _Reader:
         inputs = tuple(tuple(x.shape) for x in arguments)
         site = Site(dtype, inputs, tuple(results[0].shape), self._training)
         return rule_of(layer).operation(layer, site) or opaque
-
-
-def _fits(shape, given):
-    return given.rank == len(shape) and given[-1:].is_compatible_with(shape[-1:])
