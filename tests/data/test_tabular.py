@@ -112,10 +112,10 @@ def test_options_of_pandas(tmp_path, case):
 def test_marks_of_numbers_hold_beside_a_cell_that_cannot_be_read(tmp_path, thousands, decimal):
     numbers = np.random.RandomState(0).randint(-400_000_000, 400_000_000, [120, 2]) / 4
     table = pandas.DataFrame(numbers.astype("f4"), columns=["a", "b"])
-    table.insert(0, "day", pandas.date_range("2025-01-01", periods=120).strftime("%d/%m/%Y"))
+    table.insert(0, "day", pandas.date_range("2025-01-01", periods=120).strftime("%d.%m.%Y"))
     marks = str.maketrans({",": thousands, ".": decimal})
     texts = table.map(lambda cell: cell if isinstance(cell, str) else f"{cell:,.2f}".translate(marks))
-    options = {"sep": ";", "thousands": thousands, "decimal": decimal, "date_format": "%d/%m/%Y"}
+    options = {"sep": ";", "thousands": thousands, "decimal": decimal, "date_format": "%d.%m.%Y"}
     texts.to_csv(tmp_path / "a.csv", index=False, sep=";")
     rows = _read(tmp_path / "a.csv", read_options=options)[0]
     np.testing.assert_array_equal(rows[:, 1:], table[["a", "b"]])

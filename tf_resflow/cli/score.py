@@ -120,6 +120,7 @@ def _scored():
     size = FLAGS.batch_size or config.eval.batch_size
     is_table = FLAGS.input is not None and info.levels is None
     rows, columns = _rows(config, info) if is_table else (None, {})
+    given = None
     if rows is not None:
         is_whole, num_columns = np.isfinite(rows.values).all(axis=1), info.event_shape[0]
         known = np.flatnonzero(rows.known[:, :num_columns].all(axis=1) & is_whole)
@@ -131,8 +132,6 @@ def _scored():
         images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
         columns = {} if files is None else {"file": files}
         given = np.split(images, range(size, len(images), size))
-    else:
-        given = None
     held_out, files = _held_out(config, size, required=given is None)
     if given is None and files is not None:
         columns = {"file": files}

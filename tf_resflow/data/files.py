@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
-"""The suffixes of table files."""
+_TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
 
 
 def check_table(path: pathlib.Path) -> None:
     """Raises ValueError unless the path is an existing file with the suffix of a table."""
-    if path.suffix.lower() not in TABLES or path.is_dir():
-        raise ValueError(f"{path}: expected a file that ends in {', '.join(TABLES)}, or data.name = 'images'.")
+    if path.suffix.lower() not in _TABLES or path.is_dir():
+        raise ValueError(f"{path}: expected a file that ends in {', '.join(_TABLES)}, or data.name = 'images'.")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
 

@@ -38,5 +38,4 @@ def draw_splits(
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
     sizes = split_sizes(num, fractions, source, least=least)
     order = np.random.RandomState(seed).permutation(num)
-    parts = np.split(order, np.cumsum(list(sizes.values()))[:-1])
-    return dict(zip(sizes, parts, strict=True))
+    return dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])[:-1]), strict=True))

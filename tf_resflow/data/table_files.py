@@ -59,9 +59,12 @@ def _read_frame(path, suffix, options, texts):
             first = read(path, **options | {"header": None, "nrows": 1})
             if first.select_dtypes("number").notna().any(axis=None):
                 options = options | {"header": None}
-        if texts and suffix == ".csv":
-            names = read(path, **options | {"nrows": 0}).columns
-            options = options | {"dtype": {name: str for name in names if str(name).strip() in texts}}
+        if suffix == ".csv" and (texts or "thousands" in options):
+            cells = read(path, **options | {"nrows": 100, "dtype": str})
+            # With thousands=".", 31.12.2025 would be a number.
+            dates = [name for name in cells if cells[name].dropna().str.match(_DATE).mean() >= _MOSTLY]
+            named = [name for name in cells if str(name).strip() in texts]
+            options = options | {"dtype": dict.fromkeys([*named, *dates], str)}
         frame = read(path, **options)
     is_shifted = not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options
     is_undivided = frame.shape[1] == 1 and any(mark in str(frame.columns[0]) for mark in ";\t|")

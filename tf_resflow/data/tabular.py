@@ -143,7 +143,7 @@ def read_rows(
     # If a cell in a column of numbers is unreadable, pandas leaves all of its cells as text.
     usual = {"decimal": ".", "thousands": None}
     marks = {ord(options[key]): mark for key, mark in usual.items() if options.get(key)}
-    for name in set(names).difference(texts) if marks else ():
+    for name in [column.name for column in both.columns if marks and column.dtype.kind in "iuf"]:
         own[name] = own[name].map(lambda cell: cell.translate(marks) if isinstance(cell, str) else cell)
     rows = both.encode(own, date_format=options.get("date_format"))
     rows.values[~rows.known[:, codes.size :].all(axis=1), codes.size :] = np.nan

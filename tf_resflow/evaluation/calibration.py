@@ -100,7 +100,7 @@ class Calibration:
 
     def __str__(self):
         test = min(self.p_values, key=self.p_values.__getitem__)
-        u, text, is_small = self.ranks[test], f"{counted(len(self.ranks['TARP']), 'data set')}", []
+        u, text, is_small = self.ranks[test], counted(len(self.ranks["TARP"]), "data set"), []
         if "coverage" in self.ranks:
             shares = [np.mean(self.ranks["coverage"] < mass) for mass in _MASSES]
             is_small = [share < mass for share, mass in zip(shares, _MASSES, strict=True)]
