@@ -152,8 +152,8 @@ def interrupts(message: str) -> Iterator[None]:
 
 
 def _catch(handler):
-    """Installs a handler and returns the previous ones. Ignored signals stay ignored, as in a script's `run &`."""
-    signals = [signum for signum in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(signum) != signal.SIG_IGN]
+    """Installs a handler and returns the previous ones. Signals stay ignored (`run &`), or handled by C (None)."""
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) not in (signal.SIG_IGN, None)]
     return {signum: signal.signal(signum, handler) for signum in signals}
 
 
