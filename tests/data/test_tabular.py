@@ -377,6 +377,18 @@ def test_what_is_told_of_rows_and_columns(tmp_path, said):
     assert len(said) == 2
 
 
+def test_numbers_in_csv_files_are_exact(tmp_path):
+    numbers = np.random.RandomState(0).standard_cauchy([500, 2]) * 10.0 ** np.arange(-250, 250)[:, np.newaxis]
+    frame = pandas.DataFrame(numbers, columns=["a", "b"])
+    frame["narrow"] = numbers[:, 0].clip(-1e38, 1e38).astype("f4")
+    frame["seconds"] = 1732900000.25 + np.arange(500)
+    frame["id"] = np.where(np.arange(500) % 7, 1234567890.0 + np.arange(500), np.nan)
+    write_frames(tmp_path / "a.csv", [frame])
+    texts = pandas.read_csv(tmp_path / "a.csv", dtype=str)
+    pandas.testing.assert_frame_equal(texts.astype(frame.dtypes), frame, check_exact=True)
+    assert texts["narrow"].str.len().max() <= 15 and texts["id"][1] == "1234567891"
+
+
 def test_tables_are_written_part_by_part(tmp_path):
     """A column with several types, as in a spreadsheet, is text in a Parquet file."""
     parts = [

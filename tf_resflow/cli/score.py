@@ -141,7 +141,7 @@ def _scored():
     likelihood = evaluation.LogLikelihood(run.density, _plan(run, usual[0]))
     scores = reference = likelihood.score_examples(track(batches, "examples"), FLAGS.seed)
     if rows is not None:
-        every = {name: np.where(is_whole, -np.inf, np.nan) for name in ("log_prob", "stderr", "comparable")}
+        every = {name: np.where(is_whole, -np.inf, np.nan).astype(x.dtype) for name, x in scores.items()}
         every["stderr"][is_whole] = 0.0
         for name, values in scores.items():
             every[name][known] = values

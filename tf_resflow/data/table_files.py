@@ -86,7 +86,7 @@ def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             for number, frame in enumerate(frames):
-                frame.to_csv(file, index=False, header=not number, float_format="%.9g", lineterminator="\r\n")
+                frame.to_csv(file, index=False, header=not number, float_format=in_words, lineterminator="\r\n")
 
 
 def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:
