@@ -6,6 +6,7 @@ A table follows the paragraph that ends with its name in a comment, such as `<!-
 earlier versions are in earlier.json, with the commit that recorded them.
 """
 
+import itertools
 import json
 import pathlib
 import re
@@ -160,15 +161,28 @@ def densities():
     return _markdown(["Table", *methods], lines)
 
 
-def simulator_seeds():
-    """C2ST of posteriors with 1,000 simulations: the mean and range over the seeds of tasks with several."""
-    rows = [row for row in _read("simulators") if row["num"] == 1000]
+def simulators():
+    """C2ST of posteriors, by the number of simulations: means over observations and seeds."""
     lines = []
     for task, label in _TASKS.items():
-        scores = [
-            [row["mean_c2st"] for row in rows if (row["task"], row["method"]) == (task, method)]
-            for method in ("tf_resflow", "sbi_nsf")
-        ]
+        pairs = [_simulator_scores(task, num) for num in (1_000, 10_000, 100_000)]
+        means = [_with_best([np.mean(values) for values in pair], [True, True], min) for pair in pairs]
+        lines.append([label, *itertools.chain.from_iterable(means)])
+    return _markdown(["Task", "1,000", "nsf", "10,000", "nsf", "100,000", "nsf"], lines)
+
+
+def _simulator_scores(task, num):
+    """Returns lists of the C2ST of each seed, for this library and for `nsf`."""
+    rows = [row for row in _read("simulators") if (row["task"], row["num"]) == (task, num)]
+    methods = ("tf_resflow", "sbi_nsf")
+    return [[row["mean_c2st"] for row in rows if row["method"] == method] for method in methods]
+
+
+def simulator_seeds():
+    """C2ST of posteriors with 1,000 simulations: the mean and range over the seeds of tasks with several."""
+    lines = []
+    for task, label in _TASKS.items():
+        scores = _simulator_scores(task, 1000)
         if min(map(len, scores)) > 1:
             means = _with_best([np.mean(values) for values in scores], [True, True], min)
             ranges = [f"({min(values):.3f} to {max(values):.3f})" for values in scores]
@@ -253,6 +267,7 @@ _TABLES = {
         synthesis,
         densities,
         scale,
+        simulators,
         simulator_seeds,
         simulator_rounds,
     )
