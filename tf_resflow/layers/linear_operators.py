@@ -42,26 +42,47 @@ class _Operator:
         return float(math.prod(self.output_shape))
 
     @property
-    def gram_is_of_outputs(self) -> bool:
-        """Whether `gram` is W W', because the number of outputs is at most the number of inputs."""
-        return self.num_outputs <= self.num_inputs
+    def smaller_side(self) -> float:
+        """The smaller of the numbers of inputs and outputs."""
+        return min(self.num_inputs, self.num_outputs)
+
+    def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+        """Returns W v for each start v."""
+        raise NotImplementedError
+
+    def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        """Returns W' u for each start u."""
+        raise NotImplementedError
+
+    def dense(self, kernel: tf.Tensor) -> np.ndarray:
+        """Returns the matrix of v -> W v, `[inputs, outputs]`, in float64."""
+        kernel = tf.cast(kernel, tf.float64)
+        if self.num_inputs <= self.num_outputs:
+            unit = np.eye(int(self.num_inputs)).reshape(-1, *self.vector_shape)
+            return self.matvec(kernel, unit).numpy().reshape(len(unit), -1)
+        unit = np.eye(int(self.num_outputs)).reshape(-1, *self.output_shape)
+        return self.rmatvec(kernel, unit).numpy().reshape(len(unit), -1).T
 
 
 class MatrixOperator(_Operator):
     """v -> v W with a kernel W of `shape` `[inputs, outputs]`, or stacked kernels `[matrices, inputs, outputs]`."""
 
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        """W v."""
         if kernel.shape.rank == 2:
             return tf.matmul(v, kernel)
         # One vector per stacked kernel, `[matrices, inputs]`. For small matrices, this beats a batched matmul.
-        return tf.reduce_sum(v[:, :, tf.newaxis] * kernel, 1)
+        return tf.reduce_sum(tf.expand_dims(v, 2) * kernel, 1)
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        """W' u."""
         if kernel.shape.rank == 2:
             return tf.matmul(u, kernel, transpose_b=True)
-        return tf.reduce_sum(u[:, tf.newaxis] * kernel, 2)
+        return tf.reduce_sum(tf.expand_dims(u, 1) * kernel, 2)
+
+    def outer(self, v: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient of <u, W v> in the kernel."""
+        if len(self.shape) == 2 and v.shape[0] == 1:
+            return tf.matmul(v, u, transpose_a=True)
+        return tf.expand_dims(v, 2) * tf.expand_dims(u, 1)
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the sum of each output's weights, in the shape of an output (with a leading axis for images)."""
@@ -73,9 +94,7 @@ class MatrixOperator(_Operator):
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns W W' or W'W, whichever is smaller, `[n, n]`."""
-        if kernel.shape.rank == 3:  # faster than a batched matmul
-            return tf.stack([self.gram(matrix) for matrix in tf.unstack(kernel)])
-        of_outputs = self.gram_is_of_outputs
+        of_outputs = self.num_outputs <= self.num_inputs
         return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
@@ -98,8 +117,11 @@ class ConvolutionOperator(_Operator):
         return tf.nn.conv2d(v, kernel, 1, "SAME")
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        shape = tf.concat([tf.shape(u)[:-1], [kernel.shape[2]]], 0)
-        return tf.nn.conv2d_transpose(u, kernel, shape, 1, "SAME")
+        return tf.nn.conv2d_transpose(u, kernel, [u.shape[0], *self.vector_shape], 1, "SAME")
+
+    def outer(self, v: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient of <u, W v> in the kernel."""
+        return tf.compat.v1.nn.conv2d_backprop_filter(v, self.shape, u, [1, 1, 1, 1], "SAME")
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
         return self.matvec(tf.reduce_sum(kernel, 2, keepdims=True), self._ones(kernel.dtype))

@@ -13,7 +13,6 @@ from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, stackable
 from tf_resflow.layers.precision import lowest_dtype, rounding_error
 from tf_resflow.layers.rules import KernelRule, RuledLayer, TensorBound, order_name
-from tf_resflow.layers.tracing import traced_once
 
 COEFFICIENT = 0.98  # default of each linear layer, as in the published code
 _NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
@@ -85,6 +84,7 @@ class LipschitzLayer(RuledLayer):
 
         def converged(shape, dtype):
             v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
+            v = tf.reshape(tf.math.l2_normalize(tf.reshape(v, [starts, -1]), 1), shape)
             return self._norm(self._operand(), *self._orders).maximizer(v, *_AT_BUILD)[0]
 
         return keras.Variable(
@@ -224,27 +224,25 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
 
     With `stored`, the stored vectors are used unchecked, so `update_norms` must follow each change of a kernel.
     """
-    first, norm, is_stacked = layers[0], layers[0]._norm, len(layers) > 1
+    first = layers[0]
     limits = [layer.coefficient * (1.0 - rounding_error(layer)) for layer in layers]
 
-    def scaled(kernel, orders, v):
-        divisor = tf.maximum(
-            _estimate(norm, kernel, orders, v, stored) / (limits if is_stacked else limits[0]), 1.0
-        )
-        return kernel / (divisor[:, tf.newaxis, tf.newaxis] if is_stacked else divisor)
-
-    key = "scaled", first.normalization, first._operator, *limits, stored
-    kernels = traced_once(key, scaled, _stacked(layers), _fixed(first._orders), _vectors(layers))
-    parts = tf.unstack(kernels) if is_stacked else [kernels]
+    orders, vectors = _fixed(first._orders), _vectors(layers)
+    norm = first._norm(_stacked(layers), *orders)
+    if vectors is not None and not stored:
+        norm_of_value = first._norm(tf.stop_gradient(norm.kernel), *orders)
+        vectors = norm_of_value.caught_up(vectors)
+    kernels = norm.scaled(vectors, limits)
+    parts = tf.unstack(kernels) if len(layers) > 1 else [kernels]
     return [
         tf.cast(tf.reshape(part, layer.kernel.shape), layer.variable_dtype)
         for layer, part in zip(layers, parts, strict=True)
     ]
 
 
-def _estimate(norm, kernel, orders, v, stored=False):
-    """Returns the norm, in closed form if v is None. Unless `stored`, first updates v to fit the kernel."""
-    if v is not None and not stored:
+def _estimate(norm, kernel, orders, v):
+    """Returns the norm, in closed form if v is None. Otherwise, v is first updated to fit the kernel."""
+    if v is not None:
         v = norm(tf.stop_gradient(kernel), *_fixed(orders)).caught_up(v)
     return norm(kernel, *orders).estimate(v)
 

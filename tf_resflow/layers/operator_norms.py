@@ -5,25 +5,25 @@ An order is a Python float in [1, inf] or, if it is learned, a scalar tensor. Ve
 stacked, `[matrices, inputs, outputs]`, with one start per matrix.
 """
 
-import functools
 import math
 from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
+from scipy.sparse import linalg
 
 from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
-from tf_resflow.private_api import is_xla, silence_retracing
+from tf_resflow.layers.tracing import traced_once
+from tf_resflow.private_api import custom_gradient
 
 Order: TypeAlias = "float | tf.Tensor"
 
-_KRYLOV = 6
-# Largest dimensions for which an eigenvector of the Gram matrix is faster than one power step, or than a few.
-_TINY, _SMALL = 16, 64
+_SMALL = 64  # number of inputs or outputs up to which matrices are stacked, and decomposed in eager mode
 _STALE = 1e-2  # v is stale if a power step changes it by more (relative)
-_MAX_CATCH_UP = 60  # products with W and its transpose
+_MAX_CATCH_UP = 60  # power steps
 _NUM_FRESH = 32  # starts of a catch-up for orders other than 2
-_FRESH = (1e-2, 60)  # tolerance and maximum products of fresh starts, before the best ones continue
-_TILT = 1e-3
+_FRESH = (1e-2, 60)  # tolerance and maximum power steps of fresh starts, before the best ones continue
+_TILT = 1e-3  # length of the vector that is added to v before an update, relative to v
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
 
 
@@ -46,17 +46,18 @@ def has_closed_form(domain: Order, codomain: Order) -> bool:
 
 def stackable(operator: LinearOperator, domain: Order, codomain: Order) -> bool:
     """Whether kernels of several such operators may be stacked: small matrices with the norm 2 -> 2."""
-    small = min(operator.num_inputs, operator.num_outputs) <= _SMALL
-    return small and isinstance(operator, MatrixOperator) and is_order(domain, 2.0) and is_order(codomain, 2.0)
+    is_euclidean = is_order(domain, 2.0) and is_order(codomain, 2.0)
+    return is_euclidean and isinstance(operator, MatrixOperator) and operator.smaller_side <= _SMALL
 
 
 def lp_norm(x: tf.Tensor, order: Order) -> tf.Tensor:
     """Returns ||x||_p of each start, `[starts]`. The gradient at zero is zero."""
-    axes, peak, order = list(range(1, len(x.shape))), _peak(x), _cast(order, x)
+    axes, order = _axes(x), _cast(order, x)
     if is_order(order, math.inf):
         return tf.reduce_max(tf.abs(x), axes)
     if is_order(order, 1.0):
         return tf.reduce_sum(tf.abs(x), axes)
+    peak = _peak(x)
     y = x / _nonzero(peak)
     powers = tf.square(y) if is_order(order, 2.0) else tf.abs(y) ** order
     total = tf.reduce_sum(powers, axes)  # at least 1, unless x is zero
@@ -68,13 +69,7 @@ def dual_vector(x: tf.Tensor, order: Order) -> tf.Tensor:
     y, order = x / _nonzero(_peak(x)), _cast(order, x)
     if not is_order(order, 2.0):
         y = tf.sign(y) * tf.abs(y) ** (order - 1.0)
-    return y / _per_start(_nonzero(lp_norm(y, dual_order(order))), x)
-
-
-def _normalized(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns kernel / peak and the peak, its largest magnitude, so that squares neither overflow nor underflow."""
-    peak = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
-    return kernel / _nonzero(peak), peak
+    return y / _like(_nonzero(lp_norm(y, dual_order(order))), x)
 
 
 class InducedNorm:
@@ -83,42 +78,34 @@ class InducedNorm:
     def __init__(self, operator: LinearOperator, kernel: tf.Tensor, domain: Order, codomain: Order):
         self.operator, self.kernel, self.domain, self.codomain = operator, kernel, domain, codomain
         self._is_euclidean = is_order(domain, 2.0) and is_order(codomain, 2.0)
-
-    @property
-    def _is_stacked(self):
-        return len(self.kernel.shape) > len(self.operator.shape)
+        self._is_stacked = len(kernel.shape) > len(operator.shape)
 
     def maximizer(
         self, v: tf.Tensor, tolerance: float, max_iterations: int, num_fresh: int = 1
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Finds vectors v that maximize ||W v||_q / ||v||_p, for p > 1 and q < inf, from an initial guess.
 
-        Iterates until ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or until
-        `max_iterations` products with W and its transpose, rounded up to whole steps. For the norm 2 -> 2, it uses
-        the Gram matrix if this is small. An iteration cannot leave a local maximum or a space that W maps to
-        itself, so fresh starts compete with the guess. A single one replaces the worst of v, or tilts v for 2 -> 2.
+        For the norm 2 -> 2, SciPy finds the leading singular vector in eager mode, and a graph takes power steps
+        from v. Other orders take steps of the generalized power method from several starts. Steps end when
+        ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or after `max_iterations`.
 
-        Returns v, with the best start first, and the number of iterations.
+        Power steps cannot leave a local maximum or a space that W maps to itself. Therefore, for 2 -> 2, v is
+        tilted first. For other orders, `num_fresh` fresh starts compete with v, and one replaces the worst of v.
+
+        Returns v, with the best start first, and the number of steps.
         """
-
-        def move(v, tolerance, max_iterations):
-            args = v, tf.constant(tolerance, v.dtype), tf.constant(max_iterations)
-            if self._is_stacked:
-                return self._over_peak()._move(*args)
-            return self._traced_once(InducedNorm._move, *args)
-
-        if num_fresh > 1 and not self._has_gram(_SMALL):
-            fresh, _ = move(self._fresh_starts(num_fresh), *_FRESH)
-            v = self._best(tf.concat([v, fresh], 0), v.shape[0])
-        return move(v, tolerance, max_iterations)
+        if self._is_euclidean and tf.executing_eagerly():
+            return self._singular_vectors(v, tolerance), tf.constant(1)
+        return self._traced_once(InducedNorm._search, v, tolerance, max_iterations, num_fresh)
 
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
         """Returns v if a power step would change its best start by less than 1 %, and a new maximizer otherwise."""
-        if self._has_gram(_TINY):
-            return self.maximizer(v, _STALE, _MAX_CATCH_UP)[0]
-        if tf.executing_eagerly():  # the search is traced only if it is needed
-            return v if self._traced_once(InducedNorm._is_fresh, v) else self._search(v)
-        return self._traced_once(InducedNorm._catch_up, v)
+        if not tf.executing_eagerly():
+            return self._traced_once(InducedNorm._catch_up, v)
+        is_small = self._is_euclidean and self.operator.smaller_side <= _SMALL
+        if not is_small and self._over_peak()._is_fresh(v):
+            return v
+        return self.maximizer(v, _STALE, _MAX_CATCH_UP, _NUM_FRESH)[0]
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
         """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise."""
@@ -127,6 +114,46 @@ class InducedNorm:
         norm = self._closed_form() if closed else self._ratios(tf.stop_gradient(v))
         norm = norm if self._is_stacked else tf.reduce_max(norm)
         return norm * self.operator.copies ** self._inclusion()
+
+    def scaled(self, v: tf.Tensor | None, limits: list[float]) -> tf.Tensor:
+        r"""Returns \\(\hat W = W / d\\) with \\(d = \max(1, \|W\| / \mathrm{limit})\\), with one limit per kernel.
+
+        The norm has the gradient \\(u v^T\\), where v is the maximizer, \\(u^T W v = \|W v\|_q\\) and
+        \\(\|u\|_{q^*} = 1\\). If the norm exceeds the limit, an upstream gradient G therefore becomes
+        \\((G - \langle G, \hat W \rangle u v^T / \mathrm{limit}) / d\\), and G / d = G otherwise.
+        """
+        limit = tf.constant(limits if self._is_stacked else limits[:1], self.kernel.dtype)
+        if v is None:
+            return self.kernel / tf.maximum(self.estimate(v) / limit, 1.0)
+        operator, copies = self.operator, self.operator.copies ** self._inclusion()
+        if not self._is_euclidean:
+            v = self._best(v, 1)
+            v /= _like(lp_norm(v, self.domain), v)
+        of_each = _like if self._is_stacked else lambda numbers, like: numbers
+
+        @custom_gradient
+        def divided(kernel):
+            image = operator.matvec(kernel, v)
+            if self._is_euclidean:  # squares of float32 neither overflow nor underflow in float64
+                square = tf.reduce_sum(tf.square(tf.cast(image, tf.float64)), _axes(image))
+                norm = tf.cast(tf.sqrt(square), kernel.dtype)
+            else:
+                norm = copies * lp_norm(image, self.codomain)
+            divisor = tf.maximum(norm / limit, 1.0)
+            result = kernel / of_each(divisor, kernel)
+
+            def grad(upstream):
+                product = tf.reduce_sum(upstream * result, _axes(kernel) if self._is_stacked else None)
+                share = tf.where(norm > limit, product / norm, tf.zeros_like(norm))
+                if self._is_euclidean:
+                    dual = image * of_each(tf.math.divide_no_nan(share, norm), image)
+                else:
+                    dual = dual_vector(image, self.codomain) * (copies * share)
+                return upstream / of_each(divisor, kernel) - operator.outer(v, dual)
+
+            return result, grad
+
+        return divided(self.kernel)
 
     def bound(self) -> tf.Tensor:
         """Returns an upper bound, computed in float64 and rounded up.
@@ -148,48 +175,56 @@ class InducedNorm:
         return bound * self.operator.copies ** norm._inclusion() * (1.0 + 1e-9)
 
     def _over_peak(self):
-        """Returns the norm for the kernel (or each stacked kernel) divided by its peak, with equal maximizers."""
-        kernel = self.kernel / _nonzero(_peak(self.kernel)) if self._is_stacked else _normalized(self.kernel)[0]
-        return InducedNorm(self.operator, kernel, self.domain, self.codomain)
+        """Returns the norm for each kernel divided by its largest magnitude, with equal maximizers."""
+        peak = _peak(self.kernel) if self._is_stacked else tf.reduce_max(tf.abs(self.kernel))
+        return InducedNorm(self.operator, self.kernel / _nonzero(peak), self.domain, self.codomain)
 
-    def _traced_once(self, method, *args):
-        """Calls a method for the kernel divided by its peak, in a `tf.function` that equal operators share."""
+    def _traced_once(self, method, v, *settings):
+        """Calls a method for the kernels divided by their peaks, in a function that equal operators share."""
         orders = tuple(_cast(order, self.kernel) for order in (self.domain, self.codomain))
-        return _traced(method, self.operator, is_xla())(self.kernel, orders, *args)
 
-    def _move(self, v, tolerance, max_iterations):
-        if self._has_gram(_SMALL):
-            return self._gram_step(v, tolerance), tf.constant(1)
-        num_starts, fresh = v.shape[0], self._fresh_starts(1)
+        def call(kernel, orders, v):
+            return method(InducedNorm(self.operator, kernel, *orders)._over_peak(), v, *settings)
+
+        return traced_once((method.__name__, self.operator, *settings), call, self.kernel, orders, v)
+
+    def _search(self, v, tolerance, max_iterations, num_fresh):
         if self._is_euclidean:
-            return self._iterate(self._ritz, _KRYLOV, v + _TILT * fresh, tolerance, max_iterations)
-        v = tf.concat([self._best(v, num_starts - 1), fresh], 0)
-        v, count = self._iterate(self._power, 1, v, tolerance, max_iterations)
+            length = _TILT / self.operator.num_inputs**0.5
+            tilt = tf.random.stateless_uniform(v.shape, [0, 0], dtype=v.dtype, alg="philox")
+            return self._iterate(v + length * tilt, tolerance, max_iterations)
+        num_starts = v.shape[0]
+        if num_fresh > 1:
+            fresh, _ = self._iterate(self._fresh_starts(num_fresh), *_FRESH)
+            v = self._best(tf.concat([v, fresh], 0), num_starts)
+        v = tf.concat([self._best(v, num_starts - 1), self._fresh_starts(1)], 0)
+        v, count = self._iterate(v, tolerance, max_iterations)
         return self._best(v, num_starts), count
 
     def _catch_up(self, v):
-        return tf.cond(self._is_fresh(v), lambda: v, lambda: self._search(v))
+        def search():
+            return self._search(v, _STALE, _MAX_CATCH_UP, _NUM_FRESH)[0]
+
+        return tf.cond(self._is_fresh(v), lambda: v, search)
 
     def _is_fresh(self, v):
-        change = self._residual(v) if self._is_euclidean else _change(v[:1], self._power(v[:1]))
-        return change <= _STALE  # False if W v is zero
+        first = v if self._is_euclidean else v[:1]
+        new = self._power(first)
+        return tf.reduce_all((_lengths(new - first) <= _STALE * _lengths(new)) & (_lengths(new) > 0.0))
 
-    def _search(self, v):
-        return self.maximizer(v, _STALE, _MAX_CATCH_UP, 1 if self._is_euclidean else _NUM_FRESH)[0]
-
-    def _iterate(self, step, num_products, v, tolerance, max_iterations):
-        """Repeats steps until all starts have converged, except the last of several, which is a fresh start."""
-        num_judged = max(1, v.shape[0] - 1)
+    def _iterate(self, v, tolerance, max_iterations):
+        """Takes power steps until all starts have converged, except the last of several, which is a fresh start."""
+        judged = v.shape[0] if self._is_euclidean else max(1, v.shape[0] - 1)
 
         def body(count, v, _):
-            new = _keep_valid(step(v), v)
-            return count + num_products, new, _change(v[:num_judged], new[:num_judged])
+            new = self._power(v)
+            new = tf.where(_lengths(new) > 0.0, new, v)
+            return count + 1, new, tf.reduce_any(_lengths(new - v)[:judged] > tolerance * _lengths(new)[:judged])
 
-        def unfinished(count, v, change):
-            return (change > tolerance) & (count < max_iterations)
+        def unfinished(count, v, is_moving):
+            return is_moving & (count < max_iterations)
 
-        start = (tf.constant(0), v, tf.constant(math.inf, v.dtype))
-        count, v, _ = tf.while_loop(unfinished, body, start)
+        count, v, _ = tf.while_loop(unfinished, body, (tf.constant(0), v, tf.constant(True)))
         return v, count
 
     def _matvec(self, v):
@@ -198,13 +233,6 @@ class InducedNorm:
     def _rmatvec(self, u):
         return self.operator.rmatvec(self.kernel, u)
 
-    def _residual(self, v):
-        """Returns ||W'W v - s^2 v|| / s^2 with s = ||W v||: about the change of unit vectors v by a power step."""
-        image, axes = self._matvec(v), list(range(1, len(v.shape)))
-        square = tf.reduce_sum(image * image, axes, keepdims=True)
-        change = (self._rmatvec(image) - square * v) / square
-        return tf.sqrt(tf.reduce_max(tf.reduce_sum(change * change, axes)))
-
     def _ratios(self, v):
         return lp_norm(self._matvec(v), self.codomain) / lp_norm(v, self.domain)
 
@@ -212,17 +240,14 @@ class InducedNorm:
         return tf.gather(v, tf.math.top_k(self._ratios(v), num).indices)
 
     def _fresh_starts(self, num):
-        """Returns random starts of p-norm 1, `[num, ...]`, a single one for 2 -> 2. The kernel determines the seed.
+        """Returns random starts of p-norm 1, `[num, ...]`. The kernel determines the seed.
 
-        For other orders, unit vectors of the inputs alternate with images under W' and duality of unit vectors of
-        the outputs. If a random row or column is zero, the largest one replaces it.
+        Unit vectors of the inputs alternate with images under W' and duality of unit vectors of the outputs. If a
+        random row or column is zero, the largest one replaces it.
         """
         dtype = self.kernel.dtype
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
         seed = tf.bitcast(tf.cast(sums, tf.float32), tf.int32)
-        if self._is_euclidean:
-            shape = [1, *self.operator.vector_shape]
-            return dual_vector(tf.random.stateless_normal(shape, seed, dtype=dtype, alg="philox"), 2.0)
 
         def unit_vectors(shape, seed, sums):
             weights = tf.reshape(sums(tf.abs(self.kernel)), [-1])
@@ -233,29 +258,8 @@ class InducedNorm:
 
         v = unit_vectors(self.operator.vector_shape, seed, self.operator.column_sums)
         of_outputs = self._rmatvec(unit_vectors(self.operator.output_shape, seed + 2, self.operator.row_sums))
-        use = _per_start((tf.range(num) + seed[0]) % 2 == 0, v) & (_peak(of_outputs) > 0.0)
+        use = _like((tf.range(num) + seed[0]) % 2 == 0, v) & (_peak(of_outputs) > 0.0)
         return tf.where(use, dual_vector(of_outputs, dual_order(self.domain)), v)
-
-    def _has_gram(self, most):
-        return self._is_euclidean and min(self.operator.num_inputs, self.operator.num_outputs) <= most
-
-    def _gram_step(self, v, tolerance):
-        """Returns the unit vector that W stretches most, by 64 power steps if they converge, else by `eigh`."""
-        gram = self.operator.gram(self.kernel)
-        if self._has_gram(_TINY):
-            return self._eigenvector(gram, v)
-        new = self._from_smaller_side(_leading_direction(gram), v)
-        return tf.cond(self._residual(new) <= tolerance, lambda: new, lambda: self._eigenvector(gram, v))
-
-    def _eigenvector(self, gram, v):
-        finite = tf.math.is_finite(tf.reduce_sum(gram, [-2, -1], keepdims=True))  # eigh raises an error otherwise
-        return self._from_smaller_side(_leading_eigenvector(tf.where(finite, gram, tf.zeros_like(gram))), v)
-
-    def _from_smaller_side(self, z, v):
-        """Returns the unit vector along z or W'z, or v if that vector is zero or not finite."""
-        if self.operator.gram_is_of_outputs:
-            z = self._rmatvec(tf.reshape(z, [-1, *self.operator.output_shape]))
-        return _keep_valid(dual_vector(tf.reshape(z, v.shape), 2.0), v)
 
     def _power(self, v):
         """A step of the generalized power method, which never decreases ||W v||_q. It returns 0 where W v is zero.
@@ -265,32 +269,36 @@ class InducedNorm:
         References:
           Boyd, "The power method for l^p norms", Linear Algebra Appl. 9 (1974).
         """
-        image = dual_vector(self._matvec(v), self.codomain)
-        return dual_vector(self._rmatvec(image), dual_order(self.domain))
+        image = self._matvec(v)
+        if self._is_euclidean:
+            new = self._rmatvec(image)
+            return tf.math.divide_no_nan(new, _lengths(new))
+        return dual_vector(self._rmatvec(dual_vector(image, self.codomain)), dual_order(self.domain))
 
-    def _ritz(self, v):
-        """Returns the unit vector that W stretches most in span{v, W'W v, ..., (W'W)^5 v}.
+    def _singular_vectors(self, v, tolerance):
+        """Returns the leading right singular vector of each kernel, or v if the kernel is zero or not finite."""
+        kernels = tf.unstack(self.kernel) if self._is_stacked else [self.kernel]
+        starts = tf.split(v, len(kernels))
+        found = [self._singular_vector(*pair, tolerance) for pair in zip(kernels, starts, strict=True)]
+        return tf.cast(tf.reshape(tf.stack(found), v.shape), v.dtype)
 
-        This is a step of restarted Lanczos with full orthogonalization, on the smaller side of W.
+    def _singular_vector(self, kernel, v, tolerance):
+        peak = tf.reduce_max(tf.abs(kernel))
+        if not 0.0 < peak < math.inf:
+            return tf.reshape(v, [-1])
+        operator, kernel = self.operator, kernel / peak
+        if operator.smaller_side <= _SMALL:
+            return np.linalg.svd(operator.dense(kernel), full_matrices=False)[0][:, 0]
 
-        References:
-          Golub and Van Loan, "Matrix Computations", section 10.1.
-        """
-        wide = self.operator.num_inputs > self.operator.num_outputs
-        first, second = (self._rmatvec, self._matvec) if wide else (self._matvec, self._rmatvec)
-        z = self._matvec(v) if wide else v
-        shape = z.shape
-        rows: list[tf.Tensor] = []
-        images: list[tf.Tensor] = []
-        for _ in range(_KRYLOV):
-            rows.append(_orthonormalized(tf.reshape(z, [1, -1]), rows))
-            z = second(first(tf.reshape(rows[-1], shape)))
-            images.append(tf.reshape(z, [1, -1]))
-        basis = tf.concat(rows, 0)
-        projection = tf.matmul(basis, tf.concat(images, 0), transpose_b=True)
-        rotation = _leading_eigenvector((projection + tf.transpose(projection)) / 2.0)
-        new = tf.reshape(tf.matmul(rotation[tf.newaxis], basis), shape)
-        return dual_vector(self._rmatvec(new), 2.0) if wide else new
+        def gram(z):
+            z = tf.constant(z.reshape(v.shape), v.dtype)
+            return tf.reshape(operator.rmatvec(kernel, operator.matvec(kernel, z)), [-1]).numpy()
+
+        size, dtype = int(operator.num_inputs), v.dtype.as_numpy_dtype
+        start = v.numpy().ravel() + _TILT / size**0.5 * np.random.default_rng(0).normal(size=size).astype(dtype)
+        product = linalg.LinearOperator((size, size), gram, dtype=dtype)
+        tolerance = max(tolerance, 10.0 * float(np.finfo(dtype).eps))
+        return linalg.eigsh(product, 1, v0=start, tol=tolerance)[1][:, 0]
 
     def _inclusion(self):
         """Returns s = max(0, 1/q - 1/p). The inclusion of l^p into l^q in n dimensions has the norm n^s."""
@@ -298,8 +306,8 @@ class InducedNorm:
         return max(excess, 0.0) if isinstance(excess, float) else tf.maximum(excess, 0.0)
 
     def _line_norms(self, sums, order):
-        kernel, peak = _normalized(self.kernel)
-        powers = tf.abs(kernel) ** order
+        peak = tf.stop_gradient(tf.reduce_max(tf.abs(self.kernel)))
+        powers = tf.abs(self.kernel / _nonzero(peak)) ** order
         return peak * tf.maximum(sums(powers), 1e-30) ** (1.0 / order)
 
     def _closed_form(self):
@@ -344,8 +352,8 @@ class SchattenNorm(InducedNorm):
     """
 
     def estimate(self, v: tf.Tensor | None = None) -> tf.Tensor:
-        kernel, peak = _normalized(self.kernel)
-        return peak * tf.sqrt(_largest_eigenvalue_bound(self.operator.gram_blocks(kernel)))
+        peak = tf.stop_gradient(tf.reduce_max(tf.abs(self.kernel)))
+        return peak * tf.sqrt(_largest_eigenvalue_bound(self.operator.gram_blocks(self.kernel / _nonzero(peak))))
 
 
 def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
@@ -361,22 +369,17 @@ def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
     return bound * tf.maximum(total, 1e-30) ** (0.5 ** (_NUM_SQUARINGS + 1))
 
 
-@functools.lru_cache(maxsize=512)
-def _traced(method, operator, for_xla):
-    def call(kernel, orders, *args):
-        return method(InducedNorm(operator, kernel, *orders)._over_peak(), *args)
-
-    attributes = {"_noinline": True}
-    return silence_retracing(tf.function(call, autograph=False, experimental_attributes=attributes))
+def _axes(x):
+    return list(range(1, len(x.shape)))
 
 
 def _peak(x):
-    axes = list(range(1, len(x.shape)))
-    return tf.stop_gradient(tf.reduce_max(tf.abs(x), axes, keepdims=True))
+    return tf.stop_gradient(tf.reduce_max(tf.abs(x), _axes(x), keepdims=True))
 
 
-def _keep_valid(new, v):
-    return tf.where(_peak(new) > 0.0, new, v)  # keeps v where the new vector is zero or NaN
+def _lengths(x):
+    """Returns the 2-norm of each start, with all axes. Squares must neither overflow nor underflow."""
+    return tf.sqrt(tf.reduce_sum(tf.square(x), _axes(x), keepdims=True))
 
 
 def _nonzero(x):
@@ -387,46 +390,6 @@ def _cast(order, x):
     return order if isinstance(order, float) else tf.cast(order, x.dtype)
 
 
-def _per_start(numbers, x):
+def _like(numbers, x):
+    """Reshapes one number per start to the rank of x."""
     return tf.reshape(numbers, [-1] + [1] * (len(x.shape) - 1))
-
-
-def _change(v, new):
-    """Returns the largest relative change of a start, up to its sign."""
-    change = tf.minimum(lp_norm(new - v, 2.0), lp_norm(new + v, 2.0))
-    return tf.reduce_max(change / _nonzero(lp_norm(new, 2.0)))
-
-
-def _leading_eigenvector(matrix):
-    """Returns the leading unit eigenvector of semidefinite matrices, `[..., n, n]` to `[..., n]`."""
-    if not is_xla():  # XLA's eigh is slower than 2048 power steps
-        return tf.linalg.eigh(matrix)[1][..., -1]
-    vector = _leading_direction(matrix, rounds=2)
-    return tf.math.divide_no_nan(vector, tf.norm(vector, axis=-1, keepdims=True))
-
-
-def _leading_direction(matrix, rounds=1):
-    """Returns approximate leading eigenvectors of semidefinite matrices `[..., n, n]`, not normalized."""
-    if matrix.shape.rank == 3:  # faster than batched products
-        return tf.stack([_leading_direction(one, rounds) for one in tf.unstack(matrix)])
-    power = matrix
-    for _ in range(rounds):
-        power = _normalized(power)[0]
-        power /= _nonzero(tf.norm(power))  # now one eigenvalue is at least 1 / sqrt(n)
-        for _ in range(5):
-            power = tf.matmul(power, power)
-    power = _normalized(power)[0]
-    # Each round took the power of 32. Multiplying by the longest column of the result doubles the exponent.
-    longest = tf.gather(power, tf.argmax(tf.linalg.diag_part(power)))  # XLA would recompile a slice for each index
-    return tf.linalg.matvec(power, longest)
-
-
-def _orthonormalized(z, basis):
-    """Returns z as a unit vector orthogonal to the rows in the list, or 0 if z is in their span."""
-    for _ in range(2):
-        if basis:
-            rows = tf.concat(basis, 0)
-            z = z - tf.matmul(tf.matmul(z, rows, transpose_b=True), rows)
-        norm = tf.sqrt(tf.reduce_sum(tf.square(z)))
-        z = tf.math.divide_no_nan(z, norm)
-    return z * tf.cast(norm > 0.5, z.dtype)
