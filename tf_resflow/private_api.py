@@ -83,47 +83,6 @@ def _call(node, values):
     return node.operation(*args, **kwargs)
 
 
-def share_updates(optimizer: keras.optimizers.Adam, update: Callable[..., None]) -> None:
-    """Makes an Adam or AdamW, or a subclass, update each variable by one call, which includes weight decay.
-
-    Gradients are summed over the replicas before clipping. The config and the state of the optimizer do not change.
-
-    Args:
-      optimizer: Keras optimizer without `amsgrad`.
-      update: called as `update(index, variable, moments, gradient, rates, decays)`. `index` is the position of the
-        variable in the optimizer, `moments` is the pair of its resource handles, `rates` is a float64 tensor with
-        the learning rate, the rate corrected for the bias of the moments, and the share that decays in a step, and
-        `decays` is whether weight decay applies to the variable.
-    """
-    kind = type(optimizer)
-
-    def clip(grads):
-        replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync > 1:
-            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
-        return kind._clip_gradients(optimizer, grads)
-
-    def update_all(grads, variables, learning_rate):
-        step, rate = tf.cast(optimizer.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
-        beta_1, beta_2 = float(optimizer.beta_1), float(optimizer.beta_2)
-        without_bias = rate * tf.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
-        decay = tf.cast(0.0 if optimizer.weight_decay is None else optimizer.weight_decay, tf.float64)
-        rates = tf.stack([rate, without_bias, rate * decay])
-        kind._backend_update_step(optimizer, grads, variables, rates)
-
-    def update_step(gradient, variable, rates):
-        index = optimizer._get_variable_index(variable)
-        moments = [state[index].value.handle for state in (optimizer._momentums, optimizer._velocities)]
-        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
-        decays = optimizer.weight_decay is not None and optimizer._use_weight_decay(variable)
-        update(index, variable, moments, gradient, rates, decays)
-
-    optimizer._clip_gradients = clip
-    optimizer._all_reduce_sum_gradients = list  # they are sums already
-    optimizer._apply_weight_decay = lambda variables: None  # part of the update
-    optimizer._backend_update_step, optimizer.update_step = update_all, update_step
-
-
 class OnlyInSavedModels:
     """Mixin for trackable objects that keeps the attributes in `_only_in_saved_models` out of checkpoints."""
 
@@ -133,37 +92,6 @@ class OnlyInSavedModels:
         children = super()._trackable_children(save_type, **kwargs)  # type: ignore[misc]
         hidden = self._only_in_saved_models if save_type == "checkpoint" else ()
         return {name: child for name, child in children.items() if name not in hidden}
-
-
-def set_average_rule(
-    optimizer: keras.Optimizer, momentum: Callable[[], tf.Tensor], update: Callable[..., None]
-) -> None:
-    """Makes an optimizer update its averages (`use_ema`) with the momentum that a function returns at each step.
-
-    `update(average, variable, share)` moves an average by a share of its distance to the variable. The averages
-    change only when the variables do. Keras would update them for each accumulated gradient.
-    """
-
-    def update_all(variables):
-        share = tf.where(tf.equal(optimizer.iterations, 0), 1.0, 1.0 - momentum())
-        if optimizer.gradient_accumulation_steps:
-            is_update = tf.equal((num_gradients(optimizer) + 1) % optimizer.gradient_accumulation_steps, 0)
-            share = tf.where(is_update, share, 0.0)
-        for variable, average in zip(variables, moving_averages(optimizer), strict=True):
-            if average is not None:
-                update(average.value, variable.value, share)
-
-    optimizer._update_model_variables_moving_average = update_all
-
-
-def moving_averages(optimizer: keras.Optimizer) -> list[keras.Variable]:
-    """Returns the averages (`use_ema`) of the variables that an optimizer was built for, in the same order."""
-    return optimizer._model_variables_moving_average
-
-
-def num_gradients(optimizer: keras.Optimizer) -> keras.Variable:
-    """Returns the number of gradients received. `iterations` counts updates, which may accumulate several."""
-    return optimizer._iterations
 
 
 def set_trainable(variable: tf.Variable, trainable: Any) -> None:

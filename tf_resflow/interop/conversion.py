@@ -10,8 +10,7 @@ from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import applied_kernels, published_tensors
 from tf_resflow.messages import shortened
 from tf_resflow.models import build_model
-from tf_resflow.models.averaging import AveragedWeights
-from tf_resflow.private_api import moving_averages
+from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
@@ -70,8 +69,10 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     model = build_model(config, data)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     optimizer.iterations.assign(step)
-    _assign_tensors(published, model, optimizer)
-    norm = (1 + _ROUNDING) * _largest_norm(model, optimizer)
+    average = WeightAverage(model, config.train.ema_momentum)
+    average.steps.assign(step)
+    _assign_tensors(published, model, average)
+    norm = (1 + _ROUNDING) * _largest_norm(model, average)
     published_coefficient = config.model.coefficient
     config.model.coefficient = max(published_coefficient, math.ceil(norm * 10**_DECIMALS) / 10**_DECIMALS)
     if config.model.coefficient >= 1:
@@ -84,14 +85,15 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
         with scratch(workdir.parent) as folder:
             files = Workdir(folder / "run")
             files.begin(config, data)
-            Checkpoints(files.checkpoints, model, optimizer, seed=config.seed, keep=config.train.keep).save(step)
+            options = {"seed": config.seed, "keep": config.train.keep}
+            Checkpoints(files.checkpoints, model, optimizer, average, **options).save(step)
             files.path.rename(workdir)
     averages, coefficient = published.averages is not None, config.model.coefficient
     return {"name": data.name, "step": step, "averages": averages, "coefficient": coefficient}
 
 
-def _assign_tensors(published, model, optimizer):
-    """Assigns the published averages to the optimizer, and the published weights to the model."""
+def _assign_tensors(published, model, average):
+    """Assigns the published averages to the average, and the published weights to the model."""
     tensors = published_tensors(model.flow, getattr(model, "classifier", None))
     used = {tensor.name for tensor in tensors}
     left = [name for name in published.weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
@@ -109,16 +111,17 @@ def _assign_tensors(published, model, optimizer):
 
     if published.averages:
         assign(published.averages)
-        for average, variable in zip(moving_averages(optimizer), model.trainable_variables, strict=True):
-            average.assign(variable)
+        average.start()
     assign(published.weights)
+    if not published.averages:
+        average.start()
 
 
-def _largest_norm(model, optimizer):
+def _largest_norm(model, average):
     def largest():
         return max(float(layer.norm_estimate()) for layer in layers.norm_updates.lipschitz_layers(model.flow))
 
-    with AveragedWeights(model, optimizer):
+    with average.in_place():
         averaged = largest()
     layers.converge_norms(model.flow)
     return max(averaged, largest())

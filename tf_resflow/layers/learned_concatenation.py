@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
@@ -50,12 +51,11 @@ class LearnableConcatenation(RuledLayer):
         if not isinstance(input_shape[0], (list, tuple)) or len(input_shape) != 2:
             raise ValueError(f"Layer '{self.name}' got the input shape {input_shape}. Pass two tensors [x, h].")
         self.logits = self.add_weight(name="logits", shape=(2,), initializer="ones", autocast=False)
+        self.sizes = tuple(shape[-1] for shape in input_shape)
 
     def weights_of_inputs(self) -> tf.Tensor:
         """Returns the two weights eta in the dtype of the variables."""
-        sizes = tf.math.softplus(tf.convert_to_tensor(self.logits)) + 0.1
-        limit = self.coefficient * (1.0 - rounding_error(self))
-        return limit * sizes / tf.norm(sizes)
+        return _weights([self])[0]
 
     def weight_bounds(self) -> tf.Tensor:
         """Returns upper bounds of the two weights eta as applied, in training and in evaluation, in float64."""
@@ -68,6 +68,13 @@ class LearnableConcatenation(RuledLayer):
         return (*x[:-1], x[-1] + h[-1])
 
 
+def _weights(layers):
+    """Returns the weights eta of layers with the same dtype, `[layers, 2]`."""
+    sizes = tf.math.softplus(tf.stack([tf.convert_to_tensor(layer.logits) for layer in layers])) + 0.1
+    limits = [[layer.coefficient * (1.0 - rounding_error(layer))] for layer in layers]
+    return tf.constant(limits, sizes.dtype) * sizes / tf.norm(sizes, axis=1, keepdims=True)
+
+
 @register_rule(LearnableConcatenation)
 class _LearnableConcatenationRule(LayerRule):
     def operation(self, layer, site):
@@ -77,7 +84,17 @@ class _LearnableConcatenationRule(LayerRule):
         return [layer.logits]
 
     def weights(self, layer, dtype):
-        return [tf.cast(layer.weights_of_inputs(), dtype)]
+        """Returns the weight of each feature of the output."""
+        return self.weights_of_all([(layer, dtype)], False)[0]
+
+    def weights_of_all(self, sources, stored):
+        layers = [layer for layer, _ in sources]
+        if len({layer.variable_dtype for layer in layers}) > 1:
+            return super().weights_of_all(sources, stored)
+        sizes = [size for layer in layers for size in layer.sizes]
+        eta = tf.gather(tf.reshape(_weights(layers), [-1]), np.repeat(np.arange(len(sizes)), sizes))
+        parts = tf.split(eta, [sum(layer.sizes) for layer in layers])
+        return [[tf.cast(part, dtype)] for part, (_, dtype) in zip(parts, sources, strict=True)]
 
     def bound(self, layer, inputs, shape, certified, weights):
         order = next(x.order for x in inputs if not x.is_fixed)
@@ -85,5 +102,5 @@ class _LearnableConcatenationRule(LayerRule):
         constants = [x.constant for x in inputs]
         if not certified:
             return TensorBound(layer.coefficient * max(constants), order, shape)
-        eta = tf.cast(weights[0], tf.float64) if weights else layer.weight_bounds()
+        eta = tf.cast(tf.gather(weights[0], [0, -1]), tf.float64) if weights else layer.weight_bounds()
         return TensorBound(tf.norm(eta * tf.stack([tf.cast(x, tf.float64) for x in constants])), order, shape)

@@ -118,7 +118,8 @@ class LipschitzLayer(RuledLayer):
         return tuple(order.order() if isinstance(order, LearnedOrder) else order for order in pair)
 
     def _operand(self):
-        return tf.reshape(tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype), self._operator.shape)
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), self._norm_dtype)
+        return _reshaped(kernel, self._operator.shape)
 
     @property
     def _norm(self):
@@ -179,6 +180,12 @@ class LipschitzRule(KernelRule):
         kernel = layer.scaled_kernel() if kernel is None else kernel
         return [tf.cast(tf.convert_to_tensor(weight), dtype) for weight in (kernel, *self.variables(layer)[1:])]
 
+    def weights_of_all(self, sources, stored):
+        kernels: dict[LipschitzLayer, tf.Tensor] = {}
+        for group in stacks(list(dict.fromkeys(layer for layer, _ in sources))):
+            kernels.update(zip(group, scaled_stack(group, stored=stored), strict=True))
+        return [self.weights(layer, dtype, kernels[layer]) for layer, dtype in sources]
+
     def domain(self, layer):
         return layer.domain
 
@@ -234,10 +241,8 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
         vectors = norm_of_value.caught_up(vectors)
     kernels = norm.scaled(vectors, limits)
     parts = tf.unstack(kernels) if len(layers) > 1 else [kernels]
-    return [
-        tf.cast(tf.reshape(part, layer.kernel.shape), layer.variable_dtype)
-        for layer, part in zip(layers, parts, strict=True)
-    ]
+    pairs = zip(layers, parts, strict=True)
+    return [tf.cast(_reshaped(part, layer.kernel.shape), layer.variable_dtype) for layer, part in pairs]
 
 
 def _estimate(norm, kernel, orders, v):
@@ -245,6 +250,10 @@ def _estimate(norm, kernel, orders, v):
     if v is not None:
         v = norm(tf.stop_gradient(kernel), *_fixed(orders)).caught_up(v)
     return norm(kernel, *orders).estimate(v)
+
+
+def _reshaped(tensor, shape):
+    return tensor if tensor.shape == shape else tf.reshape(tensor, shape)
 
 
 def _fixed(orders):

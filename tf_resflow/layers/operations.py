@@ -227,17 +227,14 @@ class ConcatenateOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True)
 class WeightedConcatenateOperation(ConcatenateOperation):
-    """[eta_1 x, eta_2 h] on the last axis, with the weights eta."""
+    """[eta_1 x, eta_2 h] on the last axis. The weight has eta_1 or eta_2 for each feature."""
 
     def __call__(self, inputs, weights):
-        return tf.concat(inputs, -1) * self._factors(inputs, weights)
+        return tf.concat(inputs, -1) * weights[0]
 
     def tangents(self, inputs, derivatives, weights):
         y, joined = super().tangents(inputs, derivatives, weights)
-        return y, joined * self._factors(inputs, weights)[:, tf.newaxis, tf.newaxis]
-
-    def _factors(self, inputs, weights):
-        return tf.repeat(weights[0], [x.shape[-1] for x in inputs])
+        return y, joined * tf.reshape(weights[0], [-1, 1, 1])
 
 
 class BoundaryOperation(_LinearOperation):

@@ -95,15 +95,15 @@ class InducedNorm:
         Returns v, with the best start first, and the number of steps.
         """
         if self._is_euclidean and tf.executing_eagerly():
-            return self._singular_vectors(v, tolerance), tf.constant(1)
+            is_enough = num_fresh == 1 and self._is_stretched_most(v, tolerance)
+            return v if is_enough else self._singular_vectors(v, tolerance), tf.constant(1)
         return self._traced_once(InducedNorm._search, v, tolerance, max_iterations, num_fresh)
 
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
         """Returns v if a power step would change its best start by less than 1 %, and a new maximizer otherwise."""
         if not tf.executing_eagerly():
             return self._traced_once(InducedNorm._catch_up, v)
-        is_small = self._is_euclidean and self.operator.smaller_side <= _SMALL
-        if not is_small and self._over_peak()._is_fresh(v):
+        if self._is_stretched_most(v, _STALE):
             return v
         return self.maximizer(v, _STALE, _MAX_CATCH_UP, _NUM_FRESH)[0]
 
@@ -191,7 +191,8 @@ class InducedNorm:
     def _search(self, v, tolerance, max_iterations, num_fresh):
         if self._is_euclidean:
             length = _TILT / self.operator.num_inputs**0.5
-            tilt = tf.random.stateless_uniform(v.shape, [0, 0], dtype=v.dtype, alg="philox")
+            seed = {"key": tf.constant([0], tf.uint64), "counter": tf.constant([0, 0], tf.uint64), "alg": 1}
+            tilt = tf.raw_ops.StatelessRandomUniformV2(shape=v.shape, dtype=v.dtype, **seed)
             return self._iterate(v + length * tilt, tolerance, max_iterations)
         num_starts = v.shape[0]
         if num_fresh > 1:
@@ -205,12 +206,18 @@ class InducedNorm:
         def search():
             return self._search(v, _STALE, _MAX_CATCH_UP, _NUM_FRESH)[0]
 
-        return tf.cond(self._is_fresh(v), lambda: v, search)
+        return tf.cond(self._is_fresh(v, _STALE), lambda: v, search)
 
-    def _is_fresh(self, v):
+    def _is_fresh(self, v, tolerance):
         first = v if self._is_euclidean else v[:1]
         new = self._power(first)
-        return tf.reduce_all((_lengths(new - first) <= _STALE * _lengths(new)) & (_lengths(new) > 0.0))
+        is_stretched = _lengths(self._matvec(first)) > 0.0
+        return tf.reduce_all((_lengths(new - first) <= tolerance * _lengths(new)) & is_stretched)
+
+    def _is_stretched_most(self, v, tolerance):
+        """Whether a check in eager mode makes a search unnecessary. For small matrices, a search is as fast."""
+        is_small = self._is_euclidean and self.operator.smaller_side <= _SMALL
+        return not is_small and self._over_peak()._is_fresh(v, tolerance)
 
     def _iterate(self, v, tolerance, max_iterations):
         """Takes power steps until all starts have converged, except the last of several, which is a fresh start."""
@@ -218,13 +225,14 @@ class InducedNorm:
 
         def body(count, v, _):
             new = self._power(v)
-            new = tf.where(_lengths(new) > 0.0, new, v)
-            return count + 1, new, tf.reduce_any(_lengths(new - v)[:judged] > tolerance * _lengths(new)[:judged])
+            changes, lengths = _lengths(new - v), 1.0 if self._is_euclidean else _lengths(new)
+            changes = changes / lengths if judged == v.shape[0] else (changes / lengths)[:judged]
+            return count + 1, new, tf.reduce_max(changes)
 
-        def unfinished(count, v, is_moving):
-            return is_moving & (count < max_iterations)
+        def unfinished(count, v, change):
+            return (change > tolerance) & (count < max_iterations)
 
-        count, v, _ = tf.while_loop(unfinished, body, (tf.constant(0), v, tf.constant(True)))
+        count, v, _ = tf.while_loop(unfinished, body, (tf.constant(0), v, tf.constant(math.inf, v.dtype)))
         return v, count
 
     def _matvec(self, v):
@@ -262,7 +270,7 @@ class InducedNorm:
         return tf.where(use, dual_vector(of_outputs, dual_order(self.domain)), v)
 
     def _power(self, v):
-        """A step of the generalized power method, which never decreases ||W v||_q. It returns 0 where W v is zero.
+        """A step of the generalized power method, which never decreases ||W v||_q. It keeps v where W v is zero.
 
             u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
 
@@ -272,8 +280,10 @@ class InducedNorm:
         image = self._matvec(v)
         if self._is_euclidean:
             new = self._rmatvec(image)
-            return tf.math.divide_no_nan(new, _lengths(new))
-        return dual_vector(self._rmatvec(dual_vector(image, self.codomain)), dual_order(self.domain))
+            lengths = _lengths(new)
+            return tf.where(lengths > 0.0, new / lengths, v)
+        new = dual_vector(self._rmatvec(dual_vector(image, self.codomain)), dual_order(self.domain))
+        return tf.where(_peak(new) > 0.0, new, v)
 
     def _singular_vectors(self, v, tolerance):
         """Returns the leading right singular vector of each kernel, or v if the kernel is zero or not finite."""

@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.lipschitz_layer import LipschitzLayer, LipschitzRule, scaled_stack, stacks
 from tf_resflow.layers.operations import BoundaryOperation, OpaqueOperation, Operation
 from tf_resflow.layers.precision import lowest_dtype
-from tf_resflow.layers.rules import Site, is_altered, rule_of
+from tf_resflow.layers.rules import LayerRule, Site, is_altered, rule_of
 from tf_resflow.private_api import accepts_list, graph_steps
 
 
@@ -184,21 +183,19 @@ def bind(network: Any, *, training: bool = False) -> BoundNetwork:
 
 
 def bind_all(networks: Iterable[Any], *, training: bool = False) -> list[BoundNetwork]:
-    """Binds several networks like `bind`, but computes the norms of small kernels of equal shape together."""
+    """Binds several networks like `bind`, but computes the weights of similar layers together."""
     networks = list(networks)
     programs = [read(network, training=training) for network in networks]
-    constrained = [
-        layer for program in programs for layer, _ in program.sources if isinstance(rule_of(layer), LipschitzRule)
-    ]
-    kernels: dict[LipschitzLayer, tf.Tensor] = {}
-    for group in stacks(list(dict.fromkeys(constrained))):
-        kernels.update(zip(group, scaled_stack(group, stored=training), strict=True))
-
-    def weights(layer, dtype):
-        return rule_of(layer).weights(layer, dtype, *([kernels[layer]] if layer in kernels else []))
+    by_rule: dict[LayerRule, dict[tuple[Any, str], None]] = {}
+    for program in programs:
+        for source in program.sources:
+            by_rule.setdefault(rule_of(source[0]), {})[source] = None
+    weights: dict[tuple[Any, str], list[tf.Tensor]] = {}
+    for rule, sources in by_rule.items():
+        weights.update(zip(sources, rule.weights_of_all(list(sources), training), strict=True))
 
     def parameters(program):
-        return [weight for layer, dtype in program.sources for weight in weights(layer, dtype)]
+        return [weight for source in program.sources for weight in weights[source]]
 
     pairs = zip(networks, programs, strict=True)
     return [BoundNetwork(network, program, parameters(program), training) for network, program in pairs]

@@ -70,6 +70,13 @@ class LayerRule:
         """Returns the weights, differentiable in the variables. By default, the variables are cast to the dtype."""
         return [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in self.variables(layer)]
 
+    def weights_of_all(self, sources: Sequence[tuple[Any, str]], stored: bool) -> list[list[tf.Tensor]]:
+        """Returns the `weights` of several pairs of a layer and a dtype. A rule can compute them together.
+
+        With `stored`, norms use stored vectors without a check (see `tf_resflow.bijectors.Networks`).
+        """
+        return [self.weights(layer, dtype) for layer, dtype in sources]
+
     def lipschitz_constant(self, layer: Any) -> float | None:
         """Returns the Lipschitz constant, or None if unknown. By default, it is the layer's attribute of this name.
 

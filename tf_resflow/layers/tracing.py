@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tf_resflow.private_api import is_xla, silence_retracing
 
+_LARGE = 2**20  # elements
 _FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed with the graph
 
 
@@ -48,12 +50,20 @@ def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
     return None if any(setting is None for _, setting in settings) else (type(obj), *settings)
 
 
+def is_large(x: tf.Tensor) -> bool:
+    """Whether a tensor in a graph is so large that XLA kernels save more time than their compilation takes.
+
+    An unknown batch size counts as 64.
+    """
+    return not tf.executing_eagerly() and math.prod(size or 64 for size in x.shape) >= _LARGE
+
+
 def in_one_pass(f: Callable, *args: Any, fused: bool, wide: bool = False) -> Any:
-    """Returns `f(*args)`. If `fused`, a graph computes it with an XLA kernel that passes over memory once.
+    """Returns `f(*args)`. If `fused`, an XLA kernel that passes over memory once computes it for large tensors.
 
     XLA compiles again for each shape. With `wide`, it computes in at least float32 (see `in_wide`).
     """
-    if fused and not tf.executing_eagerly():
+    if fused and is_large(args[0]):
         return _compiled(f, wide)(*args)
     return (in_wide(f) if wide else f)(*args)
 

@@ -35,7 +35,7 @@ def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tenso
                 f"derivative would be silently wrong. {remedy}"
             )
 
-        return [tf.identity(value) for value in values], grad
+        return list(values), grad
 
     return list(guard(*tensors))
 
@@ -149,10 +149,11 @@ def power_series_log_det(
         def grad(dy, dlog_det, variables=None):
             # Makes the recomputation wait for the upstream gradient. Otherwise Grappler merges it with the
             # forward pass, and every activation stays in memory until the backward pass.
+            given, parameters = arguments
             with tf.control_dependencies([dy, dlog_det]):
-                given = tf.nest.map_structure(tf.identity, arguments)
+                given = [tf.identity(tensor) for tensor in given]
             results = v, u, dy, dlog_det
-            grads = traced_once(backward_key, backward, *given, *results, list(variables or []))
+            grads = traced_once(backward_key, backward, given, parameters, *results, list(variables or []))
             grads = first_order_only(grads, "Use log_det_estimator=Exact() instead.")
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 

@@ -1,18 +1,23 @@
+from .averaging import AverageWeights
 from .build import build_model, evaluation_estimator
 from .data_space import DataSpace
 from .dequantization import Cells, dequantize, quantize
 from .dequantizer import Dequantizer, FlowDequantizer
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
+from .optimizers import Adam, Muon
 from .step import train_step
 
 __all__ = [
+    "Adam",
+    "AverageWeights",
     "Cells",
     "DataSpace",
     "Dequantizer",
     "FlowDequantizer",
     "FlowModel",
     "HybridModel",
+    "Muon",
     "build_model",
     "dequantize",
     "evaluation_estimator",

@@ -1,86 +1,117 @@
-"""The average of a model's weights: its momentum, a model with averaged weights, and the average in `fit`."""
+"""The moving average of a model's weights, in the training loop and in `fit`."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.models.updates import update_average
-from tf_resflow.private_api import moving_averages, set_average_rule
 
 
-def warm_up_average(optimizer: keras.Optimizer, first: Any = 0) -> None:
-    r"""Makes an optimizer with `use_ema` warm up its average of the weights.
+class WeightAverage(tf.Module):
+    r"""An exponential moving average of a model's trainable weights.
 
-    At step t after the step `first`, the momentum is \\(\min(m, (1 + t) / (10 + t))\\), where m is `ema_momentum`.
-    With a constant momentum, the average includes the first weights for about \\(1 / (1 - m)\\) steps, so in short
-    runs it is worse than the last weights. With the warm-up, it spans about a tenth of the run, but at most
-    \\(1 / (1 - m)\\) steps.
+    At step t = 0, 1, ..., the momentum is \\(\min(m, (1 + t) / (10 + t))\\), where m is `momentum`. The average
+    therefore spans about a tenth of the steps, but at most \\(1 / (1 - m)\\) steps. With a constant momentum, it
+    would include the first weights for about that many steps.
+
+    Args:
+      model: a built Keras model.
+      momentum: largest momentum, in [0, 1). With 0, the average equals the last weights.
+
+    Attributes:
+      values: variables with the average, in the order of `model.trainable_variables`.
+      steps: number of updates, a variable.
     """
 
-    def momentum():
-        t = tf.cast(optimizer.iterations - first, tf.float32)
-        return tf.minimum(optimizer.ema_momentum, (1.0 + t) / (10.0 + t))
+    def __init__(self, model: keras.Model, momentum: float):
+        super().__init__(name="average")
+        self._model = self._no_dependency(model)
+        self._momentum = momentum
+        self.values = [tf.Variable(weight.value, trainable=False) for weight in model.trainable_variables]
+        self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    set_average_rule(optimizer, momentum, update_average)
+    def start(self) -> None:
+        """Sets the average to the current weights."""
+        for value, weight in zip(self.values, self._model.trainable_variables, strict=True):
+            value.assign(weight.value)
 
-
-class AveragedWeights:
-    """A context in which a model has the optimizer's average of its weights, and converged norms.
-
-    Without an average, or before the first step, only the norms change. On exit, all weights are restored.
-    """
-
-    def __init__(self, model: keras.Model, optimizer: keras.Optimizer):
-        self._model, self._optimizer = model, optimizer
-        self._converge_norms = tf.function(lambda: layers.converge_norms(model), autograph=False)
+    def update(self) -> None:
+        """Moves the average towards the weights. Call it after each step."""
+        t = tf.cast(self.steps, tf.float64)
+        share = 1.0 - tf.minimum(tf.constant(self._momentum, t.dtype), (1.0 + t) / (10.0 + t))
+        shares = {dtype: tf.cast(share, dtype) for dtype in {value.dtype for value in self.values}}
+        for value, weight in zip(self.values, self._model.trainable_variables, strict=True):
+            value.assign_add(shares[value.dtype] * (weight.value - value), read_value=False)
+        self.steps.assign_add(1, read_value=False)
 
     def apply(self) -> None:
-        """Replaces the weights with their average permanently."""
-        if self._optimizer.use_ema and self._optimizer.iterations.numpy() > 0:
-            self._optimizer.finalize_variable_values(self._model.trainable_variables)
-        self._converge_norms()
-
-    def __enter__(self) -> "AveragedWeights":
-        self._saved = [tf.identity(weight) for weight in self._model.weights]
-        self.apply()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for weight, value in zip(self._model.weights, self._saved, strict=True):
+        """Replaces the weights with their average, and converges the norms of the layers."""
+        for value, weight in zip(self.values, self._model.trainable_variables, strict=True):
             weight.assign(value)
-        self._saved = []
+        layers.converge_norms(self._model)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Returns a context in which the model has the average of its weights. All weights are restored on exit."""
+        saved = [tf.identity(weight.value) for weight in self._model.weights]
+        try:
+            self.apply()
+            yield
+        finally:
+            for weight, value in zip(self._model.weights, saved, strict=True):
+                weight.assign(value)
 
 
-class FitUnderAverage(keras.callbacks.Callback):
-    """A callback that uses the average of the weights for validation and for the callbacks that follow it.
+class AverageWeights(keras.callbacks.Callback):
+    r"""A callback of `fit` that averages the weights (see `WeightAverage`).
 
-    Each fit starts a new average at the current weights. The last weights are restored before the next epoch, or by
-    `put_back` after an interruption.
+    Validation, and the callbacks that follow at the end of an epoch, use the average. The last weights are restored
+    before the next epoch. At the end, `fit` leaves the average. Each fit starts a new one. Unlike an optimizer with
+    `use_ema=True`, the momentum at step t is \\(\min(m, (1 + t) / (10 + t))\\), so that the average of a short fit
+    does not include its first weights.
+
+    ```python
+    import keras, numpy as np, tf_resflow as resflow
+    x = np.random.default_rng(0).normal(size=[256, 2]).astype("float32")
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
+    model.initialize(x)
+    model.compile(keras.optimizers.Adam(1e-3))
+    average = resflow.models.AverageWeights(momentum=0.99)
+    history = model.fit(x, batch_size=32, validation_split=0.5, callbacks=[average], verbose=0)
+    print(sorted(history.history))
+    # ['loss', 'val_loss']
+    ```
+
+    Args:
+      momentum: m, in [0, 1).
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, momentum: float = 0.99):
         super().__init__()
-        steps = model.optimizer.iterations
-        options = {"trainable": False, "aggregation": "only_first_replica"}
-        self._first = keras.Variable(steps, dtype=steps.dtype, **options)  # not part of checkpoints
-        self._averaged, self._is_in_place = AveragedWeights(model, model.optimizer), False
-        warm_up_average(model.optimizer, self._first)
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1.")
+        self.momentum = momentum
+        self._in_place = contextlib.ExitStack()
+        self._is_in_place = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the average at the current weights."""
-        optimizer = self.model.optimizer
-        self._is_in_place = False  # the previous fit ended with the average in place
-        self._first.assign(optimizer.iterations)
-        for average, variable in zip(moving_averages(optimizer), self.model.trainable_variables, strict=True):
-            average.assign(variable)
+        self._in_place.pop_all()  # the previous fit ended with the average in place
+        self._is_in_place = False
+        self._average = WeightAverage(self.model, self.momentum)
+        self._update = tf.function(self._average.update, autograph=False)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Updates the average."""
+        self._update()
 
     def put_back(self) -> None:
         """Restores the last weights if the average is in place."""
-        if self._is_in_place:
-            self._averaged.__exit__()
-            self._is_in_place = False
+        self._in_place.close()
+        self._is_in_place = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Restores the last weights."""
@@ -89,7 +120,7 @@ class FitUnderAverage(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         """Puts the average in place."""
         if not self._is_in_place:
-            self._averaged.__enter__()
+            self._in_place.enter_context(self._average.in_place())
             self._is_in_place = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

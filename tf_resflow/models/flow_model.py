@@ -38,8 +38,8 @@ class FlowModel(KerasTraining):
     flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(16,))
     model = resflow.FlowModel(flow, event_shape=[2])
     model.initialize(x)
-    model.compile(optimizer=keras.optimizers.AdamW(1e-3, use_ema=True, global_clipnorm=1.0))
-    model.fit(x, batch_size=64, epochs=2, verbose=0)
+    model.compile(optimizer=keras.optimizers.AdamW(1e-3, global_clipnorm=1.0))
+    model.fit(x, batch_size=64, epochs=2, callbacks=[resflow.models.AverageWeights()], verbose=0)
     print(model.sample(4, seed=0).shape, model.log_prob(x[:4], seed=0).shape)
     # (4, 2) (4,)
     ```
@@ -237,7 +237,7 @@ class FlowModel(KerasTraining):
         """Initializes the ActNorms from a batch of data, and updates the norms of the layers."""
         x = self.prepare(batch, stateless_seed(seed))
         arguments = self.condition.arguments(condition, len(x))
-        layers.converge_norms(self)
+        layers.update_norms(self)
         bijectors.initialize(self.flow, x, seed, **arguments)
 
 

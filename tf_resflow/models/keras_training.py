@@ -12,13 +12,11 @@ import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
 from tf_resflow.layers.precision import leaves, lowest_dtype
-from tf_resflow.models.averaging import FitUnderAverage
+from tf_resflow.models.averaging import AverageWeights
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import train_step, weigh
-from tf_resflow.models.updates import share_adam_updates
-from tf_resflow.private_api import num_gradients
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.typing import Seed
@@ -35,7 +33,6 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
     objective: str  # name of the loss whose mean is minimized
     takes_pairs: bool  # whether a batch is a pair of examples and their conditions or labels
     seed: int  # for the steps of `fit`
-    _average: FitUnderAverage | None = None
 
     def trained_density(self) -> Any:
         """Returns the `FlowModel` whose density is trained, or None if only a classifier is trained."""
@@ -66,9 +63,9 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         infinite loss or gradient does not raise an error. No variable changes, but `fit` continues and reports NaN
         as the loss of the epoch. `keras.callbacks.TerminateOnNaN` stops it.
 
-        With `use_ema`, the average of the weights is warmed up: its momentum at step t of a fit is
-        `min(ema_momentum, (1 + t) / (10 + t))`. Keras's Adam and AdamW sum gradients over replicas before clipping,
-        and variables of equal shape share their updates. Otherwise, the optimizer is unchanged.
+        `tf_resflow.models.Adam` and `tf_resflow.models.Muon` add a third of the operations of Keras's Adam to the
+        graph, so training starts sooner. To average the weights, pass a `tf_resflow.models.AverageWeights` to
+        `fit`.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
@@ -77,8 +74,6 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         _check_unscaled(self, optimizer)
         super().compile(optimizer, jit_compile=jit_compile, auto_scale_loss=False, **kwargs)
         optimizer.build(self.trainable_variables)
-        share_adam_updates(optimizer)
-        self._average = FitUnderAverage(self) if optimizer.use_ema else None
 
     def fit(
         self,
@@ -93,8 +88,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
     ) -> keras.callbacks.History:
         """Like `keras.Model.fit`, but updates the norms of the layers at the end.
 
-        With `use_ema`, validation and callbacks at the end of an epoch use the average of the weights. At the end,
-        `fit` replaces the weights with it. Each fit starts a new average.
+        A callback `tf_resflow.models.AverageWeights` runs before the other callbacks, wherever it is in the list.
 
         Call `fit(x, condition)` or `fit((x, condition))` on a conditional model, or pass a `tf.data.Dataset` of
         pairs. The condition can be labels. A `FlowModel` without a condition uses labels only for `class_weight`.
@@ -111,12 +105,14 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
         _warn_of_initialization(self.flow)
-        average = [self._average] if self._average else []
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = sorted(keras.tree.flatten(callbacks or []), key=lambda c: not isinstance(c, AverageWeights))
         try:
-            history = super().fit(x, y, batch_size, epochs, verbose, [*average, callbacks or []], *args, **kwargs)
+            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
         except BaseException:
-            if self._average:
-                self._average.put_back()
+            for average in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+                if isinstance(average, AverageWeights):
+                    average.put_back()
             raise
         layers.converge_norms(self)
         return history
@@ -128,7 +124,8 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Performs one step of `fit`."""
-        step = num_gradients(self.optimizer)
+        # Unlike `optimizer.iterations`, this variable counts gradients even if an update accumulates several.
+        step = next(variable for variable in self.optimizer.variables if variable.name == "iteration")
         seed = stateless_seed(tf.stack([self.seed, tf.cast(step, tf.int32)]))
         batch, weights = self._batch(data)
         num = tf.shape(tf.nest.flatten(batch)[0])[0]

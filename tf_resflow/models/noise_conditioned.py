@@ -16,6 +16,7 @@ from tf_resflow.bijectors import Flow, Whiten
 from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.models.optimizers import Adam
 from tf_resflow.models.step import train_step
 from tf_resflow.private_api import silence_retracing
 
@@ -80,7 +81,7 @@ class NoiseConditionedDensity:
         self._model = FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
         self._variables = [*self._model.weights, *self._whiten.statistics.values()]
         self._initial_weights = self._model.get_weights()
-        self._model.compile(keras.optimizers.Adam(_LEARNING_RATE, global_clipnorm=1.0))
+        self._model.compile(Adam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
         self._log_prob = tf.function(
             lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),

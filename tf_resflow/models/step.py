@@ -16,9 +16,10 @@ NON_FINITE = "The loss or its gradient is NaN or infinite"
 def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
     """Performs one gradient step, then updates the norms of the layers.
 
-    In a replica context, gradients are summed over the replicas, and the loss of each replica is weighted by its
-    share of the examples. Learned orders of norms minimize a different objective, the mean norm of the layers
-    (`tf_resflow.layers.mean_norm`), which affects no other variables.
+    In a replica context, the loss of each of n replicas is weighted by its share of the examples, and gradients are
+    summed. The optimizer of each replica receives, and clips, 1/n of this sum. Learned orders of norms minimize a
+    different objective, the mean norm of the layers (`tf_resflow.layers.mean_norm`), which affects no other
+    variables.
 
     Args:
       model: a compiled `FlowModel` or `HybridModel`.
@@ -40,7 +41,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
     norm = tf.linalg.global_norm(gradients) * _num_replicas(loss.dtype)
     orders = _orders(model.flow)
     with _only_if_finite(model, loss, norm):
-        model.optimizer.apply(gradients, model.trainable_variables)
+        model.optimizer.apply(_shared_equally(gradients), model.trainable_variables)
         layers.update_norms(model)
     return {**means, "gradient_norm": norm, **orders}
 
@@ -77,6 +78,15 @@ def _share(values):
         return 1.0
     num = tf.cast(tf.size(values), values.dtype)
     return num / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, num)
+
+
+def _shared_equally(gradients):
+    """Returns 1/n of the gradients summed over n replicas, so that clipping is the same on each."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return gradients
+    present = [gradient for gradient in gradients if gradient is not None]
+    means = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, present))
+    return [None if gradient is None else next(means) for gradient in gradients]
 
 
 def _num_replicas(dtype):

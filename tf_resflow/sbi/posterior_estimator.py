@@ -18,6 +18,7 @@ from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.messages import counted
 from tf_resflow.models.flow_model import FlowModel
+from tf_resflow.models.optimizers import Adam
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.summaries import compressed, vector_summary
 from tf_resflow.seeds import stateless_seed
@@ -229,7 +230,7 @@ class PosteriorEstimator(Serializable):
         warmup = {"warmup_target": learning_rate, "warmup_steps": steps // 4}
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 4, **warmup)
         decay = tf.Variable(0.0)  # one graph for all trainings
-        optimizer = keras.optimizers.AdamW(rate, decay, global_clipnorm=1.0)
+        optimizer = Adam(rate, weight_decay=decay, global_clipnorm=1.0)
         self.model.compile(optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
         options = {"epochs": epochs, "batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
         others: list[np.ndarray] = []

@@ -9,13 +9,14 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.workdir import REMEDY, newest_first
 from tf_resflow.writing import unwritable_told
 
 
 class Checkpoints:
-    """Saves and restores the state of a run: the model, the optimizer with its averages, the step and the seed.
+    """Saves and restores the state of a run: the model, the optimizer, the average, the step and the seed.
 
     Args:
       keep: Number of newest checkpoints to keep. If 0, no checkpoints are written.
@@ -30,6 +31,7 @@ class Checkpoints:
         directory: pathlib.Path,
         model: KerasTraining,
         optimizer: keras.Optimizer,
+        average: WeightAverage,
         *,
         seed: int = 0,
         keep: int = 0,
@@ -40,13 +42,17 @@ class Checkpoints:
         self._directory = pathlib.Path(directory)
         self._manager: Any = None
         self._checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=optimizer, step=self._step, seed=tf.Variable(seed, dtype=tf.int64, name="seed")
+            model=model,
+            optimizer=optimizer,
+            average=average,
+            step=self._step,
+            seed=tf.Variable(seed, dtype=tf.int64, name="seed"),
         )
-        self._floats = [v for v in model.weights + optimizer.variables if "float" in v.dtype]
+        self._floats = [v for v in model.weights + optimizer.variables if "float" in v.dtype] + average.values
         self._keep = keep if is_chief else 0
 
     def is_finite(self) -> bool:
-        """Whether the weights and the state of the optimizer are finite."""
+        """Whether the weights, their average and the state of the optimizer are finite."""
         return all(tf.reduce_all(tf.math.is_finite(value)) for value in self._floats)
 
     def save(self, step: int) -> str:

@@ -14,7 +14,7 @@ from absl import logging
 
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import DeferredSignals, bar, stage
-from tf_resflow.models.averaging import AveragedWeights
+from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps
 from tf_resflow.training.metrics_writer import MetricsWriter
@@ -153,7 +153,7 @@ class Evaluating:
         self,
         config: ConfigDict,
         report: Report,
-        averaged: AveragedWeights,
+        average: WeightAverage,
         best: Checkpoints,
         writer: MetricsWriter,
         lines: list[dict[str, Any]],
@@ -162,7 +162,7 @@ class Evaluating:
     ):
         self._train, self._final_split = config.train, config.eval.split
         self._split = report.selection_split
-        self._report, self._averaged, self._best = report, averaged, best
+        self._report, self._average, self._best = report, average, best
         self._writer, self._log, self._stopping = writer, log, stopping
         self._scores = held_out_scores(lines, self._split)
         self._evaluated: int | None = None  # the step of the last evaluation in this process
@@ -183,7 +183,7 @@ class Evaluating:
             self._log.restart_clock(step)
 
     def _evaluate(self, step):
-        with self._averaged:
+        with self._average.in_place():
             scores = self._report.scores(self._split)
             grid = self._report.sample_grid()
         self._scores[step] = scores
@@ -205,7 +205,7 @@ class Evaluating:
         kept = self._best.restore(best) if self._train.keep_best else 0
         step = kept or last
         scores: Any = self._scores.get(step)
-        with self._averaged:
+        with self._average.in_place():
             final = scores
             if self._split != self._final_split or step != self._evaluated:
                 final = self._report.scores()

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import shown, stage
-from tf_resflow.models.averaging import AveragedWeights
+from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, train_step
 from tf_resflow.training.checkpoints import Checkpoints
@@ -80,9 +80,10 @@ def _train(config, files, strategy, jit):
         model = build_model(config, dataset)
         optimizer = make_optimizer(train, model.trainable_variables)
         model.compile(optimizer=optimizer)
+    average = WeightAverage(model, train.ema_momentum)
     saved = {"seed": config.seed, "is_chief": files.is_chief}
-    checkpoints = Checkpoints(files.checkpoints, model, optimizer, keep=train.keep, **saved)
-    best = Checkpoints(files.best, model, optimizer, keep=1, **saved)
+    checkpoints = Checkpoints(files.checkpoints, model, optimizer, average, keep=train.keep, **saved)
+    best = Checkpoints(files.best, model, optimizer, average, keep=1, **saved)
     report = Report(config, model, dataset, strategy=strategy)
 
     start = checkpoints.restore()
@@ -94,17 +95,17 @@ def _train(config, files, strategy, jit):
             _ = report.baselines  # warns before the first step if the data cannot have a density
         x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
         model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
+        average.start()
     labels = model.takes_pairs
     batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=labels))
-    take_step = _compiled_step(strategy, model, jit)
+    take_step = _compiled_step(strategy, model, average, jit)
 
     files.begin(config, dataset)
     with MetricsWriter(files.output, start) as writer:
         log = Logging(train, writer, optimizer, start)
         saving = Saving(train, checkpoints, log)
         stopping = Stopping(train, saving, strategy)
-        averaged = AveragedWeights(model, optimizer)
-        evaluating = Evaluating(config, report, averaged, best, writer, lines, log, stopping)
+        evaluating = Evaluating(config, report, average, best, writer, lines, log, stopping)
         with log, contextlib.ExitStack() as stack:
             evaluating.make_up(start)
             step = start
@@ -123,8 +124,11 @@ def _train(config, files, strategy, jit):
         return evaluating.finish(step, files)
 
 
-def _compiled_step(strategy, model, jit):
-    """Returns a function that takes a step on every replica, given a batch and a seed, and averages the metrics."""
+def _compiled_step(strategy, model, average, jit):
+    """Returns a function of a batch and a seed that takes a step on every replica and updates the average.
+
+    The function returns the means of the metrics.
+    """
 
     def on_replica(batch, seed):
         return train_step(model, batch, seed)
@@ -138,6 +142,7 @@ def _compiled_step(strategy, model, jit):
         means = {name: strategy.reduce("MEAN", value, axis=None) for name, value in metrics.items()}
         if jit:  # XLA removes the assertion in the step
             assert_finite(means[model.objective], means["gradient_norm"])
+        average.update()
         return means
 
     return take_step

@@ -12,7 +12,7 @@ import keras
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.models import build_model, evaluation_estimator
-from tf_resflow.models.averaging import AveragedWeights
+from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics
@@ -140,9 +140,10 @@ def load(workdir: str | os.PathLike[str]) -> Any:
         model.load_weights(files.weights)
         return Run(model, config, files.step, files.source, data, result, files.is_best)
     optimizer = make_optimizer(config.train, model.trainable_variables)
+    average = WeightAverage(model, config.train.ema_momentum)
     ranked, best = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective), 0
     if config.train.keep_best and ranked:
-        best = Checkpoints(files.best, model, optimizer).restore(ranked[0])
-    step = best or Checkpoints(files.checkpoints, model, optimizer).restore()
-    AveragedWeights(model, optimizer).apply()
+        best = Checkpoints(files.best, model, optimizer, average).restore(ranked[0])
+    step = best or Checkpoints(files.checkpoints, model, optimizer, average).restore()
+    average.apply()
     return Run(model, config, step, files.path, data, result, is_best=best > 0)
