@@ -9,12 +9,10 @@ import weakref
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import private_api
-from tf_resflow.models.updates import share_adam_updates, update_average
 
 ROOT = pathlib.Path(__file__).parents[1] / "tf_resflow"
 
@@ -66,69 +64,6 @@ def test_accepts_list():
     for inputs, accepts_list in (([x, c], True), ((x, c), True), ({"x": x, "c": c}, False), ([x, [c]], False)):
         assert private_api.accepts_list(keras.Model(inputs, y)) == accepts_list
     assert private_api.accepts_list(keras.Sequential([x, keras.layers.ReLU()]))
-
-
-@pytest.mark.parametrize("mode", ["graph", "XLA", "replicas"])
-def test_share_updates(mode, two_replicas):
-    """Shared updates equal those of Keras for the summed gradients of 2 replicas, with any settings and dtypes."""
-    rng = np.random.default_rng(0)
-    cosine = keras.optimizers.schedules.CosineDecay(0.3, 4)
-    for dtype, options in [
-        ("float64", {"learning_rate": cosine, "weight_decay": 0.1, "beta_2": 0.9}),
-        ("float32", {"learning_rate": 0.1, "global_clipnorm": 1.0, "beta_1": tf.constant(0.0), "epsilon": 0.01}),
-        ("float32", {"learning_rate": 0.1, "weight_decay": tf.Variable(0.1)}),
-        ("float32", {"learning_rate": 0.1, "weight_decay": 0.1, "gradient_accumulation_steps": 2}),
-    ]:
-        if mode == "replicas" and "gradient_accumulation_steps" in options:
-            continue  # not supported by TensorFlow: replicas must not synchronize inside a `tf.cond`
-        gradients = rng.normal(size=[4, 2, 3])  # [steps, replicas, coordinates]
-        expected = _after_steps(False, options, dtype, gradients, "eager", two_replicas)
-        found = _after_steps(True, options, dtype, gradients, mode, two_replicas)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-        assert np.abs(expected - [1.0, 2.0, 3.0, -2.0, -1.0]).min() > 1e-3
-
-
-def _after_steps(is_shared, options, dtype, gradients, mode, two_replicas):
-    """Returns the weights after steps with these gradients, summed over the replicas."""
-    with two_replicas.scope() if mode == "replicas" else contextlib.nullcontext():
-        starts = [1.0, 2.0], [3.0, -2.0], [-1.0]  # two of equal shape
-        weights = [keras.Variable(start, dtype=dtype) for start in starts]
-        optimizer = keras.optimizers.Adam(**options)
-        optimizer.exclude_from_weight_decay(weights[2:])
-        optimizer.build(weights)
-        if is_shared:
-            share_adam_updates(optimizer)
-
-    def step(gradient):
-        gradient = tf.cast(gradient, weights[0].dtype)
-        if mode == "replicas":
-            gradient = gradient[tf.distribute.get_replica_context().replica_id_in_sync_group]
-        else:
-            gradient = tf.reduce_sum(gradient, axis=0)
-        optimizer.apply([gradient[:2], -2.0 * gradient[:2], gradient[2:]])
-
-    if mode != "eager":
-        step = tf.function(step, jit_compile=mode == "XLA", autograph=False)
-    for gradient in tf.constant(gradients):
-        two_replicas.run(step, [gradient]) if mode == "replicas" else step(gradient)
-    return np.concatenate([weight.numpy() for weight in weights])
-
-
-def test_set_average_rule_moving_averages_num_gradients():
-    """The averages equal those of Keras, even for updates with accumulated gradients."""
-    averages = []
-    for has_rule, steps in ((False, None), (True, None), (True, 3)):
-        weights = [keras.Variable([1.0]), keras.Variable([3.0], dtype="float64")]
-        optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=steps)
-        optimizer.build(weights)
-        if has_rule:
-            private_api.set_average_rule(optimizer, lambda: 0.5, update_average)
-        for _ in range(3 * (steps or 1) + 1 * bool(steps)):  # the last gradient causes no update
-            optimizer.apply([tf.ones([1]), tf.ones([1], tf.float64)])
-        averages.append([average.numpy() for average in private_api.moving_averages(optimizer)])
-    np.testing.assert_allclose(averages[1:], 2 * averages[:1], rtol=1e-6)
-    np.testing.assert_allclose(averages[0], [[-1.25], [0.75]])  # averages of 0, -1, -2 and of 2, 1, 0
-    assert (int(private_api.num_gradients(optimizer)), int(optimizer.iterations)) == (10, 3)
 
 
 def test_custom_gradient():

@@ -15,6 +15,7 @@ from tf_resflow.interop.published_arguments import published_config, published_d
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import published_tensors
 from tf_resflow.models import build_model
+from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.training.checkpoints import Checkpoints
 from tf_resflow.training.optimizer import make_optimizer
 from tf_resflow.training.workdir import Workdir
@@ -61,7 +62,8 @@ def weights(run, workdir):
     variables = run.model.trainable_variables
     averages = [variable.numpy() for variable in variables]
     optimizer = make_optimizer(run.config.train, variables)
-    assert Checkpoints(Workdir(workdir).checkpoints, run.model, optimizer).restore() == run.step
+    average = WeightAverage(run.model, run.config.train.ema_momentum)
+    assert Checkpoints(Workdir(workdir).checkpoints, run.model, optimizer, average).restore() == run.step
     yield
     for variable, average in zip(variables, averages, strict=True):
         variable.assign(average)

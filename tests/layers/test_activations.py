@@ -174,13 +174,13 @@ def test_float32_at_all_scales(name, jit):
                 assert (np.abs(result - exact[i]) <= 1e-5 * unit + 1e-35).all(), (i, beta, scale)
 
 
-def test_fused_activations_are_compiled_by_xla_and_others_are_not():
+def test_xla_compiles_activations_of_large_batches_in_training():
     layer = with_beta(layers.LipSwish(), 0.7)
 
-    def compiled(training):
-        function = layers.program.bind(keras.Sequential([keras.Input([3]), layer]), training=training)
-        graph = tf.function(function).get_concrete_function(tf.TensorSpec([4, 3])).graph.as_graph_def()
+    def compiled(training, rows):
+        function = layers.program.bind(keras.Sequential([keras.Input([1024]), layer]), training=training)
+        graph = tf.function(function).get_concrete_function(tf.TensorSpec([rows, 1024])).graph.as_graph_def()
         return any(f.attr["_XlaMustCompile"].b for f in graph.library.function)
 
-    assert compiled(True)
-    assert not compiled(False)
+    assert compiled(True, 1024) and not compiled(True, 64)
+    assert not compiled(False, 1024)

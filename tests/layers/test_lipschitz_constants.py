@@ -108,12 +108,15 @@ def test_learnable_concatenation(dtype):
         rounding = 2.0**-7 if dtype == "mixed_bfloat16" else 1e-6
         np.testing.assert_allclose(certified, np.hypot(eta[0] * bound, eta[1] * 0.4), rtol=2 * rounding)
         assert certified <= layers.lipschitz_constant(branch) == 0.9 * 0.5
-        weights = joined([np.ones([1, 3]), np.ones([1, 2])])
-        np.testing.assert_allclose(weights[0], np.repeat(eta, [3, 2]), rtol=2 * rounding)
+        weights = joined([np.ones([1, 3]), np.ones([1, 3])])
+        np.testing.assert_allclose(weights[0], np.repeat(eta, [3, 3]), rtol=2 * rounding)
         training = layers.program.bind(branch, training=True)
         (weights,) = (training.parameters[i] for i in training.program.steps[-1].weights)
         assert weights.dtype == training.program.steps[-1].operation.dtype
-        assert np.linalg.norm(tf.cast(weights, tf.float64)) <= 0.9 + 1e-7
+        assert np.linalg.norm(tf.cast(weights, tf.float64)) <= 0.9 * 3**0.5 + 1e-6
+    with pytest.raises(ValueError, match="expected axis -1 of input shape to have value 3"):
+        joined([condition, x])
+    joined = layers.LearnableConcatenation(0.9, dtype=dtype)
     fixed = keras.Model([x, condition], joined([condition, Dense(3, 0.5)(x)]))
     assert layers.lipschitz_constant(fixed) == 0.45
     joined.logits.assign([3.0, 3.0])

@@ -143,8 +143,9 @@ def test_building_and_updating_in_a_graph_equal_eager(jit, stored_norms):
     layer.update_norm()
     tf.function(other.update_norm, jit_compile=jit)()
     stored_norms()
-    np.testing.assert_allclose(np.abs(layer.vector), np.abs(other.vector), rtol=1e-3 if jit else 1e-6)
-    np.testing.assert_allclose(other.norm_estimate(), np.linalg.norm(other.kernel, 2), rtol=1e-5)
+    np.testing.assert_allclose(np.abs(layer.vector), np.abs(other.vector), atol=2e-3)
+    for each, tolerance in ((layer, 1e-6), (other, 1e-4)):
+        np.testing.assert_allclose(each.norm_estimate(), np.linalg.norm(each.kernel, 2), rtol=tolerance)
 
 
 def test_larger_images_are_refused_at_once_or_when_the_graph_runs(tmp_path):

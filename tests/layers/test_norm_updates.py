@@ -36,9 +36,9 @@ def learned():
 
 @pytest.fixture
 def estimates(monkeypatch):
-    """Records the norms that are estimated during the test."""
-    calls, estimate = [], InducedNorm.estimate
-    monkeypatch.setattr(InducedNorm, "estimate", lambda norm, v: calls.append(norm) or estimate(norm, v))
+    """Records the norms by which kernels are scaled during the test."""
+    calls, scaled = [], InducedNorm.scaled
+    monkeypatch.setattr(InducedNorm, "scaled", lambda norm, *args: calls.append(norm) or scaled(norm, *args))
     return calls
 
 

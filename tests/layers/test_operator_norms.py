@@ -129,8 +129,9 @@ def block_diagonal(size, largest):
     return scipy.linalg.block_diag(*blocks)
 
 
+@pytest.mark.parametrize("in_graph", [False, True])
 @pytest.mark.parametrize(("size", "image_size"), [(20, None), (60, None), (20, (2, 3))])
-def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
+def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size, in_graph):
     before, after = (block_diagonal(size, pair) for pair in ((2.0, 1.0), (2.0, 5.0)))
     if image_size:  # the blocks act on channels, and all taps but the middle one are small
         around = 1e-3 * np.ones((3, 1, 1, 1))
@@ -139,8 +140,9 @@ def test_update_leaves_a_space_that_the_kernel_maps_to_itself(size, image_size):
     layer = layer_of(before, image_size, dtype="float32")
     layer.update_norm(**TIGHT)
     layer.kernel.assign(after)
+    update = tf.function(layer.update_norm, autograph=False) if in_graph else layer.update_norm
     for _ in range(20):  # default settings, as after training steps
-        layer.update_norm()
+        update()
     norm = singular_values(matrix_of(after, image_size))[0]
     np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-3)
 
@@ -164,13 +166,22 @@ def test_many_fresh_starts_find_the_largest_of_the_local_maxima(shape, orders):
     assert layer.norm_estimate() >= 0.99 * brute_force(kernel[::-1].T, *orders)
 
 
-def test_fixed_number_of_iterations_and_early_stop():
+def test_a_graph_takes_the_given_number_of_steps_and_stops_early():
+    """In eager mode, a search for 2 -> 2 is a decomposition, and with `num_fresh=0` a fitting vector stays."""
     kernel = random_kernel(80, 80, seed=12)
     layer = layer_of(kernel)
-    assert layer.update_norm(tolerance=0.0, max_iterations=24) == 24
+    update = tf.function(layer.update_norm, autograph=False)
+    assert update(tolerance=0.0, max_iterations=24) == 24
     layer.update_norm(**TIGHT)
-    assert layer.update_norm(tolerance=1e-2) == 6
+    before = layer.vector.numpy()
+    assert update(tolerance=1e-2) == 1
     assert layer_of(kernel, None, 3.0, 1.5).update_norm(tolerance=0.0, max_iterations=5) == 5
+    layer.vector.assign(before)
+    assert layer.update_norm(num_fresh=0) == 0
+    np.testing.assert_array_equal(layer.vector, before)
+    layer.kernel.assign(kernel[::-1] * np.linspace(0.1, 2.0, 80))
+    assert layer.update_norm(num_fresh=0) == 1
+    np.testing.assert_allclose(layer.norm_estimate(), np.linalg.norm(layer.kernel, 2), rtol=1e-6)
 
 
 CONVOLUTIONS = {
@@ -201,43 +212,17 @@ def test_a_convolution_has_the_schatten_norm_of_the_operator_or_of_its_symbols(n
     assert found >= singular_values(matrix)[0]
 
 
-_KINDS = ["the first block", "the last block", "a block inside", "the couplings", "a single block"]
-_GUESSES = [1.0 - 1e-3, 1.0 - 1e-6, 0.9, 0.6, 0.05]  # unconverged Ritz values relative to the eigenvalue
-
-
-def random_band(kind, seed):
-    """Returns the blocks of B B' on and below the diagonal. B is block-bidiagonal with one dominant part."""
-    generator = np.random.default_rng(seed)
-    num, size = int(generator.integers(3, 7)), int(generator.integers(1, 5))
-    factors = 0.3 * generator.normal(size=(num, size, size))
-    lower = 0.3 * generator.normal(size=(num - 1, size, size))
-    if kind == "a single block":
-        factors, lower = factors[:1], lower[:0]
-    elif kind == "the couplings":  # equal blocks, so their products add up along the band
-        factors[:] = lower[:] = np.linalg.qr(factors[0])[0]
-    else:
-        factors[{"the first block": 0, "the last block": -1, "a block inside": num // 2}[kind]] *= 10.0
-    diagonal = factors @ factors.transpose(0, 2, 1)
-    diagonal[1:] += lower @ lower.transpose(0, 2, 1)
-    return diagonal, lower @ factors[:-1].transpose(0, 2, 1)
-
-
-def largest_eigenvalue(diagonal, below):
-    dense, size = scipy.linalg.block_diag(*diagonal), diagonal.shape[1]
-    dense[size:, :-size] += scipy.linalg.block_diag(*below) if len(below) else 0.0
-    return np.linalg.eigvalsh(dense)[-1]  # reads the lower triangle
-
-
-@pytest.mark.parametrize("kind", _KINDS)
-def test_the_bound_is_tight_and_one_that_is_too_low_is_never_certified(kind, monkeypatch):
-    """If the guess is too low, the bound is the first attempted value that exceeds all eigenvalues."""
-    for seed in range(20):
-        band = random_band(kind, seed)
-        expected, most = largest_eigenvalue(*band), linear_operators._largest_row_sum(*band)
-        assert expected <= linear_operators.eigenvalue_bound(*band) <= expected * (1 + 1e-8)
-        for share in _GUESSES:
-            tried = [share * expected * (1 + 1e-9 * 100.0**i) for i in range(9)]
-            first = min(bound for bound in [*tried, most] if bound >= expected)
-            with monkeypatch.context() as patch:
-                patch.setattr(linear_operators, "_ritz_value", lambda *_, guess=share * expected / most: guess)
-                np.testing.assert_allclose(linear_operators.eigenvalue_bound(*band), min(first, most), rtol=1e-12)
+@pytest.mark.parametrize("share", [None, 1.0 - 1e-3, 1.0 - 1e-6, 0.9, 0.6, 0.05])
+def test_the_bound_is_tight_and_one_that_is_too_low_is_never_certified(share, monkeypatch):
+    """If the Ritz value is this share of the eigenvalue, the bound is the first attempt above all eigenvalues."""
+    for seed, size in itertools.product(range(10), (1, 2, 3, 8, 40)):
+        factor = random_kernel(size, size, seed=seed) * 10.0 ** np.random.default_rng(seed).uniform(-3, 0, size)
+        matrix = factor @ factor.T
+        expected, most = np.linalg.eigvalsh(matrix)[-1], np.abs(matrix).sum(1).max()
+        if share is None:
+            assert expected <= linear_operators.eigenvalue_bound(matrix) <= expected * (1 + 1e-8)
+            continue
+        monkeypatch.setattr(linear_operators, "_ritz_value", lambda _, guess=share * expected / most: guess)
+        tried = [share * expected * (1 + 1e-9 * 100.0**i) for i in range(9)]
+        first = min(bound for bound in [*tried, most] if bound >= expected)
+        np.testing.assert_allclose(linear_operators.eigenvalue_bound(matrix), min(first, most), rtol=1e-12)

@@ -82,7 +82,7 @@ def test_both_in_one_kernel(size):
     def compute(a):
         with tf.GradientTape() as tape:
             tape.watch(a)
-            log_det, inverse = log_det_and_inverse(tf.transpose(a, [1, 2, 0]), fused=True)
+            log_det, inverse = log_det_and_inverse(tf.transpose(a, [1, 2, 0]))
             inverse = tf.transpose(inverse, [2, 0, 1])
             objective = tf.reduce_sum(log_det) + tf.reduce_sum(weights * inverse)
         return log_det, inverse, tape.gradient(objective, a)

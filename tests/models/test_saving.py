@@ -341,7 +341,7 @@ def test_a_fit_continues_from_a_file(tmp_path):
     x, _ = batch_of(model)
     model.initialize(x)
     rate = keras.optimizers.schedules.CosineDecay(0.01, 8, warmup_target=0.02, warmup_steps=2)
-    model.compile(keras.optimizers.AdamW(rate, use_ema=True, global_clipnorm=1.0))
+    model.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0))
     options = {"batch_size": 4, "shuffle": False, "verbose": 0}
     checkpoint = keras.callbacks.ModelCheckpoint(str(path), monitor="loss")
     model.fit(x, epochs=2, callbacks=[checkpoint], **options)

@@ -55,7 +55,14 @@ def set_step(monkeypatch):
     """Replaces the compiled step with a function of the model, a batch and the step number."""
 
     def set_step(step):
-        take = lambda model: lambda batch, seed: step(model, batch, int(seed[1]))  # noqa: E731
-        monkeypatch.setattr(loop, "_compiled_step", lambda strategy, model, jit: take(model))
+        def compiled(strategy, model, average, jit):
+            def take_step(batch, seed):
+                metrics = step(model, batch, int(seed[1]))
+                average.update()
+                return metrics
+
+            return take_step
+
+        monkeypatch.setattr(loop, "_compiled_step", compiled)
 
     return set_step

@@ -10,18 +10,19 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.quick
 
 
 def make_model(num_blocks=1, hidden=(4,), coefficient=0.9, **options):
-    """Returns a model and its optimizer."""
+    """Returns a model, its optimizer and its average."""
     flow = resflow.flows.vector_flow(2, num_blocks, hidden, coefficient=coefficient, seed=1, **options)
     model = resflow.FlowModel(flow, [2])
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(model.trainable_variables)
-    return model, optimizer
+    return model, optimizer, WeightAverage(model, 0.9)
 
 
 @pytest.fixture(scope="module")

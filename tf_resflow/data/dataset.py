@@ -39,7 +39,8 @@ class Dataset(DataInfo):
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
         `num_classes`, without the first `skip` examples. Their order is a pure function of the seed, an int64
         tensor of shape `[2]`. With the seed None, it is the order of the split.
-      decode: maps an encoded element of the stream to its tuple; called only for the examples that are needed.
+      decode: maps an encoded element of the stream, or of the tensor that `read` returns, to the tuple of an
+        example; called only for the examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
       crop_padding: number of pixels of reflection padding on each side in the train stream. Each padded image is
         cropped to its original size at a uniform position.
@@ -160,7 +161,7 @@ class Dataset(DataInfo):
             batches = self._streamed_batches(self.stream, batch_size, seed, epoch, step, steps, share)
 
         def batch(step, examples):
-            x, *rest = examples
+            x, *rest = self._decoded_batch(examples)
             return _chosen((self._augmented(x, tf.stack([seed, step]), share), *rest), labels)
 
         return _finish(batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
@@ -186,8 +187,12 @@ class Dataset(DataInfo):
             batches = self._decoded(self.stream(split, None, 0).take(size)).batch(batch_size)
         else:
             tensors = self._read_once(split)
+
+            def batch(i):
+                return self._decoded_batch(tuple(t[i : tf.minimum(i + batch_size, size)] for t in tensors))
+
             starts = tf.data.Dataset.range(0, size, batch_size)
-            batches = starts.map(lambda i: tuple(t[i : tf.minimum(i + batch_size, size)] for t in tensors))
+            batches = starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
         return _finish(batches.map(lambda *examples: _chosen(examples, labels)))
 
     def array(self, split: str, limit: int | None = None) -> np.ndarray:
@@ -218,7 +223,9 @@ class Dataset(DataInfo):
         """Returns the tensors of a split: its examples, and its labels or conditions if it has any."""
         if split not in self._tensors:
             arrays = self.read(split)  # type: ignore[misc]
-            if self.num_classes is not None:
+            if self.decode is not None:
+                arrays = (arrays,)
+            elif self.num_classes is not None:
                 arrays = arrays[0], arrays[1].astype(np.int32)
             elif self.condition_mean is None:
                 arrays = (arrays,)
@@ -253,6 +260,14 @@ class Dataset(DataInfo):
             return tf.data.Dataset.zip((numbers, examples))
 
         return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
+
+    def _decoded_batch(self, examples):
+        """Decodes a batch of encoded examples from memory."""
+        if self.decode is None or self.stream is not None:
+            return examples
+        kinds = [tf.TensorSpec(self.event_shape, tf.uint8), tf.TensorSpec([], tf.int32)]
+        kinds = tuple(kinds if self.num_classes is not None else kinds[:1])
+        return tf.map_fn(self.decode, *examples, fn_output_signature=kinds)
 
     def _decoded(self, encoded):
         return encoded.map(self.decode, num_parallel_calls=tf.data.AUTOTUNE) if self.decode else encoded

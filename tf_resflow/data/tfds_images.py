@@ -36,8 +36,8 @@ def load_tfds_images(
 ) -> Dataset:
     """Loads the images of a TensorFlow data set as uint8, with their labels if there are any.
 
-    A data set of up to 2 GB is kept in memory, and each split is decoded when it is first needed. A larger data set
-    is streamed from its files. With fewer levels, the low bits are dropped: v becomes floor(v levels / 256), as in
+    A data set of up to 2 GB is kept in memory, encoded if it has the format tfrecord. A larger data set is streamed
+    from its files. With fewer levels, the low bits are dropped: v becomes floor(v levels / 256), as in
     the 5-bit experiments (`levels=32`).
 
     Args:
@@ -74,6 +74,8 @@ def load_tfds_images(
     sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
     reader.check_disjoint(splits)
     fields: dict[str, Any] = {"num_classes": reader.num_classes, "flip": flip, "crop_padding": crop_padding}
+    if reader.can_stream:
+        fields["decode"] = reader.decode
     if sum(sizes.values()) * np.prod(reader.event_shape) <= _MEMORY:
         return Dataset(name, reader.event_shape, levels, sizes, read=lambda s: reader.read(splits[s]), **fields)
     if not reader.can_stream:
@@ -81,7 +83,7 @@ def load_tfds_images(
             f"The data set {name!r} is too large to hold in memory, and only tfrecord files can be streamed. "
             "Prepare it again with tfds build --file_format=tfrecord."
         )
-    fields |= {"stream": lambda split, *options: reader.stream(splits[split], *options), "decode": reader.decode}
+    fields["stream"] = lambda split, *options: reader.stream(splits[split], *options)
     return Dataset(name, reader.event_shape, levels, sizes, **fields)
 
 
@@ -167,9 +169,9 @@ class TFDSReader:
             yield piece.splitname, piece.from_ or 0, size if piece.to is None else piece.to
 
     def read(self, split: str) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Returns the images of a split, or a pair of images and labels if there are any."""
-        if self.can_stream:  # faster than `as_dataset`
-            examples = self.stream(split).map(self.decode, tf.data.AUTOTUNE)
+        """Returns the images of a split, or images and labels. If the split can be streamed, they stay encoded."""
+        if self.can_stream:
+            examples = self.stream(split).map(lambda encoded: (encoded,))
         else:
             config = tfds.ReadConfig(try_autocache=False)
             examples = self._builder.as_dataset(split=split, decoders=self._decoders, read_config=config)

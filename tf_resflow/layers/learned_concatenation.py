@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -52,6 +53,7 @@ class LearnableConcatenation(RuledLayer):
             raise ValueError(f"Layer '{self.name}' got the input shape {input_shape}. Pass two tensors [x, h].")
         self.logits = self.add_weight(name="logits", shape=(2,), initializer="ones", autocast=False)
         self.sizes = tuple(shape[-1] for shape in input_shape)
+        self.input_spec = [keras.layers.InputSpec(axes={-1: size}) for size in self.sizes]
 
     def weights_of_inputs(self) -> tf.Tensor:
         """Returns the two weights eta in the dtype of the variables."""

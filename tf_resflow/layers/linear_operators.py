@@ -6,10 +6,10 @@ from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
+from scipy.sparse import linalg
 
 _MAX_GRAM_SIZE = 4096  # largest Gram matrix of a convolution that is factorized
 _MAX_GRAM_BLOCK = 64  # largest Gram matrix of all pixels in `gram_blocks`
-_KRYLOV = 200  # maximum number of Lanczos steps
 _EXCESS = 1e-9  # relative excess of the first attempted bound over the guess
 
 
@@ -142,34 +142,16 @@ class ConvolutionOperator(_Operator):
     def spectral_bound(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns ||W||_2 if the smaller side has at most 4,096 dimensions, else a bound from Fourier symbols.
 
-        In eager mode, `eigenvalue_bound` proves the norm to a relative 1e-9, or less closely if Lanczos's method
-        has not converged. In a graph, the norm is computed from all eigenvalues.
+        In eager mode, `eigenvalue_bound` proves the norm to a relative 1e-9. In a graph, the norm is computed from
+        all eigenvalues.
         """
         kernel = self.live(kernel)
-        if min(self.num_inputs, self.num_outputs) > _MAX_GRAM_SIZE:
+        if self.smaller_side > _MAX_GRAM_SIZE:
             return self._fourier_bound(kernel)
+        gram = self.gram(kernel)
         if not tf.executing_eagerly():  # a SavedModel cannot use NumPy
-            return _root_of_largest(tf.linalg.eigvalsh(self.gram(kernel)))
-        return tf.constant(math.sqrt(eigenvalue_bound(*self._band(kernel.numpy()))), tf.float64)
-
-    def _band(self, kernel):
-        """Yields the diagonal blocks of `gram`, then those below. Each spans the image rows that a tap reaches."""
-        kernel_height, kernel_width, inputs, outputs = kernel.shape
-        if inputs < outputs:
-            kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-        height, width = self.image_size
-        rows = max(1, kernel_height - 1)
-        num_blocks = -(-height // rows)
-        padded = np.zeros([kernel_height, kernel_height, num_blocks * rows, num_blocks * rows])
-        padded[:, :, :height, :height] = _shift_products(height, kernel_height)
-        padded = padded.reshape(kernel_height, kernel_height, num_blocks, rows, num_blocks, rows)
-        columns = _shift_products(width, kernel_width)
-        taps = np.einsum("abio,cdip->abcdop", kernel, kernel, optimize=True)
-        size, block = rows * width * min(inputs, outputs), np.arange(num_blocks)
-        for lag in (0, 1):
-            factors = padded[:, :, block[lag:], :, block[: num_blocks - lag]]
-            blocks = np.einsum("tacij,bdkl,abcdop->tikojlp", factors, columns, taps, optimize=True)
-            yield blocks.reshape(-1, size, size)
+            return _root_of_largest(tf.linalg.eigvalsh(gram))
+        return tf.constant(math.sqrt(eigenvalue_bound(gram.numpy())), tf.float64)
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns W W' or W'W, `[n, n]` with n = height width min(inputs, outputs).
@@ -250,66 +232,33 @@ def _root_of_largest(eigenvalues):
     return tf.sqrt(tf.maximum(tf.reduce_max(eigenvalues), 0.0))
 
 
-def eigenvalue_bound(diagonal: np.ndarray, below: np.ndarray) -> float:
-    r"""Returns an upper bound of the largest eigenvalue of a semidefinite block-tridiagonal matrix G.
+def eigenvalue_bound(matrix: np.ndarray) -> float:
+    r"""Returns an upper bound of the largest eigenvalue of a symmetric semidefinite matrix G in float64.
 
-    \\(\mu I - G\\) has a Cholesky factor if and only if \\(\mu\\) exceeds all eigenvalues. The first \\(\mu\\)
-    exceeds the largest Ritz value after 200 Lanczos steps by a relative \\(10^{-9}\\). This excess grows by a
-    factor of 100 per attempt, until \\(\mu\\) reaches the largest row sum, which is always a bound.
-
-    G is symmetric. The blocks on its diagonal are `[blocks, m, m]`, float64, and those below `[blocks - 1, m, m]`.
+    \\(\mu I - G\\) has a Cholesky factor if and only if \\(\mu\\) exceeds all eigenvalues. The first
+    \\(\mu\\) exceeds a Ritz value by a relative \\(10^{-9}\\). This excess grows by a factor of 100 per
+    attempt, until \\(\mu\\) reaches the largest row sum, which is always a bound.
 
     References:
       Golub and Van Loan, "Matrix Computations", sections 4.2 and 10.1.
     """
-    most = _largest_row_sum(diagonal, below)
+    most = float(np.abs(matrix).sum(1).max())
     if not 0.0 < most < np.inf:
         return most
-    guess, excess = _ritz_value(diagonal / most, below / most), _EXCESS
+    matrix = matrix / most
+    guess, excess = _ritz_value(matrix), _EXCESS
     while guess * (1.0 + excess) < 1.0:
-        if _is_above(guess * (1.0 + excess), diagonal / most, below / most):
+        try:
+            np.linalg.cholesky(guess * (1.0 + excess) * np.eye(len(matrix)) - matrix)
             return most * guess * (1.0 + excess)
-        excess *= 100.0
+        except np.linalg.LinAlgError:
+            excess *= 100.0
     return most
 
 
-def _largest_row_sum(diagonal, below):
-    sums = np.abs(diagonal).sum(2)
-    sums[1:] += np.abs(below).sum(2)
-    sums[:-1] += np.abs(below).sum(1)
-    return float(sums.max())
-
-
-def _ritz_value(diagonal, below):
-    """Returns the largest Ritz value in a Krylov space of a random vector: a lower bound, up to rounding."""
-    x = np.random.default_rng(0).normal(size=(*diagonal.shape[:2], 1))
-    x /= np.linalg.norm(x)
-    before, beta, alphas, betas = np.zeros_like(x), 0.0, [], []
-    for _ in range(min(_KRYLOV, x.size)):
-        y = diagonal @ x
-        y[1:] += below @ x[:-1]
-        y[:-1] += below.transpose(0, 2, 1) @ x[1:]
-        y -= beta * before
-        alphas.append(float(np.vdot(x, y)))
-        y -= alphas[-1] * x
-        beta = float(np.linalg.norm(y))
-        betas.append(beta)
-        if beta < 1e-14:
-            break
-        before, x = x, y / beta
-    off = np.diag(betas[:-1], 1)
-    return float(np.linalg.eigvalsh(np.diag(alphas) + off + off.T)[-1])
-
-
-def _is_above(bound, diagonal, below):
-    identity = np.eye(diagonal.shape[1])
-    complement = bound * identity - diagonal[0]
-    try:
-        for block, coupling in zip(diagonal[1:], below, strict=True):
-            factor = np.linalg.cholesky(complement)
-            rows = np.linalg.solve(factor, coupling.T)
-            complement = bound * identity - block - rows.T @ rows
-        np.linalg.cholesky(complement)
-    except np.linalg.LinAlgError:
-        return False
-    return True
+def _ritz_value(matrix):
+    """Returns a lower bound of the largest eigenvalue, up to rounding, which is usually equal to it."""
+    if len(matrix) < 3:
+        return float(np.linalg.eigvalsh(matrix)[-1])
+    start = np.random.default_rng(0).normal(size=len(matrix))
+    return float(linalg.eigsh(matrix, 1, v0=start, return_eigenvectors=False)[0])

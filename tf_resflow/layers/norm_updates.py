@@ -65,7 +65,8 @@ def update_norms(
         `networks`, such as a flow or a distribution; or a list or tuple of these.
       tolerance: relative change at which to stop; by default, that of each layer. `converge_norms` uses 1e-5.
       max_iterations: maximum number of iterations; by default, that of each layer.
-      num_fresh: number of random starts to try in addition to the stored vectors. One start has no extra cost.
+      num_fresh: number of random starts to try in addition to the stored vectors. One start has no extra cost. With
+        0, eager mode searches only if a stored vector does not fit its kernel.
 
     Returns:
       The largest number of iterations of any layer, an int32 scalar.

@@ -20,8 +20,7 @@ Order: TypeAlias = "float | tf.Tensor"
 
 _SMALL = 64  # number of inputs or outputs up to which matrices are stacked, and decomposed in eager mode
 _STALE = 1e-2  # v is stale if a power step changes it by more (relative)
-_MAX_CATCH_UP = 60  # power steps
-_NUM_FRESH = 32  # starts of a catch-up for orders other than 2
+_CATCH_UP = (1e-3, 60, 32)  # tolerance, maximum power steps, and fresh starts for orders other than 2
 _FRESH = (1e-2, 60)  # tolerance and maximum power steps of fresh starts, before the best ones continue
 _TILT = 1e-3  # length of the vector that is added to v before an update, relative to v
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
@@ -91,21 +90,24 @@ class InducedNorm:
 
         Power steps cannot leave a local maximum or a space that W maps to itself. Therefore, for 2 -> 2, v is
         tilted first. For other orders, `num_fresh` fresh starts compete with v, and one replaces the worst of v.
+        With `num_fresh=0`, eager mode returns v if a power step changes it by less than the tolerance.
 
         Returns v, with the best start first, and the number of steps.
         """
-        if self._is_euclidean and tf.executing_eagerly():
-            is_enough = num_fresh == 1 and self._is_stretched_most(v, tolerance)
-            return v if is_enough else self._singular_vectors(v, tolerance), tf.constant(1)
+        if tf.executing_eagerly():
+            if num_fresh == 0 and self._over_peak()._is_fresh(v, tolerance):
+                return v, tf.constant(0)
+            if self._is_euclidean:
+                return self._singular_vectors(v, tolerance), tf.constant(1)
         return self._traced_once(InducedNorm._search, v, tolerance, max_iterations, num_fresh)
 
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
         """Returns v if a power step would change its best start by less than 1 %, and a new maximizer otherwise."""
         if not tf.executing_eagerly():
             return self._traced_once(InducedNorm._catch_up, v)
-        if self._is_stretched_most(v, _STALE):
+        if self._over_peak()._is_fresh(v, _STALE):
             return v
-        return self.maximizer(v, _STALE, _MAX_CATCH_UP, _NUM_FRESH)[0]
+        return self.maximizer(v, *_CATCH_UP)[0]
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
         """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise."""
@@ -204,7 +206,7 @@ class InducedNorm:
 
     def _catch_up(self, v):
         def search():
-            return self._search(v, _STALE, _MAX_CATCH_UP, _NUM_FRESH)[0]
+            return self._search(v, *_CATCH_UP)[0]
 
         return tf.cond(self._is_fresh(v, _STALE), lambda: v, search)
 
@@ -213,11 +215,6 @@ class InducedNorm:
         new = self._power(first)
         is_stretched = _lengths(self._matvec(first)) > 0.0
         return tf.reduce_all((_lengths(new - first) <= tolerance * _lengths(new)) & is_stretched)
-
-    def _is_stretched_most(self, v, tolerance):
-        """Whether a check in eager mode makes a search unnecessary. For small matrices, a search is as fast."""
-        is_small = self._is_euclidean and self.operator.smaller_side <= _SMALL
-        return not is_small and self._over_peak()._is_fresh(v, tolerance)
 
     def _iterate(self, v, tolerance, max_iterations):
         """Takes power steps until all starts have converged, except the last of several, which is a fresh start."""
@@ -248,26 +245,10 @@ class InducedNorm:
         return tf.gather(v, tf.math.top_k(self._ratios(v), num).indices)
 
     def _fresh_starts(self, num):
-        """Returns random starts of p-norm 1, `[num, ...]`. The kernel determines the seed.
-
-        Unit vectors of the inputs alternate with images under W' and duality of unit vectors of the outputs. If a
-        random row or column is zero, the largest one replaces it.
-        """
-        dtype = self.kernel.dtype
+        """Returns one power step from each of `num` normal vectors. The kernel determines the seed."""
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
-        seed = tf.bitcast(tf.cast(sums, tf.float32), tf.int32)
-
-        def unit_vectors(shape, seed, sums):
-            weights = tf.reshape(sums(tf.abs(self.kernel)), [-1])
-            size = math.prod(shape)
-            place = tf.random.stateless_uniform([num], seed, 0, size, tf.int32, alg="philox")
-            place = tf.where(tf.gather(weights, place) > 0.0, place, tf.argmax(weights, output_type=tf.int32))
-            return tf.reshape(tf.one_hot(place, size, dtype=dtype), [num, *shape])
-
-        v = unit_vectors(self.operator.vector_shape, seed, self.operator.column_sums)
-        of_outputs = self._rmatvec(unit_vectors(self.operator.output_shape, seed + 2, self.operator.row_sums))
-        use = _like((tf.range(num) + seed[0]) % 2 == 0, v) & (_peak(of_outputs) > 0.0)
-        return tf.where(use, dual_vector(of_outputs, dual_order(self.domain)), v)
+        seed, shape = tf.bitcast(tf.cast(sums, tf.float32), tf.int32), [num, *self.operator.vector_shape]
+        return self._power(tf.random.stateless_normal(shape, seed, dtype=self.kernel.dtype))
 
     def _power(self, v):
         """A step of the generalized power method, which never decreases ||W v||_q. It keeps v where W v is zero.

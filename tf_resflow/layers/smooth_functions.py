@@ -37,9 +37,7 @@ class SmoothFunction(abc.ABC):
         return ()
 
     def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
-        with unrecorded():
-            y, slope = self._in_one_pass(self.formula, x, *parameters, wide=True)
-        return self._with_slope(y, self._slope(slope, x, *parameters), x, *parameters)
+        return self._value_and_slope(x, *parameters)[0]
 
     def along(self, x: tf.Tensor, v: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the value and its derivative along v, which has the shape of x; differentiable once."""
@@ -59,37 +57,15 @@ class SmoothFunction(abc.ABC):
 
         Tangents are `[features, coordinates, batch or 1]`; differentiable any number of times.
         """
-        y, slope = self._value_beside_slope(x, *parameters)
-        # The batch is the last axis of both. A separate kernel computes the slopes, because XLA would compute them
-        # again for each coordinate.
+        y, slope = self._value_and_slope(x, *parameters)
         slope = tf.reshape(tf.transpose(slope), [self.num_parts, x.shape[1], 1, tf.shape(x)[0]])
-        product = self._product(slope, tangents)
-        return y, tf.reshape(product, [-1, *tangents.shape[1:2], tf.shape(x)[0]])
+        return y, tf.reshape(slope * tangents, [-1, *tangents.shape[1:2], tf.shape(x)[0]])
 
-    def _value_beside_slope(self, x, *parameters):
-        @custom_gradient
-        def operation(x, *parameters):
-            def grad(dy, dslope):
-                dx, *gradients = self._in_one_pass(self._gradients_of_both, x, dy, dslope, *parameters)
-                return dx, *gradients
-
-            return self._in_one_pass(self.formula, x, *parameters, wide=True), grad
-
-        return operation(x, *parameters)
-
-    def _product(self, slope, tangents):
-        """Multiplies slopes `[parts, features, 1, batch]` by tangents. Both gradients pass over memory once."""
-        # Chosen here, because sizes may be unknown inside the kernel, which serves all batches.
-        gradients = _gradients_of_shared_product if tangents.shape[2] == 1 else _gradients_of_product
-
-        @custom_gradient
-        def operation(slope, tangents):
-            def grad(upstream):
-                return self._in_one_pass(gradients, slope, tangents, upstream)
-
-            return self._in_one_pass(tf.multiply, slope, tangents), grad
-
-        return operation(slope, tangents)
+    def _value_and_slope(self, x, *parameters):
+        with unrecorded():
+            y, slope = self._in_one_pass(self.formula, x, *parameters, wide=True)
+        slope = self._slope(slope, x, *parameters)
+        return self._with_slope(y, slope, x, *parameters), slope
 
     def _slope(self, slope, x, *parameters):
         @custom_gradient
@@ -123,20 +99,6 @@ class SmoothFunction(abc.ABC):
     def _in_one_pass(self, f, *args, wide=False):
         return in_one_pass(f, *args, fused=self.fused, wide=wide)
 
-    def _gradients_of_both(self, x, dy, dslope, *parameters):
-        dtype = wide_dtype(x.dtype)
-        wide = (tf.cast(tensor, dtype) for tensor in (x, dy, dslope))
-        _, dx, gradients = self._slope_and_gradients(*wide, *parameters)
-        return tf.cast(dx, x.dtype), *map(tf.reduce_sum, gradients)
-
-    def _slope_and_gradients(self, x, dy, dslope, *parameters):
-        """Returns the slope, and the gradients in x and in the parameters for each element of x."""
-        y, slope = self.formula(x, *parameters)
-        dx, *second = self.slope_gradients(x, dslope, *parameters)
-        first = self.value_gradients(x, y, dy, *parameters)
-        dx += sum_of_parts(dy * slope, self.num_parts)
-        return slope, dx, [a + b for a, b in zip(first, second, strict=True)]
-
     def _times(self, upstream, slope):
         return sum_of_parts(upstream * slope, self.num_parts)
 
@@ -148,26 +110,18 @@ class SmoothFunction(abc.ABC):
         """Returns the gradients in x, in v and, per row, in the parameters, given the gradients of both results."""
         dtype = wide_dtype(x.dtype)
         x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))
-        upstream = dw_ * tf.concat([v_] * self.num_parts, -1)
-        slope, dx, gradients = self._slope_and_gradients(x_, dy_, upstream, *parameters)
+        y, slope = self.formula(x_, *parameters)
+        of_slope = self.slope_gradients(x_, dw_ * tf.concat([v_] * self.num_parts, -1), *parameters)
+        of_value = sum_of_parts(dy_ * slope, self.num_parts), *self.value_gradients(x_, y, dy_, *parameters)
+        dx, *gradients = [a + b for a, b in zip(of_value, of_slope, strict=True)]
         dv = sum_of_parts(dw_ * slope, self.num_parts)
-        rows = list(range(1, x.shape.rank))
-        sums = [tf.reduce_sum(gradient, rows) for gradient in gradients]
+        sums = [tf.reduce_sum(gradient, list(range(1, x.shape.rank))) for gradient in gradients]
         return tf.cast(dx, x.dtype), tf.cast(dv, v.dtype), *sums
 
 
 def sum_of_parts(tensor: tf.Tensor, num_parts: int) -> tf.Tensor:
     """Returns the sum of the equal parts of the last axis."""
     return tensor if num_parts == 1 else tf.add_n(tf.split(tensor, num_parts, -1))
-
-
-def _gradients_of_product(slope, tangents, upstream):
-    return tf.reduce_sum(upstream * tangents, 2, keepdims=True), tf.reduce_sum(upstream * slope, 0)
-
-
-def _gradients_of_shared_product(slope, tangents, upstream):
-    of_slope, of_tangents = _gradients_of_product(slope, tangents, upstream)
-    return of_slope, tf.reduce_sum(of_tangents, 2, keepdims=True)
 
 
 def _parameter_gradient(values, scalar):

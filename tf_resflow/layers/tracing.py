@@ -14,12 +14,12 @@ _LARGE = 2**20  # elements
 _FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed with the graph
 
 
-def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: bool = False) -> Any:
+def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
     """Returns `function(*args)`. In a graph, calls with equal keys and shapes share one traced function.
 
     Functions with equal keys must compute the same result from their arguments, which are tensors and lists of
     tensors. A function is not shared if its key is None or if it captures other tensors or variables. Shared
-    functions are not inlined, so a call adds little to the graph. With `fused`, XLA compiles the function.
+    functions are not inlined, so a call adds little to the graph.
     """
     if key is None or tf.executing_eagerly() or is_xla():
         return function(*args)
@@ -28,8 +28,7 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, fused: 
         setattr(graph, _FUNCTIONS, {})
     traced = getattr(graph, _FUNCTIONS)
     if key not in traced:
-        options = {"jit_compile": True} if fused else {"experimental_attributes": {"_noinline": True}}
-        traced[key] = tf.function(function, autograph=False, **options)
+        traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     shared = silence_retracing(traced[key])
     return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
 

@@ -6,31 +6,28 @@ The batch is the last axis, `[size, size, batch]`, so that operations on all mat
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.layers.tracing import in_one_pass, is_large
 from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
 
 MOST_ELIMINATED = 16  # largest size of matrices that are inverted only by operations that TFLite supports
 
 
-def log_abs_det(matrix: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-    """Returns log|det| of matrices I + J. If `fused`, one kernel also computes the inverse; see `in_one_pass`."""
-    if matrix.shape[0] <= MOST_ELIMINATED or (fused and is_large(matrix)) or is_xla():
-        return log_det_and_inverse(matrix, fused=fused)[0]
+def log_abs_det(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns log|det| of matrices I + J."""
+    if matrix.shape[0] <= MOST_ELIMINATED or is_xla():
+        return log_det_and_inverse(matrix)[0]
     return tf.linalg.slogdet(tf.transpose(matrix, [2, 0, 1]))[1]
 
 
-def log_det_and_inverse(matrix: tf.Tensor, *, fused: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+def log_det_and_inverse(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the result of `log_abs_det` and the inverses. Both are differentiable any number of times."""
     with unrecorded():
-        log_det, inverse = _solved(matrix, fused)
+        log_det, inverse = _solved(matrix)
     return _with_inverse(matrix, log_det, inverse), _inverse(matrix, inverse)
 
 
-def _solved(matrix, fused):
+def _solved(matrix):
     if is_xla():
         return _eliminate_in_loop(matrix)
-    if fused and is_large(matrix):
-        return in_one_pass(_eliminate_in_loop, matrix, fused=True)
     if matrix.shape[0] <= MOST_ELIMINATED:
         return _eliminate(matrix)
     rows = tf.transpose(matrix, [2, 0, 1])

@@ -402,9 +402,9 @@ class Exact(_Estimator):
     def _evaluate(self, branch, inputs, seed, odd=False):
         branch, x = bind(branch), inputs[0]
         gx, eye, jacobian = self._jacobian(branch, inputs)
-        log_det = log_abs_det(eye + jacobian, fused=branch.training)
+        log_det = log_abs_det(eye + jacobian)
         if odd:
-            log_det = log_abs_det(eye - jacobian, fused=branch.training) - log_det
+            log_det = log_abs_det(eye - jacobian) - log_det
         return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
 
     def with_gradient(self, branch: Callable, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -415,12 +415,12 @@ class Exact(_Estimator):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
                 _, eye, jacobian = self._jacobian(branch.with_parameters(parameters), [x])
-                log_det, inverse = log_det_and_inverse(eye + jacobian, fused=branch.training)
+                log_det, inverse = log_det_and_inverse(eye + jacobian)
                 log_det = tf.cast(log_det, x.dtype)
             return log_det, tape.gradient(log_det, x, unconnected_gradients="zero"), tf.cast(inverse, x.dtype)
 
         key = None if branch.key is None else ("gradient", branch.key)
-        return traced_once(key, compute, x, branch.tensors(), fused=branch.training)
+        return traced_once(key, compute, x, branch.tensors())
 
     def jacobian(self, branch: Callable, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the Jacobian of the branch, `[batch, D, D]`."""

@@ -56,13 +56,21 @@ class WeightAverage(tf.Module):
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Returns a context in which the model has the average of its weights. All weights are restored on exit."""
-        saved = [tf.identity(weight.value) for weight in self._model.weights]
+        saved = _values(self._model)
         try:
             self.apply()
             yield
         finally:
-            for weight, value in zip(self._model.weights, saved, strict=True):
-                weight.assign(value)
+            _assign(self._model, saved)
+
+
+def _values(model):
+    return [tf.identity(weight.value) for weight in model.weights]
+
+
+def _assign(model, values):
+    for weight, value in zip(model.weights, values, strict=True):
+        weight.assign(value)
 
 
 class AverageWeights(keras.callbacks.Callback):
@@ -94,13 +102,11 @@ class AverageWeights(keras.callbacks.Callback):
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1.")
         self.momentum = momentum
-        self._in_place = contextlib.ExitStack()
-        self._is_in_place = False
+        self._last: list[tf.Tensor] = []  # the last weights while the average is in place
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the average at the current weights."""
-        self._in_place.pop_all()  # the previous fit ended with the average in place
-        self._is_in_place = False
+        self._last = []  # the previous fit ended with the average in place
         self._average = WeightAverage(self.model, self.momentum)
         self._update = tf.function(self._average.update, autograph=False)
 
@@ -110,8 +116,9 @@ class AverageWeights(keras.callbacks.Callback):
 
     def put_back(self) -> None:
         """Restores the last weights if the average is in place."""
-        self._in_place.close()
-        self._is_in_place = False
+        if self._last:
+            _assign(self.model, self._last)
+            self._last = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Restores the last weights."""
@@ -119,9 +126,9 @@ class AverageWeights(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Puts the average in place."""
-        if not self._is_in_place:
-            self._in_place.enter_context(self._average.in_place())
-            self._is_in_place = True
+        if not self._last:
+            self._last = _values(self.model)
+            self._average.apply()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Puts the average in place, even without validation."""

@@ -237,7 +237,7 @@ class FlowModel(KerasTraining):
         """Initializes the ActNorms from a batch of data, and updates the norms of the layers."""
         x = self.prepare(batch, stateless_seed(seed))
         arguments = self.condition.arguments(condition, len(x))
-        layers.update_norms(self)
+        layers.update_norms(self, num_fresh=0)
         bijectors.initialize(self.flow, x, seed, **arguments)
 
 

@@ -27,16 +27,17 @@ class Adam(keras.optimizers.Adam):
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """Computes the numbers that all variables share once, and passes them as the learning rate."""
         step, rate = tf.cast(self.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
-        unbiased = rate * tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        beta_1, beta_2, epsilon = float(self.beta_1), float(self.beta_2), float(self.epsilon)
+        unbiased = rate * tf.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
         decay = rate * tf.cast(0.0 if self.weight_decay is None else self.weight_decay, tf.float64)
-        constants = 0.0, self.beta_1, self.beta_2, self.epsilon, _MOMENTUM
+        constants = 0.0, beta_1, beta_2, epsilon, _MOMENTUM
         numbers = *(tf.cast(value, tf.float32) for value in (rate, unbiased, decay)), *map(tf.constant, constants)
         super()._backend_update_step(grads, trainable_variables, numbers)
 
     def _apply_weight_decay(self, variables):
         """Does nothing, because `update_step` applies it."""
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
         """Updates one variable, given the numbers of `_backend_update_step`."""
         rate, unbiased, decay, *constants = (tf.cast(number, variable.dtype) for number in learning_rate)
         if self.weight_decay is not None and self._use_weight_decay(variable):

@@ -41,7 +41,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
     norm = tf.linalg.global_norm(gradients) * _num_replicas(loss.dtype)
     orders = _orders(model.flow)
     with _only_if_finite(model, loss, norm):
-        model.optimizer.apply(_shared_equally(gradients), model.trainable_variables)
+        model.optimizer.apply(shared_equally(gradients), model.trainable_variables)
         layers.update_norms(model)
     return {**means, "gradient_norm": norm, **orders}
 
@@ -68,6 +68,15 @@ def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike |
     return {**losses, objective: tf.reshape(tf.cast(weights, loss.dtype), tf.shape(loss)) * loss}
 
 
+def shared_equally(gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Returns 1/n of the gradients summed over n replicas, so that clipping is the same on each."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return gradients
+    present = [gradient for gradient in gradients if gradient is not None]
+    means = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, present))
+    return [None if gradient is None else next(means) for gradient in gradients]
+
+
 def _mean(values):
     return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
 
@@ -78,15 +87,6 @@ def _share(values):
         return 1.0
     num = tf.cast(tf.size(values), values.dtype)
     return num / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, num)
-
-
-def _shared_equally(gradients):
-    """Returns 1/n of the gradients summed over n replicas, so that clipping is the same on each."""
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return gradients
-    present = [gradient for gradient in gradients if gradient is not None]
-    means = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, present))
-    return [None if gradient is None else next(means) for gradient in gradients]
 
 
 def _num_replicas(dtype):

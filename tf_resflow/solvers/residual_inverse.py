@@ -97,7 +97,7 @@ def _eliminated(branch, inputs, sign, upstream):
     _, jacobian = branch.jacobian([tf.ensure_shape(x, branch.program.inputs[0][0]), *conditions])
     jacobian = tf.cast(jacobian, upstream.dtype)
     eye = tf.eye(jacobian.shape[0], dtype=jacobian.dtype)[..., tf.newaxis]
-    inverse = log_det_and_inverse(eye + sign * jacobian, fused=branch.training)[1]
+    inverse = log_det_and_inverse(eye + sign * jacobian)[1]
     return tf.transpose(tf.reduce_sum(inverse * tf.transpose(upstream)[:, tf.newaxis], 0))
 
 
