@@ -74,21 +74,19 @@ class EstimatorNoise:
 
     def __call__(self, x: TensorLike, seed: int, *, condition: TensorLike | None = None) -> Noise:
         """Measures the noise on data `[batch, *event_shape]`; `condition` is as for `FlowModel.log_prob`."""
+        arguments = self._model.condition.arguments(condition, len(x))
         stride = self._draws + 1
         starts = range(0, self._dequantizations * stride, stride)
-        draws = [(start, start + draw) for start in starts for draw in range(1, stride)]
-        arguments = self._model.condition.arguments(condition, len(x))
-        values = [self._log_probs(x, arguments, seed, *draw) for draw in track(draws, "noise of the estimator")]
-        log_probs = np.array(values, np.float64).reshape(self._dequantizations, self._draws, -1)
+        values = []
+        for start in track(starts, "noise of the estimator"):
+            drawn = {"seed": tf.constant([seed, start], tf.int32), "log_det_estimator": self._noise_log_det_estimator}
+            z, log_q = self._model.data_space.dequantize(x, **drawn)
+            for draw in range(start + 1, start + stride):
+                log_density = self._log_prob(z, arguments, tf.constant([seed, draw], tf.int32))
+                values.append(np.float64(log_density) - np.float64(log_q))
+        log_probs = np.reshape(values, [self._dequantizations, self._draws, -1])
         noise = nested_noise(self._model.data_space.to_loss(log_probs))
         return noise if self._model.data_space.is_dequantized else noise._replace(dequantization_std=0.0)
-
-    def _log_probs(self, x, arguments, seed, dequantization, draw):
-        """Returns one log-likelihood estimate per example, given the indices of the two draws."""
-        space, drawn = self._model.data_space, tf.constant([seed, dequantization], tf.int32)
-        z, log_q = space.dequantize(x, drawn, log_det_estimator=self._noise_log_det_estimator)
-        log_density = self._log_prob(z, arguments, tf.constant([seed, draw], tf.int32))
-        return np.float64(log_density) - np.float64(log_q)
 
 
 def nested_noise(estimates: np.ndarray) -> Noise:

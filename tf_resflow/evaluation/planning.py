@@ -412,7 +412,7 @@ def bytes_per_row(block: bijectors.ResidualBlock) -> int:
     shapes = [block.event_shape, *([block.condition_shape] if block.has_condition else [])]
     specs = [tf.TensorSpec([None, *(size or 1 for size in shape)], block.dtype) for shape in shapes]
     inputs = specs if block.has_condition else specs[0]
-    traced = tf.function(block.branch, autograph=False).get_concrete_function(inputs)
+    traced = tf.function(bind(block.branch), autograph=False).get_concrete_function(inputs)
     values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
     rows = [value for value in values if value.shape.rank and value.shape[0] is None]
     return sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)

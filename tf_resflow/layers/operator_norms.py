@@ -19,8 +19,8 @@ from tf_resflow.private_api import custom_gradient
 Order: TypeAlias = "float | tf.Tensor"
 
 _SMALL = 64  # number of inputs or outputs up to which matrices are stacked, and decomposed in eager mode
-_STALE = 1e-2  # v is stale if a power step changes it by more (relative)
-_CATCH_UP = (1e-3, 60, 32)  # tolerance, maximum power steps, and fresh starts for orders other than 2
+_STALE = 1e-2  # for orders other than 2, v is stale if a power step changes it by more (relative)
+_CATCH_UP = (3e-3, 60, 32)  # tolerance, maximum power steps, and fresh starts for orders other than 2
 _FRESH = (1e-2, 60)  # tolerance and maximum power steps of fresh starts, before the best ones continue
 _TILT = 1e-3  # length of the vector that is added to v before an update, relative to v
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
@@ -102,12 +102,12 @@ class InducedNorm:
         return self._traced_once(InducedNorm._search, v, tolerance, max_iterations, num_fresh)
 
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
-        """Returns v if a power step would change its best start by less than 1 %, and a new maximizer otherwise."""
-        if not tf.executing_eagerly():
-            return self._traced_once(InducedNorm._catch_up, v)
-        if self._over_peak()._is_fresh(v, _STALE):
-            return v
-        return self.maximizer(v, *_CATCH_UP)[0]
+        """Returns vectors that fit the kernel, from stored ones, which may belong to an earlier kernel.
+
+        For 2 -> 2, power steps follow v until it changes by less than 0.3 %. For other orders, v is returned if a
+        step changes its best start by less than 1 %, and new maximizers otherwise.
+        """
+        return self._traced_once(InducedNorm._catch_up, v)
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
         """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise."""
@@ -208,7 +208,7 @@ class InducedNorm:
         def search():
             return self._search(v, *_CATCH_UP)[0]
 
-        return tf.cond(self._is_fresh(v, _STALE), lambda: v, search)
+        return search() if self._is_euclidean else tf.cond(self._is_fresh(v, _STALE), lambda: v, search)
 
     def _is_fresh(self, v, tolerance):
         first = v if self._is_euclidean else v[:1]
