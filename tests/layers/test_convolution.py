@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow.layers import tracing
 from tf_resflow.layers.convolution import convolution
 
 SHAPES = {
@@ -19,7 +18,6 @@ SHAPES = {
     "one tap": ((2, 5, 6, 9), (1, 1, 9, 2)),
 }
 PRODUCTS = "few outputs", "one tap"
-FUSED = "few outputs", "few inputs", "a kernel larger than the image"
 native = functools.partial(tf.nn.conv2d, strides=1, padding="SAME")
 
 
@@ -41,20 +39,10 @@ def derivatives(conv, x, kernel):
     return [y, *gradients, *outer.gradient(second, [x, kernel])]
 
 
-@pytest.fixture(autouse=True)
-def all_large(monkeypatch):
-    """Makes every tensor large enough for an XLA kernel."""
-    monkeypatch.setattr(tracing, "_LARGE", 0)
-
-
-@pytest.mark.parametrize(
-    ("case", "fused"), [*((case, False) for case in SHAPES), *((case, True) for case in FUSED)]
-)
-def test_value_and_two_derivatives(case, fused):
-    """Runs eagerly, or in a graph with fused kernels."""
+@pytest.mark.parametrize("case", SHAPES)
+def test_value_and_two_derivatives(case):
     x, kernel = operands(case)
-    compute = tf.function(derivatives, autograph=False) if fused else derivatives
-    results = compute(functools.partial(convolution, fused=fused), x, kernel)
+    results = derivatives(convolution, x, kernel)
     for ours, expected in zip(results, derivatives(native, x, kernel), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
 
@@ -82,10 +70,8 @@ def test_to_few_channels_and_of_one_tap_it_is_a_product(monkeypatch):
     assert not is_a_product("few outputs", tf.float32)
 
 
-@pytest.mark.parametrize(
-    ("case", "fused"), [("few outputs", False), ("few outputs", True), ("few inputs", True), ("one tap", False)]
-)
-def test_in_bfloat16_it_is_rounded_twice_at_most(case, fused):
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_in_bfloat16_it_is_rounded_twice_at_most(case):
     """One rounding changes a result by 0.0017 of its norm on average."""
     x, kernel = operands(case, tf.bfloat16)
 
@@ -97,7 +83,6 @@ def test_in_bfloat16_it_is_rounded_twice_at_most(case, fused):
         upstream = tf.cast(tf.cast(tf.random.stateless_normal(y.shape, [0, 1]), tf.bfloat16), dtype)
         return [tf.cast(tensor, tf.float64) for tensor in (y, *tape.gradient(y, [x_, kernel_], upstream))]
 
-    run = tf.function(value_and_gradients, autograph=False) if fused else value_and_gradients
-    results = run(functools.partial(convolution, fused=fused), tf.bfloat16)
+    results = value_and_gradients(convolution, tf.bfloat16)
     for ours, expected in zip(results, value_and_gradients(native, tf.float64), strict=True):
         assert 0 < tf.norm(ours - expected) < 2 * 0.0017 * tf.norm(expected)

@@ -79,8 +79,8 @@ class EstimatorNoise:
         starts = range(0, self._dequantizations * stride, stride)
         values = []
         for start in track(starts, "noise of the estimator"):
-            drawn = {"seed": tf.constant([seed, start], tf.int32), "log_det_estimator": self._noise_log_det_estimator}
-            z, log_q = self._model.data_space.dequantize(x, **drawn)
+            options = {"log_det_estimator": self._noise_log_det_estimator}
+            z, log_q = self._model.data_space.dequantize(x, tf.constant([seed, start], tf.int32), **options)
             for draw in range(start + 1, start + stride):
                 log_density = self._log_prob(z, arguments, tf.constant([seed, draw], tf.int32))
                 values.append(np.float64(log_density) - np.float64(log_q))

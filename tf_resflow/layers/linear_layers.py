@@ -155,4 +155,4 @@ class _LipschitzDenseRule(LipschitzRule):
 @register_rule(LipschitzConv2D)
 class _LipschitzConv2DRule(LipschitzRule):
     def operation(self, layer, site):
-        return ConvolutionOperation(site.dtype, layer.image_size, site.fused)
+        return ConvolutionOperation(site.dtype, layer.image_size)

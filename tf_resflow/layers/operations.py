@@ -101,11 +101,10 @@ class ConvolutionOperation(_LinearOperation):
     """A convolution with stride 1 and zero padding, for images up to the size for which its norm is known."""
 
     image_size: tuple[int, int]
-    fused: bool = False
 
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
-        return convolution(self._checked(x), kernel, *bias, fused=self.fused)
+        return convolution(self._checked(x), kernel, *bias)
 
     def _checked(self, x):
         sizes = tuple(x.shape[1:3])
