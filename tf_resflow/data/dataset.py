@@ -265,9 +265,9 @@ class Dataset(DataInfo):
         """Decodes a batch of encoded examples from memory."""
         if self.decode is None or self.stream is not None:
             return examples
-        kinds = [tf.TensorSpec(self.event_shape, tf.uint8), tf.TensorSpec([], tf.int32)]
-        kinds = tuple(kinds if self.num_classes is not None else kinds[:1])
-        return tf.map_fn(self.decode, *examples, fn_output_signature=kinds)
+        image, label = tf.TensorSpec(self.event_shape, tf.uint8), tf.TensorSpec([], tf.int32)
+        signature = (image,) if self.num_classes is None else (image, label)
+        return tf.map_fn(self.decode, *examples, fn_output_signature=signature)
 
     def _decoded(self, encoded):
         return encoded.map(self.decode, num_parallel_calls=tf.data.AUTOTUNE) if self.decode else encoded

@@ -1,5 +1,6 @@
 """Activations with a known Lipschitz constant."""
 
+import dataclasses
 from typing import ClassVar
 
 import keras
@@ -19,10 +20,10 @@ class _Activation(RuledLayer):
 
 
 class _SmoothActivation(_Activation):
-    functions: tuple[SmoothFunction, SmoothFunction]  # not fused, and fused
+    function: SmoothFunction
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        num_parts = self.functions[0].num_parts
+        num_parts = self.function.num_parts
         return input_shape if num_parts == 1 else (*input_shape[:-1], num_parts * input_shape[-1])
 
 
@@ -120,7 +121,7 @@ class LipSwish(_Swish):
       Chen et al., "Residual Flows" (2019), section 3.3.
     """
 
-    functions = _SwishFunction(), _SwishFunction(fused=True)
+    function = _SwishFunction()
 
 
 class CLipSwish(_Swish):
@@ -134,7 +135,7 @@ class CLipSwish(_Swish):
     """
 
     lipschitz_order = 2.0
-    functions = _ConcatenatedSwishFunction(), _ConcatenatedSwishFunction(fused=True)
+    function = _ConcatenatedSwishFunction()
 
 
 class CPila(_SmoothActivation):
@@ -149,7 +150,7 @@ class CPila(_SmoothActivation):
     """
 
     lipschitz_order = 2.0
-    functions = _ConcatenatedPilaFunction(), _ConcatenatedPilaFunction(fused=True)
+    function = _ConcatenatedPilaFunction()
 
 
 class MaxMin(_Activation):
@@ -178,7 +179,7 @@ class LipschitzCube(_Activation):
 @register_rule(CPila)
 class _SmoothRule(LayerRule):
     def operation(self, layer, site):
-        return SmoothOperation(site.dtype, layer.functions[site.fused])
+        return SmoothOperation(site.dtype, dataclasses.replace(layer.function, fused=site.fused))
 
 
 @register_rule(LipSwish, CLipSwish)

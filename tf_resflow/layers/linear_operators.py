@@ -54,14 +54,13 @@ class _Operator:
         """Returns W' u for each start u."""
         raise NotImplementedError
 
-    def dense(self, kernel: tf.Tensor) -> np.ndarray:
-        """Returns the matrix of v -> W v, `[inputs, outputs]`, in float64."""
-        kernel = tf.cast(kernel, tf.float64)
-        if self.num_inputs <= self.num_outputs:
-            unit = np.eye(int(self.num_inputs)).reshape(-1, *self.vector_shape)
-            return self.matvec(kernel, unit).numpy().reshape(len(unit), -1)
-        unit = np.eye(int(self.num_outputs)).reshape(-1, *self.output_shape)
-        return self.rmatvec(kernel, unit).numpy().reshape(len(unit), -1).T
+    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
+        """Returns W W' or W'W, whichever is smaller, `[n, n]`."""
+        of_outputs = self.num_outputs < self.num_inputs
+        shape, size = self.output_shape if of_outputs else self.vector_shape, int(self.smaller_side)
+        unit = tf.reshape(tf.eye(size, dtype=kernel.dtype), [size, *shape])
+        first, second = (self.rmatvec, self.matvec) if of_outputs else (self.matvec, self.rmatvec)
+        return tf.reshape(second(kernel, first(kernel, unit)), [size, size])
 
 
 class MatrixOperator(_Operator):
@@ -91,11 +90,6 @@ class MatrixOperator(_Operator):
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the sum of each input's weights, in the shape of an input (with a leading axis for images)."""
         return tf.reduce_sum(kernel, 1)
-
-    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Returns W W' or W'W, whichever is smaller, `[n, n]`."""
-        of_outputs = self.num_outputs <= self.num_inputs
-        return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is at least ||W||_2^2."""
@@ -153,29 +147,10 @@ class ConvolutionOperator(_Operator):
             return _root_of_largest(tf.linalg.eigvalsh(gram))
         return tf.constant(math.sqrt(eigenvalue_bound(gram.numpy())), tf.float64)
 
-    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Returns W W' or W'W, `[n, n]` with n = height width min(inputs, outputs).
-
-        Let K_a be the matrix of tap a, and S_a the shift of the image by a, filled with zeros. Then W is sum_a S_a
-        (x) K_a, and W W' is sum_ab S_a S_b' (x) K_a K_b'. The shifts of rows and of columns are independent.
-        """
-        kernel_height, kernel_width, inputs, outputs = kernel.shape
-        if inputs < outputs:  # W'W: the transposed convolution has mirrored taps
-            kernel = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-        height, width = self.image_size
-        rows = tf.constant(_shift_products(height, kernel_height), kernel.dtype)
-        columns = tf.constant(_shift_products(width, kernel_width), kernel.dtype)
-        taps = tf.einsum("abio,cdip->abcdop", kernel, kernel)
-        gram = tf.einsum("acij,abcdop->bdijop", rows, taps)
-        gram = tf.einsum("bdkl,bdijop->ikojlp", columns, gram)
-        size = height * width * min(inputs, outputs)
-        return tf.reshape(gram, [size, size])
-
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns `gram` up to 64 dimensions, and above `[frequencies, n, n]` with n = min(inputs, outputs)."""
         kernel = self.live(kernel)
-        small = min(self.num_inputs, self.num_outputs) <= _MAX_GRAM_BLOCK
-        return self.gram(kernel) if small else self._gram_of_symbols(kernel)
+        return self.gram(kernel) if self.smaller_side <= _MAX_GRAM_BLOCK else self._gram_of_symbols(kernel)
 
     def _gram_of_symbols(self, kernel):
         """Returns sum_ab e^(-i <w, a - b>) K_a K_b' at half of the frequencies w of the `_torus`."""
@@ -220,12 +195,6 @@ class ConvolutionOperator(_Operator):
 
 
 LinearOperator: TypeAlias = MatrixOperator | ConvolutionOperator
-
-
-def _shift_products(length, num_taps):
-    """Returns S_a S_b' for each pair of taps on a line of pixels, `[taps, taps, length, length]`."""
-    shifts = np.stack([np.eye(length, k=tap - num_taps // 2) for tap in range(num_taps)])
-    return np.einsum("aik,cjk->acij", shifts, shifts)
 
 
 def _root_of_largest(eigenvalues):

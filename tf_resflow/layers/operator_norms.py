@@ -104,8 +104,8 @@ class InducedNorm:
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
         """Returns vectors that fit the kernel, from stored ones, which may belong to an earlier kernel.
 
-        For 2 -> 2, power steps follow v until it changes by less than 0.3 %. For other orders, v is returned if a
-        step changes its best start by less than 1 %, and new maximizers otherwise.
+        For 2 -> 2, v takes power steps until another one would change it by less than 0.3 %. For other orders, v is
+        returned if a step would change its best start by less than 1 %, and new maximizers otherwise.
         """
         return self._traced_once(InducedNorm._catch_up, v)
 
@@ -208,21 +208,26 @@ class InducedNorm:
         def search():
             return self._search(v, *_CATCH_UP)[0]
 
-        return search() if self._is_euclidean else tf.cond(self._is_fresh(v, _STALE), lambda: v, search)
+        if self._is_euclidean:
+            return self._iterate(v, *_CATCH_UP[:2], keep=True)[0]
+        return tf.cond(self._is_fresh(v, _STALE), lambda: v, search)
 
     def _is_fresh(self, v, tolerance):
         first = v if self._is_euclidean else v[:1]
         new = self._power(first)
-        is_stretched = _lengths(self._matvec(first)) > 0.0
-        return tf.reduce_all((_lengths(new - first) <= tolerance * _lengths(new)) & is_stretched)
+        return tf.reduce_all(_lengths(new - first) <= tolerance * _lengths(new))
 
-    def _iterate(self, v, tolerance, max_iterations):
-        """Takes power steps until all starts have converged, except the last of several, which is a fresh start."""
+    def _iterate(self, v, tolerance, max_iterations, keep=False):
+        """Takes power steps until all starts have converged, except the last of several, which is a fresh start.
+
+        With `keep`, the last step of each start is not taken, so that a vector that fits its kernel stays.
+        """
         judged = v.shape[0] if self._is_euclidean else max(1, v.shape[0] - 1)
 
         def body(count, v, _):
             new = self._power(v)
             changes, lengths = _lengths(new - v), 1.0 if self._is_euclidean else _lengths(new)
+            new = tf.where(changes > tolerance, new, v) if keep else new
             changes = changes / lengths if judged == v.shape[0] else (changes / lengths)[:judged]
             return count + 1, new, tf.reduce_max(changes)
 
@@ -251,7 +256,7 @@ class InducedNorm:
         return self._power(tf.random.stateless_normal(shape, seed, dtype=self.kernel.dtype))
 
     def _power(self, v):
-        """A step of the generalized power method, which never decreases ||W v||_q. It keeps v where W v is zero.
+        """A step of the generalized power method, which never decreases ||W v||_q. If W v is zero, it shifts v.
 
             u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
 
@@ -262,9 +267,9 @@ class InducedNorm:
         if self._is_euclidean:
             new = self._rmatvec(image)
             lengths = _lengths(new)
-            return tf.where(lengths > 0.0, new / lengths, v)
+            return tf.where(lengths > 0.0, new / lengths, tf.roll(v, 1, -1))
         new = dual_vector(self._rmatvec(dual_vector(image, self.codomain)), dual_order(self.domain))
-        return tf.where(_peak(new) > 0.0, new, v)
+        return tf.where(_peak(new) > 0.0, new, tf.roll(v, 1, -1))
 
     def _singular_vectors(self, v, tolerance):
         """Returns the leading right singular vector of each kernel, or v if the kernel is zero or not finite."""
@@ -279,7 +284,10 @@ class InducedNorm:
             return tf.reshape(v, [-1])
         operator, kernel = self.operator, kernel / peak
         if operator.smaller_side <= _SMALL:
-            return np.linalg.svd(operator.dense(kernel), full_matrices=False)[0][:, 0]
+            z = np.linalg.eigh(operator.gram(tf.cast(kernel, tf.float64)))[1][:, -1:].T
+            if operator.num_outputs < operator.num_inputs:
+                z = operator.rmatvec(tf.cast(kernel, tf.float64), z.reshape(1, *operator.output_shape)).numpy()
+            return z.ravel() / np.linalg.norm(z)
 
         def gram(z):
             z = tf.constant(z.reshape(v.shape), v.dtype)
