@@ -37,7 +37,7 @@ def update_norms(
     """Updates the norm of every Lipschitz layer. Call it once after each change of the kernels.
 
     The flow does not depend on these updates, because each call of a layer checks its norm. After an update, a call
-    of a layer with more than 64 dimensions does not have to iterate. With TFP's trainers, use it in `trace_fn`:
+    does not have to iterate. With TFP's trainers, use it in `trace_fn`:
 
     ```python
     import keras
