@@ -188,12 +188,13 @@ def test_norms_of_all_layers_follow_a_training():
     optimizer = models.Muon(1.4e-2)
     optimizer.build(network.trainable_variables)
     x, y = np.random.default_rng(0).normal(size=[2, 16, 72]).astype("float32")
+    images = tf.constant(x.reshape(16, 4, 6, 3))
 
     @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             bound = layers.program.bind(network, training=True)
-            loss = tf.reduce_mean((bound(x.reshape(16, 4, 6, 3)) - 3.0 * y[:, :5]) ** 2)
+            loss = tf.reduce_mean((bound(images) - 3.0 * y[:, :5]) ** 2)
         weights = [weight.value for weight in network.trainable_variables]
         optimizer.apply(tape.gradient(loss, weights), network.trainable_variables)
         layers.update_norms(network)

@@ -23,6 +23,7 @@ _STALE = 1e-2  # for orders other than 2, v is stale if a power step changes it 
 _CATCH_UP = (3e-3, 60, 32)  # tolerance, maximum power steps, and fresh starts for orders other than 2
 _FRESH = (1e-2, 60)  # tolerance and maximum power steps of fresh starts, before the best ones continue
 _TILT = 1e-3  # length of the vector that is added to v before an update, relative to v
+_MOMENTUM = 0.475  # optimal if the second eigenvalue of W'W is 0.95 of the first
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
 
 
@@ -214,7 +215,7 @@ class InducedNorm:
 
     def _is_fresh(self, v, tolerance):
         first = v if self._is_euclidean else v[:1]
-        new = self._power(first)
+        new, _ = self._power(first, tf.zeros_like(first))
         return tf.reduce_all(_lengths(new - first) <= tolerance * _lengths(new))
 
     def _iterate(self, v, tolerance, max_iterations, keep=False):
@@ -224,17 +225,20 @@ class InducedNorm:
         """
         judged = v.shape[0] if self._is_euclidean else max(1, v.shape[0] - 1)
 
-        def body(count, v, _):
-            new = self._power(v)
+        def body(count, v, previous, _):
+            new, before = self._power(v, previous)
             changes, lengths = _lengths(new - v), 1.0 if self._is_euclidean else _lengths(new)
-            new = tf.where(changes > tolerance, new, v) if keep else new
+            if keep:
+                is_moving = changes > tolerance
+                new, before = tf.where(is_moving, new, v), tf.where(is_moving, before, previous)
             changes = changes / lengths if judged == v.shape[0] else (changes / lengths)[:judged]
-            return count + 1, new, tf.reduce_max(changes)
+            return count + 1, new, before, tf.reduce_max(changes)
 
-        def unfinished(count, v, change):
+        def unfinished(count, v, previous, change):
             return (change > tolerance) & (count < max_iterations)
 
-        count, v, _ = tf.while_loop(unfinished, body, (tf.constant(0), v, tf.constant(math.inf, v.dtype)))
+        start = tf.constant(0), v, tf.zeros_like(v), tf.constant(math.inf, v.dtype)
+        count, v, *_ = tf.while_loop(unfinished, body, start)
         return v, count
 
     def _matvec(self, v):
@@ -253,23 +257,29 @@ class InducedNorm:
         """Returns one power step from each of `num` normal vectors. The kernel determines the seed."""
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
         seed, shape = tf.bitcast(tf.cast(sums, tf.float32), tf.int32), [num, *self.operator.vector_shape]
-        return self._power(tf.random.stateless_normal(shape, seed, dtype=self.kernel.dtype))
+        v = tf.random.stateless_normal(shape, seed, dtype=self.kernel.dtype)
+        return self._power(v, tf.zeros_like(v))[0]
 
-    def _power(self, v):
+    def _power(self, v, previous):
         """A step of the generalized power method, which never decreases ||W v||_q. If W v is zero, it shifts v.
 
             u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
 
+        For 2 -> 2, it has momentum, which separates close singular values sooner:
+        v <- W'W v - (m ||W'W v||)^2 v_before, with v_before scaled like v. Returns the new v and v_before.
+
         References:
           Boyd, "The power method for l^p norms", Linear Algebra Appl. 9 (1974).
+          Xu et al., "Accelerated stochastic power iteration" (2018).
         """
         image = self._matvec(v)
         if self._is_euclidean:
             new = self._rmatvec(image)
+            new -= (_MOMENTUM * _lengths(new)) ** 2 * previous
             lengths = _lengths(new)
-            return tf.where(lengths > 0.0, new / lengths, tf.roll(v, 1, -1))
+            return tf.where(lengths > 0.0, new / lengths, tf.roll(v, 1, -1)), tf.math.divide_no_nan(v, lengths)
         new = dual_vector(self._rmatvec(dual_vector(image, self.codomain)), dual_order(self.domain))
-        return tf.where(_peak(new) > 0.0, new, tf.roll(v, 1, -1))
+        return tf.where(_peak(new) > 0.0, new, tf.roll(v, 1, -1)), previous
 
     def _singular_vectors(self, v, tolerance):
         """Returns the leading right singular vector of each kernel, or v if the kernel is zero or not finite."""
