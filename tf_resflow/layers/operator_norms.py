@@ -289,8 +289,8 @@ class InducedNorm:
         return tf.cast(tf.reshape(tf.stack(found), v.shape), v.dtype)
 
     def _singular_vector(self, kernel, v, tolerance):
-        peak = tf.reduce_max(tf.abs(kernel))
-        if not 0.0 < peak < math.inf:
+        peak = np.abs(kernel).max()
+        if not np.isfinite(kernel).all() or peak == 0.0:
             return tf.reshape(v, [-1])
         operator, kernel = self.operator, kernel / peak
         if operator.smaller_side <= _SMALL:
