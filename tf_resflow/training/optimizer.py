@@ -42,7 +42,7 @@ def make_optimizer(config: Any, variables: Sequence[keras.Variable]) -> keras.Op
     optimizer = kind(
         learning_rate_schedule(config),
         beta_2=config.beta_2,
-        weight_decay=None if config.optimizer == "adam" else config.weight_decay or None,
+        weight_decay=config.weight_decay or None,
         global_clipnorm=config.global_clipnorm / replicas or None,
     )
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not v.name.endswith("kernel")])
