@@ -42,8 +42,8 @@ class LipschitzLayer(RuledLayer):
         use_bias: bool = True,
         kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
-        tolerance: float = 3e-3,
-        max_iterations: int = 24,
+        tolerance: float = 1e-2,
+        max_iterations: int = 12,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
