@@ -37,7 +37,7 @@ def learned():
 
 @pytest.fixture
 def estimates(monkeypatch):
-    """Records the norms by which kernels are scaled during the test."""
+    """Records each norm that scales kernels during the test."""
     calls, scaled = [], InducedNorm.scaled
     monkeypatch.setattr(InducedNorm, "scaled", lambda norm, *args: calls.append(norm) or scaled(norm, *args))
     return calls

@@ -18,7 +18,7 @@ from tf_resflow.private_api import custom_gradient
 
 Order: TypeAlias = "float | tf.Tensor"
 
-_SMALL = 64  # number of inputs or outputs up to which matrices are stacked, and decomposed in eager mode
+_SMALL = 64  # matrices with at most this many inputs or outputs are stacked, and decomposed in eager mode
 _STALE = 1e-2  # for orders other than 2, v is stale if a power step changes it by more (relative)
 _CATCH_UP = (3e-3, 60, 32)  # tolerance, maximum power steps, and fresh starts for orders other than 2
 _FRESH = (1e-2, 60)  # tolerance and maximum power steps of fresh starts, before the best ones continue

@@ -63,8 +63,8 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         infinite loss or gradient does not raise an error. No variable changes, but `fit` continues and reports NaN
         as the loss of the epoch. `keras.callbacks.TerminateOnNaN` stops it.
 
-        `tf_resflow.models.Adam` and `tf_resflow.models.Muon` add a third of the operations of Keras's Adam to the
-        graph, so training starts sooner. To average the weights, pass a `tf_resflow.models.AverageWeights` to
+        `tf_resflow.models.Adam` adds less than a fifth of the operations of Keras's Adam to the graph, so training
+        starts sooner. To average the weights, pass a `tf_resflow.models.AverageWeights` to
         `fit`.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
