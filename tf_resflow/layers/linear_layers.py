@@ -56,8 +56,8 @@ class LipschitzDense(LipschitzLayer):
         and q of the norms of inputs and outputs (2 by default, each in [1, inf] or a `LearnedOrder`);
         `normalization`, "induced", or "schatten" for an upper bound of the norm 2 -> 2; `use_bias`;
         `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
-        relative change of v at which an update of the norm stops (1e-2); and `max_iterations`, the maximum number
-        of power steps in an update (12).
+        relative change of v by a power step at which an update of the norm stops (1e-3); and `max_iterations`, the
+        maximum number of steps in an update (12).
 
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).

@@ -150,48 +150,45 @@ class ConvolutionOperator(_Operator):
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns `gram` up to 64 dimensions, and above `[frequencies, n, n]` with n = min(inputs, outputs)."""
         kernel = self.live(kernel)
-        return self.gram(kernel) if self.smaller_side <= _MAX_GRAM_BLOCK else self._gram_of_symbols(kernel)
-
-    def _gram_of_symbols(self, kernel):
-        """Returns sum_ab e^(-i <w, a - b>) K_a K_b' at half of the frequencies w of the `_torus`."""
-        if kernel.shape[2] > kernel.shape[3]:
-            kernel = tf.transpose(kernel, [0, 1, 3, 2])
-        (rows, columns), (height, width, size, _) = self._torus(kernel), kernel.shape
-        i, j, a, b = np.meshgrid(*map(np.arange, (rows, columns // 2 + 1, height, width)), indexing="ij")
-        angles = 2.0 * np.pi * np.reshape(i * a / rows + j * b / columns, [-1, height * width])
-        angles = tf.constant(angles, kernel.dtype)
-        angles = tf.reshape(angles[:, :, tf.newaxis] - angles[:, tf.newaxis], [angles.shape[0], -1])
-        products = tf.einsum("abio,cdjo->abcdij", kernel, kernel)  # K_a K_b'
-        products = tf.reshape(products, [-1, size * size])
-        blocks = tf.complex(tf.cos(angles) @ products, tf.sin(angles) @ products)
-        return tf.reshape(blocks, [-1, size, size])
+        if self.smaller_side <= _MAX_GRAM_BLOCK:
+            return self.gram(kernel)
+        return self._gram_of_symbols(kernel, np.arange(self._torus(kernel)[0]))
 
     def _torus(self, kernel):
         """Returns the smallest periods at which no tap wraps around from one pixel of the image to another."""
         return [pixels + taps // 2 for pixels, taps in zip(self.image_size, kernel.shape[:2], strict=True)]
 
-    def _fourier_bound(self, kernel):
-        """Returns an upper bound of ||W||_2 from the Fourier symbols of a periodic convolution.
+    def _gram_of_symbols(self, kernel, rows):
+        """Returns the Gram matrices of the Fourier symbols of a periodic convolution on the `_torus`.
 
-        The zero-padded convolution is a compression of the periodic convolution on the `_torus`. The norm of the
-        periodic convolution is the largest norm of its symbols. One of each two conjugate frequencies is enough.
+        The zero-padded convolution is a compression of the periodic one, whose norm is the largest norm of its
+        symbols. At the frequency w, sum_ab e^(-i <w, a - b>) K_a K_b' is a Gram matrix. The result has the
+        frequencies of the given rows, one of each two conjugate ones.
 
         References:
           Sedghi, Gupta and Long, "The singular values of convolutional layers" (2019).
         """
-        rows, columns = self._torus(kernel)
-        taps = tf.signal.rfft(tf.transpose(kernel, [0, 2, 3, 1]), [columns])
-        wide = kernel.shape[3] > kernel.shape[2]
+        if kernel.shape[2] > kernel.shape[3]:
+            kernel = tf.transpose(kernel, [0, 1, 3, 2])
+        (height, width), size = self._torus(kernel), kernel.shape[2]
+        a, b = np.divmod(np.arange(kernel.shape[0] * kernel.shape[1]), kernel.shape[1])
+        columns = np.reshape(np.arange(width // 2 + 1), [-1, 1])
+        turns = tf.cast(tf.reshape(rows, [-1, 1, 1]), tf.float64) * (a / height) + columns * (b / width)
+        turns = tf.reshape(turns[..., tf.newaxis] - turns[..., tf.newaxis, :], [-1, len(a) ** 2])
+        angles = tf.cast(2.0 * math.pi * turns, kernel.dtype)
+        products = tf.einsum("abio,cdjo->abcdij", kernel, kernel)  # K_a K_b'
+        products = tf.reshape(products, [-1, size * size])
+        blocks = tf.complex(tf.cos(angles) @ products, tf.sin(angles) @ products)
+        return tf.reshape(blocks, [-1, size, size])
+
+    def _fourier_bound(self, kernel):
+        """Returns an upper bound of ||W||_2, the largest norm of the Fourier symbols."""
 
         def largest_eigenvalue(row):
-            turns = tf.range(kernel.shape[0], dtype=tf.float64) * tf.cast(row, tf.float64) / rows
-            phases = tf.exp(tf.complex(tf.zeros_like(turns), -2.0 * math.pi * turns))
-            symbols = tf.einsum("h,hiof->fio", phases, taps)
-            gram = tf.matmul(symbols, symbols, adjoint_a=not wide, adjoint_b=wide)
-            return tf.reduce_max(tf.math.real(tf.linalg.eigvalsh(gram)))
+            return tf.reduce_max(tf.math.real(tf.linalg.eigvalsh(self._gram_of_symbols(kernel, row))))
 
-        eigenvalues = tf.map_fn(largest_eigenvalue, tf.range(rows), fn_output_signature=tf.float64)
-        return _root_of_largest(eigenvalues)
+        rows = tf.range(self._torus(kernel)[0])
+        return _root_of_largest(tf.map_fn(largest_eigenvalue, rows, fn_output_signature=tf.float64))
 
 
 LinearOperator: TypeAlias = MatrixOperator | ConvolutionOperator

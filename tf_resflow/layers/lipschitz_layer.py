@@ -42,7 +42,7 @@ class LipschitzLayer(RuledLayer):
         use_bias: bool = True,
         kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
-        tolerance: float = 1e-2,
+        tolerance: float = 1e-3,
         max_iterations: int = 12,
         **kwargs: Any,
     ):

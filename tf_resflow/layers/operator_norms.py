@@ -19,11 +19,10 @@ from tf_resflow.private_api import custom_gradient
 Order: TypeAlias = "float | tf.Tensor"
 
 _SMALL = 64  # matrices with at most this many inputs or outputs are stacked, and decomposed in eager mode
-_STALE = 1e-2  # for orders other than 2, v is stale if a power step changes it by more (relative)
-_CATCH_UP = (3e-3, 60, 32)  # tolerance, maximum power steps, and fresh starts for orders other than 2
-_FRESH = (1e-2, 60)  # tolerance and maximum power steps of fresh starts, before the best ones continue
-_TILT = 1e-3  # length of the vector that is added to v before an update, relative to v
-_MOMENTUM = 0.475  # optimal if the second eigenvalue of W'W is 0.95 of the first
+_STALE = 3e-3  # v is stale if a power step changes it by more, relative to its length
+_CATCH_UP = (1e-3, 60, 32)  # tolerance, maximum number of steps, and fresh starts for orders other than 2
+_FRESH = (1e-2, 60)  # tolerance and maximum number of steps of fresh starts, before the best ones continue
+_TILT = 0.03  # length of the fixed vector that is added to v before an update, relative to v
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
 
 
@@ -85,13 +84,14 @@ class InducedNorm:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Finds vectors v that maximize ||W v||_q / ||v||_p, for p > 1 and q < inf, from an initial guess.
 
-        For the norm 2 -> 2, SciPy finds the leading singular vector in eager mode, and a graph takes power steps
-        from v. Other orders take steps of the generalized power method from several starts. Steps end when
-        ||v_new - v||_2 <= tolerance ||v_new||_2 for every start except a fresh one, or after `max_iterations`.
+        For the norm 2 -> 2, SciPy finds the leading singular vector in eager mode, and a graph takes steps of
+        conjugate gradients. Other orders take steps of the generalized power method from several starts. Steps end
+        when a power step would change every start, except a fresh one, by at most the tolerance (relative to its
+        2-norm), or after `max_iterations`.
 
-        Power steps cannot leave a local maximum or a space that W maps to itself. Therefore, for 2 -> 2, v is
-        tilted first. For other orders, `num_fresh` fresh starts compete with v, and one replaces the worst of v.
-        With `num_fresh=0`, eager mode returns v if a power step changes it by less than the tolerance.
+        Steps cannot leave a local maximum or a space that W maps to itself. Therefore, for 2 -> 2, v is tilted
+        first. For other orders, `num_fresh` fresh starts compete with v, and one replaces the worst of v. With
+        `num_fresh=0`, eager mode returns v if a power step changes it by less than the tolerance.
 
         Returns v, with the best start first, and the number of steps.
         """
@@ -105,8 +105,8 @@ class InducedNorm:
     def caught_up(self, v: tf.Tensor) -> tf.Tensor:
         """Returns vectors that fit the kernel, from stored ones, which may belong to an earlier kernel.
 
-        For 2 -> 2, v takes power steps until another one would change it by less than 0.3 %. For other orders, v is
-        returned if a step would change its best start by less than 1 %, and new maximizers otherwise.
+        They are returned as they are if a power step would change none (for orders other than 2, the best start)
+        by more than 0.3 %.
         """
         return self._traced_once(InducedNorm._catch_up, v)
 
@@ -193,10 +193,7 @@ class InducedNorm:
 
     def _search(self, v, tolerance, max_iterations, num_fresh):
         if self._is_euclidean:
-            length = _TILT / self.operator.num_inputs**0.5
-            seed = {"key": tf.constant([0], tf.uint64), "counter": tf.constant([0, 0], tf.uint64), "alg": 1}
-            tilt = tf.raw_ops.StatelessRandomUniformV2(shape=v.shape, dtype=v.dtype, **seed)
-            return self._iterate(v + length * tilt, tolerance, max_iterations)
+            return self._conjugate_gradients(v, tolerance, max_iterations)
         num_starts = v.shape[0]
         if num_fresh > 1:
             fresh, _ = self._iterate(self._fresh_starts(num_fresh), *_FRESH)
@@ -206,39 +203,66 @@ class InducedNorm:
         return self._best(v, num_starts), count
 
     def _catch_up(self, v):
-        def search():
-            return self._search(v, *_CATCH_UP)[0]
-
-        if self._is_euclidean:
-            return self._iterate(v, *_CATCH_UP[:2], keep=True)[0]
-        return tf.cond(self._is_fresh(v, _STALE), lambda: v, search)
+        return tf.cond(self._is_fresh(v, _STALE), lambda: v, lambda: self._search(v, *_CATCH_UP)[0])
 
     def _is_fresh(self, v, tolerance):
-        first = v if self._is_euclidean else v[:1]
-        new, _ = self._power(first, tf.zeros_like(first))
-        return tf.reduce_all(_lengths(new - first) <= tolerance * _lengths(new))
+        if self._is_euclidean:
+            _, value, change = _residual(v, self._gram(v))
+            return tf.reduce_all((value != 0.0) & ~(change > tolerance))  # NaN cannot be improved
+        new = self._power(v[:1])
+        return tf.reduce_all(_lengths(new - v[:1]) <= tolerance * _lengths(new))
 
-    def _iterate(self, v, tolerance, max_iterations, keep=False):
-        """Takes power steps until all starts have converged, except the last of several, which is a fresh start.
+    def _conjugate_gradients(self, v, tolerance, max_iterations):
+        """Moves unit vectors v to the leading singular vectors.
 
-        With `keep`, the last step of each start is not taken, so that a vector that fits its kernel stays.
+        Each step rotates v towards a direction d, in the plane of both, to the largest ||W v||. With the residual
+        r = W'W v - ||W v||^2 v, the next direction is r + beta d, conjugate to d with respect to W'W - ||W v||^2.
+        Steps end when ||r|| <= tolerance ||W v||^2.
+
+        References:
+          Feng and Owen, "Conjugate gradient methods for solving the smallest eigenpair of large symmetric
+          eigenvalue problems" (1996).
         """
-        judged = v.shape[0] if self._is_euclidean else max(1, v.shape[0] - 1)
 
-        def body(count, v, previous, _):
-            new, before = self._power(v, previous)
-            changes, lengths = _lengths(new - v), 1.0 if self._is_euclidean else _lengths(new)
-            if keep:
-                is_moving = changes > tolerance
-                new, before = tf.where(is_moving, new, v), tf.where(is_moving, before, previous)
-            changes = changes / lengths if judged == v.shape[0] else (changes / lengths)[:judged]
-            return count + 1, new, before, tf.reduce_max(changes)
+        def body(count, v, image, value, d, _):
+            d -= _inner(d, v) * v
+            d = tf.math.divide_no_nan(d, _lengths(d))
+            image_d = self._gram(d)
+            other = _inner(d, image_d)
+            angle = tf.atan2(2.0 * _inner(d, image), value - other) / 2.0
+            cos, sin = tf.cos(angle), tf.sin(angle)
+            v, d = cos * v + sin * d, cos * d - sin * v
+            image, image_d = cos * image + sin * image_d, cos * image_d - sin * image
+            total = value + other
+            residual, value, change = _residual(v, image)
+            d = residual + tf.math.divide_no_nan(_inner(residual, image_d), 2.0 * value - total) * d
+            return count + 1, v, image, value, d, change
 
-        def unfinished(count, v, previous, change):
+        def unfinished(count, v, image, value, d, change):
+            return tf.reduce_any(change > tolerance) & (count < max_iterations)
+
+        seed = {"key": tf.constant([0], tf.uint64), "counter": tf.constant([0, 0], tf.uint64), "alg": 1}
+        tilt = tf.raw_ops.StatelessRandomUniformV2(shape=v.shape, dtype=v.dtype, **seed) - 0.5
+        tilted = v + tilt * (_TILT * (12.0 / self.operator.num_inputs) ** 0.5)
+        tilted /= _lengths(tilted)
+        image = self._gram(tilted)
+        residual, value, change = _residual(tilted, image)
+        count, new, *_ = tf.while_loop(unfinished, body, (tf.constant(0), tilted, image, value, residual, change))
+        lengths = _lengths(new)
+        return tf.where(lengths > 0.0, new / lengths, v), count
+
+    def _iterate(self, v, tolerance, max_iterations):
+        """Takes power steps until all starts have converged, except the last of several, which is a fresh start."""
+        judged = max(1, v.shape[0] - 1)
+
+        def body(count, v, _):
+            new = self._power(v)
+            return count + 1, new, tf.reduce_max((_lengths(new - v) / _lengths(new))[:judged])
+
+        def unfinished(count, v, change):
             return (change > tolerance) & (count < max_iterations)
 
-        start = tf.constant(0), v, tf.zeros_like(v), tf.constant(math.inf, v.dtype)
-        count, v, *_ = tf.while_loop(unfinished, body, start)
+        count, v, _ = tf.while_loop(unfinished, body, (tf.constant(0), v, tf.constant(math.inf, v.dtype)))
         return v, count
 
     def _matvec(self, v):
@@ -246,6 +270,9 @@ class InducedNorm:
 
     def _rmatvec(self, u):
         return self.operator.rmatvec(self.kernel, u)
+
+    def _gram(self, v):
+        return self._rmatvec(self._matvec(v))
 
     def _ratios(self, v):
         return lp_norm(self._matvec(v), self.codomain) / lp_norm(v, self.domain)
@@ -258,28 +285,19 @@ class InducedNorm:
         sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
         seed, shape = tf.bitcast(tf.cast(sums, tf.float32), tf.int32), [num, *self.operator.vector_shape]
         v = tf.random.stateless_normal(shape, seed, dtype=self.kernel.dtype)
-        return self._power(v, tf.zeros_like(v))[0]
+        return self._power(v)
 
-    def _power(self, v, previous):
+    def _power(self, v):
         """A step of the generalized power method, which never decreases ||W v||_q. If W v is zero, it shifts v.
 
             u <- sgn(W v) |W v|^(q-1) / ||.||_{q*},   v <- sgn(W'u) |W'u|^(p*-1) / ||.||_p
 
-        For 2 -> 2, it has momentum, which separates close singular values sooner:
-        v <- W'W v - (m ||W'W v||)^2 v_before, with v_before scaled like v. Returns the new v and v_before.
-
         References:
           Boyd, "The power method for l^p norms", Linear Algebra Appl. 9 (1974).
-          Xu et al., "Accelerated stochastic power iteration" (2018).
         """
-        image = self._matvec(v)
-        if self._is_euclidean:
-            new = self._rmatvec(image)
-            new -= (_MOMENTUM * _lengths(new)) ** 2 * previous
-            lengths = _lengths(new)
-            return tf.where(lengths > 0.0, new / lengths, tf.roll(v, 1, -1)), tf.math.divide_no_nan(v, lengths)
-        new = dual_vector(self._rmatvec(dual_vector(image, self.codomain)), dual_order(self.domain))
-        return tf.where(_peak(new) > 0.0, new, tf.roll(v, 1, -1)), previous
+        image = dual_vector(self._matvec(v), self.codomain)
+        new = dual_vector(self._rmatvec(image), dual_order(self.domain))
+        return tf.where(_peak(new) > 0.0, new, tf.roll(v, 1, -1))
 
     def _singular_vectors(self, v, tolerance):
         """Returns the leading right singular vector of each kernel, or v if the kernel is zero or not finite."""
@@ -389,6 +407,17 @@ def _peak(x):
 def _lengths(x):
     """Returns the 2-norm of each start, with all axes. Squares must neither overflow nor underflow."""
     return tf.sqrt(tf.reduce_sum(tf.square(x), _axes(x), keepdims=True))
+
+
+def _inner(x, y):
+    return tf.reduce_sum(x * y, _axes(x), keepdims=True)
+
+
+def _residual(v, image):
+    """Returns r = W'W v - s v with s = ||W v||^2, s, and ||r|| / s: about the change of v by a power step."""
+    value = _inner(v, image)
+    residual = image - value * v
+    return residual, value, tf.math.divide_no_nan(_lengths(residual), value)
 
 
 def _nonzero(x):
