@@ -1,48 +1,93 @@
 """A 2-D convolution that chooses the fastest algorithm for the numbers of taps and channels."""
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
+from tf_resflow.layers import tracing
 from tf_resflow.private_api import custom_gradient
 
-_FEW = 4  # largest number of output channels for which multiplying by all taps at once is faster
+_FEW = 4  # largest number of channels for which multiplying all taps at once is faster for large images
 _SOME = 128  # largest number of channels for which a kernel with one tap is faster as a matrix product
 
 
 def convolution(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
     """Computes `tf.nn.conv2d(x, kernel, 1, "SAME")` with an odd kernel, plus the bias.
 
-    Convolutions on CPUs work on blocks of 8 or 16 channels, and gradients of kernels with few output channels are
-    slow. For few output channels and for one tap, this function uses matrix products. In bfloat16, it then rounds
-    the product of each tap before adding the products.
+    Convolutions on CPUs work on blocks of 8 or 16 channels, and are slow for fewer channels. For large images with
+    few channels and for one tap, this function uses matrix products. In bfloat16, it then rounds the product of
+    each tap before adding the products.
     """
     height, width, inputs, outputs = kernel.shape
     if kernel.dtype == tf.float16 or tf.config.list_logical_devices("GPU"):
         return _plus(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
     if height * width == 1 and max(inputs, outputs) <= _SOME:
         return _product(x, kernel, bias)
-    if min(inputs, outputs) > _FEW:
-        return _plus(_convolution(x, kernel, tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])), bias)
-    if inputs <= outputs:
-        return _plus(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
-    taps = height * width * outputs
-    products = _product(x, tf.concat(tf.unstack(tf.reshape(kernel, [-1, inputs, outputs])), 1))
-    # A convolution with a kernel of ones and zeros shifts the product of each tap to its output pixel, and adds.
-    shifts = tf.reshape(tf.eye(taps, dtype=x.dtype), [height, width, outputs, taps])
-    return _plus(tf.nn.conv2d(products, tf.transpose(shifts, [0, 1, 3, 2]), 1, "SAME"), bias)
+    return _plus(_convolution(x, kernel, _mirrored(kernel)), bias)
 
 
 @custom_gradient
 def _convolution(x, kernel, mirrored):
     """Returns the convolution. Its gradient in x is a convolution with the mirrored kernel.
 
-    On CPUs, this takes 0.7 to 0.9 times as long as TensorFlow's gradient.
+    On CPUs, this takes 0.7 to 0.9 times as long as TensorFlow's gradient. The gradient in the kernel is faster with
+    fewer inputs than outputs, so they are exchanged if necessary.
     """
+    inputs, outputs = kernel.shape[2:]
 
     def grad(upstream):
-        of_kernel = tf.compat.v1.nn.conv2d_backprop_filter(x, kernel.shape, upstream, [1, 1, 1, 1], "SAME")
+        # With few channels in bfloat16, TensorFlow rounds this gradient too often.
+        kernel_gradient = tracing.in_wide(_kernel_gradient) if min(inputs, outputs) <= _FEW else _kernel_gradient
+        if inputs > outputs:
+            of_kernel = _mirrored(kernel_gradient(upstream, mirrored, x))
+        else:
+            of_kernel = kernel_gradient(x, kernel, upstream)
         return _convolution(upstream, mirrored, kernel), of_kernel, None
 
-    return tf.nn.conv2d(x, kernel, 1, "SAME"), grad
+    if not _multiplies_patches(x, kernel):
+        return tf.nn.conv2d(x, kernel, 1, "SAME"), grad
+    if inputs <= outputs:
+        return _product(tracing.compiled(_patches)(x, kernel), kernel), grad
+    products = _product(x, tf.concat(tf.unstack(tf.reshape(kernel, [-1, inputs, outputs])), 1))
+    return tracing.compiled(tracing.in_wide(_sum_of_taps))(products, kernel), grad
+
+
+def _multiplies_patches(x, kernel):
+    channels = kernel.shape[2:]
+    is_large = tracing.is_large([*x.shape[:3], max(channels)]) and math.prod(kernel.shape[:2]) > 1
+    return is_large and min(channels) <= _FEW
+
+
+def _kernel_gradient(x, kernel, upstream):
+    if not _multiplies_patches(x, kernel):
+        return tf.compat.v1.nn.conv2d_backprop_filter(x, kernel.shape, upstream, [1, 1, 1, 1], "SAME")
+    patches = tracing.compiled(_patches)(x, kernel)
+    parts = [tf.reshape(tensor, [-1, tensor.shape[-1]]) for tensor in (patches, upstream)]
+    return tf.reshape(matmul(*parts, transpose_a=True), kernel.shape)
+
+
+def _mirrored(kernel):
+    return tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
+
+
+def _patches(x, kernel):
+    """Returns the flattened patch around each pixel that a kernel covers."""
+    return tf.concat(_shifted([x] * math.prod(kernel.shape[:2]), kernel), -1)
+
+
+def _sum_of_taps(products, kernel):
+    """Adds the product of each tap, a part of the last axis, at its output pixel."""
+    return tf.add_n(_shifted(tf.split(products, math.prod(kernel.shape[:2]), -1), kernel))
+
+
+def _shifted(tensors, kernel):
+    """Returns a tensor for each tap, moved from the input pixel of the tap to the output pixel."""
+    (height, width), (rows, columns) = kernel.shape[:2], tf.unstack(tf.shape(tensors[0])[1:3])
+    padding = [[0, 0], [height // 2] * 2, [width // 2] * 2, [0, 0]]
+    padded = [tf.pad(tensor, padding) for tensor in tensors]
+    pairs = zip(padded, np.ndindex(height, width), strict=True)
+    return [tensor[:, i : i + rows, j : j + columns] for tensor, (i, j) in pairs]
 
 
 def matmul(x: tf.Tensor, y: tf.Tensor, **options: bool) -> tf.Tensor:

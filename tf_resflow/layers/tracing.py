@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -49,12 +49,12 @@ def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
     return None if any(setting is None for _, setting in settings) else (type(obj), *settings)
 
 
-def is_large(x: tf.Tensor) -> bool:
-    """Whether a tensor in a graph is so large that XLA kernels save more time than their compilation takes.
+def is_large(shape: Iterable[int | None]) -> bool:
+    """Whether a tensor of a shape in a graph is so large that XLA kernels save more time than they take to compile.
 
     An unknown batch size counts as 64.
     """
-    return not tf.executing_eagerly() and math.prod(size or 64 for size in x.shape) >= _LARGE
+    return not tf.executing_eagerly() and math.prod(size or 64 for size in shape) >= _LARGE
 
 
 def in_one_pass(f: Callable, *args: Any, fused: bool, wide: bool = False) -> Any:
@@ -62,14 +62,14 @@ def in_one_pass(f: Callable, *args: Any, fused: bool, wide: bool = False) -> Any
 
     XLA compiles again for each shape. With `wide`, it computes in at least float32 (see `in_wide`).
     """
-    if fused and is_large(args[0]):
-        return _compiled(f, wide)(*args)
-    return (in_wide(f) if wide else f)(*args)
+    f = in_wide(f) if wide else f
+    return (compiled(f) if fused and is_large(args[0].shape) else f)(*args)
 
 
 @functools.cache
-def _compiled(f, wide):
-    return silence_retracing(tf.function(in_wide(f) if wide else f, jit_compile=True, autograph=False))
+def compiled(f: Callable) -> Callable:
+    """Returns `f` as a kernel that XLA compiles."""
+    return silence_retracing(tf.function(f, jit_compile=True, autograph=False))
 
 
 def wide_dtype(dtype: tf.DType) -> tf.DType:
@@ -77,6 +77,7 @@ def wide_dtype(dtype: tf.DType) -> tf.DType:
     return dtype if dtype.size > 4 else tf.float32
 
 
+@functools.cache
 def in_wide(f: Callable) -> Callable:
     """Returns `f`, computed in at least float32, with results in the dtype of its first argument."""
 
