@@ -193,7 +193,7 @@ def test_a_norm_follows_its_kernel_where_singular_values_cross():
 def test_norms_of_all_layers_follow_a_training():
     """Muon changes each kernel by about a tenth of its norm in the first of 100 steps, which is faster than usual.
 
-    Stored vectors are used unchecked in training. There, no norm is below its value by more than 1.5 %.
+    Stored vectors are used unchecked in training. There, no norm is below its value by more than 3 %.
     """
     network, *kinds = every_kind()
     kinds = [layer for kind in kinds for layer in kind]
@@ -221,7 +221,7 @@ def test_norms_of_all_layers_follow_a_training():
             for layer, (kernel, *_) in zip(kinds, applied(network), strict=True):
                 worst = max(worst, largest(layer, kernel))
     assert losses[-1] < 0.9 * losses[0]
-    assert 0.85 < worst < 0.9 * 1.015
+    assert 0.85 < worst < 0.9 * 1.03
     layers.converge_norms(network)
     for layer in kinds:
         assert largest(layer, layer.scaled_kernel()) <= 0.9 * (1 + 1e-5)

@@ -20,7 +20,7 @@ Order: TypeAlias = "float | tf.Tensor"
 
 _SMALL = 64  # matrices with at most this many inputs or outputs are stacked, and decomposed in eager mode
 _STALE = 3e-3  # v is stale if a power step changes it by more, relative to its length
-_CATCH_UP = (1e-3, 60, 32)  # tolerance, maximum number of steps, and fresh starts for orders other than 2
+_CATCH_UP = (3e-4, 60, 32)  # tolerance, maximum number of steps, and fresh starts for orders other than 2
 _FRESH = (1e-2, 60)  # tolerance and maximum number of steps of fresh starts, before the best ones continue
 _TILT = 0.03  # length of the fixed vector that is added to v before an update, relative to v
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
