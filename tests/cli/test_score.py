@@ -93,7 +93,8 @@ def test_each_row_is_scored(run, rows, tmp_path, capsys):
     assert [float(age) for age in scores["age"]] == pytest.approx(rows[:5, 2].tolist())
     told = capsys.readouterr().out.splitlines()
     assert told[0].split()[:3] == ["example", "age", "height"] and told[1].split()[0] == "4"
-    assert told[2].startswith("2 examples; 0.0% have a p-value of") and len(told) == 4
+    assert told[2].startswith("2 examples; 50.0% have the smallest p-value, 0.14 with 6 held-out examples: ")
+    assert len(told) == 4
     assert told[3] == "3 of 5 have no score, such as row 2, column 'height': the value is missing."
     _write(tmp_path / "scored.csv", rows[:5, [0, 1, 2, 2]], (*COLUMNS, "p_value"))
     _write(tmp_path / "none.csv", table[1:3])

@@ -101,6 +101,7 @@ def test_atoms(rain):
     wind = np.linspace(-4.0, 10.0, 141)
     numbers = np.concatenate([[0.0], np.geomspace(1e-4, 100.0, 200)])
     scores = fit.score_samples(everything({"rain": numbers, "wind": wind})).reshape(len(numbers), -1)
+    assert np.isneginf(fit.score_samples(pandas.DataFrame({"rain": [-0.1], "wind": [3.0]}))).all()
     marginal = np.trapezoid(np.exp(scores), wind, axis=1)
     assert marginal[0] == pytest.approx(share, abs=4.5 * np.sqrt(0.24 / 4000) + 0.02)
     assert marginal[0] + np.trapezoid(marginal[1:], numbers[1:]) == pytest.approx(1.0, abs=0.05)
@@ -119,6 +120,27 @@ def test_units_do_not_decide_about_atoms(rain):
     gains = fit.explain(pandas.DataFrame({"rain": [0.0, 12.0], "wind": [6.0, 1.0]}))
     assert list(gains) == ["rain", "rain = 0", "wind"]
     assert gains["rain = 0"][0] == 0 and gains["rain"][0] > 1 and gains["rain = 0"][1] > 1  # the wind brings rain
+
+
+def test_a_row_with_a_level_of_its_own_counts_like_an_unknown_level():
+    """Also the only fraction, the only time that is no whole day, and the only number below a frequent zero."""
+    num = 60
+    rng = np.random.default_rng(0)
+    rows = pandas.DataFrame({"level": rng.choice(list("ab"), num), "count": rng.poisson(3.0, num).astype(float)})
+    rows["day"] = pandas.Timestamp("2024-01-01") + pandas.to_timedelta(rng.integers(0, 90, num), unit="D")
+    rows["rain"] = np.where(np.arange(num) % 2, 0.0, rng.exponential(size=num))
+    new = rows.iloc[:5].copy()
+    rows.loc[3, "level"], rows.loc[7, "count"], rows.loc[11, "rain"] = "c", 2.5, -1.0
+    rows.loc[13, "day"] += pandas.Timedelta(hours=1)
+    fit = FlowDensity(**SMALL | {"num_members": 7}).fit(rows)  # with 9 held-out rows each, each row is held out
+    np.testing.assert_array_equal(np.flatnonzero(fit.columns_.is_alone), [3, 7, 11, 13])
+    assert np.isfinite(fit.offset_) and np.isfinite(fit.score_samples(rows)).all()
+    new["level"] = "d"
+    with pytest.warns(UserWarning) as warned:
+        np.testing.assert_allclose(fit.p_values(new), 5 / 61)
+    assert "No p-value is below 0.016, because only 60 rows" in str(warned[-1].message)
+    given = FlowDensity(**SMALL, kinds={"level": list("abc"), "count": "number", "day": "date"}).fit(rows)
+    np.testing.assert_array_equal(np.flatnonzero(given.columns_.is_alone), [11])
 
 
 def test_p_values_of_fresh_rows():

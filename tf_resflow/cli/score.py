@@ -90,7 +90,7 @@ def main() -> None:
             path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
-        columns, ranking, note = _scored()
+        columns, ranking, num_held_out, note = _scored()
     frame = pandas.DataFrame(columns)
     write_frames(FLAGS.output, [frame])
     if FLAGS.top:
@@ -101,8 +101,11 @@ def main() -> None:
     scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
     has_score, rare = ~np.isnan(scores), "without p-values"
     if "p_value" in columns:
-        low = np.mean(columns["p_value"][has_score] <= 0.01)
+        least = 1 / (num_held_out + 1)
+        low = np.mean(columns["p_value"][has_score] <= max(least, 0.01))
         rare = f"{low:.1%} have a p-value of at most 0.01"
+        if least > 0.01:
+            rare = f"{low:.1%} have the smallest p-value, {least:.2g} with {num_held_out} held-out examples"
     by = ", by the model" + note if note else ""
     say(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
     for rows, what in ((~has_score, "no score"), (np.isneginf(scores), "the score -inf")):
@@ -112,7 +115,7 @@ def main() -> None:
 
 
 def _scored():
-    """Returns the columns of the output by name, the comparable scores, and the note of the run."""
+    """Returns the columns of the output, the comparable scores, the number of held-out examples and a note."""
     from tf_resflow.data.loading import load_images
 
     workdir = command_line.workdir()
@@ -151,8 +154,8 @@ def _scored():
             reference = likelihood.score_examples(track(held_out, "held-out examples"), FLAGS.seed)
         scores["p_value"] = evaluation.p_values(scores["comparable"], reference["comparable"])
     reason = {} if rows is None else {"reason": rows.reasons}
-    ranking = scores.pop("comparable")
-    return {"example": 1 + np.arange(len(ranking)), **columns, **scores, **reason}, ranking, run.note
+    num_held_out, ranking = len(reference["comparable"]), scores.pop("comparable")
+    return {"example": 1 + np.arange(len(ranking)), **columns, **scores, **reason}, ranking, num_held_out, run.note
 
 
 def _rows(config, info):

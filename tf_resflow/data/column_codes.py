@@ -2,12 +2,12 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tf_resflow.data.column_kinds import MOST_LEVELS, Column, column_from_json, fit_column, in_words, plain
+from tf_resflow.data.column_kinds import BEYOND, MOST_LEVELS, Column, column_from_json, fit_column, in_words, plain
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
 
@@ -153,10 +153,18 @@ class ColumnCodes:
         for place, column in enumerate(self.columns):
             own, _ = plain(table[column.name], column.dtype)
             numbers, faults[:, place], slopes = column.encode(own, date_format)
-            known[:, place] = faults[:, place] != column.impossible
+            known[:, place] = (faults[:, place] != column.impossible) & (faults[:, place] != BEYOND)
             values[:, place] = np.where(known[:, place], numbers, -1.0)
             log_slopes += np.nan_to_num(slopes)
         return EncodedRows(values, known, faults, log_slopes, table)
+
+    def is_alone(self, table: Any, given: Collection[Any]) -> np.ndarray:
+        """Returns which rows of the fit would have an impossible value in a fit without them, `[num]`.
+
+        `given` are the names of the columns whose kinds were given.
+        """
+        found = [c.is_alone(plain(table[c.name], c.dtype)[0], c.name in given) for c in self.columns]
+        return np.any(found, axis=0)
 
     def decode(self, values: np.ndarray) -> Any:
         """Returns a `pandas.DataFrame` of the rows of vectors, with the types and order of the columns."""

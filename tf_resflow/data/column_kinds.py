@@ -22,6 +22,9 @@ Bounds = tuple[float | None, float | None]
 MOST_LEVELS = 100
 """The maximum number of levels of a category, and of values of a grid with a first and a last cell."""
 
+BEYOND = "beyond an atom at the end of the column"
+"""What is wrong with a value below or above an atom that was the smallest or the largest value of the fit."""
+
 EXACT = 2**53
 """Float64 represents every whole number up to this magnitude exactly."""
 
@@ -100,6 +103,13 @@ class Column(abc.ABC):
             column = column.astype(dtype)
         return column
 
+    def is_alone(self, column: Any, is_given: bool) -> np.ndarray:
+        """Returns whether each value of the fit would be impossible in a fit without its row, `[num]`.
+
+        `is_given` says that the kind was given, not implied by the values.
+        """
+        return np.zeros(len(column), bool)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the settings that differ from their defaults, as values that JSON can hold."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:]}
@@ -158,6 +168,7 @@ class _Number(Column):
 
     def encode(self, column, date_format=None):
         x, faults = _numbers(column)
+        faults = _with_faults_beyond(x, faults, self.atoms)
         x = _minus(x, self.offset)
         is_outside = (x <= self.low) | (x >= self.high)
         x, faults = np.where(is_outside, np.nan, x), np.where(is_outside, self.impossible, faults)
@@ -168,6 +179,13 @@ class _Number(Column):
         log_below = np.log(self.high - x) if is_high else 0.0
         log_width = np.log(self.high - self.low) if is_low and is_high else 0.0
         return log_above - log_below, faults, log_width - log_above - log_below
+
+    def is_alone(self, column, is_given):
+        numbers, _ = _numbers(column)
+        x = _minus(numbers)
+        is_fraction = (x != np.round(x)) & ~np.isnan(x)
+        is_first = is_fraction & (not is_given and is_fraction.sum() == 1)
+        return is_first | _is_alone_beyond(numbers, self.atoms)
 
     def decode(self, numbers):
         x = numbers
@@ -261,7 +279,11 @@ class _Grid(Column):
             eps = max(np.finfo(dtype if dtype.kind == "f" else np.float64).eps for dtype in types)
             rounding = 4 * eps * (abs(self.first) / self.step + np.abs(places))
         faults = np.where(np.abs(places - k) > OFF_GRID + rounding, self.impossible, faults)
+        faults = _with_faults_beyond(x, faults, self.atoms)
         return float(self.first - self.offset) + self.step * k, faults, 0.0
+
+    def is_alone(self, column, is_given):
+        return _is_alone_beyond(_numbers(column)[0], self.atoms)
 
     def decode(self, numbers):
         k, dtype = self._cell(numbers), _numpy_dtype(self.dtype)
@@ -323,6 +345,11 @@ class _Time(Column):
             faults = np.where(np.isnan(days) | (days == np.round(days)), faults, self.impossible)
         return days, faults, 0.0
 
+    def is_alone(self, column, is_given):
+        times, _ = _times(column, _zone(self.dtype))
+        _, place, counts = np.unique(times - times.astype("M8[D]"), return_inverse=True, return_counts=True)
+        return (counts[place] == 1) & (not is_given and not self.num and len(counts) == 2) & ~np.isnat(times)
+
     def decode(self, numbers):
         days = self._cell(numbers) if self.num else numbers
         midnight = self.start.astype("M8[D]").astype(_TIME)
@@ -374,6 +401,10 @@ class _Levels(Column):
         faults = np.where((k < 0) & ~is_missing, self.impossible, "")
         return np.where(is_missing, np.nan, k), faults, 0.0
 
+    def is_alone(self, column, is_given):
+        k, *_ = self.encode(column)
+        return np.isin(k, np.flatnonzero(np.bincount(k[~np.isnan(k)].astype(int)) == 1))
+
     def decode(self, numbers):
         return np.asarray(self.levels, object)[self._cell(numbers).astype(int)]
 
@@ -405,6 +436,9 @@ class _OrderedLevels(_Levels):
     @property
     def kind(self):  # type: ignore[override]
         return list(self.levels)
+
+    def is_alone(self, column, is_given):
+        return np.zeros(len(column), bool)  # the levels are given
 
 
 _CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # in the order of detection
@@ -555,6 +589,27 @@ def _atoms(name, numbers, kind, step=0.0):
     width = float(max(others.std() or 1.0, step))
     ends = np.where(places <= x.min(), -1, np.where(places >= x.max(), 1, 0))
     return [(value, width, end) for value, end in zip(sorted(kind), ends.tolist(), strict=True)]
+
+
+def _ends_at_atoms(atoms):
+    """Returns the atoms that are the smallest and the largest value of the fit, infinite if they are not."""
+    low = max((value for value, _, end in atoms if end < 0), default=-math.inf)
+    return low, min((value for value, _, end in atoms if end > 0), default=math.inf)
+
+
+def _with_faults_beyond(numbers, faults, atoms):
+    """Marks numbers beyond an atom at an end of the column, whose probability includes everything beyond it."""
+    x, (low, high) = _minus(numbers), _ends_at_atoms(atoms)
+    return np.where((x < low) | (x > high), BEYOND, faults)
+
+
+def _is_alone_beyond(numbers, atoms):
+    """Returns which numbers of the fit would be `BEYOND` an atom in a fit without their row."""
+    x, is_alone = _minus(numbers), np.zeros(len(numbers), bool)
+    for value, *_ in atoms:
+        for is_beyond in (x < value, x > value):
+            is_alone |= is_beyond & (is_beyond.sum() == 1)
+    return is_alone
 
 
 def _decimals(numbers):

@@ -54,7 +54,8 @@ class Columns:
     probability 0.
 
     Levels, and grids of at most 100 values, have a first and a last cell. These include everything beyond them,
-    both in scores and in samples, so the probabilities of all values add up to one.
+    both in scores and in samples, as does an atom that is the smallest or the largest value of the fit. Numbers
+    beyond such an atom have probability 0. The probabilities of all values therefore add up to one.
 
     ```python
     import pandas
@@ -80,6 +81,8 @@ class Columns:
       size: number of coordinates.
       has_cells: `[size]`, whether some values of a coordinate have cells.
       has_levels: `[size]`, whether the values of a coordinate are levels.
+      is_alone: `[num]`, which rows of the fit would have probability 0 in a fit without them, such as the only row
+        with a level.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
@@ -87,6 +90,7 @@ class Columns:
 
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: Mapping[Any, Bounds] | None = None):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
+        self.is_alone = self._codes.is_alone(table, {*(kinds or {}), *(bounds or {})})
         self.kinds, self.size, self.has_cells = self._codes.kinds, self._codes.size, self._codes.has_cells
         parts = [self._placed(part)[:2] for part in in_parts(table)]
         lower, widths = map(np.concatenate, zip(*parts, strict=True))

@@ -45,6 +45,7 @@ _BROAD = 0.01  # weight of the density at the largest noise level, which decides
 _AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _NUM_POINTS = 32  # points of the mean over cells and missing values
+_SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -106,7 +107,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       noise_levels_: the noise levels that were compared.
       held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
       offset_: the score below which a row is an outlier. It is the weighted quantile at `contamination` of the
-        scores of held-out rows, each from the flow that held it out.
+        scores of held-out rows, each from the flow that held it out, or their smallest finite score if that is
+        larger.
       columns_: the `Columns`.
       kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
@@ -194,7 +196,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._of_missing = self._mean_log_densities(table)
         self._train_members(table, weights)
         scores, weights = self._held_out
-        self.offset_ = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
+        offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
+        self.offset_ = max([offset, *np.sort(scores[np.isfinite(scores)])[:1].tolist()])
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -227,10 +230,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
         It is the share of the held-out rows that are at most as likely, counting the row itself. Of new rows like
         those of the fit, at most 1 % are expected to have a p-value of at most 0.01. The smallest p-value is
-        1 / (n + 1) for n held-out rows. Rows are compared as in `decision_function`.
+        1 / (n + 1) for n held-out rows, with a warning if it exceeds 0.01. Rows are compared as in
+        `decision_function`. A held-out row that would have probability 0 in a fit without it, such as the only row
+        with a level, counts like a new row with an unknown level.
         """
         table = self._table(X)
-        return p_values(self._compared(table, self._scored(table)), *self._held_out)
+        found = p_values(self._compared(table, self._scored(table)), *self._held_out)
+        if (least := 1 / (len(self._held_out[0]) + 1)) > _SMALL_P_VALUE:
+            text = f"No p-value is below {least:.2g}, because only {len(self._held_out[0])} rows were held out."
+            warnings.warn(f"{text} Fit to more rows, or choose a larger threshold.", stacklevel=2)
+        return found
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
         """Draws rows with the column types, names and order of the fit, as a data frame like it or an array.
@@ -472,11 +481,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             held_out.append(own)
         self.whiten_, compared = whiten, np.concatenate([own[:_MOST_COMPARED] for own in held_out])
         self._choose_noise(levels, np.concatenate(scores, axis=1), weights[compared])
-        scores = [
-            self._compared(table.iloc[own], self._mixed_scores(table.iloc[own], [self.noise_], [member])[0])
-            for own, member in zip(held_out, self._members, strict=True)
-        ]
-        self._held_out = np.concatenate(scores), weights[np.concatenate(held_out)]
+        compared = np.concatenate(
+            [
+                self._compared(table.iloc[own], self._mixed_scores(table.iloc[own], [self.noise_], [member])[0])
+                for own, member in zip(held_out, self._members, strict=True)
+            ]
+        )
+        own, first = np.unique(np.concatenate(held_out), return_index=True)  # several members may hold out a row
+        self._held_out = np.where(self.columns_.is_alone[own], -np.inf, compared[first]), weights[own]
         self._keep_margins(rows, rng)
 
     def _choose_noise(self, levels, scores, weights):
