@@ -133,14 +133,14 @@ def test_a_row_with_a_level_of_its_own_counts_like_an_unknown_level():
     rows.loc[3, "level"], rows.loc[7, "count"], rows.loc[11, "rain"] = "c", 2.5, -1.0
     rows.loc[13, "day"] += pandas.Timedelta(hours=1)
     fit = FlowDensity(**SMALL | {"num_members": 7}).fit(rows)  # with 9 held-out rows each, each row is held out
-    np.testing.assert_array_equal(np.flatnonzero(fit.columns_.is_alone), [3, 7, 11, 13])
+    np.testing.assert_array_equal(np.flatnonzero(fit.columns_.is_alone(rows)), [3, 7, 11, 13])
     assert np.isfinite(fit.offset_) and np.isfinite(fit.score_samples(rows)).all()
     new["level"] = "d"
     with pytest.warns(UserWarning) as warned:
         np.testing.assert_allclose(fit.p_values(new), 5 / 61)
     assert "No p-value is below 0.016, because only 60 rows" in str(warned[-1].message)
     given = FlowDensity(**SMALL, kinds={"level": list("abc"), "count": "number", "day": "date"}).fit(rows)
-    np.testing.assert_array_equal(np.flatnonzero(given.columns_.is_alone), [11])
+    np.testing.assert_array_equal(np.flatnonzero(given.columns_.is_alone(rows)), [11])
 
 
 def test_p_values_of_fresh_rows():

@@ -591,16 +591,12 @@ def _atoms(name, numbers, kind, step=0.0):
     return [(value, width, end) for value, end in zip(sorted(kind), ends.tolist(), strict=True)]
 
 
-def _ends_at_atoms(atoms):
-    """Returns the atoms that are the smallest and the largest value of the fit, infinite if they are not."""
-    low = max((value for value, _, end in atoms if end < 0), default=-math.inf)
-    return low, min((value for value, _, end in atoms if end > 0), default=math.inf)
-
-
 def _with_faults_beyond(numbers, faults, atoms):
     """Marks numbers beyond an atom at an end of the column, whose probability includes everything beyond it."""
-    x, (low, high) = _minus(numbers), _ends_at_atoms(atoms)
-    return np.where((x < low) | (x > high), BEYOND, faults)
+    x = _minus(numbers)
+    for value, _, end in atoms:
+        faults = np.where(end * (x - value) > 0, BEYOND, faults)
+    return faults
 
 
 def _is_alone_beyond(numbers, atoms):

@@ -81,8 +81,6 @@ class Columns:
       size: number of coordinates.
       has_cells: `[size]`, whether some values of a coordinate have cells.
       has_levels: `[size]`, whether the values of a coordinate are levels.
-      is_alone: `[num]`, which rows of the fit would have probability 0 in a fit without them, such as the only row
-        with a level.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
@@ -90,7 +88,7 @@ class Columns:
 
     def __init__(self, table: Any, *, kinds: Mapping | None = None, bounds: Mapping[Any, Bounds] | None = None):
         self._codes = ColumnCodes(table, kinds=kinds, bounds=bounds)
-        self.is_alone = self._codes.is_alone(table, {*(kinds or {}), *(bounds or {})})
+        self._given = {*(kinds or {}), *(bounds or {})}
         self.kinds, self.size, self.has_cells = self._codes.kinds, self._codes.size, self._codes.has_cells
         parts = [self._placed(part)[:2] for part in in_parts(table)]
         lower, widths = map(np.concatenate, zip(*parts, strict=True))
@@ -121,6 +119,10 @@ class Columns:
         numbers = self._powers.inverse(values.astype(np.float64)) * self._scale + self._mean
         cells = self._codes.cells
         return self._codes.decode(numbers if cells is None else quantize_in_cells(numbers, cells).numpy())
+
+    def is_alone(self, table: Any) -> np.ndarray:
+        """Says which rows of the fit would have probability 0 without them, such as the only row with a level."""
+        return self._codes.is_alone(table, self._given)
 
     def log_atom_widths(self, table: Any) -> np.ndarray:
         """Returns the sum of the log-widths of the atoms of each row; see `tf_resflow.models.Cells`."""

@@ -197,7 +197,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._train_members(table, weights)
         scores, weights = self._held_out
         offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
-        self.offset_ = max([offset, *np.sort(scores[np.isfinite(scores)])[:1].tolist()])
+        finite = scores[np.isfinite(scores)]
+        self.offset_ = max(offset, float(finite.min())) if len(finite) else offset
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -488,7 +489,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             ]
         )
         own, first = np.unique(np.concatenate(held_out), return_index=True)  # several members may hold out a row
-        self._held_out = np.where(self.columns_.is_alone[own], -np.inf, compared[first]), weights[own]
+        self._held_out = np.where(self.columns_.is_alone(table)[own], -np.inf, compared[first]), weights[own]
         self._keep_margins(rows, rng)
 
     def _choose_noise(self, levels, scores, weights):
