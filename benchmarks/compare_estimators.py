@@ -43,19 +43,18 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 64, "Evaluation images, in one batch.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 16, "Number of timed rounds.", lower_bound=2)
 _PROBES = flags.DEFINE_list("probes", ["1", "4", "9", "16", "36"], "Numbers of colored probes.")
-_STDERRS = flags.DEFINE_list("stderrs", ["3", "1", "0.3", "0.1"], "Target standard errors of plans, in nats.")
 _MAX_EXACT = flags.DEFINE_integer("max_exact", 256, "Largest number of dimensions for Exact.", lower_bound=0)
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Number of threads per side.", lower_bound=1)
 flags.mark_flags_as_required(["workdir", "output"])
 flags.register_validator("probes", lambda nums: all(n.isdigit() and int(n) for n in nums), "integers >= 1")
 
 _PUBLISHED, _BEFORE, _NOW = "published code", "20 terms, then roulette", "adaptive roulette, colored probes"
-_CERTIFIED, _EXACT, _PLANNED = "adaptive series, certified", "exact", "planned for a standard error"
+_CERTIFIED, _EXACT = "adaptive series, certified", "exact"
 
 
-def _estimators(run, images):
-    """Returns a dict from (method, number of probes or target standard error) to an estimator."""
-    from tf_resflow import evaluation, logdet, models
+def _estimators(run):
+    """Returns a dict from (method, number of probes) to an estimator."""
+    from tf_resflow import logdet, models
 
     model, space = run.model, run.model.data_space
     _, certified = models.evaluation_estimator(
@@ -72,13 +71,7 @@ def _estimators(run, images):
         if model.data_space.num_dimensions <= _MAX_EXACT.value
         else {}
     )
-    planned = {
-        (_PLANNED, stderr): evaluation.plan_likelihood(
-            model, images, float(stderr), num_samples=1
-        ).log_det_estimator
-        for stderr in _STDERRS.value
-    }
-    return {**before, **now, (_CERTIFIED, 1): certified, **exact, **planned}
+    return {**before, **now, (_CERTIFIED, 1): certified, **exact}
 
 
 def _ours(model, x, log_det_estimator):
@@ -155,7 +148,7 @@ def _measure():
     model, images = run.model, next(iter(dataset.eval_batches(run.config.eval.split, num, num)))
     x = model.prepare(images, tf.constant([0, 0]))
     draw = {(_PUBLISHED, 1): _published(run, x)} if _PUBLISHED_DIR.value else {}
-    draw |= {key: _ours(model, x, log_det) for key, log_det in _estimators(run, images).items()}
+    draw |= {key: _ours(model, x, log_det) for key, log_det in _estimators(run).items()}
     rounds = [{key: function() for key, function in draw.items()} for _ in range(1 + _REPEATS.value)][1:]
     return [_row(*key, [answers[key] for answers in rounds], model.data_space.log_num_cells) for key in draw]
 

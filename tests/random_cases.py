@@ -6,6 +6,7 @@ deterministic: the probes are the basis, and the numbers of terms are fixed.
 """
 
 import copy
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -69,12 +70,15 @@ def squash(scales, x):
     return tf.tanh(tf.cast(scales[-4], x.dtype) * x) / 2
 
 
+@dataclasses.dataclass(frozen=True)
 class Terms(logdet.Geometric):
-    """A fixed number of terms, which prints the same for all arguments because it hides its state."""
+    """A fixed number of terms, which prints the same for all lengths."""
 
-    def __init__(self, length, share):
-        super().__init__(0.5)
-        self.length, self.share = length, share
+    length: int = 1
+    share: float = 0.5
+
+    def __repr__(self):
+        return "Terms()"
 
     def sample(self, shape, seed):
         return tf.fill(shape, self.length)
@@ -83,25 +87,18 @@ class Terms(logdet.Geometric):
         return tf.constant(self.share, dtype) ** (tf.cast(k, dtype) - 1.0)
 
 
-class KeyedTerms(Terms):
-    """Objects with equal keys share traced functions."""
-
-    def sharing_key(self):
-        return self.length, self.share
-
-
-class LongerTerms(KeyedTerms):
-    """A subclass with another number of terms, which shares no function although it inherits a key."""
-
-    def __init__(self, length, share):
-        super().__init__(length - 1, share)
+class LongerTerms(Terms):
+    """A subclass with the same fields and one more term. It shares no function with its base."""
 
     def sample(self, shape, seed):
         return 1 + super().sample(shape, seed)
 
 
+@dataclasses.dataclass(frozen=True)
 class Louder(logdet.PowerSeries):
-    """A power series multiplied by a plain attribute."""
+    """A power series multiplied by a factor."""
+
+    factor: float = 1.0
 
     def terms(self, branch, v, seed):
         terms = super().terms(branch, v, seed)
@@ -113,8 +110,11 @@ class Louder(logdet.PowerSeries):
         return terms._replace(weigh=weigh)
 
 
+@dataclasses.dataclass(frozen=True)
 class Shifted(solvers.FixedPoint):
-    """A solver that adds a plain attribute to its roots."""
+    """A solver that adds a shift to its roots."""
+
+    shift: float = 0.0
 
     def __call__(self, g, y, **kwargs):
         solution = super().__call__(g, y, **kwargs)
@@ -220,11 +220,12 @@ def draw_estimator(rng, odd, tolerance, kind, num):
         return logdet.AdaptiveRoulette(tolerance, probes="basis"), None
     if kind in ("series", "louder"):
         factor = float(rng.uniform(0.5, 2.0)) if kind == "louder" else 1.0
-        series = Louder(num, probes="basis") if kind == "louder" else logdet.PowerSeries(num, probes="basis")
-        series.factor = factor
+        series = Louder(num, probes="basis", factor=factor)
+        series = series if kind == "louder" else logdet.PowerSeries(num, probes="basis")
         return series, lambda k: (factor * (k <= num), factor * (k < num or odd))
     length, share = int(rng.integers(1, 4)), float(rng.uniform(0.4, 0.9))
-    terms = (Terms, KeyedTerms, LongerTerms)[rng.integers(3)](length, share)
+    is_longer = rng.integers(2)
+    terms = LongerTerms(length=length - 1, share=share) if is_longer else Terms(length=length, share=share)
     roulette = logdet.RussianRoulette(num, terms, probes="basis")
     return roulette, lambda k: (float(k <= num + length) * share ** -max(k - num - 1, 0),) * 2
 
@@ -473,9 +474,7 @@ class Case:
         blocks, self.blocks = [], []
         for i, (recipe, (estimator, weights)) in enumerate(zip(recipes, estimators, strict=True)):
             network, own = build(recipe, self.dtype, rng)
-            solver = Shifted() if self.shifts[i] else None
-            if solver is not None:
-                solver.shift = self.shifts[i]
+            solver = Shifted(shift=self.shifts[i]) if self.shifts[i] else None
             block = resflow.bijectors.MonotoneBlock if kind == "monotone" else resflow.bijectors.ResidualBlock
             options = {"has_condition": recipe.condition is not None, "name": f"block{i}"}
             blocks.append(block(network, estimator, solver, lipschitz_constant=0.9, **options))

@@ -102,6 +102,21 @@ class Serializable:
             return cls(**{name: deserialize(value) for name, value in config.items()})
 
 
+class Settings(Serializable):
+    """Mixin of frozen dataclasses. All of their state is in fields, so equal objects compute the same.
+
+    Blocks share traced functions if their programs and settings are equal. A subclass with settings of its own must
+    therefore be a frozen dataclass, too.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(
+            f"{name!r} of {type(self).__name__} cannot be set, because it is frozen. For another value, use "
+            "dataclasses.replace. In a subclass, declare a field, and decorate the class with "
+            "@dataclasses.dataclass(frozen=True)."
+        )
+
+
 class SerializableLayer(Serializable, keras.layers.Layer):
     """Base class of layers that store each constructor argument in an attribute of the same name."""
 

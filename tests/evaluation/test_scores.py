@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 import tf_resflow as resflow
 from tests.evaluation.conftest import linear_block
-from tf_resflow.evaluation import LikelihoodPlan, LogLikelihood, p_values, scores
+from tf_resflow.evaluation import LogLikelihood, p_values, scores
 
 pytestmark = pytest.mark.quick
 
@@ -70,8 +70,8 @@ def test_bound_of_one_sample_and_its_limit(affine_model):
     assert once.mean == pytest.approx(usual, abs=4 * once.stderr)
     plain = affine_model.example_losses(batches[0], [0, 0])[affine_model.objective]
     assert once.mean == pytest.approx(np.mean(plain), rel=1e-6)
-    plan = LikelihoodPlan(num_samples=1000)
-    many = LogLikelihood(affine_model, plan, importance_weighted=True).score([batches[0][:400]], seed=0)
+    many = LogLikelihood(affine_model, num_samples=1000, importance_weighted=True)
+    many = many.score([batches[0][:400]], seed=0)
     assert many.mean == pytest.approx(exact, abs=4 * many.stderr + 2e-3)
     assert usual - exact > 0.2 and once.stderr < 0.03 and many.stderr < 0.003
 
@@ -80,12 +80,12 @@ def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_er
     """7 examples with 400 estimates each agree within 5 standard errors, which are known to 4 %."""
     model = resflow.FlowModel(resflow.flows.vector_flow(3, 2, (8,), coefficient=0.9), event_shape=[3])
     x = np.random.default_rng(0).normal(size=[7, 3]).astype("float32")
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    exact = LogLikelihood(model, plan).score_examples([x[:4], x[4:]], seed=0)
-    np.testing.assert_allclose(exact["log_prob"], model.log_prob(x, log_det_estimator=plan.log_det_estimator), 1e-5)
+    log_det = resflow.logdet.Exact()
+    exact = LogLikelihood(model, log_det_estimator=log_det).score_examples([x[:4], x[4:]], seed=0)
+    np.testing.assert_allclose(exact["log_prob"], model.log_prob(x, log_det_estimator=log_det), 1e-5)
     np.testing.assert_array_equal(exact["stderr"], np.zeros(7))
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(per_example=True), num_samples=400)
-    noisy = LogLikelihood(model, plan).score_examples([x], seed=1)
+    roulette = resflow.logdet.RussianRoulette(per_example=True)
+    noisy = LogLikelihood(model, num_samples=400, log_det_estimator=roulette).score_examples([x], seed=1)
     assert np.all(noisy["stderr"] > 0) and np.all(noisy["stderr"] < 0.2)
     assert np.all(np.abs(noisy["log_prob"] - exact["log_prob"]) < 5 * noisy["stderr"])
 

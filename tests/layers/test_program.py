@@ -1,14 +1,16 @@
 """Equal programs share a function of their weights. Programs with any other difference do not."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow import bijectors, layers, logdet
+from tf_resflow import bijectors, layers, logdet, solvers
 from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import read
-from tf_resflow.layers.tracing import settings_key, traced_once
+from tf_resflow.layers.tracing import traced_once
 
 
 def dense(units=8, activation=layers.LipSwish, order=2.0, dtype="float64", **kwargs):
@@ -78,34 +80,29 @@ def test_what_is_not_known_is_not_shared():
         assert one != other and one.is_known == other.is_known == is_known
 
 
-def test_settings():
-    """Objects share a key only if their classes are known and their settings are plain and equal."""
+def test_equal_settings_share_functions():
+    """Objects are equal if their classes and fields are. A subclass never equals its base."""
 
+    class Heir(logdet.Geometric):
+        pass
+
+    @dataclasses.dataclass(frozen=True)
     class Own(logdet.PowerSeries):
-        pass
+        factor: float = 1.0
 
-    class Keyed(logdet.Geometric):
-        def sharing_key(self):
-            return self.p
+    def settings():
+        yield from (logdet.PowerSeries(3), logdet.PowerSeries(4), logdet.PowerSeries(3, probes="basis"))
+        yield from (Own(3), Own(3, factor=2.0), logdet.Exact(), solvers.Anderson(), solvers.FixedPoint())
+        for distribution in (logdet.Geometric, logdet.Poisson, Heir):
+            yield from (logdet.RussianRoulette(1, distribution(p)) for p in (0.5, 0.4))
 
-    class Heir(Keyed):
-        pass
-
-    known, altered = (logdet.Geometric, logdet.PowerSeries, logdet.RussianRoulette), logdet.PowerSeries(3)
-    altered.terms = lambda *args: None
-    series = logdet.PowerSeries(3), logdet.PowerSeries(4), logdet.PowerSeries(3, probes="basis")
-    pairs = (1, 0.5), (1, 0.4), (True, 0.5), (1, 0.5)
-    roulettes = [logdet.RussianRoulette(num, logdet.Geometric(p)) for num, p in pairs]
-    roulettes[2:2] = [logdet.RussianRoulette(1, Keyed(p)) for p in (0.5, 0.4)]
-    *keys, last = (settings_key(obj, known) for obj in (*series, None, *roulettes))
-    assert len(set(keys)) == len(keys) and None not in keys and last == keys[4]
-    for unknown in (
-        altered,
-        Own(3),
-        logdet.Exact(),
-        *(logdet.RussianRoulette(1, d(0.5)) for d in (logdet.Poisson, Heir)),
-    ):
-        assert settings_key(unknown, known) is None
+    one, other = list(settings()), list(settings())
+    assert one == other and list(map(hash, one)) == list(map(hash, other)) and len(set(one)) == len(one)
+    for settings in (Own(3), Heir(0.5), logdet.Exact()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            settings.scale = 2.0
+    with pytest.raises(dataclasses.FrozenInstanceError, match="In a subclass, declare a field"):
+        Heir(0.5).scale = 2.0
 
 
 class Noted(keras.layers.Layer):

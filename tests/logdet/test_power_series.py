@@ -1,5 +1,8 @@
 """The fused operation and its estimators, compared with dense linear algebra in float64."""
 
+import dataclasses
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -81,12 +84,18 @@ def test_roulette_is_unbiased(branch, data, estimator):
 def test_per_example_draws_are_masked(branch, data):
     """Each row stops at its own N, so it equals the row of a call where all rows have this N."""
 
-    def log_det(n, **settings):
-        distribution = Poisson(2.0)
-        distribution.sample = lambda shape, seed: tf.broadcast_to(n, shape)
-        return RussianRoulette(1, distribution, **settings)(branch, data["x"], data["c"], seed=[0, 0])[1]
+    @dataclasses.dataclass(frozen=True)
+    class Given(Poisson):
+        counts: Any = 0
 
-    counts = [0, 4, 2, 3]
+        def sample(self, shape, seed):
+            return tf.broadcast_to(self.counts, shape)
+
+    def log_det(counts, **settings):
+        roulette = RussianRoulette(1, Given(counts=counts), **settings)
+        return roulette(branch, data["x"], data["c"], seed=[0, 0])[1]
+
+    counts = (0, 4, 2, 3)
     alone = [log_det(n)[i] for i, n in enumerate(counts)]
     np.testing.assert_allclose(log_det(counts, per_example=True), alone, rtol=1e-12)
 

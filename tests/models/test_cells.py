@@ -10,8 +10,8 @@ import tensorflow as tf
 from scipy import stats
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import LikelihoodPlan, LogLikelihood
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.evaluation import LogLikelihood
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.models import Cells
 
 CELLS = Cells(first=[0.0, -1.0, 0.0], step=[1.0, 0.5, 0.0], num=[3, 4, 0])
@@ -89,10 +89,10 @@ def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed
     model, cells, x = random_case(seed)
     expected = integral(model, x, cells)
     assert expected.sum() == pytest.approx(1, abs=2e-3)
-    few, many = (LikelihoodPlan(log_det_estimator=EXACT, num_samples=num) for num in (32, 1024))
+    few, many = ({"log_det_estimator": EXACT, "num_samples": num} for num in (32, 1024))
     for log_prob, stderr in (
-        resflow.evaluation.estimate_log_prob(model, np.tile(x, [32, 1]), 0, plan=few),
-        [LogLikelihood(model, many).score_examples([x], 0)[name] for name in ("log_prob", "stderr")],
+        resflow.evaluation.estimate_log_prob(model, np.tile(x, [32, 1]), 0, **few),
+        [LogLikelihood(model, **many).score_examples([x], 0)[name] for name in ("log_prob", "stderr")],
     ):
         p, error = (np.reshape(v, [-1, len(x)]) for v in (np.exp(log_prob), np.exp(log_prob) * stderr))
         p, error = p.mean(0), np.sqrt(np.mean(error**2, 0) / len(p))
@@ -109,7 +109,7 @@ def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed
 def test_the_standard_error_covers_the_integral(seed, common):
     """Checks the coverage of 95 % intervals of Student's t and the mean squared error in 300 repetitions."""
     model, cells, x = random_case(seed)
-    samples = LogProbSamples(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=256), common=common)
+    samples = LogProbSamples(model, 256, log_det_estimator=EXACT, common=common)
     draw = tf.function(lambda seed: samples.mean(samples(x, seed)), autograph=False)
     log_prob, stderr = (np.array(v) for v in zip(*(draw(tf.constant([7, i])) for i in range(300)), strict=True))
     deviations = log_prob - np.log(integral(model, x, cells))
@@ -123,7 +123,7 @@ def test_atoms_have_a_probability_and_other_values_a_density():
     atoms = np.array([[0, 0.0, 0.7, -1], [0, 1.3, 0.4, 0]])
     model = model_of(Cells([0.0], [0.0], [0], atoms))
     x = np.concatenate([atoms[:, 1:2], np.linspace(1e-5, 30.0, 4001)[:, np.newaxis]]).astype(np.float32)
-    scores = LogLikelihood(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=1024)).score_examples([x], 0)
+    scores = LogLikelihood(model, log_det_estimator=EXACT, num_samples=1024).score_examples([x], 0)
     probabilities, density = np.split(np.exp(scores["log_prob"]), [2])
     assert np.all(scores["stderr"][:2] > 0)
     total = probabilities.sum() + np.trapezoid(density, x[2:, 0])
@@ -156,14 +156,16 @@ def test_draws_have_their_density():
 def test_exponentiated_noise_of_log_determinants_warns(model):
     roulette = resflow.logdet.AdaptiveRoulette(0.1)
     images = resflow.FlowModel(model.flow, [3], levels=4)
-    weigh = lambda plan: LogLikelihood(images, plan, importance_weighted=True).num_samples  # noqa: E731
-    for build in (lambda plan: LogProbSamples(model, plan), weigh):
+
+    def weigh(**options):
+        return LogLikelihood(images, importance_weighted=True, **options).num_samples
+
+    for build in (lambda **options: LogProbSamples(model, **options), weigh):
         with pytest.warns(UserWarning, match="too large by up to half the variance"):
-            build(LikelihoodPlan(log_det_estimator=roulette, num_samples=8))
+            build(log_det_estimator=roulette)
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            build(LikelihoodPlan(log_det_estimator=EXACT, num_samples=8))
-            build(LikelihoodPlan(log_det_estimator=roulette, num_samples=8, dequantization_std=0.1))
+            build(log_det_estimator=EXACT)
 
 
 def test_noise_is_uniform_in_the_cells(model):
@@ -190,8 +192,7 @@ def test_the_score_of_a_row_does_not_depend_on_the_others(model):
 
 def test_the_served_probabilities(model, tmp_path):
     x = tf.constant([[0, -1, 0.3], [2, 0.5, -1.0]])
-    plan = LikelihoodPlan(log_det_estimator=EXACT, num_samples=256)
-    path = resflow.serving.export(model, tmp_path, plan=plan)
+    path = resflow.serving.export(model, tmp_path, log_det_estimator=EXACT, num_samples=256)
     served = tf.saved_model.load(str(path)).signatures
     scores, alone = (served["serving_default"](x=rows) for rows in (x, x[1:]))
     expected = np.log(integral(model, x.numpy(), CELLS))

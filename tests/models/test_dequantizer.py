@@ -12,8 +12,7 @@ from scipy import stats
 import tf_resflow as resflow
 from tf_resflow import evaluation
 from tf_resflow.evaluation import LogLikelihood
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.evaluation.planning import LikelihoodPlan
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.models import FlowDequantizer, dequantizer
 
 EXACT = resflow.logdet.Exact()
@@ -120,7 +119,7 @@ def test_the_bound_and_its_limit_by_enumeration(pixel):
     model, exact = pixel
     total, nats = 0.0, math.log(2)
     once = LogLikelihood(model).score
-    many = LogLikelihood(model, LikelihoodPlan(num_samples=400), importance_weighted=True).score
+    many = LogLikelihood(model, num_samples=400, importance_weighted=True).score
     for value in range(LEVELS):
         x = np.full([8000, *ONE], value, np.uint8)
         bound, tight = once([x], seed=0), many([x[:200]], seed=1)
@@ -153,8 +152,7 @@ def test_fit_trains_the_noise(model):
 def test_estimates_of_an_example_do_not_depend_on_the_others(model):
     """Examples share their random numbers, and both flows have noisy log-determinants."""
     roulette = resflow.logdet.AdaptiveRoulette(0.1, per_example=True)
-    x, plan = images(5), LikelihoodPlan(log_det_estimator=roulette, num_samples=3)
-    samples = LogProbSamples(model, plan, common=True)
+    x, samples = images(5), LogProbSamples(model, 3, log_det_estimator=roulette, common=True)
     together = samples(x, 3)
     np.testing.assert_allclose(together[:, 2:3], samples(x[2:3], 3), rtol=1e-5)
     assert len(np.unique(together[:, 0])) == 3
@@ -167,9 +165,8 @@ def test_estimators_of_both_flows(model):
     np.testing.assert_allclose(model.log_prob(x, 1, log_det_estimator=EXACT), evaluated, rtol=1e-5)
     np.testing.assert_allclose(model.log_prob(x, 1, log_det_estimator={}), model.log_prob(x, 1), atol=1.0)
     by_block = dict.fromkeys(resflow.bijectors.views.blocks_by_name(model.flow), EXACT)
-    plan = LikelihoodPlan(log_det_estimator=by_block, num_samples=5)
-    values = LogProbSamples(model, LikelihoodPlan(log_det_estimator=EXACT, num_samples=5))(x, 2).numpy()
-    log_prob, stderr = evaluation.estimate_log_prob(model, x, 2, plan=plan)
+    values = LogProbSamples(model, 5, log_det_estimator=EXACT)(x, 2).numpy()
+    log_prob, stderr = evaluation.estimate_log_prob(model, x, 2, num_samples=5, log_det_estimator=by_block)
     np.testing.assert_allclose(log_prob, values.mean(0), rtol=1e-5)
     np.testing.assert_allclose(stderr, values.std(0, ddof=1) / math.sqrt(5), rtol=1e-3)
     assert np.min(stderr) > 0

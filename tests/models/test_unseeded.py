@@ -31,8 +31,8 @@ def models():
         each.log_prob(data)
         each.log_prob(data, evaluation=True)
         each.decode(each.encode(each.sample(2)))
-    resflow.evaluation.estimate_log_prob(model, x, plan=resflow.evaluation.LikelihoodPlan(num_samples=2))
-    resflow.evaluation.plan_likelihood(model, x, stderr=0.5)
+    resflow.evaluation.estimate_log_prob(model, x, num_samples=2)
+    resflow.evaluation.required_samples(model, x, stderr=5.0)
 
 
 def surrogate_posterior():

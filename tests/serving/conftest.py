@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import LikelihoodPlan
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +50,8 @@ def images():
 def export_dir(image_model, tmp_path_factory):
     """Exports the image model as version 1 and returns the directory."""
     directory = tmp_path_factory.mktemp("images")
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(6), num_samples=4)
-    resflow.serving.export(image_model, directory, plan=plan, measured={"stderr": 0.5})
+    options = {"log_det_estimator": resflow.logdet.RussianRoulette(6), "num_samples": 4}
+    resflow.serving.export(image_model, directory, measured={"stderr": 0.5}, **options)
     return directory
 
 
@@ -64,8 +63,7 @@ def loaded(export_dir):
 @pytest.fixture(scope="session")
 def export_vectors(vector_model):
     """Returns a function that exports the vector model to a folder."""
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    return functools.partial(resflow.serving.export, vector_model, plan=plan)
+    return functools.partial(resflow.serving.export, vector_model, log_det_estimator=resflow.logdet.Exact())
 
 
 @pytest.fixture(scope="session")

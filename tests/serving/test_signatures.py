@@ -12,8 +12,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.evaluation import LikelihoodPlan
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.serving.signatures import Signatures, p_values
 from tf_resflow.training.runs import Run
 
@@ -21,8 +20,8 @@ from tf_resflow.training.runs import Run
 @pytest.mark.quick
 def test_log_prob(loaded, image_model, images, call):
     """log_prob is the mean of 4 estimates, which the test draws one example at a time."""
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(6), num_samples=4)
-    samples, seed = LogProbSamples(image_model.density, plan, common=True), np.int32([5, 0])
+    roulette, seed = resflow.logdet.RussianRoulette(6), np.int32([5, 0])
+    samples = LogProbSamples(image_model.density, 4, log_det_estimator=roulette, common=True)
     draws = np.concatenate([samples(images[i : i + 1], seed) for i in range(3)], 1)
     result = call(loaded, "log_prob_seeded", x=images[:3], seed=5)
     np.testing.assert_allclose(result["log_prob"], draws.mean(0), rtol=1e-5)
@@ -152,8 +151,8 @@ def test_p_values():
 
 def test_p_values_among_held_out_examples(image_model, images, vector_model):
     """Each held-out example gets its own rank, up to rounding, because all use the same random numbers."""
-    plan = LikelihoodPlan(num_samples=2)
-    signatures = Signatures(image_model, plan, seed=2, max_batch=100, signatures=["serving_default"])
+    options = {"num_samples": 2, "max_batch": 100, "signatures": ["serving_default"]}
+    signatures = Signatures(image_model, seed=2, **options)
     signatures.compare_with([images[:4], images[4:]])
     result = signatures.functions()["serving_default"](images)
     ranks = np.argsort(np.argsort(result["log_prob"]))
@@ -224,7 +223,10 @@ def test_a_classifier_without_a_density(image_model):
 
 def test_wrong_settings(vector_model):
     for settings, message in (
-        ({"plan": LikelihoodPlan(log_det_estimator=resflow.logdet.PowerSeries(2))}, "num_samples"),
+        (
+            {"log_det_estimator": resflow.logdet.PowerSeries(2), "num_samples": 1},
+            "num_samples=1 must be at least 2",
+        ),
         ({"signatures": ["encode", "classify"]}, r"serving_default, .* decode; got \['encode', 'classify'\]"),
         ({"signatures": []}, r"got \[\]"),
     ):

@@ -9,7 +9,6 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tests.conftest import ROOT
 from tests.serving.conftest import export_dir, export_vectors, exported_vectors, image_model, images, vector_model  # noqa: F401  # noqa: F401
-from tf_resflow.evaluation import LikelihoodPlan
 
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
@@ -30,8 +29,8 @@ def float32_model():
 @pytest.fixture(scope="session")
 def exported_float32(float32_model, tmp_path_factory):
     """The path of an export of `float32_model` with exact log-densities."""
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    return resflow.serving.export(float32_model, tmp_path_factory.mktemp("exported"), plan=plan, max_batch=1000)
+    options = {"log_det_estimator": resflow.logdet.Exact(), "max_batch": 1000}
+    return resflow.serving.export(float32_model, tmp_path_factory.mktemp("exported"), **options)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from pyarrow import parquet
 import tf_resflow as resflow
 from tests.conftest import ROOT
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.evaluation import LikelihoodPlan
 from tf_resflow.training.runs import Run
 
 SCRIPT = ROOT / "examples" / "beam" / "score.py"
@@ -36,9 +35,9 @@ def path(tmp_path_factory):
     config = resflow.training.default_config()
     config.data.update(name="tabular", path="people.csv")
     run = Run(model, config, 5, pathlib.Path("run"), DataInfo("people", (2,), None, **moments, **names))
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact())
-    folder = tmp_path_factory.mktemp("model")
-    return resflow.serving.export(model, folder, run=run, plan=plan, held_out=[(x[::-1], c)], max_batch=8)
+    folder, exact = tmp_path_factory.mktemp("model"), resflow.logdet.Exact()
+    options = {"log_det_estimator": exact, "held_out": [(x[::-1], c)], "max_batch": 8}
+    return resflow.serving.export(model, folder, run=run, **options)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ SMALL_IMAGES = " ".join(f"--config.model.{field}" for field in ("num_blocks=(1,1
 # Each benchmark with its arguments, and a part of its output.
 BENCHMARKS = [
     (
-        "compare_estimators {out} --workdir={run} --num_examples=8 --repeats=2 --probes=1,25 --stderrs=0.2",
+        "compare_estimators {out} --workdir={run} --num_examples=8 --repeats=2 --probes=1,25",
         "planned",
     ),
     ("compare_normalizations --shapes=3 --width=4 --batch=8 --steps=2", "schatten"),

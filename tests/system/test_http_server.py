@@ -13,7 +13,6 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tests.conftest import ROOT
-from tf_resflow.evaluation import LikelihoodPlan
 
 SERVER = ROOT / "examples" / "http_server" / "server.py"
 X = np.random.default_rng(0).integers(17, size=[2, 8, 8, 1]).astype("uint8")
@@ -23,8 +22,8 @@ SCALARS = {"num": 2, "seed": 7, "temperature": 0.8}
 @pytest.fixture(scope="module")
 def path(image_model, tmp_path_factory):
     """An exported model that accepts at most 3 examples."""
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.RussianRoulette(2), num_samples=2)
-    options = {"plan": plan, "max_batch": 3, "signatures": ["serving_default", "sample", "encode"]}
+    options = {"max_batch": 3, "signatures": ["serving_default", "sample", "encode"]}
+    options |= {"log_det_estimator": resflow.logdet.RussianRoulette(2), "num_samples": 2}
     return resflow.serving.export(image_model, tmp_path_factory.mktemp("model"), held_out=[X], **options)
 
 

@@ -7,20 +7,16 @@ import sys
 import pytest
 
 MEASURE = """
-import json, pathlib, statistics
+import dataclasses, json, pathlib, statistics
 import keras, numpy as np, tensorflow as tf
 import tf_resflow as resflow
 
+@dataclasses.dataclass(frozen=True)
 class Constant(resflow.logdet.Geometric):
-    def __init__(self, num_terms):
-        super().__init__(0.5)
-        self.num_terms = num_terms
+    num_terms: int = 4
 
     def sample(self, shape, seed):
         return tf.fill(shape, self.num_terms - 2)
-
-    def sharing_key(self):
-        return self.num_terms
 
 def memory(field):
     status = pathlib.Path("/proc/self/status").read_text()
@@ -49,7 +45,7 @@ def measure(num_blocks, log_det):
     return statistics.median(growths), held
 
 def growth(num_blocks, num_terms):
-    return measure(num_blocks, resflow.logdet.RussianRoulette(2, Constant(num_terms)))[0]
+    return measure(num_blocks, resflow.logdet.RussianRoulette(2, Constant(num_terms=num_terms)))[0]
 
 def held(num_blocks):
     return measure(num_blocks, resflow.logdet.PowerSeries(4))[1]

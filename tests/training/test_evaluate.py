@@ -57,13 +57,8 @@ def test_the_default_repeats_the_result_of_the_training(name, request):
         assert result[key] == trained[key]
     assert result.get("entropy") == trained.get("entropy")
     assert result[unit] == pytest.approx(trained[unit], rel=1e-5)
-    stderr, parts = result[f"{unit}_stderr"], result[f"{unit}_stderr_parts"]
-    assert stderr == pytest.approx(trained[f"{unit}_stderr"], rel=1e-4)
-    assert np.linalg.norm(list(parts.values())) == pytest.approx(stderr)
-    if name == "plane":
-        assert parts["dequantization"] == 0.0 and parts["estimator"] < 1e-6
-    else:
-        assert 0 < parts["dequantization"] < stderr and 0 < parts["estimator"] < stderr
+    assert result[f"{unit}_stderr"] == pytest.approx(trained[f"{unit}_stderr"], rel=1e-4)
+    assert result.get("example_stderr") == {"plane": 0.0, "images": None}[name]
 
 
 def test_importance_weighted_bound_is_tighter_and_reports_its_bias(images):
@@ -74,14 +69,9 @@ def test_importance_weighted_bound_is_tighter_and_reports_its_bias(images):
     assert evaluation_of(images[0]).header()["dequantization"] == images[1]["dequantization"] == "uniform"
     assert abs(bound["estimator_bias"]) < 1e-6
     bias = evaluation_of(images[0]).importance_weighted(2)["importance_weighted"]["estimator_bias"]
-    std = measured(images[0], "noise")["noise"]["evaluation"]["estimator_std"]
+    std = measured(images[0], "noise")["noise"]["evaluation"]
     # Half of the variance in nats (1 bit/dim is 64 log(2) nats), times 1 - 1 / K = 1/2.
     assert bias == pytest.approx(-0.25 * std**2 * 64 * np.log(2))
-    # The planned noise of one log-determinant in bits/dim, plus a quarter for the error of its measurement.
-    evaluated = evaluation_of(images[0], stderr=0.003)
-    planned = evaluated.importance_weighted(8)["importance_weighted"]
-    assert planned["plan"] == evaluated.bound_plan.as_dict() != evaluated.plan.as_dict()
-    assert abs(planned["estimator_bias"]) < 0.5 * (1.25 * 0.003) ** 2 * 64 * np.log(2) < abs(bias)
 
 
 def test_reconstruction_and_certificate(images):
@@ -148,13 +138,11 @@ def test_an_uncertified_block_is_evaluated_and_reported(plane, monkeypatch, refu
 
 
 def test_a_requested_standard_error_is_reached(images):
-    """The standard error is reached within 30 %, with 20 images and a few samples of each."""
+    """Half as many estimates would not suffice. Two batches of 30 images differ by less than 20 %."""
     run = run_of(images[0])
-    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), stderr=0.01)
+    evaluation = training.Evaluation(run, resflow.data.load(run.config.data), stderr=0.02)
     result = evaluation.header() | evaluation.likelihood()
-    expected = evaluation.plan.expected_stderr / run.model.data_space.nats_per_unit
-    assert result["example_stderr"] == pytest.approx(expected, rel=0.3)
-    assert result["plan"]["num_samples"] == evaluation.plan.num_samples
-    assert "plan.num_samples" in table(result)
+    assert 0.02 / np.sqrt(2) / 1.2 < result["example_stderr"] < 1.2 * 0.02
+    assert result["num_samples"] == evaluation.num_samples > 8 and "num_samples" in table(result)
     usual = measured(images[0], "likelihood")
     assert result["bits_per_dim"] == pytest.approx(usual["bits_per_dim"], abs=5 * usual["bits_per_dim_stderr"])

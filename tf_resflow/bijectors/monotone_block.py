@@ -7,7 +7,6 @@ import tensorflow as tf
 from tf_resflow.bijectors.base import Context, Pass
 from tf_resflow.bijectors.networks import Networks, from_rows
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.layers.program import bind
 from tf_resflow.logdet.elimination import log_det_and_inverse
 from tf_resflow.solvers.residual_inverse import solve_residual
 
@@ -33,13 +32,8 @@ class MonotoneBlock(ResidualBlock):
       Ahn, Kim, Kim and Kim, Invertible Monotone Operators for Normalizing Flows, 2022 (Sections 3 and 4).
     """
 
-    has_odd_series = True
     _residuals = _SQRT2
     _default_name = "monotone_block"
-
-    def expansion_point(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns w for x, `[batch, *event]`."""
-        return self._map(bind(self.branch), x, condition, 1.0)[1]
 
     def jacobian(
         self, x: tf.Tensor, y: tf.Tensor, condition: tf.Tensor | None = None, networks: Networks | None = None

@@ -8,7 +8,6 @@ from tensorflow_probability import bijectors as tfb
 from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
 from tf_resflow.bijectors.flow import residual_blocks, route
 from tf_resflow.bijectors.networks import Networks
-from tf_resflow.bijectors.views import blocks_by_name
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import Seed, TensorLike
 
@@ -48,20 +47,6 @@ def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = 
     x = tf.identity(tf.convert_to_tensor(x, flow.dtype))
     result = pass_through(flow, x, Context(kwargs, compute_log_det), event_ndims=x.shape.rank - 1)
     return _Features(result.value, result.log_det, list(result.features))
-
-
-def block_inputs(flow: FlowBijector, x: TensorLike, *, condition: TensorLike | None = None) -> dict[str, tf.Tensor]:
-    """Returns the inputs of a flow's residual blocks for data x `[batch, *event]`, by block name."""
-    names = {id(block): name for name, block in blocks_by_name(flow).items()}
-    inputs = {}
-
-    def visit(bijector, value, inverse):
-        if name := names.get(id(bijector)):
-            inputs[name] = tf.identity(bijector.inverse(value) if inverse else value)
-
-    context = Context(_given(condition=condition), compute_log_det=False, visit=visit)
-    pass_through(flow, tf.identity(tf.convert_to_tensor(x, flow.dtype)), context)
-    return inputs
 
 
 def _given(**arguments):

@@ -88,7 +88,6 @@ class ResidualBlock(NetworkBijector):
     """
 
     _residuals = 1.0  # the error of an inverse is at most `_residuals / (1 - L)` times its residual
-    has_odd_series = False  # whether the log-determinant is `LogDetEstimator.log_det_ratio`
     _default_name = "residual_block"
     _inverse_solves = True
     _networks_key = "_branch_variables"
@@ -135,10 +134,6 @@ class ResidualBlock(NetworkBijector):
     @property
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("seed", *super().argument_names)
-
-    def expansion_point(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns the point `[batch, *event]` where the Jacobian of g determines the log-determinant at x."""
-        return x
 
     def jacobian(
         self, x: tf.Tensor, y: tf.Tensor, condition: tf.Tensor | None = None, networks: Networks | None = None

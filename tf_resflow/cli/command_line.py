@@ -115,14 +115,9 @@ def define_estimator_flags(stderr: str) -> None:
         "Estimator of the log-determinants. Default: exact for small events, else the one in the run's config.",
     )
     flags.DEFINE_integer("num_probes", None, "Number of probes per estimate of a log-determinant.", 1)
-    flags.DEFINE_float("stderr", None, f"Target standard error of {stderr}. Chooses the estimators that reach it.")
-
-    @flags.multi_flags_validator(
-        ["stderr", "log_det_estimator", "num_probes"],
-        "--stderr already chooses the estimators: leave out --log_det_estimator and --num_probes",
+    flags.DEFINE_float(
+        "stderr", None, f"Target standard error of {stderr}. Doubles the number of estimates until it is reached."
     )
-    def _exclude_each_other(values):
-        return values["stderr"] is None or values["log_det_estimator"] is None and values["num_probes"] is None
 
 
 def workdir() -> Any:

@@ -11,12 +11,11 @@ Infinite and undefined values are null. The default is all metrics that apply ex
 `dequantization` is the noise of integer data, "uniform" or "variational".
 
 --log_det_estimator=adaptive_series guarantees that the omitted terms of each series sum to less than 1e-4 nats.
---stderr=0.01 requests a standard error for each example's score, in bits/dim or nats. A short measurement then
-chooses the number of dequantizations and the estimator of each block that reach it in the least time. The result
-contains the `plan` and the standard error that was reached, `example_stderr`.
+--stderr=0.01 requests a standard error for each example's score, in bits/dim or nats. The number of estimates per
+example doubles until the first batch reaches it. The result contains this number, `num_samples`, and the standard
+error that was reached, `example_stderr`.
 """
 
-import collections
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -78,8 +77,6 @@ def main() -> None:
         run, dataset, log_det_estimator=FLAGS.log_det_estimator, num_probes=FLAGS.num_probes, stderr=FLAGS.stderr
     )
     result, metrics = measured.header(), FLAGS.metrics or measured.metrics
-    if "importance_weighted" in metrics:
-        _ = measured.bound_plan  # an impossible plan ends the command before any long work
     for metric in metrics:
         result |= METRICS[metric].measure(measured, FLAGS)
     command_line.say(table(result))
@@ -92,9 +89,6 @@ def table(result: Mapping[str, Any]) -> str:
     from tf_resflow.training.config import flat_fields  # imported here because it needs an extra
 
     shown = dict(result)
-    if "plan" in result:
-        blocks = collections.Counter(block["type"] for block in result["plan"]["blocks"].values())
-        shown["plan"] = result["plan"] | {"blocks": ", ".join(f"{num} {kind}" for kind, num in blocks.items())}
     if "lipschitz" in result:
         bounds = {key: value for key, value in result["lipschitz"].items() if key != "layers"}
         bounds["blocks"] = dict(sorted(bounds["blocks"].items(), key=lambda block: block[1]["certified"])[-1:])

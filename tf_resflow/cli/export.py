@@ -21,12 +21,9 @@ def define_flags() -> None:
     command_line.define_workdir()
     flags.DEFINE_string("export_dir", None, "Directory for the versions of the model.")
     flags.DEFINE_integer("version", None, "Version number. Default: the next free one.", 1)
-    command_line.define_estimator_flags("log_prob, in nats (with --num_samples, of its log-determinants alone)")
+    command_line.define_estimator_flags("log_prob, in nats")
     flags.DEFINE_integer(
-        "num_samples",
-        None,
-        "Number of estimates per log_prob. Default: as planned, else 8, or 32 for discrete columns.",
-        2,
+        "num_samples", None, "Number of estimates per log_prob. Default: 8, or 32 for discrete columns.", 2
     )
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers of serving_default.", 0, 2**63 - 1)
     flags.DEFINE_integer("max_samples", 1024, "Maximum number of samples per request.", 1)

@@ -23,9 +23,9 @@ with a missing or unreadable value has no score; with --strict, it is an error.
 name, and additional columns are ignored. The labels of images in --input are unknown, so a model given labels
 scores them, and the held-out examples for the p-values, by the mixture of its classes with equal weights.
 
-With --stderr, a short measurement chooses the number of estimates and the estimator of each block that reach this
-standard error of log_prob, in nats. Without --stderr, log_prob is one exact value for up to 16 columns of numbers,
-and the mean of 8 estimates otherwise, or of 32 if there are discrete columns.
+log_prob is one exact value for up to 16 columns of numbers, and the mean of 8 estimates otherwise, or of 32 if
+there are discrete columns. With --stderr, the number of estimates doubles until log_prob of held-out examples has
+this standard error, in nats.
 """
 
 import pathlib
@@ -140,8 +140,8 @@ def _scored():
         columns = {"file": files}
     run = resflow.load(FLAGS.workdir)
     batches = held_out if given is None else given
-    usual = batches if held_out is None else held_out  # anomalies in --input would distort the plan
-    likelihood = evaluation.LogLikelihood(run.density, _plan(run, usual[0]))
+    usual = batches if held_out is None else held_out  # anomalies in --input would distort the number of estimates
+    likelihood = evaluation.LogLikelihood(run.density, **_estimates(run, usual[0]))
     scores = reference = likelihood.score_examples(track(batches, "examples"), FLAGS.seed)
     if rows is not None:
         every = {name: np.where(is_whole, -np.inf, np.nan).astype(x.dtype) for name, x in scores.items()}
@@ -217,17 +217,18 @@ def _held_out(config, size, required):
         return None, None
 
 
-def _plan(run, batch):
+def _estimates(run, batch):
+    """Returns the estimator and the number of estimates of each score."""
     model = run.density
-    if FLAGS.stderr is not None:
-        if model.condition.num_classes is not None and not isinstance(batch, tuple):
-            batch = batch, np.arange(len(batch)) % model.condition.num_classes
-        x, condition = model.condition.split(batch)
-        return evaluation.plan_likelihood(model, x, FLAGS.stderr, condition=condition)
-    from tf_resflow.evaluation.planning import default_num_samples
-
     _, estimator = run.estimator(FLAGS.log_det_estimator, FLAGS.num_probes)
-    return evaluation.LikelihoodPlan(log_det_estimator=estimator, num_samples=default_num_samples(model))
+    if FLAGS.stderr is None:
+        return {"log_det_estimator": estimator}
+    if model.condition.num_classes is not None and not isinstance(batch, tuple):
+        batch = batch, np.arange(len(batch)) % model.condition.num_classes
+    x, condition = model.condition.split(batch)
+    options = {"condition": condition, "log_det_estimator": estimator}
+    num_samples = evaluation.required_samples(model, x, FLAGS.stderr, **options)
+    return {"log_det_estimator": estimator, "num_samples": num_samples}
 
 
 run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

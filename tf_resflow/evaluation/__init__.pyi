@@ -1,9 +1,7 @@
 from .calibration import Calibration
-from .estimator_noise import EstimatorNoise
 from .gaussians import FeatureMoments, InceptionFeatures, frechet_distance, gaussian_baseline
 from .lipschitz import lipschitz_certificate
-from .log_likelihood import estimate_log_prob, log_prob_by_class
-from .planning import LikelihoodPlan, plan_likelihood
+from .log_likelihood import EstimatorNoise, estimate_log_prob, log_prob_by_class, required_samples
 from .reconstruction import reconstruct
 from .sample_files import image_grid
 from .sampling import Sampler
@@ -14,7 +12,6 @@ __all__ = [
     "EstimatorNoise",
     "FeatureMoments",
     "InceptionFeatures",
-    "LikelihoodPlan",
     "LogLikelihood",
     "Sampler",
     "estimate_log_prob",
@@ -23,7 +20,7 @@ __all__ = [
     "image_grid",
     "lipschitz_certificate",
     "log_prob_by_class",
-    "plan_likelihood",
     "p_values",
     "reconstruct",
+    "required_samples",
 ]

@@ -1,30 +1,18 @@
-"""Estimates the log-likelihood of each example of a batch repeatedly, with a standard error."""
+"""Estimates the log-likelihood of each example of a batch up to a given standard error, and its noise."""
 
 import math
-import warnings
-from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors, logdet
-from tf_resflow.evaluation.planning import MEGABYTES, LikelihoodPlan, bytes_per_row, held_out_plan, plan_likelihood
+from tf_resflow.bijectors import with_log_det_estimator
+from tf_resflow.evaluation.log_prob_samples import LogProbEstimate, LogProbSamples, held_out_samples
 from tf_resflow.models import FlowModel
-from tf_resflow.models.dequantization import points_per_set
-from tf_resflow.models.dequantizer import noise_log_det_estimator, with_sets
-from tf_resflow.models.flow_model import draw_log_prob
-from tf_resflow.seeds import split_seed, stateless_seed
-from tf_resflow.typing import Seed, TensorLike
+from tf_resflow.models.dequantization import on_grid
+from tf_resflow.seeds import stateless_seed
+from tf_resflow.typing import LogDet, Seed, TensorLike
 
-
-class LogProbEstimate(NamedTuple):
-    """The estimated log-likelihood of each example, in nats, and its standard error.
-
-    The standard error is measured from `num` estimates: 8 by default, or 8 sets for vectors with `cells`. The 95 %
-    interval therefore extends `scipy.stats.t.ppf(0.975, num - 1)` standard errors to each side: 2.36 for 8.
-    """
-
-    log_prob: tf.Tensor
-    stderr: tf.Tensor
+_MOST_SAMPLES = 8192
 
 
 def estimate_log_prob(
@@ -33,41 +21,120 @@ def estimate_log_prob(
     seed: Seed = None,
     *,
     condition: TensorLike | None = None,
+    num_samples: int | None = None,
     stderr: float | None = None,
-    plan: LikelihoodPlan | None = None,
+    log_det_estimator: LogDet | None = None,
 ) -> LogProbEstimate:
     r"""Estimates the log-likelihood of each example of a batch, and the standard error of each estimate.
 
-    The result is the mean of the plan's K estimates, which is unbiased. For vectors with `cells`, the result is the
-    logarithm of the mean of K probabilities. Its bias is about \\(-\text{stderr}^2 / 2\\), which is O(1/K), plus up
-    to half the variance of an example's estimated log-determinants in nats, for any K. See `plan_likelihood` for an
-    example.
+    The result is the mean of K independent estimates, which is unbiased. For vectors with `cells`, the result is
+    the logarithm of the mean of K probabilities. Its bias is about \\(-\text{stderr}^2 / 2\\), which is O(1/K),
+    plus up to half the variance of an example's estimated log-determinants in nats, for any K.
+
+    ```python
+    import tf_resflow as resflow
+    flow = resflow.flows.image_flow((4, 4, 1), num_blocks=(1,), width=8, num_fc_blocks=0)
+    model = resflow.FlowModel(flow, event_shape=(4, 4, 1), levels=4)
+    images = model.sample(5, seed=0)
+    estimate = resflow.evaluation.estimate_log_prob(model, images, seed=1, stderr=0.5)
+    print(estimate.log_prob.shape, float(estimate.stderr.numpy().max()) < 2.0)
+    # (5,) True
+    ```
 
     Args:
       model: a `FlowModel`.
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
       condition: condition of a conditional model, as for `FlowModel.log_prob`.
-      stderr: standard error to reach, in nats. Measuring a plan for x takes seconds to minutes, in eager mode.
-      plan: a `LikelihoodPlan` to use instead of `stderr`. Reuse one plan for several calls.
+      num_samples: K. The default is 8, or 32 with `cells`.
+      stderr: standard error to reach instead, in nats, see `required_samples`. Requires eager mode.
+      log_det_estimator: log-determinant estimator, or a dict of estimators by block
+        (`tf_resflow.bijectors.with_log_det_estimator`). The default is the model's evaluation estimator. `Exact`
+        has no noise and suits vectors of up to a few hundred coordinates.
 
     Returns:
       A `LogProbEstimate` with `log_prob` and `stderr`, each `[batch]`. The standard error is measured by
       repetition. It is 0 without noise, and NaN for a single noisy estimate or where `log_prob` is -inf.
 
     Raises:
-      ValueError: unless exactly one of `stderr` and `plan` is given; also as for `plan_likelihood`.
+      ValueError: if both `num_samples` and `stderr` are given, or as for `required_samples`.
     """
-    if stderr is not None and plan is None:
-        plan = plan_likelihood(model, x, stderr, condition=condition)
-    elif stderr is not None or plan is None:
-        given = "neither" if plan is None else "both"
-        raise ValueError(f"estimate_log_prob got {given} of stderr= and plan=. Pass exactly one of them.")
-    return LogProbSamples(model, plan).estimate(model.condition.join(x, condition), seed)
+    if stderr is not None:
+        if num_samples is not None:
+            raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
+        return _estimate_to(stderr, model, x, seed, condition, log_det_estimator)[0]
+    samples = LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator)
+    return samples.estimate(model.condition.join(x, condition), seed)
+
+
+def required_samples(
+    model: FlowModel,
+    x: TensorLike,
+    stderr: float,
+    *,
+    condition: TensorLike | None = None,
+    log_det_estimator: LogDet | None = None,
+    seed: Seed = 0,
+) -> int:
+    """Returns the number of estimates per example whose mean reaches a standard error.
+
+    The number starts at the default of `estimate_log_prob` and doubles until the root mean square of the standard
+    errors of the examples is at most `stderr`. The result depends only on the arguments. It is 1 without noise.
+
+    Args:
+      x: examples `[batch, *event_shape]` that resemble the data to evaluate.
+      stderr: standard error of an example's log-likelihood in nats, as the root mean square over examples. To
+        convert from bits/dim, multiply by `model.data_space.nats_per_unit`.
+      seed: seed of the estimates, as for the other arguments see `estimate_log_prob`.
+
+    Raises:
+      ValueError: if `stderr` is not positive and finite, or needs more than 8,192 estimates; or if x is not finite
+        or not at the centers of its cells.
+    """
+    return _estimate_to(stderr, model, x, seed, condition, log_det_estimator)[1]
+
+
+def _estimate_to(stderr, model, x, seed, condition, log_det_estimator):
+    """Returns the `LogProbEstimate` that reaches a standard error, and its number of samples."""
+    if not 0 < stderr < math.inf:
+        raise ValueError(f"stderr={stderr} is not a positive, finite number of nats. Pass one, such as 0.1.")
+    x = tf.convert_to_tensor(x)
+    _check_values(model, x)
+    samples = LogProbSamples(model, log_det_estimator=log_det_estimator)
+    draw, fold_in = tf.function(samples, autograph=False), tf.random.experimental.stateless_fold_in
+    given, seed = model.condition.join(x, condition), stateless_seed(seed)
+    estimates = draw(given, fold_in(seed, 0))
+    while True:
+        num, estimate = len(estimates), samples.mean(estimates)
+        errors = estimate.stderr.numpy()
+        reached = float(np.sqrt(np.mean(errors[np.isfinite(errors)] ** 2))) if np.isfinite(errors).any() else 0.0
+        if reached <= stderr:
+            return estimate, num
+        if num * (reached / stderr) ** 2 > _MOST_SAMPLES:
+            raise ValueError(
+                f"stderr={stderr:.3g} nats is out of reach: {num} samples reach {reached:.2g} nats, so more than "
+                f"{_MOST_SAMPLES:,} would be necessary. Pass a larger stderr, or for vectors "
+                "log_det_estimator=tf_resflow.logdet.Exact()."
+            )
+        indices = range(num // samples.num_samples, 2 * num // samples.num_samples)
+        estimates = tf.concat([estimates, *(draw(given, fold_in(seed, i)) for i in indices)], 0)
+
+
+def _check_values(model, x):
+    valid = tf.math.is_finite(model.data_space.centers(x))
+    if model.data_space.cells is not None:
+        valid &= on_grid(tf.cast(x, model.distribution.dtype), model.data_space.cells)
+    if not bool(tf.reduce_all(valid)):
+        raise ValueError("x contains values that are NaN, infinite or not at the center of a cell. Remove them.")
 
 
 def log_prob_by_class(
-    model: FlowModel, x: TensorLike, seed: Seed = None, *, plan: LikelihoodPlan | None = None
+    model: FlowModel,
+    x: TensorLike,
+    seed: Seed = None,
+    *,
+    num_samples: int | None = None,
+    log_det_estimator: LogDet | None = None,
 ) -> tf.Tensor:
     r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
 
@@ -78,7 +145,8 @@ def log_prob_by_class(
       model: a `FlowModel` with `num_classes`.
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
-      plan: a `LikelihoodPlan`. By default, one estimate by the evaluation estimator, or 32 with `cells`.
+      num_samples: number of estimates. The default is 1, or 32 with `cells`.
+      log_det_estimator: see `estimate_log_prob`.
 
     Returns:
       Log-likelihoods `[batch, num_classes]`, in nats.
@@ -88,161 +156,41 @@ def log_prob_by_class(
     """
     if model.condition.num_classes is None:
         raise ValueError(f"The model {model.name!r} has no classes. Pass a model that was built with num_classes=.")
-    samples = LogProbSamples(model, plan or held_out_plan(model))
+    num_samples = num_samples or held_out_samples(model)
+    samples = LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator)
     by_class = tf.unstack(samples.by_class(x, seed), model.condition.num_classes)
     return tf.stack([samples.mean(estimates).log_prob for estimates in by_class], -1)
 
 
-class LogProbSamples:
-    """Draws K estimates of the log-likelihood of each example, each with its own dequantization and probes.
+class EstimatorNoise:
+    """Measures the noise of a model's losses that is due to the estimates of the log-determinants.
 
-    The estimates of all examples form one batch, which is split if the values of the widest branch would exceed
-    `megabytes`. `num_samples` is K, rounded up to equal parts, or 1 if the estimates have no noise. With `cells`,
-    the K estimates form sets of points, each shifted at random. The standard error is that of the set means.
+    The result is the standard deviation of an example's loss for a given dequantization, as the root mean square
+    over examples, in bits/dim for integer data and otherwise in nats.
 
     Args:
-      common: whether all examples share random numbers, so a result does not depend on the other examples.
-      max_batch: maximum number of examples. If all fit at once, the graph has no loop, as TFLite requires.
-      networks: as for `FlowModel.log_prob`.
-      of_probabilities: whether `mean` returns the log of the mean probability. With `cells` it always does.
+      model: a `FlowModel`.
+      log_det_estimator: see `estimate_log_prob`. The default is the estimator of the training.
+      num_samples: number of estimates per example, at least 2.
     """
 
-    def __init__(
-        self,
-        model: FlowModel,
-        plan: LikelihoodPlan,
-        *,
-        common: bool = False,
-        max_batch: int | None = None,
-        megabytes: float = MEGABYTES,
-        networks: bijectors.Networks | None = None,
-        of_probabilities: bool = False,
-    ):
-        log_det = model.evaluation_log_det_estimator if plan.log_det_estimator is None else plan.log_det_estimator
-        self._noise_log_det_estimator = noise_log_det_estimator(log_det, model.evaluation_log_det_estimator)
-        self._model, self._common, self._networks = model, common, networks
-        density = bijectors.with_log_det_estimator(model.distribution, log_det)
-        blocks = bijectors.views.blocks_by_name(density)
-        exact = all(isinstance(block.log_det_estimator, logdet.Exact) for block in blocks.values())
-        self.is_noisy = model.data_space.is_dequantized or not exact
-        computed = [*blocks.values()]
-        if model.data_space.noise_flow is not None:
-            noise = bijectors.with_log_det_estimator(model.data_space.noise_flow, self._noise_log_det_estimator)
-            computed += bijectors.flow.residual_blocks(noise)
-        costs = map(_bytes_per_example, computed)
-        at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
-        num_samples = plan.num_samples if self.is_noisy else 1
-        in_cells = model.data_space.cells is not None
-        self._of_probabilities = of_probabilities or in_cells
-        if self._of_probabilities and not exact and math.isnan(plan.dequantization_std):
-            warnings.warn(
-                "The log-determinants are estimated, so the log of the mean probability is too large by up to half "
-                "the variance of an example's log-determinants, in nats. Pass a plan from plan_likelihood, or a "
-                "LikelihoodPlan with log_det_estimator=tf_resflow.logdet.Exact().",
-                stacklevel=3,
-            )
-        self._num_points = min(points_per_set(num_samples), 2 ** (at_once.bit_length() - 1)) if in_cells else 1
-        num_sets = math.ceil(num_samples / self._num_points)
-        self._num_parts = math.ceil(num_sets / (at_once // self._num_points))
-        part_sets = math.ceil(num_sets / self._num_parts)
-        self._point_sets = (part_sets, self._num_points) if in_cells else None
-        self._part_samples = part_sets * self._num_points
-        self._part_examples = max(1, at_once // self._part_samples)
-        self._max_batch = max_batch
-        self.num_samples = self._num_parts * self._part_samples
-        if common:
-            shared = {name: with_sets(own.log_det_estimator, self._part_samples) for name, own in blocks.items()}
-            density = bijectors.with_log_det_estimator(density, shared) if blocks else density
-        self._density = density
+    def __init__(self, model: FlowModel, log_det_estimator: LogDet | None = None, *, num_samples: int = 8):
+        self._model, self._num_samples = model, num_samples
+        density = model.distribution
+        if log_det_estimator is not None:
+            density = with_log_det_estimator(density, log_det_estimator)
 
-    def __call__(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
-        """Returns estimates `[num_samples, batch]`. For a conditional model, x is (examples, conditions)."""
-        x, condition = self._model.condition.split(x)
-        x = tf.convert_to_tensor(x)
-        num = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-        examples = {"x": x, **self._model.condition.arguments(condition, num)}
-        seed = stateless_seed(seed)
-        if self._num_parts == 1:
-            return self._estimate_all(examples, seed)
-        seeds = split_seed(seed, self._num_parts)
-        parts = self._map_parts(lambda seed: self._estimate_all(examples, seed), seeds, self._part_samples)
-        return tf.reshape(parts, [self.num_samples, -1])
+        @tf.function(autograph=False)
+        def log_prob(z, arguments, seed):
+            return density.log_prob(tf.identity(z), bijector_kwargs={"seed": seed, **arguments})
 
-    def estimate(self, x: TensorLike, seed: Seed = None) -> LogProbEstimate:
-        """Returns the mean of each example's estimates and its standard error, each `[batch]`."""
-        return self.mean(self(x, seed))
+        self._log_prob = log_prob
 
-    def by_class(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
-        """Returns the estimates under each label, `[num_classes, num_samples, batch]`."""
-        x = tf.convert_to_tensor(x)
-        labels = tf.range(self._model.condition.num_classes)
-        return self._map_parts(lambda label: self((x, label), seed), labels, self.num_samples, x.shape[0])
-
-    def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
-        """Returns the mean of estimates `[num_samples, batch]`, or the log of their mean probability."""
-        if self._of_probabilities:
-            return mean_of_probabilities(estimates, self._num_points)
-        return mean_and_stderr(estimates, self.is_noisy)
-
-    def _map_parts(self, estimate, parts, num_samples, batch=None):
-        spec = tf.TensorSpec([num_samples, batch], self._density.dtype)
-        return tf.map_fn(estimate, parts, parallel_iterations=1, fn_output_signature=spec)
-
-    def _estimate_all(self, examples, seed):
-        """Returns `[part_samples, batch]` for a dict of x and the flow's arguments, `part_examples` at a time."""
-        x = examples["x"]
-        most = self._max_batch if x.shape[0] is None else x.shape[0]
-        if most is not None and most <= self._part_examples:
-            return self._estimate_part(examples, seed)
-        batch = tf.shape(x)[0]
-        num = tf.maximum(1, -(-batch // self._part_examples))
-        size = -(-batch // num)
-
-        def divide(rows):
-            padded = tf.pad(rows, [[0, num * size - batch], *[[0, 0]] * (rows.shape.rank - 1)])
-            parts = tf.reshape(padded, tf.concat([[num, size], tf.shape(rows)[1:]], 0))
-            return tf.ensure_shape(parts, [None, None, *rows.shape[1:]])
-
-        seeds = tf.repeat(seed[tf.newaxis], num, axis=0) if self._common else split_seed(seed, num)
-        parts = tf.nest.map_structure(divide, examples), seeds
-        values = self._map_parts(lambda part: self._estimate_part(*part), parts, self._part_samples)
-        return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._part_samples, -1])[:, :batch]
-
-    def _estimate_part(self, examples, seed):
-        num = self._part_samples
-        arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
-        x = arguments.pop("x")
-        arguments |= {} if self._networks is None else {"networks": self._networks}
-        noise = {"sets": num if self._common else None, "point_sets": self._point_sets, "networks": self._networks}
-        noise["log_det_estimator"] = self._noise_log_det_estimator
-        log_prob = draw_log_prob(self._model, x, seed, self._density, arguments, **noise)
-        return tf.reshape(log_prob, [num, -1])
-
-
-def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
-    """Returns the mean of independent estimates `[num, batch]` of each example, and its standard error."""
-    mean, num = tf.reduce_mean(samples, 0), samples.shape[0]
-    if not is_noisy:
-        return LogProbEstimate(mean, tf.where(tf.abs(mean) < math.inf, tf.zeros_like(mean), math.nan))
-    if num == 1:
-        return LogProbEstimate(mean, tf.fill(tf.shape(mean), tf.constant(math.nan, mean.dtype)))
-    variance = tf.reduce_sum((samples - mean) ** 2, 0) / (num - 1)
-    return LogProbEstimate(mean, tf.sqrt(variance / num))
-
-
-def mean_of_probabilities(samples: tf.Tensor, num_points: int = 1) -> LogProbEstimate:
-    """Returns the log of the mean probability of estimates `[num, batch]`, and its standard error.
-
-    Each `num_points` successive estimates form a set. Estimates within a set are dependent; sets are independent.
-    """
-    largest = tf.reduce_max(samples, 0)
-    largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
-    sets = tf.reshape(tf.exp(samples - largest), [samples.shape[0] // num_points, num_points, -1])
-    mean, stderr = mean_and_stderr(tf.reduce_mean(sets, 1))
-    return LogProbEstimate(largest + tf.math.log(mean), stderr / mean)
-
-
-def _bytes_per_example(block):
-    """Returns the bytes per example, for all rows that the estimator passes to the branch at once."""
-    log_det, size = block.log_det_estimator, math.prod(size or 1 for size in block.event_shape)
-    return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)
+    def __call__(self, x: TensorLike, seed: int, *, condition: TensorLike | None = None) -> float:
+        """Measures the noise on data `[batch, *event_shape]`; `condition` is as for `FlowModel.log_prob`."""
+        arguments = self._model.condition.arguments(condition, len(x))
+        z = self._model.prepare(x, tf.constant([seed, 0], tf.int32))
+        seeds = [tf.constant([seed, 1 + i], tf.int32) for i in range(self._num_samples)]
+        log_probs = np.stack([self._log_prob(z, arguments, seed) for seed in seeds]).astype(np.float64)
+        losses = self._model.data_space.to_loss(log_probs - log_probs[0])  # exactly 0 without noise
+        return float(np.sqrt(np.var(losses, axis=0, ddof=1).mean()))

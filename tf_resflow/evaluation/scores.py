@@ -11,10 +11,9 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 from scipy import special
 
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.evaluation.planning import LikelihoodPlan, default_num_samples, held_out_plan
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples, held_out_samples
 from tf_resflow.models import FlowModel
-from tf_resflow.typing import TensorLike
+from tf_resflow.typing import LogDet, TensorLike
 
 
 class Score(NamedTuple):
@@ -29,7 +28,7 @@ class Score(NamedTuple):
 class LogLikelihood:
     r"""Estimates the log-likelihood of a data set, or of each of its examples.
 
-    The log-likelihood of an example is the mean of the plan's K estimates of log p(x). With `importance_weighted`,
+    The log-likelihood of an example is the mean of K estimates of log p(x). With `importance_weighted`,
     or if the model has `cells`, it is instead an estimate of the bound
 
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
@@ -52,8 +51,9 @@ class LogLikelihood:
 
     Args:
       model: a `FlowModel`.
-      plan: K and the estimators. By default, the model's evaluation estimator, with K = 1 for `score` and 8 for
-        `score_examples`, or 32 for both if the model has `cells`.
+      num_samples: K. The default is 1 for `score` and 8 for `score_examples`, or 32 for both if the model has
+        `cells`. See `required_samples`.
+      log_det_estimator: see `estimate_log_prob`.
       importance_weighted: whether to estimate the bound. Requires integer data.
       strategy: `tf.distribute.Strategy` whose replicas share a batch; by default, the current strategy.
 
@@ -68,8 +68,9 @@ class LogLikelihood:
     def __init__(
         self,
         model: FlowModel,
-        plan: LikelihoodPlan | None = None,
         *,
+        num_samples: int | None = None,
+        log_det_estimator: LogDet | None = None,
         importance_weighted: bool = False,
         strategy: tf.distribute.Strategy | None = None,
     ):
@@ -78,8 +79,11 @@ class LogLikelihood:
                 "Continuous data are not dequantized, so they have no importance-weighted bound. "
                 "Leave out importance_weighted."
             )
-        self._model, self._plan, self._strategy = model, plan, strategy
-        self._importance_weighted = importance_weighted
+        self._model, self._num_samples, self._strategy = model, num_samples, strategy
+        self._options: dict[str, Any] = {
+            "log_det_estimator": log_det_estimator,
+            "of_probabilities": importance_weighted,
+        }
 
     @property
     def num_samples(self) -> int:
@@ -97,13 +101,13 @@ class LogLikelihood:
         Returns:
           A named tuple: `mean`, the negative log-likelihood in bits/dim (integer data) or nats; `stderr`, its
           standard error over examples, including the noise of the estimates; `num_examples`; and `example_stderr`,
-          the root mean square of the examples' standard errors (None if K = 1 without a measured plan).
+          the root mean square of the examples' standard errors (None for a single noisy estimate).
         """
         losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
         num = len(losses)
         stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else float("nan")
-        is_repeated = self.num_samples > 1 or (self._plan is not None and self._plan.stderr is not None)
-        example_stderr = float(np.sqrt(np.mean(stderrs**2))) if is_repeated else None
+        is_measured = self.num_samples > 1 or not self._samples.is_noisy
+        example_stderr = float(np.sqrt(np.mean(stderrs**2))) if is_measured else None
         return Score(float(losses.mean()), float(stderr), num, example_stderr)
 
     def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
@@ -123,8 +127,7 @@ class LogLikelihood:
 
     @functools.cached_property
     def _samples(self):
-        plan = self._plan or held_out_plan(self._model)
-        return LogProbSamples(self._model, plan, of_probabilities=self._importance_weighted)
+        return LogProbSamples(self._model, self._num_samples or held_out_samples(self._model), **self._options)
 
     @functools.cached_property
     def _losses(self):
@@ -139,8 +142,7 @@ class LogLikelihood:
     @functools.cached_property
     def _scores(self):
         model, in_cells = self._model, self._model.data_space.cells is not None
-        plan = self._plan or LikelihoodPlan(num_samples=default_num_samples(model))
-        samples = LogProbSamples(model, plan, common=in_cells, of_probabilities=self._importance_weighted)
+        samples = LogProbSamples(model, self._num_samples, common=in_cells, **self._options)
 
         def scores(batch, seed):
             seed = tf.stack([seed[0], 0]) if in_cells else seed  # the same for all batches

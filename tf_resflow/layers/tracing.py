@@ -1,9 +1,8 @@
 """Adds computations to graphs: as calls of a shared function, or fused by XLA into one pass over memory."""
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -18,10 +17,10 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
     """Returns `function(*args)`. In a graph, calls with equal keys and shapes share one traced function.
 
     Functions with equal keys must compute the same result from their arguments, which are tensors and lists of
-    tensors. A function is not shared if its key is None or if it captures other tensors or variables. Shared
-    functions are not inlined, so a call adds little to the graph.
+    tensors. A function is not shared if its key is None or cannot be hashed, or if the function captures other
+    tensors or variables. Shared functions are not inlined, so a call adds little to the graph.
     """
-    if key is None or tf.executing_eagerly() or is_xla():
+    if key is None or tf.executing_eagerly() or is_xla() or not _is_hashable(key):
         return function(*args)
     graph = tf.compat.v1.get_default_graph()
     if not hasattr(graph, _FUNCTIONS):
@@ -33,20 +32,12 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
     return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
 
 
-def settings_key(obj: Any, known: Collection[type]) -> Hashable | None:
-    """Returns a key that is equal for objects that compute the same: the settings of a `known` dataclass.
-
-    Another class can define a method `sharing_key`, which returns a hashable value; subclasses do not inherit it.
-    Returns None for other objects, for altered objects, and for settings that are not plain.
-    """
-    if own := vars(type(obj)).get("sharing_key"):
-        return type(obj), own(obj)
-    if obj is None or type(obj) in (bool, int, float, str):
-        return type(obj), obj
-    if type(obj) not in known or vars(obj).keys() != {field.name for field in dataclasses.fields(obj)}:
-        return None
-    settings = [(name, settings_key(value, known)) for name, value in sorted(vars(obj).items())]
-    return None if any(setting is None for _, setting in settings) else (type(obj), *settings)
+def _is_hashable(key):
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def is_large(shape: Iterable[int | None]) -> bool:

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -17,14 +17,14 @@ from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import bind
 from tf_resflow.layers.rules import order_name
-from tf_resflow.layers.tracing import settings_key, traced_once
+from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
-from tf_resflow.logdet.term_distributions import Geometric, Poisson, TermDistribution
+from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
 from tf_resflow.private_api import without_retracing_warnings
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
-from tf_resflow.serialization import Serializable
+from tf_resflow.serialization import Serializable, Settings
 from tf_resflow.typing import Seed
 
 __all__ = [
@@ -108,9 +108,11 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }  # by setting: the check, and the expected values
 
 
-@dataclasses.dataclass(eq=False)
-class _SeriesEstimator(_Estimator):
+@dataclasses.dataclass(frozen=True)
+class _SeriesEstimator(_Estimator, Settings):
     """A weighted, finite power series with random probes."""
+
+    reads_layers: ClassVar[bool] = False  # whether `terms` depends on more of a branch than its program and weights
 
     _: dataclasses.KW_ONLY
     probes: str = "rademacher"
@@ -140,7 +142,7 @@ class _SeriesEstimator(_Estimator):
             v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
             return v, self.terms(branch, v, term_seed)
 
-        key, seed = settings_key(self, _SHARED), stateless_seed(seed)
+        key, seed = None if self.reads_layers else self, stateless_seed(seed)
         return power_series_log_det(bind(branch), inputs, num_probes, draw, seed, odd=odd, key=key)
 
     def with_sets(self, num: int) -> LogDetEstimator:
@@ -152,7 +154,7 @@ class _SeriesEstimator(_Estimator):
         return min(self.num_probes, size or self.num_probes) if self.probes == "colored" else self.num_probes
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class _RandomLength(_SeriesEstimator):
     _: dataclasses.KW_ONLY
     per_example: bool = False
@@ -171,7 +173,7 @@ class _RandomLength(_SeriesEstimator):
         return tf.repeat(draw([num]), rows // num)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class RussianRoulette(_RandomLength):
     r"""Unbiased estimator: exact terms, then a random number of terms, each divided by its probability.
 
@@ -190,8 +192,7 @@ class RussianRoulette(_RandomLength):
     Args:
       num_exact_terms: number of exact terms.
       distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The defaults compute 4
-        terms on average. Blocks with a subclass share traced functions only if it defines `sharing_key()`, which
-        returns a hashable value that is equal for objects with the same N and probabilities.
+        terms on average. A subclass is a frozen dataclass, too.
       per_example: whether every example draws its own N. This suits evaluation: errors within a batch are
         independent, but the whole batch computes as many terms as the largest N. Otherwise, the batch shares one N.
         This suits training: fewer terms are computed, but errors are correlated, and std / sqrt(batch) is not a
@@ -230,7 +231,7 @@ class RussianRoulette(_RandomLength):
         return Terms(lambda k, state: k <= stop, weigh)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class PowerSeries(_SeriesEstimator):
     """Biased estimator of i-ResNet: the power series truncated after `num_terms` terms.
 
@@ -256,7 +257,7 @@ class PowerSeries(_SeriesEstimator):
         return Terms(lambda k, state: k <= self.num_terms, weigh)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class AdaptiveSeries(_SeriesEstimator):
     r"""Truncates the series where its remainder is guaranteed to be below `tolerance`, for the drawn probes.
 
@@ -278,6 +279,7 @@ class AdaptiveSeries(_SeriesEstimator):
       InvalidArgumentError: if a computed bound is not below 1.
     """
 
+    reads_layers: ClassVar[bool] = True
     tolerance: float = 1e-4
     lipschitz_constant: float | None = None
     _: dataclasses.KW_ONLY
@@ -319,7 +321,7 @@ class AdaptiveSeries(_SeriesEstimator):
         return Terms(lambda k, state: state[0], weigh, (is_large(tf.constant(0), v),))
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class AdaptiveRoulette(_RandomLength):
     r"""Unbiased estimator: exact terms while they are large, then Russian roulette that follows their decay.
 
@@ -389,8 +391,8 @@ def _norm(w):
     return tf.sqrt(tf.reduce_sum(tf.square(tf.cast(w, tf.float32)), axis=list(range(1, w.shape.rank))))
 
 
-@dataclasses.dataclass(eq=False)
-class Exact(_Estimator):
+@dataclasses.dataclass(frozen=True)
+class Exact(_Estimator, Settings):
     """Log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 
     For dense layers and elementwise activations, the Jacobian is computed in forward mode, layer by layer. The
@@ -441,10 +443,6 @@ class Exact(_Estimator):
 
     def num_rows(self, size: int) -> int:
         return size
-
-
-# Classes whose terms depend only on the program and weights of a branch, not on other settings of its layers.
-_SHARED = (AdaptiveRoulette, Geometric, Poisson, PowerSeries, RussianRoulette)
 
 
 def reverse_jacobian(g: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,12 +6,12 @@ import math
 import tensorflow as tf
 
 from tf_resflow.seeds import random_uniform
-from tf_resflow.serialization import Serializable
+from tf_resflow.serialization import Settings
 from tf_resflow.typing import DType, Seed, Shape, TensorLike
 
 
-@dataclasses.dataclass(eq=False)
-class Geometric(Serializable):
+@dataclasses.dataclass(frozen=True)
+class Geometric(Settings):
     """Geometric distribution of `N` in {1, 2, ...}, `P(N >= k) = (1 - p)^(k - 1)`. `tfd.Geometric` starts at 0.
 
     Args:
@@ -27,7 +27,6 @@ class Geometric(Serializable):
     def __post_init__(self):
         if not 0.0 < self.p < 1.0:
             raise ValueError(f"Got p={self.p}; the probability p of Geometric must be in (0, 1).")
-        self.p = float(self.p)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws `int32` counts from a stateless seed."""
@@ -44,8 +43,8 @@ class Geometric(Serializable):
         return 1.0 - self.p > lipschitz_constant**2
 
 
-@dataclasses.dataclass(eq=False)
-class Poisson(Serializable):
+@dataclasses.dataclass(frozen=True)
+class Poisson(Settings):
     """Poisson distribution of `N` in {0, 1, ...}, with `P(N >= k) = igamma(k, rate)` (no cancellation in the tail).
 
     The tail falls faster than any power `L^k`, so the variance of the estimator is infinite unless the spectral
@@ -60,7 +59,6 @@ class Poisson(Serializable):
     def __post_init__(self):
         if not self.rate > 0.0:
             raise ValueError(f"Got rate={self.rate}; the rate of Poisson must be positive.")
-        self.rate = float(self.rate)
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is negligible

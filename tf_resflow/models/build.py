@@ -178,9 +178,3 @@ def evaluation_estimator(
         )
     num_probes = num_probes or settings.num_probes
     return name, logdet.AdaptiveSeries(lipschitz_constant=bound, probes="colored", num_probes=num_probes)
-
-
-def check_only_stderr(stderr: float | None, log_det_estimator: str | None, num_probes: int | None) -> None:
-    """Raises a ValueError if `stderr`, which chooses the estimators, is combined with arguments that name them."""
-    if stderr is not None and (log_det_estimator is not None or num_probes is not None):
-        raise ValueError("stderr chooses the estimators. Leave out log_det_estimator and num_probes, or stderr.")

@@ -1,5 +1,6 @@
 """Descriptions of an export for its clients: the content of signatures.json and README.md."""
 
+import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import tensorflow as tf
 
 from tf_resflow.data import ColumnCodes
-from tf_resflow.evaluation.planning import describe_estimator
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.serving.signatures import REASONS, Signatures
 from tf_resflow.training.runs import Run
@@ -112,9 +112,7 @@ def describe(
     if "sample" in signatures.inputs:
         found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
     if signatures.has_scores:
-        log_prob: dict[str, Any] = {"estimator": describe_estimator(signatures.plan.log_det_estimator)}
-        if signatures.plan.stderr is not None:
-            log_prob["estimator"] = {"type": "LikelihoodPlan", **signatures.plan.as_dict()}
+        log_prob: dict[str, Any] = {"estimator": _settings(signatures.log_det_estimator)}
         if signatures.samples.is_noisy:
             log_prob |= {"seed": signatures.seed, "num_samples": signatures.samples.num_samples}
         if space.dequantization is not None:
@@ -123,6 +121,17 @@ def describe(
             log_prob["num_held_out"] = len(signatures.held_out)
         found["log_prob"] = log_prob | dict(measured or {})
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _settings(value):
+    """Returns the type and the settings of an estimator, or a dict of them by block, for JSON."""
+    if isinstance(value, Mapping):
+        return {name: _settings(part) for name, part in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return value if isinstance(value, (bool, int, float, str)) else str(value)
+    settings = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    given = {name: _settings(setting) for name, setting in settings.items() if setting is not None}
+    return {"type": type(value).__name__, **given}
 
 
 def readme(description: Mapping[str, Any], run: Run | None = None) -> str:

@@ -13,8 +13,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_resflow import console, evaluation, layers
 from tf_resflow.data.column_kinds import EXACT
-from tf_resflow.evaluation.planning import default_num_samples
-from tf_resflow.models.build import check_only_stderr
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe, readme
 from tf_resflow.serving.signatures import Signatures
@@ -23,7 +21,7 @@ from tf_resflow.training.report import known
 from tf_resflow.training.runs import Run, load
 from tf_resflow.writing import free_version, scratch, unwritable_told
 
-_PLAN_EXAMPLES = 16  # number of samples of the model that a plan is based on
+_NUM_EXAMPLES = 16  # number of samples of the model whose standard error is measured
 _MOST_HELD_OUT = 10_000
 _WARMUP_SIZES = (1, 8)  # batch sizes of warm-up requests
 
@@ -50,32 +48,30 @@ def export_run(
       export_dir: See `export`, also for `version`.
       log_det_estimator: Name of an estimator, see `tf_resflow.models.evaluation_estimator`.
       num_probes: Number of probes per estimate. Not used for "exact".
-      stderr: Target standard error of `log_prob`, in nats. Replaces `log_det_estimator` and `num_probes` by a plan
-        based on samples of the model, see `tf_resflow.evaluation.plan_likelihood`.
-      num_samples: Number of estimates per `log_prob`. The default is 8, or 32 for a table with discrete columns. If
-        given together with `stderr`, `stderr` is the target for the log-determinants alone.
+      stderr: Target standard error of `log_prob`, in nats, for samples of the model. Determines `num_samples`, see
+        `tf_resflow.evaluation.required_samples`.
+      num_samples: Number of estimates per `log_prob`. The default is 8, or 32 for a table with discrete columns.
       data_dir: See `tf_resflow.training.load_data`, also for `data_path`.
       **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
 
     Returns:
       The path of the version.
     """
-    check_only_stderr(stderr, log_det_estimator, num_probes)
+    if stderr is not None and num_samples is not None:
+        raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
     run = load(workdir)
     free_version(export_dir, version)
-    if stderr is None:
-        _, estimator = run.estimator(log_det_estimator, num_probes)
-        num_samples = default_num_samples(run.model) if num_samples is None else num_samples
-        plan = evaluation.LikelihoodPlan(log_det_estimator=estimator, num_samples=num_samples)
-    else:
+    _, settings["log_det_estimator"] = run.estimator(log_det_estimator, num_probes)
+    if stderr is not None:
         density = run.density
         given = {"condition": _some_conditions(run)} if run.model.condition else {}
-        examples = density.sample(_PLAN_EXAMPLES, seed=0, **given)
-        plan = evaluation.plan_likelihood(density, examples, stderr, num_samples=num_samples, **given)
-        reached = evaluation.estimate_log_prob(density, examples, seed=0, plan=plan, **given).stderr
+        examples = density.sample(_NUM_EXAMPLES, seed=0, **given)
+        given["log_det_estimator"] = settings["log_det_estimator"]
+        num_samples = evaluation.required_samples(density, examples, stderr, **given)
+        reached = evaluation.estimate_log_prob(density, examples, seed=0, num_samples=num_samples, **given).stderr
         settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
-    held_out = _held_out(run, data_dir, data_path)
-    return export(run.model, export_dir, version=version, run=run, plan=plan, held_out=held_out, **settings)
+    settings |= {"num_samples": num_samples, "held_out": _held_out(run, data_dir, data_path)}
+    return export(run.model, export_dir, version=version, run=run, **settings)
 
 
 def export(
@@ -145,8 +141,8 @@ def export(
       measured: Properties of log_prob for signatures.json, such as its standard error on given data.
       held_out: Batches of held-out examples, or of pairs of examples and conditions for a conditional model.
       **settings:
-        `plan`: A `tf_resflow.evaluation.LikelihoodPlan` with K and the estimators. K is at least 2 for noisy
-        estimators. The default is K = 8, or 32 for discrete columns, with the model's evaluation estimator.
+        `num_samples`: K, at least 2 for noisy estimates. The default is 8, or 32 for discrete columns.
+        `log_det_estimator`: see `tf_resflow.evaluation.estimate_log_prob`.
         `seed`: `int`, the seed of `serving_default`.
         `max_samples`: Maximum `num` of `sample`. The default is 1024.
         `max_batch`: Maximum number of examples or latents per request. The default is no limit.
@@ -192,11 +188,11 @@ def export(
 
 
 def _some_conditions(run):
-    """Returns the conditions of a plan's samples: labels in turn, or normal numbers with the data's moments."""
+    """Returns the conditions of samples: labels in turn, or normal numbers with the data's moments."""
     if run.model.condition.num_classes is not None:
-        return np.arange(_PLAN_EXAMPLES) % run.model.condition.num_classes
+        return np.arange(_NUM_EXAMPLES) % run.model.condition.num_classes
     mean, std = run.data.condition_mean, run.data.condition_std
-    return np.random.default_rng(0).normal(mean, std, [_PLAN_EXAMPLES, len(mean)]).astype(np.float32)
+    return np.random.default_rng(0).normal(mean, std, [_NUM_EXAMPLES, len(mean)]).astype(np.float32)
 
 
 def _held_out(run, data_dir, data_path):

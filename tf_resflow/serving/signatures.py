@@ -1,6 +1,5 @@
 """Signatures of an exported model: functions of tensors that check their inputs and raise errors for clients."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,12 +9,12 @@ import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
 from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.evaluation.planning import default_num_samples
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.dequantization import on_grid
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.typing import LogDet
 
 REASONS = ("valid", "a value is NaN or infinite", "a value cannot occur in its column")
 """The meaning of each reason code."""
@@ -28,7 +27,7 @@ class Signatures:
       inputs: Dict of the name of each signature to its list of `tf.TensorSpec`.
       default: Name of the signature that is exported as `serving_default`.
       has_scores: Whether a signature computes log_prob.
-      plan: The `LikelihoodPlan` of log_prob.
+      log_det_estimator: The estimator of the log-determinants of log_prob.
       samples: Draws the estimates of log_prob.
       held_out: The sorted, comparable scores of held-out examples, once `compare_with` was called.
       inverse_atol: The residual at which the inverse of a block stops, or 0 for the rounding error of the dtype.
@@ -37,8 +36,9 @@ class Signatures:
     def __init__(
         self,
         model: KerasTraining,
-        plan: evaluation.LikelihoodPlan | None = None,
         *,
+        num_samples: int | None = None,
+        log_det_estimator: LogDet | None = None,
         seed: int = 0,
         max_samples: int = 1024,
         max_batch: int | None = None,
@@ -62,12 +62,12 @@ class Signatures:
         self.has_scores = not {"serving_default", "log_prob_seeded"}.isdisjoint(self._names)
         if self._density is None:
             return
-        self.plan = plan or evaluation.LikelihoodPlan(num_samples=default_num_samples(model))
-        if self.plan.log_det_estimator is None:
-            self.plan = dataclasses.replace(self.plan, log_det_estimator=self._density.evaluation_log_det_estimator)
-        self.samples = LogProbSamples(self._density, self.plan, common=True, max_batch=max_batch, networks=networks)
+        default = self._density.evaluation_log_det_estimator
+        self.log_det_estimator: Any = default if log_det_estimator is None else log_det_estimator
+        options: dict[str, Any] = {"log_det_estimator": log_det_estimator, "max_batch": max_batch}
+        self.samples = LogProbSamples(self._density, num_samples, common=True, networks=networks, **options)
         if self.samples.is_noisy and self.samples.num_samples < 2:
-            raise ValueError("num_samples of the plan must be at least 2 to estimate a standard error; got 1.")
+            raise ValueError(f"num_samples={num_samples} must be at least 2 to estimate a standard error.")
         # A SavedModel stores a shared function once, even if two signatures call it.
         self._score_specs = [self._flow_spec(spec) for spec in inputs["log_prob_seeded"]]
         self._score = self._shared_scores()

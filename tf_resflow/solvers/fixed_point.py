@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.private_api import is_xla
-from tf_resflow.serialization import Serializable
+from tf_resflow.serialization import Settings
 
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 _MIN_REMAINDER = 1e-6  # Anderson drops a difference if less than this share of its square remains
@@ -31,8 +31,8 @@ class Solution(NamedTuple):
     converged: tf.Tensor
 
 
-@dataclasses.dataclass(eq=False)
-class FixedPoint(Serializable):
+@dataclasses.dataclass(frozen=True)
+class FixedPoint(Settings):
     r"""Iterates \\(x \leftarrow y - g(x)\\), which converges at the rate Lip(g) < 1 (Banach).
 
     An example has converged when its residual \\(r = x + g(x) - y\\) is small. By default, the tolerance is
@@ -158,7 +158,7 @@ def _columns(y):
     return tf.transpose(rows), unflatten
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class Anderson(FixedPoint):
     r"""Fixed-point iteration with Anderson acceleration and a safeguard for each example.
 

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from tf_resflow.layers.precision import leaves
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.tracing import settings_key, traced_once
+from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, log_det_and_inverse
 from tf_resflow.logdet.power_series import first_order_only
 from tf_resflow.private_api import custom_gradient, unrecorded
-from tf_resflow.solvers.fixed_point import EPSILON, Anderson, FixedPoint, Solution, warn_unconverged
+from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
 
 
 def solve_residual(
@@ -52,9 +52,7 @@ def solve_residual(
     def solve(y, conditions, parameters):
         return tuple(solver(function_of(conditions, parameters), y, dtype=dtype, **settings))
 
-    plain = [settings_key(part, (Anderson, FixedPoint)) for part in (solver, *settings.values())]
-    is_shared = branch.key is not None and None not in plain
-    key = ("inverse", sign, branch.key, dtype, *settings, *plain) if is_shared else None
+    key = None if branch.key is None else ("inverse", sign, branch.key, dtype, solver, *settings.items())
 
     @custom_gradient
     def operation(y, *given):

@@ -7,20 +7,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tf_resflow import data, evaluation
 from tf_resflow.console import track
-from tf_resflow.evaluation.estimator_noise import stderr_parts
-from tf_resflow.evaluation.planning import held_out_plan
-from tf_resflow.models.build import check_only_stderr
 from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.training.report import Report, known
 from tf_resflow.training.runs import Run
 
 __all__ = ["Evaluation"]
-
-_NOISE_DRAWS = {"dequantizations": 2, "draws": 4}  # measures standard deviations to a few percent with 100 examples
 
 
 class Evaluation:
@@ -39,12 +33,13 @@ class Evaluation:
       log_det_estimator: Name of the estimator of the log-determinants, see
         `tf_resflow.models.evaluation_estimator`.
       num_probes: Number of probes per estimate.
-      stderr: Target standard error of each example's score, in `unit`. Replaces `log_det_estimator` and
-        `num_probes` by a plan for the first batch, see `tf_resflow.evaluation.plan_likelihood`.
+      stderr: Target standard error of each example's score, in `unit`. The number of estimates per example is the
+        one that the first batch needs, see `tf_resflow.evaluation.required_samples`.
 
     Attributes:
       unit: Unit of the scores of the density, "bits_per_dim" or "nats".
-      plan: The `LikelihoodPlan` of the evaluation.
+      log_det_estimator: Estimator of the log-determinants.
+      num_samples: Number of estimates per example; None for the default.
 
     Raises:
       ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it for runs without one.
@@ -62,19 +57,15 @@ class Evaluation:
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self.unit = run.model.data_space.unit
         self._space = run.model.data_space
-        check_only_stderr(stderr, log_det_estimator, num_probes)
-        self._stderr: Any = stderr
+        self._name, self.log_det_estimator = run.estimator(log_det_estimator, num_probes)
+        self.num_samples: int | None = None
         if stderr is not None:
-            self._name, self.plan = "planned", self._make_plan()
-        else:
-            self._name, estimator = run.estimator(log_det_estimator, num_probes)
-            self.plan = held_out_plan(run.model, estimator)
-        self._report = Report(run.config, run.model, dataset, plan=self.plan)
-
-    def _make_plan(self, **options):
-        x, condition = self._first_batch
-        nats = self._stderr * self._space.nats_per_unit
-        return evaluation.plan_likelihood(self._run.density, x, nats, condition=condition, **options)
+            x, condition = self._first_batch
+            given: dict[str, Any] = {"condition": condition, "log_det_estimator": self.log_det_estimator}
+            nats = stderr * self._space.nats_per_unit
+            self.num_samples = evaluation.required_samples(run.density, x, nats, **given)
+        estimates = {"num_samples": self.num_samples, "log_det_estimator": self.log_det_estimator}
+        self._report = Report(run.config, run.model, dataset, **estimates)
 
     @property
     def metrics(self) -> list[str]:
@@ -82,7 +73,7 @@ class Evaluation:
         return [name for name, metric in METRICS.items() if metric.is_default(self._model)]
 
     def header(self) -> dict[str, Any]:
-        """Returns the "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes" or "plan".
+        """Returns the "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes".
 
         It adds the "dequantization" of integer data, and "checkpoint": "best" for the best weights on validation.
         """
@@ -90,27 +81,21 @@ class Evaluation:
             checkpoint="best" if self._run.is_best else None,
             unit=self.unit,
             log_det_estimator=self._name,
-            plan=None if self.plan.stderr is None else self.plan.as_dict(),
-            num_probes=getattr(self.plan.log_det_estimator, "num_probes", None),
+            num_probes=getattr(self.log_det_estimator, "num_probes", None),
+            num_samples=self.num_samples,
         )
 
     def likelihood(self) -> dict[str, Any]:
-        """Returns the score, its standard error and the parts of this error, the baselines and the entropy.
+        """Returns the score, its standard error, the baselines and the entropy. The keys are those of result.json.
 
-        The keys are those of result.json and "bits_per_dim_stderr_parts" (or "nats_..."), the contributions of the
-        "data", the "dequantization" and the "estimator". The "bound" is "elbo" for integer data, the mean of
-        log p(z) - log q(z | x); "importance_weighted" for discrete columns, whose error has no parts; else "none".
+        The "bound" is "elbo" for integer data, the mean of log p(z) - log q(z | x); "importance_weighted" for
+        discrete columns; else "none".
         """
-        noise, score = self._evaluation_noise, self._report.score()
-        bound = "none" if self._space.levels is None else "elbo"
-        result: dict[str, Any] = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
-        if self._space.cells is not None:
-            bound = "importance_weighted"
-        else:
-            result[f"{self.unit}_stderr_parts"] = stderr_parts(score, noise, self._report.likelihood.num_samples)
-        return result | known(
+        space = self._run.density.data_space
+        score, bound = self._report.score(), "none" if space.levels is None else "elbo"
+        return {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
             num_examples=score.num_examples,
-            bound=bound,
+            bound=bound if space.cells is None else "importance_weighted",
             example_stderr=score.example_stderr,
             baselines=self._report.baselines,
             entropy=self._dataset.entropy,
@@ -120,42 +105,24 @@ class Evaluation:
         """Returns the bound from several dequantizations of integer data, see `evaluation.LogLikelihood`.
 
         "estimator_bias" is approximately the most that the noise of the log-determinants can lower the bound:
-        (1 - 1/K) times half their variance in nats, in the unit of the score. A bias above the standard error logs
-        a warning. With `stderr`, the "plan" reaches this standard error for each dequantization, not for the mean.
+        (1 - 1/K) times half their variance in nats, in the unit of the score.
         """
-        log_det, is_planned = self.bound_plan.log_det_estimator, self.bound_plan.stderr is not None
-        noise = self._noise_of(log_det) if is_planned else self._evaluation_noise
-        measured = noise.dequantization_std * self._space.nats_per_unit
-        plan = evaluation.LikelihoodPlan(
-            log_det_estimator=log_det, num_samples=num_samples, dequantization_std=measured
-        )
-        bound = evaluation.LogLikelihood(self._run.density, plan, importance_weighted=True)
+        given: dict[str, Any] = {"num_samples": num_samples, "log_det_estimator": self.log_det_estimator}
+        bound = evaluation.LogLikelihood(self._run.density, importance_weighted=True, **given)
         score = bound.score(track(self._report.batches(), "importance-weighted bound"), self._config.seed)
-        bias = -0.5 * self._space.nats_per_unit * noise.estimator_std**2 * (1 - 1 / bound.num_samples)
-        if -bias > score.stderr:
-            logging.warning(
-                "The noise of the log-determinants may have lowered the importance-weighted score by up to %.2g, "
-                "above its standard error %.2g. Use exact log-determinants, more probes or a smaller stderr.",
-                *(-bias, score.stderr),
-            )
+        variance = self._noise_of(self.log_det_estimator) ** 2
         result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
             bound="importance_weighted",
             num_samples=bound.num_samples,
             num_examples=score.num_examples,
-            estimator_bias=bias,
-            plan=self.bound_plan.as_dict() if is_planned else None,
+            estimator_bias=-0.5 * self._space.nats_per_unit * variance * (1 - 1 / bound.num_samples),
         )
         return {"importance_weighted": result}
 
-    @functools.cached_property
-    def bound_plan(self) -> evaluation.LikelihoodPlan:
-        """Plan of each dequantization in `importance_weighted`. With `stderr`, it is measured on first access."""
-        return self.plan if self.plan.stderr is None else self._make_plan(num_samples=1)
-
     def noise(self) -> dict[str, Any]:
         """Returns the `evaluation.EstimatorNoise` of the loss, with the estimators of training and evaluation."""
-        training = self._noise_of(None)._asdict()
-        return {"noise": {"training": training, "evaluation": self._evaluation_noise._asdict()}}
+        estimators = {"training": None, "evaluation": self.log_det_estimator}
+        return {"noise": {name: self._noise_of(estimator) for name, estimator in estimators.items()}}
 
     def reconstruction(self) -> dict[str, Any]:
         """Returns the result of `evaluation.reconstruct` for the first batch."""
@@ -207,13 +174,9 @@ class Evaluation:
             )
         return self._report.classification()
 
-    @functools.cached_property
-    def _evaluation_noise(self):
-        return self._noise_of(self.plan.log_det_estimator)
-
     def _noise_of(self, log_det_estimator):
-        measure = evaluation.EstimatorNoise(self._run.density, log_det_estimator, **_NOISE_DRAWS)
         x, condition = self._first_batch
+        measure = evaluation.EstimatorNoise(self._run.density, log_det_estimator)
         return measure(x, self._config.seed, condition=condition)
 
     @functools.cached_property

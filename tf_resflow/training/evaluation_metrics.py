@@ -37,14 +37,14 @@ def _no_fid(info, flags):
 
 METRICS = {
     "likelihood": Metric(
-        """`bits_per_dim`; its standard error `bits_per_dim_stderr`, split by source in
-  `bits_per_dim_stderr_parts` (data, dequantization, estimator); `num_examples`; `bound`, "elbo" for integer data or
-  "importance_weighted" for tables with discrete columns, which have no parts; `baselines`; `entropy`.""",
+        """`bits_per_dim`; its standard error `bits_per_dim_stderr`; `num_examples`; `example_stderr`, the
+  standard error of an example's score; `bound`, "elbo" for integer data or "importance_weighted" for tables with
+  discrete columns; `baselines`; `entropy`.""",
         lambda measured, flags: measured.likelihood(),
         _has_density,
     ),
     "noise": Metric(
-        """mean, standard deviations and excess kurtosis of the estimate of one example's loss, with the
+        """standard deviation of an example's loss due to the estimates of the log-determinants, with the
   estimators of training (`noise.training`) and of this evaluation (`noise.evaluation`).""",
         lambda measured, flags: measured.noise(),
         _has_density,
@@ -62,8 +62,8 @@ METRICS = {
     ),
     "importance_weighted": Metric(
         """tighter bound from --iw_samples dequantizations. It needs precise log-determinants:
-  --log_det_estimator=exact, many --num_probes, or a small --stderr (here, of each dequantization). `estimator_bias`
-  is the most that their noise can have lowered the score.""",
+  --log_det_estimator=exact or many --num_probes. `estimator_bias` is the most that their noise can have lowered the
+  score.""",
         lambda measured, flags: measured.importance_weighted(flags.iw_samples),
         refusal=lambda info, flags: (
             None if info.is_dequantized else "The data have no noise: leave out importance_weighted."

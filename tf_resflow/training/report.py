@@ -14,7 +14,7 @@ from tf_resflow import data, evaluation
 from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import stage, track
-from tf_resflow.evaluation import LikelihoodPlan, log_prob_by_class
+from tf_resflow.evaluation import log_prob_by_class
 from tf_resflow.evaluation.figures import density_figure, points_figure
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
@@ -36,7 +36,7 @@ class Report:
 
     Args:
       strategy: The strategy that the model was built under.
-      plan: The `LikelihoodPlan` of the scores.
+      **estimates: `num_samples` and `log_det_estimator` of the scores, see `evaluation.LogLikelihood`.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Report:
         dataset: data.Dataset,
         *,
         strategy: tf.distribute.Strategy | None = None,
-        plan: LikelihoodPlan | None = None,
+        **estimates: Any,
     ):
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.data_space.unit, model.objective
-        self._plan, self._classify = plan, PerExample(self._logits_and_labels, strategy)
+        self._estimates, self._classify = estimates, PerExample(self._logits_and_labels, strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
-            self.likelihood = evaluation.LogLikelihood(self._density, plan, strategy=strategy)
+            self.likelihood = evaluation.LogLikelihood(self._density, strategy=strategy, **estimates)
             self._noise = evaluation.EstimatorNoise(self._density)
             self._sampler = Sampler(self._density)
 
@@ -86,7 +86,7 @@ class Report:
             scores = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
             examples, condition = self.first_batch(split)
             noise = self._noise(examples, self._config.seed, condition=condition)
-            scores |= {"num_examples": score.num_examples, "estimator_std": noise.estimator_std}
+            scores |= {"num_examples": score.num_examples, "estimator_std": noise}
         if self._model.classifier is not None:
             scores |= self.classification(split)
         return scores | {self.objective: self._model.total(scores)}
@@ -104,7 +104,7 @@ class Report:
         x, labels = batch
         if self._model.classifier is not None:
             return self._model.classify(x)["logits"], labels
-        return log_prob_by_class(self._model, x, seed, plan=self._plan), labels
+        return log_prob_by_class(self._model, x, seed, **self._estimates), labels
 
     def sample_grid(self) -> np.ndarray | None:
         """Returns a grid of samples as a uint8 image, with one row per label if given labels; None for vectors."""

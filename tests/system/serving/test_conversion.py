@@ -5,15 +5,14 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.evaluation import LikelihoodPlan
 
 
 @pytest.fixture(scope="module")
 def models(export_dir, exported_float32, float32_model, images, tmp_path_factory):
     """The path, the loaded model and input values of each model. The graphs of vectors have no loop."""
     vectors = np.random.default_rng(1).normal(size=[3, 3]).astype("float32")
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.AdaptiveRoulette(num_probes=2), num_samples=2)
-    options = {"plan": plan, "signatures": ["serving_default"], "max_batch": 1000}
+    options = {"num_samples": 2, "signatures": ["serving_default"], "max_batch": 1000}
+    options["log_det_estimator"] = resflow.logdet.AdaptiveRoulette(num_probes=2)
     noisy, found = resflow.serving.export(float32_model, tmp_path_factory.mktemp("noisy"), **options), {}
     for name, path in {"images": export_dir / "1", "vectors": exported_float32, "noisy": noisy}.items():
         loaded = tf.saved_model.load(str(path))

@@ -14,8 +14,7 @@ from tf_resflow import training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 from tf_resflow.cli.evaluate import table
-from tf_resflow.evaluation import LikelihoodPlan
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.training import report
 
 
@@ -45,8 +44,8 @@ def test_evaluation_and_classes(whole, monkeypatch):
     for found in (whole.result, result):
         assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # dequantization noise and probes differ
 
-    def by_class(model, x, seed, *, plan):
-        assert isinstance(plan.log_det_estimator, resflow.logdet.Exact)
+    def by_class(model, x, seed, *, num_samples, log_det_estimator):
+        assert isinstance(log_det_estimator, resflow.logdet.Exact) and num_samples is None
         return tf.one_hot(tf.cast(x[:, 2, 4, 0], tf.int32) % 10, 10)
 
     monkeypatch.setattr(report, "log_prob_by_class", by_class)
@@ -104,8 +103,7 @@ def test_served_labels(whole, tmp_path):
     x, labels = whole.pairs("test", 5)
     x, labels = tf.constant(x), tf.constant(labels, tf.int32)
     found = served["serving_default"](x=x, condition=labels)
-    plan = LikelihoodPlan(log_det_estimator=resflow.logdet.Exact(), num_samples=2)
-    samples = LogProbSamples(whole.model, plan, common=True)
+    samples = LogProbSamples(whole.model, 2, log_det_estimator=resflow.logdet.Exact(), common=True)
     expected = np.mean(samples((x, labels), tf.bitcast(tf.constant(0, tf.int64), tf.int32)), axis=0)
     np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-4)
     z = served["encode"](x=x, condition=labels)["z"]
