@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -130,15 +131,32 @@ def has_fixed_members(composition: tfp.bijectors.Composition) -> bool:
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Like `tf.custom_gradient`, but its registered gradient does not keep the graph alive."""
-    decorated = tf.custom_gradient(function)
+    """Like `tf.custom_gradient`, with fewer operations and a registered gradient that is freed with the graph.
+
+    TensorFlow would search the graph for variables, and create a gradient of zero for a copy of each argument.
+    """
+    in_eager_mode = tf.custom_gradient(function)
 
     @functools.wraps(function)
     def call(*args):
-        result = decorated(*args)
-        if not tf.executing_eagerly():
-            _forget_with_graph(tf.nest.flatten(result)[0].op)
-        return result
+        if tf.executing_eagerly():
+            return in_eager_mode(*args)
+        arguments = [tf.convert_to_tensor(arg) for arg in args]
+        with record.VariableWatcher() as watcher:
+            result, grad = function(*arguments)
+        results, variables = tf.nest.flatten(result), list(watcher.watched_variables())
+
+        def gradients(*upstream):
+            given = grad(*upstream, variables=variables) if variables else (grad(*upstream), [])
+            return [None] * len(results) + tf.nest.flatten(given)
+
+        tensors = [tf.convert_to_tensor(tensor) for tensor in (*results, *arguments, *variables)]
+        graph = tf.compat.v1.get_default_graph()
+        name = _registered(graph, lambda _, *upstream: gradients(*upstream[: len(results)]))
+        with graph.gradient_override_map({"IdentityN": name}), record.stop_recording():
+            outputs = tf.identity_n(tensors)[: len(results)]
+        record.record_operation(function.__name__, outputs, tensors, gradients)
+        return tf.nest.pack_sequence_as(result, outputs)
 
     return call
 
@@ -155,13 +173,13 @@ def unrecorded() -> Iterator[None]:
         tape.variable_accessed(variable)
 
 
-def _forget_with_graph(operation):
-    """Moves the registered gradient of an operation to its graph, so that both are freed together."""
-    name, graph = operation.get_attr("_gradient_op_type").decode(), operation.graph
-    entry = gradient_registry._registry[name]
+def _registered(graph, gradient):
+    """Registers a gradient that the graph holds, so that both are freed together. Returns its name."""
     if not hasattr(graph, _GRADIENTS):
         setattr(graph, _GRADIENTS, {})
-    getattr(graph, _GRADIENTS)[name] = entry["type"]
-    found = weakref.ref(graph)
-    entry["type"] = lambda *args: getattr(found(), _GRADIENTS)[name](*args)
+    gradients, found = getattr(graph, _GRADIENTS), weakref.ref(graph)
+    name = f"tf_resflow_{uuid.uuid4().hex}"
+    gradients[name] = gradient
+    tf.RegisterGradient(name)(lambda *args: getattr(found(), _GRADIENTS)[name](*args))
     weakref.finalize(graph, gradient_registry._registry.pop, name, None)
+    return name

@@ -16,7 +16,7 @@ SMALL_IMAGES = " ".join(f"--config.model.{field}" for field in ("num_blocks=(1,1
 BENCHMARKS = [
     (
         "compare_estimators {out} --workdir={run} --num_examples=8 --repeats=2 --probes=1,25",
-        "planned",
+        "colored probes",
     ),
     ("compare_normalizations --shapes=3 --width=4 --batch=8 --steps=2", "schatten"),
     ("compare_small_flows --dimensions=3 --depth=1 --width=4 --batch=8 --steps=2 --seconds=0.1 --seeds=1", "NVP"),

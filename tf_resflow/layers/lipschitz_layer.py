@@ -268,7 +268,8 @@ def _stacked(layers):
 def _vectors(layers):
     if layers[0].vector is None:
         return None
-    return tf.concat([tf.convert_to_tensor(layer.vector) for layer in layers], 0)
+    vectors = [tf.convert_to_tensor(layer.vector) for layer in layers]
+    return tf.concat(vectors, 0) if len(vectors) > 1 else vectors[0]
 
 
 def _validated_order(order, name):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
@@ -56,21 +57,12 @@ class WeightAverage(tf.Module):
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """Returns a context in which the model has the average of its weights. All weights are restored on exit."""
-        saved = _values(self._model)
+        saved = self._model.get_weights()
         try:
             self.apply()
             yield
         finally:
-            _assign(self._model, saved)
-
-
-def _values(model):
-    return [tf.identity(weight.value) for weight in model.weights]
-
-
-def _assign(model, values):
-    for weight, value in zip(model.weights, values, strict=True):
-        weight.assign(value)
+            self._model.set_weights(saved)
 
 
 class AverageWeights(keras.callbacks.Callback):
@@ -102,7 +94,7 @@ class AverageWeights(keras.callbacks.Callback):
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1.")
         self.momentum = momentum
-        self._last: list[tf.Tensor] = []  # the last weights while the average is in place
+        self._last: list[np.ndarray] = []  # the last weights while the average is in place
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the average at the current weights."""
@@ -117,7 +109,7 @@ class AverageWeights(keras.callbacks.Callback):
     def put_back(self) -> None:
         """Restores the last weights if the average is in place."""
         if self._last:
-            _assign(self.model, self._last)
+            self.model.set_weights(self._last)
             self._last = []
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -127,7 +119,7 @@ class AverageWeights(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         """Puts the average in place."""
         if not self._last:
-            self._last = _values(self.model)
+            self._last = self.model.get_weights()
             self._average.apply()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -34,6 +34,10 @@ class Adam(keras.optimizers.Adam):
         numbers = *(tf.cast(value, tf.float32) for value in (rate, unbiased, decay)), *map(tf.constant, constants)
         super()._backend_update_step(grads, trainable_variables, numbers)
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        is_single = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        return grads_and_vars if is_single else super()._all_reduce_sum_gradients(grads_and_vars)
+
     def _apply_weight_decay(self, variables):
         """Does nothing, because `update_step` applies it."""
 
@@ -75,18 +79,20 @@ class Muon(Adam):
             super()._move(index, variable, moments, gradient, numbers)
             return
         rate, *_, beta = numbers
-        momentum = beta * moments[0] + gradient
+        arguments = gradient, tf.convert_to_tensor(moments[0]), rate, beta
+        momentum, update = traced_once(("muon", *variable.shape), _muon_update, *arguments)
         moments[0].assign(momentum, read_value=False)
-        update = traced_once(("muon", *variable.shape), _muon_update, gradient + beta * momentum)
-        variable.assign_sub(rate * update, read_value=False)
+        variable.assign_sub(update, read_value=False)
 
 
-def _muon_update(direction):
-    """Returns U T V' for a kernel U S V', scaled to the size of AdamW's update.
+def _muon_update(gradient, momentum, rate, beta):
+    """Returns the momentum, and U T V' for a kernel U S V', scaled to the size of AdamW's update.
 
     Five Newton-Schulz iterations make the singular values T nearly equal.
     """
-    a, b, c = (tf.constant(value, direction.dtype) for value in (3.4445, -4.7750, 2.0315))
+    a, b, c = (tf.constant(value, gradient.dtype) for value in (3.4445, -4.7750, 2.0315))
+    momentum = beta * momentum + gradient
+    direction = gradient + beta * momentum
     x = tf.reshape(direction, [-1, direction.shape[-1]])
     size, is_wide = 0.2 * max(x.shape) ** 0.5, x.shape[0] < x.shape[1]
     x = x if is_wide else tf.transpose(x)
@@ -94,4 +100,4 @@ def _muon_update(direction):
     for _ in range(5):
         square = tf.matmul(x, x, transpose_b=True)
         x = a * x + (b * square + c * square @ square) @ x
-    return size * tf.reshape(x if is_wide else tf.transpose(x), direction.shape)
+    return momentum, (rate * size) * tf.reshape(x if is_wide else tf.transpose(x), direction.shape)

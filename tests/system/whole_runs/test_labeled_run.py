@@ -86,7 +86,7 @@ def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypa
         return dict.fromkeys(["log_prob", "comparable"], seen[-1].sum(axis=(1, 2, 3)).astype(float))
 
     fake = types.SimpleNamespace(score_examples=scores)
-    monkeypatch.setattr(resflow.evaluation, "LogLikelihood", lambda *_: fake)
+    monkeypatch.setattr(resflow.evaluation, "LogLikelihood", lambda *_, **__: fake)
     x, _ = whole.pairs("test", 30)
     np.save(tmp_path / "images.npy", x[:2])
     run_command(score_command, whole.workdir, tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
