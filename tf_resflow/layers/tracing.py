@@ -13,12 +13,13 @@ _LARGE = 2**20  # elements
 _FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed with the graph
 
 
-def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, inlined: bool = False) -> Any:
     """Returns `function(*args)`. In a graph, calls with equal keys and shapes share one traced function.
 
     Functions with equal keys must compute the same result from their arguments, which are tensors and lists of
     tensors. A function is not shared if its key is None or cannot be hashed, or if the function captures other
-    tensors or variables. Shared functions are not inlined, so a call adds little to the graph.
+    tensors or variables. A call runs as one operation, or with `inlined`, as the operations of the function. These
+    can run in parallel with others, but take longer to prepare.
     """
     if key is None or tf.executing_eagerly() or is_xla() or not _is_hashable(key):
         return function(*args)
@@ -27,7 +28,7 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         setattr(graph, _FUNCTIONS, {})
     traced = getattr(graph, _FUNCTIONS)
     if key not in traced:
-        traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+        traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": not inlined})
     shared = silence_retracing(traced[key])
     return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
 
