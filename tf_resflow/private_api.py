@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import uuid
+import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from tensorflow.python.framework.ops import gradient_registry
 from tensorflow_probability.python.internal.implementation_selection import is_xla  # noqa: F401
 
 _GRADIENTS = "_tf_resflow_gradients"  # name of an attribute that is set on a graph
+_NUMBERS = itertools.count()  # of registered gradients
 
 config.CONVERSION_RULES += (config.DoNotConvert("tf_resflow"),)  # AutoGraph must not convert our functions
 
@@ -141,7 +142,9 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args):
         if tf.executing_eagerly():
             return in_eager_mode(*args)
-        arguments = [tf.convert_to_tensor(arg) for arg in args]
+        graph = tf.compat.v1.get_default_graph()
+        arguments = [tf.convert_to_tensor(arg) for arg in args]  # below, tensors of other graphs become inputs
+        arguments = [arg if getattr(arg, "graph", None) is graph else tf.identity(arg) for arg in arguments]
         with record.VariableWatcher() as watcher:
             result, grad = function(*arguments)
         results, variables = tf.nest.flatten(result), list(watcher.watched_variables())
@@ -151,7 +154,6 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
             return [None] * len(results) + tf.nest.flatten(given)
 
         tensors = [tf.convert_to_tensor(tensor) for tensor in (*results, *arguments, *variables)]
-        graph = tf.compat.v1.get_default_graph()
         name = _registered(graph, lambda _, *upstream: gradients(*upstream[: len(results)]))
         with graph.gradient_override_map({"IdentityN": name}), record.stop_recording():
             outputs = tf.identity_n(tensors)[: len(results)]
@@ -178,7 +180,7 @@ def _registered(graph, gradient):
     if not hasattr(graph, _GRADIENTS):
         setattr(graph, _GRADIENTS, {})
     gradients, found = getattr(graph, _GRADIENTS), weakref.ref(graph)
-    name = f"tf_resflow_{uuid.uuid4().hex}"
+    name = f"tf_resflow_{next(_NUMBERS)}"
     gradients[name] = gradient
     tf.RegisterGradient(name)(lambda *args: getattr(found(), _GRADIENTS)[name](*args))
     weakref.finalize(graph, gradient_registry._registry.pop, name, None)

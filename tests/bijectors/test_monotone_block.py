@@ -1,4 +1,4 @@
-"""The monotone block: errors, tolerances, constants and plans. Random cases test the rest."""
+"""The monotone block: errors, tolerances and constants. Random cases test the rest."""
 
 import keras
 import numpy as np

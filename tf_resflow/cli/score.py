@@ -25,7 +25,7 @@ scores them, and the held-out examples for the p-values, by the mixture of its c
 
 log_prob is one exact value for up to 16 columns of numbers, and the mean of 8 estimates otherwise, or of 32 if
 there are discrete columns. With --stderr, the number of estimates doubles until log_prob of held-out examples has
-this standard error, in nats.
+this standard error, in nats. Without held-out examples, the first batch of --input is used.
 """
 
 import pathlib

@@ -62,7 +62,8 @@ def estimate_log_prob(
     if stderr is not None:
         if num_samples is not None:
             raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
-        return _estimate_to(stderr, model, x, seed, condition, log_det_estimator)[0]
+        options = {"condition": condition, "log_det_estimator": log_det_estimator}
+        num_samples = required_samples(model, x, stderr, **options)
     samples = LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator)
     return samples.estimate(model.condition.join(x, condition), seed)
 
@@ -79,23 +80,20 @@ def required_samples(
     """Returns the number of estimates per example whose mean reaches a standard error.
 
     The number starts at the default of `estimate_log_prob` and doubles until the root mean square of the standard
-    errors of the examples is at most `stderr`. The result depends only on the arguments. It is 1 without noise.
+    errors of the examples is at most `stderr`. The result depends only on the arguments. It is 1 without noise. Use
+    several examples, because the standard error of one is imprecise. To keep the mean unbiased, draw new estimates
+    with another seed, as `estimate_log_prob` does.
 
     Args:
       x: examples `[batch, *event_shape]` that resemble the data to evaluate.
       stderr: standard error of an example's log-likelihood in nats, as the root mean square over examples. To
         convert from bits/dim, multiply by `model.data_space.nats_per_unit`.
-      seed: seed of the estimates, as for the other arguments see `estimate_log_prob`.
+      condition, log_det_estimator, seed: see `estimate_log_prob`.
 
     Raises:
-      ValueError: if `stderr` is not positive and finite, or needs more than 8,192 estimates; or if x is not finite
-        or not at the centers of its cells.
+      ValueError: if `stderr` is not positive and finite, or needs more than 8,192 estimates; if x is not finite or
+        not at the centers of its cells; or if a log-likelihood is NaN.
     """
-    return _estimate_to(stderr, model, x, seed, condition, log_det_estimator)[1]
-
-
-def _estimate_to(stderr, model, x, seed, condition, log_det_estimator):
-    """Returns the `LogProbEstimate` that reaches a standard error, and its number of samples."""
     if not 0 < stderr < math.inf:
         raise ValueError(f"stderr={stderr} is not a positive, finite number of nats. Pass one, such as 0.1.")
     x = tf.convert_to_tensor(x)
@@ -106,13 +104,17 @@ def _estimate_to(stderr, model, x, seed, condition, log_det_estimator):
     estimates = draw(given, fold_in(seed, 0))
     while True:
         num, estimate = len(estimates), samples.mean(estimates)
+        if num_nan := int(np.isnan(estimate.log_prob).sum()):
+            raise ValueError(
+                f"The log-likelihood of {num_nan} of {len(x)} examples is NaN. Check the weights of the model."
+            )
         errors = estimate.stderr.numpy()
         reached = float(np.sqrt(np.mean(errors[np.isfinite(errors)] ** 2))) if np.isfinite(errors).any() else 0.0
         if reached <= stderr:
-            return estimate, num
-        if num * (reached / stderr) ** 2 > _MOST_SAMPLES:
+            return num
+        if 2 * num > _MOST_SAMPLES or num * (reached / stderr) ** 2 > 4 * _MOST_SAMPLES:  # surely too many
             raise ValueError(
-                f"stderr={stderr:.3g} nats is out of reach: {num} samples reach {reached:.2g} nats, so more than "
+                f"stderr={stderr:.3g} nats is out of reach: {num} samples reach {reached:.2g} nats, and more than "
                 f"{_MOST_SAMPLES:,} would be necessary. Pass a larger stderr, or for vectors "
                 "log_det_estimator=tf_resflow.logdet.Exact()."
             )
@@ -156,7 +158,7 @@ def log_prob_by_class(
     """
     if model.condition.num_classes is None:
         raise ValueError(f"The model {model.name!r} has no classes. Pass a model that was built with num_classes=.")
-    num_samples = num_samples or held_out_samples(model)
+    num_samples = held_out_samples(model) if num_samples is None else num_samples
     samples = LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator)
     by_class = tf.unstack(samples.by_class(x, seed), model.condition.num_classes)
     return tf.stack([samples.mean(estimates).log_prob for estimates in by_class], -1)

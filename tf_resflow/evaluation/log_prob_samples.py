@@ -89,8 +89,7 @@ class LogProbSamples:
         if self._of_probabilities and not exact:
             warnings.warn(
                 "The log-determinants are estimated, so the log of the mean probability is too large by up to half "
-                "the variance of an example's log-determinants, in nats. Pass "
-                "log_det_estimator=tf_resflow.logdet.Exact().",
+                "the variance of an example's log-determinants, in nats. Use exact ones, or more probes.",
                 stacklevel=3,
             )
         self._num_points = min(points_per_set(num_samples), 2 ** (at_once.bit_length() - 1)) if in_cells else 1

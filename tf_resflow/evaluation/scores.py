@@ -107,7 +107,8 @@ class LogLikelihood:
         num = len(losses)
         stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else float("nan")
         is_measured = self.num_samples > 1 or not self._samples.is_noisy
-        example_stderr = float(np.sqrt(np.mean(stderrs**2))) if is_measured else None
+        finite = stderrs[np.isfinite(stderrs)]
+        example_stderr = float(np.sqrt(np.mean(finite**2))) if is_measured and len(finite) else None
         return Score(float(losses.mean()), float(stderr), num, example_stderr)
 
     def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
@@ -127,7 +128,8 @@ class LogLikelihood:
 
     @functools.cached_property
     def _samples(self):
-        return LogProbSamples(self._model, self._num_samples or held_out_samples(self._model), **self._options)
+        num_samples = held_out_samples(self._model) if self._num_samples is None else self._num_samples
+        return LogProbSamples(self._model, num_samples, **self._options)
 
     @functools.cached_property
     def _losses(self):

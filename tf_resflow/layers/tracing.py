@@ -13,32 +13,27 @@ _LARGE = 2**20  # elements
 _FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed with the graph
 
 
-def traced_once(key: Hashable, function: Callable[..., Any], *args: Any, inlined: bool = False) -> Any:
+def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
     """Returns `function(*args)`. In a graph, calls with equal keys and shapes share one traced function.
 
     Functions with equal keys must compute the same result from their arguments, which are tensors and lists of
     tensors. A function is not shared if its key is None or cannot be hashed, or if the function captures other
-    tensors or variables. A call runs as one operation, or with `inlined`, as the operations of the function. These
-    can run in parallel with others, but take longer to prepare.
+    tensors or variables. Shared functions are not inlined, so a call adds little to the graph.
     """
-    if key is None or tf.executing_eagerly() or is_xla() or not _is_hashable(key):
+    if key is None or tf.executing_eagerly() or is_xla():
         return function(*args)
     graph = tf.compat.v1.get_default_graph()
     if not hasattr(graph, _FUNCTIONS):
         setattr(graph, _FUNCTIONS, {})
     traced = getattr(graph, _FUNCTIONS)
-    if key not in traced:
-        traced[key] = tf.function(function, autograph=False, experimental_attributes={"_noinline": not inlined})
-    shared = silence_retracing(traced[key])
-    return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
-
-
-def _is_hashable(key):
     try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
+        shared = traced.get(key)
+    except TypeError:  # the key cannot be hashed
+        return function(*args)
+    if shared is None:
+        shared = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+        traced[key] = silence_retracing(shared)
+    return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
 
 
 def is_large(shape: Iterable[int | None]) -> bool:

@@ -127,9 +127,10 @@ def _settings(value):
     """Returns the type and the settings of an estimator, or a dict of them by block, for JSON."""
     if isinstance(value, Mapping):
         return {name: _settings(part) for name, part in value.items()}
-    if not dataclasses.is_dataclass(value):
-        return value if isinstance(value, (bool, int, float, str)) else str(value)
-    settings = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    settings = {field.name: getattr(value, field.name) for field in fields}
     given = {name: _settings(setting) for name, setting in settings.items() if setting is not None}
     return {"type": type(value).__name__, **given}
 

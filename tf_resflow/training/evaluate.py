@@ -73,7 +73,8 @@ class Evaluation:
         return [name for name, metric in METRICS.items() if metric.is_default(self._model)]
 
     def header(self) -> dict[str, Any]:
-        """Returns the "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes".
+        """Returns the "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes"
+        and, for a requested standard error, "num_samples".
 
         It adds the "dequantization" of integer data, and "checkpoint": "best" for the best weights on validation.
         """

@@ -42,7 +42,7 @@ def test_columns_given_others(whole):
     assert whole.figures() == {"pairs.png"}
 
 
-def test_a_planned_evaluation(whole):
+def test_an_evaluation_up_to_a_standard_error(whole):
     evaluation = training.Evaluation(whole.run, whole.data, stderr=0.3)
     likelihood = evaluation.likelihood()
     assert likelihood["num_examples"] == 40 and likelihood.get("example_stderr", 0.0) < 0.6
