@@ -89,6 +89,14 @@ def test_custom_gradient():
     gc.collect()
     assert len(graphs) == 1 and graphs[0]() is None
 
+    x = tf.constant(2.0)
+    with tf.GradientTape() as outer, tf.GradientTape() as inner:
+        outer.watch(x)
+        inner.watch(x)
+        y = tf.function(cube)(x)
+        first = inner.gradient(y, x)
+    np.testing.assert_array_equal([y, first, outer.gradient(first, x)], expected)
+
 
 def test_OnlyInSavedModels():
     class Holder(private_api.OnlyInSavedModels, tf.Module):
