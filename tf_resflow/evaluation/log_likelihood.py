@@ -88,7 +88,8 @@ def required_samples(
       x: examples `[batch, *event_shape]` that resemble the data to evaluate.
       stderr: standard error of an example's log-likelihood in nats, as the root mean square over examples. To
         convert from bits/dim, multiply by `model.data_space.nats_per_unit`.
-      condition, log_det_estimator, seed: see `estimate_log_prob`.
+      condition: see `estimate_log_prob`, also for `log_det_estimator`.
+      seed: an integer or a seed `[2]`.
 
     Raises:
       ValueError: if `stderr` is not positive and finite, or needs more than 8,192 estimates; if x is not finite or
