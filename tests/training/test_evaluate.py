@@ -1,5 +1,6 @@
 import functools
 import json
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tf_resflow as resflow
 from tf_resflow import models, training
 from tf_resflow.cli.evaluate import table
 from tf_resflow.training.report import Report
+from tf_resflow.training.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,10 @@ def test_a_requested_standard_error_is_reached(images):
     assert result["num_samples"] == evaluation.num_samples > 8 and "num_samples" in table(result)
     usual = measured(images[0], "likelihood")
     assert result["bits_per_dim"] == pytest.approx(usual["bits_per_dim"], abs=5 * usual["bits_per_dim_stderr"])
+
+
+def test_a_requested_standard_error_of_vectors_has_exact_log_determinants(make_config):
+    model = resflow.FlowModel(resflow.flows.vector_flow(20, 1, (4,)), [20])
+    estimator_of = functools.partial(Run.estimator, types.SimpleNamespace(model=model, config=make_config()))
+    found = [estimator_of()[0], estimator_of(stderr=0.1)[0], estimator_of(num_probes=4, stderr=0.1)[0]]
+    assert found == ["adaptive_roulette", "exact", "adaptive_roulette"]

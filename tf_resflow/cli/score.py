@@ -220,7 +220,7 @@ def _held_out(config, size, required):
 def _estimates(run, batch):
     """Returns the estimator and the number of estimates of each score."""
     model = run.density
-    _, estimator = run.estimator(FLAGS.log_det_estimator, FLAGS.num_probes)
+    _, estimator = run.estimator(FLAGS.log_det_estimator, FLAGS.num_probes, stderr=FLAGS.stderr)
     if FLAGS.stderr is None:
         return {"log_det_estimator": estimator}
     if model.condition.num_classes is not None and not isinstance(batch, tuple):

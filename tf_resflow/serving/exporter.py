@@ -61,7 +61,7 @@ def export_run(
         raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
     run = load(workdir)
     free_version(export_dir, version)
-    _, settings["log_det_estimator"] = run.estimator(log_det_estimator, num_probes)
+    _, settings["log_det_estimator"] = run.estimator(log_det_estimator, num_probes, stderr=stderr)
     if stderr is not None:
         density = run.density
         given = {"condition": _some_conditions(run)} if run.model.condition else {}

@@ -57,7 +57,7 @@ class Evaluation:
         self._run, self._model, self._dataset, self._config = run, run.model, dataset, run.config
         self.unit = run.model.data_space.unit
         self._space = run.model.data_space
-        self._name, self.log_det_estimator = run.estimator(log_det_estimator, num_probes)
+        self._name, self.log_det_estimator = run.estimator(log_det_estimator, num_probes, stderr=stderr)
         self.num_samples: int | None = None
         if stderr is not None:
             x, condition = self._first_batch

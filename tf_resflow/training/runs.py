@@ -11,6 +11,7 @@ import keras
 
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
+from tf_resflow.logdet import Exact, default_estimator
 from tf_resflow.models import build_model, evaluation_estimator
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.keras_training import KerasTraining
@@ -70,9 +71,18 @@ class Run:
             )
         return density
 
-    def estimator(self, name: str | None = None, num_probes: int | None = None) -> tuple[str, Any]:
-        """Returns the name and the estimator for an evaluation, see `tf_resflow.models.evaluation_estimator`."""
+    def estimator(
+        self, name: str | None = None, num_probes: int | None = None, *, stderr: float | None = None
+    ) -> tuple[str, Any]:
+        """Returns the name and the estimator for an evaluation, see `tf_resflow.models.evaluation_estimator`.
+
+        For a requested standard error, vectors of up to 256 coordinates are exact by default, because averages of
+        many estimates would take longer.
+        """
         space = self.model.data_space
+        if stderr is not None and name is num_probes is None and len(space.event_shape) == 1:
+            is_exact = isinstance(default_estimator(space.num_dimensions, "scores"), Exact)
+            name = "exact" if is_exact else None
         options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
         return evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
 
