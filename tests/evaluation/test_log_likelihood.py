@@ -141,7 +141,7 @@ def test_standard_errors_that_cannot_be_reached(model, x, refused):
     refused("The log-likelihood of 4 of 4 examples is NaN", required_samples, vectors, np.zeros([4, 3], "f4"), 1.0)
 
 
-def test_the_noise_of_the_log_determinants(model, x):
+def test_the_noise_of_the_log_determinants(model, x, refused):
     """Four independent probes have half the noise of one, for 8 draws of 300 equal examples."""
     # With 2,100 degrees of freedom each, 4 standard errors of the ratio are less than 15 %.
     images = np.repeat(x[:1], 300, axis=0)
@@ -149,3 +149,4 @@ def test_the_noise_of_the_log_determinants(model, x):
     one, four = (EstimatorNoise(model, log_det_estimator)(images, 0) for log_det_estimator in series)
     assert one == pytest.approx(2 * four, rel=0.15)
     assert EstimatorNoise(model, resflow.logdet.Exact())(images, 0) == 0.0
+    refused("num_samples=1 is too small", EstimatorNoise, model, num_samples=1)

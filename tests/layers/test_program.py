@@ -96,6 +96,7 @@ def test_equal_settings_share_functions():
         for distribution in (logdet.Geometric, logdet.Poisson, Heir):
             yield from (logdet.RussianRoulette(1, distribution(p)) for p in (0.5, 0.4))
 
+    assert logdet.Geometric(np.float32(0.3)) == logdet.Geometric(float(np.float32(0.3)))
     one, other = list(settings()), list(settings())
     assert one == other and list(map(hash, one)) == list(map(hash, other)) and len(set(one)) == len(one)
     for settings in (Own(3), Heir(0.5), logdet.Exact()):

@@ -116,7 +116,10 @@ def define_estimator_flags(stderr: str) -> None:
     )
     flags.DEFINE_integer("num_probes", None, "Number of probes per estimate of a log-determinant.", 1)
     flags.DEFINE_float(
-        "stderr", None, f"Target standard error of {stderr}. Doubles the number of estimates until it is reached."
+        "stderr",
+        None,
+        f"Target standard error of {stderr}. Doubles the number of estimates until it is reached.",
+        lower_bound=1e-9,
     )
 
 

@@ -178,6 +178,8 @@ class EstimatorNoise:
     """
 
     def __init__(self, model: FlowModel, log_det_estimator: LogDet | None = None, *, num_samples: int = 8):
+        if num_samples < 2:
+            raise ValueError(f"num_samples={num_samples} is too small to measure noise. Pass at least 2 samples.")
         self._model, self._num_samples = model, num_samples
         density = model.distribution
         if log_det_estimator is not None:

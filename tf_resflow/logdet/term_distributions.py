@@ -27,6 +27,7 @@ class Geometric(Settings):
     def __post_init__(self):
         if not 0.0 < self.p < 1.0:
             raise ValueError(f"Got p={self.p}; the probability p of Geometric must be in (0, 1).")
+        object.__setattr__(self, "p", float(self.p))  # NumPy's numbers would not equal Python's
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         """Draws `int32` counts from a stateless seed."""
@@ -59,6 +60,7 @@ class Poisson(Settings):
     def __post_init__(self):
         if not self.rate > 0.0:
             raise ValueError(f"Got rate={self.rate}; the rate of Poisson must be positive.")
+        object.__setattr__(self, "rate", float(self.rate))
 
     def sample(self, shape: Shape, seed: Seed) -> tf.Tensor:
         k = tf.range(1.0, 40.0 + self.rate + 12.0 * self.rate**0.5, dtype=tf.float64)  # the rest is negligible

@@ -35,7 +35,7 @@ class Adam(keras.optimizers.Adam):
         super()._backend_update_step(grads, trainable_variables, numbers)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        is_single = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        is_single = tf.distribute.get_strategy().num_replicas_in_sync == 1  # Keras would copy each gradient twice
         return grads_and_vars if is_single else super()._all_reduce_sum_gradients(grads_and_vars)
 
     def _apply_weight_decay(self, variables):
