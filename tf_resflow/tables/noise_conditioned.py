@@ -1,11 +1,11 @@
-"""A density of noisy vectors for all noise levels at once."""
+"""A flow that models noisy vectors at all noise levels at once."""
 
 import functools
 import gc
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.optimizers import Adam
 from tf_resflow.models.step import train_step
 from tf_resflow.private_api import silence_retracing
+from tf_resflow.tables.encoder import Rows
 
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
@@ -35,29 +36,13 @@ _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 
 
-class Rows(NamedTuple):
-    """Vectors, with their conditions, weights and scales."""
-
-    values: np.ndarray  # [num, size], the lower edges of cells in discrete coordinates; NaN marks a missing value
-    widths: np.ndarray  # [num, size], the widths of the cells, 0 in continuous coordinates
-    condition: np.ndarray  # [num, condition_size]
-    weights: np.ndarray | None = None  # [num]
-    log_scale: np.ndarray | float = 0.0  # [num], see `tf_resflow.data.columns.Encoded`
-
-    def take(self, places: np.ndarray) -> "Rows":
-        """Returns the rows with these indices."""
-        taken: list[Any] = [part[places] if isinstance(part, np.ndarray) else part for part in self]
-        return Rows(*taken)
-
-
-class NoiseConditionedDensity:
+class NoiseConditionedFlow:
     r"""A flow that models the densities \\(p_\sigma\\) of \\(x + \sigma \epsilon\\), \\(\epsilon \sim N(0, I)\\).
 
     \\(\log \sigma\\) is a condition of the flow. In training, it is uniform between the logarithms of 0.003 and 1.
     One training therefore gives densities from sharp to smooth, and held-out rows can select one. The flow is a
-    `Whiten` with fixed statistics, followed by residual blocks with CPila activations. In training, missing values
-    are drawn from a standard normal distribution, without noise. Training returns the weights instead of storing
-    them, so fits with the same sizes can share the graphs of this object.
+    `Whiten` with fixed statistics, followed by residual blocks with CPila activations. Training returns the weights
+    instead of storing them, so fits with the same sizes can share the graphs of this object.
 
     Args:
       size: size of the vectors, which are standardized.
@@ -72,13 +57,7 @@ class NoiseConditionedDensity:
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
         self.size = size
-        options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
-        options["log_det_estimator"] = default_estimator(size, "tables")
-        blocks = vector_flow(size, num_blocks, hidden, **options)
-        self._whiten = Whiten(np.zeros(size), np.eye(size))
-        flow, shape = Flow([self._whiten, blocks]), [1 + condition_size]
-        estimator = default_estimator(size, "scores").with_sets(1)
-        self._model = FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
+        self._model, self._whiten = make_model(size, condition_size, num_blocks, hidden)
         self._variables = [*self._model.weights, *self._whiten.statistics.values()]
         self._initial_weights = self._model.get_weights()
         self._model.compile(Adam(_LEARNING_RATE, global_clipnorm=1.0))
@@ -93,29 +72,38 @@ class NoiseConditionedDensity:
         self._steps = silence_retracing(tf.function(self._take_steps, input_signature=signature, autograph=False))
 
     def train(
-        self, rows: Rows, held_out: Rows, *, whiten: bool | None, seed: int, steps: int, verbose: Any = 0
+        self,
+        rows: Rows,
+        held_out: Rows,
+        weights: np.ndarray,
+        held_out_weights: np.ndarray,
+        *,
+        whiten: bool | None,
+        seed: int,
+        steps: int,
+        verbose: Any = 0,
     ) -> tuple[list[np.ndarray], bool]:
         """Trains from new initial weights, with early stopping on the loss of the held-out rows.
 
-        Each step draws rows uniformly from their cells and adds noise. Returns weights and whether they whiten.
+        Each step draws vectors of rows and adds noise. Returns weights and whether they whiten.
 
         Args:
+          rows: rows to train on, drawn in proportion to their `weights` `[num]`.
           held_out: held-out rows. Their losses are winsorized, so one outlier does not stop the training.
           whiten: whether the first bijector whitens the rows; otherwise it is the identity. `None` tries both until
             half of the steps, and continues with the whitening if its held-out losses are clearly lower.
           seed: seed of the initial weights and of all draws.
           steps: largest number of steps, see `num_steps`.
-          verbose: see `tf_resflow.sklearn.FlowDensity`.
+          verbose: see `tf_resflow.tables.FlowDensity`.
         """
         rng = np.random.default_rng(seed)
-        copied = draw_rows(held_out, max(_HELD_OUT, len(held_out.values)), rng)
-        copies = held_out.take(copied)
-        check = np.hstack(_add_noise(copies, rng))
-        first = draw_rows(rows, max(_FIRST, min(len(rows.values), 2 * _FIRST)), rng)
-        x, condition = _add_noise(rows.take(first), rng)
-        places = draw_rows(rows, steps * _BATCH, rng).reshape(steps, _BATCH)
-        rates = _learning_rates(steps)
-        shift = np.mean(copies.log_scale + ENTROPY * np.isnan(copies.values).sum(axis=1))
+        copied = draw_rows(held_out_weights, max(_HELD_OUT, len(held_out)), rng)
+        check = np.hstack(_add_noise(held_out, copied, rng))
+        first = draw_rows(weights, max(_FIRST, min(len(rows), 2 * _FIRST)), rng)
+        x, condition = _add_noise(rows, first, rng)
+        places = draw_rows(weights, steps * _BATCH, rng).reshape(steps, _BATCH)
+        rates, own = _learning_rates(steps), held_out.vectors
+        shift = np.mean((own.log_scale + ENTROPY * own.is_missing.sum(axis=1))[copied])
         bar = keras.utils.Progbar(steps, verbose=int(verbose in (1, "auto")), stateful_metrics=["held_out_nats"])
 
         def run(rounds, least=np.inf, best_step=0, best=()):
@@ -124,7 +112,7 @@ class NoiseConditionedDensity:
                 if chosen[0] - best_step >= _PATIENCE * steps:
                     break
                 draws = np.random.default_rng([seed, chosen[0]])
-                batches = _add_noise(rows.take(places[chosen]), draws)
+                batches = _add_noise(rows, places[chosen], draws)
                 seeds = draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
                 self._steps(*batches, rates[chosen], seeds)
                 held_out_loss = np.nan_to_num(-without_extremes(self._log_probs(check)).mean(), nan=np.inf)
@@ -162,18 +150,17 @@ class NoiseConditionedDensity:
         steps = min(max(_STEPS * math.sqrt(num), num / 2), _MOST_STEPS)
         return math.ceil(steps * np.clip(self.size / 10, 1, 2))
 
-    def log_prob(self, weights: list[np.ndarray], rows: Rows, levels: Sequence[float]) -> np.ndarray:
-        """Returns the log-densities `[levels, num]` at noise levels, in float64."""
-        values = [np.hstack([rows.values, _flow_condition(rows.condition, noise)]) for noise in levels]
+    def log_prob(self, weights: list[np.ndarray], values: np.ndarray) -> np.ndarray:
+        """Returns the log-densities `[num]` of vectors with their conditions, in float64."""
         with self._lock:
             _assign(self._variables, weights)
-            return self._log_probs(np.concatenate(values)).reshape(len(levels), -1)
+            return self._log_probs(np.asarray(values))
 
     def sample(self, weights: list[np.ndarray], condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
             _assign(self._variables, weights)
-            coded = _flow_condition(condition, noise).astype(np.float32)
+            coded = np.hstack([np.full([len(condition), 1], code_of(noise)), condition]).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
     def _log_probs(self, values):
@@ -204,6 +191,24 @@ class NoiseConditionedDensity:
         self._model.initialize(x, seed, condition=condition)
 
 
+def make_model(
+    size: int, condition_size: int, num_blocks: int, hidden: Sequence[int]
+) -> tuple[FlowModel, Whiten]:
+    """Builds the model of noisy vectors with its `Whiten`. Its condition begins with the code of the noise level."""
+    options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
+    options |= {"log_det_estimator": default_estimator(size, "tables"), "dtype": "float32"}
+    whiten = Whiten(np.zeros(size), np.eye(size), dtype=tf.float32)
+    flow = Flow([whiten, vector_flow(size, num_blocks, hidden, **options)])
+    estimator = default_estimator(size, "scores").with_sets(1)
+    shape = [1 + condition_size]
+    return FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator), whiten
+
+
+def code_of(noise: float) -> float:
+    """Returns the code of a noise level, from -1 to 1."""
+    return 2 * math.log(noise / LEAST_NOISE) / math.log(MOST_NOISE / LEAST_NOISE) - 1
+
+
 def _values(variables):
     return [variable.numpy() for variable in variables]
 
@@ -214,12 +219,12 @@ def _assign(variables, values):
 
 
 @functools.lru_cache(maxsize=4)  # the graphs of one have about 85 MB
-def shared_density(
+def shared_flow(
     size: int, condition_size: int, num_blocks: int, hidden: tuple[int, ...]
-) -> NoiseConditionedDensity:
-    """Returns the `NoiseConditionedDensity` that all fits with these sizes in a process share."""
+) -> NoiseConditionedFlow:
+    """Returns the `NoiseConditionedFlow` that all fits with these sizes in a process share."""
     gc.collect()  # frees the graphs that are no longer shared, which are in reference cycles
-    return NoiseConditionedDensity(size, condition_size, num_blocks=num_blocks, hidden=hidden)
+    return NoiseConditionedFlow(size, condition_size, num_blocks=num_blocks, hidden=hidden)
 
 
 def without_extremes(values: np.ndarray) -> np.ndarray:
@@ -234,27 +239,21 @@ def is_ahead(gains: np.ndarray, weights: np.ndarray) -> bool:
     return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2))
 
 
-def _flow_condition(condition, noise):
-    """Returns the condition of the flow: a code of the noise level from -1 to 1, and the condition of the rows."""
-    code = 2 * np.log(noise / LEAST_NOISE) / np.log(MOST_NOISE / LEAST_NOISE) - 1
-    return np.concatenate([np.full([len(condition), 1], code), condition], axis=1)
+def draw_rows(weights: np.ndarray, num: int, rng: Any) -> np.ndarray:
+    """Draws `num` row indices in proportion to the weights, each about equally often if the weights are equal."""
+    if np.ptp(weights) > 0:
+        return rng.choice(len(weights), num, p=weights / weights.sum()).astype(np.int32)
+    epochs = -(-num // len(weights))
+    return np.concatenate([rng.permutation(len(weights)) for _ in range(epochs)])[:num].astype(np.int32)
 
 
-def draw_rows(rows: Rows, num: int, rng: Any) -> np.ndarray:
-    """Draws `num` row indices, each about equally often, or in proportion to the weights."""
-    if rows.weights is not None:
-        return rng.choice(len(rows.values), num, p=rows.weights / rows.weights.sum()).astype(np.int32)
-    epochs = -(-num // len(rows.values))
-    return np.concatenate([rng.permutation(len(rows.values)) for _ in range(epochs)])[:num].astype(np.int32)
-
-
-def _add_noise(rows, rng):
-    """Draws rows from their cells and adds noise. Returns them with the conditions of the flow."""
-    values, widths, condition, *_ = rows
-    code, noise = rng.uniform(-1.0, 1.0, [*values.shape[:-1], 1]), rng.standard_normal(values.shape)
+def _add_noise(rows, places, rng):
+    """Draws vectors of the rows with these indices and adds noise. Returns them with the conditions of the flow."""
+    values, widths, deviations = (part[places] for part in rows.vectors[:3])
+    code, noise = rng.uniform(-1.0, 1.0, [*places.shape, 1]), rng.standard_normal(values.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
-    x = np.where(np.isnan(values), noise, values + widths * rng.uniform(size=values.shape) + level * noise)
-    return x.astype(np.float32), np.concatenate([code, condition], axis=-1).astype(np.float32)
+    x = values + widths * rng.uniform(size=values.shape) + np.hypot(deviations, level) * noise
+    return x.astype(np.float32), np.concatenate([code, rows.condition[places]], axis=-1).astype(np.float32)
 
 
 def _learning_rates(steps):

@@ -1,12 +1,14 @@
 """A scikit-learn estimator of the density of a table."""
 
+import json
 import math
+import os
+import pathlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special, stats
 
 from tf_resflow.extras import extra
 
@@ -18,34 +20,22 @@ with extra("sklearn"):
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from tf_resflow.data.column_codes import check_unique
-from tf_resflow.data.column_kinds import in_words
-from tf_resflow.data.columns import MOST_CELLS, Columns, evenly_spread, in_parts
+from tf_resflow.data.files import readable
 from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
-from tf_resflow.models.dequantization import place_with_tails
-from tf_resflow.models.noise_conditioned import (
-    ENTROPY,
-    LEAST_NOISE,
-    MOST_NOISE,
-    Rows,
-    draw_rows,
-    is_ahead,
-    shared_density,
-)
+from tf_resflow.tables.column import in_words
+from tf_resflow.tables.coordinates import evenly_spread
+from tf_resflow.tables.density import TableDensity
+from tf_resflow.tables.encoder import TableEncoder, check_unique
+from tf_resflow.tables.noise_conditioned import LEAST_NOISE, MOST_NOISE, draw_rows
+from tf_resflow.writing import whole_file
 
-_LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
-_FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
 _LEAST_ROWS = 10
-_MOST_HELD_OUT = 10_000  # maximum number of held-out rows per member
-_MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
-_FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
-_REFERENCE = 16  # rows of the fit whose values `explain` substitutes
-_BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
-_AT_ONCE = 2**16  # vectors scored per call; few rows with many points share calls, which saves padding
+_REFERENCE = 16  # maximum number of values of a column that `explain` substitutes
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
-_NUM_POINTS = 32  # points of the mean over cells and missing values
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
+_FITTED = ("noise_", "whiten_", "offset_", "_draws_seed")  # saved as JSON
+_ARRAYS = ("noise_levels_", "held_out_scores_", "_held_out", "_margins", "_conditions")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -53,7 +43,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     ```python
     import numpy as np
-    from tf_resflow.sklearn import FlowDensity
+    from tf_resflow.tables import FlowDensity
 
     X = np.random.default_rng(0).normal(size=[100, 2])
     density = FlowDensity(num_blocks=1, hidden=(16,), max_steps=100, random_state=0).fit(X)
@@ -61,7 +51,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     # (2,) [-1]
     ```
 
-    The type of a column implies its kind: number, whole number, time or category (see `tf_resflow.data.Columns`).
+    The type of a column implies its kind: number, whole number, time or category (see `tf_resflow.tables.TableEncoder`).
     `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p is a probability in the discrete
     columns and a density in the units of the other columns. A frequent value in a column of numbers, such as 0 in
     rainfall, is an atom: p is a probability there, and a density elsewhere.
@@ -84,7 +74,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       condition_columns: names (numbers, for an array) of columns. The density is of the others, given these.
       kinds: kinds of columns by name (by number, for an array), overriding their types:
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"],
-        "rain": {0.0}}`; see `tf_resflow.data.ColumnCodes`.
+        "rain": {0.0}}`; see `tf_resflow.tables.TableEncoder`.
       bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
         "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
@@ -109,7 +99,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       offset_: the score below which a row is an outlier. It is the weighted quantile at `contamination` of the
         scores of held-out rows, each from the flow that held it out, or their smallest finite score if that is
         larger.
-      columns_: the `Columns`.
+      encoder_: the `TableEncoder`.
+      density_: the `TableDensity`.
       kinds_: the kind of each column, in the form of `kinds`.
       n_features_in_: number of columns.
       feature_names_in_: names of the columns, for a data frame.
@@ -127,7 +118,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _is_frame: bool
     _arrow: Any = None  # the schema and the library of a frame, unless it is pandas
     _names: list[Any]
-    _held_out: tuple[np.ndarray, np.ndarray]  # scores, each from the member that held the row out; weights
+    _held_out: np.ndarray  # `[2, num]`: scores, each from the member that held the row out, and weights
+    _reference: dict[str, tuple[int, np.ndarray]]  # the position of a column, and the numbers that `explain` tries
+    _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
     _draws: Any  # the `QuantileTransformer` of many draws, once `sample` was called
 
@@ -181,25 +174,64 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
           sample_weight: `[num]`, at least 0. Training draws rows in proportion to their weights, and held-out rows
             count in proportion, like repeated rows.
         """
+        return self.fit_members(X, {}, sample_weight)
+
+    def fit_members(
+        self, X: Any, trained: MutableMapping[int, Any], sample_weight: Any = None
+    ) -> "FlowDensity":
+        """Like `fit`, but skips the members in `trained` and adds the others to it, so a fit can be resumed."""
         self._check_arguments()
         self.__dict__.pop("offset_", None)  # its presence marks a finished fit
         table = self._table(X, is_fit=True)
-        is_kept, weights = self._is_kept(table), sample_weight
-        if weights is not None:
-            weights = _check_sample_weight(weights, table, dtype=np.float64, ensure_non_negative=True)
+        is_kept, weights = self._is_kept(table), np.ones(len(table))
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
             is_kept &= weights > 0
-            weights = weights[is_kept]
-        table = table[is_kept]
+        table, weights = table[is_kept], weights[is_kept]
         if len(table) < _LEAST_ROWS:
             raise ValueError(f"A fit needs at least {_LEAST_ROWS} rows; got n_samples={len(table)}.")
-        self._read_columns(table)
-        self._of_missing = self._mean_log_densities(table)
-        self._train_members(table, weights)
+        options = {"kinds": self.kinds, "bounds": self.bounds, "condition_columns": self.condition_columns}
+        self.encoder_ = TableEncoder(table, **options)
+        self.kinds_, rng = self.encoder_.kinds, check_random_state(self.random_state)
+        self.density_ = TableDensity(self.encoder_, self.num_blocks, self.hidden)
+        names = "num_members", "max_steps", "validation_fraction", "noise", "verbose"
+        options = {name: getattr(self, name) for name in names} | {"trained": trained}
+        whiten = (None if self.encoder_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
+        numbers = self._numbers(table)
+        found = self.density_.train(numbers, weights, rng, whiten=whiten, **options)
+        self.noise_, self.whiten_ = self.density_.noise, found["whiten"]
+        self.noise_levels_, self.held_out_scores_ = found["noise_levels"], found["held_out_scores"]
+        self._keep(numbers, weights, rng)
+        self._set_offset(found["held_out"], found["scores"], weights, self.encoder_.is_alone(table))
+        return self
+
+    def _set_offset(self, own, scores, weights, is_alone):
+        self._held_out = np.stack([np.where(is_alone[own], -np.inf, scores), weights[own]])
         scores, weights = self._held_out
         offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
         finite = scores[np.isfinite(scores)]
         self.offset_ = max(offset, float(finite.min())) if len(finite) else offset
-        return self
+
+    def _keep(self, numbers, weights, rng):
+        """Keeps what `explain` and `sample` need from the rows of the fit."""
+        self._reference, own = {}, self.encoder_.own
+        for place, column in enumerate(own.columns):
+            x = numbers[np.isfinite(numbers[:, place]), place]
+            atoms = {value: float(value - column.offset) for value, *_ in column.atoms}
+            parts = {str(column.name): x[~np.isin(x, list(atoms.values()))]}
+            parts |= {f"{column.name} = {in_words(value)}": x[x == number] for value, number in atoms.items()}
+            for label, values in parts.items():
+                if len(values):
+                    chosen = np.quantile(values, np.linspace(0, 1, _REFERENCE), method="nearest")
+                    levels = np.unique(values)
+                    self._reference[label] = place, levels if len(levels) <= _REFERENCE else np.unique(chosen)
+        chosen = draw_rows(weights, _NUM_QUANTILES, rng)
+        vectors, condition = self.encoder_.encode(numbers[chosen])
+        spread = vectors.values + vectors.widths * evenly_spread(len(chosen))
+        self._margins = np.where(vectors.is_missing, np.nan, spread)
+        self._conditions = condition
+        self._conditions[:, : self.encoder_.is_masked.sum()] = 0
+        self._draws, self._draws_seed = None, int(rng.randint(2**31))
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns the log-density of each row in nats, `[num]`.
@@ -207,7 +239,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
         column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
         """
-        return self._scored(self._table(X))
+        return self._scored(self._table(X))[0]
 
     def score(self, X: Any, y: Any = None) -> float:
         """Returns the mean log-density of the rows in nats, ignoring NaN."""
@@ -219,8 +251,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         A missing value contributes the mean log-density of its column, and the probability of an atom is divided by
         the width of its cell, so units do not change the ranking.
         """
-        table = self._table(X)
-        return self._compared(table, self._scored(table)) - self.offset_
+        return self._compared(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
@@ -235,12 +266,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `decision_function`. A held-out row that would have probability 0 in a fit without it, such as the only row
         with a level, counts like a new row with an unknown level.
         """
-        table = self._table(X)
-        found = p_values(self._compared(table, self._scored(table)), *self._held_out)
-        if (least := 1 / (len(self._held_out[0]) + 1)) > _SMALL_P_VALUE:
+        found = p_values(self._compared(X), *self._held_out)
+        if (least := self.least_p_value) > _SMALL_P_VALUE:
             text = f"No p-value is below {least:.2g}, because only {len(self._held_out[0])} rows were held out."
             warnings.warn(f"{text} Fit to more rows, or choose a larger threshold.", stacklevel=2)
         return found
+
+    @property
+    def least_p_value(self) -> float:
+        """The smallest possible p-value, 1 / (n + 1) for n held-out rows."""
+        return 1 / (len(self._held_out[0]) + 1)
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
         """Draws rows with the column types, names and order of the fit, as a data frame like it or an array.
@@ -258,61 +293,103 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         condition = pandas.DataFrame(index=range(n_samples)) if condition is None else _in_pandas(condition)[0]
         names = None if isinstance(condition, pandas.DataFrame) else columns
         condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
-        is_masked = np.zeros([len(condition), self._num_masked])
-        encoded = np.concatenate([is_masked, self._condition_values(condition)], axis=1)
-        values = self._drawn(encoded, rng)
-        if not self.extrapolate:
-            values = self._with_margins_of_the_fit(values)
-        table = pandas.concat([self.columns_.decode(values), condition], axis=1)[self._names]
+        encoded = self._encoded_conditions(condition)
+        level = self.noise_levels_[np.argmax(self.held_out_scores_)]
+        if self.extrapolate:
+            values = self.density_.sample_all(encoded, rng)
+        else:
+            values = self._with_margins_of_the_fit(self.density_.sample(encoded, rng, level), level)
+        drawn = self.encoder_.decode(values, rng.uniform(size=[len(values), self.encoder_.num_own]))
+        table = pandas.concat([drawn, condition], axis=1)[self._names]
         return self._like_fit(table, is_whole=True) if self._is_frame else table.to_numpy(self._dtype)
 
-    def _drawn(self, condition, rng):
-        """Draws a vector for each condition."""
-        num = len(condition)
-        member, values = rng.randint(len(self._members), size=num), np.empty([num, self.columns_.size])
-        is_broad = (rng.uniform(size=num) < _BROAD) & self.extrapolate
-        level = self.noise_ if self.extrapolate else self.noise_levels_[np.argmax(self.held_out_scores_)]
-        for noise, is_chosen in ((level, ~is_broad), (MOST_NOISE, is_broad)):
-            for place, weights in enumerate(self._members):
-                is_own, seed = is_chosen & (member == place), int(rng.randint(2**31))
-                if is_own.any():
-                    values[is_own] = self._density().sample(weights, condition[is_own], noise, seed)
-        return values
+    def _encoded_conditions(self, condition):
+        """Returns the conditions of the flow for rows with no missing values."""
+        blank = pandas.DataFrame({column.name: None for column in self.encoder_.own.columns}, condition.index)
+        numbers = self._numbers(pandas.concat([blank, condition], axis=1))
+        encoded = self.encoder_.encode(numbers).condition
+        encoded[:, : self.encoder_.is_masked.sum()] = 0
+        return encoded
 
-    def _with_margins_of_the_fit(self, values):
+    def _with_margins_of_the_fit(self, values, level):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
         if self._draws is None:
-            draws = self._drawn(self._conditions, np.random.RandomState(self._draws_seed))
+            draws = self.density_.sample(self._conditions, np.random.RandomState(self._draws_seed), level)
             self._draws = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(draws)
-        mapped = self._margins.inverse_transform(self._draws.transform(values))
-        return np.where(self.columns_.has_levels, values, mapped)
+        margins = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(self._margins)
+        mapped = margins.inverse_transform(self._draws.transform(values))
+        return np.where(self.encoder_.own.is_number, mapped, values)
 
     def explain(self, X: Any) -> Any:
         """Returns which columns make rows unlikely: a data frame `[num, columns]` in nats.
 
-        An entry is the increase of log p if the column had the best of its values in 16 rows of the fit. It is
-        about 0 if the column fits the others. An atom has a column of its own, such as "rain = 0", and the column
-        "rain" is for other values. Rows are compared as in `decision_function`.
+        An entry is the increase of log p if the column had the best of its values at up to 16 quantiles of the fit,
+        or of its levels. It is about 0 if the column fits the others. An atom has a column of its own, such as
+        "rain = 0", and the column "rain" is for other values. Rows are compared as in `decision_function`.
         """
         table = self._table(X)
-        names = list(self._reference)
-        scores, best = self._compared(table, self._scored(table, warn=False))[:, np.newaxis], []
+        numbers, is_kept = self._numbers(table), self._is_kept(table)
+        gains = np.full([len(table), len(self._reference)], np.nan)
+        gains[is_kept] = self._gains(numbers[is_kept])
+        return self._like_fit(pandas.DataFrame(gains, table.index, list(self._reference)))
 
-        def with_references(name):
-            others = pandas.concat([table] * _REFERENCE)
-            reference = self._reference[name]
-            others[reference.name] = reference.repeat(len(table)).set_axis(others.index)
-            return others
-
-        num = max(MOST_CELLS // (_REFERENCE * max(table.size, 1)), 1)
-        for group in (names[start : start + num] for start in range(0, len(names), num)):
-            others = pandas.concat(map(with_references, group))
-            found = self._compared(others, self._scored(others, warn=False))
-            best.append(found.reshape(len(group), _REFERENCE, -1).max(axis=1).T)
-        found = np.concatenate(best, axis=1)
+    def _gains(self, numbers):
+        """Returns the entries of `explain` for the numbers of rows."""
+        tried = [numbers[np.newaxis]]
+        for place, values in self._reference.values():
+            others = np.repeat(numbers[np.newaxis], len(values), axis=0)
+            others[:, :, place] = values[:, np.newaxis]
+            tried.append(others)
+        found = self.density_.score(np.concatenate(tried).reshape(-1, numbers.shape[1]))[1].reshape(-1, len(numbers))
+        ends = np.cumsum([len(part) for part in tried])[:-1]
+        scores, *parts = np.split(found, ends)
+        best = np.stack([part.max(axis=0) for part in parts], axis=1)
         with np.errstate(invalid="ignore"):  # infinity minus infinity
-            gains = np.where(found == scores, 0.0, found - scores)
-        return self._like_fit(pandas.DataFrame(gains, table.index, names))
+            return np.where(best == scores.T, 0.0, best - scores.T)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the fitted estimator as an .npz file of arrays and JSON, which `FlowDensity.load` reads.
+
+        Unlike a pickle, the file cannot run code. It holds column names, levels, and vectors of rows of the fit.
+        """
+        check_is_fitted(self, "offset_")
+        settings = {name: value for name, value in self.get_params().items() if name not in ("kinds", "bounds")}
+        settings["condition_columns"], settings["hidden"] = list(self.condition_columns), list(self.hidden)
+        settings["random_state"] = self.random_state if isinstance(self.random_state, int) else None
+        found = {name: getattr(self, name) for name in _FITTED} | {"settings": settings}
+        found |= {"encoder": self.encoder_.to_json(), "dtype": None if self._is_frame else str(self._dtype)}
+        found["reference"] = {label: [place, x.tolist()] for label, (place, x) in self._reference.items()}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        for place, member in enumerate(self.density_.members):
+            arrays |= {f"member{place}/{i:03}": array for i, array in enumerate(member)}
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, json=np.array(json.dumps(found)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "FlowDensity":
+        """Loads an estimator that `save` wrote. Frames of its samples are pandas."""
+        with readable(pathlib.Path(path), "a saved FlowDensity"), np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+            found = json.loads(arrays.pop("json").item())
+        encoder = TableEncoder.from_json(found["encoder"])
+        bounds = {c.name: (c.low, c.high) for c in encoder.columns if np.isfinite([c.low, c.high]).any()}
+        bounds = {name: tuple(end if np.isfinite(end) else None for end in ends) for name, ends in bounds.items()}
+        own = cls(**found["settings"], kinds=encoder.kinds, bounds=bounds or None)
+        for name in _FITTED:
+            setattr(own, name, found[name])
+        for name in _ARRAYS:
+            setattr(own, name, arrays.pop(name))
+        places = sorted({name.split("/")[0] for name in arrays})
+        members = [[arrays[name] for name in sorted(arrays) if name.split("/")[0] == place] for place in places]
+        own.encoder_, own.kinds_ = encoder, encoder.kinds
+        own.density_ = TableDensity(encoder, own.num_blocks, own.hidden, members, own.noise_)
+        own._names, own.n_features_in_ = list(encoder.kinds), len(encoder.kinds)
+        own._is_frame, own._dtype = found["dtype"] is None, found["dtype"] and np.dtype(found["dtype"])
+        if own._is_frame and all(isinstance(name, str) for name in own._names):
+            own.feature_names_in_ = np.array(own._names, object)
+        own._reference = {label: (place, np.array(x)) for label, (place, x) in found["reference"].items()}
+        own._draws = None
+        return own
 
     def _check_arguments(self):
         is_level = not isinstance(self.noise, str) and LEAST_NOISE <= self.noise <= MOST_NOISE
@@ -367,166 +444,40 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
-    def _scored(self, table, warn=True):
-        """Returns the scores of the rows of a table, NaN for dropped rows."""
-        is_kept, scores = self._is_kept(table), np.full(len(table), np.nan)
-        if is_kept.any():
-            scores[is_kept] = self._mixed_scores(table[is_kept], [self.noise_])[0]
-        if warn and (unknown := int(np.count_nonzero(np.isneginf(scores)))):
-            text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
-            warnings.warn(text, stacklevel=3)
-        return scores
-
-    def _mean_log_densities(self, table):
-        """Returns the mean log-density of each column with missing values, as if it were normal, in its units."""
-        own, found = table[list(self.columns_.kinds)], []
-        for name in own.columns[self._is_masked]:
-            rows = own[own[name].notna()]
-            without = rows.copy()
-            without[name] = rows[name].where(np.zeros(len(rows), bool))
-            log_scales = self.columns_.encode(rows).log_scale - self.columns_.encode(without).log_scale
-            log_scales -= self.columns_.log_atom_widths(rows) - self.columns_.log_atom_widths(without)
-            found.append(log_scales.mean() - ENTROPY)
-        return np.array(found)
-
-    def _compared(self, table, scores):
-        """Adds the mean log-densities of missing values to scores, which makes all rows comparable.
-
-        The probabilities of atoms are divided by their widths.
-        """
-        own = table[list(self.columns_.kinds)]
-        scores = scores - self.columns_.log_atom_widths(own)
-        return scores + own.isna().to_numpy()[:, self._is_masked] @ self._of_missing
-
-    def _read_columns(self, table):
-        kinds, bounds = self.kinds or {}, self.bounds or {}
-        if unknown := [name for name in [*self.condition_columns, *kinds, *bounds] if name not in table.columns]:
-            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(table.columns)}.")
-        own = [name for name in table.columns if name not in self.condition_columns]
-        if not own:
-            raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
-
-        def read(names):
-            own_kinds, own_bounds = ({n: part[n] for n in names if n in part} for part in (kinds, bounds))
-            return Columns(table[names], kinds=own_kinds, bounds=own_bounds)
-
-        self.columns_, self._condition = read(own), read(list(self.condition_columns))
-        found = self.columns_.kinds | self._condition.kinds
-        self.kinds_ = {name: found[name] for name in table.columns}
-        self._is_masked = table[own].isna().any().to_numpy() & (self.missing == "condition")
-        self._num_masked = int(self._is_masked.sum())
-        self._reference = {}
-        for name in own:
-            present = table[name].dropna()
-            atoms = self.kinds_[name] if isinstance(self.kinds_[name], set) else set()
-            parts = {name: present[~present.isin(atoms)]}
-            parts |= {f"{name} = {in_words(atom)}": present[present.isin([atom])] for atom in sorted(atoms)}
-            for label, rows in parts.items():
-                if len(rows):
-                    self._reference[label] = rows.iloc[np.linspace(0, len(rows) - 1, _REFERENCE).astype(int)]
-
-    def _rows(self, table, weights=None):
-        """Returns the `Rows` of a table, and `ends` and `known` of its `Encoded`."""
-        own = table[list(self.columns_.kinds)]
-        values, widths, ends, log_scale, known = self.columns_.encode(own)
-        is_new = own.isna().to_numpy().any(axis=0) & ~self._is_masked
-        if is_new.any():
-            raise ValueError(
-                f"Values are missing in the column {own.columns[is_new][0]!r}, which had none missing in the fit. "
-                "Fit to a table in which this column has missing values."
-            )
-        is_missing = own.isna().to_numpy()[:, self._is_masked]
-        condition = np.concatenate([is_missing, self._condition_values(table)], axis=1)
-        return Rows(values, widths, condition, weights, log_scale), ends, known
-
-    def _condition_values(self, table):
-        """Returns the condition columns as vectors, with the centers of cells for discrete values."""
-        values, widths, _, _, known = self._condition.encode(table)
-        if np.isnan(values).any() or not known.all():
+    def _numbers(self, table):
+        """Returns the numbers of a table. Raises ValueError if a value cannot be read."""
+        numbers = self.encoder_.numbers(table)
+        values, faults, _ = numbers
+        if len(unread := np.flatnonzero(((faults != "") & ~np.isinf(values)).any(axis=1))):
+            index, reason = table.index[unread[0]], numbers.reasons[unread[0]]
+            raise ValueError(f"Row with index {index}, {reason}. Correct such values, or leave out their rows.")
+        given = values[:, self.encoder_.num_own :]
+        if not np.isfinite(given).all():
             raise ValueError(
                 "A value of a condition column is missing or cannot occur, such as a category that was not in the "
                 "fit. Leave out these rows."
             )
-        return values + widths / 2
+        return values
 
-    def _keep_margins(self, rows, rng):
-        """Keeps what `_with_margins_of_the_fit` needs."""
-        self._draws, self._draws_seed = None, int(rng.randint(2**31))
-        chosen = rows.take(draw_rows(rows, _NUM_QUANTILES, rng))
-        spread = chosen.values + chosen.widths * evenly_spread(len(chosen.values))
-        self._margins = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(spread)
-        self._conditions = chosen.condition
-        self._conditions[:, : self._num_masked] = 0
-
-    def _density(self):
-        condition_size = self._num_masked + self._condition.size
-        return shared_density(self.columns_.size, condition_size, self.num_blocks, tuple(self.hidden))
-
-    def _train_members(self, table, weights):
-        rng, density = check_random_state(self.random_state), self._density()
-        rows, weights = self._rows(table, weights)[0], np.ones(len(table)) if weights is None else weights
-        num_members = self.num_members or (_MEMBERS if len(table) <= _FEW_ROWS else 1)
-        num_held_out = min(max(3, int(self.validation_fraction * len(table))), _MOST_HELD_OUT)
-        steps = density.num_steps(len(table) - num_held_out) if self.max_steps is None else self.max_steps
-        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
-        whiten = (None if self.columns_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
-        order, seeds = rng.permutation(len(table)), [int(rng.randint(2**31)) for _ in range(num_members)]
-        self._members, held_out, scores = [], [], []
-        for seed in seeds:
-            order = np.roll(order, num_held_out)
-            own, kept = np.split(order, [num_held_out])
-            options = {"whiten": whiten, "seed": seed, "steps": steps, "verbose": self.verbose}
-            member, whiten = density.train(rows.take(kept), rows.take(own), **options)
-            scores.append(self._mixed_scores(table.iloc[own[:_MOST_COMPARED]], levels, [member]))
-            self._members.append(member)
-            held_out.append(own)
-        self.whiten_, compared = whiten, np.concatenate([own[:_MOST_COMPARED] for own in held_out])
-        self._choose_noise(levels, np.concatenate(scores, axis=1), weights[compared])
-        compared = np.concatenate(
-            [
-                self._compared(table.iloc[own], self._mixed_scores(table.iloc[own], [self.noise_], [member])[0])
-                for own, member in zip(held_out, self._members, strict=True)
-            ]
-        )
-        own, first = np.unique(np.concatenate(held_out), return_index=True)  # several members may hold out a row
-        self._held_out = np.where(self.columns_.is_alone(table)[own], -np.inf, compared[first]), weights[own]
-        self._keep_margins(rows, rng)
-
-    def _choose_noise(self, levels, scores, weights):
-        """Chooses the largest level whose scores (a row of `[levels, num]`) are not clearly below the best."""
-        self.noise_levels_, self.held_out_scores_ = levels, scores @ weights / weights.sum()
-        best = scores[np.argmax(self.held_out_scores_)]
-        self.noise_ = float(levels[[not is_ahead(best - own, weights) for own in scores]].max())
-
-    def _mixed_scores(self, table, levels, members=None):
-        """Returns the log-densities `[levels, num]` of rows, mixed with the density at the largest level."""
-        levels, members = [*levels, MOST_NOISE], members or self._members
-        *scores, broad = np.concatenate([self._scores(part, levels, members) for part in in_parts(table)], axis=1)
-        return np.logaddexp(math.log1p(-_BROAD) + np.array(scores), math.log(_BROAD) + broad)
-
-    def _scores(self, table, levels, members):
-        """Returns the log-densities `[levels, num]` of rows: of means over members, cells and missing values."""
-        rows, ends, known = self._rows(table)
-        points = _points(self.columns_.has_cells | self._is_masked)
-        num_groups = min(len(points), -(-len(points) * len(levels) * len(table) // _AT_ONCE))
-        parts: list[np.ndarray] = []
-        for group in np.array_split(points, num_groups):
-            x, widths, first, last, condition = (
-                np.tile(part, [len(group), 1]) for part in (rows.values, rows.widths, *ends, rows.condition)
+    def _scored(self, table):
+        """Returns the scores of the rows of a table, NaN for dropped rows, and the comparable scores."""
+        is_kept, scores = self._is_kept(table), np.full([2, len(table)], np.nan)
+        numbers = self._numbers(table[is_kept])
+        is_new = np.isnan(numbers[:, : self.encoder_.num_own]).any(axis=0) & ~self.encoder_.is_masked
+        if is_new.any():
+            name = self.encoder_.columns[np.argmax(is_new)].name
+            raise ValueError(
+                f"Values are missing in the column {name!r}, which had none missing in the fit. Fit to a table in "
+                "which this column has missing values."
             )
-            u = np.repeat(group, len(table), axis=0)
-            is_missing, drawn = np.isnan(x), special.ndtri(u[:, :-1])
-            places, log_q = (part.numpy() for part in place_with_tails(u, (first, last)))
-            x = np.where(is_missing, drawn, x + np.nan_to_num(widths) * (places + 0.5))
-            log_q += np.where(is_missing, stats.norm.logpdf(drawn), 0.0).sum(axis=1)
-            spread = Rows(np.clip(x, -_FARTHEST, _FARTHEST), widths, condition)
-            for weights in members:
-                log_prob = self._density().log_prob(weights, spread, levels) - log_q
-                parts.append(log_prob.reshape(len(levels), len(group), -1))
-        found = np.concatenate(parts, axis=1)
-        scores = special.logsumexp(found, axis=1) - math.log(found.shape[1]) + rows.log_scale
-        return np.where(known, scores, -np.inf)
+        scores[:, is_kept] = self.density_.score(numbers)
+        if unknown := int(np.count_nonzero(np.isneginf(scores[0]))):
+            text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
+            warnings.warn(text, stacklevel=4)
+        return scores
 
+    def _compared(self, X):
+        return self._scored(self._table(X))[1]
 
 def _in_pandas(X):
     """Returns a frame of polars, pyarrow or the like in pandas, and its schema and library; others as they are."""
@@ -539,12 +490,3 @@ def _in_pandas(X):
     arrow = frame.to_arrow()
     table = arrow.to_pandas(types_mapper=lambda t: pandas.ArrowDtype(t) if str(t).startswith(nullable) else None)
     return table, (arrow.schema, frame.implementation)
-
-
-def _points(is_drawn):
-    """Returns points `[num, size + 1]`: evenly spread in the drawn coordinates and the last one, 0.5 elsewhere."""
-    places = [*np.flatnonzero(is_drawn), -1]
-    points = np.full([_NUM_POINTS if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
-    # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
-    points[:, places] = stats.qmc.Sobol(len(places), seed=0).random(len(points))
-    return points

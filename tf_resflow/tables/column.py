@@ -1,4 +1,4 @@
-"""The kinds of table columns. Each class maps values to the numbers that a model sees, and back."""
+"""The kinds of table columns. Each class maps values to numbers, and back."""
 
 import abc
 import contextlib
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import special
 
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
@@ -28,12 +27,14 @@ BEYOND = "beyond an atom at the end of the column"
 EXACT = 2**53
 """Float64 represents every whole number up to this magnitude exactly."""
 
+OFF_GRID = 1e-6
+"""The largest distance of a value from the middle of its cell, in steps, beyond rounding errors."""
+
 _LEAST_SHARE, _LEAST_RATIO = 0.05, 5  # of an atom: share of the rows, and ratio to the most frequent other value
 _MOST_ATOMS, _LEAST_OTHERS = 3, 5  # of a column: number of atoms, and of other values
 _SIGNIFICANT = 15  # significant digits of grid values
 _RESOLUTION = 1e-4  # largest float32 spacing that needs no offset, in standard deviations or grid steps
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
-_OLD_KINDS = {"whole number": "whole", "ordered levels": "ordered"}  # names in the data.json of earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +48,17 @@ class Column(abc.ABC):
       name: name of the column.
       dtype: the pandas type of its values.
       types: the types that decoded values are converted to, one after the other.
-      kind: the kind, in the form of the argument `kinds` of `ColumnCodes`.
+      kind: the kind, in the form of the argument `kinds` of `TableEncoder`.
       words: the kinds of this class that are words.
       json_name: name of the class in JSON.
       impossible: what is wrong with a value that cannot occur in the column.
-      is_discrete: whether values have cells.
+      is_discrete: whether all values have cells.
+      is_category: whether the values are levels without an order.
       levels: the values numbered from 0, if the numbers stand for levels.
       start: the time with the number 0, in a column of times.
-      atoms: rows (value, width of the cell, end) as in `tf_resflow.models.Cells`, in a column of numbers.
+      low: the lower bound of a column of numbers, exclusive; minus infinity for none. `high` is the upper one.
+      atoms: in a column of numbers, rows (value, width of the cell, end). The end is -1 if the atom is the smallest
+        value of the fit, 1 if it is the largest one, otherwise 0.
     """
 
     name: Any
@@ -66,7 +70,9 @@ class Column(abc.ABC):
     impossible: ClassVar[Any] = None
     kind: ClassVar[Any] = None
     levels = start = None
+    is_category = False
     is_discrete, first, step, num, offset, atoms = True, 0, 1.0, 0, 0, ()
+    low, high = -math.inf, math.inf
 
     @classmethod
     @abc.abstractmethod
@@ -84,8 +90,8 @@ class Column(abc.ABC):
         """Fits a column of this kind to a `pandas.Series` without missing values."""
 
     @abc.abstractmethod
-    def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Returns the float64 numbers of values (NaN for none), their faults ("" for none) and log-slopes."""
+    def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the float64 numbers of values (NaN for none), and their faults ("" for none)."""
 
     @abc.abstractmethod
     def decode(self, numbers: np.ndarray) -> Any:
@@ -137,7 +143,7 @@ class Column(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class _Number(Column):
-    """A real number minus an offset. A number with bounds is mapped by a logarithm or the logit."""
+    """A real number minus an offset. A number with bounds has no offset."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -171,14 +177,7 @@ class _Number(Column):
         faults = _with_faults_beyond(x, faults, self.atoms)
         x = _minus(x, self.offset)
         is_outside = (x <= self.low) | (x >= self.high)
-        x, faults = np.where(is_outside, np.nan, x), np.where(is_outside, self.impossible, faults)
-        is_low, is_high = math.isfinite(self.low), math.isfinite(self.high)
-        if not (is_low or is_high):
-            return x, faults, 0.0
-        log_above = np.log(x - self.low) if is_low else 0.0
-        log_below = np.log(self.high - x) if is_high else 0.0
-        log_width = np.log(self.high - self.low) if is_low and is_high else 0.0
-        return log_above - log_below, faults, log_width - log_above - log_below
+        return x, np.where(is_outside, self.impossible, faults)
 
     def is_alone(self, column, is_given):
         numbers, _ = _numbers(column)
@@ -188,23 +187,17 @@ class _Number(Column):
         return is_first | _is_alone_beyond(numbers, self.atoms)
 
     def decode(self, numbers):
-        x = numbers
-        if math.isfinite(self.low) and math.isfinite(self.high):
-            x = self.low + (self.high - self.low) * special.expit(x)
-        elif math.isfinite(self.low):
-            x = self.low + np.exp(x)
-        elif math.isfinite(self.high):
-            x = self.high - np.exp(-x)
         dtype = _numpy_dtype(self.dtype)
         if dtype.kind in "iu":
             least = math.floor(self.low) + 1 if math.isfinite(self.low) else -math.inf
             most = math.ceil(self.high) - 1 if math.isfinite(self.high) else math.inf
-            return _integers(np.round(x), self.offset, dtype, least, most)
+            return _integers(np.round(numbers), self.offset, dtype, least, most)
         kind = dtype.type
         low, high = np.nextafter(kind(self.low), kind(np.inf)), np.nextafter(kind(self.high), kind(-np.inf))
-        values = x + self.offset if self.decimals is None else np.round(x + self.offset, self.decimals)
+        values = numbers + self.offset
+        values = values if self.decimals is None else np.round(values, self.decimals)
         for value, *_ in self.atoms:
-            values = np.where(np.float32(x) == np.float32(value - self.offset), value, values)
+            values = np.where(np.float32(numbers) == np.float32(value - self.offset), value, values)
         return np.clip(values.astype(dtype), low, high)
 
     def description(self):
@@ -269,8 +262,6 @@ class _Grid(Column):
         return -float(below // self.step), float(above // self.step)
 
     def encode(self, column, date_format=None):
-        from tf_resflow.models.dequantization import OFF_GRID  # imports TensorFlow
-
         x, faults = _numbers(column)
         places = _minus(x, self.first) / self.step
         k, rounding = np.round(places), 2 * np.finfo(np.float64).eps * np.abs(places)
@@ -280,7 +271,7 @@ class _Grid(Column):
             rounding = 4 * eps * (abs(self.first) / self.step + np.abs(places))
         faults = np.where(np.abs(places - k) > OFF_GRID + rounding, self.impossible, faults)
         faults = _with_faults_beyond(x, faults, self.atoms)
-        return float(self.first - self.offset) + self.step * k, faults, 0.0
+        return float(self.first - self.offset) + self.step * k, faults
 
     def is_alone(self, column, is_given):
         return _is_alone_beyond(_numbers(column)[0], self.atoms)
@@ -343,7 +334,7 @@ class _Time(Column):
         days = np.where(np.isnat(times), np.nan, (times - self.start) / _DAY)
         if self.num:
             faults = np.where(np.isnan(days) | (days == np.round(days)), faults, self.impossible)
-        return days, faults, 0.0
+        return days, faults
 
     def is_alone(self, column, is_given):
         times, _ = _times(column, _zone(self.dtype))
@@ -371,6 +362,7 @@ class _Levels(Column):
 
     words: ClassVar[tuple[str, ...]] = ("category",)
     json_name = kind = "category"
+    is_category = True
     impossible = "not a known level"
 
     @classmethod
@@ -399,10 +391,10 @@ class _Levels(Column):
         known = {in_words(level): place for place, level in enumerate(self.levels)}
         k[others] = [known.get(in_words(value), -1) for value in column.iloc[others]]
         faults = np.where((k < 0) & ~is_missing, self.impossible, "")
-        return np.where(is_missing, np.nan, k), faults, 0.0
+        return np.where(is_missing, np.nan, k), faults
 
     def is_alone(self, column, is_given):
-        k, *_ = self.encode(column)
+        k, _ = self.encode(column)
         return np.isin(k, np.flatnonzero(np.bincount(k[~np.isnan(k)].astype(int)) == 1))
 
     def decode(self, numbers):
@@ -418,6 +410,7 @@ class _OrderedLevels(_Levels):
 
     words: ClassVar[tuple[str, ...]] = ()
     json_name = "ordered"
+    is_category = False
 
     @classmethod
     def detect(cls, column):
@@ -445,7 +438,7 @@ _CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Le
 
 
 def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None = None) -> Column:
-    """Fits a `Column` to a `pandas.Series`. Its type implies the kind if none is given; see `ColumnCodes`."""
+    """Fits a `Column` to a `pandas.Series`. Its type implies the kind if none is given; see `TableEncoder`."""
     present, types = plain(column.dropna(), column.dtype)
     if not len(present):
         raise ValueError(f"Column {name!r}: all values are missing. Leave this column out.")
@@ -490,7 +483,9 @@ def plain(column: Any, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
     types = (column.dtype,) if isinstance(column.dtype, pandas.ArrowDtype) else ()
     if types and column.dtype.kind not in "iub":
         column = pandas.Series(pyarrow.array(column).to_pandas().array, column.index)
-    found = pandas.api.types.infer_dtype(column) if column.dtype == object else ""
+    found = pandas.api.types.infer_dtype(column, skipna=True) if column.dtype == object else ""
+    if found in ("floating", "integer", "mixed-integer-float"):
+        return pandas.to_numeric(column), types or (object,)
     if found == "decimal":
         exponents = [value.as_tuple().exponent for value in column.dropna() if value.is_finite()]
         decimals = pandas.ArrowDtype(pyarrow.decimal128(38, min(max(0, -min(exponents, default=0)), 18)))
@@ -506,7 +501,7 @@ def column_from_json(description: Mapping[str, Any]) -> Column:
     settings = dict(description)
     name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
     classes = {cls.json_name: cls for cls in _CLASSES}
-    return classes[_OLD_KINDS.get(kind, kind)].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
+    return classes[kind].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
 
 
 def _check(name, column, values, faults):

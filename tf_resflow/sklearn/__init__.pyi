@@ -1,3 +1,0 @@
-from .flow_density import FlowDensity
-
-__all__ = ["FlowDensity"]

@@ -1,0 +1,397 @@
+"""Maps the numbers of the columns of a table to standardized vectors and back, and draws in the cells of values."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import optimize, special, stats
+
+from tf_resflow.tables.category import Category
+from tf_resflow.tables.column import OFF_GRID, Column
+from tf_resflow.typing import TensorLike
+
+_LEAST_POWERED, _MOST_POWERED = 20, 20_000  # minimum and maximum number of rows to fit a transform
+_EXTREME = 0.02  # share of the gains clipped on each side, since the gain of a single row has no bound
+_BEYOND = ((0.5, 0.75), (1.5, 0.25))  # of each component: mean number of coordinates beyond their cells, and weight
+_IDENTITY = (0.0, 1.0, 1.0, -math.inf, math.inf, 0.0, 1.0)  # parameters of a transform that changes nothing
+_STANDARD = tfp.distributions.Normal(tf.constant(0.0, tf.float64), 1.0)
+
+
+class Vectors(NamedTuple):
+    """The values of rows as standardized vectors: arrays or tensors `[num, size]` unless stated otherwise.
+
+    A vector is drawn from `values + widths * uniform + deviations * normal`.
+
+    Attributes:
+      values: the value of a continuous coordinate, the lower edge of a cell, or the point of a level; 0 if missing.
+      widths: the widths of the cells, otherwise 0.
+      deviations: the standard deviation of the noise of levels, and 1 if missing; otherwise 0.
+      ends: bool `[num, size, 2]`, whether a cell is the first one, and whether it is the last one.
+      is_missing: bool, whether the value is missing or cannot occur.
+      log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
+        logarithms of the widths and of the shares of levels. Minus infinity if a value cannot occur.
+      log_unit: `[num]`, added to the log-density of a row to compare it with others: minus the logarithms of the
+        widths of atoms, and the mean log-densities of missing columns. So units do not change the ranking.
+    """
+
+    values: Any
+    widths: Any
+    deviations: Any
+    ends: Any
+    is_missing: Any
+    log_scale: Any
+    log_unit: Any
+
+
+class Coordinates:
+    r"""Maps the numbers of columns to standardized vectors and back, in float64.
+
+    Numbers are those of `Column.encode`. NaN stands for a missing value, and infinity for a value that cannot occur.
+    The methods use TensorFlow's operations, so an exported model computes the same vectors.
+
+    A number x with bounds (a, b) becomes \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum. A discrete value has a
+    cell, one step wide, and so has an atom: all larger values of its column are moved up by the difference between
+    the width of the atom and the step. The levels of a category become points, see `Category`. Columns that a
+    Yeo-Johnson transform brings closer to a normal distribution are transformed. All coordinates are standardized.
+
+    Levels of an ordered column, and grids of at most 100 values, have a first and a last cell. These include
+    everything beyond them, both in scores and in samples, as does an atom that is the smallest or the largest value
+    of the fit. The probabilities of all values therefore add up to one.
+
+    The transform of a standardized number z: let m be its median, a the distance from m to the nearer quartile, and
+    \\(t = (z - m) / a\\). If \\(t \ge 0\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\). If \\(t < 0\\), y is minus the
+    transform of \\(-t\\) with \\(2 - \lambda\\). The parameter \\(0 \le \lambda \le 2\\) maximizes the normal
+    likelihood. Beyond the range of the fit, y continues linearly. A column is transformed if, on each half of the
+    rows, the parameters of the other half raise the normal log-likelihood by more than two standard errors.
+
+    Args:
+      columns: the `Column` objects.
+      numbers: the numbers of the fit `[num, columns]`.
+
+    Attributes:
+      size: number of coordinates.
+      has_noise: bool `[size]`, whether a coordinate of some rows is drawn from a cell or from the noise of a level.
+
+    References:
+      Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
+      Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.
+    """
+
+    def __init__(self, columns: Sequence[Column], numbers: np.ndarray):
+        self._set_columns(columns)
+        x = numbers[:, self.is_line]
+        lower, widths, _ = (part.numpy() for part in self._edges(self._unbounded(x)[0]))
+        x = lower + widths * evenly_spread(len(x))
+        varies = np.nanmax(x, axis=0) > np.nanmin(x, axis=0)
+        self._mean, self._scale = np.nanmean(x, axis=0), np.where(varies, np.nanstd(x, axis=0), 1.0)
+        z = (x - self._mean) / self._scale
+        is_number = [column.levels is None for column in self._lines]
+        powers = [_power(own[~np.isnan(own)]) if ok else None for own, ok in zip(z.T, is_number, strict=True)]
+        self._power = np.reshape([_IDENTITY if power is None else power for power in powers], [-1, 7]).T
+        self.categories = [
+            Category.fit(place, len(columns[place].levels), numbers[:, place])
+            for place in np.flatnonzero(~self.is_line)
+        ]
+        self._finish()
+        self._mean_log_density = np.zeros(len(columns))
+        if np.isnan(numbers).any():
+            log_scales, units = (part.numpy() for part in self._parts(tf.constant(numbers))[-2:])
+            means = np.nanmean(np.where(np.isnan(numbers), np.nan, log_scales + units), axis=0)
+            self._mean_log_density = means - 0.5 * math.log(2 * math.pi * math.e) * self.is_line
+
+    def _set_columns(self, columns):
+        self.columns = list(columns)
+        self.is_line = np.array([not column.is_category for column in columns], bool)
+        self._lines = [column for column in columns if not column.is_category]
+        rows = [
+            [float(c.first - c.offset), c.step * c.is_discrete, *c.ends, c.low, c.high, -1 if c.levels is None else len(c.levels)]
+            for c in self._lines
+        ]
+        self._first, self._step, *ends, self._low, self._high, self._num_levels = np.reshape(rows, [-1, 7]).T
+        self._ends = np.stack(ends, axis=-1)
+        atoms = [
+            (i, float(value - c.offset), *rest) for i, c in enumerate(self._lines) for value, *rest in c.atoms
+        ]
+        self._atoms = np.reshape(atoms, [-1, 4])
+
+    def _finish(self):
+        num = len(self._lines)
+        self.size = num + sum(category.size for category in self.categories)
+        self.has_noise = np.ones(self.size, bool)
+        self.has_noise[:num] = (self._step > 0) | np.isin(np.arange(num), self._atoms[:, 0])
+        self.is_number = np.zeros(self.size, bool)
+        self.is_number[:num] = [column.levels is None for column in self._lines]
+        self.column_of = [*np.flatnonzero(self.is_line), *(c.place for c in self.categories for _ in range(c.size))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fitted parameters, as values that JSON can hold."""
+        arrays = {"mean": self._mean, "scale": self._scale, "power": self._power}
+        arrays["mean_log_density"] = self._mean_log_density
+        found: dict[str, Any] = {name: array.tolist() for name, array in arrays.items()}
+        return found | {"categories": [category.to_json() for category in self.categories]}
+
+    @classmethod
+    def from_json(cls, columns: Sequence[Column], found: dict[str, Any]) -> "Coordinates":
+        """Restores the coordinates of columns from the output of `to_json`."""
+        own = cls.__new__(cls)
+        own._set_columns(columns)
+        own._mean, own._scale, own._mean_log_density = (
+            np.array(found[name], np.float64) for name in ("mean", "scale", "mean_log_density")
+        )
+        own._power = np.reshape(found["power"], [7, -1])
+        own.categories = [Category.from_json(category) for category in found["categories"]]
+        own._finish()
+        return own
+
+    def possible(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Replaces numbers that cannot occur by infinity, such as 2.5 in a column of whole numbers."""
+        x = tf.gather(numbers, np.flatnonzero(self.is_line), axis=1)
+        k = (x - self._first) / np.where(self._step > 0, self._step, 1.0)
+        is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID) & (self._step > 0)
+        is_wrong |= (x <= self._low) | (x >= self._high)
+        is_wrong |= (self._num_levels > 0) & ((k < -0.5) | (k > self._num_levels - 0.5))
+        places, values, _, ends = self._atoms.T
+        is_beyond = tf.cast((tf.gather(x, places.astype(int), axis=1) - values) * ends > 0, x.dtype)
+        is_wrong |= is_beyond @ self._own_of_atoms(x.dtype) > 0
+        lines, parts = tf.where(is_wrong, np.float64(math.inf), x), []
+        for place in range(len(self.columns)):
+            if self.is_line[place]:
+                parts.append(lines[:, np.sum(self.is_line[:place])])
+                continue
+            k = numbers[:, place]
+            is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID) | (k < -0.5) | (k > len(self.columns[place].levels) - 0.5)
+            parts.append(tf.where(is_wrong, np.float64(math.inf), k))
+        return tf.stack(parts, axis=1)
+
+    def vectors(self, numbers: tf.Tensor) -> Vectors:
+        """Returns the standardized vectors of numbers `[num, columns]`."""
+        values, widths, deviations, ends, log_scales, units = self._parts(numbers)
+        is_missing = tf.math.is_nan(numbers)
+        is_blank = tf.gather(~tf.math.is_finite(numbers), self.column_of, axis=1)
+        return Vectors(
+            tf.where(is_blank, np.float64(0.0), values),
+            tf.where(is_blank, np.float64(0.0), widths),
+            tf.where(is_blank, np.float64(1.0), deviations),
+            ends & ~is_blank[..., tf.newaxis],
+            is_blank,
+            tf.reduce_sum(tf.where(is_missing, np.float64(0.0), log_scales), axis=1),
+            tf.reduce_sum(tf.where(is_missing, self._mean_log_density, units), axis=1),
+        )
+
+    def _parts(self, numbers):
+        """Returns the first parts of `Vectors`, and the log-scales and units `[num, columns]` of each column."""
+        x = tf.gather(numbers, np.flatnonzero(self.is_line), axis=1)
+        is_impossible = tf.math.is_inf(x)
+        x, log_bounds = self._unbounded(x)
+        lower, widths, ends = self._edges(x)
+        values, own_widths, log_slopes = self._standardized(lower, widths)
+        log_widths = tf.math.log(tf.where(own_widths > 0, own_widths, 1.0))
+        log_scales = tf.where(widths > 0, log_widths, log_slopes + log_bounds)
+        log_scales = tf.where(is_impossible, np.float64(-math.inf), log_scales)
+        has_atoms = np.isin(np.arange(len(self._lines)), self._atoms[:, 0])
+        units = tf.where(has_atoms, -tf.math.log(tf.where(widths > 0, widths, 1.0)), 0.0)
+        parts = [(values, own_widths, tf.zeros_like(values), ends)]
+        columns = dict(zip(np.flatnonzero(self.is_line), zip(*(tf.unstack(p, axis=1) for p in (log_scales, units)))))
+        for category in self.categories:
+            points, log_shares = category.points_of(numbers[:, category.place])
+            no_ends = tf.zeros([*tf.unstack(tf.shape(points)), 2], tf.bool)
+            parts.append((points, tf.zeros_like(points), tf.zeros_like(points) + category.deviation, no_ends))
+            columns[category.place] = log_shares, tf.zeros_like(log_shares)
+        log_scales, units = (tf.stack(p, axis=1) for p in zip(*(columns[i] for i in range(len(self.columns)))))
+        return *(tf.concat(part, axis=1) for part in zip(*parts, strict=True)), log_scales, units
+
+    def spread(self, vectors: Vectors, u: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
+        r"""Draws vectors of rows from a density q, with points u in the unit cube `[rows, size + 1]`.
+
+        If p is the density of vectors, the density of a row is \\(E[p(z) / q(z)]\\) times its scale. In cells that
+        are ends, the density at a distance of y cells from the inner edge is 1 - t for y < 1, and
+        \\((1 - t) / (1 + (y - 1)(1 - t) / t)^2\\) for larger y. This tail has the mass t. If n coordinates of a row
+        are in such cells, t is 0.5 / n with probability 3/4, otherwise min(1/2, 1.5 / n), and q is the density of
+        this mixture, which the last coordinate of u chooses. For levels, q is the mixture of all levels of the
+        column, see `Category`.
+
+        Returns:
+          z `[rows, size]`, and log q(z) for each row, in cells as wide as 1.
+        """
+        u = tf.convert_to_tensor(u, tf.float64)
+        y, log_q = _in_cells(u, vectors.ends)
+        normal = vectors.deviations * tf.math.ndtri(u[:, :-1])
+        z = vectors.values + tf.where(vectors.widths > 0, vectors.widths * (y + 0.5), normal)
+        log_q += tf.reduce_sum(tf.where(vectors.is_missing, _STANDARD.log_prob(z), 0.0), axis=1)
+        start = len(self._lines)
+        for category in self.categories:
+            own = category.log_density(z[:, start : start + category.size])
+            log_q += tf.where(vectors.is_missing[:, start], np.float64(0.0), own)
+            start += category.size
+        return z, log_q
+
+    def numbers(self, z: tf.Tensor, u: TensorLike) -> tf.Tensor:
+        """Returns the numbers `[num, columns]` of vectors. Points u `[num, columns]` choose the levels."""
+        num = len(self._lines)
+        x = self._inverse_edges(self._inverse_standardized(z[:, :num]))
+        columns = dict(zip(np.flatnonzero(self.is_line), tf.unstack(self._inverse_bounds(x), axis=1), strict=True))
+        u, start = tf.convert_to_tensor(u, tf.float64), num
+        for category in self.categories:
+            columns[category.place] = category.level(z[:, start : start + category.size], u[:, category.place])
+            start += category.size
+        return tf.stack([columns[place] for place in range(len(self.columns))], axis=1)
+
+    def _unbounded(self, x):
+        """Returns the logarithms of numbers with bounds, and the logarithms of the slopes of this map."""
+        has_low, has_high = np.isfinite(self._low), np.isfinite(self._high)
+        width = np.where(has_low & has_high, self._high - self._low, 1.0)
+        log_above = tf.where(has_low, tf.math.log(x - np.where(has_low, self._low, 0.0)), 0.0)
+        log_below = tf.where(has_high, tf.math.log(np.where(has_high, self._high, 0.0) - x), 0.0)
+        has_bounds = has_low | has_high
+        return tf.where(has_bounds, log_above - log_below, x), np.log(width) - log_above - log_below
+
+    def _inverse_bounds(self, x):
+        has_low, has_high = np.isfinite(self._low), np.isfinite(self._high)
+        low, high = np.where(has_low, self._low, 0.0), np.where(has_high, self._high, 0.0)
+        x = tf.where(has_low & has_high, low + (high - low) * tf.sigmoid(x), x)
+        x = tf.where(has_low & ~has_high, low + tf.exp(x), x)
+        return tf.where(has_high & ~has_low, high - tf.exp(-x), x)
+
+    def _edges(self, x):
+        """Returns the lower edges and the widths of the cells of numbers (0 without a cell), and which are ends."""
+        k = tf.round((x - self._first) / np.where(self._step > 0, self._step, 1.0))
+        is_cell = tf.broadcast_to(self._step > 0, tf.shape(x))
+        lower, widths = tf.where(is_cell, self._first + self._step * (k - 0.5), x), tf.zeros_like(x) + self._step
+        ends = is_cell[..., tf.newaxis] & tf.equal(k[..., tf.newaxis], self._ends)
+        places, values, growth, *_ = self._atom_cells()
+        distance, nearest = tf.gather(x, places, axis=1) - values, self._step[places] / 4
+        is_atom, own = tf.abs(distance) <= nearest, self._own_of_atoms(x.dtype)  # equal, if the step is 0
+        lower += tf.cast(distance > nearest, x.dtype) * growth @ own
+        widths += tf.cast(is_atom, x.dtype) * growth @ own
+        of_atoms = [tf.cast(is_atom & (self._atoms[:, 3] == sign), x.dtype) @ own > 0 for sign in (-1, 1)]
+        return lower, widths, ends | tf.stack(of_atoms, axis=-1)
+
+    def _inverse_edges(self, z):
+        """Returns the numbers whose cells contain z."""
+        places, values, growth, low, high = self._atom_cells()
+        placed, own = tf.gather(z, places, axis=1), self._own_of_atoms(z.dtype)
+        is_own = tf.cast((placed >= low) & (placed < high), z.dtype)
+        x = z - tf.cast(placed >= high, z.dtype) * growth @ own
+        k = tf.round((x - self._first) / np.where(self._step > 0, self._step, 1.0))
+        k = tf.clip_by_value(k, *self._ends.T)
+        x = tf.where(tf.broadcast_to(self._step > 0, tf.shape(x)), self._first + self._step * k, x)
+        return tf.where(is_own @ own > 0, is_own * values @ own, x)
+
+    def _atom_cells(self):
+        """Returns the columns and values of the atoms, how far they move larger values, and their edges."""
+        places, values, widths, ends = self._atoms.T
+        steps = self._step[places.astype(int)]
+        is_below = (places == places[:, np.newaxis]) & (values < values[:, np.newaxis])
+        lower = values - steps / 2 + is_below @ (widths - steps)
+        low, high = np.where(ends < 0, -math.inf, lower), np.where(ends > 0, math.inf, lower + widths)
+        return places.astype(int), values, widths - steps, low, high
+
+    def _own_of_atoms(self, dtype):
+        """Returns the columns of the atoms, one-hot `[atoms, columns]`."""
+        return tf.one_hot(self._atoms[:, 0].astype(int), len(self._lines), dtype=dtype)
+
+    def _standardized(self, lower, widths):
+        """Returns standardized numbers, the widths of their cells, and the logarithms of the slopes."""
+        (values, log_slopes), (upper, _) = (
+            self._transformed((x - self._mean) / self._scale) for x in (lower, lower + widths)
+        )
+        return values, tf.where(widths > 0, upper - values, 0.0), log_slopes - np.log(self._scale)
+
+    def _transformed(self, z):
+        median, unit, power, low, high, mean, scale = self._power
+        t = (z - median) / unit
+        inside = tf.clip_by_value(t, low, high)
+        y, log_slopes = _yeo_johnson(inside, power)
+        # Without this, a product of infinity and 0 would make far values NaN.
+        beyond = tf.where(tf.equal(t, inside), np.float64(0.0), tf.exp(log_slopes) * (t - inside))
+        return (y + beyond - mean) / scale, log_slopes - np.log(scale * unit)
+
+    def _inverse_standardized(self, values):
+        median, unit, power, low, high, mean, scale = self._power
+        y = values * scale + mean
+        ends = [np.where(np.isinf(end), end, _yeo_johnson(np.nan_to_num(end), power)[0]) for end in (low, high)]
+        inside = tf.clip_by_value(y, *ends)
+        above, below = _inverse_box_cox(tf.nn.relu(inside), power), _inverse_box_cox(tf.nn.relu(-inside), 2 - power)
+        t = tf.where(inside >= 0, above, -below)
+        beyond = tf.where(tf.equal(y, inside), np.float64(0.0), (y - inside) / tf.exp(_yeo_johnson(t, power)[1]))
+        return ((t + beyond) * unit + median) * self._scale + self._mean
+
+
+def evenly_spread(num: int) -> np.ndarray:
+    """Returns points in the unit interval, `[num, 1]`. Any consecutive points are spread evenly."""
+    return (np.arange(num) * (math.sqrt(5) - 1) / 2 % 1)[:, np.newaxis]
+
+
+def _in_cells(u, ends):
+    """Returns the places of points in cells, from their centers in units of their widths, and log q of each row.
+
+    See `Coordinates.spread`.
+    """
+    u, chosen = u[:, :-1], u[:, -1:]
+    sides = tf.reduce_sum(tf.cast(ends, u.dtype), axis=-1)
+    edges = tf.maximum(tf.reduce_sum(tf.minimum(sides, 1.0), -1, keepdims=True), 1.0)
+    tails = [tf.where(sides > 0, tf.minimum(0.5, mean / edges), 0.0) for mean, _ in _BEYOND]
+    t = tf.where(chosen < _BEYOND[0][1], *tails)
+    depth = 1 / tf.maximum(sides, 1.0)  # of a cell, from its inner edge, or from its center if it has two tails
+    a = tf.where(sides > 1, tf.abs(2 * u - 1), u)
+    rest = tf.maximum(1 - a, 2.0**-24)
+    y = tf.where(rest < t, 1 - 2 * t + t**2 / rest, a) * depth / (1 - t)
+    y = tf.where(sides > 1, tf.sign(u - 0.5) * y, tf.where(ends[..., 0], 0.5 - y, y - 0.5))
+    beyond = tf.nn.relu(tf.abs(y) - 0.5) / depth
+
+    def log_density(t, weight):
+        scale = tf.where(sides > 0, t / (1 - t), 1.0)
+        return math.log(weight) + tf.reduce_sum(tf.math.log1p(-t) - 2 * tf.math.log1p(beyond / scale), -1)
+
+    parts = [log_density(t, weight) for t, (_, weight) in zip(tails, _BEYOND, strict=True)]
+    return y, tf.reduce_logsumexp(parts, 0)
+
+
+def _yeo_johnson(t, power):
+    """Returns the transforms of columns, and the logarithms of their slopes."""
+    above, below = _box_cox(tf.nn.relu(t), power), _box_cox(tf.nn.relu(-t), 2 - power)
+    return tf.where(t >= 0, above, -below), (power - 1) * tf.sign(t) * tf.math.log1p(tf.abs(t))
+
+
+def _box_cox(t, power):
+    """Returns ((1 + t)^power - 1) / power."""
+    is_log = np.abs(power) < 1e-12
+    return tf.where(is_log, tf.math.log1p(t), tf.math.expm1(power * tf.math.log1p(t)) / np.where(is_log, 1.0, power))
+
+
+def _inverse_box_cox(y, power):
+    is_log = np.abs(power) < 1e-12
+    return tf.where(is_log, tf.math.expm1(y), tf.math.expm1(tf.math.log1p(power * y) / np.where(is_log, 1.0, power)))
+
+
+def _power(z):
+    """Returns the parameters of a column's transform, as in `_IDENTITY`, or None if it does not help."""
+    all_z, z = z, z if len(z) <= _MOST_POWERED else np.random.default_rng(0).choice(z, _MOST_POWERED, replace=False)
+    if len(z) < _LEAST_POWERED or not np.ptp(z):
+        return None
+    low, median, high = np.quantile(z, [0.25, 0.5, 0.75])
+    t = (z - median) / (unit := min(median - low, high - median) or z.std())
+    halves, gains = np.array_split(np.random.default_rng(0).permutation(t), 2), []
+    for half, other in (halves, halves[::-1]):
+        power = _best_power(half)
+        y, y_new = (stats.yeojohnson(part, power) for part in (half, other))
+        log_slopes = (power - 1) * np.sign(other) * np.log1p(np.abs(other))
+        gain = _normal(y_new, y) + log_slopes - _normal(other, half)
+        gains.append(np.clip(gain, *np.quantile(gain, [_EXTREME, 1 - _EXTREME])))
+    if not all(gain.mean() > 2 * gain.std() / math.sqrt(len(gain)) for gain in gains):
+        return None
+    power, t = _best_power(t), (all_z - median) / unit
+    y = stats.yeojohnson(t, power)
+    return median, unit, power, t.min(), t.max(), y.mean(), y.std()
+
+
+def _best_power(t):
+    return optimize.fminbound(lambda power: -stats.yeojohnson_llf(power, t), 0, 2)
+
+
+def _normal(x, rows):
+    """Returns the log-densities of x under the normal distribution fitted to `rows`."""
+    return stats.norm.logpdf(x, rows.mean(), max(rows.std(), 1e-9))

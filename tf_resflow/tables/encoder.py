@@ -1,0 +1,273 @@
+"""Encodes the rows of a table as standardized vectors, and decodes them."""
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow.extras import LazyPackage
+from tf_resflow.messages import shortened
+from tf_resflow.tables.column import BEYOND, Bounds, column_from_json, fit_column, in_words, plain
+from tf_resflow.tables.coordinates import Coordinates, Vectors
+from tf_resflow.typing import TensorLike
+
+pandas: Any = LazyPackage("pandas", "data")
+
+_MOST_VALUES = 2**20  # maximum number of values encoded at once
+_DEPENDENT = 1e-9  # largest relative variance of a linear combination that counts as constant
+
+
+class Numbers(NamedTuple):
+    """The values of the rows of a table as numbers, and what is wrong with them.
+
+    Attributes:
+      values: float64 `[num, columns]`. NaN if a value is missing or cannot be read, infinity if it cannot occur.
+      faults: `[num, columns]`, what is wrong with a value, or "".
+      table: the values before encoding.
+    """
+
+    values: np.ndarray
+    faults: np.ndarray
+    table: Any
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """The first fault of each row, `[num]`; if it has none, its first missing value, otherwise ""."""
+        reasons = np.full(len(self.values), "", object)
+        is_wrong, is_missing = self.faults != "", np.isnan(self.values)
+        for row in np.flatnonzero(is_wrong.any(axis=1) | is_missing.any(axis=1)):
+            place = np.argmax(is_wrong[row] if is_wrong[row].any() else is_missing[row])
+            value, name = in_words(self.table.iloc[row, place])[:40], self.table.columns.tolist()[place]
+            fault = f"{value!r} is {self.faults[row, place]}" if is_wrong[row, place] else "the value is missing"
+            reasons[row] = f"column {name!r}: {fault}"
+        return reasons
+
+
+class Rows(NamedTuple):
+    """The rows of a table as `Vectors`, and the vectors that condition the densities of the rows.
+
+    Attributes:
+      vectors: the `Vectors`.
+      condition: `[num, condition_size]`: which values are missing, for columns with missing values in the fit, and
+        the centers of the vectors of the condition columns.
+    """
+
+    vectors: Vectors
+    condition: Any
+
+    def take(self, places: np.ndarray) -> "Rows":
+        """Returns the rows with these indices."""
+        return Rows(Vectors(*(part[places] for part in self.vectors)), self.condition[places])
+
+    def __len__(self) -> int:
+        return len(self.condition)
+
+
+class TableEncoder:
+    """Encodes the rows of a table as standardized vectors, and decodes them.
+
+    The type of a column implies its kind, unless `kinds` sets it:
+
+    - "number": floats and decimals.
+    - "whole": integers, periods, and floats or decimals that are all integers.
+    - a set of atoms, such as {0.0}: numbers with frequent values, such as the zeros of rainfall. A value is an atom
+      if it holds at least 5 % of the rows and is five times as frequent as any other value. Whole numbers
+      need no atoms if their range is less than 100.
+    - a number: the step of a grid, such as 0.1. Only periods of several units, such as 15 minutes, imply it.
+    - "category": booleans, text and categories.
+    - a list: the levels of an ordered column, lowest first.
+    - "date": times, as days since the first one. "day": times that are whole days apart.
+
+    `Coordinates` describes the vectors. The log-density of a row is the log-density of its vector plus `log_scale`.
+    It is a probability in the discrete columns and at atoms, and a density in the units of the columns elsewhere. A
+    value that cannot occur (an unknown level, 2.5 in a column of whole numbers, a number outside its bounds or
+    beyond an atom at the end of its column) has probability 0.
+
+    ```python
+    import pandas
+    from tf_resflow.tables import TableEncoder
+    table = pandas.DataFrame(
+        {"size": [1.5, 2.5, 3.5], "color": ["red", "blue", "red"], "children": [0, 2, 1]}
+    )
+    encoder = TableEncoder(table)
+    print(encoder.kinds)
+    # {'size': 'number', 'color': 'category', 'children': 'whole'}
+    rows = encoder.encode(encoder.numbers(table).values)
+    print(rows.vectors.values.shape, encoder.decode(rows.vectors.values + rows.vectors.widths / 2).equals(table))
+    # (3, 3) True
+    ```
+
+    Args:
+      table: `pandas.DataFrame` of the rows to fit. Columns with missing values get a condition that marks them.
+      kinds: kinds of columns by name, overriding their types. Ordered levels are matched by their text.
+      bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
+      condition_columns: names of the columns that are conditions.
+
+    Attributes:
+      columns: the `Column` objects, first those of the density, then the conditions.
+      kinds: the kind of each column of the table, in its order.
+      own: the `Coordinates` of the density. `given` has those of the conditions.
+      is_masked: bool `[own columns]`, whether a column had missing values in the fit.
+      size: size of the vectors.
+      condition_size: size of the conditions.
+
+    Raises:
+      ValueError: if a column cannot be read as its kind, has no values, or has more than 100 levels.
+    """
+
+    def __init__(
+        self,
+        table: Any,
+        *,
+        kinds: Mapping[Any, Any] | None = None,
+        bounds: Mapping[Any, Bounds] | None = None,
+        condition_columns: Collection[Any] = (),
+    ):
+        kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
+        check_unique(names)
+        if unknown := [name for name in [*condition_columns, *kinds, *bounds] if name not in names]:
+            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
+        own = [name for name in names if name not in condition_columns]
+        if not own:
+            raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
+        order = [*own, *condition_columns]
+        self._names, self._given_kinds = names, {*kinds, *bounds}
+        self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
+        self.num_own = len(own)
+        values = self.numbers(table).values
+        self.own = Coordinates(self.columns[: self.num_own], values[:, : self.num_own])
+        self.given = Coordinates(self.columns[self.num_own :], values[:, self.num_own :])
+        self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)
+        self._warn(values[:, : self.num_own])
+
+    @property
+    def kinds(self) -> dict[Any, Any]:
+        """The kind of each column by name, in the order of the table."""
+        kinds = {column.name: column.kind for column in self.columns}
+        return {name: kinds[name] for name in self._names}
+
+    @property
+    def size(self) -> int:
+        """The size of the vectors."""
+        return self.own.size
+
+    @property
+    def condition_size(self) -> int:
+        """The size of the conditions."""
+        return int(self.is_masked.sum()) + self.given.size
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all settings as values that JSON can hold."""
+        columns = [{"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns]
+        found = {"columns": columns, "names": self._names, "num_own": self.num_own}
+        parts = {"own": self.own.to_json(), "given": self.given.to_json(), "is_masked": self.is_masked.tolist()}
+        return found | parts | {"given_kinds": list(self._given_kinds)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "TableEncoder":
+        """Restores an encoder from the output of `to_json`."""
+        encoder = cls.__new__(cls)
+        encoder.columns = [column_from_json(column) for column in found["columns"]]
+        encoder._names, encoder.num_own = list(found["names"]), found["num_own"]
+        encoder._given_kinds, encoder.is_masked = set(found["given_kinds"]), np.array(found["is_masked"], bool)
+        encoder.own = Coordinates.from_json(encoder.columns[: encoder.num_own], found["own"])
+        encoder.given = Coordinates.from_json(encoder.columns[encoder.num_own :], found["given"])
+        return encoder
+
+    def numbers(self, table: Any, *, date_format: str | None = None) -> Numbers:
+        """Returns the numbers of a table that has the columns of the fit, in any order.
+
+        Args:
+          table: `pandas.DataFrame`. Values may be text, and other columns are ignored.
+          date_format: format of dates given as text; ISO 8601 by default.
+        """
+        table = table[[column.name for column in self.columns]]
+        values, faults = np.empty(table.shape), np.full(table.shape, "", object)
+        for place, column in enumerate(self.columns):
+            own, _ = plain(table[column.name].reset_index(drop=True), column.dtype)
+            values[:, place], faults[:, place] = column.encode(own, date_format)
+            is_impossible = (faults[:, place] == column.impossible) | (faults[:, place] == BEYOND)
+            values[is_impossible, place] = np.inf
+        return Numbers(values, faults, table)
+
+    def encode(self, numbers: np.ndarray) -> Rows:
+        """Encodes numbers `[num, columns]` as arrays, in parts."""
+        found = [self.rows(tf.constant(part)) for part in in_parts(numbers)]
+        vectors = [np.concatenate(parts) for parts in zip(*(rows.vectors for rows in found), strict=True)]
+        return Rows(Vectors(*vectors), np.concatenate([rows.condition for rows in found]))
+
+    def rows(self, numbers: tf.Tensor) -> Rows:
+        """Encodes numbers `[num, columns]`, as a graph can do."""
+        own, given = numbers[:, : self.num_own], self.given.vectors(numbers[:, self.num_own :])
+        is_missing = tf.gather(tf.math.is_nan(own), np.flatnonzero(self.is_masked), axis=1)
+        centers = given.values + given.widths / 2
+        return Rows(self.own.vectors(own), tf.concat([tf.cast(is_missing, tf.float64), centers], axis=1))
+
+    def possible(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Replaces numbers `[num, columns]` that cannot occur by infinity."""
+        parts = self.own.possible(numbers[:, : self.num_own]), self.given.possible(numbers[:, self.num_own :])
+        return tf.concat(parts, axis=1)
+
+    def decode(self, vectors: np.ndarray, u: TensorLike = 0.5) -> Any:
+        """Returns a `pandas.DataFrame` of the rows of vectors, without condition columns, with the types of the fit.
+
+        Points u `[num, own columns]` in the unit cube choose between the levels that a vector can mean.
+        """
+        u = np.broadcast_to(u, [len(vectors), self.num_own])
+        numbers = self.own.numbers(tf.constant(vectors, tf.float64), u).numpy()
+        found = {c.name: c.sampled(x) for c, x in zip(self.own.columns, numbers.T, strict=True)}
+        return pandas.DataFrame(found, columns=[column.name for column in self.own.columns])
+
+    def is_alone(self, table: Any) -> np.ndarray:
+        """Returns which rows of the fit would have probability 0 without them, such as the only row with a level."""
+        own = [column.is_alone(plain(table[column.name], column.dtype)[0], column.name in self._given_kinds)
+               for column in self.own.columns]
+        return np.any(own, axis=0)
+
+    def describe(self) -> dict[Any, str]:
+        """Returns what the numbers of discrete columns and of dates mean, by column name."""
+        return {column.name: text for column in self.columns if (text := column.description())}
+
+    def _warn(self, numbers):
+        values = np.where(np.isnan(numbers), np.nan, _of_lines(self.own, numbers))
+        names = np.array([column.name for column in self.own.columns], object)
+        varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+        if not varies.all():
+            warnings.warn(f"These columns are constant: {shortened(names[~varies])}. Leave them out.", stacklevel=5)
+        varies &= self.own.is_line
+        if (involved := dependent(values[:, varies])).any():
+            warnings.warn(
+                f"These columns are duplicates or linearly dependent: {shortened(names[varies][involved])}. Leave "
+                "some of them out. Otherwise only the noise of the training keeps the density bounded.",
+                stacklevel=5,
+            )
+
+
+def in_parts(numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """Splits rows into parts that are small enough to encode, at least one."""
+    num = max(_MOST_VALUES // max(numbers.shape[1], 1), 1)
+    return (numbers[start : start + num] for start in range(0, max(len(numbers), 1), num))
+
+
+def check_unique(names: Sequence[Any]) -> None:
+    """Raises ValueError if two columns have the same name."""
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
+
+
+def dependent(values: np.ndarray) -> np.ndarray:
+    """Returns which of the columns of vectors are linearly dependent, `[size]`. All of them must vary."""
+    values = values[~np.isnan(values).any(axis=1)]
+    if not 2 <= values.shape[1] < len(values):
+        return np.zeros(values.shape[1], bool)
+    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(values.T)))
+    return np.abs(axes[:, variances < _DEPENDENT * variances[-1]]).max(axis=1, initial=0.0) > 1e-3
+
+
+def _of_lines(coordinates, numbers):
+    """Returns the values of each column: standardized numbers, or the numbers of levels."""
+    values = numbers.copy()
+    values[:, coordinates.is_line] = coordinates.vectors(tf.constant(numbers)).values[:, : coordinates.is_line.sum()]
+    return values
