@@ -49,7 +49,9 @@ class Category:
         points = points - shares @ points
         _, scales, axes = np.linalg.svd(np.sqrt(shares)[:, np.newaxis] * points, full_matrices=False)
         points = points @ axes[scales > 1e-9].T if num_levels > 1 else np.zeros([1, 1])
-        distances = np.linalg.norm(points[:, np.newaxis] - points, axis=-1) + np.where(np.eye(num_levels), np.inf, 0.0)
+        distances = np.linalg.norm(points[:, np.newaxis] - points, axis=-1) + np.where(
+            np.eye(num_levels), np.inf, 0.0
+        )
         deviation = distances.min() / _DISTANCE if num_levels > 1 else 1.0
         scale = 1 / math.sqrt(np.mean(shares @ points**2) + deviation**2)
         return cls(place, scale * points, scale * deviation, shares)
@@ -60,7 +62,7 @@ class Category:
         return self.points.shape[1]
 
     def points_of(self, k: tf.Tensor) -> tf.Tensor:
-        """Returns the points of levels `[num]`, and the logarithms of their shares; -inf if a level cannot occur."""
+        """Returns the points of levels `[num]`, and the logarithms of their shares, -inf if impossible."""
         is_level = tf.math.is_finite(k)
         index = tf.cast(tf.where(is_level, k, 0.0), tf.int32)
         log_shares = tf.gather(np.log(self.shares), index)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from scipy import optimize, special, stats
+from scipy import optimize, stats
 
 from tf_resflow.tables.category import Category
 from tf_resflow.tables.column import OFF_GRID, Column
@@ -49,8 +49,8 @@ class Vectors(NamedTuple):
 class Coordinates:
     r"""Maps the numbers of columns to standardized vectors and back, in float64.
 
-    Numbers are those of `Column.encode`. NaN stands for a missing value, and infinity for a value that cannot occur.
-    The methods use TensorFlow's operations, so an exported model computes the same vectors.
+    Numbers are those of `Column.encode`. NaN means that a value is missing, and infinity that it cannot occur. The
+    methods use TensorFlow's operations, so an exported model computes the same vectors.
 
     A number x with bounds (a, b) becomes \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum. A discrete value has a
     cell, one step wide, and so has an atom: all larger values of its column are moved up by the difference between
@@ -61,9 +61,9 @@ class Coordinates:
     everything beyond them, both in scores and in samples, as does an atom that is the smallest or the largest value
     of the fit. The probabilities of all values therefore add up to one.
 
-    The transform of a standardized number z: let m be its median, a the distance from m to the nearer quartile, and
-    \\(t = (z - m) / a\\). If \\(t \ge 0\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\). If \\(t < 0\\), y is minus the
-    transform of \\(-t\\) with \\(2 - \lambda\\). The parameter \\(0 \le \lambda \le 2\\) maximizes the normal
+    The transform of a standardized number z: let m be the median, a the distance from m to the nearer quartile, and
+    \\(t = (z - m) / a\\). If \\(t \ge 0\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\). If \\(t < 0\\), y is minus
+    the transform of \\(-t\\) with \\(2 - \lambda\\). The parameter \\(0 \le \lambda \le 2\\) maximizes the normal
     likelihood. Beyond the range of the fit, y continues linearly. A column is transformed if, on each half of the
     rows, the parameters of the other half raise the normal log-likelihood by more than two standard errors.
 
@@ -99,22 +99,28 @@ class Coordinates:
         self._mean_log_density = np.zeros(len(columns))
         if np.isnan(numbers).any():
             log_scales, units = (part.numpy() for part in self._parts(tf.constant(numbers))[-2:])
-            means = np.nanmean(np.where(np.isnan(numbers), np.nan, log_scales + units), axis=0)
-            self._mean_log_density = means - 0.5 * math.log(2 * math.pi * math.e) * self.is_line
+            means = np.nanmean(np.where(np.isnan(numbers[:, self._order]), np.nan, log_scales + units), axis=0)
+            self._mean_log_density = means - 0.5 * math.log(2 * math.pi * math.e) * self.is_line[self._order]
 
     def _set_columns(self, columns):
         self.columns = list(columns)
         self.is_line = np.array([not column.is_category for column in columns], bool)
         self._lines = [column for column in columns if not column.is_category]
+        self._order = np.argsort(~self.is_line, kind="stable")  # lines first, then categories
         rows = [
-            [float(c.first - c.offset), c.step * c.is_discrete, *c.ends, c.low, c.high, -1 if c.levels is None else len(c.levels)]
+            [
+                float(c.first - c.offset),
+                c.step * c.is_discrete,
+                *c.ends,
+                c.low,
+                c.high,
+                -1 if c.levels is None else len(c.levels),
+            ]
             for c in self._lines
         ]
         self._first, self._step, *ends, self._low, self._high, self._num_levels = np.reshape(rows, [-1, 7]).T
         self._ends = np.stack(ends, axis=-1)
-        atoms = [
-            (i, float(value - c.offset), *rest) for i, c in enumerate(self._lines) for value, *rest in c.atoms
-        ]
+        atoms = [(i, float(value - c.offset), *rest) for i, c in enumerate(self._lines) for value, *rest in c.atoms]
         self._atoms = np.reshape(atoms, [-1, 4])
 
     def _finish(self):
@@ -124,7 +130,8 @@ class Coordinates:
         self.has_noise[:num] = (self._step > 0) | np.isin(np.arange(num), self._atoms[:, 0])
         self.is_number = np.zeros(self.size, bool)
         self.is_number[:num] = [column.levels is None for column in self._lines]
-        self.column_of = [*np.flatnonzero(self.is_line), *(c.place for c in self.categories for _ in range(c.size))]
+        of_categories = [category.place for category in self.categories for _ in range(category.size)]
+        self.column_of = np.array([*np.flatnonzero(self.is_line), *of_categories], int)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fitted parameters, as values that JSON can hold."""
@@ -156,20 +163,21 @@ class Coordinates:
         places, values, _, ends = self._atoms.T
         is_beyond = tf.cast((tf.gather(x, places.astype(int), axis=1) - values) * ends > 0, x.dtype)
         is_wrong |= is_beyond @ self._own_of_atoms(x.dtype) > 0
-        lines, parts = tf.where(is_wrong, np.float64(math.inf), x), []
-        for place in range(len(self.columns)):
-            if self.is_line[place]:
-                parts.append(lines[:, np.sum(self.is_line[:place])])
-                continue
-            k = numbers[:, place]
-            is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID) | (k < -0.5) | (k > len(self.columns[place].levels) - 0.5)
+        parts = [tf.where(is_wrong, np.float64(math.inf), x)]
+        for category in self.categories:
+            k = numbers[:, category.place, tf.newaxis]
+            is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID) | (k < -0.5) | (k > len(category.points) - 0.5)
             parts.append(tf.where(is_wrong, np.float64(math.inf), k))
-        return tf.stack(parts, axis=1)
+        return self._in_order_of_columns(parts)
+
+    def _in_order_of_columns(self, parts):
+        """Concatenates the numbers of the lines and of each category `[num, columns]`."""
+        return tf.gather(tf.concat(parts, axis=1), np.argsort(self._order), axis=1)
 
     def vectors(self, numbers: tf.Tensor) -> Vectors:
         """Returns the standardized vectors of numbers `[num, columns]`."""
         values, widths, deviations, ends, log_scales, units = self._parts(numbers)
-        is_missing = tf.math.is_nan(numbers)
+        is_missing = tf.math.is_nan(tf.gather(numbers, self._order, axis=1))
         is_blank = tf.gather(~tf.math.is_finite(numbers), self.column_of, axis=1)
         return Vectors(
             tf.where(is_blank, np.float64(0.0), values),
@@ -182,7 +190,7 @@ class Coordinates:
         )
 
     def _parts(self, numbers):
-        """Returns the first parts of `Vectors`, and the log-scales and units `[num, columns]` of each column."""
+        """Returns the first parts of `Vectors`, and the log-scales and units `[num, columns]` in `_order`."""
         x = tf.gather(numbers, np.flatnonzero(self.is_line), axis=1)
         is_impossible = tf.math.is_inf(x)
         x, log_bounds = self._unbounded(x)
@@ -193,15 +201,13 @@ class Coordinates:
         log_scales = tf.where(is_impossible, np.float64(-math.inf), log_scales)
         has_atoms = np.isin(np.arange(len(self._lines)), self._atoms[:, 0])
         units = tf.where(has_atoms, -tf.math.log(tf.where(widths > 0, widths, 1.0)), 0.0)
-        parts = [(values, own_widths, tf.zeros_like(values), ends)]
-        columns = dict(zip(np.flatnonzero(self.is_line), zip(*(tf.unstack(p, axis=1) for p in (log_scales, units)))))
+        parts = [(values, own_widths, tf.zeros_like(values), ends, log_scales, units)]
         for category in self.categories:
             points, log_shares = category.points_of(numbers[:, category.place])
+            zeros, log_shares = tf.zeros_like(points), log_shares[:, tf.newaxis]
             no_ends = tf.zeros([*tf.unstack(tf.shape(points)), 2], tf.bool)
-            parts.append((points, tf.zeros_like(points), tf.zeros_like(points) + category.deviation, no_ends))
-            columns[category.place] = log_shares, tf.zeros_like(log_shares)
-        log_scales, units = (tf.stack(p, axis=1) for p in zip(*(columns[i] for i in range(len(self.columns)))))
-        return *(tf.concat(part, axis=1) for part in zip(*parts, strict=True)), log_scales, units
+            parts.append((points, zeros, zeros + category.deviation, no_ends, log_shares, 0 * log_shares))
+        return [tf.concat(part, axis=1) for part in zip(*parts, strict=True)]
 
     def spread(self, vectors: Vectors, u: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         r"""Draws vectors of rows from a density q, with points u in the unit cube `[rows, size + 1]`.
@@ -232,12 +238,12 @@ class Coordinates:
         """Returns the numbers `[num, columns]` of vectors. Points u `[num, columns]` choose the levels."""
         num = len(self._lines)
         x = self._inverse_edges(self._inverse_standardized(z[:, :num]))
-        columns = dict(zip(np.flatnonzero(self.is_line), tf.unstack(self._inverse_bounds(x), axis=1), strict=True))
-        u, start = tf.convert_to_tensor(u, tf.float64), num
+        u, start, parts = tf.convert_to_tensor(u, tf.float64), num, [self._inverse_bounds(x)]
         for category in self.categories:
-            columns[category.place] = category.level(z[:, start : start + category.size], u[:, category.place])
+            level = category.level(z[:, start : start + category.size], u[:, category.place])
+            parts.append(level[:, tf.newaxis])
             start += category.size
-        return tf.stack([columns[place] for place in range(len(self.columns))], axis=1)
+        return self._in_order_of_columns(parts)
 
     def _unbounded(self, x):
         """Returns the logarithms of numbers with bounds, and the logarithms of the slopes of this map."""
@@ -359,12 +365,16 @@ def _yeo_johnson(t, power):
 def _box_cox(t, power):
     """Returns ((1 + t)^power - 1) / power."""
     is_log = np.abs(power) < 1e-12
-    return tf.where(is_log, tf.math.log1p(t), tf.math.expm1(power * tf.math.log1p(t)) / np.where(is_log, 1.0, power))
+    return tf.where(
+        is_log, tf.math.log1p(t), tf.math.expm1(power * tf.math.log1p(t)) / np.where(is_log, 1.0, power)
+    )
 
 
 def _inverse_box_cox(y, power):
     is_log = np.abs(power) < 1e-12
-    return tf.where(is_log, tf.math.expm1(y), tf.math.expm1(tf.math.log1p(power * y) / np.where(is_log, 1.0, power)))
+    return tf.where(
+        is_log, tf.math.expm1(y), tf.math.expm1(tf.math.log1p(power * y) / np.where(is_log, 1.0, power))
+    )
 
 
 def _power(z):

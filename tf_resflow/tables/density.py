@@ -186,5 +186,7 @@ def log_densities(
     found = [tf.reshape(tf.cast(f(values), tf.float64), [len(levels), len(points), num]) for f in log_probs]
     found = tf.concat(found, axis=1) - tf.tile(tf.reshape(log_q, [len(points), num]), [len(log_probs), 1])
     log_means = tf.reduce_logsumexp(found, axis=1) - math.log(len(points) * len(log_probs))
-    parts = tf.stack([math.log1p(-_BROAD) + log_means[:-1], tf.zeros_like(log_means[:-1]) + math.log(_BROAD) + log_means[-1]])
+    parts = tf.stack(
+        [math.log1p(-_BROAD) + log_means[:-1], tf.zeros_like(log_means[:-1]) + math.log(_BROAD) + log_means[-1]]
+    )
     return tf.reduce_logsumexp(parts, axis=0) + rows.vectors.log_scale

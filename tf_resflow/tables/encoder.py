@@ -160,7 +160,9 @@ class TableEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as values that JSON can hold."""
-        columns = [{"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns]
+        columns = [
+            {"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns
+        ]
         found = {"columns": columns, "names": self._names, "num_own": self.num_own}
         parts = {"own": self.own.to_json(), "given": self.given.to_json(), "is_masked": self.is_masked.tolist()}
         return found | parts | {"given_kinds": list(self._given_kinds)}
@@ -211,7 +213,7 @@ class TableEncoder:
         return tf.concat(parts, axis=1)
 
     def decode(self, vectors: np.ndarray, u: TensorLike = 0.5) -> Any:
-        """Returns a `pandas.DataFrame` of the rows of vectors, without condition columns, with the types of the fit.
+        """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit.
 
         Points u `[num, own columns]` in the unit cube choose between the levels that a vector can mean.
         """
@@ -221,9 +223,11 @@ class TableEncoder:
         return pandas.DataFrame(found, columns=[column.name for column in self.own.columns])
 
     def is_alone(self, table: Any) -> np.ndarray:
-        """Returns which rows of the fit would have probability 0 without them, such as the only row with a level."""
-        own = [column.is_alone(plain(table[column.name], column.dtype)[0], column.name in self._given_kinds)
-               for column in self.own.columns]
+        """Returns which rows of the fit would have probability 0 without them, such as one with a level alone."""
+        own = [
+            column.is_alone(plain(table[column.name], column.dtype)[0], column.name in self._given_kinds)
+            for column in self.own.columns
+        ]
         return np.any(own, axis=0)
 
     def describe(self) -> dict[Any, str]:
@@ -269,5 +273,7 @@ def dependent(values: np.ndarray) -> np.ndarray:
 def _of_lines(coordinates, numbers):
     """Returns the values of each column: standardized numbers, or the numbers of levels."""
     values = numbers.copy()
-    values[:, coordinates.is_line] = coordinates.vectors(tf.constant(numbers)).values[:, : coordinates.is_line.sum()]
+    values[:, coordinates.is_line] = coordinates.vectors(tf.constant(numbers)).values[
+        :, : coordinates.is_line.sum()
+    ]
     return values

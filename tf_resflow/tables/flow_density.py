@@ -1,7 +1,6 @@
 """A scikit-learn estimator of the density of a table."""
 
 import json
-import math
 import os
 import pathlib
 import warnings
@@ -51,10 +50,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     # (2,) [-1]
     ```
 
-    The type of a column implies its kind: number, whole number, time or category (see `tf_resflow.tables.TableEncoder`).
-    `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p is a probability in the discrete
-    columns and a density in the units of the other columns. A frequent value in a column of numbers, such as 0 in
-    rainfall, is an atom: p is a probability there, and a density elsewhere.
+    The type of a column implies its kind: number, whole number, time or category; see
+    `tf_resflow.tables.TableEncoder`. `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p
+    is a probability in the discrete columns and a density in the units of the other columns. A frequent value in a
+    column of numbers, such as 0 in rainfall, is an atom: p is a probability there, and a density elsewhere.
 
     A flow learns the densities of the standardized rows with added noise, for all noise levels from 0.003 to 1.
     Held-out rows stop the training and choose the level: the largest one whose log-likelihood is within two
@@ -176,9 +175,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         return self.fit_members(X, {}, sample_weight)
 
-    def fit_members(
-        self, X: Any, trained: MutableMapping[int, Any], sample_weight: Any = None
-    ) -> "FlowDensity":
+    def fit_members(self, X: Any, trained: MutableMapping[int, Any], sample_weight: Any = None) -> "FlowDensity":
         """Like `fit`, but skips the members in `trained` and adds the others to it, so a fit can be resumed."""
         self._check_arguments()
         self.__dict__.pop("offset_", None)  # its presence marks a finished fit
@@ -340,7 +337,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             others = np.repeat(numbers[np.newaxis], len(values), axis=0)
             others[:, :, place] = values[:, np.newaxis]
             tried.append(others)
-        found = self.density_.score(np.concatenate(tried).reshape(-1, numbers.shape[1]))[1].reshape(-1, len(numbers))
+        found = self.density_.score(np.concatenate(tried).reshape(-1, numbers.shape[1]))[1].reshape(
+            -1, len(numbers)
+        )
         ends = np.cumsum([len(part) for part in tried])[:-1]
         scores, *parts = np.split(found, ends)
         best = np.stack([part.max(axis=0) for part in parts], axis=1)
@@ -478,6 +477,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _compared(self, X):
         return self._scored(self._table(X))[1]
+
 
 def _in_pandas(X):
     """Returns a frame of polars, pyarrow or the like in pandas, and its schema and library; others as they are."""

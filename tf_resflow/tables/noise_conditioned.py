@@ -191,10 +191,8 @@ class NoiseConditionedFlow:
         self._model.initialize(x, seed, condition=condition)
 
 
-def make_model(
-    size: int, condition_size: int, num_blocks: int, hidden: Sequence[int]
-) -> tuple[FlowModel, Whiten]:
-    """Builds the model of noisy vectors with its `Whiten`. Its condition begins with the code of the noise level."""
+def make_model(size: int, condition_size: int, num_blocks: int, hidden: Sequence[int]) -> tuple[FlowModel, Whiten]:
+    """Builds the model of noisy vectors and its `Whiten`. The condition begins with the code of the noise level."""
     options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
     options |= {"log_det_estimator": default_estimator(size, "tables"), "dtype": "float32"}
     whiten = Whiten(np.zeros(size), np.eye(size), dtype=tf.float32)
@@ -219,9 +217,7 @@ def _assign(variables, values):
 
 
 @functools.lru_cache(maxsize=4)  # the graphs of one have about 85 MB
-def shared_flow(
-    size: int, condition_size: int, num_blocks: int, hidden: tuple[int, ...]
-) -> NoiseConditionedFlow:
+def shared_flow(size: int, condition_size: int, num_blocks: int, hidden: tuple[int, ...]) -> NoiseConditionedFlow:
     """Returns the `NoiseConditionedFlow` that all fits with these sizes in a process share."""
     gc.collect()  # frees the graphs that are no longer shared, which are in reference cycles
     return NoiseConditionedFlow(size, condition_size, num_blocks=num_blocks, hidden=hidden)
