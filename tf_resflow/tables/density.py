@@ -11,12 +11,14 @@ from scipy import stats
 from tf_resflow.tables.encoder import Rows, TableEncoder
 from tf_resflow.tables.noise_conditioned import LEAST_NOISE, MOST_NOISE, code_of, is_ahead, shared_flow
 
+BROAD = 0.01
+"""The weight of the density at the largest noise level, which determines the scores of far rows."""
+
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
 _MOST_HELD_OUT = 10_000  # maximum number of held-out rows per member
 _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
-_BROAD = 0.01  # weight of the density at the largest noise level, which decides the scores of far rows
 _AT_ONCE = 2**16  # vectors scored at once
 _NUM_POINTS = 32  # points of the mean over cells, noise of levels, and missing values
 
@@ -143,7 +145,7 @@ class TableDensity:
 
     def sample_all(self, condition: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
         """Draws a vector from the density itself for each condition."""
-        return self.sample(condition, rng, self.noise, _BROAD)
+        return self.sample(condition, rng, self.noise, BROAD)
 
     def _flow(self):
         return shared_flow(self.encoder.size, self.encoder.condition_size, self.num_blocks, self.hidden)
@@ -187,6 +189,6 @@ def log_densities(
     found = tf.concat(found, axis=1) - tf.tile(tf.reshape(log_q, [len(points), num]), [len(log_probs), 1])
     log_means = tf.reduce_logsumexp(found, axis=1) - math.log(len(points) * len(log_probs))
     parts = tf.stack(
-        [math.log1p(-_BROAD) + log_means[:-1], tf.zeros_like(log_means[:-1]) + math.log(_BROAD) + log_means[-1]]
+        [math.log1p(-BROAD) + log_means[:-1], tf.zeros_like(log_means[:-1]) + math.log(BROAD) + log_means[-1]]
     )
     return tf.reduce_logsumexp(parts, axis=0) + rows.vectors.log_scale

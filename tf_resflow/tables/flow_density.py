@@ -34,7 +34,7 @@ _REFERENCE = 16  # maximum number of values of a column that `explain` substitut
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
 _FITTED = ("noise_", "whiten_", "offset_", "_draws_seed")  # saved as JSON
-_ARRAYS = ("noise_levels_", "held_out_scores_", "_held_out", "_margins", "_conditions")
+_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -98,6 +98,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       offset_: the score below which a row is an outlier. It is the weighted quantile at `contamination` of the
         scores of held-out rows, each from the flow that held it out, or their smallest finite score if that is
         larger.
+      held_out_: `[2, num]`: the scores of held-out rows, as `decision_function` compares rows, each from the first
+        flow that held it out; and their weights.
+      reference_: the numbers that `explain` tries, `{column or atom: (position of the column, numbers)}`.
       encoder_: the `TableEncoder`.
       density_: the `TableDensity`.
       kinds_: the kind of each column, in the form of `kinds`.
@@ -117,8 +120,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _is_frame: bool
     _arrow: Any = None  # the schema and the library of a frame, unless it is pandas
     _names: list[Any]
-    _held_out: np.ndarray  # `[2, num]`: scores, each from the member that held the row out, and weights
-    _reference: dict[str, tuple[int, np.ndarray]]  # the position of a column, and the numbers that `explain` tries
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
     _draws: Any  # the `QuantileTransformer` of many draws, once `sample` was called
@@ -203,15 +204,15 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return self
 
     def _set_offset(self, own, scores, weights, is_alone):
-        self._held_out = np.stack([np.where(is_alone[own], -np.inf, scores), weights[own]])
-        scores, weights = self._held_out
+        self.held_out_ = np.stack([np.where(is_alone[own], -np.inf, scores), weights[own]])
+        scores, weights = self.held_out_
         offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
         finite = scores[np.isfinite(scores)]
         self.offset_ = max(offset, float(finite.min())) if len(finite) else offset
 
     def _keep(self, numbers, weights, rng):
         """Keeps what `explain` and `sample` need from the rows of the fit."""
-        self._reference, own = {}, self.encoder_.own
+        self.reference_, own = {}, self.encoder_.own
         for place, column in enumerate(own.columns):
             x = numbers[np.isfinite(numbers[:, place]), place]
             atoms = {value: float(value - column.offset) for value, *_ in column.atoms}
@@ -221,7 +222,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 if len(values):
                     chosen = np.quantile(values, np.linspace(0, 1, _REFERENCE), method="nearest")
                     levels = np.unique(values)
-                    self._reference[label] = place, levels if len(levels) <= _REFERENCE else np.unique(chosen)
+                    self.reference_[label] = place, levels if len(levels) <= _REFERENCE else np.unique(chosen)
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
         vectors, condition = self.encoder_.encode(numbers[chosen])
         spread = vectors.values + vectors.widths * evenly_spread(len(chosen))
@@ -263,16 +264,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `decision_function`. A held-out row that would have probability 0 in a fit without it, such as the only row
         with a level, counts like a new row with an unknown level.
         """
-        found = p_values(self._compared(X), *self._held_out)
+        found = p_values(self._compared(X), *self.held_out_)
         if (least := self.least_p_value) > _SMALL_P_VALUE:
-            text = f"No p-value is below {least:.2g}, because only {len(self._held_out[0])} rows were held out."
+            text = f"No p-value is below {least:.2g}, because only {len(self.held_out_[0])} rows were held out."
             warnings.warn(f"{text} Fit to more rows, or choose a larger threshold.", stacklevel=2)
         return found
 
     @property
     def least_p_value(self) -> float:
         """The smallest possible p-value, 1 / (n + 1) for n held-out rows."""
-        return 1 / (len(self._held_out[0]) + 1)
+        return 1 / (len(self.held_out_[0]) + 1)
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
         """Draws rows with the column types, names and order of the fit, as a data frame like it or an array.
@@ -326,14 +327,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         table = self._table(X)
         numbers, is_kept = self._numbers(table), self._is_kept(table)
-        gains = np.full([len(table), len(self._reference)], np.nan)
+        gains = np.full([len(table), len(self.reference_)], np.nan)
         gains[is_kept] = self._gains(numbers[is_kept])
-        return self._like_fit(pandas.DataFrame(gains, table.index, list(self._reference)))
+        return self._like_fit(pandas.DataFrame(gains, table.index, list(self.reference_)))
 
     def _gains(self, numbers):
         """Returns the entries of `explain` for the numbers of rows."""
         tried = [numbers[np.newaxis]]
-        for place, values in self._reference.values():
+        for place, values in self.reference_.values():
             others = np.repeat(numbers[np.newaxis], len(values), axis=0)
             others[:, :, place] = values[:, np.newaxis]
             tried.append(others)
@@ -357,7 +358,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         settings["random_state"] = self.random_state if isinstance(self.random_state, int) else None
         found = {name: getattr(self, name) for name in _FITTED} | {"settings": settings}
         found |= {"encoder": self.encoder_.to_json(), "dtype": None if self._is_frame else str(self._dtype)}
-        found["reference"] = {label: [place, x.tolist()] for label, (place, x) in self._reference.items()}
+        found["reference"] = {label: [place, x.tolist()] for label, (place, x) in self.reference_.items()}
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         for place, member in enumerate(self.density_.members):
             arrays |= {f"member{place}/{i:03}": array for i, array in enumerate(member)}
@@ -386,7 +387,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         own._is_frame, own._dtype = found["dtype"] is None, found["dtype"] and np.dtype(found["dtype"])
         if own._is_frame and all(isinstance(name, str) for name in own._names):
             own.feature_names_in_ = np.array(own._names, object)
-        own._reference = {label: (place, np.array(x)) for label, (place, x) in found["reference"].items()}
+        own.reference_ = {label: (place, np.array(x)) for label, (place, x) in found["reference"].items()}
         own._draws = None
         return own
 

@@ -57,8 +57,8 @@ class NoiseConditionedFlow:
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
         self.size = size
-        self._model, self._whiten = make_model(size, condition_size, num_blocks, hidden)
-        self._variables = [*self._model.weights, *self._whiten.statistics.values()]
+        self._model = make_model(size, condition_size, num_blocks, hidden)
+        self._variables = variables_of(self._model)
         self._initial_weights = self._model.get_weights()
         self._model.compile(Adam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
@@ -133,9 +133,9 @@ class NoiseConditionedFlow:
                 gains = np.bincount(row, racers[True][1] - racers[False][1]) / nums  # means over copies of a row
                 whiten = is_ahead(gains, nums)
             best, _, values = racers[whiten]
-            _assign(variables, values)
+            assign(variables, values)
             least, best_step, weights = run(rounds[num_raced:], *best)
-            _assign(self._variables, weights)
+            assign(self._variables, weights)
             layers.converge_norms(self._model)
             bar.update(steps, [("held_out_nats", shift - least)], finalize=True)
             if verbose == 2:
@@ -153,13 +153,13 @@ class NoiseConditionedFlow:
     def log_prob(self, weights: list[np.ndarray], values: np.ndarray) -> np.ndarray:
         """Returns the log-densities `[num]` of vectors with their conditions, in float64."""
         with self._lock:
-            _assign(self._variables, weights)
+            assign(self._variables, weights)
             return self._log_probs(np.asarray(values))
 
     def sample(self, weights: list[np.ndarray], condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
-            _assign(self._variables, weights)
+            assign(self._variables, weights)
             coded = np.hstack([np.full([len(condition), 1], code_of(noise)), condition]).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
@@ -182,24 +182,29 @@ class NoiseConditionedFlow:
         """Resets the weights and the optimizer, but keeps the graphs."""
         rng = np.random.default_rng(seed)
         # The elements of a kernel are independent draws from one distribution, so their order can be drawn instead.
-        _assign(self._model.weights, [rng.permutation(w.ravel()).reshape(w.shape) for w in self._initial_weights])
+        assign(self._model.weights, [rng.permutation(w.ravel()).reshape(w.shape) for w in self._initial_weights])
         noise = np.eye(self.size) * _FLOOR**2
         covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + noise if whiten else np.eye(self.size)
-        self._whiten.assign(np.zeros(self.size), covariance)
+        self._model.flow.bijectors[0].assign(np.zeros(self.size), covariance)
         for variable in self._model.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
         self._model.initialize(x, seed, condition=condition)
 
 
-def make_model(size: int, condition_size: int, num_blocks: int, hidden: Sequence[int]) -> tuple[FlowModel, Whiten]:
-    """Builds the model of noisy vectors and its `Whiten`. The condition begins with the code of the noise level."""
+def make_model(size: int, condition_size: int, num_blocks: int, hidden: Sequence[int]) -> FlowModel:
+    """Builds the model of noisy vectors. Its condition begins with the code of the noise level."""
     options: dict[str, Any] = {"coefficient": _COEFFICIENT, "condition_size": 1 + condition_size}
     options |= {"log_det_estimator": default_estimator(size, "tables"), "dtype": "float32"}
     whiten = Whiten(np.zeros(size), np.eye(size), dtype=tf.float32)
     flow = Flow([whiten, vector_flow(size, num_blocks, hidden, **options)])
     estimator = default_estimator(size, "scores").with_sets(1)
     shape = [1 + condition_size]
-    return FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator), whiten
+    return FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
+
+
+def variables_of(model: FlowModel) -> list[Any]:
+    """Returns the variables whose values are the weights of a member."""
+    return [*model.weights, *model.statistics.values()]
 
 
 def code_of(noise: float) -> float:
@@ -211,7 +216,8 @@ def _values(variables):
     return [variable.numpy() for variable in variables]
 
 
-def _assign(variables, values):
+def assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    """Assigns values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

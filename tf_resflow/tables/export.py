@@ -1,0 +1,233 @@
+"""Export of the density of a table as a SavedModel."""
+
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_resflow.bijectors import inverse_with_solutions
+from tf_resflow.layers import converge_norms
+from tf_resflow.models.flow_model import sample_latent
+from tf_resflow.seeds import random_uniform, split_seed
+from tf_resflow.serving.description import readme
+from tf_resflow.serving.exporter import warmup_requests, write_saved_model
+from tf_resflow.serving.signatures import check_finite, check_one_or_each, check_range, check_rows
+from tf_resflow.tables.density import BROAD, TableDensity, log_densities, points_of
+from tf_resflow.tables.flow_density import FlowDensity
+from tf_resflow.tables.noise_conditioned import MOST_NOISE, assign, code_of, make_model, variables_of
+
+REASONS = ("valid", "missing or not finite", "cannot occur")
+_AT_ONCE = 256  # rows scored at once
+
+_DESCRIPTIONS = {
+    "serving_default": "Returns log p of each row in nats, as `FlowDensity.score_samples`, and its conformal p-value. "
+    "`reason` is the position of the reason in `reasons` of signatures.json: 1 if a value is missing or infinite, and "
+    "then the row is not `valid` and its results are NaN; 2 if a value cannot occur, such as an unknown level, and "
+    "then log p is minus infinity.",
+    "sample": "Draws rows from the density, as `FlowDensity(extrapolate=True).sample`. The answer is a pure function "
+    "of the inputs. Discard rows that have not converged.",
+}
+_ABOUT = """\
+This is the density of a table, `tf_resflow.tables.FlowDensity`. {about}
+The columns of each input, in this order:
+
+{columns}
+
+A number can be NaN, which means that it is missing, in the columns that lacked values in the fit: {masked}."""
+
+
+def export_density(
+    density: FlowDensity,
+    export_dir: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    max_samples: int = 1024,
+    max_batch: int | None = None,
+    about: str = "",
+) -> pathlib.Path:
+    """Exports a fitted `FlowDensity` as a SavedModel to `export_dir/version/`, see `tf_resflow.serving.export`.
+
+    It has two signatures, with an additional input `condition` if the density has `condition_columns`:
+
+    - `serving_default(x)`: `log_prob`, `p_value`, `valid` and `reason`, the position of a reason in `REASONS`
+    - `sample(num, seed)`: `x` and `converged`, draws from the density itself, without the margins of the fit
+
+    The columns of x are numbers, described in signatures.json: levels are their positions, and times are days.
+
+    Args:
+      max_samples: Maximum `num` of `sample`.
+      max_batch: Maximum number of rows per request. The default is no limit.
+      about: A sentence about the fit, for README.md.
+
+    Returns:
+      The path of the version.
+    """
+    served = _ServedDensity(density, max_samples, max_batch)
+
+    def documentation(tensors):
+        description = served.describe(tensors)
+        return description, readme(description, served.example(), served.about(about))
+
+    functions = {
+        name: tf.function(getattr(served, name), input_signature=specs, autograph=False)
+        for name, specs in served.inputs.items()
+    }
+    requests = warmup_requests(served.inputs, max_batch)
+    return write_saved_model(functions, served.variables, documentation, requests, export_dir, version)
+
+
+class _ServedDensity:
+    """The signatures of a density."""
+
+    def __init__(self, density, max_samples, max_batch):
+        self._fitted, self._density, self._encoder = density, density.density_, density.encoder_
+        self._max_samples, self._max_batch = max_samples, max_batch
+        self._members = [_Member(self._density, weights) for weights in self._density.members]
+        self.variables = [variable for member in self._members for variable in member.variables]
+        self._points = points_of(self._encoder)
+        scores, weights = density.held_out_[:, np.argsort(density.held_out_[0])]
+        below = np.append(0.0, np.cumsum(weights / weights.mean()))
+        self._reference = scores, (1 + below) / (1 + len(scores))  # p-values, see `tf_resflow.evaluation.p_values`
+        num = self._encoder.num_own
+        self._parts = {"x": self._encoder.columns[:num], "condition": self._encoder.columns[num:]}
+        self._offsets = np.array([float(column.offset) for column in self._encoder.columns])
+        specs = {name: tf.TensorSpec([None, len(own)], tf.float64, name) for name, own in self._parts.items()}
+        condition = [specs["condition"]] if self._parts["condition"] else []
+        scalars = [tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")]
+        self.inputs = {"serving_default": [specs["x"], *condition], "sample": [*scalars, *condition]}
+
+    def serving_default(self, x, condition=None):
+        x = check_rows("x", x, self._max_batch)
+        numbers = self._numbers(x, condition)
+        num_own, is_masked = self._encoder.num_own, self._encoder.is_masked
+        is_allowed = np.append(is_masked, np.zeros(numbers.shape[1] - num_own, bool))
+        is_unread = tf.math.is_inf(numbers) | (tf.math.is_nan(numbers) & ~is_allowed)
+        numbers = self._encoder.possible(numbers)
+        is_impossible = tf.reduce_any(tf.math.is_inf(numbers), axis=1)
+        valid = ~tf.reduce_any(is_unread, axis=1) & ~tf.reduce_any(tf.math.is_inf(numbers[:, num_own:]), axis=1)
+        reason = tf.where(tf.reduce_any(is_unread, axis=1), 1, tf.where(is_impossible, 2, 0))
+        log_prob, compared = tf.unstack(_in_groups(self._scores, numbers), axis=1)
+        scores, below = (tf.constant(part, tf.float64) for part in self._reference)
+        p_value = tf.gather(below, tf.searchsorted(scores, compared, side="right"))
+        found = {"log_prob": log_prob, "p_value": p_value}
+        found = {name: tf.where(valid, value, np.float64(math.nan)) for name, value in found.items()}
+        return found | {"valid": valid, "reason": reason}
+
+    def _scores(self, numbers):
+        """Returns the log-densities of rows, and the scores that compare them, `[num, 2]`."""
+        rows = self._encoder.rows(numbers)
+        functions = [member.log_prob for member in self._members]
+        (log_prob,) = tf.unstack(
+            log_densities(self._encoder, rows, self._points, [self._density.noise], functions), num=1
+        )
+        return tf.stack([log_prob, log_prob + rows.vectors.log_unit], axis=1)
+
+    def sample(self, num, seed, condition=None):
+        num = check_range("num", num, 1, self._max_samples)
+        x = tf.fill([num, self._encoder.num_own], np.float64(math.nan))
+        numbers = self._encoder.possible(self._numbers(x, condition))
+        if condition is not None:
+            numbers = check_finite_condition(numbers, self._encoder.num_own)
+        given = tf.cast(self._encoder.rows(numbers).condition, tf.float32)
+        num_masked = int(self._encoder.is_masked.sum())
+        given = tf.concat([tf.zeros_like(given[:, :num_masked]), given[:, num_masked:]], axis=1)
+        choice_seed, latent_seed, level_seed = tf.unstack(split_seed(tf.bitcast(seed, tf.int32), 3))
+        chosen, broad = tf.unstack(random_uniform([2, num], choice_seed, tf.float32))
+        code = tf.where(broad < BROAD, code_of(MOST_NOISE), code_of(self._density.noise))
+        given = tf.concat([code[:, tf.newaxis], given], axis=1)
+        member = tf.cast(chosen * len(self._members), tf.int32)
+        z, converged = zip(*(own.sample(num, latent_seed, given) for own in self._members), strict=True)
+        z = tf.gather(tf.stack(z, axis=1), member, batch_dims=1)
+        converged = tf.gather(tf.stack(converged, axis=1), member, batch_dims=1)
+        u = random_uniform([num, self._encoder.num_own], level_seed, tf.float64)
+        drawn = self._encoder.own.numbers(tf.cast(z, tf.float64), u)
+        return {"x": drawn + self._offsets[: self._encoder.num_own], "converged": converged}
+
+    def _numbers(self, x, condition):
+        """Returns the numbers of rows `[num, columns]`, without the offsets."""
+        if condition is not None:
+            condition = check_one_or_each("condition", condition, tf.shape(x)[0])
+            condition = tf.broadcast_to(condition, [tf.shape(x)[0], len(self._parts["condition"])])
+            x = tf.concat([x, condition], axis=1)
+        return x - self._offsets
+
+    def describe(self, tensors):
+        parts = {name: own for name, own in self._parts.items() if own}
+        codes = {column["name"]: column for column in self._encoder.to_json()["columns"]}
+        found = {
+            "signatures": {name: {"description": _DESCRIPTIONS[name], **tensors[name]} for name in self.inputs},
+            "default": "serving_default",
+            "max_samples": self._max_samples,
+            "max_batch": self._max_batch,
+            "columns": {name: [str(column.name) for column in own] for name, own in parts.items()},
+            "codes": {name: [codes[column.name] for column in own] for name, own in parts.items()},
+            "reasons": list(REASONS),
+            "log_prob": {"num_held_out": len(self._reference[0])},
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+    def example(self):
+        """Returns Python code for an example of each input: values in the middle of the fit."""
+        values = dict.fromkeys(range(len(self._encoder.columns)), 0.0)
+        values |= {place: float(numbers[len(numbers) // 2]) for place, numbers in self._fitted.reference_.values()}
+        num, row = self._encoder.num_own, [value + offset for value, offset in zip(values.values(), self._offsets)]
+        rows = {"x": row[:num], "condition": row[num:]}
+        return {name: f"np.array([{rows[name]}])" for name, own in self._parts.items() if own}
+
+    def about(self, about):
+        meanings, columns = self._encoder.describe(), []
+        for name, own in self._parts.items():
+            columns += [f"- `{name}`: `{column.name}`, {meanings.get(column.name, 'a number')}" for column in own]
+        masked = [f"`{column.name}`" for column, ok in zip(self._parts["x"], self._encoder.is_masked) if ok]
+        return _ABOUT.format(about=about, columns="\n".join(columns), masked=", ".join(masked) or "none")
+
+
+class _Member:
+    """A member with its own variables."""
+
+    def __init__(self, density: TableDensity, weights: Any):
+        sizes = density.encoder.size, density.encoder.condition_size
+        model = make_model(*sizes, density.num_blocks, density.hidden)
+        assign(variables_of(model), weights)
+        converge_norms(model)
+        self._networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
+        for variable, parameter in zip(self._networks.parameters, model.networks().parameters, strict=True):
+            variable.assign(parameter)
+        self.variables = [*model.weights, *model.statistics.values(), *self._networks.parameters]
+        self.variables = [getattr(variable, "value", variable) for variable in self.variables]
+        self._model, self._size = model, density.encoder.size
+
+    def log_prob(self, values):
+        values = tf.cast(values, tf.float32)
+        x, condition = values[:, : self._size], values[:, self._size :]
+        return self._model.log_prob(x, 0, condition=condition, evaluation=True, networks=self._networks)
+
+    def sample(self, num, seed, condition):
+        z = sample_latent(self._model.distribution.distribution, num, seed)
+        arguments = self._model.condition.arguments(condition, num, self._networks)
+        x, solutions = inverse_with_solutions(self._model.flow, z, **arguments)
+        converged = tf.fill(tf.shape(z)[:1], True)
+        for solution in solutions:
+            converged &= solution.converged
+        return x, converged
+
+
+def check_finite_condition(numbers: tf.Tensor, num_own: int) -> tf.Tensor:
+    """Checks that all values of the condition can occur."""
+    given = check_finite("condition", numbers[:, num_own:])
+    return tf.concat([numbers[:, :num_own], given], axis=1)
+
+
+def _in_groups(function, numbers):
+    """Applies a function of rows to groups of at most `_AT_ONCE` rows, which limits the memory."""
+    num = tf.shape(numbers)[0]
+    groups = tf.maximum(1, -(-num // _AT_ONCE))
+    size = -(-num // groups)
+    padded = tf.pad(numbers, [[0, groups * size - num], [0, 0]])
+    parts = tf.ensure_shape(tf.reshape(padded, [groups, size, -1]), [None, None, numbers.shape[1]])
+    spec = tf.TensorSpec([None, 2], tf.float64)
+    found = tf.map_fn(function, parts, parallel_iterations=1, fn_output_signature=spec)
+    return tf.reshape(found, [groups * size, 2])[:num]
