@@ -23,12 +23,12 @@ REASONS = ("valid", "missing or not finite", "cannot occur")
 _AT_ONCE = 256  # rows scored at once
 
 _DESCRIPTIONS = {
-    "serving_default": "Returns log p of each row in nats, as `FlowDensity.score_samples`, and its conformal p-value. "
-    "`reason` is the position of the reason in `reasons` of signatures.json: 1 if a value is missing or infinite, and "
-    "then the row is not `valid` and its results are NaN; 2 if a value cannot occur, such as an unknown level, and "
-    "then log p is minus infinity.",
-    "sample": "Draws rows from the density, as `FlowDensity(extrapolate=True).sample`. The answer is a pure function "
-    "of the inputs. Discard rows that have not converged.",
+    "serving_default": "Returns log p of each row in nats, as `FlowDensity.score_samples`, and its conformal "
+    "p-value. `reason` is a position in the `reasons` of signatures.json: 1 if a value is missing or infinite; then "
+    "the row is not `valid` and its results are NaN. 2 if a value cannot occur, such as an unknown level; then log p "
+    "is minus infinity.",
+    "sample": "Draws rows from the density, as `FlowDensity(extrapolate=True).sample`. The answer is a pure "
+    "function of the inputs. Discard rows that have not converged.",
 }
 _ABOUT = """\
 This is the density of a table, `tf_resflow.tables.FlowDensity`. {about}
@@ -173,7 +173,7 @@ class _ServedDensity:
         """Returns Python code for an example of each input: values in the middle of the fit."""
         values = dict.fromkeys(range(len(self._encoder.columns)), 0.0)
         values |= {place: float(numbers[len(numbers) // 2]) for place, numbers in self._fitted.reference_.values()}
-        num, row = self._encoder.num_own, [value + offset for value, offset in zip(values.values(), self._offsets)]
+        num, row = self._encoder.num_own, (np.array([*values.values()]) + self._offsets).tolist()
         rows = {"x": row[:num], "condition": row[num:]}
         return {name: f"np.array([{rows[name]}])" for name, own in self._parts.items() if own}
 
@@ -181,7 +181,9 @@ class _ServedDensity:
         meanings, columns = self._encoder.describe(), []
         for name, own in self._parts.items():
             columns += [f"- `{name}`: `{column.name}`, {meanings.get(column.name, 'a number')}" for column in own]
-        masked = [f"`{column.name}`" for column, ok in zip(self._parts["x"], self._encoder.is_masked) if ok]
+        masked = [
+            f"`{column.name}`" for column, ok in zip(self._parts["x"], self._encoder.is_masked, strict=True) if ok
+        ]
         return _ABOUT.format(about=about, columns="\n".join(columns), masked=", ".join(masked) or "none")
 
 
