@@ -24,9 +24,9 @@ _AT_ONCE = 256  # rows scored at once
 
 _DESCRIPTIONS = {
     "serving_default": "Returns log p of each row in nats, as `FlowDensity.score_samples`, and its conformal "
-    "p-value. `reason` is a position in the `reasons` of signatures.json: 1 if a value is missing or infinite; then "
-    "the row is not `valid` and its results are NaN. 2 if a value cannot occur, such as an unknown level; then log p "
-    "is minus infinity.",
+    "p-value. `reason` is a position in the `reasons` of signatures.json: 1 if a value is missing or infinite; "
+    "then the row is not `valid` and its results are NaN. 2 if a value cannot occur, such as an unknown level; "
+    "then log p is minus infinity.",
     "sample": "Draws rows from the density, as `FlowDensity(extrapolate=True).sample`. The answer is a pure "
     "function of the inputs. Discard rows that have not converged.",
 }
