@@ -339,7 +339,7 @@ def _in_cells(u, ends):
     u, chosen = u[:, :-1], u[:, -1:]
     sides = tf.reduce_sum(tf.cast(ends, u.dtype), axis=-1)
     edges = tf.maximum(tf.reduce_sum(tf.minimum(sides, 1.0), -1, keepdims=True), 1.0)
-    tails = [tf.where(sides > 0, tf.minimum(0.5, mean / edges), 0.0) for mean, _ in _BEYOND]
+    tails = [tf.where(sides > 0, tf.minimum(mean / edges, 0.5), 0.0) for mean, _ in _BEYOND]
     t = tf.where(chosen < _BEYOND[0][1], *tails)
     depth = 1 / tf.maximum(sides, 1.0)  # of a cell, from its inner edge, or from its center if it has two tails
     a = tf.where(sides > 1, tf.abs(2 * u - 1), u)
