@@ -318,7 +318,9 @@ class Coordinates:
     def _inverse_standardized(self, values):
         median, unit, power, low, high, mean, scale = self._power
         y = values * scale + mean
-        ends = [np.where(np.isinf(end), end, _yeo_johnson(np.nan_to_num(end), power)[0]) for end in (low, high)]
+        finite = [np.where(np.isinf(end), 0.0, end) for end in (low, high)]
+        of_fit = [_yeo_johnson(end, power)[0] for end in finite]
+        ends = [tf.where(np.isinf(end), end, y) for end, y in zip((low, high), of_fit, strict=True)]
         inside = tf.clip_by_value(y, *ends)
         above, below = _inverse_box_cox(tf.nn.relu(inside), power), _inverse_box_cox(tf.nn.relu(-inside), 2 - power)
         t = tf.where(inside >= 0, above, -below)
