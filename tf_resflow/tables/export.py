@@ -198,8 +198,8 @@ class _Member:
         self._networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
         for variable, parameter in zip(self._networks.parameters, model.networks().parameters, strict=True):
             variable.assign(parameter)
-        self.variables = [*model.weights, *model.statistics.values(), *self._networks.parameters]
-        self.variables = [getattr(variable, "value", variable) for variable in self.variables]
+        weights = [weight.value for weight in model.weights]
+        self.variables = [*weights, *model.statistics.values(), *self._networks.parameters]
         self._model, self._size = model, density.encoder.size
 
     def log_prob(self, values):
