@@ -61,7 +61,7 @@ class Report:
         return "validation" if "validation" in self._dataset.sizes else self._config.eval.split
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
-        """Returns batches of the first `config.eval.num_examples` of a split, with labels if the model needs them."""
+        """Returns batches of the first `config.eval.num_examples` of a split, with labels for a model of labels."""
         settings = self._config.eval
         limit = settings.num_examples or None
         labels = labels or bool(self._model.condition)
