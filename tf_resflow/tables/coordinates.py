@@ -206,7 +206,9 @@ class Coordinates:
             points, log_shares = category.points_of(numbers[:, category.place])
             zeros, log_shares = tf.zeros_like(points), log_shares[:, tf.newaxis]
             no_ends = tf.zeros([*tf.unstack(tf.shape(points)), 2], tf.bool)
-            parts.append((points, zeros, zeros + category.deviation, no_ends, log_shares, 0 * log_shares))
+            parts.append(
+                (points, zeros, zeros + category.deviation, no_ends, log_shares, tf.zeros_like(log_shares))
+            )
         return [tf.concat(part, axis=1) for part in zip(*parts, strict=True)]
 
     def spread(self, vectors: Vectors, u: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
