@@ -23,6 +23,12 @@ class Field(NamedTuple):
     rule: Rule
 
 
+class AnyType(NamedTuple):
+    """A default of a field that accepts values of any type."""
+
+    default: Any = None
+
+
 def one_of(*names: str) -> Rule:
     """Returns the rule that a value must be one of the names."""
     return Rule(names.__contains__, "one of " + ", ".join(repr(name) for name in names))
@@ -32,6 +38,7 @@ AT_LEAST_0 = Rule(lambda v: v >= 0, "at least 0")
 AT_LEAST_1 = Rule(lambda v: v > 0, "at least 1")
 ABOVE_0 = Rule(lambda v: v > 0, "above 0")
 IN_0_1 = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
+IS_SEED = Rule(lambda v: 0 <= v < 2**31, "in 0, ..., 2^31 - 1")
 
 
 def make_section(fields: Mapping[str, Any]) -> ConfigDict:
@@ -39,6 +46,8 @@ def make_section(fields: Mapping[str, Any]) -> ConfigDict:
     section = ConfigDict()
     for name, field in fields.items():
         default = field.default if isinstance(field, Field) else field
+        if isinstance(default, AnyType):
+            default = config_dict.FieldReference(default.default, field_type=object)
         default = make_section(default) if isinstance(default, dict) else default
         section[name] = config_dict.placeholder(float) if default is None else default
     return section

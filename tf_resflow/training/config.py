@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_resflow import config_fields
-from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, IN_0_1, ConfigDict, Field, Rule, one_of
+from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, IN_0_1, IS_SEED, ConfigDict, Field, one_of
 from tf_resflow.data.config import FIELDS as DATA_FIELDS
 from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
 from tf_resflow.messages import suggest
@@ -42,7 +42,7 @@ _EVAL_FIELDS = {
 }
 
 _FIELDS = {
-    "seed": Field(0, Rule(lambda v: 0 <= v < 2**31, "in 0, ..., 2^31 - 1")),
+    "seed": Field(0, IS_SEED),
     # "hybrid": both p(x) and p(label | x), for labeled images
     "task": Field("density", one_of("density", "hybrid")),
     "data": DATA_FIELDS,
@@ -81,7 +81,12 @@ def base_config(name: str) -> Any:
     stem, *arguments = name.split(":", 1)
     for folder in (CONFIGS, CONFIGS / "changes"):
         if (path := folder / f"{stem}.py").is_file():
-            return config_of_file(path, *arguments)
+            try:
+                return config_of_file(path, *arguments)
+            except AttributeError as error:
+                if folder == CONFIGS:
+                    raise
+                raise ValueError(f"{name}: {stem} does not apply to this config ({error}). Choose another one.") from None
     configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (CONFIGS, CONFIGS / "changes"))
     hint = suggest(stem, configs + changes)
     known = f"{', '.join(configs)}; or CHANGE:CONFIG, such as monotone:digits, with one of {', '.join(changes)}"

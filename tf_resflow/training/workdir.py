@@ -38,7 +38,6 @@ _FREE = (
 )
 
 _ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the config
-# Start of the names of removed fields, which the configs of earlier runs have.
 _OBSOLETE = tuple(f"data.{name}" for name in ("columns", "condition_columns", "kinds", "missing", "read_options"))
 _OBSOLETE += ("data.categories", "data.ordered")
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
@@ -55,7 +54,14 @@ class Workdir:
 
     Attributes:
       source: The directory, or the file that it was unpacked from.
+      free: Start of the names of fields that may change when a run resumes.
+      places: The fields of `config.data` that hold paths.
+      obsolete: Start of the names of removed fields, which the configs of earlier runs have.
     """
+
+    free: tuple[str, ...] = _FREE
+    obsolete: tuple[str, ...] = _OBSOLETE
+    places: tuple[str, ...] = PLACES
 
     def __init__(self, path: str | os.PathLike[str], *, is_chief: bool = True):
         if os.fspath(path).startswith(PRETRAINED):
@@ -107,12 +113,20 @@ class Workdir:
                 self.checkpoints.mkdir(exist_ok=True)
                 tempfile.TemporaryFile(dir=self.checkpoints).close()  # raises if no file can be written
         if self.is_chief:
-            self.describe(config, dataset, _places(config))
+            self.describe(config, dataset, self.absolute_places(config))
 
     def describe(self, config: ConfigDict, dataset: DataInfo, places: Mapping[str, str]) -> None:
         """Writes the config, the absolute paths of its data, and the properties of the data that a model needs."""
         write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
+
+    def new_config(self) -> Any:
+        """Returns a config with the default values of all fields."""
+        return default_config()
+
+    def validate(self, config: ConfigDict) -> None:
+        """Raises ValueError if a value of a config is invalid."""
+        validate_config(config)
 
     def read_config(self) -> Any:
         """Returns the config of the run. Raises ValueError if it is missing or has unknown fields or values."""
@@ -120,16 +134,18 @@ class Workdir:
             raise ValueError(
                 f"{self.source} is not the workdir of a run: it has no config.json. Give the workdir of a run."
             )
-        config, stored = default_config(), read_json(self.config)
+        config, stored = self.new_config(), read_json(self.config)
         stored.pop(_ABSOLUTE, None)
-        fields = {key: value for key, value in flat_fields(stored).items() if not key.startswith(_OBSOLETE)}
+        fields = {key: value for key, value in flat_fields(stored).items() if not key.startswith(self.obsolete)}
+        if fields.get("task") == "table" != config.task:
+            raise ValueError(f"{self.source} is a run on a table. Load it with tf_resflow.load.")
         if fields.get("data.name") == "tabular":
             raise ValueError(
                 f"{self.source} is a run on a table of an earlier version. Use the version that wrote it."
             )
         try:
             config.update_from_flattened_dict(fields)
-            validate_config(config)
+            self.validate(config)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.source}: config.json is not a valid config of this version: {error} Restore the file from "
@@ -144,7 +160,7 @@ class Workdir:
         """
         config, absolute = self.read_config(), read_json(self.config).get(_ABSOLUTE, {})
         given = {"data_dir": data_dir, "path": data_path}
-        for place in PLACES:
+        for place in self.places:
             stored = config.data[place]
             paths = [given[place]] if given.get(place) else [absolute.get(f"data.{place}"), stored]
             if data_path and stored and place not in given:
@@ -158,6 +174,11 @@ class Workdir:
                 )
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
+
+    def absolute_places(self, config: ConfigDict) -> dict[str, str]:
+        """Returns a dict of fields to absolute data paths. URLs, which TFDS also accepts, are omitted."""
+        given = {place: config.data[place] for place in self.places}
+        return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}
 
     def check_data(self, dataset: DataInfo) -> None:
         """Raises ValueError if the directory belongs to a run with different data."""
@@ -205,10 +226,10 @@ class Workdir:
             if not path.exists():
                 raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
         old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (self.read_config(), config))
-        places, places_before = _places(config), read_json(self.config).get(_ABSOLUTE, {})
+        places, places_before = self.absolute_places(config), read_json(self.config).get(_ABSOLUTE, {})
         for key, before in sorted(old.items()):
             now, hint = new[key], ""
-            if before == now or key.startswith(_FREE) or (key in places and places[key] == places_before.get(key)):
+            if before == now or key.startswith(self.free) or (key in places and places[key] == places_before.get(key)):
                 continue
             if key == "train.steps":
                 if config.train.schedule == "constant" and now > before:
@@ -289,9 +310,3 @@ def _is_same(key, before, now):
 
 def _absolute(path):
     return str(pathlib.Path(path).expanduser().absolute())
-
-
-def _places(config):
-    """Returns a dict of fields to absolute data paths. URLs, which TFDS also accepts, are omitted."""
-    given = {place: config.data[place] for place in PLACES}
-    return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}
