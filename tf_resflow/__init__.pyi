@@ -9,15 +9,15 @@ from . import (
     models,
     sbi,
     serving,
-    sklearn,
     solvers,
+    tables,
     training,
     vi,
 )
+from .loading import load
 from .models import FlowModel, HybridModel
 from .sbi import PosteriorEstimator
 from .seeds import stateless_seed
-from .training.runs import load
 from .version import __version__
 
 __all__ = [
@@ -36,9 +36,9 @@ __all__ = [
     "models",
     "sbi",
     "serving",
-    "sklearn",
     "solvers",
     "stateless_seed",
+    "tables",
     "training",
     "vi",
 ]

@@ -328,11 +328,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         table = self._table(X)
         numbers, is_kept = self._numbers(table), self._is_kept(table)
         gains = np.full([len(table), len(self.reference_)], np.nan)
-        gains[is_kept] = self._gains(numbers[is_kept])
+        gains[is_kept] = self.gains(numbers[is_kept])
         return self._like_fit(pandas.DataFrame(gains, table.index, list(self.reference_)))
 
-    def _gains(self, numbers):
-        """Returns the entries of `explain` for the numbers of rows."""
+    def gains(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the entries of `explain` for rows of numbers, see `TableEncoder.numbers`.
+
+        The columns are those of `reference_`.
+        """
         tried = [numbers[np.newaxis]]
         for place, values in self.reference_.values():
             others = np.repeat(numbers[np.newaxis], len(values), axis=0)

@@ -107,7 +107,7 @@ class Members(MutableMapping[int, tuple[list[np.ndarray], bool]]):
         return iter(sorted(int(path.stem) for path in self.path.glob("[0-9]*.npz")))
 
     def __len__(self) -> int:
-        return len(list(self))
+        return sum(1 for _ in self)
 
     def _file(self, place):
         return self.path / f"{place}.npz"

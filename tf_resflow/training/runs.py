@@ -114,28 +114,7 @@ class Run:
 
 
 def load(workdir: str | os.PathLike[str]) -> Any:
-    """Loads the model of a run with its averaged weights. The data set is not needed.
-
-    ```python
-    import tf_resflow as resflow
-    run = resflow.load("digits")  # a pretrained model
-    images = run.model.sample(4, seed=0)
-    log_prob = run.model.log_prob(images, seed=1, evaluation=True)
-    print(images.shape, images.dtype.name, log_prob.shape, run.step)
-    # (4, 8, 8, 1) uint8 (4,) 2000
-    ```
-
-    Args:
-      workdir: Directory of a run of `resflow-train`, file that `Run.save` wrote, or `.keras` file of any model of
-        this library; or a pretrained model: "pretrained:digits", "pretrained:mnist" or "pretrained:pinwheel". The
-        prefix is optional if there is no directory or file with this name.
-
-    Returns:
-      A `Run`; or, for a `.keras` file without a run, its model or `PosteriorEstimator`.
-
-    Raises:
-      ValueError: If there is no trained run, or its files are damaged.
-    """
+    """Loads a run or a model, see `tf_resflow.load`."""
     if has_only_model(pathlib.Path(workdir).expanduser()):
         model = keras.models.load_model(workdir)
         return getattr(model, "estimator", model)
