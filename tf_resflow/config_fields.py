@@ -34,26 +34,13 @@ ABOVE_0 = Rule(lambda v: v > 0, "above 0")
 IN_0_1 = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
 
 
-class _Section(ConfigDict):
-    """A config section in which names of columns can also be given as a sequence, as config files do."""
-
-    def __setitem__(self, key, value):
-        if key.endswith("columns") and isinstance(value, (list, tuple)):
-            value = ", ".join('"{}"'.format(str(name).replace('"', '""')) for name in value)
-        super().__setitem__(key, value)
-
-
 def make_section(fields: Mapping[str, Any]) -> ConfigDict:
-    """Builds a config section. Each value is a `Field`, a default, or the dict of a nested section.
-
-    A default of `object` declares a field of any type that is None by default.
-    """
-    section = _Section()
+    """Builds a config section. Each value is a `Field`, a default, or the dict of a nested section."""
+    section = ConfigDict()
     for name, field in fields.items():
         default = field.default if isinstance(field, Field) else field
         default = make_section(default) if isinstance(default, dict) else default
-        is_absent = default is None or default is object
-        section[name] = config_dict.placeholder(default or float) if is_absent else default
+        section[name] = config_dict.placeholder(float) if default is None else default
     return section
 
 

@@ -25,13 +25,13 @@ SAME_MODEL = {
     **dict.fromkeys(["fashion_mnist", "fashion_mnist_small", "mnist_small"], "mnist"),
     "celebahq64_5bit": "imagenet64",
 }
-# Ablations that squeeze or whiten are built for images; the others for a table, which is faster.
+# Ablations that squeeze or whiten are built for images; the others for a 2-D density, which is faster.
 ABLATIONS = {
-    f"ablations:{name},{'digits' if fields.keys() & {'model.squeeze_first', 'model.whiten'} else 'tabular'}"
+    f"ablations:{name},{'digits' if fields.keys() & {'model.squeeze_first', 'model.whiten'} else 'toy2d'}"
     for name, fields in FILES["ablations"]["ABLATIONS"].items()
 }
 BUILT = {*NAMES, *ABLATIONS} - set(SAME_MODEL)
-BUILT |= {"monotone:digits", "monotone:tabular", "idensenet:tabular", "best_small:digits", "variational:digits"}
+BUILT |= {"monotone:digits", "monotone:toy2d", "idensenet:toy2d", "best_small:digits", "variational:digits"}
 BUILT |= {"hybrid:digits,residual,1"}
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
 # The shape of an image and the splits of each image data set of the configs.
@@ -63,8 +63,6 @@ def data_dir(tmp_path_factory):
         examples = {split: [(i, _example(features, shape, i)) for i in range(SIZES[split])] for split in splits}
         options = {"config": config, "features": features, "split_datasets": examples, "data_dir": directory}
         tfds.dataset_builders.store_as_tfds_dataset(name=name.split("/")[0], version=version, **options)
-    rows = np.random.default_rng(0).normal(size=[40, 3])
-    np.savetxt(f"{directory}/table.csv", rows, delimiter=",")
     images = np.random.default_rng(0).integers(256, size=[40, 64, 64, 3], dtype=np.uint8)
     np.savez(f"{directory}/images.npz", images=images, labels=np.arange(40) % 10)
     return directory
@@ -86,8 +84,8 @@ def prepared(config, data_dir):
     model.num_fc_blocks = min(model.num_fc_blocks, 1)
     config.train.batch_size = 4
     config.data.data_dir = data_dir
-    if config.data.name in ("tabular", "images"):
-        config.data.path = f"{data_dir}/{'table.csv' if config.data.name == 'tabular' else 'images.npz'}"
+    if config.data.name == "images":
+        config.data.path = f"{data_dir}/images.npz"
     return config
 
 

@@ -29,19 +29,6 @@ def test_the_split_of_the_digits_is_fixed():
     assert (dataset.event_shape, dataset.levels, dataset.num_classes) == ((8, 8, 1), 17, 10)
 
 
-def test_options_of_pandas_reach_the_loader(tmp_path):
-    """A config has some of the options; a mapping can have any."""
-    path = tmp_path / "a.csv"
-    path.write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(20)))
-    fields = {"name": "tabular", "path": str(path), "read_options": {"sep": ";", "decimal": ","}}
-    fields |= {"test_fraction": 0.25, "validation_fraction": 0}
-    dataset = load(default_config(**fields))
-    assert dataset.columns == ("a", "b") and dataset.sizes == {"test": 5, "train": 15}
-    assert set(dataset.array("test")[:, 0]) <= {i + 0.5 for i in range(20)}
-    fields["read_options"] |= {"skipfooter": 4, "header": 0, "engine": "python"}
-    assert load(fields).sizes == {"test": 4, "train": 12}
-
-
 @pytest.mark.parametrize(
     "name, near",
     [("digit", "digits"), ("my_picturs", "my_pictures"), ("mnst/3.0.1", "mnist"), ("~/faces", None)],
@@ -51,7 +38,7 @@ def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path, name, near):
     message = f"'{name}'; did you mean '{near}'" if near else "nothing has a similar name"
     with pytest.raises(ValueError, match=message) as error:
         load({"name": name, "data_dir": str(tmp_path)})
-    assert all(known in str(error.value) for known in [*DENSITIES, "tabular", "my_pictures"])
+    assert all(known in str(error.value) for known in [*DENSITIES, "images", "my_pictures"])
 
 
 def test_refusals(refused):
@@ -60,21 +47,5 @@ def test_refusals(refused):
         refused("digits have 17 levels and 8 x 8 pixels", load, wrong)
     refused("data.path is missing", load, {"name": "images"})
     refused("data.flip does not apply to data.name = 'moons'", load, {"name": "moons", "flip": True})
-    refused("data.path does not .* set data.name to 'images' or 'tabular'", load, {"path": "photographs"})
-    refused("data.read_options does not", load, {"read_options": {"sep": ";"}})
+    refused("data.path does not .* set data.name to 'images' for your own", load, {"path": "photographs"})
     refused("data.num_test does not", load, {"name": "mnist", "num_test": 5})
-
-
-def test_columns_of_levels_in_a_config(refused, tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("x,size,code\n" + "".join(f"{i / 7:.5f},{'SML'[i % 3]},{i % 4}\n" for i in range(40)))
-    fields = {"name": "tabular", "path": str(path)}
-    dataset = load({**fields, "kinds": "code: category; size: S < M < L; "})
-    assert dataset.codes.kinds == {"x": "number", "size": ["S", "M", "L"], "code": "category"}
-    with_comma, config = path.with_name("b.csv"), default_config(**fields)
-    config.columns = ["size", "x, cm"]  # in config files, instead of the string 'size, "x, cm"'
-    with_comma.write_text(path.read_text().replace("x,", '"x, cm",', 1))
-    config.path = str(with_comma)
-    assert load(config).columns == ("size", "x, cm")
-    for wrong in ("S < M", "size: S < < M", "size", "x: {a}", "x: {}"):
-        refused("malformed. Write it like 'wind: number; temp: 0.1", load, {**fields, "kinds": wrong})

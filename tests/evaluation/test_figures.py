@@ -1,13 +1,11 @@
 """Contents of the figures."""
 
 import numpy as np
-import pandas
 import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 from scipy import stats
 
-from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation import figures as module
 from tf_resflow.evaluation.figures import density_figure, points_figure
 
@@ -19,11 +17,11 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatc
     data, samples = (normal.rvs(num, random_state=num) for num in (20_000, 5000))
     samples += [0.3, 0.3 * scale]
     monkeypatch.setattr(module, "_RESOLUTION", 40)
-    density_figure(tmp_path / "density.png", data, samples, normal.logpdf, columns=["age", "height"])
+    density_figure(tmp_path / "density.png", data, samples, normal.logpdf)
     *panels, bar = figures[0].axes
     assert bar.get_ylabel() == "density (1 / unit²)"
     names = [(axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) for axes in panels]
-    assert names[0] == ("age", "height", "data (20,000)") and names[2] == ("age", "", "samples (5,000)")
+    assert names[0] == ("x", "y", "data (20,000)") and names[2] == ("x", "", "samples (5,000)")
     for axes, shift in zip(panels, (0, 0, 0.3), strict=True):
         (image,) = axes.get_images()
         assert axes.get_aspect() == aspect and image.norm is panels[0].get_images()[0].norm
@@ -46,41 +44,19 @@ def legend(figure):
 
 def test_pairs_of_columns(tmp_path, figures):
     samples, data = normal(30, 4, 0), normal(20, 4, 1)
-    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": data}, title="four")
+    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": data}, columns="abcd", title="four")
     (figure,) = figures
     assert figure.get_suptitle() == "four" and legend(figure) == ["data (20)", "samples (30)"]
     assert len(figure.axes) == 4 + 6
     last = figure.axes[-4:]
-    assert [axes.get_xlabel() for axes in last] == [f"column {i}" for i in (1, 2, 3, 4)]
-    assert [axes.get_ylabel() for axes in last] == ["column 4", "", "", ""]
+    assert [axes.get_xlabel() for axes in last] == ["a", "b", "c", "d"]
+    assert [axes.get_ylabel() for axes in last] == ["d", "", "", ""]
     (scatter,) = (part for part in last[1].get_children() if isinstance(part, PathCollection))
     expected = np.concatenate([samples, data])[:, [1, 3]]
     assert sorted(scatter.get_offsets().tolist()) == sorted(expected.tolist())
     colors, counts = np.unique(scatter.get_facecolors(), axis=0, return_counts=True)
     assert len(colors) == 2 and sorted(counts) == [20, 30]
     assert len(last[3].patches) == 2  # histograms
-
-
-def test_pairs_of_columns_of_a_table(tmp_path, figures):
-    """Axes name levels and dates, points lie in their cells, and bars are as wide as the cells."""
-    rng = np.random.default_rng(0)
-    table = pandas.DataFrame({"price": rng.normal(size=90), "color": rng.choice(["red", "blue"], 90)})
-    table = table.assign(rooms=rng.integers(2, 6, 90), day=pandas.date_range("2024-02-28", periods=90))
-    codes = ColumnCodes(table, kinds={"color": ["red", "blue"]})
-    rows = codes.encode(table).values
-    points_figure(tmp_path / "a.png", {"samples": rows}, columns=list(table), codes=codes)
-    last = figures[0].axes[-4:]
-    assert [label.get_text() for label in last[1].get_xticklabels()] == ["red", "blue"]
-    assert last[3].xaxis.get_major_formatter()(2.0, None) == "2024-03-01"
-    assert last[1].get_xlim() == (-0.5, 1.5) and last[2].get_xlim() == (1.5, 5.5)
-    (scatter,) = (part for part in last[1].get_children() if isinstance(part, PathCollection))
-    offsets = np.asarray(scatter.get_offsets())[:, 0]
-    assert sorted(np.round(offsets)) == sorted(rows[:, 1]) and len(set(offsets)) == 90
-    assert np.abs(offsets - np.round(offsets)).max() < 0.36
-    price = np.concatenate([np.asarray(part.get_offsets()) for part in last[0].collections])
-    assert sorted(price[:, 0]) == pytest.approx(sorted(rows[:, 0]))
-    (bars,) = figures[0].axes[5].patches
-    assert np.unique(bars.get_xy()[:, 0]).tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
 
 
 @pytest.mark.parametrize("columns, panels", [(1, 1), (2, 1), (4, 6)])

@@ -110,24 +110,6 @@ def test_the_number_of_estimates_doubles_until_the_standard_error_is_reached(mod
     np.testing.assert_array_less(np.abs(log_prob - np.mean(means, axis=0)), errors)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_probabilities_of_cells_reach_a_standard_error(seed):
-    """Compares 30 estimates of 24 rows with one from 8,192 points. A ratio above 1.3 is not a sampling error."""
-    rng = np.random.default_rng(seed)
-    size, target = 1 + seed % 2, float(rng.uniform(0.1, 0.3))
-    num, step = rng.integers(2, 5, size), rng.choice([0.5, 1.0, 1.5], size)
-    flow = resflow.flows.vector_flow(size, num_blocks=2, hidden=(8,), seed=seed)
-    model = resflow.FlowModel(flow, [size], cells=resflow.models.Cells(-step * (num - 1) / 2, step, num))
-    model.set_weights([w + 0.2 * rng.normal(size=w.shape) for w in model.get_weights()])
-    resflow.layers.converge_norms(model)
-    x = model.sample(24, seed=seed).numpy()
-    num = required_samples(model, x, target)
-    expected = estimate_log_prob(model, x, [1, 0], num_samples=8192).log_prob
-    draw = tf.function(lambda seed: estimate_log_prob(model, x, seed, num_samples=num), autograph=False)
-    errors = [draw(tf.constant([3, i])).log_prob - expected for i in range(30)]
-    assert num >= 32 and np.sqrt(np.mean(np.square(errors))) < 1.3 * target
-
-
 def test_standard_errors_that_cannot_be_reached(model, x, refused):
     refused("more than 8,192 would be necessary", required_samples, model, x, 1e-4)
     for wrong in (0.0, -1.0, np.inf, np.nan):
@@ -136,7 +118,7 @@ def test_standard_errors_that_cannot_be_reached(model, x, refused):
     refused("num_samples=0 is too small", estimate_log_prob, model, x, num_samples=0)
     vectors = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
     assert required_samples(vectors, np.zeros([4, 3], "f4"), 1e-4) == 1  # exact
-    refused("NaN, infinite or not at the center", required_samples, vectors, np.full([4, 3], np.nan), 1e-4)
+    refused("values that are NaN or infinite", required_samples, vectors, np.full([4, 3], np.nan), 1e-4)
     vectors.set_weights([weight * np.nan for weight in vectors.get_weights()])
     refused("The log-likelihood of 4 of 4 examples is NaN", required_samples, vectors, np.zeros([4, 3], "f4"), 1.0)
 

@@ -1,5 +1,7 @@
 """Scores of data sets and of single examples."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,6 +76,19 @@ def test_bound_of_one_sample_and_its_limit(affine_model):
     many = many.score([batches[0][:400]], seed=0)
     assert many.mean == pytest.approx(exact, abs=4 * many.stderr + 2e-3)
     assert usual - exact > 0.2 and once.stderr < 0.03 and many.stderr < 0.003
+
+
+def test_exponentiated_noise_of_log_determinants_warns(affine_model):
+    def weigh(log_det_estimator):
+        return LogLikelihood(
+            affine_model, importance_weighted=True, log_det_estimator=log_det_estimator
+        ).num_samples
+
+    with pytest.warns(UserWarning, match="too large by up to half the variance"):
+        weigh(resflow.logdet.AdaptiveRoulette(0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        weigh(resflow.logdet.Exact())
 
 
 def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_errors():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow.models import Cells, dequantization, dequantize, quantize
-from tf_resflow.models.dequantization import cell_width, on_grid, place_in_cells
+from tf_resflow.models import dequantization, dequantize, quantize
+from tf_resflow.models.dequantization import cell_width, place_in_cells
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -76,20 +76,3 @@ def test_wrong_arguments(refused):
     for levels in (1, 257, 2.5):
         refused("must be an integer from 2 to 256", dequantize, [0], levels, [0, 0])
         refused("must be an integer from 2 to 256", quantize, [0.0], levels)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_values_on_a_grid_in_the_precision_of_a_model(seed):
-    """Values of random grids are on the grid, in both dtypes and with offsets. Values in between are not."""
-    rng = np.random.default_rng(seed)
-    step = rng.choice([1.0, 7.0, 0.1, 0.05, 0.25, 1 / 3], size=40)
-    first = np.round(rng.uniform(-300, 300, size=40)) * step
-    cells = Cells(first, step, np.full(40, np.inf))
-    offsets = step * np.round(10.0 ** rng.uniform(4, 10, size=40))
-    values = first + step * rng.integers(0, 1000, size=[200, 40])
-    for half in (0.0, 0.5):
-        exact = values + half * step
-        for dtype in (np.float32, np.float64):
-            assert np.all(on_grid(tf.constant(exact, dtype), cells) == (half == 0.0))
-        raw = tf.constant(exact + offsets, tf.float64)
-        assert np.all(on_grid(raw - offsets, cells, offsets) == (half == 0.0))

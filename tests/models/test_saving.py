@@ -121,10 +121,6 @@ PAIRS = {
     "layer of the user": (coupled, {"layer": One(len)}, {"layer": Two(len)}, "is 'One' in the file, 'Two'"),
     "learned order": (learned, {"high": 4.0}, {"high": 5.0}, "domain.high is 4.0 in the file, 5.0 in"),
     "base": (flow_of, {"base": student(3.0)}, {"base": student(4.0)}, "base.*df is 3"),
-    "cells": (
-        flow_of, {"cells": ([0.0, 0.0], [1.0, 0.0], [3, 0])}, {"cells": ([0.0, 0.0], [0.5, 0.0], [3, 0])},
-        r"cells\[1\] is",
-    ),
     "standardized condition": (
         has_condition, {"condition_mean": [1.0, 2.0], "condition_std": [3.0, 4.0]}, {},
         r"condition_mean is .*\(2,\). in the file, None in",
@@ -234,7 +230,7 @@ def conditional(seed):
     flow = resflow.flows.vector_flow(2, 1, (4,), affine_layers=(1, 0), **options)
     statistics = {"condition_mean": [1.0, 2.0], "condition_std": [3.0, 4.0]}
     options = {"condition_network": network, "base": student(3.0), **statistics}
-    return resflow.FlowModel(flow, [2], condition_shape=[2], cells=([0, 0], [1, 0], [3, 0]), **options)
+    return resflow.FlowModel(flow, [2], condition_shape=[2], **options)
 
 
 def labeled(seed):

@@ -1,20 +1,15 @@
 """Compares the answers of a loaded export with the original model, and checks the errors for invalid inputs."""
 
 import math
-import pathlib
 
 import keras
 import numpy as np
-import pandas
 import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.data.data_info import DataInfo
 from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.serving.signatures import Signatures, p_values
-from tf_resflow.training.runs import Run
 
 
 @pytest.mark.quick
@@ -84,7 +79,7 @@ def test_classify(loaded, image_model, images, call):
 def test_continuous_data(loaded_vectors, vector_model, call):
     x = np.random.default_rng(2).normal(size=[5, 3])
     result = call(loaded_vectors, "serving_default", x=x)
-    assert sorted(result) == ["log_prob", "log_prob_stderr", "reason", "valid"]
+    assert sorted(result) == ["log_prob", "log_prob_stderr", "valid"]
     assert result["log_prob"].dtype == np.float64 and result["valid"].all()
     exact = resflow.bijectors.with_log_det_estimator(vector_model.distribution, resflow.logdet.Exact())
     np.testing.assert_allclose(result["log_prob"], exact.log_prob(x), rtol=1e-10)
@@ -107,7 +102,7 @@ def wrong_images(z):
         yield signature, {"x": GOOD[:0]}, r"x must have at least one example.*\[0 8 8 1\]"
         yield signature, {"x": GOOD + np.uint8(17)}, r"x must lie in 0, ..., 16, .*\[17 17\]"
     z[1, 0, 0, 0] = math.nan
-    yield "decode", {"z": z}, r"z must have valid values, .*1: a value is NaN .*\[0 1 0"
+    yield "decode", {"z": z}, r"z must not contain NaN or infinity.*\[1 0 1"
     yield "decode", {"z": z[:0]}, "at least one example"
     good = {"num": 1, "seed": 0, "temperature": 1.0}
     yield "sample", good | {"seed": [0, 0]}, None
@@ -118,7 +113,7 @@ def wrong_images(z):
 
 
 def wrong_vectors():
-    yield "decode", {"z": np.array([[math.inf, math.nan, 0.0]])}, r"z must have valid values, .*\[1\]"
+    yield "decode", {"z": np.array([[math.inf, math.nan, 0.0]])}, r"z must not contain NaN or infinity.*\[0\]"
     for signature, name in (("serving_default", "x"), ("encode", "x"), ("decode", "z")):
         for shape in ([2, 4], [3], [2, 1, 3]):
             yield signature, {name: np.zeros(shape)}, rf"{name} must have the shape \[-1, 3\] "
@@ -131,6 +126,31 @@ def test_wrong_requests(loaded, loaded_vectors, images, call):
         for signature, values, message in requests:
             with pytest.raises(tf.errors.InvalidArgumentError, match=message):
                 call(model, signature, **values)
+
+
+def test_invalid_rows(loaded_vectors, call):
+    """A row with NaN or infinity is not valid and has no results. The results of other rows do not change."""
+    x = np.random.default_rng(2).normal(size=[4, 3])
+    bad = x.copy()
+    bad[1, 0], bad[2, 2] = math.nan, math.inf
+    for signature in ("serving_default", "encode"):
+        answer, expected = (call(loaded_vectors, signature, x=rows) for rows in (bad, x))
+        assert answer.pop("valid").tolist() == [True, False, False, True] and expected.pop("valid").all()
+        for name, value in answer.items():
+            assert np.isnan(value[1:3]).all(), name
+            np.testing.assert_allclose(value[[0, 3]], expected[name][[0, 3]], rtol=1e-10)
+
+
+def test_invalid_conditions():
+    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), condition_size=1)
+    signatures = Signatures(resflow.FlowModel(flow, [2], condition_shape=[1])).functions()
+    x = tf.constant([[1.0, 2.0], [math.nan, 0.0], [0.0, 0.0]])
+    for condition, valid in (([[math.nan], [0.0], [1.0]], [False, False, True]), ([[math.inf]], [False] * 3)):
+        answer = signatures["encode"](x, tf.constant(condition))
+        assert answer["valid"].numpy().tolist() == valid
+        assert np.isnan(answer["z"]).all(axis=1).tolist() == [not flag for flag in valid]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="condition must not contain NaN or infinity"):
+            signatures["decode"](tf.zeros([3, 2]), tf.constant(condition))
 
 
 def test_points_far_from_all_data(loaded_vectors, call):
@@ -159,58 +179,6 @@ def test_p_values_among_held_out_examples(image_model, images, vector_model):
     np.testing.assert_allclose(result["p_value"], (ranks + 1.5) / 8, atol=0.51 / 8)
     with pytest.raises(ValueError, match="without NaN"):
         Signatures(vector_model).compare_with([np.full([2, 3], math.nan)])
-
-
-def test_columns_of_a_table(tmp_path, call):
-    """Rows in the units of the file have the same latents as encoded rows. Invalid rows have a reason code."""
-    rng = np.random.default_rng(0)
-    table = pandas.DataFrame(
-        {
-            "real": rng.normal(5.0, 2.0, 100),
-            "far": 10**9 + rng.integers(9, size=100),
-            "grid": 0.5 + 0.25 * rng.integers(9, size=100),
-            "level": pandas.Categorical(rng.choice(["a", "b", "c"], 100)),
-            "day": pandas.Timestamp("2024-01-01") + pandas.to_timedelta(rng.integers(99, size=100), "D"),
-        }
-    )
-    codes = ColumnCodes(table, kinds={"grid": 0.25, "day": "day"})
-    values = codes.encode(table).values
-    flow = resflow.flows.vector_flow(codes.size, num_blocks=1, hidden=(8,))
-    flow = resflow.bijectors.Flow([resflow.bijectors.Normalize(values.mean(axis=0), values.std(axis=0)), flow])
-    model = resflow.FlowModel(flow, [codes.size], cells=codes.cells)
-    options = {"run": run_of_table(model, codes), "signatures": ["encode", "decode"]}
-    path = resflow.serving.export(model, tmp_path / "m", **options)
-    readme = (path / "README.md").read_text()
-    assert f"- `level`: {codes.describe()['level']}\n" in readme and "- `real`: a number\n" in readme
-    loaded = tf.saved_model.load(str(path))
-    x = values + codes.offsets
-    z = call(loaded, "encode", x=x)["z"]
-    np.testing.assert_allclose(z, model.encode(values.astype(np.float32)), atol=1e-4)
-    decoded = call(loaded, "decode", z=z)["x"]
-    assert decoded.dtype == np.float64
-    np.testing.assert_allclose(decoded, x, atol=1e-3 * values.std(axis=0).max() + 1e-6 * np.abs(x).max())
-    for place, change in ((1, 0.5), (2, 0.1), (3, 0.5), (3, 3.0), (3, -3.0), (4, 0.5)):
-        bad = x[:3].copy()
-        bad[1, place] += change
-        bad[2, 0] = math.nan
-        answer = call(loaded, "encode", x=bad)
-        assert answer["reason"].tolist() == [0, 2, 1] and answer["valid"].tolist() == [True, False, False]
-        np.testing.assert_allclose(answer["z"][0], z[0], atol=1e-5)
-        assert np.isnan(answer["z"][1:]).all()
-    answer = call(loaded, "encode", x=np.where(np.arange(codes.size) == 0, 1e300, x[:1]))
-    assert answer["valid"].all() and not np.isnan(answer["z"]).any()
-
-
-def run_of_table(model, codes):
-    names = tuple(codes.kinds)
-    data = DataInfo("table", (len(names),), None, columns=names, codes=codes)
-    return Run(model, resflow.training.default_config(), 5, pathlib.Path("run"), data)
-
-
-def test_integers_that_requests_cannot_hold(vector_model, tmp_path):
-    run = run_of_table(vector_model, ColumnCodes(pandas.DataFrame({name: 2**60 + np.arange(9) for name in "abc"})))
-    with pytest.raises(ValueError, match=r"column 'a' are near 1.15e\+18.*not exact beyond 2\*\*53"):
-        resflow.serving.export(vector_model, tmp_path / "m", run=run)
 
 
 def test_a_classifier_without_a_density(image_model):

@@ -9,7 +9,6 @@ from tests.conftest import ROOT
 from tf_resflow.training import base_config
 
 TOY = "train --workdir={tmp}/new --config=toy2d"
-TABLE = "train --workdir={tmp}/new --config=tabular"
 SAMPLE = "sample --workdir={run} --output={tmp}/x.png"
 
 CONFIG_FILES = {
@@ -40,11 +39,10 @@ IN_THIS_PROCESS = [
     ("train --config=toy2d --workdir={run} --config.seed=8", "config.seed = 0, but now it is 8"),
     ("train --config=toy2d --workdir={tmp}/syntax.py", "Cannot write"),
     ("train --config=toy2d --workdir={busy}", "Another trainer is running in {busy}"),
-    (TABLE, "data.path is missing: set it to the file"),
-    (f"{TABLE} --config.data.path=none.csv", "none.csv: there is no such file", f"{ROOT}/none.csv"),
+    ("train --workdir={tmp}/new --config=images", "data.path is missing: set it to the file"),
     ("train --workdir={tmp}/new --config=images --config.data.path={tmp}/none", "no file or folder {tmp}/none"),
     ("evaluate --workdir={untrained}", "no checkpoint yet"),
-    ("evaluate --workdir={moved}", f"not at /no/gone.csv or {ROOT}/gone.csv", "--data_path"),
+    ("evaluate --workdir={moved}", f"not at /no/gone.npz or {ROOT}/gone.npz", "--data_path"),
     ("evaluate --workdir={run} --split=train", "'checkerboard'. Choose one of test, validation"),
     ("evaluate --workdir={run} --metrics=fid", "FID is for images"),
     ("evaluate --workdir={run} --metrics=classification", "has no labels: leave out classification"),
@@ -60,7 +58,7 @@ IN_THIS_PROCESS = [
     ("export --workdir={run} --export_dir={served} --version=3", "already has version 3", "is 4"),
     ("export --workdir={run} --export_dir={tmp} --version=0", "version=0"),
     ("export --workdir={run} --export_dir={tmp}/syntax.py", "Cannot write"),
-    ("score --workdir={moved} --output={tmp}/scores.csv", "not at /no/gone.csv"),
+    ("score --workdir={moved} --output={tmp}/scores.csv", "not at /no/gone.npz"),
     ("score --workdir={run} --output={tmp}/scores.csv --input={tmp}/syntax.py", "ends in .csv, .parquet"),
     ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/a.npz", "a.npz"),
     ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/syntax.py", "_to_npz.py"),
@@ -92,10 +90,10 @@ def paths(tmp_path_factory):
     for name, text in CONFIG_FILES.items():
         (root / f"{name}.py").write_text(text)
     config = json.loads(json.dumps(base_config("toy2d").to_dict()))
-    table = config | {"data": config["data"] | {"name": "tabular", "path": "gone.csv"}}
+    images = config | {"data": config["data"] | {"name": "images", "path": "gone.npz"}}
     configs = dict.fromkeys(("run", "untrained", "busy"), config) | {
         "key": config | {"train": config["train"] | {"stesp": 5}},
-        "moved": table | {"absolute_paths": {"data.path": "/no/gone.csv"}},
+        "moved": images | {"absolute_paths": {"data.path": "/no/gone.npz"}},
     }
     info = {"name": "checkerboard", "event_shape": [2]} | dict.fromkeys(("levels", "mean", "std", "num_classes"))
     for name, content in configs.items():

@@ -46,15 +46,14 @@ def test_initial_examples(dataset, make_config):
         assert len(initial_batch(make_config(train__batch_size=batch_size), data)) == expected
 
 
-def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, make_config, run_without_work, refused):
-    rows = np.random.default_rng(0).normal(size=[60, 2])
-    np.save(tmp_path / "table.npy", rows)
-    workdir, table = tmp_path / "run", tmp_path / "table.npy"
-    config = make_config(data__name="tabular", data__path=str(table), train__steps=1)
-    run_without_work(config, workdir)
-    table.rename(tmp_path / "moved.npy")
-    refused("are not at .*table.npy .*--data_path", load_data, workdir)
+def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, image_config, run_without_work, refused):
+    images = np.random.default_rng(0).integers(256, size=[60, 8, 8, 1]).astype(np.uint8)
+    workdir, file = tmp_path / "run", tmp_path / "images.npy"
+    np.save(file, images)
+    run_without_work(image_config(data__name="images", data__path=str(file), train__steps=1), workdir)
+    file.rename(tmp_path / "moved.npy")
+    refused("are not at .*images.npy .*--data_path", load_data, workdir)
     moved = load_data(workdir, data_path=str(tmp_path / "moved.npy"))
     assert moved.sizes == {"train": 48, "validation": 6, "test": 6}
-    np.save(table, rows + [0.0, 2.0])
-    refused("differ from the data of the run in .*: mean was", load_data, workdir)
+    np.save(file, images[:50])
+    refused("differ from the data of the run in .*: sizes was", load_data, workdir)

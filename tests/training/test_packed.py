@@ -21,29 +21,26 @@ from tf_resflow.training.packed import MODELS, opened
 
 ROOT = pathlib.Path(__file__).parents[2]
 KINDS = {
-    "a table": {"data__name": "tabular", "train__keep_best": True},
+    "own images": {"data__name": "images", "train__keep_best": True},
     "labeled images": {"model__condition": "label", "model__dequantization": "variational"},
     "hybrid": {"task": "hybrid"},
 }
 
 
 @pytest.fixture(scope="module")
-def run_of(tmp_path_factory, make_config, image_config, run_without_work):
+def run_of(tmp_path_factory, image_config, run_without_work):
     """Returns a function of a kind to a run, whose weights differ from the initial weights of its seed."""
 
     @functools.cache
     def run_of(kind):
         folder = tmp_path_factory.mktemp("run")
         fields = KINDS[kind] | {"train__steps": 1}
-        if kind == "a table":
-            rows = np.random.default_rng(0).normal(3.0, 2.0, size=[80, 2])
-            np.save(folder / "table.npy", rows[:60])
-            np.save(folder / "test.npy", rows[60:])
-            paths = {"data__path": str(folder / "table.npy"), "data__path_test": str(folder / "test.npy")}
-            config = make_config(**fields, **paths)
-        else:
-            config = image_config(**fields)
-        run_without_work(config, folder / "run")
+        if kind == "own images":
+            images = np.random.default_rng(0).integers(256, size=[80, 8, 8, 1]).astype(np.uint8)
+            np.save(folder / "images.npy", images[:60])
+            np.save(folder / "test.npy", images[60:])
+            fields |= {"data__path": str(folder / "images.npy"), "data__path_test": str(folder / "test.npy")}
+        run_without_work(image_config(**fields), folder / "run")
         run = resflow.load(folder / "run")
         rng = np.random.default_rng(1)
         for variable in run.model.trainable_variables:
@@ -62,10 +59,10 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.path)
     before, after = flat_fields(run.config), flat_fields(loaded.config)
     changed = {key: after[key] for key in before if before[key] != after[key]}
-    assert changed == ({"data.path": "table.npy", "data.path_test": "test.npy"} if kind == "a table" else {})
+    assert changed == ({"data.path": "images.npy", "data.path_test": "test.npy"} if kind == "own images" else {})
     assert workdir._data_info(loaded.data) == workdir._data_info(run.data)
     assert loaded.result == run.result
-    assert (loaded.step, loaded.is_best) == (1, kind == "a table")
+    assert (loaded.step, loaded.is_best) == (1, kind == "own images")
     assert loaded.workdir == path and opened(path).is_begun()
     model = keras.models.load_model(path)
     np.testing.assert_equal(model.get_weights(), run.model.get_weights())
@@ -73,12 +70,12 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
     np.testing.assert_equal(resflow.load(tmp_path / "alone.keras").get_weights(), run.model.get_weights())
     content = b"".join(zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist())
     assert str(run.workdir.parent).encode() not in content
-    if kind == "a table":
+    if kind == "own images":
         with pytest.raises(
-            ValueError, match="data of the run in .*model.keras are not at .*table.npy. .*--data_path"
+            ValueError, match="data of the run in .*model.keras are not at .*images.npy. .*--data_path"
         ):
             training.load_data(path)
-        data_path = str(run.workdir.parent / "table.npy")
+        data_path = str(run.workdir.parent / "images.npy")
         assert training.load_data(path, data_path=data_path).sizes == run.data.sizes
 
 
@@ -132,8 +129,9 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
 def test_a_file_of_version_0_2():
     """Version 0.2 released the pinwheel model as a .zip file, whose weights have settings but no config."""
     old, new = resflow.load(pathlib.Path(__file__).with_name("run_of_version_0_2.zip")), resflow.load("pinwheel")
-    x = new.model.sample(4, seed=0)
+    x, model = new.model.sample(4, seed=0), keras.models.load_model(ROOT / "pretrained" / "pinwheel.keras")
     np.testing.assert_array_equal(old.model.log_prob(x, 1), new.model.log_prob(x, 1))
+    np.testing.assert_array_equal(model.log_prob(x, 1), new.model.log_prob(x, 1))
     assert (old.step, old.result) == (new.step, new.result)
 
 
@@ -154,7 +152,7 @@ def test_the_page_of_released_models(name):
 
 def test_a_file_that_unpacks_to_far_more_is_refused(run_of, tmp_path, refused):
     path, bomb = tmp_path / "model.keras", tmp_path / "bomb.zip"
-    run_of("a table").save(path)
+    run_of("own images").save(path)
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             target.writestr(name, b" " * 2_000_000 if name == "run/data.json" else source.read(name))

@@ -1,25 +1,26 @@
 import numpy as np
+import pytest
+from scipy import stats
 
 import tf_resflow as resflow
-from tf_resflow.training import loop
 from tf_resflow.training.report import Report
 
 
-def test_dependent_columns_have_no_gaussian_baseline(tmp_path, make_config, train, monkeypatch, said):
-    """The last column is the sum of the others. The warning comes before the first step."""
+def test_the_gaussian_baseline_of_vectors(make_config, said):
+    """A covariance that is singular has no density."""
+    model = resflow.FlowModel(resflow.flows.vector_flow(3, 1, (4,)), [3])
     rows = np.random.default_rng(0).normal(size=[200, 3])
-    rows[:, -1] = rows[:, :-1].sum(axis=1)
-    np.save(tmp_path / "table.npy", rows)
-    monkeypatch.setattr(loop, "_compiled_step", lambda *_: said.append("steps") or (lambda *_: {"nats": 0.0}))
-    fields = {"data__name": "tabular", "data__path": str(tmp_path / "table.npy"), "data__test_fraction": 0.25}
-    config = make_config(**fields, data__validation_fraction=0.0, train__batch_size=4)
-    scores = {"nats": 1.0, "nats_stderr": 0.5, "num_examples": 2}
-    monkeypatch.setattr(Report, "scores", lambda report, split=None: scores)
-    result = train(config, tmp_path / "run")
-    assert "linearly dependent: 1, 2, 3." in said[0] and "There is no Gaussian baseline" in said[1]
-    assert said[2:] == ["steps"]
-    assert result["figures"] == ["pairs.png"] and result["baselines"] == {}
-    assert result["line"].endswith("steps (no baseline)")
+    for last, names in ((rows[:, 2], ["gaussian"]), (rows[:, 0] + rows[:, 1], [])):
+        train = np.stack([rows[:, 0], rows[:, 1], last], axis=1).astype(np.float32)
+        dataset = resflow.data.Dataset.from_arrays("rows", {"train": train, "test": train[:70]})
+        baselines = Report(make_config(), model, dataset).baselines
+        assert list(baselines) == names
+        if names:
+            expected = (
+                stats.multivariate_normal(train.mean(0), np.cov(train.T, bias=True)).logpdf(train[:70]).mean()
+            )
+            assert baselines["gaussian"] == pytest.approx(-expected, rel=1e-5)
+    assert len(said) == 1 and said[0].startswith("There is no Gaussian baseline. The covariance")
 
 
 def test_fewer_images_than_pixels_have_no_gaussian_baseline(make_config, said):

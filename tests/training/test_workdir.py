@@ -55,7 +55,7 @@ def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path, refused):
 def test_what_leaves_the_weights_alone_may_change(tmp_path):
     fields = {"train__steps": 9000, "train__log_every": 7, "train__eval_every": 7, "train__checkpoint_every": 7}
     fields |= {"data__data_dir": "elsewhere", "data__download": True, "train__keep": 7, "eval__batch_size": 3}
-    fields |= {"data__read_options__sep": ";", "model__estimator__eval__num_probes": 2}
+    fields |= {"model__estimator__eval__num_probes": 2}
     begin(tmp_path, default_config())
     config = changed(**fields)
     assert begin(tmp_path, config).read_config().to_dict() == config.to_dict()
@@ -98,24 +98,24 @@ def test_data_are_found_from_anywhere(tmp_path, monkeypatch, refused):
     for folder in ("home", "away"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "home")
-    pathlib.Path("t.csv").touch()
-    config = changed(data__name="tabular", data__path="t.csv", data__data_dir="tfds")
+    pathlib.Path("t.npz").touch()
+    config = changed(data__name="images", data__path="t.npz", data__data_dir="tfds")
     files = begin(tmp_path / "run", config)
     assert files.read_config().to_dict() == config.to_dict()
     monkeypatch.chdir(tmp_path / "away")
-    absolute = str(tmp_path / "home" / "t.csv")
+    absolute = str(tmp_path / "home" / "t.npz")
     found = files.config_of_data().data
     assert (found.path, found.path_test, found.data_dir) == (absolute, "", "tfds")
-    for path in ("t.csv", absolute):
-        files.check_config(changed(data__name="tabular", data__path=path, data__data_dir="tfds"))
-    other = changed(data__name="tabular", data__path="other.csv", data__data_dir="tfds")
-    refused("config.data.path = 't.csv', but now", files.check_config, other)
+    for path in ("t.npz", absolute):
+        files.check_config(changed(data__name="images", data__path=path, data__data_dir="tfds"))
+    other = changed(data__name="images", data__path="other.npz", data__data_dir="tfds")
+    refused("config.data.path = 't.npz', but now", files.check_config, other)
     pathlib.Path(absolute).unlink()
-    refused(f"not at {absolute} or .*away/t.csv. .*--data_path", files.config_of_data)
-    refused(r"not at [^ ]*gone.csv\. Give", files.config_of_data, data_path="gone.csv")
-    pathlib.Path("t.csv").touch()
-    assert files.config_of_data().data.path == "t.csv"
-    assert files.config_of_data(data_path="../away/t.csv").data.path == "../away/t.csv"
+    refused(f"not at {absolute} or .*away/t.npz. .*--data_path", files.config_of_data)
+    refused(r"not at [^ ]*gone.npz\. Give", files.config_of_data, data_path="gone.npz")
+    pathlib.Path("t.npz").touch()
+    assert files.config_of_data().data.path == "t.npz"
+    assert files.config_of_data(data_path="../away/t.npz").data.path == "../away/t.npz"
 
 
 def test_the_data_of_a_run(tmp_path, refused):
@@ -127,6 +127,8 @@ def test_the_data_of_a_run(tmp_path, refused):
     files.check_data(dataset)
     files.begin(default_config(), dataset)
     (files.checkpoints / "ckpt-1.index").touch()
+    content = json.loads(files.data.read_text())
+    files.data.write_text(json.dumps(content | {"codes": None, "columns": None}))  # as in the pretrained models
     info = files.read_data()
     assert (info.name, info.event_shape, info.levels, info.num_classes) == ("demo", (2, 2, 1), 17, 4)
     assert info.sizes == {"train": 4, "test": 4}
@@ -154,6 +156,8 @@ def test_a_config_file_that_is_not_one(tmp_path, refused):
         files.config.write_bytes(content)
         refused(f"config.json is not .*{message}", files.read_config)
         assert files.config.read_bytes() == content
+    files.config.write_text('{"data": {"name": "tabular", "columns": "age"}}')
+    refused("is a run on a table of an earlier version", files.read_config)
 
 
 def test_a_workdir_has_one_trainer(tmp_path, refused):

@@ -1,4 +1,4 @@
-"""Input pipelines for images, digits, tables and 2-D densities."""
+"""Input pipelines for images, digits and 2-D densities."""
 
 import lazy_loader
 

@@ -1,17 +1,12 @@
-from .column_codes import ColumnCodes
-from .columns import Columns
 from .config import default_config
 from .dataset import Dataset
 from .densities_2d import DENSITIES, load_density
 from .digits import load_digits
 from .image_files import load_image_files
 from .loading import load
-from .tabular import load_tabular
 from .tfds_images import load_tfds_images
 
 __all__ = [
-    "ColumnCodes",
-    "Columns",
     "DENSITIES",
     "Dataset",
     "default_config",
@@ -19,6 +14,5 @@ __all__ = [
     "load_density",
     "load_digits",
     "load_image_files",
-    "load_tabular",
     "load_tfds_images",
 ]

@@ -4,12 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.config_fields import AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, make_section, one_of
-from tf_resflow.data.files import check_table
+from tf_resflow.config_fields import AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, make_section
 from tf_resflow.messages import suggest
-
-# Arguments of pandas.read_csv and pandas.read_excel.
-_READ_OPTIONS = "comment date_format decimal encoding engine header na_values sep sheet_name skiprows thousands"
 
 PLACES = ("path", "path_validation", "path_test", "data_dir")
 """The fields that hold paths of files or folders."""
@@ -30,11 +26,6 @@ FIELDS = {
     "path_validation": "",
     "path_test": "",
     "key": "",
-    "columns": "",
-    "condition_columns": "",
-    "kinds": "",  # such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L; rain: {0}"
-    "missing": Field("error", one_of("error", "drop")),
-    "read_options": dict.fromkeys(_READ_OPTIONS.split(), object),
     "validation_fraction": 0.1,
     "test_fraction": 0.1,
     "split_seed": 0,
@@ -46,16 +37,13 @@ FIELDS = {
 def default_config(**fields: Any) -> Any:
     """Returns the `data` section of a config, with all fields of `load`.
 
-    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" or "tabular" for your own files, or
-      the name of an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
-    - Your own files: `path`, `path_validation`, `path_test`, `key`, `test_fraction` and `split_seed`; for images
-      also `max_image_size` (0 for no maximum) and `skip_unreadable`. See `load_image_files` and `load_tabular`.
+    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" for your own images, or the name of
+      an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
+    - Your own images: `path`, `path_validation`, `path_test`, `key`, `test_fraction`, `split_seed`,
+      `max_image_size` (0 for no maximum) and `skip_unreadable`. See `load_image_files`.
     - Images: `levels` and `image_size` (0 keeps those of the data), `flip` and `crop_padding`.
     - TensorFlow Datasets: `data_dir`, `download`, `split_train`, `split_validation` and `split_test`. If `data_dir`
       or `split_validation` is "", TFDS's default applies. See `load_tfds_images`.
-    - Tables: `columns` and `condition_columns`, names or numbers from 1, separated by commas or in a sequence (""
-      for all and for none); `kinds`, such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M <
-      L; rain: {0}"; `missing` and `read_options`. See `load_tabular`.
     - 2-D densities: `num_test`.
     - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held out for
       validation if there is no validation split; 0 for none. 2-D densities draw `num_test` new examples instead.
@@ -75,14 +63,12 @@ def default_config(**fields: Any) -> Any:
 
 
 def check_places(config: Mapping[str, Any] | ConfigDict) -> None:
-    """Raises ValueError unless the files and folders of a `data` section exist and have a suitable type."""
-    if config["name"] not in ("images", "tabular"):
+    """Raises ValueError unless the files and folders of a `data` section exist."""
+    if config["name"] != "images":
         return
     if not config["path"]:
-        raise ValueError("config.data.path is missing: set it to the file or folder with your data.")
+        raise ValueError("config.data.path is missing: set it to the file or folder with your images.")
     for field in ("path", "path_validation", "path_test"):
         path = pathlib.Path(config[field]).expanduser()
-        if config[field] and config["name"] == "tabular":
-            check_table(path)
-        elif not path.exists():
+        if not path.exists():
             raise ValueError(f"config.data.{field}: there is no file or folder {path.absolute()}.")

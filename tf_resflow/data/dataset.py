@@ -34,7 +34,7 @@ class Dataset(DataInfo):
       event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
       levels: number of values of integer data; None for continuous data.
       sizes: number of examples of each finite split, by name.
-      read: `read(split)` returns all examples of a split, or a pair of these and their labels or conditions.
+      read: `read(split)` returns all examples of a split, or a pair of these and their labels.
       draw: `draw(num, seed) -> [num, *event_shape]` generates train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
         `num_classes`, without the first `skip` examples. Their order is a pure function of the seed, an int64
@@ -45,16 +45,10 @@ class Dataset(DataInfo):
       crop_padding: number of pixels of reflection padding on each side in the train stream. Each padded image is
         cropped to its original size at a uniform position.
       num_classes: number of classes, with the labels 0, ..., num_classes - 1; None for data without labels.
-      condition_mean: mean of the conditions of the train split, if they are real vectors, otherwise None.
-      condition_std: standard deviation of these conditions.
       mean: mean of the train split per coordinate (per channel for images), if known.
       std: standard deviation of the train split, like `mean`, if known.
       entropy: differential entropy of the data distribution in nats, if known.
-      columns: names of the coordinates of vectors, if known.
-      condition_columns: names of the coordinates of conditions, if known.
       files: paths of the examples of each split that is a folder of images.
-      codes: the `ColumnCodes` of a table; None for other data.
-      condition_codes: the `ColumnCodes` of the conditions.
     """
 
     sizes: Mapping[str, int] = dataclasses.field()  # required, unlike in `DataInfo`
@@ -85,7 +79,6 @@ class Dataset(DataInfo):
         levels: int | None = None,
         *,
         labels: Mapping[str, np.ndarray] | None = None,
-        conditions: Mapping[str, np.ndarray] | None = None,
         **fields: Any,
     ) -> "Dataset":
         """Makes a data set from arrays.
@@ -95,7 +88,6 @@ class Dataset(DataInfo):
           splits: dict of split name to array `[num, *event_shape]`.
           levels: number of values of integer data, at most 256; None for continuous data.
           labels: dict of split name to integers `[num]`. Requires `num_classes`.
-          conditions: dict of split name to reals `[num, size]`. Requires `condition_mean` and `condition_std`.
           **fields: other attributes.
 
         Raises:
@@ -108,10 +100,9 @@ class Dataset(DataInfo):
         if len(set(shapes.values())) != 1:
             raise ValueError(f"The splits of {name!r} have different event shapes: {shapes}. Use the same for all.")
         parts: dict[str, Any] = dict(arrays)
-        beside, num_values = (conditions, None) if labels is None else (labels, fields["num_classes"])
-        if beside is not None:
+        if labels is not None:
             for split, array in arrays.items():
-                values = _checked(f"{name} ({split}, labels or conditions)", beside[split], num_values, len(array))
+                values = _checked(f"{name} ({split}, labels)", labels[split], fields["num_classes"], len(array))
                 parts[split] = array, values
         sizes = {split: len(array) for split, array in arrays.items()}
         return cls(name, next(iter(shapes.values())), levels, sizes, read=parts.__getitem__, **fields)
@@ -133,12 +124,12 @@ class Dataset(DataInfo):
           batch_size: number of examples in a batch.
           seed: integer.
           start_step: step of the first batch.
-          labels: whether to also return the labels or conditions. This does not change the examples.
+          labels: whether to also return the labels. This does not change the examples.
           share: `(index, num)`, to return only part `index` of `num` equal parts of each batch.
 
         Returns:
           A `tf.data.Dataset` of tensors `[batch_size / num, *event_shape]`. With `labels`, each is paired with
-          int32 labels `[batch_size / num]` or float32 conditions `[batch_size / num, size]`.
+          int32 labels `[batch_size / num]`.
 
         Raises:
           ValueError: if batch_size exceeds the train split or is not a multiple of num, or there are no labels.
@@ -175,7 +166,7 @@ class Dataset(DataInfo):
           split: name of the split.
           batch_size: number of examples in a batch.
           limit: return only the first `limit` examples.
-          labels: whether to also return the labels or conditions.
+          labels: whether to also return the labels.
 
         Returns:
           A `tf.data.Dataset` of tensors or pairs, as in `train_batches`.
@@ -211,7 +202,7 @@ class Dataset(DataInfo):
         return dataclasses.replace(self, mean=mean, std=np.sqrt(variance))
 
     def _check_labels(self, labels):
-        if labels and self.num_classes is None and self.condition_mean is None:
+        if labels and self.num_classes is None:
             raise ValueError(f"The data set {self.name!r} has no labels. Use one with labels, or set labels=False.")
 
     def _size(self, split):
@@ -220,14 +211,14 @@ class Dataset(DataInfo):
         return self.sizes[split]
 
     def _read_once(self, split):
-        """Returns the tensors of a split: its examples, and its labels or conditions if it has any."""
+        """Returns the tensors of a split: its examples, and its labels if it has any."""
         if split not in self._tensors:
             arrays = self.read(split)  # type: ignore[misc]
             if self.decode is not None:
                 arrays = (arrays,)
             elif self.num_classes is not None:
                 arrays = arrays[0], arrays[1].astype(np.int32)
-            elif self.condition_mean is None:
+            else:
                 arrays = (arrays,)
             with tf.device("CPU"):
                 self._tensors[split] = tuple(tf.constant(array) for array in arrays)

@@ -1,6 +1,5 @@
 """Loads a data set from the `data` section of a config."""
 
-import csv
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,14 +8,12 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.data.column_kinds import kinds_from_words
 from tf_resflow.data.config import check_places, default_config
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
 from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
-from tf_resflow.data.tabular import load_tabular
 from tf_resflow.data.tfds_images import load_tfds_images
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import suggest
@@ -24,17 +21,16 @@ from tf_resflow.messages import suggest
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
 _PIXELS = ("levels", "image_size", "flip", "crop_padding")
-_FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed")
+_FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed", "skip_unreadable")
 _FIELDS = {
-    "images": (*_PIXELS, "max_image_size", *_FILES, "skip_unreadable"),
-    "tabular": (*_FILES, "columns", "condition_columns", "kinds", "missing", "read_options"),
+    "images": (*_PIXELS, "max_image_size", *_FILES),
     "digits": _PIXELS,
     **dict.fromkeys(DENSITIES, ("num_test",)),
 }
 _TFDS_FIELDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
 
-def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | None = None) -> Dataset:
+def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     """Loads the `Dataset` that a config describes.
 
     ```python
@@ -45,7 +41,6 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
 
     Args:
       config: mapping of some of the fields of `default_config`; the rest have their defaults.
-      kinds: kinds of the columns of a table, as in `load_tabular`, overriding `kinds` of the config.
 
     Raises:
       ValueError: if a field or the name is unknown, or the data are missing or malformed.
@@ -57,11 +52,6 @@ def load(config: Mapping[str, Any] | ConfigDict, *, kinds: Mapping[str, Any] | N
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     fields = {field: config[field] for field in (*_FIELDS.get(name, _TFDS_FIELDS), "validation_fraction")}
-    if name == "tabular":
-        fields["columns"] = _names(config.columns)
-        fields["condition_columns"] = _names(config.condition_columns) or ()
-        fields["kinds"] = kinds_from_words(config.kinds) if kinds is None else kinds
-        return load_tabular(**fields)
     if name == "digits":
         if fields.pop("levels") not in (0, 17) or fields.pop("image_size") not in (0, 8):
             raise ValueError("digits have 17 levels and 8 x 8 pixels: leave data.levels and data.image_size at 0.")
@@ -97,18 +87,13 @@ def load_images(
     return examples, files
 
 
-def _names(text):
-    """Splits comma-separated names; None for none. A name that contains a comma is in double quotes."""
-    return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row] or None
-
-
 def _check_fields(config):
     known, defaults = (*_FIELDS.get(config.name, _TFDS_FIELDS), "validation_fraction"), default_config()
     foreign = set(defaults) - {"name", "data_dir", "download", *known}
     if changed := sorted(field for field in foreign if config[field] != defaults[field]):
         raise ValueError(
             f"data.{changed[0]} does not apply to data.name = {config.name!r}, which has {', '.join(known)}. Leave "
-            "it at its default, or set data.name to 'images' or 'tabular' for your own files."
+            "it at its default, or set data.name to 'images' for your own images."
         )
 
 
@@ -121,5 +106,5 @@ def _check_tfds_name(name, data_dir):
         raise ValueError(
             f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known names are "
             f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data sets of "
-            "TensorFlow Datasets. For your own files, set data.name to images or tabular, and set data.path."
+            "TensorFlow Datasets. For your own images, set data.name to images, and set data.path."
         )

@@ -9,22 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.data.column_kinds import in_words
 from tf_resflow.extras import LazyPackage
 from tf_resflow.writing import whole_file
 
 mpl_colors: Any = LazyPackage("matplotlib.colors", "plots")
 mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")
-mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")
 
 _RESOLUTION = 150  # grid points of a density along each axis
 _BATCH = 4500  # points per call of log_prob
 _MAX_COLUMNS = 7
 _MAX_POINTS = 5000  # per group in a scatter plot; histograms use all points
 _BINS = 40
-_MAX_CELLS = 60  # columns with more values are binned
-_MAX_LEVELS = 12  # axes with more levels do not name them
 _DATA_COLOR = "0.4"
 
 
@@ -42,8 +37,6 @@ def density_figure(
     data: np.ndarray,
     samples: np.ndarray,
     log_prob: Callable[[np.ndarray], ArrayLike],
-    *,
-    columns: Sequence[str] | None = None,
 ) -> None:
     """Draws data `[num, 2]` and a model's density and samples, in panels with the same axes and colors.
 
@@ -54,14 +47,13 @@ def density_figure(
     density = np.exp(_on_grid(log_prob, limits))
     norm = mpl_colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown)))
     place = {"origin": "lower", "extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
-    x, y = columns or ("x", "y")
     titles = f"data ({len(data):,})", "density of the model", f"samples ({len(samples):,})"
     with written_figure(path, (13, 4.4), bbox_inches="tight") as fig:
         grid = fig.subplots(1, 3, sharex=True, sharey=True)
         for axes, title, values in zip(grid, titles, (shown, density, sampled), strict=True):
             drawn = axes.imshow(values, norm=norm, interpolation="none", **place)
-            axes.set(xlabel=x, title=title)
-        grid[0].set_ylabel(y)
+            axes.set(xlabel="x", title=title)
+        grid[0].set_ylabel("y")
         fig.colorbar(drawn, ax=grid[-1], extend="max", label="density (1 / unit²)")
 
 
@@ -94,28 +86,25 @@ def points_figure(
     data: Mapping[str, np.ndarray] | None = None,
     *,
     columns: Sequence[str] | None = None,
-    codes: ColumnCodes | None = None,
     title: str = "",
 ) -> None:
     """Draws samples over data. Both are dicts of name to points `[num, columns]`.
 
     One column gives a histogram, and two columns a scatter plot. More columns give scatter plots of all pairs, with
     histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points per
-    group; the title notes what is left out. With the `codes` of a table, the axes name levels and dates, and points
-    are spread over the cells of levels and whole numbers.
+    group; the title notes what is left out.
     """
     given = {**(data or {}), **samples}
     total, most = next(iter(given.values())).shape[1], max(map(len, given.values()))
     names = columns or (["x", "y"] if total == 2 else [f"column {i + 1}" for i in range(total)])
     num = min(total, _MAX_COLUMNS)
-    codes = codes or ColumnCodes.of_numbers(names)
-    groups = {f"{name} ({len(points):,})": codes.with_offsets(points) for name, points in given.items()}
+    groups = {f"{name} ({len(points):,})": points for name, points in given.items()}
     if total > num:
         title += f"\ncolumns 1 to {num} of {total}"
     if total > 1 and most > _MAX_POINTS:
         title += f"\nscatter plots of the first {_MAX_POINTS:,} points of each"
     colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
-    shown = [_Axis(names[i], codes.columns[i], [points[:, i] for points in groups.values()]) for i in range(num)]
+    shown = [(names[i], _limits([points[:, i] for points in groups.values()])) for i in range(num)]
     size = 5.5 if num < 3 else max(6.0, 1.9 * num)
     with written_figure(path, (size, size)) as fig:
         if num < 3:
@@ -126,29 +115,6 @@ def points_figure(
         fig.suptitle(title.strip())
         marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
         fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
-
-
-class _Axis:
-    """The axis of a column: its range, bins, cell width and ticks."""
-
-    def __init__(self, name, column, values):
-        self.name, self.column, self.limits, self.step = name, column, _limits(values), 0.0
-        self.bins = np.linspace(self.limits[0], self.limits[1], _BINS + 1)
-        if column.is_discrete and column.num <= _MAX_CELLS:
-            self.step = column.step
-            self.bins = float(column.first) + self.step * (np.arange(column.num + 1) - 0.5)
-            self.limits = self.bins[0], self.bins[-1]
-
-    def set_ticks(self, axis):
-        levels, start = self.column.levels, self.column.start
-        if levels is not None and len(levels) <= _MAX_LEVELS:
-            axis.set_ticks(range(len(levels)), [in_words(level) for level in levels])
-        elif start is not None:
-            axis.set_major_locator(mpl_ticker.MaxNLocator(4))
-            axis.set_major_formatter(lambda day, _: str(start + np.timedelta64(round(day), "D"))[:10])
-        else:
-            return
-        axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
 
 
 def _draw_pairs(fig, groups, colors, shown):
@@ -170,29 +136,25 @@ def _draw_pairs(fig, groups, colors, shown):
 
 
 def _histogram(axes, groups, colors, shown, column):
-    bins = shown[column].bins
+    name, limits = shown[column]
+    bins = np.linspace(limits[0], limits[1], _BINS + 1)
     for color, points in zip(colors, groups.values(), strict=True):
         kind = {"histtype": "stepfilled", "alpha": 0.5} if color == _DATA_COLOR else {"histtype": "step"}
         share = 1 / (len(points) * (bins[1] - bins[0]))  # includes points outside the bins
         axes.hist(points[:, column], bins, weights=np.full(len(points), share), color=color, **kind)
-    axes.set(xlim=shown[column].limits, xlabel=shown[column].name, ylabel="density", yticks=[])
-    shown[column].set_ticks(axes.xaxis)
+    axes.set(xlim=limits, xlabel=name, ylabel="density", yticks=[])
 
 
 def _scatter(axes, groups, colors, shown, x, y):
     """Draws the points of all groups in random order, so that no group covers another."""
     parts = [points[:_MAX_POINTS] for points in groups.values()]
-    rng = np.random.default_rng(0)
-    order = rng.permutation(sum(map(len, parts)))
+    order = np.random.default_rng(0).permutation(sum(map(len, parts)))
     points = np.concatenate(parts)[order][:, [x, y]]
     color = np.repeat(colors, [len(points) for points in parts])[order]
-    across, up = shown[x], shown[y]
-    jitter = 0.7 * np.array([across.step, up.step]) * (rng.uniform(size=points.shape) - 0.5)
-    axes.scatter(*(points + jitter).T, s=3, c=color, linewidths=0, rasterized=True)
-    axes.set(xlim=across.limits, ylim=up.limits, xlabel=across.name, ylabel=up.name)
-    axes.set_aspect(_aspect([across.limits, up.limits]))
-    across.set_ticks(axes.xaxis)
-    up.set_ticks(axes.yaxis)
+    (xlabel, xlim), (ylabel, ylim) = shown[x], shown[y]
+    axes.scatter(*points.T, s=3, c=color, linewidths=0, rasterized=True)
+    axes.set(xlim=xlim, ylim=ylim, xlabel=xlabel, ylabel=ylabel)
+    axes.set_aspect(_aspect([xlim, ylim]))
 
 
 def _aspect(limits):
@@ -201,9 +163,9 @@ def _aspect(limits):
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def _limits(values, tail=0.002, method="linear"):
+def _limits(values, tail=0.002):
     """Returns a range that contains all but the outermost values of each group."""
-    lows, highs = np.transpose([np.quantile(group, [tail, 1 - tail], method=method) for group in values])
+    lows, highs = np.transpose([np.quantile(group, [tail, 1 - tail]) for group in values])
     low, high = lows.min(), highs.max()
     pad = 0.08 * (high - low) or 0.5
     return low - pad, high + pad

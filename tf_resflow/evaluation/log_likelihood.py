@@ -6,9 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import with_log_det_estimator
-from tf_resflow.evaluation.log_prob_samples import LogProbEstimate, LogProbSamples, held_out_samples
+from tf_resflow.evaluation.log_prob_samples import NUM_SAMPLES, LogProbEstimate, LogProbSamples
 from tf_resflow.models import FlowModel
-from tf_resflow.models.dequantization import on_grid
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.typing import LogDet, Seed, TensorLike
 
@@ -25,11 +24,9 @@ def estimate_log_prob(
     stderr: float | None = None,
     log_det_estimator: LogDet | None = None,
 ) -> LogProbEstimate:
-    r"""Estimates the log-likelihood of each example of a batch, and the standard error of each estimate.
+    """Estimates the log-likelihood of each example of a batch, and the standard error of each estimate.
 
-    The result is the mean of K independent estimates, which is unbiased. For vectors with `cells`, the result is
-    the logarithm of the mean of K probabilities. Its bias is about \\(-\text{stderr}^2 / 2\\), which is O(1/K),
-    plus up to half the variance of an example's estimated log-determinants in nats, for any K.
+    The result is the mean of K independent estimates, which is unbiased.
 
     ```python
     import tf_resflow as resflow
@@ -46,7 +43,7 @@ def estimate_log_prob(
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
       condition: condition of a conditional model, as for `FlowModel.log_prob`.
-      num_samples: K. The default is 8, or 32 with `cells`.
+      num_samples: K. The default is 8.
       stderr: standard error to reach instead, in nats, see `required_samples`. Requires eager mode.
       log_det_estimator: log-determinant estimator, or a dict of estimators by block
         (`tf_resflow.bijectors.with_log_det_estimator`). The default is the model's evaluation estimator. `Exact`
@@ -64,6 +61,7 @@ def estimate_log_prob(
             raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
         options = {"condition": condition, "log_det_estimator": log_det_estimator}
         num_samples = required_samples(model, x, stderr, **options)
+    num_samples = NUM_SAMPLES if num_samples is None else num_samples
     samples = LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator)
     return samples.estimate(model.condition.join(x, condition), seed)
 
@@ -92,13 +90,14 @@ def required_samples(
       seed: an integer or a seed `[2]`.
 
     Raises:
-      ValueError: if `stderr` is not positive and finite, or needs more than 8,192 estimates; if x is not finite or
-        not at the centers of its cells; or if a log-likelihood is NaN.
+      ValueError: if `stderr` is not positive and finite, or needs more than 8,192 estimates; if x is not finite; or
+        if a log-likelihood is NaN.
     """
     if not 0 < stderr < math.inf:
         raise ValueError(f"stderr={stderr} is not a positive, finite number of nats. Pass one, such as 0.1.")
     x = tf.convert_to_tensor(x)
-    _check_values(model, x)
+    if not bool(tf.reduce_all(tf.math.is_finite(model.data_space.centers(x)))):
+        raise ValueError("x contains values that are NaN or infinite. Remove them.")
     samples = LogProbSamples(model, log_det_estimator=log_det_estimator)
     draw, fold_in = tf.function(samples, autograph=False), tf.random.experimental.stateless_fold_in
     given, seed = model.condition.join(x, condition), stateless_seed(seed)
@@ -123,20 +122,12 @@ def required_samples(
         estimates = tf.concat([estimates, *(draw(given, fold_in(seed, i)) for i in indices)], 0)
 
 
-def _check_values(model, x):
-    valid = tf.math.is_finite(model.data_space.centers(x))
-    if model.data_space.cells is not None:
-        valid &= on_grid(tf.cast(x, model.distribution.dtype), model.data_space.cells)
-    if not bool(tf.reduce_all(valid)):
-        raise ValueError("x contains values that are NaN, infinite or not at the center of a cell. Remove them.")
-
-
 def log_prob_by_class(
     model: FlowModel,
     x: TensorLike,
     seed: Seed = None,
     *,
-    num_samples: int | None = None,
+    num_samples: int = 1,
     log_det_estimator: LogDet | None = None,
 ) -> tf.Tensor:
     r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
@@ -148,7 +139,7 @@ def log_prob_by_class(
       model: a `FlowModel` with `num_classes`.
       x: examples `[batch, *event_shape]`.
       seed: an integer or a seed `[2]`.
-      num_samples: number of estimates. The default is 1, or 32 with `cells`.
+      num_samples: number of estimates.
       log_det_estimator: see `estimate_log_prob`.
 
     Returns:
@@ -159,7 +150,6 @@ def log_prob_by_class(
     """
     if model.condition.num_classes is None:
         raise ValueError(f"The model {model.name!r} has no classes. Pass a model that was built with num_classes=.")
-    num_samples = held_out_samples(model) if num_samples is None else num_samples
     samples = LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator)
     by_class = tf.unstack(samples.by_class(x, seed), model.condition.num_classes)
     return tf.stack([samples.mean(estimates).log_prob for estimates in by_class], -1)

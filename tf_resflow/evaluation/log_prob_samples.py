@@ -9,11 +9,13 @@ import tensorflow as tf
 from tf_resflow import bijectors, logdet
 from tf_resflow.layers.program import bind
 from tf_resflow.models import FlowModel
-from tf_resflow.models.dequantization import points_per_set
 from tf_resflow.models.dequantizer import noise_log_det_estimator, with_sets
 from tf_resflow.models.flow_model import draw_log_prob
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import LogDet, Seed, TensorLike
+
+NUM_SAMPLES = 8
+"""The default number of estimates for a scored or served log-likelihood."""
 
 _MEGABYTES = 500  # limit for the values that a branch computes at once
 
@@ -21,44 +23,33 @@ _MEGABYTES = 500  # limit for the values that a branch computes at once
 class LogProbEstimate(NamedTuple):
     """The estimated log-likelihood of each example, in nats, and its standard error.
 
-    The standard error is measured from `num` estimates: 8 by default, or 8 sets for vectors with `cells`. The 95 %
-    interval therefore extends `scipy.stats.t.ppf(0.975, num - 1)` standard errors to each side: 2.36 for 8.
+    The standard error is measured from `num` estimates, 8 by default. The 95 % interval therefore extends
+    `scipy.stats.t.ppf(0.975, num - 1)` standard errors to each side: 2.36 for 8.
     """
 
     log_prob: tf.Tensor
     stderr: tf.Tensor
 
 
-def default_num_samples(model: Any) -> int:
-    """Returns the default number of estimates for a scored or served log-likelihood."""
-    return 8 if model.data_space.cells is None else 32
-
-
-def held_out_samples(model: Any) -> int:
-    """Returns the default number of estimates per example for the score of a data set."""
-    return 1 if model.data_space.cells is None else default_num_samples(model)
-
-
 class LogProbSamples:
     """Draws K estimates of the log-likelihood of each example, each with its own dequantization and probes.
 
     The estimates of all examples form one batch, which is split if the values of the widest branch would exceed
-    `megabytes`. `num_samples` is K, rounded up to equal parts, or 1 if the estimates have no noise. With `cells`,
-    the K estimates form sets of points, each shifted at random. The standard error is that of the set means.
+    `megabytes`. `num_samples` is K, rounded up to equal parts, or 1 if the estimates have no noise.
 
     Args:
-      num_samples: K. The default is 8, or 32 with `cells`.
+      num_samples: K.
       log_det_estimator: see `estimate_log_prob`.
       common: whether all examples share random numbers, so a result does not depend on the other examples.
       max_batch: maximum number of examples. If all fit at once, the graph has no loop, as TFLite requires.
       networks: as for `FlowModel.log_prob`.
-      of_probabilities: whether `mean` returns the log of the mean probability. With `cells` it always does.
+      of_probabilities: whether `mean` returns the log of the mean probability.
     """
 
     def __init__(
         self,
         model: FlowModel,
-        num_samples: int | None = None,
+        num_samples: int = NUM_SAMPLES,
         *,
         log_det_estimator: LogDet | None = None,
         common: bool = False,
@@ -67,7 +58,6 @@ class LogProbSamples:
         networks: bijectors.Networks | None = None,
         of_probabilities: bool = False,
     ):
-        num_samples = default_num_samples(model) if num_samples is None else num_samples
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples} is too small. Pass at least 1 sample.")
         log_det: Any = model.evaluation_log_det_estimator if log_det_estimator is None else log_det_estimator
@@ -76,7 +66,7 @@ class LogProbSamples:
         density = bijectors.with_log_det_estimator(model.distribution, log_det)
         blocks = bijectors.views.blocks_by_name(density)
         exact = all(isinstance(block.log_det_estimator, logdet.Exact) for block in blocks.values())
-        self.is_noisy = model.data_space.is_dequantized or not exact
+        self.is_noisy = model.data_space.levels is not None or not exact
         computed = [*blocks.values()]
         if model.data_space.noise_flow is not None:
             noise = bijectors.with_log_det_estimator(model.data_space.noise_flow, self._noise_log_det_estimator)
@@ -84,20 +74,15 @@ class LogProbSamples:
         costs = map(_bytes_per_example, computed)
         at_once = max(1, int(megabytes * 2**20 // max(costs, default=1)))
         num_samples = num_samples if self.is_noisy else 1
-        in_cells = model.data_space.cells is not None
-        self._of_probabilities = of_probabilities or in_cells
+        self._of_probabilities = of_probabilities
         if self._of_probabilities and not exact:
             warnings.warn(
                 "The log-determinants are estimated, so the log of the mean probability is too large by up to half "
                 "the variance of an example's log-determinants, in nats. Use exact ones, or more probes.",
                 stacklevel=3,
             )
-        self._num_points = min(points_per_set(num_samples), 2 ** (at_once.bit_length() - 1)) if in_cells else 1
-        num_sets = math.ceil(num_samples / self._num_points)
-        self._num_parts = math.ceil(num_sets / (at_once // self._num_points))
-        part_sets = math.ceil(num_sets / self._num_parts)
-        self._point_sets = (part_sets, self._num_points) if in_cells else None
-        self._part_samples = part_sets * self._num_points
+        self._num_parts = math.ceil(num_samples / at_once)
+        self._part_samples = math.ceil(num_samples / self._num_parts)
         self._part_examples = max(1, at_once // self._part_samples)
         self._max_batch = max_batch
         self.num_samples = self._num_parts * self._part_samples
@@ -132,7 +117,7 @@ class LogProbSamples:
     def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
         """Returns the mean of estimates `[num_samples, batch]`, or the log of their mean probability."""
         if self._of_probabilities:
-            return mean_of_probabilities(estimates, self._num_points)
+            return mean_of_probabilities(estimates)
         return mean_and_stderr(estimates, self.is_noisy)
 
     def _map_parts(self, estimate, parts, num_samples, batch=None):
@@ -164,7 +149,7 @@ class LogProbSamples:
         arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
         x = arguments.pop("x")
         arguments |= {} if self._networks is None else {"networks": self._networks}
-        noise = {"sets": num if self._common else None, "point_sets": self._point_sets, "networks": self._networks}
+        noise = {"sets": num if self._common else None, "networks": self._networks}
         noise["log_det_estimator"] = self._noise_log_det_estimator
         log_prob = draw_log_prob(self._model, x, seed, self._density, arguments, **noise)
         return tf.reshape(log_prob, [num, -1])
@@ -181,15 +166,11 @@ def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimat
     return LogProbEstimate(mean, tf.sqrt(variance / num))
 
 
-def mean_of_probabilities(samples: tf.Tensor, num_points: int = 1) -> LogProbEstimate:
-    """Returns the log of the mean probability of estimates `[num, batch]`, and its standard error.
-
-    Each `num_points` successive estimates form a set. Estimates within a set are dependent; sets are independent.
-    """
+def mean_of_probabilities(samples: tf.Tensor) -> LogProbEstimate:
+    """Returns the log of the mean probability of independent estimates `[num, batch]`, and its standard error."""
     largest = tf.reduce_max(samples, 0)
     largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
-    sets = tf.reshape(tf.exp(samples - largest), [samples.shape[0] // num_points, num_points, -1])
-    mean, stderr = mean_and_stderr(tf.reduce_mean(sets, 1))
+    mean, stderr = mean_and_stderr(tf.exp(samples - largest))
     return LogProbEstimate(largest + tf.math.log(mean), stderr / mean)
 
 

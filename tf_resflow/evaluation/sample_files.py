@@ -1,4 +1,4 @@
-"""Writes samples to files: image grids, scatter plots, arrays and tables."""
+"""Writes samples to files: image grids, scatter plots and arrays."""
 
 import itertools
 import math
@@ -9,11 +9,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tf_resflow.data.column_codes import ColumnCodes
-from tf_resflow.data.table_files import TABLE_OUTPUTS, pandas, write_frames
 from tf_resflow.evaluation.figures import points_figure
 from tf_resflow.extras import extra
-from tf_resflow.writing import STANDARD_STREAM, whole_file
+from tf_resflow.writing import whole_file
 
 MAX_TEMPERATURE = 100.0
 """The largest temperature for samples."""
@@ -29,35 +27,23 @@ def write_samples(
     *,
     levels: int | None = None,
     labels: Sequence[str] = (),
-    temperatures: Sequence[float] = (),
     data: dict[str, np.ndarray] | None = None,
-    names: Sequence[str] | None = None,
-    codes: ColumnCodes | None = None,
     name: str = "",
 ) -> None:
-    """Writes batches `[batch, *event_shape]` of samples as .npy, .csv, .parquet or, by default, a picture.
+    """Writes batches `[batch, *event_shape]` of samples as a .npy file or, by default, a picture.
 
-    A table has vectors only; "-" is a .csv table on standard output. A picture shows images as a grid, and vectors
-    as scatter plots and histograms. Other files grow batch by batch.
+    A picture shows images as a grid, and vectors as scatter plots and histograms. A .npy file grows batch by batch.
 
     Args:
       shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors. A
         single row of images is arranged as a grid that is about square.
       labels: labels of the rows or groups.
-      temperatures: temperatures of the groups. Several temperatures become the first column of a table.
       data: dict of one name to vectors that are drawn under the samples.
-      codes: column codes of a table, which give the columns their types.
       name: name of the data, for the title.
     """
     rows, columns, *event_shape = shape
-    suffix = pathlib.Path(path).suffix.lower()
-    if suffix == ".npy":
-        batches = batches if codes is None else map(codes.with_offsets, batches)
+    if pathlib.Path(path).suffix.lower() == ".npy":
         _write_array(path, batches, (rows * columns, *event_shape))
-        return
-    if suffix in TABLE_OUTPUTS or os.fspath(path) == STANDARD_STREAM:
-        names = list(names or [f"column {i + 1}" for i in range(event_shape[0])])
-        write_frames(path, _frames(batches, names, codes, temperatures if len(temperatures) > 1 else [], columns))
         return
     samples = np.concatenate(list(batches))
     if len(event_shape) == 3:
@@ -65,10 +51,10 @@ def write_samples(
         write_png(path, grid, labels=labels if rows > 1 else (), side=max(event_shape[:2]))
     elif rows == 1:
         title = " at ".join([f"{name}: {columns:,} samples", *labels])
-        points_figure(path, {"samples": samples}, data, columns=names, codes=codes, title=title)
+        points_figure(path, {"samples": samples}, data, title=title)
     else:
         groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
-        points_figure(path, dict(groups), data, columns=names, codes=codes, title=name)
+        points_figure(path, dict(groups), data, title=name)
 
 
 def _write_array(path, batches, shape):
@@ -79,19 +65,6 @@ def _write_array(path, batches, shape):
         np.lib.format.write_array_header_1_0(file, header)
         for batch in itertools.chain([first], batches):
             file.write(batch.tobytes())
-
-
-def _frames(batches, names, codes, temperatures, size):
-    """Yields the batches as data frames. Several temperatures, with `size` rows each, become the first column."""
-    written = 0
-    for batch in batches:
-        frame = pandas.DataFrame(batch) if codes is None else codes.decode(batch)
-        frame.columns = names
-        if temperatures:
-            own = np.array(temperatures)[(written + np.arange(len(frame))) // size]
-            frame.insert(0, "sample temperature" if "temperature" in names else "temperature", own)
-        yield frame
-        written += len(frame)
 
 
 def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = None) -> np.ndarray:

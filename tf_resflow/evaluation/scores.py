@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 from scipy import special
 
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples, held_out_samples
+from tf_resflow.evaluation.log_prob_samples import NUM_SAMPLES, LogProbSamples
 from tf_resflow.models import FlowModel
 from tf_resflow.typing import LogDet, TensorLike
 
@@ -29,7 +29,7 @@ class LogLikelihood:
     r"""Estimates the log-likelihood of a data set, or of each of its examples.
 
     The log-likelihood of an example is the mean of K estimates of log p(x). With `importance_weighted`,
-    or if the model has `cells`, it is instead an estimate of the bound
+    it is instead an estimate of the bound
 
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
@@ -51,8 +51,7 @@ class LogLikelihood:
 
     Args:
       model: a `FlowModel`.
-      num_samples: K. The default is 1 for `score` and 8 for `score_examples`, or 32 for both if the model has
-        `cells`. See `required_samples`.
+      num_samples: K. The default is 1 for `score` and 8 for `score_examples`. See `required_samples`.
       log_det_estimator: see `estimate_log_prob`.
       importance_weighted: whether to estimate the bound. Requires integer data.
       strategy: `tf.distribute.Strategy` whose replicas share a batch; by default, the current strategy.
@@ -74,7 +73,7 @@ class LogLikelihood:
         importance_weighted: bool = False,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        if importance_weighted and not model.data_space.is_dequantized:
+        if importance_weighted and model.data_space.levels is None:
             raise ValueError(
                 "Continuous data are not dequantized, so they have no importance-weighted bound. "
                 "Leave out importance_weighted."
@@ -114,22 +113,18 @@ class LogLikelihood:
     def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
         """Returns the log-likelihood of each example and its standard error, in nats.
 
-        If the model has `cells`, the score of an example does not depend on the other examples.
-
         Args:
           batches: as for `score`. Examples without labels are scored by an equal mixture of all classes.
           seed: integer seed of the estimates.
 
         Returns:
-          A dict of arrays `[num]`: "log_prob"; "stderr", NaN for a single noisy estimate; and "comparable", the
-          log-likelihood without the units of the atoms (`DataSpace.comparable`), by which examples are ranked.
+          A dict of arrays `[num]`: "log_prob" and "stderr", which is NaN for a single noisy estimate.
         """
         return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
 
     @functools.cached_property
     def _samples(self):
-        num_samples = held_out_samples(self._model) if self._num_samples is None else self._num_samples
-        return LogProbSamples(self._model, num_samples, **self._options)
+        return LogProbSamples(self._model, 1 if self._num_samples is None else self._num_samples, **self._options)
 
     @functools.cached_property
     def _losses(self):
@@ -143,19 +138,15 @@ class LogLikelihood:
 
     @functools.cached_property
     def _scores(self):
-        model, in_cells = self._model, self._model.data_space.cells is not None
-        samples = LogProbSamples(model, self._num_samples, common=in_cells, **self._options)
+        model, num_samples = self._model, NUM_SAMPLES if self._num_samples is None else self._num_samples
+        samples = LogProbSamples(model, num_samples, **self._options)
 
         def scores(batch, seed):
-            seed = tf.stack([seed[0], 0]) if in_cells else seed  # the same for all batches
             if model.condition.num_classes is None or isinstance(batch, tuple):
-                found = samples.estimate(batch, seed)._asdict()
-            else:
-                by_class = samples.by_class(batch, seed)
-                mixture = tf.reduce_logsumexp(by_class, axis=0) - math.log(by_class.shape[0])
-                found = samples.mean(mixture)._asdict()
-            x = batch[0] if isinstance(batch, tuple) else batch
-            return found | {"comparable": model.data_space.comparable(found["log_prob"], x)}
+                return samples.estimate(batch, seed)._asdict()
+            by_class = samples.by_class(batch, seed)
+            mixture = tf.reduce_logsumexp(by_class, axis=0) - math.log(by_class.shape[0])
+            return samples.mean(mixture)._asdict()
 
         return PerExample(scores, self._strategy)
 

@@ -47,7 +47,7 @@ MODEL_FIELDS = {
     "act_norm": True,
     # With "mixed_bfloat16", the blocks' networks compute in bfloat16 in training. Everything else is float32.
     "compute_dtype": Field("float32", one_of("float32", "mixed_bfloat16")),
-    # "label" models the density of images given their label, p(x | label). Tables use data.condition_columns.
+    # "label" models the density of images given their label, p(x | label).
     "condition": Field("", one_of("", "label")),
     # Networks of residual and monotone blocks. "dense_net" replaces kernels and width, or hidden.
     "branch": Field("plain", one_of("plain", "dense_net")),

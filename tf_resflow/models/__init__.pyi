@@ -1,7 +1,7 @@
 from .averaging import AverageWeights
 from .build import build_model, evaluation_estimator
 from .data_space import DataSpace
-from .dequantization import Cells, dequantize, quantize
+from .dequantization import dequantize, quantize
 from .dequantizer import Dequantizer, FlowDequantizer
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel
@@ -11,7 +11,6 @@ from .step import train_step
 __all__ = [
     "Adam",
     "AverageWeights",
-    "Cells",
     "DataSpace",
     "Dequantizer",
     "FlowDequantizer",

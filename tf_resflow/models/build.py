@@ -47,24 +47,17 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
 
     Args:
       config: see `tf_resflow.training.default_config`.
-      dataset: a `tf_resflow.data.Dataset`, or another object with its `name`, `event_shape`, `levels`, `codes`,
-        `num_classes`, `mean`, `std`, `condition_mean` and `condition_std`.
+      dataset: a `tf_resflow.data.Dataset`, or another object with its `name`, `event_shape`, `levels`,
+        `num_classes`, `mean` and `std`.
 
     Returns:
       A `HybridModel` if `config.task` is "hybrid", otherwise a `FlowModel`, which is conditional if
-      `config.model.condition` is set or the data have conditions. Evaluation uses the default estimator.
+      `config.model.condition` is set. Evaluation uses the default estimator.
     """
     check_dataset(config, dataset)
     shape, settings = dataset.event_shape, config.model
-    condition: dict[str, Any] = {}
-    size = None
-    if settings.condition == "label":
-        size = condition["num_classes"] = dataset.num_classes
-    elif dataset.condition_mean is not None:
-        size = len(dataset.condition_mean)
-        condition = {"condition_mean": dataset.condition_mean, "condition_std": dataset.condition_std}
-        condition["condition_shape"] = [size]
-    flow = build_flow(settings, shape, dataset.mean, dataset.std, condition_size=size, seed=config.seed)
+    num_labels = dataset.num_classes if settings.condition == "label" else None
+    flow = build_flow(settings, shape, dataset.mean, dataset.std, condition_size=num_labels, seed=config.seed)
     noise = None
     if settings.dequantization == "variational":
         sizes = settings.dequantization_blocks, settings.dequantization_width
@@ -73,8 +66,7 @@ def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     _, estimator = evaluation_estimator(config, flow, shape, dequantizer=noise)
     options = {"levels": dataset.levels, "evaluation_log_det_estimator": estimator, "seed": config.seed}
     if config.task == "density":
-        cells = None if dataset.codes is None else dataset.codes.cells
-        return FlowModel(flow, shape, dequantizer=noise, cells=cells, **condition, **options)
+        return FlowModel(flow, shape, num_classes=num_labels, dequantizer=noise, **options)
     shapes, size = flow.feature_shapes(shape), config.hybrid.features
     classifier = flows.multiscale_classifier(shapes, dataset.num_classes, size, seed=config.seed, dtype="float32")
     return HybridModel(flow, classifier, shape, density_weight=config.hybrid.density_weight, **options)

@@ -14,7 +14,6 @@ from tf_resflow.bijectors.flow import keras_parts, route
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
-from tf_resflow.models.dequantization import Cells
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.seeds import split_seed, stateless_seed
@@ -65,8 +64,6 @@ class FlowModel(KerasTraining):
       levels: number of integer values of the data; `None` for continuous data.
       dequantizer: a `tf_resflow.models.Dequantizer` for integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
-      cells: the `tf_resflow.models.Cells` of vectors with discrete coordinates, such as
-        `Cells(first=[0, 0], step=[1, 0], num=[3, 0])` for a coordinate with values 0, 1, 2 and a continuous one.
       base: distribution of the latent; standard normal by default.
       evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation, which is
         exact for small events.
@@ -90,7 +87,6 @@ class FlowModel(KerasTraining):
         condition_network: keras.Layer | None = None,
         levels: int | None = None,
         dequantizer: Dequantizer | None = None,
-        cells: Cells | None = None,
         base: tfp.distributions.Distribution | None = None,
         evaluation_log_det_estimator: Callable[..., Any] | None = None,
         seed: int = 0,
@@ -110,7 +106,7 @@ class FlowModel(KerasTraining):
         self._evaluation_distribution = bijectors.with_log_det_estimator(self.distribution, estimator)
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
-        self.data_space = DataSpace(event_shape, levels, dequantizer, dtype, cells)
+        self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
         # So that Keras tracks their weights.
         self._dequantizer, self._condition_network = dequantizer, condition_network
         self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)
@@ -131,12 +127,16 @@ class FlowModel(KerasTraining):
             "condition_network": condition.network,
             "levels": space.levels,
             "dequantizer": space.dequantizer,
-            "cells": space.cells,
             "base": self.distribution.distribution,
             "evaluation_log_det_estimator": self.evaluation_log_det_estimator,
             "seed": self.seed,
             "name": self.name,
         }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "FlowModel":
+        """Returns a model built with the arguments in a config. Ignores the empty `cells` of earlier versions."""
+        return super().from_config({key: value for key, value in config.items() if (key, value) != ("cells", None)})
 
     def trained_density(self) -> "FlowModel":
         """Returns the model itself."""

@@ -2,14 +2,13 @@
 
 import dataclasses
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.data import ColumnCodes
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
-from tf_resflow.serving.signatures import REASONS, Signatures
+from tf_resflow.serving.signatures import Signatures
 from tf_resflow.training.runs import Run
 from tf_resflow.version import __version__
 
@@ -31,7 +30,7 @@ _TEMPLATE = """\
 
 This folder is a TensorFlow SavedModel. It needs only TensorFlow (in Python, C, C++, Go or Java) or TensorFlow
 Serving, not tf_resflow. It was exported on {date} by tf_resflow {version} with TensorFlow {tf.__version__}.
-{training}
+{about}
 ## Requests
 
 In Python, run this code in this folder:
@@ -56,10 +55,10 @@ curl localhost:8501/v1/models/flow:predict -d @request.json
 ```
 
 An invalid input causes an INVALID_ARGUMENT error that states what is expected. A `condition` has one row per
-example, or one row for all examples. If an answer has `valid` and `reason`, an example with an invalid value causes
-no error. Its results are NaN, and `reason` is the number of one of the `reasons` in `signatures.json`. That file
-also holds the tables below in machine-readable form, the limits of a request, and the estimator of `log_prob`.
-{columns}
+example, or one row for all examples. If an answer has `valid`, an example with NaN or infinity causes no error. Its
+`valid` is false, and its results are NaN. `signatures.json` has the table below in machine-readable form, the
+limits of a request, and the estimator of `log_prob`.
+
 ## Signatures
 
 | Signature | | Tensor | Type | Shape | Name in the graph |
@@ -67,44 +66,29 @@ also holds the tables below in machine-readable form, the limits of a request, a
 {tensors}
 {texts}
 """
-_TRAINING = """
+_TRAINING = """\
 The model was trained on {run.data.name} for {run.step:,} steps with {train.optimizer}, batch size
-{train.batch_size}, learning rate {train.learning_rate:g} and seed {run.config.seed}. {result}.
-"""
+{train.batch_size}, learning rate {train.learning_rate:g} and seed {run.config.seed}. {result}."""
 
 
 def describe(
-    signatures: Signatures,
-    definitions: Mapping[str, Any],
-    measured: Mapping[str, float] | None = None,
-    columns: Mapping[str, Sequence[str]] | None = None,
+    signatures: Signatures, tensors: Mapping[str, Any], measured: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
     """Returns the content of signatures.json, without the keys that do not apply.
 
     Args:
       signatures: The exported signatures.
-      definitions: Dict of the name of each signature to its `SignatureDef`.
+      tensors: Dict of the name of each signature to its inputs and outputs, see `exporter.read_signatures`.
       measured: Measured properties of log_prob, such as its standard error in nats.
-      columns: Dict of "x" and "condition" to the names of their columns.
     """
     space = signatures.model.data_space
     found: dict[str, Any] = {
-        "signatures": {
-            name: {
-                "description": _DESCRIPTIONS[name],
-                "inputs": _tensors(definitions[name].inputs),
-                "outputs": _tensors(definitions[name].outputs),
-            }
-            for name in signatures.inputs
-        },
+        "signatures": {name: {"description": _DESCRIPTIONS[name], **tensors[name]} for name in signatures.inputs},
         "default": signatures.default,
         "levels": space.levels,
         "inverse_atol": signatures.inverse_atol or None,
         "max_batch": signatures.max_batch,
-        "columns": {name: list(names) for name, names in (columns or {}).items()} or None,
-        "codes": {name: codes.to_json() for name, codes in signatures.codes.items()} or None,
         "num_classes": signatures.model.condition.num_classes,
-        "reasons": list(REASONS) if space.levels is None else None,
     }
     if signatures.default != "serving_default":
         text = f"The same as {signatures.default}, for requests that do not name a signature."
@@ -135,38 +119,36 @@ def _settings(value):
     return {"type": type(value).__name__, **given}
 
 
-def readme(description: Mapping[str, Any], run: Run | None = None) -> str:
-    """Returns the text of README.md, given the content of signatures.json and the run of the model, if any."""
-    inputs, columns, tensors, training = [], "", "", ""
-    signatures, codes = description["signatures"], description.get("codes", {})
-    for name, spec in signatures["serving_default"]["inputs"].items():
-        row = [code.get("first", 0) for code in codes.get(name, [])]  # valid values
-        array = f"array([{row}]" if row else f"ones({[abs(size) for size in spec['shape']]}"
-        inputs.append(f'"{name}": np.{array}, "{spec["dtype"]}")')
-    for name, names in description.get("columns", {}).items():
-        meanings = ColumnCodes.from_json(codes.get(name, [])).describe()
-        rows = (f"\n- `{column}`: {meanings.get(column, 'a number')}" for column in names)
-        columns += f"\nThe columns of `{name}`, in this order:\n{''.join(rows)}\n"
+def readme(description: Mapping[str, Any], inputs: Mapping[str, str], about: str = "") -> str:
+    """Returns the text of README.md.
+
+    Args:
+      description: The content of signatures.json. Each signature has a "description", "inputs" and "outputs".
+      inputs: The inputs of an example request, as Python code, by name.
+      about: A paragraph about the model.
+    """
+    signatures, tensors = description["signatures"], ""
     for name, signature in signatures.items():
         for side in ("inputs", "outputs"):
             for tensor, spec in signature[side].items():
                 shape = " x ".join(map(str, spec["shape"])).replace("-1", "batch") or "scalar"
                 cells = f"`{name}` | {side[:-1]} | `{tensor}` | {spec['dtype']} | {shape} | `{spec['tensor']}`"
                 tensors += f"| {cells} |\n"
-    if run is not None:
-        result = run.result["line"] if run.result else "It has not been evaluated"
-        training = _TRAINING.format(run=run, train=run.config.train, result=result)
     texts = "\n".join(f"- `{name}`: {signature['description']}" for name, signature in signatures.items())
-    parts = {"training": training, "inputs": ", ".join(inputs), "columns": columns, "tensors": tensors}
-    return _TEMPLATE.format(date=datetime.date.today(), version=__version__, tf=tf, texts=texts, **parts)
+    code = ", ".join(f'"{name}": {value}' for name, value in inputs.items())
+    parts = {"about": f"\n{about}\n" if about else "", "inputs": code, "tensors": tensors, "texts": texts}
+    return _TEMPLATE.format(date=datetime.date.today(), version=__version__, tf=tf, **parts)
 
 
-def _tensors(infos):
+def example_inputs(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Returns Python code for arrays of ones, by input of the default signature, given `tensors` of `describe`."""
     return {
-        name: {
-            "dtype": tf.as_dtype(infos[name].dtype).name,
-            "shape": [dim.size for dim in infos[name].tensor_shape.dim],
-            "tensor": infos[name].name,
-        }
-        for name in sorted(infos)
+        name: f'np.ones({[abs(size) for size in spec["shape"]]}, "{spec["dtype"]}")'
+        for name, spec in tensors["serving_default"]["inputs"].items()
     }
+
+
+def about_run(run: Run) -> str:
+    """Returns a paragraph on how a model was trained."""
+    result = run.result["line"] if run.result else "It has not been evaluated"
+    return _TRAINING.format(run=run, train=run.config.train, result=result)

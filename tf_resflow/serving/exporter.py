@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from absl import logging
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_resflow import console, evaluation, layers
-from tf_resflow.data.column_kinds import EXACT
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.serving.description import describe, readme
+from tf_resflow.serving.description import about_run, describe, example_inputs, readme
 from tf_resflow.serving.signatures import Signatures
 from tf_resflow.training.data import load_data
 from tf_resflow.training.report import known
@@ -50,7 +49,7 @@ def export_run(
       num_probes: Number of probes per estimate. Not used for "exact".
       stderr: Target standard error of `log_prob`, in nats, for samples of the model. Determines `num_samples`, see
         `tf_resflow.evaluation.required_samples`.
-      num_samples: Number of estimates per `log_prob`. The default is 8, or 32 for a table with discrete columns.
+      num_samples: Number of estimates per `log_prob`. The default is 8.
       data_dir: See `tf_resflow.training.load_data`, also for `data_path`.
       **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
 
@@ -64,13 +63,15 @@ def export_run(
     _, settings["log_det_estimator"] = run.estimator(log_det_estimator, num_probes, stderr=stderr)
     if stderr is not None:
         density = run.density
-        given = {"condition": _some_conditions(run)} if run.model.condition else {}
+        condition, given = run.model.condition, {}
+        if condition:
+            given["condition"] = np.arange(_NUM_EXAMPLES) % condition.num_classes
         examples = density.sample(_NUM_EXAMPLES, seed=0, **given)
         given["log_det_estimator"] = settings["log_det_estimator"]
         num_samples = evaluation.required_samples(density, examples, stderr, **given)
         reached = evaluation.estimate_log_prob(density, examples, seed=0, num_samples=num_samples, **given).stderr
         settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
-    settings |= {"num_samples": num_samples, "held_out": _held_out(run, data_dir, data_path)}
+    settings |= known(num_samples=num_samples, held_out=_held_out(run, data_dir, data_path))
     return export(run.model, export_dir, version=version, run=run, **settings)
 
 
@@ -89,11 +90,11 @@ def export(
     The SavedModel has these signatures:
 
     - `serving_default(x)`: `log_prob` in nats, `log_prob_stderr` and, for integer data, `bits_per_dim`. With
-      `held_out`, also `p_value`, see `tf_resflow.evaluation.p_values`. For real data, also `valid` and `reason`,
-      the reason why the results of an example are NaN: 1 for a NaN or infinite value, 2 for an unknown one.
+      `held_out`, also `p_value`, see `tf_resflow.evaluation.p_values`. For real data, also `valid`, which is False
+      for an example with NaN or infinity. Its other results are NaN.
     - `log_prob_seeded(x, seed)`: the same outputs, with random numbers drawn from `seed`
     - `sample(num, seed, temperature)`: `x`, and `converged`, whether the inverse of each block met its tolerance
-    - `encode(x)`: `z`, `valid`, `reason`; integers are encoded at the centers of their cells
+    - `encode(x)`: `z` and, for real data, `valid`; integers are encoded at the centers of their cells
     - `decode(z)`: the same outputs as `sample`
     - `classify(x)`, for a `HybridModel`: `logits`, `probabilities`, `label`
 
@@ -105,9 +106,8 @@ def export(
 
     \\(\frac{1}{K} \sum_k [\log p((x + u_k) / L) - \log q(u_k \mid x) - D \log L]\\)
 
-    with \\(\log q = 0\\) for uniform noise. Continuous data are not dequantized. For a table with discrete columns,
-    log_prob is the logarithm of the mean of K probabilities. log_prob_stderr is the standard error of the mean: 0
-    for an exact log-determinant of continuous data, and NaN where log_prob is -inf.
+    with \\(\log q = 0\\) for uniform noise. Continuous data are not dequantized. log_prob_stderr is the standard
+    error of the mean: 0 for an exact log-determinant of continuous data, and NaN where log_prob is -inf.
 
     All examples of a request share their random numbers. Therefore an answer does not depend on the rest of the
     batch (except for rounding and the tolerance of an `AdaptiveSeries`), and a server may batch requests. The graph
@@ -137,11 +137,11 @@ def export(
       model: A `FlowModel` or `HybridModel`.
       export_dir: Directory for the versions of the model. Created if necessary.
       version: `int` >= 1. The default is one more than the largest existing version.
-      run: The run of the model, for README.md and the columns of a table.
+      run: The run of the model, for README.md.
       measured: Properties of log_prob for signatures.json, such as its standard error on given data.
       held_out: Batches of held-out examples, or of pairs of examples and conditions for a conditional model.
       **settings:
-        `num_samples`: K, at least 2 for noisy estimates. The default is 8, or 32 for discrete columns.
+        `num_samples`: K, at least 2 for noisy estimates. The default is 8.
         `log_det_estimator`: see `tf_resflow.evaluation.estimate_log_prob`.
         `seed`: `int`, the seed of `serving_default`.
         `max_samples`: Maximum `num` of `sample`. The default is 1024.
@@ -154,45 +154,25 @@ def export(
       The path of the version.
 
     Raises:
-      ValueError: If the version exists, a signature is unknown, K is too small, or float64 cannot hold a column.
+      ValueError: If the version exists, a signature is unknown, or K is too small.
       OSError: If the files cannot be written. An incomplete version is removed.
     """
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
-    columns, codes = {}, {}
-    if run is not None:
-        columns = known(x=run.data.columns, condition=run.data.condition_columns)
-        codes = known(x=run.data.codes, condition=run.data.condition_codes)
-    for part in codes.values():
-        for name, offset in zip(part.kinds, part.offsets, strict=True):
-            if abs(offset) > EXACT:
-                raise ValueError(
-                    f"The values of the column {name!r} are near {offset:.3g}. Requests use float64, which is not "
-                    "exact beyond 2**53. Subtract an offset from the column, and train again."
-                )
-    signatures = Signatures(model, networks=networks, codes=codes, **settings)
-    parent = free_version(export_dir, version).parent
+    signatures = Signatures(model, networks=networks, **settings)
+    free_version(export_dir, version)
     layers.converge_norms(model)
     for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
         variable.assign(parameter)
     if held_out is not None and signatures.has_scores:
         signatures.compare_with(console.track(held_out, "held-out examples"))
-    with unwritable_told(parent), scratch(parent) as folder:
-        path = folder / "model"
-        weights = [weight.value for weight in model.weights]
-        write_saved_model(signatures, [*networks.parameters, *weights, *model.statistics.values()], path)
-        write_warmup(signatures, path)
-        description = describe(signatures, read_signatures(path), measured, columns)
-        (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        (path / "README.md").write_text(readme(description, run), encoding="utf-8")
-        return path.rename(free_version(parent, version))
+    variables = [*networks.parameters, *(weight.value for weight in model.weights), *model.statistics.values()]
 
+    def documentation(tensors):
+        description = describe(signatures, tensors, measured)
+        return description, readme(description, example_inputs(tensors), "" if run is None else about_run(run))
 
-def _some_conditions(run):
-    """Returns the conditions of samples: labels in turn, or normal numbers with the data's moments."""
-    if run.model.condition.num_classes is not None:
-        return np.arange(_NUM_EXAMPLES) % run.model.condition.num_classes
-    mean, std = run.data.condition_mean, run.data.condition_std
-    return np.random.default_rng(0).normal(mean, std, [_NUM_EXAMPLES, len(mean)]).astype(np.float32)
+    requests = warmup_requests(signatures.inputs, signatures.max_batch)
+    return write_saved_model(signatures.functions(), variables, documentation, requests, export_dir, version)
 
 
 def _held_out(run, data_dir, data_path):
@@ -209,9 +189,43 @@ def _held_out(run, data_dir, data_path):
         return None
 
 
-def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], path: pathlib.Path) -> None:
-    """Writes a SavedModel that needs only TensorFlow, with the variables that its signatures read."""
-    functions = signatures.functions()
+def write_saved_model(
+    functions: Mapping[str, Any],
+    variables: Iterable[tf.Variable],
+    documentation: Callable[[dict[str, Any]], tuple[Mapping[str, Any], str]],
+    requests: Iterable[tuple[str, Mapping[str, np.ndarray]]],
+    export_dir: str | os.PathLike[str],
+    version: int | None = None,
+) -> pathlib.Path:
+    """Writes functions as a SavedModel to `export_dir/version/`, with its documentation and warm-up requests.
+
+    The version appears when it is complete, or not at all.
+
+    Args:
+      functions: Dict of the name of each signature to its `tf.function` with an `input_signature`.
+      variables: The variables that the functions may read. Only those that they read are stored.
+      documentation: Function of the result of `read_signatures` that returns the content of signatures.json and the
+        text of README.md.
+      requests: Pairs of the name of a signature and its inputs, see `warmup_requests`.
+      export_dir: Directory for the versions of the model.
+      version: `int` >= 1. The default is one more than the largest existing version.
+
+    Returns:
+      The path of the version.
+    """
+    parent = free_version(export_dir, version).parent
+    with unwritable_told(parent), scratch(parent) as folder:
+        path = folder / "model"
+        _save(functions, variables, path)
+        _write_requests(requests, path)
+        description, text = documentation(read_signatures(path))
+        (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (path / "README.md").write_text(text, encoding="utf-8")
+        return path.rename(free_version(parent, version))
+
+
+def _save(functions, variables, path):
+    """Writes a SavedModel that needs only TensorFlow, with the variables that its functions read."""
     traces = [function.get_concrete_function() for function in functions.values()]
     read = {id(handle) for trace in traces for handle in trace.captured_inputs}
     module = tf.Module()
@@ -220,19 +234,54 @@ def write_saved_model(signatures: Signatures, variables: Iterable[tf.Variable], 
     level = tf.get_logger().level
     tf.get_logger().setLevel("ERROR")  # hides messages about assets and untraced functions
     try:
-        tf.saved_model.save(module, str(path), signatures=functions, options=options)
+        tf.saved_model.save(module, str(path), signatures=dict(functions), options=options)
     finally:
         tf.get_logger().setLevel(level)
 
 
 def read_signatures(path: pathlib.Path) -> dict[str, Any]:
-    """Returns a dict of the name of each signature of a SavedModel to its `SignatureDef`."""
+    """Returns the tensors of a SavedModel: for each signature, a dict of its "inputs" and "outputs" by name.
+
+    Each tensor is a dict of its "dtype", its "shape" with -1 for the batch, and its name in the graph, "tensor".
+    """
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     found = saved.meta_graphs[0].signature_def.items()
-    return {name: definition for name, definition in found if not name.startswith("__")}
+    return {
+        name: {"inputs": _tensors(definition.inputs), "outputs": _tensors(definition.outputs)}
+        for name, definition in found
+        if not name.startswith("__")
+    }
 
 
-def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
+def _tensors(infos):
+    return {
+        name: {
+            "dtype": tf.as_dtype(infos[name].dtype).name,
+            "shape": [dim.size for dim in infos[name].tensor_shape.dim],
+            "tensor": infos[name].name,
+        }
+        for name in sorted(infos)
+    }
+
+
+def warmup_requests(
+    inputs: Mapping[str, Sequence[tf.TensorSpec]], max_batch: int | None = None
+) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Returns requests of zeros, for batches of 1 and 8 rows, of the signatures with these inputs.
+
+    Signatures with scalar inputs are left out, because batching servers reject scalars. Other signatures warm up
+    the same functions.
+    """
+    sizes = sorted({min(size, max_batch or size) for size in _WARMUP_SIZES})
+    return [
+        (name, {spec.name: np.zeros([size, *spec.shape[1:]], spec.dtype.as_numpy_dtype) for spec in specs})
+        for name, specs in inputs.items()
+        if all(spec.shape.rank for spec in specs)
+        for size in sizes
+    ]
+
+
+def _write_requests(requests, path):
     """Writes requests that TensorFlow Serving runs before it serves clients, because first requests are slow."""
     try:
         from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
@@ -244,14 +293,10 @@ def write_warmup(signatures: Signatures, path: pathlib.Path) -> None:
         return
     (path / "assets.extra").mkdir()
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as file:
-        for name, specs in signatures.inputs.items():
-            if any(spec.shape.rank == 0 for spec in specs):
-                continue  # batching servers reject scalars, and other signatures warm up the same functions
-            for size in sorted({min(size, signatures.max_batch or size) for size in _WARMUP_SIZES}):
-                record = PredictionLog()
-                request = record.predict_log.request
-                request.model_spec.signature_name = name
-                for spec in specs:
-                    zeros = np.zeros([size, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
-                    request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(zeros))
-                file.write(record.SerializeToString())
+        for name, inputs in requests:
+            record = PredictionLog()
+            request = record.predict_log.request
+            request.model_spec.signature_name = name
+            for key, value in inputs.items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            file.write(record.SerializeToString())

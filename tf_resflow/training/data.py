@@ -33,7 +33,7 @@ def load_checked(
 ) -> data.Dataset:
     """Loads a config's data set and calls `check` with it. Raises ValueError if it differs from the run's data."""
     begun = files.read_data() if files.is_begun() else None
-    dataset = data.load(config.data, kinds=None if begun is None else begun.kinds)
+    dataset = data.load(config.data)
     check(dataset)
     if begun is None or begun.mean is None or dataset.levels is None:
         dataset = with_statistics(config, dataset)

@@ -89,14 +89,12 @@ class Evaluation:
     def likelihood(self) -> dict[str, Any]:
         """Returns the score, its standard error, the baselines and the entropy. The keys are those of result.json.
 
-        The "bound" is "elbo" for integer data, the mean of log p(z) - log q(z | x); "importance_weighted" for
-        discrete columns; else "none".
+        The "bound" is "elbo" for integer data, the mean of log p(z) - log q(z | x), else "none".
         """
-        space = self._run.density.data_space
-        score, bound = self._report.score(), "none" if space.levels is None else "elbo"
+        space, score = self._run.density.data_space, self._report.score()
         return {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
             num_examples=score.num_examples,
-            bound=bound if space.cells is None else "importance_weighted",
+            bound="none" if space.levels is None else "elbo",
             example_stderr=score.example_stderr,
             baselines=self._report.baselines,
             entropy=self._dataset.entropy,

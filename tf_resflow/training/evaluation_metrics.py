@@ -38,8 +38,7 @@ def _no_fid(info, flags):
 METRICS = {
     "likelihood": Metric(
         """`bits_per_dim`; its standard error `bits_per_dim_stderr`; `num_examples`; `example_stderr`, the
-  standard error of an example's score; `bound`, "elbo" for integer data or "importance_weighted" for tables with
-  discrete columns; `baselines`; `entropy`.""",
+  standard error of an example's score; `bound`, "elbo" for integer data, else "none"; `baselines`; `entropy`.""",
         lambda measured, flags: measured.likelihood(),
         _has_density,
     ),
@@ -66,7 +65,7 @@ METRICS = {
   score.""",
         lambda measured, flags: measured.importance_weighted(flags.iw_samples),
         refusal=lambda info, flags: (
-            None if info.is_dequantized else "The data have no noise: leave out importance_weighted."
+            None if info.levels is not None else "The data have no noise: leave out importance_weighted."
         ),
     ),
     "fid": Metric(

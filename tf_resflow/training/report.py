@@ -15,7 +15,7 @@ from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import stage, track
 from tf_resflow.evaluation import log_prob_by_class
-from tf_resflow.evaluation.figures import density_figure, points_figure
+from tf_resflow.evaluation.figures import density_figure
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
@@ -26,9 +26,7 @@ from tf_resflow.writing import finite_or_none
 
 _MAX_GAUSSIAN_SIZE = 4096  # largest number of coordinates for the Gaussian baseline
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # largest number of training examples for the Gaussian baseline
-_NUM_DRAWS_IN_CELLS = 50_000  # least number of draws in cells for the Gaussian baseline
 _NUM_FIGURE_POINTS = 20_000  # data points and samples in the 2-D figure
-_NUM_PAIRS_POINTS = 5000  # data points and samples in the figure of all pairs of columns
 
 
 class Report:
@@ -50,7 +48,7 @@ class Report:
     ):
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.data_space.unit, model.objective
-        self._estimates, self._classify = estimates, PerExample(self._logits_and_labels, strategy)
+        self._estimates, self._classify = known(**estimates), PerExample(self._logits_and_labels, strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
             self.likelihood = evaluation.LogLikelihood(self._density, strategy=strategy, **estimates)
@@ -63,7 +61,7 @@ class Report:
         return "validation" if "validation" in self._dataset.sizes else self._config.eval.split
 
     def batches(self, split: str | None = None, *, labels: bool = False) -> tf.data.Dataset:
-        """Returns batches of the first `config.eval.num_examples` of a split, with their conditions if any."""
+        """Returns batches of the first `config.eval.num_examples` of a split, with labels for a model of labels."""
         settings = self._config.eval
         limit = settings.num_examples or None
         labels = labels or bool(self._model.condition)
@@ -134,30 +132,11 @@ class Report:
         elif size <= _MAX_GAUSSIAN_SIZE:
             try:
                 with stage("Gaussian baseline"):
-                    baselines["gaussian"] = self._gaussian_baseline()
+                    test = np.concatenate([self._model.condition.split(batch)[0] for batch in self.batches()])
+                    baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
             except ValueError as error:
                 logging.warning("There is no Gaussian baseline. %s", error)
         return baselines
-
-    def _gaussian_baseline(self):
-        """Returns the score of a Gaussian. With conditions c, uses log p(x | c) = log p(x, c) - log p(c)."""
-        test = tuple(map(np.concatenate, zip(*map(tf.nest.flatten, self.batches()), strict=True)))
-        levels = self._dataset.levels
-        if levels is not None:
-            return evaluation.gaussian_baseline(self._train_array(), test[0], levels)
-        has_condition = self._dataset.condition_mean is not None
-        train = self._train_pairs(_MAX_GAUSSIAN_EXAMPLES) if has_condition else (self._train_array(),)
-        (train, _), (test, log_q) = self._draws_in_cells(*train), self._draws_in_cells(*test)
-        joint = evaluation.gaussian_baseline(*(np.concatenate(parts, axis=1) for parts in (train, test))) + log_q
-        return joint - evaluation.gaussian_baseline(train[1], test[1]) if has_condition else joint
-
-    def _draws_in_cells(self, *parts):
-        """Returns vectors with noise in their cells, their conditions, and the mean log-density of the noise."""
-        space = self._model.data_space
-        copies = 1 if space.cells is None else -(-_NUM_DRAWS_IN_CELLS // len(parts[0]))
-        x, *condition = (np.tile(part, [copies, 1]) for part in parts)
-        z, log_q = space.dequantize(x, tf.constant([self._config.seed, 3], tf.int32))
-        return (z.numpy(), *condition), float(tf.reduce_mean(log_q))
 
     def header(self, step: int) -> dict[str, Any]:
         """Returns the entries that every result has."""
@@ -218,11 +197,8 @@ class Report:
         if grid is not None:
             write_png(directory / "samples.png", grid)
             return self._reconstructions(directory / "reconstructions.png")
-        is_plane = self._dataset.event_shape == (2,) and self._model.data_space.cells is None
-        if is_plane and self._density is not None and not self._model.condition:
+        if self._dataset.event_shape == (2,) and self._density is not None and not self._model.condition:
             self._plane(directory / "density_2d.png")
-        elif self._density is not None:
-            self._pairs(directory / "pairs.png")
         return {}
 
     def _reconstructions(self, path):
@@ -234,15 +210,6 @@ class Report:
         write_png(path, reconstruction_grid(*pair, levels))
         return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
 
-    def _pairs(self, path):
-        if self._model.condition:
-            points, condition = self._train_pairs(_NUM_PAIRS_POINTS)
-        else:
-            points, condition = self._train_array()[:_NUM_PAIRS_POINTS], None
-        samples, data = {"samples": self._samples(len(points), condition)}, self._dataset
-        names: dict[str, Any] = {"columns": data.columns, "codes": data.codes, "title": data.name}
-        points_figure(path, samples, {"train data": points}, **names)
-
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
         samples = self._samples(_NUM_FIGURE_POINTS)
@@ -252,11 +219,7 @@ class Report:
             return self._density.log_prob(x, seed, evaluation=True)
 
         points = self._train_array()[:_NUM_FIGURE_POINTS]
-        density_figure(path, points, samples, log_prob, columns=self._dataset.columns)
-
-    def _train_pairs(self, limit):
-        batches = self._dataset.eval_batches("train", self._config.eval.batch_size, limit, labels=True)
-        return tuple(map(np.concatenate, zip(*batches, strict=True)))
+        density_figure(path, points, samples, log_prob)
 
     def _train_array(self):
         """Returns the training examples; from an endless stream, as many as the figure shows."""

@@ -34,7 +34,7 @@ class Run:
       config: The config of the run, an `ml_collections.ConfigDict`.
       step: Number of training steps.
       workdir: Directory or file of the run, a `pathlib.Path`.
-      data: Properties of the data: `name`, `event_shape`, `levels`, `num_classes`, `sizes`, `columns`, and the
+      data: Properties of the data: `name`, `event_shape`, `levels`, `num_classes`, `sizes`, and the
         `mean` and `std` that normalize the input of the model.
       result: Content of result.json, or None if training has not finished.
       is_best: Whether the weights are those of the best checkpoint, which may be older than the newest.
@@ -90,7 +90,7 @@ class Run:
         """Saves the model as a `.keras` file, with the config, the properties of the data, and the result.
 
         `load` and the commands accept the file instead of the directory, and `keras.models.load_model` loads its
-        model. Training cannot resume from it. It holds data file names, column names and levels, but no folders.
+        model. Training cannot resume from it. It holds the names of data files, but no folders.
         """
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)

@@ -15,7 +15,6 @@ import numpy as np
 from absl import logging
 
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.data.column_codes import ColumnCodes
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config, flat_fields, validate_config
@@ -28,7 +27,6 @@ PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is
 _FREE = (
     "data.data_dir",
     "data.download",
-    "data.read_options.",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
@@ -40,7 +38,9 @@ _FREE = (
 )
 
 _ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the config
-_OBSOLETE = ("data.categories", "data.ordered")  # removed fields, which are empty in the pretrained models
+# Start of the names of removed fields, which the configs of earlier runs have.
+_OBSOLETE = tuple(f"data.{name}" for name in ("columns", "condition_columns", "kinds", "missing", "read_options"))
+_OBSOLETE += ("data.categories", "data.ordered")
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
@@ -122,7 +122,11 @@ class Workdir:
             )
         config, stored = default_config(), read_json(self.config)
         stored.pop(_ABSOLUTE, None)
-        fields = {key: value for key, value in flat_fields(stored).items() if key not in _OBSOLETE}
+        fields = {key: value for key, value in flat_fields(stored).items() if not key.startswith(_OBSOLETE)}
+        if fields.get("data.name") == "tabular":
+            raise ValueError(
+                f"{self.source} is a run on a table of an earlier version. Use the version that wrote it."
+            )
         try:
             config.update_from_flattened_dict(fields)
             validate_config(config)
@@ -184,12 +188,9 @@ class Workdir:
     def read_data(self) -> DataInfo:
         """Returns the properties of the data that the model of the run needs."""
         info = read_json(self.data)
-        for field in ("mean", "std", "condition_mean", "condition_std"):
+        info = {field.name: info[field.name] for field in dataclasses.fields(DataInfo) if field.name in info}
+        for field in ("mean", "std"):
             info[field] = None if info.get(field) is None else np.asarray(info[field], np.float32)
-        for field in ("columns", "condition_columns"):
-            info[field] = None if info.get(field) is None else tuple(info[field])
-        for field in ("codes", "condition_codes"):
-            info[field] = None if info.get(field) is None else ColumnCodes.from_json(info[field])
         return DataInfo(**info | {"event_shape": tuple(info["event_shape"])})
 
     def check_config(self, config: ConfigDict) -> None:
@@ -274,16 +275,15 @@ def newest_first(directory: pathlib.Path) -> list[str]:
 
 def _data_info(dataset):
     info = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(DataInfo)}
-    plain = lambda value: value.to_json() if isinstance(value, ColumnCodes) else value.tolist()  # noqa: E731
-    return json.loads(json.dumps(info, default=plain))
+    return json.loads(json.dumps(info, default=lambda value: value.tolist()))
 
 
 def _is_same(key, before, now):
     """Whether the values of a key are equal, for statistics up to rounding errors."""
-    is_statistic = key.endswith(("mean", "std")) and None not in (before[key], now[key])
+    is_statistic = key in ("mean", "std") and None not in (before[key], now[key])
     if not is_statistic or len(before[key]) != len(now[key]):
         return before[key] == now[key]
-    tolerance = 1e-5 * np.asarray(now[key.replace("mean", "std")])
+    tolerance = 1e-5 * np.asarray(now["std"])
     return np.allclose(before[key], now[key], rtol=1e-5, atol=tolerance)
 
 

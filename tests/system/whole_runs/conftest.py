@@ -1,11 +1,10 @@
 import json
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tests.training.conftest import few_points, image_config, train, train_without_steps  # noqa: F401
+from tests.training.conftest import image_config, train, train_without_steps  # noqa: F401
 from tf_resflow import data
 
 
@@ -28,23 +27,3 @@ class WholeRun:
         path = resflow.serving.export_run(self.workdir, folder, **options)
         described = json.loads((path / "signatures.json").read_text())
         return path, tf.saved_model.load(str(path)).signatures, described, (path / "README.md").read_text()
-
-
-@pytest.fixture(scope="session")
-def train_table(make_config, train):  # noqa: F811
-    def train_table(path, steps, **fields):
-        fields |= {"data__name": "tabular", "data__path": str(path), "train__eval_every": steps}
-        fields |= {"train__steps": steps, "train__batch_size": 64, "train__learning_rate": 2e-2}
-        workdir = path.parent / "run"
-        return WholeRun(workdir, train(make_config(**fields), workdir))
-
-    return train_table
-
-
-def regression_nats(train_x, train_c, x, c):
-    """Returns minus the mean log-density of x given c under the Gaussian linear regression of the training rows."""
-    design, of_x = (np.insert(np.float64(part), 0, 1.0, axis=1) for part in (train_c, c))
-    slopes = np.linalg.lstsq(design, train_x, rcond=None)[0]
-    covariance, error = np.cov((train_x - design @ slopes).T, bias=True), x - of_x @ slopes
-    squares = np.sum(error @ np.linalg.inv(covariance) * error, axis=1).mean()
-    return 0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
