@@ -14,13 +14,15 @@ from tf_resflow.tables.noise_conditioned import LEAST_NOISE, MOST_NOISE, code_of
 BROAD = 0.01
 """The weight of the density at the largest noise level, which determines the scores of far rows."""
 
+NUM_POINTS = 32
+"""The number of points of the mean over cells, noise of levels, and missing values."""
+
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
 _MOST_HELD_OUT = 10_000  # maximum number of held-out rows per member
 _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
 _FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _AT_ONCE = 2**16  # vectors scored at once
-_NUM_POINTS = 32  # points of the mean over cells, noise of levels, and missing values
 
 
 class TableDensity:
@@ -108,19 +110,22 @@ class TableDensity:
         self.noise = float(levels[[not is_ahead(best - own, weights) for own in scores]].max())
         return means
 
-    def score(self, numbers: np.ndarray, members: Sequence[Any] | None = None) -> np.ndarray:
+    def score(
+        self, numbers: np.ndarray, members: Sequence[Any] | None = None, *, num_points: int = NUM_POINTS
+    ) -> np.ndarray:
         """Returns the log-densities of rows, and the scores that compare rows (see `Vectors.log_unit`): `[2, num]`.
 
         `numbers` are those of `TableEncoder.numbers`.
         """
-        (log_probs,), units = self._log_probs(numbers, [self.noise], self.members if members is None else members)
+        members = self.members if members is None else members
+        (log_probs,), units = self._log_probs(numbers, [self.noise], members, num_points)
         return np.stack([log_probs, log_probs + units])
 
-    def _log_probs(self, numbers, levels, members):
+    def _log_probs(self, numbers, levels, members, num_points=NUM_POINTS):
         """Returns log-densities `[levels, num]`, and `Vectors.log_unit` `[num]`."""
         flow, found = self._flow(), []
         functions = [lambda x, w=w: flow.log_prob(w, x) for w in members]
-        points = points_of(self.encoder)
+        points = points_of(self.encoder, num_points)
         size = max(1, _AT_ONCE // (len(points) * (len(levels) + 1)))
         for start in range(0, max(len(numbers), 1), size):
             rows = self.encoder.rows(tf.constant(numbers[start : start + size]))
@@ -151,15 +156,15 @@ class TableDensity:
         return shared_flow(self.encoder.size, self.encoder.condition_size, self.num_blocks, self.hidden)
 
 
-def points_of(encoder: TableEncoder) -> np.ndarray:
-    """Returns points `[num, size + 1]` of the unit cube for `Coordinates.spread`.
+def points_of(encoder: TableEncoder, num: int = NUM_POINTS) -> np.ndarray:
+    """Returns up to `num` points `[num, size + 1]` of the unit cube for `Coordinates.spread`.
 
     They are evenly spread in the last coordinate and where values have cells or noise, or can be missing, and 0.5
     elsewhere.
     """
     is_drawn = encoder.own.has_noise | encoder.is_masked[encoder.own.column_of]
     places = [*np.flatnonzero(is_drawn), -1]
-    points = np.full([_NUM_POINTS if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
+    points = np.full([num if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
     # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
     points[:, places] = stats.qmc.Sobol(len(places), seed=0).random(len(points))
     return points

@@ -296,7 +296,7 @@ def newest_first(directory: pathlib.Path) -> list[str]:
 
 def _data_info(dataset):
     info = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(DataInfo)}
-    return json.loads(json.dumps(info, default=np.ndarray.tolist))
+    return json.loads(json.dumps(info, default=lambda value: value.tolist()))
 
 
 def _is_same(key, before, now):
