@@ -35,7 +35,9 @@ def test_all_packages_are_listed():
 def test_imports_from_packages_before(package):
     """The top-level modules import from no package, except for `loading`."""
     later = set(PACKAGES[PACKAGES.index(package) + 1 :]) if package != "." else set(PACKAGES)
-    paths = [path for path in (ROOT / "tf_resflow" / package).glob("*.py") if path.name != "loading.py" or package != "."]
+    paths = [
+        path for path in (ROOT / "tf_resflow" / package).glob("*.py") if path.name != "loading.py" or package != "."
+    ]
     wrong = {path.name: set(imported(path)) & later for path in paths}
     assert {name: names for name, names in wrong.items() if names} == {}
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -125,9 +125,24 @@ def define_estimator_flags(stderr: str) -> None:
 
 def workdir() -> Any:
     """Returns the files of the trained run in --workdir."""
-    from tf_resflow.training.packed import opened  # imported here because it needs an extra
+    from tf_resflow.tables.workdir import TableWorkdir  # imported here because it needs an extra
+    from tf_resflow.training.packed import opened
 
-    return opened(flags.FLAGS.workdir)
+    return TableWorkdir(flags.FLAGS.workdir) if is_table() else opened(flags.FLAGS.workdir)
+
+
+def is_table() -> bool:
+    """Whether the run in --workdir is on a table."""
+    from tf_resflow.tables.workdir import is_table_run  # imported here because it needs an extra
+
+    return is_table_run(flags.FLAGS.workdir)
+
+
+def refuse_flags(names: Iterable[str], what: str = "a run on a table") -> None:
+    """Raises ValueError for the first given flag that does not apply to the run."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} does not apply to {what}. Leave it out.")
 
 
 def check_run() -> None:

@@ -2,6 +2,7 @@ r"""Evaluates a trained model, prints a table of scores, and writes the full res
 
 resflow-evaluate --workdir=runs/digits --output=evaluation.json
 resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted --log_det_estimator=exact
+resflow-evaluate --workdir=runs/table
 
 The metrics and their JSON keys follow. The score is `bits_per_dim` for integer data and `nats` for continuous data.
 Infinite and undefined values are null. The default is all metrics that apply except importance_weighted and fid.
@@ -14,6 +15,11 @@ Infinite and undefined values are null. The default is all metrics that apply ex
 --stderr=0.01 requests a standard error for each example's score, in bits/dim or nats. The number of estimates per
 example doubles until the first batch reaches it. The result contains this number, `num_samples`, and the standard
 error that was reached, `example_stderr`.
+
+For a run on a table, the result has the mean log-likelihood of the test rows in `nats`, its standard error
+`nats_stderr`, the number of rows `num_examples`, and in `baselines` the score of a Gaussian. The mean leaves out
+rows without a score (`num_unscored`) and rows with values that cannot occur (`num_impossible`). The only flags for
+tables are --output and --data_path.
 """
 
 import pathlib
@@ -24,7 +30,7 @@ from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow import training
-from tf_resflow.cli import command_line
+from tf_resflow.cli import command_line, tables
 from tf_resflow.training.evaluation_metrics import METRICS
 from tf_resflow.writing import check_output_path, finite_or_none, write_json
 
@@ -56,6 +62,9 @@ def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
+    if command_line.is_table():
+        tables.check_evaluate()
+        return
     command_line.check_run()
     command_line.check_data()
     info = command_line.workdir().read_data()
@@ -70,6 +79,13 @@ def check() -> None:
 
 def main() -> None:
     """Evaluates, prints the table and writes the file."""
+    result = tables.evaluate() if command_line.is_table() else _evaluate()
+    command_line.say(table(result))
+    if FLAGS.output:
+        write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
+
+
+def _evaluate():
     dataset, run = command_line.load_data(), resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
@@ -79,9 +95,7 @@ def main() -> None:
     result, metrics = measured.header(), FLAGS.metrics or measured.metrics
     for metric in metrics:
         result |= METRICS[metric].measure(measured, FLAGS)
-    command_line.say(table(result))
-    if FLAGS.output:
-        write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
+    return result
 
 
 def table(result: Mapping[str, Any]) -> str:

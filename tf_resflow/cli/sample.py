@@ -11,11 +11,11 @@ temperatures gets a row or a color, from the same --num latents. The first sampl
 --num.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
-images. The default is all labels. For table columns, give one value per column, as in a .csv file, in the order
-of config.data.condition_columns. The picture then shows only the samples.
+images. The default is all labels. For a table, give one value per column, as in a .csv file, in the order of
+config.data.condition_columns. The picture then shows only the samples.
 
-A .csv or .parquet file has the columns, levels and dates of the table. With several temperatures, its first column
-holds them. --output=- writes .csv to standard output.
+For a table, a .csv or .parquet file has the columns, levels and dates of the table, --output=- writes .csv to
+standard output, and there is no --temperature.
 """
 
 import contextlib
@@ -26,8 +26,7 @@ from absl import flags, logging
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
-from tf_resflow.cli import command_line
-from tf_resflow.data.table_files import TABLE_OUTPUTS
+from tf_resflow.cli import command_line, tables
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.messages import counted
 from tf_resflow.writing import check_output_path
@@ -44,7 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "File to write: a .png picture, or samples as .npy. For vectors also .csv, .parquet, or - for .csv rows.",
+        "File to write: a .png picture, or samples as .npy. For a table .png, .csv, .parquet, or - for .csv rows.",
     )
     flags.DEFINE_integer(
         "num",
@@ -71,6 +70,9 @@ def define_flags() -> None:
 
 def check() -> None:
     """Raises ValueError if the workdir has no run, or the file cannot be written."""
+    if command_line.is_table():
+        tables.check_sample()
+        return
     command_line.check_run()
     info = command_line.workdir().read_data()
     condition = _condition(info)
@@ -79,8 +81,7 @@ def check() -> None:
             f"--temperature={','.join(FLAGS.temperature)} names several temperatures, and there are "
             f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
         )
-    tables = () if len(info.event_shape) == 3 else TABLE_OUTPUTS
-    check_output_path(FLAGS.output, [".png", ".npy", *tables])
+    check_output_path(FLAGS.output, [".png", ".npy"])
     if _is_picture() and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
         raise ValueError(
             f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
@@ -99,38 +100,28 @@ def _has_labels():
 
 
 def _condition(info):
-    """Returns an array of labels, or of the condition columns as numbers; None for an unconditional model."""
+    """Returns an array of labels; None for an unconditional model."""
     given = FLAGS.condition
-    if _has_labels():
-        labels = [str(label) for label in range(info.num_classes)] if given is None else given
-        if not labels or any(not label.isdecimal() or int(label) >= info.num_classes for label in labels):
-            raise ValueError(
-                f"--condition={','.join(labels)} names unknown labels. Give labels in 0, ..., "
-                f"{info.num_classes - 1}, separated by commas."
-            )
-        return np.array([int(label) for label in labels])
-    if info.condition_mean is None:
+    if not _has_labels():
         if given is not None:
             raise ValueError(
                 "--condition is given, but the run has a model without a condition: leave out --condition."
             )
         return None
-    size, reason = len(info.condition_mean), ""
-    if len(given or ()) == size:
-        import pandas
-
-        row = info.condition_codes.encode(pandas.DataFrame([given], columns=list(info.condition_codes.kinds)))
-        if not row.reasons[0]:
-            return row.values[0]
-        reason = f": {row.reasons[0]}"
-    raise ValueError(
-        f"--condition is {given}{reason}. The run has a conditional model: give {size} values, separated by "
-        "commas, in the order of config.data.condition_columns."
-    )
+    labels = [str(label) for label in range(info.num_classes)] if given is None else given
+    if not labels or any(not label.isdecimal() or int(label) >= info.num_classes for label in labels):
+        raise ValueError(
+            f"--condition={','.join(labels)} names unknown labels. Give labels in 0, ..., "
+            f"{info.num_classes - 1}, separated by commas."
+        )
+    return np.array([int(label) for label in labels])
 
 
 def main() -> None:
     """Draws the samples and writes the file."""
+    if command_line.is_table():
+        tables.sample()
+        return
     info = command_line.workdir().read_data()
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
@@ -149,8 +140,7 @@ def main() -> None:
     drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition}
     sampler = evaluation.Sampler(run.density, precise=FLAGS.precise)
     samples = sampler(rows * num // len(temperatures), **drawn)
-    written = {"levels": info.levels, "labels": labels, "temperatures": temperatures, "data": examples}
-    written |= {"names": info.columns, "codes": info.codes, "name": info.name}
+    written = {"levels": info.levels, "labels": labels, "data": examples, "name": info.name}
     with contextlib.closing(samples) as batches:
         write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
     command_line.say(f"{counted(rows * num, 'sample')}{run.note}{lacks}: {FLAGS.output}")

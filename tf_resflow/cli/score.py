@@ -2,30 +2,34 @@ r"""Scores examples by their log-likelihood to find anomalies, and writes a tabl
 
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --id_columns=name,date --top=20
-resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --stderr=0.01
+resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --explain=0.01
+resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --read_options='sep=;,decimal=,'
 resflow-score --workdir=runs/table --input=- --output=- < new.csv > scores.csv
 resflow-score --workdir=runs/digits --output=scores.csv
 
 The output has one line per example, in the order of the input, with these columns:
 
 - example: its number, from 1; for a folder of images, `file`; and the columns of --id_columns
-- log_prob and stderr: the mean of several estimates of log p(x) in nats, and its standard error. With 8 estimates,
+- log_prob: log p(x) in nats
+- stderr, for images and points: the standard error of log_prob, the mean of several estimates. With 8 estimates,
   log_prob +- 2.36 stderr is a 95 % interval (Student's t)
-- p_value: the share of the run's held-out examples that are at most as likely, counting the example itself. A fresh
-  example of the same data has a p_value of at most 0.01 with a probability of at most 1 %
+- p_value: the share of the run's held-out examples that are at most as likely, counting the example itself. A
+  fresh example of the same data has a p_value of at most 0.01 with a probability of at most 1 %
+- column and nats, with --explain=THRESHOLD: for rows of a table with a p-value of at most THRESHOLD, the column
+  that makes the row most unlikely, and how much log p would increase with the best value of this column
 - reason, for a table: why a row has no score, or the score -inf
 
 The score of a row is a probability in the discrete columns (whole numbers, levels, whole days) and a density in the
-other columns, in their units. A level that did not occur in training has probability 0, so its score is -inf. A row
-with a missing or unreadable value has no score; with --strict, it is an error.
+other columns, in their units. A level that did not occur in the fit has probability 0, so its score is -inf. A row
+with an unreadable value has no score, nor has one with a missing value in a column that had none missing in the
+fit. With --strict, such a row is an error.
 
 --input is a table, or a folder, .npy or .npz file of images, as in training. The columns of a table are matched by
 name, and additional columns are ignored. The labels of images in --input are unknown, so a model given labels
 scores them, and the held-out examples for the p-values, by the mixture of its classes with equal weights.
 
-log_prob is one exact value for up to 16 columns of numbers, and the mean of 8 estimates otherwise, or of 32 if
-there are discrete columns. With --stderr, the number of estimates doubles until log_prob of held-out examples has
-this standard error, in nats. Without held-out examples, the first batch of --input is used.
+With --stderr, the number of estimates for images and points doubles until log_prob of held-out examples has this
+standard error, in nats. Without held-out examples, the first batch of --input is used.
 """
 
 import pathlib
@@ -37,19 +41,18 @@ from absl import flags, logging
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
-from tf_resflow.cli import command_line
+from tf_resflow.cli import command_line, tables
 from tf_resflow.cli.command_line import say
 from tf_resflow.console import track
 from tf_resflow.data.files import check_table
-from tf_resflow.data.table_files import TABLE_OUTPUTS, pandas, write_frames
 from tf_resflow.messages import counted
+from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, read_table, write_frames
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
 
 _FARTHEST = 1e12  # standard deviations; numbers farther from the mean are moved to this distance
 _LARGEST = 1e38
-_COLUMNS = ("example", "log_prob", "stderr", "p_value", "reason")
 
 
 def define_flags() -> None:
@@ -60,7 +63,11 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("output", None, "The .csv or .parquet file to write, or - for .csv rows.")
     flags.DEFINE_list("id_columns", [], "Columns of --input to copy to the output: names, or numbers from 1.")
+    flags.DEFINE_string(
+        "read_options", None, "Arguments of pandas.read_csv for --input, such as 'sep=;,decimal=,'."
+    )
     flags.DEFINE_bool("strict", False, "Refuse a table if a row has no score or an unknown level.")
+    flags.DEFINE_float("explain", None, "Explain the rows of a table with a p-value of at most this number.", 0, 1)
     flags.DEFINE_integer("top", 0, "Number of examples to print, those with the lowest scores.", 0)
     command_line.define_estimator_flags("each log_prob, in nats")
     flags.DEFINE_integer("batch_size", None, "Number of examples per batch.", 1)
@@ -71,15 +78,14 @@ def define_flags() -> None:
 def check() -> None:
     """Raises ValueError if a flag is wrong, or the workdir has no run."""
     check_output_path(FLAGS.output, TABLE_OUTPUTS)
+    if command_line.is_table():
+        tables.check_score()
+        return
+    command_line.refuse_flags(["id_columns", "read_options", "strict", "explain"], "a run that is not on a table")
     command_line.check_run()
-    is_table = command_line.workdir().read_data().levels is None
-    if FLAGS.id_columns and not (FLAGS.input and is_table):
-        raise ValueError(
-            "--id_columns needs a table as --input: give a table that has these columns, or leave out --id_columns."
-        )
     if FLAGS.input is None:
         command_line.check_data()
-    elif is_table and FLAGS.input != STANDARD_STREAM:
+    elif command_line.workdir().read_data().levels is None and FLAGS.input != STANDARD_STREAM:
         check_table(pathlib.Path(FLAGS.input).expanduser())
 
 
@@ -90,46 +96,41 @@ def main() -> None:
             path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
-        columns, ranking, num_held_out, note = _scored()
-    frame = pandas.DataFrame(columns)
+        found = tables.scored_rows() if command_line.is_table() else _scored()
+    frame = pandas.DataFrame(found.columns)
     write_frames(FLAGS.output, [frame])
     if FLAGS.top:
-        order = np.argsort(ranking, kind="stable")
-        lowest = frame.iloc[order[~np.isnan(ranking[order])][: FLAGS.top]]
+        order = np.argsort(found.ranking, kind="stable")
+        lowest = frame.iloc[order[~np.isnan(found.ranking[order])][: FLAGS.top]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
         say(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
-    scores, reasons = columns["log_prob"], columns.get("reason", np.zeros(0))
+    scores, reasons = found.columns["log_prob"], found.columns.get("reason", ())
     has_score, rare = ~np.isnan(scores), "without p-values"
-    if "p_value" in columns:
-        least = 1 / (num_held_out + 1)
-        low = np.mean(columns["p_value"][has_score] <= max(least, 0.01))
+    if "p_value" in found.columns:
+        least, p_values = 1 / (found.num_held_out + 1), found.columns["p_value"][has_score]
+        low = np.mean(p_values <= max(least, 0.01)) if len(p_values) else 0.0
         rare = f"{low:.1%} have a p-value of at most 0.01"
         if least > 0.01:
-            rare = f"{low:.1%} have the smallest p-value, {least:.2g} with {num_held_out} held-out examples"
-    by = ", by the model" + note if note else ""
+            rare = f"{low:.1%} have the smallest p-value, {least:.2g} with {found.num_held_out} held-out examples"
+    by = f", by the model{found.note}" if found.note else ""
     say(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
     for rows, what in ((~has_score, "no score"), (np.isneginf(scores), "the score -inf")):
         if rows.any() and len(reasons):
             first = np.argmax(rows)
-            say(f"{rows.sum():,} of {len(rows):,} have {what}, such as row {first + 1}, {reasons[first]}.")
+            say(f"{rows.sum():,} of {len(rows):,} have {what}, such as {found.places[first]}, {reasons[first]}.")
 
 
 def _scored():
-    """Returns the columns of the output, the comparable scores, the number of held-out examples and a note."""
+    """Scores images or points: those of --input, by default the held-out ones of the run."""
     from tf_resflow.data.loading import load_images
 
     workdir = command_line.workdir()
     config, info = workdir.read_config(), workdir.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
-    is_table = FLAGS.input is not None and info.levels is None
-    rows, columns = _rows(config, info) if is_table else (None, {})
-    given = None
-    if rows is not None:
-        is_whole, num_columns = np.isfinite(rows.values).all(axis=1), info.event_shape[0]
-        known = np.flatnonzero(rows.known[:, :num_columns].all(axis=1) & is_whole)
-        parts = np.split(rows.values[known].astype(np.float32), [num_columns], axis=1)
-        x, condition = (np.split(part, range(size, len(known), size)) for part in parts)
-        given = x if info.condition_mean is None else list(zip(x, condition, strict=True))
+    columns, given = {}, None
+    if FLAGS.input is not None and info.levels is None:
+        points = _read_points(info)
+        given = np.split(points, range(size, len(points), size))
     elif FLAGS.input is not None:
         options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
         images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
@@ -143,70 +144,35 @@ def _scored():
     usual = batches if held_out is None else held_out  # anomalies in --input would distort the number of estimates
     likelihood = evaluation.LogLikelihood(run.density, **_estimates(run, usual[0]))
     scores = reference = likelihood.score_examples(track(batches, "examples"), FLAGS.seed)
-    if rows is not None:
-        every = {name: np.where(is_whole, -np.inf, np.nan).astype(x.dtype) for name, x in scores.items()}
-        every["stderr"][is_whole] = 0.0
-        for name, values in scores.items():
-            every[name][known] = values
-        scores = every
     if held_out is not None:
         if given is not None:
             reference = likelihood.score_examples(track(held_out, "held-out examples"), FLAGS.seed)
-        scores["p_value"] = evaluation.p_values(scores["comparable"], reference["comparable"])
-    reason = {} if rows is None else {"reason": rows.reasons}
-    num_held_out, ranking = len(reference["comparable"]), scores.pop("comparable")
-    return {"example": 1 + np.arange(len(ranking)), **columns, **scores, **reason}, ranking, num_held_out, run.note
+        scores["p_value"] = evaluation.p_values(scores["log_prob"], reference["log_prob"])
+    ranking = scores["log_prob"]
+    columns = {"example": 1 + np.arange(len(ranking)), **columns, **scores}
+    return tables.Scores(columns, ranking, len(reference["log_prob"]), run.note)
 
 
-def _rows(config, info):
-    """Returns the `EncodedRows` of the input, and the columns to copy to the output."""
-    from tf_resflow.data.column_codes import ColumnCodes
-    from tf_resflow.data.table_files import find_columns
-    from tf_resflow.data.tabular import read_rows
-
-    if info.condition_mean is not None and info.columns is None:
-        raise ValueError(
-            "The run was trained on a table without column names, so the condition columns of --input are unknown. "
-            "Train on a table with column names."
-        )
-    codes = info.codes or ColumnCodes.of_numbers(info.columns or range(1, 1 + info.event_shape[0]))
-    options = {"key": config.data.key, "read_options": config.data.read_options}
-    rows, table = read_rows(FLAGS.input, codes, info.condition_codes, **options)
-    path = pathlib.Path(FLAGS.input).expanduser().absolute()
-    kept = table.iloc[:, find_columns(path, table, FLAGS.id_columns)]
-    if taken := [str(name) for name in kept if name in _COLUMNS]:
-        raise ValueError(
-            f"--id_columns names {taken[0]!r}, but the output has a column {taken[0]!r} of its own. Rename the "
-            "column in --input."
-        )
-    reasons = rows.reasons
-    wrong = np.flatnonzero(reasons != "")
-    if FLAGS.strict and len(wrong):
-        raise ValueError(
-            f"{path}, row {wrong[0] + 1}, {reasons[wrong[0]]}. {len(wrong):,} of {len(reasons):,} rows have "
-            "invalid values or unknown levels. Correct them, or leave out --strict to score the other rows."
-        )
-    moments = [(info.mean, info.std), (info.condition_mean, info.condition_std)]
-    parts = zip(np.split(rows.values, info.event_shape, axis=1), moments, strict=True)
-    rows = rows._replace(values=np.concatenate([_clipped(part, mean, std) for part, (mean, std) in parts], axis=1))
-    if not np.any(rows.known[:, : codes.size].all(axis=1) & np.isfinite(rows.values).all(axis=1)):
-        raise ValueError(f"{path}: no row has a score. Row 1, {reasons[0]}. Correct the values in the file.")
-    return rows, {str(name): kept[name].to_numpy(object) for name in kept}
-
-
-def _clipped(values, mean, std):
-    """Clips values to a distance from the mean whose square is representable in float32."""
-    mean, std = (0.0, 1.0) if mean is None else (mean.astype(np.float64), std.astype(np.float64))
-    distance = np.minimum(_FARTHEST * std, _LARGEST)
-    return np.clip(values, mean - distance, mean + distance)
+def _read_points(info):
+    """Returns the points of a table of numbers, in the order of its columns."""
+    path, num = pathlib.Path(FLAGS.input).expanduser().absolute(), info.event_shape[0]
+    table = read_table(path, typed=False)
+    if table.shape[1] != num or not len(table):
+        raise ValueError(f"{path} has the shape {list(table.shape)}. Expected one or more rows with {num} columns.")
+    points = table.apply(pandas.to_numeric, errors="coerce").to_numpy(np.float64)
+    if len(wrong := np.flatnonzero(~np.isfinite(points).all(axis=1))):
+        place = f"{table.index.name or 'row'} {table.index[wrong[0]]}"
+        raise ValueError(f"{path}, {place}: a value is not a finite number. Correct it, or leave out the row.")
+    distance = _LARGEST if info.std is None else np.minimum(_FARTHEST * info.std.astype(np.float64), _LARGEST)
+    mean = 0.0 if info.mean is None else info.mean.astype(np.float64)
+    return np.clip(points, mean - distance, mean + distance).astype(np.float32)
 
 
 def _held_out(config, size, required):
     """Returns batches of the held-out examples and their files or None; (None, None) if the data are missing."""
     try:
         dataset = command_line.load_data()
-        has_labels = bool(config.model.condition) and required  # the labels of --input are unknown
-        labels, split = has_labels or dataset.condition_mean is not None, config.eval.split
+        labels, split = bool(config.model.condition) and required, config.eval.split  # of --input unknown
         limit = config.eval.num_examples or None
         batches = dataset.eval_batches(split, size, limit, labels=labels)
         return list(batches.as_numpy_iterator()), (dataset.files or {}).get(split, [])[:limit] or None

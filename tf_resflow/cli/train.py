@@ -1,9 +1,11 @@
-r"""Trains a residual flow. Run the same command again to resume from the newest checkpoint.
+r"""Trains a residual flow. Run the same command again to resume.
 
 resflow-train --config=digits --workdir=runs/digits
+resflow-train --config=tabular --workdir=runs/table --config.data.path=FILE.csv
 
 --config is the name of a config of this package, or a file. Set fields with flags such as --config.train.steps=500.
-The workdir receives config.json, checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json.
+The workdir receives config.json, checkpoints/, metrics.jsonl, events/ (TensorBoard), figures/ and result.json; for
+a table config.json, members/, density.npz, figures/ and result.json.
 
 To train on several machines, run the same command on each, with TF_CONFIG in the environment and a workdir that all
 machines share. If one machine stops, the others stop too. Then run the command again on all of them.
@@ -72,29 +74,38 @@ class ConfigParser(flags.ArgumentParser):
 
 def check() -> None:
     """Raises ValueError if the config is invalid, its data are missing, or the workdir belongs to another run."""
-    from tf_resflow.data.config import check_places  # imported here because it needs an extra
-    from tf_resflow.training.config import validate_config
+    from tf_resflow.data import config as data_config  # imported here because it needs an extra
+    from tf_resflow.tables import config as table_config
+    from tf_resflow.tables.workdir import TableWorkdir
     from tf_resflow.training.workdir import Workdir
 
-    validate_config(FLAGS.config)
-    check_places(FLAGS.config.data)
-    files = Workdir(FLAGS.workdir)
+    if _is_table():
+        command_line.refuse_flags(["strategy", "jit"], "a config of a table")
+    files = (TableWorkdir if _is_table() else Workdir)(FLAGS.workdir)
+    files.validate(FLAGS.config)
+    (table_config if _is_table() else data_config).check_places(FLAGS.config.data)
     files.check_config(FLAGS.config)
     if "TF_CONFIG" not in os.environ:  # another worker may hold the lock
         with files.locked():
             pass
 
 
+def _is_table():
+    from tf_resflow.tables.config import TASK  # imported here because it needs an extra
+
+    return FLAGS.config.get("task") == TASK
+
+
 def main() -> int:
     """Trains and prints the result."""
     import tensorflow as tf
 
-    from tf_resflow.data.column_kinds import kinds_in_words
     from tf_resflow.training.strategies import STRATEGIES, is_chief
-    from tf_resflow.training.workdir import Workdir
 
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
+    if _is_table():
+        return _train_table()
     strategy = STRATEGIES[FLAGS.strategy]()
     writes = is_chief(strategy)
     try:
@@ -105,9 +116,20 @@ def main() -> int:
         print(stop)
         return 128 + stop.signum
     if writes:
-        if kinds := Workdir(FLAGS.workdir).read_data().kinds:
-            print(f"Columns (--config.data.kinds): {kinds_in_words(kinds)}")
         print(f"{result['line']} in {FLAGS.workdir}: result.json, figures/, metrics.jsonl")
+    return 0
+
+
+def _train_table():
+    from tf_resflow.tables import runs  # imported here because it needs TensorFlow
+
+    try:
+        result = runs.train(FLAGS.config, FLAGS.workdir, progress=not FLAGS.quiet)
+    except KeyboardInterrupt:
+        print("\nThe trained members are saved. Run the same command again to resume.")
+        raise
+    print(f"Columns (--config.data.kinds): {result['kinds']}")
+    print(f"{result['line']} in {FLAGS.workdir}: density.npz, result.json, figures/")
     return 0
 
 

@@ -20,7 +20,9 @@ READ_OPTIONS = (
 """The arguments of pandas.read_csv and pandas.read_excel that a config can have."""
 
 _IS_WHITENING = Rule(lambda v: v in ("auto", True, False), "'auto', True or False")
-_IS_LEVEL = Rule(lambda v: v == "auto" or (type(v) is float and 0.003 <= v <= 1), "'auto', or from 0.003 to 1")
+_IS_LEVEL = Rule(
+    lambda v: v == "auto" or (not isinstance(v, (str, bool)) and 0.003 <= v <= 1), "'auto', or from 0.003 to 1"
+)
 _HAS_WIDTHS = Rule(lambda v: len(v) and min(v) > 0, "one or more widths of at least 1")
 _IS_NUMBER = Rule(lambda v: v is None or (type(v) is int and v > 0), "None, or a whole number of at least 1")
 

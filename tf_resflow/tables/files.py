@@ -64,7 +64,11 @@ def read_table(
 
 def identifiers(frame: Any) -> list[Any]:
     """Returns the columns of text in which each row has its own value."""
-    return [name for name in frame if frame[name].dtype.kind in "OTU" and frame[name].nunique() > 0.95 * len(frame)]
+    return [
+        name
+        for name in frame
+        if pandas.api.types.infer_dtype(frame[name]) == "string" and frame[name].nunique() > 0.95 * len(frame)
+    ]
 
 
 def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:

@@ -82,7 +82,9 @@ class TableRun:
         found |= {"num_unscored": int(np.isnan(scores.log_prob).sum())}
         if len(log_prob):
             found["nats"] = float(log_prob.mean())
-            found["nats_stderr"] = float(log_prob.std(ddof=1) / len(log_prob) ** 0.5) if len(log_prob) > 1 else np.nan
+            found["nats_stderr"] = (
+                float(log_prob.std(ddof=1) / len(log_prob) ** 0.5) if len(log_prob) > 1 else np.nan
+            )
             with stage("Gaussian baseline"):
                 gaussian = _gaussian_log_probs(self.density, rows["train"], scores.values[is_possible])
             found["baselines"] = {"gaussian": float(gaussian.mean())}
@@ -145,7 +147,12 @@ def read_rows(config: ConfigDict, columns: Sequence[Any] | None = None) -> dict[
     if columns is None:
         chosen = {"columns": names_of(data.columns) or None, "exclude_columns": names_of(data.exclude_columns)}
         table = read_table(path, **chosen, **options)
-        kept = [*(chosen["columns"] or ()), *kinds, *bounds_from_words(data.bounds), *names_of(data.condition_columns)]
+        kept = [
+            *(chosen["columns"] or ()),
+            *kinds,
+            *bounds_from_words(data.bounds),
+            *names_of(data.condition_columns),
+        ]
         kept = table.columns[find_columns(path, table, list(dict.fromkeys(kept)))]
         if own := [name for name in identifiers(table) if name not in kept]:
             logging.warning(
@@ -165,7 +172,7 @@ def read_rows(config: ConfigDict, columns: Sequence[Any] | None = None) -> dict[
         return {"train": table}
     fractions = {"test": data.test_fraction}
     drawn = draw_splits(len(table), fractions, data.split_seed, path, least=_LEAST_TRAIN)
-    return {split: table.iloc[np.sort(places)] for split, places in drawn.items()}
+    return {split: table.iloc[np.sort(drawn[split])] for split in ("train", "test")}
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool = True) -> dict[str, Any]:
@@ -232,8 +239,8 @@ def conditions(density: FlowDensity, given: Sequence[Any], num: int) -> Any:
     values = numbers._replace(values=np.where(np.arange(row.shape[1]) < len(own), 0.0, numbers.values))
     if reason := values.reasons[0]:
         raise ValueError(reason)
-    parts = {column.name: column.sampled(np.full(num, x)) for column, x in zip(columns, values.values[0, len(own) :])}
-    return pandas.DataFrame(parts)
+    found = zip(columns, values.values[0, len(own) :], strict=True)
+    return pandas.DataFrame({column.name: column.sampled(np.full(num, x)) for column, x in found})
 
 
 def _density(config, table):
@@ -261,8 +268,8 @@ def _check_missing(path, table, config):
         return
     counts = [f"{str(name)!r} ({num:,})" for name, num in is_missing.sum().items() if num]
     raise ValueError(
-        f"{path}, {table.index.name} {table.index[rows[0]]}: a value is missing. {len(rows):,} of {len(table):,} rows "
-        f"have missing values, by column: {shortened(counts)}. Score the other values of these rows with "
+        f"{path}, {table.index.name} {table.index[rows[0]]}: a value is missing. {len(rows):,} of {len(table):,} "
+        f"rows have missing values, by column: {shortened(counts)}. Score the other values of these rows with "
         "--config.density.missing=condition, leave out the rows with --config.density.missing=drop, or leave out "
         "the columns with --config.data.exclude_columns."
     )
@@ -294,7 +301,9 @@ def _line(result):
         return f"{result['name']}: {fitted}, without test rows that have a score"
     against = [f"gaussian {result['baselines']['gaussian']:.3f}", fitted]
     left_out = {"num_impossible": "with values that cannot occur", "num_unscored": "without a score"}
-    against += [f"not counting {counted(result[key], 'row')} {what}" for key, what in left_out.items() if result[key]]
+    against += [
+        f"not counting {counted(result[key], 'row')} {what}" for key, what in left_out.items() if result[key]
+    ]
     score = f"{result['nats']:.3f} ± {result['nats_stderr']:.3f} nats"
     return f"{result['name']}: {score} on {counted(result['num_examples'], 'test row')} ({'; '.join(against)})"
 
@@ -318,7 +327,9 @@ def _gaussian_log_probs(density, train, values):
 
     points = points_of(encoder)
     parts = [values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE)]
-    found = [log_densities(encoder, encoder.rows(tf.constant(own)), points, [MOST_NOISE], [log_prob]) for own in parts]
+    found = [
+        log_densities(encoder, encoder.rows(tf.constant(own)), points, [MOST_NOISE], [log_prob]) for own in parts
+    ]
     return np.concatenate(found, axis=1)[0]
 
 

@@ -47,8 +47,8 @@ class TableWorkdir(Workdir):
         """Raises ValueError if there is no fitted density."""
         if not self.density.exists():
             raise ValueError(
-                f"{self.path} has no fitted density yet: {self.density.name} is missing. Run resflow-train with the "
-                "same config until it ends."
+                f"{self.path} has no fitted density yet: {self.density.name} is missing. Run resflow-train with "
+                "the same config until it ends."
             )
 
     def start(self, config: ConfigDict, data: dict[str, Any]) -> None:
@@ -69,6 +69,10 @@ class TableWorkdir(Workdir):
         write_json(self.config, config.to_dict() | {"absolute_paths": self.absolute_places(config)})
         write_json(self.data, data)
 
+    def read_sizes(self) -> dict[str, int]:
+        """Returns the number of rows of each split."""
+        return read_json(self.data)["sizes"]
+
     def read_result(self, config: ConfigDict) -> dict[str, Any] | None:
         """Returns the content of result.json, or None if a run with `config` has not ended here."""
         if not (self.result.exists() and self.density.exists()):
@@ -76,6 +80,8 @@ class TableWorkdir(Workdir):
         return read_json(self.result)
 
     def _check_not_lost(self):
+        if self.config.exists() and not is_table_run(self.path):
+            raise ValueError(f"{self.path} belongs to a run that is not on a table. Choose another --workdir.")
         if self.result.exists():
             raise ValueError(f"{self.path} has a result.json, but the members of the run are missing. {REMEDY}")
 

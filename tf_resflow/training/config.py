@@ -86,7 +86,9 @@ def base_config(name: str) -> Any:
             except AttributeError as error:
                 if folder == CONFIGS:
                     raise
-                raise ValueError(f"{name}: {stem} does not apply to this config ({error}). Choose another one.") from None
+                raise ValueError(
+                    f"{name}: {stem} does not apply to this config ({error}). Choose another one."
+                ) from None
     configs, changes = (sorted(path.stem for path in f.glob("*.py")) for f in (CONFIGS, CONFIGS / "changes"))
     hint = suggest(stem, configs + changes)
     known = f"{', '.join(configs)}; or CHANGE:CONFIG, such as monotone:digits, with one of {', '.join(changes)}"

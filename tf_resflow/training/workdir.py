@@ -138,7 +138,9 @@ class Workdir:
         stored.pop(_ABSOLUTE, None)
         fields = {key: value for key, value in flat_fields(stored).items() if not key.startswith(self.obsolete)}
         if fields.get("task") == "table" != config.task:
-            raise ValueError(f"{self.source} is a run on a table. Load it with tf_resflow.load.")
+            raise ValueError(
+                f"{self.source} is a run on a table. Load it with tf_resflow.load, or choose another --workdir."
+            )
         if fields.get("data.name") == "tabular":
             raise ValueError(
                 f"{self.source} is a run on a table of an earlier version. Use the version that wrote it."
@@ -229,7 +231,11 @@ class Workdir:
         places, places_before = self.absolute_places(config), read_json(self.config).get(_ABSOLUTE, {})
         for key, before in sorted(old.items()):
             now, hint = new[key], ""
-            if before == now or key.startswith(self.free) or (key in places and places[key] == places_before.get(key)):
+            if (
+                before == now
+                or key.startswith(self.free)
+                or (key in places and places[key] == places_before.get(key))
+            ):
                 continue
             if key == "train.steps":
                 if config.train.schedule == "constant" and now > before:

@@ -1,0 +1,196 @@
+"""Runs the commands in this process, on a run on a table."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pandas
+import pytest
+
+import tf_resflow as resflow
+from tf_resflow import console
+from tf_resflow.cli import evaluate, sample, score
+from tf_resflow.cli.tables import read_options
+from tf_resflow.tables import runs
+from tf_resflow.tables.config import default_config
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    rooms = rng.integers(1, 6, 150)
+    columns = {"id": [f"{i:03}" for i in range(150)], "price": (100 * rooms + rng.normal(0, 20, 150)).round(2)}
+    columns |= {"rooms": rooms, "kind": np.where(rng.uniform(size=150) < 0.3, "house", "flat")}
+    columns["garden"] = rng.uniform(size=150) < 0.5
+    columns["sold"] = pandas.Timestamp("2025-01-01") + pandas.to_timedelta(rng.integers(0, 60, 150), unit="D")
+    columns["state"] = rng.choice(["poor", "good"], 150)
+    return pandas.DataFrame(columns)
+
+
+def train(table, path, **fields):
+    table.to_csv(path, index=False)
+    config = default_config()
+    config.data.update(path=str(path), exclude_columns="id", **fields)
+    config.density.update(num_blocks=1, hidden=(8,), max_steps=40, num_members=2)
+    runs.train(config, path.parent / "run", progress=False)
+    return path.parent / "run"
+
+
+@pytest.fixture(scope="module")
+def workdir(table, tmp_path_factory):
+    return train(table, tmp_path_factory.mktemp("table") / "homes.csv")
+
+
+@pytest.fixture(scope="module")
+def given(table, tmp_path_factory):
+    return train(table, tmp_path_factory.mktemp("given") / "homes.csv", condition_columns="state")
+
+
+@pytest.fixture
+def scored(run_command, tmp_path):
+    """Returns a function that scores a table and returns the lines of the output."""
+
+    def scored(workdir, table, *arguments):
+        table.to_csv(tmp_path / "new.csv", index=False)
+        run_command(score, workdir, tmp_path / "scores.csv", f"--input={tmp_path / 'new.csv'}", *arguments)
+        return pandas.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
+
+    return scored
+
+
+def test_each_row_is_scored(workdir, table, scored, capsys):
+    """Rows with unknown or unreadable values have a reason. The values of other rows do not change a score."""
+    run = resflow.load(workdir)
+    new = table[:6].astype(object)
+    for row, (column, value) in enumerate([("kind", "castle"), ("price", ""), ("rooms", 2.5), ("sold", "soon")], 1):
+        new.loc[row, column] = value
+    found = scored(workdir, new[[*new][::-1]], "--id_columns=id", "--top=1", "--explain=1")
+    assert list(found) == ["example", "id", "log_prob", "p_value", "column", "nats", "reason"]
+    assert list(found["id"]) == ["000", "001", "002", "003", "004", "005"]
+    assert list(found["reason"]) == [
+        "",
+        "column 'kind': 'castle' is not a known level",
+        "column 'price': the value is missing",
+        "column 'rooms': '2.5' is not a whole number",
+        "column 'sold': 'soon' is not a date",
+        "",
+    ]
+    expected = run.density.score_samples(table.loc[[0, 5], list(run.density.kinds_)])
+    assert found["log_prob"].iloc[[0, 5]].astype(float).tolist() == expected.tolist()
+    assert list(found["log_prob"][1:5]) == ["-inf", "", "-inf", ""]
+    assert list(found["p_value"][[2, 4]]) == ["", ""] and float(found["p_value"][1]) > 0
+    assert list(found["column"][[1, 3]]) == ["kind", "rooms"] and list(found["column"][[2, 4]]) == ["", ""]
+    explained = run.density.explain(table.loc[[0], list(run.density.kinds_)])
+    assert float(found["nats"][0]) == pytest.approx(explained.max(axis=1)[0])
+    said = capsys.readouterr().out.splitlines()
+    least = f"{run.density.least_p_value:.2g} with {len(run.density.held_out_[0])} held-out examples"
+    assert any(f"have the smallest p-value, {least}" in line for line in said)
+    assert said[-2].startswith("2 of 6 have no score, such as line 4, column 'price': the value is missing")
+    assert said[-1].startswith("2 of 6 have the score -inf, such as line 3, column 'kind': 'castle' is not a")
+
+
+def test_unusual_tables(workdir, table, scored, capsys, tmp_path, run_command):
+    """An input without rows has no scores, nor has one in which a column is missing in each row."""
+    assert list(scored(workdir, table[:0])) == ["example", "log_prob", "p_value", "reason"]
+    found = scored(workdir, table[:3].assign(kind=np.nan, color="red"))
+    assert set(found["reason"]) == {"column 'kind': the value is missing"} and set(found["log_prob"]) == {""}
+    assert "ignored 2 columns that the fit does not have: 'id', 'color'" in capsys.readouterr().out
+    table[:2].to_csv(tmp_path / "a.csv", index=False, sep=";", decimal=",")
+    options = "--read_options=sep=;,decimal=,"
+    run_command(score, workdir, tmp_path / "b.csv", f"--input={tmp_path / 'a.csv'}", options)
+    assert list(pandas.read_csv(tmp_path / "b.csv", dtype=str)["log_prob"]) == list(
+        scored(workdir, table[:2])["log_prob"]
+    )
+    assert read_options("sep=,,skiprows=2,na_values=['-', '?']") == {
+        "sep": ",",
+        "skiprows": 2,
+        "na_values": ["-", "?"],
+    }
+
+
+def test_unknown_conditions_give_no_score(given, table, scored):
+    new = table[:3].copy()
+    new.loc[1, "state"] = "new"
+    found = scored(given, new)
+    assert found["reason"][1] == "column 'state': 'new' is not a known level" and found["log_prob"][1] == ""
+    assert found["log_prob"][0] and found["p_value"][2]
+
+
+def test_refusals(workdir, given, table, scored, run_command, tmp_path):
+    for workdir_, command, arguments, message in (
+        (workdir, score, ["--stderr=0.1"], "--stderr does not apply to a run on a table. Leave it out."),
+        (workdir, score, ["--id_columns=id"], "needs a table as --input"),
+        (workdir, score, ["--read_options=spe=;"], "malformed at 'spe=;'"),
+        (workdir, sample, ["--temperature=0.5"], "--temperature=0.5 does not apply to a run on a table"),
+        (workdir, sample, ["--condition=poor"], "needs no --condition"),
+        (given, sample, [], "one value for each of state"),
+        (given, sample, ["--condition=new"], "--condition=new: column 'state': 'new' is not a known level"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_command(command, workdir_, tmp_path / "a.csv", *arguments)
+    with pytest.raises(ValueError, match="--metrics does not apply to a run on a table"):
+        run_command(evaluate, workdir, tmp_path / "a.json", "--metrics=lipschitz")
+    new = table[:3].assign(price=["1", "2", "much"])
+    with pytest.raises(ValueError, match="new.csv, line 4, column 'price': 'much' is not a number. 1 of 3 rows"):
+        scored(workdir, new, "--strict")
+    with pytest.raises(ValueError, match="no column 'price'"):
+        scored(workdir, table.drop(columns="price"))
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_pipes_and_test_rows(workdir, table, run_command, tmp_path, monkeypatch, capfdbinary, caplog):
+    """The table is the only text in standard output. The default input has the test rows."""
+    table[:3].to_csv(tmp_path / "new.csv", index=False)
+    run_command(score, workdir, tmp_path / "a.csv", f"--input={tmp_path / 'new.csv'}")
+    capfdbinary.readouterr()
+    monkeypatch.setattr("sys.stdin", (tmp_path / "new.csv").open())
+    with console.shown():
+        run_command(score, workdir, "-", "--input=-", "--top=1")
+    assert capfdbinary.readouterr().out == (tmp_path / "a.csv").read_bytes() and "3 examples; " in caplog.text
+    run_command(score, workdir, tmp_path / "test.parquet")
+    run_command(evaluate, workdir, tmp_path / "a.json")
+    found, result = json.loads((tmp_path / "a.json").read_text()), resflow.load(workdir).result
+    scores = pandas.read_parquet(tmp_path / "test.parquet")
+    assert len(scores) == found["num_examples"] == 15 and found["nats"] == result["nats"]
+    assert scores["log_prob"].mean() == pytest.approx(found["nats"])
+    assert b"baselines.gaussian" in capfdbinary.readouterr().out
+
+
+def test_samples_are_rows(workdir, given, table, run_command, tmp_path, capfdbinary):
+    run_command(sample, workdir, tmp_path / "a.csv", "--num=50", "--seed=1")
+    drawn = pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"])
+    assert list(drawn) == [*table.columns[1:]] and len(drawn) == 50
+    assert drawn["garden"].dtype == bool and drawn["rooms"].dtype == int
+    assert set(drawn["kind"]) <= {"flat", "house"}
+    assert drawn["sold"].between(table["sold"].min(), table["sold"].max()).all()
+    expected = resflow.load(workdir).density.sample(50, random_state=1)
+    np.testing.assert_array_equal(drawn["price"], expected["price"])
+    capfdbinary.readouterr()
+    run_command(sample, given, "-", "--num=5", "--condition=good")
+    assert set(pandas.read_csv(io.BytesIO(capfdbinary.readouterr().out))["state"]) == {"good"}
+    for workdir_, arguments in ((workdir, []), (given, ["--condition=poor"])):
+        run_command(sample, workdir_, tmp_path / "a.png", "--num=20", *arguments)
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_decimals_and_dates_come_back(table, run_command, tmp_path):
+    """A parquet file keeps the types of decimals and dates."""
+    import decimal
+
+    own = table[["rooms", "garden"]].assign(price=[decimal.Decimal(f"{x:.2f}") for x in table["price"]])
+    own["sold"] = table["sold"].dt.date
+    own.to_parquet(tmp_path / "homes.parquet")
+    config = default_config()
+    config.data.update(path=str(tmp_path / "homes.parquet"), test_fraction=0.0)
+    config.density.update(num_blocks=1, hidden=(8,), max_steps=2, num_members=1)
+    runs.train(config, tmp_path / "run", progress=False)
+    run_command(sample, tmp_path / "run", tmp_path / "a.parquet", "--num=5")
+    drawn, stored = (pandas.read_parquet(tmp_path / name) for name in ("a.parquet", "homes.parquet"))
+    for name in own:
+        assert type(drawn[name][0]) is type(stored[name][0])
+    run_command(sample, tmp_path / "run", tmp_path / "a.csv", "--num=5")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert len(next(csv.DictReader(file))["sold"]) == len("2025-01-01")
+    with pytest.raises(ValueError, match="has no test rows"):
+        run_command(score, tmp_path / "run", tmp_path / "b.csv")
