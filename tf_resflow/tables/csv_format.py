@@ -21,14 +21,18 @@ FORMAT_ADVICE = (
 _SEPARATORS = "\t;|,"  # the comma is last, because it divides the lines of 1,5;2,5 as regularly as the semicolon
 _SAMPLE = 1000  # number of rows from which the format is detected
 _ANY_NUMBER = r"[-+]?[\d.,]*\d(e[-+]?\d+)?"
-# 1,234 and 1.234 are ambiguous, so that they match neither of these two.
+# Neither of these matches 1,234 or 1.234, because the mark may separate thousands.
 _DECIMAL_COMMA = r"(?![-+]?[1-9]\d{0,2},\d{3}$)[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?"
 _DECIMAL_POINT = r"(?![-+]?[1-9]\d{0,2}\.\d{3}$)[-+]?([\d,]*\.\d+(e[-+]?\d+)?|\d{1,3}(,\d{3}){2,})"
 _POINT_GROUPS = r"[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
 
 
 def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the encoding, the separator and the marks in numbers, as far as the options do not set them."""
+    """Returns the encoding, the separator and the decimal comma of a file, unless the options set them.
+
+    The separator is the one that divides most rows into as many cells as the first row. Otherwise, cells that are
+    numbers decide. The decimal is a comma if some cells can be read only with it, and none only with a point.
+    """
     found: dict[str, Any] = {} if "encoding" in options else {"encoding": _encoding(path)}
     separators = [options["sep"]] if "sep" in options else _SEPARATORS
     header, rows = options.get("header"), {}
@@ -39,8 +43,9 @@ def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str,
     if "sep" not in options:
         dividing = [sep for sep in separators if rows[sep] and len(rows[sep][0]) > 1]
         found["sep"] = max(dividing, key=lambda sep: _regularity(rows[sep]), default=",")
-    if not {"decimal", "thousands"} & options.keys():
-        cells = [cell.strip() for row in rows[options.get("sep", found.get("sep"))] for cell in row]
+    sep = options.get("sep") or found["sep"]
+    if sep != "," and not {"decimal", "thousands"} & options.keys():
+        cells = [cell.strip() for row in rows[sep] for cell in row]
         comma, point, groups = (
             any(re.fullmatch(pattern, cell, re.IGNORECASE) for cell in cells)
             for pattern in (_DECIMAL_COMMA, _DECIMAL_POINT, _POINT_GROUPS)
@@ -74,7 +79,8 @@ def records(path: pathlib.Path, options: Mapping[str, Any]) -> Iterator[tuple[in
     is_skipped = skip if callable(skip) else (range(skip) if isinstance(skip, int) else skip).__contains__
     names = "quotechar", "escapechar", "doublequote", "skipinitialspace"
     quoting = {name: options[name] for name in names if name in options}
-    with contextlib.suppress(csv.Error), path.open(encoding=options["encoding"], newline="") as file:
+    errors = options.get("encoding_errors")
+    with contextlib.suppress(csv.Error), path.open(encoding=options["encoding"], errors=errors, newline="") as file:
         lines = (
             "\n" if is_skipped(number) or (comment and line.lstrip().startswith(comment)) else line
             for number, line in enumerate(file)

@@ -1,9 +1,8 @@
-"""Reads and writes table files with NumPy and pandas, and detects the format of .csv files."""
+"""Reads and writes table files with NumPy and pandas."""
 
 import inspect
 import os
 import pathlib
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or d
 _LEAST_ROWS, _DISTINCT = 20, 0.95  # of an identifier: number of values, and share of distinct values
 _YEARS = range(1500, 2201)  # consecutive numbers in this range may be years
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
-_PARQUET_TYPES = ("boolean", "date", "decimal", "empty", "string")
+_PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
 _BOOLEANS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 
 
@@ -50,19 +49,20 @@ def read_table(
       exclude_columns: names or numbers of columns to leave out.
       texts: names or numbers of columns of a .csv file that are text even if they look like numbers, such as 007.
       typed: whether to parse text as numbers and dates, for a fit. Otherwise, cells that cannot be read stay text.
-        The cells beside them are written as a fit would read them: numbers with a decimal point and no thousands
-        separators, and "true", "TRUE", "false" and "FALSE" as "True" and "False". Columns in `texts` are unchanged.
+        The cells beside them are written as a fit would read them: numbers with a decimal point and without
+        thousands separators, and "true", "TRUE", "false" and "FALSE" as "True" and "False". Columns in `texts` stay
+        as they are.
       read_options: arguments of `pandas.read_csv`, `read_excel` or `read_parquet`. Arguments that are None are
-        ignored, and so are arguments that only `read_csv` has if the file is not a .csv file.
+        ignored. For other files than .csv, so are arguments that only `read_csv` has.
 
     Returns:
-      A `pandas.DataFrame`. Columns without names are numbered from 1. For a .csv file, the index is named "line" and
-      has the line on which each row begins. For other files, or if options such as `nrows` hide which lines pandas
-      reads, the index is named "row" and numbers the rows from 1.
+      A `pandas.DataFrame`. Columns without names are numbered from 1. For a .csv file, the index is named "line"
+      and has the line on which each row begins. For other files, or if options such as `nrows` hide which lines
+      pandas reads, the index is named "row" and has the numbers from 1.
 
     Raises:
-      ValueError: if the file cannot be read or has no columns, or if a column is not in the file. With `typed`, also
-        if there are no rows, or if most but not all values of a text column are numbers or dates.
+      ValueError: if the file cannot be read or has no columns, or a column is not in the file. If `typed`, also if
+        there are no rows, or if most but not all values of a text column are numbers or dates.
     """
     path = pathlib.Path(path).expanduser().absolute()
     check_table(path)
@@ -80,14 +80,7 @@ def read_table(
     chosen = range(frame.shape[1]) if columns is None else find_columns(path, frame, columns)
     if not (kept := [place for place in chosen if place not in excluded]):
         raise ValueError(f"{path}: no columns are left; expected at least one. Shorten exclude_columns.")
-    frame = frame.iloc[:, kept].copy()
-    usual = {"decimal": ".", "thousands": None}
-    marks = {ord(options[option]): mark for option, mark in usual.items() if option in options}
-    if typed:
-        return _typed(path, frame, as_text, marks, options.get("date_format"))
-    for name, column in _text_columns(frame, as_text, marks):
-        frame[name] = column.replace(_BOOLEANS)
-    return frame
+    return _interpreted(path, frame.iloc[:, kept].copy(), as_text, options, typed)
 
 
 def _read_other(path, key, options):
@@ -95,9 +88,8 @@ def _read_other(path, key, options):
     if suffix in (".npy", ".npz"):
         array, _ = read_array(path, key)
         if array.ndim != 2:
-            raise ValueError(
-                f"{path}: the shape is {list(array.shape)}; expected [rows, columns]. Reshape the array."
-            )
+            shape = list(array.shape)
+            raise ValueError(f"{path}: the shape is {shape}; expected [rows, columns]. Reshape the array.")
         return pandas.DataFrame(array)
     read = pandas.read_parquet if suffix == ".parquet" else pandas.read_excel
     known, own = (inspect.signature(function).parameters.keys() for function in (pandas.read_csv, read))
@@ -161,45 +153,42 @@ def _named(path, table):
     return frame
 
 
-def _text_columns(frame, as_text, marks):
-    """Yields the name and the values of each column of text, with the usual marks in numbers.
-
-    If pandas cannot read one cell as a number, it leaves all cells of the column as text.
-    """
+def _interpreted(path, frame, as_text, options, typed):
+    """Parses text as numbers and dates if `typed`. Otherwise, writes readable cells as a fit would read them."""
+    usual = {"decimal": ".", "thousands": None}
+    marks = {ord(options[option]): mark for option, mark in usual.items() if option in options}
+    wrong = {}
     for name, column in frame.loc[:, [dtype.kind in "OTU" for dtype in frame.dtypes]].items():
         kind = pandas.api.types.infer_dtype(column, skipna=True)
-        is_text = kind == "string" or kind.startswith("mixed")  # numbers and text are mixed in some spreadsheets
-        if name in as_text or not is_text or column.map(pandas.api.types.is_list_like).any():
-            continue
-        if marks:
-            cells = column.where(~column.astype(str).str.match(_DATE))
-            plain = cells.map(lambda cell: cell.translate(marks) if isinstance(cell, str) else cell)
-            column = column.mask(pandas.to_numeric(plain, errors="coerce").notna(), plain)
-        yield name, column
-
-
-def _typed(path, frame, as_text, marks, date_format):
-    """Returns a frame with text parsed as numbers and dates. The error lists all columns with wrong values."""
-    types, wrong = {name: pandas.api.types.infer_dtype(column) for name, column in frame.items()}, {}
-    for name, column in _text_columns(frame, as_text, marks):
-        text = column.map(in_words, na_action="ignore")
-        frame[name], bad = _parsed(path, name, text, date_format)
-        if len(bad):
-            num = f"{len(bad):,} of {text.count():,} values"
-            wrong[name] = f"{frame.index.name} {bad.index[0]}, column {name!r}: {bad.iloc[0][:40]!r} ({num})"
+        if kind == "boolean":
+            frame[name] = column.astype("boolean")
+        elif name in as_text:
+            frame[name] = column.str.strip() if kind == "string" else column
+        elif kind == "string" or (kind.startswith("mixed") and not column.map(pandas.api.types.is_list_like).any()):
+            column = _with_usual_marks(column, marks) if marks else column
+            if not typed:
+                frame[name] = column.replace(_BOOLEANS)
+                continue
+            text = column.map(in_words, na_action="ignore")  # numbers and text are mixed in some spreadsheets
+            frame[name], bad = _parsed(path, name, text, options.get("date_format"))
+            if len(bad):
+                num = f"{len(bad):,} of {text.count():,} values"
+                wrong[name] = f"{frame.index.name} {bad.index[0]}, column {name!r}: {bad.iloc[0][:40]!r} ({num})"
     if wrong:
         kinds = "; ".join(f"{name}: category" for name in wrong)
         raise ValueError(
-            f"{path}: most values of these columns are numbers or dates, but some cannot be read as such: "
-            f"{shortened(wrong.values(), '; ')}. Correct them, leave out the columns with exclude_columns, or keep "
-            f"them as text with kinds={kinds!r}. {FORMAT_ADVICE}"
+            f"{path}: these columns look like numbers or dates, but some values cannot be read: "
+            f"{shortened(wrong.values(), '; ')}. Correct the values, leave out the columns by exclude_columns, or "
+            f"keep them as text by kinds={kinds!r}. {FORMAT_ADVICE}"
         )
-    for name, found in types.items():
-        if found == "boolean":
-            frame[name] = frame[name].astype("boolean")
-        elif found == "string" and name in as_text:
-            frame[name] = frame[name].str.strip()
     return frame
+
+
+def _with_usual_marks(column, marks):
+    """Rewrites numbers in a text column. If one cell is not a number, pandas leaves all cells as they are."""
+    cells = column.where(~column.astype(str).str.match(_DATE))
+    plain = cells.map(lambda cell: cell.translate(marks) if isinstance(cell, str) else cell)
+    return column.mask(pandas.to_numeric(plain, errors="coerce").notna(), plain)
 
 
 def _parsed(path, name, column, date_format):
@@ -223,12 +212,12 @@ def _parsed(path, name, column, date_format):
 def identifiers(frame: Any) -> list[Any]:
     """Returns the names of columns that identify rows instead of describing them, such as names or row numbers.
 
-    Columns with less than 20 values are never identifiers. The others are identifiers if they are:
+    A column with at least 20 values is an identifier in these two cases:
 
-    * Text in which more than 95 % of the values are distinct, or more than half of them and more than a category
-      can have. Text that pandas parses as dates is not an identifier.
-    * Integers that differ and fill at least 95 % of the range from the smallest to the largest, in any order.
-      Integers between 1500 and 2200 are not identifiers, because they may be years.
+    * It is text, more than 95 % of its values are distinct, and they are not dates. A share of 50 % is sufficient
+      if there are more distinct values than the levels that a category can have.
+    * It has distinct integers, in any order, that fill at least 95 % of the range from the smallest to the largest.
+      If all are between 1500 and 2200, they may be years, and the column is not an identifier.
     """
     return [name for name, column in frame.items() if _is_identifier(column.dropna())]
 
@@ -243,9 +232,9 @@ def _is_identifier(column):
     if column.dtype.kind not in "OTU" or pandas.api.types.infer_dtype(column) != "string":
         return False
     num = column.nunique()
-    dates = pandas.to_datetime(column[:_LEAST_ROWS], format="mixed", errors="coerce")
-    is_category = num <= _DISTINCT * len(column) and (num <= MOST_LEVELS or num < len(column) / 2)
-    return not is_category and dates.notna().mean() < _MOSTLY
+    is_name = num > _DISTINCT * len(column) or num > max(MOST_LEVELS, len(column) / 2)
+    dates = pandas.to_datetime(column[:_LEAST_ROWS], format="mixed", errors="coerce", utc=True)
+    return is_name and (dates >= "1500").mean() < _MOSTLY  # pandas parses words such as T5 and 10a as ancient dates
 
 
 def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
@@ -258,9 +247,8 @@ def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
             table = pandas.concat([*frames] or [pandas.DataFrame()], ignore_index=True).infer_objects()
             for name, column in table.items():
                 if getattr(column.dtype, "categories", column).dtype == object:
-                    values = column.astype(object)
-                    is_kept = pandas.api.types.infer_dtype(values, skipna=True) in _PARQUET_TYPES
-                    table[name] = values if is_kept else values.map(in_words, na_action="ignore")
+                    is_kept = pandas.api.types.infer_dtype(column.astype(object)) in _PARQUET_TYPES
+                    table[name] = column if is_kept else column.astype(object).map(in_words, na_action="ignore")
             table.to_parquet(temporary, index=False)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
