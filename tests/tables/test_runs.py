@@ -9,8 +9,8 @@ import pytest
 import tf_resflow as resflow
 from tf_resflow.tables import FlowDensity, runs
 from tf_resflow.tables.config import bounds_from_words, default_config, names_of, validate_config
-from tf_resflow.tables.files import read_table
 from tf_resflow.tables.figures import most_dependent
+from tf_resflow.tables.files import read_table
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 40, "num_members": 2}
 

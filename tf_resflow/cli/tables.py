@@ -193,8 +193,6 @@ def sample() -> None:
         title = f"{pathlib.Path(run.config.data.path).stem}: {counted(num, 'sample')}"
         pairs_figure(FLAGS.output, run.density.encoder_, groups, title=title)
     else:
-        for name in [name for name, dtype in drawn.dtypes.items() if dtype == object]:
-            drawn[name] = drawn[name].convert_dtypes(dtype_backend="pyarrow")  # decimals and dates
         write_frames(FLAGS.output, [drawn])
     say(f"{counted(num, 'sample')}{lacks}: {FLAGS.output}")
 

@@ -4,6 +4,7 @@ import abc
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -499,9 +500,17 @@ def plain(column: Any, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
 def column_from_json(description: Mapping[str, Any]) -> Column:
     """Restores a column from its "name", "kind" and "dtype", and the settings of `Column.to_json`."""
     settings = dict(description)
-    name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
+    name, kind, dtype, types = (settings.pop(key) for key in ("name", "kind", "dtype", "types"))
     classes = {cls.json_name: cls for cls in _CLASSES}
-    return classes[kind].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
+    column = classes[kind].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
+    return dataclasses.replace(column, types=tuple(map(_type_from_json, types)))
+
+
+def _type_from_json(text):
+    """Returns the type with this name. pandas cannot parse the names of decimal types."""
+    if decimals := re.fullmatch(r"decimal128\((\d+), (-?\d+)\)\[pyarrow\]", text):
+        return pandas.ArrowDtype(pyarrow.decimal128(*map(int, decimals.groups())))
+    return pandas.api.types.pandas_dtype(text)
 
 
 def _check(name, column, values, faults):

@@ -161,7 +161,14 @@ class TableEncoder:
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as values that JSON can hold."""
         columns = [
-            {"name": c.name, "kind": c.json_name, "dtype": str(c.dtype), **c.to_json()} for c in self.columns
+            {
+                "name": c.name,
+                "kind": c.json_name,
+                "dtype": str(c.dtype),
+                "types": [*map(str, c.types)],
+                **c.to_json(),
+            }
+            for c in self.columns
         ]
         found = {"columns": columns, "names": self._names, "num_own": self.num_own}
         parts = {"own": self.own.to_json(), "given": self.given.to_json(), "is_masked": self.is_masked.tolist()}

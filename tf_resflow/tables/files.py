@@ -1,84 +1,254 @@
 """Reads and writes table files with NumPy and pandas."""
 
+import inspect
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
+from tf_resflow.tables.column import MOST_LEVELS, in_words
 from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened, suggest
-from tf_resflow.tables.column import in_words
+from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format, records
 from tf_resflow.writing import whole_file
 
 pandas: Any = LazyPackage("pandas", "data")
 
 TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frames`
+_MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
+_LEAST_ROWS, _DISTINCT = 20, 0.95  # of an identifier: number of values, and share of distinct values
+_YEARS = range(1500, 2201)  # consecutive numbers in this range may be years
+_NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
+_PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
+_BOOLEANS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 
 
 def read_table(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike,
     *,
     key: str | None = None,
-    columns: Sequence[str] | None = None,
-    exclude_columns: Collection[str] = (),
-    texts: Collection[str] = (),
+    columns: Sequence[Any] | None = None,
+    exclude_columns: Sequence[Any] = (),
+    texts: Collection[Any] = (),
     typed: bool = True,
     read_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Reads a file as a `pandas.DataFrame` whose index has the line numbers of the file."""
-    path = pathlib.Path(path)
-    suffix = path.suffix.lower()
+    """Reads a .csv, .parquet, .xlsx, .npy or .npz file.
+
+    The encoding, the separator and the decimal comma of a .csv file are detected unless `read_options` sets them.
+    The first row of a .csv or .xlsx file is the header unless it contains a number.
+
+    Args:
+      path: the file.
+      key: name of the array, if an .npz file contains more than one.
+      columns: names of the columns to read, or their numbers from 1, in this order. By default, all. A file without
+        names must have as many columns as there are names.
+      exclude_columns: names or numbers of columns to leave out.
+      texts: names or numbers of columns of a .csv file that are text even if they look like numbers, such as 007.
+      typed: whether to parse text as numbers and dates, for a fit. Otherwise, cells that cannot be read stay text.
+        The cells beside them are written as a fit would read them: numbers with a decimal point and without
+        thousands separators, and "true", "TRUE", "false" and "FALSE" as "True" and "False". Columns in `texts` stay
+        as they are.
+      read_options: arguments of `pandas.read_csv`, `read_excel` or `read_parquet`. Arguments that are None are
+        ignored. For other files than .csv, so are arguments that only `read_csv` has.
+
+    Returns:
+      A `pandas.DataFrame`. Columns without names are numbered from 1. For a .csv file, the index is named "line"
+      and has the line on which each row begins. For other files, or if options such as `nrows` hide which lines
+      pandas reads, the index is named "row" and has the numbers from 1.
+
+    Raises:
+      ValueError: if the file cannot be read or has no columns, or a column is not in the file. If `typed`, also if
+        there are no rows, or if most but not all values of a text column are numbers or dates.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
     check_table(path)
-    options = {k: v for k, v in (read_options or {}).items() if v is not None}
-    date_format = options.pop("date_format", None)
-    first = 1
-    if suffix in (".npy", ".npz"):
-        frame = pandas.DataFrame(read_array(path, key)[0])
+    options = {name: value for name, value in (read_options or {}).items() if value is not None}
+    if path.suffix.lower() == ".csv":
+        frame, options = _read_csv(path, columns, texts, options)
     else:
-        read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet, ".xlsx": pandas.read_excel}[suffix]
-        with readable(path, "a table"):
-            if suffix != ".parquet" and "header" not in options:
-                top = read(path, **options | {"header": None, "nrows": 1})
-                if top.select_dtypes("number").notna().any(axis=None):
-                    options = options | {"header": None}
-            if suffix == ".csv" and texts:
-                cells = read(path, **options | {"nrows": 1, "dtype": str})
-                options["dtype"] = {name: str for name in cells if str(name).strip() in texts}
-            frame = read(path, **options)
-        first = 1 if suffix == ".parquet" or options.get("header", 0) is None else 2
-    frame.index = pandas.RangeIndex(first, first + len(frame), name="row" if suffix == ".parquet" else "line")
-    is_bare = pandas.api.types.is_integer_dtype(frame.columns) and len(frame.columns) > 0
-    frame.columns = range(1, frame.shape[1] + 1) if is_bare else [str(name).strip() for name in frame.columns]
-    if columns is not None:
-        frame = frame.iloc[:, find_columns(path, frame, columns)]
-    left_out = find_columns(path, frame, list(exclude_columns))
-    frame = frame.iloc[:, [place for place in range(frame.shape[1]) if place not in left_out]].copy()
-    for name in frame if typed else ():
-        if frame[name].dtype.kind in "OTU" and name not in texts:
-            own = pandas.to_datetime(frame[name], format=date_format or "ISO8601", errors="coerce")
-            if own.notna().sum() == frame[name].notna().sum():
-                frame[name] = own
+        frame = _named(path, _read_other(path, key, options))
+    if frame.index.name != "line":
+        frame.index = pandas.RangeIndex(1, len(frame) + 1, name="row")
+    if typed and frame.empty:
+        raise ValueError(f"{path}: there are no rows; expected at least one. Add rows, or use another file.")
+    as_text = frame.columns[_places(path, frame, columns, texts)]
+    excluded = _places(path, frame, columns, exclude_columns)
+    chosen = range(frame.shape[1]) if columns is None else find_columns(path, frame, columns)
+    if not (kept := [place for place in chosen if place not in excluded]):
+        raise ValueError(f"{path}: no columns are left; expected at least one. Shorten exclude_columns.")
+    return _interpreted(path, frame.iloc[:, kept].copy(), as_text, options, typed)
+
+
+def _read_other(path, key, options):
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        array, _ = read_array(path, key)
+        if array.ndim != 2:
+            shape = list(array.shape)
+            raise ValueError(f"{path}: the shape is {shape}; expected [rows, columns]. Reshape the array.")
+        return pandas.DataFrame(array)
+    read = pandas.read_parquet if suffix == ".parquet" else pandas.read_excel
+    known, own = (inspect.signature(function).parameters.keys() for function in (pandas.read_csv, read))
+    options = {name: value for name, value in options.items() if name not in known - own}
+    with readable(path, "a table"):
+        return read(path, **(options if suffix == ".parquet" else _with_header(read, path, options)))
+
+
+def _read_csv(path, columns, texts, options):
+    """Returns the frame, with the index "line" if possible, and the options with those that are detected."""
+    if "delimiter" in options:
+        options["sep"] = options.pop("delimiter")
+    with readable(path, "a table", FORMAT_ADVICE):
+        found = detected_format(path, options)
+    options, advice = found | options, FORMAT_ADVICE
+    usual = {"encoding": "utf-8-sig", "sep": ","}
+    if unusual := ", ".join(f"{name}={value!r}" for name, value in found.items() if value != usual.get(name)):
+        advice = f"The detected format is {unusual}. {advice}"
+        logging.info("%s: the detected format is %s.", path, unusual)
+    is_simple = "skipfooter" not in options and (len(options["sep"]) == 1 or options["sep"] == r"\s+")
+    if options.setdefault("engine", "c" if is_simple else "python") == "c":
+        options["low_memory"] = False  # otherwise pandas infers the types of a large file part by part
+    with readable(path, "a table", advice):
+        options = _with_header(pandas.read_csv, path, options)
+        start = pandas.read_csv(path, **options | {"nrows": 100, "dtype": str, "skipfooter": 0})
+    as_text = _places(path, _named(path, start), columns, texts)
+    if "thousands" in options:  # with thousands=".", 31.12.2025 would be a number
+        cells = [start.iloc[:, place].dropna().str for place in range(start.shape[1])]
+        as_text += [place for place, cell in enumerate(cells) if cell.match(_DATE).mean() >= _MOSTLY]
+    types = {"dtype": dict.fromkeys(start.columns[as_text], str)} if as_text else {}
+    with readable(path, "a table", advice):
+        frame = pandas.read_csv(path, **options | types)
+    if not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options:
+        raise ValueError(f"{path}: the cells do not match the first line, {shortened(frame.columns)}. {advice}")
+    frame = _named(path, frame.reset_index(drop=True))
+    header = options.get("header", None if "names" in options else 0)
+    lines = [line for line, _ in records(path, options)][header + 1 if isinstance(header, int) else 0 :]
+    if len(lines) == len(frame):
+        frame.index = pandas.Index(lines, dtype=int, name="line")
+    return frame, options
+
+
+def _with_header(read, path, options):
+    """Returns the options for a file without a header if its first row contains a number."""
+    if "header" not in options:
+        first = read(path, **options | {"header": None, "nrows": 1, "skipfooter": 0})
+        if first.select_dtypes("number").notna().any(axis=None):
+            return options | {"header": None}
+    return options
+
+
+def _named(path, table):
+    """Returns a frame with the names of its columns, or the numbers from 1 if they have none."""
+    if not table.shape[1]:
+        raise ValueError(f"{path}: there are no columns; expected at least one. Use another file.")
+    is_bare = pandas.api.types.is_integer_dtype(table.columns)
+    names = range(1, table.shape[1] + 1) if is_bare else [str(name).strip() for name in table.columns]
+    frame = table.set_axis(pandas.Index(names), axis=1)
+    if len(twice := frame.columns[frame.columns.duplicated()]):
+        raise ValueError(f"{path}: two columns have the name {twice[0]!r}; expected different names. Rename one.")
     return frame
 
 
+def _interpreted(path, frame, as_text, options, typed):
+    """Parses text as numbers and dates if `typed`. Otherwise, writes readable cells as a fit would read them."""
+    usual = {"decimal": ".", "thousands": None}
+    marks = {ord(options[option]): mark for option, mark in usual.items() if option in options}
+    wrong = {}
+    for name, column in frame.loc[:, [dtype.kind in "OTU" for dtype in frame.dtypes]].items():
+        kind = pandas.api.types.infer_dtype(column, skipna=True)
+        if kind == "boolean":
+            frame[name] = column.astype("boolean")
+        elif name in as_text:
+            frame[name] = column.str.strip() if kind == "string" else column
+        elif kind == "string" or (kind.startswith("mixed") and not column.map(pandas.api.types.is_list_like).any()):
+            column = _with_usual_marks(column, marks) if marks else column
+            if not typed:
+                frame[name] = column.replace(_BOOLEANS)
+                continue
+            text = column.map(in_words, na_action="ignore")  # numbers and text are mixed in some spreadsheets
+            frame[name], bad = _parsed(path, name, text, options.get("date_format"))
+            if len(bad):
+                num = f"{len(bad):,} of {text.count():,} values"
+                wrong[name] = f"{frame.index.name} {bad.index[0]}, column {name!r}: {bad.iloc[0][:40]!r} ({num})"
+    if wrong:
+        kinds = "; ".join(f"{name}: category" for name in wrong)
+        raise ValueError(
+            f"{path}: these columns look like numbers or dates, but some values cannot be read: "
+            f"{shortened(wrong.values(), '; ')}. Correct the values, leave out the columns by exclude_columns, or "
+            f"keep them as text by kinds={kinds!r}. {FORMAT_ADVICE}"
+        )
+    return frame
+
+
+def _with_usual_marks(column, marks):
+    """Rewrites numbers in a text column. If one cell is not a number, pandas leaves all cells as they are."""
+    cells = column.where(~column.astype(str).str.match(_DATE))
+    plain = cells.map(lambda cell: cell.translate(marks) if isinstance(cell, str) else cell)
+    return column.mask(pandas.to_numeric(plain, errors="coerce").notna(), plain)
+
+
+def _parsed(path, name, column, date_format):
+    """Returns text as dates or numbers, and the values that cannot be read if most of it looks like them."""
+    present = column.dropna()
+    readings = [pandas.to_numeric(column, errors="coerce")]
+    if date_format is not None or present.str.match(_ISO_DATE).mean() >= _MOSTLY:
+        with readable(path, f"a table with dates in the column {name!r}", "Write all dates in one time zone."):
+            times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce")
+        readings.insert(0, times)
+    is_typed = present.str.fullmatch(_NUMBER) | present.str.match(_DATE)
+    for values in readings:
+        is_read = values[present.index].notna()
+        if is_read.all():
+            return values, present[:0]
+        is_typed |= is_read
+    is_bad = readings[0][present.index].isna() & (is_typed.mean() >= _MOSTLY)
+    return column, present[is_bad]
+
+
 def identifiers(frame: Any) -> list[Any]:
-    """Returns the columns of text in which each row has its own value."""
-    return [
-        name
-        for name in frame
-        if pandas.api.types.infer_dtype(frame[name]) == "string" and frame[name].nunique() > 0.95 * len(frame)
-    ]
+    """Returns the names of columns that identify rows instead of describing them, such as names or row numbers.
+
+    A column with at least 20 values is an identifier in these two cases:
+
+    * It is text, more than 95 % of its values are distinct, and they are not dates. A share of 50 % is sufficient
+      if there are more distinct values than the levels that a category can have.
+    * It has distinct integers, in any order, that fill at least 95 % of the range from the smallest to the largest.
+      If all are between 1500 and 2200, they may be years, and the column is not an identifier.
+    """
+    return [name for name, column in frame.items() if _is_identifier(column.dropna())]
+
+
+def _is_identifier(column):
+    if len(column) < _LEAST_ROWS:
+        return False
+    if pandas.api.types.is_integer_dtype(column.dtype):
+        least, most = int(column.min()), int(column.max())
+        is_year = least in _YEARS and most in _YEARS
+        return column.is_unique and not is_year and len(column) >= _DISTINCT * (most - least + 1)
+    if column.dtype.kind not in "OTU" or pandas.api.types.infer_dtype(column) != "string":
+        return False
+    num = column.nunique()
+    is_name = num > _DISTINCT * len(column) or num > max(MOST_LEVELS, len(column) / 2)
+    dates = pandas.to_datetime(column[:_LEAST_ROWS], format="mixed", errors="coerce", utc=True)
+    return is_name and (dates >= "1500").mean() < _MOSTLY  # pandas parses words such as T5 and 10a as ancient dates
 
 
 def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
-    """Writes data frames with the same columns, one below the other, as .csv or .parquet, or as .csv for "-"."""
+    """Writes data frames with the same columns, one below the other, as .csv or .parquet, or as .csv for "-".
+
+    In a Parquet file, Python objects other than dates, decimals and Booleans become text.
+    """
     with whole_file(path) as temporary:
         if pathlib.Path(path).suffix.lower() == ".parquet":
-            table = pandas.concat(frames, ignore_index=True).infer_objects()
+            table = pandas.concat([*frames] or [pandas.DataFrame()], ignore_index=True).infer_objects()
             for name, column in table.items():
-                if getattr(column.dtype, "categories", column).dtype == object:  # text, or values of several types
-                    table[name] = column.astype(object).map(in_words, na_action="ignore")
+                if getattr(column.dtype, "categories", column).dtype == object:
+                    is_kept = pandas.api.types.infer_dtype(column.astype(object)) in _PARQUET_TYPES
+                    table[name] = column if is_kept else column.astype(object).map(in_words, na_action="ignore")
             table.to_parquet(temporary, index=False)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -86,9 +256,13 @@ def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
                 frame.to_csv(file, index=False, header=not number, float_format=in_words, lineterminator="\r\n")
 
 
-def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:
+def find_columns(path: Any, frame: Any, columns: Sequence[Any]) -> list[int]:
     """Returns the positions of columns, given their names or their numbers from 1."""
-    names, num = column_names(frame), frame.shape[1]
+    columns, names, num = [*map(str, columns)], column_names(frame), frame.shape[1]
+    if names is None and not all(map(str.isdecimal, columns)):
+        if num != len(columns):
+            raise ValueError(f"{path} has {num} columns without names. Expected the columns {', '.join(columns)}.")
+        return [*range(num)]
     found: list[int] = []
     for column in columns:
         if names is not None and column in names:
@@ -103,6 +277,12 @@ def find_columns(path: Any, frame: Any, columns: Sequence[str]) -> list[int]:
     return found
 
 
+def _places(path, frame, columns, chosen):
+    """Returns the positions of some columns. In a file without names, these may be among the names `columns`."""
+    known = {} if columns is None else dict(zip(map(str, columns), find_columns(path, frame, columns), strict=True))
+    return [known[name] if name in known else find_columns(path, frame, [name])[0] for name in map(str, chosen)]
+
+
 def column_names(frame: Any) -> tuple[str, ...] | None:
     """Returns the names of the columns, or None if they have none."""
-    return tuple(frame.columns) if frame.shape[1] and isinstance(frame.columns[0], str) else None
+    return tuple(frame.columns) if isinstance(frame.columns[0], str) else None

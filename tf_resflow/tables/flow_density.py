@@ -31,6 +31,7 @@ from tf_resflow.writing import whole_file
 
 _LEAST_ROWS = 10
 _REFERENCE = 16  # maximum number of values of a column that `explain` substitutes
+_NUM_POINTS = 8  # of a score in `explain`
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
 _FITTED = ("noise_", "whiten_", "offset_", "_draws_seed")  # saved as JSON
@@ -341,9 +342,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             others = np.repeat(numbers[np.newaxis], len(values), axis=0)
             others[:, :, place] = values[:, np.newaxis]
             tried.append(others)
-        found = self.density_.score(np.concatenate(tried).reshape(-1, numbers.shape[1]))[1].reshape(
-            -1, len(numbers)
-        )
+        rows = np.concatenate(tried).reshape(-1, numbers.shape[1])
+        found = self.density_.score(rows, num_points=_NUM_POINTS)[1].reshape(-1, len(numbers))
         ends = np.cumsum([len(part) for part in tried])[:-1]
         scores, *parts = np.split(found, ends)
         best = np.stack([part.max(axis=0) for part in parts], axis=1)

@@ -1,0 +1,309 @@
+import datetime
+import decimal
+import sys
+import uuid
+
+import numpy as np
+import pandas
+import pyarrow
+import pytest
+from absl import logging
+from pyarrow import parquet
+
+from tf_resflow.tables.files import find_columns, identifiers, read_table, write_frames
+
+pytestmark = pytest.mark.quick
+MATRIX = np.random.default_rng(0).normal([5, -2, 0], [1, 10, 0.1], size=[100, 3])
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads text as a .csv file."""
+
+    def read(text, encoding="utf-8", **options):
+        (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+        return read_table(tmp_path / "a.csv", **options)
+
+    return read
+
+
+def _rows(frame):
+    return frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+
+
+def test_reads_every_kind_of_file(tmp_path):
+    np.save(tmp_path / "a.npy", MATRIX)
+    np.savez(tmp_path / "one.npz", rows=MATRIX)
+    np.savez(tmp_path / "two.npz", rows=MATRIX, other=MATRIX[:3])
+    names = ["length, cm", "width", "height"]
+    frame = pandas.DataFrame(MATRIX, columns=names)
+    frame.to_csv(tmp_path / "head.csv", index=False)
+    frame.to_csv(tmp_path / "A.CSV", index=False, header=False)
+    frame.set_axis([f"row {i}" for i in range(100)]).to_parquet(tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    frame.to_excel(tmp_path / "bare.xlsx", index=False, header=False)
+    for file in tmp_path.iterdir():
+        found = read_table(file, key="rows" if file.stem == "two" else None, read_options={"sep": None})
+        np.testing.assert_allclose(found, MATRIX, rtol=1e-12)
+        assert [*found] == (names if file.name in ("head.csv", "a.parquet", "a.xlsx") else [1, 2, 3])
+        name, first = {"head.csv": ("line", 2), "A.CSV": ("line", 1)}.get(file.name, ("row", 1))
+        assert found.index.name == name and [*found.index] == [*range(first, first + 100)]
+    read_table(tmp_path / "a.parquet", read_options={"sep": ";", "columns": ["width"]})
+
+
+# Each text has the columns a and b, if it has names, with the rows (1.5, -0.25) and (1234.5, 3).
+FORMATS = {
+    "commas": "a,b\n1.5,-0.25\n1234.5,3\n",
+    "semicolons": "a;b\n1.5;-0.25\n1234.5;3\n",
+    "decimal commas": "a;b\n1,5;-2,5e-01\n1234,5;3\n",
+    "thousands": "a;b\n1,5;-0,25\n1.234,5;3\n",
+    "tabs": "a\tb\n1,5\t-0,25\n1234,5\t3\n",
+    "bars": "a|b\n1.5|-0.25\n1234.5|3\n",
+    "no names": "1,5;-0,25\n1234,5;3,0\n",
+    "quotes": '"a";"b"\n"1,5";"-0,25"\n"1234,5";"3"\n',
+    "spaces": "a, b\n 1.5, -0.25\n1234.5, 3\n",
+    "blank lines": "\na,b\n\n1.5,-0.25\n  \n1234.5,3\n\n",
+    "carriage returns": "a;b\r1,5;-0,25\r\r1234,5;3\r",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("case", FORMATS)
+def test_formats_of_csv_are_detected(read, case, encoding, monkeypatch):
+    """A column of text changes nothing. An unusual format is logged."""
+    lines: list[str] = []
+    monkeypatch.setattr(logging, "info", lambda text, *values: lines.append(text % values))
+    text = FORMATS[case]
+    sep = next(mark for mark in "\t;|," if mark in text)
+    frame = read(text, encoding)
+    np.testing.assert_array_equal(frame, [[1.5, -0.25], [1234.5, 3]])
+    assert [*frame] == ([1, 2] if case == "no names" else ["a", "b"])
+    assert len(lines) == (sep != "," or encoding == "utf-16") and all(
+        f"{sep!r}" in line or sep == "," for line in lines
+    )
+    notes = iter(["Größe"] * (case != "no names") + ["Äpfel, Birnen", "€ 3.20; x|y"])
+    longer = "\n".join(f'{line}{sep}"{next(notes)}"' if line.strip() else line for line in text.splitlines())
+    noted = read(longer, encoding)
+    np.testing.assert_array_equal(noted.iloc[:, :2], frame)
+    assert [*noted.iloc[:, 2]] == ["Äpfel, Birnen", "€ 3.20; x|y"] and [*noted.index] == [*frame.index]
+
+
+@pytest.mark.parametrize(
+    "text, rows",
+    [
+        ('text\n"hello, you"\nthere\n', [["hello, you"], ["there"]]),
+        ('"x; y",b\n"1;2",3\n"4;5",6\n', [["1;2", 3], ["4;5", 6]]),
+        ("1,a|b\n2,c|d\n", [[1, "a|b"], [2, "c|d"]]),
+        ("name;text\nA;hello, you\nB;well, done\n", [["A", "hello, you"], ["B", "well, done"]]),
+        ("degrees;C,b\n1.5,2\n3.5,4\n", [[1.5, 2], [3.5, 4]]),
+        ("a,b,c\n1,2\n4,5,6\n", [[1, 2, None], [4, 5, 6]]),
+    ],
+)
+def test_marks_in_text_separate_no_cells(read, text, rows):
+    assert _rows(read(text)) == rows
+
+
+def test_read_options_replace_the_detection(read):
+    def found(text, **options):
+        return _rows(read(text, options.get("encoding", "utf-8"), read_options=options))
+
+    assert found("a;b\n1;2\n", sep=",") == [["1;2"]]
+    assert found("a;b\n1,234;2,5\n", thousands=",") == [[1234, 25]]
+    assert found("a;b\n1,234;2\n", delimiter=";", decimal=",") == [[1.234, 2]]
+    assert found("Größe,b\n1,2\n", encoding="utf-16-le") == [[1, 2]]
+    assert found("2019,2020\n1,2\n", header=0) == [[1, 2]]
+    assert found("a b\n1  2\n", sep=r"\s+") == found("1|2;\n", sep="[|;]", usecols=[0, 1]) == [[1, 2]]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_index_is_the_line_in_the_file(read, seed):
+    """Comments, blank lines, lines above the header and line breaks in quotes count."""
+    rng = np.random.default_rng(seed)
+    lines = ['A "title', "", "a;b"]
+    expected = []
+    for number in range(30):
+        lines += [["", "  ", "# x;'\"y"][i] for i in rng.integers(3, size=rng.integers(3))]
+        expected.append(len(lines) + 1)
+        lines += [f'"t;""\n\n{number}";{number}'.split("\n"), [f"t;{number}"]][rng.integers(2)]
+    text = rng.choice(["\n", "\r\n"]).join(lines)
+    frame = read(text.replace('"title', "title"), read_options={"skiprows": 1, "comment": "#"})
+    assert frame.index.name == "line" and [*frame.index] == expected
+    assert [*frame["b"]] == [*range(30)]
+    for options in ({"nrows": 5}, {"skipfooter": 1}):
+        frame = read("a,b\n\n" + "1,2\n" * 9, read_options=options)
+        assert frame.index.name == "row" and [*frame.index] == [*range(1, len(frame) + 1)]
+
+
+def test_columns_are_chosen_by_name_or_number(read, refused):
+    text = "name,b2,age\nAda,3,36\n"
+    assert _rows(read(text, columns=["age", "1"])) == [[36, "Ada"]]
+    assert _rows(read(text, columns=[2])) == _rows(read(text, exclude_columns=["name", 3])) == [[3]]
+    assert _rows(read("1,2,3\n", columns=[3, 1])) == _rows(read("3,1\n", columns=["x", "y"])) == [[3, 1]]
+    assert find_columns("a.csv", read(text), ["3", "name"]) == [2, 0]
+    for message, other, options in [
+        ("no column 'ages'; did you mean 'age'. Its columns are 'name', 'b2'", text, {"columns": ["ages"]}),
+        ("no column 'ages'", text, {"texts": ["ages"]}),
+        ("'age' is chosen twice", text, {"columns": ["age", "3"]}),
+        ("no column '4'; it has 3 columns", "1,2,3\n", {"exclude_columns": ["4"]}),
+        ("has 3 columns without names. Expected the columns a, b", "1,2,3\n", {"columns": ["a", "b"]}),
+        ("no columns are left", "a\n1\n", {"exclude_columns": ["a"]}),
+        ("two columns have the name 'a'", "a, a\n1,2\n", {}),
+    ]:
+        refused(message, read, other, **options)
+
+
+@pytest.mark.parametrize(
+    "cells, message",
+    [
+        (["1,000", "2,500.5", "3"], r"line 2, column 'x': '1,000' \(80 of 120 values\).*thousands=','"),
+        (["1", "2", "x"], r"line 4, column 'x': 'x' \(40 of 120 values\).*kinds='x: category"),
+        (["2024-01-01", "2024-01-02", "soon"], "line 4, column 'x': 'soon' "),
+        (
+            ["31.12.2024", "1.1.2025", "2.1.2025"],
+            r"line 2, column 'x': '31.12.2024' \(120 of 120 values\).*date_format",
+        ),
+    ],
+)
+def test_bad_values_are_listed_for_all_columns(read, refused, tmp_path, cells, message):
+    frame = pandas.DataFrame({"x": cells * 40, "y": [1.5, "n/a?", 2] * 40, "good": ["1", "b", "c"] * 40})
+    text = frame.to_csv(index=False)
+    refused(rf"a.csv: .*{message}", read, text)
+    refused(r"; line 3, column 'y': 'n/a\?' \(40 of 120 values\). Correct .*kinds='x: category; y: cat", read, text)
+    assert _rows(read(text, columns=["good"])) == [["1"], ["b"], ["c"]] * 40
+    assert [*read(text, texts=["x"], exclude_columns=["y"])["x"]] == cells * 40
+    loose = read(text, typed=False)
+    assert (
+        loose.astype(str).to_numpy().tolist() == pandas.read_csv(tmp_path / "a.csv", dtype=str).to_numpy().tolist()
+    )
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    refused("a.xlsx: .*; row 2, column 'y'", read_table, tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize("thousands, decimal_mark", [(".", ","), (",", "."), (None, ","), ("'", ".")])
+def test_numbers_beside_a_bad_cell_match_a_fit(read, thousands, decimal_mark):
+    numbers = np.random.RandomState(0).randint(-400_000_000, 400_000_000, [120, 2]) / 4
+    table = pandas.DataFrame(numbers, columns=["a", "b"])
+    marks = str.maketrans({",": thousands, ".": decimal_mark})
+    texts = table.map(lambda cell: f"{cell:,.2f}".translate(marks))
+    texts.insert(0, "day", pandas.date_range("2025-01-01", periods=120).strftime("%d.%m.%Y"))
+    options = {"thousands": thousands, "decimal": decimal_mark, "date_format": "%d.%m.%Y"}
+    fit = read(texts.to_csv(index=False, sep=";"), read_options=options)
+    np.testing.assert_array_equal(fit[["a", "b"]], table)
+    texts.loc[7, "a"], texts.loc[9, "day"] = "x", "soon"
+    found = read(texts.to_csv(index=False, sep=";"), typed=False, read_options=options)
+    assert found.loc[7 + 2, "a"] == "x" and [*found["day"]] == [*texts["day"]]
+    np.testing.assert_array_equal(found.drop(7 + 2)[["a", "b"]].astype(float), table.drop(7))
+
+
+def test_texts_and_booleans(read):
+    """Booleans beside a bad cell match a fit. In a fit with missing values, they have a type for these."""
+    text = "zip,b,c\n007,01,true\n 10,02,FALSE\n"
+    assert _rows(read(text, texts=["zip", 3])) == [["007", 1, "true"], ["10", 2, "FALSE"]]
+    assert _rows(read(text, texts=["b"], columns=["b", "zip"])) == [["01", 7], ["02", 10]]
+    assert (
+        _rows(read("007,1\n", texts=["p"], columns=["p", "q"])) == _rows(read("007,1\n", texts=[1])) == [["007", 1]]
+    )
+    assert [*read(text + "5,,\n")["c"]] == [True, False, pandas.NA]
+    assert [*read(text + "5,,maybe\n", typed=False)["c"]] == ["True", "False", "maybe"]
+    for options in ({}, {"typed": False, "texts": ["c"]}):
+        assert [*read(text + "5,,maybe\n", **options)["c"]] == ["true", "FALSE", "maybe"]
+
+
+def test_tables_without_rows(read, refused, tmp_path):
+    frame = read("a;b\n", typed=False)
+    assert frame.shape == (0, 2) and [*frame] == ["a", "b"] and frame.index.name == "line"
+    refused("a.csv: there are no rows; expected at least one", read, "a;b\n")
+    np.save(tmp_path / "a.npy", np.zeros([0, 2]))
+    assert read_table(tmp_path / "a.npy", typed=False).shape == (0, 2)
+    refused("there are no rows", read_table, tmp_path / "a.npy")
+
+
+def test_unreadable_files_are_errors(read, refused, tmp_path, monkeypatch):
+    advice = "--config.data.read_options.sep=';' in training or --read_options=sep=';' in the other"
+    refused(
+        f"ParserError: .*Expected 2 fields in line 3, saw 3.*format is sep=';'. .*{advice}",
+        read,
+        "a;b\n1;2\n3;4;5\n",
+    )
+    refused("the cells do not match the first line, a, b.", read, "a,b\n1,2,3\n")
+    options = {"encoding": "utf-8"}
+    refused("can't decode .* encoding='latin-1'", read, "ä,b\n1,2\n", "cp1252", read_options=options)
+    refused("cannot be read as a table .EmptyDataError", read, "")
+    np.savez(tmp_path / "two.npz", rows=MATRIX, cube=MATRIX[np.newaxis])
+    refused(r"Set key to one of \['rows', 'cube'\]", read_table, tmp_path / "two.npz")
+    refused(r"the shape is \[1, 100, 3\]", read_table, tmp_path / "two.npz", key="cube")
+    refused("no such file", read_table, tmp_path / "none.csv")
+    refused("ends in .csv, .parquet, .xlsx, .npy, .npz", read_table, tmp_path / "a.txt")
+    pandas.DataFrame().to_parquet(tmp_path / "a.parquet")
+    refused("there are no columns", read_table, tmp_path / "a.parquet", typed=False)
+    for path in (tmp_path / "b.parquet", tmp_path / "b.xlsx"):
+        path.write_bytes(b"PAR1")
+        refused(f"{path.name} cannot be read as a table", read_table, path)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    refused(r'pandas is not installed. Run pip install "tf-resflow\[data\]"', read, "a\n1\n", error=ImportError)
+
+
+def test_identifiers():
+    rng = np.random.default_rng(0)
+    num = 400
+    identifying = {
+        "uuid": [str(uuid.UUID(bytes=rng.bytes(16))) for _ in range(num)],
+        "name": [f"Smith, Mr. {number}" for number in range(num)],
+        "ticket": [f"T{number}" for number in rng.integers(500, size=num)],  # some of them twice
+        "row": np.arange(num),
+        "shuffled": 1 + rng.permutation(num),
+        "some removed": np.delete(np.arange(num + 10), rng.choice(num, 10, replace=False)).astype("int32"),
+    }
+    days = pandas.date_range("2024-01-01", periods=num)
+    data = {
+        "number": rng.normal(size=num),
+        "price": rng.permutation(5000)[:num],
+        "age": rng.integers(90, size=num),
+        "year": 1600 + np.arange(num),
+        "day": days,
+        "words": days.strftime("%b %d, %Y"),
+        "city": rng.choice([f"city {i}" for i in range(120)], num),
+        "flag": rng.uniform(size=num) < 0.5,
+    }
+    frame = pandas.DataFrame(identifying | data)
+    assert identifiers(frame) == [*identifying] and identifiers(frame.set_axis(range(14), axis=1)) == [*range(6)]
+    assert identifiers(frame[:19]) == [] and "uuid" in identifiers(frame[:20])
+
+
+def test_parquet_keeps_the_types_of_objects(tmp_path):
+    day, price = datetime.date(2024, 2, 29), decimal.Decimal("1.50")
+    objects = {"day": [day, None], "price": [price, None], "flag": [True, None], "text": [" x", None]}
+    frame = pandas.DataFrame(objects | {"other": [1, "b"]}, dtype=object).assign(
+        rank=pandas.Categorical(["a", "b"])
+    )
+    write_frames(tmp_path / "a.parquet", [frame, frame])
+    types = parquet.read_schema(tmp_path / "a.parquet").types[:3]
+    assert types == [pyarrow.date32(), pyarrow.decimal128(3, 2), pyarrow.bool_()]
+    back = read_table(tmp_path / "a.parquet", typed=False)
+    assert back["day"][1] == day and back["price"][1] == price and [*back["other"]] == ["1", "b"] * 2
+
+
+def test_tables_are_written_part_by_part(tmp_path):
+    parts = [
+        pandas.DataFrame({"id": ids, "x": x}) for ids, x in (([1, 2.0], [1.0, 2.5]), ([None, "b"], [3.0, 4.0]))
+    ]
+    for suffix in (".csv", ".parquet"):
+        write_frames(tmp_path / f"a{suffix}", parts)
+        write_frames(tmp_path / f"empty{suffix}", [parts[0][:0]])
+        write_frames(tmp_path / f"nothing{suffix}", [])
+    expected = pandas.DataFrame({"id": ["1", "2", None, "b"], "x": [1.0, 2.5, 3.0, 4.0]})
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "a.parquet"), expected, check_dtype=False)
+    assert (tmp_path / "a.csv").read_bytes() == b"id,x\r\n1,1\r\n2,2.5\r\n,3\r\nb,4\r\n"
+    assert (tmp_path / "empty.csv").read_bytes() == b"id,x\r\n" and not (tmp_path / "nothing.csv").read_bytes()
+    assert [*pandas.read_parquet(tmp_path / "empty.parquet")] == ["id", "x"]
+
+
+def test_numbers_in_csv_files_are_exact(tmp_path):
+    numbers = np.random.RandomState(0).standard_cauchy([500, 2]) * 10.0 ** np.arange(-250, 250)[:, np.newaxis]
+    frame = pandas.DataFrame(numbers, columns=["a", "b"])
+    frame["narrow"] = numbers[:, 0].clip(-1e38, 1e38).astype("f4")
+    frame["id"] = np.where(np.arange(500) % 7, 1234567890.0 + np.arange(500), np.nan)
+    write_frames(tmp_path / "a.csv", [frame])
+    texts = pandas.read_csv(tmp_path / "a.csv", dtype=str)
+    pandas.testing.assert_frame_equal(texts.astype(frame.dtypes), frame, check_exact=True)
+    assert texts["narrow"].str.len().max() <= 15 and texts["id"][1] == "1234567891"

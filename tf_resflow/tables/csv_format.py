@@ -1,0 +1,92 @@
+"""Detects the format of .csv files, and finds the lines of their rows."""
+
+import codecs
+import contextlib
+import csv
+import itertools
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+FORMAT_ADVICE = (
+    "If the format of the file is misread, set read_options, such as --config.data.read_options.sep=';' in "
+    "training or --read_options=sep=';' in the other commands. Other options are those of pandas.read_csv, such as "
+    "decimal=',', thousands=',' for cells such as 32,168.24, date_format='%d.%m.%Y', na_values='?', "
+    "encoding='latin-1', or header=0 if the first row has the names."
+)
+
+_SEPARATORS = "\t;|,"  # the comma is last, because it divides the lines of 1,5;2,5 as regularly as the semicolon
+_SAMPLE = 1000  # number of rows from which the format is detected
+_ANY_NUMBER = r"[-+]?[\d.,]*\d(e[-+]?\d+)?"
+# Neither of these matches 1,234 or 1.234, because the mark may separate thousands.
+_DECIMAL_COMMA = r"(?![-+]?[1-9]\d{0,2},\d{3}$)[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?"
+_DECIMAL_POINT = r"(?![-+]?[1-9]\d{0,2}\.\d{3}$)[-+]?([\d,]*\.\d+(e[-+]?\d+)?|\d{1,3}(,\d{3}){2,})"
+_POINT_GROUPS = r"[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
+
+
+def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the encoding, the separator and the decimal comma of a file, unless the options set them.
+
+    The separator is the one that divides most rows into as many cells as the first row. Otherwise, cells that are
+    numbers decide. The decimal is a comma if some cells can be read only with it, and none only with a point.
+    """
+    found: dict[str, Any] = {} if "encoding" in options else {"encoding": _encoding(path)}
+    separators = [options["sep"]] if "sep" in options else _SEPARATORS
+    header, rows = options.get("header"), {}
+    above = header if isinstance(header, int) else 0
+    for sep in separators:
+        sample = itertools.islice(records(path, {**found, **options, "sep": sep}), above, above + _SAMPLE)
+        rows[sep] = [cells for _, cells in sample]
+    if "sep" not in options:
+        dividing = [sep for sep in separators if rows[sep] and len(rows[sep][0]) > 1]
+        found["sep"] = max(dividing, key=lambda sep: _regularity(rows[sep]), default=",")
+    sep = options.get("sep") or found["sep"]
+    if sep != "," and not {"decimal", "thousands"} & options.keys():
+        cells = [cell.strip() for row in rows[sep] for cell in row]
+        comma, point, groups = (
+            any(re.fullmatch(pattern, cell, re.IGNORECASE) for cell in cells)
+            for pattern in (_DECIMAL_COMMA, _DECIMAL_POINT, _POINT_GROUPS)
+        )
+        if comma and not point:
+            found |= {"decimal": ",", "thousands": "."} if groups else {"decimal": ","}
+    return found
+
+
+def _encoding(path):
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+    with contextlib.suppress(UnicodeDecodeError), path.open(encoding="utf-8-sig") as file:
+        for _ in file:
+            pass
+        return "utf-8-sig"
+    return "cp1252"
+
+
+def _regularity(rows):
+    """Returns the share of rows with as many cells as the first, and the share of cells that are numbers."""
+    same = [len(row) == len(rows[0]) for row in rows]
+    numbers = [bool(re.fullmatch(_ANY_NUMBER, cell.strip(), re.IGNORECASE)) for row in rows for cell in row]
+    return np.mean(same), np.mean(numbers)
+
+
+def records(path: pathlib.Path, options: Mapping[str, Any]) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number of the first line, and the cells, of each record that pandas neither skips nor ignores."""
+    skip, comment, sep = options.get("skiprows", 0), options.get("comment"), options["sep"]
+    is_skipped = skip if callable(skip) else (range(skip) if isinstance(skip, int) else skip).__contains__
+    names = "quotechar", "escapechar", "doublequote", "skipinitialspace"
+    quoting = {name: options[name] for name in names if name in options}
+    errors = options.get("encoding_errors")
+    with contextlib.suppress(csv.Error), path.open(encoding=options["encoding"], errors=errors, newline="") as file:
+        lines = (
+            "\n" if is_skipped(number) or (comment and line.lstrip().startswith(comment)) else line
+            for number, line in enumerate(file)
+        )
+        reader, first = csv.reader(lines, delimiter=sep if len(sep) == 1 else " ", **quoting), 1
+        for cells in reader:
+            if len(cells) > 1 or (cells and not cells[0].isspace()):
+                yield first, cells
+            first = reader.line_num + 1
