@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -504,6 +504,11 @@ def column_from_json(description: Mapping[str, Any]) -> Column:
     classes = {cls.json_name: cls for cls in _CLASSES}
     column = classes[kind].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
     return dataclasses.replace(column, types=tuple(map(_type_from_json, types)))
+
+
+def type_names(types: Iterable[Any]) -> list[str]:
+    """Returns the names of the `Column.types`."""
+    return [str(pandas.api.types.pandas_dtype(dtype)) for dtype in types]
 
 
 def _type_from_json(text):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
-from tf_resflow.tables.column import BEYOND, Bounds, column_from_json, fit_column, in_words, plain
+from tf_resflow.tables.column import BEYOND, Bounds, column_from_json, fit_column, in_words, plain, type_names
 from tf_resflow.tables.coordinates import Coordinates, Vectors
 from tf_resflow.typing import TensorLike
 
