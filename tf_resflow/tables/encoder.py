@@ -165,7 +165,7 @@ class TableEncoder:
                 "name": c.name,
                 "kind": c.json_name,
                 "dtype": str(c.dtype),
-                "types": [*map(str, c.types)],
+                "types": type_names(c.types),
                 **c.to_json(),
             }
             for c in self.columns
