@@ -1,7 +1,7 @@
 r"""Searches for good settings of a config with Optuna, and stops unpromising runs early.
 
     pip install optuna
-    python examples/sweep.py --config=tabular --workdir=runs/sweep --trials=20 --config.data.path=rows.csv
+    python examples/sweep.py --config=digits --workdir=runs/sweep --trials=20
 
 Arguments that this script does not know go to `resflow-train`. Each trial is a run in WORKDIR/NUMBER. Its
 validation scores decide whether it continues, and its best one is the value of the trial. The study is stored in

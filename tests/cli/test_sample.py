@@ -61,7 +61,7 @@ def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch
     monkeypatch.setattr(resflow, "load", None)
     for output, argument, message in (
         ("a.png", f"--num={10**9}", "too many for a picture"),
-        ("a.txt", "--num=3", "should end in .png or .npy or .csv"),
+        ("a.txt", "--num=3", "should end in .png or .npy"),
         ("a.npy", "--condition=1", "a model without a condition: leave out"),
     ):
         with pytest.raises(ValueError, match=message):

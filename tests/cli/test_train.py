@@ -49,6 +49,7 @@ def test_a_typo_in_a_field(parse, monkeypatch):
         ("--noconfig.data.flp", "data.flip"),
         ("--config.data.read_options.spe=;", "data.read_options.sep"),
     ):
-        monkeypatch.setattr("sys.argv", ["train", "--config=digits", "--config.model.kernels[0]=5", override])
+        name = "tabular" if "read_options" in override else "digits"
+        monkeypatch.setattr("sys.argv", ["train", f"--config={name}", "--config.data.path[0]=5", override])
         with pytest.raises(ValueError, match=f"has no field .*; did you mean '{near}'?"):
-            parse("digits")
+            parse(name)

@@ -30,7 +30,7 @@ ABLATIONS = {
     f"ablations:{name},{'digits' if fields.keys() & {'model.squeeze_first', 'model.whiten'} else 'toy2d'}"
     for name, fields in FILES["ablations"]["ABLATIONS"].items()
 }
-BUILT = {*NAMES, *ABLATIONS} - set(SAME_MODEL)
+BUILT = {*NAMES, *ABLATIONS} - {*SAME_MODEL, "tabular"}
 BUILT |= {"monotone:digits", "monotone:toy2d", "idensenet:toy2d", "best_small:digits", "variational:digits"}
 BUILT |= {"hybrid:digits,residual,1"}
 SIZES = {"train": 20, "validation": 4, "test": 4, "extra": 4}
@@ -107,6 +107,7 @@ def test_wrong_arguments():
         ),
         ("hybrid:images,residual,1", "not known for images. .* --config.hybrid.density_weight=D"),
         *((f"hybrid:mnist,{rest}", "Unknown argument.*coupling_1x1") for rest in ("resnet", "residual,2", ",1,1")),
+        *((f"{change}tabular", "does not apply to this config") for change in ("monotone:", "ablations:poisson,")),
         *((f"hybrid:{base}", f"'{base}' does not have labeled.*cifar10") for base in ("hybrid", "toy2d", "bsds32")),
     ]
     for name, message in cases:

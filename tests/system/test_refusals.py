@@ -9,6 +9,7 @@ from tests.conftest import ROOT
 from tf_resflow.training import base_config
 
 TOY = "train --workdir={tmp}/new --config=toy2d"
+TABLE = "train --workdir={tmp}/new --config=tabular"
 SAMPLE = "sample --workdir={run} --output={tmp}/x.png"
 
 CONFIG_FILES = {
@@ -58,6 +59,19 @@ IN_THIS_PROCESS = [
     ("export --workdir={run} --export_dir={served} --version=3", "already has version 3", "is 4"),
     ("export --workdir={run} --export_dir={tmp} --version=0", "version=0"),
     ("export --workdir={run} --export_dir={tmp}/syntax.py", "Cannot write"),
+    (TABLE, "data.path is missing: set it to the file"),
+    (f"{TABLE} --config.data.path=none.csv", "none.csv: there is no such file", f"{ROOT}/none.csv"),
+    (f"{TABLE} --config.density.nose=0.1", "no field 'density.nose'", "'density.noise'?"),
+    (f"{TABLE} --config.density.noise=2", "config.density.noise is 2; it must be 'auto', or from 0.003 to 1"),
+    (f"{TABLE} --config.data.path={{tmp}}/a.csv --jit", "--jit does not apply to a config of a table"),
+    ("train --config=toy2d --workdir={fitted}", "is a run on a table"),
+    ("train --config=tabular --config.data.path={tmp}/a.csv --workdir={run}", "belongs to a run that is not on a"),
+    ("evaluate --workdir={fitted} --metrics=fid", "--metrics does not apply to a run on a table"),
+    ("evaluate --workdir={fitted}", f"not at /no/gone.csv or {ROOT}/gone.csv", "--data_path"),
+    ("evaluate --workdir={unfitted}", "no fitted density yet"),
+    ("sample --workdir={fitted} --output={tmp}/a.csv --temperature=0.5", "--temperature=0.5 does not apply"),
+    ("export --workdir={fitted} --export_dir={tmp}/new --precise", "--precise does not apply to a run on a table"),
+    ("score --workdir={fitted} --output={tmp}/a.csv --stderr=1", "--stderr does not apply to a run on a table"),
     ("score --workdir={moved} --output={tmp}/scores.csv", "not at /no/gone.npz"),
     ("score --workdir={run} --output={tmp}/scores.csv --input={tmp}/syntax.py", "ends in .csv, .parquet"),
     ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/a.npz", "a.npz"),
@@ -89,7 +103,13 @@ def paths(tmp_path_factory):
     root = tmp_path_factory.mktemp("refusals")
     for name, text in CONFIG_FILES.items():
         (root / f"{name}.py").write_text(text)
-    config = json.loads(json.dumps(base_config("toy2d").to_dict()))
+    config, table = (json.loads(json.dumps(base_config(name).to_dict())) for name in ("toy2d", "tabular"))
+    table |= {"data": table["data"] | {"path": "gone.csv"}, "absolute_paths": {"data.path": "/no/gone.csv"}}
+    for name in ("fitted", "unfitted"):
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(json.dumps(table))
+    (root / "fitted" / "density.npz").touch()
+    (root / "a.csv").write_text("a,b\n1.5,2.5\n")
     images = config | {"data": config["data"] | {"name": "images", "path": "gone.npz"}}
     configs = dict.fromkeys(("run", "untrained", "busy"), config) | {
         "key": config | {"train": config["train"] | {"stesp": 5}},

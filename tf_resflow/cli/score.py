@@ -163,8 +163,8 @@ def _read_points(info):
     if len(wrong := np.flatnonzero(~np.isfinite(points).all(axis=1))):
         place = f"{table.index.name or 'row'} {table.index[wrong[0]]}"
         raise ValueError(f"{path}, {place}: a value is not a finite number. Correct it, or leave out the row.")
-    distance = _LARGEST if info.std is None else np.minimum(_FARTHEST * info.std.astype(np.float64), _LARGEST)
-    mean = 0.0 if info.mean is None else info.mean.astype(np.float64)
+    mean, std = (0.0, 1.0) if info.mean is None else (np.float64(info.mean), np.float64(info.std))
+    distance = np.minimum(_FARTHEST * std, _LARGEST)
     return np.clip(points, mean - distance, mean + distance).astype(np.float32)
 
 

@@ -83,7 +83,7 @@ def base_config(name: str) -> Any:
         if (path := folder / f"{stem}.py").is_file():
             try:
                 return config_of_file(path, *arguments)
-            except AttributeError as error:
+            except (AttributeError, KeyError) as error:
                 if folder == CONFIGS:
                     raise
                 raise ValueError(
