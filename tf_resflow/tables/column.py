@@ -54,7 +54,6 @@ class Column(abc.ABC):
       json_name: name of the class in JSON.
       impossible: what is wrong with a value that cannot occur in the column.
       is_discrete: whether all values have cells.
-      is_category: whether the values are levels without an order.
       levels: the values numbered from 0, if the numbers stand for levels.
       start: the time with the number 0, in a column of times.
       low: the lower bound of a column of numbers, exclusive; minus infinity for none. `high` is the upper one.
@@ -71,7 +70,6 @@ class Column(abc.ABC):
     impossible: ClassVar[Any] = None
     kind: ClassVar[Any] = None
     levels = start = None
-    is_category = False
     is_discrete, first, step, num, offset, atoms = True, 0, 1.0, 0, 0, ()
     low, high = -math.inf, math.inf
 
@@ -363,7 +361,6 @@ class _Levels(Column):
 
     words: ClassVar[tuple[str, ...]] = ("category",)
     json_name = kind = "category"
-    is_category = True
     impossible = "not a known level"
 
     @classmethod
@@ -411,7 +408,6 @@ class _OrderedLevels(_Levels):
 
     words: ClassVar[tuple[str, ...]] = ()
     json_name = "ordered"
-    is_category = False
 
     @classmethod
     def detect(cls, column):

@@ -9,7 +9,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import optimize, stats
 
-from tf_resflow.tables.category import Category
 from tf_resflow.tables.column import OFF_GRID, Column
 from tf_resflow.typing import TensorLike
 
@@ -23,23 +22,21 @@ _STANDARD = tfp.distributions.Normal(tf.constant(0.0, tf.float64), 1.0)
 class Vectors(NamedTuple):
     """The values of rows as standardized vectors: arrays or tensors `[num, size]` unless stated otherwise.
 
-    A vector is drawn from `values + widths * uniform + deviations * normal`.
+    A vector is drawn from `values + widths * uniform`, and a missing value from a standard normal distribution.
 
     Attributes:
-      values: the value of a continuous coordinate, the lower edge of a cell, or the point of a level; 0 if missing.
+      values: the value of a continuous coordinate, or the lower edge of a cell; 0 if missing.
       widths: the widths of the cells, otherwise 0.
-      deviations: the standard deviation of the noise of levels, and 1 if missing; otherwise 0.
       ends: bool `[num, size, 2]`, whether a cell is the first one, and whether it is the last one.
       is_missing: bool, whether the value is missing or cannot occur.
       log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
-        logarithms of the widths and of the shares of levels. Minus infinity if a value cannot occur.
+        logarithms of the widths. Minus infinity if a value cannot occur.
       log_unit: `[num]`, added to the log-density of a row to compare it with others: minus the logarithms of the
         widths of atoms, and the mean log-densities of missing columns. So units do not change the ranking.
     """
 
     values: Any
     widths: Any
-    deviations: Any
     ends: Any
     is_missing: Any
     log_scale: Any
@@ -54,12 +51,12 @@ class Coordinates:
 
     A number x with bounds (a, b) becomes \\(\log(x - a)\\), \\(-\log(b - x)\\) or their sum. A discrete value has a
     cell, one step wide, and so has an atom: all larger values of its column are moved up by the difference between
-    the width of the atom and the step. The levels of a category become points, see `Category`. Columns that a
-    Yeo-Johnson transform brings closer to a normal distribution are transformed. All coordinates are standardized.
+    the width of the atom and the step. Columns that a Yeo-Johnson transform brings closer to a normal distribution
+    are transformed. All coordinates are standardized.
 
-    Levels of an ordered column, and grids of at most 100 values, have a first and a last cell. These include
-    everything beyond them, both in scores and in samples, as does an atom that is the smallest or the largest value
-    of the fit. The probabilities of all values therefore add up to one.
+    Levels, and grids of at most 100 values, have a first and a last cell. These include everything beyond them,
+    both in scores and in samples, as does an atom that is the smallest or the largest value of the fit. The
+    probabilities of all values therefore add up to one.
 
     The transform of a standardized number z: let m be the median, a the distance from m to the nearer quartile, and
     \\(t = (z - m) / a\\). If \\(t \ge 0\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\). If \\(t < 0\\), y is minus
@@ -73,7 +70,8 @@ class Coordinates:
 
     Attributes:
       size: number of coordinates.
-      has_noise: bool `[size]`, whether a coordinate of some rows is drawn from a cell or from the noise of a level.
+      has_cells: bool `[size]`, whether some values of a column have cells.
+      has_levels: bool `[size]`, whether the values of a column are levels.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.
@@ -82,63 +80,37 @@ class Coordinates:
 
     def __init__(self, columns: Sequence[Column], numbers: np.ndarray):
         self._set_columns(columns)
-        x = numbers[:, self.is_line]
-        lower, widths, _ = (part.numpy() for part in self._edges(self._unbounded(x)[0]))
-        x = lower + widths * evenly_spread(len(x))
+        lower, widths, _ = (part.numpy() for part in self._edges(self._unbounded(tf.constant(numbers))[0]))
+        x = lower + widths * evenly_spread(len(lower))
         varies = np.nanmax(x, axis=0) > np.nanmin(x, axis=0)
         self._mean, self._scale = np.nanmean(x, axis=0), np.where(varies, np.nanstd(x, axis=0), 1.0)
-        z = (x - self._mean) / self._scale
-        is_number = [column.levels is None for column in self._lines]
-        powers = [_power(own[~np.isnan(own)]) if ok else None for own, ok in zip(z.T, is_number, strict=True)]
+        pairs = zip(((x - self._mean) / self._scale).T, self.has_levels, strict=True)
+        powers = [None if is_level else _power(z[~np.isnan(z)]) for z, is_level in pairs]
         self._power = np.reshape([_IDENTITY if power is None else power for power in powers], [-1, 7]).T
-        self.categories = [
-            Category.fit(place, len(columns[place].levels), numbers[:, place])
-            for place in np.flatnonzero(~self.is_line)
-        ]
-        self._finish()
-        self._mean_log_density = np.zeros(len(columns))
+        self._mean_log_density = np.zeros(self.size)
         if np.isnan(numbers).any():
-            log_scales, units = (part.numpy() for part in self._parts(tf.constant(numbers))[-2:])
-            means = np.nanmean(np.where(np.isnan(numbers[:, self._order]), np.nan, log_scales + units), axis=0)
-            self._mean_log_density = means - 0.5 * math.log(2 * math.pi * math.e) * self.is_line[self._order]
+            *_, log_scales, units = (part.numpy() for part in self._parts(tf.constant(numbers)))
+            means = np.nanmean(np.where(np.isnan(numbers), np.nan, log_scales + units), axis=0)
+            self._mean_log_density = means - 0.5 * math.log(2 * math.pi * math.e)
 
     def _set_columns(self, columns):
-        self.columns = list(columns)
-        self.is_line = np.array([not column.is_category for column in columns], bool)
-        self._lines = [column for column in columns if not column.is_category]
-        self._order = np.argsort(~self.is_line, kind="stable")  # lines first, then categories
+        self.columns, self.size = list(columns), len(columns)
         rows = [
-            [
-                float(c.first - c.offset),
-                c.step * c.is_discrete,
-                *c.ends,
-                c.low,
-                c.high,
-                -1 if c.levels is None else len(c.levels),
-            ]
-            for c in self._lines
+            [float(c.first - c.offset), c.step * c.is_discrete, *c.ends, c.low, c.high, len(c.levels or ())]
+            for c in columns
         ]
         self._first, self._step, *ends, self._low, self._high, self._num_levels = np.reshape(rows, [-1, 7]).T
         self._ends = np.stack(ends, axis=-1)
-        atoms = [(i, float(value - c.offset), *rest) for i, c in enumerate(self._lines) for value, *rest in c.atoms]
+        atoms = [(i, float(value - c.offset), *rest) for i, c in enumerate(columns) for value, *rest in c.atoms]
         self._atoms = np.reshape(atoms, [-1, 4])
-
-    def _finish(self):
-        num = len(self._lines)
-        self.size = num + sum(category.size for category in self.categories)
-        self.has_noise = np.ones(self.size, bool)
-        self.has_noise[:num] = (self._step > 0) | np.isin(np.arange(num), self._atoms[:, 0])
-        self.is_number = np.zeros(self.size, bool)
-        self.is_number[:num] = [column.levels is None for column in self._lines]
-        of_categories = [category.place for category in self.categories for _ in range(category.size)]
-        self.column_of = np.array([*np.flatnonzero(self.is_line), *of_categories], int)
+        self._has_atoms = np.isin(np.arange(self.size), self._atoms[:, 0])
+        self.has_cells, self.has_levels = (self._step > 0) | self._has_atoms, self._num_levels > 0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fitted parameters, as values that JSON can hold."""
         arrays = {"mean": self._mean, "scale": self._scale, "power": self._power}
         arrays["mean_log_density"] = self._mean_log_density
-        found: dict[str, Any] = {name: array.tolist() for name, array in arrays.items()}
-        return found | {"categories": [category.to_json() for category in self.categories]}
+        return {name: array.tolist() for name, array in arrays.items()}
 
     @classmethod
     def from_json(cls, columns: Sequence[Column], found: dict[str, Any]) -> "Coordinates":
@@ -149,40 +121,26 @@ class Coordinates:
             np.array(found[name], np.float64) for name in ("mean", "scale", "mean_log_density")
         )
         own._power = np.reshape(found["power"], [7, -1])
-        own.categories = [Category.from_json(category) for category in found["categories"]]
-        own._finish()
         return own
 
     def possible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers that cannot occur by infinity, such as 2.5 in a column of whole numbers."""
-        x = tf.gather(numbers, np.flatnonzero(self.is_line), axis=1)
-        k = (x - self._first) / np.where(self._step > 0, self._step, 1.0)
+        k = (numbers - self._first) / np.where(self._step > 0, self._step, 1.0)
         is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID) & (self._step > 0)
-        is_wrong |= (x <= self._low) | (x >= self._high)
-        is_wrong |= (self._num_levels > 0) & ((k < -0.5) | (k > self._num_levels - 0.5))
+        is_wrong |= (numbers <= self._low) | (numbers >= self._high)
+        is_wrong |= self.has_levels & ((k < -0.5) | (k > self._num_levels - 0.5))
         places, values, _, ends = self._atoms.T
-        is_beyond = tf.cast((tf.gather(x, places.astype(int), axis=1) - values) * ends > 0, x.dtype)
-        is_wrong |= is_beyond @ self._own_of_atoms(x.dtype) > 0
-        parts = [tf.where(is_wrong, np.float64(math.inf), x)]
-        for category in self.categories:
-            k = numbers[:, category.place, tf.newaxis]
-            is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID) | (k < -0.5) | (k > len(category.points) - 0.5)
-            parts.append(tf.where(is_wrong, np.float64(math.inf), k))
-        return self._in_order_of_columns(parts)
-
-    def _in_order_of_columns(self, parts):
-        """Concatenates the numbers of the lines and of each category `[num, columns]`."""
-        return tf.gather(tf.concat(parts, axis=1), np.argsort(self._order), axis=1)
+        is_beyond = (tf.gather(numbers, places.astype(int), axis=1) - values) * ends > 0
+        is_wrong |= tf.cast(is_beyond, tf.float64) @ self._own_of_atoms() > 0
+        return tf.where(is_wrong, np.float64(math.inf), numbers)
 
     def vectors(self, numbers: tf.Tensor) -> Vectors:
         """Returns the standardized vectors of numbers `[num, columns]`."""
-        values, widths, deviations, ends, log_scales, units = self._parts(numbers)
-        is_missing = tf.math.is_nan(tf.gather(numbers, self._order, axis=1))
-        is_blank = tf.gather(~tf.math.is_finite(numbers), self.column_of, axis=1)
+        values, widths, ends, log_scales, units = self._parts(numbers)
+        is_missing, is_blank = tf.math.is_nan(numbers), ~tf.math.is_finite(numbers)
         return Vectors(
             tf.where(is_blank, np.float64(0.0), values),
             tf.where(is_blank, np.float64(0.0), widths),
-            tf.where(is_blank, np.float64(1.0), deviations),
             ends & ~is_blank[..., tf.newaxis],
             is_blank,
             tf.reduce_sum(tf.where(is_missing, np.float64(0.0), log_scales), axis=1),
@@ -190,26 +148,15 @@ class Coordinates:
         )
 
     def _parts(self, numbers):
-        """Returns the first parts of `Vectors`, and the log-scales and units `[num, columns]` in `_order`."""
-        x = tf.gather(numbers, np.flatnonzero(self.is_line), axis=1)
-        is_impossible = tf.math.is_inf(x)
-        x, log_bounds = self._unbounded(x)
+        """Returns the first parts of `Vectors`, and the log-scales and units `[num, columns]` of each column."""
+        x, log_bounds = self._unbounded(numbers)
         lower, widths, ends = self._edges(x)
         values, own_widths, log_slopes = self._standardized(lower, widths)
         log_widths = tf.math.log(tf.where(own_widths > 0, own_widths, 1.0))
         log_scales = tf.where(widths > 0, log_widths, log_slopes + log_bounds)
-        log_scales = tf.where(is_impossible, np.float64(-math.inf), log_scales)
-        has_atoms = np.isin(np.arange(len(self._lines)), self._atoms[:, 0])
-        units = tf.where(has_atoms, -tf.math.log(tf.where(widths > 0, widths, 1.0)), 0.0)
-        parts = [(values, own_widths, tf.zeros_like(values), ends, log_scales, units)]
-        for category in self.categories:
-            points, log_shares = category.points_of(numbers[:, category.place])
-            zeros, log_shares = tf.zeros_like(points), log_shares[:, tf.newaxis]
-            no_ends = tf.zeros([*tf.unstack(tf.shape(points)), 2], tf.bool)
-            parts.append(
-                (points, zeros, zeros + category.deviation, no_ends, log_shares, tf.zeros_like(log_shares))
-            )
-        return [tf.concat(part, axis=1) for part in zip(*parts, strict=True)]
+        log_scales = tf.where(tf.math.is_inf(numbers), np.float64(-math.inf), log_scales)
+        units = tf.where(self._has_atoms, -tf.math.log(tf.where(widths > 0, widths, 1.0)), 0.0)
+        return values, own_widths, ends, log_scales, units
 
     def spread(self, vectors: Vectors, u: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         r"""Draws vectors of rows from a density q, with points u in the unit cube `[rows, size + 1]`.
@@ -218,34 +165,19 @@ class Coordinates:
         are ends, the density at a distance of y cells from the inner edge is 1 - t for y < 1, and
         \\((1 - t) / (1 + (y - 1)(1 - t) / t)^2\\) for larger y. This tail has the mass t. If n coordinates of a row
         are in such cells, t is 0.5 / n with probability 3/4, otherwise min(1/2, 1.5 / n), and q is the density of
-        this mixture, which the last coordinate of u chooses. For levels, q is the mixture of all levels of the
-        column, see `Category`.
+        this mixture, which the last coordinate of u chooses.
 
         Returns:
           z `[rows, size]`, and log q(z) for each row, in cells as wide as 1.
         """
         u = tf.convert_to_tensor(u, tf.float64)
         y, log_q = _in_cells(u, vectors.ends)
-        normal = vectors.deviations * tf.math.ndtri(u[:, :-1])
-        z = vectors.values + tf.where(vectors.widths > 0, vectors.widths * (y + 0.5), normal)
-        log_q += tf.reduce_sum(tf.where(vectors.is_missing, _STANDARD.log_prob(z), 0.0), axis=1)
-        start = len(self._lines)
-        for category in self.categories:
-            own = category.log_density(z[:, start : start + category.size])
-            log_q += tf.where(vectors.is_missing[:, start], np.float64(0.0), own)
-            start += category.size
-        return z, log_q
+        z = tf.where(vectors.is_missing, tf.math.ndtri(u[:, :-1]), vectors.values + vectors.widths * (y + 0.5))
+        return z, log_q + tf.reduce_sum(tf.where(vectors.is_missing, _STANDARD.log_prob(z), 0.0), axis=1)
 
-    def numbers(self, z: tf.Tensor, u: TensorLike) -> tf.Tensor:
-        """Returns the numbers `[num, columns]` of vectors. Points u `[num, columns]` choose the levels."""
-        num = len(self._lines)
-        x = self._inverse_edges(self._inverse_standardized(z[:, :num]))
-        u, start, parts = tf.convert_to_tensor(u, tf.float64), num, [self._inverse_bounds(x)]
-        for category in self.categories:
-            level = category.level(z[:, start : start + category.size], u[:, category.place])
-            parts.append(level[:, tf.newaxis])
-            start += category.size
-        return self._in_order_of_columns(parts)
+    def numbers(self, z: tf.Tensor) -> tf.Tensor:
+        """Returns the numbers `[num, columns]` of vectors."""
+        return self._inverse_bounds(self._inverse_edges(self._inverse_standardized(z)))
 
     def _unbounded(self, x):
         """Returns the logarithms of numbers with bounds, and the logarithms of the slopes of this map."""
@@ -271,7 +203,7 @@ class Coordinates:
         ends = is_cell[..., tf.newaxis] & tf.equal(k[..., tf.newaxis], self._ends)
         places, values, growth, *_ = self._atom_cells()
         distance, nearest = tf.gather(x, places, axis=1) - values, self._step[places] / 4
-        is_atom, own = tf.abs(distance) <= nearest, self._own_of_atoms(x.dtype)  # equal, if the step is 0
+        is_atom, own = tf.abs(distance) <= nearest, self._own_of_atoms()  # equal, if the step is 0
         lower += tf.cast(distance > nearest, x.dtype) * growth @ own
         widths += tf.cast(is_atom, x.dtype) * growth @ own
         of_atoms = [tf.cast(is_atom & (self._atoms[:, 3] == sign), x.dtype) @ own > 0 for sign in (-1, 1)]
@@ -280,7 +212,7 @@ class Coordinates:
     def _inverse_edges(self, z):
         """Returns the numbers whose cells contain z."""
         places, values, growth, low, high = self._atom_cells()
-        placed, own = tf.gather(z, places, axis=1), self._own_of_atoms(z.dtype)
+        placed, own = tf.gather(z, places, axis=1), self._own_of_atoms()
         is_own = tf.cast((placed >= low) & (placed < high), z.dtype)
         x = z - tf.cast(placed >= high, z.dtype) * growth @ own
         k = tf.round((x - self._first) / np.where(self._step > 0, self._step, 1.0))
@@ -297,9 +229,9 @@ class Coordinates:
         low, high = np.where(ends < 0, -math.inf, lower), np.where(ends > 0, math.inf, lower + widths)
         return places.astype(int), values, widths - steps, low, high
 
-    def _own_of_atoms(self, dtype):
+    def _own_of_atoms(self):
         """Returns the columns of the atoms, one-hot `[atoms, columns]`."""
-        return tf.one_hot(self._atoms[:, 0].astype(int), len(self._lines), dtype=dtype)
+        return np.eye(self.size)[self._atoms[:, 0].astype(int)]
 
     def _standardized(self, lower, widths):
         """Returns standardized numbers, the widths of their cells, and the logarithms of the slopes."""

@@ -162,7 +162,7 @@ def points_of(encoder: TableEncoder, num: int = NUM_POINTS) -> np.ndarray:
     They are evenly spread in the last coordinate and where values have cells or noise, or can be missing, and 0.5
     elsewhere.
     """
-    is_drawn = encoder.own.has_noise | encoder.is_masked[encoder.own.column_of]
+    is_drawn = encoder.own.has_cells | encoder.is_masked
     places = [*np.flatnonzero(is_drawn), -1]
     points = np.full([num if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
     # Means over a scrambled Sobol sequence are unbiased (Owen 1998).

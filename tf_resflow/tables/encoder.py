@@ -11,7 +11,7 @@ from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
 from tf_resflow.tables.column import BEYOND, Bounds, column_from_json, fit_column, in_words, plain, type_names
 from tf_resflow.tables.coordinates import Coordinates, Vectors
-from tf_resflow.typing import TensorLike
+from tf_resflow.tables.level_order import similar_first
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -76,7 +76,8 @@ class TableEncoder:
       if it holds at least 5 % of the rows and is five times as frequent as any other value. Whole numbers
       need no atoms if their range is less than 100.
     - a number: the step of a grid, such as 0.1. Only periods of several units, such as 15 minutes, imply it.
-    - "category": booleans, text and categories.
+    - "category": booleans, text and categories. Levels that occur with similar values of the other columns are
+      neighbors, see `similar_first`.
     - a list: the levels of an ordered column, lowest first.
     - "date": times, as days since the first one. "day": times that are whole days apart.
 
@@ -136,6 +137,7 @@ class TableEncoder:
         self._names, self._given_kinds = names, {*kinds, *bounds}
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
         self.num_own = len(own)
+        self.columns = similar_first(self.columns, self.numbers(table).values)
         values = self.numbers(table).values
         self.own = Coordinates(self.columns[: self.num_own], values[:, : self.num_own])
         self.given = Coordinates(self.columns[self.num_own :], values[:, self.num_own :])
@@ -219,13 +221,9 @@ class TableEncoder:
         parts = self.own.possible(numbers[:, : self.num_own]), self.given.possible(numbers[:, self.num_own :])
         return tf.concat(parts, axis=1)
 
-    def decode(self, vectors: np.ndarray, u: TensorLike = 0.5) -> Any:
-        """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit.
-
-        Points u `[num, own columns]` in the unit cube choose between the levels that a vector can mean.
-        """
-        u = np.broadcast_to(u, [len(vectors), self.num_own])
-        numbers = self.own.numbers(tf.constant(vectors, tf.float64), u).numpy()
+    def decode(self, vectors: np.ndarray) -> Any:
+        """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit."""
+        numbers = self.own.numbers(tf.constant(vectors, tf.float64)).numpy()
         found = {c.name: c.sampled(x) for c, x in zip(self.own.columns, numbers.T, strict=True)}
         return pandas.DataFrame(found, columns=[column.name for column in self.own.columns])
 
@@ -242,12 +240,11 @@ class TableEncoder:
         return {column.name: text for column in self.columns if (text := column.description())}
 
     def _warn(self, numbers):
-        values = np.where(np.isnan(numbers), np.nan, _of_lines(self.own, numbers))
+        values = np.where(np.isnan(numbers), np.nan, self.own.vectors(tf.constant(numbers)).values)
         names = np.array([column.name for column in self.own.columns], object)
         varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
         if not varies.all():
             warnings.warn(f"These columns are constant: {shortened(names[~varies])}. Leave them out.", stacklevel=5)
-        varies &= self.own.is_line
         if (involved := dependent(values[:, varies])).any():
             warnings.warn(
                 f"These columns are duplicates or linearly dependent: {shortened(names[varies][involved])}. Leave "
@@ -275,12 +272,3 @@ def dependent(values: np.ndarray) -> np.ndarray:
         return np.zeros(values.shape[1], bool)
     variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(values.T)))
     return np.abs(axes[:, variances < _DEPENDENT * variances[-1]]).max(axis=1, initial=0.0) > 1e-3
-
-
-def _of_lines(coordinates, numbers):
-    """Returns the values of each column: standardized numbers, or the numbers of levels."""
-    values = numbers.copy()
-    values[:, coordinates.is_line] = coordinates.vectors(tf.constant(numbers)).values[
-        :, : coordinates.is_line.sum()
-    ]
-    return values

@@ -134,7 +134,7 @@ class _ServedDensity:
         given = tf.cast(self._encoder.rows(numbers).condition, tf.float32)
         num_masked = int(self._encoder.is_masked.sum())
         given = tf.concat([tf.zeros_like(given[:, :num_masked]), given[:, num_masked:]], axis=1)
-        choice_seed, latent_seed, level_seed = tf.unstack(split_seed(tf.bitcast(seed, tf.int32), 3))
+        choice_seed, latent_seed = tf.unstack(split_seed(tf.bitcast(seed, tf.int32), 2))
         chosen, broad = tf.unstack(random_uniform([2, num], choice_seed, tf.float32))
         code = tf.where(broad < BROAD, code_of(MOST_NOISE), code_of(self._density.noise))
         given = tf.concat([code[:, tf.newaxis], given], axis=1)
@@ -142,8 +142,7 @@ class _ServedDensity:
         z, converged = zip(*(own.sample(num, latent_seed, given) for own in self._members), strict=True)
         z = tf.gather(tf.stack(z, axis=1), member, batch_dims=1)
         converged = tf.gather(tf.stack(converged, axis=1), member, batch_dims=1)
-        u = random_uniform([num, self._encoder.num_own], level_seed, tf.float64)
-        drawn = self._encoder.own.numbers(tf.cast(z, tf.float64), u)
+        drawn = self._encoder.own.numbers(tf.cast(z, tf.float64))
         return {"x": drawn + self._offsets[: self._encoder.num_own], "converged": converged}
 
     def _numbers(self, x, condition):

@@ -8,10 +8,10 @@ from typing import Any
 
 from absl import logging
 
-from tf_resflow.tables.column import MOST_LEVELS, in_words
 from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened, suggest
+from tf_resflow.tables.column import MOST_LEVELS, in_words
 from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format, records
 from tf_resflow.writing import whole_file
 

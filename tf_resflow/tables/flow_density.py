@@ -298,8 +298,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             values = self.density_.sample_all(encoded, rng)
         else:
             values = self._with_margins_of_the_fit(self.density_.sample(encoded, rng, level), level)
-        drawn = self.encoder_.decode(values, rng.uniform(size=[len(values), self.encoder_.num_own]))
-        table = pandas.concat([drawn, condition], axis=1)[self._names]
+        table = pandas.concat([self.encoder_.decode(values), condition], axis=1)[self._names]
         return self._like_fit(table, is_whole=True) if self._is_frame else table.to_numpy(self._dtype)
 
     def _encoded_conditions(self, condition):
@@ -317,7 +316,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             self._draws = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(draws)
         margins = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(self._margins)
         mapped = margins.inverse_transform(self._draws.transform(values))
-        return np.where(self.encoder_.own.is_number, mapped, values)
+        return np.where(self.encoder_.own.has_levels, values, mapped)
 
     def explain(self, X: Any) -> Any:
         """Returns which columns make rows unlikely: a data frame `[num, columns]` in nats.

@@ -251,10 +251,10 @@ def draw_rows(weights: np.ndarray, num: int, rng: Any) -> np.ndarray:
 
 def _add_noise(rows, places, rng):
     """Draws vectors of the rows with these indices and adds noise. Returns them with the conditions of the flow."""
-    values, widths, deviations = (part[places] for part in rows.vectors[:3])
+    values, widths, is_missing = (part[places] for part in (*rows.vectors[:2], rows.vectors.is_missing))
     code, noise = rng.uniform(-1.0, 1.0, [*places.shape, 1]), rng.standard_normal(values.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
-    x = values + widths * rng.uniform(size=values.shape) + np.hypot(deviations, level) * noise
+    x = values + widths * rng.uniform(size=values.shape) + np.hypot(is_missing, level) * noise
     return x.astype(np.float32), np.concatenate([code, rows.condition[places]], axis=-1).astype(np.float32)
 
 
