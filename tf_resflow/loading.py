@@ -31,12 +31,12 @@ def load(workdir: str | os.PathLike[str]) -> Any:
     Raises:
       ValueError: If there is no trained run, or its files are damaged.
     """
-    from tf_resflow.tables.workdir import is_table_run
-
     if pathlib.Path(workdir).suffix == ".npz":
-        from tf_resflow.tables.flow_density import FlowDensity
+        from tf_resflow.tables import FlowDensity
 
         return FlowDensity.load(pathlib.Path(workdir).expanduser())
+    from tf_resflow.tables.workdir import is_table_run
+
     if is_table_run(workdir):
         from tf_resflow.tables import runs
 

@@ -14,8 +14,8 @@ temperatures gets a row or a color, from the same --num latents. The first sampl
 images. The default is all labels. For a table, give one value per column, as in a .csv file, in the order of
 config.data.condition_columns. The picture then shows only the samples.
 
-For a table, a .csv or .parquet file has the columns, levels and dates of the table, --output=- writes .csv to
-standard output, and there is no --temperature.
+A .csv or .parquet file has the columns, levels and dates of the table, or the coordinates of vectors, after the
+temperature if there are several. --output=- writes .csv to standard output. A table has no --temperature.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ from tf_resflow import evaluation
 from tf_resflow.cli import command_line, tables
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.messages import counted
+from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, write_frames
 from tf_resflow.writing import check_output_path
 
 _SIDE = 10  # default number of images per row, if there are several rows
@@ -43,7 +44,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "File to write: a .png picture, or samples as .npy. For a table .png, .csv, .parquet, or - for .csv rows.",
+        "File to write: a .png picture, or samples as .npy. For vectors also .csv, .parquet, or - for .csv rows; for a "
+        "table, these or a picture.",
     )
     flags.DEFINE_integer(
         "num",
@@ -81,7 +83,7 @@ def check() -> None:
             f"--temperature={','.join(FLAGS.temperature)} names several temperatures, and there are "
             f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
         )
-    check_output_path(FLAGS.output, [".png", ".npy"])
+    check_output_path(FLAGS.output, [".png", ".npy", *(() if len(info.event_shape) == 3 else TABLE_OUTPUTS)])
     if _is_picture() and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
         raise ValueError(
             f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
@@ -142,8 +144,22 @@ def main() -> None:
     samples = sampler(rows * num // len(temperatures), **drawn)
     written = {"levels": info.levels, "labels": labels, "data": examples, "name": info.name}
     with contextlib.closing(samples) as batches:
-        write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
+        if FLAGS.output.lower().endswith((".png", ".npy")):
+            write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
+        else:
+            write_frames(FLAGS.output, _frames(batches, temperatures if rows > 1 else [], num))
     command_line.say(f"{counted(rows * num, 'sample')}{run.note}{lacks}: {FLAGS.output}")
+
+
+def _frames(batches, temperatures, num):
+    """Yields batches of vectors as data frames. Several temperatures, `num` rows each, are the first column."""
+    written = 0
+    for batch in batches:
+        frame = pandas.DataFrame(batch, columns=[f"column {i + 1}" for i in range(batch.shape[1])])
+        if temperatures:
+            frame.insert(0, "temperature", np.array(temperatures)[(written + np.arange(len(frame))) // num])
+        yield frame
+        written += len(frame)
 
 
 def _is_picture():

@@ -35,6 +35,7 @@ standard error, in nats. Without held-out examples, the first batch of --input i
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -127,7 +128,8 @@ def _scored():
     workdir = command_line.workdir()
     config, info = workdir.read_config(), workdir.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
-    columns, given = {}, None
+    columns: dict[str, Any] = {}
+    given = None
     if FLAGS.input is not None and info.levels is None:
         points = _read_points(info)
         given = np.split(points, range(size, len(points), size))

@@ -113,10 +113,8 @@ def _explanations(density, scores):
     if len(chosen):
         with stage("explanations"):
             gains = density.gains(scores.values[chosen])
-        labels = [density.encoder_.columns[place].name for place, _ in density.reference_.values()]
-        largest = gains.argmax(axis=1)
-        nats[chosen] = gains.max(axis=1)
-        names[chosen] = [str(labels[place]) for place in largest]
+        labels = [str(density.encoder_.columns[place].name) for place, _ in density.reference_.values()]
+        nats[chosen], names[chosen] = gains.max(axis=1), [labels[place] for place in gains.argmax(axis=1)]
     return {"column": np.where(nats > 0, names, ""), "nats": np.where(nats > 0, nats, np.nan)}
 
 
@@ -199,17 +197,8 @@ def sample() -> None:
 
 def check_evaluate() -> None:
     """Raises ValueError if a flag of resflow-evaluate is wrong."""
-    names = [
-        "metrics",
-        "data_dir",
-        "split",
-        "num_examples",
-        "batch_size",
-        "iw_samples",
-        "fid_samples",
-        "fid_weights",
-    ]
-    command_line.refuse_flags([*names, *_ESTIMATES])
+    command_line.refuse_flags(["metrics", "data_dir", "split", "num_examples", "batch_size", *_ESTIMATES])
+    command_line.refuse_flags(["iw_samples", "fid_samples", "fid_weights"])
     command_line.check_run()
     _check_test_rows()
 
@@ -233,6 +222,6 @@ def export() -> pathlib.Path:
     from tf_resflow.tables.export import export_density  # imported here because it needs TensorFlow
 
     run = resflow.load(FLAGS.workdir)
-    options = {name: FLAGS[name].value for name in ("version", "max_samples", "max_batch")}
+    options: dict[str, Any] = {name: FLAGS[name].value for name in ("version", "max_samples", "max_batch")}
     about = f"resflow-train fitted it to {pathlib.Path(run.config.data.path).name}."
     return export_density(run.density, FLAGS.export_dir, about=about, **options)

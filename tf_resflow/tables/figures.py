@@ -83,7 +83,9 @@ def most_dependent(numbers: np.ndarray, most: int) -> list[int]:
 
 def _groups_of(x):
     """Returns the number of the group of each value: missing, or between quantiles."""
-    edges = np.unique(np.nanquantile(x, np.arange(1, _GROUPS) / _GROUPS)) if np.isfinite(x).any() else []
+    if np.isnan(x).all():
+        return np.full(len(x), _GROUPS)
+    edges = np.unique(np.nanquantile(x, np.arange(1, _GROUPS) / _GROUPS))
     return np.where(np.isnan(x), _GROUPS, np.searchsorted(edges, x))
 
 
@@ -107,7 +109,7 @@ class _Axis:
 
     def __init__(self, column, values):
         self.column, self.step, self._limits = column, 0.0, _limits(values)
-        self.bins = np.linspace(*self._limits, _BINS + 1)
+        self.bins = np.linspace(self._limits[0], self._limits[1], _BINS + 1)
         if column.is_discrete and column.num <= _MAX_CELLS:
             self.step = float(column.step)
             start = float(column.first - column.offset)

@@ -77,18 +77,16 @@ class TableRun:
         """
         scores = score_rows(self.density, rows["test"], self.config.data.read_options.date_format)
         log_prob = scores.log_prob[is_possible := np.isfinite(scores.log_prob)]
-        found = {"nats": np.nan, "nats_stderr": np.nan, "num_examples": len(log_prob)}
-        found |= {"num_impossible": int(np.isneginf(scores.log_prob).sum())}
-        found |= {"num_unscored": int(np.isnan(scores.log_prob).sum())}
-        if len(log_prob):
-            found["nats"] = float(log_prob.mean())
-            found["nats_stderr"] = (
-                float(log_prob.std(ddof=1) / len(log_prob) ** 0.5) if len(log_prob) > 1 else np.nan
-            )
-            with stage("Gaussian baseline"):
-                gaussian = _gaussian_log_probs(self.density, rows["train"], scores.values[is_possible])
-            found["baselines"] = {"gaussian": float(gaussian.mean())}
-        return found
+        found: dict[str, Any] = {"num_examples": len(log_prob)}
+        found["num_impossible"] = int(np.isneginf(scores.log_prob).sum())
+        found["num_unscored"] = int(np.isnan(scores.log_prob).sum())
+        if not len(log_prob):
+            return found
+        stderr = log_prob.std(ddof=1) / len(log_prob) ** 0.5 if len(log_prob) > 1 else np.nan
+        with stage("Gaussian baseline"):
+            gaussian = _gaussian_log_probs(self.density, rows["train"], scores.values[is_possible])
+        found |= {"nats": float(log_prob.mean()), "nats_stderr": float(stderr)}
+        return found | {"baselines": {"gaussian": float(gaussian.mean())}}
 
     def __repr__(self) -> str:
         return f"TableRun(density={self.density}, workdir={self.workdir})"
@@ -130,7 +128,8 @@ def score_rows(density: FlowDensity, table: Any, date_format: str | None = None)
     if has_score.any():
         scores[:, has_score] = density.density_.score(values[has_score])
     reasons = numbers._replace(values=np.where(is_allowed, 0.0, values)).reasons
-    return RowScores(*scores, p_values(scores[1], *density.held_out_), reasons, values)
+    log_prob, compared = scores
+    return RowScores(log_prob, compared, p_values(compared, *density.held_out_), reasons, values)
 
 
 def read_rows(config: ConfigDict, columns: Sequence[Any] | None = None) -> dict[str, Any]:
@@ -145,15 +144,11 @@ def read_rows(config: ConfigDict, columns: Sequence[Any] | None = None) -> dict[
     options: dict[str, Any] = {"key": data.key or None, "read_options": data.read_options.to_dict()}
     options["texts"] = [name for name, kind in kinds.items() if is_text(kind)]
     if columns is None:
-        chosen = {"columns": names_of(data.columns) or None, "exclude_columns": names_of(data.exclude_columns)}
-        table = read_table(path, **chosen, **options)
-        kept = [
-            *(chosen["columns"] or ()),
-            *kinds,
-            *bounds_from_words(data.bounds),
-            *names_of(data.condition_columns),
-        ]
-        kept = table.columns[find_columns(path, table, list(dict.fromkeys(kept)))]
+        listed, given = names_of(data.columns), names_of(data.condition_columns)
+        excluded = names_of(data.exclude_columns)
+        table = read_table(path, columns=listed or None, exclude_columns=excluded, **options)
+        named = dict.fromkeys([*listed, *given, *kinds, *bounds_from_words(data.bounds)])
+        kept = table.columns[find_columns(path, table, [name for name in named if name not in excluded])]
         if own := [name for name in identifiers(table) if name not in kept]:
             logging.warning(
                 "%s: these columns identify the rows and are left out: %s. To keep one, name it in "
@@ -240,7 +235,13 @@ def conditions(density: FlowDensity, given: Sequence[Any], num: int) -> Any:
     if reason := values.reasons[0]:
         raise ValueError(reason)
     found = zip(columns, values.values[0, len(own) :], strict=True)
-    return pandas.DataFrame({column.name: column.sampled(np.full(num, x)) for column, x in found})
+    # The values of samples are rounded to the decimals of the fit, but a condition is not.
+    is_real = lambda column: column.json_name == "number" and column.dtype.kind == "f"  # noqa: E731
+    parts = {
+        column.name: np.full(num, x + column.offset) if is_real(column) else column.sampled(np.full(num, x))
+        for column, x in found
+    }
+    return pandas.DataFrame(parts)
 
 
 def _density(config, table):
@@ -286,7 +287,7 @@ def _description(rows):
 
 def _result(run, rows):
     density = run.density
-    result = {"name": pathlib.Path(run.config.data.path).stem, "split": "test"}
+    result: dict[str, Any] = {"name": pathlib.Path(run.config.data.path).stem, "split": "test"}
     result |= {"num_train": len(rows["train"]), "num_members": len(density.density_.members)}
     result |= {"noise": density.noise_, "least_p_value": density.least_p_value}
     result |= {"kinds": kinds_in_words(density.kinds_), "figures": ["pairs.png"]}

@@ -77,7 +77,8 @@ class TableWorkdir(Workdir):
         """Returns the content of result.json, or None if a run with `config` has not ended here."""
         if not (self.result.exists() and self.density.exists()):
             return None
-        return read_json(self.result)
+        result = read_json(self.result)
+        return result if all((self.figures / name).exists() for name in result["figures"]) else None
 
     def _check_not_lost(self):
         if self.config.exists() and not is_table_run(self.path):
@@ -102,9 +103,9 @@ class Members(MutableMapping[int, tuple[list[np.ndarray], bool]]):
 
     def __setitem__(self, place: int, member: tuple[list[np.ndarray], bool]) -> None:
         weights, whiten = member
-        arrays = {f"{i:04}": array for i, array in enumerate(weights)} | {"whiten": np.array(whiten)}
+        arrays: dict[str, Any] = {f"{i:04}": array for i, array in enumerate(weights)}
         with whole_file(self._file(place)) as temporary:
-            np.savez(temporary, **arrays)
+            np.savez(temporary, whiten=whiten, **arrays)
 
     def __delitem__(self, place: int) -> None:
         self._file(place).unlink()
