@@ -1,208 +1,186 @@
-"""Probabilities of vectors with discrete coordinates."""
+"""`Coordinates` and `Category`: densities of vectors are densities of rows."""
 
 import itertools
-import math
-import warnings
 
 import numpy as np
+import pandas
 import pytest
 import tensorflow as tf
-from scipy import stats
+from scipy import special, stats
 
-import tf_resflow as resflow
-from tf_resflow.evaluation import LogLikelihood
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples
-from tf_resflow.models import Cells
+from tests.tables.test_encoder import COLUMNS, GIVEN, KINDS, restored, vectors_of
+from tf_resflow.tables import TableEncoder
+from tf_resflow.tables.category import Category
 
-CELLS = Cells(first=[0.0, -1.0, 0.0], step=[1.0, 0.5, 0.0], num=[3, 4, 0])
-EXACT = resflow.logdet.Exact()
-IN_CELL, IN_TAIL = (np.polynomial.legendre.leggauss(num) for num in (8, 24))
+pytestmark = pytest.mark.quick
+LINES = [name for name in KINDS if KINDS[name] != "category"]
 
 
-def model_of(cells, seed=0):
-    """Builds a flow with weights far from the identity."""
-    size = len(cells.step)
-    flow = resflow.flows.vector_flow(size, num_blocks=1, hidden=(8,), seed=seed, log_det_estimator=EXACT)
-    model = resflow.FlowModel(flow, [size], cells=cells, evaluation_log_det_estimator=EXACT)
-    rng = np.random.default_rng(seed)
-    model.set_weights([w + 0.3 * rng.normal(size=w.shape) for w in model.get_weights()])
-    resflow.layers.converge_norms(model)
-    return model
+def cells_of(vectors):
+    """Returns the edges of the cells of values. The end cells are infinite."""
+    lower = np.where(vectors.ends[..., 0], -np.inf, vectors.values)
+    return lower, np.where(vectors.ends[..., 1], np.inf, vectors.values + vectors.widths)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return model_of(CELLS)
+def masses_of(vectors):
+    """Returns the standard normal probabilities of cells."""
+    lower, upper = cells_of(vectors)
+    return stats.norm.cdf(upper) - stats.norm.cdf(lower)
 
 
-def nodes_and_weights(value, place, cells):
-    """Returns Gaussian quadrature nodes in the cell of a value, and at t / (1 - t) cells in its tails."""
-    first, step, num = (part[place] for part in cells[:3])
-    if not step:
-        return np.array([value]), np.ones(1)
-    widths = np.full(int(num), step)
-    for _, atom, width, _ in cells.atoms[cells.atoms[:, 0] == place]:
-        widths[round((atom - first) / step)] = width
-    index = round((value - first) / step)
-    width, low = widths[index], first - step / 2 + widths[:index].sum()
-    nodes, weights = [low + width * (0.5 + 0.5 * IN_CELL[0])], [0.5 * width * IN_CELL[1]]
-    t = 0.5 + 0.5 * IN_TAIL[0]
-    for end, edge, side in ((0, low, -1), (num - 1, low + width, 1)):
-        if index == end:
-            nodes.append(edge + side * width * t / (1 - t))
-            weights.append(0.5 * width * IN_TAIL[1] / (1 - t) ** 2)
-    return np.concatenate(nodes), np.concatenate(weights)
+@pytest.mark.parametrize("name", LINES)
+def test_a_density_of_vectors_is_a_density_of_rows(name):
+    """A normal density of vectors sums to 1 over all cells of a column, plus the integral over other numbers."""
+    table = pandas.DataFrame({"x": COLUMNS[name][1](300, np.random.default_rng(1))})
+    encoder = TableEncoder(table, kinds={"x": KINDS[name]} if name in GIVEN else None)
+    if has_tails := name in ("large whole number", "gain"):
+        first = 0 if name == "gain" else -1000  # the cell of 0, the smallest gain, includes all values below
+        values = pandas.DataFrame({"x": np.arange(first, 100_000)})  # a part, because the cells continue
+    else:
+        grid = np.linspace(-30.0, 30.0, 200_001) if encoder.columns[0].is_discrete else None
+        grid = np.sinh(np.linspace(-4.5, 4.5, 16_001)) if grid is None else grid
+        values = encoder.decode(grid[:, np.newaxis]).drop_duplicates()
+    vectors, numbers = vectors_of(encoder, values), encoder.numbers(values).values[:, 0]
+    is_cell = vectors.widths[:, 0] > 0
+    if isinstance(KINDS[name], set) and not has_tails:
+        assert set(values["x"][is_cell]) == KINDS[name]
+    else:
+        assert is_cell.all() or not is_cell.any()
+    np.testing.assert_allclose(vectors.log_scale[is_cell], np.log(vectors.widths[is_cell, 0]))
+    assert not vectors.ends[~is_cell].any()
+    total = masses_of(vectors)[is_cell].sum()
+    density = np.exp(stats.norm.logpdf(vectors.values[:, 0]) + vectors.log_scale)[~is_cell]
+    total += np.trapezoid(density, numbers[~is_cell])
+    if has_tails:  # neighboring cells have the same edges
+        lower, upper = cells_of(vectors)
+        assert total == pytest.approx(stats.norm.cdf(upper.max()) - stats.norm.cdf(lower.min()), rel=1e-6)
+    else:
+        assert total == pytest.approx(1.0, abs=1e-9 if is_cell.all() else 2e-3)
 
 
-def integral(model, x, cells):
-    """Integrates the density over the cells of vectors, including the tails of the first and last cells."""
-    found = []
-    for row in x:
-        found_in = (nodes_and_weights(value, place, cells) for place, value in enumerate(row))
-        nodes, weights = zip(*found_in, strict=True)
-        z = np.array([*itertools.product(*nodes)], np.float32)
-        density = model.distribution.log_prob(z, bijector_kwargs={"seed": tf.constant([0, 0])})
-        found.append(np.exp(density, dtype=np.float64) @ np.prod([*itertools.product(*weights)], axis=1))
-    return np.array(found)
+@pytest.mark.parametrize("num", [1, 2, 3, 12])
+def test_categories(num):
+    """Levels have the probabilities of `Category`, with rare and absent levels. Draws have their frequencies.
 
-
-def random_case(seed):
-    """Returns a model of one or two columns with 1 to 4 values, its cells, and all possible rows.
-
-    Some values are atoms, whose cells are wider.
+    Compares 100,000 draws from the noise of each level and from a normal density, within 4.5 standard errors.
     """
-    rng = np.random.default_rng(seed)
-    size = 1 + seed % 2
-    num, step = rng.integers(2, 5, size), rng.choice([0.5, 1.0, 2.0], size)
-    num[rng.random(size) < 0.15] = 1
-    values = [s * (np.arange(n) - (n - 1) / 2) for s, n in zip(step, num, strict=True)]
-    atoms = [
-        (i, x, s * rng.uniform(1.5, 3.0), 0) for i, s in enumerate(step) for x in values[i] if rng.random() < 0.3
-    ]
-    cells = Cells(-step * (num - 1) / 2, step, num, np.reshape(atoms, [-1, 4]))
-    return model_of(cells, seed), cells, np.array([*itertools.product(*values)], np.float32)
+    rng = np.random.default_rng(num)
+    shares = rng.dirichlet(np.ones(num))
+    numbers = rng.choice(num, 300, p=shares).astype(float)
+    own = Category.fit(0, num, np.where(numbers == num - 1, 0, np.where(numbers == 1, np.nan, numbers)))
+    assert own.shares.sum() == pytest.approx(1.0) and own.shares.min() > 0 and own.points.shape == (num, own.size)
+
+    def log_joint(z):
+        parts = [stats.norm.logpdf(z, point, own.deviation).sum(axis=-1) for point in own.points]
+        return np.log(own.shares) + np.stack(parts, axis=-1)
+
+    pairs = [*itertools.combinations(range(num), 2)] or [(0, 0)]
+    nearest, other = min(pairs, key=lambda pair: np.linalg.norm(np.diff(own.points[[*pair]], axis=0)))
+    toward = own.points[other] - own.points[nearest] + (num == 1)
+    center = own.points[nearest] + 1.5 * own.deviation * toward / np.linalg.norm(toward)
+    few = center + 2 * own.deviation * rng.normal(size=[40, own.size])
+    np.testing.assert_allclose(own.log_density(few), special.logsumexp(log_joint(few), axis=1), rtol=1e-9)
+    u = (np.arange(10_000) + 0.5) / 10_000
+    for z, shares in zip(few, special.softmax(log_joint(few), axis=1), strict=True):
+        drawn = own.level(np.tile(z, [len(u), 1]), u).numpy().astype(int)
+        np.testing.assert_allclose(np.bincount(drawn, minlength=num) / len(u), shares, atol=2e-4)
+    noise = rng.normal(size=[100_000, own.size])
+    points, log_shares = own.points_of(tf.range(num, dtype=tf.float64))
+    means, errors = [], []
+    for point, log_share in zip(points.numpy(), log_shares.numpy(), strict=True):
+        z = point + own.deviation * noise
+        log_p = stats.norm.logpdf(z, center, own.deviation).sum(axis=-1)
+        weights = np.exp(log_share + log_p - own.log_density(z))
+        means.append(weights.mean())
+        errors.append(weights.std() / np.sqrt(len(z)))
+    assert abs(sum(means) - 1) < 4.5 * sum(errors) + 1e-9  # the levels share the noise
+    drawn = own.level(center + own.deviation * rng.normal(size=noise.shape), rng.uniform(size=len(noise))).numpy()
+    frequencies = np.bincount(drawn.astype(int), minlength=num) / len(noise)
+    assert num == 1 or 0.01 < frequencies[nearest] < 0.999
+    tolerance = 4.5 * np.hypot(errors, np.sqrt(frequencies * (1 - frequencies) / len(noise))) + 1e-9
+    is_likely = frequencies > 0.01  # the weights of other levels have long tails
+    assert np.all((np.abs(frequencies - means) < tolerance) | ~is_likely) and frequencies[is_likely].sum() > 0.9
+    assert np.isneginf(own.points_of(tf.constant([np.inf], tf.float64))[1])
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_probabilities_are_integrals_that_sum_to_one_and_agree_with_samples(seed):
-    """Averages estimates over 32 copies of each row, and compares them with integrals and 20,000 samples."""
-    model, cells, x = random_case(seed)
-    expected = integral(model, x, cells)
-    assert expected.sum() == pytest.approx(1, abs=2e-3)
-    few, many = ({"log_det_estimator": EXACT, "num_samples": num} for num in (32, 1024))
-    for log_prob, stderr in (
-        resflow.evaluation.estimate_log_prob(model, np.tile(x, [32, 1]), 0, **few),
-        [LogLikelihood(model, **many).score_examples([x], 0)[name] for name in ("log_prob", "stderr")],
-    ):
-        p, error = (np.reshape(v, [-1, len(x)]) for v in (np.exp(log_prob), np.exp(log_prob) * stderr))
-        p, error = p.mean(0), np.sqrt(np.mean(error**2, 0) / len(p))
-        assert np.all(np.abs(p - expected) < 6 * error + 2e-3)
-        assert abs(p.sum() - 1) < 6 * np.sqrt(np.sum(error**2)) + 2e-3
-    drawn = model.sample(20_000, seed=1).numpy()
-    frequency = np.mean(np.all(np.abs(drawn[:, np.newaxis] - x) < 0.1, axis=-1), axis=0)
-    assert np.all(np.abs(frequency - expected) < 4.5 * np.sqrt(expected * (1 - expected) / len(drawn)) + 1e-3)
-    bound = np.reshape(model.log_prob(np.tile(x, [64, 1]), 0), [64, -1])  # one draw each, as in training
-    assert np.all(bound.mean(0) < np.log(expected) + 4 * bound.std(0) / 8)
+def test_means_over_draws_are_probabilities(seed):
+    """The mean of p / q over draws in cells is the mass of p, with up to six end cells, and draws decode to their row.
+
+    p is standard normal in the cells and where values are missing, and m of `Category` at its levels. Compares 16
+    means over 256 points with cumulative distribution functions, within 5 standard errors.
+    """
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(["whole number", "whole float", "grid", "ordered", "capped", "rain", "hundreds", "day"])
+    names = [*names[: rng.integers(2, 7)], *rng.permutation(["text", "boolean", "number"])[:seed]]
+    table = pandas.DataFrame({name: COLUMNS[name][1](200, rng) for name in names})
+    table = table.mask(rng.uniform(size=table.shape) < 0.1)
+    encoder = restored(TableEncoder(table, kinds={name: GIVEN[name] for name in names if name in GIVEN}))
+    table = table[:20]
+    numbers, own = encoder.numbers(table).values, encoder.own
+    rows = own.vectors(tf.constant(numbers))
+    lines = own.is_line.sum()
+    parts = type(rows)(*(np.asarray(part) for part in rows))
+    p = np.where(parts.widths > 0, masses_of(parts), stats.norm.pdf(parts.values))
+    expected = np.where(parts.is_missing, 1.0, p / np.where(parts.widths > 0, parts.widths, 1.0))[:, :lines].prod(axis=1)
+    means = []
+    for sample in range(16):
+        points = stats.qmc.Sobol(own.size + 1, rng=sample).random(256)
+        tiled = tf.nest.map_structure(lambda x: tf.repeat(x, 256, axis=0), rows)  # noqa: B023
+        z, log_q = (part.numpy() for part in own.spread(tiled, np.tile(points, [len(table), 1])))
+        is_blank = tiled.is_missing.numpy()
+        log_density = np.where(is_blank[:, :lines], 0, stats.norm.logpdf(z[:, :lines])).sum(axis=1)
+        log_density += np.where(is_blank, stats.norm.logpdf(z), 0).sum(axis=1)
+        start = lines
+        for category in own.categories:
+            own_log_density = category.log_density(z[:, start : start + category.size]).numpy()
+            log_density += np.where(is_blank[:, start], 0, own_log_density)
+            start += category.size
+        means.append(np.exp(log_density - log_q).reshape(-1, 256).mean(axis=1))
+        decoded = own.numbers(z, np.full([len(z), len(names)], 0.5)).numpy()
+        is_kept = np.isfinite(np.repeat(numbers, 256, axis=0)) & own.is_line
+        np.testing.assert_allclose(decoded[is_kept], np.repeat(numbers, 256, axis=0)[is_kept], atol=1e-6)
+    means = np.array(means)
+    error = 5 * means.std(axis=0, ddof=1) / 4 + 1e-6
+    assert np.all(np.abs(means.mean(axis=0) - expected) < error + 1e-3 * expected)
+    assert np.all(error < 0.1 * expected + 1e-5)
 
 
-@pytest.mark.parametrize("seed, common", [(0, True), (3, False)])
-def test_the_standard_error_covers_the_integral(seed, common):
-    """Checks the coverage of 95 % intervals of Student's t and the mean squared error in 300 repetitions."""
-    model, cells, x = random_case(seed)
-    samples = LogProbSamples(model, 256, log_det_estimator=EXACT, common=common)
-    draw = tf.function(lambda seed: samples.mean(samples(x, seed)), autograph=False)
-    log_prob, stderr = (np.array(v) for v in zip(*(draw(tf.constant([7, i])) for i in range(300)), strict=True))
-    deviations = log_prob - np.log(integral(model, x, cells))
-    covered = np.mean(np.abs(deviations) < stats.t.ppf(0.975, 7) * stderr)
-    assert 0.95 - 4.5 * math.sqrt(0.95 * 0.05 / 300) < covered < 0.99
-    assert np.sqrt(np.mean(stderr**2) / np.mean(deviations**2)) == pytest.approx(1, abs=0.2)
+def test_probabilities_of_all_rows_add_up_to_one():
+    """Sums over all rows of two columns with end cells and a category, by the masses of cells and shares."""
+    table = pandas.DataFrame({name: COLUMNS[name][1](200, np.random.default_rng(0)) for name in ("ordered", "text")})
+    table["count"] = np.random.default_rng(1).poisson(2.0, 200)
+    encoder = TableEncoder(table)
+    values = [table["ordered"].cat.categories, table["text"].unique(), range(table["count"].max() + 1)]
+    every = pandas.DataFrame(itertools.product(*values), columns=list(table))
+    vectors = vectors_of(encoder, every)
+    lines = encoder.own.is_line.sum()
+    log_shares = vectors.log_scale - np.log(vectors.widths[:, :lines]).sum(axis=1)
+    assert np.sum(masses_of(vectors)[:, :lines].prod(axis=1) * np.exp(log_shares)) == pytest.approx(1.0)
 
 
-def test_atoms_have_a_probability_and_other_values_a_density():
-    """The probabilities of two atoms and the integral of the density sum to 1, and agree with 20,000 samples."""
-    atoms = np.array([[0, 0.0, 0.7, -1], [0, 1.3, 0.4, 0]])
-    model = model_of(Cells([0.0], [0.0], [0], atoms))
-    x = np.concatenate([atoms[:, 1:2], np.linspace(1e-5, 30.0, 4001)[:, np.newaxis]]).astype(np.float32)
-    scores = LogLikelihood(model, log_det_estimator=EXACT, num_samples=1024).score_examples([x], 0)
-    probabilities, density = np.split(np.exp(scores["log_prob"]), [2])
-    assert np.all(scores["stderr"][:2] > 0)
-    total = probabilities.sum() + np.trapezoid(density, x[2:, 0])
-    assert total == pytest.approx(1, abs=6 * float(np.sum(probabilities * scores["stderr"][:2])) + 5e-3)
-    drawn = model.sample(20_000, seed=1).numpy()
-    assert drawn.min() == 0
-    for atom, probability in zip(atoms[:, 1].astype(np.float32), probabilities.tolist(), strict=True):
-        stderr = np.sqrt(probability * (1 - probability) / len(drawn))
-        assert np.mean(drawn == atom) == pytest.approx(probability, abs=4.5 * stderr + 2e-3)
-    np.testing.assert_allclose(model.decode(model.encode(x)), x, atol=1e-4)
-    comparable = model.data_space.comparable(tf.zeros(3), x[:3])
-    np.testing.assert_allclose(comparable, [-np.log(0.7), -np.log(0.4), 0], rtol=1e-6)
+def test_powers_go_on_linearly_beyond_the_fit():
+    """Far from the data, equal steps stay equal, and values decode."""
+    x = 10.0 - np.random.default_rng(0).gamma(1.2, size=500)
+    encoder = TableEncoder(pandas.DataFrame({"x": x}))
+    far = pandas.DataFrame({"x": [-1e4, -2e4, -3e4, 1e4, 2e4, 3e4]})
+    values = vectors_of(encoder, far).values[:, 0]
+    np.testing.assert_allclose(np.diff(values)[[0, 3]], np.diff(values)[[1, 4]], rtol=1e-9)
+    assert abs(np.diff(values)[3]) > 2 * abs(np.diff(values)[0])  # the slopes at the two ends differ
+    np.testing.assert_allclose(encoder.decode(values[:, np.newaxis])["x"], far["x"], rtol=1e-9)
 
 
-def test_draws_have_their_density():
-    """The mean of 1 / q over the draws in a box is its volume: in cells, in one tail, and in two tails."""
-    cells = Cells(*np.array([[0.0, 0.0, 0.0, 0.0], [1.0, 0.5, 2.0, 0.0], [3, 2, 1, 0]]))
-    space = resflow.FlowModel(resflow.flows.vector_flow(4, 1, (8,)), [4], cells=cells).data_space
-    x = np.zeros([1000 * 256, 4], np.float32) + np.float32([1.0, 0.5, 0.0, 0.3])
-    z, log_q = space.dequantize(x, tf.constant([0, 1]), point_sets=(8, 32))
-    z = z.numpy()
-    assert np.all(z[:, 3] == x[:, 3]) and np.all(np.abs(z[:, 0] - 1) <= 0.5) and np.all(z[:, 1] >= 0.25)
-    boxes = [([0.6, 0.3, -0.9], [1.4, 0.7, 0.8]), ([0.5, 0.8, -1], [1.5, 1.2, 1]), ([0.5, 0.8, 1.2], [1.2, 1, 2])]
-    for low, high in boxes:
-        weights = np.where(np.all((z[:, :3] > low) & (z[:, :3] < high), axis=1), np.exp(-log_q), 0)
-        stderr = float(weights.std()) / math.sqrt(len(z))
-        assert weights.mean() == pytest.approx(np.prod(np.subtract(high, low)), abs=5 * stderr)
-
-
-def test_exponentiated_noise_of_log_determinants_warns(model):
-    roulette = resflow.logdet.AdaptiveRoulette(0.1)
-    images = resflow.FlowModel(model.flow, [3], levels=4)
-
-    def weigh(**options):
-        return LogLikelihood(images, importance_weighted=True, **options).num_samples
-
-    for build in (lambda **options: LogProbSamples(model, **options), weigh):
-        with pytest.warns(UserWarning, match="too large by up to half the variance"):
-            build(log_det_estimator=roulette)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            build(log_det_estimator=EXACT)
-
-
-def test_noise_is_uniform_in_the_cells(model):
-    """This includes the cells of values outside the range."""
-    x = np.tile(np.array([[-4, 0.5, 0.3]], np.float32), [64, 1])
-    z, log_q = model.data_space.dequantize(x, tf.constant([0, 1]), point_sets=(8, 8))
-    assert np.all(np.abs(z[:, 0] + 4) <= 0.5) and np.all(np.isfinite(log_q))
-    x = np.tile(np.array([[1.0, 0.5, 0.3]], np.float32), [4000, 1])
-    z, log_q = model.data_space.dequantize(x, tf.constant([0, 1]))
-    np.testing.assert_allclose(log_q, -np.log(0.5))
-    u = (z.numpy() - x)[:, :2] / [1.0, 0.5]
-    assert np.all(np.abs(u) <= 0.5) and np.all(z.numpy()[:, 2] == x[:, 2])
-    np.testing.assert_allclose(u.mean(0), 0, atol=4 / np.sqrt(12 * 4000))
-    np.testing.assert_allclose(u.var(0), 1 / 12, atol=0.01)
-
-
-def test_the_score_of_a_row_does_not_depend_on_the_others(model):
-    x = np.random.default_rng(0).uniform(size=[40, 3]).astype(np.float32) * 2
-    scores = LogLikelihood(model).score_examples
-    whole = scores([x[:32], x[32:]], 0)["log_prob"]
-    turned = scores([x[::-1][:32], x[::-1][32:]], 0)["log_prob"]
-    np.testing.assert_allclose(turned[::-1], whole, rtol=1e-5)
-
-
-def test_the_served_probabilities(model, tmp_path):
-    x = tf.constant([[0, -1, 0.3], [2, 0.5, -1.0]])
-    path = resflow.serving.export(model, tmp_path, log_det_estimator=EXACT, num_samples=256)
-    served = tf.saved_model.load(str(path)).signatures
-    scores, alone = (served["serving_default"](x=rows) for rows in (x, x[1:]))
-    expected = np.log(integral(model, x.numpy(), CELLS))
-    assert np.all(np.abs(scores["log_prob"] - expected) < 6 * scores["log_prob_stderr"] + 0.01)
-    np.testing.assert_allclose(alone["log_prob"][0], scores["log_prob"][1], rtol=1e-5)
-    drawn = served["sample"](num=tf.constant(9), seed=tf.constant(0, tf.int64), temperature=tf.constant(1.0))["x"]
-    assert set(drawn[:, 0].numpy()) <= {0, 1, 2}
-
-
-def test_wrong_cells(refused):
-    flow = resflow.flows.vector_flow(3, num_blocks=1, hidden=(8,))
-    for cells, levels in ((Cells([0], [1], [2]), None), (CELLS._replace(num=[3, 0, 0]), None), (CELLS, 4)):
-        refused("Cells need vectors without levels", resflow.FlowModel, flow, [3], cells=cells, levels=levels)
+@pytest.mark.parametrize("seed", range(4))
+def test_skewed_numbers_become_more_normal(seed):
+    """A normal column is not transformed. A log-normal one is, and far draws decode to values near the data."""
+    rng = np.random.default_rng(seed)
+    sigma = rng.uniform(0.8, 3.0)
+    skewed = pandas.DataFrame({"x": np.exp(sigma * rng.normal(size=500))})
+    encoder = TableEncoder(skewed)
+    moments = [stats.skew(x) for x in (skewed["x"], vectors_of(encoder, skewed).values[:, 0])]
+    assert moments[0] > 2 and abs(moments[1]) < 0.6 * moments[0]
+    far = encoder.decode(np.array([[-5.0], [5.0]]))["x"]
+    assert -20 * skewed["x"].max() < far[0] < far[1] < 20 * skewed["x"].max()
+    normal = pandas.DataFrame({"x": rng.normal(size=500)})
+    expected = (normal["x"] - normal["x"].mean()) / normal["x"].std(ddof=0)
+    np.testing.assert_allclose(vectors_of(TableEncoder(normal), normal).values[:, 0], expected, rtol=1e-9)
