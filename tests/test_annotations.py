@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-PUBLIC = "bijectors data evaluation flows interop layers logdet models serving sklearn solvers training vi".split()
+PUBLIC = "bijectors data evaluation flows interop layers logdet models serving solvers tables training vi".split()
 
 
 def functions(name, value):

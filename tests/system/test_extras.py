@@ -37,7 +37,7 @@ resflow.bijectors.certified_bounds(model.flow)
 
 for name, call in {
     "data": lambda: resflow.data.load_digits(),
-    "sklearn": lambda: resflow.sklearn.FlowDensity(),
+    "sklearn": lambda: resflow.tables.FlowDensity(),
     "plots": lambda: resflow.evaluation.Calibration([[0.0, 1.0]], [0.5, 0.6]).figure("a.png"),
     "training": lambda: resflow.training.default_config(),
 }.items():

@@ -105,7 +105,7 @@ def test_categories(num):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_means_over_draws_are_probabilities(seed):
-    """The mean of p / q over draws in cells is the mass of p, with up to six end cells, and draws decode to their row.
+    """The mean of p / q over draws in cells is the mass of p, with up to six end cells. Draws decode.
 
     p is standard normal in the cells and where values are missing, and m of `Category` at its levels. Compares 16
     means over 256 points with cumulative distribution functions, within 5 standard errors.
@@ -122,7 +122,8 @@ def test_means_over_draws_are_probabilities(seed):
     lines = own.is_line.sum()
     parts = type(rows)(*(np.asarray(part) for part in rows))
     p = np.where(parts.widths > 0, masses_of(parts), stats.norm.pdf(parts.values))
-    expected = np.where(parts.is_missing, 1.0, p / np.where(parts.widths > 0, parts.widths, 1.0))[:, :lines].prod(axis=1)
+    p = np.where(parts.is_missing, 1.0, p / np.where(parts.widths > 0, parts.widths, 1.0))
+    expected = p[:, :lines].prod(axis=1)
     means = []
     for sample in range(16):
         points = stats.qmc.Sobol(own.size + 1, rng=sample).random(256)
@@ -144,19 +145,6 @@ def test_means_over_draws_are_probabilities(seed):
     error = 5 * means.std(axis=0, ddof=1) / 4 + 1e-6
     assert np.all(np.abs(means.mean(axis=0) - expected) < error + 1e-3 * expected)
     assert np.all(error < 0.1 * expected + 1e-5)
-
-
-def test_probabilities_of_all_rows_add_up_to_one():
-    """Sums over all rows of two columns with end cells and a category, by the masses of cells and shares."""
-    table = pandas.DataFrame({name: COLUMNS[name][1](200, np.random.default_rng(0)) for name in ("ordered", "text")})
-    table["count"] = np.random.default_rng(1).poisson(2.0, 200)
-    encoder = TableEncoder(table)
-    values = [table["ordered"].cat.categories, table["text"].unique(), range(table["count"].max() + 1)]
-    every = pandas.DataFrame(itertools.product(*values), columns=list(table))
-    vectors = vectors_of(encoder, every)
-    lines = encoder.own.is_line.sum()
-    log_shares = vectors.log_scale - np.log(vectors.widths[:, :lines]).sum(axis=1)
-    assert np.sum(masses_of(vectors)[:, :lines].prod(axis=1) * np.exp(log_shares)) == pytest.approx(1.0)
 
 
 def test_powers_go_on_linearly_beyond_the_fit():

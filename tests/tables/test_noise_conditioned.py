@@ -16,8 +16,8 @@ SMALL = {"num_blocks": 1, "hidden": (8,)}
 def rows_of(values, condition, widths=0.0, deviations=0.0, is_missing=False):
     """Returns `Rows` of vectors."""
     widths, deviations, is_missing = (np.zeros(values.shape) + part for part in (widths, deviations, is_missing))
-    nothing = np.zeros(len(values))
-    vectors = Vectors(values, widths, deviations, np.zeros([*values.shape, 2], bool), is_missing > 0, nothing, nothing)
+    nothing, ends = np.zeros(len(values)), np.zeros([*values.shape, 2], bool)
+    vectors = Vectors(values, widths, deviations, ends, is_missing > 0, nothing, nothing)
     return Rows(vectors, condition)
 
 
@@ -96,7 +96,7 @@ def test_flows_that_are_no_longer_shared_are_freed():
 
 
 def test_noise_is_added_to_missing_values_and_levels(shared):
-    """The density is close to standard normal where values are missing, and has the deviation of a level's noise."""
+    """The density is close to standard normal where values are missing, and as wide as the noise of a level."""
     nothing = np.zeros([60, 1])
     rows = rows_of(np.zeros([60, 2]), nothing, deviations=[1.0, 0.4], is_missing=[True, False])
     weights, _ = shared.train(rows, rows, np.ones(60), np.ones(60), whiten=False, seed=4, steps=300)
