@@ -9,8 +9,8 @@ from . import (
     models,
     sbi,
     serving,
-    sklearn,
     solvers,
+    tables,
     training,
     vi,
 )
@@ -36,9 +36,9 @@ __all__ = [
     "models",
     "sbi",
     "serving",
-    "sklearn",
     "solvers",
     "stateless_seed",
+    "tables",
     "training",
     "vi",
 ]

@@ -109,7 +109,7 @@ class Column(abc.ABC):
         return column
 
     def rounding(self, dtype: Any = None) -> tuple[float, float]:
-        """Returns (eps, steps): values k steps from the first one have rounding errors up to eps (steps + |k|) steps.
+        """Returns (eps, steps): values k steps from the first one have errors up to eps (steps + |k|) steps.
 
         Args:
           dtype: the type of the values, if it is not that of the fit.
