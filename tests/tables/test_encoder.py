@@ -103,8 +103,7 @@ def test_rows_come_back(seed):
     assert saved.kinds == fitted.kinds and saved.describe() == fitted.describe()
     numbers, vectors = fitted.numbers(table), vectors_of(fitted, table)
     assert np.isfinite(numbers.values).all() and not any(numbers.reasons) and not vectors.is_missing.any()
-    lines = fitted.own.is_line.sum()
-    values, widths = vectors.values[:, :lines], vectors.widths[:, :lines]
+    values, widths = vectors.values, vectors.widths
     np.testing.assert_allclose((values + widths / 2).mean(axis=0), 0, atol=0.4)  # transforms bend wide cells
     np.testing.assert_allclose((values + widths / 2).var(axis=0) + (widths**2).mean(axis=0) / 12, 1, atol=0.4)
     inside = rng.uniform(0.01, 0.99, size=vectors.values.shape)
@@ -181,6 +180,16 @@ def test_units():
     assert encoder.describe() == described | {"size": "the number of the level: 0 S, 1 M, 2 L, 3 XL"}
 
 
+def test_similar_levels_are_side_by_side():
+    """Levels that follow a number have its order or the opposite one. Given levels keep theirs."""
+    x = np.random.default_rng(0).normal(size=300)
+    names = np.array(["d", "a", "e", "b", "c"])
+    table = pandas.DataFrame({"x": x, "level": names[np.digitize(x, [-1.0, -0.3, 0.3, 1.0])]})
+    levels = TableEncoder(table).columns[1].levels
+    assert levels in (tuple(names), tuple(names[::-1]))
+    assert TableEncoder(table, kinds={"level": list("abcde")}).columns[1].levels == tuple("abcde")
+
+
 def test_rows_that_cannot_be_read_have_a_reason():
     """The reason is the first fault of the row. Its other values are read."""
     days = pandas.date_range("2024-01-01", periods=3)
@@ -201,7 +210,7 @@ def test_rows_that_cannot_be_read_have_a_reason():
     ]
     alone = encoder.numbers(new.assign(day="2024-01-03"))
     assert alone.reasons[2] == "column 'x': the value is missing" and not any(alone.faults[2])
-    np.testing.assert_array_equal(numbers.values[0], [0.5, 0, 0, 2])
+    np.testing.assert_array_equal(numbers.values[0], [0.5, encoder.columns[1].levels.index(7), 0, 2])
     np.testing.assert_array_equal(numbers.values[1:4, 0], [np.nan] * 3)  # unreadable, not impossible
     np.testing.assert_array_equal(numbers.values[4], [1e300, np.inf, 0, 0])
     assert encoder.numbers(new, date_format="%d.%m.%Y").values[2, 3] == 2
@@ -332,7 +341,7 @@ def test_types_come_back(name):
     blank = table.mask(np.random.default_rng(1).uniform(size=table.shape) < 0.2)
     pandas.testing.assert_series_equal(blank.dtypes, table.dtypes)
     np.testing.assert_array_equal(encoder.numbers(blank).values, np.where(blank.isna(), np.nan, numbers))
-    is_blank = blank.isna().to_numpy()[:, encoder.own.column_of]
+    is_blank = blank.isna().to_numpy()
     np.testing.assert_array_equal(vectors_of(encoder, blank).is_missing, is_blank)
     np.testing.assert_array_equal(vectors_of(encoder, blank).values, np.where(is_blank, 0, vectors.values))
     masked = TableEncoder(blank)
