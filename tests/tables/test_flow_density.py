@@ -439,7 +439,7 @@ def test_saved_estimators(tmp_path, is_array, few_quantiles):
     """An estimator that was saved or pickled has the same results in another process, which has no graphs."""
     if is_array:
         rows, given = np.random.default_rng(0).normal(size=[40, 3]).astype("float32"), {}
-        fit = FlowDensity(**SMALL | {"num_members": 11, "max_steps": np.int64(3)})
+        fit = FlowDensity(**SMALL | {"num_members": 2, "max_steps": np.int64(3)})
     else:
         rows, given = mixed_table(), {"condition": mixed_table(50)[["color", "rooms"]]}
         options = {"missing": "condition", "condition_columns": ["color", "rooms"], "bounds": {"share": (0, 1.0)}}
@@ -456,6 +456,10 @@ def test_saved_estimators(tmp_path, is_array, few_quantiles):
     if is_array:
         assert loaded.sample(5).dtype == "float32" and loaded.sample(5).shape == (5, 3)
         assert loaded.score_samples(rows.astype("float64")).dtype == "float64"
+    fit.density_.members = [[np.array(place)] for place in range(12)]
+    fit.save(tmp_path / "density.npz")
+    loaded = FlowDensity.load(tmp_path / "density.npz")
+    assert [int(*member) for member in loaded.density_.members] == list(range(12))
     (tmp_path / "density.npz").write_text("a")
     with pytest.raises(ValueError, match="a saved FlowDensity"):
         FlowDensity.load(tmp_path / "density.npz")
