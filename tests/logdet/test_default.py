@@ -10,7 +10,7 @@ import tf_resflow as resflow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models import evaluation_estimator
 from tf_resflow.models.build import build_flow
-from tf_resflow.models.noise_conditioned import NoiseConditionedDensity
+from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow
 from tf_resflow.training.config import default_config
 
 LARGEST = resflow.logdet.estimators._LARGEST_EXACT  # by purpose
@@ -38,10 +38,10 @@ MAKERS = {
     "posterior": ("inference", lambda n: estimators_of(resflow.vi.flow_surrogate_posterior([n], **POSTERIOR))),
     "FlowModel": ("evaluation", lambda n: [resflow.FlowModel(vector_flow(n), [n]).evaluation_log_det_estimator]),
     "evaluation_estimator": ("evaluation", lambda n: [evaluation_estimator(*configured(n), [n])[1]]),
-    "fits of tables": ("tables", lambda n: estimators_of(NoiseConditionedDensity(n, num_blocks=1)._model.flow)),
-    "NoiseConditionedDensity": (
+    "fits of tables": ("tables", lambda n: estimators_of(NoiseConditionedFlow(n, num_blocks=1)._model.flow)),
+    "NoiseConditionedFlow": (
         "scores",
-        lambda n: [NoiseConditionedDensity(n, num_blocks=1, hidden=(4,))._model.evaluation_log_det_estimator],
+        lambda n: [NoiseConditionedFlow(n, num_blocks=1, hidden=(4,))._model.evaluation_log_det_estimator],
     ),
 }
 
@@ -52,7 +52,7 @@ def test_builders_and_models_use_the_default(name):
     purpose, make = MAKERS[name]
     for size in (1, LARGEST[purpose], LARGEST[purpose] + 1):
         expected = default_estimator(size, purpose)
-        expected = expected.with_sets(1) if name == "NoiseConditionedDensity" else expected
+        expected = expected.with_sets(1) if name == "NoiseConditionedFlow" else expected
         assert list(map(repr, make(size))) == [repr(expected)]
 
 

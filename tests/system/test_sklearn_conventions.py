@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tf_resflow.sklearn import FlowDensity
+from tf_resflow.tables import FlowDensity
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 20, "num_members": 1, "random_state": 0}
 IN_SAMPLE = "`contamination` is the share of outliers among new rows, not among the rows of the fit"

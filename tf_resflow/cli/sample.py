@@ -44,8 +44,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "File to write: a .png picture, or samples as .npy. For vectors also .csv, .parquet, or - for .csv rows; for a "
-        "table, these or a picture.",
+        "File to write: a .png picture, or samples as .npy. For vectors also .csv, .parquet, or - for .csv rows. "
+        "For a table, all of these but .npy.",
     )
     flags.DEFINE_integer(
         "num",

@@ -1,11 +1,11 @@
 """The kinds of table columns. Each class maps values to numbers, and back."""
 
 import abc
+import base64
 import contextlib
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -108,6 +108,14 @@ class Column(abc.ABC):
             column = column.astype(dtype)
         return column
 
+    def rounding(self, dtype: Any = None) -> tuple[float, float]:
+        """Returns (eps, steps): values k steps from the first one have errors up to eps (steps + |k|) steps.
+
+        Args:
+          dtype: the type of the values, if it is not that of the fit.
+        """
+        return 0.0, 0.0
+
     def is_alone(self, column: Any, is_given: bool) -> np.ndarray:
         """Returns whether each value of the fit would be impossible in a fit without its row, `[num]`.
 
@@ -119,6 +127,12 @@ class Column(abc.ABC):
         """Returns the settings that differ from their defaults, as values that JSON can hold."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:]}
         return {name: value for name, (value, default) in values.items() if value != default}
+
+    def description_in_json(self) -> dict[str, Any]:
+        """Returns a description for `column_from_json`, as values that JSON can hold."""
+        types = {"types": [_type_in_json(dtype) for dtype in self.types]} if self.types else {}
+        own = {"name": self.name, "kind": self.json_name, "dtype": _type_in_json(self.dtype)}
+        return own | types | self.to_json()
 
     @classmethod
     def from_json(cls, name: Any, dtype: Any, settings: Mapping[str, Any]) -> "Column":
@@ -263,14 +277,18 @@ class _Grid(Column):
     def encode(self, column, date_format=None):
         x, faults = _numbers(column)
         places = _minus(x, self.first) / self.step
-        k, rounding = np.round(places), 2 * np.finfo(np.float64).eps * np.abs(places)
-        if self.step % 1 or self.first % 1:  # whole numbers have no rounding errors
-            types = [_numpy_dtype(dtype) for dtype in (x.dtype, self.dtype)]
-            eps = max(np.finfo(dtype if dtype.kind == "f" else np.float64).eps for dtype in types)
-            rounding = 4 * eps * (abs(self.first) / self.step + np.abs(places))
-        faults = np.where(np.abs(places - k) > OFF_GRID + rounding, self.impossible, faults)
+        k, (eps, steps) = np.round(places), self.rounding(x.dtype)
+        is_between = np.abs(places - k) > OFF_GRID + eps * (steps + np.abs(places))
+        faults = np.where(is_between, self.impossible, faults)
         faults = _with_faults_beyond(x, faults, self.atoms)
         return float(self.first - self.offset) + self.step * k, faults
+
+    def rounding(self, dtype=None):
+        if self.step % 1 == 0 and self.first % 1 == 0:  # whole numbers have no rounding errors
+            return 2 * np.finfo(np.float64).eps, 0.0
+        types = [_numpy_dtype(self.dtype), _numpy_dtype(self.dtype if dtype is None else dtype)]
+        eps = max(np.finfo(own if own.kind == "f" else np.float64).eps for own in types)
+        return 4 * eps, abs(self.first) / self.step
 
     def is_alone(self, column, is_given):
         return _is_alone_beyond(_numbers(column)[0], self.atoms)
@@ -376,8 +394,7 @@ class _Levels(Column):
         return len(self.levels)
 
     def to_json(self):
-        levels = [level.item() if isinstance(level, np.generic) else level for level in self.levels]
-        return {"levels": [level if isinstance(level, (str, int, float)) else in_words(level) for level in levels]}
+        return {"levels": _in_json(self.levels)}
 
     @classmethod
     def from_json(cls, name, dtype, settings):
@@ -494,24 +511,35 @@ def plain(column: Any, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def column_from_json(description: Mapping[str, Any]) -> Column:
-    """Restores a column from its "name", "kind" and "dtype", and the settings of `Column.to_json`."""
+    """Restores a column from the output of `Column.description_in_json`."""
     settings = dict(description)
-    name, kind, dtype, types = (settings.pop(key) for key in ("name", "kind", "dtype", "types"))
+    name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
+    types = tuple(map(_type_from_json, settings.pop("types", ())))
     classes = {cls.json_name: cls for cls in _CLASSES}
-    column = classes[kind].from_json(name, pandas.api.types.pandas_dtype(dtype), settings)
-    return dataclasses.replace(column, types=tuple(map(_type_from_json, types)))
+    return dataclasses.replace(classes[kind].from_json(name, _type_from_json(dtype), settings), types=types)
 
 
-def type_names(types: Iterable[Any]) -> list[str]:
-    """Returns the names of the `Column.types`."""
-    return [str(pandas.api.types.pandas_dtype(dtype)) for dtype in types]
+def _type_in_json(dtype):
+    if isinstance(dtype, pandas.CategoricalDtype):
+        return {"categories": _in_json(dtype.categories.tolist()), "ordered": bool(dtype.ordered)}
+    if isinstance(dtype, pandas.ArrowDtype):  # its name has no parameters, such as those of decimals
+        schema = pyarrow.schema([("", dtype.pyarrow_dtype)]).serialize().to_pybytes()
+        return {"arrow": base64.b64encode(schema).decode()}
+    return "object" if dtype is object else str(dtype)
 
 
-def _type_from_json(text):
-    """Returns the type with this name. pandas cannot parse the names of decimal types."""
-    if decimals := re.fullmatch(r"decimal128\((\d+), (-?\d+)\)\[pyarrow\]", text):
-        return pandas.ArrowDtype(pyarrow.decimal128(*map(int, decimals.groups())))
-    return pandas.api.types.pandas_dtype(text)
+def _type_from_json(found):
+    if isinstance(found, str):
+        return pandas.api.types.pandas_dtype(found)
+    if "arrow" in found:
+        schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(base64.b64decode(found["arrow"])))
+        return pandas.ArrowDtype(schema.field(0).type)
+    return pandas.CategoricalDtype(found["categories"], found["ordered"])
+
+
+def _in_json(levels):
+    levels = [level.item() if isinstance(level, np.generic) else level for level in levels]
+    return [level if isinstance(level, (str, int, float)) else in_words(level) for level in levels]
 
 
 def _check(name, column, values, faults):

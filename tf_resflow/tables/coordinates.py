@@ -82,10 +82,11 @@ class Coordinates:
         self._set_columns(columns)
         lower, widths, _ = (part.numpy() for part in self._edges(self._unbounded(tf.constant(numbers))[0]))
         x = lower + widths * evenly_spread(len(lower))
-        varies = np.nanmax(x, axis=0) > np.nanmin(x, axis=0)
+        varies = np.nanmax(numbers, axis=0) > np.nanmin(numbers, axis=0)  # x may have rounding errors
+        varies |= self._step > 0
         self._mean, self._scale = np.nanmean(x, axis=0), np.where(varies, np.nanstd(x, axis=0), 1.0)
-        pairs = zip(((x - self._mean) / self._scale).T, self.has_levels, strict=True)
-        powers = [None if is_level else _power(z[~np.isnan(z)]) for z, is_level in pairs]
+        pairs = zip(((x - self._mean) / self._scale).T, varies & ~self.has_levels, strict=True)
+        powers = [_power(z[~np.isnan(z)]) if ok else None for z, ok in pairs]
         self._power = np.reshape([_IDENTITY if power is None else power for power in powers], [-1, 7]).T
         self._mean_log_density = np.zeros(self.size)
         if np.isnan(numbers).any():
@@ -100,6 +101,7 @@ class Coordinates:
             for c in columns
         ]
         self._first, self._step, *ends, self._low, self._high, self._num_levels = np.reshape(rows, [-1, 7]).T
+        self._rounding = np.reshape([c.rounding() for c in columns], [-1, 2]).T
         self._ends = np.stack(ends, axis=-1)
         atoms = [(i, float(value - c.offset), *rest) for i, c in enumerate(columns) for value, *rest in c.atoms]
         self._atoms = np.reshape(atoms, [-1, 4])
@@ -126,7 +128,8 @@ class Coordinates:
     def possible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers that cannot occur by infinity, such as 2.5 in a column of whole numbers."""
         k = (numbers - self._first) / np.where(self._step > 0, self._step, 1.0)
-        is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID) & (self._step > 0)
+        eps, steps = self._rounding
+        is_wrong = (tf.abs(k - tf.round(k)) > OFF_GRID + eps * (steps + tf.abs(k))) & (self._step > 0)
         is_wrong |= (numbers <= self._low) | (numbers >= self._high)
         is_wrong |= self.has_levels & ((k < -0.5) | (k > self._num_levels - 0.5))
         places, values, _, ends = self._atoms.T

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
-from tf_resflow.tables.column import BEYOND, Bounds, column_from_json, fit_column, in_words, plain, type_names
+from tf_resflow.tables.column import BEYOND, Bounds, column_from_json, fit_column, in_words, plain
 from tf_resflow.tables.coordinates import Coordinates, Vectors
 from tf_resflow.tables.level_order import similar_first
 
@@ -162,16 +162,7 @@ class TableEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as values that JSON can hold."""
-        columns = [
-            {
-                "name": c.name,
-                "kind": c.json_name,
-                "dtype": str(c.dtype),
-                "types": type_names(c.types),
-                **c.to_json(),
-            }
-            for c in self.columns
-        ]
+        columns = [column.description_in_json() for column in self.columns]
         found = {"columns": columns, "names": self._names, "num_own": self.num_own}
         parts = {"own": self.own.to_json(), "given": self.given.to_json(), "is_masked": self.is_masked.tolist()}
         return found | parts | {"given_kinds": list(self._given_kinds)}
@@ -242,7 +233,7 @@ class TableEncoder:
     def _warn(self, numbers):
         values = np.where(np.isnan(numbers), np.nan, self.own.vectors(tf.constant(numbers)).values)
         names = np.array([column.name for column in self.own.columns], object)
-        varies = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+        varies = np.nanmax(numbers, axis=0) > np.nanmin(numbers, axis=0)  # standardized values have rounding errors
         if not varies.all():
             warnings.warn(f"These columns are constant: {shortened(names[~varies])}. Leave them out.", stacklevel=5)
         if (involved := dependent(values[:, varies])).any():

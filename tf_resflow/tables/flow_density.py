@@ -356,8 +356,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         settings = {name: value for name, value in self.get_params().items() if name not in ("kinds", "bounds")}
+        settings = {name: x.item() if isinstance(x, np.generic) else x for name, x in settings.items()}
         settings["condition_columns"], settings["hidden"] = list(self.condition_columns), list(self.hidden)
-        settings["random_state"] = self.random_state if isinstance(self.random_state, int) else None
+        settings["random_state"] = seed if isinstance(seed := settings["random_state"], int) else None
         found = {name: getattr(self, name) for name in _FITTED} | {"settings": settings}
         found |= {"encoder": self.encoder_.to_json(), "dtype": None if self._is_frame else str(self._dtype)}
         found["reference"] = {label: [place, x.tolist()] for label, (place, x) in self.reference_.items()}
@@ -381,7 +382,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             setattr(own, name, found[name])
         for name in _ARRAYS:
             setattr(own, name, arrays.pop(name))
-        places = sorted({name.split("/")[0] for name in arrays})
+        places = dict.fromkeys(name.split("/")[0] for name in arrays)  # in order; sorted, member10 precedes member2
         members = [[arrays[name] for name in sorted(arrays) if name.split("/")[0] == place] for place in places]
         own.encoder_, own.kinds_ = encoder, encoder.kinds
         own.density_ = TableDensity(encoder, own.num_blocks, own.hidden, members, own.noise_)

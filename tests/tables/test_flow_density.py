@@ -5,6 +5,7 @@ import datetime
 import decimal
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas
@@ -15,8 +16,8 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from tf_resflow.models.noise_conditioned import NoiseConditionedDensity, is_ahead, shared_density
-from tf_resflow.sklearn import FlowDensity, flow_density
+from tf_resflow.tables import FlowDensity
+from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, shared_flow
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "whiten": False, "random_state": 0}
 
@@ -34,7 +35,7 @@ def fitted():
     return FlowDensity(**SMALL).fit(table())
 
 
-PRICES = np.concatenate([np.linspace(-6.0, 6.0, 241), np.geomspace(6.1, 200.0, 60)])
+PRICES = np.concatenate([np.linspace(-6.0, 6.0, 121), np.geomspace(6.1, 200.0, 40)])
 ROOMS = range(table()["rooms"].max() + 1)
 
 
@@ -55,7 +56,7 @@ def test_scores_are_log_densities_in_the_units_of_the_columns(fitted):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed):
+def test_probabilities_add_up_to_one_and_are_those_of_samples(seed):
     """Tests all rows of tables of one to three discrete columns, and the frequencies in 4,000 samples."""
     # The RMS error of the sum over ten tables was 0.020 with 32 points, and 0.003 with 1,024.
     rng = np.random.default_rng(seed)
@@ -71,8 +72,7 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(monkeypatch, seed)
     every = everything({name: values[name] for name in rows})
     every = every[(every >= rows.min()).all(axis=1) & (every <= rows.max()).all(axis=1)]
     assert np.exp(fit.score_samples(every)).sum() == pytest.approx(1.0, abs=0.1)
-    monkeypatch.setattr(flow_density, "_NUM_POINTS", 1024)
-    probabilities = np.exp(fit.score_samples(every))
+    probabilities = np.exp(fit.density_.score(fit.encoder_.numbers(every).values, num_points=1024)[0])
     assert probabilities.sum() == pytest.approx(1.0, abs=0.02)
     draws = fit.set_params(extrapolate=True).sample(4000, random_state=seed)
     for name in rows:
@@ -98,8 +98,8 @@ def test_atoms(rain):
     assert abs(share - (rows["rain"] == 0).mean()) < 4.5 * np.sqrt(0.24 / 4000) + 0.05
     assert all(drawn[name].between(rows[name].min(), rows[name].max()).all() for name in rows)
     np.testing.assert_array_equal(drawn["rain"], drawn["rain"].round(1))
-    wind = np.linspace(-4.0, 10.0, 141)
-    numbers = np.concatenate([[0.0], np.geomspace(1e-4, 100.0, 200)])
+    wind = np.linspace(-4.0, 10.0, 57)
+    numbers = np.concatenate([[0.0], np.geomspace(1e-4, 100.0, 80)])
     scores = fit.score_samples(everything({"rain": numbers, "wind": wind})).reshape(len(numbers), -1)
     assert np.isneginf(fit.score_samples(pandas.DataFrame({"rain": [-0.1], "wind": [3.0]}))).all()
     marginal = np.trapezoid(np.exp(scores), wind, axis=1)
@@ -133,23 +133,25 @@ def test_a_row_with_a_level_of_its_own_counts_like_an_unknown_level():
     rows.loc[3, "level"], rows.loc[7, "count"], rows.loc[11, "rain"] = "c", 2.5, -1.0
     rows.loc[13, "day"] += pandas.Timedelta(hours=1)
     fit = FlowDensity(**SMALL | {"num_members": 7}).fit(rows)  # with 9 held-out rows each, each row is held out
-    np.testing.assert_array_equal(np.flatnonzero(fit.columns_.is_alone(rows)), [3, 7, 11, 13])
     assert np.isfinite(fit.offset_) and np.isfinite(fit.score_samples(rows)).all()
     new["level"] = "d"
     with pytest.warns(UserWarning) as warned:
         np.testing.assert_allclose(fit.p_values(new), 5 / 61)
     assert "No p-value is below 0.016, because only 60 rows" in str(warned[-1].message)
-    given = FlowDensity(**SMALL, kinds={"level": list("abc"), "count": "number", "day": "date"}).fit(rows)
-    np.testing.assert_array_equal(np.flatnonzero(given.columns_.is_alone(rows)), [11])
 
 
 def test_p_values_of_fresh_rows():
-    """The share of 4,000 fresh rows below a threshold is the threshold, up to the error of 150 held-out rows."""
+    """The share of 2,000 fresh rows below a threshold is the threshold, up to the error of 150 held-out rows.
+
+    The p-value of a row does not depend on other rows.
+    """
     fit = FlowDensity(**SMALL, validation_fraction=0.5).fit(table(300))
-    found = fit.p_values(table(4000, seed=1))
-    assert found.min() >= 1 / 151
+    rows = table(2000, seed=1)
+    found = fit.p_values(rows)
+    np.testing.assert_array_equal([fit.p_values(rows[i : i + 1])[0] for i in range(5)], found[:5])
+    assert found.min() >= 1 / 151 == fit.least_p_value
     for threshold in (0.05, 0.2, 0.5):
-        error = 4.5 * np.sqrt(threshold * (1 - threshold) * (1 / 150 + 1 / 4000))
+        error = 4.5 * np.sqrt(threshold * (1 - threshold) * (1 / 150 + 1 / 2000))
         assert np.mean(found <= threshold) == pytest.approx(threshold, abs=error + 1 / 151)
 
 
@@ -162,6 +164,9 @@ def test_weights():
     density = np.exp(fit.score_samples(line))
     assert np.trapezoid(density[line[:, 0] < 0], line[line[:, 0] < 0, 0]) < 0.1
     assert fit.offset_ > fit.score_samples([[-3.0]])[0]  # 1 % of the weight is below the offset
+    weights = np.repeat([0.0, 1.0, 2.0], [50, 50, 100])
+    fits = clone(fit).fit(x, sample_weight=weights), clone(fit).fit(x[50:], sample_weight=weights[50:])
+    np.testing.assert_array_equal(*(each.score_samples(line) for each in fits))
 
 
 def test_scores_of_missing_values_are_those_of_the_others():
@@ -189,6 +194,15 @@ def test_densities_given_other_columns(refused):
     assert np.median(prices[200:]) > 1.3 * np.median(prices[:200])  # 2.7 in the table itself
     refused("must have the values of condition_columns", fit.sample, 5)
     refused("a category that was not in the fit", fit.score_samples, table(5).assign(color="green"))
+
+
+def test_conditions_of_other_libraries():
+    rows = polars.DataFrame(table())
+    fit = FlowDensity(condition_columns=["color", "rooms"], **SMALL).fit(rows)
+    given = rows["rooms", "color"][:5]
+    assert fit.sample(condition=given)["rooms", "color"].equals(given)
+    for same in (given.to_pandas(), given.to_arrow()):
+        assert fit.sample(condition=same).schema == rows.schema
 
 
 def test_samples_are_rows_of_the_table(fitted):
@@ -219,18 +233,9 @@ def test_the_noise_is_the_smoothest_within_two_standard_errors():
     assert 0 < np.mean(gap > 0.5) < 0.02 and fit.held_out_scores_[best] == pytest.approx(fit.score(x), abs=1.0)
     broad = clone(fit).set_params(noise=1.0).fit(x)
     assert broad.noise_ == 1.0
-    np.testing.assert_array_equal(broad._members[0][0], fit._members[0][0])  # from the same training
+    np.testing.assert_array_equal(broad.density_.members[0][0], fit.density_.members[0][0])  # the same training
     far = [[3.0, -3.0]]  # the density there is 1 % of the broad one
     assert fit.score_samples(far) == pytest.approx(broad.score_samples(far) - np.log(100), abs=1e-3)
-
-
-def test_a_far_row_decides_nothing():
-    """The other 99 gains have mean 0.1 and deviation 0.2, so their mean is five standard errors."""
-    gains = 0.1 + 0.2 * np.random.default_rng(0).normal(size=100)
-    gains[3] = -1000.0
-    assert is_ahead(gains, np.ones(100)) and not is_ahead(-gains, np.ones(100))
-    assert is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
-    assert not is_ahead(gains - 0.1, np.ones(100))
 
 
 def test_flows_are_whitened_where_that_helps():
@@ -245,13 +250,21 @@ def test_flows_are_whitened_where_that_helps():
 @pytest.fixture
 def held_out(monkeypatch):
     """Records the held-out rows of each training, in order."""
-    found, train = [], NoiseConditionedDensity.train
+    found, train = [], NoiseConditionedFlow.train
 
     def recorded(density, kept, chosen, *args, **options):
-        found.append(chosen.values[:, 0])
+        found.append(chosen.vectors.values[:, 0])
         return train(density, kept, chosen, *args, **options)
 
-    monkeypatch.setattr(NoiseConditionedDensity, "train", recorded)
+    monkeypatch.setattr(NoiseConditionedFlow, "train", recorded)
+    return found
+
+
+def only(fit, place):
+    """Returns a fit with one of its members."""
+    found = copy.copy(fit)
+    found.density_ = copy.copy(fit.density_)
+    found.density_.members = fit.density_.members[place : place + 1]
     return found
 
 
@@ -259,9 +272,7 @@ def test_the_density_is_the_mean_of_the_members(held_out):
     """Tests scores and samples against those of each member. The members hold out different rows."""
     rows = table()[["price"]]
     both = FlowDensity(**SMALL | {"num_members": 2}).fit(rows)
-    alone = [copy.copy(both) for _ in range(2)]
-    for place, fit in enumerate(alone):
-        fit._members = both._members[place : place + 1]
+    alone = [only(both, place) for place in range(2)]
     assert set(held_out[0]).isdisjoint(held_out[1])
     scores = [fit.score_samples(rows) for fit in alone]
     assert np.abs(scores[0] - scores[1]).max() > 0.01
@@ -276,13 +287,12 @@ def test_the_threshold_comes_from_held_out_rows(held_out):
     rows = table()[["price"]]
     for contamination in (0.01, 0.3):
         fit = FlowDensity(contamination=contamination, **SMALL | {"num_members": 2}).fit(rows)
-        values, alone, decisions = fit.columns_.encode(rows).values[:, 0], copy.copy(fit), []
-        for member, own in zip(fit._members, held_out, strict=True):
-            alone._members = [member]
-            decisions.extend(alone.decision_function(rows[np.isin(values, own)]))
+        values = fit.encoder_.encode(fit.encoder_.numbers(rows).values).vectors.values[:, 0]
+        parts = [rows[np.isin(values, own)] for own in held_out]
+        decisions = np.concatenate([only(fit, place).decision_function(part) for place, part in enumerate(parts)])
         held_out.clear()
         assert len(decisions) == 44 and np.abs(decisions).min() < 1e-6
-        assert (np.array(decisions) < -1e-6).sum() == np.ceil(contamination * 44) - 1
+        assert (decisions < -1e-6).sum() == np.ceil(contamination * 44) - 1
 
 
 def test_outliers(fitted):
@@ -291,19 +301,13 @@ def test_outliers(fitted):
     assert fitted.score(rows) == pytest.approx(scores.mean())
     np.testing.assert_array_equal(fitted.decision_function(rows), scores - fitted.offset_)
     np.testing.assert_array_equal(fitted.predict(rows) == -1, scores < fitted.offset_)
+    places = [149, 3, 3, 70]
+    np.testing.assert_allclose(fitted.score_samples(rows.iloc[places]), scores[places], rtol=1e-12)
     odd = rows.iloc[:3].copy()
     odd.loc[0, "price"], odd.loc[1, "rooms"], odd.loc[2, "color"] = 300.0, 60, "green"
     with pytest.warns(UserWarning, match="The score of 1 row is minus infinity"):
         assert fitted.predict(odd).tolist() == [-1, -1, -1]
     assert fitted.explain(odd.iloc[:2]).idxmax(axis=1).tolist() == ["price", "rooms"]
-
-
-def test_another_process_has_the_same_scores(fitted):
-    """A pickle has all state except the graphs, which are traced again."""
-    text = pickle.dumps(fitted)
-    scores = fitted.score_samples(table())
-    shared_density.cache_clear()
-    np.testing.assert_array_equal(pickle.loads(text).score_samples(table()), scores)
 
 
 def test_a_fit_that_fails_is_no_fit(refused, fitted):
@@ -314,8 +318,8 @@ def test_a_fit_that_fails_is_no_fit(refused, fitted):
 
 def test_an_interrupted_fit_leaves_nothing_behind(monkeypatch, refused, fitted):
     """Interrupts the first fit in a process and a later one, during their second evaluation of held-out rows."""
-    expected, fit, evaluate = fitted.score_samples(table()), copy.copy(fitted), NoiseConditionedDensity._log_probs
-    shared_density.cache_clear()
+    expected, fit, evaluate = fitted.score_samples(table()), copy.copy(fitted), NoiseConditionedFlow._log_probs
+    shared_flow.cache_clear()
     for interrupted in (clone(fitted), fit):
         evaluations = iter([True, False])
 
@@ -324,7 +328,7 @@ def test_an_interrupted_fit_leaves_nothing_behind(monkeypatch, refused, fitted):
                 raise KeyboardInterrupt
             return evaluate(density, values)
 
-        monkeypatch.setattr(NoiseConditionedDensity, "_log_probs", interrupt)
+        monkeypatch.setattr(NoiseConditionedFlow, "_log_probs", interrupt)
         with pytest.raises(KeyboardInterrupt):
             interrupted.fit(table(seed=1))
         monkeypatch.undo()
@@ -349,17 +353,9 @@ def test_progress_is_in_the_units_of_the_table(capsys):
 
 
 def test_held_out_rows_are_limited(monkeypatch, held_out):
-    monkeypatch.setattr(flow_density, "_MOST_HELD_OUT", 10)
+    monkeypatch.setattr("tf_resflow.tables.density._MOST_HELD_OUT", 10)
     FlowDensity(**SMALL).fit(table())
     assert len(held_out[0]) == 10
-
-
-def test_large_tables_are_scored_in_parts(monkeypatch, fitted):
-    scores, reasons = fitted.score_samples(table()), fitted.explain(table(9))
-    monkeypatch.setattr("tf_resflow.data.columns.MOST_CELLS", 100)
-    monkeypatch.setattr(flow_density, "MOST_CELLS", 9 * 3 * 16)  # one column at a time
-    np.testing.assert_array_equal(fitted.score_samples(table()), scores)
-    pandas.testing.assert_frame_equal(fitted.explain(table(9)), reasons)
 
 
 def test_units_do_not_decide_about_rows_that_miss_values():
@@ -389,11 +385,124 @@ def test_rows_that_miss_values_are_dropped():
     np.testing.assert_array_equal(np.delete(scores, 3), expected)
 
 
-def test_arrays_come_back_as_arrays():
-    x = np.random.default_rng(0).normal(size=[40, 3]).astype("float32")
-    fit = FlowDensity(**SMALL).fit(x, sample_weight=np.arange(40.0))
-    assert fit.sample(5).dtype == "float32" and fit.sample(5).shape == (5, 3)
-    assert fit.score_samples(x.astype("float64")).dtype == "float64"
+@pytest.fixture
+def few_quantiles(monkeypatch):
+    """Draws fewer samples to map the draws of `sample` to the margins of the fit."""
+    monkeypatch.setattr("tf_resflow.tables.flow_density._NUM_QUANTILES", 200)
+
+
+def assert_same(one, other, rows, **condition):
+    """Checks that two fits agree about rows to the last digit."""
+    for name in ("noise_", "whiten_", "offset_", "kinds_"):
+        assert getattr(one, name) == getattr(other, name)
+    for name in ("score_samples", "p_values"):
+        np.testing.assert_array_equal(getattr(one, name)(rows), getattr(other, name)(rows))
+    pandas.testing.assert_frame_equal(one.explain(rows[:2]), other.explain(rows[:2]))
+    for extrapolate in (False, True):
+        drawn = (copy.copy(fit).set_params(extrapolate=extrapolate) for fit in (one, other))
+        drawn = [pandas.DataFrame(fit.sample(50, random_state=1, **condition)) for fit in drawn]
+        pandas.testing.assert_frame_equal(*drawn)
+
+
+@pytest.mark.filterwarnings("ignore:No p-value is below")
+def test_members_that_are_trained_are_kept(held_out, few_quantiles):
+    """A fit that goes on with some of its members equals the whole fit, to the last digit."""
+    rows, trained = table(60)[["price", "rooms"]], {}
+    fit = FlowDensity(**SMALL | {"num_members": 3, "whiten": "auto", "max_steps": 20}).fit(rows)
+    whole = clone(fit).fit_members(rows, trained)
+    assert len(held_out) == 6 and sorted(trained) == [0, 1, 2]
+    assert_same(whole, fit, rows)
+    for places in ([0], [1, 2], [0, 1, 2]):
+        held_out.clear()
+        some = {place: trained[place] for place in places}
+        again = clone(fit).fit_members(rows, some)
+        assert len(held_out) == 3 - len(places) and sorted(some) == [0, 1, 2] and again.offset_ == fit.offset_
+        np.testing.assert_array_equal(again.score_samples(rows), fit.score_samples(rows))
+
+
+def mixed_table(num=120):
+    """Returns columns of many kinds and types of pandas, some with missing values."""
+    rng = np.random.default_rng(0)
+    rows = table(num).assign(rain=np.where(rng.uniform(size=num) < 0.5, 0.0, rng.exponential(size=num)))
+    rows["cost"] = [decimal.Decimal(int(k)) / 100 for k in rng.integers(1, 980_00, size=num)]
+    rows["born"] = [datetime.date(2024, 1, 1) + datetime.timedelta(int(k)) for k in rng.integers(90, size=num)]
+    rows["grade"] = pandas.Categorical(rng.choice(["b", "a"], num), ["b", "c", "a"], ordered=True)
+    rows["flag"] = pandas.array(rng.uniform(size=num) < 0.4, "boolean")
+    rows["share"] = rng.uniform(0.1, 0.9, size=num)
+    rows.loc[::7, ["price", "flag", "cost"]] = None
+    return rows
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+@pytest.mark.filterwarnings("ignore:No p-value is below")
+def test_saved_estimators(tmp_path, is_array, few_quantiles):
+    """An estimator that was saved or pickled has the same results in another process, which has no graphs."""
+    if is_array:
+        rows, given = np.random.default_rng(0).normal(size=[40, 3]).astype("float32"), {}
+        fit = FlowDensity(**SMALL | {"num_members": 2, "max_steps": np.int64(3)})
+    else:
+        rows, given = mixed_table(), {"condition": mixed_table(50)[["color", "rooms"]]}
+        options = {"missing": "condition", "condition_columns": ["color", "rooms"], "bounds": {"share": (0, 1.0)}}
+        fit = FlowDensity(**options, **SMALL | {"whiten": "auto"})
+    fit.fit(rows)
+    fit.save(tmp_path / "density.npz")
+    shared_flow.cache_clear()
+    loaded = FlowDensity.load(tmp_path / "density.npz")
+    expected = fit.get_params() | {"hidden": [8], "kinds": fit.kinds_}
+    assert loaded.get_params() == expected | {"condition_columns": list(fit.condition_columns)}
+    for same in (loaded, pickle.loads(pickle.dumps(fit))):
+        assert_same(same, fit, rows, **given)
+    np.testing.assert_array_equal(clone(loaded).fit(rows).score_samples(rows), fit.score_samples(rows))
+    if is_array:
+        assert loaded.sample(5).dtype == "float32" and loaded.sample(5).shape == (5, 3)
+        assert loaded.score_samples(rows.astype("float64")).dtype == "float64"
+    fit.density_.members = [[np.array(place)] for place in range(12)]
+    fit.save(tmp_path / "density.npz")
+    loaded = FlowDensity.load(tmp_path / "density.npz")
+    assert [int(*member) for member in loaded.density_.members] == list(range(12))
+    (tmp_path / "density.npz").write_text("a")
+    with pytest.raises(ValueError, match="a saved FlowDensity"):
+        FlowDensity.load(tmp_path / "density.npz")
+
+
+def test_a_global_policy_of_keras_changes_nothing(fitted, dtype_policy):
+    """Fits under other policies have the same scores, also where the graphs are used without the policy."""
+    expected = fitted.score_samples(table())
+    for name in ("float64", "mixed_bfloat16"):
+        shared_flow.cache_clear()
+        with dtype_policy(name):
+            fit = clone(fitted).fit(table())
+            np.testing.assert_array_equal(fit.score_samples(table(40)), fitted.score_samples(table(40)))
+        np.testing.assert_array_equal(fit.score_samples(table()), expected)
+        np.testing.assert_array_equal(clone(fitted).fit(table()).score_samples(table()), expected)
+
+
+def test_objects_that_are_floats_are_numbers(fitted):
+    rows = table().astype({"price": object})
+    fit = clone(fitted).fit(rows)
+    assert fit.kinds_ == fitted.kinds_ and fit.sample(3)["price"].dtype == object
+    np.testing.assert_array_equal(fit.score_samples(rows), fitted.score_samples(table()))
+
+
+def test_threads_share_graphs(fitted):
+    """Fits and scores in three threads at once are those of one thread."""
+
+    def work(seed):
+        fit = clone(fitted).set_params(random_state=seed, max_steps=20).fit(table())
+        return [fit.score_samples(table(40)) for _ in range(3)]
+
+    expected = [work(seed) for seed in range(3)]
+    assert not np.array_equal(expected[0], expected[1])
+    with ThreadPoolExecutor(3) as threads:
+        for found, same in zip(threads.map(work, range(3)), expected, strict=True):
+            np.testing.assert_array_equal(found, same)
+
+
+def test_large_tables_are_scored_in_parts(monkeypatch, fitted):
+    scores, reasons = fitted.score_samples(table(40)), fitted.explain(table(3))
+    monkeypatch.setattr("tf_resflow.tables.density._AT_ONCE", 30 * 32 * 2)
+    np.testing.assert_allclose(fitted.score_samples(table(40)), scores, rtol=1e-12)
+    pandas.testing.assert_frame_equal(fitted.explain(table(3)), reasons, rtol=1e-9)
 
 
 def typed_frame(num=100):
@@ -435,15 +544,6 @@ def test_frames_of_other_libraries(library):
     assert np.isfinite(fit.score_samples(drawn)).all()
     names = reasons.columns if library == "polars" else reasons.column_names
     assert names == list(fit.kinds_) and reasons.shape == (3, 8)
-
-
-def test_conditions_of_other_libraries():
-    rows = polars.DataFrame(table())
-    fit = FlowDensity(condition_columns=["color", "rooms"], **SMALL).fit(rows)
-    given = rows["rooms", "color"][:5]
-    assert fit.sample(condition=given)["rooms", "color"].equals(given)
-    for same in (given.to_pandas(), given.to_arrow()):
-        assert fit.sample(condition=same).schema == rows.schema
 
 
 def test_refused_arguments(refused):
