@@ -194,3 +194,25 @@ def test_decimals_and_dates_come_back(table, run_command, tmp_path):
         assert len(next(csv.DictReader(file))["sold"]) == len("2025-01-01")
     with pytest.raises(ValueError, match="has no test rows"):
         run_command(score, tmp_path / "run", tmp_path / "b.csv")
+
+
+def test_train_and_export(table, call, tmp_path):
+    """A constant column gives a warning. The same command again says that the run is done."""
+    table.assign(one=1).to_csv(tmp_path / "homes.csv", index=False, sep=";")
+    fields = {"data.path": tmp_path / "homes.csv", "density.hidden": "(8,)", "density.num_blocks": 1}
+    fields |= {
+        "density.max_steps": 20,
+        "density.num_members": 1,
+        "density.noise": 0.1,
+        "data.columns": "price,kind,one",
+    }
+    arguments = ["--config=tabular", *(f"--config.{field}={value}" for field, value in fields.items())]
+    arguments += [f"--workdir={tmp_path / 'run'}", "--quiet"]
+    done, again = (call("bin/train.py", *arguments) for _ in range(2))
+    assert done.code == again.code == 0 and "These columns are constant: one. Leave them out." in done.output
+    assert "Columns (--config.data.kinds): price: number; kind: category; one: whole\nhomes: " in done.output
+    assert "\nAlready done: homes: " in again.output
+    run = resflow.load(tmp_path / "run")
+    assert run.density.noise_ == 0.1 and run.result["line"] in done.output
+    done = call("bin/export.py", f"--workdir={tmp_path / 'run'}", f"--export_dir={tmp_path / 'served'}")
+    assert done.code == 0 and (tmp_path / "served" / "1" / "saved_model.pb").exists()
