@@ -11,7 +11,7 @@ from absl import flags, logging
 import tf_resflow as resflow
 from tf_resflow.cli import command_line
 from tf_resflow.cli.command_line import say
-from tf_resflow.console import stage
+from tf_resflow.console import stage, track
 from tf_resflow.data.files import check_table
 from tf_resflow.messages import counted, shortened
 from tf_resflow.tables.files import TABLE_OUTPUTS, find_columns, pandas, read_table, write_frames
@@ -20,6 +20,7 @@ from tf_resflow.writing import STANDARD_STREAM, check_output_path
 FLAGS = flags.FLAGS
 
 _ESTIMATES = ("log_det_estimator", "num_probes", "stderr")  # flags
+_EXPLAINED_AT_ONCE = 1000  # rows
 _COLUMNS = ("example", "log_prob", "p_value", "column", "nats", "reason")  # of the output of resflow-score
 
 
@@ -111,8 +112,8 @@ def _explanations(density, scores):
     chosen = np.flatnonzero(scores.p_value <= FLAGS.explain)
     names, nats = np.full(len(scores.p_value), "", object), np.full(len(scores.p_value), np.nan)
     if len(chosen):
-        with stage("explanations"):
-            gains = density.gains(scores.values[chosen])
+        parts = np.array_split(scores.values[chosen], -(-len(chosen) // _EXPLAINED_AT_ONCE))
+        gains = np.concatenate([density.gains(part) for part in track(parts, "explanations")])
         labels = [str(density.encoder_.columns[place].name) for place, _ in density.reference_.values()]
         nats[chosen], names[chosen] = gains.max(axis=1), [labels[place] for place in gains.argmax(axis=1)]
     return {"column": np.where(nats > 0, names, ""), "nats": np.where(nats > 0, nats, np.nan)}
