@@ -82,7 +82,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       hidden: widths of the hidden layers of each block.
       num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
       max_steps: maximum number of training steps. By default, 15 times the square root of the number of rows up to
-        900 rows, and half of the number of rows above, but at most 4,000. Twice as many for 20 or more columns.
+        225 rows, and the number of rows above, but at most 4,000. Twice as many for 20 or more columns.
       validation_fraction: share of the rows that each flow holds out, at most 10,000 rows. It trains on the others.
       extrapolate: whether `sample` draws from the density of `score_samples`, which includes values outside the
         range of the fit. By default, `sample` draws at the most likely noise level, and maps the values of each
@@ -189,15 +189,24 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         table, weights = table[is_kept], weights[is_kept]
         if len(table) < _LEAST_ROWS:
             raise ValueError(f"A fit needs at least {_LEAST_ROWS} rows; got n_samples={len(table)}.")
-        options = {"kinds": self.kinds, "bounds": self.bounds, "condition_columns": self.condition_columns}
-        self.encoder_ = TableEncoder(table, **options)
+        self.encoder_ = TableEncoder(
+            table, kinds=self.kinds, bounds=self.bounds, condition_columns=self.condition_columns
+        )
         self.kinds_, rng = self.encoder_.kinds, check_random_state(self.random_state)
         self.density_ = TableDensity(self.encoder_, self.num_blocks, self.hidden)
-        names = "num_members", "max_steps", "validation_fraction", "noise", "verbose"
-        options = {name: getattr(self, name) for name in names} | {"trained": trained}
-        whiten = (None if self.encoder_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
         numbers = self._numbers(table)
-        found = self.density_.train(numbers, weights, rng, whiten=whiten, **options)
+        found = self.density_.train(
+            numbers,
+            weights,
+            rng,
+            noise=self.noise,
+            whiten=(None if self.encoder_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten),
+            num_members=self.num_members,
+            max_steps=self.max_steps,
+            validation_fraction=self.validation_fraction,
+            verbose=self.verbose,
+            trained=trained,
+        )
         self.noise_, self.whiten_ = self.density_.noise, found["whiten"]
         self.noise_levels_, self.held_out_scores_ = found["noise_levels"], found["held_out_scores"]
         self._keep(numbers, weights, rng)
@@ -375,8 +384,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             arrays = dict(file)
             found = json.loads(arrays.pop("json").item())
         encoder = TableEncoder.from_json(found["encoder"])
-        bounds = {c.name: (c.low, c.high) for c in encoder.columns if np.isfinite([c.low, c.high]).any()}
-        bounds = {name: tuple(end if np.isfinite(end) else None for end in ends) for name, ends in bounds.items()}
+        bounded = [column for column in encoder.columns if np.isfinite([column.low, column.high]).any()]
+        finite = lambda end: end if np.isfinite(end) else None  # noqa: E731
+        bounds = {column.name: (finite(column.low), finite(column.high)) for column in bounded}
         own = cls(**found["settings"], kinds=encoder.kinds, bounds=bounds or None)
         for name in _FITTED:
             setattr(own, name, found[name])
