@@ -24,7 +24,7 @@ from tf_resflow.tables.encoder import Rows
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
 LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
-_STEPS, _MOST_STEPS = 15, 4000  # a training has max(rows, _STEPS sqrt(rows)) steps, but at most _MOST_STEPS
+_STEPS, _FEW, _MOST_STEPS = 15, 500, 4000  # of a training, see `num_steps`
 _ROUNDS, _LEAST_ROUND = 30, 20  # evaluations of the held-out rows in a training, at least _LEAST_ROUND steps apart
 _WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
 _RACE, _LONGEST_RACE = 0.5, 600  # fraction of the steps, and most steps, after which the whitening is chosen
@@ -143,11 +143,11 @@ class NoiseConditionedFlow:
             return _values(self._variables), whiten
 
     def num_steps(self, num: int) -> int:
-        """Returns the number of steps for `num` rows: max(num, 15 sqrt(num)), but at most 4,000.
+        """Returns the number of steps for `num` rows: max(15 sqrt(num), num - 500), but at most 4,000.
 
         With more than 10 columns, it is proportional to their number, up to twice as large with 20.
         """
-        steps = min(max(_STEPS * math.sqrt(num), num), _MOST_STEPS)
+        steps = min(max(_STEPS * math.sqrt(num), num - _FEW), _MOST_STEPS)
         return math.ceil(steps * np.clip(self.size / 10, 1, 2))
 
     def log_prob(self, weights: list[np.ndarray], values: np.ndarray) -> np.ndarray:
