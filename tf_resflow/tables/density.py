@@ -187,7 +187,7 @@ def log_densities(
     tile = lambda x: tf.tile(x, [len(points), *[1] * (len(x.shape) - 1)])  # noqa: E731
     vectors = tf.nest.map_structure(tile, rows.vectors)
     z, log_q = encoder.own.spread(vectors, tf.repeat(tf.constant(points), num, axis=0))
-    z, condition = tf.clip_by_value(z, -_FARTHEST, _FARTHEST), tile(rows.condition)
+    z, condition = (tf.clip_by_value(x, -_FARTHEST, _FARTHEST) for x in (z, tile(rows.condition)))
     codes = [tf.zeros_like(z[:, :1]) + code_of(level) for level in levels]
     values = tf.concat([tf.concat([z, code, condition], axis=1) for code in codes], axis=0)
     found = [tf.reshape(tf.cast(f(values), tf.float64), [len(levels), len(points), num]) for f in log_probs]
