@@ -12,12 +12,12 @@ This command runs on the local machine. Options of Beam run the same pipeline el
     ... --runner=SparkRunner --spark_master_url=spark://HOST:7077
 
 The output files, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and the outputs of the model,
-log_prob, p_value, reason and valid. The order of the rows is not preserved. Columns are found by name, and all input
-files must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described in
-signatures.json. An empty value is missing. Rows are not valid and have empty scores if a value cannot be read, if
-they have too many values, or if a value is missing in a column that had none missing in the fit. The script prints
-their number. A value that cannot occur, such as an unknown level, gives its row the score -inf and the reason 2, or
-no score if it is in a column that conditions the density.
+log_prob, p_value, reason and valid. The order of the rows is not preserved. Columns are found by name, and all
+input files must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described
+in signatures.json. An empty value is missing. Rows are not valid and have empty scores if a value cannot be read,
+if they have too many values, or if a value is missing in a column that had none missing in the fit. The script
+prints their number. A value that cannot occur, such as an unknown level, gives its row the score -inf and the
+reason 2, or no score if it is in a column that conditions the density.
 
 Each worker process holds the model, --batch_size rows, and a row group of each Parquet file that it reads. In CSV
 files each row is one line: values must not contain line breaks.

@@ -109,9 +109,10 @@ import datetime, score
 
 level = {"kind": "category", "levels": ["a", 7, 0.5, True]}
 day = {"kind": "date", "start": "2024-02-28T00:00:00.000000", "num": 9}
-values = [" a", "7", 7.0, "0.5", True, "true", "b", " ", None, float("nan")], ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00"]
-print([score.to_number(value, level) for value in values[0]])
-print([float(score.to_number(value, day)) for value in [*values[1], "soon"]])
+levels = [" a", "7", 7.0, "0.5", True, "true", "b", " ", None, float("nan")]
+days = ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00", "soon"]
+print([score.to_number(value, level) for value in levels])
+print([float(score.to_number(value, day)) for value in days])
 print([score.to_number(value, {"kind": "number"}) for value in ["1.5", "", None, "x"]])
 """
 
