@@ -46,7 +46,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 with contextlib.suppress(ImportError):  # the environment of the peers lacks TensorFlow
-    from tf_resflow.sklearn import FlowDensity
+    from tf_resflow.tables import FlowDensity
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
 _METHODS = flags.DEFINE_list("methods", None, "Methods to run, all by default.")

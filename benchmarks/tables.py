@@ -44,7 +44,7 @@ from sklearn.svm import OneClassSVM
 from summaries import auc_ranks, mean_aucs
 
 with contextlib.suppress(ImportError):  # an environment of zuko may lack TensorFlow
-    from tf_resflow.sklearn import FlowDensity
+    from tf_resflow.tables import FlowDensity
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
 _ADBENCH = flags.DEFINE_string("adbench", None, "Directory of ADBench's .npz files.")

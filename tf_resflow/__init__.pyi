@@ -18,9 +18,11 @@ from .loading import load
 from .models import FlowModel, HybridModel
 from .sbi import PosteriorEstimator
 from .seeds import stateless_seed
+from .tables import FlowDensity
 from .version import __version__
 
 __all__ = [
+    "FlowDensity",
     "FlowModel",
     "HybridModel",
     "PosteriorEstimator",

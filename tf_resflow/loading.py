@@ -25,8 +25,8 @@ def load(workdir: str | os.PathLike[str]) -> Any:
         is optional if there is no directory or file with this name.
 
     Returns:
-      A `tf_resflow.training.runs.Run`, or a `tf_resflow.tables.runs.TableRun` for a run on a table. For a `.keras`
-      file without a run, its model or `PosteriorEstimator`. For an `.npz` file, the `FlowDensity`.
+      A `Run`, or for a run on a table a `TableRun`, whose `density` is the `FlowDensity`. For a `.keras` file
+      without a run, its model or `PosteriorEstimator`. For an `.npz` file, the `FlowDensity`.
 
     Raises:
       ValueError: If there is no trained run, or its files are damaged.

@@ -1,4 +1,4 @@
-r"""Scores any number of rows in CSV or Parquet files with an exported model, in Apache Beam.
+r"""Scores any number of rows in CSV or Parquet files with the exported density of a table, in Apache Beam.
 
     pip install -r examples/beam/requirements.txt
     python examples/beam/score.py --model=served/table/1 --input='rows/*.csv' --output=scores/rows
@@ -12,10 +12,12 @@ This command runs on the local machine. Options of Beam run the same pipeline el
     ... --runner=SparkRunner --spark_master_url=spark://HOST:7077
 
 The output files, OUTPUT-00000-of-00003.csv and so on, have the columns of the input and the outputs of the model,
-such as log_prob and p_value. The order of the rows is not preserved. Columns are found by name, and all input files
-must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described in
-signatures.json. Rows that lack a value, have too many values, or have a value that cannot be read or cannot occur
-(such as an unknown level) are not valid and have empty scores. The script prints their number.
+log_prob, p_value, reason and valid. The order of the rows is not preserved. Columns are found by name, and all
+input files must have the same columns. Levels and dates (such as 2025-03-31) are converted to numbers as described
+in signatures.json. An empty value is missing. Rows are not valid and have empty scores if a value cannot be read,
+if they have too many values, or if a value is missing in a column that had none missing in the fit. The script
+prints their number. A value that cannot occur, such as an unknown level, gives its row the score -inf and the
+reason 2, or no score if it is in a column that conditions the density.
 
 Each worker process holds the model, --batch_size rows, and a row group of each Parquet file that it reads. In CSV
 files each row is one line: values must not contain line breaks.
@@ -55,8 +57,7 @@ class Served(ModelHandler):
         """Returns rows with scores, for pairs of a row and its numbers in the order of the inputs and columns."""
         numbers, start, tensors = np.stack([numbers for _, numbers in batch]), 0, {}
         for name, (columns, dtype) in self._inputs.items():
-            with np.errstate(over="ignore"):
-                tensors[name] = tf.constant(numbers[:, start : start + len(columns)].astype(dtype))
+            tensors[name] = tf.constant(numbers[:, start : start + len(columns)], dtype)
             start += len(columns)
         answer = {name: value.numpy() for name, value in model.signatures["serving_default"](**tensors).items()}
         valid = answer["valid"]
@@ -75,43 +76,44 @@ class Served(ModelHandler):
 
 
 def parse(row, columns, codes):
-    """Returns a row (a dict) with its numbers in the order of the columns. A value that cannot be read is NaN."""
+    """Returns a row (a dict) with its numbers in the order of the columns."""
     if None in row:  # values beyond the last column
-        return row, np.full(len(columns), math.nan)
+        return row, np.full(len(columns), math.inf)
     return row, np.array([to_number(row[name], codes.get(name, {})) for name in columns])
 
 
 def to_number(value, code):
-    """Converts a value to a number for the model: a level to its index, a date to the days since the first date."""
+    """Converts a value to a number for the model: a level to its index, a date to the days since the first date.
+
+    A missing value is NaN, a value that cannot be read is infinity, and an unknown level is -1.
+    """
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return math.nan
     try:
         if "levels" in code:
-            return [*map(to_text, code["levels"])].index(to_text(value))
+            levels = [*map(to_text, code["levels"])]
+            return levels.index(text) if (text := to_text(value)) in levels else -1
         if "start" in code:
             time = value.strip() if isinstance(value, str) else value
             return (np.datetime64(time).astype("M8[us]") - np.datetime64(code["start"])) / np.timedelta64(1, "D")
         return float(value)
     except (TypeError, ValueError):
-        return math.nan
+        return math.inf
 
 
 def to_text(value):
-    """Returns the text of a level, where whole numbers have no decimal point."""
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
+    """Returns the text of a level. Whole numbers have no decimal point, and "true" is "True", as in pandas."""
+    text = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return text.capitalize() if text.lower() in ("true", "false") else text
 
 
 def read_signature(model):
-    """Returns the content of signatures.json, and the part of it that describes the default signature."""
+    """Returns the content of signatures.json, and its part about serving_default."""
     with FileSystems.open(f"{model.rstrip('/')}/signatures.json") as file:
         description = json.load(file)
-    signature, columns = description["signatures"]["serving_default"], description.get("columns", {})
-    if "valid" not in signature["outputs"]:
-        raise ValueError(f"The default signature of {model} returns no `valid`: export it with this version.")
-    if "log_prob" not in signature["outputs"]:
-        raise ValueError(f"The default signature of {model} returns no log_prob: export it with serving_default.")
-    for name, spec in signature["inputs"].items():
-        if spec["shape"] != [-1, len(columns.get(name, ()))]:
-            raise ValueError(f"{model} has no column names for its input {name!r}: train on a table with a header.")
-    return description, signature
+    if "columns" not in description:
+        raise ValueError(f"{model} is not the density of a table. Export a run of the config tabular.")
+    return description, description["signatures"]["serving_default"]
 
 
 def read_schema(pattern):
@@ -152,7 +154,7 @@ def main(arguments=None):
     scores = {name: spec["dtype"] for name, spec in signature["outputs"].items()}
     served = Served(flags.model, inputs, min(flags.batch_size, description.get("max_batch", flags.batch_size)))
     needed = [column for columns, _ in inputs.values() for column in columns]
-    codes = {code["name"]: code for column_codes in description.get("codes", {}).values() for code in column_codes}
+    codes = {str(code["name"]): code for columns in description["codes"].values() for code in columns}
     schema = read_schema(flags.input)
     is_parquet = isinstance(schema, pa.Schema)
     names = schema.names if is_parquet else schema

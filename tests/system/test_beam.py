@@ -6,45 +6,44 @@ import pathlib
 import sys
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 import tensorflow as tf
 from pyarrow import parquet
 
-import tf_resflow as resflow
 from tests.conftest import ROOT
-from tf_resflow.data.data_info import DataInfo
-from tf_resflow.training.runs import Run
+from tf_resflow.tables import FlowDensity
+from tf_resflow.tables.export import export_density
 
 SCRIPT = ROOT / "examples" / "beam" / "score.py"
 PYTHON = pathlib.Path(sys.prefix) / "beam" / "bin" / "python"
-X, C = np.random.default_rng(0).normal(size=[50, 2]), np.random.default_rng(1).normal(size=[50, 1])
+X, AGE = np.random.default_rng(0).normal(size=[50, 2]), np.random.default_rng(1).normal(size=50)
+COLOR = np.random.default_rng(2).choice(["blue", "red"], size=50)
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="Apache Beam is not installed: make system installs it")
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    """An exported density of two columns given a third column, for batches of up to 8 rows."""
-    flow = resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,), condition_size=1)
-    model = resflow.FlowModel(flow, [2], condition_shape=[1])
-    x, c = X.astype("float32"), C.astype("float32")
-    model.initialize(x, condition=c)
-    names = {"columns": ("height", "length, cm"), "condition_columns": ("age",)}
-    moments = {"mean": x.mean(0), "std": x.std(0), "condition_mean": c.mean(0), "condition_std": c.std(0)}
-    config = resflow.training.default_config()
-    config.data.update(name="tabular", path="people.csv")
-    run = Run(model, config, 5, pathlib.Path("run"), DataInfo("people", (2,), None, **moments, **names))
-    folder, exact = tmp_path_factory.mktemp("model"), resflow.logdet.Exact()
-    options = {"log_det_estimator": exact, "held_out": [(x[::-1], c)], "max_batch": 8}
-    return resflow.serving.export(model, folder, run=run, **options)
+def density():
+    """A density of two numbers and a category, given a number."""
+    table = pandas.DataFrame(X, columns=["height", "length, cm"]).assign(age=AGE, color=COLOR)
+    options = {"num_blocks": 1, "hidden": (8,), "max_steps": 40, "num_members": 1, "random_state": 0}
+    return FlowDensity(condition_columns=["age"], **options).fit(table)
 
 
 @pytest.fixture(scope="module")
-def expected(path):
+def path(density, tmp_path_factory):
+    """The exported density, for batches of up to 8 rows."""
+    return export_density(density, tmp_path_factory.mktemp("model"), max_batch=8)
+
+
+@pytest.fixture(scope="module")
+def expected(density, path):
     score = tf.saved_model.load(str(path)).signatures["serving_default"]
-    inputs = {"x": tf.constant(X, tf.float32), "condition": tf.constant(C, tf.float32)}
-    answers = [score(**{name: value[i : i + 5] for name, value in inputs.items()}) for i in range(0, 50, 5)]
+    levels = list(density.encoder_.columns[2].levels)
+    inputs = {"x": np.column_stack([X, list(map(levels.index, COLOR))]), "condition": AGE[:, np.newaxis]}
+    answers = [score(**{name: tf.constant(x[i : i + 5]) for name, x in inputs.items()}) for i in range(0, 50, 5)]
     return {name: np.concatenate([answer[name] for answer in answers]) for name in ("log_prob", "p_value")}
 
 
@@ -60,9 +59,6 @@ def score(path, process, tmp_path):
     return score
 
 
-BAD = [("-1", "False", "1")] * 5
-
-
 def check(rows, expected):
     assert sorted(int(row["id"]) for row in rows) == [*range(50)]
     for row in rows:
@@ -71,30 +67,35 @@ def check(rows, expected):
 
 
 def test_csv(score, expected, tmp_path):
-    """Reads two files. Invalid rows have empty scores."""
-    header = ["age", "id", "note", "height", "length, cm"]
-    rows = [[*C[i], i, 'a "note", of two words', *X[i]] for i in range(50)]
-    bad = [["", -1, "", 1, 2], ["x", -1, "", 1, 2], [1e300, -1, "", 1, 2], [1, -1], [1, -1, "", 1, 2, 3]]
-    for name, part in (("a.csv", rows[:20] + bad), ("b.csv", rows[20:])):
+    """Reads two files. Invalid rows have empty scores, and a row with an unknown level has the score -inf."""
+    header = ["age", "id", "note", "color", "height", "length, cm"]
+    rows = [[AGE[i], i, 'a "note", of two words', COLOR[i], *X[i]] for i in range(50)]
+    bad = [["", -1, "", "red", 1, 2], ["x", -1, "", "red", 1, 2], ["inf", -1, "", "red", 1, 2]]
+    bad += [[1, -1, "", "", 1, 2], [1, -1, "", "red", 1], [1, -1, "", "red", 1, 2, 3]]
+    unknown = [1, -2, "", "green", 1, 2]
+    for name, part in (("a.csv", [*rows[:20], *bad, unknown]), ("b.csv", rows[20:])):
         with (tmp_path / name).open("w", newline="") as file:
             csv.writer(file).writerows([header, *part])
     said, files = score("*.csv")
-    assert "5 rows are not valid" in said
+    assert "6 rows are not valid" in said
     found = []
     for file in files:
         with file.open(newline="") as lines:
             reader = csv.DictReader(lines)
             found += reader
-        assert reader.fieldnames == [*header, "log_prob", "log_prob_stderr", "p_value", "reason", "valid"]
-    whole = [row for row in found if row["log_prob"]]
-    check(whole, expected)
-    assert {row["note"] for row in whole} == {'a "note", of two words'}
-    assert [(row["id"], row["valid"], row["reason"]) for row in found if not row["log_prob"]] == BAD
+        assert reader.fieldnames == [*header, "log_prob", "p_value", "reason", "valid"]
+    check([row for row in found if int(row["id"]) >= 0], expected)
+    assert {row["note"] for row in found if int(row["id"]) >= 0} == {'a "note", of two words'}
+    answers = [tuple(row[name] for name in ("log_prob", "valid", "reason")) for row in found if row["id"] == "-1"]
+    assert answers == [("", "False", "1")] * 6
+    assert [(row["log_prob"], row["valid"], row["reason"]) for row in found if row["id"] == "-2"] == [
+        ("-inf", "True", "2")
+    ]
 
 
 def test_parquet(score, expected, tmp_path):
-    columns = {"height": X[:, 0], "age": [*C[:-1, 0], None], "length, cm": X[:, 1], "id": np.arange(50)}
-    parquet.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=20)
+    columns = {"height": X[:, 0], "age": [*AGE[:-1], None], "color": COLOR, "length, cm": X[:, 1]}
+    parquet.write_table(pa.table(columns | {"id": np.arange(50)}), tmp_path / "a.parquet", row_group_size=20)
     said, (file,) = score("a.parquet")
     assert "1 rows are not valid" in said
     rows = sorted(parquet.read_table(file).to_pylist(), key=lambda row: row["id"])
@@ -108,14 +109,15 @@ import datetime, score
 
 level = {"kind": "category", "levels": ["a", 7, 0.5, True]}
 day = {"kind": "date", "start": "2024-02-28T00:00:00.000000", "num": 9}
-values = [" a", "7", 7.0, "0.5", True, "True", "b"], ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00"]
-print([score.to_number(value, level) for value in values[0]])
-print([float(score.to_number(value, day)) for value in [*values[1], "soon"]])
-print([score.to_number(value, {"kind": "number"}) for value in ["1.5", "", None]])
+levels = [" a", "7", 7.0, "0.5", True, "true", "b", " ", None, float("nan")]
+days = ["2024-03-01", datetime.date(2024, 3, 1), "2024-03-01T18:00", "soon"]
+print([score.to_number(value, level) for value in levels])
+print([float(score.to_number(value, day)) for value in days])
+print([score.to_number(value, {"kind": "number"}) for value in ["1.5", "", None, "x"]])
 """
 
 
 def test_levels_and_dates_are_numbers(process):
     done = process("-c", NUMBERS, program=PYTHON, environment={**os.environ, "PYTHONPATH": str(SCRIPT.parent)})
-    expected = ["[0, 1, 1, 2, 3, 3, nan]", "[2.0, 2.0, 2.75, nan]", "[1.5, nan, nan]"]
+    expected = ["[0, 1, 1, 2, 3, 3, -1, nan, nan, nan]", "[2.0, 2.0, 2.75, inf]", "[1.5, nan, nan, inf]"]
     assert done.stdout.splitlines() == expected
