@@ -37,7 +37,6 @@ from rows_file import provenance, write_rows
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_score
-
 from tf_resflow.models.noise_conditioned import NoiseConditionedDensity
 from tf_resflow.sklearn import FlowDensity
 

@@ -122,10 +122,15 @@ def test_refusals(workdir, given, table, scored, run_command, tmp_path):
         (workdir, score, ["--stderr=0.1"], "--stderr does not apply to a run on a table. Leave it out."),
         (workdir, score, ["--id_columns=id"], "needs a table as --input"),
         (workdir, score, ["--read_options=spe=;"], "malformed at 'spe=;'"),
-        (workdir, sample, ["--temperature=0.5"], "--temperature=0.5 does not apply to a run on a table"),
+        (workdir, sample, ["--temperature=0.5"], "--temperature does not apply to a run on a table"),
         (workdir, sample, ["--condition=poor"], "needs no --condition"),
         (given, sample, [], "one value for each of state"),
-        (given, sample, ["--condition=new"], "--condition=new: column 'state': 'new' is not a known level"),
+        (
+            given,
+            sample,
+            ["--condition=new"],
+            "--condition=new: Row with index 0, column 'state': 'new' is not a known level",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             run_command(command, workdir_, tmp_path / "a.csv", *arguments)
@@ -154,7 +159,7 @@ def test_pipes_and_test_rows(workdir, table, run_command, tmp_path, monkeypatch,
     scores = pandas.read_parquet(tmp_path / "test.parquet")
     assert len(scores) == found["num_examples"] == 15 and found["nats"] == result["nats"]
     assert scores["log_prob"].mean() == pytest.approx(found["nats"])
-    assert b"baselines.gaussian" in capfdbinary.readouterr().out
+    assert b"nats_stderr" in capfdbinary.readouterr().out
 
 
 def test_samples_are_rows(workdir, given, table, run_command, tmp_path, capfdbinary):

@@ -3,11 +3,11 @@ import sys
 import numpy as np
 import pandas
 import pytest
+from tf_resflow.data.table_files import write_frames
+from tf_resflow.data.tabular import read_rows
 
 from tests.data import test_columns
 from tf_resflow.data import load_tabular
-from tf_resflow.data.table_files import write_frames
-from tf_resflow.data.tabular import read_rows
 
 pytestmark = pytest.mark.quick
 NO_SPLITS = {"test_fraction": 0, "validation_fraction": 0}

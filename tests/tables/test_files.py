@@ -115,23 +115,19 @@ def test_read_options_replace_the_detection(read):
     assert found("a b\n1  2\n", sep=r"\s+") == found("1|2;\n", sep="[|;]", usecols=[0, 1]) == [[1, 2]]
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_index_is_the_line_in_the_file(read, seed):
-    """Comments, blank lines, lines above the header and line breaks in quotes count."""
-    rng = np.random.default_rng(seed)
-    lines = ['A "title', "", "a;b"]
-    expected = []
-    for number in range(30):
-        lines += [["", "  ", "# x;'\"y"][i] for i in rng.integers(3, size=rng.integers(3))]
-        expected.append(len(lines) + 1)
-        lines += [f'"t;""\n\n{number}";{number}'.split("\n"), [f"t;{number}"]][rng.integers(2)]
-    text = rng.choice(["\n", "\r\n"]).join(lines)
-    frame = read(text.replace('"title', "title"), read_options={"skiprows": 1, "comment": "#"})
-    assert frame.index.name == "line" and [*frame.index] == expected
-    assert [*frame["b"]] == [*range(30)]
-    for options in ({"nrows": 5}, {"skipfooter": 1}):
-        frame = read("a,b\n\n" + "1,2\n" * 9, read_options=options)
-        assert frame.index.name == "row" and [*frame.index] == [*range(1, len(frame) + 1)]
+def test_the_index_is_the_line_in_the_file(read):
+    """If some lines are not rows, it is the number of the row."""
+    assert [*read("a,b\n1,2\n3,4").index] == [2, 3] and [*read("1,2\n3,4\n").index] == [1, 2]
+    for text, options in (
+        ("A title\na,b\n1,x\n2,y\n", {"skiprows": 1}),
+        ("a,b\n\n1,x\n2,y\n", {}),
+        ("a,b\n1,x\n# no, row\n2,y\n", {"comment": "#"}),
+        ('a,b\n1,"x\n"\n2,y\n', {}),
+        ("a,b\n1,x\n2,y\n3,z\n", {"nrows": 2}),
+        ("a,b\n1,x\n2,y\n3,z\n", {"skipfooter": 1}),
+    ):
+        frame = read(text, read_options=options)
+        assert frame.index.name == "row" and [*frame.index] == [*frame["a"]] == [1, 2]
 
 
 def test_columns_are_chosen_by_name_or_number(read, refused):

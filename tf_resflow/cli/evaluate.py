@@ -17,9 +17,8 @@ example doubles until the first batch reaches it. The result contains this numbe
 error that was reached, `example_stderr`.
 
 For a run on a table, the result has the mean log-likelihood of the test rows in `nats`, its standard error
-`nats_stderr`, the number of rows `num_examples`, and in `baselines` the score of a Gaussian. The mean leaves out
-rows without a score (`num_unscored`) and rows with values that cannot occur (`num_impossible`). The only flags for
-tables are --output and --data_path.
+`nats_stderr`, and the number of rows `num_examples`. The mean leaves out rows without a score (`num_unscored`) and
+rows with values that cannot occur (`num_impossible`). The only flags for tables are --output and --data_path.
 """
 
 import pathlib
@@ -63,7 +62,7 @@ def check() -> None:
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
     if command_line.is_table():
-        tables.check_evaluate()
+        tables.check_test_rows(tables.check("evaluate"))
         return
     command_line.check_run()
     command_line.check_data()

@@ -97,28 +97,28 @@ def main() -> None:
             path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
-        found = tables.scored_rows() if command_line.is_table() else _scored()
-    frame = pandas.DataFrame(found.columns)
+        frame, ranking, num_held_out = tables.score() if command_line.is_table() else _scored()
     write_frames(FLAGS.output, [frame])
     if FLAGS.top:
-        order = np.argsort(found.ranking, kind="stable")
-        lowest = frame.iloc[order[~np.isnan(found.ranking[order])][: FLAGS.top]]
+        lowest = frame.iloc[np.argsort(ranking, kind="stable")[: min(FLAGS.top, np.sum(~np.isnan(ranking)))]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
         say(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
-    scores, reasons = found.columns["log_prob"], found.columns.get("reason", ())
-    has_score, rare = ~np.isnan(scores), "without p-values"
-    if "p_value" in found.columns:
-        least, p_values = 1 / (found.num_held_out + 1), found.columns["p_value"][has_score]
-        low = np.mean(p_values <= max(least, 0.01)) if len(p_values) else 0.0
+    scored, rare = frame.dropna(subset="log_prob"), "without p-values"
+    if "p_value" in frame:
+        least = 1 / (num_held_out + 1)
+        low = (scored["p_value"] <= max(least, 0.01)).sum() / max(len(scored), 1)
         rare = f"{low:.1%} have a p-value of at most 0.01"
         if least > 0.01:
-            rare = f"{low:.1%} have the smallest p-value, {least:.2g} with {found.num_held_out} held-out examples"
-    by = f", by the model{found.note}" if found.note else ""
-    say(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
-    for rows, what in ((~has_score, "no score"), (np.isneginf(scores), "the score -inf")):
-        if rows.any() and len(reasons):
-            first = np.argmax(rows)
-            say(f"{rows.sum():,} of {len(rows):,} have {what}, such as {found.places[first]}, {reasons[first]}.")
+            rare = f"{low:.1%} have the smallest p-value, {least:.2g} with {num_held_out} held-out examples"
+    say(f"{counted(len(scored), 'example')}; {rare}: {FLAGS.output}")
+    if "reason" in frame:
+        for rows, what in (
+            (frame["log_prob"].isna(), "no score"),
+            (np.isneginf(frame["log_prob"]), "the score -inf"),
+        ):
+            for place, reason in frame["reason"][rows][:1].items():
+                first = f"{frame.index.name} {place}, {reason}"
+                say(f"{rows.sum():,} of {len(rows):,} have {what}, such as {first}.")
 
 
 def _scored():
@@ -150,9 +150,8 @@ def _scored():
         if given is not None:
             reference = likelihood.score_examples(track(held_out, "held-out examples"), FLAGS.seed)
         scores["p_value"] = evaluation.p_values(scores["log_prob"], reference["log_prob"])
-    ranking = scores["log_prob"]
-    columns = {"example": 1 + np.arange(len(ranking)), **columns, **scores}
-    return tables.Scores(columns, ranking, len(reference["log_prob"]), run.note)
+    columns = {"example": 1 + np.arange(len(scores["log_prob"])), **columns, **scores}
+    return pandas.DataFrame(columns), scores["log_prob"], len(reference["log_prob"])
 
 
 def _read_points(info):

@@ -3,7 +3,7 @@
 import ast
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -14,109 +14,116 @@ from tf_resflow.cli.command_line import say
 from tf_resflow.console import stage, track
 from tf_resflow.data.files import check_table
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.files import TABLE_OUTPUTS, find_columns, pandas, read_table, write_frames
+from tf_resflow.tables.files import TABLE_OUTPUTS, find_columns, read_table, write_frames
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
 
-_ESTIMATES = ("log_det_estimator", "num_probes", "stderr")  # flags
 _EXPLAINED_AT_ONCE = 1000  # rows
 _COLUMNS = ("example", "log_prob", "p_value", "column", "nats", "reason")  # of the output of resflow-score
+_ESTIMATES = ("log_det_estimator", "num_probes", "stderr")
+_UNUSED = {
+    "score": [*_ESTIMATES, "batch_size", "seed", "data_dir"],
+    "sample": ["precise", "data_dir", "temperature"],
+    "evaluate": [*_ESTIMATES, "metrics", "data_dir", "split", "num_examples", "batch_size", "iw_samples"]
+    + ["fid_samples", "fid_weights"],
+    "export": [*_ESTIMATES, "num_samples", "seed", "signatures", "data_dir", "data_path", "precise"],
+}
+"""The flags of each command that do not apply to a run on a table."""
 
 
-class Scores(NamedTuple):
-    """Scores of resflow-score.
+def check(command: str) -> Any:
+    """Returns the config of the run. Raises ValueError if a flag does not apply, or there is no trained run."""
+    command_line.refuse_flags(_UNUSED[command])
+    command_line.check_run()
+    return command_line.workdir().read_config()
 
-    Attributes:
-      columns: the columns of the output by name, arrays `[num]`.
-      ranking: `[num]`, the scores that rank the examples; NaN for no score.
-      num_held_out: number of the scores that give the p-values.
-      note: addition to the summary.
-      places: `[num]`, where each example is in the input.
-    """
 
-    columns: dict[str, np.ndarray]
-    ranking: np.ndarray
-    num_held_out: int
-    note: str = ""
-    places: Any = ()
+def check_test_rows(config: Any) -> None:
+    """Raises ValueError if the run has no test rows, or its files are missing."""
+    command_line.check_data()
+    if not (config.data.path_test or config.data.test_fraction):
+        raise ValueError(
+            "The run has no test rows, because config.data.test_fraction is 0. Score a table with resflow-score "
+            "--input, or train with test rows."
+        )
 
 
 def check_score() -> None:
     """Raises ValueError if a flag of resflow-score is wrong."""
-    command_line.refuse_flags([*_ESTIMATES, "batch_size", "seed", "data_dir"])
-    command_line.check_run()
+    config = check("score")
     read_options(FLAGS.read_options)
     if FLAGS.input is None:
         if FLAGS.id_columns:
             raise ValueError("--id_columns needs a table as --input. Give a table, or leave out --id_columns.")
-        _check_test_rows()
+        check_test_rows(config)
     elif FLAGS.input != STANDARD_STREAM:
         check_table(pathlib.Path(FLAGS.input).expanduser())
 
 
-def scored_rows() -> Scores:
-    """Scores the rows of --input, by default the test rows of the run."""
+def score() -> tuple[Any, np.ndarray, int]:
+    """Scores the rows of --input, by default the test rows of the run.
+
+    Returns:
+      A data frame of the output, whose index has the places of the rows; the scores that rank the rows; and the
+      number of held-out scores that give the p-values.
+    """
     from tf_resflow.tables.runs import score_rows  # imported here because it needs TensorFlow
 
     run = resflow.load(FLAGS.workdir)
     options = {**run.config.data.read_options.to_dict(), **read_options(FLAGS.read_options)}
     if FLAGS.input is None:
-        table, ids = run.rows(data_path=FLAGS.data_path)["test"], {}
+        path, ids, table = run.config.data.path, {}, run.rows(data_path=FLAGS.data_path)["test"]
     else:
-        table, ids = _read_input(run, options)
+        path = pathlib.Path(FLAGS.input).expanduser().absolute()
+        table, ids = _read_input(path, run, options)
     with stage("scores"):
-        scores = score_rows(run.density, table, options.get("date_format"))
-    places = [f"{table.index.name or 'row'} {number}" for number in table.index]
-    wrong = np.flatnonzero(scores.reasons != "")
+        scores, values = score_rows(run.density, table, options.get("date_format"))
+    wrong = scores[scores["reason"] != ""]
     if FLAGS.strict and len(wrong):
         raise ValueError(
-            f"{FLAGS.input or run.config.data.path}, {places[wrong[0]]}, {scores.reasons[wrong[0]]}. "
-            f"{len(wrong):,} of {len(table):,} rows have invalid values or unknown levels. Correct them, or leave "
-            "out --strict to score the other rows."
+            f"{path}, {wrong.index.name} {wrong.index[0]}, {wrong['reason'].iloc[0]}. {len(wrong):,} of "
+            f"{len(table):,} rows have invalid values or unknown levels. Correct them, or leave out --strict to "
+            "score the other rows."
         )
-    columns = {"example": 1 + np.arange(len(table)), **ids, "log_prob": scores.log_prob, "p_value": scores.p_value}
+    ranking = scores.pop("compared").to_numpy()
+    for name, values_of_rows in reversed({"example": 1 + np.arange(len(table)), **ids}.items()):
+        scores.insert(0, name, values_of_rows)
     if FLAGS.explain is not None:
-        columns |= _explanations(run.density, scores)
-    columns["reason"] = scores.reasons
-    return Scores(columns, scores.compared, len(run.density.held_out_[0]), "", places)
+        _explain(run.density, scores, values)
+    return scores, ranking, len(run.density.held_out_[0])
 
 
-def _read_input(run, options):
+def _read_input(path, run, options):
     """Returns the columns of the fit, and the columns to copy to the output."""
-    path, columns = pathlib.Path(FLAGS.input).expanduser().absolute(), run.density.encoder_.columns
-    names = [column.name for column in columns]
-    texts = [column.name for column in columns if any(isinstance(level, str) for level in column.levels or ())]
+    names = [column.name for column in run.density.encoder_.columns]
+    texts = [c.name for c in run.density.encoder_.columns if any(isinstance(x, str) for x in c.levels or ())]
     texts += [name for name in FLAGS.id_columns if name not in names]
-    given: dict[str, Any] = {"key": run.config.data.key or None, "read_options": options}
-    table = read_table(path, texts=texts, typed=False, **given)
-    if not len(table):
-        empty = {name: np.zeros(0, object) for name in FLAGS.id_columns}
-        return pandas.DataFrame(columns=names), empty
-    own = find_columns(path, table, [str(name) for name in names])
-    kept = find_columns(path, table, FLAGS.id_columns)
+    table = read_table(path, key=run.config.data.key or None, texts=texts, typed=False, read_options=options)
+    own, kept = find_columns(path, table, names), find_columns(path, table, FLAGS.id_columns)
     ids = {str(table.columns[place]): table.iloc[:, place].to_numpy(object) for place in kept}
     if taken := [name for name in ids if name in _COLUMNS]:
         raise ValueError(
-            f"--id_columns names {taken[0]!r}, but the output has a column {taken[0]!r} of its own. Rename the "
-            "column in --input."
+            f"--id_columns names {taken[0]!r}, which is also a column of the output. Rename it in --input."
         )
     if others := [repr(name) for place, name in enumerate(table) if place not in {*own, *kept}]:
-        ignored = f"{counted(len(others), 'column')} that the fit does not have"
-        say(f"{path.name}: ignored {ignored}: {shortened(others)}.")
+        say(
+            f"{path.name}: ignored {counted(len(others), 'column')} that the fit does not have: {shortened(others)}."
+        )
     return table.iloc[:, own].set_axis(names, axis=1), ids
 
 
-def _explanations(density, scores):
-    """Returns the columns that make the rows with small p-values unlikely, and by how many nats."""
-    chosen = np.flatnonzero(scores.p_value <= FLAGS.explain)
-    names, nats = np.full(len(scores.p_value), "", object), np.full(len(scores.p_value), np.nan)
+def _explain(density, scores, values):
+    """Inserts the columns that make the rows with small p-values unlikely, and by how many nats."""
+    chosen = np.flatnonzero(scores["p_value"] <= FLAGS.explain)
+    names, nats = np.full(len(scores), "", object), np.full(len(scores), np.nan)
     if len(chosen):
-        parts = np.array_split(scores.values[chosen], -(-len(chosen) // _EXPLAINED_AT_ONCE))
+        parts = np.array_split(values[chosen], -(-len(chosen) // _EXPLAINED_AT_ONCE))
         gains = np.concatenate([density.gains(part) for part in track(parts, "explanations")])
         labels = [str(density.encoder_.columns[place].name) for place, _ in density.reference_.values()]
         nats[chosen], names[chosen] = gains.max(axis=1), [labels[place] for place in gains.argmax(axis=1)]
-    return {"column": np.where(nats > 0, names, ""), "nats": np.where(nats > 0, nats, np.nan)}
+    scores.insert(scores.shape[1] - 1, "column", np.where(nats > 0, names, ""))
+    scores.insert(scores.shape[1] - 1, "nats", np.where(nats > 0, nats, np.nan))
 
 
 def read_options(text: str | None) -> dict[str, Any]:
@@ -139,27 +146,11 @@ def _literal(text):
         return "\t" if text == r"\t" else text
 
 
-def _check_test_rows():
-    command_line.check_data()
-    if "test" not in command_line.workdir().read_sizes():
-        raise ValueError(
-            "The run has no test rows, because config.data.test_fraction is 0. Score a table with resflow-score "
-            "--input, or train with test rows."
-        )
-
-
 def check_sample() -> None:
     """Raises ValueError if a flag of resflow-sample is wrong."""
     from tf_resflow.tables.config import names_of  # imported here because it needs an extra
 
-    command_line.refuse_flags(["precise", "data_dir"])
-    command_line.check_run()
-    if [float(value) for value in FLAGS.temperature] != [1.0]:
-        raise ValueError(
-            f"--temperature={','.join(FLAGS.temperature)} does not apply to a run on a table, whose samples follow "
-            "the fitted density. Leave it out."
-        )
-    names = names_of(command_line.workdir().read_config().data.condition_columns)
+    names = names_of(check("sample").data.condition_columns)
     if len(names) != len(FLAGS.condition or ()):
         expected = f"one value for each of {', '.join(names)}, separated by commas" if names else "no --condition"
         raise ValueError(f"--condition is {FLAGS.condition}. The run has a density that needs {expected}.")
@@ -168,54 +159,34 @@ def check_sample() -> None:
 
 def sample() -> None:
     """Draws rows and writes a table or a picture."""
-    from tf_resflow.tables.figures import pairs_figure  # imported here because they need TensorFlow
-    from tf_resflow.tables.runs import conditions
+    from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
 
-    run, num = resflow.load(FLAGS.workdir), FLAGS.num or 1000
-    condition, lacks = None, ""
-    if FLAGS.condition is not None:
-        try:
-            condition = conditions(run.density, FLAGS.condition, num)
-        except ValueError as error:
-            raise ValueError(f"--condition={','.join(FLAGS.condition)}: {error}.") from None
-    with stage("samples"):
-        drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)
-    if pathlib.Path(FLAGS.output).suffix.lower() == ".png":
-        groups = {"samples": drawn}
-        if condition is None:
-            try:
-                split, rows = list(run.rows(data_path=FLAGS.data_path).items())[-1]
-                groups = {f"{split} rows": rows[:num], **groups}
-            except ValueError as error:
-                logging.warning("The picture does not show the data, because they cannot be loaded: %s", error)
-                lacks = ", without the data"
-        title = f"{pathlib.Path(run.config.data.path).stem}: {counted(num, 'sample')}"
-        pairs_figure(FLAGS.output, run.density.encoder_, groups, title=title)
-    else:
+    run, num, groups = resflow.load(FLAGS.workdir), FLAGS.num or 1000, {}
+    condition = [FLAGS.condition] * num if FLAGS.condition else None
+    try:
+        with stage("samples"):
+            drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)
+    except ValueError as error:
+        raise ValueError(f"--condition={','.join(FLAGS.condition or ())}: {error}") from None
+    if pathlib.Path(FLAGS.output).suffix.lower() != ".png":
         write_frames(FLAGS.output, [drawn])
-    say(f"{counted(num, 'sample')}{lacks}: {FLAGS.output}")
-
-
-def check_evaluate() -> None:
-    """Raises ValueError if a flag of resflow-evaluate is wrong."""
-    command_line.refuse_flags(["metrics", "data_dir", "split", "num_examples", "batch_size", *_ESTIMATES])
-    command_line.refuse_flags(["iw_samples", "fid_samples", "fid_weights"])
-    command_line.check_run()
-    _check_test_rows()
+    else:
+        try:
+            split, rows = list(run.rows(data_path=FLAGS.data_path).items())[-1]
+            groups = {} if condition else {f"{split} rows": rows[:num]}
+        except ValueError as error:
+            logging.warning("The picture does not show the data, because they cannot be loaded: %s", error)
+        title = f"{pathlib.Path(run.config.data.path).stem}: {counted(num, 'sample')}"
+        pairs_figure(FLAGS.output, run.density.encoder_, {**groups, "samples": drawn}, title=title)
+    say(f"{counted(num, 'sample')}: {FLAGS.output}")
 
 
 def evaluate() -> dict[str, Any]:
     """Returns the scores of the test rows."""
     run = resflow.load(FLAGS.workdir)
     with stage("scores"):
-        found = run.evaluate(run.rows(data_path=FLAGS.data_path))
+        found = run.evaluate(run.rows(data_path=FLAGS.data_path)["test"])
     return {"name": pathlib.Path(run.config.data.path).stem, "split": "test", "unit": "nats", **found}
-
-
-def check_export() -> None:
-    """Raises ValueError if a flag of resflow-export is wrong."""
-    names = ["num_samples", "seed", "signatures", "data_dir", "data_path", "precise"]
-    command_line.refuse_flags([*names, *_ESTIMATES])
 
 
 def export() -> pathlib.Path:

@@ -12,7 +12,7 @@ from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened, suggest
 from tf_resflow.tables.column import MOST_LEVELS, in_words
-from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format, records
+from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format
 from tf_resflow.writing import whole_file
 
 pandas: Any = LazyPackage("pandas", "data")
@@ -23,7 +23,7 @@ _LEAST_ROWS, _DISTINCT = 20, 0.95  # of an identifier: number of values, and sha
 _YEARS = range(1500, 2201)  # consecutive numbers in this range may be years
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
 _PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
-_BOOLEANS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
+_BOOLEANS = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 
 
 def read_table(
@@ -48,17 +48,14 @@ def read_table(
         names must have as many columns as there are names.
       exclude_columns: names or numbers of columns to leave out.
       texts: names or numbers of columns of a .csv file that are text even if they look like numbers, such as 007.
-      typed: whether to parse text as numbers and dates, for a fit. Otherwise, cells that cannot be read stay text.
-        The cells beside them are written as a fit would read them: numbers with a decimal point and without
-        thousands separators, and "true", "TRUE", "false" and "FALSE" as "True" and "False". Columns in `texts` stay
-        as they are.
+      typed: whether a column that cannot be read is an error, for a fit. Otherwise, it stays text, in which numbers
+        have a decimal point and no thousands separators, and Booleans are "True" and "False".
       read_options: arguments of `pandas.read_csv`, `read_excel` or `read_parquet`. Arguments that are None are
         ignored. For other files than .csv, so are arguments that only `read_csv` has.
 
     Returns:
-      A `pandas.DataFrame`. Columns without names are numbered from 1. For a .csv file, the index is named "line"
-      and has the line on which each row begins. For other files, or if options such as `nrows` hide which lines
-      pandas reads, the index is named "row" and has the numbers from 1.
+      A `pandas.DataFrame`. Columns without names are numbered from 1. The index is named "line" if each line of a
+      .csv file is a row, apart from its header. Otherwise it is named "row" and has the numbers from 1.
 
     Raises:
       ValueError: if the file cannot be read or has no columns, or a column is not in the file. If `typed`, also if
@@ -67,10 +64,9 @@ def read_table(
     path = pathlib.Path(path).expanduser().absolute()
     check_table(path)
     options = {name: value for name, value in (read_options or {}).items() if value is not None}
-    if path.suffix.lower() == ".csv":
-        frame, options = _read_csv(path, columns, texts, options)
-    else:
-        frame = _named(path, _read_other(path, key, options))
+    is_csv = path.suffix.lower() == ".csv"
+    frame, options = _read_csv(path, options) if is_csv else (_read_other(path, key, options), options)
+    frame = _named(path, frame)
     if frame.index.name != "line":
         frame.index = pandas.RangeIndex(1, len(frame) + 1, name="row")
     if typed and frame.empty:
@@ -79,7 +75,9 @@ def read_table(
     excluded = _places(path, frame, columns, exclude_columns)
     chosen = range(frame.shape[1]) if columns is None else find_columns(path, frame, columns)
     if not (kept := [place for place in chosen if place not in excluded]):
-        raise ValueError(f"{path}: no columns are left; expected at least one. Shorten exclude_columns.")
+        raise ValueError(
+            f"{path}: no columns are left; expected at least one. Shorten --config.data.exclude_columns."
+        )
     return _interpreted(path, frame.iloc[:, kept].copy(), as_text, options, typed)
 
 
@@ -98,8 +96,8 @@ def _read_other(path, key, options):
         return read(path, **(options if suffix == ".parquet" else _with_header(read, path, options)))
 
 
-def _read_csv(path, columns, texts, options):
-    """Returns the frame, with the index "line" if possible, and the options with those that are detected."""
+def _read_csv(path, options):
+    """Returns a frame of text, with the index "line" if possible, and the options with those that are detected."""
     if "delimiter" in options:
         options["sep"] = options.pop("delimiter")
     with readable(path, "a table", FORMAT_ADVICE):
@@ -110,25 +108,17 @@ def _read_csv(path, columns, texts, options):
         advice = f"The detected format is {unusual}. {advice}"
         logging.info("%s: the detected format is %s.", path, unusual)
     is_simple = "skipfooter" not in options and (len(options["sep"]) == 1 or options["sep"] == r"\s+")
-    if options.setdefault("engine", "c" if is_simple else "python") == "c":
-        options["low_memory"] = False  # otherwise pandas infers the types of a large file part by part
+    options.setdefault("engine", "c" if is_simple else "python")
     with readable(path, "a table", advice):
         options = _with_header(pandas.read_csv, path, options)
-        start = pandas.read_csv(path, **options | {"nrows": 100, "dtype": str, "skipfooter": 0})
-    as_text = _places(path, _named(path, start), columns, texts)
-    if "thousands" in options:  # with thousands=".", 31.12.2025 would be a number
-        cells = [start.iloc[:, place].dropna().str for place in range(start.shape[1])]
-        as_text += [place for place, cell in enumerate(cells) if cell.match(_DATE).mean() >= _MOSTLY]
-    types = {"dtype": dict.fromkeys(start.columns[as_text], str)} if as_text else {}
-    with readable(path, "a table", advice):
-        frame = pandas.read_csv(path, **options | types)
+        frame = pandas.read_csv(path, **options | {"dtype": str})
+        with path.open(encoding=options["encoding"], errors=options.get("encoding_errors")) as file:
+            num_lines = sum(1 for _ in file)
     if not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options:
         raise ValueError(f"{path}: the cells do not match the first line, {shortened(frame.columns)}. {advice}")
-    frame = _named(path, frame.reset_index(drop=True))
-    header = options.get("header", None if "names" in options else 0)
-    lines = [line for line, _ in records(path, options)][header + 1 if isinstance(header, int) else 0 :]
-    if len(lines) == len(frame):
-        frame.index = pandas.Index(lines, dtype=int, name="line")
+    above = 0 if options.get("header", 0) is None else 1
+    if num_lines == above + len(frame):
+        frame.index = pandas.RangeIndex(above + 1, num_lines + 1, name="line")
     return frame, options
 
 
@@ -154,7 +144,7 @@ def _named(path, table):
 
 
 def _interpreted(path, frame, as_text, options, typed):
-    """Parses text as numbers and dates if `typed`. Otherwise, writes readable cells as a fit would read them."""
+    """Parses text as Booleans, numbers and dates. Columns with other text are errors if most cells can be parsed."""
     usual = {"decimal": ".", "thousands": None}
     marks = {ord(options[option]): mark for option, mark in usual.items() if option in options}
     wrong = {}
@@ -165,35 +155,36 @@ def _interpreted(path, frame, as_text, options, typed):
         elif name in as_text:
             frame[name] = column.str.strip() if kind == "string" else column
         elif kind == "string" or (kind.startswith("mixed") and not column.map(pandas.api.types.is_list_like).any()):
-            column = _with_usual_marks(column, marks) if marks else column
-            if not typed:
-                frame[name] = column.replace(_BOOLEANS)
-                continue
-            text = column.map(in_words, na_action="ignore")  # numbers and text are mixed in some spreadsheets
+            text = column if kind == "string" else column.map(in_words, na_action="ignore")
+            text = _with_usual_marks(text, marks) if marks else text
             frame[name], bad = _parsed(path, name, text, options.get("date_format"))
             if len(bad):
                 num = f"{len(bad):,} of {text.count():,} values"
                 wrong[name] = f"{frame.index.name} {bad.index[0]}, column {name!r}: {bad.iloc[0][:40]!r} ({num})"
-    if wrong:
+            if not typed and frame[name].dtype.kind in "OTU":
+                frame[name] = text.replace({word: str(value) for word, value in _BOOLEANS.items()})
+    if wrong and typed:
         kinds = "; ".join(f"{name}: category" for name in wrong)
         raise ValueError(
             f"{path}: these columns look like numbers or dates, but some values cannot be read: "
-            f"{shortened(wrong.values(), '; ')}. Correct the values, leave out the columns by exclude_columns, or "
-            f"keep them as text by kinds={kinds!r}. {FORMAT_ADVICE}"
+            f"{shortened(wrong.values(), '; ')}. Correct the values, leave out the columns with "
+            f"--config.data.exclude_columns, or keep them as text with --config.data.kinds={kinds!r}. "
+            f"{FORMAT_ADVICE}"
         )
     return frame
 
 
-def _with_usual_marks(column, marks):
-    """Rewrites numbers in a text column. If one cell is not a number, pandas leaves all cells as they are."""
-    cells = column.where(~column.astype(str).str.match(_DATE))
-    plain = cells.map(lambda cell: cell.translate(marks) if isinstance(cell, str) else cell)
-    return column.mask(pandas.to_numeric(plain, errors="coerce").notna(), plain)
+def _with_usual_marks(text, marks):
+    """Replaces the decimal and thousands marks in the numbers of a text column."""
+    plain = text.where(~text.str.match(_DATE, na=False)).str.translate(marks)
+    return text.mask(pandas.to_numeric(plain, errors="coerce").notna(), plain)
 
 
 def _parsed(path, name, column, date_format):
-    """Returns text as dates or numbers, and the values that cannot be read if most of it looks like them."""
+    """Returns text as Booleans, dates or numbers, and the values that are unreadable if most of it looks like them."""
     present = column.dropna()
+    if present.isin(_BOOLEANS).all():
+        return column.map(_BOOLEANS).astype("boolean" if len(present) < len(column) else bool), present[:0]
     readings = [pandas.to_numeric(column, errors="coerce")]
     if date_format is not None or present.str.match(_ISO_DATE).mean() >= _MOSTLY:
         with readable(path, f"a table with dates in the column {name!r}", "Write all dates in one time zone."):
