@@ -37,18 +37,6 @@ def test_several_temperatures(sample, tmp_path):
     np.testing.assert_allclose(far - center, 2 * (near - center), rtol=0.1, atol=1e-4)
 
 
-def test_tables(sample, tmp_path):
-    sample(tmp_path / "a.csv", "--num=5", "--seed=3")
-    sample(tmp_path / "a.npy", "--num=5", "--seed=3")
-    header, *lines = (tmp_path / "a.csv").read_text().splitlines()
-    assert header == "column 1,column 2"
-    np.testing.assert_allclose(np.loadtxt(lines, delimiter=","), np.load(tmp_path / "a.npy"), rtol=1e-5)
-    sample(tmp_path / "t.csv", "--num=3", "--temperature=0.5,1")
-    header, *lines = (tmp_path / "t.csv").read_text().splitlines()
-    assert header == "temperature,column 1,column 2"
-    assert [line.split(",")[0] for line in lines] == ["0.5"] * 3 + ["1"] * 3
-
-
 def test_pictures(sample, tmp_path, monkeypatch, said):
     """Samples are shown over the same number of data points, if the data are available."""
     titles, savefig = [], Figure.savefig
@@ -73,7 +61,7 @@ def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch
     monkeypatch.setattr(resflow, "load", None)
     for output, argument, message in (
         ("a.png", f"--num={10**9}", "too many for a picture"),
-        ("a.txt", "--num=3", "should end in .png or .npy or .csv"),
+        ("a.txt", "--num=3", "should end in .png or .npy"),
         ("a.npy", "--condition=1", "a model without a condition: leave out"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,12 +1,11 @@
 """What the commands do with runs on tables."""
 
-import ast
+import json
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow.cli import command_line
@@ -23,46 +22,33 @@ _EXPLAINED_AT_ONCE = 1000  # rows
 _COLUMNS = ("example", "log_prob", "p_value", "column", "nats", "reason")  # of the output of resflow-score
 _ESTIMATES = ("log_det_estimator", "num_probes", "stderr")
 _UNUSED = {
-    "score": [*_ESTIMATES, "batch_size", "seed", "data_dir"],
-    "sample": ["precise", "data_dir", "temperature"],
-    "evaluate": [*_ESTIMATES, "metrics", "data_dir", "split", "num_examples", "batch_size", "iw_samples"]
-    + ["fid_samples", "fid_weights"],
+    "score": [*_ESTIMATES, "batch_size", "seed", "data_dir", "data_path"],
+    "sample": ["precise", "data_dir", "data_path", "temperature"],
+    "evaluate": [*_ESTIMATES, "metrics", "data_dir", "data_path", "split", "num_examples", "batch_size"]
+    + ["iw_samples", "fid_samples", "fid_weights"],
     "export": [*_ESTIMATES, "num_samples", "seed", "signatures", "data_dir", "data_path", "precise"],
 }
 """The flags of each command that do not apply to a run on a table."""
 
 
-def check(command: str) -> Any:
-    """Returns the config of the run. Raises ValueError if a flag does not apply, or there is no trained run."""
+def check(command: str) -> None:
+    """Raises ValueError if a flag does not apply, or there is no trained run."""
     command_line.refuse_flags(_UNUSED[command])
     command_line.check_run()
-    return command_line.workdir().read_config()
-
-
-def check_test_rows(config: Any) -> None:
-    """Raises ValueError if the run has no test rows, or its files are missing."""
-    command_line.check_data()
-    if not (config.data.path_test or config.data.test_fraction):
-        raise ValueError(
-            "The run has no test rows, because config.data.test_fraction is 0. Score a table with resflow-score "
-            "--input, or train with test rows."
-        )
 
 
 def check_score() -> None:
     """Raises ValueError if a flag of resflow-score is wrong."""
-    config = check("score")
-    read_options(FLAGS.read_options)
+    check("score")
+    read_options()
     if FLAGS.input is None:
-        if FLAGS.id_columns:
-            raise ValueError("--id_columns needs a table as --input. Give a table, or leave out --id_columns.")
-        check_test_rows(config)
-    elif FLAGS.input != STANDARD_STREAM:
+        raise ValueError("--input must be given for a run on a table. Give the table with the rows to score.")
+    if FLAGS.input != STANDARD_STREAM:
         check_table(pathlib.Path(FLAGS.input).expanduser())
 
 
 def score() -> tuple[Any, np.ndarray, int]:
-    """Scores the rows of --input, by default the test rows of the run.
+    """Scores the rows of --input.
 
     Returns:
       A data frame of the output, whose index has the places of the rows; the scores that rank the rows; and the
@@ -71,12 +57,9 @@ def score() -> tuple[Any, np.ndarray, int]:
     from tf_resflow.tables.runs import score_rows  # imported here because it needs TensorFlow
 
     run = resflow.load(FLAGS.workdir)
-    options = {**run.config.data.read_options.to_dict(), **read_options(FLAGS.read_options)}
-    if FLAGS.input is None:
-        path, ids, table = run.config.data.path, {}, run.rows(data_path=FLAGS.data_path)["test"]
-    else:
-        path = pathlib.Path(FLAGS.input).expanduser().absolute()
-        table, ids = _read_input(path, run, options)
+    options = {**run.config.data.read_options.to_dict(), **read_options()}
+    path = pathlib.Path(FLAGS.input).expanduser().absolute()
+    table, ids = _read_input(path, run, options)
     with stage("scores"):
         scores, values = score_rows(run.density, table, options.get("date_format"))
     wrong = scores[scores["reason"] != ""]
@@ -106,10 +89,8 @@ def _read_input(path, run, options):
         raise ValueError(
             f"--id_columns names {taken[0]!r}, which is also a column of the output. Rename it in --input."
         )
-    if others := [repr(name) for place, name in enumerate(table) if place not in {*own, *kept}]:
-        say(
-            f"{path.name}: ignored {counted(len(others), 'column')} that the fit does not have: {shortened(others)}."
-        )
+    if ignored := [repr(name) for place, name in enumerate(table) if place not in {*own, *kept}]:
+        say(f"{path.name}: ignored the columns {shortened(ignored)}, which the fit does not have.")
     return table.iloc[:, own].set_axis(names, axis=1), ids
 
 
@@ -126,31 +107,32 @@ def _explain(density, scores, values):
     scores.insert(scores.shape[1] - 1, "nats", np.where(nats > 0, nats, np.nan))
 
 
-def read_options(text: str | None) -> dict[str, Any]:
-    """Parses --read_options, such as "sep=;,decimal=,". A comma separates options only before the name of one."""
-    from tf_resflow.tables.config import READ_OPTIONS  # imported here because it needs an extra
-
-    start, *parts = re.split(rf"(?:^|,)\s*({'|'.join(READ_OPTIONS)})=", text or "")
-    if start:
-        raise ValueError(
-            f"--read_options={text} is malformed at {start!r}. Write it like --read_options='sep=;,decimal=,', "
-            f"with names among {', '.join(READ_OPTIONS)}."
-        )
-    return {name: _literal(value) for name, value in zip(parts[::2], parts[1::2], strict=True)}
+def say_reasons(scores: Any) -> None:
+    """Prints the number of rows without a score or with the score -inf, and the first reason."""
+    log_prob = scores["log_prob"]
+    for rows, what in ((log_prob.isna(), "no score"), (np.isneginf(log_prob), "the score -inf")):
+        for place, reason in scores["reason"][rows][:1].items():
+            first = f"{scores.index.name} {place}, {reason}"
+            say(f"{rows.sum():,} of {len(rows):,} have {what}, such as {first}.")
 
 
-def _literal(text):
+def read_options() -> dict[str, Any]:
+    """Parses --read_options, such as '{"sep": ";"}'."""
     try:
-        return ast.literal_eval(text.strip())
-    except (SyntaxError, ValueError):
-        return "\t" if text == r"\t" else text
+        return dict(json.loads(FLAGS.read_options))
+    except ValueError as error:
+        raise ValueError(
+            f"--read_options={FLAGS.read_options} is not a JSON object ({error}). Write it like "
+            """--read_options='{"sep": ";", "decimal": ","}'."""
+        ) from None
 
 
 def check_sample() -> None:
     """Raises ValueError if a flag of resflow-sample is wrong."""
     from tf_resflow.tables.config import names_of  # imported here because it needs an extra
 
-    names = names_of(check("sample").data.condition_columns)
+    check("sample")
+    names = names_of(command_line.workdir().read_config().data.condition_columns)
     if len(names) != len(FLAGS.condition or ()):
         expected = f"one value for each of {', '.join(names)}, separated by commas" if names else "no --condition"
         raise ValueError(f"--condition is {FLAGS.condition}. The run has a density that needs {expected}.")
@@ -161,32 +143,19 @@ def sample() -> None:
     """Draws rows and writes a table or a picture."""
     from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
 
-    run, num, groups = resflow.load(FLAGS.workdir), FLAGS.num or 1000, {}
+    run, num = resflow.load(FLAGS.workdir), FLAGS.num or 1000
     condition = [FLAGS.condition] * num if FLAGS.condition else None
     try:
         with stage("samples"):
             drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)
     except ValueError as error:
         raise ValueError(f"--condition={','.join(FLAGS.condition or ())}: {error}") from None
-    if pathlib.Path(FLAGS.output).suffix.lower() != ".png":
-        write_frames(FLAGS.output, [drawn])
+    if pathlib.Path(FLAGS.output).suffix.lower() == ".png":
+        title = pathlib.Path(run.config.data.path).stem
+        pairs_figure(FLAGS.output, run.density.encoder_, {"samples": drawn}, title=title)
     else:
-        try:
-            split, rows = list(run.rows(data_path=FLAGS.data_path).items())[-1]
-            groups = {} if condition else {f"{split} rows": rows[:num]}
-        except ValueError as error:
-            logging.warning("The picture does not show the data, because they cannot be loaded: %s", error)
-        title = f"{pathlib.Path(run.config.data.path).stem}: {counted(num, 'sample')}"
-        pairs_figure(FLAGS.output, run.density.encoder_, {**groups, "samples": drawn}, title=title)
+        write_frames(FLAGS.output, [drawn])
     say(f"{counted(num, 'sample')}: {FLAGS.output}")
-
-
-def evaluate() -> dict[str, Any]:
-    """Returns the scores of the test rows."""
-    run = resflow.load(FLAGS.workdir)
-    with stage("scores"):
-        found = run.evaluate(run.rows(data_path=FLAGS.data_path)["test"])
-    return {"name": pathlib.Path(run.config.data.path).stem, "split": "test", "unit": "nats", **found}
 
 
 def export() -> pathlib.Path:

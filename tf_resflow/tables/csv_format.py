@@ -13,7 +13,8 @@ import numpy as np
 
 FORMAT_ADVICE = (
     "If the format of the file is misread, set read_options, such as --config.data.read_options.sep=';' in "
-    "training or --read_options=sep=';' in the other commands. Other options are those of pandas.read_csv, such as "
+    """training or --read_options='{"sep": ";"}' in resflow-score. """
+    "Other options are those of pandas.read_csv, such as "
     "decimal=',', thousands=',' for cells such as 32,168.24, date_format='%d.%m.%Y', na_values='?', "
     "encoding='latin-1', or header=0 if the first row has the names."
 )

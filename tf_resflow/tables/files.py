@@ -11,7 +11,7 @@ from absl import logging
 from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened, suggest
-from tf_resflow.tables.column import MOST_LEVELS, in_words
+from tf_resflow.tables.column import in_words
 from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format
 from tf_resflow.writing import whole_file
 
@@ -19,8 +19,7 @@ pandas: Any = LazyPackage("pandas", "data")
 
 TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frames`
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
-_LEAST_ROWS, _DISTINCT = 20, 0.95  # of an identifier: number of values, and share of distinct values
-_YEARS = range(1500, 2201)  # consecutive numbers in this range may be years
+_LEAST_ROWS = 20  # of an identifier
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
 _PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
 _BOOLEANS = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
@@ -144,7 +143,7 @@ def _named(path, table):
 
 
 def _interpreted(path, frame, as_text, options, typed):
-    """Parses text as Booleans, numbers and dates. Columns with other text are errors if most cells can be parsed."""
+    """Parses text as Booleans, numbers and dates. Only some unreadable cells are an error."""
     usual = {"decimal": ".", "thousands": None}
     marks = {ord(options[option]): mark for option, mark in usual.items() if option in options}
     wrong = {}
@@ -181,7 +180,7 @@ def _with_usual_marks(text, marks):
 
 
 def _parsed(path, name, column, date_format):
-    """Returns text as Booleans, dates or numbers, and the values that are unreadable if most of it looks like them."""
+    """Returns text as Booleans, dates or numbers, and the unreadable values if most values look like these."""
     present = column.dropna()
     if present.isin(_BOOLEANS).all():
         return column.map(_BOOLEANS).astype("boolean" if len(present) < len(column) else bool), present[:0]
@@ -201,31 +200,14 @@ def _parsed(path, name, column, date_format):
 
 
 def identifiers(frame: Any) -> list[Any]:
-    """Returns the names of columns that identify rows instead of describing them, such as names or row numbers.
+    """Returns the names of columns that identify rows: 20 or more distinct texts or consecutive integers."""
 
-    A column with at least 20 values is an identifier in these two cases:
+    def is_identifier(column):
+        kind = pandas.api.types.infer_dtype(column)
+        is_counted = kind == "integer" and (column.diff()[1:] == 1).all()
+        return len(column) >= _LEAST_ROWS and column.is_unique and (kind == "string" or is_counted)
 
-    * It is text, more than 95 % of its values are distinct, and they are not dates. A share of 50 % is sufficient
-      if there are more distinct values than the levels that a category can have.
-    * It has distinct integers, in any order, that fill at least 95 % of the range from the smallest to the largest.
-      If all are between 1500 and 2200, they may be years, and the column is not an identifier.
-    """
-    return [name for name, column in frame.items() if _is_identifier(column.dropna())]
-
-
-def _is_identifier(column):
-    if len(column) < _LEAST_ROWS:
-        return False
-    if pandas.api.types.is_integer_dtype(column.dtype):
-        least, most = int(column.min()), int(column.max())
-        is_year = least in _YEARS and most in _YEARS
-        return column.is_unique and not is_year and len(column) >= _DISTINCT * (most - least + 1)
-    if column.dtype.kind not in "OTU" or pandas.api.types.infer_dtype(column) != "string":
-        return False
-    num = column.nunique()
-    is_name = num > _DISTINCT * len(column) or num > max(MOST_LEVELS, len(column) / 2)
-    dates = pandas.to_datetime(column[:_LEAST_ROWS], format="mixed", errors="coerce", utc=True)
-    return is_name and (dates >= "1500").mean() < _MOSTLY  # pandas parses words such as T5 and 10a as ancient dates
+    return [name for name, column in frame.items() if is_identifier(column.dropna())]
 
 
 def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:

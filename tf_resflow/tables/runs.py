@@ -6,7 +6,6 @@ import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,33 +47,6 @@ class TableRun:
     result: dict[str, Any] = dataclasses.field(repr=False)
     workdir: pathlib.Path
 
-    def rows(self, *, data_path: str | None = None) -> dict[str, Any]:
-        """Returns the "train" rows, and the "test" rows if there are any, as data frames.
-
-        Args:
-          data_path: the file, if it has moved since the training.
-
-        Raises:
-          ValueError: if the file is missing, or its rows have changed since the training.
-        """
-        files = TableWorkdir(self.workdir)
-        config = files.config_of_data(data_path=data_path)
-        rows = read_rows(config, read_json(files.data)["columns"])
-        _check_rows(files, config, rows)
-        return rows
-
-    def evaluate(self, rows: Any) -> dict[str, Any]:
-        """Returns the mean log-likelihood of test rows in nats, and its standard error."""
-        scores, _ = score_rows(self.density, rows, self.config.data.read_options.date_format)
-        log_prob = scores["log_prob"][np.isfinite(scores["log_prob"])]
-        return {
-            "nats": float(log_prob.mean()),
-            "nats_stderr": float(log_prob.sem()),
-            "num_examples": len(log_prob),
-            "num_impossible": int(np.isneginf(scores["log_prob"]).sum()),
-            "num_unscored": int(scores["log_prob"].isna().sum()),
-        }
-
 
 def score_rows(density: FlowDensity, table: Any, date_format: str | None = None) -> tuple[Any, np.ndarray]:
     """Scores the rows of a table. Unlike `FlowDensity.score_samples`, it accepts unreadable values.
@@ -104,32 +76,27 @@ def score_rows(density: FlowDensity, table: Any, date_format: str | None = None)
     return pandas.DataFrame(columns, index=table.index), values
 
 
-def read_rows(config: ConfigDict, columns: Sequence[Any] | None = None) -> dict[str, Any]:
+def read_rows(config: ConfigDict) -> dict[str, Any]:
     """Reads the "train" rows of a run, and its "test" rows if there are any, in the order of the file.
 
-    Args:
-      columns: the columns to read. By default, those of the config, except for columns that identify the rows and
-        are not named in the config.
+    Columns that identify the rows are left out, unless the config names them.
     """
     data, path = config.data, pathlib.Path(config.data.path).expanduser()
     kinds = kinds_from_words(data.kinds)
     options: dict[str, Any] = {"key": data.key or None, "read_options": data.read_options.to_dict()}
     options["texts"] = [name for name, kind in kinds.items() if is_text(kind)]
-    if columns is None:
-        listed, excluded = names_of(data.columns), names_of(data.exclude_columns)
-        table = read_table(path, columns=listed or None, exclude_columns=excluded, **options)
-        named = dict.fromkeys([*names_of(data.condition_columns), *kinds, *bounds_from_words(data.bounds)])
-        kept = table.columns[find_columns(path, table, list(named))]
-        if not listed and (own := [name for name in identifiers(table) if name not in kept]):
-            logging.warning(
-                "%s: these columns identify the rows and are left out: %s. To keep one, name it in "
-                "--config.data.kinds or --config.data.columns.",
-                path,
-                shortened(map(repr, own)),
-            )
-            table = table.drop(columns=own)
-    else:
-        table = read_table(path, columns=columns, **options)
+    listed, excluded = names_of(data.columns), names_of(data.exclude_columns)
+    table = read_table(path, columns=listed or None, exclude_columns=excluded, **options)
+    named = dict.fromkeys([*names_of(data.condition_columns), *kinds, *bounds_from_words(data.bounds)])
+    kept = table.columns[find_columns(path, table, list(named))]
+    if not listed and (own := [name for name in identifiers(table) if name not in kept]):
+        logging.warning(
+            "%s: these columns identify the rows and are left out: %s. To keep one, name it in "
+            "--config.data.kinds or --config.data.columns.",
+            path,
+            shortened(map(repr, own)),
+        )
+        table = table.drop(columns=own)
     if data.path_test:
         test = pathlib.Path(data.path_test).expanduser()
         return {"train": table, "test": read_table(test, columns=list(table), typed=False, **options)}
@@ -162,8 +129,12 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
         files.check_config(config)
         with stage("data"):
             rows = read_rows(config)
-        if files.is_begun():
-            _check_rows(files, config, rows)
+        data = {"sha256": _sha256(rows)}
+        if files.is_begun() and data != read_json(files.data):
+            raise ValueError(
+                f"{config.data.path} has changed since the training of the run in {files.path}. Restore the file, "
+                "or train on the new one in another --workdir."
+            )
         if files.is_done():
             result = read_json(files.result)
             return result | {"line": f"Already done: {result['line']}"}
@@ -172,7 +143,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
             files.members.mkdir(exist_ok=True)
             (files.path / "figures").mkdir(exist_ok=True)
         write_json(files.config, _with_absolute_paths(config).to_dict())
-        write_json(files.data, _description(rows))
+        write_json(files.data, data)
         density.verbose = (1 if sys.stdout.isatty() else 2) if progress else 0
         try:
             density.fit_members(rows["train"], Members(files.members))
@@ -183,7 +154,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
             ) from None
         density.verbose = 0
         density.save(files.density)
-        result = _result(TableRun(density, config, {}, files.path), rows)
+        result = _result(density, config, rows)
         with stage("figures"):
             _write_figure(files.path / "figures" / "pairs.png", config, density, rows["train"])
         write_json(files.result, finite_or_none(result))
@@ -222,33 +193,29 @@ def _with_absolute_paths(config):
     return config
 
 
-def _description(rows):
-    """Returns the columns of the data, and a hash of the rows."""
+def _sha256(rows):
+    """Returns a hash of the columns and the rows."""
     digest = hashlib.sha256()
     for part in rows.values():
+        digest.update(repr(list(part)).encode())
         digest.update(pandas.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
-    return {"columns": rows["train"].columns.tolist(), "sha256": digest.hexdigest()}
+    return digest.hexdigest()
 
 
-def _check_rows(files, config, rows):
-    if _description(rows) != read_json(files.data):
-        raise ValueError(
-            f"{config.data.path} has changed since the training of the run in {files.path}. Restore the file, or "
-            "train on the new one in another --workdir."
-        )
-
-
-def _result(run, rows):
-    density = run.density
-    result: dict[str, Any] = {"name": pathlib.Path(run.config.data.path).stem, "split": "test"}
+def _result(density, config, rows):
+    result: dict[str, Any] = {"name": pathlib.Path(config.data.path).stem, "split": "test", "unit": "nats"}
     result |= {"num_train": len(rows["train"]), "num_members": len(density.density_.members)}
     result |= {"noise": density.noise_, "least_p_value": density.least_p_value}
     result |= {"kinds": kinds_in_words(density.kinds_), "figures": ["pairs.png"]}
-    result |= run.evaluate(rows["test"]) if "test" in rows else {}
+    if "test" in rows:
+        log_prob = score_rows(density, rows["test"], config.data.read_options.date_format)[0]["log_prob"]
+        finite = log_prob[np.isfinite(log_prob)]
+        result |= {"nats": float(finite.mean()), "nats_stderr": float(finite.sem()), "num_examples": len(finite)}
+        result |= {"num_impossible": int(np.isneginf(log_prob).sum()), "num_unscored": int(log_prob.isna().sum())}
     return result | {"line": _line(result)}
 
 
-def _line(result: Mapping[str, Any]) -> str:
+def _line(result):
     """Returns a one-line summary of a result."""
     fitted = f"fitted to {counted(result['num_train'], 'row')}"
     if not result.get("num_examples"):

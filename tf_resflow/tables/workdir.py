@@ -20,7 +20,7 @@ class TableWorkdir:
 
     Attributes:
       config: the config, with absolute paths.
-      data: the columns and a hash of the rows.
+      data: a hash of the rows.
       members: folder of the trained members.
       density: the fitted density.
     """
@@ -56,19 +56,6 @@ class TableWorkdir:
     def read_config(self) -> Any:
         """Returns the config of the run. Raises ValueError if it is missing or has unknown fields or values."""
         return stored_config(self.path, default_config(), validate_config)
-
-    def config_of_data(self, *, data_path: str | None = None, data_dir: None = None) -> Any:
-        """Returns the config of the run with the given path of its data. A file of test rows is then beside it."""
-        data = (config := self.read_config()).data
-        if data_path:
-            beside = pathlib.Path(data_path).parent / pathlib.Path(data.path_test).name
-            data.update(path=data_path, path_test=str(beside) if data.path_test else "")
-        for path in filter(None, (data.path, data.path_test)):
-            if not pathlib.Path(path).expanduser().exists():
-                raise ValueError(
-                    f"The data of the run in {self.path} are not at {path}. Give the new path as --data_path."
-                )
-        return config
 
 
 class Members(dict[int, tuple[list[np.ndarray], bool]]):
