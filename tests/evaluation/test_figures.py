@@ -34,16 +34,15 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatc
     assert np.asarray(Image.open(tmp_path / "density.png")).std() > 10
 
 
-def test_samples_over_data(tmp_path, figures):
-    """Each group shows at most 5,000 points."""
-    samples, data = (np.random.default_rng(seed).normal(size=[num, 2]) for seed, num in ((0, 30), (1, 5001)))
-    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": data}, title="plane")
+def test_groups_of_points(tmp_path, figures):
+    groups = {f"t = {t}": t * np.random.default_rng(t).normal(size=[num, 2]) for t, num in ((1, 30), (2, 5001))}
+    points_figure(tmp_path / "a.png", groups, title="plane")
     (figure,) = figures
     (axes,) = figure.axes
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["data (5,001)", "samples (30)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["t = 1 (30)", "t = 2 (5,001)"]
     assert figure.get_suptitle() == "plane" and (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y")
     (scatter,) = (part for part in axes.get_children() if isinstance(part, PathCollection))
-    expected = np.concatenate([samples, data[:5000]])
+    expected = np.concatenate([groups["t = 1"], groups["t = 2"][:5000]])
     assert sorted(scatter.get_offsets().tolist()) == sorted(expected.tolist())
     colors, counts = np.unique(scatter.get_facecolors(), axis=0, return_counts=True)
     assert len(colors) == 2 and sorted(counts) == [30, 5000]

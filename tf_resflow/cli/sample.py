@@ -5,9 +5,9 @@ resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
-The picture of images is a grid, and the picture of a 2-D density a scatter plot over the same number of data
-points. Each of several temperatures gets a row or a color, from the same --num latents. The first samples of a
---seed do not depend on --num. The picture of a table shows scatter plots of all pairs of columns.
+The picture of images is a grid, that of a 2-D density a scatter plot, and that of a table scatter plots of all
+pairs of columns. Each of several temperatures gets a row or a color, from the same --num latents. The first samples
+of a --seed do not depend on --num.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
 images. The default is all labels. For a table, give one value per column, as in a .csv file, in the order of
@@ -21,7 +21,7 @@ import contextlib
 import math
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
@@ -57,7 +57,6 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "precise", False, "Invert to the rounding error of the dtype, not to a fraction of an image's level."
     )
-    command_line.define_data_flags()
 
     @flags.validator("temperature", f"give numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
@@ -124,13 +123,7 @@ def main() -> None:
     info = command_line.workdir().read_data()
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
-    run, examples = resflow.load(FLAGS.workdir), None
-    if _is_picture() and len(info.event_shape) != 3 and condition is None:
-        split = run.config.eval.split
-        try:
-            examples = {f"{split} data": command_line.load_data().array(split, num)}
-        except ValueError as error:
-            logging.warning("The picture does not show the data, because they cannot be loaded: %s", error)
+    run = resflow.load(FLAGS.workdir)
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if _has_labels():  # each row is a label, and all rows have the same temperature
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
@@ -138,7 +131,7 @@ def main() -> None:
     drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition}
     sampler = evaluation.Sampler(run.density, precise=FLAGS.precise)
     samples = sampler(rows * num // len(temperatures), **drawn)
-    written = {"levels": info.levels, "labels": labels, "data": examples, "name": info.name}
+    written = {"levels": info.levels, "labels": labels, "name": info.name}
     with contextlib.closing(samples) as batches:
         write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
     print(f"{counted(rows * num, 'sample')}{run.note}: {FLAGS.output}")

@@ -23,7 +23,7 @@ _COLUMNS = ("example", "log_prob", "p_value", "column", "nats", "reason")  # of 
 _ESTIMATES = ("log_det_estimator", "num_probes", "stderr")
 _UNUSED = {
     "score": [*_ESTIMATES, "batch_size", "seed", "data_dir", "data_path"],
-    "sample": ["precise", "data_dir", "data_path", "temperature"],
+    "sample": ["precise", "temperature"],
     "evaluate": [*_ESTIMATES, "metrics", "data_dir", "data_path", "split", "num_examples", "batch_size"]
     + ["iw_samples", "fid_samples", "fid_weights"],
     "export": [*_ESTIMATES, "num_samples", "seed", "signatures", "data_dir", "data_path", "precise"],

@@ -77,30 +77,15 @@ def _on_grid(log_prob, limits):
     return np.concatenate(parts).reshape(_RESOLUTION, _RESOLUTION)
 
 
-def points_figure(
-    path: str | os.PathLike[str],
-    samples: Mapping[str, np.ndarray],
-    data: Mapping[str, np.ndarray] | None = None,
-    *,
-    title: str = "",
-) -> None:
-    """Draws a scatter plot of samples over data. Both are dicts of name to points `[num, 2]`.
-
-    It shows at most 5,000 points per group.
-    """
-    groups = {**(data or {}), **samples}
-    parts, colors = [*groups.values()], group_colors(len(data or {}), len(samples))
+def points_figure(path: str | os.PathLike[str], groups: Mapping[str, np.ndarray], *, title: str = "") -> None:
+    """Draws a scatter plot of groups of points `[num, 2]`, at most 5,000 of each."""
+    parts, colors = [*groups.values()], [f"C{i}" for i in range(len(groups))]
     limits = [limits_of([points[:, i] for points in parts]) for i in range(2)]
     with written_figure(path, (5.5, 5.5)) as fig:
         scatter(axes := fig.subplots(), parts, colors)
         axes.set(xlim=limits[0], ylim=limits[1], xlabel="x", ylabel="y", aspect=_aspect(limits))
         fig.suptitle(title)
         draw_legend(fig, groups, colors, loc="outside lower center", ncols=2)
-
-
-def group_colors(num_data: int, num_samples: int) -> list[str]:
-    """Returns the colors of groups of points: gray for data, and the default colors for samples."""
-    return ["0.4"] * num_data + [f"C{i}" for i in range(1, num_samples + 1)]
 
 
 def scatter(axes: Any, parts: Sequence[np.ndarray], colors: Sequence[str]) -> None:

@@ -27,7 +27,6 @@ def write_samples(
     *,
     levels: int | None = None,
     labels: Sequence[str] = (),
-    data: dict[str, np.ndarray] | None = None,
     name: str = "",
 ) -> None:
     """Writes batches `[batch, *event_shape]` of samples as a .npy file or, by default, a picture.
@@ -38,7 +37,6 @@ def write_samples(
       shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of points. A
         single row of images is arranged as a grid that is about square.
       labels: labels of the rows or groups.
-      data: dict of one name to points that are drawn under the samples.
       name: name of the data, for the title.
     """
     rows, columns, *event_shape = shape
@@ -52,7 +50,7 @@ def write_samples(
         return
     groups = dict(zip(labels if rows > 1 else ["samples"], samples.reshape(rows, columns, -1), strict=True))
     title = name if rows > 1 else " at ".join([f"{name}: {columns:,} samples", *labels])
-    points_figure(path, groups, data, title=title)
+    points_figure(path, groups, title=title)
 
 
 def _write_array(path, batches, shape):

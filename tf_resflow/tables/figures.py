@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.evaluation.figures import draw_legend, group_colors, limits_of, scatter, written_figure
+from tf_resflow.evaluation.figures import draw_legend, limits_of, scatter, written_figure
 from tf_resflow.extras import LazyPackage
 from tf_resflow.tables.column import in_words
 from tf_resflow.tables.encoder import TableEncoder
@@ -34,7 +34,7 @@ def pairs_figure(
     spread over the cells of levels and whole numbers.
 
     Args:
-      tables: dict of name to `pandas.DataFrame`. The first table is gray if there are several.
+      tables: dict of name to `pandas.DataFrame`. The first of two tables is gray.
     """
     own = encoder.own.columns
     numbers = [encoder.numbers(table).values[:, : len(own)] for table in tables.values()]
@@ -43,8 +43,7 @@ def pairs_figure(
         title += f"\nthe {len(chosen)} of {len(own)} columns that depend most on each other"
     parts = [np.where(np.isinf(values), np.nan, values)[:, chosen] for values in numbers]
     axes = [_Axis(own[place], [part[:, i] for part in parts]) for i, place in enumerate(chosen)]
-    num_data = int(len(tables) > 1)
-    colors, num = group_colors(num_data, len(tables) - num_data), len(chosen)
+    colors, num = ["0.4", "C1"] if len(tables) == 2 else [f"C{i}" for i in range(1, len(tables) + 1)], len(chosen)
     size = max(5.5, 1.9 * num)
     with written_figure(path, (size, size)) as fig:
         for (row, column), panel in np.ndenumerate(fig.subplots(num, num, squeeze=False)):

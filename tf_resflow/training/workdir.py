@@ -38,8 +38,7 @@ _FREE = (
 )
 
 _ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the config
-_OBSOLETE = tuple(f"data.{name}" for name in ("columns", "condition_columns", "kinds", "missing", "read_options"))
-_OBSOLETE += ("data.categories", "data.ordered")
+_OBSOLETE = "data."  # a run of an earlier version may have more fields with this prefix
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
