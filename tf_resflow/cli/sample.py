@@ -80,7 +80,8 @@ def check() -> None:
             f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
         )
     check_output_path(FLAGS.output, [".png", ".npy"])
-    if _is_picture() and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
+    is_picture = FLAGS.output.lower().endswith(".png")
+    if is_picture and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
         raise ValueError(
             f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
             "write the samples to a .npy file."
@@ -135,10 +136,6 @@ def main() -> None:
     with contextlib.closing(samples) as batches:
         write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
     print(f"{counted(rows * num, 'sample')}{run.note}: {FLAGS.output}")
-
-
-def _is_picture():
-    return FLAGS.output.lower().endswith(".png")
 
 
 run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

@@ -96,7 +96,7 @@ def scatter(axes: Any, parts: Sequence[np.ndarray], colors: Sequence[str]) -> No
     axes.scatter(*np.concatenate(parts)[order].T, s=3, c=color, linewidths=0, rasterized=True)
 
 
-def draw_legend(fig: Any, groups: Mapping[str, Sequence[Any]], colors: Sequence[str], **options: Any) -> None:
+def draw_legend(fig: Any, groups: Mapping[str, Any], colors: Sequence[str], **options: Any) -> None:
     """Names the groups and their sizes."""
     marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
     fig.legend(marks, [f"{name} ({len(points):,})" for name, points in groups.items()], **options)
