@@ -46,7 +46,7 @@ from tf_resflow.cli import command_line, tables
 from tf_resflow.cli.command_line import say
 from tf_resflow.console import track
 from tf_resflow.messages import counted
-from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, write_frames
+from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, write_frame
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
@@ -94,7 +94,7 @@ def main() -> None:
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
         frame, ranking, num_held_out = tables.score() if command_line.is_table() else _scored()
-    write_frames(FLAGS.output, [frame])
+    write_frame(FLAGS.output, frame)
     if FLAGS.top:
         lowest = frame.iloc[np.argsort(ranking, kind="stable")[: min(FLAGS.top, np.sum(~np.isnan(ranking)))]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")

@@ -13,7 +13,7 @@ from tf_resflow.cli.command_line import say
 from tf_resflow.console import stage, track
 from tf_resflow.data.files import check_table
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.files import TABLE_OUTPUTS, find_columns, read_table, write_frames
+from tf_resflow.tables.files import TABLE_OUTPUTS, find_columns, read_table, write_frame
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
@@ -154,7 +154,7 @@ def sample() -> None:
         title = pathlib.Path(run.config.data.path).stem
         pairs_figure(FLAGS.output, run.density.encoder_, {"samples": drawn}, title=title)
     else:
-        write_frames(FLAGS.output, [drawn])
+        write_frame(FLAGS.output, drawn)
     say(f"{counted(num, 'sample')}: {FLAGS.output}")
 
 

@@ -3,7 +3,7 @@
 import inspect
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -17,7 +17,7 @@ from tf_resflow.writing import whole_file
 
 pandas: Any = LazyPackage("pandas", "data")
 
-TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frames`
+TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frame`
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
 _LEAST_ROWS = 20  # of an identifier
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
@@ -210,28 +210,27 @@ def identifiers(frame: Any) -> list[Any]:
     return [name for name, column in frame.items() if is_identifier(column.dropna())]
 
 
-def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
-    """Writes data frames with the same columns, one below the other, as .csv or .parquet, or as .csv for "-".
+def write_frame(path: str | os.PathLike, frame: Any) -> None:
+    """Writes a data frame as .csv or .parquet, or as .csv for "-".
 
     In a Parquet file, Python objects other than dates, decimals and Booleans become text.
     """
     with whole_file(path) as temporary:
-        if pathlib.Path(path).suffix.lower() == ".parquet":
-            table = pandas.concat([*frames] or [pandas.DataFrame()], ignore_index=True).infer_objects()
-            for name, column in table.items():
-                if getattr(column.dtype, "categories", column).dtype == object:
-                    is_kept = pandas.api.types.infer_dtype(column.astype(object)) in _PARQUET_TYPES
-                    table[name] = column if is_kept else column.astype(object).map(in_words, na_action="ignore")
-            table.to_parquet(temporary, index=False)
+        if pathlib.Path(path).suffix.lower() != ".parquet":
+            frame.to_csv(temporary, index=False, float_format=in_words, lineterminator="\r\n")
             return
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            for number, frame in enumerate(frames):
-                frame.to_csv(file, index=False, header=not number, float_format=in_words, lineterminator="\r\n")
+        table = frame.infer_objects()
+        for name, column in table.items():
+            is_object = getattr(column.dtype, "categories", column).dtype == object
+            if is_object and pandas.api.types.infer_dtype(column.astype(object)) not in _PARQUET_TYPES:
+                table[name] = column.astype(object).map(in_words, na_action="ignore")
+        table.to_parquet(temporary, index=False)
 
 
 def find_columns(path: Any, frame: Any, columns: Sequence[Any]) -> list[int]:
     """Returns the positions of columns, given their names or their numbers from 1."""
-    columns, names, num = [*map(str, columns)], column_names(frame), frame.shape[1]
+    columns, num = [*map(str, columns)], frame.shape[1]
+    names = list(frame.columns) if isinstance(frame.columns[0], str) else None
     if names is None and not all(map(str.isdecimal, columns)):
         if num != len(columns):
             raise ValueError(f"{path} has {num} columns without names. Expected the columns {', '.join(columns)}.")
@@ -254,8 +253,3 @@ def _places(path, frame, columns, chosen):
     """Returns the positions of some columns. In a file without names, these may be among the names `columns`."""
     known = {} if columns is None else dict(zip(map(str, columns), find_columns(path, frame, columns), strict=True))
     return [known[name] if name in known else find_columns(path, frame, [name])[0] for name in map(str, chosen)]
-
-
-def column_names(frame: Any) -> tuple[str, ...] | None:
-    """Returns the names of the columns, or None if they have none."""
-    return tuple(frame.columns) if isinstance(frame.columns[0], str) else None

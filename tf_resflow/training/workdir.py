@@ -8,7 +8,7 @@ import pathlib
 import re
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from tf_resflow.writing import locked, unwritable_told, write_json
 
 PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is given instead of a workdir
 
-# Fields that may change when a run resumes, because they do not affect the weights at a given step.
+# Fields and sections that may change when a run resumes, because they do not affect the weights at a given step.
 _FREE = (
     "data.data_dir",
     "data.download",
@@ -188,11 +188,11 @@ class Workdir:
         for path in (self.config, self.data):
             if not path.exists():
                 raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
-        before, free = self.read_config(), _FREE
+        before, free = self.read_config(), [*_FREE]
         places, stored = self.absolute_places(config), read_json(self.config).get(_ABSOLUTE, {})
-        free += tuple(place for place in places if places[place] == stored.get(place))
+        free += [place for place in places if places[place] == stored.get(place)]
         if config.train.schedule == "constant" and config.train.steps > before.train.steps:
-            free += ("train.steps",)
+            free.append("train.steps")
         check_unchanged(self.path, before, config, free)
 
     def is_begun(self) -> bool:
@@ -259,11 +259,12 @@ def stored_config(
     return config
 
 
-def check_unchanged(path: pathlib.Path, before: ConfigDict, now: ConfigDict, free: tuple[str, ...]) -> None:
-    """Raises ValueError if a field differs between configs, unless its name starts with one of `free`."""
+def check_unchanged(path: pathlib.Path, before: ConfigDict, now: ConfigDict, free: Sequence[str]) -> None:
+    """Raises ValueError if a field differs between configs, unless the field or its section is in `free`."""
+    sections = tuple(name for name in free if name.endswith("."))
     old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (before, now))
     for key, value in sorted(old.items()):
-        if value != new[key] and not key.startswith(free):
+        if value != new[key] and key not in free and not key.startswith(sections):
             hint = (
                 " (steps may only increase, and only with a constant learning rate)" if key == "train.steps" else ""
             )
