@@ -36,7 +36,7 @@ def test_held_out_points(score, loaded, tmp_path, capsys):
     np.testing.assert_allclose(np.sort(found["p_value"]), (np.arange(50) + 2) / 51, rtol=1e-6)
     said = capsys.readouterr().out.splitlines()
     assert int(said[1].split()[0]) == 1 + found["log_prob"].argmin()
-    assert said[2].startswith("50 examples; 0.0% have the smallest p-value, 0.02 with 50 held-out examples: ")
+    assert said[2].startswith("50 examples; 0.0% have a p-value of at most 0.02, with 50 held-out examples: ")
 
 
 def test_flags_that_do_not_apply(score, tmp_path):

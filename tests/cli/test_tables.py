@@ -83,8 +83,8 @@ def test_each_row_is_scored(workdir, table, scored, capsys):
     explained = run.density.explain(table.loc[[0], list(run.density.kinds_)])
     assert float(found["nats"][0]) == pytest.approx(explained.max(axis=1)[0])
     said = capsys.readouterr().out.splitlines()
-    least = f"{run.density.least_p_value:.2g} with {len(run.density.held_out_[0])} held-out examples"
-    assert any(f"have the smallest p-value, {least}" in line for line in said)
+    least = f"{run.density.least_p_value:.2g}, with {len(run.density.held_out_[0])} held-out examples"
+    assert any(f"have a p-value of at most {least}" in line for line in said)
     assert said[-2].startswith("2 of 6 have no score, such as line 4, column 'price': the value is missing")
     assert said[-1].startswith("2 of 6 have the score -inf, such as line 3, column 'kind': 'castle' is not a")
 

@@ -101,11 +101,9 @@ def main() -> None:
         say(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
     scored, rare = frame.dropna(subset="log_prob"), "without p-values"
     if "p_value" in frame:
-        least = 1 / (num_held_out + 1)
-        low = (scored["p_value"] <= max(least, 0.01)).sum() / max(len(scored), 1)
-        rare = f"{low:.1%} have a p-value of at most 0.01"
-        if least > 0.01:
-            rare = f"{low:.1%} have the smallest p-value, {least:.2g} with {num_held_out} held-out examples"
+        threshold = max(0.01, 1 / (num_held_out + 1))
+        low = (scored["p_value"] <= threshold).sum() / max(len(scored), 1)
+        rare = f"{low:.1%} have a p-value of at most {threshold:.2g}, with {num_held_out:,} held-out examples"
     say(f"{counted(len(scored), 'example')}; {rare}: {FLAGS.output}")
     if "reason" in frame:
         tables.say_reasons(frame)
