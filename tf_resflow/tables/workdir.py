@@ -12,11 +12,8 @@ from tf_resflow.tables.config import TASK, default_config, validate_config
 from tf_resflow.training.workdir import check_unchanged, read_json, stored_config
 from tf_resflow.writing import whole_file
 
-_FREE = (
-    "data.path",
-    "data.path_test",
-    "data.read_options.",
-)  # may change when a run resumes, because the rows are compared
+# Fields that may change when a run resumes, because the rows are compared.
+_FREE = ("data.path", "data.path_test", "data.read_options.")
 
 
 class TableWorkdir:
