@@ -34,41 +34,15 @@ def test_data_density_and_samples_are_on_one_scale(tmp_path, figures, monkeypatc
     assert np.asarray(Image.open(tmp_path / "density.png")).std() > 10
 
 
-def normal(num, columns, seed):
-    return np.random.default_rng(seed).normal(size=[num, columns])
-
-
-def legend(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def test_pairs_of_columns(tmp_path, figures):
-    samples, data = normal(30, 4, 0), normal(20, 4, 1)
-    points_figure(tmp_path / "a.png", {"samples": samples}, {"data": data}, columns="abcd", title="four")
+def test_groups_of_points(tmp_path, figures):
+    groups = {f"t = {t}": t * np.random.default_rng(t).normal(size=[num, 2]) for t, num in ((1, 30), (2, 5001))}
+    points_figure(tmp_path / "a.png", groups, title="plane")
     (figure,) = figures
-    assert figure.get_suptitle() == "four" and legend(figure) == ["data (20)", "samples (30)"]
-    assert len(figure.axes) == 4 + 6
-    last = figure.axes[-4:]
-    assert [axes.get_xlabel() for axes in last] == ["a", "b", "c", "d"]
-    assert [axes.get_ylabel() for axes in last] == ["d", "", "", ""]
-    (scatter,) = (part for part in last[1].get_children() if isinstance(part, PathCollection))
-    expected = np.concatenate([samples, data])[:, [1, 3]]
+    (axes,) = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["t = 1 (30)", "t = 2 (5,001)"]
+    assert figure.get_suptitle() == "plane" and (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y")
+    (scatter,) = (part for part in axes.get_children() if isinstance(part, PathCollection))
+    expected = np.concatenate([groups["t = 1"], groups["t = 2"][:5000]])
     assert sorted(scatter.get_offsets().tolist()) == sorted(expected.tolist())
     colors, counts = np.unique(scatter.get_facecolors(), axis=0, return_counts=True)
-    assert len(colors) == 2 and sorted(counts) == [20, 30]
-    assert len(last[3].patches) == 2  # histograms
-
-
-@pytest.mark.parametrize("columns, panels", [(1, 1), (2, 1), (4, 6)])
-def test_title_notes_what_is_left_out(tmp_path, figures, monkeypatch, columns, panels):
-    monkeypatch.setattr(module, "_MAX_COLUMNS", 3)
-    sweep = {f"temperature {t}": t * normal(5001, columns, 0) for t in (0.5, 1.0)}
-    points_figure(tmp_path / "a.png", sweep)
-    (figure,) = figures
-    assert len(figure.axes) == panels and legend(figure) == ["temperature 0.5 (5,001)", "temperature 1.0 (5,001)"]
-    title = figure.get_suptitle()
-    assert ("columns 1 to 3 of 4" in title) == (columns == 4)
-    assert ("the first 5,000 points" in title) == (columns > 1)
-    for patch in figure.axes[0].patches if columns == 1 else ():
-        (x, y), (x_next, y_next) = patch.get_xy()[:-1].T, patch.get_xy()[1:].T
-        assert abs(np.sum(x * y_next - x_next * y)) / 2 == pytest.approx(1, abs=0.02)
+    assert len(colors) == 2 and sorted(counts) == [30, 5000]

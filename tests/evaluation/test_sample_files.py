@@ -28,13 +28,12 @@ def test_bare_samples_are_written_as_they_come(tmp_path):
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-def test_vectors_are_drawn_over_data(tmp_path, figures):
-    values = np.random.default_rng(0).normal(size=[2, 40, 3])
-    fields = {"labels": ["temperature 0.5", "temperature 1"], "data": {"test data": values[0]}, "name": "demo"}
-    write_samples(tmp_path / "samples.PNG", [*values], (2, 40, 3), **fields)
+def test_points_are_drawn(tmp_path, figures):
+    values = np.random.default_rng(0).normal(size=[2, 40, 2])
+    labels = ["temperature 0.5", "temperature 1"]
+    write_samples(tmp_path / "samples.PNG", [*values], (2, 40, 2), labels=labels, name="demo")
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert legend == ["test data (40)", "temperature 0.5 (40)", "temperature 1 (40)"]
-    assert figures[0].get_suptitle() == "demo"
+    assert legend == ["temperature 0.5 (40)", "temperature 1 (40)"] and figures[0].get_suptitle() == "demo"
 
 
 def test_images(tmp_path):

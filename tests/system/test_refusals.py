@@ -67,13 +67,15 @@ IN_THIS_PROCESS = [
     ("train --config=toy2d --workdir={fitted}", "is a run on a table"),
     ("train --config=tabular --config.data.path={tmp}/a.csv --workdir={run}", "belongs to a run that is not on a"),
     ("evaluate --workdir={fitted} --metrics=fid", "--metrics does not apply to a run on a table"),
-    ("evaluate --workdir={fitted}", f"not at /no/gone.csv or {ROOT}/gone.csv", "--data_path"),
     ("evaluate --workdir={unfitted}", "no fitted density yet"),
-    ("sample --workdir={fitted} --output={tmp}/a.csv --temperature=0.5", "--temperature=0.5 does not apply"),
+    ("sample --workdir={fitted} --output={tmp}/a.csv --temperature=0.5", "--temperature does not apply"),
     ("export --workdir={fitted} --export_dir={tmp}/new --precise", "--precise does not apply to a run on a table"),
     ("score --workdir={fitted} --output={tmp}/a.csv --stderr=1", "--stderr does not apply to a run on a table"),
     ("score --workdir={moved} --output={tmp}/scores.csv", "not at /no/gone.npz"),
-    ("score --workdir={run} --output={tmp}/scores.csv --input={tmp}/syntax.py", "ends in .csv, .parquet"),
+    (
+        "score --workdir={run} --output={tmp}/scores.csv --input={tmp}/syntax.py",
+        "--input does not apply to a run on a 2-D",
+    ),
     ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/a.npz", "a.npz"),
     ("convert_checkpoint --workdir={tmp}/new --checkpoint={tmp}/syntax.py", "_to_npz.py"),
     ("convert_checkpoint --workdir={run} --checkpoint={tmp}/syntax.py", "{run}"),
@@ -104,11 +106,11 @@ def paths(tmp_path_factory):
     for name, text in CONFIG_FILES.items():
         (root / f"{name}.py").write_text(text)
     config, table = (json.loads(json.dumps(base_config(name).to_dict())) for name in ("toy2d", "tabular"))
-    table |= {"data": table["data"] | {"path": "gone.csv"}, "absolute_paths": {"data.path": "/no/gone.csv"}}
     for name in ("fitted", "unfitted"):
         (root / name).mkdir()
         (root / name / "config.json").write_text(json.dumps(table))
-    (root / "fitted" / "density.npz").touch()
+    for name in ("density.npz", "result.json"):
+        (root / "fitted" / name).touch()
     (root / "a.csv").write_text("a,b\n1.5,2.5\n")
     images = config | {"data": config["data"] | {"name": "images", "path": "gone.npz"}}
     configs = dict.fromkeys(("run", "untrained", "busy"), config) | {

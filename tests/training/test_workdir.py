@@ -110,6 +110,8 @@ def test_data_are_found_from_anywhere(tmp_path, monkeypatch, refused):
         files.check_config(changed(data__name="images", data__path=path, data__data_dir="tfds"))
     other = changed(data__name="images", data__path="other.npz", data__data_dir="tfds")
     refused("config.data.path = 't.npz', but now", files.check_config, other)
+    other = changed(data__name="images", data__path="t.npz", data__path_test="u.npz", data__data_dir="tfds")
+    refused("config.data.path_test = '', but now", files.check_config, other)
     pathlib.Path(absolute).unlink()
     refused(f"not at {absolute} or .*away/t.npz. .*--data_path", files.config_of_data)
     refused(r"not at [^ ]*gone.npz\. Give", files.config_of_data, data_path="gone.npz")

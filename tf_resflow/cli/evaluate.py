@@ -16,10 +16,9 @@ Infinite and undefined values are null. The default is all metrics that apply ex
 example doubles until the first batch reaches it. The result contains this number, `num_samples`, and the standard
 error that was reached, `example_stderr`.
 
-For a run on a table, the result has the mean log-likelihood of the test rows in `nats`, its standard error
-`nats_stderr`, the number of rows `num_examples`, and in `baselines` the score of a Gaussian. The mean leaves out
-rows without a score (`num_unscored`) and rows with values that cannot occur (`num_impossible`). The only flags for
-tables are --output and --data_path.
+For a run on a table, the result is that of the training: the mean log-likelihood of the test rows in `nats`, its
+standard error `nats_stderr`, and the number of rows `num_examples`. The mean leaves out rows without a score
+(`num_unscored`) and rows with values that cannot occur (`num_impossible`). The only flag for tables is --output.
 """
 
 import pathlib
@@ -32,6 +31,7 @@ import tf_resflow as resflow
 from tf_resflow import training
 from tf_resflow.cli import command_line, tables
 from tf_resflow.training.evaluation_metrics import METRICS
+from tf_resflow.training.workdir import read_json
 from tf_resflow.writing import check_output_path, finite_or_none, write_json
 
 FLAGS = flags.FLAGS
@@ -63,7 +63,7 @@ def check() -> None:
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
     if command_line.is_table():
-        tables.check_evaluate()
+        tables.check("evaluate")
         return
     command_line.check_run()
     command_line.check_data()
@@ -79,7 +79,7 @@ def check() -> None:
 
 def main() -> None:
     """Evaluates, prints the table and writes the file."""
-    result = tables.evaluate() if command_line.is_table() else _evaluate()
+    result = read_json(command_line.workdir().result) if command_line.is_table() else _evaluate()
     command_line.say(table(result))
     if FLAGS.output:
         write_json(pathlib.Path(FLAGS.output), finite_or_none(result))

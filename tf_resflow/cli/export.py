@@ -43,9 +43,10 @@ def check() -> None:
     """Raises ValueError if a flag is wrong, the workdir has no run, or the version exists."""
     if FLAGS.stderr is not None and FLAGS.num_samples is not None:
         raise ValueError("--stderr determines the number of estimates: leave out --num_samples or --stderr.")
-    command_line.check_run()
     if command_line.is_table():
-        tables.check_export()
+        tables.check("export")
+    else:
+        command_line.check_run()
     free_version(FLAGS.export_dir, FLAGS.version)
 
 

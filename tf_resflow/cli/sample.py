@@ -5,31 +5,29 @@ resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
-The picture of images is a grid. The picture of vectors shows samples over the same number of data points: a
-histogram in 1-D, a scatter plot in 2-D, scatter plots of all pairs of columns in more dimensions. Each of several
-temperatures gets a row or a color, from the same --num latents. The first samples of a --seed do not depend on
---num.
+The picture of images is a grid, that of a 2-D density a scatter plot, and that of a table scatter plots of all
+pairs of columns. Each of several temperatures gets a row or a color, from the same --num latents. The first samples
+of a --seed do not depend on --num.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
 images. The default is all labels. For a table, give one value per column, as in a .csv file, in the order of
-config.data.condition_columns. The picture then shows only the samples.
+config.data.condition_columns.
 
-A .csv or .parquet file has the columns, levels and dates of the table, or the coordinates of vectors, after the
-temperature if there are several. --output=- writes .csv to standard output. A table has no --temperature.
+A .csv or .parquet file has the columns, levels and dates of the table. --output=- writes .csv to standard output. A
+table has no --temperature.
 """
 
 import contextlib
 import math
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
 from tf_resflow.cli import command_line, tables
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.messages import counted
-from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, write_frames
 from tf_resflow.writing import check_output_path
 
 _SIDE = 10  # default number of images per row, if there are several rows
@@ -44,8 +42,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "File to write: a .png picture, or samples as .npy. For vectors also .csv, .parquet, or - for .csv rows. "
-        "For a table, all of these but .npy.",
+        "File to write: a .png picture or an .npy array; for a table .png, .csv, .parquet, or - for .csv rows.",
     )
     flags.DEFINE_integer(
         "num",
@@ -60,7 +57,6 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "precise", False, "Invert to the rounding error of the dtype, not to a fraction of an image's level."
     )
-    command_line.define_data_flags()
 
     @flags.validator("temperature", f"give numbers from 0 to {MAX_TEMPERATURE:g}, separated by commas")
     def _are_temperatures(values):
@@ -83,8 +79,9 @@ def check() -> None:
             f"--temperature={','.join(FLAGS.temperature)} names several temperatures, and there are "
             f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
         )
-    check_output_path(FLAGS.output, [".png", ".npy", *(() if len(info.event_shape) == 3 else TABLE_OUTPUTS)])
-    if _is_picture() and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
+    check_output_path(FLAGS.output, [".png", ".npy"])
+    is_picture = FLAGS.output.lower().endswith(".png")
+    if is_picture and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
         raise ValueError(
             f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
             "write the samples to a .npy file."
@@ -127,14 +124,7 @@ def main() -> None:
     info = command_line.workdir().read_data()
     temperatures = [float(value) for value in FLAGS.temperature]
     condition, (rows, num) = _condition(info), _grid(info)
-    run, examples, lacks = resflow.load(FLAGS.workdir), None, ""
-    if _is_picture() and len(info.event_shape) != 3 and condition is None:
-        split = run.config.eval.split
-        try:
-            examples = {f"{split} data": command_line.load_data().array(split, num)}
-        except ValueError as error:
-            logging.warning("The picture does not show the data, because they cannot be loaded: %s", error)
-            lacks = ", without the data"
+    run = resflow.load(FLAGS.workdir)
     labels = [f"temperature {temperature:g}" for temperature in temperatures]
     if _has_labels():  # each row is a label, and all rows have the same temperature
         labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
@@ -142,28 +132,10 @@ def main() -> None:
     drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition}
     sampler = evaluation.Sampler(run.density, precise=FLAGS.precise)
     samples = sampler(rows * num // len(temperatures), **drawn)
-    written = {"levels": info.levels, "labels": labels, "data": examples, "name": info.name}
+    written = {"levels": info.levels, "labels": labels, "name": info.name}
     with contextlib.closing(samples) as batches:
-        if FLAGS.output.lower().endswith((".png", ".npy")):
-            write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
-        else:
-            write_frames(FLAGS.output, _frames(batches, temperatures if rows > 1 else [], num))
-    command_line.say(f"{counted(rows * num, 'sample')}{run.note}{lacks}: {FLAGS.output}")
-
-
-def _frames(batches, temperatures, num):
-    """Yields batches of vectors as data frames. Several temperatures, `num` rows each, are the first column."""
-    written = 0
-    for batch in batches:
-        frame = pandas.DataFrame(batch, columns=[f"column {i + 1}" for i in range(batch.shape[1])])
-        if temperatures:
-            frame.insert(0, "temperature", np.array(temperatures)[(written + np.arange(len(frame))) // num])
-        yield frame
-        written += len(frame)
-
-
-def _is_picture():
-    return FLAGS.output.lower().endswith(".png")
+        write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
+    print(f"{counted(rows * num, 'sample')}{run.note}: {FLAGS.output}")
 
 
 run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

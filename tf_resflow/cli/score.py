@@ -3,7 +3,7 @@ r"""Scores examples by their log-likelihood to find anomalies, and writes a tabl
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --id_columns=name,date --top=20
 resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --explain=0.01
-resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --read_options='sep=;,decimal=,'
+resflow-score --workdir=runs/table --input=new.csv --output=scores.csv --read_options='{"sep": ";"}'
 resflow-score --workdir=runs/table --input=- --output=- < new.csv > scores.csv
 resflow-score --workdir=runs/digits --output=scores.csv
 
@@ -24,8 +24,9 @@ other columns, in their units. A level that did not occur in the fit has probabi
 with an unreadable value has no score, nor has one with a missing value in a column that had none missing in the
 fit. With --strict, such a row is an error.
 
---input is a table, or a folder, .npy or .npz file of images, as in training. The columns of a table are matched by
-name, and additional columns are ignored. The labels of images in --input are unknown, so a model given labels
+--input is a table, or a folder, .npy or .npz file of images, as in training. Without it, the held-out examples of a
+run on images or a 2-D density are scored. The columns of a table are matched by name, and additional columns are
+ignored. The labels of images in --input are unknown, so a model given labels
 scores them, and the held-out examples for the p-values, by the mixture of its classes with equal weights.
 
 With --stderr, the number of estimates for images and points doubles until log_prob of held-out examples has this
@@ -35,7 +36,6 @@ standard error, in nats. Without held-out examples, the first batch of --input i
 import pathlib
 import sys
 import tempfile
-from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -45,27 +45,23 @@ from tf_resflow import evaluation
 from tf_resflow.cli import command_line, tables
 from tf_resflow.cli.command_line import say
 from tf_resflow.console import track
-from tf_resflow.data.files import check_table
 from tf_resflow.messages import counted
-from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, read_table, write_frames
+from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, write_frame
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
-
-_FARTHEST = 1e12  # standard deviations; numbers farther from the mean are moved to this distance
-_LARGEST = 1e38
 
 
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
     flags.DEFINE_string(
-        "input", None, "File or folder of examples, or - for .csv rows. Default: the run's held-out examples."
+        "input", None, "Table, folder or file of images, or - for .csv rows. Default: the run's held-out examples."
     )
     flags.DEFINE_string("output", None, "The .csv or .parquet file to write, or - for .csv rows.")
     flags.DEFINE_list("id_columns", [], "Columns of --input to copy to the output: names, or numbers from 1.")
     flags.DEFINE_string(
-        "read_options", None, "Arguments of pandas.read_csv for --input, such as 'sep=;,decimal=,'."
+        "read_options", "{}", """Arguments of pandas.read_csv for --input, such as '{"sep": ";"}'."""
     )
     flags.DEFINE_bool("strict", False, "Refuse a table if a row has no score or an unknown level.")
     flags.DEFINE_float("explain", None, "Explain the rows of a table with a p-value of at most this number.", 0, 1)
@@ -86,8 +82,8 @@ def check() -> None:
     command_line.check_run()
     if FLAGS.input is None:
         command_line.check_data()
-    elif command_line.workdir().read_data().levels is None and FLAGS.input != STANDARD_STREAM:
-        check_table(pathlib.Path(FLAGS.input).expanduser())
+    elif command_line.workdir().read_data().levels is None:
+        command_line.refuse_flags(["input"], "a run on a 2-D density, whose held-out points are scored")
 
 
 def main() -> None:
@@ -97,50 +93,36 @@ def main() -> None:
             path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
-        found = tables.scored_rows() if command_line.is_table() else _scored()
-    frame = pandas.DataFrame(found.columns)
-    write_frames(FLAGS.output, [frame])
+        frame, ranking, num_held_out = tables.score() if command_line.is_table() else _scored()
+    write_frame(FLAGS.output, frame)
     if FLAGS.top:
-        order = np.argsort(found.ranking, kind="stable")
-        lowest = frame.iloc[order[~np.isnan(found.ranking[order])][: FLAGS.top]]
+        lowest = frame.iloc[np.argsort(ranking, kind="stable")[: min(FLAGS.top, np.sum(~np.isnan(ranking)))]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
         say(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
-    scores, reasons = found.columns["log_prob"], found.columns.get("reason", ())
-    has_score, rare = ~np.isnan(scores), "without p-values"
-    if "p_value" in found.columns:
-        least, p_values = 1 / (found.num_held_out + 1), found.columns["p_value"][has_score]
-        low = np.mean(p_values <= max(least, 0.01)) if len(p_values) else 0.0
-        rare = f"{low:.1%} have a p-value of at most 0.01"
-        if least > 0.01:
-            rare = f"{low:.1%} have the smallest p-value, {least:.2g} with {found.num_held_out} held-out examples"
-    by = f", by the model{found.note}" if found.note else ""
-    say(f"{counted(has_score.sum(), 'example')}; {rare}{by}: {FLAGS.output}")
-    for rows, what in ((~has_score, "no score"), (np.isneginf(scores), "the score -inf")):
-        if rows.any() and len(reasons):
-            first = np.argmax(rows)
-            say(f"{rows.sum():,} of {len(rows):,} have {what}, such as {found.places[first]}, {reasons[first]}.")
+    scored, rare = frame.dropna(subset="log_prob"), "without p-values"
+    if "p_value" in frame:
+        threshold = max(0.01, 1 / (num_held_out + 1))
+        low = (scored["p_value"] <= threshold).sum() / max(len(scored), 1)
+        rare = f"{low:.1%} have a p-value of at most {threshold:.2g}, with {num_held_out:,} held-out examples"
+    say(f"{counted(len(scored), 'example')}; {rare}: {FLAGS.output}")
+    if "reason" in frame:
+        tables.say_reasons(frame)
 
 
 def _scored():
-    """Scores images or points: those of --input, by default the held-out ones of the run."""
+    """Scores the images of --input, by default the held-out examples. Returns the same as `tables.score`."""
     from tf_resflow.data.loading import load_images
 
     workdir = command_line.workdir()
     config, info = workdir.read_config(), workdir.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
-    columns: dict[str, Any] = {}
-    given = None
-    if FLAGS.input is not None and info.levels is None:
-        points = _read_points(info)
-        given = np.split(points, range(size, len(points), size))
-    elif FLAGS.input is not None:
+    given = found = None
+    if FLAGS.input is not None:
         options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
-        images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
-        columns = {} if files is None else {"file": files}
+        images, found = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
         given = np.split(images, range(size, len(images), size))
     held_out, files = _held_out(config, size, required=given is None)
-    if given is None and files is not None:
-        columns = {"file": files}
+    files = files if given is None else found
     run = resflow.load(FLAGS.workdir)
     batches = held_out if given is None else given
     usual = batches if held_out is None else held_out  # anomalies in --input would distort the number of estimates
@@ -150,24 +132,8 @@ def _scored():
         if given is not None:
             reference = likelihood.score_examples(track(held_out, "held-out examples"), FLAGS.seed)
         scores["p_value"] = evaluation.p_values(scores["log_prob"], reference["log_prob"])
-    ranking = scores["log_prob"]
-    columns = {"example": 1 + np.arange(len(ranking)), **columns, **scores}
-    return tables.Scores(columns, ranking, len(reference["log_prob"]), run.note)
-
-
-def _read_points(info):
-    """Returns the points of a table of numbers, in the order of its columns."""
-    path, num = pathlib.Path(FLAGS.input).expanduser().absolute(), info.event_shape[0]
-    table = read_table(path, typed=False)
-    if table.shape[1] != num or not len(table):
-        raise ValueError(f"{path} has the shape {list(table.shape)}. Expected one or more rows with {num} columns.")
-    points = table.apply(pandas.to_numeric, errors="coerce").to_numpy(np.float64)
-    if len(wrong := np.flatnonzero(~np.isfinite(points).all(axis=1))):
-        place = f"{table.index.name or 'row'} {table.index[wrong[0]]}"
-        raise ValueError(f"{path}, {place}: a value is not a finite number. Correct it, or leave out the row.")
-    mean, std = (0.0, 1.0) if info.mean is None else (np.float64(info.mean), np.float64(info.std))
-    distance = np.minimum(_FARTHEST * std, _LARGEST)
-    return np.clip(points, mean - distance, mean + distance).astype(np.float32)
+    columns = {"example": 1 + np.arange(len(scores["log_prob"])), **({"file": files} if files else {}), **scores}
+    return pandas.DataFrame(columns), scores["log_prob"], len(reference["log_prob"])
 
 
 def _held_out(config, size, required):

@@ -77,16 +77,20 @@ def check() -> None:
     from tf_resflow.data import config as data_config  # imported here because it needs an extra
     from tf_resflow.tables import config as table_config
     from tf_resflow.tables.workdir import TableWorkdir
+    from tf_resflow.training.config import validate_config
     from tf_resflow.training.workdir import Workdir
 
     if _is_table():
         command_line.refuse_flags(["strategy", "jit"], "a config of a table")
-    files = (TableWorkdir if _is_table() else Workdir)(FLAGS.workdir)
-    files.validate(FLAGS.config)
-    (table_config if _is_table() else data_config).check_places(FLAGS.config.data)
-    files.check_config(FLAGS.config)
+        table_config.validate_config(FLAGS.config)
+        table_config.check_places(FLAGS.config.data)
+        TableWorkdir(FLAGS.workdir).check_config(FLAGS.config)
+    else:
+        validate_config(FLAGS.config)
+        data_config.check_places(FLAGS.config.data)
+        Workdir(FLAGS.workdir).check_config(FLAGS.config)
     if "TF_CONFIG" not in os.environ:  # another worker may hold the lock
-        with files.locked():
+        with Workdir(FLAGS.workdir).locked():
             pass
 
 

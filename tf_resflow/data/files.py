@@ -12,7 +12,7 @@ _TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
 def check_table(path: pathlib.Path) -> None:
     """Raises ValueError unless the path is an existing file with the suffix of a table."""
     if path.suffix.lower() not in _TABLES or path.is_dir():
-        raise ValueError(f"{path}: expected a file that ends in {', '.join(_TABLES)}, or data.name = 'images'.")
+        raise ValueError(f"{path}: expected a file that ends in {', '.join(_TABLES)}.")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
 

@@ -8,19 +8,17 @@ import numpy as np
 from tf_resflow.messages import counted
 
 
-def split_sizes(
-    num: int, fractions: Mapping[str, float], source: str | os.PathLike, *, least: int = 1
-) -> dict[str, int]:
+def split_sizes(num: int, fractions: Mapping[str, float], source: str | os.PathLike) -> dict[str, int]:
     """Returns the sizes of the splits of `num` examples: a fraction of them by name, and the rest for "train".
 
-    A split with fraction 0 is left out. Errors name `source`. The size of "train" must be at least `least`.
+    A split with fraction 0 is left out. Errors name `source`.
     """
     sizes = {split: round(fraction * num) for split, fraction in fractions.items() if fraction}
     sizes["train"] = num - sum(sizes.values())
-    if sizes["train"] < least or min(sizes.values()) < 1:
+    if min(sizes.values()) < 1:
         raise ValueError(
-            f"{source}: {counted(num, 'example')} would be split into {sizes}, but no split may be empty, and "
-            f"train needs at least {least}. Provide more, or change test_fraction or validation_fraction."
+            f"{source}: {counted(num, 'example')} would be split into {sizes}, but no split may be empty. "
+            "Provide more, or change test_fraction or validation_fraction."
         )
     return sizes
 
@@ -32,10 +30,9 @@ def draw_splits(
     source: str | os.PathLike,
     *,
     given: Collection[str] = (),
-    least: int = 1,
 ) -> dict[str, np.ndarray]:
     """Divides 0, ..., num - 1 by a seeded permutation into the splits of `split_sizes` that are not `given`."""
     fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
-    sizes = split_sizes(num, fractions, source, least=least)
+    sizes = split_sizes(num, fractions, source)
     order = np.random.RandomState(seed).permutation(num)
     return dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])[:-1]), strict=True))

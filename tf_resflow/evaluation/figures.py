@@ -17,10 +17,7 @@ mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")
 
 _RESOLUTION = 150  # grid points of a density along each axis
 _BATCH = 4500  # points per call of log_prob
-_MAX_COLUMNS = 7
-_MAX_POINTS = 5000  # per group in a scatter plot; histograms use all points
-_BINS = 40
-_DATA_COLOR = "0.4"
+_MAX_POINTS = 5000  # per group in a scatter plot
 
 
 @contextlib.contextmanager
@@ -42,7 +39,7 @@ def density_figure(
 
     The color scale follows the square root of the density, so that rare values are visible too.
     """
-    limits = [_limits([column]) for column in data.T]
+    limits = [limits_of([column]) for column in data.T]
     shown, sampled = (_density_of(points, limits) for points in (data, samples))
     density = np.exp(_on_grid(log_prob, limits))
     norm = mpl_colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown)))
@@ -80,81 +77,29 @@ def _on_grid(log_prob, limits):
     return np.concatenate(parts).reshape(_RESOLUTION, _RESOLUTION)
 
 
-def points_figure(
-    path: str | os.PathLike[str],
-    samples: Mapping[str, np.ndarray],
-    data: Mapping[str, np.ndarray] | None = None,
-    *,
-    columns: Sequence[str] | None = None,
-    title: str = "",
-) -> None:
-    """Draws samples over data. Both are dicts of name to points `[num, columns]`.
-
-    One column gives a histogram, and two columns a scatter plot. More columns give scatter plots of all pairs, with
-    histograms on the diagonal. Only the first 7 columns are drawn, and scatter plots show at most 5,000 points per
-    group; the title notes what is left out.
-    """
-    given = {**(data or {}), **samples}
-    total, most = next(iter(given.values())).shape[1], max(map(len, given.values()))
-    names = columns or (["x", "y"] if total == 2 else [f"column {i + 1}" for i in range(total)])
-    num = min(total, _MAX_COLUMNS)
-    groups = {f"{name} ({len(points):,})": points for name, points in given.items()}
-    if total > num:
-        title += f"\ncolumns 1 to {num} of {total}"
-    if total > 1 and most > _MAX_POINTS:
-        title += f"\nscatter plots of the first {_MAX_POINTS:,} points of each"
-    colors = [_DATA_COLOR] * bool(data) + [f"C{i}" for i in range(1, len(samples) + 1)]
-    shown = [(names[i], _limits([points[:, i] for points in groups.values()])) for i in range(num)]
-    size = 5.5 if num < 3 else max(6.0, 1.9 * num)
-    with written_figure(path, (size, size)) as fig:
-        if num < 3:
-            draw = _histogram if num == 1 else _scatter
-            draw(fig.subplots(), groups, colors, shown, *range(num))
-        else:
-            _draw_pairs(fig, groups, colors, shown)
-        fig.suptitle(title.strip())
-        marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
-        fig.legend(marks, groups, loc="outside lower center" if num < 3 else (0.6, 0.75), ncols=1 + (num < 3))
+def points_figure(path: str | os.PathLike[str], groups: Mapping[str, np.ndarray], *, title: str = "") -> None:
+    """Draws a scatter plot of groups of points `[num, 2]`, at most 5,000 of each."""
+    parts, colors = [*groups.values()], [f"C{i}" for i in range(len(groups))]
+    limits = [limits_of([points[:, i] for points in parts]) for i in range(2)]
+    with written_figure(path, (5.5, 5.5)) as fig:
+        scatter(axes := fig.subplots(), parts, colors)
+        axes.set(xlim=limits[0], ylim=limits[1], xlabel="x", ylabel="y", aspect=_aspect(limits))
+        fig.suptitle(title)
+        draw_legend(fig, groups, colors, loc="outside lower center", ncols=2)
 
 
-def _draw_pairs(fig, groups, colors, shown):
-    last = len(shown) - 1
-    for (row, column), axes in np.ndenumerate(fig.subplots(last + 1, last + 1)):
-        if column > row:
-            axes.remove()
-            continue
-        if column == row:
-            _histogram(axes, groups, colors, shown, column)
-            axes.set_ylabel("")
-        else:
-            _scatter(axes, groups, colors, shown, column, row)
-            axes.set_aspect("auto")
-        if row < last:
-            axes.set(xlabel="", xticklabels=[])
-        if 0 < column < row:
-            axes.set(ylabel="", yticklabels=[])
-
-
-def _histogram(axes, groups, colors, shown, column):
-    name, limits = shown[column]
-    bins = np.linspace(limits[0], limits[1], _BINS + 1)
-    for color, points in zip(colors, groups.values(), strict=True):
-        kind = {"histtype": "stepfilled", "alpha": 0.5} if color == _DATA_COLOR else {"histtype": "step"}
-        share = 1 / (len(points) * (bins[1] - bins[0]))  # includes points outside the bins
-        axes.hist(points[:, column], bins, weights=np.full(len(points), share), color=color, **kind)
-    axes.set(xlim=limits, xlabel=name, ylabel="density", yticks=[])
-
-
-def _scatter(axes, groups, colors, shown, x, y):
-    """Draws the points of all groups in random order, so that no group covers another."""
-    parts = [points[:_MAX_POINTS] for points in groups.values()]
+def scatter(axes: Any, parts: Sequence[np.ndarray], colors: Sequence[str]) -> None:
+    """Draws the points `[num, 2]` of all groups in random order, so that no group covers another."""
+    parts = [points[:_MAX_POINTS] for points in parts]
     order = np.random.default_rng(0).permutation(sum(map(len, parts)))
-    points = np.concatenate(parts)[order][:, [x, y]]
-    color = np.repeat(colors, [len(points) for points in parts])[order]
-    (xlabel, xlim), (ylabel, ylim) = shown[x], shown[y]
-    axes.scatter(*points.T, s=3, c=color, linewidths=0, rasterized=True)
-    axes.set(xlim=xlim, ylim=ylim, xlabel=xlabel, ylabel=ylabel)
-    axes.set_aspect(_aspect([xlim, ylim]))
+    color = np.repeat(colors, [*map(len, parts)])[order]
+    axes.scatter(*np.concatenate(parts)[order].T, s=3, c=color, linewidths=0, rasterized=True)
+
+
+def draw_legend(fig: Any, groups: Mapping[str, Any], colors: Sequence[str], **options: Any) -> None:
+    """Names the groups and their sizes."""
+    marks = [fig.axes[0].plot([], [], "o", color=color)[0] for color in colors]
+    fig.legend(marks, [f"{name} ({len(points):,})" for name, points in groups.items()], **options)
 
 
 def _aspect(limits):
@@ -163,9 +108,10 @@ def _aspect(limits):
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def _limits(values, tail=0.002):
-    """Returns a range that contains all but the outermost values of each group."""
-    lows, highs = np.transpose([np.quantile(group, [tail, 1 - tail]) for group in values])
+def limits_of(values: Sequence[np.ndarray], tail: float = 0.002) -> tuple[float, float]:
+    """Returns a range that contains all but the outermost values of each group, ignoring NaN."""
+    groups = [group[~np.isnan(group)] for group in values]
+    lows, highs = np.transpose([np.quantile(group, [tail, 1 - tail]) for group in groups if len(group)] or [[0, 1]])
     low, high = lows.min(), highs.max()
     pad = 0.08 * (high - low) or 0.5
     return low - pad, high + pad

@@ -27,18 +27,16 @@ def write_samples(
     *,
     levels: int | None = None,
     labels: Sequence[str] = (),
-    data: dict[str, np.ndarray] | None = None,
     name: str = "",
 ) -> None:
     """Writes batches `[batch, *event_shape]` of samples as a .npy file or, by default, a picture.
 
-    A picture shows images as a grid, and vectors as scatter plots and histograms. A .npy file grows batch by batch.
+    A picture shows images as a grid, and points as a scatter plot. A .npy file grows batch by batch.
 
     Args:
-      shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of vectors. A
+      shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of points. A
         single row of images is arranged as a grid that is about square.
       labels: labels of the rows or groups.
-      data: dict of one name to vectors that are drawn under the samples.
       name: name of the data, for the title.
     """
     rows, columns, *event_shape = shape
@@ -49,12 +47,10 @@ def write_samples(
     if len(event_shape) == 3:
         grid = image_grid(samples, levels or 256, columns=columns if rows > 1 else None)
         write_png(path, grid, labels=labels if rows > 1 else (), side=max(event_shape[:2]))
-    elif rows == 1:
-        title = " at ".join([f"{name}: {columns:,} samples", *labels])
-        points_figure(path, {"samples": samples}, data, title=title)
-    else:
-        groups = zip(labels, samples.reshape(rows, columns, *event_shape), strict=True)
-        points_figure(path, dict(groups), data, title=name)
+        return
+    groups = dict(zip(labels if rows > 1 else ["samples"], samples.reshape(rows, columns, -1), strict=True))
+    title = name if rows > 1 else " at ".join([f"{name}: {columns:,} samples", *labels])
+    points_figure(path, groups, title=title)
 
 
 def _write_array(path, batches, shape):

@@ -1,4 +1,4 @@
-"""Detects the format of .csv files, and finds the lines of their rows."""
+"""Detects the format of .csv files."""
 
 import codecs
 import contextlib
@@ -6,14 +6,15 @@ import csv
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 FORMAT_ADVICE = (
     "If the format of the file is misread, set read_options, such as --config.data.read_options.sep=';' in "
-    "training or --read_options=sep=';' in the other commands. Other options are those of pandas.read_csv, such as "
+    """training or --read_options='{"sep": ";"}' in resflow-score. """
+    "Other options are those of pandas.read_csv, such as "
     "decimal=',', thousands=',' for cells such as 32,168.24, date_format='%d.%m.%Y', na_values='?', "
     "encoding='latin-1', or header=0 if the first row has the names."
 )
@@ -34,12 +35,12 @@ def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str,
     numbers decide. The decimal is a comma if some cells can be read only with it, and none only with a point.
     """
     found: dict[str, Any] = {} if "encoding" in options else {"encoding": _encoding(path)}
+    encoding, comment = options.get("encoding") or found["encoding"], options.get("comment") or "\n"
+    above = sum(number for name in ("skiprows", "header") if isinstance(number := options.get(name), int))
+    with path.open(encoding=encoding, errors=options.get("encoding_errors"), newline="") as file:
+        lines = [line for line in itertools.islice(file, above, _SAMPLE) if line.strip() and line[0] != comment]
     separators = [options["sep"]] if "sep" in options else _SEPARATORS
-    header, rows = options.get("header"), {}
-    above = header if isinstance(header, int) else 0
-    for sep in separators:
-        sample = itertools.islice(records(path, {**found, **options, "sep": sep}), above, above + _SAMPLE)
-        rows[sep] = [cells for _, cells in sample]
+    rows = {sep: list(csv.reader(lines, delimiter=sep if len(sep) == 1 else " ")) for sep in separators}
     if "sep" not in options:
         dividing = [sep for sep in separators if rows[sep] and len(rows[sep][0]) > 1]
         found["sep"] = max(dividing, key=lambda sep: _regularity(rows[sep]), default=",")
@@ -56,12 +57,11 @@ def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str,
 
 
 def _encoding(path):
-    with path.open("rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return "utf-16"
-    with contextlib.suppress(UnicodeDecodeError), path.open(encoding="utf-8-sig") as file:
-        for _ in file:
-            pass
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    with contextlib.suppress(UnicodeDecodeError):
+        content.decode()
         return "utf-8-sig"
     return "cp1252"
 
@@ -71,22 +71,3 @@ def _regularity(rows):
     same = [len(row) == len(rows[0]) for row in rows]
     numbers = [bool(re.fullmatch(_ANY_NUMBER, cell.strip(), re.IGNORECASE)) for row in rows for cell in row]
     return np.mean(same), np.mean(numbers)
-
-
-def records(path: pathlib.Path, options: Mapping[str, Any]) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number of the first line, and the cells, of each record that pandas neither skips nor ignores."""
-    skip, comment, sep = options.get("skiprows", 0), options.get("comment"), options["sep"]
-    is_skipped = skip if callable(skip) else (range(skip) if isinstance(skip, int) else skip).__contains__
-    names = "quotechar", "escapechar", "doublequote", "skipinitialspace"
-    quoting = {name: options[name] for name in names if name in options}
-    errors = options.get("encoding_errors")
-    with contextlib.suppress(csv.Error), path.open(encoding=options["encoding"], errors=errors, newline="") as file:
-        lines = (
-            "\n" if is_skipped(number) or (comment and line.lstrip().startswith(comment)) else line
-            for number, line in enumerate(file)
-        )
-        reader, first = csv.reader(lines, delimiter=sep if len(sep) == 1 else " ", **quoting), 1
-        for cells in reader:
-            if len(cells) > 1 or (cells and not cells[0].isspace()):
-                yield first, cells
-            first = reader.line_num + 1

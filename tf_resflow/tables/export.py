@@ -1,5 +1,6 @@
 """Export of the density of a table as a SavedModel."""
 
+import functools
 import math
 import os
 import pathlib
@@ -12,7 +13,7 @@ from tf_resflow.bijectors import inverse_with_solutions
 from tf_resflow.layers import converge_norms
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.seeds import random_uniform, split_seed
-from tf_resflow.serving.description import readme
+from tf_resflow.serving.description import example_inputs, readme
 from tf_resflow.serving.exporter import warmup_requests, write_saved_model
 from tf_resflow.serving.signatures import check_finite, check_one_or_each, check_range, check_rows
 from tf_resflow.tables.density import BROAD, TableDensity, log_densities, points_of
@@ -30,13 +31,10 @@ _DESCRIPTIONS = {
     "sample": "Draws rows from the density, as `FlowDensity(extrapolate=True).sample`. The answer is a pure "
     "function of the inputs. Discard rows that have not converged.",
 }
-_ABOUT = """\
-This is the density of a table, `tf_resflow.tables.FlowDensity`. {about}
-The columns of each input, in this order:
-
-{columns}
-
-A number can be NaN, which means that it is missing, in the columns that lacked values in the fit: {masked}."""
+_ABOUT = (
+    "This is the density of a table, `tf_resflow.tables.FlowDensity`. signatures.json has the names and codes of "
+    "the columns of each input. Numbers may be NaN, which means missing, in the columns in `can_be_missing`."
+)
 
 
 def export_density(
@@ -66,24 +64,20 @@ def export_density(
       The path of the version.
     """
     served = _ServedDensity(density, max_samples, max_batch)
-
-    def documentation(tensors):
-        description = served.describe(tensors)
-        return description, readme(description, served.example(), served.about(about))
-
     functions = {
         name: tf.function(getattr(served, name), input_signature=specs, autograph=False)
         for name, specs in served.inputs.items()
     }
     requests = warmup_requests(served.inputs, max_batch)
-    return write_saved_model(functions, served.variables, documentation, requests, export_dir, version)
+    document = functools.partial(served.document, about=about)
+    return write_saved_model(functions, served.variables, document, requests, export_dir, version)
 
 
 class _ServedDensity:
     """The signatures of a density."""
 
     def __init__(self, density, max_samples, max_batch):
-        self._fitted, self._density, self._encoder = density, density.density_, density.encoder_
+        self._density, self._encoder = density.density_, density.encoder_
         self._max_samples, self._max_batch = max_samples, max_batch
         self._members = [_Member(self._density, weights) for weights in self._density.members]
         self.variables = [variable for member in self._members for variable in member.variables]
@@ -129,8 +123,8 @@ class _ServedDensity:
         num = check_range("num", num, 1, self._max_samples)
         x = tf.fill([num, self._encoder.num_own], np.float64(math.nan))
         numbers = self._encoder.possible(self._numbers(x, condition))
-        if condition is not None:
-            numbers = check_finite_condition(numbers, self._encoder.num_own)
+        given = check_finite("condition", numbers[:, self._encoder.num_own :])
+        numbers = tf.concat([numbers[:, : self._encoder.num_own], given], axis=1)
         given = tf.cast(self._encoder.rows(numbers).condition, tf.float32)
         num_masked = int(self._encoder.is_masked.sum())
         given = tf.concat([tf.zeros_like(given[:, :num_masked]), given[:, num_masked:]], axis=1)
@@ -153,37 +147,21 @@ class _ServedDensity:
             x = tf.concat([x, condition], axis=1)
         return x - self._offsets
 
-    def describe(self, tensors):
-        parts = {name: own for name, own in self._parts.items() if own}
+    def document(self, tensors, about):
+        """Returns the contents of signatures.json and README.md."""
         codes = {column["name"]: column for column in self._encoder.to_json()["columns"]}
-        found = {
+        parts = {name: [column.name for column in own] for name, own in self._parts.items() if own}
+        description = {
             "signatures": {name: {"description": _DESCRIPTIONS[name], **tensors[name]} for name in self.inputs},
             "default": "serving_default",
             "max_samples": self._max_samples,
-            "max_batch": self._max_batch,
-            "columns": {name: [str(column.name) for column in own] for name, own in parts.items()},
-            "codes": {name: [codes[column.name] for column in own] for name, own in parts.items()},
+            "columns": {part: [str(name) for name in names] for part, names in parts.items()},
+            "codes": {part: [codes[name] for name in names] for part, names in parts.items()},
+            "can_be_missing": [str(parts["x"][place]) for place in np.flatnonzero(self._encoder.is_masked)],
             "reasons": list(REASONS),
             "log_prob": {"num_held_out": len(self._reference[0])},
-        }
-        return {key: value for key, value in found.items() if value is not None}
-
-    def example(self):
-        """Returns Python code for an example of each input: values in the middle of the fit."""
-        values = dict.fromkeys(range(len(self._encoder.columns)), 0.0)
-        values |= {place: float(numbers[len(numbers) // 2]) for place, numbers in self._fitted.reference_.values()}
-        num, row = self._encoder.num_own, (np.array([*values.values()]) + self._offsets).tolist()
-        rows = {"x": row[:num], "condition": row[num:]}
-        return {name: f"np.array([{rows[name]}])" for name, own in self._parts.items() if own}
-
-    def about(self, about):
-        meanings, columns = self._encoder.describe(), []
-        for name, own in self._parts.items():
-            columns += [f"- `{name}`: `{column.name}`, {meanings.get(column.name, 'a number')}" for column in own]
-        masked = [
-            f"`{column.name}`" for column, ok in zip(self._parts["x"], self._encoder.is_masked, strict=True) if ok
-        ]
-        return _ABOUT.format(about=about, columns="\n".join(columns), masked=", ".join(masked) or "none")
+        } | ({} if self._max_batch is None else {"max_batch": self._max_batch})
+        return description, readme(description, example_inputs(tensors), f"{_ABOUT} {about}")
 
 
 class _Member:
@@ -214,12 +192,6 @@ class _Member:
         for solution in solutions:
             converged &= solution.converged
         return x, converged
-
-
-def check_finite_condition(numbers: tf.Tensor, num_own: int) -> tf.Tensor:
-    """Checks that all values of the condition can occur."""
-    given = check_finite("condition", numbers[:, num_own:])
-    return tf.concat([numbers[:, :num_own], given], axis=1)
 
 
 def _in_groups(function, numbers):

@@ -3,7 +3,7 @@
 import inspect
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -11,19 +11,18 @@ from absl import logging
 from tf_resflow.data.files import check_table, read_array, readable
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened, suggest
-from tf_resflow.tables.column import MOST_LEVELS, in_words
-from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format, records
+from tf_resflow.tables.column import in_words
+from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format
 from tf_resflow.writing import whole_file
 
 pandas: Any = LazyPackage("pandas", "data")
 
-TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frames`
+TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frame`
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
-_LEAST_ROWS, _DISTINCT = 20, 0.95  # of an identifier: number of values, and share of distinct values
-_YEARS = range(1500, 2201)  # consecutive numbers in this range may be years
+_LEAST_ROWS = 20  # of an identifier
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
 _PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
-_BOOLEANS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
+_BOOLEANS = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 
 
 def read_table(
@@ -48,17 +47,14 @@ def read_table(
         names must have as many columns as there are names.
       exclude_columns: names or numbers of columns to leave out.
       texts: names or numbers of columns of a .csv file that are text even if they look like numbers, such as 007.
-      typed: whether to parse text as numbers and dates, for a fit. Otherwise, cells that cannot be read stay text.
-        The cells beside them are written as a fit would read them: numbers with a decimal point and without
-        thousands separators, and "true", "TRUE", "false" and "FALSE" as "True" and "False". Columns in `texts` stay
-        as they are.
+      typed: whether a column that cannot be read is an error, for a fit. Otherwise, it stays text, in which numbers
+        have a decimal point and no thousands separators, and Booleans are "True" and "False".
       read_options: arguments of `pandas.read_csv`, `read_excel` or `read_parquet`. Arguments that are None are
         ignored. For other files than .csv, so are arguments that only `read_csv` has.
 
     Returns:
-      A `pandas.DataFrame`. Columns without names are numbered from 1. For a .csv file, the index is named "line"
-      and has the line on which each row begins. For other files, or if options such as `nrows` hide which lines
-      pandas reads, the index is named "row" and has the numbers from 1.
+      A `pandas.DataFrame`. Columns without names are numbered from 1. The index is named "line" if each line of a
+      .csv file is a row, apart from its header. Otherwise it is named "row" and has the numbers from 1.
 
     Raises:
       ValueError: if the file cannot be read or has no columns, or a column is not in the file. If `typed`, also if
@@ -67,10 +63,9 @@ def read_table(
     path = pathlib.Path(path).expanduser().absolute()
     check_table(path)
     options = {name: value for name, value in (read_options or {}).items() if value is not None}
-    if path.suffix.lower() == ".csv":
-        frame, options = _read_csv(path, columns, texts, options)
-    else:
-        frame = _named(path, _read_other(path, key, options))
+    is_csv = path.suffix.lower() == ".csv"
+    frame, options = _read_csv(path, options) if is_csv else (_read_other(path, key, options), options)
+    frame = _named(path, frame)
     if frame.index.name != "line":
         frame.index = pandas.RangeIndex(1, len(frame) + 1, name="row")
     if typed and frame.empty:
@@ -79,7 +74,9 @@ def read_table(
     excluded = _places(path, frame, columns, exclude_columns)
     chosen = range(frame.shape[1]) if columns is None else find_columns(path, frame, columns)
     if not (kept := [place for place in chosen if place not in excluded]):
-        raise ValueError(f"{path}: no columns are left; expected at least one. Shorten exclude_columns.")
+        raise ValueError(
+            f"{path}: no columns are left; expected at least one. Shorten --config.data.exclude_columns."
+        )
     return _interpreted(path, frame.iloc[:, kept].copy(), as_text, options, typed)
 
 
@@ -98,8 +95,8 @@ def _read_other(path, key, options):
         return read(path, **(options if suffix == ".parquet" else _with_header(read, path, options)))
 
 
-def _read_csv(path, columns, texts, options):
-    """Returns the frame, with the index "line" if possible, and the options with those that are detected."""
+def _read_csv(path, options):
+    """Returns a frame of text, with the index "line" if possible, and the options with those that are detected."""
     if "delimiter" in options:
         options["sep"] = options.pop("delimiter")
     with readable(path, "a table", FORMAT_ADVICE):
@@ -110,25 +107,17 @@ def _read_csv(path, columns, texts, options):
         advice = f"The detected format is {unusual}. {advice}"
         logging.info("%s: the detected format is %s.", path, unusual)
     is_simple = "skipfooter" not in options and (len(options["sep"]) == 1 or options["sep"] == r"\s+")
-    if options.setdefault("engine", "c" if is_simple else "python") == "c":
-        options["low_memory"] = False  # otherwise pandas infers the types of a large file part by part
+    options.setdefault("engine", "c" if is_simple else "python")
     with readable(path, "a table", advice):
         options = _with_header(pandas.read_csv, path, options)
-        start = pandas.read_csv(path, **options | {"nrows": 100, "dtype": str, "skipfooter": 0})
-    as_text = _places(path, _named(path, start), columns, texts)
-    if "thousands" in options:  # with thousands=".", 31.12.2025 would be a number
-        cells = [start.iloc[:, place].dropna().str for place in range(start.shape[1])]
-        as_text += [place for place, cell in enumerate(cells) if cell.match(_DATE).mean() >= _MOSTLY]
-    types = {"dtype": dict.fromkeys(start.columns[as_text], str)} if as_text else {}
-    with readable(path, "a table", advice):
-        frame = pandas.read_csv(path, **options | types)
+        frame = pandas.read_csv(path, **options | {"dtype": str})
+        with path.open(encoding=options["encoding"], errors=options.get("encoding_errors")) as file:
+            num_lines = sum(1 for _ in file)
     if not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options:
         raise ValueError(f"{path}: the cells do not match the first line, {shortened(frame.columns)}. {advice}")
-    frame = _named(path, frame.reset_index(drop=True))
-    header = options.get("header", None if "names" in options else 0)
-    lines = [line for line, _ in records(path, options)][header + 1 if isinstance(header, int) else 0 :]
-    if len(lines) == len(frame):
-        frame.index = pandas.Index(lines, dtype=int, name="line")
+    above = 0 if options.get("header", 0) is None else 1
+    if num_lines == above + len(frame):
+        frame.index = pandas.RangeIndex(above + 1, num_lines + 1, name="line")
     return frame, options
 
 
@@ -154,7 +143,7 @@ def _named(path, table):
 
 
 def _interpreted(path, frame, as_text, options, typed):
-    """Parses text as numbers and dates if `typed`. Otherwise, writes readable cells as a fit would read them."""
+    """Parses text as Booleans, numbers and dates. Only some unreadable cells are an error."""
     usual = {"decimal": ".", "thousands": None}
     marks = {ord(options[option]): mark for option, mark in usual.items() if option in options}
     wrong = {}
@@ -165,35 +154,36 @@ def _interpreted(path, frame, as_text, options, typed):
         elif name in as_text:
             frame[name] = column.str.strip() if kind == "string" else column
         elif kind == "string" or (kind.startswith("mixed") and not column.map(pandas.api.types.is_list_like).any()):
-            column = _with_usual_marks(column, marks) if marks else column
-            if not typed:
-                frame[name] = column.replace(_BOOLEANS)
-                continue
-            text = column.map(in_words, na_action="ignore")  # numbers and text are mixed in some spreadsheets
+            text = column if kind == "string" else column.map(in_words, na_action="ignore")
+            text = _with_usual_marks(text, marks) if marks else text
             frame[name], bad = _parsed(path, name, text, options.get("date_format"))
             if len(bad):
                 num = f"{len(bad):,} of {text.count():,} values"
                 wrong[name] = f"{frame.index.name} {bad.index[0]}, column {name!r}: {bad.iloc[0][:40]!r} ({num})"
-    if wrong:
+            if not typed and frame[name].dtype.kind in "OTU":
+                frame[name] = text.replace({word: str(value) for word, value in _BOOLEANS.items()})
+    if wrong and typed:
         kinds = "; ".join(f"{name}: category" for name in wrong)
         raise ValueError(
             f"{path}: these columns look like numbers or dates, but some values cannot be read: "
-            f"{shortened(wrong.values(), '; ')}. Correct the values, leave out the columns by exclude_columns, or "
-            f"keep them as text by kinds={kinds!r}. {FORMAT_ADVICE}"
+            f"{shortened(wrong.values(), '; ')}. Correct the values, leave out the columns with "
+            f"--config.data.exclude_columns, or keep them as text with --config.data.kinds={kinds!r}. "
+            f"{FORMAT_ADVICE}"
         )
     return frame
 
 
-def _with_usual_marks(column, marks):
-    """Rewrites numbers in a text column. If one cell is not a number, pandas leaves all cells as they are."""
-    cells = column.where(~column.astype(str).str.match(_DATE))
-    plain = cells.map(lambda cell: cell.translate(marks) if isinstance(cell, str) else cell)
-    return column.mask(pandas.to_numeric(plain, errors="coerce").notna(), plain)
+def _with_usual_marks(text, marks):
+    """Replaces the decimal and thousands marks in the numbers of a text column."""
+    plain = text.where(~text.str.match(_DATE, na=False)).str.translate(marks)
+    return text.mask(pandas.to_numeric(plain, errors="coerce").notna(), plain)
 
 
 def _parsed(path, name, column, date_format):
-    """Returns text as dates or numbers, and the values that cannot be read if most of it looks like them."""
+    """Returns text as Booleans, dates or numbers, and the unreadable values if most values look like these."""
     present = column.dropna()
+    if present.isin(_BOOLEANS).all():
+        return column.map(_BOOLEANS).astype("boolean" if len(present) < len(column) else bool), present[:0]
     readings = [pandas.to_numeric(column, errors="coerce")]
     if date_format is not None or present.str.match(_ISO_DATE).mean() >= _MOSTLY:
         with readable(path, f"a table with dates in the column {name!r}", "Write all dates in one time zone."):
@@ -210,55 +200,37 @@ def _parsed(path, name, column, date_format):
 
 
 def identifiers(frame: Any) -> list[Any]:
-    """Returns the names of columns that identify rows instead of describing them, such as names or row numbers.
+    """Returns the names of columns that identify rows: 20 or more distinct texts or consecutive integers."""
 
-    A column with at least 20 values is an identifier in these two cases:
+    def is_identifier(column):
+        kind = pandas.api.types.infer_dtype(column)
+        is_counted = kind == "integer" and (column.diff()[1:] == 1).all()
+        return len(column) >= _LEAST_ROWS and column.is_unique and (kind == "string" or is_counted)
 
-    * It is text, more than 95 % of its values are distinct, and they are not dates. A share of 50 % is sufficient
-      if there are more distinct values than the levels that a category can have.
-    * It has distinct integers, in any order, that fill at least 95 % of the range from the smallest to the largest.
-      If all are between 1500 and 2200, they may be years, and the column is not an identifier.
-    """
-    return [name for name, column in frame.items() if _is_identifier(column.dropna())]
+    return [name for name, column in frame.items() if is_identifier(column.dropna())]
 
 
-def _is_identifier(column):
-    if len(column) < _LEAST_ROWS:
-        return False
-    if pandas.api.types.is_integer_dtype(column.dtype):
-        least, most = int(column.min()), int(column.max())
-        is_year = least in _YEARS and most in _YEARS
-        return column.is_unique and not is_year and len(column) >= _DISTINCT * (most - least + 1)
-    if column.dtype.kind not in "OTU" or pandas.api.types.infer_dtype(column) != "string":
-        return False
-    num = column.nunique()
-    is_name = num > _DISTINCT * len(column) or num > max(MOST_LEVELS, len(column) / 2)
-    dates = pandas.to_datetime(column[:_LEAST_ROWS], format="mixed", errors="coerce", utc=True)
-    return is_name and (dates >= "1500").mean() < _MOSTLY  # pandas parses words such as T5 and 10a as ancient dates
-
-
-def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
-    """Writes data frames with the same columns, one below the other, as .csv or .parquet, or as .csv for "-".
+def write_frame(path: str | os.PathLike, frame: Any) -> None:
+    """Writes a data frame as .csv or .parquet, or as .csv for "-".
 
     In a Parquet file, Python objects other than dates, decimals and Booleans become text.
     """
     with whole_file(path) as temporary:
-        if pathlib.Path(path).suffix.lower() == ".parquet":
-            table = pandas.concat([*frames] or [pandas.DataFrame()], ignore_index=True).infer_objects()
-            for name, column in table.items():
-                if getattr(column.dtype, "categories", column).dtype == object:
-                    is_kept = pandas.api.types.infer_dtype(column.astype(object)) in _PARQUET_TYPES
-                    table[name] = column if is_kept else column.astype(object).map(in_words, na_action="ignore")
-            table.to_parquet(temporary, index=False)
+        if pathlib.Path(path).suffix.lower() != ".parquet":
+            frame.to_csv(temporary, index=False, float_format=in_words, lineterminator="\r\n")
             return
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            for number, frame in enumerate(frames):
-                frame.to_csv(file, index=False, header=not number, float_format=in_words, lineterminator="\r\n")
+        table = frame.infer_objects()
+        for name, column in table.items():
+            is_object = getattr(column.dtype, "categories", column).dtype == object
+            if is_object and pandas.api.types.infer_dtype(column.astype(object)) not in _PARQUET_TYPES:
+                table[name] = column.astype(object).map(in_words, na_action="ignore")
+        table.to_parquet(temporary, index=False)
 
 
 def find_columns(path: Any, frame: Any, columns: Sequence[Any]) -> list[int]:
     """Returns the positions of columns, given their names or their numbers from 1."""
-    columns, names, num = [*map(str, columns)], column_names(frame), frame.shape[1]
+    columns, num = [*map(str, columns)], frame.shape[1]
+    names = list(frame.columns) if isinstance(frame.columns[0], str) else None
     if names is None and not all(map(str.isdecimal, columns)):
         if num != len(columns):
             raise ValueError(f"{path} has {num} columns without names. Expected the columns {', '.join(columns)}.")
@@ -281,8 +253,3 @@ def _places(path, frame, columns, chosen):
     """Returns the positions of some columns. In a file without names, these may be among the names `columns`."""
     known = {} if columns is None else dict(zip(map(str, columns), find_columns(path, frame, columns), strict=True))
     return [known[name] if name in known else find_columns(path, frame, [name])[0] for name in map(str, chosen)]
-
-
-def column_names(frame: Any) -> tuple[str, ...] | None:
-    """Returns the names of the columns, or None if they have none."""
-    return tuple(frame.columns) if isinstance(frame.columns[0], str) else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -26,8 +27,8 @@ def similar_first(columns: Sequence[Column], numbers: np.ndarray) -> list[Column
       numbers: the numbers of the fit `[num, columns]`, NaN if missing. Levels are numbered from the most frequent.
     """
     blocks = [_block(column, x) for column, x in zip(columns, numbers.T, strict=True)]
-    found = list(columns)
-    for place, column in enumerate(columns):
+    found: list[Any] = list(columns)
+    for place, column in enumerate(found):
         others = [block for i, block in enumerate(blocks) if i != place]
         if column.json_name == "category" and len(column.levels) > 2 and others:
             order = _order(np.concatenate(others, axis=1), numbers[:, place], len(column.levels))

@@ -130,12 +130,9 @@ class Report:
                 "There is no Gaussian baseline, because it needs more than %d training images; got %d.", size, num
             )
         elif size <= _MAX_GAUSSIAN_SIZE:
-            try:
-                with stage("Gaussian baseline"):
-                    test = np.concatenate([self._model.condition.split(batch)[0] for batch in self.batches()])
-                    baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
-            except ValueError as error:
-                logging.warning("There is no Gaussian baseline. %s", error)
+            with stage("Gaussian baseline"):
+                test = np.concatenate([self._model.condition.split(batch)[0] for batch in self.batches()])
+                baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
         return baselines
 
     def header(self, step: int) -> dict[str, Any]:

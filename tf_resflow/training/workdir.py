@@ -8,7 +8,7 @@ import pathlib
 import re
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from tf_resflow.writing import locked, unwritable_told, write_json
 
 PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is given instead of a workdir
 
-# Fields that may change when a run resumes, because they do not affect the weights at a given step.
+# Fields and sections that may change when a run resumes, because they do not affect the weights at a given step.
 _FREE = (
     "data.data_dir",
     "data.download",
@@ -38,8 +38,7 @@ _FREE = (
 )
 
 _ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the config
-_OBSOLETE = tuple(f"data.{name}" for name in ("columns", "condition_columns", "kinds", "missing", "read_options"))
-_OBSOLETE += ("data.categories", "data.ordered")
+_OBSOLETE = "data."  # a run of an earlier version may have more fields with this prefix
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 
@@ -54,14 +53,7 @@ class Workdir:
 
     Attributes:
       source: The directory, or the file that it was unpacked from.
-      free: Start of the names of fields that may change when a run resumes.
-      places: The fields of `config.data` that hold paths.
-      obsolete: Start of the names of removed fields, which the configs of earlier runs have.
     """
-
-    free: tuple[str, ...] = _FREE
-    obsolete: tuple[str, ...] = _OBSOLETE
-    places: tuple[str, ...] = PLACES
 
     def __init__(self, path: str | os.PathLike[str], *, is_chief: bool = True):
         if os.fspath(path).startswith(PRETRAINED):
@@ -120,40 +112,9 @@ class Workdir:
         write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
         write_json(self.data, _data_info(dataset))
 
-    def new_config(self) -> Any:
-        """Returns a config with the default values of all fields."""
-        return default_config()
-
-    def validate(self, config: ConfigDict) -> None:
-        """Raises ValueError if a value of a config is invalid."""
-        validate_config(config)
-
     def read_config(self) -> Any:
         """Returns the config of the run. Raises ValueError if it is missing or has unknown fields or values."""
-        if not self.config.exists():
-            raise ValueError(
-                f"{self.source} is not the workdir of a run: it has no config.json. Give the workdir of a run."
-            )
-        config, stored = self.new_config(), read_json(self.config)
-        stored.pop(_ABSOLUTE, None)
-        fields = {key: value for key, value in flat_fields(stored).items() if not key.startswith(self.obsolete)}
-        if fields.get("task") == "table" != config.task:
-            raise ValueError(
-                f"{self.source} is a run on a table. Load it with tf_resflow.load, or choose another --workdir."
-            )
-        if fields.get("data.name") == "tabular":
-            raise ValueError(
-                f"{self.source} is a run on a table of an earlier version. Use the version that wrote it."
-            )
-        try:
-            config.update_from_flattened_dict(fields)
-            self.validate(config)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self.source}: config.json is not a valid config of this version: {error} Restore the file from "
-                "a backup, or use the version that wrote it."
-            ) from None
-        return config
+        return stored_config(self.path, default_config(), validate_config, self.source)
 
     def config_of_data(self, *, data_dir: str | None = None, data_path: str | None = None) -> Any:
         """Returns the config of the run with the given paths of its data, by default those of training.
@@ -162,7 +123,7 @@ class Workdir:
         """
         config, absolute = self.read_config(), read_json(self.config).get(_ABSOLUTE, {})
         given = {"data_dir": data_dir, "path": data_path}
-        for place in self.places:
+        for place in PLACES:
             stored = config.data[place]
             paths = [given[place]] if given.get(place) else [absolute.get(f"data.{place}"), stored]
             if data_path and stored and place not in given:
@@ -179,7 +140,7 @@ class Workdir:
 
     def absolute_places(self, config: ConfigDict) -> dict[str, str]:
         """Returns a dict of fields to absolute data paths. URLs, which TFDS also accepts, are omitted."""
-        given = {place: config.data[place] for place in self.places}
+        given = {place: config.data[place] for place in PLACES}
         return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}
 
     def check_data(self, dataset: DataInfo) -> None:
@@ -227,24 +188,12 @@ class Workdir:
         for path in (self.config, self.data):
             if not path.exists():
                 raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
-        old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (self.read_config(), config))
-        places, places_before = self.absolute_places(config), read_json(self.config).get(_ABSOLUTE, {})
-        for key, before in sorted(old.items()):
-            now, hint = new[key], ""
-            if (
-                before == now
-                or key.startswith(self.free)
-                or (key in places and places[key] == places_before.get(key))
-            ):
-                continue
-            if key == "train.steps":
-                if config.train.schedule == "constant" and now > before:
-                    continue
-                hint = " (steps may only increase, and only with a constant learning rate)"
-            raise ValueError(
-                f"{self.path} belongs to a run with config.{key} = {before!r}, but now it is "
-                f"{now!r}{hint}. Resume with the same config, or choose another --workdir."
-            )
+        before, free = self.read_config(), [*_FREE]
+        places, stored = self.absolute_places(config), read_json(self.config).get(_ABSOLUTE, {})
+        free += [place for place in places if places[place] == stored.get(place)]
+        if config.train.schedule == "constant" and config.train.steps > before.train.steps:
+            free.append("train.steps")
+        check_unchanged(self.path, before, config, free)
 
     def is_begun(self) -> bool:
         """Whether a run has saved a checkpoint here."""
@@ -274,6 +223,55 @@ class Workdir:
         """Raises ValueError if there is no checkpoint of a run."""
         if not self.is_begun():
             raise ValueError(f"{self.path} has no checkpoint yet. Run resflow-train until it saves a checkpoint.")
+
+
+def stored_config(
+    path: pathlib.Path,
+    config: Any,
+    validate: Callable[[ConfigDict], None],
+    source: pathlib.Path | None = None,
+) -> Any:
+    """Sets the fields of a config to those in the config.json of a directory, and returns it.
+
+    Raises ValueError if the file is missing or has unknown fields or values. The error names `source`.
+    """
+    source = source or path
+    if not (path / "config.json").exists():
+        raise ValueError(f"{source} is not the workdir of a run: it has no config.json. Give the workdir of a run.")
+    stored = read_json(path / "config.json")
+    stored.pop(_ABSOLUTE, None)
+    known = flat_fields(config)
+    fields = {
+        key: value for key, value in flat_fields(stored).items() if key in known or not key.startswith(_OBSOLETE)
+    }
+    try:
+        if fields.get("data.name") == "tabular":
+            raise ValueError("it is a run on a table of an earlier version.")
+        if fields.get("task") == "table" != config.task:
+            raise ValueError("it is a run on a table.")
+        config.update_from_flattened_dict(fields)
+        validate(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source}: config.json is not a valid config of this version: {error} Restore the file from a backup, "
+            "or use the version that wrote it."
+        ) from None
+    return config
+
+
+def check_unchanged(path: pathlib.Path, before: ConfigDict, now: ConfigDict, free: Sequence[str]) -> None:
+    """Raises ValueError if a field differs between configs, unless the field or its section is in `free`."""
+    sections = tuple(name for name in free if name.endswith("."))
+    old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (before, now))
+    for key, value in sorted(old.items()):
+        if value != new[key] and key not in free and not key.startswith(sections):
+            hint = (
+                " (steps may only increase, and only with a constant learning rate)" if key == "train.steps" else ""
+            )
+            raise ValueError(
+                f"{path} belongs to a run with config.{key} = {value!r}, but now it is {new[key]!r}{hint}. Resume "
+                "with the same config, or choose another --workdir."
+            )
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
