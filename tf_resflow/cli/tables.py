@@ -37,6 +37,11 @@ def check(command: str) -> None:
     command_line.check_run()
 
 
+def _loaded_run():
+    command_line.compute_as_in_python()
+    return resflow.load(FLAGS.workdir)
+
+
 def check_score() -> None:
     """Raises ValueError if a flag of resflow-score is wrong."""
     check("score")
@@ -56,7 +61,7 @@ def score() -> tuple[Any, np.ndarray, int]:
     """
     from tf_resflow.tables.runs import score_rows  # imported here because it needs TensorFlow
 
-    run = resflow.load(FLAGS.workdir)
+    run = _loaded_run()
     options = {**run.config.data.read_options.to_dict(), **read_options()}
     path = pathlib.Path(FLAGS.input).expanduser().absolute()
     table, ids = _read_input(path, run, options)
@@ -143,7 +148,7 @@ def sample() -> None:
     """Draws rows and writes a table or a picture."""
     from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
 
-    run, num = resflow.load(FLAGS.workdir), FLAGS.num or 1000
+    run, num = _loaded_run(), FLAGS.num or 1000
     condition = [FLAGS.condition] * num if FLAGS.condition else None
     try:
         with stage("samples"):
@@ -162,7 +167,7 @@ def export() -> pathlib.Path:
     """Exports the density and returns the path of the version."""
     from tf_resflow.tables.export import export_density  # imported here because it needs TensorFlow
 
-    run = resflow.load(FLAGS.workdir)
+    run = _loaded_run()
     options: dict[str, Any] = {name: FLAGS[name].value for name in ("version", "max_samples", "max_batch")}
     about = f"resflow-train fitted it to {pathlib.Path(run.config.data.path).name}."
     return export_density(run.density, FLAGS.export_dir, about=about, **options)

@@ -127,6 +127,7 @@ def main() -> int:
 def _train_table():
     from tf_resflow.tables import runs  # imported here because it needs TensorFlow
 
+    command_line.compute_as_in_python()
     try:
         result = runs.train(FLAGS.config, FLAGS.workdir, progress=not FLAGS.quiet)
     except KeyboardInterrupt:

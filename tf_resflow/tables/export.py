@@ -32,8 +32,8 @@ _DESCRIPTIONS = {
     "function of the inputs. Discard rows that have not converged.",
 }
 _ABOUT = (
-    "This is the density of a table, `tf_resflow.tables.FlowDensity`. signatures.json has the names and codes of "
-    "the columns of each input. Numbers may be NaN, which means missing, in the columns in `can_be_missing`."
+    "This is the density of a table, `tf_resflow.tables.FlowDensity`. signatures.json describes the columns of the "
+    "inputs. In the columns in its list `can_be_missing`, a number can be NaN, which means that it is missing."
 )
 
 
@@ -161,7 +161,12 @@ class _ServedDensity:
             "reasons": list(REASONS),
             "log_prob": {"num_held_out": len(self._reference[0])},
         } | ({} if self._max_batch is None else {"max_batch": self._max_batch})
-        return description, readme(description, example_inputs(tensors), f"{_ABOUT} {about}")
+        meanings = self._encoder.describe()
+        lines = [
+            f"- `{part}`: `{name}`, {meanings.get(name, 'a number')}" for part in parts for name in parts[part]
+        ]
+        columns = "\n".join(["The columns, in their order:", "", *lines])
+        return description, readme(description, example_inputs(tensors), f"{_ABOUT} {about}\n\n{columns}")
 
 
 class _Member:

@@ -19,6 +19,7 @@ pandas: Any = LazyPackage("pandas", "data")
 
 TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frame`
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
+_YEARS = 1500, 2200  # consecutive integers in this range are not identifiers
 _LEAST_ROWS = 20  # of an identifier
 _NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
 _PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
@@ -200,11 +201,11 @@ def _parsed(path, name, column, date_format):
 
 
 def identifiers(frame: Any) -> list[Any]:
-    """Returns the names of columns that identify rows: 20 or more distinct texts or consecutive integers."""
+    """Returns the names of columns that identify rows: 20 or more distinct texts, or consecutive integers but years."""
 
     def is_identifier(column):
         kind = pandas.api.types.infer_dtype(column)
-        is_counted = kind == "integer" and (column.diff()[1:] == 1).all()
+        is_counted = kind == "integer" and (column.diff()[1:] == 1).all() and not column.between(*_YEARS).all()
         return len(column) >= _LEAST_ROWS and column.is_unique and (kind == "string" or is_counted)
 
     return [name for name, column in frame.items() if is_identifier(column.dropna())]
