@@ -201,7 +201,7 @@ def _parsed(path, name, column, date_format):
 
 
 def identifiers(frame: Any) -> list[Any]:
-    """Returns the names of columns that identify rows: 20 or more distinct texts, or consecutive integers but years."""
+    """Returns the columns that identify rows: 20 or more distinct texts, or consecutive integers that are no years."""
 
     def is_identifier(column):
         kind = pandas.api.types.infer_dtype(column)
