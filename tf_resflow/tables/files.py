@@ -201,7 +201,10 @@ def _parsed(path, name, column, date_format):
 
 
 def identifiers(frame: Any) -> list[Any]:
-    """Returns the columns that identify rows: 20 or more distinct texts, or consecutive integers that are no years."""
+    """Returns the names of columns that identify rows.
+
+    Their values are 20 or more distinct texts, or consecutive integers that cannot be years.
+    """
 
     def is_identifier(column):
         kind = pandas.api.types.infer_dtype(column)
