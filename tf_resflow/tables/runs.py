@@ -197,7 +197,7 @@ def _sha256(rows):
     """Returns a hash of the columns and the rows."""
     digest = hashlib.sha256()
     for part in rows.values():
-        digest.update(repr(list(part)).encode())
+        digest.update("\0".join(map(str, part)).encode())
         digest.update(pandas.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
     return digest.hexdigest()
 
