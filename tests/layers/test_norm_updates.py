@@ -146,14 +146,6 @@ def test_learned_orders_are_trained_by_the_mean_norm_alone(learned):
     assert layers.mean_norm(chain()) == 0.0
 
 
-def test_shared_orders_survive_saving(learned, tmp_path):
-    learned.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    first, second = loaded.layers
-    assert first.codomain is second.domain and second.codomain is first.domain
-    np.testing.assert_array_equal(loaded(X), learned(X))
-
-
 def every_kind(dtype="float32"):
     """A network with kernels of all kinds of operators, and its image sizes by layer."""
     options = {"kernel_initializer": keras.initializers.RandomNormal(seed=5), "dtype": dtype}

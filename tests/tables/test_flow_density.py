@@ -511,8 +511,6 @@ def test_refused_arguments(refused):
     wrong = {"contamination": 0.0, "missing": "fill", "validation_fraction": 1, "whiten": "yes"}
     for name, value in [("noise", 2.0), ("noise", "none"), *wrong.items()]:
         refused(f"{name} is {value!r}; it must be", FlowDensity(**{name: value}).fit, table())
-    refused("There is no column 'colors'", FlowDensity(condition_columns=["colors"]).fit, table())
-    refused("There is no column 'size'", FlowDensity(bounds={"size": (0, 1)}).fit, table())
 
 
 def test_refused_rows(refused, fitted):
