@@ -376,7 +376,7 @@ def test_densities_given_other_columns(refused):
     fit = FlowDensity(condition_columns=["color", "rooms"], bounds={"x": (0, 1)}, **SMALL).fit(rows)
     x = (np.arange(30) + 0.5) / 30
     for color, rooms in (("red", 0), ("blue", 5)):
-        assert integral(fit, rooms=[rooms], color=[color], x=x) / 30 == pytest.approx(1.0, abs=0.05)
+        assert integral(fit, rooms=[rooms], color=[color], x=x) / 30 == pytest.approx(1.0, abs=0.02)
     given = table(400).sort_values("rooms")[["rooms", "color"]].reset_index(drop=True)
     draws = fit.sample(condition=given)
     pandas.testing.assert_frame_equal(draws[["rooms", "color"]], given)
