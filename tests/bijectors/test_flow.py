@@ -150,32 +150,6 @@ def test_arguments_of_numbered_members():
         assert len(set(recorder.seeds)) == 5, "only the seed of this member changes"
 
 
-def changed(flow, seed=0):
-    generator = np.random.default_rng(seed)
-    for variable in flow.variables:
-        variable.assign(generator.normal(size=variable.shape))
-    return flow
-
-
-def flow_of_automatic_names(make_branch):
-    dense = resflow.layers.LipschitzDense
-    layers = [keras.Input([2]), dense(4), resflow.layers.LipSwish(), dense(4), resflow.layers.LipSwish(), dense(2)]
-    block = resflow.bijectors.ResidualBlock(keras.Sequential(layers))
-    return Flow([resflow.bijectors.ActNorm([2]), block, resflow.bijectors.ResidualBlock(make_branch(seed=1))])
-
-
-def test_a_checkpoint_restores_another_model_of_the_architecture(make_branch, density, tmp_path):
-    """The restored model also draws the same numbers, although Keras numbers names within a process."""
-    first, second = (changed(flow_of_automatic_names(make_branch), seed) for seed in (0, 1))
-    names = [[v.path for v in f.bijectors[1].branch.variables] for f in (first, second)]
-    assert names[0] != names[1]
-    path = tf.train.Checkpoint(density=density(first)).write(str(tmp_path / "flow"))
-    tf.train.Checkpoint(density=density(second)).read(path).assert_consumed()
-    x = tf.ones([3, 2])
-    np.testing.assert_array_equal(first.forward(tf.identity(x)), second.forward(tf.identity(x)))
-    np.testing.assert_array_equal(fldj(first, x, seed=1), fldj(second, x, seed=1))
-
-
 class Custom(resflow.bijectors.FlowBijector):
     """Base class of user-defined bijectors."""
 

@@ -226,22 +226,3 @@ def test_unresolved_residuals_issue_no_warning(make_block, capfd, normal):
     factor = 1 / (1 - block.lipschitz_constant)
     block.inverse(tf.identity(y))
     assert f"at most {factor:.2g} times as large" in capfd.readouterr().err
-
-
-def test_a_saved_model_of_all_kinds_of_members(make_block, make_coupling, density, normal, tmp_path):
-    members = [resflow.bijectors.ActNorm([2]), make_block("a"), tfp.bijectors.Scale(2.0)]
-    members += [resflow.bijectors.InvertibleConv1x1(2), make_coupling("affine"), make_coupling("additive")]
-    members[0].shift.assign([0.5, -0.5])
-    distribution = density(resflow.bijectors.Flow(members))
-
-    def log_prob(x, seed):
-        return distribution.log_prob(x, bijector_kwargs={"seed": seed})
-
-    server, x, seeds = tf.Module(), normal([5, 2]), tf.constant([[1, 0], [1, 1]])
-    server.density = distribution
-    server.call = tf.function(log_prob, [tf.TensorSpec([None, 2]), tf.TensorSpec([2], tf.int32)], autograph=False)
-    tf.saved_model.save(server, str(tmp_path))
-    loaded = tf.saved_model.load(str(tmp_path))
-    one, other = (loaded.call(x, seed) for seed in seeds)
-    np.testing.assert_allclose(one, log_prob(x, seeds[0]), rtol=1e-5)
-    assert np.any(one != other)  # an example may draw the same probes twice

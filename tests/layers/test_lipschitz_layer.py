@@ -114,25 +114,6 @@ def test_config_round_trip(make, shape, arguments):
     assert layer.compute_output_shape((2, *shape)) == layer(batch(shape)).shape
 
 
-def test_files_and_checkpoints_keep_values_and_vectors(tmp_path):
-    """Covers linear layers, all activations and a learned concatenation."""
-    kinds = layers.LipSwish, layers.MaxMin, layers.CPila, layers.FullSort, layers.LipschitzCube, layers.CLipSwish
-    x = keras.Input([4, 5, 3])
-    h = keras.Sequential([convolution(), keras.layers.Flatten(), dense(4), *(kind() for kind in kinds)])(x)
-    model = keras.Model(x, layers.LearnableConcatenation(0.7)([keras.layers.Flatten()(x), h]))
-    for i, weight in enumerate(model.weights):
-        weight.assign(weight * 2 + 0.1 * i)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    copy = keras.models.clone_model(model)
-    path = tf.train.Checkpoint(model=model).save(tmp_path / "ckpt")
-    tf.train.Checkpoint(model=copy).restore(path).assert_consumed()
-    for other in (loaded, copy):
-        for a, b in zip(other.weights, model.weights, strict=True):
-            np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(other(batch((4, 5, 3))), model(batch((4, 5, 3))))
-
-
 @pytest.mark.parametrize("jit", [False, True])
 def test_building_and_updating_in_a_graph_equal_eager(jit, stored_norms):
     layer, other = built(*DENSE), dense()

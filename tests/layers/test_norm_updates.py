@@ -146,14 +146,6 @@ def test_learned_orders_are_trained_by_the_mean_norm_alone(learned):
     assert layers.mean_norm(chain()) == 0.0
 
 
-def test_shared_orders_survive_saving(learned, tmp_path):
-    learned.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    first, second = loaded.layers
-    assert first.codomain is second.domain and second.codomain is first.domain
-    np.testing.assert_array_equal(loaded(X), learned(X))
-
-
 def every_kind(dtype="float32"):
     """A network with kernels of all kinds of operators, and its image sizes by layer."""
     options = {"kernel_initializer": keras.initializers.RandomNormal(seed=5), "dtype": dtype}
@@ -235,29 +227,27 @@ def applied(network):
             yield [bound.parameters[i].numpy() for i in step.weights]
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30, np.nan])
-def test_norms_of_all_layers_at_all_scales(scale):
-    """Checks the scaled kernels after updates in eager mode and in a graph. A single NaN is not hidden."""
+def test_norms_of_all_layers_at_all_scales():
+    """Checks the scaled kernels after updates in a graph and in eager mode. A single NaN is not hidden."""
     network, *kinds = every_kind()
-    for update in (layers.update_norms, tf.function(layers.update_norms, autograph=False)):
-        for kind in kinds:
-            for i, layer in enumerate(kind):
-                kernel = np.random.default_rng(i).normal(size=layer.kernel.shape)
-                if np.isnan(scale):
-                    kernel.flat[-1] = scale
-                layer.kernel.assign(kernel if np.isnan(scale) else scale * kernel)
+    kinds, in_graph = [layer for kind in kinds for layer in kind], tf.function(layers.update_norms, autograph=False)
+    for number, scale in enumerate((1e-30, 1e30, np.nan, 0.0, 1.0)):
+        for i, layer in enumerate(kinds):
+            kernel = np.random.default_rng([number, i]).normal(size=layer.kernel.shape)
+            if np.isnan(scale):
+                kernel.flat[-1] = scale
+            layer.kernel.assign(kernel if np.isnan(scale) else scale * kernel)
         for _ in range(5):
-            update(network)
-        for kind in kinds:
-            for layer in kind:
-                assert np.isfinite(layer.vector).all()
-                kernel, scaled = layer.kernel.numpy().astype("float64"), layer.scaled_kernel().numpy()
-                if np.isnan(scale):
-                    assert np.isnan(scaled).any()
-                    continue
-                norm = largest(layer, kernel)
-                np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-2)
-                if norm < 0.9:
-                    np.testing.assert_array_equal(scaled, layer.kernel)
-                else:
-                    np.testing.assert_allclose(largest(layer, scaled), 0.9, rtol=1e-2)
+            (layers.update_norms if number == 1 else in_graph)(network)
+        for layer in kinds:
+            assert np.isfinite(layer.vector).all()
+            kernel, scaled = layer.kernel.numpy().astype("float64"), layer.scaled_kernel().numpy()
+            if np.isnan(scale):
+                assert np.isnan(scaled).any()
+                continue
+            norm = largest(layer, kernel)
+            np.testing.assert_allclose(layer.norm_estimate(), norm, rtol=1e-2)
+            if norm < 0.9:
+                np.testing.assert_array_equal(scaled, layer.kernel)
+            else:
+                np.testing.assert_allclose(largest(layer, scaled), 0.9, rtol=1e-2)

@@ -311,9 +311,9 @@ def test_whole_models(make, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"dtype": "mixed_bfloat16"},
+        {"dtype": "mixed_bfloat16", "activation": "lipschitz_cube"},
         {"dtype": "float64", "activation": "maxmin"},
-        {"dense_net": (2, 4)},
+        {"dense_net": (2, 4), "activation": "clipswish"},
         {"activation": keras.activations.tanh, "inverse_solver": resflow.solvers.FixedPoint(atol=1e-5)},
         {"activation": keras.layers.ELU(), "normalization": "schatten", "norms": None},
         {"activation": "lipswish", "log_det_estimator": resflow.logdet.AdaptiveSeries(1e-3)},
@@ -321,7 +321,7 @@ def test_whole_models(make, tmp_path):
     ],
 )
 def test_flows_of_any_options(options, tmp_path):
-    """Also tests that a frozen branch stays frozen."""
+    """Covers all activations. Also tests that a frozen branch stays frozen."""
     model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (8,), **options), [2])
     bijectors.flow.residual_blocks(model.flow)[0].branch.trainable = False
     loaded, x = keras_file(model, tmp_path), np.random.default_rng(0).normal(size=[4, 2])

@@ -70,7 +70,6 @@ IN_THIS_PROCESS = [
     ("evaluate --workdir={unfitted}", "no fitted density yet"),
     ("sample --workdir={fitted} --output={tmp}/a.csv --temperature=0.5", "--temperature does not apply"),
     ("export --workdir={fitted} --export_dir={tmp}/new --precise", "--precise does not apply to a run on a table"),
-    ("score --workdir={fitted} --output={tmp}/a.csv --stderr=1", "--stderr does not apply to a run on a table"),
     ("score --workdir={moved} --output={tmp}/scores.csv", "not at /no/gone.npz"),
     (
         "score --workdir={run} --output={tmp}/scores.csv --input={tmp}/syntax.py",
