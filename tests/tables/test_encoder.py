@@ -388,8 +388,9 @@ def test_rows_that_are_alone():
 
 
 def test_warnings():
+    """Whole numbers that repeat each other have probabilities, which are bounded."""
     table = pandas.DataFrame(np.random.default_rng(0).normal(size=[50, 3]), columns=["a", "b", "other"])
-    table = table.assign(same=3, sum=table["a"] + 2 * table["b"])
+    table = table.assign(same=3, sum=table["a"] + 2 * table["b"], rooms=np.arange(50) % 7, twice=np.arange(50) % 7)
     with pytest.warns(UserWarning) as found:
         TableEncoder(table)
     texts = [str(warning.message) for warning in found]

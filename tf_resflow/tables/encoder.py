@@ -236,6 +236,7 @@ class TableEncoder:
         varies = np.nanmax(numbers, axis=0) > np.nanmin(numbers, axis=0)  # standardized values have rounding errors
         if not varies.all():
             warnings.warn(f"These columns are constant: {shortened(names[~varies])}. Leave them out.", stacklevel=5)
+        varies &= ~self.own.has_cells  # probabilities are bounded
         if (involved := dependent(values[:, varies])).any():
             warnings.warn(
                 f"These columns are duplicates or linearly dependent: {shortened(names[varies][involved])}. Leave "
