@@ -103,7 +103,9 @@ def run_command():
         command.check()
         command.main()
 
+    grappler = tf.config.optimizer.get_experimental_options()
     yield run
+    tf.config.optimizer.set_experimental_options(grappler)  # commands for tables turn it on
     remove()
     if not was_parsed:
         flags.FLAGS.unparse_flags()

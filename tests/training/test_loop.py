@@ -278,8 +278,12 @@ def test_a_nan_gradient_ends_a_run(tmp_path, make_config, train, monkeypatch, tw
 
     def spoiled(*args, **kwargs):
         batches = train_batches(*args, **kwargs).enumerate(1)
-        fifteenth = tf.range(64)[:, None] == 15  # on the second of two replicas
-        return batches.map(lambda i, x: tf.where((i == 3) & fifteenth[: tf.shape(x)[0]], math.nan, x))
+
+        def spoil(i, x):
+            fifteenth = tf.range(tf.shape(x)[0])[:, None] == 15  # on the second of two replicas
+            return tf.where((i == 3) & fifteenth, math.nan, x)
+
+        return batches.map(spoil)
 
     monkeypatch.setattr(resflow.data.Dataset, "train_batches", spoiled)
     message = "The loss or its gradient is NaN or infinite at step 3. All weights are finite; "

@@ -68,7 +68,8 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
         squares = state.squares + change * (loss - mean)
         variance = squares / ((window - 1) * window)
         ends, zero = num == window, tf.zeros_like(loss)
-        falls = state.mean_before - mean > tf.sqrt(state.variance_before + variance)
+        # Grappler replaces "not greater" by "less or equal", which is false for NaN.
+        falls = tf.math.is_finite(mean) & (state.mean_before - mean > tf.sqrt(state.variance_before + variance))
         is_level = ends & ~falls  # also if the loss is NaN
         has_converged = is_level & (state.drops == self._num_drops)
         drops = is_level & ~has_converged
