@@ -489,9 +489,22 @@ def test_interruptions_and_global_policies_of_keras_change_nothing(monkeypatch, 
         np.testing.assert_array_equal(fitted.score_samples(table()), expected)
 
 
+def test_rows_without_a_score(refused, fitted):
+    """Empty tables, and rows that all miss values, have no scores. Nothing can be drawn for no condition."""
+    empty = table()[:0]
+    assert fitted.score_samples(empty).shape == fitted.predict(empty).shape == (0,)
+    assert fitted.explain(empty).shape == (0, 3)
+    dropping = copy.copy(fitted).set_params(missing="drop")
+    missing = table()[:2].assign(price=np.nan)
+    assert np.isnan(dropping.score_samples(missing)).all() and dropping.explain(missing).isna().all(axis=None)
+    refused("had none missing in", copy.copy(fitted).set_params(missing="condition").explain, missing)
+    refused("n_samples must be at least 1", fitted.sample, 0)
+
+
 def test_refused_arguments(refused):
-    wrong = {"contamination": 0.0, "missing": "fill", "validation_fraction": 1, "whiten": "yes"}
-    for name, value in [("noise", 2.0), ("noise", "none"), *wrong.items()]:
+    wrong = {"contamination": 0.0, "missing": "fill", "validation_fraction": 1, "whiten": "yes", "max_steps": 0}
+    wrong |= {"num_members": -1, "condition_columns": "color"}
+    for name, value in [("noise", 2.0), ("noise", "none"), ("noise", None), *wrong.items()]:
         refused(f"{name} is {value!r}; it must be", FlowDensity(**{name: value}).fit, table())
 
 

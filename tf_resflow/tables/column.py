@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -241,12 +242,12 @@ class _Grid(Column):
 
     @classmethod
     def takes(cls, kind):
-        is_step = isinstance(kind, (int, float)) and not isinstance(kind, bool) and 0 < kind < math.inf
+        is_step = isinstance(kind, Real) and not isinstance(kind, bool) and 0 < float(kind) < math.inf
         return is_step or super().takes(kind)
 
     @classmethod
     def fit(cls, name, column, kind):
-        is_whole = not isinstance(kind, (int, float))
+        is_whole = not isinstance(kind, Real)
         step = 1 if is_whole else int(kind) if kind == int(kind) else float(kind)
         x = _check(name, column, *_numbers(column))
         first = _smallest(x)
@@ -615,13 +616,18 @@ def _atoms(name, numbers, kind, step=0.0):
     """Returns a row of `Column.atoms` for each value of a kind that is a set."""
     if not isinstance(kind, (set, frozenset)):
         return ()
-    x = _minus(numbers, origin := _smallest(numbers))
-    places = np.array([float(value - origin) for value in sorted(kind)])
+    x, dtype = _minus(numbers, origin := _smallest(numbers)), _numpy_dtype(numbers.dtype)
+    values = sorted(float(dtype.type(value)) if dtype.kind == "f" else int(value) for value in kind)
+    places = np.array([float(value - origin) for value in values])
+    if len(absent := np.flatnonzero(~np.isin(places, x))):
+        raise ValueError(
+            f"Column {name!r}: the atom {values[absent[0]]:.9g} is not among the values. Give atoms that occur."
+        )
     if not len(others := x[~np.isin(x, places)]):
         raise ValueError(f"Column {name!r}: all values are atoms. Choose the kind 'category'.")
     width = float(max(others.std() or 1.0, step))
     ends = np.where(places <= x.min(), -1, np.where(places >= x.max(), 1, 0))
-    return [(value, width, end) for value, end in zip(sorted(kind), ends.tolist(), strict=True)]
+    return [(value, width, end) for value, end in zip(values, ends.tolist(), strict=True)]
 
 
 def _with_faults_beyond(numbers, faults, atoms):

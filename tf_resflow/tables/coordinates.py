@@ -56,7 +56,7 @@ class Coordinates:
 
     Levels, and grids of at most 100 values, have a first and a last cell. These include everything beyond them,
     both in scores and in samples, as does an atom that is the smallest or the largest value of the fit. The
-    probabilities of all values therefore add up to one.
+    probabilities of the values of the fit therefore add up to one. Integers also end at the limits of their type.
 
     The transform of a standardized number z: let m be the median, a the distance from m to the nearer quartile, and
     \\(t = (z - m) / a\\). If \\(t \ge 0\\), \\(y = ((1 + t)^\lambda - 1) / \lambda\\). If \\(t < 0\\), y is minus

@@ -46,7 +46,7 @@ class TableDensity:
         members: Sequence[Sequence[np.ndarray]] = (),
         noise: float = MOST_NOISE,
     ):
-        self.encoder, self.num_blocks, self.hidden = encoder, num_blocks, tuple(hidden)
+        self.encoder, self.num_blocks, self.hidden = encoder, num_blocks, tuple(map(int, hidden))
         self.members, self.noise = [list(member) for member in members], noise
 
     def train(
@@ -126,8 +126,10 @@ class TableDensity:
         flow, found = self._flow(), []
         functions = [lambda x, w=w: flow.log_prob(w, x) for w in members]
         points = points_of(self.encoder, num_points)
+        if not len(numbers):
+            return np.zeros([len(levels), 0]), np.zeros(0)
         size = max(1, _AT_ONCE // (len(points) * (len(levels) + 1)))
-        for start in range(0, max(len(numbers), 1), size):
+        for start in range(0, len(numbers), size):
             rows = self.encoder.rows(tf.constant(numbers[start : start + size]))
             own = log_densities(self.encoder, rows, points, levels, functions)
             found.append((own.numpy(), rows.vectors.log_unit.numpy()))

@@ -1,10 +1,13 @@
 """A scikit-learn estimator of the density of a table."""
 
+import dataclasses
 import json
+import math
 import os
 import pathlib
 import warnings
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -300,8 +303,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"condition must have the values of condition_columns = {columns}, if there are any.")
         condition = pandas.DataFrame(index=range(n_samples)) if condition is None else _in_pandas(condition)[0]
         names = None if isinstance(condition, pandas.DataFrame) else columns
-        condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)[columns]
-        encoded = self._encoded_conditions(condition)
+        condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)
+        if lacking := [name for name in columns if name not in condition]:
+            raise ValueError(f"condition has no column {lacking[0]!r}. Give values of {columns}.")
+        if not len(condition):
+            raise ValueError("No rows to draw: n_samples must be at least 1, or condition must have rows.")
+        encoded, condition = self._encoded_conditions(condition[columns])
         level = self.noise_levels_[np.argmax(self.held_out_scores_)]
         if self.extrapolate:
             values = self.density_.sample_all(encoded, rng)
@@ -311,12 +318,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return self._like_fit(table, is_whole=True) if self._is_frame else table.to_numpy(self._dtype)
 
     def _encoded_conditions(self, condition):
-        """Returns the conditions of the flow for rows with no missing values."""
+        """Returns the conditions of the flow, without missing values, and the rows with the types of the fit."""
         blank = pandas.DataFrame({column.name: None for column in self.encoder_.own.columns}, condition.index)
-        numbers = self._numbers(pandas.concat([blank, condition], axis=1))
-        encoded = self.encoder_.encode(numbers).condition
+        values = self._numbers(pandas.concat([blank, condition], axis=1))
+        encoded = self.encoder_.encode(values).condition
         encoded[:, : self.encoder_.is_masked.sum()] = 0
-        return encoded
+        given = self.encoder_.given.columns
+        for column, x in zip(given, values.T[self.encoder_.num_own :], strict=True):
+            if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
+                exact = dataclasses.replace(column, decimals=None) if hasattr(column, "decimals") else column
+                condition = condition.assign(**{str(column.name): exact.sampled(x)})
+        return encoded, condition
 
     def _with_margins_of_the_fit(self, values, level):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
@@ -335,9 +347,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         "rain = 0", and the column "rain" is for other values. Rows are compared as in `decision_function`.
         """
         table = self._table(X)
-        numbers, is_kept = self._numbers(table), self._is_kept(table)
-        gains = np.full([len(table), len(self.reference_)], np.nan)
-        gains[is_kept] = self.gains(numbers[is_kept])
+        is_kept, gains = self._is_kept(table), np.full([len(table), len(self.reference_)], np.nan)
+        if is_kept.any():
+            gains[is_kept] = self.gains(self._numbers_to_score(table[is_kept]))
         return self._like_fit(pandas.DataFrame(gains, table.index, list(self.reference_)))
 
     def gains(self, numbers: np.ndarray) -> np.ndarray:
@@ -375,7 +387,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         for place, member in enumerate(self.density_.members):
             arrays |= {f"member{place}/{i:03}": array for i, array in enumerate(member)}
         with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, json=np.array(json.dumps(found)), **arrays)
+            np.savez_compressed(file, json=np.array(json.dumps(found, default=_plain)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FlowDensity":
@@ -405,14 +417,29 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return own
 
     def _check_arguments(self):
-        is_level = not isinstance(self.noise, str) and LEAST_NOISE <= self.noise <= MOST_NOISE
+        def is_real(value, least, most):
+            return isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most
+
+        is_auto = isinstance(self.noise, str) and self.noise == "auto"
+        counts = {name: getattr(self, name) for name in ("num_members", "max_steps")}
         rules = {
-            "noise": (is_level or self.noise == "auto", f"'auto', or from {LEAST_NOISE} to {MOST_NOISE}"),
-            "contamination": (0 < self.contamination <= 0.5, "above 0 and at most 0.5"),
+            "noise": (
+                is_auto or is_real(self.noise, LEAST_NOISE, MOST_NOISE),
+                f"'auto', or from {LEAST_NOISE} to {MOST_NOISE}",
+            ),
+            "contamination": (
+                is_real(self.contamination, 0, 0.5) and self.contamination > 0,
+                "above 0 and at most 0.5",
+            ),
             "missing": (self.missing in ("error", "drop", "condition"), "'error', 'drop' or 'condition'"),
             "whiten": (self.whiten in ("auto", True, False), "'auto', True or False"),
-            "validation_fraction": (0 < self.validation_fraction < 1, "between 0 and 1"),
+            "validation_fraction": (
+                is_real(self.validation_fraction, 0, 1) and 0 < self.validation_fraction < 1,
+                "between 0 and 1",
+            ),
+            "condition_columns": (not isinstance(self.condition_columns, str), "a list of columns, not a text"),
         }
+        rules |= {name: (x is None or is_real(x, 1, math.inf), "None or at least 1") for name, x in counts.items()}
         for name, (is_valid, expected) in rules.items():
             if not is_valid:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
@@ -472,18 +499,22 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         return values
 
-    def _scored(self, table):
-        """Returns the scores of the rows of a table, NaN for dropped rows, and the comparable scores."""
-        is_kept, scores = self._is_kept(table), np.full([2, len(table)], np.nan)
-        numbers = self._numbers(table[is_kept])
-        is_new = np.isnan(numbers[:, : self.encoder_.num_own]).any(axis=0) & ~self.encoder_.is_masked
+    def _numbers_to_score(self, table):
+        """Returns the numbers of a table. Raises ValueError for values that the fit never lacked."""
+        values = self._numbers(table)
+        is_new = np.isnan(values[:, : self.encoder_.num_own]).any(axis=0) & ~self.encoder_.is_masked
         if is_new.any():
             name = self.encoder_.columns[np.argmax(is_new)].name
             raise ValueError(
                 f"Values are missing in the column {name!r}, which had none missing in the fit. Fit to a table in "
                 "which this column has missing values."
             )
-        scores[:, is_kept] = self.density_.score(numbers)
+        return values
+
+    def _scored(self, table):
+        """Returns the scores of the rows of a table, NaN for dropped rows, and the comparable scores."""
+        is_kept, scores = self._is_kept(table), np.full([2, len(table)], np.nan)
+        scores[:, is_kept] = self.density_.score(self._numbers_to_score(table[is_kept]))
         if unknown := int(np.count_nonzero(np.isneginf(scores[0]))):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=4)
@@ -491,6 +522,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _compared(self, X):
         return self._scored(self._table(X))[1]
+
+
+def _plain(value):
+    """Returns a NumPy number as a number of Python, for JSON."""
+    if not isinstance(value, np.generic):
+        raise TypeError(f"{value!r} cannot be saved. Use numbers and text as arguments and names.")
+    return value.item()
 
 
 def _in_pandas(X):
