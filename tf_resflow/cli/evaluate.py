@@ -31,7 +31,6 @@ import tf_resflow as resflow
 from tf_resflow import training
 from tf_resflow.cli import command_line, tables
 from tf_resflow.training.evaluation_metrics import METRICS
-from tf_resflow.training.workdir import read_json
 from tf_resflow.writing import check_output_path, finite_or_none, write_json
 
 FLAGS = flags.FLAGS
@@ -79,6 +78,8 @@ def check() -> None:
 
 def main() -> None:
     """Evaluates, prints the table and writes the file."""
+    from tf_resflow.training.workdir import read_json  # imported here because it needs an extra
+
     result = read_json(command_line.workdir().result) if command_line.is_table() else _evaluate()
     command_line.say(table(result))
     if FLAGS.output:

@@ -36,6 +36,7 @@ _LEAST_ROWS = 10
 _REFERENCE = 16  # maximum number of values of a column that `explain` substitutes
 _NUM_POINTS = 8  # of a score in `explain`
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
+_ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
 _FITTED = ("noise_", "whiten_", "offset_", "_draws_seed")  # saved as JSON
 _ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
@@ -217,7 +218,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return self
 
     def _set_offset(self, own, scores, weights, is_alone):
-        self.held_out_ = np.stack([np.where(is_alone[own], -np.inf, scores), weights[own]])
+        self.held_out_ = np.stack([np.where(is_alone[own], -np.inf, scores - _ROUNDING), weights[own]])
         scores, weights = self.held_out_
         offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
         finite = scores[np.isfinite(scores)]
