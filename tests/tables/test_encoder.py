@@ -118,7 +118,7 @@ def test_rows_come_back(seed):
 
 
 def _moved(name, values, share, rng):
-    """Returns a column of which half of the values are moved, and which of them cannot occur."""
+    """Moves half of the values of a column. Returns the column, and which of its values cannot occur."""
     kind, is_moved = KINDS[name], rng.uniform(size=len(values)) < 0.5
     if name in ("text", "code", "boolean", "ordered"):
         return values.astype(object).mask(is_moved, "pink"), is_moved

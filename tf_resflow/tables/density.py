@@ -15,7 +15,7 @@ BROAD = 0.01
 """The weight of the density at the largest noise level, which determines the scores of far rows."""
 
 NUM_POINTS = 32
-"""The number of points of the mean over cells, noise of levels, and missing values."""
+"""The number of points of the mean over cells and missing values."""
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
@@ -161,8 +161,7 @@ class TableDensity:
 def points_of(encoder: TableEncoder, num: int = NUM_POINTS) -> np.ndarray:
     """Returns up to `num` points `[num, size + 1]` of the unit cube for `Coordinates.spread`.
 
-    They are evenly spread in the last coordinate and where values have cells or noise, or can be missing, and 0.5
-    elsewhere.
+    They are evenly spread in the last coordinate and where values have cells or can be missing, and 0.5 elsewhere.
     """
     is_drawn = encoder.own.has_cells | encoder.is_masked
     places = [*np.flatnonzero(is_drawn), -1]

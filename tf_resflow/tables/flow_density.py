@@ -324,11 +324,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         values = self._numbers(pandas.concat([blank, condition], axis=1))
         encoded = self.encoder_.encode(values).condition
         encoded[:, : self.encoder_.is_masked.sum()] = 0
-        given = self.encoder_.given.columns
+        given, condition = self.encoder_.given.columns, condition.copy()
         for column, x in zip(given, values.T[self.encoder_.num_own :], strict=True):
             if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
                 exact = dataclasses.replace(column, decimals=None) if hasattr(column, "decimals") else column
-                condition = condition.assign(**{str(column.name): exact.sampled(x)})
+                condition[column.name] = exact.sampled(x)
         return encoded, condition
 
     def _with_margins_of_the_fit(self, values, level):
