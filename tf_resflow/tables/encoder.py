@@ -137,8 +137,8 @@ class TableEncoder:
         self._names, self._given_kinds = names, {*kinds, *bounds}
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
         self.num_own = len(own)
-        self.columns = similar_first(self.columns, self.numbers(table).values)
         values = self.numbers(table).values
+        self.columns = similar_first(self.columns, values)
         self.own = Coordinates(self.columns[: self.num_own], values[:, : self.num_own])
         self.given = Coordinates(self.columns[self.num_own :], values[:, self.num_own :])
         self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)

@@ -127,7 +127,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _names: list[Any]
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
-    _draws: Any  # the `QuantileTransformer` of many draws, once `sample` was called
+    _draws: Any  # the `QuantileTransformer`s of many draws and of the margins, once `sample` was called
 
     def __init__(
         self,
@@ -335,9 +335,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
         if self._draws is None:
             draws = self.density_.sample(self._conditions, np.random.RandomState(self._draws_seed), level)
-            self._draws = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(draws)
-        margins = QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(self._margins)
-        mapped = margins.inverse_transform(self._draws.transform(values))
+            maps = [QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None) for _ in range(2)]
+            self._draws = [own.fit(part) for own, part in zip(maps, (draws, self._margins), strict=True)]
+        of_draws, of_fit = self._draws
+        mapped = of_fit.inverse_transform(of_draws.transform(values))
         return np.where(self.encoder_.own.has_levels, values, mapped)
 
     def explain(self, X: Any) -> Any:

@@ -15,7 +15,7 @@ _ROWS = 10  # added to the number of rows of a level, so that rare levels are ne
 
 
 def similar_first(columns: Sequence[Column], numbers: np.ndarray) -> list[Column]:
-    r"""Returns columns whose categories have similar levels side by side.
+    r"""Returns columns whose categories have similar levels side by side, and changes the numbers accordingly.
 
     The rows of the other columns, as normal scores and standardized one-hot codes with the covariance C, have the
     mean \\(\mu_k\\) for level k, which is shrunken if the level is rare. The order of the levels is the order of
@@ -33,6 +33,8 @@ def similar_first(columns: Sequence[Column], numbers: np.ndarray) -> list[Column
         if column.json_name == "category" and len(column.levels) > 2 and others:
             order = _order(np.concatenate(others, axis=1), numbers[:, place], len(column.levels))
             found[place] = dataclasses.replace(column, levels=tuple(column.levels[k] for k in order))
+            is_level = ~np.isnan(numbers[:, place])
+            numbers[is_level, place] = np.argsort(order)[numbers[is_level, place].astype(int)]
     return found
 
 
