@@ -26,6 +26,12 @@ def path(tmp_path_factory):
     return path
 
 
+def test_defaults_are_those_of_the_estimator():
+    """The config repeats them, because it must not import TensorFlow."""
+    arguments = FlowDensity().get_params()
+    assert dict(default_config().density) == {name: arguments[name] for name in default_config().density}
+
+
 def make_config(path, **fields):
     config = default_config()
     config.data.path = str(path)
@@ -131,7 +137,7 @@ def test_fields():
     for field, value, message in (
         ("density.noise", 2.0, "config.density.noise is 2.0; it must be 'auto', or from 0.003 to 1"),
         ("density.hidden", (), "one or more widths"),
-        ("density.missing", "ignore", "one of 'error', 'drop', 'condition'"),
+        ("density.missing", "ignore", "must be 'error', 'drop' or 'condition'"),
         ("data.bounds", "price: 0-1", "is malformed. Write it like"),
         ("data.kinds", "price", "is malformed. Write it like"),
     ):

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from tf_resflow import config_fields
-from tf_resflow.config_fields import AT_LEAST_1, IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
+from tf_resflow.config_fields import IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.files import check_table
+from tf_resflow.tables.arguments import RULES
 from tf_resflow.tables.column import Bounds, kinds_from_words
 
 TASK = "table"
@@ -19,12 +20,17 @@ READ_OPTIONS = (
 )
 """The arguments of pandas.read_csv and pandas.read_excel that a config can have."""
 
-_IS_WHITENING = Rule(lambda v: v in ("auto", True, False), "'auto', True or False")
-_IS_LEVEL = Rule(
-    lambda v: v == "auto" or (not isinstance(v, (str, bool)) and 0.003 <= v <= 1), "'auto', or from 0.003 to 1"
-)
-_HAS_WIDTHS = Rule(lambda v: len(v) and min(v) > 0, "one or more widths of at least 1")
-_IS_NUMBER = Rule(lambda v: v is None or (type(v) is int and v > 0), "None, or a whole number of at least 1")
+_DEFAULTS = {
+    "noise": AnyType("auto"),
+    "contamination": 0.01,
+    "missing": "error",
+    "whiten": AnyType("auto"),
+    "num_blocks": 4,
+    "hidden": (64, 64),
+    "num_members": AnyType(),
+    "max_steps": AnyType(),
+    "validation_fraction": 0.15,
+}  # of `FlowDensity`, which needs TensorFlow
 
 FIELDS = {
     "seed": Field(0, IS_SEED),
@@ -42,17 +48,7 @@ FIELDS = {
         "split_seed": Field(0, IS_SEED),
         "read_options": dict.fromkeys(READ_OPTIONS, AnyType()),
     },
-    "density": {
-        "noise": Field(AnyType("auto"), _IS_LEVEL),
-        "contamination": Field(0.01, Rule(lambda v: 0 < v <= 0.5, "above 0 and at most 0.5")),
-        "missing": Field("error", one_of("error", "drop", "condition")),
-        "whiten": Field(AnyType("auto"), _IS_WHITENING),
-        "num_blocks": Field(4, AT_LEAST_1),
-        "hidden": Field((64, 64), _HAS_WIDTHS),
-        "num_members": Field(AnyType(), _IS_NUMBER),
-        "max_steps": Field(AnyType(), _IS_NUMBER),
-        "validation_fraction": Field(0.15, Rule(lambda v: 0 < v < 1, "above 0 and below 1")),
-    },
+    "density": {name: Field(default, Rule(*RULES[name])) for name, default in _DEFAULTS.items()},
 }
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
+from tf_resflow.tables.arguments import LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.encoder import Rows, TableEncoder
-from tf_resflow.tables.noise_conditioned import LEAST_NOISE, MOST_NOISE, code_of, is_ahead, shared_flow
+from tf_resflow.tables.noise_conditioned import code_of, is_ahead, shared_flow
 
 BROAD = 0.01
 """The weight of the density at the largest noise level, which determines the scores of far rows."""

@@ -16,9 +16,10 @@ from tf_resflow.seeds import random_uniform, split_seed
 from tf_resflow.serving.description import example_inputs, readme
 from tf_resflow.serving.exporter import warmup_requests, write_saved_model
 from tf_resflow.serving.signatures import check_finite, check_one_or_each, check_range, check_rows
+from tf_resflow.tables.arguments import MOST_NOISE
 from tf_resflow.tables.density import BROAD, TableDensity, log_densities, points_of
 from tf_resflow.tables.flow_density import FlowDensity
-from tf_resflow.tables.noise_conditioned import MOST_NOISE, assign, code_of, make_model, variables_of
+from tf_resflow.tables.noise_conditioned import assign, code_of, make_model, variables_of
 
 REASONS = ("valid", "missing or not finite", "cannot occur")
 _AT_ONCE = 256  # rows scored at once

@@ -2,12 +2,10 @@
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import warnings
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -25,11 +23,12 @@ with extra("sklearn"):
 from tf_resflow.data.files import readable
 from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
+from tf_resflow.tables.arguments import RULES
 from tf_resflow.tables.column import in_words
 from tf_resflow.tables.coordinates import evenly_spread
 from tf_resflow.tables.density import TableDensity
 from tf_resflow.tables.encoder import TableEncoder, check_unique
-from tf_resflow.tables.noise_conditioned import LEAST_NOISE, MOST_NOISE, draw_rows
+from tf_resflow.tables.noise_conditioned import draw_rows
 from tf_resflow.writing import whole_file
 
 _LEAST_ROWS = 10
@@ -419,32 +418,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return own
 
     def _check_arguments(self):
-        def is_real(value, least, most):
-            return isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most
-
-        is_auto = isinstance(self.noise, str) and self.noise == "auto"
-        counts = {name: getattr(self, name) for name in ("num_members", "max_steps")}
-        rules = {
-            "noise": (
-                is_auto or is_real(self.noise, LEAST_NOISE, MOST_NOISE),
-                f"'auto', or from {LEAST_NOISE} to {MOST_NOISE}",
-            ),
-            "contamination": (
-                is_real(self.contamination, 0, 0.5) and self.contamination > 0,
-                "above 0 and at most 0.5",
-            ),
-            "missing": (self.missing in ("error", "drop", "condition"), "'error', 'drop' or 'condition'"),
-            "whiten": (self.whiten in ("auto", True, False), "'auto', True or False"),
-            "validation_fraction": (
-                is_real(self.validation_fraction, 0, 1) and 0 < self.validation_fraction < 1,
-                "between 0 and 1",
-            ),
-            "condition_columns": (not isinstance(self.condition_columns, str), "a list of columns, not a text"),
-        }
-        rules |= {name: (x is None or is_real(x, 1, math.inf), "None or at least 1") for name, x in counts.items()}
+        rules = RULES | {"condition_columns": (lambda v: not isinstance(v, str), "a list of columns")}
         for name, (is_valid, expected) in rules.items():
-            if not is_valid:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
+            if not is_valid(value := getattr(self, name)):
+                raise ValueError(f"{name} is {value!r}; it must be {expected}.")
 
     def _table(self, X, is_fit=False):
         if not is_fit:

@@ -19,10 +19,10 @@ from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.optimizers import Adam
 from tf_resflow.models.step import train_step
 from tf_resflow.private_api import silence_retracing
+from tf_resflow.tables.arguments import LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.encoder import Rows
 
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
-LEAST_NOISE, MOST_NOISE = 0.003, 1.0  # standard deviations of the noise, for standardized vectors
 _BATCH = 128
 _STEPS, _FEW, _MOST_STEPS = 15, 500, 4000  # of a training, see `num_steps`
 _ROUNDS, _LEAST_ROUND = 30, 20  # evaluations of the held-out rows in a training, at least _LEAST_ROUND steps apart
