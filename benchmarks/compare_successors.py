@@ -27,7 +27,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from tf_resflow import data, models, training
-from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.checkpoints import make_optimizer
 from tf_resflow.writing import check_output_path, whole_file
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)

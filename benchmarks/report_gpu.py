@@ -30,7 +30,7 @@ from count_operations import count
 
 import tf_resflow as resflow
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.checkpoints import make_optimizer
 from tf_resflow.writing import check_output_path, whole_file
 
 _OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write.", required=True)

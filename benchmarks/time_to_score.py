@@ -94,7 +94,7 @@ def _check_comparable(config):
 
 def train(found, seed, stops):
     """Trains all sides in turns. Each returned row has a side, its steps and seconds so far, and its score."""
-    from tf_resflow.training.optimizer import learning_rate_schedule
+    from tf_resflow.training.checkpoints import learning_rate_schedule
 
     workers = {}
     for side, config in found.items():

@@ -12,8 +12,8 @@ import tensorflow as tf
 from workers import Case, serve, train_for
 
 import tf_resflow as resflow
-from tf_resflow.training.data import initial_batch
-from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.checkpoints import make_optimizer
+from tf_resflow.training.loop import initial_batch
 
 
 def _model(case):

@@ -7,7 +7,7 @@ from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 from markdown.util import AtomicString
 
-from tf_resflow.training.evaluation_metrics import METRICS
+from tf_resflow.cli.evaluate import METRICS
 
 _NAME = r"(?<!`)`((?:tf_)?resflow((?:\.\w+)+))`(?!`)"
 _BEFORE_BACKTICKS = 195
@@ -20,7 +20,7 @@ def on_config(config):
 
 def on_page_markdown(markdown, **_):
     """Replaces {{ metrics }} in a page with the list of metrics."""
-    metrics = "\n".join(f"- `{name}`: {metric.description}" for name, metric in METRICS.items())
+    metrics = "\n".join(f"- `{name}`: {description}" for name, description in METRICS.items())
     return markdown.replace("{{ metrics }}", metrics)
 
 

@@ -22,16 +22,6 @@ def test_an_error_after_an_interrupt_is_the_interrupt():
     assert stop.value.args == (signal.SIGINT,)
 
 
-def test_a_signal_handled_by_c_code_keeps_its_handler(monkeypatch):
-    """In a program that embeds Python, the handler is None, and Python could not restore it."""
-    installed = []
-    monkeypatch.setattr(signal, "getsignal", lambda signum: None)
-    monkeypatch.setattr(signal, "signal", lambda *arguments: installed.append(arguments))
-    with console.interrupts("Interrupted."), console.DeferredSignals():
-        pass
-    assert not installed
-
-
 WITHOUT_REACTION = """
 import ctypes, os, signal, threading, time
 from tf_resflow import console

@@ -2,7 +2,6 @@ import functools
 import os
 import resource
 import time
-from unittest import mock
 
 import pytest
 import tensorflow as tf
@@ -10,34 +9,15 @@ import tensorflow as tf
 from tf_resflow.writing import check_output_path, scratch, unwritable_told, whole_file
 
 
-def test_what_has_no_living_owner_is_removed(tmp_path, monkeypatch):
-    """The next write in a folder removes files and folders of killed processes, whose locks are gone."""
-    fcntl = pytest.importorskip("fcntl")
-    unfinished = [".samples.7.writing.csv", ".result.8.writing", ".writing-left/half", ".writing-mine/half"]
-    others = ["samples.csv", ".writing.csv", ".notes.writing.csv", "writing-left"]
-    for name in (*unfinished, *others):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    owner = os.open(tmp_path / ".writing-mine", os.O_RDONLY)
-    fcntl.flock(owner, fcntl.LOCK_EX)
-
-    def left():
-        with whole_file(tmp_path / "new.txt") as one, scratch(tmp_path) as other:
-            with scratch(tmp_path):
-                assert one.exists() and other.exists()
-        (tmp_path / "new.txt").unlink()
-        return {path.name for path in tmp_path.iterdir()}
-
-    before = left()
-    assert len(before) == 8  # too new to remove: their owners may be about to lock them
-    for path in tmp_path.iterdir():
-        os.utime(path, (time.time() - 60,) * 2)
-    assert left() == {*others, ".writing-mine"}
-    os.close(owner)
-    with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError("no locks here")))
-        assert left() == {*others, ".writing-mine"}
-    assert left() == {*others}
+def test_what_a_killed_process_left_is_removed_after_a_week(tmp_path):
+    for name in (".writing-new", ".writing-old", "writing-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    for name in (".writing-old", "writing-old"):
+        os.utime(tmp_path / name, (time.time() - 8 * 24 * 3600,) * 2)
+    with whole_file(tmp_path / "new.txt") as path:
+        path.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {".writing-new", "writing-old", "new.txt"}
 
 
 def test_it_goes_with_an_interrupt(tmp_path):

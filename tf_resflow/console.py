@@ -11,7 +11,6 @@ import re
 import select
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -34,8 +33,6 @@ _PENDING: list[signal.Signals] = []  # signals received and not yet obeyed
 
 # Beginnings of TFDS warnings to hide: a deprecation inside TFDS, and a missing data set, which we report ourselves.
 _NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s has no")
-# Lines of TensorFlow's start, at levels below error, and the error that it reports on machines without a GPU.
-_NOISE_OF_TENSORFLOW = re.compile(rb"[IW]\d{4} |WARNING: All log messages before|E\d{4} .*failed call to cuInit")
 
 
 @contextlib.contextmanager
@@ -104,29 +101,6 @@ def log_lines() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_start_messages() -> Iterator[None]:
-    """Context manager that hides what TensorFlow's libraries print while they are imported, except for errors.
-
-    Nothing is hidden if the environment has TF_CPP_MIN_LOG_LEVEL=0.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        stream = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stream, 2)
-            os.close(stream)
-            held.seek(0)
-            for line in held:
-                if not _NOISE_OF_TENSORFLOW.match(line):
-                    os.write(2, line)
-
-
-@contextlib.contextmanager
 def interrupts(message: str) -> Iterator[None]:
     """Context manager in which SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt with the signal as its argument.
 
@@ -152,8 +126,8 @@ def interrupts(message: str) -> Iterator[None]:
 
 
 def _catch(handler):
-    """Installs a handler and returns the previous ones. Signals stay ignored (`run &`), or handled by C (None)."""
-    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) not in (signal.SIG_IGN, None)]
+    """Installs a handler and returns the previous ones. Ignored signals stay ignored, as in `run &`."""
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
     return {signum: signal.signal(signum, handler) for signum in signals}
 
 

@@ -13,15 +13,11 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-if sys.platform != "win32":
-    import fcntl
-
 STANDARD_STREAM = "-"
 """The path that commands read from standard input or write to standard output."""
 
 _PREFIX = ".writing-"
-_UNFINISHED = re.compile(r"\..*\.\d+\.writing(\.\w+)?|\.writing-.+")  # names of unfinished files and folders
-_GRACE_PERIOD = 5  # seconds that a process may take to lock a new file or folder
+_LONGEST = 7 * 24 * 3600  # seconds; a folder of unfinished files that is older was left by a killed process
 
 
 def finite_or_none(value: Any) -> Any:
@@ -68,8 +64,7 @@ def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
 def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a temporary file to write, which replaces `path` at the end.
 
-    After an error, an existing file is unchanged and the temporary file is removed. Unfinished files that killed
-    processes left in the folder are also removed. If the path is "-", the content goes to standard output.
+    After an error, an existing file is unchanged. If the path is "-", the content goes to standard output.
     """
     if os.fspath(path) == STANDARD_STREAM:
         with tempfile.TemporaryDirectory() as folder:
@@ -79,16 +74,10 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                 _print_file(temporary)
         return
     path = pathlib.Path(path).resolve()
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
-    try:
-        with unwritable_told(path):
-            _remove_unfinished(path.parent)
-            temporary.touch()
-            with _locked_path(temporary):
-                yield temporary
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with unwritable_told(path), scratch(path.parent) as folder:
+        temporary = folder / path.name
+        yield temporary
+        os.replace(temporary, path)
 
 
 def _print_file(path):
@@ -104,44 +93,16 @@ def _print_file(path):
 
 @contextlib.contextmanager
 def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder in `parent` and removes it at the end. Renaming a result out of it is atomic."""
-    _remove_unfinished(parent)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder, _locked_path(folder):
-        yield pathlib.Path(folder)
+    """Yields a new folder in `parent` and removes it at the end. Renaming a result out of it is atomic.
 
-
-def locked(file: int) -> bool:
-    """Locks an open file or folder until it is closed or the process ends. Returns False if already locked."""
-    if sys.platform == "win32":
-        raise OSError("File locks are not supported on Windows.")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _locked_path(path):
-    """Locks a path, so that `_remove_unfinished` in other processes does not remove what this process writes."""
-    with contextlib.ExitStack() as stack:
+    Folders that killed processes left in `parent` are removed after a week.
+    """
+    for left in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            locked(_open(path, stack))
-        yield
-
-
-def _open(path, stack):
-    file = os.open(path, os.O_RDONLY)
-    stack.callback(os.close, file)
-    return file
-
-
-def _remove_unfinished(folder):
-    """Removes unfinished files and folders, except those that a process has locked or may be about to lock."""
-    for path in filter(lambda path: _UNFINISHED.fullmatch(path.name), folder.iterdir()):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            if time.time() - path.stat().st_mtime >= _GRACE_PERIOD and locked(_open(path, stack)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if time.time() - left.stat().st_mtime > _LONGEST:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
+        yield pathlib.Path(folder)
 
 
 def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pathlib.Path:

@@ -10,22 +10,9 @@ import tf_resflow as resflow
 from tf_resflow.cli import sample as command
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory, make_config, run_without_work):
-    path = tmp_path_factory.mktemp("runs") / "plane"
-    run_without_work(make_config(train__steps=1), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def loaded(workdir):
-    return resflow.load(workdir)
-
-
 @pytest.fixture
-def sample(workdir, loaded, run_command, monkeypatch):
-    monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
-    return functools.partial(run_command, command, workdir)
+def sample(run_on_plane):
+    return functools.partial(run_on_plane, command)
 
 
 def test_several_temperatures(sample, tmp_path):

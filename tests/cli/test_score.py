@@ -6,29 +6,15 @@ import numpy as np
 import pandas
 import pytest
 
-import tf_resflow as resflow
 from tf_resflow.cli import score as command
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory, make_config, run_without_work):
-    path = tmp_path_factory.mktemp("runs") / "plane"
-    run_without_work(make_config(train__steps=1), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def loaded(workdir):
-    return resflow.load(workdir)
-
-
 @pytest.fixture
-def score(workdir, loaded, run_command, monkeypatch, tmp_path):
-    monkeypatch.setattr(resflow, "load", lambda workdir: loaded)
-    return functools.partial(run_command, command, workdir, tmp_path / "scores.csv")
+def score(run_on_plane, tmp_path):
+    return functools.partial(run_on_plane, command, tmp_path / "scores.csv")
 
 
-def test_held_out_points(score, loaded, tmp_path, capsys):
+def test_held_out_points(score, tmp_path, capsys):
     """The p-values form a uniform grid, because the 50 points have no ties."""
     score("--top=1")
     found = pandas.read_csv(tmp_path / "scores.csv")

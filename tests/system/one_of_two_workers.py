@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from tf_resflow.data import Dataset
 from tf_resflow.training import default_config, train
-from tf_resflow.training.data import replica_batches
-from tf_resflow.training.strategies import STRATEGIES
+from tf_resflow.training.strategies import STRATEGIES, replica_batches
 
 strategy = STRATEGIES["multiworker"]()
 decoded = []

@@ -12,8 +12,9 @@ import pytest
 import tf_resflow
 from tests.conftest import ROOT
 from tf_resflow import training
+from tf_resflow.settings import flat_fields
 from tf_resflow.tables import config as table_config
-from tf_resflow.training.config import flat_fields, validate_config
+from tf_resflow.training.config import validate_config
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
@@ -76,7 +77,7 @@ def test_configs_in_commands_exist_and_every_config_is_documented():
 def test_fields_flags_and_files_in_commands():
     keys = set(re.findall(r"--config\.([\w.]+)", TEXT))
     configs = training.default_config(), table_config.default_config()
-    fields = {field for config in configs for field in flat_fields(config)}
+    fields = {field for config in configs for field in flat_fields(config.to_dict())}
     assert len(keys) > 5 and keys - fields == set()
     paths = set(re.findall(r"(?<![\w/])(?:bin|benchmarks)/\w+\.py", TEXT))
     assert len(paths) > 3 and {path for path in paths if not (ROOT / path).exists()} == set()

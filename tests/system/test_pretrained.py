@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training.packed import opened
+from tf_resflow.training.workdir import opened
 
 
 @pytest.mark.parametrize("name", ["digits", "pinwheel"])  # their data are available offline

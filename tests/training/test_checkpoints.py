@@ -67,7 +67,6 @@ DATA = "data-00000-of-00001"
 DAMAGES = {
     "data flipped": (DATA, lambda path: path.write_bytes(flipped(path.read_bytes(), 100))),
     "data missing": (DATA, pathlib.Path.unlink),
-    "index missing": ("index", pathlib.Path.unlink),
     "index flipped": ("index", lambda path: path.write_bytes(flipped(path.read_bytes(), 60))),
 }
 
@@ -90,7 +89,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(saved, parts, damage,
 
 def test_damaged_checkpoints_alone_are_an_error(saved, parts, refused):
     """The error is raised on every attempt, and the files do not change."""
-    for step, damage in ((3, "data flipped"), (2, "data missing"), (1, "index missing")):
+    for step, damage in ((3, "data flipped"), (2, "data missing"), (1, "index flipped")):
         suffix, harm = DAMAGES[damage]
         harm(saved / f"ckpt-{step}.{suffix}")
     before = contents(saved)

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tf_resflow.data import Dataset
-from tf_resflow.training.data import initial_batch, load_data, replica_batches
+from tf_resflow.training import load_data
+from tf_resflow.training.loop import initial_batch
+from tf_resflow.training.strategies import replica_batches
 
 
 @pytest.fixture(scope="module")

@@ -75,10 +75,3 @@ def test_a_classifier_alone(tmp_path, image_config, train, refused):
     calls.append(functools.partial(resflow.serving.export_run, tmp_path, tmp_path / "served", stderr=0.1))
     for measure in calls:
         refused("has only a classifier", measure)
-
-
-def test_data_without_labels_are_refused_at_once(tmp_path, image_config, train, monkeypatch, refused):
-    images = {split: np.zeros([40, 8, 8, 1]) for split in ("train", "test")}
-    unlabeled = data.Dataset.from_arrays("unlabeled", images, levels=17)
-    monkeypatch.setattr("tf_resflow.data.load", lambda config, **options: unlabeled)
-    refused("config.task is 'hybrid', but 'unlabeled' has no labels", train, image_config(**FIELDS), tmp_path)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import flows, models
 from tf_resflow.models.step import shared_equally
-from tf_resflow.training import optimizer as optimizers
+from tf_resflow.training import checkpoints as optimizers
 
 BASE = {"steps": 100, "optimizer": "adam", "learning_rate": 1e-2, "warmup_steps": 0, "schedule": "constant"}
 BASE |= {"beta_2": 0.99, "weight_decay": 0.0, "global_clipnorm": 0.0}

@@ -34,14 +34,6 @@ def begin(path, config):
     return files
 
 
-def test_config_round_trip(tmp_path):
-    config = changed(model__num_blocks=(2, 3, 4), model__logit_alpha=1e-6)
-    for _ in range(2):
-        begin(tmp_path / "new" / "run", config)
-    read = Workdir(tmp_path / "new" / "run").read_config()
-    assert read.to_dict() == config.to_dict() and read.model.num_blocks == (2, 3, 4) and read.is_locked
-
-
 def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path, refused):
     files = begin(tmp_path, default_config())
     content = json.loads(files.config.read_text())
@@ -56,9 +48,11 @@ def test_what_leaves_the_weights_alone_may_change(tmp_path):
     fields = {"train__steps": 9000, "train__log_every": 7, "train__eval_every": 7, "train__checkpoint_every": 7}
     fields |= {"data__data_dir": "elsewhere", "data__download": True, "train__keep": 7, "eval__batch_size": 3}
     fields |= {"model__estimator__eval__num_probes": 2}
-    begin(tmp_path, default_config())
-    config = changed(**fields)
-    assert begin(tmp_path, config).read_config().to_dict() == config.to_dict()
+    same = {"model__num_blocks": (2, 3, 4), "model__logit_alpha": 1e-6}
+    begin(tmp_path / "new" / "run", changed(**same))
+    config = changed(**same, **fields)
+    read = begin(tmp_path / "new" / "run", config).read_config()
+    assert read.to_dict() == config.to_dict() and read.model.num_blocks == (2, 3, 4) and read.is_locked
 
 
 def test_another_config_is_refused_by_key(tmp_path, refused):
@@ -135,9 +129,7 @@ def test_the_data_of_a_run(tmp_path, refused):
     assert (info.name, info.event_shape, info.levels, info.num_classes) == ("demo", (2, 2, 1), 17, 4)
     assert info.sizes == {"train": 4, "test": 4}
     np.testing.assert_allclose(info.mean, [0.5 / 17], rtol=1e-6)
-    files.check_data(dataclasses.replace(dataset, mean=dataset.mean * (1 + 1e-7)))
     for message, change in (
-        (r"run in .*: mean was \[0.0294.*\], but now it is \[0.0394.*\]", {"mean": dataset.mean + 0.01}),
         ("data 'demo' differ from .* num_classes was 4", {"num_classes": 5}),
         (": sizes was .*'train': 4.*, but now it is .*'train': 3", {"sizes": {"train": 3, "test": 4}}),
     ):

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tf_resflow import console, training
+from tf_resflow import console
 from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.version import __version__
 from tf_resflow.writing import STANDARD_STREAM
@@ -83,11 +83,11 @@ def _start_tensorflow():
 
     Grappler is turned off on a CPU, because it doubles the time of a first step and makes no step faster there.
     """
-    with console.without_start_messages():
-        import tensorflow as tf
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # shows only errors of TensorFlow's libraries
+    import tensorflow as tf
 
-        if not tf.config.list_physical_devices("GPU"):
-            tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def compute_as_in_python() -> None:
@@ -133,7 +133,7 @@ def define_estimator_flags(stderr: str) -> None:
 def workdir() -> Any:
     """Returns the files of the trained run in --workdir."""
     from tf_resflow.tables.workdir import TableWorkdir  # imported here because it needs an extra
-    from tf_resflow.training.packed import opened
+    from tf_resflow.training.workdir import opened
 
     return TableWorkdir(flags.FLAGS.workdir) if is_table() else opened(flags.FLAGS.workdir)
 
@@ -159,17 +159,9 @@ def check_run() -> None:
     files.check_trained()
 
 
-def check_data() -> None:
-    """Raises ValueError if the files of the run's data are missing."""
-    workdir().config_of_data(data_dir=flags.FLAGS.data_dir, data_path=flags.FLAGS.data_path)
-
-
-def load_data() -> Any:
-    """Loads the data set of the run."""
-    with console.stage("data"):
-        return training.load_data(
-            flags.FLAGS.workdir, data_dir=flags.FLAGS.data_dir, data_path=flags.FLAGS.data_path
-        )
+def places() -> dict[str, str | None]:
+    """Returns the places of data that have moved since training."""
+    return {"data_dir": flags.FLAGS.data_dir, "data_path": flags.FLAGS.data_path}
 
 
 def _parse_flags(argv, required):

@@ -30,10 +30,30 @@ from absl import flags
 import tf_resflow as resflow
 from tf_resflow import training
 from tf_resflow.cli import command_line, tables
-from tf_resflow.training.evaluation_metrics import METRICS
+from tf_resflow.settings import flat_fields
 from tf_resflow.writing import check_output_path, finite_or_none, write_json
 
 FLAGS = flags.FLAGS
+
+METRICS = {
+    "likelihood": """`bits_per_dim`; its standard error `bits_per_dim_stderr`; `num_examples`; `example_stderr`, the
+  standard error of an example's score; `bound`, "elbo" for integer data, else "none"; `baselines`; `entropy`.""",
+    "noise": """standard deviation of an example's loss due to the estimates of the log-determinants, with the
+  estimators of training (`noise.training`) and of this evaluation (`noise.evaluation`).""",
+    "reconstruction": """error of encoding and decoding, in the flow's input space and in levels, and the number of
+  iterations and failures of the solver.""",
+    "lipschitz": """Lipschitz bounds of `layers`, `blocks`, `flow`, `inverse`: nominal and certified for the current
+  weights.""",
+    "importance_weighted": """tighter bound from --iw_samples dequantizations. It needs precise log-determinants:
+  --log_det_estimator=exact or many --num_probes. `estimator_bias` is the most that their noise can have lowered the
+  score.""",
+    "fid": """Fréchet distance between --fid_samples samples and training images in Inception's features. Keras's
+  weights differ from those in the literature, see `InceptionFeatures`.""",
+    "classification": """for a hybrid model, `accuracy` and its standard error, `cross_entropy` (in bits for images)
+  and `calibration_error` (expected calibration error, 15 bins). If named, also for a model of images given their
+  label, which predicts the label with the largest likelihood. This takes one evaluation per class.""",
+}
+"""Dict of the name of each metric, a method of `tf_resflow.training.Evaluation`, to its description."""
 
 
 def define_flags() -> None:
@@ -65,15 +85,25 @@ def check() -> None:
         tables.check("evaluate")
         return
     command_line.check_run()
-    command_line.check_data()
-    info = command_line.workdir().read_data()
+    files = command_line.workdir()
+    files.config_of_data(**command_line.places())
+    info = files.read_data()
     if FLAGS.split and info.sizes and FLAGS.split not in info.sizes:
         raise ValueError(
             f"--split={FLAGS.split} does not exist in {info.name!r}. Choose one of {', '.join(sorted(info.sizes))}."
         )
-    for name in FLAGS.metrics or ():
-        if reason := METRICS[name].refusal(info, FLAGS):
-            raise ValueError(reason)
+    metrics = FLAGS.metrics or ()
+    if "importance_weighted" in metrics and info.levels is None:
+        raise ValueError("The data have no noise: leave out importance_weighted.")
+    if "fid" in metrics and len(info.event_shape) != 3:
+        raise ValueError(f"FID is for images, but {info.name!r} has vectors. Leave fid out of --metrics.")
+    weights = FLAGS.fid_weights
+    if "fid" in metrics and weights != "imagenet" and not pathlib.Path(weights).is_file():
+        raise ValueError(
+            f"--fid_weights={weights}: there is no such file. Give a file, or leave out --fid_weights."
+        )
+    if "classification" in metrics and not info.num_classes:
+        raise ValueError(f"{info.name!r} has no labels: leave out classification.")
 
 
 def main() -> None:
@@ -87,22 +117,25 @@ def main() -> None:
 
 
 def _evaluate():
-    dataset, run = command_line.load_data(), resflow.load(FLAGS.workdir)
+    dataset = training.load_data(FLAGS.workdir, **command_line.places())
+    run = resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})
     measured = training.Evaluation(
         run, dataset, log_det_estimator=FLAGS.log_det_estimator, num_probes=FLAGS.num_probes, stderr=FLAGS.stderr
     )
-    result, metrics = measured.header(), FLAGS.metrics or measured.metrics
-    for metric in metrics:
-        result |= METRICS[metric].measure(measured, FLAGS)
+    options = {
+        "importance_weighted": {"num_samples": FLAGS.iw_samples},
+        "fid": {"features": FLAGS.fid_weights, "num_samples": FLAGS.fid_samples},
+    }
+    result = measured.header()
+    for metric in FLAGS.metrics or measured.metrics:
+        result |= getattr(measured, metric)(**options.get(metric, {}))
     return result
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Formats a result with one number per line. Of the blocks, shows only the one with the largest constant."""
-    from tf_resflow.training.config import flat_fields  # imported here because it needs an extra
-
     shown = dict(result)
     if "lipschitz" in result:
         bounds = {key: value for key, value in result["lipschitz"].items() if key != "layers"}
@@ -115,5 +148,5 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:{width}}  {text}" for name, text in texts.items())
 
 
-_METRICS = "\n".join(f"- {name}: {metric.description}" for name, metric in METRICS.items())
+_METRICS = "\n".join(f"- {name}: {description}" for name, description in METRICS.items())
 run = command_line.command(__doc__.format(metrics=_METRICS), define_flags, main, check)

@@ -72,48 +72,42 @@ def check() -> None:
         tables.check_sample()
         return
     command_line.check_run()
-    info = command_line.workdir().read_data()
-    condition = _condition(info)
-    if _has_labels() and len(condition) > 1 and len(FLAGS.temperature) > 1:
+    info, labels, rows, num = _plan()
+    if labels is not None and len(labels) > 1 and len(FLAGS.temperature) > 1:
         raise ValueError(
             f"--temperature={','.join(FLAGS.temperature)} names several temperatures, and there are "
-            f"{len(condition)} labels. Give a single label as --condition, or a single temperature."
+            f"{len(labels)} labels. Give a single label as --condition, or a single temperature."
         )
     check_output_path(FLAGS.output, [".png", ".npy"])
     is_picture = FLAGS.output.lower().endswith(".png")
-    if is_picture and (values := math.prod([*_grid(info), *info.event_shape])) > _MAX_PICTURE:
+    if is_picture and (values := math.prod([rows, num, *info.event_shape])) > _MAX_PICTURE:
         raise ValueError(
             f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
             "write the samples to a .npy file."
         )
 
 
-def _grid(info):
-    """Returns the number of rows and columns of samples. Each temperature or label is a row."""
-    rows = max(len(FLAGS.temperature), len(_condition(info)) if _has_labels() else 1)
-    return rows, FLAGS.num or (1000 if len(info.event_shape) != 3 else _SIDE if rows > 1 else 64)
+def _plan():
+    """Returns the properties of the data, the labels if any, the number of rows, and of samples in each row.
 
-
-def _has_labels():
-    return command_line.workdir().read_config().model.condition == "label"
-
-
-def _condition(info):
-    """Returns an array of labels; None for an unconditional model."""
-    given = FLAGS.condition
-    if not _has_labels():
-        if given is not None:
+    Each temperature or label is a row.
+    """
+    files = command_line.workdir()
+    info, given, labels = files.read_data(), FLAGS.condition, None
+    if files.read_config().model.condition == "label":
+        given = [str(label) for label in range(info.num_classes)] if given is None else given
+        if not given or any(not label.isdecimal() or int(label) >= info.num_classes for label in given):
             raise ValueError(
-                "--condition is given, but the run has a model without a condition: leave out --condition."
+                f"--condition={','.join(given)} names unknown labels. Give labels in 0, ..., "
+                f"{info.num_classes - 1}, separated by commas."
             )
-        return None
-    labels = [str(label) for label in range(info.num_classes)] if given is None else given
-    if not labels or any(not label.isdecimal() or int(label) >= info.num_classes for label in labels):
+        labels = np.array([int(label) for label in given])
+    elif given is not None:
         raise ValueError(
-            f"--condition={','.join(labels)} names unknown labels. Give labels in 0, ..., "
-            f"{info.num_classes - 1}, separated by commas."
+            "--condition is given, but the run has a model without a condition: leave out --condition."
         )
-    return np.array([int(label) for label in labels])
+    rows = max(len(FLAGS.temperature), 1 if labels is None else len(labels))
+    return info, labels, rows, FLAGS.num or (1000 if len(info.event_shape) != 3 else _SIDE if rows > 1 else 64)
 
 
 def main() -> None:
@@ -121,18 +115,17 @@ def main() -> None:
     if command_line.is_table():
         tables.sample()
         return
-    info = command_line.workdir().read_data()
+    info, condition, rows, num = _plan()
     temperatures = [float(value) for value in FLAGS.temperature]
-    condition, (rows, num) = _condition(info), _grid(info)
-    run = resflow.load(FLAGS.workdir)
-    labels = [f"temperature {temperature:g}" for temperature in temperatures]
-    if _has_labels():  # each row is a label, and all rows have the same temperature
-        labels = [f"class {label}" for label in condition] if len(condition) > 1 else labels
+    names = [f"temperature {temperature:g}" for temperature in temperatures]
+    if condition is not None:  # each row is a label, and all rows have the same temperature
+        names = [f"class {label}" for label in condition] if len(condition) > 1 else names
         condition = np.repeat(condition, num)
-    drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition}
+    run = resflow.load(FLAGS.workdir)
     sampler = evaluation.Sampler(run.density, precise=FLAGS.precise)
+    drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition}
     samples = sampler(rows * num // len(temperatures), **drawn)
-    written = {"levels": info.levels, "labels": labels, "name": info.name}
+    written = {"levels": info.levels, "labels": names, "name": info.name}
     with contextlib.closing(samples) as batches:
         write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
     print(f"{counted(rows * num, 'sample')}{run.note}: {FLAGS.output}")

@@ -36,12 +36,13 @@ standard error, in nats. Without held-out examples, the first batch of --input i
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 import tf_resflow as resflow
-from tf_resflow import evaluation
+from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line, tables
 from tf_resflow.cli.command_line import say
 from tf_resflow.console import track
@@ -81,7 +82,7 @@ def check() -> None:
     command_line.refuse_flags(["id_columns", "read_options", "strict", "explain"], "a run that is not on a table")
     command_line.check_run()
     if FLAGS.input is None:
-        command_line.check_data()
+        command_line.workdir().config_of_data(**command_line.places())
     elif command_line.workdir().read_data().levels is None:
         command_line.refuse_flags(["input"], "a run on a 2-D density, whose held-out points are scored")
 
@@ -112,21 +113,29 @@ def main() -> None:
 def _scored():
     """Scores the images of --input, by default the held-out examples. Returns the same as `tables.score`."""
     from tf_resflow.data.loading import load_images
+    from tf_resflow.training.runs import load_held_out
 
     workdir = command_line.workdir()
     config, info = workdir.read_config(), workdir.read_data()
     size = FLAGS.batch_size or config.eval.batch_size
-    given = found = None
+    given: Any = None
+    held_out: Any = None
+    files: Any = None
     if FLAGS.input is not None:
         options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
-        images, found = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
+        images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
         given = np.split(images, range(size, len(images), size))
-    held_out, files = _held_out(config, size, required=given is None)
-    files = files if given is None else found
+    load = training.load_data if given is None else load_held_out
+    if (dataset := load(FLAGS.workdir, **command_line.places())) is not None:
+        split, limit = config.eval.split, config.eval.num_examples or None
+        labels = bool(config.model.condition) and given is None  # of --input unknown
+        held_out = list(dataset.eval_batches(split, size, limit, labels=labels).as_numpy_iterator())
+        files = files if given else (dataset.files or {}).get(split, [])[:limit]
     run = resflow.load(FLAGS.workdir)
-    batches = held_out if given is None else given
-    usual = batches if held_out is None else held_out  # anomalies in --input would distort the number of estimates
-    likelihood = evaluation.LogLikelihood(run.density, **_estimates(run, usual[0]))
+    batches = given or held_out
+    usual = held_out or batches  # anomalies in --input would distort the number of estimates
+    _, estimates = run.estimates(FLAGS.log_det_estimator, FLAGS.num_probes, FLAGS.stderr, lambda: usual[0])
+    likelihood = evaluation.LogLikelihood(run.density, **estimates)
     scores = reference = likelihood.score_examples(track(batches, "examples"), FLAGS.seed)
     if held_out is not None:
         if given is not None:
@@ -134,35 +143,6 @@ def _scored():
         scores["p_value"] = evaluation.p_values(scores["log_prob"], reference["log_prob"])
     columns = {"example": 1 + np.arange(len(scores["log_prob"])), **({"file": files} if files else {}), **scores}
     return pandas.DataFrame(columns), scores["log_prob"], len(reference["log_prob"])
-
-
-def _held_out(config, size, required):
-    """Returns batches of the held-out examples and their files or None; (None, None) if the data are missing."""
-    try:
-        dataset = command_line.load_data()
-        labels, split = bool(config.model.condition) and required, config.eval.split  # of --input unknown
-        limit = config.eval.num_examples or None
-        batches = dataset.eval_batches(split, size, limit, labels=labels)
-        return list(batches.as_numpy_iterator()), (dataset.files or {}).get(split, [])[:limit] or None
-    except ValueError as error:
-        if required:
-            raise
-        logging.warning("The output has no p-values, because the held-out data cannot be loaded: %s", error)
-        return None, None
-
-
-def _estimates(run, batch):
-    """Returns the estimator and the number of estimates of each score."""
-    model = run.density
-    _, estimator = run.estimator(FLAGS.log_det_estimator, FLAGS.num_probes, stderr=FLAGS.stderr)
-    if FLAGS.stderr is None:
-        return {"log_det_estimator": estimator}
-    if model.condition.num_classes is not None and not isinstance(batch, tuple):
-        batch = batch, np.arange(len(batch)) % model.condition.num_classes
-    x, condition = model.condition.split(batch)
-    options = {"condition": condition, "log_det_estimator": estimator}
-    num_samples = evaluation.required_samples(model, x, FLAGS.stderr, **options)
-    return {"log_det_estimator": estimator, "num_samples": num_samples}
 
 
 run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

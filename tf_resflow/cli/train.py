@@ -22,6 +22,7 @@ from tf_resflow import training
 from tf_resflow.cli import command_line
 from tf_resflow.extras import extra
 from tf_resflow.messages import suggest
+from tf_resflow.settings import flat_fields
 
 FLAGS = flags.FLAGS
 
@@ -51,7 +52,7 @@ class ConfigParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> Any:
         """Returns the config of a name or a file, optionally followed by a colon and an argument."""
-        from tf_resflow.training.config import base_config, config_of_file, flat_fields
+        from tf_resflow.training.config import base_config, config_of_file
 
         file, *arguments = argument.split(":", 1)
         if file.endswith(".py"):
@@ -64,7 +65,7 @@ class ConfigParser(flags.ArgumentParser):
             config = config_of_file(path, *arguments)
         else:
             config = base_config(argument)
-        fields = flat_fields(config)
+        fields = flat_fields(config.to_dict())
         for override in sys.argv[1:]:
             flag, _, field = override.lstrip("-").removeprefix("no").partition("=")[0].partition(".")
             if flag == "config" and field and field.partition("[")[0] not in fields:

@@ -11,8 +11,7 @@ from tf_resflow.interop.published_variables import applied_kernels, published_te
 from tf_resflow.messages import shortened
 from tf_resflow.models import build_model
 from tf_resflow.models.averaging import WeightAverage
-from tf_resflow.training.checkpoints import Checkpoints
-from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import scratch, unwritable_told
 

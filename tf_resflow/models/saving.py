@@ -1,7 +1,6 @@
 """Saves the config of a model and the statistics of its data together with weights and checkpoints."""
 
 import json
-import re
 from typing import Any
 
 import keras
@@ -11,15 +10,10 @@ import tensorflow as tf
 from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.private_api import OnlyInSavedModels, eager_mode, sublayers
 from tf_resflow.serialization import arguments_of, serialize
+from tf_resflow.settings import differences
 
-# Settings that affect neither the density nor the weights: names, initial values, dtypes, and arguments of views.
-_FREE = re.compile(
-    "name|registered_name|module|build_config|compile_config|shared_object_id|dtype|autocast|trainable|seed|initial|"
-    ".*initializer|.*regularizer|.*constraint|quantization_config|validate_args|allow_nan_stats|"
-    "log_det_estimator|evaluation_log_det_estimator|inverse_solver|lipschitz_constant|tolerance|max_iterations"
-)
 # Arguments that are statistics of the data. Only their shapes are compared.
-_STATISTICS = {
+_STATISTICS: dict[str, tuple[str, ...]] = {
     "FlowModel": ("condition_mean", "condition_std"),
     "Normalize": ("mean", "std"),
     "Whiten": ("mean", "covariance"),
@@ -99,8 +93,8 @@ def _settings(config, place, layers=(), statistics=()):
         layers = [layer["config"].get("name") for layer in config.get("layers", ())] or layers
         for key, value in config.items():
             if key == "config":
-                yield from _settings(value, place, layers, _STATISTICS.get(config["class_name"], ()))
-            elif not _FREE.fullmatch(key):
+                yield from _settings(value, place, layers, _STATISTICS.get(str(config.get("class_name")), ()))
+            else:
                 yield from _settings(value, f"{place}.{key}", layers, statistics)
     elif isinstance(config, list) and any(isinstance(part, (dict, list)) for part in config):
         yield f"len({place})", len(config)
@@ -113,13 +107,9 @@ def _settings(config, place, layers=(), statistics=()):
 
 
 def _differences(saved, own):
-    """Describes the differences between the config of a file and the config of a model.
-
-    Settings that only one of them has are ignored, because other versions of a class may have more or fewer.
-    """
+    """Describes the differences between the config of a file and the config of a model."""
     before, now = (dict(_settings(config, "model")) for config in (saved, own))
     return [
-        f"{place} is {before[place]!r:.100} in the file, {now[place]!r:.100} in the model"
-        for place in before
-        if place in now and json.dumps(before[place]) != json.dumps(now[place])  # NaN equals NaN as text
+        f"{name} is {before[name]!r:.100} in the file, {now[name]!r:.100} in the model"
+        for name in differences(before, now)
     ]

@@ -1,5 +1,6 @@
 """Export of a model as a versioned SavedModel, with its documentation and warm-up requests."""
 
+import functools
 import json
 import os
 import pathlib
@@ -15,9 +16,8 @@ from tf_resflow import console, evaluation, layers
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import about_run, describe, example_inputs, readme
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.training.data import load_data
 from tf_resflow.training.report import known
-from tf_resflow.training.runs import Run, load
+from tf_resflow.training.runs import Run, load, load_held_out
 from tf_resflow.writing import free_version, scratch, unwritable_told
 
 _NUM_EXAMPLES = 16  # number of samples of the model whose standard error is measured
@@ -60,18 +60,21 @@ def export_run(
         raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
     run = load(workdir)
     free_version(export_dir, version)
-    _, settings["log_det_estimator"] = run.estimator(log_det_estimator, num_probes, stderr=stderr)
+    given: dict[str, Any] = {}
+    if run.model.condition:
+        given["condition"] = np.arange(_NUM_EXAMPLES) % run.model.condition.num_classes
+    examples = functools.cache(lambda: run.density.sample(_NUM_EXAMPLES, seed=0, **given))
+    _, estimates = run.estimates(log_det_estimator, num_probes, stderr, examples)
     if stderr is not None:
-        density = run.density
-        condition, given = run.model.condition, {}
-        if condition:
-            given["condition"] = np.arange(_NUM_EXAMPLES) % condition.num_classes
-        examples = density.sample(_NUM_EXAMPLES, seed=0, **given)
-        given["log_det_estimator"] = settings["log_det_estimator"]
-        num_samples = evaluation.required_samples(density, examples, stderr, **given)
-        reached = evaluation.estimate_log_prob(density, examples, seed=0, num_samples=num_samples, **given).stderr
+        reached = evaluation.estimate_log_prob(run.density, examples(), seed=0, **given, **estimates).stderr
         settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
-    settings |= known(num_samples=num_samples, held_out=_held_out(run, data_dir, data_path))
+    if (dataset := load_held_out(run.workdir, data_dir=data_dir, data_path=data_path)) is not None:
+        config = run.config.eval
+        num = min(config.num_examples or _MOST_HELD_OUT, _MOST_HELD_OUT)
+        settings["held_out"] = dataset.eval_batches(
+            config.split, config.batch_size, num, labels=bool(run.model.condition)
+        )
+    settings |= known(num_samples=num_samples) | estimates
     return export(run.model, export_dir, version=version, run=run, **settings)
 
 
@@ -173,20 +176,6 @@ def export(
 
     requests = warmup_requests(signatures.inputs, signatures.max_batch)
     return write_saved_model(signatures.functions(), variables, documentation, requests, export_dir, version)
-
-
-def _held_out(run, data_dir, data_path):
-    """Returns batches of held-out examples with their conditions, or None if the data are missing."""
-    config = run.config.eval
-    try:
-        with console.stage("data"):
-            dataset = load_data(run.workdir, data_dir=data_dir, data_path=data_path)
-        num = min(config.num_examples or _MOST_HELD_OUT, _MOST_HELD_OUT)
-        batches = dataset.eval_batches(config.split, config.batch_size, num, labels=bool(run.model.condition))
-        return list(batches.as_numpy_iterator())
-    except ValueError as error:
-        logging.warning("The export has no p-values, because the held-out data cannot be loaded: %s", error)
-        return None
 
 
 def write_saved_model(

@@ -64,8 +64,7 @@ class Signatures:
         if self.samples.is_noisy and self.samples.num_samples < 2:
             raise ValueError(f"num_samples={num_samples} must be at least 2 to estimate a standard error.")
         # A SavedModel stores a shared function once, even if two signatures call it.
-        self._score_specs = inputs["log_prob_seeded"]
-        self._score = self._shared_scores()
+        self._score = tf.function(self._scores, input_signature=inputs["log_prob_seeded"], autograph=False)
         self._invert = tf.function(self._inverses, input_signature=inputs["decode"], autograph=False)
 
     def compare_with(self, batches: Iterable[Any]) -> None:
@@ -74,11 +73,10 @@ class Signatures:
         for batch in batches:
             x, condition = self.model.condition.split(batch)
             arrays = {"x": x, "condition": condition, "seed": self.seed}
-            tensors = [tf.cast(arrays[spec.name], spec.dtype) for spec in self._score_specs]
+            tensors = [tf.cast(arrays[spec.name], spec.dtype) for spec in self._score.input_signature]
             scores.append(self._score(*tensors)["log_prob"].numpy())
         self.held_out = np.sort(np.concatenate(scores))
         evaluation.p_values([], self.held_out)  # raises for NaN
-        self._score = self._shared_scores()
 
     def functions(self) -> dict[str, Any]:
         """Returns a dict of the name of each signature to its `tf.function`."""
@@ -97,7 +95,10 @@ class Signatures:
     ) -> dict[str, tf.Tensor]:
         """Returns the log-likelihood of each example, with random numbers drawn from `seed`."""
         x, conditions, valid = self._examples(x, condition)
-        return _marked(self._score(x, seed, *conditions), valid)
+        result = dict(self._score(x, seed, *conditions))
+        if self.held_out is not None:
+            result["p_value"] = p_values(result["log_prob"], self.held_out)
+        return _marked(result, valid)
 
     def sample(
         self, num: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, condition: tf.Tensor | None = None
@@ -153,12 +154,7 @@ class Signatures:
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.model.data_space.levels is not None:
             result["bits_per_dim"] = self.model.data_space.to_loss(log_prob)
-        if self.held_out is not None:
-            result["p_value"] = p_values(log_prob, self.held_out)
         return result
-
-    def _shared_scores(self):
-        return tf.function(self._scores, input_signature=self._score_specs, autograph=False)
 
     def _inverses(self, z, *condition):
         given = condition[0] if condition else None

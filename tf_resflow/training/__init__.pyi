@@ -1,10 +1,9 @@
 from .config import base_config, default_config
-from .data import load_data
-from .evaluate import Evaluation
-from .hooks import Interrupted
-from .loop import train
-from .metrics import read_metrics
+from .loop import Interrupted, train
 from .non_finite import NonFiniteError
+from .report import Evaluation
+from .runs import load_data
+from .workdir import read_metrics
 
 __all__ = [
     "Evaluation",

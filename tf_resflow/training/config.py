@@ -2,7 +2,6 @@
 
 import pathlib
 import runpy
-from collections.abc import Mapping
 from typing import Any
 
 from tf_resflow import config_fields
@@ -104,17 +103,6 @@ def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
     if not isinstance(config, ConfigDict):
         raise ValueError(f"get_config() of {path} must return a ConfigDict; got {config!r:.40}.")
     return config
-
-
-def flat_fields(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """Returns a dict of the dotted name of each field of a config to its value."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, (dict, ConfigDict)):
-            flat |= {f"{key}.{name}": inner for name, inner in flat_fields(value).items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 def validate_config(config: ConfigDict) -> None:

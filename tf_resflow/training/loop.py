@@ -3,27 +3,51 @@
 import contextlib
 import json
 import os
+import signal
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
+from tf_resflow import data
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.console import shown, stage
+from tf_resflow.console import DeferredSignals, bar, shown, stage
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, train_step
-from tf_resflow.training.checkpoints import Checkpoints
+from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.config import validate_config
-from tf_resflow.training.data import initial_batch, load_checked, replica_batches
-from tf_resflow.training.hooks import Evaluating, Logging, Saving, Stopping
-from tf_resflow.training.metrics import read_metrics
-from tf_resflow.training.metrics_writer import MetricsWriter
-from tf_resflow.training.non_finite import diagnosed
-from tf_resflow.training.optimizer import make_optimizer
+from tf_resflow.training.metrics import MetricsWriter, held_out_scores, ranked_steps
+from tf_resflow.training.non_finite import NotFinite, diagnosed
 from tf_resflow.training.report import Report
-from tf_resflow.training.strategies import check_agreement, is_chief, lost_workers_explained
-from tf_resflow.training.workdir import Workdir
+from tf_resflow.training.runs import as_in_run
+from tf_resflow.training.strategies import (
+    check_agreement,
+    is_chief,
+    lost_workers_explained,
+    num_workers,
+    of_all_workers,
+    replica_batches,
+)
+from tf_resflow.training.workdir import Workdir, read_metrics
+from tf_resflow.writing import finite_or_none, write_json
+
+_SHOWN = ("bits_per_dim", "nats", "accuracy")  # in the progress bar
+_SECONDS_BETWEEN_FETCHES = 1.0
+_STEPS_BETWEEN_AGREEMENTS = 10
+
+
+class Interrupted(Exception):
+    """Raised when a signal stops the run, after the state was saved."""
+
+    def __init__(self, signum: int, step: int, path: str):
+        what = f"Stopped by {signal.Signals(signum).name} after step {step}; saved as {path}."
+        super().__init__(f"{what} Run the same command again to resume.")
+        self.signum = signum
 
 
 def train(
@@ -75,7 +99,9 @@ def _train(config, files, strategy, jit):
     train = config.train
     keras.utils.set_random_seed(config.seed)
     with stage("data"):
-        dataset = load_checked(config, files, lambda dataset: _check_fit(config, dataset, strategy))
+        dataset = data.load(config.data)
+        _check_fit(config, dataset, strategy)
+        dataset = as_in_run(config, dataset, files)
     with strategy.scope():
         model = build_model(config, dataset)
         optimizer = make_optimizer(train, model.trainable_variables)
@@ -99,29 +125,54 @@ def _train(config, files, strategy, jit):
     labels = model.takes_pairs
     batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=labels))
     take_step = _compiled_step(strategy, model, average, jit)
+    signals, gather, is_alone = DeferredSignals(), of_all_workers(strategy), num_workers(strategy) == 1
 
     files.begin(config, dataset)
-    with MetricsWriter(files.output, start) as writer:
+    with contextlib.closing(MetricsWriter(files.output, start)) as writer:
         log = Logging(train, writer, optimizer, start)
-        saving = Saving(train, checkpoints, log)
-        stopping = Stopping(train, saving, strategy)
-        evaluating = Evaluating(config, report, average, best, writer, lines, log, stopping)
-        with log, contextlib.ExitStack() as stack:
-            evaluating.make_up(start)
+        evaluating = Evaluating(config, report, average, best, writer, lines, gather)
+
+        def evaluate(step):
+            # On a single machine, a signal may interrupt an evaluation, because the state was saved before.
+            with signals.suspended() if is_alone else contextlib.nullcontext():
+                evaluating.evaluate(step)
+            log.restart_clock(step)
+
+        def save(step):
+            if not checkpoints.is_finite():
+                raise NotFinite
+            return checkpoints.save(step)
+
+        with contextlib.closing(log), contextlib.ExitStack() as stack:
             step = start
+            if 0 < start < train.steps and start % train.eval_every == 0 and start not in evaluating.scores:
+                evaluate(start)  # the run was stopped before this evaluation
             while step < train.steps and not evaluating.are_over:
                 step += 1
                 batch, seed = next(batches), tf.constant([config.seed, step], tf.int32)
-                is_first = step == start + 1  # a signal during its tracing has its usual effect
+                is_first, is_evaluated = step == start + 1, step % train.eval_every == 0
                 tracing = stage("building the graph, which can take a minute or two")
                 with diagnosed(model, strategy, checkpoints.latest, batch, seed):
                     with tracing if is_first else contextlib.nullcontext():
                         metrics = take_step(batch, seed)
-                    for hook in (log, saving, stopping, evaluating):
-                        hook.after_step(step, metrics)
-                if is_first:
-                    stack.enter_context(stopping)
+                    log.after_step(step, metrics)
+                    if step % train.checkpoint_every == 0 or is_evaluated or step == train.steps:
+                        save(step)
+                    if is_alone or is_evaluated or step % _STEPS_BETWEEN_AGREEMENTS == 0:
+                        if signum := max(gather(signals.received)):  # several workers stop after the same step
+                            raise Interrupted(signum, step, save(step))
+                    if is_evaluated:
+                        evaluate(step)
+                if is_first:  # a signal during its tracing has its usual effect
+                    stack.enter_context(signals)
         return evaluating.finish(step, files)
+
+
+def initial_batch(config: ConfigDict, dataset: data.Dataset, *, labels: bool = False) -> Any:
+    """Returns the training examples that initialize a model: one batch, but at least 64 examples if available."""
+    size = max(config.train.batch_size, 64)
+    size = min(size, dataset.sizes.get("train") or size)
+    return next(iter(dataset.train_batches(size, config.seed, labels=labels)))
 
 
 def _compiled_step(strategy, model, average, jit):
@@ -166,3 +217,133 @@ def _check_fit(config, dataset, strategy):
         raise ValueError(
             f"config.train.batch_size is {size}, but it must be a multiple of the number of replicas, {replicas}."
         )
+
+
+class Logging:
+    """Writes the mean metrics every `train.log_every` steps, and shows progress until `close` is called.
+
+    Metrics are shown about once per second, because fetching them waits for the device.
+    """
+
+    def __init__(self, train: ConfigDict, writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
+        self._train, self._writer, self._optimizer = train, writer, optimizer
+        self._progress: Any = None  # begins after the first step, which takes longer
+        self._window: list[Mapping[str, tf.Tensor]] = []  # on the device
+        self._shown = time.monotonic()
+        self._clock = self._shown, start
+
+    def close(self) -> None:
+        """Removes the progress bar."""
+        if self._progress is not None:
+            self._progress.close()
+
+    def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
+        """Stores the metrics, and shows or writes them when due."""
+        self._window.append(metrics)
+        options = {"total": self._train.steps, "initial": step - 1, "unit": "step", "position": 0}
+        self._progress = self._progress or bar(desc="training", **options)
+        self._progress.update()
+        if time.monotonic() - self._shown > _SECONDS_BETWEEN_FETCHES:
+            texts = [f"{float(metrics[name]):.3f} {name}" for name in _SHOWN if name in metrics]
+            self._progress.set_postfix_str(", ".join(texts), refresh=False)
+            self._shown = time.monotonic()
+        if step % self._train.log_every == 0:
+            self._write(step)
+
+    def restart_clock(self, step: int) -> None:
+        """Excludes the time of an evaluation from the steps per second."""
+        self._clock = time.monotonic(), step
+
+    def _write(self, step):
+        """Writes the means over the steps since the last line or since the run resumed, and the number of steps."""
+        means = {name: np.mean([float(metrics[name]) for metrics in self._window]) for name in self._window[0]}
+        now, (time_before, step_before) = time.monotonic(), self._clock
+        rates = {"averaged_steps": len(self._window), "learning_rate": self._optimizer.learning_rate}
+        rates["steps_per_second"] = (step - step_before) / (now - time_before)
+        self._writer.scalars(step, "train", means | rates)
+        self._window, self._clock = [], (now, step)
+
+
+class Evaluating:
+    """Scores the averaged weights on one split every `train.eval_every` steps, and previews samples of images.
+
+    With `train.keep_best`, the state with the best score so far is saved in `best` and used for the result. The run
+    ends after `train.patience` scores without a better one. Both depend only on metrics.jsonl, so a resumed run
+    decides as an uninterrupted one does.
+
+    Attributes:
+      scores: Dict of each evaluated step to its scores.
+      are_over: Whether the patience of a worker has ended.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        report: Report,
+        average: WeightAverage,
+        best: Checkpoints,
+        writer: MetricsWriter,
+        lines: list[dict[str, Any]],
+        gather: Callable[[int], list[int]],
+    ):
+        self._train, self._final_split = config.train, config.eval.split
+        self._split = report.selection_split
+        self._report, self._average, self._best = report, average, best
+        self._writer, self._gather = writer, gather
+        self.scores = held_out_scores(lines, self._split)
+        self._evaluated: int | None = None  # the step of the last evaluation in this process
+        self.are_over = self._patience_has_ended()
+
+    def evaluate(self, step: int) -> None:
+        """Evaluates the weights, and saves the state if it is the best one."""
+        with self._average.in_place():
+            scores = self._report.scores(self._split)
+            grid = self._report.sample_grid()
+        self.scores[step] = scores
+        if self._train.keep_best:
+            scores["best_step"] = self._ranked_steps()[0]
+            if scores["best_step"] == step:
+                self._best.save(step)
+        self._writer.scalars(step, self._split, scores)
+        if grid is not None:
+            self._writer.image(step, "samples", grid)
+        self._evaluated = step
+        self.are_over = any(self._gather(int(self._patience_has_ended())))  # after all have saved
+
+    def finish(self, last: int, files: Workdir) -> dict[str, Any]:
+        """Writes the figures and the result of the last or the best step, and returns the result."""
+        if self._evaluated != last and not (self._train.keep_best and last in self.scores):
+            self.evaluate(last)
+        best = self._ranked_steps()[0]
+        kept = self._best.restore(best) if self._train.keep_best else 0
+        step = kept or last
+        scores: Any = self.scores.get(step)
+        with self._average.in_place():
+            final = scores
+            if self._split != self._final_split or step != self._evaluated:
+                final = self._report.scores()
+                self._writer.scalars(step, self._final_split, final)
+            result = self._report.result(step, final)
+            with stage("figures"):
+                result |= self._report.figures(files.figures)
+        if self._split != self._final_split:
+            result[self._split] = scores and {"step": step, **scores}
+        if kept:
+            result["last_step"] = last
+        if last < self._train.steps:
+            result["ended_by_patience"] = self._train.patience
+        result["figures"] = sorted(path.name for path in files.figures.iterdir())
+        result["best"] = self.scores[best][self._report.objective]
+        if warning := self._report.warning(result, best=best, last=last):
+            logging.warning("%s", warning)
+            result["warning"] = warning
+        result = finite_or_none(result | {"line": self._report.line(result)})
+        write_json(files.result, result)
+        return result
+
+    def _ranked_steps(self):
+        return ranked_steps(self.scores, self._report.objective)
+
+    def _patience_has_ended(self):
+        ranked, patience = self._ranked_steps(), self._train.patience
+        return bool(patience) and sum(step > ranked[0] for step in ranked) >= patience

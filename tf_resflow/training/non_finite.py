@@ -30,7 +30,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class NotFinite(Exception):
-    """Raised when a value is NaN or infinite. The arguments are a description of the value, and the step."""
+    """Raised when a weight is NaN or infinite."""
 
 
 @contextlib.contextmanager
@@ -41,13 +41,13 @@ def diagnosed(
     try:
         yield
     except (NotFinite, tf.errors.InvalidArgumentError) as error:
-        what, step = error.args if isinstance(error, NotFinite) else (NON_FINITE, int(seed[1]))
+        what = "A weight is NaN or infinite" if isinstance(error, NotFinite) else NON_FINITE
         parts = [strategy.experimental_local_results(part) for part in tf.nest.flatten(batch)]
         batches = [tf.nest.pack_sequence_as(batch, part) for part in zip(*parts, strict=True)]
         found = find_non_finite(model, batches, seed)
         if not found and not isinstance(error, NotFinite) and NON_FINITE not in str(error):
             raise
-        raise NonFiniteError(what, step, found or _ALL_FINITE, latest) from None
+        raise NonFiniteError(what, int(seed[1]), found or _ALL_FINITE, latest) from None
 
 
 def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tensor) -> str:

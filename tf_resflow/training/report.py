@@ -1,9 +1,9 @@
-"""Report on a trained model: scores, baselines, figures and a summary line."""
+"""Evaluation of a model during and after its training: scores, baselines, figures and a summary line."""
 
 import functools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow.bijectors.flow import residual_blocks
 from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import stage, track
@@ -22,6 +23,7 @@ from tf_resflow.evaluation.sampling import Sampler
 from tf_resflow.evaluation.scores import PerExample, Score, classification_scores
 from tf_resflow.messages import counted
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.training.runs import Run
 from tf_resflow.writing import finite_or_none
 
 _MAX_GAUSSIAN_SIZE = 4096  # largest number of coordinates for the Gaussian baseline
@@ -34,7 +36,6 @@ class Report:
 
     Args:
       strategy: The strategy that the model was built under.
-      **estimates: `num_samples` and `log_det_estimator` of the scores, see `evaluation.LogLikelihood`.
     """
 
     def __init__(
@@ -44,16 +45,20 @@ class Report:
         dataset: data.Dataset,
         *,
         strategy: tf.distribute.Strategy | None = None,
-        **estimates: Any,
     ):
         self._config, self._model, self._dataset = config, model, dataset
         self.unit, self.objective = model.data_space.unit, model.objective
-        self._estimates, self._classify = known(**estimates), PerExample(self._logits_and_labels, strategy)
+        self._strategy = strategy
+        self._estimates: dict[str, Any] = {}  # arguments of `evaluation.LogLikelihood`
+        self._classify = PerExample(self._logits_and_labels, strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
-            self.likelihood = evaluation.LogLikelihood(self._density, strategy=strategy, **estimates)
             self._noise = evaluation.EstimatorNoise(self._density)
             self._sampler = Sampler(self._density)
+
+    @functools.cached_property
+    def _likelihood(self):
+        return evaluation.LogLikelihood(self._density, strategy=self._strategy, **self._estimates)
 
     @property
     def selection_split(self) -> str:
@@ -74,7 +79,7 @@ class Report:
     def score(self, split: str | None = None) -> Score:
         """Returns the `Score` on a split, by default `config.eval.split`."""
         split = split or self._config.eval.split
-        return self.likelihood.score(track(self.batches(split), f"score on {split}"), self._config.seed)
+        return self._likelihood.score(track(self.batches(split), f"score on {split}"), self._config.seed)
 
     def scores(self, split: str | None = None) -> dict[str, float]:
         """Returns the scores on a split: of the density if it is trained, and of the classifier if there is one."""
@@ -135,7 +140,7 @@ class Report:
                 baselines["gaussian"] = evaluation.gaussian_baseline(self._train_array(), test, levels)
         return baselines
 
-    def header(self, step: int) -> dict[str, Any]:
+    def _origin(self, step):
         """Returns the entries that every result has."""
         place = {"name": self._dataset.name, "split": self._config.eval.split, "step": step}
         return place | known(dequantization=self._model.data_space.dequantization)
@@ -143,7 +148,7 @@ class Report:
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the content of result.json without the figures, given the step and its `scores`."""
         baselines = self.baselines if self._density is not None else {}
-        result = self.header(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
+        result = self._origin(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
         if bounds := certified_bounds(self._model.flow):
             result["lipschitz_bound"] = finite_or_none(max(bounds.values()))
         if uncertified := uncertified_blocks(self._model.flow):
@@ -223,6 +228,170 @@ class Report:
         if "train" in self._dataset.sizes:
             return self._dataset.array("train", _MAX_GAUSSIAN_EXAMPLES)
         return next(iter(self._dataset.train_batches(_NUM_FIGURE_POINTS, seed=0))).numpy()
+
+
+class Evaluation(Report):
+    """Evaluates a trained model. Each metric is a method that returns a part of the result.
+
+    ```python
+    run = resflow.load("runs/digits")
+    data = resflow.data.load(run.config.data)
+    evaluation = training.Evaluation(run, data, log_det_estimator="exact")
+    print(evaluation.likelihood()["bits_per_dim"], evaluation.reconstruction())
+    ```
+
+    Args:
+      run: A `Run` returned by `tf_resflow.load`. It is not modified.
+      dataset: The `Dataset` of the run.
+      log_det_estimator: Name of the estimator of the log-determinants, see
+        `tf_resflow.models.evaluation_estimator`.
+      num_probes: Number of probes per estimate.
+      stderr: Target standard error of each example's score, in `unit`. The number of estimates per example is the
+        one that the first batch needs, see `tf_resflow.evaluation.required_samples`.
+
+    Attributes:
+      unit: Unit of the scores of the density, "bits_per_dim" or "nats".
+      log_det_estimator: Estimator of the log-determinants.
+      num_samples: Number of estimates per example; None for the default.
+
+    Raises:
+      ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it for runs without one.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        dataset: data.Dataset,
+        *,
+        log_det_estimator: str | None = None,
+        num_probes: int | None = None,
+        stderr: float | None = None,
+    ):
+        super().__init__(run.config, run.model, dataset)
+        self._run = run
+        in_nats = None if stderr is None else stderr * run.model.data_space.nats_per_unit
+        self._name, self._estimates = run.estimates(
+            log_det_estimator, num_probes, in_nats, lambda: next(iter(self.batches()))
+        )
+        self.log_det_estimator = self._estimates["log_det_estimator"]
+        self.num_samples: int | None = self._estimates.get("num_samples")
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the default metrics of the model."""
+        names = ["likelihood", "noise", "reconstruction"] if self._density is not None else []
+        names += ["lipschitz"] if residual_blocks(self._model.flow) else []
+        return [*names, "classification"] if self._model.classifier is not None else names
+
+    def header(self) -> dict[str, Any]:
+        """Returns the "name", "split", "step", "unit" of the scores, "log_det_estimator", "num_probes"
+        and, for a requested standard error, "num_samples".
+
+        It adds the "dequantization" of integer data, and "checkpoint": "best" for the best weights on validation.
+        """
+        return self._origin(self._run.step) | known(
+            checkpoint="best" if self._run.is_best else None,
+            unit=self.unit,
+            log_det_estimator=self._name,
+            num_probes=getattr(self.log_det_estimator, "num_probes", None),
+            num_samples=self.num_samples,
+        )
+
+    def likelihood(self) -> dict[str, Any]:
+        """Returns the score, its standard error, the baselines and the entropy. The keys are those of result.json.
+
+        The "bound" is "elbo" for integer data, the mean of log p(z) - log q(z | x), else "none".
+        """
+        space, score = self._run.density.data_space, self.score()
+        return {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
+            num_examples=score.num_examples,
+            bound="none" if space.levels is None else "elbo",
+            example_stderr=score.example_stderr,
+            baselines=self.baselines,
+            entropy=self._dataset.entropy,
+        )
+
+    def importance_weighted(self, num_samples: int = 16) -> dict[str, Any]:
+        """Returns the bound from several dequantizations of integer data, see `evaluation.LogLikelihood`.
+
+        "estimator_bias" is approximately the most that the noise of the log-determinants can lower the bound:
+        (1 - 1/K) times half their variance in nats, in the unit of the score.
+        """
+        given: dict[str, Any] = {"num_samples": num_samples, "log_det_estimator": self.log_det_estimator}
+        bound = evaluation.LogLikelihood(self._run.density, importance_weighted=True, **given)
+        score = bound.score(track(self.batches(), "importance-weighted bound"), self._config.seed)
+        variance = self._noise_of(self.log_det_estimator) ** 2
+        result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
+            bound="importance_weighted",
+            num_samples=bound.num_samples,
+            num_examples=score.num_examples,
+            estimator_bias=-0.5 * self._model.data_space.nats_per_unit * variance * (1 - 1 / bound.num_samples),
+        )
+        return {"importance_weighted": result}
+
+    def noise(self) -> dict[str, Any]:
+        """Returns the `evaluation.EstimatorNoise` of the loss, with the estimators of training and evaluation."""
+        estimators = {"training": None, "evaluation": self.log_det_estimator}
+        return {"noise": {name: self._noise_of(estimator) for name, estimator in estimators.items()}}
+
+    def reconstruction(self) -> dict[str, Any]:
+        """Returns the result of `evaluation.reconstruct` for the first batch."""
+        x, condition = self._first_batch
+        result = evaluation.reconstruct(self._run.density, x, self._config.seed, condition=condition)
+        return {"reconstruction": result._asdict()}
+
+    def lipschitz(self) -> dict[str, Any]:
+        """Returns the `evaluation.lipschitz_certificate` of the flow."""
+        return {"lipschitz": evaluation.lipschitz_certificate(self._model.flow)}
+
+    def fid(self, features: str | Callable[[np.ndarray], np.ndarray], num_samples: int = 10_000) -> dict[str, Any]:
+        """Returns the Fréchet distance between samples and the training images.
+
+        Args:
+          features: Function of integer images that returns features `[batch, size]`; or the weights of
+            `evaluation.InceptionFeatures`, for which the distance is the FID.
+          num_samples: Number of samples, and maximum number of training images.
+        """
+        if isinstance(features, str):
+            features = evaluation.InceptionFeatures(self._dataset.levels or 256, features)
+        draw = tf.function(self._run.density.sample, autograph=False)
+        batch_size = self._config.eval.batch_size
+        images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
+        has_condition, conditions = bool(self._model.condition), []
+        train = self._dataset.eval_batches("train", batch_size, num_samples, labels=has_condition)
+        for batch in track(train, "features of images"):
+            x, condition = self._model.condition.split(batch)
+            conditions.append(condition)
+            images.update(features(x))
+        given = np.resize(np.concatenate(conditions), num_samples + batch_size) if has_condition else None
+        for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
+            seed = tf.constant([self._config.seed, index], tf.int32)
+            labels = None if given is None else tf.constant(given[index * batch_size :][:batch_size])
+            drawn = draw(batch_size, seed, condition=labels)
+            samples.update(features(drawn[: num_samples - samples.num]))
+        distance = evaluation.frechet_distance(samples, images)
+        return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
+
+    def classification(self, split: str | None = None) -> dict[str, float]:
+        """Returns the accuracy, cross-entropy and calibration error of a hybrid model's classifier.
+
+        A density given labels classifies by the softmax of log p(x | label), for equally frequent classes. The keys
+        are those of result.json; "cross_entropy" is in bits for integer data.
+        """
+        if self._model.condition.num_classes is None and self._model.classifier is None:
+            raise ValueError(
+                "The run has a density, but no classifier to evaluate. Train with config.task='hybrid'."
+            )
+        return super().classification(split)
+
+    def _noise_of(self, log_det_estimator):
+        x, condition = self._first_batch
+        measure = evaluation.EstimatorNoise(self._run.density, log_det_estimator)
+        return measure(x, self._config.seed, condition=condition)
+
+    @functools.cached_property
+    def _first_batch(self):
+        return self.first_batch()
 
 
 def known(**values: Any) -> dict[str, Any]:

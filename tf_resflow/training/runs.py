@@ -1,25 +1,41 @@
-"""Loading and saving of trained models with their runs."""
+"""Loading and saving of trained models with their runs and data."""
 
 import copy
+import dataclasses
 import os
 import pathlib
 import tempfile
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from absl import logging
 
+from tf_resflow import data, evaluation
+from tf_resflow.config_fields import ConfigDict
+from tf_resflow.console import stage
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.logdet import Exact, default_estimator
 from tf_resflow.models import build_model, evaluation_estimator
 from tf_resflow.models.averaging import WeightAverage
+from tf_resflow.models.build import with_statistics
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.training.checkpoints import Checkpoints
-from tf_resflow.training.metrics import held_out_scores, ranked_steps, read_metrics
-from tf_resflow.training.optimizer import make_optimizer
-from tf_resflow.training.packed import MODELS, OF_RUN, PackedRun, has_only_model, opened
-from tf_resflow.training.workdir import PRETRAINED, Workdir, read_json
+from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
+from tf_resflow.training.metrics import held_out_scores, ranked_steps
+from tf_resflow.training.workdir import (
+    MODELS,
+    OF_RUN,
+    PRETRAINED,
+    PackedRun,
+    Workdir,
+    has_only_model,
+    opened,
+    read_json,
+    read_metrics,
+)
 from tf_resflow.writing import check_output_path, whole_file, write_json
 
 __all__ = ["Run", "load"]
@@ -86,6 +102,29 @@ class Run:
         options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
         return evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
 
+    def estimates(
+        self, name: str | None, num_probes: int | None, stderr: float | None, examples: Callable[[], Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """Returns the name of the estimator, and the arguments of `evaluation.LogLikelihood` for it.
+
+        Args:
+          name: See `estimator`, also for `num_probes`.
+          stderr: Target standard error of a score in nats. The number of estimates is the one that `examples` need,
+            see `evaluation.required_samples`.
+          examples: Function that returns examples, or for a conditional model pairs of examples and conditions.
+            Examples without their labels get the labels 0, 1, ... in turn.
+        """
+        name, estimator = self.estimator(name, num_probes, stderr=stderr)
+        settings: dict[str, Any] = {"log_det_estimator": estimator}
+        if stderr is not None:
+            density, batch, num_classes = self.density, examples(), self.model.condition.num_classes
+            if num_classes is not None and not isinstance(batch, tuple):
+                batch = batch, np.arange(len(batch)) % num_classes
+            x, condition = density.condition.split(batch)
+            num = evaluation.required_samples(density, x, stderr, condition=condition, **settings)
+            settings["num_samples"] = num
+        return name, settings
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model as a `.keras` file, with the config, the properties of the data, and the result.
 
@@ -121,13 +160,20 @@ def load(workdir: str | os.PathLike[str]) -> Any:
     if workdir in MODELS and not pathlib.Path(workdir).exists():
         workdir = f"{PRETRAINED}{workdir}"
     files = opened(workdir)
-    config, data = files.read_config(), files.read_data()
+    config, info = files.read_config(), files.read_data()
     files.check_trained()
-    model = build_model(config, data)
-    result = read_json(files.result) if files.result.exists() else None
+    model = build_model(config, info)
     if isinstance(files, PackedRun):
         model.load_weights(files.weights)
-        return Run(model, config, files.step, files.source, data, result, files.is_best)
+        step, is_best = files.step, files.is_best
+    else:
+        step, is_best = _restored(files, config, model)
+    result = read_json(files.result) if files.result.exists() else None
+    return Run(model, config, step, files.source, info, result, is_best)
+
+
+def _restored(files, config, model):
+    """Restores the averaged weights of the checkpoint to use. Returns its step, and whether it is the best one."""
     optimizer = make_optimizer(config.train, model.trainable_variables)
     average = WeightAverage(model, config.train.ema_momentum)
     ranked, best = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective), 0
@@ -135,4 +181,40 @@ def load(workdir: str | os.PathLike[str]) -> Any:
         best = Checkpoints(files.best, model, optimizer, average).restore(ranked[0])
     step = best or Checkpoints(files.checkpoints, model, optimizer, average).restore()
     average.apply()
-    return Run(model, config, step, files.path, data, result, is_best=best > 0)
+    return step, best > 0
+
+
+def load_data(
+    workdir: str | os.PathLike[str], *, data_dir: str | None = None, data_path: str | None = None
+) -> data.Dataset:
+    """Loads the data set that a run was trained on.
+
+    Args:
+      workdir: Directory of a run, file of a saved run, or "pretrained:NAME", see `tf_resflow.load`.
+      data_dir: TensorFlow Datasets folder of the data, if it has moved.
+      data_path: File or folder of the data, if it has moved.
+    """
+    files = opened(workdir)
+    config = files.config_of_data(data_dir=data_dir, data_path=data_path)
+    with stage("data"):
+        return as_in_run(config, data.load(config.data), files)
+
+
+def load_held_out(workdir: str | os.PathLike[str], **places: str | None) -> data.Dataset | None:
+    """Loads the data set of a run for p-values. Returns None and logs a warning if the data are missing."""
+    try:
+        return load_data(workdir, **places)
+    except ValueError as error:
+        logging.warning("There are no p-values, because the held-out data cannot be loaded: %s", error)
+        return None
+
+
+def as_in_run(config: ConfigDict, dataset: data.Dataset, files: Workdir) -> data.Dataset:
+    """Returns a config's data set with the statistics of its run. Raises ValueError if the run has other data."""
+    begun = files.read_data() if files.is_begun() else None
+    if begun is None or begun.mean is None or dataset.levels is None:
+        dataset = with_statistics(config, dataset)
+    else:  # a converted checkpoint keeps its published statistics
+        dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
+    files.check_data(dataset)
+    return dataset

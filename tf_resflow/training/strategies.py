@@ -1,11 +1,14 @@
-"""Distribution strategies by name, and communication between workers."""
+"""Distribution strategies by name, their batches, and communication between workers."""
 
 import contextlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import tensorflow as tf
+
+from tf_resflow import data
 
 
 def _auto():
@@ -63,6 +66,33 @@ def check_agreement(strategy: tf.distribute.Strategy, text: str, message: str) -
     """Raises ValueError with `message` on all workers, unless all workers have the same `text`."""
     if len(set(of_all_workers(strategy)(zlib.crc32(text.encode())))) > 1:
         raise ValueError(message)
+
+
+def replica_batches(
+    strategy: tf.distribute.Strategy,
+    dataset: data.Dataset,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    labels: bool = False,
+) -> Iterable[Any]:
+    """Splits the batches of `Dataset.train_batches` between the replicas of a strategy, on their devices.
+
+    `batch_size` counts the examples of all replicas, and replica r receives the r-th of equal parts. Each worker
+    decodes only the parts of its replicas. Images are sent to the device as uint8, during the previous step.
+    """
+
+    def worker_batches(context):
+        share = context.input_pipeline_id, context.num_input_pipelines
+        batches = dataset.train_batches(batch_size, seed, start_step, labels=labels, share=share)
+        return batches.rebatch(batch_size // context.num_replicas_in_sync, drop_remainder=True)
+
+    batches = strategy.distribute_datasets_from_function(worker_batches)
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus and isinstance(batches, tf.data.Dataset):  # the default strategy leaves batches on the host
+        batches = batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name))
+    return batches
 
 
 @contextlib.contextmanager

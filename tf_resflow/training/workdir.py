@@ -1,14 +1,18 @@
-"""The directory of a run and its files."""
+"""The files of a run, in a directory or in a single file, and the pretrained models. Needs no TensorFlow."""
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
 import re
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,29 +21,30 @@ from absl import logging
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.training.config import default_config, flat_fields, validate_config
-from tf_resflow.training.metrics import read_metrics
-from tf_resflow.writing import locked, unwritable_told, write_json
+from tf_resflow.messages import suggest
+from tf_resflow.settings import differences, flat_fields
+from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.writing import unwritable_told, write_json
+
+if sys.platform != "win32":
+    import fcntl
+
+MODELS = {
+    "digits": "14e2890faccd42760a9fe5b6c4760cc59ab1d3ba304d5796d44866cb88d194ff",
+    "mnist": "458ee789fbc10e4a67bbccceb235a444ab6e2d2d1309810280033ba265351b18",
+    "pinwheel": "1357912655b6d1668d6b282f618cad9954f69c2b54c498b612137e36f7df594a",
+}
+"""The SHA-256 of each pretrained file, by the name of its model."""
 
 PRETRAINED = "pretrained:"  # prefix of the name of a pretrained model, which is given instead of a workdir
-
-# Fields and sections that may change when a run resumes, because they do not affect the weights at a given step.
-_FREE = (
-    "data.data_dir",
-    "data.download",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.keep_best",
-    "train.patience",
-    "eval.",
-    "model.estimator.eval.",
-)
+_PACKED = pathlib.Path(__file__).parents[2] / "pretrained"  # in a checkout
 
 _ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the config
 _OBSOLETE = "data."  # a run of an earlier version may have more fields with this prefix
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
+
+OF_RUN = "run/"
+"""Prefix of the run's files in a `.keras` file, except the weights. There, the file config.json is the model's."""
 
 
 class Workdir:
@@ -82,16 +87,17 @@ class Workdir:
             file = (self.path / "lock").open("a+", encoding="utf-8")
         with file:
             try:
-                is_free = locked(file.fileno())
-            except OSError as error:
-                is_free = True
-                logging.warning("%s cannot be locked (%s). Do not start another trainer there.", self.path, error)
-            if not is_free:
+                if sys.platform == "win32":
+                    raise OSError("File locks are not supported on Windows.")
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 file.seek(0)
                 raise BlockingIOError(
                     f"Another trainer is running in {self.path}: {file.read().strip()}. Wait until it ends, stop "
                     "it, or choose another --workdir."
-                )
+                ) from None
+            except OSError as error:
+                logging.warning("%s cannot be locked (%s). Do not start another trainer there.", self.path, error)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
@@ -148,10 +154,9 @@ class Workdir:
         if not self.is_begun():
             return
         now, before = _data_info(dataset), _data_info(self.read_data())
-        for key in sorted(now.keys() - {"name"}):
-            if before[key] is None and key in ("num_classes", "sizes"):  # may be unknown in a converted checkpoint
-                continue
-            if not _is_same(key, before, now):
+        for key in ("event_shape", "levels", "num_classes", "sizes"):
+            is_unknown = before[key] is None and key in ("num_classes", "sizes")  # in a converted checkpoint
+            if before[key] != now[key] and not is_unknown:
                 raise ValueError(
                     f"The data {dataset.name!r} differ from the data of the run in {self.source}: {key} was "
                     f"{before[key]!s:.80}, but now it is {now[key]!s:.80}. Restore the original data, or train on "
@@ -188,11 +193,11 @@ class Workdir:
         for path in (self.config, self.data):
             if not path.exists():
                 raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
-        before, free = self.read_config(), [*_FREE]
-        places, stored = self.absolute_places(config), read_json(self.config).get(_ABSOLUTE, {})
-        free += [place for place in places if places[place] == stored.get(place)]
+        before, places = self.read_config(), self.absolute_places(config)
+        stored = read_json(self.config).get(_ABSOLUTE, {})
+        free = {place for place in places if places[place] == stored.get(place)}
         if config.train.schedule == "constant" and config.train.steps > before.train.steps:
-            free.append("train.steps")
+            free.add("train.steps")
         check_unchanged(self.path, before, config, free)
 
     def is_begun(self) -> bool:
@@ -225,6 +230,70 @@ class Workdir:
             raise ValueError(f"{self.path} has no checkpoint yet. Run resflow-train until it saves a checkpoint.")
 
 
+class PackedRun(Workdir):
+    """The files of a run in a single file that `Run.save` wrote. They stay unpacked while this object exists."""
+
+    def __init__(self, path: pathlib.Path):
+        self._unpacked = tempfile.TemporaryDirectory()
+        super().__init__(self._unpacked.name)
+        self.source, self.weights = path, self.path / "model.weights.h5"
+        needed = {"config.json", "data.json", "weights.json", self.weights.name}
+        try:
+            with zipfile.ZipFile(path) as file:
+                names = {name.removeprefix(OF_RUN): name for name in sorted(file.namelist())}
+                for name in needed | ({"result.json"} & set(names)):
+                    (self.path / name).write_bytes(file.read(names[name]))
+            found = read_json(self.path / "weights.json")
+            self.step, self.is_best = found["step"], found["is_best"]
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a complete file of a trained run: {error}. Give the workdir of a run, or a file "
+                "that `resflow.load(workdir).save(file)` wrote."
+            ) from None
+
+    def is_begun(self) -> bool:
+        """Returns True, because a saved run always has trained weights."""
+        return True
+
+
+def opened(workdir: str | os.PathLike[str]) -> Workdir:
+    """Returns the files of a run in a directory or in a single file, or of the model "pretrained:NAME"."""
+    place = os.fspath(workdir)
+    if place.startswith(PRETRAINED):
+        return PackedRun(_released(place.removeprefix(PRETRAINED)))
+    path = pathlib.Path(place).expanduser()
+    return PackedRun(path) if path.is_file() else Workdir(path)
+
+
+def _released(name):
+    """Returns the path of the file of a model, in a checkout or the user's cache."""
+    if name not in MODELS:
+        raise ValueError(
+            f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
+        )
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tf_resflow"
+    path = next((path for folder in (_PACKED, cache) if (path := folder / f"{name}.keras").is_file()), None)
+    if path is None:
+        raise ValueError(
+            f"The pretrained model {name!r} is not on this machine. Download {name}.keras from the folder "
+            f"pretrained/ of the repository to {cache}, or give the path of the file instead of the name."
+        )
+    if hashlib.sha256(path.read_bytes()).hexdigest() != MODELS[name]:
+        raise ValueError(
+            f"{path} is not the model {name!r} of this version: its SHA-256 differs. Download it again from the "
+            "folder pretrained/ of the repository."
+        )
+    return path
+
+
+def has_only_model(path: pathlib.Path) -> bool:
+    """Whether a path is a `.keras` file with a model but without a run."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return "metadata.json" in file.namelist() and f"{OF_RUN}config.json" not in file.namelist()
+
+
 def stored_config(
     path: pathlib.Path,
     config: Any,
@@ -240,16 +309,15 @@ def stored_config(
         raise ValueError(f"{source} is not the workdir of a run: it has no config.json. Give the workdir of a run.")
     stored = read_json(path / "config.json")
     stored.pop(_ABSOLUTE, None)
-    known = flat_fields(config)
-    fields = {
-        key: value for key, value in flat_fields(stored).items() if key in known or not key.startswith(_OBSOLETE)
-    }
+    known, fields = flat_fields(config.to_dict()), flat_fields(stored)
     try:
         if fields.get("data.name") == "tabular":
             raise ValueError("it is a run on a table of an earlier version.")
         if fields.get("task") == "table" != config.task:
             raise ValueError("it is a run on a table.")
-        config.update_from_flattened_dict(fields)
+        config.update_from_flattened_dict(
+            {key: value for key, value in fields.items() if key in known or not key.startswith(_OBSOLETE)}
+        )
         validate(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -259,19 +327,42 @@ def stored_config(
     return config
 
 
-def check_unchanged(path: pathlib.Path, before: ConfigDict, now: ConfigDict, free: Sequence[str]) -> None:
-    """Raises ValueError if a field differs between configs, unless the field or its section is in `free`."""
+def check_unchanged(path: pathlib.Path, before: ConfigDict, now: ConfigDict, free: Collection[str]) -> None:
+    """Raises ValueError if a field that matters differs between configs, unless it or its section is in `free`."""
     sections = tuple(name for name in free if name.endswith("."))
-    old, new = (flat_fields(json.loads(json.dumps(each.to_dict()))) for each in (before, now))
-    for key, value in sorted(old.items()):
-        if value != new[key] and key not in free and not key.startswith(sections):
-            hint = (
-                " (steps may only increase, and only with a constant learning rate)" if key == "train.steps" else ""
-            )
-            raise ValueError(
-                f"{path} belongs to a run with config.{key} = {value!r}, but now it is {new[key]!r}{hint}. Resume "
-                "with the same config, or choose another --workdir."
-            )
+    old, new = (flat_fields(config.to_dict(), "config.") for config in (before, now))
+    for name in differences(old, new):
+        field = name.removeprefix("config.")
+        if field in free or field.startswith(sections):
+            continue
+        hint = (
+            " (steps may only increase, and only with a constant learning rate)" if field == "train.steps" else ""
+        )
+        raise ValueError(
+            f"{path} belongs to a run with {name} = {old[name]!r}, but now it is {new[name]!r}{hint}. Resume with "
+            "the same config, or choose another --workdir."
+        )
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the lines of a run's metrics.jsonl as dicts. Truncated lines are skipped.
+
+    An example of a line is `{"step": 100, "split": "train", "bits_per_dim": 2.31}`.
+
+    Raises:
+      ValueError: If a line is neither valid nor truncated JSON.
+    """
+    path, lines = pathlib.Path(workdir) / "metrics.jsonl", []
+    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            if text and not text.startswith(b"{"):
+                raise ValueError(
+                    f"Line {number} of {path} is damaged: {text[:40]!r}. Restore the file from a backup, or remove "
+                    "the line."
+                ) from None
+    return lines
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -288,28 +379,15 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def newest_first(directory: pathlib.Path) -> list[str]:
     """Returns the paths of the checkpoints in a directory, newest first, without TensorFlow.
 
-    A checkpoint has an index file or is in TensorFlow's list. Data files alone are left from an interrupted save.
+    A checkpoint has an index file. Data files alone are left from an interrupted save.
     """
-    names = [path.stem for path in directory.glob("*.index")]
-    if (directory / "checkpoint").is_file():
-        content = (directory / "checkpoint").read_text(encoding="utf-8", errors="replace")
-        names += re.findall(r'(ckpt-\d+)"', content)
-    steps = {int(name[5:]) for name in names if re.fullmatch(r"ckpt-\d+", name)}
+    steps = [int(path.stem[5:]) for path in directory.glob("*.index") if re.fullmatch(r"ckpt-\d+", path.stem)]
     return [str(directory / f"ckpt-{step}") for step in sorted(steps, reverse=True)]
 
 
 def _data_info(dataset):
     info = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(DataInfo)}
     return json.loads(json.dumps(info, default=lambda value: value.tolist()))
-
-
-def _is_same(key, before, now):
-    """Whether the values of a key are equal, for statistics up to rounding errors."""
-    is_statistic = key in ("mean", "std") and None not in (before[key], now[key])
-    if not is_statistic or len(before[key]) != len(now[key]):
-        return before[key] == now[key]
-    tolerance = 1e-5 * np.asarray(now["std"])
-    return np.allclose(before[key], now[key], rtol=1e-5, atol=tolerance)
 
 
 def _absolute(path):
