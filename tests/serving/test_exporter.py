@@ -103,7 +103,7 @@ def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
     expected = call(loaded, "encode", x=images)["z"]
     for name in ("serving_default", "encode"):
         np.testing.assert_allclose(call(served, name, x=images)["z"], expected, rtol=1e-6)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 7 examples \(max_batch\).*\[8 8 8 1\]"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"at most 7 examples \(max_batch.*\[8 8 8 1\]"):
         call(served, "encode", x=np.zeros([8, 8, 8, 1], np.uint8))
     ops = [node.op for node in operations(path)]
     assert ops.count("StatelessWhile") == 1 and "While" not in ops, "only the loop of the block's inverse"

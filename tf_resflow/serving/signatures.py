@@ -239,12 +239,9 @@ def check_rows(name: str, tensor: tf.Tensor, most: int | None = None) -> tf.Tens
     """Checks the shape of the rows of a tensor, and that there are 1 to `most` rows."""
     shape = tf.shape(tensor)
     tensor = _row_shape_checked(name, tensor)
-    message = f"{name} must have at least one example, but its shape is"
-    tensor = _checked(tensor, shape[0] > 0, message, shape)
-    if most is None:
-        return tensor
-    message = f"{name} must have at most {most} examples (max_batch): split the request. Its shape is"
-    return _checked(tensor, shape[0] <= most, message, shape)
+    limit = "" if most is None else f" and at most {most} examples (max_batch: split the request)"
+    is_valid = (shape[0] > 0) & (shape[0] <= (tf.int32.max if most is None else most))
+    return _checked(tensor, is_valid, f"{name} must have at least one example{limit}, but its shape is", shape)
 
 
 def check_one_or_each(name: str, tensor: tf.Tensor, num: tf.Tensor) -> tf.Tensor:

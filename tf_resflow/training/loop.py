@@ -37,7 +37,6 @@ from tf_resflow.training.workdir import Workdir, read_metrics
 from tf_resflow.writing import finite_or_none, write_json
 
 _SHOWN = ("bits_per_dim", "nats", "accuracy")  # in the progress bar
-_SECONDS_BETWEEN_FETCHES = 1.0
 _STEPS_BETWEEN_AGREEMENTS = 10
 
 
@@ -220,17 +219,13 @@ def _check_fit(config, dataset, strategy):
 
 
 class Logging:
-    """Writes the mean metrics every `train.log_every` steps, and shows progress until `close` is called.
-
-    Metrics are shown about once per second, because fetching them waits for the device.
-    """
+    """Writes the mean metrics every `train.log_every` steps, and shows progress until `close` is called."""
 
     def __init__(self, train: ConfigDict, writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
         self._train, self._writer, self._optimizer = train, writer, optimizer
         self._progress: Any = None  # begins after the first step, which takes longer
-        self._window: list[Mapping[str, tf.Tensor]] = []  # on the device
-        self._shown = time.monotonic()
-        self._clock = self._shown, start
+        self._window: list[Mapping[str, tf.Tensor]] = []  # on the device, because fetching them waits for it
+        self._clock = time.monotonic(), start
 
     def close(self) -> None:
         """Removes the progress bar."""
@@ -238,15 +233,11 @@ class Logging:
             self._progress.close()
 
     def after_step(self, step: int, metrics: Mapping[str, tf.Tensor]) -> None:
-        """Stores the metrics, and shows or writes them when due."""
+        """Stores the metrics, and writes them when due."""
         self._window.append(metrics)
         options = {"total": self._train.steps, "initial": step - 1, "unit": "step", "position": 0}
         self._progress = self._progress or bar(desc="training", **options)
         self._progress.update()
-        if time.monotonic() - self._shown > _SECONDS_BETWEEN_FETCHES:
-            texts = [f"{float(metrics[name]):.3f} {name}" for name in _SHOWN if name in metrics]
-            self._progress.set_postfix_str(", ".join(texts), refresh=False)
-            self._shown = time.monotonic()
         if step % self._train.log_every == 0:
             self._write(step)
 
@@ -261,6 +252,8 @@ class Logging:
         rates = {"averaged_steps": len(self._window), "learning_rate": self._optimizer.learning_rate}
         rates["steps_per_second"] = (step - step_before) / (now - time_before)
         self._writer.scalars(step, "train", means | rates)
+        texts = [f"{means[name]:.3f} {name}" for name in _SHOWN if name in means]
+        self._progress.set_postfix_str(", ".join(texts), refresh=False)
         self._window, self._clock = [], (now, step)
 
 
