@@ -150,7 +150,8 @@ def _measure():
     draw = {(_PUBLISHED, 1): _published(run, x)} if _PUBLISHED_DIR.value else {}
     draw |= {key: _ours(model, x, log_det) for key, log_det in _estimators(run).items()}
     rounds = [{key: function() for key, function in draw.items()} for _ in range(1 + _REPEATS.value)][1:]
-    return [_row(*key, [answers[key] for answers in rounds], model.data_space.log_num_cells) for key in draw]
+    log_num_cells = model.data_space.num_dimensions * np.log(model.data_space.levels or 1)
+    return [_row(*key, [answers[key] for answers in rounds], log_num_cells) for key in draw]
 
 
 def _print(rows):

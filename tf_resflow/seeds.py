@@ -70,11 +70,9 @@ def _to_int32_pair(seed):
         tensor = None
     fits = tensor is not None and tensor.dtype.is_integer
     if not fits or not (tensor.shape.rank == 0 or tensor.shape.is_compatible_with([2])):
-        is_large = tensor is not None and tensor.shape.rank != 0
-        got = f"an array of shape {tensor.shape} and dtype {tensor.dtype.name}" if is_large else repr(seed)
         raise ValueError(
-            f"The seed is {got}. It must be None, an integer of at most 64 bits, or two such integers. Pass two "
-            "integers as a list, an array or a tensor of shape [2], as for tf.random.stateless_uniform."
+            f"The seed is {seed!r:.80}. It must be None, an integer of at most 64 bits, or two such integers. Pass "
+            "two integers as a list, an array or a tensor of shape [2], as for tf.random.stateless_uniform."
         )
     if tensor.shape.rank == 0:
         tensor = tf.stack([tf.zeros_like(tensor), tensor])

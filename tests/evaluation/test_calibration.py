@@ -116,16 +116,10 @@ def test_structures_and_scalars(tmp_path, figures):
 
 def test_what_does_not_fit_is_refused(refused):
     draws, theta = np.zeros([4, 3]), np.zeros([3])
-    refused(
-        r"rank of parameter 0, the samples have the shape \(4, 3\)",
-        Calibration,
-        np.zeros([4, 3, 2]),
-        np.zeros([4, 2]),
-    )
+    refused(r"rank of parameter, the samples have the shape \(4, 3\)", Calibration, draws, theta[:2])
     refused("coordinates are \\['a'\\] and \\['a', 'b'\\]", Calibration, {"a": draws}, {"a": theta, "b": theta})
     refused("at least two data sets", Calibration, draws[:, :1], theta[:1])
-    refused("at least two data sets", Calibration, draws[:0], theta)
-    for places in range(4):
-        values = [draws.copy(), theta.copy(), draws.copy(), theta.copy()]
-        values[places].flat[0] = np.nan
+    for place in range(4):
+        values = [draws, theta, draws, theta]
+        values[place] = values[place] * np.nan
         refused("Give samples .* without NaN", Calibration, *values)

@@ -8,7 +8,7 @@ from scipy import stats
 
 import tf_resflow as resflow
 from tf_resflow.evaluation import EstimatorNoise, estimate_log_prob, required_samples
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples, bytes_per_row, mean_and_stderr
+from tf_resflow.evaluation.log_likelihood import LogProbSamples, bytes_per_row, mean_and_stderr
 
 ROULETTE = resflow.logdet.AdaptiveRoulette(0.1, num_probes=2, per_example=True)
 
@@ -32,9 +32,8 @@ def make_samples(model, log_det_estimator, num_samples, **options):
 def test_an_answer_does_not_depend_on_the_batch_or_its_parts(model, x, megabytes):
     """Draws 3 samples of 5 examples: one row at a time, a few rows, and all at once."""
     samples = make_samples(model, ROULETTE, 3, common=True, megabytes=megabytes)
-    draw = tf.function(samples, autograph=False)
-    draw = draw.get_concrete_function(tf.TensorSpec([None, 6], tf.uint8), tf.TensorSpec([], tf.int32))
-    seed = tf.constant(3)
+    specs, seed = [tf.TensorSpec([None, 6], tf.uint8), tf.TensorSpec([], tf.int32)], tf.constant(3)
+    draw = tf.function(samples, specs, autograph=False)
     together = draw(x, seed)
     assert together.shape == [samples.num_samples, 5] and draw(x[:0], seed).shape[1] == 0
     np.testing.assert_allclose(together[:, 2:3], draw(x[2:3], seed), rtol=1e-5)
@@ -118,12 +117,12 @@ def test_standard_errors_that_cannot_be_reached(model, x, refused):
     refused("num_samples=0 is too small", estimate_log_prob, model, x, num_samples=0)
     vectors = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
     assert required_samples(vectors, np.zeros([4, 3], "f4"), 1e-4) == 1  # exact
-    refused("values that are NaN or infinite", required_samples, vectors, np.full([4, 3], np.nan), 1e-4)
-    vectors.set_weights([weight * np.nan for weight in vectors.get_weights()])
-    refused("The log-likelihood of 4 of 4 examples is NaN", required_samples, vectors, np.zeros([4, 3], "f4"), 1.0)
+    refused(
+        "The log-likelihood of 4 of 4 examples is NaN", required_samples, vectors, np.full([4, 3], np.nan), 1e-4
+    )
 
 
-def test_the_noise_of_the_log_determinants(model, x, refused):
+def test_the_noise_of_the_log_determinants(model, x):
     """Four independent probes have half the noise of one, for 8 draws of 300 equal examples."""
     # With 2,100 degrees of freedom each, 4 standard errors of the ratio are less than 15 %.
     images = np.repeat(x[:1], 300, axis=0)
@@ -131,4 +130,3 @@ def test_the_noise_of_the_log_determinants(model, x, refused):
     one, four = (EstimatorNoise(model, log_det_estimator)(images, 0) for log_det_estimator in series)
     assert one == pytest.approx(2 * four, rel=0.15)
     assert EstimatorNoise(model, resflow.logdet.Exact())(images, 0) == 0.0
-    refused("num_samples=1 is too small", EstimatorNoise, model, num_samples=1)

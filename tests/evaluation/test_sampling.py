@@ -27,18 +27,6 @@ def test_batches_make_the_samples_that_one_call_makes(monkeypatch):
         np.testing.assert_allclose(drawn, ones[:fewer], atol=1e-6)
 
 
-def test_batches_move_the_bar(monkeypatch):
-    """Draws at most 2^16 values or 64 examples at a time. Later calls of a sampler reuse its graphs."""
-    flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([1])])
-    tracked, traces, flow_input = [], [], sampling.flow_input
-    monkeypatch.setattr(sampling, "track", lambda items, name: tracked.append((name, len(items))) or items)
-    monkeypatch.setattr(sampling, "flow_input", lambda *args: traces.append(args) or flow_input(*args))
-    sampler = Sampler(resflow.FlowModel(flow, (64, 64, 1), levels=256))
-    assert [len(part) for part in sampler(70)] == [64, 6]
-    assert [len(part) for part in sampler(140)] == [64, 64, 12]
-    assert tracked == [("samples", 2), ("samples", 3)] and len(traces) <= 2
-
-
 @pytest.mark.parametrize("levels", [None, 8])
 def test_samples_that_are_not_finite(refused, levels):
     """Integer data are included, although their samples are always finite."""

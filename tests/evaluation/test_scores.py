@@ -1,7 +1,5 @@
 """Scores of data sets and of single examples."""
 
-import warnings
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -79,30 +77,10 @@ def test_bound_of_one_sample_and_its_limit(affine_model):
 
 
 def test_exponentiated_noise_of_log_determinants_warns(affine_model):
-    def weigh(log_det_estimator):
-        return LogLikelihood(
-            affine_model, importance_weighted=True, log_det_estimator=log_det_estimator
-        ).num_samples
-
-    with pytest.warns(UserWarning, match="too large by up to half the variance"):
-        weigh(resflow.logdet.AdaptiveRoulette(0.1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        weigh(resflow.logdet.Exact())
-
-
-def test_estimates_of_each_example_agree_with_its_log_likelihood_within_their_errors():
-    """7 examples with 400 estimates each agree within 5 standard errors, which are known to 4 %."""
-    model = resflow.FlowModel(resflow.flows.vector_flow(3, 2, (8,), coefficient=0.9), event_shape=[3])
-    x = np.random.default_rng(0).normal(size=[7, 3]).astype("float32")
-    log_det = resflow.logdet.Exact()
-    exact = LogLikelihood(model, log_det_estimator=log_det).score_examples([x[:4], x[4:]], seed=0)
-    np.testing.assert_allclose(exact["log_prob"], model.log_prob(x, log_det_estimator=log_det), 1e-5)
-    np.testing.assert_array_equal(exact["stderr"], np.zeros(7))
-    roulette = resflow.logdet.RussianRoulette(per_example=True)
-    noisy = LogLikelihood(model, num_samples=400, log_det_estimator=roulette).score_examples([x], seed=1)
-    assert np.all(noisy["stderr"] > 0) and np.all(noisy["stderr"] < 0.2)
-    assert np.all(np.abs(noisy["log_prob"] - exact["log_prob"]) < 5 * noisy["stderr"])
+    roulette, message = resflow.logdet.AdaptiveRoulette(0.1), "too large by up to half the variance"
+    bound = LogLikelihood(affine_model, importance_weighted=True, log_det_estimator=roulette)
+    with pytest.warns(UserWarning, match=message):
+        bound.score([np.zeros([1, 2], "uint8")], seed=0)
 
 
 def test_p_values_are_ranks_among_the_reference():
@@ -112,15 +90,6 @@ def test_p_values_are_ranks_among_the_reference():
     repeated = np.repeat(reference, [1, 3, 2, 2])
     found = p_values(scores, reference, [1, 3, 2, 2])
     np.testing.assert_allclose(5 * found - 1, 4 * (9 * p_values(scores, repeated) - 1) / 8)
-
-
-def test_a_threshold_on_p_values_is_a_rate_of_false_alarms():
-    """The share of fresh examples below a threshold, over 20,000 references of 50 scores."""
-    scores = np.random.default_rng(0).normal(size=[20_000, 51])
-    found = np.array([p_values(row[0], row[1:]) for row in scores])
-    for threshold in (0.02, 0.1, 0.5):
-        expected = np.floor(threshold * 51) / 51
-        assert abs(np.mean(found <= threshold) - expected) < 4.5 * np.sqrt(expected / len(found))
 
 
 def test_scores_of_a_classifier_by_hand():

@@ -12,7 +12,7 @@ from scipy import stats
 import tf_resflow as resflow
 from tf_resflow import evaluation
 from tf_resflow.evaluation import LogLikelihood
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples
+from tf_resflow.evaluation.log_likelihood import LogProbSamples
 from tf_resflow.models import FlowDequantizer, dequantizer
 
 EXACT = resflow.logdet.Exact()

@@ -55,10 +55,9 @@ def density_figure(
 
 
 def _density_of(points, limits):
-    """Returns the density of points in grid cells. Points outside the limits count toward the total."""
+    """Returns the density of the points within the limits, in grid cells `[row, column]`."""
     bins = min(_RESOLUTION // 2, math.isqrt(len(points)))
-    counts, x_edges, y_edges = np.histogram2d(points[:, 0], points[:, 1], bins, limits)
-    return (counts / np.multiply.outer(np.diff(x_edges), np.diff(y_edges)) / len(points)).T
+    return np.histogram2d(points[:, 0], points[:, 1], bins, limits, density=True)[0].T
 
 
 def _peak(density):

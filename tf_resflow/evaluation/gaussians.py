@@ -17,16 +17,6 @@ _SIZE = 299  # height and width of Inception's input
 class FeatureMoments:
     """Accumulates the mean and covariance of features batch by batch, in float64.
 
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    moments = resflow.evaluation.FeatureMoments()
-    for batch in np.array([[[0.0], [2.0]], [[4.0], [6.0]]]):
-        moments.update(batch)
-    print(moments.num, moments.mean, moments.covariance)
-    # 4 [3.] [[6.66666667]]
-    ```
-
     Attributes:
       num: number of examples so far.
       mean: mean of the examples, `[size]`.
@@ -80,9 +70,11 @@ def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = 
         moments.update(x)
     noise = 0.0 if levels is None else 1 / (12 * levels**2)
     covariance = moments.scatter / moments.num + noise * np.eye(size)
-    rounding = size * _rounding_variance(train, moments.mean, np.diag(covariance))
+    variance, eps = np.diag(covariance), np.finfo(train.dtype).eps if train.dtype.kind == "f" else 0.0
+    # Rounding of the data and of float64 sums adds this variance to each coordinate.
+    rounding = eps**2 * (moments.mean**2 + variance) + math.sqrt(len(train)) * np.finfo(np.float64).eps * variance
     try:
-        np.linalg.cholesky(covariance - np.diag(rounding))
+        np.linalg.cholesky(covariance - size * np.diag(rounding))
     except np.linalg.LinAlgError:
         raise ValueError(
             f"The covariance of {len(train):,} training examples with {size:,} columns is singular up to rounding. "
@@ -101,13 +93,6 @@ def _chunks(examples, levels, size):
     for start in range(0, len(examples), _CHUNK):
         x = examples[start : start + _CHUNK].reshape(-1, size).astype(np.float64)
         yield x if levels is None else (x + 0.5) / levels
-
-
-def _rounding_variance(examples, mean, variance):
-    """Returns the variance that rounding of the data and of float64 sums adds to each coordinate."""
-    data = np.finfo(examples.dtype).eps if examples.dtype.kind == "f" else 0.0
-    sums = math.sqrt(len(examples)) * np.finfo(np.float64).eps
-    return data**2 * (mean**2 + variance) + sums * variance
 
 
 def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:

@@ -26,16 +26,13 @@ class Sampler:
     def __init__(self, model: FlowModel, *, precise: bool = False):
         self._model = model
 
-        @tf.function(autograph=False)
-        def latents(num, seed, temperature):
-            return sample_latent(model.distribution.distribution, num, seed, temperature)
-
         @tf.function(autograph=False, reduce_retracing=True)
-        def decode(z, condition):
-            x = flow_input(model, tf.identity(z), condition, precise)
+        def draw(num, seed, temperature, condition):
+            z = sample_latent(model.distribution.distribution, num, seed, temperature)
+            x = flow_input(model, z, condition, precise)
             return model.data_space.to_data(x), tf.reduce_all(tf.math.is_finite(x))
 
-        self._latents, self._decode = latents, decode
+        self._draw = draw
 
     def __call__(
         self,
@@ -65,10 +62,9 @@ class Sampler:
         size = max(_MIN_BATCH, _BATCH_VALUES // math.prod(model.data_space.event_shape))
         batches = [(temperature, first) for temperature in temperatures for first in range(0, num, size)]
         for temperature, first in track(batches, "samples"):
-            rows, scale = min(size, num - first), tf.constant(temperature, model.distribution.dtype)
-            z = self._latents(tf.constant(rows), tf.constant([first // size, seed], tf.int64), scale)
-            given = None if conditions is None else conditions[first:][:rows]
-            samples, finite = self._decode(z, given)
+            rows, scale = tf.constant(min(size, num - first)), tf.constant(temperature, model.distribution.dtype)
+            given = None if conditions is None else conditions[first:][:size]
+            samples, finite = self._draw(rows, tf.constant([first // size, seed], tf.int64), scale, given)
             if not finite:
                 raise ValueError(
                     f"Samples at temperature {temperature:g} are NaN or infinite. Lower the temperature."

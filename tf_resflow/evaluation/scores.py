@@ -1,7 +1,7 @@
 """Scores data sets: log-likelihoods, p-values, and the accuracy and calibration of classifiers."""
 
-import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -11,9 +11,9 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 from scipy import special
 
-from tf_resflow.evaluation.log_prob_samples import NUM_SAMPLES, LogProbSamples
+from tf_resflow.evaluation.log_likelihood import NUM_SAMPLES, LogProbSamples, mean_of_probabilities
 from tf_resflow.models import FlowModel
-from tf_resflow.typing import LogDet, TensorLike
+from tf_resflow.typing import LogDet
 
 
 class Score(NamedTuple):
@@ -36,18 +36,6 @@ class LogLikelihood:
     with q = 1 for uniform noise. At K = 1 this is the usual bound. As K grows, it never loosens in expectation, and
     tends to log P(x). It holds only for exact log-determinants: noise with variance \(\sigma^2\), in nats, raises
     it by up to about \(\sigma^2 / 2\).
-
-    ```python
-    import numpy as np
-    import tf_resflow as resflow
-    flow = resflow.flows.vector_flow(2, num_blocks=2, hidden=(8,))
-    model = resflow.FlowModel(flow, event_shape=[2])
-    likelihood = resflow.evaluation.LogLikelihood(model)
-    batches = [np.zeros([3, 2], "float32"), np.ones([2, 2], "float32")]
-    scores = likelihood.score_examples(batches, 0)
-    print(likelihood.score(batches, seed=0).num_examples, scores["log_prob"].shape)
-    # 5 (5,)
-    ```
 
     Args:
       model: a `FlowModel`.
@@ -79,22 +67,14 @@ class LogLikelihood:
                 "Leave out importance_weighted."
             )
         self._model, self._num_samples, self._strategy = model, num_samples, strategy
-        self._options: dict[str, Any] = {
-            "log_det_estimator": log_det_estimator,
-            "of_probabilities": importance_weighted,
-        }
+        self._log_det_estimator, self._importance_weighted = log_det_estimator, importance_weighted
+        self._functions: dict[int, PerExample] = {}  # by the number of estimates
 
-    @property
-    def num_samples(self) -> int:
-        """K of `score`, rounded up if the estimates are computed in parts."""
-        return self._samples.num_samples
-
-    def score(self, batches: Iterable[TensorLike], seed: int) -> Score:
+    def score(self, batches: Iterable[Any], seed: int) -> Score:
         """Returns the mean loss of a data set, and its standard error.
 
         Args:
-          batches: finite stream of arrays or tensors `[<= batch, *event_shape]`, or for a conditional model, of
-            pairs with their conditions. The first batch must be the largest.
+          batches: as for `score_examples`.
           seed: integer seed of the dequantization and the estimator.
 
         Returns:
@@ -102,53 +82,55 @@ class LogLikelihood:
           standard error over examples, including the noise of the estimates; `num_examples`; and `example_stderr`,
           the root mean square of the examples' standard errors (None for a single noisy estimate).
         """
-        losses, stderrs = (value.astype(np.float64) for value in self._losses(batches, seed))
-        num = len(losses)
-        stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else float("nan")
-        is_measured = self.num_samples > 1 or not self._samples.is_noisy
-        finite = stderrs[np.isfinite(stderrs)]
-        example_stderr = float(np.sqrt(np.mean(finite**2))) if is_measured and len(finite) else None
+        space, scores = self._model.data_space, self._scores(batches, seed, 1)
+        losses = space.to_loss(scores["log_prob"]).astype(np.float64)
+        stderrs = (scores["stderr"] / space.nats_per_unit).astype(np.float64)
+        num, finite = len(losses), stderrs[np.isfinite(stderrs)]
+        stderr = losses.std(ddof=1) / np.sqrt(num) if num > 1 else math.nan
+        example_stderr = float(np.sqrt(np.mean(finite**2))) if len(finite) else None
         return Score(float(losses.mean()), float(stderr), num, example_stderr)
 
     def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
         """Returns the log-likelihood of each example and its standard error, in nats.
 
         Args:
-          batches: as for `score`. Examples without labels are scored by an equal mixture of all classes.
+          batches: finite stream of arrays or tensors `[<= batch, *event_shape]`, or for a conditional model, of
+            pairs with their conditions. The first batch must be the largest. Examples without labels are scored by
+            an equal mixture of all classes.
           seed: integer seed of the estimates.
 
         Returns:
           A dict of arrays `[num]`: "log_prob" and "stderr", which is NaN for a single noisy estimate.
         """
-        return self._scores((tf.nest.map_structure(np.asarray, batch) for batch in batches), seed)
+        return self._scores(batches, seed, NUM_SAMPLES)
 
-    @functools.cached_property
-    def _samples(self):
-        return LogProbSamples(self._model, 1 if self._num_samples is None else self._num_samples, **self._options)
+    def _scores(self, batches, seed, default):
+        num_samples = default if self._num_samples is None else self._num_samples
+        if num_samples not in self._functions:
+            self._functions[num_samples] = PerExample(self._estimator(num_samples), self._strategy)
+        batches = (tf.nest.map_structure(np.asarray, batch) for batch in batches)
+        return self._functions[num_samples](batches, seed)
 
-    @functools.cached_property
-    def _losses(self):
-        space, samples = self._model.data_space, self._samples
+    def _estimator(self, num_samples):
+        """Returns a function of a batch and a seed that estimates each example from K samples."""
+        condition = self._model.condition
+        samples = LogProbSamples(self._model, num_samples, log_det_estimator=self._log_det_estimator)
+        mean = mean_of_probabilities if self._importance_weighted else samples.mean
+        if self._importance_weighted and not samples.is_exact:
+            warnings.warn(
+                "The log-determinants are estimated, so the log of the mean probability is too large by up to half "
+                "the variance of an example's log-determinants, in nats. Use exact ones, or more probes.",
+                stacklevel=4,
+            )
 
-        def losses(batch, seed):
-            log_prob, stderr = samples.estimate(batch, seed)
-            return space.to_loss(log_prob), stderr / space.nats_per_unit
-
-        return PerExample(losses, self._strategy)
-
-    @functools.cached_property
-    def _scores(self):
-        model, num_samples = self._model, NUM_SAMPLES if self._num_samples is None else self._num_samples
-        samples = LogProbSamples(model, num_samples, **self._options)
-
-        def scores(batch, seed):
-            if model.condition.num_classes is None or isinstance(batch, tuple):
-                return samples.estimate(batch, seed)._asdict()
+        def estimate(batch, seed):
+            if condition.num_classes is None or isinstance(batch, tuple):
+                x, given = condition.split(batch)
+                return mean(samples(x, seed, given))._asdict()
             by_class = samples.by_class(batch, seed)
-            mixture = tf.reduce_logsumexp(by_class, axis=0) - math.log(by_class.shape[0])
-            return samples.mean(mixture)._asdict()
+            return mean(tf.reduce_logsumexp(by_class, axis=0) - math.log(condition.num_classes))._asdict()
 
-        return PerExample(scores, self._strategy)
+        return estimate
 
 
 def classification_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -228,26 +210,18 @@ class PerExample:
     def __call__(self, batches: Iterable[Any], seed: int) -> Any:
         """Returns the results for all examples as arrays. The seed of a batch is `[seed, index of the batch]`."""
         values: list[Any] = []
-        rows: int | None = None
-        for index, batch in enumerate(batches):
-            num, replicas = len(tf.nest.flatten(batch)[0]), self._strategy.num_replicas_in_sync
-            rows = rows or -(-num // replicas) * replicas
-            value = self._apply(self._divided(batch, rows), tf.constant([seed, index], tf.int32))
+        share = 0  # rows per replica
+        for i, batch in enumerate(batches):
+            num = len(tf.nest.flatten(batch)[0])
+            share = share or -(-num // self._strategy.num_replicas_in_sync)
+
+            def part(context, batch=batch, share=share):
+                rows = context.replica_id_in_sync_group * share + np.arange(share)  # clipped to the last row
+                return tf.nest.map_structure(lambda part: tf.constant(np.take(part, rows, 0, mode="clip")), batch)
+
+            divided = self._strategy.experimental_distribute_values_from_function(part)
+            value = self._apply(divided, tf.constant([seed, i], tf.int32))
             values.append(tf.nest.map_structure(lambda v, num=num: v.numpy()[:num], value))
         if not values:
             raise ValueError("The stream of batches is empty. Pass at least one batch of examples.")
         return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *values)
-
-    def _divided(self, batch, rows):
-        """Pads the batch with copies of its first row, and divides it between the replicas."""
-        share = rows // self._strategy.num_replicas_in_sync
-
-        def pad(values):
-            return np.concatenate([values, np.repeat(values[:1], rows - len(values), axis=0)])
-
-        def part(context):
-            start = context.replica_id_in_sync_group * share
-            return tf.nest.map_structure(lambda values: tf.constant(values[start : start + share]), padded)
-
-        padded = tf.nest.map_structure(pad, batch)
-        return self._strategy.experimental_distribute_values_from_function(part)

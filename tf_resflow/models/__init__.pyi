@@ -1,7 +1,6 @@
 from .averaging import AverageWeights
 from .build import build_model, evaluation_estimator
-from .data_space import DataSpace
-from .dequantization import dequantize, quantize
+from .data_space import DataSpace, dequantize, quantize
 from .dequantizer import Dequantizer, FlowDequantizer
 from .flow_model import FlowModel
 from .hybrid_model import HybridModel

@@ -15,8 +15,7 @@ class WeightAverage(tf.Module):
     r"""An exponential moving average of a model's trainable weights.
 
     At step t = 0, 1, ..., the momentum is \\(\min(m, (1 + t) / (10 + t))\\), where m is `momentum`. The average
-    therefore spans about a tenth of the steps, but at most \\(1 / (1 - m)\\) steps. With a constant momentum, it
-    would include the first weights for about that many steps.
+    therefore spans about a tenth of the steps, but at most \\(1 / (1 - m)\\) steps.
 
     Args:
       model: a built Keras model.
@@ -69,21 +68,8 @@ class AverageWeights(keras.callbacks.Callback):
     r"""A callback of `fit` that averages the weights (see `WeightAverage`).
 
     Validation, and the callbacks that follow at the end of an epoch, use the average. The last weights are restored
-    before the next epoch. At the end, `fit` leaves the average. Each fit starts a new one. Unlike an optimizer with
-    `use_ema=True`, the momentum at step t is \\(\min(m, (1 + t) / (10 + t))\\), so that the average of a short fit
-    does not include its first weights.
-
-    ```python
-    import keras, numpy as np, tf_resflow as resflow
-    x = np.random.default_rng(0).normal(size=[256, 2]).astype("float32")
-    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(8,)), event_shape=[2])
-    model.initialize(x)
-    model.compile(keras.optimizers.Adam(1e-3))
-    average = resflow.models.AverageWeights(momentum=0.99)
-    history = model.fit(x, batch_size=32, validation_split=0.5, callbacks=[average], verbose=0)
-    print(sorted(history.history))
-    # ['loss', 'val_loss']
-    ```
+    before the next epoch. `fit` ends with the average, and each fit starts a new one. The momentum at step t is
+    \\(\min(m, (1 + t) / (10 + t))\\), so unlike with `use_ema=True`, a short fit forgets its first weights.
 
     Args:
       momentum: m, in [0, 1).
@@ -106,22 +92,16 @@ class AverageWeights(keras.callbacks.Callback):
         """Updates the average."""
         self._update()
 
-    def put_back(self) -> None:
+    def on_epoch_begin(self, *_: Any) -> None:
         """Restores the last weights if the average is in place."""
         if self._last:
             self.model.set_weights(self._last)
             self._last = []
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Restores the last weights."""
-        self.put_back()
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Puts the average in place."""
+    def on_epoch_end(self, *_: Any) -> None:
+        """Puts the average in place, even without validation."""
         if not self._last:
             self._last = self.model.get_weights()
             self._average.apply()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Puts the average in place, even without validation."""
-        self.on_test_begin()
+    on_test_begin = on_epoch_end

@@ -35,13 +35,6 @@ def check_dataset(config: "ConfigDict", dataset: Any) -> None:
         raise ValueError(f"{field}, but {dataset.name!r} has no labels. Choose a data set with labels.")
 
 
-def with_statistics(config: "ConfigDict", dataset: Any) -> Any:
-    """Returns the data set with the statistics that the model of a config uses to normalize its input."""
-    if config.task == "hybrid" and not config.model.logit_alpha:
-        return dataset.with_channel_statistics()
-    return dataset
-
-
 def build_model(config: "ConfigDict", dataset: Any) -> KerasTraining:
     """Builds the model of a config.
 

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tf_resflow.bijectors.flow import modules
 from tf_resflow.bijectors.networks import check_built
-from tf_resflow.models.dequantization import checked_integers
+from tf_resflow.models.data_space import checked_integers
 from tf_resflow.typing import TensorLike
 
 
@@ -90,22 +90,14 @@ class Condition(tf.Module):
             raise ValueError(f"Got the batch {batch!r:.80}, but a conditional model needs a pair (x, condition).")
         return batch
 
-    def join(self, x: Any, condition: Any) -> Any:
-        """Joins examples and the condition, if there is one, to a batch."""
-        self._check_given(condition)
-        return (x, condition) if self else x
-
     def arguments(self, condition: TensorLike | None, num: TensorLike, networks: Any = None) -> dict[str, Any]:
         """Returns the flow's arguments: the condition of `num` examples and the bound networks."""
-        self._check_given(condition)
-        given = {"condition": self.rows(condition, num)} if self else {}
-        return given if networks is None else {**given, "networks": networks}
-
-    def _check_given(self, condition):
         if self and condition is None:
             raise ValueError(f"The model is conditional. Give condition=, for each example {self.description}.")
         if condition is not None and not self:
             raise ValueError("The model is not conditional. Leave out condition=.")
+        given = {"condition": self.rows(condition, num)} if self else {}
+        return given if networks is None else {**given, "networks": networks}
 
     def rows(self, condition: TensorLike, num: TensorLike) -> tf.Tensor:
         """Returns the condition of `num` examples for the flow, `[num, *flow_shape]`.

@@ -48,9 +48,8 @@ class FlowModel(KerasTraining):
 
     `model.save("model.keras")`, `ModelCheckpoint`, `pickle` and `copy.deepcopy` save the whole model, and
     `tf_resflow.load` or `keras.models.load_model` load it. Register custom bijectors and layers with
-    `@keras.saving.register_keras_serializable()`. `save_weights` and `tf.train.Checkpoint` also save the config of
-    the model and the statistics of its data. Loading weights into a different model raises an error that lists the
-    differences.
+    `@keras.saving.register_keras_serializable()`. `save_weights` and `tf.train.Checkpoint` also save the config and
+    the statistics of the data, so loading weights into a different model is an error that lists the differences.
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
@@ -65,8 +64,7 @@ class FlowModel(KerasTraining):
       dequantizer: a `tf_resflow.models.Dequantizer` for integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
       base: distribution of the latent; standard normal by default.
-      evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation, which is
-        exact for small events.
+      evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation.
       seed: `int`. Together with the number of steps taken, it determines the seed of each step of `fit`.
 
     Attributes:
@@ -107,8 +105,7 @@ class FlowModel(KerasTraining):
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
-        # So that Keras tracks their weights.
-        self._dequantizer, self._condition_network = dequantizer, condition_network
+        self._dequantizer, self._condition_network = dequantizer, condition_network  # so Keras tracks their weights
         self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)
         self._means = [keras.metrics.Mean("loss")]
         self.built = True
@@ -162,7 +159,7 @@ class FlowModel(KerasTraining):
     def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
         """Returns the examples with latents z `[batch, *latent]`, as uint8 for integer data.
 
-        With `precise`, blocks are inverted up to rounding errors, and not only as far as the data can resolve.
+        With `precise`, blocks are inverted up to rounding errors instead of the resolution of the data.
         """
         return self.data_space.to_data(flow_input(self, z, condition, precise))
 
@@ -186,8 +183,7 @@ class FlowModel(KerasTraining):
           log_det_estimator: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a
             dict of estimators by block (see `tf_resflow.bijectors.with_log_det_estimator`). With a dict, a
             dequantizer uses the evaluation estimator.
-          networks: result of the method `networks`, for several calls or a custom training step. By default, the
-            networks are bound for this call.
+          networks: result of the method `networks`, for several calls or a custom training step.
         """
         if log_det_estimator is not None:
             distribution = bijectors.with_log_det_estimator(self.distribution, log_det_estimator)

@@ -126,9 +126,8 @@ class HybridModel(KerasTraining):
           seed: see `FlowModel.example_losses`, also for `training`.
 
         Returns:
-          A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats;
-          "accuracy", 1 if the most probable class is the label, else 0; and, if `density_weight` is not 0,
-          "bits_per_dim" or "nats".
+          A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats; "accuracy",
+          1 or 0; and, if `density_weight` is not 0, "bits_per_dim" or "nats".
         """
         x, labels = batch
         labels = tf.cast(labels, tf.int64)

@@ -63,9 +63,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         infinite loss or gradient does not raise an error. No variable changes, but `fit` continues and reports NaN
         as the loss of the epoch. `keras.callbacks.TerminateOnNaN` stops it.
 
-        `tf_resflow.models.Adam` adds less than a fifth of the operations of Keras's Adam to the graph, so training
-        starts sooner. To average the weights, pass a `tf_resflow.models.AverageWeights` to
-        `fit`.
+        Training starts sooner with `tf_resflow.models.Adam` than with Keras's.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name):
@@ -76,15 +74,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         optimizer.build(self.trainable_variables)
 
     def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
-        *args: Any,
-        **kwargs: Any,
+        self, x: Any = None, y: Any = None, *args: Any, callbacks: Any = None, **kwargs: Any
     ) -> keras.callbacks.History:
         """Like `keras.Model.fit`, but updates the norms of the layers at the end.
 
@@ -108,11 +98,11 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = sorted(keras.tree.flatten(callbacks or []), key=lambda c: not isinstance(c, AverageWeights))
         try:
-            history = super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+            history = super().fit(x, y, *args, callbacks=callbacks, **kwargs)
         except BaseException:
             for average in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
                 if isinstance(average, AverageWeights):
-                    average.put_back()
+                    average.on_epoch_begin()  # restores the last weights
             raise
         layers.converge_norms(self)
         return history

@@ -13,9 +13,9 @@ _MOMENTUM = 0.95
 
 @keras.saving.register_keras_serializable("tf_resflow")
 class Adam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam` without `amsgrad`, as one operation per variable. With `weight_decay`, it is AdamW.
+    """`keras.optimizers.Adam` without `amsgrad`, with less than a fifth of its operations in the graph.
 
-    It adds less than a fifth of the operations of Keras's Adam to the graph, so training starts sooner.
+    With `weight_decay`, it is AdamW.
     """
 
     def build(self, variables: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
-from tf_resflow.evaluation.log_prob_samples import NUM_SAMPLES, LogProbSamples
+from tf_resflow.evaluation.log_likelihood import NUM_SAMPLES, LogProbSamples
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
@@ -150,7 +150,7 @@ class Signatures:
         }
 
     def _scores(self, x, seed, *condition):
-        log_prob, stderr = self.samples.estimate((x, *condition) if condition else x, tf.bitcast(seed, tf.int32))
+        log_prob, stderr = self.samples.estimate(x, tf.bitcast(seed, tf.int32), *condition)
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.model.data_space.levels is not None:
             result["bits_per_dim"] = self.model.data_space.to_loss(log_prob)

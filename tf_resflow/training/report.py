@@ -323,9 +323,9 @@ class Evaluation(Report):
         variance = self._noise_of(self.log_det_estimator) ** 2
         result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
             bound="importance_weighted",
-            num_samples=bound.num_samples,
+            num_samples=num_samples,
             num_examples=score.num_examples,
-            estimator_bias=-0.5 * self._model.data_space.nats_per_unit * variance * (1 - 1 / bound.num_samples),
+            estimator_bias=-0.5 * self._model.data_space.nats_per_unit * variance * (1 - 1 / num_samples),
         )
         return {"importance_weighted": result}
 

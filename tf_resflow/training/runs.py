@@ -21,7 +21,6 @@ from tf_resflow.data.data_info import DataInfo
 from tf_resflow.logdet import Exact, default_estimator
 from tf_resflow.models import build_model, evaluation_estimator
 from tf_resflow.models.averaging import WeightAverage
-from tf_resflow.models.build import with_statistics
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.metrics import held_out_scores, ranked_steps
@@ -213,7 +212,8 @@ def as_in_run(config: ConfigDict, dataset: data.Dataset, files: Workdir) -> data
     """Returns a config's data set with the statistics of its run. Raises ValueError if the run has other data."""
     begun = files.read_data() if files.is_begun() else None
     if begun is None or begun.mean is None or dataset.levels is None:
-        dataset = with_statistics(config, dataset)
+        needs_statistics = config.task == "hybrid" and not config.model.logit_alpha
+        dataset = dataset.with_channel_statistics() if needs_statistics else dataset
     else:  # a converted checkpoint keeps its published statistics
         dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
     files.check_data(dataset)

@@ -14,7 +14,7 @@ from tf_resflow import training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 from tf_resflow.cli.evaluate import table
-from tf_resflow.evaluation.log_prob_samples import LogProbSamples
+from tf_resflow.evaluation.log_likelihood import LogProbSamples
 from tf_resflow.training import report
 
 
@@ -104,7 +104,7 @@ def test_served_labels(whole, tmp_path):
     x, labels = tf.constant(x), tf.constant(labels, tf.int32)
     found = served["serving_default"](x=x, condition=labels)
     samples = LogProbSamples(whole.model, 2, log_det_estimator=resflow.logdet.Exact(), common=True)
-    expected = np.mean(samples((x, labels), tf.bitcast(tf.constant(0, tf.int64), tf.int32)), axis=0)
+    expected = np.mean(samples(x, tf.bitcast(tf.constant(0, tf.int64), tf.int32), labels), axis=0)
     np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-4)
     z = served["encode"](x=x, condition=labels)["z"]
     np.testing.assert_allclose(z, whole.model.encode(x, condition=labels), rtol=1e-3, atol=1e-4)

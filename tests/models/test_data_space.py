@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow.models import dequantization, dequantize, quantize
-from tf_resflow.models.dequantization import cell_width, place_in_cells
+from tf_resflow.models import data_space, dequantize, quantize
+from tf_resflow.models.data_space import place_in_cells
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -21,31 +21,28 @@ def test_noise_is_uniform_and_quantization_inverts_it(levels):
     assert abs(np.mean(u) - 0.5) < 4 * np.sqrt(1 / 12 / num)
 
 
-@pytest.mark.parametrize("lowest", [True, False])
-def test_extreme_draws_stay_in_their_level(lowest, monkeypatch):
-    extreme = lambda shape, seed, limit: tf.fill(shape, 0 if lowest else limit - 1)  # noqa: E731
-    monkeypatch.setattr(dequantization, "random_integers", extreme)
+def assert_inside(y, x, levels):
+    assert 0 < np.min(y) and np.max(y) < 1
+    np.testing.assert_array_equal(quantize(y, levels), x)
+    np.testing.assert_array_equal(np.floor(np.float64(y) * levels), x)
+
+
+def test_extreme_noise_stays_in_its_level(monkeypatch):
+    """Covers the least and the largest uniform draws, and numbers from 0 to 1 in part of a cell."""
     for levels in (*range(2, 257, 6), 255, *(2**k + i for k in range(2, 8) for i in (-1, 0, 1))):
         x = np.arange(levels, dtype=np.uint8)
-        y = dequantize(x, levels, seed=[0, 0])
-        assert 0 < np.min(y) and np.max(y) < 1
-        np.testing.assert_array_equal(quantize(y, levels), x)
-        np.testing.assert_array_equal(np.floor(np.float64(y) * levels), x)
-
-
-@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
-def test_numbers_in_cells(dtype):
-    """The ends of the unit interval and numbers in between stay in their level, with the expected width."""
-    for levels in (2, 3, 17, 32, 128, 129, 200, 255, 256):
-        x = np.arange(levels, dtype=np.uint8)
-        ends = [place_in_cells(x, tf.fill([levels], tf.constant(u, dtype)), levels) for u in (0.0, 0.3, 1.0)]
-        for y in ends:
-            assert y.dtype == dtype and 0 < np.min(y) and np.max(y) < 1
-            np.testing.assert_array_equal(quantize(y, levels), x)
-            np.testing.assert_array_equal(np.floor(np.float64(y) * levels), x)
-        low, _, high = np.float64(ends)
-        np.testing.assert_allclose(high - low, cell_width(levels), atol=2e-7)
-        assert 1 - 2**-12 < cell_width(levels) * levels < 1
+        for lowest in (True, False):
+            extreme = lambda shape, seed, limit: tf.fill(shape, 0 if lowest else limit - 1)  # noqa: B023, E731
+            monkeypatch.setattr(data_space, "random_integers", extreme)
+            assert_inside(dequantize(x, levels, seed=[0, 0]), x, levels)
+        for dtype in (tf.float32, tf.float64):
+            parts = [place_in_cells(x, tf.fill([levels], tf.constant(u, dtype)), levels) for u in (0.0, 0.3, 1.0)]
+            (low, width), _, (high, _) = parts
+            for y, _ in parts:
+                assert y.dtype == dtype
+                assert_inside(y, x, levels)
+            np.testing.assert_allclose(np.float64(high) - low, width, atol=2e-7)
+            assert 1 - 2**-12 < width * levels < 1
 
 
 def test_seeds_static_shapes_and_clipping():
