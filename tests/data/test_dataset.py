@@ -90,7 +90,6 @@ def test_only_a_share_is_decoded():
 def test_an_epoch_holds_each_example_at_most_once_in_a_new_order():
     epochs = _take(_numbered(23).train_batches(5, seed=0), 8)[..., 0].reshape(2, 20)
     assert [len(set(epoch)) for epoch in epochs] == [20, 20] and np.any(epochs[0] != epochs[1])
-    assert _take(_numbered(23).train_batches(23, seed=0), 2).shape == (2, 23, 2)
 
 
 @pytest.mark.parametrize("limit, sizes", [(None, [3, 3, 1]), (4, [3, 1]), (99, [3, 3, 1])])
@@ -164,9 +163,8 @@ def test_refused_arrays(refused):
     refused("have different event shapes", Dataset.from_arrays, "a", ROWS | {"test": np.zeros([3, 1])})
     refused("a .train. has 0 rows; expected at least 1", Dataset.from_arrays, "a", {"train": np.zeros([0, 2])})
     wrong = [(value, 17, r"at \[1, 0\] is not one of the integers 0, ..., 16") for value in (17, -1, 0.5, np.nan)]
-    wrong += [(value, None, r"\[1, 0\] is not finite in float32") for value in (np.nan, 1e39)]
-    for value, levels, message in [*wrong, (0, 300, "levels = 300 must be")]:
+    wrong += [(1e39, None, r"\[1, 0\] is not finite in float32"), (0, 300, "levels = 300 must be")]
+    for value, levels, message in wrong:
         refused(message, Dataset.from_arrays, "a", {"train": np.array([[1.0, 2], [value, 3]])}, levels)
-    message = "integers 0, ..., 1|has 2 rows; expected 3"
-    for labels in ([0, 1], [0, 1, 2], [0, -1, 1], [0, 0.5, 1]):
+    for labels, message in (([0, 1], "has 2 rows; expected 3"), ([0, 1, 2], "integers 0, ..., 1")):
         refused(message, Dataset.from_arrays, "a", ROWS, labels={"train": labels}, num_classes=2)

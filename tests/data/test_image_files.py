@@ -1,7 +1,5 @@
 """Images from folders of files and from arrays."""
 
-import re
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,8 +80,7 @@ def test_transparency_is_dropped(tmp_path, said):
     _write(tmp_path, np.concatenate([COLOR, GRAY[..., np.newaxis]], axis=-1))
     palette = Image.fromarray(COLOR[0]).quantize(256)
     palette.save(tmp_path / "00.png", transparency=0)
-    images = _load(tmp_path).array("train")
-    np.testing.assert_array_equal(images, [np.asarray(palette.convert("RGB")), *COLOR[1:]])
+    np.testing.assert_array_equal(_load(tmp_path).array("train"), [np.asarray(palette.convert("RGB")), *COLOR[1:]])
     assert len(said) == 1 and "transparency of 20 images, such as" in said[0]
 
 
@@ -189,14 +186,20 @@ def test_fewer_levels(tmp_path):
     _refuse("levels = 17 must be a power of two", tmp_path / "b.npy", levels=17)
 
 
-def test_images_of_several_sizes_are_an_error(tmp_path):
-    _write(tmp_path, COLOR)
-    Image.fromarray(COLOR[0, :5]).save(tmp_path / "07.png")
-    _refuse(r"2 different sizes, .*19.png \(4 x 6\), .*07.png \(4 x 5\). .*image_size=N, N up to 4", tmp_path)
-    assert _load(tmp_path, image_size=4).event_shape == (4, 4, 3)
+def test_images_of_several_sizes(tmp_path, said):
+    """Only the smaller images are named or skipped. They do not change the size of the others."""
+    folder = _write(tmp_path / "a", COLOR)
+    Image.fromarray(COLOR[0, :3]).save(folder / "07.png")
+    _refuse(r"2 different sizes, .*19.png \(4 x 6\), .*07.png \(4 x 3\)\. .*image_size=N, with N up to 3", folder)
+    assert _load(folder, image_size=3).event_shape == (3, 3, 3)
+    for size in ({"image_size": 4}, {"max_image_size": 4}):
+        _refuse(r"1 of 20 images cannot be used:\n .*07.png \(4 x 3\) is smaller than", folder, **size)
+        dataset = _load(folder, skip_unreadable=True, **size)
+        assert dataset.event_shape == (4, 4, 3) and dataset.sizes == {"train": 19}
+        assert "1 of 20 images cannot be used:\n" in said[-1] and "07.png (4 x 3)" in said[-1]
     np.save(tmp_path / "a.npy", COLOR)
-    for path, name in ((tmp_path, "19.png"), (tmp_path / "a.npy", "a.npy")):
-        _refuse(rf"smaller than image_size = 5. The sizes are .*{name} \(4 x 6\)", path, image_size=5)
+    for path, name in ((folder, r"19.png \(4 x 6\), .*07.png \(4 x 3\)"), (tmp_path / "a.npy", r"a.npy \(4 x 6\)")):
+        _refuse(f"All images are smaller than image_size = 5: .*{name}", path, image_size=5)
     other = _write(tmp_path / "b", COLOR[:, :5])
     _refuse("have different event shapes", tmp_path / "a.npy", path_test=other)
 
@@ -212,21 +215,19 @@ def test_files_that_cannot_be_read_are_named_at_once_or_skipped(tmp_path, said):
     (dogs / "broken.png").symlink_to("away.png")
     reasons = ["moving.gif is an animation of 4", "deep.png has more than 8 bits", "real.tiff has more than 8 bits"]
     reasons += [f"{name}.png cannot be read as an image" for name in ("cut", "broken")]
-    for reason in ["5 of 25 images cannot be read:\n", *reasons, "skip them with --config.data.skip_unreadable"]:
+    for reason in ["5 of 25 images cannot be used:\n", *reasons, "skip them with --config.data.skip_unreadable"]:
         _refuse(reason, tmp_path)
     dataset = _load(tmp_path, skip_unreadable=True, validation_fraction=0.25)
     assert dataset.sizes == {"train": 15, "validation": 5} and dataset.num_classes == 2
     for split in dataset.sizes:
         images = [np.asarray(Image.open(file)) for file in dataset.files[split]]
         np.testing.assert_array_equal(dataset.array(split), images)
-    text = "\n".join(said)
-    assert "4 of 25 images cannot be read" in text and "1 of 21 images cannot be read" in text
-    assert all(re.search(reason, text) for reason in reasons)
+    assert all(reason in said[-1] for reason in ["5 of 25 images cannot be used", *reasons])
     examples, files = load_images(tmp_path, event_shape=(6, 4, 3), levels=256, skip_unreadable=True)
     assert len(examples) == len(files) == 20
     for file in tmp_path.glob("*/[0-9c]*"):
         file.write_bytes(b"")
-    _refuse("has no image that can be read", tmp_path, skip_unreadable=True)
+    _refuse("has no image that can be used", tmp_path, skip_unreadable=True)
 
 
 def test_links_in_folders(tmp_path, said):
@@ -257,7 +258,7 @@ def test_a_split_within_another_and_a_folder_of_links(tmp_path):
 def test_folders_without_images_are_errors(tmp_path):
     _refuse("none cannot be read as an array", tmp_path / "none")
     _refuse("has no images .* Expected files that end in .png", tmp_path)
-    _write(tmp_path / "dogs", COLOR)
+    _refuse("has no images of its own", _write(tmp_path / "dogs", COLOR), path_test=tmp_path / "dogs")
     _write(tmp_path, COLOR[:1])
     _refuse("both images and folders with images, such as dogs", tmp_path)
 
@@ -265,10 +266,8 @@ def test_folders_without_images_are_errors(tmp_path):
 @pytest.mark.parametrize("names", [("test",), ("train", "cats"), ("val", "train", "valid")])
 def test_folders_of_splits_that_are_not_clear_are_errors(tmp_path, names):
     for name in names:
-        _write(tmp_path / name, COLOR[:3])
+        _write(tmp_path / name, COLOR[:1])
     _refuse(f"the folders {', '.join(sorted(names))}. Expected either train and, optionally", tmp_path)
-    own = tmp_path / names[0]
-    _refuse("has no images of its own", own, path_test=own)
 
 
 def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):
@@ -294,11 +293,8 @@ def test_other_arrays_are_errors(tmp_path):
     for arrays, message in [
         ([COLOR / 255], "contains float64 of shape .* Expected uint8 images"),
         ([COLOR.transpose(0, 3, 1, 2)], r"of shape \[20, 3, 6, 4\]"),
-        ([COLOR[0, 0]], r"of shape \[4, 3\]"),
-        ([COLOR[:0]], r"of shape \[0, 6, 4, 3\]"),
         ([np.array([[None]])], "cannot be read as an array of numbers"),
         ([COLOR, np.arange(19)], "has 19 labels of type int64. Expected 20 integers"),
-        ([COLOR, np.arange(20) / 2], "has 20 labels of type float64. Expected 20 integers"),
     ]:
         np.savez(tmp_path / "a.npz", **dict(zip(["images", "labels"], arrays, strict=False)))
         _refuse(message, tmp_path / "a.npz")

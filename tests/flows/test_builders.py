@@ -111,7 +111,7 @@ CONDITIONAL = {
 
 @pytest.mark.parametrize("kind", CONDITIONAL)
 def test_conditional_branches_of_images(kind):
-    """Dense Jacobians at two conditions differ, and respect the Lipschitz bound and the log-determinants."""
+    """Dense Jacobians at two conditions differ, and respect the Lipschitz bound."""
     constant = 0.7**3 if kind == "flat dense nets" else 0.7**2
     branch = CONDITIONAL[kind](condition_size=3, coefficient=0.7, seed=1, dtype="float64")
     for layer in layers.norm_updates.lipschitz_layers(branch):
@@ -120,7 +120,6 @@ def test_conditional_branches_of_images(kind):
     assert layers.lipschitz_constant(branch) == pytest.approx(constant)
     assert layers.lipschitz_constant(branch, certified=True) < constant + 1e-3
     x = tf.constant(np.random.default_rng(0).normal(size=[1, *SHAPE]))
-    block = bijectors.ResidualBlock(branch, EXACT, has_condition=True)
     jacobians = []
     for scale in (0.0, 10.0):
         c = scale * tf.constant([[1.0, -1.0, 0.5]], tf.float64)
@@ -129,9 +128,5 @@ def test_conditional_branches_of_images(kind):
             g = branch([x, c])
         jacobian = tape.jacobian(g, x).numpy().reshape(12, 12)
         assert np.linalg.norm(jacobian, 2) < constant
-        log_det = block.forward_log_det_jacobian(tf.identity(x), condition=c)
-        np.testing.assert_allclose(log_det, [np.linalg.slogdet(np.eye(12) + jacobian)[1]], rtol=1e-9)
         jacobians.append(jacobian)
     assert np.linalg.norm(jacobians[0] - jacobians[1]) > 1e-2
-    y = block.forward(tf.identity(x), condition=c)
-    np.testing.assert_allclose(block.inverse(tf.identity(y), condition=c), x, atol=1e-10)

@@ -87,9 +87,7 @@ OTHER_FILES = {
     "a b.pt": pickle.dumps({"args": Payload()}, 2),
     "objects.npz": content(**{"a.weight": np.array([Payload()])}),
     "without step.npz": content(step=None),
-    "not json.npz": content(args="data=mnist"),
     "truncated.npz": content()[:-100],
-    "text.npz": b"data,nbits\nmnist,8\n",
     "missing.npz": None,
 }
 

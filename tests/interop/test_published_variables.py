@@ -38,13 +38,6 @@ def test_the_estimate_of_u_and_v(shape, image, share, scaled):
     np.testing.assert_allclose(applied, kernel * (share if scaled else 1.0), rtol=1e-6)
 
 
-def test_other_parameters_stay():
-    tensors, _ = layer(normal(4, 3))
-    tensors |= {"a.1.bias": np.ones(4), "b.weight": np.ones(7)}
-    applied = applied_kernels(tensors, tensors, coefficient=1e-3, orders=(2.0, 2.0))
-    assert applied["a.1.bias"] is tensors["a.1.bias"] and applied["b.weight"] is tensors["b.weight"]
-
-
 @pytest.mark.parametrize(
     "orders, axis, order",
     [((1, 1), 1, 1), ((1, 2), 1, 2), ((1, np.inf), 1, np.inf), ((2, np.inf), 0, 2), ((np.inf, np.inf), 0, 1)],

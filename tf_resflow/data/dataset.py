@@ -17,8 +17,8 @@ class Dataset(DataInfo):
     """Examples of one event shape, split into "train", "test" and, optionally, "validation".
 
     Images are uint8 with the integer values 0, ..., levels - 1; vectors are float32 and `levels` is None.
-    `from_arrays` makes a data set from arrays. Other data sets set `read`, which returns a whole split when it is
-    first needed; `stream`, which yields the examples one by one; or `draw`, which generates the train examples.
+    `from_arrays` makes a data set from arrays. Other data sets set `read`, which returns a whole split; `stream`
+    and `decode`, which yield the examples one by one; or `draw`, which generates the train examples.
 
     ```python
     import numpy as np
@@ -34,13 +34,14 @@ class Dataset(DataInfo):
       event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
       levels: number of values of integer data; None for continuous data.
       sizes: number of examples of each finite split, by name.
-      read: `read(split)` returns all examples of a split, or a pair of these and their labels.
+      read: `read(split)` returns all examples of a split, or a pair of these and their int32 labels. It is called
+        for each pass over the data, so a slow function should be cached.
       draw: `draw(num, seed) -> [num, *event_shape]` generates train data; the seed is a sequence of integers.
-      stream: `stream(split, seed, skip) -> tf.data.Dataset` of tuples `(example,)`, or `(example, label)` with
-        `num_classes`, without the first `skip` examples. Their order is a pure function of the seed, an int64
-        tensor of shape `[2]`. With the seed None, it is the order of the split.
-      decode: maps an encoded element of the stream, or of the tensor that `read` returns, to the tuple of an
-        example; called only for the examples that are needed.
+      stream: `stream(split, seed, skip) -> tf.data.Dataset` of encoded examples, without the first `skip` examples.
+        Their order is a pure function of the seed, an int64 tensor of shape `[2]`. With the seed None, it is the
+        order of the split.
+      decode: maps an element of the stream, or of the tensor that `read` returns, to a tuple `(example,)`, or
+        `(example, label)` with `num_classes`. It is called only for the examples that are needed.
       flip: whether the train stream mirrors each image left to right with probability 1/2.
       crop_padding: number of pixels of reflection padding on each side in the train stream. Each padded image is
         cropped to its original size at a uniform position.
@@ -61,7 +62,6 @@ class Dataset(DataInfo):
     crop_padding: int = 0
     entropy: float | None = None
     files: Mapping[str, Sequence[str]] | None = None
-    _tensors: dict[str, tuple[tf.Tensor, ...]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         largest = min(self.event_shape[:2]) - 1 if len(self.event_shape) == 3 else 0
@@ -99,12 +99,12 @@ class Dataset(DataInfo):
         shapes = {split: array.shape[1:] for split, array in arrays.items()}
         if len(set(shapes.values())) != 1:
             raise ValueError(f"The splits of {name!r} have different event shapes: {shapes}. Use the same for all.")
-        parts: dict[str, Any] = dict(arrays)
-        if labels is not None:
-            for split, array in arrays.items():
-                values = _checked(f"{name} ({split}, labels)", labels[split], fields["num_classes"], len(array))
-                parts[split] = array, values
         sizes = {split: len(array) for split, array in arrays.items()}
+        with tf.device("CPU"):
+            parts: dict[str, Any] = {split: tf.constant(array) for split, array in arrays.items()}
+            for split, own in (labels or {}).items():
+                values = _checked(f"{name} ({split}, labels)", own, fields["num_classes"], sizes[split])
+                parts[split] = parts[split], tf.constant(values, tf.int32)
         return cls(name, next(iter(shapes.values())), levels, sizes, read=parts.__getitem__, **fields)
 
     def train_batches(
@@ -145,16 +145,25 @@ class Dataset(DataInfo):
             raise ValueError(
                 f"batch_size {batch_size} exceeds the {size} train examples: set --config.train.batch_size={size}."
             )
-        epoch, step = divmod(start_step, steps)
-        if self.stream is None:
-            batches = _shuffled_batches(self._read_once("train"), batch_size, seed, epoch, step, steps, share)
-        else:
-            batches = self._streamed_batches(self.stream, batch_size, seed, epoch, step, steps, share)
+        first_epoch, first_step = divmod(start_step, steps)
+        decoded = self._decoder("train")
 
-        def batch(step, examples):
-            x, *rest = self._decoded_batch(examples)
+        def epoch_batches(epoch):
+            step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
+            if self.stream is None:
+                order = tf.random.experimental.stateless_shuffle(tf.range(size), tf.stack([seed, epoch]))
+                order = tf.reshape(order[: steps * batch_size], [steps, batch_size])
+                encoded = tf.data.Dataset.from_tensor_slices(order).skip(step)
+            else:
+                encoded = self.stream("train", tf.stack([seed, epoch]), step * batch_size)
+                encoded = encoded.batch(batch_size, drop_remainder=True)
+            return tf.data.Dataset.zip((tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps), encoded))
+
+        def batch(step, encoded):
+            x, *rest = decoded(_part(encoded, share))
             return _chosen((self._augmented(x, tf.stack([seed, step]), share), *rest), labels)
 
+        batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
         return _finish(batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
     def eval_batches(
@@ -174,16 +183,9 @@ class Dataset(DataInfo):
         self._check_labels(labels)
         size = self._size(split)
         size = size if limit is None else min(size, limit)
-        if self.stream is not None:
-            batches = self._decoded(self.stream(split, None, 0).take(size)).batch(batch_size)
-        else:
-            tensors = self._read_once(split)
-
-            def batch(i):
-                return self._decoded_batch(tuple(t[i : tf.minimum(i + batch_size, size)] for t in tensors))
-
-            starts = tf.data.Dataset.range(0, size, batch_size)
-            batches = starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+        encoded = tf.data.Dataset.range(size) if self.stream is None else self.stream(split, None, 0).take(size)
+        decoded = self._decoder(split)
+        batches = encoded.batch(batch_size).map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
         return _finish(batches.map(lambda *examples: _chosen(examples, labels)))
 
     def array(self, split: str, limit: int | None = None) -> np.ndarray:
@@ -210,58 +212,34 @@ class Dataset(DataInfo):
             raise ValueError(f"{self.name!r} has no finite split {split!r}. Choose one of {sorted(self.sizes)}.")
         return self.sizes[split]
 
-    def _read_once(self, split):
-        """Returns the tensors of a split: its examples, and its labels if it has any."""
-        if split not in self._tensors:
-            arrays = self.read(split)  # type: ignore[misc]
-            if self.decode is not None:
-                arrays = (arrays,)
-            elif self.num_classes is not None:
-                arrays = arrays[0], arrays[1].astype(np.int32)
-            else:
-                arrays = (arrays,)
+    @property
+    def _dtype(self):
+        return tf.float32 if self.levels is None else tf.uint8
+
+    def _decoder(self, split):
+        """Returns a function from a batch of a stream, or of indices of examples in memory, to a tuple."""
+        example, label = tf.TensorSpec(self.event_shape, self._dtype), tf.TensorSpec([], tf.int32)
+        signature = (example,) if self.num_classes is None else (example, label)
+        arrays = []
+        if self.read is not None:
             with tf.device("CPU"):
-                self._tensors[split] = tuple(tf.constant(array) for array in arrays)
-        return self._tensors[split]
+                arrays = [tf.convert_to_tensor(array) for array in tf.nest.flatten(self.read(split))]
+
+        def decoded(batch):
+            examples = tuple(tf.gather(array, batch) for array in arrays) or (batch,)
+            return tf.map_fn(self.decode, *examples, fn_output_signature=signature) if self.decode else examples
+
+        return decoded
 
     def _drawn_batches(self, draw, batch_size, seed, start_step, share):
-        dtype = tf.float32 if self.levels is None else tf.uint8
-
         def draw_step(step):
-            return _part(draw(batch_size, (seed, int(step))), share).astype(dtype.as_numpy_dtype)
+            return _part(draw(batch_size, (seed, int(step))), share).astype(self._dtype.as_numpy_dtype)
 
         def batch(step):
-            x = tf.numpy_function(draw_step, [step], dtype, stateful=False)
+            x = tf.numpy_function(draw_step, [step], self._dtype, stateful=False)
             return tf.ensure_shape(x, (batch_size // share[1], *self.event_shape))
 
         return tf.data.Dataset.counter(start_step).map(batch)
-
-    def _streamed_batches(self, stream, batch_size, seed, first_epoch, first_step, steps, share):
-        """Returns pairs of a step and its examples, from a stream that restarts in each epoch."""
-
-        def take_share(*encoded):
-            return tf.nest.map_structure(lambda values: _part(values, share), encoded)
-
-        def epoch_batches(epoch):
-            step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
-            encoded = stream("train", tf.stack([seed, epoch]), step * batch_size)
-            encoded = encoded.batch(batch_size, drop_remainder=True).map(take_share).unbatch()
-            examples = self._decoded(encoded).batch(batch_size // share[1], drop_remainder=True)
-            numbers = tf.data.Dataset.range(epoch * steps + step, (epoch + 1) * steps)
-            return tf.data.Dataset.zip((numbers, examples))
-
-        return tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
-
-    def _decoded_batch(self, examples):
-        """Decodes a batch of encoded examples from memory."""
-        if self.decode is None or self.stream is not None:
-            return examples
-        image, label = tf.TensorSpec(self.event_shape, tf.uint8), tf.TensorSpec([], tf.int32)
-        signature = (image,) if self.num_classes is None else (image, label)
-        return tf.map_fn(self.decode, *examples, fn_output_signature=signature)
-
-    def _decoded(self, encoded):
-        return encoded.map(self.decode, num_parallel_calls=tf.data.AUTOTUNE) if self.decode else encoded
 
     def _augmented(self, x, seed, share):
         if self.crop_padding:
@@ -290,24 +268,6 @@ def _part(whole, share):
     index, num = share
     size = whole.shape[0] // num
     return whole[index * size : (index + 1) * size]
-
-
-def _shuffled_batches(tensors, batch_size, seed, first_epoch, first_step, steps, share):
-    """Returns pairs of a step and its examples, gathered from memory."""
-    size = len(tensors[0])
-
-    def epoch_indices(epoch):
-        shuffle = tf.random.experimental.stateless_shuffle
-        order = shuffle(tf.range(size), tf.stack([seed, epoch]))[: steps * batch_size]
-        numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
-        order = tf.reshape(order, [steps, batch_size])
-        return tf.data.Dataset.from_tensor_slices((numbers, order))
-
-    def gather(step, indices):
-        return step, tuple(tf.gather(tensor, _part(indices, share)) for tensor in tensors)
-
-    indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices).skip(first_step)
-    return indices.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _chosen(examples, labels):

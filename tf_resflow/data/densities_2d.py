@@ -189,6 +189,7 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
     words = {"test": 1, "validation": 3}  # start of the seeds; the train stream uses 2
     density = DENSITIES[name]
 
+    @functools.cache
     def read(split):
         return density.sample(sizes[split], (words[split],)).astype(np.float32)
 

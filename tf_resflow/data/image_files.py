@@ -1,10 +1,10 @@
 """Loads images from a folder of image files, or from a .npy or .npz file."""
 
+import collections
 import concurrent.futures
-import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,13 +28,15 @@ _MEMORY = 2 * 2**30  # maximum size of a split in bytes
 
 
 class _Image(NamedTuple):
-    """An image file, its class (the name of a folder, or ""), and the properties in its header."""
+    """An image file, the properties in its header, and its pixels once they are read."""
 
     file: pathlib.Path
-    label: str
+    split: str
+    label: str  # the class, which is the name of a folder, or ""
     size: tuple[int, int] = (0, 0)  # width and height, as displayed
     is_gray: bool = False
     is_transparent: bool = False
+    pixels: Any = None
 
 
 def load_image_files(
@@ -63,12 +65,10 @@ def load_image_files(
     A .npy file contains uint8 images `[num, height, width, channels]` or `[num, height, width]`. An .npz file
     contains such an array and, optionally, an array of labels named "labels".
 
-    A split without a folder or file is drawn from the images of `path` by a permutation of fixed seed.
-
     Args:
       path: the folder or file.
-      path_test: folder or file of the test split, or None or "" to draw it from `path`.
-      path_validation: folder or file of the validation split, or None or "" to draw it from `path`.
+      path_test: folder or file of the test split; None or "" to draw it from `path` by a permutation.
+      path_validation: like `path_test`, for the validation split.
       key: name of the array, if an .npz file contains more than one besides the labels.
       levels: number of values of a pixel, a power of two in 2, ..., 256. The low bits are dropped.
       image_size: height and width of the examples. The square in the center of each image is shrunk to this size by
@@ -78,25 +78,24 @@ def load_image_files(
       test_fraction: fraction of the images for testing, if there is no test split.
       validation_fraction: fraction for validation, if there is no validation split; 0 for none.
       split_seed: seed of the permutation.
-      skip_unreadable: whether to skip files that are damaged, animated or have more than 8 bits, with a warning.
+      skip_unreadable: whether to skip, with a warning, files that are damaged, animated, have more than 8 bits, or
+        are smaller than `image_size`.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`, with classes if there are at least two, and with the
       `files` of examples from folders.
 
     Raises:
-      ValueError: if there are no images, files cannot be read, the images differ in size, are smaller than
-        `image_size` or exceed 2 GB, or the splits are invalid.
+      ValueError: if there are no images, files cannot be read or are smaller than `image_size`, the images differ
+        in size or exceed 2 GB, or the splits are invalid.
     """
     check_power_of_two(levels)
     places = _places(path, path_test, path_validation)
     folders = {split: place for split, place in places.items() if place.is_dir()}
-    images = _readable_images(folders, skip_unreadable)
-    files_by_size = {image.size: image.file for own in images.values() for image in own}
-    image_size = _common_size(files_by_size, image_size, max_image_size)
     files = {split: place for split, place in places.items() if split not in folders}
     parts = {split: _read_numpy(file, key, image_size, max_image_size) for split, file in files.items()}
-    parts |= _read(folders, images, image_size, skip_unreadable)
+    if folders:
+        parts |= _read_folders(folders, image_size, max_image_size, skip_unreadable)
     fractions, whole = {"test": test_fraction, "validation": validation_fraction}, parts["train"]
     drawn = draw_splits(len(whole[0]), fractions, split_seed, path, given=places)
     if len(drawn) > 1:
@@ -136,70 +135,41 @@ def _places(path, path_test, path_validation):
     return places | dict(zip(names, folders, strict=True))
 
 
-def _readable_images(folders, skip_unreadable):
-    """Returns the `_Image`s of each split, without unreadable files if they are skipped."""
-    images = {split: _classified(folders[split], files) for split, files in _find_images(folders).items()}
-    every = [*itertools.chain(*images.values())]
-    headers = dict(zip(every, _mapped(_read_header, every, "looking at images"), strict=True))
-    errors = [header for header in headers.values() if isinstance(header, ValueError)]
-    if errors and not skip_unreadable:  # also report files that cannot be decoded
-        opened = [image for image, header in headers.items() if isinstance(header, _Image)]
-        errors += [r for r in _mapped(_decode, opened, "reading images") if isinstance(r, ValueError)]
-    _report(errors, len(every), skip_unreadable)
-    for split, own in images.items():
-        images[split] = [headers[image] for image in own if isinstance(headers[image], _Image)]
-        if not images[split]:
-            raise ValueError(f"{folders[split]} has no image that can be read.")
-    return images
-
-
-def _find_images(places: Mapping[str, pathlib.Path]) -> dict[str, list[pathlib.Path]]:
-    """Returns the sorted image files of each split, without linked folders and nested folders of other splits."""
-    files: dict[str, list[pathlib.Path]] = {split: [] for split in places}
+def _find_images(folders):
+    """Returns the image files of all splits, without linked folders and nested folders of other splits."""
+    images: list[_Image] = []
     known: set[str] = set()
     repeated: list[pathlib.Path] = []
-    for split in sorted(places, key=lambda split: -len(places[split].resolve().parts)):
-        path, found = places[split], set()
-        for place, folders, names in os.walk(path):
-            folders[:] = [name for name in folders if not _is_hidden(name)]
-            found |= {pathlib.Path(place, name) for name in names if not _is_hidden(name)}
-        if others := {file for file in found if file.suffix.lower() not in _SUFFIXES}:
+    for split, path in sorted(folders.items(), key=lambda item: -len(item[1].resolve().parts)):
+        found = []
+        for place, inner, names in os.walk(path):
+            inner[:] = [name for name in inner if not _is_hidden(name)]
+            found += [pathlib.Path(place, name) for name in names if not _is_hidden(name)]
+        if others := [file for file in found if file.suffix.lower() not in _SUFFIXES]:
             num = counted(len(others), "file")
             logging.warning("%s: skipped %s without the suffix of an image, such as %s.", path, num, min(others))
-        for file in sorted(found - others):
+        files: list[pathlib.Path] = []
+        for file in sorted(set(found).difference(others)):
             real = os.path.realpath(file)
-            (repeated if real in known else files[split]).append(file)
+            (repeated if real in known else files).append(file)
             known.add(real)
-        if not files[split]:
+        if not files:
             raise ValueError(f"{path} has no images of its own. Expected files that end in {', '.join(_SUFFIXES)}.")
+        labels = ["" if file.parent == path else file.relative_to(path).parts[0] for file in files]
+        if "" in labels and any(labels):
+            raise ValueError(
+                f"{path} has both images and folders with images, such as {max(labels)}, which would be classes. "
+                "Put all images into folders, or none."
+            )
+        images += [_Image(file, split, label) for file, label in zip(files, labels, strict=True)]
     if repeated:
         listed = shortened(sorted(repeated))
         logging.warning("Skipped files that were already read by another path: %s.", listed)
-    return files
+    return images
 
 
 def _is_hidden(name):
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _report(errors, num, skip_unreadable):
-    """Names the files that cannot be read: in a warning if they are skipped, otherwise in a ValueError."""
-    text = "\n  ".join([f"{len(errors)} of {num:,} images cannot be read:", shortened(errors, "\n  ")])
-    if errors and not skip_unreadable:
-        raise ValueError(f"{text}\nRepair or remove them, or skip them with --config.data.skip_unreadable=True.")
-    if errors:
-        logging.warning("%s\nThey are skipped.", text)
-
-
-def _classified(path, files):
-    """Returns an `_Image` for each file. Its class is the name of its folder in `path`, or "" without folders."""
-    classes = ["" if file.parent == path else file.relative_to(path).parts[0] for file in files]
-    if "" in classes and any(classes):
-        raise ValueError(
-            f"{path} has both images and folders with images, such as {max(classes)}, which would be classes. Put "
-            "all images into folders, or none."
-        )
-    return [_Image(file, label) for file, label in zip(files, classes, strict=True)]
 
 
 def _read_header(image):
@@ -220,17 +190,17 @@ def _read_header(image):
     return image._replace(size=size, is_gray=is_gray, is_transparent=is_transparent)
 
 
-def _decode(image, mode="RGB"):
+def _decode(file, mode):
     """Returns the pixels `[height, width, channels]` of an image as displayed."""
-    with readable(image.file, "an image", ""), Image.open(image.file) as opened:
+    with readable(file, "an image", ""), Image.open(file) as opened:
         turned = opened if opened.format == "PNG" else ImageOps.exif_transpose(opened)
         if turned.mode == "P":  # a palette can contain transparent colors
             turned = turned.convert("RGBA")
         return np.atleast_3d(np.asarray(turned.convert(mode)))
 
 
-def _mapped(function: Callable, images: Sequence[_Image], name: str) -> Iterator[Any]:
-    """Yields the result of a function for each image, or its ValueError, with a progress bar."""
+def _attempted(function: Callable, images: Sequence[_Image], name: str) -> tuple[list[_Image], list[ValueError]]:
+    """Returns the results of a function for the images, in order, and its ValueErrors. Shows a progress bar."""
 
     def attempt(image):
         try:
@@ -240,75 +210,82 @@ def _mapped(function: Callable, images: Sequence[_Image], name: str) -> Iterator
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         try:
-            yield from console.track(pool.map(attempt, images), name, len(images))
+            results = [*console.track(pool.map(attempt, images), name, len(images))]
         except BaseException:
             pool.shutdown(cancel_futures=True)  # otherwise an interrupt waits for the remaining files
             raise
+    errors = [result for result in results if isinstance(result, ValueError)]
+    return [result for result in results if isinstance(result, _Image)], errors
 
 
-def _common_size(files_by_size, image_size, most):
-    """Returns the size to which images are shrunk, or None. `files_by_size` has an example file of each size."""
-    sides = [side for size in files_by_size for side in size]
-    if not image_size and most and sides and min(sides) >= most and (len(files_by_size) > 1 or max(sides) > most):
-        logging.warning("Images are shrunk to %d x %d. Set --config.data.image_size for another size.", most, most)
-        image_size = most
-    examples = [f"{file} ({width} x {height})" for (width, height), file in files_by_size.items()]
-    if image_size and sides and min(sides) < image_size:
-        raise ValueError(
-            f"Some images are smaller than image_size = {image_size}. The sizes are {shortened(examples)}. Lower "
-            "image_size, or remove the smaller images."
-        )
-    if not image_size and len(files_by_size) > 1:
-        raise ValueError(
-            f"The images have {len(files_by_size)} different sizes, such as {shortened(examples)}. Set image_size "
-            f"(--config.data.image_size=N, N up to {min(sides)}) to shrink the square in the center of each image "
-            "to N x N."
-        )
-    return image_size
-
-
-def _read(folders, images, image_size, skip_unreadable):
+def _read_folders(folders, image_size, max_image_size, skip_unreadable):
     """Returns the pixels, classes and files of each split. Warns if colors are added or transparency is dropped."""
-    is_gray = all(image.is_gray for own in images.values() for image in own)
-    parts: dict[str, tuple] = {}
-    every: list[_Image] = []
-    errors: list[ValueError] = []
+    found = _find_images(folders)
+    images, errors = _attempted(_read_header, found, "looking at images")
+    mode, channels = ("L", 1) if all(image.is_gray for image in images) else ("RGB", 3)
+    if images:
+        sizes = {image.size: image.file for image in images}
+        image_size = _common_size(sizes, image_size, max_image_size)
+        width, height = images[0].size
+        for split, num in collections.Counter(image.split for image in images).items():
+            _check_memory(folders[split], (num, image_size or height, image_size or width, channels))
 
     def read(image):
-        return _center_square(_decode(image, "L" if is_gray else "RGB"), image_size)
+        if image_size and min(image.size) < image_size:
+            raise ValueError(f"{_sized(image.file, image.size)} is smaller than image_size = {image_size}.")
+        return image._replace(pixels=_center_square(_decode(image.file, mode), image_size))
 
-    for split, own in images.items():
-        width, height = (image_size, image_size) if image_size else own[0].size
-        shape = (len(own), height, width, 1 if is_gray else 3)
-        _check_memory(folders[split], shape)
-        pixels, first = np.empty(shape, np.uint8), len(every)
-        for image, result in zip(own, _mapped(read, own, "reading images"), strict=True):
-            if isinstance(result, ValueError):
-                errors.append(result)
-            else:
-                pixels[len(every) - first] = result
-                every.append(image)
-        left = every[first:]
-        classes = np.array([image.label for image in left]) if own[0].label else None
-        parts[split] = pixels[: len(left)], classes, np.array([str(image.file) for image in left], object)
-    _report(errors, len(every) + len(errors), skip_unreadable)
-    gray = [image.file for image in every if image.is_gray]
-    if gray and not is_gray:
+    images, failed = _attempted(read, images, "reading images")
+    if errors := errors + failed:
+        text = "\n  ".join([f"{len(errors)} of {len(found):,} images cannot be used:", shortened(errors, "\n  ")])
+        if not skip_unreadable:
+            advice = "Repair or remove them, or skip them with --config.data.skip_unreadable=True."
+            raise ValueError(f"{text}\n{advice}")
+        logging.warning("%s\nThey are skipped.", text)
+    gray = [image.file for image in images if image.is_gray]
+    if gray and channels == 3:
         logging.warning("%s converted to color, such as %s.", counted(len(gray), "gray image"), gray[0])
-    if transparent := [image.file for image in every if image.is_transparent]:
-        num = counted(len(transparent), "image")
-        logging.warning("Dropped the transparency of %s, such as %s.", num, transparent[0])
+    if transparent := [image.file for image in images if image.is_transparent]:
+        named = counted(len(transparent), "image")
+        logging.warning("Dropped the transparency of %s, such as %s.", named, transparent[0])
+    parts = {}
+    for split, folder in folders.items():
+        own = [image for image in images if image.split == split]
+        if not own:
+            raise ValueError(f"{folder} has no image that can be used.")
+        labels = np.array([image.label for image in own]) if own[0].label else None
+        files = np.array([str(image.file) for image in own], object)
+        parts[split] = np.stack([image.pixels for image in own]), labels, files
     return parts
+
+
+def _sized(file, size):
+    return "{} ({} x {})".format(file, *size)
+
+
+def _common_size(sizes, image_size, most):
+    """Returns the size to which images are shrunk, or None. `sizes` has an example file of each size."""
+    largest = max(map(min, sizes))
+    examples = shortened(_sized(file, size) for size, file in sizes.items())
+    if not image_size and most and largest >= most and sizes.keys() != {(most, most)}:
+        logging.warning("Images are shrunk to %d x %d. Set --config.data.image_size for another size.", most, most)
+        image_size = most
+    if image_size and largest < image_size:
+        raise ValueError(f"All images are smaller than image_size = {image_size}: {examples}. Lower image_size.")
+    if not image_size and len(sizes) > 1:
+        raise ValueError(
+            f"The images have {len(sizes)} different sizes, such as {examples}. To shrink the square in the center "
+            f"of each image to N x N, set --config.data.image_size=N, with N up to {min(map(min, sizes))}."
+        )
+    return image_size
 
 
 def _center_square(image, size):
     """Crops the center square of an image `[height, width, channels]`, and shrinks it by averaging and rounding."""
     if not size:
         return image
-    height, width, _ = image.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
+    side = min(image.shape[:2])
+    square = tf.image.resize_with_crop_or_pad(image, side, side)
     return np.round(tf.image.resize(square, [size, size], "area")).astype(np.uint8)
 
 
@@ -333,9 +310,8 @@ def _read_numpy(path, key, image_size, max_image_size):
         )
     num, height, width, channels = images.shape
     image_size = _common_size({(width, height): path}, image_size, max_image_size)
-    sides = (image_size, image_size) if image_size else (height, width)
-    _check_memory(path, (num, *sides, channels))
-    if (height, width) != sides:
+    _check_memory(path, (num, image_size or height, image_size or width, channels))
+    if image_size:
         images = np.stack([_center_square(image, image_size) for image in images])
     labels = aside["labels"].reshape(-1) if "labels" in aside else None
     if labels is not None and (len(labels) != num or labels.dtype.kind not in "iu"):
@@ -345,14 +321,12 @@ def _read_numpy(path, key, image_size, max_image_size):
 
 def _class_numbers(path, labels):
     """Returns the labels of all splits as integers, and the number of classes; (None, None) if it is below 2."""
-    kinds = {None if values is None else values.dtype.kind == "U" for values in labels.values()}
+    kinds = {"" if values is None else values.dtype.kind.replace("u", "i") for values in labels.values()}
     if len(kinds) > 1:
         logging.warning("%s: labels are ignored, because some splits have none, or labels of another type.", path)
-    if len(kinds) > 1 or None in kinds:
-        return None, None
-    classes = np.unique(np.concatenate([*labels.values()])).tolist()
+    classes = np.array([]) if len(kinds) > 1 or kinds == {""} else np.unique(np.concatenate([*labels.values()]))
     if len(classes) < 2:
         return None, None
-    if isinstance(classes[0], int):
-        return labels, classes[-1] + 1
+    if kinds == {"i"}:
+        return labels, int(classes[-1]) + 1
     return {split: np.searchsorted(classes, values) for split, values in labels.items()}, len(classes)

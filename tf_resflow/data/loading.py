@@ -20,12 +20,12 @@ from tf_resflow.messages import suggest
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
-_PIXELS = ("levels", "image_size", "flip", "crop_padding")
+_PIXELS = ("levels", "image_size", "flip", "crop_padding", "validation_fraction")
 _FILES = ("path", "path_validation", "path_test", "key", "test_fraction", "split_seed", "skip_unreadable")
-_FIELDS = {
+_FIELDS = {  # the fields that apply to each data set, apart from `name`, `data_dir` and `download`
     "images": (*_PIXELS, "max_image_size", *_FILES),
     "digits": _PIXELS,
-    **dict.fromkeys(DENSITIES, ("num_test",)),
+    **dict.fromkeys(DENSITIES, ("num_test", "validation_fraction")),
 }
 _TFDS_FIELDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
@@ -46,12 +46,17 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
       ValueError: if a field or the name is unknown, or the data are missing or malformed.
     """
     config = default_config(**(config.to_dict() if isinstance(config, ConfigDict) else config))
-    name = config.name
-    _check_fields(config)
+    name, defaults = config.name, default_config()
+    fields = {field: config[field] for field in _FIELDS.get(name, _TFDS_FIELDS)}
+    foreign = set(defaults) - {"name", "data_dir", "download", *fields}
+    if changed := sorted(field for field in foreign if config[field] != defaults[field]):
+        raise ValueError(
+            f"data.{changed[0]} does not apply to data.name = {name!r}, which has {', '.join(fields)}. Leave it at "
+            "its default, or set data.name to 'images' for your own images."
+        )
     check_places(config)
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
-    fields = {field: config[field] for field in (*_FIELDS.get(name, _TFDS_FIELDS), "validation_fraction")}
     if name == "digits":
         if fields.pop("levels") not in (0, 17) or fields.pop("image_size") not in (0, 8):
             raise ValueError("digits have 17 levels and 8 x 8 pixels: leave data.levels and data.image_size at 0.")
@@ -85,16 +90,6 @@ def load_images(
     if examples.shape[1:] != tuple(event_shape):
         raise ValueError(f"{path} has examples of shape {examples.shape[1:]}; expected {tuple(event_shape)}.")
     return examples, files
-
-
-def _check_fields(config):
-    known, defaults = (*_FIELDS.get(config.name, _TFDS_FIELDS), "validation_fraction"), default_config()
-    foreign = set(defaults) - {"name", "data_dir", "download", *known}
-    if changed := sorted(field for field in foreign if config[field] != defaults[field]):
-        raise ValueError(
-            f"data.{changed[0]} does not apply to data.name = {config.name!r}, which has {', '.join(known)}. Leave "
-            "it at its default, or set data.name to 'images' for your own images."
-        )
 
 
 def _check_tfds_name(name, data_dir):

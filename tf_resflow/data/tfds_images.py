@@ -1,9 +1,9 @@
 """Loads images from TensorFlow Datasets, as whole splits in memory or as streams."""
 
+import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,8 @@ def load_tfds_images(
 ) -> Dataset:
     """Loads the images of a TensorFlow data set as uint8, with their labels if there are any.
 
-    A data set of up to 2 GB is kept in memory, encoded if it has the format tfrecord. A larger data set is streamed
-    from its files. With fewer levels, the low bits are dropped: v becomes floor(v levels / 256), as in
+    The files must have the format tfrecord. A data set of up to 2 GB is kept in memory, encoded. A larger data set
+    is streamed from its files. With fewer levels, the low bits are dropped: v becomes floor(v levels / 256), as in
     the 5-bit experiments (`levels=32`).
 
     Args:
@@ -71,20 +71,14 @@ def load_tfds_images(
             split_train, split_validation = reader.split_off(split_train, validation_fraction)
     splits = {"train": split_train, "validation": split_validation, "test": split_test}
     splits = {ours: theirs for ours, theirs in splits.items() if theirs}
-    sizes = {ours: reader.num_examples(theirs) for ours, theirs in splits.items()}
-    reader.check_disjoint(splits)
+    sizes = {ours: builder.info.splits[theirs].num_examples for ours, theirs in splits.items()}
+    reader.check_disjoint(*splits.values())
     fields: dict[str, Any] = {"num_classes": reader.num_classes, "flip": flip, "crop_padding": crop_padding}
-    if reader.can_stream:
-        fields["decode"] = reader.decode
     if sum(sizes.values()) * np.prod(reader.event_shape) <= _MEMORY:
-        return Dataset(name, reader.event_shape, levels, sizes, read=lambda s: reader.read(splits[s]), **fields)
-    if not reader.can_stream:
-        raise ValueError(
-            f"The data set {name!r} is too large to hold in memory, and only tfrecord files can be streamed. "
-            "Prepare it again with tfds build --file_format=tfrecord."
-        )
-    fields["stream"] = lambda split, *options: reader.stream(splits[split], *options)
-    return Dataset(name, reader.event_shape, levels, sizes, **fields)
+        fields["read"] = functools.cache(lambda split: reader.read(splits[split]))
+    else:
+        fields["stream"] = lambda split, *options: reader.stream(splits[split], *options)
+    return Dataset(name, reader.event_shape, levels, sizes, decode=reader.decode, **fields)
 
 
 def _prepared_builder(name, data_dir, download):
@@ -99,6 +93,11 @@ def _prepared_builder(name, data_dir, download):
                 "resflow-train, or --data_dir=DIR for the other commands."
             )
         builder.download_and_prepare()
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise ValueError(
+            f"The files of {name!r} have the format {builder.info.file_format.value}, but only tfrecord is read. "
+            "Prepare them again with tfds build --file_format=tfrecord."
+        )
     return builder
 
 
@@ -113,8 +112,8 @@ class TFDSReader:
         if self._image is None:
             raise ValueError(f"{builder.name!r} has no image feature, only {sorted(builder.info.features)}.")
         keys = [key for key in (self._image, self._label) if key]
-        self._decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
-        self._features = self._decoders.extract_features(builder.info.features)
+        decoding = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
+        self._features = decoding.extract_features(builder.info.features)
         shape, dtype = self._features[self._image].shape, np.dtype(self._features[self._image].np_dtype)
         if dtype != np.uint8 or shape[2] is None:
             raise ValueError(f"The images of {builder.name!r} must be uint8, but are {dtype} of shape {shape}.")
@@ -128,21 +127,10 @@ class TFDSReader:
         self.event_shape = (image_size, image_size, shape[2]) if image_size else tuple(shape)
         self.num_classes = self._features[self._label].num_classes if self._label else None
 
-    @property
-    def can_stream(self) -> bool:
-        """Whether the files have a format that `stream` reads."""
-        return self._builder.info.file_format == tfds.core.FileFormat.TFRECORD
-
-    def num_examples(self, split: str) -> int:
-        """Returns the number of examples of a split, such as `"train[:90%]"`."""
-        return self._builder.info.splits[split].num_examples
-
     def split_off(self, split: str, fraction: float) -> tuple[str, str]:
         """Splits off the last `fraction` of the examples. The second part is "" if `fraction` is 0."""
-        num = self.num_examples(split)
+        num = self._builder.info.splits[split].num_examples
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
-        if left == num:
-            return split, ""
         kept, held_back = [], []
         for name, start, stop in self._slices(split):
             middle = min(start + left, stop)
@@ -151,14 +139,14 @@ class TFDSReader:
             held_back += [f"{name}[{middle}:{stop}]"] if middle < stop else []
         return "+".join(kept), "+".join(held_back)
 
-    def check_disjoint(self, splits: Mapping[str, str]) -> None:
-        """Raises ValueError if an example occurs twice. `splits` maps our names to TFDS splits."""
-        slices = [(ours, *piece) for ours, theirs in splits.items() for piece in self._slices(theirs)]
-        for (one, name, start, stop), (other, other_name, first, last) in itertools.combinations(slices, 2):
-            if name == other_name and start < last and first < stop:
+    def check_disjoint(self, *splits: str) -> None:
+        """Raises ValueError if an example occurs twice in some TFDS splits."""
+        slices = sorted(piece for split in splits for piece in self._slices(split))
+        for (name, _, stop), (following, start, _) in itertools.pairwise(slices):
+            if name == following and start < stop:
                 raise ValueError(
-                    f"Some examples of {self._builder.name!r} occur twice in {splits[one]} and {splits[other]}. "
-                    "Set split_train, split_validation and split_test to parts without overlap."
+                    f"Some examples of {self._builder.name!r} occur twice in {', '.join(splits)}. Set split_train, "
+                    "split_validation and split_test to parts without overlap."
                 )
 
     def _slices(self, split):
@@ -168,19 +156,9 @@ class TFDSReader:
             size = infos[piece.splitname].num_examples
             yield piece.splitname, piece.from_ or 0, size if piece.to is None else piece.to
 
-    def read(self, split: str) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Returns the images of a split, or images and labels. If the split can be streamed, they stay encoded."""
-        if self.can_stream:
-            examples = self.stream(split).map(lambda encoded: (encoded,))
-        else:
-            config = tfds.ReadConfig(try_autocache=False)
-            examples = self._builder.as_dataset(split=split, decoders=self._decoders, read_config=config)
-            examples = examples.map(self._example, tf.data.AUTOTUNE)
-        options = tf.data.Options()
-        options.autotune.enabled = False  # see `tf_resflow.data.dataset`
-        whole = examples.with_options(options).batch(self.num_examples(split))
-        images, *labels = (values.numpy() for values in whole.get_single_element())
-        return (images, *labels) if labels else images
+    def read(self, split: str) -> tf.Tensor:
+        """Returns the encoded examples of a split."""
+        return self.stream(split).batch(self._builder.info.splits[split].num_examples).get_single_element()
 
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
         """Returns the encoded examples of a split, read from one file after the other; see `Dataset.stream`.
@@ -212,10 +190,8 @@ class TFDSReader:
         return encoded.batch(block_size).enumerate().map(shuffled).prefetch(1).unbatch().skip(skip)
 
     def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns the tuple `(image,)` or `(image, label)` of an element of a `stream`."""
-        return self._example(self._features.deserialize_example(encoded))
-
-    def _example(self, features):
+        """Returns the tuple `(image,)` or `(image, label)` of an encoded example."""
+        features = self._features.deserialize_example(encoded)
         image = features[self._image]
         if None in self._shape:
             image = tf.ensure_shape(image, self.event_shape)

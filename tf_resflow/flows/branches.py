@@ -1,7 +1,6 @@
 """Residual branches: networks of Lipschitz layers."""
 
 import collections
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,11 +52,12 @@ class _Layers:
         label = self._activation if isinstance(self._activation, str) else "activation"
         return make_activation(self._activation, dtype=self.policy.name, name=self._name(label))
 
-    def dense(self, units):
-        return layers.LipschitzDense(units, **self._linear("dense"))
-
-    def conv(self, filters, kernel_size):
-        return layers.LipschitzConv2D(filters, kernel_size, **self._linear("conv"))
+    def linear(self, *sizes):
+        """Returns a dense layer of a number of units, or a convolution of a number of filters and a kernel size."""
+        kind, label = (layers.LipschitzConv2D, "conv") if len(sizes) == 2 else (layers.LipschitzDense, "dense")
+        domain, codomain = self._norms[self._counts[label] :][:2]
+        options = {**self._options, "domain": domain, "codomain": codomain, "normalization": self._normalization}
+        return kind(*sizes, kernel_initializer=self.initializer(), name=self._name(label), **options)
 
     def concatenation(self):
         return layers.LearnableConcatenation(**self._options, name=self._name("concatenation"))
@@ -65,11 +65,6 @@ class _Layers:
     def initializer(self):
         seed = int(self._seeds.integers(2**31))
         return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
-
-    def _linear(self, label):
-        domain, codomain = self._norms[self._counts[label] :][:2]
-        norms = {"domain": domain, "codomain": codomain, "normalization": self._normalization}
-        return {**self._options, **norms, "kernel_initializer": self.initializer(), "name": self._name(label)}
 
     def _name(self, label):
         self._counts[label] += 1
@@ -109,8 +104,8 @@ def conv_branch(
     event_shape = shape_of_event(event_shape, "an image")
     make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, dtype)
     widths = [width] * (len(kernels) - 1) + [event_shape[-1]]
-    linear = [functools.partial(make.conv, *sizes) for sizes in zip(widths, kernels, strict=True)]
-    return _branch(make, event_shape, linear, preactivation, condition_size, (1, 1, widths[0]))
+    sizes = [*zip(widths, kernels, strict=True)]
+    return _branch(make, event_shape, sizes, preactivation, condition_size, (1, 1, widths[0]))
 
 
 def dense_branch(
@@ -149,14 +144,14 @@ def dense_branch(
     """
     event_shape = shape_of_event(event_shape)
     make = _Layers(len(hidden) + 1, activation, coefficient, norms, normalization, seed, dtype)
-    linear = [functools.partial(make.dense, units) for units in [*hidden, math.prod(event_shape)]]
-    return _branch(make, event_shape, linear, preactivation, condition_size, (hidden[0],))
+    sizes = [(units,) for units in [*hidden, math.prod(event_shape)]]
+    return _branch(make, event_shape, sizes, preactivation, condition_size, (hidden[0],))
 
 
-def _branch(make, event_shape, linear, preactivation, condition_size, shift_shape):
+def _branch(make, event_shape, sizes, preactivation, condition_size, shift_shape):
     head = [make.activation()] if preactivation else []
-    head.append(linear[0]())
-    tail = [layer for make_linear in linear[1:] for layer in (make.activation(), make_linear())]
+    head.append(make.linear(*sizes[0]))
+    tail = [layer for own in sizes[1:] for layer in (make.activation(), make.linear(*own))]
     shapes = event_shape, event_shape
     return stacked("branch", shapes, head, tail, condition_size, shift_shape, make.initializer(), make.policy)
 
@@ -221,7 +216,7 @@ def dense_net_branch(
 
     def linear(h, units, size=kernel_size):
         """Applies the next linear layer. The condition shifts the output of the first one."""
-        h = (make.conv(units, size) if is_image else make.dense(units))(h)
+        h = make.linear(*((units, size) if is_image else (units,)))(h)
         if not conditions:
             return h
         shift_shape = (*(1,) * (len(shape) - 1), units)

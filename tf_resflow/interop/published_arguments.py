@@ -23,10 +23,7 @@ _DATA: dict[str, dict[str, Any]] = {
 }
 _ACTIVATIONS = {name: name for name in ("elu", "relu", "softplus")}
 _ACTIVATIONS |= {"lcube": "lipschitz_cube", "swish": "lipswish"}
-_NUM_CLASSES = 10  # in each data set that the published code classifies
 _TERM_PARAMETERS = {"geometric": 0.5, "poisson": 2.0}
-_NUM_FC_BLOCKS = 4
-_SMALLEST_SCALE = 4  # pixels
 # The only supported values, and the defaults of missing arguments.
 _REQUIRED: dict[str, Any] = {"block": "resblock", "dropout": 0, "padding": 0}
 _REQUIRED |= dict.fromkeys(("add_noise", "first_resblock", "preact"), True)
@@ -65,8 +62,7 @@ def published_data(
     args: Mapping[str, Any], config: ConfigDict, *, mean: np.ndarray | None = None, std: np.ndarray | None = None
 ) -> DataInfo:
     """Returns the properties of the data, with the `mean` and `std` of the channels if they are normalized."""
-    args = _Arguments(args)
-    num_classes = _NUM_CLASSES if config.task == "hybrid" else None
+    num_classes = 10 if config.task == "hybrid" else None  # in each data set that the published code classifies
     name, levels = config.data.name, config.data.levels or 256
     return DataInfo(name, _event_shape(args), levels, mean=mean, std=std, num_classes=num_classes)
 
@@ -90,13 +86,16 @@ class _Arguments(dict):
 
 def _fields(args):
     has_logit = args["logit_transform"] and not _has_statistics(args)
+    weight = 1.0 if args["scale_dim"] else float(math.prod(_event_shape(args)))
+    bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
     return {
         "task": "density" if args["task"] == "density" else "hybrid",
-        "hybrid.density_weight": _density_weight(args),
+        # Our loss has bits per dimension. The published one has bits per example, or per dimension with scale_dim.
+        "hybrid.density_weight": args.look_up("task", {"density": 1.0, "hybrid": weight, "classification": 0.0}),
         "hybrid.features": args["cdim"],
         **{f"data.{key}": value for key, value in args.look_up("data", _DATA).items()},
         "data.validation_fraction": 0.0,
-        "data.levels": _levels(args),
+        "data.levels": 2**bits if bits < 8 else 0,  # 0 keeps the 256 levels of the data
         "data.image_size": args["imagesize"],
         "model.num_blocks": _num_blocks(args),
         "model.coefficient": float(args["coeff"]),
@@ -106,7 +105,7 @@ def _fields(args):
         "model.act_norm": args["actnorm"],
         "model.width": args["idim"],
         "model.kernels": tuple(int(size) for size in args["kernels"].split("-")),
-        "model.num_fc_blocks": _NUM_FC_BLOCKS if args["fc_end"] else 0,
+        "model.num_fc_blocks": 4 if args["fc_end"] else 0,
         "model.fc_width": args["fc_idim"],
         "model.logit_alpha": (1e-6 if args["data"] == "mnist" else 0.05) if has_logit else None,
         "model.squeeze_first": args["squeeze_first"],
@@ -130,28 +129,15 @@ def _event_shape(args):
     return size, size, 1 if args["data"] == "mnist" else 3
 
 
-def _density_weight(args):
-    """Returns the weight of bits/dim in the loss. The published loss is in bits per example or per dimension."""
-    if args["task"] == "hybrid" and not args["scale_dim"]:
-        return float(math.prod(_event_shape(args)))
-    return 0.0 if args["task"] == "classification" else 1.0
-
-
 def _has_statistics(args):
     return args["task"] != "density" and args["data"] == "cifar10"
-
-
-def _levels(args):
-    """Returns `data.levels`; 0 keeps the 256 levels of the data."""
-    bits = {"celebahq": args.get("nbits", 8), "celeba_5bit": 5}.get(args["data"], 8)
-    return 2**bits if bits < 8 else 0
 
 
 def _num_blocks(args):
     """Returns the number of blocks per scale. The published code drops scales smaller than 4 pixels a side."""
     counts = tuple(int(count) for count in args["nblocks"].split("-"))
     size = args["imagesize"] // (2 if args["squeeze_first"] else 1)
-    return counts[: (size // _SMALLEST_SCALE).bit_length()]
+    return counts[: (size // 4).bit_length()]
 
 
 def _norms(args):
