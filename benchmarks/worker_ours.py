@@ -69,7 +69,7 @@ def _inverse(case):
 
     @tf.function(autograph=False)
     def solve(y):
-        solutions = [block.solve(y) for block in blocks]
+        solutions = [resflow.bijectors.inverse_with_solutions(block, y)[1][0] for block in blocks]
         return [tf.reduce_max(solution.num_iterations) for solution in solutions]
 
     def run():

@@ -86,7 +86,7 @@ def make_block(make_branch):
 @pytest.fixture(scope="session")
 def make_coupling():
     def make(kind="affine", shape=(2,), split="channels", swap=False, seed=0, dtype="float32", **kwargs):
-        """Returns a coupling with a nonzero last layer, and optionally a `condition_size` or a `counter`."""
+        """Returns a coupling with a nonzero last layer, and optionally a `condition_size`."""
         cls = {"affine": resflow.bijectors.AffineCoupling, "additive": resflow.bijectors.AdditiveCoupling}[kind]
         options = {"split": split, "num_parameters": cls.num_parameters, "seed": seed, "dtype": dtype}
         options["condition_size"] = kwargs.get("condition_size")
@@ -97,8 +97,6 @@ def make_coupling():
         for i, variable in enumerate(network.trainable_variables):
             value = tf.random.stateless_normal(variable.shape, [seed, i], stddev=0.3, dtype=dtype)
             variable.assign(variable + value)
-        if counter := kwargs.get("counter"):
-            network = keras.Sequential([keras.Input(network.input_shape[1:], dtype=dtype), counter, network])
         return cls(network, split, swap, name=f"{kind}_{int(swap)}")
 
     return make

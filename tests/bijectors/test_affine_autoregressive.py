@@ -52,26 +52,6 @@ def test_each_coordinate_is_mapped_given_earlier_ones(size, reverse, condition_s
         assert np.all(np.max(np.abs(other - y), axis=(0, 1)) > 1e-3)  # including the first coordinate
 
 
-@pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_jacobians(known, reverse):
-    """The Jacobians of y and s equal those of reverse mode, with and without a rule for the network."""
-    generator = np.random.default_rng(3)
-    layer = make(4, reverse, None, generator)
-    if not known:
-        doubled = keras.layers.Rescaling(2.0, dtype="float64")
-        doubled = keras.Sequential([keras.Input([4], dtype="float64"), layer.network, doubled])
-        layer = AffineAutoregressive(doubled, reverse)
-    x = tf.constant(generator.normal(size=[5, 4]))
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(x)
-        y, log_scale, *jacobians = layer._with_jacobian(x)
-    np.testing.assert_allclose(y, layer.forward(x), rtol=1e-10)
-    np.testing.assert_allclose(np.sum(log_scale, -1), layer.forward_log_det_jacobian(x, 1), atol=1e-10)
-    for value, jacobian in zip((y, log_scale), jacobians, strict=True):
-        np.testing.assert_allclose(jacobian, tape.batch_jacobian(value, x), rtol=1e-9, atol=1e-9)
-
-
 def test_the_inverse_does_not_overflow_before_it_ends():
     """Coordinates that are not computed yet are zero. In a steep layer, other values would overflow."""
     generator = np.random.default_rng(0)

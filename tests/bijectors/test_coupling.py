@@ -87,31 +87,11 @@ def test_the_scale_is_bounded():
         np.testing.assert_allclose(back, x, rtol=1e-5)
 
 
-def test_each_pass_evaluates_the_network_once(make_coupling, counter, density, normal):
-    coupling = make_coupling("affine", (2,), counter=counter)
-    distribution = density(coupling)
-    distribution.log_prob(normal([3, 2]))
-    assert counter.take() == 1
-    x = distribution.sample(3, seed=1)
-    distribution.log_prob(x)
-    assert counter.take() == 1
-    resflow.bijectors.Flow([coupling]).inverse_log_det_jacobian(tf.ones([3, 2]), 1)
-    assert counter.take() == 1
-
-
 def test_invalid_networks_and_inputs(make_coupling, refused):
-    strided = keras.Sequential([keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 2, strides=2)])
-    half = resflow.flows.coupling_network((4, 4, 2), 3)
     three = keras.Model(inputs := [keras.Input([1]) for _ in range(3)], keras.layers.Add()(inputs))
-    two = keras.Model(x := keras.Input([2]), [x, x])
     to_image = r"maps \(2,\) to \(4,\)\..*\[H, W, C\] to \[H, W, 2 C\]"
-    to_images = r"\(4, 4, 1\) to \(4, 4, 2\).*\[H, W, 1 C\]"
-    refused("not built", AffineCoupling, keras.Sequential([keras.layers.Dense(2)]))
     refused("split='rows'; .*'channels' or 'checkerboard'", AffineCoupling, dense(2, 4), split="rows")
     refused(r"maps \(2,\) to \(3,\).*\[..., 2 C_b\]", AffineCoupling, dense(2, 3))
     refused(to_image, AffineCoupling, dense(2, 4), split="checkerboard")
-    refused(r"maps \(4, 4, 1\) to \(2, 2, 2\)", AffineCoupling, strided)
-    refused(to_images, AdditiveCoupling, half, split="checkerboard")
-    for network in (three, two):
-        refused(r"one input, or two.* one output", AdditiveCoupling, network)
+    refused(r"one input, or two.* one output", AdditiveCoupling, three)
     refused(r"events of shape \(4, 4, 2\)", make_coupling("affine", (4, 4, 2)).inverse, tf.zeros([4, 2]))

@@ -52,33 +52,25 @@ def test_tfp_and_keras_train_the_same(make_block, make_coupling, density, two_re
     assert counts[-1] == counts[1]
 
 
-def test_names_and_keys_of_checkpoints_do_not_depend_on_the_scope(make_block, make_coupling, tmp_path):
-    def build(*scopes):
+def test_checkpoint_keys_match_version_0_1_in_any_scope(make_block, make_coupling, tmp_path):
+    def keys(*scopes):
         with contextlib.ExitStack() as stack:
             for scope in scopes:
                 stack.enter_context(scope)
-            module = tf.Module()
-            module.parts, *_ = members(make_block, make_coupling)
-        names = ["block", "affine_0", "functional", "act_norm", "invertible_conv_1x1"]
-        assert [part.name for part in module.parts] == names
-        path = tf.train.Checkpoint(module=module).write(str(tmp_path / "c"))
-        return sorted(key for key, _ in tf.train.list_variables(path))
+            block, coupling, functional, *affine = members(make_block, make_coupling)[0]
+            flow = resflow.bijectors.Flow([*affine, resflow.bijectors.Flow([block, coupling], name="inner")])
+        names = ["act_norm", "invertible_conv_1x1", "inner", "block", "affine_0", "functional"]
+        assert [part.name for part in (*flow.bijectors, block, coupling, functional)] == names
+        path = tf.train.Checkpoint(flow=flow, functional=functional).write(str(tmp_path / "c"))
+        return {key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for key, _ in tf.train.list_variables(path)}
 
-    keys = build()
+    found, flow = keys(), "flow/_bijectors_trackable"
     for scope in (tf.name_scope, keras.name_scope):
-        assert build(tf.Module("outer").name_scope, scope("outer"), scope("again")) == keys
-
-
-def test_checkpoint_keys_match_version_0_1(make_block, make_coupling, tmp_path):
-    affine = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2)]
-    inner = resflow.bijectors.Flow([make_block(name="block"), make_coupling()], name="inner")
-    path = tf.train.Checkpoint(flow=resflow.bijectors.Flow([*affine, inner])).write(str(tmp_path / "c"))
-    keys = {key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for key, _ in tf.train.list_variables(path)}
-    members = "flow/_bijectors_trackable"
-    branch = f"{members}/inner/_bijectors_trackable/block/_branch_variables/branch.Sdense.Skernel"
+        assert keys(tf.Module("outer").name_scope, scope("outer"), scope("again")) == found
+    branch = f"{flow}/inner/_bijectors_trackable/block/_branch_variables/branch.Sdense.Skernel"
     stored = {"act_norm": ("log_scale", "shift"), "invertible_conv_1x1": ("lower_upper", "permutation")}
-    expected = {f"{members}/{part}/_affine/{name}" for part, names in stored.items() for name in names}
-    assert expected | {branch, f"{branch}_1"} <= keys
-    others = {key for key in keys if "_affine" not in key and key.startswith("flow")}
-    parts = {"/".join(key.removeprefix(f"{members}/inner/_bijectors_trackable/").split("/")[:2]) for key in others}
+    expected = {f"{flow}/{part}/_affine/{name}" for part, names in stored.items() for name in names}
+    assert expected | {branch, f"{branch}_1"} <= found
+    others = {key for key in found if "_affine" not in key and key.startswith("flow")}
+    parts = {"/".join(key.removeprefix(f"{flow}/inner/_bijectors_trackable/").split("/")[:2]) for key in others}
     assert parts == {"block/_branch_variables", "affine_0/_network_variables"}

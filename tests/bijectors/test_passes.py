@@ -148,11 +148,6 @@ def test_a_joint_map(batch):
     np.testing.assert_allclose(np.std([latent["a"], latent["b"]], axis=1), np.ones([2, 2]), rtol=1e-4)
 
 
-def two_scales(act):
-    image = [Flow([act([4, 4, 1]), resflow.bijectors.Squeeze2D()], name="large")]
-    return resflow.bijectors.MultiscaleFlow([*image, Flow([tfb.Scale(3.0)], name="small")], [4, 4, 1])
-
-
 ENDS_IN_ACT_NORMS = {  # maps of 16 coordinates that end in ActNorms
     "inverted_twice": lambda act, block: tfb.Invert(tfb.Invert(act([16]))),
     "member_of_flow": lambda act, block: Flow([act([16]), block(), tfb.Invert(act([16]))]),
@@ -162,7 +157,6 @@ ENDS_IN_ACT_NORMS = {  # maps of 16 coordinates that end in ActNorms
     "side_by_side": lambda act, block: split(act([8]), tfb.Invert(act([8]))),
     "inverted_side_by_side": lambda act, block: tfb.Invert(split(act([8]), tfb.Invert(act([8])))),
     "blockwise": lambda act, block: tfb.Blockwise([tfb.Invert(act([4])), act([12])], [4, 12]),
-    "inverted_multiscale": lambda act, block: tfb.Invert(two_scales(act)),
 }
 
 

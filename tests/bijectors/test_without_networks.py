@@ -186,21 +186,14 @@ def test_where_each_pixel_goes(factor):
 def test_invalid_arguments(refused):
     for bijector, shape, message in (
         (ActNorm([3], name="norm"), [4, 2], r"norm maps events of shape \(3,\)"),
-        (ActNorm([2, 2, 1], per_channel=False), [3, 1, 2, 1], "incompatible"),
         (InvertibleConv1x1(3, name="mix"), [5, 4], r"shape \(5, 4\).*mix maps events of shape \(3,\)"),
-        (DCTConv([2, 2, 1]), [2, 2, 2], r"maps events of shape \(2, 2, 1\)"),
         (Normalize([0.0, 1.0], [1.0, 2.0]), [5, 1], "incompatible"),
     ):
         for call in (bijector.forward, bijector.inverse):
             refused(message, call, tf.zeros(shape))
-    for alpha in (0.0, 0.5):
-        refused("alpha", Logit, alpha)
-    for std in (0.0, np.nan):
-        refused("every std must be positive", Normalize, [0.0, 0.0], [1.0, std])
-    refused("have the same shape", Normalize, [0.0, 0.0], 1.0)
-    refused(r"maps events of shape \(3,\)", ActNorm([3]).forward_event_shape, [4])
+    refused("alpha", Logit, 0.5)
+    refused("every std must be positive", Normalize, [0.0, 0.0], [1.0, np.nan])
     refused(r"maps events of shape \(3,\)", ActNorm([3]).inverse_event_shape, [4])
     refused(r"shapes \(2,\) and \(3, 3\)", Whiten, [0.0, 0.0], np.eye(3))
-    refused("symmetric", Whiten, [0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]])
     refused("smallest eigenvalue .* is 0;.*positive definite", Whiten, [0.0, 0.0], [[1.0, 0.0], [0.0, 0.0]])
     refused("values", Squeeze2D().inverse, tf.zeros([2, 2, 2, 6]), error=tf.errors.InvalidArgumentError)

@@ -135,29 +135,6 @@ def test_a_proposal_is_the_prior_in_the_region_of_the_posterior(prior, ensemble,
     assert abs(held - 0.99) < 4 * np.sqrt(0.01 / 10_000 + 0.01 / 20_000)
 
 
-def test_rounds_find_the_posterior():
-    """The second round trains on draws of the prior and of the proposal.
-
-    For theta ~ N(0, 1) and x ~ N(theta, 0.1^2), the posterior has the deviation 0.0995. If the draws of the second
-    round counted the likelihood twice, it would be 0.0705.
-    """
-    prior = tfd.MultivariateNormalDiag([0.0], [1.0])
-    simulate = lambda theta, seed: theta + 0.1 * tf.random.stateless_normal(theta.shape, [0, seed])  # noqa: E731
-    identity = keras.Sequential([keras.Input([1]), keras.layers.Identity()])
-    estimator = resflow.PosteriorEstimator(prior, [1], summary=identity, **AFFINE)
-    theta = prior.sample(400, seed=1)
-    x = simulate(theta, 1)
-    estimator.fit(theta, x, epochs=10, weight_decays=[0.0], verbose=0)
-    proposal = estimator.proposal([1.0])
-    more = proposal.sample(400, seed=2)
-    assert np.std(more) < 0.5
-    theta, x = tf.concat([theta, more], 0), tf.concat([x, simulate(more, 2)], 0)
-    estimator.fit(theta, x, epochs=10, weight_decays=[0.0], verbose=0)
-    draws = estimator.posterior([1.0]).sample(4000, seed=3)
-    assert np.std(draws) == pytest.approx(0.0995, rel=0.12)
-    assert np.mean(draws) == pytest.approx(0.990, abs=0.03)
-
-
 def test_sets_of_any_size_and_their_widths():
     """The posterior of n observations x ~ N(theta, 1) of theta ~ N(0, 1) has the deviation 1 / sqrt(n + 1)."""
     generator = np.random.default_rng(0)

@@ -18,11 +18,6 @@ from tf_resflow.training.config import validate_config
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
-BRITISH = re.compile(
-    r"\b\w*(?:(?:al|an|ard|gn|im|mar|mon|nt|tor|tr)is(?:e|ed|es|er|ing|ations?)|analys(?:e|ed|ing))\b"
-    r"|colour|\bgrey\b|\bcentr(?:e[sd]?|ing)\b|behaviour|labell|modell|neighbour|favour|artefact|catalogue",
-    re.IGNORECASE,
-)
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").rglob("*.py"))
 
 
@@ -116,16 +111,6 @@ def test_links_of_the_readme():
     paths = re.findall(r"`(docs/[\w/.]+|[A-Z]+\.(?:md|cff))`", readme)
     assert len(paths) > 5
     assert [path for path in paths if not (ROOT / path).exists()] == []
-
-
-def test_american_spelling():
-    folders = ("benchmarks", "bin", "configs", "docs", "examples", "tests", "tf_resflow")
-    kinds = ("c", "ipynb", "md", "py")
-    files = {file for name in folders for kind in kinds for file in (ROOT / name).rglob(f"*.{kind}")}
-    files = (files | set(ROOT.glob("*.md"))) - {ROOT / "tests/system/test_docs.py"}
-    found = {str(file.relative_to(ROOT)): BRITISH.findall(file.read_text()) for file in files}
-    assert len(files) > 200
-    assert {name: words for name, words in found.items() if words} == {}
 
 
 def test_versions():

@@ -1,13 +1,14 @@
-"""Couplings, which map one part of an event elementwise, given the other part."""
+"""Couplings and other affine maps of an event whose parameters come from a network."""
 
 import abc
 
 import keras
+import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
-from tf_resflow.bijectors.networks import bounded_norm, network_shapes
-from tf_resflow.bijectors.parametrized import NetworkBijector
+from tf_resflow.bijectors.base import Context, LipschitzConstants, NetworkBijector, Pass
+from tf_resflow.bijectors.networks import Networks, bounded_norm, from_rows, network_shapes, parameter_dtype
 
 
 class Coupling(NetworkBijector):
@@ -99,7 +100,6 @@ class AdditiveCoupling(Coupling):
 
     The network returns t, one value for each element of b. See `AffineCoupling` for the parts and the arguments.
     If t has a known Lipschitz constant L in an l^p norm, the coupling and its inverse have the constant 1 + L.
-    `forward` maps data to latent, unlike in distrax and FlowJAX.
 
     References:
       Dinh et al., NICE, 2015, Section 3.
@@ -123,7 +123,7 @@ class AffineCoupling(Coupling):
     r"""Coupling of the two parts a and b of an event: `y_a = x_a`, `y_b = sigmoid(r(x_a) + 2) x_b + t(x_a)`.
 
     The Jacobian is triangular, with \\(\log|\det J| = \sum_i \log \mathrm{sigmoid}(r_i(x_a) + 2)\\). The inverse is
-    as cheap as the forward pass. `forward` maps data to latent, unlike in distrax and FlowJAX.
+    as cheap as the forward pass.
 
     The network determines the shape of an event. It maps a to `[t, r]`, concatenated along the last axis: two
     values for each element of b.
@@ -161,3 +161,159 @@ class AffineCoupling(Coupling):
     def _shift_and_log_scale(self, output):
         shift, logits = tf.split(output, 2, axis=-1)
         return shift, tf.math.log_sigmoid(logits + 2)
+
+
+class ConditionalAffine(NetworkBijector):
+    r"""Affine map of vectors x given a condition c: `y = L(c) x + t(c)`, with a lower triangular matrix L.
+
+    \\(\log|\det J| = \sum_i l_i(c)\\), where \\(\exp(l_i(c))\\) is the diagonal of L. With a normal base, the
+    density is Gaussian, and its mean and covariance are functions of c. The inverse is as cheap as the forward
+    pass.
+
+    For events of D coordinates, the network returns t (D values) and L (D (D + 1) / 2 values in the order of
+    `tfp.math.fill_triangular`), concatenated along the last axis. The diagonal of L is given by its logarithm l.
+
+    ```python
+    import keras
+    import tensorflow as tf
+    import tf_resflow as resflow
+    network = keras.Sequential([keras.Input([3]), keras.layers.Dense(5)])  # 2 + 2 * 3 / 2
+    affine = resflow.bijectors.ConditionalAffine(network)
+    print(affine.forward(tf.ones([4, 2]), condition=tf.ones([4, 3])).shape)
+    # (4, 2)
+    ```
+
+    Args:
+      network: built Keras layer or model that maps a condition `[condition_size]` to `[D (D + 3) / 2]`.
+    """
+
+    _why_unbounded = "The matrix of a conditional affine map is a function of the condition"
+
+    def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
+        parameters = dict(locals())
+        (condition, *others), output = network_shapes(network)
+        sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}
+        if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
+            raise ValueError(
+                f"The network maps {condition} to {output}. For D coordinates, it must map a vector to "
+                "D (D + 3) / 2 values: 2 for one coordinate, 5 for two, 9 for three. Change the size of its output."
+            )
+        self._size = sizes[output[0]]
+        self._event_shape = tf.TensorShape([self._size])
+        super().__init__(network, [condition], parameters=parameters, name=name)
+
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
+        x, batch_shape, shift, matrix, log_det = self._evaluate(x, context)
+        y = tf.linalg.matvec(matrix, x) + shift
+        return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
+
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
+        y, batch_shape, shift, matrix, log_det = self._evaluate(y, context)
+        x = tf.squeeze(tf.linalg.triangular_solve(matrix, (y - shift)[..., tf.newaxis]), -1)
+        return Pass(from_rows(x, batch_shape), from_rows(-log_det, batch_shape))
+
+    def _evaluate(self, x, context):
+        network, condition = self._network_and_condition(context)
+        x, condition, batch_shape = self._to_rows(x, condition)
+        output = tf.cast(network(condition), x.dtype)
+        matrix = tfp.math.fill_triangular(output[:, self._size :])
+        diagonal = tf.eye(self._size, dtype=x.dtype)  # XLA supports its gradients for any batch size
+        log_scale = tf.reduce_sum(matrix * diagonal, axis=-1)
+        matrix = (1 - diagonal) * matrix + diagonal * tf.exp(log_scale)[:, tf.newaxis]
+        return x, batch_shape, output[:, : self._size], matrix, tf.reduce_sum(log_scale, axis=-1)
+
+
+class AffineAutoregressive(NetworkBijector):
+    r"""Affine autoregressive layer on vectors: \\(y_i = e^{s_i(x_{<i})} x_i + t_i(x_{<i})\\).
+
+    The network returns `[t, r]`, concatenated along the last axis, and \\(s_i = 2 \tanh(r_i / 2)\\). The Jacobian
+    is triangular, with \\(\log|\det J| = \sum_i s_i\\). The inverse computes one coordinate after another, with one
+    evaluation of the network for each. The layers form a masked autoregressive flow; inverted, an inverse
+    autoregressive flow.
+
+    Args:
+      network: built Keras layer or model of x or of `[x, condition]`, for example from
+        `tf_resflow.flows.autoregressive_network`.
+      reverse: whether to reverse the order of the coordinates: \\(x_{>i}\\) instead of \\(x_{<i}\\).
+
+    Raises:
+      ValueError: if the network is not autoregressive in this order.
+
+    References:
+      Papamakarios, Pavlakou and Murray, Masked Autoregressive Flow for Density Estimation, 2017, Section 3.1.
+      Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016.
+    """
+
+    _why_unbounded = (
+        "An autoregressive layer scales x_i by a function of the others: its slope in them is unbounded"
+    )
+
+    def __init__(self, network: keras.Layer, reverse: bool = False, *, name: str = "affine_autoregressive") -> None:
+        parameters = dict(locals())
+        (shape, *condition), output = network_shapes(network)
+        if len(shape) != 1 or output != (2 * shape[0],):
+            raise ValueError(
+                f"The network {network.name!r} maps {shape} to {output}; it must map [D] to [2 D]. Use "
+                "tf_resflow.flows.autoregressive_network."
+            )
+        self._event_shape = tf.TensorShape(shape)
+        self._reverse = reverse
+        super().__init__(network, condition, parameters=parameters, name=name)
+        with tf.init_scope():
+            _check_autoregressive(network, reverse)
+
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
+        shift, log_scale = self._shift_and_log_scale(x, self._output(context))
+        return Pass(tf.exp(log_scale) * x + shift, tf.reduce_sum(log_scale, -1))
+
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
+        network = self._output(context)
+        size = self._event_shape[0]
+        place = tf.range(size - 1, -1, -1) if self._reverse else tf.range(size)
+
+        def find_next(i, x, _):
+            shift, log_scale = self._shift_and_log_scale(x, network)
+            found = tf.where(place <= i, tf.exp(-log_scale) * (y - shift), 0.0)
+            return i + 1, tf.ensure_shape(found, y.shape), tf.reduce_sum(log_scale, -1)
+
+        start = 0, tf.zeros_like(y), tf.zeros_like(y[..., 0])
+        _, x, log_det = tf.while_loop(lambda *_: True, find_next, start, maximum_iterations=size)
+        return Pass(x, -log_det)
+
+    def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
+        r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if it is known."""
+        network = networks[self.network]
+        if self.has_condition or not network.program.knows_jacobian:
+            return None
+        output, tangents = (tf.cast(value, x.dtype) for value in network.jacobian([x]))
+        (shift, r), tangents = tf.split(output, 2, -1), tf.transpose(tangents, [2, 0, 1])
+        shift_jacobian, r_jacobian = tf.split(tangents, 2, 1)
+        half = tf.tanh(r / 2.0)
+        scale, log_scale_jacobian = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * r_jacobian
+        jacobian = shift_jacobian + (scale * x)[..., tf.newaxis] * log_scale_jacobian
+        gradient = (gradient - tf.reduce_sum(log_scale_jacobian, 1))[..., tf.newaxis]
+        jacobian = tf.linalg.set_diag(jacobian, scale)
+        gradient = tf.linalg.triangular_solve(jacobian, gradient, lower=not self._reverse, adjoint=True)
+        return scale * x + shift, tf.reduce_sum(2.0 * half, -1), gradient[..., 0]
+
+    def _shift_and_log_scale(self, x, network):
+        shift, r = tf.split(tf.ensure_shape(network(x), [*x.shape[:-1], 2 * self._event_shape[0]]), 2, -1)
+        return shift, 2.0 * tf.tanh(r / 2.0)
+
+
+def _check_autoregressive(network, reverse):
+    """Raises a ValueError if an output depends on a coordinate that it must not see, for random weights."""
+    generator = np.random.default_rng(0)
+    ((size,), *condition), _ = network_shapes(network)
+    dtype = (parameter_dtype(network) or tf.float32).name
+    x = generator.normal(size=[1, size]) + np.eye(size + 1, size)  # row j changes coordinate j; the last row, none
+    weights = [generator.normal(size=variable.shape) for variable in network.trainable_variables]
+    inputs = [tf.constant(x, dtype), *(tf.zeros([size + 1, *shape], dtype) for shape in condition)]
+    output, _ = network.stateless_call(weights, network.non_trainable_variables, inputs if condition else inputs[0])
+    change = np.abs(output[:-1] - output[-1:]).reshape(size, 2, size).max(axis=1).T
+    seen = change > 1e-4 * (1 + np.abs(output).max())  # [output, coordinate]
+    for i, j in np.argwhere(np.tril(seen) if reverse else np.triu(seen)):
+        raise ValueError(
+            f"The network {network.name!r} is not autoregressive with reverse={reverse}: its output for coordinate "
+            f"{i} depends on coordinate {j}. Use tf_resflow.flows.autoregressive_network, or mask the kernels."
+        )

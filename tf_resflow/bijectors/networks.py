@@ -57,11 +57,6 @@ def _networks(flow):
     return [network for part in parts for network in getattr(part, "networks", ())]
 
 
-def bound_network(network: Any, networks: Networks | None) -> BoundNetwork:
-    """Returns the bound network from `networks`, or binds it now if `networks` is None."""
-    return bind(network) if networks is None else networks[network]
-
-
 def adopt(network: Any) -> dict[str, tf.Variable]:
     """Prepares the network of a bijector, and returns the variables that the bijector tracks, by name."""
     if not isinstance(network, keras.Layer):

@@ -6,8 +6,9 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
-from tf_resflow.bijectors.flow import residual_blocks, route
+from tf_resflow.bijectors.flow import route
 from tf_resflow.bijectors.networks import Networks
+from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import Seed, TensorLike
 
@@ -84,19 +85,13 @@ def inverse_with_solutions(
     Raises:
       ValueError: if a block is inside a bijector with unknown members, such as `tfb.TransformDiagonal`.
     """
-    visited = set()
 
     def visit(bijector, value, inverse):
-        visited.add(id(bijector))
+        _refuse_hidden("inverse_with_solutions", bijector, lambda part: isinstance(part, ResidualBlock))
 
     arguments = _given(condition=condition, networks=networks)
     context = Context(arguments, compute_log_det=False, warn=False, atol=atol, visit=visit)
     result = pass_through(flow, z, context, inverse=True)
-    if hidden := [block.name for block in residual_blocks(flow) if id(block) not in visited]:
-        raise ValueError(
-            f"inverse_with_solutions cannot reach {', '.join(hidden)} inside bijectors with unknown members. Move "
-            "the blocks out of these bijectors."
-        )
     return result.value, list(result.solutions)
 
 
@@ -132,11 +127,19 @@ def initialize(
 
 
 def _initialize(bijector, x, inverse):
-    if isinstance(bijector, FlowBijector):
-        bijector._initialize(x, inverse)
-    parts = [part for part in bijector.submodules if isinstance(part, FlowBijector)]
-    if hidden := [part.name for part in parts if type(part)._initialize is not FlowBijector._initialize]:
+    _refuse_hidden("initialize", bijector, _is_set_from_data)
+    if _is_set_from_data(bijector):
+        bijector.initialize(x, inverse)
+
+
+def _is_set_from_data(part):
+    return isinstance(part, FlowBijector) and hasattr(part, "initialize")
+
+
+def _refuse_hidden(function, bijector, is_needed):
+    """Raises a ValueError if a bijector contains a part that the function needs to reach."""
+    if hidden := [part.name for part in bijector.submodules if is_needed(part)]:
         raise ValueError(
-            f"initialize cannot reach {', '.join(hidden)} inside {bijector.name}, because the members of a "
+            f"{function} cannot reach {', '.join(hidden)} inside {bijector.name}, because the members of a "
             f"{type(bijector).__name__} are not known. Move them out of it."
         )

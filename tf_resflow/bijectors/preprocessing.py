@@ -15,8 +15,7 @@ class Logit(FlowBijector):
     r"""Maps [0, 1] to the reals: `y = logit(alpha + (1 - 2 alpha) x)`.
 
     \\(\log|dy/dx| = \log(1 - 2\alpha) - \log s - \log(1 - s)\\) with \\(s = \alpha + (1 - 2\alpha) x\\). To
-    avoid cancellation near x = 1, \\(1 - s\\) is computed as \\(\alpha + (1 - 2\alpha)(1 - x)\\). `forward` maps
-    data to latent, unlike in distrax and FlowJAX.
+    avoid cancellation near x = 1, \\(1 - s\\) is computed as \\(\alpha + (1 - 2\alpha)(1 - x)\\).
 
     Args:
       alpha: `float` in (0, 0.5). The published runs use 0.05 for natural images and 1e-6 for MNIST.
@@ -99,8 +98,7 @@ class Normalize(_WithStatistics):
     """Normalizes data: `y = (x - mean) / std`, with statistics that broadcast against the last axes of the event.
 
     The variables `statistics["mean"]` and `statistics["std"]` are not trained. `tf_resflow.FlowModel` saves them
-    with its weights, but a checkpoint of only the bijector does not. `forward` maps data to latent, unlike in
-    distrax and FlowJAX.
+    with its weights, but a checkpoint of only the bijector does not.
 
     Args:
       mean: array-like.
@@ -141,7 +139,7 @@ class Whiten(_WithStatistics):
     The symmetric square root ("ZCA" whitening) changes the vectors least. With the eigenvalues \\(\sigma_i^2\\) of
     C, \\(\log|\det J| = -\sum_i \log \sigma_i\\). Values are computed in float64. `statistics` has the variables
     "mean"; "std", the \\(\sigma_i\\); and "axes", the eigenvectors as columns. They are saved like those of
-    `Normalize`. `forward` maps data to latent, unlike in distrax and FlowJAX.
+    `Normalize`.
 
     Args:
       mean: array-like `[size]`.
@@ -200,8 +198,7 @@ def _principal_axes(mean, covariance):
 class Squeeze2D(FlowBijector):
     """Turns each f x f patch of a channel into f^2 channels: `[H, W, C]` to `[H / f, W / f, C f^2]`.
 
-    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c. `forward` maps data
-    to latent, unlike in distrax and FlowJAX.
+    Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c.
 
     Args:
       factor: the factor f, an `int` of at least 2.

@@ -1,4 +1,4 @@
-"""The residual block y = x + g(x) as a bijector with a stochastic log-determinant."""
+"""The residual block y = x + g(x) with a stochastic log-determinant, and its Cayley transform."""
 
 import math
 from collections.abc import Callable
@@ -8,25 +8,25 @@ import keras
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.bijectors.base import Context, LipschitzConstants, Pass
+from tf_resflow.bijectors.base import Context, LipschitzConstants, NetworkBijector, Pass
 from tf_resflow.bijectors.networks import (
     Networks,
-    bound_network,
     bounded_norm,
     check_built,
-    check_event,
     from_rows,
     input_shapes,
     output_shape,
 )
-from tf_resflow.bijectors.parametrized import NetworkBijector
-from tf_resflow.layers.program import bind
 from tf_resflow.logdet import Exact, RussianRoulette
+from tf_resflow.logdet.elimination import log_det_and_inverse
 from tf_resflow.logdet.estimators import warn_unseeded
-from tf_resflow.solvers import Anderson, Solution
+from tf_resflow.solvers import Anderson
 from tf_resflow.solvers.fixed_point import warn_unconverged
 from tf_resflow.solvers.residual_inverse import solve_residual
-from tf_resflow.typing import Shape, TensorLike
+from tf_resflow.typing import Shape
+
+_SQRT2 = math.sqrt(2.0)
+_LOOSE = 1e-3  # relative tolerance of a monotone block in training
 
 
 class ResidualBlock(NetworkBijector):
@@ -135,18 +135,16 @@ class ResidualBlock(NetworkBijector):
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("seed", *super().argument_names)
 
-    def jacobian(
-        self, x: tf.Tensor, y: tf.Tensor, condition: tf.Tensor | None = None, networks: Networks | None = None
-    ) -> tf.Tensor:
-        """Returns the Jacobian of the block at x, whose image is y: `[batch, size, size]`."""
-        jacobian = Exact().jacobian(bound_network(self.branch, networks), x, condition)
+    def jacobian(self, x: tf.Tensor, y: tf.Tensor, networks: Networks) -> tf.Tensor:
+        """Returns the Jacobian of an unconditional block at x, whose image is y: `[batch, size, size]`."""
+        jacobian = Exact().jacobian(networks[self.branch], x)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
     def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
         r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if it is exact."""
         if type(self.log_det_estimator) is not Exact or self.has_condition:
             return None
-        branch = bound_network(self.branch, networks)
+        branch = networks[self.branch]
         log_det, log_det_gradient, inverse = self.log_det_estimator.with_gradient(branch, x)
         gradient = tf.reduce_sum(inverse * tf.transpose(gradient - log_det_gradient)[:, tf.newaxis], 0)
         return x + tf.cast(branch(x), x.dtype), log_det, tf.transpose(gradient)
@@ -161,12 +159,6 @@ class ResidualBlock(NetworkBijector):
         reason = f"The bound {constant:.4g} of the branch is not below 1"
         return LipschitzConstants(1.0 + constant, math.inf, order, reason)
 
-    def solve(self, y: TensorLike, condition: TensorLike | None = None) -> Solution:
-        """Returns the inverse of y `[..., *event]` with its diagnostics, as a `tf_resflow.solvers.Solution`."""
-        y = tf.convert_to_tensor(y, dtype=self.dtype)
-        check_event(f"{self.name} maps events", self.event_shape, y.shape)
-        return self._solve(bind(self.branch), y, condition)
-
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """Returns the `Pass` from data to latent: one evaluation of g, and the log-determinant if requested."""
         branch, condition = self._network_and_condition(context)
@@ -180,8 +172,8 @@ class ResidualBlock(NetworkBijector):
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """Returns the `Pass` from latent to data. A log-determinant needs one more evaluation of g."""
         branch, condition = self._network_and_condition(context)
-        enough = {"enough": context.atol} if self.parameters["inverse_solver"] is None else {}
-        solution = self._solve(branch, y, condition, **enough)
+        rows, condition, batch_shape = self._to_rows(y, condition)
+        solution = from_rows(self._solve(branch, rows, condition, context), batch_shape)
         with tf.control_dependencies(self._report(solution, context)):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.forward_pass(x, context).log_det) if context.compute_log_det else None
@@ -193,10 +185,10 @@ class ResidualBlock(NetworkBijector):
             warn_unseeded(self.name)
         return context.seed(self.name)
 
-    def _solve(self, branch, y, condition, **settings):
-        y, condition, batch_shape = self._to_rows(y, condition)
-        solution = solve_residual(branch, y, self.inverse_solver, condition=condition, **settings)
-        return from_rows(solution, batch_shape)
+    def _solve(self, branch, y, condition, context, sign=1.0, **settings):
+        """Returns the `Solution` for rows y. The settings are for the default solver."""
+        settings = {"enough": context.atol, **settings} if self.parameters["inverse_solver"] is None else {}
+        return solve_residual(branch, y, self.inverse_solver, condition=condition, sign=sign, **settings)
 
     def _report(self, solution, context):
         """Returns operations that raise an error (`validate_args`) or warn if an example did not converge."""
@@ -210,6 +202,57 @@ class ResidualBlock(NetworkBijector):
 
     def _is_increasing(self, **kwargs):
         return self.event_shape.num_elements() == 1 or super()._is_increasing(**kwargs)
+
+
+class MonotoneBlock(ResidualBlock):
+    r"""Strongly monotone block \\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\) and Lip(g) < 1.
+
+    The block is the Cayley transform of g. With J the Jacobian of g at w, its Jacobian is
+    \\((I - J)(I + J)^{-1}\\), and
+
+    \\(\log|\det| = \log|\det(I - J)| - \log|\det(I + J)| = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k.\\)
+
+    The inverse is the same block with -g. With L = Lip(g), both have a Lipschitz constant of at most
+    \\((1 + L) / (1 - L)\\): 99 at L = 0.98, compared with 1.98 for x + g(x). A few monotone blocks can therefore
+    replace many residual blocks. Each direction solves for w like the inverse of a residual block, so `log_prob`
+    takes about as long as `sample`. The arguments, methods and requirements are the same as for `ResidualBlock`.
+
+    References:
+      Ahn, Kim, Kim and Kim, Invertible Monotone Operators for Normalizing Flows, 2022 (Sections 3 and 4).
+    """
+
+    _residuals = _SQRT2
+    _default_name = "monotone_block"
+
+    def jacobian(self, x: tf.Tensor, y: tf.Tensor, networks: Networks) -> tf.Tensor:
+        """Returns the Jacobian 2 (I + J)^-1 - I of the block at x, whose image is y. See `ResidualBlock`."""
+        factor = super().jacobian((x + y) / _SQRT2, y, networks)
+        eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
+        return 2.0 * tf.transpose(log_det_and_inverse(tf.transpose(factor, [1, 2, 0]))[1], [2, 0, 1]) - eye
+
+    def _lipschitz_constants(self, certified, bound):
+        residual = super()._lipschitz_constants(certified, bound)
+        stretch = residual.forward * residual.inverse  # (1 + L) / (1 - L)
+        return residual._replace(forward=stretch, inverse=stretch)
+
+    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
+        return self._apply(x, context, 1.0)
+
+    def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
+        return self._apply(y, context, -1.0)
+
+    def _apply(self, x, context, sign):
+        branch, condition = self._network_and_condition(context)
+        x, condition, batch_shape = self._to_rows(x, condition)
+        loose = {"enough_relative": _LOOSE} if branch.training else {}
+        solution = self._solve(branch, _SQRT2 * x, condition, context, sign, **loose)
+        w, solution = solution.root, solution._replace(root=_SQRT2 * solution.root - x)
+        with tf.control_dependencies(self._report(solution, context)):
+            solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
+        if not context.compute_log_det:
+            return Pass(solution.root, solutions=(solution,))
+        log_det = sign * self.log_det_estimator.log_det_ratio(branch, w, condition, seed=self._seed(context))
+        return Pass(solution.root, from_rows(log_det, batch_shape), solutions=(solution,))
 
 
 def _input_shapes(branch, has_condition, event_shape):

@@ -123,6 +123,6 @@ def _carried(bijector, x, gradient, context):
 def _jacobian(bijector, x, y, context):
     """Returns the Jacobians `[rows, size, size]` of a bijector that maps x to y."""
     if "jacobian" in vars(type(bijector)) and "condition" not in context.arguments:
-        return bijector.jacobian(_rows(x), _rows(y), networks=context.arguments["networks"])
+        return bijector.jacobian(_rows(x), _rows(y), context.arguments["networks"])
     context = dataclasses.replace(context, compute_log_det=False, visit=None)
     return reverse_jacobian(lambda x: pass_through(bijector, x, context).value, _rows(x))[1]
