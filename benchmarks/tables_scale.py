@@ -55,7 +55,7 @@ _STEPS = flags.DEFINE_integer(
 _PHASES = {
     "read_columns": (TableEncoder, "__init__"),
     "train": (NoiseConditionedFlow, "train"),
-    "mixed_scores": (TableDensity, "_log_probs"),
+    "mixed_scores": (TableDensity, "log_probs"),
 }
 _SCORED = {"mixed": 20_000, "numbers": 1_000_000}  # maximum number of scored rows
 

@@ -123,7 +123,7 @@ def test_refusals(workdir, given, table, scored, run_command, tmp_path):
             given,
             sample,
             ["--condition=new"],
-            "--condition=new: A value of a condition column .* cannot occur",
+            "--condition=new: .* column 'state': 'new' is not a known level",
         ),
     ):
         with pytest.raises(ValueError, match=message):

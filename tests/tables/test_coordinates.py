@@ -33,7 +33,7 @@ def test_a_density_of_vectors_is_a_density_of_rows(name):
         first = 0 if name == "gain" else -1000  # the cell of 0, the smallest gain, includes all values below
         values = pandas.DataFrame({"x": np.arange(first, 100_000)})  # a part, because the cells continue
     else:
-        grid = np.linspace(-30.0, 30.0, 200_001) if encoder.columns[0].is_discrete else None
+        grid = np.linspace(-30.0, 30.0, 200_001) if encoder.columns[0].step else None
         grid = np.sinh(np.linspace(-4.5, 4.5, 16_001)) if grid is None else grid
         values = encoder.decode(grid[:, np.newaxis]).drop_duplicates()
     vectors, numbers = vectors_of(encoder, values), encoder.numbers(values).values[:, 0]
@@ -78,8 +78,7 @@ def test_means_over_draws_are_probabilities(seed):
     table = table.mask(rng.uniform(size=table.shape) < 0.1)
     encoder = restored(TableEncoder(table, kinds={name: GIVEN[name] for name in names if name in GIVEN}))
     numbers, own = encoder.numbers(table[:20]).values, encoder.own
-    rows = own.vectors(tf.constant(numbers))
-    parts = type(rows)(*(part.numpy() for part in rows))
+    rows = parts = encoder.encode(numbers)
     p = np.where(parts.widths > 0, masses_of(parts), stats.norm.pdf(parts.values))
     p = np.where(parts.is_missing, 1.0, p / np.where(parts.widths > 0, parts.widths, 1.0))
     means, repeated = [], np.repeat(numbers, 256, axis=0)

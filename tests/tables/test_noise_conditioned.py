@@ -7,18 +7,16 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow.tables.coordinates import Vectors
-from tf_resflow.tables.encoder import Rows
 from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, code_of, is_ahead, shared_flow
 
 SMALL = {"num_blocks": 1, "hidden": (8,)}
 
 
 def rows_of(values, condition, widths=0.0, is_missing=False):
-    """Returns `Rows` of vectors."""
+    """Returns the `Vectors` of rows."""
     widths, is_missing = (np.zeros(values.shape) + part for part in (widths, is_missing))
     nothing, ends = np.zeros(len(values)), np.zeros([*values.shape, 2], bool)
-    vectors = Vectors(values, widths, ends, is_missing > 0, nothing, nothing)
-    return Rows(vectors, condition)
+    return Vectors(values, widths, ends, is_missing > 0, nothing, nothing, condition)
 
 
 def random_rows(seed, num=60):
@@ -34,8 +32,8 @@ def train(flow, seed, steps=40):
 
 def scores(flow, weights, rows, noise):
     """Returns the log-densities of vectors at a noise level."""
-    code = np.full([len(rows), 1], code_of(noise))
-    return flow.log_prob(weights, np.hstack([rows.vectors.values, code, rows.condition]))
+    code = np.full([len(rows.values), 1], code_of(noise))
+    return flow.log_prob(weights, np.hstack([rows.values, code, rows.condition]))
 
 
 def on_grid(flow, weights, given, noise):
@@ -71,7 +69,8 @@ def test_scores_do_not_depend_on_other_rows(is_exact, shared, monkeypatch):
         monkeypatch.setitem(resflow.logdet.estimators._LARGEST_EXACT, "scores", 1)
     flow, rows = shared if is_exact else NoiseConditionedFlow(2, 1, **SMALL), random_rows(9, num=600)
     weights, places = train(flow, 4), np.array([5, 599, 256, 7, 7, 255])
-    whole, some = (scores(flow, weights, each, 0.2) for each in (rows, rows.take(places)))
+    chosen = Vectors(*(part[places] for part in rows))
+    whole, some = (scores(flow, weights, each, 0.2) for each in (rows, chosen))
     np.testing.assert_allclose(some, whole[places], rtol=0 if is_exact else 1e-5)
     assert np.abs(scores(flow, weights, rows, 0.5) - whole).max() > 0.01
 

@@ -1,13 +1,13 @@
-"""The kinds of table columns. Each class maps values to numbers, and back."""
+"""The columns of tables. Each class maps values to numbers, and back."""
 
 import abc
 import base64
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ Bounds = tuple[float | None, float | None]
 MOST_LEVELS = 100
 """The maximum number of levels of a category, and of values of a grid with a first and a last cell."""
 
-BEYOND = "beyond an atom at the end of the column"
-"""What is wrong with a value below or above an atom that was the smallest or the largest value of the fit."""
-
 EXACT = 2**53
 """Float64 represents every whole number up to this magnitude exactly."""
 
@@ -37,42 +34,55 @@ _MOST_ATOMS, _LEAST_OTHERS = 3, 5  # of a column: number of atoms, and of other 
 _SIGNIFICANT = 15  # significant digits of grid values
 _RESOLUTION = 1e-4  # largest float32 spacing that needs no offset, in standard deviations or grid steps
 _TIME, _DAY = "datetime64[us]", np.timedelta64(1, "D")
+_SETS = (set, frozenset)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Column(abc.ABC):
-    """A column of a table. Each kind is a subclass listed in `_CLASSES`.
+    """A column of a table. The subclasses read and write numbers, times and levels.
 
-    Discrete values are encoded as `first - offset + step * k`, k = 0, ..., num - 1, the middles of their cells. If
-    there are more than `MOST_LEVELS` values, the cells continue on both sides.
+    Values on a grid are encoded as `first - offset + step * k`, k = 0, ..., num - 1, the middles of their cells. If
+    there are more than `MOST_LEVELS` values, the cells continue on both sides. Other values are encoded as numbers
+    minus the offset.
 
     Attributes:
       name: name of the column.
       dtype: the pandas type of its values.
       types: the types that decoded values are converted to, one after the other.
-      kind: the kind, in the form of the argument `kinds` of `TableEncoder`.
-      words: the kinds of this class that are words.
-      json_name: name of the class in JSON.
-      impossible: what is wrong with a value that cannot occur in the column.
-      is_discrete: whether all values have cells.
-      levels: the values numbered from 0, if the numbers stand for levels.
-      start: the time with the number 0, in a column of times.
-      low: the lower bound of a column of numbers, exclusive; minus infinity for none. `high` is the upper one.
+      is_given: whether the kind was given, not implied by the type.
+      step: the step of the grid, 0 for none.
+      first: the smallest value of the fit, in a grid. `num` is the number of values from it to the largest one.
+      low: the lower bound of a column of numbers, exclusive; minus infinity for none. `high` is the upper one. A
+        column with bounds has no offset.
       atoms: in a column of numbers, rows (value, width of the cell, end). The end is -1 if the atom is the smallest
         value of the fit, 1 if it is the largest one, otherwise 0.
+      decimals: the number of decimals of numbers, or None.
+      start: the first time, which has the number 0. `resolution` divides all times of day, in microseconds.
+      levels: the values numbered from 0, if the numbers stand for levels. `is_ordered` says whether their order is
+        given. Then there may be levels that the data lack.
     """
 
     name: Any
     dtype: Any
-    types: tuple[Any, ...] = dataclasses.field(default=(), kw_only=True)
+    types: tuple[Any, ...] = ()
+    is_given: bool = False
+    first: Any = 0
+    step: Any = 0
+    num: int = 0
+    offset: Any = 0
+    low: float = -math.inf
+    high: float = math.inf
+    atoms: Any = ()
+    decimals: int | None = None
+    start: Any = None
+    resolution: int = 1000
+    levels: Any = None
+    is_ordered: bool = False
 
-    words: ClassVar[tuple[str, ...]] = ()
-    json_name: ClassVar[Any] = None
-    impossible: ClassVar[Any] = None
-    kind: ClassVar[Any] = None
-    levels = start = None
-    is_discrete, first, step, num, offset, atoms = True, 0, 1.0, 0, 0, ()
-    low, high = -math.inf, math.inf
+    @property
+    @abc.abstractmethod
+    def kind(self) -> Any:
+        """The kind, in the form of the argument `kinds` of `TableEncoder`."""
 
     @classmethod
     @abc.abstractmethod
@@ -80,22 +90,29 @@ class Column(abc.ABC):
         """Returns the kind that the type of a column implies, or None if this class does not apply."""
 
     @classmethod
-    def takes(cls, kind: Any) -> bool:
-        """Returns whether this class implements a kind."""
-        return isinstance(kind, str) and kind in cls.words
-
-    @classmethod
     @abc.abstractmethod
-    def fit(cls, name: Any, column: Any, kind: Any) -> "Column":
+    def fit(cls, name: Any, column: Any, kind: Any, bounds: Bounds | None) -> "Column":
         """Fits a column of this kind to a `pandas.Series` without missing values."""
 
     @abc.abstractmethod
     def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the float64 numbers of values (NaN for none), and their faults ("" for none)."""
+        """Returns the float64 numbers of values, and their faults ("" for none).
+
+        The number is NaN if the value is missing or cannot be read. A number with a fault is a value that cannot
+        occur.
+        """
 
     @abc.abstractmethod
     def decode(self, numbers: np.ndarray) -> Any:
         """Returns the values of float64 numbers."""
+
+    @abc.abstractmethod
+    def is_alone(self, column: Any) -> np.ndarray:
+        """Returns whether each value of the fit would be impossible in a fit without its row, `[num]`."""
+
+    @abc.abstractmethod
+    def description(self) -> str:
+        """Returns what the numbers mean, or "" if they are the values."""
 
     def sampled(self, numbers: np.ndarray) -> Any:
         """Returns the values of float64 numbers as a `pandas.Series` of the type of the fit."""
@@ -117,155 +134,67 @@ class Column(abc.ABC):
         """
         return 0.0, 0.0
 
-    def is_alone(self, column: Any, is_given: bool) -> np.ndarray:
-        """Returns whether each value of the fit would be impossible in a fit without its row, `[num]`.
-
-        `is_given` says that the kind was given, not implied by the values.
-        """
-        return np.zeros(len(column), bool)
-
     def to_json(self) -> dict[str, Any]:
-        """Returns the settings that differ from their defaults, as values that JSON can hold."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)[3:]}
-        return {name: value for name, (value, default) in values.items() if value != default}
-
-    def description_in_json(self) -> dict[str, Any]:
         """Returns a description for `column_from_json`, as values that JSON can hold."""
-        types = {"types": [_type_in_json(dtype) for dtype in self.types]} if self.types else {}
-        own = {"name": self.name, "kind": self.json_name, "dtype": _type_in_json(self.dtype)}
-        return own | types | self.to_json()
-
-    @classmethod
-    def from_json(cls, name: Any, dtype: Any, settings: Mapping[str, Any]) -> "Column":
-        """Restores a column from the output of `to_json`."""
-        return cls(name, dtype, **settings)
-
-    def description(self) -> str:
-        """Returns what the numbers mean, or "" if they are the values."""
-        return ""
+        found: dict[str, Any] = {"kind": _KINDS[type(self)]}
+        for field in dataclasses.fields(self):
+            value, (in_json, _) = getattr(self, field.name), _JSON.get(field.name, (lambda x: x, None))
+            if field.default is dataclasses.MISSING or value != field.default:
+                found[field.name] = in_json(value)
+        return found
 
     @property
     def ends(self) -> tuple[float, float]:
         """The first and the last k; infinite if the cells continue on that side."""
-        return (0.0, self.num - 1.0) if self.num <= MOST_LEVELS else (-math.inf, math.inf)
+        return (0.0, self.num - 1.0) if 0 < self.num <= MOST_LEVELS else (-math.inf, math.inf)
 
     def _cell(self, numbers):
         """Returns the k of the cells that contain numbers. The end cells include everything beyond them."""
         k = np.floor((numbers - float(self.first - self.offset)) / self.step + 0.5)
         return np.clip(k, *self.ends)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Number(Column):
-    """A real number minus an offset. A number with bounds has no offset."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    offset: Any = 0
-    atoms: Any = ()
-    decimals: int | None = None
-
-    words = ("number",)
-    json_name = "number"
-    is_discrete = False
-    impossible = "outside the bounds"
-
-    @classmethod
-    def detect(cls, column):
-        return _frequent_values(_numbers(column)[0]) or "number" if _is_number(column.dtype) else None
-
-    @classmethod
-    def fit(cls, name, column, kind, bounds=None):
-        x = _check(name, column, *_numbers(column))
-        if bounds is None:
-            return cls(name, x.dtype, offset=_offset(x), atoms=_atoms(name, x, kind), decimals=_decimals(x))
-        low, high = bounds
-        return cls(name, x.dtype, -math.inf if low is None else low, math.inf if high is None else high)
-
-    @property
-    def kind(self):
-        return {value for value, *_ in self.atoms} or self.json_name
-
-    def encode(self, column, date_format=None):
-        x, faults = _numbers(column)
-        faults = _with_faults_beyond(x, faults, self.atoms)
-        x = _minus(x, self.offset)
-        is_outside = (x <= self.low) | (x >= self.high)
-        return x, np.where(is_outside, self.impossible, faults)
-
-    def is_alone(self, column, is_given):
-        numbers, _ = _numbers(column)
-        x = _minus(numbers)
-        is_fraction = (x != np.round(x)) & ~np.isnan(x)
-        is_first = is_fraction & (not is_given and is_fraction.sum() == 1)
-        return is_first | _is_alone_beyond(numbers, self.atoms)
-
-    def decode(self, numbers):
-        dtype = _numpy_dtype(self.dtype)
-        if dtype.kind in "iu":
-            least = math.floor(self.low) + 1 if math.isfinite(self.low) else -math.inf
-            most = math.ceil(self.high) - 1 if math.isfinite(self.high) else math.inf
-            return _integers(np.round(numbers), self.offset, dtype, least, most)
-        kind = dtype.type
-        low, high = np.nextafter(kind(self.low), kind(np.inf)), np.nextafter(kind(self.high), kind(-np.inf))
-        values = numbers + self.offset
-        values = values if self.decimals is None else np.round(values, self.decimals)
-        for value, *_ in self.atoms:
-            values = np.where(np.float32(numbers) == np.float32(value - self.offset), value, values)
-        return np.clip(values.astype(dtype), low, high)
-
-    def description(self):
-        return f"a probability at {shortened(map(in_words, self.kind))}, a density elsewhere" if self.atoms else ""
+    def _on_grid(self, places, faults, fault, dtype=None):
+        """Returns the numbers of values, given in steps from the first one, and marks those between steps."""
+        k, (eps, steps) = np.round(places), self.rounding(dtype)
+        is_between = np.abs(places - k) > OFF_GRID + eps * (steps + np.abs(places))
+        numbers = float(self.first - self.offset) + self.step * np.where(is_between, places, k)
+        return numbers, np.where(is_between, fault, faults)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Grid(Column):
-    """Multiples of a step, which is 1 for whole numbers. `first` is the smallest value of the fit."""
-
-    first: Any = None
-    step: Any = None
-    num: Any = None
-    offset: Any = 0
-    atoms: Any = ()
-
-    words = ("whole",)
-    json_name = "whole"
+class _Numbers(Column):
+    """Numbers, which may be multiples of a step. The step of whole numbers is 1."""
 
     @classmethod
     def detect(cls, column):
         if not _is_number(column.dtype):
             return None
-        x = _minus(numbers := _numbers(column)[0])
-        if column.dtype.kind not in "iu" and not np.all((x == np.round(x)) & (np.abs(x) <= EXACT)):
-            return None
-        return (_frequent_values(numbers) if np.ptp(x) >= MOST_LEVELS else None) or "whole"
+        numbers, _ = _numbers(column)
+        is_narrow = (is_whole := _are_whole(numbers)) and np.ptp(_minus(numbers)) < MOST_LEVELS
+        return (not is_narrow and _frequent_values(numbers)) or ("whole" if is_whole else "number")
 
     @classmethod
-    def takes(cls, kind):
-        is_step = isinstance(kind, Real) and not isinstance(kind, bool) and 0 < float(kind) < math.inf
-        return is_step or super().takes(kind)
-
-    @classmethod
-    def fit(cls, name, column, kind):
-        is_whole = not isinstance(kind, Real)
-        step = 1 if is_whole else int(kind) if kind == int(kind) else float(kind)
+    def fit(cls, name, column, kind, bounds):
         x = _check(name, column, *_numbers(column))
+        if bounds is not None:
+            ends = {end: value for end, value in zip(("low", "high"), bounds, strict=True) if value is not None}
+            return cls(name=name, dtype=x.dtype, **ends)
+        is_whole = kind == "whole" or (isinstance(kind, _SETS) and _are_whole(x))
+        step: Any = kind if isinstance(kind, Real) else int(is_whole)
+        step = int(step) if step == int(step) else float(step)
+        own = {"name": name, "dtype": x.dtype, "step": step, "atoms": _atoms(name, x, kind, step)}
+        if not step:
+            return cls(**own, offset=_offset(x), decimals=_decimals(x))
         first = _smallest(x)
         if isinstance(step, int) and first == int(first):
             first = int(first) // step * step
         else:
             first = float(_rounded(step * round(first / step), step))
         num = int(np.round(_minus(x, first).max() / step)) + 1
-        offset = first if _offset(x, step) else 0
-        return cls(name, x.dtype, first, step, num, offset, _atoms(name, x, kind, step))
+        return cls(**own, first=first, num=num, offset=first if _offset(x, step) else 0)
 
     @property
     def kind(self):
-        return {value for value, *_ in self.atoms} or ("whole" if self.step == 1 else self.step)
-
-    @property
-    def impossible(self):
-        return "not a whole number" if self.step == 1 else f"not a multiple of {self.step:g}"
+        return {value for value, *_ in self.atoms} or {0: "number", 1: "whole"}.get(self.step, self.step)
 
     @property
     def ends(self):
@@ -277,12 +206,14 @@ class _Grid(Column):
 
     def encode(self, column, date_format=None):
         x, faults = _numbers(column)
-        places = _minus(x, self.first) / self.step
-        k, (eps, steps) = np.round(places), self.rounding(x.dtype)
-        is_between = np.abs(places - k) > OFF_GRID + eps * (steps + np.abs(places))
-        faults = np.where(is_between, self.impossible, faults)
-        faults = _with_faults_beyond(x, faults, self.atoms)
-        return float(self.first - self.offset) + self.step * k, faults
+        for value, _, end in self.atoms:
+            faults = np.where(end * (_minus(x) - value) > 0, "beyond an atom at the end of the column", faults)
+        if self.step:
+            fault = "not a whole number" if self.step == 1 else f"not a multiple of {self.step:g}"
+            return self._on_grid(_minus(x, self.first) / self.step, faults, fault, x.dtype)
+        numbers = _minus(x, self.offset)
+        is_outside = (numbers <= self.low) | (numbers >= self.high)
+        return numbers, np.where(is_outside, "outside the bounds", faults)
 
     def rounding(self, dtype=None):
         if self.step % 1 == 0 and self.first % 1 == 0:  # whole numbers have no rounding errors
@@ -291,31 +222,36 @@ class _Grid(Column):
         eps = max(np.finfo(own if own.kind == "f" else np.float64).eps for own in types)
         return 4 * eps, abs(self.first) / self.step
 
-    def is_alone(self, column, is_given):
-        return _is_alone_beyond(_numbers(column)[0], self.atoms)
+    def is_alone(self, column):
+        x = _minus(_numbers(column)[0])
+        is_fraction = (x != np.round(x)) & ~np.isnan(x)
+        groups = [x < value for value, *_ in self.atoms] + [x > value for value, *_ in self.atoms]
+        groups += [] if self.step or self.is_given else [is_fraction]
+        return np.any([np.zeros(len(x), bool), *(group for group in groups if group.sum() == 1)], axis=0)
 
     def decode(self, numbers):
-        k, dtype = self._cell(numbers), _numpy_dtype(self.dtype)
+        dtype = _numpy_dtype(self.dtype)
+        values, origin = (self.step * self._cell(numbers), self.first) if self.step else (numbers, self.offset)
         if dtype.kind in "iu":
-            return _integers(self.step * k, self.first, dtype)
-        return _rounded(self.first + self.step * k, self.step).astype(dtype)
+            return _integers(values, origin, dtype, self.low, self.high)
+        if self.step:
+            return _rounded(origin + values, self.step).astype(dtype)
+        kind, values = dtype.type, values + origin
+        values = values if self.decimals is None else np.round(values, self.decimals)
+        for value, *_ in self.atoms:
+            values = np.where(np.float32(numbers) == np.float32(value - origin), value, values)
+        low, high = np.nextafter(kind(self.low), kind(np.inf)), np.nextafter(kind(self.high), kind(-np.inf))
+        return np.clip(values.astype(dtype), low, high)
 
     def description(self):
-        last = self.first + (self.num - 1) * self.step
-        return f"{self.first:.9g} to {last:.9g} in steps of {self.step:.9g}"
+        if self.step:
+            last = self.first + (self.num - 1) * self.step
+            return f"{self.first:.9g} to {last:.9g} in steps of {self.step:.9g}"
+        return f"a probability at {shortened(map(in_words, self.kind))}, a density elsewhere" if self.atoms else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Time(Column):
-    """A time in UTC, as days since the first one. If `num` is not 0, a whole day in its own time zone."""
-
-    start: Any = None
-    num: int = 0
-    resolution: int = 1000  # in microseconds, a divisor of a day
-
-    words = ("date", "day")
-    json_name = "date"
-    impossible = "not a whole day"
+class _Times(Column):
+    """Times in UTC, as days since the first one. If they have a grid, whole days in their own time zone."""
 
     @classmethod
     def detect(cls, column):
@@ -326,92 +262,73 @@ class _Time(Column):
         return "day" if (days == np.floor(days)).all() else "date"
 
     @classmethod
-    def fit(cls, name, column, kind):
+    def fit(cls, name, column, kind, bounds):
         times = _check(name, column, *_times(column, _zone(column.dtype) if kind == "day" else "UTC"))
-        num = math.floor((times.max() - times.min()) / _DAY) + 1 if kind == "day" else 0
         resolution = math.gcd(86_400_000_000, *np.unique((times - times.astype("M8[D]")).astype(int)).tolist())
-        return cls(name, column.dtype, times.min(), num, resolution)
+        own = {"name": name, "dtype": column.dtype, "start": times.min(), "resolution": resolution}
+        return cls(**own, step=1, num=math.floor(np.ptp(times) / _DAY) + 1) if kind == "day" else cls(**own)
 
     @property
     def kind(self):
-        return "day" if self.num else "date"
+        return "day" if self.step else "date"
 
     @property
-    def is_discrete(self):  # type: ignore[override]
-        return self.num > 0
-
-    def to_json(self):
-        return super().to_json() | {"start": str(self.start)}
-
-    @classmethod
-    def from_json(cls, name, dtype, settings):
-        return cls(name, dtype, **{**settings, "start": np.datetime64(settings["start"]).astype(_TIME)})
+    def _zone(self):
+        return _zone(self.dtype) if self.step else "UTC"
 
     def encode(self, column, date_format=None):
-        times, faults = _times(column, _zone(self.dtype) if self.num else "UTC", date_format)
+        times, faults = _times(column, self._zone, date_format)
         days = np.where(np.isnat(times), np.nan, (times - self.start) / _DAY)
-        if self.num:
-            faults = np.where(np.isnan(days) | (days == np.round(days)), faults, self.impossible)
-        return days, faults
+        return self._on_grid(days, faults, "not a whole day") if self.step else (days, faults)
 
-    def is_alone(self, column, is_given):
+    def is_alone(self, column):
         times, _ = _times(column, _zone(self.dtype))
         _, place, counts = np.unique(times - times.astype("M8[D]"), return_inverse=True, return_counts=True)
-        return (counts[place] == 1) & (not is_given and not self.num and len(counts) == 2) & ~np.isnat(times)
+        return (counts[place] == 1) & (not self.is_given and not self.step and len(counts) == 2) & ~np.isnat(times)
 
     def decode(self, numbers):
-        days = self._cell(numbers) if self.num else numbers
+        days = self._cell(numbers) if self.step else numbers
         midnight = self.start.astype("M8[D]").astype(_TIME)
         units = np.round(((self.start - midnight) / _DAY + days) * (86400e6 / self.resolution)).astype(int)
         times = pandas.DatetimeIndex(midnight + units * np.timedelta64(self.resolution, "us"))
-        zone = _zone(self.dtype) if self.num else "UTC"
-        times = times.tz_localize(zone, ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
+        times = times.tz_localize(self._zone, ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
         return times.tz_convert(getattr(self.dtype, "tz", None))
 
     def description(self):
         return f"days since {str(self.start).removesuffix('T00:00:00.000000')}"
 
 
-@dataclasses.dataclass(frozen=True)
 class _Levels(Column):
     """One of several levels, as its number in the order of `levels`."""
 
-    levels: Any = ()
-
-    words: ClassVar[tuple[str, ...]] = ("category",)
-    json_name = kind = "category"
-    impossible = "not a known level"
-
     @classmethod
     def detect(cls, column):
-        return "category"
+        is_ordered = isinstance(column.dtype, pandas.CategoricalDtype) and column.dtype.ordered
+        return list(column.dtype.categories) if is_ordered else "category"
 
     @classmethod
-    def fit(cls, name, column, kind):
-        return cls(name, column.dtype, tuple(column.value_counts().index))
+    def fit(cls, name, column, kind, bounds):
+        levels = tuple(column.value_counts().index)
+        if is_ordered := kind != "category":
+            found = {in_words(value): value for value in levels}
+            levels = tuple(found.get(in_words(level), level) for level in kind)
+        return cls(name=name, dtype=column.dtype, levels=levels, is_ordered=is_ordered, step=1, num=len(levels))
 
     @property
-    def num(self):  # type: ignore[override]
-        return len(self.levels)
-
-    def to_json(self):
-        return {"levels": _in_json(self.levels)}
-
-    @classmethod
-    def from_json(cls, name, dtype, settings):
-        return cls(name, dtype, tuple(settings["levels"]))
+    def kind(self):
+        return list(self.levels) if self.is_ordered else "category"
 
     def encode(self, column, date_format=None):
         k, is_missing = pandas.Index(self.levels).get_indexer(pandas.Index(column)), column.isna().to_numpy()
         others = np.flatnonzero((k < 0) & ~is_missing)
         known = {in_words(level): place for place, level in enumerate(self.levels)}
         k[others] = [known.get(in_words(value), -1) for value in column.iloc[others]]
-        faults = np.where((k < 0) & ~is_missing, self.impossible, "")
-        return np.where(is_missing, np.nan, k), faults
+        return np.where(is_missing, np.nan, k), np.where((k < 0) & ~is_missing, "not a known level", "")
 
-    def is_alone(self, column, is_given):
+    def is_alone(self, column):
         k, _ = self.encode(column)
-        return np.isin(k, np.flatnonzero(np.bincount(k[~np.isnan(k)].astype(int)) == 1))
+        counts = np.bincount(k[~np.isnan(k)].astype(int))
+        return np.isin(k, np.flatnonzero(counts == 1)) & (not self.is_ordered)
 
     def decode(self, numbers):
         return np.asarray(self.levels, object)[self._cell(numbers).astype(int)]
@@ -420,36 +337,18 @@ class _Levels(Column):
         return "the number of the level: " + ", ".join(f"{i} {level}" for i, level in enumerate(self.levels))
 
 
-@dataclasses.dataclass(frozen=True)
-class _OrderedLevels(_Levels):
-    """One of several levels in the order of a list, which may include levels that the data lack."""
-
-    words: ClassVar[tuple[str, ...]] = ()
-    json_name = "ordered"
-
-    @classmethod
-    def detect(cls, column):
-        is_ordered = isinstance(column.dtype, pandas.CategoricalDtype) and column.dtype.ordered
-        return list(column.dtype.categories) if is_ordered else None
-
-    @classmethod
-    def takes(cls, kind):
-        return isinstance(kind, (list, tuple))
-
-    @classmethod
-    def fit(cls, name, column, kind):
-        found = {in_words(value): value for value in column.unique().tolist()}
-        return cls(name, column.dtype, tuple(found.get(in_words(level), level) for level in kind))
-
-    @property
-    def kind(self):  # type: ignore[override]
-        return list(self.levels)
-
-    def is_alone(self, column, is_given):
-        return np.zeros(len(column), bool)  # the levels are given
+_KINDS: dict[type[Column], str] = {_Times: "date", _Numbers: "number", _Levels: "category"}
+"""The names of the classes in JSON, in the order of detection."""
 
 
-_CLASSES: tuple[type[Column], ...] = (_OrderedLevels, _Time, _Grid, _Number, _Levels)  # in the order of detection
+def _class_of(kind):
+    """Returns the class of a kind, or None if it is not valid."""
+    if isinstance(kind, (list, tuple)) or kind == "category":
+        return _Levels
+    is_step = isinstance(kind, Real) and not isinstance(kind, bool) and 0 < float(kind) < math.inf
+    if is_step or isinstance(kind, _SETS) or kind in ("number", "whole"):
+        return _Numbers
+    return _Times if kind in ("date", "day") else None
 
 
 def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None = None) -> Column:
@@ -463,23 +362,20 @@ def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None =
             f"Column {name!r} has values of type {type(present.iloc[0]).__name__}. Leave it out, or convert it: "
             "durations to seconds, complex numbers to two columns, and lists to one column per element."
         )
+    is_given = kind is not None or bounds is not None
     if is_period := isinstance(column.dtype, pandas.PeriodDtype):
         kind = kind or math.gcd(column.dtype.freq.n, *present)
     if kind is None:
-        detected = (cls.detect(present) for cls in _CLASSES)
+        detected = (cls.detect(present) for cls in _KINDS)
         kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
-    if isinstance(kind, (set, frozenset)):
-        cls: Any = _Grid if _Grid.detect(present) else _Number
-    else:
-        cls = next((cls for cls in _CLASSES if cls.takes(kind)), None)
-    if cls is None or (bounds is not None and cls is not _Number):
-        words = ", ".join(word for cls in _CLASSES for word in cls.words)
+    cls = _class_of(kind)
+    if cls is None or (bounds is not None and kind != "number"):
         raise ValueError(
-            f"Column {name!r} has the kind {kind!r} and the bounds {bounds}. A kind must be one of {words}, the "
-            "step of a grid such as 0.1, a list of levels, or a set of atoms such as {0.0}. Only the kind 'number' "
-            "can have bounds."
+            f"Column {name!r} has the kind {kind!r} and the bounds {bounds}. A kind must be number, whole, date, "
+            "day or category, the step of a grid such as 0.1, a list of levels, or a set of atoms such as {0.0}. "
+            "Only the kind 'number' can have bounds."
         )
-    fitted = cls.fit(name, present, kind) if bounds is None else _Number.fit(name, present, kind, bounds)
+    fitted = cls.fit(name, present, kind, bounds)
     levels: Any = fitted.levels or ()
     if len(levels) > MOST_LEVELS:
         raise ValueError(
@@ -487,7 +383,8 @@ def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None =
             f"most {MOST_LEVELS}. Leave it out, or convert it with pandas.to_numeric or pandas.to_datetime."
         )
     _check(name, present, None, fitted.encode(present)[1])
-    return dataclasses.replace(fitted, dtype=column.dtype if is_period else fitted.dtype, types=types)
+    dtype = column.dtype if is_period else fitted.dtype
+    return dataclasses.replace(fitted, dtype=dtype, types=types, is_given=is_given)
 
 
 def plain(column: Any, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -512,12 +409,10 @@ def plain(column: Any, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def column_from_json(description: Mapping[str, Any]) -> Column:
-    """Restores a column from the output of `Column.description_in_json`."""
-    settings = dict(description)
-    name, kind, dtype = (settings.pop(key) for key in ("name", "kind", "dtype"))
-    types = tuple(map(_type_from_json, settings.pop("types", ())))
-    classes = {cls.json_name: cls for cls in _CLASSES}
-    return dataclasses.replace(classes[kind].from_json(name, _type_from_json(dtype), settings), types=types)
+    """Restores a column from the output of `Column.to_json`."""
+    found = {name: _JSON[name][1](value) if name in _JSON else value for name, value in description.items()}
+    classes = {kind: cls for cls, kind in _KINDS.items()}
+    return classes[found.pop("kind")](**found)
 
 
 def _type_in_json(dtype):
@@ -541,6 +436,15 @@ def _type_from_json(found):
 def _in_json(levels):
     levels = [level.item() if isinstance(level, np.generic) else level for level in levels]
     return [level if isinstance(level, (str, int, float)) else in_words(level) for level in levels]
+
+
+_JSON: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "dtype": (_type_in_json, _type_from_json),
+    "types": (lambda types: [*map(_type_in_json, types)], lambda types: tuple(map(_type_from_json, types))),
+    "start": (str, lambda time: np.datetime64(time).astype(_TIME)),
+    "levels": (_in_json, tuple),
+}
+"""Functions that convert fields of columns to and from values that JSON can hold."""
 
 
 def _check(name, column, values, faults):
@@ -586,6 +490,12 @@ def _minus(x, origin=0):
     return floats - origin
 
 
+def _are_whole(numbers):
+    """Returns whether numbers have an integer type, or are floats that are all integers."""
+    x = _minus(numbers)
+    return numbers.dtype.kind in "iu" or bool(np.all((x == np.round(x)) & (np.abs(x) <= EXACT)))
+
+
 def _smallest(x):
     return int(x.min()) if _numpy_dtype(x.dtype).kind in "iu" else float(x.min())
 
@@ -614,7 +524,7 @@ def _frequent_values(numbers):
 
 def _atoms(name, numbers, kind, step=0.0):
     """Returns a row of `Column.atoms` for each value of a kind that is a set."""
-    if not isinstance(kind, (set, frozenset)):
+    if not isinstance(kind, _SETS):
         return ()
     x, dtype = _minus(numbers, origin := _smallest(numbers)), _numpy_dtype(numbers.dtype)
     values = sorted(float(dtype.type(value)) if dtype.kind == "f" else int(value) for value in kind)
@@ -627,24 +537,7 @@ def _atoms(name, numbers, kind, step=0.0):
         raise ValueError(f"Column {name!r}: all values are atoms. Choose the kind 'category'.")
     width = float(max(others.std() or 1.0, step))
     ends = np.where(places <= x.min(), -1, np.where(places >= x.max(), 1, 0))
-    return [(value, width, end) for value, end in zip(values, ends.tolist(), strict=True)]
-
-
-def _with_faults_beyond(numbers, faults, atoms):
-    """Marks numbers beyond an atom at an end of the column, whose probability includes everything beyond it."""
-    x = _minus(numbers)
-    for value, _, end in atoms:
-        faults = np.where(end * (x - value) > 0, BEYOND, faults)
-    return faults
-
-
-def _is_alone_beyond(numbers, atoms):
-    """Returns which numbers of the fit would be `BEYOND` an atom in a fit without their row."""
-    x, is_alone = _minus(numbers), np.zeros(len(numbers), bool)
-    for value, *_ in atoms:
-        for is_beyond in (x < value, x > value):
-            is_alone |= is_beyond & (is_beyond.sum() == 1)
-    return is_alone
+    return tuple((value, width, end) for value, end in zip(values, ends.tolist(), strict=True))
 
 
 def _decimals(numbers):
@@ -655,11 +548,12 @@ def _decimals(numbers):
     return next((num for num in clear if np.all(np.abs(np.round(x, num) - x) <= rounding)), None)
 
 
-def _integers(values, origin, dtype, least=-math.inf, most=math.inf):
-    """Returns `origin + values` as integers, clipped to the range of the type and to the limits."""
+def _integers(values, origin, dtype, low, high):
+    """Returns `origin + values` as integers between the bounds, clipped to the range of the type."""
     limits = np.iinfo(dtype)
-    least, most = max(least, int(limits.min)), min(most, int(limits.max))
-    return np.array([min(max(round(origin + int(value)), least), most) for value in values], dtype)
+    least = max(math.floor(low) + 1 if math.isfinite(low) else -math.inf, int(limits.min))
+    most = min(math.ceil(high) - 1 if math.isfinite(high) else math.inf, int(limits.max))
+    return np.array([min(max(round(origin + int(value)), least), most) for value in np.round(values)], dtype)
 
 
 def _rounded(values, step):
@@ -688,7 +582,7 @@ def in_words(value: Any) -> str:
 
 def is_text(kind: Any) -> bool:
     """Returns whether text in columns of a kind stays text, even if it looks like numbers or dates."""
-    return _Levels.takes(kind) or _OrderedLevels.takes(kind)
+    return _class_of(kind) is _Levels
 
 
 def kinds_in_words(kinds: Mapping[Any, Any]) -> str:

@@ -16,6 +16,7 @@ _LEAST_POWERED, _MOST_POWERED = 20, 20_000  # minimum and maximum number of rows
 _EXTREME = 0.02  # share of the gains clipped on each side, since the gain of a single row has no bound
 _BEYOND = ((0.5, 0.75), (1.5, 0.25))  # of each component: mean number of coordinates beyond their cells, and weight
 _IDENTITY = (0.0, 1.0, 1.0, -math.inf, math.inf, 0.0, 1.0)  # parameters of a transform that changes nothing
+_FITTED = ("_mean", "_scale", "_power", "_mean_log_density")
 _STANDARD = tfp.distributions.Normal(tf.constant(0.0, tf.float64), 1.0)
 
 
@@ -33,6 +34,8 @@ class Vectors(NamedTuple):
         logarithms of the widths. Minus infinity if a value cannot occur.
       log_unit: `[num]`, added to the log-density of a row to compare it with others: minus the logarithms of the
         widths of atoms, and the mean log-densities of missing columns. So units do not change the ranking.
+      condition: `[num, condition_size]`, the condition of the densities of the rows: which values are missing, for
+        columns with missing values in the fit, and the centers of the vectors of the condition columns.
     """
 
     values: Any
@@ -41,6 +44,7 @@ class Vectors(NamedTuple):
     is_missing: Any
     log_scale: Any
     log_unit: Any
+    condition: Any = None
 
 
 class Coordinates:
@@ -96,10 +100,7 @@ class Coordinates:
 
     def _set_columns(self, columns):
         self.columns, self.size = list(columns), len(columns)
-        rows = [
-            [float(c.first - c.offset), c.step * c.is_discrete, *c.ends, c.low, c.high, len(c.levels or ())]
-            for c in columns
-        ]
+        rows = [[float(c.first - c.offset), c.step, *c.ends, c.low, c.high, len(c.levels or ())] for c in columns]
         self._first, self._step, *ends, self._low, self._high, self._num_levels = np.reshape(rows, [-1, 7]).T
         self._rounding = np.reshape([c.rounding() for c in columns], [-1, 2]).T
         self._ends = np.stack(ends, axis=-1)
@@ -110,19 +111,15 @@ class Coordinates:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fitted parameters, as values that JSON can hold."""
-        arrays = {"mean": self._mean, "scale": self._scale, "power": self._power}
-        arrays["mean_log_density"] = self._mean_log_density
-        return {name: array.tolist() for name, array in arrays.items()}
+        return {name: getattr(self, name).tolist() for name in _FITTED}
 
     @classmethod
     def from_json(cls, columns: Sequence[Column], found: dict[str, Any]) -> "Coordinates":
         """Restores the coordinates of columns from the output of `to_json`."""
         own = cls.__new__(cls)
         own._set_columns(columns)
-        own._mean, own._scale, own._mean_log_density = (
-            np.array(found[name], np.float64) for name in ("mean", "scale", "mean_log_density")
-        )
-        own._power = np.reshape(found["power"], [7, -1])
+        for name in _FITTED:
+            setattr(own, name, np.array(found[name], np.float64))
         return own
 
     def possible(self, numbers: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """Encodes the rows of a table as standardized vectors, and decodes them."""
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,13 +9,14 @@ import tensorflow as tf
 
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
-from tf_resflow.tables.column import BEYOND, Bounds, column_from_json, fit_column, in_words, plain
+from tf_resflow.tables.column import Bounds, column_from_json, fit_column, in_words, plain
 from tf_resflow.tables.coordinates import Coordinates, Vectors
 from tf_resflow.tables.level_order import similar_first
 
 pandas: Any = LazyPackage("pandas", "data")
 
 _MOST_VALUES = 2**20  # maximum number of values encoded at once
+_MISSING = "missing"
 _DEPENDENT = 1e-9  # largest relative variance of a linear combination that counts as constant
 
 
@@ -24,45 +25,27 @@ class Numbers(NamedTuple):
 
     Attributes:
       values: float64 `[num, columns]`. NaN if a value is missing or cannot be read, infinity if it cannot occur.
-      faults: `[num, columns]`, what is wrong with a value, or "".
+      faults: `[num, columns]`, what is wrong with a value, or "". A missing value is a fault in a condition column,
+        and in a column without missing values in the fit.
+      has_score: bool `[num]`, whether a row has a score: all values can be read, and its condition can occur.
       table: the values before encoding.
     """
 
     values: np.ndarray
     faults: np.ndarray
+    has_score: np.ndarray
     table: Any
 
     @property
     def reasons(self) -> np.ndarray:
-        """The first fault of each row, `[num]`; if it has none, its first missing value, otherwise ""."""
-        reasons = np.full(len(self.values), "", object)
-        is_wrong, is_missing = self.faults != "", np.isnan(self.values)
-        for row in np.flatnonzero(is_wrong.any(axis=1) | is_missing.any(axis=1)):
-            place = np.argmax(is_wrong[row] if is_wrong[row].any() else is_missing[row])
+        """The first fault of each row, or "", `[num]`."""
+        reasons, is_wrong = np.full(len(self.values), "", object), self.faults != ""
+        for row in np.flatnonzero(is_wrong.any(axis=1)):
+            place = np.argmax(is_wrong[row])
             value, name = in_words(self.table.iloc[row, place])[:40], self.table.columns.tolist()[place]
-            fault = f"{value!r} is {self.faults[row, place]}" if is_wrong[row, place] else "the value is missing"
-            reasons[row] = f"column {name!r}: {fault}"
+            fault = self.faults[row, place]
+            reasons[row] = f"column {name!r}: {'the value' if fault == _MISSING else repr(value)} is {fault}"
         return reasons
-
-
-class Rows(NamedTuple):
-    """The rows of a table as `Vectors`, and the vectors that condition the densities of the rows.
-
-    Attributes:
-      vectors: the `Vectors`.
-      condition: `[num, condition_size]`: which values are missing, for columns with missing values in the fit, and
-        the centers of the vectors of the condition columns.
-    """
-
-    vectors: Vectors
-    condition: Any
-
-    def take(self, places: np.ndarray) -> "Rows":
-        """Returns the rows with these indices."""
-        return Rows(Vectors(*(part[places] for part in self.vectors)), self.condition[places])
-
-    def __len__(self) -> int:
-        return len(self.condition)
 
 
 class TableEncoder:
@@ -96,7 +79,7 @@ class TableEncoder:
     print(encoder.kinds)
     # {'size': 'number', 'color': 'category', 'children': 'whole'}
     rows = encoder.encode(encoder.numbers(table).values)
-    print(rows.vectors.values.shape, encoder.decode(rows.vectors.values + rows.vectors.widths / 2).equals(table))
+    print(rows.values.shape, encoder.decode(rows.values + rows.widths / 2).equals(table))
     # (3, 3) True
     ```
 
@@ -127,16 +110,17 @@ class TableEncoder:
         condition_columns: Collection[Any] = (),
     ):
         kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
-        check_unique(names)
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
         if unknown := [name for name in [*condition_columns, *kinds, *bounds] if name not in names]:
             raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
         own = [name for name in names if name not in condition_columns]
         if not own:
             raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
         order = [*own, *condition_columns]
-        self._names, self._given_kinds = names, {*kinds, *bounds}
+        self._names = names
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
-        self.num_own = len(own)
+        self.num_own, self.is_masked = len(own), np.ones(len(own), bool)
         values = self.numbers(table).values
         self.columns = similar_first(self.columns, values)
         self.own = Coordinates(self.columns[: self.num_own], values[:, : self.num_own])
@@ -162,10 +146,13 @@ class TableEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as values that JSON can hold."""
-        columns = [column.description_in_json() for column in self.columns]
+        columns = [column.to_json() for column in self.columns]
         found = {"columns": columns, "names": self._names, "num_own": self.num_own}
-        parts = {"own": self.own.to_json(), "given": self.given.to_json(), "is_masked": self.is_masked.tolist()}
-        return found | parts | {"given_kinds": list(self._given_kinds)}
+        return found | {
+            "own": self.own.to_json(),
+            "given": self.given.to_json(),
+            "is_masked": self.is_masked.tolist(),
+        }
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "TableEncoder":
@@ -173,39 +160,54 @@ class TableEncoder:
         encoder = cls.__new__(cls)
         encoder.columns = [column_from_json(column) for column in found["columns"]]
         encoder._names, encoder.num_own = list(found["names"]), found["num_own"]
-        encoder._given_kinds, encoder.is_masked = set(found["given_kinds"]), np.array(found["is_masked"], bool)
+        encoder.is_masked = np.array(found["is_masked"], bool)
         encoder.own = Coordinates.from_json(encoder.columns[: encoder.num_own], found["own"])
         encoder.given = Coordinates.from_json(encoder.columns[encoder.num_own :], found["given"])
         return encoder
 
-    def numbers(self, table: Any, *, date_format: str | None = None) -> Numbers:
+    def numbers(self, table: Any, *, date_format: str | None = None, given_only: bool = False) -> Numbers:
         """Returns the numbers of a table that has the columns of the fit, in any order.
 
         Args:
           table: `pandas.DataFrame`. Values may be text, and other columns are ignored.
           date_format: format of dates given as text; ISO 8601 by default.
+          given_only: whether to return only the numbers of the condition columns.
         """
-        table = table[[column.name for column in self.columns]]
+        columns = self.columns[self.num_own :] if given_only else self.columns
+        table = table[[column.name for column in columns]]
         values, faults = np.empty(table.shape), np.full(table.shape, "", object)
-        for place, column in enumerate(self.columns):
+        for place, column in enumerate(columns):
             own, _ = plain(table[column.name].reset_index(drop=True), column.dtype)
             values[:, place], faults[:, place] = column.encode(own, date_format)
-            is_impossible = (faults[:, place] == column.impossible) | (faults[:, place] == BEYOND)
-            values[is_impossible, place] = np.inf
-        return Numbers(values, faults, table)
+        values[(faults != "") & ~np.isnan(values)] = np.inf
+        num_own = 0 if given_only else self.num_own
+        may_miss = np.append(self.is_masked[:num_own], np.zeros(len(columns) - num_own, bool))
+        faults[np.isnan(values) & (faults == "") & ~may_miss] = _MISSING
+        is_own = np.arange(len(columns)) < num_own
+        has_score = ((faults == "") | (np.isinf(values) & is_own)).all(axis=1)
+        return Numbers(values, faults, has_score, table)
 
-    def encode(self, numbers: np.ndarray) -> Rows:
+    def encode(self, numbers: np.ndarray) -> Vectors:
         """Encodes numbers `[num, columns]` as arrays, in parts."""
-        found = [self.rows(tf.constant(part)) for part in in_parts(numbers)]
-        vectors = [np.concatenate(parts) for parts in zip(*(rows.vectors for rows in found), strict=True)]
-        return Rows(Vectors(*vectors), np.concatenate([rows.condition for rows in found]))
+        size = max(_MOST_VALUES // numbers.shape[1], 1)
+        starts = range(0, max(len(numbers), 1), size)
+        found = [self.rows(tf.constant(numbers[start : start + size])) for start in starts]
+        return Vectors(*map(np.concatenate, zip(*found, strict=True)))
 
-    def rows(self, numbers: tf.Tensor) -> Rows:
+    def rows(self, numbers: tf.Tensor) -> Vectors:
         """Encodes numbers `[num, columns]`, as a graph can do."""
-        own, given = numbers[:, : self.num_own], self.given.vectors(numbers[:, self.num_own :])
+        own, given = tf.split(numbers, [self.num_own, self.given.size], axis=1)
         is_missing = tf.gather(tf.math.is_nan(own), np.flatnonzero(self.is_masked), axis=1)
-        centers = given.values + given.widths / 2
-        return Rows(self.own.vectors(own), tf.concat([tf.cast(is_missing, tf.float64), centers], axis=1))
+        condition = self.condition(given)[:, is_missing.shape[1] :]
+        return self.own.vectors(own)._replace(
+            condition=tf.concat([tf.cast(is_missing, tf.float64), condition], axis=1)
+        )
+
+    def condition(self, given: tf.Tensor) -> tf.Tensor:
+        """Returns the conditions of rows without missing values, from the numbers of the condition columns."""
+        vectors = self.given.vectors(given)
+        num_masked = int(self.is_masked.sum())
+        return tf.pad(vectors.values + vectors.widths / 2, [[0, 0], [num_masked, 0]])
 
     def possible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers `[num, columns]` that cannot occur by infinity."""
@@ -220,11 +222,8 @@ class TableEncoder:
 
     def is_alone(self, table: Any) -> np.ndarray:
         """Returns which rows of the fit would have probability 0 without them, such as one with a level alone."""
-        own = [
-            column.is_alone(plain(table[column.name], column.dtype)[0], column.name in self._given_kinds)
-            for column in self.own.columns
-        ]
-        return np.any(own, axis=0)
+        own = self.own.columns
+        return np.any([column.is_alone(plain(table[column.name], column.dtype)[0]) for column in own], axis=0)
 
     def describe(self) -> dict[Any, str]:
         """Returns what the numbers of discrete columns and of dates mean, by column name."""
@@ -243,18 +242,6 @@ class TableEncoder:
                 "some of them out. Otherwise only the noise of the training keeps the density bounded.",
                 stacklevel=5,
             )
-
-
-def in_parts(numbers: np.ndarray) -> Iterator[np.ndarray]:
-    """Splits rows into parts that are small enough to encode, at least one."""
-    num = max(_MOST_VALUES // max(numbers.shape[1], 1), 1)
-    return (numbers[start : start + num] for start in range(0, max(len(numbers), 1), num))
-
-
-def check_unique(names: Sequence[Any]) -> None:
-    """Raises ValueError if two columns have the same name."""
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
 
 
 def dependent(values: np.ndarray) -> np.ndarray:

@@ -118,17 +118,13 @@ class _ServedDensity:
         (log_prob,) = tf.unstack(
             log_densities(self._encoder, rows, self._points, [self._density.noise], functions), num=1
         )
-        return tf.stack([log_prob, log_prob + rows.vectors.log_unit], axis=1)
+        return tf.stack([log_prob, log_prob + rows.log_unit], axis=1)
 
     def sample(self, num, seed, condition=None):
         num = check_range("num", num, 1, self._max_samples)
-        x = tf.fill([num, self._encoder.num_own], np.float64(math.nan))
-        numbers = self._encoder.possible(self._numbers(x, condition))
-        given = check_finite("condition", numbers[:, self._encoder.num_own :])
-        numbers = tf.concat([numbers[:, : self._encoder.num_own], given], axis=1)
-        given = tf.cast(self._encoder.rows(numbers).condition, tf.float32)
-        num_masked = int(self._encoder.is_masked.sum())
-        given = tf.concat([tf.zeros_like(given[:, :num_masked]), given[:, num_masked:]], axis=1)
+        x = tf.zeros([num, self._encoder.num_own], tf.float64)
+        given = self._encoder.given.possible(self._numbers(x, condition)[:, self._encoder.num_own :])
+        given = tf.cast(self._encoder.condition(check_finite("condition", given)), tf.float32)
         choice_seed, latent_seed = tf.unstack(split_seed(tf.bitcast(seed, tf.int32), 2))
         chosen, broad = tf.unstack(random_uniform([2, num], choice_seed, tf.float32))
         code = tf.where(broad < BROAD, code_of(MOST_NOISE), code_of(self._density.noise))

@@ -91,7 +91,7 @@ class _Axis:
     def __init__(self, column, values):
         self.column, self.step = column, 0.0
         self.bins = np.linspace(*limits_of(values), _BINS + 1)
-        if column.is_discrete and column.num <= _MAX_CELLS:
+        if column.step and column.num <= _MAX_CELLS:
             self.step = float(column.step)
             start = float(column.first - column.offset)
             self.bins = start + self.step * (np.arange(column.num + 1) - 0.5)

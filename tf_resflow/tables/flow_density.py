@@ -23,21 +23,25 @@ with extra("sklearn"):
 from tf_resflow.data.files import readable
 from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.arguments import RULES
+from tf_resflow.tables.arguments import LEAST_NOISE, MOST_NOISE, RULES
 from tf_resflow.tables.column import in_words
-from tf_resflow.tables.coordinates import evenly_spread
+from tf_resflow.tables.coordinates import Vectors, evenly_spread
 from tf_resflow.tables.density import TableDensity
-from tf_resflow.tables.encoder import TableEncoder, check_unique
-from tf_resflow.tables.noise_conditioned import draw_rows
+from tf_resflow.tables.encoder import TableEncoder
+from tf_resflow.tables.noise_conditioned import draw_rows, is_ahead
 from tf_resflow.writing import whole_file
 
+_LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _LEAST_ROWS = 10
+_MOST_HELD_OUT = 10_000  # maximum number of held-out rows per member
+_MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
+_FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
 _REFERENCE = 16  # maximum number of values of a column that `explain` substitutes
 _NUM_POINTS = 8  # of a score in `explain`
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
-_FITTED = ("noise_", "whiten_", "offset_", "_draws_seed")  # saved as JSON
+_FITTED = ("noise_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
 _ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
 
 
@@ -121,12 +125,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       Hesterberg, Weighted average importance sampling and defensive mixture distributions, 1995.
     """
 
-    _is_frame: bool
+    _dtype: str | None  # of an array, None for a frame
     _arrow: Any = None  # the schema and the library of a frame, unless it is pandas
-    _names: list[Any]
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
-    _draws: Any  # the `QuantileTransformer`s of many draws and of the margins, once `sample` was called
+    _draws: Any = None  # the `QuantileTransformer`s of many draws and of the margins, once `sample` was called
 
     def __init__(
         self,
@@ -198,27 +201,50 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self.kinds_, rng = self.encoder_.kinds, check_random_state(self.random_state)
         self.density_ = TableDensity(self.encoder_, self.num_blocks, self.hidden)
         numbers = self._numbers(table)
-        found = self.density_.train(
-            numbers,
-            weights,
-            rng,
-            noise=self.noise,
-            whiten=(None if self.encoder_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten),
-            num_members=self.num_members,
-            max_steps=self.max_steps,
-            validation_fraction=self.validation_fraction,
-            verbose=self.verbose,
-            trained=trained,
-        )
-        self.noise_, self.whiten_ = self.density_.noise, found["whiten"]
-        self.noise_levels_, self.held_out_scores_ = found["noise_levels"], found["held_out_scores"]
+        held_out, scores = self._train(numbers, weights, rng, trained)
         self._keep(numbers, weights, rng)
-        self._set_offset(found["held_out"], found["scores"], weights, self.encoder_.is_alone(table))
+        scores = np.where(self.encoder_.is_alone(table)[held_out], -np.inf, scores - _ROUNDING)
+        self._set_offset(scores, weights[held_out])
         return self
 
-    def _set_offset(self, own, scores, weights, is_alone):
-        self.held_out_ = np.stack([np.where(is_alone[own], -np.inf, scores - _ROUNDING), weights[own]])
-        scores, weights = self.held_out_
+    def _train(self, numbers, weights, rng, trained):
+        """Trains the members that are not in `trained`, adds them to it, and chooses the noise level.
+
+        Returns:
+          The sorted indices of all held-out rows, and their scores, each from the first member that held it out.
+        """
+        num, density, rows = len(numbers), self.density_, self.encoder_.encode(numbers)
+        num_members = self.num_members or (_MEMBERS if num <= _FEW_ROWS else 1)
+        num_held_out = min(max(3, int(self.validation_fraction * num)), _MOST_HELD_OUT)
+        steps = density.flow.num_steps(num - num_held_out) if self.max_steps is None else self.max_steps
+        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
+        whiten = (None if self.encoder_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
+        order, seeds = rng.permutation(num), [int(rng.randint(2**31)) for _ in range(num_members)]
+        held_out, scores = [], []
+        for place, seed in enumerate(seeds):
+            order = np.roll(order, num_held_out)
+            own, kept = np.split(order, [num_held_out])
+            if place not in trained:
+                train, check = (Vectors(*(part[places] for part in rows)) for places in (kept, own))
+                options = {"whiten": whiten, "seed": seed, "steps": steps, "verbose": self.verbose}
+                trained[place] = density.flow.train(train, check, weights[kept], weights[own], **options)
+            member, whiten = trained[place]
+            density.members.append(member)
+            held_out.append(own)
+            scores.append(density.log_probs(numbers[own[:_MOST_COMPARED]], levels, [member])[0])
+        compared = weights[np.concatenate([own[:_MOST_COMPARED] for own in held_out])]
+        scores = np.concatenate(scores, axis=1)
+        means = scores @ compared / compared.sum()
+        best = scores[np.argmax(means)]
+        density.noise = float(levels[[not is_ahead(best - own, compared) for own in scores]].max())
+        self.noise_, self.whiten_, self.noise_levels_, self.held_out_scores_ = density.noise, whiten, levels, means
+        pairs = zip(held_out, density.members, strict=True)
+        scores = [density.score(numbers[own], [member])[1] for own, member in pairs]
+        own, first = np.unique(np.concatenate(held_out), return_index=True)  # several members may hold out a row
+        return own, np.concatenate(scores)[first]
+
+    def _set_offset(self, scores, weights):
+        self.held_out_ = np.stack([scores, weights])
         offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
         finite = scores[np.isfinite(scores)]
         self.offset_ = max(offset, float(finite.min())) if len(finite) else offset
@@ -235,13 +261,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 if len(values):
                     chosen = np.quantile(values, np.linspace(0, 1, _REFERENCE), method="nearest")
                     levels = np.unique(values)
-                    self.reference_[label] = place, levels if len(levels) <= _REFERENCE else np.unique(chosen)
+                    tried = levels if len(levels) <= _REFERENCE else np.unique(chosen)
+                    self.reference_[label] = place, tried.tolist()
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
-        vectors, condition = self.encoder_.encode(numbers[chosen])
+        vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.values + vectors.widths * evenly_spread(len(chosen))
         self._margins = np.where(vectors.is_missing, np.nan, spread)
-        self._conditions = condition
-        self._conditions[:, : self.encoder_.is_masked.sum()] = 0
+        self._conditions = self.encoder_.condition(numbers[chosen, self.encoder_.num_own :]).numpy()
         self._draws, self._draws_seed = None, int(rng.randint(2**31))
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -308,27 +334,18 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             raise ValueError(f"condition has no column {lacking[0]!r}. Give values of {columns}.")
         if not len(condition):
             raise ValueError("No rows to draw: n_samples must be at least 1, or condition must have rows.")
-        encoded, condition = self._encoded_conditions(condition[columns])
+        given = self._numbers(condition, given_only=True)
+        encoded, condition = self.encoder_.condition(given).numpy(), condition[columns]
+        for column, x in zip(self.encoder_.given.columns, given.T, strict=True):
+            if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
+                condition[column.name] = dataclasses.replace(column, decimals=None).sampled(x)
         level = self.noise_levels_[np.argmax(self.held_out_scores_)]
         if self.extrapolate:
-            values = self.density_.sample_all(encoded, rng)
+            values = self.density_.sample(encoded, rng)
         else:
             values = self._with_margins_of_the_fit(self.density_.sample(encoded, rng, level), level)
-        table = pandas.concat([self.encoder_.decode(values), condition], axis=1)[self._names]
-        return self._like_fit(table, is_whole=True) if self._is_frame else table.to_numpy(self._dtype)
-
-    def _encoded_conditions(self, condition):
-        """Returns the conditions of the flow, without missing values, and the rows with the types of the fit."""
-        blank = pandas.DataFrame({column.name: None for column in self.encoder_.own.columns}, condition.index)
-        values = self._numbers(pandas.concat([blank, condition], axis=1))
-        encoded = self.encoder_.encode(values).condition
-        encoded[:, : self.encoder_.is_masked.sum()] = 0
-        given, condition = self.encoder_.given.columns, condition.copy()
-        for column, x in zip(given, values.T[self.encoder_.num_own :], strict=True):
-            if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
-                exact = dataclasses.replace(column, decimals=None) if hasattr(column, "decimals") else column
-                condition[column.name] = exact.sampled(x)
-        return encoded, condition
+        table = pandas.concat([self.encoder_.decode(values), condition], axis=1)[list(self.kinds_)]
+        return table.to_numpy(self._dtype) if self._dtype else self._like_fit(table, is_whole=True)
 
     def _with_margins_of_the_fit(self, values, level):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
@@ -350,7 +367,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         table = self._table(X)
         is_kept, gains = self._is_kept(table), np.full([len(table), len(self.reference_)], np.nan)
         if is_kept.any():
-            gains[is_kept] = self.gains(self._numbers_to_score(table[is_kept]))
+            gains[is_kept] = self.gains(self._numbers(table[is_kept]))
         return self._like_fit(pandas.DataFrame(gains, table.index, list(self.reference_)))
 
     def gains(self, numbers: np.ndarray) -> np.ndarray:
@@ -361,7 +378,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         tried = [numbers[np.newaxis]]
         for place, values in self.reference_.values():
             others = np.repeat(numbers[np.newaxis], len(values), axis=0)
-            others[:, :, place] = values[:, np.newaxis]
+            others[:, :, place] = np.reshape(values, [-1, 1])
             tried.append(others)
         rows = np.concatenate(tried).reshape(-1, numbers.shape[1])
         found = self.density_.score(rows, num_points=_NUM_POINTS)[1].reshape(-1, len(numbers))
@@ -377,16 +394,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         Unlike a pickle, the file cannot run code. It holds column names, levels, and vectors of rows of the fit.
         """
         check_is_fitted(self, "offset_")
-        settings = {name: value for name, value in self.get_params().items() if name not in ("kinds", "bounds")}
-        settings = {name: x.item() if isinstance(x, np.generic) else x for name, x in settings.items()}
-        settings["condition_columns"], settings["hidden"] = list(self.condition_columns), list(self.hidden)
-        settings["random_state"] = seed if isinstance(seed := settings["random_state"], int) else None
-        found = {name: getattr(self, name) for name in _FITTED} | {"settings": settings}
-        found |= {"encoder": self.encoder_.to_json(), "dtype": None if self._is_frame else str(self._dtype)}
-        found["reference"] = {label: [place, x.tolist()] for label, (place, x) in self.reference_.items()}
+        settings = self.get_params() | {"kinds": None, "bounds": [*(self.bounds or {}).items()]}
+        if not isinstance(self.random_state, int):
+            settings["random_state"] = None
+        found = {name: getattr(self, name) for name in _FITTED}
+        found |= {"settings": settings, "encoder": self.encoder_.to_json()}
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        for place, member in enumerate(self.density_.members):
-            arrays |= {f"member{place}/{i:03}": array for i, array in enumerate(member)}
+        for place, of_members in enumerate(zip(*self.density_.members, strict=True)):
+            arrays[f"weights{place}"] = np.stack(of_members)
         with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, json=np.array(json.dumps(found, default=_plain)), **arrays)
 
@@ -396,25 +411,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         with readable(pathlib.Path(path), "a saved FlowDensity"), np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
             found = json.loads(arrays.pop("json").item())
-        encoder = TableEncoder.from_json(found["encoder"])
-        bounded = [column for column in encoder.columns if np.isfinite([column.low, column.high]).any()]
-        finite = lambda end: end if np.isfinite(end) else None  # noqa: E731
-        bounds = {column.name: (finite(column.low), finite(column.high)) for column in bounded}
-        own = cls(**found["settings"], kinds=encoder.kinds, bounds=bounds or None)
-        for name in _FITTED:
-            setattr(own, name, found[name])
-        for name in _ARRAYS:
-            setattr(own, name, arrays.pop(name))
-        places = dict.fromkeys(name.split("/")[0] for name in arrays)  # in order; sorted, member10 precedes member2
-        members = [[arrays[name] for name in sorted(arrays) if name.split("/")[0] == place] for place in places]
-        own.encoder_, own.kinds_ = encoder, encoder.kinds
+        encoder, settings = TableEncoder.from_json(found.pop("encoder")), found.pop("settings")
+        bounds = {name: tuple(ends) for name, ends in settings["bounds"]}
+        own = cls(**settings | {"kinds": encoder.kinds, "bounds": bounds or None})
+        for name, value in (found | {name: arrays.pop(name) for name in _ARRAYS}).items():
+            setattr(own, name, value)
+        members = list(zip(*arrays.values(), strict=True))
+        own.encoder_, own.kinds_, own.n_features_in_ = encoder, encoder.kinds, len(encoder.kinds)
         own.density_ = TableDensity(encoder, own.num_blocks, own.hidden, members, own.noise_)
-        own._names, own.n_features_in_ = list(encoder.kinds), len(encoder.kinds)
-        own._is_frame, own._dtype = found["dtype"] is None, found["dtype"] and np.dtype(found["dtype"])
-        if own._is_frame and all(isinstance(name, str) for name in own._names):
-            own.feature_names_in_ = np.array(own._names, object)
-        own.reference_ = {label: (place, np.array(x)) for label, (place, x) in found["reference"].items()}
-        own._draws = None
+        if own._dtype is None and all(isinstance(name, str) for name in encoder.kinds):
+            own.feature_names_in_ = np.array(list(encoder.kinds), object)
         return own
 
     def _check_arguments(self):
@@ -430,17 +436,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
             validate_data(self, X, reset=is_fit, skip_check_array=True)
-            table = X if is_fit or self._is_frame else X.set_axis(self._names, axis=1)
-        elif not is_fit and self._is_frame:
+            table = X if is_fit or self._dtype is None else X.set_axis(list(self.kinds_), axis=1)
+        elif not is_fit and self._dtype is None:
             validate_data(self, X, reset=False, skip_check_array=True)
-            table = pandas.DataFrame(np.asarray(X), columns=self._names).infer_objects()
+            table = pandas.DataFrame(np.asarray(X), columns=list(self.kinds_)).infer_objects()
         else:
             finite = True if self.missing == "error" else "allow-nan"
             X = validate_data(self, X, reset=is_fit, dtype="numeric", ensure_all_finite=finite)
             table = pandas.DataFrame(X)
         if is_fit:
-            self._is_frame, self._names, self._arrow = is_frame, list(table.columns), arrow
-            self._dtype = None if is_frame else X.dtype
+            self._arrow, self._dtype = arrow, None if is_frame else X.dtype.name
         return table
 
     def _like_fit(self, table, is_whole=False):
@@ -463,37 +468,21 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
-    def _numbers(self, table):
-        """Returns the numbers of a table. Raises ValueError if a value cannot be read."""
-        numbers = self.encoder_.numbers(table)
-        values, faults, _ = numbers
-        if len(unread := np.flatnonzero(((faults != "") & ~np.isinf(values)).any(axis=1))):
-            index, reason = table.index[unread[0]], numbers.reasons[unread[0]]
-            raise ValueError(f"Row with index {index}, {reason}. Correct such values, or leave out their rows.")
-        given = values[:, self.encoder_.num_own :]
-        if not np.isfinite(given).all():
+    def _numbers(self, table, **options):
+        """Returns the numbers of a table. Raises ValueError if a row has no score."""
+        numbers = self.encoder_.numbers(table, **options)
+        if len(wrong := np.flatnonzero(~numbers.has_score)):
             raise ValueError(
-                "A value of a condition column is missing or cannot occur, such as a category that was not in the "
-                "fit. Leave out these rows."
+                f"Row with index {table.index[wrong[0]]}, {numbers.reasons[wrong[0]]}. Correct such values, or "
+                "leave out their rows. Values can be missing only in columns that had missing values in the fit, "
+                "and not in condition_columns."
             )
-        return values
-
-    def _numbers_to_score(self, table):
-        """Returns the numbers of a table. Raises ValueError for values that the fit never lacked."""
-        values = self._numbers(table)
-        is_new = np.isnan(values[:, : self.encoder_.num_own]).any(axis=0) & ~self.encoder_.is_masked
-        if is_new.any():
-            name = self.encoder_.columns[np.argmax(is_new)].name
-            raise ValueError(
-                f"Values are missing in the column {name!r}, which had none missing in the fit. Fit to a table in "
-                "which this column has missing values."
-            )
-        return values
+        return numbers.values
 
     def _scored(self, table):
         """Returns the scores of the rows of a table, NaN for dropped rows, and the comparable scores."""
         is_kept, scores = self._is_kept(table), np.full([2, len(table)], np.nan)
-        scores[:, is_kept] = self.density_.score(self._numbers_to_score(table[is_kept]))
+        scores[:, is_kept] = self.density_.score(self._numbers(table[is_kept]))
         if unknown := int(np.count_nonzero(np.isneginf(scores[0]))):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=4)
@@ -504,18 +493,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
 
 def _plain(value):
-    """Returns a NumPy number as a number of Python, for JSON."""
-    if not isinstance(value, np.generic):
-        raise TypeError(f"{value!r} cannot be saved. Use numbers and text as arguments and names.")
-    return value.item()
+    """Returns a number or a collection of NumPy or pandas as one of Python, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Collection):
+        return list(value)
+    raise TypeError(f"{value!r} cannot be saved. Use numbers and text as arguments and names.")
 
 
 def _in_pandas(X):
     """Returns a frame of polars, pyarrow or the like in pandas, and its schema and library; others as they are."""
-    if not narwhals.dependencies.is_into_dataframe(X):
-        return X, None
-    check_unique(list(X.columns if isinstance(X, pandas.DataFrame) else getattr(X, "column_names", X.columns)))
-    if isinstance(X, pandas.DataFrame):
+    if isinstance(X, pandas.DataFrame) or not narwhals.dependencies.is_into_dataframe(X):
         return X, None
     frame, nullable = narwhals.from_native(X), ("int", "uint", "bool", "decimal")
     arrow = frame.to_arrow()

@@ -30,7 +30,7 @@ def similar_first(columns: Sequence[Column], numbers: np.ndarray) -> list[Column
     found: list[Any] = list(columns)
     for place, column in enumerate(found):
         others = [block for i, block in enumerate(blocks) if i != place]
-        if column.json_name == "category" and len(column.levels) > 2 and others:
+        if column.kind == "category" and len(column.levels) > 2 and others:
             order = _order(np.concatenate(others, axis=1), numbers[:, place], len(column.levels))
             found[place] = dataclasses.replace(column, levels=tuple(column.levels[k] for k in order))
             is_level = ~np.isnan(numbers[:, place])
@@ -40,7 +40,7 @@ def similar_first(columns: Sequence[Column], numbers: np.ndarray) -> list[Column
 
 def _block(column, x):
     """Returns coordinates of a column with mean 0 and total variance 1, `[num, size]`; 0 if missing."""
-    if column.json_name == "category":
+    if column.kind == "category":
         one_hot = (x[:, np.newaxis] == np.arange(min(len(column.levels), _MOST_LEVELS))).astype(float)
         shares = one_hot.mean(axis=0)
         scale = np.sqrt(shares + 1 / len(x)) * np.sqrt(max(one_hot.shape[1] - 1, 1))

@@ -20,7 +20,7 @@ from tf_resflow.models.optimizers import Adam
 from tf_resflow.models.step import train_step
 from tf_resflow.private_api import silence_retracing
 from tf_resflow.tables.arguments import LEAST_NOISE, MOST_NOISE
-from tf_resflow.tables.encoder import Rows
+from tf_resflow.tables.coordinates import Vectors
 
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
 _BATCH = 128
@@ -73,8 +73,8 @@ class NoiseConditionedFlow:
 
     def train(
         self,
-        rows: Rows,
-        held_out: Rows,
+        rows: Vectors,
+        held_out: Vectors,
         weights: np.ndarray,
         held_out_weights: np.ndarray,
         *,
@@ -97,13 +97,13 @@ class NoiseConditionedFlow:
           verbose: see `tf_resflow.tables.FlowDensity`.
         """
         rng = np.random.default_rng(seed)
-        copied = draw_rows(held_out_weights, max(_HELD_OUT, len(held_out)), rng)
+        copied = draw_rows(held_out_weights, max(_HELD_OUT, len(held_out_weights)), rng)
         check = np.hstack(_add_noise(held_out, copied, rng))
-        first = draw_rows(weights, max(_FIRST, min(len(rows), 2 * _FIRST)), rng)
+        first = draw_rows(weights, max(_FIRST, min(len(weights), 2 * _FIRST)), rng)
         x, condition = _add_noise(rows, first, rng)
         places = draw_rows(weights, steps * _BATCH, rng).reshape(steps, _BATCH)
-        rates, own = _learning_rates(steps), held_out.vectors
-        shift = np.mean((own.log_scale + ENTROPY * own.is_missing.sum(axis=1))[copied])
+        rates = _learning_rates(steps)
+        shift = np.mean((held_out.log_scale + ENTROPY * held_out.is_missing.sum(axis=1))[copied])
         bar = keras.utils.Progbar(steps, verbose=int(verbose in (1, "auto")), stateful_metrics=["held_out_nats"])
 
         def run(rounds, least=np.inf, best_step=0, best=()):
@@ -251,7 +251,7 @@ def draw_rows(weights: np.ndarray, num: int, rng: Any) -> np.ndarray:
 
 def _add_noise(rows, places, rng):
     """Draws vectors of the rows with these indices and adds noise. Returns them with the conditions of the flow."""
-    values, widths, is_missing = (part[places] for part in (*rows.vectors[:2], rows.vectors.is_missing))
+    values, widths, is_missing = (part[places] for part in (rows.values, rows.widths, rows.is_missing))
     code, noise = rng.uniform(-1.0, 1.0, [*places.shape, 1]), rng.standard_normal(values.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
     x = values + widths * rng.uniform(size=values.shape) + np.hypot(is_missing, level) * noise

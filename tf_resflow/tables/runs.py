@@ -61,19 +61,12 @@ def score_rows(density: FlowDensity, table: Any, date_format: str | None = None)
       `compared`, the score that ranks rows, see `FlowDensity.decision_function`; `p_value`; and `reason`, why the
       row has no score or the score minus infinity.
     """
-    encoder = density.encoder_
-    numbers = encoder.numbers(table, date_format=date_format)
-    values, is_missing = numbers.values, np.isnan(numbers.values)
-    own, given = np.split(values, [encoder.num_own], axis=1)
-    is_allowed = is_missing & (numbers.faults == "")
-    is_allowed &= np.append(encoder.is_masked, np.zeros(given.shape[1], bool))
-    has_score = ~(is_missing & ~is_allowed).any(axis=1) & ~np.isinf(given).any(axis=1)
-    scores = np.full([2, len(values)], np.nan)
-    if has_score.any():
-        scores[:, has_score] = density.density_.score(values[has_score])
+    numbers = density.encoder_.numbers(table, date_format=date_format)
+    scores = np.full([2, len(table)], np.nan)
+    scores[:, numbers.has_score] = density.density_.score(numbers.values[numbers.has_score])
     columns = {"log_prob": scores[0], "compared": scores[1], "p_value": p_values(scores[1], *density.held_out_)}
-    columns["reason"] = numbers._replace(values=np.where(is_allowed, 0.0, values)).reasons
-    return pandas.DataFrame(columns, index=table.index), values
+    columns["reason"] = numbers.reasons
+    return pandas.DataFrame(columns, index=table.index), numbers.values
 
 
 def read_rows(config: ConfigDict) -> dict[str, Any]:
