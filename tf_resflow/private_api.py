@@ -13,7 +13,6 @@ import tensorflow_probability as tfp
 from keras.src.backend.common import global_state
 from keras.src.saving import serialization_lib
 from keras.src.saving.serialization_lib import record_object_after_serialization as record_sharing  # noqa: F401
-from tensorflow.python.autograph.core import config
 from tensorflow.python.eager import record, tape
 from tensorflow.python.eager.context import eager_mode  # noqa: F401
 from tensorflow.python.framework.ops import gradient_registry
@@ -21,8 +20,6 @@ from tensorflow_probability.python.internal.implementation_selection import is_x
 
 _GRADIENTS = "_tf_resflow_gradients"  # name of an attribute that is set on a graph
 _NUMBERS = itertools.count()  # of registered gradients
-
-config.CONVERSION_RULES += (config.DoNotConvert("tf_resflow"),)  # AutoGraph must not convert our functions
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:

@@ -111,6 +111,8 @@ def test_learnable_concatenation(dtype):
         weights = joined([np.ones([1, 3]), np.ones([1, 3])])
         np.testing.assert_allclose(weights[0], np.repeat(eta, [3, 3]), rtol=2 * rounding)
         training = layers.program.bind(branch, training=True)
+        of_training = layers.lipschitz_constant(training, certified=True)
+        np.testing.assert_allclose(of_training, certified, rtol=2 * rounding)
         (weights,) = (training.parameters[i] for i in training.program.steps[-1].weights)
         assert weights.dtype == training.program.steps[-1].operation.dtype
         assert np.linalg.norm(tf.cast(weights, tf.float64)) <= 0.9 * 3**0.5 + 1e-6

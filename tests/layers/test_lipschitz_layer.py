@@ -57,7 +57,7 @@ def test_a_layer_is_constrained_once_built_and_after_an_update(make, shape, argu
     layer.norm_estimate(), layer.norm_bound(), layer.lipschitz_bound()
     for variable, value in zip(layer.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
-    layer.update_norm(**TIGHT)
+    layers.update_norms(layer, **TIGHT)
     p, q = layer.domain, layer.codomain
     inputs = np.linalg.norm((x - y).reshape(500, -1), p, axis=1)
     outputs = np.linalg.norm(tf.reshape(layer(x) - layer(y), [500, -1]), q, axis=1)
@@ -75,7 +75,7 @@ def test_gradient_of_the_scaled_kernel_against_finite_differences(make, shape, a
 
     def value(step):
         layer.kernel.assign(kernel + step * direction)
-        layer.update_norm(tolerance=1e-12, max_iterations=20_000)
+        layers.update_norms(layer, tolerance=1e-12, max_iterations=20_000)
         return np.sum(weights * layer.scaled_kernel())
 
     difference = (value(1e-5) - value(-1e-5)) / 2e-5
@@ -97,7 +97,7 @@ def test_default_initial_kernel_is_uniform_with_variance_a_third_of_the_mean():
 )
 def test_the_rounded_kernel_meets_the_coefficient(shape, policy):
     layer = built(dense, shape[:1], {"units": shape[1], "coefficient": 0.9}, dtype=policy)
-    layer.update_norm(tolerance=1e-6, max_iterations=3000)
+    layers.update_norms(layer, tolerance=1e-6, max_iterations=3000)
     assert layer(batch(shape[:1], dtype=layer.compute_dtype)).dtype == layer.compute_dtype
     assert layer.kernel.dtype == layer.variable_dtype and layer.norm_estimate().dtype == "float32"
     applied = tf.cast(tf.cast(layer.scaled_kernel(), layer.compute_dtype), tf.float64)
@@ -121,8 +121,8 @@ def test_building_and_updating_in_a_graph_equal_eager(jit, stored_norms):
     np.testing.assert_array_equal(layer.vector, other.vector)
     for each in (layer, other):
         each.kernel.assign(each.kernel * [[1.0], [2.0], [3.0]])
-    layer.update_norm()
-    tf.function(other.update_norm, jit_compile=jit)()
+    layers.update_norms(layer)
+    tf.function(layers.update_norms, jit_compile=jit)(other)
     stored_norms()
     np.testing.assert_allclose(np.abs(layer.vector), np.abs(other.vector), atol=1e-2)
     for each, tolerance in ((layer, 1e-6), (other, 1e-5)):

@@ -74,7 +74,7 @@ def test_the_kernel_of_training_and_of_evaluation():
     network = keras.Sequential([keras.Input([40]), layer])
     layer.kernel.assign(normal([40, 30]))
     confine_to_training(network)
-    layer.update_norm(tolerance=1e-6, max_iterations=3000)
+    layers.update_norms(layer, tolerance=1e-6, max_iterations=3000)
     precise = layer(tf.eye(40)).numpy().astype("float64")
     training = layers.program.bind(network, training=True)
     rounded = tf.cast(training(tf.eye(40)), tf.float64).numpy()

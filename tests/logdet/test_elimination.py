@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.logdet.elimination import log_det_and_inverse
 
 pytestmark = pytest.mark.quick
 
@@ -70,25 +69,3 @@ def test_second_and_third_derivatives():
     powers = [b, -b @ b, 2 * b @ b @ b]
     for found, power in zip(compiled(tf.zeros([20], tf.float64)), powers, strict=True):
         np.testing.assert_allclose(found, np.trace(power, axis1=1, axis2=2), rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("size", [2, 20])
-def test_both_in_one_kernel(size):
-    """Tests the log-determinant, the inverse, and the gradient of a function of both, as in a training step."""
-    a = np.eye(size) + matrices(size, 2, 0.95)
-    weights = np.random.default_rng(0).normal(size=a.shape)
-
-    @tf.function(autograph=False)
-    def compute(a):
-        with tf.GradientTape() as tape:
-            tape.watch(a)
-            log_det, inverse = log_det_and_inverse(tf.transpose(a, [1, 2, 0]))
-            inverse = tf.transpose(inverse, [2, 0, 1])
-            objective = tf.reduce_sum(log_det) + tf.reduce_sum(weights * inverse)
-        return log_det, inverse, tape.gradient(objective, a)
-
-    inverse = np.linalg.inv(a)
-    transposed = inverse.transpose(0, 2, 1)
-    expected = np.linalg.slogdet(a)[1], inverse, transposed - transposed @ weights @ transposed
-    for found, wanted in zip(compute(tf.constant(a)), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)

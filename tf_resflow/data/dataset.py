@@ -107,6 +107,7 @@ class Dataset(DataInfo):
                 parts[split] = parts[split], tf.constant(values, tf.int32)
         return cls(name, next(iter(shapes.values())), levels, sizes, read=parts.__getitem__, **fields)
 
+    @tf.autograph.experimental.do_not_convert
     def train_batches(
         self,
         batch_size: int,
@@ -166,6 +167,7 @@ class Dataset(DataInfo):
         batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
         return _finish(batches.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
+    @tf.autograph.experimental.do_not_convert
     def eval_batches(
         self, split: str, batch_size: int, limit: int | None = None, *, labels: bool = False
     ) -> tf.data.Dataset:

@@ -1,14 +1,13 @@
 """Activations with a known Lipschitz constant."""
 
-import dataclasses
 from typing import ClassVar
 
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.operations import FunctionOperation, IdentityKey, SmoothOperation
+from tf_resflow.layers.operations import FunctionOperation
 from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
-from tf_resflow.layers.smooth_functions import SmoothFunction, sum_of_parts
+from tf_resflow.layers.smooth_operation import SmoothOperation, sum_of_parts
 from tf_resflow.layers.tracing import wide_dtype
 from tf_resflow.typing import Shape
 
@@ -20,14 +19,14 @@ class _Activation(RuledLayer):
 
 
 class _SmoothActivation(_Activation):
-    function: SmoothFunction
+    smooth_operation: type[SmoothOperation]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        num_parts = self.function.num_parts
+        num_parts = self.smooth_operation.num_parts
         return input_shape if num_parts == 1 else (*input_shape[:-1], num_parts * input_shape[-1])
 
 
-class _SwishFunction(SmoothFunction):
+class _SwishOperation(SmoothOperation):
     """x sigmoid(b x) / 1.1, with a scalar b."""
 
     def formula(self, x, b):
@@ -35,7 +34,7 @@ class _SwishFunction(SmoothFunction):
         y = x * t / 1.1
         return y, t / 1.1 + y * (b * (1.0 - t))
 
-    def value_gradients(self, x, y, upstream, b):
+    def value_gradients(self, x, upstream, b):
         """dy/db = x^2 t (1 - t) / 1.1, which is zero where t rounds to 0 or 1."""
         t = _sigmoid(b * x)
         return (upstream * (x * (t * (1.0 - t))) * x / 1.1,)
@@ -47,8 +46,8 @@ class _SwishFunction(SmoothFunction):
         return b * common, x * common
 
 
-class _ConcatenatedSwishFunction(_SwishFunction):
-    """[f(x), f(-x)] / 1.004 for f = `_SwishFunction`. Since f(-x) = f(x) - x / 1.1, one sigmoid is enough."""
+class _ConcatenatedSwishOperation(_SwishOperation):
+    """[f(x), f(-x)] / 1.004 for f = `_SwishOperation`. Since f(-x) = f(x) - x / 1.1, one sigmoid is enough."""
 
     num_parts: ClassVar[int] = 2
 
@@ -56,14 +55,14 @@ class _ConcatenatedSwishFunction(_SwishFunction):
         y, slope = super().formula(x, b)
         return tf.concat([y, y - x / 1.1], -1) / 1.004, tf.concat([slope, slope - 1.0 / 1.1], -1) / 1.004
 
-    def value_gradients(self, x, y, upstream, b):
-        return super().value_gradients(x, y, sum_of_parts(upstream, 2) / 1.004, b)
+    def value_gradients(self, x, upstream, b):
+        return super().value_gradients(x, sum_of_parts(upstream, 2) / 1.004, b)
 
     def slope_gradients(self, x, upstream, b):
         return super().slope_gradients(x, sum_of_parts(upstream, 2) / 1.004, b)
 
 
-class _ConcatenatedPilaFunction(SmoothFunction):
+class _ConcatenatedPilaOperation(SmoothOperation):
     """[f(x - 0.2), f(-x - 0.2)] / 1.06. For z > 0, f(z) = z; below, f(z) = z (t^2 / 2 - t + 1) e^t with t = 5 z."""
 
     num_parts: ClassVar[int] = 2
@@ -121,7 +120,7 @@ class LipSwish(_Swish):
       Chen et al., "Residual Flows" (2019), section 3.3.
     """
 
-    function = _SwishFunction()
+    smooth_operation = _SwishOperation
 
 
 class CLipSwish(_Swish):
@@ -135,7 +134,7 @@ class CLipSwish(_Swish):
     """
 
     lipschitz_order = 2.0
-    function = _ConcatenatedSwishFunction()
+    smooth_operation = _ConcatenatedSwishOperation
 
 
 class CPila(_SmoothActivation):
@@ -150,7 +149,7 @@ class CPila(_SmoothActivation):
     """
 
     lipschitz_order = 2.0
-    function = _ConcatenatedPilaFunction()
+    smooth_operation = _ConcatenatedPilaOperation
 
 
 class MaxMin(_Activation):
@@ -179,7 +178,7 @@ class LipschitzCube(_Activation):
 @register_rule(CPila)
 class _SmoothRule(LayerRule):
     def operation(self, layer, site):
-        return SmoothOperation(site.dtype, dataclasses.replace(layer.function, fused=site.fused))
+        return layer.smooth_operation(site.dtype, site.fused)
 
 
 @register_rule(LipSwish, CLipSwish)
@@ -195,7 +194,7 @@ class _SwishRule(_SmoothRule):
 class _SortRule(LayerRule):
     def operation(self, layer, site):
         function = _max_min if isinstance(layer, MaxMin) else tf.sort
-        return FunctionOperation(site.dtype, IdentityKey(function), False)
+        return FunctionOperation(site.dtype, function, False)
 
 
 @register_rule(LipschitzCube)

@@ -48,9 +48,9 @@ def _convolution(x, kernel, mirrored):
     if not _multiplies_patches(x, kernel):
         return tf.nn.conv2d(x, kernel, 1, "SAME"), grad
     if inputs <= outputs:
-        return _product(tracing.compiled(_patches)(x, kernel), kernel), grad
+        return _product(tracing.in_one_pass(_patches, x, kernel), kernel), grad
     products = _product(x, tf.concat(tf.unstack(tf.reshape(kernel, [-1, inputs, outputs])), 1))
-    return tracing.compiled(tracing.in_wide(_sum_of_taps))(products, kernel), grad
+    return tracing.in_one_pass(_sum_of_taps, products, kernel, wide=True), grad
 
 
 def _multiplies_patches(x, kernel):
@@ -62,7 +62,7 @@ def _multiplies_patches(x, kernel):
 def _kernel_gradient(x, kernel, upstream):
     if not _multiplies_patches(x, kernel):
         return tf.compat.v1.nn.conv2d_backprop_filter(x, kernel.shape, upstream, [1, 1, 1, 1], "SAME")
-    patches = tracing.compiled(_patches)(x, kernel)
+    patches = tracing.in_one_pass(_patches, x, kernel)
     parts = [tf.reshape(tensor, [-1, tensor.shape[-1]]) for tensor in (patches, upstream)]
     return tf.reshape(matmul(*parts, transpose_a=True), kernel.shape)
 

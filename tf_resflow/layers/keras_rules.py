@@ -27,8 +27,7 @@ SLOPES = {
 class _DenseRule(KernelRule):
     def operation(self, layer, site):
         is_linear = layer.activation is keras.activations.linear
-        function = None if is_linear else operations.IdentityKey(layer.activation)
-        return operations.DenseOperation(site.dtype, function)
+        return operations.DenseOperation(site.dtype, None if is_linear else layer.activation)
 
 
 @register_rule(keras.layers.Conv2D)
@@ -37,14 +36,14 @@ class _ConvolutionRule(_DenseRule):
         if layer.data_format != "channels_last" or layer.groups != 1 or layer.padding not in ("same", "valid"):
             return None
         settings = tuple(layer.strides), layer.padding, tuple(layer.dilation_rate)
-        return operations.KerasConvolutionOperation(site.dtype, operations.IdentityKey(layer.activation), *settings)
+        return operations.KerasConvolutionOperation(site.dtype, layer.activation, *settings)
 
 
 @register_rule(keras.layers.Activation)
 class _ActivationRule(LayerRule):
     def operation(self, layer, site):
         is_elementwise = self.lipschitz_constant(layer) is not None
-        return operations.FunctionOperation(site.dtype, operations.IdentityKey(layer.activation), is_elementwise)
+        return operations.FunctionOperation(site.dtype, layer.activation, is_elementwise)
 
     def lipschitz_constant(self, layer):
         known = (slope for name, slope in SLOPES.items() if layer.activation is keras.activations.get(name))

@@ -55,26 +55,9 @@ class LearnableConcatenation(RuledLayer):
         self.sizes = tuple(shape[-1] for shape in input_shape)
         self.input_spec = [keras.layers.InputSpec(axes={-1: size}) for size in self.sizes]
 
-    def weights_of_inputs(self) -> tf.Tensor:
-        """Returns the two weights eta in the dtype of the variables."""
-        return _weights([self])[0]
-
-    def weight_bounds(self) -> tf.Tensor:
-        """Returns upper bounds of the two weights eta as applied, in training and in evaluation, in float64."""
-        weights = self.weights_of_inputs()
-        dtypes = self.compute_dtype, lowest_dtype(self)
-        return tf.reduce_max([tf.cast(tf.cast(weights, dtype), tf.float64) for dtype in dtypes], 0)
-
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> tuple[int | None, ...]:
         x, h = input_shape
         return (*x[:-1], x[-1] + h[-1])
-
-
-def _weights(layers):
-    """Returns the weights eta of layers with the same dtype, `[layers, 2]`."""
-    sizes = tf.math.softplus(tf.stack([tf.convert_to_tensor(layer.logits) for layer in layers])) + 0.1
-    limits = [[layer.coefficient * (1.0 - rounding_error(layer))] for layer in layers]
-    return tf.constant(limits, sizes.dtype) * sizes / tf.norm(sizes, axis=1, keepdims=True)
 
 
 @register_rule(LearnableConcatenation)
@@ -85,16 +68,16 @@ class _LearnableConcatenationRule(LayerRule):
     def variables(self, layer):
         return [layer.logits]
 
-    def weights(self, layer, dtype):
-        """Returns the weight of each feature of the output."""
-        return self.weights_of_all([(layer, dtype)], False)[0]
-
     def weights_of_all(self, sources, stored):
+        """Returns the weight of each feature of the output, for each source."""
         layers = [layer for layer, _ in sources]
         if len({layer.variable_dtype for layer in layers}) > 1:
-            return super().weights_of_all(sources, stored)
+            return [weights for source in sources for weights in self.weights_of_all([source], stored)]
+        e = tf.math.softplus(tf.stack([tf.convert_to_tensor(layer.logits) for layer in layers])) + 0.1
+        limits = [[layer.coefficient * (1.0 - rounding_error(layer))] for layer in layers]
+        eta = tf.constant(limits, e.dtype) * e / tf.norm(e, axis=1, keepdims=True)  # [layers, 2]
         sizes = [size for layer in layers for size in layer.sizes]
-        eta = tf.gather(tf.reshape(_weights(layers), [-1]), np.repeat(np.arange(len(sizes)), sizes))
+        eta = tf.gather(tf.reshape(eta, [-1]), np.repeat(np.arange(len(sizes)), sizes))
         parts = tf.split(eta, [sum(layer.sizes) for layer in layers])
         return [[tf.cast(part, dtype)] for part, (_, dtype) in zip(parts, sources, strict=True)]
 
@@ -104,5 +87,7 @@ class _LearnableConcatenationRule(LayerRule):
         constants = [x.constant for x in inputs]
         if not certified:
             return TensorBound(layer.coefficient * max(constants), order, shape)
-        eta = tf.cast(tf.gather(weights[0], [0, -1]), tf.float64) if weights else layer.weight_bounds()
+        dtypes = (layer.compute_dtype, lowest_dtype(layer))  # of evaluation and of training
+        parts = [weights] if weights else self.weights_of_all([(layer, dtype) for dtype in dtypes], False)
+        eta = tf.reduce_max([tf.cast(tf.stack([part[0], part[-1]]), tf.float64) for (part,) in parts], 0)
         return TensorBound(tf.norm(eta * tf.stack([tf.cast(x, tf.float64) for x in constants])), order, shape)

@@ -125,15 +125,6 @@ class LipschitzLayer(RuledLayer):
     def _norm(self):
         return functools.partial(_NORMS[self.normalization], self._operator)
 
-    def update_norm(
-        self, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
-    ) -> tf.Tensor:
-        """Moves the stored vectors to the maximizer for the current kernel. See `update_norms`.
-
-        The result is 0 if the norm has a closed form.
-        """
-        return update_stack([self], tolerance, max_iterations, num_fresh)
-
     def norm_estimate(self) -> tf.Tensor:
         """Returns the norm of the raw kernel that a call uses, a scalar that is differentiable in the kernel.
 
@@ -176,15 +167,14 @@ class LipschitzLayer(RuledLayer):
 class LipschitzRule(KernelRule):
     """Base class of rules for `LipschitzLayer`s, without the operation. The first weight is the scaled kernel."""
 
-    def weights(self, layer, dtype, kernel=None):
-        kernel = layer.scaled_kernel() if kernel is None else kernel
-        return [tf.cast(tf.convert_to_tensor(weight), dtype) for weight in (kernel, *self.variables(layer)[1:])]
-
     def weights_of_all(self, sources, stored):
         kernels: dict[LipschitzLayer, tf.Tensor] = {}
         for group in stacks(list(dict.fromkeys(layer for layer, _ in sources))):
             kernels.update(zip(group, scaled_stack(group, stored=stored), strict=True))
-        return [self.weights(layer, dtype, kernels[layer]) for layer, dtype in sources]
+        return [
+            [tf.cast(tf.convert_to_tensor(part), dtype) for part in (kernels[layer], *self.variables(layer)[1:])]
+            for layer, dtype in sources
+        ]
 
     def domain(self, layer):
         return layer.domain
@@ -213,7 +203,7 @@ def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
 def update_stack(
     layers: Sequence[LipschitzLayer], tolerance: float | None, max_iterations: int | None, num_fresh: int
 ) -> tf.Tensor:
-    """Runs `LipschitzLayer.update_norm` for all layers of one of the `stacks` at once."""
+    """Runs `update_norms` for one of the `stacks`, and returns the number of iterations."""
     first = layers[0]
     if first.vector is None:
         return tf.constant(0)

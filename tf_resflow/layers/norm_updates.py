@@ -31,6 +31,7 @@ def _walk(obj):
         raise ValueError(f"Got {obj!r}. Expected a Keras layer, a tf.Module, or a list of these.")
 
 
+@tf.autograph.experimental.do_not_convert
 def update_norms(
     obj: Any, tolerance: float | None = None, max_iterations: int | None = None, *, num_fresh: int = 1
 ) -> tf.Tensor:
@@ -91,6 +92,7 @@ def learned_orders(obj: Any) -> list[LearnedOrder]:
     return list({id(order): order for order in orders}.values())
 
 
+@tf.autograph.experimental.do_not_convert
 def mean_norm(obj: Any) -> tf.Tensor:
     """Returns the objective of the learned orders: the mean norm of the layers that have a learned order.
 

@@ -7,26 +7,12 @@ import abc
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tf_resflow.layers.convolution import convolution, matmul
-from tf_resflow.layers.smooth_functions import SmoothFunction
-
-
-class IdentityKey:
-    """Wraps an object to compare it by identity, even if its class defines another equality."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other):
-        return isinstance(other, IdentityKey) and self.value is other.value
-
-    def __hash__(self):
-        return id(self.value)  # the key keeps the value alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +64,13 @@ class _LinearOperation(Operation):
 class DenseOperation(_LinearOperation):
     """x W + b on the last axis, with an optional bias, and an optional activation function."""
 
-    function: IdentityKey | None = None
+    function: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
         y = matmul(x, kernel)
         y = y + bias[0] if bias else y
-        return y if self.function is None else self.function.value(y)
+        return y if self.function is None else self.function(y)
 
     def tangents(self, inputs, derivatives, weights):
         (tangents,), kernel = derivatives, weights[0]
@@ -124,7 +110,7 @@ class ConvolutionOperation(_LinearOperation):
 class KerasConvolutionOperation(Operation):
     """`keras.layers.Conv2D` for images with the channels last."""
 
-    function: IdentityKey
+    function: Callable[..., tf.Tensor]
     strides: tuple[int, int]
     padding: str
     dilations: tuple[int, int]
@@ -132,34 +118,18 @@ class KerasConvolutionOperation(Operation):
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
         y = tf.nn.conv2d(x, kernel, self.strides, self.padding.upper(), dilations=self.dilations)
-        return self.function.value(tf.nn.bias_add(y, bias[0]) if bias else y)
-
-
-@dataclasses.dataclass(frozen=True)
-class SmoothOperation(Operation):
-    """A smooth elementwise function. The weights are its parameters, in a wide dtype."""
-
-    function: SmoothFunction
-
-    def __call__(self, inputs, weights):
-        return self.function(*inputs, *weights)
-
-    def along(self, inputs, derivatives, weights):
-        return self.function.along(*inputs, *derivatives, *weights)
-
-    def tangents(self, inputs, derivatives, weights):
-        return self.function.tangents(*inputs, *derivatives, *weights)
+        return self.function(tf.nn.bias_add(y, bias[0]) if bias else y)
 
 
 @dataclasses.dataclass(frozen=True)
 class FunctionOperation(Operation):
     """A function of one tensor and the weights. Its derivatives are known if it is elementwise."""
 
-    function: IdentityKey
+    function: Callable[..., tf.Tensor]
     is_elementwise: bool
 
     def __call__(self, inputs, weights):
-        return self.function.value(*inputs, *weights)
+        return self.function(*inputs, *weights)
 
     def along(self, inputs, derivatives, weights):
         y, slope = self._value_and_slope(inputs, weights)

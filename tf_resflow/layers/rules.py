@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
-from tf_resflow.layers.operations import FunctionOperation, IdentityKey, Operation
+from tf_resflow.layers.operations import FunctionOperation, Operation
 from tf_resflow.serialization import SerializableLayer
 
 Rule = TypeVar("Rule", bound="type[LayerRule]")
@@ -53,14 +53,14 @@ class LayerRule:
     def function(self, layer: Any) -> Callable[..., tf.Tensor] | None:
         """Returns the elementwise function f(x, *weights) of the layer, or None if the layer is not elementwise.
 
-        Layers share traced functions only if this function is the same object.
+        Layers share traced functions only if their functions are equal.
         """
         return None
 
     def operation(self, layer: Any, site: Site) -> Operation | None:
         """Returns the layer's operation (value and derivatives) at a site. By default, it applies `function`."""
         function = self.function(layer)
-        return None if function is None else FunctionOperation(site.dtype, IdentityKey(function), True)
+        return None if function is None else FunctionOperation(site.dtype, function, True)
 
     def variables(self, layer: Any) -> list[Any]:
         """Returns the variables behind the weights of the operation, one per weight."""
@@ -182,7 +182,8 @@ class RuledLayer(SerializableLayer):
         rule = next(_RULES[kind] for kind in type(self).__mro__ if kind in _RULES)
         operation = rule.operation(self, Site(self.compute_dtype))
         assert operation is not None
-        return operation(operation.cast(tf.nest.flatten(inputs)), rule.weights(self, self.compute_dtype))
+        (weights,) = rule.weights_of_all([(self, self.compute_dtype)], stored=False)
+        return operation(operation.cast(tf.nest.flatten(inputs)), weights)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

@@ -1,6 +1,5 @@
 """Adds computations to graphs: as calls of a shared function, or fused by XLA into one pass over memory."""
 
-import functools
 import math
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
@@ -22,18 +21,21 @@ def traced_once(key: Hashable, function: Callable[..., Any], *args: Any) -> Any:
     """
     if key is None or tf.executing_eagerly() or is_xla():
         return function(*args)
-    graph = tf.compat.v1.get_default_graph()
-    if not hasattr(graph, _FUNCTIONS):
-        setattr(graph, _FUNCTIONS, {})
-    traced = getattr(graph, _FUNCTIONS)
     try:
-        shared = traced.get(key)
+        shared = _held(tf.compat.v1.get_default_graph(), key, function, experimental_attributes={"_noinline": True})
     except TypeError:  # the key cannot be hashed
         return function(*args)
-    if shared is None:
-        shared = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-        traced[key] = silence_retracing(shared)
     return function(*args) if shared.get_concrete_function(*args).captured_inputs else shared(*args)
+
+
+def _held(graph, key, function, **options):
+    """Returns the `tf.function` that a graph holds for a key."""
+    if not hasattr(graph, _FUNCTIONS):
+        setattr(graph, _FUNCTIONS, {})
+    functions = getattr(graph, _FUNCTIONS)
+    if key not in functions:
+        functions[key] = silence_retracing(tf.function(function, autograph=False, **options))
+    return functions[key]
 
 
 def is_large(shape: Iterable[int | None]) -> bool:
@@ -44,19 +46,17 @@ def is_large(shape: Iterable[int | None]) -> bool:
     return not tf.executing_eagerly() and math.prod(size or 64 for size in shape) >= _LARGE
 
 
-def in_one_pass(f: Callable, *args: Any, fused: bool, wide: bool = False) -> Any:
-    """Returns `f(*args)`. If `fused`, an XLA kernel that passes over memory once computes it for large tensors.
+def in_one_pass(f: Callable, *args: tf.Tensor, wide: bool = False) -> Any:
+    """Returns `f(*args)` in a graph, computed by an XLA kernel that passes over memory once.
 
-    XLA compiles again for each shape. With `wide`, it computes in at least float32 (see `in_wide`).
+    XLA compiles again for each shape. Equal functions, and methods of equal objects, share a kernel in a graph and
+    its inner graphs. With `wide`, the kernel computes in at least float32 (see `in_wide`).
     """
-    f = in_wide(f) if wide else f
-    return (compiled(f) if fused and is_large(args[0].shape) else f)(*args)
-
-
-@functools.cache
-def compiled(f: Callable) -> Callable:
-    """Returns `f` as a kernel that XLA compiles."""
-    return silence_retracing(tf.function(f, jit_compile=True, autograph=False))
+    key = getattr(f, "__func__", f), getattr(f, "__self__", None), wide
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
+        graph = graph.outer_graph
+    return _held(graph, key, in_wide(f) if wide else f, jit_compile=True)(*args)
 
 
 def wide_dtype(dtype: tf.DType) -> tf.DType:
@@ -64,11 +64,9 @@ def wide_dtype(dtype: tf.DType) -> tf.DType:
     return dtype if dtype.size > 4 else tf.float32
 
 
-@functools.cache
 def in_wide(f: Callable) -> Callable:
     """Returns `f`, computed in at least float32, with results in the dtype of its first argument."""
 
-    @functools.wraps(f)
     def wide(x, *args):
         results = f(*(tf.cast(arg, wide_dtype(x.dtype)) for arg in (x, *args)))
         return tf.nest.map_structure(lambda result: tf.cast(result, x.dtype), results)

@@ -110,9 +110,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class _SeriesEstimator(_Estimator, Settings):
-    """A weighted, finite power series with random probes."""
+    """A weighted, finite power series with random probes.
 
-    reads_layers: ClassVar[bool] = False  # whether `terms` depends on more of a branch than its program and weights
+    A subclass whose `terms` depend on more of a branch than its program and weights sets `reads_layers`.
+    """
+
+    reads_layers: ClassVar[bool] = False
 
     _: dataclasses.KW_ONLY
     probes: str = "rademacher"
@@ -192,9 +195,7 @@ class RussianRoulette(_RandomLength):
     Args:
       num_exact_terms: number of exact terms.
       distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The defaults compute 4
-        terms on average. Blocks with equal estimators and programs share traced functions. Decorate a subclass that
-        adds fields with `@dataclasses.dataclass(frozen=True)`. If the `terms` of a subclass read settings of a
-        branch's layers, set its class attribute `reads_layers` to True, and it shares none.
+        terms on average.
       per_example: whether every example draws its own N. This suits evaluation: errors within a batch are
         independent, but the whole batch computes as many terms as the largest N. Otherwise, the batch shares one N.
         This suits training: fewer terms are computed, but errors are correlated, and std / sqrt(batch) is not a

@@ -148,6 +148,7 @@ class FlowModel(KerasTraining):
         """Converts data to the flow's input space and dtype. An integer seed `[2]` dequantizes integers."""
         return self.data_space.dequantize(x, seed)[0]
 
+    @tf.autograph.experimental.do_not_convert
     def encode(
         self, x: TensorLike, *, condition: TensorLike | None = None, networks: bijectors.Networks | None = None
     ) -> tf.Tensor:
@@ -156,6 +157,7 @@ class FlowModel(KerasTraining):
         arguments = self.condition.arguments(condition, tf.shape(z)[0], networks)
         return bijectors.forward_features(self.flow, z, compute_log_det=False, **arguments).latent
 
+    @tf.autograph.experimental.do_not_convert
     def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
         """Returns the examples with latents z `[batch, *latent]`, as uint8 for integer data.
 
@@ -163,6 +165,7 @@ class FlowModel(KerasTraining):
         """
         return self.data_space.to_data(flow_input(self, z, condition, precise))
 
+    @tf.autograph.experimental.do_not_convert
     def log_prob(
         self,
         x: TensorLike,
@@ -196,6 +199,7 @@ class FlowModel(KerasTraining):
         options = {"log_det_estimator": noise, "networks": networks}
         return draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **options)
 
+    @tf.autograph.experimental.do_not_convert
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
         """Returns the loss of each example that a training step minimizes: a dict with one tensor `[batch]`.
 
@@ -209,6 +213,7 @@ class FlowModel(KerasTraining):
         log_prob = self.log_prob(x, seed, condition=condition, evaluation=not training, networks=networks)
         return {self.objective: self.data_space.to_loss(log_prob)}
 
+    @tf.autograph.experimental.do_not_convert
     def sample(
         self,
         num: TensorLike,

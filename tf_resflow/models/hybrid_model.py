@@ -116,6 +116,7 @@ class HybridModel(KerasTraining):
         """Returns `density`, or None if `density_weight` is 0."""
         return self.density if self.density_weight > 0 else None
 
+    @tf.autograph.experimental.do_not_convert
     def example_losses(
         self, batch: tuple[TensorLike, TensorLike], seed: Seed = None, *, training: bool = False
     ) -> dict[str, tf.Tensor]:
@@ -162,6 +163,7 @@ class HybridModel(KerasTraining):
         """Returns the probabilities `[batch, classes]`."""
         return self.classify(x)["probabilities"]
 
+    @tf.autograph.experimental.do_not_convert
     def classify(self, x: TensorLike, *, networks: bijectors.Networks | None = None) -> dict[str, tf.Tensor]:
         """Returns "logits" and "probabilities" `[batch, classes]`. Integers become the centers of their cells."""
         arguments = {} if networks is None else {"networks": networks}

@@ -1,4 +1,4 @@
-"""Smooth elementwise functions whose first three derivatives need few passes over memory."""
+"""Smooth elementwise operations whose first three derivatives need few passes over memory."""
 
 import abc
 import dataclasses
@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tf_resflow.layers.tracing import in_one_pass, wide_dtype
+from tf_resflow.layers.operations import Operation
+from tf_resflow.layers.tracing import in_one_pass, in_wide, is_large, wide_dtype
 from tf_resflow.private_api import custom_gradient, unrecorded
 
 
 @dataclasses.dataclass(frozen=True)
-class SmoothFunction(abc.ABC):
-    """An elementwise function of x with scalar parameters; differentiable any number of times.
+class SmoothOperation(Operation):
+    """An elementwise function of x. The weights are scalar parameters. It is differentiable any number of times.
 
     The slopes are computed once, together with the value, because each term of a power series multiplies by them.
     Parameters have a wide dtype. A subclass defines the formulas and `num_parts`, the number of values for each x.
@@ -30,18 +31,14 @@ class SmoothFunction(abc.ABC):
     def slope_gradients(self, x: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Returns the gradients of `upstream * slope` in x and in the parameters, for each element of x."""
 
-    def value_gradients(
-        self, x: tf.Tensor, y: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        """Returns the gradients of `upstream * y` in the parameters, for each element of x."""
+    def value_gradients(self, x: tf.Tensor, upstream: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Returns the gradients of `upstream * value` in the parameters, for each element of x."""
         return ()
 
-    def __call__(self, x: tf.Tensor, *parameters: tf.Tensor) -> tf.Tensor:
-        return self._value_and_slope(x, *parameters)[0]
+    def __call__(self, inputs, weights):
+        return self._value_and_slope(*inputs, *weights)[0]
 
-    def along(self, x: tf.Tensor, v: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the value and its derivative along v, which has the shape of x; differentiable once."""
-
+    def along(self, inputs, derivatives, weights):
         @custom_gradient
         def operation(x, v, *parameters):
             def grad(dy, dw):
@@ -50,14 +47,11 @@ class SmoothFunction(abc.ABC):
 
             return self._in_one_pass(self._value_along, x, v, *parameters, wide=True), grad
 
-        return operation(x, v, *parameters)
+        return operation(*inputs, *derivatives, *weights)
 
-    def tangents(self, x: tf.Tensor, tangents: tf.Tensor, *parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the value for vectors x `[batch, features]`, and its tangents, given the tangents of x.
-
-        Tangents are `[features, coordinates, batch or 1]`; differentiable any number of times.
-        """
-        y, slope = self._value_and_slope(x, *parameters)
+    def tangents(self, inputs, derivatives, weights):
+        (x,), (tangents,) = inputs, derivatives
+        y, slope = self._value_and_slope(x, *weights)
         slope = tf.reshape(tf.transpose(slope), [self.num_parts, x.shape[1], 1, tf.shape(x)[0]])
         return y, tf.reshape(slope * tangents, [-1, *tangents.shape[1:2], tf.shape(x)[0]])
 
@@ -84,11 +78,9 @@ class SmoothFunction(abc.ABC):
         @custom_gradient
         def operation(y, slope, x, *parameters):
             def grad(upstream):
-                value = self._with_slope(y, slope, x, *parameters)  # differentiable, unlike y
                 gradients: Any = ()
                 if parameters:
-                    tensors = x, value, upstream, *parameters
-                    gradients = self._in_one_pass(self.value_gradients, *tensors, wide=True)
+                    gradients = self._in_one_pass(self.value_gradients, x, upstream, *parameters, wide=True)
                 dx = upstream * slope if self.num_parts == 1 else self._in_one_pass(self._times, upstream, slope)
                 return None, None, dx, *map(_parameter_gradient, gradients, parameters)
 
@@ -97,7 +89,9 @@ class SmoothFunction(abc.ABC):
         return operation(y, slope, x, *parameters)
 
     def _in_one_pass(self, f, *args, wide=False):
-        return in_one_pass(f, *args, fused=self.fused, wide=wide)
+        if self.fused and is_large(args[0].shape):
+            return in_one_pass(f, *args, wide=wide)
+        return (in_wide(f) if wide else f)(*args)
 
     def _times(self, upstream, slope):
         return sum_of_parts(upstream * slope, self.num_parts)
@@ -110,9 +104,9 @@ class SmoothFunction(abc.ABC):
         """Returns the gradients in x, in v and, per row, in the parameters, given the gradients of both results."""
         dtype = wide_dtype(x.dtype)
         x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))
-        y, slope = self.formula(x_, *parameters)
+        _, slope = self.formula(x_, *parameters)
         of_slope = self.slope_gradients(x_, dw_ * tf.concat([v_] * self.num_parts, -1), *parameters)
-        of_value = sum_of_parts(dy_ * slope, self.num_parts), *self.value_gradients(x_, y, dy_, *parameters)
+        of_value = sum_of_parts(dy_ * slope, self.num_parts), *self.value_gradients(x_, dy_, *parameters)
         dx, *gradients = [a + b for a, b in zip(of_value, of_slope, strict=True)]
         dv = sum_of_parts(dw_ * slope, self.num_parts)
         sums = [tf.reduce_sum(gradient, list(range(1, x.shape.rank))) for gradient in gradients]
