@@ -1,6 +1,5 @@
 """Runs the commands in this process, on a run on a table."""
 
-import csv
 import io
 import json
 
@@ -116,20 +115,17 @@ def test_refusals(workdir, given, table, scored, run_command, tmp_path):
         (workdir, score, ["--stderr=0.1"], "--stderr does not apply to a run on a table. Leave it out."),
         (workdir, score, [], "--input must be given"),
         (workdir, score, ["--input=a.csv", "--read_options=sep=;"], "sep=; is not a JSON object"),
-        (workdir, sample, ["--temperature=0.5"], "--temperature does not apply to a run on a table"),
         (workdir, sample, ["--condition=poor"], "needs no --condition"),
         (given, sample, [], "one value for each of state"),
         (
             given,
             sample,
             ["--condition=new"],
-            "--condition=new: .* column 'state': 'new' is not a known level",
+            "column 'state': 'new' is not a known level",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             run_command(command, workdir_, tmp_path / "a.csv", *arguments)
-    with pytest.raises(ValueError, match="--metrics does not apply to a run on a table"):
-        run_command(evaluate, workdir, tmp_path / "a.json", "--metrics=lipschitz")
     new = table[:3].assign(price=["1", "2", "much"])
     with pytest.raises(ValueError, match="new.csv, line 4, column 'price': 'much' is not a number. 1 of 3 rows"):
         scored(workdir, new, "--strict")
@@ -156,39 +152,16 @@ def test_pipes_and_test_rows(workdir, table, run_command, tmp_path, monkeypatch,
 
 def test_samples_are_rows(workdir, given, table, run_command, tmp_path, capfdbinary):
     run_command(sample, workdir, tmp_path / "a.csv", "--num=50", "--seed=1")
-    drawn = pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"])
-    assert list(drawn) == [*table.columns[1:]] and len(drawn) == 50
-    assert drawn["garden"].dtype == bool and drawn["rooms"].dtype == int
-    assert set(drawn["kind"]) <= {"flat", "house"}
-    assert drawn["sold"].between(table["sold"].min(), table["sold"].max()).all()
     expected = resflow.load(workdir).density.sample(50, random_state=1)
-    np.testing.assert_array_equal(drawn["price"], expected["price"])
+    assert list(expected) == [*table.columns[1:]] and (expected.dtypes == table.dtypes[1:]).all()
+    drawn = pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"])
+    pandas.testing.assert_frame_equal(drawn, expected, check_dtype=False)
     capfdbinary.readouterr()
     run_command(sample, given, "-", "--num=5", "--condition=good")
     assert set(pandas.read_csv(io.BytesIO(capfdbinary.readouterr().out))["state"]) == {"good"}
     for workdir_, arguments in ((workdir, []), (given, ["--condition=poor"])):
         run_command(sample, workdir_, tmp_path / "a.png", "--num=20", *arguments)
     assert (tmp_path / "a.png").stat().st_size > 10_000
-
-
-def test_decimals_and_dates_come_back(table, run_command, tmp_path):
-    """A parquet file keeps the types of decimals and dates."""
-    import decimal
-
-    own = table[["rooms", "garden"]].assign(price=[decimal.Decimal(f"{x:.2f}") for x in table["price"]])
-    own["sold"] = table["sold"].dt.date
-    own.to_parquet(tmp_path / "homes.parquet")
-    config = default_config()
-    config.data.update(path=str(tmp_path / "homes.parquet"), test_fraction=0.0)
-    config.density.update(num_blocks=1, hidden=(8,), max_steps=2, num_members=1)
-    runs.train(config, tmp_path / "run", progress=False)
-    run_command(sample, tmp_path / "run", tmp_path / "a.parquet", "--num=5")
-    drawn, stored = (pandas.read_parquet(tmp_path / name) for name in ("a.parquet", "homes.parquet"))
-    for name in own:
-        assert type(drawn[name][0]) is type(stored[name][0])
-    run_command(sample, tmp_path / "run", tmp_path / "a.csv", "--num=5")
-    with (tmp_path / "a.csv").open(newline="") as file:
-        assert len(next(csv.DictReader(file))["sold"]) == len("2025-01-01")
 
 
 def test_train_and_export(table, call, tmp_path):

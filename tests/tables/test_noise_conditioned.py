@@ -49,19 +49,6 @@ def shared():
     return NoiseConditionedFlow(2, 1, **SMALL)
 
 
-def test_fits_that_share_graphs_are_independent(shared):
-    """Other trainings and scores in between do not change a training or its scores."""
-    alone = train(NoiseConditionedFlow(2, 1, **SMALL), 4)
-    first = train(shared, 4)
-    before = scores(shared, first, random_rows(9), 0.1)
-    other = train(shared, 7, steps=60)
-    assert np.abs(scores(shared, other, random_rows(9), 0.1) - before).max() > 0.01
-    for weights in (first, train(shared, 4)):
-        for value, expected in zip(weights, alone, strict=True):
-            np.testing.assert_array_equal(value, expected)
-    np.testing.assert_array_equal(scores(shared, first, random_rows(9), 0.1), before)
-
-
 @pytest.mark.parametrize("is_exact", [True, False])
 def test_scores_do_not_depend_on_other_rows(is_exact, shared, monkeypatch):
     """Scores a row at different positions among other rows, with exact and estimated log-determinants."""
@@ -92,28 +79,6 @@ def test_flows_that_are_no_longer_shared_are_freed():
     """Of seven flows of different sizes, at most five exist: four shared ones, and one that is freed next."""
     shared = [weakref.ref(shared_flow(size, 0, 1, (4,))) for size in range(1, 8)]
     assert shared[-1]() is not None and sum(flow() is not None for flow in shared) <= 5
-
-
-def test_missing_values_are_standard_normal(shared):
-    """If the first coordinate is always missing, its density is close to standard normal."""
-    nothing = np.zeros([60, 1])
-    rows = rows_of(np.zeros([60, 2]), nothing, widths=[0.0, 0.6], is_missing=[True, False])
-    weights, _ = shared.train(rows, rows, np.ones(60), np.ones(60), whiten=False, seed=4, steps=300)
-    grid, probabilities = on_grid(shared, weights, 0.0, 0.1)
-    assert probabilities.sum() == pytest.approx(1.0, abs=0.05)
-    assert np.all(np.abs(probabilities @ grid - [0.0, 0.3]) < 0.2)
-    assert np.all(np.abs(probabilities @ grid**2 - [1.01, 0.13]) < [0.3, 0.12]), probabilities @ grid**2
-
-
-def test_a_row_is_drawn_in_proportion_to_its_weight():
-    """The density of a cluster falls if its rows have weight 0, in the training or among the held-out rows."""
-    flow, x = NoiseConditionedFlow(1, 0, **SMALL), np.repeat([[-1.0], [1.0]], 50, axis=0)
-    rows, ends, found = rows_of(x, np.zeros([100, 0])), rows_of(x[[0, 50]], np.zeros([2, 0])), []
-    for weights in (np.ones(100), np.repeat([0.0, 1.0], 50)):
-        fit, _ = flow.train(rows, rows, weights, weights, whiten=False, seed=0, steps=100)
-        found.append(scores(flow, fit, ends, 0.3))
-    even, one = found
-    assert one[1] - one[0] > even[1] - even[0] + 1
 
 
 def test_a_far_row_decides_nothing():

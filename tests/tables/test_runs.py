@@ -136,8 +136,6 @@ def test_fields():
     assert bounds_from_words("price: 0..; share: -0.5..1;") == {"price": (0.0, None), "share": (-0.5, 1.0)}
     for field, value, message in (
         ("density.noise", 2.0, "config.density.noise is 2.0; it must be 'auto', or from 0.003 to 1"),
-        ("density.hidden", (), "one or more widths"),
-        ("density.missing", "ignore", "must be 'error', 'drop' or 'condition'"),
         ("data.bounds", "price: 0-1", "is malformed. Write it like"),
         ("data.kinds", "price", "is malformed. Write it like"),
     ):

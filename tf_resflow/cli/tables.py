@@ -150,11 +150,8 @@ def sample() -> None:
 
     run, num = _loaded_run(), FLAGS.num or 1000
     condition = [FLAGS.condition] * num if FLAGS.condition else None
-    try:
-        with stage("samples"):
-            drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)
-    except ValueError as error:
-        raise ValueError(f"--condition={','.join(FLAGS.condition or ())}: {error}") from None
+    with stage("samples"):
+        drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)
     if pathlib.Path(FLAGS.output).suffix.lower() == ".png":
         title = pathlib.Path(run.config.data.path).stem
         pairs_figure(FLAGS.output, run.density.encoder_, {"samples": drawn}, title=title)

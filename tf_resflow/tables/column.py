@@ -1,6 +1,5 @@
 """The columns of tables. Each class maps values to numbers, and back."""
 
-import abc
 import base64
 import contextlib
 import dataclasses
@@ -38,8 +37,8 @@ _SETS = (set, frozenset)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Column(abc.ABC):
-    """A column of a table. The subclasses read and write numbers, times and levels.
+class Column:
+    """A column of a table: of numbers, or, in a subclass, of times or levels, which are read as numbers.
 
     Values on a grid are encoded as `first - offset + step * k`, k = 0, ..., num - 1, the middles of their cells. If
     there are more than `MOST_LEVELS` values, the cells continue on both sides. Other values are encoded as numbers
@@ -79,105 +78,15 @@ class Column(abc.ABC):
     levels: Any = None
     is_ordered: bool = False
 
-    @property
-    @abc.abstractmethod
-    def kind(self) -> Any:
-        """The kind, in the form of the argument `kinds` of `TableEncoder`."""
-
     @classmethod
-    @abc.abstractmethod
-    def detect(cls, column: Any) -> Any:
-        """Returns the kind that the type of a column implies, or None if this class does not apply."""
-
-    @classmethod
-    @abc.abstractmethod
     def fit(cls, name: Any, column: Any, kind: Any, bounds: Bounds | None) -> "Column":
         """Fits a column of this kind to a `pandas.Series` without missing values."""
-
-    @abc.abstractmethod
-    def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the float64 numbers of values, and their faults ("" for none).
-
-        The number is NaN if the value is missing or cannot be read. A number with a fault is a value that cannot
-        occur.
-        """
-
-    @abc.abstractmethod
-    def decode(self, numbers: np.ndarray) -> Any:
-        """Returns the values of float64 numbers."""
-
-    @abc.abstractmethod
-    def is_alone(self, column: Any) -> np.ndarray:
-        """Returns whether each value of the fit would be impossible in a fit without its row, `[num]`."""
-
-    @abc.abstractmethod
-    def description(self) -> str:
-        """Returns what the numbers mean, or "" if they are the values."""
-
-    def sampled(self, numbers: np.ndarray) -> Any:
-        """Returns the values of float64 numbers as a `pandas.Series` of the type of the fit."""
-        column = pandas.Series(self.decode(numbers))
-        if isinstance(self.dtype, pandas.PeriodDtype):
-            return pandas.Series(pandas.PeriodIndex.from_ordinals(column, freq=self.dtype.freq))
-        for dtype in (self.dtype, *self.types):
-            if (scale := getattr(getattr(dtype, "pyarrow_dtype", None), "scale", None)) is not None:
-                most = (1 - 1e-15) * 10.0 ** (dtype.pyarrow_dtype.precision - scale) - 10.0**-scale
-                column = column.clip(-most, most)
-            column = column.astype(dtype)
-        return column
-
-    def rounding(self, dtype: Any = None) -> tuple[float, float]:
-        """Returns (eps, steps): values k steps from the first one have errors up to eps (steps + |k|) steps.
-
-        Args:
-          dtype: the type of the values, if it is not that of the fit.
-        """
-        return 0.0, 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a description for `column_from_json`, as values that JSON can hold."""
-        found: dict[str, Any] = {"kind": _KINDS[type(self)]}
-        for field in dataclasses.fields(self):
-            value, (in_json, _) = getattr(self, field.name), _JSON.get(field.name, (lambda x: x, None))
-            if field.default is dataclasses.MISSING or value != field.default:
-                found[field.name] = in_json(value)
-        return found
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The first and the last k; infinite if the cells continue on that side."""
-        return (0.0, self.num - 1.0) if 0 < self.num <= MOST_LEVELS else (-math.inf, math.inf)
-
-    def _cell(self, numbers):
-        """Returns the k of the cells that contain numbers. The end cells include everything beyond them."""
-        k = np.floor((numbers - float(self.first - self.offset)) / self.step + 0.5)
-        return np.clip(k, *self.ends)
-
-    def _on_grid(self, places, faults, fault, dtype=None):
-        """Returns the numbers of values, given in steps from the first one, and marks those between steps."""
-        k, (eps, steps) = np.round(places), self.rounding(dtype)
-        is_between = np.abs(places - k) > OFF_GRID + eps * (steps + np.abs(places))
-        numbers = float(self.first - self.offset) + self.step * np.where(is_between, places, k)
-        return numbers, np.where(is_between, fault, faults)
-
-
-class _Numbers(Column):
-    """Numbers, which may be multiples of a step. The step of whole numbers is 1."""
-
-    @classmethod
-    def detect(cls, column):
-        if not _is_number(column.dtype):
-            return None
-        numbers, _ = _numbers(column)
-        is_narrow = (is_whole := _are_whole(numbers)) and np.ptp(_minus(numbers)) < MOST_LEVELS
-        return (not is_narrow and _frequent_values(numbers)) or ("whole" if is_whole else "number")
-
-    @classmethod
-    def fit(cls, name, column, kind, bounds):
         x = _check(name, column, *_numbers(column))
         if bounds is not None:
-            ends = {end: value for end, value in zip(("low", "high"), bounds, strict=True) if value is not None}
-            return cls(name=name, dtype=x.dtype, **ends)
+            low, high = (
+                end if value is None else value for end, value in zip((-np.inf, np.inf), bounds, strict=True)
+            )
+            return cls(name=name, dtype=x.dtype, low=low, high=high)
         is_whole = kind == "whole" or (isinstance(kind, _SETS) and _are_whole(x))
         step: Any = kind if isinstance(kind, Real) else int(is_whole)
         step = int(step) if step == int(step) else float(step)
@@ -193,18 +102,29 @@ class _Numbers(Column):
         return cls(**own, first=first, num=num, offset=first if _offset(x, step) else 0)
 
     @property
-    def kind(self):
+    def kind(self) -> Any:
+        """The kind, in the form of the argument `kinds` of `TableEncoder`."""
         return {value for value, *_ in self.atoms} or {0: "number", 1: "whole"}.get(self.step, self.step)
 
     @property
-    def ends(self):
-        dtype = _numpy_dtype(self.dtype)
-        if self.num <= MOST_LEVELS or dtype.kind not in "iu":
-            return super().ends
-        below, above = self.first - int(np.iinfo(dtype).min), int(np.iinfo(dtype).max) - self.first
+    def ends(self) -> tuple[float, float]:
+        """The first and the last k; infinite if the cells continue on that side."""
+        if 0 < self.num <= MOST_LEVELS:
+            return 0.0, self.num - 1.0
+        if not self.step or not (
+            pandas.api.types.is_integer_dtype(self.dtype) or isinstance(self.dtype, pandas.PeriodDtype)
+        ):
+            return -math.inf, math.inf
+        limits = np.iinfo(_numpy_dtype(self.dtype))
+        below, above = self.first - int(limits.min), int(limits.max) - self.first
         return -float(below // self.step), float(above // self.step)
 
-    def encode(self, column, date_format=None):
+    def encode(self, column: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the float64 numbers of values, and their faults ("" for none).
+
+        The number is NaN if the value is missing or cannot be read. A number with a fault is a value that cannot
+        occur.
+        """
         x, faults = _numbers(column)
         for value, _, end in self.atoms:
             faults = np.where(end * (_minus(x) - value) > 0, "beyond an atom at the end of the column", faults)
@@ -215,51 +135,78 @@ class _Numbers(Column):
         is_outside = (numbers <= self.low) | (numbers >= self.high)
         return numbers, np.where(is_outside, "outside the bounds", faults)
 
-    def rounding(self, dtype=None):
+    def rounding(self, dtype: Any = None) -> tuple[float, float]:
+        """Returns (eps, steps): values k steps from the first one have errors up to eps (steps + |k|) steps.
+
+        Args:
+          dtype: the type of the values, if it is not that of the fit.
+        """
         if self.step % 1 == 0 and self.first % 1 == 0:  # whole numbers have no rounding errors
             return 2 * np.finfo(np.float64).eps, 0.0
         types = [_numpy_dtype(self.dtype), _numpy_dtype(self.dtype if dtype is None else dtype)]
         eps = max(np.finfo(own if own.kind == "f" else np.float64).eps for own in types)
         return 4 * eps, abs(self.first) / self.step
 
-    def is_alone(self, column):
+    def is_alone(self, column: Any) -> np.ndarray:
+        """Returns whether each value of the fit would be impossible in a fit without its row, `[num]`."""
         x = _minus(_numbers(column)[0])
         is_fraction = (x != np.round(x)) & ~np.isnan(x)
         groups = [x < value for value, *_ in self.atoms] + [x > value for value, *_ in self.atoms]
         groups += [] if self.step or self.is_given else [is_fraction]
         return np.any([np.zeros(len(x), bool), *(group for group in groups if group.sum() == 1)], axis=0)
 
-    def decode(self, numbers):
-        dtype = _numpy_dtype(self.dtype)
-        values, origin = (self.step * self._cell(numbers), self.first) if self.step else (numbers, self.offset)
+    def decode(self, numbers: np.ndarray) -> Any:
+        """Returns the values of float64 numbers, which are in the middles of their cells."""
+        dtype, values = _numpy_dtype(self.dtype), numbers + self.offset
         if dtype.kind in "iu":
-            return _integers(values, origin, dtype, self.low, self.high)
+            return _integers(numbers, self.offset, dtype, self.low, self.high)
         if self.step:
-            return _rounded(origin + values, self.step).astype(dtype)
-        kind, values = dtype.type, values + origin
+            return _rounded(values, self.step).astype(dtype)
+        kind = dtype.type
         values = values if self.decimals is None else np.round(values, self.decimals)
         for value, *_ in self.atoms:
-            values = np.where(np.float32(numbers) == np.float32(value - origin), value, values)
+            values = np.where(np.float32(numbers) == np.float32(value - self.offset), value, values)
         low, high = np.nextafter(kind(self.low), kind(np.inf)), np.nextafter(kind(self.high), kind(-np.inf))
         return np.clip(values.astype(dtype), low, high)
 
-    def description(self):
+    def description(self) -> str:
+        """Returns what the numbers mean, or "" if they are the values."""
         if self.step:
             last = self.first + (self.num - 1) * self.step
             return f"{self.first:.9g} to {last:.9g} in steps of {self.step:.9g}"
         return f"a probability at {shortened(map(in_words, self.kind))}, a density elsewhere" if self.atoms else ""
 
+    def sampled(self, numbers: np.ndarray) -> Any:
+        """Returns the values of float64 numbers as a `pandas.Series` of the type of the fit."""
+        column = pandas.Series(self.decode(numbers))
+        if isinstance(self.dtype, pandas.PeriodDtype):
+            return pandas.Series(pandas.PeriodIndex.from_ordinals(column, freq=self.dtype.freq))
+        for dtype in (self.dtype, *self.types):
+            if (scale := getattr(getattr(dtype, "pyarrow_dtype", None), "scale", None)) is not None:
+                most = (1 - 1e-15) * 10.0 ** (dtype.pyarrow_dtype.precision - scale) - 10.0**-scale
+                column = column.clip(-most, most)
+            column = column.astype(dtype)
+        return column
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a description for `column_from_json`, as values that JSON can hold."""
+        found: dict[str, Any] = {"kind": _KINDS[type(self)]}
+        for field in dataclasses.fields(self):
+            value, (in_json, _) = getattr(self, field.name), _JSON.get(field.name, (lambda x: x, None))
+            if field.default is dataclasses.MISSING or value != field.default:
+                found[field.name] = in_json(value)
+        return found
+
+    def _on_grid(self, places, faults, fault, dtype=None):
+        """Returns the numbers of values, given in steps from the first one, and marks those between steps."""
+        k, (eps, steps) = np.round(places), self.rounding(dtype)
+        is_between = np.abs(places - k) > OFF_GRID + eps * (steps + np.abs(places))
+        numbers = float(self.first - self.offset) + self.step * np.where(is_between, places, k)
+        return numbers, np.where(is_between, fault, faults)
+
 
 class _Times(Column):
     """Times in UTC, as days since the first one. If they have a grid, whole days in their own time zone."""
-
-    @classmethod
-    def detect(cls, column):
-        if not pandas.api.types.is_datetime64_any_dtype(column.dtype):
-            return None
-        times, _ = _times(column, _zone(column.dtype))
-        days = (times - times.min()) / _DAY
-        return "day" if (days == np.floor(days)).all() else "date"
 
     @classmethod
     def fit(cls, name, column, kind, bounds):
@@ -287,9 +234,8 @@ class _Times(Column):
         return (counts[place] == 1) & (not self.is_given and not self.step and len(counts) == 2) & ~np.isnat(times)
 
     def decode(self, numbers):
-        days = self._cell(numbers) if self.step else numbers
         midnight = self.start.astype("M8[D]").astype(_TIME)
-        units = np.round(((self.start - midnight) / _DAY + days) * (86400e6 / self.resolution)).astype(int)
+        units = np.round(((self.start - midnight) / _DAY + numbers) * (86400e6 / self.resolution)).astype(int)
         times = pandas.DatetimeIndex(midnight + units * np.timedelta64(self.resolution, "us"))
         times = times.tz_localize(self._zone, ambiguous=np.ones(len(times), bool), nonexistent="shift_forward")
         return times.tz_convert(getattr(self.dtype, "tz", None))
@@ -300,11 +246,6 @@ class _Times(Column):
 
 class _Levels(Column):
     """One of several levels, as its number in the order of `levels`."""
-
-    @classmethod
-    def detect(cls, column):
-        is_ordered = isinstance(column.dtype, pandas.CategoricalDtype) and column.dtype.ordered
-        return list(column.dtype.categories) if is_ordered else "category"
 
     @classmethod
     def fit(cls, name, column, kind, bounds):
@@ -331,14 +272,28 @@ class _Levels(Column):
         return np.isin(k, np.flatnonzero(counts == 1)) & (not self.is_ordered)
 
     def decode(self, numbers):
-        return np.asarray(self.levels, object)[self._cell(numbers).astype(int)]
+        return np.asarray(self.levels, object)[numbers.astype(int)]
 
     def description(self):
         return "the number of the level: " + ", ".join(f"{i} {level}" for i, level in enumerate(self.levels))
 
 
-_KINDS: dict[type[Column], str] = {_Times: "date", _Numbers: "number", _Levels: "category"}
-"""The names of the classes in JSON, in the order of detection."""
+_KINDS: dict[type[Column], str] = {_Times: "date", Column: "number", _Levels: "category"}
+"""The names of the classes in JSON."""
+
+
+def _implied_kind(column):
+    """Returns the kind that the type of a column implies, in which no value is missing."""
+    if pandas.api.types.is_datetime64_any_dtype(column.dtype):
+        times, _ = _times(column, _zone(column.dtype))
+        days = (times - times.min()) / _DAY
+        return "day" if (days == np.floor(days)).all() else "date"
+    if _is_number(column.dtype):
+        numbers, _ = _numbers(column)
+        is_narrow = (is_whole := _are_whole(numbers)) and np.ptp(_minus(numbers)) < MOST_LEVELS
+        return (not is_narrow and _frequent_values(numbers)) or ("whole" if is_whole else "number")
+    is_ordered = isinstance(column.dtype, pandas.CategoricalDtype) and column.dtype.ordered
+    return list(column.dtype.categories) if is_ordered else "category"
 
 
 def _class_of(kind):
@@ -347,7 +302,7 @@ def _class_of(kind):
         return _Levels
     is_step = isinstance(kind, Real) and not isinstance(kind, bool) and 0 < float(kind) < math.inf
     if is_step or isinstance(kind, _SETS) or kind in ("number", "whole"):
-        return _Numbers
+        return Column
     return _Times if kind in ("date", "day") else None
 
 
@@ -366,8 +321,7 @@ def fit_column(name: Any, column: Any, kind: Any = None, bounds: Bounds | None =
     if is_period := isinstance(column.dtype, pandas.PeriodDtype):
         kind = kind or math.gcd(column.dtype.freq.n, *present)
     if kind is None:
-        detected = (cls.detect(present) for cls in _KINDS)
-        kind = next(kind for kind in detected if kind is not None) if bounds is None else "number"
+        kind = _implied_kind(present) if bounds is None else "number"
     cls = _class_of(kind)
     if cls is None or (bounds is not None and kind != "number"):
         raise ValueError(
@@ -483,10 +437,8 @@ def _minus(x, origin=0):
     """Returns x - origin as float64, NaN for missing values. Large integers lose no digits."""
     floats = x.to_numpy(np.float64, na_value=np.nan)
     if _numpy_dtype(x.dtype).kind in "iu" and np.nanmax(np.abs(floats), initial=0.0) > EXACT:
-        # Both halves of the bits are exact, so only their sum is rounded.
-        whole, (high, low) = x.to_numpy(_numpy_dtype(x.dtype), na_value=0), divmod(origin, 2**32)
-        exact = ((whole >> 32) - float(high)) * 2.0**32 + ((whole & (2**32 - 1)) - float(low))
-        return np.where(np.isnan(floats), np.nan, exact)
+        exact = x.to_numpy(_numpy_dtype(x.dtype), na_value=0).astype(object) - origin
+        return np.where(np.isnan(floats), np.nan, exact.astype(np.float64))
     return floats - origin
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tf_resflow import config_fields
 from tf_resflow.config_fields import IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.files import check_table
-from tf_resflow.tables.arguments import RULES
+from tf_resflow.tables.arguments import ARGUMENTS
 from tf_resflow.tables.column import Bounds, kinds_from_words
 
 TASK = "table"
@@ -19,18 +19,6 @@ READ_OPTIONS = (
     *("skiprows", "thousands"),
 )
 """The arguments of pandas.read_csv and pandas.read_excel that a config can have."""
-
-_DEFAULTS = {
-    "noise": AnyType("auto"),
-    "contamination": 0.01,
-    "missing": "error",
-    "whiten": AnyType("auto"),
-    "num_blocks": 4,
-    "hidden": (64, 64),
-    "num_members": AnyType(),
-    "max_steps": AnyType(),
-    "validation_fraction": 0.15,
-}  # of `FlowDensity`, which needs TensorFlow
 
 FIELDS = {
     "seed": Field(0, IS_SEED),
@@ -48,7 +36,10 @@ FIELDS = {
         "split_seed": Field(0, IS_SEED),
         "read_options": dict.fromkeys(READ_OPTIONS, AnyType()),
     },
-    "density": {name: Field(default, Rule(*RULES[name])) for name, default in _DEFAULTS.items()},
+    "density": {
+        name: Field(AnyType(default) if default in (None, "auto") else default, Rule(is_valid, expected))
+        for name, (default, is_valid, expected) in ARGUMENTS.items()
+    },
 }
 
 

@@ -22,10 +22,9 @@ FORMAT_ADVICE = (
 _SEPARATORS = "\t;|,"  # the comma is last, because it divides the lines of 1,5;2,5 as regularly as the semicolon
 _SAMPLE = 1000  # number of rows from which the format is detected
 _ANY_NUMBER = r"[-+]?[\d.,]*\d(e[-+]?\d+)?"
-# Neither of these matches 1,234 or 1.234, because the mark may separate thousands.
-_DECIMAL_COMMA = r"(?![-+]?[1-9]\d{0,2},\d{3}$)[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+(e[-+]?\d+)?"
-_DECIMAL_POINT = r"(?![-+]?[1-9]\d{0,2}\.\d{3}$)[-+]?([\d,]*\.\d+(e[-+]?\d+)?|\d{1,3}(,\d{3}){2,})"
-_POINT_GROUPS = r"[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
+# A number with a mark before its decimals, and another one between thousands.
+_NUMBER = r"[-+]?(\d*|[1-9]\d{{0,2}}({thousands}\d{{3}})+)({decimal}\d+)?(e[-+]?\d+)?"
+_COMMA, _POINT = _NUMBER.format(decimal=",", thousands=r"\."), _NUMBER.format(decimal=r"\.", thousands=",")
 
 
 def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,12 +46,9 @@ def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str,
     sep = options.get("sep") or found["sep"]
     if sep != "," and not {"decimal", "thousands"} & options.keys():
         cells = [cell.strip() for row in rows[sep] for cell in row]
-        comma, point, groups = (
-            any(re.fullmatch(pattern, cell, re.IGNORECASE) for cell in cells)
-            for pattern in (_DECIMAL_COMMA, _DECIMAL_POINT, _POINT_GROUPS)
-        )
-        if comma and not point:
-            found |= {"decimal": ",", "thousands": "."} if groups else {"decimal": ","}
+        comma, point = ({cell for cell in cells if re.fullmatch(mark, cell, re.I)} for mark in (_COMMA, _POINT))
+        if comma - point and not point - comma:
+            found |= {"decimal": ",", "thousands": "."} if any("." in cell for cell in comma) else {"decimal": ","}
     return found
 
 
@@ -69,5 +65,5 @@ def _encoding(path):
 def _regularity(rows):
     """Returns the share of rows with as many cells as the first, and the share of cells that are numbers."""
     same = [len(row) == len(rows[0]) for row in rows]
-    numbers = [bool(re.fullmatch(_ANY_NUMBER, cell.strip(), re.IGNORECASE)) for row in rows for cell in row]
+    numbers = [bool(re.fullmatch(_ANY_NUMBER, cell.strip(), re.I)) for row in rows for cell in row]
     return np.mean(same), np.mean(numbers)

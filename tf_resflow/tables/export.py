@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.bijectors import inverse_with_solutions
+from tf_resflow.evaluation import p_values
 from tf_resflow.layers import converge_norms
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.seeds import random_uniform, split_seed
@@ -83,9 +84,8 @@ class _ServedDensity:
         self._members = [_Member(self._density, weights) for weights in self._density.members]
         self.variables = [variable for member in self._members for variable in member.variables]
         self._points = points_of(self._encoder)
-        scores, weights = density.held_out_[:, np.argsort(density.held_out_[0])]
-        below = np.append(0.0, np.cumsum(weights / weights.mean()))
-        self._reference = scores, (1 + below) / (1 + len(scores))  # p-values, see `tf_resflow.evaluation.p_values`
+        scores = np.sort(density.held_out_[0])
+        self._reference = scores, np.append(density.least_p_value, p_values(scores, *density.held_out_))
         num = self._encoder.num_own
         self._parts = {"x": self._encoder.columns[:num], "condition": self._encoder.columns[num:]}
         self._offsets = np.array([float(column.offset) for column in self._encoder.columns])
@@ -146,21 +146,21 @@ class _ServedDensity:
 
     def document(self, tensors, about):
         """Returns the contents of signatures.json and README.md."""
-        codes = {column["name"]: column for column in self._encoder.to_json()["columns"]}
-        parts = {name: [column.name for column in own] for name, own in self._parts.items() if own}
+        parts = {part: own for part, own in self._parts.items() if own}
         description = {
             "signatures": {name: {"description": _DESCRIPTIONS[name], **tensors[name]} for name in self.inputs},
             "default": "serving_default",
             "max_samples": self._max_samples,
-            "columns": {part: [str(name) for name in names] for part, names in parts.items()},
-            "codes": {part: [codes[name] for name in names] for part, names in parts.items()},
-            "can_be_missing": [str(parts["x"][place]) for place in np.flatnonzero(self._encoder.is_masked)],
+            "columns": {part: [str(column.name) for column in own] for part, own in parts.items()},
+            "codes": {part: [column.to_json() for column in own] for part, own in parts.items()},
+            "can_be_missing": [str(parts["x"][place].name) for place in np.flatnonzero(self._encoder.is_masked)],
             "reasons": list(REASONS),
             "log_prob": {"num_held_out": len(self._reference[0])},
         } | ({} if self._max_batch is None else {"max_batch": self._max_batch})
-        meanings = self._encoder.describe()
         lines = [
-            f"- `{part}`: `{name}`, {meanings.get(name, 'a number')}" for part in parts for name in parts[part]
+            f"- `{part}`: `{column.name}`, {column.description() or 'a number'}"
+            for part in parts
+            for column in parts[part]
         ]
         columns = "\n".join(["The columns, in their order:", "", *lines])
         return description, readme(description, example_inputs(tensors), f"{_ABOUT} {about}\n\n{columns}")
@@ -175,8 +175,6 @@ class _Member:
         assign(variables_of(model), weights)
         converge_norms(model)
         self._networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
-        for variable, parameter in zip(self._networks.parameters, model.networks().parameters, strict=True):
-            variable.assign(parameter)
         weights = [weight.value for weight in model.weights]
         self.variables = [*weights, *model.statistics.values(), *self._networks.parameters]
         self._model, self._size = model, density.encoder.size

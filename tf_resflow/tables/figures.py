@@ -91,10 +91,9 @@ class _Axis:
     def __init__(self, column, values):
         self.column, self.step = column, 0.0
         self.bins = np.linspace(*limits_of(values), _BINS + 1)
-        if column.step and column.num <= _MAX_CELLS:
+        if 0 < column.num <= _MAX_CELLS:
             self.step = float(column.step)
-            start = float(column.first - column.offset)
-            self.bins = start + self.step * (np.arange(column.num + 1) - 0.5)
+            self.bins = float(column.first - column.offset) + self.step * (np.arange(column.num + 1) - 0.5)
 
     def label(self, axis):
         """Sets the range, the name and the ticks of an axis of the figure."""

@@ -23,7 +23,7 @@ with extra("sklearn"):
 from tf_resflow.data.files import readable
 from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.arguments import LEAST_NOISE, MOST_NOISE, RULES
+from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.column import in_words
 from tf_resflow.tables.coordinates import Vectors, evenly_spread
 from tf_resflow.tables.density import TableDensity
@@ -203,8 +203,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         numbers = self._numbers(table)
         held_out, scores = self._train(numbers, weights, rng, trained)
         self._keep(numbers, weights, rng)
-        scores = np.where(self.encoder_.is_alone(table)[held_out], -np.inf, scores - _ROUNDING)
-        self._set_offset(scores, weights[held_out])
+        scores, weights = (
+            np.where(self.encoder_.is_alone(table)[held_out], -np.inf, scores - _ROUNDING),
+            weights[held_out],
+        )
+        self.held_out_ = np.stack([scores, weights])
+        offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
+        finite = scores[np.isfinite(scores)]
+        self.offset_ = max(offset, float(finite.min())) if len(finite) else offset
         return self
 
     def _train(self, numbers, weights, rng, trained):
@@ -243,12 +249,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         own, first = np.unique(np.concatenate(held_out), return_index=True)  # several members may hold out a row
         return own, np.concatenate(scores)[first]
 
-    def _set_offset(self, scores, weights):
-        self.held_out_ = np.stack([scores, weights])
-        offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
-        finite = scores[np.isfinite(scores)]
-        self.offset_ = max(offset, float(finite.min())) if len(finite) else offset
-
     def _keep(self, numbers, weights, rng):
         """Keeps what `explain` and `sample` need from the rows of the fit."""
         self.reference_, own = {}, self.encoder_.own
@@ -276,7 +276,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
         column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
         """
-        return self._scored(self._table(X))[0]
+        return self._scored(X)[0]
 
     def score(self, X: Any, y: Any = None) -> float:
         """Returns the mean log-density of the rows in nats, ignoring NaN."""
@@ -288,7 +288,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         A missing value contributes the mean log-density of its column, and the probability of an atom is divided by
         the width of its cell, so units do not change the ranking.
         """
-        return self._compared(X) - self.offset_
+        return self._scored(X)[1] - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
@@ -303,7 +303,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `decision_function`. A held-out row that would have probability 0 in a fit without it, such as the only row
         with a level, counts like a new row with an unknown level.
         """
-        found = p_values(self._compared(X), *self.held_out_)
+        found = p_values(self._scored(X)[1], *self.held_out_)
         if (least := self.least_p_value) > _SMALL_P_VALUE:
             text = f"No p-value is below {least:.2g}, because only {len(self.held_out_[0])} rows were held out."
             warnings.warn(f"{text} Fit to more rows, or choose a larger threshold.", stacklevel=2)
@@ -424,8 +424,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return own
 
     def _check_arguments(self):
-        rules = RULES | {"condition_columns": (lambda v: not isinstance(v, str), "a list of columns")}
-        for name, (is_valid, expected) in rules.items():
+        others = {"condition_columns": ((), lambda v: not isinstance(v, str), "a list of columns")}
+        for name, (_, is_valid, expected) in (ARGUMENTS | others).items():
             if not is_valid(value := getattr(self, name)):
                 raise ValueError(f"{name} is {value!r}; it must be {expected}.")
 
@@ -479,17 +479,15 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             )
         return numbers.values
 
-    def _scored(self, table):
-        """Returns the scores of the rows of a table, NaN for dropped rows, and the comparable scores."""
+    def _scored(self, X):
+        """Returns the scores of rows, NaN for dropped rows, and the comparable scores."""
+        table = self._table(X)
         is_kept, scores = self._is_kept(table), np.full([2, len(table)], np.nan)
         scores[:, is_kept] = self.density_.score(self._numbers(table[is_kept]))
         if unknown := int(np.count_nonzero(np.isneginf(scores[0]))):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=3)
         return scores
-
-    def _compared(self, X):
-        return self._scored(self._table(X))[1]
 
 
 def _plain(value):

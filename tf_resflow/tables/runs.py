@@ -23,7 +23,7 @@ from tf_resflow.tables.figures import pairs_figure
 from tf_resflow.tables.files import find_columns, identifiers, read_table
 from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.workdir import Members, TableWorkdir
-from tf_resflow.training.workdir import Workdir, read_json
+from tf_resflow.training.workdir import read_json
 from tf_resflow.writing import finite_or_none, unwritable_told, write_json
 
 pandas: Any = LazyPackage("pandas", "data")
@@ -117,7 +117,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
     validate_config(config)
     check_places(config.data)
     files = TableWorkdir(workdir)
-    with Workdir(workdir).locked(), shown(progress), warnings.catch_warnings():
+    with files.locked(), shown(progress), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
         files.check_config(config)
         with stage("data"):
@@ -134,7 +134,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
         density = _density(config, rows["train"])
         with unwritable_told(files.path):
             files.members.mkdir(exist_ok=True)
-            (files.path / "figures").mkdir(exist_ok=True)
+            files.figures.mkdir(exist_ok=True)
         write_json(files.config, _with_absolute_paths(config).to_dict())
         write_json(files.data, data)
         density.verbose = (1 if sys.stdout.isatty() else 2) if progress else 0
@@ -149,7 +149,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
         density.save(files.density)
         result = _result(density, config, rows)
         with stage("figures"):
-            _write_figure(files.path / "figures" / "pairs.png", config, density, rows["train"])
+            _write_figure(files.figures / "pairs.png", config, density, rows["train"])
         write_json(files.result, finite_or_none(result))
         return result
 

@@ -9,26 +9,23 @@ import numpy as np
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.data.files import readable
 from tf_resflow.tables.config import TASK, default_config, validate_config
-from tf_resflow.training.workdir import check_unchanged, read_json, stored_config
+from tf_resflow.training.workdir import Workdir, check_unchanged, read_json, stored_config
 from tf_resflow.writing import whole_file
 
 # Fields that may change when a run resumes, because the rows are compared.
 _FREE = ("data.path", "data.path_test", "data.read_options.")
 
 
-class TableWorkdir:
-    """The files of a run on a table.
+class TableWorkdir(Workdir):
+    """The files of a run on a table. data.json has a hash of the rows.
 
     Attributes:
-      config: the config, with absolute paths.
-      data: a hash of the rows.
       members: folder of the trained members.
       density: the fitted density.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path).expanduser()
-        self.config, self.data, self.result = (self.path / f"{name}.json" for name in ("config", "data", "result"))
+        super().__init__(path)
         self.members, self.density = self.path / "members", self.path / "density.npz"
 
     def is_begun(self) -> bool:
