@@ -67,6 +67,13 @@ def test_scores_equal_those_of_a_fit_in_python(path, workdir):
     np.testing.assert_array_equal(loaded.score_samples(rows["test"]), expected)
 
 
+def test_test_rows_without_names(path, tmp_path):
+    whole = read_table(path, exclude_columns=["name"])
+    whole[:20].to_csv(tmp_path / "test.csv", index=False, header=False)
+    rows = runs.read_rows(make_config(path, data__path_test=str(tmp_path / "test.csv")))
+    pandas.testing.assert_frame_equal(rows["test"].reset_index(drop=True), whole[:20].reset_index(drop=True))
+
+
 def test_a_killed_fit_resumes(path, workdir, tmp_path, monkeypatch):
     """The first member is not trained again, and the result is the same."""
     train, trained = runs.FlowDensity.fit_members, []

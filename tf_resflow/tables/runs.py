@@ -92,7 +92,8 @@ def read_rows(config: ConfigDict) -> dict[str, Any]:
         table = table.drop(columns=own)
     if data.path_test:
         test = pathlib.Path(data.path_test).expanduser()
-        return {"train": table, "test": read_table(test, columns=list(table), typed=False, **options)}
+        rows = read_table(test, columns=list(table), typed=False, **options)
+        return {"train": table, "test": rows.set_axis(table.columns, axis=1)}  # the file may lack names
     drawn = draw_splits(len(table), {"test": data.test_fraction}, data.split_seed, path)
     return {split: table.iloc[np.sort(drawn[split])] for split in ("train", "test") if split in drawn}
 
