@@ -33,14 +33,10 @@ os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
 import numpy as np
 from absl import app, flags
+from detectors import DETECTORS
 from rows_file import read_rows, write_rows
 from sklearn import datasets
-from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
-from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import GridSearchCV
-from sklearn.neighbors import KernelDensity, LocalOutlierFactor, NearestNeighbors
-from sklearn.svm import OneClassSVM
 from summaries import auc_ranks, mean_aucs
 
 with contextlib.suppress(ImportError):  # an environment of zuko may lack TensorFlow
@@ -56,58 +52,7 @@ _METHODS = flags.DEFINE_list("methods", None, "Methods to run, all by default.")
 _FIGURE = flags.DEFINE_string("figure", None, "PNG file for a figure of the AUC of each method.")
 
 _MOST_ROWS, _MOST_SCORED = 10_000, 10_000
-_COMPONENTS = (1, 2, 3, 5, 8, 12, 20)
 _DENSITY_METHODS = ("FlowDensity", "GaussianMixture", "KernelDensity", "MAF")
-
-
-def _flow(train, test, seed):
-    """Scores rows for ranking; `score_samples` would mix probabilities of atoms and densities."""
-    return FlowDensity(random_state=seed).fit(train).decision_function(test)
-
-
-def _mixture(train, test, seed):
-    """Fits full covariances, with the number of components chosen by BIC."""
-    options = {"reg_covar": 1e-4, "random_state": seed}
-    models = [GaussianMixture(num, **options).fit(train) for num in _COMPONENTS if num * 5 <= len(train)]
-    return min(models, key=lambda model: model.bic(train)).score_samples(test)
-
-
-def _kernels(train, test, seed):
-    """Fits the bandwidth with the best log-likelihood in three folds of at most 1,500 rows."""
-    del seed
-    widths = {"bandwidth": np.geomspace(0.05, 2.0, 12)}
-    found = GridSearchCV(KernelDensity(), widths, cv=3).fit(train[:1500]).best_params_
-    return KernelDensity(**found).fit(train).score_samples(test)
-
-
-def _neighbors(train, test, seed):
-    del seed
-    return -NearestNeighbors(n_neighbors=5).fit(train).kneighbors(test)[0][:, -1]
-
-
-def _pyod(name):
-    def score(train, test, seed):
-        del seed
-        import pyod.models.copod
-        import pyod.models.ecod
-
-        module = {"ECOD": pyod.models.ecod.ECOD, "COPOD": pyod.models.copod.COPOD}[name]
-        return -module().fit(train).decision_function(test)
-
-    return score
-
-
-_DETECTORS = {
-    "FlowDensity": _flow,
-    "GaussianMixture": _mixture,
-    "KernelDensity": _kernels,
-    "5 nearest neighbors": _neighbors,
-    "LocalOutlierFactor": lambda train, test, seed: LocalOutlierFactor(novelty=True).fit(train).score_samples(test),
-    "IsolationForest": lambda train, test, seed: IsolationForest(random_state=seed).fit(train).score_samples(test),
-    "OneClassSVM": lambda train, test, seed: OneClassSVM().fit(train).score_samples(test),
-    "ECOD": _pyod("ECOD"),
-    "COPOD": _pyod("COPOD"),
-}
 
 
 def _split(path, seed):
@@ -128,7 +73,7 @@ def _anomalies(path, method, seed):
         mean, std = train.mean(axis=0), np.where(std > 0, std, 1.0)
         train, test = (train - mean) / std, (test - mean) / std
     start = time.process_time()
-    scores = np.nan_to_num(_DETECTORS[method](train, test, seed), nan=-1e30, neginf=-1e30, posinf=1e30)
+    scores = np.nan_to_num(DETECTORS[method](train, test, seed), nan=-1e30, neginf=-1e30, posinf=1e30)
     return {"score": float(roc_auc_score(is_anomaly, -scores)), "seconds": time.process_time() - start}
 
 
@@ -178,7 +123,7 @@ def _density(name, method, seed):
     if method == "FlowDensity":
         scores = FlowDensity(random_state=seed).fit(train).score_samples(test)
     else:
-        scores = (_maf if method == "MAF" else _DETECTORS[method])(train, test, seed)
+        scores = (_maf if method == "MAF" else DETECTORS[method])(train, test, seed)
     seconds = time.process_time() - start
     likely = np.sort(scores)[len(scores) // 1000 :]
     return {"score": float(scores.mean()), "without_least": float(likely.mean()), "seconds": seconds}
@@ -219,7 +164,7 @@ def _tasks():
     chosen = _METHODS.value
     if _ADBENCH.value:
         paths = sorted(pathlib.Path(_ADBENCH.value).glob("*.npz"), key=_number)
-        for seed, path, method in itertools.product(range(_SEEDS.value), paths, _DETECTORS):
+        for seed, path, method in itertools.product(range(_SEEDS.value), paths, DETECTORS):
             if _number(path) % 2 == _ODD.value and (chosen is None or method in chosen):
                 yield path.stem, method, seed, lambda p=path, m=method, s=seed: _anomalies(p, m, s)
     if _DENSITIES.value:
