@@ -10,15 +10,19 @@ import pytest
 from tf_resflow import console
 
 
-def test_an_error_after_an_interrupt_is_the_interrupt():
+@pytest.fixture
+def handled():
+    """Tests that run in the background of a shell ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt) as stop, console.interrupts("Interrupted."):
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-            raise SystemError("bad argument to internal function")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_error_after_an_interrupt_is_the_interrupt(handled):
+    with pytest.raises(KeyboardInterrupt) as stop, console.interrupts("Interrupted."):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise SystemError("bad argument to internal function")
     assert stop.value.args == (signal.SIGINT,)
 
 
@@ -63,7 +67,7 @@ def test_a_deferred_signal_acts_later():
     assert done.stdout == "saved 15\n" and done.stderr.rstrip().endswith("KeyboardInterrupt: 15")
 
 
-def test_another_signal_more_than_a_second_later_acts(monkeypatch):
+def test_another_signal_more_than_a_second_later_acts(handled, monkeypatch):
     monkeypatch.setattr(console, "_GRACE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt), console.DeferredSignals() as signals:
         signal.raise_signal(signal.SIGINT)

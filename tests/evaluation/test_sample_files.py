@@ -18,7 +18,7 @@ def test_bare_samples_are_written_as_they_come(tmp_path):
     def batches():
         for batch in np.split(values, 3):
             yield batch
-            (file,) = tmp_path.iterdir()
+            (file,) = tmp_path.glob("*/samples.NPY")
             sizes.append(file.stat().st_size)
 
     write_samples(path, batches(), (1, 15_000, 2, 3, 1))
