@@ -27,12 +27,10 @@ import sys
 
 from absl import app, flags
 
+from benchmarks.rows_file import provenance
+from benchmarks.summaries import SIDES, TARGETS, figures
+
 _FOLDER = pathlib.Path(__file__).parent
-sys.path[:0] = [str(_FOLDER.parent), str(_FOLDER)]
-
-from rows_file import provenance
-from summaries import SIDES, TARGETS, figures
-
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of the figures, read and written.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for what the parts write.", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TensorFlow data sets.")
@@ -58,7 +56,7 @@ def _adbench():
 _COMMANDS = {  # of each part: a script of this folder, and its arguments
     "speed": lambda: ["compare_speed", f"--cases={','.join(_SPEED)}", "--keep_memory", *_beside_published()],
     "memory": lambda: ["compare_speed", "--cases=memory_4_blocks,memory_16_blocks", *_beside_published()],
-    "small_flows": lambda: ["compare_small_flows", "--dimensions=2,10,20", "--seconds=0"],
+    "small_flows": lambda: ["compare_small_flows", "--dimensions=2,10,20"],
     "time_to_score": lambda: [
         "time_to_score",
         "--config=mnist_small",

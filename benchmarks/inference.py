@@ -1,421 +1,235 @@
-"""Compares flows in variational inference, in simulation-based inference and on tables, at equal processor time.
+"""Compares flows as surrogate posteriors at equal processor time: a residual flow, and TFP's RealNVP and IAF.
 
-    python benchmarks/inference.py --output=inference.json --seconds=5 --data_dir=DIR
+    python benchmarks/inference.py --output=inference.json --seconds=15
 
-All flows have about the same number of parameters. After its first step, each flow trains for `--seconds` of
-processor time on one thread, with Adam and a learning rate that decays to zero. The learning rate is the one of
-`--learning_rates` with the best ELBO or validation score in another training of the same length. Steps are graphs,
-without XLA. Results are added to `--output`; existing results are not recomputed. `--data_dir` is the directory of
-a TFDS data set "bsds32" of images [32, 32, 3]; without it, patches are left out.
-
-- Densities: variational inference with 64 samples per step, path derivatives (except for FFJORD), and a trainable
-  triangular map after each flow. The score is the ELBO in nats.
-- Simulators: the density of parameters given observations, from 100,000 simulations. The score is the mean
-  log-density of held-out parameters in nats. All flows use the same network, which computes 16 features of the
-  observation.
-- Tables and patches: density estimation. The score is the mean held-out log-likelihood in nats, with the weights
-  that were best on the validation split. For these and for simulators, flows are trained on whitened data.
-
-C2ST is the accuracy of a classifier that distinguishes samples from samples of the ground truth; 0.5 is best.
+All flows have about the same number of parameters and end with a trainable triangular map. After its first step,
+each flow trains for `--seconds` of processor time on one thread, with 64 samples per step, path derivatives, and
+Adam with a learning rate that decays to zero. The learning rate is the one of `--learning_rates` with the best ELBO
+in another training of the same length. Steps are graphs, without XLA. The score is the ELBO in nats of 10,000
+samples. Results are added to `--output`; existing results are not recomputed.
 """
 
+import functools
+import itertools
+import math
 import os
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
+import keras
 import numpy as np
+import pandas
+import peers
 import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import app, flags
-from inference_flows import FLOWS, Network
-from inference_targets import DENSITIES, SIMULATORS, TABLES, patches
-from rows_file import read_rows, write_rows
-from two_samples import c2st
+from rows_file import add_rows
 
 import tf_resflow as resflow
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-_TASKS = [*DENSITIES, *SIMULATORS, *TABLES, "patches"]
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "Processor seconds of a training.", lower_bound=0.01)
+_SECONDS = flags.DEFINE_float("seconds", 15.0, "Processor seconds of a training.", lower_bound=0.01)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of scored trainings.", lower_bound=1)
 _RATES = flags.DEFINE_list("learning_rates", ["0.003", "0.01"], "Learning rates to choose from.")
-_ONLY = flags.DEFINE_multi_enum("task", _TASKS, _TASKS, "Task. Can be repeated.")
-_FLOWS = flags.DEFINE_multi_enum("flow", list(FLOWS), list(FLOWS), "Flow. Can be repeated.")
-_PARAMETERS = flags.DEFINE_integer(
-    "parameters", None, "Number of parameters of a flow. By default, 400 per coordinate and at least 4,000."
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS directory.")
-_SAMPLES = flags.DEFINE_integer("samples", 500, "Number of samples for each C2ST, or 0 for no C2ST.", lower_bound=0)
 
-_DRAWS, _ROWS = 64, 256  # samples per step of variational inference; rows per step on data
-_HELD_OUT = 10_000  # samples for an ELBO and for moments
-_CHUNK = 1000  # samples or rows that are evaluated at once
-_CHECKS, _CHECKED = 20, 1000  # checks on the validation split per training, and rows per check
-_FEATURES = 16
-_MOST_NORM = 100.0  # gradients with a larger norm are clipped
+_DRAWS = 64  # samples per step
+_CHUNK, _NUM_CHUNKS = 1000, 10  # samples of an ELBO
+_MOST_NORM = 100.0  # gradients with a larger norm are clipped; those that are not finite count as zero
 _TUNING_SEED = 1000
-_TABLES = {  # by key: title, and 1 if higher is better, -1 if lower is better
-    "score": ("nats", 1),
-    "c2st": ("C2ST", -1),
-    "mean_error": ("error of the means", -1),
-    "deviation_error": ("error of the log standard deviations", -1),
-    "steps": ("steps", 0),
-    "parameters": ("parameters", 0),
-    "first_step": ("seconds to the first step", 0),
-}
+_EFFECTS = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
+_ERRORS = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
 
 
-class Model(tf.Module):
-    """A flow from latent vectors to data, an affine map after it, and a network for the condition."""
+class Density(NamedTuple):
+    """An unnormalized density on R^size, as a function of `[batch, size]`."""
 
-    def __init__(self, candidate, shift, scale_tril, features=None):
-        super().__init__()
-        self.candidate, self._features = candidate, features
-        self._affine = tfb.Chain([tfb.Shift(shift), tfb.ScaleMatvecTriL(scale_tril)])
-        self._base = tfd.MultivariateNormalDiag(tf.zeros_like(shift))
-
-    def sample(self, z, seed, condition=None, exact=False, networks=None):
-        """Returns the data of latent vectors, and their log-densities. A training step passes its `networks`."""
-        bijector, arguments = self._flow(condition, seed, exact, networks)
-        z = tf.identity(z)
-        x = bijector.forward(z, **arguments)
-        log_det = bijector.forward_log_det_jacobian(z, 1, **arguments)
-        log_det += self._affine.forward_log_det_jacobian(x, 1)
-        return self._affine.forward(x), self._base.log_prob(z) - log_det
-
-    def log_prob(self, x, seed, condition=None, exact=False, networks=None):
-        """Returns the log-densities of data."""
-        bijector, arguments = self._flow(condition, seed, exact, networks)
-        y = tf.identity(self._affine.inverse(x))
-        z = bijector.inverse(y, **arguments)
-        log_det = bijector.inverse_log_det_jacobian(y, 1, **arguments)
-        return self._base.log_prob(z) + log_det + self._affine.inverse_log_det_jacobian(x, 1)
-
-    def path_derivative(self):
-        """Returns a distribution whose log-densities of samples have path derivatives."""
-        bijector = resflow.bijectors.Flow([self.candidate.bijector, self._affine])
-        return resflow.vi.with_path_derivative(tfd.TransformedDistribution(self._base, bijector))
-
-    def initialize(self, x, condition=None):
-        """Initializes the variables of the flow that depend on data."""
-        features = None if condition is None else self._features(condition)
-        self.candidate.initialize(self._affine.inverse(x), features)
-
-    def _flow(self, condition, seed, exact, networks):
-        features = None if condition is None else self._features(condition)
-        bijector = self.candidate.exact if exact else self.candidate.bijector
-        return bijector, self.candidate.arguments(features, seed, networks)
+    size: int
+    log_prob: Callable[[tf.Tensor], tf.Tensor]
 
 
-class Adam(tf.Module):
-    """Kingma and Ba's optimizer on one vector of all parameters, which needs few operations.
+def funnel() -> Density:
+    """x0 ~ N(0, 3^2), nine x_i ~ N(0, exp(x0)) (Neal, "Slice sampling", 2003)."""
 
-    Gradients that are not finite count as zero.
+    def log_prob(x):
+        rest = tfd.Normal(0.0, tf.exp(x[:, :1] / 2)).log_prob(x[:, 1:])
+        return tfd.Normal(0.0, 3.0).log_prob(x[:, 0]) + tf.reduce_sum(rest, axis=1)
+
+    return Density(10, log_prob)
+
+
+def eight_schools() -> Density:
+    """The effects of coaching in eight schools (Rubin, 1981), in the noncentered parametrization.
+
+    mu ~ N(0, 10^2), log tau ~ N(5, 1), z_i ~ N(0, 1), y_i ~ N(mu + tau z_i, s_i^2).
     """
 
-    def __init__(self, parameters):
-        super().__init__()
-        self._parameters = lambda: parameters
-        self._sizes = [parameter.shape.num_elements() for parameter in parameters]
-        self._mean, self._square = (tf.Variable(tf.zeros(sum(self._sizes))) for _ in range(2))
-        self._step = tf.Variable(0.0)
+    def log_prob(x):
+        mu, log_tau, z = x[:, :1], x[:, 1:2], x[:, 2:]
+        prior = tfd.Normal(0.0, 10.0).log_prob(mu) + tfd.Normal(5.0, 1.0).log_prob(log_tau)
+        terms = tfd.Normal(0.0, 1.0).log_prob(z) + tfd.Normal(mu + tf.exp(log_tau) * z, _ERRORS).log_prob(_EFFECTS)
+        return prior[:, 0] + tf.reduce_sum(terms, axis=1)
 
-    def apply(self, gradients, rate):
-        """Takes a step."""
-        gradient = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], axis=0)
-        norm = tf.norm(gradient)
-        gradient = tf.where(tf.math.is_finite(norm), gradient / tf.maximum(1.0, norm / _MOST_NORM), 0.0)
-        step = self._step.assign_add(1.0)
-        mean = self._mean.assign(0.9 * self._mean + 0.1 * gradient)
-        square = self._square.assign(0.999 * self._square + 0.001 * gradient**2)
-        change = rate * mean / (1 - 0.9**step) / (tf.sqrt(square / (1 - 0.999**step)) + 1e-7)
-        for parameter, part in zip(self._parameters(), tf.split(change, self._sizes), strict=True):
-            parameter.assign_sub(tf.reshape(part, parameter.shape))
+    return Density(10, log_prob)
 
 
-class Experiment:
-    """A flow for a task, built and compiled once. Each training starts from the weights of its seed."""
+def item_response() -> Density:
+    """The abilities of 12 students and the difficulties of 8 questions, given all answers (Rasch, 1960).
 
-    def __init__(self, build):
-        self._build = build
-        self.model = self._new_model(0)
-        self._variables = self.model.trainable_variables
-        self._adam = Adam(self._variables)
-        self._step = tf.function(self._take_step, autograph=False)
+    mean ~ N(3/4, 1), a_i ~ N(0, 1), b_j ~ N(0, 1), P(answer ij is right) = sigmoid(mean + a_i - b_j).
+    """
+    generator = np.random.default_rng(1)
+    ability, difficulty = 0.75 + generator.normal(size=[12, 1]), generator.normal(size=8)
+    answers = (generator.uniform(size=[12, 8]) < 1 / (1 + np.exp(difficulty - ability))).astype(np.float32)
 
-    def compile(self):
-        """Takes a first step, and returns its processor time."""
-        self._reset(0)
-        start = time.process_time()
-        self._step(tf.constant([0, 0]), tf.constant(0.0)).numpy()
-        spent = time.process_time() - start
-        self.check()  # compiles the check, too
-        return spent
+    def log_prob(x):
+        logits = x[:, :1, tf.newaxis] + x[:, 1:13, tf.newaxis] - x[:, tf.newaxis, 13:]
+        likelihood = tf.reduce_sum(tfd.Bernoulli(logits=logits).log_prob(answers), axis=[1, 2])
+        return likelihood + tf.reduce_sum(tfd.Normal([0.75] + 20 * [0.0], 1.0).log_prob(x), axis=1)
 
-    def train(self, seed, learning_rate):
-        """Trains from new weights, restores the weights of the best check, and returns the number of steps."""
-        self._reset(seed)
-        budget, steps, checks, best, kept = _SECONDS.value, 0, 0, -np.inf, None
-        start = time.process_time()
-        while (spent := (time.process_time() - start) / budget) < 1:
-            rate = learning_rate * np.cos(np.pi / 2 * spent) ** 2
-            self._step(tf.constant([seed, steps]), tf.constant(rate, tf.float32)).numpy()
-            steps += 1
-            if spent * _CHECKS >= checks + 1:
-                checks = int(spent * _CHECKS)
-                if (score := self.check()) > best:
-                    best, kept = score, [variable.numpy() for variable in self.model.variables]
-        if kept is not None:
-            _assign(self.model.variables, kept)
-        return steps
+    return Density(21, log_prob)
 
-    def check(self):
-        """Returns a score on the validation split, or NaN if there is none."""
-        return np.nan
 
-    def _reset(self, seed):
-        fresh = self._new_model(seed)
-        self._initialize(fresh)
-        _assign(self.model.variables, fresh.variables)
-        _assign(self._adam.variables, map(tf.zeros_like, self._adam.variables))
+def stochastic_volatility() -> Density:
+    """The volatility of 20 returns, an autoregressive process (Kim, Shephard and Chib, 1998), noncentered.
 
-    def _initialize(self, model):
-        """Initializes the variables of the flow that depend on data. A density has no data."""
+    (phi + 1) / 2 ~ Beta(20, 1.5), mu ~ Cauchy(0, 5), s ~ HalfCauchy(0, 2), h_0 = s z_0 / sqrt(1 - phi^2),
+    h_t = phi h_(t-1) + s z_t, z_t ~ N(0, 1), y_t ~ N(0, exp(mu + h_t)). The coordinates are logit((phi + 1) / 2),
+    mu, log s and z. The returns are simulated with phi = 0.95, mu = -1 and s = 0.3.
+    """
+    generator = np.random.default_rng(2)
+    states = [generator.normal() * 0.3 / math.sqrt(1 - 0.95**2)]
+    for _ in range(19):
+        states.append(0.95 * states[-1] + 0.3 * generator.normal())
+    returns = (np.exp((np.array(states) - 1) / 2) * generator.normal(size=20)).astype(np.float32)
 
-    def _take_step(self, seed, rate):
+    def log_prob(x):
+        logit, mu, log_s, z = x[:, 0], x[:, 1], x[:, 2], x[:, 3:]
+        # Beta(20, 1.5) of the sigmoid of the logit, times the derivative of the sigmoid.
+        prior = -20 * tf.nn.softplus(-logit) - 1.5 * tf.nn.softplus(logit)
+        prior -= math.lgamma(20) + math.lgamma(1.5) - math.lgamma(21.5)
+        prior += tfd.Cauchy(0.0, 5.0).log_prob(mu) + tfd.HalfCauchy(0.0, 2.0).log_prob(tf.exp(log_s)) + log_s
+        phi, s = tf.tanh(logit / 2), tf.exp(log_s)
+        h = [s * z[:, 0] * tf.cosh(logit / 2)]  # 1 / sqrt(1 - phi^2)
+        for t in range(1, 20):
+            h.append(phi * h[-1] + s * z[:, t])
+        log_scale = (mu[:, tf.newaxis] + tf.stack(h, axis=1)) / 2
+        likelihood = -0.5 * (returns * tf.exp(-log_scale)) ** 2 - log_scale - 0.5 * math.log(2 * math.pi)
+        return prior + tf.reduce_sum(likelihood + tfd.Normal(0.0, 1.0).log_prob(z), axis=1)
+
+    return Density(23, log_prob)
+
+
+def _residual(size, seed):
+    """Returns the flow of `flow_surrogate_posterior`, its weights, and a function to call after each step."""
+
+    def count(width):
+        block = width * (size + 1) + width * (2 * width + 1 + 2 * size) + size
+        return block + 3 * (width * (size + 1) + width * (width + 1 + 2 * size) + 2 * size)
+
+    width = _width(count, size)
+    flow = resflow.vi.flow_surrogate_posterior([size], hidden=(width, width), seed=seed).bijector
+    return flow, list(flow.trainable_variables), functools.partial(resflow.layers.update_norms, flow)
+
+
+def _real_nvp(size, seed):
+    """Returns six coupling layers."""
+    kept, outputs = size // 2, 2 * (size - size // 2)
+    width = _width(lambda w: 6 * (w * (w + kept + outputs + 2) + outputs), size)
+    return *peers.real_nvp(size, 6, width, seed), lambda: None
+
+
+def _iaf(size, seed):
+    """Returns four autoregressive layers, which sample cheaply."""
+    width = _width(lambda w: 4 * (w * (w + 3 * size + 2) + 2 * size), size)
+    bijector, weights = peers.autoregressive(size, 4, width, seed)
+    return tfb.Invert(bijector), weights, lambda: None
+
+
+def _width(count, size):
+    """Returns the width of hidden layers, at least 4, for 400 parameters per coordinate and at least 4,000."""
+    return next(width for width in itertools.count(4) if count(width + 0.5) >= 400 * max(10, size))
+
+
+DENSITIES = {f.__name__: f for f in (funnel, eight_schools, item_response, stochastic_volatility)}
+FLOWS = {"residual": _residual, "real_nvp": _real_nvp, "autoregressive": _iaf}
+_ONLY = flags.DEFINE_multi_enum("task", list(DENSITIES), list(DENSITIES), "Density. Can be repeated.")
+_FLOWS = flags.DEFINE_multi_enum("flow", list(FLOWS), list(FLOWS), "Flow. Can be repeated.")
+
+
+def _trained(density, flow, seed, learning_rate):
+    """Returns a surrogate posterior, and what its row has."""
+    bijector, weights, update = FLOWS[flow](density.size, seed)
+    triangle = tfp.util.TransformedVariable(tf.eye(density.size), tfb.FillScaleTriL(tfb.Exp(), diag_shift=None))
+    shift = tf.Variable(tf.zeros(density.size))
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), [density.size])
+    chain = resflow.bijectors.Flow([bijector, tfb.ScaleMatvecTriL(triangle), tfb.Shift(shift)])
+    surrogate = tfd.TransformedDistribution(base, chain)
+    view = resflow.vi.with_path_derivative(surrogate)
+    weights = [*weights, *triangle.trainable_variables, shift]
+    optimizer = keras.optimizers.Adam(learning_rate)
+    optimizer.build(weights)
+
+    @tf.function(autograph=False)
+    def step(seed):
         with tf.GradientTape() as tape:
-            networks = resflow.bijectors.Networks(self.model.candidate.bijector, training=True)
-            loss = self._loss(seed, networks)
-        gradients = tape.gradient(loss, self._variables)
-        self._adam.apply(gradients, rate)
-        self.model.candidate.update()
+            loss = tfp.vi.monte_carlo_variational_loss(density.log_prob, view, sample_size=_DRAWS, seed=seed)
+        gradients, norm = tf.clip_by_global_norm(tape.gradient(loss, weights), _MOST_NORM)
+        optimizer.apply([tf.where(tf.math.is_finite(norm), part, 0.0) for part in gradients], weights)
+        update()
         return loss
 
-
-def _assign(variables, values):
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-
-
-class Variational(Experiment):
-    """Fits a flow, followed by a triangular map, to an unnormalized density."""
-
-    def __init__(self, density, build):
-        self._density = density
-        self._truth = density.sample(_HELD_OUT, np.random.default_rng(1))
-        super().__init__(build)
-        self._view = self.model.path_derivative()
-        self._evaluate = tf.function(self._terms, autograph=False)
-
-    def _new_model(self, seed):
-        size = self._density.size
-        candidate = self._build(size, _num_parameters(size), samples=True, condition_size=None, seed=seed)
-        triangle = tfp.util.TransformedVariable(tf.eye(size), tfb.FillScaleTriL(tfb.Exp(), diag_shift=None))
-        return Model(candidate, tf.Variable(tf.zeros(size)), triangle)
-
-    def _terms(self, seed, num=_CHUNK, exact=True, networks=None):
-        """Returns samples and the terms of the ELBO."""
-        z = tf.random.stateless_normal([num, self._density.size], seed)
-        x, log_prob = self.model.sample(z, seed, exact=exact, networks=networks)
-        return x, self._density.log_prob(x) - log_prob
-
-    def _loss(self, seed, networks):
-        """Returns the negative ELBO, with the path derivative if the flow supports it."""
-        if not self.model.candidate.has_path_derivative:
-            return -tf.reduce_mean(self._terms(seed, _DRAWS, exact=False, networks=networks)[1])
-        bound = {"networks": networks}
-        x, log_prob = self._view.experimental_sample_and_log_prob(_DRAWS, seed=seed, bijector_kwargs=bound)
-        return tf.reduce_mean(log_prob - self._density.log_prob(x))
-
-    def scores(self, seed):
-        """Returns the ELBO, errors of moments in units of the true standard deviation, and C2ST."""
-        parts = [self._evaluate(tf.constant([seed + 1, -i])) for i in range(1, 1 + _HELD_OUT // _CHUNK)]
-        x, terms = (np.concatenate(values) for values in zip(*parts, strict=True))
-        deviation = self._truth.std(axis=0)
-        found = _mean_and_stderr(terms)
-        found["mean_error"] = _root_mean_square((x.mean(axis=0) - self._truth.mean(axis=0)) / deviation)
-        found["deviation_error"] = _root_mean_square(np.log(x.std(axis=0) / deviation))
-        found["c2st"] = _c2st([(x, self._truth)])
-        return found
-
-    def tuning_score(self):
-        """Returns the ELBO."""
-        return _mean_and_stderr(np.concatenate([self._evaluate(tf.constant([0, -i]))[1] for i in (1, 2)]))["score"]
+    start = time.process_time()
+    step(tf.constant([seed, 0])).numpy()
+    first, steps = time.process_time() - start, 1
+    start = time.process_time()
+    while (spent := (time.process_time() - start) / _SECONDS.value) < 1:
+        optimizer.learning_rate = learning_rate * np.cos(np.pi / 2 * spent) ** 2
+        step(tf.constant([seed, steps])).numpy()
+        steps += 1
+    size = sum(weight.shape.num_elements() for weight in weights)
+    return surrogate, {"parameters": size, "first_step": first, "steps": steps}
 
 
-class Estimation(Experiment):
-    """Fits a flow, followed by the triangular map of the training split's moments, to data."""
+def _elbo(density, surrogate, seed):
+    """Returns the ELBO and its standard error."""
 
-    def __init__(self, data, build):
-        self._data = data
-        x, condition = data.train
-        self._size = x.shape[1]
-        self._moments = x.mean(axis=0), np.linalg.cholesky(np.cov(x.T, bias=True)).astype(np.float32)
-        self._condition_moments = None if condition is None else (condition.mean(axis=0), condition.std(axis=0))
-        self._rows = [None if part is None else tf.Variable(part) for part in self._standardized(data.train)]
-        super().__init__(build)
-        self._log_prob = tf.function(
-            lambda x, condition, exact: self.model.log_prob(x, tf.constant([0, 0]), condition, exact=exact),
-            autograph=False,
-        )
-        self._best = -np.inf
+    @tf.function(autograph=False)
+    def terms(seed):
+        x, log_prob = surrogate.experimental_sample_and_log_prob(_CHUNK, seed=seed)
+        return density.log_prob(x) - log_prob
 
-    def _standardized(self, part):
-        x, condition = part
-        if condition is None:
-            return x, None
-        mean, deviation = self._condition_moments
-        return x, ((condition - mean) / deviation).astype(np.float32)
-
-    def _new_model(self, seed):
-        condition = self._rows[1]
-        features = None if condition is None else Network([condition.shape[1], 64, 64, _FEATURES], seed, scale=1.0)
-        candidate = self._build(
-            self._size,
-            _num_parameters(self._size),
-            samples=False,
-            condition_size=None if condition is None else _FEATURES,
-            seed=seed,
-        )
-        return Model(candidate, *map(tf.constant, self._moments), features)
-
-    def _initialize(self, model):
-        model.initialize(*(None if part is None else part[:_CHUNK] for part in self._rows))
-
-    def _loss(self, seed, networks):
-        i = tf.random.stateless_uniform([_ROWS], seed, 0, self._rows[0].shape[0], tf.int32)
-        x, condition = (None if part is None else tf.gather(part, i) for part in self._rows)
-        return -tf.reduce_mean(self.model.log_prob(x, seed, condition, networks=networks))
-
-    def _log_probs(self, part, exact):
-        x, condition = self._standardized(part)
-        chunks = range(0, len(x), _CHUNK)
-        return np.concatenate(
-            [
-                self._log_prob(x[i : i + _CHUNK], None if condition is None else condition[i : i + _CHUNK], exact)
-                for i in chunks
-            ]
-        )
-
-    def check(self):
-        """Returns the mean log-density of the first validation rows, with the estimator of the training."""
-        first = [None if part is None else part[:_CHECKED] for part in self._data.validation]
-        return np.nan_to_num(self._log_probs(first, exact=False).mean(), nan=-np.inf)
-
-    tuning_score = check
-
-    def scores(self, seed):
-        """Returns the mean log-density of the test split, and the mean C2ST of the posteriors."""
-        found = _mean_and_stderr(self._log_probs(self._data.test, exact=True))
-        if self._data.posteriors:
-            found["c2st"] = _c2st(
-                [(self._samples(x, len(truth), seed), truth) for x, truth in self._data.posteriors]
-            )
-        return found
-
-    def _samples(self, observation, num, seed):
-        _, condition = self._standardized((None, np.repeat(observation[np.newaxis], num, axis=0)))
-        z = tf.random.stateless_normal([num, self._size], [seed, -1])
-        sample = tf.function(self.model.sample, autograph=False)
-        return sample(z, tf.constant([0, 0]), tf.constant(condition))[0].numpy()
-
-
-def _num_parameters(size):
-    return _PARAMETERS.value or 400 * max(10, size)
-
-
-def _mean_and_stderr(values):
+    values = np.concatenate([terms(tf.constant([seed, -i])) for i in range(1, 1 + _NUM_CHUNKS)])
     return {"score": float(np.mean(values)), "stderr": float(np.std(values, ddof=1) / np.sqrt(len(values)))}
 
 
-def _root_mean_square(values):
-    return float(np.sqrt(np.mean(values**2)))
+@functools.cache
+def _best_rate(task, flow):
+    """Returns the learning rate with the best ELBO."""
+    density, rates = DENSITIES[task](), [float(rate) for rate in _RATES.value]
+    if len(rates) == 1:
+        return rates[0]
+    found = [_elbo(density, _trained(density, flow, _TUNING_SEED, rate)[0], 0)["score"] for rate in rates]
+    return rates[int(np.argmax(np.nan_to_num(found, nan=-np.inf)))]
 
 
-def _c2st(pairs):
-    """Returns the mean over pairs of samples and truth; NaN with --samples=0, or if a sample is not finite."""
-    num = _SAMPLES.value
-    if not num or not all(np.isfinite(x).all() for x, _ in pairs):
-        return np.nan
-    scores = []
-    for x, truth in pairs:
-        hidden = (10 * x.shape[1],) * 2  # as in sbibm
-        scores.append(c2st(np.float64(x[:num]), np.float64(truth[:num]), hidden, num_folds=5))
-    return float(np.mean(scores))
-
-
-def _problem(task):
-    """Returns the `Density` or `Data` of a task."""
-    return patches(_DATA_DIR.value) if task == "patches" else {**DENSITIES, **SIMULATORS, **TABLES}[task]()
-
-
-def _run(task, flow, problem):
-    """Yields the results of a flow on a task, one per seed."""
-    experiment = (Variational if task in DENSITIES else Estimation)(problem, FLOWS[flow])
-    first_step = experiment.compile()
-    rates = [float(rate) for rate in _RATES.value]
-    found = []
-    for rate in rates if len(rates) > 1 else []:
-        experiment.train(_TUNING_SEED, rate)
-        found.append(np.nan_to_num(experiment.tuning_score(), nan=-np.inf))
-    rate = rates[int(np.argmax(found))] if found else rates[0]
-    size = sum(variable.shape.num_elements() for variable in experiment.model.trainable_variables)
-    for seed in range(_SEEDS.value):
-        row = {"task": task, "flow": flow, "seed": seed, "learning_rate": rate, "parameters": size}
-        row |= {"seconds": _SECONDS.value, "first_step": first_step, "steps": experiment.train(seed, rate)}
-        yield row | experiment.scores(seed)
+def _result(task, flow, seed):
+    keras.backend.clear_session()
+    density, rate = DENSITIES[task](), _best_rate(task, flow)
+    surrogate, row = _trained(density, flow, seed, rate)
+    return row | {"learning_rate": rate, "seconds": _SECONDS.value} | _elbo(density, surrogate, seed + 1)
 
 
 def main(_):
-    """Computes the missing results, and prints the tables."""
-    rows = read_rows(_OUTPUT.value)
-    done = {(row["task"], row["flow"]) for row in rows}
-    tasks = [task for task in _TASKS if task in _ONLY.value and (task != "patches" or _DATA_DIR.value)]
-    for task in tasks:
-        missing = [flow for flow in FLOWS if flow in _FLOWS.value and (task, flow) not in done]
-        problem = _problem(task) if missing else None
-        for flow in missing:
-            rows += _run(task, flow, problem)
-            write_rows(_OUTPUT.value, rows)
-            print(task, flow, [f"{row['score']:.3f}" for row in rows[-_SEEDS.value :]], flush=True)
-    print_tables(rows)
-
-
-def print_tables(rows):
-    """Prints Markdown tables of means over seeds and their standard errors, with a line per task.
-
-    The best flow is bold, and so are flows within two standard errors of the difference from it.
-    """
-    tasks, names = (
-        [name for name in known if any(name in row.values() for row in rows)] for known in (_TASKS, FLOWS)
-    )
-    for key, (title, sign) in _TABLES.items():
-        print(f"\n| {title} | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
-        for task in tasks:
-            cells = {name: _over_seeds(rows, task, name, key) for name in names}
-            if any(np.isfinite(mean) for mean, _ in cells.values()):
-                print(f"| {task} | {' | '.join(_marked(cells, sign))} |")
-
-
-def _over_seeds(rows, task, flow, key):
-    """Returns the mean over seeds and its standard error; NaN without results."""
-    values = np.array([row.get(key, np.nan) for row in rows if row["task"] == task and row["flow"] == flow])
-    if not np.isfinite(values).all() or len(values) < 2:
-        return np.mean(values) if len(values) else np.nan, 0.0
-    return np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
-
-
-def _marked(cells, sign):
-    """Yields the text of each cell, in bold for the best flows; with a sign of 0, none is bold."""
-    best, error = max((cell for cell in cells.values() if np.isfinite(cell[0])), key=lambda cell: sign * cell[0])
-    for mean, own in cells.values():
-        text = f"{mean:,.3f} ± {own:.3f}" if sign else f"{mean:,.0f}"
-        is_best = sign and sign * (best - mean) <= 2 * np.hypot(error, own)
-        yield "-" if np.isnan(mean) else f"**{text}**" if is_best else text
+    """Computes the missing results, and prints means over seeds and their standard errors."""
+    cases = itertools.product(_ONLY.value, _FLOWS.value, range(_SEEDS.value))
+    rows = pandas.DataFrame(add_rows(_OUTPUT.value, ("task", "flow", "seed"), cases, _result))
+    print(rows.groupby(["task", "flow"])["score"].agg(["mean", "sem"]).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m benchmarks.results_page
 
 A table follows the paragraph that ends with its name in a comment, such as `<!-- table: memory -->`. Tables of
-earlier versions are in earlier.json, with the commit that recorded them.
+earlier versions are in earlier.json, with the commit that recorded them and, if their script has left this folder,
+the commit to check out to repeat them.
 """
 
 import itertools

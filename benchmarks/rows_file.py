@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -22,6 +23,27 @@ def write_rows(path: str, rows: list[dict[str, Any]]) -> None:
     """Writes the rows, one per line."""
     with whole_file(path) as temporary:
         pathlib.Path(temporary).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
+def add_rows(
+    path: str, names: Sequence[str], cases: Iterable[tuple], measure: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Adds the rows that a file lacks, writes it after each row, and returns all rows.
+
+    Args:
+      path: the file.
+      names: names of the fields that identify a row.
+      cases: the values of these fields in each row.
+      measure: function of these values, which returns the other fields.
+    """
+    rows = read_rows(path)
+    for values in cases:
+        case = dict(zip(names, values, strict=True))
+        if not any(case.items() <= row.items() for row in rows):
+            rows.append(case | measure(*values))
+            write_rows(path, rows)
+            print(rows[-1], flush=True)
+    return rows
 
 
 def provenance() -> dict[str, str]:

@@ -8,6 +8,7 @@ baselines, and the processor minutes of the training, which include tracing and 
 added to --output, and interrupted trainings continue from --workdir.
 """
 
+import itertools
 import json
 import pathlib
 import resource
@@ -15,6 +16,7 @@ import subprocess
 import sys
 
 from absl import app, flags
+from rows_file import add_rows
 
 MODELS = {
     "digits": ["--config=best_small:digits"],
@@ -41,8 +43,8 @@ def _run(command, *arguments):
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
 
 
-def result(name, seed):
-    """Trains and scores one model."""
+def result(seed, name):
+    """Trains a model. Returns its held-out score, and the scores that it can be compared with."""
     workdir = pathlib.Path(_WORKDIR.value) / f"{name}_{seed}"
     arguments = [*MODELS[name], f"--config.seed={seed}"]
     if name.endswith("_small"):
@@ -51,33 +53,18 @@ def result(name, seed):
         arguments.append(f"--config.train.steps={_STEPS.value}")
     minutes = _run("train", *arguments, f"--workdir={workdir}")
     _run("evaluate", f"--workdir={workdir}", "--metrics=likelihood", f"--output={workdir / 'scores.json'}")
-    return {"model": name, "seed": seed, "processor_minutes": minutes, **scores(workdir)}
-
-
-def scores(workdir):
-    """The held-out score of a run, and the scores that it can be compared with."""
     found = json.loads((workdir / "scores.json").read_text())
     unit = "bits_per_dim" if "bits_per_dim" in found else "nats"
     keys = ("num_examples", "baselines", "entropy")
-    return {"unit": unit, "score": found[unit], "stderr": found[f"{unit}_stderr"]} | {
-        key: found[key] for key in keys if key in found
-    }
+    row = {"processor_minutes": minutes, "unit": unit, "score": found[unit], "stderr": found[f"{unit}_stderr"]}
+    return row | {key: found[key] for key in keys if key in found}
 
 
 def main(_):
     """Adds the rows that the file lacks."""
-    from rows_file import read_rows, write_rows
-
-    rows = read_rows(_OUTPUT.value)
-    done = {(row["model"], row["seed"]) for row in rows}
-    for seed in range(_SEEDS.value):
-        for name in _MODELS.value:
-            if (name, seed) not in done:
-                rows.append(result(name, seed))
-                write_rows(_OUTPUT.value, rows)
-                print(rows[-1], flush=True)
+    cases = itertools.product(range(_SEEDS.value), _MODELS.value)
+    add_rows(_OUTPUT.value, ("seed", "model"), cases, result)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     app.run(main)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas
 from scipy.stats import rankdata
 
 SIDES = ("published", "published, our schedule", "here, same settings", "here, best_small")  # of time_to_score.py
@@ -149,12 +150,9 @@ def time_to_score_table(rows, config, stops):
 
 def mean_aucs(rows):
     """Returns the names of tables and methods, and the means over seeds `[tables, methods]`."""
-    tables, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("table", "method"))
-    found = np.full([len(tables), len(methods)], np.nan)
-    for i, j in np.ndindex(found.shape):
-        same = [row["score"] for row in rows if (row["table"], row["method"]) == (tables[i], methods[j])]
-        found[i, j] = np.mean(same) if same else np.nan
-    return tables, methods, found
+    table, mean = pandas.DataFrame(rows), lambda scores: np.mean(scores.to_numpy())
+    found = table.pivot_table("score", "table", "method", aggfunc=mean, sort=False)
+    return list(found.index), list(found.columns), found.to_numpy()
 
 
 def auc_ranks(found):

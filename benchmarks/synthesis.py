@@ -39,7 +39,7 @@ os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 import numpy as np
 import pandas
 from absl import app, flags
-from rows_file import read_rows, write_rows
+from rows_file import add_rows
 from scipy.stats import ks_2samp, norm
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
@@ -229,7 +229,7 @@ def measures(train, samples, held_out, seed):
     }
 
 
-def _compute(table, method, seed):
+def _compute(seed, table, method):
     train, held_out = split(table, seed)
     start = time.process_time()
     samples = _SAMPLERS[method](train, len(held_out), seed)[list(train)]
@@ -239,16 +239,9 @@ def _compute(table, method, seed):
 
 def main(_):
     """Computes the missing results."""
-    rows = read_rows(_OUTPUT.value)
-    done = {(row["table"], row["method"], row["seed"]) for row in rows}
-    names = TUNING if _TUNING.value else REPORTED
-    for seed, table, method in itertools.product(
-        range(_SEEDS.value), _TABLES.value or names, _METHODS.value or _SAMPLERS
-    ):
-        if (table, method, seed) not in done:
-            rows.append({"table": table, "method": method, "seed": seed} | _compute(table, method, seed))
-            write_rows(_OUTPUT.value, rows)
-            print(rows[-1], flush=True)
+    names = _TABLES.value or (TUNING if _TUNING.value else REPORTED)
+    cases = itertools.product(range(_SEEDS.value), names, _METHODS.value or _SAMPLERS)
+    add_rows(_OUTPUT.value, ("seed", "table", "method"), cases, _compute)
 
 
 if __name__ == "__main__":

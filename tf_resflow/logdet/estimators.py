@@ -484,8 +484,8 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
 
     In training, `Exact` is the default up to the size where it costs about as much as the estimate for gradients of
     equal variance. It needs at most 2 times the processor time of the estimate in inference, and 5 times in
-    evaluation (2 times for vector flows), as measured by `benchmarks/exact_crossover.py`. Scores are exact up to
-    larger sizes, because noise would change the ranking and each row is scored only once.
+    evaluation (2 times for vector flows), as measured in `benchmarks/results/exact_crossover.json`. Scores are
+    exact up to larger sizes, because noise would change the ranking and each row is scored only once.
 
     Args:
       event_size: number of coordinates of an event.
