@@ -1,6 +1,6 @@
 """Figures and tables from the results of the benchmarks."""
 
-import math
+import itertools
 
 import numpy as np
 import pandas
@@ -51,12 +51,20 @@ def _small_flows(results):
 
 
 def _time_to_score(results):
-    """The scores to reach, and the seconds of each side until they are reached: means over seeds."""
+    """The scores to reach, and the seconds of each side until they are reached: means over seeds.
+
+    Also the final score of each side and its number of steps: a mean over the seeds with the longest training.
+    """
     found = {}
     for owner, stop in TARGETS:
         reached = times_to_score(results, "mnist_small", owner, stop)
         values = {"seeds": reached["num_seeds"], "score": reached["score"], **reached["seconds"]}
-        found |= {f"{owner}_{stop}_{key}": value for key, value in values.items() if math.isfinite(value)}
+        found |= {f"{owner}_{stop}_{key}": value for key, value in values.items() if np.isfinite(value)}
+    for side in SIDES:
+        own = [row for row in results if (row["config"], row["side"]) == ("mnist_small", side)]
+        steps = max(row["step"] for row in own)
+        final = float(np.mean([row["bits_per_dim"] for row in own if row["step"] == steps]))
+        found |= {f"{side}_steps": steps, f"{side}_final": final}
     return {key.replace(", ", "_").replace(" ", "_"): value for key, value in found.items()}
 
 
@@ -99,11 +107,6 @@ def curve(rows, side, seed):
     return [np.array([row[key] for row in own]) for key in ("step", "seconds", "bits_per_dim")]
 
 
-def time_to(score, seconds, scores):
-    """Returns the seconds until a score at least as good, or infinity."""
-    return min(seconds[scores <= score], default=np.inf)
-
-
 def times_to_score(rows, config, owner, stop):
     """Returns how long each side trains until it has the score that the side `owner` has after `stop` steps.
 
@@ -115,9 +118,10 @@ def times_to_score(rows, config, owner, stop):
     targets = {row["seed"]: row["bits_per_dim"] for row in rows if (row["side"], row["step"]) == (owner, stop)}
     if not targets:
         return None
-    found = {
-        side: [time_to(score, *curve(rows, side, seed)[1:]) for seed, score in targets.items()] for side in sides
-    }
+    found = {side: [] for side in sides}
+    for side, (seed, score) in itertools.product(sides, targets.items()):
+        _, seconds, scores = curve(rows, side, seed)
+        found[side].append(min(seconds[scores <= score], default=np.inf))
     return {
         "num_seeds": len(targets),
         "score": float(np.mean(list(targets.values()))),

@@ -14,14 +14,18 @@ FIGURES = json.loads((ROOT / "benchmarks/results/front_page.json").read_text())
 ORDER = {
     "README.md": """
         speed.w64:.1f; speed.w128:.1f; speed.w512:.1f; memory.ours_per_block:.0f; memory.published_per_block:.0f;
-        time_to_score.published_600_seeds; time_to_score.commit; time_to_score.published_600_published:,.0f;
-        time_to_score.published_600_score:.2f; time_to_score.published_600_here_same_settings:,.0f;
+        time_to_score.published_600_seeds; time_to_score.commit; time_to_score.published_600_score:.2f;
+        time_to_score.published_our_schedule_2000_score:.2f; time_to_score.published_600_published:,.0f;
+        time_to_score.published_final:.2f; time_to_score.published_steps:,;
         time_to_score.published_600_published_our_schedule:,.0f;
-        time_to_score.published_our_schedule_2000_score:.2f;
         time_to_score.published_our_schedule_2000_published_our_schedule:,.0f;
-        time_to_score.published_600_here_best_small:,.0f;
-        time_to_score.published_our_schedule_2000_here_best_small:,.0f; scores.mnist_small:.2f;
-        small_flows.RealNVP_2:.1f; small_flows.RealNVP_10:.1f; small_flows.RealNVP_20:.1f; scores.digits:.2f;
+        time_to_score.published_our_schedule_final:.2f; time_to_score.published_our_schedule_steps:,;
+        time_to_score.published_600_here_same_settings:,.0f; time_to_score.here_same_settings_final:.2f;
+        time_to_score.here_same_settings_steps:,; time_to_score.published_600_here_best_small:,.0f;
+        time_to_score.published_our_schedule_2000_here_best_small:,.0f; time_to_score.here_best_small_final:.2f;
+        time_to_score.here_best_small_steps:,; time_to_score.published_steps:,;
+        time_to_score.here_same_settings_steps:,; small_flows.RealNVP_2:.1f; small_flows.RealNVP_10:.1f;
+        small_flows.RealNVP_20:.1f; scores.digits:.2f;
         scores.digits_stderr:.3f; scores.digits_uniform:.2f; scores.digits_gaussian:.2f; tables.num_tables;
         tables.FlowDensity:.3f; tables.5 nearest neighbors:.3f; tables.GaussianMixture:.3f; tables.commit
     """,
