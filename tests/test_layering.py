@@ -42,6 +42,20 @@ def test_imports_from_packages_before(package):
     assert {name: names for name, names in wrong.items() if names} == {}
 
 
+def test_the_picture_shows_all_imports():
+    """What a package can reach along the arrows is what it imports, directly or not."""
+    pairs = re.findall(r"^ +(\w+) --> (\w+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    drawn = {package: {other for own, other in pairs if own == package} for package in PACKAGES}
+    real = {}
+    for package in PACKAGES:
+        paths = (ROOT / "tf_resflow" / package).glob("*.py")
+        real[package] = {name for path in paths for name in imported(path)} & set(PACKAGES) - {package}
+    for found in (drawn, real):
+        for package in PACKAGES:  # those before are complete
+            found[package] = found[package].union(*(found[other] for other in found[package]))
+    assert drawn == real
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_shadows_an_export(package):
     """`from tf_resflow.PACKAGE import NAME` must not depend on earlier imports."""
