@@ -41,16 +41,15 @@ _ADBENCH = flags.DEFINE_string("adbench", None, "Folder of ADBench's .npz files.
 _SPEED = ("train_step_28x28x1_w64", "train_step_14x14x4_w128", "train_step_16x16x12_w512", "evaluation_28x28x1_w64")
 
 
+def _given(flag, what):
+    if not flag.value:
+        sys.exit(f"Error: --{flag.name} is missing. Pass {what}.")
+    return f"--{flag.name}={flag.value}"
+
+
 def _beside_published():
-    if not _PUBLISHED_DIR.value:
-        sys.exit("Error: --published_dir is missing. Pass a clone of github.com/rtqichen/residual-flows.")
-    return [f"--published_dir={_PUBLISHED_DIR.value}", f"--published_python={_PUBLISHED_PYTHON.value}"]
-
-
-def _adbench():
-    if not _ADBENCH.value:
-        sys.exit("Error: --adbench is missing. Pass the folder of ADBench's .npz files.")
-    return [f"--adbench={_ADBENCH.value}"]
+    checkout = _given(_PUBLISHED_DIR, "a clone of github.com/rtqichen/residual-flows")
+    return [checkout, f"--published_python={_PUBLISHED_PYTHON.value}"]
 
 
 _COMMANDS = {  # of each part: a script of this folder, and its arguments
@@ -67,7 +66,7 @@ _COMMANDS = {  # of each part: a script of this folder, and its arguments
         *_beside_published(),
     ],
     "scores": lambda: ["scores", f"--workdir={_WORKDIR.value}/scores", f"--data_dir={_DATA_DIR.value}"],
-    "tables": lambda: ["tables", f"--figure={_WORKDIR.value}/tables.png", *_adbench()],
+    "tables": lambda: ["tables", f"--figure={_WORKDIR.value}/tables.png", _given(_ADBENCH, "ADBench's folder")],
     "checkpoints": lambda: ["check_checkpoints", f"--workdir={_WORKDIR.value}/checkpoints"],
 }
 _CHOSEN = flags.DEFINE_list("parts", list(_COMMANDS), "Parts to measure.")

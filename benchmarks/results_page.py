@@ -49,11 +49,9 @@ def scores():
     """Held-out scores of several seeds."""
     rows, lines = _read("scores"), []
     found = summaries.figures("scores", rows)
-    for row in {row["model"]: row for row in rows}.values():
-        name, unit = row["model"], row["unit"].replace("bits_per_dim", "bits/dim")
-        baselines = {
-            key: found[f"{name}_{key}"] for key in ("gaussian", "uniform", "entropy") if f"{name}_{key}" in found
-        }
+    for name, row in {row["model"]: row for row in rows}.items():
+        unit = row["unit"].replace("bits_per_dim", "bits/dim")
+        baselines = [key for key in ("gaussian", "uniform", "entropy") if f"{name}_{key}" in found]
         lines.append(
             [
                 f"`{name}`",
@@ -62,7 +60,7 @@ def scores():
                 f"{found[name]:.3f} ± {found[f'{name}_stderr']:.3f} {unit}",
                 f"{found[f'{name}_deviation']:.3f}" if f"{name}_deviation" in found else "",
                 f"{found[f'{name}_minutes']:.1f}",
-                ", ".join(f"{key} {value:.3f}" for key, value in baselines.items()),
+                ", ".join(f"{key} {found[f'{name}_{key}']:.3f}" for key in baselines),
             ]
         )
     columns = ["Model", "Seeds", "Held-out examples", "Score", "Deviation over seeds", "Minutes", "Baselines"]
@@ -76,16 +74,10 @@ def time_to_score():
 
 def speed():
     """Training steps, evaluations and inverses beside the published code."""
-    lines = [
-        [
-            f"`{name}`",
-            f"{row['ours'][key]['median']:.4g}",
-            f"{row['published'][key]['median']:.4g}",
-            f"{row['ratio']:.2f}",
-        ]
-        for name, row in _read("speed").items()
-        for key in list(row["ours"])[:1]
-    ]
+    lines = []
+    for name, row in _read("speed").items():
+        ours, published = (f"{row[side]['seconds']['median']:.4g}" for side in ("ours", "published"))
+        lines.append([f"`{name}`", ours, published, f"{row['ratio']:.2f}"])
     return _markdown(["Case", "Here, s", "Published, s", "Ratio"], lines)
 
 
@@ -258,25 +250,23 @@ def scale():
             continue  # small cases, to save lines of the page
         case, cells = row["case"], [f"{row.get('seconds', 0.0):.0f}", f"{row['memory']:,.0f}"]
         if case == "columns":
-            label = f"2,000 rows of {row['columns']} columns"
-            text = f"held-out mean {row['nats']:.0f} nats; {row['normal_nats']:.0f} with a normal distribution, "
-            text += (
-                f"{row['true_nats']:.0f} with the true one; `explain` takes {row['explain_seconds']:.0f} s per row"
+            label = "2,000 rows of {columns} columns"
+            text = (
+                "held-out mean {nats:.0f} nats; {normal_nats:.0f} with a normal distribution, {true_nats:.0f} with "
             )
+            text += "the true one; `explain` takes {explain_seconds:.0f} s per row"
         elif case == "rows":
-            label = f"{row['rows']:,} rows of 8 columns ({row['table']:.1f} MB)"
-            text = f"columns {row['read_columns_seconds']:.1f} s, training {row['train_seconds']:.0f} s, scores of "
-            text += (
-                f"held-out rows {row['mixed_scores_seconds']:.0f} s; later {row['mixed_per_second']:,.0f} rows per "
-            )
-            text += f"second, or {row['numbers_per_second']:,.0f} of four columns of numbers"
+            label = "{rows:,} rows of 8 columns ({table:.1f} MB)"
+            text = "columns {read_columns_seconds:.1f} s, training {train_seconds:.0f} s, scores of held-out rows "
+            text += "{mixed_scores_seconds:.0f} s; later {mixed_per_second:,.0f} rows per second, or "
+            text += "{numbers_per_second:,.0f} of four columns of numbers"
         elif case == "processes":
             label, cells[0] = "four folds of 1,000 rows in two processes", f"{row['loky_elapsed']:.0f}"
-            text = f"{row['sequential_elapsed']:.0f} s in one; the scores differ by {row['loky_difference']:.1g}"
+            text = "{sequential_elapsed:.0f} s in one; the scores differ by {loky_difference:.1g}"
         else:
             label = f"20 tables of {'6' if case == 'equal_columns' else '2 to 12'} columns, per fit"
-            text = f"{row['growth']:.0f} MB more after the last fit than after the fifth"
-        lines.append([label, *cells, text])
+            text = "{growth:.0f} MB more after the last fit than after the fifth"
+        lines.append([label.format(**row), *cells, text.format(**row)])
     return _markdown(["Fits to", "Seconds", "Memory, MB", "Also"], lines)
 
 

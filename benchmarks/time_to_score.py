@@ -142,9 +142,6 @@ def _arrays(config, folder):
 
 def draw(rows, path):
     """Draws the scores of all sides over their seconds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator
 
