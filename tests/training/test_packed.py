@@ -94,10 +94,14 @@ def test_what_is_not_a_whole_file(run_of, tmp_path, refused):
         refused(f"{name} is not a complete file of a trained run: .*resflow.load", resflow.load, tmp_path / name)
     refused("'model.bin. should end in .keras", run.save, tmp_path / "model.bin")
     other = tmp_path / "other.keras"
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
-        for member in source.namelist():
-            target.writestr(member, b"{}" if member == "run/weights.json" else source.read(member))
-    refused("not a complete file .*'step'", resflow.load, other)
+    for name, new, message in (
+        ("run/weights.json", b"{}", "not a complete file .*'step'"),
+        ("run/data.json", b" " * 2_000_000, "run/data.json would unpack to 2,000,000 bytes"),
+    ):
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:
+            for member in source.namelist():
+                target.writestr(member, new if member == name else source.read(member))
+        refused(message, resflow.load, other)
 
 
 def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):

@@ -43,6 +43,8 @@ _ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the c
 _OBSOLETE = "data."  # a run of an earlier version may have more fields with this prefix
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
+_MOST_COMPRESSED = 100  # largest allowed ratio of the unpacked size of a member to its compressed size
+_SMALL = 10_000  # bytes; smaller members count as this size
 OF_RUN = "run/"
 """Prefix of the run's files in a `.keras` file, except the weights. There, the file config.json is the model's."""
 
@@ -240,7 +242,7 @@ class PackedRun(Workdir):
         needed = {"config.json", "data.json", "weights.json", self.weights.name}
         try:
             with zipfile.ZipFile(path) as file:
-                names = {name.removeprefix(OF_RUN): name for name in sorted(file.namelist())}
+                names = {name.removeprefix(OF_RUN): name for name in _checked_names(file)}
                 for name in needed | ({"result.json"} & set(names)):
                     (self.path / name).write_bytes(file.read(names[name]))
             found = read_json(self.path / "weights.json")
@@ -291,7 +293,16 @@ def has_only_model(path: pathlib.Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:
-        return "metadata.json" in file.namelist() and f"{OF_RUN}config.json" not in file.namelist()
+        names = _checked_names(file)
+        return "metadata.json" in names and f"{OF_RUN}config.json" not in names
+
+
+def _checked_names(file):
+    """Returns the sorted names of the members. Raises ValueError if one would unpack to far more than its size."""
+    for member in file.infolist():
+        if member.file_size > _MOST_COMPRESSED * max(member.compress_size, _SMALL):
+            raise ValueError(f"{file.filename}: {member.filename} would unpack to {member.file_size:,} bytes")
+    return sorted(file.namelist())
 
 
 def stored_config(
