@@ -9,7 +9,7 @@ tfb = tfp.bijectors
 
 
 def real_nvp(size: int, depth: int, width: int, seed: int = 0) -> tuple[tfb.Bijector, list[tf.Variable]]:
-    """Returns coupling layers, each of which changes half of the coordinates, and their weights.
+    """Returns coupling layers and their weights. Each layer changes half of the coordinates.
 
     Args:
       size: number of coordinates.

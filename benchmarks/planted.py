@@ -33,7 +33,7 @@ import pandas
 import tensorflow as tf
 from absl import app, flags
 from detectors import DETECTORS, fit_mixture
-from rows_file import read_rows, write_rows
+from rows_file import add_rows
 from sklearn.metrics import roc_auc_score
 
 from tf_resflow.tables import FlowDensity
@@ -144,13 +144,8 @@ def _compute(table, method, seed):
 
 def main(_):
     """Computes the missing results."""
-    rows = read_rows(_OUTPUT.value)
-    done = {(row["table"], row["method"], row["seed"]) for row in rows}
-    for seed, table, method in itertools.product(range(_SEEDS.value), _TABLES, _METHODS):
-        if (table, method, seed) not in done:
-            rows.append({"table": table, "method": method, "seed": seed} | _compute(table, method, seed))
-            write_rows(_OUTPUT.value, rows)
-            print(rows[-1], flush=True)
+    cases = itertools.product(_TABLES, _METHODS, range(_SEEDS.value))
+    add_rows(_OUTPUT.value, ("table", "method", "seed"), cases, _compute)
 
 
 if __name__ == "__main__":

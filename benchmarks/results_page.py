@@ -13,7 +13,6 @@ import pathlib
 import re
 
 import numpy as np
-import pandas
 
 from benchmarks import summaries
 
@@ -32,7 +31,6 @@ _TASKS = {
     "slcp_distractors": "SLCP, distractors",
     "bernoulli_glm_raw": "Bernoulli GLM, raw",
 }
-_KINDS = ["range", "combination", "swap", "sign", "category"]  # of planted anomalies
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n\n)((?:\|.*\n)+\n)?")
 
 
@@ -122,28 +120,6 @@ def anomalies():
         for method, rank in zip(methods, summaries.auc_ranks(aucs), strict=True)
     ]
     return _markdown(["Detector", "Mean AUC", "Mean rank", "FlowDensity is ahead on", "Median seconds"], lines)
-
-
-def planted_kinds():
-    """The AUC of planted anomalies by kind: means over tables and splits."""
-    rows = pandas.DataFrame(_read("planted"))
-    found = rows.groupby("method", sort=False)[_KINDS].mean().assign(mean=lambda means: means.mean(axis=1))
-    seconds = rows.groupby("method", sort=False)["seconds"].median()
-    columns = [_with_best(found[name], [True] * len(found), max) for name in found]
-    lines = zip(found.index, *columns, [f"{value:.2g}" for value in seconds], strict=True)
-    return _markdown(["Detector", *found, "Median seconds"], lines)
-
-
-def planted_tables():
-    """The mean AUC of planted anomalies in each table, and the log-likelihood of rows without anomalies."""
-    rows, lines = pandas.DataFrame(_read("planted")), []
-    rows["auc"] = rows[_KINDS].mean(axis=1)
-    means = rows.pivot_table("auc", "table", "method", sort=False)
-    likelihoods = rows.groupby("table", sort=False)[["likelihood", "likelihood_of_mixture"]].mean()
-    for name in means.index:
-        both = _with_best(likelihoods.loc[name], [True] * 2, max, 2)
-        lines.append([name, *_with_best(means.loc[name], [True] * means.shape[1], max), *both])
-    return _markdown(["Table", *means, "Nats", "Nats of a mixture"], lines)
 
 
 def synthesis():
@@ -279,8 +255,6 @@ _TABLES = {
         memory,
         small_flows,
         anomalies,
-        planted_kinds,
-        planted_tables,
         synthesis,
         densities,
         scale,
