@@ -122,6 +122,19 @@ def anomalies():
     return _markdown(["Detector", "Mean AUC", "Mean rank", "FlowDensity is ahead on", "Median seconds"], lines)
 
 
+def planted():
+    """The AUC of each kind of planted anomaly: means over tables."""
+    rows, kinds = _read("planted"), ["range", "combination", "swap", "sign", "category"]
+    for row in [row for row in rows if row["method"] == "FlowDensity"]:
+        nats = {kind: row[f"{kind}, nats"] for kind in kinds} | {"seconds": row["seconds with nats"]}
+        rows.append(row | nats | {"method": "FlowDensity, `explain`"})
+    methods = sorted({row["method"] for row in rows}, key=lambda name: (not name.startswith("FlowDensity"), name))
+    means = np.array([[float(x) for x in _means(rows, methods, kind, ".3f")] for kind in kinds])
+    columns = [_with_best(column, [True] * len(methods), max) for column in means]
+    lines = zip(methods, *columns, _means(rows, methods, "seconds", ".1f"), strict=True)
+    return _markdown(["Detector", *kinds, "seconds"], lines)
+
+
 def synthesis():
     """The AUC of a classifier on each table, and means of the other measures."""
     rows = _read("synthesis")
@@ -255,6 +268,7 @@ _TABLES = {
         memory,
         small_flows,
         anomalies,
+        planted,
         synthesis,
         densities,
         scale,

@@ -363,6 +363,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         An entry is the increase of log p if the column had the best of its values at up to 16 quantiles of the fit,
         or of its levels. It is about 0 if the column fits the others. An atom has a column of its own, such as
         "rain = 0", and the column "rain" is for other values. Rows are compared as in `decision_function`.
+        The largest entry of a row ranks rows by their worst value.
         """
         table = self._table(X)
         is_kept, gains = self._is_kept(table), np.full([len(table), len(self.reference_)], np.nan)
