@@ -39,7 +39,7 @@ from rows_file import add_rows
 from sklearn.metrics import roc_auc_score
 
 from tf_resflow.tables import FlowDensity
-from tf_resflow.tables.density import log_densities, points_of
+from tf_resflow.tables.density import dequantization_points, log_densities
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of results, read and written.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Number of splits per table.", lower_bound=1)
@@ -113,7 +113,7 @@ def _mixture_likelihood(density, train, rows, seed):
     model = fit_mixture(x, seed)
     own = encoder.rows(tf.constant(encoder.numbers(rows).values))
     score = lambda z: model.score_samples(z.numpy()[:, : encoder.size])  # noqa: E731
-    found = log_densities(encoder, own, points_of(encoder), [1.0], [score])[0].numpy()
+    found = log_densities(encoder, own, dequantization_points(encoder), [1.0], [score])[0].numpy()
     return float(found[np.isfinite(found)].mean())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
-from tf_resflow.writing import check_output_path, whole_file
+from tf_resflow.writing import atomic_write, check_output_path
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
@@ -21,7 +21,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 
 def write_rows(path: str, rows: list[dict[str, Any]]) -> None:
     """Writes the rows, one per line."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         pathlib.Path(temporary).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 

@@ -84,7 +84,7 @@ def dtype_policy():
 @pytest.fixture
 def stored_norms(monkeypatch):
     """Returns a function that makes layers estimate norms at the stored vectors without a check."""
-    return lambda: monkeypatch.setattr(InducedNorm, "caught_up", lambda norm, v: v)
+    return lambda: monkeypatch.setattr(InducedNorm, "refined", lambda norm, v: v)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def handled():
 
 
 def test_an_error_after_an_interrupt_is_the_interrupt(handled):
-    with pytest.raises(KeyboardInterrupt) as stop, console.interrupts("Interrupted."):
+    with pytest.raises(KeyboardInterrupt) as stop, console.handle_interrupts("Interrupted."):
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         raise SystemError("bad argument to internal function")
@@ -31,7 +31,7 @@ import ctypes, os, signal, threading, time
 from tf_resflow import console
 
 mutex, library = ctypes.create_string_buffer(128), ctypes.CDLL(None)
-with console.interrupts("Interrupted."):
+with console.handle_interrupts("Interrupted."):
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     {wait}
 """
@@ -51,7 +51,7 @@ DEFERRED = """
 import os, signal, time
 from tf_resflow import console
 
-with console.interrupts("Interrupted."), console.DeferredSignals() as signals:
+with console.handle_interrupts("Interrupted."), console.DeferredSignals() as signals:
     for _ in range(2):  # as `timeout` does
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(3)
@@ -83,7 +83,7 @@ def test_progress_without_a_terminal_is_lines_of_the_log(seconds, shown, caplog,
     now = [0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     for is_shown in (False, True):
-        with console.shown(is_shown):
+        with console.show_progress(is_shown):
             for _ in console.track(range(4), "score"):
                 now[0] += seconds
             with console.stage("data"):

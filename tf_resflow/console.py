@@ -1,7 +1,7 @@
 """Progress, logs and signals of the commands and of training.
 
 Progress is shown as bars on a terminal or in a notebook, and otherwise as lines of the logger `tf_resflow`, one
-every 30 seconds. It is shown if the level of this logger is INFO, which `shown` sets.
+every 30 seconds. It is shown if the level of this logger is INFO, which `show_progress` sets.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _NOISE_OF_TFDS = ("`FeatureConnector.dtype` is deprecated", "Variant folder %s h
 
 
 @contextlib.contextmanager
-def shown(is_shown: bool = True) -> Iterator[None]:
+def show_progress(is_shown: bool = True) -> Iterator[None]:
     """Context manager that shows progress or hides it. By default it is hidden."""
     before = LOGGER.level
     LOGGER.setLevel(logging.INFO if is_shown else logging.WARNING)
@@ -66,7 +66,7 @@ class _LogFile:
         """Does nothing, because the log has no buffer."""
 
 
-def bar(**options: Any) -> Any:
+def progress_bar(**options: Any) -> Any:
     """Returns a `tqdm.tqdm` bar."""
     if _is_shown() and not _has_screen():
         seconds = {"mininterval": _SECONDS_BETWEEN_LINES, "delay": _SECONDS_BETWEEN_LINES, "miniters": 1}
@@ -76,7 +76,7 @@ def bar(**options: Any) -> Any:
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:
     """Yields the items and shows a bar with the given name. Pass `total` if the iterable has no length."""
-    yield from bar(iterable=iterable, desc=name, total=total, leave=False) if _is_shown() else iterable
+    yield from progress_bar(iterable=iterable, desc=name, total=total, leave=False) if _is_shown() else iterable
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def log_lines() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupts(message: str) -> Iterator[None]:
+def handle_interrupts(message: str) -> Iterator[None]:
     """Context manager in which SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt with the signal as its argument.
 
     If the process still runs a second later, because a graph is being compiled or a bare `except` clause in TFP

@@ -93,7 +93,7 @@ class Serializable:
         """Returns the constructor arguments as a Keras config."""
         check_registered(self)
         with object_sharing():
-            return serialize(arguments_of(self))
+            return serialize(constructor_arguments(self))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
@@ -137,7 +137,7 @@ class SerializableLayer(Serializable, keras.layers.Layer):
         return super(Serializable, cls).from_config(values)
 
 
-def arguments_of(value):
+def constructor_arguments(value):
     """Returns the constructor arguments of an object."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
@@ -169,7 +169,7 @@ class OfTFP:
         name = kind.__name__.removeprefix("_")  # tfb.Chain(...) and tfb.Invert(...) can be a _Chain and an _Invert
         for namespace, module in _NAMESPACES.items():
             if kind.__module__.startswith("tensorflow_probability.") and hasattr(module, name):
-                arguments = tf.nest.map_structure(_with_dtype, arguments_of(self._value))
+                arguments = tf.nest.map_structure(_with_dtype, constructor_arguments(self._value))
                 return {"of_tfp": f"{namespace}.{name}", "arguments": serialize(arguments)}
         raise ValueError(
             f"{self._value.name!r} is a {kind.__module__}.{kind.__name__}, which has no Keras config. Define "

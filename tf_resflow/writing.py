@@ -29,7 +29,7 @@ def finite_or_none(value: Any) -> Any:
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically: a reader sees either the old file or the new one."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -45,7 +45,7 @@ def check_output_path(path: str | os.PathLike, suffixes: Collection[str]) -> Non
 
 
 @contextlib.contextmanager
-def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
+def explain_write_errors(path: str | os.PathLike) -> Iterator[None]:
     """Context manager that turns write errors of Python and TensorFlow into an OSError with path and reason."""
     try:
         yield
@@ -61,7 +61,7 @@ def unwritable_told(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a temporary file to write, which replaces `path` at the end.
 
     After an error, an existing file is unchanged. If the path is "-", the content goes to standard output.
@@ -70,11 +70,11 @@ def whole_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory() as folder:
             temporary = pathlib.Path(folder, "output")
             yield temporary
-            with unwritable_told("standard output"):
+            with explain_write_errors("standard output"):
                 _print_file(temporary)
         return
     path = pathlib.Path(path).resolve()
-    with unwritable_told(path), scratch(path.parent) as folder:
+    with explain_write_errors(path), temporary_folder(path.parent) as folder:
         temporary = folder / path.name
         yield temporary
         os.replace(temporary, path)
@@ -92,7 +92,7 @@ def _print_file(path):
 
 
 @contextlib.contextmanager
-def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+def temporary_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder in `parent` and removes it at the end. Renaming a result out of it is atomic.
 
     Folders that killed processes left in `parent` are removed after a week.
@@ -105,10 +105,10 @@ def scratch(parent: pathlib.Path) -> Iterator[pathlib.Path]:
         yield pathlib.Path(folder)
 
 
-def free_version(export_dir: str | os.PathLike[str], version: int | None) -> pathlib.Path:
+def new_version_folder(export_dir: str | os.PathLike[str], version: int | None) -> pathlib.Path:
     """Returns the folder for a new version, by default the largest one plus 1, and creates its parent folder."""
     parent = pathlib.Path(export_dir).expanduser()
-    with unwritable_told(parent):
+    with explain_write_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=parent).close()
     versions = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]

@@ -180,7 +180,7 @@ class Noisy(Custom):
     argument_names = ("seed", "condition")
 
     def forward_pass(self, x, context, sign=1.0):
-        _, condition = context.take(self.name, *self.argument_names)
+        _, condition = context.get_arguments(self.name, *self.argument_names)
         shift = tf.random.stateless_normal([], context.seed(self.name)) + (0.0 if condition is None else condition)
         return x + sign * shift, tf.zeros_like(x)
 
@@ -208,7 +208,7 @@ class WithNetworks(Noisy):
         super().__init__(name=name)
 
     def forward_pass(self, x, context, sign=1.0):
-        (given,) = context.take(self.name, "networks")
+        (given,) = context.get_arguments(self.name, "networks")
         one, other = ((given or resflow.bijectors.Networks(*self.networks))[network] for network in self.networks)
         return x + sign * other(one(tf.ones([1, 1]))), tf.zeros_like(x)
 

@@ -205,8 +205,9 @@ def test_unresolved_residuals_issue_no_warning(make_block, capfd, normal):
     block, y = make_block("stubborn", EXACT, resflow.solvers.FixedPoint(max_iterations=2), size=3), normal([4, 3])
     residual = np.sort(solution_of(block, y).residual.numpy())
     assert residual[1] < residual[2]
-    for unseen, expected in ((0.0, 4), (residual[1], 2), (residual[3], 0)):
-        pass_through(block, tf.identity(y), Context(compute_log_det=False, unseen=float(unseen)), inverse=True)
+    for threshold, expected in ((0.0, 4), (residual[1], 2), (residual[3], 0)):
+        context = Context(compute_log_det=False, warning_threshold=float(threshold))
+        pass_through(block, tf.identity(y), context, inverse=True)
         printed = capfd.readouterr().err
         assert (f"number of examples: {expected}" in printed) == (expected > 0) and ("WARNING" in printed) == (
             expected > 0

@@ -140,7 +140,7 @@ def test_pipes_and_test_rows(workdir, table, run_command, tmp_path, monkeypatch,
     run_command(score, workdir, tmp_path / "a.csv", f"--input={tmp_path / 'new.csv'}")
     capfdbinary.readouterr()
     monkeypatch.setattr("sys.stdin", (tmp_path / "new.csv").open())
-    with console.shown():
+    with console.show_progress():
         run_command(score, workdir, "-", "--input=-", "--top=1")
     assert capfdbinary.readouterr().out == (tmp_path / "a.csv").read_bytes() and "3 examples; " in caplog.text
     run_command(score, workdir, tmp_path / "a.parquet", f"--input={tmp_path / 'new.csv'}")

@@ -54,7 +54,7 @@ def test_a_rule_of_the_user():
         flows.dense_branch([3], (6,), activation=kind, coefficient=0.9) for kind in (Wave, Wave, FasterWave)
     ]
     known, other, unknown = branches
-    assert read(known) == read(other) and read(known).knows_jacobian
+    assert read(known) == read(other) and read(known).supports_jacobian
     assert layers.lipschitz_constant(known, certified=True) <= layers.lipschitz_constant(known) == 0.9**2
     assert not read(unknown).is_known
     with pytest.raises(ValueError, match="'activation_0' .FasterWave. is unknown.*register_rule"):
@@ -110,11 +110,11 @@ def test_value_derivative_and_their_gradients(name, mode):
     branch, (x, *conditions), rng = example(name)
     v, a, b = (tf.constant(rng.normal(size=x.shape)) for _ in range(3))
     weights = [weight.value for weight in branch.trainable_variables]
-    assert read(branch).knows_derivative
+    assert read(branch).supports_jvp
 
     def forward():
         bound = layers.program.bind(branch, training=mode == "fused")
-        y, derivative = bound.value_and_derivative([x, *conditions], v)
+        y, derivative = bound.value_and_jvp([x, *conditions], v)
         return y, tf.reduce_sum(b * derivative)
 
     def reverse():
@@ -165,7 +165,7 @@ def derivatives(jacobian, network, inputs, twice=True):
 def test_the_jacobian(name):
     """Fused kernels of a training step must accept any batch size: the last batch of an epoch is smaller."""
     network, inputs, _ = example(name)
-    assert read(network).knows_jacobian
+    assert read(network).supports_jacobian
     assert_all_close(derivatives(jacobian, network, inputs), derivatives(reverse_jacobian, network, inputs))
     assert jacobian(network, [x[:0] for x in inputs])[1].shape == (0, 3, 3)
     if name == "concatenated activations":
@@ -197,5 +197,5 @@ def test_the_derivatives_of_other_branches_are_not_known():
         Doubled([keras.Input([4]), dense]),
         lambda x: 0.5 * x,
     ):
-        assert not read(branch).knows_derivative
-    assert not read(images()).knows_jacobian
+        assert not read(branch).supports_jvp
+    assert not read(images()).supports_jacobian

@@ -203,9 +203,9 @@ def test_a_convolution_has_the_schatten_norm_of_the_operator_or_of_its_symbols(n
         expected = schatten(matrix)
     else:
         top, left = (max(0, (k + 1) // 2 - n) for k, n in zip(kernel.shape[:2], (height, width), strict=True))
-        live = kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]  # taps that reach other pixels
-        torus = (height + live.shape[0] // 2, width + live.shape[1] // 2)
-        symbols = np.fft.fft2(live, torus, axes=(0, 1))
+        taps = kernel[top : kernel.shape[0] - top, left : kernel.shape[1] - left]  # those that reach other pixels
+        torus = (height + taps.shape[0] // 2, width + taps.shape[1] // 2)
+        symbols = np.fft.fft2(taps, torus, axes=(0, 1))
         expected = max(schatten(symbols[i, j]) for i, j in itertools.product(*map(range, torus)))
     operator = linear_operators.ConvolutionOperator(kernel.shape, (height, width))
     found = operator_norms.SchattenNorm(operator, tf.constant(kernel), 2.0, 2.0).estimate()

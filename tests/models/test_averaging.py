@@ -66,7 +66,7 @@ def test_the_average_in_place():
         average.update()
     before = [weight.numpy() for weight in model.weights]
     with pytest.raises(KeyboardInterrupt):
-        with average.in_place():
+        with average.applied():
             inside = [weight.numpy() for weight in model.weights]
             for weight, value in zip(model.trainable_weights, average.values, strict=True):
                 np.testing.assert_array_equal(weight, value)

@@ -242,7 +242,7 @@ def batch_of(model):
     x = rng.integers(0, 4, [8, *shape]) if integer else rng.normal(size=[8, *shape]).astype("float32")
     labels = rng.integers(0, 3, 8)
     c = rng.normal(size=[8, 2]).astype("float32") if condition.num_classes is None else labels
-    return (x, labels if isinstance(model, resflow.HybridModel) else c) if model.takes_pairs else (x, None)
+    return (x, labels if isinstance(model, resflow.HybridModel) else c) if model.expects_pairs else (x, None)
 
 
 def losses(model):

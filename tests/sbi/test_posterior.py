@@ -101,7 +101,7 @@ def test_an_ensemble_is_a_mixture(tmp_path):
 
 @pytest.mark.parametrize("ensemble", [1, 2])
 @pytest.mark.parametrize("prior", [BOX, WIDE])
-@pytest.mark.parametrize("way", ["_of_prior", "_of_balls"])
+@pytest.mark.parametrize("way", ["_draw_from_prior", "_draw_from_balls"])
 def test_a_proposal_is_the_prior_in_the_region_of_the_posterior(prior, ensemble, way):
     """Compares 2,000 draws with draws of the prior in the region, for both ways of drawing.
 

@@ -192,7 +192,7 @@ def test_what_is_vectorized_warns_if_some_did_not_converge(capfd):
 def test_gradients_do_not_ask_for_an_exact_solution(branch):
     """If only an absolute tolerance is set, none applies to the gradient's equation, whose scale differs."""
     y, evaluations, asked = tf.constant(np.random.default_rng(1).normal(size=[5, 4])), [], []
-    settings = {"enough": 1e-20, "enough_relative": 1e-20}
+    settings = {"min_atol": 1e-20, "min_rtol": 1e-20}
 
     def counting(g, y, **arguments):
         solution = FixedPoint(atol=1e-10, rtol=0.0)(g, y, **arguments)
@@ -205,7 +205,7 @@ def test_gradients_do_not_ask_for_an_exact_solution(branch):
         root = solve_residual(lambda x: branch(x), y, counting, **settings).root
     tape.gradient(root, y)
     assert len(evaluations) == 2 and max(evaluations) < 200
-    assert asked == [settings, {"enough_relative": 1e-20}]
+    assert asked == [settings, {"min_rtol": 1e-20}]
 
 
 def test_a_gradient_that_does_not_converge_warns(capfd):
@@ -223,13 +223,13 @@ def test_a_gradient_that_does_not_converge_warns(capfd):
 
 def test_what_is_enough_loosens_a_tight_tolerance_only():
     g, y = lambda x: tf.sin(x) / 2, tf.constant(np.random.default_rng(1).normal(size=[20, 4]))
-    loose = FixedPoint()(g, y, enough=1e-3)
+    loose = FixedPoint()(g, y, min_atol=1e-3)
     assert np.all(loose.converged) and np.all(loose.residual <= 1e-3 * (1 + 1e-9)) and np.max(loose.residual) > 1e-6
-    relative = FixedPoint()(g, 1e-6 * y, enough_relative=1e-3)
+    relative = FixedPoint()(g, 1e-6 * y, min_rtol=1e-3)
     size = np.max(np.abs(1e-6 * y), axis=1)
     assert np.all(relative.residual <= 1e-3 * size) and np.max(relative.residual / size) > 1e-6
     solver = FixedPoint(atol=1e-2)
-    for part, expected in zip(solver(g, y, enough=1e-3), solver(g, y), strict=True):
+    for part, expected in zip(solver(g, y, min_atol=1e-3), solver(g, y), strict=True):
         np.testing.assert_array_equal(part, expected)
 
 

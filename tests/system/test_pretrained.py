@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.training.workdir import opened
+from tf_resflow.training.workdir import open_workdir
 
 
 @pytest.mark.parametrize("name", ["digits", "pinwheel"])  # their data are available offline
@@ -16,7 +16,7 @@ def test_score(name, call, tmp_path):
     output = tmp_path / "score.json"
     done = call("bin/evaluate.py", f"--workdir=pretrained:{name}", "--metrics=likelihood", f"--output={output}")
     assert done.code == 0, done.output
-    files = opened(f"pretrained:{name}")
+    files = open_workdir(f"pretrained:{name}")
     result = json.loads(files.result.read_text())
     score, unit = json.loads(output.read_text()), "bits_per_dim" if "bits_per_dim" in result else "nats"
     assert score[unit] == pytest.approx(result[unit], abs=2e-4)

@@ -84,7 +84,7 @@ def test_means_over_draws_are_probabilities(seed):
     means, repeated = [], np.repeat(numbers, 256, axis=0)
     for sample in range(16):
         points = np.tile(stats.qmc.Sobol(own.size + 1, rng=sample).random(256), [20, 1])
-        z, log_q = own.spread(tf.nest.map_structure(lambda x: tf.repeat(x, 256, axis=0), rows), points)
+        z, log_q = own.dequantize(tf.nest.map_structure(lambda x: tf.repeat(x, 256, axis=0), rows), points)
         weights = np.exp(stats.norm.logpdf(z).sum(axis=1) - log_q)
         means.append(weights.reshape(-1, 256).mean(axis=1))
         is_kept, decoded = np.isfinite(repeated), own.numbers(z).numpy()

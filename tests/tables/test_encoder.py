@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 
 from tf_resflow.tables import TableEncoder
-from tf_resflow.tables.column import fit_column, kinds_from_words, kinds_in_words
+from tf_resflow.tables.column import fit_column, format_kinds, parse_kinds
 
 pytestmark = pytest.mark.quick
 
@@ -96,7 +96,7 @@ def test_rows_come_back(seed):
     table, given = draw(seed)
     rng = np.random.default_rng(seed)
     fitted = TableEncoder(table, kinds=given)
-    assert fitted.kinds == {name: KINDS[name] for name in table} == kinds_from_words(kinds_in_words(fitted.kinds))
+    assert fitted.kinds == {name: KINDS[name] for name in table} == parse_kinds(format_kinds(fitted.kinds))
     some = table.sample(int(rng.integers(100, 200)), random_state=seed)
     for kinds in (given, fitted.kinds):
         assert {name: fit_column(name, some[name], kinds.get(name)).kind for name in table} == fitted.kinds
@@ -162,8 +162,8 @@ def test_values_that_cannot_occur(seed):
     for reason, wrong in zip(numbers.reasons, is_wrong, strict=True):
         assert reason.startswith(f"column {names[np.argmax(wrong)]!r}: ") if wrong.any() else not reason
     raw = np.stack([_raw(column, changed[column.name]) for column in encoder.columns], axis=1)
-    np.testing.assert_allclose(encoder.possible(raw), numbers.values, rtol=1e-9, atol=1e-6)
-    assert np.isnan(encoder.possible(np.nan * raw)).all()
+    np.testing.assert_allclose(encoder.mark_impossible(raw), numbers.values, rtol=1e-9, atol=1e-6)
+    assert np.isnan(encoder.mark_impossible(np.nan * raw)).all()
     log_scale = encoder.encode(numbers.values).log_scale
     np.testing.assert_array_equal(np.isneginf(log_scale), is_wrong[:, : encoder.num_own].any(axis=1))
 
@@ -248,7 +248,7 @@ def test_numbers_of_another_type(step):
         numbers = [encoder.numbers(table).values for table in tables]
         assert all(np.allclose(values, x[:, np.newaxis]) for values in numbers)
         for table in tables[: 1 + (fit is tables[1])]:  # the check of a graph allows the rounding errors of the fit
-            assert np.isfinite(encoder.possible(table.to_numpy(float))).all()
+            assert np.isfinite(encoder.mark_impossible(table.to_numpy(float))).all()
 
 
 def test_decoded_values_have_the_resolution_of_the_data():
@@ -272,7 +272,7 @@ def test_bounded_numbers(bounds, refused):
     low, high = (end if end is not None else sign * np.inf for end, sign in zip(bounds, (-1, 1), strict=True))
     assert low < far[0] < far[1] < high
     outside = pandas.DataFrame({"x": [-2.0 if bounds[0] is not None else 7.0]})
-    assert encoder.numbers(outside).values == encoder.possible(outside.to_numpy()) == np.inf
+    assert encoder.numbers(outside).values == encoder.mark_impossible(outside.to_numpy()) == np.inf
     refused("1 of 1 values are outside the bounds, such as", TableEncoder, outside, bounds={"x": bounds})
     for dtype in ("float32", "int64"):
         encoder = TableEncoder(table.round().clip(1, 4).astype(dtype), bounds={"x": (0, 5)})
@@ -383,7 +383,7 @@ def test_rows_that_are_alone():
     rows.loc[13, "day"] += pandas.Timedelta(hours=1)
     given = {"level": list("abc"), "count": "number", "day": "date"}
     for kinds, expected in ((None, [3, 7, 11, 13]), (given, [11])):
-        assert np.flatnonzero(TableEncoder(rows, kinds=kinds).is_alone(rows)).tolist() == expected
+        assert np.flatnonzero(TableEncoder(rows, kinds=kinds).is_singleton(rows)).tolist() == expected
     for place in (3, 7, 11, 13):
         without = TableEncoder(rows.drop(index=place))
         assert np.isinf(without.numbers(rows[place : place + 1]).values).any()

@@ -7,7 +7,7 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow.tables.coordinates import Vectors
-from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, code_of, is_ahead, shared_flow
+from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, is_significant, noise_code, shared_flow
 
 SMALL = {"num_blocks": 1, "hidden": (8,)}
 
@@ -32,7 +32,7 @@ def train(flow, seed, steps=40):
 
 def scores(flow, weights, rows, noise):
     """Returns the log-densities of vectors at a noise level."""
-    code = np.full([len(rows.values), 1], code_of(noise))
+    code = np.full([len(rows.values), 1], noise_code(noise))
     return flow.log_prob(weights, np.hstack([rows.values, code, rows.condition]))
 
 
@@ -85,6 +85,6 @@ def test_a_far_row_decides_nothing():
     """The other 99 gains have mean 0.1 and deviation 0.2, so their mean is five standard errors."""
     gains = 0.1 + 0.2 * np.random.default_rng(0).normal(size=100)
     gains[3] = -1000.0
-    assert is_ahead(gains, np.ones(100)) and not is_ahead(-gains, np.ones(100))
-    assert is_ahead(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
-    assert not is_ahead(gains - 0.1, np.ones(100))
+    assert is_significant(gains, np.ones(100)) and not is_significant(-gains, np.ones(100))
+    assert is_significant(gains, np.where(np.arange(100) == 3, 0.0, 1.0))  # the far row has weight 0
+    assert not is_significant(gains - 0.1, np.ones(100))

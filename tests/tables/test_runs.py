@@ -8,7 +8,7 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow.tables import FlowDensity, runs
-from tf_resflow.tables.config import bounds_from_words, default_config, names_of, validate_config
+from tf_resflow.tables.config import default_config, parse_bounds, parse_names, validate_config
 from tf_resflow.tables.figures import most_dependent
 from tf_resflow.tables.files import read_table
 
@@ -138,9 +138,10 @@ def test_missing_values_and_identifiers(path, tmp_path, said):
 
 
 def test_fields():
-    assert names_of('"length, cm", age') == names_of(["length, cm", "age"]) == ["length, cm", "age"]
-    assert names_of("") == names_of(()) == [] and names_of(3) == ["3"] and names_of((1, 2)) == ["1", "2"]
-    assert bounds_from_words("price: 0..; share: -0.5..1;") == {"price": (0.0, None), "share": (-0.5, 1.0)}
+    assert parse_names('"length, cm", age') == parse_names(["length, cm", "age"]) == ["length, cm", "age"]
+    assert parse_names("") == parse_names(()) == []
+    assert parse_names(3) == ["3"] and parse_names((1, 2)) == ["1", "2"]
+    assert parse_bounds("price: 0..; share: -0.5..1;") == {"price": (0.0, None), "share": (-0.5, 1.0)}
     for field, value, message in (
         ("density.noise", 2.0, "config.density.noise is 2.0; it must be 'auto', or from 0.003 to 1"),
         ("data.bounds", "price: 0-1", "is malformed. Write it like"),

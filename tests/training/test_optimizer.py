@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tf_resflow import flows, models
-from tf_resflow.models.step import shared_equally
+from tf_resflow.models.step import divide_by_replicas
 from tf_resflow.training import checkpoints as optimizers
 
 BASE = {"steps": 100, "optimizer": "adam", "learning_rate": 1e-2, "warmup_steps": 0, "schedule": "constant"}
@@ -74,7 +74,7 @@ def test_replicas_clip_the_summed_gradient(two_replicas, kind):
         @tf.function
         def step(gradients=gradients, optimizer=optimizer):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            (gradient,) = shared_equally([tf.constant(gradients)[replica]])
+            (gradient,) = divide_by_replicas([tf.constant(gradients)[replica]])
             optimizer.apply([gradient])
 
         strategy.run(step)

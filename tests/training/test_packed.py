@@ -17,7 +17,7 @@ import tf_resflow as resflow
 from tf_resflow import training
 from tf_resflow.settings import flat_fields
 from tf_resflow.training import workdir
-from tf_resflow.training.workdir import MODELS, opened
+from tf_resflow.training.workdir import MODELS, open_workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 KINDS = {
@@ -63,7 +63,7 @@ def test_a_file_holds_all_of_a_run_but_the_places_of_its_data(kind, run_of, tmp_
     assert workdir._data_info(loaded.data) == workdir._data_info(run.data)
     assert loaded.result == run.result
     assert (loaded.step, loaded.is_best) == (1, kind == "own images")
-    assert loaded.workdir == path and opened(path).is_begun()
+    assert loaded.workdir == path and open_workdir(path).is_begun()
     model = keras.models.load_model(path)
     np.testing.assert_equal(model.get_weights(), run.model.get_weights())
     run.model.save(tmp_path / "alone.keras")
@@ -108,17 +108,17 @@ def test_released_models_are_found_and_checked(tmp_path, monkeypatch, refused):
     """Models are found in a checkout, or else in the cache. Wrong names, missing and wrong files are errors."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert opened("pretrained:digits").source == ROOT / "pretrained" / "digits.keras"
+    assert open_workdir("pretrained:digits").source == ROOT / "pretrained" / "digits.keras"
     monkeypatch.setattr(workdir, "_PACKED", tmp_path / "none")
     cache = tmp_path / "tf_resflow"
     refused(rf"Download digits.keras from .* to {re.escape(str(cache))}", resflow.load, "digits")
-    refused("no pretrained model 'digit'; .*'digits'.*pinwheel", opened, "pretrained:digit")
+    refused("no pretrained model 'digit'; .*'digits'.*pinwheel", open_workdir, "pretrained:digit")
     refused("read-only. Give a folder", workdir.Workdir, "pretrained:digits")
     cache.mkdir()
     shutil.copy(ROOT / "pretrained" / "digits.keras", cache)
-    assert opened("pretrained:digits").source == cache / "digits.keras"
+    assert open_workdir("pretrained:digits").source == cache / "digits.keras"
     shutil.copy(ROOT / "pretrained" / "pinwheel.keras", cache / "digits.keras")
-    refused("is not the model 'digits' of this version", opened, "pretrained:digits")
+    refused("is not the model 'digits' of this version", open_workdir, "pretrained:digits")
     os.mkdir("digits")
     refused("digits is not the workdir of a run", resflow.load, "digits")
 
@@ -138,7 +138,7 @@ def test_the_page_of_released_models(name):
     path = ROOT / "pretrained" / f"{name}.keras"
     content, page = path.read_bytes(), (path.parent / "README.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
-    files = opened(f"pretrained:{name}")
+    files = open_workdir(f"pretrained:{name}")
     result = json.loads(files.result.read_text())
     unit = "bits_per_dim" if "bits_per_dim" in result else "nats"
     assert hashlib.sha256(content).hexdigest() == MODELS[name]

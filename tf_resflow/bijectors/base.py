@@ -48,19 +48,19 @@ class Context:
       arguments: `seed`, `networks` and `condition`, and dictionaries of arguments by member name.
       compute_log_det: whether to compute the log-determinant.
       warn: whether to print a warning if an inverse did not converge.
-      unseen: largest residual that issues no warning, because the data cannot resolve it.
+      warning_threshold: largest residual that issues no warning, because the data cannot resolve it.
       atol: absolute tolerance of the inverse, for blocks with the default solver.
-      visit: function `visit(bijector, input, is_inverse)`, called before each bijector without members.
+      on_leaf: function `on_leaf(bijector, input, is_inverse)`, called before each bijector without members.
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     compute_log_det: bool = True
     warn: bool = True
-    unseen: float = 0.0
+    warning_threshold: float = 0.0
     atol: float = 0.0
-    visit: Callable[[tfb.Bijector, Any, bool], None] | None = None
+    on_leaf: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
-    def take(self, name: str, *known: str) -> list:
+    def get_arguments(self, name: str, *known: str) -> list:
         """Returns the values of the `known` arguments, or None if missing. Other arguments raise a ValueError."""
         if unknown := self.arguments.keys() - {*known, "salt"}:
             accepted = ", ".join(known) or "no arguments"
@@ -149,8 +149,8 @@ class FlowBijector(Serializable, tfb.Bijector):
     ```
 
     In a pass, `context.compute_log_det` is true if the log-determinant is needed. `context.seed(name)` returns a
-    stateless seed. `context.take(name, "seed", "condition")` returns the values of these arguments, and raises an
-    error if there are others.
+    stateless seed. `context.get_arguments(name, "seed", "condition")` returns the values of these arguments, and
+    raises an error if there are others.
 
     Attributes:
       networks: the built Keras layers (or modules) that the bijector evaluates. Their variables are trained and
@@ -169,7 +169,7 @@ class FlowBijector(Serializable, tfb.Bijector):
     is_random: bool = False
     _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
     _members: dict[str, tfb.Bijector] = {}  # by key, for compositions
-    _inverse_solves = False  # whether the inverse needs a solver
+    _inverse_needs_solver = False  # whether the inverse needs a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
     _why_unbounded = ""  # the reason, for bijectors without a Lipschitz constant
 
@@ -233,9 +233,9 @@ class FlowBijector(Serializable, tfb.Bijector):
         """Whether the input or the output is a structure of tensors."""
         return tf.nest.is_nested(self.forward_min_event_ndims) or tf.nest.is_nested(self.inverse_min_event_ndims)
 
-    def _defers(self, inverse):
+    def _defers_log_det(self, inverse):
         """Whether to compute the log-determinant in the opposite pass, because only this pass needs a solver."""
-        return _solves(self, inverse) and not _solves(self, not inverse)
+        return _needs_solver(self, inverse) and not _needs_solver(self, not inverse)
 
     def _forward_event_shape(self, shape):
         if self._event_shape is not None and shape.rank is not None:
@@ -251,7 +251,7 @@ class FlowBijector(Serializable, tfb.Bijector):
         min_ndims = self.inverse_min_event_ndims if inverse else self.forward_min_event_ndims
         is_random = any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(self))
         unseeded = is_random and "seed" not in arguments  # such an estimate is drawn only on request
-        compute_log_det = not (tf.nest.is_nested(min_ndims) or self._defers(inverse) or unseeded)
+        compute_log_det = not (tf.nest.is_nested(min_ndims) or self._defers_log_det(inverse) or unseeded)
         try:
             value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det), inverse)
         except NotImplementedError:  # a user's bijector may lack the log-determinant
@@ -263,7 +263,7 @@ class FlowBijector(Serializable, tfb.Bijector):
     _augmented_inverse = functools.partialmethod(_augmented, True)
 
     def _log_det_jacobian(self, inverse, x, /, **arguments):
-        defers = self._defers(inverse)
+        defers = self._defers_log_det(inverse)
         if defers:
             x, inverse = (self.inverse if inverse else self.forward)(x, **arguments), not inverse
         log_det = _pass(self, x, Context(arguments), inverse).log_det
@@ -292,7 +292,7 @@ class NetworkBijector(FlowBijector):
         return ("networks", "condition") if self.has_condition else ("networks",)
 
     def _network_and_condition(self, context: Context) -> tuple[Any, Any]:
-        given = dict(zip(self.argument_names, context.take(self.name, *self.argument_names), strict=True))
+        given = dict(zip(self.argument_names, context.get_arguments(self.name, *self.argument_names), strict=True))
         return (given["networks"] or Networks())[self.network], given.get("condition")
 
     def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
@@ -360,10 +360,10 @@ def pass_through(
     walk_members = isinstance(bijector, tfb.Composition) and not is_ours and not context.compute_log_det
     if walk_members and has_fixed_members(bijector):
         return pass_through_members(bijector, x, context, inverse)
-    if context.visit and not getattr(bijector, "_members", False):
-        context.visit(bijector, x, inverse)
+    if context.on_leaf and not getattr(bijector, "_members", False):
+        context.on_leaf(bijector, x, inverse)
     if not is_ours:
-        return _stock_pass(bijector, x, context, event_ndims, inverse)
+        return _tfp_pass(bijector, x, context, event_ndims, inverse)
     dtype = bijector.forward_dtype() if inverse else bijector.inverse_dtype()
     x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
     with tf.name_scope(bijector.name):
@@ -372,7 +372,7 @@ def pass_through(
         result = _pass(bijector, x, context, inverse)
         if not context.compute_log_det:
             return result._replace(log_det=None)
-        return result._replace(log_det=_over_events(bijector, result.log_det, x, event_ndims, inverse))
+        return result._replace(log_det=_sum_over_events(bijector, result.log_det, x, event_ndims, inverse))
 
 
 def _pass(bijector, x, context, inverse):
@@ -420,7 +420,7 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
     return Pass(value, log_det, tuple(features), tuple(solutions))
 
 
-def in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
+def members_in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """Returns the bijectors of a sequence such as `tfb.Chain` or `Flow`, in the order in which it applies them."""
     if not isinstance(bijector, tfb.Composition) or tf.nest.is_nested(bijector.forward_min_event_ndims):
         return [bijector]
@@ -454,13 +454,13 @@ def _leaves(bijector, inverse=False):
     return [leaf for member in members for leaf in _leaves(member, inverse)] or [(bijector, inverse)]
 
 
-def _solves(bijector, inverse):
+def _needs_solver(bijector, inverse):
     """Whether a pass in this direction needs the solver of some block."""
     leaves = _leaves(bijector, inverse)
-    return any(is_inverted and getattr(leaf, "_inverse_solves", False) for leaf, is_inverted in leaves)
+    return any(is_inverted and getattr(leaf, "_inverse_needs_solver", False) for leaf, is_inverted in leaves)
 
 
-def _over_events(bijector, log_det, x, event_ndims, inverse):
+def _sum_over_events(bijector, log_det, x, event_ndims, inverse):
     min_ndims = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
     if event_ndims is None or event_ndims == min_ndims:
         return log_det
@@ -470,7 +470,7 @@ def _over_events(bijector, log_det, x, event_ndims, inverse):
     return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
 
 
-def _stock_pass(bijector, x, context, event_ndims, inverse):
+def _tfp_pass(bijector, x, context, event_ndims, inverse):
     """Passes copies through one of TFP's bijectors: its cache would return results of a `tf.cond` outside of it."""
     x = tf.nest.map_structure(tf.identity, x)
     call = bijector.inverse if inverse else bijector.forward

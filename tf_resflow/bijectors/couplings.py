@@ -280,10 +280,12 @@ class AffineAutoregressive(NetworkBijector):
         _, x, log_det = tf.while_loop(lambda *_: True, find_next, start, maximum_iterations=size)
         return Pass(x, -log_det)
 
-    def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
-        r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if it is known."""
+    def forward_with_density_gradient(
+        self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks
+    ) -> tuple[tf.Tensor, ...] | None:
+        """Returns the same as the method of `ResidualBlock`, or None if the Jacobian is not known."""
         network = networks[self.network]
-        if self.has_condition or not network.program.knows_jacobian:
+        if self.has_condition or not network.program.supports_jacobian:
             return None
         output, tangents = (tf.cast(value, x.dtype) for value in network.jacobian([x]))
         (shift, r), tangents = tf.split(output, 2, -1), tf.transpose(tangents, [2, 0, 1])

@@ -240,7 +240,7 @@ class Flow(FlowBijector, tfb.Composition):
         if not self._has_parts or (has_min_ndims and not tf.nest.is_nested(min_ndims)):
             method = f"_call_{'inverse' if inverse else 'forward'}_log_det_jacobian"
             return getattr(tfb.Bijector, method)(self, x, event_ndims, name, **arguments)
-        if not self._defers(inverse):
+        if not self._defers_log_det(inverse):
             return pass_through(self, x, Context(arguments), event_ndims, inverse).log_det
         y = (self.inverse if inverse else self.forward)(x, **arguments)
         if event_ndims is not None:

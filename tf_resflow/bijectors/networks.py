@@ -41,7 +41,7 @@ class Networks:
         networks = Networks()
         for network, bound in self._bound.items():
             kept = [function(parameter) for parameter in bound.parameters]
-            networks._bound[network] = BoundNetwork(network, bound.program, kept, bound.training, in_place=True)
+            networks._bound[network] = BoundNetwork(network, bound.program, kept, bound.training, inline=True)
         return networks
 
     @property

@@ -86,11 +86,11 @@ def inverse_with_solutions(
       ValueError: if a block is inside a bijector with unknown members, such as `tfb.TransformDiagonal`.
     """
 
-    def visit(bijector, value, inverse):
-        _refuse_hidden("inverse_with_solutions", bijector, lambda part: isinstance(part, ResidualBlock))
+    def on_leaf(bijector, value, inverse):
+        _check_reachable("inverse_with_solutions", bijector, lambda part: isinstance(part, ResidualBlock))
 
     arguments = _given(condition=condition, networks=networks)
-    context = Context(arguments, compute_log_det=False, warn=False, atol=atol, visit=visit)
+    context = Context(arguments, compute_log_det=False, warn=False, atol=atol, on_leaf=on_leaf)
     result = pass_through(flow, z, context, inverse=True)
     return result.value, list(result.solutions)
 
@@ -123,11 +123,11 @@ def initialize(
     if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
         raise ValueError("The batch for initialize has NaN or infinite values. Remove or replace them first.")
     arguments = route(flow, _given(seed=seed, condition=condition))
-    return pass_through(flow, batch, Context(arguments, compute_log_det=False, visit=_initialize)).value
+    return pass_through(flow, batch, Context(arguments, compute_log_det=False, on_leaf=_initialize)).value
 
 
 def _initialize(bijector, x, inverse):
-    _refuse_hidden("initialize", bijector, _is_set_from_data)
+    _check_reachable("initialize", bijector, _is_set_from_data)
     if _is_set_from_data(bijector):
         bijector.initialize(x, inverse)
 
@@ -136,7 +136,7 @@ def _is_set_from_data(part):
     return isinstance(part, FlowBijector) and hasattr(part, "initialize")
 
 
-def _refuse_hidden(function, bijector, is_needed):
+def _check_reachable(function, bijector, is_needed):
     """Raises a ValueError if a bijector contains a part that the function needs to reach."""
     if hidden := [part.name for part in bijector.submodules if is_needed(part)]:
         raise ValueError(

@@ -89,7 +89,7 @@ class ResidualBlock(NetworkBijector):
 
     _residuals = 1.0  # the error of an inverse is at most `_residuals / (1 - L)` times its residual
     _default_name = "residual_block"
-    _inverse_solves = True
+    _inverse_needs_solver = True
     _networks_key = "_branch_variables"
 
     def __init__(
@@ -140,8 +140,13 @@ class ResidualBlock(NetworkBijector):
         jacobian = Exact().jacobian(networks[self.branch], x)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
-    def carry(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple[tf.Tensor, ...] | None:
-        r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if it is exact."""
+    def forward_with_density_gradient(
+        self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks
+    ) -> tuple[tf.Tensor, ...] | None:
+        r"""Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x.
+
+        It is \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\). Returns None if log|det J| is not exact.
+        """
         if type(self.log_det_estimator) is not Exact or self.has_condition:
             return None
         branch = networks[self.branch]
@@ -187,7 +192,7 @@ class ResidualBlock(NetworkBijector):
 
     def _solve(self, branch, y, condition, context, sign=1.0, **settings):
         """Returns the `Solution` for rows y. The settings are for the default solver."""
-        settings = {"enough": context.atol, **settings} if self.parameters["inverse_solver"] is None else {}
+        settings = {"min_atol": context.atol, **settings} if self.parameters["inverse_solver"] is None else {}
         return solve_residual(branch, y, self.inverse_solver, condition=condition, sign=sign, **settings)
 
     def _report(self, solution, context):
@@ -198,7 +203,7 @@ class ResidualBlock(NetworkBijector):
         if self.validate_args:
             failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]
-        return [warn_unconverged(solution, message, context.unseen)] if context.warn else []
+        return [warn_unconverged(solution, message, context.warning_threshold)] if context.warn else []
 
     def _is_increasing(self, **kwargs):
         return self.event_shape.num_elements() == 1 or super()._is_increasing(**kwargs)
@@ -244,7 +249,7 @@ class MonotoneBlock(ResidualBlock):
     def _apply(self, x, context, sign):
         branch, condition = self._network_and_condition(context)
         x, condition, batch_shape = self._to_rows(x, condition)
-        loose = {"enough_relative": _LOOSE} if branch.training else {}
+        loose = {"min_rtol": _LOOSE} if branch.training else {}
         solution = self._solve(branch, _SQRT2 * x, condition, context, sign, **loose)
         w, solution = solution.root, solution._replace(root=_SQRT2 * solution.root - x)
         with tf.control_dependencies(self._report(solution, context)):

@@ -45,7 +45,7 @@ def command(
             print(f"tf_resflow {__version__}")
             sys.exit(0)
         try:
-            with console.interrupts(_INTERRUPTED):
+            with console.handle_interrupts(_INTERRUPTED):
                 _run(description, define_flags, main, check, required)
         except KeyboardInterrupt as stop:
             signum = stop.args[0] if stop.args else signal.SIGINT
@@ -69,7 +69,7 @@ def _run(description, define_flags, main, check, required):
     def checked_main(_):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        with _short_errors(_REFUSED), console.log_lines(), console.shown(not flags.FLAGS.quiet):
+        with _short_errors(_REFUSED), console.log_lines(), console.show_progress(not flags.FLAGS.quiet):
             check()
             _start_tensorflow()
             with _short_errors(_FAILED):
@@ -90,14 +90,14 @@ def _start_tensorflow():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
-def compute_as_in_python() -> None:
+def enable_grappler() -> None:
     """Turns Grappler on again, so that the numbers of a table equal those of the same calls in Python."""
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Prints a line about the result, or logs it if standard output has the result."""
     (console.LOGGER.info if flags.FLAGS.output == STANDARD_STREAM else print)(text)
 
@@ -133,9 +133,9 @@ def define_estimator_flags(stderr: str) -> None:
 def workdir() -> Any:
     """Returns the files of the trained run in --workdir."""
     from tf_resflow.tables.workdir import TableWorkdir  # imported here because it needs an extra
-    from tf_resflow.training.workdir import opened
+    from tf_resflow.training.workdir import open_workdir
 
-    return TableWorkdir(flags.FLAGS.workdir) if is_table() else opened(flags.FLAGS.workdir)
+    return TableWorkdir(flags.FLAGS.workdir) if is_table() else open_workdir(flags.FLAGS.workdir)
 
 
 def is_table() -> bool:
@@ -159,8 +159,8 @@ def check_run() -> None:
     files.check_trained()
 
 
-def places() -> dict[str, str | None]:
-    """Returns the places of data that have moved since training."""
+def data_paths() -> dict[str, str | None]:
+    """Returns the paths of data that have moved since training."""
     return {"data_dir": flags.FLAGS.data_dir, "data_path": flags.FLAGS.data_path}
 
 

@@ -86,7 +86,7 @@ def check() -> None:
         return
     command_line.check_run()
     files = command_line.workdir()
-    files.config_of_data(**command_line.places())
+    files.config_of_data(**command_line.data_paths())
     info = files.read_data()
     if FLAGS.split and info.sizes and FLAGS.split not in info.sizes:
         raise ValueError(
@@ -111,13 +111,13 @@ def main() -> None:
     from tf_resflow.training.workdir import read_json  # imported here because it needs an extra
 
     result = read_json(command_line.workdir().result) if command_line.is_table() else _evaluate()
-    command_line.say(table(result))
+    command_line.print_line(table(result))
     if FLAGS.output:
         write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
 
 
 def _evaluate():
-    dataset = training.load_data(FLAGS.workdir, **command_line.places())
+    dataset = training.load_data(FLAGS.workdir, **command_line.data_paths())
     run = resflow.load(FLAGS.workdir)
     fields = {"split": FLAGS.split, "num_examples": FLAGS.num_examples, "batch_size": FLAGS.batch_size}
     run.config.eval.update({field: value for field, value in fields.items() if value is not None})

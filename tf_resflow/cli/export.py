@@ -12,7 +12,7 @@ from absl import flags
 
 from tf_resflow import serving
 from tf_resflow.cli import command_line, tables
-from tf_resflow.writing import free_version
+from tf_resflow.writing import new_version_folder
 
 FLAGS = flags.FLAGS
 
@@ -47,7 +47,7 @@ def check() -> None:
         tables.check("export")
     else:
         command_line.check_run()
-    free_version(FLAGS.export_dir, FLAGS.version)
+    new_version_folder(FLAGS.export_dir, FLAGS.version)
 
 
 def main() -> None:

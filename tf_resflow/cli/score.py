@@ -44,7 +44,7 @@ from absl import flags
 import tf_resflow as resflow
 from tf_resflow import evaluation, training
 from tf_resflow.cli import command_line, tables
-from tf_resflow.cli.command_line import say
+from tf_resflow.cli.command_line import print_line
 from tf_resflow.console import track
 from tf_resflow.messages import counted
 from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, write_frame
@@ -82,7 +82,7 @@ def check() -> None:
     command_line.refuse_flags(["id_columns", "read_options", "strict", "explain"], "a run that is not on a table")
     command_line.check_run()
     if FLAGS.input is None:
-        command_line.workdir().config_of_data(**command_line.places())
+        command_line.workdir().config_of_data(**command_line.data_paths())
     elif command_line.workdir().read_data().levels is None:
         command_line.refuse_flags(["input"], "a run on a 2-D density, whose held-out points are scored")
 
@@ -99,15 +99,15 @@ def main() -> None:
     if FLAGS.top:
         lowest = frame.iloc[np.argsort(ranking, kind="stable")[: min(FLAGS.top, np.sum(~np.isnan(ranking)))]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
-        say(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
+        print_line(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
     scored, rare = frame.dropna(subset="log_prob"), "without p-values"
     if "p_value" in frame:
         threshold = max(0.01, 1 / (num_held_out + 1))
         low = (scored["p_value"] <= threshold).sum() / max(len(scored), 1)
         rare = f"{low:.1%} have a p-value of at most {threshold:.2g}, with {num_held_out:,} held-out examples"
-    say(f"{counted(len(scored), 'example')}; {rare}: {FLAGS.output}")
+    print_line(f"{counted(len(scored), 'example')}; {rare}: {FLAGS.output}")
     if "reason" in frame:
-        tables.say_reasons(frame)
+        tables.print_reasons(frame)
 
 
 def _scored():
@@ -126,7 +126,7 @@ def _scored():
         images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
         given = np.split(images, range(size, len(images), size))
     load = training.load_data if given is None else load_held_out
-    if (dataset := load(FLAGS.workdir, **command_line.places())) is not None:
+    if (dataset := load(FLAGS.workdir, **command_line.data_paths())) is not None:
         split, limit = config.eval.split, config.eval.num_examples or None
         labels = bool(config.model.condition) and given is None  # of --input unknown
         held_out = list(dataset.eval_batches(split, size, limit, labels=labels).as_numpy_iterator())

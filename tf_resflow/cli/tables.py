@@ -9,7 +9,7 @@ from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow.cli import command_line
-from tf_resflow.cli.command_line import say
+from tf_resflow.cli.command_line import print_line
 from tf_resflow.console import stage, track
 from tf_resflow.data.files import check_table
 from tf_resflow.messages import counted, shortened
@@ -38,7 +38,7 @@ def check(command: str) -> None:
 
 
 def _loaded_run():
-    command_line.compute_as_in_python()
+    command_line.enable_grappler()
     return resflow.load(FLAGS.workdir)
 
 
@@ -95,7 +95,7 @@ def _read_input(path, run, options):
             f"--id_columns names {taken[0]!r}, which is also a column of the output. Rename it in --input."
         )
     if ignored := [repr(name) for place, name in enumerate(table) if place not in {*own, *kept}]:
-        say(f"{path.name}: ignored the columns {shortened(ignored)}, which the fit does not have.")
+        print_line(f"{path.name}: ignored the columns {shortened(ignored)}, which the fit does not have.")
     return table.iloc[:, own].set_axis(names, axis=1), ids
 
 
@@ -112,13 +112,13 @@ def _explain(density, scores, values):
     scores.insert(scores.shape[1] - 1, "nats", np.where(nats > 0, nats, np.nan))
 
 
-def say_reasons(scores: Any) -> None:
+def print_reasons(scores: Any) -> None:
     """Prints the number of rows without a score or with the score -inf, and the first reason."""
     log_prob = scores["log_prob"]
     for rows, what in ((log_prob.isna(), "no score"), (np.isneginf(log_prob), "the score -inf")):
         for place, reason in scores["reason"][rows][:1].items():
             first = f"{scores.index.name} {place}, {reason}"
-            say(f"{rows.sum():,} of {len(rows):,} have {what}, such as {first}.")
+            print_line(f"{rows.sum():,} of {len(rows):,} have {what}, such as {first}.")
 
 
 def read_options() -> dict[str, Any]:
@@ -134,10 +134,10 @@ def read_options() -> dict[str, Any]:
 
 def check_sample() -> None:
     """Raises ValueError if a flag of resflow-sample is wrong."""
-    from tf_resflow.tables.config import names_of  # imported here because it needs an extra
+    from tf_resflow.tables.config import parse_names  # imported here because it needs an extra
 
     check("sample")
-    names = names_of(command_line.workdir().read_config().data.condition_columns)
+    names = parse_names(command_line.workdir().read_config().data.condition_columns)
     if len(names) != len(FLAGS.condition or ()):
         expected = f"one value for each of {', '.join(names)}, separated by commas" if names else "no --condition"
         raise ValueError(f"--condition is {FLAGS.condition}. The run has a density that needs {expected}.")
@@ -157,7 +157,7 @@ def sample() -> None:
         pairs_figure(FLAGS.output, run.density.encoder_, {"samples": drawn}, title=title)
     else:
         write_frame(FLAGS.output, drawn)
-    say(f"{counted(num, 'sample')}: {FLAGS.output}")
+    print_line(f"{counted(num, 'sample')}: {FLAGS.output}")
 
 
 def export() -> pathlib.Path:

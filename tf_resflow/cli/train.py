@@ -52,7 +52,7 @@ class ConfigParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> Any:
         """Returns the config of a name or a file, optionally followed by a colon and an argument."""
-        from tf_resflow.training.config import base_config, config_of_file
+        from tf_resflow.training.config import base_config, load_config_file
 
         file, *arguments = argument.split(":", 1)
         if file.endswith(".py"):
@@ -62,7 +62,7 @@ class ConfigParser(flags.ArgumentParser):
                 raise ValueError(f"there is no file {path}; {near}")
             # The file may import from its folder: from FOLDER import NAME
             sys.path.insert(0, str(path.absolute().parent.parent))
-            config = config_of_file(path, *arguments)
+            config = load_config_file(path, *arguments)
         else:
             config = base_config(argument)
         fields = flat_fields(config.to_dict())
@@ -84,11 +84,11 @@ def check() -> None:
     if _is_table():
         command_line.refuse_flags(["strategy", "jit"], "a config of a table")
         table_config.validate_config(FLAGS.config)
-        table_config.check_places(FLAGS.config.data)
+        table_config.check_paths(FLAGS.config.data)
         TableWorkdir(FLAGS.workdir).check_config(FLAGS.config)
     else:
         validate_config(FLAGS.config)
-        data_config.check_places(FLAGS.config.data)
+        data_config.check_paths(FLAGS.config.data)
         Workdir(FLAGS.workdir).check_config(FLAGS.config)
     if "TF_CONFIG" not in os.environ:  # another worker may hold the lock
         with Workdir(FLAGS.workdir).locked():
@@ -128,7 +128,7 @@ def main() -> int:
 def _train_table():
     from tf_resflow.tables import runs  # imported here because it needs TensorFlow
 
-    command_line.compute_as_in_python()
+    command_line.enable_grappler()
     try:
         result = runs.train(FLAGS.config, FLAGS.workdir, progress=not FLAGS.quiet)
     except KeyboardInterrupt:

@@ -62,7 +62,7 @@ def default_config(**fields: Any) -> Any:
     return config
 
 
-def check_places(config: Mapping[str, Any] | ConfigDict) -> None:
+def check_paths(config: Mapping[str, Any] | ConfigDict) -> None:
     """Raises ValueError unless the files and folders of a `data` section exist."""
     if config["name"] != "images":
         return

@@ -18,7 +18,9 @@ def check_table(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def readable(path: pathlib.Path, kind: str, advice: str = "Restore it, or use another file.") -> Iterator[None]:
+def explain_read_errors(
+    path: object, kind: str, advice: str = "Restore it or use another file."
+) -> Iterator[None]:
     """Converts errors from reading a file into a ValueError that names the file."""
     try:
         yield
@@ -37,7 +39,7 @@ def read_array(
     The key is optional if the .npz file has only one array apart from those in `aside`. The second result is a dict
     of the arrays in `aside` that the file contains.
     """
-    with readable(path, "an array of numbers"):
+    with explain_read_errors(path, "an array of numbers"):
         arrays = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(arrays, np.ndarray):
         return arrays, {}
@@ -48,5 +50,5 @@ def read_array(
         if key not in arrays.files:
             asked = f"no array {key!r}" if key else f"{len(names)} arrays"
             raise ValueError(f"{path} has {asked}. Set key to one of {names}.")
-        with readable(path, "an array of numbers"):
+        with explain_read_errors(path, "an array of numbers"):
             return arrays[key], {name: arrays[name] for name in aside if name in arrays.files}

@@ -13,7 +13,7 @@ from absl import logging
 
 from tf_resflow import console
 from tf_resflow.data.dataset import Dataset, check_power_of_two
-from tf_resflow.data.files import read_array, readable
+from tf_resflow.data.files import explain_read_errors, read_array
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.extras import extra
 from tf_resflow.messages import counted, shortened
@@ -174,7 +174,7 @@ def _is_hidden(name):
 
 def _read_header(image):
     file = image.file
-    with readable(file, "an image", ""), Image.open(file) as opened:
+    with explain_read_errors(file, "an image", ""), Image.open(file) as opened:
         # For a PNG file, PIL would have to decode the image first.
         turn = 1 if opened.format == "PNG" else opened.getexif().get(ExifTags.Base.Orientation, 1)
         size = opened.size[::-1] if turn >= 5 else opened.size  # rotated by 90 degrees
@@ -192,7 +192,7 @@ def _read_header(image):
 
 def _decode(file, mode):
     """Returns the pixels `[height, width, channels]` of an image as displayed."""
-    with readable(file, "an image", ""), Image.open(file) as opened:
+    with explain_read_errors(file, "an image", ""), Image.open(file) as opened:
         turned = opened if opened.format == "PNG" else ImageOps.exif_transpose(opened)
         if turned.mode == "P":  # a palette can contain transparent colors
             turned = turned.convert("RGBA")

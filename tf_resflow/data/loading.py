@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.data.config import check_places, default_config
+from tf_resflow.data.config import check_paths, default_config
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
@@ -54,7 +54,7 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
             f"data.{changed[0]} does not apply to data.name = {name!r}, which has {', '.join(fields)}. Leave it at "
             "its default, or set data.name to 'images' for your own images."
         )
-    check_places(config)
+    check_paths(config)
     if name in DENSITIES:
         return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
     if name == "digits":

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tf_resflow.extras import LazyPackage
-from tf_resflow.writing import whole_file
+from tf_resflow.writing import atomic_write
 
 mpl_colors: Any = LazyPackage("matplotlib.colors", "plots")
 mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")
@@ -25,7 +25,7 @@ def written_figure(path: str | os.PathLike[str], size: tuple[float, float], **op
     """Yields an empty figure with this size in inches, and saves it at the end."""
     fig = mpl_figure.Figure(figsize=size, layout="constrained")
     yield fig
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         fig.savefig(temporary, dpi=110, **options)
 
 
@@ -39,7 +39,7 @@ def density_figure(
 
     The color scale follows the square root of the density, so that rare values are visible too.
     """
-    limits = [limits_of([column]) for column in data.T]
+    limits = [robust_limits([column]) for column in data.T]
     shown, sampled = (_density_of(points, limits) for points in (data, samples))
     density = np.exp(_on_grid(log_prob, limits))
     norm = mpl_colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown)))
@@ -79,7 +79,7 @@ def _on_grid(log_prob, limits):
 def points_figure(path: str | os.PathLike[str], groups: Mapping[str, np.ndarray], *, title: str = "") -> None:
     """Draws a scatter plot of groups of points `[num, 2]`, at most 5,000 of each."""
     parts, colors = [*groups.values()], [f"C{i}" for i in range(len(groups))]
-    limits = [limits_of([points[:, i] for points in parts]) for i in range(2)]
+    limits = [robust_limits([points[:, i] for points in parts]) for i in range(2)]
     with written_figure(path, (5.5, 5.5)) as fig:
         scatter(axes := fig.subplots(), parts, colors)
         axes.set(xlim=limits[0], ylim=limits[1], xlabel="x", ylabel="y", aspect=_aspect(limits))
@@ -107,7 +107,7 @@ def _aspect(limits):
     return "equal" if 0.5 < (right - left) / (top - bottom) < 2 else "auto"
 
 
-def limits_of(values: Sequence[np.ndarray], tail: float = 0.002) -> tuple[float, float]:
+def robust_limits(values: Sequence[np.ndarray], tail: float = 0.002) -> tuple[float, float]:
     """Returns a range that contains all but the outermost values of each group, ignoring NaN."""
     groups = [group[~np.isnan(group)] for group in values]
     lows, highs = np.transpose([np.quantile(group, [tail, 1 - tail]) for group in groups if len(group)] or [[0, 1]])

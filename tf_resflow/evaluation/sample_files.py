@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tf_resflow.evaluation.figures import points_figure
 from tf_resflow.extras import extra
-from tf_resflow.writing import whole_file
+from tf_resflow.writing import atomic_write
 
 MAX_TEMPERATURE = 100.0
 """The largest temperature for samples."""
@@ -57,7 +57,7 @@ def _write_array(path, batches, shape):
     batches = iter(batches)
     first = next(batches)
     header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": shape}
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for batch in itertools.chain([first], batches):
             file.write(batch.tobytes())
@@ -116,5 +116,5 @@ def write_png(
         draw = ImageDraw.Draw(picture)
         for index, label in enumerate(labels):
             draw.text((width - 6, (index + 0.5) * row), label, fill="black", font=font, anchor="rm")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary)

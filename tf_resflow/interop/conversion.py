@@ -13,7 +13,7 @@ from tf_resflow.models import build_model
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.workdir import Workdir
-from tf_resflow.writing import scratch, unwritable_told
+from tf_resflow.writing import explain_write_errors, temporary_folder
 
 _DECIMALS = 4  # the coefficient is rounded up to this many decimals
 _ROUNDING = 2e-6  # relative; larger than the margin that a layer keeps between its norm and the coefficient
@@ -79,9 +79,9 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     for layer in layers.norm_updates.lipschitz_layers(model.flow):
         layer.coefficient = config.model.coefficient
 
-    with unwritable_told(workdir):
+    with explain_write_errors(workdir):
         workdir.parent.mkdir(parents=True, exist_ok=True)
-        with scratch(workdir.parent) as folder:
+        with temporary_folder(workdir.parent) as folder:
             files = Workdir(folder / "run")
             files.begin(config, data)
             options = {"seed": config.seed, "keep": config.train.keep}
@@ -120,7 +120,7 @@ def _largest_norm(model, average):
     def largest():
         return max(float(layer.norm_estimate()) for layer in layers.norm_updates.lipschitz_layers(model.flow))
 
-    with average.in_place():
+    with average.applied():
         averaged = largest()
     layers.converge_norms(model.flow)
     return max(averaged, largest())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tf_resflow.data.files import readable
+from tf_resflow.data.files import explain_read_errors
 
 _AVERAGES = "ema/"  # prefix of the names of moving averages
 
@@ -39,7 +39,7 @@ def read_checkpoint(path: str | os.PathLike) -> PublishedCheckpoint:
     source = path.with_suffix(".pth") if path.suffix == ".npz" else path
     command = shlex.join(["python", "examples/published_to_npz.py", str(source), str(path.with_suffix(".npz"))])
     advice = f"Convert a PyTorch checkpoint with the script in the repository of tf_resflow: {command}"
-    with readable(path, "a published checkpoint", advice), np.load(path, allow_pickle=False) as arrays:
+    with explain_read_errors(path, "a published checkpoint", advice), np.load(path, allow_pickle=False) as arrays:
         tensors = dict(arrays)
         args = json.loads(str(tensors.pop("args")))
         step, decay = int(tensors.pop("step")), float(tensors.pop("ema_decay"))

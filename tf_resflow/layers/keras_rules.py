@@ -69,10 +69,10 @@ class _NonexpansiveRule(LayerRule):
 @register_rule(keras.layers.Average, keras.layers.Subtract)
 class _MergingRule(_NonexpansiveRule):
     def bound(self, layer, inputs, shape, certified, weights):
-        live = [x.shape for x in inputs if not x.is_fixed]
-        if None in shape[1:] or any(one[1:] != shape[1:] for one in live):
+        varying = [x.shape for x in inputs if not x.is_fixed]
+        if None in shape[1:] or any(one[1:] != shape[1:] for one in varying):
             raise ValueError(
-                f"Layer '{layer.name}' may broadcast inputs of shapes {live} to {shape}, which can increase the "
+                f"Layer '{layer.name}' may broadcast inputs of shapes {varying} to {shape}, which can increase the "
                 "norm. All inputs that depend on the first input of the branch must have the same known shape."
             )
         summed = super().bound(layer, inputs, shape, certified, weights)
@@ -95,8 +95,8 @@ class _ConcatenateRule(LayerRule):
     def bound(self, layer, inputs, shape, certified, weights):
         if layer.axis % len(shape) == 0:
             raise ValueError(f"Layer '{layer.name}' concatenates the batch axis. Concatenate along another axis.")
-        live = [x for x in inputs if not x.is_fixed]
-        constants, order = [x.constant for x in live], live[0].order
+        varying = [x for x in inputs if not x.is_fixed]
+        constants, order = [x.constant for x in varying], varying[0].order
         # (sum L^p)^(1/p) decreases in p, so the infimum of a learned p gives a safe bound.
         p = order.low if isinstance(order, LearnedOrder) else order
         if math.isinf(p):

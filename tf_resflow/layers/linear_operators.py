@@ -95,7 +95,7 @@ class MatrixOperator(_Operator):
         """Returns Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is at least ||W||_2^2."""
         return self.gram(kernel)
 
-    def live(self, kernel: tf.Tensor) -> tf.Tensor:
+    def effective_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the entries of the kernel that act on some input."""
         return kernel
 
@@ -126,7 +126,7 @@ class ConvolutionOperator(_Operator):
     def _ones(self, dtype):
         return tf.ones([1, *self.image_size, 1], dtype)
 
-    def live(self, kernel: tf.Tensor) -> tf.Tensor:
+    def effective_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the taps that connect two pixels of the image. On a small image, some taps never do."""
         top, left = (
             max(0, (taps + 1) // 2 - pixels) for taps, pixels in zip(self.shape[:2], self.image_size, strict=True)
@@ -139,7 +139,7 @@ class ConvolutionOperator(_Operator):
         In eager mode, `eigenvalue_bound` proves the norm to a relative 1e-9. In a graph, the norm is computed from
         all eigenvalues.
         """
-        kernel = self.live(kernel)
+        kernel = self.effective_kernel(kernel)
         if self.smaller_side > _MAX_GRAM_SIZE:
             return self._fourier_bound(kernel)
         gram = self.gram(kernel)
@@ -149,7 +149,7 @@ class ConvolutionOperator(_Operator):
 
     def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns `gram` up to 64 dimensions, and above `[frequencies, n, n]` with n = min(inputs, outputs)."""
-        kernel = self.live(kernel)
+        kernel = self.effective_kernel(kernel)
         if self.smaller_side <= _MAX_GRAM_BLOCK:
             return self.gram(kernel)
         return self._gram_of_symbols(kernel, np.arange(self._torus(kernel)[0]))

@@ -100,10 +100,10 @@ def _fits(shape, given):
 
 
 def _bound(layer, inputs, shape, certified, weights):
-    live = [x for x in inputs if not x.is_fixed]
-    if not live:
+    varying = [x for x in inputs if not x.is_fixed]
+    if not varying:
         return TensorBound(0.0, None, shape)
-    if any(x.order != live[0].order for x in live):
-        names = ", ".join(order_name(x.order) for x in live)
+    if any(x.order != varying[0].order for x in varying):
+        names = ", ".join(order_name(x.order) for x in varying)
         raise ValueError(f"Layer '{layer.name}' combines tensors of different norms: {names}. Use equal codomains.")
     return rule_of(layer).bound(layer, inputs, shape, certified, weights)

@@ -228,7 +228,7 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
     norm = first._norm(_stacked(layers), *orders)
     if vectors is not None and not stored:
         norm_of_value = first._norm(tf.stop_gradient(norm.kernel), *orders)
-        vectors = norm_of_value.caught_up(vectors)
+        vectors = norm_of_value.refined(vectors)
     kernels = norm.scaled(vectors, limits)
     parts = tf.unstack(kernels) if len(layers) > 1 else [kernels]
     pairs = zip(layers, parts, strict=True)
@@ -238,7 +238,7 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
 def _estimate(norm, kernel, orders, v):
     """Returns the norm, in closed form if v is None. Otherwise, v is first updated to fit the kernel."""
     if v is not None:
-        v = norm(tf.stop_gradient(kernel), *_fixed(orders)).caught_up(v)
+        v = norm(tf.stop_gradient(kernel), *_fixed(orders)).refined(v)
     return norm(kernel, *orders).estimate(v)
 
 

@@ -19,8 +19,8 @@ from tf_resflow.layers.convolution import convolution, matmul
 class Operation(abc.ABC):
     """What a layer computes in one dtype. `cast` converts inputs and derivatives to it; "" keeps their dtypes.
 
-    A subclass may define `along`, the derivative along one direction, which is differentiable once. For vectors, it
-    may define `tangents`, the derivatives in all coordinates, `[features, coordinates, batch or 1]`, which are
+    A subclass may define `jvp`, the derivative along one direction, which is differentiable once. For vectors, it
+    may define `jacobian`, the derivatives in all coordinates, `[features, coordinates, batch or 1]`, which are
     differentiable any number of times. Both accept one derivative per input, None for a fixed input, and return the
     output and its derivative.
     """
@@ -31,17 +31,18 @@ class Operation(abc.ABC):
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> Any:
         """Returns the output, or a list of outputs."""
 
-    def along(self, inputs, derivatives, weights):
+    def jvp(self, inputs, derivatives, weights):
         raise NotImplementedError
 
-    def tangents(self, inputs, derivatives, weights):
+    def jacobian(self, inputs, derivatives, weights):
         raise NotImplementedError
 
-    def knows(self, derivative: str, live: Sequence[Any], shape: Any) -> bool:
-        """Whether "along" or "tangents" is defined for this output shape and the shapes of non-fixed inputs."""
-        return getattr(type(self), derivative) is not getattr(Operation, derivative) and self.fits(live, shape)
+    def supports(self, derivative: str, varying: Sequence[Any], shape: Any) -> bool:
+        """Whether "jvp" or "jacobian" is defined for this output shape and the shapes of non-fixed inputs."""
+        is_defined = getattr(type(self), derivative) is not getattr(Operation, derivative)
+        return is_defined and self.supports_shapes(varying, shape)
 
-    def fits(self, live: Sequence[Any], shape: Any) -> bool:
+    def supports_shapes(self, varying: Sequence[Any], shape: Any) -> bool:
         """Whether the derivatives that the class defines are valid for these shapes."""
         return True
 
@@ -54,7 +55,7 @@ class Operation(abc.ABC):
 class _LinearOperation(Operation):
     """A linear function of the inputs, plus a bias if there is a second weight."""
 
-    def along(self, inputs, derivatives, weights):
+    def jvp(self, inputs, derivatives, weights):
         pairs = zip(inputs, derivatives, strict=True)
         filled = [tf.zeros_like(x) if derivative is None else derivative for x, derivative in pairs]
         return self(inputs, weights), self(filled, weights[:1])
@@ -72,13 +73,13 @@ class DenseOperation(_LinearOperation):
         y = y + bias[0] if bias else y
         return y if self.function is None else self.function(y)
 
-    def tangents(self, inputs, derivatives, weights):
+    def jacobian(self, inputs, derivatives, weights):
         (tangents,), kernel = derivatives, weights[0]
         size, rows = tangents.shape[1:]
         columns = matmul(kernel, tf.reshape(tangents, [kernel.shape[0], -1]), transpose_a=True)
         return self(inputs, weights), tf.reshape(columns, [kernel.shape[1], size, -1 if rows is None else rows])
 
-    def fits(self, live, shape):
+    def supports_shapes(self, varying, shape):
         return self.function is None
 
 
@@ -131,11 +132,11 @@ class FunctionOperation(Operation):
     def __call__(self, inputs, weights):
         return self.function(*inputs, *weights)
 
-    def along(self, inputs, derivatives, weights):
+    def jvp(self, inputs, derivatives, weights):
         y, slope = self._value_and_slope(inputs, weights)
         return y, slope * derivatives[0]
 
-    def tangents(self, inputs, derivatives, weights):
+    def jacobian(self, inputs, derivatives, weights):
         y, slope = self._value_and_slope(inputs, weights)
         return y, tf.transpose(slope)[:, tf.newaxis] * derivatives[0]
 
@@ -145,7 +146,7 @@ class FunctionOperation(Operation):
             y = self(inputs, weights)
         return y, tape.gradient(y, inputs[0])
 
-    def fits(self, live, shape):
+    def supports_shapes(self, varying, shape):
         return self.is_elementwise
 
 
@@ -167,15 +168,15 @@ class AddOperation(Operation):
     def __call__(self, inputs, weights):
         return functools.reduce(operator.add, inputs)
 
-    def along(self, inputs, derivatives, weights):
-        live = [derivative for derivative in derivatives if derivative is not None]
-        return self(inputs, weights), functools.reduce(operator.add, live)
+    def jvp(self, inputs, derivatives, weights):
+        varying = [derivative for derivative in derivatives if derivative is not None]
+        return self(inputs, weights), functools.reduce(operator.add, varying)
 
-    tangents = along
+    jacobian = jvp
 
-    def fits(self, live, shape):
+    def supports_shapes(self, varying, shape):
         """Whether no input, and so no derivative, is broadcast."""
-        return all(one == shape for one in live)
+        return all(one == shape for one in varying)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +188,10 @@ class ConcatenateOperation(_LinearOperation):
     def __call__(self, inputs, weights):
         return tf.concat(inputs, self.axis)
 
-    def tangents(self, inputs, derivatives, weights):
+    def jacobian(self, inputs, derivatives, weights):
         return self(inputs, weights), tf.concat(_with_zeros([x.shape[-1] for x in inputs], derivatives), 0)
 
-    def fits(self, live, shape):
+    def supports_shapes(self, varying, shape):
         return self.axis in (-1, len(shape) - 1)
 
 
@@ -201,8 +202,8 @@ class WeightedConcatenateOperation(ConcatenateOperation):
     def __call__(self, inputs, weights):
         return tf.concat(inputs, -1) * weights[0]
 
-    def tangents(self, inputs, derivatives, weights):
-        y, joined = super().tangents(inputs, derivatives, weights)
+    def jacobian(self, inputs, derivatives, weights):
+        y, joined = super().jacobian(inputs, derivatives, weights)
         return y, joined * tf.reshape(weights[0], [-1, 1, 1])
 
 
@@ -212,7 +213,7 @@ class BoundaryOperation(_LinearOperation):
     def __call__(self, inputs, weights):
         return inputs[0]
 
-    tangents = _LinearOperation.along
+    jacobian = _LinearOperation.jvp
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -229,14 +230,14 @@ class OpaqueOperation(Operation):
 
 def _with_zeros(sizes, tangents):
     """Returns tangents with these numbers of features and equal other axes. Zeros replace None."""
-    live = [tangent for tangent in tangents if tangent is not None]
-    shape = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(tangent)[1:] for tangent in live])
-    alike = all(tangent.shape[1:] == live[0].shape[1:] for tangent in live)
+    varying = [tangent for tangent in tangents if tangent is not None]
+    shape = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(tangent)[1:] for tangent in varying])
+    alike = all(tangent.shape[1:] == varying[0].shape[1:] for tangent in varying)
 
     def filled(size, tangent):
         if tangent is not None and alike:
             return tangent
-        tangent = tf.zeros([], live[0].dtype) if tangent is None else tangent
+        tangent = tf.zeros([], varying[0].dtype) if tangent is None else tangent
         return tf.broadcast_to(tangent, tf.concat([[size], shape], 0))
 
     return [filled(size, tangent) for size, tangent in zip(sizes, tangents, strict=True)]

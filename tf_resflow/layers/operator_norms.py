@@ -20,7 +20,7 @@ Order: TypeAlias = "float | tf.Tensor"
 
 _SMALL = 64  # matrices with at most this many inputs or outputs are stacked, and decomposed in eager mode
 _STALE = 3e-3  # v is stale if a power step changes it by more, relative to its length
-_CATCH_UP = (3e-4, 60, 32)  # tolerance, maximum number of steps, and fresh starts for orders other than 2
+_REFINEMENT = (3e-4, 60, 32)  # tolerance, maximum number of steps, and fresh starts for orders other than 2
 _FRESH = (1e-2, 60)  # tolerance and maximum number of steps of fresh starts, before the best ones continue
 _TILT = 0.03  # length of the fixed vector that is added to v before an update, relative to v
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
@@ -96,19 +96,19 @@ class InducedNorm:
         Returns v, with the best start first, and the number of steps.
         """
         if tf.executing_eagerly():
-            if num_fresh == 0 and self._over_peak()._is_fresh(v, tolerance):
+            if num_fresh == 0 and self._over_peak()._has_converged(v, tolerance):
                 return v, tf.constant(0)
             if self._is_euclidean:
                 return self._singular_vectors(v, tolerance), tf.constant(1)
         return self._traced_once(InducedNorm._search, v, tolerance, max_iterations, num_fresh)
 
-    def caught_up(self, v: tf.Tensor) -> tf.Tensor:
+    def refined(self, v: tf.Tensor) -> tf.Tensor:
         """Returns vectors that fit the kernel, from stored ones, which may belong to an earlier kernel.
 
         They are returned as they are if a power step would change none (for orders other than 2, the best start)
         by more than 0.3 %.
         """
-        return self._traced_once(InducedNorm._catch_up, v)
+        return self._traced_once(InducedNorm._refine, v)
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
         """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise."""
@@ -202,10 +202,10 @@ class InducedNorm:
         v, count = self._iterate(v, tolerance, max_iterations)
         return self._best(v, num_starts), count
 
-    def _catch_up(self, v):
-        return tf.cond(self._is_fresh(v, _STALE), lambda: v, lambda: self._search(v, *_CATCH_UP)[0])
+    def _refine(self, v):
+        return tf.cond(self._has_converged(v, _STALE), lambda: v, lambda: self._search(v, *_REFINEMENT)[0])
 
-    def _is_fresh(self, v, tolerance):
+    def _has_converged(self, v, tolerance):
         if self._is_euclidean:
             _, value, change = _residual(v, self._gram(v))
             return tf.reduce_all((value != 0.0) & ~(change > tolerance))  # NaN cannot be improved
@@ -339,7 +339,7 @@ class InducedNorm:
 
     def _closed_form(self):
         if is_order(self.domain, 1.0) and is_order(self.codomain, math.inf):
-            return tf.reduce_max(tf.abs(self.operator.live(self.kernel)))
+            return tf.reduce_max(tf.abs(self.operator.effective_kernel(self.kernel)))
         if is_order(self.domain, 1.0):
             sums, order = self.operator.column_sums, self.codomain
         else:

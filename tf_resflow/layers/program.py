@@ -53,14 +53,14 @@ class Program:
         return not any(isinstance(step.operation, OpaqueOperation) for step in self.steps)
 
     @functools.cached_property
-    def knows_derivative(self) -> bool:
+    def supports_jvp(self) -> bool:
         """Whether each step that depends on the first input has a known derivative along a vector."""
-        return self._knows("along")
+        return self._supports("jvp")
 
     @functools.cached_property
-    def knows_jacobian(self) -> bool:
+    def supports_jacobian(self) -> bool:
         """Whether the first input is a vector, and each step that depends on it has a known Jacobian."""
-        return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._knows("tangents")
+        return bool(self.inputs) and len(self.inputs[0][0]) == 2 and self._supports("jacobian")
 
     @functools.cached_property
     def reached(self) -> set[int]:
@@ -71,14 +71,14 @@ class Program:
                 found.update(step.outputs)
         return found
 
-    def _knows(self, derivative):
+    def _supports(self, derivative):
         if not self.is_known or len(self.outputs) != 1 or self.outputs[0] not in self.reached:
             return False
         shapes = dict(enumerate(shape for shape, _ in self.inputs))
         for step in self.steps:
             shapes.update(zip(step.outputs, step.shapes, strict=True))
-            live = [shapes[i] for i in step.inputs if i in self.reached]
-            if live and not step.operation.knows(derivative, live, step.shapes[0]):
+            varying = [shapes[i] for i in step.inputs if i in self.reached]
+            if varying and not step.operation.supports(derivative, varying, step.shapes[0]):
                 return False
         return True
 
@@ -105,13 +105,13 @@ def read(network: Any, *, training: bool = False) -> Program:
 class BoundNetwork:
     """A network with the weights of its program as they are applied: a function of its inputs.
 
-    With `in_place`, it is traced where it is evaluated and shares no function, as TFLite requires.
+    With `inline`, it is traced where it is evaluated and shares no function, as TFLite requires.
     """
 
     def __init__(
-        self, network: Any, program: Program, parameters: Sequence[Any], training: bool, in_place: bool = False
+        self, network: Any, program: Program, parameters: Sequence[Any], training: bool, inline: bool = False
     ):
-        self.network, self.program, self.training, self.in_place = network, program, training, in_place
+        self.network, self.program, self.training, self.inline = network, program, training, inline
         self.parameters = list(parameters)
 
     def __call__(self, inputs: Any) -> tf.Tensor:
@@ -122,46 +122,46 @@ class BoundNetwork:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def with_parameters(self, parameters: Sequence[Any]) -> "BoundNetwork":
-        return BoundNetwork(self.network, self.program, parameters, self.training, self.in_place)
+        return BoundNetwork(self.network, self.program, parameters, self.training, self.inline)
 
     @property
     def key(self) -> Program | None:
         """A key that is equal for networks that may share a traced function. None if this one shares none."""
-        return self.program if self.program.is_known and not self.in_place else None
+        return self.program if self.program.is_known and not self.inline else None
 
     def tensors(self) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(parameter) for parameter in self.parameters]
 
-    def value_and_derivative(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns g(x) and J v, `[rows, *event]`, for a program that `knows_derivative`; differentiable once."""
-        (value,), (derivative,) = self._evaluate(inputs, v, "along")
+    def value_and_jvp(self, inputs: Sequence[tf.Tensor], v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns g(x) and J v, `[rows, *event]`, for a program that `supports_jvp`; differentiable once."""
+        (value,), (derivative,) = self._evaluate(inputs, v, "jvp")
         return value, derivative
 
     def jacobian(self, inputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the value `[batch, outputs]` and its derivatives in x, `[outputs, size, batch]`.
 
-        Requires a program that `knows_jacobian`. Differentiable any number of times. `inputs` are x and conditions.
+        Requires a program that `supports_jacobian`. Differentiable any number of times. `inputs`: x and conditions.
         """
         x = inputs[0]
         unit = tf.eye(x.shape[-1], dtype=x.dtype)[..., tf.newaxis]  # one row, shared by all examples
-        (value,), (tangents,) = self._evaluate(inputs, unit, "tangents")
+        (value,), (tangents,) = self._evaluate(inputs, unit, "jacobian")
         return value, tangents + tf.zeros([tf.shape(x)[0]], tangents.dtype)
 
     def _evaluate(self, inputs, derivative=None, kind=None):
-        """Returns the outputs and their derivatives ("along" or "tangents") from that of the first input."""
+        """Returns the outputs and their derivatives ("jvp" or "jacobian") from that of the first input."""
         values = dict(enumerate(self._converted(inputs)))
         derivatives = {0: derivative}
         parameters = self.tensors()
         for step in self.program.steps:
             operation, weights = step.operation, [parameters[i] for i in step.weights]
             given = operation.cast([values[i] for i in step.inputs])
-            along = [derivatives.get(i) for i in step.inputs]
-            if all(one is None for one in along):
+            directions = [derivatives.get(i) for i in step.inputs]
+            if all(one is None for one in directions):
                 results = operation(given, weights)
             else:
-                results, *along = getattr(operation, kind)(given, operation.cast(along), weights)
+                results, *directions = getattr(operation, kind)(given, operation.cast(directions), weights)
             values.update(zip(step.outputs, tf.nest.flatten(results), strict=True))
-            derivatives.update(zip(step.outputs, along, strict=False))
+            derivatives.update(zip(step.outputs, directions, strict=False))
         return [values[i] for i in self.program.outputs], [derivatives.get(i) for i in self.program.outputs]
 
     def _converted(self, inputs):

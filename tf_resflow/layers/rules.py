@@ -107,9 +107,9 @@ class LayerRule:
         constant = self.lipschitz_constant(layer)
         if constant is None:
             raise ValueError(unknown_constant(layer))
-        live = [x for x in inputs if not x.is_fixed]
-        check_order(layer, live[0].order)
-        return TensorBound(sum(x.constant for x in live) * constant, live[0].order, shape)
+        varying = [x for x in inputs if not x.is_fixed]
+        check_order(layer, varying[0].order)
+        return TensorBound(sum(x.constant for x in varying) * constant, varying[0].order, shape)
 
 
 class KernelRule(LayerRule):

@@ -38,18 +38,18 @@ class SmoothOperation(Operation):
     def __call__(self, inputs, weights):
         return self._value_and_slope(*inputs, *weights)[0]
 
-    def along(self, inputs, derivatives, weights):
+    def jvp(self, inputs, derivatives, weights):
         @custom_gradient
         def operation(x, v, *parameters):
             def grad(dy, dw):
-                dx, dv, *gradients = self._in_one_pass(self._gradients_along, x, v, dy, dw, *parameters)
+                dx, dv, *gradients = self._in_one_pass(self._jvp_gradients, x, v, dy, dw, *parameters)
                 return dx, dv, *map(tf.reduce_sum, gradients)
 
-            return self._in_one_pass(self._value_along, x, v, *parameters, wide=True), grad
+            return self._in_one_pass(self._jvp, x, v, *parameters, wide=True), grad
 
         return operation(*inputs, *derivatives, *weights)
 
-    def tangents(self, inputs, derivatives, weights):
+    def jacobian(self, inputs, derivatives, weights):
         (x,), (tangents,) = inputs, derivatives
         y, slope = self._value_and_slope(x, *weights)
         slope = tf.reshape(tf.transpose(slope), [self.num_parts, x.shape[1], 1, tf.shape(x)[0]])
@@ -96,11 +96,11 @@ class SmoothOperation(Operation):
     def _times(self, upstream, slope):
         return sum_of_parts(upstream * slope, self.num_parts)
 
-    def _value_along(self, x, v, *parameters):
+    def _jvp(self, x, v, *parameters):
         y, slope = self.formula(x, *parameters)
         return y, slope * tf.concat([v] * self.num_parts, -1)
 
-    def _gradients_along(self, x, v, dy, dw, *parameters):
+    def _jvp_gradients(self, x, v, dy, dw, *parameters):
         """Returns the gradients in x, in v and, per row, in the parameters, given the gradients of both results."""
         dtype = wide_dtype(x.dtype)
         x_, v_, dy_, dw_ = (tf.cast(tensor, dtype) for tensor in (x, v, dy, dw))

@@ -434,7 +434,7 @@ class Exact(_Estimator, Settings):
     def _jacobian(self, branch, inputs):
         """Returns g(x), the identity matrix `[D, D, 1]` and the Jacobian `[D, D, batch]`."""
         x = inputs[0]
-        if branch.program.knows_jacobian:
+        if branch.program.supports_jacobian:
             gx, jacobian = branch.jacobian(inputs)
         else:
             rows = tf.shape(x)[0]

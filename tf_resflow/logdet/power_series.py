@@ -170,8 +170,8 @@ def _gradients(branch, num_probes, inputs, parameters, v, u, dy, dlog_det, other
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         outer.watch(targets)
         tiled = [_tile(tensor, num_probes) for tensor in inputs]
-        if branch.program.knows_derivative:
-            gx, derivative = branch.value_and_derivative(tiled, v)
+        if branch.program.supports_jvp:
+            gx, derivative = branch.value_and_jvp(tiled, v)
             objective = tf.reduce_sum(upstream * u * tf.cast(derivative, u.dtype))
         else:
             with tf.GradientTape(watch_accessed_variables=False) as inner:

@@ -54,7 +54,7 @@ class WeightAverage(tf.Module):
         layers.converge_norms(self._model)
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Returns a context in which the model has the average of its weights. All weights are restored on exit."""
         saved = self._model.get_weights()
         try:

@@ -33,7 +33,7 @@ class DataSpace:
       dequantization: density of the noise: "uniform", "variational", or None for continuous data.
       inverse_atol: tolerance of the inverse of a block that has no `inverse_solver`: 1/32 of a level for integer
         data, and 0, which means rounding errors, for continuous data.
-      unseen: No warning is issued below this residual: `inverse_atol` for integer data, 1e-5 for continuous data.
+      warning_threshold: No warning is issued below this residual: `inverse_atol` for integer data, otherwise 1e-5.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class DataSpace:
         self.num_dimensions = math.prod(self.event_shape)
         if levels is None:
             self.unit, self.nats_per_unit, self.inverse_atol, self.dequantization = "nats", 1.0, 0.0, None
-            self.unseen = _DEVIATION_FRACTION
+            self.warning_threshold = _DEVIATION_FRACTION
         else:
             self.unit, self.nats_per_unit = "bits_per_dim", self.num_dimensions * math.log(2.0)
-            self.inverse_atol = self.unseen = _LEVEL_FRACTION / levels
+            self.inverse_atol = self.warning_threshold = _LEVEL_FRACTION / levels
             self.dequantization = "uniform" if dequantizer is None else "variational"
 
     @property

@@ -106,7 +106,7 @@ class FlowModel(KerasTraining):
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
         self._dequantizer, self._condition_network = dequantizer, condition_network  # so Keras tracks their weights
-        self.objective, self.takes_pairs = self.data_space.unit, bool(self.condition)
+        self.objective, self.expects_pairs = self.data_space.unit, bool(self.condition)
         self._means = [keras.metrics.Mean("loss")]
         self.built = True
 
@@ -264,8 +264,9 @@ def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, pr
     z = tf.cast(z, model.distribution.dtype)
     arguments = model.condition.arguments(condition, tf.shape(z)[0])
     space = model.data_space
-    unseen = 0.0 if precise and space.levels is None else space.unseen  # integers never resolve more
-    context = Context(arguments, compute_log_det=False, unseen=unseen, atol=0.0 if precise else space.inverse_atol)
+    threshold = 0.0 if precise and space.levels is None else space.warning_threshold  # integers never resolve more
+    atol = 0.0 if precise else space.inverse_atol
+    context = Context(arguments, compute_log_det=False, warning_threshold=threshold, atol=atol)
     return pass_through(model.flow, z, context, inverse=True).value
 
 

@@ -99,7 +99,7 @@ class HybridModel(KerasTraining):
         # Keyed by name, so that checkpoints of other classifiers do not restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier)
-        self.objective, self.takes_pairs = "loss", True
+        self.objective, self.expects_pairs = "loss", True
         names = ["loss", "cross_entropy", "accuracy"] + [self.data_space.unit] * (density_weight > 0)
         self._means = [keras.metrics.Mean(name) for name in names]
         self.built = True

@@ -31,7 +31,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
     condition: Condition
     classifier: keras.Model | None = None
     objective: str  # name of the loss whose mean is minimized
-    takes_pairs: bool  # whether a batch is a pair of examples and their conditions or labels
+    expects_pairs: bool  # whether a batch is a pair of examples and their conditions or labels
     seed: int  # for the steps of `fit`
 
     def trained_density(self) -> Any:
@@ -144,15 +144,15 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
 
     def _arrays(self, x, y, sample_weight):
         """Splits a pair `x` into `x` and `y`. Keras ignores weights without y, so a missing y becomes zeros."""
-        if self.takes_pairs and isinstance(x, tuple) and len(x) == 2 and y is None:
+        if self.expects_pairs and isinstance(x, tuple) and len(x) == 2 and y is None:
             x, y = x
-        if y is None and sample_weight is not None and hasattr(x, "shape") and not self.takes_pairs:
+        if y is None and sample_weight is not None and hasattr(x, "shape") and not self.expects_pairs:
             y = np.zeros(len(x))
         return x, y
 
     def _batch(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        if not self.takes_pairs:
+        if not self.expects_pairs:
             return x, weights
         if y is None:
             raise ValueError(

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.private_api import OnlyInSavedModels, eager_mode, sublayers
-from tf_resflow.serialization import arguments_of, serialize
+from tf_resflow.serialization import constructor_arguments, serialize
 from tf_resflow.settings import differences
 
 # Arguments that are statistics of the data. Only their shapes are compared.
@@ -76,7 +76,7 @@ def _description(value):
             return [_description(part) for part in value]
         inside = {}
         if hasattr(value, "parameters"):
-            inside = arguments_of(value)
+            inside = constructor_arguments(value)
         elif isinstance(value, keras.Layer):
             inside = {"layers": sublayers(value)}
         config = {key: _description(part) for key, part in inside.items()}

@@ -41,7 +41,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
     norm = tf.linalg.global_norm(gradients) * _num_replicas(loss.dtype)
     orders = _orders(model.flow)
     with _only_if_finite(model, loss, norm):
-        model.optimizer.apply(shared_equally(gradients), model.trainable_variables)
+        model.optimizer.apply(divide_by_replicas(gradients), model.trainable_variables)
         layers.update_norms(model)
     return {**means, "gradient_norm": norm, **orders}
 
@@ -68,7 +68,7 @@ def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike |
     return {**losses, objective: tf.reshape(tf.cast(weights, loss.dtype), tf.shape(loss)) * loss}
 
 
-def shared_equally(gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
+def divide_by_replicas(gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
     """Returns 1/n of the gradients summed over n replicas, so that clipping is the same on each."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return gradients

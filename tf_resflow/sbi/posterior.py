@@ -139,7 +139,7 @@ class RestrictedVectors(tfp.distributions.Distribution):
         drawn = self._log_ratio(posterior.distribution.sample(_AT_ONCE, seed=seeds[0]))[0].numpy()
         self._least = float(np.quantile(drawn[np.isfinite(drawn)], tail, method="inverted_cdf"))
         ways = []
-        for candidates, own in zip((self._of_prior, self._of_balls), seeds[1:], strict=True):
+        for candidates, own in zip((self._draw_from_prior, self._draw_from_balls), seeds[1:], strict=True):
             log_weights = np.float64(candidates(own)[1])
             bound = max(log_weights.max(), -1e300)
             ways.append((np.mean(np.exp(log_weights - bound)), bound, candidates))
@@ -168,12 +168,12 @@ class RestrictedVectors(tfp.distributions.Distribution):
         log_p = self._posterior.prior.log_prob(theta) + bijector.forward_log_det_jacobian(z, event_ndims=1)
         return tf.where(tf.math.is_finite(log_balls), log_q - log_p, -math.inf), log_p, log_balls
 
-    def _of_prior(self, seed):
+    def _draw_from_prior(self, seed):
         z, is_finite = self._posterior.vectors(self._posterior.prior.sample(_AT_ONCE, seed=seed))
         is_inside = is_finite & (self._log_ratio(z)[0] >= self._least)
         return z, tf.where(is_inside, tf.zeros([], z.dtype), -math.inf)
 
-    def _of_balls(self, seed):
+    def _draw_from_balls(self, seed):
         """Draws from the ball of each member's latent space; the weights are p(z) over the density of the draws."""
         size, members, z = self.event_shape[0], self._posterior.distribution.members, []
         ball = tfd.SphericalUniform(size, dtype=self.dtype)

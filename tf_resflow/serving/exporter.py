@@ -18,7 +18,7 @@ from tf_resflow.serving.description import about_run, describe, example_inputs, 
 from tf_resflow.serving.signatures import Signatures
 from tf_resflow.training.report import known
 from tf_resflow.training.runs import Run, load, load_held_out
-from tf_resflow.writing import free_version, scratch, unwritable_told
+from tf_resflow.writing import explain_write_errors, new_version_folder, temporary_folder
 
 _NUM_EXAMPLES = 16  # number of samples of the model whose standard error is measured
 _MOST_HELD_OUT = 10_000
@@ -59,7 +59,7 @@ def export_run(
     if stderr is not None and num_samples is not None:
         raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
     run = load(workdir)
-    free_version(export_dir, version)
+    new_version_folder(export_dir, version)
     given: dict[str, Any] = {}
     if run.model.condition:
         given["condition"] = np.arange(_NUM_EXAMPLES) % run.model.condition.num_classes
@@ -162,7 +162,7 @@ def export(
     """
     networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
     signatures = Signatures(model, networks=networks, **settings)
-    free_version(export_dir, version)
+    new_version_folder(export_dir, version)
     layers.converge_norms(model)
     for variable, parameter in zip(networks.parameters, model.networks().parameters, strict=True):
         variable.assign(parameter)
@@ -202,15 +202,15 @@ def write_saved_model(
     Returns:
       The path of the version.
     """
-    parent = free_version(export_dir, version).parent
-    with unwritable_told(parent), scratch(parent) as folder:
+    parent = new_version_folder(export_dir, version).parent
+    with explain_write_errors(parent), temporary_folder(parent) as folder:
         path = folder / "model"
         _save(functions, variables, path)
         _write_requests(requests, path)
         description, text = documentation(read_signatures(path))
         (path / "signatures.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (path / "README.md").write_text(text, encoding="utf-8")
-        return path.rename(free_version(parent, version))
+        return path.rename(new_version_folder(parent, version))
 
 
 def _save(functions, variables, path):

@@ -63,8 +63,8 @@ class FixedPoint(Settings):
         *,
         relative: bool = False,
         dtype: tf.DType | None = None,
-        enough: float = 0.0,
-        enough_relative: float = 0.0,
+        min_atol: float = 0.0,
+        min_rtol: float = 0.0,
     ) -> Solution:
         """Solves `x + g(x) = y` for x.
 
@@ -73,14 +73,14 @@ class FixedPoint(Settings):
           y: tensor of shape `[batch, *event]`.
           relative: whether to use only the relative tolerance, of at least two rounding units.
           dtype: dtype to which g is rounded, if it is coarser than that of `y`.
-          enough: absolute tolerance that replaces the solver's own if it is larger.
-          enough_relative: relative tolerance that replaces the solver's own if it is larger.
+          min_atol: absolute tolerance that replaces the solver's own if it is larger.
+          min_rtol: relative tolerance that replaces the solver's own if it is larger.
 
         Returns:
           A `Solution`. It is not differentiable; see `solve_residual`.
         """
         flat_y, unflatten = _columns(y)
-        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, enough, enough_relative)
+        in_tolerances = self._measure(flat_y, 2 * EPSILON[dtype or y.dtype], relative, min_atol, min_rtol)
 
         def body(i, x, best, pending, history, num_iterations):
             image = flat_y - _columns(tf.cast(g(unflatten(x)), flat_y.dtype))[0]
@@ -109,12 +109,12 @@ class FixedPoint(Settings):
             converged=(best.residual <= 1) & tf.reduce_all(tf.math.is_finite(root + flat_y), axis=0),
         )
 
-    def _measure(self, flat_y, rounding, relative, enough, enough_relative):
+    def _measure(self, flat_y, rounding, relative, min_atol, min_rtol):
         """Returns a function from a `_Point` to the residual `[batch]`, in multiples of the tolerance."""
         atol, rtol = (rounding if t is None else t for t in (self.atol, self.rtol))
         atol, rtol = (0.0, max(rtol, rounding)) if relative else (atol, rtol)
-        rtol = max(rtol, enough_relative)
-        atol = max(atol, enough, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
+        rtol = max(rtol, min_rtol)
+        atol = max(atol, min_atol, np.finfo(flat_y.dtype.as_numpy_dtype).tiny)
         by_coordinate = self.rtol is not None and not relative
         size = tf.abs(flat_y) if by_coordinate else tf.reduce_max(tf.abs(flat_y), axis=0)
 
@@ -219,17 +219,17 @@ def _dot(one, other):
     return tf.reduce_sum(one * other, axis=0)
 
 
-def warn_unconverged(solution: Solution, message: str, unseen: float = 0.0) -> tf.Operation | tf.Tensor:
+def warn_unconverged(solution: Solution, message: str, warning_threshold: float = 0.0) -> tf.Operation | tf.Tensor:
     """Prints a warning that starts with `message` to stderr if an example did not converge. XLA cannot print it.
 
-    Examples with a residual of at most `unseen` do not count.
+    Examples with a residual of at most `warning_threshold` do not count.
     """
     if is_xla():
         return tf.no_op()
     event = range(len(solution.residual.shape), len(solution.root.shape))
     is_finite = tf.reduce_all(tf.math.is_finite(solution.root), axis=list(event))
-    is_seen = ~is_finite | (solution.residual > unseen)
-    failed = tf.reduce_sum(tf.cast(~solution.converged & is_seen, tf.int32))
+    is_counted = ~is_finite | (solution.residual > warning_threshold)
+    failed = tf.reduce_sum(tf.cast(~solution.converged & is_counted, tf.int32))
     # tf.vectorized_map runs both branches if each element has its own condition. It formats one string for all.
     some_failed = tf.strings.regex_full_match(tf.strings.format("{}", failed, summarize=-1), "(?s).*[1-9].*")
     warn = lambda: tf.print(  # noqa: E731

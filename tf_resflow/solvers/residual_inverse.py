@@ -32,13 +32,13 @@ def solve_residual(
     solver at its relative tolerance, with a warning for examples that do not converge. The gradient in y is w. The
     gradient in the parameters and the condition is \\(-w^T \partial g / \partial \theta\\). Only the root is kept.
 
-    `settings` are arguments of the solver for x: `enough`, and `enough_relative`, which also applies to w. The
+    `settings` are arguments of the solver for x: `min_atol`, and `min_rtol`, which also applies to w. The
     `root` of the `Solution` is differentiable once.
     """
     branch = bind(branch)
     conditions = [] if condition is None else [condition]
     dtype = _coarsest_dtype(branch, y.dtype)
-    of_gradient = {key: value for key, value in settings.items() if key == "enough_relative"}
+    of_gradient = {key: value for key, value in settings.items() if key == "min_rtol"}
 
     def function_of(conditions, parameters):
         bound = branch.with_parameters(parameters)
@@ -57,7 +57,7 @@ def solve_residual(
     @custom_gradient
     def operation(y, *given):
         arguments = y, list(given[: len(conditions)]), list(given[len(conditions) :])
-        with unrecorded() if branch.program.knows_derivative else contextlib.nullcontext():  # others may use a tape
+        with unrecorded() if branch.program.supports_jvp else contextlib.nullcontext():  # others may use a tape
             parts = traced_once(key, solve, *arguments)
         solution = Solution(*parts)
 
@@ -70,7 +70,7 @@ def solve_residual(
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
                 tape.watch([x, *targets])
                 gx = function_of(own, weights)(x)
-            if branch.program.knows_jacobian and branch.program.inputs[0][0][-1] in range(MOST_ELIMINATED + 1):
+            if branch.program.supports_jacobian and branch.program.inputs[0][0][-1] in range(MOST_ELIMINATED + 1):
                 w = _eliminated(branch.with_parameters(weights), [solution.root, *own], sign, upstream)
             else:
                 vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731

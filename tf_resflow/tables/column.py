@@ -135,7 +135,7 @@ class Column:
         is_outside = (numbers <= self.low) | (numbers >= self.high)
         return numbers, np.where(is_outside, "outside the bounds", faults)
 
-    def rounding(self, dtype: Any = None) -> tuple[float, float]:
+    def rounding_error(self, dtype: Any = None) -> tuple[float, float]:
         """Returns (eps, steps): values k steps from the first one have errors up to eps (steps + |k|) steps.
 
         Args:
@@ -147,7 +147,7 @@ class Column:
         eps = max(np.finfo(own if own.kind == "f" else np.float64).eps for own in types)
         return 4 * eps, abs(self.first) / self.step
 
-    def is_alone(self, column: Any) -> np.ndarray:
+    def is_singleton(self, column: Any) -> np.ndarray:
         """Returns whether each value of the fit would be impossible in a fit without its row, `[num]`."""
         x = _minus(_numbers(column)[0])
         is_fraction = (x != np.round(x)) & ~np.isnan(x)
@@ -174,9 +174,9 @@ class Column:
         if self.step:
             last = self.first + (self.num - 1) * self.step
             return f"{self.first:.9g} to {last:.9g} in steps of {self.step:.9g}"
-        return f"a probability at {shortened(map(in_words, self.kind))}, a density elsewhere" if self.atoms else ""
+        return f"a probability at {shortened(map(to_text, self.kind))}, a density elsewhere" if self.atoms else ""
 
-    def sampled(self, numbers: np.ndarray) -> Any:
+    def to_series(self, numbers: np.ndarray) -> Any:
         """Returns the values of float64 numbers as a `pandas.Series` of the type of the fit."""
         column = pandas.Series(self.decode(numbers))
         if isinstance(self.dtype, pandas.PeriodDtype):
@@ -199,7 +199,7 @@ class Column:
 
     def _on_grid(self, places, faults, fault, dtype=None):
         """Returns the numbers of values, given in steps from the first one, and marks those between steps."""
-        k, (eps, steps) = np.round(places), self.rounding(dtype)
+        k, (eps, steps) = np.round(places), self.rounding_error(dtype)
         is_between = np.abs(places - k) > OFF_GRID + eps * (steps + np.abs(places))
         numbers = float(self.first - self.offset) + self.step * np.where(is_between, places, k)
         return numbers, np.where(is_between, fault, faults)
@@ -228,7 +228,7 @@ class _Times(Column):
         days = np.where(np.isnat(times), np.nan, (times - self.start) / _DAY)
         return self._on_grid(days, faults, "not a whole day") if self.step else (days, faults)
 
-    def is_alone(self, column):
+    def is_singleton(self, column):
         times, _ = _times(column, _zone(self.dtype))
         _, place, counts = np.unique(times - times.astype("M8[D]"), return_inverse=True, return_counts=True)
         return (counts[place] == 1) & (not self.is_given and not self.step and len(counts) == 2) & ~np.isnat(times)
@@ -251,8 +251,8 @@ class _Levels(Column):
     def fit(cls, name, column, kind, bounds):
         levels = tuple(column.value_counts().index)
         if is_ordered := kind != "category":
-            found = {in_words(value): value for value in levels}
-            levels = tuple(found.get(in_words(level), level) for level in kind)
+            found = {to_text(value): value for value in levels}
+            levels = tuple(found.get(to_text(level), level) for level in kind)
         return cls(name=name, dtype=column.dtype, levels=levels, is_ordered=is_ordered, step=1, num=len(levels))
 
     @property
@@ -262,11 +262,11 @@ class _Levels(Column):
     def encode(self, column, date_format=None):
         k, is_missing = pandas.Index(self.levels).get_indexer(pandas.Index(column)), column.isna().to_numpy()
         others = np.flatnonzero((k < 0) & ~is_missing)
-        known = {in_words(level): place for place, level in enumerate(self.levels)}
-        k[others] = [known.get(in_words(value), -1) for value in column.iloc[others]]
+        known = {to_text(level): place for place, level in enumerate(self.levels)}
+        k[others] = [known.get(to_text(value), -1) for value in column.iloc[others]]
         return np.where(is_missing, np.nan, k), np.where((k < 0) & ~is_missing, "not a known level", "")
 
-    def is_alone(self, column):
+    def is_singleton(self, column):
         k, _ = self.encode(column)
         counts = np.bincount(k[~np.isnan(k)].astype(int))
         return np.isin(k, np.flatnonzero(counts == 1)) & (not self.is_ordered)
@@ -389,7 +389,7 @@ def _type_from_json(found):
 
 def _in_json(levels):
     levels = [level.item() if isinstance(level, np.generic) else level for level in levels]
-    return [level if isinstance(level, (str, int, float)) else in_words(level) for level in levels]
+    return [level if isinstance(level, (str, int, float)) else to_text(level) for level in levels]
 
 
 _JSON: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -407,7 +407,7 @@ def _check(name, column, values, faults):
     if len(places):
         raise ValueError(
             f"Column {name!r}: {len(places)} of {len(column)} values are {faults[places[0]]}, such as "
-            f"{in_words(column.iloc[places[0]])[:40]}. Correct them, leave out these rows, or choose another kind."
+            f"{to_text(column.iloc[places[0]])[:40]}. Correct them, leave out these rows, or choose another kind."
         )
     return values
 
@@ -527,7 +527,7 @@ def _times(column, zone, date_format=None):
     return times.to_numpy(_TIME), np.where(times.isna() & column.notna(), "not a date", "")
 
 
-def in_words(value: Any) -> str:
+def to_text(value: Any) -> str:
     """Returns a level as text. Whole numbers have no decimal point."""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value).strip()
 
@@ -537,19 +537,19 @@ def is_text(kind: Any) -> bool:
     return _class_of(kind) is _Levels
 
 
-def kinds_in_words(kinds: Mapping[Any, Any]) -> str:
+def format_kinds(kinds: Mapping[Any, Any]) -> str:
     """Formats the kinds of columns as the field `data.kinds` of a config."""
 
     def words(kind):
         if isinstance(kind, set):
-            return f"{{{', '.join(map(in_words, sorted(kind)))}}}"
-        return " < ".join(map(in_words, kind)) if isinstance(kind, list) else kind
+            return f"{{{', '.join(map(to_text, sorted(kind)))}}}"
+        return " < ".join(map(to_text, kind)) if isinstance(kind, list) else kind
 
     return "; ".join(f"{name}: {words(kind)}" for name, kind in kinds.items())
 
 
-def kinds_from_words(text: str) -> dict[str, Any]:
-    """Parses the field `data.kinds` of a config; the inverse of `kinds_in_words`."""
+def parse_kinds(text: str) -> dict[str, Any]:
+    """Parses the field `data.kinds` of a config; the inverse of `format_kinds`."""
     found: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(";"))):
         name, colon, kind = part.rpartition(":")

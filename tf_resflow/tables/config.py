@@ -9,7 +9,7 @@ from tf_resflow import config_fields
 from tf_resflow.config_fields import IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.files import check_table
 from tf_resflow.tables.arguments import ARGUMENTS
-from tf_resflow.tables.column import Bounds, kinds_from_words
+from tf_resflow.tables.column import Bounds, parse_kinds
 
 TASK = "table"
 """The value of `config.task` of a run on a table."""
@@ -64,11 +64,11 @@ def default_config() -> Any:
 def validate_config(config: ConfigDict) -> None:
     """Raises ValueError for the first invalid value in a config that has the fields of `default_config`."""
     config_fields.check_section(config, FIELDS)
-    kinds_from_words(config.data.kinds)
-    bounds_from_words(config.data.bounds)
+    parse_kinds(config.data.kinds)
+    parse_bounds(config.data.bounds)
 
 
-def check_places(data: ConfigDict) -> None:
+def check_paths(data: ConfigDict) -> None:
     """Raises ValueError unless the files of a `data` section exist and have the suffix of a table."""
     if not data.path:
         raise ValueError("config.data.path is missing: set it to the file with your table.")
@@ -76,14 +76,14 @@ def check_places(data: ConfigDict) -> None:
         check_table(pathlib.Path(path).expanduser())
 
 
-def names_of(columns: Any) -> list[str]:
+def parse_names(columns: Any) -> list[str]:
     """Returns the names in a field of columns. In a text, a name that contains a comma is in double quotes."""
     if isinstance(columns, str):
         return [name.strip() for row in csv.reader([columns], skipinitialspace=True) for name in row]
     return [str(name) for name in (columns if isinstance(columns, Iterable) else [columns])]
 
 
-def bounds_from_words(text: str) -> dict[str, Bounds]:
+def parse_bounds(text: str) -> dict[str, Bounds]:
     """Parses the field `data.bounds` of a config, such as "price: 0..; share: 0..1"."""
     found = {}
     for part in filter(None, map(str.strip, text.split(";"))):

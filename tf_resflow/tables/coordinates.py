@@ -85,7 +85,7 @@ class Coordinates:
     def __init__(self, columns: Sequence[Column], numbers: np.ndarray):
         self._set_columns(columns)
         lower, widths, _ = (part.numpy() for part in self._edges(self._unbounded(tf.constant(numbers))[0]))
-        x = lower + widths * evenly_spread(len(lower))
+        x = lower + widths * quasirandom_points(len(lower))
         varies = np.nanmax(numbers, axis=0) > np.nanmin(numbers, axis=0)  # x may have rounding errors
         varies |= self._step > 0
         self._mean, self._scale = np.nanmean(x, axis=0), np.where(varies, np.nanstd(x, axis=0), 1.0)
@@ -102,7 +102,7 @@ class Coordinates:
         self.columns, self.size = list(columns), len(columns)
         rows = [[float(c.first - c.offset), c.step, *c.ends, c.low, c.high, len(c.levels or ())] for c in columns]
         self._first, self._step, *ends, self._low, self._high, self._num_levels = np.reshape(rows, [-1, 7]).T
-        self._rounding = np.reshape([c.rounding() for c in columns], [-1, 2]).T
+        self._rounding = np.reshape([c.rounding_error() for c in columns], [-1, 2]).T
         self._ends = np.stack(ends, axis=-1)
         atoms = [(i, float(value - c.offset), *rest) for i, c in enumerate(columns) for value, *rest in c.atoms]
         self._atoms = np.reshape(atoms, [-1, 4])
@@ -122,7 +122,7 @@ class Coordinates:
             setattr(own, name, np.array(found[name], np.float64))
         return own
 
-    def possible(self, numbers: tf.Tensor) -> tf.Tensor:
+    def mark_impossible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers that cannot occur by infinity, such as 2.5 in a column of whole numbers."""
         k = (numbers - self._first) / np.where(self._step > 0, self._step, 1.0)
         eps, steps = self._rounding
@@ -131,7 +131,7 @@ class Coordinates:
         is_wrong |= self.has_levels & ((k < -0.5) | (k > self._num_levels - 0.5))
         places, values, _, ends = self._atoms.T
         is_beyond = (tf.gather(numbers, places.astype(int), axis=1) - values) * ends > 0
-        is_wrong |= tf.cast(is_beyond, tf.float64) @ self._own_of_atoms() > 0
+        is_wrong |= tf.cast(is_beyond, tf.float64) @ self._atom_columns() > 0
         return tf.where(is_wrong, np.float64(math.inf), numbers)
 
     def vectors(self, numbers: tf.Tensor) -> Vectors:
@@ -158,7 +158,7 @@ class Coordinates:
         units = tf.where(self._has_atoms, -tf.math.log(tf.where(widths > 0, widths, 1.0)), 0.0)
         return values, own_widths, ends, log_scales, units
 
-    def spread(self, vectors: Vectors, u: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
+    def dequantize(self, vectors: Vectors, u: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         r"""Draws vectors of rows from a density q, with points u in the unit cube `[rows, size + 1]`.
 
         If p is the density of vectors, the density of a row is \\(E[p(z) / q(z)]\\) times its scale. In cells that
@@ -203,7 +203,7 @@ class Coordinates:
         ends = is_cell[..., tf.newaxis] & tf.equal(k[..., tf.newaxis], self._ends)
         places, values, growth, *_ = self._atom_cells()
         distance, nearest = tf.gather(x, places, axis=1) - values, self._step[places] / 4
-        is_atom, own = tf.abs(distance) <= nearest, self._own_of_atoms()  # equal, if the step is 0
+        is_atom, own = tf.abs(distance) <= nearest, self._atom_columns()  # equal, if the step is 0
         lower += tf.cast(distance > nearest, x.dtype) * growth @ own
         widths += tf.cast(is_atom, x.dtype) * growth @ own
         of_atoms = [tf.cast(is_atom & (self._atoms[:, 3] == sign), x.dtype) @ own > 0 for sign in (-1, 1)]
@@ -212,7 +212,7 @@ class Coordinates:
     def _inverse_edges(self, z):
         """Returns the numbers whose cells contain z."""
         places, values, growth, low, high = self._atom_cells()
-        placed, own = tf.gather(z, places, axis=1), self._own_of_atoms()
+        placed, own = tf.gather(z, places, axis=1), self._atom_columns()
         is_own = tf.cast((placed >= low) & (placed < high), z.dtype)
         x = z - tf.cast(placed >= high, z.dtype) * growth @ own
         k = tf.round((x - self._first) / np.where(self._step > 0, self._step, 1.0))
@@ -229,7 +229,7 @@ class Coordinates:
         low, high = np.where(ends < 0, -math.inf, lower), np.where(ends > 0, math.inf, lower + widths)
         return places.astype(int), values, widths - steps, low, high
 
-    def _own_of_atoms(self):
+    def _atom_columns(self):
         """Returns the columns of the atoms, one-hot `[atoms, columns]`."""
         return np.eye(self.size)[self._atoms[:, 0].astype(int)]
 
@@ -262,7 +262,7 @@ class Coordinates:
         return ((t + beyond) * unit + median) * self._scale + self._mean
 
 
-def evenly_spread(num: int) -> np.ndarray:
+def quasirandom_points(num: int) -> np.ndarray:
     """Returns points in the unit interval, `[num, 1]`. Any consecutive points are spread evenly."""
     return (np.arange(num) * (math.sqrt(5) - 1) / 2 % 1)[:, np.newaxis]
 
@@ -270,7 +270,7 @@ def evenly_spread(num: int) -> np.ndarray:
 def _in_cells(u, ends):
     """Returns the places of points in cells, from their centers in units of their widths, and log q of each row.
 
-    See `Coordinates.spread`.
+    See `Coordinates.dequantize`.
     """
     u, chosen = u[:, :-1], u[:, -1:]
     sides = tf.reduce_sum(tf.cast(ends, u.dtype), axis=-1)

@@ -11,7 +11,7 @@ from scipy import stats
 from tf_resflow.tables.arguments import MOST_NOISE
 from tf_resflow.tables.coordinates import Vectors
 from tf_resflow.tables.encoder import TableEncoder
-from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, code_of, shared_flow
+from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, noise_code, shared_flow
 
 BROAD = 0.01
 """The weight of the density at the largest noise level, which determines the scores of far rows."""
@@ -27,7 +27,7 @@ class TableDensity:
     r"""The density of the rows of a table, from the members of an ensemble of noise-conditioned flows.
 
     \\(p(x) = 0.99\, p_\sigma(x) + 0.01\, p_1(x)\\), where \\(\sigma\\) is the noise level. \\(p_\sigma(x)\\) is the
-    mean over the members and over points of the cells of x, see `Coordinates.spread`.
+    mean over the members and over points of the cells of x, see `Coordinates.dequantize`.
 
     Args:
       encoder: the `TableEncoder`.
@@ -69,7 +69,7 @@ class TableDensity:
         """Returns log-densities at noise levels `[levels, num]`, and `Vectors.log_unit` `[num]`."""
         flow, found = self.flow, []
         functions = [lambda x, w=w: flow.log_prob(w, x) for w in members]
-        points = points_of(self.encoder, num_points)
+        points = dequantization_points(self.encoder, num_points)
         if not len(numbers):
             return np.zeros([len(levels), 0]), np.zeros(0)
         size = max(1, _AT_ONCE // (len(points) * (len(levels) + 1)))
@@ -93,8 +93,8 @@ class TableDensity:
         return values
 
 
-def points_of(encoder: TableEncoder, num: int = NUM_POINTS) -> np.ndarray:
-    """Returns up to `num` points `[num, size + 1]` of the unit cube for `Coordinates.spread`.
+def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS) -> np.ndarray:
+    """Returns up to `num` points `[num, size + 1]` of the unit cube for `Coordinates.dequantize`.
 
     They are evenly spread in the last coordinate and where values have cells or can be missing, and 0.5 elsewhere.
     """
@@ -116,14 +116,14 @@ def log_densities(
     """Returns the log-densities of rows at noise levels, mixed with the largest level: float64 `[levels, num]`.
 
     Args:
-      points: result of `points_of`.
+      points: result of `dequantization_points`.
       log_probs: functions of vectors, followed by the code of the noise level and the condition, for each member.
     """
     num, levels = tf.shape(rows.condition)[0], [*levels, MOST_NOISE]
     tiled = Vectors(*(tf.tile(x, [len(points), *[1] * (len(x.shape) - 1)]) for x in rows))
-    z, log_q = encoder.own.spread(tiled, tf.repeat(tf.constant(points), num, axis=0))
+    z, log_q = encoder.own.dequantize(tiled, tf.repeat(tf.constant(points), num, axis=0))
     z, condition = (tf.clip_by_value(x, -_FARTHEST, _FARTHEST) for x in (z, tiled.condition))
-    codes = [tf.zeros_like(z[:, :1]) + code_of(level) for level in levels]
+    codes = [tf.zeros_like(z[:, :1]) + noise_code(level) for level in levels]
     values = tf.concat([tf.concat([z, code, condition], axis=1) for code in codes], axis=0)
     found = [tf.reshape(tf.cast(f(values), tf.float64), [len(levels), len(points), num]) for f in log_probs]
     found = tf.concat(found, axis=1) - tf.tile(tf.reshape(log_q, [len(points), num]), [len(log_probs), 1])

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
-from tf_resflow.tables.column import Bounds, column_from_json, fit_column, in_words, plain
+from tf_resflow.tables.column import Bounds, column_from_json, fit_column, plain, to_text
 from tf_resflow.tables.coordinates import Coordinates, Vectors
-from tf_resflow.tables.level_order import similar_first
+from tf_resflow.tables.level_order import reorder_levels
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -42,7 +42,7 @@ class Numbers(NamedTuple):
         reasons, is_wrong = np.full(len(self.values), "", object), self.faults != ""
         for row in np.flatnonzero(is_wrong.any(axis=1)):
             place = np.argmax(is_wrong[row])
-            value, name = in_words(self.table.iloc[row, place])[:40], self.table.columns.tolist()[place]
+            value, name = to_text(self.table.iloc[row, place])[:40], self.table.columns.tolist()[place]
             fault = self.faults[row, place]
             reasons[row] = f"column {name!r}: {'the value' if fault == _MISSING else repr(value)} is {fault}"
         return reasons
@@ -60,7 +60,7 @@ class TableEncoder:
       need no atoms if their range is less than 100.
     - a number: the step of a grid, such as 0.1. Only periods of several units, such as 15 minutes, imply it.
     - "category": booleans, text and categories. Levels that occur with similar values of the other columns are
-      neighbors, see `similar_first`.
+      neighbors, see `reorder_levels`.
     - a list: the levels of an ordered column, lowest first.
     - "date": times, as days since the first one. "day": times that are whole days apart.
 
@@ -122,7 +122,7 @@ class TableEncoder:
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
         self.num_own, self.is_masked = len(own), np.ones(len(own), bool)
         values = self.numbers(table).values
-        self.columns = similar_first(self.columns, values)
+        self.columns = reorder_levels(self.columns, values)
         self.own = Coordinates(self.columns[: self.num_own], values[:, : self.num_own])
         self.given = Coordinates(self.columns[self.num_own :], values[:, self.num_own :])
         self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)
@@ -209,21 +209,21 @@ class TableEncoder:
         num_masked = int(self.is_masked.sum())
         return tf.pad(vectors.values + vectors.widths / 2, [[0, 0], [num_masked, 0]])
 
-    def possible(self, numbers: tf.Tensor) -> tf.Tensor:
+    def mark_impossible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers `[num, columns]` that cannot occur by infinity."""
-        parts = self.own.possible(numbers[:, : self.num_own]), self.given.possible(numbers[:, self.num_own :])
-        return tf.concat(parts, axis=1)
+        own, given = numbers[:, : self.num_own], numbers[:, self.num_own :]
+        return tf.concat([self.own.mark_impossible(own), self.given.mark_impossible(given)], axis=1)
 
     def decode(self, vectors: np.ndarray) -> Any:
         """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit."""
         numbers = self.own.numbers(tf.constant(vectors, tf.float64)).numpy()
-        found = {c.name: c.sampled(x) for c, x in zip(self.own.columns, numbers.T, strict=True)}
+        found = {c.name: c.to_series(x) for c, x in zip(self.own.columns, numbers.T, strict=True)}
         return pandas.DataFrame(found, columns=[column.name for column in self.own.columns])
 
-    def is_alone(self, table: Any) -> np.ndarray:
+    def is_singleton(self, table: Any) -> np.ndarray:
         """Returns which rows of the fit would have probability 0 without them, such as one with a level alone."""
         own = self.own.columns
-        return np.any([column.is_alone(plain(table[column.name], column.dtype)[0]) for column in own], axis=0)
+        return np.any([column.is_singleton(plain(table[column.name], column.dtype)[0]) for column in own], axis=0)
 
     def describe(self) -> dict[Any, str]:
         """Returns what the numbers of discrete columns and of dates mean, by column name."""

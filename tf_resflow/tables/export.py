@@ -18,9 +18,9 @@ from tf_resflow.serving.description import example_inputs, readme
 from tf_resflow.serving.exporter import warmup_requests, write_saved_model
 from tf_resflow.serving.signatures import check_finite, check_one_or_each, check_range, check_rows
 from tf_resflow.tables.arguments import MOST_NOISE
-from tf_resflow.tables.density import BROAD, TableDensity, log_densities, points_of
+from tf_resflow.tables.density import BROAD, TableDensity, dequantization_points, log_densities
 from tf_resflow.tables.flow_density import FlowDensity
-from tf_resflow.tables.noise_conditioned import assign, code_of, make_model, variables_of
+from tf_resflow.tables.noise_conditioned import assign, make_model, member_variables, noise_code
 
 REASONS = ("valid", "missing or not finite", "cannot occur")
 _AT_ONCE = 256  # rows scored at once
@@ -83,7 +83,7 @@ class _ServedDensity:
         self._max_samples, self._max_batch = max_samples, max_batch
         self._members = [_Member(self._density, weights) for weights in self._density.members]
         self.variables = [variable for member in self._members for variable in member.variables]
-        self._points = points_of(self._encoder)
+        self._points = dequantization_points(self._encoder)
         scores = np.sort(density.held_out_[0])
         self._reference = scores, np.append(density.least_p_value, p_values(scores, *density.held_out_))
         num = self._encoder.num_own
@@ -100,7 +100,7 @@ class _ServedDensity:
         num_own, is_masked = self._encoder.num_own, self._encoder.is_masked
         is_allowed = np.append(is_masked, np.zeros(numbers.shape[1] - num_own, bool))
         is_unread = tf.math.is_inf(numbers) | (tf.math.is_nan(numbers) & ~is_allowed)
-        numbers = self._encoder.possible(numbers)
+        numbers = self._encoder.mark_impossible(numbers)
         is_impossible = tf.reduce_any(tf.math.is_inf(numbers), axis=1)
         valid = ~tf.reduce_any(is_unread, axis=1) & ~tf.reduce_any(tf.math.is_inf(numbers[:, num_own:]), axis=1)
         reason = tf.where(tf.reduce_any(is_unread, axis=1), 1, tf.where(is_impossible, 2, 0))
@@ -123,11 +123,11 @@ class _ServedDensity:
     def sample(self, num, seed, condition=None):
         num = check_range("num", num, 1, self._max_samples)
         x = tf.zeros([num, self._encoder.num_own], tf.float64)
-        given = self._encoder.given.possible(self._numbers(x, condition)[:, self._encoder.num_own :])
+        given = self._encoder.given.mark_impossible(self._numbers(x, condition)[:, self._encoder.num_own :])
         given = tf.cast(self._encoder.condition(check_finite("condition", given)), tf.float32)
         choice_seed, latent_seed = tf.unstack(split_seed(tf.bitcast(seed, tf.int32), 2))
         chosen, broad = tf.unstack(random_uniform([2, num], choice_seed, tf.float32))
-        code = tf.where(broad < BROAD, code_of(MOST_NOISE), code_of(self._density.noise))
+        code = tf.where(broad < BROAD, noise_code(MOST_NOISE), noise_code(self._density.noise))
         given = tf.concat([code[:, tf.newaxis], given], axis=1)
         member = tf.cast(chosen * len(self._members), tf.int32)
         z, converged = zip(*(own.sample(num, latent_seed, given) for own in self._members), strict=True)
@@ -172,7 +172,7 @@ class _Member:
     def __init__(self, density: TableDensity, weights: Any):
         sizes = density.encoder.size, density.encoder.condition_size
         model = make_model(*sizes, density.num_blocks, density.hidden)
-        assign(variables_of(model), weights)
+        assign(member_variables(model), weights)
         converge_norms(model)
         self._networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
         weights = [weight.value for weight in model.weights]

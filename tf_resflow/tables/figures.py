@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.evaluation.figures import draw_legend, limits_of, scatter, written_figure
+from tf_resflow.evaluation.figures import draw_legend, robust_limits, scatter, written_figure
 from tf_resflow.extras import LazyPackage
-from tf_resflow.tables.column import in_words
+from tf_resflow.tables.column import to_text
 from tf_resflow.tables.encoder import TableEncoder
 
 mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")
@@ -90,7 +90,7 @@ class _Axis:
 
     def __init__(self, column, values):
         self.column, self.step = column, 0.0
-        self.bins = np.linspace(*limits_of(values), _BINS + 1)
+        self.bins = np.linspace(*robust_limits(values), _BINS + 1)
         if 0 < column.num <= _MAX_CELLS:
             self.step = float(column.step)
             self.bins = float(column.first - column.offset) + self.step * (np.arange(column.num + 1) - 0.5)
@@ -101,7 +101,7 @@ class _Axis:
         axis.axes.set(**{f"{axis.axis_name}lim": (self.bins[0], self.bins[-1])})
         axis.set_label_text(str(column.name))
         if column.levels is not None and len(column.levels) <= _MAX_LEVELS:
-            axis.set_ticks(range(len(column.levels)), [in_words(level) for level in column.levels])
+            axis.set_ticks(range(len(column.levels)), [to_text(level) for level in column.levels])
             axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
         elif column.start is not None:
             axis.set_major_locator(mpl_ticker.MaxNLocator(2))

@@ -8,12 +8,12 @@ from typing import Any
 
 from absl import logging
 
-from tf_resflow.data.files import check_table, read_array, readable
+from tf_resflow.data.files import check_table, explain_read_errors, read_array
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened, suggest
-from tf_resflow.tables.column import in_words
+from tf_resflow.tables.column import to_text
 from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format
-from tf_resflow.writing import whole_file
+from tf_resflow.writing import atomic_write
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -92,7 +92,7 @@ def _read_other(path, key, options):
     read = pandas.read_parquet if suffix == ".parquet" else pandas.read_excel
     known, own = (inspect.signature(function).parameters.keys() for function in (pandas.read_csv, read))
     options = {name: value for name, value in options.items() if name not in known - own}
-    with readable(path, "a table"):
+    with explain_read_errors(path, "a table"):
         return read(path, **(options if suffix == ".parquet" else _with_header(read, path, options)))
 
 
@@ -100,7 +100,7 @@ def _read_csv(path, options):
     """Returns a frame of text, with the index "line" if possible, and the options with those that are detected."""
     if "delimiter" in options:
         options["sep"] = options.pop("delimiter")
-    with readable(path, "a table", FORMAT_ADVICE):
+    with explain_read_errors(path, "a table", FORMAT_ADVICE):
         found = detected_format(path, options)
     options, advice = found | options, FORMAT_ADVICE
     usual = {"encoding": "utf-8-sig", "sep": ","}
@@ -109,7 +109,7 @@ def _read_csv(path, options):
         logging.info("%s: the detected format is %s.", path, unusual)
     is_simple = "skipfooter" not in options and (len(options["sep"]) == 1 or options["sep"] == r"\s+")
     options.setdefault("engine", "c" if is_simple else "python")
-    with readable(path, "a table", advice):
+    with explain_read_errors(path, "a table", advice):
         options = _with_header(pandas.read_csv, path, options)
         frame = pandas.read_csv(path, **options | {"dtype": str})
         with path.open(encoding=options["encoding"], errors=options.get("encoding_errors")) as file:
@@ -155,7 +155,7 @@ def _interpreted(path, frame, as_text, options, typed):
         elif name in as_text:
             frame[name] = column.str.strip() if kind == "string" else column
         elif kind == "string" or (kind.startswith("mixed") and not column.map(pandas.api.types.is_list_like).any()):
-            text = column if kind == "string" else column.map(in_words, na_action="ignore")
+            text = column if kind == "string" else column.map(to_text, na_action="ignore")
             text = _with_usual_marks(text, marks) if marks else text
             frame[name], bad = _parsed(path, name, text, options.get("date_format"))
             if len(bad):
@@ -187,7 +187,7 @@ def _parsed(path, name, column, date_format):
         return column.map(_BOOLEANS).astype("boolean" if len(present) < len(column) else bool), present[:0]
     readings = [pandas.to_numeric(column, errors="coerce")]
     if date_format is not None or present.str.match(_ISO_DATE).mean() >= _MOSTLY:
-        with readable(path, f"a table with dates in the column {name!r}", "Write all dates in one time zone."):
+        with explain_read_errors(path, f"dates in the column {name!r}", "Write all dates in one time zone."):
             times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce")
         readings.insert(0, times)
     is_typed = present.str.fullmatch(_NUMBER) | present.str.match(_DATE)
@@ -219,15 +219,15 @@ def write_frame(path: str | os.PathLike, frame: Any) -> None:
 
     In a Parquet file, Python objects other than dates, decimals and Booleans become text.
     """
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         if pathlib.Path(path).suffix.lower() != ".parquet":
-            frame.to_csv(temporary, index=False, float_format=in_words, lineterminator="\r\n")
+            frame.to_csv(temporary, index=False, float_format=to_text, lineterminator="\r\n")
             return
         table = frame.infer_objects()
         for name, column in table.items():
             is_object = getattr(column.dtype, "categories", column).dtype == object
             if is_object and pandas.api.types.infer_dtype(column.astype(object)) not in _PARQUET_TYPES:
-                table[name] = column.astype(object).map(in_words, na_action="ignore")
+                table[name] = column.astype(object).map(to_text, na_action="ignore")
         table.to_parquet(temporary, index=False)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import warnings
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -20,16 +19,16 @@ with extra("sklearn"):
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from tf_resflow.data.files import readable
+from tf_resflow.data.files import explain_read_errors
 from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
-from tf_resflow.tables.column import in_words
-from tf_resflow.tables.coordinates import Vectors, evenly_spread
+from tf_resflow.tables.column import to_text
+from tf_resflow.tables.coordinates import Vectors, quasirandom_points
 from tf_resflow.tables.density import TableDensity
 from tf_resflow.tables.encoder import TableEncoder
-from tf_resflow.tables.noise_conditioned import draw_rows, is_ahead
-from tf_resflow.writing import whole_file
+from tf_resflow.tables.noise_conditioned import draw_rows, is_significant
+from tf_resflow.writing import atomic_write
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _LEAST_ROWS = 10
@@ -204,7 +203,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         held_out, scores = self._train(numbers, weights, rng, trained)
         self._keep(numbers, weights, rng)
         scores, weights = (
-            np.where(self.encoder_.is_alone(table)[held_out], -np.inf, scores - _ROUNDING),
+            np.where(self.encoder_.is_singleton(table)[held_out], -np.inf, scores - _ROUNDING),
             weights[held_out],
         )
         self.held_out_ = np.stack([scores, weights])
@@ -242,7 +241,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         scores = np.concatenate(scores, axis=1)
         means = scores @ compared / compared.sum()
         best = scores[np.argmax(means)]
-        density.noise = float(levels[[not is_ahead(best - own, compared) for own in scores]].max())
+        density.noise = float(levels[[not is_significant(best - own, compared) for own in scores]].max())
         self.noise_, self.whiten_, self.noise_levels_, self.held_out_scores_ = density.noise, whiten, levels, means
         pairs = zip(held_out, density.members, strict=True)
         scores = [density.score(numbers[own], [member])[1] for own, member in pairs]
@@ -256,7 +255,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             x = numbers[np.isfinite(numbers[:, place]), place]
             atoms = {value: float(value - column.offset) for value, *_ in column.atoms}
             parts = {str(column.name): x[~np.isin(x, list(atoms.values()))]}
-            parts |= {f"{column.name} = {in_words(value)}": x[x == number] for value, number in atoms.items()}
+            parts |= {f"{column.name} = {to_text(value)}": x[x == number] for value, number in atoms.items()}
             for label, values in parts.items():
                 if len(values):
                     chosen = np.quantile(values, np.linspace(0, 1, _REFERENCE), method="nearest")
@@ -265,7 +264,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                     self.reference_[label] = place, tried.tolist()
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
         vectors = self.encoder_.encode(numbers[chosen])
-        spread = vectors.values + vectors.widths * evenly_spread(len(chosen))
+        spread = vectors.values + vectors.widths * quasirandom_points(len(chosen))
         self._margins = np.where(vectors.is_missing, np.nan, spread)
         self._conditions = self.encoder_.condition(numbers[chosen, self.encoder_.num_own :]).numpy()
         self._draws, self._draws_seed = None, int(rng.randint(2**31))
@@ -338,16 +337,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         encoded, condition = self.encoder_.condition(given).numpy(), condition[columns]
         for column, x in zip(self.encoder_.given.columns, given.T, strict=True):
             if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
-                condition[column.name] = dataclasses.replace(column, decimals=None).sampled(x)
+                condition[column.name] = dataclasses.replace(column, decimals=None).to_series(x)
         level = self.noise_levels_[np.argmax(self.held_out_scores_)]
         if self.extrapolate:
             values = self.density_.sample(encoded, rng)
         else:
-            values = self._with_margins_of_the_fit(self.density_.sample(encoded, rng, level), level)
+            values = self._match_marginals(self.density_.sample(encoded, rng, level), level)
         table = pandas.concat([self.encoder_.decode(values), condition], axis=1)[list(self.kinds_)]
         return table.to_numpy(self._dtype) if self._dtype else self._like_fit(table, is_whole=True)
 
-    def _with_margins_of_the_fit(self, values, level):
+    def _match_marginals(self, values, level):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
         if self._draws is None:
             draws = self.density_.sample(self._conditions, np.random.RandomState(self._draws_seed), level)
@@ -403,13 +402,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         for place, of_members in enumerate(zip(*self.density_.members, strict=True)):
             arrays[f"weights{place}"] = np.stack(of_members)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, json=np.array(json.dumps(found, default=_plain)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FlowDensity":
         """Loads an estimator that `save` wrote. Frames of its samples are pandas."""
-        with readable(pathlib.Path(path), "a saved FlowDensity"), np.load(path, allow_pickle=False) as file:
+        with explain_read_errors(path, "a saved FlowDensity"), np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
             found = json.loads(arrays.pop("json").item())
         encoder, settings = TableEncoder.from_json(found.pop("encoder")), found.pop("settings")

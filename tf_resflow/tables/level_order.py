@@ -14,7 +14,7 @@ _RIDGE = 0.1  # of the covariance of the other columns, in units of its mean var
 _ROWS = 10  # added to the number of rows of a level, so that rare levels are near the middle
 
 
-def similar_first(columns: Sequence[Column], numbers: np.ndarray) -> list[Column]:
+def reorder_levels(columns: Sequence[Column], numbers: np.ndarray) -> list[Column]:
     r"""Returns columns whose categories have similar levels side by side, and changes the numbers accordingly.
 
     The rows of the other columns, as normal scores and standardized one-hot codes with the covariance C, have the

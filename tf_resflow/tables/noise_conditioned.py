@@ -58,7 +58,7 @@ class NoiseConditionedFlow:
     ):
         self.size = size
         self._model = make_model(size, condition_size, num_blocks, hidden)
-        self._variables = variables_of(self._model)
+        self._variables = member_variables(self._model)
         self._initial_weights = self._model.get_weights()
         self._model.compile(Adam(_LEARNING_RATE, global_clipnorm=1.0))
         self._lock = threading.RLock()
@@ -115,7 +115,7 @@ class NoiseConditionedFlow:
                 batches = _add_noise(rows, places[chosen], draws)
                 seeds = draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
                 self._steps(*batches, rates[chosen], seeds)
-                held_out_loss = np.nan_to_num(-without_extremes(self._log_probs(check)).mean(), nan=np.inf)
+                held_out_loss = np.nan_to_num(-winsorize(self._log_probs(check)).mean(), nan=np.inf)
                 if not best or held_out_loss < least:
                     least, best_step, best = held_out_loss, chosen[-1] + 1, _values(self._variables)
                 bar.update(chosen[-1] + 1, [("held_out_nats", shift - held_out_loss)], finalize=False)
@@ -131,7 +131,7 @@ class NoiseConditionedFlow:
             if whiten is None:
                 _, row, nums = np.unique(copied, return_inverse=True, return_counts=True)
                 gains = np.bincount(row, racers[True][1] - racers[False][1]) / nums  # means over copies of a row
-                whiten = is_ahead(gains, nums)
+                whiten = is_significant(gains, nums)
             best, _, values = racers[whiten]
             assign(variables, values)
             least, best_step, weights = run(rounds[num_raced:], *best)
@@ -160,7 +160,7 @@ class NoiseConditionedFlow:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
         with self._lock:
             assign(self._variables, weights)
-            coded = np.hstack([np.full([len(condition), 1], code_of(noise)), condition]).astype(np.float32)
+            coded = np.hstack([np.full([len(condition), 1], noise_code(noise)), condition]).astype(np.float32)
             return self._model.sample(len(condition), seed, condition=coded).numpy()
 
     def _log_probs(self, values):
@@ -202,12 +202,12 @@ def make_model(size: int, condition_size: int, num_blocks: int, hidden: Sequence
     return FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
 
 
-def variables_of(model: FlowModel) -> list[Any]:
+def member_variables(model: FlowModel) -> list[Any]:
     """Returns the variables whose values are the weights of a member."""
     return [*model.weights, *model.statistics.values()]
 
 
-def code_of(noise: float) -> float:
+def noise_code(noise: float) -> float:
     """Returns the code of a noise level, from -1 to 1."""
     return 2 * math.log(noise / LEAST_NOISE) / math.log(MOST_NOISE / LEAST_NOISE) - 1
 
@@ -229,14 +229,14 @@ def shared_flow(size: int, condition_size: int, num_blocks: int, hidden: tuple[i
     return NoiseConditionedFlow(size, condition_size, num_blocks=num_blocks, hidden=hidden)
 
 
-def without_extremes(values: np.ndarray) -> np.ndarray:
+def winsorize(values: np.ndarray) -> np.ndarray:
     """Clips values to their 2 % and 98 % quantiles."""
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
-def is_ahead(gains: np.ndarray, weights: np.ndarray) -> bool:
+def is_significant(gains: np.ndarray, weights: np.ndarray) -> bool:
     """Returns whether the mean of winsorized gains exceeds two standard errors."""
-    gains, weights = without_extremes(gains), weights / weights.sum()
+    gains, weights = winsorize(gains), weights / weights.sum()
     mean = gains @ weights
     return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2))
 

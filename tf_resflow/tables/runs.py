@@ -12,19 +12,19 @@ import numpy as np
 from absl import logging
 
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.console import shown, stage
+from tf_resflow.console import show_progress, stage
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.evaluation import p_values
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.column import is_text, kinds_from_words, kinds_in_words
-from tf_resflow.tables.config import bounds_from_words, check_places, names_of, validate_config
+from tf_resflow.tables.column import format_kinds, is_text, parse_kinds
+from tf_resflow.tables.config import check_paths, parse_bounds, parse_names, validate_config
 from tf_resflow.tables.figures import pairs_figure
 from tf_resflow.tables.files import find_columns, identifiers, read_table
 from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.workdir import Members, TableWorkdir
 from tf_resflow.training.workdir import read_json
-from tf_resflow.writing import finite_or_none, unwritable_told, write_json
+from tf_resflow.writing import explain_write_errors, finite_or_none, write_json
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -75,12 +75,12 @@ def read_rows(config: ConfigDict) -> dict[str, Any]:
     Columns that identify the rows are left out, unless the config names them.
     """
     data, path = config.data, pathlib.Path(config.data.path).expanduser()
-    kinds = kinds_from_words(data.kinds)
+    kinds = parse_kinds(data.kinds)
     options: dict[str, Any] = {"key": data.key or None, "read_options": data.read_options.to_dict()}
     options["texts"] = [name for name, kind in kinds.items() if is_text(kind)]
-    listed, excluded = names_of(data.columns), names_of(data.exclude_columns)
+    listed, excluded = parse_names(data.columns), parse_names(data.exclude_columns)
     table = read_table(path, columns=listed or None, exclude_columns=excluded, **options)
-    named = dict.fromkeys([*names_of(data.condition_columns), *kinds, *bounds_from_words(data.bounds)])
+    named = dict.fromkeys([*parse_names(data.condition_columns), *kinds, *parse_bounds(data.bounds)])
     kept = table.columns[find_columns(path, table, list(named))]
     if not listed and (own := [name for name in identifiers(table) if name not in kept]):
         logging.warning(
@@ -116,9 +116,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
       ValueError: if the config, the workdir or the data are invalid.
     """
     validate_config(config)
-    check_places(config.data)
+    check_paths(config.data)
     files = TableWorkdir(workdir)
-    with files.locked(), shown(progress), warnings.catch_warnings():
+    with files.locked(), show_progress(progress), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: logging.warning("%s", message)
         files.check_config(config)
         with stage("data"):
@@ -133,7 +133,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
             result = read_json(files.result)
             return result | {"line": f"Already done: {result['line']}"}
         density = _density(config, rows["train"])
-        with unwritable_told(files.path):
+        with explain_write_errors(files.path):
             files.members.mkdir(exist_ok=True)
             files.figures.mkdir(exist_ok=True)
         write_json(files.config, _with_absolute_paths(config).to_dict())
@@ -172,9 +172,9 @@ def _density(config, table):
 
     return FlowDensity(
         random_state=config.seed,
-        condition_columns=list(by_name(dict.fromkeys(names_of(config.data.condition_columns)))),
-        kinds=by_name(kinds_from_words(config.data.kinds)),
-        bounds=by_name(bounds_from_words(config.data.bounds)),
+        condition_columns=list(by_name(dict.fromkeys(parse_names(config.data.condition_columns)))),
+        kinds=by_name(parse_kinds(config.data.kinds)),
+        bounds=by_name(parse_bounds(config.data.bounds)),
         **config.density.to_dict(),
     )
 
@@ -200,7 +200,7 @@ def _result(density, config, rows):
     result: dict[str, Any] = {"name": pathlib.Path(config.data.path).stem, "split": "test", "unit": "nats"}
     result |= {"num_train": len(rows["train"]), "num_members": len(density.density_.members)}
     result |= {"noise": density.noise_, "least_p_value": density.least_p_value}
-    result |= {"kinds": kinds_in_words(density.kinds_), "figures": ["pairs.png"]}
+    result |= {"kinds": format_kinds(density.kinds_), "figures": ["pairs.png"]}
     if "test" in rows:
         log_prob = score_rows(density, rows["test"], config.data.read_options.date_format)[0]["log_prob"]
         finite = log_prob[np.isfinite(log_prob)]

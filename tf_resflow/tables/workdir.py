@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.data.files import readable
+from tf_resflow.data.files import explain_read_errors
 from tf_resflow.tables.config import TASK, default_config, validate_config
 from tf_resflow.training.workdir import Workdir, check_unchanged, read_json, stored_config
-from tf_resflow.writing import whole_file
+from tf_resflow.writing import atomic_write
 
 # Fields that may change when a run resumes, because the rows are compared.
 _FREE = ("data.path", "data.path_test", "data.read_options.")
@@ -63,14 +63,14 @@ class Members(dict[int, tuple[list[np.ndarray], bool]]):
         super().__init__()
         self.folder = folder
         for path in folder.glob("[0-9]*.npz"):
-            with readable(path, "a member of a density"), np.load(path, allow_pickle=False) as file:
+            with explain_read_errors(path, "a member of a density"), np.load(path, allow_pickle=False) as file:
                 whiten, *weights = file.values()
             super().__setitem__(int(path.stem), (weights, bool(whiten)))
 
     def __setitem__(self, place: int, member: tuple[list[np.ndarray], bool]) -> None:
         super().__setitem__(place, member)
         weights, whiten = member
-        with whole_file(self.folder / f"{place}.npz") as temporary:
+        with atomic_write(self.folder / f"{place}.npz") as temporary:
             np.savez(temporary, whiten, *weights)
 
 

@@ -14,7 +14,7 @@ from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.models.optimizers import Adam, Muon
 from tf_resflow.training.workdir import REMEDY, newest_first
-from tf_resflow.writing import unwritable_told
+from tf_resflow.writing import explain_write_errors
 
 
 def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.LearningRateSchedule:
@@ -106,7 +106,7 @@ class Checkpoints:
         self._step.assign(step)
         if self._keep:
             try:
-                with unwritable_told(path):
+                with explain_write_errors(path):
                     self._manager = self._manager or tf.train.CheckpointManager(
                         self._checkpoint, str(self._directory), max_to_keep=self._keep, step_counter=self._step
                     )

@@ -81,7 +81,7 @@ def base_config(name: str) -> Any:
     for folder in (CONFIGS, CONFIGS / "changes"):
         if (path := folder / f"{stem}.py").is_file():
             try:
-                return config_of_file(path, *arguments)
+                return load_config_file(path, *arguments)
             except (AttributeError, KeyError) as error:
                 if folder == CONFIGS:
                     raise
@@ -94,7 +94,7 @@ def base_config(name: str) -> Any:
     raise ValueError(f"Unknown config {stem!r}; {hint} Give one of {known}.")
 
 
-def config_of_file(path: pathlib.Path, *arguments: str) -> Any:
+def load_config_file(path: pathlib.Path, *arguments: str) -> Any:
     """Calls `get_config(*arguments)` in a file and returns the config."""
     functions = runpy.run_path(str(path))
     if "get_config" not in functions:

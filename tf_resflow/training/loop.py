@@ -15,22 +15,22 @@ from absl import logging
 
 from tf_resflow import data
 from tf_resflow.config_fields import ConfigDict
-from tf_resflow.console import DeferredSignals, bar, shown, stage
+from tf_resflow.console import DeferredSignals, progress_bar, show_progress, stage
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, train_step
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.config import validate_config
 from tf_resflow.training.metrics import MetricsWriter, held_out_scores, ranked_steps
-from tf_resflow.training.non_finite import NotFinite, diagnosed
+from tf_resflow.training.non_finite import NotFinite, explain_non_finite
 from tf_resflow.training.report import Report
-from tf_resflow.training.runs import as_in_run
+from tf_resflow.training.runs import with_run_statistics
 from tf_resflow.training.strategies import (
     check_agreement,
+    explain_lost_workers,
     is_chief,
-    lost_workers_explained,
+    make_gather,
     num_workers,
-    of_all_workers,
     replica_batches,
 )
 from tf_resflow.training.workdir import Workdir, read_metrics
@@ -80,7 +80,7 @@ def train(
     """
     validate_config(config)
     strategy = strategy or tf.distribute.get_strategy()
-    with lost_workers_explained(strategy):
+    with explain_lost_workers(strategy):
         files = Workdir(workdir, is_chief=is_chief(strategy))
         common = config.copy_and_resolve_references()
         common.data.data_dir = ""  # may differ between workers
@@ -90,7 +90,7 @@ def train(
             files.check_config(config)
             if done:
                 return done | {"line": f"Already done: {done['line']}"}
-            with shown(progress):
+            with show_progress(progress):
                 return _train(config, files, strategy, jit)
 
 
@@ -100,7 +100,7 @@ def _train(config, files, strategy, jit):
     with stage("data"):
         dataset = data.load(config.data)
         _check_fit(config, dataset, strategy)
-        dataset = as_in_run(config, dataset, files)
+        dataset = with_run_statistics(config, dataset, files)
     with strategy.scope():
         model = build_model(config, dataset)
         optimizer = make_optimizer(train, model.trainable_variables)
@@ -121,10 +121,10 @@ def _train(config, files, strategy, jit):
         x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
         model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
         average.start()
-    labels = model.takes_pairs
+    labels = model.expects_pairs
     batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=labels))
     take_step = _compiled_step(strategy, model, average, jit)
-    signals, gather, is_alone = DeferredSignals(), of_all_workers(strategy), num_workers(strategy) == 1
+    signals, gather, is_alone = DeferredSignals(), make_gather(strategy), num_workers(strategy) == 1
 
     files.begin(config, dataset)
     with contextlib.closing(MetricsWriter(files.output, start)) as writer:
@@ -151,7 +151,7 @@ def _train(config, files, strategy, jit):
                 batch, seed = next(batches), tf.constant([config.seed, step], tf.int32)
                 is_first, is_evaluated = step == start + 1, step % train.eval_every == 0
                 tracing = stage("building the graph, which can take a minute or two")
-                with diagnosed(model, strategy, checkpoints.latest, batch, seed):
+                with explain_non_finite(model, strategy, checkpoints.latest, batch, seed):
                     with tracing if is_first else contextlib.nullcontext():
                         metrics = take_step(batch, seed)
                     log.after_step(step, metrics)
@@ -236,7 +236,7 @@ class Logging:
         """Stores the metrics, and writes them when due."""
         self._window.append(metrics)
         options = {"total": self._train.steps, "initial": step - 1, "unit": "step", "position": 0}
-        self._progress = self._progress or bar(desc="training", **options)
+        self._progress = self._progress or progress_bar(desc="training", **options)
         self._progress.update()
         if step % self._train.log_every == 0:
             self._write(step)
@@ -289,7 +289,7 @@ class Evaluating:
 
     def evaluate(self, step: int) -> None:
         """Evaluates the weights, and saves the state if it is the best one."""
-        with self._average.in_place():
+        with self._average.applied():
             scores = self._report.scores(self._split)
             grid = self._report.sample_grid()
         self.scores[step] = scores
@@ -311,7 +311,7 @@ class Evaluating:
         kept = self._best.restore(best) if self._train.keep_best else 0
         step = kept or last
         scores: Any = self.scores.get(step)
-        with self._average.in_place():
+        with self._average.applied():
             final = scores
             if self._split != self._final_split or step != self._evaluated:
                 final = self._report.scores()

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow.training.workdir import read_metrics
-from tf_resflow.writing import finite_or_none, unwritable_told, whole_file
+from tf_resflow.writing import atomic_write, explain_write_errors, finite_or_none
 
 
 def held_out_scores(lines: Iterable[Mapping[str, Any]], split: str) -> dict[int, dict[str, Any]]:
@@ -48,7 +48,7 @@ class MetricsWriter:
         self._path, self._events_path = workdir / "metrics.jsonl", workdir / "events"
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
         self._written = {(line["step"], line["split"], "num_examples" in line) for line in kept}
-        with whole_file(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._events = tf.summary.create_file_writer(str(self._events_path))
 
@@ -58,20 +58,20 @@ class MetricsWriter:
             return
         numbers = {name: float(value) for name, value in values.items()}
         line = json.dumps({"step": step, "split": split, **finite_or_none(numbers)})
-        with unwritable_told(self._path), self._path.open("a", encoding="utf-8") as file:
+        with explain_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
-        with unwritable_told(self._events_path), _default(self._events):
+        with explain_write_errors(self._events_path), _default(self._events):
             for name, value in numbers.items():
                 tf.summary.scalar(f"{split}/{name}", value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a uint8 image `[height, width, channels]` to TensorBoard."""
-        with unwritable_told(self._events_path), _default(self._events):
+        with explain_write_errors(self._events_path), _default(self._events):
             tf.summary.image(name, image[None], step)
 
     def close(self) -> None:
         """Writes the remaining events."""
-        with unwritable_told(self._events_path):
+        with explain_write_errors(self._events_path):
             self._events.close()
 
 

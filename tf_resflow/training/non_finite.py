@@ -34,7 +34,7 @@ class NotFinite(Exception):
 
 
 @contextlib.contextmanager
-def diagnosed(
+def explain_non_finite(
     model: KerasTraining, strategy: tf.distribute.Strategy, latest: str | None, batch: Any, seed: tf.Tensor
 ) -> Iterator[None]:
     """Turns an error of a step into a `NonFiniteError` that names where NaN or infinity first appears."""
@@ -88,7 +88,7 @@ def _values(model, batch, seed):
     x, condition = model.condition.split(batch if model.condition else tf.nest.flatten(batch)[0])
     x, _ = model.data_space.dequantize(x, split_seed(stateless_seed(seed), 2)[0])
     arguments = model.condition.arguments(condition, tf.shape(x)[0])
-    context = Context(arguments, compute_log_det=False, visit=lambda member, x, _: found.append((member, x)))
+    context = Context(arguments, compute_log_det=False, on_leaf=lambda member, x, _: found.append((member, x)))
     latent = pass_through(model.flow, x, context).value
     members, values = zip(*found, strict=True)
     return members, [*values[1:], latent]

@@ -31,11 +31,11 @@ from tf_resflow.training.workdir import (
     PackedRun,
     Workdir,
     has_only_model,
-    opened,
+    open_workdir,
     read_json,
     read_metrics,
 )
-from tf_resflow.writing import check_output_path, whole_file, write_json
+from tf_resflow.writing import atomic_write, check_output_path, write_json
 
 __all__ = ["Run", "load"]
 
@@ -133,7 +133,7 @@ class Run:
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
         config.data.update({place: pathlib.Path(config.data[place]).name for place in PLACES} | {"data_dir": ""})
-        with tempfile.TemporaryDirectory() as folder, whole_file(path) as temporary:
+        with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
             files = Workdir(folder)
             files.describe(config, self.data, {})
             if self.result is not None:
@@ -158,7 +158,7 @@ def load(workdir: str | os.PathLike[str]) -> Any:
         return getattr(model, "estimator", model)
     if workdir in MODELS and not pathlib.Path(workdir).exists():
         workdir = f"{PRETRAINED}{workdir}"
-    files = opened(workdir)
+    files = open_workdir(workdir)
     config, info = files.read_config(), files.read_data()
     files.check_trained()
     model = build_model(config, info)
@@ -193,10 +193,10 @@ def load_data(
       data_dir: TensorFlow Datasets folder of the data, if it has moved.
       data_path: File or folder of the data, if it has moved.
     """
-    files = opened(workdir)
+    files = open_workdir(workdir)
     config = files.config_of_data(data_dir=data_dir, data_path=data_path)
     with stage("data"):
-        return as_in_run(config, data.load(config.data), files)
+        return with_run_statistics(config, data.load(config.data), files)
 
 
 def load_held_out(workdir: str | os.PathLike[str], **places: str | None) -> data.Dataset | None:
@@ -208,7 +208,7 @@ def load_held_out(workdir: str | os.PathLike[str], **places: str | None) -> data
         return None
 
 
-def as_in_run(config: ConfigDict, dataset: data.Dataset, files: Workdir) -> data.Dataset:
+def with_run_statistics(config: ConfigDict, dataset: data.Dataset, files: Workdir) -> data.Dataset:
     """Returns a config's data set with the statistics of its run. Raises ValueError if the run has other data."""
     begun = files.read_data() if files.is_begun() else None
     if begun is None or begun.mean is None or dataset.levels is None:

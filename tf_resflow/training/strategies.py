@@ -50,7 +50,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
     return len(_workers()) if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) else 1
 
 
-def of_all_workers(strategy: tf.distribute.Strategy) -> Callable[[int], list[int]]:
+def make_gather(strategy: tf.distribute.Strategy) -> Callable[[int], list[int]]:
     """Returns a function that gathers an integer from each worker. All workers must call it."""
     if num_workers(strategy) == 1:
         return lambda number: [number]
@@ -64,7 +64,7 @@ def of_all_workers(strategy: tf.distribute.Strategy) -> Callable[[int], list[int
 
 def check_agreement(strategy: tf.distribute.Strategy, text: str, message: str) -> None:
     """Raises ValueError with `message` on all workers, unless all workers have the same `text`."""
-    if len(set(of_all_workers(strategy)(zlib.crc32(text.encode())))) > 1:
+    if len(set(make_gather(strategy)(zlib.crc32(text.encode())))) > 1:
         raise ValueError(message)
 
 
@@ -96,7 +96,7 @@ def replica_batches(
 
 
 @contextlib.contextmanager
-def lost_workers_explained(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def explain_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Turns errors of collective operations into a `WorkerLostError`."""
     try:
         yield

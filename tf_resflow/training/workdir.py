@@ -24,7 +24,7 @@ from tf_resflow.data.data_info import DataInfo
 from tf_resflow.messages import suggest
 from tf_resflow.settings import differences, flat_fields
 from tf_resflow.training.config import default_config, validate_config
-from tf_resflow.writing import unwritable_told, write_json
+from tf_resflow.writing import explain_write_errors, write_json
 
 if sys.platform != "win32":
     import fcntl
@@ -84,7 +84,7 @@ class Workdir:
         if not self.is_chief:
             yield
             return
-        with unwritable_told(self.path):
+        with explain_write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("a+", encoding="utf-8")
         with file:
@@ -107,13 +107,13 @@ class Workdir:
 
     def begin(self, config: ConfigDict, dataset: DataInfo) -> None:
         """Creates the folders, and writes the config and the properties of the data."""
-        with unwritable_told(self.path):
+        with explain_write_errors(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
             if self.is_chief:
                 self.checkpoints.mkdir(exist_ok=True)
                 tempfile.TemporaryFile(dir=self.checkpoints).close()  # raises if no file can be written
         if self.is_chief:
-            self.describe(config, dataset, self.absolute_places(config))
+            self.describe(config, dataset, self.absolute_paths(config))
 
     def describe(self, config: ConfigDict, dataset: DataInfo, places: Mapping[str, str]) -> None:
         """Writes the config, the absolute paths of its data, and the properties of the data that a model needs."""
@@ -146,7 +146,7 @@ class Workdir:
             config.data[place] = (found or named[-1:] or [""])[0]
         return config
 
-    def absolute_places(self, config: ConfigDict) -> dict[str, str]:
+    def absolute_paths(self, config: ConfigDict) -> dict[str, str]:
         """Returns a dict of fields to absolute data paths. URLs, which TFDS also accepts, are omitted."""
         given = {place: config.data[place] for place in PLACES}
         return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}
@@ -195,7 +195,7 @@ class Workdir:
         for path in (self.config, self.data):
             if not path.exists():
                 raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
-        before, places = self.read_config(), self.absolute_places(config)
+        before, places = self.read_config(), self.absolute_paths(config)
         stored = read_json(self.config).get(_ABSOLUTE, {})
         free = {place for place in places if places[place] == stored.get(place)}
         if config.train.schedule == "constant" and config.train.steps > before.train.steps:
@@ -258,7 +258,7 @@ class PackedRun(Workdir):
         return True
 
 
-def opened(workdir: str | os.PathLike[str]) -> Workdir:
+def open_workdir(workdir: str | os.PathLike[str]) -> Workdir:
     """Returns the files of a run in a directory or in a single file, or of the model "pretrained:NAME"."""
     place = os.fspath(workdir)
     if place.startswith(PRETRAINED):

@@ -85,7 +85,7 @@ def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
 class _Frozen(FlowBijector):
     """A bijector on vectors that applies a function of x, a context, and whether to invert."""
 
-    _inverse_solves = True
+    _inverse_needs_solver = True
 
     def __init__(self, apply: Callable[..., Pass], dtype: tf.DType, name: str = "frozen"):
         parameters = dict(locals())

@@ -8,7 +8,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors import ActNorm, Flow, FlowBijector, Networks
-from tf_resflow.bijectors.base import Context, Pass, in_order, pass_through
+from tf_resflow.bijectors.base import Context, Pass, members_in_order, pass_through
 from tf_resflow.bijectors.flow import route_members
 from tf_resflow.logdet.estimators import reverse_jacobian
 from tf_resflow.vi.surrogate_posteriors import vector_part
@@ -71,7 +71,7 @@ class _PathDerivative(FlowBijector):
         arguments = {**context.arguments, "networks": networks}
         for bijector, member_arguments in _in_sequence(self._flow, arguments, x.shape[-1:]):
             member_context = dataclasses.replace(context, arguments=member_arguments)
-            value, log_det, gradient = _carried(bijector, value, gradient, member_context)
+            value, log_det, gradient = _forward_with_density_gradient(bijector, value, gradient, member_context)
             total += log_det
         along = tf.reduce_sum(tf.stop_gradient(gradient) * (value - tf.stop_gradient(value)), axis=-1)
         return Pass(tf.ensure_shape(value, x.shape), tf.stop_gradient(total) - along)
@@ -91,20 +91,19 @@ def _in_sequence(bijector, arguments, shape):
         routed = route_members(bijector, bijector._members, arguments)
         pairs = [(member, routed[key]) for key, member in bijector._members.items()]
     elif is_known and isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector):
-        members = [member for member in in_order(bijector) if member is not bijector]  # empty unless a sequence
+        members = [part for part in members_in_order(bijector) if part is not bijector]  # empty unless a sequence
         pairs = [(member, arguments.get(member.name, {})) for member in members]
     if not pairs or any(member.forward_event_shape(shape) != shape for member, _ in pairs):
         return [(bijector, arguments)]
     return [leaf for pair in pairs for leaf in _in_sequence(*pair, shape)]
 
 
-def _carried(bijector, x, gradient, context):
+def _forward_with_density_gradient(bijector, x, gradient, context):
     """Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x."""
-    carried = None
-    if "carry" in vars(type(bijector)):  # not inherited: a subclass may be a different map
-        carried = bijector.carry(_rows(x), _rows(gradient), context.arguments["networks"])
-    if carried is not None:
-        y, log_det, gradient = carried
+    method = vars(type(bijector)).get("forward_with_density_gradient")  # not that of a base class, another map
+    result = method and method(bijector, _rows(x), _rows(gradient), context.arguments["networks"])
+    if result is not None:
+        y, log_det, gradient = result
         return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1]), tf.reshape(gradient, tf.shape(x))
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(x)
@@ -124,5 +123,5 @@ def _jacobian(bijector, x, y, context):
     """Returns the Jacobians `[rows, size, size]` of a bijector that maps x to y."""
     if "jacobian" in vars(type(bijector)) and "condition" not in context.arguments:
         return bijector.jacobian(_rows(x), _rows(y), context.arguments["networks"])
-    context = dataclasses.replace(context, compute_log_det=False, visit=None)
+    context = dataclasses.replace(context, compute_log_det=False, on_leaf=None)
     return reverse_jacobian(lambda x: pass_through(bijector, x, context).value, _rows(x))[1]

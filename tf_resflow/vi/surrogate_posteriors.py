@@ -10,7 +10,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tf_resflow.bijectors import Flow
-from tf_resflow.bijectors.base import in_order
+from tf_resflow.bijectors.base import members_in_order
 from tf_resflow.flows import vector_flow
 from tf_resflow.flows.branches import Activation
 from tf_resflow.logdet import default_estimator
@@ -131,7 +131,7 @@ def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow,
             f"{surrogate_posterior!r} is not a surrogate posterior made of a flow on vectors. Pass one, such as a "
             "result of tf_resflow.vi.flow_surrogate_posterior."
         )
-    members, kept = in_order(surrogate_posterior.bijector), 0
+    members, kept = members_in_order(surrogate_posterior.bijector), 0
     while kept < len(members) and members[kept].forward_event_shape(shape) == shape:
         kept += 1
     if not kept or any(member.trainable_variables for member in members[kept:]):
