@@ -95,7 +95,7 @@ def test_policies(kind, dtype_policy):
     for network in networks:
         inputs = [tf.zeros([2, *x.shape[1:]]) for x in network.inputs]
         inputs = inputs if len(inputs) > 1 else inputs[0]
-        assert network(inputs).dtype == "float32"
+        assert layers.program.bind(network)(inputs).dtype == "float32"
         assert layers.program.bind(network, training=True)(inputs).dtype == "bfloat16"
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_resflow import bijectors, flows, layers
-from tf_resflow.layers.precision import TrainingPolicy, confine_to_training
+from tf_resflow import bijectors, layers
 
 pytestmark = pytest.mark.quick
 
@@ -46,26 +45,37 @@ def test_a_network_computes_in_its_lower_precision_in_training_alone():
     for recorder in (inner, outer):
         recorder.dtypes.clear()
     x = normal([4, 2])
-    before, low = network(x), "bfloat16"
+    before, low = layers.program.bind(network)(x), "bfloat16"
     within = tf.function(lambda x: layers.program.bind(network, training=True)(x), autograph=False)(x)
     assert (before.dtype, within.dtype) == (tf.float32, tf.bfloat16)
     assert inner.dtypes == outer.dtypes == ["float32"] * 2
     for training, expected in ((True, ["float32", low, low, "float32", low]), (False, ["float32"] * 5)):
         steps = layers.program.bind(network, training=training).program.steps
         assert [step.operation.dtype for step in steps if step.operation.dtype] == expected
-    np.testing.assert_array_equal(block.forward(x, seed=1), x + network(x))
+    np.testing.assert_array_equal(block.forward(x, seed=1), x + before)
 
 
-def test_layers_that_are_in_no_bijector_have_the_policy_of_keras():
-    """Copies of layers in a bijector have it, too."""
-    layer = layers.LipschitzDense(2, dtype="mixed_bfloat16")
-    assert layer(normal([4, 2])).dtype == layer.compute_dtype == "bfloat16"
-    branch = flows.dense_branch([2, 1], (4,), dtype="mixed_bfloat16")
-    bijectors.ResidualBlock(branch)
-    copy = keras.models.clone_model(branch)
-    assert {type(layer.dtype_policy) for layer in branch.layers} == {TrainingPolicy}
-    assert {type(layer.dtype_policy) for layer in copy.layers} == {keras.DTypePolicy}
-    assert {layer.dtype_policy.name for layer in copy.layers} == {"mixed_bfloat16"}
+@pytest.mark.parametrize("kind", ["sequential", "opaque"])
+def test_a_bijector_does_not_change_its_network(kind):
+    """Elsewhere, its layers compute in the dtypes of Keras. Freezing a layer also freezes the `tf.Variable`s."""
+
+    class Opaque(keras.Sequential):
+        def call(self, x):
+            return super().call(x)
+
+    recorder, x = Recorder(dtype="mixed_bfloat16"), normal([4, 2])
+    make = keras.Sequential if kind == "sequential" else Opaque
+    network = make([keras.Input([2]), layers.LipschitzDense(2, dtype="mixed_bfloat16"), recorder])
+    expected, config, autocast = network(x), network.get_config(), network.autocast
+    block = bijectors.ResidualBlock(network, lipschitz_constant=0.98)
+    recorder.dtypes.clear()
+    block.forward(x, seed=1)
+    assert set(recorder.dtypes) == {"float32"}
+    assert network.get_config() == config and network.autocast == autocast and expected.dtype == "bfloat16"
+    np.testing.assert_array_equal(network(x), expected)
+    for is_trainable in (True, False):
+        network.trainable = is_trainable
+        assert bool(network.layers[0].kernel.value.trainable) == is_trainable
 
 
 def test_the_kernel_of_training_and_of_evaluation():
@@ -73,9 +83,8 @@ def test_the_kernel_of_training_and_of_evaluation():
     layer = layers.LipschitzDense(30, 0.9, dtype="mixed_bfloat16", use_bias=False)
     network = keras.Sequential([keras.Input([40]), layer])
     layer.kernel.assign(normal([40, 30]))
-    confine_to_training(network)
     layers.update_norms(layer, tolerance=1e-6, max_iterations=3000)
-    precise = layer(tf.eye(40)).numpy().astype("float64")
+    precise = layers.program.bind(network)(tf.eye(40)).numpy().astype("float64")
     training = layers.program.bind(network, training=True)
     rounded = tf.cast(training(tf.eye(40)), tf.float64).numpy()
     assert 0 < np.max(np.abs(rounded - precise) / np.abs(precise)) <= 2.0**-8

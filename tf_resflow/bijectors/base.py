@@ -14,7 +14,7 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
-from tf_resflow.bijectors.networks import Networks, adopt, check_event, from_rows, parameter_dtype
+from tf_resflow.bijectors.networks import Networks, check_event, from_rows, parameter_dtype, tracked_variables
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
@@ -154,7 +154,9 @@ class FlowBijector(Serializable, tfb.Bijector):
 
     Attributes:
       networks: the built Keras layers (or modules) that the bijector evaluates. Their variables are trained and
-        saved. Set this attribute before calling `super().__init__`, or define a property.
+        saved. Set this attribute before calling `super().__init__`, or define a property. The bijector does not
+        copy or change them. Only the `trainable` flags of their `tf.Variable`s, which TFP and gradient tapes read,
+        follow the flags of Keras from then on.
       keras_variables: the `keras.Variable`s of the bijector that do not belong to its networks.
       argument_names: the arguments that the bijector accepts from surrounding flows: any of "seed", "networks" and
         "condition". None by default.
@@ -176,7 +178,7 @@ class FlowBijector(Serializable, tfb.Bijector):
     _networks_key = "_network_variables"  # the checkpoint key of the networks' variables
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kept = [adopt(network) for network in self.networks]
+        kept = [tracked_variables(network) for network in self.networks]
         if kept:  # TFP tracks the variables through this attribute
             setattr(self, self._networks_key, kept[0] if len(kept) == 1 else kept)
         super().__init__(*args, **kwargs)

@@ -9,7 +9,6 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
-from tf_resflow.layers.precision import confine_to_training
 from tf_resflow.layers.program import BoundNetwork, bind, bind_all
 from tf_resflow.private_api import set_trainable
 
@@ -57,13 +56,10 @@ def _networks(flow):
     return [network for part in parts for network in getattr(part, "networks", ())]
 
 
-def adopt(network: Any) -> dict[str, tf.Variable]:
-    """Prepares the network of a bijector, and returns the variables that the bijector tracks, by name."""
+def tracked_variables(network: Any) -> dict[str, tf.Variable]:
+    """Returns the variables of a bijector's network by name, whose trainable flags then follow Keras."""
     if not isinstance(network, keras.Layer):
         return {}
-    if isinstance(network, keras.Sequential):
-        network.autocast = False  # the dtype policy of the model may differ from its layers' policies
-    confine_to_training(network)
     for variable in network.variables:
         share_trainable(variable)
     return variables_by_name(network)

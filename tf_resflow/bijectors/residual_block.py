@@ -66,7 +66,8 @@ class ResidualBlock(NetworkBijector):
     Pass `tf.identity(x)` in these cases.
 
     Args:
-      branch: built Keras layer or model (or `tf.Module`) g, which maps an event to an event of the same shape.
+      branch: built Keras layer or model (or `tf.Module`) g, which maps an event to an event of the same shape. It
+        is neither copied nor changed (see `FlowBijector.networks`).
       log_det_estimator: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does

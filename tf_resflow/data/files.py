@@ -18,9 +18,7 @@ def check_table(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def explain_read_errors(
-    path: object, kind: str, advice: str = "Restore it or use another file."
-) -> Iterator[None]:
+def explain_read_errors(path: object, kind: str, advice: str = "Restore it or use another file.") -> Iterator[None]:
     """Converts errors from reading a file into a ValueError that names the file."""
     try:
         yield

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.layers.operations import WeightedConcatenateOperation
-from tf_resflow.layers.precision import lowest_dtype, rounding_error
+from tf_resflow.layers.precision import evaluation_dtype, rounding_error
 from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, check_order, register_rule
 from tf_resflow.typing import Shape
 
@@ -87,7 +87,7 @@ class _LearnableConcatenationRule(LayerRule):
         constants = [x.constant for x in inputs]
         if not certified:
             return TensorBound(layer.coefficient * max(constants), order, shape)
-        dtypes = (layer.compute_dtype, lowest_dtype(layer))  # of evaluation and of training
+        dtypes = (evaluation_dtype(layer), layer.compute_dtype)  # of evaluation and of training
         parts = [weights] if weights else self.weights_of_all([(layer, dtype) for dtype in dtypes], False)
         eta = tf.reduce_max([tf.cast(tf.stack([part[0], part[-1]]), tf.float64) for (part,) in parts], 0)
         return TensorBound(tf.norm(eta * tf.stack([tf.cast(x, tf.float64) for x in constants])), order, shape)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, stackable
-from tf_resflow.layers.precision import lowest_dtype, rounding_error
+from tf_resflow.layers.precision import evaluation_dtype, rounding_error
 from tf_resflow.layers.rules import KernelRule, RuledLayer, TensorBound, order_name
 
 COEFFICIENT = 0.98  # default of each linear layer, as in the published code
@@ -143,7 +143,7 @@ class LipschitzLayer(RuledLayer):
     def lipschitz_bound(self) -> tf.Tensor:
         """Returns a rigorous upper bound of the layer's Lipschitz constant as applied, a float64 scalar."""
         kernel = self.scaled_kernel()
-        dtypes = {self.compute_dtype, lowest_dtype(self)}  # rounded as in evaluation and in training
+        dtypes = {evaluation_dtype(self), self.compute_dtype}  # rounded as in evaluation and in training
         return tf.reduce_max([self.bound_of(tf.cast(kernel, dtype)) for dtype in dtypes])
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:

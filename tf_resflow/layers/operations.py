@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_resflow.layers.convolution import convolution, matmul
+from tf_resflow.layers.precision import in_evaluation_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,14 +219,19 @@ class BoundaryOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpaqueOperation(Operation):
-    """An unknown function of a list of inputs, called as Keras calls it. It is equal only to itself."""
+    """An unknown function of a list of inputs, called as Keras calls it. It is equal only to itself.
 
+    Layers with a mixed policy compute in the dtype of their variables, because their rounding errors are unknown.
+    """
+
+    layer: Any
     function: Any
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def __call__(self, inputs, weights):
-        return self.function(inputs)
+        with in_evaluation_dtype(self.layer):
+            return self.function(inputs)
 
 
 def _with_zeros(sizes, tangents):

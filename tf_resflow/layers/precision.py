@@ -1,4 +1,8 @@
-"""Mixed precision: networks compute in bfloat16 in training steps, and in float32 everywhere else."""
+"""Mixed precision: bound networks compute in bfloat16 in training steps, and in float32 everywhere else."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -8,31 +12,38 @@ from tf_resflow.private_api import sublayers
 _ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-20, "float64": 2.0**-49}
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow")
-class TrainingPolicy(keras.DTypePolicy):
-    """A mixed policy that computes in its lower precision only in training.
+@keras.saving.register_keras_serializable(package="tf_resflow", name="TrainingPolicy")
+class _TrainingPolicy(keras.DTypePolicy):
+    """Policy in files of earlier versions, which loads as the policy of Keras with the same name."""
 
-    Under "mixed_bfloat16", the variables are float32. In a training step, the network of a block and its products
-    with the Jacobian compute in bfloat16. In evaluation, inverses, samples and exports, they compute in float32.
-    Norms, x + g(x), log-determinants and layers without a rule always compute in float32.
-    """
-
-    @property
-    def training_dtype(self) -> str:
-        return super().compute_dtype
-
-    @property
-    def compute_dtype(self) -> str:
-        return self.variable_dtype
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.DTypePolicy:
+        return keras.DTypePolicy(**config)
 
 
-def confine_to_training(network: keras.Layer) -> None:
-    """Replaces each mixed policy in a network with the `TrainingPolicy` of the same name."""
-    policy = network.dtype_policy
-    if type(policy) is keras.DTypePolicy and policy.compute_dtype != policy.variable_dtype:
-        network.dtype_policy = TrainingPolicy(policy.name)
-    for layer in sublayers(network):
-        confine_to_training(layer)
+def evaluation_dtype(layer: keras.Layer) -> str:
+    """Returns the dtype in which a layer of a bound network computes outside of training steps."""
+    return layer.variable_dtype if type(layer.dtype_policy) is keras.DTypePolicy else layer.compute_dtype
+
+
+@contextlib.contextmanager
+def in_evaluation_dtype(network: Any) -> Iterator[None]:
+    """Context manager in which a layer and the layers inside it compute in their `evaluation_dtype` when called."""
+    mixed = [layer for layer in _with_sublayers(network) if layer.compute_dtype != evaluation_dtype(layer)]
+    policies = [layer.dtype_policy for layer in mixed]
+    for layer in mixed:
+        layer.dtype_policy = layer.variable_dtype
+    try:
+        yield
+    finally:
+        for layer, policy in zip(mixed, policies, strict=True):
+            layer.dtype_policy = policy
+
+
+def _with_sublayers(network):
+    if not isinstance(network, keras.Layer):
+        return []
+    return [network, *(layer for part in sublayers(network) for layer in _with_sublayers(part))]
 
 
 def leaves(network: keras.Layer) -> list[keras.Layer]:
@@ -40,12 +51,6 @@ def leaves(network: keras.Layer) -> list[keras.Layer]:
     return [leaf for part in sublayers(network) for leaf in leaves(part)] or [network]
 
 
-def lowest_dtype(layer: keras.Layer) -> str:
-    """Returns the least precise dtype that a layer computes in, in training or in evaluation."""
-    policy = layer.dtype_policy
-    return policy.training_dtype if isinstance(policy, TrainingPolicy) else layer.compute_dtype
-
-
 def rounding_error(layer: keras.layers.Layer) -> float:
     """Returns the relative margin between a layer's norm and its limit that allows for the kernel's rounding."""
-    return _ROUNDING[lowest_dtype(layer)]
+    return _ROUNDING[layer.compute_dtype]

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers.operations import BoundaryOperation, OpaqueOperation, Operation
-from tf_resflow.layers.precision import lowest_dtype
+from tf_resflow.layers.precision import evaluation_dtype, in_evaluation_dtype
 from tf_resflow.layers.rules import LayerRule, Site, is_altered, rule_of
 from tf_resflow.private_api import accepts_list, graph_steps
 
@@ -97,7 +97,7 @@ def read(network: Any, *, training: bool = False) -> Program:
 
     `keras.Sequential` and functional models are read layer by layer, including nested models, if their layers have
     a rule (see `register_rule`). Any other layer is one step, called as Keras calls it. In a training step, layers
-    with a `TrainingPolicy` compute in its lower precision, and elementwise functions pass over memory once.
+    with a mixed policy compute in its lower precision, and elementwise functions pass over memory once.
     """
     return _Reader(training).program(network)
 
@@ -117,7 +117,8 @@ class BoundNetwork:
     def __call__(self, inputs: Any) -> tf.Tensor:
         inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not self.program.inputs:
-            return self.network(inputs[0] if len(inputs) == 1 else inputs)
+            with in_evaluation_dtype(self.network):
+                return self.network(inputs[0] if len(inputs) == 1 else inputs)
         outputs, _ = self._evaluate(inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -214,7 +215,7 @@ class _Reader:
             outputs = self._graph(network, self._numbers(len(inputs)))
         else:
             inputs = ()
-            outputs = self._step(OpaqueOperation("", network), network, self._numbers(1), (None,))
+            outputs = self._step(OpaqueOperation("", network, network), network, self._numbers(1), (None,))
         sources = tuple((layer, dtype) for layer, (dtype, _) in self._sources.items())
         return Program(inputs, tuple(self._steps), tuple(outputs), sources)
 
@@ -260,13 +261,13 @@ class _Reader:
 
     def _operation(self, step):
         layer, arguments, results, call, is_plain = step
-        opaque = OpaqueOperation("", call)
+        opaque = OpaqueOperation("", layer, call)
         is_floating = all(tf.as_dtype(x.dtype).is_floating for x in (*arguments, *results))
         if not isinstance(layer, keras.Layer) or not is_plain or not is_floating:
             return opaque
         if layer.activity_regularizer or layer.quantization_mode or not (layer.autocast and layer.built):
             return opaque
-        dtype = lowest_dtype(layer) if self._training else layer.compute_dtype
+        dtype = layer.compute_dtype if self._training else evaluation_dtype(layer)
         inputs = tuple(tuple(x.shape) for x in arguments)
         site = Site(dtype, inputs, tuple(results[0].shape), self._training)
         return rule_of(layer).operation(layer, site) or opaque

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
-from tf_resflow.layers.precision import leaves, lowest_dtype
+from tf_resflow.layers.precision import leaves
 from tf_resflow.models.averaging import AverageWeights
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
@@ -169,7 +169,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
 
 def _check_unscaled(model, optimizer):
     scales = optimizer.loss_scale_factor or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    halves = [layer.name for layer in leaves(model) if layer.weights and lowest_dtype(layer) == "float16"]
+    halves = [layer.name for layer in leaves(model) if layer.weights and layer.compute_dtype == "float16"]
     if scales or halves:
         raise ValueError(
             f"Got the optimizer {optimizer.name!r} and the float16 layers {halves}. The model does not scale its "

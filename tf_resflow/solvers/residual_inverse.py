@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.layers.precision import leaves
+from tf_resflow.layers.precision import evaluation_dtype, leaves
 from tf_resflow.layers.program import bind
 from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, log_det_and_inverse
@@ -102,6 +102,6 @@ def _eliminated(branch, inputs, sign, upstream):
 def _coarsest_dtype(branch, dtype):
     """Returns the coarsest of `dtype` and the dtypes that layers with weights compute in and round to."""
     layers = leaves(branch.network) if isinstance(branch.network, keras.Layer) else []
-    computed = [layer.compute_dtype for layer in layers if layer.weights]
+    computed = [evaluation_dtype(layer) for layer in layers if layer.weights]
     computed += [dtype for _, dtype in branch.program.sources]
     return max([dtype, *map(tf.as_dtype, computed)], key=EPSILON.__getitem__)
