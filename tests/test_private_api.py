@@ -116,6 +116,15 @@ def test_silence_retracing_without_retracing_warnings(caplog):
     assert "retracing" in caplog.text
 
 
+def test_implements_log_det():
+    kinds = (
+        tfp.bijectors.Exp(),
+        tfp.bijectors.Inline(tf.exp, tf.math.log, forward_min_event_ndims=0),
+        tfp.bijectors.AbsoluteValue(),
+    )
+    assert [private_api.implements_log_det(bijector) for bijector in kinds] == [True, False, False]
+
+
 def test_has_fixed_members_is_increasing():
     assert private_api.is_increasing(tfp.bijectors.Exp())
     assert not private_api.is_increasing(tfp.bijectors.Reciprocal())

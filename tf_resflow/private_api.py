@@ -123,6 +123,12 @@ def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.
     return bijector._internal_is_increasing(**kwargs)
 
 
+def implements_log_det(bijector: tfp.bijectors.Bijector) -> bool:
+    """Whether a bijector has a method for its log-determinant. TFP differentiates others, if they are scalar."""
+    methods = ("_forward_log_det_jacobian", "_inverse_log_det_jacobian")
+    return bijector._is_injective and any(hasattr(bijector, method) for method in methods)
+
+
 def has_fixed_members(composition: tfp.bijectors.Composition) -> bool:
     """Whether no member of a composition depends on the event. In joint distributions, members may depend on it."""
     return type(composition)._parts_interact is tfp.bijectors.Composition._parts_interact

@@ -273,6 +273,29 @@ def test_a_missing_result_of_a_user_defined_pass_raises_only_if_it_is_needed(ref
         with pytest.raises(NotImplementedError, match="halving.inverse_pass returned no log-determinant"):
             half.inverse_log_det_jacobian(tf.identity(y), 0)
         refused(message, unfinished.forward, tf.ones([3, 2]))
+    cube, x = (
+        tfb.Inline(lambda x: x**3, lambda y: tf.sign(y) * tf.abs(y) ** (1 / 3), forward_min_event_ndims=1),
+        [1.0, 2.0],
+    )
+    for flow in (Flow([cube]), Flow([tfb.Chain([cube])])):
+        np.testing.assert_allclose(flow.forward(x), [1.0, 8.0])
+        with pytest.raises(NotImplementedError, match="_log_det_jacobian"):
+            flow.forward_log_det_jacobian(x, 1)
+
+
+def test_an_error_of_a_network_is_not_taken_for_a_missing_log_determinant():
+    class Half(tf.Module):
+        @tf.custom_gradient
+        def __call__(self, x):
+            def grad(upstream):
+                raise NotImplementedError("no gradient")
+
+            return x / 2.0, grad
+
+    block = resflow.bijectors.ResidualBlock(Half(), EXACT, lipschitz_constant=0.5, event_shape=[2])
+    for bijector in (block, Flow([block])):
+        with pytest.raises(NotImplementedError, match="no gradient"):
+            bijector.forward(tf.ones([3, 2]))
 
 
 def test_events_of_several_images(refused):

@@ -16,7 +16,7 @@ from tensorflow_probability.python.internal import cache_util, nest_util
 
 from tf_resflow.bijectors.networks import Networks, check_event, from_rows, parameter_dtype, tracked_variables
 from tf_resflow.layers import lipschitz_constant
-from tf_resflow.private_api import has_fixed_members, without_retracing_warnings
+from tf_resflow.private_api import has_fixed_members, implements_log_det, without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.solvers import Solution
@@ -47,6 +47,7 @@ class Context:
     Attributes:
       arguments: `seed`, `networks` and `condition`, and dictionaries of arguments by member name.
       compute_log_det: whether to compute the log-determinant.
+      require_log_det: whether a bijector without a log-determinant raises an error then.
       warn: whether to print a warning if an inverse did not converge.
       warning_threshold: largest residual that issues no warning, because the data cannot resolve it.
       atol: absolute tolerance of the inverse, for blocks with the default solver.
@@ -55,6 +56,7 @@ class Context:
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     compute_log_det: bool = True
+    require_log_det: bool = True
     warn: bool = True
     warning_threshold: float = 0.0
     atol: float = 0.0
@@ -254,10 +256,7 @@ class FlowBijector(Serializable, tfb.Bijector):
         is_random = any(getattr(leaf, "is_random", False) for leaf, _ in _leaves(self))
         unseeded = is_random and "seed" not in arguments  # such an estimate is drawn only on request
         compute_log_det = not (tf.nest.is_nested(min_ndims) or self._defers_log_det(inverse) or unseeded)
-        try:
-            value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det), inverse)
-        except NotImplementedError:  # a user's bijector may lack the log-determinant
-            value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det=False), inverse)
+        value, log_det, *_ = _pass(self, x, Context(arguments, compute_log_det, require_log_det=False), inverse)
         names = ("ildj", "fldj") if inverse else ("fldj", "ildj")
         return value, None if log_det is None else dict(zip(names, (log_det, -log_det), strict=True))
 
@@ -372,9 +371,8 @@ def pass_through(
         if bijector._members and bijector._has_parts and event_ndims is not None:  # parts of different ranks
             return pass_through_members(bijector, x, context, inverse, event_ndims)
         result = _pass(bijector, x, context, inverse)
-        if not context.compute_log_det:
-            return result._replace(log_det=None)
-        return result._replace(log_det=_sum_over_events(bijector, result.log_det, x, event_ndims, inverse))
+        log_det = result.log_det if context.compute_log_det else None
+        return result._replace(log_det=_sum_over_events(bijector, log_det, x, event_ndims, inverse))
 
 
 def _pass(bijector, x, context, inverse):
@@ -386,7 +384,7 @@ def _pass(bijector, x, context, inverse):
     if not isinstance(result, tuple):
         raise ValueError(f"{name} returned a {type(result).__name__}; it must return a tuple (value, log_det).")
     result = Pass(*result)
-    if context.compute_log_det and result.log_det is None:
+    if context.compute_log_det and context.require_log_det and result.log_det is None:
         raise NotImplementedError(
             f"{name} returned no log-determinant, but context.compute_log_det is true. Return (value, log_det)."
         )
@@ -416,7 +414,7 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
 
     value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
     log_det = None
-    if context.compute_log_det:
+    if context.compute_log_det and all(log_det is not None for log_det in log_dets):
         dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
         log_det = sum(tf.cast(log_det, dtype) for log_det in log_dets)
     return Pass(value, log_det, tuple(features), tuple(solutions))
@@ -464,7 +462,7 @@ def _needs_solver(bijector, inverse):
 
 def _sum_over_events(bijector, log_det, x, event_ndims, inverse):
     min_ndims = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
-    if event_ndims is None or event_ndims == min_ndims:
+    if log_det is None or event_ndims is None or event_ndims == min_ndims:
         return log_det
     options = {"allow_event_shape_broadcasting": True, "validate_args": False}
     shapes = tf.nest.map_structure(tf.shape, x)
@@ -477,7 +475,8 @@ def _tfp_pass(bijector, x, context, event_ndims, inverse):
     x = tf.nest.map_structure(tf.identity, x)
     call = bijector.inverse if inverse else bijector.forward
     log_det = bijector.inverse_log_det_jacobian if inverse else bijector.forward_log_det_jacobian
+    has_log_det = context.require_log_det or all(implements_log_det(leaf) for leaf, _ in _leaves(bijector))
     with without_retracing_warnings():
         y = call(x, **context.arguments)
-        log_det = log_det(x, event_ndims, **context.arguments) if context.compute_log_det else None
+        log_det = log_det(x, event_ndims, **context.arguments) if context.compute_log_det and has_log_det else None
     return Pass(tf.nest.map_structure(tf.identity, y), log_det)
