@@ -40,12 +40,11 @@ def test_a_signal_is_one_line(signum, code, monkeypatch, capsys):
     """The previous signal handlers are restored."""
     monkeypatch.setattr("sys.argv", ["command"])
     monkeypatch.setattr("os._exit", sys.exit)
-    monkeypatch.setattr(command_line, "_run", lambda *_: signal.raise_signal(signum))
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     try:
         with pytest.raises(SystemExit) as end:
-            command_line.command("", None, None, None)()
+            command_line.command("", lambda: signal.raise_signal(signum), None, None)()
     finally:
         found = {number: signal.signal(number, handler) for number, handler in before.items()}
     assert end.value.code == code and found == usual
