@@ -48,8 +48,7 @@ class Context:
       arguments: `seed`, `networks` and `condition`, and dictionaries of arguments by member name.
       compute_log_det: whether to compute the log-determinant.
       require_log_det: whether a bijector without a log-determinant raises an error then.
-      warn: whether to print a warning if an inverse did not converge.
-      warning_threshold: largest residual that issues no warning, because the data cannot resolve it.
+      warning_threshold: largest residual of an inverse that prints no warning. None disables all warnings.
       atol: absolute tolerance of the inverse, for blocks with the default solver.
       on_leaf: function `on_leaf(bijector, input, is_inverse)`, called before each bijector without members.
     """
@@ -57,8 +56,7 @@ class Context:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     compute_log_det: bool = True
     require_log_det: bool = True
-    warn: bool = True
-    warning_threshold: float = 0.0
+    warning_threshold: float | None = 0.0
     atol: float = 0.0
     on_leaf: Callable[[tfb.Bijector, Any, bool], None] | None = None
 
@@ -156,9 +154,8 @@ class FlowBijector(Serializable, tfb.Bijector):
 
     Attributes:
       networks: the built Keras layers (or modules) that the bijector evaluates. Their variables are trained and
-        saved. Set this attribute before calling `super().__init__`, or define a property. The bijector does not
-        copy or change them. Only the `trainable` flags of their `tf.Variable`s, which TFP and gradient tapes read,
-        follow the flags of Keras from then on.
+        saved. Set this attribute before calling `super().__init__`, or define a property. Networks are not changed,
+        except that the `trainable` flags of their `tf.Variable`s, for TFP and gradient tapes, then follow Keras.
       keras_variables: the `keras.Variable`s of the bijector that do not belong to its networks.
       argument_names: the arguments that the bijector accepts from surrounding flows: any of "seed", "networks" and
         "condition". None by default.

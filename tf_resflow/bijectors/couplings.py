@@ -280,9 +280,7 @@ class AffineAutoregressive(NetworkBijector):
         _, x, log_det = tf.while_loop(lambda *_: True, find_next, start, maximum_iterations=size)
         return Pass(x, -log_det)
 
-    def forward_with_density_gradient(
-        self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks
-    ) -> tuple[tf.Tensor, ...] | None:
+    def forward_with_density_gradient(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple | None:
         """Returns the same as the method of `ResidualBlock`, or None if the Jacobian is not known."""
         network = networks[self.network]
         if self.has_condition or not network.program.supports_jacobian:

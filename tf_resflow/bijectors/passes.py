@@ -90,7 +90,7 @@ def inverse_with_solutions(
         _check_reachable("inverse_with_solutions", bijector, lambda part: isinstance(part, ResidualBlock))
 
     arguments = _given(condition=condition, networks=networks)
-    context = Context(arguments, compute_log_det=False, warn=False, atol=atol, on_leaf=on_leaf)
+    context = Context(arguments, compute_log_det=False, warning_threshold=None, atol=atol, on_leaf=on_leaf)
     result = pass_through(flow, z, context, inverse=True)
     return result.value, list(result.solutions)
 

@@ -9,14 +9,7 @@ import tensorflow as tf
 
 from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, LipschitzConstants, NetworkBijector, Pass
-from tf_resflow.bijectors.networks import (
-    Networks,
-    bounded_norm,
-    check_built,
-    from_rows,
-    input_shapes,
-    output_shape,
-)
+from tf_resflow.bijectors.networks import Networks, bounded_norm, check_built, from_rows, input_shapes, output_shape
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.logdet.elimination import log_det_and_inverse
 from tf_resflow.logdet.estimators import warn_unseeded
@@ -66,8 +59,7 @@ class ResidualBlock(NetworkBijector):
     Pass `tf.identity(x)` in these cases.
 
     Args:
-      branch: built Keras layer or model (or `tf.Module`) g, which maps an event to an event of the same shape. It
-        is neither copied nor changed (see `FlowBijector.networks`).
+      branch: built Keras layer or model (or `tf.Module`) g, from events to events; see `FlowBijector.networks`.
       log_det_estimator: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
@@ -141,13 +133,8 @@ class ResidualBlock(NetworkBijector):
         jacobian = Exact().jacobian(networks[self.branch], x)
         return tf.eye(jacobian.shape[-1], dtype=jacobian.dtype) + jacobian
 
-    def forward_with_density_gradient(
-        self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks
-    ) -> tuple[tf.Tensor, ...] | None:
-        r"""Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x.
-
-        It is \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\). Returns None if log|det J| is not exact.
-        """
+    def forward_with_density_gradient(self, x: tf.Tensor, gradient: tf.Tensor, networks: Networks) -> tuple | None:
+        r"""Returns y, log|det J| and \\(J^{-T} (\mathrm{gradient} - \nabla_x \log|\det J|)\\), if exact."""
         if type(self.log_det_estimator) is not Exact or self.has_condition:
             return None
         branch = networks[self.branch]
@@ -204,7 +191,8 @@ class ResidualBlock(NetworkBijector):
         if self.validate_args:
             failed = tf.reduce_sum(tf.cast(~solution.converged, tf.int32))
             return [tf.debugging.assert_equal(failed, 0, message)]
-        return [warn_unconverged(solution, message, context.warning_threshold)] if context.warn else []
+        threshold = context.warning_threshold
+        return [] if threshold is None else [warn_unconverged(solution, message, threshold)]
 
     def _is_increasing(self, **kwargs):
         return self.event_shape.num_elements() == 1 or super()._is_increasing(**kwargs)

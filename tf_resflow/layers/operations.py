@@ -219,10 +219,7 @@ class BoundaryOperation(_LinearOperation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpaqueOperation(Operation):
-    """An unknown function of a list of inputs, called as Keras calls it. It is equal only to itself.
-
-    Layers with a mixed policy compute in the dtype of their variables, because their rounding errors are unknown.
-    """
+    """An unknown function of inputs, called as Keras calls it, but not in mixed precision. Equal only to itself."""
 
     layer: Any
     function: Any

@@ -29,26 +29,24 @@ def evaluation_dtype(layer: keras.Layer) -> str:
 @contextlib.contextmanager
 def in_evaluation_dtype(network: Any) -> Iterator[None]:
     """Context manager in which a layer and the layers inside it compute in their `evaluation_dtype` when called."""
-    mixed = [layer for layer in _with_sublayers(network) if layer.compute_dtype != evaluation_dtype(layer)]
-    policies = [layer.dtype_policy for layer in mixed]
+    layers = _with_sublayers(network) if isinstance(network, keras.Layer) else []
+    mixed = {layer: layer.dtype_policy for layer in layers if layer.compute_dtype != evaluation_dtype(layer)}
     for layer in mixed:
         layer.dtype_policy = layer.variable_dtype
     try:
         yield
     finally:
-        for layer, policy in zip(mixed, policies, strict=True):
+        for layer, policy in mixed.items():
             layer.dtype_policy = policy
 
 
 def _with_sublayers(network):
-    if not isinstance(network, keras.Layer):
-        return []
     return [network, *(layer for part in sublayers(network) for layer in _with_sublayers(part))]
 
 
 def leaves(network: keras.Layer) -> list[keras.Layer]:
     """Returns the layers of a network that contain no other layers, in order."""
-    return [leaf for part in sublayers(network) for leaf in leaves(part)] or [network]
+    return [layer for layer in _with_sublayers(network) if not sublayers(layer)]
 
 
 def rounding_error(layer: keras.layers.Layer) -> float:

@@ -101,8 +101,7 @@ def _in_sequence(bijector, arguments, shape):
 def _forward_with_density_gradient(bijector, x, gradient, context):
     """Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x."""
     method = vars(type(bijector)).get("forward_with_density_gradient")  # not that of a base class, another map
-    result = method and method(bijector, _rows(x), _rows(gradient), context.arguments["networks"])
-    if result is not None:
+    if method and (result := method(bijector, _rows(x), _rows(gradient), context.arguments["networks"])):
         y, log_det, gradient = result
         return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1]), tf.reshape(gradient, tf.shape(x))
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
