@@ -100,10 +100,10 @@ def test_the_rounded_kernel_meets_the_coefficient(shape, policy):
     layers.update_norms(layer, tolerance=1e-6, max_iterations=3000)
     assert layer(batch(shape[:1], dtype=layer.compute_dtype)).dtype == layer.compute_dtype
     assert layer.kernel.dtype == layer.variable_dtype and layer.norm_estimate().dtype == "float32"
-    applied = tf.cast(tf.cast(layer.scaled_kernel(), layer.compute_dtype), tf.float64)
-    norm = np.linalg.norm(applied, 2)
-    assert 0.98 * 0.9 <= norm <= 0.9
-    np.testing.assert_allclose(layer.lipschitz_bound(), norm, rtol=1e-8)
+    kernel = layer.scaled_kernel()
+    norms = [np.linalg.norm(tf.cast(tf.cast(kernel, x), tf.float64), 2) for x in (layer.compute_dtype, kernel.dtype)]
+    assert 0.98 * 0.9 <= norms[0] <= max(norms) <= 0.9
+    np.testing.assert_allclose(layer.lipschitz_bound(), max(norms), rtol=1e-8)
 
 
 @pytest.mark.parametrize(("make", "shape", "arguments"), CASES)

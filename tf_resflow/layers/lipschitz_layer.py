@@ -141,7 +141,7 @@ class LipschitzLayer(RuledLayer):
         return self.bound_of(tf.convert_to_tensor(self.kernel))
 
     def lipschitz_bound(self) -> tf.Tensor:
-        """Returns a rigorous upper bound of the layer's Lipschitz constant as applied, a float64 scalar."""
+        """Returns a rigorous bound of the Lipschitz constant in training and evaluation, a float64 scalar."""
         kernel = self.scaled_kernel()
         dtypes = {evaluation_dtype(self), self.compute_dtype}  # rounded as in evaluation and in training
         return tf.reduce_max([self.bound_of(tf.cast(kernel, dtype)) for dtype in dtypes])
