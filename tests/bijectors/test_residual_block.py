@@ -20,12 +20,6 @@ def solution_of(block, y):
     return resflow.bijectors.inverse_with_solutions(block, y)[1][0]
 
 
-@pytest.fixture(scope="module", name="image_block")
-def make_image_block():
-    branch = resflow.flows.conv_branch((4, 3, 2), 4, kernels=(3, 3))
-    return ResidualBlock(branch, EXACT, name="image")
-
-
 @pytest.fixture(scope="module")
 def vector_block(make_block):
     return make_block("vector", EXACT, size=3)
@@ -34,24 +28,6 @@ def vector_block(make_block):
 @pytest.fixture(scope="module")
 def conditional_block(make_block):
     return make_block("conditional", EXACT, size=2, condition_size=3)
-
-
-@pytest.mark.parametrize(("kind", "batch_shape"), [("vector", []), ("vector", [2, 3]), ("image", [2, 3])])
-def test_any_batch_shape(kind, batch_shape, vector_block, image_block, normal):
-    block, event_shape = (vector_block, [3]) if kind == "vector" else (image_block, [4, 3, 2])
-    count, ndims = int(np.prod(batch_shape)), len(event_shape)
-    x = normal([count, *event_shape])
-    y, fldj = block.forward(x), block.forward_log_det_jacobian(x, ndims)
-    np.testing.assert_allclose(y, x + block.branch(x), rtol=1e-6)
-    reshaped = tf.reshape(x, [*batch_shape, *event_shape])
-    other, other_fldj = block.forward(reshaped), block.forward_log_det_jacobian(reshaped, ndims)
-    assert other.shape == reshaped.shape and other_fldj.shape == batch_shape
-    np.testing.assert_allclose(tf.reshape(other, y.shape), y, atol=1e-6)
-    np.testing.assert_allclose(tf.reshape(other_fldj, [-1]), fldj, atol=1e-6)
-    back = block.inverse(tf.identity(other))
-    assert back.shape == reshaped.shape
-    np.testing.assert_allclose(back, reshaped, atol=1e-5)
-    assert solution_of(block, tf.identity(other)).converged.shape == batch_shape
 
 
 class Shrinking(tf.Module):
@@ -90,7 +66,8 @@ def test_condition_is_broadcast_against_sample_shapes(conditional_block, density
     np.testing.assert_allclose(y[3], x[3] + block.branch([x[3], condition]), atol=1e-6)
     expected = block.forward_log_det_jacobian(tf.identity(x[3]), 1, condition=condition)
     np.testing.assert_allclose(fldj[3], expected, atol=1e-6)
-    back = block.inverse(tf.identity(y), condition=condition)
+    back, (solution,) = resflow.bijectors.inverse_with_solutions(block, tf.identity(y), condition=condition)
+    assert solution.converged.shape == [4, 5]
     np.testing.assert_allclose(back, x, atol=1e-5)
     # A condition without a batch axis, and one with a batch axis of size 1.
     for fewer in (condition[0], condition[:1]):
@@ -153,27 +130,21 @@ def test_invalid_branches(make_branch, refused):
     def branch(*layers):
         return keras.Sequential([keras.Input([2]), *layers])
 
-    unknown = branch(keras.layers.Dense(2))
     refused("not built", ResidualBlock, keras.Sequential([dense(2)]))
     refused(r"\(2,\) to \(3,\)", ResidualBlock, branch(dense(3)))
     refused("Lipschitz constant 1,", ResidualBlock, make_branch(), lipschitz_constant=1.0)
-    refused("lipschitz_constant=", ResidualBlock, unknown)
+    refused("lipschitz_constant=", ResidualBlock, branch(keras.layers.Dense(2)))
     refused("event_shape=", ResidualBlock, Shrinking(), lipschitz_constant=0.5)
     refused("has 1 input", ResidualBlock, make_branch(), has_condition=True)
     refused("dtype='float64'", ResidualBlock, branch(dense(2, dtype="float64")))
-    assert ResidualBlock(unknown, lipschitz_constant=0.5).lipschitz_constant == 0.5
 
 
-def test_invalid_inputs(vector_block, conditional_block, image_block, refused):
+def test_invalid_inputs(vector_block, conditional_block, refused):
     x, y = tf.zeros([4, 3]), tf.zeros([4, 2])
-    refused("float64", vector_block.forward, tf.zeros([4, 3], tf.float64), error=(ValueError, TypeError))
     refused(r"shape \(4, 2\).*events of shape \(3,\)", vector_block.inverse, y)
     refused("unknown arguments: condition", vector_block.forward, x, condition=x)
     refused(r"got no condition; it needs one of shape \(3,\)", conditional_block.forward, y)
-    wrong = {"condition": tf.zeros([4, 2])}
-    refused(r"conditional needs conditions of shape \(3,\)", conditional_block.forward, y, **wrong)
-    refused("vector got unknown arguments: sed.*accepts seed, networks", vector_block.forward, x, sed=1)
-    refused(r"image maps events of shape \(4, 3, 2\)", image_block.forward, tf.zeros([3, 2]))
+    refused(r"needs conditions of shape \(3,\)", conditional_block.forward, y, condition=y)
     function = tf.function(vector_block.forward, input_signature=[tf.TensorSpec(None)])
     refused("an input of shape <unknown>", function, tf.zeros([4, 3]))
 
