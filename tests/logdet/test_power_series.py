@@ -124,29 +124,6 @@ def test_scalar_events_and_second_derivatives():
     np.testing.assert_allclose(PowerSeries(40)(lambda x: a * tf.sin(x), x), expected[:2], rtol=1e-10)
 
 
-def test_higher_derivatives_of_exact_log_determinants_in_graphs():
-    """Nested tapes give the same first three derivatives as in eager mode."""
-    branch = resflow.flows.dense_branch([2], (3,), seed=1, dtype="float64")
-    x = tf.constant([[0.3, -0.8]], tf.float64)
-
-    def log_det(x):
-        return Exact()(branch, x)[1]
-
-    def derivatives(log_det, x, order):
-        """Returns the gradient of the sum of squares of the derivatives of one order less, and of lower orders."""
-        if order == 0:
-            return [log_det(x)]
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            found = derivatives(log_det, x, order - 1)
-            loss = tf.reduce_sum(found[-1] ** 2)
-        return [*found, tape.gradient(loss, x)]
-
-    in_graph = tf.function(lambda x: derivatives(log_det, x, 3), autograph=False)(x)
-    for found, expected in zip(in_graph, derivatives(log_det, x, 3), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-
-
 def test_adaptive_series_bounds_the_remainder_in_the_norm_of_the_branch():
     """It uses the norm of the first layer on x, not on the condition, and the current learned order."""
     order = 1.5
