@@ -1,10 +1,9 @@
 """Layers with given kernels, their matrices, and norms of matrices."""
 
-import itertools
-
 import keras
 import numpy as np
 
+from tests.random_cases import dense_matrix
 from tf_resflow import layers
 
 
@@ -23,17 +22,9 @@ def layer_of(kernel, image_size=None, domain=2, codomain=2, coefficient=0.97, *,
 
 
 def matrix_of(kernel, image_size=None):
-    """Returns the matrix `[outputs, inputs]` in float64, for a zero-padded convolution tap by tap."""
+    """Returns the matrix `[outputs, inputs]` in float64, of a convolution if there is an image size."""
     kernel = np.asarray(kernel, "float64")
-    if image_size is None:
-        return kernel.T
-    (kh, kw, inputs, outputs), (height, width) = kernel.shape, image_size
-    matrix = np.zeros((height, width, outputs, height, width, inputs))
-    for i, j, a, b in itertools.product(range(height), range(width), range(kh), range(kw)):
-        row, column = i + a - kh // 2, j + b - kw // 2
-        if 0 <= row < height and 0 <= column < width:
-            matrix[i, j, :, row, column, :] = kernel[a, b].T
-    return matrix.reshape(height * width * outputs, -1)
+    return kernel.T if image_size is None else dense_matrix(kernel, (*image_size, kernel.shape[2]))
 
 
 def singular_values(matrix):

@@ -101,7 +101,9 @@ def test_the_rounded_kernel_meets_the_coefficient(shape, policy):
     assert layer(batch(shape[:1], dtype=layer.compute_dtype)).dtype == layer.compute_dtype
     assert layer.kernel.dtype == layer.variable_dtype and layer.norm_estimate().dtype == "float32"
     kernel = layer.scaled_kernel()
-    norms = [np.linalg.norm(tf.cast(tf.cast(kernel, x), tf.float64), 2) for x in (layer.compute_dtype, kernel.dtype)]
+    norms = [
+        np.linalg.norm(tf.cast(tf.cast(kernel, x), tf.float64), 2) for x in (layer.compute_dtype, kernel.dtype)
+    ]
     assert 0.98 * 0.9 <= norms[0] <= max(norms) <= 0.9
     np.testing.assert_allclose(layer.lipschitz_bound(), max(norms), rtol=1e-8)
 

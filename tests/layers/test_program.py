@@ -97,9 +97,6 @@ def test_equal_settings_share_functions():
     assert logdet.Geometric(np.float32(0.3)) == logdet.Geometric(float(np.float32(0.3)))
     one, other = list(settings()), list(settings())
     assert one == other and list(map(hash, one)) == list(map(hash, other)) and len(set(one)) == len(one)
-    for settings in (Own(3), Heir(0.5), logdet.Exact()):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            settings.scale = 2.0
     with pytest.raises(dataclasses.FrozenInstanceError, match="In a subclass, declare a field"):
         Heir(0.5).scale = 2.0
 
