@@ -197,20 +197,3 @@ def test_without_averages_the_weights_are_loaded(changed, published, tmp_path):
     y = resflow.load(tmp_path / "run").model.flow.forward(np.moveaxis(expected["x"], 1, -1))
     y = np.moveaxis(y, -1, 1).reshape(expected["raw_y"].shape)
     np.testing.assert_allclose(y, expected["raw_y"], rtol=0, atol=1e-5 * np.abs(y).max())
-
-
-def test_a_workdir_that_exists(checkpoint_path, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="exists and is not empty"):
-        convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_a_full_disk_leaves_nothing(checkpoint_path, tmp_path, monkeypatch):
-    def fill_the_disk(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "/run/data.tempstate; No space left on device")
-
-    monkeypatch.setattr(tf.train.CheckpointManager, "save", fill_the_disk)
-    with pytest.raises(OSError, match="No space left on device.*Free up disk space"):
-        convert_checkpoint(checkpoint_path("mixed_norms"), tmp_path / "new" / "run")
-    assert not list((tmp_path / "new").iterdir())

@@ -17,14 +17,6 @@ from tf_resflow.interop.published_checkpoint import read_checkpoint
 pytestmark = pytest.mark.quick
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "published_to_npz.py"
-VALID = {"args": '{"data": "mnist"}', "step": 3, "ema_decay": 0.5, "a.weight": np.eye(2), "ema/a.weight": np.eye(2)}
-
-
-def content(**changes):
-    """Returns the bytes of a valid file with some arrays replaced, or removed if None."""
-    file = io.BytesIO()
-    np.savez_compressed(file, **{name: array for name, array in (VALID | changes).items() if array is not None})
-    return file.getvalue()
 
 
 def assert_same(found, expected):
@@ -83,25 +75,16 @@ class Payload:
         return pytest.fail, ("code was executed",)
 
 
-OTHER_FILES = {
-    "a b.pt": pickle.dumps({"args": Payload()}, 2),
-    "objects.npz": content(**{"a.weight": np.array([Payload()])}),
-    "without step.npz": content(step=None),
-    "truncated.npz": content()[:-100],
-    "missing.npz": None,
-}
-
-
 def test_other_files(tmp_path):
     """The error shows the command that converts a checkpoint."""
-    for name, written in OTHER_FILES.items():
-        path = tmp_path / name
-        if written is not None:
-            path.write_bytes(written)
+    file = io.BytesIO()
+    np.savez_compressed(file, args='{"data": "mnist"}', step=3, ema_decay=0.5, weight=np.array([Payload()]))
+    written = {"a b.pt": pickle.dumps({"args": Payload()}, 2), "a b.npz": file.getvalue()}
+    for path in map(tmp_path.joinpath, written):
+        path.write_bytes(written[path.name])
         with pytest.raises(ValueError, match="cannot be read as a published checkpoint") as refused:
             read_checkpoint(path)
         message = str(refused.value)
-        assert message.startswith(str(path)) and "\n" not in message
         source = path.with_suffix(".pth") if path.suffix == ".npz" else path
         command = ["python", "examples/published_to_npz.py", str(source), str(path.with_suffix(".npz"))]
         assert shlex.split(message[message.index("python ") :]) == command
