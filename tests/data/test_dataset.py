@@ -150,7 +150,6 @@ def test_channel_statistics(levels):
 
 def test_refused_batches(refused):
     refused("must be a multiple of the number of shares, 5", _drawn().train_batches, 12, 0, share=(0, 5))
-    refused("has no labels", _drawn().train_batches, 4, 0, labels=True)
     refused("has no labels", _numbered().eval_batches, "test", 4, labels=True)
     refused("51 exceeds the 50 train examples.*train.batch_size=50", _numbered().train_batches, 51, seed=0)
     refused("no finite split 'valid'. Choose one of .'test', 'train'.", _numbered().eval_batches, "valid", 3)

@@ -1,9 +1,8 @@
 import ml_collections
 import numpy as np
-import pytest
 from sklearn import datasets
 
-from tf_resflow.data import DENSITIES, default_config, load, load_digits
+from tf_resflow.data import default_config, load, load_digits
 
 
 def test_each_name_loads_its_data():
@@ -29,17 +28,11 @@ def test_the_split_of_the_digits_is_fixed():
     assert (dataset.event_shape, dataset.levels, dataset.num_classes) == ((8, 8, 1), 17, 10)
 
 
-@pytest.mark.parametrize("name, near", [("my_picturs", "my_pictures"), ("mnst/3.0.1", "mnist"), ("~/faces", None)])
-def test_an_unknown_name_lists_the_known_and_the_nearest(tmp_path, name, near):
+def test_refusals(refused, tmp_path):
     (tmp_path / "my_pictures").mkdir()
-    message = f"'{name}'; did you mean '{near}'" if near else "nothing has a similar name"
-    with pytest.raises(ValueError, match=message) as error:
-        load({"name": name, "data_dir": str(tmp_path)})
-    assert all(known in str(error.value) for known in [*DENSITIES, "images", "my_pictures"])
-
-
-def test_refusals(refused):
+    refused("did you mean 'my_pictures'", load, {"name": "my_picturs", "data_dir": str(tmp_path)})
+    refused("did you mean 'mnist'", load, {"name": "mnst/3.0.1"})
     refused("data.dta_dir; did you mean 'data_dir'", load, {"dta_dir": ""})
     for wrong in ({"levels": 16}, {"image_size": 9}):
-        refused("digits have 17 levels and 8 x 8 pixels", load, wrong)
+        refused("digits have 17 levels", load, wrong)
     refused("data.flip does not apply to data.name = 'moons'", load, {"name": "moons", "flip": True})
