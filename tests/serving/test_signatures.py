@@ -91,41 +91,28 @@ def test_continuous_data(loaded_vectors, vector_model, call):
 GOOD = np.zeros([2, 8, 8, 1], np.uint8)
 
 
-def wrong_images(z):
-    """Yields the signature, the inputs and the error message of invalid requests with images."""
-    for shape in ([2, 8, 8], [2, 16, 16, 1], [2, 8, 8, 2], [4, 8, 4, 1], [2, 1, 8, 8, 1]):
-        message = rf"x must have the shape \[-1, 8, 8, 1\].*\[{' '.join(map(str, shape))}\]"
-        yield "serving_default", {"x": np.resize(GOOD, shape)}, message
-    yield "serving_default", {"x": GOOD.astype("float32")}, "expected to be a uint8 tensor"
-    yield "log_prob_seeded", {"x": GOOD, "seed": [0, 1]}, None
+def wrong_requests(z):
+    """Yields the signature, the inputs and the error message of invalid requests."""
     for signature in ("serving_default", "encode", "classify"):
-        yield signature, {"x": GOOD[:0]}, r"x must have at least one example.*\[0 8 8 1\]"
+        for shape in ([2, 8, 8], [2, 8, 8, 2], [4, 8, 4, 1]):
+            yield signature, {"x": np.resize(GOOD, shape)}, "x must have the shape"
+        yield signature, {"x": GOOD[:0]}, "x must have at least one example"
         yield signature, {"x": GOOD + np.uint8(17)}, r"x must lie in 0, ..., 16, .*\[17 17\]"
     z[1, 0, 0, 0] = math.nan
     yield "decode", {"z": z}, r"z must not contain NaN or infinity.*\[1 0 1"
     yield "decode", {"z": z[:0]}, "at least one example"
+    yield "decode", {"z": z[..., :1]}, "z must have the shape"
     good = {"num": 1, "seed": 0, "temperature": 1.0}
-    yield "sample", good | {"seed": [0, 0]}, None
-    for num in (0, 1025):
-        yield "sample", good | {"num": num}, rf"num must lie in 1, ..., 1024.*\[{num} {num}\]"
-    for temperature in (-1.0, 101.0, math.nan):
-        yield "sample", good | {"temperature": temperature}, rf"must lie in 0.0, ..., 100.0.*{abs(temperature):.0f}"
-
-
-def wrong_vectors():
-    yield "decode", {"z": np.array([[math.inf, math.nan, 0.0]])}, r"z must not contain NaN or infinity.*\[0\]"
-    for signature, name in (("serving_default", "x"), ("encode", "x"), ("decode", "z")):
-        for shape in ([2, 4], [3], [2, 1, 3]):
-            yield signature, {name: np.zeros(shape)}, rf"{name} must have the shape \[-1, 3\] "
+    for name, values in {"num": (0, 1025), "temperature": (-1.0, 101.0, math.nan)}.items():
+        for value in values:
+            yield "sample", good | {name: value}, f"{name} must lie in"
 
 
 @pytest.mark.quick
-def test_wrong_requests(loaded, loaded_vectors, images, call):
-    z = call(loaded, "encode", x=images)["z"]
-    for model, requests in ((loaded, wrong_images(z)), (loaded_vectors, wrong_vectors())):
-        for signature, values, message in requests:
-            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-                call(model, signature, **values)
+def test_wrong_requests(loaded, images, call):
+    for signature, values, message in wrong_requests(call(loaded, "encode", x=images)["z"]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            call(loaded, signature, **values)
 
 
 def test_invalid_rows(loaded_vectors, call):
@@ -190,13 +177,7 @@ def test_a_classifier_without_a_density(image_model):
 
 
 def test_wrong_settings(vector_model):
-    for settings, message in (
-        (
-            {"log_det_estimator": resflow.logdet.PowerSeries(2), "num_samples": 1},
-            "num_samples=1 must be at least 2",
-        ),
-        ({"signatures": ["encode", "classify"]}, r"serving_default, .* decode; got \['encode', 'classify'\]"),
-        ({"signatures": []}, r"got \[\]"),
-    ):
-        with pytest.raises(ValueError, match=message):
+    noisy = {"log_det_estimator": resflow.logdet.PowerSeries(2), "num_samples": 1}
+    for settings in (noisy, {"signatures": ["encode", "classify"]}, {"signatures": []}):
+        with pytest.raises(ValueError, match="num_samples=1 must be|signatures must name"):
             Signatures(vector_model, **settings)
