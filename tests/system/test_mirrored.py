@@ -73,17 +73,6 @@ def test_loss_curve_equals_that_of_one_device(two_replicas):
     assert len(one) == 50 and one[-1] < one[0] - 0.3
 
 
-def test_fit(two_replicas):
-    with two_replicas.scope():
-        model = make_model(lambda: keras.optimizers.AdamW(2e-2))
-    many = np.tile(DATA, [8, 1]) @ np.array([[1.0, 0.9], [0.0, 0.3]], "float32")
-    model.initialize(many)
-    average = resflow.models.AverageWeights()
-    losses = model.fit(many, batch_size=32, epochs=4, callbacks=[average], verbose=0).history["loss"]
-    assert losses[-1] < losses[0] - 0.1
-    check_replicas(two_replicas, model, rtol=1e-3)
-
-
 def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas):
     """With 9 or 7 examples in batches of 4, a replica gets no example or one of three examples of the last batch.
 
@@ -99,16 +88,3 @@ def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas):
     for num in (9, 7):
         expected = fitted(tf.distribute.get_strategy(), num)
         np.testing.assert_allclose(fitted(two_replicas, num), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_density_in_replicas(two_replicas):
-    with two_replicas.scope():
-        model = make_model(SGD, DETERMINISTIC)
-
-    @tf.function(autograph=False)
-    def log_prob(x):
-        return two_replicas.run(lambda: model.log_prob(x, seed=[0, 1]))
-
-    first, second = two_replicas.experimental_local_results(log_prob(tf.constant(DATA)))
-    np.testing.assert_allclose(first, second, rtol=1e-6)
-    np.testing.assert_allclose(first, model.log_prob(DATA, seed=1), rtol=1e-5)

@@ -21,19 +21,14 @@ CONFIG_FILES = {
 # Commands, and parts of their messages. Each command of the first list runs in a separate process.
 IN_PROCESSES = [
     ("train --workdir={tmp}/new", "--config must be given"),
-    ("train --workdir={tmp}/new --config=configs/digit.py", "no file configs/digit.py", "mean 'digits.py'?"),
-    ("train --workdir={tmp}/new --config={tmp}/no_function.py", "no function get_config"),
-    (f"{TOY} --config.train.stesp=5", "no field 'train.stesp'", "'train.steps'?"),
-    (f"{TOY} --config.train.steps=0", "train.steps is 0", "at least 1"),
+    (f"{TOY} --config.train.steps=0", "train.steps is 0"),
     (f"{TOY} --workdr=x", "'workdr'. Did you mean: workdir", "Use --help to list the flags"),
-    ("evaluate --workdir={bytes}", "config.json is not valid JSON"),
-    ("export --workdir={key} --export_dir={tmp}", "stesp"),
     ("sample --workdir={tmp}/none --output={tmp}/a.png", "no config.json"),
 ]
 IN_THIS_PROCESS = [
-    ("train --config=toy2d", "--workdir must be given"),
-    ("train --workdir={tmp}/new --config=digts", "Unknown config 'digts'", "mean 'digits'?", "monotone:digits"),
-    ("train --workdir={tmp}/new --config={tmp}/wrong_type.py", "got {{'train': 5}}", "ConfigDict"),
+    ("train --workdir={tmp}/new --config=configs/digit.py", "no file configs/digit.py", "mean 'digits.py'?"),
+    ("train --workdir={tmp}/new --config={tmp}/no_function.py", "no function get_config"),
+    ("train --workdir={tmp}/new --config={tmp}/wrong_type.py", "got {{'train': 5}}"),
     (f"{TOY} --config.train.steps=many", "--config.train.steps=many: invalid literal for int()"),
     ("train now", "unexpected arguments ['now']"),
     ("train --config=toy2d --workdir={run} --config.seed=8", "config.seed = 0, but now it is 8"),
@@ -46,16 +41,13 @@ IN_THIS_PROCESS = [
     ("evaluate --workdir={run} --metrics=fid", "FID is for images"),
     ("evaluate --workdir={run} --metrics=lipschitz,fd", "choose from likelihood, noise"),
     ("evaluate --workdir={run} --output={tmp}/none/x.json", "cannot be written"),
-    ("evaluate --workdir={run} --log_det_estimator=exakt", "exakt", "exact"),
-    ("sample --workdir={run} --output=x.docx", "x.docx", ".png", ".npy"),
-    (f"{SAMPLE} --num=0", "num=0"),
-    (f"{SAMPLE} --temperature=0.5,warm", "numbers from 0 to 100, sep"),
+    ("evaluate --workdir={run} --log_det_estimator=exakt", "exakt"),
+    (f"{SAMPLE} --temperature=0.5,warm", "numbers from 0 to 100"),
     (f"{SAMPLE} --seed=9223372036854775808", "seed=9223372036854775808"),
     ("export --workdir={run} --export_dir={served} --version=3", "already has version 3", "is 4"),
     ("export --workdir={run} --export_dir={tmp}/syntax.py", "Cannot write"),
-    (TABLE, "data.path is missing: set it to the file"),
-    (f"{TABLE} --config.data.path=none.csv", "none.csv: there is no such file", f"{ROOT}/none.csv"),
-    (f"{TABLE} --config.density.noise=2", "config.density.noise is 2; it must be 'auto', or from 0.003 to 1"),
+    (TABLE, "data.path is missing"),
+    (f"{TABLE} --config.data.path=none.csv", "there is no such file", f"{ROOT}/none.csv"),
     (f"{TABLE} --config.data.path={{tmp}}/a.csv --jit", "--jit does not apply to a config of a table"),
     ("train --config=toy2d --workdir={fitted}", "is a run on a table"),
     ("train --config=tabular --config.data.path={tmp}/a.csv --workdir={run}", "belongs to a run that is not on a"),
@@ -96,10 +88,8 @@ def paths(tmp_path_factory):
         (root / "fitted" / name).touch()
     (root / "a.csv").write_text("a,b\n1.5,2.5\n")
     images = config | {"data": config["data"] | {"name": "images", "path": "gone.npz"}}
-    configs = dict.fromkeys(("run", "untrained", "busy"), config) | {
-        "key": config | {"train": config["train"] | {"stesp": 5}},
-        "moved": images | {"absolute_paths": {"data.path": "/no/gone.npz"}},
-    }
+    configs = dict.fromkeys(("run", "untrained", "busy"), config)
+    configs["moved"] = images | {"absolute_paths": {"data.path": "/no/gone.npz"}}
     info = {"name": "checkerboard", "event_shape": [2]} | dict.fromkeys(("levels", "mean", "std", "num_classes"))
     for name, content in configs.items():
         (root / name / "checkpoints").mkdir(parents=True)
@@ -108,8 +98,6 @@ def paths(tmp_path_factory):
         for end in () if name == "untrained" else ("index", "data-00000-of-00001"):
             (root / name / "checkpoints" / f"ckpt-5.{end}").touch()
     (root / "served" / "3").mkdir(parents=True)
-    (root / "bytes").mkdir()
-    (root / "bytes" / "config.json").write_bytes(b"\xff\x00{")
     with (root / "busy" / "lock").open("w+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield {path.name: path for path in root.iterdir()} | {"tmp": root}
