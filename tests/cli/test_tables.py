@@ -111,21 +111,16 @@ def test_unknown_conditions_give_no_score(given, table, scored):
 
 
 def test_refusals(workdir, given, table, scored, run_command, tmp_path):
-    for workdir_, command, arguments, message in (
-        (workdir, score, ["--stderr=0.1"], "--stderr does not apply to a run on a table. Leave it out."),
-        (workdir, score, [], "--input must be given"),
-        (workdir, score, ["--input=a.csv", "--read_options=sep=;"], "sep=; is not a JSON object"),
-        (workdir, sample, ["--condition=poor"], "needs no --condition"),
-        (given, sample, [], "one value for each of state"),
-        (
-            given,
-            sample,
-            ["--condition=new"],
-            "column 'state': 'new' is not a known level",
-        ),
+    for workdir_, command, argument, message in (
+        (workdir, score, "--stderr=0.1", "--stderr does not apply"),
+        (workdir, score, "--top=1", "--input must be given"),
+        (workdir, score, "--read_options=sep=;", "is not a JSON object"),
+        (workdir, sample, "--condition=poor", "needs no --condition"),
+        (given, sample, "--num=1", "one value for each of state"),
+        (given, sample, "--condition=new", "'new' is not a known level"),
     ):
         with pytest.raises(ValueError, match=message):
-            run_command(command, workdir_, tmp_path / "a.csv", *arguments)
+            run_command(command, workdir_, tmp_path / "a.csv", argument)
     new = table[:3].assign(price=["1", "2", "much"])
     with pytest.raises(ValueError, match="new.csv, line 4, column 'price': 'much' is not a number. 1 of 3 rows"):
         scored(workdir, new, "--strict")
@@ -167,13 +162,8 @@ def test_samples_are_rows(workdir, given, table, run_command, tmp_path, capfdbin
 def test_train_and_export(table, call, tmp_path):
     """A constant column gives a warning. The same command again says that the run is done."""
     table.assign(one=1).to_csv(tmp_path / "homes.csv", index=False, sep=";")
-    fields = {"data.path": tmp_path / "homes.csv", "density.hidden": "(8,)", "density.num_blocks": 1}
-    fields |= {
-        "density.max_steps": 20,
-        "density.num_members": 1,
-        "density.noise": 0.1,
-        "data.columns": "price,kind,one",
-    }
+    fields = {"data.path": tmp_path / "homes.csv", "data.columns": "price,kind,one", "density.hidden": "(8,)"}
+    fields |= {"density.num_blocks": 1, "density.max_steps": 20, "density.num_members": 1, "density.noise": 0.1}
     arguments = ["--config=tabular", *(f"--config.{field}={value}" for field, value in fields.items())]
     arguments += [f"--workdir={tmp_path / 'run'}", "--quiet"]
     done, again = (call("bin/train.py", *arguments) for _ in range(2))
