@@ -30,23 +30,17 @@ def _labeled(**fields):
     return Dataset.from_arrays("labeled", splits, levels=256, labels=labels, num_classes=5, **fields)
 
 
-def _streamed(decoded=None):
-    """A stream of the numbers of 50 examples. `decoded` records which are decoded, plus 50 per epoch."""
+def _streamed():
+    """A stream of the numbers of 50 examples."""
     images = np.random.default_rng(2).integers(256, size=[50, 3, 4, 1]).astype(np.uint8)
 
     def stream(split, seed, skip):
         del split
         order = tf.random.experimental.stateless_shuffle(tf.range(50, dtype=tf.int64), seed)
-        return tf.data.Dataset.from_tensor_slices(order + 50 * seed[1]).skip(skip)
-
-    def note(number):
-        if decoded is not None:
-            decoded.append(int(number))
-        return images[number % 50]
+        return tf.data.Dataset.from_tensor_slices(order).skip(skip)
 
     def decode(number):
-        image = tf.numpy_function(note, [number], tf.uint8, stateful=False)
-        return tf.ensure_shape(image, [3, 4, 1]), tf.cast(number % 50, tf.int32)
+        return tf.gather(images, number), tf.cast(number, tf.int32)
 
     fields = {"num_classes": 50, "flip": True, "crop_padding": 1}
     return Dataset("streamed", (3, 4, 1), 256, {"train": 50}, stream=stream, decode=decode, **fields)
@@ -73,18 +67,6 @@ def test_a_batch_is_that_of_its_seed_and_step_and_the_shares_are_its_parts(make)
     assert batches.element_spec == tf.TensorSpec([3, *dataset.event_shape], dtype)
     # The autotuning thread would delay the end of an iterator, sometimes by seconds.
     assert batches.options().autotune.enabled is False
-
-
-def test_only_a_share_is_decoded():
-    """In an epoch of 4 batches of 12, each of 3 machines decodes only its own 16 examples."""
-    decoded = [[] for _ in range(3)]
-    labels = []
-    for index, note in enumerate(decoded):
-        batches = _streamed(note).train_batches(12, seed=7, labels=True, share=(index, 3))
-        labels.append(np.concatenate([label for _, label in itertools.islice(batches, 5)])[:16])
-    first_epoch = [sorted(number for number in numbers if number < 50) for numbers in decoded]
-    assert first_epoch == [sorted(numbers) for numbers in labels]
-    assert len({number for numbers in first_epoch for number in numbers}) == 48
 
 
 def test_an_epoch_holds_each_example_at_most_once_in_a_new_order():

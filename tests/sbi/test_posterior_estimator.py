@@ -169,18 +169,13 @@ def test_trainings_depend_only_on_their_own_seed():
     np.testing.assert_allclose(*weights, rtol=1e-3, atol=1e-5)
 
 
-def test_weights_are_saved_and_training_does_not_change_a_posterior(fitted, tmp_path):
-    estimator, theta, x = fitted, *simulated(5, 2)
-    expected = estimator.posterior(x).log_prob(theta)
-    estimator.model.save_weights(tmp_path / "a.weights.h5")
-    other = resflow.PosteriorEstimator(NORMAL, [2], seed=1, **SMALL)
-    assert np.max(np.abs(other.posterior(x).log_prob(theta) - expected)) > 0.1
-    other.model.load_weights(tmp_path / "a.weights.h5")
-    np.testing.assert_allclose(other.posterior(x).log_prob(theta), expected, rtol=1e-5)
-    posterior = other.posterior(x)
-    other.model.set_weights([weight + 0.1 for weight in other.model.get_weights()])
-    other.model.flow.bijectors[0].statistics["mean"].assign_add([0.1, 0.1])
-    assert np.max(np.abs(other.posterior(x).log_prob(theta) - expected)) > 0.1
+def test_training_does_not_change_a_posterior(fitted):
+    estimator, (theta, x) = copy.deepcopy(fitted), simulated(5, 2)
+    posterior = estimator.posterior(x)
+    expected = posterior.log_prob(theta)
+    estimator.model.set_weights([weight + 0.1 for weight in estimator.model.get_weights()])
+    estimator.model.flow.bijectors[0].statistics["mean"].assign_add([0.1, 0.1])
+    assert np.max(np.abs(estimator.posterior(x).log_prob(theta) - expected)) > 0.1
     np.testing.assert_allclose(posterior.log_prob(theta + 1e-7), expected, rtol=1e-4)
 
 

@@ -2,12 +2,9 @@
 
 import json
 import re
-import signal
-import sys
 
 import numpy as np
 import pytest
-import tqdm
 
 from tests.conftest import ROOT
 from tests.system.conftest import TOY
@@ -54,26 +51,3 @@ def test_convert_then_sample(call, tmp_path):
     assert call("bin/sample.py", f"--workdir={workdir}", "--num=3", f"--output={samples}").code == 0
     samples = np.load(samples)
     assert samples.shape == (3, 8, 8, 1) and samples.dtype == np.uint8
-
-
-class InterruptingBar(tqdm.tqdm):
-    """A progress bar that raises SIGINT, like Ctrl-C, if it counts steps."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.total:
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(trained, tmp_path, call, monkeypatch):
-    monkeypatch.setattr("tqdm.tqdm", InterruptingBar)
-    monkeypatch.setattr("os._exit", sys.exit)
-    arguments = [f"--workdir={trained[0]}", "--num=100000000", f"--output={tmp_path / 'samples.npy'}"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        done = call("bin/sample.py", *arguments)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert done.code == 130 and "Traceback" not in done.output
-    assert done.output.splitlines()[-1].startswith("Interrupted.")
-    assert not list(tmp_path.iterdir())

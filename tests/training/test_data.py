@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from tf_resflow.data import Dataset
-from tf_resflow.training import load_data
 from tf_resflow.training.loop import initial_batch
 from tf_resflow.training.strategies import replica_batches
 
@@ -46,16 +45,3 @@ def test_initial_examples(dataset, make_config):
     many = Dataset.from_arrays("many", {"train": np.zeros([120, 2])})
     for data, batch_size, expected in ((many, 16, 64), (many, 100, 100), (dataset, 8, 30)):
         assert len(initial_batch(make_config(train__batch_size=batch_size), data)) == expected
-
-
-def test_the_data_of_a_run_are_checked_and_may_move(tmp_path, image_config, run_without_work, refused):
-    images = np.random.default_rng(0).integers(256, size=[60, 8, 8, 1]).astype(np.uint8)
-    workdir, file = tmp_path / "run", tmp_path / "images.npy"
-    np.save(file, images)
-    run_without_work(image_config(data__name="images", data__path=str(file), train__steps=1), workdir)
-    file.rename(tmp_path / "moved.npy")
-    refused("are not at .*images.npy .*--data_path", load_data, workdir)
-    moved = load_data(workdir, data_path=str(tmp_path / "moved.npy"))
-    assert moved.sizes == {"train": 48, "validation": 6, "test": 6}
-    np.save(file, images[:50])
-    refused("differ from the data of the run in .*: sizes was", load_data, workdir)

