@@ -98,7 +98,8 @@ def test_loss_and_gradients():
 
 @pytest.fixture(scope="module")
 def of_integers():
-    return make_model(3.0, levels=256, log_det_estimator=resflow.logdet.RussianRoulette(1)), *images(levels=256)
+    model = make_model(3.0, levels=256, log_det_estimator=resflow.logdet.RussianRoulette(1), dtype="float64")
+    return model, *images(levels=256)
 
 
 def test_parts_in_bits_and_classes(of_integers):
@@ -116,7 +117,7 @@ def test_parts_in_bits_and_classes(of_integers):
     right = logits.argmax(-1) == labels
     assert 0 < right.mean() < 1
     np.testing.assert_array_equal(losses["accuracy"], right)
-    _, features = partial_values(model, tf.constant((x + 0.5) / 256, tf.float32))
+    _, features = partial_values(model, tf.constant((x + 0.5) / 256))
     np.testing.assert_allclose(logits, model.classifier(features), rtol=1e-4, atol=1e-5)
     probabilities = model.classify(x)["probabilities"]
     np.testing.assert_allclose(probabilities, special.softmax(logits, -1), rtol=1e-5)

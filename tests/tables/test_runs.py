@@ -102,7 +102,7 @@ def test_a_killed_fit_resumes(path, workdir, tmp_path, monkeypatch):
     assert runs.train(make_config(path, seed=3), tmp_path, progress=False)["line"].startswith("Already done: homes")
 
 
-def test_other_configs_and_data_are_refused(path, workdir, tmp_path, make_config_of_points):
+def test_other_configs_and_data_are_refused(path, workdir):
     for field, value in {"seed": 4, "density.max_steps": 41, "data.exclude_columns": "rooms"}.items():
         with pytest.raises(ValueError, match=rf"belongs to a run with config.{field} = "):
             runs.train(make_config(path, **{"seed": 3} | {field: value}), workdir, progress=False)
@@ -113,13 +113,6 @@ def test_other_configs_and_data_are_refused(path, workdir, tmp_path, make_config
             runs.train(make_config(path, seed=3), workdir, progress=False)
     finally:
         path.write_text(content)
-    with pytest.raises(ValueError, match="is a run on a table"):
-        resflow.training.train(make_config_of_points(), workdir)
-
-
-@pytest.fixture(name="make_config_of_points")
-def _make_config_of_points(request):
-    return request.getfixturevalue("make_config")
 
 
 def test_missing_values_and_identifiers(path, tmp_path, said):

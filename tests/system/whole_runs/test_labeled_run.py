@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tests.system.whole_runs.conftest import WholeRun
-from tf_resflow import training
+from tf_resflow import data, training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 from tf_resflow.cli.evaluate import table
@@ -19,29 +18,35 @@ from tf_resflow.training import report
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, image_config, train_without_steps):
+def run(tmp_path_factory, image_config, train_without_steps):
     fields = {"model__condition": "label", "model__dequantization": "variational"}
     fields |= {"model__dequantization_blocks": 1, "model__dequantization_width": 4}
     workdir = tmp_path_factory.mktemp("labels") / "run"
-    return WholeRun(workdir, train_without_steps(image_config(**fields), workdir))
+    train_without_steps(image_config(**fields), workdir)
+    return resflow.load(workdir)
 
 
-def test_evaluation_and_classes(whole, monkeypatch):
+def held_out(num):
+    """Returns held-out images and their labels."""
+    batches = data.load({"name": "digits"}).eval_batches("test", 20, num, labels=True)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def test_evaluation_and_classes(run, monkeypatch):
     """The density given the labels, and a classification by the densities of all classes (from one pixel here)."""
-    assert whole.figures() == {"samples.png", "reconstructions.png"}
-    assert whole.result["reconstruction_error"] < 0.05
-    evaluation = training.Evaluation(whole.run, whole.data, log_det_estimator="exact")
+    assert {path.name for path in (run.workdir / "figures").iterdir()} == {"samples.png", "reconstructions.png"}
+    assert run.result["reconstruction_error"] < 0.05
+    evaluation = training.Evaluation(run, data.load(run.config.data), log_det_estimator="exact")
     assert "classification" not in evaluation.metrics and "likelihood" in evaluation.metrics
     result = evaluation.header() | evaluation.likelihood() | evaluation.reconstruction()
     result |= evaluation.importance_weighted(4)
-    written = json.loads((whole.workdir / "result.json").read_text())
-    assert result["dequantization"] == written["dequantization"] == "variational"
+    assert result["dequantization"] == run.result["dequantization"] == "variational"
     assert (result["bound"], result["importance_weighted"]["bound"]) == ("elbo", "importance_weighted")
     assert result["importance_weighted"]["bits_per_dim"] < result["bits_per_dim"]
     assert result["reconstruction"]["exact_examples"] == 1.0
-    x, labels = whole.pairs("test", 30)
-    losses = whole.model.example_losses((x, labels), 0)[whole.model.objective].numpy()
-    for found in (whole.result, result):
+    x, labels = held_out(30)
+    losses = run.model.example_losses((x, labels), 0)[run.model.objective].numpy()
+    for found in (run.result, result):
         assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # dequantization noise and probes differ
 
     def by_class(model, x, seed, *, log_det_estimator):
@@ -59,15 +64,15 @@ def test_evaluation_and_classes(whole, monkeypatch):
     assert fid["num_samples"] == 30 and math.isfinite(fid["fid"])
 
 
-def test_samples_of_labels(whole, run_command, tmp_path, monkeypatch):
+def test_samples_of_labels(run, run_command, tmp_path, monkeypatch):
     """Draws a row of samples for each class, or for the given classes."""
 
     def sample(name, *arguments):
-        run_command(sample_command, whole.workdir, tmp_path / name, *arguments)
+        run_command(sample_command, run.workdir, tmp_path / name, *arguments)
 
-    monkeypatch.setattr(resflow, "load", lambda workdir: whole.run)
+    monkeypatch.setattr(resflow, "load", lambda workdir: run)
     sample("all.npy", "--num=2")
-    expected = resflow.evaluation.Sampler(whole.model)(20, condition=np.repeat(np.arange(10), 2))
+    expected = resflow.evaluation.Sampler(run.model)(20, condition=np.repeat(np.arange(10), 2))
     np.testing.assert_array_equal(np.load(tmp_path / "all.npy"), np.concatenate(list(expected)))
     sample("grid.png", "--num=2", "--condition=3", "--temperature=0.5,1")
     sample("rows.png", "--num=2", "--condition=3,4")
@@ -77,7 +82,7 @@ def test_samples_of_labels(whole, run_command, tmp_path, monkeypatch):
             sample("x.npy", f"--condition={label}")
 
 
-def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypatch):
+def test_images_without_labels_are_scored(run, run_command, tmp_path, monkeypatch):
     """New and held-out images need no labels; test_scores_of_a_mixture_of_the_classes checks their scores."""
     seen = []
 
@@ -87,9 +92,9 @@ def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypa
 
     fake = types.SimpleNamespace(score_examples=scores)
     monkeypatch.setattr(resflow.evaluation, "LogLikelihood", lambda *_, **__: fake)
-    x, _ = whole.pairs("test", 30)
+    x, _ = held_out(30)
     np.save(tmp_path / "images.npy", x[:2])
-    run_command(score_command, whole.workdir, tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
+    run_command(score_command, run.workdir, tmp_path / "a.csv", f"--input={tmp_path / 'images.npy'}")
     for found, expected in zip(seen, (x[:2], x), strict=True):
         np.testing.assert_array_equal(found, expected)
     places = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)["p_value"]
@@ -97,22 +102,26 @@ def test_images_without_labels_are_scored(whole, run_command, tmp_path, monkeypa
     np.testing.assert_allclose(places, [(1 + np.sum(sums <= s)) / (1 + len(sums)) for s in sums[:2]], rtol=1e-6)
 
 
-def test_served_labels(whole, tmp_path):
+def test_served_labels(run, tmp_path):
     """The signatures accept a condition and check it in the graph. signatures.json documents it."""
-    _, served, described, _ = whole.export(tmp_path, num_samples=2, log_det_estimator="exact")
-    x, labels = whole.pairs("test", 5)
+    path = resflow.serving.export_run(run.workdir, tmp_path, num_samples=2, log_det_estimator="exact")
+    served, described = (
+        tf.saved_model.load(str(path)).signatures,
+        json.loads((path / "signatures.json").read_text()),
+    )
+    x, labels = held_out(5)
     x, labels = tf.constant(x), tf.constant(labels, tf.int32)
     found = served["serving_default"](x=x, condition=labels)
-    samples = LogProbSamples(whole.model, 2, log_det_estimator=resflow.logdet.Exact(), common=True)
+    samples = LogProbSamples(run.model, 2, log_det_estimator=resflow.logdet.Exact(), common=True)
     expected = np.mean(samples(x, tf.bitcast(tf.constant(0, tf.int64), tf.int32), labels), axis=0)
     np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-4)
     z = served["encode"](x=x, condition=labels)["z"]
-    np.testing.assert_allclose(z, whole.model.encode(x, condition=labels), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(z, run.model.encode(x, condition=labels), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(served["decode"](z=z, condition=labels)["x"], x)
     options = {"num": tf.constant(3), "seed": tf.constant(1, tf.int64), "temperature": tf.constant(1.0)}
     drawn = served["sample"](**options, condition=tf.constant([4]))["x"]
     seed = tf.bitcast(tf.constant(1, tf.int64), tf.int32)
-    np.testing.assert_array_equal(drawn, whole.model.sample(3, seed, condition=4))
+    np.testing.assert_array_equal(drawn, run.model.sample(3, seed, condition=4))
     wrong = {"condition must lie in 0, ..., 9": [1, 2, 10], "one row, or one row per example": [1, 2]}
     for message, condition in wrong.items():
         for name, arguments in (("sample", options), ("encode", {"x": x[:3]}), ("serving_default", {"x": x[:3]})):
