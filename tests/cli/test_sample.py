@@ -4,7 +4,6 @@ import functools
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 import tf_resflow as resflow
 from tf_resflow.cli import sample as command
@@ -21,18 +20,6 @@ def test_several_temperatures(sample, tmp_path):
     center, near, far = np.load(tmp_path / "a.npy").astype(np.float64).reshape(3, 5, 2)
     np.testing.assert_allclose(center, np.repeat(center[:1], 5, axis=0), atol=1e-5)
     np.testing.assert_allclose(far - center, 2 * (near - center), rtol=0.1, atol=1e-4)
-
-
-def test_a_picture(sample, tmp_path, monkeypatch):
-    titles, savefig = [], Figure.savefig
-
-    def keep(figure, *args, **kwargs):
-        savefig(figure, *args, **kwargs)
-        titles.append((figure.get_suptitle(), [text.get_text() for text in figure.legends[0].get_texts()]))
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    sample(tmp_path / "a.PNG", "--num=40", "--temperature=0.5")
-    assert titles == [("8gaussians: 40 samples at temperature 0.5", ["samples (40)"])]
 
 
 def test_what_is_refused_before_the_model_is_built(sample, tmp_path, monkeypatch):

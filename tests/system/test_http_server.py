@@ -90,7 +90,6 @@ def test_metadata_and_unknown_paths(path, ask):
         ({"inputs": {"x": (X + 300.0).tolist()}}, "x has values that do not fit uint8"),
         ({"inputs": {"x": X[:, :7].tolist()}}, "x has the shape [2, 7, 8, 1]; expected [-1, 8, 8, 1]"),
         ({"inputs": {"y": X.tolist()}}, "The inputs of serving_default must be an object with the keys x"),
-        ({"signature_name": "sample", "inputs": {**SCALARS, "num": 5000}}, "num must lie in 1, ..., 1024"),
         ({"signature_name": "sample", "inputs": {**SCALARS, "seed": 2**63}}, "seed has values that do not fit"),
         ({"signature_name": "forge", "inputs": {}}, "'forge': choose one of serving_default"),
         ({"inputs": {"x": X.tolist()}, "more": 1}, "more"),

@@ -136,10 +136,8 @@ def test_the_newest_are_kept_across_restarts_and_on_a_full_disk(saved, parts, mo
 @pytest.mark.parametrize(
     "fields, word", [({"coefficient": 0.8}, "0.9 in the"), ({"act_norm": False}, "is 3 in the")]
 )
-def test_another_model(saved, fields, word):
+def test_another_model(saved, fields, word, refused):
     other = make_model(**fields)
     before = weight(other).numpy()
-    with pytest.raises(ValueError, match=f"does not fit the model of this config.*{word}") as error:
-        Checkpoints(saved, *other).restore()
-    assert len(str(error.value)) < 800 and "array(" not in str(error.value)
+    refused(f"does not fit the model of this config.*{word}", Checkpoints(saved, *other).restore)
     np.testing.assert_array_equal(weight(other), before)
