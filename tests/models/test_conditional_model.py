@@ -100,14 +100,6 @@ def test_a_network_of_the_condition(data, tmp_path, refused):
     np.testing.assert_allclose(found, log_probs, rtol=1e-4)
 
 
-def test_a_graph_of_any_number_of_examples(model, data):
-    x, c, _ = data
-    specs = [tf.TensorSpec([None, 2]), tf.TensorSpec([None, 3])]
-    log_prob = tf.function(lambda x, c: model.log_prob(x, condition=c), specs, autograph=False)
-    for condition in (c[:5], c[:1]):
-        np.testing.assert_allclose(log_prob(x[:5], condition), expected_log_prob(x[:5], condition), rtol=1e-5)
-
-
 def test_latents_and_samples(model, labeled, data):
     x, c, labels = data
     z = latents(x, c)
