@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tf_resflow as resflow
 from tests.conftest import ROOT
-from tests.serving.conftest import export_dir, export_vectors, exported_vectors, image_model, images, vector_model  # noqa: F401  # noqa: F401
+from tests.serving.conftest import export_dir, export_vectors, exported_vectors, image_model, images, vector_model  # noqa: F401
 
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 

@@ -49,7 +49,3 @@ def test_the_other_commands(call, tmp_path):
     result, run = served["serving_default"](x=x), resflow.load("pinwheel")
     error = np.abs(result["log_prob"] - run.model.log_prob(x, evaluation=True))
     assert np.all(error < 6 * result["log_prob_stderr"] + 0.01)
-    readme = (tmp_path / "1" / "README.md").read_text()
-    assert run.result["line"] in readme and f"trained on pinwheel for {run.step:,} steps with" in readme
-    done = call("bin/train.py", "--config=toy2d", workdir)
-    assert done.code == 2 and "pretrained:pinwheel is a pretrained model, which is read-only" in done.output

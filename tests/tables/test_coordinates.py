@@ -61,18 +61,7 @@ def test_means_over_draws_are_probabilities(seed):
     p is standard normal. Compares 16 means over 256 points with its cells, within 5 standard errors.
     """
     rng = np.random.default_rng(seed)
-    names = [
-        "whole number",
-        "whole float",
-        "grid",
-        "ordered",
-        "capped",
-        "rain",
-        "hundreds",
-        "day",
-        "text",
-        "number",
-    ]
+    names = "whole number,whole float,grid,ordered,capped,rain,hundreds,day,text,number".split(",")
     names = rng.permutation(names)[: rng.integers(2, 8)]
     table = pandas.DataFrame({name: COLUMNS[name][1](200, rng) for name in names})
     table = table.mask(rng.uniform(size=table.shape) < 0.1)
