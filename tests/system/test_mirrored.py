@@ -58,21 +58,6 @@ def test_replicas_stay_equal_and_draw_differently(two_replicas):
         assert np.any(variable.numpy() != value)
 
 
-def test_loss_curve_equals_that_of_one_device(two_replicas):
-    """Takes 50 steps of Adam with deterministic probes, each with a different batch."""
-    batches = np.random.default_rng(3).normal(size=[50, 16, 2]) * [2.0, 0.5] + 1.0
-
-    def losses(strategy):
-        with strategy.scope():
-            clip = 1.0 / strategy.num_replicas_in_sync  # each replica clips its share of the summed gradient
-            model = make_model(lambda: keras.optimizers.AdamW(1e-2, global_clipnorm=clip), DETERMINISTIC)
-        return [metrics["nats"].mean() for metrics in train(strategy, model, batches)]
-
-    one, two = losses(tf.distribute.get_strategy()), losses(two_replicas)
-    np.testing.assert_allclose(two, one, rtol=1e-4)
-    assert len(one) == 50 and one[-1] < one[0] - 0.3
-
-
 def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas):
     """With 9 or 7 examples in batches of 4, a replica gets no example or one of three examples of the last batch.
 

@@ -493,8 +493,6 @@ def test_refused_rows(refused, fitted):
     missing = rows.astype({"rooms": float})
     missing.loc[:1, "rooms"] = np.nan
     refused(r"missing in 2 of 150 rows, by column: rooms \(2\)", FlowDensity().fit, missing)
-    refused("Input X contains infinity", FlowDensity().fit, np.full([20, 2], np.inf))
-    refused("feature names", fitted.score_samples, rows[["rooms", "price", "color"]])
     refused("index 0, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
     refused("at least 10 rows", fit.fit, table(5))
     refused("not fitted", fit.score_samples, rows, error=NotFittedError)  # a fit that fails is no fit
