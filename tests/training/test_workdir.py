@@ -129,11 +129,8 @@ def test_the_data_of_a_run(tmp_path, refused):
     assert (info.name, info.event_shape, info.levels, info.num_classes) == ("demo", (2, 2, 1), 17, 4)
     assert info.sizes == {"train": 4, "test": 4}
     np.testing.assert_allclose(info.mean, [0.5 / 17], rtol=1e-6)
-    for message, change in (
-        ("data 'demo' differ from .* num_classes was 4", {"num_classes": 5}),
-        (": sizes was .*'train': 4.*, but now it is .*'train': 3", {"sizes": {"train": 3, "test": 4}}),
-    ):
-        refused(message, files.check_data, dataclasses.replace(dataset, **change))
+    other = dataclasses.replace(dataset, num_classes=5)
+    refused("data 'demo' differ from .* num_classes was 4", files.check_data, other)
 
 
 def test_a_config_file_that_is_not_one(tmp_path, refused):
