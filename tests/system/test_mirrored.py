@@ -9,7 +9,6 @@ import tensorflow as tf
 import tf_resflow as resflow
 
 DETERMINISTIC = resflow.logdet.PowerSeries(3, probes="basis")
-SGD = functools.partial(keras.optimizers.SGD, 0.1)
 DATA = np.random.default_rng(0).normal(size=[16, 2]) * [2.0, 0.5] + 1.0
 
 
@@ -48,12 +47,14 @@ def test_replicas_stay_equal_and_draw_differently(two_replicas):
 def test_the_last_batch_of_fit_is_divided_as_it_can_be(two_replicas):
     """With 9 or 7 examples in batches of 4, a replica gets no example or one of three examples of the last batch.
 
-    Each step equals the step on one device. The loss of an epoch is the mean over all examples.
+    Each step equals the step on one device: each replica clips its share of the summed gradient. The loss of an
+    epoch is the mean over all examples.
     """
 
     def fitted(strategy, num):
         with strategy.scope():
-            model = make_model(SGD, DETERMINISTIC)
+            clip = 0.5 / strategy.num_replicas_in_sync
+            model = make_model(lambda: keras.optimizers.SGD(0.1, global_clipnorm=clip), DETERMINISTIC)
         loss = model.fit(DATA[:num], batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
         return np.concatenate([[*loss], *(np.ravel(variable) for variable in model.trainable_variables)])
 
