@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_resflow.layers import LearnedOrder, lipschitz_constant
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.operator_norms import dual_order, lp_norm
-from tf_resflow.layers.program import bind
+from tf_resflow.layers.program import BoundNetwork, bind
 from tf_resflow.layers.rules import order_name
 from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
@@ -412,9 +412,8 @@ class Exact(_Estimator, Settings):
             log_det = log_abs_det(eye - jacobian) - log_det
         return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
 
-    def with_gradient(self, branch: Callable, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def with_gradient(self, branch: BoundNetwork, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the log-determinant `[batch]`, its gradient in x, and the inverses of I + J `[D, D, batch]`."""
-        branch = bind(branch)
 
         def compute(x, parameters):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
