@@ -15,7 +15,7 @@ ADBench's .npz files (github.com/Minqi824/ADBench, adbench/datasets/Classical). 
 
 Each part writes its results to PART.json beside --output, and its figures to --output, with the commit, the date
 and the machine. An interrupted part continues from --workdir if the checkout is still at the same commit.
-`tests/test_front_page.py` compares the pages with --output.
+`tests/system/test_front_page.py` compares the pages with --output.
 """
 
 import json
