@@ -32,16 +32,9 @@ class Operation(abc.ABC):
     def __call__(self, inputs: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> Any:
         """Returns the output, or a list of outputs."""
 
-    def jvp(self, inputs, derivatives, weights):
-        raise NotImplementedError
-
-    def jacobian(self, inputs, derivatives, weights):
-        raise NotImplementedError
-
     def supports(self, derivative: str, varying: Sequence[Any], shape: Any) -> bool:
         """Whether "jvp" or "jacobian" is defined for this output shape and the shapes of non-fixed inputs."""
-        is_defined = getattr(type(self), derivative) is not getattr(Operation, derivative)
-        return is_defined and self.supports_shapes(varying, shape)
+        return hasattr(self, derivative) and self.supports_shapes(varying, shape)
 
     def supports_shapes(self, varying: Sequence[Any], shape: Any) -> bool:
         """Whether the derivatives that the class defines are valid for these shapes."""

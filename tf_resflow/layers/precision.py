@@ -12,15 +12,6 @@ from tf_resflow.private_api import sublayers
 _ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-20, "float64": 2.0**-49}
 
 
-@keras.saving.register_keras_serializable(package="tf_resflow", name="TrainingPolicy")
-class _TrainingPolicy(keras.DTypePolicy):
-    """Policy in files of earlier versions, which loads as the policy of Keras with the same name."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> keras.DTypePolicy:
-        return keras.DTypePolicy(**config)
-
-
 def evaluation_dtype(layer: keras.Layer) -> str:
     """Returns the dtype in which a layer of a bound network computes outside of training steps."""
     return layer.variable_dtype if type(layer.dtype_policy) is keras.DTypePolicy else layer.compute_dtype
