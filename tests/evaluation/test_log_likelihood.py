@@ -117,6 +117,8 @@ def test_standard_errors_that_cannot_be_reached(model, x, refused):
     refused("num_samples=0 is too small", estimate_log_prob, model, x, num_samples=0)
     vectors = resflow.FlowModel(resflow.flows.vector_flow(3, num_blocks=1, hidden=(4,)), [3])
     assert required_samples(vectors, np.zeros([4, 3], "f4"), 1e-4) == 1  # exact
+    large = resflow.FlowModel(resflow.flows.vector_flow(20, num_blocks=1, hidden=(4,)), [20])
+    assert not np.any(estimate_log_prob(large, np.zeros([4, 20], "f4"), stderr=1e-4).stderr)  # exact by default
     refused("4 of 4 examples is NaN", required_samples, vectors, np.full([4, 3], np.nan), 1e-4)
 
 

@@ -63,13 +63,6 @@ def test_fourier_bound_is_above_and_close(monkeypatch, shape, image_size, most):
     assert singular <= layer_of(kernel, image_size).norm_bound() <= singular * most
 
 
-def test_bounds_on_a_large_image():
-    """For ones on n x n pixels, the norm is (1 + 2 cos(pi / (n + 1)))^2. The Fourier bound, used above 64, is 9."""
-    for size, expected in ((64, (1 + 2 * np.cos(np.pi / 65)) ** 2), (66, 9.0)):
-        bound = layer_of(np.ones((3, 3, 1, 1)), (size, size)).norm_bound()
-        assert expected <= bound <= expected * (1 + 1e-8)
-
-
 @pytest.mark.parametrize("image_size", [(5, 6), (2, 1)])
 @pytest.mark.parametrize("order", [1.0, 3.0, np.inf])
 def test_closed_forms_of_a_convolution(image_size, order):
@@ -160,12 +153,13 @@ def test_update_of_a_mixed_norm_leaves_a_local_maximum():
 
 @pytest.mark.parametrize(("shape", "orders"), [((2, 40), (2.0, 4.0)), ((40, 2), (4.0, 2.0))])
 def test_many_fresh_starts_find_the_largest_of_the_local_maxima(shape, orders):
-    """The result must be within 1 % of the best of 60 random starts."""
-    kernel = random_kernel(*shape, seed=14)
+    """The result must be within 1 % of the best of 60 random starts, for the matrix or its transpose (duality)."""
+    kernel, (p, q) = random_kernel(*shape, seed=14), orders
     layer = layer_of(kernel, None, *orders)
     layer.kernel.assign(kernel[::-1])
     layers.converge_norms(layer)
-    assert layer.norm_estimate() >= 0.99 * brute_force(kernel[::-1].T, *orders)
+    few_inputs = (kernel[::-1].T, p, q) if shape[0] == 2 else (kernel[::-1], q / (q - 1), p / (p - 1))
+    assert layer.norm_estimate() >= 0.99 * brute_force(*few_inputs)
 
 
 def test_a_graph_takes_the_given_number_of_steps_and_stops_early():

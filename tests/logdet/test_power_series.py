@@ -178,6 +178,9 @@ def test_an_empty_batch_has_empty_results(estimator, shape):
     """The gradient in the parameters is 0. The branch is a network, or a function without a known shape."""
     conv = resflow.flows.conv_branch(shape, 2, kernels=(3, 1)) if len(shape) == 3 else None
     weights = [v.value for v in conv.trainable_variables] if conv else []
+    convolved = tf.nn.conv2d(tf.zeros([0, 4, 4, 1]), tf.zeros([3, 3, 1, 2]), 1, "SAME")
+    if conv and not isinstance(estimator, Exact) and convolved.shape[-1] != 2:
+        pytest.skip("TensorFlow's convolution of an empty batch has a wrong shape with oneDNN on this CPU.")
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape])], autograph=False)
     def run(x):

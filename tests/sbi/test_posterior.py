@@ -11,7 +11,6 @@ import tf_resflow as resflow
 
 tfd = tfp.distributions
 SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,)}
-AFFINE = {"num_blocks": 0, "affine_layers": 0, "ensemble": 1}
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
 BOX = tfd.Independent(tfd.Uniform(LOW, HIGH), 1)
 WIDE = tfd.MultivariateNormalDiag([0.0, 0.0], [1.0, 2.0])
@@ -133,27 +132,3 @@ def test_a_proposal_is_the_prior_in_the_region_of_the_posterior(prior, ensemble,
         estimator.proposal([0.0, 0.0], tail=0.0)
     held = np.mean(np.isfinite(proposal.log_prob(posterior.sample(20_000, seed=[0, 4]))))
     assert abs(held - 0.99) < 4 * np.sqrt(0.01 / 10_000 + 0.01 / 20_000)
-
-
-def test_sets_of_any_size_and_their_widths():
-    """The posterior of n observations x ~ N(theta, 1) of theta ~ N(0, 1) has the deviation 1 / sqrt(n + 1)."""
-    generator = np.random.default_rng(0)
-    theta = generator.normal(size=[2000, 1]).astype("float32")
-    x = theta[:, :, np.newaxis] + generator.normal(size=[2000, 20, 1])
-    sizes = np.exp(generator.uniform(0, np.log(21), size=2000)).astype(int)
-    x[np.arange(20) >= sizes[:, np.newaxis]] = np.nan
-    summary = resflow.sbi.set_summary([1])
-    prior = tfd.MultivariateNormalDiag([0.0])
-    options = {**AFFINE, "affine_layers": 1}
-    estimator = resflow.PosteriorEstimator(prior, [None, 1], summary=summary, **options)
-    estimator.fit(theta, x, epochs=40, weight_decays=[0.0], verbose=0)
-    for num in (1, 5, 20):
-        new = generator.normal(size=[100, 1]) + generator.normal(size=[100, num])
-        draws = estimator.posterior(new[..., np.newaxis]).sample(500, seed=num).numpy()[..., 0]
-        assert np.mean(draws.std(axis=0)) == pytest.approx(1 / np.sqrt(num + 1), rel=0.15)
-        gap = (draws.mean(axis=0) - new.sum(axis=1) / (num + 1)) * np.sqrt(num + 1)
-        assert np.sqrt(np.mean(gap**2)) < 0.4
-    padded = np.concatenate([new, np.full([100, 3], np.nan)], axis=1)[:, ::-1, np.newaxis]
-    theta = np.zeros([100, 1])
-    expected = estimator.posterior(new[..., np.newaxis]).log_prob(theta)
-    np.testing.assert_allclose(estimator.posterior(padded).log_prob(theta), expected, rtol=1e-3, atol=1e-3)

@@ -146,6 +146,7 @@ def test_a_requested_standard_error_is_reached(images):
 
 def test_a_requested_standard_error_of_vectors_has_exact_log_determinants(make_config):
     model = resflow.FlowModel(resflow.flows.vector_flow(20, 1, (4,)), [20])
-    estimator_of = functools.partial(Run.estimator, types.SimpleNamespace(model=model, config=make_config()))
-    found = [estimator_of()[0], estimator_of(stderr=0.1)[0], estimator_of(num_probes=4, stderr=0.1)[0]]
+    run = types.SimpleNamespace(model=model, density=model, config=make_config())
+    settings = [(None, None), (None, 1.0), (4, 1.0)]  # number of probes, and standard error
+    found = [Run.estimates(run, None, *pair, lambda: np.zeros([8, 20], "f4"))[0] for pair in settings]
     assert found == ["adaptive_roulette", "exact", "adaptive_roulette"]

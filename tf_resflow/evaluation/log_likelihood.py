@@ -196,8 +196,8 @@ def estimate_log_prob(
       num_samples: K. The default is 8.
       stderr: standard error to reach instead, in nats, see `required_samples`. Requires eager mode.
       log_det_estimator: log-determinant estimator, or a dict of estimators by block
-        (`tf_resflow.bijectors.with_log_det_estimator`). The default is the model's evaluation estimator. `Exact`
-        has no noise and suits vectors of up to a few hundred coordinates.
+        (`tf_resflow.bijectors.with_log_det_estimator`). The default is the model's evaluation estimator. With
+        `stderr`, it is `Exact` for vectors of up to 256 coordinates.
 
     Returns:
       A `LogProbEstimate` with `log_prob` and `stderr`, each `[batch]`. The standard error is measured by
@@ -209,10 +209,17 @@ def estimate_log_prob(
     if stderr is not None:
         if num_samples is not None:
             raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
-        options = {"condition": condition, "log_det_estimator": log_det_estimator}
-        num_samples = required_samples(model, x, stderr, **options)
+        log_det_estimator = precise_estimator(model) if log_det_estimator is None else log_det_estimator
+        num_samples = required_samples(model, x, stderr, condition=condition, log_det_estimator=log_det_estimator)
     num_samples = NUM_SAMPLES if num_samples is None else num_samples
     return LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator).estimate(x, seed, condition)
+
+
+def precise_estimator(model: FlowModel) -> LogDet:
+    """Returns the default estimator for a standard error, because many estimates would cost more than `Exact`."""
+    (size, *others), exact = model.data_space.event_shape, logdet.Exact()
+    is_exact = not others and logdet.default_estimator(size, "scores") == exact
+    return exact if is_exact else model.evaluation_log_det_estimator
 
 
 def required_samples(

@@ -18,7 +18,8 @@ from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import stage
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.logdet import Exact, default_estimator
+from tf_resflow.evaluation.log_likelihood import precise_estimator
+from tf_resflow.logdet import Exact
 from tf_resflow.models import build_model, evaluation_estimator
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.keras_training import KerasTraining
@@ -86,42 +87,33 @@ class Run:
             )
         return density
 
-    def estimator(
-        self, name: str | None = None, num_probes: int | None = None, *, stderr: float | None = None
-    ) -> tuple[str, Any]:
-        """Returns the name and the estimator for an evaluation, see `tf_resflow.models.evaluation_estimator`.
-
-        For a requested standard error, vectors of up to 256 coordinates are exact by default, because averages of
-        many estimates would take longer.
-        """
-        space = self.model.data_space
-        if stderr is not None and name is num_probes is None and len(space.event_shape) == 1:
-            is_exact = isinstance(default_estimator(space.num_dimensions, "scores"), Exact)
-            name = "exact" if is_exact else None
-        options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
-        return evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
-
     def estimates(
         self, name: str | None, num_probes: int | None, stderr: float | None, examples: Callable[[], Any]
     ) -> tuple[str, dict[str, Any]]:
         """Returns the name of the estimator, and the arguments of `evaluation.LogLikelihood` for it.
 
         Args:
-          name: See `estimator`, also for `num_probes`.
+          name: See `tf_resflow.models.evaluation_estimator`, also for `num_probes`. For a requested standard error,
+            the default is exact where `evaluation.log_likelihood.precise_estimator` is.
           stderr: Target standard error of a score in nats. The number of estimates is the one that `examples` need,
             see `evaluation.required_samples`.
           examples: Function that returns examples, or for a conditional model pairs of examples and conditions.
             Examples without their labels get the labels 0, 1, ... in turn.
         """
-        name, estimator = self.estimator(name, num_probes, stderr=stderr)
+        space = self.model.data_space
+        if stderr is not None and name is num_probes is None:
+            name = "exact" if isinstance(precise_estimator(self.density), Exact) else None
+        options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
+        name, estimator = evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
         settings: dict[str, Any] = {"log_det_estimator": estimator}
         if stderr is not None:
             density, batch, num_classes = self.density, examples(), self.model.condition.num_classes
             if num_classes is not None and not isinstance(batch, tuple):
                 batch = batch, np.arange(len(batch)) % num_classes
             x, condition = density.condition.split(batch)
-            num = evaluation.required_samples(density, x, stderr, condition=condition, **settings)
-            settings["num_samples"] = num
+            settings["num_samples"] = evaluation.required_samples(
+                density, x, stderr, condition=condition, **settings
+            )
         return name, settings
 
     def save(self, path: str | os.PathLike[str]) -> None:

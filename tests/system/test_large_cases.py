@@ -1,0 +1,41 @@
+"""Trainings and images that are too large for the unit tests."""
+
+import numpy as np
+import pytest
+import tensorflow_probability as tfp
+
+import tf_resflow as resflow
+from tests.layers.matrices import layer_of
+
+tfd = tfp.distributions
+
+
+def test_bounds_on_a_large_image():
+    """For ones on n x n pixels, the norm is (1 + 2 cos(pi / (n + 1)))^2. The Fourier bound, used above 64, is 9."""
+    for size, expected in ((64, (1 + 2 * np.cos(np.pi / 65)) ** 2), (66, 9.0)):
+        bound = layer_of(np.ones((3, 3, 1, 1)), (size, size)).norm_bound()
+        assert expected <= bound <= expected * (1 + 1e-8)
+
+
+def test_sets_of_any_size_and_their_widths():
+    """The posterior of n observations x ~ N(theta, 1) of theta ~ N(0, 1) has the deviation 1 / sqrt(n + 1)."""
+    generator = np.random.default_rng(0)
+    theta = generator.normal(size=[2000, 1]).astype("float32")
+    x = theta[:, :, np.newaxis] + generator.normal(size=[2000, 20, 1])
+    sizes = np.exp(generator.uniform(0, np.log(21), size=2000)).astype(int)
+    x[np.arange(20) >= sizes[:, np.newaxis]] = np.nan
+    summary = resflow.sbi.set_summary([1])
+    prior = tfd.MultivariateNormalDiag([0.0])
+    options = {"num_blocks": 0, "affine_layers": 1, "ensemble": 1}
+    estimator = resflow.PosteriorEstimator(prior, [None, 1], summary=summary, **options)
+    estimator.fit(theta, x, epochs=40, weight_decays=[0.0], verbose=0)
+    for num in (1, 5, 20):
+        new = generator.normal(size=[100, 1]) + generator.normal(size=[100, num])
+        draws = estimator.posterior(new[..., np.newaxis]).sample(500, seed=num).numpy()[..., 0]
+        assert np.mean(draws.std(axis=0)) == pytest.approx(1 / np.sqrt(num + 1), rel=0.15)
+        gap = (draws.mean(axis=0) - new.sum(axis=1) / (num + 1)) * np.sqrt(num + 1)
+        assert np.sqrt(np.mean(gap**2)) < 0.4
+    padded = np.concatenate([new, np.full([100, 3], np.nan)], axis=1)[:, ::-1, np.newaxis]
+    theta = np.zeros([100, 1])
+    expected = estimator.posterior(new[..., np.newaxis]).log_prob(theta)
+    np.testing.assert_allclose(estimator.posterior(padded).log_prob(theta), expected, rtol=1e-3, atol=1e-3)
