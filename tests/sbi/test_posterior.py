@@ -95,7 +95,22 @@ def test_an_ensemble_is_a_mixture(tmp_path):
         np.testing.assert_allclose(posterior.log_prob(theta), np.log(np.mean(parts, axis=0)), rtol=1e-3, atol=1e-3)
         share = np.mean(posterior.sample(4000, seed=1)[:, 0] > 0)
         assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(4000)
-        assert form.posterior(np.zeros([2, 2])).sample(3, seed=0).shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_draws_are_independent_over_observations(num):
+    """Of two members, the first has the mean 5 + x, and the second has the mean -5, for 5,000 observations."""
+    estimator = estimator_of(WIDE, [5.0, 0.0], ensemble=2)
+    estimator.model.flow.bijectors[1].network.layers[0].kernel.assign(np.diag([-2.0, 0.0, 0.0, 0.0, 0.0])[:2])
+    x = np.stack([np.linspace(-1, 1, 5000), np.zeros(5000)], axis=1)
+    draws = estimator.posterior(x).sample(num, seed=0).numpy()
+    is_first = draws[..., 0] > 0
+    assert draws.shape == (num, 5000, 2)
+    for chosen in (*is_first, is_first[0] ^ is_first[-1])[: 2 * num - 1]:
+        assert abs(np.mean(chosen) - 0.5) < 4 * 0.5 / np.sqrt(5000)
+    residuals = draws[..., 0] - np.where(is_first, 5 + x[:, 0], -5)
+    for part in (residuals[is_first], residuals[~is_first]):  # at least 2,300 draws with a deviation of 1/2
+        assert abs(np.mean(part)) < 4 * 0.5 / np.sqrt(2300) and abs(np.std(part) - 0.5) < 4 * 0.5 / np.sqrt(4600)
 
 
 @pytest.mark.parametrize("ensemble", [1, 2])

@@ -87,23 +87,28 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
 
 
 class EqualMixture(tfp.distributions.Distribution):
-    """A mixture of distributions of vectors with equal weights.
+    """A mixture of flows on vectors with equal weights, for one observation or a batch of observations.
 
-    The posteriors of a batch share the components of their draws. With `tfd.Mixture`, n draws for each of m
-    posteriors would cost n m^2 draws.
+    Each draw for each observation chooses its own member. With `tfd.Mixture`, every member would draw all of them.
+    The members are `tfd.TransformedDistribution`s of the same base. Their bijectors accept a `condition`, and
+    `conditions` has the conditions `[num, size]` of the observations for each member.
     """
 
-    def __init__(self, members: Sequence[Any], name: str = "mixture"):
-        parameters, self.members = dict(locals()), members
+    def __init__(self, members: Sequence[Any], conditions: Sequence[tf.Tensor], name: str = "mixture"):
+        parameters, self.members, self._conditions = dict(locals()), members, conditions
         dtype = members[0].dtype
         super().__init__(dtype, tfd.NOT_REPARAMETERIZED, False, True, parameters=parameters, name=name)
 
     def _sample_n(self, n, seed=None):
-        *seeds, choice = tf.unstack(split_seed(stateless_seed(seed), len(self.members) + 1))
-        chosen = random_integers([n], choice, len(self.members))
-        counts = tf.unstack(tf.math.bincount(chosen, minlength=len(self.members)))
-        draws = [part.sample(num, seed=own) for part, num, own in zip(self.members, counts, seeds, strict=True)]
-        return tf.gather(tf.concat(draws, axis=0), tf.argsort(tf.argsort(chosen, stable=True)))
+        latent_seed, choice = tf.unstack(split_seed(stateless_seed(seed), 2))
+        latents = self.members[0].distribution.sample(n, seed=latent_seed)
+        rows = tf.reshape(latents, [-1, self.event_shape[0]])
+        chosen = random_integers(tf.shape(rows)[:1], choice, len(self.members))
+        places, draws = tf.dynamic_partition(tf.range(tf.size(chosen)), chosen, len(self.members)), []
+        for member, condition, own in zip(self.members, self._conditions, places, strict=True):
+            given = tf.gather(condition, own % len(condition))
+            draws.append(member.bijector.forward(tf.gather(rows, own), condition=given))
+        return tf.reshape(tf.dynamic_stitch(places, draws), tf.shape(latents))
 
     def _log_prob(self, z):
         if self.batch_shape.rank:

@@ -305,20 +305,21 @@ class PosteriorEstimator(Serializable):
             values = [(weight, tf.constant(part.reshape(weight.shape), weight.dtype)) for weight, part in parts]
             with keras.StatelessScope(state_mapping=values):
                 members.append(self._member(x))
-        return ParameterDistribution(EqualMixture(members), self._bijector, self.prior, "posterior")
+        mixture = EqualMixture(*zip(*members, strict=True))
+        return ParameterDistribution(mixture, self._bijector, self.prior, "posterior")
 
     def _member(self, x):
-        """Returns the distribution of vectors with the present weights."""
+        """Returns the distribution of vectors with the present weights, and the conditions of its flow."""
         condition, (scale, *others) = self.model.condition, self.model.flow.bijectors
         is_batch = x.ndim > len(condition.shape)
         features = condition.rows(x, len(x) if is_batch else 1)
-        features = features if is_batch else features[0]
+        given = features if is_batch else features[0]
         mean, std = (value.numpy() for value in scale.statistics.values())
         scale = Normalize(mean, std, scale.dtype.name)  # a copy, because `fit` changes the statistics
-        flow = frozen(with_log_det_estimator(Flow([scale, *others]), Exact()), condition=features)
+        flow = frozen(with_log_det_estimator(Flow([scale, *others]), Exact()), condition=given)
         base = self.model.distribution.distribution
-        base = tfd.BatchBroadcast(base, features.shape[:-1]) if is_batch else base
-        return tfd.TransformedDistribution(base, tfb.Invert(flow))
+        base = tfd.BatchBroadcast(base, given.shape[:-1]) if is_batch else base
+        return tfd.TransformedDistribution(base, tfb.Invert(flow)), features
 
     def proposal(self, x: TensorLike, tail: float = 1e-4, seed: Seed = 0) -> ParameterDistribution:
         r"""Returns the prior, restricted to a region that holds all but about `tail` of the posterior of x.

@@ -67,14 +67,14 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
 
 
 def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
-    """Returns a flow on vectors with its variables and scaled kernels as constants, and `arguments` bound."""
+    """Returns a flow on vectors with its variables and scaled kernels as constants, and `arguments` as defaults."""
     owners = keras.tree.flatten(list(keras_parts(flow).values()))
     variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
     values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
     networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
 
     def apply(x, context, inverse):
-        given = {**context.arguments, **arguments, "networks": networks}
+        given = {**arguments, **context.arguments, "networks": networks}
         context = dataclasses.replace(context, arguments=given)
         with keras.StatelessScope(state_mapping=values):
             return pass_through(flow, x, context, inverse=inverse)
