@@ -297,13 +297,34 @@ def test_parameters_on_a_bound_and_bounds_that_depend_on_other_parameters(gaussi
     assert {"rank of a", "rank of b 0", "rank of b 1"} < set(calibration.ranks)
 
 
+def test_score_and_invalid_simulations(gaussian):
+    """`score` is the mean log-density over batches, and failed simulations change nothing but a warning."""
+    theta = BOX.sample(2100, seed=0).numpy()
+    x = np.random.default_rng(0).normal([1.0, -1.0], [2.0, 0.5], size=[2100, 2])
+    expected = np.mean(gaussian[0].posterior(x).log_prob(theta))
+    np.testing.assert_allclose(gaussian[0].score(theta, x), expected, rtol=1e-5)
+    failed = np.insert(x[:40], [2, 7], [[np.nan, 0.0], [np.inf, 0.0]], axis=0)
+    estimator = resflow.PosteriorEstimator(BOX, [2], **AFFINE)
+    options = {"epochs": 1, "weight_decays": [0.0], "verbose": 0}
+    with pytest.warns(UserWarning, match="2 of 42 observations contain NaN or infinity, starting with x\\[2\\]"):
+        estimator.fit(np.insert(theta[:40], [2, 7], theta[:2], axis=0), failed, **options)
+    weights = estimator.model.get_weights()
+    estimator.fit(theta[:40], x[:40], **options)
+    for found, weight in zip(weights, estimator.model.get_weights(), strict=True):
+        np.testing.assert_allclose(found, weight, rtol=1e-3, atol=1e-4)
+
+
 def test_wrong_input(gaussian, refused):
     fit, theta, x = gaussian[0].fit, BOX.sample(30, seed=0).numpy(), np.ones([30, 2])
     failed = x.copy()
-    failed[[0, 1], [0, 1]] = np.nan, 1e39
+    failed[[3, 5], [0, 1]] = np.nan, 1e39
     refused("outside the prior's support in 1 row of theta", fit, np.where(np.arange(30)[:, None], theta, 9), x)
     refused("theta has .*Give parameters \\[num, \\*event_shape\\] with num=30", fit, theta[:29], x)
-    refused("2 observations are NaN or infinite. Leave them and their parameters out", fit, theta, failed)
+    message = "2 of 30 observations contain NaN or infinity, starting with x\\[3\\]"
+    refused(f"{message}. Leave them and their parameters out", fit, theta, failed, drop_invalid=False)
+    refused("30 of 30 observations contain NaN", fit, theta, np.full([30, 2], np.nan))
+    refused(f"{message}. Leave them out", gaussian[0].score, theta, failed)
+    refused("The observation contains NaN or infinity", gaussian[0].posterior, failed[3])
     refused("shape \\(30, 3\\). Give observations of shape \\(2,\\)", fit, theta, np.ones([30, 3]))
     refused("num_draws=0 is too small", gaussian[0].calibrate, theta, x, num_draws=0)
     refused("x is empty", gaussian[0].calibrate, theta[:0], x[:0])
@@ -312,5 +333,6 @@ def test_wrong_input(gaussian, refused):
     for message, prior in [
         ("batch shape \\(2,\\).*Give one distribution", tfd.Uniform(LOW, HIGH)),
         ("int32.*real numbers of one dtype", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
+        ("of rate. Give", tfd.JointDistributionNamed({"a": BOX, "rate": tfd.Poisson(3.0, name="rate")})),
     ]:
         refused(message, resflow.PosteriorEstimator, prior, [2])

@@ -23,9 +23,10 @@ _LEAST_SHARE = 1e-4  # of accepted candidates
 
 
 class ParameterDistribution(tfp.distributions.TransformedDistribution):
-    """A distribution of parameters in the support of a prior, such as a posterior. Log-densities are exact.
+    """A distribution of parameters in the support of a prior, such as a posterior.
 
-    Outside the support, the log-density is minus infinity. (If the prior lies on a simplex or another surface, it
+    Log-densities are exact, except that the normalizing constant of a proposal is a Monte Carlo estimate. Outside
+    the support, the log-density is minus infinity. (If the prior lies on a simplex or another surface, it
     has an unknown constant, and is meaningless off this surface.)
 
     Args:

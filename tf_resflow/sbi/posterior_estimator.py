@@ -40,6 +40,7 @@ _CHECKED, _CHECK_DRAWS, _CHECK_LEVEL = 500, 30, 1e-4  # held-out pairs, draws an
 _AT_ONCE = 200_000  # coordinates of posterior draws, whose Jacobians need memory
 _FAR = 2.0  # times the largest distance in the training: observations beyond are far
 _TOLERANCE = 1e-5  # of a block's inverse; sufficient for posterior samples
+_SCORED = 1000  # pairs that `score` evaluates at once
 _INITIAL = 1000  # number of pairs that initialize the ActNorms
 _MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
 
@@ -181,6 +182,7 @@ class PosteriorEstimator(Serializable):
         learning_rate: float = 1e-2,
         weight_decays: Sequence[float] = (0.0, 0.3, 1.0, 3.0),
         validation_fraction: float = 0.1,
+        drop_invalid: bool = True,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
@@ -206,14 +208,21 @@ class PosteriorEstimator(Serializable):
           learning_rate: maximum learning rate.
           weight_decays: weight decays of AdamW. A training is the last if its loss exceeds that of the one before.
           validation_fraction: fraction of the pairs that is held out.
+          drop_invalid: whether to leave out pairs whose observation contains NaN or infinity, with a warning.
+            Otherwise, they are an error. Without them, the posterior is that given that the simulation succeeds.
           callbacks: additional callbacks of `keras.Model.fit` for each training.
           verbose: as in `keras.Model.fit`.
 
         Returns:
           The history of the best training of the first network.
         """
-        x = self._observations(x, extra_ranks=(1,))
+        x, is_valid = self._shaped(x, extra_ranks=(1,))
         theta = self._vectors(theta, len(x))
+        if not is_valid.all():
+            if not (drop_invalid and is_valid.any()):
+                raise ValueError(f"{_first_invalid(is_valid)} Leave them and their parameters out.")
+            warnings.warn(f"{_first_invalid(is_valid)} fit leaves them and their parameters out.", stacklevel=2)
+            theta, x = theta[is_valid], x[is_valid]
         num_held_out = int(validation_fraction * len(x))
         if not 1 <= num_held_out < len(x) - 1:
             raise ValueError(
@@ -305,7 +314,8 @@ class PosteriorEstimator(Serializable):
             values = [(weight, tf.constant(part.reshape(weight.shape), weight.dtype)) for weight, part in parts]
             with keras.StatelessScope(state_mapping=values):
                 members.append(self._member(x))
-        mixture = EqualMixture(*zip(*members, strict=True))
+        distributions, conditions = zip(*members, strict=True)
+        mixture = EqualMixture(distributions, conditions)
         return ParameterDistribution(mixture, self._bijector, self.prior, "posterior")
 
     def _member(self, x):
@@ -366,13 +376,30 @@ class PosteriorEstimator(Serializable):
         print(calibration)
         return calibration
 
+    def score(self, theta: Any, x: TensorLike) -> float:
+        """Returns the mean log-density of pairs in nats, which is minus infinity for parameters on a bound.
+
+        Args:
+          theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
+          x: observations `[num, *condition_shape]` that were simulated with `theta`.
+        """
+        x = self._observations(x, extra_ranks=(1,))
+        self._vectors(theta, len(x))  # raises for wrong parameters
+        theta = tf.nest.pack_sequence_as(self.prior.dtype, tf.nest.flatten(theta))
+        parts = [posterior.log_prob(own) for posterior, own in self._posteriors(theta, x, _SCORED)]
+        return float(np.mean(np.concatenate(parts), dtype=np.float64))
+
+    def _posteriors(self, theta, x, num):
+        """Generates the posterior of `num` observations at a time, and their parameters."""
+        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
+        for start in range(0, len(x), num):
+            rows = slice(start, start + num)
+            yield self.posterior(x[rows]), tf.nest.map_structure(lambda part, rows=rows: part[rows], theta)
+
     def _calibration(self, theta, x, num_draws, seed):
         parts, num = [], max(1, _AT_ONCE // (num_draws * self.model.data_space.event_shape[0]))
-        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
-        for place, start in enumerate(range(0, len(x), num)):
-            posterior, rows = self.posterior(x[start : start + num]), slice(start, start + num)
+        for place, (posterior, own) in enumerate(self._posteriors(theta, x, num)):
             draws = posterior.sample(num_draws, seed=stateless_seed([seed, place]))
-            own = tf.nest.map_structure(lambda part, rows=rows: part[rows], theta)
             parts.append((draws, posterior.log_prob(draws), posterior.log_prob(own)))
         draws, sample_log_probs, log_probs = zip(*parts, strict=True)
         draws = tf.nest.map_structure(lambda *group: np.concatenate(group, axis=1), *draws)
@@ -463,6 +490,13 @@ class PosteriorEstimator(Serializable):
 
     def _observations(self, x, extra_ranks):
         """Returns observations in float64, after checking that they are finite in the model's dtype."""
+        x, is_valid = self._shaped(x, extra_ranks)
+        if not is_valid.all():
+            raise ValueError(f"{_first_invalid(is_valid)} Leave them out.")
+        return x
+
+    def _shaped(self, x, extra_ranks):
+        """Returns observations in float64 after checking their shape, and which are finite in the model's dtype."""
         x, shape = np.asarray(x, np.float64), self.model.condition.shape
         rank = x.ndim - len(shape)
         if rank not in extra_ranks or not tf.TensorShape(x.shape[rank:]).is_compatible_with(shape):
@@ -474,21 +508,34 @@ class PosteriorEstimator(Serializable):
         if shape[0] is None:
             is_absent = np.isnan(x).all(axis=tuple(range(rank + 1, x.ndim)), keepdims=True)
             is_valid |= is_absent & ~is_absent.all(axis=rank, keepdims=True)
-        if bad := np.count_nonzero(~is_valid.all(axis=tuple(range(rank, x.ndim)))):
-            raise ValueError(f"{bad} observations are NaN or infinite. Leave them and their parameters out.")
-        return x
+        return x, is_valid.all(axis=tuple(range(rank, x.ndim)))
+
+
+def _first_invalid(is_valid):
+    """Returns the beginning of a message about invalid observations."""
+    if not is_valid.ndim:
+        return "The observation contains NaN or infinity."
+    num_invalid = np.count_nonzero(~is_valid)
+    return (
+        f"{num_invalid:,} of {counted(len(is_valid), 'observation')} contain NaN or infinity, starting with "
+        f"x[{np.argmin(is_valid)}]."
+    )
 
 
 def _from_vectors(prior):
     """Returns the size of unconstrained vectors, the bijector from them to parameters, and the dtype."""
     dtype, *others = {*tf.nest.flatten(prior.dtype)}
-    constraint = prior.experimental_default_event_space_bijector()
+    is_joint = isinstance(prior, tfd.JointDistribution)
+    members = tf.nest.flatten(prior.sample_distributions(seed=[0, 0])[0]) if is_joint else [prior]
+    discrete = [member.name for member in members if member.experimental_default_event_space_bijector() is None]
     is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
-    if is_batch or constraint is None or others or not dtype.is_floating:
+    if is_batch or discrete or others or not dtype.is_floating:
+        no_bijector = f", and no bijector of the support of {', '.join(discrete)}" if discrete else ""
         raise ValueError(
-            f"The prior has the batch shape {prior.batch_shape}, the dtype {prior.dtype} and the bijector "
-            f"{constraint}. Give one distribution of real numbers of one dtype, with a bijector of its support."
+            f"The prior has the batch shape {prior.batch_shape}, the dtype {prior.dtype}{no_bijector}. Give one "
+            "distribution of real numbers of one dtype. Discrete parameters are not supported."
         )
+    constraint = prior.experimental_default_event_space_bijector()
     size, into_events = from_vectors(prior.event_shape, constraint)
     return size, tfb.Chain(into_events[::-1]), dtype.name
 
