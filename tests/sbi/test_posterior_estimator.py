@@ -332,7 +332,10 @@ def test_wrong_input(gaussian, refused):
     refused("validation_fraction=0.0 of 30 pairs holds out 0", fit, theta, x, validation_fraction=0.0)
     for message, prior in [
         ("batch shape \\(2,\\).*Give one distribution", tfd.Uniform(LOW, HIGH)),
-        ("int32.*real numbers of one dtype", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
-        ("of rate. Give", tfd.JointDistributionNamed({"a": BOX, "rate": tfd.Poisson(3.0, name="rate")})),
+        ("support of SampleCategorical in", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
+        (
+            "support of rate in the prior",
+            tfd.JointDistributionNamed({"a": BOX, "rate": tfd.Poisson(3.0, name="rate")}),
+        ),
     ]:
         refused(message, resflow.PosteriorEstimator, prior, [2])

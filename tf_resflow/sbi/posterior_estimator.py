@@ -528,12 +528,16 @@ def _from_vectors(prior):
     is_joint = isinstance(prior, tfd.JointDistribution)
     members = tf.nest.flatten(prior.sample_distributions(seed=[0, 0])[0]) if is_joint else [prior]
     discrete = [member.name for member in members if member.experimental_default_event_space_bijector() is None]
-    is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
-    if is_batch or discrete or others or not dtype.is_floating:
-        no_bijector = f", and no bijector of the support of {', '.join(discrete)}" if discrete else ""
+    if discrete:
         raise ValueError(
-            f"The prior has the batch shape {prior.batch_shape}, the dtype {prior.dtype}{no_bijector}. Give one "
-            "distribution of real numbers of one dtype. Discrete parameters are not supported."
+            f"No bijector maps real numbers to the support of {', '.join(discrete)} in the prior. Parameters must "
+            "be continuous; discrete parameters are not supported."
+        )
+    is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
+    if is_batch or others or not dtype.is_floating:
+        raise ValueError(
+            f"The prior has the batch shape {prior.batch_shape} and the dtype {prior.dtype}. Give one distribution "
+            "of real numbers of one dtype."
         )
     constraint = prior.experimental_default_event_space_bijector()
     size, into_events = from_vectors(prior.event_shape, constraint)
