@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 import tf_resflow as resflow
-from tf_resflow.sbi.posterior_estimator import _regression, _statistics
+from tf_resflow.sbi.posterior_estimator import OneCycle, _regression, _statistics
 
 tfd = tfp.distributions
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
@@ -308,10 +308,23 @@ def test_score_and_invalid_simulations(gaussian):
     options = {"epochs": 1, "weight_decays": [0.0], "verbose": 0}
     with pytest.warns(UserWarning, match="2 of 42 observations contain NaN or infinity, starting with x\\[2\\]"):
         estimator.fit(np.insert(theta[:40], [2, 7], theta[:2], axis=0), failed, **options)
-    weights = estimator.model.get_weights()
+    weights, step = estimator.model.get_weights(), estimator.model.train_function
     estimator.fit(theta[:40], x[:40], **options)
+    assert estimator.model.train_function is step  # the second fit compiles nothing
     for found, weight in zip(weights, estimator.model.get_weights(), strict=True):
         np.testing.assert_allclose(found, weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 50])
+def test_the_learning_rate_is_a_cosine_after_a_warmup(num_steps):
+    rate = OneCycle()
+    rate.num_steps.assign(num_steps)
+    rate.maximum.assign(0.3)
+    warmup = {"warmup_target": 0.3, "warmup_steps": num_steps // 4} if num_steps > 3 else {}
+    start = 0.0 if warmup else 0.3
+    expected = keras.optimizers.schedules.CosineDecay(start, num_steps - num_steps // 4, **warmup)
+    for step in range(num_steps + 2):
+        np.testing.assert_allclose(rate(step), expected(step), rtol=1e-5, atol=1e-7)
 
 
 def test_wrong_input(gaussian, refused):

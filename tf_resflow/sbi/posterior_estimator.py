@@ -45,6 +45,23 @@ _INITIAL = 1000  # number of pairs that initialize the ActNorms
 _MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
 
 
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that increases linearly over a quarter of the steps, and decays to zero along a cosine.
+
+    The number of steps and the maximum are variables, so trainings of different lengths share one graph.
+    """
+
+    def __init__(self) -> None:
+        self.num_steps, self.maximum = tf.Variable(1), tf.Variable(0.0)
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate of a step."""
+        warmup = tf.cast(self.num_steps // 4, tf.float32)
+        step, decay = tf.cast(step, tf.float32), tf.cast(self.num_steps, tf.float32) - warmup
+        cosine = 0.5 * (1.0 + tf.cos(math.pi * tf.minimum((step - warmup) / decay, 1.0)))
+        return self.maximum * tf.where(step < warmup, step / tf.maximum(warmup, 1.0), cosine)
+
+
 class PosteriorModel(FlowModel):
     """The `model` of a `PosteriorEstimator`, saved with the Keras config of the estimator."""
 
@@ -162,6 +179,7 @@ class PosteriorEstimator(Serializable):
         condition |= {"condition_mean": np.zeros(each), "condition_std": np.ones(each)}
         self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
         self._given: Any = None  # the initial weights of a given summary
+        self._optimizer: Any = None  # of the compiled model, which all trainings of all fits share
         state = {"farthest": np.full(each, np.inf), "others": np.zeros(0)}  # "others": weights of an ensemble
         self.state = {key: tf.Variable(value, shape=tf.TensorShape(None)) for key, value in state.items()}
 
@@ -236,11 +254,12 @@ class PosteriorEstimator(Serializable):
         if epochs is None:
             epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
         steps = epochs * steps_per_epoch
-        warmup = {"warmup_target": learning_rate, "warmup_steps": steps // 4}
-        rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 4, **warmup)
-        decay = tf.Variable(0.0)  # one graph for all trainings
-        optimizer = Adam(rate, weight_decay=decay, global_clipnorm=1.0)
-        self.model.compile(optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
+        if self._optimizer is None or self._optimizer is not self.model.optimizer:
+            self._rate = OneCycle()
+            self._optimizer = Adam(self._rate, weight_decay=tf.Variable(0.0), global_clipnorm=1.0)
+            self.model.compile(self._optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
+        self._rate.num_steps.assign(steps)
+        self._rate.maximum.assign(learning_rate)
         options = {"epochs": epochs, "batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
         others: list[np.ndarray] = []
         first: Any = None
