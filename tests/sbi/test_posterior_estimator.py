@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 import tf_resflow as resflow
-from tf_resflow.sbi.posterior_estimator import OneCycle, _regression, _statistics
+from tf_resflow.sbi.posterior_estimator import WarmupCosine, _regression, _statistics
 
 tfd = tfp.distributions
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
@@ -306,7 +306,7 @@ def test_score_and_invalid_simulations(gaussian):
     failed = np.insert(x[:40], [2, 7], [[np.nan, 0.0], [np.inf, 0.0]], axis=0)
     estimator = resflow.PosteriorEstimator(BOX, [2], **AFFINE)
     options = {"epochs": 1, "weight_decays": [0.0], "verbose": 0}
-    with pytest.warns(UserWarning, match="2 of 42 observations contain NaN or infinity, starting with x\\[2\\]"):
+    with pytest.warns(UserWarning, match="NaN or infinity in 2 of 42 observations, starting with x\\[2\\]"):
         estimator.fit(np.insert(theta[:40], [2, 7], theta[:2], axis=0), failed, **options)
     weights, step = estimator.model.get_weights(), estimator.model.train_function
     estimator.fit(theta[:40], x[:40], **options)
@@ -317,7 +317,7 @@ def test_score_and_invalid_simulations(gaussian):
 
 @pytest.mark.parametrize("num_steps", [1, 3, 50])
 def test_the_learning_rate_is_a_cosine_after_a_warmup(num_steps):
-    rate = OneCycle()
+    rate = WarmupCosine()
     rate.num_steps.assign(num_steps)
     rate.maximum.assign(0.3)
     warmup = {"warmup_target": 0.3, "warmup_steps": num_steps // 4} if num_steps > 3 else {}
@@ -333,11 +333,11 @@ def test_wrong_input(gaussian, refused):
     failed[[3, 5], [0, 1]] = np.nan, 1e39
     refused("outside the prior's support in 1 row of theta", fit, np.where(np.arange(30)[:, None], theta, 9), x)
     refused("theta has .*Give parameters \\[num, \\*event_shape\\] with num=30", fit, theta[:29], x)
-    message = "2 of 30 observations contain NaN or infinity, starting with x\\[3\\]"
+    message = "NaN or infinity in 2 of 30 observations, starting with x\\[3\\]"
     refused(f"{message}. Leave them and their parameters out", fit, theta, failed, drop_invalid=False)
-    refused("30 of 30 observations contain NaN", fit, theta, np.full([30, 2], np.nan))
+    refused("in 30 of 30 observations", fit, theta, np.full([30, 2], np.nan))
     refused(f"{message}. Leave them out", gaussian[0].score, theta, failed)
-    refused("The observation contains NaN or infinity", gaussian[0].posterior, failed[3])
+    refused("NaN or infinity in the observation", gaussian[0].posterior, failed[3])
     refused("shape \\(30, 3\\). Give observations of shape \\(2,\\)", fit, theta, np.ones([30, 3]))
     refused("num_draws=0 is too small", gaussian[0].calibrate, theta, x, num_draws=0)
     refused("x is empty", gaussian[0].calibrate, theta[:0], x[:0])

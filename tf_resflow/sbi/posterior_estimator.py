@@ -45,7 +45,7 @@ _INITIAL = 1000  # number of pairs that initialize the ActNorms
 _MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
 
 
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that increases linearly over a quarter of the steps, and decays to zero along a cosine.
 
     The number of steps and the maximum are variables, so trainings of different lengths share one graph.
@@ -255,7 +255,7 @@ class PosteriorEstimator(Serializable):
             epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
         steps = epochs * steps_per_epoch
         if self._optimizer is None or self._optimizer is not self.model.optimizer:
-            self._rate = OneCycle()
+            self._rate = WarmupCosine()
             self._optimizer = Adam(self._rate, weight_decay=tf.Variable(0.0), global_clipnorm=1.0)
             self.model.compile(self._optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
         self._rate.num_steps.assign(steps)
@@ -533,12 +533,9 @@ class PosteriorEstimator(Serializable):
 def _first_invalid(is_valid):
     """Returns the beginning of a message about invalid observations."""
     if not is_valid.ndim:
-        return "The observation contains NaN or infinity."
-    num_invalid = np.count_nonzero(~is_valid)
-    return (
-        f"{num_invalid:,} of {counted(len(is_valid), 'observation')} contain NaN or infinity, starting with "
-        f"x[{np.argmin(is_valid)}]."
-    )
+        return "Found NaN or infinity in the observation."
+    where = f"{np.count_nonzero(~is_valid):,} of {counted(len(is_valid), 'observation')}"
+    return f"Found NaN or infinity in {where}, starting with x[{np.argmin(is_valid)}]."
 
 
 def _from_vectors(prior):
