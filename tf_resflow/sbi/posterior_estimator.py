@@ -40,26 +40,8 @@ _CHECKED, _CHECK_DRAWS, _CHECK_LEVEL = 500, 30, 1e-4  # held-out pairs, draws an
 _AT_ONCE = 200_000  # coordinates of posterior draws, whose Jacobians need memory
 _FAR = 2.0  # times the largest distance in the training: observations beyond are far
 _TOLERANCE = 1e-5  # of a block's inverse; sufficient for posterior samples
-_SCORED = 1000  # pairs that `score` evaluates at once
 _INITIAL = 1000  # number of pairs that initialize the ActNorms
 _MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
-
-
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that increases linearly over a quarter of the steps, and decays to zero along a cosine.
-
-    The number of steps and the maximum are variables, so trainings of different lengths share one graph.
-    """
-
-    def __init__(self) -> None:
-        self.num_steps, self.maximum = tf.Variable(1), tf.Variable(0.0)
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the learning rate of a step."""
-        warmup = tf.cast(self.num_steps // 4, tf.float32)
-        step, decay = tf.cast(step, tf.float32), tf.cast(self.num_steps, tf.float32) - warmup
-        cosine = 0.5 * (1.0 + tf.cos(math.pi * tf.minimum((step - warmup) / decay, 1.0)))
-        return self.maximum * tf.where(step < warmup, step / tf.maximum(warmup, 1.0), cosine)
 
 
 class PosteriorModel(FlowModel):
@@ -255,11 +237,14 @@ class PosteriorEstimator(Serializable):
             epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
         steps = epochs * steps_per_epoch
         if self._optimizer is None or self._optimizer is not self.model.optimizer:
-            self._rate = WarmupCosine()
-            self._optimizer = Adam(self._rate, weight_decay=tf.Variable(0.0), global_clipnorm=1.0)
+            self._schedule = {"decay_steps": tf.Variable(1), "warmup_steps": tf.Variable(0)}
+            self._schedule["warmup_target"] = tf.Variable(0.0)
+            rate = keras.optimizers.schedules.CosineDecay(0.0, **self._schedule)
+            self._optimizer = Adam(rate, weight_decay=tf.Variable(0.0), global_clipnorm=1.0)
             self.model.compile(self._optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
-        self._rate.num_steps.assign(steps)
-        self._rate.maximum.assign(learning_rate)
+        values = {"decay_steps": steps - steps // 4, "warmup_steps": steps // 4, "warmup_target": learning_rate}
+        for name, value in values.items():
+            self._schedule[name].assign(value)
         options = {"epochs": epochs, "batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
         others: list[np.ndarray] = []
         first: Any = None
@@ -386,11 +371,9 @@ class PosteriorEstimator(Serializable):
           num_draws: number of posterior samples per observation.
           seed: seed of the samples.
         """
-        x = self._observations(x, extra_ranks=(1,))
-        self._vectors(theta, len(x))  # raises for wrong parameters
+        theta, x = self._pairs(theta, x)
         if num_draws < 1:
             raise ValueError(f"num_draws={num_draws} is too small. Draw at least 1 sample, or better 100.")
-        theta = tf.nest.pack_sequence_as(self.prior.dtype, tf.nest.flatten(theta))
         calibration = self._calibration(theta, x, num_draws, seed)
         print(calibration)
         return calibration
@@ -402,22 +385,26 @@ class PosteriorEstimator(Serializable):
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
           x: observations `[num, *condition_shape]` that were simulated with `theta`.
         """
-        x = self._observations(x, extra_ranks=(1,))
-        self._vectors(theta, len(x))  # raises for wrong parameters
-        theta = tf.nest.pack_sequence_as(self.prior.dtype, tf.nest.flatten(theta))
-        parts = [posterior.log_prob(own) for posterior, own in self._posteriors(theta, x, _SCORED)]
+        parts = [posterior.log_prob(own) for posterior, own in self._posteriors(*self._pairs(theta, x))]
         return float(np.mean(np.concatenate(parts), dtype=np.float64))
 
-    def _posteriors(self, theta, x, num):
-        """Generates the posterior of `num` observations at a time, and their parameters."""
+    def _pairs(self, theta, x):
+        """Returns checked pairs, with parameters in the structure of the prior's events."""
+        x = self._observations(x, extra_ranks=(1,))
+        self._vectors(theta, len(x))  # raises for wrong parameters
+        return tf.nest.pack_sequence_as(self.prior.dtype, tf.nest.flatten(theta)), x
+
+    def _posteriors(self, theta, x, num_draws=1):
+        """Generates the posterior of a part of the observations, and their parameters."""
+        num = max(1, _AT_ONCE // (num_draws * self.model.data_space.event_shape[0]))
         theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
         for start in range(0, len(x), num):
             rows = slice(start, start + num)
             yield self.posterior(x[rows]), tf.nest.map_structure(lambda part, rows=rows: part[rows], theta)
 
     def _calibration(self, theta, x, num_draws, seed):
-        parts, num = [], max(1, _AT_ONCE // (num_draws * self.model.data_space.event_shape[0]))
-        for place, (posterior, own) in enumerate(self._posteriors(theta, x, num)):
+        parts = []
+        for place, (posterior, own) in enumerate(self._posteriors(theta, x, num_draws)):
             draws = posterior.sample(num_draws, seed=stateless_seed([seed, place]))
             parts.append((draws, posterior.log_prob(draws), posterior.log_prob(own)))
         draws, sample_log_probs, log_probs = zip(*parts, strict=True)
