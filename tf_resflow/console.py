@@ -60,18 +60,22 @@ class _LogFile:
     def write(self, text: str) -> None:
         """Logs the text without the characters that move the cursor."""
         if line := re.sub(r"\x1b\[A|[\r\n]", "", text).strip():
-            LOGGER.info("%s", line)
+            if LOGGER.hasHandlers():
+                LOGGER.log(max(LOGGER.level, logging.INFO), "%s", line)
+            else:  # in a script without logging
+                print(line, file=sys.stderr)
 
     def flush(self) -> None:
         """Does nothing, because the log has no buffer."""
 
 
-def progress_bar(**options: Any) -> Any:
-    """Returns a `tqdm.tqdm` bar."""
-    if _is_shown() and not _has_screen():
+def progress_bar(is_shown: bool | None = None, **options: Any) -> Any:
+    """Returns a `tqdm.tqdm` bar. By default, the level of the logger decides whether it is shown."""
+    is_shown = _is_shown() if is_shown is None else is_shown
+    if is_shown and not _has_screen():
         seconds = {"mininterval": _SECONDS_BETWEEN_LINES, "delay": _SECONDS_BETWEEN_LINES, "miniters": 1}
         options |= {"file": _LogFile(), "bar_format": _LINE, **seconds}
-    return tqdm.tqdm(disable=not _is_shown(), **options)
+    return tqdm.tqdm(disable=not is_shown, **options)
 
 
 def track(iterable: Iterable[_Item], name: str, total: int | None = None) -> Iterator[_Item]:

@@ -38,10 +38,10 @@ MAKERS = {
     "posterior": ("inference", lambda n: estimators_of(resflow.vi.flow_surrogate_posterior([n], **POSTERIOR))),
     "FlowModel": ("evaluation", lambda n: [resflow.FlowModel(vector_flow(n), [n]).evaluation_log_det_estimator]),
     "evaluation_estimator": ("evaluation", lambda n: [evaluation_estimator(*configured(n), [n])[1]]),
-    "fits of tables": ("tables", lambda n: estimators_of(NoiseConditionedFlow(n, num_blocks=1)._model.flow)),
+    "fits of tables": ("tables", lambda n: estimators_of(NoiseConditionedFlow(n, num_blocks=1).model.flow)),
     "NoiseConditionedFlow": (
         "scores",
-        lambda n: [NoiseConditionedFlow(n, num_blocks=1, hidden=(4,))._model.evaluation_log_det_estimator],
+        lambda n: [NoiseConditionedFlow(n, num_blocks=1, hidden=(4,)).model.evaluation_log_det_estimator],
     ),
 }
 

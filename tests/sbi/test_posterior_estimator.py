@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 import tf_resflow as resflow
+from tf_resflow.models.repeated_training import Best, RepeatedTraining, member_variables, values_of
 from tf_resflow.sbi.posterior_estimator import _regression, _statistics
 
 tfd = tfp.distributions
@@ -100,27 +101,37 @@ def test_fit_finds_the_posterior(fitted):
     assert -4 * np.std(gap) / np.sqrt(4000) < np.mean(gap) < 0.1
 
 
-def test_fit_keeps_the_best_of_its_trainings():
-    """A training with a weight decay that removes all weights is the last after a better one. Others are equal."""
-    estimator, epochs = resflow.PosteriorEstimator(NORMAL, [2], **AFFINE), []
-    record = {"on_train_begin": lambda logs: epochs.append([])}
-    record["on_epoch_end"] = lambda epoch, logs: epochs[-1].append(logs["val_loss"])
-    options = {"epochs": 3, "callbacks": [keras.callbacks.LambdaCallback(**record)], "verbose": 0}
-    pairs = simulated(500, 0)
+def test_fit_keeps_the_best_of_its_trainings(monkeypatch):
+    """The weight decay is chosen in short trainings, until one is worse than before. Trainings can stop early."""
+    estimator, found, run = resflow.PosteriorEstimator(NORMAL, [2], **AFFINE), [], RepeatedTraining.run
+
+    def recorded(training, rounds, *args, **options):
+        best = run(training, rounds, *args, **options)
+        found.append((float(training.model.optimizer.weight_decay), len(rounds), best))
+        return best
+
+    monkeypatch.setattr(RepeatedTraining, "run", recorded)
+    options, pairs = {"epochs": 6, "verbose": 0}, simulated(500, 0)
     history = estimator.fit(*pairs, weight_decays=[100.0, 0.0, 50.0, 0.0], **options)
-    assert len(epochs) == 3 and history.history["val_loss"] == epochs[1]
-    assert np.min(epochs[1]) < min(np.min(epochs[0]), np.min(epochs[2]))
-    estimator.fit(*pairs, weight_decays=[0.0], **options)
-    np.testing.assert_allclose(epochs[3], epochs[1], rtol=1e-4)
+    assert [each[:2] for each in found] == [(100.0, 2), (0.0, 2), (50.0, 2), (0.0, 6)]
+    assert found[1][2].loss < min(found[0][2].loss, found[2][2].loss)
+    assert np.argmin(history.history["val_loss"]) == np.ceil(found[3][2].step / 8) - 1  # steps per epoch
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(stop.model, "stop_training", True))
+    assert len(estimator.fit(*pairs, **options | {"callbacks": [stop]}).epoch) == 1
+    training, calls = estimator._repeated_training(64), itertools.count()
+    steps = training._steps
 
-    def diverge(epoch, logs):
-        if epoch == 1:
+    def diverge(*batches):
+        if next(calls):
             raise tf.errors.InvalidArgumentError(None, None, "The loss is infinite")
+        return steps(*batches)
 
-    callback = keras.callbacks.LambdaCallback(on_epoch_begin=diverge)
-    with pytest.warns(UserWarning, match="weight decay 100.0 stopped early: The loss is infinite"):
-        history = estimator.fit(*pairs, epochs=3, weight_decays=[100.0], callbacks=[callback], verbose=0)
-    assert len(history.history["val_loss"]) == 1
+    monkeypatch.setattr(training, "_steps", diverge)
+    with pytest.warns(UserWarning, match="training stopped early: The loss is infinite"):
+        history = estimator.fit(*pairs, epochs=3, weight_decays=[100.0], verbose=0)
+    assert len(history.epoch) == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="The loss is infinite"):
+        estimator.fit(*pairs, epochs=3, verbose=0)
 
 
 def test_a_regression_estimates_its_error():
@@ -216,15 +227,13 @@ def test_warnings(fitted, monkeypatch):
         fitted.posterior([OFFSET, OFFSET + [1.6e3, 0.0]])
     estimator = resflow.PosteriorEstimator(NORMAL, [2], **AFFINE)
 
-    def narrow(*args, **kwargs):
+    def narrow(self, *args, **kwargs):
         dense = estimator.model.flow.bijectors[1].network.layers[-1]
         diagonal = tfp.math.fill_triangular_inverse(2 * np.eye(2))
         dense.bias.assign_add(np.concatenate([np.zeros(2), diagonal]))
+        return Best(-np.inf, 1, values_of(member_variables(estimator.model)[:-2]))
 
-    losses = itertools.count(0.0, -1.0)
-    monkeypatch.setattr(estimator.model, "fit", narrow)
-    monkeypatch.setattr(estimator.model, "history", None, raising=False)
-    monkeypatch.setattr(estimator.model, "evaluate", lambda *_, **__: {"loss": next(losses)})
+    monkeypatch.setattr(RepeatedTraining, "run", narrow)
     with pytest.warns(UserWarning, match="held-out pairs are miscalibrated. Regions of .*too small"):
         estimator.fit(theta, x, weight_decays=[0.0])
 
@@ -256,8 +265,7 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     copied, trained = copy.deepcopy(estimator), summary.get_weights()
     for each, expected in ((estimator, start), (copied, trained)):  # a copy has no other initial weights
         with monkeypatch.context() as patch:
-            patch.setattr(each.model, "fit", lambda *args, **kwargs: None)
-            patch.setattr(each.model, "history", None, raising=False)
+            patch.setattr(RepeatedTraining, "run", lambda *args, **kwargs: Best())
             each.fit(theta, 100 * x, verbose=0)  # starts again
         for weight, value in zip(each.parameters["summary"].get_weights(), expected, strict=True):
             np.testing.assert_array_equal(weight, value)
@@ -309,14 +317,13 @@ def test_score_and_invalid_simulations(gaussian, monkeypatch):
     options = {"epochs": 1, "weight_decays": [0.0], "verbose": 0}
     with pytest.warns(UserWarning, match="NaN or infinity in 2 of 42 observations, starting with x\\[2\\]"):
         estimator.fit(np.insert(theta[:40], [2, 7], theta[:2], axis=0), failed, **options)
-    weights, step = estimator.model.get_weights(), estimator.model.train_function
-    estimator.fit(theta[:40], x[:40], epochs=3, learning_rate=0.1, weight_decays=[0.0], verbose=0)
-    pairs = zip(weights, estimator.model.get_weights(), strict=True)
-    assert not all(np.allclose(found, weight, atol=1e-2) for found, weight in pairs)
-    estimator.fit(theta[:40], x[:40], **options)
-    assert estimator.model.train_function is step  # later fits compile nothing, and use their own settings
-    for found, weight in zip(weights, estimator.model.get_weights(), strict=True):
-        np.testing.assert_allclose(found, weight, rtol=1e-3, atol=1e-4)
+    other, few = resflow.PosteriorEstimator(BOX, [2], **AFFINE), (theta[:40], x[:40])
+    expected = estimator.fit(*few, **options).history["val_loss"]
+    larger = options | {"learning_rate": 0.1}
+    for each in (estimator, other):  # later fits, and other estimators, compile nothing and use their own settings
+        assert each._repeated_training(36) is estimator._repeated_training(36)
+        assert not np.allclose(each.fit(*few, **larger).history["val_loss"], expected, 1e-3)
+        np.testing.assert_allclose(each.fit(*few, **options).history["val_loss"], expected, rtol=1e-5)
 
 
 def test_wrong_input(gaussian, refused):

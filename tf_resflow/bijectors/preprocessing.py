@@ -68,7 +68,7 @@ class Logit(FlowBijector):
         return math.log(1 - 2 * self._alpha) - log_s - log_rest
 
 
-class _WithStatistics(OnlyInSavedModels, FlowBijector):
+class WithStatistics(OnlyInSavedModels, FlowBijector):
     """Base class of bijectors whose parameters are statistics of data, in variables that are not trained."""
 
     _only_in_saved_models = ("_statistics",)
@@ -89,12 +89,19 @@ class _WithStatistics(OnlyInSavedModels, FlowBijector):
         """The variables of the statistics, by name."""
         return dict(self._statistics)
 
+    def frozen(self) -> "WithStatistics":
+        """Returns a copy with the current statistics as constants."""
+        with tf.init_scope():
+            view = self.copy()
+            view._statistics = {key: tf.constant(variable.numpy()) for key, variable in self._statistics.items()}
+        return view
+
     def _lipschitz_constants(self, certified, bound):
         std = self._statistics["std"].numpy().astype(np.float64)
         return LipschitzConstants(float(1.0 / std.min()), float(std.max()), self._order)
 
 
-class Normalize(_WithStatistics):
+class Normalize(WithStatistics):
     """Normalizes data: `y = (x - mean) / std`, with statistics that broadcast against the last axes of the event.
 
     The variables `statistics["mean"]` and `statistics["std"]` are not trained. `tf_resflow.FlowModel` saves them
@@ -133,7 +140,7 @@ class Normalize(_WithStatistics):
         return -tf.cast(copies, self.dtype) * tf.reduce_sum(tf.math.log(std))
 
 
-class Whiten(_WithStatistics):
+class Whiten(WithStatistics):
     r"""Whitens vectors with this mean and covariance C: `y = C^{-1/2} (x - mean)` has mean 0 and covariance I.
 
     The symmetric square root ("ZCA" whitening) changes the vectors least. With the eigenvalues \\(\sigma_i^2\\) of

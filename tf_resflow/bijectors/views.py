@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors.flow import parts_by_name, residual_blocks
+from tf_resflow.bijectors.flow import modules, parts_by_name
 from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.console import track
@@ -47,15 +47,17 @@ def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
         among its constructor's arguments. Such blocks cannot be replaced.
     """
     if not isinstance(log_det_estimator, Mapping):
-        return _view(flow, lambda block: block.copy(log_det_estimator=log_det_estimator))
+        return with_replaced(flow, ResidualBlock, lambda block: block.copy(log_det_estimator=log_det_estimator))
     blocks = blocks_by_name(flow)
     if unknown := log_det_estimator.keys() - blocks.keys():
         named = f"named {', '.join(sorted(unknown))}"
         raise ValueError(f"{flow.name} has no residual block {named}. Its blocks: {', '.join(blocks) or 'none'}.")
     estimators = {id(blocks[name]): estimator for name, estimator in log_det_estimator.items()}
-    return _view(
-        flow, lambda block: block.copy(log_det_estimator=estimators.get(id(block), block.log_det_estimator))
-    )
+
+    def copy(block):
+        return block.copy(log_det_estimator=estimators.get(id(block), block.log_det_estimator))
+
+    return with_replaced(flow, ResidualBlock, copy)
 
 
 def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
@@ -82,12 +84,13 @@ def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_cons
     }
 
 
-def _view(part, copy):
+def with_replaced(part: _Part, kind: type[tfb.Bijector], copy: Callable[[Any], Any]) -> _Part:
+    """Returns a view of a bijector or distribution with copies of its bijectors of a kind."""
     if not isinstance(part, _PARTS):
         raise ValueError(f"Got a {type(part).__name__}; expected a bijector or a distribution.")
-    view = _replace(part, copy)
-    originals = {id(block) for block in residual_blocks(part)}
-    if missed := {block.name for block in residual_blocks(view) if id(block) in originals}:
+    view = _replace(part, kind, copy)
+    originals = {id(member) for member in _of_kind(part, kind)}
+    if missed := {member.name for member in _of_kind(view, kind) if id(member) in originals}:
         raise ValueError(
             f"{part.name} ({type(part).__name__}) holds blocks that are not among its constructor's arguments: "
             f"{', '.join(sorted(missed))}. Build it from a view of the flow instead."
@@ -95,17 +98,21 @@ def _view(part, copy):
     return view
 
 
-def _replace(value, copy):
-    """Returns a value with copies of its blocks, or the same object if it has no blocks."""
-    if isinstance(value, ResidualBlock):
+def _of_kind(part, kind):
+    return [module for module in modules(part) if isinstance(module, kind)]
+
+
+def _replace(value, kind, copy):
+    """Returns a value with copies of its bijectors of a kind, or the same object if it has none."""
+    if isinstance(value, kind):
         return copy(value)
     if not isinstance(value, _PARTS):
         if not tf.nest.is_nested(value):
             return value
-        views = tf.nest.map_structure(lambda part: _replace(part, copy), value)
+        views = tf.nest.map_structure(lambda part: _replace(part, kind, copy), value)
         pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
         return value if all(view is part for view, part in pairs) else views
-    if isinstance(value, tfb.Bijector) and not residual_blocks(value):
+    if isinstance(value, tfb.Bijector) and not _of_kind(value, kind):
         return value  # it may be built from the supports of a joint distribution with functions
     members = tf.nest.flatten(value.model) if isinstance(value, tfd.JointDistribution) else []
     if not all(isinstance(member, tfd.Distribution) for member in members):
@@ -113,7 +120,7 @@ def _replace(value, copy):
             f"{value.name} ({type(value).__name__}) is made of functions, in which blocks cannot be replaced. "
             "Build it from views of the distributions that the functions use."
         )
-    views = {key: _replace(parameter, copy) for key, parameter in value.parameters.items()}
+    views = {key: _replace(parameter, kind, copy) for key, parameter in value.parameters.items()}
     if all(view is value.parameters[key] for key, view in views.items()):
         return value
     # Not value.copy, because a distribution's copy keeps the original and its blocks among its submodules.

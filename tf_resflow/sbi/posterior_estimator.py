@@ -1,5 +1,7 @@
 """Neural posterior estimation: the posterior of a simulator's parameters for any observation."""
 
+import functools
+import gc
 import math
 import operator
 import os
@@ -12,13 +14,25 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow import layers
 from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_det_estimator
+from tf_resflow.console import progress_bar
 from tf_resflow.evaluation.calibration import Calibration
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
 from tf_resflow.messages import counted
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.optimizers import Adam
+from tf_resflow.models.repeated_training import (
+    Best,
+    RepeatedTraining,
+    assign,
+    draw_rows,
+    learning_rates,
+    member_variables,
+    permuted,
+    values_of,
+)
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.summaries import compressed, vector_summary
 from tf_resflow.seeds import stateless_seed
@@ -31,8 +45,9 @@ from tf_resflow.vi.surrogate_posteriors import from_vectors
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 _QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
-_STEPS_PER_EXECUTION = 16
 _STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but at most _MOST_STEPS
+_WARMUP, _PATIENCE, _WARM_SHARE = 0.25, 0.5, 0.3  # fractions of the steps of a training
+_TRIAL = 3  # the weight decay is chosen after so many times fewer epochs
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
 _MEMBERS, _FEW_PAIRS = 5, 20_000  # default size of an ensemble, and largest number of pairs for it
@@ -144,24 +159,16 @@ class PosteriorEstimator(Serializable):
             raise ValueError(f"Got condition_shape={shape} and ensemble={ensemble}. Give at least [1] and 1.")
         self.prior, self._seed, self._ensemble = prior, seed, ensemble
         size, self._bijector, dtype = _from_vectors(prior)
-        self._linear = None
-        if summary is None:
-            summary = vector_summary(shape, num_linear=size, seed=seed, dtype=dtype)
-            self._linear = summary.get_layer("linear")
-        num_features = summary.compute_output_shape((None, *shape))[-1]
-        layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
-        network = keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
-        options: dict[str, Any] = {"activation": "cpila", "coefficient": coefficient, "seed": seed, "dtype": dtype}
-        options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
-        blocks = vector_flow(size, num_blocks, hidden, affine_layers=(affine_layers, 0), **options)
-        scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
-        flow = Flow([scale, ConditionalAffine(network), blocks])
-        condition: dict[str, Any] = {"condition_shape": shape, "condition_network": summary}
-        each = [num or 1 for num in shape]  # the observations of a set share their statistics
-        condition |= {"condition_mean": np.zeros(each), "condition_std": np.ones(each)}
-        self.model = PosteriorModel(self, flow, [size], seed=seed, name=name, **condition)
+        architecture = (size, shape, num_blocks, affine_layers, tuple(hidden), coefficient, dtype)
+        self._architecture = None if summary is not None else architecture
+        self.model = PosteriorModel(self, **_model_arguments(*architecture, summary=summary, seed=seed), name=name)
+        network: Any = self.model.condition.network
+        self._linear = None if summary is not None else network.get_layer("linear")
+        self._initial_weights = self.model.get_weights()
         self._given: Any = None  # the initial weights of a given summary
-        self._optimizer: Any = None  # of the compiled model, which all trainings of all fits share
+        self._training: Any = None  # of the model, if it has a given summary
+        self._weight_decays: Any = None  # a list of the best one, after a fit
+        each = [num or 1 for num in shape]
         state = {"farthest": np.full(each, np.inf), "others": np.zeros(0)}  # "others": weights of an ensemble
         self.state = {key: tf.Variable(value, shape=tf.TensorShape(None)) for key, value in state.items()}
 
@@ -177,12 +184,13 @@ class PosteriorEstimator(Serializable):
         theta: Any,
         x: TensorLike,
         *,
-        batch_size: int = 128,
+        batch_size: int = 64,
         epochs: int | None = None,
         learning_rate: float = 1e-2,
         weight_decays: Sequence[float] = (0.0, 0.3, 1.0, 3.0),
         validation_fraction: float = 0.1,
         drop_invalid: bool = True,
+        warm_start: bool = False,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: Any = "auto",
     ) -> keras.callbacks.History:
@@ -191,12 +199,12 @@ class PosteriorEstimator(Serializable):
         The parameters must be draws of the prior, or of `proposal(x)`, or both. Then the posterior of x is right.
         Draws of the posterior would count the likelihood twice.
 
-        Each call starts from the initial weights, so give it the pairs of all rounds. Weight decay blurs sharp
-        posteriors, such as crescents. Without it, long observations and many parameters overfit. The optimizer is
-        AdamW. Its learning rate increases over the first quarter of the steps, and then decays to zero along a
-        cosine. A training stops when the held-out loss has not decreased for half of the epochs, or, with a
-        warning, when it diverges. The other networks of an ensemble use the best weight decay. A warning says if
-        the posteriors of held-out pairs are clearly miscalibrated.
+        Give it the pairs of all rounds. Weight decay blurs sharp posteriors, such as crescents. Without it, long
+        observations and many parameters overfit. The first network chooses it in trainings with a third of the
+        epochs. The optimizer is AdamW. Its learning rate increases over the first quarter of the steps, and then
+        decays to zero along a cosine. A training stops when the held-out loss has not decreased for half of the
+        steps, or, with a warning, when it diverges. A warning says if the posteriors of held-out pairs are clearly
+        miscalibrated.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
@@ -206,15 +214,20 @@ class PosteriorEstimator(Serializable):
           epochs: maximum number of passes over the training pairs. By default, chosen to give about
             30 sqrt(num) steps, but at most 4,000.
           learning_rate: maximum learning rate.
-          weight_decays: weight decays of AdamW. A training is the last if its loss exceeds that of the one before.
+          weight_decays: weight decays of AdamW to try, in this order, until one is worse.
           validation_fraction: fraction of the pairs that is held out.
           drop_invalid: whether to leave out pairs whose observation contains NaN or infinity, with a warning.
             Otherwise, they are an error. Without them, the posterior is that given that the simulation succeeds.
-          callbacks: additional callbacks of `keras.Model.fit` for each training.
-          verbose: as in `keras.Model.fit`.
+          warm_start: whether to continue from the weights and the weight decay of the last fit, for more pairs or
+            epochs. By default, each call starts from initial weights. The statistics of the observations stay as
+            they are, and `epochs` is smaller by default. Keep the order of the former pairs, and append the others:
+            then the same pairs are held out.
+          callbacks: Keras callbacks whose methods for the beginning and the end of a training and for the end of an
+            epoch are called in the training of each network.
+          verbose: 0 hides the progress bar, which counts the steps of all trainings.
 
         Returns:
-          The history of the best training of the first network.
+          The history of the first network, a `keras.callbacks.History`.
         """
         x, is_valid = self._shaped(x, extra_ranks=(1,))
         theta = self._vectors(theta, len(x))
@@ -223,84 +236,107 @@ class PosteriorEstimator(Serializable):
                 raise ValueError(f"{_first_invalid(is_valid)} Leave them and their parameters out.")
             warnings.warn(f"{_first_invalid(is_valid)} fit leaves them and their parameters out.", stacklevel=2)
             theta, x = theta[is_valid], x[is_valid]
-        num_held_out = int(validation_fraction * len(x))
-        if not 1 <= num_held_out < len(x) - 1:
-            raise ValueError(
-                f"validation_fraction={validation_fraction} of {len(x)} pairs holds out {num_held_out}. Hold out "
-                "at least one pair, and keep at least two."
-            )
-        order = np.random.default_rng(self._seed).permutation(len(x))
-        theta, x = theta[order], x[order]
-        held_out, kept = (theta[:num_held_out], x[:num_held_out]), (theta[num_held_out:], x[num_held_out:])
-        steps_per_epoch = -(-len(kept[0]) // batch_size)
+        is_held_out = _held_out(len(x), validation_fraction, self._seed)
+        kept, held_out = (theta[~is_held_out], x[~is_held_out]), (theta[is_held_out], x[is_held_out])
+        networks, warm_start = self._networks(), warm_start and bool(np.all(np.isfinite(self.state["farthest"])))
+        num_networks = self._ensemble or (_MEMBERS if len(x) <= _FEW_PAIRS else 1)
+        if warm_start:
+            num_networks, weight_decays = len(networks), self._weight_decays or weight_decays
+        batch_size = min(batch_size, len(kept[0]))
         if epochs is None:
-            epochs = math.ceil(min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) / steps_per_epoch)
-        steps = epochs * steps_per_epoch
-        if self._optimizer is None or self._optimizer is not self.model.optimizer:
-            self._schedule = {"decay_steps": tf.Variable(1), "warmup_steps": tf.Variable(0)}
-            self._schedule["warmup_target"] = tf.Variable(0.0)
-            rate = keras.optimizers.schedules.CosineDecay(0.0, **self._schedule)
-            self._optimizer = Adam(rate, weight_decay=tf.Variable(0.0), global_clipnorm=1.0)
-            self.model.compile(self._optimizer, steps_per_execution=_STEPS_PER_EXECUTION)
-        values = {"decay_steps": steps - steps // 4, "warmup_steps": steps // 4, "warmup_target": learning_rate}
-        for name, value in values.items():
-            self._schedule[name].assign(value)
-        options = {"epochs": epochs, "batch_size": batch_size, "callbacks": callbacks, "verbose": verbose}
-        others: list[np.ndarray] = []
-        first: Any = None
-        num_members = self._ensemble or (_MEMBERS if len(x) <= _FEW_PAIRS else 1)
+            num = min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) * (_WARM_SHARE if warm_start else 1)
+            epochs = math.ceil(num * batch_size / len(kept[0]))
+        training, trained, history = self._repeated_training(batch_size), [], None
+        trials = [max(1, epochs // _TRIAL)] * (len(weight_decays) if len(weight_decays) > 1 else 0)
+        total = (sum(trials) + num_networks * epochs) * -(-len(kept[0]) // batch_size)
+        with training.lock, progress_bar(bool(verbose), total=total, unit="step", leave=False) as bar:
+
+            def train(place, weight_decay, epochs, callbacks=()):
+                bar.set_description(f"network {place + 1} of {num_networks}")
+                training.model.optimizer.weight_decay.assign(weight_decay)
+                seeds = self._seed + place, epochs
+                return self._train(training, kept, held_out, seeds, bar, learning_rate, epochs, callbacks)
+
+            try:
+                for place in range(num_networks):
+                    if warm_start:
+                        self.model.set_weights(networks[place])
+                    else:
+                        self._initialize(place, kept, held_out)
+                    if trials and not place:
+                        losses: list[float] = []
+                        for weight_decay, few in zip(weight_decays, trials, strict=True):
+                            losses.append(train(0, weight_decay, few)[1].loss)
+                            if losses[-1] > losses[max(0, len(losses) - 2)]:
+                                break
+                        weight_decays = [weight_decays[int(np.argmin(losses))]]
+                    *candidates, found = train(place, weight_decays[0], epochs, callbacks)
+                    best = min(candidates, key=lambda candidate: candidate.loss)
+                    assign(member_variables(self.model)[: len(best.values)], best.values)
+                    layers.converge_norms(self.model)
+                    history = history or found
+                    trained.append(self.model.get_weights())
+            finally:
+                if trained:
+                    self._assign(trained)
+        self._weight_decays = weight_decays
         axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
-        try:
-            for member in range(num_members):
-                self._initialize(member, kept, held_out)
-                self.state["farthest"].assign(np.nanmax(np.abs(self._standardized(x)), axis=axes, keepdims=True)[0])
-                best, history = self._train(weight_decays, kept, held_out, self._seed + member, **options)
-                if member == 0:
-                    first, weight_decays = (self.model.get_weights(), history), [best]
-                else:
-                    others.append(np.concatenate([weight.ravel() for weight in self.model.get_weights()]))
-        finally:
-            if first is not None:
-                self.model.set_weights(first[0])
-            self.state["others"].assign(np.concatenate([np.zeros(0), *others]))
+        farthest = np.nanmax(np.abs(self._standardized(x)), axis=axes, keepdims=True)
+        self.state["farthest"].assign(farthest[0])
         self._warn_of_miscalibration(*held_out)
-        return first[1]
+        return history
 
-    def _train(self, weight_decays, kept, held_out, seed, *, epochs, batch_size, callbacks, verbose):
-        """Trains the model with weight decays until one is worse. Returns the best one and its history."""
-        options = {"epochs": epochs, "verbose": verbose, "shuffle": False}
-        options["validation_data"] = check = _batches(held_out, 1000, seed)
-        start, optimizer = self.model.get_weights(), self.model.optimizer
-        best, trainings = (self._loss(check), start), []
-        try:
-            for weight_decay in weight_decays:
-                self.model.set_weights(start)
-                optimizer.weight_decay.assign(weight_decay)
-                for variable in optimizer.variables:
-                    variable.assign(keras.ops.zeros_like(variable))
-                pairs = _batches(kept, batch_size, seed)  # in the same order for all trainings
-                stop = keras.callbacks.EarlyStopping(patience=max(1, epochs // 2), restore_best_weights=True)
-                try:
-                    self.model.fit(pairs, callbacks=[*callbacks, stop], **options)
-                except tf.errors.InvalidArgumentError as error:
-                    if stop.best_weights is None:
-                        raise
-                    message = f"The training with the weight decay {weight_decay} stopped early: {error}"
-                    warnings.warn(message, stacklevel=3)
-                    self.model.set_weights(stop.best_weights)
-                loss = self._loss(check)
-                trainings.append((loss, weight_decay, self.model.history))
-                if loss < best[0]:
-                    best = loss, self.model.get_weights()
-                if len(trainings) > 1 and loss > trainings[-2][0]:
-                    break
-        finally:
-            self.model.set_weights(best[1])
-        return min(trainings, key=lambda training: training[0])[1:]
+    def _train(self, training, kept, held_out, seeds, bar, learning_rate, epochs, callbacks):
+        """Trains from the weights of the model. Returns these and the best weights as `Best`, and the history."""
+        start = values_of(member_variables(self.model)[: len(training.variables)])  # not the estimator's state
+        steps, history, first = epochs * -(-len(kept[0]) // training.batch_size), keras.callbacks.History(), bar.n
+        order = np.random.default_rng(seeds)
+        places = draw_rows(np.ones(len(kept[0])), steps * training.batch_size, order).reshape(steps, -1)
+        each = keras.callbacks.CallbackList([*callbacks, history], model=training.model)
 
-    def _loss(self, pairs):
-        loss = self.model.evaluate(pairs, verbose=0, return_dict=True)["loss"]
-        return loss if np.isfinite(loss) else np.inf
+        def batches(chosen):
+            draws = order.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
+            return *(part[places[chosen]] for part in kept), draws
+
+        def held_out_loss():
+            return -training.log_probs(*held_out).mean()
+
+        def report(step, loss):
+            each.on_epoch_end(len(history.epoch), {"val_loss": loss})
+            bar.update(first + step - bar.n)
+            return training.model.stop_training
+
+        training.model.stop_training = False
+        training.start(start)
+        before = Best(held_out_loss(), 0, start)
+        rounds, rates = np.array_split(np.arange(steps), epochs), learning_rates(steps, learning_rate, _WARMUP)
+        each.on_train_begin()
+        best = training.run(rounds, batches, rates, held_out_loss, _PATIENCE * steps, report=report)
+        each.on_train_end()
+        bar.update(first + steps - bar.n)
+        return before, best, history
+
+    def _repeated_training(self, batch_size):
+        """Returns the training of the same architecture, or of the model, if it has a given summary."""
+        if self._architecture is not None:
+            return _shared_training(*self._architecture, batch_size)
+        if self._training is None or self._training.batch_size != batch_size:
+            self._training = _make_training(FlowModel(**super(PosteriorModel, self.model).parameters), batch_size)
+        return self._training
+
+    def _networks(self):
+        """Returns the weights of the networks of the ensemble."""
+        weights = self.model.get_weights()
+        ends = np.cumsum([weight.size for weight in weights])
+        rows = np.reshape(self.state["others"].numpy(), [-1, ends[-1]])
+        split = [np.split(row, ends[:-1]) for row in rows]
+        return [weights, *([np.reshape(v, w.shape) for v, w in zip(row, weights, strict=True)] for row in split)]
+
+    def _assign(self, networks):
+        """Sets the weights of the networks of the ensemble."""
+        self.model.set_weights(networks[0])
+        others = [np.concatenate([np.ravel(weight) for weight in weights]) for weights in networks[1:]]
+        self.state["others"].assign(np.concatenate([np.zeros(0), *others]))
 
     def posterior(self, x: TensorLike) -> ParameterDistribution:
         """Returns the posterior for an observation `[*condition_shape]` or a batch `[batch, *condition_shape]`.
@@ -308,31 +344,43 @@ class PosteriorEstimator(Serializable):
         It is a `tfd.Distribution` with the methods `map_estimate` and `to_arviz`. Later training does not change
         it. An observation that is much farther from the median than those of the training gives a warning.
         """
-        x = self._observations(x, extra_ranks=(0, 1))
-        self._warn_of_far_observations(x)
-        weights = self.model.weights
-        ends = np.cumsum([math.prod(weight.shape) for weight in weights])[:-1]
-        members = [self._member(x)]
-        for vector in np.reshape(self.state["others"], [-1, sum(math.prod(weight.shape) for weight in weights)]):
-            parts = zip(weights, np.split(vector, ends), strict=True)
-            values = [(weight, tf.constant(part.reshape(weight.shape), weight.dtype)) for weight, part in parts]
-            with keras.StatelessScope(state_mapping=values):
-                members.append(self._member(x))
-        distributions, conditions = zip(*members, strict=True)
+        x = self._checked(x)
+        parts = [self._network_posterior(x, weights) for weights in self._networks()]
+        distributions, conditions = zip(*parts, strict=True)
         mixture = EqualMixture(distributions, conditions)
         return ParameterDistribution(mixture, self._bijector, self.prior, "posterior")
 
-    def _member(self, x):
-        """Returns the distribution of vectors with the present weights, and the conditions of its flow."""
-        condition, (scale, *others) = self.model.condition, self.model.flow.bijectors
-        is_batch = x.ndim > len(condition.shape)
-        features = condition.rows(x, len(x) if is_batch else 1)
-        given = features if is_batch else features[0]
-        mean, std = (value.numpy() for value in scale.statistics.values())
-        scale = Normalize(mean, std, scale.dtype.name)  # a copy, because `fit` changes the statistics
-        flow = frozen(with_log_det_estimator(Flow([scale, *others]), Exact()), condition=given)
+    def _checked(self, x):
+        """Returns observations as a tensor, after checks and warnings, or with an assertion in a graph."""
+        shape = self.model.condition.shape
+        if not tf.is_tensor(x) or tf.get_static_value(x) is not None:
+            given = self._observations(np.asarray(x), extra_ranks=(0, 1))
+            self._warn_of_far_observations(given)
+            return tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.constant(given)
+        rank = (x.shape.rank or 0) - len(shape)
+        if rank not in (0, 1) or not x.shape[rank:].is_compatible_with(shape):
+            raise ValueError(_wrong_shape(x, shape, "an optional"))
+        is_valid = tf.math.is_finite(x) | (shape[0] is None)
+        with tf.control_dependencies(
+            [tf.debugging.Assert(tf.reduce_all(is_valid), ["Found NaN or infinity in an observation:", x])]
+        ):
+            return tf.cast(x, tf.float64)
+
+    def _network_posterior(self, x, weights):
+        """Returns the distribution of vectors with these weights, and the conditions of its flow."""
+        condition: Any = self.model.condition
         base = self.model.distribution.distribution
-        base = tfd.BatchBroadcast(base, given.shape[:-1]) if is_batch else base
+        mean, std = (condition.statistics[name] for name in ("mean", "std"))
+        is_batch = x.shape.rank > len(condition.shape)
+        with tf.init_scope():
+            mean, std = mean.numpy(), std.numpy()
+        values = [*zip(self.model.weights, map(tf.constant, weights), strict=True)]
+        with keras.StatelessScope(state_mapping=values):
+            standardized = tf.cast((x - mean) / std, base.dtype)
+            features = condition.network(standardized if is_batch else standardized[tf.newaxis])
+            given = features if is_batch else features[0]
+            flow = frozen(with_log_det_estimator(self.model.flow, Exact()), condition=given)
+        base = tfd.BatchBroadcast(base, tf.shape(given)[:-1]) if is_batch else base
         return tfd.TransformedDistribution(base, tfb.Invert(flow)), features
 
     def proposal(self, x: TensorLike, tail: float = 1e-4, seed: Seed = 0) -> ParameterDistribution:
@@ -431,7 +479,7 @@ class PosteriorEstimator(Serializable):
                 f"The observation is far outside of the training data: x{[int(i) for i in place]} is "
                 f"{distances[place]:.3g} standard deviations from the median, {ratios[place]:.3g} times as far as "
                 "in the training. The posterior is unreliable. Check the simulator and the prior.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _standardized(self, x):
@@ -439,13 +487,14 @@ class PosteriorEstimator(Serializable):
         statistics = self.model.condition.statistics
         return (x - statistics["mean"].numpy()) / statistics["std"].numpy()
 
-    def _initialize(self, member, kept, held_out):
-        """Sets the initial weights of a member of the ensemble. All members share those of a given summary."""
-        if (summary := self.parameters["summary"]) is not None:
-            self._given = self._given or summary.get_weights()  # of the first fit, after weights were loaded
+    def _initialize(self, place, kept, held_out):
+        """Sets the initial weights of a network. All networks share those of a given summary."""
+        summary = self.parameters["summary"]
+        if summary is not None and self._given is None:  # at the first fit, after weights were loaded
+            self._given = summary.get_weights()
+        self.model.set_weights(permuted(self._initial_weights, np.random.default_rng([self._seed, place])))
+        if summary is not None:
             summary.set_weights(self._given)
-        other = type(self)(**{**self.parameters, "seed": self._seed + member})
-        self.model.set_weights(other.model.get_weights())
         self._begin_at_regression(kept, held_out)
 
     def _begin_at_regression(self, kept, held_out):
@@ -506,8 +555,7 @@ class PosteriorEstimator(Serializable):
         x, shape = np.asarray(x, np.float64), self.model.condition.shape
         rank = x.ndim - len(shape)
         if rank not in extra_ranks or not tf.TensorShape(x.shape[rank:]).is_compatible_with(shape):
-            axis = "a batch axis" if extra_ranks == (1,) else "an optional batch axis"
-            raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after {axis}.")
+            raise ValueError(_wrong_shape(x, shape, "a" if extra_ranks == (1,) else "an optional"))
         if not x.size:
             raise ValueError("x is empty. Give at least one observation.")
         is_valid = np.abs(x) <= self.model.distribution.dtype.max
@@ -515,6 +563,10 @@ class PosteriorEstimator(Serializable):
             is_absent = np.isnan(x).all(axis=tuple(range(rank + 1, x.ndim)), keepdims=True)
             is_valid |= is_absent & ~is_absent.all(axis=rank, keepdims=True)
         return x, is_valid.all(axis=tuple(range(rank, x.ndim)))
+
+
+def _wrong_shape(x, shape, optional):
+    return f"x has the shape {x.shape}. Give observations of shape {shape} after {optional} batch axis."
 
 
 def _first_invalid(is_valid):
@@ -555,15 +607,49 @@ def _moved(theta, back):
     return tf.reduce_any(moved, axis=range(1, moved.shape.rank))
 
 
-def _batches(pairs, batch_size, seed):
-    """Returns shuffled batches of pairs in their own dtype. Keras would round arrays to float32."""
-    permutation = np.random.default_rng(seed).permutation  # tf.data would also use TensorFlow's global seed
-    with tf.device("CPU"):
-        theta, x = map(tf.constant, pairs)
-    ends, spec = range(batch_size, len(x), batch_size), tf.TensorSpec([None], tf.int64)
-    rows = tf.data.Dataset.from_generator(lambda: np.split(permutation(len(x)), ends), output_signature=spec)
-    batches = rows.map(lambda rows: (tf.gather(theta, rows), tf.gather(x, rows)))
-    return batches.apply(tf.data.experimental.assert_cardinality(len(ends) + 1))
+def _held_out(num, fraction, seed):
+    """Returns which of `num` pairs are held out: one of each 1 / fraction, and the same ones if pairs are added."""
+    num_held_out = int(fraction * num)
+    if not 1 <= num_held_out < num - 1:
+        raise ValueError(
+            f"validation_fraction={fraction} of {num} pairs holds out {num_held_out}. Hold out at least one pair, "
+            "and keep at least two."
+        )
+    ends = (np.arange(num_held_out + 1) / fraction).astype(int)
+    draws = np.random.default_rng(seed).random(num_held_out)
+    is_held_out = np.zeros(num, bool)
+    is_held_out[(ends[:-1] + draws * np.diff(ends)).astype(int)] = True
+    return is_held_out
+
+
+def _model_arguments(size, shape, num_blocks, affine_layers, hidden, coefficient, dtype, *, summary=None, seed=0):
+    """Returns the arguments of a `FlowModel` of vectors given observations, see `PosteriorEstimator`."""
+    if summary is None:
+        summary = vector_summary(shape, num_linear=size, seed=seed, dtype=dtype)
+    num_features = summary.compute_output_shape((None, *shape))[-1]
+    layer = keras.layers.Dense(size * (size + 3) // 2, kernel_initializer="zeros", dtype=dtype)
+    network = keras.Sequential([keras.Input([num_features], dtype=dtype), layer], name="affine")
+    options: dict[str, Any] = {"activation": "cpila", "coefficient": coefficient, "seed": seed, "dtype": dtype}
+    options |= {"condition_size": num_features, "inverse_solver": Anderson(atol=_TOLERANCE)}
+    blocks = vector_flow(size, num_blocks, hidden, affine_layers=(affine_layers, 0), **options)
+    scale = Normalize(np.zeros(size), np.ones(size), dtype, name="scale")
+    each = [num or 1 for num in shape]  # the observations of a set share their statistics
+    condition = {"condition_mean": np.zeros(each), "condition_std": np.ones(each), "condition_network": summary}
+    flow = Flow([scale, ConditionalAffine(network), blocks])
+    return {"flow": flow, "event_shape": [size], "condition_shape": shape, "seed": seed, **condition}
+
+
+def _make_training(model, batch_size):
+    optimizer = Adam(1.0, weight_decay=tf.Variable(0.0), global_clipnorm=1.0)
+    return RepeatedTraining(model, optimizer, batch_size, tf.float64)
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_training(*arguments):
+    """Returns the training that all estimators with this architecture and batch size in a process share."""
+    *architecture, batch_size = arguments
+    gc.collect()  # frees the graphs that are no longer shared, which are in reference cycles
+    return _make_training(FlowModel(**_model_arguments(*architecture)), batch_size)
 
 
 def _regression(kept, held_out):

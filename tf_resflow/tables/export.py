@@ -13,6 +13,7 @@ from tf_resflow.bijectors import inverse_with_solutions
 from tf_resflow.evaluation import p_values
 from tf_resflow.layers import converge_norms
 from tf_resflow.models.flow_model import sample_latent
+from tf_resflow.models.repeated_training import assign, member_variables
 from tf_resflow.seeds import random_uniform, split_seed
 from tf_resflow.serving.description import example_inputs, readme
 from tf_resflow.serving.exporter import warmup_requests, write_saved_model
@@ -20,7 +21,7 @@ from tf_resflow.serving.signatures import check_finite, check_one_or_each, check
 from tf_resflow.tables.arguments import MOST_NOISE
 from tf_resflow.tables.density import BROAD, TableDensity, dequantization_points, log_densities
 from tf_resflow.tables.flow_density import FlowDensity
-from tf_resflow.tables.noise_conditioned import assign, make_model, member_variables, noise_code
+from tf_resflow.tables.noise_conditioned import make_model, noise_code
 
 REASONS = ("valid", "missing or not finite", "cannot occur")
 _AT_ONCE = 256  # rows scored at once

@@ -22,12 +22,13 @@ with extra("sklearn"):
 from tf_resflow.data.files import explain_read_errors
 from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
+from tf_resflow.models.repeated_training import draw_rows
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.column import to_text
 from tf_resflow.tables.coordinates import Vectors, quasirandom_points
 from tf_resflow.tables.density import TableDensity
 from tf_resflow.tables.encoder import TableEncoder
-from tf_resflow.tables.noise_conditioned import draw_rows, is_significant
+from tf_resflow.tables.noise_conditioned import is_significant
 from tf_resflow.writing import atomic_write
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from

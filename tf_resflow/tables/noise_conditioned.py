@@ -3,7 +3,6 @@
 import functools
 import gc
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,14 @@ from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.optimizers import Adam
-from tf_resflow.models.step import train_step
-from tf_resflow.private_api import silence_retracing
+from tf_resflow.models.repeated_training import (
+    RepeatedTraining,
+    assign,
+    draw_rows,
+    learning_rates,
+    permuted,
+    values_of,
+)
 from tf_resflow.tables.arguments import LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.coordinates import Vectors
 
@@ -29,7 +34,6 @@ _ROUNDS, _LEAST_ROUND = 30, 20  # evaluations of the held-out rows in a training
 _WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
 _RACE, _LONGEST_RACE = 0.5, 600  # fraction of the steps, and most steps, after which the whitening is chosen
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
-_CHUNK = 256  # rows scored at once, padded so that the rounding of a score does not depend on other rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
 _COEFFICIENT, _LEARNING_RATE = 0.97, 0.04  # Lipschitz bound of each layer; maximum for Adam
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
@@ -57,19 +61,9 @@ class NoiseConditionedFlow:
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
         self.size = size
-        self._model = make_model(size, condition_size, num_blocks, hidden)
-        self._variables = member_variables(self._model)
-        self._initial_weights = self._model.get_weights()
-        self._model.compile(Adam(_LEARNING_RATE, global_clipnorm=1.0))
-        self._lock = threading.RLock()
-        self._log_prob = tf.function(
-            lambda x, condition: self._model.log_prob(x, 0, condition=condition, evaluation=True),
-            input_signature=[tf.TensorSpec([_CHUNK, size]), tf.TensorSpec([_CHUNK, 1 + condition_size])],
-            autograph=False,
-        )
-        batches = [tf.TensorSpec([None, _BATCH, size]), tf.TensorSpec([None, _BATCH, 1 + condition_size])]
-        signature = [*batches, tf.TensorSpec([None]), tf.TensorSpec([None, 2], tf.int32)]
-        self._steps = silence_retracing(tf.function(self._take_steps, input_signature=signature, autograph=False))
+        model = make_model(size, condition_size, num_blocks, hidden)
+        self.model, self._initial_weights = model, model.get_weights()
+        self._training = RepeatedTraining(model, Adam(_LEARNING_RATE, global_clipnorm=1.0), _BATCH)
 
     def train(
         self,
@@ -102,45 +96,44 @@ class NoiseConditionedFlow:
         first = draw_rows(weights, max(_FIRST, min(len(weights), 2 * _FIRST)), rng)
         x, condition = _add_noise(rows, first, rng)
         places = draw_rows(weights, steps * _BATCH, rng).reshape(steps, _BATCH)
-        rates = _learning_rates(steps)
+        rates = learning_rates(steps, _LEARNING_RATE, _WARMUP)
         shift = np.mean((held_out.log_scale + ENTROPY * held_out.is_missing.sum(axis=1))[copied])
         bar = keras.utils.Progbar(steps, verbose=int(verbose in (1, "auto")), stateful_metrics=["held_out_nats"])
+        training = self._training
 
-        def run(rounds, least=np.inf, best_step=0, best=()):
-            """Returns the least loss of the held-out rows, its step, and the weights."""
-            for chosen in rounds:
-                if chosen[0] - best_step >= _PATIENCE * steps:
-                    break
-                draws = np.random.default_rng([seed, chosen[0]])
-                batches = _add_noise(rows, places[chosen], draws)
-                seeds = draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
-                self._steps(*batches, rates[chosen], seeds)
-                held_out_loss = np.nan_to_num(-winsorize(self._log_probs(check)).mean(), nan=np.inf)
-                if not best or held_out_loss < least:
-                    least, best_step, best = held_out_loss, chosen[-1] + 1, _values(self._variables)
-                bar.update(chosen[-1] + 1, [("held_out_nats", shift - held_out_loss)], finalize=False)
-            return least, best_step, best
+        def batches(chosen):
+            draws = np.random.default_rng([seed, chosen[0]])
+            return *_add_noise(rows, places[chosen], draws), draws.integers(
+                2**31, size=[len(chosen), 2], dtype=np.int32
+            )
+
+        def report(step, loss):
+            bar.update(step, [("held_out_nats", shift - loss)], finalize=False)
+
+        def run(rounds, best=None):
+            loss = lambda: -winsorize(self._log_probs(check)).mean()  # noqa: E731
+            return training.run(rounds, batches, rates, loss, _PATIENCE * steps, best, report)
 
         rounds = np.array_split(np.arange(steps), min(_ROUNDS, -(-steps // _LEAST_ROUND)))
         num_raced = sum(chosen[0] < min(_RACE * steps, _LONGEST_RACE) for chosen in rounds) if whiten is None else 0
-        variables, racers = [*self._variables, *self._model.optimizer.variables], {}
-        with self._lock:
+        variables, racers = [*training.variables, *self.model.optimizer.variables], {}
+        with training.lock:
             for way in (False, True) if whiten is None else (whiten,):
                 self._start(x, condition, way, seed)
-                racers[way] = run(rounds[:num_raced]), self._log_probs(check), _values(variables)
+                racers[way] = run(rounds[:num_raced]), self._log_probs(check), values_of(variables)
             if whiten is None:
                 _, row, nums = np.unique(copied, return_inverse=True, return_counts=True)
                 gains = np.bincount(row, racers[True][1] - racers[False][1]) / nums  # means over copies of a row
                 whiten = is_significant(gains, nums)
             best, _, values = racers[whiten]
             assign(variables, values)
-            least, best_step, weights = run(rounds[num_raced:], *best)
-            assign(self._variables, weights)
-            layers.converge_norms(self._model)
-            bar.update(steps, [("held_out_nats", shift - least)], finalize=True)
+            best = run(rounds[num_raced:], best)
+            assign(training.variables, best.values)
+            layers.converge_norms(self.model)
+            bar.update(steps, [("held_out_nats", shift - best.loss)], finalize=True)
             if verbose == 2:
-                print(f"step {best_step:,} of at most {steps:,}: held_out_nats {shift - least:.4f}")
-            return _values(self._variables), whiten
+                print(f"step {best.step:,} of at most {steps:,}: held_out_nats {shift - best.loss:.4f}")
+            return values_of(training.variables), whiten
 
     def num_steps(self, num: int) -> int:
         """Returns the number of steps for `num` rows: max(15 sqrt(num), num - 500), but at most 4,000.
@@ -152,43 +145,28 @@ class NoiseConditionedFlow:
 
     def log_prob(self, weights: list[np.ndarray], values: np.ndarray) -> np.ndarray:
         """Returns the log-densities `[num]` of vectors with their conditions, in float64."""
-        with self._lock:
-            assign(self._variables, weights)
+        with self._training.lock:
+            assign(self._training.variables, weights)
             return self._log_probs(np.asarray(values))
 
     def sample(self, weights: list[np.ndarray], condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
-        with self._lock:
-            assign(self._variables, weights)
+        with self._training.lock:
+            assign(self._training.variables, weights)
             coded = np.hstack([np.full([len(condition), 1], noise_code(noise)), condition]).astype(np.float32)
-            return self._model.sample(len(condition), seed, condition=coded).numpy()
+            return self.model.sample(len(condition), seed, condition=coded).numpy()
 
     def _log_probs(self, values):
-        padded = np.resize(values.astype(np.float32), [-(-len(values) // _CHUNK), _CHUNK, values.shape[1]])
-        found = [self._log_prob(part[:, : self.size], part[:, self.size :]).numpy() for part in padded]
-        return np.concatenate(found)[: len(values)].astype(np.float64)
-
-    def _take_steps(self, *batches):
-        """Performs a step for each batch, condition, learning rate and seed, and returns the mean loss."""
-
-        def take(batch):
-            x, condition, rate, seed = batch
-            self._model.optimizer.learning_rate.assign(rate)
-            return train_step(self._model, (x, condition), seed)[self._model.objective]
-
-        return tf.reduce_mean(tf.map_fn(take, batches, parallel_iterations=1, fn_output_signature=tf.float32))
+        return self._training.log_probs(*np.split(values.astype(np.float32), [self.size], axis=1))
 
     def _start(self, x, condition, whiten, seed):
         """Resets the weights and the optimizer, but keeps the graphs."""
-        rng = np.random.default_rng(seed)
-        # The elements of a kernel are independent draws from one distribution, so their order can be drawn instead.
-        assign(self._model.weights, [rng.permutation(w.ravel()).reshape(w.shape) for w in self._initial_weights])
+        statistics = values_of([*self.model.statistics.values()])
+        self._training.start(permuted(self._initial_weights, np.random.default_rng(seed)) + statistics)
         noise = np.eye(self.size) * _FLOOR**2
         covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + noise if whiten else np.eye(self.size)
-        self._model.flow.bijectors[0].assign(np.zeros(self.size), covariance)
-        for variable in self._model.optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
-        self._model.initialize(x, seed, condition=condition)
+        self.model.flow.bijectors[0].assign(np.zeros(self.size), covariance)
+        self.model.initialize(x, seed, condition=condition)
 
 
 def make_model(size: int, condition_size: int, num_blocks: int, hidden: Sequence[int]) -> FlowModel:
@@ -202,24 +180,9 @@ def make_model(size: int, condition_size: int, num_blocks: int, hidden: Sequence
     return FlowModel(flow, [size], condition_shape=shape, evaluation_log_det_estimator=estimator)
 
 
-def member_variables(model: FlowModel) -> list[Any]:
-    """Returns the variables whose values are the weights of a member."""
-    return [*model.weights, *model.statistics.values()]
-
-
 def noise_code(noise: float) -> float:
     """Returns the code of a noise level, from -1 to 1."""
     return 2 * math.log(noise / LEAST_NOISE) / math.log(MOST_NOISE / LEAST_NOISE) - 1
-
-
-def _values(variables):
-    return [variable.numpy() for variable in variables]
-
-
-def assign(variables: Sequence[Any], values: Any) -> None:
-    """Assigns values to variables."""
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
 
 
 @functools.lru_cache(maxsize=4)  # the graphs of one have about 85 MB
@@ -241,14 +204,6 @@ def is_significant(gains: np.ndarray, weights: np.ndarray) -> bool:
     return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2))
 
 
-def draw_rows(weights: np.ndarray, num: int, rng: Any) -> np.ndarray:
-    """Draws `num` row indices in proportion to the weights, each about equally often if the weights are equal."""
-    if np.ptp(weights) > 0:
-        return rng.choice(len(weights), num, p=weights / weights.sum()).astype(np.int32)
-    epochs = -(-num // len(weights))
-    return np.concatenate([rng.permutation(len(weights)) for _ in range(epochs)])[:num].astype(np.int32)
-
-
 def _add_noise(rows, places, rng):
     """Draws vectors of the rows with these indices and adds noise. Returns them with the conditions of the flow."""
     values, widths, is_missing = (part[places] for part in (rows.values, rows.widths, rows.is_missing))
@@ -256,10 +211,3 @@ def _add_noise(rows, places, rng):
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
     x = values + widths * rng.uniform(size=values.shape) + np.hypot(is_missing, level) * noise
     return x.astype(np.float32), np.concatenate([code, rows.condition[places]], axis=-1).astype(np.float32)
-
-
-def _learning_rates(steps):
-    """Returns the learning rate of each step: a linear warm-up, then half a cosine."""
-    step, warmup = np.arange(steps), _WARMUP * steps
-    decay = 0.5 * (1 + np.cos(np.pi * np.maximum(step - warmup, 0) / (steps - warmup)))
-    return (_LEARNING_RATE * np.minimum((step + 1) / warmup, 1) * decay).astype(np.float32)

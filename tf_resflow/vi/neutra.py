@@ -12,6 +12,8 @@ from tensorflow_probability import distributions as tfd
 from tf_resflow.bijectors import Flow, FlowBijector, Networks, with_log_det_estimator
 from tf_resflow.bijectors.base import Context, Pass, pass_through
 from tf_resflow.bijectors.flow import keras_parts
+from tf_resflow.bijectors.preprocessing import WithStatistics
+from tf_resflow.bijectors.views import with_replaced
 from tf_resflow.logdet import Exact
 from tf_resflow.vi.surrogate_posteriors import vector_part
 
@@ -23,8 +25,8 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     \\(\log p(f(z)) + \log|\det J_f(z)|\\) is close to a standard normal, even for a strongly curved posterior. The
     chains sample the posterior itself: a poor fit only makes them less efficient.
 
-    The log-determinants are exact. The current parameters become constants, so call this function outside a
-    `tf.function`. (Variables of TFP's bijectors, and of layers that this library does not know, stay variables.)
+    The log-determinants are exact. The current parameters become constants. (Variables of TFP's bijectors, and of
+    layers that this library does not know, stay variables.)
     The kernels are scaled once, so a step computes no norms. The bijector can be differentiated repeatedly.
 
     ```python
@@ -67,11 +69,16 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
 
 
 def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
-    """Returns a flow on vectors with its variables and scaled kernels as constants, and `arguments` as defaults."""
-    owners = keras.tree.flatten(list(keras_parts(flow).values()))
-    variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
-    values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
-    networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
+    """Returns a flow on vectors with its variables and scaled kernels as constants, and `arguments` as defaults.
+
+    In a `tf.function`, the constants are the values at the time of tracing.
+    """
+    with tf.init_scope():
+        owners = keras.tree.flatten(list(keras_parts(flow).values()))
+        variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
+        values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
+        flow = with_replaced(flow, WithStatistics, lambda part: part.frozen())
+        networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
 
     def apply(x, context, inverse):
         given = {**arguments, **context.arguments, "networks": networks}
