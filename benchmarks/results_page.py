@@ -197,6 +197,21 @@ def simulator_seeds():
     return _markdown(["Task", "Seeds", "1,000", "nsf"], lines)
 
 
+def simulator_densities():
+    """Held-out log-densities, coverage and processor seconds of posteriors of four other simulators."""
+    rows, methods, lines = _read("simulator_densities"), ["tf_resflow", "sbi_nsf", "sbi_maf"], []
+    for problem, num in dict.fromkeys((row["problem"], row["num"]) for row in rows):
+        own = {row["method"]: row for row in rows if (row["problem"], row["num"]) == (problem, num)}
+        found = [own[method] for method in methods]
+        log_probs = _with_best([row["log_prob"] for row in found], [True] * len(methods), max, 2)
+        exact = found[0]["exact"]
+        lines.append([f"{problem}, {num:,}", "" if exact is None else f"{exact:.2f}"])
+        for cell, row in zip(log_probs, found, strict=True):
+            covered = " and ".join(f"{100 * row[f'coverage_{level}']:.0f}" for level in (50, 90))
+            lines[-1].append(f"{cell}; {covered} %; {row['seconds']:.0f} s")
+    return _markdown(["Simulator, simulations", "Exact", "PosteriorEstimator", "nsf", "maf"], lines)
+
+
 def simulator_rounds():
     """C2ST of the posterior of the first observation, with 10,000 simulations at once or in ten rounds."""
     methods = ["tf_resflow", "tf_resflow_rounds", "sbi_nsf", "sbi_rounds"]
@@ -274,6 +289,7 @@ _TABLES = {
         scale,
         simulators,
         simulator_seeds,
+        simulator_densities,
         simulator_rounds,
     )
 }

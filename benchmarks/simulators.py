@@ -82,7 +82,7 @@ class Deadline(keras.callbacks.Callback):
         super().__init__()
         self.deadline, self.is_late = deadline, False
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_epoch_end(self, epoch, logs=None):
         """Checks the time."""
         self.is_late = time.process_time() > self.deadline
         self.model.stop_training = self.model.stop_training or self.is_late

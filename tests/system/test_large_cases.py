@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow_probability as tfp
+from scipy import stats
 
 import tf_resflow as resflow
 from tests.layers.matrices import layer_of
@@ -39,3 +40,31 @@ def test_sets_of_any_size_and_their_widths():
     theta = np.zeros([100, 1])
     expected = estimator.posterior(new[..., np.newaxis]).log_prob(theta)
     np.testing.assert_allclose(estimator.posterior(padded).log_prob(theta), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_chains_of_a_learned_likelihood():
+    """The mean and the deviation of ten normal numbers have the moments of the posterior on a grid.
+
+    2,000 draws have an effective size of at least 400, so the standard errors of the means are below 0.05
+    deviations. The likelihood itself is learned from 3,000 simulations.
+    """
+    rng, prior = np.random.default_rng(0), tfd.MultivariateNormalDiag([0.0, 0.0], [1.0, 0.5])
+    theta = prior.sample(3000, seed=0).numpy()
+    x = theta[:, :1] + np.exp(theta[:, 1:]) * rng.normal(size=[3000, 1])
+    estimator = resflow.sbi.LikelihoodEstimator(prior, [1], num_blocks=1, affine_layers=0)
+    estimator.fit(theta, x, verbose=0)
+    observed = 1.0 + 0.7 * rng.normal(size=[10, 1])
+    found = estimator.sample_posterior(observed, seed=1)
+    assert (
+        found.draws.shape == (500, 4, 2)
+        and np.all(found.r_hat < 1.02)
+        and np.all(found.effective_sample_size > 400)
+    )
+    grid = np.stack(np.meshgrid(*[np.linspace(-3, 3, 301)] * 2, indexing="ij"), axis=-1)
+    log_prob = prior.log_prob(np.float32(grid)).numpy().astype(float)
+    log_prob += np.sum(stats.norm.logpdf(observed[:, 0], grid[..., :1], np.exp(grid[..., 1:])), axis=-1)
+    weights = np.exp(log_prob - log_prob.max())[..., np.newaxis] / np.sum(np.exp(log_prob - log_prob.max()))
+    mean = np.sum(weights * grid, axis=(0, 1))
+    deviation = np.sqrt(np.sum(weights * (grid - mean) ** 2, axis=(0, 1)))
+    assert np.all(np.abs(np.mean(found.draws, axis=(0, 1)) - mean) < 0.4 * deviation)
+    np.testing.assert_allclose(np.std(found.draws, axis=(0, 1)), deviation, rtol=0.2)

@@ -77,7 +77,8 @@ class WithStatistics(OnlyInSavedModels, FlowBijector):
     def __init__(self, values, rank, dtype, parameters, name):
         with tf.init_scope():
             self._statistics = {
-                key: tf.Variable(value, trainable=False, name=f"{name}_{key}") for key, value in values.items()
+                key: value if tf.is_tensor(value) else tf.Variable(value, trainable=False, name=f"{name}_{key}")
+                for key, value in values.items()
             }
         super().__init__(forward_min_event_ndims=rank, dtype=tf.as_dtype(dtype), parameters=parameters, name=name)
 
@@ -91,9 +92,9 @@ class WithStatistics(OnlyInSavedModels, FlowBijector):
 
     def frozen(self) -> "WithStatistics":
         """Returns a copy with the current statistics as constants."""
-        with tf.init_scope():
-            view = self.copy()
-            view._statistics = {key: tf.constant(variable.numpy()) for key, variable in self._statistics.items()}
+        values = {key: tf.constant(variable.numpy()) for key, variable in self._statistics.items()}
+        view, rank = object.__new__(type(self)), self.forward_min_event_ndims
+        WithStatistics.__init__(view, values, rank, self.dtype, self.parameters, self.name)
         return view
 
     def _lipschitz_constants(self, certified, bound):

@@ -26,8 +26,8 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
     """A distribution of parameters in the support of a prior, such as a posterior.
 
     Log-densities are exact, except that the normalizing constant of a proposal is a Monte Carlo estimate. Outside
-    the support, the log-density is minus infinity. (If the prior lies on a simplex or another surface, it
-    has an unknown constant, and is meaningless off this surface.)
+    the support and on its bounds, the log-density is minus infinity, with the gradient 0. (If the prior lies on a
+    simplex or another surface, it has an unknown constant, and is meaningless off this surface.)
 
     Args:
       distribution: distribution of unconstrained vectors.
@@ -60,7 +60,13 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
         """Returns the unconstrained vectors of parameters, 0 outside the support, and which are inside."""
         z = self.bijector.inverse(theta)
         is_inside = tf.reduce_all(tf.math.is_finite(z), -1) & tf.math.is_finite(self.prior.log_prob(theta))
-        return tf.where(is_inside[..., tf.newaxis], z, 0.0), is_inside
+        center = self.bijector.forward(tf.zeros_like(z))
+
+        def moved(part, inside, shape):  # so that gradients outside are 0 instead of NaN
+            mask = tf.reshape(is_inside, tf.concat([tf.shape(is_inside), tf.ones([shape.rank], tf.int32)], axis=0))
+            return tf.where(mask, part, inside)
+
+        return self.bijector.inverse(tf.nest.map_structure(moved, theta, center, self.event_shape)), is_inside
 
     def map_estimate(self, num_draws: int = 1000, seed: Seed = 0) -> Any:
         """Returns the parameters of the largest posterior density that L-BFGS finds from the best of its draws."""
@@ -107,7 +113,7 @@ class EqualMixture(tfp.distributions.Distribution):
         chosen = random_integers(tf.shape(rows)[:1], choice, len(self.members))
         places, draws = tf.dynamic_partition(tf.range(tf.size(chosen)), chosen, len(self.members)), []
         for member, condition, own in zip(self.members, self._conditions, places, strict=True):
-            given = tf.gather(condition, own % len(condition))
+            given = tf.gather(condition, own % tf.shape(condition)[0])
             draws.append(member.bijector.forward(tf.gather(rows, own), condition=given))
         return tf.reshape(tf.dynamic_stitch(places, draws), tf.shape(latents))
 

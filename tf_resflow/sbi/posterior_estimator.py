@@ -20,7 +20,6 @@ from tf_resflow.console import progress_bar
 from tf_resflow.evaluation.calibration import Calibration
 from tf_resflow.flows import vector_flow
 from tf_resflow.logdet import Exact
-from tf_resflow.messages import counted
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.optimizers import Adam
 from tf_resflow.models.repeated_training import (
@@ -33,6 +32,7 @@ from tf_resflow.models.repeated_training import (
     permuted,
     values_of,
 )
+from tf_resflow.sbi.parameters import ParameterSpace, checked_rows
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.summaries import compressed, vector_summary
 from tf_resflow.seeds import stateless_seed
@@ -40,7 +40,6 @@ from tf_resflow.serialization import Serializable, deserialize
 from tf_resflow.solvers import Anderson
 from tf_resflow.typing import Seed, TensorLike
 from tf_resflow.vi.neutra import frozen
-from tf_resflow.vi.surrogate_posteriors import from_vectors
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -62,7 +61,7 @@ _MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
 class PosteriorModel(FlowModel):
     """The `model` of a `PosteriorEstimator`, saved with the Keras config of the estimator."""
 
-    def __init__(self, estimator: "PosteriorEstimator", *args: Any, **kwargs: Any):
+    def __init__(self, estimator: Any, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.estimator = estimator
 
@@ -75,9 +74,6 @@ class PosteriorModel(FlowModel):
     def from_config(cls, config: Mapping[str, Any]) -> FlowModel:
         """Builds the estimator of a config, and returns its model."""
         return deserialize(config["estimator"]).model
-
-    def get_compile_config(self) -> None:
-        """Returns None, because each training compiles the model."""
 
     @property
     def statistics(self) -> dict[str, tf.Variable]:
@@ -158,7 +154,8 @@ class PosteriorEstimator(Serializable):
         if not shape or (ensemble is not None and ensemble < 1):
             raise ValueError(f"Got condition_shape={shape} and ensemble={ensemble}. Give at least [1] and 1.")
         self.prior, self._seed, self._ensemble = prior, seed, ensemble
-        size, self._bijector, dtype = _from_vectors(prior)
+        self.space = ParameterSpace(prior)
+        size, dtype = self.space.size, self.space.dtype
         architecture = (size, shape, num_blocks, affine_layers, tuple(hidden), coefficient, dtype)
         self._architecture = None if summary is not None else architecture
         self.model = PosteriorModel(self, **_model_arguments(*architecture, summary=summary, seed=seed), name=name)
@@ -230,12 +227,9 @@ class PosteriorEstimator(Serializable):
           The history of the first network, a `keras.callbacks.History`.
         """
         x, is_valid = self._shaped(x, extra_ranks=(1,))
-        theta = self._vectors(theta, len(x))
-        if not is_valid.all():
-            if not (drop_invalid and is_valid.any()):
-                raise ValueError(f"{_first_invalid(is_valid)} Leave them and their parameters out.")
-            warnings.warn(f"{_first_invalid(is_valid)} fit leaves them and their parameters out.", stacklevel=2)
-            theta, x = theta[is_valid], x[is_valid]
+        theta = self.space.vectors(theta, len(x))
+        checked_rows(is_valid, drop_invalid)
+        theta, x = theta[is_valid], x[is_valid]
         is_held_out = _held_out(len(x), validation_fraction, self._seed)
         kept, held_out = (theta[~is_held_out], x[~is_held_out]), (theta[is_held_out], x[is_held_out])
         networks, warm_start = self._networks(), warm_start and bool(np.all(np.isfinite(self.state["farthest"])))
@@ -246,51 +240,47 @@ class PosteriorEstimator(Serializable):
         if epochs is None:
             num = min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) * (_WARM_SHARE if warm_start else 1)
             epochs = math.ceil(num * batch_size / len(kept[0]))
-        training, trained, history = self._repeated_training(batch_size), [], None
-        trials = [max(1, epochs // _TRIAL)] * (len(weight_decays) if len(weight_decays) > 1 else 0)
-        total = (sum(trials) + num_networks * epochs) * -(-len(kept[0]) // batch_size)
+        training, networks_found, histories = self._repeated_training(batch_size), [], []
+        num_trials, few = (len(weight_decays) if len(weight_decays) > 1 else 0), max(1, epochs // _TRIAL)
+        steps = -(-len(kept[0]) // batch_size)
+        total = (num_trials * few + num_networks * epochs) * steps
         with training.lock, progress_bar(bool(verbose), total=total, unit="step", leave=False) as bar:
 
-            def train(place, weight_decay, epochs, callbacks=()):
-                bar.set_description(f"network {place + 1} of {num_networks}")
+            def train(seed, weight_decay, epochs, callbacks=()):
                 training.model.optimizer.weight_decay.assign(weight_decay)
-                seeds = self._seed + place, epochs
-                return self._train(training, kept, held_out, seeds, bar, learning_rate, epochs, callbacks)
+                rates = learning_rates(epochs * steps, learning_rate, _WARMUP)
+                return self._train(training, kept, held_out, rates, epochs, [seed, epochs], callbacks, bar)
 
             try:
                 for place in range(num_networks):
+                    bar.set_description(f"network {place + 1} of {num_networks}")
                     if warm_start:
                         self.model.set_weights(networks[place])
                     else:
                         self._initialize(place, kept, held_out)
-                    if trials and not place:
-                        losses: list[float] = []
-                        for weight_decay, few in zip(weight_decays, trials, strict=True):
-                            losses.append(train(0, weight_decay, few)[1].loss)
-                            if losses[-1] > losses[max(0, len(losses) - 2)]:
-                                break
-                        weight_decays = [weight_decays[int(np.argmin(losses))]]
-                    *candidates, found = train(place, weight_decays[0], epochs, callbacks)
+                    seed = self._seed + place
+                    if num_trials and not place:
+                        weight_decays = [_best(weight_decays, lambda each: train(self._seed, each, few)[1].loss)]
+                    *candidates, history = train(seed, weight_decays[0], epochs, callbacks)
                     best = min(candidates, key=lambda candidate: candidate.loss)
                     assign(member_variables(self.model)[: len(best.values)], best.values)
                     layers.converge_norms(self.model)
-                    history = history or found
-                    trained.append(self.model.get_weights())
+                    networks_found.append(self.model.get_weights())
+                    histories.append(history)
             finally:
-                if trained:
-                    self._assign(trained)
+                if networks_found:
+                    self._assign(networks_found)
         self._weight_decays = weight_decays
         axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
         farthest = np.nanmax(np.abs(self._standardized(x)), axis=axes, keepdims=True)
         self.state["farthest"].assign(farthest[0])
         self._warn_of_miscalibration(*held_out)
-        return history
+        return histories[0]
 
-    def _train(self, training, kept, held_out, seeds, bar, learning_rate, epochs, callbacks):
+    def _train(self, training, kept, held_out, rates, epochs, seeds, callbacks, bar):
         """Trains from the weights of the model. Returns these and the best weights as `Best`, and the history."""
         start = values_of(member_variables(self.model)[: len(training.variables)])  # not the estimator's state
-        steps, history, first = epochs * -(-len(kept[0]) // training.batch_size), keras.callbacks.History(), bar.n
-        order = np.random.default_rng(seeds)
+        steps, history, first, order = len(rates), keras.callbacks.History(), bar.n, np.random.default_rng(seeds)
         places = draw_rows(np.ones(len(kept[0])), steps * training.batch_size, order).reshape(steps, -1)
         each = keras.callbacks.CallbackList([*callbacks, history], model=training.model)
 
@@ -309,8 +299,8 @@ class PosteriorEstimator(Serializable):
         training.model.stop_training = False
         training.start(start)
         before = Best(held_out_loss(), 0, start)
-        rounds, rates = np.array_split(np.arange(steps), epochs), learning_rates(steps, learning_rate, _WARMUP)
         each.on_train_begin()
+        rounds = np.array_split(np.arange(steps), epochs)
         best = training.run(rounds, batches, rates, held_out_loss, _PATIENCE * steps, report=report)
         each.on_train_end()
         bar.update(first + steps - bar.n)
@@ -326,9 +316,10 @@ class PosteriorEstimator(Serializable):
 
     def _networks(self):
         """Returns the weights of the networks of the ensemble."""
-        weights = self.model.get_weights()
+        with tf.init_scope():
+            weights, others = self.model.get_weights(), self.state["others"].numpy()
         ends = np.cumsum([weight.size for weight in weights])
-        rows = np.reshape(self.state["others"].numpy(), [-1, ends[-1]])
+        rows = np.reshape(others, [-1, ends[-1]])
         split = [np.split(row, ends[:-1]) for row in rows]
         return [weights, *([np.reshape(v, w.shape) for v, w in zip(row, weights, strict=True)] for row in split)]
 
@@ -341,14 +332,16 @@ class PosteriorEstimator(Serializable):
     def posterior(self, x: TensorLike) -> ParameterDistribution:
         """Returns the posterior for an observation `[*condition_shape]` or a batch `[batch, *condition_shape]`.
 
-        It is a `tfd.Distribution` with the methods `map_estimate` and `to_arviz`. Later training does not change
-        it. An observation that is much farther from the median than those of the training gives a warning.
+        It is a `tfd.Distribution` with the methods `map_estimate` and `to_arviz`, and differentiable in x. Later
+        training does not change it. An observation that is much farther from the median than those of the training
+        gives a warning. In a `tf.function`, there is no such warning, the weights are those at the time of tracing,
+        and NaN or infinity in x raises an InvalidArgumentError.
         """
         x = self._checked(x)
         parts = [self._network_posterior(x, weights) for weights in self._networks()]
         distributions, conditions = zip(*parts, strict=True)
         mixture = EqualMixture(distributions, conditions)
-        return ParameterDistribution(mixture, self._bijector, self.prior, "posterior")
+        return ParameterDistribution(mixture, self.space.bijector, self.prior, "posterior")
 
     def _checked(self, x):
         """Returns observations as a tensor, after checks and warnings, or with an assertion in a graph."""
@@ -361,26 +354,25 @@ class PosteriorEstimator(Serializable):
         if rank not in (0, 1) or not x.shape[rank:].is_compatible_with(shape):
             raise ValueError(_wrong_shape(x, shape, "an optional"))
         is_valid = tf.math.is_finite(x) | (shape[0] is None)
-        with tf.control_dependencies(
-            [tf.debugging.Assert(tf.reduce_all(is_valid), ["Found NaN or infinity in an observation:", x])]
-        ):
+        check = tf.debugging.Assert(tf.reduce_all(is_valid), ["Found NaN or infinity in an observation:", x])
+        with tf.control_dependencies([check]):
             return tf.cast(x, tf.float64)
 
     def _network_posterior(self, x, weights):
         """Returns the distribution of vectors with these weights, and the conditions of its flow."""
         condition: Any = self.model.condition
-        base = self.model.distribution.distribution
-        mean, std = (condition.statistics[name] for name in ("mean", "std"))
-        is_batch = x.shape.rank > len(condition.shape)
+        base, is_batch = self.model.distribution.distribution, x.shape.rank > len(condition.shape)
         with tf.init_scope():
-            mean, std = mean.numpy(), std.numpy()
-        values = [*zip(self.model.weights, map(tf.constant, weights), strict=True)]
+            mean, std = (condition.statistics[name].numpy() for name in ("mean", "std"))
+            values = [*zip(self.model.weights, map(tf.constant, weights), strict=True)]
+        standardized = tf.cast((x - mean) / std, base.dtype)
         with keras.StatelessScope(state_mapping=values):
-            standardized = tf.cast((x - mean) / std, base.dtype)
             features = condition.network(standardized if is_batch else standardized[tf.newaxis])
             given = features if is_batch else features[0]
             flow = frozen(with_log_det_estimator(self.model.flow, Exact()), condition=given)
-        base = tfd.BatchBroadcast(base, tf.shape(given)[:-1]) if is_batch else base
+        if is_batch:
+            shape = given.shape[:-1]
+            base = tfd.BatchBroadcast(base, shape if shape.is_fully_defined() else tf.shape(given)[:-1])
         return tfd.TransformedDistribution(base, tfb.Invert(flow)), features
 
     def proposal(self, x: TensorLike, tail: float = 1e-4, seed: Seed = 0) -> ParameterDistribution:
@@ -439,7 +431,7 @@ class PosteriorEstimator(Serializable):
     def _pairs(self, theta, x):
         """Returns checked pairs, with parameters in the structure of the prior's events."""
         x = self._observations(x, extra_ranks=(1,))
-        self._vectors(theta, len(x))  # raises for wrong parameters
+        self.space.vectors(theta, len(x))  # raises for wrong parameters
         return tf.nest.pack_sequence_as(self.prior.dtype, tf.nest.flatten(theta)), x
 
     def _posteriors(self, theta, x, num_draws=1):
@@ -461,7 +453,7 @@ class PosteriorEstimator(Serializable):
         return Calibration(draws, theta, sample_log_probs, np.concatenate(log_probs), seed=seed)
 
     def _warn_of_miscalibration(self, theta, x):
-        events = self._bijector.forward(tf.constant(theta[:_CHECKED]))
+        events = self.space.bijector.forward(tf.constant(theta[:_CHECKED]))
         calibration = self._calibration(events, x[:_CHECKED], _CHECK_DRAWS, self._seed)
         if calibration.p_value < _CHECK_LEVEL:
             warnings.warn(
@@ -525,29 +517,10 @@ class PosteriorEstimator(Serializable):
         parts = [x[i : i + _INITIAL] for i in range(0, len(x), _INITIAL)]
         return np.concatenate([self.model.condition.rows(part, len(part)) for part in parts]).astype(np.float64)
 
-    def _vectors(self, theta, num):
-        """Maps parameters to unconstrained vectors `[num, size]`, those on bounds to the most extreme others."""
-        tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=isinstance(self.prior.dtype, Mapping))
-        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.model.distribution.dtype), theta)
-        shapes = [part.shape for part in tf.nest.flatten(theta)]
-        if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
-            raise ValueError(f"theta has the shapes {shapes}. Give parameters [num, *event_shape] with num={num}.")
-        z = self._bijector.inverse(theta).numpy()
-        back = self._bijector.forward(tf.constant(z))
-        moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
-        if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
-            raise ValueError(
-                f"Found NaN or values outside the prior's support in {counted(int(bad), 'row')} of theta. "
-                "Leave them out."
-            )
-        finite = np.where(np.isinf(z), np.nan, z)
-        return np.clip(z, np.nanmin(finite, axis=0), np.nanmax(finite, axis=0))
-
     def _observations(self, x, extra_ranks):
         """Returns observations in float64, after checking that they are finite in the model's dtype."""
         x, is_valid = self._shaped(x, extra_ranks)
-        if not is_valid.all():
-            raise ValueError(f"{_first_invalid(is_valid)} Leave them out.")
+        checked_rows(np.atleast_1d(is_valid), drop=False)
         return x
 
     def _shaped(self, x, extra_ranks):
@@ -569,44 +542,6 @@ def _wrong_shape(x, shape, optional):
     return f"x has the shape {x.shape}. Give observations of shape {shape} after {optional} batch axis."
 
 
-def _first_invalid(is_valid):
-    """Returns the beginning of a message about invalid observations."""
-    if not is_valid.ndim:
-        return "Found NaN or infinity in the observation."
-    where = f"{np.count_nonzero(~is_valid):,} of {counted(len(is_valid), 'observation')}"
-    return f"Found NaN or infinity in {where}, starting with x[{np.argmin(is_valid)}]."
-
-
-def _from_vectors(prior):
-    """Returns the size of unconstrained vectors, the bijector from them to parameters, and the dtype."""
-    dtype, *others = {*tf.nest.flatten(prior.dtype)}
-    is_joint = isinstance(prior, tfd.JointDistribution)
-    members = tf.nest.flatten(prior.sample_distributions(seed=[0, 0])[0]) if is_joint else [prior]
-    discrete = [member.name for member in members if member.experimental_default_event_space_bijector() is None]
-    if discrete:
-        raise ValueError(
-            f"No bijector maps real numbers to the support of {', '.join(discrete)} in the prior. Parameters must "
-            "be continuous; discrete parameters are not supported."
-        )
-    is_batch = any(shape.rank for shape in tf.nest.flatten(prior.batch_shape))
-    if is_batch or others or not dtype.is_floating:
-        raise ValueError(
-            f"The prior has the batch shape {prior.batch_shape} and the dtype {prior.dtype}. Give one distribution "
-            "of real numbers of one dtype."
-        )
-    constraint = prior.experimental_default_event_space_bijector()
-    size, into_events = from_vectors(prior.event_shape, constraint)
-    return size, tfb.Chain(into_events[::-1]), dtype.name
-
-
-def _moved(theta, back):
-    """Returns which parameters are infinite or change in a round trip, which may turn values on bounds into NaN."""
-    rounding = np.cbrt(np.finfo(theta.dtype.as_numpy_dtype).eps)
-    tolerance = rounding * (1 + tf.reduce_max(tf.abs(theta), axis=0))
-    moved = tf.math.is_inf(theta) | (tf.abs(back - theta) > tolerance)
-    return tf.reduce_any(moved, axis=range(1, moved.shape.rank))
-
-
 def _held_out(num, fraction, seed):
     """Returns which of `num` pairs are held out: one of each 1 / fraction, and the same ones if pairs are added."""
     num_held_out = int(fraction * num)
@@ -620,6 +555,16 @@ def _held_out(num, fraction, seed):
     is_held_out = np.zeros(num, bool)
     is_held_out[(ends[:-1] + draws * np.diff(ends)).astype(int)] = True
     return is_held_out
+
+
+def _best(values, loss):
+    """Returns the value with the least loss, among those up to the first that is worse than the one before it."""
+    losses: list[float] = []
+    for value in values:
+        losses.append(loss(value))
+        if len(losses) > 1 and losses[-1] > losses[-2]:
+            break
+    return values[int(np.argmin(losses))]
 
 
 def _model_arguments(size, shape, num_blocks, affine_layers, hidden, coefficient, dtype, *, summary=None, seed=0):

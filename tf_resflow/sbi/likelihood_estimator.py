@@ -1,0 +1,172 @@
+"""Neural likelihood estimation: the likelihood of a simulator's parameters, and posteriors by MCMC."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tf_resflow.private_api import without_retracing_warnings
+from tf_resflow.sbi.parameters import ParameterSpace, checked_rows
+from tf_resflow.sbi.posterior_estimator import PosteriorEstimator
+from tf_resflow.seeds import stateless_seed
+from tf_resflow.serialization import Serializable
+from tf_resflow.typing import Seed, TensorLike
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+_LARGEST_R_HAT, _LEAST_SIZE = 1.01, 400  # beyond these, a warning says that the chains may not have converged
+
+
+class PosteriorDraws(NamedTuple):
+    """Draws of Markov chains. Each field has the structure of the prior's events.
+
+    Attributes:
+      draws: parameters `[num_draws, num_chains, *event_shape]`.
+      r_hat: potential scale reduction of each parameter; 1 if the chains agree (Gelman and Rubin 1992).
+      effective_sample_size: number of independent draws that would determine the mean as accurately as all chains.
+    """
+
+    draws: Any
+    r_hat: Any
+    effective_sample_size: Any
+
+
+class LikelihoodEstimator(Serializable):
+    r"""The likelihood \\(q(x | \theta)\\) of a simulator's parameters, learned from simulations.
+
+    A conditional flow of an observation maximizes the mean of \\(\log q(x_i | \theta_i)\\) over pairs. Markov
+    chains draw from the posterior \\(\propto p(\theta) \prod_j q(x_j | \theta)\\) of any number of independent
+    observations.
+
+    ```python
+    import tensorflow as tf, tensorflow_probability as tfp
+    import tf_resflow as resflow
+
+    prior = tfp.distributions.MultivariateNormalDiag([0.0, 0.0])
+    theta = prior.sample(300, seed=0)
+    x = theta + 0.5 * tf.random.stateless_normal([300, 2], [0, 1])  # the simulator
+
+    estimator = resflow.sbi.LikelihoodEstimator(prior, [2], num_blocks=0, affine_layers=0)
+    estimator.fit(theta, x, epochs=3, verbose=0)
+    print(estimator.likelihood([0.0, 1.0]).log_prob(x[:4]).shape)
+    # (4,)
+    ```
+
+    Args:
+      prior: see `PosteriorEstimator`.
+      observation_shape: shape of an observation, such as `[3]`. Add uniform noise to counts.
+      ensemble: number of networks. Each makes the chains slower.
+      seed: see `PosteriorEstimator`, also for the other arguments.
+
+    Attributes:
+      model: the conditional `FlowModel` of an observation, given the unconstrained vector of the parameters.
+
+    References:
+      Papamakarios, Sterratt and Murray, "Sequential neural likelihood" (2019).
+    """
+
+    def __init__(
+        self,
+        prior: tfp.distributions.Distribution,
+        observation_shape: Sequence[int],
+        *,
+        num_blocks: int = 3,
+        affine_layers: int = 2,
+        hidden: Sequence[int] = (64, 64),
+        coefficient: float = 0.97,
+        ensemble: int = 1,
+        seed: int = 0,
+        name: str = "likelihood_estimator",
+    ):
+        self.parameters = {key: value for key, value in locals().items() if key != "self"}
+        options = {
+            key: self.parameters[key] for key in self.parameters if key not in ("prior", "observation_shape")
+        }
+        self.prior, self.space = prior, ParameterSpace(prior)
+        zero = tf.zeros([], self.space.dtype)
+        observations = tfd.Sample(tfd.Normal(zero, tf.ones_like(zero)), observation_shape)
+        self._density = PosteriorEstimator(observations, [self.space.size], **options)
+        self.model, self.state = self._density.model, self._density.state
+        self.model.estimator = self  # for `save`
+
+    save = PosteriorEstimator.save
+    __reduce__ = PosteriorEstimator.__reduce__
+
+    def fit(
+        self, theta: Any, x: TensorLike, *, drop_invalid: bool = True, **options: Any
+    ) -> keras.callbacks.History:
+        """Trains like `PosteriorEstimator.fit`. The parameters can have any distribution that covers the prior.
+
+        Args:
+          theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
+          x: observations `[num, *observation_shape]` that were simulated with `theta`.
+          drop_invalid: whether to leave out pairs whose observation contains NaN or infinity, with a warning.
+          options: other arguments of `PosteriorEstimator.fit`.
+        """
+        x = self._observations(x)
+        is_valid = np.isfinite(x).reshape([len(x), -1]).all(axis=1)
+        kept = checked_rows(is_valid, drop_invalid)
+        return self._density.fit(x[kept], self.space.vectors(theta, len(x))[kept], **options)
+
+    def likelihood(self, theta: Any) -> tfp.distributions.Distribution:
+        """Returns the distribution of an observation, given parameters `[*event_shape]` or a batch of them."""
+        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.space.dtype), theta)
+        return self._density.posterior(self.space.bijector.inverse(theta))
+
+    def sample_posterior(
+        self, x: TensorLike, num_draws: int = 500, *, num_chains: int = 4, seed: Seed = 0
+    ) -> PosteriorDraws:
+        """Draws from the posterior of independent observations, by `tfp.experimental.mcmc.windowed_adaptive_nuts`.
+
+        A warning says if the chains may not have converged: an R-hat above 1.01, or fewer than 400 effective draws.
+
+        Args:
+          x: observations `[num, *observation_shape]` of the same parameters.
+          num_draws: number of draws of each chain, after 500 steps of adaptation.
+          num_chains: number of chains.
+          seed: seed of the chains.
+        """
+        x = self._observations(x)
+        checked_rows(np.isfinite(x).reshape([len(x), -1]).all(axis=1), drop=False)
+        mean, std = (self.model.condition.statistics[key].numpy() for key in ("mean", "std"))
+        moments = [tf.constant(value, self.space.dtype) for value in (mean, std)]
+        whitened = tfb.Chain([self.space.bijector, tfb.Shift(moments[0]), tfb.Scale(moments[1])])
+
+        @tfd.JointDistributionCoroutine
+        def joint():
+            prior = tfd.TransformedDistribution(self.prior, tfb.Invert(whitened), name="u")
+            u = yield tfd.JointDistributionCoroutine.Root(prior)
+            yield tfd.Sample(self._density.posterior(mean + std * tf.cast(u, tf.float64)), len(x), name="x")
+
+        @tf.function(autograph=False)
+        def sample(x, seed):
+            nuts = tfp.experimental.mcmc.windowed_adaptive_nuts
+            return nuts(num_draws, joint, n_chains=num_chains, seed=seed, trace_fn=None, x=x)
+
+        with without_retracing_warnings():
+            (u,) = sample(tf.constant(x, self.space.dtype), stateless_seed(seed))
+        return _diagnosed(whitened.forward(u))
+
+    def _observations(self, x):
+        x, shape = np.asarray(x, np.float64), self._density.prior.event_shape
+        if x.ndim != 1 + len(shape) or x.shape[1:] != tuple(shape) or not len(x):
+            raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after a batch axis.")
+        return x
+
+
+def _diagnosed(draws):
+    r_hat = tf.nest.map_structure(tfp.mcmc.potential_scale_reduction, draws)
+    sizes = tf.nest.map_structure(lambda part: tfp.mcmc.effective_sample_size(part, cross_chain_dims=1), draws)
+    largest = max(float(tf.reduce_max(part)) for part in tf.nest.flatten(r_hat))
+    least = min(float(tf.reduce_min(part)) for part in tf.nest.flatten(sizes))
+    if not (largest <= _LARGEST_R_HAT and least >= _LEAST_SIZE):
+        warnings.warn(
+            f"The chains may not have converged: the largest R-hat is {largest:.3f}, and the smallest effective "
+            f"sample size is {least:.0f}. Draw more, or look at the chains.",
+            stacklevel=3,
+        )
+    return PosteriorDraws(draws, r_hat, sizes)
