@@ -14,7 +14,7 @@ from scipy import special, stats
 
 import tf_resflow as resflow
 from tf_resflow.models.repeated_training import Best, RepeatedTraining, member_variables, values_of
-from tf_resflow.sbi.posterior_estimator import _regression, _statistics
+from tf_resflow.sbi.posterior_estimator import _held_out, _regression, _statistics
 
 tfd = tfp.distributions
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
@@ -178,6 +178,25 @@ def test_trainings_depend_only_on_their_own_seed():
         estimator.fit(theta, x, epochs=2, batch_size=16, weight_decays=[0.0], verbose=0)
         weights.append(np.concatenate([weight.ravel() for weight in estimator.model.get_weights()]))
     np.testing.assert_allclose(*weights, rtol=1e-3, atol=1e-5)
+
+
+def test_a_warm_start_continues_from_all_networks():
+    """With a tiny learning rate, nothing changes, and no pair of the first fit changes its role."""
+    pairs, options = simulated(400, 0), {"weight_decays": [0.3, 0.0], "epochs": 3, "verbose": 0}
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL | {"ensemble": 2})
+    estimator.fit(*pairs, **options, warm_start=True)  # the first fit is cold
+    before, few = estimator._networks(), {"epochs": 1, "learning_rate": 1e-9, "verbose": 0}
+    more = [np.concatenate(parts) for parts in zip(pairs, simulated(200, 1), strict=True)]
+    history = estimator.fit(*more, **few, warm_start=True)
+    assert len(before) == 2 and len(history.epoch) == 1
+    for one, other in zip(before, estimator._networks(), strict=True):
+        for weight, expected in zip(other, one, strict=True):
+            np.testing.assert_allclose(weight, expected, atol=1e-5)
+    estimator.fit(*more, **few)
+    assert np.max(np.abs(estimator._networks()[0][0] - before[0][0])) > 1e-3
+    for fraction in (0.1, 0.3):
+        np.testing.assert_array_equal(_held_out(600, fraction, 0)[:400], _held_out(400, fraction, 0))
+        assert np.sum(_held_out(400, fraction, 0)) == 400 * fraction
 
 
 def test_training_does_not_change_a_posterior(fitted):
