@@ -22,17 +22,11 @@ _LARGEST_R_HAT, _LEAST_SIZE = 1.01, 400  # beyond these, a warning says that the
 
 
 class PosteriorDraws(NamedTuple):
-    """Draws of Markov chains. Each field has the structure of the prior's events.
+    """Draws of Markov chains. Each field has the structure of the prior's events."""
 
-    Attributes:
-      draws: parameters `[num_draws, num_chains, *event_shape]`.
-      r_hat: potential scale reduction of each parameter; 1 if the chains agree (Gelman and Rubin 1992).
-      effective_sample_size: number of independent draws that would determine the mean as accurately as all chains.
-    """
-
-    draws: Any
-    r_hat: Any
-    effective_sample_size: Any
+    draws: Any  # parameters `[num_draws, num_chains, *event_shape]`
+    r_hat: Any  # potential scale reduction of each parameter; 1 if the chains agree (Gelman and Rubin 1992)
+    effective_sample_size: Any  # number of independent draws that would determine the mean as accurately
 
 
 class LikelihoodEstimator(Serializable):
@@ -40,21 +34,7 @@ class LikelihoodEstimator(Serializable):
 
     A conditional flow of an observation maximizes the mean of \\(\log q(x_i | \theta_i)\\) over pairs. Markov
     chains draw from the posterior \\(\propto p(\theta) \prod_j q(x_j | \theta)\\) of any number of independent
-    observations.
-
-    ```python
-    import tensorflow as tf, tensorflow_probability as tfp
-    import tf_resflow as resflow
-
-    prior = tfp.distributions.MultivariateNormalDiag([0.0, 0.0])
-    theta = prior.sample(300, seed=0)
-    x = theta + 0.5 * tf.random.stateless_normal([300, 2], [0, 1])  # the simulator
-
-    estimator = resflow.sbi.LikelihoodEstimator(prior, [2], num_blocks=0, affine_layers=0)
-    estimator.fit(theta, x, epochs=3, verbose=0)
-    print(estimator.likelihood([0.0, 1.0]).log_prob(x[:4]).shape)
-    # (4,)
-    ```
+    observations. The guide "Simulation-based inference" has an example.
 
     Args:
       prior: see `PosteriorEstimator`.
@@ -83,9 +63,8 @@ class LikelihoodEstimator(Serializable):
         name: str = "likelihood_estimator",
     ):
         self.parameters = {key: value for key, value in locals().items() if key != "self"}
-        options = {
-            key: self.parameters[key] for key in self.parameters if key not in ("prior", "observation_shape")
-        }
+        options = dict(self.parameters)
+        del options["prior"], options["observation_shape"]
         self.prior, self.space = prior, ParameterSpace(prior)
         zero = tf.zeros([], self.space.dtype)
         observations = tfd.Sample(tfd.Normal(zero, tf.ones_like(zero)), observation_shape)
@@ -107,8 +86,7 @@ class LikelihoodEstimator(Serializable):
           drop_invalid: whether to leave out pairs whose observation contains NaN or infinity, with a warning.
           options: other arguments of `PosteriorEstimator.fit`.
         """
-        x = self._observations(x)
-        is_valid = np.isfinite(x).reshape([len(x), -1]).all(axis=1)
+        x, is_valid = self._observations(x)
         kept = checked_rows(is_valid, drop_invalid)
         return self._density.fit(x[kept], self.space.vectors(theta, len(x))[kept], **options)
 
@@ -130,17 +108,17 @@ class LikelihoodEstimator(Serializable):
           num_chains: number of chains.
           seed: seed of the chains.
         """
-        x = self._observations(x)
-        checked_rows(np.isfinite(x).reshape([len(x), -1]).all(axis=1), drop=False)
-        mean, std = (self.model.condition.statistics[key].numpy() for key in ("mean", "std"))
-        moments = [tf.constant(value, self.space.dtype) for value in (mean, std)]
-        whitened = tfb.Chain([self.space.bijector, tfb.Shift(moments[0]), tfb.Scale(moments[1])])
+        x, is_valid = self._observations(x)
+        checked_rows(is_valid, drop=False)
+        statistics, dtype = self.model.condition.statistics, self.space.dtype
+        mean, std = (tf.constant(statistics[key].numpy(), dtype) for key in ("mean", "std"))
+        whitened = tfb.Chain([self.space.bijector, tfb.Shift(mean), tfb.Scale(std)])
 
         @tfd.JointDistributionCoroutine
         def joint():
             prior = tfd.TransformedDistribution(self.prior, tfb.Invert(whitened), name="u")
             u = yield tfd.JointDistributionCoroutine.Root(prior)
-            yield tfd.Sample(self._density.posterior(mean + std * tf.cast(u, tf.float64)), len(x), name="x")
+            yield tfd.Sample(self._density.posterior(mean + std * u), len(x), name="x")
 
         @tf.function(autograph=False)
         def sample(x, seed):
@@ -148,14 +126,14 @@ class LikelihoodEstimator(Serializable):
             return nuts(num_draws, joint, n_chains=num_chains, seed=seed, trace_fn=None, x=x)
 
         with without_retracing_warnings():
-            (u,) = sample(tf.constant(x, self.space.dtype), stateless_seed(seed))
+            (u,) = sample(tf.constant(x, dtype), stateless_seed(seed))
         return _diagnosed(whitened.forward(u))
 
     def _observations(self, x):
         x, shape = np.asarray(x, np.float64), self._density.prior.event_shape
         if x.ndim != 1 + len(shape) or x.shape[1:] != tuple(shape) or not len(x):
             raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after a batch axis.")
-        return x
+        return x, np.isfinite(x).reshape([len(x), -1]).all(axis=1)
 
 
 def _diagnosed(draws):

@@ -253,7 +253,7 @@ class PosteriorEstimator(Serializable):
 
             try:
                 for place in range(num_networks):
-                    bar.set_description(f"network {place + 1} of {num_networks}")
+                    bar.set_description_str(f"network {place + 1} of {num_networks}")
                     if warm_start:
                         self.model.set_weights(networks[place])
                     else:
