@@ -381,7 +381,14 @@ def test_wrong_input(gaussian, refused):
     refused("shape \\(30, 3\\). Give observations of shape \\(2,\\)", fit, theta, np.ones([30, 3]))
     refused("num_draws=0 is too small", gaussian[0].calibrate, theta, x, num_draws=0)
     refused("x is empty", gaussian[0].calibrate, theta[:0], x[:0])
-    refused("Give at least \\[1\\] and 1", resflow.PosteriorEstimator, BOX, [])
+    refused("Got ensemble=0. Give at least 1", resflow.PosteriorEstimator, BOX, [2], ensemble=0)
+    for shape in ([], 2, [0], [2, None], [None]):
+        refused("Give the shape of an observation, such as \\[100\\]", resflow.PosteriorEstimator, BOX, shape)
+    refused("Sets of observations need a summary", resflow.PosteriorEstimator, BOX, [None, 2])
+    summary = resflow.sbi.set_summary([2])
+    refused("expects observations \\(None, 2\\)", resflow.PosteriorEstimator, BOX, [5], summary=summary)
+    matrices = keras.Sequential([keras.Input([3, 4]), keras.layers.Dense(2)])
+    refused("returns arrays \\(3, 2\\)", resflow.PosteriorEstimator, BOX, [3, 4], summary=matrices)
     refused("validation_fraction=0.0 of 30 pairs holds out 0", fit, theta, x, validation_fraction=0.0)
     for message, prior in [
         ("batch shape \\(2,\\).*Give one distribution", tfd.Uniform(LOW, HIGH)),

@@ -150,9 +150,9 @@ class PosteriorEstimator(Serializable):
         name: str = "posterior_estimator",
     ):
         self.parameters = {key: value for key, value in locals().items() if key != "self"}
-        shape = tuple(condition_shape)
-        if not shape or (ensemble is not None and ensemble < 1):
-            raise ValueError(f"Got condition_shape={shape} and ensemble={ensemble}. Give at least [1] and 1.")
+        shape = _checked_shape(condition_shape, summary)
+        if ensemble is not None and ensemble < 1:
+            raise ValueError(f"Got ensemble={ensemble}. Give at least 1.")
         self.prior, self._seed, self._ensemble = prior, seed, ensemble
         self.space = ParameterSpace(prior)
         size, dtype = self.space.size, self.space.dtype
@@ -536,6 +536,26 @@ class PosteriorEstimator(Serializable):
             is_absent = np.isnan(x).all(axis=tuple(range(rank + 1, x.ndim)), keepdims=True)
             is_valid |= is_absent & ~is_absent.all(axis=rank, keepdims=True)
         return x, is_valid.all(axis=tuple(range(rank, x.ndim)))
+
+
+def _checked_shape(shape, summary):
+    """Returns the shape of an observation as a tuple, if it is one and fits the summary."""
+    sizes = list(shape) if isinstance(shape, (list, tuple, tf.TensorShape)) else []
+    is_set = sizes[:1] == [None]
+    if not sizes[is_set:] or not all(isinstance(size, int) and size > 0 for size in sizes[is_set:]):
+        raise ValueError(
+            f"Got condition_shape={shape!r}. Give the shape of an observation, such as [100], or [None, *shape] "
+            "for sets of observations."
+        )
+    if summary is None and is_set:
+        raise ValueError("Sets of observations need a summary, such as tf_resflow.sbi.set_summary.")
+    given = getattr(summary, "input_shape", None)
+    if isinstance(given, tuple) and not tf.TensorShape(given[1:]).is_compatible_with(sizes):
+        raise ValueError(f"The summary expects observations {given[1:]}, but condition_shape is {sizes}.")
+    output = () if summary is None else summary.compute_output_shape((None, *sizes))[1:]
+    if summary is not None and len(output) != 1:
+        raise ValueError(f"The summary returns arrays {output} for observations {sizes}. It must return vectors.")
+    return tuple(sizes)
 
 
 def _wrong_shape(x, shape, optional):
