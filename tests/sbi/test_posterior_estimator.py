@@ -225,6 +225,9 @@ def test_posteriors_in_a_function_are_differentiable_in_the_observation(gaussian
         step[..., 1] = 1e-2
         high, low = (np.sum(estimator.posterior(x + sign * step).log_prob(theta)) for sign in (1, -1))
         assert np.sum(gradient[..., 1]) == pytest.approx((high - low) / 0.02, rel=1e-2)
+    draw = tf.function(lambda x: estimator.posterior(x).sample(4, seed=[0, 1]), autograph=False)
+    expected = estimator.posterior(batch).sample(4, seed=[0, 1])
+    np.testing.assert_allclose(draw(tf.constant(batch)), expected, rtol=1e-3, atol=1e-3)
     refused("x has the shape \\(3, 3\\)", value_and_gradient, tf.zeros([3, 3], tf.float64))
     with pytest.raises(tf.errors.InvalidArgumentError, match="Found NaN or infinity in an observation"):
         value_and_gradient(tf.fill([3, 2], np.float64(np.nan)))
