@@ -118,7 +118,7 @@ def test_fit_keeps_the_best_of_its_trainings(monkeypatch):
     assert np.argmin(history.history["val_loss"]) == np.ceil(found[3][2].step / 8) - 1  # steps per epoch
     stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(stop.model, "stop_training", True))
     assert len(estimator.fit(*pairs, **options | {"callbacks": [stop]}).epoch) == 1
-    training, calls = estimator._repeated_training(64), itertools.count()
+    training, calls = estimator._repeated_training(64, (2,)), itertools.count()
     steps = training._steps
 
     def diverge(*batches):
@@ -349,6 +349,22 @@ def test_parameters_on_a_bound_and_bounds_that_depend_on_other_parameters(gaussi
     assert {"rank of a", "rank of b 0", "rank of b 1"} < set(calibration.ranks)
 
 
+def test_sets_of_different_sizes():
+    """Two fits to sets of up to 5 and 7 numbers, whose statistics all elements share. Padding changes nothing."""
+    rng, prior = np.random.default_rng(0), tfd.MultivariateNormalDiag([0.0])
+    embedding = keras.Sequential([keras.Input([1]), keras.layers.Dense(3)])
+    summary = resflow.sbi.set_summary([1], embedding=embedding)
+    estimator = resflow.PosteriorEstimator(prior, [None, 1], summary=summary, **AFFINE)
+    for size in (5, 7):
+        theta, x = rng.normal(size=[40, 1]), rng.normal(size=[40, size, 1])
+        x[np.arange(size) >= rng.integers(1, size + 1, size=[40, 1])] = np.nan
+        estimator.fit(theta, x, epochs=1, weight_decays=[0.0], verbose=0)
+        padded = np.concatenate([x, np.full([40, 2, 1], np.nan)], axis=1)
+        log_probs = [estimator.posterior(each).log_prob(theta) for each in (x, padded)]
+        np.testing.assert_allclose(*log_probs, rtol=1e-4, atol=1e-4)
+    assert estimator.model.condition.statistics["mean"].shape == (1, 1)
+
+
 def test_score_and_invalid_simulations(gaussian, monkeypatch):
     """`score` is the mean log-density over parts, and failed simulations change nothing but a warning."""
     monkeypatch.setattr("tf_resflow.sbi.posterior_estimator._AT_ONCE", 80)  # coordinates, so 40 pairs per part
@@ -365,7 +381,7 @@ def test_score_and_invalid_simulations(gaussian, monkeypatch):
     expected = estimator.fit(*few, **options).history["val_loss"]
     larger = options | {"learning_rate": 0.1}
     for each in (estimator, other):  # later fits, and other estimators, compile nothing and use their own settings
-        assert each._repeated_training(36) is estimator._repeated_training(36)
+        assert each._repeated_training(36, (2,)) is estimator._repeated_training(36, (2,))
         assert not np.allclose(each.fit(*few, **larger).history["val_loss"], expected, 1e-3)
         np.testing.assert_allclose(each.fit(*few, **options).history["val_loss"], expected, rtol=1e-5)
 

@@ -34,6 +34,7 @@ class RepeatedTraining:
       model: a conditional `FlowModel`, whose variables hold the weights of the current training.
       optimizer: a Keras optimizer.
       batch_size: number of examples per step.
+      condition_shape: shape of the conditions. Keras's TimeDistributed, for sets, is wrong if a size is not known.
       dtype: dtype of the conditions.
 
     Attributes:
@@ -41,11 +42,19 @@ class RepeatedTraining:
       lock: hold it while the variables are in use, because several threads may share the object.
     """
 
-    def __init__(self, model: FlowModel, optimizer: Any, batch_size: int, dtype: Any = tf.float32):
+    def __init__(
+        self,
+        model: FlowModel,
+        optimizer: Any,
+        batch_size: int,
+        condition_shape: Sequence[int],
+        dtype: Any = tf.float32,
+    ):
         self.model, self.batch_size, self.lock = model, batch_size, threading.RLock()
+        self.condition_shape = tuple(condition_shape)
         self.variables = member_variables(model)
         model.compile(optimizer)
-        shapes = model.data_space.event_shape, model.condition.shape
+        shapes = model.data_space.event_shape, condition_shape
         kinds = [*zip(shapes, (model.distribution.dtype, dtype), strict=True)]
         batches = [tf.TensorSpec([None, batch_size, *shape], kind) for shape, kind in kinds]
         signature = [*batches, tf.TensorSpec([None]), tf.TensorSpec([None, 2], tf.int32)]

@@ -240,7 +240,7 @@ class PosteriorEstimator(Serializable):
         if epochs is None:
             num = min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) * (_WARM_SHARE if warm_start else 1)
             epochs = math.ceil(num * batch_size / len(kept[0]))
-        training, networks_found, histories = self._repeated_training(batch_size), [], []
+        training, networks_found, histories = self._repeated_training(batch_size, x.shape[1:]), [], []
         num_trials, few = (len(weight_decays) if len(weight_decays) > 1 else 0), max(1, epochs // _TRIAL)
         steps = -(-len(kept[0]) // batch_size)
         total = (num_trials * few + num_networks * epochs) * steps
@@ -289,7 +289,7 @@ class PosteriorEstimator(Serializable):
             return *(part[places[chosen]] for part in kept), draws
 
         def held_out_loss():
-            return -training.log_probs(*held_out).mean()
+            return float(np.nan_to_num(-training.log_probs(*held_out).mean(), nan=np.inf))
 
         def report(step, loss):
             each.on_epoch_end(len(history.epoch), {"val_loss": loss})
@@ -306,12 +306,14 @@ class PosteriorEstimator(Serializable):
         bar.update(first + steps - bar.n)
         return before, best, history
 
-    def _repeated_training(self, batch_size):
+    def _repeated_training(self, batch_size, shape):
         """Returns the training of the same architecture, or of the model, if it has a given summary."""
         if self._architecture is not None:
             return _shared_training(*self._architecture, batch_size)
-        if self._training is None or self._training.batch_size != batch_size:
-            self._training = _make_training(FlowModel(**super(PosteriorModel, self.model).parameters), batch_size)
+        training = self._training
+        if training is None or (training.batch_size, training.condition_shape) != (batch_size, shape):
+            model = FlowModel(**super(PosteriorModel, self.model).parameters)
+            self._training = _make_training(model, batch_size, shape)
         return self._training
 
     def _networks(self):
@@ -604,9 +606,9 @@ def _model_arguments(size, shape, num_blocks, affine_layers, hidden, coefficient
     return {"flow": flow, "event_shape": [size], "condition_shape": shape, "seed": seed, **condition}
 
 
-def _make_training(model, batch_size):
+def _make_training(model, batch_size, shape):
     optimizer = Adam(1.0, weight_decay=tf.Variable(0.0), global_clipnorm=1.0)
-    return RepeatedTraining(model, optimizer, batch_size, tf.float64)
+    return RepeatedTraining(model, optimizer, batch_size, shape, tf.float64)
 
 
 @functools.lru_cache(maxsize=4)
@@ -614,7 +616,7 @@ def _shared_training(*arguments):
     """Returns the training that all estimators with this architecture and batch size in a process share."""
     *architecture, batch_size = arguments
     gc.collect()  # frees the graphs that are no longer shared, which are in reference cycles
-    return _make_training(FlowModel(**_model_arguments(*architecture)), batch_size)
+    return _make_training(FlowModel(**_model_arguments(*architecture)), batch_size, architecture[1])
 
 
 def _regression(kept, held_out):

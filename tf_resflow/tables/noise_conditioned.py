@@ -63,7 +63,8 @@ class NoiseConditionedFlow:
         self.size = size
         model = make_model(size, condition_size, num_blocks, hidden)
         self.model, self._initial_weights = model, model.get_weights()
-        self._training = RepeatedTraining(model, Adam(_LEARNING_RATE, global_clipnorm=1.0), _BATCH)
+        optimizer = Adam(_LEARNING_RATE, global_clipnorm=1.0)
+        self._training = RepeatedTraining(model, optimizer, _BATCH, [1 + condition_size])
 
     def train(
         self,
