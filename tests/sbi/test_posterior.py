@@ -59,6 +59,13 @@ def test_the_density_outside_of_the_support_is_zero():
     assert np.isfinite(log_prob[0]) and np.all(np.isneginf(log_prob[1:]))
 
 
+def test_draws_that_round_to_a_bound_have_a_density():
+    """The mean of the vectors is 30, so the float32 draws are the upper bound."""
+    posterior = estimator_of(BOX, [30.0, 30.0]).posterior([0.0, 0.0])
+    draws = posterior.sample(20, seed=1)
+    assert np.any(draws == HIGH) and np.all(np.isfinite(posterior.log_prob(draws)))
+
+
 def test_the_mode_and_draws_for_arviz():
     """The mode of a normal posterior is its mean, of each observation in a batch."""
     posterior = estimator_of(WIDE, [0.3, -0.7]).posterior([0.0, 0.0])

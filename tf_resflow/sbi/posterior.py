@@ -58,15 +58,19 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
 
     def vectors(self, theta: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the unconstrained vectors of parameters, 0 outside the support, and which are inside."""
-        z = self.bijector.inverse(theta)
-        is_inside = tf.reduce_all(tf.math.is_finite(z), -1) & tf.math.is_finite(self.prior.log_prob(theta))
+        is_allowed, z = tf.math.is_finite(self.prior.log_prob(theta)), self.bijector.inverse(theta)
+        is_inside = is_allowed & tf.reduce_all(tf.math.is_finite(z), -1)
+        theta = tf.nest.map_structure(tf.identity, theta)  # not in TFP's cache, which knows z of draws on a bound
+        is_invertible = is_allowed & tf.reduce_all(tf.math.is_finite(self.bijector.inverse(theta)), -1)
         center = self.bijector.forward(tf.zeros_like(z))
 
         def moved(part, inside, shape):  # so that gradients outside are 0 instead of NaN
-            mask = tf.reshape(is_inside, tf.concat([tf.shape(is_inside), tf.ones([shape.rank], tf.int32)], axis=0))
-            return tf.where(mask, part, inside)
+            mask = tf.concat([tf.shape(is_invertible), tf.ones([shape.rank], tf.int32)], axis=0)
+            return tf.where(tf.reshape(is_invertible, mask), part, inside)
 
-        return self.bijector.inverse(tf.nest.map_structure(moved, theta, center, self.event_shape)), is_inside
+        safe = self.bijector.inverse(tf.nest.map_structure(moved, theta, center, self.event_shape))
+        cached = tf.where(is_inside[..., tf.newaxis], tf.stop_gradient(z), 0.0)
+        return tf.where(is_invertible[..., tf.newaxis], safe, cached), is_inside
 
     def map_estimate(self, num_draws: int = 1000, seed: Seed = 0) -> Any:
         """Returns the parameters of the largest posterior density that L-BFGS finds from the best of its draws."""
