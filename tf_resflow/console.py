@@ -61,7 +61,7 @@ class _LogFile:
         """Logs the text without the characters that move the cursor."""
         if line := re.sub(r"\x1b\[A|[\r\n]", "", text).strip():
             if LOGGER.hasHandlers():
-                LOGGER.log(max(LOGGER.level, logging.INFO), "%s", line)
+                LOGGER.info("%s", line)
             else:  # in a script without logging
                 print(line, file=sys.stderr)
 

@@ -180,6 +180,19 @@ def test_trainings_depend_only_on_their_own_seed():
     np.testing.assert_allclose(*weights, rtol=1e-3, atol=1e-5)
 
 
+def test_the_order_of_the_pairs_does_not_matter():
+    """The regression and the ActNorms do not start from the first 1,000 of 2,000 sorted pairs."""
+    theta, x = simulated(2000, 0)
+    new, found = simulated(1000, 1), []
+    for rows in (slice(None), np.argsort(theta[:, 0])):
+        estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
+        estimator.fit(theta[rows], x[rows], epochs=1, learning_rate=1e-9, weight_decays=[0.0], verbose=0)
+        norm = estimator.model.flow.bijectors[2].bijectors[0]
+        found.append(np.concatenate([np.ravel(v) for v in norm.variables]))
+    np.testing.assert_allclose(*found, atol=0.2)
+    assert abs(estimator.score(*new) - np.mean(exact_log_prob(*new))) < 0.1
+
+
 def test_a_warm_start_continues_from_all_networks():
     """With a tiny learning rate, nothing changes, and no pair of the first fit changes its role."""
     pairs, options = simulated(400, 0), {"weight_decays": [0.3, 0.0], "epochs": 3, "verbose": 0}

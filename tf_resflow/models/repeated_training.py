@@ -27,8 +27,7 @@ class Best(NamedTuple):
 class RepeatedTraining:
     """Trains a conditional model many times with the same graphs, from given weights.
 
-    The members of an ensemble, the candidates for a setting, and later fits share one compiled step. (On a CPU, a
-    step that trains several members at once is not faster: its time is that of the matrix products.)
+    The members of an ensemble, the candidates for a setting, and later fits share one compiled step.
 
     Args:
       model: a conditional `FlowModel`, whose variables hold the weights of the current training.

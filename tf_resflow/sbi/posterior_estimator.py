@@ -46,7 +46,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 _QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
 _STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but at most _MOST_STEPS
 _WARMUP, _PATIENCE, _WARM_SHARE = 0.25, 0.5, 0.3  # fractions of the steps of a training
-_TRIAL = 3  # the weight decay is chosen after so many times fewer epochs
+_TRIAL = 3  # the trainings that choose the weight decay have 1 / _TRIAL of the epochs
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
 _MEMBERS, _FEW_PAIRS = 5, 20_000  # default size of an ensemble, and largest number of pairs for it
@@ -231,7 +231,9 @@ class PosteriorEstimator(Serializable):
         checked_rows(is_valid, drop_invalid)
         theta, x = theta[is_valid], x[is_valid]
         is_held_out = _held_out(len(x), validation_fraction, self._seed)
-        kept, held_out = (theta[~is_held_out], x[~is_held_out]), (theta[is_held_out], x[is_held_out])
+        order = np.random.default_rng(self._seed).permutation(len(x))  # the first pairs initialize and check
+        places = order[~is_held_out[order]], order[is_held_out[order]]
+        kept, held_out = ((theta[own], x[own]) for own in places)
         networks, warm_start = self._networks(), warm_start and bool(np.all(np.isfinite(self.state["farthest"])))
         num_networks = self._ensemble or (_MEMBERS if len(x) <= _FEW_PAIRS else 1)
         if warm_start:
@@ -240,7 +242,7 @@ class PosteriorEstimator(Serializable):
         if epochs is None:
             num = min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) * (_WARM_SHARE if warm_start else 1)
             epochs = math.ceil(num * batch_size / len(kept[0]))
-        training, networks_found, histories = self._repeated_training(batch_size, x.shape[1:]), [], []
+        training, trained, history = self._repeated_training(batch_size, x.shape[1:]), [], None
         num_trials, few = (len(weight_decays) if len(weight_decays) > 1 else 0), max(1, epochs // _TRIAL)
         steps = -(-len(kept[0]) // batch_size)
         total = (num_trials * few + num_networks * epochs) * steps
@@ -261,21 +263,21 @@ class PosteriorEstimator(Serializable):
                     seed = self._seed + place
                     if num_trials and not place:
                         weight_decays = [_best(weight_decays, lambda each: train(self._seed, each, few)[1].loss)]
-                    *candidates, history = train(seed, weight_decays[0], epochs, callbacks)
+                    *candidates, found = train(seed, weight_decays[0], epochs, callbacks)
                     best = min(candidates, key=lambda candidate: candidate.loss)
                     assign(member_variables(self.model)[: len(best.values)], best.values)
                     layers.converge_norms(self.model)
-                    networks_found.append(self.model.get_weights())
-                    histories.append(history)
+                    history = history or found
+                    trained.append(self.model.get_weights())
             finally:
-                if networks_found:
-                    self._assign(networks_found)
+                if trained:
+                    self._assign(trained)
         self._weight_decays = weight_decays
         axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
         farthest = np.nanmax(np.abs(self._standardized(x)), axis=axes, keepdims=True)
         self.state["farthest"].assign(farthest[0])
         self._warn_of_miscalibration(*held_out)
-        return histories[0]
+        return history
 
     def _train(self, training, kept, held_out, rates, epochs, seeds, callbacks, bar):
         """Trains from the weights of the model. Returns these and the best weights as `Best`, and the history."""
