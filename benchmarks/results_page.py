@@ -208,7 +208,7 @@ def simulator_densities():
         lines.append([f"{problem}, {num:,}", "" if exact is None else f"{exact:.2f}"])
         for cell, row in zip(log_probs, found, strict=True):
             covered = " and ".join(f"{100 * row[f'coverage_{level}']:.0f}" for level in (50, 90))
-            lines[-1].append(f"{cell}; {covered} %; {row['seconds']:.0f} s")
+            lines[-1].append(f"{cell} ± {row['standard_error']:.2f}; {covered} %; {row['seconds']:.0f} s")
     return _markdown(["Simulator, simulations", "Exact", "PosteriorEstimator", "nsf", "maf"], lines)
 
 

@@ -262,7 +262,9 @@ class PosteriorEstimator(Serializable):
                         self._initialize(place, kept, held_out)
                     seed = self._seed + place
                     if num_trials and not place:
-                        weight_decays = [_best(weight_decays, lambda each: train(self._seed, each, few)[1].loss)]
+                        weight_decays = [
+                            _first_best(weight_decays, lambda each: train(self._seed, each, few)[1].loss)
+                        ]
                     *candidates, found = train(seed, weight_decays[0], epochs, callbacks)
                     best = min(candidates, key=lambda candidate: candidate.loss)
                     assign(member_variables(self.model)[: len(best.values)], best.values)
@@ -342,7 +344,8 @@ class PosteriorEstimator(Serializable):
         and NaN or infinity in x raises an InvalidArgumentError.
         """
         x = self._checked(x)
-        parts = [self._network_posterior(x, weights) for weights in self._networks()]
+        flow = with_log_det_estimator(self.model.flow, Exact())
+        parts = [self._network_posterior(flow, x, weights) for weights in self._networks()]
         distributions, conditions = zip(*parts, strict=True)
         mixture = EqualMixture(distributions, conditions)
         return ParameterDistribution(mixture, self.space.bijector, self.prior, "posterior")
@@ -362,7 +365,7 @@ class PosteriorEstimator(Serializable):
         with tf.control_dependencies([check]):
             return tf.cast(x, tf.float64)
 
-    def _network_posterior(self, x, weights):
+    def _network_posterior(self, flow, x, weights):
         """Returns the distribution of vectors with these weights, and the conditions of its flow."""
         condition: Any = self.model.condition
         base, is_batch = self.model.distribution.distribution, x.shape.rank > len(condition.shape)
@@ -373,7 +376,7 @@ class PosteriorEstimator(Serializable):
         with keras.StatelessScope(state_mapping=values):
             features = condition.network(standardized if is_batch else standardized[tf.newaxis])
             given = features if is_batch else features[0]
-            flow = frozen(with_log_det_estimator(self.model.flow, Exact()), condition=given)
+            flow = frozen(flow, condition=given)
         if is_batch:
             shape = given.shape[:-1]
             base = tfd.BatchBroadcast(base, shape if shape.is_fully_defined() else tf.shape(given)[:-1])
@@ -581,7 +584,7 @@ def _held_out(num, fraction, seed):
     return is_held_out
 
 
-def _best(values, loss):
+def _first_best(values, loss):
     """Returns the value with the least loss, among those up to the first that is worse than the one before it."""
     losses: list[float] = []
     for value in values:

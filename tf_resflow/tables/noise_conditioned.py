@@ -104,9 +104,8 @@ class NoiseConditionedFlow:
 
         def batches(chosen):
             draws = np.random.default_rng([seed, chosen[0]])
-            return *_add_noise(rows, places[chosen], draws), draws.integers(
-                2**31, size=[len(chosen), 2], dtype=np.int32
-            )
+            noisy = _add_noise(rows, places[chosen], draws)
+            return *noisy, draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
 
         def report(step, loss):
             bar.update(step, [("held_out_nats", shift - loss)], finalize=False)
