@@ -93,7 +93,7 @@ class WithStatistics(OnlyInSavedModels, FlowBijector):
     def frozen(self) -> "WithStatistics":
         """Returns a copy with the current statistics as constants."""
         values = {key: tf.constant(variable.numpy()) for key, variable in self._statistics.items()}
-        view, rank = object.__new__(type(self)), self.forward_min_event_ndims
+        view, rank = object.__new__(type(self)), self.forward_min_event_ndims  # a copy would create variables
         WithStatistics.__init__(view, values, rank, self.dtype, self.parameters, self.name)
         return view
 
