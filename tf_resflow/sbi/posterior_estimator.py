@@ -45,7 +45,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 _QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
 _STEPS, _MOST_STEPS = 30, 4000  # a training has _STEPS sqrt(pairs) steps, but at most _MOST_STEPS
-_WARMUP, _PATIENCE, _WARM_SHARE = 0.25, 0.5, 0.3  # fractions of the steps of a training
+_WARMUP, _PATIENCE, _WARM_SHARE = 0.25, 0.75, 0.3  # fractions of the steps of a training
 _TRIAL = 3  # the trainings that choose the weight decay have 1 / _TRIAL of the epochs
 _LEAST_VARIANCE = 1e-6  # added to the residual variances of the regression
 _PENALTIES = 10.0 ** np.arange(-2, 6)  # of the ridge regression
@@ -199,9 +199,9 @@ class PosteriorEstimator(Serializable):
         Give it the pairs of all rounds. Weight decay blurs sharp posteriors, such as crescents. Without it, long
         observations and many parameters overfit. The first network chooses it in trainings with a third of the
         epochs. The optimizer is AdamW. Its learning rate increases over the first quarter of the steps, and then
-        decays to zero along a cosine. A training stops when the held-out loss has not decreased for half of the
-        steps, or, with a warning, when it diverges. A warning says if the posteriors of held-out pairs are clearly
-        miscalibrated.
+        decays to zero along a cosine. A training stops when the held-out loss has not decreased for three quarters
+        of the steps, or, with a warning, when it diverges. A warning says if the posteriors of held-out pairs are
+        clearly miscalibrated.
 
         Args:
           theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
