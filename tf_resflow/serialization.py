@@ -2,8 +2,9 @@
 
 import dataclasses
 import inspect
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -56,6 +57,21 @@ def deserialize(config: Any) -> Any:
     if "class_name" in config:
         return keras.saving.deserialize_keras_object(config)
     return {key: deserialize(part) for key, part in config.items()}
+
+
+def instance(what: str, value: Any, base: type, kinds: Sequence[type]) -> Any:
+    """Returns an argument that is an object or the snake-case name of one of the `kinds`, as an object.
+
+    A ValueError names the argument, `what`, if it is a class, an unknown name, not callable, or of another base.
+    """
+    names = {re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in kinds}
+    if isinstance(value, str) and value in names:
+        return names[value]()
+    is_other = isinstance(value, Serializable) and not isinstance(value, base)
+    if is_other or not callable(value) or isinstance(value, type):
+        advice = f"an instance, such as {kinds[0].__name__}(), or one of the names {', '.join(names)}"
+        raise ValueError(f"{what} is {value!r}. Pass {advice}.")
+    return value
 
 
 def check_registered(value: Any) -> None:

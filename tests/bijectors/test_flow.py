@@ -134,7 +134,7 @@ def test_names_and_keys(make_block, flow, x, refused):
     same = tfb.Chain([make_block("block"), make_block("block")])
     refused("several members named block.*share a seed.*Flow", Flow, [tfb.Invert(same)])
     for members in ([], [tfb.Scale(2.0), "scale"]):
-        refused("needs a list of at least one bijector", Flow, members)
+        refused("needs one list of at least one bijector", Flow, members)
     refused("unknown arguments: sed", flow.forward, x, sed=1)
     refused("none of its blocks is conditional", flow.forward, x, condition=x)
 

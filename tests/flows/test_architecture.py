@@ -286,7 +286,7 @@ vectors = functools.partial(flows.vector_flow, 2, 1)
 images = functools.partial(flows.image_flow, num_blocks=(1,), width=4, num_fc_blocks=0)
 NORM_2 = "has norms of order 2. Leave out norms or dense_net"
 REFUSALS = [
-    ("not interpret activation .*swich", lambda: vectors((4,), activation="swich")),
+    ("activation is 'swich': did you mean 'lipswish'", lambda: vectors((4,), activation="swich")),
     ("Got 2 norms: .*2 layers need 3 norms", lambda: vectors((4,), norms=(2.0, 2.0))),
     ("needs at least two channels", lambda: flows.coupling_network((4, 4, 1), 4)),
     ("growth is 3.*'clipswish' needs a multiple of 2", lambda: flows.dense_net_branch([2], 1, 3)),

@@ -137,6 +137,52 @@ def test_a_resumed_fit_continues_the_seeds(monkeypatch, data, tmp_path):
         np.testing.assert_array_equal(weight, expected)
 
 
+def test_the_data_of_fit_in_predict(data):
+    """`predict` returns the exact log-densities for arrays, data sets and pairs with labels, without a warning."""
+    model = affine_model(data)
+    labels, expected = np.zeros(len(data)), model.log_prob(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for x in (
+            data,
+            tf.data.Dataset.from_tensor_slices(data),
+            tf.data.Dataset.from_tensor_slices((data, labels)),
+        ):
+            batches = x.batch(100) if isinstance(x, tf.data.Dataset) else x
+            model.fit(batches, epochs=0, verbose=0)
+            np.testing.assert_allclose(model.predict(batches, verbose=0), expected, rtol=1e-5)
+    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=2)
+    model = resflow.FlowModel(flow, 2, num_classes=2)
+    labels = np.arange(len(data)) % 2
+    pairs = tf.data.Dataset.from_tensor_slices((data, labels)).batch(100)
+    expected = model.log_prob(data, condition=labels, log_det_estimator="exact")
+    for x in ((data, labels), pairs):
+        np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_train_step_of_ones_own(data):
+    """The history has the results of the last step, and those that update the metrics."""
+
+    class Constant(resflow.FlowModel):
+        def train_step(self, x):
+            return {"loss": tf.constant(3.0), "size": tf.shape(x)[0]}
+
+    model = Constant(affine_flow(), [2])
+    model.initialize(data)
+    model.compile()
+    assert model.fit(data, batch_size=500, verbose=0).history == {"loss": [3.0], "size": [12]}
+
+    class Loss(resflow.FlowModel):
+        def train_step(self, x):
+            return {"loss": tf.constant(3.0)}
+
+    model = Loss(affine_flow(), [2])
+    model.initialize(data)
+    model.compile()
+    history = model.fit(data, verbose=0, validation_data=(data, None)).history
+    assert history["loss"] == [3.0] and abs(history["val_loss"][0] - model.evaluate(data, verbose=0)) < 1e-4
+
+
 def test_wrong_data_between_valid_calls(data, refused):
     """This includes a step that Keras has traced and retraces for any shape."""
     model = affine_model(data[:16], optimizer="adamw")

@@ -121,6 +121,21 @@ def test_loading_into_another_model_fails(pair):
         make(**other).deserialize(text)
 
 
+def test_weights_of_another_architecture(tmp_path):
+    """The error is the only message, although Keras would warn of the optimizer, too."""
+    path, x = str(tmp_path / "model.weights.h5"), np.zeros([4, 2], "float32")
+    models = [resflow.FlowModel(resflow.flows.vector_flow(2, num, (4,), act_norm=False), 2) for num in (1, 2)]
+    for model in models:
+        model.compile("adam")
+        model.fit(x, verbose=0)
+    models[0].save_weights(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(ValueError, match=r"^The file does not belong to the model flow_model: len\(.* is 1 in"):
+            models[1].load_weights(path)
+        models[0].load_weights(path)
+
+
 def unnamed(seed):
     branches = [resflow.flows.dense_branch([2], (4,), seed=seed + i) for i in range(3)]
     first, second, third = map(bijectors.ResidualBlock, branches)

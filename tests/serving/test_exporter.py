@@ -92,8 +92,8 @@ def test_the_description_for_programs(loaded, described):
 
 
 def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
-    """`encode` is the default. The weights of the classifier and the power series are not exported."""
-    path = resflow.serving.export(image_model, tmp_path, signatures=["encode", "sample"], max_batch=7)
+    """`model.export` writes the same. `encode` is the default, without the classifier and the power series."""
+    path = image_model.export(tmp_path, signatures=["encode", "sample"], max_batch=7)
     described = json.loads((path / "signatures.json").read_text())
     assert list(described["signatures"]) == ["serving_default", "encode", "sample"]
     assert described["signatures"]["serving_default"]["description"].startswith("The same as encode")

@@ -184,16 +184,17 @@ class Flow(FlowBijector, tfb.Composition):
     """
 
     def __init__(
-        self, bijectors: Sequence[tfb.Bijector], *, validate_args: bool = False, name: str = "flow"
+        self, bijectors: Sequence[tfb.Bijector], *others: Any, validate_args: bool = False, name: str = "flow"
     ) -> None:
-        parameters = dict(locals())
-        bijectors = list(bijectors)
-        if not bijectors or not all(isinstance(member, tfb.Bijector) for member in bijectors):
-            raise ValueError(f"Got {bijectors!r}; a Flow needs a list of at least one bijector.")
-        check_distinct_names(bijectors)
-        self._members = self._no_dependency(by_name(bijectors))
+        parameters = {key: value for key, value in locals().items() if key != "others"}
+        members = list(bijectors) if isinstance(bijectors, (list, tuple)) else []
+        if others or not members or not all(isinstance(member, tfb.Bijector) for member in members):
+            got = ", ".join(getattr(given, "name", repr(given)) for given in (bijectors, *others))
+            raise ValueError(f"Got {got}. A Flow needs one list of at least one bijector: Flow([first, second]).")
+        check_distinct_names(members)
+        self._members = self._no_dependency(by_name(members))
         # The slash keeps the exact name of the scope, even if the graph already contains the name.
-        super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=f"{name}/")
+        super().__init__(members, validate_args=validate_args, parameters=parameters, name=f"{name}/")
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
         self._bijectors_trackable = dict(self._members)
 

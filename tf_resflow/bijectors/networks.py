@@ -87,7 +87,8 @@ def check_event(what: str, event_shape: tf.TensorShape, shape: tf.TensorShape) -
     num_channels = shape[-1:] if event_shape.rank else []
     if (shape.rank or 0) < event_shape.rank or not event_shape[-1:].is_compatible_with(num_channels):
         got = f"Got an input of shape {shape}, but {what} of shape {event_shape}, after any batch axes"
-        raise ValueError(f"{got}. Check its last axes.")
+        advice = "" if shape.rank else " Use MultivariateNormalDiag or Independent(base, 1) as the base."
+        raise ValueError(f"{got}. Check its last axes.{advice}")
 
 
 def checked_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:

@@ -10,15 +10,18 @@ import tensorflow as tf
 from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, LipschitzConstants, NetworkBijector, Pass
 from tf_resflow.bijectors.networks import Networks, bounded_norm, check_built, from_rows, input_shapes, output_shape
+from tf_resflow.layers.lipschitz_constants import observed_slope
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.logdet.elimination import log_det_and_inverse
-from tf_resflow.logdet.estimators import warn_unseeded
-from tf_resflow.solvers import Anderson
+from tf_resflow.logdet.estimators import get_estimator, warn_unseeded
+from tf_resflow.serialization import instance
+from tf_resflow.solvers import Anderson, FixedPoint
 from tf_resflow.solvers.fixed_point import warn_unconverged
 from tf_resflow.solvers.residual_inverse import solve_residual
 from tf_resflow.typing import Shape
 
 _SQRT2 = math.sqrt(2.0)
+_ROUNDING = 1 + 1e-3  # relative error of an observed slope in float32
 _LOOSE = 1e-3  # relative tolerance of a monotone block in training
 
 
@@ -60,10 +63,12 @@ class ResidualBlock(NetworkBijector):
 
     Args:
       branch: built Keras layer or model (or `tf.Module`) g, from events to events; see `FlowBijector.networks`.
-      log_det_estimator: a `tf_resflow.logdet` estimator; `RussianRoulette()` by default.
+      log_det_estimator: a `tf_resflow.logdet` estimator or its name, such as "exact"; `RussianRoulette()` by
+        default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
-        not know. It is not verified.
+        not know. The first eager pass raises an error if the branch is clearly steeper at its inputs, in the
+        2-norm or in the norm of the attribute `lipschitz_order` of the branch. This does not prove the bound.
       has_condition: whether the branch is called with `[x, condition]`. The constant is with respect to x.
       event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises an error if an example did not converge. By default, it prints a
@@ -98,6 +103,11 @@ class ResidualBlock(NetworkBijector):
         name: str | None = None,
     ) -> None:
         name = name or self._default_name
+        if not isinstance(branch, (keras.Layer, tf.Module)):
+            raise ValueError(f"The branch is {branch!r}. Pass a built Keras layer or model as the first argument.")
+        log_det_estimator = get_estimator(log_det_estimator)
+        if inverse_solver is not None:
+            inverse_solver = instance("inverse_solver", inverse_solver, FixedPoint, [Anderson, FixedPoint])
         parameters = dict(locals())
         self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
         self.branch = self._no_dependency(branch)
@@ -111,7 +121,7 @@ class ResidualBlock(NetworkBijector):
                 f"The branch has Lipschitz constant {constant:.6g}, but x + g(x) is guaranteed to be invertible "
                 "only for a constant below 1. Lower the coefficient of its layers."
             )
-        self.lipschitz_constant = constant
+        self.lipschitz_constant, self._is_unchecked = constant, lipschitz_constant is not None
         super().__init__(branch, condition_shapes, validate_args=validate_args, parameters=parameters, name=name)
         shape = output_shape(branch, [self.event_shape, *condition_shapes])
         if not tf.TensorShape([None, *self.event_shape]).is_compatible_with(shape):
@@ -156,6 +166,7 @@ class ResidualBlock(NetworkBijector):
         """Returns the `Pass` from data to latent: one evaluation of g, and the log-determinant if requested."""
         branch, condition = self._network_and_condition(context)
         x, condition, batch_shape = self._to_rows(x, condition)
+        self._check_lipschitz_constant(branch, x, condition)
         if not context.compute_log_det:
             g = branch(x if condition is None else [x, condition])
             return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
@@ -180,8 +191,21 @@ class ResidualBlock(NetworkBijector):
 
     def _solve(self, branch, y, condition, context, sign=1.0, **settings):
         """Returns the `Solution` for rows y. The settings are for the default solver."""
+        self._check_lipschitz_constant(branch, y, condition)
         settings = {"min_atol": context.atol, **settings} if self.parameters["inverse_solver"] is None else {}
         return solve_residual(branch, y, self.inverse_solver, condition=condition, sign=sign, **settings)
+
+    def _check_lipschitz_constant(self, branch, x, condition):
+        """Raises a ValueError in the first eager pass if a given constant is below a slope of the branch."""
+        if not self._is_unchecked or not tf.executing_eagerly():
+            return
+        self._is_unchecked = False
+        slope = observed_slope(branch, x, condition, bounded_norm(self.branch)[0])
+        if slope > _ROUNDING * self.lipschitz_constant:
+            raise ValueError(
+                f"{self.name} got lipschitz_constant={self.lipschitz_constant:.4g}, but the branch has a slope of "
+                f"{slope:.4g} near the given values. Pass a true bound below 1, or use Lipschitz layers."
+            )
 
     def _report(self, solution, context):
         """Returns operations that raise an error (`validate_args`) or warn if an example did not converge."""

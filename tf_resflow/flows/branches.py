@@ -12,6 +12,7 @@ from tf_resflow import layers
 from tf_resflow.flows.names import ACTIVATION_LAYERS
 from tf_resflow.flows.networks import DType, EventShape, network_policy, shape_of_event, shifted, stacked
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
+from tf_resflow.messages import suggest
 
 Activation = str | Callable[..., Any]
 Norms = Sequence[float] | str | None
@@ -23,6 +24,9 @@ def make_activation(activation: Activation, **kwargs: Any) -> Any:
         return type(activation).from_config({**activation.get_config(), **kwargs})
     if activation in ACTIVATION_LAYERS:
         activation = getattr(layers, ACTIVATION_LAYERS[activation])
+    if isinstance(activation, str) and not hasattr(keras.activations, activation):
+        names = [*ACTIVATION_LAYERS, *layers.keras_rules.SLOPES]
+        raise ValueError(f"activation is {activation!r}: {suggest(activation, names)} Known: {', '.join(names)}.")
     return activation(**kwargs) if isinstance(activation, type) else keras.layers.Activation(activation, **kwargs)
 
 

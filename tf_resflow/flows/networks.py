@@ -34,6 +34,8 @@ def network_policy(dtype: DType) -> keras.DTypePolicy:
 def shape_of_event(event_shape: EventShape, kind: str | None = None) -> tuple[int, ...]:
     """Returns a shape as a tuple, where an `int` is the size of a vector, and checks it for the kind of event."""
     shape = (event_shape,) if isinstance(event_shape, (int, np.integer)) else tuple(event_shape)
+    if not all(isinstance(size, (int, np.integer)) or size is None for size in shape):
+        raise ValueError(f"The shape is {event_shape!r:.100}. Give integers, such as {_EXAMPLES['an image']}.")
     if kind is not None and len(shape) != len(_EXAMPLES[kind]):
         raise ValueError(
             f"event_shape is {event_shape}, but must be the shape of {kind}, such as {_EXAMPLES[kind]}."

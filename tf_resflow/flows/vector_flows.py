@@ -73,6 +73,9 @@ def vector_flow(
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
     """
+    if not isinstance(num_blocks, (int, np.integer)) or isinstance(hidden, (int, np.integer)):
+        advice = "Give a number of blocks and a sequence of widths, such as num_blocks=8, hidden=(64, 64)."
+        raise ValueError(f"num_blocks is {num_blocks!r}, and hidden is {hidden!r}. {advice}")
     (size,) = event_shape = networks.shape_of_event(event_shape, "a vector")
     policy = networks.network_policy(dtype)
     dtype = policy.variable_dtype

@@ -7,8 +7,11 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.operations import BoundaryOperation
+from tf_resflow.layers.operator_norms import lp_norm
 from tf_resflow.layers.program import BoundNetwork, read
 from tf_resflow.layers.rules import TensorBound, declared_constant, order_name, rule_of, unknown_constant
+
+_PLACES, _STEPS, _STEP_SIZE = 16, 10, 1e-2  # rows, directions and their lengths in the search for large slopes
 
 
 def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Tensor:
@@ -42,6 +45,29 @@ def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Te
 def lipschitz_order(branch: Any) -> float | LearnedOrder:
     """Returns the order p of the norm in which `lipschitz_constant` holds: 2 if there are no Lipschitz layers."""
     return _output(branch, certified=False).order
+
+
+def observed_slope(branch: Any, x: tf.Tensor, condition: tf.Tensor | None, order: Any) -> float:
+    """Returns the largest of a few slopes ||g(x + v) - g(x)||_p / ||v||_p at rows of x, in eager mode.
+
+    Power steps v <- J^T J v choose v. The order p is 2 if it is None. Half precision is too coarse, and gives 0.
+    """
+    given = [] if condition is None else [condition[:_PLACES]]
+    order, x = order.order() if isinstance(order, LearnedOrder) else order or 2.0, x[:_PLACES]
+    length, largest = _STEP_SIZE * tf.maximum(tf.reduce_max(tf.abs(x)), 1.0), tf.zeros([], x.dtype)
+    v: Any = tf.random.stateless_normal(tf.shape(x), [0, 0], dtype=x.dtype)
+    for _ in range(_STEPS):
+        v *= tf.reshape(length / lp_norm(v, order), [-1] + [1] * (x.shape.rank - 1))
+        with tf.GradientTape() as tape:
+            tape.watch(v)
+            image = branch([x + v, *given] if given else x + v)
+        change = image - branch([x, *given] if given else x)
+        slopes = lp_norm(tf.cast(change, x.dtype), order) / lp_norm(v, order)
+        v = tape.gradient(image, v, change)
+        if v is None or image.dtype.size < tf.float32.size:
+            break
+        largest = tf.reduce_max([largest, *tf.unstack(tf.where(tf.math.is_finite(slopes), slopes, 0.0))])
+    return float(largest)
 
 
 def _output(branch, certified):

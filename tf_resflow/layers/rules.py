@@ -214,6 +214,12 @@ def check_order(layer: Any, order: Any) -> None:
 def unknown_constant(layer: Any) -> str:
     """Returns the error message for a layer whose Lipschitz constant is unknown."""
     name = f"'{layer.name}' ({type(layer).__name__})" if hasattr(layer, "name") else repr(layer)
+    linear = {keras.layers.Dense: "LipschitzDense", keras.layers.Conv2D: "LipschitzConv2D"}
+    if type(layer) in linear:
+        return (
+            f"The Lipschitz constant of {name} is unknown. Its kernel is not constrained. Use "
+            f"tf_resflow.layers.{linear[type(layer)]}, or pass lipschitz_constant= to the bijector or estimator."
+        )
     return (
         f"The Lipschitz constant of {name} is unknown. Register a rule (tf_resflow.layers.register_rule), set its "
         "attribute `lipschitz_constant` (a subclass that overrides `call` does not inherit it), use a layer with a "

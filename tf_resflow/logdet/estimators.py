@@ -24,7 +24,7 @@ from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
 from tf_resflow.private_api import without_retracing_warnings
 from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
-from tf_resflow.serialization import Serializable, Settings
+from tf_resflow.serialization import Serializable, Settings, instance
 from tf_resflow.typing import Seed
 
 __all__ = [
@@ -517,3 +517,9 @@ def warn_unseeded(name: str) -> None:
             stacklevel=3,
         )
         _has_warned = True
+
+
+def get_estimator(identifier: Any) -> Any:
+    """Returns None, or an estimator that is given as an object or by its name in configs, such as "exact"."""
+    kinds = [Exact, RussianRoulette, AdaptiveRoulette, AdaptiveSeries, PowerSeries]
+    return identifier and instance("log_det_estimator", identifier, LogDetEstimator, kinds)

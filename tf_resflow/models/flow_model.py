@@ -11,7 +11,9 @@ import tensorflow_probability as tfp
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
+from tf_resflow.flows.networks import EventShape, shape_of_event
 from tf_resflow.logdet import default_estimator
+from tf_resflow.logdet.estimators import get_estimator
 from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
@@ -53,7 +55,7 @@ class FlowModel(KerasTraining):
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
-      event_shape: shape of an example.
+      event_shape: shape of an example, or the size of a vector.
       condition_shape: shape of the condition of an example, such as `[3]` for a flow with `condition_size=3`.
       num_classes: number of classes, instead of `condition_shape`, if the condition is a label
         0, ..., num_classes - 1. The flow receives it one-hot, so build it with `condition_size=num_classes`.
@@ -76,7 +78,7 @@ class FlowModel(KerasTraining):
     def __init__(
         self,
         flow: tfp.bijectors.Bijector,
-        event_shape: Sequence[int],
+        event_shape: EventShape,
         *,
         condition_shape: Sequence[int] | None = None,
         num_classes: int | None = None,
@@ -90,7 +92,10 @@ class FlowModel(KerasTraining):
         seed: int = 0,
         name: str = "flow_model",
     ):
+        if not isinstance(flow, tfp.bijectors.Bijector):
+            raise ValueError(f"flow is {flow!r:.100}. Call FlowModel(flow, event_shape), in this order.")
         super().__init__(name=name)
+        event_shape = shape_of_event(event_shape)
         self.autocast = False  # data are not cast to the policy's dtype, because the flow has its own dtype
         if bijectors.flow.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
             raise ValueError(f"{flow.name} silently drops seeds. Put it in a tf_resflow.bijectors.Flow.")
@@ -99,9 +104,11 @@ class FlowModel(KerasTraining):
         dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
         self.condition = Condition(condition_shape, num_classes, *given, dtype)
         self.condition.check_flow(flow)
-        estimator = evaluation_log_det_estimator or default_estimator(math.prod(event_shape), "evaluation")
-        self.evaluation_log_det_estimator = estimator
-        self._evaluation_distribution = bijectors.with_log_det_estimator(self.distribution, estimator)
+        default = default_estimator(math.prod(event_shape), "evaluation")
+        self.evaluation_log_det_estimator = get_estimator(evaluation_log_det_estimator) or default
+        self._evaluation_distribution = bijectors.with_log_det_estimator(
+            self.distribution, self.evaluation_log_det_estimator
+        )
         self._keras_parts = keras_parts(flow)
         _check_covered(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
@@ -140,9 +147,9 @@ class FlowModel(KerasTraining):
         return self
 
     def call(self, x: Any) -> tf.Tensor:
-        """Returns `log_prob` of examples, or of a conditional model's `(examples, condition)`, with a new seed."""
+        """Returns `log_prob` of examples, or of `(examples, condition)`, with the evaluation estimator."""
         x, condition = self.condition.split(x)
-        return self.log_prob(x, condition=condition)
+        return self.log_prob(x, condition=condition, evaluation=True)
 
     def prepare(self, x: TensorLike, seed: tf.Tensor) -> tf.Tensor:
         """Converts data to the flow's input space and dtype. An integer seed `[2]` dequantizes integers."""
@@ -297,6 +304,12 @@ def _distribution(flow, event_shape, base):
         dtype = flow.dtype or next((v.dtype for v in flow.trainable_variables), tf.float32)
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
+    if not isinstance(base, tfd.Distribution) or not base.event_shape.is_compatible_with(shape):
+        found = f"has events of shape {base.event_shape}" if isinstance(base, tfd.Distribution) else f"is {base!r}"
+        raise ValueError(
+            f"The base {found}. Give a distribution of latents of shape {shape}, such as "
+            "tfd.MultivariateNormalDiag(tf.zeros([2])) or tfd.Independent(tfd.Normal(tf.zeros([2]), 1.0), 1)."
+        )
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tf_resflow
 from tf_resflow import bijectors, layers
 from tf_resflow.layers.precision import leaves
 from tf_resflow.models.averaging import AverageWeights
@@ -95,6 +96,8 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
         _warn_of_initialization(self.flow)
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = sorted(keras.tree.flatten(callbacks or []), key=lambda c: not isinstance(c, AverageWeights))
         try:
@@ -111,6 +114,23 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         """Like `keras.Model.evaluate`, with the same kinds of data as `fit`."""
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        """Returns the results of a batch of `predict`, with the same kinds of data as `fit`.
+
+        They are log-likelihoods `[batch]` in nats, with the evaluation estimator and new random numbers. A
+        `HybridModel` returns the probabilities `[batch, classes]`.
+        """
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self(x if y is None or not self.condition else (x, y))
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns the means over an epoch. Keras shows a result of `train_step` that does not update `metrics`."""
+        return {mean.name: mean.result() for mean in self._means if mean.count > 0}
+
+    def export(self, filepath: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Exports a SavedModel like `tf_resflow.serving.export`, which explains the arguments and the result."""
+        return tf_resflow.serving.export(self, filepath, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Performs one step of `fit`."""

@@ -1,6 +1,8 @@
 """Saves the config of a model and the statistics of its data together with weights and checkpoints."""
 
 import json
+import os
+import warnings
 from typing import Any
 
 import keras
@@ -61,9 +63,26 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
         super().save_own_variables(store)
         store[_KEY] = np.frombuffer(self.serialize().encode(), np.uint8)
 
+    def load_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Like `keras.Model.load_weights`, but an error about settings comes alone, without Keras's warnings."""
+        self._mismatch: list[ValueError] = []
+        with warnings.catch_warnings(record=True) as caught:
+            try:
+                super().load_weights(filepath, *args, **kwargs)
+            except ValueError as error:
+                raise (self._mismatch or [error])[0] from None
+            finally:
+                del self._mismatch
+        for warning in caught:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
     def load_own_variables(self, store: Any) -> None:
         """Keras hook, see `save_own_variables`."""
-        self.deserialize(np.asarray(store[_KEY]).tobytes())
+        try:
+            self.deserialize(np.asarray(store[_KEY]).tobytes())
+        except ValueError as error:
+            getattr(self, "_mismatch", []).append(error)
+            raise
         super().load_own_variables({key: store[key] for key in store.keys() if key != _KEY})
 
 

@@ -46,8 +46,9 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     ```
 
     Args:
-      surrogate_posterior: a distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior`. The parts
-        of its event, if any, must form a list or a tuple. Then z is a list of vectors.
+      surrogate_posterior: a distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior`. If its
+        events are lists or tuples, z is a list of vectors, as `tfp.mcmc.TransformedTransitionKernel` requires. It
+        does not support dicts. For these, z is one vector, and the guide has an example of windowed NUTS.
 
     Returns:
       A bijector from z to the events of the surrogate.
@@ -58,12 +59,7 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     flow, others = vector_part(surrogate_posterior)
     structure = surrogate_posterior.dtype
     members = [frozen(with_log_det_estimator(flow, Exact())), *others]
-    if tf.nest.is_nested(structure):
-        if isinstance(structure, dict):
-            raise ValueError(
-                "The events of the surrogate posterior are dicts, which tfp.mcmc.TransformedTransitionKernel does "
-                "not support. Fit a surrogate posterior of a list or tuple of parts."
-            )
+    if isinstance(structure, (list, tuple)):
         members.insert(0, tfb.Invert(others[0]))  # joins the parts of z, because others[0] is a Split
     return Flow(members, name="neutra")
 

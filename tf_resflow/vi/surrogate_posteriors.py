@@ -95,6 +95,9 @@ def flow_surrogate_posterior(
             "Pass one bijector for each part, and None for a part on the reals, such as "
             "constraining_bijector={'z': None, 'scale': tfb.Exp()}."
         )
+    if not callable(base_distribution):
+        name = getattr(base_distribution, "name", base_distribution)
+        raise ValueError(f"base_distribution is {name!r}. Pass a function of loc and scale, such as tfd.Normal.")
     size, into_events = from_vectors(event_shape, constraining_bijector, validate_args)
     options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "seed": seed}
     options["log_det_estimator"] = log_det_estimator or default_estimator(size, "inference")
