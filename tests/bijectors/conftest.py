@@ -87,7 +87,7 @@ def make_block(make_branch):
 def make_coupling():
     def make(kind="affine", shape=(2,), split="channels", swap=False, seed=0, dtype="float32", **kwargs):
         """Returns a coupling with a nonzero last layer, and optionally a `condition_size`."""
-        cls = {"affine": resflow.bijectors.AffineCoupling, "additive": resflow.bijectors.AdditiveCoupling}[kind]
+        cls = getattr(resflow.bijectors, f"{kind.title()}Coupling")
         options = {"split": split, "num_parameters": cls.num_parameters, "seed": seed, "dtype": dtype}
         options["condition_size"] = kwargs.get("condition_size")
         if len(shape) == 1:

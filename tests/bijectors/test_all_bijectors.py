@@ -83,6 +83,8 @@ CASES = {
     "additive_coupling": (lambda b, c: c("additive", (3,), dtype=DTYPE), [3], [3]),
     "affine_autoregressive": (lambda b, c: autoregressive(), [3], [3]),
     "affine_coupling": (lambda b, c: c("affine", (3, 2, 4), swap=True, dtype=DTYPE), [3, 2, 4], [3, 2, 4]),
+    "spline_coupling": (lambda b, c: c("spline", (3, 2, 4), swap=True, dtype=DTYPE), [3, 2, 4], [3, 2, 4]),
+    "spline_checkerboard": (lambda b, c: c("spline", (3, 2, 1), "checkerboard", dtype=DTYPE), [3, 2, 1], [3, 2, 1]),
     "checkerboard": (lambda b, c: c("affine", (3, 2, 1), "checkerboard", True, dtype=DTYPE), [3, 2, 1], [3, 2, 1]),
 }
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from scipy import special
 
 import tf_resflow as resflow
@@ -11,6 +12,7 @@ import tf_resflow as resflow
 pytestmark = pytest.mark.quick
 AffineCoupling = resflow.bijectors.AffineCoupling
 AdditiveCoupling = resflow.bijectors.AdditiveCoupling
+SplineCoupling = resflow.bijectors.SplineCoupling
 
 
 def is_mapped(shape, split, swap):
@@ -69,8 +71,10 @@ def test_images_of_another_size(split, make_coupling, normal):
     np.testing.assert_allclose(small.forward(x), large.forward(x), atol=1e-6)
 
 
-def dense(inputs, outputs, **kwargs):
-    return keras.Sequential([keras.Input([inputs]), keras.layers.Dense(outputs, **kwargs)])
+def dense(inputs, outputs, dtype="float32", **kwargs):
+    return keras.Sequential(
+        [keras.Input([inputs], dtype=dtype), keras.layers.Dense(outputs, dtype=dtype, **kwargs)]
+    )
 
 
 def test_the_scale_is_bounded():
@@ -87,11 +91,73 @@ def test_the_scale_is_bounded():
         np.testing.assert_allclose(back, x, rtol=1e-5)
 
 
+def spline_of(logits, **options):
+    """Returns a spline coupling of pairs and its network, whose output is its bias."""
+    network = dense(1, len(logits), logits.dtype.name, kernel_initializer="zeros")
+    network.layers[-1].bias.assign(logits)
+    return SplineCoupling(network, **options)
+
+
+def pairs_of(values, dtype):
+    return tf.stack([tf.zeros(len(values), dtype), tf.constant(values, dtype)], -1)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 2e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_spline_is_that_of_tfp_inside_the_bound_and_the_identity_outside(dtype, atol, jit):
+    num, bound = 5, 3.0
+    logits = np.random.default_rng(0).normal(size=3 * num - 1).astype(dtype)
+    sizes = [2 * bound * (1e-3 + (1 - 1e-3 * num) * special.softmax(part)) for part in np.split(logits[:-4], 2)]
+    slopes = 1e-3 + np.logaddexp(0, logits[-4:] + np.log(np.expm1(1 - 1e-3)))
+    expected = tfp.bijectors.RationalQuadraticSpline(*sizes, slopes.astype(dtype), range_min=-bound)
+    coupling, x = spline_of(logits, num_bins=num, bound=bound), np.linspace(-4.0, 4.0, 100)
+    pairs = pairs_of(x, dtype)
+    values = tf.function(lambda x: (coupling.forward(x), coupling.forward_log_det_jacobian(x, 1)), jit_compile=jit)
+    y, log_det = values(pairs)
+    np.testing.assert_allclose(y[:, 1], expected.forward(x.astype(dtype)), atol=atol)
+    np.testing.assert_allclose(log_det, expected.forward_log_det_jacobian(x.astype(dtype)), atol=10 * atol)
+    np.testing.assert_array_equal(y[np.abs(x) >= bound], pairs[np.abs(x) >= bound])
+    np.testing.assert_allclose(tf.function(coupling.inverse, jit_compile=jit)(y + 0.0), pairs, atol=10 * atol)
+
+
+@pytest.mark.parametrize("bound", [0.5, 5.0])
+def test_a_spline_starts_as_the_identity(bound, normal):
+    coupling = spline_of(np.zeros(23, "float32"), bound=bound)
+    x = normal([100, 2])
+    np.testing.assert_allclose(coupling.forward(x), x, atol=2e-6)
+    np.testing.assert_allclose(coupling.inverse(x), x, atol=2e-6)
+    np.testing.assert_allclose(coupling.forward_log_det_jacobian(tf.identity(x), 1), np.zeros(100), atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [10.0, 1e4, 1e30])
+def test_steep_splines_are_finite(scale):
+    """For scale 10, the inverse of TFP's spline is NaN at some of these points."""
+    rng = np.random.default_rng(0)
+    logits = tf.constant(scale * rng.normal(size=[20_000, 23]), tf.float32)
+    coupling = SplineCoupling(keras.Sequential([keras.Input([23]), keras.layers.Dense(23)]))
+    x = np.concatenate([rng.uniform(-5.0, 5.0, 19_994), [-5.0, 5.0, 0.0, 1e30, -1e30, np.inf]])
+    for inverse in (False, True):
+        b = tf.constant(x, tf.float32)[:, tf.newaxis]
+        if inverse:
+            b, _ = coupling._map(b, logits, False)
+        with tf.GradientTape() as tape:
+            tape.watch([b, logits])
+            value, log_slope = coupling._map(b, logits, inverse)
+        gradients = tape.gradient([value, log_slope], [b, logits])
+        np.testing.assert_array_equal(value[-3:], b[-3:])
+        assert np.all(np.isfinite(value[:-1])) and np.all(np.isfinite(log_slope)), inverse
+        assert scale > 1e4 or all(np.all(np.isfinite(gradient)) for gradient in gradients), inverse
+
+
 def test_invalid_networks_and_inputs(make_coupling, refused):
     three = keras.Model(inputs := [keras.Input([1]) for _ in range(3)], keras.layers.Add()(inputs))
     to_image = r"maps \(2,\) to \(4,\)\..*\[H, W, C\] to \[H, W, 2 C\]"
     refused("split='rows'; .*'channels' or 'checkerboard'", AffineCoupling, dense(2, 4), split="rows")
     refused(r"maps \(2,\) to \(3,\).*\[..., 2 C_b\]", AffineCoupling, dense(2, 3))
     refused(to_image, AffineCoupling, dense(2, 4), split="checkerboard")
+    refused(r"maps \(2,\) to \(4,\).*\[..., 23 C_b\]", SplineCoupling, dense(2, 4))
+    refused("num_bins=1, bound=5.0. Use 2 to 500 bins", SplineCoupling, dense(1, 2), num_bins=1)
+    refused("bound=0.0. Use .* a positive bound", SplineCoupling, dense(1, 23), bound=0.0)
+    refused("at least two channels", resflow.flows.vector_flow, 1, affine_layers=(1, 0), affine=SplineCoupling)
     refused(r"one input, or two.* one output", AdditiveCoupling, three)
     refused(r"events of shape \(4, 4, 2\)", make_coupling("affine", (4, 4, 2)).inverse, tf.zeros([4, 2]))

@@ -138,17 +138,19 @@ def test_what_bounds_no_slope_has_its_reason():
         return resflow.flows.dense_coupling_network([2], (4,), num_parameters=num_parameters)
 
     affine = [resflow.bijectors.AffineCoupling(network(2), swap=swap) for swap in (False, True)]
-    additive = resflow.bijectors.AdditiveCoupling(network(1))
+    spline, additive = resflow.bijectors.SplineCoupling(network(23)), resflow.bijectors.AdditiveCoupling(network(1))
     chain = tfp.bijectors.Chain([tfp.bijectors.Invert(tfp.bijectors.Exp())], name="chain")
     unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="unknown")])
     trusted = resflow.bijectors.ResidualBlock(unknown, lipschitz_constant=0.6, event_shape=[2], name="trusted")
-    flow = resflow.bijectors.Flow([linear_block(0.5), *affine, additive, resflow.bijectors.Flow([chain]), trusted])
+    flow = resflow.bijectors.Flow(
+        [linear_block(0.5), *affine, spline, additive, resflow.bijectors.Flow([chain]), trusted]
+    )
     certificate, reason = lipschitz_certificate(flow), "The Lipschitz constant of 'unknown' (Dense) is unknown"
     assert uncertified_blocks(flow) == {"trusted": reason}
     assert certificate["blocks"]["trusted"] == {"nominal": 0.6, "certified": np.inf, "reason": reason}
     assert certificate["blocks"]["block"] == {"nominal": 0.9, "certified": pytest.approx(0.5)}
     assert certificate["flow"]["nominal"] == certificate["inverse"]["certified"] == np.inf
     reasons = certificate["unbounded"]
-    assert list(reasons)[:3] == ["affine_coupling", "affine_coupling_1", "additive_coupling"]
+    assert list(reasons)[:4] == ["affine_coupling", "affine_coupling_1", "spline_coupling", "additive_coupling"]
     assert "(Dense) is unknown" in reasons["additive_coupling"] and "chain" in reasons and "flow" not in reasons
     assert flow.lipschitz_constants(certified=True).reason == reasons["affine_coupling"]

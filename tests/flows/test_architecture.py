@@ -94,7 +94,9 @@ def test_image_flow():
     assert [variable.shape for variable in flow.bijectors[1].trainable_variables] == [(4, 4, 3)] * 2
 
 
-@pytest.mark.parametrize("coupling", [bijectors.AffineCoupling, bijectors.AdditiveCoupling])
+@pytest.mark.parametrize(
+    "coupling", [bijectors.AffineCoupling, bijectors.AdditiveCoupling, bijectors.SplineCoupling]
+)
 def test_image_flow_of_couplings(coupling):
     options = {"kernels": (3, 1, 3), "num_fc_blocks": 2, "fc_width": 5, "inv_1x1_conv": True}
     flow = flows.image_flow((8, 8, 1), (2, 1), 4, block=flows.coupling_image_block(coupling), **options)

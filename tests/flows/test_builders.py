@@ -32,6 +32,8 @@ def mixed_flow(affine, **options):
         (lambda **options: flows.vector_flow(2, 3, (4,), log_det_estimator=EXACT, **options), [2], 2, "float64"),
         (lambda **options: mixed_flow(bijectors.AffineAutoregressive, **options), [2], 2, "float64"),
         (lambda **options: mixed_flow(bijectors.AffineCoupling, **options), [2], 2, "float32"),
+        (lambda **options: mixed_flow(bijectors.SplineCoupling, **options), [2], 2, "float32"),
+        (lambda **options: image_flow(bijectors.SplineCoupling, **options), [2, 3, 4], 2, "float64"),
     ],
 )
 def test_the_parts_of_a_flow_fit(build, latent, condition_size, dtype):

@@ -202,6 +202,11 @@ def labeled(seed):
     return resflow.FlowModel(flow, [2], num_classes=3, evaluation_log_det_estimator=log_det_estimator)
 
 
+def spline(seed):
+    network = resflow.flows.dense_coupling_network(2, (4,), num_parameters=11, condition_size=2, seed=seed)
+    return flow_of(bijectors.SplineCoupling(network, num_bins=4, bound=3.0), condition_shape=[2])
+
+
 def affine(seed):
     layer = keras.layers.Dense(5, kernel_initializer=keras.initializers.HeNormal(seed))
     network = keras.Sequential([keras.Input([2]), layer])
@@ -244,7 +249,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("make", [unnamed, couplings, variational, classes, conditional, labeled, affine, tied])
+@pytest.mark.parametrize(
+    "make", [unnamed, couplings, variational, classes, conditional, labeled, spline, affine, tied]
+)
 def test_whole_models(make, tmp_path):
     """Copies have the same losses and samples. A clone has the same config, with initial weights.
 

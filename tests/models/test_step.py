@@ -85,9 +85,10 @@ def test_orders_over_replicas(data, two_replicas, stored_norms):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_networks_in_bfloat16_train(monkeypatch, data, dtype_policy):
+@pytest.mark.parametrize("coupling", [resflow.bijectors.AffineCoupling, resflow.bijectors.SplineCoupling])
+def test_networks_in_bfloat16_train(coupling, monkeypatch, data, dtype_policy):
     """The global policy applies to all networks in training. Evaluation is in float32."""
-    affine = {"affine_layers": (0, 1), "affine": resflow.bijectors.AffineCoupling}
+    affine = {"affine_layers": (0, 1), "affine": coupling}
     with dtype_policy("mixed_bfloat16"):
         model = resflow.FlowModel(resflow.flows.vector_flow(2, 1, (8,), activation="lipschitz_cube", **affine), [2])
         model.compile(optimizer=keras.optimizers.Adam(0.03))

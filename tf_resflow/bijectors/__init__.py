@@ -1,7 +1,13 @@
 """Bijectors: residual blocks, other layers of flows, compositions, and passes through a flow."""
 
 from tf_resflow.bijectors.base import FlowBijector
-from tf_resflow.bijectors.couplings import AdditiveCoupling, AffineAutoregressive, AffineCoupling, ConditionalAffine
+from tf_resflow.bijectors.couplings import (
+    AdditiveCoupling,
+    AffineAutoregressive,
+    AffineCoupling,
+    ConditionalAffine,
+    SplineCoupling,
+)
 from tf_resflow.bijectors.flow import Flow, MultiscaleFlow
 from tf_resflow.bijectors.linear import ActNorm, DCTConv, InvertibleConv1x1
 from tf_resflow.bijectors.networks import Networks
@@ -26,6 +32,7 @@ __all__ = [
     "Networks",
     "Normalize",
     "ResidualBlock",
+    "SplineCoupling",
     "Squeeze2D",
     "Whiten",
     "certified_bounds",

@@ -1,4 +1,4 @@
-"""Couplings and other affine maps of an event whose parameters come from a network."""
+"""Couplings and affine maps of an event whose parameters come from a network."""
 
 import abc
 
@@ -12,19 +12,20 @@ from tf_resflow.bijectors.networks import Networks, bounded_norm, from_rows, net
 
 
 class Coupling(NetworkBijector):
-    """Base class of the couplings `y_a = x_a`, `y_b = exp(s(x_a)) x_b + t(x_a)`; see `AffineCoupling`.
+    """Base class of the couplings `y_a = x_a`, `y_b = f(x_b)`, where x_a determines f; see `AffineCoupling`.
 
-    A subclass sets `num_parameters` and computes t and s from the network's output.
+    A subclass sets `num_parameters`, the number of parameters of f for each element of b, and implements `_map`.
     """
 
     _default_name = "coupling"
+    _settings: dict[str, float] = {}  # arguments of a subclass
     num_parameters: int
 
     def __init__(
         self, network: keras.Layer, split: str = "channels", swap: bool = False, *, name: str | None = None
     ) -> None:
         name = name or self._default_name
-        parameters = dict(locals())
+        parameters = dict(locals(), **self._settings)
         if split not in ("channels", "checkerboard"):
             raise ValueError(f"Got split={split!r}; it must be 'channels' or 'checkerboard'.")
         self._split, self._swap = split, swap
@@ -36,27 +37,24 @@ class Coupling(NetworkBijector):
         super().__init__(network, condition, parameters=parameters, name=name)
 
     @abc.abstractmethod
-    def _shift_and_log_scale(self, output):
-        """Returns the shift t and the log-scale s."""
+    def _map(self, b, parameters, inverse):
+        """Returns f(b), or the inverse of f at b, and the logarithm of the slope at each element."""
 
-    def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
+    def forward_pass(self, x: tf.Tensor, context: Context, inverse: bool = False) -> Pass:
         given, mapped = self._divide(x)
-        shift, log_scale = self._evaluate(given, context)
-        return Pass(self._unite(given, tf.exp(log_scale) * mapped + shift), self._sum(log_scale))
+        output = self._output(context)(given)
+        output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
+        mapped, log_slopes = map(self._masked, self._map(mapped, self._masked(output), inverse))
+        log_det = tf.reduce_sum(log_slopes, axis=list(range(-self._event_shape.rank, 0)))
+        return Pass(self._unite(given, mapped), log_det)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
-        given, mapped = self._divide(y)
-        shift, log_scale = self._evaluate(given, context)
-        return Pass(self._unite(given, tf.exp(-log_scale) * (mapped - shift)), -self._sum(log_scale))
-
-    def _sum(self, log_scale):
-        return tf.reduce_sum(log_scale, axis=list(range(-self._event_shape.rank, 0)))
+        return self.forward_pass(y, context, inverse=True)
 
     def _divide(self, x):
         """Returns the parts a and b. On a checkerboard, each is an image where the other part is zero."""
         if self._split == "checkerboard":
-            mask = self._mask(x)
-            return (1 - mask) * x, mask * x
+            return (1 - self._mask(x)) * x, self._masked(x)
         if self._swap:
             return tf.split(x, [self._num_mapped, self._num_given], axis=-1)[::-1]
         return tf.split(x, [self._num_given, self._num_mapped], axis=-1)
@@ -73,14 +71,9 @@ class Coupling(NetworkBijector):
         odd = tf.cast(odd, x.dtype)[..., tf.newaxis]
         return 1 - odd if self._swap else odd
 
-    def _evaluate(self, given, context):
-        output = self._output(context)(given)
-        output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
-        shift, log_scale = self._shift_and_log_scale(output)
-        if self._split == "checkerboard":
-            mask = self._mask(given)
-            return mask * shift, mask * log_scale
-        return shift, log_scale
+    def _masked(self, tensor):
+        """Returns the tensor with zeros for the pixels of a on a checkerboard."""
+        return self._mask(tensor) * tensor if self._split == "checkerboard" else tensor
 
 
 def _num_mapped(shape, output, split, num_parameters):
@@ -115,8 +108,8 @@ class AdditiveCoupling(Coupling):
         constant = 1.0 + float(bound(self.network, certified=certified))
         return LipschitzConstants(constant, constant, order)
 
-    def _shift_and_log_scale(self, output):
-        return output, tf.zeros_like(output)
+    def _map(self, b, parameters, inverse):
+        return b - parameters if inverse else b + parameters, tf.zeros_like(b)
 
 
 class AffineCoupling(Coupling):
@@ -158,9 +151,83 @@ class AffineCoupling(Coupling):
     num_parameters = 2
     _why_unbounded = "An affine coupling scales b by a function of a, so its slope in a grows with b, without bound"
 
-    def _shift_and_log_scale(self, output):
-        shift, logits = tf.split(output, 2, axis=-1)
-        return shift, tf.math.log_sigmoid(logits + 2)
+    def _map(self, b, parameters, inverse):
+        shift, logits = tf.split(parameters, 2, axis=-1)
+        log_scale = tf.math.log_sigmoid(logits + 2)
+        if inverse:
+            return tf.exp(-log_scale) * (b - shift), -log_scale
+        return tf.exp(log_scale) * b + shift, log_scale
+
+
+class SplineCoupling(Coupling):
+    r"""Coupling of the two parts a and b of an event: `y_a = x_a`, and `y_b` is a monotone spline of `x_b`.
+
+    The spline is rational-quadratic on the K bins from `-bound` to `bound`, and the identity outside. In a bin
+    \\([x_k, x_{k+1}]\\) with mean slope s and slopes \\(d_k\\) and \\(d_{k+1}\\) at its ends, it is
+    \\(y_k + (y_{k+1} - y_k) (s \xi^2 + d_k \xi (1 - \xi)) / (s + (d_k + d_{k+1} - 2 s) \xi (1 - \xi))\\), where
+    \\(\xi = (x - x_k) / (x_{k+1} - x_k)\\). The inverse is as cheap as the forward pass.
+
+    The network returns 3K - 1 neighboring values for each element of b: K widths, K heights and K - 1 slopes. If
+    they are zero, the spline is the identity. Widths and heights are at least `2 bound / 1000`, and slopes 1/1000.
+    See `AffineCoupling` for the parts and the other arguments.
+
+    Args:
+      num_bins: number K of bins, from 2 to 500.
+      bound: end of the last bin. Scale the data so that few of them are beyond it, for example with an ActNorm.
+
+    References:
+      Durkan et al., Neural Spline Flows, 2019.
+    """
+
+    _default_name = "spline_coupling"
+    num_parameters = 23
+    _why_unbounded = "The spline of b depends on a network of a, so its slope in a has no known bound"
+
+    def __init__(
+        self,
+        network: keras.Layer,
+        split: str = "channels",
+        swap: bool = False,
+        *,
+        num_bins: int = 8,
+        bound: float = 5.0,
+        name: str | None = None,
+    ) -> None:
+        if not (2 <= num_bins <= 500 and 0 < bound < np.inf):
+            raise ValueError(f"Got num_bins={num_bins}, bound={bound}. Use 2 to 500 bins and a positive bound.")
+        self._settings = self._no_dependency({"num_bins": num_bins, "bound": bound})
+        self._num_bins, self._bound, self.num_parameters = num_bins, bound, 3 * num_bins - 1
+        super().__init__(network, split, swap, name=name)
+
+    def _map(self, b, parameters, inverse):
+        # tfp.bijectors.RationalQuadraticSpline needs nine times as many operations, and its inverse can be NaN.
+        num, least, one = self._num_bins, 1e-3, np.log(np.expm1(0.999))  # softplus(one) = 1 - least
+        parameters = tf.reshape(parameters, tf.concat([tf.shape(b), [3 * num - 1]], 0))
+        *sizes, slopes = tf.split(parameters, [num, num, num - 1], axis=-1)
+        sizes = [2 * self._bound * (least + (1 - least * num) * tf.nn.softmax(logits)) for logits in sizes]
+        slopes = tf.pad(least + tf.nn.softplus(slopes + one), [*[[0, 0]] * b.shape.rank, [1, 1]], constant_values=1)
+        inside, zero = tf.abs(b) < self._bound, tf.zeros_like(b)
+        value = tf.where(inside, b, zero)
+        starts = [tf.cumsum(size, axis=-1, exclusive=True) - self._bound for size in sizes]
+        place = tf.math.count_nonzero(starts[inverse] <= value[..., tf.newaxis], axis=-1) - 1
+        chosen = tf.one_hot(place, num, dtype=b.dtype)
+        of_bins = (*starts, *sizes, slopes[..., :-1], slopes[..., 1:])
+        x, y, width, height, d, e = (tf.reduce_sum(chosen * each, axis=-1) for each in of_bins)
+        s, bend = height / width, d + e - 2 * height / width
+        if inverse:
+            up = value - y
+            linear, square = height * d - up * bend, height * (s - d) + up * bend
+            root = tf.sqrt(tf.maximum(linear**2 + 4 * up * s * square, (1e-7 * linear) ** 2))  # > 0 after rounding
+            total, falls = tf.abs(linear) + root, linear < 0  # the form without cancellation
+            xi = tf.where(falls, total, 2 * up * s) / tf.where(falls, 2 * square, total)
+        else:
+            xi = (value - x) / width
+        xi = tf.clip_by_value(xi, 0, 1)
+        both = xi * (1 - xi)
+        scale = s / (s + bend * both)
+        log_slope = tf.math.log(e * xi**2 + 2 * s * both + d * (1 - xi) ** 2) + 2 * tf.math.log(scale)
+        mapped = x + width * xi if inverse else y + height * (xi**2 + d * both / s) * scale
+        return tf.where(inside, mapped, b), tf.where(inside, -log_slope if inverse else log_slope, zero)
 
 
 class ConditionalAffine(NetworkBijector):

@@ -90,7 +90,7 @@ def coupling_image_block(coupling: type[bijectors.couplings.Coupling] = bijector
     in the first scale and by channels in the other scales. The two parts swap roles from one coupling to the next.
 
     Args:
-      coupling: `tf_resflow.bijectors.AffineCoupling` or `tf_resflow.bijectors.AdditiveCoupling`.
+      coupling: `tf_resflow.bijectors.AffineCoupling`, `AdditiveCoupling` or `SplineCoupling`.
     """
 
     def make(spec):

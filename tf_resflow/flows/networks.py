@@ -92,7 +92,7 @@ def coupling_network(
       width: number of channels of the inner layers.
       kernels: kernel sizes, one for each layer.
       split: see `tf_resflow.bijectors.AffineCoupling`. With "channels", the network receives `C // 2` channels.
-      num_parameters: number of outputs for each mapped element: 2 for `AffineCoupling`, 1 for `AdditiveCoupling`.
+      num_parameters: number of outputs for each mapped element: the attribute `num_parameters` of the coupling.
       condition_size: size of a condition vector. A dense layer of the condition shifts each channel of the first
         layer's output. `None` for an unconditional coupling.
       dtype: dtype policy, see `image_flow`.

@@ -63,7 +63,7 @@ def vector_flow(
         \\(1 + L\\). An affine layer stretches by up to \\(e^2\\), by a different factor at each point. Affine
         layers work best next to the data: `(2, 0)` from data to latent, `(0, 2)` from latent to data.
       affine: `tf_resflow.bijectors.AffineAutoregressive`, whose inverse evaluates the network once per coordinate,
-        or `tf_resflow.bijectors.AffineCoupling`, whose inverse evaluates it once.
+        or `tf_resflow.bijectors.AffineCoupling` or `SplineCoupling`, whose inverse evaluates it once.
       act_norm: whether to add ActNorms.
       mean: mean of the data. `mean` and `std` add a `Normalize` at the start of the flow.
       log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
@@ -99,7 +99,8 @@ def vector_flow(
 
     def make_affine(i):
         is_odd, options = i % 2 == 1, shared()
-        if issubclass(affine, bijectors.AffineCoupling):
+        if issubclass(affine, bijectors.couplings.Coupling):
+            options["num_parameters"] = affine.num_parameters
             network = networks.dense_coupling_network(event_shape, hidden, **options)
             return affine(network, swap=is_odd, name=f"affine{i}")
         network = networks.autoregressive_network(event_shape, hidden, reverse=is_odd, **options)
