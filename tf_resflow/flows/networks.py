@@ -178,12 +178,17 @@ def _coupling_shapes(event_shape, split, num_parameters):
     return (*positions, channels // 2), (*positions, num_parameters * (channels - channels // 2))
 
 
+@keras.saving.register_keras_serializable("tf_resflow")
+def _relu(x):
+    return keras.ops.maximum(0.0, x)
+
+
 def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed, dtype):
     policy, seeds = network_policy(dtype), np.random.default_rng(seed)
     kernels = [keras.initializers.HeNormal(int(seeds.integers(2**31))) for _ in linear]
     if activation == "relu" and condition_size is not None:
         # TensorFlow logs an error when it fuses a ReLU with the sum of a dense layer and a shift.
-        activation = functools.partial(keras.ops.maximum, 0.0)
+        activation = _relu
     stack = []
     for i, make in enumerate(linear):
         kernel = "zeros" if i == len(linear) - 1 else kernels[i]
