@@ -6,6 +6,7 @@ import tf_resflow.layers.keras_rules  # noqa: F401 (registers the rules)
 from tf_resflow.extras import check_backend
 from tf_resflow.layers import activations
 from tf_resflow.layers.activations import *  # noqa: F403
+from tf_resflow.layers.attention import Centering, Gate, L2SelfAttention
 from tf_resflow.layers.learned_concatenation import LearnableConcatenation
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_layers import LipschitzConv2D, LipschitzDense
@@ -16,6 +17,9 @@ from tf_resflow.layers.rules import LayerRule, register_rule
 check_backend(keras.config.backend())  # ~/.keras/keras.json can also set the backend
 
 __all__ = [
+    "Centering",
+    "Gate",
+    "L2SelfAttention",
     "LayerRule",
     "LearnableConcatenation",
     "LearnedOrder",
