@@ -130,7 +130,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
 
     def export(self, filepath: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Exports a SavedModel like `tf_resflow.serving.export`, which explains the arguments and the result."""
-        return tf_resflow.serving.export(self, filepath, **kwargs)
+        return tf_resflow.serving.export(self, filepath, **kwargs)  # not imported, because it is an application
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Performs one step of `fit`."""
