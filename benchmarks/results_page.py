@@ -110,9 +110,9 @@ def splines():
     tasks, flows = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "flow"))
     for task in tasks:
         found = [[row for row in rows if (row["task"], row["flow"]) == (task, flow)] for flow in flows]
-        cells = _with_best([np.mean([row["score"] for row in own]) for own in found], [True] * len(flows), max)
+        cells = _with_best([np.mean([row["score"] for row in own]) for own in found], [True] * len(flows), max, 2)
         errors = [np.linalg.norm([row["standard_error"] for row in own]) / len(own) for own in found]
-        lines.append([task, *(f"{cell} ± {error:.3f}" for cell, error in zip(cells, errors, strict=True))])
+        lines.append([task, *(f"{cell} ± {error:,.2f}" for cell, error in zip(cells, errors, strict=True))])
     steps = [np.mean([row["steps"] for row in rows if row["flow"] == flow]) for flow in flows]
     return _markdown(["Task", *flows], [*lines, ["steps", *(f"{mean:,.0f}" for mean in steps)]])
 
