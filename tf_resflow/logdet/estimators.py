@@ -522,4 +522,4 @@ def warn_unseeded(name: str) -> None:
 def get_estimator(identifier: Any) -> Any:
     """Returns None, or an estimator that is given as an object or by its name in configs, such as "exact"."""
     kinds = [Exact, RussianRoulette, AdaptiveRoulette, AdaptiveSeries, PowerSeries]
-    return identifier and instance("log_det_estimator", identifier, LogDetEstimator, kinds)
+    return None if identifier is None else instance("log_det_estimator", identifier, LogDetEstimator, kinds)
