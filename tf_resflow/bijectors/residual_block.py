@@ -197,7 +197,7 @@ class ResidualBlock(NetworkBijector):
 
     def _check_lipschitz_constant(self, branch, x, condition):
         """Raises a ValueError in the first eager pass if a given constant is below a slope of the branch."""
-        if not self._is_unchecked or not tf.executing_eagerly():
+        if not self._is_unchecked or not tf.executing_eagerly() or not x.shape[0]:
             return
         self._is_unchecked = False
         slope = observed_slope(branch, x, condition, bounded_norm(self.branch)[0])
