@@ -55,13 +55,13 @@ def observed_slope(branch: Any, x: tf.Tensor, condition: tf.Tensor | None, order
     given = [] if condition is None else [condition[:_PLACES]]
     order, x = order.order() if isinstance(order, LearnedOrder) else order or 2.0, x[:_PLACES]
     length, largest = _STEP_SIZE * tf.maximum(tf.reduce_max(tf.abs(x)), 1.0), tf.zeros([], x.dtype)
-    v: Any = tf.random.stateless_normal(tf.shape(x), [0, 0], dtype=x.dtype)
+    start, v = branch([x, *given] if given else x), tf.random.stateless_normal(tf.shape(x), [0, 0], dtype=x.dtype)
     for _ in range(_STEPS):
         v *= tf.reshape(length / lp_norm(v, order), [-1] + [1] * (x.shape.rank - 1))
         with tf.GradientTape() as tape:
             tape.watch(v)
             image = branch([x + v, *given] if given else x + v)
-        change = image - branch([x, *given] if given else x)
+        change = image - start
         slopes = lp_norm(tf.cast(change, x.dtype), order) / lp_norm(v, order)
         v = tape.gradient(image, v, change)
         if v is None or image.dtype.size < tf.float32.size:
