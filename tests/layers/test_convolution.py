@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_resflow.layers import tracing
-from tf_resflow.layers.convolution import convolution
+from tf_resflow.layers.convolution import convolution, matmul
 
 SHAPES = {
     "few outputs": ((2, 5, 6, 9), (3, 3, 9, 1)),
@@ -98,3 +98,21 @@ def test_in_bfloat16_it_is_rounded_twice_at_most(case, is_large):
     results = tf.function(value_and_gradients, autograph=False)(convolution, tf.bfloat16)
     for ours, expected in zip(results, value_and_gradients(native, tf.float64), strict=True):
         assert 0 < tf.norm(ours - expected) < 2 * 0.0017 * tf.norm(expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 0, 4), (0, 3, 4), (2, 1, 3, 4), (2, 1, 1, 3, 4)])
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_product_with_further_axes(shape, jit):
+    """Compares the value and two derivatives with NumPy and `tf.tensordot`. Known sizes stay static."""
+    rng = np.random.default_rng(0)
+    x, kernel = tf.constant(rng.normal(size=shape)), tf.constant(rng.normal(size=[4, 5]))
+    np.testing.assert_allclose(matmul(x, kernel), x.numpy() @ kernel.numpy(), rtol=1e-12, atol=1e-12)
+    computed = tf.function(functools.partial(derivatives, matmul), jit_compile=jit)(x, kernel)
+    expected = derivatives(lambda x, kernel: tf.tensordot(x, kernel, 1), x, kernel)
+    for ours, of_tensordot in zip(computed, expected, strict=True):
+        np.testing.assert_allclose(ours, of_tensordot, rtol=1e-9, atol=1e-9)
+    for known in ([None, *shape[1:]], [None] * (len(shape) - 1) + [4]):
+        product = tf.function(matmul, [tf.TensorSpec(known, tf.float64), tf.TensorSpec([4, 5], tf.float64)])
+        assert product.get_concrete_function().output_shapes == [*known[:-1], 5]
+        if 0 not in shape[1:]:
+            np.testing.assert_allclose(product(x, kernel), x.numpy() @ kernel.numpy(), rtol=1e-12, atol=1e-12)

@@ -91,7 +91,16 @@ def _shifted(tensors, kernel):
 
 
 def matmul(x: tf.Tensor, y: tf.Tensor, **options: bool) -> tf.Tensor:
-    """Computes `tf.matmul`, but rounds products in bfloat16 on CPUs, where TensorFlow can truncate them."""
+    """Computes `tf.matmul` for a matrix y. Products in bfloat16 are rounded on CPUs, where TensorFlow can truncate.
+
+    If x has further axes, the product is of all its rows at once. With oneDNN, the process can crash in a batched
+    product that broadcasts y, such as the product of [256, 1, 64, 4] and [4, 4], or in its vectorized gradient.
+    """
+    if x.shape.rank > 2:
+        batch, *positions = x.shape[:-1]
+        sizes = [tf.shape(x)[i] if size is None else size for i, size in enumerate(positions, 1)]
+        rows = matmul(tf.reshape(x, [-1, y.shape[0]]), y)
+        return tf.reshape(rows, [-1 if batch is None else batch, *sizes, y.shape[1]])
     if x.dtype != tf.bfloat16 or tf.config.list_logical_devices("GPU"):
         return tf.matmul(x, y, **options)
     return tf.cast(tf.matmul(tf.cast(x, tf.float32), tf.cast(y, tf.float32), **options), x.dtype)
@@ -102,7 +111,4 @@ def _plus(x, bias):
 
 
 def _product(x, kernel, bias=None):
-    matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
-    size = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
-    rows = _plus(matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix), bias)
-    return tf.reshape(rows, [-1, *size, matrix.shape[1]])
+    return _plus(matmul(x, tf.reshape(kernel, [-1, kernel.shape[-1]])), bias)
