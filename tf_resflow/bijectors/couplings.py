@@ -216,13 +216,18 @@ class SplineCoupling(Coupling):
         s, bend = height / width, d + e - 2 * height / width
         if inverse:
             up = value - y
-            linear, square = height * d - up * bend, height * (s - d) + up * bend
+            is_high = up > height / 2  # from the nearer end of the bin, there is no cancellation at the end
+            up = tf.where(is_high, y + height - value, up)
+            near = tf.where(is_high, e, d)
+            linear, square = height * near - up * bend, height * (s - near) + up * bend
             root = tf.sqrt(tf.maximum(linear**2 + 4 * up * s * square, (1e-7 * linear) ** 2))  # > 0 after rounding
             total, falls = tf.abs(linear) + root, linear < 0  # the form without cancellation
             xi = tf.where(falls, total, 2 * up * s) / tf.where(falls, 2 * square, total)
+            xi = tf.where(is_high, 1 - xi, xi)
         else:
             xi = (value - x) / width
-        xi = tf.clip_by_value(xi, 0, 1)
+        xi = tf.clip_by_value(xi, -1, 2)  # infinite for extremely steep splines
+        xi += tf.stop_gradient(tf.clip_by_value(xi, 0, 1) - xi)  # rounding at a knot must not stop the gradient
         both = xi * (1 - xi)
         scale = s / (s + bend * both)
         log_slope = tf.math.log(e * xi**2 + 2 * s * both + d * (1 - xi) ** 2) + 2 * tf.math.log(scale)
