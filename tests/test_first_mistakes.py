@@ -1,6 +1,9 @@
 """Mistakes in the first lines that a user writes, and the remedies that the messages name."""
 
+import math
+
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -117,5 +120,148 @@ def test_a_false_lipschitz_constant_is_found(kind):
     condition = tf.constant([0.2999])
     root = true.inverse(tf.identity(true.forward(x, condition=condition)), condition=condition)
     tf.debugging.assert_near(root, x, atol=1e-4)
+
+
+class Plain(tf.Module):
+    """A branch of the user that is not a Keras layer."""
+
+    def __init__(self, function, order=None):
+        super().__init__()
+        self.function = function
+        if order is not None:
+            self.lipschitz_order = order
+
+    def __call__(self, inputs):
+        return self.function(inputs)
+
+
+class Custom(keras.layers.Layer):
+    """A Keras layer of the user."""
+
+    def __init__(self, function, order=None, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+        if order is not None:
+            self.lipschitz_order = order
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+BRANCHES = "module", "layer", "model", "model with the attribute"
+
+
+def branch_of_kind(kind, function, order, size, dtype):
+    """Returns the function as a branch. Its constant holds in the norm of this order."""
+    if kind == "module":
+        return Plain(function, order)
+    layer = Custom(function, order, dtype=dtype)
+    if kind == "layer":
+        layer.build([None, size])
+        return layer
+    inner = Custom(function, dtype=dtype) if kind == "model with the attribute" else layer
+    network = keras.Sequential([keras.Input([size], dtype=dtype), inner])
+    if kind == "model with the attribute" and order is not None:
+        network.lipschitz_order = order
+    return network
+
+
+def check(kind, function, order, x, constant, dtype="float32"):
+    """Runs the check of a given constant."""
+    x = tf.constant(x, dtype)
+    branch = branch_of_kind(kind, function, order, x.shape[1], dtype)
+    block = ResidualBlock(branch, "power_series", lipschitz_constant=constant, event_shape=x.shape[1:])
+    block.forward(x, seed=1)
+
+
+@tf.custom_gradient
+def without_forward_mode(x):
+    @tf.custom_gradient
+    def first_derivative(upstream):
+        def second_derivative(_):
+            raise NotImplementedError
+
+        return upstream * 2.5 * (1.0 - tf.tanh(x) ** 2), second_derivative
+
+    return 2.5 * tf.tanh(x), first_derivative
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("order", [1.0, 2.0, math.inf, 3.0, None, "learned"])
+def test_a_given_constant_is_checked_in_the_norm_of_the_branch(order, dtype):
+    """Random linear branches with the norm 0.9 in their order. The constant 0.9 is accepted, and 0.7 is refused.
+
+    For orders other than 1, 2 and infinity, only one row of a matrix is not zero, so its norm has a closed form.
+    """
+    generator = np.random.default_rng(0)
+    p = {None: 2.0, "learned": 1.5}.get(order, order)
+    for case, kind in enumerate(BRANCHES):
+        if order == "learned":
+            order = resflow.layers.LearnedOrder(1.5, dtype="float64" if dtype == "float64" else "float32")
+        if isinstance(order, resflow.layers.LearnedOrder) and dtype in ("float16", "bfloat16"):
+            continue  # the block has the dtype of the order
+        matrix = np.tril(generator.normal(size=[5, 5]) + 1.0)
+        if p in (1.0, 2.0, math.inf):
+            norm = np.linalg.norm(matrix, p)
+        else:
+            matrix[1:] = 0.0
+            matrix[0] = generator.normal(size=5)
+            norm = np.linalg.norm(matrix[0], p / (p - 1.0))
+        matrix *= 0.9 / norm
+        x = generator.normal(size=[(1, 20)[case % 2], 5]) + 1e3 * (case > 1)
+        function = lambda x, matrix=matrix: tf.matmul(x, tf.constant(matrix.T, x.dtype)) + 7.0  # noqa: E731
+        check(kind, function, order, x, 0.9, dtype)
+        with pytest.raises(ValueError, match=r"lipschitz_constant=0\.7, .* slope of 0\.[89]"):
+            check(kind, function, order, x, 0.7, dtype)
+
+
+SHIFTS = {"near": 0.0, "far": 1e3, "very far": 2.0**20}
+STEEP = {
+    "tanh": lambda x: 3.0 * tf.tanh(x),
+    "a kink": lambda x: 3.0 * tf.nn.relu(x),
+    "one direction": lambda x: x * tf.constant([0.1] * 6 + [2.5], x.dtype),
+    "no forward mode": without_forward_mode,
+    "a loop": lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, 1.4 * y), (0, tf.tanh(x)))[1],
+}
+FLAT = {
+    "linear": lambda x: 0.5 * x,
+    "tanh": lambda x: 0.5 * tf.tanh(x),
+    "constant": lambda x: 0.0 * x,
+    "independent": lambda x: tf.ones_like(x),
+}
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_only_false_constants_are_refused(shift):
+    """Rows are zero, random, integers, far from zero, or not finite, and so are the values of the branch."""
+    far = SHIFTS[shift]
+    generator = np.random.default_rng(0)
+    rows = 0.1 * generator.normal(size=[20, 7])
+    with_gaps = rows.copy()
+    with_gaps[[0, 3, 4]] = [[np.nan], [np.inf], [-np.inf]]
+    integers = np.round(10 * rows)
+    for x in (np.zeros([4, 7]), rows, rows[:1], with_gaps, integers):
+        kind = str(generator.choice(BRANCHES))
+        for function in FLAT.values():
+            check(kind, lambda x, f=function: f(x - far) + far, None, x + far, 0.5)
+        for function in STEEP.values():
+            with pytest.raises(ValueError, match=r"slope of [1-4]"):
+                check(kind, lambda x, f=function: f(x - far) + far, None, x + far, 0.9)
+
+
+@pytest.mark.parametrize("kind", [ResidualBlock, resflow.bijectors.MonotoneBlock])
+def test_a_false_constant_stays_refused_and_a_declared_order_is_used(kind):
+    block = kind(branch_of(Tripled()), lipschitz_constant=0.9)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="slope of"):
+            block.forward(tf.zeros([2, 2]))
+    block.forward(tf.zeros([0, 2]))
+    half = Custom(lambda x: tf.matmul(x, [[0.25, 0.25], [0.25, 0.25]]), 1.0)
+    half.lipschitz_constant = 0.5  # a branch whose constant holds in the 1-norm needs no argument
+    for block in (kind(branch_of(half)), kind(branch_of(half), lipschitz_constant=0.5)):
+        assert block.lipschitz_constant == 0.5 and block.lipschitz_constants().order == 1.0
     linear_branch = branch_of(resflow.layers.LipschitzDense(2, coefficient=0.9, kernel_initializer="ones"))
-    kind(linear_branch, lipschitz_constant=0.9).forward(1e4 * x)  # the slope is 0.9, up to rounding
+    kind(linear_branch, lipschitz_constant=0.9).forward(tf.fill([3, 2], 1e3))  # the slope is 0.9, up to rounding

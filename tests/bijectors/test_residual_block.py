@@ -1,5 +1,8 @@
 """The residual block: shapes, conditions, dtypes, errors, and inverses that do not converge."""
 
+import functools
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -147,6 +150,122 @@ def test_invalid_inputs(vector_block, conditional_block, refused):
     refused(r"needs conditions of shape \(3,\)", conditional_block.forward, y, condition=y)
     function = tf.function(vector_block.forward, input_signature=[tf.TensorSpec(None)])
     refused("an input of shape <unknown>", function, tf.zeros([4, 3]))
+
+
+def stack(shape, *parts):
+    return keras.Sequential([keras.Input(shape), *parts])
+
+
+def of_two(merge, condition):
+    """Returns a branch of x `[3, 2]` and a condition."""
+    x, c = keras.Input([3, 2]), keras.Input(condition)
+    return keras.Model([x, c], merge([keras.layers.Rescaling(0.45)(x), c]))
+
+
+def near_identity(units, **options):
+    large = keras.initializers.Identity(5.0)  # the norm is at the coefficient
+    return resflow.layers.LipschitzDense(units, coefficient=0.99, kernel_initializer=large, **options)
+
+
+def pixelwise(domain, codomain):
+    options = {"domain": domain, "codomain": codomain, "kernel_initializer": "ones"}
+    return resflow.layers.LipschitzConv2D(2, 1, 0.9, **options)
+
+
+def attention(num_heads=1):
+    return resflow.layers.L2SelfAttention(num_heads)
+
+
+def concatenated(merge):
+    x = keras.Input([3, 2])
+    h = merge([x, near_identity(2)(x)])
+    return keras.Model(x, keras.layers.Rescaling(0.5)(keras.layers.Cropping1D((0, 3))(h)))
+
+
+def dense_net():
+    x = keras.Input([3, 2])
+    h = resflow.layers.LearnableConcatenation(0.9)([x, near_identity(2)(x)])
+    return keras.Model(x, near_identity(2)(h))
+
+
+OF_ANY_POSITIONS = {
+    "attention": lambda: stack([2, 1], near_identity(1), attention(), near_identity(1)),
+    "attention with heads": lambda: stack([2, 2], near_identity(2), attention(2), near_identity(2)),
+    "nested attention": lambda: stack([2, 1], near_identity(1), stack([2, 1], attention())),
+    "a convolution": lambda: stack([3, 2, 2], resflow.layers.LipschitzConv2D(2, 3, 0.9, kernel_initializer="ones")),
+    "one tap": lambda: stack([3, 2, 2], pixelwise(2, 1), pixelwise(1, 2)),
+    "dense": lambda: stack([3, 2], near_identity(2)),
+    "dense in the inf-norm": lambda: stack([3, 2], near_identity(2, domain=np.inf, codomain=np.inf)),
+    "dense from 1 to 2": lambda: stack([6], near_identity(6, domain=1), near_identity(6, codomain=1)),
+    "flattened": lambda: stack(
+        [3, 2],
+        keras.layers.Flatten(),
+        near_identity(6, codomain=1),
+        near_identity(6, domain=1),
+        keras.layers.Reshape([3, 2]),
+    ),
+    "learned weights": dense_net,
+    "concatenated positions": lambda: concatenated(keras.layers.Concatenate(1)),
+    "rescaled positions": lambda: stack([3, 2], keras.layers.Rescaling(np.full([3, 2], 0.9))),
+    "rescaled channels": lambda: stack([3, 2], keras.layers.Rescaling(np.full([1, 2], 0.9))),
+    "permuted": lambda: stack([3, 2], keras.layers.Permute([2, 1]), near_identity(3), keras.layers.Permute([2, 1])),
+    "padded": lambda: stack([3, 2], keras.layers.ZeroPadding1D(1), near_identity(2), keras.layers.Cropping1D(1)),
+    "added": lambda: of_two(keras.layers.Add(), [3, 2]),
+    "subtracted": lambda: of_two(keras.layers.Subtract(), [3, 2]),
+    "averaged": lambda: of_two(keras.layers.Average(), [3, 2]),
+    "added to each position": lambda: of_two(keras.layers.Add(), [1, 2]),
+}
+
+
+def steep_events(shape):
+    """Returns random events, and events with one position far from the others, where attention is steep."""
+    events = np.random.default_rng(0).normal(size=[3, *shape])
+    for i, distance in enumerate((1.4, 2.17)):
+        events[i] = 0.0
+        events[i].reshape([-1, shape[-1]])[0, 0] = distance
+    return tf.constant(events, tf.float32)
+
+
+@pytest.mark.parametrize("name", OF_ANY_POSITIONS)
+def test_events_of_another_shape_are_refused_or_have_the_constant(name):
+    """Calls both blocks, and the layers as Keras does, with fewer and with more positions."""
+    branch = OF_ANY_POSITIONS[name]()
+    given = {"has_condition": len(branch.inputs) > 1}
+    block = ResidualBlock(branch, resflow.logdet.PowerSeries(1), **given)
+    monotone = resflow.bijectors.MonotoneBlock(branch, resflow.logdet.PowerSeries(1), **given)
+    bound, order = block.lipschitz_constant, resflow.layers.lipschitz_constants.lipschitz_order(branch)
+    g, built_for = resflow.layers.program.bind(branch), branch.inputs[0].shape[1:]
+    unknown = tf.TensorSpec([None] * len(built_for) + [built_for[-1]])
+    options = {"seed": 1}
+    conditions = [tf.ones([3, *c.shape[1:]]) for c in branch.inputs[1:]]
+    options |= {"condition": conditions[0]} if conditions else {}
+    in_graph = tf.function(lambda x: block.forward(x, **options), [unknown], autograph=False)
+    layers = [] if any(isinstance(layer, keras.Model) for layer in branch.layers) or conditions else branch.layers
+    calls = [block.forward, block.inverse, monotone.forward]
+    calls = [functools.partial(call, **options) for call in calls] + [in_graph]
+    if isinstance(branch, keras.Sequential) and layers:
+        calls.append(lambda x: tf.ensure_shape(functools.reduce(lambda h, layer: layer(h), layers, x), x.shape))
+    others = itertools.product((1, 64) if len(built_for) == 2 else (1, 4), repeat=len(built_for) - 1)
+    for positions in (built_for[:-1], *others):
+        shape = [*positions, built_for[-1]]
+        x = steep_events(shape)
+        is_refused = set()
+        for call in calls:
+            try:
+                assert call(tf.identity(x)).shape == x.shape
+                is_refused.add(False)
+            except (ValueError, tf.errors.InvalidArgumentError):
+                is_refused.add(True)
+        assert len(is_refused) == 1, f"some calls refuse the shape {shape}"
+        if is_refused == {True}:
+            assert positions != built_for[:-1]
+            continue
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = g([x, *conditions])
+        jacobians = tape.batch_jacobian(y, x)
+        slopes = np.linalg.norm(tf.reshape(jacobians, [3, np.prod(shape), np.prod(shape)]), order, axis=(1, 2))
+        assert np.max(slopes) <= bound * (1 + 1e-5), shape
 
 
 def test_inverse_that_does_not_converge(make_block, capfd, normal):

@@ -53,8 +53,9 @@ def test_no_slope_exceeds_the_constant(num, size, heads):
 
 
 def test_the_bound_is_below_that_of_kim_et_al():
-    """`c exp(c + 1) = N - 1` is solved by bisection. One position has the slope 1."""
+    """`c exp(c + 1) = N - 1` is solved by bisection. One position has the slope 1. Fewer positions have less."""
     assert attention_slope(1) == 1.0
+    assert np.all(np.diff([attention_slope(num) for num in range(1, 2000)]) > 0)
     for num in (2, 5, 23, 24, 100, 10_000):
         low, high = 0.0, 20.0
         for _ in range(80):
@@ -66,7 +67,8 @@ def test_the_bound_is_below_that_of_kim_et_al():
 def test_derivatives():
     """The derivative along a direction is that of a tape, and far positions lose no precision in float32."""
     x, v = np.random.default_rng(0).normal(size=[2, 3, 5, 4])
-    operation, weights = AttentionOperation("float64", 2, 0.7), [tf.constant([0.5, 2.0], tf.float64)]
+    operation, weights = AttentionOperation("float64", 2, 5), [tf.constant([0.5, 2.0], tf.float64)]
+    scale = 1.0 / attention_slope(5)
     y, change = operation.jvp([tf.constant(x)], [tf.constant(v)], weights)
     apply = lambda x: operation([x], weights)  # noqa: E731
     expected = tf.linalg.matvec(jacobians(apply, tf.constant(x)), v.reshape([3, 20]))
@@ -74,10 +76,10 @@ def test_derivatives():
     np.testing.assert_allclose(y, apply(tf.constant(x)), rtol=1e-12)
     distance = np.sum((x[0, :, np.newaxis, :2] - x[0, np.newaxis, :, :2]) ** 2, axis=-1)
     kernel = np.exp(-0.25 * distance)
-    expected = 0.7 * (kernel / kernel.sum(axis=1, keepdims=True)) @ x[0, :, :2]
+    expected = scale * (kernel / kernel.sum(axis=1, keepdims=True)) @ x[0, :, :2]
     np.testing.assert_allclose(y[0, :, :2], expected, rtol=1e-10)
-    single = AttentionOperation("float32", 2, 0.7)
-    shifted = single([tf.constant(x + 1000.0, tf.float32)], [tf.constant([0.5, 2.0])]) - 700.0
+    single = AttentionOperation("float32", 2, 5)
+    shifted = single([tf.constant(x + 1000.0, tf.float32)], [tf.constant([0.5, 2.0])]) - 1000.0 * scale
     np.testing.assert_allclose(shifted, y, atol=1e-3)
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_resflow import layers
 from tf_resflow.bijectors.base import Context, LipschitzConstants, NetworkBijector, Pass
 from tf_resflow.bijectors.networks import Networks, bounded_norm, check_built, from_rows, input_shapes, output_shape
-from tf_resflow.layers.lipschitz_constants import observed_slope
+from tf_resflow.layers.lipschitz_constants import declared_order, observed_slope
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.logdet.elimination import log_det_and_inverse
 from tf_resflow.logdet.estimators import get_estimator, warn_unseeded
@@ -21,7 +21,6 @@ from tf_resflow.solvers.residual_inverse import solve_residual
 from tf_resflow.typing import Shape
 
 _SQRT2 = math.sqrt(2.0)
-_ROUNDING = 1 + 1e-3  # relative error of an observed slope in float32
 _LOOSE = 1e-3  # relative tolerance of a monotone block in training
 
 
@@ -67,8 +66,9 @@ class ResidualBlock(NetworkBijector):
         default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
       lipschitz_constant: bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
-        not know. The first eager pass raises an error if the branch is clearly steeper at its inputs, in the
-        2-norm or in the norm of the attribute `lipschitz_order` of the branch. This does not prove the bound.
+        not know. It holds in the norm of the attribute `lipschitz_order` of the branch or of its first layer that
+        has one, and otherwise in the 2-norm. The first eager pass raises an error if the branch is clearly steeper
+        at or near its inputs. This does not prove the bound.
       has_condition: whether the branch is called with `[x, condition]`. The constant is with respect to x.
       event_shape: shape of an event, for a branch without a known input shape.
       validate_args: whether `inverse` raises an error if an example did not converge. By default, it prints a
@@ -156,6 +156,8 @@ class ResidualBlock(NetworkBijector):
         order, reason = bounded_norm(self.branch)
         if certified and reason:
             return LipschitzConstants(reason=reason)
+        if not certified and self.parameters["lipschitz_constant"] is not None:
+            order = declared_order(self.branch)
         constant = float(bound(self.branch, certified=True)) if certified else self.lipschitz_constant
         if constant < 1.0:
             return LipschitzConstants(1.0 + constant, 1.0 / (1.0 - constant), order)
@@ -169,9 +171,9 @@ class ResidualBlock(NetworkBijector):
         self._check_lipschitz_constant(branch, x, condition)
         if not context.compute_log_det:
             g = branch(x if condition is None else [x, condition])
-            return Pass(from_rows(x + tf.cast(g, x.dtype), batch_shape))
+            return Pass(from_rows(self._of_shape(x, x + tf.cast(g, x.dtype)), batch_shape))
         y, log_det = self.log_det_estimator(branch, x, condition, seed=self._seed(context))
-        return Pass(from_rows(y, batch_shape), from_rows(log_det, batch_shape))
+        return Pass(from_rows(self._of_shape(x, y), batch_shape), from_rows(log_det, batch_shape))
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         """Returns the `Pass` from latent to data. A log-determinant needs one more evaluation of g."""
@@ -182,6 +184,17 @@ class ResidualBlock(NetworkBijector):
             x = tf.identity(solution.root)
         log_det = tf.negative(self.forward_pass(x, context).log_det) if context.compute_log_det else None
         return Pass(x, log_det, solutions=(solution,))
+
+    def _of_shape(self, x, y):
+        """Returns y = x + g(x). Raises an InvalidArgumentError if it does not have the shape of x."""
+        if y.shape[1:].is_fully_defined() and y.shape[1:] == x.shape[1:]:
+            return y
+        message = (
+            f"The branch of {self.name} maps events of shape {x.shape[1:]} to another shape. Pass events of the "
+            f"shape that it was built for, {self.event_shape}."
+        )
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(y), tf.shape(x), message)]):
+            return tf.identity(y)
 
     def _seed(self, context):
         """Returns the seed of an estimate. Warns if a random estimate got no `seed` argument, not even None."""
@@ -197,15 +210,15 @@ class ResidualBlock(NetworkBijector):
 
     def _check_lipschitz_constant(self, branch, x, condition):
         """Raises a ValueError in the first eager pass if a given constant is below a slope of the branch."""
-        if not self._is_unchecked or not tf.executing_eagerly() or not x.shape[0]:
+        if not self._is_unchecked or not tf.executing_eagerly() or not x.shape.num_elements():
             return
-        self._is_unchecked = False
-        slope = observed_slope(branch, x, condition, bounded_norm(self.branch)[0])
-        if slope > _ROUNDING * self.lipschitz_constant:
+        slope, rounding = observed_slope(branch, x, condition, declared_order(self.branch))
+        if slope > self.lipschitz_constant * (1.0 + rounding):
             raise ValueError(
                 f"{self.name} got lipschitz_constant={self.lipschitz_constant:.4g}, but the branch has a slope of "
                 f"{slope:.4g} near the given values. Pass a true bound below 1, or use Lipschitz layers."
             )
+        self._is_unchecked = False
 
     def _report(self, solution, context):
         """Returns operations that raise an error (`validate_args`) or warn if an example did not converge."""

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from scipy.special import lambertw
 
-from tf_resflow.layers.operations import FunctionOperation, Operation
+from tf_resflow.layers.operations import FunctionOperation, Operation, of_at_most
 from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.layers.tracing import wide_dtype
 from tf_resflow.typing import Shape
@@ -20,7 +20,8 @@ class L2SelfAttention(RuledLayer):
     The input is `[batch, N, D]`, and each row of P sums to 1. Each head has its part of the D features and a
     trainable s > 0, initially 1. The layer has no kernels: put it between Lipschitz layers. It is 1-Lipschitz in
     the 2-norm over all positions (`lipschitz_order`). The [constant](../mathematics.md#attention) \\(L_N\\)
-    does not depend on s. It is 2.3, 9.6 and 19.4 for N = 2, 16 and 64.
+    does not depend on s. It is 2.3, 9.6 and 19.4 for N = 2, 16 and 64. N is the number of positions at build time.
+    The bound also holds for fewer positions. More positions raise the same errors as in `LipschitzConv2D`.
 
     ```python
     import keras
@@ -55,10 +56,10 @@ class L2SelfAttention(RuledLayer):
                 f"features], with a known num and features divisible by num_heads = {self.num_heads}. Start the "
                 "branch with keras.Input([num, features])."
             )
-        self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))
+        self.num_positions = input_shape[1]
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: input_shape[2]})
         one = keras.initializers.Constant(math.log(math.e - 1.0))  # softplus maps it to 1
         self.logits = self.add_weight(name="sharpness", shape=(self.num_heads,), initializer=one, autocast=False)
-        self.scale = 1.0 / attention_slope(input_shape[1])
 
 
 class Centering(RuledLayer):
@@ -90,10 +91,10 @@ def attention_slope(num: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionOperation(Operation):
-    """L2 self-attention times `scale`, in at least float32. The weight has s of each head."""
+    """L2 self-attention, 1-Lipschitz for up to `num_positions`, in at least float32. The weight has s per head."""
 
     num_heads: int
-    scale: float
+    num_positions: int
 
     def __call__(self, inputs, weights):
         return self._attend(*inputs, *weights)[0]
@@ -106,7 +107,11 @@ class AttentionOperation(Operation):
         return h, self._joined(v, *derivatives, *weights)
 
     def _attend(self, x, s):
-        y = self._heads(x, s)
+        message = (
+            f"L2SelfAttention was called on inputs of shape {x.shape}, but its Lipschitz constant holds for up to "
+            f"{self.num_positions} positions. Build it on the largest number of positions."
+        )
+        y = self._heads(of_at_most((self.num_positions,), x, message), s)
         center = tf.reduce_mean(y, 2, keepdims=True)
         y -= center  # a far center would cancel in the distances
         p = tf.nn.softmax(_affinities(y, y))
@@ -114,12 +119,16 @@ class AttentionOperation(Operation):
 
     def _heads(self, x, s):
         """Returns the parts of s x, `[batch, heads, N, features]`."""
-        parts = tf.reshape(x, [-1, x.shape[1], self.num_heads, x.shape[2] // self.num_heads])
+        parts = tf.reshape(x, [-1, _num_positions(x), self.num_heads, x.shape[2] // self.num_heads])
         return tf.transpose(tf.cast(parts, s.dtype) * s[:, tf.newaxis], [0, 2, 1, 3])
 
     def _joined(self, heads, x, s):
-        y = tf.transpose(heads, [0, 2, 1, 3]) * (self.scale / s)[:, tf.newaxis]
-        return tf.cast(tf.reshape(y, [-1, *x.shape[1:]]), x.dtype)
+        y = tf.transpose(heads, [0, 2, 1, 3]) / (attention_slope(self.num_positions) * s)[:, tf.newaxis]
+        return tf.cast(tf.reshape(y, [-1, _num_positions(x), x.shape[2]]), x.dtype)
+
+
+def _num_positions(x):
+    return tf.shape(x)[1] if x.shape[1] is None else x.shape[1]
 
 
 def _affinities(y, u):
@@ -130,7 +139,7 @@ def _affinities(y, u):
 @register_rule(L2SelfAttention)
 class _AttentionRule(LayerRule):
     def operation(self, layer, site):
-        return AttentionOperation(site.dtype, layer.num_heads, layer.scale)
+        return AttentionOperation(site.dtype, layer.num_heads, layer.num_positions)
 
     def variables(self, layer):
         return [layer.logits]

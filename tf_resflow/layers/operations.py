@@ -85,20 +85,11 @@ class ConvolutionOperation(_LinearOperation):
 
     def __call__(self, inputs, weights):
         (x,), (kernel, *bias) = inputs, weights
-        return convolution(self._checked(x), kernel, *bias)
-
-    def _checked(self, x):
-        sizes = tuple(x.shape[1:3])
         message = (
             "A Lipschitz convolution was called on images larger than those it was built for. Its norm is "
             f"constrained for images of up to {self.image_size} pixels. Build it on the largest image."
         )
-        if any(size is not None and size > most for size, most in zip(sizes, self.image_size, strict=True)):
-            raise ValueError(message)
-        if None not in sizes:
-            return x
-        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(x)[1:3], self.image_size, message)]):
-            return tf.identity(x)
+        return convolution(of_at_most(self.image_size, x, message), kernel, *bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +213,20 @@ class OpaqueOperation(Operation):
     def __call__(self, inputs, weights):
         with in_evaluation_dtype(self.layer):
             return self.function(inputs)
+
+
+def of_at_most(sizes: tuple[int, ...], x: tf.Tensor, message: str) -> tf.Tensor:
+    """Returns x `[batch, *positions, channels]`. Raises an error if there are more positions than `sizes`.
+
+    The error is a ValueError for static sizes, and otherwise an InvalidArgumentError when the graph runs.
+    """
+    positions = x.shape[1:-1]
+    if any(size is not None and size > largest for size, largest in zip(positions, sizes, strict=True)):
+        raise ValueError(message)
+    if positions.is_fully_defined():
+        return x
+    with tf.control_dependencies([tf.debugging.assert_less_equal(tf.shape(x)[1:-1], sizes, message)]):
+        return tf.identity(x)
 
 
 def _with_zeros(sizes, tangents):

@@ -85,8 +85,8 @@ class LayerRule:
         return declared_constant(layer)
 
     def domain(self, layer: Any) -> Any:
-        """Returns the order of the norm of the inputs if the layer prescribes one, and None otherwise."""
-        return None
+        """Returns the order of the norm of the inputs if the layer has one (by `lipschitz_order`), or else None."""
+        return getattr(layer, "lipschitz_order", None)
 
     def bound(
         self,
