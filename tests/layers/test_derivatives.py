@@ -1,6 +1,7 @@
 """Compares the forward-mode derivatives of programs with reverse mode in float64."""
 
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tf_resflow import flows, layers
 from tf_resflow.layers.program import read
+from tf_resflow.logdet import Exact
 
 DTYPE = {"dtype": "float64"}
 
@@ -137,12 +139,12 @@ def derivatives(jacobian, network, inputs, twice=True):
     sources = [*inputs, *(variable.value for variable in network.trainable_variables)]
     with tf.GradientTape() as outer:
         outer.watch(inputs)
-        with tf.GradientTape() as inner:
+        with tf.GradientTape(persistent=True) as inner:
             inner.watch(inputs)
             value, matrix = jacobian(network, inputs)
             loss = tf.reduce_sum(tf.sin(matrix)) + tf.reduce_sum(value**2)
         first = inner.gradient(loss, sources, unconnected_gradients="zero")
-        second = tf.add_n([tf.reduce_sum(gradient**2) for gradient in first])
+        second = tf.add_n([tf.reduce_sum(gradient**2) for gradient in inner.gradient(loss, inputs)])
     last = outer.gradient(second, sources, unconnected_gradients="zero") if twice else []
     return [value, matrix, *first, *last]
 
@@ -159,6 +161,57 @@ def test_the_jacobian():
     for rows in (len(inputs[0]), 2):
         batch = [x[:rows] for x in inputs]
         assert_all_close(fused(batch), derivatives(reverse_jacobian, network, batch, False))
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0, np.inf])
+def test_second_derivatives_are_right_or_refused(order, in_graph):
+    """In kernels, a second derivative exists only if the norm has a closed form. Others hold v constant."""
+    options = {"domain": order, "codomain": order, "dtype": "float64"}
+    large = keras.initializers.RandomNormal(seed=1)
+    first, last = (layers.LipschitzDense(n, 0.8, kernel_initializer=large, **options) for n in (5, 3))
+    branch = keras.Sequential([keras.Input([3], dtype="float64"), first, layers.LipSwish(dtype="float64"), last])
+    for layer in (first, last):
+        layer.kernel.assign(30.0 * layer.kernel)
+        layers.converge_norms(layer)
+    kernel = first.kernel.value
+    start = kernel.numpy()
+    x, of_x = (tf.constant(array) for array in np.random.default_rng(0).normal(size=[2, 2, 3]))
+    of_kernel = tf.constant(np.random.default_rng(1).normal(size=[3, 5]))
+    directions = {"x": of_x, "kernel": of_kernel}
+
+    def slope(source, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            log_det = tf.reduce_sum(tf.sin(Exact()(branch, x)[1]))
+        return tf.reduce_sum(directions[source] * tape.gradient(log_det, {"x": x, "kernel": kernel}[source]))
+
+    def second(source, target):
+        with tf.GradientTape(watch_accessed_variables=target == "kernel") as tape:
+            tape.watch(x)
+            inner = slope(source, x)
+        return tf.reduce_sum(directions[target] * tape.gradient(inner, {"x": x, "kernel": kernel}[target]))
+
+    def difference(source, target, step=1e-5):
+        sides = []
+        for sign in (1.0, -1.0):
+            kernel.assign(start + (sign * step * of_kernel if target == "kernel" else 0.0))
+            layers.converge_norms(first)
+            sides.append(slope(source, x + (sign * step * of_x if target == "x" else 0.0)))
+        kernel.assign(start)
+        layers.converge_norms(first)
+        return (sides[0] - sides[1]) / (2 * step)
+
+    for source, target in itertools.product(directions, directions):
+        expected = difference(source, target)
+        compute = functools.partial(second, source, target)
+        compute = tf.function(compute, autograph=False) if in_graph else compute
+        if source == target == "kernel" and order in (2.0, 3.0):
+            with pytest.raises(ValueError, match="second derivative in the kernel"):
+                compute()
+        else:
+            rtol = 0.03 if order == 3.0 else 1e-4  # its search for the maximizer v ends earlier
+            np.testing.assert_allclose(compute(), expected, rtol=rtol, atol=1e-7, err_msg=f"{source} {target}")
 
 
 class Doubled(keras.Sequential):

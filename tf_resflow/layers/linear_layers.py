@@ -57,7 +57,8 @@ class LipschitzDense(LipschitzLayer):
         `normalization`, "induced", or "schatten" for an upper bound of the norm 2 -> 2; `use_bias`;
         `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
         relative change of v by a power step at which an update of the norm stops (1e-3); and `max_iterations`, the
-        maximum number of steps in an update (12).
+        maximum number of steps in an update (12, or 8
+        for convolutions).
 
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
@@ -122,7 +123,7 @@ class LipschitzConv2D(LipschitzLayer):
     def __init__(
         self, filters: int, kernel_size: int | Sequence[int], coefficient: float = COEFFICIENT, **kwargs: Any
     ):
-        super().__init__(coefficient, **kwargs)
+        super().__init__(coefficient, **{"max_iterations": 8, **kwargs})
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(taps % 2 == 0 for taps in size):
             raise ValueError(f"kernel_size is {kernel_size!r}; expected an odd positive integer or a pair of them.")

@@ -69,19 +69,22 @@ class MatrixOperator(_Operator):
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         if kernel.shape.rank == 2:
             return tf.matmul(v, kernel)
-        # One vector per stacked kernel, `[matrices, inputs]`. For small matrices, this beats a batched matmul.
-        return tf.reduce_sum(tf.expand_dims(v, 2) * kernel, 1)
+        return tf.squeeze(tf.matmul(tf.expand_dims(v, 1), kernel), 1)  # one vector per kernel, `[matrices, inputs]`
 
     def rmatvec(self, kernel: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         if kernel.shape.rank == 2:
             return tf.matmul(u, kernel, transpose_b=True)
-        return tf.reduce_sum(tf.expand_dims(u, 1) * kernel, 2)
+        return tf.squeeze(tf.matmul(tf.expand_dims(u, 1), kernel, transpose_b=True), 1)
 
     def outer(self, v: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Returns the gradient of <u, W v> in the kernel."""
         if len(self.shape) == 2 and v.shape[0] == 1:
             return tf.matmul(v, u, transpose_a=True)
         return tf.expand_dims(v, 2) * tf.expand_dims(u, 1)
+
+    def gram(self, kernel: tf.Tensor) -> tf.Tensor:
+        of_outputs = self.num_outputs < self.num_inputs
+        return tf.matmul(kernel, kernel, transpose_a=of_outputs, transpose_b=not of_outputs)
 
     def row_sums(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the sum of each output's weights, in the shape of an output (with a leading axis for images)."""

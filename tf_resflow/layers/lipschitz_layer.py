@@ -18,7 +18,7 @@ COEFFICIENT = 0.98  # default of each linear layer, as in the published code
 _NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
 
 _NUM_STARTS = 4
-_AT_BUILD = (1e-3, 60, 32)  # tolerance, max_iterations, num_fresh
+_AT_BUILD = (1e-3, 60)  # tolerance, max_iterations
 
 
 class LipschitzLayer(RuledLayer):
@@ -26,7 +26,9 @@ class LipschitzLayer(RuledLayer):
 
     The norm is computed in float64 if the variables have that dtype, and in float32 otherwise. To allow for
     rounding, a layer stays below its coefficient by a relative margin of 2^-20 in float32 and 2^-49 in float64. If
-    it computes in bfloat16 or float16, even if only in training, the margin is the epsilon of that dtype.
+    it computes in bfloat16 or float16, even if only in training, the margin is the epsilon of that dtype. It covers
+    the rounding of the entries of trained kernels. Only entries that all round in one direction, as in a Hadamard
+    matrix, exceed it. `lipschitz_bound` is rigorous for any kernel.
     """
 
     _operator: LinearOperator  # set when the layer is built
@@ -201,7 +203,7 @@ def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
 
 
 def update_stack(
-    layers: Sequence[LipschitzLayer], tolerance: float | None, max_iterations: int | None, num_fresh: int
+    layers: Sequence[LipschitzLayer], tolerance: float | None, max_iterations: int | None, num_fresh: int | None
 ) -> tf.Tensor:
     """Runs `update_norms` for one of the `stacks`, and returns the number of iterations."""
     first = layers[0]

@@ -6,24 +6,33 @@ stacked, `[matrices, inputs, outputs]`, with one start per matrix.
 """
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from scipy.sparse import linalg
 
 from tf_resflow.layers.linear_operators import LinearOperator, MatrixOperator
-from tf_resflow.layers.tracing import traced_once
+from tf_resflow.layers.tracing import first_order_only, traced_once
 from tf_resflow.private_api import custom_gradient
 
 Order: TypeAlias = "float | tf.Tensor"
 
-_SMALL = 64  # matrices with at most this many inputs or outputs are stacked, and decomposed in eager mode
-_STALE = 3e-3  # v is stale if a power step changes it by more, relative to its length
-_REFINEMENT = (3e-4, 60, 32)  # tolerance, maximum number of steps, and fresh starts for orders other than 2
-_FRESH = (1e-2, 60)  # tolerance and maximum number of steps of fresh starts, before the best ones continue
-_TILT = 0.03  # length of the fixed vector that is added to v before an update, relative to v
+_SMALL = 64  # the norm 2 -> 2 of an operator with at most this many inputs or outputs comes from its Gram matrix
+_MOST_STACKED = 2**18  # largest number of weights of a matrix that is stacked with others
+_DOUBLINGS = 11  # of the exponent of a small Gram matrix; underestimates norms by at most ln(64) / 2**13 = 5e-4
+_LONGEST_RUN = 12  # steps of the Lanczos method
+_TILT = 0.3  # length of the random vector that is added to the unit vector v before a search
+_REFINEMENT = (3e-4, 60, None)  # tolerance, maximum number of steps, and number of fresh starts
+_FEWEST_FRESH, _MOST_FRESH, _FRESH_VALUES = 8, 128, 2**14  # numbers of fresh starts, and of their coordinates
+_FRESH_STEPS = 4  # of all fresh starts, before the best ones continue
 _NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
+_ONCE = (
+    "A second derivative in the kernel of a Lipschitz layer was requested, but the gradient holds the maximizer of "
+    "its norm constant, so the derivative would be silently wrong. Use finite differences of the gradient in the "
+    "kernel. For a mixed derivative, differentiate in the inputs first, or use a GradientTape with "
+    "watch_accessed_variables=False that watches only the inputs."
+)
 
 
 def is_order(order: Order, value: float) -> bool:
@@ -44,9 +53,9 @@ def has_closed_form(domain: Order, codomain: Order) -> bool:
 
 
 def stackable(operator: LinearOperator, domain: Order, codomain: Order) -> bool:
-    """Whether kernels of several such operators may be stacked: small matrices with the norm 2 -> 2."""
+    """Whether kernels of such operators may be stacked: matrices with the norm 2 -> 2 that are not large."""
     is_euclidean = is_order(domain, 2.0) and is_order(codomain, 2.0)
-    return is_euclidean and isinstance(operator, MatrixOperator) and operator.smaller_side <= _SMALL
+    return is_euclidean and isinstance(operator, MatrixOperator) and math.prod(operator.shape) <= _MOST_STACKED
 
 
 def lp_norm(x: tf.Tensor, order: Order) -> tf.Tensor:
@@ -75,40 +84,38 @@ class InducedNorm:
     """||W||_{p -> q} of a linear operator W with its kernel. p is the order of the domain, q of the codomain."""
 
     def __init__(self, operator: LinearOperator, kernel: tf.Tensor, domain: Order, codomain: Order):
-        self.operator, self.kernel, self.domain, self.codomain = operator, kernel, domain, codomain
+        self.operator = operator
+        self.kernel = kernel
+        self.domain = domain
+        self.codomain = codomain
+        self._factor: Any = 1.0
         self._is_euclidean = is_order(domain, 2.0) and is_order(codomain, 2.0)
         self._is_stacked = len(kernel.shape) > len(operator.shape)
 
     def maximizer(
-        self, v: tf.Tensor, tolerance: float, max_iterations: int, num_fresh: int = 1
+        self, v: tf.Tensor, tolerance: float, max_iterations: int, num_fresh: int | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Finds vectors v that maximize ||W v||_q / ||v||_p, for p > 1 and q < inf, from an initial guess.
 
-        For the norm 2 -> 2, SciPy finds the leading singular vector in eager mode, and a graph takes steps of
-        conjugate gradients. Other orders take steps of the generalized power method from several starts. Steps end
-        when a power step would change every start, except a fresh one, by at most the tolerance (relative to its
-        2-norm), or after `max_iterations`.
+        For the norm 2 -> 2, NumPy and SciPy find the leading singular vector in eager mode, unless `num_fresh` is
+        0. A graph computes the vector of a small operator from its Gram matrix, and takes `max_iterations` steps
+        of the Lanczos method for a larger one. After every 12 steps, it stops if a power step would change v by at
+        most the tolerance, relative to its 2-norm. Other orders take steps of the generalized power method from
+        several starts, until a power step would change none by more than the tolerance, or `max_iterations` end.
 
-        Steps cannot leave a local maximum or a space that W maps to itself. Therefore, for 2 -> 2, v is tilted
-        first. For other orders, `num_fresh` fresh starts compete with v, and one replaces the worst of v. With
-        `num_fresh=0`, eager mode returns v if a power step changes it by less than the tolerance.
+        A vector that hardly changes is a singular vector or a local maximum, but not necessarily the largest one.
+        The Lanczos method therefore starts from v plus a random vector. For other orders, `num_fresh` fresh starts
+        compete with v, by default 8 to 128, fewer for larger operators.
 
         Returns v, with the best start first, and the number of steps.
         """
-        if tf.executing_eagerly():
-            if num_fresh == 0 and self._over_peak()._has_converged(v, tolerance):
-                return v, tf.constant(0)
-            if self._is_euclidean:
-                return self._singular_vectors(v, tolerance), tf.constant(1)
+        if tf.executing_eagerly() and self._is_euclidean and num_fresh != 0:
+            return self._singular_vectors(v, tolerance), tf.constant(1)
         return self._traced_once(InducedNorm._search, v, tolerance, max_iterations, num_fresh)
 
     def refined(self, v: tf.Tensor) -> tf.Tensor:
-        """Returns vectors that fit the kernel, from stored ones, which may belong to an earlier kernel.
-
-        They are returned as they are if a power step would change none (for orders other than 2, the best start)
-        by more than 0.3 %.
-        """
-        return self._traced_once(InducedNorm._refine, v)
+        """Returns vectors that fit the kernel, from stored ones, which may belong to an earlier kernel."""
+        return self._traced_once(InducedNorm._search, v, *_REFINEMENT)[0]
 
     def estimate(self, v: tf.Tensor | None) -> tf.Tensor:
         """Returns the closed form if there is one, and max ||W v||_q / ||v||_p otherwise."""
@@ -121,8 +128,9 @@ class InducedNorm:
     def scaled(self, v: tf.Tensor | None, limits: list[float]) -> tf.Tensor:
         r"""Returns \\(\hat W = W / d\\) with \\(d = \max(1, \|W\| / \mathrm{limit})\\), with one limit per kernel.
 
-        The norm has the gradient \\(u v^T\\), where v is the maximizer, \\(u^T W v = \|W v\|_q\\) and
-        \\(\|u\|_{q^*} = 1\\). If the norm exceeds the limit, an upstream gradient G therefore becomes
+        The result is differentiable once in the kernel. The norm has the gradient \\(u v^T\\), where v is the
+        maximizer, \\(u^T W v = \|W v\|_q\\) and \\(\|u\|_{q^*} = 1\\). If the norm exceeds the limit, an upstream
+        gradient G therefore becomes
         \\((G - \langle G, \hat W \rangle u v^T / \mathrm{limit}) / d\\), and G / d = G otherwise.
         """
         limit = tf.constant(limits if self._is_stacked else limits[:1], self.kernel.dtype)
@@ -146,7 +154,8 @@ class InducedNorm:
             result = kernel / of_each(divisor, kernel)
 
             def grad(upstream):
-                product = tf.reduce_sum(upstream * result, _axes(kernel) if self._is_stacked else None)
+                (scaled,) = first_order_only([result], _ONCE, [kernel])
+                product = tf.reduce_sum(upstream * scaled, _axes(kernel) if self._is_stacked else None)
                 share = tf.where(norm > limit, product / norm, tf.zeros_like(norm))
                 if self._is_euclidean:
                     dual = image * of_each(tf.math.divide_no_nan(share, norm), image)
@@ -178,9 +187,15 @@ class InducedNorm:
         return bound * self.operator.copies ** norm._inclusion() * (1.0 + 1e-9)
 
     def _over_peak(self):
-        """Returns the norm for each kernel divided by its largest magnitude, with equal maximizers."""
-        peak = _peak(self.kernel) if self._is_stacked else tf.reduce_max(tf.abs(self.kernel))
-        return InducedNorm(self.operator, self.kernel / _nonzero(peak), self.domain, self.codomain)
+        """Returns the norm, whose searches divide each kernel by its largest magnitude. This changes no maximizer.
+
+        They divide images instead of kernels, because temporary copies of stacked kernels would take longer.
+        """
+        norm = InducedNorm(self.operator, self.kernel, self.domain, self.codomain)
+        axes = _axes(self.kernel) if self._is_stacked else None
+        peak = tf.maximum(tf.reduce_max(self.kernel, axes), -tf.reduce_min(self.kernel, axes))
+        norm._factor = 1.0 / _nonzero(peak)
+        return norm
 
     def _traced_once(self, method, v, *settings):
         """Calls a method for the kernels divided by their peaks, in a function that equal operators share."""
@@ -193,71 +208,102 @@ class InducedNorm:
 
     def _search(self, v, tolerance, max_iterations, num_fresh):
         if self._is_euclidean:
-            return self._conjugate_gradients(v, tolerance, max_iterations)
-        num_starts = v.shape[0]
-        if num_fresh > 1:
-            fresh, _ = self._iterate(self._fresh_starts(num_fresh), *_FRESH)
-            v = self._best(tf.concat([v, fresh], 0), num_starts)
-        v = tf.concat([self._best(v, num_starts - 1), self._fresh_starts(1)], 0)
+            if self.operator.smaller_side <= _SMALL:
+                new, count = self._from_gram_matrix(v.shape), tf.constant(1)
+            else:
+                new, count = self._from_krylov_spaces(v, tolerance, max_iterations)
+            new = tf.math.divide_no_nan(new, _lengths(new))
+            is_better = _lengths(self._matvec(new)) > _lengths(self._matvec(v))  # not if the kernel is zero or NaN
+            return tf.where(_like(is_better, v), new, v), count
+        if num_fresh is None:
+            affordable = _FRESH_VALUES // int(self.operator.num_inputs)
+            num_fresh = max(_FEWEST_FRESH, min(_MOST_FRESH, affordable))
+        fresh, _ = self._iterate(self._fresh_starts(num_fresh), 0.0, _FRESH_STEPS)
+        v = self._best(tf.concat([v, fresh], 0), v.shape[0])
         v, count = self._iterate(v, tolerance, max_iterations)
-        return self._best(v, num_starts), count
+        return self._best(v, v.shape[0]), count
 
-    def _refine(self, v):
-        return tf.cond(self._has_converged(v, _STALE), lambda: v, lambda: self._search(v, *_REFINEMENT)[0])
+    def _from_gram_matrix(self, shape):
+        """Returns leading right singular vectors of small operators, not normalized.
 
-    def _has_converged(self, v, tolerance):
-        if self._is_euclidean:
-            _, value, change = _residual(v, self._gram(v))
-            return tf.reduce_all((value != 0.0) & ~(change > tolerance))  # NaN cannot be improved
-        new = self._power(v[:1])
-        return tf.reduce_all(_lengths(new - v[:1]) <= tolerance * _lengths(new))
+        Let G = W'W or W W', with eigenvalues a_1 >= a_2 >= ... For m = 2048, the columns of G^m are multiples of
+        its leading eigenvector, up to terms with the factors (a_i / a_1)^m. The longest column has a share of at
+        least 1/n in this vector, so ||W v||^2 >= a_1 (1 - ln(n) / (2 m)), whatever v was before.
+        """
+        gram = self.operator.gram(self.kernel * self._per_kernel(self.kernel))
+        power = tf.reshape(gram, [-1, *gram.shape[-2:]])
+        for i in range(_DOUBLINGS):
+            if i % 3 == 0:  # float32 represents the eighth power of the trace of at most 64 eigenvalues
+                power /= _nonzero(tf.linalg.trace(power))[:, tf.newaxis, tf.newaxis]
+            power = tf.matmul(power, power)
+        longest = tf.argmax(tf.linalg.diag_part(power), axis=1)
+        x = tf.gather(power, longest, batch_dims=1)
+        x /= _nonzero(_peak(x))
+        if self._searches_outputs:
+            x = self._rmatvec(tf.reshape(x, [-1, *self.operator.output_shape]))
+        return tf.reshape(x, shape)
 
-    def _conjugate_gradients(self, v, tolerance, max_iterations):
-        """Moves unit vectors v to the leading singular vectors.
+    def _from_krylov_spaces(self, v, tolerance, max_iterations):
+        """Moves v to leading right singular vectors, by way of left ones if they are smaller, see `_lanczos`.
 
-        Each step rotates v towards a direction d, in the plane of both, to the largest ||W v||. With the residual
-        r = W'W v - ||W v||^2 v, the next direction is r + beta d, conjugate to d with respect to W'W - ||W v||^2.
-        Steps end when ||r|| <= tolerance ||W v||^2.
+        The steps are divided into runs. Each run starts from the result of the last one. The vectors returned are
+        not normalized.
+        """
+        num_steps = min(max_iterations, _LONGEST_RUN)
+        x = self._matvec(v) if self._searches_outputs else v
+        x = tf.math.divide_no_nan(x, _lengths(x))
+        x += _random(x.shape, v) * (_TILT / self.operator.smaller_side**0.5)
+        x = self._lanczos(x, num_steps)
+        count = tf.constant(num_steps)
+        if num_steps < max_iterations:
+            coarse = lambda x: tf.reduce_any(self._change(x) > tolerance)  # noqa: E731
+            body = lambda count, x: (count + num_steps, self._lanczos(x, num_steps))  # noqa: E731
+            count, x = tf.while_loop(lambda count, x: (count < max_iterations) & coarse(x), body, (count, x))
+        return self._rmatvec(x) if self._searches_outputs else x, count
+
+    def _lanczos(self, x, num_steps):
+        """Returns the vector with the largest <x, G x> / <x, x> in the Krylov space of x, G x, G^2 x, ...
+
+        G is W'W or W W', and the space has `num_steps` dimensions. In its orthonormal basis q_1, q_2, ..., where
+        b_k q_(k+1) is G q_k without its components in q_1, ..., q_k, G is the tridiagonal matrix of the numbers
+        a_k = <q_k, G q_k> and b_k.
 
         References:
-          Feng and Owen, "Conjugate gradient methods for solving the smallest eigenpair of large symmetric
-          eigenvalue problems" (1996).
+          Golub and Van Loan, "Matrix Computations", sections 10.1 and 10.3.
         """
+        least = 100.0 * float(np.finfo(x.dtype.as_numpy_dtype).eps)
+        axes = list(range(2, 1 + len(x.shape)))
 
-        def body(count, v, image, value, d, _):
-            d -= _inner(d, v) * v
-            d = tf.math.divide_no_nan(d, _lengths(d))
-            image_d = self._gram(d)
-            other = _inner(d, image_d)
-            angle = tf.atan2(2.0 * _inner(d, image), value - other) / 2.0
-            cos, sin = tf.cos(angle), tf.sin(angle)
-            v, d = cos * v + sin * d, cos * d - sin * v
-            image, image_d = cos * image + sin * image_d, cos * image_d - sin * image
-            total = value + other
-            residual, value, change = _residual(v, image)
-            d = residual + tf.math.divide_no_nan(_inner(residual, image_d), 2.0 * value - total) * d
-            return count + 1, v, image, value, d, change
+        def body(k, q, largest, basis, numbers):
+            basis += tf.reshape(tf.one_hot(k, num_steps, dtype=q.dtype), [-1] + [1] * len(q.shape)) * q
+            image = self._gram(q)
+            a = _inner(image, q)
+            largest = tf.maximum(largest, a)
+            for _ in range(2):  # the second time removes rounding errors of the first
+                components = tf.reduce_sum(basis * image, axes, keepdims=True)
+                image -= tf.reduce_sum(basis * components, 0)
+            b = _lengths(image)
+            b = tf.where(b > least * largest, b, 0.0)  # otherwise, the next vector would consist of rounding errors
+            pair = tf.reshape(tf.stack([a, b], axis=1), [-1, 2])
+            return k + 1, tf.math.divide_no_nan(image, b), largest, basis, numbers.write(k, pair)
 
-        def unfinished(count, v, image, value, d, change):
-            return tf.reduce_any(change > tolerance) & (count < max_iterations)
-
-        seed = {"key": tf.constant([0], tf.uint64), "counter": tf.constant([0, 0], tf.uint64), "alg": 1}
-        tilt = tf.raw_ops.StatelessRandomUniformV2(shape=v.shape, dtype=v.dtype, **seed) - 0.5
-        tilted = v + tilt * (_TILT * (12.0 / self.operator.num_inputs) ** 0.5)
-        tilted /= _lengths(tilted)
-        image = self._gram(tilted)
-        residual, value, change = _residual(tilted, image)
-        count, new, *_ = tf.while_loop(unfinished, body, (tf.constant(0), tilted, image, value, residual, change))
-        lengths = _lengths(new)
-        return tf.where(lengths > 0.0, new / lengths, v), count
+        length = _lengths(x)
+        q = tf.math.divide_no_nan(x, length)
+        basis = tf.zeros([num_steps, *x.shape], x.dtype)
+        start = tf.constant(0), q, tf.zeros_like(length), basis, tf.TensorArray(x.dtype, num_steps)
+        *_, basis, numbers = tf.while_loop(lambda k, *_: k < num_steps, body, start)
+        diagonal, beside = tf.unstack(tf.transpose(numbers.stack(), [2, 1, 0]))
+        matrix = tf.linalg.diag(diagonal) + tf.linalg.diag(beside[:, :-1], k=-1)  # eigh reads the lower part
+        matrix = tf.where(tf.math.is_finite(matrix), matrix, 0.0)  # TensorFlow raises an error for NaN
+        weights = tf.transpose(tf.linalg.eigh(matrix)[1][..., -1])
+        return tf.reduce_sum(basis * tf.reshape(weights, [num_steps, -1] + [1] * len(axes)), 0)
 
     def _iterate(self, v, tolerance, max_iterations):
-        """Takes power steps until all starts have converged, except the last of several, which is a fresh start."""
-        judged = max(1, v.shape[0] - 1)
+        """Takes power steps until all starts have converged."""
 
         def body(count, v, _):
             new = self._power(v)
-            return count + 1, new, tf.reduce_max((_lengths(new - v) / _lengths(new))[:judged])
+            return count + 1, new, tf.reduce_max(_lengths(new - v) / _lengths(new))
 
         def unfinished(count, v, change):
             return (change > tolerance) & (count < max_iterations)
@@ -266,13 +312,30 @@ class InducedNorm:
         return v, count
 
     def _matvec(self, v):
-        return self.operator.matvec(self.kernel, v)
+        image = self.operator.matvec(self.kernel, v)
+        return image * self._per_kernel(image)
 
     def _rmatvec(self, u):
-        return self.operator.rmatvec(self.kernel, u)
+        image = self.operator.rmatvec(self.kernel, u)
+        return image * self._per_kernel(image)
 
-    def _gram(self, v):
-        return self._rmatvec(self._matvec(v))
+    def _per_kernel(self, x):
+        return _like(self._factor, x) if self._is_stacked and tf.is_tensor(self._factor) else self._factor
+
+    @property
+    def _searches_outputs(self):
+        """Whether a search for 2 -> 2 uses the smaller W W' instead of W'W."""
+        return self.operator.num_outputs < self.operator.num_inputs
+
+    def _change(self, x):
+        """Returns ||G x - s x|| / s with s = <x, G x>: about the change of unit vectors x by a power step."""
+        x /= _lengths(x)
+        image = self._gram(x)
+        value = _inner(x, image)
+        return tf.math.divide_no_nan(_lengths(image - value * x), value)
+
+    def _gram(self, x):
+        return self._matvec(self._rmatvec(x)) if self._searches_outputs else self._rmatvec(self._matvec(x))
 
     def _ratios(self, v):
         return lp_norm(self._matvec(v), self.codomain) / lp_norm(v, self.domain)
@@ -281,11 +344,8 @@ class InducedNorm:
         return tf.gather(v, tf.math.top_k(self._ratios(v), num).indices)
 
     def _fresh_starts(self, num):
-        """Returns one power step from each of `num` normal vectors. The kernel determines the seed."""
-        sums = tf.stack([tf.reduce_sum(self.kernel), tf.reduce_sum(tf.abs(self.kernel))])
-        seed, shape = tf.bitcast(tf.cast(sums, tf.float32), tf.int32), [num, *self.operator.vector_shape]
-        v = tf.random.stateless_normal(shape, seed, dtype=self.kernel.dtype)
-        return self._power(v)
+        """Returns one power step from each of `num` normal vectors."""
+        return self._power(_random([num, *self.operator.vector_shape], self.kernel))
 
     def _power(self, v):
         """A step of the generalized power method, which never decreases ||W v||_q. If W v is zero, it shifts v.
@@ -322,7 +382,7 @@ class InducedNorm:
             return tf.reshape(operator.rmatvec(kernel, operator.matvec(kernel, z)), [-1]).numpy()
 
         size, dtype = int(operator.num_inputs), v.dtype.as_numpy_dtype
-        start = v.numpy().ravel() + _TILT / size**0.5 * np.random.default_rng(0).normal(size=size).astype(dtype)
+        start = v.numpy().ravel() + np.random.default_rng(0).normal(size=size).astype(dtype) / size**0.5
         product = linalg.LinearOperator((size, size), gram, dtype=dtype)
         tolerance = max(tolerance, 10.0 * float(np.finfo(dtype).eps))
         return linalg.eigsh(product, 1, v0=start, tol=tolerance)[1][:, 0]
@@ -396,6 +456,13 @@ def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
     return bound * tf.maximum(total, 1e-30) ** (0.5 ** (_NUM_SQUARINGS + 1))
 
 
+def _random(shape, x):
+    """Returns normal numbers. The values of x determine the seed, so each step of a training has other numbers."""
+    sums = tf.stack([tf.reduce_sum(x), tf.reduce_sum(tf.abs(x))])
+    seed = tf.bitcast(tf.cast(sums, tf.float32), tf.int32)
+    return tf.random.stateless_normal(shape, seed, dtype=x.dtype)
+
+
 def _axes(x):
     return list(range(1, len(x.shape)))
 
@@ -411,13 +478,6 @@ def _lengths(x):
 
 def _inner(x, y):
     return tf.reduce_sum(x * y, _axes(x), keepdims=True)
-
-
-def _residual(v, image):
-    """Returns r = W'W v - s v with s = ||W v||^2, s, and ||r|| / s: about the change of v by a power step."""
-    value = _inner(v, image)
-    residual = image - value * v
-    return residual, value, tf.math.divide_no_nan(_lengths(residual), value)
 
 
 def _nonzero(x):

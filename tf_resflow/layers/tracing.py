@@ -1,12 +1,12 @@
 """Adds computations to graphs: as calls of a shared function, or fused by XLA into one pass over memory."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.private_api import is_xla, silence_retracing
+from tf_resflow.private_api import custom_gradient, is_xla, silence_retracing
 
 _LARGE = 2**20  # elements
 _FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed with the graph
@@ -72,3 +72,21 @@ def in_wide(f: Callable) -> Callable:
         return tf.nest.map_structure(lambda result: tf.cast(result, x.dtype), results)
 
     return wide
+
+
+def first_order_only(
+    tensors: Sequence[tf.Tensor], message: str, variables: Sequence[tf.Tensor] = ()
+) -> list[tf.Tensor]:
+    """Returns copies of the tensors, and raises a ValueError when they are differentiated, also in `variables`.
+
+    Use it for results of a gradient that would be wrong if it were differentiated again.
+    """
+
+    @custom_gradient
+    def guard(*values):
+        def grad(*_):
+            raise ValueError(message)
+
+        return list(values[: len(tensors)]), grad
+
+    return list(guard(*tensors, *variables))

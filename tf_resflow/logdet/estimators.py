@@ -399,7 +399,8 @@ class Exact(_Estimator, Settings):
     """Log-determinant of the full Jacobian: D vector-Jacobian products and O(D^3) work for D coordinates.
 
     For dense layers and elementwise activations, the Jacobian is computed in forward mode, layer by layer. The
-    result is differentiable any number of times.
+    result is differentiable any number of times in x and in the condition, and once in the kernels of Lipschitz
+    layers. A second derivative in these kernels raises a ValueError, unless their norms have a closed form.
     """
 
     is_random = False

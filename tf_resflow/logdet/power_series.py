@@ -7,8 +7,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_resflow.layers.program import BoundNetwork
-from tf_resflow.layers.tracing import traced_once
+from tf_resflow.layers.tracing import first_order_only, traced_once
 from tf_resflow.private_api import custom_gradient
+
+_ONCE = (
+    "A second derivative was requested, but the gradient holds its probe vectors constant, so the derivative would "
+    "be silently wrong. Use log_det_estimator=Exact() instead."
+)
 
 
 class Terms(NamedTuple):
@@ -22,22 +27,6 @@ class Terms(NamedTuple):
     more: Callable[[tf.Tensor, tuple], tf.Tensor]
     weigh: Callable[[tf.Tensor, tf.Tensor, tuple], tuple]
     state: tuple = ()
-
-
-def first_order_only(tensors: Sequence[tf.Tensor], remedy: str) -> list[tf.Tensor]:
-    """Returns copies of the tensors that raise a ValueError with a remedy when they are differentiated."""
-
-    @custom_gradient
-    def guard(*values):
-        def grad(*_):
-            raise ValueError(
-                "A second derivative was requested, but the gradient holds its probe vectors constant, so the "
-                f"derivative would be silently wrong. {remedy}"
-            )
-
-        return list(values), grad
-
-    return list(guard(*tensors))
 
 
 def _inner(a, b):
@@ -154,7 +143,7 @@ def power_series_log_det(
                 given = [tf.identity(tensor) for tensor in given]
             results = v, u, dy, dlog_det
             grads = traced_once(backward_key, backward, given, parameters, *results, list(variables or []))
-            grads = first_order_only(grads, "Use log_det_estimator=Exact() instead.")
+            grads = first_order_only(grads, _ONCE)
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 
         return (y, log_det), grad

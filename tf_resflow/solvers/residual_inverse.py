@@ -9,11 +9,15 @@ import tensorflow as tf
 
 from tf_resflow.layers.precision import evaluation_dtype, leaves
 from tf_resflow.layers.program import bind
-from tf_resflow.layers.tracing import traced_once
+from tf_resflow.layers.tracing import first_order_only, traced_once
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, log_det_and_inverse
-from tf_resflow.logdet.power_series import first_order_only
 from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
+
+_ONCE = (
+    "A second derivative of an inverse was requested, but the gradient holds the root constant, so the derivative "
+    "would be silently wrong. The inverse is differentiable only once. Use finite differences of its gradient."
+)
 
 
 def solve_residual(
@@ -80,7 +84,7 @@ def solve_residual(
                     w = tf.identity(solution_of_vjp.root)
             others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
             grads = [w, *map(tf.convert_to_tensor, others)]
-            grads = first_order_only(grads, "The inverse is differentiable only once.")
+            grads = first_order_only(grads, _ONCE)
             split = 1 + len(given)
             return grads[:split] if variables is None else (grads[:split], grads[split:])
 
