@@ -104,8 +104,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       noise_levels_: the noise levels that were compared.
       held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
       offset_: the score below which a row is an outlier. It is the weighted quantile at `contamination` of the
-        scores of held-out rows, each from the flow that held it out, or their smallest finite score if that is
-        larger.
+        scores in `held_out_`. It is minus infinity if more than this share of the held-out rows would have
+        probability 0 without themselves. Then a row with an unknown level is no outlier, as in `p_values`.
       held_out_: `[2, num]`: the scores of held-out rows, as `decision_function` compares rows, each from the first
         flow that held it out; and their weights.
       reference_: the numbers that `explain` tries, `{column or atom: (position of the column, numbers)}`.
@@ -208,9 +208,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             weights[held_out],
         )
         self.held_out_ = np.stack([scores, weights])
-        offset = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
-        finite = scores[np.isfinite(scores)]
-        self.offset_ = max(offset, float(finite.min())) if len(finite) else offset
+        self.offset_ = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
         return self
 
     def _train(self, numbers, weights, rng, trained):
@@ -288,7 +286,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         A missing value contributes the mean log-density of its column, and the probability of an atom is divided by
         the width of its cell, so units do not change the ranking.
         """
-        return self._scored(X)[1] - self.offset_
+        scores = self._scored(X)[1]
+        return np.where(scores == self.offset_, 0.0, scores - self.offset_)  # both may be minus infinity
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
