@@ -1,6 +1,7 @@
 """The density of the rows of a table: a mean over flows, integrated over cells and missing values."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
+from tf_resflow.messages import counted
 from tf_resflow.tables.arguments import MOST_NOISE
 from tf_resflow.tables.coordinates import Vectors
 from tf_resflow.tables.encoder import TableEncoder
@@ -17,10 +19,21 @@ BROAD = 0.01
 """The weight of the density at the largest noise level, which determines the scores of far rows."""
 
 NUM_POINTS = 32
-"""The number of points of the mean over cells and missing values."""
+"""The number of points of a mean over cells and missing values without a tolerance."""
+
+TOLERANCE = 0.02
+"""The tolerated standard error of a score: in nats, or in standard deviations of held-out scores if larger."""
+
+MOST_POINTS = 1024
+"""The maximum number of points of a score."""
 
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
 _AT_ONCE = 2**16  # vectors scored at once
+_NUM_SETS, _AT_A_TIME = 16, 4  # independent sets of points, and points of each that are evaluated at a time
+_CAUTION = 1.25  # the error estimated from 16 sets has a standard error of 18 %
+_MOST_TURNS = 100.0  # of the shift of a row, per unit of a transformed value
+_STEPS_OF_SHIFTS = 1e6  # values that differ by less have the same shift
+_BITS = 30  # of the coordinates of a point
 
 
 class TableDensity:
@@ -34,6 +47,7 @@ class TableDensity:
       num_blocks: see `tf_resflow.flows.vector_flow`, also for `hidden`.
       members: weights of each member.
       noise: the noise level.
+      tolerance: the tolerated standard error of scores, in nats.
     """
 
     def __init__(
@@ -43,25 +57,67 @@ class TableDensity:
         hidden: Sequence[int],
         members: Sequence[Sequence[np.ndarray]] = (),
         noise: float = MOST_NOISE,
+        tolerance: float = TOLERANCE,
     ):
-        self.encoder, self.num_blocks, self.hidden = encoder, num_blocks, tuple(map(int, hidden))
-        self.members, self.noise = [list(member) for member in members], noise
+        self.encoder = encoder
+        self.num_blocks = num_blocks
+        self.hidden = tuple(map(int, hidden))
+        self.members = [list(member) for member in members]
+        self.noise = noise
+        self.tolerance = tolerance
 
     @property
     def flow(self) -> NoiseConditionedFlow:
         """The flow that evaluates the members."""
         return shared_flow(self.encoder.size, self.encoder.condition_size, self.num_blocks, self.hidden)
 
-    def score(
-        self, numbers: np.ndarray, members: Sequence[Any] | None = None, *, num_points: int = NUM_POINTS
-    ) -> np.ndarray:
+    def score(self, numbers: np.ndarray, *, num_points: int | None = None) -> np.ndarray:
         """Returns the log-densities of rows, and the scores that compare rows (see `Vectors.log_unit`): `[2, num]`.
 
-        `numbers` are those of `TableEncoder.numbers`.
+        Args:
+          numbers: see `TableEncoder.numbers`.
+          num_points: number of points, the same for all rows. By default, see `estimate`; then a warning says if
+            rows do not reach the tolerance.
+        """
+        if num_points is not None:
+            (log_probs,), units = self.log_probs(numbers, [self.noise], self.members, num_points)
+            return np.stack([log_probs, log_probs + units])
+        scores, errors = self.estimate(numbers)
+        self.warn(errors)
+        return scores
+
+    def warn(self, errors: np.ndarray) -> None:
+        """Warns if standard errors exceed the tolerance."""
+        if num := int(np.count_nonzero(errors > self.tolerance)):
+            warnings.warn(
+                f"The scores of {counted(num, 'row')} have standard errors above the tolerance of "
+                f"{self.tolerance:.2g} nats after {MOST_POINTS:,} points; the largest is {errors.max():.2g}.",
+                stacklevel=4,
+            )
+
+    def estimate(self, numbers: np.ndarray, members: Sequence[Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the scores `[2, num]` of rows, see `score`, and their standard errors `[num]`, see `estimate`.
+
+        The result of a row does not depend on other rows. A row without cells and missing values has no error.
         """
         members = self.members if members is None else members
-        (log_probs,), units = self.log_probs(numbers, [self.noise], members, num_points)
-        return np.stack([log_probs, log_probs + units])
+        rows = self.encoder.encode(numbers)
+        scores = np.empty([2, len(numbers)])
+        errors = np.zeros(len(numbers))
+        is_exact = ~is_integrated(rows).numpy()
+        (log_probs,), _ = self.log_probs(numbers[is_exact], [self.noise], members, 1)
+        scores[0, is_exact] = log_probs
+        distinct, places = np.unique(numbers[~is_exact], axis=0, return_inverse=True)
+        functions = [lambda x, w=w: self.flow.log_prob(w, x) for w in members]
+        blocks = point_blocks(self.encoder)
+        size = _AT_ONCE // (2 * _NUM_SETS * _AT_A_TIME)
+        found = [np.zeros([2, 0])]
+        for start in range(0, len(distinct), size):
+            part = self.encoder.rows(tf.constant(distinct[start : start + size]))
+            found.append(np.stack(estimate(self.encoder, part, blocks, self.noise, functions, self.tolerance)))
+        scores[0, ~is_exact], errors[~is_exact] = np.concatenate(found, axis=1)[:, places.ravel()]
+        scores[1] = scores[0] + rows.log_unit
+        return scores, errors
 
     def log_probs(
         self, numbers: np.ndarray, levels: Any, members: Sequence[Any], num_points: int = NUM_POINTS
@@ -93,7 +149,7 @@ class TableDensity:
         return values
 
 
-def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS) -> np.ndarray:
+def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS, seed: int = 0) -> np.ndarray:
     """Returns up to `num` points `[num, size + 1]` of the unit cube for `Coordinates.dequantize`.
 
     They are evenly spread in the last coordinate and where values have cells or can be missing, and 0.5 elsewhere.
@@ -102,8 +158,97 @@ def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS) -> np.nd
     places = [*np.flatnonzero(is_drawn), -1]
     points = np.full([num if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
     # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
-    points[:, places] = stats.qmc.Sobol(len(places), seed=0).random(len(points))
+    points[:, places] = stats.qmc.Sobol(len(places), seed=seed, bits=_BITS).random(len(points))
     return points
+
+
+def point_blocks(encoder: TableEncoder) -> np.ndarray | None:
+    """Returns the points for `estimate`, int32 `[blocks, points, size + 1]`, or None if all rows are exact.
+
+    A block consists of the next points of each of 16 independent sets.
+    """
+    if not (encoder.own.has_cells | encoder.is_masked).any():
+        return None
+    num = MOST_POINTS // _NUM_SETS
+    sets = np.stack([dequantization_points(encoder, num, seed) for seed in range(_NUM_SETS)])
+    blocks = np.reshape(sets * 2**_BITS, [_NUM_SETS, -1, _AT_A_TIME, sets.shape[2]]).swapaxes(0, 1)
+    return blocks.reshape(len(blocks), -1, sets.shape[2]).astype(np.int32)
+
+
+def is_integrated(rows: Vectors) -> tf.Tensor:
+    """Returns which rows have cells or missing values, and can occur, `[num]`."""
+    return tf.reduce_any((rows.widths > 0) | rows.is_missing, axis=1) & tf.math.is_finite(rows.log_scale)
+
+
+def _shifts(rows):
+    """Returns a shift for each row, int32 `[num, size + 1]`, which depends on the row alone.
+
+    It is a hash: the fractional part of a sum of large multiples of the numbers of the row. The bits of the points
+    are flipped where the shift has ones, which keeps points evenly spread. Without shifts, all rows would share the
+    error of the points, and it would not average out in means over rows and totals.
+    """
+    values = tf.concat([rows.values, tf.cast(rows.is_missing, tf.float64), rows.condition], axis=1)
+    shape = [values.shape[1], rows.values.shape[1] + 1]
+    weights = np.random.default_rng(0).uniform(-_MOST_TURNS, _MOST_TURNS, shape)
+    # The function asinh limits large values. After rounding, other units of a column give the same shift.
+    turns = tf.round(tf.asinh(values) * _STEPS_OF_SHIFTS) / _STEPS_OF_SHIFTS @ weights
+    return tf.cast(tf.math.floormod(turns, 1.0) * 2**_BITS, tf.int32)
+
+
+def estimate(
+    encoder: TableEncoder,
+    rows: Vectors,
+    blocks: Any,
+    noise: float,
+    log_probs: Sequence[Callable[[Any], Any]],
+    tolerance: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the log-densities of rows and their standard errors, float64 `[num]`, also in a graph.
+
+    The density of a row is the mean of 16 independent estimates, each from a set of scrambled Sobol points. Their
+    spread gives the standard error. The number of points begins with 64 and doubles until 1.25 standard errors are
+    at most the tolerance, or there are 1,024. Each row has its own shift and its own number of points, so its
+    result does not depend on other rows.
+
+    Args:
+      blocks: result of `point_blocks`.
+      log_probs: see `log_densities`.
+    """
+    if blocks is None:
+        (log_density,) = tf.unstack(
+            log_densities(encoder, rows, dequantization_points(encoder), [noise], log_probs), num=1
+        )
+        return log_density, tf.zeros_like(log_density)
+    shifts = _shifts(rows)
+
+    def log_sums(chosen, block):
+        shifted = tf.bitwise.bitwise_xor(block[:, tf.newaxis], tf.gather(shifts, chosen))
+        u = (tf.cast(tf.reshape(shifted, [-1, shifts.shape[1]]), tf.float64) + 0.5) * 2.0**-_BITS
+        part = Vectors(*(tf.gather(x, chosen) for x in rows))
+        ratios = _mixed(_log_ratios(encoder, part, u, [noise], log_probs))[0]
+        return tf.transpose(tf.reduce_logsumexp(tf.reshape(ratios, [_NUM_SETS, _AT_A_TIME, -1]), axis=1))
+
+    def errors(sums):
+        ratios = tf.exp(sums - tf.reduce_logsumexp(sums, axis=1, keepdims=True) + math.log(_NUM_SETS))
+        return tf.math.reduce_std(ratios, axis=1) / math.sqrt(_NUM_SETS - 1)
+
+    def add_block(step, is_active, counts, sums):
+        chosen = tf.where(is_active)
+        own = tf.gather_nd(sums, chosen)
+        own = tf.reduce_logsumexp(tf.stack([own, log_sums(chosen[:, 0], tf.gather(blocks, step))]), axis=0)
+        sums = tf.tensor_scatter_nd_update(sums, chosen, own)
+        counts += tf.cast(is_active, tf.float64)
+        step += 1
+        is_checked = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
+        is_active &= ~is_checked | (_CAUTION * errors(sums) > tolerance)
+        return step, is_active, counts, sums
+
+    zeros = tf.zeros_like(rows.log_scale)
+    start = 0, tf.ones_like(zeros, tf.bool), zeros, tf.fill([tf.size(zeros), _NUM_SETS], np.float64(-math.inf))
+    is_unfinished = lambda step, is_active, *_: (step < blocks.shape[0]) & tf.reduce_any(is_active)  # noqa: E731
+    _, _, counts, sums = tf.while_loop(is_unfinished, add_block, start)
+    log_means = tf.reduce_logsumexp(sums, axis=1) - tf.math.log(counts * _NUM_SETS * _AT_A_TIME)
+    return log_means + rows.log_scale, tf.where(is_integrated(rows), errors(sums), 0.0)
 
 
 def log_densities(
@@ -116,19 +261,31 @@ def log_densities(
     """Returns the log-densities of rows at noise levels, mixed with the largest level: float64 `[levels, num]`.
 
     Args:
-      points: result of `dequantization_points`.
+      points: result of `dequantization_points`, the same for all rows, so that differences of rows and levels are
+        more accurate.
       log_probs: functions of vectors, followed by the code of the noise level and the condition, for each member.
     """
-    num, levels = tf.shape(rows.condition)[0], [*levels, MOST_NOISE]
-    tiled = Vectors(*(tf.tile(x, [len(points), *[1] * (len(x.shape) - 1)]) for x in rows))
-    z, log_q = encoder.own.dequantize(tiled, tf.repeat(tf.constant(points), num, axis=0))
+    u = tf.repeat(tf.constant(points), tf.shape(rows.condition)[0], axis=0)
+    ratios = _log_ratios(encoder, rows, u, levels, log_probs)
+    log_means = tf.reduce_logsumexp(ratios, axis=1) - math.log(len(points))
+    return _mixed(log_means) + rows.log_scale
+
+
+def _log_ratios(encoder, rows, u, levels, log_probs):
+    """Returns log p / q of points u `[points * num, size + 1]` in rows: `[levels + 1, points, num]`."""
+    num = tf.shape(rows.condition)[0]
+    copies = tf.shape(u)[0] // tf.maximum(num, 1)
+    tiled = Vectors(*(tf.tile(x, [copies, *[1] * (len(x.shape) - 1)]) for x in rows))
+    z, log_q = encoder.own.dequantize(tiled, u)
     z, condition = (tf.clip_by_value(x, -_FARTHEST, _FARTHEST) for x in (z, tiled.condition))
-    codes = [tf.zeros_like(z[:, :1]) + noise_code(level) for level in levels]
+    codes = [tf.zeros_like(z[:, :1]) + noise_code(level) for level in [*levels, MOST_NOISE]]
     values = tf.concat([tf.concat([z, code, condition], axis=1) for code in codes], axis=0)
-    found = [tf.reshape(tf.cast(f(values), tf.float64), [len(levels), len(points), num]) for f in log_probs]
-    found = tf.concat(found, axis=1) - tf.tile(tf.reshape(log_q, [len(points), num]), [len(log_probs), 1])
-    log_means = tf.reduce_logsumexp(found, axis=1) - math.log(len(points) * len(log_probs))
-    parts = tf.stack(
-        [math.log1p(-BROAD) + log_means[:-1], tf.zeros_like(log_means[:-1]) + math.log(BROAD) + log_means[-1]]
-    )
-    return tf.reduce_logsumexp(parts, axis=0) + rows.log_scale
+    found = tf.stack([tf.cast(log_prob(values), tf.float64) for log_prob in log_probs])
+    log_means = tf.reduce_logsumexp(found, axis=0) - math.log(len(log_probs))
+    return tf.reshape(log_means, [len(codes), copies, num]) - tf.reshape(log_q, [copies, num])
+
+
+def _mixed(log_values):
+    """Mixes log-densities at each level `[levels + 1, ...]` with those at the last, largest level."""
+    broad = tf.zeros_like(log_values[:-1]) + math.log(BROAD) + log_values[-1]
+    return tf.reduce_logsumexp(tf.stack([math.log1p(-BROAD) + log_values[:-1], broad]), axis=0)

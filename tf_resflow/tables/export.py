@@ -19,7 +19,7 @@ from tf_resflow.serving.description import example_inputs, readme
 from tf_resflow.serving.exporter import warmup_requests, write_saved_model
 from tf_resflow.serving.signatures import check_finite, check_one_or_each, check_range, check_rows
 from tf_resflow.tables.arguments import MOST_NOISE
-from tf_resflow.tables.density import BROAD, TableDensity, dequantization_points, log_densities
+from tf_resflow.tables.density import BROAD, TableDensity, estimate, point_blocks
 from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.noise_conditioned import make_model, noise_code
 
@@ -84,7 +84,9 @@ class _ServedDensity:
         self._max_samples, self._max_batch = max_samples, max_batch
         self._members = [_Member(self._density, weights) for weights in self._density.members]
         self.variables = [variable for member in self._members for variable in member.variables]
-        self._points = dequantization_points(self._encoder)
+        blocks = point_blocks(self._encoder)
+        self._blocks = None if blocks is None else tf.Variable(blocks, trainable=False)
+        self.variables += [] if blocks is None else [self._blocks]
         scores = np.sort(density.held_out_[0])
         self._reference = scores, np.append(density.least_p_value, p_values(scores, *density.held_out_))
         num = self._encoder.num_own
@@ -116,9 +118,8 @@ class _ServedDensity:
         """Returns the log-densities of rows, and the scores that compare them, `[num, 2]`."""
         rows = self._encoder.rows(numbers)
         functions = [member.log_prob for member in self._members]
-        (log_prob,) = tf.unstack(
-            log_densities(self._encoder, rows, self._points, [self._density.noise], functions), num=1
-        )
+        own = self._density
+        log_prob, _ = estimate(self._encoder, rows, self._blocks, own.noise, functions, own.tolerance)
         return tf.stack([log_prob, log_prob + rows.log_unit], axis=1)
 
     def sample(self, num, seed, condition=None):

@@ -26,9 +26,9 @@ from tf_resflow.models.repeated_training import draw_rows
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.column import to_text
 from tf_resflow.tables.coordinates import Vectors, quasirandom_points
-from tf_resflow.tables.density import TableDensity
+from tf_resflow.tables.density import TOLERANCE, TableDensity
 from tf_resflow.tables.encoder import TableEncoder
-from tf_resflow.tables.noise_conditioned import is_significant
+from tf_resflow.tables.noise_conditioned import is_significant, winsorize
 from tf_resflow.writing import atomic_write
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
@@ -41,7 +41,7 @@ _NUM_POINTS = 8  # of a score in `explain`
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
-_FITTED = ("noise_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
+_FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
 _ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
 
 
@@ -101,6 +101,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     Attributes:
       noise_: the noise level.
       whiten_: whether the flows begin with a `Whiten`.
+      tolerance_: the tolerated standard error of scores: 0.02 nats, or 2 % of the standard deviation of the scores
+        of held-out rows if that is larger.
       noise_levels_: the noise levels that were compared.
       held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
       offset_: the score below which a row is an outlier. It is the weighted quantile at `contamination` of the
@@ -241,9 +243,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         means = scores @ compared / compared.sum()
         best = scores[np.argmax(means)]
         density.noise = float(levels[[not is_significant(best - own, compared) for own in scores]].max())
+        spread = winsorize(scores[levels == density.noise][0]).std()
+        self.tolerance_ = TOLERANCE * max(1.0, float(spread))
+        density.tolerance = self.tolerance_
         self.noise_, self.whiten_, self.noise_levels_, self.held_out_scores_ = density.noise, whiten, levels, means
         pairs = zip(held_out, density.members, strict=True)
-        scores = [density.score(numbers[own], [member])[1] for own, member in pairs]
+        scores = [density.estimate(numbers[own], [member])[0][1] for own, member in pairs]
         own, first = np.unique(np.concatenate(held_out), return_index=True)  # several members may hold out a row
         return own, np.concatenate(scores)[first]
 
@@ -268,13 +273,23 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._conditions = self.encoder_.condition(numbers[chosen, self.encoder_.num_own :]).numpy()
         self._draws, self._draws_seed = None, int(rng.randint(2**31))
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Any, return_std: bool = False) -> Any:
         """Returns the log-density of each row in nats, `[num]`.
 
         It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
         column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
+
+        The probability of a row with discrete or missing values is a mean over random points, whose number doubles
+        from 64 to at most 1,024 until its standard error is at most `tolerance_`. A warning says if it is larger.
+        The points and the score of a row depend on this row alone.
+
+        Args:
+          X: rows `[num, columns]`.
+          return_std: whether to return also the standard error of each log-density, `[num]`. It is 0 for a row
+            without discrete and missing values, and NaN if the log-density is NaN.
         """
-        return self._scored(X)[0]
+        scores, errors = self._scored(X)
+        return (scores[0], errors) if return_std else scores[0]
 
     def score(self, X: Any, y: Any = None) -> float:
         """Returns the mean log-density of the rows in nats, ignoring NaN."""
@@ -286,7 +301,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         A missing value contributes the mean log-density of its column, and the probability of an atom is divided by
         the width of its cell, so units do not change the ranking.
         """
-        scores = self._scored(X)[1]
+        scores = self._scored(X)[0][1]
         return np.where(scores == self.offset_, 0.0, scores - self.offset_)  # both may be minus infinity
 
     def predict(self, X: Any) -> np.ndarray:
@@ -302,7 +317,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `decision_function`. A held-out row that would have probability 0 in a fit without it, such as the only row
         with a level, counts like a new row with an unknown level.
         """
-        found = p_values(self._scored(X)[1], *self.held_out_)
+        found = p_values(self._scored(X)[0][1], *self.held_out_)
         if (least := self.least_p_value) > _SMALL_P_VALUE:
             text = f"No p-value is below {least:.2g}, because only {len(self.held_out_[0])} rows were held out."
             warnings.warn(f"{text} Fit to more rows, or choose a larger threshold.", stacklevel=2)
@@ -410,7 +425,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Loads an estimator that `save` wrote. Frames of its samples are pandas."""
         with explain_read_errors(path, "a saved FlowDensity"), np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-            found = json.loads(arrays.pop("json").item())
+            found = {"tolerance_": TOLERANCE} | json.loads(arrays.pop("json").item())
         encoder, settings = TableEncoder.from_json(found.pop("encoder")), found.pop("settings")
         bounds = {name: tuple(ends) for name, ends in settings["bounds"]}
         own = cls(**settings | {"kinds": encoder.kinds, "bounds": bounds or None})
@@ -418,7 +433,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             setattr(own, name, value)
         members = list(zip(*arrays.values(), strict=True))
         own.encoder_, own.kinds_, own.n_features_in_ = encoder, encoder.kinds, len(encoder.kinds)
-        own.density_ = TableDensity(encoder, own.num_blocks, own.hidden, members, own.noise_)
+        own.density_ = TableDensity(encoder, own.num_blocks, own.hidden, members, own.noise_, own.tolerance_)
         if own._dtype is None and all(isinstance(name, str) for name in encoder.kinds):
             own.feature_names_in_ = np.array(list(encoder.kinds), object)
         return own
@@ -480,14 +495,17 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return numbers.values
 
     def _scored(self, X):
-        """Returns the scores of rows, NaN for dropped rows, and the comparable scores."""
+        """Returns the scores of rows and the comparable scores, and their errors; NaN for dropped rows."""
         table = self._table(X)
-        is_kept, scores = self._is_kept(table), np.full([2, len(table)], np.nan)
-        scores[:, is_kept] = self.density_.score(self._numbers(table[is_kept]))
+        is_kept = self._is_kept(table)
+        scores = np.full([2, len(table)], np.nan)
+        errors = np.full(len(table), np.nan)
+        scores[:, is_kept], errors[is_kept] = self.density_.estimate(self._numbers(table[is_kept]))
+        self.density_.warn(errors[is_kept])
         if unknown := int(np.count_nonzero(np.isneginf(scores[0]))):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=3)
-        return scores
+        return scores, errors
 
 
 def _plain(value):
