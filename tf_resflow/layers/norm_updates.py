@@ -37,9 +37,9 @@ def update_norms(
 ) -> tf.Tensor:
     """Updates the norm of every Lipschitz layer. Call it once after each change of the kernels.
 
-    Each call of a layer searches for the norm of its kernel, starting from the stored vectors that this function
-    updates. Only a training step (`tf_resflow.bijectors.Networks` with `training=True`) uses the stored vectors
-    without a search.
+    Each call of a layer checks the stored vectors that this function updates, and searches for the norm of the
+    kernel if they no longer fit. Only a training step (`tf_resflow.bijectors.Networks` with `training=True`) uses
+    the stored vectors unchecked.
 
     However a kernel has changed, one update finds the norm 2 -> 2 of an operator with at most 64 inputs or outputs
     to a relative 0.05 %. For larger operators, a singular value that overtakes the largest one by a few percent can
