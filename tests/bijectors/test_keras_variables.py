@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow.layers.attributes import variables_of
 
 
 def members(make_block, make_coupling):
@@ -18,7 +19,7 @@ def members(make_block, make_coupling):
     functional = resflow.bijectors.ResidualBlock(branch, name="functional")
     affine = [resflow.bijectors.ActNorm([2]), resflow.bijectors.InvertibleConv1x1(2)]
     networks = [block.branch, coupling.network, functional.branch]
-    variables = [v for part in affine for v in part.keras_variables]
+    variables = [v for part in affine for v in variables_of(part)]
     variables += [v for network in networks for v in network.variables]
     return [block, coupling, functional, *affine], networks, variables
 

@@ -14,8 +14,16 @@ from tensorflow_probability.python.bijectors import bijector as tfp_bijector
 from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
 from tensorflow_probability.python.internal import cache_util, nest_util
 
-from tf_resflow.bijectors.networks import Networks, check_event, from_rows, parameter_dtype, tracked_variables
+from tf_resflow.bijectors.networks import (
+    Networks,
+    check_event,
+    from_rows,
+    parameter_dtype,
+    share_trainable,
+    tracked_variables,
+)
 from tf_resflow.layers import lipschitz_constant
+from tf_resflow.layers.attributes import networks_of, variables_of
 from tf_resflow.private_api import has_fixed_members, implements_log_det, without_retracing_warnings
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
@@ -148,15 +156,17 @@ class FlowBijector(Serializable, tfb.Bijector):
     # [[1. 3.]] [[1. 1.]]
     ```
 
+    Built Keras layers and `keras.Variable`s in attributes are trained and saved, also in lists, tuples and dicts.
+    Set these attributes before calling `super().__init__`. Layers are not changed, except that the `trainable`
+    flags of their `tf.Variable`s, for TFP and gradient tapes, then follow Keras.
+
     In a pass, `context.compute_log_det` is true if the log-determinant is needed. `context.seed(name)` returns a
     stateless seed. `context.get_arguments(name, "seed", "condition")` returns the values of these arguments, and
     raises an error if there are others.
 
     Attributes:
-      networks: the built Keras layers (or modules) that the bijector evaluates. Their variables are trained and
-        saved. Set this attribute before calling `super().__init__`, or define a property. Networks are not changed,
-        except that the `trainable` flags of their `tf.Variable`s, for TFP and gradient tapes, then follow Keras.
-      keras_variables: the `keras.Variable`s of the bijector that do not belong to its networks.
+      networks: the networks that the bijector evaluates and that are not Keras layers in its other attributes,
+        such as functions. None by default.
       argument_names: the arguments that the bijector accepts from surrounding flows: any of "seed", "networks" and
         "condition". None by default.
       ends_scale: whether a scale of a flow can end with the bijector, see `forward_features`.
@@ -164,7 +174,6 @@ class FlowBijector(Serializable, tfb.Bijector):
     """
 
     networks: Sequence[Any] = ()
-    keras_variables: Sequence[keras.Variable] = ()
     argument_names: tuple[str, ...] = ()
     ends_scale: bool = False
     is_random: bool = False
@@ -177,10 +186,21 @@ class FlowBijector(Serializable, tfb.Bijector):
     _networks_key = "_network_variables"  # the checkpoint key of the networks' variables
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kept = [tracked_variables(network) for network in self.networks]
-        if kept:  # TFP tracks the variables through this attribute
-            setattr(self, self._networks_key, kept[0] if len(kept) == 1 else kept)
+        of_networks = [tracked_variables(network) for network in networks_of(self)]
+        if of_networks:  # TFP tracks the variables through this attribute
+            setattr(self, self._networks_key, of_networks[0] if len(of_networks) == 1 else of_networks)
+        if variables := variables_of(self):
+            self._tracked_variables = [share_trainable(variable) for variable in variables]
         super().__init__(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (keras.layers.Layer, keras.Variable)) and hasattr(self, "_parameters"):
+            raise ValueError(
+                f"The attribute {name!r} of a {type(self).__name__} was set to {value.name!r} after the "
+                "constructor of the base class, so TFP's trainers would not find its variables. Set it before "
+                "calling super().__init__(...)."
+            )
+        super().__setattr__(name, value)
 
     def __reduce__(self):
         return _with_values, (serialize(self), [variable.numpy() for variable in self.variables])
@@ -377,7 +397,8 @@ def _pass(bijector, x, context, inverse):
     method = bijector.inverse_pass if inverse else bijector.forward_pass
     if bijector._event_shape is not None:
         check_event(f"{bijector.name} maps events", bijector._event_shape, x.shape)
-    result, name = method(x, context), f"{bijector.name}.{method.__name__}"
+    name = f"{bijector.name}.{method.__name__}"
+    result = method(x, context)
     if not isinstance(result, tuple):
         raise ValueError(f"{name} returned a {type(result).__name__}; it must return a tuple (value, log_det).")
     result = Pass(*result)
@@ -385,7 +406,25 @@ def _pass(bijector, x, context, inverse):
         raise NotImplementedError(
             f"{name} returned no log-determinant, but context.compute_log_det is true. Return (value, log_det)."
         )
+    if result.log_det is not None and not bijector._has_parts:
+        event_ndims = bijector.forward_min_event_ndims if inverse else bijector.inverse_min_event_ndims
+        _check_log_det(name, result, event_ndims)
     return result
+
+
+def _check_log_det(name, result, event_ndims):
+    """Raises a ValueError unless the log-determinant has the last axes of the value's batch shape, as in TFP."""
+    value_shape = tf.TensorShape(result.value.shape)
+    log_det_shape = tf.TensorShape(result.log_det.shape)
+    if value_shape.rank is None or log_det_shape.rank is None:
+        return
+    batch_shape = value_shape[: value_shape.rank - event_ndims]
+    missing = batch_shape.rank - log_det_shape.rank
+    if missing < 0 or not log_det_shape.is_compatible_with(batch_shape[missing:]):
+        raise ValueError(
+            f"{name} returned a log-determinant of shape {log_det_shape} for values of shape {value_shape}. Return "
+            f"one number for each event, with the shape {batch_shape}, or a scalar that all events share."
+        )
 
 
 def pass_through_members(composition, x, context, inverse=False, event_ndims=None) -> Pass:

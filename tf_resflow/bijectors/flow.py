@@ -15,6 +15,7 @@ from tensorflow_probability import bijectors as tfb
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through, pass_through_members
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
+from tf_resflow.layers.attributes import networks_of, variables_of
 from tf_resflow.logdet import Exact
 from tf_resflow.private_api import is_increasing
 from tf_resflow.typing import Shape
@@ -57,13 +58,15 @@ def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
 
 def keras_parts(flow: tf.Module) -> dict[str, Any]:
     """Returns what Keras trains of each bijector in a flow, by name: a network, or networks and variables."""
-    found = {}
+    trained = {}
     for name, part in parts_by_name(flow).items():
-        networks = [network for network in getattr(part, "networks", ()) if isinstance(network, keras.Layer)]
-        parts = [*networks, *getattr(part, "keras_variables", ())]
-        if parts:
-            found[name] = networks[0] if len(parts) == len(networks) == 1 else parts
-    return found
+        networks = [network for network in networks_of(part) if isinstance(network, keras.Layer)]
+        variables = variables_of(part)
+        if len(networks) == 1 and not variables:
+            trained[name] = networks[0]
+        elif networks or variables:
+            trained[name] = [*networks, *variables]
+    return trained
 
 
 def route(

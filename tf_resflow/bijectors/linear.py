@@ -41,10 +41,6 @@ class VariableBijector(FlowBijector):
         """Returns the `tf.Variable`, or the tensor that replaces it in a `keras.StatelessScope`."""
         return self._keras_variables[key].value
 
-    @property
-    def keras_variables(self) -> list[keras.Variable]:  # type: ignore[override]
-        return list(self._keras_variables.values())
-
 
 class ActNorm(VariableBijector):
     r"""Affine map per channel or per element of an event: `y = exp(log_scale) (x + shift)`.

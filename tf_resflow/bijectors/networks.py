@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from tf_resflow.layers.attributes import networks_of
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.program import BoundNetwork, bind, bind_all
 from tf_resflow.private_api import set_trainable
@@ -53,7 +54,7 @@ def _networks(flow):
     if isinstance(flow, keras.Layer) or not isinstance(flow, tf.Module):
         return [flow]
     parts = [part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)]
-    return [network for part in parts for network in getattr(part, "networks", ())]
+    return [network for part in parts for network in networks_of(part)]
 
 
 def tracked_variables(network: Any) -> dict[str, tf.Variable]:

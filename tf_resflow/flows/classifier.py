@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_resflow import bijectors
 from tf_resflow.flows.networks import network_policy
+from tf_resflow.layers.attributes import variables_of
 from tf_resflow.serialization import SerializableLayer
 from tf_resflow.typing import TensorLike
 
@@ -20,7 +21,7 @@ class ActNormLayer(SerializableLayer):
         super().__init__(**kwargs)
         self.channels = channels
         self.act_norm = bijectors.ActNorm([channels], dtype=self.variable_dtype, name=self.name)
-        self._parameters = self.act_norm.keras_variables
+        self._parameters = variables_of(self.act_norm)
         self.built = True
 
     def call(self, inputs: TensorLike) -> tf.Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers.attributes import networks_of
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, stacks, update_stack
 from tf_resflow.private_api import sublayers
@@ -25,8 +26,9 @@ def _walk(obj):
         yield from _walk(sublayers(obj))
     elif isinstance(obj, tf.Module):
         for module in (obj, *obj.submodules):
-            networks = getattr(module, "networks", ())
-            yield from _walk([network for network in networks if isinstance(network, keras.layers.Layer)])
+            yield from _walk(
+                [network for network in networks_of(module) if isinstance(network, keras.layers.Layer)]
+            )
     else:
         raise ValueError(f"Got {obj!r}. Expected a Keras layer, a tf.Module, or a list of these.")
 
@@ -70,8 +72,8 @@ def update_norms(
     ```
 
     Args:
-      obj: a Keras layer or model; a `tf.Module` that contains bijectors with Keras layers in their attribute
-        `networks`, such as a flow or a distribution; or a list or tuple of these.
+      obj: a Keras layer or model; a `tf.Module` that contains bijectors with Keras layers in their attributes,
+        such as a flow or a distribution; or a list or tuple of these.
       tolerance: relative change at which to stop; by default, that of each layer. `converge_norms` uses 1e-5.
       max_iterations: maximum number of iterations; by default, that of each layer.
       num_fresh: number of random starts for orders other than 2, in addition to the stored vectors. By default, 8
