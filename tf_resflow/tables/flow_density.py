@@ -226,7 +226,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
         whiten = (None if self.encoder_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
         order, seeds = rng.permutation(num), [int(rng.randint(2**31)) for _ in range(num_members)]
-        held_out, scores = [], []
+        held_out, scores, units = [], [], []
         for place, seed in enumerate(seeds):
             order = np.roll(order, num_held_out)
             own, kept = np.split(order, [num_held_out])
@@ -237,13 +237,15 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             member, whiten = trained[place]
             density.members.append(member)
             held_out.append(own)
-            scores.append(density.log_probs(numbers[own[:_MOST_COMPARED]], levels, [member])[0])
+            log_probs, log_units = density.log_probs(numbers[own[:_MOST_COMPARED]], levels, [member])
+            scores.append(log_probs)
+            units.append(log_units)
         compared = weights[np.concatenate([own[:_MOST_COMPARED] for own in held_out])]
         scores = np.concatenate(scores, axis=1)
         means = scores @ compared / compared.sum()
         best = scores[np.argmax(means)]
         density.noise = float(levels[[not is_significant(best - own, compared) for own in scores]].max())
-        spread = winsorize(scores[levels == density.noise][0]).std()
+        spread = winsorize(scores[levels == density.noise][0] + np.concatenate(units)).std()
         self.tolerance_ = TOLERANCE * max(1.0, float(spread))
         density.tolerance = self.tolerance_
         self.noise_, self.whiten_, self.noise_levels_, self.held_out_scores_ = density.noise, whiten, levels, means
@@ -302,7 +304,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         the width of its cell, so units do not change the ranking.
         """
         scores = self._scored(X)[0][1]
-        return np.where(scores == self.offset_, 0.0, scores - self.offset_)  # both may be minus infinity
+        with np.errstate(invalid="ignore"):  # minus infinity minus infinity
+            return np.where(scores == self.offset_, 0.0, scores - self.offset_)
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
