@@ -57,8 +57,7 @@ class LipschitzDense(LipschitzLayer):
         `normalization`, "induced", or "schatten" for an upper bound of the norm 2 -> 2; `use_bias`;
         `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
         relative change of v by a power step at which an update of the norm stops (1e-3); and `max_iterations`, the
-        maximum number of steps in an update (12, or 8
-        for convolutions).
+        maximum number of steps in an update (12, or 8 for convolutions).
 
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).
