@@ -1,5 +1,6 @@
 """The density of the rows of a table: a mean over flows, integrated over cells and missing values."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,7 +30,8 @@ MOST_POINTS = 1024
 
 _FARTHEST = 1e12  # standardized values are clipped here, so that float32 can represent their squares
 _AT_ONCE = 2**16  # vectors scored at once
-_NUM_SETS, _AT_A_TIME = 16, 4  # independent sets of points, and points of each that are evaluated at a time
+_NUM_SETS = 16  # independent sets of points
+_AT_A_TIME = 4  # points of each set that are evaluated at a time
 _CAUTION = 1.25  # the error estimated from 16 sets has a standard error of 18 %
 _MOST_TURNS = 100.0  # of the shift of a row, per unit of a transformed value
 _STEPS_OF_SHIFTS = 1e6  # values that differ by less have the same shift
@@ -107,45 +109,50 @@ class TableDensity:
         is_exact = ~is_integrated(rows).numpy()
         (log_probs,), _ = self.log_probs(numbers[is_exact], [self.noise], members, 1)
         scores[0, is_exact] = log_probs
-        distinct, places = np.unique(numbers[~is_exact], axis=0, return_inverse=True)
-        functions = [lambda x, w=w: self.flow.log_prob(w, x) for w in members]
+        distinct, indices = np.unique(numbers[~is_exact], axis=0, return_inverse=True)
+        functions = self._functions(members)
         blocks = point_blocks(self.encoder)
         size = _AT_ONCE // (2 * _NUM_SETS * _AT_A_TIME)
-        found = [np.zeros([2, 0])]
+        estimates = [np.zeros([2, 0])]
         for start in range(0, len(distinct), size):
-            part = self.encoder.rows(tf.constant(distinct[start : start + size]))
-            found.append(np.stack(estimate(self.encoder, part, blocks, self.noise, functions, self.tolerance)))
-        scores[0, ~is_exact], errors[~is_exact] = np.concatenate(found, axis=1)[:, places.ravel()]
+            chunk = self.encoder.rows(tf.constant(distinct[start : start + size]))
+            estimates.append(np.stack(estimate(self.encoder, chunk, blocks, self.noise, functions, self.tolerance)))
+        scores[0, ~is_exact], errors[~is_exact] = np.concatenate(estimates, axis=1)[:, indices.ravel()]
         scores[1] = scores[0] + rows.log_unit
         return scores, errors
+
+    def _functions(self, members):
+        """Returns the log-density of each member as a function of vectors, see `log_densities`."""
+        return [functools.partial(self.flow.log_prob, weights) for weights in members]
 
     def log_probs(
         self, numbers: np.ndarray, levels: Any, members: Sequence[Any], num_points: int = NUM_POINTS
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns log-densities at noise levels `[levels, num]`, and `Vectors.log_unit` `[num]`."""
-        flow, found = self.flow, []
-        functions = [lambda x, w=w: flow.log_prob(w, x) for w in members]
+        functions = self._functions(members)
         points = dequantization_points(self.encoder, num_points)
-        if not len(numbers):
-            return np.zeros([len(levels), 0]), np.zeros(0)
+        log_probs = np.zeros([len(levels), len(numbers)])
+        log_units = np.zeros(len(numbers))
         size = max(1, _AT_ONCE // (len(points) * (len(levels) + 1)))
         for start in range(0, len(numbers), size):
-            rows = self.encoder.rows(tf.constant(numbers[start : start + size]))
-            own = log_densities(self.encoder, rows, points, levels, functions)
-            found.append((own.numpy(), rows.log_unit.numpy()))
-        log_probs, units = zip(*found, strict=True)
-        return np.concatenate(log_probs, axis=1), np.concatenate(units)
+            chunk = slice(start, start + size)
+            rows = self.encoder.rows(tf.constant(numbers[chunk]))
+            log_probs[:, chunk] = log_densities(self.encoder, rows, points, levels, functions)
+            log_units[chunk] = rows.log_unit
+        return log_probs, log_units
 
     def sample(self, condition: np.ndarray, rng: np.random.RandomState, noise: float | None = None) -> np.ndarray:
         """Draws a vector for each condition at a noise level, by default from the density itself."""
-        num, size = len(condition), self.encoder.size
-        member, values = rng.randint(len(self.members), size=num), np.empty([num, size])
+        num = len(condition)
+        members = rng.randint(len(self.members), size=num)
+        values = np.empty([num, self.encoder.size])
         is_broad = rng.uniform(size=num) < (BROAD if noise is None else 0.0)
-        for level, is_chosen in ((self.noise if noise is None else noise, ~is_broad), (MOST_NOISE, is_broad)):
-            for place, weights in enumerate(self.members):
-                is_own, seed = is_chosen & (member == place), int(rng.randint(2**31))
-                if is_own.any():
-                    values[is_own] = self.flow.sample(weights, condition[is_own], level, seed)
+        for level, has_level in ((self.noise if noise is None else noise, ~is_broad), (MOST_NOISE, is_broad)):
+            for index, weights in enumerate(self.members):
+                is_drawn = has_level & (members == index)
+                seed = int(rng.randint(2**31))
+                if is_drawn.any():
+                    values[is_drawn] = self.flow.sample(weights, condition[is_drawn], level, seed)
         return values
 
 
@@ -155,10 +162,10 @@ def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS, seed: in
     They are evenly spread in the last coordinate and where values have cells or can be missing, and 0.5 elsewhere.
     """
     is_drawn = encoder.own.has_cells | encoder.is_masked
-    places = [*np.flatnonzero(is_drawn), -1]
+    drawn = [*np.flatnonzero(is_drawn), -1]
     points = np.full([num if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
     # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
-    points[:, places] = stats.qmc.Sobol(len(places), seed=seed, bits=_BITS).random(len(points))
+    points[:, drawn] = stats.qmc.Sobol(len(drawn), seed=seed, bits=_BITS).random(len(points))
     return points
 
 
@@ -215,40 +222,64 @@ def estimate(
       log_probs: see `log_densities`.
     """
     if blocks is None:
-        (log_density,) = tf.unstack(
-            log_densities(encoder, rows, dequantization_points(encoder), [noise], log_probs), num=1
-        )
+        points = dequantization_points(encoder)
+        log_density = log_densities(encoder, rows, points, [noise], log_probs)[0]
         return log_density, tf.zeros_like(log_density)
-    shifts = _shifts(rows)
+    sums = _Sums(encoder, rows, blocks, noise, log_probs, tolerance)
+    _, _, counts, log_sums = tf.while_loop(sums.is_unfinished, sums.add_block, sums.start())
+    log_means = tf.reduce_logsumexp(log_sums, axis=1) - tf.math.log(counts * _NUM_SETS * _AT_A_TIME)
+    return log_means + rows.log_scale, tf.where(is_integrated(rows), _standard_errors(log_sums), 0.0)
 
-    def log_sums(chosen, block):
-        shifted = tf.bitwise.bitwise_xor(block[:, tf.newaxis], tf.gather(shifts, chosen))
-        u = (tf.cast(tf.reshape(shifted, [-1, shifts.shape[1]]), tf.float64) + 0.5) * 2.0**-_BITS
-        part = Vectors(*(tf.gather(x, chosen) for x in rows))
-        ratios = _mixed(_log_ratios(encoder, part, u, [noise], log_probs))[0]
-        return tf.transpose(tf.reduce_logsumexp(tf.reshape(ratios, [_NUM_SETS, _AT_A_TIME, -1]), axis=1))
 
-    def errors(sums):
-        ratios = tf.exp(sums - tf.reduce_logsumexp(sums, axis=1, keepdims=True) + math.log(_NUM_SETS))
-        return tf.math.reduce_std(ratios, axis=1) / math.sqrt(_NUM_SETS - 1)
+class _Sums:
+    """The sums of the densities of rows over each set of points, for `tf.while_loop`.
 
-    def add_block(step, is_active, counts, sums):
-        chosen = tf.where(is_active)
-        own = tf.gather_nd(sums, chosen)
-        own = tf.reduce_logsumexp(tf.stack([own, log_sums(chosen[:, 0], tf.gather(blocks, step))]), axis=0)
-        sums = tf.tensor_scatter_nd_update(sums, chosen, own)
+    The state is the number of blocks added; whether a row needs more, `[num]`; the number of blocks of each row
+    `[num]`; and the logarithms of the sums `[num, sets]`.
+    """
+
+    def __init__(self, encoder, rows, blocks, noise, log_probs, tolerance):
+        self._encoder = encoder
+        self._rows = rows
+        self._blocks = blocks
+        self._noise = noise
+        self._log_probs = log_probs
+        self._tolerance = tolerance
+        self._shifts = _shifts(rows)
+
+    def start(self):
+        counts = tf.zeros_like(self._rows.log_scale)
+        log_sums = tf.fill([tf.size(counts), _NUM_SETS], np.float64(-math.inf))
+        return 0, tf.ones_like(counts, tf.bool), counts, log_sums
+
+    def is_unfinished(self, step, is_active, counts, log_sums):
+        return (step < self._blocks.shape[0]) & tf.reduce_any(is_active)
+
+    def add_block(self, step, is_active, counts, log_sums):
+        """Adds the next points of each set to the active rows. Checks the errors after 1, 2, 4, ... blocks."""
+        indices = tf.where(is_active)
+        pair = [tf.gather_nd(log_sums, indices), self._log_sums_of_block(step, indices[:, 0])]
+        log_sums = tf.tensor_scatter_nd_update(log_sums, indices, tf.reduce_logsumexp(tf.stack(pair), axis=0))
         counts += tf.cast(is_active, tf.float64)
         step += 1
         is_checked = tf.equal(tf.bitwise.bitwise_and(step, step - 1), 0)
-        is_active &= ~is_checked | (_CAUTION * errors(sums) > tolerance)
-        return step, is_active, counts, sums
+        is_active &= ~is_checked | (_CAUTION * _standard_errors(log_sums) > self._tolerance)
+        return step, is_active, counts, log_sums
 
-    zeros = tf.zeros_like(rows.log_scale)
-    start = 0, tf.ones_like(zeros, tf.bool), zeros, tf.fill([tf.size(zeros), _NUM_SETS], np.float64(-math.inf))
-    is_unfinished = lambda step, is_active, *_: (step < blocks.shape[0]) & tf.reduce_any(is_active)  # noqa: E731
-    _, _, counts, sums = tf.while_loop(is_unfinished, add_block, start)
-    log_means = tf.reduce_logsumexp(sums, axis=1) - tf.math.log(counts * _NUM_SETS * _AT_A_TIME)
-    return log_means + rows.log_scale, tf.where(is_integrated(rows), errors(sums), 0.0)
+    def _log_sums_of_block(self, step, indices):
+        """Returns the log-sums of the rows at `indices` over the points of a block: `[indices, sets]`."""
+        block = tf.gather(self._blocks, step)
+        shifted = tf.bitwise.bitwise_xor(block[:, tf.newaxis], tf.gather(self._shifts, indices))
+        u = (tf.cast(tf.reshape(shifted, [-1, block.shape[1]]), tf.float64) + 0.5) * 2.0**-_BITS
+        rows = Vectors(*(tf.gather(x, indices) for x in self._rows))
+        ratios = _mixed(_log_ratios(self._encoder, rows, u, [self._noise], self._log_probs))[0]
+        return tf.transpose(tf.reduce_logsumexp(tf.reshape(ratios, [_NUM_SETS, _AT_A_TIME, -1]), axis=1))
+
+
+def _standard_errors(log_sums):
+    """Returns the standard errors of log-means, from the spread of the sums over sets `[num, sets]`."""
+    log_mean = tf.reduce_logsumexp(log_sums, axis=1, keepdims=True) - math.log(_NUM_SETS)
+    return tf.math.reduce_std(tf.exp(log_sums - log_mean), axis=1) / math.sqrt(_NUM_SETS - 1)
 
 
 def log_densities(
@@ -280,8 +311,8 @@ def _log_ratios(encoder, rows, u, levels, log_probs):
     z, condition = (tf.clip_by_value(x, -_FARTHEST, _FARTHEST) for x in (z, tiled.condition))
     codes = [tf.zeros_like(z[:, :1]) + noise_code(level) for level in [*levels, MOST_NOISE]]
     values = tf.concat([tf.concat([z, code, condition], axis=1) for code in codes], axis=0)
-    found = tf.stack([tf.cast(log_prob(values), tf.float64) for log_prob in log_probs])
-    log_means = tf.reduce_logsumexp(found, axis=0) - math.log(len(log_probs))
+    of_members = tf.stack([tf.cast(log_prob(values), tf.float64) for log_prob in log_probs])
+    log_means = tf.reduce_logsumexp(of_members, axis=0) - math.log(len(log_probs))
     return tf.reshape(log_means, [len(codes), copies, num]) - tf.reshape(log_q, [copies, num])
 
 

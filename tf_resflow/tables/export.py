@@ -80,46 +80,56 @@ class _ServedDensity:
     """The signatures of a density."""
 
     def __init__(self, density, max_samples, max_batch):
-        self._density, self._encoder = density.density_, density.encoder_
-        self._max_samples, self._max_batch = max_samples, max_batch
+        self._density = density.density_
+        self._encoder = density.encoder_
+        self._max_samples = max_samples
+        self._max_batch = max_batch
         self._members = [_Member(self._density, weights) for weights in self._density.members]
         self.variables = [variable for member in self._members for variable in member.variables]
         blocks = point_blocks(self._encoder)
         self._blocks = None if blocks is None else tf.Variable(blocks, trainable=False)
         self.variables += [] if blocks is None else [self._blocks]
-        scores = np.sort(density.held_out_[0])
-        self._reference = scores, np.append(density.least_p_value, p_values(scores, *density.held_out_))
+        self._held_out_scores = np.sort(density.held_out_[0])
+        at_held_out_scores = p_values(self._held_out_scores, *density.held_out_)
+        self._p_values = np.append(density.least_p_value, at_held_out_scores)
         num = self._encoder.num_own
-        self._parts = {"x": self._encoder.columns[:num], "condition": self._encoder.columns[num:]}
+        self._columns = {"x": self._encoder.columns[:num], "condition": self._encoder.columns[num:]}
         self._offsets = np.array([float(column.offset) for column in self._encoder.columns])
-        specs = {name: tf.TensorSpec([None, len(own)], tf.float64, name) for name, own in self._parts.items()}
-        condition = [specs["condition"]] if self._parts["condition"] else []
+        specs = {
+            name: tf.TensorSpec([None, len(columns)], tf.float64, name) for name, columns in self._columns.items()
+        }
+        condition = [specs["condition"]] if self._columns["condition"] else []
         scalars = [tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")]
         self.inputs = {"serving_default": [specs["x"], *condition], "sample": [*scalars, *condition]}
 
     def serving_default(self, x, condition=None):
         x = check_rows("x", x, self._max_batch)
         numbers = self._numbers(x, condition)
-        num_own, is_masked = self._encoder.num_own, self._encoder.is_masked
-        is_allowed = np.append(is_masked, np.zeros(numbers.shape[1] - num_own, bool))
+        num_own = self._encoder.num_own
+        is_allowed = np.append(self._encoder.is_masked, np.zeros(numbers.shape[1] - num_own, bool))
         is_unread = tf.math.is_inf(numbers) | (tf.math.is_nan(numbers) & ~is_allowed)
         numbers = self._encoder.mark_impossible(numbers)
         is_impossible = tf.reduce_any(tf.math.is_inf(numbers), axis=1)
         valid = ~tf.reduce_any(is_unread, axis=1) & ~tf.reduce_any(tf.math.is_inf(numbers[:, num_own:]), axis=1)
         reason = tf.where(tf.reduce_any(is_unread, axis=1), 1, tf.where(is_impossible, 2, 0))
         log_prob, compared = tf.unstack(_in_groups(self._scores, numbers), axis=1)
-        scores, below = (tf.constant(part, tf.float64) for part in self._reference)
-        p_value = tf.gather(below, tf.searchsorted(scores, compared, side="right"))
-        found = {"log_prob": log_prob, "p_value": p_value}
-        found = {name: tf.where(valid, value, np.float64(math.nan)) for name, value in found.items()}
-        return found | {"valid": valid, "reason": reason}
+        held_out_scores = tf.constant(self._held_out_scores, tf.float64)
+        num_below = tf.searchsorted(held_out_scores, compared, side="right")
+        p_value = tf.gather(tf.constant(self._p_values, tf.float64), num_below)
+        return {
+            "log_prob": tf.where(valid, log_prob, np.float64(math.nan)),
+            "p_value": tf.where(valid, p_value, np.float64(math.nan)),
+            "valid": valid,
+            "reason": reason,
+        }
 
     def _scores(self, numbers):
         """Returns the log-densities of rows, and the scores that compare them, `[num, 2]`."""
         rows = self._encoder.rows(numbers)
         functions = [member.log_prob for member in self._members]
-        own = self._density
-        log_prob, _ = estimate(self._encoder, rows, self._blocks, own.noise, functions, own.tolerance)
+        noise = self._density.noise
+        tolerance = self._density.tolerance
+        log_prob, _ = estimate(self._encoder, rows, self._blocks, noise, functions, tolerance)
         return tf.stack([log_prob, log_prob + rows.log_unit], axis=1)
 
     def sample(self, num, seed, condition=None):
@@ -132,7 +142,7 @@ class _ServedDensity:
         code = tf.where(broad < BROAD, noise_code(MOST_NOISE), noise_code(self._density.noise))
         given = tf.concat([code[:, tf.newaxis], given], axis=1)
         member = tf.cast(chosen * len(self._members), tf.int32)
-        z, converged = zip(*(own.sample(num, latent_seed, given) for own in self._members), strict=True)
+        z, converged = zip(*(member.sample(num, latent_seed, given) for member in self._members), strict=True)
         z = tf.gather(tf.stack(z, axis=1), member, batch_dims=1)
         converged = tf.gather(tf.stack(converged, axis=1), member, batch_dims=1)
         drawn = self._encoder.own.numbers(tf.cast(z, tf.float64))
@@ -142,30 +152,32 @@ class _ServedDensity:
         """Returns the numbers of rows `[num, columns]`, without the offsets."""
         if condition is not None:
             condition = check_one_or_each("condition", condition, tf.shape(x)[0])
-            condition = tf.broadcast_to(condition, [tf.shape(x)[0], len(self._parts["condition"])])
+            condition = tf.broadcast_to(condition, [tf.shape(x)[0], len(self._columns["condition"])])
             x = tf.concat([x, condition], axis=1)
         return x - self._offsets
 
     def document(self, tensors, about):
         """Returns the contents of signatures.json and README.md."""
-        parts = {part: own for part, own in self._parts.items() if own}
+        columns_of = {name: columns for name, columns in self._columns.items() if columns}
         description = {
             "signatures": {name: {"description": _DESCRIPTIONS[name], **tensors[name]} for name in self.inputs},
             "default": "serving_default",
             "max_samples": self._max_samples,
-            "columns": {part: [str(column.name) for column in own] for part, own in parts.items()},
-            "codes": {part: [column.to_json() for column in own] for part, own in parts.items()},
-            "can_be_missing": [str(parts["x"][place].name) for place in np.flatnonzero(self._encoder.is_masked)],
+            "columns": {name: [str(column.name) for column in columns] for name, columns in columns_of.items()},
+            "codes": {name: [column.to_json() for column in columns] for name, columns in columns_of.items()},
+            "can_be_missing": [
+                str(columns_of["x"][index].name) for index in np.flatnonzero(self._encoder.is_masked)
+            ],
             "reasons": list(REASONS),
-            "log_prob": {"num_held_out": len(self._reference[0])},
+            "log_prob": {"num_held_out": len(self._held_out_scores)},
         } | ({} if self._max_batch is None else {"max_batch": self._max_batch})
         lines = [
-            f"- `{part}`: `{column.name}`, {column.description() or 'a number'}"
-            for part in parts
-            for column in parts[part]
+            f"- `{name}`: `{column.name}`, {column.description() or 'a number'}"
+            for name, columns in columns_of.items()
+            for column in columns
         ]
-        columns = "\n".join(["The columns, in their order:", "", *lines])
-        return description, readme(description, example_inputs(tensors), f"{_ABOUT} {about}\n\n{columns}")
+        list_of_columns = "\n".join(["The columns, in their order:", "", *lines])
+        return description, readme(description, example_inputs(tensors), f"{_ABOUT} {about}\n\n{list_of_columns}")
 
 
 class _Member:
@@ -202,7 +214,7 @@ def _in_groups(function, numbers):
     groups = tf.maximum(1, -(-num // _AT_ONCE))
     size = -(-num // groups)
     padded = tf.pad(numbers, [[0, groups * size - num], [0, 0]])
-    parts = tf.ensure_shape(tf.reshape(padded, [groups, size, -1]), [None, None, numbers.shape[1]])
+    grouped = tf.ensure_shape(tf.reshape(padded, [groups, size, -1]), [None, None, numbers.shape[1]])
     spec = tf.TensorSpec([None, 2], tf.float64)
-    found = tf.map_fn(function, parts, parallel_iterations=1, fn_output_signature=spec)
-    return tf.reshape(found, [groups * size, 2])[:num]
+    results = tf.map_fn(function, grouped, parallel_iterations=1, fn_output_signature=spec)
+    return tf.reshape(results, [groups * size, 2])[:num]
