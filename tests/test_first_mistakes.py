@@ -1,5 +1,6 @@
 """Mistakes in the first lines that a user writes, and the remedies that the messages name."""
 
+import functools
 import math
 
 import keras
@@ -16,6 +17,10 @@ ResidualBlock, Flow = resflow.bijectors.ResidualBlock, resflow.bijectors.Flow
 
 def flow_of(*args, name="flow", **options):
     return resflow.flows.vector_flow(2, *args, **{"num_blocks": 1, "hidden": (4,)} | options if not args else {})
+
+
+def image_flow_of(block):
+    return resflow.flows.image_flow((4, 4, 1), (1,), width=4, num_fc_blocks=0, block=block)
 
 
 def branch_of(*layers):
@@ -70,6 +75,20 @@ MISTAKES = {
     ),
     "one bijector without a list": (lambda: Flow(tfb.Exp()), r"Got exp\..*Flow\(\["),
     "arguments in the wrong order": (lambda: resflow.FlowModel([2], flow_of()), r"FlowModel\(flow, event_shape\)"),
+    "an unknown block": (lambda: flow_of(block="monoton"), "block is 'monoton'.*residual, monotone"),
+    "an instance as block": (lambda: flow_of(block=ResidualBlock(linear())), "block is .*residual, monotone"),
+    "an unknown affine layer": (lambda: flow_of(affine="spline"), "affine is 'spline'.*spline_coupling"),
+    "one number of affine layers": (lambda: flow_of(affine_layers=3), r"is 3\. .*affine_layers=\(3, 0\)"),
+    "a negative number of affine layers": (lambda: flow_of(affine_layers=(1, -1)), r"affine_layers=\(3, 0\)"),
+    "an unknown image block": (lambda: image_flow_of("mono"), "block is 'mono'.*spline_coupling"),
+    "the class of an image block": (lambda: image_flow_of(ResidualBlock), r"residual_image_block\(\.\.\.\)"),
+    "an unknown block of images": (lambda: resflow.flows.residual_image_block("mono"), "residual, monotone"),
+    "an unknown coupling": (lambda: resflow.flows.coupling_image_block("spline"), "spline_coupling"),
+    "a block as coupling": (lambda: resflow.flows.coupling_image_block(ResidualBlock), "spline_coupling"),
+    "a forgotten has_condition": (
+        lambda: ResidualBlock(resflow.flows.dense_branch(2, (4,), condition_size=3)),
+        "has 2 inputs.*has_condition=True",
+    ),
     "data as shape": (lambda: resflow.FlowModel(flow_of(), tf.zeros([3, 2])), "Give integers"),
 }
 
@@ -79,6 +98,27 @@ def test_the_message_names_the_remedy(mistake):
     function, message = MISTAKES[mistake]
     with pytest.raises(ValueError, match=message):
         function()
+
+
+def test_blocks_are_given_by_name_or_as_partials():
+    """The layers have the class of the name, or the settings of the partial, and are inverted."""
+    names = resflow.flows.names
+    spline = functools.partial(resflow.bijectors.SplineCoupling, num_bins=3, bound=2.0)
+    vectors = [(flow_of(block=name), kind) for name, kind in names.RESIDUAL_BLOCKS.items()]
+    vectors += [(flow_of(affine=name, affine_layers=(1, 0)), kind) for name, kind in names.AFFINE_LAYERS.items()]
+    vectors.append((flow_of(affine=spline, affine_layers=(1, 0)), "SplineCoupling"))
+    kinds = names.RESIDUAL_BLOCKS | names.COUPLINGS
+    images = [(image_flow_of(name), kind) for name, kind in kinds.items()]
+    images.append((image_flow_of(resflow.flows.coupling_image_block(spline)), "SplineCoupling"))
+    x = tf.random.stateless_uniform([5, 2], [0, 1])
+    for flow, kind in vectors:
+        assert kind in [type(member).__name__ for member in flow.bijectors]
+        tf.debugging.assert_near(flow.inverse(tf.identity(flow.forward(x))), x, atol=1e-4)
+    for flow, kind in images:
+        assert kind in [type(member).__name__ for member in flow.bijectors]
+    for flow in (vectors[-1][0], images[-1][0]):
+        (coupling,) = [member for member in flow.bijectors if isinstance(member, spline.func)]
+        assert coupling.parameters["num_bins"] == 3 and coupling.parameters["bound"] == 2.0
 
 
 def test_names_of_configs_are_accepted():

@@ -1,6 +1,7 @@
 """Couplings and affine maps of an event whose parameters come from a network."""
 
 import abc
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,6 +36,11 @@ class Coupling(NetworkBijector):
         channels = self._num_mapped + (self._num_given if split == "channels" else 0)
         self._event_shape = tf.TensorShape([*given[:-1], channels])
         super().__init__(network, condition, parameters=parameters, name=name)
+
+    @classmethod
+    def num_parameters_with(cls, **settings: Any) -> int:
+        """Returns `num_parameters` of a coupling with these arguments."""
+        return cls.num_parameters
 
     @abc.abstractmethod
     def _map(self, b, parameters, inverse):
@@ -196,8 +202,14 @@ class SplineCoupling(Coupling):
         if not (2 <= num_bins <= 500 and 0 < bound < np.inf):
             raise ValueError(f"Got num_bins={num_bins}, bound={bound}. Use 2 to 500 bins and a positive bound.")
         self._settings = self._no_dependency({"num_bins": num_bins, "bound": bound})
-        self._num_bins, self._bound, self.num_parameters = num_bins, bound, 3 * num_bins - 1
+        self._num_bins = num_bins
+        self._bound = bound
+        self.num_parameters = self.num_parameters_with(num_bins=num_bins)
         super().__init__(network, split, swap, name=name)
+
+    @classmethod
+    def num_parameters_with(cls, num_bins: int = 8, **settings: Any) -> int:
+        return 3 * num_bins - 1
 
     def _map(self, b, parameters, inverse):
         # tfp.bijectors.RationalQuadraticSpline needs nine times as many operations, and its inverse can be NaN.

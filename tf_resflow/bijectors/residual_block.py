@@ -293,6 +293,11 @@ def _input_shapes(branch, has_condition, event_shape):
     if has_condition and len(shapes) not in (0, 2):
         needed = "has_condition=True needs two. Build it as keras.Model([x, c], g)"
         raise ValueError(f"The branch has {len(shapes)} input(s), but {needed}.")
+    if not has_condition and len(shapes) > 1:
+        raise ValueError(
+            f"The branch has {len(shapes)} inputs. If the second one is a condition, pass has_condition=True. "
+            "Otherwise, build a branch of one input."
+        )
     if event_shape is None and not shapes:
         raise ValueError("The input shape of the branch is unknown. Pass event_shape=.")
     event_shape = tf.TensorShape(shapes[0][1:] if event_shape is None else event_shape)

@@ -9,6 +9,7 @@ import numpy as np
 from tf_resflow import bijectors
 from tf_resflow.flows import branches, networks
 from tf_resflow.flows.branches import Activation, Norms
+from tf_resflow.flows.names import COUPLINGS, RESIDUAL_BLOCKS
 from tf_resflow.flows.networks import DType, EventShape
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.typing import TensorLike
@@ -38,7 +39,7 @@ BlockMaker = Callable[[BlockSpec], bijectors.FlowBijector]
 
 
 def residual_image_block(
-    block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
+    block: str | Callable[..., bijectors.ResidualBlock] = bijectors.ResidualBlock,
     *,
     activation: Activation = "lipswish",
     coefficient: float = COEFFICIENT,
@@ -54,13 +55,14 @@ def residual_image_block(
     Blocks are pre-activated, except for the first block of the flow and DenseNets.
 
     Args:
-      block: `tf_resflow.bijectors.ResidualBlock` or `tf_resflow.bijectors.MonotoneBlock`.
+      block: "residual" or "monotone", or the class `tf_resflow.bijectors.ResidualBlock` or `MonotoneBlock`.
       activation: see `tf_resflow.flows.dense_branch`, also for `coefficient`, `norms` and `normalization`.
       dense_net: `(depth, growth)` of a `dense_net_branch` to use instead of convolutions with `kernels`. The branch
         of a fully connected block has the same depth, a stem of `fc_width` units, and a growth of half of them, as
         in the published code.
       log_det_estimator: see the block, also for `inverse_solver` and `lipschitz_constant`.
     """
+    block = networks.bijector_of("block", block, RESIDUAL_BLOCKS)
     branches.check_dense_net(dense_net, norms)
 
     def make(spec):
@@ -83,19 +85,25 @@ def residual_image_block(
     return make
 
 
-def coupling_image_block(coupling: type[bijectors.couplings.Coupling] = bijectors.AffineCoupling) -> BlockMaker:
+def coupling_image_block(
+    coupling: str | Callable[..., bijectors.couplings.Coupling] = bijectors.AffineCoupling,
+) -> BlockMaker:
     """Returns a function that builds the couplings of `image_flow`.
 
     Their unconstrained networks have the kernels and widths of residual blocks. Events are split by a checkerboard
     in the first scale and by channels in the other scales. The two parts swap roles from one coupling to the next.
 
     Args:
-      coupling: `tf_resflow.bijectors.AffineCoupling`, `AdditiveCoupling` or `SplineCoupling`.
+      coupling: `tf_resflow.bijectors.AffineCoupling`, `AdditiveCoupling` or `SplineCoupling`, a name such as
+        "spline_coupling", or a `functools.partial` of a class.
     """
+    coupling = networks.bijector_of("coupling", coupling, COUPLINGS)
+    if not networks.is_coupling(coupling):
+        raise ValueError(f"coupling is {coupling!r}. Give one of the names {', '.join(COUPLINGS)}.")
 
     def make(spec):
         split = "channels" if spec.scale else "checkerboard"
-        options: dict[str, Any] = {"split": split, "num_parameters": coupling.num_parameters}
+        options: dict[str, Any] = {"split": split, "num_parameters": networks.num_parameters_of(coupling)}
         options |= {"condition_size": spec.condition_size, "seed": spec.seed, "dtype": spec.dtype}
         if spec.dense:
             network = networks.dense_coupling_network(spec.event_shape, spec.hidden, **options)
@@ -114,7 +122,7 @@ def image_flow(
     kernels: Sequence[int] = (3, 1, 3),
     num_fc_blocks: int = 4,
     fc_width: int = 128,
-    block: BlockMaker | None = None,
+    block: BlockMaker | str | None = None,
     act_norm: bool = True,
     inv_1x1_conv: bool = False,
     logit_alpha: float | None = 0.05,
@@ -151,7 +159,8 @@ def image_flow(
       kernels: kernel sizes of a block.
       num_fc_blocks: number of fully connected blocks at the end.
       fc_width: number of units inside a fully connected block.
-      block: function that builds the blocks: `residual_image_block(...)`, the default; `coupling_image_block(...)`;
+      block: a name, such as "monotone" or "spline_coupling"; or a function that builds the blocks:
+        `residual_image_block(...)`, the default; `coupling_image_block(...)`;
         or your own function from the description of a block to a bijector. A description has the attributes `name`;
         `event_shape`, `(H, W, C)` of the block's input and output; `dense`, whether it is fully connected; `width`;
         `kernels`; `hidden`, the widths of the inner layers of a fully connected block, which has one layer for each
@@ -179,7 +188,13 @@ def image_flow(
       Chen et al. 2019, Section 5.2 and Appendix E. Its comparison of hybrid models includes couplings.
     """
     event_shape = networks.shape_of_event(event_shape, "an image")
+    if isinstance(block, str) and block in RESIDUAL_BLOCKS | COUPLINGS:
+        block = residual_image_block(block) if block in RESIDUAL_BLOCKS else coupling_image_block(block)
     make_block = residual_image_block() if block is None else block
+    if isinstance(make_block, type) or not callable(make_block):
+        names = ", ".join(RESIDUAL_BLOCKS | COUPLINGS)
+        advice = "residual_image_block(...), coupling_image_block(...), or your own function of a description"
+        raise ValueError(f"block is {block!r}. Give one of the names {names}, or {advice}.")
     policy = networks.network_policy(dtype)
     dtype = policy.variable_dtype
     generator = np.random.default_rng(seed)

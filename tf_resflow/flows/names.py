@@ -13,7 +13,12 @@ ACTIVATIONS = (*ACTIVATION_LAYERS, "elu", "softplus", "relu", "tanh")
 
 # Blocks: classes of `tf_resflow.bijectors`.
 RESIDUAL_BLOCKS = {"residual": "ResidualBlock", "monotone": "MonotoneBlock"}  # with a Lipschitz branch
-COUPLINGS = {"affine_coupling": "AffineCoupling", "additive_coupling": "AdditiveCoupling"}  # for images
+COUPLINGS = {
+    "affine_coupling": "AffineCoupling",
+    "additive_coupling": "AdditiveCoupling",
+    "spline_coupling": "SplineCoupling",
+}
+AFFINE_LAYERS = {"affine_autoregressive": "AffineAutoregressive", **COUPLINGS}  # for vectors
 
 # Estimators: class names in `tf_resflow.logdet`, in snake case.
 ESTIMATORS = ("adaptive_roulette", "adaptive_series", "exact", "power_series", "russian_roulette")

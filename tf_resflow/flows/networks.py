@@ -3,12 +3,13 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
+from tf_resflow import bijectors
 from tf_resflow.layers.masked_dense import MaskedDense
 
 DType: TypeAlias = str | keras.DTypePolicy | None
@@ -41,6 +42,29 @@ def shape_of_event(event_shape: EventShape, kind: str | None = None) -> tuple[in
             f"event_shape is {event_shape}, but must be the shape of {kind}, such as {_EXAMPLES[kind]}."
         )
     return shape
+
+
+def bijector_of(argument: str, value: Any, known: Mapping[str, str]) -> Any:
+    """Returns the class of a name in `known`, and other callables unchanged. Otherwise raises a ValueError."""
+    if isinstance(value, str) and value in known:
+        return getattr(bijectors, known[value])
+    if isinstance(value, bijectors.FlowBijector) or not callable(value):
+        raise ValueError(
+            f"{argument} is {value!r}. Give one of the names {', '.join(known)}, a class such as "
+            f"tf_resflow.bijectors.{next(iter(known.values()))}, or a functools.partial of a class."
+        )
+    return value
+
+
+def is_coupling(factory: Any) -> bool:
+    """Whether a class, or a `functools.partial` of it, makes couplings."""
+    kind = getattr(factory, "func", factory)
+    return isinstance(kind, type) and issubclass(kind, bijectors.couplings.Coupling)
+
+
+def num_parameters_of(factory: Any) -> int:
+    """Returns the number of outputs for each mapped element that a factory of couplings needs."""
+    return getattr(factory, "func", factory).num_parameters_with(**getattr(factory, "keywords", {}))
 
 
 def shifted(h, condition, shape, initializer, policy):

@@ -8,6 +8,7 @@ import numpy as np
 from tf_resflow import bijectors
 from tf_resflow.flows import networks
 from tf_resflow.flows.branches import Activation, Norms, check_dense_net, dense_branch, dense_net_branch
+from tf_resflow.flows.names import AFFINE_LAYERS, RESIDUAL_BLOCKS
 from tf_resflow.flows.networks import DType, EventShape
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.logdet import default_estimator
@@ -19,14 +20,14 @@ def vector_flow(
     num_blocks: int = 8,
     hidden: Sequence[int] = (64, 64, 64),
     *,
-    block: type[bijectors.ResidualBlock] = bijectors.ResidualBlock,
+    block: str | Callable[..., bijectors.ResidualBlock] = bijectors.ResidualBlock,
     activation: Activation | None = None,
     coefficient: float = COEFFICIENT,
     norms: Norms = None,
     normalization: str = "induced",
     dense_net: tuple[int, int] | None = None,
     affine_layers: tuple[int, int] = (0, 0),
-    affine: type[bijectors.FlowBijector] = bijectors.AffineAutoregressive,
+    affine: str | Callable[..., bijectors.FlowBijector] = bijectors.AffineAutoregressive,
     act_norm: bool = True,
     mean: TensorLike | None = None,
     std: TensorLike | None = None,
@@ -54,7 +55,7 @@ def vector_flow(
     Args:
       event_shape: size of a vector, or its shape.
       hidden: widths of the inner layers of a block.
-      block: `tf_resflow.bijectors.ResidualBlock` or `tf_resflow.bijectors.MonotoneBlock`.
+      block: "residual" or "monotone", or the class `tf_resflow.bijectors.ResidualBlock` or `MonotoneBlock`.
       activation: see `tf_resflow.flows.dense_branch`. The default is "cpila", or "lipswish" with `norms`.
       coefficient: see `tf_resflow.flows.dense_branch`, also for `norms`, `normalization` and `condition_size`.
       dense_net: `(depth, growth)` of a `dense_net_branch` in each block, instead of layers of `hidden` units.
@@ -63,7 +64,8 @@ def vector_flow(
         \\(1 + L\\). An affine layer stretches by up to \\(e^2\\), by a different factor at each point. Affine
         layers work best next to the data: `(2, 0)` from data to latent, `(0, 2)` from latent to data.
       affine: `tf_resflow.bijectors.AffineAutoregressive`, whose inverse evaluates the network once per coordinate,
-        or `tf_resflow.bijectors.AffineCoupling` or `SplineCoupling`, whose inverse evaluates it once.
+        or `tf_resflow.bijectors.AffineCoupling` or `SplineCoupling`, whose inverse evaluates it once. Give a class,
+        its name, such as "spline_coupling", or `functools.partial(SplineCoupling, num_bins=16, bound=3.0)`.
       act_norm: whether to add ActNorms.
       mean: mean of the data. `mean` and `std` add a `Normalize` at the start of the flow.
       log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
@@ -76,6 +78,9 @@ def vector_flow(
     if not isinstance(num_blocks, (int, np.integer)) or isinstance(hidden, (int, np.integer)):
         advice = "Give a number of blocks and a sequence of widths, such as num_blocks=8, hidden=(64, 64)."
         raise ValueError(f"num_blocks is {num_blocks!r}, and hidden is {hidden!r}. {advice}")
+    block = networks.bijector_of("block", block, RESIDUAL_BLOCKS)
+    affine = networks.bijector_of("affine", affine, AFFINE_LAYERS)
+    num_before, num_after = _numbers_of_affine_layers(affine_layers)
     (size,) = event_shape = networks.shape_of_event(event_shape, "a vector")
     policy = networks.network_policy(dtype)
     dtype = policy.variable_dtype
@@ -99,15 +104,14 @@ def vector_flow(
 
     def make_affine(i):
         is_odd, options = i % 2 == 1, shared()
-        if issubclass(affine, bijectors.couplings.Coupling):
-            options["num_parameters"] = affine.num_parameters
+        if networks.is_coupling(affine):
+            options["num_parameters"] = networks.num_parameters_of(affine)
             network = networks.dense_coupling_network(event_shape, hidden, **options)
             return affine(network, swap=is_odd, name=f"affine{i}")
         network = networks.autoregressive_network(event_shape, hidden, reverse=is_odd, **options)
         return affine(network, is_odd, name=f"affine{i}")
 
     blocks = list(map(make_block, range(num_blocks)))
-    num_before, num_after = affine_layers
     affines = list(map(make_affine, range(num_before + num_after)))
     members = [] if mean is None and std is None else [bijectors.Normalize(mean, std, dtype=dtype)]
     if act_norm:
@@ -117,3 +121,13 @@ def vector_flow(
         if act_norm:
             members.append(bijectors.ActNorm(event_shape, dtype=dtype, name=f"{member.name}_act_norm"))
     return bijectors.Flow(members, name=name)
+
+
+def _numbers_of_affine_layers(affine_layers):
+    is_pair = isinstance(affine_layers, Sequence) and len(affine_layers) == 2
+    if not is_pair or not all(isinstance(num, (int, np.integer)) and num >= 0 for num in affine_layers):
+        raise ValueError(
+            f"affine_layers is {affine_layers!r}. Give the numbers of layers before and after the blocks, such as "
+            "affine_layers=(3, 0)."
+        )
+    return affine_layers
