@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 import tf_resflow as resflow
 
 tfb = tfp.bijectors
+tfd = tfp.distributions
 Flow = resflow.bijectors.Flow
 MultiscaleFlow = resflow.bijectors.MultiscaleFlow
 Squeeze2D = resflow.bijectors.Squeeze2D
@@ -161,15 +162,88 @@ ENDS_IN_ACT_NORMS = {  # maps of 16 coordinates that end in ActNorms
 
 
 @pytest.mark.parametrize("name", ENDS_IN_ACT_NORMS)
-def test_the_map_through_which_the_data_pass_normalizes(name, make_block):
+def test_the_map_through_which_the_data_pass_normalizes(name, make_block, refused):
+    """A Flow says that the map is from data to latent. Without it, a TFP bijector that inverts is refused."""
     names = iter("abcd")
-    flow = ENDS_IN_ACT_NORMS[name](lambda shape: ActNorm(shape, name=next(names)), lambda: make_block(size=16))
+    bijector = ENDS_IN_ACT_NORMS[name](lambda shape: ActNorm(shape, name=next(names)), lambda: make_block(size=16))
     x = (5.0 + 3.0 * np.random.default_rng(0).normal(size=[64, 16])).astype("float32")
+    if name not in ("inverted_twice", "member_of_flow"):
+        refused(
+            "applies the inverse of .* latent to data. Pass the flow itself, or the",
+            initialize,
+            bijector,
+            x,
+        )
+    flow = Flow([bijector], name="outer")
     latent = initialize(flow, x)
     np.testing.assert_allclose(latent, flow.forward(x), atol=1e-4)
     y = np.reshape(latent, [-1, latent.shape[-1]])
     np.testing.assert_allclose(y.mean(0), 0.0, atol=1e-4)
     np.testing.assert_allclose(y.var(0), 1.0, atol=1e-3)
+
+
+DENSITIES = {  # of events [2], with ActNorms next to the base and next to the data
+    "transformed": lambda base, flow: tfd.TransformedDistribution(base, tfb.Invert(flow)),
+    "in_a_chain": lambda base, flow: tfd.TransformedDistribution(base, tfb.Chain([tfb.Exp(), tfb.Invert(flow)])),
+    "twice": lambda base, flow: tfd.TransformedDistribution(
+        tfd.TransformedDistribution(base, tfb.Invert(flow)), tfb.Invert(Flow([ActNorm([2], name="outer")]))
+    ),
+    "independent": lambda base, flow: tfd.Independent(
+        tfd.TransformedDistribution(tfd.BatchBroadcast(base, [3]), tfb.Invert(flow)), 1
+    ),
+    "sample": lambda base, flow: tfd.Sample(tfd.TransformedDistribution(base, tfb.Invert(flow)), [3]),
+    "forgotten_invert": lambda base, flow: tfd.TransformedDistribution(base, flow),
+}
+
+
+@pytest.mark.parametrize("kind", DENSITIES)
+def test_a_density_is_initialized_from_its_data(kind, make_block, recwarn):
+    """The latents have mean 0 and variance 1, so the log-density is that of a normal, minus a log-determinant."""
+    flow = Flow([ActNorm([2], name="first"), make_block("block"), ActNorm([2], name="last")])
+    density = DENSITIES[kind](tfd.MultivariateNormalDiag(tf.zeros(2)), flow)
+    shape = [64, 3, 2] if kind in ("independent", "sample") else [64, 2]
+    x = np.exp(2.0 + 0.5 * np.random.default_rng(0).normal(size=shape)).astype("float32")
+    latent = initialize(density, x)
+    rows = np.reshape(latent, [-1, 2])
+    np.testing.assert_allclose(rows.mean(0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(rows.var(0), 1.0, atol=1e-3)
+    distribution = density.distribution if kind in ("independent", "sample", "twice") else density
+    bijector = tfb.Chain([density.bijector, distribution.bijector]) if kind == "twice" else distribution.bijector
+    np.testing.assert_allclose(bijector.inverse(tf.constant(x)), latent, atol=1e-3)
+    warned = any("tfb.Invert was forgotten" in str(warning.message) for warning in recwarn)
+    assert warned == (kind == "forgotten_invert")
+
+
+def test_densities_without_or_with_hidden_act_norms(batch, refused):
+    normal = tfd.MultivariateNormalDiag(tf.zeros(2), [3.0, 3.0])
+    np.testing.assert_array_equal(initialize(normal, batch), batch)
+    density = tfd.TransformedDistribution(tfd.BatchBroadcast(normal, [2]), tfb.Invert(ActNorm([2])))
+    mixture = tfd.MixtureSameFamily(tfd.Categorical([0.0, 0.0]), density)
+    refused("cannot follow data through .*MixtureSameFamily.* or its flow", initialize, mixture, batch)
+    refused(r"Call initialize\(flow, batch\)", initialize, batch, ActNorm([2]))
+
+
+def test_batches_without_statistics(batch, refused):
+    """Nothing is assigned. A constant coordinate or a second call gives a warning."""
+    act_norm = ActNorm([2])
+    logit = Flow([tfb.Scale(1.0), resflow.bijectors.Logit(), act_norm])
+    for flow, wrong, message in (
+        (act_norm, batch[:0], r"has 0 examples of shape \(2,\), but needs at least two that differ"),
+        (act_norm, batch[:1], "has 1 examples of shape"),
+        (act_norm, batch[[4, 4, 4]], "has 3 examples.* that differ. Give 64"),
+        (
+            logit,
+            16 * np.random.default_rng(0).uniform(size=[9, 2]),
+            r"to NaN or infinity. Its Logit needs .*\[0, 1\]",
+        ),
+    ):
+        refused(message, initialize, flow, wrong.astype("float32"))
+        np.testing.assert_array_equal(act_norm.variables, np.zeros([2, 2]))
+    batch[:, 1] = 7.0
+    with pytest.warns(UserWarning, match="1 of 2 coordinates .* constant, such as number 1.* or add noise"):
+        initialize(act_norm, batch)
+    with pytest.warns(UserWarning, match="replaces the values of act_norm, .* To train again, build a new flow"):
+        initialize(act_norm, batch**2)
 
 
 def test_conditional_blocks_and_seed(make_block, batch):
@@ -187,7 +261,7 @@ def test_refusals(make_block, batch, two_replicas, refused):
         refused("cannot reach hidden inside", inverse_with_solutions, flow, tf.eye(2, batch_shape=[4]))
     flow = Flow([tfb.FillTriangular(), tfb.TransformDiagonal(ActNorm([2], name="hidden"))])
     refused(
-        "initialize cannot reach hidden inside .*TransformDiagonal", initialize, flow, np.ones([4, 3], "float32")
+        "initialize cannot reach hidden inside .*TransformDiagonal", initialize, flow, np.eye(4, 3, dtype="float32")
     )
     act_norm, wrong = ActNorm([2]), batch.copy()
     wrong[3, 1] = np.nan

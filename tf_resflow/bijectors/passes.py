@@ -1,13 +1,18 @@
 """Passes through a flow that return features or solver diagnostics, or initialize the flow from data."""
 
+import warnings
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
-from tf_resflow.bijectors.base import Context, FlowBijector, pass_through
-from tf_resflow.bijectors.flow import route
+from tf_resflow.bijectors.base import Context, FlowBijector, _leaves, _needs_solver, pass_through
+from tf_resflow.bijectors.flow import Flow, modules, route
+from tf_resflow.bijectors.linear import ActNorm, DCTConv
 from tf_resflow.bijectors.networks import Networks
+from tf_resflow.bijectors.preprocessing import Logit
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.solvers import Solution
 from tf_resflow.typing import Seed, TensorLike
@@ -96,7 +101,11 @@ def inverse_with_solutions(
 
 
 def initialize(
-    flow: tfb.Bijector, batch: TensorLike, seed: Seed = None, *, condition: TensorLike | None = None
+    flow: tfb.Bijector | tfd.Distribution,
+    batch: TensorLike,
+    seed: Seed = None,
+    *,
+    condition: TensorLike | None = None,
 ) -> tf.Tensor:
     """Sets every `ActNorm` and `DCTConv` of a flow from the statistics of a batch, in order from data to latent.
 
@@ -104,8 +113,10 @@ def initialize(
     `tfb.Invert`, data pass through the inverse of an `ActNorm`, so the inverse is set to normalize them.
 
     Args:
-      flow: bijector from data to latent.
-      batch: dequantized data `[batch, *event]` as the flow receives them, or a structure for a `tfb.JointMap`.
+      flow: bijector from data to latent; or the density of the data, a `tfd.TransformedDistribution`, also inside a
+        `tfd.Independent` or `tfd.Sample`.
+      batch: at least two dequantized examples `[batch, *event]` as the flow receives them, or a structure for a
+        `tfb.JointMap`.
       seed: seed of members that draw random numbers.
       condition: the condition of conditional blocks.
 
@@ -113,23 +124,117 @@ def initialize(
       The batch mapped to the latent space.
 
     Raises:
-      ValueError: if the batch has NaN or infinite values, or an `ActNorm` or `DCTConv` is inside a bijector with
-        unknown members, such as `tfb.TransformDiagonal`.
+      ValueError: if the batch has fewer than two different examples; if it has NaN or infinite values, or the flow
+        maps it to such values; if an `ActNorm` or `DCTConv` is inside a bijector with unknown members, such as
+        `tfb.TransformDiagonal`; or if a TFP bijector such as `tfb.Invert(flow)` is given, because the `bijector` of
+        a density maps latent to data.
     """
+    if isinstance(flow, tfd.Distribution):
+        flow = _data_to_latent(flow)
+    if not isinstance(flow, tfb.Bijector):
+        raise ValueError(f"flow is {flow!r:.100}. Call initialize(flow, batch), in this order.")
+    check_direction(flow)
     if tf.nest.is_nested(flow.forward_min_event_ndims):
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
     else:
         batch = tf.convert_to_tensor(batch, flow.dtype)
-    if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(batch)):
-        raise ValueError("The batch for initialize has NaN or infinite values. Remove or replace them first.")
+    tf.nest.map_structure(_check_batch, batch, flow.forward_min_event_ndims)
+    if changed := [name for name, is_changed in _changed(flow).items() if is_changed]:
+        warnings.warn(
+            f"initialize replaces the values of {', '.join(changed)}, which were already initialized or trained. "
+            "Call it once, before training. To train again, build a new flow.",
+            stacklevel=2,
+        )
+
+    def on_leaf(bijector, x, inverse):
+        _check_reachable("initialize", bijector, _is_set_from_data)
+        _check_range(flow, batch, x)
+        if _is_set_from_data(bijector):
+            bijector.initialize(x, inverse)
+
     arguments = route(flow, _given(seed=seed, condition=condition))
-    return pass_through(flow, batch, Context(arguments, compute_log_det=False, on_leaf=_initialize)).value
+    latent = pass_through(flow, batch, Context(arguments, compute_log_det=False, on_leaf=on_leaf)).value
+    _check_range(flow, batch, latent)
+    return latent
 
 
-def _initialize(bijector, x, inverse):
-    _check_reachable("initialize", bijector, _is_set_from_data)
-    if _is_set_from_data(bijector):
-        bijector.initialize(x, inverse)
+def check_direction(flow: tfb.Bijector) -> None:
+    """Raises a ValueError if a TFP bijector inverts a flow, as the `bijector` of a density does."""
+    inverted = [leaf.name for leaf, is_inverted in _leaves(flow) if is_inverted and isinstance(leaf, FlowBijector)]
+    if inverted and not isinstance(flow, FlowBijector):
+        raise ValueError(
+            f"Got {flow.name} ({type(flow).__name__}), which applies the inverse of {', '.join(inverted)}. Give "
+            "the bijector from data to latent; that of a density maps latent to data. Pass the flow itself, or the "
+            "density to bijectors.initialize. If data do pass through the inverse, pass Flow([bijector])."
+        )
+
+
+def needs_initialization(flow: tf.Module) -> bool:
+    """Whether a flow has ActNorms or DCTConvs, and all of them are still the identity."""
+    changed = _changed(flow)
+    return bool(changed) and not any(changed.values())
+
+
+def _data_to_latent(density):
+    """Returns the flow from the data of a distribution to its latents."""
+    members: list[tfb.Bijector] = []
+    distribution = density
+    while any(map(_is_set_from_data, distribution.submodules)):
+        if isinstance(getattr(distribution, "bijector", None), tfb.Bijector):
+            members.append(tfb.Invert(distribution.bijector))
+        elif not hasattr(distribution, "reinterpreted_batch_ndims") and not hasattr(distribution, "sample_shape"):
+            raise ValueError(
+                f"initialize cannot follow data through {distribution.name} ({type(distribution).__name__}). Give "
+                "a tfd.TransformedDistribution, a tfd.Independent or tfd.Sample of one, or its flow."
+            )
+        distribution = distribution.distribution
+    flow = Flow(members or [tfb.Identity()])
+    if _needs_solver(flow, inverse=False):
+        warnings.warn(
+            f"The bijector of {density.name} maps latent to data by the forward method of a flow, so log_prob "
+            "solves an equation for each block. If tfb.Invert was forgotten, build the density with it.",
+            stacklevel=3,
+        )
+    return flow
+
+
+def _changed(flow):
+    """Returns whether each ActNorm and DCTConv of a flow, by name, is no longer the identity."""
+    parts = [part for part in modules(flow) if isinstance(part, (ActNorm, DCTConv))]
+    return {part.name: any(np.any(variable) for variable in part.variables) for part in parts}
+
+
+def _check_batch(batch, event_ndims):
+    """Raises a ValueError if a batch has no statistics, and warns of constant coordinates."""
+    if not bool(tf.reduce_all(tf.math.is_finite(batch))):
+        raise ValueError("The batch for initialize has NaN or infinite values. Remove or replace them first.")
+    event_shape = batch.shape[batch.shape.rank - event_ndims :]
+    rows = np.reshape(batch, [-1, event_shape.num_elements()])
+    is_constant = np.all(rows == rows[:1], axis=0)
+    if len(rows) < 2 or np.all(is_constant):
+        found = f"The batch for initialize has {len(rows)} examples of shape {event_shape}"
+        raise ValueError(f"{found}, but needs at least two that differ. Give 64 or more if possible.")
+    if np.any(is_constant):
+        warnings.warn(
+            f"{is_constant.sum()} of {is_constant.size} coordinates of the batch for initialize are constant, such "
+            f"as number {np.argmax(is_constant)}. The density of such data is infinite. Remove these coordinates, "
+            "or add noise to them.",
+            stacklevel=3,
+        )
+
+
+def _check_range(flow, batch, x):
+    """Raises a ValueError if a flow has mapped a batch to NaN or infinite values x."""
+    if all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(x)):
+        return
+    parts = tf.nest.flatten(batch)
+    low, high = min(np.min(part) for part in parts), max(np.max(part) for part in parts)
+    advice = "Check the scale of the data."
+    if any(isinstance(part, Logit) for part in modules(flow)):
+        advice = "Its Logit needs values in [0, 1]: scale the data, or give integers and the levels= of FlowModel."
+    raise ValueError(
+        f"{flow.name} maps the batch, with values from {low:g} to {high:g}, to NaN or infinity. {advice}"
+    )
 
 
 def _is_set_from_data(part):

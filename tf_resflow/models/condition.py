@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.bijectors.base import _flattened
 from tf_resflow.bijectors.flow import modules
 from tf_resflow.bijectors.networks import check_built
 from tf_resflow.models.data_space import checked_integers
@@ -92,24 +93,64 @@ class Condition(tf.Module):
 
     def arguments(self, condition: TensorLike | None, num: TensorLike, networks: Any = None) -> dict[str, Any]:
         """Returns the flow's arguments: the condition of `num` examples and the bound networks."""
+        self.check_given(condition)
+        given = {"condition": self.rows(condition, num)} if self else {}
+        return given if networks is None else {**given, "networks": networks}
+
+    def check_given(self, condition: TensorLike | None) -> None:
+        """Raises a ValueError if a condition is missing, or given to an unconditional model."""
         if self and condition is None:
             raise ValueError(f"The model is conditional. Give condition=, for each example {self.description}.")
         if condition is not None and not self:
             raise ValueError("The model is not conditional. Leave out condition=.")
-        given = {"condition": self.rows(condition, num)} if self else {}
-        return given if networks is None else {**given, "networks": networks}
 
     def rows(self, condition: TensorLike, num: TensorLike) -> tf.Tensor:
         """Returns the condition of `num` examples for the flow, `[num, *flow_shape]`.
 
         `condition` is `[num, *shape]`, or `[1, *shape]` or `shape` if all examples share one.
         """
-        values = tf.convert_to_tensor(condition)
-        fits = any(values.shape.is_compatible_with(shape) for shape in (self.shape, (None, *self.shape)))
-        if not fits or not (values.dtype.is_integer or (self.num_classes is None and values.dtype.is_floating)):
-            found = f"The condition has the dtype {values.dtype.name} and the shape {values.shape}"
-            raise ValueError(f"{found}. Give, for each example, {self.description}.")
-        values = values[tf.newaxis] if values.shape.rank == len(self.shape) else values
+        values, batch = self.values(condition), tf.TensorShape([tf.get_static_value(num)])
+        if self._broadcast_batch(batch, values).as_list() != batch.as_list():
+            raise ValueError(f"Got conditions of shape {values.shape} for {batch[0]} examples. Give one for each.")
+        return self._for_rows(values, num)
+
+    def in_rows(
+        self, x: tf.Tensor, event_rank: int, condition: TensorLike | None, networks: Any = None
+    ) -> tuple[tf.Tensor, dict[str, Any], tf.Tensor | None]:
+        """Broadcasts x `[*batch, *event]` with conditions `[*batch, *shape]`, and flattens their batch to rows.
+
+        Returns:
+          x `[num, *event]`, the flow's arguments, and the batch shape for `from_rows` (None if x is unchanged).
+        """
+        self.check_given(condition)
+        values = self.values(condition) if self else None
+        batch, batch_shape = x.shape[: x.shape.rank - event_rank], None
+        if self._broadcast_batch(batch, values).as_list() != batch.as_list() or batch.rank != 1:
+            batch_shape = tf.shape(x)[: batch.rank]
+            if values is not None:
+                rank = len(self.flow_shape)
+                batch_shape = tf.broadcast_dynamic_shape(batch_shape, tf.shape(values)[: values.shape.rank - rank])
+                values = _flattened(values, batch_shape, rank)
+            x = _flattened(x, batch_shape, event_rank)
+        elif values is not None:
+            values = self._for_rows(values, tf.shape(x)[0])
+        arguments = {"condition": values, "networks": networks}
+        return x, {name: value for name, value in arguments.items() if value is not None}, batch_shape
+
+    def batch_shape(self, condition: TensorLike | None) -> tf.TensorShape | tf.Tensor:
+        """Returns the batch shape of conditions `[*batch, *shape]`, which is `[]` without a condition."""
+        self.check_given(condition)
+        if condition is None:
+            return tf.TensorShape([])
+        values = self._checked(condition)
+        rank = values.shape.rank - len(self.shape)
+        return values.shape[:rank] if values.shape[:rank].is_fully_defined() else tf.shape(values)[:rank]
+
+    def values(self, condition: TensorLike) -> tf.Tensor:
+        """Returns conditions `[*batch, *shape]` as the flow receives them, `[*batch, *flow_shape]`."""
+        values = self._checked(condition)
+        rank = values.shape.rank - len(self.shape)
+        batch, batch_shape = values.shape[:rank], tf.shape(values)[:rank]
         if self.num_classes is not None:
             values = tf.one_hot(checked_integers(values, self.num_classes, "labels"), self.num_classes)
         elif self.statistics:  # in float64, so that subtracting a large mean loses no digits
@@ -117,6 +158,34 @@ class Condition(tf.Module):
             values = (tf.cast(values, mean.dtype) - mean) / std
         values = tf.cast(values, self._dtype)
         if self.network is not None:
-            values = tf.cast(self.network(values), self._dtype)
+            rows = values if rank == 1 else _flattened(values, batch_shape, len(self.shape))
+            values = tf.cast(self.network(rows), self._dtype)
+            values = tf.reshape(values, tf.concat([batch_shape, tf.shape(values)[1:]], axis=0))
+        return tf.ensure_shape(values, [*batch, *self.flow_shape])
+
+    def _checked(self, condition):
+        """Returns conditions as a tensor of known rank, after checking its shape and dtype."""
+        values, rank = tf.convert_to_tensor(condition), len(self.shape)
+        if values.shape.rank is None:
+            values = tf.ensure_shape(values, [None, *self.shape])
+        fits = values.shape.rank >= rank and values.shape[values.shape.rank - rank :].is_compatible_with(self.shape)
+        if not fits or not (values.dtype.is_integer or (self.num_classes is None and values.dtype.is_floating)):
+            found = f"The condition has the dtype {values.dtype.name} and the shape {values.shape}"
+            raise ValueError(f"{found}. Give, for each example, {self.description}.")
+        return values
+
+    def _broadcast_batch(self, batch, values):
+        """Returns the static batch shape of examples and conditions, or raises a ValueError if they do not fit."""
+        given = tf.TensorShape([]) if values is None else values.shape[: values.shape.rank - len(self.flow_shape)]
+        try:
+            return tf.broadcast_static_shape(batch, given)
+        except ValueError:
+            raise ValueError(
+                f"Got examples with the batch shape {batch}, but conditions with the batch shape {given}. Give one "
+                "condition for each example, or one for all. For the density of each of n examples given each of k "
+                "conditions, give examples of shape [n, 1, ...]."
+            ) from None
+
+    def _for_rows(self, values, num):
         rows = tf.broadcast_to(values, [num, *self.flow_shape])
         return tf.ensure_shape(rows, [tf.get_static_value(num), *self.flow_shape])

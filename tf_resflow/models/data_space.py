@@ -47,6 +47,7 @@ class DataSpace:
             raise ValueError("Continuous data are not dequantized. Leave out the dequantizer, or give levels=.")
         if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
             raise ValueError("The dequantizer has variables that fit would not train. Make it a keras.Layer.")
+        levels = None if levels is None else _valid_levels(levels)
         self.event_shape, self.levels, self.dequantizer = tuple(event_shape), levels, dequantizer
         self._dtype = tf.as_dtype(dtype)
         self.num_dimensions = math.prod(self.event_shape)
@@ -99,15 +100,20 @@ class DataSpace:
 
     def checked(self, x: TensorLike) -> tf.Tensor:
         """Returns a batch of examples as a tensor of known shape, after checking its shape and dtype."""
-        x = tf.convert_to_tensor(x)
+        try:
+            x = tf.convert_to_tensor(x)
+        except (TypeError, ValueError):
+            found = f"a {type(x).__name__} that is no array"
+            raise ValueError(f"The data are {found}. Give one array [batch, *{self.event_shape}].") from None
         if x.dtype.is_integer != (self.levels is not None):
             wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
             raise ValueError(f"The data are {x.dtype.name}, but the model needs {wanted}. Convert them.")
-        if not x.shape[1:].is_compatible_with(self.event_shape):
+        batch = [None] if x.shape.rank is None else x.shape[: max(1, x.shape.rank - len(self.event_shape))]
+        if not x.shape.is_compatible_with([*batch, *self.event_shape]):
             raise ValueError(
                 f"The data have the shape {x.shape}. Give batches of examples of shape {self.event_shape}."
             )
-        return x if x.shape[1:].is_fully_defined() else tf.ensure_shape(x, [None, *self.event_shape])
+        return x if x.shape[1:].is_fully_defined() else tf.ensure_shape(x, [*batch, *self.event_shape])
 
 
 def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = None) -> tf.Tensor:

@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
+from tf_resflow.bijectors.networks import from_rows
+from tf_resflow.bijectors.passes import check_direction
 from tf_resflow.flows.networks import EventShape, shape_of_event
 from tf_resflow.logdet import default_estimator
 from tf_resflow.logdet.estimators import get_estimator
@@ -18,6 +21,7 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.private_api import is_increasing
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import LogDet, Seed, TensorLike
 
@@ -45,8 +49,11 @@ class FlowModel(KerasTraining):
     # (4, 2) (4,)
     ```
 
-    A conditional model is the density of x given a condition c of each example. The networks of its flow receive c.
-    They are Lipschitz only in x, so c affects neither invertibility nor certificates.
+    A conditional model is the density of x given a condition c. The networks of its flow receive c. They are
+    Lipschitz only in x, so c affects neither invertibility nor certificates. As in TFP, conditions
+    `[*batch, *condition_shape]` make a batch of distributions: `sample(n, condition=c)` returns
+    `[n, *batch, *event_shape]`, and in `log_prob`, `encode` and `decode`, the batches of x and c broadcast. So k
+    examples with k conditions are pairs, and `sample([], condition=c)` draws one example for each condition.
 
     `model.save("model.keras")`, `ModelCheckpoint`, `pickle` and `copy.deepcopy` save the whole model, and
     `tf_resflow.load` or `keras.models.load_model` load it. Register custom bijectors and layers with
@@ -94,6 +101,7 @@ class FlowModel(KerasTraining):
     ):
         if not isinstance(flow, tfp.bijectors.Bijector):
             raise ValueError(f"flow is {flow!r:.100}. Call FlowModel(flow, event_shape), in this order.")
+        check_direction(flow)
         super().__init__(name=name)
         event_shape = shape_of_event(event_shape)
         self.autocast = False  # data are not cast to the policy's dtype, because the flow has its own dtype
@@ -159,14 +167,15 @@ class FlowModel(KerasTraining):
     def encode(
         self, x: TensorLike, *, condition: TensorLike | None = None, networks: bijectors.Networks | None = None
     ) -> tf.Tensor:
-        """Returns the latents `[batch, *latent]` of examples. Integers become the centers of their cells."""
+        """Returns the latents `[*batch, *latent]` of examples. Integers become the centers of their cells."""
         z = self.data_space.centers(x)
-        arguments = self.condition.arguments(condition, tf.shape(z)[0], networks)
-        return bijectors.forward_features(self.flow, z, compute_log_det=False, **arguments).latent
+        z, arguments, batch = self.condition.in_rows(z, len(self.data_space.event_shape), condition, networks)
+        latent = bijectors.forward_features(self.flow, z, compute_log_det=False, **arguments).latent
+        return from_rows(latent, batch)
 
     @tf.autograph.experimental.do_not_convert
     def decode(self, z: TensorLike, *, condition: TensorLike | None = None, precise: bool = False) -> tf.Tensor:
-        """Returns the examples with latents z `[batch, *latent]`, as uint8 for integer data.
+        """Returns the examples with latents z `[*batch, *latent]`, as uint8 for integer data.
 
         With `precise`, blocks are inverted up to rounding errors instead of the resolution of the data.
         """
@@ -183,12 +192,12 @@ class FlowModel(KerasTraining):
         log_det_estimator: LogDet | None = None,
         networks: bijectors.Networks | None = None,
     ) -> tf.Tensor:
-        """Returns the log-likelihood of each example in nats, `[batch]`.
+        """Returns the log-likelihood of each example in nats, `[*batch]`.
 
         Args:
-          x: `[batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
+          x: `[*batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
           seed: seed of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
-          condition: conditions `[batch, *condition_shape]` for a conditional model, or one for all examples.
+          condition: conditions `[*batch, *condition_shape]` of a conditional model. Both batches broadcast.
           evaluation: whether to use the evaluation estimator.
           log_det_estimator: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a
             dict of estimators by block (see `tf_resflow.bijectors.with_log_det_estimator`). With a dict, a
@@ -200,11 +209,11 @@ class FlowModel(KerasTraining):
         else:
             distribution = self._evaluation_distribution if evaluation else self.distribution
             log_det_estimator = self.evaluation_log_det_estimator if evaluation else None
-        x = self.data_space.checked(x)
-        arguments = self.condition.arguments(condition, tf.shape(x)[0], networks)
+        event_rank = len(self.data_space.event_shape)
+        x, arguments, batch = self.condition.in_rows(self.data_space.checked(x), event_rank, condition, networks)
         noise = noise_log_det_estimator(log_det_estimator, self.evaluation_log_det_estimator)
         options = {"log_det_estimator": noise, "networks": networks}
-        return draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **options)
+        return from_rows(draw_log_prob(self, x, stateless_seed(seed), distribution, arguments, **options), batch)
 
     @tf.autograph.experimental.do_not_convert
     def example_losses(self, batch: Any, seed: Seed = None, *, training: bool = False) -> dict[str, tf.Tensor]:
@@ -218,6 +227,9 @@ class FlowModel(KerasTraining):
         x, condition = self.condition.split(batch)
         networks = self.networks(training=True) if training else None
         log_prob = self.log_prob(x, seed, condition=condition, evaluation=not training, networks=networks)
+        if log_prob.shape.rank != 1:
+            found = f"The examples have the shape {np.shape(x)}, and their conditions {np.shape(condition)}"
+            raise ValueError(f"{found}. A batch needs one batch axis, with a condition for each example.")
         return {self.objective: self.data_space.to_loss(log_prob)}
 
     @tf.autograph.experimental.do_not_convert
@@ -230,16 +242,36 @@ class FlowModel(KerasTraining):
         condition: TensorLike | None = None,
         precise: bool = False,
     ) -> tf.Tensor:
-        """Draws examples `[num, *event_shape]`: uint8 for integer data, floats otherwise.
+        """Draws examples `[*num, *event_shape]`: uint8 for integer data, floats otherwise.
 
         Args:
+          num: number or shape of the examples.
           seed: see `tf_resflow.stateless_seed`.
-          temperature: factor that scales the latent's deviation from its mean.
-          condition: for a conditional model, one condition for each example, or one for all.
+          temperature: factor that scales the latent's deviation from its mean, at least 0.
+          condition: conditions `[*batch, *condition_shape]` of a conditional model. The result is then
+            `[*num, *batch, *event_shape]`. So `num=[]` draws one example for each condition.
           precise: as for `decode`.
         """
-        z = sample_latent(self.distribution.distribution, num, seed, temperature)
+        num, batch = checked_num(num), self.condition.batch_shape(condition)
+        shape = (
+            num if isinstance(batch, tf.TensorShape) and not batch else tf.concat([tf.reshape(num, [-1]), batch], 0)
+        )
+        z = sample_latent(self.distribution.distribution, shape, seed, temperature)
         return self.decode(z, condition=condition, precise=precise)
+
+    def as_distribution(self, condition: TensorLike | None = None) -> "ModelDistribution":
+        """Returns the density of continuous data, given a condition if the model is conditional.
+
+        Conditions `[*batch, *condition_shape]` make a batch of distributions. The log-densities use the evaluation
+        estimator, with `bijector_kwargs={"seed": 1}` or new random numbers. Distributions of one coordinate have a
+        `cdf` and a `quantile` if the base has them. After further training, call this method again.
+        """
+        if self.data_space.levels is not None:
+            raise ValueError(f"{self.name} models integers, which have no density. Use its log_prob and sample.")
+        base, bijector = self._evaluation_distribution.distribution, self._evaluation_distribution.bijector
+        batch = self.condition.batch_shape(condition)
+        given = {"condition": self.condition.values(condition)} if self.condition else {}
+        return ModelDistribution(base, bijector, given, batch)
 
     def initialize(self, batch: TensorLike, seed: int = 0, *, condition: TensorLike | None = None) -> None:
         """Initializes the ActNorms from a batch of data, and updates the norms of the layers."""
@@ -247,6 +279,60 @@ class FlowModel(KerasTraining):
         arguments = self.condition.arguments(condition, len(x))
         layers.update_norms(self, num_fresh=0)
         bijectors.initialize(self.flow, x, seed, **arguments)
+
+
+class ModelDistribution(tfd.TransformedDistribution):
+    """The density of a `FlowModel` given conditions of a batch shape. See `FlowModel.as_distribution`."""
+
+    def __init__(
+        self,
+        distribution: tfd.Distribution,
+        bijector: tfp.bijectors.Bijector,
+        given: Mapping[str, tf.Tensor],
+        shape: tf.TensorShape | tf.Tensor,
+        name: str = "density",
+    ):
+        parameters = dict(locals())
+        self._given, self._shape = self._no_dependency(dict(given)), shape
+
+        def split(kwargs):
+            return {}, {"seed": None, **self._given, **kwargs.get("bijector_kwargs", {})}
+
+        super().__init__(distribution, bijector, kwargs_split_fn=split, parameters=parameters, name=name)
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return super()._parameter_properties(dtype, num_classes)
+
+    def _batch_shape(self):
+        return tf.TensorShape(tf.get_static_value(self._shape))
+
+    def _batch_shape_tensor(self, **kwargs):
+        return tf.convert_to_tensor(self._shape, tf.int32)
+
+    def _broadcast(self, value, event_rank):
+        shape, rank = tf.shape(value), tf.rank(value) - event_rank
+        batch = tf.broadcast_dynamic_shape(shape[:rank], self.batch_shape_tensor())
+        return tf.broadcast_to(value, tf.concat([batch, shape[rank:]], axis=0))
+
+    def _log_prob(self, value, **kwargs):
+        return super()._log_prob(self._broadcast(value, self.event_shape.rank), **kwargs)
+
+    def _log_cdf(self, value, **kwargs):
+        return super()._log_cdf(self._broadcast(value, self.event_shape.rank), **kwargs)
+
+    def _cdf(self, value, **kwargs):
+        return super()._cdf(self._broadcast(value, self.event_shape.rank), **kwargs)
+
+    def _quantile(self, value, **kwargs):
+        base, (_, arguments) = self.distribution, self._kwargs_split_fn(kwargs)
+        if self.event_shape.num_elements() != 1:
+            raise NotImplementedError(f"Only one coordinate has quantiles, but events are {self.event_shape}.")
+        value = self._broadcast(value, 0)
+        value = tf.where(is_increasing(self.bijector, **arguments), value, 1 - value)
+        is_vector = isinstance(getattr(base, "distribution", None), tfd.Distribution) and base.event_shape.rank
+        z = base.distribution.quantile(value[..., tf.newaxis]) if is_vector else base.quantile(value)
+        return self.bijector.forward(z, **arguments)
 
 
 def draw_log_prob(
@@ -269,18 +355,22 @@ def draw_log_prob(
 def flow_input(model: FlowModel, z: TensorLike, condition: TensorLike | None, precise: bool = False) -> tf.Tensor:
     """Maps latents to the flow's input space. See `FlowModel.decode` for the arguments."""
     z = tf.cast(z, model.distribution.dtype)
-    arguments = model.condition.arguments(condition, tf.shape(z)[0])
     space = model.data_space
+    event_rank = model.distribution.distribution.event_shape.rank
+    z, arguments, batch = model.condition.in_rows(z, event_rank, condition)
     threshold = 0.0 if precise and space.levels is None else space.warning_threshold  # integers never resolve more
     atol = 0.0 if precise else space.inverse_atol
     context = Context(arguments, compute_log_det=False, warning_threshold=threshold, atol=atol)
-    return pass_through(model.flow, z, context, inverse=True).value
+    return from_rows(pass_through(model.flow, z, context, inverse=True).value, batch)
 
 
 def sample_latent(
     base: tfp.distributions.Distribution, num: TensorLike, seed: Seed = None, temperature: TensorLike = 1.0
 ) -> tf.Tensor:
-    """Draws latents `[num, *latent]`. See `FlowModel.sample` for the arguments."""
+    """Draws latents `[*num, *latent]`. See `FlowModel.sample` for the arguments."""
+    known = tf.get_static_value(temperature)
+    if known is not None and not known >= 0:
+        raise ValueError(f"temperature is {known}. Give a number of at least 0; 1 samples the density.")
     z = base.sample(num, seed=stateless_seed(seed))
     if not tf.is_tensor(temperature) and temperature == 1.0:
         return z
@@ -289,12 +379,21 @@ def sample_latent(
         mean = base.mean()
     except NotImplementedError:
         mean = tf.fill(base.event_shape, tf.constant(math.nan, base.dtype))
-    known = tf.math.is_finite(mean)
+    has_mean = tf.math.is_finite(mean)
     message = f"The base distribution {base.name} has no known mean. Sample at temperature 1. The temperature is"
-    check = tf.debugging.Assert(tf.equal(temperature, 1.0) | tf.reduce_all(known), [message, temperature])
+    check = tf.debugging.Assert(tf.equal(temperature, 1.0) | tf.reduce_all(has_mean), [message, temperature])
     with tf.control_dependencies([check] if check is not None else []):
-        mean = tf.where(known, mean, z)
+        mean = tf.where(has_mean, mean, z)
     return mean + temperature * (z - mean)
+
+
+def checked_num(num: TensorLike) -> tf.Tensor:
+    """Returns a number or shape of samples as an integer tensor, or raises a ValueError."""
+    values = tf.convert_to_tensor(num, None if np.size(num) else tf.int32)
+    known = tf.get_static_value(values)
+    if not values.dtype.is_integer or (values.shape.rank or 0) > 1 or (known is not None and np.any(known < 0)):
+        raise ValueError(f"num is {num}. Give the number of samples, an integer of at least 0, or their shape.")
+    return values
 
 
 def _distribution(flow, event_shape, base):

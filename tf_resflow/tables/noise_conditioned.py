@@ -154,7 +154,7 @@ class NoiseConditionedFlow:
         with self._training.lock:
             assign(self._training.variables, weights)
             coded = np.hstack([np.full([len(condition), 1], noise_code(noise)), condition]).astype(np.float32)
-            return self.model.sample(len(condition), seed, condition=coded).numpy()
+            return self.model.sample([], seed, condition=coded).numpy()
 
     def _log_probs(self, values):
         return self._training.log_probs(*np.split(values.astype(np.float32), [self.size], axis=1))
