@@ -112,6 +112,65 @@ def test_latents_and_samples(model, labeled, data):
         np.testing.assert_allclose(sample, (z - shift - [0.1, 0.2]) @ inverse, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_conditions_are_a_batch_of_distributions(model, labeled, data, compiled):
+    """As in TFP: the shapes of samples, and log-densities of x for each shape that broadcasts with 3 conditions."""
+    c = data[1][:3]
+    run = tf.function if compiled else lambda function, **_: function
+    cases = [((5, 3), c, c), ((5, 1), c, c), ((1,), c, c), ((3,), c, c), ((5, 1), [2, 0], np.eye(3)[[2, 0]])]
+    cases += [((5,), c[0], c[0]), ((5,), c[:1], c[:1]), ((2, 5), c[0], c[0]), ((5, 3), c[np.newaxis], c)]
+    for batch, given, seen in cases:
+        which = labeled if isinstance(given, list) else model
+        x = np.random.default_rng(1).normal(size=[*batch, 2]).astype("float32")
+        expected = expected_log_prob(x, seen)
+        log_prob = run(lambda x, c, which=which: which.log_prob(x, condition=c), autograph=False)
+        np.testing.assert_allclose(log_prob(tf.constant(x), tf.constant(given)), expected, rtol=1e-4)
+        np.testing.assert_allclose(which.as_distribution(given).log_prob(x), expected, rtol=1e-4)
+        z = which.encode(x, condition=given)
+        np.testing.assert_allclose(z, latents(x, seen), rtol=1e-4, atol=1e-5)
+        full = np.broadcast_to(x, z.shape)
+        np.testing.assert_allclose(which.decode(z, condition=given), full, rtol=1e-4, atol=1e-5)
+    for num, given, shape in [
+        (4, c, [4, 3]),
+        ([], c, [3]),
+        (3, c, [3, 3]),
+        ([4, 2], c[0], [4, 2]),
+        (4, c[:1], [4, 1]),
+    ]:
+        draw = run(lambda num=num, given=given: model.sample(num, 1, condition=given), autograph=False)
+        assert draw().shape == [*shape, 2] == model.as_distribution(given).sample(num, seed=1).shape
+    # The mean of each distribution is at the latent 0. 4 standard errors of 1,000 draws of at most unit variance.
+    means = -(c @ B + [0.1, 0.2]) @ np.linalg.inv(np.eye(2) + A)
+    draws = model.sample(1000, 1, condition=c).numpy()
+    np.testing.assert_allclose(draws.mean(0), means, atol=4 / np.sqrt(1000))
+    assert len(np.unique((draws - means).round(4)[..., 0])) > 2500  # independent over the batch
+
+
+def test_a_distribution_given_conditions(model, data, refused):
+    """It is differentiable in c inside of a tf.function, and its one-dimensional relatives have quantiles."""
+    x, c, _ = data
+
+    @tf.function(autograph=False)
+    def gradient(c):
+        with tf.GradientTape() as tape:
+            tape.watch(c)
+            log_prob = model.as_distribution(c).log_prob(x)
+        return tape.gradient(log_prob, c)
+
+    np.testing.assert_allclose(gradient(tf.constant(c)), -latents(x, c) @ B.T, rtol=1e-3, atol=1e-4)
+    levels = np.array([[0.05], [0.5], [0.95]])
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-10)):
+        flow = resflow.flows.vector_flow(1, 2, (8,), condition_size=3, dtype=dtype)
+        density = resflow.FlowModel(flow, 1, condition_shape=[3]).as_distribution(c)
+        quantiles = density.quantile(levels)
+        assert quantiles.shape == [3, 16, 1] and quantiles.dtype == dtype
+        np.testing.assert_allclose(density.cdf(quantiles), np.broadcast_to(levels, [3, 16]), atol=tolerance)
+    unconditional = resflow.FlowModel(resflow.flows.vector_flow(1, 1, (8,)), 1).as_distribution()
+    np.testing.assert_allclose(unconditional.cdf(unconditional.quantile(0.3)), 0.3, atol=1e-5)
+    refused("Only one coordinate has quantiles", model.as_distribution(c).quantile, 0.5, error=NotImplementedError)
+    refused("models integers", affine_model(num_classes=3, levels=4).as_distribution, 1)
+
+
 def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
     x, c, labels = data
     every = np.stack([expected_log_prob(x, np.eye(3)[k]) for k in range(3)], axis=1)
@@ -199,9 +258,10 @@ def test_weights_of_validation_data(data):
     """Checks each form of the data, with and without a condition, for a learning rate of 0."""
     x, c, _ = data
     weights = np.random.default_rng(1).uniform(0, 2, size=16).astype("float32")
+    initialized = -stats.norm.logpdf(x, x.mean(0), x.std(0)).sum(-1)  # by fit
     as_triples = tf.data.Dataset.from_tensor_slices((x, c, weights)).batch(16)
     for model, arguments, losses, forms in (
-        (plain_model(), [x], -stats.norm.logpdf(x).sum(-1), [(x, None, weights), [x, None, weights]]),
+        (plain_model(), [x], initialized, [(x, None, weights), [x, None, weights]]),
         (affine_model(), [x, c], -expected_log_prob(x, c), [((x, c), None, weights), as_triples]),
     ):
         model.compile(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
@@ -237,6 +297,14 @@ def test_wrong_conditions_of_a_call(model, labeled, data, refused):
         for call in (which.log_prob, which.encode, which.decode, which.initialize):
             refused(message, call, x, condition=condition, error=errors)
     refused("has no classes. Pass a model that was built with num_classes=", evaluation.log_prob_by_class, model, x)
+
+
+def test_conditions_that_do_not_broadcast(model, labeled, data, refused):
+    """Training needs a condition for each example: labels in a column would pair each example with each label."""
+    x, c, labels = data
+    refused("batch shape \\(16,\\), but conditions .* \\(3,\\). Give one", model.log_prob, x, condition=c[:3])
+    labeled.compile(optimizer="sgd", run_eagerly=True)
+    refused("needs one batch axis, with a condition for each", labeled.fit, x, labels[:, np.newaxis], verbose=0)
 
 
 def test_wrong_arguments_of_fit(data, refused):

@@ -1,5 +1,7 @@
 """FlowModel in Keras's fit and evaluate: losses, callbacks, seeds, XLA, optimizers and wrong data."""
 
+import contextlib
+import copy
 import math
 import types
 import warnings
@@ -80,15 +82,86 @@ def test_fit_with_xla_has_the_same_steps_and_skips_nan(data, monkeypatch):
     assert model.optimizer.iterations == 3
 
 
-def test_fit_warns_of_act_norms_without_initialization(data):
-    model = resflow.FlowModel(affine_flow(), [2])
-    model.compile(optimizer="sgd", run_eagerly=True)
-    with pytest.warns(UserWarning, match="model.initialize"):
-        model.fit(data[:8], verbose=0)
-    model.initialize(data[:8])
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "generator", "py_dataset", "replicas"])
+def test_fit_initializes_act_norms_once(data, two_replicas, caplog, kind):
+    """All 64 examples set them, in batches of 16. A second fit, or one after loading, does not set them again."""
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return (data[16 * i : 16 * i + 16],)
+
+    def batches():
+        kinds = {
+            "dataset": lambda: tf.data.Dataset.from_tensor_slices(data[:64]).batch(16),
+            "generator": lambda: ((part,) for part in np.split(data[:64], 4)),
+            "py_dataset": Batches,
+        }
+        return kinds.get(kind, lambda: data[:64])()
+
+    with two_replicas.scope() if kind == "replicas" else contextlib.nullcontext():
+        model = resflow.FlowModel(affine_flow(), [2])
+        model.compile(keras.optimizers.SGD(0.0))
+    norm = model.flow.bijectors[0]
+    with caplog.at_level("INFO", logger="tf_resflow"):
+        history = model.fit(batches(), verbose=0).history
+        assert len([line for line in caplog.messages if "initialized the ActNorms from its first 64" in line]) == 1
+    for replica in getattr(norm.shift, "values", [norm.shift]):
+        np.testing.assert_allclose(replica, -data[:64].mean(0), rtol=1e-4)
+    np.testing.assert_allclose(norm.log_scale, -np.log(data[:64].std(0)), rtol=1e-3)
+    # No batch is lost: the loss is the mean over all examples.
+    np.testing.assert_allclose(history["loss"], -np.mean(model.log_prob(data[:64])), rtol=1e-4)
+    again = model
+    if kind == "arrays":
+        again = copy.deepcopy(model)
+        again.compile(keras.optimizers.SGD(0.0))
+    expected = [weight.numpy() for weight in again.weights]
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*model.initialize")
-        model.fit(data[:8], verbose=0)
+        warnings.filterwarnings("error", message=".*initialize")
+        again.fit(data[64:128], verbose=0)
+    for weight, value in zip(again.weights, expected, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_fit_initializes_from_random_rows_of_arrays_and_from_conditions(data):
+    """The first 64 of these sorted rows are far from the mean. A flow without ActNorms has nothing to set."""
+    rows = data[np.argsort(data[:, 0])]
+    model = resflow.FlowModel(affine_flow(), [2])
+    model.compile(keras.optimizers.SGD(0.0))
+    model.fit(rows, batch_size=256, verbose=0)
+    # 4 standard errors of a mean of 256 examples with variance 4 and 1.09.
+    np.testing.assert_array_less(np.abs(model.flow.bijectors[0].shift + data.mean(0)), 4 * np.array([2, 1.05]) / 16)
+    flow = resflow.flows.vector_flow(2, 1, (4,), condition_size=3)
+    model, labels = resflow.FlowModel(flow, [2], num_classes=3), np.arange(len(data)) % 3
+    model.compile(keras.optimizers.SGD(0.0))
+    model.fit(data, labels, batch_size=512, verbose=0)
+    latent = model.encode(data, condition=labels)
+    np.testing.assert_allclose(np.mean(latent, 0), 0.0, atol=1e-3)
+    flow = resflow.flows.vector_flow(2, 1, (4,), act_norm=False)
+    model = resflow.FlowModel(flow, [2])
+    model.compile(keras.optimizers.SGD(0.0))
+    before = [weight.numpy() for weight in model.trainable_weights]
+    model.fit(data[:1], verbose=0)
+    for weight, value in zip(model.trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_labels_that_are_ignored_give_a_warning(data, as_dataset):
+    labels = np.arange(len(data)) % 2
+    pairs = tf.data.Dataset.from_tensor_slices((data, labels)).batch(512)
+    arguments = [pairs] if as_dataset else [data, labels]
+    for name in ("fit", "evaluate"):
+        model = affine_model(data)
+        with pytest.warns(UserWarning, match="ignores the labels .* class_weight, .* num_classes="):
+            getattr(model, name)(*arguments, verbose=0)
+    model = affine_model(data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*ignores the labels")
+        model.fit(data, labels, class_weight={0: 1.0, 1: 2.0}, verbose=0)
+        model.evaluate(data, verbose=0)
 
 
 def record_seeds(monkeypatch, model):

@@ -173,6 +173,22 @@ def test_estimators_and_seeds_of_a_call(model, data):
     assert np.any(model.log_prob(x) != model.log_prob(x))
 
 
+def test_wrong_numbers_and_containers(model, data, refused):
+    for num in (2.5, -1, [[2]], "two"):
+        refused("num is .*. Give the number of samples", model.sample, num)
+    refused("temperature is -1.0. Give a number of at least 0", model.sample, 2, temperature=-1.0)
+    assert model.sample(0).shape == [0, 2] and model.sample([2, 3], 1).shape == [2, 3, 2]
+    for levels in (0, -1, 1, 1.5, 257):
+        refused(
+            f"levels is {levels}, but must be an integer from 2", resflow.FlowModel, small_flow(), 2, levels=levels
+        )
+    for call in (model.log_prob, model.encode, model.initialize):
+        refused(r"a dict.* Give one array \[batch, 2\]", call, {"x": data})
+    for flow in (tfb.Invert(small_flow()), tfb.Chain([tfb.Exp(), tfb.Invert(small_flow())])):
+        refused("applies the inverse of .*Pass the flow itself", resflow.FlowModel, flow, 2)
+    resflow.FlowModel(resflow.bijectors.Flow([tfb.Invert(small_flow())]), 2)
+
+
 def test_wrong_arguments(model, refused):
     """Covers variables that Keras does not track, flows that drop seeds, other event shapes, and other data."""
     scale = tfb.Scale(tf.Variable([1.0, 2.0], name="stowaway"))

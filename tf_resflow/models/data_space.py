@@ -103,8 +103,8 @@ class DataSpace:
         try:
             x = tf.convert_to_tensor(x)
         except (TypeError, ValueError):
-            found = f"a {type(x).__name__} that is no array"
-            raise ValueError(f"The data are {found}. Give one array [batch, *{self.event_shape}].") from None
+            shape = ", ".join(map(str, ("batch", *self.event_shape)))
+            raise ValueError(f"The data are a {type(x).__name__}. Give one array [{shape}].") from None
         if x.dtype.is_integer != (self.levels is not None):
             wanted = "floats" if self.levels is None else f"integers 0, ..., {self.levels - 1}"
             raise ValueError(f"The data are {x.dtype.name}, but the model needs {wanted}. Convert them.")

@@ -1,6 +1,8 @@
 """Keras's compile, fit and evaluate for models with their own losses."""
 
+import itertools
 import os
+import types
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +14,8 @@ import tensorflow_probability as tfp
 
 import tf_resflow
 from tf_resflow import bijectors, layers
+from tf_resflow.bijectors.passes import needs_initialization
+from tf_resflow.console import LOGGER
 from tf_resflow.layers.precision import leaves
 from tf_resflow.models.averaging import AverageWeights
 from tf_resflow.models.condition import Condition
@@ -21,6 +25,8 @@ from tf_resflow.models.step import train_step, weigh
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.typing import Seed
+
+_INITIAL = 64  # examples that initialize the ActNorms in `fit`, if the batch is smaller, as in the commands
 
 
 class KerasTraining(Serializable, SavedSettings, keras.Model):
@@ -79,6 +85,9 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
     ) -> keras.callbacks.History:
         """Like `keras.Model.fit`, but updates the norms of the layers at the end.
 
+        If all ActNorms are still the identity, they are first set from one batch, of at least 64 examples if
+        available: random examples of arrays, or the first ones of a data set or a generator.
+
         A callback `tf_resflow.models.AverageWeights` runs before the other callbacks, wherever it is in the list.
 
         Call `fit(x, condition)` or `fit((x, condition))` on a conditional model, or pass a `tf.data.Dataset` of
@@ -95,7 +104,8 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         if isinstance(kwargs.get("validation_data"), (tuple, list)):
             held_out, beside, weights = keras.utils.unpack_x_y_sample_weight(kwargs["validation_data"])
             kwargs["validation_data"] = (*self._arrays(held_out, beside, weights), weights)
-        _warn_of_initialization(self.flow)
+        if needs_initialization(self.flow):
+            x = self._initialized_from(x, y, kwargs.get("batch_size") or (args[0] if args else None))
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -170,9 +180,37 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
             y = np.zeros(len(x))
         return x, y
 
+    def _initialized_from(self, x, y, batch_size):
+        """Calls `initialize` with the first examples, and returns the data from which none are missing."""
+        if hasattr(x, "shape"):
+            rows = np.random.default_rng(self.seed).permutation(len(x))[: max(batch_size or 0, _INITIAL)]
+            batches = [tuple(np.asarray(part)[rows] for part in (x, y) if part is not None)]
+        elif isinstance(x, keras.utils.PyDataset):
+            batches = _first_batches(x[i] for i in range(x.num_batches or _INITIAL))
+        elif isinstance(x, tf.data.Dataset):
+            batches = _first_batches(x)
+        elif isinstance(x, types.GeneratorType):
+            batches = _first_batches(x)
+            x = (batch for batch in itertools.chain(batches, x))
+        else:
+            warnings.warn("The ActNorms are still the identity. Call model.initialize(batch) first.", stacklevel=3)
+            return x
+        pairs = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in batches]
+        examples, labels = (list(parts) for parts in zip(*pairs, strict=True))
+        given = {"condition": tf.concat(labels, axis=0)} if self.condition and labels[0] is not None else {}
+        self.initialize(tf.concat(examples, axis=0), self.seed, **given)
+        LOGGER.info("fit has initialized the ActNorms from its first %d examples.", sum(map(len, examples)))
+        return x
+
     def _batch(self, data):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         if not self.expects_pairs:
+            if y is not None and weights is None:
+                warnings.warn(
+                    f"{self.name} has no condition, so it ignores the labels or conditions y. Leave them out, give "
+                    "class_weight, or build the model with num_classes= or condition_shape=.",
+                    stacklevel=2,
+                )
             return x, weights
         if y is None:
             raise ValueError(
@@ -198,10 +236,13 @@ def _check_unscaled(model, optimizer):
         )
 
 
-def _warn_of_initialization(flow):
-    norms = [part for part in (flow, *flow.submodules) if isinstance(part, bijectors.ActNorm)]
-    if norms and not any(np.any(variable) for norm in norms for variable in norm.variables):
-        warnings.warn(
-            "The ActNorms of the flow are still the identity. Call model.initialize(batch) before fit.",
-            stacklevel=3,
-        )
+def _first_batches(data):
+    """Returns the first batches, with at least `_INITIAL` examples if there are as many."""
+    batches: list[Any] = []
+    num = 0
+    for batch in data:
+        batches.append(batch)
+        num += len(keras.utils.unpack_x_y_sample_weight(batch)[0])
+        if num >= _INITIAL:
+            break
+    return batches
