@@ -281,12 +281,12 @@ class FlowModel(KerasTraining):
         bijectors.initialize(self.flow, x, seed, **arguments)
 
 
-class ModelDistribution(tfd.TransformedDistribution):
+class ModelDistribution(tfp.distributions.TransformedDistribution):
     """The density of a `FlowModel` given conditions of a batch shape. See `FlowModel.as_distribution`."""
 
     def __init__(
         self,
-        distribution: tfd.Distribution,
+        distribution: tfp.distributions.Distribution,
         bijector: tfp.bijectors.Bijector,
         given: Mapping[str, tf.Tensor],
         shape: tf.TensorShape | tf.Tensor,
