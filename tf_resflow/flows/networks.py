@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tf_resflow import bijectors
+from tf_resflow.functions import _relu
 from tf_resflow.layers.masked_dense import MaskedDense
 
 DType: TypeAlias = str | keras.DTypePolicy | None
@@ -200,11 +201,6 @@ def _coupling_shapes(event_shape, split, num_parameters):
             "split='checkerboard'."
         )
     return (*positions, channels // 2), (*positions, num_parameters * (channels - channels // 2))
-
-
-@keras.saving.register_keras_serializable("tf_resflow")
-def _relu(x):
-    return keras.ops.maximum(0.0, x)
 
 
 def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed, dtype):

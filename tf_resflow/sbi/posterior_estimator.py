@@ -19,6 +19,7 @@ from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize, with_log_de
 from tf_resflow.console import progress_bar
 from tf_resflow.evaluation.calibration import Calibration
 from tf_resflow.flows import vector_flow
+from tf_resflow.functions import compressed
 from tf_resflow.logdet import Exact
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.optimizers import Adam
@@ -34,7 +35,7 @@ from tf_resflow.models.repeated_training import (
 )
 from tf_resflow.sbi.parameters import ParameterSpace, checked_rows
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
-from tf_resflow.sbi.summaries import compressed, vector_summary
+from tf_resflow.sbi.summaries import vector_summary
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize
 from tf_resflow.solvers import Anderson

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-_LINEAR = 4.0  # standard deviations within which the default summary is nearly linear in the observation
+from tf_resflow.functions import compressed
+
 _LEAST_SIZE = 4  # smallest side of the last image or series of a convolutional summary
 
 
@@ -111,9 +112,3 @@ def _initializers(seed):
     seeds = np.random.default_rng(seed)
     while True:
         yield keras.initializers.GlorotUniform(int(seeds.integers(2**31)))
-
-
-@keras.saving.register_keras_serializable("tf_resflow")
-def compressed(x: Any) -> Any:
-    """Maps standardized values, nearly unchanged up to a few deviations and logarithmically far beyond."""
-    return _LINEAR * keras.ops.arcsinh(x / _LINEAR)

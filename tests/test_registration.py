@@ -1,0 +1,52 @@
+"""The names that `import tf_resflow` registers with Keras are those of all registered classes."""
+
+import importlib
+import pkgutil
+import sys
+import types
+
+import keras
+
+import tf_resflow
+from tf_resflow import registration
+
+
+def registered():
+    """Returns the registered objects of the library by name, after importing all of its modules."""
+    for module in pkgutil.walk_packages(tf_resflow.__path__, "tf_resflow."):
+        importlib.import_module(module.name)
+    return {
+        key.removeprefix("tf_resflow>"): value
+        for key, value in keras.saving.get_custom_objects().items()
+        if getattr(value, "__module__", "").startswith("tf_resflow.") or not isinstance(value, type)
+    }
+
+
+def test_all_registered_objects_are_listed():
+    functions, found = {"_relu", "compressed"}, registered()
+    assert {name for name, value in found.items() if not isinstance(value, type)} == functions
+    assert set(registration._NAMES.split()) == set(found) - functions
+    for name in functions:
+        assert found[name].__module__ == "tf_resflow.functions"  # registered without an import of other modules
+
+
+def test_registration_keeps_classes_and_adds_no_second_finder(monkeypatch):
+    before, finders = dict(keras.saving.get_custom_objects()), list(sys.meta_path)
+    registration.register_names()
+    assert keras.saving.get_custom_objects() == before and sys.meta_path == finders
+    monkeypatch.setattr(sys, "meta_path", finders.copy())
+    monkeypatch.delitem(sys.modules, "keras.saving")
+    for _ in range(2):
+        registration.register_names()
+    assert len(sys.meta_path) == len(finders) + 1
+
+
+def test_a_name_stands_for_its_class():
+    registry = {}
+    saving = types.SimpleNamespace(
+        get_custom_objects=lambda: registry, register_keras_serializable=lambda package: lambda value: value
+    )
+    registration._register(saving)
+    assert len(registry) == len(registration._NAMES.split())
+    estimator = registry["tf_resflow>Exact"].from_config({})
+    assert estimator == tf_resflow.logdet.Exact()
