@@ -92,8 +92,8 @@ def test_the_description_for_programs(loaded, described):
 
 
 def test_chosen_signatures(image_model, images, loaded, call, tmp_path):
-    """`model.export` writes the same. `encode` is the default, without the classifier and the power series."""
-    path = image_model.export(tmp_path, signatures=["encode", "sample"], max_batch=7)
+    """`encode` is the default, without the classifier and the power series."""
+    path = resflow.serving.export(image_model, tmp_path, signatures=["encode", "sample"], max_batch=7)
     described = json.loads((path / "signatures.json").read_text())
     assert list(described["signatures"]) == ["serving_default", "encode", "sample"]
     assert described["signatures"]["serving_default"]["description"].startswith("The same as encode")
@@ -155,6 +155,30 @@ def test_versions(export_vectors, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Cannot write .*file.dir"):
         export_vectors(tmp_path / "file" / "dir")
+
+
+def test_export_of_keras(vector_model, tmp_path, call, refused, capsys):
+    """`model.export` writes to the path itself, and replaces only the files of an earlier export."""
+    path, options = tmp_path / "a" / "served", {"signatures": ["encode"]}
+    assert vector_model.export(path, **options) is None and "signatures.json" in capsys.readouterr().out
+    (path / "notes").write_text("mine")
+    (kernel, *_) = vector_model.trainable_weights
+    before, x = kernel.numpy(), np.zeros([2, 3])
+    first = call(tf.saved_model.load(str(path)), "encode", x=x)["z"]
+    kernel.assign(before + 0.1)
+    vector_model.export(str(path), "tf_saved_model", verbose=False, **options)
+    assert capsys.readouterr().out == ""
+    second = call(tf.saved_model.load(str(path)), "encode", x=x)["z"]
+    np.testing.assert_allclose(second, vector_model.encode(x))
+    assert np.all(np.abs(second - first) > 1e-6)
+    kernel.assign(before)
+    assert (path / "notes").read_text() == "mine" and not (path / "1").exists()
+    assert [entry.name for entry in path.parent.iterdir()] == ["served"]
+    refused("format is 'onnx', but FlowModel.export writes only", vector_model.export, path, format="onnx")
+    for wrong in ({"version": 2}, {"input_signature": [x]}):
+        refused("numbered versions with tf_resflow.serving.export", vector_model.export, path, **wrong)
+    refused("a has files, but no SavedModel", vector_model.export, tmp_path / "a")
+    refused("notes has files, but no SavedModel", vector_model.export, path / "notes")
 
 
 @pytest.mark.usefixtures("copy")

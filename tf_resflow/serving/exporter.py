@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -176,6 +177,21 @@ def export(
 
     requests = warmup_requests(signatures.inputs, signatures.max_batch)
     return write_saved_model(signatures.functions(), variables, documentation, requests, export_dir, version)
+
+
+def export_to(model: KerasTraining, path: str | os.PathLike[str], **settings: Any) -> None:
+    """Exports a model to `path` itself, and replaces the files of an earlier export. See `export` for the rest.
+
+    Raises:
+      ValueError: If `path` has files, but no SavedModel, so that its README.md would be lost.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    if path.is_file() or (path.exists() and any(path.iterdir()) and not (path / "saved_model.pb").exists()):
+        raise ValueError(f"{path} has files, but no SavedModel. Export to a new folder, such as {path / 'served'}.")
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with explain_write_errors(path), temporary_folder(path.parent) as folder:
+        shutil.copytree(export(model, folder, **settings), path, dirs_exist_ok=True)
 
 
 def write_saved_model(
