@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import re
 import types
 import warnings
 
@@ -278,3 +279,41 @@ def test_wrong_arguments_of_compile(refused):
         (affine_flow(), {"metrics": ["mse"]}, "FlowModel has its own loss.* Leave out metrics"),
     ]:
         refused(message, resflow.FlowModel(flow, [2]).compile, **arguments)
+
+
+def shown_rows(model, **options):
+    """Returns the names in `model.summary()` and the numbers of parameters, and the total."""
+    lines: list[str] = []
+    model.summary(print_fn=lines.append, **options)
+    text = "\n".join(lines)
+    rows = re.findall(r"│ +(\S+) \((\w+)…?\)? *│ *([^│]*?) *│ *([\d,]+) │", text)
+    total = re.search(r"Total params: ([\d,]+)", text)[1]
+    return [(name, kind, int(num.replace(",", ""))) for name, kind, _, num in rows], int(total.replace(",", ""))
+
+
+def test_summary(monkeypatch):
+    """Members have their names, also an ActNorm, a shared branch and a classifier. The parameters add up."""
+    monkeypatch.setenv("COLUMNS", "200")
+    flow = resflow.flows.vector_flow(2, 1, (4,))
+    branch = resflow.flows.dense_branch([2], (4,))
+    tied = [resflow.bijectors.ResidualBlock(branch, name=name) for name in ("left", "right")]
+    model = resflow.FlowModel(resflow.bijectors.Flow([flow, *tied]), 2)
+    branch.trainable = False
+    rows, total = shown_rows(model)
+    own, num = flow.bijectors[1].branch.count_params(), branch.count_params()
+    assert {name: size for name, _, size in rows} == {
+        "act_norm": 4, "block0_act_norm": 4, "block0": own, "left": num, "right": 0
+    }  # fmt: skip
+    assert {kind for _, kind, _ in rows} == {"ActNorm", "ResidualBlock"} and total == own + num + 8
+    assert not branch.trainable
+    model.compile("adam")
+    assert sum(size for *_, size in shown_rows(model)[0]) == total  # the optimizer has a line of its own
+    x = keras.Input([2])
+    hybrid = resflow.HybridModel(flow, keras.Model([x], keras.layers.Dense(3)(x), name="classes"), (2,))
+    rows, total = shown_rows(hybrid)
+    assert rows[-1] == ("classes", "Functional", 9) and sum(size for *_, size in rows) == total == own + 8 + 9
+    assert [name for name, *_ in rows] == ["act_norm", "block0", "block0_act_norm", "classes"]
+    noise = resflow.models.FlowDequantizer((2, 2, 1), num_blocks=1, width=4)
+    flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, num_fc_blocks=0)
+    rows, total = shown_rows(resflow.FlowModel(flow, (2, 2, 1), levels=4, dequantizer=noise))
+    assert rows[-1][1] == "FlowDequantizer" and sum(size for *_, size in rows) == total

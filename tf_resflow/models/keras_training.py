@@ -1,6 +1,7 @@
 """Keras's compile, fit and evaluate for models with their own losses."""
 
 import itertools
+import importlib
 import os
 import types
 import warnings
@@ -12,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-import tf_resflow
 from tf_resflow import bijectors, layers
 from tf_resflow.bijectors.passes import needs_initialization
 from tf_resflow.console import LOGGER
@@ -22,6 +22,7 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import train_step, weigh
+from tf_resflow.models.summary import summary_rows
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.typing import Seed
@@ -167,9 +168,15 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
                 "Got input_signature or version. Choose signatures by name, such as signatures=['encode'], and "
                 "write numbered versions with tf_resflow.serving.export(model, export_dir)."
             )
-        tf_resflow.serving.exporter.export_to(self, filepath, **settings)  # not imported: it is an application
+        importlib.import_module("tf_resflow.serving.exporter").export_to(self, filepath, **settings)
         if verbose or verbose is None:
             print(f"Saved artifact at {filepath}. signatures.json describes its signatures.")
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """Like `keras.Model.summary`, with a row for each member of the flow that has parameters."""
+        names = ("name", "trainable_weights", "non_trainable_weights", "compiled", "optimizer")
+        shown = {name: getattr(self, name, None) for name in names}
+        keras.Model.summary(types.SimpleNamespace(layers=summary_rows(self), **shown), *args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Performs one step of `fit`."""

@@ -1,0 +1,40 @@
+"""The rows of `model.summary()`: the members of a flow by name."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from tf_resflow.bijectors.flow import keras_parts, parts_by_name
+
+
+class _Row(keras.Layer):
+    def __init__(self, name: str, weights: Iterable[Any], layers: Iterable[keras.Layer]) -> None:
+        super().__init__(name=name)
+        self.own, self.layers, self.built = list(weights), list(layers), True
+
+    @property
+    def trainable(self) -> bool:
+        return any(weight.trainable for weight in self.own)
+
+
+def summary_rows(model: Any) -> list[keras.Layer]:
+    """Returns a layer for each member of the flow that has weights, and for each other part of a model.
+
+    A weight that several members share belongs to the first one, so the numbers of parameters add up.
+    """
+    members = parts_by_name(model.flow)
+    parts = [(name, members[name], found) for name, found in keras_parts(model.flow).items()]
+    parts += [(layer.name, layer, layer) for layer in model.layers]
+    parts.append(("other", model, model))
+    rows: list[keras.Layer] = []
+    seen: set[int] = set()
+    for name, owner, found in parts:
+        inside = found if isinstance(found, list) else [found]
+        weights = {id(weight): weight for part in inside for weight in getattr(part, "weights", [part])}
+        new = {key: weight for key, weight in weights.items() if key not in seen}
+        if new or name in members:
+            layers = [part for part in inside if isinstance(part, keras.Layer)] if len(new) == len(weights) else []
+            rows.append(type(type(owner).__name__, (_Row,), {})(name, new.values(), layers))
+        seen |= weights.keys()
+    return rows
