@@ -317,3 +317,47 @@ def test_summary(monkeypatch):
     flow = resflow.flows.image_flow((2, 2, 1), (1,), 4, num_fc_blocks=0)
     rows, total = shown_rows(resflow.FlowModel(flow, (2, 2, 1), levels=4, dequantizer=noise))
     assert rows[-1][1] == "FlowDequantizer" and sum(size for *_, size in rows) == total
+
+
+def test_evaluation_has_fixed_random_numbers():
+    """Two passes and all epochs of a validation draw the same noise. Batches and models of other seeds do not."""
+    images = np.random.default_rng(0).integers(0, 4, [8, 2, 2, 1])
+
+    def compiled(seed):
+        flow = resflow.bijectors.Flow([resflow.bijectors.Logit(0.05), resflow.bijectors.ActNorm([2, 2, 1])])
+        model = resflow.FlowModel(flow, (2, 2, 1), levels=4, seed=seed)
+        model.initialize(images)
+        model.compile(keras.optimizers.SGD(0.0))
+        return model
+
+    model = compiled(0)
+    first = model.evaluate(images, batch_size=4, verbose=0)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(4)
+    options = {"epochs": 3, "verbose": 0, "validation_data": data}
+    history = model.fit(images, **options).history
+    assert history["val_loss"] == [first] * 3 and len(set(history["loss"])) == 3
+    assert model.evaluate(data, verbose=0) == first
+    model.compile("adam", jit_compile=True)
+    assert model.evaluate(data, verbose=0) == pytest.approx(first, rel=1e-5)
+    assert abs(compiled(1).evaluate(images, batch_size=4, verbose=0) - first) > 1e-4
+    one = images[:1].repeat(2, axis=0)
+    losses = [model.evaluate(one[:num], batch_size=1, verbose=0) for num in (1, 2)]
+    assert abs(losses[0] - losses[1]) > 1e-4  # the second batch has noise of its own
+
+
+@pytest.mark.parametrize(("epochs", "num_warnings"), [(4, 2), (7, 0)])
+def test_a_short_average_of_keras(data, epochs, num_warnings):
+    """With a momentum of .9, the average needs 50 steps. There is no warning without it, or without a step."""
+    model = affine_model(data, optimizer=keras.optimizers.SGD(1e-3, use_ema=True, ema_momentum=0.9))
+    options = {"batch_size": 64, "verbose": 0}  # 8 steps per epoch
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model.fit(data, epochs=0, **options)
+        affine_model(data, optimizer="sgd").fit(data, epochs=1, **options)
+        assert not [warning for warning in caught if "use_ema" in str(warning.message)]
+        for _ in range(2):
+            model.fit(data, epochs=epochs, **options)
+    found = [warning for warning in caught if "use_ema" in str(warning.message)]
+    assert len(found) == num_warnings and all(warning.filename == __file__ for warning in found)
+    assert all(re.search(r"After 32 steps.* 3\.4%.*AverageWeights\(\)", str(each.message)) for each in found)
+    assert model.optimizer.use_ema and model.optimizer.ema_momentum == 0.9

@@ -28,6 +28,7 @@ from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.typing import Seed
 
 _INITIAL = 64  # examples that initialize the ActNorms in `fit`, if the batch is smaller, as in the commands
+_FEWEST_SPANS = 5  # after which Keras's average of the weights has forgotten the first ones
 
 
 class KerasTraining(Serializable, SavedSettings, keras.Model):
@@ -111,6 +112,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = sorted(keras.tree.flatten(callbacks or []), key=lambda c: not isinstance(c, AverageWeights))
+        iterations = int(self.optimizer.iterations) if self.compiled else 0
         try:
             history = super().fit(x, y, *args, callbacks=callbacks, **kwargs)
         except BaseException:
@@ -119,10 +121,15 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
                     average.on_epoch_begin()  # restores the last weights
             raise
         layers.converge_norms(self)
+        _warn_of_short_average(self.optimizer, int(self.optimizer.iterations) - iterations)
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Like `keras.Model.evaluate`, with the same kinds of data as `fit`."""
+        """Like `keras.Model.evaluate`, with the same kinds of data as `fit`.
+
+        The random numbers depend only on the model's `seed` and the position of the batch. Two calls with the same
+        weights, data and batch size return the same, and `fit` validates each epoch with the same noise.
+        """
         x, y = self._arrays(x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, *args, **kwargs)
 
@@ -189,8 +196,10 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Performs one step of `evaluate`, with the evaluation estimator."""
+        num = tf.cast(self._means[0].count, tf.int32)  # examples so far, which differ between the steps of a pass
+        seed = stateless_seed(tf.stack([self.seed, num]), "evaluate")
         batch, weights = self._batch(data)
-        return self._update_means(weigh(self.example_losses(batch), self.objective, weights))
+        return self._update_means(weigh(self.example_losses(batch, seed), self.objective, weights))
 
     def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Like `keras.Model.save`, but does not change the file if the model cannot be saved."""
@@ -282,3 +291,13 @@ def _first_batches(data):
         if num >= _INITIAL:
             break
     return batches
+
+
+def _warn_of_short_average(optimizer, steps):
+    if optimizer.use_ema and 0 < steps * (1 - optimizer.ema_momentum) < _FEWEST_SPANS:
+        warnings.warn(
+            f"With use_ema=True, Keras has replaced the weights with an average. After {steps} steps, the first one "
+            f"has a share of {optimizer.ema_momentum**steps:.1%} in it, so the model can be worse than reported. "
+            "Use callbacks=[tf_resflow.models.AverageWeights()] instead, take more steps, or lower ema_momentum.",
+            stacklevel=3,
+        )
