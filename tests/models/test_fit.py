@@ -361,3 +361,20 @@ def test_a_short_average_of_keras(data, epochs, num_warnings):
     assert len(found) == num_warnings and all(warning.filename == __file__ for warning in found)
     assert all(re.search(r"After 32 steps.* 3\.4%.*AverageWeights\(\)", str(each.message)) for each in found)
     assert model.optimizer.use_ema and model.optimizer.ema_momentum == 0.9
+
+
+@pytest.mark.parametrize("mode", [{}, {"run_eagerly": True}, {"steps_per_execution": 2}, {"jit_compile": True}])
+def test_a_nan_in_fit(data, mode, refused):
+    """As the guide says: `fit` stops with an error, or with XLA continues. No weight changes. `val_loss` is NaN."""
+    rows = data[:32]
+    model = affine_model(data, optimizer="sgd", **mode)
+    bad = np.where(np.arange(32)[:, np.newaxis] == 5, np.float32(math.nan), rows)
+    before, options = model.get_weights(), {"batch_size": 32, "shuffle": False, "verbose": 0}
+    if "jit_compile" in mode:
+        assert math.isnan(model.fit(bad, **options).history["loss"][0])
+    else:
+        refused("loss or its gradient is NaN", model.fit, bad, error=tf.errors.InvalidArgumentError, **options)
+    for ours, theirs in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    history = model.fit(rows, validation_data=(bad,), **options).history
+    assert math.isfinite(history["loss"][0]) and math.isnan(history["val_loss"][0])

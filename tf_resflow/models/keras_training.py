@@ -112,7 +112,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
             kwargs.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = sorted(keras.tree.flatten(callbacks or []), key=lambda c: not isinstance(c, AverageWeights))
-        iterations = int(self.optimizer.iterations) if self.compiled else 0
+        num_before = int(tf.convert_to_tensor(self.optimizer.iterations)) if self.compiled else 0
         try:
             history = super().fit(x, y, *args, callbacks=callbacks, **kwargs)
         except BaseException:
@@ -121,7 +121,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
                     average.on_epoch_begin()  # restores the last weights
             raise
         layers.converge_norms(self)
-        _warn_of_short_average(self.optimizer, int(self.optimizer.iterations) - iterations)
+        _warn_of_short_average(self.optimizer, int(tf.convert_to_tensor(self.optimizer.iterations)) - num_before)
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -296,8 +296,8 @@ def _first_batches(data):
 def _warn_of_short_average(optimizer, steps):
     if optimizer.use_ema and 0 < steps * (1 - optimizer.ema_momentum) < _FEWEST_SPANS:
         warnings.warn(
-            f"With use_ema=True, Keras has replaced the weights with an average. After {steps} steps, the first one "
-            f"has a share of {optimizer.ema_momentum**steps:.1%} in it, so the model can be worse than reported. "
+            f"With use_ema=True, Keras has replaced the weights with an average. After {steps} steps, the first "
+            f"one has a share of {optimizer.ema_momentum**steps:.1%}, so the model can be worse than reported. "
             "Use callbacks=[tf_resflow.models.AverageWeights()] instead, take more steps, or lower ema_momentum.",
             stacklevel=3,
         )
