@@ -47,7 +47,7 @@ class _AfterKeras:
         if name != _REGISTRY:
             return None
         sys.meta_path.remove(self)
-        spec = machinery.PathFinder.find_spec(name, path)
+        spec: Any = machinery.PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
 
         def execute_and_register(module):

@@ -147,33 +147,22 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         return {mean.name: mean.result() for mean in self._means if mean.count > 0}
 
     def export(
-        self,
-        filepath: str | os.PathLike[str],
-        format: str = "tf_saved_model",
-        verbose: bool | None = None,
-        input_signature: Any = None,
-        **settings: Any,
+        self, filepath: str | os.PathLike[str], format: str = "tf_saved_model", verbose: Any = None, **settings: Any
     ) -> None:
-        """Writes a SavedModel to `filepath`, and replaces an earlier one, like `keras.Model.export`.
+        """Writes a SavedModel to the folder `filepath`, and replaces an earlier one, like `keras.Model.export`.
 
-        The signatures are those of `tf_resflow.serving.export`, which writes numbered versions for a server.
-
-        Args:
-          filepath: folder of the SavedModel.
-          format: "tf_saved_model". The guide "Serve" explains how to convert the SavedModel to TFLite or ONNX.
-          verbose: whether to print the path and the signatures. Like Keras, prints by default.
-          input_signature: not supported; `signatures=["encode", "sample"]` chooses among the signatures.
-          **settings: arguments of `tf_resflow.serving.export`, except for `version`.
+        The `settings` are those of `tf_resflow.serving.export`, which explains the signatures and writes numbered
+        versions. To get TFLite or ONNX, convert the SavedModel as in the guide "Serve".
         """
         if format != "tf_saved_model":
             raise ValueError(
                 f"format is {format!r}, but {type(self).__name__}.export writes only 'tf_saved_model'. Convert the "
                 "SavedModel to TFLite or ONNX as in the guide 'Serve'."
             )
-        if input_signature is not None or "version" in settings:
+        if unsupported := {"input_signature", "version"} & settings.keys():
             raise ValueError(
-                "Got input_signature or version. Choose signatures by name, such as signatures=['encode'], and "
-                "write numbered versions with tf_resflow.serving.export(model, export_dir)."
+                f"Got {', '.join(unsupported)}. Choose signatures by name, as in signatures=['encode'], and write "
+                "numbered versions with tf_resflow.serving.export(model, export_dir)."
             )
         importlib.import_module("tf_resflow.serving.exporter").export_to(self, filepath, **settings)
         if verbose or verbose is None:
