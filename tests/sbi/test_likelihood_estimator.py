@@ -34,4 +34,6 @@ def test_likelihoods(tmp_path, refused):
     assert isinstance(restored, resflow.sbi.LikelihoodEstimator)
     np.testing.assert_array_equal(restored.likelihood(new).log_prob(x[1000:]), found)
     refused("x has the shape \\(5000, 1\\)", estimator.fit, theta, x[:, :1])
+    refused("Coordinate 1 of x has the same value in all 999 pairs", estimator.fit, few, x[:1000] * [1, 0])
+    refused("estimator is not fitted", resflow.sbi.LikelihoodEstimator(prior, [2]).likelihood, few)
     refused("NaN or infinity in 1 of 5 observations", estimator.sample_posterior, x[:5])

@@ -23,6 +23,7 @@ def estimator_of(prior, x, precisions=(2.0, 4.0), ensemble=1):
     """
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     estimator = resflow.PosteriorEstimator(prior, [2], summary=identity, ensemble=ensemble, **SMALL)
+    estimator.state["farthest"].assign([10.0, 10.0])  # as after a fit
     _, affine, blocks = estimator.model.flow.bijectors
     for variable in blocks.trainable_variables:
         variable.assign(tf.zeros_like(variable))

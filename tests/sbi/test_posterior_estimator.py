@@ -24,11 +24,18 @@ SMALL = {"num_blocks": 1, "affine_layers": 1, "hidden": (8,), "ensemble": 1}
 AFFINE = {"num_blocks": 0, "affine_layers": 0, "ensemble": 1}
 
 
+def as_fitted(estimator):
+    """Returns the estimator with its present weights, as if they were the result of a fit."""
+    estimator.state["farthest"].assign(np.full(estimator.state["farthest"].numpy().shape, 10.0))
+    return estimator
+
+
 @pytest.fixture(scope="module")
 def gaussian():
     """Returns an estimator with standard normal A (theta - x) for unconstrained theta, and the covariance."""
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     estimator = resflow.PosteriorEstimator(BOX, [2], summary=identity, **SMALL)
+    as_fitted(estimator)
     estimator.model.condition.statistics["mean"].assign([1.0, -1.0])
     estimator.model.condition.statistics["std"].assign([2.0, 0.5])
     _, affine, blocks = estimator.model.flow.bijectors
@@ -164,6 +171,7 @@ def test_training_starts_from_a_linear_regression(num, num_noise):
     x = np.concatenate([x - OFFSET, noise(num)], axis=1)
     held_out = num // 10
     estimator._begin_at_regression((theta[held_out:], x[held_out:]), (theta[:held_out], x[:held_out]))
+    estimator._assign([estimator.model.get_weights()], x)
     theta, x = simulated(4000, 1)
     given = np.concatenate([x - OFFSET, noise(4000)], axis=1)
     gap = exact_log_prob(theta, x) - estimator.posterior(given).log_prob(theta)
@@ -246,6 +254,42 @@ def test_posteriors_in_a_function_are_differentiable_in_the_observation(gaussian
         value_and_gradient(tf.fill([3, 2], np.float64(np.nan)))
 
 
+FIVE = tfd.JointDistributionNamed({"a": tfd.LogNormal(0.0, 1.0), "b": tfd.Sample(tfd.Beta(2.0, 2.0), 4)})
+
+
+@pytest.mark.parametrize(
+    "prior", [tfd.MultivariateNormalDiag([0.0], [1.0]), BOX, FIVE, tfd.Normal(np.float64(0), 1)]
+)
+@pytest.mark.parametrize("is_set", [False, True])
+@pytest.mark.parametrize("networks", [1, 2])
+def test_posteriors_in_a_function(prior, is_set, networks):
+    """The log-densities and gradients are those of eager calls, which come before or after them.
+
+    This holds for tensors, constants and lists, and for several networks, whose weights are stored in float64.
+    """
+    shape = [None, 1] if is_set else [1]
+    summary = resflow.sbi.set_summary([1]) if is_set else None
+    estimator = resflow.PosteriorEstimator(prior, shape, summary=summary, **SMALL)
+    weights = estimator.model.get_weights()
+    estimator._assign(
+        [weights] + [[w + 0.1 for w in weights]] * (networks - 1), np.ones([2, 3, 1][: len(shape) + 1])
+    )
+    theta = prior.sample(seed=[0, 1])
+    x = np.full([4, 1] if is_set else [1], 0.5)
+
+    def value_and_gradient(x):
+        return tfp.math.value_and_gradient(lambda x: estimator.posterior(x).log_prob(theta), x)
+
+    before = tf.function(value_and_gradient)(tf.constant(x))
+    expected = value_and_gradient(tf.constant(x))
+    for found in (before, tf.function(value_and_gradient)(tf.constant(x))):
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-3, atol=1e-5)
+    for constant in (lambda: x.tolist(), lambda: tf.constant(x)):
+        found = tf.function(lambda get=constant: estimator.posterior(get()).log_prob(theta))()
+        np.testing.assert_allclose(found, expected[0], rtol=1e-4)
+
+
 @keras.saving.register_keras_serializable("tests")
 def around(z):
     return tfd.Normal(z, 1.0)
@@ -255,7 +299,7 @@ def test_saved_estimators(fitted, tmp_path, refused):
     """Files, pickles and copies keep the prior, summary and weights. The error names a lambda in the prior."""
     summary = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
     joint = tfd.JointDistributionSequential([tfd.Normal(np.float64(0.0), np.array(1.0)), around])
-    others = [resflow.PosteriorEstimator(prior, [2], summary=summary, **AFFINE) for prior in (BOX, joint)]
+    others = [as_fitted(resflow.PosteriorEstimator(p, [2], summary=summary, **AFFINE)) for p in (BOX, joint)]
     x = [0.5, -0.5]
     for estimator in (fitted, *others):
         estimator.save(tmp_path / "posterior.keras")
@@ -295,13 +339,33 @@ def test_warnings(fitted, monkeypatch):
         estimator.fit(theta, x, weight_decays=[0.0])
 
 
+def test_constant_elements_are_ignored():
+    """A constant element gives a warning at the fit, and later if it changes, but it changes no posterior."""
+    rng = np.random.default_rng(0)
+    theta, x = simulated(300, 0)
+    x = np.stack([x[:, 1], np.full(300, 7.1)], axis=1)
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL)
+    with pytest.warns(UserWarning, match="The element \\[1\\] of the observations has the same value in all pairs"):
+        estimator.fit(theta, x, epochs=1, weight_decays=[0.0], verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        expected = estimator.posterior(np.float32(x[:5])).log_prob(theta[:5])  # 7.1 in another dtype
+    with pytest.warns(UserWarning, match="x\\[0, 1\\] is 9, but was 7.1 in all pairs of the training"):
+        found = estimator.posterior([[part, 9.0] for part in x[:5, 0]]).log_prob(theta[:5])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    varying = np.stack([x[:, 0], rng.normal(size=300)], axis=1)
+    with pytest.warns(UserWarning, match="fit again without warm_start"):
+        estimator.fit(theta, varying, epochs=1, warm_start=True, verbose=0)
+
+
 def test_statistics_are_robust():
     """Covers constant elements with rounding errors, elements with two values, and an outlier."""
     x = np.stack([np.arange(101.0), np.full(101, 0.1), np.repeat([0.0, 1.0], [90, 11])], axis=1)
     x[100, 0] = 1e9
     found = _statistics(x, (3,))
     np.testing.assert_allclose(found["mean"], [50, 0.1, 0])
-    np.testing.assert_allclose(found["std"], [50 / (2 * stats.norm.ppf(0.75)), 1, np.std(x[:, 2])], rtol=1e-3)
+    expected = [50 / (2 * stats.norm.ppf(0.75)), np.inf, np.std(x[:, 2])]
+    np.testing.assert_allclose(found["std"], expected, rtol=1e-3)
 
 
 def test_structured_parameters_and_any_observations(monkeypatch, refused):
@@ -314,7 +378,8 @@ def test_structured_parameters_and_any_observations(monkeypatch, refused):
     summary = keras.Sequential([keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
     estimator = resflow.PosteriorEstimator(prior, [4, 4, 1], summary=summary, **AFFINE)
     without = {name: part for name, part in theta.items() if name != "b"}
-    refused("same (nested structure|keys|set of keys)|structure", estimator.fit, without, x)
+    refused("theta does not have the structure of the prior's events", estimator.fit, without, x)
+    refused("theta does not have the structure of the prior's events", estimator.fit, theta["b"], x)
     start, learned = summary.get_weights(), []
     record = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: learned.append(summary.get_weights()))
     estimator.fit(theta, x, epochs=2, batch_size=16, weight_decays=[0.0], callbacks=[record], verbose=0)
@@ -350,7 +415,7 @@ def test_parameters_on_a_bound_and_bounds_that_depend_on_other_parameters(gaussi
         a = yield tfd.Uniform(0.0, 2.0, name="a")
         yield tfd.Uniform([0.0, 0.0], a, name="b")
 
-    estimator = resflow.PosteriorEstimator(prior, [1], **AFFINE)
+    estimator = as_fitted(resflow.PosteriorEstimator(prior, [1], **AFFINE))
     a, b = prior.sample(40, seed=[0, 1])
     shares = np.concatenate([a[:, tf.newaxis] / 2, b / a[:, tf.newaxis]], axis=1)
     np.testing.assert_allclose(estimator.space.vectors([a, b], 40), special.logit(shares), rtol=1e-4, atol=1e-5)
@@ -401,6 +466,7 @@ def test_score_and_invalid_simulations(gaussian, monkeypatch):
 
 def test_wrong_input(gaussian, refused):
     fit, theta, x = gaussian[0].fit, BOX.sample(30, seed=0).numpy(), np.ones([30, 2])
+    far = np.where(np.arange(30)[:, None] == 3, 500.0, NORMAL.sample(30, seed=0))
     failed = x.copy()
     failed[[3, 5], [0, 1]] = np.nan, 1e39
     refused("outside the prior's support in 1 row of theta", fit, np.where(np.arange(30)[:, None], theta, 9), x)
@@ -411,6 +477,14 @@ def test_wrong_input(gaussian, refused):
     refused(f"{message}. Leave them out", gaussian[0].score, theta, failed)
     refused("NaN or infinity in 1 of 1 observation", gaussian[0].posterior, failed[3])
     refused("shape \\(30, 3\\). Give observations of shape \\(2,\\)", fit, theta, np.ones([30, 3]))
+    refused("prior cannot have drawn theta\\[3\\]", resflow.PosteriorEstimator(NORMAL, [2], **AFFINE).fit, far, x)
+    refused("Coordinate 1 of theta has the same value in all 30 pairs", fit, theta * [1, 0] + [0, 3], x)
+    ragged = [[1.0, 2.0]] * 29 + [[1.0]]
+    refused("x is not one array of numbers.*Fill up sets of different sizes with NaN", fit, theta, ragged)
+    refused("theta is not one array of numbers", fit, ragged, x)
+    refused("x is not one array of numbers", gaussian[0].posterior, ["a", "b"])
+    refused("estimator is not fitted. Call fit", resflow.PosteriorEstimator(BOX, [2], **AFFINE).posterior, x)
+    np.testing.assert_allclose(gaussian[0].score(theta.tolist(), x), gaussian[0].score(theta, x))
     refused("num_draws=0 is too small", gaussian[0].calibrate, theta, x, num_draws=0)
     refused("x is empty", gaussian[0].calibrate, theta[:0], x[:0])
     refused("Got ensemble=0. Give at least 1", resflow.PosteriorEstimator, BOX, [2], ensemble=0)
@@ -423,7 +497,7 @@ def test_wrong_input(gaussian, refused):
     refused("returns arrays \\(3, 2\\)", resflow.PosteriorEstimator, BOX, [3, 4], summary=matrices)
     refused("validation_fraction=0.0 of 30 pairs holds out 0", fit, theta, x, validation_fraction=0.0)
     for message, prior in [
-        ("batch shape \\(2,\\).*Give one distribution", tfd.Uniform(LOW, HIGH)),
+        ("batch shape \\(2,\\).*give tfd.Independent", tfd.Uniform(LOW, HIGH)),
         ("support of SampleCategorical in", tfd.Sample(tfd.Categorical([0.0, 1.0]), 2)),
         (
             "support of rate in the prior",

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow.private_api import without_retracing_warnings
-from tf_resflow.sbi.parameters import ParameterSpace, checked_rows
+from tf_resflow.sbi.parameters import ParameterSpace, as_array, check_varying, checked_rows
 from tf_resflow.sbi.posterior_estimator import PosteriorEstimator
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable
@@ -67,7 +67,8 @@ class LikelihoodEstimator(Serializable):
         del options["prior"], options["observation_shape"]
         self.prior, self.space = prior, ParameterSpace(prior)
         zero = tf.zeros([], self.space.dtype)
-        observations = tfd.Sample(tfd.Normal(zero, tf.ones_like(zero)), observation_shape)
+        flat = tfd.Normal(zero, tf.sqrt(zero.dtype.max) / 1e3)  # any observation is possible
+        observations = tfd.Sample(flat, observation_shape)
         self._density = PosteriorEstimator(observations, [self.space.size], **options)
         self.model, self.state = self._density.model, self._density.state
         self.model.estimator = self  # for `save`
@@ -88,7 +89,10 @@ class LikelihoodEstimator(Serializable):
         """
         x, is_valid = self._observations(x)
         kept = checked_rows(is_valid, drop_invalid)
-        return self._density.fit(x[kept], self.space.vectors(theta, len(x))[kept], **options)
+        vectors = self.space.vectors(theta, len(x))[kept]
+        check_varying(vectors, "theta")
+        check_varying(x[kept].reshape([len(vectors), -1]), "x")
+        return self._density.fit(x[kept], vectors, **options)
 
     def likelihood(self, theta: Any) -> tfp.distributions.Distribution:
         """Returns the distribution of an observation, given parameters `[*event_shape]` or a batch of them."""
@@ -130,7 +134,8 @@ class LikelihoodEstimator(Serializable):
         return _diagnosed(whitened.forward(u))
 
     def _observations(self, x):
-        x, shape = np.asarray(x, np.float64), self._density.prior.event_shape
+        x = np.asarray(as_array(x, "x"), np.float64)
+        shape = self._density.prior.event_shape
         if x.ndim != 1 + len(shape) or x.shape[1:] != tuple(shape) or not len(x):
             raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after a batch axis.")
         return x, np.isfinite(x).reshape([len(x), -1]).all(axis=1)

@@ -10,8 +10,11 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tf_resflow.messages import counted
+from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import serialize
 from tf_resflow.vi.surrogate_posteriors import from_vectors
+
+_MARGIN = 50.0, 10.0  # of the log-density of parameters below that of draws: nats, and standard deviations
 
 
 class ParameterSpace:
@@ -38,7 +41,8 @@ class ParameterSpace:
         if is_batch or others or not dtype.is_floating:
             raise ValueError(
                 f"The prior has the batch shape {prior.batch_shape} and the dtype {prior.dtype}. Give one "
-                "distribution of real numbers of one dtype."
+                "distribution of real numbers of one dtype. For a batch of independent parameters, give "
+                "tfd.Independent(prior)."
             )
         constraint = prior.experimental_default_event_space_bijector()
         self.size, into_events = from_vectors(prior.event_shape, constraint)
@@ -48,13 +52,38 @@ class ParameterSpace:
         except (TypeError, ValueError) as error:
             warnings.warn(f"The estimator cannot be saved with its prior: {error}", stacklevel=3)
 
-    def vectors(self, theta: Any, num: int) -> np.ndarray:
-        """Maps parameters to unconstrained vectors `[num, size]`, those on bounds to the most extreme others."""
-        tf.nest.assert_same_structure(self.prior.dtype, theta, check_types=isinstance(self.prior.dtype, Mapping))
-        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.dtype), theta)
-        shapes = [part.shape for part in tf.nest.flatten(theta)]
+    def events(self, theta: Any, num: int) -> Any:
+        """Returns parameters `[num, *event_shape]` as tensors in the structure of the prior's events."""
+        dtypes = self.prior.dtype
+        if not tf.nest.is_nested(dtypes):  # a nested list is one array
+            theta = as_array(theta, "theta")
+        try:
+            tf.nest.assert_same_structure(dtypes, theta, check_types=isinstance(dtypes, Mapping))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"theta does not have the structure of the prior's events, {dtypes}.") from error
+        parts = [tf.cast(as_array(part, "theta"), self.dtype) for part in tf.nest.flatten(theta)]
+        shapes = [part.shape for part in parts]
         if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
             raise ValueError(f"theta has the shapes {shapes}. Give parameters [num, *event_shape] with num={num}.")
+        return tf.nest.pack_sequence_as(dtypes, parts)
+
+    def check_drawn(self, theta: Any) -> None:
+        """Raises a ValueError if parameters are much less probable than 1,000 draws of the prior."""
+        of_draws = self.prior.log_prob(self.prior.sample(1000, seed=stateless_seed(0))).numpy()
+        of_draws = of_draws[np.isfinite(of_draws)]
+        log_probs = self.prior.log_prob(theta).numpy()
+        least = of_draws.min(initial=np.inf) - _MARGIN[0] - _MARGIN[1] * of_draws.std()
+        if np.any(np.isfinite(log_probs) & (log_probs < least)):
+            row = np.nanargmin(log_probs)
+            raise ValueError(
+                f"The prior cannot have drawn theta[{row}]: its log-density is {log_probs[row]:.4g}, and that of "
+                f"1,000 draws is at least {of_draws.min():.4g}. Give draws of the prior or of a proposal, in the "
+                "units of the prior."
+            )
+
+    def vectors(self, theta: Any, num: int) -> np.ndarray:
+        """Maps parameters to unconstrained vectors `[num, size]`, those on bounds to the most extreme others."""
+        theta = self.events(theta, num)
         z = self.bijector.inverse(theta).numpy()
         back = self.bijector.forward(tf.constant(z))
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
@@ -73,6 +102,31 @@ def _moved(theta, back):
     tolerance = rounding * (1 + tf.reduce_max(tf.abs(theta), axis=0))
     moved = tf.math.is_inf(theta) | (tf.abs(back - theta) > tolerance)
     return tf.reduce_any(moved, axis=range(1, moved.shape.rank))
+
+
+def as_array(values: Any, name: str) -> Any:
+    """Returns numbers as an array or a tensor. Raises a ValueError if they are not one array of numbers."""
+    if tf.is_tensor(values):
+        return values
+    try:
+        array = np.asarray(values)
+        array.astype(np.float64)  # raises for text
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is not one array of numbers: {error}. Give numbers in an array of one shape. Fill up sets of "
+            "different sizes with NaN."
+        ) from error
+    return array
+
+
+def check_varying(vectors: np.ndarray, name: str) -> None:
+    """Raises a ValueError if a coordinate of rows has only one value."""
+    is_constant = ~(np.ptp(vectors, axis=0) > 0)
+    if np.any(is_constant):
+        raise ValueError(
+            f"Coordinate {np.argmax(is_constant)} of {name} has the same value in all {len(vectors):,} pairs, so "
+            "it has no density. Draw it from its distribution, or leave it out."
+        )
 
 
 def checked_rows(is_valid: np.ndarray, drop: bool) -> np.ndarray:

@@ -33,7 +33,7 @@ from tf_resflow.models.repeated_training import (
     permuted,
     values_of,
 )
-from tf_resflow.sbi.parameters import ParameterSpace, checked_rows
+from tf_resflow.sbi.parameters import ParameterSpace, as_array, check_varying, checked_rows
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.summaries import vector_summary
 from tf_resflow.seeds import stateless_seed
@@ -55,6 +55,8 @@ _CHECKED, _CHECK_DRAWS, _CHECK_LEVEL = 500, 30, 1e-4  # held-out pairs, draws an
 _AT_ONCE = 200_000  # coordinates of posterior draws, whose Jacobians need memory
 _FAR = 2.0  # times the largest distance in the training: observations beyond are far
 _TOLERANCE = 1e-5  # of a block's inverse; sufficient for posterior samples
+_ROUNDING = 4 * np.finfo(np.float64).eps  # relative spread of a constant
+_SAME = 1e-6  # relative difference between equal observations, such as 0.1 in float32 and float64
 _INITIAL = 1000  # number of pairs that initialize the ActNorms
 _MOST_REGRESSED = 10_000  # largest number of pairs in the ridge regression
 
@@ -228,14 +230,18 @@ class PosteriorEstimator(Serializable):
           The history of the first network, a `keras.callbacks.History`.
         """
         x, is_valid = self._shaped(x, extra_ranks=(1,))
+        theta = self.space.events(theta, len(x))
+        self.space.check_drawn(theta)
         theta = self.space.vectors(theta, len(x))
         checked_rows(is_valid, drop_invalid)
         theta, x = theta[is_valid], x[is_valid]
+        check_varying(theta, "theta")
+        self._warn_of_constants(x, warm_start)
         is_held_out = _held_out(len(x), validation_fraction, self._seed)
         order = np.random.default_rng(self._seed).permutation(len(x))  # the first pairs initialize and check
         places = order[~is_held_out[order]], order[is_held_out[order]]
         kept, held_out = ((theta[own], x[own]) for own in places)
-        networks, warm_start = self._networks(), warm_start and bool(np.all(np.isfinite(self.state["farthest"])))
+        networks, warm_start = self._networks(), warm_start and self._is_fitted()
         num_networks = self._ensemble or (_MEMBERS if len(x) <= _FEW_PAIRS else 1)
         if warm_start:
             num_networks, weight_decays = len(networks), self._weight_decays or weight_decays
@@ -274,11 +280,8 @@ class PosteriorEstimator(Serializable):
                     trained.append(self.model.get_weights())
             finally:
                 if trained:
-                    self._assign(trained)
+                    self._assign(trained, x)
         self._weight_decays = weight_decays
-        axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
-        farthest = np.nanmax(np.abs(self._standardized(x)), axis=axes, keepdims=True)
-        self.state["farthest"].assign(farthest[0])
         self._warn_of_miscalibration(*held_out)
         return history
 
@@ -328,13 +331,19 @@ class PosteriorEstimator(Serializable):
         ends = np.cumsum([weight.size for weight in weights])
         rows = np.reshape(others, [-1, ends[-1]])
         split = [np.split(row, ends[:-1]) for row in rows]
-        return [weights, *([np.reshape(v, w.shape) for v, w in zip(row, weights, strict=True)] for row in split)]
+        members = [
+            [np.reshape(v, w.shape).astype(w.dtype) for v, w in zip(row, weights, strict=True)] for row in split
+        ]
+        return [weights, *members]
 
-    def _assign(self, networks):
-        """Sets the weights of the networks of the ensemble."""
+    def _assign(self, networks, x):
+        """Sets the weights of the networks of the ensemble, and how far the observations of their training are."""
         self.model.set_weights(networks[0])
         others = [np.concatenate([np.ravel(weight) for weight in weights]) for weights in networks[1:]]
         self.state["others"].assign(np.concatenate([np.zeros(0), *others]))
+        axes = tuple(i for i, size in enumerate((None, *self.model.condition.shape)) if size is None)
+        farthest = np.nanmax(np.abs(self._standardized(x)), axis=axes, keepdims=True)
+        self.state["farthest"].assign(farthest[0])
 
     def posterior(self, x: TensorLike) -> ParameterDistribution:
         """Returns the posterior for an observation `[*condition_shape]` or a batch `[batch, *condition_shape]`.
@@ -344,6 +353,8 @@ class PosteriorEstimator(Serializable):
         gives a warning. In a `tf.function`, there is no such warning, the weights are those at the time of tracing,
         and NaN or infinity in x raises an InvalidArgumentError.
         """
+        if not self._is_fitted():
+            raise ValueError("The estimator is not fitted. Call fit(theta, x), or load a fitted estimator.")
         x = self._checked(x)
         flow = with_log_det_estimator(self.model.flow, Exact())
         parts = [self._network_posterior(flow, x, weights) for weights in self._networks()]
@@ -354,10 +365,12 @@ class PosteriorEstimator(Serializable):
     def _checked(self, x):
         """Returns observations as a tensor, after checks and warnings, or with an assertion in a graph."""
         shape = self.model.condition.shape
-        if not tf.is_tensor(x) or tf.get_static_value(x) is not None:
-            given = self._observations(np.asarray(x), extra_ranks=(0, 1))
-            self._warn_of_far_observations(given)
-            return tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.constant(given)
+        value = tf.get_static_value(x) if tf.is_tensor(x) else x
+        if value is not None:
+            observations = self._observations(value, extra_ranks=(0, 1))
+            self._warn_of_far_observations(observations)
+            self._warn_of_changed_constants(observations)
+            return tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.constant(observations)
         rank = (x.shape.rank or 0) - len(shape)
         if rank not in (0, 1) or not x.shape[rank:].is_compatible_with(shape):
             raise ValueError(_wrong_shape(x, shape, "an optional"))
@@ -371,8 +384,8 @@ class PosteriorEstimator(Serializable):
         condition: Any = self.model.condition
         base, is_batch = self.model.distribution.distribution, x.shape.rank > len(condition.shape)
         with tf.init_scope():
-            mean, std = (condition.statistics[name].numpy() for name in ("mean", "std"))
             values = [*zip(self.model.weights, map(tf.constant, weights), strict=True)]
+        mean, std = self._statistics()
         standardized = tf.cast((x - mean) / std, base.dtype)
         with keras.StatelessScope(state_mapping=values):
             features = condition.network(standardized if is_batch else standardized[tf.newaxis])
@@ -439,8 +452,9 @@ class PosteriorEstimator(Serializable):
     def _pairs(self, theta, x):
         """Returns checked pairs, with parameters in the structure of the prior's events."""
         x = self._observations(x, extra_ranks=(1,))
+        theta = self.space.events(theta, len(x))
         self.space.vectors(theta, len(x))  # raises for wrong parameters
-        return tf.nest.pack_sequence_as(self.prior.dtype, tf.nest.flatten(theta)), x
+        return theta, x
 
     def _posteriors(self, theta, x, num_draws=1):
         """Generates the posterior of a part of the observations, and their parameters."""
@@ -470,9 +484,33 @@ class PosteriorEstimator(Serializable):
                 stacklevel=3,
             )
 
+    def _warn_of_constants(self, x, warm_start):
+        """Warns of elements without information: the network ignores them, because their scale is infinite."""
+        if warm_start and self._is_fitted():
+            self._warn_of_changed_constants(x)
+            return
+        place, count = _first(np.isinf(_statistics(x, self.model.condition.shape)["std"]))
+        if count:
+            warnings.warn(
+                f"The element {place} of the observations has the same value in all pairs, like {count - 1:,} "
+                "others. The network ignores it. Vary it in the simulations if it can have other values.",
+                stacklevel=3,
+            )
+
+    def _warn_of_changed_constants(self, x):
+        mean, std = self._statistics()
+        place, count = _first(np.isinf(std) & ~np.isnan(x) & ~np.isclose(x, mean, rtol=_SAME, atol=0.0))
+        if count:
+            constant = np.broadcast_to(mean, x.shape)[tuple(place)]
+            warnings.warn(
+                f"x{place} is {x[tuple(place)]:.6g}, but was {constant:.6g} in all pairs of the training. The "
+                "network ignores it. Simulate with other values of it, and fit again without warm_start.",
+                stacklevel=4,
+            )
+
     def _warn_of_far_observations(self, x):
         distances = np.abs(np.nan_to_num(self._standardized(x)))
-        ratios = distances / np.maximum(self.state["farthest"].numpy(), 1.0)
+        ratios = distances / np.maximum(self._farthest(), 1.0)
         if ratios.max(initial=0.0) > _FAR:
             place = np.unravel_index(ratios.argmax(), ratios.shape)
             warnings.warn(
@@ -484,8 +522,21 @@ class PosteriorEstimator(Serializable):
 
     def _standardized(self, x):
         """Returns the difference of each element from the median, in robust standard deviations."""
-        statistics = self.model.condition.statistics
-        return (x - statistics["mean"].numpy()) / statistics["std"].numpy()
+        mean, std = self._statistics()
+        return (x - mean) / std
+
+    def _statistics(self):
+        """Returns the medians and scales of the observations, also in a `tf.function`."""
+        with tf.init_scope():
+            return [self.model.condition.statistics[name].numpy() for name in ("mean", "std")]
+
+    def _is_fitted(self):
+        return bool(np.all(np.isfinite(self._farthest())))
+
+    def _farthest(self):
+        """Returns the largest standardized distance of each element in the training, infinite before a fit."""
+        with tf.init_scope():
+            return self.state["farthest"].numpy()
 
     def _initialize(self, place, kept, held_out):
         """Sets the initial weights of a network. All networks share those of a given summary."""
@@ -533,7 +584,8 @@ class PosteriorEstimator(Serializable):
 
     def _shaped(self, x, extra_ranks):
         """Returns observations in float64 after checking their shape, and which are finite in the model's dtype."""
-        x, shape = np.asarray(x, np.float64), self.model.condition.shape
+        x = np.asarray(as_array(x, "x"), np.float64)
+        shape = self.model.condition.shape
         rank = x.ndim - len(shape)
         if rank not in extra_ranks or not tf.TensorShape(x.shape[rank:]).is_compatible_with(shape):
             raise ValueError(_wrong_shape(x, shape, "a" if extra_ranks == (1,) else "an optional"))
@@ -564,6 +616,11 @@ def _checked_shape(shape, summary):
     if summary is not None and len(output) != 1:
         raise ValueError(f"The summary returns arrays {output} for observations {sizes}. It must return vectors.")
     return tuple(sizes)
+
+
+def _first(mask):
+    """Returns the index of the first true element, and the number of true elements."""
+    return [int(i) for i in np.unravel_index(mask.argmax(), mask.shape)], np.count_nonzero(mask)
 
 
 def _wrong_shape(x, shape, optional):
@@ -648,7 +705,9 @@ def _regression(kept, held_out):
 
 
 def _statistics(x, shape):
-    """Returns each element's median and scale: by quartiles, or the standard deviation if they are equal, or 1.
+    """Returns each element's median and scale: by quartiles, or the standard deviation if they are equal.
+
+    The scale of a constant is infinite, so that the network ignores it.
 
     The elements of a set, with the size None in `shape`, share them.
     """
@@ -656,5 +715,5 @@ def _statistics(x, shape):
     low, median, high = np.nanquantile(x, [0.25, 0.5, 0.75], axis=0)
     robust, spread = (high - low) / _QUARTILES, np.nanmax(x, axis=0) - np.nanmin(x, axis=0)
     scale = np.where(robust > 0, robust, np.nanstd(x, axis=0))
-    found = {"mean": median, "std": np.where(spread > 0, scale, 1.0)}
+    found = {"mean": median, "std": np.where(spread > _ROUNDING * np.abs(median), scale, np.inf)}
     return {name: np.reshape(value, [num or 1 for num in shape]) for name, value in found.items()}

@@ -90,9 +90,12 @@ def set_summary(
     if embedding is None:
         embedding = vector_summary(shape, seed=seed, dtype=dtype)
     x = keras.Input([None, *shape], dtype=dtype)
-    is_present = ops.any(ops.logical_not(ops.isnan(x)), axis=[*range(2, 2 + len(shape))])
+    elements = ops.cast(x, dtype)
+    is_present = ops.any(ops.logical_not(ops.isnan(elements)), axis=[*range(2, 2 + len(shape))])
     present = ops.expand_dims(ops.cast(is_present, dtype), -1)
-    embedded = keras.layers.TimeDistributed(embedding, dtype=dtype)(ops.where(ops.isnan(x), 0.0, x))
+    embedded = keras.layers.TimeDistributed(embedding, dtype=dtype)(
+        ops.where(ops.isnan(elements), ops.zeros_like(elements), elements)
+    )
     count = ops.maximum(ops.sum(present, axis=1), 1.0)
     mean = ops.sum(embedded * present, axis=1) / count
     pooled = keras.layers.Concatenate(dtype=dtype)([mean, mean * ops.sqrt(count), ops.log(count)])
