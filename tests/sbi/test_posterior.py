@@ -86,6 +86,27 @@ def test_the_mode_and_draws_for_arviz():
         batch.to_arviz()
 
 
+def test_moments_and_quantiles_are_estimates_from_draws(refused):
+    """The errors of 10,000 draws are below 4 standard errors, also of a batch. Joint priors keep the structure."""
+    mean, std = np.array([0.3, -0.7]), np.array([0.5, 0.25])
+    estimator = estimator_of(WIDE, mean)
+    for x, shape in (([0.0, 0.0], (2,)), (np.zeros([3, 2]), (3, 2))):
+        posterior = estimator.posterior(x)
+        assert posterior.mean().shape == posterior.stddev().shape == shape
+        assert np.all(np.abs(posterior.mean() - mean) < 4 * std / 100)
+        assert np.all(np.abs(posterior.stddev() - std) < 4 * std / np.sqrt(2e4))
+        np.testing.assert_allclose(posterior.variance(), posterior.stddev() ** 2, rtol=1e-5)
+        low, high = posterior.quantile([stats.norm.cdf(-1), stats.norm.cdf(1)])
+        assert np.all(np.abs(low - mean + std) < 4 * std * 0.0152)  # sqrt(p (1 - p)) / density / 100
+        assert np.all(np.abs(high - mean - std) < 4 * std * 0.0152)
+        assert posterior.quantile(0.5).shape == shape
+    joint = tfd.JointDistributionNamed({"a": tfd.LogNormal(0.0, 1.0), "b": tfd.Uniform(0.0, 1.0)})
+    posterior = estimator_of(joint, [0.0, 0.0]).posterior([0.0, 0.0])
+    assert set(posterior.mean()) == {"a", "b"} and posterior.quantile([0.1, 0.9])["b"].shape == (2,)
+    np.testing.assert_allclose(tf.function(posterior.mean)()["a"], posterior.mean()["a"], rtol=1e-3)
+    refused("probabilities 90.0. Give numbers from 0 to 1", posterior.quantile, 90)
+
+
 def test_an_ensemble_is_a_mixture(tmp_path):
     """4,000 draws have the share of each side of a mixture of two normal distributions, also after saving.
 

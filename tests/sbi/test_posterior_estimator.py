@@ -257,11 +257,12 @@ def test_posteriors_in_a_function_are_differentiable_in_the_observation(gaussian
 FIVE = tfd.JointDistributionNamed({"a": tfd.LogNormal(0.0, 1.0), "b": tfd.Sample(tfd.Beta(2.0, 2.0), 4)})
 
 
+ONE, DOUBLE = tfd.MultivariateNormalDiag([0.0], [1.0]), tfd.Normal(np.float64(0.0), 1.0)
+
+
 @pytest.mark.parametrize(
-    "prior", [tfd.MultivariateNormalDiag([0.0], [1.0]), BOX, FIVE, tfd.Normal(np.float64(0), 1)]
+    ("prior", "is_set", "networks"), [(ONE, 0, 1), (ONE, 0, 2), (BOX, 1, 2), (FIVE, 0, 2), (DOUBLE, 1, 1)]
 )
-@pytest.mark.parametrize("is_set", [False, True])
-@pytest.mark.parametrize("networks", [1, 2])
 def test_posteriors_in_a_function(prior, is_set, networks):
     """The log-densities and gradients are those of eager calls, which come before or after them.
 

@@ -1,6 +1,7 @@
 """Bijectors without trained parameters: Logit, Normalize, Squeeze2D and Whiten."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -90,9 +91,9 @@ class WithStatistics(OnlyInSavedModels, FlowBijector):
         """The variables of the statistics, by name."""
         return dict(self._statistics)
 
-    def frozen(self) -> "WithStatistics":
-        """Returns a copy with the current statistics as constants."""
-        values = {key: tf.constant(variable.numpy()) for key, variable in self._statistics.items()}
+    def frozen(self, function: Callable[[tf.Variable], tf.Tensor]) -> "WithStatistics":
+        """Returns a copy with constant statistics: `function` maps each variable to a constant."""
+        values = {key: function(variable) for key, variable in self._statistics.items()}
         view, rank = object.__new__(type(self)), self.forward_min_event_ndims  # a copy would create variables
         WithStatistics.__init__(view, values, rank, self.dtype, self.parameters, self.name)
         return view

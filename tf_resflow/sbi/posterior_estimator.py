@@ -40,7 +40,7 @@ from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize
 from tf_resflow.solvers import Anderson
 from tf_resflow.typing import Seed, TensorLike
-from tf_resflow.vi.neutra import frozen
+from tf_resflow.vi.neutra import Decoder, frozen
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -165,6 +165,7 @@ class PosteriorEstimator(Serializable):
         network: Any = self.model.condition.network
         self._linear = None if summary is not None else network.get_layer("linear")
         self._initial_weights = self.model.get_weights()
+        self._decoder = Decoder(self.model.flow)
         self._given: Any = None  # the initial weights of a given summary
         self._training: Any = None  # of the model, if it has a given summary
         self._weight_decays: Any = None  # a list of the best one, after a fit
@@ -390,7 +391,7 @@ class PosteriorEstimator(Serializable):
         with keras.StatelessScope(state_mapping=values):
             features = condition.network(standardized if is_batch else standardized[tf.newaxis])
             given = features if is_batch else features[0]
-            flow = frozen(flow, condition=given)
+            flow = frozen(flow, self._decoder, condition=given)
         if is_batch:
             shape = given.shape[:-1]
             base = tfd.BatchBroadcast(base, shape if shape.is_fully_defined() else tf.shape(given)[:-1])

@@ -64,23 +64,93 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     return Flow(members, name="neutra")
 
 
-def frozen(flow: FlowBijector, **arguments: Any) -> FlowBijector:
+class Decoder:
+    """The inverse of a frozen flow with a condition as one graph, which is built once for all weights.
+
+    A flow is fast in a graph, but building the graph takes as long as 10,000 draws. Therefore the weights are its
+    arguments.
+    """
+
+    def __init__(self, flow: FlowBijector):
+        self._flow = flow
+        self._function: Any = None
+
+    def __call__(self, y: tf.Tensor, condition: tf.Tensor, constants: Any) -> tf.Tensor:
+        """Returns the inverse of rows `[num, size]` for conditions `[num, size]`."""
+        if self._function is None:
+            rows = [tf.TensorSpec([None, part.shape[-1]], part.dtype) for part in (y, condition)]
+            template = _Template(self._flow)
+
+            @tf.function(autograph=False, input_signature=[*rows, tf.nest.map_structure(_spec, constants)])
+            def inverse(y, condition, constants):
+                context = Context({"condition": condition}, compute_log_det=False)
+                return template.filled(constants)(y, context, inverse=True).value
+
+            self._function = inverse
+        return self._function(y, condition, constants)
+
+
+def _spec(constant):
+    return tf.TensorSpec(constant.shape, constant.dtype)
+
+
+class _Template:
+    """A flow whose variables, statistics and scaled kernels can be replaced by constants."""
+
+    def __init__(self, flow: FlowBijector):
+        with tf.init_scope():
+            owners = keras.tree.flatten(list(keras_parts(flow).values()))
+            variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
+            self._flow, self._variables = flow, [*{id(v): v for v in variables}.values()]
+            self._networks = Networks(flow)
+
+    def constants(self) -> list[list[tf.Tensor]]:
+        """Returns the current values."""
+        statistics: list[tf.Tensor] = []
+
+        def keep(variable):
+            statistics.append(tf.constant(variable.numpy()))
+            return statistics[-1]
+
+        with tf.init_scope():
+            with_replaced(self._flow, WithStatistics, lambda part: part.frozen(keep))
+            values = [tf.constant(variable.numpy()) for variable in self._variables]
+            parameters = [tf.constant(parameter.numpy()) for parameter in self._networks.parameters]
+        return [values, parameters, statistics]
+
+    def filled(self, constants: Any) -> Callable[..., Pass]:
+        """Returns a function that passes values through the flow with these constants."""
+        values, parameters, statistics = (iter(part) for part in constants)
+        with tf.init_scope():
+            flow = with_replaced(self._flow, WithStatistics, lambda part: part.frozen(lambda _: next(statistics)))
+            networks = self._networks.frozen(lambda _: next(parameters))
+        mapping = [*zip(self._variables, values, strict=True)]
+
+        def apply(x, context, inverse):
+            context = dataclasses.replace(context, arguments={**context.arguments, "networks": networks})
+            with keras.StatelessScope(state_mapping=mapping):
+                return pass_through(flow, x, context, inverse=inverse)
+
+        return apply
+
+
+def frozen(flow: FlowBijector, decoder: Decoder | None = None, **arguments: Any) -> FlowBijector:
     """Returns a flow on vectors with its variables and scaled kernels as constants, and `arguments` as defaults.
 
-    In a `tf.function`, the constants are the values at the time of tracing.
+    In a `tf.function`, the constants are the values at the time of tracing. Eager inverses without log-determinants
+    of rows with a condition per row use the `decoder`, if there is one.
     """
-    with tf.init_scope():
-        owners = keras.tree.flatten(list(keras_parts(flow).values()))
-        variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
-        values = [(variable, variable.numpy()) for variable in {id(v): v for v in variables}.values()]
-        flow = with_replaced(flow, WithStatistics, lambda part: part.frozen())
-        networks = Networks(flow).frozen(lambda parameter: parameter.numpy())
+    template = _Template(flow)
+    constants = template.constants()
+    pass_with_constants = template.filled(constants)
 
     def apply(x, context, inverse):
-        given = {**arguments, **context.arguments, "networks": networks}
-        context = dataclasses.replace(context, arguments=given)
-        with keras.StatelessScope(state_mapping=values):
-            return pass_through(flow, x, context, inverse=inverse)
+        context = dataclasses.replace(context, arguments={**arguments, **context.arguments})
+        condition = context.arguments.get("condition")
+        is_eager = inverse and tf.executing_eagerly() and not context.compute_log_det
+        if decoder is None or not is_eager or x.shape.rank != 2 or condition.shape.rank != 2:
+            return pass_with_constants(x, context, inverse)
+        return Pass(decoder(x, condition, constants))
 
     return _Frozen(apply, flow.dtype)
 
