@@ -19,7 +19,7 @@ _PACKAGE = "tf_resflow"
 _REGISTRY = "keras.saving"
 _NAMES = """
     ActNorm ActNormLayer Adam AdaptiveRoulette AdaptiveSeries AdditiveCoupling AffineAutoregressive AffineCoupling
-    Anderson CLipSwish CPila Centering ConditionalAffine Coupling DCTConv Exact FixedPoint Flow FlowBijector
+    Anderson CLipSwish CPila Centering Choice ConditionalAffine Coupling DCTConv Exact FixedPoint Flow FlowBijector
     FlowDequantizer FlowModel FullSort Gate Geometric HybridModel InvertibleConv1x1 KerasTraining L2SelfAttention
     LearnableConcatenation LearnedOrder LikelihoodEstimator LipSwish LipschitzConv2D LipschitzCube LipschitzDense
     LipschitzLayer LogDetEstimator Logit MaskedDense MaxMin MonotoneBlock MultiscaleFlow Muon NetworkBijector

@@ -164,6 +164,9 @@ class PosteriorEstimator(Serializable):
         self.model = PosteriorModel(self, **_model_arguments(*architecture, summary=summary, seed=seed), name=name)
         network: Any = self.model.condition.network
         self._linear = None if summary is not None else network.get_layer("linear")
+        self._choice = None  # the layer that selects the input of the default summary of series
+        if summary is None and any(layer.name == "choice" for layer in network.layers):
+            self._choice = network.get_layer("choice")
         self._initial_weights = self.model.get_weights()
         self._decoder = Decoder(self.model.flow)
         self._given: Any = None  # the initial weights of a given summary
@@ -251,7 +254,9 @@ class PosteriorEstimator(Serializable):
             num = min(_STEPS * math.sqrt(len(x)), _MOST_STEPS) * (_WARM_SHARE if warm_start else 1)
             epochs = math.ceil(num * batch_size / len(kept[0]))
         training, trained, history = self._repeated_training(batch_size, x.shape[1:]), [], None
-        num_trials, few = (len(weight_decays) if len(weight_decays) > 1 else 0), max(1, epochs // _TRIAL)
+        choices = (0.0,) if self._choice is None or warm_start else (0.0, 1.0)
+        num_trials = len(choices) * len(weight_decays)
+        num_trials, few = (num_trials if num_trials > 1 else 0), max(1, epochs // _TRIAL)
         steps = -(-len(kept[0]) // batch_size)
         total = (num_trials * few + num_networks * epochs) * steps
         with training.lock, progress_bar(bool(verbose), total=total, unit="step", leave=False) as bar:
@@ -261,18 +266,28 @@ class PosteriorEstimator(Serializable):
                 rates = learning_rates(epochs * steps, learning_rate, _WARMUP)
                 return self._train(training, kept, held_out, rates, epochs, [seed, epochs], callbacks, bar)
 
+            def trials():
+                for choice in choices:
+                    if not warm_start:
+                        self._initialize(0, kept, held_out, choice)
+                    loss = lambda each: train(self._seed, each, few)[1].loss  # noqa: E731
+                    yield *_first_best(weight_decays, loss), choice
+
             try:
+                bar.set_description_str(f"network 1 of {num_networks}")
+                choice = choices[0]
+                if warm_start:
+                    self.model.set_weights(networks[0])
+                if num_trials:
+                    _, weight_decay, choice = min(trials())
+                    weight_decays = [weight_decay]
                 for place in range(num_networks):
                     bar.set_description_str(f"network {place + 1} of {num_networks}")
                     if warm_start:
                         self.model.set_weights(networks[place])
                     else:
-                        self._initialize(place, kept, held_out)
+                        self._initialize(place, kept, held_out, choice)
                     seed = self._seed + place
-                    if num_trials and not place:
-                        weight_decays = [
-                            _first_best(weight_decays, lambda each: train(self._seed, each, few)[1].loss)
-                        ]
                     *candidates, found = train(seed, weight_decays[0], epochs, callbacks)
                     best = min(candidates, key=lambda candidate: candidate.loss)
                     assign(member_variables(self.model)[: len(best.values)], best.values)
@@ -539,14 +554,16 @@ class PosteriorEstimator(Serializable):
         with tf.init_scope():
             return self.state["farthest"].numpy()
 
-    def _initialize(self, place, kept, held_out):
-        """Sets the initial weights of a network. All networks share those of a given summary."""
+    def _initialize(self, place, kept, held_out, choice):
+        """Sets the initial weights of a network. All networks share those of a given summary, and the `choice`."""
         summary = self.parameters["summary"]
         if summary is not None and self._given is None:  # at the first fit, after weights were loaded
             self._given = summary.get_weights()
         self.model.set_weights(permuted(self._initial_weights, np.random.default_rng([self._seed, place])))
         if summary is not None:
             summary.set_weights(self._given)
+        if self._choice is not None:
+            self._choice.is_second.assign([choice])
         self._begin_at_regression(kept, held_out)
 
     def _begin_at_regression(self, kept, held_out):
@@ -644,13 +661,13 @@ def _held_out(num, fraction, seed):
 
 
 def _first_best(values, loss):
-    """Returns the value with the least loss, among those up to the first that is worse than the one before it."""
+    """Returns the least loss and its value, among those up to the first that is worse than the one before it."""
     losses: list[float] = []
     for value in values:
         losses.append(loss(value))
         if len(losses) > 1 and losses[-1] > losses[-2]:
             break
-    return values[int(np.argmin(losses))]
+    return min(losses), values[int(np.argmin(losses))]
 
 
 def _model_arguments(size, shape, num_blocks, affine_layers, hidden, coefficient, dtype, *, summary=None, seed=0):

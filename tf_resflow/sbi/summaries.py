@@ -10,6 +10,8 @@ from keras import ops
 
 from tf_resflow.functions import compressed
 
+_LEAST_SERIES = 16  # shortest vector that may be a series
+_LAGS = 8  # largest lag of the autocorrelations
 _LEAST_SIZE = 4  # smallest side of the last image or series of a convolutional summary
 
 
@@ -18,11 +20,20 @@ def vector_summary(
 ) -> keras.Model:
     """Returns a network with two hidden layers of 64 units, 32 outputs, and linear functions of the observation.
 
-    The input has outliers on a logarithmic scale.
+    The input has outliers on a logarithmic scale. A vector of at least 16 numbers may be a series. Then the layer
+    "choice" selects whether these functions see the numbers themselves, or moments and autocorrelations.
     """
     x = keras.Input(shape, dtype=dtype)
     flat = keras.layers.Activation(compressed, dtype=dtype)(keras.layers.Flatten(dtype=dtype)(x))
-    features = _dense(flat, (64, 64, 32), _initializers(seed), dtype)
+    inputs = flat
+    is_series = num_linear and len(shape) == 1 and shape[0] >= _LEAST_SERIES
+    if is_series:
+        statistics = _series_statistics(flat)
+        flat, statistics = Choice(dtype=dtype, name="choice")([flat, statistics])
+        inputs = keras.layers.Concatenate(dtype=dtype)([flat, statistics])
+    features = _dense(inputs, (64, 64, 32), _initializers(seed), dtype)
+    if is_series:
+        features = keras.layers.Concatenate(dtype=dtype)([features, statistics])
     if num_linear:
         linear = keras.layers.Dense(
             num_linear, use_bias=False, kernel_initializer="zeros", dtype=dtype, name="linear"
@@ -115,3 +126,35 @@ def _initializers(seed):
     seeds = np.random.default_rng(seed)
     while True:
         yield keras.initializers.GlorotUniform(int(seeds.integers(2**31)))
+
+
+@keras.saving.register_keras_serializable("tf_resflow")
+class Choice(keras.layers.Layer):
+    """Replaces the second of two inputs by zeros, or the first if the weight `is_second` is 1."""
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weight, which is not trained."""
+        self.is_second = self.add_weight(shape=(1,), initializer="zeros", trainable=False, name="is_second")
+
+    def call(self, inputs: Any) -> list[Any]:
+        """Returns both inputs, one of them as zeros."""
+        first, second = inputs
+        is_second = ops.cast(self.is_second, first.dtype)
+        return [(1 - is_second) * first, is_second * second]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the shapes of the inputs."""
+        return input_shape
+
+
+def _series_statistics(x: Any) -> Any:
+    """Maps series `[batch, time]` to the moments and autocorrelations of x and of log |x|, `[batch, 20]`."""
+    found = []
+    for part in (x, ops.log(ops.abs(x) + 0.05)):
+        mean = ops.mean(part, axis=1, keepdims=True)
+        rest = part - mean
+        variance = ops.mean(rest**2, axis=1, keepdims=True) + 1e-6
+        found += [mean, ops.log(variance)]
+        for lag in range(1, _LAGS + 1):
+            found.append(ops.mean(rest[:, lag:] * rest[:, :-lag], axis=1, keepdims=True) / variance)
+    return ops.concatenate(found, axis=1)
