@@ -1,5 +1,7 @@
 """Posteriors as distributions, priors restricted to the region of a posterior, and ensembles."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -125,6 +127,24 @@ def test_an_ensemble_is_a_mixture(tmp_path):
         np.testing.assert_allclose(posterior.log_prob(theta), np.log(np.mean(parts, axis=0)), rtol=1e-3, atol=1e-3)
         share = np.mean(posterior.sample(4000, seed=1)[:, 0] > 0)
         assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(4000)
+
+
+def test_draws_use_one_graph():
+    """Other weights, statistics and observations change the draws, as they change those in a `tf.function`."""
+    estimator, found = estimator_of(WIDE, [0.5, 0.0], ensemble=2), []
+    for x in ([0.0, 0.0], [[0.0, 0.0], [0.5, -0.5]]):
+        for shift in (0.0, 1.0):
+            weights = estimator.model.get_weights()
+            estimator.model.set_weights([weight + 0.03 * shift for weight in weights])
+            estimator.model.flow.bijectors[0].statistics["mean"].assign_add([shift, 0.0])
+            posterior = estimator.posterior(x)
+            found.append(posterior.sample(50, seed=[0, 1]).numpy())
+            expected = tf.function(functools.partial(posterior.sample, 50, seed=[0, 1]), autograph=False)()
+            np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-4)
+    assert (
+        np.min(np.abs(found[0] - found[1])) > 0
+        and estimator._decoder._function.experimental_get_tracing_count() == 1
+    )
 
 
 @pytest.mark.parametrize("num", [1, 2])

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow.console import progress_bar
 from tf_resflow.private_api import without_retracing_warnings
 from tf_resflow.sbi.parameters import ParameterSpace, as_array, check_varying, checked_rows
 from tf_resflow.sbi.posterior_estimator import PosteriorEstimator
@@ -18,6 +19,7 @@ from tf_resflow.typing import Seed, TensorLike
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
+_ADAPTATION_STEPS = 500
 _LARGEST_R_HAT, _LEAST_SIZE = 1.01, 400  # beyond these, a warning says that the chains may not have converged
 
 
@@ -72,6 +74,10 @@ class LikelihoodEstimator(Serializable):
         self._density = PosteriorEstimator(observations, [self.space.size], **options)
         self.model, self.state = self._density.model, self._density.state
         self.model.estimator = self  # for `save`
+        self._sampler: Any = None  # the function of the last chains, with its settings and weights
+        self._settings: Any = None
+        self._sampled_weights: list[np.ndarray] = []
+        self._bar: Any = None
 
     save = PosteriorEstimator.save
     __reduce__ = PosteriorEstimator.__reduce__
@@ -100,10 +106,11 @@ class LikelihoodEstimator(Serializable):
         return self._density.posterior(self.space.bijector.inverse(theta))
 
     def sample_posterior(
-        self, x: TensorLike, num_draws: int = 500, *, num_chains: int = 4, seed: Seed = 0
+        self, x: TensorLike, num_draws: int = 500, *, num_chains: int = 4, seed: Seed = 0, verbose: Any = "auto"
     ) -> PosteriorDraws:
         """Draws from the posterior of independent observations, by `tfp.experimental.mcmc.windowed_adaptive_nuts`.
 
+        Later calls with as many observations, draws and chains compile nothing, until another fit.
         A warning says if the chains may not have converged: an R-hat above 1.01, or fewer than 400 effective draws.
 
         Args:
@@ -111,27 +118,49 @@ class LikelihoodEstimator(Serializable):
           num_draws: number of draws of each chain, after 500 steps of adaptation.
           num_chains: number of chains.
           seed: seed of the chains.
+          verbose: 0 hides the progress bar, which counts the steps.
         """
         x, is_valid = self._observations(x)
         checked_rows(is_valid, drop=False)
-        statistics, dtype = self.model.condition.statistics, self.space.dtype
-        mean, std = (tf.constant(statistics[key].numpy(), dtype) for key in ("mean", "std"))
+        settings = len(x), num_draws, num_chains
+        weights = [*self._density._networks()[0], *self._density._statistics(), self.state["others"].numpy()]
+        if settings != self._settings or not all(map(np.array_equal, weights, self._sampled_weights)):
+            self._sampler = self._make_sampler(*settings)
+            self._settings, self._sampled_weights = settings, weights
+        total = _ADAPTATION_STEPS + num_draws
+        with (
+            without_retracing_warnings(),
+            progress_bar(bool(verbose), total=total, unit="step", leave=False) as bar,
+        ):
+            self._bar = bar
+            draws = self._sampler(tf.constant(x, self.space.dtype), stateless_seed(seed))
+        return _diagnosed(draws)
+
+    def _make_sampler(self, num, num_draws, num_chains):
+        """Returns a function from observations and a seed to draws, for the present weights."""
+        dtype = self.space.dtype
+        mean, std = (tf.constant(value, dtype) for value in self._density._statistics())
         whitened = tfb.Chain([self.space.bijector, tfb.Shift(mean), tfb.Scale(std)])
 
         @tfd.JointDistributionCoroutine
         def joint():
             prior = tfd.TransformedDistribution(self.prior, tfb.Invert(whitened), name="u")
             u = yield tfd.JointDistributionCoroutine.Root(prior)
-            yield tfd.Sample(self._density.posterior(mean + std * u), len(x), name="x")
+            yield tfd.Sample(self._density.posterior(mean + std * u), num, name="x")
+
+        def advance():
+            self._bar.update()
+            return np.int32(0)
 
         @tf.function(autograph=False)
         def sample(x, seed):
             nuts = tfp.experimental.mcmc.windowed_adaptive_nuts
-            return nuts(num_draws, joint, n_chains=num_chains, seed=seed, trace_fn=None, x=x)
+            options = {"n_chains": num_chains, "num_adaptation_steps": _ADAPTATION_STEPS, "seed": seed}
+            count = lambda *_: tf.numpy_function(advance, [], tf.int32)  # noqa: E731
+            (u,), _ = nuts(num_draws, joint, trace_fn=count, x=x, **options)
+            return whitened.forward(u)
 
-        with without_retracing_warnings():
-            (u,) = sample(tf.constant(x, dtype), stateless_seed(seed))
-        return _diagnosed(whitened.forward(u))
+        return sample
 
     def _observations(self, x):
         x = np.asarray(as_array(x, "x"), np.float64)
