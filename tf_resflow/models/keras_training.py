@@ -1,7 +1,7 @@
 """Keras's compile, fit and evaluate for models with their own losses."""
 
-import itertools
 import importlib
+import itertools
 import os
 import types
 import warnings
