@@ -23,9 +23,9 @@ _NAMES = """
     FlowDequantizer FlowModel FullSort Gate Geometric HybridModel InvertibleConv1x1 KerasTraining L2SelfAttention
     LearnableConcatenation LearnedOrder LikelihoodEstimator LipSwish LipschitzConv2D LipschitzCube LipschitzDense
     LipschitzLayer LogDetEstimator Logit MaskedDense MaxMin MonotoneBlock MultiscaleFlow Muon NetworkBijector
-    Normalize OfTFP Poisson PosteriorEstimator PosteriorModel PowerSeries ResidualBlock RuledLayer RussianRoulette
-    SerializableLayer Settings SplineCoupling Squeeze2D VariableBijector Whiten WithStatistics _Activation
-    _Estimator _Frozen _PathDerivative _RandomLength _SeriesEstimator _SmoothActivation _Swish
+    Normalize OfTFP OfVariable Poisson PosteriorEstimator PosteriorModel PowerSeries ResidualBlock RuledLayer
+    RussianRoulette SerializableLayer Settings SplineCoupling Squeeze2D VariableBijector Whiten WithStatistics
+    _Activation _Estimator _Frozen _PathDerivative _RandomLength _SeriesEstimator _SmoothActivation _Swish
 """
 _MODULES = ["flows.classifier", "models.hybrid_model", "models.optimizers"]
 _MODULES += ["sbi.likelihood_estimator", "vi.path_derivatives"]

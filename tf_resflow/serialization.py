@@ -22,7 +22,8 @@ _NAMESPACES = {"bijectors": tfp.bijectors, "distributions": tfp.distributions}
 def serialize(value: Any) -> Any:
     """Returns the config of a value in the format of `keras.saving.serialize_keras_object`.
 
-    Unlike the Keras function, it also accepts bijectors and distributions of TFP, alone or inside other values.
+    Unlike the Keras function, it also accepts bijectors and distributions of TFP with their variables, alone or
+    inside other values.
 
     Raises:
       TypeError: if an object has no config.
@@ -32,9 +33,14 @@ def serialize(value: Any) -> Any:
         return {key: serialize(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [serialize(part) for part in value]
+    if isinstance(value, tfp.bijectors.AutoregressiveNetwork):
+        return _wrapped(OfTFP(value))
     if isinstance(value, _TFP_TYPES) and not hasattr(value, "get_config"):
-        config = OfTFP(value).get_config()  # Keras would record the id of the short-lived wrapper
-        return {"module": None, "class_name": "OfTFP", "config": config, "registered_name": f"{_PACKAGE}>OfTFP"}
+        return _wrapped(OfTFP(value))
+    if isinstance(value, (tf.Variable, tfp.util.DeferredTensor)):
+        config = _wrapped(OfVariable(value))
+        record_sharing(value, config)
+        return config
     if isinstance(value, Serializable) and not isinstance(value, keras.Layer):  # Keras would copy nested configs
         kind = type(value)
         config = {"class_name": kind.__name__, "config": value.get_config(), "module": kind.__module__}
@@ -46,6 +52,18 @@ def serialize(value: Any) -> Any:
     if isinstance(value, (np.dtype, type)):
         return tf.as_dtype(value).name
     return keras.saving.serialize_keras_object(value)
+
+
+def _wrapped(wrapper):
+    """Returns the config of a wrapper. Keras would record the id of the short-lived wrapper."""
+    name = type(wrapper).__name__
+    registered_name = f"{_PACKAGE}>{name}"
+    return {
+        "module": None,
+        "class_name": name,
+        "config": wrapper.get_config(),
+        "registered_name": registered_name,
+    }
 
 
 def deserialize(config: Any) -> Any:
@@ -174,7 +192,7 @@ def _with_dtype(value):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class OfTFP:
-    """The config of a bijector or a distribution of TFP whose class has a public name."""
+    """The config of a bijector, a network or a distribution of TFP whose class has a public name."""
 
     def __init__(self, value: Any):
         self._value = value
@@ -185,7 +203,10 @@ class OfTFP:
         name = kind.__name__.removeprefix("_")  # tfb.Chain(...) and tfb.Invert(...) can be a _Chain and an _Invert
         for namespace, module in _NAMESPACES.items():
             if kind.__module__.startswith("tensorflow_probability.") and hasattr(module, name):
-                arguments = tf.nest.map_structure(_with_dtype, constructor_arguments(self._value))
+                if isinstance(self._value, tfp.bijectors.AutoregressiveNetwork):
+                    arguments = self._value.get_config()
+                else:
+                    arguments = tf.nest.map_structure(_with_dtype, constructor_arguments(self._value))
                 return {"of_tfp": f"{namespace}.{name}", "arguments": serialize(arguments)}
         raise ValueError(
             f"{self._value.name!r} is a {kind.__module__}.{kind.__name__}, which has no Keras config. Define "
@@ -197,8 +218,46 @@ class OfTFP:
         """Returns the bijector or the distribution, not a wrapper."""
         namespace, _, name = config["of_tfp"].partition(".")
         kind = getattr(_NAMESPACES.get(namespace), name, None)
+        if kind is tfp.bijectors.AutoregressiveNetwork:
+            arguments = deserialize(config["arguments"])
+            network = kind(**arguments)
+            if arguments.get("event_shape") is not None:
+                network.build([None, *np.atleast_1d(arguments["event_shape"])])
+            return network
         if not (isinstance(kind, type) and issubclass(kind, _TFP_TYPES)):
             raise ValueError(
                 f"The config names {config['of_tfp']!r}. It must name a public bijector or distribution of TFP."
             )
         return kind(**deserialize(config["arguments"]))
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class OfVariable:
+    """The config of a `tf.Variable`, or of a function of one, such as a `tfp.util.TransformedVariable`."""
+
+    def __init__(self, value: tf.Variable | tfp.util.DeferredTensor):
+        self._value = value
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the value and the settings of the variable, and the bijector that transforms it."""
+        variable = self._value
+        if isinstance(variable, tfp.util.DeferredTensor):
+            bijector = getattr(variable.transform_fn, "__self__", None)  # of its method forward
+            if not isinstance(bijector, tfp.bijectors.Bijector):
+                raise ValueError(
+                    f"{variable.name!r} is a tfp.util.DeferredTensor with the function {variable.transform_fn!r}, "
+                    "which has no Keras config. Use a tfp.util.TransformedVariable with a bijector."
+                )
+            return {"variable": serialize(variable.pretransformed_input), "bijector": serialize(bijector)}
+        return {
+            "value": serialize(tf.constant(variable.numpy())),
+            "trainable": bool(variable.trainable),
+            "name": variable.name.partition(":")[0],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Returns the variable or the function of one, not a wrapper."""
+        if "bijector" in config:
+            return tfp.util.DeferredTensor(deserialize(config["variable"]), deserialize(config["bijector"]))
+        return tf.Variable(deserialize(config["value"]), trainable=config["trainable"], name=config["name"])

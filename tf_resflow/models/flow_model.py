@@ -118,7 +118,8 @@ class FlowModel(KerasTraining):
             self.distribution, self.evaluation_log_det_estimator
         )
         self._keras_parts = keras_parts(flow)
-        _check_covered(self.weights, self.statistics.values(), self.distribution)
+        _build(self.distribution)
+        self._variables_of_tfp = _variables_of_tfp(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
         self._dequantizer, self._condition_network = dequantizer, condition_network  # so Keras tracks their weights
         self.objective, self.expects_pairs = self.data_space.unit, bool(self.condition)
@@ -412,10 +413,26 @@ def _distribution(flow, event_shape, base):
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")
 
 
-def _check_covered(weights, statistics, distribution):
-    seen = {id(weight.value) for weight in weights} | {id(variable) for variable in statistics}
-    if missing := [variable.name for variable in distribution.variables if id(variable) not in seen]:
-        raise ValueError(
-            f"Variables of the flow or the base distribution are not Keras variables: {', '.join(missing)}. fit "
-            "would neither train nor save them. Make them constants, or create them in a Keras layer."
-        )
+def _build(distribution):
+    """Creates the variables of networks of TFP, such as `tfb.AutoregressiveNetwork`, which depend on the input."""
+    if not all(getattr(module, "built", True) for module in distribution.submodules):
+        distribution.log_prob(tf.zeros([1, *distribution.event_shape], distribution.dtype))
+
+
+def _variables_of_tfp(weights, statistics, distribution):
+    """Returns Keras variables that share the variables of TFP's bijectors and distributions.
+
+    Keras then trains and saves them.
+    """
+    known = {id(weight.value) for weight in weights} | {id(variable) for variable in statistics}
+    others = {id(variable): variable for variable in distribution.variables if id(variable) not in known}
+    shared = []
+    for variable in others.values():
+        name = variable.name.partition(":")[0].replace("/", "_")
+        shared.append(keras.Variable(variable, trainable=variable.trainable, dtype=variable.dtype.name, name=name))
+        if shared[-1].value is not variable:
+            raise ValueError(
+                f"Keras cannot train the variable {variable.name!r} of the flow or the base distribution. Create "
+                "it as a keras.Variable in an attribute of a FlowBijector, or make it a constant."
+            )
+    return shared

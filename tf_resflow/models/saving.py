@@ -104,6 +104,9 @@ def _description(value):
 
 def _settings(config, place, layers=(), statistics=()):
     """Yields the path and value of each setting. Paths are like model.flow.bijectors[0].branch.layers[1].units."""
+    if isinstance(config, dict) and config.get("class_name") == "OfVariable" and "value" in config["config"]:
+        config = config["config"]["value"]
+        statistics = (*statistics, place.split(".")[-1])  # the file has the value of the variable as a weight
     if isinstance(config, dict) and "value" in config.get("config", ()):  # a serialized array
         config = config["config"]["value"]
     if place.split(".")[-1] in statistics and config is not None:

@@ -57,7 +57,20 @@ def loss_and_gradients(
         loss = means[model.objective]
         norms = tf.cast(layers.mean_norm(model.flow), loss.dtype) / _num_replicas(loss.dtype)
         objective = _share(losses[model.objective]) * loss + norms
+    _check_owned(model, tape.watched_variables())
     return means, tape.gradient(objective, [weight.value for weight in model.trainable_variables])
+
+
+def _check_owned(model, variables):
+    """Raises a ValueError if the loss depends on trainable variables that are not weights of the model."""
+    values = [weight.value for weight in model.weights]
+    owned = {id(replica) for value in values for replica in (value, *getattr(value, "values", ()))}
+    if missing := [variable.name for variable in variables if id(variable) not in owned]:
+        raise ValueError(
+            f"The loss depends on trainable variables that do not belong to the model: {', '.join(missing)}. They "
+            "would neither be trained nor saved. Assign the layer or variable to an attribute of its bijector "
+            "before super().__init__(...)."
+        )
 
 
 def weigh(losses: Mapping[str, tf.Tensor], objective: str, weights: TensorLike | None) -> dict[str, tf.Tensor]:
