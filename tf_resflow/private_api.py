@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.src.backend.common import global_state
+from keras.src.ops import numpy as keras_numpy
 from keras.src.saving import serialization_lib
 from keras.src.saving.serialization_lib import record_object_after_serialization as record_sharing  # noqa: F401
 from tensorflow.python.eager import record, tape
@@ -52,10 +53,63 @@ def graph_steps(model: keras.Model) -> list[GraphStep]:
     """Returns the operations of a `keras.Sequential` or functional model in execution order."""
     by_depth = keras.Function(model.inputs, model.outputs)._nodes_by_depth
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
-    return [
-        GraphStep(node.operation, node.input_tensors, node.outputs, functools.partial(_call, node), _is_plain(node))
-        for node in nodes
-    ]
+    return [_graph_step(node) for node in nodes]
+
+
+def _graph_step(node):
+    layer = _merging_layer(node) or _rescaling_layer(node)
+    call = functools.partial(_call, node)
+    if layer is not None:
+        return GraphStep(layer, node.input_tensors, node.outputs, call, True)
+    return GraphStep(node.operation, node.input_tensors, node.outputs, call, _is_plain(node))
+
+
+def _merging_layer(node):
+    """Returns the layer that computes `x + y` or `x - y` for two tensors, or None."""
+    layers_of_operations = {keras_numpy.Add: keras.layers.Add, keras_numpy.Subtract: keras.layers.Subtract}
+    layer_type = layers_of_operations.get(type(node.operation))
+    if layer_type is None or len(node.input_tensors) != 2:
+        return None
+    layer = layer_type(**_layer_options(node))
+    layer.build([tensor.shape for tensor in node.input_tensors])
+    return layer
+
+
+def _rescaling_layer(node):
+    """Returns the layer that computes an affine function of one tensor, such as `0.5 * x` or `1 - x`, or None."""
+    affine_function = _AFFINE_FUNCTIONS.get(type(node.operation))
+    values = [*node.arguments.args, *node.arguments.kwargs.values()]
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    if affine_function is None or len(node.input_tensors) != 1 or len(values) != len(numbers) + 1:
+        return None
+    scale_and_offset = affine_function(*numbers, isinstance(values[0], keras.KerasTensor))
+    if scale_and_offset is None:
+        return None
+    layer = keras.layers.Rescaling(*scale_and_offset, **_layer_options(node))
+    layer.build(node.input_tensors[0].shape)
+    return layer
+
+
+def _layer_options(node):
+    dtype = node.outputs[0].dtype
+    policy = f"mixed_{dtype}" if dtype.endswith("float16") else dtype
+    return {"name": node.operation.name, "dtype": policy}
+
+
+def _quotient(number, is_first):
+    return (1.0 / number, 0.0) if is_first and number else None
+
+
+# Return the scale and the offset of an operation on a tensor and a number. The last argument is whether the tensor
+# is the first argument of the operation. The result is None if the operation is not affine.
+_AFFINE_FUNCTIONS: dict[Any, Callable[..., tuple[float, float] | None]] = {
+    keras_numpy.Add: lambda number, is_first: (1.0, number),
+    keras_numpy.Subtract: lambda number, is_first: (1.0, -number) if is_first else (-1.0, number),
+    keras_numpy.Multiply: lambda number, is_first: (number, 0.0),
+    keras_numpy.Divide: _quotient,
+    keras_numpy.TrueDivide: _quotient,
+    keras_numpy.Negative: lambda is_first: (-1.0, 0.0),
+}
 
 
 def accepts_list(model: keras.Model) -> bool:

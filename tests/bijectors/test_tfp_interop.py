@@ -26,7 +26,18 @@ def test_cdf_of_one_coordinate(make_block):
     act_norm = resflow.bijectors.ActNorm([1])
     act_norm.log_scale.assign([0.3])
     block, other = (make_block(name, EXACT, size=1, condition_size=1) for name in ("block", "other"))
-    members = [resflow.bijectors.Normalize([0.5], [2.0]), block, act_norm, tfb.Scale(-0.7), tfb.Chain([other])]
+    network = resflow.flows.networks.autoregressive_network([1], (4,), condition_size=1, seed=1)
+    for variable in network.trainable_variables:
+        variable.assign(tf.random.stateless_normal(variable.shape, [1, 2], stddev=0.3))
+    affine = resflow.bijectors.AffineAutoregressive(network)
+    members = [
+        resflow.bijectors.Normalize([0.5], [2.0]),
+        block,
+        act_norm,
+        affine,
+        tfb.Scale(-0.7),
+        tfb.Chain([other]),
+    ]
     flow = resflow.bijectors.Flow(members)
     vector = tfd.TransformedDistribution(tfd.Independent(tfd.Normal([0.2], 1.0), 1), tfb.Invert(flow))
     flow = resflow.bijectors.Flow([tfb.Reshape([1], []), *members, tfb.Invert(tfb.Reshape([1], []))])

@@ -65,7 +65,9 @@ def joined():
     conditions = keras.layers.Concatenate(**DTYPE)([c, keras.layers.Dense(2, "tanh", **DTYPE)(c)])
     wave, elu = Wave(**DTYPE)(shared(x)), keras.layers.Activation("elu", **DTYPE)
     h = keras.layers.Add(**DTYPE)([swish(shared(swish(x))), wave, keras.layers.Dense(5, **DTYPE)(c)])
-    h = keras.layers.Concatenate(1, **DTYPE)([x, layers.CLipSwish(**DTYPE)(h), conditions, elu(x)])
+    h = keras.layers.Concatenate(1, **DTYPE)(
+        [x, layers.CLipSwish(**DTYPE)(h), conditions, 0.5 * (1.0 - elu(x)) - x]
+    )
     h = layers.LearnableConcatenation(**DTYPE)([h, c])
     h = layers.CPila(**DTYPE)(layers.LipschitzDense(5, **DTYPE)(layers.LipschitzCube(**DTYPE)(h)))
     return keras.Model([x, c], layers.LipschitzDense(3, **DTYPE)(h))

@@ -146,6 +146,36 @@ def test_a_bound_network_is_that_of_keras(build):
         np.testing.assert_array_equal(layers.program.bind(network, training=training)(inputs), network(inputs))
 
 
+# Arithmetic on tensors and numbers, with its Lipschitz constant for an h of constant 0.5.
+ARITHMETIC = {
+    "half of a sum": (lambda x, h: 0.5 * (x + h), 0.75),
+    "a sum of halves": (lambda x, h: x / 2 + h * 0.5, 0.75),
+    "a difference": (lambda x, h: 0.25 * h - x, 1.125),
+    "a negative": (lambda x, h: -h, 0.5),
+    "offsets": (lambda x, h: (3 + h) + (h - 1.5) - (1 - h), 1.5),
+    "functions": (lambda x, h: keras.ops.subtract(keras.ops.multiply(-2.0, h), keras.ops.add(1, x)), 2.0),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_arithmetic_is_that_of_keras(name, dtype):
+    compute, constant = ARITHMETIC[name]
+
+    def build(scale=1.0):
+        x = keras.Input([3], dtype=keras.DTypePolicy(dtype).compute_dtype)
+        return keras.Model(x, scale * compute(x, layers.LipschitzDense(3, 0.5, dtype=dtype)(x)))
+
+    network = build()
+    x = tf.cast(tf.random.stateless_normal([4, 3], [1, 2]), network.inputs[0].dtype)
+    bound = layers.program.bind(network, training=True)  # in the precision of Keras
+    np.testing.assert_allclose(bound(x), network(x), rtol=2e-6, atol=2e-7)
+    assert layers.lipschitz_constant(network) == constant
+    assert layers.lipschitz_constant(build(-3.0)) == pytest.approx(3.0 * constant)
+    assert read(network).supports_jacobian
+    assert read(network) == read(build()) != read(build(-3.0))
+
+
 def of_convolution(**settings):
     layer = keras.layers.Conv2D(4, (3, 2), kernel_initializer="normal", bias_initializer="normal", **settings)
     return keras.Sequential([keras.Input([6, 5, 2]), layer])

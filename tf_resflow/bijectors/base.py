@@ -309,6 +309,9 @@ class NetworkBijector(FlowBijector):
     def argument_names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("networks", "condition") if self.has_condition else ("networks",)
 
+    def _is_increasing(self, **kwargs):
+        return self._event_shape.num_elements() == 1 or super()._is_increasing(**kwargs)
+
     def _network_and_condition(self, context: Context) -> tuple[Any, Any]:
         given = dict(zip(self.argument_names, context.get_arguments(self.name, *self.argument_names), strict=True))
         return (given["networks"] or Networks())[self.network], given.get("condition")

@@ -231,9 +231,6 @@ class ResidualBlock(NetworkBijector):
         threshold = context.warning_threshold
         return [] if threshold is None else [warn_unconverged(solution, message, threshold)]
 
-    def _is_increasing(self, **kwargs):
-        return self.event_shape.num_elements() == 1 or super()._is_increasing(**kwargs)
-
 
 class MonotoneBlock(ResidualBlock):
     r"""Strongly monotone block \\(y = \sqrt 2\, w - x\\), where \\(w + g(w) = \sqrt 2\, x\\) and Lip(g) < 1.

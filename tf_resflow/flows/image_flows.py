@@ -62,7 +62,7 @@ def residual_image_block(
         in the published code.
       log_det_estimator: see the block, also for `inverse_solver` and `lipschitz_constant`.
     """
-    block = networks.bijector_of("block", block, RESIDUAL_BLOCKS)
+    block_type = networks.bijector_of("block", block, RESIDUAL_BLOCKS)
     branches.check_dense_net(dense_net, norms)
 
     def make(spec):
@@ -80,7 +80,7 @@ def residual_image_block(
             options |= {"norms": norms, "preactivation": spec.scale > 0 or spec.index > 0}
             branch = branches.conv_branch(spec.event_shape, spec.width, spec.kernels, **options)
         options = {"lipschitz_constant": lipschitz_constant, "has_condition": spec.condition_size is not None}
-        return block(branch, log_det_estimator, inverse_solver, **options, name=spec.name)
+        return block_type(branch, log_det_estimator, inverse_solver, **options, name=spec.name)
 
     return make
 
@@ -97,19 +97,19 @@ def coupling_image_block(
       coupling: `tf_resflow.bijectors.AffineCoupling`, `AdditiveCoupling` or `SplineCoupling`, a name such as
         "spline_coupling", or a `functools.partial` of a class.
     """
-    coupling = networks.bijector_of("coupling", coupling, COUPLINGS)
-    if not networks.is_coupling(coupling):
+    coupling_type = networks.bijector_of("coupling", coupling, COUPLINGS)
+    if not networks.is_coupling(coupling_type):
         raise ValueError(f"coupling is {coupling!r}. Give one of the names {', '.join(COUPLINGS)}.")
 
     def make(spec):
         split = "channels" if spec.scale else "checkerboard"
-        options: dict[str, Any] = {"split": split, "num_parameters": networks.num_parameters_of(coupling)}
+        options: dict[str, Any] = {"split": split, "num_parameters": networks.num_parameters_of(coupling_type)}
         options |= {"condition_size": spec.condition_size, "seed": spec.seed, "dtype": spec.dtype}
         if spec.dense:
             network = networks.dense_coupling_network(spec.event_shape, spec.hidden, **options)
         else:
             network = networks.coupling_network(spec.event_shape, spec.width, spec.kernels, **options)
-        return coupling(network, split=split, swap=spec.index % 2 == 1, name=spec.name)
+        return coupling_type(network, split=split, swap=spec.index % 2 == 1, name=spec.name)
 
     return make
 

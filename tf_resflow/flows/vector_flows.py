@@ -78,8 +78,8 @@ def vector_flow(
     if not isinstance(num_blocks, (int, np.integer)) or isinstance(hidden, (int, np.integer)):
         advice = "Give a number of blocks and a sequence of widths, such as num_blocks=8, hidden=(64, 64)."
         raise ValueError(f"num_blocks is {num_blocks!r}, and hidden is {hidden!r}. {advice}")
-    block = networks.bijector_of("block", block, RESIDUAL_BLOCKS)
-    affine = networks.bijector_of("affine", affine, AFFINE_LAYERS)
+    block_type = networks.bijector_of("block", block, RESIDUAL_BLOCKS)
+    affine_type = networks.bijector_of("affine", affine, AFFINE_LAYERS)
     num_before, num_after = _numbers_of_affine_layers(affine_layers)
     (size,) = event_shape = networks.shape_of_event(event_shape, "a vector")
     policy = networks.network_policy(dtype)
@@ -100,16 +100,16 @@ def vector_flow(
         else:
             branch = dense_net_branch(event_shape, *dense_net, **options)
         options = {"lipschitz_constant": lipschitz_constant, "has_condition": condition_size is not None}
-        return block(branch, log_det_estimator, inverse_solver, **options, name=f"block{i}")
+        return block_type(branch, log_det_estimator, inverse_solver, **options, name=f"block{i}")
 
     def make_affine(i):
         is_odd, options = i % 2 == 1, shared()
-        if networks.is_coupling(affine):
-            options["num_parameters"] = networks.num_parameters_of(affine)
+        if networks.is_coupling(affine_type):
+            options["num_parameters"] = networks.num_parameters_of(affine_type)
             network = networks.dense_coupling_network(event_shape, hidden, **options)
-            return affine(network, swap=is_odd, name=f"affine{i}")
+            return affine_type(network, swap=is_odd, name=f"affine{i}")
         network = networks.autoregressive_network(event_shape, hidden, reverse=is_odd, **options)
-        return affine(network, is_odd, name=f"affine{i}")
+        return affine_type(network, is_odd, name=f"affine{i}")
 
     blocks = list(map(make_block, range(num_blocks)))
     affines = list(map(make_affine, range(num_before + num_after)))

@@ -66,7 +66,7 @@ class _NonexpansiveRule(LayerRule):
         return 1.0
 
 
-@register_rule(keras.layers.Average, keras.layers.Subtract)
+@register_rule(keras.layers.Average)
 class _MergingRule(_NonexpansiveRule):
     def bound(self, layer, inputs, shape, certified, weights):
         varying = [x.shape for x in inputs if not x.is_fixed]
@@ -80,11 +80,13 @@ class _MergingRule(_NonexpansiveRule):
         return summed._replace(constant=summed.constant * (1.0 / len(inputs))) if is_mean else summed
 
 
-@register_rule(keras.layers.Add)
+@register_rule(keras.layers.Add, keras.layers.Subtract)
 class _AddRule(_MergingRule):
     def operation(self, layer, site):
-        is_plain = all(len(shape) == len(site.output) for shape in site.inputs)
-        return operations.AddOperation(site.dtype) if is_plain else None
+        if any(len(shape) != len(site.output) for shape in site.inputs):
+            return None
+        sign = -1 if isinstance(layer, keras.layers.Subtract) else 1
+        return operations.AddOperation(site.dtype, (1, *[sign] * (len(site.inputs) - 1)))
 
 
 @register_rule(keras.layers.Concatenate)
@@ -133,6 +135,12 @@ class _ReluRule(LayerRule):
 
 @register_rule(keras.layers.Rescaling)
 class _RescalingRule(LayerRule):
+    def operation(self, layer, site):
+        are_numbers = np.ndim(layer.scale) == np.ndim(layer.offset) == 0
+        if not are_numbers:
+            return None
+        return operations.RescalingOperation(site.dtype, float(layer.scale), float(layer.offset))
+
     def lipschitz_constant(self, layer):
         return float(np.max(np.abs(layer.scale)))
 

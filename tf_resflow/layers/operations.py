@@ -147,15 +147,40 @@ class ReshapeOperation(_LinearOperation):
 
 
 @dataclasses.dataclass(frozen=True)
-class AddOperation(Operation):
-    """The sum of tensors of equal rank."""
+class RescalingOperation(Operation):
+    """scale x + offset."""
+
+    scale: float
+    offset: float
 
     def __call__(self, inputs, weights):
-        return functools.reduce(operator.add, inputs)
+        return self.scale * inputs[0] + self.offset
 
     def jvp(self, inputs, derivatives, weights):
-        varying = [derivative for derivative in derivatives if derivative is not None]
-        return self(inputs, weights), functools.reduce(operator.add, varying)
+        return self(inputs, weights), self.scale * derivatives[0]
+
+    jacobian = jvp
+
+
+@dataclasses.dataclass(frozen=True)
+class AddOperation(Operation):
+    """The sum of tensors of equal rank, each with the sign 1 or -1."""
+
+    signs: tuple[int, ...]
+
+    def __call__(self, inputs, weights):
+        return self._sum(inputs)
+
+    def jvp(self, inputs, derivatives, weights):
+        return self._sum(inputs), self._sum(derivatives)
+
+    def _sum(self, tensors):
+        signed = [
+            tensor if sign > 0 else -tensor
+            for sign, tensor in zip(self.signs, tensors, strict=True)
+            if tensor is not None
+        ]
+        return functools.reduce(operator.add, signed)
 
     jacobian = jvp
 

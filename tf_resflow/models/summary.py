@@ -9,13 +9,17 @@ from tf_resflow.bijectors.flow import keras_parts, parts_by_name
 
 
 class _Row(keras.Layer):
+    """A row of the summary: a layer with given weights and layers."""
+
     def __init__(self, name: str, weights: Iterable[Any], layers: Iterable[keras.Layer]) -> None:
         super().__init__(name=name)
-        self.own, self.layers, self.built = list(weights), list(layers), True
+        self.row_weights = list(weights)
+        self.layers = list(layers)
+        self.built = True
 
     @property
     def trainable(self) -> bool:
-        return any(weight.trainable for weight in self.own)
+        return any(weight.trainable for weight in self.row_weights)
 
 
 def summary_rows(model: Any) -> list[keras.Layer]:
