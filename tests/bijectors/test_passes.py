@@ -220,7 +220,10 @@ def test_densities_without_or_with_hidden_act_norms(batch, refused):
     density = tfd.TransformedDistribution(tfd.BatchBroadcast(normal, [2]), tfb.Invert(ActNorm([2])))
     mixture = tfd.MixtureSameFamily(tfd.Categorical([0.0, 0.0]), density)
     refused("cannot follow data through .*MixtureSameFamily.* or its flow", initialize, mixture, batch)
-    refused(r"Call initialize\(flow, batch\)", initialize, batch, ActNorm([2]))
+    for wrong in ((batch, ActNorm([2])), (batch, normal), (tfb.Exp(), ActNorm([2])), (None, batch)):
+        refused(r"Call initialize\(flow, batch\)", initialize, *wrong)
+    for wrong in (["a", "b"], [[1, 2], [3, 4]]):
+        refused("has the dtype (string|int32)", initialize, tfb.Scale(np.ones(2), name="any dtype"), wrong)
 
 
 def test_batches_without_statistics(batch, refused):

@@ -131,8 +131,11 @@ def initialize(
     """
     if isinstance(flow, tfd.Distribution):
         flow = _data_to_latent(flow)
-    if not isinstance(flow, tfb.Bijector):
-        raise ValueError(f"flow is {flow!r:.100}. Call initialize(flow, batch), in this order.")
+    if not isinstance(flow, tfb.Bijector) or isinstance(batch, (tfb.Bijector, tfd.Distribution)):
+        advice = (
+            "flow.initialize(batch)" if hasattr(flow, "initialize") else "initialize(flow, batch), in this order"
+        )
+        raise ValueError(f"flow is {flow!r:.100}, and batch is {batch!r:.100}. Call {advice}.")
     check_direction(flow)
     if tf.nest.is_nested(flow.forward_min_event_ndims):
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
@@ -206,6 +209,8 @@ def _changed(flow):
 
 def _check_batch(batch, event_ndims):
     """Raises a ValueError if a batch has no statistics, and warns of constant coordinates."""
+    if not batch.dtype.is_floating:
+        raise ValueError(f"The batch for initialize has the dtype {batch.dtype.name}. Give floating-point numbers.")
     if not bool(tf.reduce_all(tf.math.is_finite(batch))):
         raise ValueError("The batch for initialize has NaN or infinite values. Remove or replace them first.")
     event_shape = batch.shape[batch.shape.rank - event_ndims :]

@@ -198,7 +198,8 @@ def _coupling_shapes(event_shape, split, num_parameters):
     if channels < 2:
         raise ValueError(
             f"split='channels' needs at least two channels, but the event_shape is {event_shape}. For images, use "
-            "split='checkerboard'."
+            "split='checkerboard'. For vectors of one coordinate, use an AffineAutoregressive, such as "
+            "vector_flow(1, affine_layers=(2, 0), affine='affine_autoregressive')."
         )
     return (*positions, channels // 2), (*positions, num_parameters * (channels - channels // 2))
 
