@@ -65,8 +65,7 @@ class L2SelfAttention(RuledLayer):
 class Centering(RuledLayer):
     """x minus its mean over an axis, a projection, and so 1-Lipschitz in the 2-norm (`lipschitz_order`).
 
-    With `axis=1`, the mean is over the positions of `[batch, N, D]`. Each position then depends on the others, for
-    any N, and a permutation of the positions permutes the result.
+    With `axis=1`, positions of `[batch, N, D]` depend on each other, and permuting them permutes the result.
 
     Args:
       axis: axis of the mean, not the batch.
@@ -84,10 +83,7 @@ class Centering(RuledLayer):
     def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
         if self.axis not in (*range(1, rank), *range(1 - rank, 0)):
-            raise ValueError(
-                f"Layer '{self.name}' has axis={self.axis}, but its input has shape {tuple(input_shape)}. The axis "
-                "must be one of an event, not the batch. Use axis=-1 for the features."
-            )
+            raise ValueError(f"Got axis={self.axis} for inputs of shape {input_shape}. Use an axis of an event.")
 
 
 class Gate(RuledLayer):
