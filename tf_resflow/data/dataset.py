@@ -101,11 +101,11 @@ class Dataset(DataInfo):
             raise ValueError(f"The splits of {name!r} have different event shapes: {shapes}. Use the same for all.")
         sizes = {split: len(array) for split, array in arrays.items()}
         with tf.device("CPU"):
-            parts: dict[str, Any] = {split: tf.constant(array) for split, array in arrays.items()}
-            for split, own in (labels or {}).items():
-                values = _checked(f"{name} ({split}, labels)", own, fields["num_classes"], sizes[split])
-                parts[split] = parts[split], tf.constant(values, tf.int32)
-        return cls(name, next(iter(shapes.values())), levels, sizes, read=parts.__getitem__, **fields)
+            examples: dict[str, Any] = {split: tf.constant(array) for split, array in arrays.items()}
+            for split, array in (labels or {}).items():
+                values = _checked(f"{name} ({split}, labels)", array, fields["num_classes"], sizes[split])
+                examples[split] = examples[split], tf.constant(values, tf.int32)
+        return cls(name, next(iter(shapes.values())), levels, sizes, read=examples.__getitem__, **fields)
 
     @tf.autograph.experimental.do_not_convert
     def train_batches(
@@ -196,13 +196,19 @@ class Dataset(DataInfo):
 
     def with_channel_statistics(self) -> "Dataset":
         """Returns a copy with the `mean` and `std` of each channel of the dequantized train images."""
-        num, total, squares = 0, np.zeros([]), np.zeros([])
+        num = 0
+        total = np.zeros([])
+        total_of_squares = np.zeros([])
         for batch in self.eval_batches("train", _ROWS).as_numpy_iterator():
             values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
-            num, total, squares = num + len(values), total + values.sum(0), squares + (values**2).sum(0)
-        mean, variance = total / num, squares / num - (total / num) ** 2
+            num += len(values)
+            total = total + values.sum(0)
+            total_of_squares = total_of_squares + (values**2).sum(0)
+        mean = total / num
+        variance = total_of_squares / num - mean**2
         if self.levels is not None:
-            mean, variance = (mean + 0.5) / self.levels, (variance + 1 / 12) / self.levels**2
+            mean = (mean + 0.5) / self.levels
+            variance = (variance + 1 / 12) / self.levels**2
         return dataclasses.replace(self, mean=mean, std=np.sqrt(variance))
 
     def _check_labels(self, labels):
@@ -220,8 +226,9 @@ class Dataset(DataInfo):
 
     def _decoder(self, split):
         """Returns a function from a batch of a stream, or of indices of examples in memory, to a tuple."""
-        example, label = tf.TensorSpec(self.event_shape, self._dtype), tf.TensorSpec([], tf.int32)
-        signature = (example,) if self.num_classes is None else (example, label)
+        signature: tuple[tf.TensorSpec, ...] = (tf.TensorSpec(self.event_shape, self._dtype),)
+        if self.num_classes is not None:
+            signature += (tf.TensorSpec([], tf.int32),)
         arrays = []
         if self.read is not None:
             with tf.device("CPU"):
@@ -294,7 +301,8 @@ def _checked(name, array, num_values, num=None):
         return array
     if num_values is None:
         array = array.astype(np.float32)
-        bad, expected = ~np.isfinite(array), "finite in float32"
+        bad = ~np.isfinite(array)
+        expected = "finite in float32"
     else:
         bad = (array < 0) | (array >= num_values) | (array != np.floor(array))
         expected = f"one of the integers 0, ..., {num_values - 1}"

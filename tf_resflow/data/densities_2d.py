@@ -97,7 +97,8 @@ class Checkerboard(Density2D):
     _entropy = np.log(32)
 
     def _draw(self, num, generator):
-        column, half = generator.integers(4, size=num), generator.integers(2, size=num)
+        column = generator.integers(4, size=num)
+        half = generator.integers(2, size=num)
         corner = np.stack([column, 2 * half + column % 2], axis=1)
         return 2 * (corner + generator.uniform(size=[num, 2])) - 4
 
@@ -132,8 +133,9 @@ class Pinwheel(Density2D):
 
 
 def _rotate(points, angle):
-    x, y = points[..., 0], points[..., 1]
-    cos, sin = np.cos(angle), np.sin(angle)
+    x, y = np.moveaxis(points, -1, 0)
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
 
 

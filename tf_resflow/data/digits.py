@@ -31,9 +31,9 @@ def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fractio
     digits = datasets.load_digits()
     order = np.random.RandomState(0).permutation(len(digits.images))
     num_train = split_sizes(_NUM_DIGITS, {"validation": validation_fraction}, "digits")["train"]
-    parts = {"train": order[:num_train], "validation": order[num_train:_NUM_DIGITS], "test": order[_NUM_DIGITS:]}
-    parts = {split: part for split, part in parts.items() if len(part)}
-    images = {split: digits.images[part][..., np.newaxis] for split, part in parts.items()}
-    labels = {split: digits.target[part] for split, part in parts.items()}
+    splits = {"train": order[:num_train], "validation": order[num_train:_NUM_DIGITS], "test": order[_NUM_DIGITS:]}
+    splits = {split: indices for split, indices in splits.items() if len(indices)}
+    images = {split: digits.images[indices][..., np.newaxis] for split, indices in splits.items()}
+    labels = {split: digits.target[indices] for split, indices in splits.items()}
     fields: dict = {"num_classes": 10, "flip": flip, "crop_padding": crop_padding}
     return Dataset.from_arrays("digits", images, levels=17, labels=labels, **fields)

@@ -114,7 +114,9 @@ class TFDSReader:
         keys = [key for key in (self._image, self._label) if key]
         decoding = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
         self._features = decoding.extract_features(builder.info.features)
-        shape, dtype = self._features[self._image].shape, np.dtype(self._features[self._image].np_dtype)
+        image_feature = self._features[self._image]
+        shape = image_feature.shape
+        dtype = np.dtype(image_feature.np_dtype)
         if dtype != np.uint8 or shape[2] is None:
             raise ValueError(f"The images of {builder.name!r} must be uint8, but are {dtype} of shape {shape}.")
         is_divided = image_size and all(side is None or side % image_size == 0 for side in shape[:2])
@@ -131,7 +133,8 @@ class TFDSReader:
         """Splits off the last `fraction` of the examples. The second part is "" if `fraction` is 0."""
         num = self._builder.info.splits[split].num_examples
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
-        kept, held_back = [], []
+        kept = []
+        held_back = []
         for name, start, stop in self._slices(split):
             middle = min(start + left, stop)
             left -= middle - start
@@ -141,7 +144,7 @@ class TFDSReader:
 
     def check_disjoint(self, *splits: str) -> None:
         """Raises ValueError if an example occurs twice in some TFDS splits."""
-        slices = sorted(piece for split in splits for piece in self._slices(split))
+        slices = sorted(itertools.chain.from_iterable(map(self._slices, splits)))
         for (name, _, stop), (following, start, _) in itertools.pairwise(slices):
             if name == following and start < stop:
                 raise ValueError(
@@ -165,19 +168,20 @@ class TFDSReader:
 
         With a seed, files are interleaved in a random order, and the examples are shuffled in blocks of 256 MB.
         """
-        parts = self._builder.info.splits[split].file_instructions
-        names = tf.constant([str(part.filename) for part in parts])
-        skips, takes = (tf.constant([getattr(part, name) for part in parts], tf.int64) for name in ("skip", "take"))
+        files = self._builder.info.splits[split].file_instructions
+        names = tf.constant([str(file.filename) for file in files])
+        skips = tf.constant([file.skip for file in files], tf.int64)
+        takes = tf.constant([file.take for file in files], tf.int64)
 
         def records(i):
             return tf.data.TFRecordDataset(names[i]).skip(skips[i]).take(takes[i])
 
         if seed is None:
-            return tf.data.Dataset.range(len(parts)).flat_map(records).skip(skip)
+            return tf.data.Dataset.range(len(files)).flat_map(records).skip(skip)
 
         fold_in = tf.random.experimental.stateless_fold_in
         shuffle = tf.random.experimental.stateless_shuffle
-        order = shuffle(tf.range(len(parts), dtype=tf.int64), fold_in(seed, 0))
+        order = shuffle(tf.range(len(files), dtype=tf.int64), fold_in(seed, 0))
         infos = self._builder.info.splits.values()
         mean_bytes = sum(s.num_bytes for s in infos) / sum(s.num_examples for s in infos)
         block_size = max(1, int(_SHUFFLE_BYTES / max(mean_bytes, 1)))
@@ -185,8 +189,9 @@ class TFDSReader:
         def shuffled(number, block):
             return shuffle(block, fold_in(seed, number + 1))
 
-        files = tf.data.Dataset.from_tensor_slices(order)
-        encoded = files.interleave(records, _CYCLE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        encoded = tf.data.Dataset.from_tensor_slices(order).interleave(
+            records, _CYCLE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
         return encoded.batch(block_size).enumerate().map(shuffled).prefetch(1).unbatch().skip(skip)
 
     def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
