@@ -56,7 +56,8 @@ def random_integers(
 ) -> tf.Tensor:
     """Draws uniform integers from `least` to `limit - 1`, in the dtype of `limit`. `seed` must not be `None`."""
     limit = tf.convert_to_tensor(limit)
-    key, counter = tf.bitcast(_to_int32_pair(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
+    key = tf.bitcast(_to_int32_pair(seed), tf.uint64)[tf.newaxis]
+    counter = tf.zeros([2], tf.uint64)
     return tf.raw_ops.StatelessRandomUniformIntV2(
         shape=shape, key=key, counter=counter, alg=_PHILOX, minval=tf.cast(least, limit.dtype), maxval=limit
     )

@@ -46,7 +46,8 @@ class _Layers:
                 f"Got {len(norms)} norms: {norms}. {num_layers} layers need {num_layers + 1} norms: one before the "
                 "first layer, one between every two layers, and one after the last layer."
             )
-        self._activation, self._norms = activation, norms
+        self._activation = activation
+        self._norms = norms
         self._options = {"coefficient": coefficient, "dtype": self.policy.name}
         self._normalization = normalization
         self._seeds = np.random.default_rng(seed)
@@ -155,7 +156,10 @@ def dense_branch(
 def _branch(make, event_shape, sizes, preactivation, condition_size, shift_shape):
     head = [make.activation()] if preactivation else []
     head.append(make.linear(*sizes[0]))
-    tail = [layer for own in sizes[1:] for layer in (make.activation(), make.linear(*own))]
+    tail = []
+    for size in sizes[1:]:
+        tail.append(make.activation())
+        tail.append(make.linear(*size))
     shapes = event_shape, event_shape
     return stacked("branch", shapes, head, tail, condition_size, shift_shape, make.initializer(), make.policy)
 
@@ -208,14 +212,14 @@ def dense_net_branch(
     event_shape = shape_of_event(event_shape)
     make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, dtype)
     policy = make.policy
-    parts = make_activation(activation).compute_output_shape((None, 2))[-1] // 2
-    if growth % parts:
-        raise ValueError(f"growth is {growth}, but activation={activation!r} needs a multiple of {parts}.")
+    factor = make_activation(activation).compute_output_shape((None, 2))[-1] // 2  # of the number of channels
+    if growth % factor:
+        raise ValueError(f"growth is {growth}, but activation={activation!r} needs a multiple of {factor}.")
     is_image = len(event_shape) == 3 and kernel_size is not None
     shape = event_shape if is_image else (math.prod(event_shape),)
 
     shapes = [event_shape] + ([] if condition_size is None else [(condition_size,)])
-    inputs = [keras.Input(each, dtype=policy.variable_dtype) for each in shapes]
+    inputs = [keras.Input(input_shape, dtype=policy.variable_dtype) for input_shape in shapes]
     conditions = inputs[1:]
 
     def linear(h, units, size=kernel_size):
@@ -230,7 +234,7 @@ def dense_net_branch(
     if stem is not None:
         h = linear(h, stem)
     for _ in range(depth):
-        h = make.concatenation()([h, make.activation()(linear(h, growth // parts))])
+        h = make.concatenation()([h, make.activation()(linear(h, growth // factor))])
     h = linear(h, shape[-1], 1)
     if len(shape) != len(event_shape):
         h = keras.layers.Reshape(event_shape, dtype=policy.name)(h)

@@ -1,6 +1,7 @@
 """The multiscale image flow of the paper, and functions that build its blocks."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -232,7 +233,7 @@ def image_flow(
     scales.append(scale_members(len(num_blocks) - 1, shape, num_fc_blocks))
     scales[0] = head + scales[0]
     if not factor_out or len(scales) == 1:
-        return bijectors.Flow([member for members in scales for member in members], name=name)
+        return bijectors.Flow(list(itertools.chain.from_iterable(scales)), name=name)
     flows = [bijectors.Flow(members, name=f"scale{i}") for i, members in enumerate(scales)]
     return bijectors.MultiscaleFlow(flows, event_shape, name=name)
 

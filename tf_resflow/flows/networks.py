@@ -205,7 +205,8 @@ def _coupling_shapes(event_shape, split, num_parameters):
 
 
 def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed, dtype):
-    policy, seeds = network_policy(dtype), np.random.default_rng(seed)
+    policy = network_policy(dtype)
+    seeds = np.random.default_rng(seed)
     kernels = [keras.initializers.HeNormal(int(seeds.integers(2**31))) for _ in linear]
     if activation == "relu" and condition_size is not None:
         # TensorFlow logs an error when it fuses a ReLU with the sum of a dense layer and a shift.

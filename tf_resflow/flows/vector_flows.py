@@ -103,7 +103,8 @@ def vector_flow(
         return block_type(branch, log_det_estimator, inverse_solver, **options, name=f"block{i}")
 
     def make_affine(i):
-        is_odd, options = i % 2 == 1, shared()
+        is_odd = i % 2 == 1
+        options = shared()
         if networks.is_coupling(affine_type):
             options["num_parameters"] = networks.num_parameters_of(affine_type)
             network = networks.dense_coupling_network(event_shape, hidden, **options)
