@@ -137,7 +137,7 @@ def image_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
-    """Builds a multiscale flow for images, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
+    """Builds a multiscale flow for images, whose `forward` maps data to latent.
 
     The flow has a logit, scales of convolutional blocks with squeezes between them, and fully connected blocks at
     the end of the last scale. An ActNorm, elementwise for fully connected blocks, follows each block, and another

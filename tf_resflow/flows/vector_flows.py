@@ -42,7 +42,7 @@ def vector_flow(
     r"""Builds a flow of residual blocks and affine layers for vectors.
 
     An ActNorm comes before the first of them and after each of them. In a `tf_resflow.FlowModel`, `forward` maps
-    data to latent, unlike in distrax and FlowJAX.
+    data to latent.
 
     ```python
     import tensorflow as tf
