@@ -27,7 +27,7 @@ def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
       seed: `None` (fresh randomness at every execution), one integer or two integers, given as Python or NumPy
         numbers, a list, a tuple, an array or a tensor of shape `[]` or `[2]`. Only the values matter (modulo 2^64),
         not the type. A single integer s means `[0, s]`.
-      salt: text that makes several users of one seed, such as the blocks of a flow, draw independent numbers.
+      salt: Text that makes several users of one seed, such as the blocks of a flow, draw independent numbers.
 
     Returns:
       An `int32` tensor of shape `[2]`. Numbers that fit into 32 bits are used as they are, and larger numbers are

@@ -26,8 +26,8 @@ def serialize(value: Any) -> Any:
     inside other values.
 
     Raises:
-      TypeError: if an object has no config.
-      ValueError: if Keras could not find the class of an object when it loads the config.
+      TypeError: If an object has no config.
+      ValueError: If Keras could not find the class of an object when it loads the config.
     """
     if isinstance(value, Mapping):
         return {key: serialize(item) for key, item in value.items()}

@@ -53,7 +53,7 @@ class BlurredCurves(Density2D):
 
     Attributes:
       curve: `curve(branch, u)` returns points `[..., 2]` for arrays of branches and of u.
-      nodes: number of quadrature nodes per curve; 1 if the curve is a point.
+      nodes: Number of quadrature nodes per curve; 1 if the curve is a point.
     """
 
     curve: Callable
@@ -180,9 +180,9 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
     """Loads a 2-D density: an endless train stream of new samples, and fixed samples for validation and testing.
 
     Args:
-      name: a key of `DENSITIES`.
-      num_test: number of test examples.
-      num_validation: number of validation examples; 0 for no such split.
+      name: A key of `DENSITIES`.
+      num_test: Number of test examples.
+      num_validation: Number of validation examples; 0 for no such split.
 
     Returns:
       A `Dataset` of event shape `(2,)` with its `entropy`.

@@ -16,8 +16,8 @@ def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fractio
     for testing, and the last tenth of the 1,497 before them is for validation.
 
     Args:
-      flip: see `Dataset`, also for `crop_padding`.
-      validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
+      flip: See `Dataset`, also for `crop_padding`.
+      validation_fraction: Fraction of the 1,497 examples for validation; 0 for none.
 
     Returns:
       A `Dataset` of event shape `(8, 8, 1)`, with 17 levels and 10 classes.

@@ -78,19 +78,19 @@ def load_image_files(
     contains such an array and, optionally, an array of labels named "labels".
 
     Args:
-      path: the folder or file.
-      path_test: folder or file of the test split; None or "" to draw it from `path` by a permutation.
-      path_validation: like `path_test`, for the validation split.
-      key: name of the array, if an .npz file contains more than one besides the labels.
-      levels: number of values of a pixel, a power of two in 2, ..., 256. The low bits are dropped.
-      image_size: height and width of the examples. The square in the center of each image is shrunk to this size by
+      path: The folder or file.
+      path_test: Folder or file of the test split; None or "" to draw it from `path` by a permutation.
+      path_validation: Like `path_test`, for the validation split.
+      key: Name of the array, if an .npz file contains more than one besides the labels.
+      levels: Number of values of a pixel, a power of two in 2, ..., 256. The low bits are dropped.
+      image_size: Height and width of the examples. The square in the center of each image is shrunk to this size by
         averaging. If None, the images must have one size, which they keep.
-      max_image_size: the `image_size` that applies if none is given and images are larger, or differ in size.
-      flip: see `Dataset`, also for `crop_padding`.
-      test_fraction: fraction of the images for testing, if there is no test split.
-      validation_fraction: fraction for validation, if there is no validation split; 0 for none.
-      split_seed: seed of the permutation.
-      skip_unreadable: whether to skip, with a warning, files that are damaged, animated, have more than 8 bits, or
+      max_image_size: The `image_size` that applies if none is given and images are larger, or differ in size.
+      flip: See `Dataset`, also for `crop_padding`.
+      test_fraction: Fraction of the images for testing, if there is no test split.
+      validation_fraction: Fraction for validation, if there is no validation split; 0 for none.
+      split_seed: Seed of the permutation.
+      skip_unreadable: Whether to skip, with a warning, files that are damaged, animated, have more than 8 bits, or
         are smaller than `image_size`.
 
     Returns:
@@ -98,7 +98,7 @@ def load_image_files(
       `files` of examples from folders.
 
     Raises:
-      ValueError: if there are no images, files cannot be read or are smaller than `image_size`, the images differ
+      ValueError: If there are no images, files cannot be read or are smaller than `image_size`, the images differ
         in size or exceed 2 GB, or the splits are invalid.
     """
     check_power_of_two(levels)

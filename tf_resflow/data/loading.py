@@ -41,10 +41,10 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     ```
 
     Args:
-      config: mapping of some of the fields of `default_config`; the rest have their defaults.
+      config: Mapping of some of the fields of `default_config`; the rest have their defaults.
 
     Raises:
-      ValueError: if a field or the name is unknown, or the data are missing or malformed.
+      ValueError: If a field or the name is unknown, or the data are missing or malformed.
     """
     config = default_config(**(config.to_dict() if isinstance(config, ConfigDict) else config))
     name = config.name

@@ -41,24 +41,24 @@ def load_tfds_images(
     the 5-bit experiments (`levels=32`).
 
     Args:
-      name: name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
-      data_dir: directory of prepared data sets; None or "" for TFDS's default.
-      levels: number of values of a pixel, a power of two in 2, ..., 256.
+      name: Name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
+      data_dir: Directory of prepared data sets; None or "" for TFDS's default.
+      levels: Number of values of a pixel, a power of two in 2, ..., 256.
       split_train: TFDS split that becomes "train", such as `"train[:55000]"`.
       split_test: TFDS split that becomes "test".
       split_validation: TFDS split that becomes "validation". By default, TFDS's validation split if there is one
         and the other two do not use it, otherwise the last part of `split_train`.
-      download: whether to download and prepare a missing data set.
-      flip: see `Dataset`, also for `crop_padding`.
-      image_size: height and width of the examples. Images of a multiple of this size are shrunk by averaging.
+      download: Whether to download and prepare a missing data set.
+      flip: See `Dataset`, also for `crop_padding`.
+      image_size: Height and width of the examples. Images of a multiple of this size are shrunk by averaging.
         Required if the data set does not specify the size of its images (downsampled_imagenet).
-      validation_fraction: fraction of `split_train` held out if there is no validation split; 0 for none.
+      validation_fraction: Fraction of `split_train` held out if there is no validation split; 0 for none.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`.
 
     Raises:
-      ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or have no known
+      ValueError: If the data set or a split is missing, splits overlap, the images are not uint8 or have no known
         size, or levels is not a power of two in 2, ..., 256.
     """
     check_power_of_two(levels)

@@ -97,9 +97,9 @@ def conv_branch(
 
     Args:
       event_shape: `(H, W, C)` of the largest images.
-      width: number of channels of the inner layers.
-      kernels: odd kernel sizes, one for each layer.
-      condition_size: size of a condition vector, or shape `[H, W, features]` of a condition image. The output of
+      width: Number of channels of the inner layers.
+      kernels: Odd kernel sizes, one for each layer.
+      condition_size: Size of a condition vector, or shape `[H, W, features]` of a condition image. The output of
         the first layer is shifted by an unconstrained dense layer of the condition: per channel for a vector, and
         per pixel and channel for an image. `None` for an unconditional branch.
 
@@ -129,20 +129,20 @@ def dense_branch(
     """Builds a branch of dense layers with activations between them, for vectors or flattened events.
 
     Args:
-      event_shape: shape of an event; an `int` is the size of a vector.
-      hidden: widths of the inner layers, at least one.
+      event_shape: Shape of an event; an `int` is the size of a vector.
+      hidden: Widths of the inner layers, at least one.
       activation: "lipswish", "clipswish", "cpila", "maxmin", "fullsort", "lipschitz_cube", or a name in
         `keras.activations`; a Keras layer, which is copied for each use, or its class; or a function of a tensor.
         Its Lipschitz constant must be known (see `tf_resflow.layers.register_rule`).
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" to train
+      norms: Orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" to train
         the orders, which are 2 initially, with one shared order for the first and the last norm.
       normalization: "induced" normalizes kernels by an estimate of their norms; "schatten" normalizes by an upper
         bound of the norm 2 -> 2, and requires norms of order 2 (see `tf_resflow.layers.LipschitzDense`).
-      preactivation: whether the branch starts with an activation.
-      condition_size: size of a condition vector. An unconstrained dense layer of the condition shifts the output
+      preactivation: Whether the branch starts with an activation.
+      condition_size: Size of a condition vector. An unconstrained dense layer of the condition shifts the output
         of the first layer. `None` for an unconditional branch.
-      dtype: dtype policy, see `image_flow`.
+      dtype: Dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
@@ -195,12 +195,12 @@ def dense_net_branch(
 
     Args:
       event_shape: `(H, W, C)` of the largest images, or another shape; an `int` is the size of a vector.
-      depth: number of concatenations.
-      growth: number of channels that each concatenation adds. It must be even for an activation that doubles the
+      depth: Number of concatenations.
+      growth: Number of channels that each concatenation adds. It must be even for an activation that doubles the
         number of channels, such as "clipswish" and "cpila".
-      kernel_size: odd kernel size of the convolutions \\(W_i\\) on images; the last convolution W has kernel size
+      kernel_size: Odd kernel size of the convolutions \\(W_i\\) on images; the last convolution W has kernel size
         1. `None` uses dense layers on flattened events. Vectors always use dense layers.
-      stem: number of channels of a linear layer before the first concatenation; `None` for no stem.
+      stem: Number of channels of a linear layer before the first concatenation; `None` for no stem.
       coefficient: Lipschitz bound of each layer and of each concatenation.
 
     Returns:

@@ -148,7 +148,7 @@ def export(
       held_out: Batches of held-out examples, or of pairs of examples and conditions for a conditional model.
       **settings:
         `num_samples`: K, at least 2 for noisy estimates. The default is 8.
-        `log_det_estimator`: see `tf_resflow.evaluation.estimate_log_prob`.
+        `log_det_estimator`: See `tf_resflow.evaluation.estimate_log_prob`.
         `seed`: `int`, the seed of `serving_default`.
         `max_samples`: Maximum `num` of `sample`. The default is 1024.
         `max_batch`: Maximum number of examples or latents per request. The default is no limit.
