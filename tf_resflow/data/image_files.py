@@ -48,7 +48,9 @@ class _Split(NamedTuple):
 
     def subset(self, indices):
         """Returns the images with the given indices."""
-        return _Split(*(None if values is None else values[indices] for values in self))
+        labels = None if self.labels is None else self.labels[indices]
+        files = None if self.files is None else self.files[indices]
+        return _Split(self.pixels[indices], labels, files)
 
 
 def load_image_files(
@@ -180,8 +182,8 @@ def _find_images(folders):
 
 def _files_with_suffixes(path):
     """Returns the sorted image files below a folder. Warns if there are others."""
-    files = []
-    skipped = []
+    files: list[pathlib.Path] = []
+    skipped: list[pathlib.Path] = []
     for folder, inner_folders, names in os.walk(path):
         inner_folders[:] = [name for name in inner_folders if not _is_hidden(name)]
         for name in names:
