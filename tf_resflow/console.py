@@ -163,12 +163,13 @@ def _interrupt(signum, frame):
 class DeferredSignals:
     """Context manager in which SIGINT and SIGTERM do nothing but set `received`.
 
-    Another signal more than a second later has its previous effect.
+    Another signal more than `grace_seconds` later has its previous effect.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float = _GRACE_SECONDS) -> None:
         self.received = 0
         self._time = 0.0
+        self._grace_seconds = grace_seconds
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "DeferredSignals":
@@ -184,7 +185,7 @@ class DeferredSignals:
         if not self.received:
             self.received = signum
             self._time = time.monotonic()
-        elif time.monotonic() - self._time > _GRACE_SECONDS:
+        elif time.monotonic() - self._time > self._grace_seconds:
             self.__exit__()
             signal.raise_signal(signum)
 

@@ -15,8 +15,6 @@ from tf_resflow.extras import LazyPackage
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
-_MEMORY = 2 * 2**30  # maximum size in bytes of a data set in memory
-_SHUFFLE_BYTES = 2**28  # size of the blocks of encoded examples that a stream shuffles
 _CYCLE = 16  # number of files that a shuffled stream interleaves
 
 
@@ -33,6 +31,7 @@ def load_tfds_images(
     crop_padding: int = 0,
     image_size: int | None = None,
     validation_fraction: float = 0.1,
+    memory_limit: int = 2 * 2**30,
 ) -> Dataset:
     """Loads the images of a TensorFlow data set as uint8, with their labels if there are any.
 
@@ -53,6 +52,7 @@ def load_tfds_images(
       image_size: Height and width of the examples. Images of a multiple of this size are shrunk by averaging.
         Required if the data set does not specify the size of its images (downsampled_imagenet).
       validation_fraction: Fraction of `split_train` held out if there is no validation split; 0 for none.
+      memory_limit: Largest size in bytes, of all decoded images, of a data set that is kept in memory.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`.
@@ -74,7 +74,7 @@ def load_tfds_images(
     sizes = {ours: builder.info.splits[theirs].num_examples for ours, theirs in splits.items()}
     reader.check_disjoint(*splits.values())
     fields: dict[str, Any] = {"num_classes": reader.num_classes, "flip": flip, "crop_padding": crop_padding}
-    if sum(sizes.values()) * np.prod(reader.event_shape) <= _MEMORY:
+    if sum(sizes.values()) * np.prod(reader.event_shape) <= memory_limit:
         fields["read"] = functools.cache(lambda split: reader.read(splits[split]))
     else:
         fields["stream"] = lambda split, *options: reader.stream(splits[split], *options)
@@ -104,8 +104,11 @@ def _prepared_builder(name, data_dir, download):
 class TFDSReader:
     """Reads the uint8 images of a prepared TFDS builder, whole splits or streams; see `load_tfds_images`."""
 
-    def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
+    def __init__(
+        self, builder: Any, levels: int = 256, image_size: int | None = None, *, shuffled_bytes: float = 2**28
+    ) -> None:
         self._builder = builder
+        self._shuffled_bytes = shuffled_bytes
         self._divisor = 256 // levels
         self._image = _feature_key(builder, tfds.features.Image, "image")
         self._label = _feature_key(builder, tfds.features.ClassLabel, "label")
@@ -166,7 +169,8 @@ class TFDSReader:
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
         """Returns the encoded examples of a split, read from one file after the other; see `Dataset.stream`.
 
-        With a seed, files are interleaved in a random order, and the examples are shuffled in blocks of 256 MB.
+        With a seed, files are interleaved in a random order, and the examples are shuffled in blocks of
+        `shuffled_bytes` encoded bytes, 256 MB by default.
         """
         files = self._builder.info.splits[split].file_instructions
         names = tf.constant([str(file.filename) for file in files])
@@ -184,7 +188,7 @@ class TFDSReader:
         order = shuffle(tf.range(len(files), dtype=tf.int64), fold_in(seed, 0))
         infos = self._builder.info.splits.values()
         mean_bytes = sum(s.num_bytes for s in infos) / sum(s.num_examples for s in infos)
-        block_size = max(1, int(_SHUFFLE_BYTES / max(mean_bytes, 1)))
+        block_size = max(1, int(self._shuffled_bytes / max(mean_bytes, 1)))
 
         def shuffled(number, block):
             return shuffle(block, fold_in(seed, number + 1))
