@@ -113,33 +113,7 @@ def main() -> None:
 
 def _scored():
     """Scores the images of --input, by default the held-out examples. Returns the same as `tables.score`."""
-    from tf_resflow.data.loading import load_images
-    from tf_resflow.training.runs import load_held_out
-
-    workdir = command_line.workdir()
-    config = workdir.read_config()
-    info = workdir.read_data()
-    batch_size = FLAGS.batch_size or config.eval.batch_size
-    split = config.eval.split
-    limit = config.eval.num_examples or None
-    dataset: Any
-    held_out: Any = None
-    if FLAGS.input is None:
-        dataset = training.load_data(FLAGS.workdir, **command_line.data_paths())
-        files = (dataset.files or {}).get(split, [])[:limit]
-        has_labels = bool(config.model.condition)
-    else:
-        options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
-        images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
-        dataset = load_held_out(FLAGS.workdir, **command_line.data_paths())
-        has_labels = False  # --input has none
-    if dataset is not None:
-        batches_of_split = dataset.eval_batches(split, batch_size, limit, labels=has_labels)
-        held_out = list(batches_of_split.as_numpy_iterator())
-    if FLAGS.input is None:
-        batches = held_out
-    else:
-        batches = np.split(images, range(batch_size, len(images), batch_size))
+    batches, files, held_out = _read_examples()
     run = resflow.load(FLAGS.workdir)
     usual = held_out or batches  # anomalies in --input would distort the number of estimates
     _, estimates = run.estimates(FLAGS.log_det_estimator, FLAGS.num_probes, FLAGS.stderr, lambda: usual[0])
@@ -153,6 +127,36 @@ def _scored():
     if files:
         columns["file"] = files
     return pandas.DataFrame(columns | scores), scores["log_prob"], len(reference["log_prob"])
+
+
+def _read_examples():
+    """Returns the batches to score, their files if known, and the held-out batches for the p-values, or None."""
+    from tf_resflow.data.loading import load_images
+    from tf_resflow.training.runs import load_held_out
+
+    workdir = command_line.workdir()
+    config = workdir.read_config()
+    batch_size = FLAGS.batch_size or config.eval.batch_size
+    if FLAGS.input is None:
+        dataset = training.load_data(FLAGS.workdir, **command_line.data_paths())
+        held_out_files = (dataset.files or {}).get(config.eval.split, [])[: config.eval.num_examples or None]
+        held_out = _held_out_batches(dataset, config, batch_size, labels=bool(config.model.condition))
+        return held_out, held_out_files, held_out
+    info = workdir.read_data()
+    options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
+    images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
+    batches = np.split(images, range(batch_size, len(images), batch_size))
+    held_out_dataset = load_held_out(FLAGS.workdir, **command_line.data_paths())
+    if held_out_dataset is None:
+        return batches, files, None
+    # The labels of --input are unknown, so those of the held-out examples are not used either.
+    return batches, files, _held_out_batches(held_out_dataset, config, batch_size, labels=False)
+
+
+def _held_out_batches(dataset, config, batch_size, labels):
+    limit = config.eval.num_examples or None
+    batches = dataset.eval_batches(config.eval.split, batch_size, limit, labels=labels)
+    return list(batches.as_numpy_iterator())
 
 
 run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

@@ -248,13 +248,13 @@ def _attempted(function: Callable, images: Sequence[_Image], name: str) -> tuple
 
 
 def _read_folders(folders, image_size, max_image_size, skip_unreadable):
-    """Returns the `_Split` of each folder. Warns if colors are added or transparency is dropped."""
-    all_images = _find_images(folders)
-    images, errors = _attempted(_read_header, all_images, "looking at images")
+    """Returns the `_Split` of each folder."""
+    found = _find_images(folders)
+    images, header_errors = _attempted(_read_header, found, "looking at images")
     mode, channels = ("L", 1) if all(image.is_gray for image in images) else ("RGB", 3)
     if images:
-        sizes = {image.size: image.file for image in images}
-        image_size = _common_size(sizes, image_size, max_image_size)
+        files_of_sizes = {image.size: image.file for image in images}
+        image_size = _common_size(files_of_sizes, image_size, max_image_size)
         width, height = images[0].size
         for split, num in collections.Counter(image.split for image in images).items():
             _check_memory(folders[split], (num, image_size or height, image_size or width, channels))
@@ -264,32 +264,47 @@ def _read_folders(folders, image_size, max_image_size, skip_unreadable):
             raise ValueError(f"{_sized(image.file, image.size)} is smaller than image_size = {image_size}.")
         return image._replace(pixels=_center_square(_decode(image.file, mode), image_size))
 
-    images, failed = _attempted(read, images, "reading images")
-    errors += failed
-    if errors:
-        listed = shortened(errors, "\n  ")
-        text = f"{len(errors)} of {len(all_images):,} images cannot be used:\n  {listed}"
-        if not skip_unreadable:
-            advice = "Repair or remove them, or skip them with --config.data.skip_unreadable=True."
-            raise ValueError(f"{text}\n{advice}")
-        logging.warning("%s\nThey are skipped.", text)
-    gray = [image.file for image in images if image.is_gray]
-    if gray and channels == 3:
-        logging.warning("%s converted to color, such as %s.", counted(len(gray), "gray image"), gray[0])
-    transparent = [image.file for image in images if image.is_transparent]
-    if transparent:
-        named = counted(len(transparent), "image")
-        logging.warning("Dropped the transparency of %s, such as %s.", named, transparent[0])
+    images, pixel_errors = _attempted(read, images, "reading images")
+    _report_unreadable(header_errors + pixel_errors, len(found), skip_unreadable)
+    _warn_of_conversions(images, channels)
     splits = {}
     for split, folder in folders.items():
         images_of_split = [image for image in images if image.split == split]
         if not images_of_split:
             raise ValueError(f"{folder} has no image that can be used.")
-        pixels = np.stack([image.pixels for image in images_of_split])
-        labels = np.array([image.label for image in images_of_split]) if images_of_split[0].label else None
-        files = np.array([str(image.file) for image in images_of_split], object)
-        splits[split] = _Split(pixels, labels, files)
+        splits[split] = _stacked(images_of_split)
     return splits
+
+
+def _report_unreadable(errors, num_images, are_skipped):
+    """Raises an error that lists the images that cannot be used, or warns that they are skipped."""
+    if not errors:
+        return
+    listed = shortened(errors, "\n  ")
+    text = f"{len(errors)} of {num_images:,} images cannot be used:\n  {listed}"
+    if not are_skipped:
+        advice = "Repair or remove them, or skip them with --config.data.skip_unreadable=True."
+        raise ValueError(f"{text}\n{advice}")
+    logging.warning("%s\nThey are skipped.", text)
+
+
+def _warn_of_conversions(images, channels):
+    """Warns if gray images are converted to color, or transparency is dropped."""
+    gray = [image.file for image in images if image.is_gray]
+    if gray and channels == 3:
+        logging.warning("%s converted to color, such as %s.", counted(len(gray), "gray image"), gray[0])
+    transparent = [image.file for image in images if image.is_transparent]
+    if transparent:
+        num = counted(len(transparent), "image")
+        logging.warning("Dropped the transparency of %s, such as %s.", num, transparent[0])
+
+
+def _stacked(images):
+    """Returns the `_Split` of images that have been read."""
+    pixels = np.stack([image.pixels for image in images])
+    labels = np.array([image.label for image in images]) if images[0].label else None
+    files = np.array([str(image.file) for image in images], object)
+    return _Split(pixels, labels, files)
 
 
 def _sized(file, size):
