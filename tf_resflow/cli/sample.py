@@ -5,9 +5,9 @@ resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
-The picture of images is a grid, that of a 2-D density a scatter plot, and that of a table scatter plots of all
-pairs of columns. Each of several temperatures gets a row or a color, from the same --num latents. The first samples
-of a --seed do not depend on --num.
+A picture shows images as a grid, points of a 2-D density as a scatter plot, and rows of a table as scatter plots of
+all pairs of columns. Each of several temperatures gets a row or a color, from the same --num latents. The first
+samples of a --seed do not depend on --num.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
 images. The default is all labels. For a table, give one value per column, as in a .csv file, in the order of

@@ -26,8 +26,8 @@ fit. With --strict, such a row is an error.
 
 --input is a table, or a folder, .npy or .npz file of images, as in training. Without it, the held-out examples of a
 run on images or a 2-D density are scored. The columns of a table are matched by name, and additional columns are
-ignored. The labels of images in --input are unknown, so a model given labels
-scores them, and the held-out examples for the p-values, by the mixture of its classes with equal weights.
+ignored. The labels of images in --input are unknown. A model of images given labels therefore scores these images,
+and the held-out examples for the p-values, by the mixture of its classes with equal weights.
 
 With --stderr, the number of estimates for images and points doubles until log_prob of held-out examples has this
 standard error, in nats. Without held-out examples, the first batch of --input is used.
@@ -149,7 +149,7 @@ def _read_examples():
     held_out_dataset = load_held_out(FLAGS.workdir, **command_line.data_paths())
     if held_out_dataset is None:
         return batches, files, None
-    # The labels of --input are unknown, so those of the held-out examples are not used either.
+    # The labels of --input are unknown, so the labels of held-out examples are not used either.
     return batches, files, _held_out_batches(held_out_dataset, config, batch_size, labels=False)
 
 

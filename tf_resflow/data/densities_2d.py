@@ -14,7 +14,7 @@ _AT_ONCE = 2**17  # maximum number of logits in memory
 
 
 class Density2D:
-    """A density on the plane, with methods like those of a TFP distribution for NumPy arrays."""
+    """A density on the plane, with the methods of a TFP distribution, for NumPy arrays."""
 
     _draw: Callable[..., np.ndarray]  # arguments: num, generator
     _log_prob: Callable[..., np.ndarray]

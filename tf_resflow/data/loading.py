@@ -77,7 +77,7 @@ def load_images(
 ) -> tuple[np.ndarray, list[str] | None]:
     """Loads the images of all splits of a file or folder: uint8 `[num, *event_shape]`, and their paths or None.
 
-    The options are those of `load_image_files`.
+    See `load_image_files` for the options.
     """
     files = None
     if levels & (levels - 1):  # not a power of two, as for digits

@@ -158,7 +158,7 @@ def applied_kernels(
     or q=inf with p=2 or p=inf), each row or column of a kernel is scaled by its own norm.
 
     `parameters` are the weights or their averages, and `buffers` has the vectors, both by published name. c is the
-    `coefficient`. `orders` are those of the norms before, between and after the layers of a branch.
+    `coefficient`. `orders` are the orders of the norms before, between and after the layers of a branch.
     """
     applied = dict(parameters)
     for name, kernel in parameters.items():
