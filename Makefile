@@ -50,7 +50,6 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/hadolint examples/docker/*.Dockerfile
 
 # The Beam example has its own environment, because Apache Beam is incompatible with the pinned versions.
 $(BEAM): examples/beam/requirements.txt $(STAMP)

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+import tf_resflow
+
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = re.findall(
     r"^\| ?(library|applications|) \| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
@@ -29,6 +31,10 @@ def test_all_packages_are_listed():
     assert PACKAGES.index("models") + 1 == PACKAGES.index("data")
     found = {path.parent.name for path in (ROOT / "tf_resflow").glob("*/__init__.py")}
     assert set(PACKAGES) == found and len(PACKAGES) == len(found)
+
+
+def test_the_docstring_lists_the_packages_in_the_same_order():
+    assert re.findall(r"^- `(\w+)`", tf_resflow.__doc__, re.MULTILINE) == PACKAGES
 
 
 @pytest.mark.parametrize("package", [".", *PACKAGES])

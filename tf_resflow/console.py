@@ -59,11 +59,11 @@ class _LogFile:
 
     def write(self, text: str) -> None:
         """Logs the text without the characters that move the cursor."""
-        if line := re.sub(r"\x1b\[A|[\r\n]", "", text).strip():
-            if LOGGER.hasHandlers():
-                LOGGER.info("%s", line)
-            else:  # in a script without logging
-                print(line, file=sys.stderr)
+        line = re.sub(r"\x1b\[A|[\r\n]", "", text).strip()
+        if line and LOGGER.hasHandlers():
+            LOGGER.info("%s", line)
+        elif line:  # in a script without logging
+            print(line, file=sys.stderr)
 
     def flush(self) -> None:
         """Does nothing, because the log has no buffer."""
@@ -163,11 +163,13 @@ def _interrupt(signum, frame):
 class DeferredSignals:
     """Context manager in which SIGINT and SIGTERM do nothing but set `received`.
 
-    Another signal more than a second later has its previous effect.
+    Another signal more than `grace_seconds` later has its previous effect.
     """
 
-    def __init__(self) -> None:
-        self.received, self._time = 0, 0.0
+    def __init__(self, grace_seconds: float = _GRACE_SECONDS) -> None:
+        self.received = 0
+        self._time = 0.0
+        self._grace_seconds = grace_seconds
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "DeferredSignals":
@@ -181,8 +183,9 @@ class DeferredSignals:
 
     def _note(self, signum, _):
         if not self.received:
-            self.received, self._time = signum, time.monotonic()
-        elif time.monotonic() - self._time > _GRACE_SECONDS:
+            self.received = signum
+            self._time = time.monotonic()
+        elif time.monotonic() - self._time > self._grace_seconds:
             self.__exit__()
             signal.raise_signal(signum)
 

@@ -34,7 +34,8 @@ class LazyPackage:
     """A package from an extra that is imported when one of its attributes is first used."""
 
     def __init__(self, name: str, extra_name: str) -> None:
-        self._name, self._extra = name, extra_name
+        self._name = name
+        self._extra = extra_name
 
     def __getattr__(self, attribute: str) -> Any:
         with extra(self._extra):

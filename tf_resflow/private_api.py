@@ -52,8 +52,8 @@ class GraphStep(NamedTuple):
 def graph_steps(model: keras.Model) -> list[GraphStep]:
     """Returns the operations of a `keras.Sequential` or functional model in execution order."""
     by_depth = keras.Function(model.inputs, model.outputs)._nodes_by_depth
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
-    return [_graph_step(node) for node in nodes]
+    nodes = itertools.chain.from_iterable(by_depth[depth] for depth in sorted(by_depth, reverse=True))
+    return [_graph_step(node) for node in nodes if not node.is_input]
 
 
 def _graph_step(node):
@@ -119,10 +119,11 @@ def accepts_list(model: keras.Model) -> bool:
 
 
 def _is_plain(node):
-    args, kwargs = node.arguments.args, node.arguments.kwargs
-    values = [*args, *kwargs.values()]  # a mask is one None per input
-    given = [value for value in values if any(leaf is not None for leaf in keras.tree.flatten(value))]
-    return len(given) == len(args[:1]) == 1 and _is_list(given[0])
+    args = node.arguments.args
+    values = [*args, *node.arguments.kwargs.values()]
+    # A mask is one None per input.
+    values = [value for value in values if any(leaf is not None for leaf in keras.tree.flatten(value))]
+    return bool(args) and len(values) == 1 and _is_list(values[0])
 
 
 def _is_list(inputs):
@@ -204,11 +205,12 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
         arguments = [arg if getattr(arg, "graph", None) is graph else tf.identity(arg) for arg in arguments]
         with record.VariableWatcher() as watcher:
             result, grad = function(*arguments)
-        results, variables = tf.nest.flatten(result), list(watcher.watched_variables())
+        results = tf.nest.flatten(result)
+        variables = list(watcher.watched_variables())
 
         def gradients(*upstream):
-            given = grad(*upstream, variables=variables) if variables else (grad(*upstream), [])
-            return [None] * len(results) + tf.nest.flatten(given)
+            downstream = grad(*upstream, variables=variables) if variables else grad(*upstream)
+            return [None] * len(results) + tf.nest.flatten(downstream)
 
         tensors = [tf.convert_to_tensor(tensor) for tensor in (*results, *arguments, *variables)]
         name = _registered(graph, lambda _, *upstream: gradients(*upstream[: len(results)]))
@@ -236,9 +238,10 @@ def _registered(graph, gradient):
     """Registers a gradient that the graph holds, so that both are freed together. Returns its name."""
     if not hasattr(graph, _GRADIENTS):
         setattr(graph, _GRADIENTS, {})
-    gradients, found = getattr(graph, _GRADIENTS), weakref.ref(graph)
+    gradients = getattr(graph, _GRADIENTS)
+    reference = weakref.ref(graph)
     name = f"tf_resflow_{next(_NUMBERS)}"
     gradients[name] = gradient
-    tf.RegisterGradient(name)(lambda *args: getattr(found(), _GRADIENTS)[name](*args))
+    tf.RegisterGradient(name)(lambda *args: getattr(reference(), _GRADIENTS)[name](*args))
     weakref.finalize(graph, gradient_registry._registry.pop, name, None)
     return name

@@ -27,7 +27,7 @@ def stateless_seed(seed: Seed, salt: str = "") -> tf.Tensor:
       seed: `None` (fresh randomness at every execution), one integer or two integers, given as Python or NumPy
         numbers, a list, a tuple, an array or a tensor of shape `[]` or `[2]`. Only the values matter (modulo 2^64),
         not the type. A single integer s means `[0, s]`.
-      salt: text that makes several users of one seed, such as the blocks of a flow, draw independent numbers.
+      salt: Text that makes several users of one seed, such as the blocks of a flow, draw independent numbers.
 
     Returns:
       An `int32` tensor of shape `[2]`. Numbers that fit into 32 bits are used as they are, and larger numbers are
@@ -56,7 +56,8 @@ def random_integers(
 ) -> tf.Tensor:
     """Draws uniform integers from `least` to `limit - 1`, in the dtype of `limit`. `seed` must not be `None`."""
     limit = tf.convert_to_tensor(limit)
-    key, counter = tf.bitcast(_to_int32_pair(seed), tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
+    key = tf.bitcast(_to_int32_pair(seed), tf.uint64)[tf.newaxis]
+    counter = tf.zeros([2], tf.uint64)
     return tf.raw_ops.StatelessRandomUniformIntV2(
         shape=shape, key=key, counter=counter, alg=_PHILOX, minval=tf.cast(least, limit.dtype), maxval=limit
     )

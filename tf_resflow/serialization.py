@@ -26,13 +26,13 @@ def serialize(value: Any) -> Any:
     inside other values.
 
     Raises:
-      TypeError: if an object has no config.
-      ValueError: if Keras could not find the class of an object when it loads the config.
+      TypeError: If an object has no config.
+      ValueError: If Keras could not find the class of an object when it loads the config.
     """
     if isinstance(value, Mapping):
-        return {key: serialize(part) for key, part in value.items()}
+        return {key: serialize(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [serialize(part) for part in value]
+        return [serialize(item) for item in value]
     if isinstance(value, tfp.bijectors.AutoregressiveNetwork):
         return _wrapped(OfTFP(value))
     if isinstance(value, _TFP_TYPES) and not hasattr(value, "get_config"):
@@ -69,12 +69,12 @@ def _wrapped(wrapper):
 def deserialize(config: Any) -> Any:
     """Returns the value of a config from `serialize`. Keras alone would treat some strings as custom objects."""
     if isinstance(config, list):
-        return [deserialize(part) for part in config]
+        return [deserialize(item) for item in config]
     if not isinstance(config, Mapping):
         return config
     if "class_name" in config:
         return keras.saving.deserialize_keras_object(config)
-    return {key: deserialize(part) for key, part in config.items()}
+    return {key: deserialize(item) for key, item in config.items()}
 
 
 def instance(what: str, value: Any, base: type, kinds: Sequence[type]) -> Any:

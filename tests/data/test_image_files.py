@@ -1,10 +1,12 @@
 """Images from folders of files and from arrays."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tf_resflow.data import image_files, load, load_image_files
+from tf_resflow.data import load, load_image_files
 from tf_resflow.data.loading import load_images
 
 pytestmark = pytest.mark.quick
@@ -269,13 +271,20 @@ def test_folders_of_splits_that_are_not_clear_are_errors(tmp_path, names):
     _refuse(f"the folders {', '.join(sorted(names))}. Expected either train and, optionally", tmp_path)
 
 
-def test_too_few_and_too_many_images_are_errors(tmp_path, monkeypatch):
-    np.save(tmp_path / "a.npy", COLOR[:4])
+def test_too_few_images_are_an_error(tmp_path):
     folder = _write(tmp_path / "b", COLOR[:4])
     _refuse("{'test': 4, 'train': 0}, but no split may be empty", folder, test_fraction=0.9)
-    monkeypatch.setattr(image_files, "_MEMORY", 4 * 72 - 1)
-    for path in (tmp_path / "a.npy", folder):
-        _refuse("4 images of 6 x 4 x 3 need .* GB .*store_as_tfds_dataset", path)
+
+
+def test_more_than_2_gb_are_an_error(tmp_path):
+    """The error comes before any pixel is read."""
+    num = 2**31 // 3000**2 + 1
+    _write(tmp_path / "folder", np.zeros([1, 3000, 3000], np.uint8))
+    for index in range(1, num):
+        shutil.copy(tmp_path / "folder/00.png", tmp_path / f"folder/{index:03}.png")
+    np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (num, 3000, 3000, 1))  # a sparse file
+    for path in (tmp_path / "a.npy", tmp_path / "folder"):
+        _refuse(f"{num} images of 3000 x 3000 x 1 need 2.0 GB .*store_as_tfds_dataset", path)
 
 
 def test_splits_without_labels_or_with_others(tmp_path, said):

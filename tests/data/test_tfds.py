@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tf_resflow.data import load, load_tfds_images, tfds_images
+from tf_resflow.data import load, load_tfds_images
 from tf_resflow.data.tfds_images import TFDSReader
 
 IMAGES = np.random.default_rng(0).integers(256, size=[600, 6, 4, 3]).astype(np.uint8)
 SQUARES = np.random.default_rng(0).integers(256, size=[300, 8, 8, 1]).astype(np.uint8)
 LITTLE = {"train": IMAGES[:550], "test": IMAGES[550:]}
-MEMORY = pytest.mark.parametrize("memory", [1000, 10**9])  # streamed, or in memory
+MEMORY = pytest.mark.parametrize("memory_limit", [1000, 10**9])  # streamed, or in memory
 
 
 def _store(directory, name, shape, arrays, num_classes=None, num_shards=None):
@@ -42,13 +42,12 @@ def data_dir(tmp_path_factory):
 
 
 @MEMORY
-def test_the_images_in_order(data_dir, memory, monkeypatch):
+def test_the_images_in_order(data_dir, memory_limit):
     """With fewer levels, the low bits are dropped."""
-    monkeypatch.setattr(tfds_images, "_MEMORY", memory)
     for levels in (2, 32, 256):
         options = {"levels": levels, "flip": levels == 32, "crop_padding": levels % 3}
-        dataset = load_tfds_images("little", data_dir, validation_fraction=0, **options)
-        assert (dataset.read is None) == (memory == 1000)
+        dataset = load_tfds_images("little", data_dir, validation_fraction=0, memory_limit=memory_limit, **options)
+        assert (dataset.read is None) == (memory_limit == 1000)
         assert {name: getattr(dataset, name) for name in options} == options
         assert dataset.event_shape == (6, 4, 3) and dataset.num_classes is None
         assert dataset.sizes == {"train": 550, "test": 50}
@@ -82,9 +81,8 @@ def test_a_validation_split_of_tfds_is_there_unless_it_is_used(data_dir):
         ("train[10:30]+train[:5]", [*range(10, 30), *range(3)], [3, 4]),
     ],
 )
-def test_the_last_part_of_a_train_split_is_held_back(data_dir, monkeypatch, memory, split, kept, held_back):
-    monkeypatch.setattr(tfds_images, "_MEMORY", memory)
-    dataset = load_tfds_images("little", data_dir, split_train=split)
+def test_the_last_part_of_a_train_split_is_held_back(data_dir, memory_limit, split, kept, held_back):
+    dataset = load_tfds_images("little", data_dir, split_train=split, memory_limit=memory_limit)
     assert (dataset.sizes["train"], dataset.sizes["validation"]) == (len(kept), len(held_back))
     np.testing.assert_array_equal(dataset.array("train"), IMAGES[kept])
     np.testing.assert_array_equal(dataset.array("validation"), IMAGES[held_back])
@@ -119,12 +117,11 @@ def _labels_of(reader, *options):
     return np.array([int(label) for _, label in reader.stream("train", *options).map(reader.decode)])
 
 
-def test_a_seed_orders_a_stream(data_dir, monkeypatch):
+def test_a_seed_orders_a_stream(data_dir):
     """The order is a permutation that depends only on the seed. Blocks of 64 examples mix all files."""
     builder = tfds.builder("sharded", data_dir=data_dir)
     sizes = builder.info.splits["train"]
-    monkeypatch.setattr(tfds_images, "_SHUFFLE_BYTES", 64 * sizes.num_bytes / 300)
-    reader = TFDSReader(builder)
+    reader = TFDSReader(builder, shuffled_bytes=64 * sizes.num_bytes / 300)
     one, skipped, other = (
         _labels_of(reader, tf.constant([0, seed], tf.int64), skip) for seed, skip in ((1, 0), (1, 77), (2, 0))
     )

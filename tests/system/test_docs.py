@@ -80,7 +80,7 @@ def test_fields_flags_and_files_in_commands():
     code = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
     defined = set(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\("--)(\w+)"', code))
     used = set(re.findall(r"--(\w+)(?=[= `,]|\n)", TEXT))
-    of_other_tools = set("dir inputs logdir outdir rm runner signature_def tag_set user".split())
+    of_other_tools = set("dir inputs logdir outdir rm runner signature_def tag_set".split())
     assert len(used) > 10 and used - defined == of_other_tools
 
 

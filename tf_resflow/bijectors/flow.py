@@ -153,7 +153,7 @@ def _passes_by_name(bijector):
 class Flow(FlowBijector, tfb.Composition):
     r"""Composes bijectors `[f_1, ..., f_n]` in reading order: \\(f = f_n \circ \dots \circ f_1\\).
 
-    `forward` maps data to latent, unlike in distrax and FlowJAX, and applies `f_1` first, unlike `tfb.Chain`. All
+    `forward` maps data to latent, and applies `f_1` first, unlike `tfb.Chain`. All
     stochastic blocks share one `seed`, which each combines with its name. All conditional blocks receive
     `condition`. Repeated names are numbered: three `tfb.Scale`s have the keys scale, scale_1 and scale_2. Keys
     identify the variables in a checkpoint, salt the seeds of blocks of the same name, and select the arguments of
@@ -271,7 +271,7 @@ class Flow(FlowBijector, tfb.Composition):
 class MultiscaleFlow(FlowBijector):
     """Composes flows, and factors out half of the channels after each flow but the last.
 
-    `forward` maps data to latent, unlike in distrax and FlowJAX: `[H, W, C]` to a vector of the same size. After
+    `forward` maps data to latent: `[H, W, C]` to a vector of the same size. After
     flow i, the first half of the channels goes on to flow i + 1, and the second half is factored out. The latent
     concatenates the factored-out channels, scale by scale, and the output of the last flow, each flattened.
 

@@ -28,8 +28,8 @@ class ResidualBlock(NetworkBijector):
     r"""Residual block `y = x + g(x)` with Lip(g) < 1: invertible, with a dense Jacobian.
 
     The log-determinant is \\(\log|\det(I + J)| = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k) / k\\), estimated by
-    `log_det_estimator`. The inverse is the fixed point of \\(x = y - g(x)\\). `forward` maps data to latent, unlike
-    in distrax and FlowJAX, and computes the value and the log-determinant from one evaluation of g. In a density,
+    `log_det_estimator`. The inverse is the fixed point of \\(x = y - g(x)\\). `forward` maps data to latent,
+    and computes the value and the log-determinant from one evaluation of g. In a density,
     as below, `log_prob` uses this cheap direction, and `sample` uses the fixed-point iteration.
 
     ```python

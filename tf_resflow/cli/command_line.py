@@ -16,7 +16,9 @@ from tf_resflow.version import __version__
 from tf_resflow.writing import STANDARD_STREAM
 
 _INTERRUPTED = "Interrupted. Every output file is either complete or was not written."
-_FAILED, _REFUSED = 1, 2  # exit codes
+# Exit codes.
+_FAILED = 1
+_REFUSED = 2
 
 
 def command(
@@ -175,7 +177,8 @@ def _parse_flags(argv, required):
         os._exit(0)
     if len(remaining) > 1:
         _refuse(f"unexpected arguments {remaining[1:]}. Only flags are accepted, which begin with --.")
-    if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
+    missing = [f"--{name}" for name in required if flags.FLAGS[name].value is None]
+    if missing:
         _refuse(f"{' and '.join(missing)} must be given.\nUse --help to list the flags.")
     return remaining
 
@@ -191,7 +194,7 @@ def _short_errors(code):
     try:
         yield
     except (ValueError, ArithmeticError, OSError, ImportError) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not frame.f_globals["__name__"].startswith("tf_resflow."):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not frames[-1].f_globals["__name__"].startswith("tf_resflow."):
             raise
         _refuse(error, _FAILED if isinstance(error, OSError) else code)

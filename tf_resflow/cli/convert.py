@@ -33,11 +33,11 @@ def check() -> None:
 
 def main() -> None:
     """Converts the checkpoint and prints a one-line summary."""
-    found = interop.convert_checkpoint(FLAGS.checkpoint, FLAGS.workdir)
-    averages = "with" if found["averages"] else "without"
+    summary = interop.convert_checkpoint(FLAGS.checkpoint, FLAGS.workdir)
+    averages = "with" if summary["averages"] else "without"
     print(
-        f"{found['name']}, step {found['step']:,}, {averages} averaged weights, coefficient "
-        f"{found['coefficient']}: {FLAGS.workdir}"
+        f"{summary['name']}, step {summary['step']:,}, {averages} averaged weights, coefficient "
+        f"{summary['coefficient']}: {FLAGS.workdir}"
     )
 
 

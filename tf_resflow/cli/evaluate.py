@@ -16,8 +16,8 @@ Infinite and undefined values are null. The default is all metrics that apply ex
 example doubles until the first batch reaches it. The result contains this number, `num_samples`, and the standard
 error that was reached, `example_stderr`.
 
-For a run on a table, the result is that of the training: the mean log-likelihood of the test rows in `nats`, its
-standard error `nats_stderr`, and the number of rows `num_examples`. The mean leaves out rows without a score
+For a run on a table, the result was computed by the training: the mean log-likelihood of the test rows in `nats`,
+its standard error `nats_stderr`, and the number of rows `num_examples`. The mean leaves out rows without a score
 (`num_unscored`) and rows with values that cannot occur (`num_impossible`). The only flag for tables is --output.
 """
 

@@ -5,9 +5,9 @@ resflow-sample --workdir=runs/digits --output=rows.png --temperature=0.5,0.7,0.9
 resflow-sample --workdir=runs/table --output=samples.csv --num=100000
 resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
-The picture of images is a grid, that of a 2-D density a scatter plot, and that of a table scatter plots of all
-pairs of columns. Each of several temperatures gets a row or a color, from the same --num latents. The first samples
-of a --seed do not depend on --num.
+A picture shows images as a grid, points of a 2-D density as a scatter plot, and rows of a table as scatter plots of
+all pairs of columns. Each of several temperatures gets a row or a color, from the same --num latents. The first
+samples of a --seed do not depend on --num.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
 images. The default is all labels. For a table, give one value per column, as in a .csv file, in the order of
@@ -30,7 +30,10 @@ from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
 from tf_resflow.messages import counted
 from tf_resflow.writing import check_output_path
 
-_SIDE = 10  # default number of images per row, if there are several rows
+# Default numbers of samples.
+_NUM_POINTS = 1000
+_NUM_IMAGES = 64
+_NUM_IMAGES_PER_ROW = 10  # if there are several rows
 _MAX_PICTURE = 2**24  # values: 4,096 x 4,096 gray pixels
 
 FLAGS = flags.FLAGS
@@ -79,11 +82,11 @@ def check() -> None:
             f"{len(labels)} labels. Give a single label as --condition, or a single temperature."
         )
     check_output_path(FLAGS.output, [".png", ".npy"])
-    is_picture = FLAGS.output.lower().endswith(".png")
-    if is_picture and (values := math.prod([rows, num, *info.event_shape])) > _MAX_PICTURE:
+    num_values = math.prod([rows, num, *info.event_shape])
+    if FLAGS.output.lower().endswith(".png") and num_values > _MAX_PICTURE:
         raise ValueError(
-            f"{values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, or "
-            "write the samples to a .npy file."
+            f"{num_values:,} values are too many for a picture, which holds at most {_MAX_PICTURE:,}. Lower --num, "
+            "or write the samples to a .npy file."
         )
 
 
@@ -93,21 +96,32 @@ def _plan():
     Each temperature or label is a row.
     """
     files = command_line.workdir()
-    info, given, labels = files.read_data(), FLAGS.condition, None
+    info = files.read_data()
+    labels = None
     if files.read_config().model.condition == "label":
-        given = [str(label) for label in range(info.num_classes)] if given is None else given
-        if not given or any(not label.isdecimal() or int(label) >= info.num_classes for label in given):
-            raise ValueError(
-                f"--condition={','.join(given)} names unknown labels. Give labels in 0, ..., "
-                f"{info.num_classes - 1}, separated by commas."
-            )
-        labels = np.array([int(label) for label in given])
-    elif given is not None:
+        labels = _labels(info.num_classes)
+    elif FLAGS.condition is not None:
         raise ValueError(
             "--condition is given, but the run has a model without a condition: leave out --condition."
         )
     rows = max(len(FLAGS.temperature), 1 if labels is None else len(labels))
-    return info, labels, rows, FLAGS.num or (1000 if len(info.event_shape) != 3 else _SIDE if rows > 1 else 64)
+    if FLAGS.num:
+        return info, labels, rows, FLAGS.num
+    if len(info.event_shape) != 3:
+        return info, labels, rows, _NUM_POINTS
+    return info, labels, rows, _NUM_IMAGES if rows == 1 else _NUM_IMAGES_PER_ROW
+
+
+def _labels(num_classes):
+    """Returns the labels in --condition, by default all."""
+    if FLAGS.condition is None:
+        return np.arange(num_classes)
+    if not FLAGS.condition or any(not text.isdecimal() or int(text) >= num_classes for text in FLAGS.condition):
+        raise ValueError(
+            f"--condition={','.join(FLAGS.condition)} names unknown labels. Give labels in 0, ..., "
+            f"{num_classes - 1}, separated by commas."
+        )
+    return np.array([int(text) for text in FLAGS.condition])
 
 
 def main() -> None:
@@ -123,11 +137,12 @@ def main() -> None:
         condition = np.repeat(condition, num)
     run = resflow.load(FLAGS.workdir)
     sampler = evaluation.Sampler(run.density, precise=FLAGS.precise)
-    drawn = {"seed": FLAGS.seed, "temperatures": temperatures, "condition": condition}
-    samples = sampler(rows * num // len(temperatures), **drawn)
-    written = {"levels": info.levels, "labels": names, "name": info.name}
+    samples = sampler(
+        rows * num // len(temperatures), seed=FLAGS.seed, temperatures=temperatures, condition=condition
+    )
+    shape = (rows, num, *info.event_shape)
     with contextlib.closing(samples) as batches:
-        write_samples(FLAGS.output, batches, (rows, num, *info.event_shape), **written)
+        write_samples(FLAGS.output, batches, shape, levels=info.levels, labels=names, name=info.name)
     print(f"{counted(rows * num, 'sample')}{run.note}: {FLAGS.output}")
 
 

@@ -26,8 +26,8 @@ fit. With --strict, such a row is an error.
 
 --input is a table, or a folder, .npy or .npz file of images, as in training. Without it, the held-out examples of a
 run on images or a 2-D density are scored. The columns of a table are matched by name, and additional columns are
-ignored. The labels of images in --input are unknown, so a model given labels
-scores them, and the held-out examples for the p-values, by the mixture of its classes with equal weights.
+ignored. The labels of images in --input are unknown. A model of images given labels therefore scores these images,
+and the held-out examples for the p-values, by the mixture of its classes with equal weights.
 
 With --stderr, the number of estimates for images and points doubles until log_prob of held-out examples has this
 standard error, in nats. Without held-out examples, the first batch of --input is used.
@@ -100,49 +100,63 @@ def main() -> None:
         lowest = frame.iloc[np.argsort(ranking, kind="stable")[: min(FLAGS.top, np.sum(~np.isnan(ranking)))]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
         print_line(shown.to_string(index=False, na_rep="", float_format="%.9g".__mod__, max_colwidth=None))
-    scored, rare = frame.dropna(subset="log_prob"), "without p-values"
+    scored = frame.dropna(subset="log_prob")
+    p_values = "without p-values"
     if "p_value" in frame:
         threshold = max(0.01, 1 / (num_held_out + 1))
-        low = (scored["p_value"] <= threshold).sum() / max(len(scored), 1)
-        rare = f"{low:.1%} have a p-value of at most {threshold:.2g}, with {num_held_out:,} held-out examples"
-    print_line(f"{counted(len(scored), 'example')}; {rare}: {FLAGS.output}")
+        rare = (scored["p_value"] <= threshold).sum() / max(len(scored), 1)
+        p_values = f"{rare:.1%} have a p-value of at most {threshold:.2g}, with {num_held_out:,} held-out examples"
+    print_line(f"{counted(len(scored), 'example')}; {p_values}: {FLAGS.output}")
     if "reason" in frame:
         tables.print_reasons(frame)
 
 
 def _scored():
     """Scores the images of --input, by default the held-out examples. Returns the same as `tables.score`."""
-    from tf_resflow.data.loading import load_images
-    from tf_resflow.training.runs import load_held_out
-
-    workdir = command_line.workdir()
-    config, info = workdir.read_config(), workdir.read_data()
-    size = FLAGS.batch_size or config.eval.batch_size
-    given: Any = None
-    held_out: Any = None
-    files: Any = None
-    if FLAGS.input is not None:
-        options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
-        images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
-        given = np.split(images, range(size, len(images), size))
-    load = training.load_data if given is None else load_held_out
-    if (dataset := load(FLAGS.workdir, **command_line.data_paths())) is not None:
-        split, limit = config.eval.split, config.eval.num_examples or None
-        labels = bool(config.model.condition) and given is None  # of --input unknown
-        held_out = list(dataset.eval_batches(split, size, limit, labels=labels).as_numpy_iterator())
-        files = files if given else (dataset.files or {}).get(split, [])[:limit]
+    batches, files, held_out = _read_examples()
     run = resflow.load(FLAGS.workdir)
-    batches = given or held_out
     usual = held_out or batches  # anomalies in --input would distort the number of estimates
     _, estimates = run.estimates(FLAGS.log_det_estimator, FLAGS.num_probes, FLAGS.stderr, lambda: usual[0])
     likelihood = evaluation.LogLikelihood(run.density, **estimates)
     scores = reference = likelihood.score_examples(track(batches, "examples"), FLAGS.seed)
     if held_out is not None:
-        if given is not None:
+        if FLAGS.input is not None:
             reference = likelihood.score_examples(track(held_out, "held-out examples"), FLAGS.seed)
         scores["p_value"] = evaluation.p_values(scores["log_prob"], reference["log_prob"])
-    columns = {"example": 1 + np.arange(len(scores["log_prob"])), **({"file": files} if files else {}), **scores}
-    return pandas.DataFrame(columns), scores["log_prob"], len(reference["log_prob"])
+    columns: dict[str, Any] = {"example": 1 + np.arange(len(scores["log_prob"]))}
+    if files:
+        columns["file"] = files
+    return pandas.DataFrame(columns | scores), scores["log_prob"], len(reference["log_prob"])
+
+
+def _read_examples():
+    """Returns the batches to score, their files if known, and the held-out batches for the p-values, or None."""
+    from tf_resflow.data.loading import load_images
+    from tf_resflow.training.runs import load_held_out
+
+    workdir = command_line.workdir()
+    config = workdir.read_config()
+    batch_size = FLAGS.batch_size or config.eval.batch_size
+    if FLAGS.input is None:
+        dataset = training.load_data(FLAGS.workdir, **command_line.data_paths())
+        held_out_files = (dataset.files or {}).get(config.eval.split, [])[: config.eval.num_examples or None]
+        held_out = _held_out_batches(dataset, config, batch_size, labels=bool(config.model.condition))
+        return held_out, held_out_files, held_out
+    info = workdir.read_data()
+    options = {name: config.data[name] for name in ("key", "image_size", "max_image_size", "skip_unreadable")}
+    images, files = load_images(FLAGS.input, event_shape=info.event_shape, levels=info.levels, **options)
+    batches = np.split(images, range(batch_size, len(images), batch_size))
+    held_out_dataset = load_held_out(FLAGS.workdir, **command_line.data_paths())
+    if held_out_dataset is None:
+        return batches, files, None
+    # The labels of --input are unknown, so the labels of held-out examples are not used either.
+    return batches, files, _held_out_batches(held_out_dataset, config, batch_size, labels=False)
+
+
+def _held_out_batches(dataset, config, batch_size, labels):
+    limit = config.eval.num_examples or None
+    batches = dataset.eval_batches(config.eval.split, batch_size, limit, labels=labels)
+    return list(batches.as_numpy_iterator())
 
 
 run = command_line.command(__doc__, define_flags, main, check, ["workdir", "output"])

@@ -1,6 +1,7 @@
 """What the commands do with runs on tables."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -19,6 +20,7 @@ from tf_resflow.writing import STANDARD_STREAM, check_output_path
 FLAGS = flags.FLAGS
 
 _EXPLAINED_AT_ONCE = 1000  # rows
+_NUM_SAMPLES = 1000  # by default
 _COLUMNS = ("example", "log_prob", "p_value", "column", "nats", "reason")  # of the output of resflow-score
 _ESTIMATES = ("log_det_estimator", "num_probes", "stderr")
 _UNUSED = {
@@ -56,7 +58,7 @@ def score() -> tuple[Any, np.ndarray, int]:
     """Scores the rows of --input.
 
     Returns:
-      A data frame of the output, whose index has the places of the rows; the scores that rank the rows; and the
+      A data frame of the output, whose index has the positions of the rows; the scores that rank the rows; and the
       number of held-out scores that give the p-values.
     """
     from tf_resflow.tables.runs import score_rows  # imported here because it needs TensorFlow
@@ -88,26 +90,32 @@ def _read_input(path, run, options):
     texts = [c.name for c in run.density.encoder_.columns if any(isinstance(x, str) for x in c.levels or ())]
     texts += [name for name in FLAGS.id_columns if name not in names]
     table = read_table(path, key=run.config.data.key or None, texts=texts, typed=False, read_options=options)
-    own, kept = find_columns(path, table, names), find_columns(path, table, FLAGS.id_columns)
-    ids = {str(table.columns[place]): table.iloc[:, place].to_numpy(object) for place in kept}
-    if taken := [name for name in ids if name in _COLUMNS]:
-        raise ValueError(
-            f"--id_columns names {taken[0]!r}, which is also a column of the output. Rename it in --input."
-        )
-    if ignored := [repr(name) for place, name in enumerate(table) if place not in {*own, *kept}]:
+    fitted_columns = find_columns(path, table, names)
+    id_columns = find_columns(path, table, FLAGS.id_columns)
+    ids = {str(table.columns[index]): table.iloc[:, index].to_numpy(object) for index in id_columns}
+    for name in ids:
+        if name in _COLUMNS:
+            raise ValueError(
+                f"--id_columns names {name!r}, which is also a column of the output. Rename it in --input."
+            )
+    used = {*fitted_columns, *id_columns}
+    ignored = [repr(name) for index, name in enumerate(table) if index not in used]
+    if ignored:
         print_line(f"{path.name}: ignored the columns {shortened(ignored)}, which the fit does not have.")
-    return table.iloc[:, own].set_axis(names, axis=1), ids
+    return table.iloc[:, fitted_columns].set_axis(names, axis=1), ids
 
 
 def _explain(density, scores, values):
     """Inserts the columns that make the rows with small p-values unlikely, and by how many nats."""
-    chosen = np.flatnonzero(scores["p_value"] <= FLAGS.explain)
-    names, nats = np.full(len(scores), "", object), np.full(len(scores), np.nan)
-    if len(chosen):
-        parts = np.array_split(values[chosen], -(-len(chosen) // _EXPLAINED_AT_ONCE))
-        gains = np.concatenate([density.gains(part) for part in track(parts, "explanations")])
-        labels = [str(density.encoder_.columns[place].name) for place, _ in density.reference_.values()]
-        nats[chosen], names[chosen] = gains.max(axis=1), [labels[place] for place in gains.argmax(axis=1)]
+    rare_rows = np.flatnonzero(scores["p_value"] <= FLAGS.explain)
+    names = np.full(len(scores), "", object)
+    nats = np.full(len(scores), np.nan)
+    if len(rare_rows):
+        batches = np.array_split(values[rare_rows], math.ceil(len(rare_rows) / _EXPLAINED_AT_ONCE))
+        gains = np.concatenate([density.gains(batch) for batch in track(batches, "explanations")])
+        tried_columns = [str(density.encoder_.columns[index].name) for index, _ in density.reference_.values()]
+        nats[rare_rows] = gains.max(axis=1)
+        names[rare_rows] = [tried_columns[index] for index in gains.argmax(axis=1)]
     scores.insert(scores.shape[1] - 1, "column", np.where(nats > 0, names, ""))
     scores.insert(scores.shape[1] - 1, "nats", np.where(nats > 0, nats, np.nan))
 
@@ -115,10 +123,11 @@ def _explain(density, scores, values):
 def print_reasons(scores: Any) -> None:
     """Prints the number of rows without a score or with the score -inf, and the first reason."""
     log_prob = scores["log_prob"]
-    for rows, what in ((log_prob.isna(), "no score"), (np.isneginf(log_prob), "the score -inf")):
-        for place, reason in scores["reason"][rows][:1].items():
-            first = f"{scores.index.name} {place}, {reason}"
-            print_line(f"{rows.sum():,} of {len(rows):,} have {what}, such as {first}.")
+    for is_chosen, what in ((log_prob.isna(), "no score"), (np.isneginf(log_prob), "the score -inf")):
+        if is_chosen.any():
+            reasons = scores["reason"][is_chosen]
+            first = f"{scores.index.name} {reasons.index[0]}, {reasons.iloc[0]}"
+            print_line(f"{is_chosen.sum():,} of {len(scores):,} have {what}, such as {first}.")
 
 
 def read_options() -> dict[str, Any]:
@@ -148,7 +157,8 @@ def sample() -> None:
     """Draws rows and writes a table or a picture."""
     from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
 
-    run, num = _loaded_run(), FLAGS.num or 1000
+    run = _loaded_run()
+    num = FLAGS.num or _NUM_SAMPLES
     condition = [FLAGS.condition] * num if FLAGS.condition else None
     with stage("samples"):
         drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)

@@ -49,7 +49,7 @@ def default_config(**fields: Any) -> Any:
       validation if there is no validation split; 0 for none. 2-D densities draw `num_test` new examples instead.
 
     Args:
-      **fields: values that override the defaults.
+      **fields: Values that override the defaults.
 
     Returns:
       An `ml_collections.ConfigDict`.

@@ -10,7 +10,7 @@ __all__ = ["DataInfo"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataInfo:
-    """The properties of a data set that a model needs: those of `Dataset` with the same names."""
+    """The properties of a data set that a model needs. `Dataset` describes them."""
 
     name: str
     event_shape: tuple[int, ...]

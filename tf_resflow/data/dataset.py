@@ -30,26 +30,26 @@ class Dataset(DataInfo):
     ```
 
     Attributes:
-      name: name of the data set.
-      event_shape: shape of one example, `(height, width, channels)` or `(size,)`.
-      levels: number of values of integer data; None for continuous data.
-      sizes: number of examples of each finite split, by name.
+      name: Name of the data set.
+      event_shape: Shape of one example, `(height, width, channels)` or `(size,)`.
+      levels: Number of values of integer data; None for continuous data.
+      sizes: Number of examples of each finite split, by name.
       read: `read(split)` returns all examples of a split, or a pair of these and their int32 labels. It is called
         for each pass over the data, so a slow function should be cached.
       draw: `draw(num, seed) -> [num, *event_shape]` generates train data; the seed is a sequence of integers.
       stream: `stream(split, seed, skip) -> tf.data.Dataset` of encoded examples, without the first `skip` examples.
         Their order is a pure function of the seed, an int64 tensor of shape `[2]`. With the seed None, it is the
         order of the split.
-      decode: maps an element of the stream, or of the tensor that `read` returns, to a tuple `(example,)`, or
+      decode: Maps an element of the stream, or of the tensor that `read` returns, to a tuple `(example,)`, or
         `(example, label)` with `num_classes`. It is called only for the examples that are needed.
-      flip: whether the train stream mirrors each image left to right with probability 1/2.
-      crop_padding: number of pixels of reflection padding on each side in the train stream. Each padded image is
+      flip: Whether the train stream mirrors each image left to right with probability 1/2.
+      crop_padding: Number of pixels of reflection padding on each side in the train stream. Each padded image is
         cropped to its original size at a uniform position.
-      num_classes: number of classes, with the labels 0, ..., num_classes - 1; None for data without labels.
-      mean: mean of the train split per coordinate (per channel for images), if known.
-      std: standard deviation of the train split, like `mean`, if known.
-      entropy: differential entropy of the data distribution in nats, if known.
-      files: paths of the examples of each split that is a folder of images.
+      num_classes: Number of classes, with the labels 0, ..., num_classes - 1; None for data without labels.
+      mean: Mean of the train split per coordinate (per channel for images), if known.
+      std: Standard deviation of the train split, like `mean`, if known.
+      entropy: Differential entropy of the data distribution in nats, if known.
+      files: Paths of the examples of each split that is a folder of images.
     """
 
     sizes: Mapping[str, int] = dataclasses.field()  # required, unlike in `DataInfo`
@@ -84,14 +84,14 @@ class Dataset(DataInfo):
         """Makes a data set from arrays.
 
         Args:
-          name: name of the data set.
-          splits: dict of split name to array `[num, *event_shape]`.
-          levels: number of values of integer data, at most 256; None for continuous data.
-          labels: dict of split name to integers `[num]`. Requires `num_classes`.
-          **fields: other attributes.
+          name: Name of the data set.
+          splits: Dict of split name to array `[num, *event_shape]`.
+          levels: Number of values of integer data, at most 256; None for continuous data.
+          labels: Dict of split name to integers `[num]`. Requires `num_classes`.
+          **fields: Other attributes.
 
         Raises:
-          ValueError: if a value is not in 0, ..., levels - 1, or not finite, or event shapes differ.
+          ValueError: If a value is not in 0, ..., levels - 1, or not finite, or event shapes differ.
         """
         if levels is not None and not 2 <= levels <= 256:
             raise ValueError(f"levels = {levels} must be in 2, ..., 256.")
@@ -101,11 +101,11 @@ class Dataset(DataInfo):
             raise ValueError(f"The splits of {name!r} have different event shapes: {shapes}. Use the same for all.")
         sizes = {split: len(array) for split, array in arrays.items()}
         with tf.device("CPU"):
-            parts: dict[str, Any] = {split: tf.constant(array) for split, array in arrays.items()}
-            for split, own in (labels or {}).items():
-                values = _checked(f"{name} ({split}, labels)", own, fields["num_classes"], sizes[split])
-                parts[split] = parts[split], tf.constant(values, tf.int32)
-        return cls(name, next(iter(shapes.values())), levels, sizes, read=parts.__getitem__, **fields)
+            examples: dict[str, Any] = {split: tf.constant(array) for split, array in arrays.items()}
+            for split, array in (labels or {}).items():
+                values = _checked(f"{name} ({split}, labels)", array, fields["num_classes"], sizes[split])
+                examples[split] = examples[split], tf.constant(values, tf.int32)
+        return cls(name, next(iter(shapes.values())), levels, sizes, read=examples.__getitem__, **fields)
 
     @tf.autograph.experimental.do_not_convert
     def train_batches(
@@ -122,10 +122,10 @@ class Dataset(DataInfo):
         A finite split is reshuffled in each epoch, and its incomplete last batch is dropped.
 
         Args:
-          batch_size: number of examples in a batch.
-          seed: integer.
-          start_step: step of the first batch.
-          labels: whether to also return the labels. This does not change the examples.
+          batch_size: Number of examples in a batch.
+          seed: Integer.
+          start_step: Step of the first batch.
+          labels: Whether to also return the labels. This does not change the examples.
           share: `(index, num)`, to return only part `index` of `num` equal parts of each batch.
 
         Returns:
@@ -133,7 +133,7 @@ class Dataset(DataInfo):
           int32 labels `[batch_size / num]`.
 
         Raises:
-          ValueError: if batch_size exceeds the train split or is not a multiple of num, or there are no labels.
+          ValueError: If batch_size exceeds the train split or is not a multiple of num, or there are no labels.
         """
         self._check_labels(labels)
         if batch_size % share[1]:
@@ -174,10 +174,10 @@ class Dataset(DataInfo):
         """Returns the batches of a split in its own order; the last batch may be smaller.
 
         Args:
-          split: name of the split.
-          batch_size: number of examples in a batch.
-          limit: return only the first `limit` examples.
-          labels: whether to also return the labels.
+          split: Name of the split.
+          batch_size: Number of examples in a batch.
+          limit: Return only the first `limit` examples.
+          labels: Whether to also return the labels.
 
         Returns:
           A `tf.data.Dataset` of tensors or pairs, as in `train_batches`.
@@ -196,13 +196,19 @@ class Dataset(DataInfo):
 
     def with_channel_statistics(self) -> "Dataset":
         """Returns a copy with the `mean` and `std` of each channel of the dequantized train images."""
-        num, total, squares = 0, np.zeros([]), np.zeros([])
+        num = 0
+        total = np.zeros([])
+        total_of_squares = np.zeros([])
         for batch in self.eval_batches("train", _ROWS).as_numpy_iterator():
             values = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
-            num, total, squares = num + len(values), total + values.sum(0), squares + (values**2).sum(0)
-        mean, variance = total / num, squares / num - (total / num) ** 2
+            num += len(values)
+            total = total + values.sum(0)
+            total_of_squares = total_of_squares + (values**2).sum(0)
+        mean = total / num
+        variance = total_of_squares / num - mean**2
         if self.levels is not None:
-            mean, variance = (mean + 0.5) / self.levels, (variance + 1 / 12) / self.levels**2
+            mean = (mean + 0.5) / self.levels
+            variance = (variance + 1 / 12) / self.levels**2
         return dataclasses.replace(self, mean=mean, std=np.sqrt(variance))
 
     def _check_labels(self, labels):
@@ -220,8 +226,9 @@ class Dataset(DataInfo):
 
     def _decoder(self, split):
         """Returns a function from a batch of a stream, or of indices of examples in memory, to a tuple."""
-        example, label = tf.TensorSpec(self.event_shape, self._dtype), tf.TensorSpec([], tf.int32)
-        signature = (example,) if self.num_classes is None else (example, label)
+        signature: tuple[tf.TensorSpec, ...] = (tf.TensorSpec(self.event_shape, self._dtype),)
+        if self.num_classes is not None:
+            signature += (tf.TensorSpec([], tf.int32),)
         arrays = []
         if self.read is not None:
             with tf.device("CPU"):
@@ -294,7 +301,8 @@ def _checked(name, array, num_values, num=None):
         return array
     if num_values is None:
         array = array.astype(np.float32)
-        bad, expected = ~np.isfinite(array), "finite in float32"
+        bad = ~np.isfinite(array)
+        expected = "finite in float32"
     else:
         bad = (array < 0) | (array >= num_values) | (array != np.floor(array))
         expected = f"one of the integers 0, ..., {num_values - 1}"

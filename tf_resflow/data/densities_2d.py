@@ -14,7 +14,7 @@ _AT_ONCE = 2**17  # maximum number of logits in memory
 
 
 class Density2D:
-    """A density on the plane, with methods like those of a TFP distribution for NumPy arrays."""
+    """A density on the plane, with the methods of a TFP distribution, for NumPy arrays."""
 
     _draw: Callable[..., np.ndarray]  # arguments: num, generator
     _log_prob: Callable[..., np.ndarray]
@@ -53,7 +53,7 @@ class BlurredCurves(Density2D):
 
     Attributes:
       curve: `curve(branch, u)` returns points `[..., 2]` for arrays of branches and of u.
-      nodes: number of quadrature nodes per curve; 1 if the curve is a point.
+      nodes: Number of quadrature nodes per curve; 1 if the curve is a point.
     """
 
     curve: Callable
@@ -97,7 +97,8 @@ class Checkerboard(Density2D):
     _entropy = np.log(32)
 
     def _draw(self, num, generator):
-        column, half = generator.integers(4, size=num), generator.integers(2, size=num)
+        column = generator.integers(4, size=num)
+        half = generator.integers(2, size=num)
         corner = np.stack([column, 2 * half + column % 2], axis=1)
         return 2 * (corner + generator.uniform(size=[num, 2])) - 4
 
@@ -132,8 +133,9 @@ class Pinwheel(Density2D):
 
 
 def _rotate(points, angle):
-    x, y = points[..., 0], points[..., 1]
-    cos, sin = np.cos(angle), np.sin(angle)
+    x, y = np.moveaxis(points, -1, 0)
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1)
 
 
@@ -178,9 +180,9 @@ def load_density(name: str, num_test: int = 10_000, num_validation: int = 10_000
     """Loads a 2-D density: an endless train stream of new samples, and fixed samples for validation and testing.
 
     Args:
-      name: a key of `DENSITIES`.
-      num_test: number of test examples.
-      num_validation: number of validation examples; 0 for no such split.
+      name: A key of `DENSITIES`.
+      num_test: Number of test examples.
+      num_validation: Number of validation examples; 0 for no such split.
 
     Returns:
       A `Dataset` of event shape `(2,)` with its `entropy`.

@@ -16,8 +16,8 @@ def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fractio
     for testing, and the last tenth of the 1,497 before them is for validation.
 
     Args:
-      flip: see `Dataset`, also for `crop_padding`.
-      validation_fraction: fraction of the 1,497 examples for validation; 0 for none.
+      flip: See `Dataset`, also for `crop_padding`.
+      validation_fraction: Fraction of the 1,497 examples for validation; 0 for none.
 
     Returns:
       A `Dataset` of event shape `(8, 8, 1)`, with 17 levels and 10 classes.
@@ -31,9 +31,9 @@ def load_digits(*, flip: bool = False, crop_padding: int = 0, validation_fractio
     digits = datasets.load_digits()
     order = np.random.RandomState(0).permutation(len(digits.images))
     num_train = split_sizes(_NUM_DIGITS, {"validation": validation_fraction}, "digits")["train"]
-    parts = {"train": order[:num_train], "validation": order[num_train:_NUM_DIGITS], "test": order[_NUM_DIGITS:]}
-    parts = {split: part for split, part in parts.items() if len(part)}
-    images = {split: digits.images[part][..., np.newaxis] for split, part in parts.items()}
-    labels = {split: digits.target[part] for split, part in parts.items()}
+    splits = {"train": order[:num_train], "validation": order[num_train:_NUM_DIGITS], "test": order[_NUM_DIGITS:]}
+    splits = {split: indices for split, indices in splits.items() if len(indices)}
+    images = {split: digits.images[indices][..., np.newaxis] for split, indices in splits.items()}
+    labels = {split: digits.target[indices] for split, indices in splits.items()}
     fields: dict = {"num_classes": 10, "flip": flip, "crop_padding": crop_padding}
     return Dataset.from_arrays("digits", images, levels=17, labels=labels, **fields)

@@ -39,6 +39,20 @@ class _Image(NamedTuple):
     pixels: Any = None
 
 
+class _Split(NamedTuple):
+    """The images of a split, their labels if any, and their files if they come from a folder."""
+
+    pixels: np.ndarray
+    labels: np.ndarray | None
+    files: np.ndarray | None
+
+    def subset(self, indices):
+        """Returns the images with the given indices."""
+        labels = None if self.labels is None else self.labels[indices]
+        files = None if self.files is None else self.files[indices]
+        return _Split(self.pixels[indices], labels, files)
+
+
 def load_image_files(
     path: str | os.PathLike,
     path_test: str | os.PathLike | None = None,
@@ -66,19 +80,19 @@ def load_image_files(
     contains such an array and, optionally, an array of labels named "labels".
 
     Args:
-      path: the folder or file.
-      path_test: folder or file of the test split; None or "" to draw it from `path` by a permutation.
-      path_validation: like `path_test`, for the validation split.
-      key: name of the array, if an .npz file contains more than one besides the labels.
-      levels: number of values of a pixel, a power of two in 2, ..., 256. The low bits are dropped.
-      image_size: height and width of the examples. The square in the center of each image is shrunk to this size by
+      path: The folder or file.
+      path_test: Folder or file of the test split; None or "" to draw it from `path` by a permutation.
+      path_validation: Like `path_test`, for the validation split.
+      key: Name of the array, if an .npz file contains more than one besides the labels.
+      levels: Number of values of a pixel, a power of two in 2, ..., 256. The low bits are dropped.
+      image_size: Height and width of the examples. The square in the center of each image is shrunk to this size by
         averaging. If None, the images must have one size, which they keep.
-      max_image_size: the `image_size` that applies if none is given and images are larger, or differ in size.
-      flip: see `Dataset`, also for `crop_padding`.
-      test_fraction: fraction of the images for testing, if there is no test split.
-      validation_fraction: fraction for validation, if there is no validation split; 0 for none.
-      split_seed: seed of the permutation.
-      skip_unreadable: whether to skip, with a warning, files that are damaged, animated, have more than 8 bits, or
+      max_image_size: The `image_size` that applies if none is given and images are larger, or differ in size.
+      flip: See `Dataset`, also for `crop_padding`.
+      test_fraction: Fraction of the images for testing, if there is no test split.
+      validation_fraction: Fraction for validation, if there is no validation split; 0 for none.
+      split_seed: Seed of the permutation.
+      skip_unreadable: Whether to skip, with a warning, files that are damaged, animated, have more than 8 bits, or
         are smaller than `image_size`.
 
     Returns:
@@ -86,53 +100,58 @@ def load_image_files(
       `files` of examples from folders.
 
     Raises:
-      ValueError: if there are no images, files cannot be read or are smaller than `image_size`, the images differ
+      ValueError: If there are no images, files cannot be read or are smaller than `image_size`, the images differ
         in size or exceed 2 GB, or the splits are invalid.
     """
     check_power_of_two(levels)
-    places = _places(path, path_test, path_validation)
-    folders = {split: place for split, place in places.items() if place.is_dir()}
-    files = {split: place for split, place in places.items() if split not in folders}
-    parts = {split: _read_numpy(file, key, image_size, max_image_size) for split, file in files.items()}
+    paths = _paths_of_splits(path, path_test, path_validation)
+    folders = {split: path for split, path in paths.items() if path.is_dir()}
+    splits = {
+        split: _read_numpy(path, key, image_size, max_image_size)
+        for split, path in paths.items()
+        if split not in folders
+    }
     if folders:
-        parts |= _read_folders(folders, image_size, max_image_size, skip_unreadable)
-    fractions, whole = {"test": test_fraction, "validation": validation_fraction}, parts["train"]
-    drawn = draw_splits(len(whole[0]), fractions, split_seed, path, given=places)
+        splits |= _read_folders(folders, image_size, max_image_size, skip_unreadable)
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    fractions = {split: fraction for split, fraction in fractions.items() if split not in paths}
+    drawn = draw_splits(len(splits["train"].pixels), fractions, split_seed, path)
     if len(drawn) > 1:
-        for split, numbers in drawn.items():
-            parts[split] = tuple(None if values is None else values[numbers] for values in whole)
-    pixels, labels, paths = ({split: part[i] for split, part in parts.items()} for i in range(3))
-    labels, num_classes = _class_numbers(path, labels)
+        splits |= {split: splits["train"].subset(indices) for split, indices in drawn.items()}
+    labels, num_classes = _class_numbers(path, {split: images.labels for split, images in splits.items()})
+    pixels = {split: images.pixels for split, images in splits.items()}
     if levels < 256:
-        if (largest := max(array.max() for array in pixels.values())) < levels:
+        largest = max(array.max() for array in pixels.values())
+        if largest < levels:
             raise ValueError(
                 f"{path}: the largest value is {largest}, but levels = {levels} keeps the high bits of values up "
                 "to 255. Leave levels at its default, or scale the values to 0, ..., 255."
             )
         pixels = {split: array // np.uint8(256 // levels) for split, array in pixels.items()}
     name = os.path.basename(os.path.abspath(os.path.expanduser(path)))
-    fields = {"num_classes": num_classes, "flip": flip, "crop_padding": crop_padding}
-    fields["files"] = {split: own.tolist() for split, own in paths.items() if own is not None} or None
+    files = {split: images.files.tolist() for split, images in splits.items() if images.files is not None}
+    fields = {"num_classes": num_classes, "flip": flip, "crop_padding": crop_padding, "files": files or None}
     return Dataset.from_arrays(name, pixels, levels, labels=labels, **fields)
 
 
-def _places(path, path_test, path_validation):
-    given = {"train": path, "test": path_test, "validation": path_validation}
-    places = {split: pathlib.Path(place).expanduser() for split, place in given.items() if place}
-    root = places["train"]
-    paths = sorted(root.iterdir()) if root.is_dir() else []
-    folders = [path for path in paths if path.is_dir() and not path.is_symlink() and not _is_hidden(path.name)]
+def _paths_of_splits(path, path_test, path_validation):
+    """Returns the file or folder of each split that is not drawn from another."""
+    arguments = {"train": path, "test": path_test, "validation": path_validation}
+    paths = {split: pathlib.Path(argument).expanduser() for split, argument in arguments.items() if argument}
+    root = paths["train"]
+    children = sorted(root.iterdir()) if root.is_dir() else []
+    folders = [c for c in children if c.is_dir() and not c.is_symlink() and not _is_hidden(c.name)]
     names = [_SPLITS.get(folder.name.lower()) for folder in folders]
     if not any(names):
-        return places
-    given_twice = set(names) & (places.keys() - {"train"})
+        return paths
+    given_twice = set(names) & (paths.keys() - {"train"})
     if None in names or "train" not in names or len(set(names)) < len(names) or given_twice:
         raise ValueError(
             f"{root} has the folders {', '.join(folder.name for folder in folders)}. Expected either train and, "
             "optionally, test and validation, with images or classes in them; or only classes, with other names. "
             f"Or set path, path_test and path_validation, such as path={root / folders[0].name}."
         )
-    return places | dict(zip(names, folders, strict=True))
+    return paths | dict(zip(names, folders, strict=True))
 
 
 def _find_images(folders):
@@ -141,15 +160,8 @@ def _find_images(folders):
     known: set[str] = set()
     repeated: list[pathlib.Path] = []
     for split, path in sorted(folders.items(), key=lambda item: -len(item[1].resolve().parts)):
-        found = []
-        for place, inner, names in os.walk(path):
-            inner[:] = [name for name in inner if not _is_hidden(name)]
-            found += [pathlib.Path(place, name) for name in names if not _is_hidden(name)]
-        if others := [file for file in found if file.suffix.lower() not in _SUFFIXES]:
-            num = counted(len(others), "file")
-            logging.warning("%s: skipped %s without the suffix of an image, such as %s.", path, num, min(others))
         files: list[pathlib.Path] = []
-        for file in sorted(set(found).difference(others)):
+        for file in _files_with_suffixes(path):
             real = os.path.realpath(file)
             (repeated if real in known else files).append(file)
             known.add(real)
@@ -168,6 +180,22 @@ def _find_images(folders):
     return images
 
 
+def _files_with_suffixes(path):
+    """Returns the sorted image files below a folder. Warns if there are others."""
+    files: list[pathlib.Path] = []
+    skipped: list[pathlib.Path] = []
+    for folder, inner_folders, names in os.walk(path):
+        inner_folders[:] = [name for name in inner_folders if not _is_hidden(name)]
+        for name in names:
+            if not _is_hidden(name):
+                file = pathlib.Path(folder, name)
+                (files if file.suffix.lower() in _SUFFIXES else skipped).append(file)
+    if skipped:
+        num = counted(len(skipped), "file")
+        logging.warning("%s: skipped %s without the suffix of an image, such as %s.", path, num, min(skipped))
+    return sorted(files)
+
+
 def _is_hidden(name):
     return name.startswith(".") or name == "__MACOSX"
 
@@ -182,7 +210,8 @@ def _read_header(image):
         frames = 1 if is_preview else getattr(opened, "n_frames", 1)
         raw_mode = str(opened.tile[0][3]) if opened.format in ("PNG", "TIFF") and opened.tile else ""
         is_deep = opened.mode.startswith(("I", "F")) or ";16" in raw_mode
-        is_gray, is_transparent = Image.getmodebase(opened.mode) == "L", opened.has_transparency_data
+        is_gray = Image.getmodebase(opened.mode) == "L"
+        is_transparent = opened.has_transparency_data
     if frames > 1:
         raise ValueError(f"{file} is an animation of {frames} images or pages. Save each as its own file.")
     if is_deep:
@@ -219,13 +248,13 @@ def _attempted(function: Callable, images: Sequence[_Image], name: str) -> tuple
 
 
 def _read_folders(folders, image_size, max_image_size, skip_unreadable):
-    """Returns the pixels, classes and files of each split. Warns if colors are added or transparency is dropped."""
+    """Returns the `_Split` of each folder."""
     found = _find_images(folders)
-    images, errors = _attempted(_read_header, found, "looking at images")
+    images, header_errors = _attempted(_read_header, found, "looking at images")
     mode, channels = ("L", 1) if all(image.is_gray for image in images) else ("RGB", 3)
     if images:
-        sizes = {image.size: image.file for image in images}
-        image_size = _common_size(sizes, image_size, max_image_size)
+        files_of_sizes = {image.size: image.file for image in images}
+        image_size = _common_size(files_of_sizes, image_size, max_image_size)
         width, height = images[0].size
         for split, num in collections.Counter(image.split for image in images).items():
             _check_memory(folders[split], (num, image_size or height, image_size or width, channels))
@@ -235,28 +264,47 @@ def _read_folders(folders, image_size, max_image_size, skip_unreadable):
             raise ValueError(f"{_sized(image.file, image.size)} is smaller than image_size = {image_size}.")
         return image._replace(pixels=_center_square(_decode(image.file, mode), image_size))
 
-    images, failed = _attempted(read, images, "reading images")
-    if errors := errors + failed:
-        text = "\n  ".join([f"{len(errors)} of {len(found):,} images cannot be used:", shortened(errors, "\n  ")])
-        if not skip_unreadable:
-            advice = "Repair or remove them, or skip them with --config.data.skip_unreadable=True."
-            raise ValueError(f"{text}\n{advice}")
-        logging.warning("%s\nThey are skipped.", text)
+    images, pixel_errors = _attempted(read, images, "reading images")
+    _report_unreadable(header_errors + pixel_errors, len(found), skip_unreadable)
+    _warn_of_conversions(images, channels)
+    splits = {}
+    for split, folder in folders.items():
+        images_of_split = [image for image in images if image.split == split]
+        if not images_of_split:
+            raise ValueError(f"{folder} has no image that can be used.")
+        splits[split] = _stacked(images_of_split)
+    return splits
+
+
+def _report_unreadable(errors, num_images, are_skipped):
+    """Raises an error that lists the images that cannot be used, or warns that they are skipped."""
+    if not errors:
+        return
+    listed = shortened(errors, "\n  ")
+    text = f"{len(errors)} of {num_images:,} images cannot be used:\n  {listed}"
+    if not are_skipped:
+        advice = "Repair or remove them, or skip them with --config.data.skip_unreadable=True."
+        raise ValueError(f"{text}\n{advice}")
+    logging.warning("%s\nThey are skipped.", text)
+
+
+def _warn_of_conversions(images, channels):
+    """Warns if gray images are converted to color, or transparency is dropped."""
     gray = [image.file for image in images if image.is_gray]
     if gray and channels == 3:
         logging.warning("%s converted to color, such as %s.", counted(len(gray), "gray image"), gray[0])
-    if transparent := [image.file for image in images if image.is_transparent]:
-        named = counted(len(transparent), "image")
-        logging.warning("Dropped the transparency of %s, such as %s.", named, transparent[0])
-    parts = {}
-    for split, folder in folders.items():
-        own = [image for image in images if image.split == split]
-        if not own:
-            raise ValueError(f"{folder} has no image that can be used.")
-        labels = np.array([image.label for image in own]) if own[0].label else None
-        files = np.array([str(image.file) for image in own], object)
-        parts[split] = np.stack([image.pixels for image in own]), labels, files
-    return parts
+    transparent = [image.file for image in images if image.is_transparent]
+    if transparent:
+        num = counted(len(transparent), "image")
+        logging.warning("Dropped the transparency of %s, such as %s.", num, transparent[0])
+
+
+def _stacked(images):
+    """Returns the `_Split` of images that have been read."""
+    pixels = np.stack([image.pixels for image in images])
+    labels = np.array([image.label for image in images]) if images[0].label else None
+    files = np.array([str(image.file) for image in images], object)
+    return _Split(pixels, labels, files)
 
 
 def _sized(file, size):
@@ -300,7 +348,7 @@ def _check_memory(path, shape):
 
 
 def _read_numpy(path, key, image_size, max_image_size):
-    """Returns the images and the labels (or None) of a .npy or .npz file, and None for the files."""
+    """Returns the `_Split` of a .npy or .npz file."""
     images, aside = read_array(path, key, aside=("labels",))
     images = images[..., np.newaxis] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
@@ -316,7 +364,7 @@ def _read_numpy(path, key, image_size, max_image_size):
     labels = aside["labels"].reshape(-1) if "labels" in aside else None
     if labels is not None and (len(labels) != num or labels.dtype.kind not in "iu"):
         raise ValueError(f"{path} has {len(labels)} labels of type {labels.dtype}. Expected {num} integers.")
-    return np.asarray(images), labels, None
+    return _Split(np.asarray(images), labels, None)
 
 
 def _class_numbers(path, labels):

@@ -1,5 +1,6 @@
 """Loads a data set from the `data` section of a config."""
 
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -40,16 +41,18 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     ```
 
     Args:
-      config: mapping of some of the fields of `default_config`; the rest have their defaults.
+      config: Mapping of some of the fields of `default_config`; the rest have their defaults.
 
     Raises:
-      ValueError: if a field or the name is unknown, or the data are missing or malformed.
+      ValueError: If a field or the name is unknown, or the data are missing or malformed.
     """
     config = default_config(**(config.to_dict() if isinstance(config, ConfigDict) else config))
-    name, defaults = config.name, default_config()
+    name = config.name
+    defaults = default_config()
     fields = {field: config[field] for field in _FIELDS.get(name, _TFDS_FIELDS)}
     foreign = set(defaults) - {"name", "data_dir", "download", *fields}
-    if changed := sorted(field for field in foreign if config[field] != defaults[field]):
+    changed = sorted(field for field in foreign if config[field] != defaults[field])
+    if changed:
         raise ValueError(
             f"data.{changed[0]} does not apply to data.name = {name!r}, which has {', '.join(fields)}. Leave it at "
             "its default, or set data.name to 'images' for your own images."
@@ -74,17 +77,17 @@ def load_images(
 ) -> tuple[np.ndarray, list[str] | None]:
     """Loads the images of all splits of a file or folder: uint8 `[num, *event_shape]`, and their paths or None.
 
-    The options are those of `load_image_files`.
+    See `load_image_files` for the options.
     """
     files = None
     if levels & (levels - 1):  # not a power of two, as for digits
-        array = read_array(pathlib.Path(path).expanduser(), options.get("key"), ["labels"])[0]
+        array, _ = read_array(pathlib.Path(path).expanduser(), options.get("key"), ["labels"])
         examples = Dataset.from_arrays(str(path), {"all": array}, levels).array("all")
     else:
         images = load_image_files(path, test_fraction=0.0, validation_fraction=0.0, **options)
         examples = np.concatenate([images.array(split) for split in images.sizes]) // np.uint8(256 // levels)
         if images.files:
-            files = [file for split in images.sizes for file in images.files[split]]
+            files = list(itertools.chain.from_iterable(images.files[split] for split in images.sizes))
             if examples.shape[-1] == 1 and event_shape[-1] == 3:  # as in a folder of gray and color images
                 examples = np.repeat(examples, 3, axis=-1)
     if examples.shape[1:] != tuple(event_shape):
@@ -95,11 +98,11 @@ def load_images(
 def _check_tfds_name(name, data_dir):
     base = name.split("/")[0].split(":")[0]
     directory = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    found = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
+    prepared = sorted(p.name for p in directory.iterdir() if p.is_dir()) if directory.is_dir() else []
     known = tfds.list_builders(with_community_datasets=False)
-    if base not in [*known, *found]:
+    if base not in [*known, *prepared]:
         raise ValueError(
-            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *found, *known])} Known names are "
-            f"{', '.join(_FIELDS)}; in {directory}: {', '.join(found) or 'nothing'}; and the image data sets of "
+            f"Unknown data set {name!r}; {suggest(base, [*_FIELDS, *prepared, *known])} Known names are "
+            f"{', '.join(_FIELDS)}; in {directory}: {', '.join(prepared) or 'nothing'}; and the image data sets of "
             "TensorFlow Datasets. For your own images, set data.name to images, and set data.path."
         )

@@ -1,7 +1,7 @@
 """Splits examples into parts for training, validation and testing."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,11 +28,8 @@ def draw_splits(
     fractions: Mapping[str, float],
     seed: int,
     source: str | os.PathLike,
-    *,
-    given: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Divides 0, ..., num - 1 by a seeded permutation into the splits of `split_sizes` that are not `given`."""
-    fractions = {split: fraction for split, fraction in fractions.items() if split not in given}
+    """Divides 0, ..., num - 1 by a seeded permutation into the splits of `split_sizes`."""
     sizes = split_sizes(num, fractions, source)
     order = np.random.RandomState(seed).permutation(num)
     return dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])[:-1]), strict=True))

@@ -15,8 +15,6 @@ from tf_resflow.extras import LazyPackage
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 
-_MEMORY = 2 * 2**30  # maximum size in bytes of a data set in memory
-_SHUFFLE_BYTES = 2**28  # size of the blocks of encoded examples that a stream shuffles
 _CYCLE = 16  # number of files that a shuffled stream interleaves
 
 
@@ -33,6 +31,7 @@ def load_tfds_images(
     crop_padding: int = 0,
     image_size: int | None = None,
     validation_fraction: float = 0.1,
+    memory_limit: int = 2 * 2**30,
 ) -> Dataset:
     """Loads the images of a TensorFlow data set as uint8, with their labels if there are any.
 
@@ -41,24 +40,25 @@ def load_tfds_images(
     the 5-bit experiments (`levels=32`).
 
     Args:
-      name: name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
-      data_dir: directory of prepared data sets; None or "" for TFDS's default.
-      levels: number of values of a pixel, a power of two in 2, ..., 256.
+      name: Name in TensorFlow Datasets, `"mnist"` or `"name/config:version"`.
+      data_dir: Directory of prepared data sets; None or "" for TFDS's default.
+      levels: Number of values of a pixel, a power of two in 2, ..., 256.
       split_train: TFDS split that becomes "train", such as `"train[:55000]"`.
       split_test: TFDS split that becomes "test".
       split_validation: TFDS split that becomes "validation". By default, TFDS's validation split if there is one
         and the other two do not use it, otherwise the last part of `split_train`.
-      download: whether to download and prepare a missing data set.
-      flip: see `Dataset`, also for `crop_padding`.
-      image_size: height and width of the examples. Images of a multiple of this size are shrunk by averaging.
+      download: Whether to download and prepare a missing data set.
+      flip: See `Dataset`, also for `crop_padding`.
+      image_size: Height and width of the examples. Images of a multiple of this size are shrunk by averaging.
         Required if the data set does not specify the size of its images (downsampled_imagenet).
-      validation_fraction: fraction of `split_train` held out if there is no validation split; 0 for none.
+      validation_fraction: Fraction of `split_train` held out if there is no validation split; 0 for none.
+      memory_limit: Largest size in bytes, of all decoded images, of a data set that is kept in memory.
 
     Returns:
       A `Dataset` of event shape `(height, width, channels)`.
 
     Raises:
-      ValueError: if the data set or a split is missing, splits overlap, the images are not uint8 or have no known
+      ValueError: If the data set or a split is missing, splits overlap, the images are not uint8 or have no known
         size, or levels is not a power of two in 2, ..., 256.
     """
     check_power_of_two(levels)
@@ -74,7 +74,7 @@ def load_tfds_images(
     sizes = {ours: builder.info.splits[theirs].num_examples for ours, theirs in splits.items()}
     reader.check_disjoint(*splits.values())
     fields: dict[str, Any] = {"num_classes": reader.num_classes, "flip": flip, "crop_padding": crop_padding}
-    if sum(sizes.values()) * np.prod(reader.event_shape) <= _MEMORY:
+    if sum(sizes.values()) * np.prod(reader.event_shape) <= memory_limit:
         fields["read"] = functools.cache(lambda split: reader.read(splits[split]))
     else:
         fields["stream"] = lambda split, *options: reader.stream(splits[split], *options)
@@ -104,8 +104,11 @@ def _prepared_builder(name, data_dir, download):
 class TFDSReader:
     """Reads the uint8 images of a prepared TFDS builder, whole splits or streams; see `load_tfds_images`."""
 
-    def __init__(self, builder: Any, levels: int = 256, image_size: int | None = None) -> None:
+    def __init__(
+        self, builder: Any, levels: int = 256, image_size: int | None = None, *, shuffled_bytes: float = 2**28
+    ) -> None:
         self._builder = builder
+        self._shuffled_bytes = shuffled_bytes
         self._divisor = 256 // levels
         self._image = _feature_key(builder, tfds.features.Image, "image")
         self._label = _feature_key(builder, tfds.features.ClassLabel, "label")
@@ -114,7 +117,9 @@ class TFDSReader:
         keys = [key for key in (self._image, self._label) if key]
         decoding = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
         self._features = decoding.extract_features(builder.info.features)
-        shape, dtype = self._features[self._image].shape, np.dtype(self._features[self._image].np_dtype)
+        image_feature = self._features[self._image]
+        shape = image_feature.shape
+        dtype = np.dtype(image_feature.np_dtype)
         if dtype != np.uint8 or shape[2] is None:
             raise ValueError(f"The images of {builder.name!r} must be uint8, but are {dtype} of shape {shape}.")
         is_divided = image_size and all(side is None or side % image_size == 0 for side in shape[:2])
@@ -131,7 +136,8 @@ class TFDSReader:
         """Splits off the last `fraction` of the examples. The second part is "" if `fraction` is 0."""
         num = self._builder.info.splits[split].num_examples
         left = split_sizes(num, {"validation": fraction}, f"{self._builder.name} ({split})")["train"]
-        kept, held_back = [], []
+        kept = []
+        held_back = []
         for name, start, stop in self._slices(split):
             middle = min(start + left, stop)
             left -= middle - start
@@ -141,7 +147,7 @@ class TFDSReader:
 
     def check_disjoint(self, *splits: str) -> None:
         """Raises ValueError if an example occurs twice in some TFDS splits."""
-        slices = sorted(piece for split in splits for piece in self._slices(split))
+        slices = sorted(itertools.chain.from_iterable(map(self._slices, splits)))
         for (name, _, stop), (following, start, _) in itertools.pairwise(slices):
             if name == following and start < stop:
                 raise ValueError(
@@ -163,30 +169,33 @@ class TFDSReader:
     def stream(self, split: str, seed: tf.Tensor | None = None, skip: int | tf.Tensor = 0) -> tf.data.Dataset:
         """Returns the encoded examples of a split, read from one file after the other; see `Dataset.stream`.
 
-        With a seed, files are interleaved in a random order, and the examples are shuffled in blocks of 256 MB.
+        With a seed, files are interleaved in a random order, and the examples are shuffled in blocks of
+        `shuffled_bytes` encoded bytes, 256 MB by default.
         """
-        parts = self._builder.info.splits[split].file_instructions
-        names = tf.constant([str(part.filename) for part in parts])
-        skips, takes = (tf.constant([getattr(part, name) for part in parts], tf.int64) for name in ("skip", "take"))
+        files = self._builder.info.splits[split].file_instructions
+        names = tf.constant([str(file.filename) for file in files])
+        skips = tf.constant([file.skip for file in files], tf.int64)
+        takes = tf.constant([file.take for file in files], tf.int64)
 
         def records(i):
             return tf.data.TFRecordDataset(names[i]).skip(skips[i]).take(takes[i])
 
         if seed is None:
-            return tf.data.Dataset.range(len(parts)).flat_map(records).skip(skip)
+            return tf.data.Dataset.range(len(files)).flat_map(records).skip(skip)
 
         fold_in = tf.random.experimental.stateless_fold_in
         shuffle = tf.random.experimental.stateless_shuffle
-        order = shuffle(tf.range(len(parts), dtype=tf.int64), fold_in(seed, 0))
+        order = shuffle(tf.range(len(files), dtype=tf.int64), fold_in(seed, 0))
         infos = self._builder.info.splits.values()
         mean_bytes = sum(s.num_bytes for s in infos) / sum(s.num_examples for s in infos)
-        block_size = max(1, int(_SHUFFLE_BYTES / max(mean_bytes, 1)))
+        block_size = max(1, int(self._shuffled_bytes / max(mean_bytes, 1)))
 
         def shuffled(number, block):
             return shuffle(block, fold_in(seed, number + 1))
 
-        files = tf.data.Dataset.from_tensor_slices(order)
-        encoded = files.interleave(records, _CYCLE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        encoded = tf.data.Dataset.from_tensor_slices(order).interleave(
+            records, _CYCLE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
         return encoded.batch(block_size).enumerate().map(shuffled).prefetch(1).unbatch().skip(skip)
 
     def decode(self, encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -50,9 +50,10 @@ class FeatureMoments:
 def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = None) -> float:
     r"""Fits a full-covariance Gaussian to the training data and returns its held-out score.
 
-    Integer data are dequantized: \(x = (v + u) / L\) with \(u \sim U(0, 1)^D\). Both expectations over \(u\)
-    have a closed form. The noise adds \(I / (12 L^2)\) to the covariance, and \(\mathrm{tr}(S^{-1}) / (12 L^2)\) to
-    the expected square \(E_u[(x - m)^T S^{-1} (x - m)]\) of a test example.
+    Integer data are dequantized: \\(x = (v + u) / L\\) with \\(u \sim U(0, 1)^D\\). Both expectations over \\(u\\)
+    have a closed form. The noise adds \\(I / (12 L^2)\\) to the covariance, and
+    \\(\mathrm{tr}(S^{-1}) / (12 L^2)\\) to the expected square \\(E_u[(x - m)^T S^{-1} (x - m)]\\) of a
+    test example.
 
     Args:
       train: array `[num_train, ...]`, integers if `levels` is given.

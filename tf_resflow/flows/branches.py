@@ -46,7 +46,8 @@ class _Layers:
                 f"Got {len(norms)} norms: {norms}. {num_layers} layers need {num_layers + 1} norms: one before the "
                 "first layer, one between every two layers, and one after the last layer."
             )
-        self._activation, self._norms = activation, norms
+        self._activation = activation
+        self._norms = norms
         self._options = {"coefficient": coefficient, "dtype": self.policy.name}
         self._normalization = normalization
         self._seeds = np.random.default_rng(seed)
@@ -96,9 +97,9 @@ def conv_branch(
 
     Args:
       event_shape: `(H, W, C)` of the largest images.
-      width: number of channels of the inner layers.
-      kernels: odd kernel sizes, one for each layer.
-      condition_size: size of a condition vector, or shape `[H, W, features]` of a condition image. The output of
+      width: Number of channels of the inner layers.
+      kernels: Odd kernel sizes, one for each layer.
+      condition_size: Size of a condition vector, or shape `[H, W, features]` of a condition image. The output of
         the first layer is shifted by an unconstrained dense layer of the condition: per channel for a vector, and
         per pixel and channel for an image. `None` for an unconditional branch.
 
@@ -128,20 +129,20 @@ def dense_branch(
     """Builds a branch of dense layers with activations between them, for vectors or flattened events.
 
     Args:
-      event_shape: shape of an event; an `int` is the size of a vector.
-      hidden: widths of the inner layers, at least one.
+      event_shape: Shape of an event; an `int` is the size of a vector.
+      hidden: Widths of the inner layers, at least one.
       activation: "lipswish", "clipswish", "cpila", "maxmin", "fullsort", "lipschitz_cube", or a name in
         `keras.activations`; a Keras layer, which is copied for each use, or its class; or a function of a tensor.
         Its Lipschitz constant must be known (see `tf_resflow.layers.register_rule`).
       coefficient: Lipschitz bound of each layer.
-      norms: orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" to train
+      norms: Orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" to train
         the orders, which are 2 initially, with one shared order for the first and the last norm.
       normalization: "induced" normalizes kernels by an estimate of their norms; "schatten" normalizes by an upper
         bound of the norm 2 -> 2, and requires norms of order 2 (see `tf_resflow.layers.LipschitzDense`).
-      preactivation: whether the branch starts with an activation.
-      condition_size: size of a condition vector. An unconstrained dense layer of the condition shifts the output
+      preactivation: Whether the branch starts with an activation.
+      condition_size: Size of a condition vector. An unconstrained dense layer of the condition shifts the output
         of the first layer. `None` for an unconditional branch.
-      dtype: dtype policy, see `image_flow`.
+      dtype: Dtype policy, see `image_flow`.
 
     Returns:
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
@@ -155,7 +156,10 @@ def dense_branch(
 def _branch(make, event_shape, sizes, preactivation, condition_size, shift_shape):
     head = [make.activation()] if preactivation else []
     head.append(make.linear(*sizes[0]))
-    tail = [layer for own in sizes[1:] for layer in (make.activation(), make.linear(*own))]
+    tail = []
+    for size in sizes[1:]:
+        tail.append(make.activation())
+        tail.append(make.linear(*size))
     shapes = event_shape, event_shape
     return stacked("branch", shapes, head, tail, condition_size, shift_shape, make.initializer(), make.policy)
 
@@ -191,12 +195,12 @@ def dense_net_branch(
 
     Args:
       event_shape: `(H, W, C)` of the largest images, or another shape; an `int` is the size of a vector.
-      depth: number of concatenations.
-      growth: number of channels that each concatenation adds. It must be even for an activation that doubles the
+      depth: Number of concatenations.
+      growth: Number of channels that each concatenation adds. It must be even for an activation that doubles the
         number of channels, such as "clipswish" and "cpila".
-      kernel_size: odd kernel size of the convolutions \\(W_i\\) on images; the last convolution W has kernel size
+      kernel_size: Odd kernel size of the convolutions \\(W_i\\) on images; the last convolution W has kernel size
         1. `None` uses dense layers on flattened events. Vectors always use dense layers.
-      stem: number of channels of a linear layer before the first concatenation; `None` for no stem.
+      stem: Number of channels of a linear layer before the first concatenation; `None` for no stem.
       coefficient: Lipschitz bound of each layer and of each concatenation.
 
     Returns:
@@ -208,14 +212,14 @@ def dense_net_branch(
     event_shape = shape_of_event(event_shape)
     make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, dtype)
     policy = make.policy
-    parts = make_activation(activation).compute_output_shape((None, 2))[-1] // 2
-    if growth % parts:
-        raise ValueError(f"growth is {growth}, but activation={activation!r} needs a multiple of {parts}.")
+    factor = make_activation(activation).compute_output_shape((None, 2))[-1] // 2  # of the number of channels
+    if growth % factor:
+        raise ValueError(f"growth is {growth}, but activation={activation!r} needs a multiple of {factor}.")
     is_image = len(event_shape) == 3 and kernel_size is not None
     shape = event_shape if is_image else (math.prod(event_shape),)
 
     shapes = [event_shape] + ([] if condition_size is None else [(condition_size,)])
-    inputs = [keras.Input(each, dtype=policy.variable_dtype) for each in shapes]
+    inputs = [keras.Input(input_shape, dtype=policy.variable_dtype) for input_shape in shapes]
     conditions = inputs[1:]
 
     def linear(h, units, size=kernel_size):
@@ -230,7 +234,7 @@ def dense_net_branch(
     if stem is not None:
         h = linear(h, stem)
     for _ in range(depth):
-        h = make.concatenation()([h, make.activation()(linear(h, growth // parts))])
+        h = make.concatenation()([h, make.activation()(linear(h, growth // factor))])
     h = linear(h, shape[-1], 1)
     if len(shape) != len(event_shape):
         h = keras.layers.Reshape(event_shape, dtype=policy.name)(h)

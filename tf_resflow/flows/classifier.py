@@ -42,10 +42,10 @@ def multiscale_classifier(
     an example and references.
 
     Args:
-      feature_shapes: list of `(H, W, C)`, such as the result of the flow's method `feature_shapes`.
-      num_features: number of channels of each head.
+      feature_shapes: List of `(H, W, C)`, such as the result of the flow's method `feature_shapes`.
+      num_features: Number of channels of each head.
       seed: `int` seed for the kernels.
-      dtype: dtype of the parameters and computations; `None` for the variable dtype of Keras's global policy.
+      dtype: Dtype of the parameters and computations; `None` for the variable dtype of Keras's global policy.
 
     Returns:
       A built `keras.Model` that maps the list of features to logits `[batch, num_classes]`.

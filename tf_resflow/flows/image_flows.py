@@ -1,6 +1,7 @@
 """The multiscale image flow of the paper, and functions that build its blocks."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,11 +57,11 @@ def residual_image_block(
 
     Args:
       block: "residual" or "monotone", or the class `tf_resflow.bijectors.ResidualBlock` or `MonotoneBlock`.
-      activation: see `tf_resflow.flows.dense_branch`, also for `coefficient`, `norms` and `normalization`.
+      activation: See `tf_resflow.flows.dense_branch`, also for `coefficient`, `norms` and `normalization`.
       dense_net: `(depth, growth)` of a `dense_net_branch` to use instead of convolutions with `kernels`. The branch
         of a fully connected block has the same depth, a stem of `fc_width` units, and a growth of half of them, as
         in the published code.
-      log_det_estimator: see the block, also for `inverse_solver` and `lipschitz_constant`.
+      log_det_estimator: See the block, also for `inverse_solver` and `lipschitz_constant`.
     """
     block_type = networks.bijector_of("block", block, RESIDUAL_BLOCKS)
     branches.check_dense_net(dense_net, norms)
@@ -136,7 +137,7 @@ def image_flow(
     dtype: DType = None,
     name: str = "flow",
 ) -> bijectors.Flow | bijectors.MultiscaleFlow:
-    """Builds a multiscale flow for images, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
+    """Builds a multiscale flow for images, whose `forward` maps data to latent.
 
     The flow has a logit, scales of convolutional blocks with squeezes between them, and fully connected blocks at
     the end of the last scale. An ActNorm, elementwise for fully connected blocks, follows each block, and another
@@ -154,29 +155,29 @@ def image_flow(
 
     Args:
       event_shape: `(H, W, C)` of images with values in [0, 1].
-      num_blocks: number of convolutional blocks at each scale.
-      width: number of channels inside a convolutional block.
-      kernels: kernel sizes of a block.
-      num_fc_blocks: number of fully connected blocks at the end.
-      fc_width: number of units inside a fully connected block.
-      block: a name, such as "monotone" or "spline_coupling"; or a function that builds the blocks:
+      num_blocks: Number of convolutional blocks at each scale.
+      width: Number of channels inside a convolutional block.
+      kernels: Kernel sizes of a block.
+      num_fc_blocks: Number of fully connected blocks at the end.
+      fc_width: Number of units inside a fully connected block.
+      block: A name, such as "monotone" or "spline_coupling"; or a function that builds the blocks:
         `residual_image_block(...)`, the default; `coupling_image_block(...)`;
         or your own function from the description of a block to a bijector. A description has the attributes `name`;
         `event_shape`, `(H, W, C)` of the block's input and output; `dense`, whether it is fully connected; `width`;
         `kernels`; `hidden`, the widths of the inner layers of a fully connected block, which has one layer for each
         of `kernels`; `scale`, the index of its scale; `index`, its index in the scale; `seed`, an `int`; `dtype`,
         the name of the dtype policy of its network; and `condition_size`.
-      act_norm: whether to add ActNorms.
-      inv_1x1_conv: whether to add an `InvertibleConv1x1` before each convolutional block.
-      logit_alpha: parameter of the `Logit` at the start of the flow; `None` for no logit.
-      mean: mean per channel. With `logit_alpha=None`, `mean` and `std` add a `Normalize`, as in hybrid models.
-      whiten: whether to add an elementwise ActNorm and a `DCTConv` before the first block. They whiten photographs,
+      act_norm: Whether to add ActNorms.
+      inv_1x1_conv: Whether to add an `InvertibleConv1x1` before each convolutional block.
+      logit_alpha: Parameter of the `Logit` at the start of the flow; `None` for no logit.
+      mean: Mean per channel. With `logit_alpha=None`, `mean` and `std` add a `Normalize`, as in hybrid models.
+      whiten: Whether to add an elementwise ActNorm and a `DCTConv` before the first block. They whiten photographs,
         which then need no logit. Keep the logit if some pixels are always black, as in MNIST.
-      squeeze_first: whether to squeeze before the first scale, for images larger than 32 x 32.
-      factor_out: whether to factor out half of the channels at each squeeze between scales.
-      condition_size: size of a condition vector, such as a one-hot label, or `None`.
+      squeeze_first: Whether to squeeze before the first scale, for images larger than 32 x 32.
+      factor_out: Whether to factor out half of the channels at each squeeze between scales.
+      condition_size: Size of a condition vector, such as a one-hot label, or `None`.
       seed: `int` seed for the initial parameters.
-      dtype: dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
+      dtype: Dtype policy of the networks: "float32", "float64", or "mixed_bfloat16" for networks that compute in
         bfloat16 in training (see `tf_resflow.bijectors.Networks`). Parameters have the policy's variable dtype.
         `None` for Keras's global policy.
 
@@ -232,7 +233,7 @@ def image_flow(
     scales.append(scale_members(len(num_blocks) - 1, shape, num_fc_blocks))
     scales[0] = head + scales[0]
     if not factor_out or len(scales) == 1:
-        return bijectors.Flow([member for members in scales for member in members], name=name)
+        return bijectors.Flow(list(itertools.chain.from_iterable(scales)), name=name)
     flows = [bijectors.Flow(members, name=f"scale{i}") for i, members in enumerate(scales)]
     return bijectors.MultiscaleFlow(flows, event_shape, name=name)
 

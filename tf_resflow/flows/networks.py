@@ -114,13 +114,13 @@ def coupling_network(
     `tf_resflow.flows.dense_branch` for the result.
 
     Args:
-      width: number of channels of the inner layers.
-      kernels: kernel sizes, one for each layer.
-      split: see `tf_resflow.bijectors.AffineCoupling`. With "channels", the network receives `C // 2` channels.
-      num_parameters: number of outputs for each mapped element: the attribute `num_parameters` of the coupling.
-      condition_size: size of a condition vector. A dense layer of the condition shifts each channel of the first
+      width: Number of channels of the inner layers.
+      kernels: Kernel sizes, one for each layer.
+      split: See `tf_resflow.bijectors.AffineCoupling`. With "channels", the network receives `C // 2` channels.
+      num_parameters: Number of outputs for each mapped element: the attribute `num_parameters` of the coupling.
+      condition_size: Size of a condition vector. A dense layer of the condition shifts each channel of the first
         layer's output. `None` for an unconditional coupling.
-      dtype: dtype policy, see `image_flow`.
+      dtype: Dtype policy, see `image_flow`.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.3.
@@ -166,11 +166,11 @@ def autoregressive_network(
     `tf_resflow.flows.dense_branch` for the result.
 
     Args:
-      event_shape: size of a vector, or its shape.
-      hidden: widths of the inner layers, at least one.
-      reverse: whether to order the coordinates from last to first.
-      condition_size: see `tf_resflow.flows.dense_branch`.
-      dtype: dtype policy, see `image_flow`.
+      event_shape: Size of a vector, or its shape.
+      hidden: Widths of the inner layers, at least one.
+      reverse: Whether to order the coordinates from last to first.
+      condition_size: See `tf_resflow.flows.dense_branch`.
+      dtype: Dtype policy, see `image_flow`.
 
     References:
       Germain et al., MADE, 2015, Section 4.
@@ -205,7 +205,8 @@ def _coupling_shapes(event_shape, split, num_parameters):
 
 
 def _unconstrained(shapes, linear, activation, condition_size, shift_shape, seed, dtype):
-    policy, seeds = network_policy(dtype), np.random.default_rng(seed)
+    policy = network_policy(dtype)
+    seeds = np.random.default_rng(seed)
     kernels = [keras.initializers.HeNormal(int(seeds.integers(2**31))) for _ in linear]
     if activation == "relu" and condition_size is not None:
         # TensorFlow logs an error when it fuses a ReLU with the sum of a dense layer and a shift.

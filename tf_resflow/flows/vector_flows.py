@@ -42,7 +42,7 @@ def vector_flow(
     r"""Builds a flow of residual blocks and affine layers for vectors.
 
     An ActNorm comes before the first of them and after each of them. In a `tf_resflow.FlowModel`, `forward` maps
-    data to latent, unlike in distrax and FlowJAX.
+    data to latent.
 
     ```python
     import tensorflow as tf
@@ -53,24 +53,24 @@ def vector_flow(
     ```
 
     Args:
-      event_shape: size of a vector, or its shape.
-      hidden: widths of the inner layers of a block.
+      event_shape: Size of a vector, or its shape.
+      hidden: Widths of the inner layers of a block.
       block: "residual" or "monotone", or the class `tf_resflow.bijectors.ResidualBlock` or `MonotoneBlock`.
-      activation: see `tf_resflow.flows.dense_branch`. The default is "cpila", or "lipswish" with `norms`.
-      coefficient: see `tf_resflow.flows.dense_branch`, also for `norms`, `normalization` and `condition_size`.
+      activation: See `tf_resflow.flows.dense_branch`. The default is "cpila", or "lipswish" with `norms`.
+      coefficient: See `tf_resflow.flows.dense_branch`, also for `norms`, `normalization` and `condition_size`.
       dense_net: `(depth, growth)` of a `dense_net_branch` in each block, instead of layers of `hidden` units.
-      affine_layers: numbers of affine layers before and after the blocks. Their networks have layers of `hidden`
+      affine_layers: Numbers of affine layers before and after the blocks. Their networks have layers of `hidden`
         units, and the order of the coordinates alternates. A block with Lipschitz constant L stretches by at most
         \\(1 + L\\). An affine layer stretches by up to \\(e^2\\), by a different factor at each point. Affine
         layers work best next to the data: `(2, 0)` from data to latent, `(0, 2)` from latent to data.
       affine: `tf_resflow.bijectors.AffineAutoregressive`, whose inverse evaluates the network once per coordinate,
         or `tf_resflow.bijectors.AffineCoupling` or `SplineCoupling`, whose inverse evaluates it once. Give a class,
         its name, such as "spline_coupling", or `functools.partial(SplineCoupling, num_bins=16, bound=3.0)`.
-      act_norm: whether to add ActNorms.
-      mean: mean of the data. `mean` and `std` add a `Normalize` at the start of the flow.
-      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
-      inverse_solver: see the block, also for `lipschitz_constant`.
-      dtype: dtype policy, see `tf_resflow.flows.image_flow`.
+      act_norm: Whether to add ActNorms.
+      mean: Mean of the data. `mean` and `std` add a `Normalize` at the start of the flow.
+      log_det_estimator: By default `tf_resflow.logdet.default_estimator` for training.
+      inverse_solver: See the block, also for `lipschitz_constant`.
+      dtype: Dtype policy, see `tf_resflow.flows.image_flow`.
 
     References:
       Chen et al. 2019, Section 5.1 and Appendix D (100 blocks of width 128, coefficient 0.9).
@@ -103,7 +103,8 @@ def vector_flow(
         return block_type(branch, log_det_estimator, inverse_solver, **options, name=f"block{i}")
 
     def make_affine(i):
-        is_odd, options = i % 2 == 1, shared()
+        is_odd = i % 2 == 1
+        options = shared()
         if networks.is_coupling(affine_type):
             options["num_parameters"] = networks.num_parameters_of(affine_type)
             network = networks.dense_coupling_network(event_shape, hidden, **options)

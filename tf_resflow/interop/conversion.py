@@ -55,12 +55,12 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     References:
       Chen et al. 2019; https://github.com/rtqichen/residual-flows.
     """
-    place = Workdir(workdir)
-    place.check_empty()
-    workdir = place.path
+    destination = Workdir(workdir)
+    destination.check_empty()
     published = read_checkpoint(checkpoint)
     config = published_config(published.args)
-    config.train.steps = step = published.step
+    step = published.step
+    config.train.steps = step
     config.train.ema_momentum = published.decay if published.averages else 0.0
     statistics = {name: published.weights.get(f"transforms.0.chain.0.{name}") for name in ("mean", "std")}
     data = published_data(published.args, config, **statistics)
@@ -79,27 +79,32 @@ def convert_checkpoint(checkpoint: str | os.PathLike, workdir: str | os.PathLike
     for layer in layers.norm_updates.lipschitz_layers(model.flow):
         layer.coefficient = config.model.coefficient
 
-    with explain_write_errors(workdir):
-        workdir.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(workdir.parent) as folder:
+    path = destination.path
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path.parent) as folder:
             files = Workdir(folder / "run")
             files.begin(config, data)
             options = {"seed": config.seed, "keep": config.train.keep}
             Checkpoints(files.checkpoints, model, optimizer, average, **options).save(step)
-            files.path.rename(workdir)
-    averages, coefficient = published.averages is not None, config.model.coefficient
-    return {"name": data.name, "step": step, "averages": averages, "coefficient": coefficient}
+            files.path.rename(path)
+    return {
+        "name": data.name,
+        "step": step,
+        "averages": published.averages is not None,
+        "coefficient": config.model.coefficient,
+    }
 
 
 def _assign_tensors(published, model, average):
     """Assigns the published averages to the average, and the published weights to the model."""
     tensors = published_tensors(model.flow, getattr(model, "classifier", None))
     used = {tensor.name for tensor in tensors}
-    left = [name for name in published.weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
-    if left:
+    unknown = [name for name in published.weights if name not in used and name.rpartition(".")[2] not in _UNUSED]
+    if unknown:
         raise ValueError(
             "The checkpoint is of another architecture: the model of its arguments has no tensors "
-            f"{shortened(map(repr, left))}. Convert an unmodified checkpoint of train_img.py."
+            f"{shortened(map(repr, unknown))}. Convert an unmodified checkpoint of train_img.py."
         )
     settings = {"coefficient": published.args["coeff"], "orders": published_orders(published.args)}
 

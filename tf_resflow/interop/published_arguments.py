@@ -63,8 +63,8 @@ def published_data(
 ) -> DataInfo:
     """Returns the properties of the data, with the `mean` and `std` of the channels if they are normalized."""
     num_classes = 10 if config.task == "hybrid" else None  # in each data set that the published code classifies
-    name, levels = config.data.name, config.data.levels or 256
-    return DataInfo(name, _event_shape(args), levels, mean=mean, std=std, num_classes=num_classes)
+    levels = config.data.levels or 256
+    return DataInfo(config.data.name, _event_shape(args), levels, mean=mean, std=std, num_classes=num_classes)
 
 
 class _Arguments(dict):

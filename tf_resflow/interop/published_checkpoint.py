@@ -42,7 +42,8 @@ def read_checkpoint(path: str | os.PathLike) -> PublishedCheckpoint:
     with explain_read_errors(path, "a published checkpoint", advice), np.load(path, allow_pickle=False) as arrays:
         tensors = dict(arrays)
         args = json.loads(str(tensors.pop("args")))
-        step, decay = int(tensors.pop("step")), float(tensors.pop("ema_decay"))
+        step = int(tensors.pop("step"))
+        decay = float(tensors.pop("ema_decay"))
     names = [name for name in tensors if name.startswith(_AVERAGES)]
     averages = {name.removeprefix(_AVERAGES): tensors.pop(name) for name in names}
     return PublishedCheckpoint(args, tensors, averages or None, decay, step)

@@ -15,7 +15,7 @@ from tf_resflow.extras import extra
 with extra("training"):
     import einops
 
-# For each part of a model: our variable, the published tensor, and the axes of the published tensor and of ours.
+# For each kind of module: our variable, the published tensor, and the axes of the published tensor and of ours.
 # c, h, w: channels, rows and columns of an event; i, o: inputs and outputs of a layer; y, x: rows and columns of a
 # kernel. In published images, and in vectors flattened from them, the channels come first.
 _TABLE = {
@@ -50,9 +50,9 @@ class PublishedTensor(NamedTuple):
         shape = einops.rearrange(np.zeros(self.variable.shape), f"{ours}->{theirs}", **self.sizes).shape
         tensor = tensors.get(self.name)
         if tensor is None or tensor.shape != shape:
-            found = "is missing" if tensor is None else f"has the shape {tensor.shape}"
+            fault = "is missing" if tensor is None else f"has the shape {tensor.shape}"
             raise ValueError(
-                f"The checkpoint is of another architecture: {self.name!r} {found}, but its arguments require a "
+                f"The checkpoint is of another architecture: {self.name!r} {fault}, but its arguments require a "
                 f"tensor of shape {shape}. Convert an unmodified checkpoint of train_img.py."
             )
         return einops.rearrange(np.asarray(self.function(tensor)), self.axes, **self.sizes)
@@ -69,8 +69,8 @@ def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | No
     for prefix, member in _members(flow):
         if isinstance(member, bijectors.ActNorm):
             shape = member.shift.shape
-            part = "act_norm" if shape.rank == 1 else "elementwise_act_norm"
-            tensors += _rows(prefix, member, part, dict(zip("hwc"[-shape.rank :], shape, strict=True)))
+            kind = "act_norm" if shape.rank == 1 else "elementwise_act_norm"
+            tensors += _rows(prefix, member, kind, dict(zip("hwc"[-shape.rank :], shape, strict=True)))
         elif isinstance(member, bijectors.ResidualBlock):
             tensors += _branch(f"{prefix}.nnet", member.branch)
     return tensors if classifier is None else tensors + _classifier(classifier)
@@ -79,12 +79,16 @@ def published_tensors(flow: bijectors.FlowBijector, classifier: keras.Model | No
 def _members(flow):
     """Yields the published name of each member of a flow, and the member."""
     flows = flow.flows if isinstance(flow, bijectors.MultiscaleFlow) else [flow]
-    scale, position = 0, 0
-    for member in itertools.chain.from_iterable(part.bijectors for part in flows):
-        if member.name != "squeeze_first":
-            yield f"transforms.{scale}.chain.{position}", member
-            is_last = isinstance(member, bijectors.Squeeze2D)
-            scale, position = (scale + 1, 0) if is_last else (scale, position + 1)
+    scale = 0
+    position = 0
+    for member in itertools.chain.from_iterable(scale_flow.bijectors for scale_flow in flows):
+        if member.name == "squeeze_first":
+            continue
+        yield f"transforms.{scale}.chain.{position}", member
+        position += 1
+        if isinstance(member, bijectors.Squeeze2D):  # the last layer of a scale
+            scale += 1
+            position = 0
 
 
 def _branch(prefix, branch):
@@ -94,7 +98,9 @@ def _branch(prefix, branch):
     if isinstance(linear[0], layers.LipschitzDense):
         prefix += ".nnet"
     names = {member: f"{prefix}.{position}" for position, member in enumerate(members)}
-    tensors = [row for member in members for row in _rows(names[member], member, _part(member, linear), sizes)]
+    tensors = []
+    for member in members:
+        tensors += _rows(names[member], member, _kind(member, linear), sizes)
     if linear[0].learned_orders:  # the last codomain equals the first domain
         orders = {f"{names[linear[0]]}.domain": linear[0].domain}
         orders |= {f"{names[layer]}.codomain": layer.codomain for layer in linear[:-1]}
@@ -102,7 +108,8 @@ def _branch(prefix, branch):
     return tensors
 
 
-def _part(layer, linear):
+def _kind(layer, linear):
+    """Returns the key in `_TABLE` of a layer of a branch with these linear layers."""
     if isinstance(layer, layers.LipschitzConv2D):
         return "conv"
     if isinstance(layer, layers.LipschitzDense):
@@ -119,12 +126,15 @@ def _classifier(classifier):
     return tensors + _rows("logit_layer", classifier.get_layer("logits"), "dense", {})
 
 
-def _rows(prefix, owner, part, sizes):
-    return [
-        PublishedTensor(f"{prefix}.{suffix}", variable, axes, {k: size for k, size in sizes.items() if k in axes})
-        for attribute, suffix, axes in _TABLE[part]
-        if (variable := getattr(owner, attribute, None)) is not None
-    ]
+def _rows(prefix, owner, kind, sizes):
+    """Returns the published tensors of the variables that a layer or bijector has."""
+    tensors = []
+    for attribute, suffix, axes in _TABLE[kind]:
+        variable = getattr(owner, attribute, None)
+        if variable is not None:
+            sizes_of_axes = {axis: size for axis, size in sizes.items() if axis in axes}
+            tensors.append(PublishedTensor(f"{prefix}.{suffix}", variable, axes, sizes_of_axes))
+    return tensors
 
 
 def _order_parameter(x):
@@ -148,7 +158,7 @@ def applied_kernels(
     or q=inf with p=2 or p=inf), each row or column of a kernel is scaled by its own norm.
 
     `parameters` are the weights or their averages, and `buffers` has the vectors, both by published name. c is the
-    `coefficient`. `orders` are those of the norms before, between and after the layers of a branch.
+    `coefficient`. `orders` are the orders of the norms before, between and after the layers of a branch.
     """
     applied = dict(parameters)
     for name, kernel in parameters.items():
@@ -166,7 +176,8 @@ def applied_kernels(
 
 def _estimate(layer, kernel, buffers):
     """Returns the published estimate u'Wv for a matrix, a 1x1 convolution or a larger convolution."""
-    u, v = buffers[f"{layer}.u"], buffers[f"{layer}.v"]
+    u = buffers[f"{layer}.u"]
+    v = buffers[f"{layer}.v"]
     if kernel[0, 0].size == 1:
         return np.vdot(u, kernel.reshape(kernel.shape[:2]) @ v)
     height, width = (int(size) for size in buffers[f"{layer}.spatial_dims"])

@@ -61,7 +61,7 @@ class FlowModel(KerasTraining):
     the statistics of the data, so loading weights into a different model is an error that lists the differences.
 
     Args:
-      flow: `Flow` or `MultiscaleFlow`, whose `forward` maps data to latent, unlike in distrax and FlowJAX.
+      flow: `Flow` or `MultiscaleFlow`, whose `forward` maps data to latent.
       event_shape: shape of an example, or the size of a vector.
       condition_shape: shape of the condition of an example, such as `[3]` for a flow with `condition_size=3`.
       num_classes: number of classes, instead of `condition_shape`, if the condition is a label

@@ -64,7 +64,7 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
         store[_KEY] = np.frombuffer(self.serialize().encode(), np.uint8)
 
     def load_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Like `keras.Model.load_weights`, but an error about settings comes alone, without Keras's warnings."""
+        """Like `keras.Model.load_weights`, but an error about settings is raised without Keras's warnings."""
         self._mismatch: list[ValueError] = []
         with warnings.catch_warnings(record=True) as caught:
             try:

@@ -155,7 +155,7 @@ class PosteriorEstimator(Serializable):
         self.parameters = {key: value for key, value in locals().items() if key != "self"}
         shape = _checked_shape(condition_shape, summary)
         if ensemble is not None and ensemble < 1:
-            raise ValueError(f"Got ensemble={ensemble}. Give at least 1.")
+            raise ValueError(f"Got ensemble={ensemble}. Give at least 1 network.")
         self.prior, self._seed, self._ensemble = prior, seed, ensemble
         self.space = ParameterSpace(prior)
         size, dtype = self.space.size, self.space.dtype

@@ -82,7 +82,7 @@ def describe(
       measured: Measured properties of log_prob, such as its standard error in nats.
     """
     space = signatures.model.data_space
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "signatures": {name: {"description": _DESCRIPTIONS[name], **tensors[name]} for name in signatures.inputs},
         "default": signatures.default,
         "levels": space.levels,
@@ -92,9 +92,9 @@ def describe(
     }
     if signatures.default != "serving_default":
         text = f"The same as {signatures.default}, for requests that do not name a signature."
-        found["signatures"]["serving_default"]["description"] = text
+        description["signatures"]["serving_default"]["description"] = text
     if "sample" in signatures.inputs:
-        found |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
+        description |= {"max_samples": signatures.max_samples, "max_temperature": MAX_TEMPERATURE}
     if signatures.has_scores:
         log_prob: dict[str, Any] = {"estimator": _settings(signatures.log_det_estimator)}
         if signatures.samples.is_noisy:
@@ -103,20 +103,20 @@ def describe(
             log_prob["dequantization"] = space.dequantization
         if signatures.held_out is not None:
             log_prob["num_held_out"] = len(signatures.held_out)
-        found["log_prob"] = log_prob | dict(measured or {})
-    return {key: value for key, value in found.items() if value is not None}
+        description["log_prob"] = log_prob | dict(measured or {})
+    return {key: value for key, value in description.items() if value is not None}
 
 
 def _settings(value):
     """Returns the type and the settings of an estimator, or a dict of them by block, for JSON."""
     if isinstance(value, Mapping):
-        return {name: _settings(part) for name, part in value.items()}
+        return {name: _settings(estimator) for name, estimator in value.items()}
     if isinstance(value, (bool, int, float, str)):
         return value
     fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
     settings = {field.name: getattr(value, field.name) for field in fields}
-    given = {name: _settings(setting) for name, setting in settings.items() if setting is not None}
-    return {"type": type(value).__name__, **given}
+    known_settings = {name: _settings(setting) for name, setting in settings.items() if setting is not None}
+    return {"type": type(value).__name__, **known_settings}
 
 
 def readme(description: Mapping[str, Any], inputs: Mapping[str, str], about: str = "") -> str:
@@ -127,7 +127,8 @@ def readme(description: Mapping[str, Any], inputs: Mapping[str, str], about: str
       inputs: The inputs of an example request, as Python code, by name.
       about: A paragraph about the model.
     """
-    signatures, tensors = description["signatures"], ""
+    signatures = description["signatures"]
+    tensors = ""
     for name, signature in signatures.items():
         for side in ("inputs", "outputs"):
             for tensor, spec in signature[side].items():
@@ -136,8 +137,15 @@ def readme(description: Mapping[str, Any], inputs: Mapping[str, str], about: str
                 tensors += f"| {cells} |\n"
     texts = "\n".join(f"- `{name}`: {signature['description']}" for name, signature in signatures.items())
     code = ", ".join(f'"{name}": {value}' for name, value in inputs.items())
-    parts = {"about": f"\n{about}\n" if about else "", "inputs": code, "tensors": tensors, "texts": texts}
-    return _TEMPLATE.format(date=datetime.date.today(), version=__version__, tf=tf, **parts)
+    return _TEMPLATE.format(
+        date=datetime.date.today(),
+        version=__version__,
+        tf=tf,
+        about=f"\n{about}\n" if about else "",
+        inputs=code,
+        tensors=tensors,
+        texts=texts,
+    )
 
 
 def example_inputs(tensors: Mapping[str, Any]) -> dict[str, str]:

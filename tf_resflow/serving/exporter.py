@@ -1,6 +1,7 @@
 """Export of a model as a versioned SavedModel, with its documentation and warm-up requests."""
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -61,15 +62,16 @@ def export_run(
         raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
     run = load(workdir)
     new_version_folder(export_dir, version)
-    given: dict[str, Any] = {}
+    condition: dict[str, Any] = {}
     if run.model.condition:
-        given["condition"] = np.arange(_NUM_EXAMPLES) % run.model.condition.num_classes
-    examples = functools.cache(lambda: run.density.sample(_NUM_EXAMPLES, seed=0, **given))
+        condition["condition"] = np.arange(_NUM_EXAMPLES) % run.model.condition.num_classes
+    examples = functools.cache(lambda: run.density.sample(_NUM_EXAMPLES, seed=0, **condition))
     _, estimates = run.estimates(log_det_estimator, num_probes, stderr, examples)
     if stderr is not None:
-        reached = evaluation.estimate_log_prob(run.density, examples(), seed=0, **given, **estimates).stderr
+        reached = evaluation.estimate_log_prob(run.density, examples(), seed=0, **condition, **estimates).stderr
         settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
-    if (dataset := load_held_out(run.workdir, data_dir=data_dir, data_path=data_path)) is not None:
+    dataset = load_held_out(run.workdir, data_dir=data_dir, data_path=data_path)
+    if dataset is not None:
         config = run.config.eval
         num = min(config.num_examples or _MOST_HELD_OUT, _MOST_HELD_OUT)
         settings["held_out"] = dataset.eval_batches(
@@ -146,7 +148,7 @@ def export(
       held_out: Batches of held-out examples, or of pairs of examples and conditions for a conditional model.
       **settings:
         `num_samples`: K, at least 2 for noisy estimates. The default is 8.
-        `log_det_estimator`: see `tf_resflow.evaluation.estimate_log_prob`.
+        `log_det_estimator`: See `tf_resflow.evaluation.estimate_log_prob`.
         `seed`: `int`, the seed of `serving_default`.
         `max_samples`: Maximum `num` of `sample`. The default is 1024.
         `max_batch`: Maximum number of examples or latents per request. The default is no limit.
@@ -232,7 +234,8 @@ def write_saved_model(
 def _save(functions, variables, path):
     """Writes a SavedModel that needs only TensorFlow, with the variables that its functions read."""
     traces = [function.get_concrete_function() for function in functions.values()]
-    read = {id(handle) for trace in traces for handle in trace.captured_inputs}
+    handles = itertools.chain.from_iterable(trace.captured_inputs for trace in traces)
+    read = set(map(id, handles))
     module = tf.Module()
     module.weights = [variable for variable in variables if id(variable.handle) in read]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -250,10 +253,10 @@ def read_signatures(path: pathlib.Path) -> dict[str, Any]:
     Each tensor is a dict of its "dtype", its "shape" with -1 for the batch, and its name in the graph, "tensor".
     """
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    found = saved.meta_graphs[0].signature_def.items()
+    definitions = saved.meta_graphs[0].signature_def
     return {
         name: {"inputs": _tensors(definition.inputs), "outputs": _tensors(definition.outputs)}
-        for name, definition in found
+        for name, definition in definitions.items()
         if not name.startswith("__")
     }
 
@@ -278,12 +281,15 @@ def warmup_requests(
     the same functions.
     """
     sizes = sorted({min(size, max_batch or size) for size in _WARMUP_SIZES})
-    return [
-        (name, {spec.name: np.zeros([size, *spec.shape[1:]], spec.dtype.as_numpy_dtype) for spec in specs})
-        for name, specs in inputs.items()
-        if all(spec.shape.rank for spec in specs)
-        for size in sizes
-    ]
+    requests = []
+    for name, specs in inputs.items():
+        if all(spec.shape.rank for spec in specs):
+            requests += [(name, _zeros(specs, size)) for size in sizes]
+    return requests
+
+
+def _zeros(specs, size):
+    return {spec.name: np.zeros([size, *spec.shape[1:]], spec.dtype.as_numpy_dtype) for spec in specs}
 
 
 def _write_requests(requests, path):

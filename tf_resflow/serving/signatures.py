@@ -42,7 +42,10 @@ class Signatures:
         precise: bool = False,
         networks: bijectors.Networks | None = None,
     ):
-        self.model, self.seed, self.max_samples, self.max_batch = model, seed, max_samples, max_batch
+        self.model = model
+        self.seed = seed
+        self.max_samples = max_samples
+        self.max_batch = max_batch
         self._networks = networks
         self.inverse_atol = 0.0 if precise else model.data_space.inverse_atol
         self.held_out: np.ndarray | None = None
@@ -113,8 +116,9 @@ class Signatures:
     def encode(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns the latents of examples."""
         x, conditions, valid = self._examples(x, condition)
-        given = conditions[0] if conditions else None
-        return _marked({"z": self._density.encode(x, condition=given, networks=self._networks)}, valid)
+        checked_condition = conditions[0] if conditions else None
+        z = self._density.encode(x, condition=checked_condition, networks=self._networks)
+        return _marked({"z": z}, valid)
 
     def decode(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns the examples of latents, and "converged"."""
@@ -128,22 +132,25 @@ class Signatures:
         return {**result, "label": tf.argmax(result["probabilities"], -1)}
 
     def _inputs(self):
-        space, shape = self.model.data_space, self.model.condition.shape
+        space = self.model.data_space
+        condition_shape = self.model.condition.shape
         x_dtype = self._dtype if space.levels is None else tf.uint8
         x = tf.TensorSpec([None, *space.event_shape], x_dtype, "x")
         z = tf.TensorSpec([None, *self.model.flow.forward_event_shape(space.event_shape)], self._dtype, "z")
-        num, seed = tf.TensorSpec([], tf.int32, "num"), tf.TensorSpec([], tf.int64, "seed")
+        num = tf.TensorSpec([], tf.int32, "num")
+        seed = tf.TensorSpec([], tf.int64, "seed")
+        temperature = tf.TensorSpec([], tf.float32, "temperature")
         condition = []
-        if shape is not None:
+        if condition_shape is not None:
             dtype = self._dtype if self.model.condition.num_classes is None else tf.int32
-            condition = [tf.TensorSpec([None, *shape], dtype, "condition")]
+            condition = [tf.TensorSpec([None, *condition_shape], dtype, "condition")]
         classes = {"classify": [x]} if self.model.classifier is not None else {}
         if self._density is None:
             return classes
         return {
             "serving_default": [x, *condition],
             "log_prob_seeded": [x, seed, *condition],
-            "sample": [num, seed, tf.TensorSpec([], tf.float32, "temperature"), *condition],
+            "sample": [num, seed, temperature, *condition],
             "encode": [x, *condition],
             "decode": [z, *condition],
             **classes,
@@ -156,9 +163,8 @@ class Signatures:
             result["bits_per_dim"] = self.model.data_space.to_loss(log_prob)
         return result
 
-    def _inverses(self, z, *condition):
-        given = condition[0] if condition else None
-        arguments = self.model.condition.arguments(given, tf.shape(z)[0], self._networks)
+    def _inverses(self, z, condition=None):
+        arguments = self.model.condition.arguments(condition, tf.shape(z)[0], self._networks)
         x, solutions = bijectors.inverse_with_solutions(
             self.model.flow, tf.identity(z), atol=self.inverse_atol, **arguments
         )
@@ -181,18 +187,20 @@ class Signatures:
         return x, conditions, valid
 
     def _rows(self, x):
-        x, levels = check_rows("x", x, self.max_batch), self.model.data_space.levels
+        x = check_rows("x", x, self.max_batch)
+        levels = self.model.data_space.levels
         return check_range("x", x, 0, levels - 1) if levels and levels < 256 else x  # uint8 cannot exceed 255
 
     def _conditions(self, condition, num):
         """Returns a list of the checked condition of `num` examples, or an empty list."""
         if condition is None:
             return []
-        num_classes, condition = self.model.condition.num_classes, check_one_or_each("condition", condition, num)
+        condition = check_one_or_each("condition", condition, num)
+        num_classes = self.model.condition.num_classes
         return [condition if num_classes is None else check_range("condition", condition, 0, num_classes - 1)]
 
     def _finite_conditions(self, condition, num):
-        return [check_finite("condition", part) for part in self._conditions(condition, num)]
+        return [check_finite("condition", checked) for checked in self._conditions(condition, num)]
 
     def _clipped(self, x):
         """Replaces rows that are not finite by zeros, and clips numbers whose results would be NaN."""
@@ -207,10 +215,10 @@ def p_values(scores: tf.Tensor, reference: np.ndarray) -> tf.Tensor:
     num = len(reference)
     steps = [2**k for k in reversed(range(num.bit_length()))]
     padded = tf.constant(np.append(reference, [math.inf] * (sum(steps) - num)), scores.dtype)
-    found = tf.zeros(tf.shape(scores), tf.int32)
+    counts = tf.zeros(tf.shape(scores), tf.int32)  # of values up to the score
     for step in steps:  # binary search
-        found = tf.where(tf.less_equal(tf.gather(padded, found + step - 1), scores), found + step, found)
-    ranks = tf.cast(tf.minimum(found, num), scores.dtype)
+        counts = tf.where(tf.less_equal(tf.gather(padded, counts + step - 1), scores), counts + step, counts)
+    ranks = tf.cast(tf.minimum(counts, num), scores.dtype)
     return tf.where(tf.equal(scores, scores), (1 + ranks) / (1 + num), math.nan)
 
 
@@ -263,21 +271,22 @@ def check_finite(name: str, tensor: tf.Tensor) -> tf.Tensor:
 
 def check_range(name: str, tensor: tf.Tensor, least: float, most: float) -> tf.Tensor:
     """Checks that the values of a tensor lie in [least, most]."""
-    lowest, highest = tf.reduce_min(tensor), tf.reduce_max(tensor)
+    lowest = tf.reduce_min(tensor)
+    highest = tf.reduce_max(tensor)
     message = f"{name} must lie in {least}, ..., {most}, but its smallest and largest values are"
     return _checked(tensor, (lowest >= least) & (highest <= most), message, tf.stack([lowest, highest]))
 
 
 def _row_shape_checked(name, tensor):
     """Compares the shapes as text, because TensorFlow assumes static shapes and would remove the comparison."""
-    shape, row = tf.shape(tensor), tensor.shape[1:].as_list()
-    found, expected = (
-        tf.strings.format("{}", values, summarize=-1) for values in (shape, tf.concat([shape[:1], row], 0))
-    )
+    shape = tf.shape(tensor)
+    row = tensor.shape[1:].as_list()
+    text = tf.strings.format("{}", shape, summarize=-1)
+    expected = tf.strings.format("{}", tf.concat([shape[:1], row], 0), summarize=-1)
     message = f"{name} must have the shape {[-1, *row]} (-1 is the number of examples), but its shape is"
-    return _checked(tensor, tf.equal(found, expected), message, shape)
+    return _checked(tensor, tf.equal(text, expected), message, shape)
 
 
-def _checked(tensor, condition, message, found):
-    with tf.control_dependencies([tf.debugging.Assert(condition, [message, found], summarize=8)]):
+def _checked(tensor, condition, message, value):
+    with tf.control_dependencies([tf.debugging.Assert(condition, [message, value], summarize=8)]):
         return tf.identity(tensor)
