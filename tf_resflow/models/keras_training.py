@@ -1,6 +1,5 @@
 """Keras's compile, fit and evaluate for models with their own losses."""
 
-import importlib
 import itertools
 import os
 import types
@@ -164,7 +163,9 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
                 f"Got {', '.join(unsupported)}. Choose signatures by name, as in signatures=['encode'], and write "
                 "numbered versions with tf_resflow.serving.export(model, export_dir)."
             )
-        importlib.import_module("tf_resflow.serving.exporter").export_to(self, filepath, **settings)
+        from tf_resflow.serving.exporter import export_to  # imported here because it imports models
+
+        export_to(self, filepath, **settings)
         if verbose or verbose is None:
             print(f"Saved artifact at {filepath}. signatures.json describes its signatures.")
 

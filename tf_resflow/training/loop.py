@@ -14,13 +14,13 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data
-from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import DeferredSignals, progress_bar, show_progress, stage
 from tf_resflow.models.averaging import WeightAverage
-from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, train_step
+from tf_resflow.training.build import build_model, check_dataset
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.config import validate_config
+from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.metrics import MetricsWriter, held_out_scores, ranked_steps
 from tf_resflow.training.non_finite import NotFinite, explain_non_finite
 from tf_resflow.training.report import Report
