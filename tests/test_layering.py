@@ -32,8 +32,8 @@ for name in {packages}:
     package = importlib.import_module(f"tf_resflow.{{name}}")
     for export in package.__all__:
         getattr(package, export)
-applications = {{name.split(".")[1] for name in sys.modules if name.startswith("tf_resflow.")}} & set({applications})
-assert not applications, applications
+imported = {{name.split(".")[1] for name in sys.modules if name.startswith("tf_resflow.")}}
+assert imported.isdisjoint({applications}), imported
 """
 EXTRAS = ["ml_collections", "tensorflow_datasets", "pandas", "sklearn"]
 

@@ -74,6 +74,17 @@ _FIELDS = {
     "eval": _EVAL_FIELDS,
 }
 
+FREE_FIELDS = frozenset(
+    (
+        *("data.data_dir", "data.download"),
+        *(f"model.estimator.eval.{name}" for name in MODEL_FIELDS["estimator"]["eval"]),
+        *("train.log_every", "train.eval_every", "train.checkpoint_every"),
+        *("train.keep", "train.keep_best", "train.patience"),
+        *(f"eval.{name}" for name in _EVAL_FIELDS),
+    )
+)
+"""The fields that may change when a run resumes: they affect neither the weights of a step nor the density."""
+
 
 def default_config() -> Any:
     """Returns the config that every other config starts from.

@@ -22,7 +22,7 @@ from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.messages import suggest
 from tf_resflow.settings import differences, flat_fields
-from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.config import FREE_FIELDS, default_config, validate_config
 from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.writing import explain_write_errors, write_json
 
@@ -195,11 +195,13 @@ class Workdir:
         for path in (self.config, self.data):
             if not path.exists():
                 raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
-        before, places = self.read_config(), self.absolute_paths(config)
-        stored = read_json(self.config).get(_ABSOLUTE, {})
-        free = {place for place in places if places[place] == stored.get(place)}
+        before = self.read_config()
+        paths = self.absolute_paths(config)
+        paths_before = read_json(self.config).get(_ABSOLUTE, {})
+        same_paths = {field for field in paths if paths[field] == paths_before.get(field)}
+        free = FREE_FIELDS | same_paths
         if config.train.schedule == "constant" and config.train.steps > before.train.steps:
-            free.add("train.steps")
+            free |= {"train.steps"}
         check_unchanged(self.path, before, config, free)
 
     def is_begun(self) -> bool:
@@ -339,19 +341,26 @@ def stored_config(
 
 
 def check_unchanged(path: pathlib.Path, before: ConfigDict, now: ConfigDict, free: Collection[str]) -> None:
-    """Raises ValueError if a field that matters differs between configs, unless it or its section is in `free`."""
-    sections = tuple(name for name in free if name.endswith("."))
-    old, new = (flat_fields(config.to_dict(), "config.") for config in (before, now))
-    for name in differences(old, new):
-        field = name.removeprefix("config.")
-        if field in free or field.startswith(sections):
+    """Raises ValueError if a field differs between configs, unless it or its section is in `free`.
+
+    Args:
+      path: Directory of the run.
+      before: Config of the run.
+      now: Config to resume the run with.
+      free: Names of fields, and of sections with a dot at their end, that may differ.
+    """
+    free_sections = tuple(name for name in free if name.endswith("."))
+    fields_before = flat_fields(before.to_dict())
+    fields_now = flat_fields(now.to_dict())
+    for field in differences(fields_before, fields_now):
+        if field in free or field.startswith(free_sections):
             continue
-        hint = (
-            " (steps may only increase, and only with a constant learning rate)" if field == "train.steps" else ""
-        )
+        hint = ""
+        if field == "train.steps":
+            hint = " (steps may only increase, and only with a constant learning rate)"
         raise ValueError(
-            f"{path} belongs to a run with {name} = {old[name]!r}, but now it is {new[name]!r}{hint}. Resume with "
-            "the same config, or choose another --workdir."
+            f"{path} belongs to a run with config.{field} = {fields_before[field]!r}, but now it is "
+            f"{fields_now[field]!r}{hint}. Resume with the same config, or choose another --workdir."
         )
 
 
