@@ -350,8 +350,8 @@ class Evaluation(Report):
 
     def noise(self) -> dict[str, Any]:
         """Returns the `noise` of the loss by the estimators of training and evaluation, see `LogLikelihood`."""
-        training = self._noise_of(self._training_likelihood)
-        return {"noise": {"training": training, "evaluation": self._noise_of(self._likelihood)}}
+        training = evaluation.LogLikelihood(self._run.density, log_det_estimator={})
+        return {"noise": {"training": self._noise_of(training), "evaluation": self._noise_of(self._likelihood)}}
 
     def reconstruction(self) -> dict[str, Any]:
         """Returns the result of `evaluation.reconstruct` for the first batch."""
