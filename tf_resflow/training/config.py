@@ -113,7 +113,8 @@ def base_config(name: str) -> Any:
     """
     stem, *arguments = name.split(":", 1)
     for folder in (CONFIGS, CONFIGS / "changes"):
-        if (path := folder / f"{stem}.py").is_file():
+        path = folder / f"{stem}.py"
+        if path.is_file():
             try:
                 return load_config_file(path, *arguments)
             except (AttributeError, KeyError) as error:

@@ -91,7 +91,8 @@ HYBRID_FIELDS = {
 
 def check_model(model: ConfigDict) -> None:
     """Raises a ValueError if a field of a `model` section would be ignored because of another field."""
-    is_coupling, names = model.block in COUPLINGS, ", ".join(RESIDUAL_BLOCKS)
+    is_coupling = model.block in COUPLINGS
+    names = ", ".join(RESIDUAL_BLOCKS)
     if model.kind == "vector" and (is_coupling or model.inv_1x1_conv or model.whiten):
         raise ValueError(
             f"config.model.block is {model.block!r}, config.model.inv_1x1_conv is {model.inv_1x1_conv} and "

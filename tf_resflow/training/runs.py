@@ -144,7 +144,9 @@ class Run:
         """
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
-        config.data.update({place: pathlib.Path(config.data[place]).name for place in PLACES} | {"data_dir": ""})
+        for field in PLACES:
+            config.data[field] = pathlib.Path(config.data[field]).name
+        config.data.data_dir = ""
         with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
             files = Workdir(folder)
             files.describe(config, self.data, {})
@@ -171,12 +173,14 @@ def load(workdir: str | os.PathLike[str]) -> Any:
     if workdir in MODELS and not pathlib.Path(workdir).exists():
         workdir = f"{PRETRAINED}{workdir}"
     files = open_workdir(workdir)
-    config, info = files.read_config(), files.read_data()
+    config = files.read_config()
+    info = files.read_data()
     files.check_trained()
     model = build_model(config, info)
     if isinstance(files, PackedRun):
         model.load_weights(files.weights)
-        step, is_best = files.step, files.is_best
+        step = files.step
+        is_best = files.is_best
     else:
         step, is_best = _restored(files, config, model)
     result = read_json(files.result) if files.result.exists() else None
@@ -187,7 +191,8 @@ def _restored(files, config, model):
     """Restores the averaged weights of the checkpoint to use. Returns its step, and whether it is the best one."""
     optimizer = make_optimizer(config.train, model.trainable_variables)
     average = WeightAverage(model, config.train.ema_momentum)
-    ranked, best = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective), 0
+    ranked = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective)
+    best = 0
     if config.train.keep_best and ranked:
         best = Checkpoints(files.best, model, optimizer, average).restore(ranked[0])
     step = best or Checkpoints(files.checkpoints, model, optimizer, average).restore()
@@ -211,10 +216,10 @@ def load_data(
         return with_run_statistics(config, data.load(config.data), files)
 
 
-def load_held_out(workdir: str | os.PathLike[str], **places: str | None) -> data.Dataset | None:
+def load_held_out(workdir: str | os.PathLike[str], **paths: str | None) -> data.Dataset | None:
     """Loads the data set of a run for p-values. Returns None and logs a warning if the data are missing."""
     try:
-        return load_data(workdir, **places)
+        return load_data(workdir, **paths)
     except ValueError as error:
         logging.warning("There are no p-values, because the held-out data cannot be loaded: %s", error)
         return None
@@ -225,7 +230,8 @@ def with_run_statistics(config: ConfigDict, dataset: data.Dataset, files: Workdi
     begun = files.read_data() if files.is_begun() else None
     if begun is None or begun.mean is None or dataset.levels is None:
         needs_statistics = config.task == "hybrid" and not config.model.logit_alpha
-        dataset = dataset.with_channel_statistics() if needs_statistics else dataset
+        if needs_statistics:
+            dataset = dataset.with_channel_statistics()
     else:  # a converted checkpoint keeps its published statistics
         dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
     files.check_data(dataset)
