@@ -58,7 +58,7 @@ def _learning(settings):
     config.update(settings["config"])
     dataset = resflow.data.load(config.data)
     start = time.process_time()
-    model = resflow.models.build_model(config, dataset)
+    model = resflow.training.build_model(config, dataset)
     optimizer = make_optimizer(config.train, model.trainable_variables)
     model.compile(optimizer=optimizer)
     batches = iter(dataset.train_batches(config.train.batch_size, config.seed))

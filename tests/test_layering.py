@@ -4,6 +4,8 @@ import ast
 import importlib
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -14,10 +16,38 @@ ROWS = re.findall(
     r"^\| ?(library|applications|) \| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
 )
 PACKAGES = [name for _, name in ROWS]
+LIBRARY = PACKAGES[: PACKAGES.index("data")]
+EXCEPTION = "models/keras_training.py", "serving"  # `FlowModel.export` imports it when called
+WITHOUT_EXTRAS = """
+import importlib
+import sys
+
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {extras}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, NotInstalled())
+for name in {packages}:
+    package = importlib.import_module(f"tf_resflow.{{name}}")
+    for export in package.__all__:
+        getattr(package, export)
+imported = {{name.split(".")[1] for name in sys.modules if name.startswith("tf_resflow.")}}
+assert imported.isdisjoint({applications}), imported
+"""
+EXTRAS = ["ml_collections", "tensorflow_datasets", "pandas", "sklearn"]
 
 
 def imported(path):
     """Yields the packages of this library that a module imports from, even inside functions."""
+    for package in imports(path):
+        if (path.relative_to(ROOT / "tf_resflow").as_posix(), package) != EXCEPTION:
+            yield package
+
+
+def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "tf_resflow":
             yield from (alias.name for alias in node.names)
@@ -28,7 +58,7 @@ def imported(path):
 def test_all_packages_are_listed():
     """The packages of the library come first."""
     assert [(floor, name) for floor, name in ROWS if floor] == [("library", "layers"), ("applications", "data")]
-    assert PACKAGES.index("models") + 1 == PACKAGES.index("data")
+    assert PACKAGES.index("serving") + 1 == PACKAGES.index("data")
     found = {path.parent.name for path in (ROOT / "tf_resflow").glob("*/__init__.py")}
     assert set(PACKAGES) == found and len(PACKAGES) == len(found)
 
@@ -46,6 +76,13 @@ def test_imports_from_packages_before(package):
     ]
     wrong = {path.name: set(imported(path)) & later for path in paths}
     assert {name: names for name, names in wrong.items() if names} == {}
+
+
+def test_the_library_needs_no_packages_of_the_applications():
+    """All names of the library are imported in one process, which imports no application either."""
+    code = WITHOUT_EXTRAS.format(extras=EXTRAS, packages=LIBRARY, applications=PACKAGES[len(LIBRARY) :])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_picture_shows_all_imports():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tf_resflow import data, models
+from tf_resflow import data, training
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer
-from tf_resflow.models.build import build_flow
 from tf_resflow.training import base_config
+from tf_resflow.training.build import build_flow
 from tf_resflow.training.config import validate_config
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -216,4 +216,4 @@ def test_the_model_is_built(name, data_dir, no_search):
     config = prepared(config, data_dir)
     dataset = data.load(config.data)
     assert config.eval.split in dataset.sizes
-    assert models.build_model(config, dataset).trainable_weights
+    assert training.build_model(config, dataset).trainable_weights

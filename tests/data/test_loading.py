@@ -2,11 +2,11 @@ import ml_collections
 import numpy as np
 from sklearn import datasets
 
-from tf_resflow.data import default_config, load, load_digits
+from tf_resflow.data import load, load_digits
 
 
 def test_each_name_loads_its_data():
-    config = default_config()
+    config = ml_collections.ConfigDict({"name": "digits"})
     assert load(config).name == load(ml_collections.FrozenConfigDict(config)).name == load({}).name == "digits"
     dataset = load({"name": "moons", "num_test": 9})
     assert dataset.name == "moons" and dataset.sizes == {"test": 9, "validation": 9}
@@ -33,6 +33,7 @@ def test_refusals(refused, tmp_path):
     refused("did you mean 'my_pictures'", load, {"name": "my_picturs", "data_dir": str(tmp_path)})
     refused("did you mean 'mnist'", load, {"name": "mnst/3.0.1"})
     refused("data.dta_dir; did you mean 'data_dir'", load, {"dta_dir": ""})
+    refused("num_test is '9', of the type str. Set it to a value of the type int", load, {"num_test": "9"})
     for wrong in ({"levels": 16}, {"image_size": 9}):
         refused("digits have 17 levels", load, wrong)
     refused("data.flip does not apply to data.name = 'moons'", load, {"name": "moons", "flip": True})

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_resflow as resflow
 from tf_resflow import bijectors, flows, layers
 from tf_resflow.flows.names import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
-from tf_resflow.models.build import build_estimator, build_flow
+from tf_resflow.training.build import build_estimator, build_flow
 
 pytestmark = pytest.mark.quick
 
@@ -269,8 +269,9 @@ def test_defaults_of_a_config_are_those_of_vector_flow():
 
 def test_names_in_a_config():
     """Estimators have the names of their classes, and every name of an estimator or block can be built."""
-    section, logdet = configured().estimator.eval, resflow.logdet
-    found = {kind: build_estimator(section, True, kind=kind, num_probes=3) for kind in ESTIMATORS}
+    logdet = resflow.logdet
+    options = {"event_shape": (4, 4, 1), "purpose": "evaluation", "num_probes": 3}
+    found = {kind: build_estimator(configured(), name=kind, **options) for kind in ESTIMATORS}
     for kind, estimator in found.items():
         assert re.sub("(?<=[a-z])([A-Z])", r"_\1", type(estimator).__name__).lower() == kind
         assert kind == "exact" or (estimator.num_probes, estimator.probes) == (3, "colored")

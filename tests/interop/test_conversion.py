@@ -15,8 +15,8 @@ from tf_resflow.interop import convert_checkpoint
 from tf_resflow.interop.published_arguments import published_config, published_data
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import published_tensors
-from tf_resflow.models import build_model
 from tf_resflow.models.averaging import WeightAverage
+from tf_resflow.training.build import build_model
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.workdir import Workdir
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import tf_resflow as resflow
+from tf_resflow.evaluation import LogLikelihood
 from tf_resflow.logdet import default_estimator
-from tf_resflow.models import evaluation_estimator
-from tf_resflow.models.build import build_flow
 from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow
+from tf_resflow.training.build import build_estimator, build_flow
 from tf_resflow.training.config import default_config
 
 LARGEST = resflow.logdet.estimators._LARGEST_EXACT  # by purpose
@@ -23,21 +23,26 @@ def estimators_of(flow):
 def configured(size):
     config = default_config()
     config.model.update(kind="vector", num_blocks=(1,), hidden=(4,), norms=(2.0,) * 3)
-    return config, build_flow(config.model, [size])
+    return build_flow(config.model, [size])
 
 
 def vector_flow(size):
     return resflow.flows.vector_flow(size, 1, (4,))
 
 
+def small_model(size):
+    return resflow.FlowModel(vector_flow(size), [size])
+
+
 SMALL, POSTERIOR = {"num_blocks": 1, "width": 4}, {"hidden": (4,), "affine_layers": 0}
 MAKERS = {
     "vector_flow": ("training", lambda n: estimators_of(vector_flow(n))),
-    "config": ("training", lambda n: estimators_of(configured(n)[1])),
+    "config": ("training", lambda n: estimators_of(configured(n))),
     "FlowDequantizer": ("training", lambda n: estimators_of(resflow.models.FlowDequantizer([n], **SMALL).flow)),
     "posterior": ("inference", lambda n: estimators_of(resflow.vi.flow_surrogate_posterior([n], **POSTERIOR))),
-    "FlowModel": ("evaluation", lambda n: [resflow.FlowModel(vector_flow(n), [n]).evaluation_log_det_estimator]),
-    "evaluation_estimator": ("evaluation", lambda n: [evaluation_estimator(*configured(n), [n])[1]]),
+    "FlowModel": ("evaluation", lambda n: [small_model(n).evaluation_log_det_estimator]),
+    "build_estimator": ("evaluation", lambda n: [build_estimator(default_config().model, [n], "evaluation")]),
+    "a standard error": ("scores", lambda n: [LogLikelihood(small_model(n), stderr=1.0).log_det_estimator]),
     "fits of tables": ("tables", lambda n: estimators_of(NoiseConditionedFlow(n, num_blocks=1).model.flow)),
     "NoiseConditionedFlow": (
         "scores",

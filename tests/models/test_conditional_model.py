@@ -174,7 +174,7 @@ def test_a_distribution_given_conditions(model, data, refused):
 def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
     x, c, labels = data
     every = np.stack([expected_log_prob(x, np.eye(3)[k]) for k in range(3)], axis=1)
-    np.testing.assert_allclose(evaluation.log_prob_by_class(labeled, x), every, rtol=1e-5)
+    np.testing.assert_allclose(evaluation.LogLikelihood(labeled).by_class(x), every, rtol=1e-5)
     mixed, given = special.logsumexp(every, axis=1, b=1 / 3), every[np.arange(16), labels]
     cases = [(labeled, x, mixed), (labeled, (x, labels), given), (model, (x, c), expected_log_prob(x, c))]
     for scored, batch, expected in cases:
@@ -184,9 +184,10 @@ def test_classes_by_bayes_and_scores_of_their_mixture(model, labeled, data):
     model, x = affine_model(num_classes=3, levels=4), np.random.default_rng(0).integers(4, size=[5, 2])
     kernel = model.flow.bijectors[0].branch.get_layer("condition").kernel
     kernel.assign(tf.zeros_like(kernel))
-    values = evaluation.log_prob_by_class(model, x, seed=1).numpy()
+    likelihood = evaluation.LogLikelihood(model)
+    values = likelihood.by_class(x, seed=1).numpy()
     np.testing.assert_allclose(values, np.tile(values[:, :1], [1, 3]), rtol=1e-5)
-    assert np.all(values[:, 0] != evaluation.log_prob_by_class(model, x, seed=2)[:, 0])
+    assert np.all(values[:, 0] != likelihood.by_class(x, seed=2)[:, 0])
 
 
 def fitted(arguments, model=None, batch_size=8, **kwargs):
@@ -296,7 +297,9 @@ def test_wrong_conditions_of_a_call(model, labeled, data, refused):
     ]:
         for call in (which.log_prob, which.encode, which.decode, which.initialize):
             refused(message, call, x, condition=condition, error=errors)
-    refused("has no classes. Pass a model that was built with num_classes=", evaluation.log_prob_by_class, model, x)
+    refused(
+        "has no classes. Pass a model that was built with num_classes=", evaluation.LogLikelihood(model).by_class, x
+    )
 
 
 def test_conditions_that_do_not_broadcast(model, labeled, data, refused):

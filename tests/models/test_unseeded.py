@@ -32,7 +32,7 @@ def models():
         each.log_prob(data, evaluation=True)
         each.decode(each.encode(each.sample(2)))
     resflow.evaluation.estimate_log_prob(model, x, num_samples=2)
-    resflow.evaluation.required_samples(model, x, stderr=5.0)
+    resflow.evaluation.LogLikelihood(model, stderr=5.0).required_samples(x)
 
 
 def surrogate_posterior():

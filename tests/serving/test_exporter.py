@@ -117,14 +117,14 @@ def test_the_export_of_a_run(make_config, run_without_work, tmp_path, monkeypatc
     """The scores have p-values and the requested standard error. Without the data, there are no p-values."""
     run_without_work(make_config(train__steps=1), tmp_path / "run")
     options = {"stderr": 0.1, "log_det_estimator": "adaptive_roulette", "signatures": ["serving_default"]}
-    path = resflow.serving.export_run(tmp_path / "run", tmp_path / "served", **options)
+    path = resflow.training.export_run(tmp_path / "run", tmp_path / "served", **options)
     described = json.loads((path / "signatures.json").read_text())
     assert described["log_prob"]["num_held_out"] == 50 and 0 < described["log_prob"]["stderr"] < 0.15
     assert "p_value" in described["signatures"]["serving_default"]["outputs"]
     assert "trained on 8gaussians for 1 steps with adamw" in (path / "README.md").read_text()
     monkeypatch.setattr("tf_resflow.data.load", _gone)
     options = {"num_samples": 2, "signatures": ["serving_default"]}
-    path = resflow.serving.export_run(tmp_path / "run", tmp_path / "served", **options)
+    path = resflow.training.export_run(tmp_path / "run", tmp_path / "served", **options)
     described = json.loads((path / "signatures.json").read_text())
     assert "no p-values, because the held-out data cannot be loaded: gone" in caplog.text
     assert "p_value" not in described["signatures"]["serving_default"]["outputs"]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.serving.signatures import Signatures, p_values
 
 

@@ -72,6 +72,6 @@ def test_a_classifier_alone(tmp_path, image_config, train, refused):
     calls = [evaluation.likelihood, evaluation.noise, evaluation.reconstruction, evaluation.importance_weighted]
     calls.append(functools.partial(evaluation.fid, None))
     calls.append(functools.partial(training.Evaluation, loaded, data.load(loaded.config.data), stderr=0.1))
-    calls.append(functools.partial(resflow.serving.export_run, tmp_path, tmp_path / "served", stderr=0.1))
+    calls.append(functools.partial(resflow.training.export_run, tmp_path, tmp_path / "served", stderr=0.1))
     for measure in calls:
         refused("has only a classifier", measure)

@@ -9,7 +9,8 @@ import pytest
 
 from tf_resflow.data import Dataset
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.training.config import default_config
+from tf_resflow.settings import flat_fields
+from tf_resflow.training.config import FREE_FIELDS, default_config
 from tf_resflow.training.workdir import Workdir
 
 pytestmark = pytest.mark.quick
@@ -44,10 +45,41 @@ def test_a_run_without_a_field_that_is_new_has_its_default(tmp_path, refused):
     refused(message, files.check_config, changed(model__block="affine_coupling"))
 
 
-def test_what_leaves_the_weights_alone_may_change(tmp_path):
-    fields = {"train__steps": 9000, "train__log_every": 7, "train__eval_every": 7, "train__checkpoint_every": 7}
-    fields |= {"data__data_dir": "elsewhere", "data__download": True, "train__keep": 7, "eval__batch_size": 3}
-    fields |= {"model__estimator__eval__num_probes": 2}
+MATTERS = {  # the other fields are free
+    "": "seed task",
+    "data.": "name levels split_train split_validation split_test flip crop_padding image_size max_image_size path "
+    "path_validation path_test key validation_fraction test_fraction split_seed skip_unreadable num_test",
+    "model.": "kind num_blocks coefficient activation norms learned_norms normalization lipschitz_constant "
+    "act_norm compute_dtype condition branch depth growth affine_layers hidden block inv_1x1_conv width kernels "
+    "num_fc_blocks fc_width logit_alpha whiten squeeze_first factor_out dequantization dequantization_blocks "
+    "dequantization_width",
+    "model.estimator.train.": "kind num_probes rtol num_exact_terms distribution p num_terms",
+    "hybrid.": "density_weight features",
+    "train.": "steps batch_size optimizer learning_rate warmup_steps schedule beta_2 weight_decay ema_momentum "
+    "global_clipnorm",
+}
+OTHER_VALUES = {str: "other", bool: True, int: 77, float: 0.25, tuple: (9,), type(None): 0.25}
+
+
+def test_every_field_matters_or_is_free(tmp_path, refused):
+    """A run resumes with another value of each free field, and of no other field."""
+    matters = [f"{section}{name}" for section, names in MATTERS.items() for name in names.split()]
+    defaults = flat_fields(default_config().to_dict())
+    assert sorted([*matters, *FREE_FIELDS]) == sorted(defaults)  # each in exactly one
+    files = begin(tmp_path, default_config())
+    for field, default in defaults.items():
+        other = not default if isinstance(default, bool) else OTHER_VALUES[type(default)]
+        config = default_config()
+        config.update_from_flattened_dict({field: other})
+        assert other != default
+        if field in FREE_FIELDS:
+            files.check_config(config)
+        else:
+            refused(f"run with config.{field} = .*another --workdir", files.check_config, config)
+
+
+def test_a_run_with_other_free_fields_is_continued(tmp_path):
+    fields = {"train__steps": 9000, "train__log_every": 7, "eval__batch_size": 3}
     same = {"model__num_blocks": (2, 3, 4), "model__logit_alpha": 1e-6}
     begin(tmp_path / "new" / "run", changed(**same))
     config = changed(**same, **fields)

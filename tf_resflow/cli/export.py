@@ -10,7 +10,7 @@ run on a table, the flags are --version, --max_samples and --max_batch.
 
 from absl import flags
 
-from tf_resflow import serving
+from tf_resflow import training
 from tf_resflow.cli import command_line, tables
 from tf_resflow.writing import new_version_folder
 
@@ -56,7 +56,7 @@ def main() -> None:
     names += ["max_samples", "max_batch", "signatures", "precise"]
     options = {name: FLAGS[name].value for name in names}
     is_table = command_line.is_table()
-    path = tables.export() if is_table else serving.export_run(FLAGS.workdir, FLAGS.export_dir, **options)
+    path = tables.export() if is_table else training.export_run(FLAGS.workdir, FLAGS.export_dir, **options)
     print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 

@@ -116,8 +116,7 @@ def _scored():
     batches, files, held_out = _read_examples()
     run = resflow.load(FLAGS.workdir)
     usual = held_out or batches  # anomalies in --input would distort the number of estimates
-    _, estimates = run.estimates(FLAGS.log_det_estimator, FLAGS.num_probes, FLAGS.stderr, lambda: usual[0])
-    likelihood = evaluation.LogLikelihood(run.density, **estimates)
+    likelihood = run.likelihood(FLAGS.log_det_estimator, FLAGS.num_probes, FLAGS.stderr, lambda: usual[0])
     scores = reference = likelihood.score_examples(track(batches, "examples"), FLAGS.seed)
     if held_out is not None:
         if FLAGS.input is not None:

@@ -1,4 +1,3 @@
-from .config import default_config
 from .dataset import Dataset
 from .densities_2d import DENSITIES, load_density
 from .digits import load_digits
@@ -9,7 +8,6 @@ from .tfds_images import load_tfds_images
 __all__ = [
     "DENSITIES",
     "Dataset",
-    "default_config",
     "load",
     "load_density",
     "load_digits",

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.config_fields import ConfigDict
-from tf_resflow.data.config import check_paths, default_config
+from tf_resflow.data.config import DEFAULTS, check_paths, with_defaults
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
 from tf_resflow.data.digits import load_digits
@@ -31,8 +30,21 @@ _FIELDS = {  # the fields that apply to each data set, apart from `name`, `data_
 _TFDS_FIELDS = (*_PIXELS, "split_train", "split_validation", "split_test")
 
 
-def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
+def load(config: Mapping[str, Any]) -> Dataset:
     """Loads the `Dataset` that a config describes.
+
+    The fields are those of the `data` section of `tf_resflow.training.default_config`:
+
+    - `name`: "digits", one of the eight 2-D densities (`DENSITIES`), "images" for your own images, or the name of
+      an image data set in TensorFlow Datasets ("mnist", "tfds/mnist").
+    - Your own images: `path`, `path_validation`, `path_test`, `key`, `test_fraction`, `split_seed`,
+      `max_image_size` (0 for no maximum) and `skip_unreadable`. See `load_image_files`.
+    - Images: `levels` and `image_size` (0 keeps those of the data), `flip` and `crop_padding`.
+    - TensorFlow Datasets: `data_dir`, `download`, `split_train`, `split_validation` and `split_test`. If `data_dir`
+      or `split_validation` is "", TFDS's default applies. See `load_tfds_images`.
+    - 2-D densities: `num_test`.
+    - All: `validation_fraction`, the fraction of the train split (for files, of all examples) that is held out for
+      validation if there is no validation split; 0 for none. 2-D densities draw `num_test` new examples instead.
 
     ```python
     import tf_resflow as resflow
@@ -41,17 +53,16 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
     ```
 
     Args:
-      config: Mapping of some of the fields of `default_config`; the rest have their defaults.
+      config: dict, or `ConfigDict`, of some of the fields; the rest have their defaults.
 
     Raises:
       ValueError: If a field or the name is unknown, or the data are missing or malformed.
     """
-    config = default_config(**(config.to_dict() if isinstance(config, ConfigDict) else config))
-    name = config.name
-    defaults = default_config()
+    config = with_defaults(config)
+    name = config["name"]
     fields = {field: config[field] for field in _FIELDS.get(name, _TFDS_FIELDS)}
-    foreign = set(defaults) - {"name", "data_dir", "download", *fields}
-    changed = sorted(field for field in foreign if config[field] != defaults[field])
+    foreign = set(DEFAULTS) - {"name", "data_dir", "download", *fields}
+    changed = sorted(field for field in foreign if config[field] != DEFAULTS[field])
     if changed:
         raise ValueError(
             f"data.{changed[0]} does not apply to data.name = {name!r}, which has {', '.join(fields)}. Leave it at "
@@ -59,17 +70,17 @@ def load(config: Mapping[str, Any] | ConfigDict) -> Dataset:
         )
     check_paths(config)
     if name in DENSITIES:
-        return load_density(name, config.num_test, config.num_test if config.validation_fraction else 0)
+        return load_density(name, config["num_test"], config["num_test"] if config["validation_fraction"] else 0)
     if name == "digits":
         if fields.pop("levels") not in (0, 17) or fields.pop("image_size") not in (0, 8):
             raise ValueError("digits have 17 levels and 8 x 8 pixels: leave data.levels and data.image_size at 0.")
         return load_digits(**fields)
-    fields["levels"] = config.levels or 256
+    fields["levels"] = config["levels"] or 256
     if name == "images":
         return load_image_files(**fields)
     name = name.removeprefix("tfds/")
-    _check_tfds_name(name, config.data_dir)
-    return load_tfds_images(name, config.data_dir, download=config.download, **fields)
+    _check_tfds_name(name, config["data_dir"])
+    return load_tfds_images(name, config["data_dir"], download=config["download"], **fields)
 
 
 def load_images(

@@ -1,15 +1,14 @@
 from .calibration import Calibration
 from .gaussians import FeatureMoments, InceptionFeatures, frechet_distance, gaussian_baseline
 from .lipschitz import lipschitz_certificate
-from .log_likelihood import EstimatorNoise, estimate_log_prob, log_prob_by_class, required_samples
+from .log_likelihood import LogLikelihood, estimate_log_prob
 from .reconstruction import reconstruct
 from .sample_files import image_grid
 from .sampling import Sampler
-from .scores import LogLikelihood, p_values
+from .scores import p_values
 
 __all__ = [
     "Calibration",
-    "EstimatorNoise",
     "FeatureMoments",
     "InceptionFeatures",
     "LogLikelihood",
@@ -19,8 +18,6 @@ __all__ = [
     "gaussian_baseline",
     "image_grid",
     "lipschitz_certificate",
-    "log_prob_by_class",
     "p_values",
     "reconstruct",
-    "required_samples",
 ]

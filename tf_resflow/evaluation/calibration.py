@@ -76,11 +76,12 @@ class Calibration:
         *,
         seed: int = 0,
     ):
-        true, drawn = _columns(parameters, 1), _columns(samples, 2)
+        true = _columns(parameters, 1)
+        drawn = _columns(samples, 2)
         pairs = {f"rank of {name}": (drawn.get(name, np.zeros(0)), column) for name, column in true.items()}
         if sample_log_probs is not None:
-            own = -np.asarray(sample_log_probs), -np.asarray(parameter_log_probs, np.float64)
-            pairs = {"coverage": own} | pairs
+            negative_log_probs = -np.asarray(sample_log_probs), -np.asarray(parameter_log_probs, np.float64)
+            pairs = {"coverage": negative_log_probs} | pairs
         for test, (values, value) in pairs.items():
             is_complete = values.shape[1:] == value.shape and len(values) and len(value) > 1
             if not is_complete or drawn.keys() != true.keys() or np.isnan(values).any() or np.isnan(value).any():
@@ -100,7 +101,8 @@ class Calibration:
 
     def __str__(self):
         test = min(self.p_values, key=self.p_values.__getitem__)
-        u, text, is_small = self.ranks[test], counted(len(self.ranks["TARP"]), "data set"), []
+        text = counted(len(self.ranks["TARP"]), "data set")
+        is_small = []
         if "coverage" in self.ranks:
             shares = [np.mean(self.ranks["coverage"] < mass) for mass in _MASSES]
             is_small = [share < mass for share, mass in zip(shares, _MASSES, strict=True)]
@@ -114,7 +116,9 @@ class Calibration:
             return f"{text}: {word} ({p})."
         if test == "TARP":
             return f"{text}. Samples and parameters have other distances from random points (TARP, {p})."
-        shift, spread = u.mean() - 0.5, np.abs(2 * u - 1).mean() - 0.5
+        ranks = self.ranks[test]
+        shift = ranks.mean() - 0.5
+        spread = np.abs(2 * ranks - 1).mean() - 0.5
         word = "narrow" if spread > 0 else "wide"
         if abs(shift) > abs(spread):
             word = "low" if shift > 0 else "high"
@@ -126,7 +130,8 @@ class Calibration:
         The curve of the coverage is above 0 if regions hold more than their mass. At each u, the band contains 99 %
         of the curves of calibrated posteriors.
         """
-        u, num = np.linspace(0, 1, 201), len(self.ranks["TARP"])
+        u = np.linspace(0, 1, 201)
+        num = len(self.ranks["TARP"])
         band = np.array(stats.binom.interval(_BAND, num, u)) / num - u
         groups = {"mass of the region": ["coverage", "TARP"]}
         groups["share of samples below the true value"] = [t for t in self.ranks if t.startswith("rank of")]
@@ -146,20 +151,20 @@ class Calibration:
 def named_parts(parameters: Any, name: str) -> dict[str, Any]:
     """Returns the arrays of a structure by name; a single array, or a list of numbers, has the given one."""
     parameters = parameters._asdict() if hasattr(parameters, "_asdict") else parameters
-    parts = keras.tree.flatten_with_path(parameters)
-    if any(np.ndim(part) == 0 for _, part in parts):
-        parts = [((), np.asarray(parameters))]
-    return {" ".join(map(str, path)) or name: part for path, part in parts}
+    arrays = keras.tree.flatten_with_path(parameters)
+    if any(np.ndim(array) == 0 for _, array in arrays):
+        arrays = [((), np.asarray(parameters))]
+    return {" ".join(map(str, path)) or name: array for path, array in arrays}
 
 
 def _columns(parameters, num_axes):
     """Returns the coordinates of a structure of arrays `[*axes, *event_shape]` by name, without the event axes."""
     columns = {}
-    for name, part in named_parts(parameters, "parameter").items():
-        values = np.asarray(part, np.float64)
-        for place in np.ndindex(values.shape[num_axes:]):
-            where = "".join(f" {i}" for i in place)
-            columns[f"{name}{where}"] = values[(slice(None),) * num_axes + place]
+    for name, array in named_parts(parameters, "parameter").items():
+        values = np.asarray(array, np.float64)
+        for index in np.ndindex(values.shape[num_axes:]):
+            suffix = "".join(f" {i}" for i in index)
+            columns[f"{name}{suffix}"] = values[(slice(None),) * num_axes + index]
     return columns
 
 

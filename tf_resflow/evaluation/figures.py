@@ -43,12 +43,12 @@ def density_figure(
     shown, sampled = (_density_of(points, limits) for points in (data, samples))
     density = np.exp(_on_grid(log_prob, limits))
     norm = mpl_colors.PowerNorm(0.5, 0, max(_peak(density), _peak(shown)))
-    place = {"origin": "lower", "extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
+    axes_options = {"origin": "lower", "extent": [*limits[0], *limits[1]], "aspect": _aspect(limits)}
     titles = f"data ({len(data):,})", "density of the model", f"samples ({len(samples):,})"
     with written_figure(path, (13, 4.4), bbox_inches="tight") as fig:
         grid = fig.subplots(1, 3, sharex=True, sharey=True)
         for axes, title, values in zip(grid, titles, (shown, density, sampled), strict=True):
-            drawn = axes.imshow(values, norm=norm, interpolation="none", **place)
+            drawn = axes.imshow(values, norm=norm, interpolation="none", **axes_options)
             axes.set(xlabel="x", title=title)
         grid[0].set_ylabel("y")
         fig.colorbar(drawn, ax=grid[-1], extend="max", label="density (1 / unit²)")
@@ -72,27 +72,29 @@ def _on_grid(log_prob, limits):
     centers = (np.arange(_RESOLUTION) + 0.5) / _RESOLUTION
     x, y = np.meshgrid(*(low + (high - low) * centers for low, high in limits))
     points = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
-    parts = [log_prob(points[i : i + _BATCH]) for i in range(0, len(points), _BATCH)]
-    return np.concatenate(parts).reshape(_RESOLUTION, _RESOLUTION)
+    batches = [points[start : start + _BATCH] for start in range(0, len(points), _BATCH)]
+    return np.concatenate([log_prob(batch) for batch in batches]).reshape(_RESOLUTION, _RESOLUTION)
 
 
 def points_figure(path: str | os.PathLike[str], groups: Mapping[str, np.ndarray], *, title: str = "") -> None:
     """Draws a scatter plot of groups of points `[num, 2]`, at most 5,000 of each."""
-    parts, colors = [*groups.values()], [f"C{i}" for i in range(len(groups))]
-    limits = [robust_limits([points[:, i] for points in parts]) for i in range(2)]
+    colors = [f"C{i}" for i in range(len(groups))]
+    limits = [robust_limits([points[:, i] for points in groups.values()]) for i in range(2)]
     with written_figure(path, (5.5, 5.5)) as fig:
-        scatter(axes := fig.subplots(), parts, colors)
+        axes = fig.subplots()
+        scatter(axes, [*groups.values()], colors)
         axes.set(xlim=limits[0], ylim=limits[1], xlabel="x", ylabel="y", aspect=_aspect(limits))
         fig.suptitle(title)
         draw_legend(fig, groups, colors, loc="outside lower center", ncols=2)
 
 
-def scatter(axes: Any, parts: Sequence[np.ndarray], colors: Sequence[str]) -> None:
+def scatter(axes: Any, groups: Sequence[np.ndarray], colors: Sequence[str]) -> None:
     """Draws the points `[num, 2]` of all groups in random order, so that no group covers another."""
-    parts = [points[:_MAX_POINTS] for points in parts]
-    order = np.random.default_rng(0).permutation(sum(map(len, parts)))
-    color = np.repeat(colors, [*map(len, parts)])[order]
-    axes.scatter(*np.concatenate(parts)[order].T, s=3, c=color, linewidths=0, rasterized=True)
+    groups = [points[:_MAX_POINTS] for points in groups]
+    sizes = [len(points) for points in groups]
+    order = np.random.default_rng(0).permutation(sum(sizes))
+    color = np.repeat(colors, sizes)[order]
+    axes.scatter(*np.concatenate(groups)[order].T, s=3, c=color, linewidths=0, rasterized=True)
 
 
 def draw_legend(fig: Any, groups: Mapping[str, Any], colors: Sequence[str], **options: Any) -> None:

@@ -33,8 +33,10 @@ class FeatureMoments:
     def update(self, features: ArrayLike) -> None:
         """Adds features `[batch, size]`."""
         features = np.asarray(features, np.float64)
-        num, mean = len(features), features.mean(axis=0)
-        centered, step = features - mean, mean - self.mean
+        num = len(features)
+        mean = features.mean(axis=0)
+        centered = features - mean
+        step = mean - self.mean
         total = self.num + num
         update = centered.T @ centered + np.outer(step, step) * (self.num * num / total)
         self.scatter = self.scatter + update
@@ -66,12 +68,14 @@ def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = 
     Raises:
       ValueError: if the covariance is singular up to rounding.
     """
-    size, moments = math.prod(train.shape[1:]), FeatureMoments()
+    size = math.prod(train.shape[1:])
+    moments = FeatureMoments()
     for x in _chunks(train, levels, size):
         moments.update(x)
     noise = 0.0 if levels is None else 1 / (12 * levels**2)
     covariance = moments.scatter / moments.num + noise * np.eye(size)
-    variance, eps = np.diag(covariance), np.finfo(train.dtype).eps if train.dtype.kind == "f" else 0.0
+    variance = np.diag(covariance)
+    eps = np.finfo(train.dtype).eps if train.dtype.kind == "f" else 0.0
     # Rounding of the data and of float64 sums adds this variance to each coordinate.
     rounding = eps**2 * (moments.mean**2 + variance) + math.sqrt(len(train)) * np.finfo(np.float64).eps * variance
     try:
@@ -112,7 +116,8 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
       Chong and Forsyth, "Effectively Unbiased FID" (2020), on the bias.
     """
     covariances = [first.covariance, second.covariance]
-    if (num := min(first.num, second.num)) <= len(first.mean):
+    num = min(first.num, second.num)
+    if num <= len(first.mean):
         warnings.warn(
             f"{num} examples have a singular covariance of {len(first.mean)} features, so the Fréchet distance "
             "is far too large. Use more examples than features.",

@@ -40,7 +40,8 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
     """
     bound = functools.cache(layers.lipschitz_constant)  # once per network, because it is slow
-    blocks, certified = blocks_by_name(flow), certified_bounds(flow, bound)
+    blocks = blocks_by_name(flow)
+    certified = certified_bounds(flow, bound)
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
     totals = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
     return {
@@ -56,13 +57,16 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
 
 
 def _reasons(flow, bound):
-    """Returns why parts are unbounded, without containers that only repeat the reason of an inner part."""
-    found, reasons = {}, {}
-    for name, part in reversed(parts_by_name(flow).items()):  # the innermost first
-        found[id(part)] = reason = lipschitz_constants(part, True, bound).reason
-        if reason is not None and reason not in {found.get(id(inner)) for inner in part.submodules}:
-            reasons[name] = reason
-    return dict(reversed(reasons.items()))
+    """Returns why bijectors are unbounded, without containers that only repeat the reason of a member."""
+    reasons_by_id = {}
+    reasons_by_name = {}
+    for name, bijector in reversed(parts_by_name(flow).items()):  # the innermost first
+        reason = lipschitz_constants(bijector, True, bound).reason
+        reasons_by_id[id(bijector)] = reason
+        reasons_of_members = {reasons_by_id.get(id(member)) for member in bijector.submodules}
+        if reason is not None and reason not in reasons_of_members:
+            reasons_by_name[name] = reason
+    return dict(reversed(reasons_by_name.items()))
 
 
 def _layer_bounds(block):

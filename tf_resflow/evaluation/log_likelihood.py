@@ -1,24 +1,27 @@
-"""Estimates the log-likelihood of each example of a batch up to a given standard error, and its noise."""
+"""Estimates log-likelihoods and their standard errors, of examples and of data sets."""
 
+import functools
+import itertools
 import math
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import bijectors, logdet
-from tf_resflow.layers.program import bind
+from tf_resflow import bijectors
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
+from tf_resflow.evaluation.scores import PerExample
+from tf_resflow.logdet import Exact, default_estimator
 from tf_resflow.models import FlowModel
-from tf_resflow.models.dequantizer import noise_log_det_estimator, with_sets
-from tf_resflow.models.flow_model import draw_log_prob
-from tf_resflow.seeds import split_seed, stateless_seed
+from tf_resflow.seeds import stateless_seed
 from tf_resflow.typing import LogDet, Seed, TensorLike
 
 NUM_SAMPLES = 8
 """The default number of estimates for a scored or served log-likelihood."""
 
 _MOST_SAMPLES = 8192
-_MEGABYTES = 500  # limit for the values that a branch computes at once
 
 
 class LogProbEstimate(NamedTuple):
@@ -32,146 +35,298 @@ class LogProbEstimate(NamedTuple):
     stderr: tf.Tensor
 
 
-class LogProbSamples:
-    """Draws K estimates of the log-likelihood of each example, each with its own dequantization and probes.
+class Score(NamedTuple):
+    """A mean over examples, its standard error, and the root mean square of the examples' standard errors."""
 
-    The estimates of all examples form one batch. It is split if the values of the widest branch would exceed
-    `megabytes`. Then, if the K estimates of one example do not fit, they are drawn one after the other.
+    mean: float
+    stderr: float
+    num_examples: int
+    example_stderr: float | None = None
+
+
+class LogLikelihood:
+    r"""Estimates the log-likelihood of a data set, or of each of its examples.
+
+    The log-likelihood of an example is the mean of K estimates of log p(x). With `importance_weighted`,
+    it is instead an estimate of the bound
+
+        log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
+
+    with q = 1 for uniform noise. At K = 1 this is the usual bound. As K grows, it never loosens in expectation, and
+    tends to log P(x). It holds only for exact log-determinants: noise with variance \(\sigma^2\), in nats, raises
+    it by up to about \(\sigma^2 / 2\).
+
+    ```python
+    import numpy as np, tf_resflow as resflow
+
+    model = resflow.FlowModel(resflow.flows.vector_flow(2, num_blocks=1, hidden=(4,)), 2)
+    likelihood = resflow.evaluation.LogLikelihood(model)
+    x = np.zeros([5, 2], "float32")
+    log_prob, stderr = likelihood.estimate(x, seed=0)
+    score = likelihood.score([x[:3], x[3:]], seed=0)
+    print(log_prob.shape, stderr.numpy(), score.num_examples)
+    # (5,) [0. 0. 0. 0. 0.] 5
+    ```
 
     Args:
-      num_samples: K. The attribute is 1 if the estimates have no noise.
-      log_det_estimator: see `estimate_log_prob`.
-      common: whether all examples share random numbers, so a result does not depend on the other examples.
-      max_batch: maximum number of examples. If all fit at once, the graph has no loop, as TFLite requires.
-      networks: as for `FlowModel.log_prob`.
+      model: A `FlowModel`.
+      num_samples: K. The default is 1 for `score` and `by_class`, and 8 for `estimate` and `score_examples`.
+      stderr: The standard error that an example should have, in nats, instead of `num_samples`. Each call of
+        `estimate`, `score` or `score_examples` uses the number of `required_samples`. To convert from bits/dim,
+        multiply by `model.data_space.nats_per_unit`.
+      log_det_estimator: An estimator of log-determinants, or a dict of estimators by block
+        (`tf_resflow.bijectors.with_log_det_estimator`): {} keeps the blocks' own estimators, those of training. The
+        default is the model's evaluation estimator. With `stderr`, it is `Exact` for vectors of up to 256
+        coordinates, because many estimates would cost more.
+      importance_weighted: Whether to estimate the bound. Requires integer data.
+      strategy: `tf.distribute.Strategy` whose replicas share a batch; by default, the current strategy.
+
+    Attributes:
+      num_samples: As given, or None.
+      log_det_estimator: The estimator of log-determinants in use.
+
+    Raises:
+      ValueError: If both `num_samples` and `stderr` are given, if `stderr` is not positive and finite, or if
+        `importance_weighted` is set and the data are not dequantized.
+
+    References:
+      Burda et al., "Importance Weighted Autoencoders" (2016), Theorem 1.
+      Ho et al., "Flow++" (2019), section 3.1: the same bound with a learned dequantization.
     """
 
     def __init__(
         self,
         model: FlowModel,
-        num_samples: int = NUM_SAMPLES,
         *,
+        num_samples: int | None = None,
+        stderr: float | None = None,
         log_det_estimator: LogDet | None = None,
-        common: bool = False,
-        max_batch: int | None = None,
-        megabytes: float = _MEGABYTES,
-        networks: bijectors.Networks | None = None,
+        importance_weighted: bool = False,
+        strategy: tf.distribute.Strategy | None = None,
     ):
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples} is too small. Pass at least 1 sample.")
-        log_det: Any = model.evaluation_log_det_estimator if log_det_estimator is None else log_det_estimator
-        noise_log_det = noise_log_det_estimator(log_det, model.evaluation_log_det_estimator)
-        density = bijectors.with_log_det_estimator(model.distribution, log_det)
-        blocks = bijectors.views.blocks_by_name(density)
-        self.is_exact = all(isinstance(block.log_det_estimator, logdet.Exact) for block in blocks.values())
-        self.is_noisy = model.data_space.levels is not None or not self.is_exact
-        self.num_samples = num_samples if self.is_noisy else 1
-        computed = [*blocks.values()]
-        if model.data_space.noise_flow is not None:
-            noise = bijectors.with_log_det_estimator(model.data_space.noise_flow, noise_log_det)
-            computed += bijectors.flow.residual_blocks(noise)
-        at_once = max(1, int(megabytes * 2**20 // max(map(_bytes_per_example, computed), default=1)))
-        self._together = self.num_samples if self.num_samples <= at_once else 1
-        self._part_examples, self._max_batch = at_once // self._together, max_batch
-        if common and blocks:
-            shared = {name: with_sets(own.log_det_estimator, self._together) for name, own in blocks.items()}
-            density = bijectors.with_log_det_estimator(density, shared)
-        self._model, self._density, self._common = model, density, common
-        self._arguments = {} if networks is None else {"networks": networks}
-        self._noise = {"sets": self._together if common else None, "networks": networks}
-        self._noise["log_det_estimator"] = noise_log_det
-
-    def __call__(self, x: TensorLike, seed: Seed = None, condition: TensorLike | None = None) -> tf.Tensor:
-        """Returns estimates `[num_samples, batch]`."""
-        x = tf.convert_to_tensor(x)
-        num = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-        examples = {"x": x, **self._model.condition.arguments(condition, num)}
-        if self._together == self.num_samples:
-            return self._estimate_all(examples, stateless_seed(seed))
-        seeds = split_seed(stateless_seed(seed), self.num_samples)
-        parts = self._map_parts(lambda seed: self._estimate_all(examples, seed), seeds, 1)
-        return tf.reshape(parts, [self.num_samples, -1])
+        if stderr is not None and num_samples is not None:
+            raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
+        if stderr is not None and not 0 < stderr < math.inf:
+            raise ValueError(f"stderr={stderr} is not a positive, finite number of nats. Pass one, such as 0.1.")
+        if importance_weighted and stderr is not None:
+            raise ValueError(
+                f"Got stderr={stderr}, but the importance-weighted bound depends on the number of samples. Pass "
+                "num_samples instead."
+            )
+        if importance_weighted and model.data_space.levels is None:
+            raise ValueError(
+                "Continuous data are not dequantized, so they have no importance-weighted bound. "
+                "Leave out importance_weighted."
+            )
+        self._model = model
+        self.num_samples = num_samples
+        self._stderr = stderr
+        if log_det_estimator is None:
+            log_det_estimator = model.evaluation_log_det_estimator if stderr is None else _precise_estimator(model)
+        self.log_det_estimator: Any = log_det_estimator
+        self._importance_weighted = importance_weighted
+        self._strategy = strategy
+        self._score_functions: dict[int, PerExample] = {}  # by the number of estimates
 
     def estimate(self, x: TensorLike, seed: Seed = None, condition: TensorLike | None = None) -> LogProbEstimate:
-        """Returns the mean of each example's estimates and its standard error, each `[batch]`."""
-        return self.mean(self(x, seed, condition))
+        """Estimates the log-likelihood of each example of a batch, and the standard error of each estimate.
+
+        Args:
+          x: Examples `[batch, *event_shape]`.
+          seed: An integer or a seed `[2]`.
+          condition: Condition of a conditional model, as for `FlowModel.log_prob`.
+
+        Returns:
+          A `LogProbEstimate` with `log_prob` and `stderr`, each `[batch]`. The standard error is measured by
+          repetition. It is 0 without noise, and NaN for a single noisy estimate or where `log_prob` is -inf.
+        """
+        samples = self._samples(self._num_samples(NUM_SAMPLES, x, condition))
+        return self._mean(samples, samples(x, seed, condition))
 
     def by_class(self, x: TensorLike, seed: Seed = None) -> tf.Tensor:
-        """Returns the estimates under each label, `[num_classes, num_samples, batch]`."""
+        r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
+
+        By Bayes' rule, softmax over the classes gives \\(p(y \mid x)\\) if all classes are equally frequent.
+        Otherwise, add the logarithms of their frequencies first.
+
+        Args:
+          x: Examples `[batch, *event_shape]`.
+          seed: An integer or a seed `[2]`.
+
+        Returns:
+          Log-likelihoods `[batch, num_classes]`, in nats.
+
+        Raises:
+          ValueError: If the model's condition is not a label.
+        """
+        if self._model.condition.num_classes is None:
+            raise ValueError(
+                f"The model {self._model.name!r} has no classes. Pass a model that was built with num_classes=."
+            )
+        samples = self._samples(self._num_samples(1, x))
+        return tf.transpose(tf.reduce_mean(samples.by_class(x, seed), axis=1))
+
+    def score(self, batches: Iterable[Any], seed: int) -> Score:
+        """Returns the mean loss of a data set, and its standard error.
+
+        Args:
+          batches: As for `score_examples`.
+          seed: Integer seed of the dequantization and the estimator.
+
+        Returns:
+          A named tuple: `mean`, the negative log-likelihood in bits/dim (integer data) or nats; `stderr`, its
+          standard error over examples, including the noise of the estimates; `num_examples`; and `example_stderr`,
+          the root mean square of the examples' standard errors (None for a single noisy estimate).
+        """
+        space = self._model.data_space
+        scores = self._score_all(batches, seed, 1)
+        losses = space.to_loss(scores["log_prob"]).astype(np.float64)
+        stderrs = (scores["stderr"] / space.nats_per_unit).astype(np.float64)
+        num_examples = len(losses)
+        stderr = losses.std(ddof=1) / np.sqrt(num_examples) if num_examples > 1 else math.nan
+        finite = stderrs[np.isfinite(stderrs)]
+        example_stderr = float(np.sqrt(np.mean(finite**2))) if len(finite) else None
+        return Score(float(losses.mean()), float(stderr), num_examples, example_stderr)
+
+    def score_examples(self, batches: Iterable[Any], seed: int) -> dict[str, np.ndarray]:
+        """Returns the log-likelihood of each example and its standard error, in nats.
+
+        Args:
+          batches: Finite stream of arrays or tensors `[<= batch, *event_shape]`, or for a conditional model, of
+            pairs with their conditions. The first batch must be the largest. Examples without labels are scored by
+            an equal mixture of all classes.
+          seed: Integer seed of the estimates.
+
+        Returns:
+          A dict of arrays `[num]`: "log_prob" and "stderr", which is NaN for a single noisy estimate.
+        """
+        return self._score_all(batches, seed, NUM_SAMPLES)
+
+    def required_samples(self, x: TensorLike, condition: TensorLike | None = None, seed: Seed = 0) -> int:
+        """Returns the number of estimates per example whose mean reaches the standard error `stderr`.
+
+        The number starts at 8 and doubles until the root mean square of the standard errors of the examples is at
+        most `stderr`. The result depends only on the arguments. It is 1 without noise. Use several examples,
+        because the standard error of one is imprecise. To keep the mean unbiased, draw new estimates with another
+        seed, as `estimate` does.
+
+        Args:
+          x: Examples `[batch, *event_shape]` that resemble the data to evaluate.
+          condition: See `estimate`. By default, examples of a model of labels have the labels 0, 1, ... in turn.
+          seed: An integer or a seed `[2]`.
+
+        Raises:
+          ValueError: If there is no `stderr`, or if it needs more than 8,192 estimates; or if a log-likelihood is
+            NaN.
+        """
+        if self._stderr is None:
+            raise ValueError(
+                "required_samples needs a standard error. Pass stderr=, such as 0.1, to LogLikelihood."
+            )
         x = tf.convert_to_tensor(x)
-        labels = tf.range(self._model.condition.num_classes)
-        return self._map_parts(lambda label: self(x, seed, label), labels, self.num_samples, x.shape[0])
+        if condition is None and self._model.condition.num_classes is not None:
+            condition = np.arange(len(x)) % self._model.condition.num_classes
+        seed = stateless_seed(seed)
+        samples = self._samples(NUM_SAMPLES)
+        draw = tf.function(samples, autograph=False)
 
-    def mean(self, estimates: tf.Tensor) -> LogProbEstimate:
-        """Returns the mean of estimates `[num_samples, batch]` and its standard error."""
-        return mean_and_stderr(estimates, self.is_noisy)
+        def draw_next(index):
+            return draw(x, tf.random.experimental.stateless_fold_in(seed, index), condition)
 
-    def _map_parts(self, estimate, parts, num_samples, batch=None):
-        spec = tf.TensorSpec([num_samples, batch], self._density.dtype)
-        return tf.map_fn(estimate, parts, parallel_iterations=1, fn_output_signature=spec)
+        estimates = draw_next(0)
+        while True:
+            num_samples = len(estimates)
+            reached = _root_mean_square_stderr(mean_and_stderr(estimates, samples.is_noisy))
+            if reached <= self._stderr:
+                return num_samples
+            is_too_far = num_samples * (reached / self._stderr) ** 2 > 4 * _MOST_SAMPLES
+            if 2 * num_samples > _MOST_SAMPLES or is_too_far:
+                raise ValueError(
+                    f"stderr={self._stderr:.3g} nats is out of reach: {num_samples} samples reach {reached:.2g} "
+                    f"nats, and more than {_MOST_SAMPLES:,} would be necessary. Pass a larger stderr, or for "
+                    "vectors log_det_estimator=tf_resflow.logdet.Exact()."
+                )
+            indices = range(num_samples // NUM_SAMPLES, 2 * num_samples // NUM_SAMPLES)
+            estimates = tf.concat([estimates, *map(draw_next, indices)], 0)
 
-    def _estimate_all(self, examples, seed):
-        """Estimates `[together, batch]` for a dict of x and the flow's arguments, `part_examples` at a time."""
-        x = examples["x"]
-        most = self._max_batch if x.shape[0] is None else x.shape[0]
-        if most is not None and most <= self._part_examples:
-            return self._estimate_part(examples, seed)
-        batch = tf.shape(x)[0]
-        num = tf.maximum(1, -(-batch // self._part_examples))
-        size = -(-batch // num)
+    def noise(self, x: TensorLike, seed: int, condition: TensorLike | None = None) -> float:
+        """Measures the noise of an example's loss that is due to the estimates of the log-determinants.
 
-        def divide(rows):
-            padded = tf.pad(rows, [[0, num * size - batch], *[[0, 0]] * (rows.shape.rank - 1)])
-            parts = tf.reshape(padded, tf.concat([[num, size], tf.shape(rows)[1:]], 0))
-            return tf.ensure_shape(parts, [None, None, *rows.shape[1:]])
+        The result is the standard deviation of the loss for a given dequantization, measured from 8 estimates per
+        example, as the root mean square over examples. It is in bits/dim for integer data and otherwise in nats.
 
-        seeds = tf.repeat(seed[tf.newaxis], num, axis=0) if self._common else split_seed(seed, num)
-        parts = tf.nest.map_structure(divide, examples), seeds
-        values = self._map_parts(lambda part: self._estimate_part(*part), parts, self._together)
-        return tf.reshape(tf.transpose(values, [1, 0, 2]), [self._together, -1])[:, :batch]
+        Args:
+          x: Examples `[batch, *event_shape]`.
+          seed: Integer seed of the dequantization and the estimates.
+          condition: See `estimate`.
+        """
+        arguments = self._model.condition.arguments(condition, len(x))
+        z = self._model.prepare(x, tf.constant([seed, 0], tf.int32))
+        seeds = [tf.constant([seed, 1 + index], tf.int32) for index in range(NUM_SAMPLES)]
+        log_probs = np.stack([self._log_prob_of_z(z, arguments, seed) for seed in seeds]).astype(np.float64)
+        losses = self._model.data_space.to_loss(log_probs - log_probs[0])  # exactly 0 without noise
+        return float(np.sqrt(np.var(losses, axis=0, ddof=1).mean()))
 
-    def _estimate_part(self, examples, seed):
-        num = self._together
-        arguments = {name: tf.concat([value] * num, 0) for name, value in examples.items()}  # TFLite loses a tile
-        x = arguments.pop("x")
-        arguments |= self._arguments
-        return tf.reshape(draw_log_prob(self._model, x, seed, self._density, arguments, **self._noise), [num, -1])
+    @functools.cached_property
+    def _log_prob_of_z(self) -> Callable:
+        density = bijectors.with_log_det_estimator(self._model.distribution, self.log_det_estimator)
 
+        @tf.function(autograph=False)
+        def log_prob(z, arguments, seed):
+            return density.log_prob(tf.identity(z), bijector_kwargs={"seed": seed, **arguments})
 
-def mean_and_stderr(samples: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
-    """Returns the mean of independent estimates `[num, batch]` of each example, and its standard error."""
-    mean, num = tf.reduce_mean(samples, 0), samples.shape[0]
-    if not is_noisy:
-        return LogProbEstimate(mean, tf.where(tf.abs(mean) < math.inf, tf.zeros_like(mean), math.nan))
-    if num == 1:
-        return LogProbEstimate(mean, tf.fill(tf.shape(mean), tf.constant(math.nan, mean.dtype)))
-    variance = tf.reduce_sum((samples - mean) ** 2, 0) / (num - 1)
-    return LogProbEstimate(mean, tf.sqrt(variance / num))
+        return log_prob
 
+    def _num_samples(self, default, x, condition=None):
+        if self.num_samples is not None:
+            return self.num_samples
+        return default if self._stderr is None else self.required_samples(x, condition)
 
-def mean_of_probabilities(samples: tf.Tensor) -> LogProbEstimate:
-    """Returns the log of the mean probability of independent estimates `[num, batch]`, and its standard error."""
-    largest = tf.reduce_max(samples, 0)
-    largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
-    mean, stderr = mean_and_stderr(tf.exp(samples - largest))
-    return LogProbEstimate(largest + tf.math.log(mean), stderr / mean)
+    def _samples(self, num_samples):
+        return LogProbSamples(self._model, num_samples, log_det_estimator=self.log_det_estimator)
 
+    def _mean(self, samples, estimates):
+        if self._importance_weighted:
+            return mean_of_probabilities(estimates)
+        return mean_and_stderr(estimates, samples.is_noisy)
 
-def _bytes_per_example(block):
-    """Returns the bytes per example, for all rows that the estimator passes to the branch at once."""
-    log_det, size = block.log_det_estimator, math.prod(size or 1 for size in block.event_shape)
-    return bytes_per_row(block) * (log_det.num_rows(size) if isinstance(log_det, logdet.LogDetEstimator) else 1)
+    def _score_all(self, batches, seed, default):
+        batches = (tf.nest.map_structure(np.asarray, batch) for batch in batches)
+        num_samples = default if self.num_samples is None else self.num_samples
+        if self._stderr is not None:
+            first = list(itertools.islice(batches, 1))
+            for batch in first:
+                num_samples = self.required_samples(*self._split(batch))
+            batches = itertools.chain(first, batches)
+        if num_samples not in self._score_functions:
+            self._score_functions[num_samples] = PerExample(self._score_function(num_samples), self._strategy)
+        return self._score_functions[num_samples](batches, seed)
 
+    def _split(self, batch):
+        """Returns the examples and the condition of a batch. Examples without labels have the condition None."""
+        has_labels = self._model.condition.num_classes is None or isinstance(batch, tuple)
+        return self._model.condition.split(batch) if has_labels else (batch, None)
 
-def bytes_per_row(block: bijectors.ResidualBlock) -> int:
-    """Returns the bytes that a branch computes per row: all values of its graph that have a row axis."""
-    shapes = [block.event_shape, *([block.condition_shape] if block.has_condition else [])]
-    specs = [tf.TensorSpec([None, *(size or 1 for size in shape)], block.dtype) for shape in shapes]
-    inputs = specs if block.has_condition else specs[0]
-    traced = tf.function(bind(block.branch), autograph=False).get_concrete_function(inputs)
-    values = [value for operation in traced.graph.get_operations() for value in operation.outputs]
-    rows = [value for value in values if value.shape.rank and value.shape[0] is None]
-    return sum((value.shape[1:].num_elements() or 0) * value.dtype.size for value in rows)
+    def _score_function(self, num_samples):
+        """Returns a function of a batch and a seed that estimates each example from K samples."""
+        num_classes = self._model.condition.num_classes
+        samples = self._samples(num_samples)
+        if self._importance_weighted and not samples.is_exact:
+            warnings.warn(
+                "The log-determinants are estimated, so the log of the mean probability is too large by up to half "
+                "the variance of an example's log-determinants, in nats. Use exact ones, or more probes.",
+                stacklevel=4,
+            )
+
+        def estimate(batch, seed):
+            x, condition = self._split(batch)
+            if num_classes is not None and condition is None:
+                estimates = tf.reduce_logsumexp(samples.by_class(x, seed), axis=0) - math.log(num_classes)
+            else:
+                estimates = samples(x, seed, condition)
+            return self._mean(samples, estimates)._asdict()
+
+        return estimate
 
 
 def estimate_log_prob(
@@ -186,153 +341,64 @@ def estimate_log_prob(
 ) -> LogProbEstimate:
     """Estimates the log-likelihood of each example of a batch, and the standard error of each estimate.
 
-    The result is the mean of K independent estimates, which is unbiased.
+    The result is `LogLikelihood(model, ...).estimate(x, seed, condition)`, the mean of K independent estimates,
+    which is unbiased.
 
     Args:
-      model: a `FlowModel`.
-      x: examples `[batch, *event_shape]`.
-      seed: an integer or a seed `[2]`.
-      condition: condition of a conditional model, as for `FlowModel.log_prob`.
+      model: A `FlowModel`.
+      x: Examples `[batch, *event_shape]`.
+      seed: An integer or a seed `[2]`.
+      condition: Condition of a conditional model, as for `FlowModel.log_prob`.
       num_samples: K. The default is 8.
-      stderr: standard error to reach instead, in nats, see `required_samples`. Requires eager mode.
-      log_det_estimator: log-determinant estimator, or a dict of estimators by block
-        (`tf_resflow.bijectors.with_log_det_estimator`). The default is the model's evaluation estimator. With
-        `stderr`, it is `Exact` for vectors of up to 256 coordinates.
+      stderr: Standard error to reach instead, in nats. Requires eager mode.
+      log_det_estimator: See `LogLikelihood`.
 
     Returns:
       A `LogProbEstimate` with `log_prob` and `stderr`, each `[batch]`. The standard error is measured by
       repetition. It is 0 without noise, and NaN for a single noisy estimate or where `log_prob` is -inf.
 
     Raises:
-      ValueError: if both `num_samples` and `stderr` are given, or as for `required_samples`.
+      ValueError: If both `num_samples` and `stderr` are given, or as for `LogLikelihood.required_samples`.
     """
-    if stderr is not None:
-        if num_samples is not None:
-            raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
-        log_det_estimator = precise_estimator(model) if log_det_estimator is None else log_det_estimator
-        num_samples = required_samples(model, x, stderr, condition=condition, log_det_estimator=log_det_estimator)
-    num_samples = NUM_SAMPLES if num_samples is None else num_samples
-    return LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator).estimate(x, seed, condition)
+    likelihood = LogLikelihood(model, num_samples=num_samples, stderr=stderr, log_det_estimator=log_det_estimator)
+    return likelihood.estimate(x, seed, condition)
 
 
-def precise_estimator(model: FlowModel) -> LogDet:
+def mean_and_stderr(estimates: tf.Tensor, is_noisy: bool = True) -> LogProbEstimate:
+    """Returns the mean of independent estimates `[num, batch]` of each example, and its standard error."""
+    mean = tf.reduce_mean(estimates, 0)
+    num = estimates.shape[0]
+    if not is_noisy:
+        return LogProbEstimate(mean, tf.where(tf.abs(mean) < math.inf, tf.zeros_like(mean), math.nan))
+    if num == 1:
+        return LogProbEstimate(mean, tf.fill(tf.shape(mean), tf.constant(math.nan, mean.dtype)))
+    variance = tf.reduce_sum((estimates - mean) ** 2, 0) / (num - 1)
+    return LogProbEstimate(mean, tf.sqrt(variance / num))
+
+
+def mean_of_probabilities(estimates: tf.Tensor) -> LogProbEstimate:
+    """Returns the log of the mean probability of independent estimates `[num, batch]`, and its standard error."""
+    largest = tf.reduce_max(estimates, 0)
+    largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
+    mean, stderr = mean_and_stderr(tf.exp(estimates - largest))
+    return LogProbEstimate(largest + tf.math.log(mean), stderr / mean)
+
+
+def _root_mean_square_stderr(estimate):
+    """Returns the root mean square of the standard errors of the examples that have a finite one."""
+    num_nan = int(np.isnan(estimate.log_prob).sum())
+    if num_nan:
+        raise ValueError(
+            f"The log-likelihood of {num_nan} of {len(estimate.log_prob)} examples is NaN. Check the examples and "
+            "the weights of the model."
+        )
+    finite = estimate.stderr[tf.math.is_finite(estimate.stderr)].numpy()
+    return float(np.sqrt(np.mean(finite**2))) if len(finite) else 0.0
+
+
+def _precise_estimator(model):
     """Returns the default estimator for a standard error, because many estimates would cost more than `Exact`."""
-    (size, *others), exact = model.data_space.event_shape, logdet.Exact()
-    is_exact = not others and logdet.default_estimator(size, "scores") == exact
-    return exact if is_exact else model.evaluation_log_det_estimator
-
-
-def required_samples(
-    model: FlowModel,
-    x: TensorLike,
-    stderr: float,
-    *,
-    condition: TensorLike | None = None,
-    log_det_estimator: LogDet | None = None,
-    seed: Seed = 0,
-) -> int:
-    """Returns the number of estimates per example whose mean reaches a standard error.
-
-    The number starts at the default of `estimate_log_prob` and doubles until the root mean square of the standard
-    errors of the examples is at most `stderr`. The result depends only on the arguments. It is 1 without noise. Use
-    several examples, because the standard error of one is imprecise. To keep the mean unbiased, draw new estimates
-    with another seed, as `estimate_log_prob` does.
-
-    Args:
-      x: examples `[batch, *event_shape]` that resemble the data to evaluate.
-      stderr: standard error of an example's log-likelihood in nats, as the root mean square over examples. To
-        convert from bits/dim, multiply by `model.data_space.nats_per_unit`.
-      condition: see `estimate_log_prob`, also for `log_det_estimator`.
-      seed: an integer or a seed `[2]`.
-
-    Raises:
-      ValueError: if `stderr` is not positive and finite, or needs more than 8,192 estimates; or if a
-        log-likelihood is NaN.
-    """
-    if not 0 < stderr < math.inf:
-        raise ValueError(f"stderr={stderr} is not a positive, finite number of nats. Pass one, such as 0.1.")
-    samples = LogProbSamples(model, log_det_estimator=log_det_estimator)
-    draw, fold_in = tf.function(samples, autograph=False), tf.random.experimental.stateless_fold_in
-    x, seed = tf.convert_to_tensor(x), stateless_seed(seed)
-    estimates = draw(x, fold_in(seed, 0), condition)
-    while True:
-        num, (log_prob, errors) = len(estimates), samples.mean(estimates)
-        if num_nan := int(np.isnan(log_prob).sum()):
-            found = f"The log-likelihood of {num_nan} of {len(x)} examples is NaN"
-            raise ValueError(f"{found}. Check the examples and the weights of the model.")
-        finite = errors[tf.math.is_finite(errors)].numpy()
-        reached = float(np.sqrt(np.mean(finite**2))) if len(finite) else 0.0
-        if reached <= stderr:
-            return num
-        if 2 * num > _MOST_SAMPLES or num * (reached / stderr) ** 2 > 4 * _MOST_SAMPLES:  # surely too many
-            raise ValueError(
-                f"stderr={stderr:.3g} nats is out of reach: {num} samples reach {reached:.2g} nats, and more than "
-                f"{_MOST_SAMPLES:,} would be necessary. Pass a larger stderr, or for vectors "
-                "log_det_estimator=tf_resflow.logdet.Exact()."
-            )
-        indices = range(num // NUM_SAMPLES, 2 * num // NUM_SAMPLES)
-        estimates = tf.concat([estimates, *(draw(x, fold_in(seed, i), condition) for i in indices)], 0)
-
-
-def log_prob_by_class(
-    model: FlowModel,
-    x: TensorLike,
-    seed: Seed = None,
-    *,
-    num_samples: int = 1,
-    log_det_estimator: LogDet | None = None,
-) -> tf.Tensor:
-    r"""Estimates the log-likelihood of each example under each class, for a model whose condition is a label.
-
-    By Bayes' rule, softmax over the classes gives \\(p(y \mid x)\\) if all classes are equally frequent. Otherwise,
-    add the logarithms of their frequencies first.
-
-    Args:
-      model: a `FlowModel` with `num_classes`.
-      x: examples `[batch, *event_shape]`.
-      seed: an integer or a seed `[2]`.
-      num_samples: number of estimates.
-      log_det_estimator: see `estimate_log_prob`.
-
-    Returns:
-      Log-likelihoods `[batch, num_classes]`, in nats.
-
-    Raises:
-      ValueError: if the model's condition is not a label.
-    """
-    if model.condition.num_classes is None:
-        raise ValueError(f"The model {model.name!r} has no classes. Pass a model that was built with num_classes=.")
-    samples = LogProbSamples(model, num_samples, log_det_estimator=log_det_estimator)
-    return tf.transpose(tf.reduce_mean(samples.by_class(x, seed), axis=1))
-
-
-class EstimatorNoise:
-    """Measures the noise of a model's losses that is due to the estimates of the log-determinants.
-
-    The result is the standard deviation of an example's loss for a given dequantization, measured from 8 estimates
-    per example, as the root mean square over examples. It is in bits/dim for integer data and otherwise in nats.
-
-    Args:
-      model: a `FlowModel`.
-      log_det_estimator: see `estimate_log_prob`. The default is the estimator of the training.
-    """
-
-    def __init__(self, model: FlowModel, log_det_estimator: LogDet | None = None):
-        self._model, density = model, model.distribution
-        if log_det_estimator is not None:
-            density = bijectors.with_log_det_estimator(density, log_det_estimator)
-
-        @tf.function(autograph=False)
-        def log_prob(z, arguments, seed):
-            return density.log_prob(tf.identity(z), bijector_kwargs={"seed": seed, **arguments})
-
-        self._log_prob = log_prob
-
-    def __call__(self, x: TensorLike, seed: int, *, condition: TensorLike | None = None) -> float:
-        """Measures the noise on data `[batch, *event_shape]`; `condition` is as for `FlowModel.log_prob`."""
-        arguments = self._model.condition.arguments(condition, len(x))
-        z = self._model.prepare(x, tf.constant([seed, 0], tf.int32))
-        seeds = [tf.constant([seed, 1 + i], tf.int32) for i in range(NUM_SAMPLES)]
-        log_probs = np.stack([self._log_prob(z, arguments, seed) for seed in seeds]).astype(np.float64)
-        losses = self._model.data_space.to_loss(log_probs - log_probs[0])  # exactly 0 without noise
-        return float(np.sqrt(np.var(losses, axis=0, ddof=1).mean()))
+    event_shape = model.data_space.event_shape
+    if len(event_shape) == 1 and isinstance(default_estimator(event_shape[0], "scores"), Exact):
+        return Exact()
+    return model.evaluation_log_det_estimator

@@ -53,12 +53,13 @@ def reconstruct(
     """
     inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):
-        again, solutions = round_trip(model, inputs, condition)
-    error = np.abs(again.numpy().astype(np.float64) - inputs.numpy())
-    levels, exact = model.data_space.levels, None
+        decoded, solutions = round_trip(model, inputs, condition)
+    error = np.abs(decoded.numpy().astype(np.float64) - inputs.numpy())
+    levels = model.data_space.levels
+    exact_examples = None
     if levels is not None:
-        same = model.data_space.to_data(again).numpy() == np.asarray(x)
-        exact = float(np.mean(np.all(same.reshape(len(same), -1), axis=1)))
+        is_exact = model.data_space.to_data(decoded).numpy() == np.asarray(x)
+        exact_examples = float(np.mean(np.all(is_exact.reshape(len(is_exact), -1), axis=1)))
     iterations, residuals, converged = (
         np.concatenate([np.zeros(0), *(getattr(s, name) for s in solutions)])
         for name in ("num_iterations", "residual", "converged")
@@ -67,7 +68,7 @@ def reconstruct(
         max_error=float(error.max()),
         rms_error=float(np.sqrt(np.mean(error**2))),
         max_levels=None if levels is None else float(error.max() * levels),
-        exact_examples=exact,
+        exact_examples=exact_examples,
         mean_iterations=float(iterations.sum() / max(len(iterations), 1)),
         max_iterations=int(iterations.max(initial=0)),
         unconverged=int(np.sum(converged == 0)),

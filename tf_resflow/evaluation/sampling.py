@@ -62,9 +62,11 @@ class Sampler:
         size = max(_MIN_BATCH, _BATCH_VALUES // math.prod(model.data_space.event_shape))
         batches = [(temperature, first) for temperature in temperatures for first in range(0, num, size)]
         for temperature, first in track(batches, "samples"):
-            rows, scale = tf.constant(min(size, num - first)), tf.constant(temperature, model.distribution.dtype)
-            given = None if conditions is None else conditions[first:][:size]
-            samples, finite = self._draw(rows, tf.constant([first // size, seed], tf.int64), scale, given)
+            num_rows = tf.constant(min(size, num - first))
+            batch_seed = tf.constant([first // size, seed], tf.int64)
+            scale = tf.constant(temperature, model.distribution.dtype)
+            condition_of_rows = None if conditions is None else conditions[first:][:size]
+            samples, finite = self._draw(num_rows, batch_seed, scale, condition_of_rows)
             if not finite:
                 raise ValueError(
                     f"Samples at temperature {temperature:g} are NaN or infinite. Lower the temperature."

@@ -9,8 +9,8 @@ from tf_resflow.interop.published_arguments import published_config, published_d
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import applied_kernels, published_tensors
 from tf_resflow.messages import shortened
-from tf_resflow.models import build_model
 from tf_resflow.models.averaging import WeightAverage
+from tf_resflow.training.build import build_model
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.workdir import Workdir
 from tf_resflow.writing import explain_write_errors, temporary_folder

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.config_fields import ConfigDict
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.config_fields import ConfigDict
 
 _CELEBA = {"name": "celeb_a_hq/256", "flip": True, "split_train": "train[:90%]", "split_test": "train[90%:]"}
 # Fields of `config.data` for each data set of the published code. TensorFlow Datasets has similar images.

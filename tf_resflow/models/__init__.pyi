@@ -1,5 +1,4 @@
 from .averaging import AverageWeights
-from .build import build_model, evaluation_estimator
 from .data_space import DataSpace, dequantize, quantize
 from .dequantizer import Dequantizer, FlowDequantizer
 from .flow_model import FlowModel
@@ -16,9 +15,7 @@ __all__ = [
     "FlowModel",
     "HybridModel",
     "Muon",
-    "build_model",
     "dequantize",
-    "evaluation_estimator",
     "quantize",
     "train_step",
 ]

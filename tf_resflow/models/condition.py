@@ -49,7 +49,9 @@ class Condition(tf.Module):
         if network is not None:
             check_built(network)
         self.shape: Any = () if num_classes is not None else None if shape is None else tuple(shape)
-        self.num_classes, self.network, self._dtype = num_classes, network, tf.as_dtype(dtype)
+        self.num_classes = num_classes
+        self.network = network
+        self._dtype = tf.as_dtype(dtype)
         self.statistics = {
             name: tf.Variable(np.asarray(value, np.float64), trainable=False, name=f"condition_{name}")
             for name, value in statistics.items()
@@ -74,13 +76,17 @@ class Condition(tf.Module):
 
     def check_flow(self, flow: tfp.bijectors.Bijector) -> None:
         """Raises a ValueError if the parts of a flow expect conditions of another shape."""
-        parts = [part for part in modules(flow) if "condition" in getattr(part, "argument_names", ())]
-        shapes = {part.name: getattr(part, "condition_shape", tf.TensorShape(None)) for part in parts}
-        given = self.flow_shape if self else None
-        if bool(shapes) != bool(self) or not all(shape.is_compatible_with(given) for shape in shapes.values()):
+        bijectors = [module for module in modules(flow) if "condition" in getattr(module, "argument_names", ())]
+        shapes = {
+            bijector.name: getattr(bijector, "condition_shape", tf.TensorShape(None)) for bijector in bijectors
+        }
+        flow_shape = self.flow_shape if self else None
+        fits = all(shape.is_compatible_with(flow_shape) for shape in shapes.values())
+        if bool(shapes) != bool(self) or not fits:
             raise ValueError(
-                f"The parts of the flow expect conditions of shape {shapes or None}, but the model passes {given}. "
-                "Build the flow with condition_size=, and the model with condition_shape= or num_classes=."
+                f"The parts of the flow expect conditions of shape {shapes or None}, but the model passes "
+                f"{flow_shape}. Build the flow with condition_size=, and the model with condition_shape= or "
+                "num_classes=."
             )
 
     def split(self, batch: Any) -> tuple[Any, Any]:
@@ -94,8 +100,12 @@ class Condition(tf.Module):
     def arguments(self, condition: TensorLike | None, num: TensorLike, networks: Any = None) -> dict[str, Any]:
         """Returns the flow's arguments: the condition of `num` examples and the bound networks."""
         self.check_given(condition)
-        given = {"condition": self.rows(condition, num)} if self else {}
-        return given if networks is None else {**given, "networks": networks}
+        arguments: dict[str, Any] = {}
+        if self:
+            arguments["condition"] = self.rows(condition, num)
+        if networks is not None:
+            arguments["networks"] = networks
+        return arguments
 
     def check_given(self, condition: TensorLike | None) -> None:
         """Raises a ValueError if a condition is missing, or given to an unconditional model."""
@@ -109,7 +119,8 @@ class Condition(tf.Module):
 
         `condition` is `[num, *shape]`, or `[1, *shape]` or `shape` if all examples share one.
         """
-        values, batch = self.values(condition), tf.TensorShape([tf.get_static_value(num)])
+        values = self.values(condition)
+        batch = tf.TensorShape([tf.get_static_value(num)])
         if self._broadcast_batch(batch, values).as_list() != batch.as_list():
             raise ValueError(f"Got conditions of shape {values.shape} for {batch[0]} examples. Give one for each.")
         return self._for_rows(values, num)
@@ -124,7 +135,8 @@ class Condition(tf.Module):
         """
         self.check_given(condition)
         values = self.values(condition) if self else None
-        batch, batch_shape = x.shape[: x.shape.rank - event_rank], None
+        batch = x.shape[: x.shape.rank - event_rank]
+        batch_shape = None
         if self._broadcast_batch(batch, values).as_list() != batch.as_list() or batch.rank != 1:
             batch_shape = tf.shape(x)[: batch.rank]
             if values is not None:
@@ -150,12 +162,13 @@ class Condition(tf.Module):
         """Returns conditions `[*batch, *shape]` as the flow receives them, `[*batch, *flow_shape]`."""
         values = self._checked(condition)
         rank = values.shape.rank - len(self.shape)
-        batch, batch_shape = values.shape[:rank], tf.shape(values)[:rank]
+        batch = values.shape[:rank]
+        batch_shape = tf.shape(values)[:rank]
         if self.num_classes is not None:
             values = tf.one_hot(checked_integers(values, self.num_classes, "labels"), self.num_classes)
         elif self.statistics:  # in float64, so that subtracting a large mean loses no digits
-            mean, std = self.statistics["mean"], self.statistics["std"]
-            values = (tf.cast(values, mean.dtype) - mean) / std
+            mean = self.statistics["mean"]
+            values = (tf.cast(values, mean.dtype) - mean) / self.statistics["std"]
         values = tf.cast(values, self._dtype)
         if self.network is not None:
             rows = values if rank == 1 else _flattened(values, batch_shape, len(self.shape))
@@ -165,25 +178,30 @@ class Condition(tf.Module):
 
     def _checked(self, condition):
         """Returns conditions as a tensor of known rank, after checking its shape and dtype."""
-        values, rank = tf.convert_to_tensor(condition), len(self.shape)
+        values = tf.convert_to_tensor(condition)
+        rank = len(self.shape)
         if values.shape.rank is None:
             values = tf.ensure_shape(values, [None, *self.shape])
         fits = values.shape.rank >= rank and values.shape[values.shape.rank - rank :].is_compatible_with(self.shape)
         if not fits or not (values.dtype.is_integer or (self.num_classes is None and values.dtype.is_floating)):
-            found = f"The condition has the dtype {values.dtype.name} and the shape {values.shape}"
-            raise ValueError(f"{found}. Give, for each example, {self.description}.")
+            raise ValueError(
+                f"The condition has the dtype {values.dtype.name} and the shape {values.shape}. Give, for each "
+                f"example, {self.description}."
+            )
         return values
 
     def _broadcast_batch(self, batch, values):
         """Returns the static batch shape of examples and conditions, or raises a ValueError if they do not fit."""
-        given = tf.TensorShape([]) if values is None else values.shape[: values.shape.rank - len(self.flow_shape)]
+        batch_of_conditions = tf.TensorShape([])
+        if values is not None:
+            batch_of_conditions = values.shape[: values.shape.rank - len(self.flow_shape)]
         try:
-            return tf.broadcast_static_shape(batch, given)
+            return tf.broadcast_static_shape(batch, batch_of_conditions)
         except ValueError:
             raise ValueError(
-                f"Got examples with the batch shape {batch}, but conditions with the batch shape {given}. Give one "
-                "condition for each example, or one for all. For the density of each of n examples given each of k "
-                "conditions, give examples of shape [n, 1, ...]."
+                f"Got examples with the batch shape {batch}, but conditions with the batch shape "
+                f"{batch_of_conditions}. Give one condition for each example, or one for all. For the density of "
+                "each of n examples given each of k conditions, give examples of shape [n, 1, ...]."
             ) from None
 
     def _for_rows(self, values, num):

@@ -48,14 +48,20 @@ class DataSpace:
         if not isinstance(dequantizer, keras.Layer) and getattr(dequantizer, "variables", None):
             raise ValueError("The dequantizer has variables that fit would not train. Make it a keras.Layer.")
         levels = None if levels is None else _valid_levels(levels)
-        self.event_shape, self.levels, self.dequantizer = tuple(event_shape), levels, dequantizer
+        self.event_shape = tuple(event_shape)
+        self.levels = levels
+        self.dequantizer = dequantizer
         self._dtype = tf.as_dtype(dtype)
         self.num_dimensions = math.prod(self.event_shape)
         if levels is None:
-            self.unit, self.nats_per_unit, self.inverse_atol, self.dequantization = "nats", 1.0, 0.0, None
+            self.unit = "nats"
+            self.nats_per_unit = 1.0
+            self.inverse_atol = 0.0
+            self.dequantization = None
             self.warning_threshold = _DEVIATION_FRACTION
         else:
-            self.unit, self.nats_per_unit = "bits_per_dim", self.num_dimensions * math.log(2.0)
+            self.unit = "bits_per_dim"
+            self.nats_per_unit = self.num_dimensions * math.log(2.0)
             self.inverse_atol = self.warning_threshold = _LEVEL_FRACTION / levels
             self.dequantization = "uniform" if dequantizer is None else "variational"
 
@@ -82,10 +88,12 @@ class DataSpace:
         networks: Networks | None = None,
     ) -> tuple[tf.Tensor, TensorLike]:
         """Draws z from a density q(z | x), and returns z and log q(z | x). See `Dequantizer` for the arguments."""
-        z, log_q = self.checked(x), self.num_dimensions * math.log(self.levels or 1)
+        z = self.checked(x)
+        log_q: Any = self.num_dimensions * math.log(self.levels or 1)
         if self.dequantizer is not None and self.levels is not None:
             options: dict[str, Any] = {"log_det_estimator": log_det_estimator, "sets": sets}
-            options |= {} if self.noise_flow is None else {"networks": networks}
+            if self.noise_flow is not None:
+                options["networks"] = networks
             u, log_q = self.dequantizer.sample_and_log_prob(self.centers(z), seed, **options)
             z, width = place_in_cells(z, tf.cast(u, self._dtype), self.levels)
             log_q = tf.cast(log_q, self._dtype) - self.num_dimensions * math.log(width)

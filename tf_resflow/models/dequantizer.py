@@ -77,7 +77,9 @@ class FlowDequantizer(Serializable, keras.layers.Layer):
     ):
         dtype = network_policy(dtype).variable_dtype
         super().__init__(name=name, dtype=dtype, autocast=False)
-        self.event_shape, self._width, self._seed = tuple(event_shape), width, seed
+        self.event_shape = tuple(event_shape)
+        self._width = width
+        self._seed = seed
         log_det_estimator = log_det_estimator or default_estimator(math.prod(event_shape), "training")
         seeds = np.random.default_rng(seed).integers(2**31, size=num_blocks + 1).tolist()
         self.context = _context_network(self.event_shape, width, seeds.pop(), dtype)
@@ -94,9 +96,15 @@ class FlowDequantizer(Serializable, keras.layers.Layer):
     def parameters(self) -> dict[str, Any]:
         """Arguments that the layer was built with."""
         blocks = bijectors.flow.residual_blocks(self.flow)
-        sizes = {"event_shape": self.event_shape, "num_blocks": len(blocks), "width": self._width}
-        rest = {"log_det_estimator": blocks[0].log_det_estimator, "seed": self._seed}
-        return {**sizes, **rest, "dtype": self.dtype, "name": self.name}
+        return {
+            "event_shape": self.event_shape,
+            "num_blocks": len(blocks),
+            "width": self._width,
+            "log_det_estimator": blocks[0].log_det_estimator,
+            "seed": self._seed,
+            "dtype": self.dtype,
+            "name": self.name,
+        }
 
     def sample_and_log_prob(
         self,

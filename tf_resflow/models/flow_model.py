@@ -107,10 +107,13 @@ class FlowModel(KerasTraining):
         self.autocast = False  # data are not cast to the policy's dtype, because the flow has its own dtype
         if bijectors.flow.residual_blocks(flow) and "seed" not in route(flow, {"seed": 0}):
             raise ValueError(f"{flow.name} silently drops seeds. Put it in a tf_resflow.bijectors.Flow.")
-        self.flow, self.seed = flow, seed
+        self.flow = flow
+        self.seed = seed
         self.distribution = _distribution(flow, event_shape, base)
-        dtype, given = self.distribution.dtype, (condition_mean, condition_std, condition_network)
-        self.condition = Condition(condition_shape, num_classes, *given, dtype)
+        dtype = self.distribution.dtype
+        self.condition = Condition(
+            condition_shape, num_classes, condition_mean, condition_std, condition_network, dtype
+        )
         self.condition.check_flow(flow)
         default = default_estimator(math.prod(event_shape), "evaluation")
         self.evaluation_log_det_estimator = get_estimator(evaluation_log_det_estimator) or default
@@ -121,15 +124,18 @@ class FlowModel(KerasTraining):
         _build(self.distribution)
         self._variables_of_tfp = _variables_of_tfp(self.weights, self.statistics.values(), self.distribution)
         self.data_space = DataSpace(event_shape, levels, dequantizer, dtype)
-        self._dequantizer, self._condition_network = dequantizer, condition_network  # so Keras tracks their weights
-        self.objective, self.expects_pairs = self.data_space.unit, bool(self.condition)
+        self._dequantizer = dequantizer  # so that Keras tracks its weights
+        self._condition_network = condition_network
+        self.objective = self.data_space.unit
+        self.expects_pairs = bool(self.condition)
         self._means = [keras.metrics.Mean("loss")]
         self.built = True
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Arguments that the model was built with, with the current statistics."""
-        space, condition = self.data_space, self.condition
+        space = self.data_space
+        condition = self.condition
         return {
             "flow": self.flow,
             "event_shape": space.event_shape,
@@ -229,8 +235,10 @@ class FlowModel(KerasTraining):
         networks = self.networks(training=True) if training else None
         log_prob = self.log_prob(x, seed, condition=condition, evaluation=not training, networks=networks)
         if log_prob.shape.rank != 1:
-            found = f"The examples have the shape {np.shape(x)}, and their conditions {np.shape(condition)}"
-            raise ValueError(f"{found}. A batch needs one batch axis, with a condition for each example.")
+            raise ValueError(
+                f"The examples have the shape {np.shape(x)}, and their conditions {np.shape(condition)}. A batch "
+                "needs one batch axis, with a condition for each example."
+            )
         return {self.objective: self.data_space.to_loss(log_prob)}
 
     @tf.autograph.experimental.do_not_convert
@@ -253,10 +261,11 @@ class FlowModel(KerasTraining):
             `[*num, *batch, *event_shape]`. So `num=[]` draws one example for each condition.
           precise: as for `decode`.
         """
-        num, batch = checked_num(num), self.condition.batch_shape(condition)
-        shape = (
-            num if isinstance(batch, tf.TensorShape) and not batch else tf.concat([tf.reshape(num, [-1]), batch], 0)
-        )
+        shape = checked_num(num)
+        batch = self.condition.batch_shape(condition)
+        is_single = isinstance(batch, tf.TensorShape) and not batch
+        if not is_single:
+            shape = tf.concat([tf.reshape(shape, [-1]), batch], 0)
         z = sample_latent(self.distribution.distribution, shape, seed, temperature)
         return self.decode(z, condition=condition, precise=precise)
 
@@ -269,10 +278,10 @@ class FlowModel(KerasTraining):
         """
         if self.data_space.levels is not None:
             raise ValueError(f"{self.name} models integers, which have no density. Use its log_prob and sample.")
-        base, bijector = self._evaluation_distribution.distribution, self._evaluation_distribution.bijector
+        density = self._evaluation_distribution
         batch = self.condition.batch_shape(condition)
-        given = {"condition": self.condition.values(condition)} if self.condition else {}
-        return ModelDistribution(base, bijector, given, batch)
+        arguments = {"condition": self.condition.values(condition)} if self.condition else {}
+        return ModelDistribution(density.distribution, density.bijector, arguments, batch)
 
     def initialize(self, batch: TensorLike, seed: int = 0, *, condition: TensorLike | None = None) -> None:
         """Initializes the ActNorms from a batch of data, and updates the norms of the layers."""
@@ -289,15 +298,16 @@ class ModelDistribution(tfp.distributions.TransformedDistribution):
         self,
         distribution: tfp.distributions.Distribution,
         bijector: tfp.bijectors.Bijector,
-        given: Mapping[str, tf.Tensor],
+        arguments: Mapping[str, tf.Tensor],
         shape: tf.TensorShape | tf.Tensor,
         name: str = "density",
     ):
         parameters = dict(locals())
-        self._given, self._shape = self._no_dependency(dict(given)), shape
+        self._arguments = self._no_dependency(dict(arguments))
+        self._shape = shape
 
         def split(kwargs):
-            return {}, {"seed": None, **self._given, **kwargs.get("bijector_kwargs", {})}
+            return {}, {"seed": None, **self._arguments, **kwargs.get("bijector_kwargs", {})}
 
         super().__init__(distribution, bijector, kwargs_split_fn=split, parameters=parameters, name=name)
 
@@ -312,7 +322,8 @@ class ModelDistribution(tfp.distributions.TransformedDistribution):
         return tf.convert_to_tensor(self._shape, tf.int32)
 
     def _broadcast(self, value, event_rank):
-        shape, rank = tf.shape(value), tf.rank(value) - event_rank
+        shape = tf.shape(value)
+        rank = tf.rank(value) - event_rank
         batch = tf.broadcast_dynamic_shape(shape[:rank], self.batch_shape_tensor())
         return tf.broadcast_to(value, tf.concat([batch, shape[rank:]], axis=0))
 
@@ -326,7 +337,8 @@ class ModelDistribution(tfp.distributions.TransformedDistribution):
         return super()._cdf(self._broadcast(value, self.event_shape.rank), **kwargs)
 
     def _quantile(self, value, **kwargs):
-        base, (_, arguments) = self.distribution, self._kwargs_split_fn(kwargs)
+        base = self.distribution
+        _, arguments = self._kwargs_split_fn(kwargs)
         if self.event_shape.num_elements() != 1:
             raise NotImplementedError(f"Only one coordinate has quantiles, but events are {self.event_shape}.")
         value = self._broadcast(value, 0)
@@ -405,9 +417,10 @@ def _distribution(flow, event_shape, base):
         zeros = tf.zeros(shape, dtype)
         base = tfd.Independent(tfd.Normal(zeros, tf.ones([], dtype)), len(shape))
     if not isinstance(base, tfd.Distribution) or not base.event_shape.is_compatible_with(shape):
-        found = f"has events of shape {base.event_shape}" if isinstance(base, tfd.Distribution) else f"is {base!r}"
+        is_distribution = isinstance(base, tfd.Distribution)
+        problem = f"has events of shape {base.event_shape}" if is_distribution else f"is {base!r}"
         raise ValueError(
-            f"The base {found}. Give a distribution of latents of shape {shape}, such as "
+            f"The base {problem}. Give a distribution of latents of shape {shape}, such as "
             "tfd.MultivariateNormalDiag(tf.zeros([2])) or tfd.Independent(tfd.Normal(tf.zeros([2]), 1.0), 1)."
         )
     return tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow), name="density")

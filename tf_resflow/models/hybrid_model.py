@@ -92,14 +92,18 @@ class HybridModel(KerasTraining):
         self.density = FlowModel(
             flow, event_shape, levels=levels, base=base, evaluation_log_det_estimator=evaluation_log_det_estimator
         )
-        self.flow, self.seed, self.classifier = flow, seed, classifier
+        self.flow = flow
+        self.seed = seed
+        self.classifier = classifier
         self.density_weight = float(density_weight)
-        self.data_space, self.condition = self.density.data_space, self.density.condition
+        self.data_space = self.density.data_space
+        self.condition = self.density.condition
         self.distribution = self.density.distribution
         # Keyed by name, so that checkpoints of other classifiers do not restore.
         self._classifier_variables = tf.Module()
         self._classifier_variables.by_name = variables_by_name(classifier)
-        self.objective, self.expects_pairs = "loss", True
+        self.objective = "loss"
+        self.expects_pairs = True
         names = ["loss", "cross_entropy", "accuracy"] + [self.data_space.unit] * (density_weight > 0)
         self._means = [keras.metrics.Mean(name) for name in names]
         self.built = True
@@ -109,8 +113,12 @@ class HybridModel(KerasTraining):
         """Arguments that the model was built with."""
         inherited = self.density.parameters
         shared = ("flow", "event_shape", "levels", "base", "evaluation_log_det_estimator")
-        own = {"density_weight": self.density_weight, "seed": self.seed, "name": self.name}
-        return {**{key: inherited[key] for key in shared}, "classifier": self.classifier, **own}
+        return {name: inherited[name] for name in shared} | {
+            "classifier": self.classifier,
+            "density_weight": self.density_weight,
+            "seed": self.seed,
+            "name": self.name,
+        }
 
     def trained_density(self) -> FlowModel | None:
         """Returns `density`, or None if `density_weight` is 0."""
@@ -134,7 +142,8 @@ class HybridModel(KerasTraining):
         labels = tf.cast(labels, tf.int64)
         noise_seed, flow_seed = tf.unstack(split_seed(stateless_seed(seed), 2))
         z, log_q = self.data_space.dequantize(x, noise_seed)
-        flow, arguments = self.flow, {"seed": flow_seed}
+        flow = self.flow
+        arguments: dict[str, Any] = {"seed": flow_seed}
         if training:
             arguments["networks"] = self.networks(training=True)
         else:

@@ -1,6 +1,5 @@
 """Keras's compile, fit and evaluate for models with their own losses."""
 
-import importlib
 import itertools
 import os
 import types
@@ -159,12 +158,15 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
                 f"format is {format!r}, but {type(self).__name__}.export writes only 'tf_saved_model'. Convert the "
                 "SavedModel to TFLite or ONNX as in the guide 'Serve'."
             )
-        if unsupported := {"input_signature", "version"} & settings.keys():
+        unsupported = {"input_signature", "version"} & settings.keys()
+        if unsupported:
             raise ValueError(
                 f"Got {', '.join(unsupported)}. Choose signatures by name, as in signatures=['encode'], and write "
                 "numbered versions with tf_resflow.serving.export(model, export_dir)."
             )
-        importlib.import_module("tf_resflow.serving.exporter").export_to(self, filepath, **settings)
+        from tf_resflow.serving.exporter import export_to  # imported here because it imports models
+
+        export_to(self, filepath, **settings)
         if verbose or verbose is None:
             print(f"Saved artifact at {filepath}. signatures.json describes its signatures.")
 
@@ -218,7 +220,7 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
         """Calls `initialize` with the first examples, and returns the data from which none are missing."""
         if hasattr(x, "shape"):
             rows = np.random.default_rng(self.seed).permutation(len(x))[: max(batch_size or 0, _INITIAL)]
-            batches = [tuple(np.asarray(part)[rows] for part in (x, y) if part is not None)]
+            batches = [tuple(np.asarray(array)[rows] for array in (x, y) if array is not None)]
         elif isinstance(x, keras.utils.PyDataset):
             batches = _first_batches(x[i] for i in range(x.num_batches or _INITIAL))
         elif isinstance(x, tf.data.Dataset):
@@ -230,9 +232,11 @@ class KerasTraining(Serializable, SavedSettings, keras.Model):
             warnings.warn("The ActNorms are still the identity. Call model.initialize(batch) first.", stacklevel=3)
             return x
         pairs = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in batches]
-        examples, labels = (list(parts) for parts in zip(*pairs, strict=True))
-        given = {"condition": tf.concat(labels, axis=0)} if self.condition and labels[0] is not None else {}
-        self.initialize(tf.concat(examples, axis=0), self.seed, **given)
+        examples, labels = map(list, zip(*pairs, strict=True))
+        condition = {}
+        if self.condition and labels[0] is not None:
+            condition["condition"] = tf.concat(labels, axis=0)
+        self.initialize(tf.concat(examples, axis=0), self.seed, **condition)
         LOGGER.info("fit has initialized the ActNorms from its first %d examples.", sum(map(len, examples)))
         return x
 

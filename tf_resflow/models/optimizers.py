@@ -26,13 +26,15 @@ class Adam(keras.optimizers.Adam):
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """Computes the numbers that all variables share once, and passes them as the learning rate."""
-        step, rate = tf.cast(self.iterations + 1, tf.float64), tf.cast(learning_rate, tf.float64)
-        beta_1, beta_2, epsilon = float(self.beta_1), float(self.beta_2), float(self.epsilon)
+        step = tf.cast(self.iterations + 1, tf.float64)
+        rate = tf.cast(learning_rate, tf.float64)
+        beta_1 = float(self.beta_1)
+        beta_2 = float(self.beta_2)
         unbiased = rate * tf.sqrt(1.0 - beta_2**step) / (1.0 - beta_1**step)
         decay = rate * tf.cast(0.0 if self.weight_decay is None else self.weight_decay, tf.float64)
-        constants = 0.0, beta_1, beta_2, epsilon, _MOMENTUM
-        numbers = *(tf.cast(value, tf.float32) for value in (rate, unbiased, decay)), *map(tf.constant, constants)
-        super()._backend_update_step(grads, trainable_variables, numbers)
+        variable_numbers = [tf.cast(value, tf.float32) for value in (rate, unbiased, decay)]
+        constants = [tf.constant(value) for value in (0.0, beta_1, beta_2, float(self.epsilon), _MOMENTUM)]
+        super()._backend_update_step(grads, trainable_variables, (*variable_numbers, *constants))
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         is_single = tf.distribute.get_strategy().num_replicas_in_sync == 1  # Keras would copy each gradient twice
@@ -94,7 +96,8 @@ def _muon_update(gradient, momentum, rate, beta):
     momentum = beta * momentum + gradient
     direction = gradient + beta * momentum
     x = tf.reshape(direction, [-1, direction.shape[-1]])
-    size, is_wide = 0.2 * max(x.shape) ** 0.5, x.shape[0] < x.shape[1]
+    size = 0.2 * max(x.shape) ** 0.5
+    is_wide = x.shape[0] < x.shape[1]
     x = x if is_wide else tf.transpose(x)
     x = x / (tf.norm(x) + 1e-7)
     for _ in range(5):

@@ -20,6 +20,18 @@ _STATISTICS: dict[str, tuple[str, ...]] = {
     "Normalize": ("mean", "std"),
     "Whiten": ("mean", "covariance"),
 }
+# Settings that a model may change when it loads weights, since they affect neither the weights nor the density:
+# names, initial values, dtypes, and arguments of views. They are skipped with all that they contain.
+_FREE = frozenset(
+    (
+        *("name", "registered_name", "module", "build_config", "compile_config", "shared_object_id"),
+        *("dtype", "autocast", "quantization_config", "trainable", "seed", "initial"),
+        *("validate_args", "allow_nan_stats"),
+        *("log_det_estimator", "evaluation_log_det_estimator", "inverse_solver", "lipschitz_constant"),
+        *("tolerance", "max_iterations"),
+    )
+)
+_FREE_SUFFIXES = ("initializer", "regularizer", "constraint")  # of arguments of Keras layers
 _KEY = "settings"  # key in a file of weights
 _SHOWN = 3  # largest number of differences in a message
 
@@ -32,12 +44,13 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
     @property
     def statistics(self) -> dict[str, tf.Variable]:
         """The variables that standardize data. They are saved but not trained."""
-        found = {
-            f"{name}/{key}": variable
-            for name, part in parts_by_name(self.flow).items()
-            for key, variable in getattr(part, "statistics", {}).items()
-        }
-        return found | {f"condition/{key}": variable for key, variable in self.condition.statistics.items()}
+        variables = {}
+        for name, bijector in parts_by_name(self.flow).items():
+            for key, variable in getattr(bijector, "statistics", {}).items():
+                variables[f"{name}/{key}"] = variable
+        for key, variable in self.condition.statistics.items():
+            variables[f"condition/{key}"] = variable
+        return variables
 
     def serialize(self) -> str:
         """Returns the config and the statistics as JSON, for checkpoints."""
@@ -47,12 +60,14 @@ class SavedSettings(OnlyInSavedModels, tf.train.experimental.PythonState):
 
     def deserialize(self, text: bytes | str) -> None:
         """Restores the saved statistics, or raises a ValueError if the saved config differs."""
-        saved, own = json.loads(text), json.loads(self.serialize())
-        if found := _differences(saved.get("config", own["config"]), own["config"]):  # version 0.2 saved no config
-            more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        saved = json.loads(text)
+        config = json.loads(self.serialize())["config"]
+        different = _differences(saved.get("config", config), config)  # version 0.2 saved no config
+        if different:
+            more = f"; and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
             raise ValueError(
-                f"The file does not belong to the model {self.name}: {'; '.join(found[:_SHOWN])}{more}. Build the "
-                "model with the settings in the file."
+                f"The file does not belong to the model {self.name}: {'; '.join(different[:_SHOWN])}{more}. Build "
+                "the model with the settings in the file."
             )
         for name, variable in self.statistics.items():
             if name in saved["statistics"]:
@@ -92,46 +107,55 @@ def _description(value):
         return serialize(value)
     except (NotImplementedError, TypeError, ValueError):
         if isinstance(value, (list, tuple)):
-            return [_description(part) for part in value]
-        inside = {}
+            return [_description(element) for element in value]
+        arguments = {}
         if hasattr(value, "parameters"):
-            inside = constructor_arguments(value)
+            arguments = constructor_arguments(value)
         elif isinstance(value, keras.Layer):
-            inside = {"layers": sublayers(value)}
-        config = {key: _description(part) for key, part in inside.items()}
+            arguments = {"layers": sublayers(value)}
+        config = {name: _description(argument) for name, argument in arguments.items()}
         return {"class_name": type(value).__name__, "config": config}
 
 
-def _settings(config, place, layers=(), statistics=()):
-    """Yields the path and value of each setting. Paths are like model.flow.bijectors[0].branch.layers[1].units."""
+def _settings(config, path, layers=(), statistics=()):
+    """Yields the path and the value of each setting that matters.
+
+    Args:
+      config: A config of Keras, or a value in it.
+      path: Its path, like model.flow.bijectors[0].branch.layers[1].units.
+      layers: Names of the layers of the model that contains the config. Keras numbers them per process.
+      statistics: Names of arguments of which only the shape matters.
+    """
+    name = path.split(".")[-1]
     if isinstance(config, dict) and config.get("class_name") == "OfVariable" and "value" in config["config"]:
         config = config["config"]["value"]
-        statistics = (*statistics, place.split(".")[-1])  # the file has the value of the variable as a weight
+        statistics = (*statistics, name)  # the file has the value of the variable as a weight
     if isinstance(config, dict) and "value" in config.get("config", ()):  # a serialized array
         config = config["config"]["value"]
-    if place.split(".")[-1] in statistics and config is not None:
-        yield place, f"an array of shape {np.shape(config)}"
+    if name in statistics and config is not None:
+        yield path, f"an array of shape {np.shape(config)}"
     elif isinstance(config, dict):
         layers = [layer["config"].get("name") for layer in config.get("layers", ())] or layers
         for key, value in config.items():
             if key == "config":
-                yield from _settings(value, place, layers, _STATISTICS.get(str(config.get("class_name")), ()))
-            else:
-                yield from _settings(value, f"{place}.{key}", layers, statistics)
-    elif isinstance(config, list) and any(isinstance(part, (dict, list)) for part in config):
-        yield f"len({place})", len(config)
-        for i, part in enumerate(config):
-            yield from _settings(part, f"{place}[{i}]", layers)
-    elif isinstance(config, list):  # Keras numbers layer names per process
-        yield place, [f"layer {layers.index(part)}" if part in layers else part for part in config]
+                yield from _settings(value, path, layers, _STATISTICS.get(str(config.get("class_name")), ()))
+            elif key not in _FREE and not key.endswith(_FREE_SUFFIXES):
+                yield from _settings(value, f"{path}.{key}", layers, statistics)
+    elif isinstance(config, list) and any(isinstance(element, (dict, list)) for element in config):
+        yield f"len({path})", len(config)
+        for index, element in enumerate(config):
+            yield from _settings(element, f"{path}[{index}]", layers)
+    elif isinstance(config, list):
+        yield path, [f"layer {layers.index(element)}" if element in layers else element for element in config]
     else:
-        yield place, config
+        yield path, config
 
 
-def _differences(saved, own):
+def _differences(config_of_file, config_of_model):
     """Describes the differences between the config of a file and the config of a model."""
-    before, now = (dict(_settings(config, "model")) for config in (saved, own))
+    in_file = dict(_settings(config_of_file, "model"))
+    in_model = dict(_settings(config_of_model, "model"))
     return [
-        f"{name} is {before[name]!r:.100} in the file, {now[name]!r:.100} in the model"
-        for name in differences(before, now)
+        f"{name} is {in_file[name]!r:.100} in the file, {in_model[name]!r:.100} in the model"
+        for name in differences(in_file, in_model)
     ]

@@ -65,7 +65,8 @@ def _check_owned(model, variables):
     """Raises a ValueError if the loss depends on trainable variables that are not weights of the model."""
     values = [weight.value for weight in model.weights]
     owned = {id(replica) for value in values for replica in (value, *getattr(value, "values", ()))}
-    if missing := [variable.name for variable in variables if id(variable) not in owned]:
+    missing = [variable.name for variable in variables if id(variable) not in owned]
+    if missing:
         raise ValueError(
             f"The loss depends on trainable variables that do not belong to the model: {', '.join(missing)}. They "
             "would neither be trained nor saved. Assign the layer or variable to an attribute of its bijector "

@@ -28,17 +28,21 @@ def summary_rows(model: Any) -> list[keras.Layer]:
     A weight that several members share belongs to the first one, so the numbers of parameters add up.
     """
     members = parts_by_name(model.flow)
-    parts = [(name, members[name], found) for name, found in keras_parts(model.flow).items()]
-    parts += [(layer.name, layer, layer) for layer in model.layers]
-    parts.append(("other", model, model))
+    owners = [(name, members[name], contents) for name, contents in keras_parts(model.flow).items()]
+    owners += [(layer.name, layer, layer) for layer in model.layers]
+    owners.append(("other", model, model))
     rows: list[keras.Layer] = []
     seen: set[int] = set()
-    for name, owner, found in parts:
-        inside = found if isinstance(found, list) else [found]
-        weights = {id(weight): weight for part in inside for weight in getattr(part, "weights", [part])}
+    for name, owner, contents in owners:
+        contents = contents if isinstance(contents, list) else [contents]  # layers and variables
+        weights = {}
+        for content in contents:
+            weights |= {id(weight): weight for weight in getattr(content, "weights", [content])}
         new = {key: weight for key, weight in weights.items() if key not in seen}
         if new or name in members:
-            layers = [part for part in inside if isinstance(part, keras.Layer)] if len(new) == len(weights) else []
+            layers = []
+            if len(new) == len(weights):
+                layers = [content for content in contents if isinstance(content, keras.Layer)]
             rows.append(type(type(owner).__name__, (_Row,), {})(name, new.values(), layers))
         seen |= weights.keys()
     return rows

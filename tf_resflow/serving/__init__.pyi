@@ -1,3 +1,3 @@
-from .exporter import export, export_run
+from .exporter import export
 
-__all__ = ["export", "export_run"]
+__all__ = ["export"]

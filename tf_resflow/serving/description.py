@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.training.runs import Run
 from tf_resflow.version import __version__
 
 _DESCRIPTIONS = {
@@ -66,9 +65,6 @@ limits of a request, and the estimator of `log_prob`.
 {tensors}
 {texts}
 """
-_TRAINING = """\
-The model was trained on {run.data.name} for {run.step:,} steps with {train.optimizer}, batch size
-{train.batch_size}, learning rate {train.learning_rate:g} and seed {run.config.seed}. {result}."""
 
 
 def describe(
@@ -154,9 +150,3 @@ def example_inputs(tensors: Mapping[str, Any]) -> dict[str, str]:
         name: f'np.ones({[abs(size) for size in spec["shape"]]}, "{spec["dtype"]}")'
         for name, spec in tensors["serving_default"]["inputs"].items()
     }
-
-
-def about_run(run: Run) -> str:
-    """Returns a paragraph on how a model was trained."""
-    result = run.result["line"] if run.result else "It has not been evaluated"
-    return _TRAINING.format(run=run, train=run.config.train, result=result)

@@ -1,6 +1,5 @@
 """Export of a model as a versioned SavedModel, with its documentation and warm-up requests."""
 
-import functools
 import itertools
 import json
 import os
@@ -14,71 +13,13 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_resflow import console, evaluation, layers
+from tf_resflow import console, layers
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.serving.description import about_run, describe, example_inputs, readme
+from tf_resflow.serving.description import describe, example_inputs, readme
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.training.report import known
-from tf_resflow.training.runs import Run, load, load_held_out
 from tf_resflow.writing import explain_write_errors, new_version_folder, temporary_folder
 
-_NUM_EXAMPLES = 16  # number of samples of the model whose standard error is measured
-_MOST_HELD_OUT = 10_000
 _WARMUP_SIZES = (1, 8)  # batch sizes of warm-up requests
-
-
-def export_run(
-    workdir: str | os.PathLike[str],
-    export_dir: str | os.PathLike[str],
-    *,
-    version: int | None = None,
-    log_det_estimator: str | None = None,
-    num_probes: int | None = None,
-    stderr: float | None = None,
-    num_samples: int | None = None,
-    data_dir: str | None = None,
-    data_path: str | None = None,
-    **settings: Any,
-) -> pathlib.Path:
-    """Exports the model of a run with its averaged weights, and the scores of up to 10,000 held-out examples.
-
-    If the data are missing, the export has no p-values, and a warning is logged.
-
-    Args:
-      workdir: Directory of a run of `resflow-train`.
-      export_dir: See `export`, also for `version`.
-      log_det_estimator: Name of an estimator, see `tf_resflow.models.evaluation_estimator`.
-      num_probes: Number of probes per estimate. Not used for "exact".
-      stderr: Target standard error of `log_prob`, in nats, for samples of the model. Determines `num_samples`, see
-        `tf_resflow.evaluation.required_samples`.
-      num_samples: Number of estimates per `log_prob`. The default is 8.
-      data_dir: See `tf_resflow.training.load_data`, also for `data_path`.
-      **settings: `seed`, `max_samples`, `max_batch`, `signatures` and `precise` of `export`.
-
-    Returns:
-      The path of the version.
-    """
-    if stderr is not None and num_samples is not None:
-        raise ValueError(f"Got both num_samples={num_samples} and stderr={stderr}. Pass only one of them.")
-    run = load(workdir)
-    new_version_folder(export_dir, version)
-    condition: dict[str, Any] = {}
-    if run.model.condition:
-        condition["condition"] = np.arange(_NUM_EXAMPLES) % run.model.condition.num_classes
-    examples = functools.cache(lambda: run.density.sample(_NUM_EXAMPLES, seed=0, **condition))
-    _, estimates = run.estimates(log_det_estimator, num_probes, stderr, examples)
-    if stderr is not None:
-        reached = evaluation.estimate_log_prob(run.density, examples(), seed=0, **condition, **estimates).stderr
-        settings["measured"] = {"stderr": float(tf.sqrt(tf.reduce_mean(reached**2)))}
-    dataset = load_held_out(run.workdir, data_dir=data_dir, data_path=data_path)
-    if dataset is not None:
-        config = run.config.eval
-        num = min(config.num_examples or _MOST_HELD_OUT, _MOST_HELD_OUT)
-        settings["held_out"] = dataset.eval_batches(
-            config.split, config.batch_size, num, labels=bool(run.model.condition)
-        )
-    settings |= known(num_samples=num_samples) | estimates
-    return export(run.model, export_dir, version=version, run=run, **settings)
 
 
 def export(
@@ -86,7 +27,7 @@ def export(
     export_dir: str | os.PathLike[str],
     *,
     version: int | None = None,
-    run: Run | None = None,
+    about: str = "",
     measured: Mapping[str, float] | None = None,
     held_out: Iterable[Any] | None = None,
     **settings: Any,
@@ -143,7 +84,7 @@ def export(
       model: A `FlowModel` or `HybridModel`.
       export_dir: Directory for the versions of the model. Created if necessary.
       version: `int` >= 1. The default is one more than the largest existing version.
-      run: The run of the model, for README.md.
+      about: A paragraph about the model, for README.md.
       measured: Properties of log_prob for signatures.json, such as its standard error on given data.
       held_out: Batches of held-out examples, or of pairs of examples and conditions for a conditional model.
       **settings:
@@ -175,7 +116,7 @@ def export(
 
     def documentation(tensors):
         description = describe(signatures, tensors, measured)
-        return description, readme(description, example_inputs(tensors), "" if run is None else about_run(run))
+        return description, readme(description, example_inputs(tensors), about)
 
     requests = warmup_requests(signatures.inputs, signatures.max_batch)
     return write_saved_model(signatures.functions(), variables, documentation, requests, export_dir, version)
@@ -253,10 +194,9 @@ def read_signatures(path: pathlib.Path) -> dict[str, Any]:
     Each tensor is a dict of its "dtype", its "shape" with -1 for the batch, and its name in the graph, "tensor".
     """
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    definitions = saved.meta_graphs[0].signature_def
     return {
         name: {"inputs": _tensors(definition.inputs), "outputs": _tensors(definition.outputs)}
-        for name, definition in definitions.items()
+        for name, definition in saved.meta_graphs[0].signature_def.items()
         if not name.startswith("__")
     }
 

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
-from tf_resflow.evaluation.log_likelihood import NUM_SAMPLES, LogProbSamples
+from tf_resflow.evaluation.log_likelihood import NUM_SAMPLES, mean_and_stderr
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
@@ -62,8 +63,14 @@ class Signatures:
             return
         default = self._density.evaluation_log_det_estimator
         self.log_det_estimator: Any = default if log_det_estimator is None else log_det_estimator
-        options: dict[str, Any] = {"log_det_estimator": log_det_estimator, "max_batch": max_batch}
-        self.samples = LogProbSamples(self._density, num_samples, common=True, networks=networks, **options)
+        self.samples = LogProbSamples(
+            self._density,
+            num_samples,
+            log_det_estimator=self.log_det_estimator,
+            common=True,
+            max_batch=max_batch,
+            networks=networks,
+        )
         if self.samples.is_noisy and self.samples.num_samples < 2:
             raise ValueError(f"num_samples={num_samples} must be at least 2 to estimate a standard error.")
         # A SavedModel stores a shared function once, even if two signatures call it.
@@ -157,7 +164,8 @@ class Signatures:
         }
 
     def _scores(self, x, seed, *condition):
-        log_prob, stderr = self.samples.estimate(x, tf.bitcast(seed, tf.int32), *condition)
+        estimates = self.samples(x, tf.bitcast(seed, tf.int32), *condition)
+        log_prob, stderr = mean_and_stderr(estimates, self.samples.is_noisy)
         result = {"log_prob": log_prob, "log_prob_stderr": stderr}
         if self.model.data_space.levels is not None:
             result["bits_per_dim"] = self.model.data_space.to_loss(log_prob)

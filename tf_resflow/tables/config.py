@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from tf_resflow import config_fields
-from tf_resflow.config_fields import IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.files import check_table
 from tf_resflow.tables.arguments import ARGUMENTS
 from tf_resflow.tables.column import Bounds, parse_kinds
+from tf_resflow.training import config_fields
+from tf_resflow.training.config_fields import IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
 
 TASK = "table"
 """The value of `config.task` of a run on a table."""

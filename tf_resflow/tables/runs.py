@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import show_progress, stage
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.evaluation import p_values
@@ -23,6 +22,7 @@ from tf_resflow.tables.figures import pairs_figure
 from tf_resflow.tables.files import find_columns, identifiers, read_table
 from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.workdir import Members, TableWorkdir
+from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.workdir import read_json
 from tf_resflow.writing import explain_write_errors, finite_or_none, write_json
 

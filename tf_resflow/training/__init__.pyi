@@ -1,4 +1,6 @@
+from .build import build_estimator, build_model
 from .config import base_config, default_config
+from .export import export_run
 from .loop import Interrupted, train
 from .non_finite import NonFiniteError
 from .report import Evaluation
@@ -10,7 +12,10 @@ __all__ = [
     "Interrupted",
     "NonFiniteError",
     "base_config",
+    "build_estimator",
+    "build_model",
     "default_config",
+    "export_run",
     "load_data",
     "read_metrics",
     "train",

@@ -24,7 +24,8 @@ def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.Le
     (`schedule="constant"`) or falls to zero at `steps` along half a cosine (`schedule="cosine"`). A warm-up that
     leaves no steps for the cosine is shortened to half of the steps.
     """
-    rate, warmup = config.learning_rate, config.warmup_steps
+    rate = config.learning_rate
+    warmup = config.warmup_steps
     if config.schedule == "cosine" and warmup >= config.steps:
         warmup = config.steps // 2
     start = rate / warmup if warmup else rate
@@ -122,14 +123,16 @@ class Checkpoints:
 
         If `best_step` is given, restores only the checkpoint of this step, and logs a warning if it was not kept.
         """
-        paths, errors = newest_first(self._directory), []
+        paths = newest_first(self._directory)
+        errors = []
         if best_step is not None:
             paths = [path for path in paths if path == self._path(best_step)]
             if not paths:
                 logging.warning(
                     "%s has no checkpoint of step %d, which has the best validation score. The last checkpoint is "
                     "used instead. To keep the best checkpoint, train with train.keep_best=True.",
-                    *(self._directory, best_step),
+                    self._directory,
+                    best_step,
                 )
         for path in paths:
             try:

@@ -1,18 +1,41 @@
-"""Configs of runs, with the `train` and `eval` sections. The other sections are defined by their packages."""
+"""Configs of runs: their fields, defaults and rules. Those of the model are in `model_config`."""
 
 import pathlib
 import runpy
 from typing import Any
 
-from tf_resflow import config_fields
-from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, IN_0_1, IS_SEED, ConfigDict, Field, one_of
-from tf_resflow.data.config import FIELDS as DATA_FIELDS
-from tf_resflow.flows.config import HYBRID_FIELDS, MODEL_FIELDS, check_model
+from tf_resflow.data import config as data_config
 from tf_resflow.messages import suggest
+from tf_resflow.training import config_fields
+from tf_resflow.training.config_fields import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    IN_0_1,
+    IS_SEED,
+    ConfigDict,
+    Field,
+    Rule,
+    one_of,
+)
+from tf_resflow.training.model_config import HYBRID_FIELDS, MODEL_FIELDS, check_model
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _INSTALLED = _PACKAGE / "experiments" / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "configs"  # the latter in a checkout
+
+_DATA_RULES = {
+    "levels": Rule(lambda v: v == 0 or 2 <= v <= 256, "0 (the levels of the data) or in 2, ..., 256"),
+    "crop_padding": AT_LEAST_0,
+    "image_size": AT_LEAST_0,
+    "max_image_size": AT_LEAST_0,
+    "num_test": AT_LEAST_1,
+}
+
+_DATA_FIELDS = {
+    name: Field(default, _DATA_RULES[name]) if name in _DATA_RULES else default
+    for name, default in data_config.DEFAULTS.items()
+}
 
 _TRAIN_FIELDS = {
     "steps": Field(3000, AT_LEAST_1),
@@ -44,12 +67,23 @@ _FIELDS = {
     "seed": Field(0, IS_SEED),
     # "hybrid": both p(x) and p(label | x), for labeled images
     "task": Field("density", one_of("density", "hybrid")),
-    "data": DATA_FIELDS,
+    "data": _DATA_FIELDS,
     "model": MODEL_FIELDS,
     "hybrid": HYBRID_FIELDS,
     "train": _TRAIN_FIELDS,
     "eval": _EVAL_FIELDS,
 }
+
+FREE_FIELDS = frozenset(
+    (
+        *("data.data_dir", "data.download"),
+        *(f"model.estimator.eval.{name}" for name in MODEL_FIELDS["estimator"]["eval"]),
+        *("train.log_every", "train.eval_every", "train.checkpoint_every"),
+        *("train.keep", "train.keep_best", "train.patience"),
+        *(f"eval.{name}" for name in _EVAL_FIELDS),
+    )
+)
+"""The fields that may change when a run resumes: they affect neither the weights of a step nor the density."""
 
 
 def default_config() -> Any:
@@ -79,7 +113,8 @@ def base_config(name: str) -> Any:
     """
     stem, *arguments = name.split(":", 1)
     for folder in (CONFIGS, CONFIGS / "changes"):
-        if (path := folder / f"{stem}.py").is_file():
+        path = folder / f"{stem}.py"
+        if path.is_file():
             try:
                 return load_config_file(path, *arguments)
             except (AttributeError, KeyError) as error:

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -14,13 +14,13 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data
-from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import DeferredSignals, progress_bar, show_progress, stage
 from tf_resflow.models.averaging import WeightAverage
-from tf_resflow.models.build import build_model, check_dataset
 from tf_resflow.models.step import assert_finite, train_step
+from tf_resflow.training.build import build_model, check_dataset
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.config import validate_config
+from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.metrics import MetricsWriter, held_out_scores, ranked_steps
 from tf_resflow.training.non_finite import NotFinite, explain_non_finite
 from tf_resflow.training.report import Report
@@ -95,76 +95,142 @@ def train(
 
 
 def _train(config, files, strategy, jit):
-    train = config.train
     keras.utils.set_random_seed(config.seed)
     with stage("data"):
         dataset = data.load(config.data)
         _check_fit(config, dataset, strategy)
         dataset = with_run_statistics(config, dataset, files)
-    with strategy.scope():
-        model = build_model(config, dataset)
-        optimizer = make_optimizer(train, model.trainable_variables)
-        model.compile(optimizer=optimizer)
-    average = WeightAverage(model, train.ema_momentum)
-    saved = {"seed": config.seed, "is_chief": files.is_chief}
-    checkpoints = Checkpoints(files.checkpoints, model, optimizer, average, keep=train.keep, **saved)
-    best = Checkpoints(files.best, model, optimizer, average, keep=1, **saved)
-    report = Report(config, model, dataset, strategy=strategy)
-
-    start = checkpoints.restore()
-    lines = [line for line in read_metrics(files.path) if line["step"] <= start]
-    message = f"The workers find different checkpoints; this one finds {checkpoints.latest}. Give all one workdir."
-    check_agreement(strategy, json.dumps([start, lines]), message)
+    state = State(config, dataset, files, strategy)
+    report = Report(config, state.model, dataset, strategy=strategy)
+    start = state.checkpoints.restore()
+    lines = _agreed_lines(files, strategy, start, state.checkpoints.latest)
     if start == 0:
         if dataset.levels is None:
             _ = report.baselines  # warns before the first step if the data cannot have a density
-        x, condition = model.condition.split(initial_batch(config, dataset, labels=bool(model.condition)))
-        model.initialize(x, config.seed, **({"condition": condition} if model.condition else {}))
-        average.start()
-    labels = model.expects_pairs
-    batches = iter(replica_batches(strategy, dataset, train.batch_size, config.seed, start, labels=labels))
-    take_step = _compiled_step(strategy, model, average, jit)
-    signals, gather, is_alone = DeferredSignals(), make_gather(strategy), num_workers(strategy) == 1
-
+        state.initialize(config, dataset)
+    labels = state.model.expects_pairs
+    batches = iter(replica_batches(strategy, dataset, config.train.batch_size, config.seed, start, labels=labels))
+    take_step = _compiled_step(strategy, state.model, state.average, jit)
     files.begin(config, dataset)
     with contextlib.closing(MetricsWriter(files.output, start)) as writer:
-        log = Logging(train, writer, optimizer, start)
-        evaluating = Evaluating(config, report, average, best, writer, lines, gather)
+        gather = make_gather(strategy)
+        log = Logging(config.train, writer, state.optimizer, start)
+        evaluating = Evaluating(config, report, state.average, state.best, writer, lines, gather)
+        steps = Steps(config, strategy, state, take_step, log, evaluating, gather)
+        last = steps.take(batches, start)
+        return evaluating.finish(last, files)
 
-        def evaluate(step):
-            # On a single machine, a signal may interrupt an evaluation, because the state was saved before.
-            with signals.suspended() if is_alone else contextlib.nullcontext():
-                evaluating.evaluate(step)
-            log.restart_clock(step)
 
-        def save(step):
-            if not checkpoints.is_finite():
-                raise NotFinite
-            return checkpoints.save(step)
+def _agreed_lines(files, strategy, start, checkpoint):
+    """Returns the lines of metrics up to the restored step. Raises ValueError if workers restored others."""
+    lines = [line for line in read_metrics(files.path) if line["step"] <= start]
+    message = f"The workers find different checkpoints; this one finds {checkpoint}. Give all one workdir."
+    check_agreement(strategy, json.dumps([start, lines]), message)
+    return lines
 
-        with contextlib.closing(log), contextlib.ExitStack() as stack:
-            step = start
-            if 0 < start < train.steps and start % train.eval_every == 0 and start not in evaluating.scores:
-                evaluate(start)  # the run was stopped before this evaluation
-            while step < train.steps and not evaluating.are_over:
+
+class State:
+    """The model of a run, its optimizer, the average of its weights, and the checkpoints of all three.
+
+    Attributes:
+      checkpoints: The newest states.
+      best: The state with the best score on validation.
+    """
+
+    def __init__(self, config: ConfigDict, dataset: data.Dataset, files: Workdir, strategy: tf.distribute.Strategy):
+        with strategy.scope():
+            self.model = build_model(config, dataset)
+            self.optimizer = make_optimizer(config.train, self.model.trainable_variables)
+            self.model.compile(optimizer=self.optimizer)
+        self.average = WeightAverage(self.model, config.train.ema_momentum)
+        saved = (self.model, self.optimizer, self.average)
+        options = {"seed": config.seed, "is_chief": files.is_chief}
+        self.checkpoints = Checkpoints(files.checkpoints, *saved, keep=config.train.keep, **options)
+        self.best = Checkpoints(files.best, *saved, keep=1, **options)
+
+    def initialize(self, config: ConfigDict, dataset: data.Dataset) -> None:
+        """Initializes the model with training examples, and starts the average."""
+        condition = self.model.condition
+        batch = initial_batch(config, dataset, labels=bool(condition))
+        if condition:
+            x, labels = batch
+            self.model.initialize(x, config.seed, condition=labels)
+        else:
+            self.model.initialize(batch, config.seed)
+        self.average.start()
+
+    def save(self, step: int) -> str:
+        """Saves the newest state and returns its path. Raises NotFinite if a weight is not finite."""
+        if not self.checkpoints.is_finite():
+            raise NotFinite
+        return self.checkpoints.save(step)
+
+
+class Steps:
+    """Takes the steps of a run. After a step, logs, saves the state, stops on a signal, and evaluates, when due."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        strategy: tf.distribute.Strategy,
+        state: State,
+        take_step: Callable[[Any, tf.Tensor], Mapping[str, tf.Tensor]],
+        log: "Logging",
+        evaluating: "Evaluating",
+        gather: Callable[[int], list[int]],
+    ):
+        self._train = config.train
+        self._seed = config.seed
+        self._strategy = strategy
+        self._state = state
+        self._take_step = take_step
+        self._log = log
+        self._evaluating = evaluating
+        self._gather = gather
+        self._signals = DeferredSignals()
+        self._is_alone = num_workers(strategy) == 1
+
+    def take(self, batches: Iterator[Any], start: int) -> int:
+        """Takes the steps after `start`, and returns the last one."""
+        step = start
+        with contextlib.closing(self._log), contextlib.ExitStack() as stack:
+            is_due = 0 < start < self._train.steps and start % self._train.eval_every == 0
+            if is_due and start not in self._evaluating.scores:  # the run was stopped before this evaluation
+                self._evaluate(start)
+            while step < self._train.steps and not self._evaluating.are_over:
                 step += 1
-                batch, seed = next(batches), tf.constant([config.seed, step], tf.int32)
-                is_first, is_evaluated = step == start + 1, step % train.eval_every == 0
-                tracing = stage("building the graph, which can take a minute or two")
-                with explain_non_finite(model, strategy, checkpoints.latest, batch, seed):
-                    with tracing if is_first else contextlib.nullcontext():
-                        metrics = take_step(batch, seed)
-                    log.after_step(step, metrics)
-                    if step % train.checkpoint_every == 0 or is_evaluated or step == train.steps:
-                        save(step)
-                    if is_alone or is_evaluated or step % _STEPS_BETWEEN_AGREEMENTS == 0:
-                        if signum := max(gather(signals.received)):  # several workers stop after the same step
-                            raise Interrupted(signum, step, save(step))
-                    if is_evaluated:
-                        evaluate(step)
+                is_first = step == start + 1
+                self._take(step, next(batches), is_first)
                 if is_first:  # a signal during its tracing has its usual effect
-                    stack.enter_context(signals)
-        return evaluating.finish(step, files)
+                    stack.enter_context(self._signals)
+        return step
+
+    def _take(self, step, batch, is_first):
+        seed = tf.constant([self._seed, step], tf.int32)
+        is_evaluated = step % self._train.eval_every == 0
+        tracing = stage("building the graph, which can take a minute or two")
+        latest = self._state.checkpoints.latest
+        with explain_non_finite(self._state.model, self._strategy, latest, batch, seed):
+            with tracing if is_first else contextlib.nullcontext():
+                metrics = self._take_step(batch, seed)
+            self._log.after_step(step, metrics)
+            if step % self._train.checkpoint_every == 0 or is_evaluated or step == self._train.steps:
+                self._state.save(step)
+            if self._is_alone or is_evaluated or step % _STEPS_BETWEEN_AGREEMENTS == 0:
+                self._stop_on_signal(step)
+            if is_evaluated:
+                self._evaluate(step)
+
+    def _stop_on_signal(self, step):
+        signum = max(self._gather(self._signals.received))  # several workers stop after the same step
+        if signum:
+            raise Interrupted(signum, step, self._state.save(step))
+
+    def _evaluate(self, step):
+        # On a single machine, a signal may interrupt an evaluation, because the state was saved before.
+        with self._signals.suspended() if self._is_alone else contextlib.nullcontext():
+            self._evaluating.evaluate(step)
+        self._log.restart_clock(step)
 
 
 def initial_batch(config: ConfigDict, dataset: data.Dataset, *, labels: bool = False) -> Any:
@@ -211,10 +277,12 @@ def _check_fit(config, dataset, strategy):
             f"config.train.keep_best and patience need a validation split, but {dataset.name!r} has none. Set "
             "config.data.validation_fraction above 0, or train.keep_best=False and train.patience=0."
         )
-    size, replicas = config.train.batch_size, strategy.num_replicas_in_sync
-    if size % replicas:
+    batch_size = config.train.batch_size
+    num_replicas = strategy.num_replicas_in_sync
+    if batch_size % num_replicas:
         raise ValueError(
-            f"config.train.batch_size is {size}, but it must be a multiple of the number of replicas, {replicas}."
+            f"config.train.batch_size is {batch_size}, but it must be a multiple of the number of replicas, "
+            f"{num_replicas}."
         )
 
 
@@ -222,10 +290,13 @@ class Logging:
     """Writes the mean metrics every `train.log_every` steps, and shows progress until `close` is called."""
 
     def __init__(self, train: ConfigDict, writer: MetricsWriter, optimizer: keras.Optimizer, start: int):
-        self._train, self._writer, self._optimizer = train, writer, optimizer
+        self._train = train
+        self._writer = writer
+        self._optimizer = optimizer
         self._progress: Any = None  # begins after the first step, which takes longer
         self._window: list[Mapping[str, tf.Tensor]] = []  # on the device, because fetching them waits for it
-        self._clock = time.monotonic(), start
+        self._time = time.monotonic()  # when the window begins
+        self._step = start
 
     def close(self) -> None:
         """Removes the progress bar."""
@@ -243,18 +314,24 @@ class Logging:
 
     def restart_clock(self, step: int) -> None:
         """Excludes the time of an evaluation from the steps per second."""
-        self._clock = time.monotonic(), step
+        self._time = time.monotonic()
+        self._step = step
 
     def _write(self, step):
         """Writes the means over the steps since the last line or since the run resumed, and the number of steps."""
         means = {name: np.mean([float(metrics[name]) for metrics in self._window]) for name in self._window[0]}
-        now, (time_before, step_before) = time.monotonic(), self._clock
-        rates = {"averaged_steps": len(self._window), "learning_rate": self._optimizer.learning_rate}
-        rates["steps_per_second"] = (step - step_before) / (now - time_before)
+        now = time.monotonic()
+        rates = {
+            "averaged_steps": len(self._window),
+            "learning_rate": self._optimizer.learning_rate,
+            "steps_per_second": (step - self._step) / (now - self._time),
+        }
         self._writer.scalars(step, "train", means | rates)
         texts = [f"{means[name]:.3f} {name}" for name in _SHOWN if name in means]
         self._progress.set_postfix_str(", ".join(texts), refresh=False)
-        self._window, self._clock = [], (now, step)
+        self._window = []
+        self._time = now
+        self._step = step
 
 
 class Evaluating:
@@ -279,10 +356,14 @@ class Evaluating:
         lines: list[dict[str, Any]],
         gather: Callable[[int], list[int]],
     ):
-        self._train, self._final_split = config.train, config.eval.split
+        self._train = config.train
+        self._final_split = config.eval.split
         self._split = report.selection_split
-        self._report, self._average, self._best = report, average, best
-        self._writer, self._gather = writer, gather
+        self._report = report
+        self._average = average
+        self._best = best
+        self._writer = writer
+        self._gather = gather
         self.scores = held_out_scores(lines, self._split)
         self._evaluated: int | None = None  # the step of the last evaluation in this process
         self.are_over = self._patience_has_ended()
@@ -327,7 +408,8 @@ class Evaluating:
             result["ended_by_patience"] = self._train.patience
         result["figures"] = sorted(path.name for path in files.figures.iterdir())
         result["best"] = self.scores[best][self._report.objective]
-        if warning := self._report.warning(result, best=best, last=last):
+        warning = self._report.warning(result, best=best, last=last)
+        if warning:
             logging.warning("%s", warning)
             result["warning"] = warning
         result = finite_or_none(result | {"line": self._report.line(result)})
@@ -338,5 +420,6 @@ class Evaluating:
         return ranked_steps(self.scores, self._report.objective)
 
     def _patience_has_ended(self):
-        ranked, patience = self._ranked_steps(), self._train.patience
+        patience = self._train.patience
+        ranked = self._ranked_steps()
         return bool(patience) and sum(step > ranked[0] for step in ranked) >= patience

@@ -45,7 +45,8 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | os.PathLike[str], step: int = 0):
         workdir = pathlib.Path(workdir)
-        self._path, self._events_path = workdir / "metrics.jsonl", workdir / "events"
+        self._path = workdir / "metrics.jsonl"
+        self._events_path = workdir / "events"
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
         self._written = {(line["step"], line["split"], "num_examples" in line) for line in kept}
         with atomic_write(self._path) as temporary:

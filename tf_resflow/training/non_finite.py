@@ -42,12 +42,12 @@ def explain_non_finite(
         yield
     except (NotFinite, tf.errors.InvalidArgumentError) as error:
         what = "A weight is NaN or infinite" if isinstance(error, NotFinite) else NON_FINITE
-        parts = [strategy.experimental_local_results(part) for part in tf.nest.flatten(batch)]
-        batches = [tf.nest.pack_sequence_as(batch, part) for part in zip(*parts, strict=True)]
-        found = find_non_finite(model, batches, seed)
-        if not found and not isinstance(error, NotFinite) and NON_FINITE not in str(error):
+        tensors_of_replicas = [strategy.experimental_local_results(value) for value in tf.nest.flatten(batch)]
+        batches = [tf.nest.pack_sequence_as(batch, tensors) for tensors in zip(*tensors_of_replicas, strict=True)]
+        cause = find_non_finite(model, batches, seed)
+        if not cause and not isinstance(error, NotFinite) and NON_FINITE not in str(error):
             raise
-        raise NonFiniteError(what, int(seed[1]), found or _ALL_FINITE, latest) from None
+        raise NonFiniteError(what, int(seed[1]), cause or _ALL_FINITE, latest) from None
 
 
 def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tensor) -> str:
@@ -56,12 +56,13 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
     `batches` has the batch of each replica. With several replicas, other random numbers are drawn than in the step.
     """
     members, _ = _values(model, batches[0], seed)
-    parts = [(_with_norms(model.flow, member), member.variables) for member in members]
-    if isinstance(model.data_space.dequantizer, keras.Layer):
-        parts.insert(0, ("the dequantizer", [weight.value for weight in model.data_space.dequantizer.weights]))
+    variables_by_part = [(_with_norms(model.flow, member), member.variables) for member in members]
+    dequantizer = model.data_space.dequantizer
+    if isinstance(dequantizer, keras.Layer):
+        variables_by_part.insert(0, ("the dequantizer", [weight.value for weight in dequantizer.weights]))
     if model.classifier is not None:
-        parts.append(("the classifier", [weight.value for weight in model.classifier.weights]))
-    spoiled = [name for name, variables in parts if not _finite(*variables)]
+        variables_by_part.append(("the classifier", [weight.value for weight in model.classifier.weights]))
+    spoiled = [name for name, variables in variables_by_part if not _finite(*variables)]
     if spoiled:
         if len(spoiled) == 1:
             return f"Some weights of {spoiled[0]} are not finite."
@@ -70,13 +71,13 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
         for member, value in zip(*_values(model, batch, seed), strict=True):
             if not _finite(value):
                 return f"All weights are finite; the output of {_with_norms(model.flow, member)} is not."
-        gradients = tf.function(loss_and_gradients, autograph=False)(model, batch, seed)[1]
+        _, gradients = tf.function(loss_and_gradients, autograph=False)(model, batch, seed)
         norms = {
             id(weight.value): tf.norm(gradient)
             for gradient, weight in zip(gradients, model.trainable_variables, strict=True)
             if gradient is not None
         }
-        for name, variables in reversed(parts):  # backpropagation goes from the last part to the first
+        for name, variables in reversed(variables_by_part):  # backpropagation begins with the last part
             if not _finite(*(norms.get(id(variable), 0.0) for variable in variables)):
                 return f"The output of the flow is finite; the norm of the gradient of {name} is not."
     return ""
@@ -84,13 +85,13 @@ def find_non_finite(model: KerasTraining, batches: Sequence[Any], seed: tf.Tenso
 
 def _values(model, batch, seed):
     """Returns the innermost members of the flow and their outputs."""
-    found: list[Any] = []
+    inputs: list[Any] = []  # pairs of a member and its input
     x, condition = model.condition.split(batch if model.condition else tf.nest.flatten(batch)[0])
     x, _ = model.data_space.dequantize(x, split_seed(stateless_seed(seed), 2)[0])
     arguments = model.condition.arguments(condition, tf.shape(x)[0])
-    context = Context(arguments, compute_log_det=False, on_leaf=lambda member, x, _: found.append((member, x)))
+    context = Context(arguments, compute_log_det=False, on_leaf=lambda member, x, _: inputs.append((member, x)))
     latent = pass_through(model.flow, x, context).value
-    members, values = zip(*found, strict=True)
+    members, values = zip(*inputs, strict=True)
     return members, [*values[1:], latent]
 
 
@@ -99,6 +100,6 @@ def _finite(*values):
 
 
 def _with_norms(flow, member):
-    name = next(name for name, part in parts_by_name(flow).items() if part is member)
+    name = next(name for name, bijector in parts_by_name(flow).items() if bijector is member)
     norms = [f"{layer.norm_estimate():.3g}" for layer in layers.norm_updates.lipschitz_layers(member)]
     return f"{name} (norms of its kernels: {', '.join(norms)})" if norms else name

@@ -13,16 +13,17 @@ from absl import logging
 from tf_resflow import data, evaluation
 from tf_resflow.bijectors.flow import residual_blocks
 from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
-from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import stage, track
-from tf_resflow.evaluation import log_prob_by_class
 from tf_resflow.evaluation.figures import density_figure
+from tf_resflow.evaluation.log_likelihood import Score
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
-from tf_resflow.evaluation.scores import PerExample, Score, classification_scores
+from tf_resflow.evaluation.scores import PerExample, classification_scores
 from tf_resflow.messages import counted
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.training.build import estimator_name
+from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.runs import Run
 from tf_resflow.writing import finite_or_none
 
@@ -46,19 +47,17 @@ class Report:
         *,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        self._config, self._model, self._dataset = config, model, dataset
-        self.unit, self.objective = model.data_space.unit, model.objective
-        self._strategy = strategy
-        self._estimates: dict[str, Any] = {}  # arguments of `evaluation.LogLikelihood`
+        self._config = config
+        self._model = model
+        self._dataset = dataset
+        self.unit = model.data_space.unit
+        self.objective = model.objective
         self._classify = PerExample(self._logits_and_labels, strategy)
         self._density: Any = model.trained_density()
         if self._density is not None:
-            self._noise = evaluation.EstimatorNoise(self._density)
+            self._likelihood = evaluation.LogLikelihood(self._density, strategy=strategy)
+            self._training_likelihood = evaluation.LogLikelihood(self._density, log_det_estimator={})
             self._sampler = Sampler(self._density)
-
-    @functools.cached_property
-    def _likelihood(self):
-        return evaluation.LogLikelihood(self._density, strategy=self._strategy, **self._estimates)
 
     @property
     def selection_split(self) -> str:
@@ -88,7 +87,7 @@ class Report:
             score = self.score(split)
             scores = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr}
             examples, condition = self.first_batch(split)
-            noise = self._noise(examples, self._config.seed, condition=condition)
+            noise = self._training_likelihood.noise(examples, self._config.seed, condition)
             scores |= {"num_examples": score.num_examples, "estimator_std": noise}
         if self._model.classifier is not None:
             scores |= self.classification(split)
@@ -107,16 +106,19 @@ class Report:
         x, labels = batch
         if self._model.classifier is not None:
             return self._model.classify(x)["logits"], labels
-        return log_prob_by_class(self._model, x, seed, **self._estimates), labels
+        return self._likelihood.by_class(x, seed), labels
 
     def sample_grid(self) -> np.ndarray | None:
         """Returns a grid of samples as a uint8 image, with one row per label if given labels; None for vectors."""
         if len(self._dataset.event_shape) != 3 or self._density is None:
             return None
-        num, columns, labels = self._config.eval.num_samples, None, None
+        num = self._config.eval.num_samples
+        columns = None
+        labels = None
         if self._model.condition:
-            columns = max(1, num // self._model.condition.num_classes)
-            labels = np.repeat(np.arange(min(num, self._model.condition.num_classes)), columns)
+            num_classes = self._model.condition.num_classes
+            columns = max(1, num // num_classes)
+            labels = np.repeat(np.arange(min(num, num_classes)), columns)
             num = len(labels)
         return evaluation.image_grid(self._samples(num, labels), self._dataset.levels or 256, columns=columns)
 
@@ -128,11 +130,14 @@ class Report:
         """The uniform and the Gaussian baseline. A missing Gaussian baseline is reported with a warning."""
         levels = self._dataset.levels
         baselines = {} if levels is None else {"uniform": math.log2(levels)}
-        size, num = math.prod(self._dataset.event_shape), self._dataset.sizes.get("train", math.inf)
-        if levels is not None and num <= size:
+        size = math.prod(self._dataset.event_shape)
+        num_train = self._dataset.sizes.get("train", math.inf)
+        if levels is not None and num_train <= size:
             # The covariance is singular. With the dequantization noise it gives a density, but a useless baseline.
             logging.warning(
-                "There is no Gaussian baseline, because it needs more than %d training images; got %d.", size, num
+                "There is no Gaussian baseline, because it needs more than %d training images; got %d.",
+                size,
+                num_train,
             )
         elif size <= _MAX_GAUSSIAN_SIZE:
             with stage("Gaussian baseline"):
@@ -142,45 +147,50 @@ class Report:
 
     def _origin(self, step):
         """Returns the entries that every result has."""
-        place = {"name": self._dataset.name, "split": self._config.eval.split, "step": step}
-        return place | known(dequantization=self._model.data_space.dequantization)
+        origin = {"name": self._dataset.name, "split": self._config.eval.split, "step": step}
+        return origin | known(dequantization=self._model.data_space.dequantization)
 
     def result(self, step: int, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the content of result.json without the figures, given the step and its `scores`."""
         baselines = self.baselines if self._density is not None else {}
         result = self._origin(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
-        if bounds := certified_bounds(self._model.flow):
+        bounds = certified_bounds(self._model.flow)
+        if bounds:
             result["lipschitz_bound"] = finite_or_none(max(bounds.values()))
-        if uncertified := uncertified_blocks(self._model.flow):
+        uncertified = uncertified_blocks(self._model.flow)
+        if uncertified:
             result["uncertified_blocks"] = uncertified
         return result
 
     def line(self, result: Mapping[str, Any]) -> str:
         """Returns a one-line summary of a result."""
-        scores, against = [], []
+        scores = []
+        remarks = []
         if "accuracy" in result:
             scores.append(f"accuracy {result['accuracy']:.2%} ± {result['accuracy_stderr']:.2%}")
-            against.append(f"calibration error {result['calibration_error']:.3f}")
+            remarks.append(f"calibration error {result['calibration_error']:.3f}")
         if self.unit in result:
-            mean, stderr = result[self.unit], result[f"{self.unit}_stderr"]
+            mean = result[self.unit]
+            stderr = result[f"{self.unit}_stderr"]
             scores.append(f"{mean:.3f} ± {stderr:.3f} {self.unit.replace('_per_', '/')}")
-        against += [f"{name} {value:.3f}" for name, value in result["baselines"].items()]
+        remarks += [f"{name} {value:.3f}" for name, value in result["baselines"].items()]
         if "ended_by_patience" in result:
-            against.append(f"ended by {result['ended_by_patience']} evaluations without a better one")
+            remarks.append(f"ended by {result['ended_by_patience']} evaluations without a better one")
         steps = f"after {counted(result['step'], 'step')}"
         if "last_step" in result:
             steps = f"at step {result['step']:,}, the best of {result['last_step']:,} on validation"
         if "entropy" in result:
-            against.append(f"entropy of the data {result['entropy']:.3f}")
+            remarks.append(f"entropy of the data {result['entropy']:.3f}")
         if "reconstruction_error" in result:
-            against.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
+            remarks.append(f"reconstruction error {result['reconstruction_error']:.1e} levels")
         examples = counted(result["num_examples"], f"{result['split']} example")
-        against = against or ["no baseline"]
-        return f"{result['name']}: {', '.join(scores)} on {examples} {steps} ({'; '.join(against)})"
+        remarks = remarks or ["no baseline"]
+        return f"{result['name']}: {', '.join(scores)} on {examples} {steps} ({'; '.join(remarks)})"
 
     def warning(self, result: Mapping[str, Any], *, best: int, last: int) -> str | None:
         """Returns advice if the density scores worse than a baseline, else None. `best` and `last` are steps."""
-        score, baselines = result.get(self.unit), result["baselines"]
+        score = result.get(self.unit)
+        baselines = result["baselines"]
         name = min(baselines, key=baselines.get, default=None)
         if name is None or score is None or not score > baselines[name]:
             return None
@@ -204,13 +214,14 @@ class Report:
         return {}
 
     def _reconstructions(self, path):
-        levels, num = self._dataset.levels or 256, self._config.eval.num_samples
+        levels = self._dataset.levels or 256
+        num = self._config.eval.num_samples
         images, condition = (None if rows is None else rows[:num] for rows in self.first_batch())
         x = self._density.prepare(images, tf.constant([self._config.seed, 1], tf.int32))
-        again = round_trip(self._density, x, condition)[0]
-        pair = np.asarray(images), self._model.data_space.to_data(again).numpy()
-        write_png(path, reconstruction_grid(*pair, levels))
-        return {"reconstruction_error": float(tf.reduce_max(tf.abs(again - x)) * levels)}
+        decoded, _ = round_trip(self._density, x, condition)
+        decoded_images = self._model.data_space.to_data(decoded).numpy()
+        write_png(path, reconstruction_grid(np.asarray(images), decoded_images, levels))
+        return {"reconstruction_error": float(tf.reduce_max(tf.abs(decoded - x)) * levels)}
 
     def _plane(self, path):
         seed = tf.constant([self._config.seed, 2], tf.int32)
@@ -244,10 +255,10 @@ class Evaluation(Report):
       run: A `Run` returned by `tf_resflow.load`. It is not modified.
       dataset: The `Dataset` of the run.
       log_det_estimator: Name of the estimator of the log-determinants, see
-        `tf_resflow.models.evaluation_estimator`.
+        `tf_resflow.training.build_estimator`.
       num_probes: Number of probes per estimate.
       stderr: Target standard error of each example's score, in `unit`. The number of estimates per example is the
-        one that the first batch needs, see `tf_resflow.evaluation.required_samples`.
+        one that the first batch needs, see `tf_resflow.evaluation.LogLikelihood`.
 
     Attributes:
       unit: Unit of the scores of the density, "bits_per_dim" or "nats".
@@ -270,11 +281,14 @@ class Evaluation(Report):
         super().__init__(run.config, run.model, dataset)
         self._run = run
         in_nats = None if stderr is None else stderr * run.model.data_space.nats_per_unit
-        self._name, self._estimates = run.estimates(
-            log_det_estimator, num_probes, in_nats, lambda: next(iter(self.batches()))
-        )
-        self.log_det_estimator = self._estimates["log_det_estimator"]
-        self.num_samples: int | None = self._estimates.get("num_samples")
+        self.log_det_estimator = run.log_det_estimator(log_det_estimator, num_probes)
+        self.num_samples: int | None = None
+        if self._density is not None or stderr is not None:
+            self._likelihood = run.likelihood(
+                log_det_estimator, num_probes, in_nats, lambda: next(iter(self.batches()))
+            )
+            self.log_det_estimator = self._likelihood.log_det_estimator
+            self.num_samples = self._likelihood.num_samples
 
     @property
     def metrics(self) -> list[str]:
@@ -292,7 +306,7 @@ class Evaluation(Report):
         return self._origin(self._run.step) | known(
             checkpoint="best" if self._run.is_best else None,
             unit=self.unit,
-            log_det_estimator=self._name,
+            log_det_estimator=estimator_name(self.log_det_estimator),
             num_probes=getattr(self.log_det_estimator, "num_probes", None),
             num_samples=self.num_samples,
         )
@@ -302,7 +316,8 @@ class Evaluation(Report):
 
         The "bound" is "elbo" for integer data, the mean of log p(z) - log q(z | x), else "none".
         """
-        space, score = self._run.density.data_space, self.score()
+        space = self._run.density.data_space
+        score = self.score()
         return {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
             num_examples=score.num_examples,
             bound="none" if space.levels is None else "elbo",
@@ -317,10 +332,14 @@ class Evaluation(Report):
         "estimator_bias" is approximately the most that the noise of the log-determinants can lower the bound:
         (1 - 1/K) times half their variance in nats, in the unit of the score.
         """
-        given: dict[str, Any] = {"num_samples": num_samples, "log_det_estimator": self.log_det_estimator}
-        bound = evaluation.LogLikelihood(self._run.density, importance_weighted=True, **given)
+        bound = evaluation.LogLikelihood(
+            self._run.density,
+            num_samples=num_samples,
+            log_det_estimator=self.log_det_estimator,
+            importance_weighted=True,
+        )
         score = bound.score(track(self.batches(), "importance-weighted bound"), self._config.seed)
-        variance = self._noise_of(self.log_det_estimator) ** 2
+        variance = self._noise_of(self._likelihood) ** 2
         result = {self.unit: score.mean, f"{self.unit}_stderr": score.stderr} | known(
             bound="importance_weighted",
             num_samples=num_samples,
@@ -330,9 +349,9 @@ class Evaluation(Report):
         return {"importance_weighted": result}
 
     def noise(self) -> dict[str, Any]:
-        """Returns the `evaluation.EstimatorNoise` of the loss, with the estimators of training and evaluation."""
-        estimators = {"training": None, "evaluation": self.log_det_estimator}
-        return {"noise": {name: self._noise_of(estimator) for name, estimator in estimators.items()}}
+        """Returns the `noise` of the loss by the estimators of training and evaluation, see `LogLikelihood`."""
+        training = evaluation.LogLikelihood(self._run.density, log_det_estimator={})
+        return {"noise": {"training": self._noise_of(training), "evaluation": self._noise_of(self._likelihood)}}
 
     def reconstruction(self) -> dict[str, Any]:
         """Returns the result of `evaluation.reconstruct` for the first batch."""
@@ -356,18 +375,23 @@ class Evaluation(Report):
             features = evaluation.InceptionFeatures(self._dataset.levels or 256, features)
         draw = tf.function(self._run.density.sample, autograph=False)
         batch_size = self._config.eval.batch_size
-        images, samples = evaluation.FeatureMoments(), evaluation.FeatureMoments()
-        has_condition, conditions = bool(self._model.condition), []
+        images = evaluation.FeatureMoments()
+        samples = evaluation.FeatureMoments()
+        has_condition = bool(self._model.condition)
+        conditions = []
         train = self._dataset.eval_batches("train", batch_size, num_samples, labels=has_condition)
         for batch in track(train, "features of images"):
             x, condition = self._model.condition.split(batch)
             conditions.append(condition)
             images.update(features(x))
-        given = np.resize(np.concatenate(conditions), num_samples + batch_size) if has_condition else None
+        if has_condition:  # as many as samples, in the order of the images
+            conditions_of_samples = np.resize(np.concatenate(conditions), num_samples + batch_size)
         for index in track(range(math.ceil(num_samples / batch_size)), "features of samples"):
             seed = tf.constant([self._config.seed, index], tf.int32)
-            labels = None if given is None else tf.constant(given[index * batch_size :][:batch_size])
-            drawn = draw(batch_size, seed, condition=labels)
+            condition = None
+            if has_condition:
+                condition = tf.constant(conditions_of_samples[index * batch_size :][:batch_size])
+            drawn = draw(batch_size, seed, condition=condition)
             samples.update(features(drawn[: num_samples - samples.num]))
         distance = evaluation.frechet_distance(samples, images)
         return {"fid": {"fid": distance, "num_samples": samples.num, "num_train": images.num}}
@@ -384,10 +408,9 @@ class Evaluation(Report):
             )
         return super().classification(split)
 
-    def _noise_of(self, log_det_estimator):
+    def _noise_of(self, likelihood):
         x, condition = self._first_batch
-        measure = evaluation.EstimatorNoise(self._run.density, log_det_estimator)
-        return measure(x, self._config.seed, condition=condition)
+        return likelihood.noise(x, self._config.seed, condition)
 
     @functools.cached_property
     def _first_batch(self):

@@ -10,20 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from absl import logging
 
 from tf_resflow import data, evaluation
-from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import stage
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.evaluation.log_likelihood import precise_estimator
-from tf_resflow.logdet import Exact
-from tf_resflow.models import build_model, evaluation_estimator
+from tf_resflow.logdet import LogDetEstimator
 from tf_resflow.models.averaging import WeightAverage
+from tf_resflow.models.hybrid_model import HybridModel
 from tf_resflow.models.keras_training import KerasTraining
+from tf_resflow.training.build import build_estimator, build_model, estimator_name
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
+from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.metrics import held_out_scores, ranked_steps
 from tf_resflow.training.workdir import (
     MODELS,
@@ -68,8 +67,13 @@ class Run:
         result: dict[str, Any] | None = None,
         is_best: bool = False,
     ) -> None:
-        self.model, self.config, self.data = model, config, data
-        self.step, self.workdir, self.result, self.is_best = step, workdir, result, is_best
+        self.model = model
+        self.config = config
+        self.step = step
+        self.workdir = workdir
+        self.data = data
+        self.result = result
+        self.is_best = is_best
 
     @property
     def note(self) -> str:
@@ -87,34 +91,50 @@ class Run:
             )
         return density
 
-    def estimates(
-        self, name: str | None, num_probes: int | None, stderr: float | None, examples: Callable[[], Any]
-    ) -> tuple[str, dict[str, Any]]:
-        """Returns the name of the estimator, and the arguments of `evaluation.LogLikelihood` for it.
+    def log_det_estimator(self, name: str | None = None, num_probes: int | None = None) -> LogDetEstimator:
+        """Returns an estimator of the log-determinants for evaluation.
 
         Args:
-          name: See `tf_resflow.models.evaluation_estimator`, also for `num_probes`. For a requested standard error,
-            the default is exact where `evaluation.log_likelihood.precise_estimator` is.
-          stderr: Target standard error of a score in nats. The number of estimates is the one that `examples` need,
-            see `evaluation.required_samples`.
+          name: See `tf_resflow.training.build_estimator`, also for `num_probes`. The default is the model's
+            evaluation estimator.
+        """
+        density: Any = self.model.density if isinstance(self.model, HybridModel) else self.model
+        default = density.evaluation_log_det_estimator
+        if name is None and num_probes is None:
+            return default
+        return build_estimator(
+            self.config.model,
+            self.model.data_space.event_shape,
+            "evaluation",
+            name=name or estimator_name(default),
+            num_probes=num_probes,
+        )
+
+    def likelihood(
+        self, name: str | None, num_probes: int | None, stderr: float | None, examples: Callable[[], Any]
+    ) -> evaluation.LogLikelihood:
+        """Returns the object that estimates log-likelihoods of the density.
+
+        Args:
+          name: See `log_det_estimator`, also for `num_probes`. For a standard error, the default is that of
+            `tf_resflow.evaluation.LogLikelihood`.
+          stderr: Target standard error of a score in nats. The number of estimates is the one that `examples` need.
           examples: Function that returns examples, or for a conditional model pairs of examples and conditions.
             Examples without their labels get the labels 0, 1, ... in turn.
         """
-        space = self.model.data_space
-        if stderr is not None and name is num_probes is None:
-            name = "exact" if isinstance(precise_estimator(self.density), Exact) else None
-        options: dict[str, Any] = {"dequantizer": space.dequantizer, "name": name, "num_probes": num_probes}
-        name, estimator = evaluation_estimator(self.config, self.model.flow, space.event_shape, **options)
-        settings: dict[str, Any] = {"log_det_estimator": estimator}
-        if stderr is not None:
-            density, batch, num_classes = self.density, examples(), self.model.condition.num_classes
-            if num_classes is not None and not isinstance(batch, tuple):
-                batch = batch, np.arange(len(batch)) % num_classes
-            x, condition = density.condition.split(batch)
-            settings["num_samples"] = evaluation.required_samples(
-                density, x, stderr, condition=condition, **settings
-            )
-        return name, settings
+        if stderr is None:
+            estimator = self.log_det_estimator(name, num_probes)
+            return evaluation.LogLikelihood(self.density, log_det_estimator=estimator)
+        has_default = name is None and num_probes is None
+        estimator = None if has_default else self.log_det_estimator(name, num_probes)
+        target = evaluation.LogLikelihood(self.density, stderr=stderr, log_det_estimator=estimator)
+        batch = examples()
+        x, condition = batch if isinstance(batch, tuple) else (batch, None)
+        return evaluation.LogLikelihood(
+            self.density,
+            num_samples=target.required_samples(x, condition),
+            log_det_estimator=target.log_det_estimator,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model as a `.keras` file, with the config, the properties of the data, and the result.
@@ -124,7 +144,9 @@ class Run:
         """
         check_output_path(path, [".keras"])
         config = copy.deepcopy(self.config)
-        config.data.update({place: pathlib.Path(config.data[place]).name for place in PLACES} | {"data_dir": ""})
+        for field in PLACES:
+            config.data[field] = pathlib.Path(config.data[field]).name
+        config.data.data_dir = ""
         with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
             files = Workdir(folder)
             files.describe(config, self.data, {})
@@ -151,12 +173,14 @@ def load(workdir: str | os.PathLike[str]) -> Any:
     if workdir in MODELS and not pathlib.Path(workdir).exists():
         workdir = f"{PRETRAINED}{workdir}"
     files = open_workdir(workdir)
-    config, info = files.read_config(), files.read_data()
+    config = files.read_config()
+    info = files.read_data()
     files.check_trained()
     model = build_model(config, info)
     if isinstance(files, PackedRun):
         model.load_weights(files.weights)
-        step, is_best = files.step, files.is_best
+        step = files.step
+        is_best = files.is_best
     else:
         step, is_best = _restored(files, config, model)
     result = read_json(files.result) if files.result.exists() else None
@@ -167,7 +191,8 @@ def _restored(files, config, model):
     """Restores the averaged weights of the checkpoint to use. Returns its step, and whether it is the best one."""
     optimizer = make_optimizer(config.train, model.trainable_variables)
     average = WeightAverage(model, config.train.ema_momentum)
-    ranked, best = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective), 0
+    ranked = ranked_steps(held_out_scores(read_metrics(files.path), "validation"), model.objective)
+    best = 0
     if config.train.keep_best and ranked:
         best = Checkpoints(files.best, model, optimizer, average).restore(ranked[0])
     step = best or Checkpoints(files.checkpoints, model, optimizer, average).restore()
@@ -191,10 +216,10 @@ def load_data(
         return with_run_statistics(config, data.load(config.data), files)
 
 
-def load_held_out(workdir: str | os.PathLike[str], **places: str | None) -> data.Dataset | None:
+def load_held_out(workdir: str | os.PathLike[str], **paths: str | None) -> data.Dataset | None:
     """Loads the data set of a run for p-values. Returns None and logs a warning if the data are missing."""
     try:
-        return load_data(workdir, **places)
+        return load_data(workdir, **paths)
     except ValueError as error:
         logging.warning("There are no p-values, because the held-out data cannot be loaded: %s", error)
         return None
@@ -205,7 +230,8 @@ def with_run_statistics(config: ConfigDict, dataset: data.Dataset, files: Workdi
     begun = files.read_data() if files.is_begun() else None
     if begun is None or begun.mean is None or dataset.levels is None:
         needs_statistics = config.task == "hybrid" and not config.model.logit_alpha
-        dataset = dataset.with_channel_statistics() if needs_statistics else dataset
+        if needs_statistics:
+            dataset = dataset.with_channel_statistics()
     else:  # a converted checkpoint keeps its published statistics
         dataset = dataclasses.replace(dataset, mean=begun.mean, std=begun.std)
     files.check_data(dataset)

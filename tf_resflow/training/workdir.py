@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tf_resflow.config_fields import ConfigDict
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.messages import suggest
 from tf_resflow.settings import differences, flat_fields
-from tf_resflow.training.config import default_config, validate_config
+from tf_resflow.training.config import FREE_FIELDS, default_config, validate_config
+from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.writing import explain_write_errors, write_json
 
 if sys.platform != "win32":
@@ -115,9 +115,9 @@ class Workdir:
         if self.is_chief:
             self.describe(config, dataset, self.absolute_paths(config))
 
-    def describe(self, config: ConfigDict, dataset: DataInfo, places: Mapping[str, str]) -> None:
+    def describe(self, config: ConfigDict, dataset: DataInfo, absolute_paths: Mapping[str, str]) -> None:
         """Writes the config, the absolute paths of its data, and the properties of the data that a model needs."""
-        write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(places)})
+        write_json(self.config, config.to_dict() | {_ABSOLUTE: dict(absolute_paths)})
         write_json(self.data, _data_info(dataset))
 
     def read_config(self) -> Any:
@@ -129,33 +129,38 @@ class Workdir:
 
         If `data_path` is given, the files of other splits are also searched for in its folder.
         """
-        config, absolute = self.read_config(), read_json(self.config).get(_ABSOLUTE, {})
-        given = {"data_dir": data_dir, "path": data_path}
-        for place in PLACES:
-            stored = config.data[place]
-            paths = [given[place]] if given.get(place) else [absolute.get(f"data.{place}"), stored]
-            if data_path and stored and place not in given:
-                paths.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
-            named = [path for path in paths if path]
-            found = [path for path in named if pathlib.Path(path).expanduser().exists()]
-            if named and not found and place != "data_dir":
+        config = self.read_config()
+        absolute_paths = read_json(self.config).get(_ABSOLUTE, {})
+        new_paths = {"data_dir": data_dir, "path": data_path}
+        for field in PLACES:
+            stored = config.data[field]
+            if new_paths.get(field):
+                candidates = [new_paths[field]]
+            else:
+                candidates = [absolute_paths.get(f"data.{field}"), stored]
+            if data_path and stored and field not in new_paths:
+                candidates.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
+            candidates = [path for path in candidates if path]
+            existing = [path for path in candidates if pathlib.Path(path).expanduser().exists()]
+            if candidates and not existing and field != "data_dir":
                 raise ValueError(
-                    f"The data of the run in {self.source} are not at {' or '.join(map(_absolute, named))}. Give "
-                    "the new path as --data_path."
+                    f"The data of the run in {self.source} are not at {' or '.join(map(_absolute, candidates))}. "
+                    "Give the new path as --data_path."
                 )
-            config.data[place] = (found or named[-1:] or [""])[0]
+            config.data[field] = (existing or candidates[-1:] or [""])[0]
         return config
 
     def absolute_paths(self, config: ConfigDict) -> dict[str, str]:
         """Returns a dict of fields to absolute data paths. URLs, which TFDS also accepts, are omitted."""
-        given = {place: config.data[place] for place in PLACES}
-        return {f"data.{place}": _absolute(path) for place, path in given.items() if path and "://" not in path}
+        paths = {f"data.{field}": config.data[field] for field in PLACES}
+        return {field: _absolute(path) for field, path in paths.items() if path and "://" not in path}
 
     def check_data(self, dataset: DataInfo) -> None:
         """Raises ValueError if the directory belongs to a run with different data."""
         if not self.is_begun():
             return
-        now, before = _data_info(dataset), _data_info(self.read_data())
+        now = _data_info(dataset)
+        before = _data_info(self.read_data())
         for key in ("event_shape", "levels", "num_classes", "sizes"):
             is_unknown = before[key] is None and key in ("num_classes", "sizes")  # in a converted checkpoint
             if before[key] != now[key] and not is_unknown:
@@ -195,11 +200,13 @@ class Workdir:
         for path in (self.config, self.data):
             if not path.exists():
                 raise ValueError(f"{path} is missing, but there are checkpoints of a run. {REMEDY}")
-        before, places = self.read_config(), self.absolute_paths(config)
-        stored = read_json(self.config).get(_ABSOLUTE, {})
-        free = {place for place in places if places[place] == stored.get(place)}
+        before = self.read_config()
+        paths = self.absolute_paths(config)
+        paths_before = read_json(self.config).get(_ABSOLUTE, {})
+        same_paths = {field for field in paths if paths[field] == paths_before.get(field)}
+        free = FREE_FIELDS | same_paths
         if config.train.schedule == "constant" and config.train.steps > before.train.steps:
-            free.add("train.steps")
+            free |= {"train.steps"}
         check_unchanged(self.path, before, config, free)
 
     def is_begun(self) -> bool:
@@ -238,15 +245,17 @@ class PackedRun(Workdir):
     def __init__(self, path: pathlib.Path):
         self._unpacked = tempfile.TemporaryDirectory()
         super().__init__(self._unpacked.name)
-        self.source, self.weights = path, self.path / "model.weights.h5"
+        self.source = path
+        self.weights = self.path / "model.weights.h5"
         needed = {"config.json", "data.json", "weights.json", self.weights.name}
         try:
             with zipfile.ZipFile(path) as file:
                 names = {name.removeprefix(OF_RUN): name for name in _checked_names(file)}
                 for name in needed | ({"result.json"} & set(names)):
                     (self.path / name).write_bytes(file.read(names[name]))
-            found = read_json(self.path / "weights.json")
-            self.step, self.is_best = found["step"], found["is_best"]
+            info = read_json(self.path / "weights.json")
+            self.step = info["step"]
+            self.is_best = info["is_best"]
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a complete file of a trained run: {error}. Give the workdir of a run, or a file "
@@ -260,10 +269,10 @@ class PackedRun(Workdir):
 
 def open_workdir(workdir: str | os.PathLike[str]) -> Workdir:
     """Returns the files of a run in a directory or in a single file, or of the model "pretrained:NAME"."""
-    place = os.fspath(workdir)
-    if place.startswith(PRETRAINED):
-        return PackedRun(_released(place.removeprefix(PRETRAINED)))
-    path = pathlib.Path(place).expanduser()
+    text = os.fspath(workdir)
+    if text.startswith(PRETRAINED):
+        return PackedRun(_released(text.removeprefix(PRETRAINED)))
+    path = pathlib.Path(text).expanduser()
     return PackedRun(path) if path.is_file() else Workdir(path)
 
 
@@ -274,7 +283,8 @@ def _released(name):
             f"There is no pretrained model {name!r}; {suggest(name, MODELS)} Give one of {', '.join(MODELS)}."
         )
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tf_resflow"
-    path = next((path for folder in (_PACKED, cache) if (path := folder / f"{name}.keras").is_file()), None)
+    paths = [folder / f"{name}.keras" for folder in (_PACKED, cache)]
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise ValueError(
             f"The pretrained model {name!r} is not on this machine. Download {name}.keras from the folder "
@@ -320,7 +330,8 @@ def stored_config(
         raise ValueError(f"{source} is not the workdir of a run: it has no config.json. Give the workdir of a run.")
     stored = read_json(path / "config.json")
     stored.pop(_ABSOLUTE, None)
-    known, fields = flat_fields(config.to_dict()), flat_fields(stored)
+    known = flat_fields(config.to_dict())
+    fields = flat_fields(stored)
     try:
         if fields.get("data.name") == "tabular":
             raise ValueError("it is a run on a table of an earlier version.")
@@ -339,19 +350,26 @@ def stored_config(
 
 
 def check_unchanged(path: pathlib.Path, before: ConfigDict, now: ConfigDict, free: Collection[str]) -> None:
-    """Raises ValueError if a field that matters differs between configs, unless it or its section is in `free`."""
-    sections = tuple(name for name in free if name.endswith("."))
-    old, new = (flat_fields(config.to_dict(), "config.") for config in (before, now))
-    for name in differences(old, new):
-        field = name.removeprefix("config.")
-        if field in free or field.startswith(sections):
+    """Raises ValueError if a field differs between configs, unless it or its section is in `free`.
+
+    Args:
+      path: Directory of the run.
+      before: Config of the run.
+      now: Config to resume the run with.
+      free: Names of fields, and of sections with a dot at their end, that may differ.
+    """
+    free_sections = tuple(name for name in free if name.endswith("."))
+    fields_before = flat_fields(before.to_dict())
+    fields_now = flat_fields(now.to_dict())
+    for field in differences(fields_before, fields_now):
+        if field in free or field.startswith(free_sections):
             continue
-        hint = (
-            " (steps may only increase, and only with a constant learning rate)" if field == "train.steps" else ""
-        )
+        hint = ""
+        if field == "train.steps":
+            hint = " (steps may only increase, and only with a constant learning rate)"
         raise ValueError(
-            f"{path} belongs to a run with {name} = {old[name]!r}, but now it is {new[name]!r}{hint}. Resume with "
-            "the same config, or choose another --workdir."
+            f"{path} belongs to a run with config.{field} = {fields_before[field]!r}, but now it is "
+            f"{fields_now[field]!r}{hint}. Resume with the same config, or choose another --workdir."
         )
 
 
@@ -363,8 +381,10 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       ValueError: If a line is neither valid nor truncated JSON.
     """
-    path, lines = pathlib.Path(workdir) / "metrics.jsonl", []
-    for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    lines = []
+    for number, text in enumerate(texts, 1):
         try:
             lines.append(json.loads(text))
         except ValueError:

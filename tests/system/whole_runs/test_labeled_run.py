@@ -13,8 +13,7 @@ from tf_resflow import data, training
 from tf_resflow.cli import sample as sample_command
 from tf_resflow.cli import score as score_command
 from tf_resflow.cli.evaluate import table
-from tf_resflow.evaluation.log_likelihood import LogProbSamples
-from tf_resflow.training import report
+from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +48,11 @@ def test_evaluation_and_classes(run, monkeypatch):
     for found in (run.result, result):
         assert abs(found["bits_per_dim"] - losses.mean()) < 0.05  # dequantization noise and probes differ
 
-    def by_class(model, x, seed, *, log_det_estimator):
-        assert isinstance(log_det_estimator, resflow.logdet.Exact)
+    def by_class(likelihood, x, seed):
+        assert isinstance(likelihood.log_det_estimator, resflow.logdet.Exact)
         return tf.one_hot(tf.cast(x[:, 2, 4, 0], tf.int32) % 10, 10)
 
-    monkeypatch.setattr(report, "log_prob_by_class", by_class)
+    monkeypatch.setattr(resflow.evaluation.LogLikelihood, "by_class", by_class)
     scores, right = evaluation.classification(), x[:, 2, 4, 0] % 10 == labels
     assert scores["accuracy"] == pytest.approx(right.mean()) and 0 < right.sum() < scores["num_examples"] == 30
     nats = math.log(math.e + 9) - right.mean()
@@ -104,7 +103,7 @@ def test_images_without_labels_are_scored(run, run_command, tmp_path, monkeypatc
 
 def test_served_labels(run, tmp_path):
     """The signatures accept a condition and check it in the graph. signatures.json documents it."""
-    path = resflow.serving.export_run(run.workdir, tmp_path, num_samples=2, log_det_estimator="exact")
+    path = resflow.training.export_run(run.workdir, tmp_path, num_samples=2, log_det_estimator="exact")
     served, described = (
         tf.saved_model.load(str(path)).signatures,
         json.loads((path / "signatures.json").read_text()),

@@ -2,8 +2,8 @@
 
 import math
 
-from tf_resflow.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
 from tf_resflow.flows.names import ACTIVATIONS, COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
+from tf_resflow.training.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
 
 
 def _are(numbers, kind, least):
