@@ -35,9 +35,10 @@ def test_all_packages_are_listed():
 def test_imports_from_packages_before(package):
     """The top-level modules import from no package, except for `loading`."""
     later = set(PACKAGES[PACKAGES.index(package) + 1 :]) if package != "." else set(PACKAGES)
-    paths = [
-        path for path in (ROOT / "tf_resflow" / package).glob("*.py") if path.name != "loading.py" or package != "."
-    ]
+    if package == ".":
+        paths = [path for path in (ROOT / "tf_resflow").glob("*.py") if path.name != "loading.py"]
+    else:
+        paths = (ROOT / "tf_resflow" / package).rglob("*.py")
     wrong = {path.name: set(imported(path)) & later for path in paths}
     assert {name: names for name, names in wrong.items() if names} == {}
 
@@ -48,7 +49,7 @@ def test_the_picture_shows_all_imports():
     drawn = {package: {other for own, other in pairs if own == package} for package in PACKAGES}
     real = {}
     for package in PACKAGES:
-        paths = (ROOT / "tf_resflow" / package).glob("*.py")
+        paths = (ROOT / "tf_resflow" / package).rglob("*.py")
         real[package] = {name for path in paths for name in imported(path)} & set(PACKAGES) - {package}
     for found in (drawn, real):
         for package in PACKAGES:  # those before are complete

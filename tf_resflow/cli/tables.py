@@ -85,7 +85,7 @@ def score() -> tuple[Any, np.ndarray, int]:
 def _read_input(path, run, options):
     """Returns the columns of the fit, and the columns to copy to the output."""
     names = [column.name for column in run.density.encoder_.columns]
-    texts = [c.name for c in run.density.encoder_.columns if any(isinstance(x, str) for x in c.levels or ())]
+    texts = [column.name for column in run.density.encoder_.columns if column.is_text]
     texts += [name for name in FLAGS.id_columns if name not in names]
     table = read_table(path, key=run.config.data.key or None, texts=texts, typed=False, read_options=options)
     own, kept = find_columns(path, table, names), find_columns(path, table, FLAGS.id_columns)

@@ -9,7 +9,7 @@ from tf_resflow import config_fields
 from tf_resflow.config_fields import IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
 from tf_resflow.data.files import check_table
 from tf_resflow.tables.arguments import ARGUMENTS
-from tf_resflow.tables.column import Bounds, parse_kinds
+from tf_resflow.tables.columns.kinds import Bounds, parse_kinds
 
 TASK = "table"
 """The value of `config.task` of a run on a table."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from tf_resflow.evaluation.figures import draw_legend, robust_limits, scatter, written_figure
 from tf_resflow.extras import LazyPackage
-from tf_resflow.tables.column import to_text
 from tf_resflow.tables.encoder import TableEncoder
 
 mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")
@@ -89,22 +88,23 @@ class _Axis:
     """The axis of a column: its bins, cell width and ticks."""
 
     def __init__(self, column, values):
-        self.column, self.step = column, 0.0
+        self.column = column
+        self.step = 0.0
         self.bins = np.linspace(*robust_limits(values), _BINS + 1)
-        if 0 < column.num <= _MAX_CELLS:
-            self.step = float(column.step)
-            self.bins = float(column.first - column.offset) + self.step * (np.arange(column.num + 1) - 0.5)
+        if 0 < column.num_cells <= _MAX_CELLS:
+            self.step = float(column.cell_width)
+            self.bins = column.first_number + self.step * (np.arange(column.num_cells + 1) - 0.5)
 
     def label(self, axis):
         """Sets the range, the name and the ticks of an axis of the figure."""
-        column = self.column
         axis.axes.set(**{f"{axis.axis_name}lim": (self.bins[0], self.bins[-1])})
-        axis.set_label_text(str(column.name))
-        if column.levels is not None and len(column.levels) <= _MAX_LEVELS:
-            axis.set_ticks(range(len(column.levels)), [to_text(level) for level in column.levels])
+        axis.set_label_text(str(self.column.name))
+        labels = self.column.tick_labels()
+        if 0 < len(labels) <= _MAX_LEVELS:
+            axis.set_ticks(range(len(labels)), labels)
             axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
-        elif column.start is not None:
-            axis.set_major_locator(mpl_ticker.MaxNLocator(2))
-            axis.set_major_formatter(lambda day, _: str(column.start + np.timedelta64(round(day), "D"))[:10])
-        elif column.offset:
-            axis.set_major_formatter(lambda x, _: f"{x + column.offset:g}")
+        tick_format = self.column.tick_format()
+        if tick_format is not None:
+            axis.set_major_formatter(lambda number, _: tick_format(number))
+        if self.column.most_ticks is not None:
+            axis.set_major_locator(mpl_ticker.MaxNLocator(self.column.most_ticks))

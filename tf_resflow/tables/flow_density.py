@@ -1,6 +1,5 @@
 """A scikit-learn estimator of the density of a table."""
 
-import dataclasses
 import json
 import os
 import warnings
@@ -24,11 +23,10 @@ from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
 from tf_resflow.models.repeated_training import draw_rows
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
-from tf_resflow.tables.column import to_text
-from tf_resflow.tables.coordinates import Vectors, quasirandom_points
 from tf_resflow.tables.density import TOLERANCE, TableDensity
 from tf_resflow.tables.encoder import TableEncoder
 from tf_resflow.tables.noise_conditioned import is_significant, winsorize
+from tf_resflow.tables.vectors import Vectors, quasirandom_points
 from tf_resflow.writing import atomic_write
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
@@ -256,18 +254,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     def _keep(self, numbers, weights, rng):
         """Keeps what `explain` and `sample` need from the rows of the fit."""
-        self.reference_, own = {}, self.encoder_.own
-        for place, column in enumerate(own.columns):
-            x = numbers[np.isfinite(numbers[:, place]), place]
-            atoms = {value: float(value - column.offset) for value, *_ in column.atoms}
-            parts = {str(column.name): x[~np.isin(x, list(atoms.values()))]}
-            parts |= {f"{column.name} = {to_text(value)}": x[x == number] for value, number in atoms.items()}
-            for label, values in parts.items():
-                if len(values):
-                    chosen = np.quantile(values, np.linspace(0, 1, _REFERENCE), method="nearest")
-                    levels = np.unique(values)
-                    tried = levels if len(levels) <= _REFERENCE else np.unique(chosen)
-                    self.reference_[label] = place, tried.tolist()
+        self.reference_ = {}
+        for column_index, column in enumerate(self.encoder_.own.columns):
+            x = numbers[np.isfinite(numbers[:, column_index]), column_index]
+            for label, group in column.number_groups(x).items():
+                if len(group):
+                    self.reference_[label] = column_index, _reference_numbers(group)
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
         vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.values + vectors.widths * quasirandom_points(len(chosen))
@@ -355,7 +347,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         encoded, condition = self.encoder_.condition(given).numpy(), condition[columns]
         for column, x in zip(self.encoder_.given.columns, given.T, strict=True):
             if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
-                condition[column.name] = dataclasses.replace(column, decimals=None).to_series(x)
+                condition[column.name] = column.with_all_decimals().to_series(x)
         level = self.noise_levels_[np.argmax(self.held_out_scores_)]
         if self.extrapolate:
             values = self.density_.sample(encoded, rng)
@@ -509,6 +501,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=3)
         return scores, errors
+
+
+def _reference_numbers(x):
+    """Returns all different numbers, or those at evenly spaced quantiles if there are many."""
+    different = np.unique(x)
+    if len(different) <= _REFERENCE:
+        return different.tolist()
+    return np.unique(np.quantile(x, np.linspace(0, 1, _REFERENCE), method="nearest")).tolist()
 
 
 def _plain(value):

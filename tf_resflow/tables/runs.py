@@ -17,7 +17,7 @@ from tf_resflow.data.splits import draw_splits
 from tf_resflow.evaluation import p_values
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.column import format_kinds, is_text, parse_kinds
+from tf_resflow.tables.columns.kinds import format_kinds, is_text, parse_kinds
 from tf_resflow.tables.config import check_paths, parse_bounds, parse_names, validate_config
 from tf_resflow.tables.figures import pairs_figure
 from tf_resflow.tables.files import find_columns, identifiers, read_table
