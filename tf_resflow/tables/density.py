@@ -90,7 +90,8 @@ class TableDensity:
 
     def warn(self, errors: np.ndarray) -> None:
         """Warns if standard errors exceed the tolerance."""
-        if num := int(np.count_nonzero(errors > self.tolerance)):
+        num = int(np.count_nonzero(errors > self.tolerance))
+        if num:
             warnings.warn(
                 f"The scores of {counted(num, 'row')} have standard errors above the tolerance of "
                 f"{self.tolerance:.2g} nats after {MOST_POINTS:,} points; the largest is {errors.max():.2g}.",
@@ -102,7 +103,8 @@ class TableDensity:
 
         The result of a row does not depend on other rows. A row without cells and missing values has no error.
         """
-        members = self.members if members is None else members
+        if members is None:
+            members = self.members
         rows = self.encoder.encode(numbers)
         scores = np.empty([2, len(numbers)])
         errors = np.zeros(len(numbers))

@@ -35,14 +35,15 @@ def pairs_figure(
     Args:
       tables: dict of name to `pandas.DataFrame`. The first of two tables is gray.
     """
-    own = encoder.own.columns
-    numbers = [encoder.numbers(table).values[:, : len(own)] for table in tables.values()]
-    chosen = most_dependent(numbers[0], _MAX_COLUMNS)
-    if len(chosen) < len(own):
-        title += f"\nthe {len(chosen)} of {len(own)} columns that depend most on each other"
-    parts = [np.where(np.isinf(values), np.nan, values)[:, chosen] for values in numbers]
-    axes = [_Axis(own[place], [part[:, i] for part in parts]) for i, place in enumerate(chosen)]
-    colors, num = ["0.4", "C1"] if len(tables) == 2 else [f"C{i}" for i in range(1, len(tables) + 1)], len(chosen)
+    columns = encoder.own.columns
+    numbers = [encoder.numbers(table).values[:, : len(columns)] for table in tables.values()]
+    drawn = most_dependent(numbers[0], _MAX_COLUMNS)
+    num = len(drawn)
+    if num < len(columns):
+        title += f"\nthe {num} of {len(columns)} columns that depend most on each other"
+    groups = [np.where(np.isinf(rows), np.nan, rows)[:, drawn] for rows in numbers]
+    axes = [_Axis(columns[index], [rows[:, i] for rows in groups]) for i, index in enumerate(drawn)]
+    colors = ["0.4", "C1"] if len(tables) == 2 else [f"C{i}" for i in range(1, len(tables) + 1)]
     size = max(5.5, 1.9 * num)
     with written_figure(path, (size, size)) as fig:
         for (row, column), panel in np.ndenumerate(fig.subplots(num, num, squeeze=False)):
@@ -50,11 +51,12 @@ def pairs_figure(
                 panel.remove()
                 continue
             if column == row:
-                _histogram(panel, [part[:, column] for part in parts], colors, axes[column].bins)
+                _histogram(panel, [rows[:, column] for rows in groups], colors, axes[column].bins)
             else:
                 jitter = 0.7 * np.array([axes[column].step, axes[row].step])
-                uniform = np.random.default_rng(0).uniform(-0.5, 0.5, [max(map(len, parts)), 2])
-                scatter(panel, [part[:, [column, row]] + jitter * uniform[: len(part)] for part in parts], colors)
+                uniform = np.random.default_rng(0).uniform(-0.5, 0.5, [max(map(len, groups)), 2])
+                points = [rows[:, [column, row]] + jitter * uniform[: len(rows)] for rows in groups]
+                scatter(panel, points, colors)
                 axes[row].label(panel.yaxis)
             axes[column].label(panel.xaxis)
             if row < num - 1:
@@ -74,9 +76,10 @@ def most_dependent(numbers: np.ndarray, most: int) -> list[int]:
     return sorted(correlations.nlargest(most).index)
 
 
-def _histogram(panel, parts, colors, bins):
-    for color, values in zip(colors, parts, strict=True):
-        is_filled = len(parts) > 1 and color == colors[0]
+def _histogram(panel, groups, colors, bins):
+    """Draws histograms of groups of numbers."""
+    for color, values in zip(colors, groups, strict=True):
+        is_filled = len(groups) > 1 and color == colors[0]
         kind = {"histtype": "stepfilled", "alpha": 0.5} if is_filled else {"histtype": "step"}
         values = values[~np.isnan(values)]
         share = 1 / (max(len(values), 1) * (bins[1] - bins[0]))  # includes values outside the bins

@@ -26,7 +26,8 @@ class TableWorkdir(Workdir):
 
     def __init__(self, path: str | os.PathLike[str]):
         super().__init__(path)
-        self.members, self.density = self.path / "members", self.path / "density.npz"
+        self.members = self.path / "members"
+        self.density = self.path / "density.npz"
 
     def is_begun(self) -> bool:
         """Whether a run has trained a member here."""
@@ -67,10 +68,10 @@ class Members(dict[int, tuple[list[np.ndarray], bool]]):
                 whiten, *weights = file.values()
             super().__setitem__(int(path.stem), (weights, bool(whiten)))
 
-    def __setitem__(self, place: int, member: tuple[list[np.ndarray], bool]) -> None:
-        super().__setitem__(place, member)
+    def __setitem__(self, index: int, member: tuple[list[np.ndarray], bool]) -> None:
+        super().__setitem__(index, member)
         weights, whiten = member
-        with atomic_write(self.folder / f"{place}.npz") as temporary:
+        with atomic_write(self.folder / f"{index}.npz") as temporary:
             np.savez(temporary, whiten, *weights)
 
 
