@@ -43,6 +43,12 @@ def test_imports_from_packages_before(package):
     assert {name: names for name, names in wrong.items() if names} == {}
 
 
+def test_the_estimator_of_tables_does_not_import_what_the_commands_use():
+    paths = [path for path in (ROOT / "tf_resflow" / "tables").rglob("*.py") if path.parent.name != "runs"]
+    assert len(paths) > 20
+    assert [path.name for path in paths if "tf_resflow.tables.runs" in path.read_text()] == []
+
+
 def test_the_picture_shows_all_imports():
     """What a package can reach along the arrows is what it imports, directly or not."""
     pairs = re.findall(r"^ +(\w+) --> (\w+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)

@@ -13,7 +13,7 @@ from tf_resflow.cli.command_line import print_line
 from tf_resflow.console import stage, track
 from tf_resflow.data.files import check_table
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.files import TABLE_OUTPUTS, find_columns, read_table, write_frame
+from tf_resflow.tables.runs.files import TABLE_OUTPUTS, find_columns, read_table, write_frame
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
@@ -134,7 +134,7 @@ def read_options() -> dict[str, Any]:
 
 def check_sample() -> None:
     """Raises ValueError if a flag of resflow-sample is wrong."""
-    from tf_resflow.tables.config import parse_names  # imported here because it needs an extra
+    from tf_resflow.tables.runs.config import parse_names  # imported here because it needs an extra
 
     check("sample")
     names = parse_names(command_line.workdir().read_config().data.condition_columns)
@@ -146,7 +146,7 @@ def check_sample() -> None:
 
 def sample() -> None:
     """Draws rows and writes a table or a picture."""
-    from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
+    from tf_resflow.tables.runs.figures import pairs_figure  # imported here because it needs TensorFlow
 
     run, num = _loaded_run(), FLAGS.num or 1000
     condition = [FLAGS.condition] * num if FLAGS.condition else None

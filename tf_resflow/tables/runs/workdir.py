@@ -8,7 +8,7 @@ import numpy as np
 
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.data.files import explain_read_errors
-from tf_resflow.tables.config import TASK, default_config, validate_config
+from tf_resflow.tables.runs.config import TASK, default_config, validate_config
 from tf_resflow.training.workdir import Workdir, check_unchanged, read_json, stored_config
 from tf_resflow.writing import atomic_write
 

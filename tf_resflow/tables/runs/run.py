@@ -18,11 +18,11 @@ from tf_resflow.evaluation import p_values
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import counted, shortened
 from tf_resflow.tables.columns.kinds import format_kinds, is_text, parse_kinds
-from tf_resflow.tables.config import check_paths, parse_bounds, parse_names, validate_config
-from tf_resflow.tables.figures import pairs_figure
-from tf_resflow.tables.files import find_columns, identifiers, read_table
+from tf_resflow.tables.runs.config import check_paths, parse_bounds, parse_names, validate_config
+from tf_resflow.tables.runs.figures import pairs_figure
+from tf_resflow.tables.runs.files import find_columns, identifiers, read_table
 from tf_resflow.tables.flow_density import FlowDensity
-from tf_resflow.tables.workdir import Members, TableWorkdir
+from tf_resflow.tables.runs.workdir import Members, TableWorkdir
 from tf_resflow.training.workdir import read_json
 from tf_resflow.writing import explain_write_errors, finite_or_none, write_json
 
@@ -116,7 +116,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
     rows.
 
     Args:
-      config: a config with the fields of `tf_resflow.tables.config.default_config`.
+      config: a config with the fields of `tf_resflow.tables.runs.config.default_config`.
       workdir: directory of the run.
       progress: whether to show the progress of each member.
 
