@@ -19,7 +19,7 @@ column, and declares another as categories and a third as multiples of 0.1. It s
 their other values.
 """
 
-from tf_resflow.tables.config import default_config
+from tf_resflow.tables.runs.config import default_config
 
 
 def get_config():

@@ -71,9 +71,10 @@ def test_the_docstring_lists_the_packages_in_the_same_order():
 def test_imports_from_packages_before(package):
     """The top-level modules import from no package, except for `loading`."""
     later = set(PACKAGES[PACKAGES.index(package) + 1 :]) if package != "." else set(PACKAGES)
-    paths = [
-        path for path in (ROOT / "tf_resflow" / package).glob("*.py") if path.name != "loading.py" or package != "."
-    ]
+    if package == ".":
+        paths = [path for path in (ROOT / "tf_resflow").glob("*.py") if path.name != "loading.py"]
+    else:
+        paths = (ROOT / "tf_resflow" / package).rglob("*.py")
     wrong = {path.name: set(imported(path)) & later for path in paths}
     assert {name: names for name, names in wrong.items() if names} == {}
 
@@ -85,13 +86,19 @@ def test_the_library_needs_no_packages_of_the_applications():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_the_estimator_of_tables_does_not_import_what_the_commands_use():
+    paths = [path for path in (ROOT / "tf_resflow" / "tables").rglob("*.py") if path.parent.name != "runs"]
+    assert len(paths) > 20
+    assert [path.name for path in paths if "tf_resflow.tables.runs" in path.read_text()] == []
+
+
 def test_the_picture_shows_all_imports():
     """What a package can reach along the arrows is what it imports, directly or not."""
     pairs = re.findall(r"^ +(\w+) --> (\w+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     drawn = {package: {other for own, other in pairs if own == package} for package in PACKAGES}
     real = {}
     for package in PACKAGES:
-        paths = (ROOT / "tf_resflow" / package).glob("*.py")
+        paths = (ROOT / "tf_resflow" / package).rglob("*.py")
         real[package] = {name for path in paths for name in imported(path)} & set(PACKAGES) - {package}
     for found in (drawn, real):
         for package in PACKAGES:  # those before are complete

@@ -35,7 +35,7 @@ def load(workdir: str | os.PathLike[str]) -> Any:
         from tf_resflow.tables import FlowDensity
 
         return FlowDensity.load(pathlib.Path(workdir).expanduser())
-    from tf_resflow.tables.workdir import is_table_run
+    from tf_resflow.tables.runs.workdir import is_table_run
 
     if is_table_run(workdir):
         from tf_resflow.tables import runs

@@ -11,7 +11,7 @@ import tf_resflow as resflow
 from tf_resflow import console
 from tf_resflow.cli import evaluate, sample, score
 from tf_resflow.tables import runs
-from tf_resflow.tables.config import default_config
+from tf_resflow.tables.runs.config import default_config
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from scipy import stats
 
 from tests.tables.test_encoder import COLUMNS, GIVEN, KINDS, restored, vectors_of
 from tf_resflow.tables import TableEncoder
+from tf_resflow.tables.vectors import dequantize
 
 pytestmark = pytest.mark.quick
 
@@ -33,7 +34,7 @@ def test_a_density_of_vectors_is_a_density_of_rows(name):
         first = 0 if name == "gain" else -1000  # the cell of 0, the smallest gain, includes all values below
         values = pandas.DataFrame({"x": np.arange(first, 100_000)})  # a part, because the cells continue
     else:
-        grid = np.linspace(-30.0, 30.0, 200_001) if encoder.columns[0].step else None
+        grid = np.linspace(-30.0, 30.0, 200_001) if encoder.columns[0].cell_width else None
         grid = np.sinh(np.linspace(-4.5, 4.5, 16_001)) if grid is None else grid
         values = encoder.decode(grid[:, np.newaxis]).drop_duplicates()
     vectors, numbers = vectors_of(encoder, values), encoder.numbers(values).values[:, 0]
@@ -73,7 +74,7 @@ def test_means_over_draws_are_probabilities(seed):
     means, repeated = [], np.repeat(numbers, 256, axis=0)
     for sample in range(16):
         points = np.tile(stats.qmc.Sobol(own.size + 1, rng=sample).random(256), [20, 1])
-        z, log_q = own.dequantize(tf.nest.map_structure(lambda x: tf.repeat(x, 256, axis=0), rows), points)
+        z, log_q = dequantize(tf.nest.map_structure(lambda x: tf.repeat(x, 256, axis=0), rows), points)
         weights = np.exp(stats.norm.logpdf(z).sum(axis=1) - log_q)
         means.append(weights.reshape(-1, 256).mean(axis=1))
         is_kept, decoded = np.isfinite(repeated), own.numbers(z).numpy()

@@ -9,7 +9,8 @@ import pyarrow
 import pytest
 
 from tf_resflow.tables import TableEncoder
-from tf_resflow.tables.column import fit_column, format_kinds, parse_kinds
+from tf_resflow.tables.columns.fitting import fit_column
+from tf_resflow.tables.columns.kinds import format_kinds, parse_kinds
 
 pytestmark = pytest.mark.quick
 
@@ -101,7 +102,7 @@ def test_rows_come_back(seed):
     for kinds in (given, fitted.kinds):
         assert {name: fit_column(name, some[name], kinds.get(name)).kind for name in table} == fitted.kinds
     saved = restored(fitted)
-    assert saved.kinds == fitted.kinds and saved.describe() == fitted.describe()
+    assert saved.kinds == fitted.kinds and saved.to_json() == fitted.to_json()
     numbers, vectors = fitted.numbers(table), vectors_of(fitted, table)
     assert np.isfinite(numbers.values).all() and not any(numbers.reasons) and not vectors.is_missing.any()
     values, widths = vectors.values, vectors.widths
@@ -135,11 +136,11 @@ def _moved(name, values, share, rng):
     return moved, is_moved & (kind not in ("number", "date") and name != "return")
 
 
-def _raw(own, values):
+def _raw(column, values):
     """Returns the numbers of a column as a graph gets them, whether or not they can occur."""
-    if own.levels is not None or own.start is not None:
-        return own.encode(values)[0]
-    return (values - own.offset).astype(float)
+    if column.kind in ("category", LEVELS, "date", "day"):
+        return column.to_numbers(values)[0]
+    return (values - column.offset).astype(float)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -178,7 +179,8 @@ def test_units():
     assert values.tolist() == [[1.5, 3, 0.5, 0, 1, 2], [2.5, 5, 1, 1, 0, 0], [1e6, 4, 2.5, 0, 2, 3]]
     described = {"rooms": "3 to 5 in steps of 1", "half": "0.5 to 2.5 in steps of 0.5"}
     described |= {"color": "the number of the level: 0 red, 1 blue", "day": "days since 2024-02-28"}
-    assert encoder.describe() == described | {"size": "the number of the level: 0 S, 1 M, 2 L, 3 XL"}
+    described |= {"x": "", "size": "the number of the level: 0 S, 1 M, 2 L, 3 XL"}
+    assert {column.name: column.description() for column in encoder.columns} == described
 
 
 def test_similar_levels_are_side_by_side():

@@ -8,7 +8,7 @@ import pytest
 from absl import logging
 from pyarrow import parquet
 
-from tf_resflow.tables.files import find_columns, identifiers, read_table, write_frame
+from tf_resflow.tables.runs.files import find_columns, identifiers, read_table, write_frame
 
 pytestmark = pytest.mark.quick
 MATRIX = np.random.default_rng(0).normal([5, -2, 0], [1, 10, 0.1], size=[100, 3])

@@ -8,9 +8,9 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow.tables import FlowDensity, runs
-from tf_resflow.tables.config import default_config, parse_bounds, parse_names, validate_config
-from tf_resflow.tables.figures import most_dependent
-from tf_resflow.tables.files import read_table
+from tf_resflow.tables.runs.config import default_config, parse_bounds, parse_names, validate_config
+from tf_resflow.tables.runs.figures import most_dependent
+from tf_resflow.tables.runs.files import read_table
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 40, "num_members": 2}
 
@@ -76,7 +76,7 @@ def test_test_rows_without_names(path, tmp_path):
 
 def test_a_killed_fit_resumes(path, workdir, tmp_path, monkeypatch):
     """The first member is not trained again, and the result is the same."""
-    train, trained = runs.FlowDensity.fit_members, []
+    train, trained = FlowDensity.fit_members, []
 
     def killed(density, table, members):
         class Stopping(dict):

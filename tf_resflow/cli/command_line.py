@@ -134,7 +134,7 @@ def define_estimator_flags(stderr: str) -> None:
 
 def workdir() -> Any:
     """Returns the files of the trained run in --workdir."""
-    from tf_resflow.tables.workdir import TableWorkdir  # imported here because it needs an extra
+    from tf_resflow.tables.runs.workdir import TableWorkdir  # imported here because it needs an extra
     from tf_resflow.training.workdir import open_workdir
 
     return TableWorkdir(flags.FLAGS.workdir) if is_table() else open_workdir(flags.FLAGS.workdir)
@@ -142,7 +142,7 @@ def workdir() -> Any:
 
 def is_table() -> bool:
     """Whether the run in --workdir is on a table."""
-    from tf_resflow.tables.workdir import is_table_run  # imported here because it needs an extra
+    from tf_resflow.tables.runs.workdir import is_table_run  # imported here because it needs an extra
 
     return is_table_run(flags.FLAGS.workdir)
 

@@ -47,7 +47,7 @@ from tf_resflow.cli import command_line, tables
 from tf_resflow.cli.command_line import print_line
 from tf_resflow.console import track
 from tf_resflow.messages import counted
-from tf_resflow.tables.files import TABLE_OUTPUTS, pandas, write_frame
+from tf_resflow.tables.runs.files import TABLE_OUTPUTS, pandas, write_frame
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS

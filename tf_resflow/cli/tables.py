@@ -14,7 +14,7 @@ from tf_resflow.cli.command_line import print_line
 from tf_resflow.console import stage, track
 from tf_resflow.data.files import check_table
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.files import TABLE_OUTPUTS, find_columns, read_table, write_frame
+from tf_resflow.tables.runs.files import TABLE_OUTPUTS, find_columns, read_table, write_frame
 from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
@@ -87,7 +87,7 @@ def score() -> tuple[Any, np.ndarray, int]:
 def _read_input(path, run, options):
     """Returns the columns of the fit, and the columns to copy to the output."""
     names = [column.name for column in run.density.encoder_.columns]
-    texts = [c.name for c in run.density.encoder_.columns if any(isinstance(x, str) for x in c.levels or ())]
+    texts = [column.name for column in run.density.encoder_.columns if column.is_text]
     texts += [name for name in FLAGS.id_columns if name not in names]
     table = read_table(path, key=run.config.data.key or None, texts=texts, typed=False, read_options=options)
     fitted_columns = find_columns(path, table, names)
@@ -143,7 +143,7 @@ def read_options() -> dict[str, Any]:
 
 def check_sample() -> None:
     """Raises ValueError if a flag of resflow-sample is wrong."""
-    from tf_resflow.tables.config import parse_names  # imported here because it needs an extra
+    from tf_resflow.tables.runs.config import parse_names  # imported here because it needs an extra
 
     check("sample")
     names = parse_names(command_line.workdir().read_config().data.condition_columns)
@@ -155,7 +155,7 @@ def check_sample() -> None:
 
 def sample() -> None:
     """Draws rows and writes a table or a picture."""
-    from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
+    from tf_resflow.tables.runs.figures import pairs_figure  # imported here because it needs TensorFlow
 
     run = _loaded_run()
     num = FLAGS.num or _NUM_SAMPLES

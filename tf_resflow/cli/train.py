@@ -75,9 +75,9 @@ class ConfigParser(flags.ArgumentParser):
 
 def check() -> None:
     """Raises ValueError if the config is invalid, its data are missing, or the workdir belongs to another run."""
-    from tf_resflow.data import config as data_config
-    from tf_resflow.tables import config as table_config  # imported here because it needs an extra
-    from tf_resflow.tables.workdir import TableWorkdir
+    from tf_resflow.data import config as data_config  # imported here because it needs an extra
+    from tf_resflow.tables.runs import config as table_config
+    from tf_resflow.tables.runs.workdir import TableWorkdir
     from tf_resflow.training.config import validate_config
     from tf_resflow.training.workdir import Workdir
 
@@ -96,7 +96,7 @@ def check() -> None:
 
 
 def _is_table():
-    from tf_resflow.tables.config import TASK  # imported here because it needs an extra
+    from tf_resflow.tables.runs.config import TASK  # imported here because it needs an extra
 
     return FLAGS.config.get("task") == TASK
 

@@ -1,4 +1,4 @@
-"""Densities of tables: columns of several kinds, files, `FlowDensity`, and the runs of the commands."""
+"""Densities of tables: columns of several kinds, `FlowDensity`, its export, and in `runs` what the commands use."""
 
 import lazy_loader
 

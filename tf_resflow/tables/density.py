@@ -12,9 +12,9 @@ from scipy import stats
 
 from tf_resflow.messages import counted
 from tf_resflow.tables.arguments import MOST_NOISE
-from tf_resflow.tables.coordinates import Vectors
 from tf_resflow.tables.encoder import TableEncoder
 from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, noise_code, shared_flow
+from tf_resflow.tables.vectors import Vectors, dequantize
 
 BROAD = 0.01
 """The weight of the density at the largest noise level, which determines the scores of far rows."""
@@ -42,7 +42,7 @@ class TableDensity:
     r"""The density of the rows of a table, from the members of an ensemble of noise-conditioned flows.
 
     \\(p(x) = 0.99\, p_\sigma(x) + 0.01\, p_1(x)\\), where \\(\sigma\\) is the noise level. \\(p_\sigma(x)\\) is the
-    mean over the members and over points of the cells of x, see `Coordinates.dequantize`.
+    mean over the members and over points of the cells of x, see `tf_resflow.tables.vectors.dequantize`.
 
     Args:
       encoder: the `TableEncoder`.
@@ -90,7 +90,8 @@ class TableDensity:
 
     def warn(self, errors: np.ndarray) -> None:
         """Warns if standard errors exceed the tolerance."""
-        if num := int(np.count_nonzero(errors > self.tolerance)):
+        num = int(np.count_nonzero(errors > self.tolerance))
+        if num:
             warnings.warn(
                 f"The scores of {counted(num, 'row')} have standard errors above the tolerance of "
                 f"{self.tolerance:.2g} nats after {MOST_POINTS:,} points; the largest is {errors.max():.2g}.",
@@ -102,7 +103,8 @@ class TableDensity:
 
         The result of a row does not depend on other rows. A row without cells and missing values has no error.
         """
-        members = self.members if members is None else members
+        if members is None:
+            members = self.members
         rows = self.encoder.encode(numbers)
         scores = np.empty([2, len(numbers)])
         errors = np.zeros(len(numbers))
@@ -157,7 +159,7 @@ class TableDensity:
 
 
 def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS, seed: int = 0) -> np.ndarray:
-    """Returns up to `num` points `[num, size + 1]` of the unit cube for `Coordinates.dequantize`.
+    """Returns up to `num` points `[num, size + 1]` of the unit cube for `tf_resflow.tables.vectors.dequantize`.
 
     They are evenly spread in the last coordinate and where values have cells or can be missing, and 0.5 elsewhere.
     """
@@ -272,7 +274,7 @@ class _Sums:
         shifted = tf.bitwise.bitwise_xor(block[:, tf.newaxis], tf.gather(self._shifts, indices))
         u = (tf.cast(tf.reshape(shifted, [-1, block.shape[1]]), tf.float64) + 0.5) * 2.0**-_BITS
         rows = Vectors(*(tf.gather(x, indices) for x in self._rows))
-        ratios = _mixed(_log_ratios(self._encoder, rows, u, [self._noise], self._log_probs))[0]
+        ratios = _mixed(_log_ratios(rows, u, [self._noise], self._log_probs))[0]
         return tf.transpose(tf.reduce_logsumexp(tf.reshape(ratios, [_NUM_SETS, _AT_A_TIME, -1]), axis=1))
 
 
@@ -297,17 +299,17 @@ def log_densities(
       log_probs: functions of vectors, followed by the code of the noise level and the condition, for each member.
     """
     u = tf.repeat(tf.constant(points), tf.shape(rows.condition)[0], axis=0)
-    ratios = _log_ratios(encoder, rows, u, levels, log_probs)
+    ratios = _log_ratios(rows, u, levels, log_probs)
     log_means = tf.reduce_logsumexp(ratios, axis=1) - math.log(len(points))
     return _mixed(log_means) + rows.log_scale
 
 
-def _log_ratios(encoder, rows, u, levels, log_probs):
+def _log_ratios(rows, u, levels, log_probs):
     """Returns log p / q of points u `[points * num, size + 1]` in rows: `[levels + 1, points, num]`."""
     num = tf.shape(rows.condition)[0]
     copies = tf.shape(u)[0] // tf.maximum(num, 1)
     tiled = Vectors(*(tf.tile(x, [copies, *[1] * (len(x.shape) - 1)]) for x in rows))
-    z, log_q = encoder.own.dequantize(tiled, u)
+    z, log_q = dequantize(tiled, u)
     z, condition = (tf.clip_by_value(x, -_FARTHEST, _FARTHEST) for x in (z, tiled.condition))
     codes = [tf.zeros_like(z[:, :1]) + noise_code(level) for level in [*levels, MOST_NOISE]]
     values = tf.concat([tf.concat([z, code, condition], axis=1) for code in codes], axis=0)

@@ -9,9 +9,13 @@ import tensorflow as tf
 
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened
-from tf_resflow.tables.column import Bounds, column_from_json, fit_column, plain, to_text
-from tf_resflow.tables.coordinates import Coordinates, Vectors
+from tf_resflow.tables.columns.fitting import column_from_json, fit_column
+from tf_resflow.tables.columns.kinds import Bounds
+from tf_resflow.tables.columns.types import plain
+from tf_resflow.tables.columns.values import to_text
+from tf_resflow.tables.coordinates import Coordinates
 from tf_resflow.tables.level_order import reorder_levels
+from tf_resflow.tables.vectors import Vectors
 
 pandas: Any = LazyPackage("pandas", "data")
 
@@ -39,12 +43,14 @@ class Numbers(NamedTuple):
     @property
     def reasons(self) -> np.ndarray:
         """The first fault of each row, or "", `[num]`."""
-        reasons, is_wrong = np.full(len(self.values), "", object), self.faults != ""
+        reasons = np.full(len(self.values), "", object)
+        is_wrong = self.faults != ""
+        names = self.table.columns.tolist()
         for row in np.flatnonzero(is_wrong.any(axis=1)):
-            place = np.argmax(is_wrong[row])
-            value, name = to_text(self.table.iloc[row, place])[:40], self.table.columns.tolist()[place]
-            fault = self.faults[row, place]
-            reasons[row] = f"column {name!r}: {'the value' if fault == _MISSING else repr(value)} is {fault}"
+            column_index = np.argmax(is_wrong[row])
+            fault = self.faults[row, column_index]
+            text = "the value" if fault == _MISSING else repr(to_text(self.table.iloc[row, column_index])[:40])
+            reasons[row] = f"column {names[column_index]!r}: {text} is {fault}"
         return reasons
 
 
@@ -109,24 +115,23 @@ class TableEncoder:
         bounds: Mapping[Any, Bounds] | None = None,
         condition_columns: Collection[Any] = (),
     ):
-        kinds, bounds, names = dict(kinds or {}), dict(bounds or {}), list(table.columns)
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
-        if unknown := [name for name in [*condition_columns, *kinds, *bounds] if name not in names]:
-            raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
-        own = [name for name in names if name not in condition_columns]
-        if not own:
-            raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
-        order = [*own, *condition_columns]
+        names = list(table.columns)
+        kinds = dict(kinds or {})
+        bounds = dict(bounds or {})
+        _check_names(names, condition_columns, [*kinds, *bounds])
+        density_columns = [name for name in names if name not in condition_columns]
+        order = [*density_columns, *condition_columns]
         self._names = names
+        self.num_own = len(density_columns)
+        self.is_masked = np.ones(self.num_own, bool)
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
-        self.num_own, self.is_masked = len(own), np.ones(len(own), bool)
         values = self.numbers(table).values
         self.columns = reorder_levels(self.columns, values)
-        self.own = Coordinates(self.columns[: self.num_own], values[:, : self.num_own])
+        own_values = values[:, : self.num_own]
+        self.own = Coordinates(self.columns[: self.num_own], own_values)
         self.given = Coordinates(self.columns[self.num_own :], values[:, self.num_own :])
-        self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)
-        self._warn(values[:, : self.num_own])
+        self.is_masked = np.isnan(own_values).any(axis=0)
+        self._warn(own_values)
 
     @property
     def kinds(self) -> dict[Any, Any]:
@@ -146,23 +151,26 @@ class TableEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as values that JSON can hold."""
-        columns = [column.to_json() for column in self.columns]
-        found = {"columns": columns, "names": self._names, "num_own": self.num_own}
-        return found | {
+        return {
+            "columns": [column.to_json() for column in self.columns],
+            "names": self._names,
+            "num_own": self.num_own,
             "own": self.own.to_json(),
             "given": self.given.to_json(),
             "is_masked": self.is_masked.tolist(),
         }
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "TableEncoder":
+    def from_json(cls, description: Mapping[str, Any]) -> "TableEncoder":
         """Restores an encoder from the output of `to_json`."""
         encoder = cls.__new__(cls)
-        encoder.columns = [column_from_json(column) for column in found["columns"]]
-        encoder._names, encoder.num_own = list(found["names"]), found["num_own"]
-        encoder.is_masked = np.array(found["is_masked"], bool)
-        encoder.own = Coordinates.from_json(encoder.columns[: encoder.num_own], found["own"])
-        encoder.given = Coordinates.from_json(encoder.columns[encoder.num_own :], found["given"])
+        num_own = description["num_own"]
+        encoder.columns = [column_from_json(column) for column in description["columns"]]
+        encoder.num_own = num_own
+        encoder.is_masked = np.array(description["is_masked"], bool)
+        encoder.own = Coordinates.from_json(encoder.columns[:num_own], description["own"])
+        encoder.given = Coordinates.from_json(encoder.columns[num_own:], description["given"])
+        encoder._names = list(description["names"])
         return encoder
 
     def numbers(self, table: Any, *, date_format: str | None = None, given_only: bool = False) -> Numbers:
@@ -175,10 +183,11 @@ class TableEncoder:
         """
         columns = self.columns[self.num_own :] if given_only else self.columns
         table = table[[column.name for column in columns]]
-        values, faults = np.empty(table.shape), np.full(table.shape, "", object)
-        for place, column in enumerate(columns):
-            own, _ = plain(table[column.name].reset_index(drop=True), column.dtype)
-            values[:, place], faults[:, place] = column.encode(own, date_format)
+        values = np.empty(table.shape)
+        faults = np.full(table.shape, "", object)
+        for column_index, column in enumerate(columns):
+            series, _ = plain(table[column.name].reset_index(drop=True), column.dtype)
+            values[:, column_index], faults[:, column_index] = column.to_numbers(series, date_format)
         values[(faults != "") & ~np.isnan(values)] = np.inf
         num_own = 0 if given_only else self.num_own
         may_miss = np.append(self.is_masked[:num_own], np.zeros(len(columns) - num_own, bool))
@@ -191,8 +200,8 @@ class TableEncoder:
         """Encodes numbers `[num, columns]` as arrays, in parts."""
         size = max(_MOST_VALUES // numbers.shape[1], 1)
         starts = range(0, max(len(numbers), 1), size)
-        found = [self.rows(tf.constant(numbers[start : start + size])) for start in starts]
-        return Vectors(*map(np.concatenate, zip(*found, strict=True)))
+        chunks = [self.rows(tf.constant(numbers[start : start + size])) for start in starts]
+        return Vectors(*(np.concatenate(arrays) for arrays in zip(*chunks, strict=True)))
 
     def rows(self, numbers: tf.Tensor) -> Vectors:
         """Encodes numbers `[num, columns]`, as a graph can do."""
@@ -211,37 +220,52 @@ class TableEncoder:
 
     def mark_impossible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers `[num, columns]` that cannot occur by infinity."""
-        own, given = numbers[:, : self.num_own], numbers[:, self.num_own :]
-        return tf.concat([self.own.mark_impossible(own), self.given.mark_impossible(given)], axis=1)
+        own = self.own.mark_impossible(numbers[:, : self.num_own])
+        given = self.given.mark_impossible(numbers[:, self.num_own :])
+        return tf.concat([own, given], axis=1)
 
     def decode(self, vectors: np.ndarray) -> Any:
         """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit."""
         numbers = self.own.numbers(tf.constant(vectors, tf.float64)).numpy()
-        found = {c.name: c.to_series(x) for c, x in zip(self.own.columns, numbers.T, strict=True)}
-        return pandas.DataFrame(found, columns=[column.name for column in self.own.columns])
+        names = [column.name for column in self.own.columns]
+        series = [column.to_series(x) for column, x in zip(self.own.columns, numbers.T, strict=True)]
+        return pandas.DataFrame(dict(zip(names, series, strict=True)), columns=names)
 
     def is_singleton(self, table: Any) -> np.ndarray:
         """Returns which rows of the fit would have probability 0 without them, such as one with a level alone."""
-        own = self.own.columns
-        return np.any([column.is_singleton(plain(table[column.name], column.dtype)[0]) for column in own], axis=0)
-
-    def describe(self) -> dict[Any, str]:
-        """Returns what the numbers of discrete columns and of dates mean, by column name."""
-        return {column.name: text for column in self.columns if (text := column.description())}
+        is_singleton = np.zeros(len(table), bool)
+        for column in self.own.columns:
+            series, _ = plain(table[column.name], column.dtype)
+            is_singleton |= column.is_singleton(series)
+        return is_singleton
 
     def _warn(self, numbers):
+        """Warns of constant columns, and of continuous columns that depend linearly on each other."""
         values = np.where(np.isnan(numbers), np.nan, self.own.vectors(tf.constant(numbers)).values)
         names = np.array([column.name for column in self.own.columns], object)
         varies = np.nanmax(numbers, axis=0) > np.nanmin(numbers, axis=0)  # standardized values have rounding errors
         if not varies.all():
             warnings.warn(f"These columns are constant: {shortened(names[~varies])}. Leave them out.", stacklevel=5)
         varies &= ~self.own.has_cells  # probabilities are bounded
-        if (involved := dependent(values[:, varies])).any():
+        is_dependent = dependent(values[:, varies])
+        if is_dependent.any():
             warnings.warn(
-                f"These columns are duplicates or linearly dependent: {shortened(names[varies][involved])}. Leave "
-                "some of them out. Otherwise only the noise of the training keeps the density bounded.",
+                f"These columns are duplicates or linearly dependent: {shortened(names[varies][is_dependent])}. "
+                "Leave some of them out. Otherwise only the noise of the training keeps the density bounded.",
                 stacklevel=5,
             )
+
+
+def _check_names(names, condition_columns, others):
+    """Raises ValueError if names of columns are repeated or unknown, or if all columns are conditions."""
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
+    unknown = [name for name in [*condition_columns, *others] if name not in names]
+    if unknown:
+        raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
+    if set(names) <= set(condition_columns):
+        raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
 
 
 def dependent(values: np.ndarray) -> np.ndarray:

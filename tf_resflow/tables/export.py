@@ -191,7 +191,8 @@ class _Member:
         self._networks = model.networks().frozen(lambda parameter: tf.Variable(parameter, trainable=False))
         weights = [weight.value for weight in model.weights]
         self.variables = [*weights, *model.statistics.values(), *self._networks.parameters]
-        self._model, self._size = model, density.encoder.size
+        self._model = model
+        self._size = density.encoder.size
 
     def log_prob(self, values):
         values = tf.cast(values, tf.float32)

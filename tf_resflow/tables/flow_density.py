@@ -1,6 +1,5 @@
 """A scikit-learn estimator of the density of a table."""
 
-import dataclasses
 import json
 import os
 import warnings
@@ -12,7 +11,6 @@ import numpy as np
 from tf_resflow.extras import extra
 
 with extra("sklearn"):
-    import narwhals
     import pandas
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
     from sklearn.preprocessing import QuantileTransformer
@@ -24,18 +22,19 @@ from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
 from tf_resflow.models.repeated_training import draw_rows
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
-from tf_resflow.tables.column import to_text
-from tf_resflow.tables.coordinates import Vectors, quasirandom_points
 from tf_resflow.tables.density import TOLERANCE, TableDensity
 from tf_resflow.tables.encoder import TableEncoder
+from tf_resflow.tables.frames import FrameType, in_library, in_pandas
 from tf_resflow.tables.noise_conditioned import is_significant, winsorize
+from tf_resflow.tables.vectors import Vectors, quasirandom_points
 from tf_resflow.writing import atomic_write
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _LEAST_ROWS = 10
 _MOST_HELD_OUT = 10_000  # maximum number of held-out rows per member
 _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
-_FEW_ROWS, _MEMBERS = 500, 4  # up to _FEW_ROWS rows, the default is _MEMBERS flows
+_FEW_ROWS = 500
+_MEMBERS_OF_FEW_ROWS = 4  # default number of flows for up to _FEW_ROWS rows
 _REFERENCE = 16  # maximum number of values of a column that `explain` substitutes
 _NUM_POINTS = 8  # of a score in `explain`
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
@@ -128,7 +127,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     """
 
     _dtype: str | None  # of an array, None for a frame
-    _arrow: Any = None  # the schema and the library of a frame, unless it is pandas
+    _arrow: FrameType | None = None  # of a frame, unless it is pandas
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
     _draws: Any = None  # the `QuantileTransformer`s of many draws and of the margins, once `sample` was called
@@ -136,18 +135,18 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        noise: str | float = "auto",
-        contamination: float = 0.01,
-        missing: str = "error",
+        noise: str | float = ARGUMENTS["noise"].default,
+        contamination: float = ARGUMENTS["contamination"].default,
+        missing: str = ARGUMENTS["missing"].default,
         condition_columns: Collection[Any] = (),
         kinds: Mapping[Any, Any] | None = None,
         bounds: Mapping[Any, tuple[float | None, float | None]] | None = None,
-        whiten: str | bool = "auto",
-        num_blocks: int = 4,
-        hidden: Sequence[int] = (64, 64),
-        num_members: int | None = None,
-        max_steps: int | None = None,
-        validation_fraction: float = 0.15,
+        whiten: str | bool = ARGUMENTS["whiten"].default,
+        num_blocks: int = ARGUMENTS["num_blocks"].default,
+        hidden: Sequence[int] = ARGUMENTS["hidden"].default,
+        num_members: int | None = ARGUMENTS["num_members"].default,
+        max_steps: int | None = ARGUMENTS["max_steps"].default,
+        validation_fraction: float = ARGUMENTS["validation_fraction"].default,
         extrapolate: bool = False,
         random_state: Any = None,
         verbose: Any = 0,
@@ -190,90 +189,120 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         self._check_arguments()
         self.__dict__.pop("offset_", None)  # its presence marks a finished fit
         table = self._table(X, is_fit=True)
-        is_kept, weights = self._is_kept(table), np.ones(len(table))
+        is_kept = self._is_kept(table)
+        weights = np.ones(len(table))
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
             is_kept &= weights > 0
-        table, weights = table[is_kept], weights[is_kept]
+        table = table[is_kept]
+        weights = weights[is_kept]
         if len(table) < _LEAST_ROWS:
             raise ValueError(f"A fit needs at least {_LEAST_ROWS} rows; got n_samples={len(table)}.")
         self.encoder_ = TableEncoder(
             table, kinds=self.kinds, bounds=self.bounds, condition_columns=self.condition_columns
         )
-        self.kinds_, rng = self.encoder_.kinds, check_random_state(self.random_state)
+        self.kinds_ = self.encoder_.kinds
         self.density_ = TableDensity(self.encoder_, self.num_blocks, self.hidden)
         numbers = self._numbers(table)
-        held_out, scores = self._train(numbers, weights, rng, trained)
+        rng = check_random_state(self.random_state)
+        held_out_of_members = self._train(numbers, weights, rng, trained)
+        self._choose_noise(numbers, weights, held_out_of_members)
+        held_out, scores = self._score_held_out(numbers, held_out_of_members)
         self._keep(numbers, weights, rng)
-        scores, weights = (
-            np.where(self.encoder_.is_singleton(table)[held_out], -np.inf, scores - _ROUNDING),
-            weights[held_out],
-        )
+        is_alone = self.encoder_.is_singleton(table)[held_out]
+        scores = np.where(is_alone, -np.inf, scores - _ROUNDING)
+        weights = weights[held_out]
         self.held_out_ = np.stack([scores, weights])
         self.offset_ = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
         return self
 
     def _train(self, numbers, weights, rng, trained):
-        """Trains the members that are not in `trained`, adds them to it, and chooses the noise level.
+        """Trains the members that are not in `trained`, and adds them to it and to the density.
 
         Returns:
-          The sorted indices of all held-out rows, and their scores, each from the first member that held it out.
+          The indices of the held-out rows of each member.
         """
-        num, density, rows = len(numbers), self.density_, self.encoder_.encode(numbers)
-        num_members = self.num_members or (_MEMBERS if num <= _FEW_ROWS else 1)
+        num = len(numbers)
+        rows = self.encoder_.encode(numbers)
+        flow = self.density_.flow
+        num_members = self.num_members or (_MEMBERS_OF_FEW_ROWS if num <= _FEW_ROWS else 1)
         num_held_out = min(max(3, int(self.validation_fraction * num)), _MOST_HELD_OUT)
-        steps = density.flow.num_steps(num - num_held_out) if self.max_steps is None else self.max_steps
-        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
-        whiten = (None if self.encoder_.size > 1 else False) if self.whiten == "auto" else bool(self.whiten)
-        order, seeds = rng.permutation(num), [int(rng.randint(2**31)) for _ in range(num_members)]
-        held_out, scores, units = [], [], []
-        for place, seed in enumerate(seeds):
+        steps = flow.num_steps(num - num_held_out) if self.max_steps is None else self.max_steps
+        whiten: bool | None = bool(self.whiten)
+        if self.whiten == "auto":
+            whiten = None if self.encoder_.size > 1 else False  # None: the first member tries both
+        order = rng.permutation(num)
+        seeds = [int(rng.randint(2**31)) for _ in range(num_members)]
+        held_out_of_members = []
+        for member_index, seed in enumerate(seeds):
             order = np.roll(order, num_held_out)
-            own, kept = np.split(order, [num_held_out])
-            if place not in trained:
-                train, check = (Vectors(*(part[places] for part in rows)) for places in (kept, own))
-                options = {"whiten": whiten, "seed": seed, "steps": steps, "verbose": self.verbose}
-                trained[place] = density.flow.train(train, check, weights[kept], weights[own], **options)
-            member, whiten = trained[place]
-            density.members.append(member)
-            held_out.append(own)
-            log_probs, log_units = density.log_probs(numbers[own[:_MOST_COMPARED]], levels, [member])
-            scores.append(log_probs)
-            units.append(log_units)
-        compared = weights[np.concatenate([own[:_MOST_COMPARED] for own in held_out])]
-        scores = np.concatenate(scores, axis=1)
-        means = scores @ compared / compared.sum()
-        best = scores[np.argmax(means)]
-        density.noise = float(levels[[not is_significant(best - own, compared) for own in scores]].max())
-        spread = winsorize(scores[levels == density.noise][0] + np.concatenate(units)).std()
+            held_out, kept = np.split(order, [num_held_out])
+            if member_index not in trained:
+                trained[member_index] = flow.train(
+                    Vectors(*(array[kept] for array in rows)),
+                    Vectors(*(array[held_out] for array in rows)),
+                    weights[kept],
+                    weights[held_out],
+                    whiten=whiten,
+                    seed=seed,
+                    steps=steps,
+                    verbose=self.verbose,
+                )
+            member_weights, whiten = trained[member_index]
+            self.density_.members.append(member_weights)
+            held_out_of_members.append(held_out)
+        self.whiten_ = whiten
+        return held_out_of_members
+
+    def _choose_noise(self, numbers, weights, held_out_of_members):
+        """Chooses the noise level and the tolerated standard error of scores, with the held-out rows."""
+        density = self.density_
+        levels = _LEVELS if self.noise == "auto" else np.array([float(self.noise)])
+        compared_rows = [held_out[:_MOST_COMPARED] for held_out in held_out_of_members]
+        log_probs = []
+        log_units = []
+        for rows, member in zip(compared_rows, density.members, strict=True):
+            log_probs_of_member, log_units_of_member = density.log_probs(numbers[rows], levels, [member])
+            log_probs.append(log_probs_of_member)
+            log_units.append(log_units_of_member)
+        scores_at_levels = np.concatenate(log_probs, axis=1)
+        weights = weights[np.concatenate(compared_rows)]
+        means = scores_at_levels @ weights / weights.sum()
+        best_scores = scores_at_levels[np.argmax(means)]
+        is_good = [not is_significant(best_scores - scores, weights) for scores in scores_at_levels]
+        self.noise_levels_ = levels
+        self.held_out_scores_ = means
+        self.noise_ = float(levels[is_good].max())
+        density.noise = self.noise_
+        spread = winsorize(scores_at_levels[levels == self.noise_][0] + np.concatenate(log_units)).std()
         self.tolerance_ = TOLERANCE * max(1.0, float(spread))
         density.tolerance = self.tolerance_
-        self.noise_, self.whiten_, self.noise_levels_, self.held_out_scores_ = density.noise, whiten, levels, means
-        pairs = zip(held_out, density.members, strict=True)
-        scores = [density.estimate(numbers[own], [member])[0][1] for own, member in pairs]
-        own, first = np.unique(np.concatenate(held_out), return_index=True)  # several members may hold out a row
-        return own, np.concatenate(scores)[first]
+
+    def _score_held_out(self, numbers, held_out_of_members):
+        """Returns the sorted indices of all held-out rows, and their scores from the first member without them."""
+        density = self.density_
+        scores = []
+        for held_out, member in zip(held_out_of_members, density.members, strict=True):
+            (_, comparable_scores), _ = density.estimate(numbers[held_out], [member])
+            scores.append(comparable_scores)
+        rows, first = np.unique(np.concatenate(held_out_of_members), return_index=True)
+        return rows, np.concatenate(scores)[first]
 
     def _keep(self, numbers, weights, rng):
         """Keeps what `explain` and `sample` need from the rows of the fit."""
-        self.reference_, own = {}, self.encoder_.own
-        for place, column in enumerate(own.columns):
-            x = numbers[np.isfinite(numbers[:, place]), place]
-            atoms = {value: float(value - column.offset) for value, *_ in column.atoms}
-            parts = {str(column.name): x[~np.isin(x, list(atoms.values()))]}
-            parts |= {f"{column.name} = {to_text(value)}": x[x == number] for value, number in atoms.items()}
-            for label, values in parts.items():
-                if len(values):
-                    chosen = np.quantile(values, np.linspace(0, 1, _REFERENCE), method="nearest")
-                    levels = np.unique(values)
-                    tried = levels if len(levels) <= _REFERENCE else np.unique(chosen)
-                    self.reference_[label] = place, tried.tolist()
+        self.reference_ = {}
+        for column_index, column in enumerate(self.encoder_.own.columns):
+            x = numbers[np.isfinite(numbers[:, column_index]), column_index]
+            for label, group in column.number_groups(x).items():
+                if len(group):
+                    self.reference_[label] = column_index, _reference_numbers(group)
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
         vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.values + vectors.widths * quasirandom_points(len(chosen))
         self._margins = np.where(vectors.is_missing, np.nan, spread)
         self._conditions = self.encoder_.condition(numbers[chosen, self.encoder_.num_own :]).numpy()
-        self._draws, self._draws_seed = None, int(rng.randint(2**31))
+        self._draws = None
+        self._draws_seed = int(rng.randint(2**31))
 
     def score_samples(self, X: Any, return_std: bool = False) -> Any:
         """Returns the log-density of each row in nats, `[num]`.
@@ -303,7 +332,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         A missing value contributes the mean log-density of its column, and the probability of an atom is divided by
         the width of its cell, so units do not change the ranking.
         """
-        scores = self._scored(X)[0][1]
+        (_, scores), _ = self._scored(X)
         with np.errstate(invalid="ignore"):  # minus infinity minus infinity
             return np.where(scores == self.offset_, 0.0, scores - self.offset_)
 
@@ -320,11 +349,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `decision_function`. A held-out row that would have probability 0 in a fit without it, such as the only row
         with a level, counts like a new row with an unknown level.
         """
-        found = p_values(self._scored(X)[0][1], *self.held_out_)
-        if (least := self.least_p_value) > _SMALL_P_VALUE:
-            text = f"No p-value is below {least:.2g}, because only {len(self.held_out_[0])} rows were held out."
-            warnings.warn(f"{text} Fit to more rows, or choose a larger threshold.", stacklevel=2)
-        return found
+        (_, comparable_scores), _ = self._scored(X)
+        if self.least_p_value > _SMALL_P_VALUE:
+            warnings.warn(
+                f"No p-value is below {self.least_p_value:.2g}, because only {len(self.held_out_[0])} rows were "
+                "held out. Fit to more rows, or choose a larger threshold.",
+                stacklevel=2,
+            )
+        return p_values(comparable_scores, *self.held_out_)
 
     @property
     def least_p_value(self) -> float:
@@ -341,35 +373,46 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)
-        columns = list(self.condition_columns)
-        if (condition is None) != (not columns):
-            raise ValueError(f"condition must have the values of condition_columns = {columns}, if there are any.")
-        condition = pandas.DataFrame(index=range(n_samples)) if condition is None else _in_pandas(condition)[0]
-        names = None if isinstance(condition, pandas.DataFrame) else columns
-        condition = pandas.DataFrame(condition, columns=names).reset_index(drop=True)
-        if lacking := [name for name in columns if name not in condition]:
-            raise ValueError(f"condition has no column {lacking[0]!r}. Give values of {columns}.")
-        if not len(condition):
-            raise ValueError("No rows to draw: n_samples must be at least 1, or condition must have rows.")
-        given = self._numbers(condition, given_only=True)
-        encoded, condition = self.encoder_.condition(given).numpy(), condition[columns]
-        for column, x in zip(self.encoder_.given.columns, given.T, strict=True):
+        condition = self._condition_table(n_samples, condition)
+        numbers = self._numbers(condition, given_only=True)
+        encoded = self.encoder_.condition(numbers).numpy()
+        for column, x in zip(self.encoder_.given.columns, numbers.T, strict=True):
             if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
-                condition[column.name] = dataclasses.replace(column, decimals=None).to_series(x)
-        level = self.noise_levels_[np.argmax(self.held_out_scores_)]
+                condition[column.name] = column.with_all_decimals().to_series(x)
         if self.extrapolate:
             values = self.density_.sample(encoded, rng)
         else:
+            level = self.noise_levels_[np.argmax(self.held_out_scores_)]
             values = self._match_marginals(self.density_.sample(encoded, rng, level), level)
         table = pandas.concat([self.encoder_.decode(values), condition], axis=1)[list(self.kinds_)]
-        return table.to_numpy(self._dtype) if self._dtype else self._like_fit(table, is_whole=True)
+        return table.to_numpy(self._dtype) if self._dtype else self._like_fit(table, with_schema=True)
+
+    def _condition_table(self, n_samples, condition):
+        """Returns a `pandas.DataFrame` of the condition columns, with a row for each sample."""
+        columns = list(self.condition_columns)
+        if (condition is None) != (not columns):
+            raise ValueError(f"condition must have the values of condition_columns = {columns}, if there are any.")
+        if condition is None:
+            table = pandas.DataFrame(index=range(n_samples))
+        else:
+            condition, _ = in_pandas(condition)
+            names = None if isinstance(condition, pandas.DataFrame) else columns
+            table = pandas.DataFrame(condition, columns=names).reset_index(drop=True)
+        lacking = [name for name in columns if name not in table]
+        if lacking:
+            raise ValueError(f"condition has no column {lacking[0]!r}. Give values of {columns}.")
+        if not len(table):
+            raise ValueError("No rows to draw: n_samples must be at least 1, or condition must have rows.")
+        return table[columns]
 
     def _match_marginals(self, values, level):
         """Maps numbers and times from their quantiles in many draws to those in the rows of the fit."""
         if self._draws is None:
             draws = self.density_.sample(self._conditions, np.random.RandomState(self._draws_seed), level)
-            maps = [QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None) for _ in range(2)]
-            self._draws = [own.fit(part) for own, part in zip(maps, (draws, self._margins), strict=True)]
+            self._draws = [
+                QuantileTransformer(n_quantiles=_NUM_QUANTILES, subsample=None).fit(rows)
+                for rows in (draws, self._margins)
+            ]
         of_draws, of_fit = self._draws
         mapped = of_fit.inverse_transform(of_draws.transform(values))
         return np.where(self.encoder_.own.has_levels, values, mapped)
@@ -383,7 +426,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         The largest entry of a row ranks rows by their worst value.
         """
         table = self._table(X)
-        is_kept, gains = self._is_kept(table), np.full([len(table), len(self.reference_)], np.nan)
+        is_kept = self._is_kept(table)
+        gains = np.full([len(table), len(self.reference_)], np.nan)
         if is_kept.any():
             gains[is_kept] = self.gains(self._numbers(table[is_kept]))
         return self._like_fit(pandas.DataFrame(gains, table.index, list(self.reference_)))
@@ -393,18 +437,18 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
         The columns are those of `reference_`.
         """
-        tried = [numbers[np.newaxis]]
-        for place, values in self.reference_.values():
-            others = np.repeat(numbers[np.newaxis], len(values), axis=0)
-            others[:, :, place] = np.reshape(values, [-1, 1])
-            tried.append(others)
-        rows = np.concatenate(tried).reshape(-1, numbers.shape[1])
-        found = self.density_.score(rows, num_points=_NUM_POINTS)[1].reshape(-1, len(numbers))
-        ends = np.cumsum([len(part) for part in tried])[:-1]
-        scores, *parts = np.split(found, ends)
-        best = np.stack([part.max(axis=0) for part in parts], axis=1)
+        tables = [numbers[np.newaxis]]
+        for column_index, values in self.reference_.values():
+            changed = np.repeat(numbers[np.newaxis], len(values), axis=0)
+            changed[:, :, column_index] = np.reshape(values, [-1, 1])
+            tables.append(changed)
+        rows = np.concatenate(tables).reshape(-1, numbers.shape[1])
+        _, comparable_scores = self.density_.score(rows, num_points=_NUM_POINTS)
+        ends = np.cumsum([len(table) for table in tables])[:-1]
+        scores, *changed_scores = np.split(comparable_scores.reshape(-1, len(numbers)), ends)
+        best_scores = np.stack([scores_of_values.max(axis=0) for scores_of_values in changed_scores], axis=1)
         with np.errstate(invalid="ignore"):  # infinity minus infinity
-            return np.where(best == scores.T, 0.0, best - scores.T)
+            return np.where(best_scores == scores.T, 0.0, best_scores - scores.T)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the fitted estimator as an .npz file of arrays and JSON, which `FlowDensity.load` reads.
@@ -415,42 +459,52 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         settings = self.get_params() | {"kinds": None, "bounds": [*(self.bounds or {}).items()]}
         if not isinstance(self.random_state, int):
             settings["random_state"] = None
-        found = {name: getattr(self, name) for name in _FITTED}
-        found |= {"settings": settings, "encoder": self.encoder_.to_json()}
+        fields = {name: getattr(self, name) for name in _FITTED}
+        fields |= {"settings": settings, "encoder": self.encoder_.to_json()}
         arrays = {name: getattr(self, name) for name in _ARRAYS}
-        for place, of_members in enumerate(zip(*self.density_.members, strict=True)):
-            arrays[f"weights{place}"] = np.stack(of_members)
+        for weight_index, weight_of_members in enumerate(zip(*self.density_.members, strict=True)):
+            arrays[f"weights{weight_index}"] = np.stack(weight_of_members)
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, json=np.array(json.dumps(found, default=_plain)), **arrays)
+            np.savez_compressed(file, json=np.array(json.dumps(fields, default=_plain)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FlowDensity":
         """Loads an estimator that `save` wrote. Frames of its samples are pandas."""
         with explain_read_errors(path, "a saved FlowDensity"), np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-            found = {"tolerance_": TOLERANCE} | json.loads(arrays.pop("json").item())
-        encoder, settings = TableEncoder.from_json(found.pop("encoder")), found.pop("settings")
+            fields = json.loads(arrays.pop("json").item())
+        encoder = TableEncoder.from_json(fields.pop("encoder"))
+        settings = fields.pop("settings")
         bounds = {name: tuple(ends) for name, ends in settings["bounds"]}
-        own = cls(**settings | {"kinds": encoder.kinds, "bounds": bounds or None})
-        for name, value in (found | {name: arrays.pop(name) for name in _ARRAYS}).items():
-            setattr(own, name, value)
+        density = cls(**settings | {"kinds": encoder.kinds, "bounds": bounds or None})
+        density.tolerance_ = TOLERANCE
+        for name, value in fields.items():
+            setattr(density, name, value)
+        for name in _ARRAYS:
+            setattr(density, name, arrays.pop(name))
         members = list(zip(*arrays.values(), strict=True))
-        own.encoder_, own.kinds_, own.n_features_in_ = encoder, encoder.kinds, len(encoder.kinds)
-        own.density_ = TableDensity(encoder, own.num_blocks, own.hidden, members, own.noise_, own.tolerance_)
-        if own._dtype is None and all(isinstance(name, str) for name in encoder.kinds):
-            own.feature_names_in_ = np.array(list(encoder.kinds), object)
-        return own
+        density.encoder_ = encoder
+        density.kinds_ = encoder.kinds
+        density.n_features_in_ = len(encoder.kinds)
+        density.density_ = TableDensity(
+            encoder, density.num_blocks, density.hidden, members, density.noise_, density.tolerance_
+        )
+        if density._dtype is None and all(isinstance(name, str) for name in encoder.kinds):
+            density.feature_names_in_ = np.array(list(encoder.kinds), object)
+        return density
 
     def _check_arguments(self):
-        others = {"condition_columns": ((), lambda v: not isinstance(v, str), "a list of columns")}
-        for name, (_, is_valid, expected) in (ARGUMENTS | others).items():
-            if not is_valid(value := getattr(self, name)):
-                raise ValueError(f"{name} is {value!r}; it must be {expected}.")
+        if isinstance(self.condition_columns, str):
+            raise ValueError(f"condition_columns is {self.condition_columns!r}; it must be a list of columns.")
+        for name, argument in ARGUMENTS.items():
+            value = getattr(self, name)
+            if not argument.is_valid(value):
+                raise ValueError(f"{name} is {value!r}; it must be {argument.expected}.")
 
     def _table(self, X, is_fit=False):
         if not is_fit:
             check_is_fitted(self, "offset_")
-        X, arrow = _in_pandas(X)
+        X, arrow = in_pandas(X)
         is_frame = isinstance(X, pandas.DataFrame)
         if is_frame:
             validate_data(self, X, reset=is_fit, skip_check_array=True)
@@ -463,16 +517,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             X = validate_data(self, X, reset=is_fit, dtype="numeric", ensure_all_finite=finite)
             table = pandas.DataFrame(X)
         if is_fit:
-            self._arrow, self._dtype = arrow, None if is_frame else X.dtype.name
+            self._arrow = arrow
+            self._dtype = None if is_frame else X.dtype.name
         return table
 
-    def _like_fit(self, table, is_whole=False):
+    def _like_fit(self, table, with_schema=False):
         """Converts a `pandas.DataFrame` to the library of the fit."""
-        if self._arrow is None:
-            return table
-        schema, library = self._arrow
-        arrow = narwhals.from_native(table).to_arrow()
-        return narwhals.from_arrow(arrow.cast(schema) if is_whole else arrow, backend=library).to_native()
+        return table if self._arrow is None else in_library(table, self._arrow, with_schema=with_schema)
 
     def _is_kept(self, table):
         is_missing = table.isna()
@@ -489,9 +540,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _numbers(self, table, **options):
         """Returns the numbers of a table. Raises ValueError if a row has no score."""
         numbers = self.encoder_.numbers(table, **options)
-        if len(wrong := np.flatnonzero(~numbers.has_score)):
+        unscored_rows = np.flatnonzero(~numbers.has_score)
+        if len(unscored_rows):
+            row = unscored_rows[0]
             raise ValueError(
-                f"Row with index {table.index[wrong[0]]}, {numbers.reasons[wrong[0]]}. Correct such values, or "
+                f"Row with index {table.index[row]}, {numbers.reasons[row]}. Correct such values, or "
                 "leave out their rows. Values can be missing only in columns that had missing values in the fit, "
                 "and not in condition_columns."
             )
@@ -505,10 +558,19 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         errors = np.full(len(table), np.nan)
         scores[:, is_kept], errors[is_kept] = self.density_.estimate(self._numbers(table[is_kept]))
         self.density_.warn(errors[is_kept])
-        if unknown := int(np.count_nonzero(np.isneginf(scores[0]))):
-            text = f"The score of {counted(unknown, 'row')} is minus infinity, because a value cannot occur."
+        num_impossible = int(np.count_nonzero(np.isneginf(scores[0])))
+        if num_impossible:
+            text = f"The score of {counted(num_impossible, 'row')} is minus infinity, because a value cannot occur."
             warnings.warn(text, stacklevel=3)
         return scores, errors
+
+
+def _reference_numbers(x):
+    """Returns all different numbers, or those at evenly spaced quantiles if there are many."""
+    different = np.unique(x)
+    if len(different) <= _REFERENCE:
+        return different.tolist()
+    return np.unique(np.quantile(x, np.linspace(0, 1, _REFERENCE), method="nearest")).tolist()
 
 
 def _plain(value):
@@ -518,13 +580,3 @@ def _plain(value):
     if isinstance(value, Collection):
         return list(value)
     raise TypeError(f"{value!r} cannot be saved. Use numbers and text as arguments and names.")
-
-
-def _in_pandas(X):
-    """Returns a frame of polars, pyarrow or the like in pandas, and its schema and library; others as they are."""
-    if isinstance(X, pandas.DataFrame) or not narwhals.dependencies.is_into_dataframe(X):
-        return X, None
-    frame, nullable = narwhals.from_native(X), ("int", "uint", "bool", "decimal")
-    arrow = frame.to_arrow()
-    table = arrow.to_pandas(types_mapper=lambda t: pandas.ArrowDtype(t) if str(t).startswith(nullable) else None)
-    return table, (arrow.schema, frame.implementation)

@@ -16,12 +16,12 @@ from tf_resflow.data.splits import draw_splits
 from tf_resflow.evaluation import p_values
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import counted, shortened
-from tf_resflow.tables.column import format_kinds, is_text, parse_kinds
-from tf_resflow.tables.config import check_paths, parse_bounds, parse_names, validate_config
-from tf_resflow.tables.figures import pairs_figure
-from tf_resflow.tables.files import find_columns, identifiers, read_table
+from tf_resflow.tables.columns.kinds import format_kinds, is_text, parse_kinds
+from tf_resflow.tables.runs.config import check_paths, parse_bounds, parse_names, validate_config
+from tf_resflow.tables.runs.figures import pairs_figure
+from tf_resflow.tables.runs.files import find_columns, identifiers, read_table
 from tf_resflow.tables.flow_density import FlowDensity
-from tf_resflow.tables.workdir import Members, TableWorkdir
+from tf_resflow.tables.runs.workdir import Members, TableWorkdir
 from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.workdir import read_json
 from tf_resflow.writing import explain_write_errors, finite_or_none, write_json
@@ -74,28 +74,39 @@ def read_rows(config: ConfigDict) -> dict[str, Any]:
 
     Columns that identify the rows are left out, unless the config names them.
     """
-    data, path = config.data, pathlib.Path(config.data.path).expanduser()
+    data = config.data
+    path = pathlib.Path(data.path).expanduser()
     kinds = parse_kinds(data.kinds)
-    options: dict[str, Any] = {"key": data.key or None, "read_options": data.read_options.to_dict()}
-    options["texts"] = [name for name, kind in kinds.items() if is_text(kind)]
-    listed, excluded = parse_names(data.columns), parse_names(data.exclude_columns)
-    table = read_table(path, columns=listed or None, exclude_columns=excluded, **options)
+    options = {
+        "key": data.key or None,
+        "texts": [name for name, kind in kinds.items() if is_text(kind)],
+        "read_options": data.read_options.to_dict(),
+    }
+    listed = parse_names(data.columns)
+    table = read_table(path, columns=listed or None, exclude_columns=parse_names(data.exclude_columns), **options)
     named = dict.fromkeys([*parse_names(data.condition_columns), *kinds, *parse_bounds(data.bounds)])
-    kept = table.columns[find_columns(path, table, list(named))]
-    if not listed and (own := [name for name in identifiers(table) if name not in kept]):
-        logging.warning(
-            "%s: these columns identify the rows and are left out: %s. To keep one, name it in "
-            "--config.data.kinds or --config.data.columns.",
-            path,
-            shortened(map(repr, own)),
-        )
-        table = table.drop(columns=own)
+    named_columns = table.columns[find_columns(path, table, list(named))]
+    if not listed:
+        table = _without_identifiers(path, table, named_columns)
     if data.path_test:
         test = pathlib.Path(data.path_test).expanduser()
         rows = read_table(test, columns=list(table), typed=False, **options)
         return {"train": table, "test": rows.set_axis(table.columns, axis=1)}  # the file may lack names
     drawn = draw_splits(len(table), {"test": data.test_fraction}, data.split_seed, path)
     return {split: table.iloc[np.sort(drawn[split])] for split in ("train", "test") if split in drawn}
+
+
+def _without_identifiers(path, table, kept):
+    """Leaves out columns that identify the rows, except for those to keep, with a warning."""
+    left_out = [name for name in identifiers(table) if name not in kept]
+    if left_out:
+        logging.warning(
+            "%s: these columns identify the rows and are left out: %s. To keep one, name it in "
+            "--config.data.kinds or --config.data.columns.",
+            path,
+            shortened(map(repr, left_out)),
+        )
+    return table.drop(columns=left_out)
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool = True) -> dict[str, Any]:
@@ -105,7 +116,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
     rows.
 
     Args:
-      config: a config with the fields of `tf_resflow.tables.config.default_config`.
+      config: a config with the fields of `tf_resflow.tables.runs.config.default_config`.
       workdir: directory of the run.
       progress: whether to show the progress of each member.
 
@@ -165,18 +176,21 @@ def load(workdir: str | os.PathLike[str]) -> TableRun:
 
 def _density(config, table):
     """Returns the `FlowDensity` of a config, without a fit."""
-
-    def by_name(given):
-        places = find_columns(config.data.path, table, [*given])
-        return dict(zip(table.columns[places], given.values(), strict=True))
-
+    data = config.data
+    condition_columns = list(dict.fromkeys(parse_names(data.condition_columns)))
     return FlowDensity(
         random_state=config.seed,
-        condition_columns=list(by_name(dict.fromkeys(parse_names(config.data.condition_columns)))),
-        kinds=by_name(parse_kinds(config.data.kinds)),
-        bounds=by_name(parse_bounds(config.data.bounds)),
+        condition_columns=list(table.columns[find_columns(data.path, table, condition_columns)]),
+        kinds=_by_name(data.path, table, parse_kinds(data.kinds)),
+        bounds=_by_name(data.path, table, parse_bounds(data.bounds)),
         **config.density.to_dict(),
     )
+
+
+def _by_name(path, table, settings):
+    """Returns the settings of columns by their names instead of their numbers."""
+    names = table.columns[find_columns(path, table, [*settings])]
+    return dict(zip(names, settings.values(), strict=True))
 
 
 def _with_absolute_paths(config):
@@ -190,22 +204,36 @@ def _with_absolute_paths(config):
 def _sha256(rows):
     """Returns a hash of the columns and the rows."""
     digest = hashlib.sha256()
-    for part in rows.values():
-        digest.update("\0".join(map(str, part)).encode())
-        digest.update(pandas.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
+    for table in rows.values():
+        digest.update("\0".join(map(str, table)).encode())
+        digest.update(pandas.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return digest.hexdigest()
 
 
 def _result(density, config, rows):
-    result: dict[str, Any] = {"name": pathlib.Path(config.data.path).stem, "split": "test", "unit": "nats"}
-    result |= {"num_train": len(rows["train"]), "num_members": len(density.density_.members)}
-    result |= {"noise": density.noise_, "least_p_value": density.least_p_value}
-    result |= {"kinds": format_kinds(density.kinds_), "figures": ["pairs.png"]}
+    """Returns the content of result.json."""
+    result: dict[str, Any] = {
+        "name": pathlib.Path(config.data.path).stem,
+        "split": "test",
+        "unit": "nats",
+        "num_train": len(rows["train"]),
+        "num_members": len(density.density_.members),
+        "noise": density.noise_,
+        "least_p_value": density.least_p_value,
+        "kinds": format_kinds(density.kinds_),
+        "figures": ["pairs.png"],
+    }
     if "test" in rows:
-        log_prob = score_rows(density, rows["test"], config.data.read_options.date_format)[0]["log_prob"]
+        scores, _ = score_rows(density, rows["test"], config.data.read_options.date_format)
+        log_prob = scores["log_prob"]
         finite = log_prob[np.isfinite(log_prob)]
-        result |= {"nats": float(finite.mean()), "nats_stderr": float(finite.sem()), "num_examples": len(finite)}
-        result |= {"num_impossible": int(np.isneginf(log_prob).sum()), "num_unscored": int(log_prob.isna().sum())}
+        result |= {
+            "nats": float(finite.mean()),
+            "nats_stderr": float(finite.sem()),
+            "num_examples": len(finite),
+            "num_impossible": int(np.isneginf(log_prob).sum()),
+            "num_unscored": int(log_prob.isna().sum()),
+        }
     return result | {"line": _line(result)}
 
 
@@ -214,7 +242,8 @@ def _line(result):
     fitted = f"fitted to {counted(result['num_train'], 'row')}"
     if not result.get("num_examples"):
         return f"{result['name']}: {fitted}, without test rows that have a score"
-    if left_out := result["num_impossible"] + result["num_unscored"]:
+    left_out = result["num_impossible"] + result["num_unscored"]
+    if left_out:
         fitted += f"; not counting {counted(left_out, 'row')} with invalid or unknown values"
     score = f"{result['nats']:.3f} ± {result['nats_stderr']:.3f} nats"
     return f"{result['name']}: {score} on {counted(result['num_examples'], 'test row')} ({fitted})"

@@ -8,7 +8,6 @@ import numpy as np
 
 from tf_resflow.evaluation.figures import draw_legend, robust_limits, scatter, written_figure
 from tf_resflow.extras import LazyPackage
-from tf_resflow.tables.column import to_text
 from tf_resflow.tables.encoder import TableEncoder
 
 mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")
@@ -36,14 +35,15 @@ def pairs_figure(
     Args:
       tables: dict of name to `pandas.DataFrame`. The first of two tables is gray.
     """
-    own = encoder.own.columns
-    numbers = [encoder.numbers(table).values[:, : len(own)] for table in tables.values()]
-    chosen = most_dependent(numbers[0], _MAX_COLUMNS)
-    if len(chosen) < len(own):
-        title += f"\nthe {len(chosen)} of {len(own)} columns that depend most on each other"
-    parts = [np.where(np.isinf(values), np.nan, values)[:, chosen] for values in numbers]
-    axes = [_Axis(own[place], [part[:, i] for part in parts]) for i, place in enumerate(chosen)]
-    colors, num = ["0.4", "C1"] if len(tables) == 2 else [f"C{i}" for i in range(1, len(tables) + 1)], len(chosen)
+    columns = encoder.own.columns
+    numbers = [encoder.numbers(table).values[:, : len(columns)] for table in tables.values()]
+    drawn = most_dependent(numbers[0], _MAX_COLUMNS)
+    num = len(drawn)
+    if num < len(columns):
+        title += f"\nthe {num} of {len(columns)} columns that depend most on each other"
+    groups = [np.where(np.isinf(rows), np.nan, rows)[:, drawn] for rows in numbers]
+    axes = [_Axis(columns[index], [rows[:, i] for rows in groups]) for i, index in enumerate(drawn)]
+    colors = ["0.4", "C1"] if len(tables) == 2 else [f"C{i}" for i in range(1, len(tables) + 1)]
     size = max(5.5, 1.9 * num)
     with written_figure(path, (size, size)) as fig:
         for (row, column), panel in np.ndenumerate(fig.subplots(num, num, squeeze=False)):
@@ -51,11 +51,12 @@ def pairs_figure(
                 panel.remove()
                 continue
             if column == row:
-                _histogram(panel, [part[:, column] for part in parts], colors, axes[column].bins)
+                _histogram(panel, [rows[:, column] for rows in groups], colors, axes[column].bins)
             else:
                 jitter = 0.7 * np.array([axes[column].step, axes[row].step])
-                uniform = np.random.default_rng(0).uniform(-0.5, 0.5, [max(map(len, parts)), 2])
-                scatter(panel, [part[:, [column, row]] + jitter * uniform[: len(part)] for part in parts], colors)
+                uniform = np.random.default_rng(0).uniform(-0.5, 0.5, [max(map(len, groups)), 2])
+                points = [rows[:, [column, row]] + jitter * uniform[: len(rows)] for rows in groups]
+                scatter(panel, points, colors)
                 axes[row].label(panel.yaxis)
             axes[column].label(panel.xaxis)
             if row < num - 1:
@@ -75,9 +76,10 @@ def most_dependent(numbers: np.ndarray, most: int) -> list[int]:
     return sorted(correlations.nlargest(most).index)
 
 
-def _histogram(panel, parts, colors, bins):
-    for color, values in zip(colors, parts, strict=True):
-        is_filled = len(parts) > 1 and color == colors[0]
+def _histogram(panel, groups, colors, bins):
+    """Draws histograms of groups of numbers."""
+    for color, values in zip(colors, groups, strict=True):
+        is_filled = len(groups) > 1 and color == colors[0]
         kind = {"histtype": "stepfilled", "alpha": 0.5} if is_filled else {"histtype": "step"}
         values = values[~np.isnan(values)]
         share = 1 / (max(len(values), 1) * (bins[1] - bins[0]))  # includes values outside the bins
@@ -89,22 +91,23 @@ class _Axis:
     """The axis of a column: its bins, cell width and ticks."""
 
     def __init__(self, column, values):
-        self.column, self.step = column, 0.0
+        self.column = column
+        self.step = 0.0
         self.bins = np.linspace(*robust_limits(values), _BINS + 1)
-        if 0 < column.num <= _MAX_CELLS:
-            self.step = float(column.step)
-            self.bins = float(column.first - column.offset) + self.step * (np.arange(column.num + 1) - 0.5)
+        if 0 < column.num_cells <= _MAX_CELLS:
+            self.step = float(column.cell_width)
+            self.bins = column.first_number + self.step * (np.arange(column.num_cells + 1) - 0.5)
 
     def label(self, axis):
         """Sets the range, the name and the ticks of an axis of the figure."""
-        column = self.column
         axis.axes.set(**{f"{axis.axis_name}lim": (self.bins[0], self.bins[-1])})
-        axis.set_label_text(str(column.name))
-        if column.levels is not None and len(column.levels) <= _MAX_LEVELS:
-            axis.set_ticks(range(len(column.levels)), [to_text(level) for level in column.levels])
+        axis.set_label_text(str(self.column.name))
+        labels = self.column.tick_labels()
+        if 0 < len(labels) <= _MAX_LEVELS:
+            axis.set_ticks(range(len(labels)), labels)
             axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
-        elif column.start is not None:
-            axis.set_major_locator(mpl_ticker.MaxNLocator(2))
-            axis.set_major_formatter(lambda day, _: str(column.start + np.timedelta64(round(day), "D"))[:10])
-        elif column.offset:
-            axis.set_major_formatter(lambda x, _: f"{x + column.offset:g}")
+        tick_format = self.column.tick_format()
+        if tick_format is not None:
+            axis.set_major_formatter(lambda number, _: tick_format(number))
+        if self.column.most_ticks is not None:
+            axis.set_major_locator(mpl_ticker.MaxNLocator(self.column.most_ticks))

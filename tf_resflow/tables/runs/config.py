@@ -7,7 +7,7 @@ from typing import Any
 
 from tf_resflow.data.files import check_table
 from tf_resflow.tables.arguments import ARGUMENTS
-from tf_resflow.tables.column import Bounds, parse_kinds
+from tf_resflow.tables.columns.kinds import Bounds, parse_kinds
 from tf_resflow.training import config_fields
 from tf_resflow.training.config_fields import IN_0_1, IS_SEED, AnyType, ConfigDict, Field, Rule, one_of
 
@@ -37,8 +37,11 @@ FIELDS = {
         "read_options": dict.fromkeys(READ_OPTIONS, AnyType()),
     },
     "density": {
-        name: Field(AnyType(default) if default in (None, "auto") else default, Rule(is_valid, expected))
-        for name, (default, is_valid, expected) in ARGUMENTS.items()
+        name: Field(
+            AnyType(argument.default) if argument.default in (None, "auto") else argument.default,
+            Rule(argument.is_valid, argument.expected),
+        )
+        for name, argument in ARGUMENTS.items()
     },
 }
 
@@ -85,14 +88,14 @@ def parse_names(columns: Any) -> list[str]:
 
 def parse_bounds(text: str) -> dict[str, Bounds]:
     """Parses the field `data.bounds` of a config, such as "price: 0..; share: 0..1"."""
-    found = {}
-    for part in filter(None, map(str.strip, text.split(";"))):
-        name, _, ends = part.rpartition(":")
+    bounds = {}
+    for entry in filter(None, map(str.strip, text.split(";"))):
+        name, _, ends = entry.rpartition(":")
         try:
             low, high = (float(end) if end.strip() else None for end in ends.split(".."))
         except ValueError:
             name = ""
         if not name:
             raise ValueError(f"data.bounds = {text!r} is malformed. Write it like 'price: 0..; share: 0..1'.")
-        found[name.strip()] = low, high
-    return found
+        bounds[name.strip()] = low, high
+    return bounds

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tf_resflow.data.files import explain_read_errors
-from tf_resflow.tables.config import TASK, default_config, validate_config
+from tf_resflow.tables.runs.config import TASK, default_config, validate_config
 from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.workdir import Workdir, check_unchanged, read_json, stored_config
 from tf_resflow.writing import atomic_write
@@ -26,7 +26,8 @@ class TableWorkdir(Workdir):
 
     def __init__(self, path: str | os.PathLike[str]):
         super().__init__(path)
-        self.members, self.density = self.path / "members", self.path / "density.npz"
+        self.members = self.path / "members"
+        self.density = self.path / "density.npz"
 
     def is_begun(self) -> bool:
         """Whether a run has trained a member here."""
@@ -67,10 +68,10 @@ class Members(dict[int, tuple[list[np.ndarray], bool]]):
                 whiten, *weights = file.values()
             super().__setitem__(int(path.stem), (weights, bool(whiten)))
 
-    def __setitem__(self, place: int, member: tuple[list[np.ndarray], bool]) -> None:
-        super().__setitem__(place, member)
+    def __setitem__(self, index: int, member: tuple[list[np.ndarray], bool]) -> None:
+        super().__setitem__(index, member)
         weights, whiten = member
-        with atomic_write(self.folder / f"{place}.npz") as temporary:
+        with atomic_write(self.folder / f"{index}.npz") as temporary:
             np.savez(temporary, whiten, *weights)
 
 

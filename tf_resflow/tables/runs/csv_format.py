@@ -24,7 +24,8 @@ _SAMPLE = 1000  # number of rows from which the format is detected
 _ANY_NUMBER = r"[-+]?[\d.,]*\d(e[-+]?\d+)?"
 # A number with a mark before its decimals, and another one between thousands.
 _NUMBER = r"[-+]?(\d*|[1-9]\d{{0,2}}({thousands}\d{{3}})+)({decimal}\d+)?(e[-+]?\d+)?"
-_COMMA, _POINT = _NUMBER.format(decimal=",", thousands=r"\."), _NUMBER.format(decimal=r"\.", thousands=",")
+_WITH_COMMA = _NUMBER.format(decimal=",", thousands=r"\.")
+_WITH_POINT = _NUMBER.format(decimal=r"\.", thousands=",")
 
 
 def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,23 +34,40 @@ def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str,
     The separator is the one that divides most rows into as many cells as the first row. Otherwise, cells that are
     numbers decide. The decimal is a comma if some cells can be read only with it, and none only with a point.
     """
-    found: dict[str, Any] = {} if "encoding" in options else {"encoding": _encoding(path)}
-    encoding, comment = options.get("encoding") or found["encoding"], options.get("comment") or "\n"
-    above = sum(number for name in ("skiprows", "header") if isinstance(number := options.get(name), int))
-    with path.open(encoding=encoding, errors=options.get("encoding_errors"), newline="") as file:
-        lines = [line for line in itertools.islice(file, above, _SAMPLE) if line.strip() and line[0] != comment]
+    detected: dict[str, Any] = {} if "encoding" in options else {"encoding": _encoding(path)}
+    lines = _first_lines(path, options, options.get("encoding") or detected["encoding"])
     separators = [options["sep"]] if "sep" in options else _SEPARATORS
     rows = {sep: list(csv.reader(lines, delimiter=sep if len(sep) == 1 else " ")) for sep in separators}
     if "sep" not in options:
         dividing = [sep for sep in separators if rows[sep] and len(rows[sep][0]) > 1]
-        found["sep"] = max(dividing, key=lambda sep: _regularity(rows[sep]), default=",")
-    sep = options.get("sep") or found["sep"]
+        detected["sep"] = max(dividing, key=lambda sep: _regularity(rows[sep]), default=",")
+    sep = options.get("sep") or detected["sep"]
     if sep != "," and not {"decimal", "thousands"} & options.keys():
-        cells = [cell.strip() for row in rows[sep] for cell in row]
-        comma, point = ({cell for cell in cells if re.fullmatch(mark, cell, re.I)} for mark in (_COMMA, _POINT))
-        if comma - point and not point - comma:
-            found |= {"decimal": ",", "thousands": "."} if any("." in cell for cell in comma) else {"decimal": ","}
-    return found
+        detected |= _decimal_comma(cell.strip() for row in rows[sep] for cell in row)
+    return detected
+
+
+def _first_lines(path, options, encoding):
+    """Returns the lines from which the format is detected."""
+    comment = options.get("comment") or "\n"
+    num_above = 0
+    for name in ("skiprows", "header"):
+        if isinstance(options.get(name), int):
+            num_above += options[name]
+    with path.open(encoding=encoding, errors=options.get("encoding_errors"), newline="") as file:
+        lines = itertools.islice(file, num_above, _SAMPLE)
+        return [line for line in lines if line.strip() and line[0] != comment]
+
+
+def _decimal_comma(cells):
+    """Returns the options for a decimal comma, if cells show that there is one."""
+    cells = list(cells)
+    with_comma = {cell for cell in cells if re.fullmatch(_WITH_COMMA, cell, re.I)}
+    with_point = {cell for cell in cells if re.fullmatch(_WITH_POINT, cell, re.I)}
+    if not with_comma - with_point or with_point - with_comma:
+        return {}
+    has_thousands = any("." in cell for cell in with_comma)
+    return {"decimal": ",", "thousands": "."} if has_thousands else {"decimal": ","}
 
 
 def _encoding(path):

@@ -11,17 +11,19 @@ from absl import logging
 from tf_resflow.data.files import check_table, explain_read_errors, read_array
 from tf_resflow.extras import LazyPackage
 from tf_resflow.messages import shortened, suggest
-from tf_resflow.tables.column import to_text
-from tf_resflow.tables.csv_format import FORMAT_ADVICE, detected_format
+from tf_resflow.tables.columns.values import to_text
+from tf_resflow.tables.runs.csv_format import FORMAT_ADVICE, detected_format
 from tf_resflow.writing import atomic_write
 
 pandas: Any = LazyPackage("pandas", "data")
 
 TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frame`
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
-_YEARS = 1500, 2200  # consecutive integers in this range are not identifiers
+_YEARS = (1500, 2200)  # consecutive integers in this range are not identifiers
 _LEAST_ROWS = 20  # of an identifier
-_NUMBER, _DATE, _ISO_DATE = r"-?\d+(,\d+)+(\.\d+)?", r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b", r"\d{4}-\d\d-\d\d"
+_NUMBER_WITH_COMMAS = r"-?\d+(,\d+)+(\.\d+)?"
+_DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
+_ISO_DATE = r"\d{4}-\d\d-\d\d"
 _PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
 _BOOLEANS = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 
@@ -64,17 +66,20 @@ def read_table(
     path = pathlib.Path(path).expanduser().absolute()
     check_table(path)
     options = {name: value for name, value in (read_options or {}).items() if value is not None}
-    is_csv = path.suffix.lower() == ".csv"
-    frame, options = _read_csv(path, options) if is_csv else (_read_other(path, key, options), options)
+    if path.suffix.lower() == ".csv":
+        frame, options = _read_csv(path, options)
+    else:
+        frame = _read_other(path, key, options)
     frame = _named(path, frame)
     if frame.index.name != "line":
         frame.index = pandas.RangeIndex(1, len(frame) + 1, name="row")
     if typed and frame.empty:
         raise ValueError(f"{path}: there are no rows; expected at least one. Add rows, or use another file.")
-    as_text = frame.columns[_places(path, frame, columns, texts)]
-    excluded = _places(path, frame, columns, exclude_columns)
+    as_text = frame.columns[_column_indices(path, frame, columns, texts)]
+    excluded = _column_indices(path, frame, columns, exclude_columns)
     chosen = range(frame.shape[1]) if columns is None else find_columns(path, frame, columns)
-    if not (kept := [place for place in chosen if place not in excluded]):
+    kept = [index for index in chosen if index not in excluded]
+    if not kept:
         raise ValueError(
             f"{path}: no columns are left; expected at least one. Shorten --config.data.exclude_columns."
         )
@@ -82,6 +87,7 @@ def read_table(
 
 
 def _read_other(path, key, options):
+    """Returns the frame in a file that is not .csv."""
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         array, _ = read_array(path, key)
@@ -90,10 +96,12 @@ def _read_other(path, key, options):
             raise ValueError(f"{path}: the shape is {shape}; expected [rows, columns]. Reshape the array.")
         return pandas.DataFrame(array)
     read = pandas.read_parquet if suffix == ".parquet" else pandas.read_excel
-    known, own = (inspect.signature(function).parameters.keys() for function in (pandas.read_csv, read))
-    options = {name: value for name, value in options.items() if name not in known - own}
+    only_of_csv = inspect.signature(pandas.read_csv).parameters.keys() - inspect.signature(read).parameters.keys()
+    options = {name: value for name, value in options.items() if name not in only_of_csv}
     with explain_read_errors(path, "a table"):
-        return read(path, **(options if suffix == ".parquet" else _with_header(read, path, options)))
+        if suffix != ".parquet":
+            options = _with_header(read, path, options)
+        return read(path, **options)
 
 
 def _read_csv(path, options):
@@ -101,11 +109,13 @@ def _read_csv(path, options):
     if "delimiter" in options:
         options["sep"] = options.pop("delimiter")
     with explain_read_errors(path, "a table", FORMAT_ADVICE):
-        found = detected_format(path, options)
-    options, advice = found | options, FORMAT_ADVICE
+        detected = detected_format(path, options)
+    options = detected | options
+    advice = FORMAT_ADVICE
     usual = {"encoding": "utf-8-sig", "sep": ","}
-    if unusual := ", ".join(f"{name}={value!r}" for name, value in found.items() if value != usual.get(name)):
-        advice = f"The detected format is {unusual}. {advice}"
+    unusual = ", ".join(f"{name}={value!r}" for name, value in detected.items() if value != usual.get(name))
+    if unusual:
+        advice = f"The detected format is {unusual}. {FORMAT_ADVICE}"
         logging.info("%s: the detected format is %s.", path, unusual)
     is_simple = "skipfooter" not in options and (len(options["sep"]) == 1 or options["sep"] == r"\s+")
     options.setdefault("engine", "c" if is_simple else "python")
@@ -138,8 +148,11 @@ def _named(path, table):
     is_bare = pandas.api.types.is_integer_dtype(table.columns)
     names = range(1, table.shape[1] + 1) if is_bare else [str(name).strip() for name in table.columns]
     frame = table.set_axis(pandas.Index(names), axis=1)
-    if len(twice := frame.columns[frame.columns.duplicated()]):
-        raise ValueError(f"{path}: two columns have the name {twice[0]!r}; expected different names. Rename one.")
+    repeated = frame.columns[frame.columns.duplicated()]
+    if len(repeated):
+        raise ValueError(
+            f"{path}: two columns have the name {repeated[0]!r}; expected different names. Rename one."
+        )
     return frame
 
 
@@ -157,10 +170,10 @@ def _interpreted(path, frame, as_text, options, typed):
         elif kind == "string" or (kind.startswith("mixed") and not column.map(pandas.api.types.is_list_like).any()):
             text = column if kind == "string" else column.map(to_text, na_action="ignore")
             text = _with_usual_marks(text, marks) if marks else text
-            frame[name], bad = _parsed(path, name, text, options.get("date_format"))
-            if len(bad):
-                num = f"{len(bad):,} of {text.count():,} values"
-                wrong[name] = f"{frame.index.name} {bad.index[0]}, column {name!r}: {bad.iloc[0][:40]!r} ({num})"
+            frame[name], unread = _parsed(path, name, text, options.get("date_format"))
+            if len(unread):
+                cell = f"{frame.index.name} {unread.index[0]}, column {name!r}: {unread.iloc[0][:40]!r}"
+                wrong[name] = f"{cell} ({len(unread):,} of {text.count():,} values)"
             if not typed and frame[name].dtype.kind in "OTU":
                 frame[name] = text.replace({word: str(value) for word, value in _BOOLEANS.items()})
     if wrong and typed:
@@ -183,18 +196,19 @@ def _with_usual_marks(text, marks):
 def _parsed(path, name, column, date_format):
     """Returns text as Booleans, dates or numbers, and the unreadable values if most values look like these."""
     present = column.dropna()
+    nothing = present[:0]
     if present.isin(_BOOLEANS).all():
-        return column.map(_BOOLEANS).astype("boolean" if len(present) < len(column) else bool), present[:0]
+        return column.map(_BOOLEANS).astype("boolean" if len(present) < len(column) else bool), nothing
     readings = [pandas.to_numeric(column, errors="coerce")]
     if date_format is not None or present.str.match(_ISO_DATE).mean() >= _MOSTLY:
         with explain_read_errors(path, f"dates in the column {name!r}", "Write all dates in one time zone."):
             times = pandas.to_datetime(column, format=date_format or "ISO8601", errors="coerce")
         readings.insert(0, times)
-    is_typed = present.str.fullmatch(_NUMBER) | present.str.match(_DATE)
+    is_typed = present.str.fullmatch(_NUMBER_WITH_COMMAS) | present.str.match(_DATE)
     for values in readings:
         is_read = values[present.index].notna()
         if is_read.all():
-            return values, present[:0]
+            return values, nothing
         is_typed |= is_read
     is_bad = readings[0][present.index].isna() & (is_typed.mean() >= _MOSTLY)
     return column, present[is_bad]
@@ -233,27 +247,37 @@ def write_frame(path: str | os.PathLike, frame: Any) -> None:
 
 def find_columns(path: Any, frame: Any, columns: Sequence[Any]) -> list[int]:
     """Returns the positions of columns, given their names or their numbers from 1."""
-    columns, num = [*map(str, columns)], frame.shape[1]
+    columns = [str(column) for column in columns]
+    num = frame.shape[1]
     names = list(frame.columns) if isinstance(frame.columns[0], str) else None
     if names is None and not all(map(str.isdecimal, columns)):
         if num != len(columns):
             raise ValueError(f"{path} has {num} columns without names. Expected the columns {', '.join(columns)}.")
         return [*range(num)]
-    found: list[int] = []
-    for column in columns:
-        if names is not None and column in names:
-            found.append(names.index(column))
-        elif column.isdecimal() and 1 <= int(column) <= num:
-            found.append(int(column) - 1)
-        else:
-            known = f"{suggest(column, names)} Its columns are {shortened(map(repr, names))}." if names else ""
-            raise ValueError(f"{path} has no column {column!r}; {known or f'it has {num} columns, without names.'}")
-    if twice := [column for column, place in zip(columns, found, strict=True) if found.count(place) > 1]:
-        raise ValueError(f"{path}: the column {twice[0]!r} is chosen twice. Name each column once.")
-    return found
+    indices = [_column_index(path, column, names, num) for column in columns]
+    for column, index in zip(columns, indices, strict=True):
+        if indices.count(index) > 1:
+            raise ValueError(f"{path}: the column {column!r} is chosen twice. Name each column once.")
+    return indices
 
 
-def _places(path, frame, columns, chosen):
+def _column_index(path, column, names, num):
+    """Returns the position of a column, given its name or its number from 1."""
+    if names is not None and column in names:
+        return names.index(column)
+    if column.isdecimal() and 1 <= int(column) <= num:
+        return int(column) - 1
+    known = f"it has {num} columns, without names."
+    if names:
+        known = f"{suggest(column, names)} Its columns are {shortened(map(repr, names))}."
+    raise ValueError(f"{path} has no column {column!r}; {known}")
+
+
+def _column_indices(path, frame, columns, chosen):
     """Returns the positions of some columns. In a file without names, these may be among the names `columns`."""
-    known = {} if columns is None else dict(zip(map(str, columns), find_columns(path, frame, columns), strict=True))
-    return [known[name] if name in known else find_columns(path, frame, [name])[0] for name in map(str, chosen)]
+    index_of_name = {}
+    if columns is not None:
+        index_of_name = dict(zip(map(str, columns), find_columns(path, frame, columns), strict=True))
+    unlisted = [str(name) for name in chosen if str(name) not in index_of_name]
+    index_of_name |= {name: find_columns(path, frame, [name])[0] for name in unlisted}
+    return [index_of_name[str(name)] for name in chosen]
