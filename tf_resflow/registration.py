@@ -28,7 +28,7 @@ _NAMES = """
     _Activation _Estimator _Frozen _PathDerivative _RandomLength _SeriesEstimator _SmoothActivation _Swish
 """
 _MODULES = ["flows.classifier", "models.hybrid_model", "models.optimizers"]
-_MODULES += ["sbi.likelihood_estimator", "vi.path_derivatives"]
+_MODULES += ["sbi.likelihood_estimator", "sbi.posterior_estimator", "vi.path_derivatives"]
 
 
 def register_names() -> None:

@@ -25,7 +25,7 @@ def estimator_of(prior, x, precisions=(2.0, 4.0), ensemble=1):
     """
     identity = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
     estimator = resflow.PosteriorEstimator(prior, [2], summary=identity, ensemble=ensemble, **SMALL)
-    estimator.state["farthest"].assign([10.0, 10.0])  # as after a fit
+    estimator._density.observations.farthest = np.array([10.0, 10.0])  # as after a fit
     _, affine, blocks = estimator.model.flow.bijectors
     for variable in blocks.trainable_variables:
         variable.assign(tf.zeros_like(variable))
@@ -37,9 +37,8 @@ def estimator_of(prior, x, precisions=(2.0, 4.0), ensemble=1):
         dense.bias.assign(np.concatenate([shift, tfp.math.fill_triangular_inverse(np.diag(np.log(precisions)))]))
         return estimator.model.get_weights()
 
-    if ensemble > 1:
-        estimator.state["others"].assign(np.concatenate([w.ravel() for w in weights(-np.array(x))]))
-    weights(np.array(x))
+    means = [np.array(x), -np.array(x)][:ensemble]
+    estimator._density.ensemble.members = [weights(mean) for mean in means]
     return estimator
 
 
@@ -142,7 +141,7 @@ def test_draws_use_one_graph():
             expected = tf.function(functools.partial(posterior.sample, 50, seed=[0, 1]), autograph=False)()
             np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-4)
     assert np.all(found[0][:, 0] != found[1][:, 0])  # the coordinate of the shifted mean
-    assert estimator._decoder._function.experimental_get_tracing_count() == 1
+    assert estimator._density._decoder._function.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("num", [1, 2])

@@ -13,8 +13,11 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 import tf_resflow as resflow
-from tf_resflow.models.repeated_training import Best, RepeatedTraining, member_variables, values_of
-from tf_resflow.sbi.posterior_estimator import _held_out, _regression, _statistics
+from tf_resflow.models.repeated_training import Best, RepeatedTraining, values_of
+from tf_resflow.sbi.observations import robust_statistics
+from tf_resflow.sbi.pair_training import Pairs, held_out_rows
+from tf_resflow.sbi.posterior_model import PosteriorModel
+from tf_resflow.sbi.regression import begin_at_regression, ridge_regression
 
 tfd = tfp.distributions
 LOW, HIGH = np.array([-1.0, 2.0], "float32"), np.array([1.0, 5.0], "float32")
@@ -26,7 +29,8 @@ AFFINE = {"num_blocks": 0, "affine_layers": 0, "ensemble": 1}
 
 def as_fitted(estimator):
     """Returns the estimator with its present weights, as if they were the result of a fit."""
-    estimator.state["farthest"].assign(np.full(estimator.state["farthest"].numpy().shape, 10.0))
+    observations = estimator._density.observations
+    observations.farthest = np.full(observations.farthest.shape, 10.0)
     return estimator
 
 
@@ -125,7 +129,7 @@ def test_fit_keeps_the_best_of_its_trainings(monkeypatch):
     assert np.argmin(history.history["val_loss"]) == np.ceil(found[3][2].step / 8) - 1  # steps per epoch
     stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(stop.model, "stop_training", True))
     assert len(estimator.fit(*pairs, **options | {"callbacks": [stop]}).epoch) == 1
-    training, calls = estimator._repeated_training(64, (2,)), itertools.count()
+    training, calls = estimator._density._repeated_training(64, (2,)), itertools.count()
     steps = training._steps
 
     def diverge(*batches):
@@ -151,7 +155,7 @@ def test_a_regression_estimates_its_error():
     for features, size in ((100, 2), (5, 40)):
         x, noise = generator.normal(size=[250, features]), generator.normal(size=[250, size])
         z = x[:, :1] + 0.5 * noise
-        matrix, shift, covariance = _regression((x[10:50], z[10:50]), (x[:10], z[:10]))
+        matrix, shift, covariance = ridge_regression((x[10:50], z[10:50]), (x[:10], z[:10]))
         residuals = z[50:] - x[50:] @ matrix - shift
         distances = np.sum(residuals * np.linalg.solve(covariance, residuals.T).T, axis=1) / size
         assert 0.3 < np.mean(distances) < 3
@@ -170,8 +174,9 @@ def test_training_starts_from_a_linear_regression(num, num_noise):
     theta, x = simulated(num, 3)
     x = np.concatenate([x - OFFSET, noise(num)], axis=1)
     held_out = num // 10
-    estimator._begin_at_regression((theta[held_out:], x[held_out:]), (theta[:held_out], x[:held_out]))
-    estimator._assign([estimator.model.get_weights()], x)
+    pairs = Pairs(theta[held_out:], x[held_out:]), Pairs(theta[:held_out], x[:held_out])
+    begin_at_regression(estimator.model, *pairs, seed=0, has_default_summary=num_noise > 0)
+    estimator._density.observations.learn_distances(x)
     theta, x = simulated(4000, 1)
     given = np.concatenate([x - OFFSET, noise(4000)], axis=1)
     gap = exact_log_prob(theta, x) - estimator.posterior(given).log_prob(theta)
@@ -196,7 +201,7 @@ def test_the_input_of_the_summary_is_chosen(is_series, tmp_path):
 
     estimator = resflow.PosteriorEstimator(NORMAL, [20], **AFFINE)
     estimator.fit(theta, simulate(theta), epochs=12, weight_decays=[0.0], verbose=0)
-    assert float(estimator._choice.is_second[0]) == is_series
+    assert float(estimator.model.condition.network.get_layer("choice").is_second[0]) == is_series
     new = new_theta, simulate(new_theta)
     assert estimator.score(*new) > -2.3
     estimator.save(tmp_path / "series.keras")
@@ -231,18 +236,18 @@ def test_a_warm_start_continues_from_all_networks():
     pairs, options = simulated(400, 0), {"weight_decays": [0.3, 0.0], "epochs": 3, "verbose": 0}
     estimator = resflow.PosteriorEstimator(NORMAL, [2], **SMALL | {"ensemble": 2})
     estimator.fit(*pairs, **options, warm_start=True)  # the first fit is cold
-    before, few = estimator._networks(), {"epochs": 1, "learning_rate": 1e-9, "verbose": 0}
+    before, few = estimator._density.ensemble.members, {"epochs": 1, "learning_rate": 1e-9, "verbose": 0}
     more = [np.concatenate(parts) for parts in zip(pairs, simulated(200, 1), strict=True)]
     history = estimator.fit(*more, **few, warm_start=True)
     assert len(before) == 2 and len(history.epoch) == 1
-    for one, other in zip(before, estimator._networks(), strict=True):
+    for one, other in zip(before, estimator._density.ensemble.members, strict=True):
         for weight, expected in zip(other, one, strict=True):
             np.testing.assert_allclose(weight, expected, atol=1e-5)
     estimator.fit(*more, **few)
-    assert np.max(np.abs(estimator._networks()[0][0] - before[0][0])) > 1e-3
+    assert np.max(np.abs(estimator.model.get_weights()[0] - before[0][0])) > 1e-3
     for fraction in (0.1, 0.3):
-        np.testing.assert_array_equal(_held_out(600, fraction, 0)[:400], _held_out(400, fraction, 0))
-        assert np.sum(_held_out(400, fraction, 0)) == 400 * fraction
+        np.testing.assert_array_equal(held_out_rows(600, fraction, 0)[:400], held_out_rows(400, fraction, 0))
+        assert np.sum(held_out_rows(400, fraction, 0)) == 400 * fraction
 
 
 def test_training_does_not_change_a_posterior(fitted):
@@ -297,9 +302,8 @@ def test_posteriors_in_a_function(prior, is_set, networks):
     summary = resflow.sbi.set_summary([1]) if is_set else None
     estimator = resflow.PosteriorEstimator(prior, shape, summary=summary, **SMALL)
     weights = estimator.model.get_weights()
-    estimator._assign(
-        [weights] + [[w + 0.1 for w in weights]] * (networks - 1), np.ones([2, 3, 1][: len(shape) + 1])
-    )
+    others = [[w + 0.1 for w in weights]] * (networks - 1)
+    as_fitted(estimator)._density.ensemble.members = [weights, *others]
     theta = prior.sample(seed=[0, 1])
     x = np.full([4, 1] if is_set else [1], 0.5)
 
@@ -344,6 +348,38 @@ def test_saved_estimators(fitted, tmp_path, refused):
     refused("<lambda> cannot be saved", estimator.save, tmp_path / "other.keras")
 
 
+def test_files_of_earlier_versions_are_refused(fitted, tmp_path, monkeypatch, refused):
+    """They have the config and the statistics of the model, but no members by name."""
+    with monkeypatch.context() as patch:
+        patch.setattr(PosteriorModel, "serialize", resflow.FlowModel.serialize)
+        fitted.save(tmp_path / "old.keras")
+        fitted.model.save_weights(tmp_path / "old.weights.h5")
+        tf.train.Checkpoint(model=fitted.model).write(str(tmp_path / "old"))
+    message = "posterior_estimator was written by an earlier version of tf_resflow.*Fit the estimator again"
+    for load in (resflow.load, keras.models.load_model):
+        refused(message, load, tmp_path / "old.keras")
+    refused(message, fitted.model.load_weights, tmp_path / "old.weights.h5")
+    refused(message, tf.train.Checkpoint(model=fitted.model).read, str(tmp_path / "old"))
+
+
+def test_candidates_start_from_the_same_weights(monkeypatch):
+    """This also holds for a given summary, whose training uses the variables of the model itself."""
+    summary = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
+    estimator = resflow.PosteriorEstimator(NORMAL, [2], summary=summary, **AFFINE)
+    start, starts = RepeatedTraining.start, []
+
+    def recorded(training, values):
+        starts.append(values)
+        start(training, values)
+
+    monkeypatch.setattr(RepeatedTraining, "start", recorded)
+    estimator.fit(*simulated(200, 0), epochs=3, weight_decays=[0.0, 0.3], verbose=0)
+    assert len(starts) == 3  # two candidates, and the training
+    for values in starts[1:]:
+        for value, expected in zip(values, starts[0], strict=True):
+            np.testing.assert_array_equal(value, expected)
+
+
 def test_warnings(fitted, monkeypatch):
     """Names the farthest element of an observation, and says that regions are too small after a bad training."""
     theta, x = simulated(300, 0)
@@ -354,11 +390,11 @@ def test_warnings(fitted, monkeypatch):
         fitted.posterior([OFFSET, OFFSET + [1.6e3, 0.0]])
     estimator = resflow.PosteriorEstimator(NORMAL, [2], **AFFINE)
 
-    def narrow(self, *args, **kwargs):
-        dense = estimator.model.flow.bijectors[1].network.layers[-1]
+    def narrow(training, *args, **kwargs):
+        dense = training.model.flow.bijectors[1].network.layers[-1]
         diagonal = tfp.math.fill_triangular_inverse(2 * np.eye(2))
         dense.bias.assign_add(np.concatenate([np.zeros(2), diagonal]))
-        return Best(-np.inf, 1, values_of(member_variables(estimator.model)[:-2]))
+        return Best(-np.inf, 1, values_of(training.variables))
 
     monkeypatch.setattr(RepeatedTraining, "run", narrow)
     with pytest.warns(UserWarning, match="held-out pairs are miscalibrated. Regions of .*too small"):
@@ -388,7 +424,7 @@ def test_statistics_are_robust():
     """Covers constant elements with rounding errors, elements with two values, and an outlier."""
     x = np.stack([np.arange(101.0), np.full(101, 0.1), np.repeat([0.0, 1.0], [90, 11])], axis=1)
     x[100, 0] = 1e9
-    found = _statistics(x, (3,))
+    found = robust_statistics(x, (3,))
     np.testing.assert_allclose(found["mean"], [50, 0.1, 0])
     expected = [50 / (2 * stats.norm.ppf(0.75)), np.inf, np.std(x[:, 2])]
     np.testing.assert_allclose(found["std"], expected, rtol=1e-3)
@@ -471,7 +507,7 @@ def test_sets_of_different_sizes():
 
 def test_score_and_invalid_simulations(gaussian, monkeypatch):
     """`score` is the mean log-density over parts, and failed simulations change nothing but a warning."""
-    monkeypatch.setattr("tf_resflow.sbi.posterior_estimator._AT_ONCE", 80)  # coordinates, so 40 pairs per part
+    monkeypatch.setattr("tf_resflow.sbi.conditional_estimator._AT_ONCE", 80)  # coordinates, so 40 pairs per part
     theta = BOX.sample(90, seed=0).numpy()
     x = np.random.default_rng(0).normal([1.0, -1.0], [2.0, 0.5], size=[90, 2])
     expected = np.mean(gaussian[0].posterior(x).log_prob(theta))
@@ -485,7 +521,7 @@ def test_score_and_invalid_simulations(gaussian, monkeypatch):
     expected = estimator.fit(*few, **options).history["val_loss"]
     larger = options | {"learning_rate": 0.1}
     for each in (estimator, other):  # later fits, and other estimators, compile nothing and use their own settings
-        assert each._repeated_training(36, (2,)) is estimator._repeated_training(36, (2,))
+        assert each._density._repeated_training(36, (2,)) is estimator._density._repeated_training(36, (2,))
         assert not np.allclose(each.fit(*few, **larger).history["val_loss"], expected, 1e-3)
         np.testing.assert_allclose(each.fit(*few, **options).history["val_loss"], expected, rtol=1e-5)
 

@@ -1,19 +1,22 @@
 """Trains one model many times, with early stopping and without compiling again."""
 
+import contextlib
+import dataclasses
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow import layers
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.step import train_step
 from tf_resflow.private_api import silence_retracing
 
 _CHUNK = 256  # examples evaluated at once, padded so that the rounding of a value does not depend on other examples
-_AT_ONCE = 64  # steps per call, which limits the memory of their batches
+_STEPS_PER_CALL = 64  # limits the memory of their batches
 
 
 class Best(NamedTuple):
@@ -24,10 +27,41 @@ class Best(NamedTuple):
     values: Sequence[np.ndarray] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The steps of a training.
+
+    Args:
+      num_steps: maximum number of steps.
+      num_rounds: number of rounds of about equally many steps. The held-out loss is evaluated after each of them.
+      learning_rate: maximum learning rate.
+      warmup: fraction of the steps in which the learning rate increases linearly. Then it decays along a cosine.
+      patience: fraction of the steps. Training ends when the held-out loss has not decreased for this long.
+    """
+
+    num_steps: int
+    num_rounds: int
+    learning_rate: float
+    warmup: float
+    patience: float
+
+    def rounds(self) -> list[np.ndarray]:
+        """Returns the numbers of the steps of each round."""
+        return np.array_split(np.arange(self.num_steps), self.num_rounds)
+
+    def learning_rates(self) -> np.ndarray:
+        """Returns the learning rate of each step."""
+        steps = np.arange(self.num_steps)
+        warmup = self.warmup * self.num_steps
+        decay = 0.5 * (1 + np.cos(np.pi * np.maximum(steps - warmup, 0) / (self.num_steps - warmup)))
+        return (self.learning_rate * np.minimum((steps + 1) / warmup, 1) * decay).astype(np.float32)
+
+
 class RepeatedTraining:
     """Trains a conditional model many times with the same graphs, from given weights.
 
-    The members of an ensemble, the candidates for a setting, and later fits share one compiled step.
+    The members of an ensemble, the candidates for a setting, and later fits share one compiled step. They use the
+    variables of the model in turn. The weights of a member are the list of the values of these variables.
 
     Args:
       model: a conditional `FlowModel`, whose variables hold the weights of the current training.
@@ -49,18 +83,27 @@ class RepeatedTraining:
         condition_shape: Sequence[int],
         dtype: Any = tf.float32,
     ):
-        self.model, self.batch_size, self.lock = model, batch_size, threading.RLock()
+        self.model = model
+        self.batch_size = batch_size
         self.condition_shape = tuple(condition_shape)
+        self.lock = threading.RLock()
         self.variables = member_variables(model)
         model.compile(optimizer)
-        shapes = model.data_space.event_shape, condition_shape
-        kinds = [*zip(shapes, (model.distribution.dtype, dtype), strict=True)]
-        batches = [tf.TensorSpec([None, batch_size, *shape], kind) for shape, kind in kinds]
-        signature = [*batches, tf.TensorSpec([None]), tf.TensorSpec([None, 2], tf.int32)]
+        event_shape = model.data_space.event_shape
+        event_dtype = model.distribution.dtype
+        signature = [
+            tf.TensorSpec([None, batch_size, *event_shape], event_dtype),
+            tf.TensorSpec([None, batch_size, *condition_shape], dtype),
+            tf.TensorSpec([None]),
+            tf.TensorSpec([None, 2], tf.int32),
+        ]
         self._steps = silence_retracing(tf.function(self._take_steps, input_signature=signature, autograph=False))
         self._log_prob = tf.function(
             lambda x, condition: model.log_prob(x, 0, condition=condition, evaluation=True),
-            input_signature=[tf.TensorSpec([_CHUNK, *shape], kind) for shape, kind in kinds],
+            input_signature=[
+                tf.TensorSpec([_CHUNK, *event_shape], event_dtype),
+                tf.TensorSpec([_CHUNK, *condition_shape], dtype),
+            ],
             autograph=False,
         )
 
@@ -73,54 +116,69 @@ class RepeatedTraining:
     def run(
         self,
         rounds: Sequence[np.ndarray],
+        schedule: Schedule,
         batches: Callable[[np.ndarray], Sequence[np.ndarray]],
-        rates: np.ndarray,
         held_out_loss: Callable[[], float],
-        patience: float,
         best: Best | None = None,
         report: Callable[[int, float], Any] = lambda step, loss: False,
     ) -> Best:
         """Trains from the current weights, and returns the best weights, which the variables need not have then.
 
-        It ends when the held-out loss has not decreased for `patience` steps, or, with a warning, when a step fails
-        because the loss or its gradient is not finite.
+        Training ends early as the schedule says, or, with a warning, when a step fails because the loss or its
+        gradient is not finite.
 
         Args:
-          rounds: arrays of consecutive numbers of steps. The held-out loss is evaluated after each of them.
-          batches: function of such an array that returns examples `[steps, batch, ...]`, their conditions, and
-            seeds `[steps, 2]`.
-          rates: `[steps]`, learning rates.
+          rounds: those of the schedule, or consecutive ones of them.
+          schedule: the learning rates and the patience.
+          batches: function of an array of numbers of steps that returns examples `[steps, batch, ...]`, their
+            conditions, and seeds `[steps, 2]`.
           held_out_loss: function that evaluates the current weights.
           best: the best weights of an earlier part of the training.
           report: function called after each round with the number of steps and the held-out loss. Training ends
             if it returns a true value.
         """
         best = best or Best()
-        for chosen in rounds:
-            if chosen[0] - best.step >= patience:
+        rates = schedule.learning_rates()
+        for steps in rounds:
+            if steps[0] - best.step >= schedule.patience * schedule.num_steps:
                 break
-            x, condition, seeds = batches(chosen)
+            x, condition, seeds = batches(steps)
             try:
-                for start in range(0, len(chosen), _AT_ONCE):
-                    part = slice(start, start + _AT_ONCE)
-                    self._steps(x[part], condition[part], rates[chosen[part]], seeds[part])
+                for start in range(0, len(steps), _STEPS_PER_CALL):
+                    chunk = slice(start, start + _STEPS_PER_CALL)
+                    self._steps(x[chunk], condition[chunk], rates[steps[chunk]], seeds[chunk])
             except tf.errors.InvalidArgumentError as error:
                 if not best.values:
                     raise
                 warnings.warn(f"A training stopped early: {error}", stacklevel=4)
                 break
+            num_steps = int(steps[-1]) + 1
             loss = float(np.nan_to_num(held_out_loss(), nan=np.inf))
             if not best.values or loss < best.loss:
-                best = Best(loss, int(chosen[-1]) + 1, values_of(self.variables))
-            if report(int(chosen[-1]) + 1, loss):
+                best = Best(loss, num_steps, values_of(self.variables))
+            if report(num_steps, loss):
                 break
         return best
 
+    def finish(self, best: Best) -> list[np.ndarray]:
+        """Sets the variables to the best weights, makes the norms of the layers tight, and returns the values."""
+        assign(self.variables, best.values)
+        layers.converge_norms(self.model)
+        return values_of(self.variables)
+
+    @contextlib.contextmanager
+    def using(self, values: Sequence[np.ndarray]) -> Iterator[FlowModel]:
+        """Context manager that sets the variables to the weights of a member, and returns the model."""
+        with self.lock:
+            assign(self.variables, values)
+            yield self.model
+
     def log_probs(self, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
         """Returns the log-densities `[num]` of examples with the current weights, in float64."""
-        parts = [np.resize(part, [-(-len(x) // _CHUNK), _CHUNK, *part.shape[1:]]) for part in (x, condition)]
-        found = [self._log_prob(*pair).numpy() for pair in zip(*parts, strict=True)]
-        return np.concatenate(found)[: len(x)].astype(np.float64)
+        num_chunks = -(-len(x) // _CHUNK)
+        chunks = [np.resize(values, [num_chunks, _CHUNK, *values.shape[1:]]) for values in (x, condition)]
+        log_probs = [self._log_prob(*pair).numpy() for pair in zip(*chunks, strict=True)]
+        return np.concatenate(log_probs)[: len(x)].astype(np.float64)
 
     def _take_steps(self, *batches):
         """Performs a step for each batch, condition, learning rate and seed, and returns the mean loss."""
@@ -156,13 +214,6 @@ def assign(variables: Sequence[Any], values: Any) -> None:
     """Assigns values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def learning_rates(steps: int, maximum: float, warmup: float) -> np.ndarray:
-    """Returns the learning rate of each step: linear in the fraction `warmup` of the steps, then half a cosine."""
-    step, warmup = np.arange(steps), warmup * steps
-    decay = 0.5 * (1 + np.cos(np.pi * np.maximum(step - warmup, 0) / (steps - warmup)))
-    return (maximum * np.minimum((step + 1) / warmup, 1) * decay).astype(np.float32)
 
 
 def draw_rows(weights: np.ndarray, num: int, rng: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Neural likelihood estimation: the likelihood of a simulator's parameters, and posteriors by MCMC."""
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,8 +12,9 @@ import tensorflow_probability as tfp
 
 from tf_resflow.console import progress_bar
 from tf_resflow.private_api import without_retracing_warnings
+from tf_resflow.sbi.conditional_estimator import ConditionalEstimator
 from tf_resflow.sbi.parameters import ParameterSpace, as_array, check_varying, checked_rows
-from tf_resflow.sbi.posterior_estimator import PosteriorEstimator
+from tf_resflow.sbi.posterior_model import SavedWithModel
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable
 from tf_resflow.typing import Seed, TensorLike
@@ -31,7 +33,7 @@ class PosteriorDraws(NamedTuple):
     effective_sample_size: Any  # number of independent draws that would determine the mean as accurately
 
 
-class LikelihoodEstimator(Serializable):
+class LikelihoodEstimator(SavedWithModel, Serializable):
     r"""The likelihood \\(q(x | \theta)\\) of a simulator's parameters, learned from simulations.
 
     A conditional flow of an observation maximizes the mean of \\(\log q(x_i | \theta_i)\\) over pairs. Markov
@@ -65,22 +67,27 @@ class LikelihoodEstimator(Serializable):
         name: str = "likelihood_estimator",
     ):
         self.parameters = {key: value for key, value in locals().items() if key != "self"}
-        options = dict(self.parameters)
-        del options["prior"], options["observation_shape"]
-        self.prior, self.space = prior, ParameterSpace(prior)
+        self.prior = prior
+        self.space = ParameterSpace(prior)
         zero = tf.zeros([], self.space.dtype)
         flat = tfd.Normal(zero, tf.sqrt(zero.dtype.max) / 1e3)  # any observation is possible
-        observations = tfd.Sample(flat, observation_shape)
-        self._density = PosteriorEstimator(observations, [self.space.size], **options)
-        self.model, self.state = self._density.model, self._density.state
-        self.model.estimator = self  # for `save`
+        self._density = ConditionalEstimator(
+            self,
+            ParameterSpace(tfd.Sample(flat, observation_shape)),
+            [self.space.size],
+            num_blocks=num_blocks,
+            affine_layers=affine_layers,
+            hidden=hidden,
+            coefficient=coefficient,
+            ensemble=ensemble,
+            seed=seed,
+            name=name,
+        )
+        self.model = self._density.model
         self._sampler: Any = None  # the function of the last chains, with its settings and weights
         self._settings: Any = None
         self._sampled_weights: list[np.ndarray] = []
         self._bar: Any = None
-
-    save = PosteriorEstimator.save
-    __reduce__ = PosteriorEstimator.__reduce__
 
     def fit(
         self, theta: Any, x: TensorLike, *, drop_invalid: bool = True, **options: Any
@@ -93,17 +100,18 @@ class LikelihoodEstimator(Serializable):
           drop_invalid: whether to leave out pairs whose observation contains NaN or infinity, with a warning.
           options: other arguments of `PosteriorEstimator.fit`.
         """
-        x, is_valid = self._observations(x)
-        kept = checked_rows(is_valid, drop_invalid)
-        vectors = self.space.vectors(theta, len(x))[kept]
-        check_varying(vectors, "theta")
-        check_varying(x[kept].reshape([len(vectors), -1]), "x")
-        return self._density.fit(x[kept], vectors, **options)
+        x, is_valid = self._checked_observations(x)
+        checked_rows(is_valid, drop_invalid)
+        theta_vectors = self.space.vectors(theta, len(x))[is_valid]
+        x_vectors = x[is_valid].reshape([len(theta_vectors), -1])
+        check_varying(theta_vectors, "theta")
+        check_varying(x_vectors, "x")
+        return self._density.fit(x_vectors.astype(self.space.dtype), theta_vectors.astype(np.float64), **options)
 
     def likelihood(self, theta: Any) -> tfp.distributions.Distribution:
         """Returns the distribution of an observation, given parameters `[*event_shape]` or a batch of them."""
-        theta = tf.nest.map_structure(lambda part: tf.cast(part, self.space.dtype), theta)
-        return self._density.posterior(self.space.bijector.inverse(theta))
+        theta = tf.nest.map_structure(lambda values: tf.cast(values, self.space.dtype), theta)
+        return self._density.distribution(self.space.bijector.inverse(theta), "likelihood")
 
     def sample_posterior(
         self, x: TensorLike, num_draws: int = 500, *, num_chains: int = 4, seed: Seed = 0, verbose: Any = "auto"
@@ -120,13 +128,15 @@ class LikelihoodEstimator(Serializable):
           seed: seed of the chains.
           verbose: 0 hides the progress bar, which counts the steps.
         """
-        x, is_valid = self._observations(x)
+        x, is_valid = self._checked_observations(x)
         checked_rows(is_valid, drop=False)
-        settings = len(x), num_draws, num_chains
-        weights = [*self._density._networks()[0], *self._density._statistics(), self.state["others"].numpy()]
-        if settings != self._settings or not all(map(np.array_equal, weights, self._sampled_weights)):
+        settings = (len(x), num_draws, num_chains)
+        weights = [*itertools.chain(*self._density.ensemble.members), *self._density.observations.statistics()]
+        is_same = settings == self._settings and len(weights) == len(self._sampled_weights)
+        if not is_same or not all(map(np.array_equal, weights, self._sampled_weights)):
             self._sampler = self._make_sampler(*settings)
-            self._settings, self._sampled_weights = settings, weights
+            self._settings = settings
+            self._sampled_weights = weights
         total = _ADAPTATION_STEPS + num_draws
         with (
             without_retracing_warnings(),
@@ -139,14 +149,14 @@ class LikelihoodEstimator(Serializable):
     def _make_sampler(self, num, num_draws, num_chains):
         """Returns a function from observations and a seed to draws, for the present weights."""
         dtype = self.space.dtype
-        mean, std = (tf.constant(value, dtype) for value in self._density._statistics())
-        whitened = tfb.Chain([self.space.bijector, tfb.Shift(mean), tfb.Scale(std)])
+        median, scale = (tf.constant(value, dtype) for value in self._density.observations.statistics())
+        whitened = tfb.Chain([self.space.bijector, tfb.Shift(median), tfb.Scale(scale)])
 
         @tfd.JointDistributionCoroutine
         def joint():
             prior = tfd.TransformedDistribution(self.prior, tfb.Invert(whitened), name="u")
             u = yield tfd.JointDistributionCoroutine.Root(prior)
-            yield tfd.Sample(self._density.posterior(mean + std * u), num, name="x")
+            yield tfd.Sample(self._density.distribution(median + scale * u, "likelihood"), num, name="x")
 
         def advance():
             self._bar.update()
@@ -162,9 +172,10 @@ class LikelihoodEstimator(Serializable):
 
         return sample
 
-    def _observations(self, x):
+    def _checked_observations(self, x):
+        """Returns observations in float64 after checking their shape, and which are finite."""
         x = np.asarray(as_array(x, "x"), np.float64)
-        shape = self._density.prior.event_shape
+        shape = self._density.space.prior.event_shape
         if x.ndim != 1 + len(shape) or x.shape[1:] != tuple(shape) or not len(x):
             raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after a batch axis.")
         return x, np.isfinite(x).reshape([len(x), -1]).all(axis=1)

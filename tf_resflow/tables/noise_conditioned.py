@@ -4,23 +4,23 @@ import functools
 import gc
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow import layers
 from tf_resflow.bijectors import Flow, Whiten
 from tf_resflow.flows.vector_flows import vector_flow
 from tf_resflow.logdet import default_estimator
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.optimizers import Adam
 from tf_resflow.models.repeated_training import (
+    Best,
     RepeatedTraining,
+    Schedule,
     assign,
     draw_rows,
-    learning_rates,
     permuted,
     values_of,
 )
@@ -30,12 +30,16 @@ from tf_resflow.tables.coordinates import Vectors
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
 _BATCH = 128
 _STEPS, _FEW, _MOST_STEPS = 15, 500, 4000  # of a training, see `num_steps`
-_ROUNDS, _LEAST_ROUND = 30, 20  # evaluations of the held-out rows in a training, at least _LEAST_ROUND steps apart
-_WARMUP, _PATIENCE = 0.1, 0.4  # fractions of the steps of a training
-_RACE, _LONGEST_RACE = 0.5, 600  # fraction of the steps, and most steps, after which the whitening is chosen
+_ROUNDS = 30  # evaluations of the held-out rows in a training
+_LEAST_ROUND = 20  # steps between evaluations
+_WARMUP = 0.1  # fraction of the steps
+_PATIENCE = 0.4  # fraction of the steps
+_RACE = 0.5  # fraction of the steps after which the whitening is chosen
+_LONGEST_RACE = 600  # most steps after which the whitening is chosen
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
-_COEFFICIENT, _LEARNING_RATE = 0.97, 0.04  # Lipschitz bound of each layer; maximum for Adam
+_COEFFICIENT = 0.97  # Lipschitz bound of each layer
+_LEARNING_RATE = 0.04  # maximum for Adam
 _EXTREME = 0.02  # fraction of the rows on each side that is winsorized
 _FLOOR = 0.1  # standard deviation of the noise that is added to the whitening's covariance
 
@@ -61,10 +65,10 @@ class NoiseConditionedFlow:
         self, size: int, condition_size: int = 0, *, num_blocks: int = 4, hidden: Sequence[int] = (64, 64)
     ):
         self.size = size
-        model = make_model(size, condition_size, num_blocks, hidden)
-        self.model, self._initial_weights = model, model.get_weights()
+        self.model = make_model(size, condition_size, num_blocks, hidden)
+        self._initial_weights = self.model.get_weights()
         optimizer = Adam(_LEARNING_RATE, global_clipnorm=1.0)
-        self._training = RepeatedTraining(model, optimizer, _BATCH, [1 + condition_size])
+        self._training = RepeatedTraining(self.model, optimizer, _BATCH, [1 + condition_size])
 
     def train(
         self,
@@ -91,49 +95,51 @@ class NoiseConditionedFlow:
           steps: largest number of steps, see `num_steps`.
           verbose: see `tf_resflow.tables.FlowDensity`.
         """
-        rng = np.random.default_rng(seed)
-        copied = draw_rows(held_out_weights, max(_HELD_OUT, len(held_out_weights)), rng)
-        check = np.hstack(_add_noise(held_out, copied, rng))
-        first = draw_rows(weights, max(_FIRST, min(len(weights), 2 * _FIRST)), rng)
-        x, condition = _add_noise(rows, first, rng)
-        places = draw_rows(weights, steps * _BATCH, rng).reshape(steps, _BATCH)
-        rates = learning_rates(steps, _LEARNING_RATE, _WARMUP)
-        shift = np.mean((held_out.log_scale + ENTROPY * held_out.is_missing.sum(axis=1))[copied])
+        examples = _Examples(rows, held_out, weights, held_out_weights, steps, seed)
+        num_rounds = min(_ROUNDS, -(-steps // _LEAST_ROUND))
+        schedule = Schedule(steps, num_rounds, _LEARNING_RATE, _WARMUP, _PATIENCE)
         bar = keras.utils.Progbar(steps, verbose=int(verbose in (1, "auto")), stateful_metrics=["held_out_nats"])
-        training = self._training
 
-        def batches(chosen):
-            draws = np.random.default_rng([seed, chosen[0]])
-            noisy = _add_noise(rows, places[chosen], draws)
-            return *noisy, draws.integers(2**31, size=[len(chosen), 2], dtype=np.int32)
-
-        def report(step, loss):
-            bar.update(step, [("held_out_nats", shift - loss)], finalize=False)
+        def report(step, loss, is_last=False):
+            bar.update(step, [("held_out_nats", examples.mean_log_scale - loss)], finalize=is_last)
 
         def run(rounds, best=None):
-            loss = lambda: -winsorize(self._log_probs(check)).mean()  # noqa: E731
-            return training.run(rounds, batches, rates, loss, _PATIENCE * steps, best, report)
+            loss = lambda: -winsorize(self._log_probs(examples.held_out)).mean()  # noqa: E731
+            return self._training.run(rounds, schedule, examples.batches, loss, best, report)
 
-        rounds = np.array_split(np.arange(steps), min(_ROUNDS, -(-steps // _LEAST_ROUND)))
-        num_raced = sum(chosen[0] < min(_RACE * steps, _LONGEST_RACE) for chosen in rounds) if whiten is None else 0
-        variables, racers = [*training.variables, *self.model.optimizer.variables], {}
-        with training.lock:
-            for way in (False, True) if whiten is None else (whiten,):
-                self._start(x, condition, way, seed)
-                racers[way] = run(rounds[:num_raced]), self._log_probs(check), values_of(variables)
+        rounds = schedule.rounds()
+        with self._training.lock:
             if whiten is None:
-                _, row, nums = np.unique(copied, return_inverse=True, return_counts=True)
-                gains = np.bincount(row, racers[True][1] - racers[False][1]) / nums  # means over copies of a row
-                whiten = is_significant(gains, nums)
-            best, _, values = racers[whiten]
-            assign(variables, values)
-            best = run(rounds[num_raced:], best)
-            assign(training.variables, best.values)
-            layers.converge_norms(self.model)
-            bar.update(steps, [("held_out_nats", shift - best.loss)], finalize=True)
-            if verbose == 2:
-                print(f"step {best.step:,} of at most {steps:,}: held_out_nats {shift - best.loss:.4f}")
-            return values_of(training.variables), whiten
+                num_raced = sum(numbers[0] < min(_RACE * steps, _LONGEST_RACE) for numbers in rounds)
+                best, whiten = self._race(examples, seed, lambda: run(rounds[:num_raced]))
+                best = run(rounds[num_raced:], best)
+            else:
+                self._start(examples, whiten, seed)
+                best = run(rounds)
+            trained_weights = self._training.finish(best)
+        report(steps, best.loss, is_last=True)
+        if verbose == 2:
+            nats = examples.mean_log_scale - best.loss
+            print(f"step {best.step:,} of at most {steps:,}: held_out_nats {nats:.4f}")
+        return trained_weights, whiten
+
+    def _race(self, examples, seed, run):
+        """Trains with and without whitening. Returns the best weights of the winner, and whether it whitens.
+
+        The variables are then those at the end of the winner's training.
+        """
+        variables = [*self._training.variables, *self.model.optimizer.variables]
+        racers = {}
+        for whiten in (False, True):
+            self._start(examples, whiten, seed)
+            best = run()
+            racers[whiten] = _Racer(best, self._log_probs(examples.held_out), values_of(variables))
+        gains = racers[True].log_probs - racers[False].log_probs
+        _, row, num_copies = np.unique(examples.held_out_rows, return_inverse=True, return_counts=True)
+        mean_gains = np.bincount(row, gains) / num_copies  # over the copies of a row
+        whiten = is_significant(mean_gains, num_copies)
+        assign(variables, racers[whiten].values)
+        return racers[whiten].best, whiten
 
     def num_steps(self, num: int) -> int:
         """Returns the number of steps for `num` rows: max(15 sqrt(num), num - 500), but at most 4,000.
@@ -145,28 +151,67 @@ class NoiseConditionedFlow:
 
     def log_prob(self, weights: list[np.ndarray], values: np.ndarray) -> np.ndarray:
         """Returns the log-densities `[num]` of vectors with their conditions, in float64."""
-        with self._training.lock:
-            assign(self._training.variables, weights)
+        with self._training.using(weights):
             return self._log_probs(np.asarray(values))
 
     def sample(self, weights: list[np.ndarray], condition: np.ndarray, noise: float, seed: int) -> np.ndarray:
         """Draws a vector at a noise level for each condition `[num, condition_size]`."""
-        with self._training.lock:
-            assign(self._training.variables, weights)
-            coded = np.hstack([np.full([len(condition), 1], noise_code(noise)), condition]).astype(np.float32)
-            return self.model.sample([], seed, condition=coded).numpy()
+        codes = np.full([len(condition), 1], noise_code(noise))
+        with self._training.using(weights) as model:
+            return model.sample([], seed, condition=np.hstack([codes, condition]).astype(np.float32)).numpy()
 
     def _log_probs(self, values):
-        return self._training.log_probs(*np.split(values.astype(np.float32), [self.size], axis=1))
+        vectors, condition = np.split(values.astype(np.float32), [self.size], axis=1)
+        return self._training.log_probs(vectors, condition)
 
-    def _start(self, x, condition, whiten, seed):
+    def _start(self, examples, whiten, seed):
         """Resets the weights and the optimizer, but keeps the graphs."""
+        initial_weights = permuted(self._initial_weights, np.random.default_rng(seed))
         statistics = values_of([*self.model.statistics.values()])
-        self._training.start(permuted(self._initial_weights, np.random.default_rng(seed)) + statistics)
-        noise = np.eye(self.size) * _FLOOR**2
-        covariance = np.atleast_2d(np.cov(x.T.astype(np.float64))) + noise if whiten else np.eye(self.size)
+        self._training.start(initial_weights + statistics)
+        covariance = np.eye(self.size)
+        if whiten:
+            covariance = np.atleast_2d(np.cov(examples.first.T.astype(np.float64))) + covariance * _FLOOR**2
         self.model.flow.bijectors[0].assign(np.zeros(self.size), covariance)
-        self.model.initialize(x, seed, condition=condition)
+        self.model.initialize(examples.first, seed, condition=examples.first_condition)
+
+
+class _Racer(NamedTuple):
+    """A training that was stopped to be compared with another one."""
+
+    best: Best
+    log_probs: np.ndarray  # of the noisy held-out vectors, at the end
+    values: list[np.ndarray]  # of the variables of the model and the optimizer, at the end
+
+
+class _Examples:
+    """The noisy vectors that a training draws, see `NoiseConditionedFlow.train`.
+
+    Attributes:
+      held_out: noisy held-out vectors with their conditions.
+      held_out_rows: the index of the row of each of them.
+      first: noisy vectors that initialize the whitening and the ActNorms.
+      first_condition: their conditions.
+      mean_log_scale: mean difference of the log-density of held-out rows and that of their vectors.
+    """
+
+    def __init__(self, rows, held_out, weights, held_out_weights, steps, seed):
+        rng = np.random.default_rng(seed)
+        self.held_out_rows = draw_rows(held_out_weights, max(_HELD_OUT, len(held_out_weights)), rng)
+        self.held_out = np.hstack(_add_noise(held_out, self.held_out_rows, rng))
+        first_rows = draw_rows(weights, max(_FIRST, min(len(weights), 2 * _FIRST)), rng)
+        self.first, self.first_condition = _add_noise(rows, first_rows, rng)
+        log_scales = held_out.log_scale + ENTROPY * held_out.is_missing.sum(axis=1)
+        self.mean_log_scale = np.mean(log_scales[self.held_out_rows])
+        self._rows = rows
+        self._seed = seed
+        self._row_indices = draw_rows(weights, steps * _BATCH, rng).reshape(steps, _BATCH)
+
+    def batches(self, steps):
+        """Returns the vectors, conditions and seeds of consecutive steps, see `RepeatedTraining.run`."""
+        rng = np.random.default_rng([self._seed, steps[0]])
+        x, condition = _add_noise(self._rows, self._row_indices[steps], rng)
+        return x, condition, rng.integers(2**31, size=[len(steps), 2], dtype=np.int32)
 
 
 def make_model(size: int, condition_size: int, num_blocks: int, hidden: Sequence[int]) -> FlowModel:
@@ -199,15 +244,20 @@ def winsorize(values: np.ndarray) -> np.ndarray:
 
 def is_significant(gains: np.ndarray, weights: np.ndarray) -> bool:
     """Returns whether the mean of winsorized gains exceeds two standard errors."""
-    gains, weights = winsorize(gains), weights / weights.sum()
-    mean = gains @ weights
-    return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ weights**2))
+    gains = winsorize(gains)
+    shares = weights / weights.sum()
+    mean = gains @ shares
+    return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ shares**2))
 
 
-def _add_noise(rows, places, rng):
+def _add_noise(rows, indices, rng):
     """Draws vectors of the rows with these indices and adds noise. Returns them with the conditions of the flow."""
-    values, widths, is_missing = (part[places] for part in (rows.values, rows.widths, rows.is_missing))
-    code, noise = rng.uniform(-1.0, 1.0, [*places.shape, 1]), rng.standard_normal(values.shape)
+    values = rows.values[indices]
+    widths = rows.widths[indices]
+    is_missing = rows.is_missing[indices]
+    code = rng.uniform(-1.0, 1.0, [*indices.shape, 1])
+    noise = rng.standard_normal(values.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
     x = values + widths * rng.uniform(size=values.shape) + np.hypot(is_missing, level) * noise
-    return x.astype(np.float32), np.concatenate([code, rows.condition[places]], axis=-1).astype(np.float32)
+    condition = np.concatenate([code, rows.condition[indices]], axis=-1)
+    return x.astype(np.float32), condition.astype(np.float32)
