@@ -105,16 +105,31 @@ def small_flows():
 
 
 def splines():
+    """Log-densities of flows of vectors."""
+    return _log_densities("splines")
+
+
+def sets():
+    """Log-densities of flows of sets."""
+    return _log_densities("sets")
+
+
+def _log_densities(name):
     """Log-densities of flows at equal training time: means over seeds, and standard errors over test rows."""
-    rows, lines = _read("splines"), []
+    rows, lines = _read(name), []
     tasks, flows = (list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "flow"))
     for task in tasks:
         found = [[row for row in rows if (row["task"], row["flow"]) == (task, flow)] for flow in flows]
         cells = _with_best([np.mean([row["score"] for row in own]) for own in found], [True] * len(flows), max, 2)
         errors = [np.linalg.norm([row["standard_error"] for row in own]) / len(own) for own in found]
         lines.append([task, *(f"{cell} ± {error:,.2f}" for cell, error in zip(cells, errors, strict=True))])
+        if "truth" in rows[0]:
+            lines[-1].append(f"{np.mean([row['truth'] for row in rows if row['task'] == task]):,.2f}")
     steps = [np.mean([row["steps"] for row in rows if row["flow"] == flow]) for flow in flows]
-    return _markdown(["Task", *flows], [*lines, ["steps", *(f"{mean:,.0f}" for mean in steps)]])
+    lines.append(["steps", *(f"{mean:,.0f}" for mean in steps)])
+    if "truth" in rows[0]:
+        return _markdown(["Task", *flows, "truth"], [*lines[:-1], [*lines[-1], ""]])
+    return _markdown(["Task", *flows], lines)
 
 
 def anomalies():
@@ -296,6 +311,7 @@ _TABLES = {
         memory,
         small_flows,
         splines,
+        sets,
         anomalies,
         planted,
         synthesis,

@@ -18,7 +18,7 @@ def registered():
     return {
         key.removeprefix("tf_resflow>"): value
         for key, value in keras.saving.get_custom_objects().items()
-        if getattr(value, "__module__", "").startswith("tf_resflow.") or not isinstance(value, type)
+        if getattr(value, "__module__", "").startswith("tf_resflow.")
     }
 
 

@@ -214,6 +214,8 @@ OF_ANY_POSITIONS = {
     "subtracted": lambda: of_two(keras.layers.Subtract(), [3, 2]),
     "averaged": lambda: of_two(keras.layers.Average(), [3, 2]),
     "added to each position": lambda: of_two(keras.layers.Add(), [1, 2]),
+    "added by repetition": lambda: of_two(lambda pair: pair[0] + keras.layers.RepeatVector(3)(pair[1]), [2]),
+    "centered": lambda: stack([3, 2], near_identity(2), resflow.layers.Centering(axis=1), near_identity(2)),
 }
 
 

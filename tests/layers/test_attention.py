@@ -91,6 +91,7 @@ def make_branch(dtype="float64"):
             layers.LipschitzDense(6, **options),
             layers.Centering(dtype=dtype),
             layers.L2SelfAttention(2, dtype=dtype),
+            layers.Centering(axis=1, dtype=dtype),
             layers.Gate(dtype=dtype),
             layers.LipschitzDense(2, **options),
         ]
@@ -133,13 +134,38 @@ def test_blocks_of_sets(kind, tmp_path):
 def test_centering_and_gates():
     x = tf.constant(np.random.default_rng(0).normal(size=[2, 3, 4]), tf.float32)
     np.testing.assert_allclose(layers.Centering()(x), x - np.mean(x, axis=-1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(layers.Centering(1)(x), x - np.mean(x, axis=1, keepdims=True), atol=1e-6)
     gate = layers.Gate()
     np.testing.assert_allclose(gate(x), 0.5 * x, rtol=1e-6)
     gate.logits.assign([-1e9, 0.0, 1.0, 1e9])
     np.testing.assert_allclose(gate(x), x * [0.0, 0.5, 1 / (1 + np.exp(-1)), 1.0], rtol=1e-6)
 
 
+def test_sets_of_any_size():
+    """A flow without attention has the log-determinant of its Jacobian for any number of points."""
+    x = keras.Input([None, 2], dtype="float64")
+    options = {"coefficient": 0.95, "dtype": "float64"}
+    inner = layers.Centering(axis=-2, dtype="float64")(layers.LipschitzDense(6, **options)(x))
+    branch = keras.Model(x, layers.LipschitzDense(2, **options)(layers.CPila(dtype="float64")(inner)))
+    flow = resflow.bijectors.Flow([resflow.bijectors.ResidualBlock(branch, "exact")])
+    layers.converge_norms(flow)
+    assert layers.program.bind(branch).program.supports_jvp
+    for num in (1, 3, 7):
+        values, direction = np.random.default_rng(num).normal(size=[2, 4, num, 2])
+        values = tf.constant(values)
+        model = resflow.FlowModel(flow, [num, 2])
+        log_det = flow.forward_log_det_jacobian(tf.identity(values), 2)
+        dense = jacobians(flow.forward, values)
+        np.testing.assert_allclose(log_det, tf.linalg.slogdet(dense)[1], rtol=1e-5, atol=1e-6)
+        assert model.sample(2, seed=0).shape == [2, num, 2]
+        _, change = layers.program.bind(branch).value_and_jvp([values], tf.constant(direction))
+        expected = tf.linalg.matvec(jacobians(branch, values), direction.reshape([4, -1]))
+        np.testing.assert_allclose(tf.reshape(change, [4, -1]), expected, rtol=1e-6, atol=1e-9)
+
+
 def test_wrong_shapes(refused):
+    for axis in (0, -3, 3, 1.5, None):
+        refused(f"Got axis={axis} for inputs of shape .None, 3, 4.", layers.Centering(axis).build, (None, 3, 4))
     attention = layers.L2SelfAttention(2)
     for shape in ([None, None, 4], [None, 3, 3], [None, 4]):
         refused("with a known num and features divisible by num_heads = 2", attention.build, shape)

@@ -14,6 +14,7 @@ BENCHMARKS = [
     ("compare_speed {out} --cases=evaluation_28x28x1_w64 --repeats=2", "evaluation_28x28x1_w64"),
     ("inference {out} --task=funnel --seconds=0.05 --seeds=1 --learning_rates=0.003", "'flow': 'autoregressive'"),
     ("scores {out} --workdir={tmp}/scores --models=pinwheel --seeds=1 --steps=2", "'model': 'pinwheel'"),
+    ("sets {out} --task=scale --flow=couplings --seconds=0.05 --seeds=1", "'flow': 'couplings'"),
     ("splines {out} --task=iris --flow=spline --seconds=0.05 --seeds=1 --learning_rates=0.003", "'flow': 'spline'"),
     (
         "synthesis {out} --tables=breast_cancer --methods=RankCopula --seeds=1",

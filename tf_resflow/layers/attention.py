@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from scipy.special import lambertw
 
-from tf_resflow.layers.operations import FunctionOperation, Operation, of_at_most
+from tf_resflow.layers.operations import CenteringOperation, Operation, of_at_most
 from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.layers.tracing import wide_dtype
 from tf_resflow.typing import Shape
@@ -63,13 +63,27 @@ class L2SelfAttention(RuledLayer):
 
 
 class Centering(RuledLayer):
-    """x minus its mean over the last axis, a projection, and so 1-Lipschitz in the 2-norm (`lipschitz_order`).
+    """x minus its mean over an axis, a projection, and so 1-Lipschitz in the 2-norm (`lipschitz_order`).
+
+    With `axis=1`, positions of `[batch, N, D]` depend on each other, and permuting them permutes the result.
+
+    Args:
+      axis: axis of the mean, not the batch.
 
     References:
       Qi et al., "LipsFormer" (2023). Their CenterNorm also multiplies by D / (D - 1).
     """
 
     lipschitz_constant, lipschitz_order = 1.0, 2.0
+
+    def __init__(self, axis: int = -1, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def build(self, input_shape: Shape) -> None:
+        rank = len(input_shape)
+        if self.axis not in (*range(1, rank), *range(1 - rank, 0)):
+            raise ValueError(f"Got axis={self.axis} for inputs of shape {input_shape}. Use an axis of an event.")
 
 
 class Gate(RuledLayer):
@@ -151,7 +165,7 @@ class _AttentionRule(LayerRule):
 @register_rule(Centering)
 class _CenteringRule(LayerRule):
     def operation(self, layer, site):
-        return FunctionOperation(site.dtype, _centered, False)
+        return CenteringOperation(site.dtype, layer.axis)
 
 
 @register_rule(Gate)
@@ -164,7 +178,3 @@ class _GateRule(LayerRule):
 
     def weights(self, layer, dtype):
         return [tf.sigmoid(tf.cast(tf.convert_to_tensor(layer.logits), dtype))]
-
-
-def _centered(x):
-    return x - tf.reduce_mean(x, axis=-1, keepdims=True)

@@ -147,6 +147,16 @@ class ReshapeOperation(_LinearOperation):
 
 
 @dataclasses.dataclass(frozen=True)
+class CenteringOperation(_LinearOperation):
+    """x minus its mean over an axis."""
+
+    axis: int
+
+    def __call__(self, inputs, weights):
+        return inputs[0] - tf.reduce_mean(inputs[0], axis=self.axis, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class RescalingOperation(Operation):
     """scale x + offset."""
 
