@@ -249,8 +249,8 @@ def _attempted(function: Callable, images: Sequence[_Image], name: str) -> tuple
 
 def _read_folders(folders, image_size, max_image_size, skip_unreadable):
     """Returns the `_Split` of each folder."""
-    found = _find_images(folders)
-    images, header_errors = _attempted(_read_header, found, "looking at images")
+    all_images = _find_images(folders)
+    images, header_errors = _attempted(_read_header, all_images, "looking at images")
     mode, channels = ("L", 1) if all(image.is_gray for image in images) else ("RGB", 3)
     if images:
         files_of_sizes = {image.size: image.file for image in images}
@@ -265,7 +265,7 @@ def _read_folders(folders, image_size, max_image_size, skip_unreadable):
         return image._replace(pixels=_center_square(_decode(image.file, mode), image_size))
 
     images, pixel_errors = _attempted(read, images, "reading images")
-    _report_unreadable(header_errors + pixel_errors, len(found), skip_unreadable)
+    _report_unreadable(header_errors + pixel_errors, len(all_images), skip_unreadable)
     _warn_of_conversions(images, channels)
     splits = {}
     for split, folder in folders.items():
