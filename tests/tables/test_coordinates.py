@@ -55,6 +55,26 @@ def test_a_density_of_vectors_is_a_density_of_rows(name):
         assert total == pytest.approx(1.0, abs=1e-9 if is_cell.all() else 2e-3)
 
 
+def num_operations(table):
+    """Returns the number of operations in a graph that maps numbers to vectors and back."""
+    encoder = TableEncoder(table)
+
+    def there_and_back(numbers):
+        return encoder.own.numbers(encoder.rows(encoder.mark_impossible(numbers)).values)
+
+    spec = tf.TensorSpec([None, table.shape[1]], tf.float64)
+    return len(tf.function(there_and_back).get_concrete_function(spec).graph.get_operations())
+
+
+def test_more_columns_of_a_kind_need_no_more_operations():
+    names = ["number", "rain", "capped", "gain", "whole number", "text", "date", "day"]
+    rng = np.random.default_rng(0)
+    draw = lambda i: {f"{name} {i}": COLUMNS[name][1](100, rng) for name in names}  # noqa: E731
+    once = pandas.DataFrame(draw(0))
+    five_times = pandas.DataFrame({name: x for i in range(5) for name, x in draw(i).items()})
+    assert num_operations(five_times) == num_operations(once)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_means_over_draws_are_probabilities(seed):
     """The mean of p / q over draws in cells is the mass of p, with up to six end cells. Draws decode.
