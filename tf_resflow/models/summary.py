@@ -35,7 +35,7 @@ def summary_rows(model: Any) -> list[keras.Layer]:
     seen: set[int] = set()
     for name, owner, contents in owners:
         contents = contents if isinstance(contents, list) else [contents]  # layers and variables
-        weights = {}
+        weights: dict[int, Any] = {}
         for content in contents:
             weights |= {id(weight): weight for weight in getattr(content, "weights", [content])}
         new = {key: weight for key, weight in weights.items() if key not in seen}

@@ -1,6 +1,7 @@
 """Fields, defaults and rules of the `model` and `hybrid` sections of a config."""
 
 import math
+from typing import Any
 
 from tf_resflow.flows.names import ACTIVATIONS, COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 from tf_resflow.training.config_fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, ConfigDict, Field, Rule, one_of
@@ -30,7 +31,7 @@ def _estimator(kind, num_exact_terms, *more_kinds):
     }
 
 
-MODEL_FIELDS = {
+MODEL_FIELDS: dict[str, Any] = {
     "kind": Field("image", one_of("image", "vector")),
     # Number of blocks in each scale. Flows on vectors have one scale with the sum of these numbers.
     "num_blocks": Field((4, 4), Rule(lambda v: _are(v, int, 0) and sum(v) > 0, "a tuple such as (4, 4)")),

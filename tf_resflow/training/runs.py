@@ -122,18 +122,17 @@ class Run:
           examples: Function that returns examples, or for a conditional model pairs of examples and conditions.
             Examples without their labels get the labels 0, 1, ... in turn.
         """
-        if stderr is None:
-            estimator = self.log_det_estimator(name, num_probes)
-            return evaluation.LogLikelihood(self.density, log_det_estimator=estimator)
         has_default = name is None and num_probes is None
         estimator = None if has_default else self.log_det_estimator(name, num_probes)
-        target = evaluation.LogLikelihood(self.density, stderr=stderr, log_det_estimator=estimator)
+        likelihood = evaluation.LogLikelihood(self.density, stderr=stderr, log_det_estimator=estimator)
+        if stderr is None:
+            return likelihood
         batch = examples()
         x, condition = batch if isinstance(batch, tuple) else (batch, None)
         return evaluation.LogLikelihood(
             self.density,
-            num_samples=target.required_samples(x, condition),
-            log_det_estimator=target.log_det_estimator,
+            num_samples=likelihood.required_samples(x, condition),
+            log_det_estimator=likelihood.log_det_estimator,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -134,13 +134,10 @@ class Workdir:
         new_paths = {"data_dir": data_dir, "path": data_path}
         for field in PLACES:
             stored = config.data[field]
-            if new_paths.get(field):
-                candidates = [new_paths[field]]
-            else:
-                candidates = [absolute_paths.get(f"data.{field}"), stored]
+            paths = [new_paths[field]] if new_paths.get(field) else [absolute_paths.get(f"data.{field}"), stored]
             if data_path and stored and field not in new_paths:
-                candidates.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
-            candidates = [path for path in candidates if path]
+                paths.append(str(pathlib.Path(data_path).parent / pathlib.Path(stored).name))
+            candidates = [path for path in paths if path]
             existing = [path for path in candidates if pathlib.Path(path).expanduser().exists()]
             if candidates and not existing and field != "data_dir":
                 raise ValueError(
