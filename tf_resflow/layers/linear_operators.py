@@ -9,7 +9,6 @@ import tensorflow as tf
 from scipy.sparse import linalg
 
 _MAX_GRAM_SIZE = 4096  # largest Gram matrix of a convolution that is factorized
-_MAX_GRAM_BLOCK = 64  # largest Gram matrix of all pixels in `gram_blocks`
 _EXCESS = 1e-9  # relative excess of the first attempted bound over the guess
 
 
@@ -94,10 +93,6 @@ class MatrixOperator(_Operator):
         """Returns the sum of each input's weights, in the shape of an input (with a leading axis for images)."""
         return tf.reduce_sum(kernel, 1)
 
-    def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Returns Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is at least ||W||_2^2."""
-        return self.gram(kernel)
-
     def effective_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the entries of the kernel that act on some input."""
         return kernel
@@ -149,13 +144,6 @@ class ConvolutionOperator(_Operator):
         if not tf.executing_eagerly():  # a SavedModel cannot use NumPy
             return _root_of_largest(tf.linalg.eigvalsh(gram))
         return tf.constant(math.sqrt(eigenvalue_bound(gram.numpy())), tf.float64)
-
-    def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Returns `gram` up to 64 dimensions, and above `[frequencies, n, n]` with n = min(inputs, outputs)."""
-        kernel = self.effective_kernel(kernel)
-        if self.smaller_side <= _MAX_GRAM_BLOCK:
-            return self.gram(kernel)
-        return self._gram_of_symbols(kernel, np.arange(self._torus(kernel)[0]))
 
     def _torus(self, kernel):
         """Returns the smallest periods at which no tap wraps around from one pixel of the image to another."""

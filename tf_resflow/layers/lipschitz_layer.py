@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,12 +10,11 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
-from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, stackable
+from tf_resflow.layers.operator_norms import InducedNorm, has_closed_form, stackable
 from tf_resflow.layers.precision import evaluation_dtype, rounding_error
 from tf_resflow.layers.rules import KernelRule, RuledLayer, TensorBound, order_name
 
 COEFFICIENT = 0.98  # default of each linear layer, as in the published code
-_NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
 
 _NUM_STARTS = 4
 _AT_BUILD = (1e-3, 60)  # tolerance, max_iterations
@@ -40,7 +39,6 @@ class LipschitzLayer(RuledLayer):
         *,
         domain: float | LearnedOrder = 2,
         codomain: float | LearnedOrder = 2,
-        normalization: str = "induced",
         use_bias: bool = True,
         kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
@@ -56,19 +54,22 @@ class LipschitzLayer(RuledLayer):
         self.coefficient = float(coefficient)
         self.domain = _validated_order(domain, "domain")
         self.codomain = _validated_order(codomain, "codomain")
-        if normalization not in _NORMS:
-            raise ValueError(f"normalization is {normalization!r}; it must be one of {', '.join(_NORMS)}.")
-        if normalization == "schatten" and not self.domain == self.codomain == 2.0:
-            raise ValueError(
-                f"The orders are {domain!r} -> {codomain!r}, but normalization='schatten' bounds the norm 2 -> 2. "
-                "Leave domain and codomain at 2, or use normalization='induced'."
-            )
-        self.normalization = normalization
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.tolerance = tolerance
         self.max_iterations = max_iterations
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Returns a layer built with the arguments in a config, which can be of an earlier version."""
+        normalization = config.get("normalization", "induced")
+        if normalization != "induced":
+            raise ValueError(
+                f"The file has a layer with normalization={normalization!r}, which this version does not support. "
+                "Load it with the version that wrote it, or train the model again."
+            )
+        return super().from_config({name: value for name, value in config.items() if name != "normalization"})
 
     def _build(self, kernel_shape, operator):
         self._operator = operator
@@ -103,7 +104,7 @@ class LipschitzLayer(RuledLayer):
     @property
     def has_closed_form(self) -> bool:
         """Whether the norm needs no stored vectors."""
-        return self.normalization == "schatten" or has_closed_form(self.domain, self.codomain)
+        return has_closed_form(self.domain, self.codomain)
 
     @property
     def learned_orders(self) -> list[LearnedOrder]:
@@ -125,12 +126,12 @@ class LipschitzLayer(RuledLayer):
 
     @property
     def _norm(self):
-        return functools.partial(_NORMS[self.normalization], self._operator)
+        return functools.partial(InducedNorm, self._operator)
 
     def norm_estimate(self) -> tf.Tensor:
         """Returns the norm of the raw kernel that a call uses, a scalar that is differentiable in the kernel.
 
-        It is exact in closed form, an upper bound for the Schatten norm, and otherwise an estimate from below.
+        It is exact in closed form, and otherwise an estimate from below.
         """
         return _estimate(self._norm, self._operand(), _fixed(self._orders), _vectors([self]))
 

@@ -33,7 +33,6 @@ _FEWEST_FRESH = 8
 _MOST_FRESH = 128
 _FRESH_VALUES = 2**14  # largest number of coordinates of all fresh starts
 _FRESH_STEPS = 4  # of all fresh starts, before the best ones continue
-_NUM_SQUARINGS = 5  # gives a Schatten norm of order 128
 _ONCE = (
     "A second derivative in the kernel of a Lipschitz layer was requested, but the gradient holds the maximizer of "
     "its norm constant, so the derivative would be silently wrong. Use finite differences of the gradient in the "
@@ -486,34 +485,6 @@ class InducedNorm:
             riesz_thorin(self.codomain) * self.operator.num_inputs**excess,
         ]
         return tf.reduce_min(tf.stack(candidates))
-
-
-class SchattenNorm(InducedNorm):
-    """||W||_{2 -> 2}, estimated from above by the Schatten norm of order 128, see `LipschitzDense`.
-
-    The estimate is smooth, even where singular values cross. For a convolution with more than 64 dimensions, it is
-    the largest Schatten norm of the Fourier symbols (`ConvolutionOperator.gram_blocks`).
-
-    References:
-      Delattre et al., "Efficient bound of Lipschitz constant for convolutional layers by Gram iteration" (2023).
-    """
-
-    def estimate(self, v: tf.Tensor | None = None) -> tf.Tensor:
-        peak = tf.stop_gradient(tf.reduce_max(tf.abs(self.kernel)))
-        return peak * tf.sqrt(_largest_eigenvalue_bound(self.operator.gram_blocks(self.kernel / _nonzero(peak))))
-
-
-def _largest_eigenvalue_bound(gram: tf.Tensor) -> tf.Tensor:
-    """Returns the largest (tr G^64)^(1/64) of Hermitian semidefinite matrices G, `[..., n, n]`, a real scalar."""
-    bound = tf.ones([], gram.dtype.real_dtype)
-    for i in range(_NUM_SQUARINGS):
-        # Dividing by the largest trace keeps the squares from overflowing.
-        trace = tf.stop_gradient(tf.reduce_max(tf.math.real(tf.linalg.trace(gram))))
-        bound *= trace ** (0.5**i)
-        gram /= tf.cast(tf.where(trace > 0, trace, tf.ones_like(trace)), gram.dtype)
-        gram = tf.matmul(gram, gram)
-    total = tf.reduce_max(tf.reduce_sum(tf.math.real(gram * tf.math.conj(gram)), [-2, -1]))
-    return bound * tf.maximum(total, 1e-30) ** (0.5 ** (_NUM_SQUARINGS + 1))
 
 
 def _random(shape, x):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_resflow import bijectors, flows, logdet
-from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
 from tf_resflow.flows.names import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
 from tf_resflow.models.flow_model import FlowModel
@@ -98,7 +97,7 @@ def build_flow(
     is_exact = config.kind == "vector" and config.estimator.train.kind == "automatic"
     is_exact = is_exact and isinstance(logdet.default_estimator(event_shape[0], "training"), logdet.Exact)
     norms = None if all(order == 2 for order in config.norms) else config.norms
-    names = ("coefficient", "normalization", "lipschitz_constant")
+    names = ("coefficient", "lipschitz_constant")
     residual: dict[str, Any] = {name: config[name] for name in names} | {
         "norms": "learned" if config.learned_norms else norms,
         "dense_net": (config.depth, config.growth) if config.branch == "dense_net" else None,
@@ -134,10 +133,8 @@ def evaluation_estimator(
       config: see `tf_resflow.training.default_config`.
       dequantizer: dequantizer of the model, which uses the same estimator.
       name: "adaptive_roulette", "russian_roulette" or "power_series" with the settings of
-        `config.model.estimator.eval`; "exact"; or "adaptive_series", which adds terms until the rest of the series
-        is guaranteed below 1e-4 nats for each block and probe. It needs certified Lipschitz constants below 1.
-        The default is "exact" if `tf_resflow.logdet.default_estimator` is exact or the flow has no residual blocks,
-        otherwise `config.model.estimator.eval.kind`.
+        `config.model.estimator.eval`; or "exact". The default is "exact" if `tf_resflow.logdet.default_estimator`
+        is exact or the flow has no residual blocks, otherwise `config.model.estimator.eval.kind`.
       num_probes: number of probes; by default `config.model.estimator.eval.num_probes`.
     """
     settings = config.model.estimator.eval
@@ -148,18 +145,4 @@ def evaluation_estimator(
         name = "exact" if isinstance(default, logdet.Exact) or not has_blocks else settings.kind
     if name not in ESTIMATORS:
         raise ValueError(f"log_det_estimator is {name!r}, but must be one of {', '.join(ESTIMATORS)}.")
-    if name != "adaptive_series":
-        return name, build_estimator(settings, True, kind=name, num_probes=num_probes)
-    bounds = [(bound, block) for part in parts for block, bound in certified_bounds(part).items()]
-    if not bounds:
-        return name, logdet.Exact()  # the log-determinants of couplings are always exact
-    bound, worst = max(bounds)
-    if not bound < 1:
-        reasons = {block: reason for part in parts for block, reason in uncertified_blocks(part).items()}
-        found = f"not certified ({reasons[worst]})" if worst in reasons else f"{bound:.4f}"
-        raise ValueError(
-            f"The Lipschitz constant of {worst} is {found}, but log_det_estimator='adaptive_series' needs "
-            "certified constants below 1. Evaluate with 'adaptive_roulette' or 'exact'."
-        )
-    num_probes = num_probes or settings.num_probes
-    return name, logdet.AdaptiveSeries(lipschitz_constant=bound, probes="colored", num_probes=num_probes)
+    return name, build_estimator(settings, True, kind=name, num_probes=num_probes)

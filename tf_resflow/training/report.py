@@ -255,7 +255,7 @@ class Evaluation(Report):
       num_samples: Number of estimates per example; None for the default.
 
     Raises:
-      ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it for runs without one.
+      ValueError: If `log_det_estimator` is unknown. Metrics of a density raise it for runs without one.
     """
 
     def __init__(
