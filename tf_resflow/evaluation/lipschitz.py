@@ -3,9 +3,9 @@
 import functools
 
 from tf_resflow import bijectors, layers
-from tf_resflow.bijectors.base import lipschitz_constants
+from tf_resflow.bijectors.base import stretch_bounds_of
 from tf_resflow.bijectors.flow import parts_by_name
-from tf_resflow.bijectors.views import blocks_by_name, certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.views import blocks_by_name, certified_bound, uncertified_blocks
 from tf_resflow.console import track
 
 
@@ -40,9 +40,11 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
       Behrmann et al., "Invertible Residual Networks" (2019), Lemma 2.
     """
     bound = functools.cache(layers.lipschitz_constant)  # once per network, because it is slow
-    blocks, certified = blocks_by_name(flow), certified_bounds(flow, bound)
+    blocks = blocks_by_name(flow)
+    progress = track(blocks.items(), "Lipschitz bounds of the blocks")
+    certified = {name: certified_bound(block, bound) for name, block in progress}
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
-    totals = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
+    totals = {kind: stretch_bounds_of(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
     return {
         "layers": {name: _layer_bounds(block) for name, block in track(blocks.items(), "bounds of their layers")},
         "blocks": {
@@ -59,7 +61,7 @@ def _reasons(flow, bound):
     """Returns why parts are unbounded, without containers that only repeat the reason of an inner part."""
     found, reasons = {}, {}
     for name, part in reversed(parts_by_name(flow).items()):  # the innermost first
-        found[id(part)] = reason = lipschitz_constants(part, True, bound).reason
+        found[id(part)] = reason = stretch_bounds_of(part, True, bound).reason
         if reason is not None and reason not in {found.get(id(inner)) for inner in part.submodules}:
             reasons[name] = reason
     return dict(reversed(reasons.items()))

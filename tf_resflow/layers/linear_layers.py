@@ -114,7 +114,8 @@ class LipschitzConv2D(LipschitzLayer):
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(taps % 2 == 0 for taps in size):
             raise ValueError(f"kernel_size is {kernel_size!r}; expected an odd positive integer or a pair of them.")
-        self.filters, self.kernel_size = filters, size
+        self.filters = filters
+        self.kernel_size = size
 
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 4 or None in tuple(input_shape[1:]):
@@ -122,7 +123,8 @@ class LipschitzConv2D(LipschitzLayer):
                 f"The input of layer '{self.name}' has shape {tuple(input_shape)}, but the norm depends on the "
                 "largest image size. Give the image size, for example keras.Input([32, 32, 3])."
             )
-        self.image_size, channels = tuple(input_shape[1:3]), input_shape[3]
+        self.image_size = tuple(input_shape[1:3])
+        channels = input_shape[3]
         shape = (*self.kernel_size, channels, self.filters)
         operator: LinearOperator = ConvolutionOperator(shape, self.image_size)
         if self.kernel_size == (1, 1):

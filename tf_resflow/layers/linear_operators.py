@@ -45,6 +45,10 @@ class _Operator:
         """The smaller of the numbers of inputs and outputs."""
         return min(self.num_inputs, self.num_outputs)
 
+    def is_stacked(self, kernel: tf.Tensor) -> bool:
+        """Whether the kernel consists of several kernels of this shape."""
+        return len(kernel.shape) > len(self.shape)
+
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """Returns W v for each start v."""
         raise NotImplementedError
@@ -55,11 +59,15 @@ class _Operator:
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns W W' or W'W, whichever is smaller, `[n, n]`."""
-        of_outputs = self.num_outputs < self.num_inputs
-        shape, size = self.output_shape if of_outputs else self.vector_shape, int(self.smaller_side)
-        unit = tf.reshape(tf.eye(size, dtype=kernel.dtype), [size, *shape])
-        first, second = (self.rmatvec, self.matvec) if of_outputs else (self.matvec, self.rmatvec)
-        return tf.reshape(second(kernel, first(kernel, unit)), [size, size])
+        size = int(self.smaller_side)
+        unit = tf.eye(size, dtype=kernel.dtype)
+        if self.num_outputs < self.num_inputs:
+            columns = self.rmatvec(kernel, tf.reshape(unit, [size, *self.output_shape]))
+            gram = self.matvec(kernel, columns)
+        else:
+            columns = self.matvec(kernel, tf.reshape(unit, [size, *self.vector_shape]))
+            gram = self.rmatvec(kernel, columns)
+        return tf.reshape(gram, [size, size])
 
 
 class MatrixOperator(_Operator):
@@ -161,7 +169,8 @@ class ConvolutionOperator(_Operator):
         """
         if kernel.shape[2] > kernel.shape[3]:
             kernel = tf.transpose(kernel, [0, 1, 3, 2])
-        (height, width), size = self._torus(kernel), kernel.shape[2]
+        height, width = self._torus(kernel)
+        size = kernel.shape[2]
         a, b = np.divmod(np.arange(kernel.shape[0] * kernel.shape[1]), kernel.shape[1])
         columns = np.reshape(np.arange(width // 2 + 1), [-1, 1])
         turns = tf.cast(tf.reshape(rows, [-1, 1, 1]), tf.float64) * (a / height) + columns * (b / width)
@@ -203,7 +212,8 @@ def eigenvalue_bound(matrix: np.ndarray) -> float:
     if not 0.0 < most < np.inf:
         return most
     matrix = matrix / most
-    guess, excess = _ritz_value(matrix), _EXCESS
+    guess = _ritz_value(matrix)
+    excess = _EXCESS
     while guess * (1.0 + excess) < 1.0:
         try:
             np.linalg.cholesky(guess * (1.0 + excess) * np.eye(len(matrix)) - matrix)

@@ -329,8 +329,8 @@ class Exact(_Estimator, Settings):
     is_random = False
 
     def _evaluate(self, branch, inputs, seed, odd=False):
-        branch, x = bind(branch), inputs[0]
-        gx, eye, jacobian = self._jacobian(branch, inputs)
+        x = inputs[0]
+        gx, eye, jacobian = self._jacobian(bind(branch), inputs)
         log_det = log_abs_det(eye + jacobian)
         if odd:
             log_det = log_abs_det(eye - jacobian) - log_det
@@ -360,10 +360,11 @@ class Exact(_Estimator, Settings):
         if branch.program.supports_jacobian:
             gx, jacobian = branch.jacobian(inputs)
         else:
-            rows = tf.shape(x)[0]
-            given, *conditions = map(_at_least_one_row, inputs)
-            gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), given)
-            gx, jacobian = gx[:rows], tf.transpose(jacobian[:rows], [1, 2, 0])
+            padded, *conditions = map(_at_least_one_row, inputs)
+            gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), padded)
+            num_rows = tf.shape(x)[0]
+            gx = gx[:num_rows]
+            jacobian = tf.transpose(jacobian[:num_rows], [1, 2, 0])
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         return gx, tf.eye(jacobian.shape[0], dtype=jacobian.dtype)[..., tf.newaxis], jacobian
 

@@ -21,7 +21,7 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.private_api import is_increasing
+from tf_resflow.private_api import bijector_arguments, is_increasing, untracked
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import LogDet, Seed, TensorLike
 
@@ -294,7 +294,7 @@ class ModelDistribution(tfp.distributions.TransformedDistribution):
         name: str = "density",
     ):
         parameters = dict(locals())
-        self._given, self._shape = self._no_dependency(dict(given)), shape
+        self._given, self._shape = untracked(dict(given)), shape
 
         def split(kwargs):
             return {}, {"seed": None, **self._given, **kwargs.get("bijector_kwargs", {})}
@@ -326,7 +326,7 @@ class ModelDistribution(tfp.distributions.TransformedDistribution):
         return super()._cdf(self._broadcast(value, self.event_shape.rank), **kwargs)
 
     def _quantile(self, value, **kwargs):
-        base, (_, arguments) = self.distribution, self._kwargs_split_fn(kwargs)
+        base, arguments = self.distribution, bijector_arguments(self, kwargs)
         if self.event_shape.num_elements() != 1:
             raise NotImplementedError(f"Only one coordinate has quantiles, but events are {self.event_shape}.")
         value = self._broadcast(value, 0)

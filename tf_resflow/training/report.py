@@ -12,7 +12,7 @@ from absl import logging
 
 from tf_resflow import data, evaluation
 from tf_resflow.bijectors.flow import residual_blocks
-from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.views import blocks_by_name, certified_bound, uncertified_blocks
 from tf_resflow.config_fields import ConfigDict
 from tf_resflow.console import stage, track
 from tf_resflow.evaluation import log_prob_by_class
@@ -149,8 +149,10 @@ class Report:
         """Returns the content of result.json without the figures, given the step and its `scores`."""
         baselines = self.baselines if self._density is not None else {}
         result = self._origin(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
-        if bounds := certified_bounds(self._model.flow):
-            result["lipschitz_bound"] = finite_or_none(max(bounds.values()))
+        blocks = blocks_by_name(self._model.flow).values()
+        bounds = [certified_bound(block) for block in track(blocks, "Lipschitz bounds of the blocks")]
+        if bounds:
+            result["lipschitz_bound"] = finite_or_none(max(bounds))
         if uncertified := uncertified_blocks(self._model.flow):
             result["uncertified_blocks"] = uncertified
         return result
