@@ -16,7 +16,8 @@ import tensorflow as tf
 from absl import flags, logging
 
 from tf_resflow.data import DENSITIES
-from tf_resflow.layers.operator_norms import InducedNorm
+from tf_resflow.layers.power_norm import PowerNorm
+from tf_resflow.layers.spectral_norm import SpectralNorm
 from tf_resflow.training import loop
 from tf_resflow.training.config import default_config
 from tf_resflow.training.report import Report
@@ -84,7 +85,12 @@ def dtype_policy():
 @pytest.fixture
 def stored_norms(monkeypatch):
     """Returns a function that makes layers estimate norms at the stored vectors without a check."""
-    return lambda: monkeypatch.setattr(InducedNorm, "refined", lambda norm, v: v)
+
+    def keep_vectors():
+        for norm in (PowerNorm, SpectralNorm):
+            monkeypatch.setattr(norm, "refined", lambda norm, kernel, v: v)
+
+    return keep_vectors
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ class Louder(logdet.PowerSeries):
 
     factor: float = 1.0
 
-    def terms(self, branch, v, seed):
-        terms = super().terms(branch, v, seed)
+    def terms(self, v, seed):
+        terms = super().terms(v, seed)
 
         def weigh(k, w, state):
             *weights, state = terms.weigh(k, w, state)
@@ -133,7 +133,7 @@ class _Draft:
         self._channels = [shape[-1], *([] if condition is None else [condition])]
         self._size = int(rng.choice([1, 3])) if len(shape) > 1 else None
         self._has_user_layers = rng.random() < 0.3
-        self.norm = "2" if self._size else str(rng.choice(["2", "2", "2", "1", "inf", "schatten"]))
+        self.norm = "2" if self._size else str(rng.choice(["2", "2", "2", "1", "inf"]))
 
     def add(self, kind, *inputs, setting=None, tie=None, channels=None):
         taken = self._channels[inputs[0]]
@@ -147,7 +147,7 @@ class _Draft:
         return self.add("linear", h, setting=setting, tie=tie, channels=units)
 
     def activation(self, h):
-        concatenated = ["cpila", "clipswish"] * 2 if self.norm in ("2", "schatten") else []
+        concatenated = ["cpila", "clipswish"] * 2 if self.norm == "2" else []
         kinds = ["lipswish"] * 2 + ["softplus", "squash"] + concatenated
         kinds += ["wave", "half", "called"] * 2 if self._has_user_layers else []
         kind = str(self.rng.choice(kinds))
@@ -204,7 +204,7 @@ def changed(recipe, rng):
 
 
 # Estimators whose state is not printed are drawn most often.
-ESTIMATORS = ["exact", "series", "louder", "louder", "factory", "factory", "adaptive", "default"]
+ESTIMATORS = ["exact", "series", "louder", "louder", "factory", "factory", "default"]
 
 
 def draw_estimator(rng, odd, tolerance, kind, num):
@@ -214,8 +214,6 @@ def draw_estimator(rng, odd, tolerance, kind, num):
     """
     if kind == "exact":
         return logdet.Exact(), None
-    if kind == "adaptive":
-        return logdet.AdaptiveSeries(tolerance, 0.9, order=2.0, probes="basis"), None
     if kind == "default":
         return logdet.AdaptiveRoulette(tolerance, probes="basis"), None
     if kind in ("series", "louder"):
@@ -267,8 +265,7 @@ def build(recipe, dtype, rng):
 
 def _linear_layer(setting, **options):
     order = {"1": 1.0, "inf": math.inf}.get(setting["norm"], 2.0)
-    norm = "schatten" if setting["norm"] == "schatten" else "induced"
-    options |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order, "normalization": norm}
+    options |= {"coefficient": COEFFICIENT, "domain": order, "codomain": order}
     if setting["size"]:
         return layers.LipschitzConv2D(setting["units"], setting["size"], **options)
     return layers.LipschitzDense(setting["units"], **options)
@@ -347,9 +344,6 @@ def dense_matrix(kernel, shape):
 
 def norm_of(matrix, kind):
     """Returns the norm of a matrix that acts on columns."""
-    if kind == "schatten":
-        values = np.linalg.svd(matrix, compute_uv=False)
-        return values[0] * np.sum((values / values[0]) ** 128) ** (1 / 128)
     return np.linalg.norm(matrix, {"1": 1, "inf": np.inf}.get(kind, 2))
 
 

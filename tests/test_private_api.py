@@ -119,30 +119,66 @@ def test_is_xla_eager_mode():
         assert tf.constant(1.0).numpy() == 1.0
 
 
-def private_names(path):
-    """Returns the private attributes that a module uses on objects other than `self`, and those that it defines."""
+def is_private(name):
+    return name.startswith("_") and not name.endswith("__")
+
+
+def imports_of_others(tree):
+    """Yields the dotted names that a module imports from other packages."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.module.startswith("tf_resflow"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def private_imports(path):
+    """Returns the private names that a module imports: those in `src` or `python`, or with an underscore."""
+    found = set()
+    for name in imports_of_others(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if {"src", "python"}.intersection(parts[1:]) or any(map(is_private, parts)):
+            found.add(name)
+    return found
+
+
+def private_attributes(path):
+    """Returns the private attributes that a module uses, and those that it defines."""
     used, defined = set(), {"_asdict", "_replace"}  # methods of named tuples
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             defined.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             defined.add(node.id)
-        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
-            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-            if of_self and isinstance(node.ctx, ast.Store):
-                defined.add(node.attr)
-            if not of_self:
-                used.add(node.attr)
+        elif isinstance(node, ast.Attribute) and (is_private(node.attr) or node.attr == "__internal__"):
+            is_of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (defined if is_of_self and isinstance(node.ctx, ast.Store) else used).add(node.attr)
     return used, defined
 
 
-def test_private_names_are_used_nowhere_else():
-    """The exceptions are TFP's cache in `bijectors/base.py`, and the documented `sys._getframe` and `os._exit`."""
-    names = {path: private_names(path) for path in sorted(ROOT.rglob("*.py"))}
-    ours = set().union(*(defined for _, defined in names.values())) | {"_getframe", "_exit"}
-    exceptions = (ROOT / "private_api.py", ROOT / "bijectors" / "base.py")
-    found = {path.name: used - ours for path, (used, _) in names.items() if path not in exceptions}
+MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.name != "private_api.py"]
+
+
+def test_private_names_are_imported_nowhere_else():
+    assert {path.name: names for path in MODULES if (names := private_imports(path))} == {}
+    assert "tensorflow.python.eager.tape" in private_imports(ROOT / "private_api.py")
+
+
+def test_private_attributes_are_used_nowhere_else():
+    """Exceptions are the documented `sys._getframe` and `os._exit`. Overridden methods count as defined here."""
+    attributes = {path: private_attributes(path) for path in MODULES}
+    ours = set().union(*(defined for _, defined in attributes.values())) | {"_getframe", "_exit"}
+    found = {path.name: used - ours for path, (used, _) in attributes.items()}
     assert {name: used for name, used in found.items() if used} == {}
+    assert {"_nodes_by_depth", "__internal__"} <= private_attributes(ROOT / "private_api.py")[0]
+
+
+def test_track_and_untracked():
+    module = tf.Module()
+    module.hidden = private_api.untracked(tf.Variable(1.0))
+    private_api.track(module, "key", {"seen": tf.Variable(2.0)})
+    assert module.hidden.numpy() == 1.0
+    assert list(module._trackable_children()) == ["key"]
 
 
 def test_unrecorded():

@@ -23,9 +23,11 @@ def registered():
 
 
 def test_all_registered_objects_are_listed():
-    functions, found = {"_relu", "compressed"}, registered()
-    assert {name for name, value in found.items() if not isinstance(value, type)} == functions
-    assert set(registration._NAMES.split()) == set(found) - functions
+    functions = {"_relu", "compressed"}
+    removed = set(registration._REMOVED)
+    found = registered()
+    assert {name for name, value in found.items() if not isinstance(value, type)} == functions | removed
+    assert set(registration._NAMES.split()) == set(found) - functions - removed
     for name in functions:
         assert found[name].__module__ == "tf_resflow.functions"  # registered without an import of other modules
 
@@ -47,6 +49,12 @@ def test_a_name_stands_for_its_class():
         get_custom_objects=lambda: registry, register_keras_serializable=lambda package: lambda value: value
     )
     registration._register(saving)
-    assert len(registry) == len(registration._NAMES.split())
+    assert len(registry) == len([*registration._NAMES.split(), *registration._REMOVED])
     estimator = registry["tf_resflow>Exact"].from_config({})
     assert estimator == tf_resflow.logdet.Exact()
+
+
+def test_a_class_that_was_removed_is_named(refused):
+    config = {"class_name": "AdaptiveSeries", "config": {}, "registered_name": "tf_resflow>AdaptiveSeries"}
+    message = "class AdaptiveSeries, which this version does not have. Load the file with the version that wrote it"
+    refused(message, keras.saving.deserialize_keras_object, config)

@@ -1,4 +1,7 @@
-"""Wrappers for private names of Keras, TensorFlow and TFP, except TFP's value cache (see `bijectors/base.py`)."""
+"""Wrappers for private names of other libraries, which no other module uses.
+
+Methods of other libraries that a subclass overrides are not listed here, such as `_forward` of a bijector of TFP.
+"""
 
 import contextlib
 import functools
@@ -8,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.src.backend.common import global_state
@@ -17,9 +21,14 @@ from keras.src.saving.serialization_lib import record_object_after_serialization
 from tensorflow.python.eager import record, tape
 from tensorflow.python.eager.context import eager_mode  # noqa: F401
 from tensorflow.python.framework.ops import gradient_registry
+from tensorflow.python.trackable.data_structures import NoDependency
+from tensorflow_probability.python.bijectors import bijector as tfp_bijector
+from tensorflow_probability.python.bijectors.invert import _Invert as Invert  # noqa: F401 (a tfb.Invert of ours)
+from tensorflow_probability.python.internal import cache_util, nest_util
 from tensorflow_probability.python.internal.implementation_selection import is_xla  # noqa: F401
 
 _GRADIENTS = "_tf_resflow_gradients"  # name of an attribute that is set on a graph
+_GRAPH_CACHE = "_tf_resflow_values"  # the attribute of a graph that holds its cached values
 _NUMBERS = itertools.count()  # of registered gradients
 
 
@@ -148,6 +157,21 @@ class OnlyInSavedModels:
         return {name: child for name, child in children.items() if name not in hidden}
 
 
+def untracked(value: Any) -> Any:
+    """Returns a value that can be assigned to an attribute of a `tf.Module`, which saves it in no checkpoint."""
+    return NoDependency(value)
+
+
+def track(module: tf.Module, key: str, variables: dict[str, tf.Variable]) -> None:
+    """Saves a dict of variables in the checkpoints of a module, under a key."""
+    module._track_trackable(tf.__internal__.tracking.wrap(variables), name=key)
+
+
+def track_members(composition: tfp.bijectors.Composition, members: dict[str, tfp.bijectors.Bijector]) -> None:
+    """Saves the members of a composition in its checkpoints by name, instead of by number."""
+    composition._bijectors_trackable = dict(members)
+
+
 def set_trainable(variable: tf.Variable, trainable: Any) -> None:
     """Sets `variable.trainable`, which has no setter, to a bool or to an object that behaves like one."""
     variable._trainable = trainable
@@ -171,6 +195,93 @@ def without_retracing_warnings() -> Iterator[None]:
         yield
     finally:
         tf.get_logger().removeFilter(is_other)
+
+
+class PassCache(cache_util.BijectorCacheWithGreedyAttrs):
+    """TFP's cache, kept separately for each graph, without entries whose output no longer exists.
+
+    In a shared cache, a value computed inside `tf.cond` or `tf.while_loop` would be found outside of its graph, and
+    no graph would ever be freed.
+    """
+
+    @property
+    def storage(self):
+        """The cached values of the current graph, or those of eager mode."""
+        if tf.executing_eagerly():
+            return self._eager
+        graph = tf.compat.v1.get_default_graph()
+        if not hasattr(graph, _GRAPH_CACHE):
+            setattr(graph, _GRAPH_CACHE, cache_util.EphemeralDict())
+        return getattr(graph, _GRAPH_CACHE)
+
+    @storage.setter
+    def storage(self, eager):
+        self._eager = eager
+
+    def __get__(self, bijector, bijector_class=None):
+        return type(self)(self._forward_name, self._inverse_name, bijector, bijector_class, self._eager)
+
+    def _attributes(self, input, fn_name, **kwargs):  # noqa: A002 (TFP's name)
+        edge = self._get_or_create_edge(input, fn_name, kwargs)
+        if not edge.output_ref:
+            edge.attributes.clear()  # variables may have changed
+        return edge.attributes
+
+    def _invoke(self, input, fn_name, kwargs, attributes):  # noqa: A002
+        attributes.clear()  # variables may have changed
+        return super()._invoke(input, fn_name, kwargs, attributes)
+
+
+def convert_events(x: Any, dtype: Any) -> Any:
+    """Returns events as tensors, in the structure and the dtypes that a bijector has."""
+    return nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
+
+
+def sum_over_events(log_det: tf.Tensor, x: Any, event_ndims: Any, min_event_ndims: Any) -> tf.Tensor:
+    """Sums a log-determinant for events of the minimum rank over events x of rank `event_ndims`."""
+    shapes = tf.nest.map_structure(tf.shape, x)
+    shape, _ = tfp_bijector.ldj_reduction_shape(
+        shapes, event_ndims, min_event_ndims, None, allow_event_shape_broadcasting=True, validate_args=False
+    )
+    return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
+
+
+def walk(
+    composition: tfp.bijectors.Composition,
+    step: Callable[..., Any],
+    x: Any,
+    inverse: bool = False,
+    /,
+    **arguments: Any,  # by names of members, which may be those of the other arguments
+) -> Any:
+    """Passes x through the members of a composition. `step(member, x, **arguments)` maps x by one member."""
+    walk_members = composition._walk_inverse if inverse else composition._walk_forward
+    return walk_members(step, x, **arguments)
+
+
+def bijector_arguments(
+    distribution: tfp.distributions.TransformedDistribution, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns those of the keyword arguments of a transformed distribution that are for its bijector."""
+    return distribution._kwargs_split_fn(arguments)[1]
+
+
+def adam_state(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[int, tf.Variable, tf.Variable]:
+    """Returns the number of a variable in its optimizer, and its first and second moment."""
+    index = optimizer._get_variable_index(variable)
+    return index, optimizer._momentums[index].value, optimizer._velocities[index].value
+
+
+def has_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Whether the weight decay of an optimizer applies to a variable."""
+    return optimizer.weight_decay is not None and optimizer._use_weight_decay(variable)
+
+
+def check_sample_weight(sample_weight: Any, rows: Any) -> np.ndarray:
+    """Returns the weights of rows as an array. Raises a ValueError if they are invalid."""
+    from sklearn.utils.validation import _check_sample_weight  # imported here because it needs an extra
+
+    return _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
 
 
 def is_increasing(bijector: tfp.bijectors.Bijector, **kwargs: Any) -> bool | tf.Tensor:

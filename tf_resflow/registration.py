@@ -18,7 +18,7 @@ from tf_resflow import functions
 _PACKAGE = "tf_resflow"
 _REGISTRY = "keras.saving"
 _NAMES = """
-    ActNorm ActNormLayer Adam AdaptiveRoulette AdaptiveSeries AdditiveCoupling AffineAutoregressive AffineCoupling
+    ActNorm ActNormLayer Adam AdaptiveRoulette AdditiveCoupling AffineAutoregressive AffineCoupling
     Anderson CLipSwish CPila Centering Choice ConditionalAffine Coupling DCTConv Exact FixedPoint Flow FlowBijector
     FlowDequantizer FlowModel FullSort Gate Geometric HybridModel InvertibleConv1x1 KerasTraining L2SelfAttention
     LearnableConcatenation LearnedOrder LikelihoodEstimator LipSwish LipschitzConv2D LipschitzCube LipschitzDense
@@ -27,6 +27,7 @@ _NAMES = """
     RussianRoulette SerializableLayer Settings SplineCoupling Squeeze2D VariableBijector Whiten WithStatistics
     _Activation _Estimator _Frozen _PathDerivative _RandomLength _SeriesEstimator _SmoothActivation _Swish
 """
+_REMOVED = ["AdaptiveSeries"]  # classes that files of earlier versions may contain
 _MODULES = ["flows.classifier", "models.hybrid_model", "models.optimizers"]
 _MODULES += ["sbi.likelihood_estimator", "sbi.posterior_estimator", "vi.path_derivatives"]
 
@@ -62,9 +63,19 @@ def _register(saving):
     for function in (functions._relu, functions.compressed):
         saving.register_keras_serializable(_PACKAGE)(function)
     registry = saving.get_custom_objects()
+    for name in _REMOVED:
+        refuse = functools.partial(_refuse, name)
+        registry.setdefault(f"{_PACKAGE}>{name}", types.SimpleNamespace(from_config=refuse))
     for name in _NAMES.split():
         key = f"{_PACKAGE}>{name}"
         registry.setdefault(key, types.SimpleNamespace(from_config=functools.partial(_from_config, key)))
+
+
+def _refuse(name: str, config: Mapping[str, Any]) -> Any:
+    raise ValueError(
+        f"The file contains an object of the class {name}, which this version does not have. Load the file with "
+        f"the version that wrote it, replace the {name}, and save it again."
+    )
 
 
 def _from_config(key: str, config: Mapping[str, Any]) -> Any:

@@ -9,15 +9,13 @@ resflow-train --config=ablations:poisson,mnist_small --workdir=runs/poisson_smal
   cifar10. 28 x 28 images can be halved only twice: add --config.model.num_blocks="(2,2)" with mnist_small
 - learned_norms: each block learns the orders of its norms, with LipSwish, which is 1-Lipschitz in all of them
 - poisson: Poisson number of terms, the default of the published code, with infinite variance
-- schatten: kernels are divided by upper bounds of their norms, which guarantees coefficients in training; not in
-  the paper
 - whiten: a convolution in the domain of the cosine transform, which is initialized to whiten photographs, instead
   of the logit; not in the paper, and part of best_small
 - an activation: clipswish, cpila, elu, fullsort, lipschitz_cube, maxmin, relu, softplus, tanh. MaxMin pairs
   channels, but images have 1 or 3, so a squeeze comes before the first block, as with immediate_downsampling
 
 All evaluations are unbiased. The paper's table of ablations is not reproduced here. docs/results.md has scores of
-schatten and cpila.
+cpila.
 """
 
 from tf_resflow.messages import suggest
@@ -36,7 +34,6 @@ ABLATIONS = {
         "model.estimator.train.distribution": "poisson",
         "model.estimator.train.p": 2.0,
     },
-    "schatten": {"model.normalization": "schatten"},
     "whiten": {"model.whiten": True, "model.logit_alpha": None},
     "maxmin": {"model.activation": "maxmin", "model.squeeze_first": True},
     **{name: {"model.activation": name} for name in _ACTIVATIONS},

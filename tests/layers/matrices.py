@@ -30,8 +30,3 @@ def matrix_of(kernel, image_size=None):
 def singular_values(matrix):
     peak = np.abs(matrix).max() or 1.0
     return peak * np.linalg.svd(matrix / peak, compute_uv=False)
-
-
-def schatten(matrix, order=128):
-    s = singular_values(matrix)
-    return s[0] * np.sum((s / (s[0] or 1.0)) ** order) ** (1 / order)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.layers.matrices import matrix_of, singular_values
 from tf_resflow import layers, models
 from tf_resflow.layers.lipschitz_layer import scaled_stack
-from tf_resflow.layers.operator_norms import InducedNorm
+from tf_resflow.layers.spectral_norm import SpectralNorm
 
 X = tf.constant([[0.3, -0.7]], tf.float64)
 
@@ -38,8 +38,8 @@ def learned():
 @pytest.fixture
 def estimates(monkeypatch):
     """Records each norm that scales kernels during the test."""
-    calls, scaled = [], InducedNorm.scaled
-    monkeypatch.setattr(InducedNorm, "scaled", lambda norm, *args: calls.append(norm) or scaled(norm, *args))
+    calls, scaled = [], SpectralNorm.scaled
+    monkeypatch.setattr(SpectralNorm, "scaled", lambda norm, *args: calls.append(norm) or scaled(norm, *args))
     return calls
 
 

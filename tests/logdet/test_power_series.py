@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
-from tf_resflow.logdet import AdaptiveRoulette, AdaptiveSeries, Exact, PowerSeries, RussianRoulette
+from tf_resflow.logdet import AdaptiveRoulette, Exact, PowerSeries, RussianRoulette
 from tf_resflow.logdet.term_distributions import Geometric, Poisson
 
 SIZE, BATCH, CONDITION = 3, 4, 2
@@ -124,42 +124,6 @@ def test_scalar_events_and_second_derivatives():
     np.testing.assert_allclose(PowerSeries(40)(lambda x: a * tf.sin(x), x), expected[:2], rtol=1e-10)
 
 
-def test_adaptive_series_bounds_the_remainder_in_the_norm_of_the_branch():
-    """It uses the norm of the first layer on x, not on the condition, and the current learned order."""
-    order = 1.5
-    orders = resflow.layers.LearnedOrder(low=1.0, high=5.0), resflow.layers.LearnedOrder()
-    orders[0].theta.assign(np.log((order - 1) / (5 - order)))
-    dense = resflow.layers.LipschitzDense
-    x, condition = keras.Input([3]), keras.Input([3])
-    y = keras.layers.Add()([dense(3, 0.5, domain=orders[0], codomain=orders[1])(x), dense(3)(dense(3)(condition))])
-    branch = keras.Model([x, condition], dense(3, 0.5, domain=orders[1], codomain=orders[0])(y))
-    certified = float(resflow.layers.lipschitz_constant(branch, certified=True))
-    v, w = np.random.default_rng(0).normal(size=[2, 4, 3]).astype("float32")
-    norms = np.linalg.norm(v, order, axis=1) * np.linalg.norm(w, order / (order - 1), axis=1)
-    for given, bound in ((None, certified), (0.7, 0.7)):
-        rest = bound / (3 * (1 - bound)) * norms.max()
-        for tolerance, expected in ((0.999 * rest, True), (1.001 * rest, False)):
-            terms = AdaptiveSeries(tolerance, given).terms(branch, tf.constant(v), None)
-            *_, state = terms.weigh(tf.constant(2), tf.constant(w), terms.state)
-            assert terms.more(3, state).numpy() == expected
-    points = tf.constant(np.random.default_rng(1).normal(size=[2, 4, 3]), tf.float32)
-    found = AdaptiveSeries(1e-3, probes="basis")(branch, *points)[1]
-    np.testing.assert_allclose(found, Exact()(branch, *points)[1], atol=1e-3)
-
-
-def test_adaptive_series_raises_without_a_bound_in_its_norm(refused):
-    dense, x = resflow.layers.LipschitzDense, tf.zeros([1, 2])
-    loose = keras.Sequential([keras.Input([2]), dense(2, coefficient=1.5)])
-    loose.layers[0].kernel.assign(3 * np.eye(2))
-    refused("not below 1", AdaptiveSeries(), loose, x, error=tf.errors.InvalidArgumentError)
-    branch = keras.Sequential([keras.Input([2]), dense(2, coefficient=0.5, domain=1, codomain=1)])
-    refused("order=2, .*norm of order 1. Leave order out", AdaptiveSeries(order=2), branch, x)
-    assert AdaptiveSeries(order=1)(branch, x)[1].shape == [1]
-    unknown = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, kernel_initializer="zeros")])
-    refused("'dense.*' .*is unknown", AdaptiveSeries(), unknown, x)
-    assert AdaptiveSeries(lipschitz_constant=0.5, order=2)(unknown, x)[1].shape == [1]
-
-
 @pytest.mark.parametrize("kind, probes", [(RussianRoulette, "colored"), (PowerSeries, "gaussian")])
 def test_shared_numbers_make_an_estimate_independent_of_its_batch(branch, data, kind, probes):
     """Equal examples in different parts of a batch have different estimates."""
@@ -224,7 +188,6 @@ def test_settings_out_of_range(refused):
         (lambda: PowerSeries(probes="uniform"), "probes='uniform'; in PowerSeries it must be .*rademacher"),
         (lambda: RussianRoulette(-1), "num_exact_terms"),
         (lambda: AdaptiveRoulette(max_exact_terms=0), "max_exact_terms"),
-        (lambda: AdaptiveSeries(lipschitz_constant=1.0), "lipschitz_constant=.*below 1"),
         (lambda: AdaptiveRoulette(chance=1.0), "chance"),
         (lambda: Geometric(0.0), "probability"),
     ):

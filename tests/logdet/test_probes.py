@@ -59,7 +59,7 @@ def test_a_branch_does_not_couple_pixels_of_the_same_color(num_colors):
 
 def weights_of(estimator, v, seed, vectors):
     """Returns the weights of the terms of these vectors, `[terms, rows]`, and whether each is computed."""
-    terms = estimator.terms(None, v, tf.constant(seed))
+    terms = estimator.terms(v, tf.constant(seed))
     state, weights, more = terms.state, [], []
     for k, w in enumerate(vectors, 1):
         more.append(bool(terms.more(tf.constant(k), state)))

@@ -37,7 +37,7 @@ def test_the_other_commands(call, tmp_path):
     workdir = "--workdir=pretrained:pinwheel"
     assert call("bin/sample.py", workdir, f"--output={tmp_path / 's.npy'}", "--num=20").code == 0
     assert np.load(tmp_path / "s.npy").shape == (20, 2)
-    arguments = ["--num_samples=30", "--log_det_estimator=adaptive_series", "--max_batch=4"]
+    arguments = ["--num_samples=30", "--log_det_estimator=power_series", "--max_batch=4"]
     arguments += [f"--export_dir={tmp_path}", "--signatures=serving_default,sample"]
     done = call("bin/export.py", workdir, *arguments)
     assert done.code == 0 and f"\n{tmp_path / '1'}: " in f"\n{done.output}"

@@ -175,12 +175,15 @@ def test_a_config_file_that_is_not_one(tmp_path, refused):
         (b'{"train": {"steps": 0}}', "config.train.steps is 0"),
         (b'{"train": 5}', "of this version"),
         (b'{"train": {"stesp": 5}}', "stesp"),
+        (b'{"model": {"normalization": "schatten"}}', "config.model.normalization must be 'induced'"),
     ]:
         files.config.write_bytes(content)
         refused(f"config.json is not .*{message}", files.read_config)
         assert files.config.read_bytes() == content
     files.config.write_text('{"data": {"name": "tabular", "columns": "age"}}')
     refused("is a run on a table of an earlier version", files.read_config)
+    files.config.write_text('{"model": {"normalization": "induced"}}')  # a field of an earlier version
+    assert files.read_config() == default_config()
 
 
 def test_a_workdir_has_one_trainer(tmp_path, refused):

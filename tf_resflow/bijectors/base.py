@@ -1,4 +1,4 @@
-"""The base classes of bijectors, and passes through them. Only this module accesses TFP's cache of values."""
+"""The base classes of bijectors, and passes through them."""
 
 import dataclasses
 import functools
@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
-from tensorflow_probability.python.bijectors import bijector as tfp_bijector
-from tensorflow_probability.python.bijectors.invert import _Invert  # what tfb.Invert of our bijectors is
-from tensorflow_probability.python.internal import cache_util, nest_util
 
 from tf_resflow.bijectors.networks import (
     Networks,
@@ -24,12 +21,20 @@ from tf_resflow.bijectors.networks import (
 )
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.layers.attributes import networks_of, variables_of
-from tf_resflow.private_api import has_fixed_members, implements_log_det, without_retracing_warnings
+from tf_resflow.private_api import (
+    Invert,
+    PassCache,
+    convert_events,
+    has_fixed_members,
+    implements_log_det,
+    sum_over_events,
+    untracked,
+    walk,
+    without_retracing_warnings,
+)
 from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable, deserialize, serialize
 from tf_resflow.solvers import Solution
-
-_GRAPH_CACHE = "_tf_resflow_values"  # the attribute of a graph that holds its cached values
 
 
 class Pass(NamedTuple):
@@ -70,7 +75,8 @@ class Context:
 
     def get_arguments(self, name: str, *known: str) -> list:
         """Returns the values of the `known` arguments, or None if missing. Other arguments raise a ValueError."""
-        if unknown := self.arguments.keys() - {*known, "salt"}:
+        unknown = self.arguments.keys() - {*known, "salt"}
+        if unknown:
             accepted = ", ".join(known) or "no arguments"
             got = f"{name} got unknown arguments: {', '.join(sorted(unknown))}"
             raise ValueError(f"{got}. Besides the value, it accepts {accepted}. Remove or rename the others.")
@@ -81,8 +87,8 @@ class Context:
         return stateless_seed(self.arguments.get("seed"), salt=self.arguments.get("salt", "") + name)
 
 
-class LipschitzConstants(NamedTuple):
-    """Upper bounds on the Lipschitz constants of a bijector (data to latent) and of its inverse.
+class StretchBounds(NamedTuple):
+    """Upper bounds of the Lipschitz constants of a bijector (data to latent) and of its inverse.
 
     Both hold in the l^p norm of `order` p, or in every l^p norm if it is None. `reason` explains an infinite bound.
     """
@@ -91,40 +97,6 @@ class LipschitzConstants(NamedTuple):
     inverse: float = math.inf
     order: Any = None
     reason: str | None = None
-
-
-class _Cache(cache_util.BijectorCacheWithGreedyAttrs):
-    """TFP's cache, kept separately for each graph, without entries whose output no longer exists.
-
-    In a shared cache, a value computed inside `tf.cond` or `tf.while_loop` would be found outside of its graph, and
-    no graph would ever be freed.
-    """
-
-    @property
-    def storage(self):
-        if tf.executing_eagerly():
-            return self._eager
-        graph = tf.compat.v1.get_default_graph()
-        if not hasattr(graph, _GRAPH_CACHE):
-            setattr(graph, _GRAPH_CACHE, cache_util.EphemeralDict())
-        return getattr(graph, _GRAPH_CACHE)
-
-    @storage.setter
-    def storage(self, eager):
-        self._eager = eager
-
-    def __get__(self, bijector, bijector_class=None):
-        return type(self)(self._forward_name, self._inverse_name, bijector, bijector_class, self._eager)
-
-    def _attributes(self, input, fn_name, **kwargs):  # noqa: A002 (TFP's name)
-        edge = self._get_or_create_edge(input, fn_name, kwargs)
-        if not edge.output_ref:
-            edge.attributes.clear()  # variables may have changed
-        return edge.attributes
-
-    def _invoke(self, input, fn_name, kwargs, attributes):  # noqa: A002
-        attributes.clear()  # variables may have changed
-        return super()._invoke(input, fn_name, kwargs, attributes)
 
 
 class FlowBijector(Serializable, tfb.Bijector):
@@ -177,7 +149,7 @@ class FlowBijector(Serializable, tfb.Bijector):
     argument_names: tuple[str, ...] = ()
     ends_scale: bool = False
     is_random: bool = False
-    _cache = _Cache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
+    _cache = PassCache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
     _members: dict[str, tfb.Bijector] = {}  # by key, for compositions
     _inverse_needs_solver = False  # whether the inverse needs a solver
     _event_shape: Any = None  # the TensorShape of inputs and outputs, if it is known
@@ -189,7 +161,8 @@ class FlowBijector(Serializable, tfb.Bijector):
         of_networks = [tracked_variables(network) for network in networks_of(self)]
         if of_networks:  # TFP tracks the variables through this attribute
             setattr(self, self._networks_key, of_networks[0] if len(of_networks) == 1 else of_networks)
-        if variables := variables_of(self):
+        variables = variables_of(self)
+        if variables:
             self._tracked_variables = [share_trainable(variable) for variable in variables]
         super().__init__(*args, **kwargs)
 
@@ -219,7 +192,7 @@ class FlowBijector(Serializable, tfb.Bijector):
         x = self._inverse(y, **context.arguments)
         return Pass(x, -self._forward_log_det_jacobian(x, **context.arguments) if context.compute_log_det else None)
 
-    def lipschitz_constants(self, certified: bool = False, bound: Any = lipschitz_constant) -> LipschitzConstants:
+    def lipschitz_constants(self, certified: bool = False, bound: Any = lipschitz_constant) -> StretchBounds:
         """Returns upper bounds on the Lipschitz constants of the bijector and of its inverse.
 
         Args:
@@ -227,20 +200,21 @@ class FlowBijector(Serializable, tfb.Bijector):
             `tf_resflow.layers.lipschitz_constant`.
           bound: function `bound(network, certified=...)` that returns the bound of a network, for example cached.
         """
-        return self._lipschitz_constants(certified, bound)
+        return self._stretch_bounds(certified, bound)
 
-    def _lipschitz_constants(self, certified, bound):
-        parts = [lipschitz_constants(member, certified, bound) for member in self._members.values()]
-        if not parts:
+    def _stretch_bounds(self, certified, bound):
+        """Computes `lipschitz_constants`. Subclasses override it."""
+        bounds = [stretch_bounds_of(member, certified, bound) for member in self._members.values()]
+        if not bounds:
             unknown = f"The Lipschitz constants of a {type(self).__name__} are unknown"
-            return LipschitzConstants(reason=self._why_unbounded or unknown)
-        orders = {part.order for part in parts} - {None}
+            return StretchBounds(reason=self._why_unbounded or unknown)
+        orders = {member_bounds.order for member_bounds in bounds} - {None}
         if len(orders) > 1:
-            return LipschitzConstants(reason=f"The parts of {self.name} contract in different norms")
-        forward, inverse, *_ = zip(*parts, strict=True)
-        reason = next((part.reason for part in parts if part.reason), None)
+            return StretchBounds(reason=f"The parts of {self.name} contract in different norms")
+        forward, inverse, _, reasons = zip(*bounds, strict=True)
         order = orders.pop() if orders else None
-        return LipschitzConstants(self._compose(forward), self._compose(inverse), order, reason)
+        reason = next(filter(None, reasons), None)
+        return StretchBounds(self._compose(forward), self._compose(inverse), order, reason)
 
     def _ends_of_scales(self):
         """Yields for each member, in order, whether its output is a feature of the flow."""
@@ -281,11 +255,10 @@ class FlowBijector(Serializable, tfb.Bijector):
     _augmented_inverse = functools.partialmethod(_augmented, True)
 
     def _log_det_jacobian(self, inverse, x, /, **arguments):
-        defers = self._defers_log_det(inverse)
-        if defers:
-            x, inverse = (self.inverse if inverse else self.forward)(x, **arguments), not inverse
-        log_det = _pass(self, x, Context(arguments), inverse).log_det
-        return tf.negative(log_det) if defers else log_det
+        if not self._defers_log_det(inverse):
+            return _pass(self, x, Context(arguments), inverse).log_det
+        y = (self.inverse if inverse else self.forward)(x, **arguments)
+        return tf.negative(_pass(self, y, Context(arguments), not inverse).log_det)
 
     _forward_log_det_jacobian = functools.partialmethod(_log_det_jacobian, False)
     _inverse_log_det_jacobian = functools.partialmethod(_log_det_jacobian, True)
@@ -295,7 +268,7 @@ class NetworkBijector(FlowBijector):
     """A bijector of events of `_event_shape` that evaluates a network of x, of a condition, or of both."""
 
     def __init__(self, network: Any, condition_shapes: Sequence[Any], *, name: str, **kwargs: Any) -> None:
-        self.network = self._no_dependency(network)
+        self.network = untracked(network)
         self.has_condition = bool(condition_shapes)
         self.condition_shape: Any = tf.TensorShape(condition_shapes[0]) if condition_shapes else None
         options = {"dtype": parameter_dtype(network), "forward_min_event_ndims": self._event_shape.rank}
@@ -313,23 +286,26 @@ class NetworkBijector(FlowBijector):
         return self._event_shape.num_elements() == 1 or super()._is_increasing(**kwargs)
 
     def _network_and_condition(self, context: Context) -> tuple[Any, Any]:
-        given = dict(zip(self.argument_names, context.get_arguments(self.name, *self.argument_names), strict=True))
-        return (given["networks"] or Networks())[self.network], given.get("condition")
+        values = context.get_arguments(self.name, *self.argument_names)
+        arguments = dict(zip(self.argument_names, values, strict=True))
+        networks = arguments["networks"] or Networks()
+        return networks[self.network], arguments.get("condition")
 
     def _to_rows(self, x: tf.Tensor, condition: Any) -> tuple[tf.Tensor, Any, Any]:
         """Broadcasts the condition to the batch of x, flattens both, and returns that batch for `from_rows`."""
         if condition is None and self.has_condition:
             shape = f"of shape {self.condition_shape}, after any batch axes"
             raise ValueError(f"{self.name} got no condition; it needs one {shape}. Pass condition=.")
-        rank, condition_shape = self.forward_min_event_ndims, self.condition_shape
+        rank = self.forward_min_event_ndims
         batch = x.shape[: x.shape.rank - rank]
         if condition is None and batch.rank == 1:
             return x, None, None
         batch_shape = tf.shape(x)[: batch.rank]
         if condition is not None:
             condition = tf.convert_to_tensor(condition)
-            check_event(f"{self.name} needs conditions", condition_shape, condition.shape)
-            condition_batch = condition.shape[: condition.shape.rank - condition_shape.rank]
+            condition_rank = self.condition_shape.rank
+            check_event(f"{self.name} needs conditions", self.condition_shape, condition.shape)
+            condition_batch = condition.shape[: condition.shape.rank - condition_rank]
             sizes = zip(reversed(batch), reversed(condition_batch), strict=False)
             if condition_batch.rank > batch.rank or any(b is not None and n not in (None, 1, b) for b, n in sizes):
                 raise ValueError(
@@ -337,7 +313,7 @@ class NetworkBijector(FlowBijector):
                     f"batch shape {batch} of the value. Draw one value per condition, for example sample(4, ...) "
                     "for four conditions, or use tf.broadcast_to."
                 )
-            condition = _flattened(condition, batch_shape, condition_shape.rank)
+            condition = _flattened(condition, batch_shape, condition_rank)
         return _flattened(x, batch_shape, rank), condition, batch_shape
 
     def _output(self, context: Context) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -375,7 +351,7 @@ def pass_through(
 
     The log-determinant is summed over events of rank `event_ndims`, by default the minimum rank.
     """
-    if isinstance(bijector, _Invert):
+    if isinstance(bijector, Invert):
         return pass_through(bijector.bijector, x, context, event_ndims, not inverse)
     is_ours = isinstance(bijector, FlowBijector)
     walk_members = isinstance(bijector, tfb.Composition) and not is_ours and not context.compute_log_det
@@ -386,7 +362,7 @@ def pass_through(
     if not is_ours:
         return _tfp_pass(bijector, x, context, event_ndims, inverse)
     dtype = bijector.forward_dtype() if inverse else bijector.inverse_dtype()
-    x = nest_util.convert_to_nested_tensor(x, dtype_hint=dtype, dtype=dtype, allow_packing=True)
+    x = convert_events(x, dtype)
     with tf.name_scope(bijector.name):
         if bijector._members and bijector._has_parts and event_ndims is not None:  # parts of different ranks
             return pass_through_members(bijector, x, context, inverse, event_ndims)
@@ -451,7 +427,7 @@ def pass_through_members(composition, x, context, inverse=False, event_ndims=Non
         features.extend([result.value] if not inverse and next(ends) else () if is_ours else result.features)
         return result.value
 
-    value = (composition._walk_inverse if inverse else composition._walk_forward)(step, x, **context.arguments)
+    value = walk(composition, step, x, inverse, **context.arguments)
     log_det = None
     if context.compute_log_det and all(log_det is not None for log_det in log_dets):
         dtype = max((log_det.dtype for log_det in log_dets), key=lambda dtype: dtype.size)
@@ -469,25 +445,25 @@ def members_in_order(bijector: tfb.Bijector) -> list[tfb.Bijector]:
         members.append(member)
         return x
 
-    bijector._walk_forward(step, None)
+    walk(bijector, step, None)
     return members
 
 
-def lipschitz_constants(
+def stretch_bounds_of(
     bijector: tfb.Bijector, certified: bool = False, bound: Any = lipschitz_constant
-) -> LipschitzConstants:
-    """Returns the constants of any bijector, including TFP's; see `FlowBijector.lipschitz_constants`."""
-    if isinstance(bijector, _Invert):
-        forward, inverse, order, reason = lipschitz_constants(bijector.bijector, certified, bound)
-        return LipschitzConstants(inverse, forward, order, reason)
+) -> StretchBounds:
+    """Returns the bounds of any bijector, including TFP's; see `FlowBijector.lipschitz_constants`."""
+    if isinstance(bijector, Invert):
+        forward, inverse, order, reason = stretch_bounds_of(bijector.bijector, certified, bound)
+        return StretchBounds(inverse, forward, order, reason)
     if isinstance(bijector, FlowBijector):
         return bijector.lipschitz_constants(certified, bound)
-    return LipschitzConstants(reason=f"The Lipschitz constants of a {type(bijector).__name__} are unknown")
+    return StretchBounds(reason=f"The Lipschitz constants of a {type(bijector).__name__} are unknown")
 
 
 def _leaves(bijector, inverse=False):
     """Returns the bijectors without members inside a bijector, as pairs `(leaf, is_inverted)`."""
-    if isinstance(bijector, _Invert):
+    if isinstance(bijector, Invert):
         return _leaves(bijector.bijector, not inverse)
     members = tf.nest.flatten(getattr(bijector, "_members", None) or getattr(bijector, "bijectors", []))
     return [leaf for member in members for leaf in _leaves(member, inverse)] or [(bijector, inverse)]
@@ -503,10 +479,7 @@ def _sum_over_events(bijector, log_det, x, event_ndims, inverse):
     min_ndims = bijector.inverse_min_event_ndims if inverse else bijector.forward_min_event_ndims
     if log_det is None or event_ndims is None or event_ndims == min_ndims:
         return log_det
-    options = {"allow_event_shape_broadcasting": True, "validate_args": False}
-    shapes = tf.nest.map_structure(tf.shape, x)
-    shape, _ = tfp_bijector.ldj_reduction_shape(shapes, event_ndims, min_ndims, None, **options)
-    return tfp_bijector.reduce_jacobian_det_over_shape(log_det, shape, sum_fn=tf.reduce_sum)
+    return sum_over_events(log_det, x, event_ndims, min_ndims)
 
 
 def _tfp_pass(bijector, x, context, event_ndims, inverse):

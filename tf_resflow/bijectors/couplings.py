@@ -8,8 +8,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.bijectors.base import Context, LipschitzConstants, NetworkBijector, Pass
+from tf_resflow.bijectors.base import Context, NetworkBijector, Pass, StretchBounds
 from tf_resflow.bijectors.networks import Networks, bounded_norm, from_rows, network_shapes, parameter_dtype
+from tf_resflow.private_api import untracked
+
+_LEAST = 1e-3  # slope of a spline, and share of a bin in its width and height
+_SLOPE_OFFSET = np.log(np.expm1(1 - _LEAST))  # softplus maps it to 1 - _LEAST
 
 
 class Coupling(NetworkBijector):
@@ -29,13 +33,14 @@ class Coupling(NetworkBijector):
         parameters = dict(locals(), **self._settings)
         if split not in ("channels", "checkerboard"):
             raise ValueError(f"Got split={split!r}; it must be 'channels' or 'checkerboard'.")
-        self._split, self._swap = split, swap
-        (given, *condition), output = network_shapes(network)
-        self._num_given = given[-1]
-        self._num_mapped = _num_mapped(given, output, split, self.num_parameters)
-        channels = self._num_mapped + (self._num_given if split == "channels" else 0)
-        self._event_shape = tf.TensorShape([*given[:-1], channels])
-        super().__init__(network, condition, parameters=parameters, name=name)
+        self._split = split
+        self._swap = swap
+        (input_shape, *condition_shapes), output_shape = network_shapes(network)
+        self._num_kept = input_shape[-1]
+        self._num_mapped = _num_mapped(input_shape, output_shape, split, self.num_parameters)
+        channels = self._num_mapped + (self._num_kept if split == "channels" else 0)
+        self._event_shape = tf.TensorShape([*input_shape[:-1], channels])
+        super().__init__(network, condition_shapes, parameters=parameters, name=name)
 
     @classmethod
     def num_parameters_with(cls, **settings: Any) -> int:
@@ -47,12 +52,12 @@ class Coupling(NetworkBijector):
         """Returns f(b), or the inverse of f at b, and the logarithm of the slope at each element."""
 
     def forward_pass(self, x: tf.Tensor, context: Context, inverse: bool = False) -> Pass:
-        given, mapped = self._divide(x)
-        output = self._output(context)(given)
-        output = tf.ensure_shape(output, [*given.shape[:-1], self.num_parameters * self._num_mapped])
-        mapped, log_slopes = map(self._masked, self._map(mapped, self._masked(output), inverse))
+        a, b = self._divide(x)
+        output = self._output(context)(a)
+        output = tf.ensure_shape(output, [*a.shape[:-1], self.num_parameters * self._num_mapped])
+        mapped, log_slopes = map(self._masked, self._map(b, self._masked(output), inverse))
         log_det = tf.reduce_sum(log_slopes, axis=list(range(-self._event_shape.rank, 0)))
-        return Pass(self._unite(given, mapped), log_det)
+        return Pass(self._unite(a, mapped), log_det)
 
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         return self.forward_pass(y, context, inverse=True)
@@ -62,13 +67,13 @@ class Coupling(NetworkBijector):
         if self._split == "checkerboard":
             return (1 - self._mask(x)) * x, self._masked(x)
         if self._swap:
-            return tf.split(x, [self._num_mapped, self._num_given], axis=-1)[::-1]
-        return tf.split(x, [self._num_given, self._num_mapped], axis=-1)
+            return tf.split(x, [self._num_mapped, self._num_kept], axis=-1)[::-1]
+        return tf.split(x, [self._num_kept, self._num_mapped], axis=-1)
 
-    def _unite(self, given, mapped):
+    def _unite(self, a, b):
         if self._split == "checkerboard":
-            return given + mapped
-        return tf.concat([mapped, given] if self._swap else [given, mapped], axis=-1)
+            return a + b
+        return tf.concat([b, a] if self._swap else [a, b], axis=-1)
 
     def _mask(self, x):
         """Returns 1 for the pixels of b and 0 for the pixels of a, `[H, W, 1]`."""
@@ -107,12 +112,12 @@ class AdditiveCoupling(Coupling):
     _default_name = "additive_coupling"
     num_parameters = 1
 
-    def _lipschitz_constants(self, certified, bound):
+    def _stretch_bounds(self, certified, bound):
         order, reason = bounded_norm(self.network)
         if reason:
-            return LipschitzConstants(reason=reason)
+            return StretchBounds(reason=reason)
         constant = 1.0 + float(bound(self.network, certified=certified))
-        return LipschitzConstants(constant, constant, order)
+        return StretchBounds(constant, constant, order)
 
     def _map(self, b, parameters, inverse):
         return b - parameters if inverse else b + parameters, tf.zeros_like(b)
@@ -201,7 +206,7 @@ class SplineCoupling(Coupling):
     ) -> None:
         if not (2 <= num_bins <= 500 and 0 < bound < np.inf):
             raise ValueError(f"Got num_bins={num_bins}, bound={bound}. Use 2 to 500 bins and a positive bound.")
-        self._settings = self._no_dependency({"num_bins": num_bins, "bound": bound})
+        self._settings = untracked({"num_bins": num_bins, "bound": bound})
         self._num_bins = num_bins
         self._bound = bound
         self.num_parameters = self.num_parameters_with(num_bins=num_bins)
@@ -213,38 +218,79 @@ class SplineCoupling(Coupling):
 
     def _map(self, b, parameters, inverse):
         # tfp.bijectors.RationalQuadraticSpline needs nine times as many operations, and its inverse can be NaN.
-        num, least, one = self._num_bins, 1e-3, np.log(np.expm1(0.999))  # softplus(one) = 1 - least
-        parameters = tf.reshape(parameters, tf.concat([tf.shape(b), [3 * num - 1]], 0))
-        *sizes, slopes = tf.split(parameters, [num, num, num - 1], axis=-1)
-        sizes = [2 * self._bound * (least + (1 - least * num) * tf.nn.softmax(logits)) for logits in sizes]
-        slopes = tf.pad(least + tf.nn.softplus(slopes + one), [*[[0, 0]] * b.shape.rank, [1, 1]], constant_values=1)
-        inside, zero = tf.abs(b) < self._bound, tf.zeros_like(b)
+        # tfp.bijectors.RationalQuadraticSpline needs nine times as many operations, and its inverse can be NaN.
+        inside = tf.abs(b) < self._bound
+        zero = tf.zeros_like(b)
         value = tf.where(inside, b, zero)
-        starts = [tf.cumsum(size, axis=-1, exclusive=True) - self._bound for size in sizes]
-        place = tf.math.count_nonzero(starts[inverse] <= value[..., tf.newaxis], axis=-1) - 1
-        chosen = tf.one_hot(place, num, dtype=b.dtype)
-        of_bins = (*starts, *sizes, slopes[..., :-1], slopes[..., 1:])
-        x, y, width, height, d, e = (tf.reduce_sum(chosen * each, axis=-1) for each in of_bins)
-        s, bend = height / width, d + e - 2 * height / width
-        if inverse:
-            up = value - y
-            is_high = up > height / 2  # from the nearer end of the bin, there is no cancellation at the end
-            up = tf.where(is_high, y + height - value, up)
-            near = tf.where(is_high, e, d)
-            linear, square = height * near - up * bend, height * (s - near) + up * bend
-            root = tf.sqrt(tf.maximum(linear**2 + 4 * up * s * square, (1e-7 * linear) ** 2))  # > 0 after rounding
-            total, falls = tf.abs(linear) + root, linear < 0  # the form without cancellation
-            xi = tf.where(falls, total, 2 * up * s) / tf.where(falls, 2 * square, total)
-            xi = tf.where(is_high, 1 - xi, xi)
-        else:
-            xi = (value - x) / width
+        spline = self._bins_of(value, parameters, inverse)
+        xi = spline.inverse_position(value) if inverse else spline.position(value)
         xi = tf.clip_by_value(xi, -1, 2)  # infinite for extremely steep splines
         xi += tf.stop_gradient(tf.clip_by_value(xi, 0, 1) - xi)  # rounding at a knot must not stop the gradient
+        mapped, log_slope = spline.at(xi, inverse)
+        return tf.where(inside, mapped, b), tf.where(inside, log_slope, zero)
+
+    def _bins_of(self, value, parameters, inverse):
+        """Returns the bin of each value: of y if `inverse`, otherwise of x."""
+        num = self._num_bins
+        parameters = tf.reshape(parameters, tf.concat([tf.shape(value), [3 * num - 1]], 0))
+        width_logits, height_logits, slopes = tf.split(parameters, [num, num, num - 1], axis=-1)
+        slopes = _LEAST + tf.nn.softplus(slopes + _SLOPE_OFFSET)
+        slopes = tf.pad(slopes, [*[[0, 0]] * value.shape.rank, [1, 1]], constant_values=1)
+        widths = 2 * self._bound * (_LEAST + (1 - _LEAST * num) * tf.nn.softmax(width_logits))
+        heights = 2 * self._bound * (_LEAST + (1 - _LEAST * num) * tf.nn.softmax(height_logits))
+        x_starts = tf.cumsum(widths, axis=-1, exclusive=True) - self._bound
+        y_starts = tf.cumsum(heights, axis=-1, exclusive=True) - self._bound
+        starts = y_starts if inverse else x_starts
+        index = tf.math.count_nonzero(starts <= value[..., tf.newaxis], axis=-1) - 1
+        is_bin = tf.one_hot(index, num, dtype=value.dtype)
+        of_bins = (x_starts, y_starts, widths, heights, slopes[..., :-1], slopes[..., 1:])
+        return _SplineBin(*(tf.reduce_sum(is_bin * numbers, axis=-1) for numbers in of_bins))
+
+
+class _SplineBin:
+    """The bin of a rational-quadratic spline that each value is in, with the slopes at its start and end."""
+
+    def __init__(self, x, y, width, height, start_slope, end_slope):
+        self.x = x
+        self.y = y
+        self.width = width
+        self.height = height
+        self.start_slope = start_slope
+        self.end_slope = end_slope
+        self.mean_slope = height / width
+        self.bend = start_slope + end_slope - 2 * height / width
+
+    def position(self, x):
+        """Returns xi of x: 0 at the start of the bin, and 1 at the end."""
+        return (x - self.x) / self.width
+
+    def inverse_position(self, y):
+        """Returns xi of y, the root of a quadratic polynomial.
+
+        From the nearer end of the bin, there is no cancellation at the end.
+        """
+        up = y - self.y
+        is_high = up > self.height / 2
+        up = tf.where(is_high, self.y + self.height - y, up)
+        near_slope = tf.where(is_high, self.end_slope, self.start_slope)
+        linear = self.height * near_slope - up * self.bend
+        square = self.height * (self.mean_slope - near_slope) + up * self.bend
+        discriminant = linear**2 + 4 * up * self.mean_slope * square
+        root = tf.sqrt(tf.maximum(discriminant, (1e-7 * linear) ** 2))  # > 0 after rounding
+        total = tf.abs(linear) + root
+        falls = linear < 0  # decides between two forms, of which one has no cancellation
+        xi = tf.where(falls, total, 2 * up * self.mean_slope) / tf.where(falls, 2 * square, total)
+        return tf.where(is_high, 1 - xi, xi)
+
+    def at(self, xi, inverse):
+        """Returns y and the logarithm of the slope of the spline, or x and that of the inverse."""
         both = xi * (1 - xi)
-        scale = s / (s + bend * both)
-        log_slope = tf.math.log(e * xi**2 + 2 * s * both + d * (1 - xi) ** 2) + 2 * tf.math.log(scale)
-        mapped = x + width * xi if inverse else y + height * (xi**2 + d * both / s) * scale
-        return tf.where(inside, mapped, b), tf.where(inside, -log_slope if inverse else log_slope, zero)
+        scale = self.mean_slope / (self.mean_slope + self.bend * both)
+        slope = self.end_slope * xi**2 + 2 * self.mean_slope * both + self.start_slope * (1 - xi) ** 2
+        log_slope = tf.math.log(slope) + 2 * tf.math.log(scale)
+        if inverse:
+            return self.x + self.width * xi, -log_slope
+        return self.y + self.height * (xi**2 + self.start_slope * both / self.mean_slope) * scale, log_slope
 
 
 class ConditionalAffine(NetworkBijector):
@@ -275,9 +321,9 @@ class ConditionalAffine(NetworkBijector):
 
     def __init__(self, network: keras.Layer, *, name: str = "conditional_affine") -> None:
         parameters = dict(locals())
-        (condition, *others), output = network_shapes(network)
+        (condition, *other_inputs), output = network_shapes(network)
         sizes = {size * (size + 3) // 2: size for size in range(1, 1 + output[-1])}
-        if others or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
+        if other_inputs or len(condition) != 1 or len(output) != 1 or output[0] not in sizes:
             raise ValueError(
                 f"The network maps {condition} to {output}. For D coordinates, it must map a vector to "
                 "D (D + 3) / 2 values: 2 for one coordinate, 5 for two, 9 for three. Change the size of its output."
@@ -353,14 +399,14 @@ class AffineAutoregressive(NetworkBijector):
     def inverse_pass(self, y: tf.Tensor, context: Context) -> Pass:
         network = self._output(context)
         size = self._event_shape[0]
-        place = tf.range(size - 1, -1, -1) if self._reverse else tf.range(size)
+        order = tf.range(size - 1, -1, -1) if self._reverse else tf.range(size)  # the step of each coordinate
 
         def find_next(i, x, _):
             shift, log_scale = self._shift_and_log_scale(x, network)
-            found = tf.where(place <= i, tf.exp(-log_scale) * (y - shift), 0.0)
-            return i + 1, tf.ensure_shape(found, y.shape), tf.reduce_sum(log_scale, -1)
+            x = tf.where(order <= i, tf.exp(-log_scale) * (y - shift), 0.0)
+            return i + 1, tf.ensure_shape(x, y.shape), tf.reduce_sum(log_scale, -1)
 
-        start = 0, tf.zeros_like(y), tf.zeros_like(y[..., 0])
+        start = (0, tf.zeros_like(y), tf.zeros_like(y[..., 0]))
         _, x, log_det = tf.while_loop(lambda *_: True, find_next, start, maximum_iterations=size)
         return Pass(x, -log_det)
 
@@ -370,10 +416,11 @@ class AffineAutoregressive(NetworkBijector):
         if self.has_condition or not network.program.supports_jacobian:
             return None
         output, tangents = (tf.cast(value, x.dtype) for value in network.jacobian([x]))
-        (shift, r), tangents = tf.split(output, 2, -1), tf.transpose(tangents, [2, 0, 1])
-        shift_jacobian, r_jacobian = tf.split(tangents, 2, 1)
+        shift, r = tf.split(output, 2, -1)
+        shift_jacobian, r_jacobian = tf.split(tf.transpose(tangents, [2, 0, 1]), 2, 1)
         half = tf.tanh(r / 2.0)
-        scale, log_scale_jacobian = tf.exp(2.0 * half), (1.0 - half**2)[..., tf.newaxis] * r_jacobian
+        scale = tf.exp(2.0 * half)
+        log_scale_jacobian = (1.0 - half**2)[..., tf.newaxis] * r_jacobian
         jacobian = shift_jacobian + (scale * x)[..., tf.newaxis] * log_scale_jacobian
         gradient = (gradient - tf.reduce_sum(log_scale_jacobian, 1))[..., tf.newaxis]
         jacobian = tf.linalg.set_diag(jacobian, scale)

@@ -17,7 +17,7 @@ from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers.attributes import networks_of, variables_of
 from tf_resflow.logdet import Exact
-from tf_resflow.private_api import is_increasing
+from tf_resflow.private_api import is_increasing, track_members, untracked
 from tf_resflow.typing import Shape
 
 # The arguments that a flow passes on to the members that accept them. The salt gives members of the same name
@@ -35,7 +35,7 @@ def modules(flow: tf.Module) -> tuple[tf.Module, ...]:
 
 def residual_blocks(bijector: tf.Module) -> list[ResidualBlock]:
     """Returns the `ResidualBlock`s in a bijector or distribution; a flow's own blocks precede nested ones."""
-    return [part for part in modules(bijector) if isinstance(part, ResidualBlock)]
+    return [module for module in modules(bijector) if isinstance(module, ResidualBlock)]
 
 
 def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
@@ -43,7 +43,8 @@ def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
     named: dict[str, tfb.Bijector] = {}
     names = {bijector.name for bijector in bijectors}
     for bijector in bijectors:
-        name, count = bijector.name, 0
+        name = bijector.name
+        count = 0
         while name in named or (count and name in names):
             count += 1
             name = f"{bijector.name}_{count}"
@@ -53,15 +54,15 @@ def by_name(bijectors: Sequence[tfb.Bijector]) -> dict[str, tfb.Bijector]:
 
 def parts_by_name(flow: tf.Module) -> dict[str, tfb.Bijector]:
     """Returns a flow and all bijectors inside it by name, numbered as by `by_name`. Outer members come first."""
-    return by_name([part for part in modules(flow) if isinstance(part, tfb.Bijector)])
+    return by_name([module for module in modules(flow) if isinstance(module, tfb.Bijector)])
 
 
 def keras_parts(flow: tf.Module) -> dict[str, Any]:
     """Returns what Keras trains of each bijector in a flow, by name: a network, or networks and variables."""
     trained = {}
-    for name, part in parts_by_name(flow).items():
-        networks = [network for network in networks_of(part) if isinstance(network, keras.Layer)]
-        variables = variables_of(part)
+    for name, bijector in parts_by_name(flow).items():
+        networks = [network for network in networks_of(bijector) if isinstance(network, keras.Layer)]
+        variables = variables_of(bijector)
         if len(networks) == 1 and not variables:
             trained[name] = networks[0]
         elif networks or variables:
@@ -87,8 +88,8 @@ def route(
     if salted:
         arguments["salt"] = f"{arguments.get('salt', '')}{key}/"
     if _passes_by_name(bijector) and _accepting(bijector, *_SHARED):
-        parts = route_members(bijector, by_name(tf.nest.flatten(bijector.bijectors)), arguments)
-        return {name: part for name, part in parts.items() if part}
+        routed = route_members(bijector, by_name(tf.nest.flatten(bijector.bijectors)), arguments)
+        return {name: member_arguments for name, member_arguments in routed.items() if member_arguments}
     return arguments
 
 
@@ -103,7 +104,8 @@ def route_members(
         return {key: {} for key in members}
     if "condition" in kwargs and not _accepting(flow, "condition"):
         raise ValueError(f"{flow.name} got condition, but none of its blocks is conditional. Leave condition out.")
-    if unknown := set(kwargs) - {*_SHARED, *members}:
+    unknown = set(kwargs) - {*_SHARED, *members}
+    if unknown:
         raise ValueError(
             f"{flow.name} got unknown arguments: {', '.join(sorted(unknown))}. It accepts seed, networks and "
             f"condition, and a dictionary under the name of a member ({', '.join(members)}). Remove or rename the "
@@ -112,7 +114,7 @@ def route_members(
     routed: dict[str, dict[str, Any]] = {}
     drawing_names: set[str] = set()
     for key, member in members.items():
-        names = {part.name for part in _accepting(member, "seed")}
+        names = {drawing.name for drawing in _accepting(member, "seed")}
         salted = not drawing_names.isdisjoint(names)
         drawing_names |= set() if salted else names
         routed[key] = route(member, kwargs, key, salted)
@@ -121,13 +123,15 @@ def route_members(
 
 def check_distinct_names(bijectors: Sequence[tfb.Bijector]) -> None:
     """Raises a ValueError if members of a TFP composition share a name and draw random numbers."""
-    for part in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
-        members = tf.nest.flatten(part.bijectors) if _passes_by_name(part) else []
+    for module in itertools.chain.from_iterable((b, *b.submodules) for b in bijectors):
+        members = tf.nest.flatten(module.bijectors) if _passes_by_name(module) else []
         counts = collections.Counter(member.name for member in members)
-        if names := {member.name for member in members if counts[member.name] > 1 and _accepting(member, "seed")}:
+        repeated = [member for member in members if counts[member.name] > 1]
+        names = {member.name for member in repeated if _accepting(member, "seed")}
+        if names:
             raise ValueError(
-                f"{part.name} ({type(part).__name__}) has several members named {', '.join(sorted(names))}. They "
-                "would share a seed, because arguments are passed by name. Rename them, or use a "
+                f"{module.name} ({type(module).__name__}) has several members named {', '.join(sorted(names))}. "
+                "They would share a seed, because arguments are passed by name. Rename them, or use a "
                 "tf_resflow.bijectors.Flow, which numbers repeated names."
             )
 
@@ -141,8 +145,8 @@ def _innermost(bijector: tfb.Bijector) -> tfb.Bijector:
 
 def _accepting(bijector, *arguments):
     """Returns the bijectors in a bijector that accept one of these arguments from surrounding flows."""
-    parts = [part for part in modules(bijector) if isinstance(part, FlowBijector)]
-    return [part for part in parts if not set(arguments).isdisjoint(part.argument_names)]
+    flow_bijectors = [module for module in modules(bijector) if isinstance(module, FlowBijector)]
+    return [inner for inner in flow_bijectors if not set(arguments).isdisjoint(inner.argument_names)]
 
 
 def _passes_by_name(bijector):
@@ -192,14 +196,14 @@ class Flow(FlowBijector, tfb.Composition):
         parameters = {key: value for key, value in locals().items() if key != "others"}
         members = list(bijectors) if isinstance(bijectors, (list, tuple)) else []
         if others or not members or not all(isinstance(member, tfb.Bijector) for member in members):
-            got = ", ".join(getattr(given, "name", repr(given)) for given in (bijectors, *others))
+            got = ", ".join(getattr(argument, "name", repr(argument)) for argument in (bijectors, *others))
             raise ValueError(f"Got {got}. A Flow needs one list of at least one bijector: Flow([first, second]).")
         check_distinct_names(members)
-        self._members = self._no_dependency(by_name(members))
+        self._members = untracked(by_name(members))
         # The slash keeps the exact name of the scope, even if the graph already contains the name.
         super().__init__(members, validate_args=validate_args, parameters=parameters, name=f"{name}/")
         # Keyed by name, so that a checkpoint of another architecture fails to restore.
-        self._bijectors_trackable = dict(self._members)
+        track_members(self, self._members)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """Returns the `Pass` from data to latent. Its features are the values after each scale."""
@@ -214,10 +218,12 @@ class Flow(FlowBijector, tfb.Composition):
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:
         """Returns the shapes of the features of `forward_features` for this event shape, without the batch axis."""
-        shapes, ends = [tf.TensorShape(event_shape)], self._ends_of_scales()
+        shape = tf.TensorShape(event_shape)
+        shapes = []
         for member in self.bijectors:
-            shapes.append(member.forward_event_shape(shapes[-1]))
-        return [tuple(shape) for shape in itertools.compress(shapes[1:], ends)]
+            shape = member.forward_event_shape(shape)
+            shapes.append(tuple(shape))
+        return list(itertools.compress(shapes, self._ends_of_scales()))
 
     def _ends_of_scales(self):
         """A scale ends at a squeeze that follows a trained member, or at the last member."""
@@ -285,12 +291,12 @@ class MultiscaleFlow(FlowBijector):
 
     def __init__(self, flows: Sequence[Flow], event_shape: Shape, *, name: str = "multiscale_flow") -> None:
         parameters = dict(locals())
-        self.flows = self._no_dependency(list(flows))
+        self.flows = untracked(list(flows))
         check_distinct_names(flows)
         self._flows = by_name(flows)
-        self._members = self._no_dependency(by_name(flows))
+        self._members = untracked(by_name(flows))
         self._input_shape = tf.TensorShape(event_shape).with_rank(3)
-        self._final_shapes = self._no_dependency(_final_shapes(flows, self._input_shape))
+        self._final_shapes = untracked(_final_shapes(flows, self._input_shape))
         ndims = {"forward_min_event_ndims": 3, "inverse_min_event_ndims": 1}
         super().__init__(**ndims, dtype=flows[0].dtype, parameters=parameters, name=f"{name}/")
 
@@ -314,12 +320,12 @@ class MultiscaleFlow(FlowBijector):
 
     def _walk_inverse(self, step_fn, y, **kwargs):
         routed = route_members(self, self._members, kwargs)
-        parts = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
+        latents = tf.split(y, [int(np.prod(shape)) for shape in self._final_shapes], axis=-1)
         x = None
-        scales = list(zip(self._members.items(), parts, self._final_shapes, strict=True))
-        for (key, flow), part, shape in reversed(scales):
-            part = tf.reshape(part, tf.concat([tf.shape(part)[:-1], shape], 0))
-            x = step_fn(flow, part if x is None else tf.concat([x, part], axis=-1), **routed[key])
+        scales = list(zip(self._members.items(), latents, self._final_shapes, strict=True))
+        for (key, flow), latent, shape in reversed(scales):
+            latent = tf.reshape(latent, tf.concat([tf.shape(latent)[:-1], shape], 0))
+            x = step_fn(flow, latent if x is None else tf.concat([x, latent], axis=-1), **routed[key])
         return x
 
     def feature_shapes(self, event_shape: Shape) -> list[tuple[int | None, ...]]:

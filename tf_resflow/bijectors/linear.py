@@ -9,29 +9,31 @@ import scipy.linalg
 import tensorflow as tf
 from scipy import fft
 
-from tf_resflow.bijectors.base import FlowBijector, LipschitzConstants
+from tf_resflow.bijectors.base import FlowBijector, StretchBounds
 from tf_resflow.bijectors.networks import checked_shape, share_trainable
+from tf_resflow.private_api import track, untracked
 from tf_resflow.typing import DType, Shape, TensorLike
 
-_LEAST_VARIANCE, _LEAST_SHARE = 1e-6, 1e-4  # added to the variance of a channel, absolute and relative
+_LEAST_VARIANCE = 1e-6  # added to the variance of a channel
+_LEAST_SHARE = 1e-4  # of the variance of a channel, added to it
 _EXCESS = 1.0 + 1e-9  # covers the rounding error of a norm in float64
 
 
 class VariableBijector(FlowBijector):
-    """A bijector of events of `_event_shape` that owns Keras variables. `frozen` variables are not trained."""
+    """A bijector of events of `_event_shape` that owns Keras variables. Those in `untrained` are not trained."""
 
     def __init__(
-        self, values: Mapping[str, Any], dtype: DType, frozen: Collection[str] = (), **kwargs: Any
+        self, values: Mapping[str, Any], dtype: DType, untrained: Collection[str] = (), **kwargs: Any
     ) -> None:
         super().__init__(dtype=tf.as_dtype(dtype), forward_min_event_ndims=self._event_shape.rank, **kwargs)
         variables = {}
         for key, value in values.items():
-            options = {"trainable": key not in frozen, "autocast": False, "name": f"{self.name}_{key}"}
+            options = {"trainable": key not in untrained, "autocast": False, "name": f"{self.name}_{key}"}
             variables[key] = keras.Variable(value, dtype=dtype, **options)
-        self._keras_variables = self._no_dependency(variables)
-        self._tf_variables = self._no_dependency({key: share_trainable(v) for key, v in variables.items()})
+        self._keras_variables = untracked(variables)
+        self._tf_variables = untracked({key: share_trainable(v) for key, v in variables.items()})
         # Checkpoints since version 0.1 contain the variables under this key.
-        self._track_trackable(tf.__internal__.tracking.wrap(self._tf_variables), name="_affine")
+        track(self, "_affine", self._tf_variables)
 
     def _get_parameterization(self):
         # Otherwise bijectors with equal arguments would share a cache, although their variables differ.
@@ -93,9 +95,9 @@ class ActNorm(VariableBijector):
         self.shift.assign(tf.exp(-log_deviation) * mean if inverse else -mean)
         self.log_scale.assign(log_deviation if inverse else -log_deviation)
 
-    def _lipschitz_constants(self, certified, bound):
+    def _stretch_bounds(self, certified, bound):
         scale = np.exp(self.log_scale.numpy().astype(np.float64))
-        return LipschitzConstants(float(scale.max()), float(1.0 / scale.min()))
+        return StretchBounds(float(scale.max()), float(1.0 / scale.min()))
 
     def _forward(self, x):
         return checked_shape(x.shape, tf.exp(self.log_scale) * (x + self.shift))
@@ -164,16 +166,16 @@ class DCTConv(VariableBijector):
         lower = np.tril(factor / scale[..., np.newaxis], -1)
         self.lower.assign(lower + np.log(scale)[..., np.newaxis] * np.eye(channels))
 
-    def _lipschitz_constants(self, certified, bound):
+    def _stretch_bounds(self, certified, bound):
         lower = self.lower.numpy().astype(np.float64)
         scale = np.exp(np.einsum("hwcc->hwc", lower))
         matrices = scale[..., np.newaxis] * (np.tril(lower, -1) + np.eye(lower.shape[-1]))
         singular = np.linalg.svd(matrices, compute_uv=False)
-        return LipschitzConstants(float(singular.max()), float(1.0 / singular.min()), order=2.0)
+        return StretchBounds(float(singular.max()), float(1.0 / singular.min()), order=2.0)
 
     def _transform(self, x, inverse=False):
         """Returns the coefficients of images x, or with `inverse` the images of coefficients x."""
-        rows, columns = (tf.constant(part.T if inverse else part, x.dtype) for part in self._cosines)
+        rows, columns = (tf.constant(basis.T if inverse else basis, x.dtype) for basis in self._cosines)
         return tf.einsum("ih,jw,...hwc->...ijc", rows, columns, x)
 
     def _triangle(self):
@@ -218,7 +220,7 @@ class InvertibleConv1x1(VariableBijector):
         parameters = dict(locals())
         self._event_shape = tf.TensorShape([num_channels])
         values = _factors(_rotation(num_channels, seed))
-        super().__init__(values, dtype, frozen=("permutation",), parameters=parameters, name=name)
+        super().__init__(values, dtype, untrained=("permutation",), parameters=parameters, name=name)
 
     @property
     def permutation(self) -> tf.Variable:
@@ -235,13 +237,15 @@ class InvertibleConv1x1(VariableBijector):
         lower, upper = self._triangles()
         return self.permutation @ lower @ upper
 
-    def _lipschitz_constants(self, certified, bound):
+    def _stretch_bounds(self, certified, bound):
         matrix = self.lower_upper.numpy().astype(np.float64)
-        eye, diagonal = np.eye(len(matrix)), np.diag(np.exp(np.diag(matrix)))
-        lower, upper = np.tril(matrix, -1) + eye, np.triu(matrix, 1) + diagonal
+        eye = np.eye(len(matrix))
+        lower = np.tril(matrix, -1) + eye
+        upper = np.triu(matrix, 1) + np.diag(np.exp(np.diag(matrix)))
         inverse = scipy.linalg.solve_triangular(upper, scipy.linalg.solve_triangular(lower, eye, lower=True))
-        forward, backward = (float(np.linalg.norm(part, 2)) * _EXCESS for part in (lower @ upper, inverse))
-        return LipschitzConstants(forward, backward, order=2.0)
+        stretch = float(np.linalg.norm(lower @ upper, 2)) * _EXCESS
+        stretch_of_inverse = float(np.linalg.norm(inverse, 2)) * _EXCESS
+        return StretchBounds(stretch, stretch_of_inverse, order=2.0)
 
     def _triangles(self):
         matrix = self.lower_upper
@@ -281,6 +285,7 @@ def _factors(weight):
     """
     permutation, lower, upper = scipy.linalg.lu(weight)
     signs = np.sign(np.diag(upper))
-    lower, upper = signs[:, np.newaxis] * lower * signs, signs[:, np.newaxis] * upper
+    lower = signs[:, np.newaxis] * lower * signs
+    upper = signs[:, np.newaxis] * upper
     lower_upper = np.tril(lower, -1) + np.diag(np.log(np.diag(upper))) + np.triu(upper, 1)
     return {"permutation": permutation * signs, "lower_upper": lower_upper}

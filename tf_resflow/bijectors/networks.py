@@ -53,8 +53,11 @@ class Networks:
 def _networks(flow):
     if isinstance(flow, keras.Layer) or not isinstance(flow, tf.Module):
         return [flow]
-    parts = [part for part in (flow, *flow.submodules) if isinstance(part, tfb.Bijector)]
-    return [network for part in parts for network in networks_of(part)]
+    networks = []
+    for module in (flow, *flow.submodules):
+        if isinstance(module, tfb.Bijector):
+            networks.extend(networks_of(module))
+    return networks
 
 
 def tracked_variables(network: Any) -> dict[str, tf.Variable]:
@@ -101,11 +104,11 @@ def checked_shape(shape: tf.TensorShape, tensor: tf.Tensor) -> tf.Tensor:
 def from_rows(rows: Any, batch_shape: Any) -> Any:
     """Restores the batch shape that `NetworkBijector._to_rows` returned, in a tensor or a structure of tensors."""
 
-    def restored(tensor):
-        tensor, event = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0)), tensor.shape[1:]
-        return tf.ensure_shape(tensor, [None] * batch_shape.shape[0] + event)
+    def restore(tensor):
+        restored = tf.reshape(tensor, tf.concat([batch_shape, tf.shape(tensor)[1:]], 0))
+        return tf.ensure_shape(restored, [None] * batch_shape.shape[0] + tensor.shape[1:])
 
-    return rows if batch_shape is None else tf.nest.map_structure(restored, rows)
+    return rows if batch_shape is None else tf.nest.map_structure(restore, rows)
 
 
 def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
@@ -117,7 +120,7 @@ def input_shapes(network: Any) -> list[tuple[int | None, ...]]:
     if shape is None:
         return []
     nested = isinstance(shape[0], (list, tuple))
-    return [tuple(part) for part in shape] if nested else [tuple(shape)]
+    return [tuple(input_shape) for input_shape in shape] if nested else [tuple(shape)]
 
 
 def output_shape(network: Any, shapes: Sequence[Any]) -> Any:
@@ -149,7 +152,9 @@ def network_shapes(network: keras.Layer) -> tuple[list[tuple[Any, ...]], tuple[A
 
 def parameter_dtype(network: Any) -> tf.DType | None:
     """Returns the dtype of the parameters, which may differ from the policy of a `keras.Sequential`."""
-    variables = getattr(network, "trainable_variables", ()) or getattr(network, "variables", ())  # if frozen
+    variables = getattr(network, "trainable_variables", ()) or getattr(
+        network, "variables", ()
+    )  # if none is trained
     dtype = tf.as_dtype(variables[0].dtype) if variables else None
     for tensor in getattr(network, "inputs", None) or []:
         if dtype == tf.float64 and tensor.dtype != "float64":

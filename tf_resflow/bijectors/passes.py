@@ -92,7 +92,7 @@ def inverse_with_solutions(
     """
 
     def on_leaf(bijector, value, inverse):
-        _check_reachable("inverse_with_solutions", bijector, lambda part: isinstance(part, ResidualBlock))
+        _check_reachable("inverse_with_solutions", bijector, lambda inner: isinstance(inner, ResidualBlock))
 
     arguments = _given(condition=condition, networks=networks)
     context = Context(arguments, compute_log_det=False, warning_threshold=None, atol=atol, on_leaf=on_leaf)
@@ -142,7 +142,8 @@ def initialize(
     else:
         batch = tf.convert_to_tensor(batch, flow.dtype)
     tf.nest.map_structure(_check_batch, batch, flow.forward_min_event_ndims)
-    if changed := [name for name, is_changed in _changed(flow).items() if is_changed]:
+    changed = [name for name, is_changed in _changed(flow).items() if is_changed]
+    if changed:
         warnings.warn(
             f"initialize replaces the values of {', '.join(changed)}, which were already initialized or trained. "
             "Call it once, before training. To train again, build a new flow.",
@@ -203,8 +204,8 @@ def _data_to_latent(density):
 
 def _changed(flow):
     """Returns whether each ActNorm and DCTConv of a flow, by name, is no longer the identity."""
-    parts = [part for part in modules(flow) if isinstance(part, (ActNorm, DCTConv))]
-    return {part.name: any(np.any(variable) for variable in part.variables) for part in parts}
+    affine = [module for module in modules(flow) if isinstance(module, (ActNorm, DCTConv))]
+    return {bijector.name: any(map(np.any, bijector.variables)) for bijector in affine}
 
 
 def _check_batch(batch, event_ndims):
@@ -217,8 +218,10 @@ def _check_batch(batch, event_ndims):
     rows = np.reshape(batch, [-1, event_shape.num_elements()])
     is_constant = np.all(rows == rows[:1], axis=0)
     if len(rows) < 2 or np.all(is_constant):
-        found = f"The batch for initialize has {len(rows)} examples of shape {event_shape}"
-        raise ValueError(f"{found}, but needs at least two that differ. Give 64 or more if possible.")
+        raise ValueError(
+            f"The batch for initialize has {len(rows)} examples of shape {event_shape}, but needs at least two "
+            "that differ. Give 64 or more if possible."
+        )
     if np.any(is_constant):
         warnings.warn(
             f"{is_constant.sum()} of {is_constant.size} coordinates of the batch for initialize are constant, such "
@@ -230,25 +233,27 @@ def _check_batch(batch, event_ndims):
 
 def _check_range(flow, batch, x):
     """Raises a ValueError if a flow has mapped a batch to NaN or infinite values x."""
-    if all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in tf.nest.flatten(x)):
+    if all(bool(tf.reduce_all(tf.math.is_finite(tensor))) for tensor in tf.nest.flatten(x)):
         return
-    parts = tf.nest.flatten(batch)
-    low, high = min(np.min(part) for part in parts), max(np.max(part) for part in parts)
+    tensors = tf.nest.flatten(batch)
+    low = min(map(np.min, tensors))
+    high = max(map(np.max, tensors))
     advice = "Check the scale of the data."
-    if any(isinstance(part, Logit) for part in modules(flow)):
+    if any(isinstance(module, Logit) for module in modules(flow)):
         advice = "Its Logit needs values in [0, 1]: scale the data, or give integers and the levels= of FlowModel."
     raise ValueError(
         f"{flow.name} maps the batch, with values from {low:g} to {high:g}, to NaN or infinity. {advice}"
     )
 
 
-def _is_set_from_data(part):
-    return isinstance(part, FlowBijector) and hasattr(part, "initialize")
+def _is_set_from_data(module):
+    return isinstance(module, FlowBijector) and hasattr(module, "initialize")
 
 
 def _check_reachable(function, bijector, is_needed):
-    """Raises a ValueError if a bijector contains a part that the function needs to reach."""
-    if hidden := [part.name for part in bijector.submodules if is_needed(part)]:
+    """Raises a ValueError if a bijector contains a module that the function needs to reach."""
+    hidden = [module.name for module in bijector.submodules if is_needed(module)]
+    if hidden:
         raise ValueError(
             f"{function} cannot reach {', '.join(hidden)} inside {bijector.name}, because the members of a "
             f"{type(bijector).__name__} are not known. Move them out of it."

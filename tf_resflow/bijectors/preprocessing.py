@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.bijectors.base import Context, FlowBijector, LipschitzConstants, Pass
+from tf_resflow.bijectors.base import Context, FlowBijector, Pass, StretchBounds
 from tf_resflow.bijectors.networks import checked_shape
 from tf_resflow.private_api import OnlyInSavedModels
 from tf_resflow.typing import DType, TensorLike
@@ -37,9 +37,9 @@ class Logit(FlowBijector):
     def _is_increasing(cls):
         return True
 
-    def _lipschitz_constants(self, certified, bound):
+    def _stretch_bounds(self, certified, bound):
         alpha = self._alpha  # the slope is largest at x = 0 and 1, the inverse's at y = 0
-        return LipschitzConstants((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
+        return StretchBounds((1 - 2 * alpha) / (alpha * (1 - alpha)), 0.25 / (1 - 2 * alpha))
 
     def _log_odds(self, x):
         checks = []
@@ -47,7 +47,8 @@ class Logit(FlowBijector):
             message = "Logit got values outside of [0, 1]. Scale the data, or dequantize: x = (v + u) / levels."
             checks = [tf.debugging.Assert(tf.reduce_all((x >= 0) & (x <= 1)), [message])]
         with tf.control_dependencies(checks):
-            s, rest = (self._alpha + (1 - 2 * self._alpha) * part for part in (x, 1 - x))
+            s = self._alpha + (1 - 2 * self._alpha) * x
+            rest = self._alpha + (1 - 2 * self._alpha) * (1 - x)
             return tf.math.log(s), tf.math.log(rest)
 
     def _forward(self, x):
@@ -94,13 +95,14 @@ class WithStatistics(OnlyInSavedModels, FlowBijector):
     def frozen(self, function: Callable[[tf.Variable], tf.Tensor]) -> "WithStatistics":
         """Returns a copy with constant statistics: `function` maps each variable to a constant."""
         values = {key: function(variable) for key, variable in self._statistics.items()}
-        view, rank = object.__new__(type(self)), self.forward_min_event_ndims  # a copy would create variables
+        view = object.__new__(type(self))  # a copy would create variables
+        rank = self.forward_min_event_ndims
         WithStatistics.__init__(view, values, rank, self.dtype, self.parameters, self.name)
         return view
 
-    def _lipschitz_constants(self, certified, bound):
+    def _stretch_bounds(self, certified, bound):
         std = self._statistics["std"].numpy().astype(np.float64)
-        return LipschitzConstants(float(1.0 / std.min()), float(std.max()), self._order)
+        return StretchBounds(float(1.0 / std.min()), float(std.max()), self._order)
 
 
 class Normalize(WithStatistics):
@@ -119,7 +121,8 @@ class Normalize(WithStatistics):
         self, mean: TensorLike, std: TensorLike, dtype: DType = "float32", *, name: str = "normalize"
     ) -> None:
         parameters = dict(locals())
-        mean, std = np.asarray(mean, dtype), np.asarray(std, dtype)
+        mean = np.asarray(mean, dtype)
+        std = np.asarray(std, dtype)
         if mean.shape != std.shape or not np.all(std > 0):
             got = f"Got a mean of shape {mean.shape} and a std of shape {std.shape}"
             raise ValueError(f"{got}. They must have the same shape, and every std must be positive.")
@@ -189,7 +192,8 @@ class Whiten(WithStatistics):
 
 
 def _principal_axes(mean, covariance):
-    mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+    mean = np.asarray(mean, np.float64)
+    covariance = np.asarray(covariance, np.float64)
     if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not np.allclose(covariance, covariance.T):
         raise ValueError(
             f"Whiten got a mean and a covariance of shapes {mean.shape} and {covariance.shape}. It needs a mean "
@@ -223,17 +227,19 @@ class Squeeze2D(FlowBijector):
         self._factor = factor
         super().__init__(forward_min_event_ndims=3, is_constant_jacobian=True, parameters=parameters, name=name)
 
-    def _lipschitz_constants(self, certified, bound):
-        return LipschitzConstants(1.0, 1.0)  # it permutes coordinates
+    def _stretch_bounds(self, certified, bound):
+        return StretchBounds(1.0, 1.0)  # it permutes coordinates
 
     def _forward(self, x):
-        f, shape = self._factor, self._forward_event_shape(x.shape)
+        f = self._factor
+        shape = self._forward_event_shape(x.shape)
         h, w, c = tf.unstack(tf.shape(x)[-3:])
         y = tf.transpose(tf.reshape(x, [-1, h // f, f, w // f, f, c]), [0, 1, 3, 5, 2, 4])
         return tf.ensure_shape(tf.reshape(y, self._forward_event_shape_tensor(tf.shape(x))), shape)
 
     def _inverse(self, y):
-        f, shape = self._factor, self._inverse_event_shape(y.shape)
+        f = self._factor
+        shape = self._inverse_event_shape(y.shape)
         h, w, c = tf.unstack(tf.shape(y)[-3:])
         x = tf.transpose(tf.reshape(y, [-1, h, w, c // (f * f), f, f]), [0, 1, 4, 2, 5, 3])
         return tf.ensure_shape(tf.reshape(x, self._inverse_event_shape_tensor(tf.shape(y))), shape)

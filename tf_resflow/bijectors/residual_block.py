@@ -8,12 +8,13 @@ import keras
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.bijectors.base import Context, LipschitzConstants, NetworkBijector, Pass
+from tf_resflow.bijectors.base import Context, NetworkBijector, Pass, StretchBounds
 from tf_resflow.bijectors.networks import Networks, bounded_norm, check_built, from_rows, input_shapes, output_shape
 from tf_resflow.layers.lipschitz_constants import declared_order, observed_slope
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.logdet.elimination import log_det_and_inverse
 from tf_resflow.logdet.estimators import get_estimator, warn_unseeded
+from tf_resflow.private_api import untracked
 from tf_resflow.serialization import instance
 from tf_resflow.solvers import Anderson, FixedPoint
 from tf_resflow.solvers.fixed_point import warn_unconverged
@@ -109,8 +110,8 @@ class ResidualBlock(NetworkBijector):
         if inverse_solver is not None:
             inverse_solver = instance("inverse_solver", inverse_solver, FixedPoint, [Anderson, FixedPoint])
         parameters = dict(locals())
-        self._branch = branch if isinstance(branch, tf.Module) else self._no_dependency(branch)
-        self.branch = self._no_dependency(branch)
+        self._branch = branch if isinstance(branch, tf.Module) else untracked(branch)
+        self.branch = untracked(branch)
         self.log_det_estimator: Any = RussianRoulette() if log_det_estimator is None else log_det_estimator
         self.inverse_solver = Anderson() if inverse_solver is None else inverse_solver
         self.event_shape, condition_shapes = _input_shapes(branch, has_condition, event_shape)
@@ -121,7 +122,8 @@ class ResidualBlock(NetworkBijector):
                 f"The branch has Lipschitz constant {constant:.6g}, but x + g(x) is guaranteed to be invertible "
                 "only for a constant below 1. Lower the coefficient of its layers."
             )
-        self.lipschitz_constant, self._is_unchecked = constant, lipschitz_constant is not None
+        self.lipschitz_constant = constant
+        self._is_unchecked = lipschitz_constant is not None
         super().__init__(branch, condition_shapes, validate_args=validate_args, parameters=parameters, name=name)
         shape = output_shape(branch, [self.event_shape, *condition_shapes])
         if not tf.TensorShape([None, *self.event_shape]).is_compatible_with(shape):
@@ -152,17 +154,17 @@ class ResidualBlock(NetworkBijector):
         gradient = tf.reduce_sum(inverse * tf.transpose(gradient - log_det_gradient)[:, tf.newaxis], 0)
         return x + tf.cast(branch(x), x.dtype), log_det, tf.transpose(gradient)
 
-    def _lipschitz_constants(self, certified, bound):
+    def _stretch_bounds(self, certified, bound):
         order, reason = bounded_norm(self.branch)
         if certified and reason:
-            return LipschitzConstants(reason=reason)
+            return StretchBounds(reason=reason)
         if not certified and self.parameters["lipschitz_constant"] is not None:
             order = declared_order(self.branch)
         constant = float(bound(self.branch, certified=True)) if certified else self.lipschitz_constant
         if constant < 1.0:
-            return LipschitzConstants(1.0 + constant, 1.0 / (1.0 - constant), order)
+            return StretchBounds(1.0 + constant, 1.0 / (1.0 - constant), order)
         reason = f"The bound {constant:.4g} of the branch is not below 1"
-        return LipschitzConstants(1.0 + constant, math.inf, order, reason)
+        return StretchBounds(1.0 + constant, math.inf, order, reason)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         """Returns the `Pass` from data to latent: one evaluation of g, and the log-determinant if requested."""
@@ -258,8 +260,8 @@ class MonotoneBlock(ResidualBlock):
         eye = tf.eye(factor.shape[-1], dtype=factor.dtype)
         return 2.0 * tf.transpose(log_det_and_inverse(tf.transpose(factor, [1, 2, 0]))[1], [2, 0, 1]) - eye
 
-    def _lipschitz_constants(self, certified, bound):
-        residual = super()._lipschitz_constants(certified, bound)
+    def _stretch_bounds(self, certified, bound):
+        residual = super()._stretch_bounds(certified, bound)
         stretch = residual.forward * residual.inverse  # (1 + L) / (1 - L)
         return residual._replace(forward=stretch, inverse=stretch)
 
@@ -274,7 +276,8 @@ class MonotoneBlock(ResidualBlock):
         x, condition, batch_shape = self._to_rows(x, condition)
         loose = {"min_rtol": _LOOSE} if branch.training else {}
         solution = self._solve(branch, _SQRT2 * x, condition, context, sign, **loose)
-        w, solution = solution.root, solution._replace(root=_SQRT2 * solution.root - x)
+        w = solution.root
+        solution = solution._replace(root=_SQRT2 * w - x)
         with tf.control_dependencies(self._report(solution, context)):
             solution = from_rows(solution._replace(root=tf.identity(solution.root)), batch_shape)
         if not context.compute_log_det:

@@ -11,15 +11,14 @@ from tensorflow_probability import distributions as tfd
 from tf_resflow.bijectors.flow import modules, parts_by_name
 from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.bijectors.residual_block import ResidualBlock
-from tf_resflow.console import track
 from tf_resflow.layers import lipschitz_constant
 from tf_resflow.typing import LogDet
 
-_PARTS = (tfb.Bijector, tfd.Distribution)
-_Part = TypeVar("_Part", bound=tf.Module)
+_REPLACEABLE = (tfb.Bijector, tfd.Distribution)
+_Flow = TypeVar("_Flow", bound=tf.Module)
 
 
-def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
+def with_log_det_estimator(flow: _Flow, log_det_estimator: LogDet) -> _Flow:
     """Returns a view of a bijector or distribution in which every `ResidualBlock` uses another estimator.
 
     The view shares the variables of the original, so training and evaluation can use different estimators.
@@ -49,7 +48,8 @@ def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
     if not isinstance(log_det_estimator, Mapping):
         return with_replaced(flow, ResidualBlock, lambda block: block.copy(log_det_estimator=log_det_estimator))
     blocks = blocks_by_name(flow)
-    if unknown := log_det_estimator.keys() - blocks.keys():
+    unknown = log_det_estimator.keys() - blocks.keys()
+    if unknown:
         named = f"named {', '.join(sorted(unknown))}"
         raise ValueError(f"{flow.name} has no residual block {named}. Its blocks: {', '.join(blocks) or 'none'}.")
     estimators = {id(blocks[name]): estimator for name, estimator in log_det_estimator.items()}
@@ -62,7 +62,8 @@ def with_log_det_estimator(flow: _Part, log_det_estimator: LogDet) -> _Part:
 
 def blocks_by_name(flow: tf.Module) -> dict[str, ResidualBlock]:
     """Returns the `ResidualBlock`s in a bijector or distribution by name. Repeated names are numbered."""
-    return {name: part for name, part in parts_by_name(flow).items() if isinstance(part, ResidualBlock)}
+    bijectors = parts_by_name(flow)
+    return {name: bijector for name, bijector in bijectors.items() if isinstance(bijector, ResidualBlock)}
 
 
 def uncertified_blocks(flow: tf.Module) -> dict[str, str]:
@@ -77,41 +78,44 @@ def certified_bounds(flow: tf.Module, bound: Callable[..., Any] = lipschitz_cons
     A bound is the product of the bounds of the layers and activations, for the current weights. Below 1, it proves
     that the block is invertible. Above 1, it proves nothing. It is infinite for blocks that cannot be verified.
     """
-    uncertified = uncertified_blocks(flow)
-    return {
-        name: math.inf if name in uncertified else float(bound(block.branch, certified=True))
-        for name, block in track(blocks_by_name(flow).items(), "Lipschitz bounds of the blocks")
-    }
+    return {name: certified_bound(block, bound) for name, block in blocks_by_name(flow).items()}
 
 
-def with_replaced(part: _Part, kind: type[tfb.Bijector], copy: Callable[[Any], Any]) -> _Part:
+def certified_bound(block: ResidualBlock, bound: Callable[..., Any] = lipschitz_constant) -> float:
+    """Returns the bound of one block, see `certified_bounds`."""
+    _, reason = bounded_norm(block.branch)
+    return math.inf if reason else float(bound(block.branch, certified=True))
+
+
+def with_replaced(flow: _Flow, kind: type[tfb.Bijector], copy: Callable[[Any], Any]) -> _Flow:
     """Returns a view of a bijector or distribution with copies of its bijectors of a kind."""
-    if not isinstance(part, _PARTS):
-        raise ValueError(f"Got a {type(part).__name__}; expected a bijector or a distribution.")
-    view = _replace(part, kind, copy)
-    originals = {id(member) for member in _of_kind(part, kind)}
-    if missed := {member.name for member in _of_kind(view, kind) if id(member) in originals}:
+    if not isinstance(flow, _REPLACEABLE):
+        raise ValueError(f"Got a {type(flow).__name__}; expected a bijector or a distribution.")
+    view = _replace(flow, kind, copy)
+    originals = {id(member) for member in _of_kind(flow, kind)}
+    missed = {member.name for member in _of_kind(view, kind) if id(member) in originals}
+    if missed:
         raise ValueError(
-            f"{part.name} ({type(part).__name__}) holds blocks that are not among its constructor's arguments: "
+            f"{flow.name} ({type(flow).__name__}) holds blocks that are not among its constructor's arguments: "
             f"{', '.join(sorted(missed))}. Build it from a view of the flow instead."
         )
     return view
 
 
-def _of_kind(part, kind):
-    return [module for module in modules(part) if isinstance(module, kind)]
+def _of_kind(flow, kind):
+    return [module for module in modules(flow) if isinstance(module, kind)]
 
 
 def _replace(value, kind, copy):
     """Returns a value with copies of its bijectors of a kind, or the same object if it has none."""
     if isinstance(value, kind):
         return copy(value)
-    if not isinstance(value, _PARTS):
+    if not isinstance(value, _REPLACEABLE):
         if not tf.nest.is_nested(value):
             return value
-        views = tf.nest.map_structure(lambda part: _replace(part, kind, copy), value)
+        views = tf.nest.map_structure(lambda leaf: _replace(leaf, kind, copy), value)
         pairs = zip(tf.nest.flatten(views), tf.nest.flatten(value), strict=True)
-        return value if all(view is part for view, part in pairs) else views
+        return value if all(view is leaf for view, leaf in pairs) else views
     if isinstance(value, tfb.Bijector) and not _of_kind(value, kind):
         return value  # it may be built from the supports of a joint distribution with functions
     members = tf.nest.flatten(value.model) if isinstance(value, tfd.JointDistribution) else []

@@ -11,7 +11,6 @@ Infinite and undefined values are null. The default is all metrics that apply ex
 
 `dequantization` is the noise of integer data, "uniform" or "variational".
 
---log_det_estimator=adaptive_series guarantees that the omitted terms of each series sum to less than 1e-4 nats.
 --stderr=0.01 requests a standard error for each example's score, in bits/dim or nats. The number of estimates per
 example doubles until the first batch reaches it. The result contains this number, `num_samples`, and the standard
 error that was reached, `example_stderr`.

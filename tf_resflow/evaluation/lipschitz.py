@@ -3,9 +3,9 @@
 import functools
 
 from tf_resflow import bijectors, layers
-from tf_resflow.bijectors.base import lipschitz_constants
+from tf_resflow.bijectors.base import stretch_bounds_of
 from tf_resflow.bijectors.flow import parts_by_name
-from tf_resflow.bijectors.views import blocks_by_name, certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.views import blocks_by_name, certified_bound, uncertified_blocks
 from tf_resflow.console import track
 
 
@@ -41,9 +41,10 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     """
     bound = functools.cache(layers.lipschitz_constant)  # once per network, because it is slow
     blocks = blocks_by_name(flow)
-    certified = certified_bounds(flow, bound)
+    progress = track(blocks.items(), "Lipschitz bounds of the blocks")
+    certified = {name: certified_bound(block, bound) for name, block in progress}
     reasons = {name: {"reason": reason} for name, reason in uncertified_blocks(flow).items()}
-    totals = {kind: lipschitz_constants(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
+    totals = {kind: stretch_bounds_of(flow, kind == "certified", bound) for kind in ("nominal", "certified")}
     return {
         "layers": {name: _layer_bounds(block) for name, block in track(blocks.items(), "bounds of their layers")},
         "blocks": {
@@ -61,7 +62,7 @@ def _reasons(flow, bound):
     reasons_by_id = {}
     reasons_by_name = {}
     for name, bijector in reversed(parts_by_name(flow).items()):  # the innermost first
-        reason = lipschitz_constants(bijector, True, bound).reason
+        reason = stretch_bounds_of(bijector, True, bound).reason
         reasons_by_id[id(bijector)] = reason
         reasons_of_members = {reasons_by_id.get(id(member)) for member in bijector.submodules}
         if reason is not None and reason not in reasons_of_members:

@@ -33,7 +33,7 @@ def make_activation(activation: Activation, **kwargs: Any) -> Any:
 class _Layers:
     """Creates the layers of a branch in order, where each codomain norm is the next layer's domain norm."""
 
-    def __init__(self, num_layers, activation, coefficient, norms, normalization, seed, dtype):
+    def __init__(self, num_layers, activation, coefficient, norms, seed, dtype):
         self.policy = network_policy(dtype)
         if norms is None:
             norms = (2.0,) * (num_layers + 1)
@@ -49,7 +49,6 @@ class _Layers:
         self._activation = activation
         self._norms = norms
         self._options = {"coefficient": coefficient, "dtype": self.policy.name}
-        self._normalization = normalization
         self._seeds = np.random.default_rng(seed)
         self._counts: collections.Counter[str] = collections.Counter()
 
@@ -61,7 +60,7 @@ class _Layers:
         """Returns a dense layer of a number of units, or a convolution of a number of filters and a kernel size."""
         kind, label = (layers.LipschitzConv2D, "conv") if len(sizes) == 2 else (layers.LipschitzDense, "dense")
         domain, codomain = self._norms[self._counts[label] :][:2]
-        options = {**self._options, "domain": domain, "codomain": codomain, "normalization": self._normalization}
+        options = {**self._options, "domain": domain, "codomain": codomain}
         return kind(*sizes, kernel_initializer=self.initializer(), name=self._name(label), **options)
 
     def concatenation(self):
@@ -84,7 +83,6 @@ def conv_branch(
     activation: Activation = "lipswish",
     coefficient: float = COEFFICIENT,
     norms: Norms = None,
-    normalization: str = "induced",
     preactivation: bool = True,
     condition_size: int | Sequence[int] | None = None,
     seed: int = 0,
@@ -107,7 +105,7 @@ def conv_branch(
       Chen et al. 2019, Appendix E.
     """
     event_shape = shape_of_event(event_shape, "an image")
-    make = _Layers(len(kernels), activation, coefficient, norms, normalization, seed, dtype)
+    make = _Layers(len(kernels), activation, coefficient, norms, seed, dtype)
     widths = [width] * (len(kernels) - 1) + [event_shape[-1]]
     sizes = [*zip(widths, kernels, strict=True)]
     return _branch(make, event_shape, sizes, preactivation, condition_size, (1, 1, widths[0]))
@@ -120,7 +118,6 @@ def dense_branch(
     activation: Activation = "lipswish",
     coefficient: float = COEFFICIENT,
     norms: Norms = None,
-    normalization: str = "induced",
     preactivation: bool = False,
     condition_size: int | None = None,
     seed: int = 0,
@@ -137,8 +134,6 @@ def dense_branch(
       coefficient: Lipschitz bound of each layer.
       norms: Orders of the norms before, between and after the layers. `None` for 2 everywhere; "learned" to train
         the orders, which are 2 initially, with one shared order for the first and the last norm.
-      normalization: "induced" normalizes kernels by an estimate of their norms; "schatten" normalizes by an upper
-        bound of the norm 2 -> 2, and requires norms of order 2 (see `tf_resflow.layers.LipschitzDense`).
       preactivation: Whether the branch starts with an activation.
       condition_size: Size of a condition vector. An unconstrained dense layer of the condition shifts the output
         of the first layer. `None` for an unconditional branch.
@@ -148,7 +143,7 @@ def dense_branch(
       A built `keras.Sequential`, or a `keras.Model` of `[x, condition]`.
     """
     event_shape = shape_of_event(event_shape)
-    make = _Layers(len(hidden) + 1, activation, coefficient, norms, normalization, seed, dtype)
+    make = _Layers(len(hidden) + 1, activation, coefficient, norms, seed, dtype)
     sizes = [(units,) for units in [*hidden, math.prod(event_shape)]]
     return _branch(make, event_shape, sizes, preactivation, condition_size, (hidden[0],))
 
@@ -173,7 +168,6 @@ def dense_net_branch(
     stem: int | None = None,
     activation: Activation = "clipswish",
     coefficient: float = COEFFICIENT,
-    normalization: str = "induced",
     condition_size: int | None = None,
     seed: int = 0,
     dtype: DType = None,
@@ -210,7 +204,7 @@ def dense_net_branch(
       Perugachi-Diaz et al. 2021, Section 3. The fully connected blocks in its code have a stem of 64.
     """
     event_shape = shape_of_event(event_shape)
-    make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, normalization, seed, dtype)
+    make = _Layers(depth + 1 + (stem is not None), activation, coefficient, None, seed, dtype)
     policy = make.policy
     factor = make_activation(activation).compute_output_shape((None, 2))[-1] // 2  # of the number of channels
     if growth % factor:

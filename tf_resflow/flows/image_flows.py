@@ -45,7 +45,6 @@ def residual_image_block(
     activation: Activation = "lipswish",
     coefficient: float = COEFFICIENT,
     norms: Norms = None,
-    normalization: str = "induced",
     dense_net: tuple[int, int] | None = None,
     log_det_estimator: Callable[..., Any] | None = None,
     inverse_solver: Callable[..., Any] | None = None,
@@ -57,7 +56,7 @@ def residual_image_block(
 
     Args:
       block: "residual" or "monotone", or the class `tf_resflow.bijectors.ResidualBlock` or `MonotoneBlock`.
-      activation: See `tf_resflow.flows.dense_branch`, also for `coefficient`, `norms` and `normalization`.
+      activation: See `tf_resflow.flows.dense_branch`, also for `coefficient` and `norms`.
       dense_net: `(depth, growth)` of a `dense_net_branch` to use instead of convolutions with `kernels`. The branch
         of a fully connected block has the same depth, a stem of `fc_width` units, and a growth of half of them, as
         in the published code.
@@ -68,7 +67,7 @@ def residual_image_block(
 
     def make(spec):
         options: dict[str, Any] = {"activation": activation, "coefficient": coefficient, "seed": spec.seed}
-        options |= {"normalization": normalization, "condition_size": spec.condition_size, "dtype": spec.dtype}
+        options |= {"condition_size": spec.condition_size, "dtype": spec.dtype}
         if dense_net is not None and spec.dense:
             options |= {"kernel_size": None, "stem": spec.width}
             branch = branches.dense_net_branch(spec.event_shape, dense_net[0], spec.width // 2, **options)

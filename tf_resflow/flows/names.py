@@ -21,4 +21,4 @@ COUPLINGS = {
 AFFINE_LAYERS = {"affine_autoregressive": "AffineAutoregressive", **COUPLINGS}  # for vectors
 
 # Estimators: class names in `tf_resflow.logdet`, in snake case.
-ESTIMATORS = ("adaptive_roulette", "adaptive_series", "exact", "power_series", "russian_roulette")
+ESTIMATORS = ("adaptive_roulette", "exact", "power_series", "russian_roulette")

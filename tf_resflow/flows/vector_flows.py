@@ -24,7 +24,6 @@ def vector_flow(
     activation: Activation | None = None,
     coefficient: float = COEFFICIENT,
     norms: Norms = None,
-    normalization: str = "induced",
     dense_net: tuple[int, int] | None = None,
     affine_layers: tuple[int, int] = (0, 0),
     affine: str | Callable[..., bijectors.FlowBijector] = bijectors.AffineAutoregressive,
@@ -57,7 +56,7 @@ def vector_flow(
       hidden: Widths of the inner layers of a block.
       block: "residual" or "monotone", or the class `tf_resflow.bijectors.ResidualBlock` or `MonotoneBlock`.
       activation: See `tf_resflow.flows.dense_branch`. The default is "cpila", or "lipswish" with `norms`.
-      coefficient: See `tf_resflow.flows.dense_branch`, also for `norms`, `normalization` and `condition_size`.
+      coefficient: See `tf_resflow.flows.dense_branch`, also for `norms` and `condition_size`.
       dense_net: `(depth, growth)` of a `dense_net_branch` in each block, instead of layers of `hidden` units.
       affine_layers: Numbers of affine layers before and after the blocks. Their networks have layers of `hidden`
         units, and the order of the coordinates alternates. A block with Lipschitz constant L stretches by at most
@@ -94,7 +93,7 @@ def vector_flow(
         return {"condition_size": condition_size, "seed": int(seeds.integers(2**31)), "dtype": policy.name}
 
     def make_block(i):
-        options = dict(shared(), activation=activation, coefficient=coefficient, normalization=normalization)
+        options = dict(shared(), activation=activation, coefficient=coefficient)
         if dense_net is None:
             branch = dense_branch(event_shape, hidden, norms=norms, **options)
         else:

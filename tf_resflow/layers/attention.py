@@ -43,7 +43,8 @@ class L2SelfAttention(RuledLayer):
       Kim, Papamakarios and Mnih, "The Lipschitz constant of self-attention" (2021).
     """
 
-    lipschitz_constant, lipschitz_order = 1.0, 2.0
+    lipschitz_constant = 1.0
+    lipschitz_order = 2.0
 
     def __init__(self, num_heads: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
@@ -74,7 +75,8 @@ class Centering(RuledLayer):
       Qi et al., "LipsFormer" (2023). Their CenterNorm also multiplies by D / (D - 1).
     """
 
-    lipschitz_constant, lipschitz_order = 1.0, 2.0
+    lipschitz_constant = 1.0
+    lipschitz_order = 2.0
 
     def __init__(self, axis: int = -1, **kwargs: Any):
         super().__init__(**kwargs)
@@ -98,8 +100,9 @@ class Gate(RuledLayer):
 
 def attention_slope(num: int) -> float:
     """Returns the bound L_N on the slopes of sum_j P_ij x_j for N = `num` positions. See docs/mathematics.md."""
-    c, w, root = lambertw((num - 1) / math.e).real, lambertw(1.0 / math.e).real, math.sqrt(num)
-    column = w * (num - 1) if num < 24 else root * math.log(root - 1.0 - 1.0 / root)
+    c = lambertw((num - 1) / math.e).real
+    root = math.sqrt(num)
+    column = lambertw(1.0 / math.e).real * (num - 1) if num < 24 else root * math.log(root - 1.0 - 1.0 / root)
     return float(math.sqrt(root) + 2.0 * c + 2.0 * math.sqrt(c * column))
 
 
@@ -133,8 +136,8 @@ class AttentionOperation(Operation):
 
     def _heads(self, x, s):
         """Returns the parts of s x, `[batch, heads, N, features]`."""
-        parts = tf.reshape(x, [-1, _num_positions(x), self.num_heads, x.shape[2] // self.num_heads])
-        return tf.transpose(tf.cast(parts, s.dtype) * s[:, tf.newaxis], [0, 2, 1, 3])
+        heads = tf.reshape(x, [-1, _num_positions(x), self.num_heads, x.shape[2] // self.num_heads])
+        return tf.transpose(tf.cast(heads, s.dtype) * s[:, tf.newaxis], [0, 2, 1, 3])
 
     def _joined(self, heads, x, s):
         y = tf.transpose(heads, [0, 2, 1, 3]) / (attention_slope(self.num_positions) * s)[:, tf.newaxis]

@@ -63,8 +63,9 @@ def _kernel_gradient(x, kernel, upstream):
     if not _multiplies_patches(x, kernel):
         return tf.compat.v1.nn.conv2d_backprop_filter(x, kernel.shape, upstream, [1, 1, 1, 1], "SAME")
     patches = tracing.in_one_pass(_patches, x, kernel)
-    parts = [tf.reshape(tensor, [-1, tensor.shape[-1]]) for tensor in (patches, upstream)]
-    return tf.reshape(matmul(*parts, transpose_a=True), kernel.shape)
+    patches_of_pixels = tf.reshape(patches, [-1, patches.shape[-1]])
+    upstream_of_pixels = tf.reshape(upstream, [-1, upstream.shape[-1]])
+    return tf.reshape(matmul(patches_of_pixels, upstream_of_pixels, transpose_a=True), kernel.shape)
 
 
 def _mirrored(kernel):
@@ -77,13 +78,14 @@ def _patches(x, kernel):
 
 
 def _sum_of_taps(products, kernel):
-    """Adds the product of each tap, a part of the last axis, at its output pixel."""
+    """Adds the products of all taps, which divide the last axis, at their output pixels."""
     return tf.add_n(_shifted(tf.split(products, math.prod(kernel.shape[:2]), -1), kernel))
 
 
 def _shifted(tensors, kernel):
     """Returns a tensor for each tap, moved from the input pixel of the tap to the output pixel."""
-    (height, width), (rows, columns) = kernel.shape[:2], tf.unstack(tf.shape(tensors[0])[1:3])
+    height, width = kernel.shape[:2]
+    rows, columns = tf.unstack(tf.shape(tensors[0])[1:3])
     padding = [[0, 0], [height // 2] * 2, [width // 2] * 2, [0, 0]]
     padded = [tf.pad(tensor, padding) for tensor in tensors]
     pairs = zip(padded, np.ndindex(height, width), strict=True)

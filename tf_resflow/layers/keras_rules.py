@@ -70,7 +70,7 @@ class _NonexpansiveRule(LayerRule):
 class _MergingRule(_NonexpansiveRule):
     def bound(self, layer, inputs, shape, certified, weights):
         varying = [x.shape for x in inputs if not x.is_fixed]
-        if None in shape[1:] or any(one[1:] != shape[1:] for one in varying):
+        if None in shape[1:] or any(varying_shape[1:] != shape[1:] for varying_shape in varying):
             raise ValueError(
                 f"Layer '{layer.name}' may broadcast inputs of shapes {varying} to {shape}, which can increase the "
                 "norm. All inputs that depend on the first input of the branch must have the same known shape."
@@ -98,7 +98,8 @@ class _ConcatenateRule(LayerRule):
         if layer.axis % len(shape) == 0:
             raise ValueError(f"Layer '{layer.name}' concatenates the batch axis. Concatenate along another axis.")
         varying = [x for x in inputs if not x.is_fixed]
-        constants, order = [x.constant for x in varying], varying[0].order
+        constants = [x.constant for x in varying]
+        order = varying[0].order
         # (sum L^p)^(1/p) decreases in p, so the infimum of a learned p gives a safe bound.
         p = order.low if isinstance(order, LearnedOrder) else order
         if math.isinf(p):
@@ -111,9 +112,12 @@ class _ConcatenateRule(LayerRule):
 @register_rule(keras.layers.Flatten, keras.layers.Reshape)
 class _ReshapeRule(_NonexpansiveRule):
     def operation(self, layer, site):
-        shape, given = site.output[1:], site.inputs[0][1:]
-        is_known = None not in (*shape, *given) and getattr(layer, "data_format", "") != "channels_first"
-        return operations.ReshapeOperation(site.dtype, shape, given) if is_known else None
+        input_shape = site.inputs[0][1:]
+        output_shape = site.output[1:]
+        is_last = getattr(layer, "data_format", "") != "channels_first"
+        if None in (*input_shape, *output_shape) or not is_last:
+            return None
+        return operations.ReshapeOperation(site.dtype, input_shape, output_shape)
 
 
 @register_rule(keras.layers.Dropout)

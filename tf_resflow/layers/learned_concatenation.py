@@ -78,8 +78,9 @@ class _LearnableConcatenationRule(LayerRule):
         eta = tf.constant(limits, e.dtype) * e / tf.norm(e, axis=1, keepdims=True)  # [layers, 2]
         sizes = [size for layer in layers for size in layer.sizes]
         eta = tf.gather(tf.reshape(eta, [-1]), np.repeat(np.arange(len(sizes)), sizes))
-        parts = tf.split(eta, [sum(layer.sizes) for layer in layers])
-        return [[tf.cast(part, dtype)] for part, (_, dtype) in zip(parts, sources, strict=True)]
+        weights_of_layers = tf.split(eta, [sum(layer.sizes) for layer in layers])
+        pairs = zip(weights_of_layers, sources, strict=True)
+        return [[tf.cast(layer_weights, dtype)] for layer_weights, (_, dtype) in pairs]
 
     def bound(self, layer, inputs, shape, certified, weights):
         order = next(x.order for x in inputs if not x.is_fixed)
@@ -88,6 +89,7 @@ class _LearnableConcatenationRule(LayerRule):
         if not certified:
             return TensorBound(layer.coefficient * max(constants), order, shape)
         dtypes = (evaluation_dtype(layer), layer.compute_dtype)  # of evaluation and of training
-        parts = [weights] if weights else self.weights_of_all([(layer, dtype) for dtype in dtypes], False)
-        eta = tf.reduce_max([tf.cast(tf.stack([part[0], part[-1]]), tf.float64) for (part,) in parts], 0)
+        candidates = [weights] if weights else self.weights_of_all([(layer, dtype) for dtype in dtypes], False)
+        pairs = [tf.stack([features[0], features[-1]]) for (features,) in candidates]  # eta_1 and eta_2
+        eta = tf.reduce_max([tf.cast(pair, tf.float64) for pair in pairs], 0)
         return TensorBound(tf.norm(eta * tf.stack([tf.cast(x, tf.float64) for x in constants])), order, shape)

@@ -37,7 +37,9 @@ class LearnedOrder(SerializableLayer):
         super().__init__(**kwargs)
         if not 1.0 <= low < initial < high < math.inf:
             raise ValueError(f"{low=}, {initial=}, {high=}; a LearnedOrder needs 1 <= low < initial < high < inf.")
-        self.initial, self.low, self.high = float(initial), float(low), float(high)
+        self.initial = float(initial)
+        self.low = float(low)
+        self.high = float(high)
         share = (initial - low) / (high - low)
         self.theta = self.add_weight(
             name="theta", initializer=keras.initializers.Constant(math.log(share / (1.0 - share))), autocast=False

@@ -23,14 +23,6 @@ class LipschitzDense(LipschitzLayer):
     `norm_bound()` returns a proven bound for the raw kernel, and `lipschitz_bound()` for the layer. For p = 1 and
     for q = inf, the norm has a closed form, and the layer stores no vectors.
 
-    With `normalization="schatten"`, the kernel is divided by the Schatten norm of order 128 instead, which is an
-    upper bound of the norm \\(2 \to 2\\):
-
-    $$\|W\|_2 \le \Bigl(\sum_i \sigma_i^{128}\Bigr)^{1/128} \le r^{1/128} \|W\|_2, \qquad r = \mathrm{rank}(W).$$
-
-    The coefficient then holds for every kernel, and the layer stores no vectors. However, the norm stays below the
-    coefficient, and each call multiplies Gram matrices of size min(inputs, outputs).
-
     ```python
     import keras
     import tf_resflow as resflow
@@ -53,8 +45,7 @@ class LipschitzDense(LipschitzLayer):
       units: number of outputs.
       coefficient: largest norm allowed, positive. In a `ResidualBlock`, the product over layers must be below 1.
       **kwargs: arguments of `keras.layers.Layer` and of all Lipschitz layers: `domain` and `codomain`, the orders p
-        and q of the norms of inputs and outputs (2 by default, each in [1, inf] or a `LearnedOrder`);
-        `normalization`, "induced", or "schatten" for an upper bound of the norm 2 -> 2; `use_bias`;
+        and q of the norms of inputs and outputs (2 by default, each in [1, inf] or a `LearnedOrder`); `use_bias`;
         `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
         relative change of v by a power step at which an update of the norm stops (1e-3); and `max_iterations`, the
         maximum number of steps in an update (12, or 8 for convolutions).
@@ -102,9 +93,6 @@ class LipschitzConv2D(LipschitzLayer):
     block = resflow.bijectors.ResidualBlock(branch)
     ```
 
-    `normalization="schatten"` needs memory for a square matrix of size min(channels, filters) per two pixels. Use
-    it if one of these numbers is small, or for 1x1 kernels.
-
     The bound also holds for smaller images. A larger image raises a ValueError if its size is static, and otherwise
     an InvalidArgumentError when the graph runs. XLA drops assertions, so compiled code needs a static image size.
 
@@ -126,7 +114,8 @@ class LipschitzConv2D(LipschitzLayer):
         size = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
         if len(size) != 2 or any(taps % 2 == 0 for taps in size):
             raise ValueError(f"kernel_size is {kernel_size!r}; expected an odd positive integer or a pair of them.")
-        self.filters, self.kernel_size = filters, size
+        self.filters = filters
+        self.kernel_size = size
 
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 4 or None in tuple(input_shape[1:]):
@@ -134,7 +123,8 @@ class LipschitzConv2D(LipschitzLayer):
                 f"The input of layer '{self.name}' has shape {tuple(input_shape)}, but the norm depends on the "
                 "largest image size. Give the image size, for example keras.Input([32, 32, 3])."
             )
-        self.image_size, channels = tuple(input_shape[1:3]), input_shape[3]
+        self.image_size = tuple(input_shape[1:3])
+        channels = input_shape[3]
         shape = (*self.kernel_size, channels, self.filters)
         operator: LinearOperator = ConvolutionOperator(shape, self.image_size)
         if self.kernel_size == (1, 1):

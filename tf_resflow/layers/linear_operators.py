@@ -9,7 +9,6 @@ import tensorflow as tf
 from scipy.sparse import linalg
 
 _MAX_GRAM_SIZE = 4096  # largest Gram matrix of a convolution that is factorized
-_MAX_GRAM_BLOCK = 64  # largest Gram matrix of all pixels in `gram_blocks`
 _EXCESS = 1e-9  # relative excess of the first attempted bound over the guess
 
 
@@ -46,6 +45,10 @@ class _Operator:
         """The smaller of the numbers of inputs and outputs."""
         return min(self.num_inputs, self.num_outputs)
 
+    def is_stacked(self, kernel: tf.Tensor) -> bool:
+        """Whether the kernel consists of several kernels of this shape."""
+        return len(kernel.shape) > len(self.shape)
+
     def matvec(self, kernel: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """Returns W v for each start v."""
         raise NotImplementedError
@@ -56,11 +59,15 @@ class _Operator:
 
     def gram(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns W W' or W'W, whichever is smaller, `[n, n]`."""
-        of_outputs = self.num_outputs < self.num_inputs
-        shape, size = self.output_shape if of_outputs else self.vector_shape, int(self.smaller_side)
-        unit = tf.reshape(tf.eye(size, dtype=kernel.dtype), [size, *shape])
-        first, second = (self.rmatvec, self.matvec) if of_outputs else (self.matvec, self.rmatvec)
-        return tf.reshape(second(kernel, first(kernel, unit)), [size, size])
+        size = int(self.smaller_side)
+        unit = tf.eye(size, dtype=kernel.dtype)
+        if self.num_outputs < self.num_inputs:
+            columns = self.rmatvec(kernel, tf.reshape(unit, [size, *self.output_shape]))
+            gram = self.matvec(kernel, columns)
+        else:
+            columns = self.matvec(kernel, tf.reshape(unit, [size, *self.vector_shape]))
+            gram = self.rmatvec(kernel, columns)
+        return tf.reshape(gram, [size, size])
 
 
 class MatrixOperator(_Operator):
@@ -93,10 +100,6 @@ class MatrixOperator(_Operator):
     def column_sums(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the sum of each input's weights, in the shape of an input (with a leading axis for images)."""
         return tf.reduce_sum(kernel, 1)
-
-    def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Returns Hermitian semidefinite matrices `[..., n, n]` whose largest eigenvalue is at least ||W||_2^2."""
-        return self.gram(kernel)
 
     def effective_kernel(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns the entries of the kernel that act on some input."""
@@ -150,13 +153,6 @@ class ConvolutionOperator(_Operator):
             return _root_of_largest(tf.linalg.eigvalsh(gram))
         return tf.constant(math.sqrt(eigenvalue_bound(gram.numpy())), tf.float64)
 
-    def gram_blocks(self, kernel: tf.Tensor) -> tf.Tensor:
-        """Returns `gram` up to 64 dimensions, and above `[frequencies, n, n]` with n = min(inputs, outputs)."""
-        kernel = self.effective_kernel(kernel)
-        if self.smaller_side <= _MAX_GRAM_BLOCK:
-            return self.gram(kernel)
-        return self._gram_of_symbols(kernel, np.arange(self._torus(kernel)[0]))
-
     def _torus(self, kernel):
         """Returns the smallest periods at which no tap wraps around from one pixel of the image to another."""
         return [pixels + taps // 2 for pixels, taps in zip(self.image_size, kernel.shape[:2], strict=True)]
@@ -173,7 +169,8 @@ class ConvolutionOperator(_Operator):
         """
         if kernel.shape[2] > kernel.shape[3]:
             kernel = tf.transpose(kernel, [0, 1, 3, 2])
-        (height, width), size = self._torus(kernel), kernel.shape[2]
+        height, width = self._torus(kernel)
+        size = kernel.shape[2]
         a, b = np.divmod(np.arange(kernel.shape[0] * kernel.shape[1]), kernel.shape[1])
         columns = np.reshape(np.arange(width // 2 + 1), [-1, 1])
         turns = tf.cast(tf.reshape(rows, [-1, 1, 1]), tf.float64) * (a / height) + columns * (b / width)
@@ -215,7 +212,8 @@ def eigenvalue_bound(matrix: np.ndarray) -> float:
     if not 0.0 < most < np.inf:
         return most
     matrix = matrix / most
-    guess, excess = _ritz_value(matrix), _EXCESS
+    guess = _ritz_value(matrix)
+    excess = _EXCESS
     while guess * (1.0 + excess) < 1.0:
         try:
             np.linalg.cholesky(guess * (1.0 + excess) * np.eye(len(matrix)) - matrix)

@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.operations import BoundaryOperation
-from tf_resflow.layers.operator_norms import dual_order, dual_vector, lp_norm
 from tf_resflow.layers.precision import evaluation_dtype, leaves
 from tf_resflow.layers.program import BoundNetwork, read
 from tf_resflow.layers.rules import TensorBound, declared_constant, order_name, rule_of, unknown_constant
+from tf_resflow.layers.vector_norms import dual_order, dual_vector, lp_norm
 
 # Rows and steps in the search for large slopes, and the relative distance of points near the rows.
 _ROWS = 8
@@ -125,7 +125,8 @@ def _output(branch, certified):
     for step in program.steps:
         inputs = [known[i] for i in step.inputs]
         if isinstance(step.operation, BoundaryOperation):
-            (x,), (shape,) = inputs, step.shapes
+            x = inputs[0]
+            shape = step.shapes[0]
             if step.operation.dtype and not _fits(shape[1:], x.shape[1:]):
                 raise ValueError(
                     f"Model '{step.layer.name}' is called on an input of shape {x.shape[1:]}, but was built for "
@@ -157,9 +158,9 @@ def _first_order(program):
     return 2.0
 
 
-def _fits(shape, given):
-    pairs = zip(shape, given, strict=False)
-    return len(shape) == len(given) and all(size in (None, known) for size, known in pairs)
+def _fits(expected_shape, shape):
+    pairs = zip(expected_shape, shape, strict=False)
+    return len(expected_shape) == len(shape) and all(expected in (None, size) for expected, size in pairs)
 
 
 def _bound(layer, inputs, shape, certified, weights):

@@ -1,24 +1,25 @@
 """The base class of layers with a constrained operator norm."""
 
-import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_resflow.layers.closed_form_norm import closed_form_norm, has_closed_form
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.linear_operators import LinearOperator
-from tf_resflow.layers.operator_norms import InducedNorm, SchattenNorm, has_closed_form, stackable
+from tf_resflow.layers.operator_norm import OperatorNorm
+from tf_resflow.layers.power_norm import PowerNorm
 from tf_resflow.layers.precision import evaluation_dtype, rounding_error
 from tf_resflow.layers.rules import KernelRule, RuledLayer, TensorBound, order_name
+from tf_resflow.layers.spectral_norm import SpectralNorm
+from tf_resflow.layers.vector_norms import Order, is_order
 
 COEFFICIENT = 0.98  # default of each linear layer, as in the published code
-_NORMS = {"induced": InducedNorm, "schatten": SchattenNorm}
-
-_NUM_STARTS = 4
-_AT_BUILD = (1e-3, 60)  # tolerance, max_iterations
+_TOLERANCE_AT_BUILD = 1e-3
+_MAX_ITERATIONS_AT_BUILD = 60
 
 
 class LipschitzLayer(RuledLayer):
@@ -40,7 +41,6 @@ class LipschitzLayer(RuledLayer):
         *,
         domain: float | LearnedOrder = 2,
         codomain: float | LearnedOrder = 2,
-        normalization: str = "induced",
         use_bias: bool = True,
         kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
@@ -56,19 +56,22 @@ class LipschitzLayer(RuledLayer):
         self.coefficient = float(coefficient)
         self.domain = _validated_order(domain, "domain")
         self.codomain = _validated_order(codomain, "codomain")
-        if normalization not in _NORMS:
-            raise ValueError(f"normalization is {normalization!r}; it must be one of {', '.join(_NORMS)}.")
-        if normalization == "schatten" and not self.domain == self.codomain == 2.0:
-            raise ValueError(
-                f"The orders are {domain!r} -> {codomain!r}, but normalization='schatten' bounds the norm 2 -> 2. "
-                "Leave domain and codomain at 2, or use normalization='induced'."
-            )
-        self.normalization = normalization
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.tolerance = tolerance
         self.max_iterations = max_iterations
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Returns a layer built with the arguments in a config, which can be of an earlier version."""
+        normalization = config.get("normalization", "induced")
+        if normalization != "induced":
+            raise ValueError(
+                f"The file has a layer with normalization={normalization!r}, which this version does not support. "
+                "Load it with the version that wrote it, or train the model again."
+            )
+        return super().from_config({name: value for name, value in config.items() if name != "normalization"})
 
     def _build(self, kernel_shape, operator):
         self._operator = operator
@@ -79,19 +82,17 @@ class LipschitzLayer(RuledLayer):
             self.bias = None
             if self.use_bias:
                 self.bias = self.add_weight(name="bias", shape=kernel_shape[-1:], initializer=self.bias_initializer)
-            self.vector = None if self.has_closed_form else self._new_vector()
+            self.vector = self._new_vector(self._norm) if self._norm.num_starts else None
 
-    def _new_vector(self):
-        starts = 1 if self.domain == self.codomain == 2.0 else _NUM_STARTS
-
+    def _new_vector(self, norm):
         def converged(shape, dtype):
             v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
-            v = tf.reshape(tf.math.l2_normalize(tf.reshape(v, [starts, -1]), 1), shape)
-            return self._norm(self._operand(), *self._orders).maximizer(v, *_AT_BUILD)[0]
+            v = tf.reshape(tf.math.l2_normalize(tf.reshape(v, [norm.num_starts, -1]), 1), shape)
+            return norm.maximizer(self._operand(), v, _TOLERANCE_AT_BUILD, _MAX_ITERATIONS_AT_BUILD)[0]
 
         return keras.Variable(
             converged,
-            shape=(starts, *self._operator.vector_shape),
+            shape=(norm.num_starts, *self._operator.vector_shape),
             dtype=self._norm_dtype,
             trainable=False,
             autocast=False,
@@ -99,11 +100,6 @@ class LipschitzLayer(RuledLayer):
             aggregation="only_first_replica",
             name="vector",
         )
-
-    @property
-    def has_closed_form(self) -> bool:
-        """Whether the norm needs no stored vectors."""
-        return self.normalization == "schatten" or has_closed_form(self.domain, self.codomain)
 
     @property
     def learned_orders(self) -> list[LearnedOrder]:
@@ -125,18 +121,24 @@ class LipschitzLayer(RuledLayer):
 
     @property
     def _norm(self):
-        return functools.partial(_NORMS[self.normalization], self._operator)
+        """The norm for the current values of learned orders, which it holds constant."""
+        orders = (order if isinstance(order, float) else tf.stop_gradient(order) for order in self._orders)
+        return operator_norm(self._operator, *orders)
 
     def norm_estimate(self) -> tf.Tensor:
         """Returns the norm of the raw kernel that a call uses, a scalar that is differentiable in the kernel.
 
-        It is exact in closed form, an upper bound for the Schatten norm, and otherwise an estimate from below.
+        It is exact in closed form, and otherwise an estimate from below.
         """
-        return _estimate(self._norm, self._operand(), _fixed(self._orders), _vectors([self]))
+        kernel = self._operand()
+        norm = self._norm
+        return norm.estimate(kernel, norm.refined(kernel, _vectors([self])))
 
     def order_objective(self) -> tf.Tensor:
         """Returns the value of `norm_estimate`, differentiable only in the learned orders."""
-        return _estimate(self._norm, tf.stop_gradient(self._operand()), self._orders, _vectors([self]))
+        kernel = tf.stop_gradient(self._operand())
+        v = self._norm.refined(kernel, _vectors([self]))
+        return operator_norm(self._operator, *self._orders).estimate(kernel, v)
 
     def norm_bound(self) -> tf.Tensor:
         """Returns a rigorous upper bound of the norm of the raw kernel, a float64 scalar."""
@@ -150,8 +152,7 @@ class LipschitzLayer(RuledLayer):
 
     def bound_of(self, kernel: tf.Tensor) -> tf.Tensor:
         """Returns a rigorous upper bound of the norm of a kernel of the layer's shape, a float64 scalar."""
-        operand = tf.reshape(tf.cast(kernel, tf.float64), self._operator.shape)
-        return self._norm(operand, *_fixed(self._orders)).bound()
+        return self._norm.bound(tf.reshape(tf.cast(kernel, tf.float64), self._operator.shape))
 
     def scaled_kernel(self) -> tf.Tensor:
         """Returns kernel / max(1, norm / coefficient), differentiable and in the dtype of the variables."""
@@ -162,8 +163,9 @@ class LipschitzLayer(RuledLayer):
         """A key that is equal for layers whose norms are computed together."""
         if not self.built:
             raise ValueError(f"Layer '{self.name}' is not built. Start its model with keras.Input(shape).")
-        together = not self.has_closed_form and stackable(self._operator, self.domain, self.codomain)
-        return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations) if together else id(self)
+        if self.learned_orders or not self._norm.is_stackable:
+            return id(self)
+        return (self._operator, self._norm_dtype, self.tolerance, self.max_iterations)
 
 
 class LipschitzRule(KernelRule):
@@ -173,10 +175,11 @@ class LipschitzRule(KernelRule):
         kernels: dict[LipschitzLayer, tf.Tensor] = {}
         for group in stacks(list(dict.fromkeys(layer for layer, _ in sources))):
             kernels.update(zip(group, scaled_stack(group, stored=stored), strict=True))
-        return [
-            [tf.cast(tf.convert_to_tensor(part), dtype) for part in (kernels[layer], *self.variables(layer)[1:])]
-            for layer, dtype in sources
-        ]
+        weights_of_sources = []
+        for layer, dtype in sources:
+            weights = [kernels[layer], *self.variables(layer)[1:]]
+            weights_of_sources.append([tf.cast(tf.convert_to_tensor(weight), dtype) for weight in weights])
+        return weights_of_sources
 
     def domain(self, layer):
         return layer.domain
@@ -192,6 +195,15 @@ class LipschitzRule(KernelRule):
         if certified:
             constant = layer.bound_of(weights[0]) if weights else layer.lipschitz_bound()
         return TensorBound(x.constant * constant, layer.codomain, shape)
+
+
+def operator_norm(operator: LinearOperator, domain: Order, codomain: Order) -> OperatorNorm:
+    """Returns the norm ||W||_{p -> q} of an operator, an object of the class for its orders."""
+    if is_order(domain, 2.0) and is_order(codomain, 2.0):
+        return SpectralNorm(operator)
+    if has_closed_form(domain, codomain):
+        return closed_form_norm(operator, domain, codomain)
+    return PowerNorm(operator, domain, codomain)
 
 
 def stacks(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
@@ -211,8 +223,8 @@ def update_stack(
         return tf.constant(0)
     tolerance = first.tolerance if tolerance is None else tolerance
     max_iterations = first.max_iterations if max_iterations is None else max_iterations
-    norm = first._norm(_stacked(layers), *first._orders)
-    v, count = norm.maximizer(_vectors(layers), tolerance, max_iterations, num_fresh)
+    kernel = _stacked(layers)
+    v, count = first._norm.maximizer(kernel, _vectors(layers), tolerance, max_iterations, num_fresh)
     for layer, vector in zip(layers, tf.split(v, len(layers)), strict=True):
         layer.vector.assign(vector)
     return count
@@ -223,33 +235,18 @@ def scaled_stack(layers: Sequence[LipschitzLayer], *, stored: bool = False) -> l
 
     With `stored`, the stored vectors are used unchecked, so `update_norms` must follow each change of a kernel.
     """
-    first = layers[0]
     limits = [layer.coefficient * (1.0 - rounding_error(layer)) for layer in layers]
-
-    orders, vectors = _fixed(first._orders), _vectors(layers)
-    norm = first._norm(_stacked(layers), *orders)
-    if vectors is not None and not stored:
-        norm_of_value = first._norm(tf.stop_gradient(norm.kernel), *orders)
-        vectors = norm_of_value.refined(vectors)
-    kernels = norm.scaled(vectors, limits)
-    parts = tf.unstack(kernels) if len(layers) > 1 else [kernels]
-    pairs = zip(layers, parts, strict=True)
-    return [tf.cast(_reshaped(part, layer.kernel.shape), layer.variable_dtype) for layer, part in pairs]
-
-
-def _estimate(norm, kernel, orders, v):
-    """Returns the norm, in closed form if v is None. Otherwise, v is first updated to fit the kernel."""
-    if v is not None:
-        v = norm(tf.stop_gradient(kernel), *_fixed(orders)).refined(v)
-    return norm(kernel, *orders).estimate(v)
+    norm = layers[0]._norm
+    kernel = _stacked(layers)
+    v = _vectors(layers) if stored else norm.refined(kernel, _vectors(layers))
+    scaled = norm.scaled(kernel, v, limits)
+    scaled_kernels = tf.unstack(scaled) if len(layers) > 1 else [scaled]
+    pairs = zip(layers, scaled_kernels, strict=True)
+    return [tf.cast(_reshaped(scaled, layer.kernel.shape), layer.variable_dtype) for layer, scaled in pairs]
 
 
 def _reshaped(tensor, shape):
     return tensor if tensor.shape == shape else tf.reshape(tensor, shape)
-
-
-def _fixed(orders):
-    return tuple(order if isinstance(order, float) else tf.stop_gradient(order) for order in orders)
 
 
 def _stacked(layers):

@@ -26,7 +26,8 @@ class MaskedDense(RuledLayer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        self.input_degrees, self.output_degrees = tuple(input_degrees), tuple(output_degrees)
+        self.input_degrees = tuple(input_degrees)
+        self.output_degrees = tuple(output_degrees)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Shape) -> None:

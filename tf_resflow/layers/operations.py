@@ -62,13 +62,14 @@ class DenseOperation(_LinearOperation):
     function: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     def __call__(self, inputs, weights):
-        (x,), (kernel, *bias) = inputs, weights
-        y = matmul(x, kernel)
+        kernel, *bias = weights
+        y = matmul(inputs[0], kernel)
         y = y + bias[0] if bias else y
         return y if self.function is None else self.function(y)
 
     def jacobian(self, inputs, derivatives, weights):
-        (tangents,), kernel = derivatives, weights[0]
+        tangents = derivatives[0]
+        kernel = weights[0]
         size, rows = tangents.shape[1:]
         columns = matmul(kernel, tf.reshape(tangents, [kernel.shape[0], -1]), transpose_a=True)
         return self(inputs, weights), tf.reshape(columns, [kernel.shape[1], size, -1 if rows is None else rows])
@@ -84,12 +85,12 @@ class ConvolutionOperation(_LinearOperation):
     image_size: tuple[int, int]
 
     def __call__(self, inputs, weights):
-        (x,), (kernel, *bias) = inputs, weights
+        kernel, *bias = weights
         message = (
             "A Lipschitz convolution was called on images larger than those it was built for. Its norm is "
             f"constrained for images of up to {self.image_size} pixels. Build it on the largest image."
         )
-        return convolution(of_at_most(self.image_size, x, message), kernel, *bias)
+        return convolution(of_at_most(self.image_size, inputs[0], message), kernel, *bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,8 @@ class KerasConvolutionOperation(Operation):
     dilations: tuple[int, int]
 
     def __call__(self, inputs, weights):
-        (x,), (kernel, *bias) = inputs, weights
-        y = tf.nn.conv2d(x, kernel, self.strides, self.padding.upper(), dilations=self.dilations)
+        kernel, *bias = weights
+        y = tf.nn.conv2d(inputs[0], kernel, self.strides, self.padding.upper(), dilations=self.dilations)
         return self.function(tf.nn.bias_add(y, bias[0]) if bias else y)
 
 
@@ -137,13 +138,13 @@ class FunctionOperation(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class ReshapeOperation(_LinearOperation):
-    """Reshapes events of shape `given` to `shape`."""
+    """Reshapes events."""
 
-    shape: tuple[int, ...]
-    given: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
 
     def __call__(self, inputs, weights):
-        return tf.reshape(tf.ensure_shape(inputs[0], [None, *self.given]), [-1, *self.shape])
+        return tf.reshape(tf.ensure_shape(inputs[0], [None, *self.input_shape]), [-1, *self.output_shape])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,7 @@ class AddOperation(Operation):
 
     def supports_shapes(self, varying, shape):
         """Whether no input, and so no derivative, is broadcast."""
-        return all(one == shape for one in varying)
+        return all(varying_shape == shape for varying_shape in varying)
 
 
 @dataclasses.dataclass(frozen=True)

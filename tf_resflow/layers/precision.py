@@ -32,7 +32,10 @@ def in_evaluation_dtype(network: Any) -> Iterator[None]:
 
 
 def _with_sublayers(network):
-    return [network, *(layer for part in sublayers(network) for layer in _with_sublayers(part))]
+    layers = [network]
+    for sublayer in sublayers(network):
+        layers.extend(_with_sublayers(sublayer))
+    return layers
 
 
 def leaves(network: keras.Layer) -> list[keras.Layer]:

@@ -65,11 +65,11 @@ class Program:
     @functools.cached_property
     def reached(self) -> set[int]:
         """The indices of the tensors that depend on the first input."""
-        found = {0}
+        reached = {0}
         for step in self.steps:
-            if found.intersection(step.inputs):
-                found.update(step.outputs)
-        return found
+            if reached.intersection(step.inputs):
+                reached.update(step.outputs)
+        return reached
 
     def _supports(self, derivative):
         if not self.is_known or len(self.outputs) != 1 or self.outputs[0] not in self.reached:
@@ -111,8 +111,11 @@ class BoundNetwork:
     def __init__(
         self, network: Any, program: Program, parameters: Sequence[Any], training: bool, inline: bool = False
     ):
-        self.network, self.program, self.training, self.inline = network, program, training, inline
+        self.network = network
+        self.program = program
         self.parameters = list(parameters)
+        self.training = training
+        self.inline = inline
 
     def __call__(self, inputs: Any) -> tf.Tensor:
         inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
@@ -154,24 +157,32 @@ class BoundNetwork:
         derivatives = {0: derivative}
         parameters = self.tensors()
         for step in self.program.steps:
-            operation, weights = step.operation, [parameters[i] for i in step.weights]
-            given = operation.cast([values[i] for i in step.inputs])
+            operation = step.operation
+            weights = [parameters[i] for i in step.weights]
+            step_inputs = operation.cast([values[i] for i in step.inputs])
             directions = [derivatives.get(i) for i in step.inputs]
-            if all(one is None for one in directions):
-                results = operation(given, weights)
+            if all(direction is None for direction in directions):
+                results = operation(step_inputs, weights)
             else:
-                results, *directions = getattr(operation, kind)(given, operation.cast(directions), weights)
+                differentiate = getattr(operation, kind)
+                results, *directions = differentiate(step_inputs, operation.cast(directions), weights)
             values.update(zip(step.outputs, tf.nest.flatten(results), strict=True))
             derivatives.update(zip(step.outputs, directions, strict=False))
         return [values[i] for i in self.program.outputs], [derivatives.get(i) for i in self.program.outputs]
 
     def _converted(self, inputs):
-        shapes, given = [shape for shape, _ in self.program.inputs], [x.shape for x in inputs]
-        pairs = zip(given, shapes, strict=False)
-        fits = [x.rank == len(shape) and x[-1:].is_compatible_with(shape[-1:]) for x, shape in pairs]
-        if len(shapes) != len(given) or not all(fits):
-            raise ValueError(f"The network '{self.network.name}' got inputs of shapes {given}; expected {shapes}.")
+        expected = [shape for shape, _ in self.program.inputs]
+        shapes = [x.shape for x in inputs]
+        if len(shapes) != len(expected) or not all(map(_fits, shapes, expected)):
+            raise ValueError(
+                f"The network '{self.network.name}' got inputs of shapes {shapes}; expected {expected}."
+            )
         return [tf.cast(x, dtype) for (_, dtype), x in zip(self.program.inputs, inputs, strict=True)]
+
+
+def _fits(shape, expected):
+    """Whether an input has the expected rank and number of channels."""
+    return shape.rank == len(expected) and shape[-1:].is_compatible_with(expected[-1:])
 
 
 def bind(network: Any, *, training: bool = False) -> BoundNetwork:
@@ -227,7 +238,8 @@ class _Reader:
         """Adds the steps of a model and returns the indices of its outputs."""
         known = dict(zip(map(id, model.inputs), inputs, strict=True))
         for step in graph_steps(model):
-            layer, numbers = step.operation, [known[id(tensor)] for tensor in step.inputs]
+            layer = step.operation
+            numbers = [known[id(tensor)] for tensor in step.inputs]
             shapes = tuple(tuple(tensor.shape) for tensor in step.outputs)
             if is_graph(layer) and step.is_plain:
                 outputs = self._inner(layer, numbers, shapes)
@@ -241,17 +253,17 @@ class _Reader:
         inputs = self._boundaries(model, numbers, dtypes, [tuple(x.shape) for x in model.inputs])
         return self._boundaries(model, self._graph(model, inputs), [""] * len(shapes), shapes)
 
-    def _boundaries(self, model, *each):
-        steps = zip(*each, strict=True)
-        return [self._step(BoundaryOperation(dtype), model, [i], (shape,))[0] for i, dtype, shape in steps]
+    def _boundaries(self, model, numbers, dtypes, shapes):
+        boundaries = zip(numbers, dtypes, shapes, strict=True)
+        return [self._step(BoundaryOperation(dtype), model, [i], (shape,))[0] for i, dtype, shape in boundaries]
 
     def _step(self, operation, layer, numbers, shapes):
-        weights = self._places(operation, layer)
+        weights = self._indices_of_weights(operation, layer)
         outputs = self._numbers(len(shapes))
         self._steps.append(Step(operation, tuple(numbers), outputs, weights, layer, shapes))
         return outputs
 
-    def _places(self, operation, layer):
+    def _indices_of_weights(self, operation, layer):
         """Returns the indices of a layer's weights among the parameters, the same if the layer occurs again."""
         num = 0 if isinstance(operation, OpaqueOperation) else len(rule_of(layer).variables(layer))
         if num and layer not in self._sources:

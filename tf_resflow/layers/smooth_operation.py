@@ -50,7 +50,8 @@ class SmoothOperation(Operation):
         return operation(*inputs, *derivatives, *weights)
 
     def jacobian(self, inputs, derivatives, weights):
-        (x,), (tangents,) = inputs, derivatives
+        x = inputs[0]
+        tangents = derivatives[0]
         y, slope = self._value_and_slope(x, *weights)
         slope = tf.reshape(tf.transpose(slope), [self.num_parts, x.shape[1], 1, tf.shape(x)[0]])
         return y, tf.reshape(slope * tangents, [-1, *tangents.shape[1:2], tf.shape(x)[0]])

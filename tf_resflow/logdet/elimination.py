@@ -55,13 +55,14 @@ def _eliminate_in_loop(matrix):
     size = matrix.shape[0]
 
     def sweep(k, matrix, log_det):
-        row, column = tf.gather(matrix, k), tf.gather(matrix, k, axis=1)
+        row = tf.gather(matrix, k)
+        column = tf.gather(matrix, k, axis=1)
         pivot = tf.gather(row, k)
         unit = tf.one_hot(k, size, dtype=matrix.dtype)[:, tf.newaxis]
         swept = matrix - (column - unit)[:, tf.newaxis] * ((row + unit) / pivot)
         return k + 1, swept, log_det + tf.math.log(tf.abs(pivot))
 
-    start = tf.constant(0), matrix, tf.zeros_like(matrix[0, 0])
+    start = (tf.constant(0), matrix, tf.zeros_like(matrix[0, 0]))
     _, inverse, log_det = tf.while_loop(lambda k, *_: k < size, sweep, start, maximum_iterations=size)
     return log_det, inverse
 

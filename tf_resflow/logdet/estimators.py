@@ -8,15 +8,11 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.layers import LearnedOrder, lipschitz_constant
-from tf_resflow.layers.lipschitz_constants import lipschitz_order
-from tf_resflow.layers.operator_norms import dual_order, lp_norm
 from tf_resflow.layers.program import BoundNetwork, bind
-from tf_resflow.layers.rules import order_name
 from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
@@ -29,7 +25,6 @@ from tf_resflow.typing import Seed
 
 __all__ = [
     "AdaptiveRoulette",
-    "AdaptiveSeries",
     "Exact",
     "LogDetEstimator",
     "PowerSeries",
@@ -102,20 +97,13 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "probes": (PROBES.__contains__, f"one of {', '.join(PROBES)}"),
     "num_exact_terms": (lambda num: num >= 0, "at least 0"),
     **dict.fromkeys(("num_probes", "num_terms", "max_exact_terms"), (lambda num: num >= 1, "at least 1")),
-    "tolerance": (lambda tolerance: tolerance > 0, "positive"),
-    "lipschitz_constant": (lambda constant: 0 <= (constant or 0) < 1, "at least 0 and below 1"),
     **dict.fromkeys(("rtol", "chance"), (lambda share: share is None or 0 < share < 1, "in (0, 1)")),
 }  # by setting: the check, and the expected values
 
 
 @dataclasses.dataclass(frozen=True)
 class _SeriesEstimator(_Estimator, Settings):
-    """A weighted, finite power series with random probes.
-
-    A subclass whose `terms` depend on more of a branch than its program and weights sets `reads_layers`.
-    """
-
-    reads_layers: ClassVar[bool] = False
+    """A weighted, finite power series with random probes."""
 
     _: dataclasses.KW_ONLY
     probes: str = "rademacher"
@@ -134,19 +122,18 @@ class _SeriesEstimator(_Estimator, Settings):
         return self.probes != "basis" or isinstance(self, _RandomLength)
 
     @abc.abstractmethod
-    def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
+    def terms(self, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         """Returns the `Terms` for the probe vectors `v`, `[rows, *event]`."""
 
     def _evaluate(self, branch, inputs, seed, odd=False):
         num_probes = self.num_rows(inputs[0].shape[1:].num_elements())
 
-        def draw(branch, x, seed):
+        def draw(x, seed):
             probe_seed, term_seed = tf.unstack(split_seed(seed, 2))
             v = draw_probes(self.probes, num_probes, x, probe_seed, sets=self.probe_sets)
-            return v, self.terms(branch, v, term_seed)
+            return v, self.terms(v, term_seed)
 
-        key, seed = None if self.reads_layers else self, stateless_seed(seed)
-        return power_series_log_det(bind(branch), inputs, num_probes, draw, seed, odd=odd, key=key)
+        return power_series_log_det(bind(branch), inputs, num_probes, draw, stateless_seed(seed), odd=odd, key=self)
 
     def with_sets(self, num: int) -> LogDetEstimator:
         return dataclasses.replace(self, probe_sets=num)
@@ -219,7 +206,7 @@ class RussianRoulette(_RandomLength):
         """Returns whether the variance is guaranteed finite for `Lip(g) <= lipschitz_constant`."""
         return self.distribution.finite_variance(lipschitz_constant)
 
-    def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
+    def terms(self, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         drawn = self._lengths(v, lambda shape: self.distribution.sample(shape, seed))
         last = self.num_exact_terms + drawn
         stop = tf.reduce_max(last) if self.per_example else last
@@ -251,77 +238,13 @@ class PowerSeries(_SeriesEstimator):
 
     num_terms: int = 10
 
-    def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
+    def terms(self, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         one = tf.ones([], v.dtype)
 
         def weigh(k, w, state):
             return one, tf.cast(k < self.num_terms, v.dtype), state
 
         return Terms(lambda k, state: k <= self.num_terms, weigh)
-
-
-@dataclasses.dataclass(frozen=True)
-class AdaptiveSeries(_SeriesEstimator):
-    r"""Truncates the series where its remainder is guaranteed to be below `tolerance`, for the drawn probes.
-
-    With \\(w_k = (J^T)^k v\\), the remainder after k terms is at most
-    \\(\|v\|_p \|w_k\|_{p^*} \sum_{j \ge 1} L^j / (k + j)\\), and so at most
-    \\(\|v\|_p \|w_k\|_{p^*} L / ((k + 1)(1 - L))\\), if L bounds the induced p-norm of J. This bounds only the
-    truncation error; the noise of the probes remains. Several probes reduce it, and `probes="basis"` has none.
-
-    Args:
-      tolerance: positive bound on the remainder, in nats per example.
-      lipschitz_constant: a known bound of the branch. By default, a rigorous bound is computed from the kernels at
-        each call, which takes seconds for images with thousands of dimensions.
-      order: order p of the norm in which the bound holds. By default, the order of the layers of the branch, with
-        the current value of a learned order.
-      probes: see `RussianRoulette`, also for `num_probes` and `probe_sets`.
-
-    Raises:
-      ValueError: when called, if the branch has no known bound, or its layers bound it in another norm.
-      InvalidArgumentError: if a computed bound is not below 1.
-    """
-
-    reads_layers: ClassVar[bool] = True
-    tolerance: float = 1e-4
-    lipschitz_constant: float | None = None
-    _: dataclasses.KW_ONLY
-    order: float | None = None
-
-    def _bound(self, branch, dtype):
-        if self.lipschitz_constant is not None and self.order is not None:
-            return tf.constant(self.lipschitz_constant, dtype), self.order
-        order = lipschitz_order(branch)
-        if self.order not in (None, order):
-            raise ValueError(
-                f"AdaptiveSeries has order={self.order:g}, but the layers bound the branch in the norm of order "
-                f"{order_name(order)}. Leave order out, or pass the lipschitz_constant for order={self.order:g}."
-            )
-        order = tf.stop_gradient(order.order()) if isinstance(order, LearnedOrder) else order
-        if self.lipschitz_constant is not None:
-            return tf.constant(self.lipschitz_constant, dtype), order
-        bound = tf.cast(lipschitz_constant(branch, certified=True), dtype)
-        tf.debugging.assert_less(
-            bound,
-            tf.ones([], dtype),
-            "AdaptiveSeries: the certified Lipschitz bound of the branch is not below 1. Call "
-            "resflow.layers.update_norms with a small tolerance, or lower the coefficient of the layers.",
-        )
-        return bound, order
-
-    def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
-        bound, order = self._bound(branch, v.dtype)
-        one = tf.ones([], v.dtype)
-        factor = bound / (1.0 - bound) * lp_norm(v, order)
-
-        def is_large(k, w):
-            rest = factor / (tf.cast(k, v.dtype) + 1.0) * lp_norm(w, dual_order(order))
-            return tf.reduce_any(rest > self.tolerance)
-
-        def weigh(k, w, state):
-            return one, one, (is_large(k, w),)
-
-        return Terms(lambda k, state: state[0], weigh, (is_large(tf.constant(0), v),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +283,7 @@ class AdaptiveRoulette(_RandomLength):
     chance: float | None = None
     probes: str = "colored"
 
-    def terms(self, branch: Callable, v: tf.Tensor, seed: tf.Tensor) -> Terms:
+    def terms(self, v: tf.Tensor, seed: tf.Tensor) -> Terms:
         first = (0.01 if self.per_example else 0.5) if self.chance is None else self.chance
         size = _norm(v)
 
@@ -406,8 +329,8 @@ class Exact(_Estimator, Settings):
     is_random = False
 
     def _evaluate(self, branch, inputs, seed, odd=False):
-        branch, x = bind(branch), inputs[0]
-        gx, eye, jacobian = self._jacobian(branch, inputs)
+        x = inputs[0]
+        gx, eye, jacobian = self._jacobian(bind(branch), inputs)
         log_det = log_abs_det(eye + jacobian)
         if odd:
             log_det = log_abs_det(eye - jacobian) - log_det
@@ -437,10 +360,11 @@ class Exact(_Estimator, Settings):
         if branch.program.supports_jacobian:
             gx, jacobian = branch.jacobian(inputs)
         else:
-            rows = tf.shape(x)[0]
-            given, *conditions = map(_at_least_one_row, inputs)
-            gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), given)
-            gx, jacobian = gx[:rows], tf.transpose(jacobian[:rows], [1, 2, 0])
+            padded, *conditions = map(_at_least_one_row, inputs)
+            gx, jacobian = reverse_jacobian(lambda x: tf.cast(branch([x, *conditions]), x.dtype), padded)
+            num_rows = tf.shape(x)[0]
+            gx = gx[:num_rows]
+            jacobian = tf.transpose(jacobian[:num_rows], [1, 2, 0])
         jacobian = tf.cast(jacobian, tf.float64 if x.dtype == tf.float64 else tf.float32)
         return gx, tf.eye(jacobian.shape[0], dtype=jacobian.dtype)[..., tf.newaxis], jacobian
 
@@ -522,5 +446,5 @@ def warn_unseeded(name: str) -> None:
 
 def get_estimator(identifier: Any) -> Any:
     """Returns None, or an estimator that is given as an object or by its name in configs, such as "exact"."""
-    kinds = [Exact, RussianRoulette, AdaptiveRoulette, AdaptiveSeries, PowerSeries]
+    kinds = [Exact, RussianRoulette, AdaptiveRoulette, PowerSeries]
     return None if identifier is None else instance("log_det_estimator", identifier, LogDetEstimator, kinds)

@@ -62,7 +62,7 @@ def _while_more(terms, body, start):
 
 
 def _sum_odd_series(vjp, v, terms):
-    """Returns the same for `odd`. Term n has the power 2 n - 1 of J in the estimate, and 2 n - 2 in u."""
+    """Does the same as `_sum_series` for odd powers. Term n has the power 2 n - 1 of J, and 2 n - 2 in u."""
 
     def with_term(n, even, odd, log_det, u, state):
         weight, _, state = terms.weigh(n, odd, state)
@@ -83,11 +83,11 @@ def power_series_log_det(
     branch: BoundNetwork,
     inputs: Sequence[tf.Tensor],
     num_probes: int,
-    draw: Callable[[BoundNetwork, tf.Tensor, tf.Tensor], tuple[tf.Tensor, Terms]],
+    draw: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, Terms]],
     seed: tf.Tensor,
     *,
     odd: bool = False,
-    key: Hashable | None = None,
+    key: Hashable,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     r"""Returns `y = x + g(x)` and an estimate of `log|det(I + J)|`, `J = dg/dx`, with one call of g.
 
@@ -100,23 +100,23 @@ def power_series_log_det(
     = -2 \sum_{k\ \mathrm{odd}} \mathrm{tr}(J^k) / k\\), with
     \\(u = -2 \sum_{k\ \mathrm{even}} w_{k / 2 + 1} (J^T)^k v\\).
 
-    `draw(branch, x, seed)` returns the probes, `[num_probes * batch, *event]`, and the `Terms`. Calls with equal
-    keys for equal programs are traced once.
+    `draw(x, seed)` returns the probes, `[num_probes * batch, *event]`, and the `Terms`. Calls with equal keys for
+    equal programs are traced once.
 
     References:
       Chen et al. 2019, Theorems 1 and 2, and Section 3.2 (backward in forward).
     """
-    num_inputs, is_shared = len(inputs), key is not None and branch.key is not None
-    forward_key = ("forward", odd, num_probes, key, branch.key) if is_shared else None
-    backward_key = ("backward", num_probes, branch.key) if is_shared else None
+    num_inputs = len(inputs)
+    forward_key = None if branch.key is None else ("forward", odd, num_probes, key, branch.key)
+    backward_key = None if branch.key is None else ("backward", num_probes, branch.key)
 
     def forward(inputs, parameters, seed):
-        given = branch.with_parameters(parameters)
-        v, terms = draw(given, inputs[0], seed)
+        network = branch.with_parameters(parameters)
+        v, terms = draw(inputs[0], seed)
         x = tf.identity(_tile(inputs[0], num_probes))  # a condition may be the same tensor
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(x)
-            gx = tf.cast(given([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
+            gx = tf.cast(network([x, *(_tile(tensor, num_probes) for tensor in inputs[1:])]), x.dtype)
 
         def vjp(w):  # gradients of some activations lose their static shape in a graph
             return tf.ensure_shape(tape.gradient(gx, x, w, unconnected_gradients="zero"), w.shape)
@@ -132,17 +132,17 @@ def power_series_log_det(
 
     @custom_gradient
     def operation(*tensors):
-        arguments = list(tensors[:num_inputs]), list(tensors[num_inputs:])
+        arguments = (list(tensors[:num_inputs]), list(tensors[num_inputs:]))
         y, log_det, u, v = traced_once(forward_key, forward, *arguments, seed)
 
         def grad(dy, dlog_det, variables=None):
             # Makes the recomputation wait for the upstream gradient. Otherwise Grappler merges it with the
             # forward pass, and every activation stays in memory until the backward pass.
-            given, parameters = arguments
+            inputs, parameters = arguments
             with tf.control_dependencies([dy, dlog_det]):
-                given = [tf.identity(tensor) for tensor in given]
-            results = v, u, dy, dlog_det
-            grads = traced_once(backward_key, backward, given, parameters, *results, list(variables or []))
+                inputs = [tf.identity(tensor) for tensor in inputs]
+            others = list(variables or [])
+            grads = traced_once(backward_key, backward, inputs, parameters, v, u, dy, dlog_det, others)
             grads = first_order_only(grads, _ONCE)
             return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
 

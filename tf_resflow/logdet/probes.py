@@ -67,18 +67,18 @@ def coloring(shape: tf.Tensor, static_shape: tf.TensorShape, num_colors: int) ->
         return tf.reshape(tf.range(tf.reduce_prod(shape)) % num_colors, shape)
     channels = static_shape[-1] or 1
     per_pixel = min(num_colors, channels)
-    places = num_colors // per_pixel
+    num_pixel_colors = num_colors // per_pixel
     sizes = tf.unstack(shape, static_shape.rank)
     *axes, channel = (
         tf.reshape(tf.range(size), [-1] + [1] * (static_shape.rank - 1 - i)) for i, size in enumerate(sizes)
     )
     pixels = static_shape[:-1].num_elements()
-    if pixels is not None and places >= pixels:
-        place = tf.reshape(tf.range(pixels), [*static_shape[:-1], 1])
+    if pixels is not None and num_pixel_colors >= pixels:
+        pixel_color = tf.reshape(tf.range(pixels), [*static_shape[:-1], 1])
     else:
-        step = min(range(places), key=functools.partial(_closeness, places))
-        place = sum(step**i * axis for i, axis in enumerate(axes)) % places
-    return place * per_pixel + channel % per_pixel
+        step = min(range(num_pixel_colors), key=functools.partial(_closeness, num_pixel_colors))
+        pixel_color = sum(step**i * axis for i, axis in enumerate(axes)) % num_pixel_colors
+    return pixel_color * per_pixel + channel % per_pixel
 
 
 def _closeness(num_colors, step):

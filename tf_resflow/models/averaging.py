@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow.private_api import untracked
 
 
 class WeightAverage(tf.Module):
@@ -28,7 +29,7 @@ class WeightAverage(tf.Module):
 
     def __init__(self, model: keras.Model, momentum: float):
         super().__init__(name="average")
-        self._model = self._no_dependency(model)
+        self._model = untracked(model)
         self._momentum = momentum
         self.values = [tf.Variable(weight.value, trainable=False) for weight in model.trainable_variables]
         self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)

@@ -21,7 +21,7 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.private_api import is_increasing
+from tf_resflow.private_api import bijector_arguments, is_increasing, untracked
 from tf_resflow.seeds import split_seed, stateless_seed
 from tf_resflow.typing import LogDet, Seed, TensorLike
 
@@ -303,7 +303,7 @@ class ModelDistribution(tfp.distributions.TransformedDistribution):
         name: str = "density",
     ):
         parameters = dict(locals())
-        self._arguments = self._no_dependency(dict(arguments))
+        self._arguments = untracked(dict(arguments))
         self._shape = shape
 
         def split(kwargs):
@@ -338,7 +338,7 @@ class ModelDistribution(tfp.distributions.TransformedDistribution):
 
     def _quantile(self, value, **kwargs):
         base = self.distribution
-        _, arguments = self._kwargs_split_fn(kwargs)
+        arguments = bijector_arguments(self, kwargs)
         if self.event_shape.num_elements() != 1:
             raise NotImplementedError(f"Only one coordinate has quantiles, but events are {self.event_shape}.")
         value = self._broadcast(value, 0)

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tf_resflow.layers.tracing import traced_once
+from tf_resflow.private_api import adam_state, has_weight_decay
 
 _MOMENTUM = 0.95
 
@@ -46,10 +47,9 @@ class Adam(keras.optimizers.Adam):
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
         """Updates one variable, given the numbers of `_backend_update_step`."""
         rate, unbiased, decay, *constants = (tf.cast(number, variable.dtype) for number in learning_rate)
-        if self.weight_decay is not None and self._use_weight_decay(variable):
+        if has_weight_decay(self, variable):
             variable.assign_sub(decay * variable, read_value=False)
-        index = self._get_variable_index(variable)
-        moments = self._momentums[index].value, self._velocities[index].value
+        index, *moments = adam_state(self, variable)
         self._move(index, variable, moments, tf.cast(gradient, variable.dtype), (rate, unbiased, *constants))
 
     def _move(self, index, variable, moments, gradient, numbers):

@@ -57,7 +57,7 @@ def export(
     error of the mean: 0 for an exact log-determinant of continuous data, and NaN where log_prob is -inf.
 
     All examples of a request share their random numbers. Therefore an answer does not depend on the rest of the
-    batch (except for rounding and the tolerance of an `AdaptiveSeries`), and a server may batch requests. The graph
+    batch (except for rounding), and a server may batch requests. The graph
     checks shapes and values. Invalid inputs cause an InvalidArgumentError in any language.
 
     The folder also has README.md, signatures.json and, if tensorflow-serving-api is installed, warm-up requests.

@@ -121,7 +121,8 @@ class FixedPoint(Settings):
         def in_tolerances(point):
             step, image = map(tf.abs, point)
             if not by_coordinate:
-                step, image = tf.reduce_max(step, axis=0), tf.reduce_max(image, axis=0)
+                step = tf.reduce_max(step, axis=0)
+                image = tf.reduce_max(image, axis=0)
             residual = step / (atol + rtol * tf.maximum(image, size))
             return tf.reduce_max(residual, axis=0) if by_coordinate else residual
 
@@ -199,10 +200,11 @@ def _mix(point, best, older, weight):
     """
     difference = _Point(point.step - best.step, point.image - best.image)
     peak = tf.reduce_max(tf.abs(difference.step), axis=0)  # keeps squares in range
-    difference = _Point(*(part * tf.math.reciprocal_no_nan(peak) for part in difference))
+    difference = _Point(*(vector * tf.math.reciprocal_no_nan(peak) for vector in difference))
     whole = _dot(difference.step, difference.step)
     for old, dual in older:
-        point, difference = _without(point, old, dual), _without(difference, old, dual)
+        point = _without(point, old, dual)
+        difference = _without(difference, old, dual)
     rest = _dot(difference.step, difference.step)
     scale = tf.math.divide_no_nan(weight, tf.where(rest > _MIN_REMAINDER * whole, rest, tf.zeros_like(rest)))
     dual = scale * difference.step

@@ -59,23 +59,25 @@ def solve_residual(
     key = None if branch.key is None else ("inverse", sign, branch.key, dtype, solver, *settings.items())
 
     @custom_gradient
-    def operation(y, *given):
-        arguments = y, list(given[: len(conditions)]), list(given[len(conditions) :])
+    def operation(y, *tensors):
+        num_conditions = len(conditions)
+        arguments = (y, list(tensors[:num_conditions]), list(tensors[num_conditions:]))
         with unrecorded() if branch.program.supports_jvp else contextlib.nullcontext():  # others may use a tape
-            parts = traced_once(key, solve, *arguments)
-        solution = Solution(*parts)
+            solution = Solution(*traced_once(key, solve, *arguments))
 
         def grad(upstream, *_, variables=None):
             with tf.control_dependencies([upstream]):
                 x = tf.identity(solution.root)
-            parameters = [tf.identity(tensor) for tensor in given]
-            targets = parameters + list(variables or [])
-            own, weights = parameters[: len(conditions)], parameters[len(conditions) :]
+            copies = [tf.identity(tensor) for tensor in tensors]
+            condition_copies = copies[:num_conditions]
+            weights = copies[num_conditions:]
+            targets = copies + list(variables or [])
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
                 tape.watch([x, *targets])
-                gx = function_of(own, weights)(x)
+                gx = function_of(condition_copies, weights)(x)
             if branch.program.supports_jacobian and branch.program.inputs[0][0][-1] in range(MOST_ELIMINATED + 1):
-                w = _eliminated(branch.with_parameters(weights), [solution.root, *own], sign, upstream)
+                inputs = [solution.root, *condition_copies]
+                w = _eliminated(branch.with_parameters(weights), inputs, sign, upstream)
             else:
                 vjp = lambda w: tape.gradient(gx, x, w, unconnected_gradients="zero")  # noqa: E731
                 solution_of_vjp = solver(vjp, upstream, relative=True, dtype=dtype, **of_gradient)
@@ -85,7 +87,7 @@ def solve_residual(
             others = tape.gradient(gx, targets, -w, unconnected_gradients="zero") if targets else []
             grads = [w, *map(tf.convert_to_tensor, others)]
             grads = first_order_only(grads, _ONCE)
-            split = 1 + len(given)
+            split = 1 + len(tensors)
             return grads[:split] if variables is None else (grads[:split], grads[split:])
 
         return tuple(solution), grad

@@ -15,12 +15,13 @@ with extra("sklearn"):
     from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin
     from sklearn.preprocessing import QuantileTransformer
     from sklearn.utils import check_random_state
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+    from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tf_resflow.data.files import explain_read_errors
 from tf_resflow.evaluation import p_values
 from tf_resflow.messages import counted, shortened
 from tf_resflow.models.repeated_training import draw_rows
+from tf_resflow.private_api import check_sample_weight
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.density import TOLERANCE, TableDensity
 from tf_resflow.tables.encoder import TableEncoder
@@ -192,7 +193,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         is_kept = self._is_kept(table)
         weights = np.ones(len(table))
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+            weights = check_sample_weight(sample_weight, table)
             is_kept &= weights > 0
         table = table[is_kept]
         weights = weights[is_kept]

@@ -171,7 +171,6 @@ def _residual_arguments(settings, event_shape):
     norms = None if all(order == 2 for order in settings.norms) else settings.norms
     arguments: dict[str, Any] = {
         "coefficient": settings.coefficient,
-        "normalization": settings.normalization,
         "lipschitz_constant": settings.lipschitz_constant,
         "norms": "learned" if settings.learned_norms else norms,
         "dense_net": (settings.depth, settings.growth) if settings.branch == "dense_net" else None,

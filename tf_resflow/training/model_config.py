@@ -41,8 +41,6 @@ MODEL_FIELDS: dict[str, Any] = {
     # Orders of the norms before, between and after the layers. Any number of twos means order 2 everywhere.
     "norms": Field((2.0,) * 4, Rule(lambda v: _are(v, (int, float), 1), "orders of at least 1, such as (2, 2)")),
     "learned_norms": False,  # whether each block learns its orders instead of using `norms`
-    # Kernels are normalized by an estimate of these norms, or by an upper bound that needs norms of order 2.
-    "normalization": Field("induced", one_of("induced", "schatten")),
     # Lipschitz bound of a block, not verified. None uses the product of the coefficients, which must be below 1.
     "lipschitz_constant": Field(None, Rule(lambda v: v is None or 0 < v < 1, "None, or above 0 and below 1")),
     "act_norm": True,

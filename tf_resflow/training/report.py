@@ -12,7 +12,7 @@ from absl import logging
 
 from tf_resflow import data, evaluation
 from tf_resflow.bijectors.flow import residual_blocks
-from tf_resflow.bijectors.views import certified_bounds, uncertified_blocks
+from tf_resflow.bijectors.views import blocks_by_name, certified_bound, uncertified_blocks
 from tf_resflow.console import stage, track
 from tf_resflow.evaluation.figures import density_figure
 from tf_resflow.evaluation.log_likelihood import Score
@@ -154,9 +154,10 @@ class Report:
         """Returns the content of result.json without the figures, given the step and its `scores`."""
         baselines = self.baselines if self._density is not None else {}
         result = self._origin(step) | {**scores, "baselines": baselines} | known(entropy=self._dataset.entropy)
-        bounds = certified_bounds(self._model.flow)
+        blocks = blocks_by_name(self._model.flow).values()
+        bounds = [certified_bound(block) for block in track(blocks, "Lipschitz bounds of the blocks")]
         if bounds:
-            result["lipschitz_bound"] = finite_or_none(max(bounds.values()))
+            result["lipschitz_bound"] = finite_or_none(max(bounds))
         uncertified = uncertified_blocks(self._model.flow)
         if uncertified:
             result["uncertified_blocks"] = uncertified
@@ -266,7 +267,7 @@ class Evaluation(Report):
       num_samples: Number of estimates per example; None for the default.
 
     Raises:
-      ValueError: If "adaptive_series" cannot be certified. Metrics of a density raise it for runs without one.
+      ValueError: If `log_det_estimator` is unknown. Metrics of a density raise it for runs without one.
     """
 
     def __init__(

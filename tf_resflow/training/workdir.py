@@ -41,6 +41,7 @@ _PACKED = pathlib.Path(__file__).parents[2] / "pretrained"  # in a checkout
 
 _ABSOLUTE = "absolute_paths"  # key in config.json next to the sections of the config
 _OBSOLETE = "data."  # a run of an earlier version may have more fields with this prefix
+_REMOVED = {"model.normalization": "induced"}  # other fields of earlier versions, and the value that is now implied
 REMEDY = "Restore it from a backup, or choose another --workdir to train again. Nothing was changed."
 
 _MOST_COMPRESSED = 100  # largest allowed ratio of the unpacked size of a member to its compressed size
@@ -334,6 +335,9 @@ def stored_config(
             raise ValueError("it is a run on a table of an earlier version.")
         if fields.get("task") == "table" != config.task:
             raise ValueError("it is a run on a table.")
+        for name, value in _REMOVED.items():
+            if fields.pop(name, value) != value:
+                raise ValueError(f"config.{name} must be {value!r}; other values are no longer supported.")
         config.update_from_flattened_dict(
             {key: value for key, value in fields.items() if key in known or not key.startswith(_OBSOLETE)}
         )
