@@ -49,7 +49,7 @@ MATTERS = {  # the other fields are free
     "": "seed task",
     "data.": "name levels split_train split_validation split_test flip crop_padding image_size max_image_size path "
     "path_validation path_test key validation_fraction test_fraction split_seed skip_unreadable num_test",
-    "model.": "kind num_blocks coefficient activation norms learned_norms normalization lipschitz_constant "
+    "model.": "kind num_blocks coefficient activation norms learned_norms lipschitz_constant "
     "act_norm compute_dtype condition branch depth growth affine_layers hidden block inv_1x1_conv width kernels "
     "num_fc_blocks fc_width logit_alpha whiten squeeze_first factor_out dequantization dequantization_blocks "
     "dequantization_width",
