@@ -1,4 +1,4 @@
-"""Extends the pages with links from names, formulas in docstrings, and the metrics of resflow-evaluate."""
+"""Extends the pages with links, formulas and defaults in docstrings, and the metrics of resflow-evaluate."""
 
 import xml.etree.ElementTree as etree
 
@@ -8,6 +8,7 @@ from markdown.inlinepatterns import InlineProcessor
 from markdown.util import AtomicString
 
 from tf_resflow.cli.evaluate import METRICS
+from tf_resflow.tables.arguments import ARGUMENTS
 
 _NAME = r"(?<!`)`((?:tf_)?resflow((?:\.\w+)+))`(?!`)"
 _BEFORE_BACKTICKS = 195
@@ -37,9 +38,18 @@ class _Link(InlineProcessor):
 
 
 class Docstrings(griffe.Extension):
-    r"""Converts formula delimiters in docstrings from \\( and \\), as in TFP, to \( and \), as in Markdown."""
+    r"""Converts formula delimiters in docstrings from \\( and \\), as in TFP, to \( and \), as in Markdown.
+
+    It also replaces the defaults of `FlowDensity`, which are those of `ARGUMENTS`, by their values.
+    """
 
     def on_instance(self, *, obj, **_):
         """Removes the second backslash of each delimiter."""
         if obj.docstring:
             obj.docstring.value = obj.docstring.value.replace(r"\\(", r"\(").replace(r"\\)", r"\)")
+
+    def on_function_instance(self, *, func, **_):
+        """Replaces defaults."""
+        for parameter in func.parameters:
+            if str(parameter.default).startswith("ARGUMENTS["):
+                parameter.default = repr(ARGUMENTS[parameter.name].default)
