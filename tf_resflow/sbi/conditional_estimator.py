@@ -29,7 +29,8 @@ from tf_resflow.seeds import stateless_seed
 from tf_resflow.typing import TensorLike
 from tf_resflow.vi.neutra import Decoder, frozen
 
-tfb, tfd = tfp.bijectors, tfp.distributions
+tfb = tfp.bijectors
+tfd = tfp.distributions
 
 _STEPS = 30  # times the square root of the number of pairs: steps of a training
 _MOST_STEPS = 4000
@@ -234,7 +235,9 @@ class ConditionalEstimator:
 
     def calibration(self, events: Any, x: np.ndarray, num_draws: int, seed: int) -> Calibration:
         """Returns the `Calibration` of the distributions for checked observations, given the events."""
-        draws, log_probs_of_draws, log_probs = [], [], []
+        draws = []
+        log_probs_of_draws = []
+        log_probs = []
         for index, (distribution, events_of_chunk) in enumerate(self.chunks(events, x, num_draws)):
             draws.append(distribution.sample(num_draws, seed=stateless_seed([seed, index])))
             log_probs_of_draws.append(distribution.log_prob(draws[-1]))

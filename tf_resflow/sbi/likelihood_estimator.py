@@ -19,10 +19,12 @@ from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import Serializable
 from tf_resflow.typing import Seed, TensorLike
 
-tfb, tfd = tfp.bijectors, tfp.distributions
+tfb = tfp.bijectors
+tfd = tfp.distributions
 
 _ADAPTATION_STEPS = 500
-_LARGEST_R_HAT, _LEAST_SIZE = 1.01, 400  # beyond these, a warning says that the chains may not have converged
+_LARGEST_R_HAT = 1.01  # above, a warning says that the chains may not have converged
+_LEAST_SIZE = 400  # effective draws; below, the same warning
 
 
 class PosteriorDraws(NamedTuple):
@@ -183,9 +185,9 @@ class LikelihoodEstimator(SavedWithModel, Serializable):
 
 def _diagnosed(draws):
     r_hat = tf.nest.map_structure(tfp.mcmc.potential_scale_reduction, draws)
-    sizes = tf.nest.map_structure(lambda part: tfp.mcmc.effective_sample_size(part, cross_chain_dims=1), draws)
-    largest = max(float(tf.reduce_max(part)) for part in tf.nest.flatten(r_hat))
-    least = min(float(tf.reduce_min(part)) for part in tf.nest.flatten(sizes))
+    sizes = tf.nest.map_structure(lambda chains: tfp.mcmc.effective_sample_size(chains, cross_chain_dims=1), draws)
+    largest = max(float(tf.reduce_max(values)) for values in tf.nest.flatten(r_hat))
+    least = min(float(tf.reduce_min(values)) for values in tf.nest.flatten(sizes))
     if not (largest <= _LARGEST_R_HAT and least >= _LEAST_SIZE):
         warnings.warn(
             f"The chains may not have converged: the largest R-hat is {largest:.3f}, and the smallest effective "

@@ -10,7 +10,8 @@ import numpy as np
 from tf_resflow.console import progress_bar
 from tf_resflow.models.repeated_training import Best, RepeatedTraining, Schedule, draw_rows
 
-_WARMUP, _PATIENCE = 0.25, 0.75  # fractions of the steps of a training
+_WARMUP = 0.25  # fraction of the steps of a training
+_PATIENCE = 0.75  # fraction of the steps of a training
 _TRIAL = 3  # the trainings that choose a setting have 1 / _TRIAL of the epochs
 
 Start = Callable[

@@ -14,7 +14,9 @@ from tf_resflow.seeds import stateless_seed
 from tf_resflow.serialization import serialize
 from tf_resflow.vi.surrogate_posteriors import from_vectors
 
-_MARGIN = 50.0, 10.0  # of the log-density of parameters below that of draws: nats, and standard deviations
+# Parameters whose log-density is below that of draws of the prior by more than both together are refused.
+_MARGIN_IN_NATS = 50.0
+_MARGIN_IN_DEVIATIONS = 10.0
 
 
 class ParameterSpace:
@@ -46,7 +48,9 @@ class ParameterSpace:
             )
         constraint = prior.experimental_default_event_space_bijector()
         self.size, into_events = from_vectors(prior.event_shape, constraint)
-        self.prior, self.bijector, self.dtype = prior, tfb.Chain(into_events[::-1]), dtype.name
+        self.prior = prior
+        self.bijector = tfb.Chain(into_events[::-1])
+        self.dtype = dtype.name
         try:
             serialize(prior)
         except (TypeError, ValueError) as error:
@@ -61,23 +65,24 @@ class ParameterSpace:
             tf.nest.assert_same_structure(dtypes, theta, check_types=isinstance(dtypes, Mapping))
         except (TypeError, ValueError) as error:
             raise ValueError(f"theta does not have the structure of the prior's events, {dtypes}.") from error
-        parts = [tf.cast(as_array(part, "theta"), self.dtype) for part in tf.nest.flatten(theta)]
-        shapes = [part.shape for part in parts]
+        tensors = [tf.cast(as_array(values, "theta"), self.dtype) for values in tf.nest.flatten(theta)]
+        shapes = [values.shape for values in tensors]
         if shapes != [[num, *event] for event in tf.nest.flatten(self.prior.event_shape)]:
             raise ValueError(f"theta has the shapes {shapes}. Give parameters [num, *event_shape] with num={num}.")
-        return tf.nest.pack_sequence_as(dtypes, parts)
+        return tf.nest.pack_sequence_as(dtypes, tensors)
 
     def check_drawn(self, theta: Any) -> None:
         """Raises a ValueError if parameters are much less probable than 1,000 draws of the prior."""
-        of_draws = self.prior.log_prob(self.prior.sample(1000, seed=stateless_seed(0))).numpy()
-        of_draws = of_draws[np.isfinite(of_draws)]
+        log_probs_of_draws = self.prior.log_prob(self.prior.sample(1000, seed=stateless_seed(0))).numpy()
+        log_probs_of_draws = log_probs_of_draws[np.isfinite(log_probs_of_draws)]
         log_probs = self.prior.log_prob(theta).numpy()
-        least = of_draws.min(initial=np.inf) - _MARGIN[0] - _MARGIN[1] * of_draws.std()
+        least_of_draws = log_probs_of_draws.min(initial=np.inf)
+        least = least_of_draws - _MARGIN_IN_NATS - _MARGIN_IN_DEVIATIONS * log_probs_of_draws.std()
         if np.any(np.isfinite(log_probs) & (log_probs < least)):
             row = np.nanargmin(log_probs)
             raise ValueError(
                 f"The prior cannot have drawn theta[{row}]: its log-density is {log_probs[row]:.4g}, and that of "
-                f"1,000 draws is at least {of_draws.min():.4g}. Give draws of the prior or of a proposal, in the "
+                f"1,000 draws is at least {least_of_draws:.4g}. Give draws of the prior or of a proposal, in the "
                 "units of the prior."
             )
 
@@ -87,9 +92,11 @@ class ParameterSpace:
         z = self.bijector.inverse(theta).numpy()
         back = self.bijector.forward(tf.constant(z))
         moved = [*map(_moved, tf.nest.flatten(theta), tf.nest.flatten(back))]
-        if bad := np.count_nonzero(np.isnan(z).any(axis=1) | np.any(moved, axis=0)):
+        is_outside = np.isnan(z).any(axis=1) | np.any(moved, axis=0)
+        if is_outside.any():
+            num_outside = int(np.count_nonzero(is_outside))
             raise ValueError(
-                f"Found NaN or values outside the prior's support in {counted(int(bad), 'row')} of theta. "
+                f"Found NaN or values outside the prior's support in {counted(num_outside, 'row')} of theta. "
                 "Leave them out."
             )
         finite = np.where(np.isinf(z), np.nan, z)

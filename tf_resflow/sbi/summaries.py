@@ -59,7 +59,8 @@ def convolutional_summary(shape: Sequence[int], *, seed: int = 0, dtype: str = "
       seed: seed of the initial weights.
       dtype: dtype of the layers: that of the parameters.
     """
-    rank, initializers = len(shape) - 1, _initializers(seed)
+    rank = len(shape) - 1
+    initializers = _initializers(seed)
     if rank not in (1, 2):
         raise ValueError(f"The shape is {shape}. Give [time, channels] or [height, width, channels].")
     layer = keras.layers.Conv1D if rank == 1 else keras.layers.Conv2D
@@ -115,8 +116,8 @@ def set_summary(
 
 def _dense(h, units, initializers, dtype):
     """Applies dense layers with SiLU between them."""
-    for place, num in enumerate(units):
-        activation = "silu" if place < len(units) - 1 else None
+    for index, num in enumerate(units):
+        activation = "silu" if index < len(units) - 1 else None
         h = keras.layers.Dense(num, activation, kernel_initializer=next(initializers), dtype=dtype)(h)
     return h
 
@@ -149,12 +150,13 @@ class Choice(keras.layers.Layer):
 
 def _series_statistics(x: Any) -> Any:
     """Maps series `[batch, time]` to the moments and autocorrelations of x and of log |x|, `[batch, 20]`."""
-    found = []
-    for part in (x, ops.log(ops.abs(x) + 0.05)):
-        mean = ops.mean(part, axis=1, keepdims=True)
-        rest = part - mean
-        variance = ops.mean(rest**2, axis=1, keepdims=True) + 1e-6
-        found += [mean, ops.log(variance)]
+    statistics = []
+    for series in (x, ops.log(ops.abs(x) + 0.05)):
+        mean = ops.mean(series, axis=1, keepdims=True)
+        deviations = series - mean
+        variance = ops.mean(deviations**2, axis=1, keepdims=True) + 1e-6
+        statistics += [mean, ops.log(variance)]
         for lag in range(1, _LAGS + 1):
-            found.append(ops.mean(rest[:, lag:] * rest[:, :-lag], axis=1, keepdims=True) / variance)
-    return ops.concatenate(found, axis=1)
+            covariance = ops.mean(deviations[:, lag:] * deviations[:, :-lag], axis=1, keepdims=True)
+            statistics.append(covariance / variance)
+    return ops.concatenate(statistics, axis=1)

@@ -29,7 +29,9 @@ from tf_resflow.tables.coordinates import Vectors
 
 ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distribution
 _BATCH = 128
-_STEPS, _FEW, _MOST_STEPS = 15, 500, 4000  # of a training, see `num_steps`
+_STEPS = 15  # times the square root of the number of rows, see `num_steps`
+_FEW = 500  # rows
+_MOST_STEPS = 4000
 _ROUNDS = 30  # evaluations of the held-out rows in a training
 _LEAST_ROUND = 20  # steps between evaluations
 _WARMUP = 0.1  # fraction of the steps

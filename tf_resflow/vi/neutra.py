@@ -78,10 +78,10 @@ class Decoder:
     def __call__(self, y: tf.Tensor, condition: tf.Tensor, constants: Any) -> tf.Tensor:
         """Returns the inverse of rows `[num, size]` for conditions `[num, size]`."""
         if self._function is None:
-            rows = [tf.TensorSpec([None, part.shape[-1]], part.dtype) for part in (y, condition)]
+            row_specs = [tf.TensorSpec([None, values.shape[-1]], values.dtype) for values in (y, condition)]
             template = _Template(self._flow)
 
-            @tf.function(autograph=False, input_signature=[*rows, tf.nest.map_structure(_spec, constants)])
+            @tf.function(autograph=False, input_signature=[*row_specs, tf.nest.map_structure(_spec, constants)])
             def inverse(y, condition, constants):
                 context = Context({"condition": condition}, compute_log_det=False)
                 return template.filled(constants)(y, context, inverse=True).value
@@ -101,7 +101,8 @@ class _Template:
         with tf.init_scope():
             owners = keras.tree.flatten(list(keras_parts(flow).values()))
             variables = keras.tree.flatten([o.variables if isinstance(o, keras.Layer) else o for o in owners])
-            self._flow, self._variables = flow, [*{id(v): v for v in variables}.values()]
+            self._flow = flow
+            self._variables = [*{id(v): v for v in variables}.values()]
             self._networks = Networks(flow)
 
     def constants(self) -> list[list[tf.Tensor]]:
@@ -120,7 +121,7 @@ class _Template:
 
     def filled(self, constants: Any) -> Callable[..., Pass]:
         """Returns a function that passes values through the flow with these constants."""
-        values, parameters, statistics = (iter(part) for part in constants)
+        values, parameters, statistics = map(iter, constants)
         with tf.init_scope():
             flow = with_replaced(self._flow, WithStatistics, lambda part: part.frozen(lambda _: next(statistics)))
             networks = self._networks.frozen(lambda _: next(parameters))

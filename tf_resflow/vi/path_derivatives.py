@@ -59,13 +59,15 @@ class _PathDerivative(FlowBijector):
 
     def __init__(self, flow: Flow, base: tfd.Distribution, name: str = "path_derivative"):
         parameters = dict(locals())
-        self._flow, self._base = flow, base
+        self._flow = flow
+        self._base = base
         super().__init__(forward_min_event_ndims=1, dtype=flow.dtype, parameters=parameters, name=name)
 
     def forward_pass(self, x: tf.Tensor, context: Context) -> Pass:
         if not context.compute_log_det:
             return pass_through(self._flow, x, context)
-        value, total = tf.identity(x), 0.0
+        value = tf.identity(x)
+        total = 0.0
         gradient = tfp.math.value_and_gradient(self._base.log_prob, value, use_gradient_tape=True)[1]
         networks = context.arguments.get("networks") or Networks(self._flow)
         arguments = {**context.arguments, "networks": networks}
@@ -86,22 +88,29 @@ def _rows(x):
 
 def _in_sequence(bijector, arguments, shape):
     """Returns the innermost members of flows and chains on vectors, in order, each with its arguments."""
-    pairs, is_known = [], arguments.keys() <= {"seed", "salt", "networks"}
+    pairs = []
+    is_known = arguments.keys() <= {"seed", "salt", "networks"}
     if is_known and type(bijector) is Flow:
         routed = route_members(bijector, bijector._members, arguments)
         pairs = [(member, routed[key]) for key, member in bijector._members.items()]
     elif is_known and isinstance(bijector, tfb.Composition) and not isinstance(bijector, FlowBijector):
-        members = [part for part in members_in_order(bijector) if part is not bijector]  # empty unless a sequence
+        members = [
+            member for member in members_in_order(bijector) if member is not bijector
+        ]  # empty unless a sequence
         pairs = [(member, arguments.get(member.name, {})) for member in members]
     if not pairs or any(member.forward_event_shape(shape) != shape for member, _ in pairs):
         return [(bijector, arguments)]
-    return [leaf for pair in pairs for leaf in _in_sequence(*pair, shape)]
+    innermost = []
+    for member, member_arguments in pairs:
+        innermost += _in_sequence(member, member_arguments, shape)
+    return innermost
 
 
 def _forward_with_density_gradient(bijector, x, gradient, context):
     """Returns y, log|det J| and the gradient of the log-density at y, given the gradient at x."""
     method = vars(type(bijector)).get("forward_with_density_gradient")  # not that of a base class, another map
-    if method and (result := method(bijector, _rows(x), _rows(gradient), context.arguments["networks"])):
+    result = method(bijector, _rows(x), _rows(gradient), context.arguments["networks"]) if method else None
+    if result is not None:
         y, log_det, gradient = result
         return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1]), tf.reshape(gradient, tf.shape(x))
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:

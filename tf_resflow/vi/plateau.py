@@ -51,23 +51,28 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
     """
 
     def __init__(self, optimizer: keras.Optimizer, *, window: int = 500, factor: float = 0.1, num_drops: int = 2):
-        self._optimizer, self._window, self._factor, self._num_drops = optimizer, window, factor, num_drops
+        self._optimizer = optimizer
+        self._window = window
+        self._factor = factor
+        self._num_drops = num_drops
         super().__init__(min_num_steps=2 * window, name="plateau")
 
     def _bootstrap(self, loss: tf.Tensor, grads: Any, parameters: Any) -> _State:
-        none, zero = tf.constant(0), tf.zeros_like(loss)
+        none = tf.constant(0)
+        zero = tf.zeros_like(loss)
         return _State(none, zero, zero, zero + math.inf, zero, none)
 
     def _one_step(
         self, step: tf.Tensor, loss: tf.Tensor, grads: Any, parameters: Any, auxiliary_state: _State
     ) -> tuple[tf.Tensor, _State]:
-        state, window = auxiliary_state, self._window
+        state = auxiliary_state
+        window = self._window
         num = state.step + 1
         change = loss - state.mean
         mean = state.mean + change / tf.cast(num, loss.dtype)
         squares = state.squares + change * (loss - mean)
         variance = squares / ((window - 1) * window)
-        ends, zero = num == window, tf.zeros_like(loss)
+        ends = num == window
         # Grappler replaces "not greater" by "less or equal", which is false for NaN.
         falls = tf.math.is_finite(mean) & (state.mean_before - mean > tf.sqrt(state.variance_before + variance))
         is_level = ends & ~falls  # also if the loss is NaN
@@ -75,7 +80,9 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
         drops = is_level & ~has_converged
         rate = tf.convert_to_tensor(self._optimizer.learning_rate)
         self._optimizer.learning_rate = tf.where(drops, self._factor * rate, rate)
-        mean_before, num_drops = tf.where(is_level, zero + math.inf, mean), state.drops + tf.cast(drops, tf.int32)
+        zero = tf.zeros_like(loss)
+        mean_before = tf.where(is_level, zero + math.inf, mean)
+        num_drops = state.drops + tf.cast(drops, tf.int32)
         inside = state._replace(step=num, mean=mean, squares=squares)
         after = _State(tf.constant(0), zero, zero, mean_before, variance, num_drops)
         return has_converged, tf.nest.map_structure(functools.partial(tf.where, ends), after, inside)

@@ -88,8 +88,8 @@ def flow_surrogate_posterior(
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.
     """
     dtype = tf.as_dtype(dtype)
-    constraints = [part for part in tf.nest.flatten(constraining_bijector) if isinstance(part, tf.Module)]
-    if names := [variable.name for part in constraints for variable in part.trainable_variables]:
+    names = _names_of_trainable_variables(constraining_bijector)
+    if names:
         raise ValueError(
             f"constraining_bijector has trainable variables, which the fit would change: {', '.join(names)}. "
             "Pass one bijector for each part, and None for a part on the reals, such as "
@@ -106,6 +106,15 @@ def flow_surrogate_posterior(
     bijector = Flow([flow, *into_events], validate_args=validate_args, name="surrogate") if into_events else flow
     options = {"kwargs_split_fn": _split_kwargs, "validate_args": validate_args, "name": name}
     return tfd.TransformedDistribution(base, bijector, **options)
+
+
+def _names_of_trainable_variables(bijectors):
+    """Returns the names of the trainable variables of a structure of bijectors and `None`."""
+    names: list[str] = []
+    for bijector in tf.nest.flatten(bijectors):
+        if isinstance(bijector, tf.Module):
+            names += [variable.name for variable in bijector.trainable_variables]
+    return names
 
 
 def _split_kwargs(kwargs):
@@ -134,16 +143,17 @@ def vector_part(surrogate_posterior: tfd.TransformedDistribution) -> tuple[Flow,
             f"{surrogate_posterior!r} is not a surrogate posterior made of a flow on vectors. Pass one, such as a "
             "result of tf_resflow.vi.flow_surrogate_posterior."
         )
-    members, kept = members_in_order(surrogate_posterior.bijector), 0
-    while kept < len(members) and members[kept].forward_event_shape(shape) == shape:
-        kept += 1
-    if not kept or any(member.trainable_variables for member in members[kept:]):
+    members = members_in_order(surrogate_posterior.bijector)
+    num_on_vectors = 0
+    while num_on_vectors < len(members) and members[num_on_vectors].forward_event_shape(shape) == shape:
+        num_on_vectors += 1
+    if not num_on_vectors or any(member.trainable_variables for member in members[num_on_vectors:]):
         names = ", ".join(member.name for member in members)
         raise ValueError(
             f"The surrogate posterior applies these bijectors: {names}. Reorder them, so that trainable bijectors "
             "are applied first and keep the size of vectors."
         )
-    return Flow(members[:kept]), members[kept:]
+    return Flow(members[:num_on_vectors]), members[num_on_vectors:]
 
 
 def _into_parts(shapes, sizes, validate_args):
@@ -164,8 +174,8 @@ def _shapes(structure):
         return kind(zip(structure, map(_shapes, structure.values()), strict=True))
     is_sequence = isinstance(structure, (list, tuple))
     if is_sequence and not all(isinstance(size, (int, np.integer)) for size in structure):
-        parts = map(_shapes, structure)
-        return kind(*parts) if hasattr(structure, "_fields") else kind(parts)
+        shapes = map(_shapes, structure)
+        return kind(*shapes) if hasattr(structure, "_fields") else kind(shapes)
     if not is_sequence and not isinstance(structure, tf.TensorShape):
         structure = tf.get_static_value(structure)
     shape = tf.TensorShape(structure)
