@@ -41,10 +41,10 @@ class Pass(NamedTuple):
     """The result of one pass through a bijector.
 
     Attributes:
-      value: the output, a tensor or a nest of tensors.
+      value: The output, a tensor or a nest of tensors.
       log_det: log|det| of the Jacobian in the direction of the pass, for events of the minimum rank, if requested.
-      features: the values after each scale of a flow.
-      solutions: the `Solution` of each block that solved an equation, in order.
+      features: The values after each scale of a flow.
+      solutions: The `Solution` of each block that solved an equation, in order.
     """
 
     value: Any
@@ -59,11 +59,11 @@ class Context:
 
     Attributes:
       arguments: `seed`, `networks` and `condition`, and dictionaries of arguments by member name.
-      compute_log_det: whether to compute the log-determinant.
-      require_log_det: whether a bijector without a log-determinant raises an error then.
-      warning_threshold: largest residual of an inverse that prints no warning. None disables all warnings.
-      atol: absolute tolerance of the inverse, for blocks with the default solver.
-      on_leaf: function `on_leaf(bijector, input, is_inverse)`, called before each bijector without members.
+      compute_log_det: Whether to compute the log-determinant.
+      require_log_det: Whether a bijector without a log-determinant raises an error then.
+      warning_threshold: Largest residual of an inverse that prints no warning. None disables all warnings.
+      atol: Absolute tolerance of the inverse, for blocks with the default solver.
+      on_leaf: Function `on_leaf(bijector, input, is_inverse)`, called before each bijector without members.
     """
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -137,12 +137,12 @@ class FlowBijector(Serializable, tfb.Bijector):
     raises an error if there are others.
 
     Attributes:
-      networks: the networks that the bijector evaluates and that are not Keras layers in its other attributes,
+      networks: The networks that the bijector evaluates and that are not Keras layers in its other attributes,
         such as functions. None by default.
-      argument_names: the arguments that the bijector accepts from surrounding flows: any of "seed", "networks" and
+      argument_names: The arguments that the bijector accepts from surrounding flows: any of "seed", "networks" and
         "condition". None by default.
-      ends_scale: whether a scale of a flow can end with the bijector, see `forward_features`.
-      is_random: whether the log-determinant is a random estimate.
+      ends_scale: Whether a scale of a flow can end with the bijector, see `forward_features`.
+      is_random: Whether the log-determinant is a random estimate.
     """
 
     networks: Sequence[Any] = ()
@@ -196,9 +196,9 @@ class FlowBijector(Serializable, tfb.Bijector):
         """Returns upper bounds on the Lipschitz constants of the bijector and of its inverse.
 
         Args:
-          certified: whether the bounds must be proven for the current weights, see
+          certified: Whether the bounds must be proven for the current weights, see
             `tf_resflow.layers.lipschitz_constant`.
-          bound: function `bound(network, certified=...)` that returns the bound of a network, for example cached.
+          bound: Function `bound(network, certified=...)` that returns the bound of a network, for example cached.
         """
         return self._stretch_bounds(certified, bound)
 

@@ -149,9 +149,9 @@ class AffineCoupling(Coupling):
     ```
 
     Args:
-      network: built Keras layer or model, with two inputs for a conditional coupling.
+      network: Built Keras layer or model, with two inputs for a conditional coupling.
       split: "channels" or "checkerboard".
-      swap: whether a is the last channels, or the pixels with an odd row + column.
+      swap: Whether a is the last channels, or the pixels with an odd row + column.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.
@@ -183,8 +183,8 @@ class SplineCoupling(Coupling):
     See `AffineCoupling` for the parts and the other arguments.
 
     Args:
-      num_bins: number K of bins, from 2 to 500.
-      bound: end of the last bin. Scale the data so that few of them are beyond it, for example with an ActNorm.
+      num_bins: Number K of bins, from 2 to 500.
+      bound: End of the last bin. Scale the data so that few of them are beyond it, for example with an ActNorm.
 
     References:
       Durkan et al., Neural Spline Flows, 2019.
@@ -314,7 +314,7 @@ class ConditionalAffine(NetworkBijector):
     ```
 
     Args:
-      network: built Keras layer or model that maps a condition `[condition_size]` to `[D (D + 3) / 2]`.
+      network: Built Keras layer or model that maps a condition `[condition_size]` to `[D (D + 3) / 2]`.
     """
 
     _why_unbounded = "The matrix of a conditional affine map is a function of the condition"
@@ -362,12 +362,12 @@ class AffineAutoregressive(NetworkBijector):
     autoregressive flow.
 
     Args:
-      network: built Keras layer or model of x or of `[x, condition]`, for example from
+      network: Built Keras layer or model of x or of `[x, condition]`, for example from
         `tf_resflow.flows.autoregressive_network`.
-      reverse: whether to reverse the order of the coordinates: \\(x_{>i}\\) instead of \\(x_{<i}\\).
+      reverse: Whether to reverse the order of the coordinates: \\(x_{>i}\\) instead of \\(x_{<i}\\).
 
     Raises:
-      ValueError: if the network is not autoregressive in this order.
+      ValueError: If the network is not autoregressive in this order.
 
     References:
       Papamakarios, Pavlakou and Murray, Masked Autoregressive Flow for Density Estimation, 2017, Section 3.1.

@@ -184,10 +184,10 @@ class Flow(FlowBijector, tfb.Composition):
     ```
 
     Args:
-      bijectors: list of at least one `tfb.Bijector`, including TFP's own bijectors.
+      bijectors: List of at least one `tfb.Bijector`, including TFP's own bijectors.
 
     Raises:
-      ValueError: if stochastic blocks share a name inside a TFP composition such as `tfb.Chain`.
+      ValueError: If stochastic blocks share a name inside a TFP composition such as `tfb.Chain`.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class MultiscaleFlow(FlowBijector):
     concatenates the factored-out channels, scale by scale, and the output of the last flow, each flattened.
 
     Args:
-      flows: list of at least two `Flow`s on images. All but the last must end in an even number of channels.
+      flows: List of at least two `Flow`s on images. All but the last must end in an even number of channels.
       event_shape: `[H, W, C]` of the data.
 
     References:

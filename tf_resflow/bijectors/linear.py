@@ -51,9 +51,9 @@ class ActNorm(VariableBijector):
     identity.
 
     Args:
-      event_shape: shape of an event, channels last.
-      per_channel: whether all positions of an event share the parameters of their channel.
-      dtype: of the variables.
+      event_shape: Shape of an event, channels last.
+      per_channel: Whether all positions of an event share the parameters of their channel.
+      dtype: Dtype of the variables.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.1.
@@ -86,8 +86,8 @@ class ActNorm(VariableBijector):
         """Sets the parameters so that `forward(x)` has mean 0 and variance 1; deviations count as at least 1e-3.
 
         Args:
-          x: the batch, `[batch, ..., *event]`.
-          inverse: whether to normalize `inverse(x)` instead.
+          x: The batch, `[batch, ..., *event]`.
+          inverse: Whether to normalize `inverse(x)` instead.
         """
         x = tf.convert_to_tensor(x, self.dtype)
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - self.shift.shape.rank)))
@@ -124,7 +124,7 @@ class DCTConv(VariableBijector):
 
     Args:
       event_shape: `[H, W, C]`.
-      dtype: of the variables.
+      dtype: Dtype of the variables.
 
     References:
       Hoogeboom, van den Berg, Welling, Emerging convolutions for generative normalizing flows, 2019, Section 3.2
@@ -150,8 +150,8 @@ class DCTConv(VariableBijector):
         To keep it nonsingular, 1e-4 of the diagonal plus 1e-6 is added to the diagonal of the batch's covariance.
 
         Args:
-          x: the batch, `[batch, ..., H, W, C]`.
-          inverse: whether to whiten `inverse(x)` instead.
+          x: The batch, `[batch, ..., H, W, C]`.
+          inverse: Whether to whiten `inverse(x)` instead.
         """
         x = tf.reshape(tf.convert_to_tensor(x, self.dtype), [-1, *self._event_shape])
         frequencies = self._transform(x).numpy().astype(np.float64)
@@ -208,7 +208,7 @@ class InvertibleConv1x1(VariableBijector):
     Args:
       num_channels: C.
       seed: `int`, seed of the rotation.
-      dtype: of the variables.
+      dtype: Dtype of the variables.
 
     References:
       Kingma and Dhariwal, Glow, 2018, Section 3.2.

@@ -21,8 +21,8 @@ class Networks:
     scales the kernels again. A training step creates a `Networks` inside its gradient tape.
 
     Args:
-      *flows: bijectors, distributions or other `tf.Module`s that contain bijectors, or networks.
-      training: whether the passes belong to a training step. If so, call `tf_resflow.layers.update_norms` after
+      *flows: Bijectors, distributions or other `tf.Module`s that contain bijectors, or networks.
+      training: Whether the passes belong to a training step. If so, call `tf_resflow.layers.update_norms` after
         each change of the weights, because the stored norm vectors are used without a check. XLA compiles
         activations for each batch size, networks with a mixed-precision policy compute in the lower precision, and
         monotone blocks with the default solver solve their equations to 0.1 % of the size of the event.

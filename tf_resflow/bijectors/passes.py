@@ -43,7 +43,7 @@ def forward_features(flow: FlowBijector, x: TensorLike, compute_log_det: bool = 
     Args:
       flow: `Flow` or `MultiscaleFlow`, data to latent.
       x: `[batch, *event]`.
-      compute_log_det: whether to compute the log-determinant.
+      compute_log_det: Whether to compute the log-determinant.
       **kwargs: `seed` and `condition`, as for `flow.forward`.
 
     Returns:
@@ -78,17 +78,17 @@ def inverse_with_solutions(
     ```
 
     Args:
-      flow: a bijector from data to latent.
+      flow: A bijector from data to latent.
       z: `[batch, *latent]`.
-      atol: absolute tolerance for blocks with the default solver; by default the rounding error of their dtype.
-      condition: the condition of conditional blocks.
-      networks: the bound `Networks` of the flow, if available.
+      atol: Absolute tolerance for blocks with the default solver; by default the rounding error of their dtype.
+      condition: The condition of conditional blocks.
+      networks: The bound `Networks` of the flow, if available.
 
     Returns:
       The data, and a list with the `tf_resflow.solvers.Solution` of each block in the order of inversion.
 
     Raises:
-      ValueError: if a block is inside a bijector with unknown members, such as `tfb.TransformDiagonal`.
+      ValueError: If a block is inside a bijector with unknown members, such as `tfb.TransformDiagonal`.
     """
 
     def on_leaf(bijector, value, inverse):
@@ -113,18 +113,18 @@ def initialize(
     `tfb.Invert`, data pass through the inverse of an `ActNorm`, so the inverse is set to normalize them.
 
     Args:
-      flow: bijector from data to latent; or the density of the data, a `tfd.TransformedDistribution`, also inside a
+      flow: Bijector from data to latent; or the density of the data, a `tfd.TransformedDistribution`, also inside a
         `tfd.Independent` or `tfd.Sample`.
-      batch: at least two dequantized examples `[batch, *event]` as the flow receives them, or a structure for a
+      batch: At least two dequantized examples `[batch, *event]` as the flow receives them, or a structure for a
         `tfb.JointMap`.
-      seed: seed of members that draw random numbers.
-      condition: the condition of conditional blocks.
+      seed: Seed of members that draw random numbers.
+      condition: The condition of conditional blocks.
 
     Returns:
       The batch mapped to the latent space.
 
     Raises:
-      ValueError: if the batch has fewer than two different examples; if it has NaN or infinite values, or the flow
+      ValueError: If the batch has fewer than two different examples; if it has NaN or infinite values, or the flow
         maps it to such values; if an `ActNorm` or `DCTConv` is inside a bijector with unknown members, such as
         `tfb.TransformDiagonal`; or if a TFP bijector such as `tfb.Invert(flow)` is given, because the `bijector` of
         a density maps latent to data.

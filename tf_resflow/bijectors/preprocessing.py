@@ -20,7 +20,7 @@ class Logit(FlowBijector):
 
     Args:
       alpha: `float` in (0, 0.5). The published runs use 0.05 for natural images and 1e-6 for MNIST.
-      validate_args: whether to check that x is in [0, 1].
+      validate_args: Whether to check that x is in [0, 1].
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 4.1.
@@ -112,9 +112,9 @@ class Normalize(WithStatistics):
     with its weights, but a checkpoint of only the bijector does not.
 
     Args:
-      mean: array-like.
-      std: array-like of the same shape, positive.
-      dtype: of the statistics.
+      mean: Array-like.
+      std: Array-like of the same shape, positive.
+      dtype: Dtype of the statistics.
     """
 
     def __init__(
@@ -154,9 +154,9 @@ class Whiten(WithStatistics):
     `Normalize`.
 
     Args:
-      mean: array-like `[size]`.
-      covariance: array-like `[size, size]`, symmetric and positive definite.
-      dtype: of the vectors.
+      mean: Array-like `[size]`.
+      covariance: Array-like `[size, size]`, symmetric and positive definite.
+      dtype: Dtype of the vectors.
 
     References:
       Kessy, Lewin and Strimmer, Optimal whitening and decorrelation, 2018.
@@ -214,7 +214,7 @@ class Squeeze2D(FlowBijector):
     Channel `c f^2 + dy f + dx` of the output holds pixel `(dy, dx)` of the patch in channel c.
 
     Args:
-      factor: the factor f, an `int` of at least 2.
+      factor: The factor f, an `int` of at least 2.
 
     References:
       Dinh et al., Density estimation using Real NVP, 2017, Section 3.6.

@@ -62,24 +62,24 @@ class ResidualBlock(NetworkBijector):
     Pass `tf.identity(x)` in these cases.
 
     Args:
-      branch: built Keras layer or model (or `tf.Module`) g, from events to events; see `FlowBijector.networks`.
-      log_det_estimator: a `tf_resflow.logdet` estimator or its name, such as "exact"; `RussianRoulette()` by
+      branch: Built Keras layer or model (or `tf.Module`) g, from events to events; see `FlowBijector.networks`.
+      log_det_estimator: A `tf_resflow.logdet` estimator or its name, such as "exact"; `RussianRoulette()` by
         default.
       inverse_solver: `tf_resflow.solvers.Anderson()` by default, or `FixedPoint`.
-      lipschitz_constant: bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
+      lipschitz_constant: Bound on Lip(g), for a branch with layers that `tf_resflow.layers.lipschitz_constant` does
         not know. It holds in the norm of the attribute `lipschitz_order` of the branch or of its first layer that
         has one, and otherwise in the 2-norm. The first eager pass raises an error if the branch is clearly steeper
         at or near its inputs. This does not prove the bound.
-      has_condition: whether the branch is called with `[x, condition]`. The constant is with respect to x.
-      event_shape: shape of an event, for a branch without a known input shape.
-      validate_args: whether `inverse` raises an error if an example did not converge. By default, it prints a
+      has_condition: Whether the branch is called with `[x, condition]`. The constant is with respect to x.
+      event_shape: Shape of an event, for a branch without a known input shape.
+      validate_args: Whether `inverse` raises an error if an example did not converge. By default, it prints a
         warning. Code compiled by XLA does neither; use `solve` there.
 
     Attributes:
-      branch: the branch g. `log_det_estimator` and `inverse_solver` are attributes, too.
-      lipschitz_constant: the bound on Lip(g), given or enforced by the layers.
-      event_shape: shape of an event, as far as it is known.
-      condition_shape: shape of the condition, as far as it is known; None without a condition.
+      branch: The branch g. `log_det_estimator` and `inverse_solver` are attributes, too.
+      lipschitz_constant: The bound on Lip(g), given or enforced by the layers.
+      event_shape: Shape of an event, as far as it is known.
+      condition_shape: Shape of the condition, as far as it is known; None without a condition.
 
     References:
       Chen et al., Residual Flows for Invertible Generative Modeling, 2019.

@@ -34,15 +34,15 @@ def with_log_det_estimator(flow: _Flow, log_det_estimator: LogDet) -> _Flow:
     ```
 
     Args:
-      flow: a bijector or distribution, with blocks at any depth.
-      log_det_estimator: a `tf_resflow.logdet` estimator, or a dict of estimators by block name. Repeated names are
+      flow: A bijector or distribution, with blocks at any depth.
+      log_det_estimator: A `tf_resflow.logdet` estimator, or a dict of estimators by block name. Repeated names are
         numbered: block, block_1. Blocks that are not in the dict keep their estimator.
 
     Returns:
       An object of the same type. Parts without residual blocks are not copied.
 
     Raises:
-      ValueError: if `flow` is a joint distribution whose model contains functions, or holds blocks that are not
+      ValueError: If `flow` is a joint distribution whose model contains functions, or holds blocks that are not
         among its constructor's arguments. Such blocks cannot be replaced.
     """
     if not isinstance(log_det_estimator, Mapping):

@@ -53,7 +53,7 @@ def load(config: Mapping[str, Any]) -> Dataset:
     ```
 
     Args:
-      config: dict, or `ConfigDict`, of some of the fields; the rest have their defaults.
+      config: Dict, or `ConfigDict`, of some of the fields; the rest have their defaults.
 
     Raises:
       ValueError: If a field or the name is unknown, or the data are missing or malformed.

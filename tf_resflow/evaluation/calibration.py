@@ -47,19 +47,19 @@ class Calibration:
     ```
 
     Args:
-      samples: independent posterior samples `[draws, num, *event_shape]` for each of `num` data sets: an array, or
+      samples: Independent posterior samples `[draws, num, *event_shape]` for each of `num` data sets: an array, or
         a dict or another structure of arrays.
-      parameters: the true parameters `[num, *event_shape]`, in the same structure.
+      parameters: The true parameters `[num, *event_shape]`, in the same structure.
       sample_log_probs: `[draws, num]`: \\(\log q(\theta_{il} | x_i)\\), up to a constant for each data set, or None
         to leave out the coverage.
       parameter_log_probs: `[num]`: \\(\log q(\theta_i | x_i)\\), up to the same constants.
-      seed: seed of the reference points, and of ties.
+      seed: Seed of the reference points, and of ties.
 
     Attributes:
-      ranks: dict of uniform numbers `[num]` by test: "coverage", "TARP" and "rank of NAME" for each coordinate. The
+      ranks: Dict of uniform numbers `[num]` by test: "coverage", "TARP" and "rank of NAME" for each coordinate. The
         coverage of regions of mass a is the share of `ranks["coverage"]` below a.
-      p_values: dict of p-values by test.
-      p_value: the smallest of them times their number (Bonferroni), at most 1.
+      p_values: Dict of p-values by test.
+      p_value: The smallest of them times their number (Bonferroni), at most 1.
 
     References:
       Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration" (2018); Hermans et

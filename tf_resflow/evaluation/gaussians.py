@@ -18,9 +18,9 @@ class FeatureMoments:
     """Accumulates the mean and covariance of features batch by batch, in float64.
 
     Attributes:
-      num: number of examples so far.
-      mean: mean of the examples, `[size]`.
-      scatter: sum of (x - mean)(x - mean)' over the examples, `[size, size]`.
+      num: Number of examples so far.
+      mean: Mean of the examples, `[size]`.
+      scatter: Sum of (x - mean)(x - mean)' over the examples, `[size, size]`.
 
     References:
       Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
@@ -58,15 +58,15 @@ def gaussian_baseline(train: np.ndarray, test: np.ndarray, levels: int | None = 
     test example.
 
     Args:
-      train: array `[num_train, ...]`, integers if `levels` is given.
-      test: array `[num_test, ...]`.
-      levels: number of levels of integer data; `None` for continuous data.
+      train: Array `[num_train, ...]`, integers if `levels` is given.
+      test: Array `[num_test, ...]`.
+      levels: Number of levels of integer data; `None` for continuous data.
 
     Returns:
       The mean negative log-likelihood of `test`: bits/dim if `levels` is given, else nats.
 
     Raises:
-      ValueError: if the covariance is singular up to rounding.
+      ValueError: If the covariance is singular up to rounding.
     """
     size = math.prod(train.shape[1:])
     moments = FeatureMoments()
@@ -140,8 +140,8 @@ class InceptionFeatures:
     features rank models. Compare them with published values only if `weights` is a file of the original weights.
 
     Args:
-      levels: number of levels of the images.
-      weights: weights of `keras.applications.InceptionV3(include_top=False)`: "imagenet", which Keras downloads
+      levels: Number of levels of the images.
+      weights: Weights of `keras.applications.InceptionV3(include_top=False)`: "imagenet", which Keras downloads
         once; a file; or `None` for random weights.
 
     References:

@@ -27,7 +27,7 @@ def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:
     ```
 
     Args:
-      flow: a `Flow` or `MultiscaleFlow`.
+      flow: A `Flow` or `MultiscaleFlow`.
 
     Returns:
       A dict. "layers": for each block, a dict of layer name to "coefficient", "estimate" (`norm_estimate`, of the

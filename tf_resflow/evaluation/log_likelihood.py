@@ -53,8 +53,8 @@ class LogLikelihood:
         log P(x) >= E log (1 / K) sum_k p((x + u_k) / L) / (L^D q(u_k | x)),
 
     with q = 1 for uniform noise. At K = 1 this is the usual bound. As K grows, it never loosens in expectation, and
-    tends to log P(x). It holds only for exact log-determinants: noise with variance \(\sigma^2\), in nats, raises
-    it by up to about \(\sigma^2 / 2\).
+    tends to log P(x). It holds only for exact log-determinants: noise with variance \\(\sigma^2\\), in nats, raises
+    it by up to about \\(\sigma^2 / 2\\).
 
     ```python
     import numpy as np, tf_resflow as resflow

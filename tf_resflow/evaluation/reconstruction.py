@@ -18,15 +18,15 @@ class Reconstruction(NamedTuple):
     A solve is the inversion of one block for one example. Without residual blocks, the diagnostics are 0.
 
     Attributes:
-      max_error: largest absolute error in the flow's input space (dequantized data).
-      rms_error: root mean square error in the same space.
+      max_error: Largest absolute error in the flow's input space (dequantized data).
+      rms_error: Root mean square error in the same space.
       max_levels: `max_error` in levels of integer data; None for continuous data.
-      exact_examples: fraction of examples whose integers are all recovered; None for continuous data.
-      mean_iterations: mean number of branch evaluations per solve.
-      max_iterations: largest number of branch evaluations in a solve.
-      unconverged: number of solves that did not reach the tolerance.
-      num_solves: number of solves.
-      max_residual: largest residual |x + g(x) - y|.
+      exact_examples: Fraction of examples whose integers are all recovered; None for continuous data.
+      mean_iterations: Mean number of branch evaluations per solve.
+      max_iterations: Largest number of branch evaluations in a solve.
+      unconverged: Number of solves that did not reach the tolerance.
+      num_solves: Number of solves.
+      max_residual: Largest residual |x + g(x) - y|.
     """
 
     max_error: float
@@ -46,10 +46,10 @@ def reconstruct(
     """Maps examples to latents and back, and returns a `Reconstruction` with the errors.
 
     Args:
-      model: a `FlowModel`.
-      x: data `[batch, *event_shape]`.
-      seed: integer seed of the dequantization.
-      condition: condition of a conditional model, as for `FlowModel.log_prob`.
+      model: A `FlowModel`.
+      x: Data `[batch, *event_shape]`.
+      seed: Integer seed of the dequantization.
+      condition: Condition of a conditional model, as for `FlowModel.log_prob`.
     """
     inputs = model.prepare(x, tf.constant([seed, 0], tf.int32))
     with stage("reconstruction"):

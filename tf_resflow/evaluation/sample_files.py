@@ -36,8 +36,8 @@ def write_samples(
     Args:
       shape: `(rows, columns, *event_shape)`. A picture has this number of rows of images, or groups of points. A
         single row of images is arranged as a grid that is about square.
-      labels: labels of the rows or groups.
-      name: name of the data, for the title.
+      labels: Labels of the rows or groups.
+      name: Name of the data, for the title.
     """
     rows, columns, *event_shape = shape
     if pathlib.Path(path).suffix.lower() == ".npy":
@@ -67,9 +67,9 @@ def image_grid(images: ArrayLike, levels: int = 256, *, columns: int | None = No
     """Arranges images in rows, separated by gray lines one pixel wide.
 
     Args:
-      images: integer array `[num, height, width, channels]` with values 0, ..., levels - 1.
-      levels: number of levels, which are spread over 0, ..., 255.
-      columns: number of images in a row; by default the grid is about square.
+      images: Integer array `[num, height, width, channels]` with values 0, ..., levels - 1.
+      levels: Number of levels, which are spread over 0, ..., 255.
+      columns: Number of images in a row; by default the grid is about square.
 
     Returns:
       A uint8 array `[grid height, grid width, channels]`.

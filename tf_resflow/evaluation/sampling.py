@@ -19,8 +19,8 @@ class Sampler:
     """Draws samples of a model in batches.
 
     Args:
-      model: a `FlowModel`.
-      precise: as for `FlowModel.decode`.
+      model: A `FlowModel`.
+      precise: As for `FlowModel.decode`.
     """
 
     def __init__(self, model: FlowModel, *, precise: bool = False):
@@ -48,13 +48,13 @@ class Sampler:
         on `num`, and the first batch equals `model.sample(len(batch), seed)`.
 
         Args:
-          num: number of samples at each temperature.
-          seed: integer in 0, ..., 2^63 - 1.
-          temperatures: factors that scale the latents' deviation from their mean.
-          condition: of a conditional model: `[num, *condition_shape]`, or one condition for all samples.
+          num: Number of samples at each temperature.
+          seed: Integer in 0, ..., 2^63 - 1.
+          temperatures: Factors that scale the latents' deviation from their mean.
+          condition: Condition of a conditional model: `[num, *condition_shape]`, or one condition for all samples.
 
         Raises:
-          ValueError: if a sample is not finite, or the condition does not fit the model.
+          ValueError: If a sample is not finite, or the condition does not fit the model.
         """
         model = self._model
         model.condition.arguments(condition, num)

@@ -48,12 +48,12 @@ def p_values(scores: ArrayLike, reference: ArrayLike, weights: ArrayLike | None 
     ```
 
     Args:
-      scores: scores of any shape. The p-value of NaN is NaN.
+      scores: Scores of any shape. The p-value of NaN is NaN.
       reference: `[n]`.
       weights: `[n]`, weights of the reference. The score itself has their mean as its weight.
 
     Raises:
-      ValueError: if the reference is empty, contains NaN, or is not one-dimensional.
+      ValueError: If the reference is empty, contains NaN, or is not one-dimensional.
 
     References:
       Bates et al., Testing for outliers with conformal p-values, 2023, equation 1.

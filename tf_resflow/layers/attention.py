@@ -37,7 +37,7 @@ class L2SelfAttention(RuledLayer):
     ```
 
     Args:
-      num_heads: number of heads, a divisor of D.
+      num_heads: Number of heads, a divisor of D.
 
     References:
       Kim, Papamakarios and Mnih, "The Lipschitz constant of self-attention" (2021).
@@ -69,7 +69,7 @@ class Centering(RuledLayer):
     With `axis=1`, positions of `[batch, N, D]` depend on each other, and permuting them permutes the result.
 
     Args:
-      axis: axis of the mean, not the batch.
+      axis: Axis of the mean, not the batch.
 
     References:
       Qi et al., "LipsFormer" (2023). Their CenterNorm also multiplies by D / (D - 1).

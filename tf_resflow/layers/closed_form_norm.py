@@ -33,9 +33,9 @@ def line_norms(kernel: tf.Tensor, line_sums: Callable[[tf.Tensor], tf.Tensor], o
     """Returns the norms of rows or columns of an operator.
 
     Args:
-      kernel: the kernel of the operator.
-      line_sums: returns the sums of the rows or columns of the operator with a given kernel.
-      order: the order of the norms.
+      kernel: The kernel of the operator.
+      line_sums: Returns the sums of the rows or columns of the operator with a given kernel.
+      order: The order of the norms.
     """
     peak = tf.stop_gradient(tf.reduce_max(tf.abs(kernel)))
     powers = tf.abs(kernel / nonzero(peak)) ** order

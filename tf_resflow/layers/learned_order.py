@@ -25,9 +25,9 @@ class LearnedOrder(SerializableLayer):
     ```
 
     Args:
-      initial: initial value of p, strictly between low and high.
-      low: infimum of p, at least 1.
-      high: supremum of p, finite.
+      initial: Initial value of p, strictly between low and high.
+      low: Infimum of p, at least 1.
+      high: Supremum of p, finite.
 
     References:
       Chen et al., "Residual Flows" (2019), learned mixed norms.

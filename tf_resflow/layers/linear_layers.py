@@ -42,9 +42,9 @@ class LipschitzDense(LipschitzLayer):
     Otherwise, the input must have shape `[batch, inputs]`.
 
     Args:
-      units: number of outputs.
-      coefficient: largest norm allowed, positive. In a `ResidualBlock`, the product over layers must be below 1.
-      **kwargs: arguments of `keras.layers.Layer` and of all Lipschitz layers: `domain` and `codomain`, the orders p
+      units: Number of outputs.
+      coefficient: Largest norm allowed, positive. In a `ResidualBlock`, the product over layers must be below 1.
+      **kwargs: Arguments of `keras.layers.Layer` and of all Lipschitz layers: `domain` and `codomain`, the orders p
         and q of the norms of inputs and outputs (2 by default, each in [1, inf] or a `LearnedOrder`); `use_bias`;
         `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
         relative change of v by a power step at which an update of the norm stops (1e-3); and `max_iterations`, the
@@ -97,10 +97,10 @@ class LipschitzConv2D(LipschitzLayer):
     an InvalidArgumentError when the graph runs. XLA drops assertions, so compiled code needs a static image size.
 
     Args:
-      filters: number of output channels.
-      kernel_size: an odd integer, or a pair of odd integers.
-      coefficient: largest norm allowed, positive.
-      **kwargs: see `LipschitzDense`.
+      filters: Number of output channels.
+      kernel_size: An odd integer, or a pair of odd integers.
+      coefficient: Largest norm allowed, positive.
+      **kwargs: See `LipschitzDense`.
 
     References:
       Gouk et al., "Regularisation of neural networks by enforcing Lipschitz continuity" (2018);

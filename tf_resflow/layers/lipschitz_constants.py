@@ -32,15 +32,15 @@ def lipschitz_constant(branch: Any, *, certified: bool = False) -> float | tf.Te
     the norm of the attribute `lipschitz_order`. A subclass that overrides `call` does not inherit it.
 
     Args:
-      branch: a built Keras layer or model, or another object with a `lipschitz_constant`.
-      certified: whether to use `lipschitz_bound()` of each Lipschitz layer, which is proven for the current kernel.
+      branch: A built Keras layer or model, or another object with a `lipschitz_constant`.
+      certified: Whether to use `lipschitz_bound()` of each Lipschitz layer, which is proven for the current kernel.
         By default, the bound uses the coefficient, which relies on an estimate of the norm from below.
 
     Returns:
       A Python float. If certified, a float64 scalar tensor.
 
     Raises:
-      ValueError: if the branch is not built, has a layer with an unknown constant, broadcasts a tensor that depends
+      ValueError: If the branch is not built, has a layer with an unknown constant, broadcasts a tensor that depends
         on its first input, has orders that do not chain, or has several outputs.
     """
     constant = _output(branch, certified).constant

@@ -72,11 +72,11 @@ def update_norms(
     ```
 
     Args:
-      obj: a Keras layer or model; a `tf.Module` that contains bijectors with Keras layers in their attributes,
+      obj: A Keras layer or model; a `tf.Module` that contains bijectors with Keras layers in their attributes,
         such as a flow or a distribution; or a list or tuple of these.
-      tolerance: relative change at which to stop; by default, that of each layer. `converge_norms` uses 1e-5.
-      max_iterations: maximum number of iterations; by default, that of each layer.
-      num_fresh: number of random starts for orders other than 2, in addition to the stored vectors. By default, 8
+      tolerance: Relative change at which to stop; by default, that of each layer. `converge_norms` uses 1e-5.
+      max_iterations: Maximum number of iterations; by default, that of each layer.
+      num_fresh: Number of random starts for orders other than 2, in addition to the stored vectors. By default, 8
         to 128, fewer for larger operators. With 0, eager mode searches like a graph, and decomposes no kernels.
 
     Returns:
@@ -91,7 +91,7 @@ def converge_norms(obj: Any) -> None:
     """Updates the norms to rounding precision from many random starts, before evaluation, export or certification.
 
     Args:
-      obj: as for `update_norms`.
+      obj: As for `update_norms`.
     """
     update_norms(obj, tolerance=1e-5, max_iterations=500, num_fresh=256)
 
@@ -109,7 +109,7 @@ def mean_norm(obj: Any) -> tf.Tensor:
     It is differentiable only in the orders, so a training step can add it to its loss.
 
     Args:
-      obj: as for `update_norms`.
+      obj: As for `update_norms`.
 
     Returns:
       A float32 scalar, which is 0 if no layer has a learned order.

@@ -51,11 +51,11 @@ class OperatorNorm(abc.ABC):
         """Searches for vectors that maximize ||W v||_q / ||v||_p, from an initial guess.
 
         Args:
-          kernel: the kernel, or stacked kernels.
-          v: initial vectors, `[starts, ...]`.
-          tolerance: change of v by a power step, relative to its 2-norm, at which a search ends.
-          max_iterations: maximum number of steps.
-          num_fresh: see `tf_resflow.layers.update_norms`.
+          kernel: The kernel, or stacked kernels.
+          v: Initial vectors, `[starts, ...]`.
+          tolerance: Change of v by a power step, relative to its 2-norm, at which a search ends.
+          max_iterations: Maximum number of steps.
+          num_fresh: See `tf_resflow.layers.update_norms`.
 
         Returns:
           v, with the best start first, and the number of steps.
@@ -99,12 +99,12 @@ def scaled_at(
     \\((G - \langle G, \hat W \rangle u v^T / \mathrm{limit}) / d\\), and G / d = G otherwise.
 
     Args:
-      operator: the operator W.
-      kernel: the kernel of W, or stacked kernels.
-      v: the maximizer of each kernel, with ||v||_p = 1.
-      limits: the limit of each kernel.
-      norm_of_image: returns ||W v||_q of the images W v, `[kernels]`.
-      dual_of_image: returns u times a factor, given W v, ||W v||_q and the factor of each kernel.
+      operator: The operator W.
+      kernel: The kernel of W, or stacked kernels.
+      v: The maximizer of each kernel, with ||v||_p = 1.
+      limits: The limit of each kernel.
+      norm_of_image: Returns ||W v||_q of the images W v, `[kernels]`.
+      dual_of_image: Returns u times a factor, given W v, ||W v||_q and the factor of each kernel.
     """
     limit = tf.constant(limits, kernel.dtype)
     is_stacked = operator.is_stacked(kernel)

@@ -19,9 +19,9 @@ class Step:
     """An operation with the indices of its input and output tensors.
 
     Attributes:
-      weights: indices of its weights among the parameters of the program. A repeated layer has the same ones.
-      layer: layer that the operation was read from.
-      shapes: shape of each output, None if unknown.
+      weights: Indices of its weights among the parameters of the program. A repeated layer has the same ones.
+      layer: Layer that the operation was read from.
+      shapes: Shape of each output, None if unknown.
     """
 
     operation: Operation
@@ -37,10 +37,10 @@ class Program:
     """What a network computes from its inputs and parameters. Equal programs compute the same function.
 
     Attributes:
-      inputs: shape (with the batch) and dtype of each input. The first tensor indices belong to them. Empty if
+      inputs: Shape (with the batch) and dtype of each input. The first tensor indices belong to them. Empty if
         nothing is known about the network, which is then a single step.
-      outputs: tensor indices of the outputs.
-      sources: layers with weights, in the order of the parameters, and the dtypes that they compute in.
+      outputs: Tensor indices of the outputs.
+      sources: Layers with weights, in the order of the parameters, and the dtypes that they compute in.
     """
 
     inputs: tuple[tuple[tuple[int | None, ...], str], ...]

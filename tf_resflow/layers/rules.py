@@ -19,9 +19,9 @@ class Site(NamedTuple):
     """Where a layer is applied.
 
     Attributes:
-      inputs: shapes of the inputs, with the batch; empty if unknown.
-      output: shape of the output, None if unknown.
-      fused: whether elementwise functions are fused into one pass over memory.
+      inputs: Shapes of the inputs, with the batch; empty if unknown.
+      output: Shape of the output, None if unknown.
+      fused: Whether elementwise functions are fused into one pass over memory.
     """
 
     dtype: str
@@ -99,10 +99,10 @@ class LayerRule:
         """Returns the bound of the output. By default, `lipschitz_constant` times the sum over the inputs.
 
         Args:
-          inputs: bounds of the inputs. At least one is not fixed, and all that are not fixed have the same order.
-          shape: shape of the output, None if unknown.
-          certified: whether the constant must be proven for the current weights.
-          weights: weights of the operation, if they differ from the layer's current weights.
+          inputs: Bounds of the inputs. At least one is not fixed, and all that are not fixed have the same order.
+          shape: Shape of the output, None if unknown.
+          certified: Whether the constant must be proven for the current weights.
+          weights: Weights of the operation, if they differ from the layer's current weights.
         """
         constant = self.lipschitz_constant(layer)
         if constant is None:
@@ -151,7 +151,7 @@ def register_rule(*kinds: type[keras.layers.Layer]) -> Callable[[Rule], Rule]:
     ```
 
     Args:
-      *kinds: layer types. A later rule replaces an earlier one.
+      *kinds: Layer types. A later rule replaces an earlier one.
 
     Returns:
       A decorator for a class whose constructor has no arguments.

@@ -46,10 +46,10 @@ class LogDetEstimator(Serializable, abc.ABC):
         """Evaluates the residual map and its log-determinant.
 
         Args:
-          branch: callable g, called as `branch(x)` or `branch([x, condition])`.
-          x: tensor of shape `[batch, *event]`.
+          branch: Callable g, called as `branch(x)` or `branch([x, condition])`.
+          x: Tensor of shape `[batch, *event]`.
           condition: `None` or a tensor of shape `[batch, ...]`.
-          seed: see `tf_resflow.stateless_seed`.
+          seed: See `tf_resflow.stateless_seed`.
 
         Returns:
           `y` with the shape and dtype of `x`, and `log_det` of shape `[batch]` (nats). Both are differentiable.
@@ -180,18 +180,18 @@ class RussianRoulette(_RandomLength):
     ```
 
     Args:
-      num_exact_terms: number of exact terms.
-      distribution: distribution of the number N of further terms, `Geometric` or `Poisson`. The defaults compute 4
+      num_exact_terms: Number of exact terms.
+      distribution: Distribution of the number N of further terms, `Geometric` or `Poisson`. The defaults compute 4
         terms on average.
-      per_example: whether every example draws its own N. This suits evaluation: errors within a batch are
+      per_example: Whether every example draws its own N. This suits evaluation: errors within a batch are
         independent, but the whole batch computes as many terms as the largest N. Otherwise, the batch shares one N.
         This suits training: fewer terms are computed, but errors are correlated, and std / sqrt(batch) is not a
         standard error.
       probes: "rademacher" (independent random signs), "colored" (signs whose cross terms cancel between coordinates
         of different colors: far less noise for convolutional branches, and exact for D probes), "gaussian", or
         "basis" (all D basis vectors: the exact trace).
-      num_probes: number of probes per example. The estimate is their average.
-      probe_sets: by default, every example has its own probes. Otherwise, this number of equal, consecutive parts
+      num_probes: Number of probes per example. The estimate is their average.
+      probe_sets: By default, every example has its own probes. Otherwise, this number of equal, consecutive parts
         of the batch: all examples of a part share their probes and, with `per_example`, their N. The estimate of an
         example then does not depend on the other examples, as needed for serving.
 
@@ -229,8 +229,8 @@ class PowerSeries(_SeriesEstimator):
     probes), the gradient is therefore the gradient of the value.
 
     Args:
-      num_terms: number of terms.
-      probes: see `RussianRoulette`, also for `num_probes` and `probe_sets`.
+      num_terms: Number of terms.
+      probes: See `RussianRoulette`, also for `num_probes` and `probe_sets`.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Section 3.
@@ -268,13 +268,13 @@ class AdaptiveRoulette(_RandomLength):
     ```
 
     Args:
-      rtol: the relative size at which the exact terms end.
-      max_exact_terms: the largest number of exact terms, for series that decay slowly.
+      rtol: The relative size at which the exact terms end.
+      max_exact_terms: The largest number of exact terms, for series that decay slowly.
       chance: c, the probability that any term after the exact ones is computed, in (0, 1). By default, 0.01 if each
         example draws its own N, because the whole batch computes as many terms as the largest N; 0.5 if the batch
         shares one N, as in training, where rare terms with a large weight would be outliers.
-      per_example: whether each probe draws its own N. Each probe has its own n in either case.
-      probes: see `RussianRoulette`, also for `num_probes` and `probe_sets`.
+      per_example: Whether each probe draws its own N. Each probe has its own n in either case.
+      probes: See `RussianRoulette`, also for `num_probes` and `probe_sets`.
     """
 
     rtol: float = 1e-2
@@ -412,8 +412,8 @@ def default_estimator(event_size: int, purpose: str) -> LogDetEstimator:
     exact up to larger sizes, because noise would change the ranking and each row is scored only once.
 
     Args:
-      event_size: number of coordinates of an event.
-      purpose: a key of the table.
+      event_size: Number of coordinates of an event.
+      purpose: A key of the table.
     """
     if event_size <= _LARGEST_EXACT[purpose]:
         return Exact()

@@ -15,7 +15,7 @@ class Geometric(Settings):
     """Geometric distribution of `N` in {1, 2, ...}, `P(N >= k) = (1 - p)^(k - 1)`. `tfd.Geometric` starts at 0.
 
     Args:
-      p: probability of stopping after a term, in (0, 1), with `E[N] = 1 / p`. The variance of the estimator is
+      p: Probability of stopping after a term, in (0, 1), with `E[N] = 1 / p`. The variance of the estimator is
         finite if `1 - p > L^2`, such as for `p = 1 - L`.
 
     References:
@@ -52,7 +52,7 @@ class Poisson(Settings):
     radius of the Jacobian is zero. Use it only to reproduce published results; prefer `Geometric`.
 
     Args:
-      rate: the mean, positive.
+      rate: The mean, positive.
     """
 
     rate: float = 2.0

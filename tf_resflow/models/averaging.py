@@ -19,12 +19,12 @@ class WeightAverage(tf.Module):
     therefore spans about a tenth of the steps, but at most \\(1 / (1 - m)\\) steps.
 
     Args:
-      model: a built Keras model.
-      momentum: largest momentum, in [0, 1). With 0, the average equals the last weights.
+      model: A built Keras model.
+      momentum: Largest momentum, in [0, 1). With 0, the average equals the last weights.
 
     Attributes:
-      values: variables with the average, in the order of `model.trainable_variables`.
-      steps: number of updates, a variable.
+      values: Variables with the average, in the order of `model.trainable_variables`.
+      steps: Number of updates, a variable.
     """
 
     def __init__(self, model: keras.Model, momentum: float):

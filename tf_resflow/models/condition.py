@@ -19,10 +19,10 @@ class Condition(tf.Module):
     """The condition of a model: real numbers of one shape, or a label. It is false if there is no condition.
 
     Attributes:
-      shape: shape of the condition of an example, `()` for a label, None without a condition.
-      num_classes: number of classes of a label, which the flow receives one-hot.
+      shape: Shape of the condition of an example, `()` for a label, None without a condition.
+      num_classes: Number of classes of a label, which the flow receives one-hot.
       network: Keras model from the standardized numbers to the flow's condition, or None.
-      statistics: dict of the variables "mean" and "std", which standardize real numbers for the flow.
+      statistics: Dict of the variables "mean" and "std", which standardize real numbers for the flow.
     """
 
     def __init__(

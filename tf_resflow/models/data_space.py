@@ -24,14 +24,14 @@ class DataSpace:
 
     Args:
       levels: L, the number of integer values; None for continuous data.
-      dtype: dtype of the flow's input space.
+      dtype: Dtype of the flow's input space.
 
     Attributes:
       num_dimensions: D, the number of coordinates of an example.
-      unit: unit of losses: "bits_per_dim" for integer data, otherwise "nats".
-      nats_per_unit: number of nats in one `unit` of an example's loss.
-      dequantization: density of the noise: "uniform", "variational", or None for continuous data.
-      inverse_atol: tolerance of the inverse of a block that has no `inverse_solver`: 1/32 of a level for integer
+      unit: Unit of losses: "bits_per_dim" for integer data, otherwise "nats".
+      nats_per_unit: Number of nats in one `unit` of an example's loss.
+      dequantization: Density of the noise: "uniform", "variational", or None for continuous data.
+      inverse_atol: Tolerance of the inverse of a block that has no `inverse_solver`: 1/32 of a level for integer
         data, and 0, which means rounding errors, for continuous data.
       warning_threshold: No warning is issued below this residual: `inverse_atol` for integer data, otherwise 1e-5.
     """
@@ -137,10 +137,10 @@ def dequantize(x: TensorLike, levels: int, seed: Seed, *, sets: int | None = Non
     `quantize` returns x.
 
     Args:
-      x: integer tensor of any shape, with values 0, ..., levels - 1.
-      levels: number of values, from 2 to 256.
-      seed: see `tf_resflow.stateless_seed`; not `None`. The result is a pure function of the seed and x.
-      sets: number of equal, consecutive parts of the batch. All examples in a part share their noise, so the result
+      x: Integer tensor of any shape, with values 0, ..., levels - 1.
+      levels: Number of values, from 2 to 256.
+      seed: See `tf_resflow.stateless_seed`; not `None`. The result is a pure function of the seed and x.
+      sets: Number of equal, consecutive parts of the batch. All examples in a part share their noise, so the result
         for an example does not depend on the other examples. `None` for independent noise everywhere.
 
     Returns:

@@ -31,9 +31,9 @@ class Dequantizer(Protocol):
         """Draws noise u, and evaluates its log-density.
 
         Args:
-          x: floats `[batch, *event_shape]` between 0 and 1: the centers (x + 1/2) / levels of the integers' cells.
-          seed: integer tensor of shape `[2]`.
-          log_det_estimator: estimator of the log-determinants; `None` for the training estimator.
+          x: Floats `[batch, *event_shape]` between 0 and 1: the centers (x + 1/2) / levels of the integers' cells.
+          seed: Integer tensor of shape `[2]`.
+          log_det_estimator: Estimator of the log-determinants; `None` for the training estimator.
           sets: `None`, or the number of equal parts of the batch whose examples share the random numbers.
 
         Returns:
@@ -50,14 +50,14 @@ class FlowDequantizer(Serializable, keras.layers.Layer):
     branches are Lipschitz only in their input, not in the context.
 
     Args:
-      event_shape: shape of an example: `(H, W, C)` for convolutions, any other for dense layers.
-      width: number of channels inside the networks.
-      log_det_estimator: by default `tf_resflow.logdet.default_estimator` for training.
-      dtype: dtype policy, see `tf_resflow.flows.image_flow`. All networks compute in its variable dtype.
+      event_shape: Shape of an example: `(H, W, C)` for convolutions, any other for dense layers.
+      width: Number of channels inside the networks.
+      log_det_estimator: By default `tf_resflow.logdet.default_estimator` for training.
+      dtype: Dtype policy, see `tf_resflow.flows.image_flow`. All networks compute in its variable dtype.
 
     Attributes:
-      flow: the flow f.
-      context: the network c.
+      flow: The flow f.
+      context: The network c.
 
     References:
       Ho et al., Flow++, 2019, Section 3.1.

@@ -17,7 +17,7 @@ class Ensemble:
     trains the members. The members share the statistics of the data, which are not weights.
 
     Args:
-      model: the built model. Its present weights are the initial weights of the first member.
+      model: The built model. Its present weights are the initial weights of the first member.
     """
 
     def __init__(self, model: keras.Model):

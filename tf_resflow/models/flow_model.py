@@ -62,23 +62,23 @@ class FlowModel(KerasTraining):
 
     Args:
       flow: `Flow` or `MultiscaleFlow`, whose `forward` maps data to latent.
-      event_shape: shape of an example, or the size of a vector.
-      condition_shape: shape of the condition of an example, such as `[3]` for a flow with `condition_size=3`.
-      num_classes: number of classes, instead of `condition_shape`, if the condition is a label
+      event_shape: Shape of an example, or the size of a vector.
+      condition_shape: Shape of the condition of an example, such as `[3]` for a flow with `condition_size=3`.
+      num_classes: Number of classes, instead of `condition_shape`, if the condition is a label
         0, ..., num_classes - 1. The flow receives it one-hot, so build it with `condition_size=num_classes`.
-      condition_mean: mean of the conditions, for standardization together with `condition_std`.
-      condition_network: a built Keras layer or model from standardized conditions to the condition of the flow. It
+      condition_mean: Mean of the conditions, for standardization together with `condition_std`.
+      condition_network: A built Keras layer or model from standardized conditions to the condition of the flow. It
         is trained with the flow, and always called in inference mode, without dropout.
-      levels: number of integer values of the data; `None` for continuous data.
-      dequantizer: a `tf_resflow.models.Dequantizer` for integer data, such as a
+      levels: Number of integer values of the data; `None` for continuous data.
+      dequantizer: A `tf_resflow.models.Dequantizer` for integer data, such as a
         `tf_resflow.models.FlowDequantizer`, which is trained with the flow; `None` for uniform noise.
-      base: distribution of the latent; standard normal by default.
-      evaluation_log_det_estimator: by default `tf_resflow.logdet.default_estimator` for evaluation.
+      base: Distribution of the latent; standard normal by default.
+      evaluation_log_det_estimator: By default `tf_resflow.logdet.default_estimator` for evaluation.
       seed: `int`. Together with the number of steps taken, it determines the seed of each step of `fit`.
 
     Attributes:
-      data_space: the `DataSpace`, which converts data, with `event_shape`, `levels` and units.
-      condition: the `Condition`, which is false for an unconditional model.
+      data_space: The `DataSpace`, which converts data, with `event_shape`, `levels` and units.
+      condition: The `Condition`, which is false for an unconditional model.
       distribution: `tfd.TransformedDistribution` of the flow's input space, with the training estimator.
     """
 
@@ -203,13 +203,13 @@ class FlowModel(KerasTraining):
 
         Args:
           x: `[*batch, *event_shape]`: integers 0, ..., levels - 1, or floats.
-          seed: seed of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
-          condition: conditions `[*batch, *condition_shape]` of a conditional model. Both batches broadcast.
-          evaluation: whether to use the evaluation estimator.
-          log_det_estimator: another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a
+          seed: Seed of the dequantization and the log-determinants, see `tf_resflow.stateless_seed`.
+          condition: Conditions `[*batch, *condition_shape]` of a conditional model. Both batches broadcast.
+          evaluation: Whether to use the evaluation estimator.
+          log_det_estimator: Another estimator of the log-determinants, such as `tf_resflow.logdet.Exact()`, or a
             dict of estimators by block (see `tf_resflow.bijectors.with_log_det_estimator`). With a dict, a
             dequantizer uses the evaluation estimator.
-          networks: result of the method `networks`, for several calls or a custom training step.
+          networks: Result of the method `networks`, for several calls or a custom training step.
         """
         if log_det_estimator is not None:
             distribution = bijectors.with_log_det_estimator(self.distribution, log_det_estimator)
@@ -227,9 +227,9 @@ class FlowModel(KerasTraining):
         """Returns the loss of each example that a training step minimizes: a dict with one tensor `[batch]`.
 
         Args:
-          batch: examples `[batch, *event_shape]`, or a pair of examples and conditions for a conditional model.
-          seed: as for `log_prob`.
-          training: whether to use the estimator and precision for training instead of those for evaluation.
+          batch: Examples `[batch, *event_shape]`, or a pair of examples and conditions for a conditional model.
+          seed: As for `log_prob`.
+          training: Whether to use the estimator and precision for training instead of those for evaluation.
         """
         x, condition = self.condition.split(batch)
         networks = self.networks(training=True) if training else None
@@ -254,12 +254,12 @@ class FlowModel(KerasTraining):
         """Draws examples `[*num, *event_shape]`: uint8 for integer data, floats otherwise.
 
         Args:
-          num: number or shape of the examples.
-          seed: see `tf_resflow.stateless_seed`.
-          temperature: factor that scales the latent's deviation from its mean, at least 0.
-          condition: conditions `[*batch, *condition_shape]` of a conditional model. The result is then
+          num: Number or shape of the examples.
+          seed: See `tf_resflow.stateless_seed`.
+          temperature: Factor that scales the latent's deviation from its mean, at least 0.
+          condition: Conditions `[*batch, *condition_shape]` of a conditional model. The result is then
             `[*num, *batch, *event_shape]`. So `num=[]` draws one example for each condition.
-          precise: as for `decode`.
+          precise: As for `decode`.
         """
         shape = checked_num(num)
         batch = self.condition.batch_shape(condition)

@@ -54,13 +54,13 @@ class HybridModel(KerasTraining):
     See `FlowModel` for saving and for the other arguments.
 
     Args:
-      classifier: built `keras.Model` that maps the list of the flow's features to logits, such as
+      classifier: Built `keras.Model` that maps the list of the flow's features to logits, such as
         `tf_resflow.flows.multiscale_classifier`.
-      density_weight: weight of the second term of the loss, at least 0.
+      density_weight: Weight of the second term of the loss, at least 0.
 
     Attributes:
-      density: a `FlowModel` of the same flow, for samples and likelihoods. It is not trained if the weight is 0.
-      data_space: the `DataSpace` of `density`.
+      density: A `FlowModel` of the same flow, for samples and likelihoods. It is not trained if the weight is 0.
+      data_space: The `DataSpace` of `density`.
 
     References:
       Chen et al. 2019, Section 5.3 and its appendix on hybrid modeling.
@@ -132,7 +132,7 @@ class HybridModel(KerasTraining):
 
         Args:
           batch: `(x, labels)`: examples as for `FlowModel.log_prob`, and integers `[batch]`.
-          seed: see `FlowModel.example_losses`, also for `training`.
+          seed: See `FlowModel.example_losses`, also for `training`.
 
         Returns:
           A dict of tensors `[batch]`: "loss"; "cross_entropy", in bits for integer data, else in nats; "accuracy",

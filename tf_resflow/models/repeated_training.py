@@ -32,11 +32,11 @@ class Schedule:
     """The steps of a training.
 
     Args:
-      num_steps: maximum number of steps.
-      num_rounds: number of rounds of about equally many steps. The held-out loss is evaluated after each of them.
-      learning_rate: maximum learning rate.
-      warmup: fraction of the steps in which the learning rate increases linearly. Then it decays along a cosine.
-      patience: fraction of the steps. Training ends when the held-out loss has not decreased for this long.
+      num_steps: Maximum number of steps.
+      num_rounds: Number of rounds of about equally many steps. The held-out loss is evaluated after each of them.
+      learning_rate: Maximum learning rate.
+      warmup: Fraction of the steps in which the learning rate increases linearly. Then it decays along a cosine.
+      patience: Fraction of the steps. Training ends when the held-out loss has not decreased for this long.
     """
 
     num_steps: int
@@ -64,15 +64,15 @@ class RepeatedTraining:
     variables of the model in turn. The weights of a member are the list of the values of these variables.
 
     Args:
-      model: a conditional `FlowModel`, whose variables hold the weights of the current training.
-      optimizer: a Keras optimizer.
-      batch_size: number of examples per step.
-      condition_shape: shape of the conditions. Keras's TimeDistributed, for sets, is wrong if a size is not known.
-      dtype: dtype of the conditions.
+      model: A conditional `FlowModel`, whose variables hold the weights of the current training.
+      optimizer: A Keras optimizer.
+      batch_size: Number of examples per step.
+      condition_shape: Shape of the conditions. Keras's TimeDistributed, for sets, is wrong if a size is not known.
+      dtype: Dtype of the conditions.
 
     Attributes:
-      variables: the variables of the model, including its statistics, whose values are the weights of a member.
-      lock: hold it while the variables are in use, because several threads may share the object.
+      variables: The variables of the model, including its statistics, whose values are the weights of a member.
+      lock: Hold it while the variables are in use, because several threads may share the object.
     """
 
     def __init__(
@@ -128,13 +128,13 @@ class RepeatedTraining:
         gradient is not finite.
 
         Args:
-          rounds: those of the schedule, or consecutive ones of them.
-          schedule: the learning rates and the patience.
-          batches: function of an array of numbers of steps that returns examples `[steps, batch, ...]`, their
+          rounds: Those of the schedule, or consecutive ones of them.
+          schedule: The learning rates and the patience.
+          batches: Function of an array of numbers of steps that returns examples `[steps, batch, ...]`, their
             conditions, and seeds `[steps, 2]`.
-          held_out_loss: function that evaluates the current weights.
-          best: the best weights of an earlier part of the training.
-          report: function called after each round with the number of steps and the held-out loss. Training ends
+          held_out_loss: Function that evaluates the current weights.
+          best: The best weights of an earlier part of the training.
+          report: Function called after each round with the number of steps and the held-out loss. Training ends
             if it returns a true value.
         """
         best = best or Best()

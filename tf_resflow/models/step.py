@@ -22,9 +22,9 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
     variables.
 
     Args:
-      model: a compiled `FlowModel` or `HybridModel`.
-      batch: this replica's batch, as for `model.example_losses`.
-      seed: integer tensor of shape `[2]`; the replica's number is folded in.
+      model: A compiled `FlowModel` or `HybridModel`.
+      batch: This replica's batch, as for `model.example_losses`.
+      seed: Integer tensor of shape `[2]`; the replica's number is folded in.
       weights: `[batch]`, weights of the examples in the objective; by default 1.
 
     Returns:
@@ -33,7 +33,7 @@ def train_step(model: Any, batch: Any, seed: tf.Tensor, weights: tf.Tensor | Non
       if orders are learned, "order_min", "order_mean" and "order_max", before the step.
 
     Raises:
-      tf.errors.InvalidArgumentError: if the loss or the gradient is NaN or infinite. No variable has changed then.
+      tf.errors.InvalidArgumentError: If the loss or the gradient is NaN or infinite. No variable has changed then.
         With XLA, a step raises no error, but its losses or "gradient_norm" are NaN or infinite.
     """
     means, gradients = loss_and_gradients(model, batch, seed, weights)

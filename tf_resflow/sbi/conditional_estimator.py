@@ -50,14 +50,14 @@ class ConditionalEstimator:
     the parameters take the role of the observations here.
 
     Args:
-      estimator: the estimator that users see. It is saved with the model.
-      space: the `ParameterSpace` of the events.
-      condition_shape: see `PosteriorEstimator`, also for the other arguments.
+      estimator: The estimator that users see. It is saved with the model.
+      space: The `ParameterSpace` of the events.
+      condition_shape: See `PosteriorEstimator`, also for the other arguments.
 
     Attributes:
-      model: the conditional `FlowModel` of the vectors given the observation; of an ensemble, the first one.
-      ensemble: the `Ensemble` with the weights of all members.
-      observations: the `Observations`.
+      model: The conditional `FlowModel` of the vectors given the observation; of an ensemble, the first one.
+      ensemble: The `Ensemble` with the weights of all members.
+      observations: The `Observations`.
     """
 
     def __init__(

@@ -43,13 +43,13 @@ class LikelihoodEstimator(SavedWithModel, Serializable):
     observations. The guide "Simulation-based inference" has an example.
 
     Args:
-      prior: see `PosteriorEstimator`.
-      observation_shape: shape of an observation, such as `[3]`. Add uniform noise to counts.
-      ensemble: number of networks. Each makes the chains slower.
-      seed: see `PosteriorEstimator`, also for the other arguments.
+      prior: See `PosteriorEstimator`.
+      observation_shape: Shape of an observation, such as `[3]`. Add uniform noise to counts.
+      ensemble: Number of networks. Each makes the chains slower.
+      seed: See `PosteriorEstimator`, also for the other arguments.
 
     Attributes:
-      model: the conditional `FlowModel` of an observation, given the unconstrained vector of the parameters.
+      model: The conditional `FlowModel` of an observation, given the unconstrained vector of the parameters.
 
     References:
       Papamakarios, Sterratt and Murray, "Sequential neural likelihood" (2019).
@@ -97,10 +97,10 @@ class LikelihoodEstimator(SavedWithModel, Serializable):
         """Trains like `PosteriorEstimator.fit`. The parameters can have any distribution that covers the prior.
 
         Args:
-          theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
-          x: observations `[num, *observation_shape]` that were simulated with `theta`.
-          drop_invalid: whether to leave out pairs whose observation contains NaN or infinity, with a warning.
-          options: other arguments of `PosteriorEstimator.fit`.
+          theta: Parameters `[num, *event_shape]`, in the structure of the prior's events.
+          x: Observations `[num, *observation_shape]` that were simulated with `theta`.
+          drop_invalid: Whether to leave out pairs whose observation contains NaN or infinity, with a warning.
+          options: Other arguments of `PosteriorEstimator.fit`.
         """
         x, is_valid = self._checked_observations(x)
         checked_rows(is_valid, drop_invalid)
@@ -124,10 +124,10 @@ class LikelihoodEstimator(SavedWithModel, Serializable):
         A warning says if the chains may not have converged: an R-hat above 1.01, or fewer than 400 effective draws.
 
         Args:
-          x: observations `[num, *observation_shape]` of the same parameters.
-          num_draws: number of draws of each chain, after 500 steps of adaptation.
-          num_chains: number of chains.
-          seed: seed of the chains.
+          x: Observations `[num, *observation_shape]` of the same parameters.
+          num_draws: Number of draws of each chain, after 500 steps of adaptation.
+          num_chains: Number of chains.
+          seed: Seed of the chains.
           verbose: 0 hides the progress bar, which counts the steps.
         """
         x, is_valid = self._checked_observations(x)

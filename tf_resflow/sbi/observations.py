@@ -20,11 +20,11 @@ class Observations:
     """The observations of a simulator, as the condition of a model.
 
     Args:
-      condition: the `Condition` of the model, with the shape of an observation, and its medians and scales.
-      dtype: dtype of the model.
+      condition: The `Condition` of the model, with the shape of an observation, and its medians and scales.
+      dtype: Dtype of the model.
 
     Attributes:
-      farthest: the largest standardized distance of each element in the training, infinite before a fit.
+      farthest: The largest standardized distance of each element in the training, infinite before a fit.
     """
 
     def __init__(self, condition: Condition, dtype: tf.DType):

@@ -30,12 +30,12 @@ class PairTraining:
     """Trains networks on the same pairs, one after another, and counts their steps in one progress bar.
 
     Args:
-      repeated_training: the `RepeatedTraining` of the architecture. Hold its lock during the training.
-      kept: the pairs to train on.
-      held_out: the pairs of the held-out loss.
-      epochs: number of passes over the pairs.
-      learning_rate: maximum learning rate.
-      seed: seed of the first network. The others have the next seeds.
+      repeated_training: The `RepeatedTraining` of the architecture. Hold its lock during the training.
+      kept: The pairs to train on.
+      held_out: The pairs of the held-out loss.
+      epochs: Number of passes over the pairs.
+      learning_rate: Maximum learning rate.
+      seed: Seed of the first network. The others have the next seeds.
     """
 
     def __init__(

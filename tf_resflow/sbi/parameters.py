@@ -23,10 +23,10 @@ class ParameterSpace:
     """The support of a prior, which must be one distribution of real numbers of one dtype.
 
     Attributes:
-      prior: the prior.
-      bijector: bijector from unconstrained vectors to parameters.
-      size: size of a vector.
-      dtype: name of the dtype.
+      prior: The prior.
+      bijector: Bijector from unconstrained vectors to parameters.
+      size: Size of a vector.
+      dtype: Name of the dtype.
     """
 
     def __init__(self, prior: tfd.Distribution):

@@ -35,9 +35,9 @@ class ParameterDistribution(tfp.distributions.TransformedDistribution):
     standard error of a mean is 1 % of the standard deviation.
 
     Args:
-      distribution: distribution of unconstrained vectors.
-      bijector: bijector from vectors to parameters.
-      prior: distribution of the parameters.
+      distribution: Distribution of unconstrained vectors.
+      bijector: Bijector from vectors to parameters.
+      prior: Distribution of the parameters.
     """
 
     def __init__(self, distribution: Any, bijector: Any, prior: Any, name: str):

@@ -48,20 +48,20 @@ class PosteriorEstimator(SavedWithModel, Serializable):
     Args:
       prior: `tfd.Distribution` of the parameters, with events of any shape, or a joint distribution. Its
         `experimental_default_event_space_bijector` defines the support.
-      condition_shape: shape of an observation, such as `[100]`; `[None, *shape]` for sets of observations.
-      summary: a built Keras layer or model from standardized observations to vectors, such as
-        `tf_resflow.sbi.set_summary`. It is always called in inference mode: without dropout, and with the stored
+      condition_shape: Shape of an observation, such as `[100]`; `[None, *shape]` for sets of observations.
+      summary: A built Keras layer or model from standardized observations to vectors, such as
+        `tf_resflow.sbi.set_summary`. It is always called in inference mode: Without dropout, and with the stored
         statistics of batch normalization. By default, two hidden layers of 64 units, 32 outputs, and
         a linear function with the size of the parameters.
-      affine_layers: number of affine autoregressive layers before the blocks.
-      hidden: widths of the inner layers of a block and of an autoregressive network.
+      affine_layers: Number of affine autoregressive layers before the blocks.
+      hidden: Widths of the inner layers of a block and of an autoregressive network.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      ensemble: number of networks with different initial weights (except for a given summary), whose posteriors
+      ensemble: Number of networks with different initial weights (except for a given summary), whose posteriors
         are mixed. By default, 5 for up to 20,000 pairs, where a single network is often overconfident, otherwise 1.
       seed: `int` seed for the initial weights and `fit`.
 
     Attributes:
-      model: the conditional `FlowModel` of the vectors given the observation; of an ensemble, the first one.
+      model: The conditional `FlowModel` of the vectors given the observation; of an ensemble, the first one.
 
     References:
       Papamakarios and Murray, Fast epsilon-free inference of simulation models, 2016.
@@ -129,18 +129,18 @@ class PosteriorEstimator(SavedWithModel, Serializable):
         clearly miscalibrated.
 
         Args:
-          theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
-          x: observations `[num, *condition_shape]` that were simulated with `theta`. Sets of different sizes are
+          theta: Parameters `[num, *event_shape]`, in the structure of the prior's events.
+          x: Observations `[num, *condition_shape]` that were simulated with `theta`. Sets of different sizes are
             filled up with NaN.
-          batch_size: number of pairs of a step.
-          epochs: maximum number of passes over the training pairs. By default, chosen to give about
+          batch_size: Number of pairs of a step.
+          epochs: Maximum number of passes over the training pairs. By default, chosen to give about
             30 sqrt(num) steps, but at most 4,000.
-          learning_rate: maximum learning rate.
-          weight_decays: weight decays of AdamW to try, in this order, until one is worse.
-          validation_fraction: fraction of the pairs that is held out.
-          drop_invalid: whether to leave out pairs whose observation contains NaN or infinity, with a warning.
+          learning_rate: Maximum learning rate.
+          weight_decays: Weight decays of AdamW to try, in this order, until one is worse.
+          validation_fraction: Fraction of the pairs that is held out.
+          drop_invalid: Whether to leave out pairs whose observation contains NaN or infinity, with a warning.
             Otherwise, they are an error. Without them, the posterior is that given that the simulation succeeds.
-          warm_start: whether to continue from the weights and the weight decay of the last fit, for more pairs or
+          warm_start: Whether to continue from the weights and the weight decay of the last fit, for more pairs or
             epochs. By default, each call starts from initial weights. The statistics of the observations stay as
             they are, and `epochs` is smaller by default. Keep the order of the former pairs, and append the others:
             then the same pairs are held out.
@@ -189,12 +189,12 @@ class PosteriorEstimator(SavedWithModel, Serializable):
         not. Of the regions of this probability, it has nearly the smallest prior probability.
 
         Args:
-          x: an observation `[*condition_shape]`.
-          tail: posterior probability outside the region, at least 1e-4.
-          seed: seed of the posterior samples that determine the region.
+          x: An observation `[*condition_shape]`.
+          tail: Posterior probability outside the region, at least 1e-4.
+          seed: Seed of the posterior samples that determine the region.
 
         Raises:
-          ValueError: if the region is so small that it takes too long to draw from it.
+          ValueError: If the region is so small that it takes too long to draw from it.
 
         References:
           Deistler, Goncalves and Macke, "Truncated proposals for scalable and hassle-free simulation-based
@@ -210,11 +210,11 @@ class PosteriorEstimator(SavedWithModel, Serializable):
         """Checks the posteriors on new pairs, prints what the tests show, and returns the `Calibration`.
 
         Args:
-          theta: parameters `[num, *event_shape]` that were drawn like those of `fit`, but not used there; a few
+          theta: Parameters `[num, *event_shape]` that were drawn like those of `fit`, but not used there; a few
             hundred.
-          x: observations `[num, *condition_shape]` that were simulated with `theta`.
-          num_draws: number of posterior samples per observation.
-          seed: seed of the samples.
+          x: Observations `[num, *condition_shape]` that were simulated with `theta`.
+          num_draws: Number of posterior samples per observation.
+          seed: Seed of the samples.
         """
         theta, x = self._checked_pairs(theta, x)
         if num_draws < 1:
@@ -227,8 +227,8 @@ class PosteriorEstimator(SavedWithModel, Serializable):
         """Returns the mean log-density of pairs in nats, which is minus infinity for parameters on a bound.
 
         Args:
-          theta: parameters `[num, *event_shape]`, in the structure of the prior's events.
-          x: observations `[num, *condition_shape]` that were simulated with `theta`.
+          theta: Parameters `[num, *event_shape]`, in the structure of the prior's events.
+          x: Observations `[num, *condition_shape]` that were simulated with `theta`.
         """
         chunks = self._density.chunks(*self._checked_pairs(theta, x))
         log_probs = [posterior.log_prob(events) for posterior, events in chunks]

@@ -22,11 +22,11 @@ def begin_at_regression(
     """Sets the statistics and the ActNorms, and sets linear and affine maps to ridge regressions.
 
     Args:
-      model: a model from `model_arguments`, with initial weights.
-      kept: pairs of the training.
-      held_out: pairs that choose the penalty.
-      seed: seed of the initialization.
-      has_default_summary: whether the summary has the layer "linear", which is set, too.
+      model: A model from `model_arguments`, with initial weights.
+      kept: Pairs of the training.
+      held_out: Pairs that choose the penalty.
+      seed: Seed of the initialization.
+      has_default_summary: Whether the summary has the layer "linear", which is set, too.
     """
     condition: Any = model.condition
     for name, value in robust_statistics(kept.x, condition.shape).items():

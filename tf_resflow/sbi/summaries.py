@@ -55,9 +55,9 @@ def convolutional_summary(shape: Sequence[int], *, seed: int = 0, dtype: str = "
     ```
 
     Args:
-      shape: shape of an observation.
-      seed: seed of the initial weights.
-      dtype: dtype of the layers: that of the parameters.
+      shape: Shape of an observation.
+      seed: Seed of the initial weights.
+      dtype: Dtype of the layers: that of the parameters.
     """
     rank = len(shape) - 1
     initializers = _initializers(seed)
@@ -90,11 +90,11 @@ def set_summary(
     ```
 
     Args:
-      shape: shape of one observation.
-      embedding: a built Keras layer or model from an observation to a vector, such as a `convolutional_summary`. By
+      shape: Shape of one observation.
+      embedding: A built Keras layer or model from an observation to a vector, such as a `convolutional_summary`. By
         default, two hidden layers of 64 units, and 32 outputs.
-      seed: seed of the initial weights.
-      dtype: dtype of the layers: that of the parameters.
+      seed: Seed of the initial weights.
+      dtype: Dtype of the layers: that of the parameters.
 
     References:
       Zaheer et al., "Deep sets" (2017).

@@ -43,9 +43,9 @@ class FixedPoint(Settings):
     The error of the root is at most the residual divided by 1 - Lip(g), in the norm of the Lipschitz constant.
 
     Args:
-      atol: absolute tolerance. By default, two rounding units (2.4e-7 in float32) of the coarsest dtype in g.
-      rtol: relative tolerance, with the same default.
-      max_iterations: maximum number of evaluations of g.
+      atol: Absolute tolerance. By default, two rounding units (2.4e-7 in float32) of the coarsest dtype in g.
+      rtol: Relative tolerance, with the same default.
+      max_iterations: Maximum number of evaluations of g.
 
     References:
       Behrmann et al., Invertible Residual Networks, 2019, Algorithm 1.
@@ -69,12 +69,12 @@ class FixedPoint(Settings):
         """Solves `x + g(x) = y` for x.
 
         Args:
-          g: callable from `[batch, *event]` to the same shape, with Lip(g) < 1.
-          y: tensor of shape `[batch, *event]`.
-          relative: whether to use only the relative tolerance, of at least two rounding units.
-          dtype: dtype to which g is rounded, if it is coarser than that of `y`.
-          min_atol: absolute tolerance that replaces the solver's own if it is larger.
-          min_rtol: relative tolerance that replaces the solver's own if it is larger.
+          g: Callable from `[batch, *event]` to the same shape, with Lip(g) < 1.
+          y: Tensor of shape `[batch, *event]`.
+          relative: Whether to use only the relative tolerance, of at least two rounding units.
+          dtype: Dtype to which g is rounded, if it is coarser than that of `y`.
+          min_atol: Absolute tolerance that replaces the solver's own if it is larger.
+          min_rtol: Relative tolerance that replaces the solver's own if it is larger.
 
         Returns:
           A `Solution`. It is not differentiable; see `solve_residual`.
@@ -169,7 +169,7 @@ class Anderson(FixedPoint):
     takes plain steps, which converge, until one of them gives the smallest residual.
 
     Args:
-      memory: number m >= 2 of points combined. The other arguments are those of `FixedPoint`.
+      memory: Number m >= 2 of points combined. The other arguments are those of `FixedPoint`.
 
     References:
       Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.

@@ -31,13 +31,13 @@ class Coordinates:
     probabilities of the values of the fit therefore add up to one. Integers also end at the limits of their type.
 
     Args:
-      columns: the `Column` objects.
-      numbers: the numbers of the fit `[num, columns]`.
+      columns: The `Column` objects.
+      numbers: The numbers of the fit `[num, columns]`.
 
     Attributes:
-      size: number of coordinates.
-      has_cells: bool `[size]`, whether some values of a column have cells.
-      has_levels: bool `[size]`, whether the values of a column are levels.
+      size: Number of coordinates.
+      has_cells: Bool `[size]`, whether some values of a column have cells.
+      has_levels: Bool `[size]`, whether the values of a column are levels.
 
     References:
       Theis, van den Oord and Bethge, A note on the evaluation of generative models, 2016, Section 3.1.

@@ -45,11 +45,11 @@ class TableDensity:
     mean over the members and over points of the cells of x, see `tf_resflow.tables.vectors.dequantize`.
 
     Args:
-      encoder: the `TableEncoder`.
-      num_blocks: see `tf_resflow.flows.vector_flow`, also for `hidden`.
-      members: weights of each member.
-      noise: the noise level.
-      tolerance: the tolerated standard error of scores, in nats.
+      encoder: The `TableEncoder`.
+      num_blocks: See `tf_resflow.flows.vector_flow`, also for `hidden`.
+      members: Weights of each member.
+      noise: The noise level.
+      tolerance: The tolerated standard error of scores, in nats.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class TableDensity:
         """Returns the log-densities of rows, and the scores that compare rows (see `Vectors.log_unit`): `[2, num]`.
 
         Args:
-          numbers: see `TableEncoder.numbers`.
-          num_points: number of points, the same for all rows. By default, see `estimate`; then a warning says if
+          numbers: See `TableEncoder.numbers`.
+          num_points: Number of points, the same for all rows. By default, see `estimate`; then a warning says if
             rows do not reach the tolerance.
         """
         if num_points is not None:
@@ -220,8 +220,8 @@ def estimate(
     result does not depend on other rows.
 
     Args:
-      blocks: result of `point_blocks`.
-      log_probs: see `log_densities`.
+      blocks: Result of `point_blocks`.
+      log_probs: See `log_densities`.
     """
     if blocks is None:
         points = dequantization_points(encoder)
@@ -294,9 +294,9 @@ def log_densities(
     """Returns the log-densities of rows at noise levels, mixed with the largest level: float64 `[levels, num]`.
 
     Args:
-      points: result of `dequantization_points`, the same for all rows, so that differences of rows and levels are
+      points: Result of `dequantization_points`, the same for all rows, so that differences of rows and levels are
         more accurate.
-      log_probs: functions of vectors, followed by the code of the noise level and the condition, for each member.
+      log_probs: Functions of vectors, followed by the code of the noise level and the condition, for each member.
     """
     u = tf.repeat(tf.constant(points), tf.shape(rows.condition)[0], axis=0)
     ratios = _log_ratios(rows, u, levels, log_probs)

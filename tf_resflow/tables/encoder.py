@@ -31,8 +31,8 @@ class Numbers(NamedTuple):
       values: float64 `[num, columns]`. NaN if a value is missing or cannot be read, infinity if it cannot occur.
       faults: `[num, columns]`, what is wrong with a value, or "". A missing value is a fault in a condition column,
         and in a column without missing values in the fit.
-      has_score: bool `[num]`, whether a row has a score: all values can be read, and its condition can occur.
-      table: the values before encoding.
+      has_score: Bool `[num]`, whether a row has a score: all values can be read, and its condition can occur.
+      table: The values before encoding.
     """
 
     values: np.ndarray
@@ -91,20 +91,20 @@ class TableEncoder:
 
     Args:
       table: `pandas.DataFrame` of the rows to fit. Columns with missing values get a condition that marks them.
-      kinds: kinds of columns by name, overriding their types. Ordered levels are matched by their text.
-      bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
-      condition_columns: names of the columns that are conditions.
+      kinds: Kinds of columns by name, overriding their types. Ordered levels are matched by their text.
+      bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
+      condition_columns: Names of the columns that are conditions.
 
     Attributes:
-      columns: the `Column` objects, first those of the density, then the conditions.
-      kinds: the kind of each column of the table, in its order.
-      own: the `Coordinates` of the density. `given` has those of the conditions.
-      is_masked: bool `[own columns]`, whether a column had missing values in the fit.
-      size: size of the vectors.
-      condition_size: size of the conditions.
+      columns: The `Column` objects, first those of the density, then the conditions.
+      kinds: The kind of each column of the table, in its order.
+      own: The `Coordinates` of the density. `given` has those of the conditions.
+      is_masked: Bool `[own columns]`, whether a column had missing values in the fit.
+      size: Size of the vectors.
+      condition_size: Size of the conditions.
 
     Raises:
-      ValueError: if a column cannot be read as its kind, has no values, or has more than 100 levels.
+      ValueError: If a column cannot be read as its kind, has no values, or has more than 100 levels.
     """
 
     def __init__(
@@ -178,8 +178,8 @@ class TableEncoder:
 
         Args:
           table: `pandas.DataFrame`. Values may be text, and other columns are ignored.
-          date_format: format of dates given as text; ISO 8601 by default.
-          given_only: whether to return only the numbers of the condition columns.
+          date_format: Format of dates given as text; ISO 8601 by default.
+          given_only: Whether to return only the numbers of the condition columns.
         """
         columns = self.columns[self.num_own :] if given_only else self.columns
         table = table[[column.name for column in columns]]

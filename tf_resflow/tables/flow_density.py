@@ -74,24 +74,24 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     Args:
       noise: "auto", or a noise level from 0.003 to 1, in standard deviations of the columns.
-      contamination: expected share of outliers, in (0, 0.5], that `predict` reports in new rows like those of the
+      contamination: Expected share of outliers, in (0, 0.5], that `predict` reports in new rows like those of the
         fit.
-      missing: how to handle rows with missing values: "error"; "drop", which leaves them out of the fit and scores
+      missing: How to handle rows with missing values: "error"; "drop", which leaves them out of the fit and scores
         them NaN; or "condition", which scores their other values, given which ones are missing.
-      condition_columns: names (numbers, for an array) of columns. The density is of the others, given these.
-      kinds: kinds of columns by name (by number, for an array), overriding their types:
+      condition_columns: Names (numbers, for an array) of columns. The density is of the others, given these.
+      kinds: Kinds of columns by name (by number, for an array), overriding their types:
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"],
         "rain": {0.0}}`; see `tf_resflow.tables.TableEncoder`.
-      bounds: pairs (low, high) by the names of columns of numbers. Either end may be None.
-      whiten: whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
+      bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
+      whiten: Whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
         "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
-      num_blocks: number of residual blocks.
-      hidden: widths of the hidden layers of each block.
-      num_members: number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
-      max_steps: maximum number of training steps. By default, 15 times the square root of the number of rows, or
+      num_blocks: Number of residual blocks.
+      hidden: Widths of the hidden layers of each block.
+      num_members: Number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
+      max_steps: Maximum number of training steps. By default, 15 times the square root of the number of rows, or
         the number of rows minus 500 if that is larger, but at most 4,000. Twice as many for 20 or more columns.
-      validation_fraction: share of the rows that each flow holds out, at most 10,000 rows. It trains on the others.
-      extrapolate: whether `sample` draws from the density of `score_samples`, which includes values outside the
+      validation_fraction: Share of the rows that each flow holds out, at most 10,000 rows. It trains on the others.
+      extrapolate: Whether `sample` draws from the density of `score_samples`, which includes values outside the
         range of the fit. By default, `sample` draws at the most likely noise level, and maps the values of each
         column of numbers or times to their distribution in the rows of the fit.
       random_state: `int`, `numpy.random.RandomState` or None, for the choice of held-out rows and the training.
@@ -99,26 +99,26 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         `held_out_nats`, the mean log-density of held-out rows in nats with noise of all levels, without outliers.
 
     Attributes:
-      noise_: the noise level.
-      whiten_: whether the flows begin with a `Whiten`.
-      tolerance_: the tolerated standard error of scores: 0.02 nats, or 2 % of the standard deviation of the scores
+      noise_: The noise level.
+      whiten_: Whether the flows begin with a `Whiten`.
+      tolerance_: The tolerated standard error of scores: 0.02 nats, or 2 % of the standard deviation of the scores
         of held-out rows if that is larger.
-      noise_levels_: the noise levels that were compared.
-      held_out_scores_: the mean log-likelihoods of the held-out rows at these levels.
-      offset_: the score below which a row is an outlier. It is the weighted quantile at `contamination` of the
+      noise_levels_: The noise levels that were compared.
+      held_out_scores_: The mean log-likelihoods of the held-out rows at these levels.
+      offset_: The score below which a row is an outlier. It is the weighted quantile at `contamination` of the
         scores in `held_out_`. It is minus infinity if more than this share of the held-out rows would have
         probability 0 without themselves. Then a row with an unknown level is no outlier, as in `p_values`.
       held_out_: `[2, num]`: the scores of held-out rows, as `decision_function` compares rows, each from the first
         flow that held it out; and their weights.
-      reference_: the numbers that `explain` tries, `{column or atom: (position of the column, numbers)}`.
-      encoder_: the `TableEncoder`.
-      density_: the `TableDensity`.
-      kinds_: the kind of each column, in the form of `kinds`.
-      n_features_in_: number of columns.
-      feature_names_in_: names of the columns, for a data frame.
+      reference_: The numbers that `explain` tries, `{column or atom: (position of the column, numbers)}`.
+      encoder_: The `TableEncoder`.
+      density_: The `TableDensity`.
+      kinds_: The kind of each column, in the form of `kinds`.
+      n_features_in_: Number of columns.
+      feature_names_in_: Names of the columns, for a data frame.
 
     Raises:
-      ValueError: if an argument is out of range, there are fewer than 10 rows, a column cannot be read, or the
+      ValueError: If an argument is out of range, there are fewer than 10 rows, a column cannot be read, or the
         columns differ from those of the fit.
 
     References:
@@ -178,8 +178,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Fits the density to rows, and returns the estimator. A failed or interrupted fit leaves it unfitted.
 
         Args:
-          X: rows `[num, columns]`: an array, or a data frame of pandas, polars or pyarrow.
-          y: ignored.
+          X: Rows `[num, columns]`: an array, or a data frame of pandas, polars or pyarrow.
+          y: Ignored.
           sample_weight: `[num]`, at least 0. Training draws rows in proportion to their weights, and held-out rows
             count in proportion, like repeated rows.
         """
@@ -316,8 +316,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         The points and the score of a row depend on this row alone.
 
         Args:
-          X: rows `[num, columns]`.
-          return_std: whether to return also the standard error of each log-density, `[num]`. It is 0 for a row
+          X: Rows `[num, columns]`.
+          return_std: Whether to return also the standard error of each log-density, `[num]`. It is 0 for a row
             without discrete and missing values, and NaN if the log-density is NaN.
         """
         scores, errors = self._scored(X)
@@ -368,9 +368,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Draws rows with the column types, names and order of the fit, as a data frame like it or an array.
 
         Args:
-          n_samples: number of rows; ignored if `condition` is given.
-          random_state: overrides `random_state` of the estimator.
-          condition: values of the `condition_columns`, one row per sample.
+          n_samples: Number of rows; ignored if `condition` is given.
+          random_state: Overrides `random_state` of the estimator.
+          condition: Values of the `condition_columns`, one row per sample.
         """
         check_is_fitted(self, "offset_")
         rng = check_random_state(self.random_state if random_state is None else random_state)

@@ -19,8 +19,8 @@ def reorder_levels(columns: Sequence[Column], numbers: np.ndarray) -> list[Colum
     first one of a canonical correlation analysis. Ordered levels keep their order.
 
     Args:
-      columns: the columns.
-      numbers: the numbers of the fit `[num, columns]`, NaN if missing. Levels are numbered from the most frequent.
+      columns: The columns.
+      numbers: The numbers of the fit `[num, columns]`, NaN if missing. Levels are numbered from the most frequent.
     """
     scores = [column.comparable(x) for column, x in zip(columns, numbers.T, strict=True)]
     reordered = list(columns)

@@ -55,9 +55,9 @@ class NoiseConditionedFlow:
     instead of storing them, so fits with the same sizes can share the graphs of this object.
 
     Args:
-      size: size of the vectors, which are standardized.
-      condition_size: size of the vector that conditions the density of each row.
-      num_blocks: see `tf_resflow.flows.vector_flow`, also for `hidden`.
+      size: Size of the vectors, which are standardized.
+      condition_size: Size of the vector that conditions the density of each row.
+      num_blocks: See `tf_resflow.flows.vector_flow`, also for `hidden`.
 
     References:
       Kim et al., SoftFlow: probabilistic framework for normalizing flow on manifolds, 2020.
@@ -89,13 +89,13 @@ class NoiseConditionedFlow:
         Each step draws vectors of rows and adds noise. Returns weights and whether they whiten.
 
         Args:
-          rows: rows to train on, drawn in proportion to their `weights` `[num]`.
-          held_out: held-out rows. Their losses are winsorized, so one outlier does not stop the training.
-          whiten: whether the first bijector whitens the rows; otherwise it is the identity. `None` tries both until
+          rows: Rows to train on, drawn in proportion to their `weights` `[num]`.
+          held_out: Held-out rows. Their losses are winsorized, so one outlier does not stop the training.
+          whiten: Whether the first bijector whitens the rows; otherwise it is the identity. `None` tries both until
             half of the steps, and continues with the whitening if its held-out losses are clearly lower.
-          seed: seed of the initial weights and of all draws.
-          steps: largest number of steps, see `num_steps`.
-          verbose: see `tf_resflow.tables.FlowDensity`.
+          seed: Seed of the initial weights and of all draws.
+          steps: Largest number of steps, see `num_steps`.
+          verbose: See `tf_resflow.tables.FlowDensity`.
         """
         examples = _Examples(rows, held_out, weights, held_out_weights, steps, seed)
         num_rounds = min(_ROUNDS, -(-steps // _LEAST_ROUND))
@@ -190,11 +190,11 @@ class _Examples:
     """The noisy vectors that a training draws, see `NoiseConditionedFlow.train`.
 
     Attributes:
-      held_out: noisy held-out vectors with their conditions.
-      held_out_rows: the index of the row of each of them.
-      first: noisy vectors that initialize the whitening and the ActNorms.
-      first_condition: their conditions.
-      mean_log_scale: mean difference of the log-density of held-out rows and that of their vectors.
+      held_out: Noisy held-out vectors with their conditions.
+      held_out_rows: The index of the row of each of them.
+      first: Noisy vectors that initialize the whitening and the ActNorms.
+      first_condition: Their conditions.
+      mean_log_scale: Mean difference of the log-density of held-out rows and that of their vectors.
     """
 
     def __init__(self, rows, held_out, weights, held_out_weights, steps, seed):

@@ -23,11 +23,11 @@ class PowerTransform:
     the fit, y continues linearly. At the end, y is standardized.
 
     Attributes:
-      median: the medians m.
-      unit: the distances a.
-      power: the parameters \\(\lambda\\).
-      low: the smallest t of the fit. `high` is the largest one.
-      mean: the mean of y. `scale` is its standard deviation.
+      median: The medians m.
+      unit: The distances a.
+      power: The parameters \\(\lambda\\).
+      low: The smallest t of the fit. `high` is the largest one.
+      mean: The mean of y. `scale` is its standard deviation.
 
     References:
       Yeo and Johnson, A new family of power transformations to improve normality or symmetry, 2000.
@@ -101,9 +101,9 @@ class Standardization:
     """Standardizes coordinates `[rows, columns]`, then applies power transforms to those that become more normal.
 
     Attributes:
-      mean: the means of the coordinates, `[columns]`.
-      scale: their standard deviations; 1 for constant columns.
-      power: the `PowerTransform` of the standardized coordinates.
+      mean: The means of the coordinates, `[columns]`.
+      scale: Their standard deviations; 1 for constant columns.
+      power: The `PowerTransform` of the standardized coordinates.
     """
 
     mean: np.ndarray
@@ -115,8 +115,8 @@ class Standardization:
         """Fits to coordinates, NaN where missing.
 
         Args:
-          varies: bool `[columns]`, whether a column is not constant, except for rounding errors.
-          is_powered: bool `[columns]`, whether a column may have a power transform.
+          varies: Bool `[columns]`, whether a column is not constant, except for rounding errors.
+          is_powered: Bool `[columns]`, whether a column may have a power transform.
         """
         mean = np.nanmean(x, axis=0)
         scale = np.where(varies, np.nanstd(x, axis=0), 1.0)

@@ -28,10 +28,10 @@ class Vectors(NamedTuple):
     A vector is drawn from `values + widths * uniform`, and a missing value from a standard normal distribution.
 
     Attributes:
-      values: the value of a continuous coordinate, or the lower edge of a cell; 0 if missing.
-      widths: the widths of the cells, otherwise 0.
-      ends: bool `[num, size, 2]`, whether a cell is the first one, and whether it is the last one.
-      is_missing: bool, whether the value is missing or cannot occur.
+      values: The value of a continuous coordinate, or the lower edge of a cell; 0 if missing.
+      widths: The widths of the cells, otherwise 0.
+      ends: Bool `[num, size, 2]`, whether a cell is the first one, and whether it is the last one.
+      is_missing: Bool, whether the value is missing or cannot occur.
       log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
         logarithms of the widths. Minus infinity if a value cannot occur.
       log_unit: `[num]`, added to the log-density of a row to compare it with others: minus the logarithms of the

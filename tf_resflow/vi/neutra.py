@@ -46,7 +46,7 @@ def neutra_bijector(surrogate_posterior: tfd.TransformedDistribution) -> Flow:
     ```
 
     Args:
-      surrogate_posterior: a distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior`. If its
+      surrogate_posterior: A distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior`. If its
         events are lists or tuples, z is a list of vectors, as `tfp.mcmc.TransformedTransitionKernel` requires. It
         does not support dicts. For these, z is one vector, and the guide has an example of windowed NUTS.
 

@@ -32,7 +32,7 @@ def with_path_derivative(surrogate_posterior: tfd.TransformedDistribution) -> tf
     is computed along with a sample has the path derivative.
 
     Args:
-      surrogate_posterior: a distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior` or
+      surrogate_posterior: A distribution such as the result of `tf_resflow.vi.flow_surrogate_posterior` or
         `tfp.experimental.vi.build_split_flow_surrogate_posterior`. Each step computes the Jacobians of its samples,
         which is practical for up to about a thousand coordinates.
 

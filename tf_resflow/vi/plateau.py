@@ -44,10 +44,10 @@ class Plateau(tfp.optimizer.convergence_criteria.ConvergenceCriterion):
     ```
 
     Args:
-      optimizer: the Keras optimizer of the fit, with a constant learning rate. Use it for one posterior only.
-      window: number of steps whose losses are averaged, at least 2.
-      factor: factor of the learning rate, between 0 and 1.
-      num_drops: number of times that the learning rate is lowered.
+      optimizer: The Keras optimizer of the fit, with a constant learning rate. Use it for one posterior only.
+      window: Number of steps whose losses are averaged, at least 2.
+      factor: Factor of the learning rate, between 0 and 1.
+      num_drops: Number of times that the learning rate is lowered.
     """
 
     def __init__(self, optimizer: keras.Optimizer, *, window: int = 500, factor: float = 0.1, num_drops: int = 2):

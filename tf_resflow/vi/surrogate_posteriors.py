@@ -59,28 +59,28 @@ def flow_surrogate_posterior(
     ```
 
     Args:
-      event_shape: shape of an event, or a nested structure of shapes. Each shape is a `tf.TensorShape`, a list of
+      event_shape: Shape of an event, or a nested structure of shapes. Each shape is a `tf.TensorShape`, a list of
         integers, or an integer vector.
-      constraining_bijector: a bijector, or a structure of bijectors and `None`, from the reals to the support of
+      constraining_bijector: A bijector, or a structure of bijectors and `None`, from the reals to the support of
         the posterior. It must not have trainable variables. Use `None` for a posterior on the reals.
-      num_blocks: number of residual blocks. More blocks separate modes better.
-      affine_layers: number of affine autoregressive layers. With 0 the whole flow has Lipschitz constants.
-      hidden: widths of the hidden layers of all networks.
-      activation: activation in the blocks; see `tf_resflow.flows.dense_branch`.
+      num_blocks: Number of residual blocks. More blocks separate modes better.
+      affine_layers: Number of affine autoregressive layers. With 0 the whole flow has Lipschitz constants.
+      hidden: Widths of the hidden layers of all networks.
+      activation: Activation in the blocks; see `tf_resflow.flows.dense_branch`.
       coefficient: Lipschitz bound of each layer of a block, below 1.
-      log_det_estimator: by default, `tf_resflow.logdet.default_estimator` for inference. Each call draws new random
+      log_det_estimator: By default, `tf_resflow.logdet.default_estimator` for inference. Each call draws new random
         estimates unless `bijector_kwargs={"seed": ...}` is passed.
-      base_distribution: function of `loc` and `scale` that returns the distribution of each coordinate of z.
-      batch_shape: batch shape of the distribution. All members of the batch share one flow.
-      dtype: dtype of the model, "float32" or "float64".
-      seed: integer seed of the initial parameters.
-      validate_args: whether bijectors and distribution check their inputs.
+      base_distribution: Function of `loc` and `scale` that returns the distribution of each coordinate of z.
+      batch_shape: Batch shape of the distribution. All members of the batch share one flow.
+      dtype: Dtype of the model, "float32" or "float64".
+      seed: Integer seed of the initial parameters.
+      validate_args: Whether bijectors and distribution check their inputs.
 
     Returns:
       A `tfd.TransformedDistribution` whose events have the structure of `event_shape`.
 
     Raises:
-      ValueError: if a shape is not fully defined, or `constraining_bijector` has trainable variables.
+      ValueError: If a shape is not fully defined, or `constraining_bijector` has trainable variables.
 
     References:
       Rezende and Mohamed, Variational Inference with Normalizing Flows, 2015.

@@ -102,8 +102,8 @@ class AtomColumn(Column):
     """Numbers with atoms. A number is encoded as in a column without atoms.
 
     Attributes:
-      others: the same column without atoms, a `NumberColumn` or a `GridColumn`.
-      atoms: the atoms, in increasing order.
+      others: The same column without atoms, a `NumberColumn` or a `GridColumn`.
+      atoms: The atoms, in increasing order.
     """
 
     json_kind: ClassVar[str] = "number"

@@ -53,8 +53,8 @@ class BoundedColumn(Column):
     """Continuous numbers between bounds.
 
     Attributes:
-      low: the lower bound, exclusive; minus infinity for none.
-      high: the upper bound, exclusive; infinity for none.
+      low: The lower bound, exclusive; minus infinity for none.
+      high: The upper bound, exclusive; infinity for none.
     """
 
     json_kind: ClassVar[str] = "number"

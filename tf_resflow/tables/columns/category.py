@@ -32,8 +32,8 @@ class CategoryColumn(Column):
     """One of several levels, as its number in the order of `levels`.
 
     Attributes:
-      levels: the levels. If their order is given, there may be some that the data lack.
-      is_ordered: whether the order of the levels is given.
+      levels: The levels. If their order is given, there may be some that the data lack.
+      is_ordered: Whether the order of the levels is given.
     """
 
     json_kind: ClassVar[str] = "category"

@@ -11,11 +11,11 @@ class Cells(NamedTuple):
     """Numbers as places on the real line, before they are standardized: tensors `[rows, columns]`.
 
     Attributes:
-      lower: the place of a continuous number, or the lower edge of the cell of a discrete one.
-      widths: the widths of the cells, otherwise 0.
-      ends: bool `[rows, columns, 2]`, whether a cell is the first one, and whether it is the last one.
-      log_scales: the logarithms of the slopes of the map from numbers to places, where there is no cell.
-      log_units: minus the logarithms of the widths of cells in the columns with atoms, otherwise 0. See
+      lower: The place of a continuous number, or the lower edge of the cell of a discrete one.
+      widths: The widths of the cells, otherwise 0.
+      ends: Bool `[rows, columns, 2]`, whether a cell is the first one, and whether it is the last one.
+      log_scales: The logarithms of the slopes of the map from numbers to places, where there is no cell.
+      log_units: Minus the logarithms of the widths of cells in the columns with atoms, otherwise 0. See
         `Vectors.log_unit`.
     """
 
@@ -62,7 +62,7 @@ class RowCells:
     """The cells of the columns of a table, with the methods of `Points`.
 
     Args:
-      columns: the `Column` objects.
+      columns: The `Column` objects.
     """
 
     def __init__(self, columns: Sequence[Any]):

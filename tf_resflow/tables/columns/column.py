@@ -24,11 +24,11 @@ class Column:
     numbers of all columns of a class to places on the real line, and back.
 
     Attributes:
-      name: name of the column.
-      dtype: the pandas type of its values.
-      types: the types that decoded values are converted to, one after the other.
-      is_given: whether the kind was given, not implied by the type.
-      offset: the value that becomes the number 0, in columns of numbers.
+      name: Name of the column.
+      dtype: The pandas type of its values.
+      types: The types that decoded values are converted to, one after the other.
+      is_given: Whether the kind was given, not implied by the type.
+      offset: The value that becomes the number 0, in columns of numbers.
     """
 
     json_kind: ClassVar[str]
@@ -57,9 +57,9 @@ class Column:
         """Fits a column of this kind.
 
         Args:
-          series: a `pandas.Series` without missing values.
-          kind: the kind in the form of the argument `kinds` of `TableEncoder`, or the bounds.
-          base: the fields of `Column`.
+          series: A `pandas.Series` without missing values.
+          kind: The kind in the form of the argument `kinds` of `TableEncoder`, or the bounds.
+          base: The fields of `Column`.
         """
         raise NotImplementedError
 

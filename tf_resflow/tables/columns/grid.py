@@ -75,8 +75,8 @@ class GridColumn(Column):
     If there are more than `MOST_LEVELS` values, the cells continue on both sides.
 
     Attributes:
-      step: the step of the grid.
-      first: the smallest value of the fit. `num` is the number of values from it to the largest one.
+      step: The step of the grid.
+      first: The smallest value of the fit. `num` is the number of values from it to the largest one.
     """
 
     json_kind: ClassVar[str] = "number"
@@ -133,7 +133,7 @@ class GridColumn(Column):
         """Returns (eps, steps): values k steps from the first one have errors up to eps (steps + |k|) steps.
 
         Args:
-          dtype: the type of the values, if it is not that of the fit.
+          dtype: The type of the values, if it is not that of the fit.
         """
         if self.step % 1 == 0 and self.first % 1 == 0:
             return NO_ROUNDING
@@ -161,8 +161,8 @@ def snap(k: np.ndarray, eps: float, steps: float) -> tuple[np.ndarray, np.ndarra
     """Rounds numbers of steps that differ from whole ones by rounding errors, and returns which others are between.
 
     Args:
-      k: numbers of steps from the first value.
-      eps: see `GridColumn.rounding_error`, also for `steps`.
+      k: Numbers of steps from the first value.
+      eps: See `GridColumn.rounding_error`, also for `steps`.
     """
     nearest = np.round(k)
     is_between = np.abs(k - nearest) > OFF_GRID + eps * (steps + np.abs(k))

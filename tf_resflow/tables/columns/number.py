@@ -23,7 +23,7 @@ class NumberColumn(Column):
     """Continuous numbers. They are encoded as numbers minus the offset.
 
     Attributes:
-      decimals: the number of decimals of the values, or None.
+      decimals: The number of decimals of the values, or None.
     """
 
     json_kind: ClassVar[str] = "number"

@@ -25,8 +25,8 @@ class TimeColumn(Column):
     """Times in UTC, as days since the first one.
 
     Attributes:
-      start: the first time, which has the number 0.
-      resolution: divides all times of day, in microseconds.
+      start: The first time, which has the number 0.
+      resolution: Divides all times of day, in microseconds.
     """
 
     json_kind: ClassVar[str] = "date"
@@ -95,7 +95,7 @@ class DayColumn(TimeColumn):
     """Times that are whole days apart in their own time zone. They have cells of one day.
 
     Attributes:
-      num: the number of days from the first to the last time.
+      num: The number of days from the first to the last time.
     """
 
     cells_class: ClassVar[Any] = GridCells

@@ -16,8 +16,8 @@ def plain(series: Any, dtype: Any) -> tuple[Any, tuple[Any, ...]]:
     """Returns a column as numbers, times or levels, and the types to convert them back. Periods become ordinals.
 
     Args:
-      series: a `pandas.Series`.
-      dtype: the type of the column in the fit.
+      series: A `pandas.Series`.
+      dtype: The type of the column in the fit.
     """
     if isinstance(dtype, pandas.PeriodDtype):
         periods = series.astype(dtype).array

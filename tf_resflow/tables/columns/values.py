@@ -64,7 +64,7 @@ def numbers_of_fit(series: Any, base: dict[str, Any]) -> tuple[Any, dict[str, An
     """Returns the numbers of a column to fit, and the fields of `Column`, with the type of the numbers.
 
     Raises:
-      ValueError: if a value is not a finite number.
+      ValueError: If a value is not a finite number.
     """
     x, faults = read_numbers(series)
     check_faults(base["name"], series, faults)

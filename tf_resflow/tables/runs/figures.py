@@ -33,7 +33,7 @@ def pairs_figure(
     spread over the cells of levels and whole numbers.
 
     Args:
-      tables: dict of name to `pandas.DataFrame`. The first of two tables is gray.
+      tables: Dict of name to `pandas.DataFrame`. The first of two tables is gray.
     """
     columns = encoder.own.columns
     numbers = [encoder.numbers(table).values[:, : len(columns)] for table in tables.values()]

@@ -44,15 +44,15 @@ def read_table(
     The first row of a .csv or .xlsx file is the header unless it contains a number.
 
     Args:
-      path: the file.
-      key: name of the array, if an .npz file contains more than one.
-      columns: names of the columns to read, or their numbers from 1, in this order. By default, all. A file without
+      path: The file.
+      key: Name of the array, if an .npz file contains more than one.
+      columns: Names of the columns to read, or their numbers from 1, in this order. By default, all. A file without
         names must have as many columns as there are names.
-      exclude_columns: names or numbers of columns to leave out.
-      texts: names or numbers of columns of a .csv file that are text even if they look like numbers, such as 007.
-      typed: whether a column that cannot be read is an error, for a fit. Otherwise, it stays text, in which numbers
+      exclude_columns: Names or numbers of columns to leave out.
+      texts: Names or numbers of columns of a .csv file that are text even if they look like numbers, such as 007.
+      typed: Whether a column that cannot be read is an error, for a fit. Otherwise, it stays text, in which numbers
         have a decimal point and no thousands separators, and Booleans are "True" and "False".
-      read_options: arguments of `pandas.read_csv`, `read_excel` or `read_parquet`. Arguments that are None are
+      read_options: Arguments of `pandas.read_csv`, `read_excel` or `read_parquet`. Arguments that are None are
         ignored. For other files than .csv, so are arguments that only `read_csv` has.
 
     Returns:
@@ -60,7 +60,7 @@ def read_table(
       .csv file is a row, apart from its header. Otherwise it is named "row" and has the numbers from 1.
 
     Raises:
-      ValueError: if the file cannot be read or has no columns, or a column is not in the file. If `typed`, also if
+      ValueError: If the file cannot be read or has no columns, or a column is not in the file. If `typed`, also if
         there are no rows, or if most but not all values of a text column are numbers or dates.
     """
     path = pathlib.Path(path).expanduser().absolute()

@@ -36,10 +36,10 @@ class TableRun:
     """The fitted density of a run on a table, as returned by `tf_resflow.load`.
 
     Attributes:
-      density: the `FlowDensity`.
-      config: the config of the run, an `ml_collections.ConfigDict`.
-      result: content of result.json.
-      workdir: directory of the run, a `pathlib.Path`.
+      density: The `FlowDensity`.
+      config: The config of the run, an `ml_collections.ConfigDict`.
+      result: Content of result.json.
+      workdir: Directory of the run, a `pathlib.Path`.
     """
 
     density: FlowDensity
@@ -53,7 +53,7 @@ def score_rows(density: FlowDensity, table: Any, date_format: str | None = None)
 
     Args:
       table: `pandas.DataFrame` that has the columns of the fit. Values may be text.
-      date_format: format of dates given as text; ISO 8601 by default.
+      date_format: Format of dates given as text; ISO 8601 by default.
 
     Returns:
       A data frame and the numbers of the rows, see `TableEncoder.numbers`. The frame has the index of the table and
@@ -116,15 +116,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
     rows.
 
     Args:
-      config: a config with the fields of `tf_resflow.tables.runs.config.default_config`.
-      workdir: directory of the run.
-      progress: whether to show the progress of each member.
+      config: A config with the fields of `tf_resflow.tables.runs.config.default_config`.
+      workdir: Directory of the run.
+      progress: Whether to show the progress of each member.
 
     Returns:
       The content of result.json, a dict with a summary `line`. A finished run returns it without training.
 
     Raises:
-      ValueError: if the config, the workdir or the data are invalid.
+      ValueError: If the config, the workdir or the data are invalid.
     """
     validate_config(config)
     check_paths(config.data)

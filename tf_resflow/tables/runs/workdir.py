@@ -20,8 +20,8 @@ class TableWorkdir(Workdir):
     """The files of a run on a table. data.json has a hash of the rows.
 
     Attributes:
-      members: folder of the trained members.
-      density: the fitted density.
+      members: Folder of the trained members.
+      density: The fitted density.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
