@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
-from tf_resflow.writing import atomic_write, check_output_path
+from tf_resflow._internal.writing import atomic_write, check_output_path
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from sbi.utils import RestrictedPrior, get_density_thresholder
 from sklearn import model_selection, neural_network, preprocessing
 
 import tf_resflow as resflow
-from tf_resflow.writing import check_output_path
+from tf_resflow._internal.writing import check_output_path
 
 tfd = tfp.distributions
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tf_resflow import console
+from tf_resflow._internal import console
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_an_error_after_an_interrupt_is_the_interrupt(handled):
 
 WITHOUT_REACTION = """
 import ctypes, os, signal, threading, time
-from tf_resflow import console
+from tf_resflow._internal import console
 
 mutex, library = ctypes.create_string_buffer(128), ctypes.CDLL(None)
 with console.handle_interrupts("Interrupted."):
@@ -49,7 +49,7 @@ def test_a_process_that_does_not_react_to_a_signal_ends(wait):
 
 DEFERRED = """
 import os, signal, time
-from tf_resflow import console
+from tf_resflow._internal import console
 
 with console.handle_interrupts("Interrupted."), console.DeferredSignals() as signals:
     for _ in range(2):  # as `timeout` does

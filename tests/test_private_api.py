@@ -1,4 +1,4 @@
-"""Private names of Keras, TensorFlow and TFP in `tf_resflow.private_api` exist and behave as expected."""
+"""Private names of Keras, TensorFlow and TFP in `tf_resflow._internal.private_api` exist and behave as expected."""
 
 import ast
 import contextlib
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow import private_api
+from tf_resflow._internal import private_api
 
 ROOT = pathlib.Path(__file__).parents[1] / "tf_resflow"
 
@@ -161,7 +161,7 @@ MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.name != "private_
 
 def test_private_names_are_imported_nowhere_else():
     assert {path.name: names for path in MODULES if (names := private_imports(path))} == {}
-    assert "tensorflow.python.eager.tape" in private_imports(ROOT / "private_api.py")
+    assert "tensorflow.python.eager.tape" in private_imports(ROOT / "_internal" / "private_api.py")
 
 
 def test_private_attributes_are_used_nowhere_else():
@@ -170,7 +170,7 @@ def test_private_attributes_are_used_nowhere_else():
     ours = set().union(*(defined for _, defined in attributes.values())) | {"_getframe", "_exit"}
     found = {path.name: used - ours for path, (used, _) in attributes.items()}
     assert {name: used for name, used in found.items() if used} == {}
-    assert {"_nodes_by_depth", "__internal__"} <= private_attributes(ROOT / "private_api.py")[0]
+    assert {"_nodes_by_depth", "__internal__"} <= private_attributes(ROOT / "_internal" / "private_api.py")[0]
 
 
 def test_track_and_untracked():

@@ -8,7 +8,7 @@ import types
 import keras
 
 import tf_resflow
-from tf_resflow import registration
+from tf_resflow._internal import registration
 
 
 def registered():
@@ -29,7 +29,9 @@ def test_all_registered_objects_are_listed():
     assert {name for name, value in found.items() if not isinstance(value, type)} == functions | removed
     assert set(registration._NAMES.split()) == set(found) - functions - removed
     for name in functions:
-        assert found[name].__module__ == "tf_resflow.functions"  # registered without an import of other modules
+        assert (
+            found[name].__module__ == "tf_resflow._internal.functions"
+        )  # registered without an import of other modules
 
 
 def test_registration_keeps_classes_and_adds_no_second_finder(monkeypatch):

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import tf_resflow as resflow
+from tf_resflow._internal.seeds import random_integers, random_uniform, split_seed
 from tf_resflow.logdet.probes import draw_probes
-from tf_resflow.seeds import random_integers, random_uniform, split_seed
 
 PAIR = [7, 2**31 - 1]
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import tensorflow as tf
 
-from tf_resflow.writing import atomic_write, check_output_path, explain_write_errors, temporary_folder
+from tf_resflow._internal.writing import atomic_write, check_output_path, explain_write_errors, temporary_folder
 
 
 def test_what_a_killed_process_left_is_removed_after_a_week(tmp_path):

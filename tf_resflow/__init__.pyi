@@ -14,10 +14,10 @@ from . import (
     training,
     vi,
 )
+from ._internal.seeds import stateless_seed
 from .loading import load
 from .models import FlowModel, HybridModel
 from .sbi import PosteriorEstimator
-from .seeds import stateless_seed
 from .tables import FlowDensity
 from .version import __version__
 

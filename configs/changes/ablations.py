@@ -18,7 +18,7 @@ All evaluations are unbiased. The paper's table of ablations is not reproduced h
 cpila.
 """
 
-from tf_resflow.messages import suggest
+from tf_resflow._internal.messages import suggest
 from tf_resflow.training import base_config
 
 _ACTIVATIONS = ("clipswish", "cpila", "elu", "fullsort", "lipschitz_cube", "relu", "softplus", "tanh")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tf_resflow import console
+from tf_resflow._internal import console
 from tf_resflow.cli import command_line
 from tf_resflow.training.config import default_config, validate_config
 from tf_resflow.version import __version__

@@ -8,7 +8,7 @@ import pandas
 import pytest
 
 import tf_resflow as resflow
-from tf_resflow import console
+from tf_resflow._internal import console
 from tf_resflow.cli import evaluate, sample, score
 from tf_resflow.tables import runs
 from tf_resflow.tables.runs.config import default_config

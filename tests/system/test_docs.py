@@ -12,7 +12,7 @@ import pytest
 import tf_resflow
 from tests.conftest import ROOT
 from tf_resflow import training
-from tf_resflow.settings import flat_fields
+from tf_resflow._internal.settings import flat_fields
 from tf_resflow.tables.runs import config as table_config
 from tf_resflow.training.config import validate_config
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_probability as tfp
 
 import tf_resflow as resflow
-from tf_resflow import registration
+from tf_resflow._internal import registration
 from tf_resflow.models.keras_training import KerasTraining
 
 X = np.random.default_rng(0).normal(size=[32, 2]).astype("float32")
@@ -28,7 +28,7 @@ import sys
 import tf_resflow
 assert "keras" not in sys.modules and not [name for name in sys.modules if name.startswith("tensorflow")]
 import keras
-from tf_resflow.registration import _NAMES
+from tf_resflow._internal.registration import _NAMES
 assert "tensorflow_probability" not in sys.modules
 registry = keras.saving.get_custom_objects()
 assert not [name for name in _NAMES.split() if isinstance(registry[f"tf_resflow>{name}"], type)]

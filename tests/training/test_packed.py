@@ -13,7 +13,7 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow import training
-from tf_resflow.settings import flat_fields
+from tf_resflow._internal.settings import flat_fields
 from tf_resflow.training import workdir
 from tf_resflow.training.workdir import open_workdir
 

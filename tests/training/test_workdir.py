@@ -7,9 +7,9 @@ import socket
 import numpy as np
 import pytest
 
+from tf_resflow._internal.settings import flat_fields
 from tf_resflow.data import Dataset
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.settings import flat_fields
 from tf_resflow.training.config import FREE_FIELDS, default_config
 from tf_resflow.training.workdir import Workdir
 

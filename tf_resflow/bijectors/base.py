@@ -11,17 +11,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tf_resflow.bijectors.networks import (
-    Networks,
-    check_event,
-    from_rows,
-    parameter_dtype,
-    share_trainable,
-    tracked_variables,
-)
-from tf_resflow.layers import lipschitz_constant
-from tf_resflow.layers.attributes import networks_of, variables_of
-from tf_resflow.private_api import (
+from tf_resflow._internal.private_api import (
     Invert,
     PassCache,
     convert_events,
@@ -32,8 +22,18 @@ from tf_resflow.private_api import (
     walk,
     without_retracing_warnings,
 )
-from tf_resflow.seeds import stateless_seed
-from tf_resflow.serialization import Serializable, deserialize, serialize
+from tf_resflow._internal.seeds import stateless_seed
+from tf_resflow._internal.serialization import Serializable, deserialize, serialize
+from tf_resflow.bijectors.networks import (
+    Networks,
+    check_event,
+    from_rows,
+    parameter_dtype,
+    share_trainable,
+    tracked_variables,
+)
+from tf_resflow.layers import lipschitz_constant
+from tf_resflow.layers.attributes import networks_of, variables_of
 from tf_resflow.solvers import Solution
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow._internal.private_api import untracked
 from tf_resflow.bijectors.base import Context, NetworkBijector, Pass, StretchBounds
 from tf_resflow.bijectors.networks import Networks, bounded_norm, from_rows, network_shapes, parameter_dtype
-from tf_resflow.private_api import untracked
 
 _LEAST = 1e-3  # slope of a spline, and share of a bin in its width and height
 _SLOPE_OFFSET = np.log(np.expm1(1 - _LEAST))  # softplus maps it to 1 - _LEAST

@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from tf_resflow._internal.private_api import is_increasing, track_members, untracked
+from tf_resflow._internal.typing import Shape
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, pass_through, pass_through_members
 from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers.attributes import networks_of, variables_of
 from tf_resflow.logdet import Exact
-from tf_resflow.private_api import is_increasing, track_members, untracked
-from tf_resflow.typing import Shape
 
 # The arguments that a flow passes on to the members that accept them. The salt gives members of the same name
 # different seeds. It is a string, because a new seed tensor at each call would never match in TFP's caches.

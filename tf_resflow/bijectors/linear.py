@@ -9,10 +9,10 @@ import scipy.linalg
 import tensorflow as tf
 from scipy import fft
 
+from tf_resflow._internal.private_api import track, untracked
+from tf_resflow._internal.typing import DType, Shape, TensorLike
 from tf_resflow.bijectors.base import FlowBijector, StretchBounds
 from tf_resflow.bijectors.networks import checked_shape, share_trainable
-from tf_resflow.private_api import track, untracked
-from tf_resflow.typing import DType, Shape, TensorLike
 
 _LEAST_VARIANCE = 1e-6  # added to the variance of a channel
 _LEAST_SHARE = 1e-4  # of the variance of a channel, added to it

@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from tf_resflow._internal.private_api import set_trainable
 from tf_resflow.layers.attributes import networks_of
 from tf_resflow.layers.lipschitz_constants import lipschitz_order
 from tf_resflow.layers.program import BoundNetwork, bind, bind_all
-from tf_resflow.private_api import set_trainable
 
 
 class Networks:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from tf_resflow._internal.typing import Seed, TensorLike
 from tf_resflow.bijectors.base import Context, FlowBijector, _leaves, _needs_solver, pass_through
 from tf_resflow.bijectors.flow import Flow, modules, route
 from tf_resflow.bijectors.linear import ActNorm, DCTConv
@@ -15,7 +16,6 @@ from tf_resflow.bijectors.networks import Networks
 from tf_resflow.bijectors.preprocessing import Logit
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.solvers import Solution
-from tf_resflow.typing import Seed, TensorLike
 
 
 class _Features(NamedTuple):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import OnlyInSavedModels
+from tf_resflow._internal.typing import DType, TensorLike
 from tf_resflow.bijectors.base import Context, FlowBijector, Pass, StretchBounds
 from tf_resflow.bijectors.networks import checked_shape
-from tf_resflow.private_api import OnlyInSavedModels
-from tf_resflow.typing import DType, TensorLike
 
 
 class Logit(FlowBijector):

@@ -8,18 +8,18 @@ import keras
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow._internal.private_api import untracked
+from tf_resflow._internal.serialization import instance
+from tf_resflow._internal.typing import Shape
 from tf_resflow.bijectors.base import Context, NetworkBijector, Pass, StretchBounds
 from tf_resflow.bijectors.networks import Networks, bounded_norm, check_built, from_rows, input_shapes, output_shape
 from tf_resflow.layers.lipschitz_constants import declared_order, observed_slope
 from tf_resflow.logdet import Exact, RussianRoulette
 from tf_resflow.logdet.elimination import log_det_and_inverse
 from tf_resflow.logdet.estimators import get_estimator, warn_unseeded
-from tf_resflow.private_api import untracked
-from tf_resflow.serialization import instance
 from tf_resflow.solvers import Anderson, FixedPoint
 from tf_resflow.solvers.fixed_point import warn_unconverged
 from tf_resflow.solvers.residual_inverse import solve_residual
-from tf_resflow.typing import Shape
 
 _SQRT2 = math.sqrt(2.0)
 _LOOSE = 1e-3  # relative tolerance of a monotone block in training

@@ -8,11 +8,11 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from tf_resflow._internal.typing import LogDet
 from tf_resflow.bijectors.flow import modules, parts_by_name
 from tf_resflow.bijectors.networks import bounded_norm
 from tf_resflow.bijectors.residual_block import ResidualBlock
 from tf_resflow.layers import lipschitz_constant
-from tf_resflow.typing import LogDet
 
 _REPLACEABLE = (tfb.Bijector, tfd.Distribution)
 _Flow = TypeVar("_Flow", bound=tf.Module)

@@ -10,10 +10,10 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tf_resflow import console
+from tf_resflow._internal import console
+from tf_resflow._internal.writing import STANDARD_STREAM
 from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.version import __version__
-from tf_resflow.writing import STANDARD_STREAM
 
 _INTERRUPTED = "Interrupted. Every output file is either complete or was not written."
 # Exit codes.

@@ -28,9 +28,9 @@ from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow import training
+from tf_resflow._internal.settings import flat_fields
+from tf_resflow._internal.writing import check_output_path, finite_or_none, write_json
 from tf_resflow.cli import command_line, tables
-from tf_resflow.settings import flat_fields
-from tf_resflow.writing import check_output_path, finite_or_none, write_json
 
 FLAGS = flags.FLAGS
 

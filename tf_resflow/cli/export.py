@@ -11,8 +11,8 @@ run on a table, the flags are --version, --max_samples and --max_batch.
 from absl import flags
 
 from tf_resflow import training
+from tf_resflow._internal.writing import new_version_folder
 from tf_resflow.cli import command_line, tables
-from tf_resflow.writing import new_version_folder
 
 FLAGS = flags.FLAGS
 

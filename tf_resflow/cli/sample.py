@@ -25,10 +25,10 @@ from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow import evaluation
+from tf_resflow._internal.messages import counted
+from tf_resflow._internal.writing import check_output_path
 from tf_resflow.cli import command_line, tables
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE, write_samples
-from tf_resflow.messages import counted
-from tf_resflow.writing import check_output_path
 
 # Default numbers of samples.
 _NUM_POINTS = 1000

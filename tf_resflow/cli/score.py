@@ -43,12 +43,12 @@ from absl import flags
 
 import tf_resflow as resflow
 from tf_resflow import evaluation, training
+from tf_resflow._internal.console import track
+from tf_resflow._internal.messages import counted
+from tf_resflow._internal.writing import STANDARD_STREAM, check_output_path
 from tf_resflow.cli import command_line, tables
 from tf_resflow.cli.command_line import print_line
-from tf_resflow.console import track
-from tf_resflow.messages import counted
 from tf_resflow.tables.runs.files import TABLE_OUTPUTS, pandas, write_frame
-from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
 

@@ -9,13 +9,13 @@ import numpy as np
 from absl import flags
 
 import tf_resflow as resflow
+from tf_resflow._internal.console import stage, track
+from tf_resflow._internal.messages import counted, shortened
+from tf_resflow._internal.writing import STANDARD_STREAM, check_output_path
 from tf_resflow.cli import command_line
 from tf_resflow.cli.command_line import print_line
-from tf_resflow.console import stage, track
 from tf_resflow.data.files import check_table
-from tf_resflow.messages import counted, shortened
 from tf_resflow.tables.runs.files import TABLE_OUTPUTS, find_columns, read_table, write_frame
-from tf_resflow.writing import STANDARD_STREAM, check_output_path
 
 FLAGS = flags.FLAGS
 

@@ -19,10 +19,10 @@ from typing import Any
 from absl import flags
 
 from tf_resflow import training
+from tf_resflow._internal.extras import extra
+from tf_resflow._internal.messages import suggest
+from tf_resflow._internal.settings import flat_fields
 from tf_resflow.cli import command_line
-from tf_resflow.extras import extra
-from tf_resflow.messages import suggest
-from tf_resflow.settings import flat_fields
 
 FLAGS = flags.FLAGS
 

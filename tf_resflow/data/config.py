@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tf_resflow.messages import suggest
+from tf_resflow._internal.messages import suggest
 
 PLACES = ("path", "path_validation", "path_test", "data_dir")
 """The fields that hold paths of files or folders."""

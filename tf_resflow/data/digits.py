@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from tf_resflow._internal.extras import extra
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.splits import split_sizes
-from tf_resflow.extras import extra
 
 _NUM_DIGITS = 1497  # training and validation; the remaining 300 are for testing
 

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_resflow import console
+from tf_resflow._internal import console
+from tf_resflow._internal.extras import extra
+from tf_resflow._internal.messages import counted, shortened
 from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.files import explain_read_errors, read_array
 from tf_resflow.data.splits import draw_splits
-from tf_resflow.extras import extra
-from tf_resflow.messages import counted, shortened
 
 with extra("data"):
     from PIL import ExifTags, Image, ImageOps

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tf_resflow._internal.extras import LazyPackage
+from tf_resflow._internal.messages import suggest
 from tf_resflow.data.config import DEFAULTS, check_paths, with_defaults
 from tf_resflow.data.dataset import Dataset
 from tf_resflow.data.densities_2d import DENSITIES, load_density
@@ -15,8 +17,6 @@ from tf_resflow.data.digits import load_digits
 from tf_resflow.data.files import read_array
 from tf_resflow.data.image_files import load_image_files
 from tf_resflow.data.tfds_images import load_tfds_images
-from tf_resflow.extras import LazyPackage
-from tf_resflow.messages import suggest
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tf_resflow.messages import counted
+from tf_resflow._internal.messages import counted
 
 
 def split_sizes(num: int, fractions: Mapping[str, float], source: str | os.PathLike) -> dict[str, int]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.extras import LazyPackage
 from tf_resflow.data.dataset import Dataset, check_power_of_two
 from tf_resflow.data.splits import split_sizes
-from tf_resflow.extras import LazyPackage
 
 tfds: Any = LazyPackage("tensorflow_datasets", "data")
 

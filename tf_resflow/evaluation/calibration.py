@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from tf_resflow._internal.messages import counted
 from tf_resflow.evaluation.figures import written_figure
-from tf_resflow.messages import counted
 
 _BAND = 0.99  # probability that a point of the curve of a calibrated posterior lies inside its band
 _CLEAR = 0.01  # p-values below this are clear

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tf_resflow.extras import LazyPackage
-from tf_resflow.writing import atomic_write
+from tf_resflow._internal.extras import LazyPackage
+from tf_resflow._internal.writing import atomic_write
 
 mpl_colors: Any = LazyPackage("matplotlib.colors", "plots")
 mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")

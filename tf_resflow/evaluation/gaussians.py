@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tf_resflow.typing import TensorLike
+from tf_resflow._internal.typing import TensorLike
 
 _CHUNK = 4096  # examples held in float64 at a time
 _SIZE = 299  # height and width of Inception's input

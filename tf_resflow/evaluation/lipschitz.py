@@ -3,10 +3,10 @@
 import functools
 
 from tf_resflow import bijectors, layers
+from tf_resflow._internal.console import track
 from tf_resflow.bijectors.base import stretch_bounds_of
 from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.bijectors.views import blocks_by_name, certified_bound, uncertified_blocks
-from tf_resflow.console import track
 
 
 def lipschitz_certificate(flow: bijectors.FlowBijector) -> dict[str, dict]:

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors
+from tf_resflow._internal.seeds import stateless_seed
+from tf_resflow._internal.typing import LogDet, Seed, TensorLike
 from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.evaluation.scores import PerExample
 from tf_resflow.logdet import Exact, default_estimator
 from tf_resflow.models import FlowModel
-from tf_resflow.seeds import stateless_seed
-from tf_resflow.typing import LogDet, Seed, TensorLike
 
 NUM_SAMPLES = 8
 """The default number of estimates for a scored or served log-likelihood."""

@@ -6,12 +6,12 @@ from typing import Any
 import tensorflow as tf
 
 from tf_resflow import bijectors, logdet
+from tf_resflow._internal.seeds import split_seed, stateless_seed
+from tf_resflow._internal.typing import LogDet, Seed, TensorLike
 from tf_resflow.layers.program import bind
 from tf_resflow.models import FlowModel
 from tf_resflow.models.dequantizer import noise_log_det_estimator, with_sets
 from tf_resflow.models.flow_model import draw_log_prob
-from tf_resflow.seeds import split_seed, stateless_seed
-from tf_resflow.typing import LogDet, Seed, TensorLike
 
 _MEGABYTES = 500  # limit for the values that a branch computes at once
 

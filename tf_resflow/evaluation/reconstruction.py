@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors
-from tf_resflow.console import stage
+from tf_resflow._internal.console import stage
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.models import FlowModel
 from tf_resflow.solvers import Solution
-from tf_resflow.typing import TensorLike
 
 
 class Reconstruction(NamedTuple):

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tf_resflow._internal.extras import extra
+from tf_resflow._internal.writing import atomic_write
 from tf_resflow.evaluation.figures import points_figure
-from tf_resflow.extras import extra
-from tf_resflow.writing import atomic_write
 
 MAX_TEMPERATURE = 100.0
 """The largest temperature for samples."""

@@ -6,10 +6,10 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.console import track
+from tf_resflow._internal.console import track
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.models import FlowModel
 from tf_resflow.models.flow_model import flow_input, sample_latent
-from tf_resflow.typing import TensorLike
 
 _BATCH_VALUES = 2**16  # values per batch, if they are more than _MIN_BATCH examples
 _MIN_BATCH = 64

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from tf_resflow import layers
+from tf_resflow._internal.messages import suggest
 from tf_resflow.flows.names import ACTIVATION_LAYERS
 from tf_resflow.flows.networks import DType, EventShape, network_policy, shape_of_event, shifted, stacked
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
-from tf_resflow.messages import suggest
 
 Activation = str | Callable[..., Any]
 Norms = Sequence[float] | str | None

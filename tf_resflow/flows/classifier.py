@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors
+from tf_resflow._internal.serialization import SerializableLayer
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.flows.networks import network_policy
 from tf_resflow.layers.attributes import variables_of
-from tf_resflow.serialization import SerializableLayer
-from tf_resflow.typing import TensorLike
 
 
 class ActNormLayer(SerializableLayer):

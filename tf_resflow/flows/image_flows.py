@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.flows import branches, networks
 from tf_resflow.flows.branches import Activation, Norms
 from tf_resflow.flows.names import COUPLINGS, RESIDUAL_BLOCKS
 from tf_resflow.flows.networks import DType, EventShape
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
-from tf_resflow.typing import TensorLike
 
 
 @dataclasses.dataclass(frozen=True)

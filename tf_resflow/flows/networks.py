@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tf_resflow import bijectors
-from tf_resflow.functions import _relu
+from tf_resflow._internal.functions import _relu
 from tf_resflow.layers.masked_dense import MaskedDense
 
 DType: TypeAlias = str | keras.DTypePolicy | None

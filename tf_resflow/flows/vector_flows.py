@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from tf_resflow import bijectors
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.flows import networks
 from tf_resflow.flows.branches import Activation, Norms, check_dense_net, dense_branch, dense_net_branch
 from tf_resflow.flows.names import AFFINE_LAYERS, RESIDUAL_BLOCKS
 from tf_resflow.flows.networks import DType, EventShape
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.logdet import default_estimator
-from tf_resflow.typing import TensorLike
 
 
 def vector_flow(

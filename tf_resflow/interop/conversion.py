@@ -5,15 +5,15 @@ import os
 from typing import Any
 
 from tf_resflow import layers
+from tf_resflow._internal.messages import shortened
+from tf_resflow._internal.writing import explain_write_errors, temporary_folder
 from tf_resflow.interop.published_arguments import published_config, published_data, published_orders
 from tf_resflow.interop.published_checkpoint import read_checkpoint
 from tf_resflow.interop.published_variables import applied_kernels, published_tensors
-from tf_resflow.messages import shortened
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.training.build import build_model
 from tf_resflow.training.checkpoints import Checkpoints, make_optimizer
 from tf_resflow.training.workdir import Workdir
-from tf_resflow.writing import explain_write_errors, temporary_folder
 
 _DECIMALS = 4  # the coefficient is rounded up to this many decimals
 _ROUNDING = 2e-6  # relative; larger than the margin that a layer keeps between its norm and the coefficient

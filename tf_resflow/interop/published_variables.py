@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, layers
-from tf_resflow.extras import extra
+from tf_resflow._internal.extras import extra
 
 with extra("training"):
     import einops

@@ -3,7 +3,7 @@
 import keras
 
 import tf_resflow.layers.keras_rules  # noqa: F401 (registers the rules)
-from tf_resflow.extras import check_backend
+from tf_resflow._internal.extras import check_backend
 from tf_resflow.layers import activations
 from tf_resflow.layers.activations import *  # noqa: F403
 from tf_resflow.layers.attention import Centering, Gate, L2SelfAttention

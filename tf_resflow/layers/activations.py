@@ -5,11 +5,11 @@ from typing import ClassVar
 import keras
 import tensorflow as tf
 
+from tf_resflow._internal.typing import Shape
 from tf_resflow.layers.operations import FunctionOperation
 from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.layers.smooth_operation import SmoothOperation, sum_of_parts
 from tf_resflow.layers.tracing import wide_dtype
-from tf_resflow.typing import Shape
 
 __all__ = ["CLipSwish", "CPila", "FullSort", "LipSwish", "LipschitzCube", "MaxMin"]
 

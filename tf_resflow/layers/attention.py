@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 from scipy.special import lambertw
 
+from tf_resflow._internal.typing import Shape
 from tf_resflow.layers.operations import CenteringOperation, Operation, of_at_most
 from tf_resflow.layers.rules import LayerRule, RuledLayer, register_rule
 from tf_resflow.layers.tracing import wide_dtype
-from tf_resflow.typing import Shape
 
 
 class L2SelfAttention(RuledLayer):

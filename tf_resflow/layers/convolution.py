@@ -5,8 +5,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import custom_gradient
 from tf_resflow.layers import tracing
-from tf_resflow.private_api import custom_gradient
 
 _FEW = 4  # largest number of channels for which multiplying all taps at once is faster for large images
 _SOME = 128  # largest number of channels for which a kernel with one tap is faster as a matrix product

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.typing import Shape
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT
 from tf_resflow.layers.operations import WeightedConcatenateOperation
 from tf_resflow.layers.precision import evaluation_dtype, rounding_error
 from tf_resflow.layers.rules import LayerRule, RuledLayer, TensorBound, check_order, register_rule
-from tf_resflow.typing import Shape
 
 
 class LearnableConcatenation(RuledLayer):

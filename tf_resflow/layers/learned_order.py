@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_resflow.serialization import SerializableLayer
+from tf_resflow._internal.serialization import SerializableLayer
 
 
 class LearnedOrder(SerializableLayer):

@@ -6,11 +6,11 @@ from typing import Any
 
 import keras
 
+from tf_resflow._internal.typing import Shape
 from tf_resflow.layers.linear_operators import ConvolutionOperator, LinearOperator, MatrixOperator
 from tf_resflow.layers.lipschitz_layer import COEFFICIENT, LipschitzLayer, LipschitzRule
 from tf_resflow.layers.operations import ConvolutionOperation, DenseOperation
 from tf_resflow.layers.rules import register_rule
-from tf_resflow.typing import Shape
 
 
 class LipschitzDense(LipschitzLayer):

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.typing import Shape
 from tf_resflow.layers.operations import DenseOperation
 from tf_resflow.layers.rules import KernelRule, RuledLayer, register_rule
-from tf_resflow.typing import Shape
 
 
 class MaskedDense(RuledLayer):

@@ -5,10 +5,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import sublayers
 from tf_resflow.layers.attributes import networks_of
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.lipschitz_layer import LipschitzLayer, stacks, update_stack
-from tf_resflow.private_api import sublayers
 
 
 def lipschitz_layers(obj: Any) -> list[LipschitzLayer]:

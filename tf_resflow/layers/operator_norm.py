@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import custom_gradient
 from tf_resflow.layers.linear_operators import LinearOperator
 from tf_resflow.layers.tracing import first_order_only
 from tf_resflow.layers.vector_norms import per_start, vector_axes
-from tf_resflow.private_api import custom_gradient
 
 STALE = 3e-4  # change of v by a power step beyond which v no longer fits its kernel
 OVERTAKEN = 1e-3  # relative excess of another vector's ||W v||_q / ||v||_p beyond which v is searched for again

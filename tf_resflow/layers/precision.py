@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tf_resflow.private_api import sublayers
+from tf_resflow._internal.private_api import sublayers
 
 # One rounding unit of the kernel, or eight where norms are computed in the same dtype.
 _ROUNDING = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-20, "float64": 2.0**-49}

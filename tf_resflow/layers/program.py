@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import accepts_list, graph_steps
 from tf_resflow.layers.operations import BoundaryOperation, OpaqueOperation, Operation
 from tf_resflow.layers.precision import evaluation_dtype, in_evaluation_dtype
 from tf_resflow.layers.rules import LayerRule, Site, is_altered, rule_of
-from tf_resflow.private_api import accepts_list, graph_steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, TypeVar
 import keras
 import tensorflow as tf
 
+from tf_resflow._internal.serialization import SerializableLayer
 from tf_resflow.layers.learned_order import LearnedOrder
 from tf_resflow.layers.operations import FunctionOperation, Operation
-from tf_resflow.serialization import SerializableLayer
 
 Rule = TypeVar("Rule", bound="type[LayerRule]")
 _RULES: dict[type, "LayerRule"] = {}

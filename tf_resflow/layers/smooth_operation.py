@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import custom_gradient, unrecorded
 from tf_resflow.layers.operations import Operation
 from tf_resflow.layers.tracing import in_one_pass, in_wide, is_large, wide_dtype
-from tf_resflow.private_api import custom_gradient, unrecorded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_resflow.private_api import custom_gradient, is_xla, silence_retracing
+from tf_resflow._internal.private_api import custom_gradient, is_xla, silence_retracing
 
 _LARGE = 2**20  # elements
 _FUNCTIONS = "_tf_resflow_functions"  # name of an attribute on a graph, freed with the graph

@@ -6,7 +6,7 @@ The batch is the last axis, `[size, size, batch]`, so that operations on all mat
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.private_api import custom_gradient, is_xla, unrecorded
+from tf_resflow._internal.private_api import custom_gradient, is_xla, unrecorded
 
 MOST_ELIMINATED = 16  # largest size of matrices that are inverted only by operations that TFLite supports
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import without_retracing_warnings
+from tf_resflow._internal.seeds import random_uniform, split_seed, stateless_seed
+from tf_resflow._internal.serialization import Serializable, Settings, instance
+from tf_resflow._internal.typing import Seed
 from tf_resflow.layers.program import BoundNetwork, bind
 from tf_resflow.layers.tracing import traced_once
 from tf_resflow.logdet.elimination import log_abs_det, log_det_and_inverse
 from tf_resflow.logdet.power_series import Terms, power_series_log_det
 from tf_resflow.logdet.probes import PROBES, draw_probes
 from tf_resflow.logdet.term_distributions import Geometric, TermDistribution
-from tf_resflow.private_api import without_retracing_warnings
-from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
-from tf_resflow.serialization import Serializable, Settings, instance
-from tf_resflow.typing import Seed
 
 __all__ = [
     "AdaptiveRoulette",

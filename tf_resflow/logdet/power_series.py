@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import custom_gradient
 from tf_resflow.layers.program import BoundNetwork
 from tf_resflow.layers.tracing import first_order_only, traced_once
-from tf_resflow.private_api import custom_gradient
 
 _ONCE = (
     "A second derivative was requested, but the gradient holds its probe vectors constant, so the derivative would "

@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from tf_resflow.seeds import random_integers, random_uniform
+from tf_resflow._internal.seeds import random_integers, random_uniform
 
 PROBES = ("colored", "rademacher", "gaussian", "basis")
 

@@ -5,9 +5,9 @@ import math
 
 import tensorflow as tf
 
-from tf_resflow.seeds import random_uniform
-from tf_resflow.serialization import Settings
-from tf_resflow.typing import DType, Seed, Shape, TensorLike
+from tf_resflow._internal.seeds import random_uniform
+from tf_resflow._internal.serialization import Settings
+from tf_resflow._internal.typing import DType, Seed, Shape, TensorLike
 
 
 @dataclasses.dataclass(frozen=True)

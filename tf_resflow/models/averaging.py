@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.private_api import untracked
+from tf_resflow._internal.private_api import untracked
 
 
 class WeightAverage(tf.Module):

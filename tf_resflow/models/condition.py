@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.bijectors.base import _flattened
 from tf_resflow.bijectors.flow import modules
 from tf_resflow.bijectors.networks import check_built
 from tf_resflow.models.data_space import checked_integers
-from tf_resflow.typing import TensorLike
 
 
 class Condition(tf.Module):

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow._internal.seeds import random_integers
+from tf_resflow._internal.typing import Seed, TensorLike
 from tf_resflow.bijectors import Networks
 from tf_resflow.models.dequantizer import Dequantizer, FlowDequantizer
-from tf_resflow.seeds import random_integers
-from tf_resflow.typing import Seed, TensorLike
 
 _LEVEL_FRACTION = 1 / 32  # residual of a block's inverse, in levels, that changes few pixels of integer data
 _DEVIATION_FRACTION = 1e-5  # the same for continuous data, which have about unit variance in a block

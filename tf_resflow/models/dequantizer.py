@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, flows
+from tf_resflow._internal.seeds import random_uniform, split_seed, stateless_seed
+from tf_resflow._internal.serialization import Serializable
+from tf_resflow._internal.typing import DType, Seed, TensorLike
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts
 from tf_resflow.flows.networks import network_policy
 from tf_resflow.logdet import LogDetEstimator, default_estimator
-from tf_resflow.seeds import random_uniform, split_seed, stateless_seed
-from tf_resflow.serialization import Serializable
-from tf_resflow.typing import DType, Seed, TensorLike
 
 
 class Dequantizer(Protocol):

@@ -10,6 +10,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
+from tf_resflow._internal.private_api import bijector_arguments, is_increasing, untracked
+from tf_resflow._internal.seeds import split_seed, stateless_seed
+from tf_resflow._internal.typing import LogDet, Seed, TensorLike
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import keras_parts, route
 from tf_resflow.bijectors.networks import from_rows
@@ -21,9 +24,6 @@ from tf_resflow.models.condition import Condition
 from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.dequantizer import Dequantizer, noise_log_det_estimator
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.private_api import bijector_arguments, is_increasing, untracked
-from tf_resflow.seeds import split_seed, stateless_seed
-from tf_resflow.typing import LogDet, Seed, TensorLike
 
 tfd = tfp.distributions
 

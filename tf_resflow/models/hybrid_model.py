@@ -9,12 +9,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors
+from tf_resflow._internal.seeds import split_seed, stateless_seed
+from tf_resflow._internal.typing import Seed, TensorLike
 from tf_resflow.bijectors.networks import check_built, variables_by_name
 from tf_resflow.flows.classifier import ActNormLayer
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.seeds import split_seed, stateless_seed
-from tf_resflow.typing import Seed, TensorLike
 
 
 class HybridModel(KerasTraining):

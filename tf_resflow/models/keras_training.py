@@ -13,8 +13,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tf_resflow import bijectors, layers
+from tf_resflow._internal.console import LOGGER
+from tf_resflow._internal.seeds import stateless_seed
+from tf_resflow._internal.serialization import Serializable, deserialize, serialize
+from tf_resflow._internal.typing import Seed
 from tf_resflow.bijectors.passes import needs_initialization
-from tf_resflow.console import LOGGER
 from tf_resflow.layers.precision import leaves
 from tf_resflow.models.averaging import AverageWeights
 from tf_resflow.models.condition import Condition
@@ -22,9 +25,6 @@ from tf_resflow.models.data_space import DataSpace
 from tf_resflow.models.saving import SavedSettings
 from tf_resflow.models.step import train_step, weigh
 from tf_resflow.models.summary import summary_rows
-from tf_resflow.seeds import stateless_seed
-from tf_resflow.serialization import Serializable, deserialize, serialize
-from tf_resflow.typing import Seed
 
 _INITIAL = 64  # examples that initialize the ActNorms in `fit`, if the batch is smaller, as in the commands
 _FEWEST_SPANS = 5  # after which Keras's average of the weights has forgotten the first ones

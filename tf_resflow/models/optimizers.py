@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import adam_state, has_weight_decay
 from tf_resflow.layers.tracing import traced_once
-from tf_resflow.private_api import adam_state, has_weight_decay
 
 _MOMENTUM = 0.95
 

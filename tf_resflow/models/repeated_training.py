@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow._internal.private_api import silence_retracing
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.models.step import train_step
-from tf_resflow.private_api import silence_retracing
 
 _CHUNK = 256  # examples evaluated at once, padded so that the rounding of a value does not depend on other examples
 _STEPS_PER_CALL = 64  # limits the memory of their batches
@@ -205,12 +205,12 @@ def permuted(variables: Sequence[Any], rng: np.random.Generator) -> list[np.ndar
     return [rng.permutation(np.ravel(value)).reshape(np.shape(value)) for value in variables]
 
 
-def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
+def values_of(variables: Iterable[Any]) -> list[np.ndarray]:
     """Returns the values of variables as arrays."""
     return [variable.numpy() for variable in variables]
 
 
-def assign(variables: Sequence[Any], values: Any) -> None:
+def assign(variables: Iterable[Any], values: Any) -> None:
     """Assigns values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import OnlyInSavedModels, eager_mode, sublayers
+from tf_resflow._internal.serialization import constructor_arguments, serialize
+from tf_resflow._internal.settings import differences
 from tf_resflow.bijectors.flow import parts_by_name
-from tf_resflow.private_api import OnlyInSavedModels, eager_mode, sublayers
-from tf_resflow.serialization import constructor_arguments, serialize
-from tf_resflow.settings import differences
 
 # Arguments that are statistics of the data. Only their shapes are compared.
 _STATISTICS: dict[str, tuple[str, ...]] = {

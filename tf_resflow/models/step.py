@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from tf_resflow import layers
-from tf_resflow.private_api import is_xla
-from tf_resflow.typing import TensorLike
+from tf_resflow._internal.private_api import is_xla
+from tf_resflow._internal.typing import TensorLike
 
 NON_FINITE = "The loss or its gradient is NaN or infinite"
 

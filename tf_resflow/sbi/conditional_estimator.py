@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tf_resflow._internal.seeds import stateless_seed
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.bijectors import with_log_det_estimator
 from tf_resflow.evaluation.calibration import Calibration
 from tf_resflow.logdet import Exact
@@ -25,8 +27,6 @@ from tf_resflow.sbi.parameters import ParameterSpace
 from tf_resflow.sbi.posterior import EqualMixture, ParameterDistribution
 from tf_resflow.sbi.posterior_model import PosteriorModel, model_arguments
 from tf_resflow.sbi.regression import begin_at_regression
-from tf_resflow.seeds import stateless_seed
-from tf_resflow.typing import TensorLike
 from tf_resflow.vi.neutra import Decoder, frozen
 
 tfb = tfp.bijectors

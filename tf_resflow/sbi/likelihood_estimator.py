@@ -10,14 +10,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.console import progress_bar
-from tf_resflow.private_api import without_retracing_warnings
+from tf_resflow._internal.console import progress_bar
+from tf_resflow._internal.private_api import without_retracing_warnings
+from tf_resflow._internal.seeds import stateless_seed
+from tf_resflow._internal.serialization import Serializable
+from tf_resflow._internal.typing import Seed, TensorLike
 from tf_resflow.sbi.conditional_estimator import ConditionalEstimator
 from tf_resflow.sbi.parameters import ParameterSpace, as_array, check_varying, checked_rows
 from tf_resflow.sbi.posterior_model import SavedWithModel
-from tf_resflow.seeds import stateless_seed
-from tf_resflow.serialization import Serializable
-from tf_resflow.typing import Seed, TensorLike
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tf_resflow.console import progress_bar
+from tf_resflow._internal.console import progress_bar
 from tf_resflow.models.repeated_training import Best, RepeatedTraining, Schedule, draw_rows
 
 _WARMUP = 0.25  # fraction of the steps of a training

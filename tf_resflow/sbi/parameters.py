@@ -9,9 +9,9 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tf_resflow.messages import counted
-from tf_resflow.seeds import stateless_seed
-from tf_resflow.serialization import serialize
+from tf_resflow._internal.messages import counted
+from tf_resflow._internal.seeds import stateless_seed
+from tf_resflow._internal.serialization import serialize
 from tf_resflow.vi.surrogate_posteriors import from_vectors
 
 # Parameters whose log-density is below that of draws of the prior by more than both together are refused.

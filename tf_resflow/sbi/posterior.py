@@ -10,10 +10,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import optimize, stats
 
+from tf_resflow._internal.extras import LazyPackage
+from tf_resflow._internal.seeds import random_integers, random_uniform, split_seed, stateless_seed
+from tf_resflow._internal.typing import Seed
 from tf_resflow.evaluation.calibration import named_parts
-from tf_resflow.extras import LazyPackage
-from tf_resflow.seeds import random_integers, random_uniform, split_seed, stateless_seed
-from tf_resflow.typing import Seed
 
 arviz: Any = LazyPackage("arviz", "plots")
 tfb = tfp.bijectors

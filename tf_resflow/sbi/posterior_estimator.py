@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import tensorflow_probability as tfp
 
+from tf_resflow._internal.serialization import Serializable
+from tf_resflow._internal.typing import Seed, TensorLike
 from tf_resflow.evaluation.calibration import Calibration
 from tf_resflow.sbi.conditional_estimator import ConditionalEstimator
 from tf_resflow.sbi.parameters import ParameterSpace, check_varying, checked_rows
 from tf_resflow.sbi.posterior import ParameterDistribution, RestrictedVectors
 from tf_resflow.sbi.posterior_model import SavedWithModel
-from tf_resflow.serialization import Serializable
-from tf_resflow.typing import Seed, TensorLike
 
 
 class PosteriorEstimator(SavedWithModel, Serializable):

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tf_resflow._internal.serialization import deserialize
 from tf_resflow.bijectors import ConditionalAffine, Flow, Normalize
 from tf_resflow.flows import vector_flow
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.sbi.observations import statistics_shape
 from tf_resflow.sbi.summaries import vector_summary
-from tf_resflow.serialization import deserialize
 from tf_resflow.solvers import Anderson
 
 _TOLERANCE = 1e-5  # of a block's inverse; sufficient for posterior samples

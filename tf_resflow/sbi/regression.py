@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow_probability as tfp
 
-from tf_resflow.functions import compressed
+from tf_resflow._internal.functions import compressed
 from tf_resflow.models.flow_model import FlowModel
 from tf_resflow.sbi.observations import robust_statistics
 from tf_resflow.sbi.pair_training import Pairs

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_resflow.functions import compressed
+from tf_resflow._internal.functions import compressed
 
 _LEAST_SERIES = 16  # shortest vector that may be a series
 _LAGS = 8  # largest lag of the autocorrelations

@@ -13,11 +13,12 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_resflow import console, layers
+from tf_resflow import layers
+from tf_resflow._internal import console
+from tf_resflow._internal.writing import explain_write_errors, new_version_folder, temporary_folder
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.serving.description import describe, example_inputs, readme
 from tf_resflow.serving.signatures import Signatures
-from tf_resflow.writing import explain_write_errors, new_version_folder, temporary_folder
 
 _WARMUP_SIZES = (1, 8)  # batch sizes of warm-up requests
 

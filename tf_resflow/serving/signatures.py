@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import bijectors, evaluation
+from tf_resflow._internal.typing import LogDet
 from tf_resflow.evaluation.log_likelihood import NUM_SAMPLES, mean_and_stderr
 from tf_resflow.evaluation.log_prob_samples import LogProbSamples
 from tf_resflow.evaluation.sample_files import MAX_TEMPERATURE
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.keras_training import KerasTraining
-from tf_resflow.typing import LogDet
 
 
 class Signatures:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.private_api import is_xla
-from tf_resflow.serialization import Settings
+from tf_resflow._internal.private_api import is_xla
+from tf_resflow._internal.serialization import Settings
 
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
 _MIN_REMAINDER = 1e-6  # Anderson drops a difference if less than this share of its square remains

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_resflow._internal.private_api import custom_gradient, unrecorded
 from tf_resflow.layers.precision import evaluation_dtype, leaves
 from tf_resflow.layers.program import bind
 from tf_resflow.layers.tracing import first_order_only, traced_once
 from tf_resflow.logdet.elimination import MOST_ELIMINATED, log_det_and_inverse
-from tf_resflow.private_api import custom_gradient, unrecorded
 from tf_resflow.solvers.fixed_point import EPSILON, Solution, warn_unconverged
 
 _ONCE = (

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from tf_resflow.messages import counted
+from tf_resflow._internal.messages import counted
 from tf_resflow.tables.arguments import MOST_NOISE
 from tf_resflow.tables.encoder import TableEncoder
 from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, noise_code, shared_flow

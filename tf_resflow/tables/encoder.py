@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.extras import LazyPackage
-from tf_resflow.messages import shortened
+from tf_resflow._internal.extras import LazyPackage
+from tf_resflow._internal.messages import shortened
 from tf_resflow.tables.columns.fitting import column_from_json, fit_column
 from tf_resflow.tables.columns.kinds import Bounds
 from tf_resflow.tables.columns.types import plain

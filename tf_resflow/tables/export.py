@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.seeds import random_uniform, split_seed
 from tf_resflow.bijectors import inverse_with_solutions
 from tf_resflow.evaluation import p_values
 from tf_resflow.layers import converge_norms
 from tf_resflow.models.flow_model import sample_latent
 from tf_resflow.models.repeated_training import assign, member_variables
-from tf_resflow.seeds import random_uniform, split_seed
 from tf_resflow.serving.description import example_inputs, readme
 from tf_resflow.serving.exporter import warmup_requests, write_saved_model
 from tf_resflow.serving.signatures import check_finite, check_one_or_each, check_range, check_rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.extras import extra
+from tf_resflow._internal.extras import extra
 
 with extra("sklearn"):
     import pandas
@@ -17,18 +17,18 @@ with extra("sklearn"):
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
 
+from tf_resflow._internal.messages import counted, shortened
+from tf_resflow._internal.private_api import check_sample_weight
+from tf_resflow._internal.writing import atomic_write
 from tf_resflow.data.files import explain_read_errors
 from tf_resflow.evaluation import p_values
-from tf_resflow.messages import counted, shortened
 from tf_resflow.models.repeated_training import draw_rows
-from tf_resflow.private_api import check_sample_weight
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.density import TOLERANCE, TableDensity
 from tf_resflow.tables.encoder import TableEncoder
 from tf_resflow.tables.frames import FrameType, in_library, in_pandas
 from tf_resflow.tables.noise_conditioned import is_significant, winsorize
 from tf_resflow.tables.vectors import Vectors, quasirandom_points
-from tf_resflow.writing import atomic_write
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
 _LEAST_ROWS = 10

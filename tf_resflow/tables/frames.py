@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from tf_resflow.extras import extra
+from tf_resflow._internal.extras import extra
 
 with extra("sklearn"):
     import narwhals

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.typing import TensorLike
+from tf_resflow._internal.typing import TensorLike
 
 _STANDARD = tfp.distributions.Normal(tf.constant(0.0, tf.float64), 1.0)
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tf_resflow import bijectors, flows, logdet
+from tf_resflow._internal.typing import TensorLike
 from tf_resflow.flows.names import COUPLINGS, ESTIMATORS, RESIDUAL_BLOCKS
 from tf_resflow.models import FlowDequantizer, FlowModel, HybridModel
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.config_fields import ConfigDict
-from tf_resflow.typing import TensorLike
 
 __all__ = ["build_estimator", "build_flow", "build_model", "check_dataset", "estimator_name"]
 

@@ -10,11 +10,11 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from tf_resflow._internal.writing import explain_write_errors
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.models.optimizers import Adam, Muon
 from tf_resflow.training.workdir import REMEDY, newest_first
-from tf_resflow.writing import explain_write_errors
 
 
 def learning_rate_schedule(config: Any) -> float | keras.optimizers.schedules.LearningRateSchedule:

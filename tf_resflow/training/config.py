@@ -4,8 +4,8 @@ import pathlib
 import runpy
 from typing import Any
 
+from tf_resflow._internal.messages import suggest
 from tf_resflow.data import config as data_config
-from tf_resflow.messages import suggest
 from tf_resflow.training import config_fields
 from tf_resflow.training.config_fields import (
     ABOVE_0,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tf_resflow.extras import extra
+from tf_resflow._internal.extras import extra
 
 with extra("training"):
     from ml_collections import ConfigDict, config_dict

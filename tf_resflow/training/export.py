@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import serving
+from tf_resflow._internal.writing import new_version_folder
 from tf_resflow.training.runs import Run, load, load_held_out
-from tf_resflow.writing import new_version_folder
 
 __all__ = ["export_run"]
 

@@ -14,7 +14,8 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data
-from tf_resflow.console import DeferredSignals, progress_bar, show_progress, stage
+from tf_resflow._internal.console import DeferredSignals, progress_bar, show_progress, stage
+from tf_resflow._internal.writing import finite_or_none, write_json
 from tf_resflow.models.averaging import WeightAverage
 from tf_resflow.models.step import assert_finite, train_step
 from tf_resflow.training.build import build_model, check_dataset
@@ -34,7 +35,6 @@ from tf_resflow.training.strategies import (
     replica_batches,
 )
 from tf_resflow.training.workdir import Workdir, read_metrics
-from tf_resflow.writing import finite_or_none, write_json
 
 _SHOWN = ("bits_per_dim", "nats", "accuracy")  # in the progress bar
 _STEPS_BETWEEN_AGREEMENTS = 10

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_resflow._internal.writing import atomic_write, explain_write_errors, finite_or_none
 from tf_resflow.training.workdir import read_metrics
-from tf_resflow.writing import atomic_write, explain_write_errors, finite_or_none
 
 
 def held_out_scores(lines: Iterable[Mapping[str, Any]], split: str) -> dict[int, dict[str, Any]]:

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow import layers
+from tf_resflow._internal.seeds import split_seed, stateless_seed
 from tf_resflow.bijectors.base import Context, pass_through
 from tf_resflow.bijectors.flow import parts_by_name
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.models.step import NON_FINITE, loss_and_gradients
-from tf_resflow.seeds import split_seed, stateless_seed
 
 _ALL_FINITE = "Weights, values and gradients are finite when the step is recomputed."
 

@@ -11,21 +11,21 @@ import tensorflow as tf
 from absl import logging
 
 from tf_resflow import data, evaluation
+from tf_resflow._internal.console import stage, track
+from tf_resflow._internal.messages import counted
+from tf_resflow._internal.writing import finite_or_none
 from tf_resflow.bijectors.flow import residual_blocks
 from tf_resflow.bijectors.views import blocks_by_name, certified_bound, uncertified_blocks
-from tf_resflow.console import stage, track
 from tf_resflow.evaluation.figures import density_figure
 from tf_resflow.evaluation.log_likelihood import Score
 from tf_resflow.evaluation.reconstruction import round_trip
 from tf_resflow.evaluation.sample_files import reconstruction_grid, write_png
 from tf_resflow.evaluation.sampling import Sampler
 from tf_resflow.evaluation.scores import PerExample, classification_scores
-from tf_resflow.messages import counted
 from tf_resflow.models.keras_training import KerasTraining
 from tf_resflow.training.build import estimator_name
 from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.runs import Run
-from tf_resflow.writing import finite_or_none
 
 _MAX_GAUSSIAN_SIZE = 4096  # largest number of coordinates for the Gaussian baseline
 _MAX_GAUSSIAN_EXAMPLES = 100_000  # largest number of training examples for the Gaussian baseline

@@ -13,7 +13,8 @@ import keras
 from absl import logging
 
 from tf_resflow import data, evaluation
-from tf_resflow.console import stage
+from tf_resflow._internal.console import stage
+from tf_resflow._internal.writing import atomic_write, check_output_path, write_json
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.logdet import LogDetEstimator
@@ -35,7 +36,6 @@ from tf_resflow.training.workdir import (
     read_json,
     read_metrics,
 )
-from tf_resflow.writing import atomic_write, check_output_path, write_json
 
 __all__ = ["Run", "load"]
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from tf_resflow._internal.messages import suggest
+from tf_resflow._internal.settings import differences, flat_fields
+from tf_resflow._internal.writing import explain_write_errors, write_json
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
-from tf_resflow.messages import suggest
-from tf_resflow.settings import differences, flat_fields
 from tf_resflow.training.config import FREE_FIELDS, default_config, validate_config
 from tf_resflow.training.config_fields import ConfigDict
-from tf_resflow.writing import explain_write_errors, write_json
 
 if sys.platform != "win32":
     import fcntl

@@ -9,12 +9,12 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from tf_resflow._internal.typing import DType
 from tf_resflow.bijectors import Flow
 from tf_resflow.bijectors.base import members_in_order
 from tf_resflow.flows import vector_flow
 from tf_resflow.flows.branches import Activation
 from tf_resflow.logdet import default_estimator
-from tf_resflow.typing import DType
 
 
 def flow_surrogate_posterior(

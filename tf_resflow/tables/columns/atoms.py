@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.messages import shortened
+from tf_resflow._internal.messages import shortened
 from tf_resflow.tables.columns.cells import Cells, RowCells
 from tf_resflow.tables.columns.column import Column
 from tf_resflow.tables.columns.grid import GridColumn

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import stats
 
-from tf_resflow.extras import LazyPackage
+from tf_resflow._internal.extras import LazyPackage
 from tf_resflow.tables.columns.types import type_from_json, type_in_json, with_types
 
 pandas: Any = LazyPackage("pandas", "data")

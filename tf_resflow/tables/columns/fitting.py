@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.extras import LazyPackage
+from tf_resflow._internal.extras import LazyPackage
 from tf_resflow.tables.columns.atoms import AtomColumn, frequent_values
 from tf_resflow.tables.columns.bounded import BoundedColumn
 from tf_resflow.tables.columns.category import CategoryColumn

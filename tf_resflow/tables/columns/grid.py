@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow.extras import LazyPackage
+from tf_resflow._internal.extras import LazyPackage
 from tf_resflow.tables.columns.cells import Cells
 from tf_resflow.tables.columns.column import MOST_LEVELS, Column
 from tf_resflow.tables.columns.values import (

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.extras import LazyPackage
+from tf_resflow._internal.extras import LazyPackage
 
 pandas: Any = LazyPackage("pandas", "data")
 

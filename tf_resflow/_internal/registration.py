@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib import machinery
 from typing import Any
 
-from tf_resflow import functions
+from tf_resflow._internal import functions
 
 _PACKAGE = "tf_resflow"
 _REGISTRY = "keras.saving"

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import logging as absl_logging
 
-from tf_resflow.extras import LazyPackage
+from tf_resflow._internal.extras import LazyPackage
 
 tqdm: Any = LazyPackage("tqdm", "training")
 redirection: Any = LazyPackage("tqdm.contrib.logging", "training")

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.private_api import object_sharing, record_sharing, sublayers
+from tf_resflow._internal.private_api import object_sharing, record_sharing, sublayers
 
 _PACKAGE = "tf_resflow"
 _TFP_TYPES = (tfp.bijectors.Bijector, tfp.distributions.Distribution)

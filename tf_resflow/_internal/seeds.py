@@ -10,7 +10,7 @@ References:
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tf_resflow.typing import DType, Seed, Shape
+from tf_resflow._internal.typing import DType, Seed, Shape
 
 __all__ = ["random_integers", "random_uniform", "split_seed", "stateless_seed"]
 

@@ -1,0 +1,1 @@
+"""What the packages of the library share, and users never import."""
