@@ -82,9 +82,11 @@ class LipschitzLayer(RuledLayer):
             self.bias = None
             if self.use_bias:
                 self.bias = self.add_weight(name="bias", shape=kernel_shape[-1:], initializer=self.bias_initializer)
-            self.vector = self._new_vector(self._norm) if self._norm.num_starts else None
+            self.vector = self._new_vector() if self._norm.num_starts else None
 
-    def _new_vector(self, norm):
+    def _new_vector(self):
+        norm = self._norm
+
         def converged(shape, dtype):
             v = tf.random.stateless_normal(shape, [0, 0], dtype=dtype)
             v = tf.reshape(tf.math.l2_normalize(tf.reshape(v, [norm.num_starts, -1]), 1), shape)
