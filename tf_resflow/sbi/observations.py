@@ -98,10 +98,10 @@ class Observations:
         is_constant = np.isinf(robust_statistics(x, self.shape)["std"])
         num_constants = np.count_nonzero(is_constant)
         if num_constants:
+            others = f", and so have {num_constants - 1:,} other elements" if num_constants > 1 else ""
             warnings.warn(
-                f"The element {_first_index(is_constant)} of the observations has the same value in all pairs, "
-                f"like {num_constants - 1:,} others. The network ignores it. Vary it in the simulations if it can "
-                "have other values.",
+                f"The element {_first_index(is_constant)} of the observations has the same value in all pairs{others}. "
+                "The network ignores constant elements. Vary them in the simulations if they can have other values.",
                 stacklevel=4,
             )
 
