@@ -18,7 +18,7 @@ def registered():
     return {
         key.removeprefix("tf_resflow>"): value
         for key, value in keras.saving.get_custom_objects().items()
-        if getattr(value, "__module__", "").startswith("tf_resflow.")
+        if key.startswith("tf_resflow>") or getattr(value, "__module__", "").startswith("tf_resflow.")
     }
 
 
@@ -28,10 +28,8 @@ def test_all_registered_objects_are_listed():
     found = registered()
     assert {name for name, value in found.items() if not isinstance(value, type)} == functions | removed
     assert set(registration._NAMES.split()) == set(found) - functions - removed
-    for name in functions:
-        assert (
-            found[name].__module__ == "tf_resflow._internal.functions"
-        )  # registered without an import of other modules
+    for name in functions:  # they are registered without an import of other modules
+        assert found[name].__module__ == "tf_resflow._internal.functions"
 
 
 def test_registration_keeps_classes_and_adds_no_second_finder(monkeypatch):
