@@ -245,6 +245,6 @@ def test_blocks_that_differ_in_their_weights_share_their_traces():
 
     graph = compute.get_concrete_function(tf.TensorSpec([4, 3], tf.float64)).graph
     called = [op.get_attr("f").name for op in graph.get_operations() if "PartitionedCall" in op.type]
-    ours = [name for name in called if "_call_" not in name]  # those check the norms
+    ours = [name for name in called if "_refine_" not in name]  # those check the norms
     assert len(set(ours)) == 3, "the series, its gradient, and the inverse"
     assert len(ours) > 4

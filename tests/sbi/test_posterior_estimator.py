@@ -325,23 +325,29 @@ def around(z):
     return tfd.Normal(z, 1.0)
 
 
-def test_saved_estimators(fitted, tmp_path, refused):
-    """Files, pickles and copies keep the prior, summary and weights. The error names a lambda in the prior."""
+def given_summary_estimators():
+    """Returns fitted estimators with a given summary, for a bounded prior and a joint one of float64."""
     summary = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
     joint = tfd.JointDistributionSequential([tfd.Normal(np.float64(0.0), np.array(1.0)), around])
-    others = [as_fitted(resflow.PosteriorEstimator(p, [2], summary=summary, **AFFINE)) for p in (BOX, joint)]
+    return [as_fitted(resflow.PosteriorEstimator(p, [2], summary=summary, **AFFINE)) for p in (BOX, joint)]
+
+
+def test_copies_have_the_same_posterior(fitted, tmp_path):
     x = [0.5, -0.5]
-    for estimator in (fitted, *others):
+    for estimator in (fitted, *given_summary_estimators()):
         estimator.save(tmp_path / "posterior.keras")
         draws = tf.nest.map_structure(np.array, estimator.posterior(x).sample(3, seed=1))  # not in TFP's cache
         expected = estimator.posterior(x).log_prob(draws)
-        for form in (
+        for same in (
             resflow.load(tmp_path / "posterior.keras"),
             pickle.loads(pickle.dumps(estimator)),
             copy.deepcopy(estimator),
         ):
-            np.testing.assert_array_equal(form.posterior(x).log_prob(draws), expected)
-            assert form.prior.dtype == estimator.prior.dtype
+            np.testing.assert_array_equal(same.posterior(x).log_prob(draws), expected)
+            assert same.prior.dtype == estimator.prior.dtype
+
+
+def test_a_prior_with_a_lambda_is_refused(tmp_path, refused):
     joint = tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0), lambda z: tfd.Normal(z, 1.0)])
     with pytest.warns(UserWarning, match="cannot be saved with its prior.*<lambda>"):
         estimator = resflow.PosteriorEstimator(joint, [2], **AFFINE)
