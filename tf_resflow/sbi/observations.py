@@ -100,8 +100,8 @@ class Observations:
         if num_constants:
             others = f", and so have {num_constants - 1:,} other elements" if num_constants > 1 else ""
             warnings.warn(
-                f"The element {_first_index(is_constant)} of the observations has the same value in all pairs{others}. "
-                "The network ignores constant elements. Vary them in the simulations if they can have other values.",
+                f"The element {_first_index(is_constant)} of the observations has the same value in all pairs"
+                f"{others}. The network ignores them. Vary them in the simulations if they can have other values.",
                 stacklevel=4,
             )
 

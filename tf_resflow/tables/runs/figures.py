@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tf_resflow.evaluation.figures import draw_legend, robust_limits, scatter, written_figure
 from tf_resflow._internal.extras import LazyPackage
+from tf_resflow.evaluation.figures import draw_legend, robust_limits, scatter, written_figure
 from tf_resflow.tables.encoder import TableEncoder
 
 mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")

@@ -8,12 +8,12 @@ from typing import Any
 
 from absl import logging
 
-from tf_resflow.data.files import check_table, explain_read_errors, read_array
 from tf_resflow._internal.extras import LazyPackage
 from tf_resflow._internal.messages import shortened, suggest
+from tf_resflow._internal.writing import atomic_write
+from tf_resflow.data.files import check_table, explain_read_errors, read_array
 from tf_resflow.tables.columns.values import to_text
 from tf_resflow.tables.runs.csv_format import FORMAT_ADVICE, detected_format
-from tf_resflow._internal.writing import atomic_write
 
 pandas: Any = LazyPackage("pandas", "data")
 

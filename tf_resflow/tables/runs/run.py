@@ -12,19 +12,19 @@ import numpy as np
 from absl import logging
 
 from tf_resflow._internal.console import show_progress, stage
-from tf_resflow.data.splits import draw_splits
-from tf_resflow.evaluation import p_values
 from tf_resflow._internal.extras import LazyPackage
 from tf_resflow._internal.messages import counted, shortened
+from tf_resflow._internal.writing import explain_write_errors, finite_or_none, write_json
+from tf_resflow.data.splits import draw_splits
+from tf_resflow.evaluation import p_values
 from tf_resflow.tables.columns.kinds import format_kinds, is_text, parse_kinds
+from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.runs.config import check_paths, parse_bounds, parse_names, validate_config
 from tf_resflow.tables.runs.figures import pairs_figure
 from tf_resflow.tables.runs.files import find_columns, identifiers, read_table
-from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.runs.workdir import Members, TableWorkdir
 from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.workdir import read_json
-from tf_resflow._internal.writing import explain_write_errors, finite_or_none, write_json
 
 pandas: Any = LazyPackage("pandas", "data")
 

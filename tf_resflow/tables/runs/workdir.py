@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from tf_resflow._internal.writing import atomic_write
 from tf_resflow.data.files import explain_read_errors
 from tf_resflow.tables.runs.config import TASK, default_config, validate_config
 from tf_resflow.training.config_fields import ConfigDict
 from tf_resflow.training.workdir import Workdir, check_unchanged, read_json, stored_config
-from tf_resflow._internal.writing import atomic_write
 
 # Fields that may change when a run resumes, because the rows are compared.
 _FREE = ("data.path", "data.path_test", "data.read_options.")
