@@ -108,10 +108,10 @@ def _as_numbers(train, *tables):
 def _mixture_likelihood(density, train, rows, seed):
     """Returns the mean log-likelihood of a Gaussian mixture of the vectors of a fitted `FlowDensity`."""
     encoder, rng = density.encoder_, np.random.default_rng(seed)
-    vectors = encoder.encode(encoder.numbers(train).values)
-    x = vectors.values + vectors.widths * rng.uniform(size=vectors.values.shape)
+    vectors = encoder.encode(encoder.numbers(train).array)
+    x = vectors.lower + vectors.widths * rng.uniform(size=vectors.lower.shape)
     model = fit_mixture(x, seed)
-    own = encoder.rows(tf.constant(encoder.numbers(rows).values))
+    own = encoder.rows(tf.constant(encoder.numbers(rows).array))
     score = lambda z: model.score_samples(z.numpy()[:, : encoder.size])  # noqa: E731
     found = log_densities(encoder, own, dequantization_points(encoder), [1.0], [score])[0].numpy()
     return float(found[np.isfinite(found)].mean())

@@ -243,6 +243,12 @@ def test_a_warm_start_continues_from_all_networks():
     for one, other in zip(before, estimator._density.ensemble.members, strict=True):
         for weight, expected in zip(other, one, strict=True):
             np.testing.assert_allclose(weight, expected, atol=1e-5)
+    loaded = copy.deepcopy(estimator)  # it also knows the weight decay of the last fit
+    for each in (estimator, loaded):
+        each.fit(*more, epochs=1, warm_start=True, verbose=0)
+    np.testing.assert_array_equal(
+        loaded.posterior(pairs[1]).log_prob(pairs[0]), estimator.posterior(pairs[1]).log_prob(pairs[0])
+    )
     estimator.fit(*more, **few)
     assert np.max(np.abs(estimator.model.get_weights()[0] - before[0][0])) > 1e-3
     for fraction in (0.1, 0.3):

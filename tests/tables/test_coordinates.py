@@ -15,8 +15,8 @@ pytestmark = pytest.mark.quick
 
 def cells_of(vectors):
     """Returns the edges of the cells of values. The end cells are infinite."""
-    lower = np.where(vectors.ends[..., 0], -np.inf, vectors.values)
-    return lower, np.where(vectors.ends[..., 1], np.inf, vectors.values + vectors.widths)
+    lower = np.where(vectors.ends[..., 0], -np.inf, vectors.lower)
+    return lower, np.where(vectors.ends[..., 1], np.inf, vectors.lower + vectors.widths)
 
 
 def masses_of(vectors):
@@ -37,7 +37,7 @@ def test_a_density_of_vectors_is_a_density_of_rows(name):
         grid = np.linspace(-30.0, 30.0, 200_001) if encoder.columns[0].cell_width else None
         grid = np.sinh(np.linspace(-4.5, 4.5, 16_001)) if grid is None else grid
         values = encoder.decode(grid[:, np.newaxis]).drop_duplicates()
-    vectors, numbers = vectors_of(encoder, values), encoder.numbers(values).values[:, 0]
+    vectors, numbers = vectors_of(encoder, values), encoder.numbers(values).array[:, 0]
     is_cell = vectors.widths[:, 0] > 0
     if isinstance(KINDS[name], set) and not has_tails:
         assert set(values["x"][is_cell]) == KINDS[name]
@@ -46,7 +46,7 @@ def test_a_density_of_vectors_is_a_density_of_rows(name):
     np.testing.assert_allclose(vectors.log_scale[is_cell], np.log(vectors.widths[is_cell, 0]))
     assert not vectors.ends[~is_cell].any()
     total = masses_of(vectors)[is_cell].sum()
-    density = np.exp(stats.norm.logpdf(vectors.values[:, 0]) + vectors.log_scale)[~is_cell]
+    density = np.exp(stats.norm.logpdf(vectors.lower[:, 0]) + vectors.log_scale)[~is_cell]
     total += np.trapezoid(density, numbers[~is_cell])
     if has_tails:  # neighboring cells have the same edges
         lower, upper = cells_of(vectors)
@@ -60,7 +60,7 @@ def num_operations(table):
     encoder = TableEncoder(table)
 
     def there_and_back(numbers):
-        return encoder.own.numbers(encoder.rows(encoder.mark_impossible(numbers)).values)
+        return encoder.own.to_numbers(encoder.rows(encoder.mark_impossible(numbers)).lower)
 
     spec = tf.TensorSpec([None, table.shape[1]], tf.float64)
     return len(tf.function(there_and_back).get_concrete_function(spec).graph.get_operations())
@@ -87,17 +87,17 @@ def test_means_over_draws_are_probabilities(seed):
     table = pandas.DataFrame({name: COLUMNS[name][1](200, rng) for name in names})
     table = table.mask(rng.uniform(size=table.shape) < 0.1)
     encoder = restored(TableEncoder(table, kinds={name: GIVEN[name] for name in names if name in GIVEN}))
-    numbers, own = encoder.numbers(table[:20]).values, encoder.own
+    numbers, own = encoder.numbers(table[:20]).array, encoder.own
     rows = parts = encoder.encode(numbers)
-    p = np.where(parts.widths > 0, masses_of(parts), stats.norm.pdf(parts.values))
-    p = np.where(parts.is_missing, 1.0, p / np.where(parts.widths > 0, parts.widths, 1.0))
+    p = np.where(parts.widths > 0, masses_of(parts), stats.norm.pdf(parts.lower))
+    p = np.where(parts.is_blank, 1.0, p / np.where(parts.widths > 0, parts.widths, 1.0))
     means, repeated = [], np.repeat(numbers, 256, axis=0)
     for sample in range(16):
         points = np.tile(stats.qmc.Sobol(own.size + 1, rng=sample).random(256), [20, 1])
         z, log_q = dequantize(tf.nest.map_structure(lambda x: tf.repeat(x, 256, axis=0), rows), points)
         weights = np.exp(stats.norm.logpdf(z).sum(axis=1) - log_q)
         means.append(weights.reshape(-1, 256).mean(axis=1))
-        is_kept, decoded = np.isfinite(repeated), own.numbers(z).numpy()
+        is_kept, decoded = np.isfinite(repeated), own.to_numbers(z).numpy()
         np.testing.assert_allclose(decoded[is_kept], repeated[is_kept], atol=1e-6)
     expected, error = p.prod(axis=1), 5 * np.std(means, axis=0, ddof=1) / 4
     assert np.all(np.abs(np.mean(means, axis=0) - expected) < error + 1e-3 * expected)
@@ -111,7 +111,7 @@ def test_skewed_numbers_become_more_normal(seed):
     sigma = rng.uniform(0.8, 3.0)
     skewed = pandas.DataFrame({"x": np.exp(sigma * rng.normal(size=500))})
     encoder = TableEncoder(skewed)
-    moments = [stats.skew(x) for x in (skewed["x"], vectors_of(encoder, skewed).values[:, 0])]
+    moments = [stats.skew(x) for x in (skewed["x"], vectors_of(encoder, skewed).lower[:, 0])]
     assert moments[0] > 2 and abs(moments[1]) < 0.6 * moments[0]
     far = encoder.decode(np.array([[-5.0], [5.0]]))["x"]
     assert -20 * skewed["x"].max() < far[0] < far[1] < 20 * skewed["x"].max()

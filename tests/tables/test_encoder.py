@@ -79,13 +79,13 @@ def restored(encoder):
 
 def vectors_of(encoder, table):
     """Returns the `Vectors` of rows."""
-    return encoder.encode(encoder.numbers(table).values)
+    return encoder.encode(encoder.numbers(table).array)
 
 
 def come_back(encoder, table, inside=0.5):
     """Returns the rows that points in the cells of rows mean."""
     vectors = vectors_of(encoder, table)
-    return encoder.decode(vectors.values + vectors.widths * inside)
+    return encoder.decode(vectors.lower + vectors.widths * inside)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -104,19 +104,19 @@ def test_rows_come_back(seed):
     saved = restored(fitted)
     assert saved.kinds == fitted.kinds and saved.to_json() == fitted.to_json()
     numbers, vectors = fitted.numbers(table), vectors_of(fitted, table)
-    assert np.isfinite(numbers.values).all() and not any(numbers.reasons) and not vectors.is_missing.any()
-    values, widths = vectors.values, vectors.widths
+    assert np.isfinite(numbers.array).all() and not any(numbers.reasons) and not vectors.is_blank.any()
+    values, widths = vectors.lower, vectors.widths
     np.testing.assert_allclose((values + widths / 2).mean(axis=0), 0, atol=0.4)  # transforms bend wide cells
     np.testing.assert_allclose((values + widths / 2).var(axis=0) + (widths**2).mean(axis=0) / 12, 1, atol=0.4)
-    inside = rng.uniform(0.01, 0.99, size=vectors.values.shape)
+    inside = rng.uniform(0.01, 0.99, size=vectors.lower.shape)
     for encoder in (fitted, saved):
-        np.testing.assert_array_equal(vectors_of(encoder, table).values, vectors.values)
+        np.testing.assert_array_equal(vectors_of(encoder, table).lower, vectors.lower)
         pandas.testing.assert_frame_equal(come_back(encoder, table, inside), table, rtol=1e-5)
         rows = table.iloc[::-3]
         back = come_back(encoder, rows[rng.permutation(table.columns)], inside[::-3])
         pandas.testing.assert_frame_equal(back, rows.reset_index(drop=True), rtol=1e-5)
     texts = table.astype({name: str for name in table if name not in ("skewed number", "return")})
-    np.testing.assert_allclose(saved.numbers(texts).values, numbers.values, rtol=1e-12, atol=1e-6)
+    np.testing.assert_allclose(saved.numbers(texts).array, numbers.array, rtol=1e-12, atol=1e-6)
 
 
 def _moved(name, values, share, rng):
@@ -158,14 +158,14 @@ def test_values_that_cannot_occur(seed):
     changed = pandas.DataFrame({name: values for name, (values, _) in found.items()})
     is_wrong = np.stack([wrong for _, wrong in found.values()], axis=1)
     numbers = encoder.numbers(changed)
-    np.testing.assert_array_equal(numbers.values == np.inf, is_wrong)
+    np.testing.assert_array_equal(numbers.array == np.inf, is_wrong)
     np.testing.assert_array_equal(numbers.faults != "", is_wrong)
     for reason, wrong in zip(numbers.reasons, is_wrong, strict=True):
         assert reason.startswith(f"column {names[np.argmax(wrong)]!r}: ") if wrong.any() else not reason
     raw = np.stack([_raw(column, changed[column.name]) for column in encoder.columns], axis=1)
-    np.testing.assert_allclose(encoder.mark_impossible(raw), numbers.values, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(encoder.mark_impossible(raw), numbers.array, rtol=1e-9, atol=1e-6)
     assert np.isnan(encoder.mark_impossible(np.nan * raw)).all()
-    log_scale = encoder.encode(numbers.values).log_scale
+    log_scale = encoder.encode(numbers.array).log_scale
     np.testing.assert_array_equal(np.isneginf(log_scale), is_wrong[:, : encoder.num_own].any(axis=1))
 
 
@@ -175,7 +175,7 @@ def test_units():
     days = pandas.to_datetime(["2024-03-01", "2024-02-28", "2024-03-02"])
     table = pandas.DataFrame(table | {"size": ["M", "S", "L"], "day": days})
     encoder = TableEncoder(table, kinds={"size": ["S", "M", "L", "XL"], "half": 0.5})
-    values = encoder.numbers(table).values
+    values = encoder.numbers(table).array
     assert values.tolist() == [[1.5, 3, 0.5, 0, 1, 2], [2.5, 5, 1, 1, 0, 0], [1e6, 4, 2.5, 0, 2, 3]]
     described = {"rooms": "3 to 5 in steps of 1", "half": "0.5 to 2.5 in steps of 0.5"}
     described |= {"color": "the number of the level: 0 red, 1 blue", "day": "days since 2024-02-28"}
@@ -210,10 +210,10 @@ def test_rows_that_cannot_be_read_have_a_reason():
         "column 'code': '9.0' is not a known level",
     ]
     assert numbers.has_score.tolist() == [True, False, False, False, True, True]
-    np.testing.assert_array_equal(numbers.values[0], [0.5, encoder.columns[1].levels.index(7), 0, 2])
-    np.testing.assert_array_equal(numbers.values[1:4, 0], [np.nan] * 3)  # unreadable, not impossible
-    np.testing.assert_array_equal(numbers.values[4], [1e300, np.inf, 0, 0])
-    assert encoder.numbers(new, date_format="%d.%m.%Y").values[2, 3] == 2
+    np.testing.assert_array_equal(numbers.array[0], [0.5, encoder.columns[1].levels.index(7), 0, 2])
+    np.testing.assert_array_equal(numbers.array[1:4, 0], [np.nan] * 3)  # unreadable, not impossible
+    np.testing.assert_array_equal(numbers.array[4], [1e300, np.inf, 0, 0])
+    assert encoder.numbers(new, date_format="%d.%m.%Y").array[2, 3] == 2
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -225,7 +225,7 @@ def test_an_offset_costs_no_digits(seed):
     moved, tables = x + offset, [pandas.DataFrame({"x": part}) for part in (x, x + offset)]
     np.testing.assert_allclose(moved - offset, x, atol=1e-3 * scale)
     encoders = [TableEncoder(table) for table in tables]
-    near, far = (vectors_of(*pair).values for pair in zip(encoders, tables, strict=True))
+    near, far = (vectors_of(*pair).lower for pair in zip(encoders, tables, strict=True))
     np.testing.assert_allclose(far, near, atol=1e-2)
     np.testing.assert_allclose(encoders[1].decode(far.astype(np.float32))["x"], moved, atol=1e-3 * scale)
     whole = np.round(rng.normal(size=100) * 30).astype(int)
@@ -234,7 +234,7 @@ def test_an_offset_costs_no_digits(seed):
         table = pandas.DataFrame({"x": np.array(numbers, "uint64" if start >= 2**63 else "int64")})
         table = table.convert_dtypes() if seed % 2 else table
         encoder = TableEncoder(table)
-        numbers = encoder.numbers(table).values
+        numbers = encoder.numbers(table).array
         assert np.array_equal(numbers.astype(np.float32), numbers) and not encoder.numbers(table).reasons.any()
         assert come_back(encoder, table)["x"].tolist() == table["x"].tolist()
 
@@ -247,7 +247,7 @@ def test_numbers_of_another_type(step):
     tables += [pandas.DataFrame({"x": x.round(6).astype(str)}), pandas.DataFrame({"x": x}).astype("category")]
     for fit in tables:
         encoder = TableEncoder(fit, kinds={"x": step})
-        numbers = [encoder.numbers(table).values for table in tables]
+        numbers = [encoder.numbers(table).array for table in tables]
         assert all(np.allclose(values, x[:, np.newaxis]) for values in numbers)
         for table in tables[: 1 + (fit is tables[1])]:  # the check of a graph allows the rounding errors of the fit
             assert np.isfinite(encoder.mark_impossible(table.to_numpy(float))).all()
@@ -274,12 +274,12 @@ def test_bounded_numbers(bounds, refused):
     low, high = (end if end is not None else sign * np.inf for end, sign in zip(bounds, (-1, 1), strict=True))
     assert low < far[0] < far[1] < high
     outside = pandas.DataFrame({"x": [-2.0 if bounds[0] is not None else 7.0]})
-    assert encoder.numbers(outside).values == encoder.mark_impossible(outside.to_numpy()) == np.inf
+    assert encoder.numbers(outside).array == encoder.mark_impossible(outside.to_numpy()) == np.inf
     refused("1 of 1 values are outside the bounds, such as", TableEncoder, outside, bounds={"x": bounds})
     for dtype in ("float32", "int64"):
         encoder = TableEncoder(table.round().clip(1, 4).astype(dtype), bounds={"x": (0, 5)})
         drawn = encoder.decode(np.linspace(-40.0, 40.0, 99)[:, np.newaxis])
-        assert np.isfinite(encoder.numbers(drawn).values).all() and drawn["x"].dtype == dtype
+        assert np.isfinite(encoder.numbers(drawn).array).all() and drawn["x"].dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
@@ -329,27 +329,27 @@ def test_types_come_back(name):
     """Decoding restores types, also of missing values and of draws beyond the data, which can occur."""
     table = TYPED[name]
     encoder = TableEncoder(table)
-    numbers, vectors, saved = encoder.numbers(table).values, vectors_of(encoder, table), restored(encoder)
+    numbers, vectors, saved = encoder.numbers(table).array, vectors_of(encoder, table), restored(encoder)
     back = come_back(encoder, table)
     pandas.testing.assert_frame_equal(back, table, rtol=1e-12)
     pandas.testing.assert_frame_equal(come_back(saved, table), table, rtol=1e-12)
-    assert np.isfinite(numbers).all() and np.isfinite(encoder.numbers(back).values).all()
+    assert np.isfinite(numbers).all() and np.isfinite(encoder.numbers(back).array).all()
     drawn = encoder.decode(5 * np.random.default_rng(0).normal(size=[500, encoder.size]))
     pandas.testing.assert_series_equal(drawn.dtypes, table.dtypes)
-    assert np.isfinite(encoder.numbers(drawn).values).all()
+    assert np.isfinite(encoder.numbers(drawn).array).all()
     assert "count" not in drawn or drawn["count"].between(2, 8).all()
     blank = table.mask(np.random.default_rng(1).uniform(size=table.shape) < 0.2)
     pandas.testing.assert_series_equal(blank.dtypes, table.dtypes)
-    np.testing.assert_array_equal(encoder.numbers(blank).values, np.where(blank.isna(), np.nan, numbers))
+    np.testing.assert_array_equal(encoder.numbers(blank).array, np.where(blank.isna(), np.nan, numbers))
     is_blank = blank.isna().to_numpy()
-    np.testing.assert_array_equal(vectors_of(encoder, blank).is_missing, is_blank)
-    np.testing.assert_array_equal(vectors_of(encoder, blank).values, np.where(is_blank, 0, vectors.values))
+    np.testing.assert_array_equal(vectors_of(encoder, blank).is_blank, is_blank)
+    np.testing.assert_array_equal(vectors_of(encoder, blank).lower, np.where(is_blank, 0, vectors.lower))
     masked = TableEncoder(blank)
     assert masked.kinds == encoder.kinds and masked.condition_size == len(table.columns)
     rows = vectors_of(masked, blank)
     np.testing.assert_array_equal(rows.condition, blank.isna())
     np.testing.assert_array_equal(vectors_of(restored(masked), blank).condition, rows.condition)
-    np.testing.assert_array_equal(saved.numbers(table).values, numbers)
+    np.testing.assert_array_equal(saved.numbers(table).array, numbers)
     np.testing.assert_allclose(saved.numbers(back.astype(str)).values, numbers, rtol=1e-12)
 
 
@@ -364,7 +364,7 @@ def test_kinds_of_types():
     assert kinds["periods"] == dict.fromkeys(TYPED["periods"], "whole") | {"2M": 2, "15min": 15}
     assert kinds["categories"] == {"grade": "category", "ordered": ["b", "c", "a"]}
     encoder = TableEncoder(TYPED["periods"][["M"]])
-    march = encoder.numbers(TYPED["periods"][2:3]).values
+    march = encoder.numbers(TYPED["periods"][2:3]).array
     for value in ("2024-03", pandas.Timestamp("2024-03-31"), pandas.Period("2024-03-31", "D")):
         np.testing.assert_array_equal(encoder.numbers(pandas.DataFrame({"M": [value]})).values, march)
 
@@ -388,7 +388,7 @@ def test_rows_that_are_alone():
         assert np.flatnonzero(TableEncoder(rows, kinds=kinds).is_singleton(rows)).tolist() == expected
     for place in (3, 7, 11, 13):
         without = TableEncoder(rows.drop(index=place))
-        assert np.isinf(without.numbers(rows[place : place + 1]).values).any()
+        assert np.isinf(without.numbers(rows[place : place + 1]).array).any()
 
 
 def test_warnings():
@@ -409,7 +409,7 @@ def test_a_constant_column_has_no_scale(bounds):
     with pytest.warns(UserWarning, match="columns are constant: x"):
         encoder = TableEncoder(rows, bounds=bounds)
     vectors = vectors_of(encoder, rows)
-    np.testing.assert_allclose(vectors.values[:, 0], 0, atol=1e-12)
+    np.testing.assert_allclose(vectors.lower[:, 0], 0, atol=1e-12)
     slope = np.log(0.3 * 0.7) if bounds else 0.0
     np.testing.assert_allclose(vectors.log_scale, -np.log(rows["y"].std(ddof=0)) - slope, rtol=1e-6)
 

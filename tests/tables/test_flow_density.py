@@ -209,7 +209,7 @@ def test_probabilities_add_up_to_one_and_are_those_of_samples(seed):
     every = everything({name: values[name] for name in rows})
     every = every[(every >= rows.min()).all(axis=1) & (every <= rows.max()).all(axis=1)]
     assert np.exp(fit.score_samples(every)).sum() == pytest.approx(1.0, abs=0.1)
-    probabilities = np.exp(fit.density_.score(fit.encoder_.numbers(every).values, num_points=1024)[0])
+    probabilities = np.exp(fit.density_.score(fit.encoder_.numbers(every).array, num_points=1024)[0])
     assert probabilities.sum() == pytest.approx(1.0, abs=0.02)
     draws = fit.set_params(extrapolate=True).sample(4000, random_state=seed)
     for name in rows:
@@ -338,7 +338,7 @@ def test_members(held_out, few_quantiles, monkeypatch):
     """
     rows, trained = table()[["price"]], {}
     fit = FlowDensity(contamination=0.3, **SMALL | {"num_members": 2, "max_steps": 20}).fit_members(rows, trained)
-    values = fit.encoder_.encode(fit.encoder_.numbers(rows).values).values[:, 0]
+    values = fit.encoder_.encode(fit.encoder_.numbers(rows).array).lower[:, 0]
     alone = [copy.copy(fit) for _ in range(2)]
     for place, one in enumerate(alone):
         one.density_ = copy.copy(fit.density_)
@@ -437,7 +437,7 @@ def test_probabilities_of_all_rows_add_up_to_one_within_the_stated_errors():
         assert (errors > 0).all() and (errors <= fit.tolerance_).mean() > 0.5
         if seed < 4:
             density = fit.density_
-            numbers = fit.encoder_.numbers(combinations).values
+            numbers = fit.encoder_.numbers(combinations).array
             exact = density.score(numbers, num_points=2**14)[0]
             standardized.append((scores - exact) / errors)
     standardized = np.concatenate(standardized)

@@ -32,8 +32,8 @@ def train(flow, seed, steps=40):
 
 def scores(flow, weights, rows, noise):
     """Returns the log-densities of vectors at a noise level."""
-    code = np.full([len(rows.values), 1], noise_code(noise))
-    return flow.log_prob(weights, np.hstack([rows.values, code, rows.condition]))
+    code = np.full([len(rows.lower), 1], noise_code(noise))
+    return flow.log_prob(weights, np.hstack([rows.lower, code, rows.condition]))
 
 
 def on_grid(flow, weights, given, noise):

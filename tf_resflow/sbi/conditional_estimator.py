@@ -96,12 +96,17 @@ class ConditionalEstimator:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the state of a fit that is not in the weights and the statistics of the model."""
-        return {"farthest": self.observations.farthest.tolist(), "members": self.ensemble.to_json()}
+        return {
+            "farthest": self.observations.farthest.tolist(),
+            "members": self.ensemble.to_json(),
+            "weight_decay": self._weight_decay,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores a result of `to_json`."""
         self.ensemble.restore(state["members"])
         self.observations.farthest = np.asarray(state["farthest"])
+        self._weight_decay = state["weight_decay"]
 
     def fit(
         self,
@@ -151,7 +156,7 @@ class ConditionalEstimator:
             finally:
                 if members:
                     self._keep(members, x)
-        self._weight_decay = weight_decay
+        self._weight_decay = float(weight_decay)
         self._warn_of_miscalibration(held_out)
         return histories[0]
 

@@ -94,10 +94,10 @@ class Coordinates:
         is_missing = tf.math.is_nan(numbers)
         is_blank = ~tf.math.is_finite(numbers)
         return Vectors(
-            values=tf.where(is_blank, np.float64(0.0), cells.lower),
+            lower=tf.where(is_blank, np.float64(0.0), cells.lower),
             widths=tf.where(is_blank, np.float64(0.0), cells.widths),
             ends=cells.ends & ~is_blank[..., tf.newaxis],
-            is_missing=is_blank,
+            is_blank=is_blank,
             log_scale=tf.reduce_sum(tf.where(is_missing, np.float64(0.0), cells.log_scales), axis=1),
             log_unit=tf.reduce_sum(tf.where(is_missing, self._mean_log_density, cells.log_units), axis=1),
         )
@@ -114,6 +114,6 @@ class Coordinates:
         log_scales = tf.where(tf.math.is_inf(numbers), np.float64(-math.inf), log_scales)
         return cells._replace(lower=lower, widths=widths, log_scales=log_scales)
 
-    def numbers(self, z: tf.Tensor) -> tf.Tensor:
+    def to_numbers(self, z: tf.Tensor) -> tf.Tensor:
         """Returns the numbers `[num, columns]` of vectors."""
-        return self._cells.numbers(self._standardization.inverse(z))
+        return self._cells.to_numbers(self._standardization.inverse(z))

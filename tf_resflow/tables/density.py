@@ -84,7 +84,7 @@ class TableDensity:
         if num_points is not None:
             (log_probs,), units = self.log_probs(numbers, [self.noise], self.members, num_points)
             return np.stack([log_probs, log_probs + units])
-        scores, errors = self.estimate(numbers)
+        scores, errors = self.scores_and_errors(numbers)
         self.warn(errors)
         return scores
 
@@ -98,8 +98,10 @@ class TableDensity:
                 stacklevel=4,
             )
 
-    def estimate(self, numbers: np.ndarray, members: Sequence[Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the scores `[2, num]` of rows, see `score`, and their standard errors `[num]`, see `estimate`.
+    def scores_and_errors(
+        self, numbers: np.ndarray, members: Sequence[Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the scores `[2, num]` of rows, see `score`, and their standard errors `[num]`.
 
         The result of a row does not depend on other rows. A row without cells and missing values has no error.
         """
@@ -118,7 +120,9 @@ class TableDensity:
         estimates = [np.zeros([2, 0])]
         for start in range(0, len(distinct), size):
             chunk = self.encoder.rows(tf.constant(distinct[start : start + size]))
-            estimates.append(np.stack(estimate(self.encoder, chunk, blocks, self.noise, functions, self.tolerance)))
+            estimates.append(
+                np.stack(estimate_log_density(self.encoder, chunk, blocks, self.noise, functions, self.tolerance))
+            )
         scores[0, ~is_exact], errors[~is_exact] = np.concatenate(estimates, axis=1)[:, indices.ravel()]
         scores[1] = scores[0] + rows.log_unit
         return scores, errors
@@ -186,7 +190,7 @@ def point_blocks(encoder: TableEncoder) -> np.ndarray | None:
 
 def is_integrated(rows: Vectors) -> tf.Tensor:
     """Returns which rows have cells or missing values, and can occur, `[num]`."""
-    return tf.reduce_any((rows.widths > 0) | rows.is_missing, axis=1) & tf.math.is_finite(rows.log_scale)
+    return tf.reduce_any((rows.widths > 0) | rows.is_blank, axis=1) & tf.math.is_finite(rows.log_scale)
 
 
 def _shifts(rows):
@@ -196,15 +200,15 @@ def _shifts(rows):
     are flipped where the shift has ones, which keeps points evenly spread. Without shifts, all rows would share the
     error of the points, and it would not average out in means over rows and totals.
     """
-    values = tf.concat([rows.values, tf.cast(rows.is_missing, tf.float64), rows.condition], axis=1)
-    shape = [values.shape[1], rows.values.shape[1] + 1]
+    values = tf.concat([rows.lower, tf.cast(rows.is_blank, tf.float64), rows.condition], axis=1)
+    shape = [values.shape[1], rows.lower.shape[1] + 1]
     weights = np.random.default_rng(0).uniform(-_MOST_TURNS, _MOST_TURNS, shape)
     # The function asinh limits large values. After rounding, other units of a column give the same shift.
     turns = tf.round(tf.asinh(values) * _STEPS_OF_SHIFTS) / _STEPS_OF_SHIFTS @ weights
     return tf.cast(tf.math.floormod(turns, 1.0) * 2**_BITS, tf.int32)
 
 
-def estimate(
+def estimate_log_density(
     encoder: TableEncoder,
     rows: Vectors,
     blocks: Any,

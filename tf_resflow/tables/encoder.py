@@ -1,4 +1,9 @@
-"""Encodes the rows of a table as standardized vectors, and decodes them."""
+"""Encodes the rows of a table as standardized vectors, and decodes them.
+
+A value of a table, such as "rain" or 0.5, becomes a number (`Column.to_numbers`). A number becomes a place on the
+real line, or a cell of places (`Column.cells_class`). A place becomes a standardized coordinate (`Coordinates`).
+The coordinates of a row are its vector. Decoding takes the same steps back.
+"""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -28,14 +33,14 @@ class Numbers(NamedTuple):
     """The values of the rows of a table as numbers, and what is wrong with them.
 
     Attributes:
-      values: float64 `[num, columns]`. NaN if a value is missing or cannot be read, infinity if it cannot occur.
+      array: float64 `[num, columns]`. NaN if a value is missing or cannot be read, infinity if it cannot occur.
       faults: `[num, columns]`, what is wrong with a value, or "". A missing value is a fault in a condition column,
         and in a column without missing values in the fit.
       has_score: Bool `[num]`, whether a row has a score: all values can be read, and its condition can occur.
       table: The values before encoding.
     """
 
-    values: np.ndarray
+    array: np.ndarray
     faults: np.ndarray
     has_score: np.ndarray
     table: Any
@@ -43,7 +48,7 @@ class Numbers(NamedTuple):
     @property
     def reasons(self) -> np.ndarray:
         """The first fault of each row, or "", `[num]`."""
-        reasons = np.full(len(self.values), "", object)
+        reasons = np.full(len(self.array), "", object)
         is_wrong = self.faults != ""
         names = self.table.columns.tolist()
         for row in np.flatnonzero(is_wrong.any(axis=1)):
@@ -84,8 +89,8 @@ class TableEncoder:
     encoder = TableEncoder(table)
     print(encoder.kinds)
     # {'size': 'number', 'color': 'category', 'children': 'whole'}
-    rows = encoder.encode(encoder.numbers(table).values)
-    print(rows.values.shape, encoder.decode(rows.values + rows.widths / 2).equals(table))
+    rows = encoder.encode(encoder.numbers(table).array)
+    print(rows.lower.shape, encoder.decode(rows.lower + rows.widths / 2).equals(table))
     # (3, 3) True
     ```
 
@@ -125,7 +130,7 @@ class TableEncoder:
         self.num_own = len(density_columns)
         self.is_masked = np.ones(self.num_own, bool)
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
-        values = self.numbers(table).values
+        values = self.numbers(table).array
         self.columns = reorder_levels(self.columns, values)
         own_values = values[:, : self.num_own]
         self.own = Coordinates(self.columns[: self.num_own], own_values)
@@ -216,7 +221,7 @@ class TableEncoder:
         """Returns the conditions of rows without missing values, from the numbers of the condition columns."""
         vectors = self.given.vectors(given)
         num_masked = int(self.is_masked.sum())
-        return tf.pad(vectors.values + vectors.widths / 2, [[0, 0], [num_masked, 0]])
+        return tf.pad(vectors.lower + vectors.widths / 2, [[0, 0], [num_masked, 0]])
 
     def mark_impossible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers `[num, columns]` that cannot occur by infinity."""
@@ -226,7 +231,7 @@ class TableEncoder:
 
     def decode(self, vectors: np.ndarray) -> Any:
         """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit."""
-        numbers = self.own.numbers(tf.constant(vectors, tf.float64)).numpy()
+        numbers = self.own.to_numbers(tf.constant(vectors, tf.float64)).numpy()
         names = [column.name for column in self.own.columns]
         series = [column.to_series(x) for column, x in zip(self.own.columns, numbers.T, strict=True)]
         return pandas.DataFrame(dict(zip(names, series, strict=True)), columns=names)
@@ -241,7 +246,7 @@ class TableEncoder:
 
     def _warn(self, numbers):
         """Warns of constant columns, and of continuous columns that depend linearly on each other."""
-        values = np.where(np.isnan(numbers), np.nan, self.own.vectors(tf.constant(numbers)).values)
+        values = np.where(np.isnan(numbers), np.nan, self.own.vectors(tf.constant(numbers)).lower)
         names = np.array([column.name for column in self.own.columns], object)
         varies = np.nanmax(numbers, axis=0) > np.nanmin(numbers, axis=0)  # standardized values have rounding errors
         if not varies.all():

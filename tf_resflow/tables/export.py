@@ -19,7 +19,7 @@ from tf_resflow.serving.description import example_inputs, readme
 from tf_resflow.serving.exporter import warmup_requests, write_saved_model
 from tf_resflow.serving.signatures import check_finite, check_one_or_each, check_range, check_rows
 from tf_resflow.tables.arguments import MOST_NOISE
-from tf_resflow.tables.density import BROAD, TableDensity, estimate, point_blocks
+from tf_resflow.tables.density import BROAD, TableDensity, estimate_log_density, point_blocks
 from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.noise_conditioned import make_model, noise_code
 
@@ -129,7 +129,7 @@ class _ServedDensity:
         functions = [member.log_prob for member in self._members]
         noise = self._density.noise
         tolerance = self._density.tolerance
-        log_prob, _ = estimate(self._encoder, rows, self._blocks, noise, functions, tolerance)
+        log_prob, _ = estimate_log_density(self._encoder, rows, self._blocks, noise, functions, tolerance)
         return tf.stack([log_prob, log_prob + rows.log_unit], axis=1)
 
     def sample(self, num, seed, condition=None):
@@ -145,7 +145,7 @@ class _ServedDensity:
         z, converged = zip(*(member.sample(num, latent_seed, given) for member in self._members), strict=True)
         z = tf.gather(tf.stack(z, axis=1), member, batch_dims=1)
         converged = tf.gather(tf.stack(converged, axis=1), member, batch_dims=1)
-        drawn = self._encoder.own.numbers(tf.cast(z, tf.float64))
+        drawn = self._encoder.own.to_numbers(tf.cast(z, tf.float64))
         return {"x": drawn + self._offsets[: self._encoder.num_own], "converged": converged}
 
     def _numbers(self, x, condition):

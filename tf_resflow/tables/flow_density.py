@@ -284,7 +284,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         density = self.density_
         scores = []
         for held_out, member in zip(held_out_of_members, density.members, strict=True):
-            (_, comparable_scores), _ = density.estimate(numbers[held_out], [member])
+            (_, comparable_scores), _ = density.scores_and_errors(numbers[held_out], [member])
             scores.append(comparable_scores)
         rows, first = np.unique(np.concatenate(held_out_of_members), return_index=True)
         return rows, np.concatenate(scores)[first]
@@ -299,8 +299,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                     self.reference_[label] = column_index, _reference_numbers(group)
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
         vectors = self.encoder_.encode(numbers[chosen])
-        spread = vectors.values + vectors.widths * quasirandom_points(len(chosen))
-        self._margins = np.where(vectors.is_missing, np.nan, spread)
+        spread = vectors.lower + vectors.widths * quasirandom_points(len(chosen))
+        self._margins = np.where(vectors.is_blank, np.nan, spread)
         self._conditions = self.encoder_.condition(numbers[chosen, self.encoder_.num_own :]).numpy()
         self._draws = None
         self._draws_seed = int(rng.randint(2**31))
@@ -483,7 +483,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             setattr(density, name, value)
         for name in _ARRAYS:
             setattr(density, name, arrays.pop(name))
-        members = list(zip(*arrays.values(), strict=True))
+        weights = [arrays[f"weights{index}"] for index in range(len(arrays))]  # of all members
+        members = list(zip(*weights, strict=True))
         density.encoder_ = encoder
         density.kinds_ = encoder.kinds
         density.n_features_in_ = len(encoder.kinds)
@@ -549,7 +550,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 "leave out their rows. Values can be missing only in columns that had missing values in the fit, "
                 "and not in condition_columns."
             )
-        return numbers.values
+        return numbers.array
 
     def _scored(self, X):
         """Returns the scores of rows and the comparable scores, and their errors; NaN for dropped rows."""
@@ -557,7 +558,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         is_kept = self._is_kept(table)
         scores = np.full([2, len(table)], np.nan)
         errors = np.full(len(table), np.nan)
-        scores[:, is_kept], errors[is_kept] = self.density_.estimate(self._numbers(table[is_kept]))
+        scores[:, is_kept], errors[is_kept] = self.density_.scores_and_errors(self._numbers(table[is_kept]))
         self.density_.warn(errors[is_kept])
         num_impossible = int(np.count_nonzero(np.isneginf(scores[0])))
         if num_impossible:

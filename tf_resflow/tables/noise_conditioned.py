@@ -203,7 +203,7 @@ class _Examples:
         self.held_out = np.hstack(_add_noise(held_out, self.held_out_rows, rng))
         first_rows = draw_rows(weights, max(_FIRST, min(len(weights), 2 * _FIRST)), rng)
         self.first, self.first_condition = _add_noise(rows, first_rows, rng)
-        log_scales = held_out.log_scale + ENTROPY * held_out.is_missing.sum(axis=1)
+        log_scales = held_out.log_scale + ENTROPY * held_out.is_blank.sum(axis=1)
         self.mean_log_scale = np.mean(log_scales[self.held_out_rows])
         self._rows = rows
         self._seed = seed
@@ -254,12 +254,12 @@ def is_significant(gains: np.ndarray, weights: np.ndarray) -> bool:
 
 def _add_noise(rows, indices, rng):
     """Draws vectors of the rows with these indices and adds noise. Returns them with the conditions of the flow."""
-    values = rows.values[indices]
+    lower = rows.lower[indices]
     widths = rows.widths[indices]
-    is_missing = rows.is_missing[indices]
+    is_blank = rows.is_blank[indices]
     code = rng.uniform(-1.0, 1.0, [*indices.shape, 1])
-    noise = rng.standard_normal(values.shape)
+    noise = rng.standard_normal(lower.shape)
     level = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** ((code + 1) / 2)
-    x = values + widths * rng.uniform(size=values.shape) + np.hypot(is_missing, level) * noise
+    x = lower + widths * rng.uniform(size=lower.shape) + np.hypot(is_blank, level) * noise
     condition = np.concatenate([code, rows.condition[indices]], axis=-1)
     return x.astype(np.float32), condition.astype(np.float32)

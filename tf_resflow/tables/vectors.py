@@ -25,13 +25,13 @@ _COMPONENTS = (_Tails(0.5, 0.75), _Tails(1.5, 0.25))
 class Vectors(NamedTuple):
     """The values of rows as standardized vectors: arrays or tensors `[num, size]` unless stated otherwise.
 
-    A vector is drawn from `values + widths * uniform`, and a missing value from a standard normal distribution.
+    A vector is drawn from `lower + widths * uniform`, and a missing value from a standard normal distribution.
 
     Attributes:
-      values: The value of a continuous coordinate, or the lower edge of a cell; 0 if missing.
+      lower: The value of a continuous coordinate, or the lower edge of a cell; 0 if missing.
       widths: The widths of the cells, otherwise 0.
       ends: Bool `[num, size, 2]`, whether a cell is the first one, and whether it is the last one.
-      is_missing: Bool, whether the value is missing or cannot occur.
+      is_blank: Bool, whether the value is missing or cannot occur.
       log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
         logarithms of the widths. Minus infinity if a value cannot occur.
       log_unit: `[num]`, added to the log-density of a row to compare it with others: minus the logarithms of the
@@ -40,10 +40,10 @@ class Vectors(NamedTuple):
         columns with missing values in the fit, and the centers of the vectors of the condition columns.
     """
 
-    values: Any
+    lower: Any
     widths: Any
     ends: Any
-    is_missing: Any
+    is_blank: Any
     log_scale: Any
     log_unit: Any
     condition: Any = None
@@ -68,8 +68,8 @@ def dequantize(vectors: Vectors, u: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
     """
     u = tf.convert_to_tensor(u, tf.float64)
     y, log_q = _in_cells(u, vectors.ends)
-    z = tf.where(vectors.is_missing, tf.math.ndtri(u[:, :-1]), vectors.values + vectors.widths * (y + 0.5))
-    return z, log_q + tf.reduce_sum(tf.where(vectors.is_missing, _STANDARD.log_prob(z), 0.0), axis=1)
+    z = tf.where(vectors.is_blank, tf.math.ndtri(u[:, :-1]), vectors.lower + vectors.widths * (y + 0.5))
+    return z, log_q + tf.reduce_sum(tf.where(vectors.is_blank, _STANDARD.log_prob(z), 0.0), axis=1)
 
 
 def _in_cells(u, ends):

@@ -46,7 +46,7 @@ def build_model(config: ConfigDict, dataset: Any) -> KerasTraining:
 
     Returns:
       A `HybridModel` if `config.task` is "hybrid", otherwise a `FlowModel`, which is conditional if
-      `config.model.condition` is set. Evaluation uses the default estimator.
+      `config.model.condition` is set. See `build_estimator` for its estimators of log-determinants.
     """
     check_dataset(config, dataset)
     settings = config.model
@@ -98,9 +98,10 @@ def build_estimator(
       purpose: "training", for the settings in `estimator.train`, or "evaluation", for those in `estimator.eval`. In
         evaluations, each example draws its own number of terms.
       has_blocks: Whether a residual block estimates its log-determinant. If none does, evaluations are exact.
-      name: "adaptive_roulette", "russian_roulette", "power_series" or "exact". By default, the estimator is exact
-        where `tf_resflow.logdet.default_estimator` is exact. Otherwise, it is the `kind` in the settings, where
-        "automatic" means "russian_roulette".
+      name: "adaptive_roulette", "russian_roulette", "power_series" or "exact". By default, evaluations are exact
+        where `tf_resflow.logdet.default_estimator` is exact, and trainings are if the events are also vectors and
+        the `kind` in the settings is "automatic". Otherwise, it is the `kind` in the settings, where "automatic"
+        means "russian_roulette".
       num_probes: Number of probes. The default is the one in the settings.
 
     Raises:
@@ -108,13 +109,7 @@ def build_estimator(
     """
     section = settings.estimator.train if purpose == "training" else settings.estimator.eval
     if name is None:
-        default = logdet.default_estimator(math.prod(event_shape), purpose)
-        is_exact = isinstance(default, logdet.Exact)
-        if purpose == "training":
-            is_exact = is_exact and settings.kind == "vector" and section.kind == "automatic"
-        else:
-            is_exact = is_exact or not has_blocks
-        name = "exact" if is_exact else section.kind.replace("automatic", "russian_roulette")
+        name = _default_name(settings, event_shape, purpose, has_blocks)
     if name not in _CLASSES:
         raise ValueError(f"log_det_estimator is {name!r}, but must be one of {', '.join(_CLASSES)}.")
     arguments = {
@@ -164,6 +159,20 @@ def build_flow(
         block = flows.residual_image_block(**residual)
     image = {field: settings[field] for field in _IMAGE_FIELDS}
     return flows.image_flow(event_shape, block=block, logit_alpha=settings.logit_alpha or None, **image, **shared)
+
+
+def _default_name(settings, event_shape, purpose, has_blocks):
+    """Returns the name of the estimator of a config: "exact" for small events, otherwise that in the settings."""
+    default = logdet.default_estimator(math.prod(event_shape), purpose)
+    is_small = isinstance(default, logdet.Exact)
+    if purpose == "training":
+        kind = settings.estimator.train.kind
+        if kind != "automatic":
+            return kind
+        return "exact" if is_small and settings.kind == "vector" else "russian_roulette"
+    if is_small or not has_blocks:
+        return "exact"
+    return settings.estimator.eval.kind.replace("automatic", "russian_roulette")
 
 
 def _residual_arguments(settings, event_shape):

@@ -75,6 +75,7 @@ MODEL_FIELDS: dict[str, Any] = {
     # Estimators of the log-determinant for training and evaluation.
     "estimator": {
         # "automatic" is exact for small vectors (see logdet.default_estimator), otherwise russian_roulette.
+        # Evaluations of small events are always exact; `eval` has the estimator of larger events.
         "train": _estimator("automatic", 2, "automatic"),
         "eval": _estimator("adaptive_roulette", 20),
     },

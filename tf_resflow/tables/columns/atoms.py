@@ -58,7 +58,7 @@ class AtomCells:
         self._numbers = numbers
         self._ends = ends
         self._growth = widths - steps
-        self._near = steps / 4
+        self._near = steps / 4  # 0 without a grid: there, a number is an atom if it is equal to it
         growth_below = np.cumsum(self._growth, axis=1) - self._growth  # atoms are in increasing order
         lower = numbers - steps / 2 + growth_below
         self._lower = np.where(ends < 0, -np.inf, lower)
@@ -78,12 +78,11 @@ class AtomCells:
             log_units=-tf.math.log(tf.where(widths > 0, widths, 1.0)),
         )
 
-    def numbers(self, places: tf.Tensor) -> tf.Tensor:
+    def to_numbers(self, places: tf.Tensor) -> tf.Tensor:
         """Returns the numbers whose cells contain places."""
-        places_of_atoms = places[..., tf.newaxis]
-        is_above = places_of_atoms >= self._upper
-        is_atom = (places_of_atoms >= self._lower) & ~is_above
-        others = self._others.numbers(places - self._total_growth(is_above))
+        is_above = places[..., tf.newaxis] >= self._upper
+        is_atom = (places[..., tf.newaxis] >= self._lower) & ~is_above
+        others = self._others.to_numbers(places - self._total_growth(is_above))
         atoms = tf.reduce_sum(tf.where(is_atom, self._numbers, 0.0), axis=-1)
         return tf.where(tf.reduce_any(is_atom, axis=-1), atoms, others)
 
@@ -120,7 +119,9 @@ class AtomColumn(Column):
             others = GridColumn.fit(series, "whole", base)
         else:
             others = NumberColumn.fit(series, "number", base)
-        return cls._around(others, _fit_atoms(base["name"], x, kind, others.cell_width)) if kind else others
+        if not kind:
+            return others
+        return cls._around(others, _fit_atoms(base["name"], x, kind, others.cell_width))
 
     @classmethod
     def _around(cls, others, atoms):

@@ -36,7 +36,7 @@ class BoundedPoints:
         log_below = tf.where(self._has_high, tf.math.log(self._finite_high - numbers), 0.0)
         return points(log_above - log_below, np.log(self._width) - log_above - log_below)
 
-    def numbers(self, places: tf.Tensor) -> tf.Tensor:
+    def to_numbers(self, places: tf.Tensor) -> tf.Tensor:
         """Returns the numbers at places."""
         from_low = self._finite_low + tf.exp(places)
         from_high = self._finite_high - tf.exp(-places)

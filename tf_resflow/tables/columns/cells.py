@@ -49,7 +49,7 @@ class Points:
         """Returns the cells of numbers."""
         return points(numbers)
 
-    def numbers(self, places: tf.Tensor) -> tf.Tensor:
+    def to_numbers(self, places: tf.Tensor) -> tf.Tensor:
         """Returns the numbers whose cells contain places on the real line. It is the inverse of `cells`."""
         return places
 
@@ -80,9 +80,9 @@ class RowCells:
         results = [group.cells(tf.gather(numbers, indices, axis=1)) for indices, group in self._groups]
         return Cells(*(self._joined(tensors) for tensors in zip(*results, strict=True)))
 
-    def numbers(self, places: tf.Tensor) -> tf.Tensor:
+    def to_numbers(self, places: tf.Tensor) -> tf.Tensor:
         """Returns the numbers whose cells contain places on the real line."""
-        results = [group.numbers(tf.gather(places, indices, axis=1)) for indices, group in self._groups]
+        results = [group.to_numbers(tf.gather(places, indices, axis=1)) for indices, group in self._groups]
         return self._joined(results)
 
     def are_impossible(self, numbers: tf.Tensor) -> tf.Tensor:

@@ -45,7 +45,7 @@ class GridCells:
         self._origin = np.array([column.first_number for column in columns])
         self._step = np.array([column.cell_width for column in columns], np.float64)
         self._first, self._last = np.array([column.ends for column in columns]).T
-        self._eps, self._steps = np.array([column.rounding_error() for column in columns]).T
+        self._eps, self._first_in_steps = np.array([column.rounding_error() for column in columns]).T
 
     def cells(self, numbers: tf.Tensor) -> Cells:
         """Returns the cells that contain numbers."""
@@ -54,7 +54,7 @@ class GridCells:
         ends = tf.stack([tf.equal(k, self._first), tf.equal(k, self._last)], axis=-1)
         return Cells(self._origin + self._step * (k - 0.5), zeros + self._step, ends, zeros, zeros)
 
-    def numbers(self, places: tf.Tensor) -> tf.Tensor:
+    def to_numbers(self, places: tf.Tensor) -> tf.Tensor:
         """Returns the middles of the cells that contain places."""
         k = tf.clip_by_value(tf.round(self._k(places)), self._first, self._last)
         return self._origin + self._step * k
@@ -62,7 +62,7 @@ class GridCells:
     def are_impossible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Returns which numbers are not in the middles of cells."""
         k = self._k(numbers)
-        return tf.abs(k - tf.round(k)) > OFF_GRID + self._eps * (self._steps + tf.abs(k))
+        return tf.abs(k - tf.round(k)) > OFF_GRID + self._eps * (self._first_in_steps + tf.abs(k))
 
     def _k(self, places):
         return (places - self._origin) / self._step

@@ -36,7 +36,7 @@ def pairs_figure(
       tables: Dict of name to `pandas.DataFrame`. The first of two tables is gray.
     """
     columns = encoder.own.columns
-    numbers = [encoder.numbers(table).values[:, : len(columns)] for table in tables.values()]
+    numbers = [encoder.numbers(table).array[:, : len(columns)] for table in tables.values()]
     drawn = most_dependent(numbers[0], _MAX_COLUMNS)
     num = len(drawn)
     if num < len(columns):

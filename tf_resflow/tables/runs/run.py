@@ -63,10 +63,10 @@ def score_rows(density: FlowDensity, table: Any, date_format: str | None = None)
     """
     numbers = density.encoder_.numbers(table, date_format=date_format)
     scores = np.full([2, len(table)], np.nan)
-    scores[:, numbers.has_score] = density.density_.score(numbers.values[numbers.has_score])
+    scores[:, numbers.has_score] = density.density_.score(numbers.array[numbers.has_score])
     columns = {"log_prob": scores[0], "compared": scores[1], "p_value": p_values(scores[1], *density.held_out_)}
     columns["reason"] = numbers.reasons
-    return pandas.DataFrame(columns, index=table.index), numbers.values
+    return pandas.DataFrame(columns, index=table.index), numbers.array
 
 
 def read_rows(config: ConfigDict) -> dict[str, Any]:
