@@ -18,7 +18,6 @@ All evaluations are unbiased. The paper's table of ablations is not reproduced h
 cpila.
 """
 
-from tf_resflow._internal.messages import suggest
 from tf_resflow.training import base_config
 
 _ACTIVATIONS = ("clipswish", "cpila", "elu", "fullsort", "lipschitz_cube", "relu", "softplus", "tanh")
@@ -45,8 +44,7 @@ def get_config(argument=""):
     name, _, base = argument.partition(",")
     if name not in ABLATIONS:
         raise ValueError(
-            f"Unknown ablation {name!r}; {suggest(name, ABLATIONS)} Give --config=ablations:NAME, with "
-            f"one of {', '.join(ABLATIONS)}."
+            f"Unknown ablation {name!r}. Give --config=ablations:NAME, with one of {', '.join(ABLATIONS)}."
         )
     config = base_config(base or "cifar10")
     config.update_from_flattened_dict(ABLATIONS[name])

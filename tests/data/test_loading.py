@@ -33,7 +33,8 @@ def test_refusals(refused, tmp_path):
     refused("did you mean 'my_pictures'", load, {"name": "my_picturs", "data_dir": str(tmp_path)})
     refused("did you mean 'mnist'", load, {"name": "mnst/3.0.1"})
     refused("data.dta_dir; did you mean 'data_dir'", load, {"dta_dir": ""})
-    refused("num_test is '9', of the type str. Set it to a value of the type int", load, {"num_test": "9"})
+    refused("num_test is '9', of the type .*str.*Set it to a value of the type int", load, {"num_test": "9"})
+    assert load({"name": "digits", "data_dir": None, "validation_fraction": None}).event_shape == (8, 8, 1)
     for wrong in ({"levels": 16}, {"image_size": 9}):
         refused("digits have 17 levels", load, wrong)
     refused("data.flip does not apply to data.name = 'moons'", load, {"name": "moons", "flip": True})

@@ -43,6 +43,14 @@ def test_nests_in_and_out(two_replicas):
     assert traces == [(2, 3)] * 2  # one trace per replica, because the smaller batch is padded
 
 
+def test_the_first_batch_must_be_the_largest(refused):
+    """An empty first batch is skipped."""
+    double = scores.PerExample(lambda batch, seed: 2 * batch)
+    ones = np.ones([3, 2])
+    np.testing.assert_array_equal(double([ones[:0], ones, ones[:2]], seed=0), 2 * np.ones([5, 2]))
+    refused("Batch 1 has 3 examples, but the first batch has at most 2", double, [ones[:2], ones], seed=0)
+
+
 LEVELS, SCALES, SHIFTS = 3, np.array([9.0, -4.2]), np.array([-2.0, 1.0])
 
 

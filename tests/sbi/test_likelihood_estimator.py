@@ -23,7 +23,8 @@ def test_likelihoods(tmp_path, refused):
     estimator = resflow.sbi.LikelihoodEstimator(prior, [2], num_blocks=0, affine_layers=0)
     few = {name: part[:1000] for name, part in theta.items()}
     x[3] = np.nan
-    with pytest.warns(UserWarning, match="NaN or infinity in 1 of 1,000 observations, starting with x\\[3\\]"):
+    x[4] = 1e39  # infinite in float32
+    with pytest.warns(UserWarning, match="NaN or infinity in 2 of 1,000 observations, starting with x\\[3\\]"):
         estimator.fit(few, x[:1000], epochs=20, weight_decays=[0.0], verbose=0)
     new = {name: part[1000:] for name, part in theta.items()}
     found = estimator.likelihood(new).log_prob(x[1000:])
@@ -34,6 +35,6 @@ def test_likelihoods(tmp_path, refused):
     assert isinstance(restored, resflow.sbi.LikelihoodEstimator)
     np.testing.assert_array_equal(restored.likelihood(new).log_prob(x[1000:]), found)
     refused("x has the shape \\(5000, 1\\)", estimator.fit, theta, x[:, :1])
-    refused("Coordinate 1 of x has the same value in all 999 pairs", estimator.fit, few, x[:1000] * [1, 0])
+    refused("Coordinate 1 of x has the same value in all 998 pairs", estimator.fit, few, x[:1000] * [1, 0])
     refused("estimator is not fitted", resflow.sbi.LikelihoodEstimator(prior, [2]).likelihood, few)
-    refused("NaN or infinity in 1 of 5 observations", estimator.sample_posterior, x[:5])
+    refused("NaN or infinity in 2 of 5 observations", estimator.sample_posterior, x[:5])

@@ -35,18 +35,23 @@ DEFAULTS: dict[str, Any] = {
 
 
 def with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the given fields and the defaults of the others. Raises ValueError for a wrong name or type."""
+    """Returns the given fields and the defaults of the others, also of those that are None.
+
+    Raises:
+      ValueError: If a name is unknown, or a value has a wrong type.
+    """
+    given_fields = {name: value for name, value in fields.items() if value is not None}
     for name, value in fields.items():
         if name not in DEFAULTS:
             raise ValueError(f"Unknown field data.{name}; {suggest(name, DEFAULTS)}")
         expected = type(DEFAULTS[name])
         is_whole_number = expected is float and isinstance(value, int)
-        if not isinstance(value, expected) and not is_whole_number:
+        if value is not None and not isinstance(value, expected) and not is_whole_number:
             raise ValueError(
-                f"data.{name} is {value!r}, of the type {type(value).__name__}. Set it to a value of the type "
+                f"data.{name} is {value!r}, of the type {type(value)}. Set it to a value of the type "
                 f"{expected.__name__}."
             )
-    return DEFAULTS | dict(fields)
+    return DEFAULTS | given_fields
 
 
 def check_paths(fields: Mapping[str, Any]) -> None:

@@ -72,8 +72,8 @@ class LogLikelihood:
       model: A `FlowModel`.
       num_samples: K. The default is 1 for `score` and `by_class`, and 8 for `estimate` and `score_examples`.
       stderr: The standard error that an example should have, in nats, instead of `num_samples`. Each call of
-        `estimate`, `score` or `score_examples` uses the number of `required_samples`. To convert from bits/dim,
-        multiply by `model.data_space.nats_per_unit`.
+        `estimate`, `by_class`, `score` or `score_examples` uses the number of `required_samples`. To convert from
+        bits/dim, multiply by `model.data_space.nats_per_unit`.
       log_det_estimator: An estimator of log-determinants, or a dict of estimators by block
         (`tf_resflow.bijectors.with_log_det_estimator`): {} keeps the blocks' own estimators, those of training. The
         default is the model's evaluation estimator. With `stderr`, it is `Exact` for vectors of up to 256
@@ -140,6 +140,7 @@ class LogLikelihood:
           A `LogProbEstimate` with `log_prob` and `stderr`, each `[batch]`. The standard error is measured by
           repetition. It is 0 without noise, and NaN for a single noisy estimate or where `log_prob` is -inf.
         """
+        self._model.condition.check_given(condition)
         samples = self._samples(self._num_samples(NUM_SAMPLES, x, condition))
         return self._mean(samples, samples(x, seed, condition))
 

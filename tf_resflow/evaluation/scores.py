@@ -92,8 +92,13 @@ class PerExample:
         rows_per_replica = 0
         for index, batch in enumerate(batches):
             num_rows = len(tf.nest.flatten(batch)[0])
-            if not results:
-                rows_per_replica = -(-num_rows // self._strategy.num_replicas_in_sync)
+            rows_per_replica = rows_per_replica or -(-num_rows // self._strategy.num_replicas_in_sync)
+            largest = rows_per_replica * self._strategy.num_replicas_in_sync
+            if num_rows > largest:
+                raise ValueError(
+                    f"Batch {index} has {num_rows} examples, but the first batch has at most {largest}. Pass the "
+                    "largest batch first."
+                )
             divided = self._divide(batch, rows_per_replica)
             result = self._apply(divided, tf.constant([seed, index], tf.int32))
             results.append(_first_rows(result, num_rows))

@@ -175,12 +175,13 @@ class LikelihoodEstimator(SavedWithModel, Serializable):
         return sample
 
     def _checked_observations(self, x):
-        """Returns observations in float64 after checking their shape, and which are finite."""
+        """Returns observations in float64 after checking their shape, and which are finite in the model's dtype."""
         x = np.asarray(as_array(x, "x"), np.float64)
         shape = self._density.space.prior.event_shape
         if x.ndim != 1 + len(shape) or x.shape[1:] != tuple(shape) or not len(x):
             raise ValueError(f"x has the shape {x.shape}. Give observations of shape {shape} after a batch axis.")
-        return x, np.isfinite(x).reshape([len(x), -1]).all(axis=1)
+        is_valid = np.abs(x) <= tf.as_dtype(self.space.dtype).max  # False for NaN
+        return x, is_valid.reshape([len(x), -1]).all(axis=1)
 
 
 def _diagnosed(draws):

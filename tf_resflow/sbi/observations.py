@@ -101,7 +101,7 @@ class Observations:
             others = f", and so have {num_constants - 1:,} other elements" if num_constants > 1 else ""
             warnings.warn(
                 f"The element {_first_index(is_constant)} of the observations has the same value in all pairs"
-                f"{others}. The network ignores them. Vary them in the simulations if they can have other values.",
+                f"{others}. The network ignores constant elements. Simulate several values of those that vary.",
                 stacklevel=4,
             )
 

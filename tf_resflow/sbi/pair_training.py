@@ -57,6 +57,7 @@ class PairTraining:
         self._learning_rate = learning_rate
         self._seed = seed
         self._bar: Any = None
+        self._num_members = 0
 
     @contextlib.contextmanager
     def progress(self, num_candidates: int, num_members: int, is_shown: bool) -> Iterator[None]:

@@ -50,7 +50,7 @@ class PosteriorEstimator(SavedWithModel, Serializable):
         `experimental_default_event_space_bijector` defines the support.
       condition_shape: Shape of an observation, such as `[100]`; `[None, *shape]` for sets of observations.
       summary: A built Keras layer or model from standardized observations to vectors, such as
-        `tf_resflow.sbi.set_summary`. It is always called in inference mode: Without dropout, and with the stored
+        `tf_resflow.sbi.set_summary`. It is always called in inference mode: without dropout, and with the stored
         statistics of batch normalization. By default, two hidden layers of 64 units, 32 outputs, and
         a linear function with the size of the parameters.
       affine_layers: Number of affine autoregressive layers before the blocks.

@@ -124,8 +124,11 @@ def build_estimator(
 
 
 def estimator_name(estimator: logdet.LogDetEstimator) -> str:
-    """Returns the name of an estimator's class in configs and flags."""
-    return next(name for name, kind in _CLASSES.items() if kind is type(estimator))
+    """Returns the name of an estimator's class in configs and flags, or raises a ValueError if it has none."""
+    names = [name for name, kind in _CLASSES.items() if kind is type(estimator)]
+    if not names:
+        raise ValueError(f"{estimator!r} has no name in configs. Name an estimator: {', '.join(_CLASSES)}.")
+    return names[0]
 
 
 def build_flow(
@@ -172,7 +175,7 @@ def _default_name(settings, event_shape, purpose, has_blocks):
         return "exact" if is_small and settings.kind == "vector" else "russian_roulette"
     if is_small or not has_blocks:
         return "exact"
-    return settings.estimator.eval.kind.replace("automatic", "russian_roulette")
+    return settings.estimator.eval.kind
 
 
 def _residual_arguments(settings, event_shape):
