@@ -3,9 +3,9 @@ r"""Estimators of log|det(I + J)|, and the choice of the default estimator.
 With \\(\mathrm{Lip}(g) < 1\\), \\(\log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \mathrm{tr}(J^k)\\), and
 \\(\mathrm{tr}(J^k) = E[v^T J^k v]\\) for probes with \\(E[v v^T] = I\\).
 
-Each residual block has an estimator, which trains it. `bijectors.with_log_det_estimator` returns a view of a flow
-with another one, which `FlowModel` uses in evaluations. `default_estimator` chooses both if the user does not, and
-`training.build_estimator` reads those of a config.
+Each residual block has an estimator, which trains it, by default `RussianRoulette()`. A view of a flow with another
+estimator (`bijectors.with_log_det_estimator`) evaluates a `FlowModel`. Builders such as `vector_flow`, and
+`FlowModel`, ask `default_estimator`. `training.build_estimator` reads the estimators of a config.
 """
 
 import abc

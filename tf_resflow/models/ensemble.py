@@ -1,4 +1,7 @@
-"""The weights of the members of an ensemble, and how they are saved."""
+"""The weights of the members of an ensemble, as a part of the file of a model (`sbi.posterior_model`).
+
+Densities of tables save all members in an .npz file (`tables.flow_density`).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

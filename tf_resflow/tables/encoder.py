@@ -67,8 +67,8 @@ class TableEncoder:
     - "number": floats and decimals.
     - "whole": integers, periods, and floats or decimals that are all integers.
     - a set of atoms, such as {0.0}: numbers with frequent values, such as the zeros of rainfall. A value is an atom
-      if it holds at least 5 % of the rows and is five times as frequent as any other value. Whole numbers
-      need no atoms if their range is less than 100.
+      if it holds at least 5 % of the rows and is five times as frequent as any value that is not an atom. There
+      are at most three. Whole numbers need no atoms if their range is less than 100.
     - a number: the step of a grid, such as 0.1. Only periods of several units, such as 15 minutes, imply it.
     - "category": booleans, text and categories. Levels that occur with similar values of the other columns are
       neighbors, see `reorder_levels`.

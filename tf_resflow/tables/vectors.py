@@ -35,7 +35,8 @@ class Vectors(NamedTuple):
       log_scale: `[num]`. The log-density of a row is the log-density of its vector plus this value. It includes the
         logarithms of the widths. Minus infinity if a value cannot occur.
       log_unit: `[num]`, added to the log-density of a row to compare it with others: minus the logarithms of the
-        widths of atoms, and the mean log-densities of missing columns. So units do not change the ranking.
+        widths of cells in columns with atoms, and the mean log-densities of missing columns. So units do not change
+        the ranking.
       condition: `[num, condition_size]`, the condition of the densities of the rows: which values are missing, for
         columns with missing values in the fit, and the centers of the vectors of the condition columns.
     """

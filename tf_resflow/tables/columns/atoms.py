@@ -39,8 +39,9 @@ class Atom(NamedTuple):
 class AtomCells:
     """Cells of columns with atoms; see `Points`. The other values of these columns are points or on a grid.
 
-    An atom has a cell. All larger values are moved up by the width of this cell minus the step of the grid, if any,
-    so that the cell is free of other values. An atom at an end of its column includes everything beyond it.
+    An atom has a cell, as wide as the standard deviation of the other values. All larger values are moved up by
+    this width minus the step of the grid, if any, so that the cell is free of other values. An atom at an end of
+    its column includes everything beyond it.
 
     The parameters of atoms are arrays `[columns, atoms]`, NaN beyond the atoms of a column.
     """
