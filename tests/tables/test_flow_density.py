@@ -323,7 +323,7 @@ def held_out(monkeypatch):
     found, train = [], NoiseConditionedFlow.train
 
     def recorded(density, kept, chosen, *args, **options):
-        found.append(chosen.values[:, 0])
+        found.append(chosen.lower[:, 0])
         return train(density, kept, chosen, *args, **options)
 
     monkeypatch.setattr(NoiseConditionedFlow, "train", recorded)

@@ -12,11 +12,11 @@ from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, is_signifi
 SMALL = {"num_blocks": 1, "hidden": (8,)}
 
 
-def rows_of(values, condition, widths=0.0, is_missing=False):
+def rows_of(values, condition, widths=0.0, is_blank=False):
     """Returns the `Vectors` of rows."""
-    widths, is_missing = (np.zeros(values.shape) + part for part in (widths, is_missing))
+    widths, is_blank = (np.zeros(values.shape) + part for part in (widths, is_blank))
     nothing, ends = np.zeros(len(values)), np.zeros([*values.shape, 2], bool)
-    return Vectors(values, widths, ends, is_missing > 0, nothing, nothing, condition)
+    return Vectors(values, widths, ends, is_blank > 0, nothing, nothing, condition)
 
 
 def random_rows(seed, num=60):
