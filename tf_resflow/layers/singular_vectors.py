@@ -126,7 +126,8 @@ class SingularVectorSearch:
 
         The space has `num_steps` dimensions. In its orthonormal basis q_1, q_2, ..., where b_k q_(k+1) is G q_k
         without its components in q_1, ..., q_k, G is the tridiagonal matrix of the numbers a_k = <q_k, G q_k> and
-        b_k.
+        b_k. If b_k is a rounding error, G maps the space to itself, and might have a larger eigenvalue outside. The
+        search then goes on with b_k = 0 and a random q_(k+1).
 
         References:
           Golub and Van Loan, "Matrix Computations", sections 10.1 and 10.3.
@@ -134,18 +135,28 @@ class SingularVectorSearch:
         least = 100.0 * float(np.finfo(x.dtype.as_numpy_dtype).eps)
         axes = list(range(2, 1 + len(x.shape)))
 
+        def orthogonal(image, basis):
+            for _ in range(2):  # the second time removes rounding errors of the first
+                components = tf.reduce_sum(basis * image, axes, keepdims=True)
+                image -= tf.reduce_sum(basis * components, 0)
+            return image
+
         def body(k, q, largest, basis, numbers):
             basis += tf.reshape(tf.one_hot(k, num_steps, dtype=q.dtype), [-1] + [1] * len(q.shape)) * q
             image = self._gram(q)
             a = inner(image, q)
             largest = tf.maximum(largest, a)
-            for _ in range(2):  # the second time removes rounding errors of the first
-                components = tf.reduce_sum(basis * image, axes, keepdims=True)
-                image -= tf.reduce_sum(basis * components, 0)
+            image = orthogonal(image, basis)
             b = lengths(image)
-            b = tf.where(b > least * largest, b, 0.0)  # otherwise, the next vector would consist of rounding errors
+            is_exhausted = b <= least * largest
+
+            def with_random():
+                return tf.where(is_exhausted, orthogonal(random_like(q, q.shape), basis), image)
+
+            image = tf.cond(tf.reduce_any(is_exhausted), with_random, lambda: image)
+            b = tf.where(is_exhausted, tf.zeros_like(b), b)
             pair = tf.reshape(tf.stack([a, b], axis=1), [-1, 2])
-            return k + 1, tf.math.divide_no_nan(image, b), largest, basis, numbers.write(k, pair)
+            return k + 1, tf.math.divide_no_nan(image, lengths(image)), largest, basis, numbers.write(k, pair)
 
         length = lengths(x)
         q = tf.math.divide_no_nan(x, length)
