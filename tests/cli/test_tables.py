@@ -89,7 +89,7 @@ def test_each_row_is_scored(workdir, table, scored, capsys):
 
 
 def test_unusual_tables(workdir, table, scored, capsys, tmp_path, run_command):
-    """An input without rows has no scores, and a line says so. Other formats are read, and other columns are ignored."""
+    """A line says that an input has no rows. Other formats are read, and other columns are ignored."""
     for arguments in ([], ["--top=3", "--explain=1", "--strict"]):
         found = scored(workdir, table[:0], *arguments)
         assert found.empty and list(found)[:3] == ["example", "log_prob", "p_value"] and list(found)[-1] == "reason"
@@ -109,12 +109,20 @@ def test_unusual_tables(workdir, table, scored, capsys, tmp_path, run_command):
 # Changes to all rows of a file after which none has a score, and the fault.
 UNSCORED = {
     "an empty column": (lambda rows: rows.assign(kind=""), "column 'kind': 5 of 5 values are missing"),
-    "other dates": (lambda rows: rows.assign(sold="13.01.2025"), "'sold': 5 of 5 values are not a date, such as '13."),
-    "units": (lambda rows: rows.assign(price="$ 100"), r"'price': 5 of 5 values are not a number, such as '\$ 100'"),
+    "other dates": (
+        lambda rows: rows.assign(sold="13.01.2025"),
+        "'sold': 5 of 5 values are not a date, such as",
+    ),
+    "units": (
+        lambda rows: rows.assign(price="$ 100"),
+        r"'price': 5 of 5 values are not a number, such as '\$ 100'",
+    ),
     "two faults": (
-        lambda rows: rows.assign(price=["1", "", "1", "?", "?"], sold=["soon", "2025-01-02"] * 2 + [""], kind="castle"),
-        "'price': 2 of 5 values are not a number, such as '\\?'; column 'sold': 2 of 5 values are not a date, such as "
-        "'soon'; column 'price': 1 of 5 values is missing; column 'sold': 1 of 5 values is missing. The column",
+        lambda rows: rows.assign(
+            price=["1", "", "1", "?", "?"], sold=["soon", "2025-01-02"] * 2 + [""], kind="fort"
+        ),
+        "'price': 2 of 5 values are not a number, such as '\\?'; column 'sold': 2 of 5 values are not a date, such "
+        "as 'soon'; column 'price': 1 of 5 values is missing; column 'sold': 1 of 5 values is missing. The column",
     ),
 }
 
@@ -127,14 +135,16 @@ def test_a_file_without_scores_is_an_error(workdir, table, scored, case, tmp_pat
         scored(workdir, change(table[:5]), "--top=2", "--explain=1")
     found = pandas.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
     assert list(found["log_prob"]) == [""] * 5 and found["reason"].str.startswith("column '").all()
-    assert not found["reason"].str.contains("castle").any() and not said
+    assert not found["reason"].str.contains("fort").any() and not said
 
 
 def test_the_exit_code_of_a_file_without_scores(workdir, table, call, tmp_path):
     table[:3].assign(sold="soon").to_csv(tmp_path / "new.csv", index=False)
     arguments = [f"--workdir={workdir}", f"--input={tmp_path / 'new.csv'}", f"--output={tmp_path / 'a.csv'}"]
     done = call("bin/score.py", *arguments, "--quiet")
-    assert done.code == 1 and "Error: " in done.output and "column 'sold': 3 of 3 values are not a date" in done.output
+    assert (
+        done.code == 1 and "Error: " in done.output and "column 'sold': 3 of 3 values are not a date" in done.output
+    )
     assert list(pandas.read_csv(tmp_path / "a.csv")["reason"]) == ["column 'sold': 'soon' is not a date"] * 3
     table[:0].to_csv(tmp_path / "new.csv", index=False)
     done = call("bin/score.py", *arguments)
@@ -174,8 +184,8 @@ def test_refusals(workdir, given, table, scored, run_command, tmp_path):
     new = table[:3].assign(price=["1", "2", "much"])
     with pytest.raises(ValueError, match="new.csv, line 4, column 'price': 'much' is not a number. 1 of 3 rows"):
         scored(workdir, new, "--strict")
-    with pytest.raises(ValueError, match="no column 'price'"):
-        scored(workdir, table.drop(columns="price"))
+    with pytest.raises(ValueError, match="no column 'price'; did you mean 'net_price'"):
+        scored(workdir, table.rename(columns={"price": "net_price"}))
     assert not (tmp_path / "a.csv").exists()
 
 

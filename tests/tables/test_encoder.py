@@ -162,7 +162,9 @@ def test_values_that_cannot_occur(seed):
     np.testing.assert_array_equal(numbers.faults != "", is_wrong)
     is_given = np.arange(len(names)) >= encoder.num_own
     for reason, wrong in zip(numbers.reasons, is_wrong, strict=True):
-        is_cause = wrong & is_given if (wrong & is_given).any() else wrong  # a condition leaves the row without a score
+        is_cause = (
+            wrong & is_given if (wrong & is_given).any() else wrong
+        )  # a condition leaves the row without a score
         assert reason.startswith(f"column {names[np.argmax(is_cause)]!r}: ") if wrong.any() else not reason
     raw = np.stack([_raw(column, changed[column.name]) for column in encoder.columns], axis=1)
     np.testing.assert_allclose(encoder.mark_impossible(raw), numbers.array, rtol=1e-9, atol=1e-6)
@@ -194,7 +196,7 @@ def test_similar_levels_are_side_by_side():
 
 
 def test_rows_that_cannot_be_read_have_a_reason():
-    """The reason is the first fault that leaves the row without a score, else the first one. Other values are read."""
+    """The reason is the first fault that prevents the score, else the first one. Other values are read."""
     days = pandas.date_range("2024-01-01", periods=3)
     table = pandas.DataFrame({"x": [0, 0.3, 1], "code": [7, 3, 9], "flag": [True, False, True], "day": days})
     encoder = TableEncoder(table, kinds={"code": "category"})

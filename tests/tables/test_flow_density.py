@@ -475,7 +475,9 @@ def test_densities_given_other_columns(refused):
     assert draws["price"][200:].median() > 1.3 * draws["price"][:200].median()  # 2.7 in the table itself
     refused("must have the values of condition_columns", fit.sample, 5)
     unknown = rows[:5].assign(color=["green", *rows["color"][1:5]])
-    with pytest.warns(UserWarning, match="1 of 5 rows cannot be scored .*'color': 1 of 5 values is not a known level"):
+    with pytest.warns(
+        UserWarning, match="1 of 5 rows cannot be scored .*'color': 1 of 5 values is not a known level"
+    ):
         found = fit.score_samples(unknown)
     np.testing.assert_array_equal(found, [np.nan, *fit.score_samples(rows[1:5])])
     refused("column 'color': 'green' is not a known level", fit.sample, condition=unknown[["color", "rooms"]])
@@ -610,7 +612,10 @@ WRONG = {
     "text": ({"price": "high"}, "column 'price': 1 of 6 values is not a number, such as 'high'"),
     "empty text": ({"price": ""}, "column 'price': 1 of 6 values is not a number, such as ''"),
     "infinity": ({"price": np.inf}, "column 'price': 1 of 6 values is infinite, such as 'inf'"),
-    "text beside an impossible value": ({"rooms": 2.5, "price": "?"}, "'price': 1 of 6 values is not a number, such"),
+    "text beside an impossible value": (
+        {"rooms": 2.5, "price": "?"},
+        "'price': 1 of 6 values is not a number, such",
+    ),
     "a fraction": ({"rooms": 2.5}, "column 'rooms': 1 of 6 values is not a whole number, such as '2.5'"),
     "a level": ({"color": "green"}, "column 'color': 1 of 6 values is not a known level, such as 'green'"),
 }
@@ -620,14 +625,16 @@ WRONG = {
 @pytest.mark.parametrize("missing", ["error", "drop", "condition"])
 @pytest.mark.filterwarnings("ignore:No p-value is below")
 def test_a_wrong_value_changes_no_other_row(fitted, case, missing):
-    """Its row has the score NaN or minus infinity, with a warning that names the column, the value and their number."""
+    """Its row has the score NaN or minus infinity, with a warning that names the column and the value."""
     fit = copy.copy(fitted).set_params(missing=missing)
     values, text = WRONG[case]
     rows = table()[:6].astype(object)
     for name, value in values.items():
         rows.loc[2, name] = value
     expected = -np.inf if case in ("a fraction", "a level") else np.nan
-    start = "1 of 6 rows cannot be scored and get NaN" if np.isnan(expected) else "The score of 1 row is minus infinity"
+    start = (
+        "1 of 6 rows cannot be scored and get NaN" if np.isnan(expected) else "The score of 1 row is minus infinity"
+    )
     others = [0, 1, 3, 4, 5]
     for method in (fit.score_samples, fit.decision_function, fit.p_values, fit.predict, fit.explain):
         if np.isnan(expected) or method != fit.explain:

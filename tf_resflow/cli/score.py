@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def _scored():
-    """Scores the images of --input, by default the held-out examples. Returns the same as `tables.score`, without `Numbers`."""
+    """Scores the images of --input, by default held-out examples. Returns what `tables.score` does, and None."""
     batches, files, held_out = _read_examples()
     run = resflow.load(FLAGS.workdir)
     usual = held_out or batches  # anomalies in --input would distort the number of estimates

@@ -123,12 +123,13 @@ def _explain(density, scores, values):
 def check_scored(numbers: Any) -> None:
     """Raises ValueError, after the output is written, if the table has rows but none has a score."""
     if len(numbers.array) and not numbers.has_score.any():
-        texts = [count.text for count in numbers.fault_counts(numbers.is_blocking)]
+        num = counted(len(numbers.array), "row")
+        faults = [count.text for count in numbers.fault_counts(numbers.is_blocking)]
         raise ValueError(
-            f"{FLAGS.input}: none of the {counted(len(numbers.array), 'row')} can be scored: {shortened(texts, '; ')}. "
-            f"The column 'reason' of the output ({FLAGS.output}) has the reason of each row. Correct the values, or "
-            """give their format, such as --read_options='{"date_format": "%d.%m.%Y"}'. Values can be missing only """
-            "in columns that had missing values in the fit, and not in condition columns."
+            f"{FLAGS.input}: none of the {num} can be scored: {shortened(faults, '; ')}. The column 'reason' of "
+            f"the output ({FLAGS.output}) has the reason of each row. Correct the values, or give their format, such "
+            """as --read_options='{"date_format": "%d.%m.%Y"}'. Values can be missing only in columns that had """
+            "missing values in the fit, and not in condition columns."
         )
 
 

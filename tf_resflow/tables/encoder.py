@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow._internal.extras import LazyPackage
-from tf_resflow._internal.messages import shortened
+from tf_resflow._internal.messages import shortened, suggest
 from tf_resflow.tables.columns.fitting import column_from_json, fit_column
 from tf_resflow.tables.columns.kinds import Bounds
 from tf_resflow.tables.columns.types import plain
@@ -303,7 +303,10 @@ def _check_names(names, condition_columns, others):
         raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
     unknown = [name for name in [*condition_columns, *others] if name not in names]
     if unknown:
-        raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
+        raise ValueError(
+            f"There is no column {unknown[0]!r}; {suggest(str(unknown[0]), map(str, names))} The columns are "
+            f"{shortened(names)}."
+        )
     if set(names) <= set(condition_columns):
         raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
 

@@ -42,8 +42,8 @@ _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
 _ADVICE = (
-    "Correct such values, or leave out their rows. Values can be missing only in columns that had missing values in "
-    "the fit, and not in condition_columns."
+    "Correct such values, or leave out their rows. Values can be missing only in columns that had missing values "
+    "in the fit, and not in condition_columns."
 )
 _FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
 _ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
@@ -553,7 +553,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return numbers.array
 
     def _scorable(self, table):
-        """Returns the numbers of a table, and which rows have a score. Warns of the others, unless they are dropped."""
+        """Returns the `Numbers` of a table, and which rows have a score. Warns of others, except dropped ones."""
         is_kept = self._is_kept(table)
         numbers = self.encoder_.numbers(table)
         is_unscored = is_kept & ~numbers.has_score
@@ -577,8 +577,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if is_impossible.any():
             counts = numbers.fault_counts(is_impossible[:, np.newaxis])
             warnings.warn(
-                f"The score of {counted(int(is_impossible.sum()), 'row')} is minus infinity, because a value cannot "
-                f"occur: {_listed(counts)}.",
+                f"The score of {counted(int(is_impossible.sum()), 'row')} is minus infinity, because a value "
+                f"cannot occur: {_listed(counts)}.",
                 stacklevel=3,
             )
         return scores, errors

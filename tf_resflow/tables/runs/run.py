@@ -73,7 +73,9 @@ def warn_of_common_faults(path: str | os.PathLike[str], numbers: Numbers) -> Non
     """Logs a warning of each fault that more than half of the values of a column in a file have."""
     for count in numbers.fault_counts():
         if 2 * count.num > len(numbers.array):
-            logging.warning("%s, %s. Check that the file has the format and the units of the fit.", path, count.text)
+            logging.warning(
+                "%s, %s. Check that the file has the format and the units of the fit.", path, count.text
+            )
 
 
 def read_rows(config: ConfigDict) -> dict[str, Any]:
