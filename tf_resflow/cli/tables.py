@@ -127,9 +127,9 @@ def check_scored(numbers: Any) -> None:
         faults = [count.text for count in numbers.fault_counts(numbers.is_blocking)]
         raise ValueError(
             f"{FLAGS.input}: none of the {num} can be scored: {shortened(faults, '; ')}. The column 'reason' of "
-            f"the output ({FLAGS.output}) has the reason of each row. Correct the values, or give their format, such "
-            """as --read_options='{"date_format": "%d.%m.%Y"}'. Values can be missing only in columns that had """
-            "missing values in the fit, and not in condition columns."
+            f"the output ({FLAGS.output}) has the reason of each row. Correct the values, or give their format, "
+            """such as --read_options='{"date_format": "%d.%m.%Y"}'. Values can be missing only in columns that """
+            "had missing values in the fit, and not in condition columns."
         )
 
 

@@ -313,7 +313,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Returns the log-density of each row in nats, `[num]`.
 
         It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
-        column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
+        column of whole numbers. It is NaN, with a warning that names columns and reasons, if a value cannot be read,
+        if it is missing in a column without missing values in the fit, or if a condition cannot occur. With
+        `missing="error"`, missing values are an error. With "drop", their rows get NaN without a warning.
 
         The probability of a row with discrete or missing values is a mean over random points, whose number doubles
         from 64 to at most 1,024 until its standard error is at most `tolerance_`. A warning says if it is larger.
@@ -342,7 +344,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             return np.where(scores == self.offset_, 0.0, scores - self.offset_)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
+        """Returns -1 for outliers and rows with a NaN score, see `score_samples`, 1 for other rows, `[num]`."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def p_values(self, X: Any) -> np.ndarray:
@@ -428,7 +430,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         An entry is the increase of log p if the column had the best of its values at up to 16 quantiles of the fit,
         or of its levels. It is about 0 if the column fits the others. An atom has a column of its own, such as
         "rain = 0", and the column "rain" is for other values. Rows are compared as in `decision_function`.
-        The largest entry of a row ranks rows by their worst value.
+        The largest entry of a row ranks rows by their worst value. A row without a score has NaN, with a warning.
         """
         table = self._table(X)
         numbers, is_scored = self._scorable(table)
