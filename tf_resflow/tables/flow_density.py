@@ -313,7 +313,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Returns the log-density of each row in nats, `[num]`.
 
         It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
-        column of whole numbers. It is NaN, with a warning that names columns and reasons, if a value cannot be read,
+        column of whole numbers. It is NaN, with a warning that names column and reason, if a value cannot be read,
         if it is missing in a column without missing values in the fit, or if a condition cannot occur. With
         `missing="error"`, missing values are an error. With "drop", their rows get NaN without a warning.
 
