@@ -433,7 +433,7 @@ def test_a_constant_column_has_no_scale(bounds):
 
 def test_what_a_fit_refuses(refused):
     for message, values, fields in [
-        ("no column 'y'; the columns are x", [1, 2, 3], {"bounds": {"y": (0, 1)}}),
+        ("no column 'y'; nothing has a similar name. The columns are x", [1, 2, 3], {"bounds": {"y": (0, 1)}}),
         ("condition_columns contains all columns", [1, 2, 3], {"condition_columns": ["x"]}),
         ("all values are missing", [np.nan] * 3, {}),
         ("150 different values, such as '0'; a category can have at most 100", [*map(str, range(150))], {}),
