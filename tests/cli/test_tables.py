@@ -89,10 +89,14 @@ def test_each_row_is_scored(workdir, table, scored, capsys):
 
 
 def test_unusual_tables(workdir, table, scored, capsys, tmp_path, run_command):
-    """An input without rows has no scores, nor has one in which a column is missing in each row."""
-    assert list(scored(workdir, table[:0])) == ["example", "log_prob", "p_value", "reason"]
-    found = scored(workdir, table[:3].assign(kind=np.nan, color="red"))
-    assert set(found["reason"]) == {"column 'kind': the value is missing"} and set(found["log_prob"]) == {""}
+    """A line says that an input has no rows. Other formats are read, and other columns are ignored."""
+    for arguments in ([], ["--top=3", "--explain=1", "--strict"]):
+        found = scored(workdir, table[:0], *arguments)
+        assert found.empty and list(found)[:3] == ["example", "log_prob", "p_value"] and list(found)[-1] == "reason"
+        assert capsys.readouterr().out.splitlines()[-1] == (
+            f"{tmp_path / 'new.csv'} has no rows, so the output has none: {tmp_path / 'scores.csv'}"
+        )
+    scored(workdir, table[:3].assign(color="red"))
     assert "ignored the columns 'id', 'color', which the fit does not have" in capsys.readouterr().out
     table[:2].to_csv(tmp_path / "a.csv", index=False, sep=";", decimal=",")
     options = '--read_options={"sep": ";", "decimal": ","}'
@@ -102,9 +106,65 @@ def test_unusual_tables(workdir, table, scored, capsys, tmp_path, run_command):
     )
 
 
+# Changes to all rows of a file after which none has a score, and the fault.
+UNSCORED = {
+    "an empty column": (lambda rows: rows.assign(kind=""), "column 'kind': 5 of 5 values are missing"),
+    "other dates": (
+        lambda rows: rows.assign(sold="13.01.2025"),
+        "'sold': 5 of 5 values are not a date, such as",
+    ),
+    "units": (
+        lambda rows: rows.assign(price="$ 100"),
+        r"'price': 5 of 5 values are not a number, such as '\$ 100'",
+    ),
+    "two faults": (
+        lambda rows: rows.assign(
+            price=["1", "", "1", "?", "?"], sold=["soon", "2025-01-02"] * 2 + [""], kind="fort"
+        ),
+        "'price': 2 of 5 values are not a number, such as '\\?'; column 'sold': 2 of 5 values are not a date, such "
+        "as 'soon'; column 'price': 1 of 5 values is missing; column 'sold': 1 of 5 values is missing. The column",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSCORED)
+def test_a_file_without_scores_is_an_error(workdir, table, scored, case, tmp_path, said):
+    """The error names the columns and the faults with their counts. The output is written, with the reasons."""
+    change, fault = UNSCORED[case]
+    with pytest.raises(ValueError, match=f"none of the 5 rows can be scored: .*{fault}"):
+        scored(workdir, change(table[:5]), "--top=2", "--explain=1")
+    found = pandas.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
+    assert list(found["log_prob"]) == [""] * 5 and found["reason"].str.startswith("column '").all()
+    assert not found["reason"].str.contains("fort").any() and not said
+
+
+def test_the_exit_code_of_a_file_without_scores(workdir, table, call, tmp_path):
+    table[:3].assign(sold="soon").to_csv(tmp_path / "new.csv", index=False)
+    arguments = [f"--workdir={workdir}", f"--input={tmp_path / 'new.csv'}", f"--output={tmp_path / 'a.csv'}"]
+    done = call("bin/score.py", *arguments, "--quiet")
+    assert (
+        done.code == 1 and "Error: " in done.output and "column 'sold': 3 of 3 values are not a date" in done.output
+    )
+    assert list(pandas.read_csv(tmp_path / "a.csv")["reason"]) == ["column 'sold': 'soon' is not a date"] * 3
+    table[:0].to_csv(tmp_path / "new.csv", index=False)
+    done = call("bin/score.py", *arguments)
+    assert done.code == 0 and "new.csv has no rows" in done.output and len(pandas.read_csv(tmp_path / "a.csv")) == 0
+
+
+def test_a_fault_of_more_than_half_of_the_rows_is_a_warning(workdir, table, scored, said):
+    new = table[:6].assign(kind=["castle"] * 3 + ["flat"] * 3, price=["1", "2", "3", "?", "??", "$"])
+    scored(workdir, new)
+    assert not said
+    new.loc[3, "kind"], new.loc[2, "price"] = "tent", ""
+    scored(workdir, new)
+    assert len(said) == 1
+    assert said[0].startswith("/") and "new.csv, column 'kind': 4 of 6 values are not a known level" in said[0]
+
+
 def test_unknown_conditions_give_no_score(given, table, scored):
-    new = table[:3].copy()
+    new = table[:3].astype({"rooms": float})
     new.loc[1, "state"] = "new"
+    new.loc[1, "rooms"] = 2.5  # alone, it would have the score minus infinity
     found = scored(given, new)
     assert found["reason"][1] == "column 'state': 'new' is not a known level" and found["log_prob"][1] == ""
     assert found["log_prob"][0] and found["p_value"][2]
@@ -124,8 +184,8 @@ def test_refusals(workdir, given, table, scored, run_command, tmp_path):
     new = table[:3].assign(price=["1", "2", "much"])
     with pytest.raises(ValueError, match="new.csv, line 4, column 'price': 'much' is not a number. 1 of 3 rows"):
         scored(workdir, new, "--strict")
-    with pytest.raises(ValueError, match="no column 'price'"):
-        scored(workdir, table.drop(columns="price"))
+    with pytest.raises(ValueError, match="no column 'price'; did you mean 'net_price'"):
+        scored(workdir, table.rename(columns={"price": "net_price"}))
     assert not (tmp_path / "a.csv").exists()
 
 

@@ -1,12 +1,15 @@
 """The descriptions of columns, which are in saved files and in the signatures.json of exports."""
 
+import datetime
 import json
+import re
+import warnings
 
 import numpy as np
 import pandas
 import pytest
 
-from tf_resflow.tables.columns.fitting import column_from_json
+from tf_resflow.tables.columns.fitting import column_from_json, fit_column
 
 pytestmark = pytest.mark.quick
 
@@ -63,3 +66,32 @@ def test_descriptions(description, kind, values, numbers, impossible):
     if impossible is not None:
         _, faults = column.to_numbers(pandas.Series([impossible]))
         assert faults[0]
+
+
+@pytest.mark.parametrize(
+    "values, pair",
+    [
+        ([1, "a"], "1 and 'a'"),
+        ([2, 1.5, "a"], "2 and 'a'"),
+        (["1", "2", "-"], "'1' and '-'"),
+        ([True, "maybe"], "True and 'maybe'"),
+        ([datetime.date(2024, 1, 1), "soon"], "datetime.date(2024, 1, 1) and 'soon'"),
+    ],
+)
+def test_a_category_of_mixed_values_is_a_warning(values, pair):
+    """It may have wrong values. If the kind is set, there is no warning."""
+    with pytest.warns(UserWarning, match=re.escape(f"Column 'x' mixes values such as {pair}, so it becomes a cat")):
+        assert fit_column("x", pandas.Series(values)).kind == "category"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_column("x", pandas.Series(values), "category")
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "b"], ["1", "b", "c"], ["1", "2"], [True, None, False], [1, 2.5], [1, None]]
+)
+def test_usual_columns_give_no_warning(values):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_column("x", pandas.Series(values, dtype=object))
+        fit_column("x", pandas.Series(["1", "2", "-"], dtype="category"))

@@ -160,8 +160,12 @@ def test_values_that_cannot_occur(seed):
     numbers = encoder.numbers(changed)
     np.testing.assert_array_equal(numbers.array == np.inf, is_wrong)
     np.testing.assert_array_equal(numbers.faults != "", is_wrong)
+    is_given = np.arange(len(names)) >= encoder.num_own
     for reason, wrong in zip(numbers.reasons, is_wrong, strict=True):
-        assert reason.startswith(f"column {names[np.argmax(wrong)]!r}: ") if wrong.any() else not reason
+        is_cause = (
+            wrong & is_given if (wrong & is_given).any() else wrong
+        )  # a condition leaves the row without a score
+        assert reason.startswith(f"column {names[np.argmax(is_cause)]!r}: ") if wrong.any() else not reason
     raw = np.stack([_raw(column, changed[column.name]) for column in encoder.columns], axis=1)
     np.testing.assert_allclose(encoder.mark_impossible(raw), numbers.array, rtol=1e-9, atol=1e-6)
     assert np.isnan(encoder.mark_impossible(np.nan * raw)).all()
@@ -192,13 +196,13 @@ def test_similar_levels_are_side_by_side():
 
 
 def test_rows_that_cannot_be_read_have_a_reason():
-    """The reason is the first fault of the row. Its other values are read."""
+    """The reason is the first fault that prevents the score, else the first one. Other values are read."""
     days = pandas.date_range("2024-01-01", periods=3)
     table = pandas.DataFrame({"x": [0, 0.3, 1], "code": [7, 3, 9], "flag": [True, False, True], "day": days})
     encoder = TableEncoder(table, kinds={"code": "category"})
-    new = {"x": ["0.5", "a", None, "inf", "1e300", "0.5"], "code": ["7", "7", "7", "7", "8", "9.0"]}
-    new["flag"] = ["True", "yes", "False", "True", "True", "False"]
-    new["day"] = ["2024-01-03", "2024-01-03", "03.01.2024", None, "2024-01-01", "2024-01-09T12:00"]
+    new = {"x": ["0.5", "a", None, "inf", "1e300", "0.5", "1"], "code": ["7", "7", "7", "7", "8", "9.0", "8"]}
+    new["flag"] = ["True", "yes", "False", "True", "True", "False", "no"]
+    new["day"] = ["2024-01-03", "2024-01-03", "03.01.2024", None, "2024-01-01", "2024-01-09T12:00", None]
     new = pandas.DataFrame(new)
     numbers = encoder.numbers(new)
     assert numbers.reasons.tolist() == [
@@ -208,8 +212,21 @@ def test_rows_that_cannot_be_read_have_a_reason():
         "column 'x': 'inf' is infinite",
         "column 'code': '8' is not a known level",
         "column 'code': '9.0' is not a known level",
+        "column 'day': the value is missing",
     ]
-    assert numbers.has_score.tolist() == [True, False, False, False, True, True]
+    assert numbers.has_score.tolist() == [True, False, False, False, True, True, False]
+    assert [count.text for count in numbers.fault_counts()] == [
+        "column 'code': 3 of 7 values are not a known level, such as '8'",
+        "column 'flag': 2 of 7 values are not a known level, such as 'yes'",
+        "column 'day': 2 of 7 values are missing",
+        "column 'x': 1 of 7 values is infinite, such as 'inf'",
+        "column 'x': 1 of 7 values is missing",
+        "column 'x': 1 of 7 values is not a number, such as 'a'",
+        "column 'day': 1 of 7 values is not a date, such as '03.01.2024'",
+        "column 'day': 1 of 7 values is not a whole day, such as '2024-01-09T12:00'",
+    ]
+    blocking = [count.text for count in numbers.fault_counts(numbers.is_blocking)]
+    assert "column 'x': 1 of 7 values is missing" in blocking and not any("level" in text for text in blocking)
     np.testing.assert_array_equal(numbers.array[0], [0.5, encoder.columns[1].levels.index(7), 0, 2])
     np.testing.assert_array_equal(numbers.array[1:4, 0], [np.nan] * 3)  # unreadable, not impossible
     np.testing.assert_array_equal(numbers.array[4], [1e300, np.inf, 0, 0])
@@ -416,7 +433,7 @@ def test_a_constant_column_has_no_scale(bounds):
 
 def test_what_a_fit_refuses(refused):
     for message, values, fields in [
-        ("no column 'y'; the columns are x", [1, 2, 3], {"bounds": {"y": (0, 1)}}),
+        ("no column 'y'; nothing has a similar name. The columns are x", [1, 2, 3], {"bounds": {"y": (0, 1)}}),
         ("condition_columns contains all columns", [1, 2, 3], {"condition_columns": ["x"]}),
         ("all values are missing", [np.nan] * 3, {}),
         ("150 different values, such as '0'; a category can have at most 100", [*map(str, range(150))], {}),

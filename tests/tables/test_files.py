@@ -1,5 +1,7 @@
 import datetime
 import decimal
+import importlib.util
+import zipfile
 
 import numpy as np
 import pandas
@@ -47,6 +49,42 @@ def test_reads_every_kind_of_file(tmp_path):
         name, first = {"head.csv": ("line", 2), "A.CSV": ("line", 1)}.get(file.name, ("row", 1))
         assert found.index.name == name and [*found.index] == [*range(first, first + 100)]
     read_table(tmp_path / "a.parquet", read_options={"sep": ";", "columns": ["width"]})
+
+
+@pytest.mark.parametrize("suffix, compression", [("gz", "gzip"), ("bz2", "bz2"), ("zip", "zip"), ("xz", "xz")])
+def test_compressed_files_are_read_like_others(tmp_path, suffix, compression):
+    """The format is detected, and the lines are numbered."""
+    frame = pandas.DataFrame(MATRIX, columns=["a", "b", "größe"])
+    for name, options in (("a.csv", {}), (f"A.CSV.{suffix}", {"compression": compression})):
+        frame.to_csv(tmp_path / name, index=False, sep=";", decimal=",", encoding="cp1252", **options)
+    expected = read_table(tmp_path / "a.csv")
+    found = read_table(tmp_path / f"A.CSV.{suffix}")
+    pandas.testing.assert_frame_equal(found, expected)
+    assert found.index.name == "line"
+    (tmp_path / f"A.CSV.{suffix}").rename(tmp_path / "b.csv")
+    pandas.testing.assert_frame_equal(
+        read_table(tmp_path / "b.csv", read_options={"compression": compression}), expected, check_names=False
+    )
+
+
+def test_zstandard_needs_its_package(tmp_path):
+    content = pyarrow.compress(b"a,b\n1,2\n", codec="zstd", asbytes=True)
+    (tmp_path / "a.csv.zst").write_bytes(content)
+    if importlib.util.find_spec("zstandard"):
+        assert _rows(read_table(tmp_path / "a.csv.zst")) == [[1, 2]]
+    else:
+        with pytest.raises(ImportError, match="a.csv.zst cannot be decompressed: .*zstandard"):
+            read_table(tmp_path / "a.csv.zst")
+
+
+def test_folders_of_parquet_files(tmp_path, refused):
+    frame = pandas.DataFrame({"a": [1.5, 2.5, 3.5], "part": ["x", "y", "x"]})
+    frame.to_parquet(tmp_path / "rows.parquet", partition_cols=["part"])
+    found = read_table(tmp_path / "rows.parquet")
+    assert sorted(_rows(found)) == [[1.5, "x"], [2.5, "y"], [3.5, "x"]] and [*found.index] == [1, 2, 3]
+    (tmp_path / "rows.csv").mkdir()
+    refused("or a folder that ends in .parquet", read_table, tmp_path / "rows.csv")
+    refused("there is no such file", read_table, tmp_path / "none.parquet")
 
 
 # Each text has the columns a and b, if it has names, with the rows (1.5, -0.25) and (1234.5, 3).
@@ -137,6 +175,14 @@ def test_columns_are_chosen_by_name_or_number(read, refused):
     for message, other, options in [
         ("no column 'ages'; did you mean 'age'. Its columns are 'name', 'b2'", text, {"columns": ["ages"]}),
         ("no column 'ages'", text, {"texts": ["ages"]}),
+        ("no column 'AGE'; did you mean 'age'", text, {"columns": ["AGE"]}),
+        (
+            "no column 'wind'; did you mean 'wind_speed'",
+            "wind_speed,wind_2\n1,2\n",
+            {"columns": ["wind", "wind_2"]},
+        ),
+        ("no column 'wind_speed'; did you mean 'wind'", "wind,temp\n1,2\n", {"columns": ["temp", "wind_speed"]}),
+        ("no column 'x'; nothing has a similar name", "exit,age\n1,2\n", {"columns": ["x"]}),
         ("'age' is chosen twice", text, {"columns": ["age", "3"]}),
         ("no column '4'; it has 3 columns", "1,2,3\n", {"exclude_columns": ["4"]}),
         ("has 3 columns without names. Expected the columns a, b", "1,2,3\n", {"columns": ["a", "b"]}),
@@ -218,6 +264,13 @@ def test_unreadable_files_are_errors(read, refused, tmp_path):
     refused("the shape is", read_table, tmp_path / "two.npz", key="cube")
     refused("no such file", read_table, tmp_path / "none.csv")
     refused("ends in .csv", read_table, tmp_path / "a.txt")
+    refused("ends in .csv", read_table, tmp_path / "a.gz")
+    (tmp_path / "a.csv.gz").write_text("a,b\n1,2\n")
+    refused("a.csv.gz cannot be read as a table .BadGzipFile", read_table, tmp_path / "a.csv.gz")
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as file:
+        file.writestr("a.csv", "a\n1\n")
+        file.writestr("b.csv", "a\n1\n")
+    refused("Only one file per ZIP", read_table, tmp_path / "a.csv.zip")
     pandas.DataFrame().to_parquet(tmp_path / "a.parquet")
     refused("there are no columns", read_table, tmp_path / "a.parquet", typed=False)
     (tmp_path / "b.parquet").write_bytes(b"PAR1")

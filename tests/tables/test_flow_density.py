@@ -474,7 +474,13 @@ def test_densities_given_other_columns(refused):
     assert list(draws) == ["price", "rooms", "color", "x"] and draws["x"].nunique() > 100
     assert draws["price"][200:].median() > 1.3 * draws["price"][:200].median()  # 2.7 in the table itself
     refused("must have the values of condition_columns", fit.sample, 5)
-    refused("column 'color': 'green' is not a known level", fit.score_samples, rows[:5].assign(color="green"))
+    unknown = rows[:5].assign(color=["green", *rows["color"][1:5]])
+    with pytest.warns(
+        UserWarning, match="1 of 5 rows cannot be scored .*'color': 1 of 5 values is not a known level"
+    ):
+        found = fit.score_samples(unknown)
+    np.testing.assert_array_equal(found, [np.nan, *fit.score_samples(rows[1:5])])
+    refused("column 'color': 'green' is not a known level", fit.sample, condition=unknown[["color", "rooms"]])
 
 
 # Other sizes, and new graphs.
@@ -584,15 +590,67 @@ def test_interruptions_and_global_policies_of_keras_change_nothing(monkeypatch, 
 
 
 def test_rows_without_a_score(refused, fitted):
-    """Empty tables, and rows that all miss values, have no scores. Nothing can be drawn for no condition."""
+    """Empty tables, and rows that all miss values, have no scores. Nothing can be drawn for no condition.
+
+    If no value was missing in the fit, missing values are an error by default, and otherwise NaN with a warning.
+    """
     empty = table()[:0]
     assert fitted.score_samples(empty).shape == fitted.predict(empty).shape == (0,)
     assert fitted.explain(empty).shape == (0, 3)
     dropping = copy.copy(fitted).set_params(missing="drop")
     missing = table()[:2].assign(price=np.nan)
     assert np.isnan(dropping.score_samples(missing)).all() and dropping.explain(missing).isna().all(axis=None)
-    refused("'price': the value is missing", copy.copy(fitted).set_params(missing="condition").explain, missing)
+    with pytest.warns(UserWarning, match="2 of 2 rows cannot be scored .*'price': 2 of 2 values are missing"):
+        explained = copy.copy(fitted).set_params(missing="condition").explain(missing)
+    assert explained.shape == (2, 3) and explained.isna().all(axis=None)
+    refused(r"missing in 2 of 2 rows, by column: price \(2\)", fitted.score_samples, missing.assign(rooms="many"))
     refused("n_samples must be at least 1", fitted.sample, 0)
+
+
+# Values that are wrong in one row: the columns, and whether the row has the score minus infinity, or none.
+WRONG = {
+    "text": ({"price": "high"}, "column 'price': 1 of 6 values is not a number, such as 'high'"),
+    "empty text": ({"price": ""}, "column 'price': 1 of 6 values is not a number, such as ''"),
+    "infinity": ({"price": np.inf}, "column 'price': 1 of 6 values is infinite, such as 'inf'"),
+    "text beside an impossible value": (
+        {"rooms": 2.5, "price": "?"},
+        "'price': 1 of 6 values is not a number, such",
+    ),
+    "a fraction": ({"rooms": 2.5}, "column 'rooms': 1 of 6 values is not a whole number, such as '2.5'"),
+    "a level": ({"color": "green"}, "column 'color': 1 of 6 values is not a known level, such as 'green'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("missing", ["error", "drop", "condition"])
+@pytest.mark.filterwarnings("ignore:No p-value is below")
+def test_a_wrong_value_changes_no_other_row(fitted, case, missing):
+    """Its row has the score NaN or minus infinity, with a warning that names the column and the value."""
+    fit = copy.copy(fitted).set_params(missing=missing)
+    values, text = WRONG[case]
+    rows = table()[:6].astype(object)
+    for name, value in values.items():
+        rows.loc[2, name] = value
+    expected = -np.inf if case in ("a fraction", "a level") else np.nan
+    start = (
+        "1 of 6 rows cannot be scored and get NaN" if np.isnan(expected) else "The score of 1 row is minus infinity"
+    )
+    others = [0, 1, 3, 4, 5]
+    for method in (fit.score_samples, fit.decision_function, fit.p_values, fit.predict, fit.explain):
+        if np.isnan(expected) or method != fit.explain:
+            with pytest.warns(UserWarning, match=rf"{start}.*{re.escape(text)}") as warned:
+                found = np.asarray(method(rows))
+            assert len([warning for warning in warned if "p-value" not in str(warning.message)]) == 1
+            assert "rooms" not in str(warned[0].message) or "rooms" in text
+        else:
+            found = np.asarray(method(rows))
+        np.testing.assert_array_equal(found[others], np.asarray(method(table()[:6]))[others])
+        if method == fit.predict:
+            assert found[2] == -1
+        elif method in (fit.score_samples, fit.decision_function):
+            np.testing.assert_array_equal(found[2], expected)
+        else:
+            assert np.isnan(found[2]).all() == np.isnan(expected)
 
 
 def test_refused_arguments(refused):
@@ -606,7 +664,6 @@ def test_refused_rows(refused, fitted):
     missing = rows.astype({"rooms": float})
     missing.loc[:1, "rooms"] = np.nan
     refused(r"missing in 2 of 150 rows, by column: rooms \(2\)", FlowDensity().fit, missing)
-    refused("index 0, column 'price': 'high' is not a number", fitted.score_samples, rows.assign(price="high"))
     refused("at least 10 rows", fit.fit, table(5))
     refused("not fitted", fit.score_samples, rows, error=NotFittedError)  # a fit that fails is no fit
     refused("Column 'y' has values of type ndarray", FlowDensity().fit, polars.DataFrame({"y": [[1]] * 20}))

@@ -130,6 +130,16 @@ def test_missing_values_and_identifiers(path, tmp_path, said):
     assert list(resflow.load(tmp_path / "b").density.kinds_) == ["price", "rooms", "kind"]
 
 
+def test_test_rows_of_another_format_are_a_warning(path, tmp_path, said):
+    rows = pandas.read_csv(path)[:12].drop(columns="name")
+    rows.assign(price="$ " + rows["price"].astype(str)).to_csv(tmp_path / "new.csv", index=False)
+    fields = {"data__path_test": str(tmp_path / "new.csv"), "density__max_steps": 2, "density__num_members": 1}
+    result = runs.train(make_config(path, **fields), tmp_path / "run", progress=False)
+    assert result["num_examples"] == 0 and result["num_unscored"] == 12
+    warned = [text for text in said if "new.csv, column 'price': 12 of 12 values are not a number" in text]
+    assert len(warned) == 1
+
+
 def test_fields():
     assert parse_names('"length, cm", age') == parse_names(["length, cm", "age"]) == ["length, cm", "age"]
     assert parse_names("") == parse_names(()) == []

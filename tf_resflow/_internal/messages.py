@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LEAST_LETTERS = 3  # of a word that makes a longer name similar
+
 
 def counted(num: int, noun: str) -> str:
     """Formats a number with its noun: "1 example", "1,000 examples"."""
@@ -16,6 +18,19 @@ def shortened(words: Iterable[object], separator: str = ", ") -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message about an unknown word: the known name that is most similar to it."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else "nothing has a similar name."
+    """Returns the end of an error message about an unknown word: the known name that is most similar to it.
+
+    Case does not count, and names that contain the word or are part of it are similar, such as "wind" and
+    "wind_speed".
+    """
+    names = {name.casefold(): name for name in known}
+    word = word.casefold()
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not near:
+        related = [name for name in names if _contains(name, word) or _contains(word, name)]
+        near = difflib.get_close_matches(word, related, n=1, cutoff=0.0)
+    return f"did you mean {names[near[0]]!r}?" if near else "nothing has a similar name."
+
+
+def _contains(name, word):
+    return len(word) >= _LEAST_LETTERS and word in name

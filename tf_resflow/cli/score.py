@@ -94,8 +94,13 @@ def main() -> None:
             path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
-        frame, ranking, num_held_out = tables.score() if command_line.is_table() else _scored()
+        frame, ranking, num_held_out, numbers = tables.score() if command_line.is_table() else _scored()
     write_frame(FLAGS.output, frame)
+    if numbers is not None:
+        tables.check_scored(numbers)
+    if frame.empty:
+        print_line(f"{FLAGS.input} has no rows, so the output has none: {FLAGS.output}")
+        return
     if FLAGS.top:
         lowest = frame.iloc[np.argsort(ranking, kind="stable")[: min(FLAGS.top, np.sum(~np.isnan(ranking)))]]
         shown = lowest.replace("", None).dropna(axis="columns", how="all")
@@ -107,12 +112,12 @@ def main() -> None:
         rare = (scored["p_value"] <= threshold).sum() / max(len(scored), 1)
         p_values = f"{rare:.1%} have a p-value of at most {threshold:.2g}, with {num_held_out:,} held-out examples"
     print_line(f"{counted(len(scored), 'example')}; {p_values}: {FLAGS.output}")
-    if "reason" in frame:
-        tables.print_reasons(frame)
+    if numbers is not None:
+        tables.print_reasons(frame, numbers)
 
 
 def _scored():
-    """Scores the images of --input, by default the held-out examples. Returns the same as `tables.score`."""
+    """Scores the images of --input, by default held-out examples. Returns what `tables.score` does, and None."""
     batches, files, held_out = _read_examples()
     run = resflow.load(FLAGS.workdir)
     usual = held_out or batches  # anomalies in --input would distort the number of estimates
@@ -125,7 +130,7 @@ def _scored():
     columns: dict[str, Any] = {"example": 1 + np.arange(len(scores["log_prob"]))}
     if files:
         columns["file"] = files
-    return pandas.DataFrame(columns | scores), scores["log_prob"], len(reference["log_prob"])
+    return pandas.DataFrame(columns | scores), scores["log_prob"], len(reference["log_prob"]), None
 
 
 def _read_examples():

@@ -54,12 +54,12 @@ def check_score() -> None:
         check_table(pathlib.Path(FLAGS.input).expanduser())
 
 
-def score() -> tuple[Any, np.ndarray, int]:
+def score() -> tuple[Any, np.ndarray, int, Any]:
     """Scores the rows of --input.
 
     Returns:
-      A data frame of the output, whose index has the positions of the rows; the scores that rank the rows; and the
-      number of held-out scores that give the p-values.
+      A data frame of the output, whose index has the positions of the rows; the scores that rank the rows; the
+      number of held-out scores that give the p-values; and the `Numbers` of the rows.
     """
     from tf_resflow.tables.runs import score_rows  # imported here because it needs TensorFlow
 
@@ -68,7 +68,7 @@ def score() -> tuple[Any, np.ndarray, int]:
     path = pathlib.Path(FLAGS.input).expanduser().absolute()
     table, ids = _read_input(path, run, options)
     with stage("scores"):
-        scores, values = score_rows(run.density, table, options.get("date_format"))
+        scores, numbers = score_rows(run.density, table, options.get("date_format"))
     wrong = scores[scores["reason"] != ""]
     if FLAGS.strict and len(wrong):
         raise ValueError(
@@ -80,8 +80,8 @@ def score() -> tuple[Any, np.ndarray, int]:
     for name, values_of_rows in reversed({"example": 1 + np.arange(len(table)), **ids}.items()):
         scores.insert(0, name, values_of_rows)
     if FLAGS.explain is not None:
-        _explain(run.density, scores, values)
-    return scores, ranking, len(run.density.held_out_[0])
+        _explain(run.density, scores, numbers.array)
+    return scores, ranking, len(run.density.held_out_[0]), numbers
 
 
 def _read_input(path, run, options):
@@ -120,8 +120,27 @@ def _explain(density, scores, values):
     scores.insert(scores.shape[1] - 1, "nats", np.where(nats > 0, nats, np.nan))
 
 
-def print_reasons(scores: Any) -> None:
-    """Prints the number of rows without a score or with the score -inf, and the first reason."""
+def check_scored(numbers: Any) -> None:
+    """Raises ValueError, after the output is written, if the table has rows but none has a score."""
+    if len(numbers.array) and not numbers.has_score.any():
+        num = counted(len(numbers.array), "row")
+        faults = [count.text for count in numbers.fault_counts(numbers.is_blocking)]
+        raise ValueError(
+            f"{FLAGS.input}: none of the {num} can be scored: {shortened(faults, '; ')}. The column 'reason' of "
+            f"the output ({FLAGS.output}) has the reason of each row. Correct the values, or give their format, "
+            """such as --read_options='{"date_format": "%d.%m.%Y"}'. Values can be missing only in columns that """
+            "had missing values in the fit, and not in condition columns."
+        )
+
+
+def print_reasons(scores: Any, numbers: Any) -> None:
+    """Prints the number of rows without a score or with the score -inf, and the first reason.
+
+    Warns of reasons that more than half of the rows have.
+    """
+    from tf_resflow.tables.runs.run import warn_of_common_faults  # imported here because it needs TensorFlow
+
+    warn_of_common_faults(FLAGS.input, numbers)
     log_prob = scores["log_prob"]
     for is_chosen, what in ((log_prob.isna(), "no score"), (np.isneginf(log_prob), "the score -inf")):
         if is_chosen.any():

@@ -7,13 +7,26 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 _TABLES = (".csv", ".parquet", ".xlsx", ".npy", ".npz")
+_COMPRESSIONS = (".gz", ".bz2", ".zip", ".xz", ".zst")  # of .csv files, which pandas detects
+
+
+def table_suffix(path: pathlib.Path) -> str:
+    """Returns the suffix of a table in lower case, such as ".csv", also for a compressed "homes.csv.gz"."""
+    suffix = path.suffix.lower()
+    if suffix in _COMPRESSIONS and pathlib.Path(path.stem).suffix.lower() == ".csv":
+        return ".csv"
+    return suffix
 
 
 def check_table(path: pathlib.Path) -> None:
-    """Raises ValueError unless the path is an existing file with the suffix of a table."""
-    if path.suffix.lower() not in _TABLES or path.is_dir():
-        raise ValueError(f"{path}: expected a file that ends in {', '.join(_TABLES)}.")
-    if not path.is_file():
+    """Raises ValueError unless the path is an existing file, or Parquet folder, with the suffix of a table."""
+    suffix = table_suffix(path)
+    if suffix not in _TABLES or (path.is_dir() and suffix != ".parquet"):
+        raise ValueError(
+            f"{path}: expected a file that ends in {', '.join(_TABLES)}, or in .csv followed by "
+            f"{', '.join(_COMPRESSIONS)}, or a folder that ends in .parquet."
+        )
+    if not path.exists():
         raise ValueError(f"{path}: there is no such file (looked for {path.absolute()}).")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_resflow._internal.extras import LazyPackage
-from tf_resflow._internal.messages import shortened
+from tf_resflow._internal.messages import shortened, suggest
 from tf_resflow.tables.columns.fitting import column_from_json, fit_column
 from tf_resflow.tables.columns.kinds import Bounds
 from tf_resflow.tables.columns.types import plain
@@ -29,6 +29,13 @@ _MISSING = "missing"
 _DEPENDENT = 1e-9  # largest relative variance of a linear combination that counts as constant
 
 
+class FaultCount(NamedTuple):
+    """The number of values of a column that have the same fault, and a text that names the column and the fault."""
+
+    num: int
+    text: str
+
+
 class Numbers(NamedTuple):
     """The values of the rows of a table as numbers, and what is wrong with them.
 
@@ -36,27 +43,55 @@ class Numbers(NamedTuple):
       array: float64 `[num, columns]`. NaN if a value is missing or cannot be read, infinity if it cannot occur.
       faults: `[num, columns]`, what is wrong with a value, or "". A missing value is a fault in a condition column,
         and in a column without missing values in the fit.
-      has_score: Bool `[num]`, whether a row has a score: all values can be read, and its condition can occur.
+      is_blocking: Bool `[num, columns]`, whether a fault leaves its row without a score: the value cannot be read,
+        or it is a condition that cannot occur.
       table: The values before encoding.
     """
 
     array: np.ndarray
     faults: np.ndarray
-    has_score: np.ndarray
+    is_blocking: np.ndarray
     table: Any
 
     @property
+    def has_score(self) -> np.ndarray:
+        """Whether a row has a score, bool `[num]`."""
+        return ~self.is_blocking.any(axis=1)
+
+    @property
     def reasons(self) -> np.ndarray:
-        """The first fault of each row, or "", `[num]`."""
+        """Why a row has no score, or the score minus infinity: the first such fault, or "", `[num]`."""
         reasons = np.full(len(self.array), "", object)
-        is_wrong = self.faults != ""
+        is_cause = np.where(self.has_score[:, np.newaxis], self.faults != "", self.is_blocking)
         names = self.table.columns.tolist()
-        for row in np.flatnonzero(is_wrong.any(axis=1)):
-            column_index = np.argmax(is_wrong[row])
+        for row in np.flatnonzero(is_cause.any(axis=1)):
+            column_index = np.argmax(is_cause[row])
             fault = self.faults[row, column_index]
-            text = "the value" if fault == _MISSING else repr(to_text(self.table.iloc[row, column_index])[:40])
+            text = "the value" if fault == _MISSING else self._value_text(row, column_index)
             reasons[row] = f"column {names[column_index]!r}: {text} is {fault}"
         return reasons
+
+    def fault_counts(self, is_counted: Any = True) -> list[FaultCount]:
+        """Returns how many values have the same fault in the same column, the most frequent fault first.
+
+        Args:
+          is_counted: Bool `[num, columns]`, which values to count. By default, all.
+        """
+        counts = []
+        counted_faults = np.where(is_counted, self.faults, "")
+        for column_index, name in enumerate(self.table.columns):
+            faults = counted_faults[:, column_index]
+            for fault in np.unique(faults[faults != ""]):
+                rows = np.flatnonzero(faults == fault)
+                verb = "is" if len(rows) == 1 else "are"
+                text = f"column {name!r}: {len(rows):,} of {len(faults):,} values {verb} {fault}"
+                if fault != _MISSING:
+                    text += f", such as {self._value_text(rows[0], column_index)}"
+                counts.append(FaultCount(len(rows), text))
+        return sorted(counts, key=lambda count: count.num, reverse=True)
+
+    def _value_text(self, row, column_index):
+        return repr(to_text(self.table.iloc[row, column_index])[:40])
 
 
 class TableEncoder:
@@ -198,8 +233,8 @@ class TableEncoder:
         may_miss = np.append(self.is_masked[:num_own], np.zeros(len(columns) - num_own, bool))
         faults[np.isnan(values) & (faults == "") & ~may_miss] = _MISSING
         is_own = np.arange(len(columns)) < num_own
-        has_score = ((faults == "") | (np.isinf(values) & is_own)).all(axis=1)
-        return Numbers(values, faults, has_score, table)
+        is_blocking = (faults != "") & ~(np.isinf(values) & is_own)
+        return Numbers(values, faults, is_blocking, table)
 
     def encode(self, numbers: np.ndarray) -> Vectors:
         """Encodes numbers `[num, columns]` as arrays, in parts."""
@@ -268,7 +303,10 @@ def _check_names(names, condition_columns, others):
         raise ValueError(f"Two columns have the name {repeated[0]!r}. Rename one of them, or leave it out.")
     unknown = [name for name in [*condition_columns, *others] if name not in names]
     if unknown:
-        raise ValueError(f"There is no column {unknown[0]!r}; the columns are {shortened(names)}.")
+        raise ValueError(
+            f"There is no column {unknown[0]!r}; {suggest(str(unknown[0]), map(str, names))} The columns are "
+            f"{shortened(names)}."
+        )
     if set(names) <= set(condition_columns):
         raise ValueError("condition_columns contains all columns, so none is left. Remove some of them.")
 

@@ -41,6 +41,10 @@ _NUM_POINTS = 8  # of a score in `explain`
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
+_ADVICE = (
+    "Correct such values, or leave out their rows. Values can be missing only in columns that had missing values "
+    "in the fit, and not in condition_columns."
+)
 _FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
 _ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
 
@@ -309,7 +313,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """Returns the log-density of each row in nats, `[num]`.
 
         It is minus infinity, with a warning, if a value cannot occur, such as an unknown category, or 2.5 in a
-        column of whole numbers. It is NaN for a row with missing values if `missing` is "drop".
+        column of whole numbers. It is NaN, with a warning that names column and reason, if a value cannot be read,
+        if it is missing in a column without missing values in the fit, or if a condition cannot occur. With
+        `missing="error"`, missing values are an error. With "drop", their rows get NaN without a warning.
 
         The probability of a row with discrete or missing values is a mean over random points, whose number doubles
         from 64 to at most 1,024 until its standard error is at most `tolerance_`. A warning says if it is larger.
@@ -338,7 +344,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
             return np.where(scores == self.offset_, 0.0, scores - self.offset_)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Returns -1 for outliers and for rows with a NaN score, 1 for other rows, `[num]`."""
+        """Returns -1 for outliers and rows with a NaN score, see `score_samples`, 1 for other rows, `[num]`."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def p_values(self, X: Any) -> np.ndarray:
@@ -424,13 +430,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         An entry is the increase of log p if the column had the best of its values at up to 16 quantiles of the fit,
         or of its levels. It is about 0 if the column fits the others. An atom has a column of its own, such as
         "rain = 0", and the column "rain" is for other values. Rows are compared as in `decision_function`.
-        The largest entry of a row ranks rows by their worst value.
+        The largest entry of a row ranks rows by their worst value. A row without a score has NaN, with a warning.
         """
         table = self._table(X)
-        is_kept = self._is_kept(table)
+        numbers, is_scored = self._scorable(table)
         gains = np.full([len(table), len(self.reference_)], np.nan)
-        if is_kept.any():
-            gains[is_kept] = self.gains(self._numbers(table[is_kept]))
+        if is_scored.any():
+            gains[is_scored] = self.gains(numbers.array[is_scored])
         return self._like_fit(pandas.DataFrame(gains, table.index, list(self.reference_)))
 
     def gains(self, numbers: np.ndarray) -> np.ndarray:
@@ -540,31 +546,49 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return ~misses if self.missing == "drop" else np.ones(len(table), bool)
 
     def _numbers(self, table, **options):
-        """Returns the numbers of a table. Raises ValueError if a row has no score."""
+        """Returns the numbers of the rows of a fit, or of conditions. Raises ValueError if a row has no score."""
         numbers = self.encoder_.numbers(table, **options)
         unscored_rows = np.flatnonzero(~numbers.has_score)
         if len(unscored_rows):
             row = unscored_rows[0]
-            raise ValueError(
-                f"Row with index {table.index[row]}, {numbers.reasons[row]}. Correct such values, or "
-                "leave out their rows. Values can be missing only in columns that had missing values in the fit, "
-                "and not in condition_columns."
-            )
+            raise ValueError(f"Row with index {table.index[row]}, {numbers.reasons[row]}. {_ADVICE}")
         return numbers.array
 
-    def _scored(self, X):
-        """Returns the scores of rows and the comparable scores, and their errors; NaN for dropped rows."""
-        table = self._table(X)
+    def _scorable(self, table):
+        """Returns the `Numbers` of a table, and which rows have a score. Warns of others, except dropped ones."""
         is_kept = self._is_kept(table)
-        scores = np.full([2, len(table)], np.nan)
-        errors = np.full(len(table), np.nan)
-        scores[:, is_kept], errors[is_kept] = self.density_.scores_and_errors(self._numbers(table[is_kept]))
-        self.density_.warn(errors[is_kept])
-        num_impossible = int(np.count_nonzero(np.isneginf(scores[0])))
-        if num_impossible:
-            text = f"The score of {counted(num_impossible, 'row')} is minus infinity, because a value cannot occur."
-            warnings.warn(text, stacklevel=3)
+        numbers = self.encoder_.numbers(table)
+        is_unscored = is_kept & ~numbers.has_score
+        if is_unscored.any():
+            counts = numbers.fault_counts(numbers.is_blocking & is_unscored[:, np.newaxis])
+            warnings.warn(
+                f"{is_unscored.sum():,} of {len(table):,} rows cannot be scored and get NaN: {_listed(counts)}. "
+                f"{_ADVICE}",
+                stacklevel=4,
+            )
+        return numbers, is_kept & numbers.has_score
+
+    def _scored(self, X):
+        """Returns the scores of rows and the comparable scores, and their errors; NaN for rows without a score."""
+        numbers, is_scored = self._scorable(self._table(X))
+        scores = np.full([2, len(is_scored)], np.nan)
+        errors = np.full(len(is_scored), np.nan)
+        scores[:, is_scored], errors[is_scored] = self.density_.scores_and_errors(numbers.array[is_scored])
+        self.density_.warn(errors[is_scored])
+        is_impossible = np.isneginf(scores[0])
+        if is_impossible.any():
+            counts = numbers.fault_counts(is_impossible[:, np.newaxis])
+            warnings.warn(
+                f"The score of {counted(int(is_impossible.sum()), 'row')} is minus infinity, because a value "
+                f"cannot occur: {_listed(counts)}.",
+                stacklevel=3,
+            )
         return scores, errors
+
+
+def _listed(counts):
+    """Returns the texts of `FaultCount`s as one."""
+    return shortened([count.text for count in counts], "; ")
 
 
 def _reference_numbers(x):

@@ -1,6 +1,7 @@
 """Chooses the class of a column, fits it, and restores it from JSON."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from tf_resflow.tables.columns.values import are_whole, check_faults, is_number,
 
 pandas: Any = LazyPackage("pandas", "data")
 
+_MOSTLY = 0.5  # of texts, the share of numbers that makes the others look like mistakes
+
 _CLASSES: dict[str, type[Column]] = {
     "number": NumberColumn,
     "whole": GridColumn,
@@ -38,6 +41,8 @@ def fit_column(name: Any, series: Any, kind: Any = None, bounds: Bounds | None =
         kind = kind or math.gcd(series.dtype.freq.n, *present)
     if kind is None:
         kind = _implied_kind(present) if bounds is None else "number"
+        if kind == "category":
+            _warn_of_mixture(name, present)
     base = {"name": name, "dtype": series.dtype if is_period else present.dtype, "types": types}
     base["is_given"] = is_given
     column_class = _class_of_kind(kind)
@@ -77,6 +82,26 @@ def _implied_kind(series):
         return atoms or kind_without_atoms
     is_ordered = isinstance(series.dtype, pandas.CategoricalDtype) and series.dtype.ordered
     return list(series.dtype.categories) if is_ordered else "category"
+
+
+def _warn_of_mixture(name, series):
+    """Warns if a category has values of several types, or texts of which at least half are numbers, but not all."""
+    if series.dtype.kind != "O" or isinstance(series.dtype, pandas.CategoricalDtype):
+        return
+    is_numeric = pandas.to_numeric(series, errors="coerce").notna()
+    is_mixed = pandas.api.types.infer_dtype(series).startswith("mixed")
+    if not is_mixed and not _MOSTLY <= is_numeric.mean() < 1:
+        return
+    first = series.iloc[0]
+    is_different = is_numeric != is_numeric.iloc[0]
+    if not is_different.any():
+        is_different = ~series.map(type).eq(type(first))
+    warnings.warn(
+        f"Column {name!r} mixes values such as {first!r} and {series[is_different].iloc[0]!r}, so it becomes a "
+        "category. Correct its values if they should all be numbers or dates. If it is a category, set "
+        f"kinds={{{name!r}: 'category'}}.",
+        stacklevel=6,
+    )
 
 
 def _class_of_kind(kind):

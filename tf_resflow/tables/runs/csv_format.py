@@ -3,8 +3,8 @@
 import codecs
 import contextlib
 import csv
+import io
 import itertools
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -28,14 +28,14 @@ _WITH_COMMA = _NUMBER.format(decimal=",", thousands=r"\.")
 _WITH_POINT = _NUMBER.format(decimal=r"\.", thousands=",")
 
 
-def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the encoding, the separator and the decimal comma of a file, unless the options set them.
+def detected_format(content: bytes, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the encoding, the separator and the decimal comma of a file's content, unless the options set them.
 
     The separator is the one that divides most rows into as many cells as the first row. Otherwise, cells that are
     numbers decide. The decimal is a comma if some cells can be read only with it, and none only with a point.
     """
-    detected: dict[str, Any] = {} if "encoding" in options else {"encoding": _encoding(path)}
-    lines = _first_lines(path, options, options.get("encoding") or detected["encoding"])
+    detected: dict[str, Any] = {} if "encoding" in options else {"encoding": _encoding(content)}
+    lines = _first_lines(content, options, options.get("encoding") or detected["encoding"])
     separators = [options["sep"]] if "sep" in options else _SEPARATORS
     rows = {sep: list(csv.reader(lines, delimiter=sep if len(sep) == 1 else " ")) for sep in separators}
     if "sep" not in options:
@@ -47,16 +47,16 @@ def detected_format(path: pathlib.Path, options: Mapping[str, Any]) -> dict[str,
     return detected
 
 
-def _first_lines(path, options, encoding):
+def _first_lines(content, options, encoding):
     """Returns the lines from which the format is detected."""
     comment = options.get("comment") or "\n"
     num_above = 0
     for name in ("skiprows", "header"):
         if isinstance(options.get(name), int):
             num_above += options[name]
-    with path.open(encoding=encoding, errors=options.get("encoding_errors"), newline="") as file:
-        lines = itertools.islice(file, num_above, _SAMPLE)
-        return [line for line in lines if line.strip() and line[0] != comment]
+    file = io.TextIOWrapper(io.BytesIO(content), encoding, options.get("encoding_errors"), newline="")
+    lines = itertools.islice(file, num_above, _SAMPLE)
+    return [line for line in lines if line.strip() and line[0] != comment]
 
 
 def _decimal_comma(cells):
@@ -70,8 +70,7 @@ def _decimal_comma(cells):
     return {"decimal": ",", "thousands": "."} if has_thousands else {"decimal": ","}
 
 
-def _encoding(path):
-    content = path.read_bytes()
+def _encoding(content):
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     with contextlib.suppress(UnicodeDecodeError):

@@ -1,6 +1,7 @@
 """Reads and writes table files with NumPy and pandas."""
 
 import inspect
+import io
 import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -11,11 +12,12 @@ from absl import logging
 from tf_resflow._internal.extras import LazyPackage
 from tf_resflow._internal.messages import shortened, suggest
 from tf_resflow._internal.writing import atomic_write
-from tf_resflow.data.files import check_table, explain_read_errors, read_array
+from tf_resflow.data.files import check_table, explain_read_errors, read_array, table_suffix
 from tf_resflow.tables.columns.values import to_text
 from tf_resflow.tables.runs.csv_format import FORMAT_ADVICE, detected_format
 
 pandas: Any = LazyPackage("pandas", "data")
+pandas_io: Any = LazyPackage("pandas.io.common", "data")
 
 TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frame`
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
@@ -38,10 +40,11 @@ def read_table(
     typed: bool = True,
     read_options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Reads a .csv, .parquet, .xlsx, .npy or .npz file.
+    """Reads a .csv, .parquet, .xlsx, .npy or .npz file, a compressed .csv file, or a folder of Parquet files.
 
     The encoding, the separator and the decimal comma of a .csv file are detected unless `read_options` sets them.
-    The first row of a .csv or .xlsx file is the header unless it contains a number.
+    The suffix of a name such as homes.csv.gz determines the compression (.gz, .bz2, .zip, .xz or .zst). The first
+    row of a .csv or .xlsx file is the header unless it contains a number.
 
     Args:
       path: The file.
@@ -66,7 +69,7 @@ def read_table(
     path = pathlib.Path(path).expanduser().absolute()
     check_table(path)
     options = {name: value for name, value in (read_options or {}).items() if value is not None}
-    if path.suffix.lower() == ".csv":
+    if table_suffix(path) == ".csv":
         frame, options = _read_csv(path, options)
     else:
         frame = _read_other(path, key, options)
@@ -88,7 +91,7 @@ def read_table(
 
 def _read_other(path, key, options):
     """Returns the frame in a file that is not .csv."""
-    suffix = path.suffix.lower()
+    suffix = table_suffix(path)
     if suffix in (".npy", ".npz"):
         array, _ = read_array(path, key)
         if array.ndim != 2:
@@ -108,8 +111,10 @@ def _read_csv(path, options):
     """Returns a frame of text, with the index "line" if possible, and the options with those that are detected."""
     if "delimiter" in options:
         options["sep"] = options.pop("delimiter")
+    with explain_read_errors(path, "a table"):
+        content = _content(path, options.pop("compression", "infer"))
     with explain_read_errors(path, "a table", FORMAT_ADVICE):
-        detected = detected_format(path, options)
+        detected = detected_format(content, options)
     options = detected | options
     advice = FORMAT_ADVICE
     usual = {"encoding": "utf-8-sig", "sep": ","}
@@ -120,10 +125,10 @@ def _read_csv(path, options):
     is_simple = "skipfooter" not in options and (len(options["sep"]) == 1 or options["sep"] == r"\s+")
     options.setdefault("engine", "c" if is_simple else "python")
     with explain_read_errors(path, "a table", advice):
-        options = _with_header(pandas.read_csv, path, options)
-        frame = pandas.read_csv(path, **options | {"dtype": str})
-        with path.open(encoding=options["encoding"], errors=options.get("encoding_errors")) as file:
-            num_lines = sum(1 for _ in file)
+        options = _with_header(_read_csv_content, content, options)
+        frame = _read_csv_content(content, **options | {"dtype": str})
+        file = io.TextIOWrapper(io.BytesIO(content), options["encoding"], options.get("encoding_errors"))
+        num_lines = sum(1 for _ in file)
     if not isinstance(frame.index, pandas.RangeIndex) and "index_col" not in options:
         raise ValueError(f"{path}: the cells do not match the first line, {shortened(frame.columns)}. {advice}")
     above = 0 if options.get("header", 0) is None else 1
@@ -132,10 +137,23 @@ def _read_csv(path, options):
     return frame, options
 
 
-def _with_header(read, path, options):
+def _content(path, compression):
+    """Returns the uncompressed content of a file, as `pandas.read_csv` reads it."""
+    try:
+        with pandas_io.get_handle(path, "rb", compression=compression, is_text=False) as handles:
+            return handles.handle.read()
+    except ImportError as error:  # pandas decompresses .zst with zstandard, which is in no extra
+        raise ImportError(f"{path} cannot be decompressed: {error}") from error
+
+
+def _read_csv_content(content, **options):
+    return pandas.read_csv(io.BytesIO(content), **options)
+
+
+def _with_header(read, source, options):
     """Returns the options for a file without a header if its first row contains a number."""
     if "header" not in options:
-        first = read(path, **options | {"header": None, "nrows": 1, "skipfooter": 0})
+        first = read(source, **options | {"header": None, "nrows": 1, "skipfooter": 0})
         if first.select_dtypes("number").notna().any(axis=None):
             return options | {"header": None}
     return options
@@ -254,22 +272,23 @@ def find_columns(path: Any, frame: Any, columns: Sequence[Any]) -> list[int]:
         if num != len(columns):
             raise ValueError(f"{path} has {num} columns without names. Expected the columns {', '.join(columns)}.")
         return [*range(num)]
-    indices = [_column_index(path, column, names, num) for column in columns]
+    unused_names = [name for name in names or () if name not in columns]
+    indices = [_column_index(path, column, names, num, unused_names) for column in columns]
     for column, index in zip(columns, indices, strict=True):
         if indices.count(index) > 1:
             raise ValueError(f"{path}: the column {column!r} is chosen twice. Name each column once.")
     return indices
 
 
-def _column_index(path, column, names, num):
-    """Returns the position of a column, given its name or its number from 1."""
+def _column_index(path, column, names, num, unused_names):
+    """Returns the position of a column, given its name or its number from 1. An error suggests an unused name."""
     if names is not None and column in names:
         return names.index(column)
     if column.isdecimal() and 1 <= int(column) <= num:
         return int(column) - 1
     known = f"it has {num} columns, without names."
     if names:
-        known = f"{suggest(column, names)} Its columns are {shortened(map(repr, names))}."
+        known = f"{suggest(column, unused_names)} Its columns are {shortened(map(repr, names))}."
     raise ValueError(f"{path} has no column {column!r}; {known}")
 
 

@@ -18,6 +18,7 @@ from tf_resflow._internal.writing import explain_write_errors, finite_or_none, w
 from tf_resflow.data.splits import draw_splits
 from tf_resflow.evaluation import p_values
 from tf_resflow.tables.columns.kinds import format_kinds, is_text, parse_kinds
+from tf_resflow.tables.encoder import Numbers
 from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.runs.config import check_paths, parse_bounds, parse_names, validate_config
 from tf_resflow.tables.runs.figures import pairs_figure
@@ -48,25 +49,33 @@ class TableRun:
     workdir: pathlib.Path
 
 
-def score_rows(density: FlowDensity, table: Any, date_format: str | None = None) -> tuple[Any, np.ndarray]:
-    """Scores the rows of a table. Unlike `FlowDensity.score_samples`, it accepts unreadable values.
+def score_rows(density: FlowDensity, table: Any, date_format: str | None = None) -> tuple[Any, Numbers]:
+    """Scores the rows of a table, with a reason for each row that has no score or the score minus infinity.
 
     Args:
       table: `pandas.DataFrame` that has the columns of the fit. Values may be text.
       date_format: Format of dates given as text; ISO 8601 by default.
 
     Returns:
-      A data frame and the numbers of the rows, see `TableEncoder.numbers`. The frame has the index of the table and
-      these columns: `log_prob` in nats, minus infinity if a value cannot occur, NaN if there is no score;
-      `compared`, the score that ranks rows, see `FlowDensity.decision_function`; `p_value`; and `reason`, why the
-      row has no score or the score minus infinity.
+      A data frame and the `Numbers` of the rows. The frame has the index of the table and these columns: `log_prob`
+      in nats, minus infinity if a value cannot occur, NaN if there is no score; `compared`, the score that ranks
+      rows, see `FlowDensity.decision_function`; `p_value`; and `reason`.
     """
     numbers = density.encoder_.numbers(table, date_format=date_format)
     scores = np.full([2, len(table)], np.nan)
     scores[:, numbers.has_score] = density.density_.score(numbers.array[numbers.has_score])
     columns = {"log_prob": scores[0], "compared": scores[1], "p_value": p_values(scores[1], *density.held_out_)}
     columns["reason"] = numbers.reasons
-    return pandas.DataFrame(columns, index=table.index), numbers.array
+    return pandas.DataFrame(columns, index=table.index), numbers
+
+
+def warn_of_common_faults(path: str | os.PathLike[str], numbers: Numbers) -> None:
+    """Logs a warning of each fault that more than half of the values of a column in a file have."""
+    for count in numbers.fault_counts():
+        if 2 * count.num > len(numbers.array):
+            logging.warning(
+                "%s, %s. Check that the file has the format and the units of the fit.", path, count.text
+            )
 
 
 def read_rows(config: ConfigDict) -> dict[str, Any]:
@@ -224,7 +233,8 @@ def _result(density, config, rows):
         "figures": ["pairs.png"],
     }
     if "test" in rows:
-        scores, _ = score_rows(density, rows["test"], config.data.read_options.date_format)
+        scores, numbers = score_rows(density, rows["test"], config.data.read_options.date_format)
+        warn_of_common_faults(config.data.path_test or config.data.path, numbers)
         log_prob = scores["log_prob"]
         finite = log_prob[np.isfinite(log_prob)]
         result |= {
