@@ -274,6 +274,22 @@ def _with_best(values, is_compared, best, digits=3):
     ]
 
 
+def explain():
+    """Times of explanations and scores."""
+    columns = ["Table", "Columns", "Scores, ms per row", "`explain`, ms per row", "Ratio"]
+    lines = [
+        [
+            row["table"],
+            row["columns"],
+            f"{row['score_milliseconds']:.2f}",
+            f"{row['explain_milliseconds']:.1f}",
+            f"{row['ratio']:.1f}",
+        ]
+        for row in _read("explain")
+    ]
+    return _markdown(columns, lines)
+
+
 def scale():
     """Time and memory of fits to many tables, columns, rows and processes."""
     lines = []
@@ -316,6 +332,7 @@ _TABLES = {
         planted,
         synthesis,
         densities,
+        explain,
         scale,
         simulators,
         simulator_seeds,

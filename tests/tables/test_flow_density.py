@@ -107,6 +107,43 @@ def test_outliers(fitted, monkeypatch):
     pandas.testing.assert_frame_equal(fitted.explain(odd.iloc[:2]), reasons, rtol=1e-9)
 
 
+def gains_of_all_candidates(fit, numbers):
+    """Returns the entries of `explain`, with as many points for each candidate as for its row."""
+    scores = fit.density_.score(numbers, num_points=8)[1]
+    gains = []
+    for column_index, values in fit.reference_.values():
+        changed = np.repeat(numbers[np.newaxis], len(values), axis=0)
+        changed[:, :, column_index] = np.reshape(values, [-1, 1])
+        scores_of_values = fit.density_.score(changed.reshape(-1, numbers.shape[1]), num_points=8)[1]
+        gains.append(scores_of_values.reshape(len(values), -1).max(axis=0) - scores)
+    return np.stack(gains, axis=1)
+
+
+def test_explanations_find_the_best_values_in_half_the_evaluations(fitted):
+    """The points of the candidates differ only in the changed column, so few points find the best ones."""
+    numbers = fitted.encoder_.numbers(table()[:40]).array
+    evaluated = mock.patch.object(
+        NoiseConditionedFlow, "log_prob", autospec=True, side_effect=NoiseConditionedFlow.log_prob
+    )
+    with evaluated as log_prob:
+        found = fitted.gains(numbers)
+    num_vectors = sum(len(call.args[2]) for call in log_prob.call_args_list)
+    num_values = sum(len(values) for _, values in fitted.reference_.values())
+    assert num_vectors < 0.5 * 2 * 8 * len(numbers) * (1 + num_values)  # at two noise levels and 8 points
+    expected = gains_of_all_candidates(fitted, numbers)
+    assert np.all(found <= expected + 1e-9)
+    assert np.all(found >= expected - fitted.tolerance_) and np.mean(np.abs(found - expected) < 1e-9) > 0.9
+    is_color = list(fitted.reference_).index("color")
+    assert found[:, is_color].min() == 0  # the color of the row is among the tried ones
+
+
+def test_explanations_of_numbers_are_exact():
+    x = np.random.default_rng(0).normal(size=[100, 3]) @ [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
+    fit = FlowDensity(**SMALL).fit(x)
+    rows = np.concatenate([x[:20], [[9.0, 0.0, 0.0], [1e6, 1e6, 0.0]]])
+    np.testing.assert_allclose(fit.explain(rows), gains_of_all_candidates(fit, rows), rtol=1e-6, atol=1e-5)
+
+
 def test_p_values_of_fresh_rows():
     """The share of 2,000 fresh rows below a threshold is the threshold, up to the error of 150 held-out rows.
 

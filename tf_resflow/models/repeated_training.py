@@ -98,11 +98,16 @@ class RepeatedTraining:
             tf.TensorSpec([None, 2], tf.int32),
         ]
         self._steps = silence_retracing(tf.function(self._take_steps, input_signature=signature, autograph=False))
-        self._log_prob = tf.function(
-            lambda x, condition: model.log_prob(x, 0, condition=condition, evaluation=True),
+        self._log_probs = tf.function(
+            lambda *chunks: tf.map_fn(
+                lambda chunk: model.log_prob(chunk[0], 0, condition=chunk[1], evaluation=True),
+                chunks,
+                parallel_iterations=1,
+                fn_output_signature=event_dtype,
+            ),
             input_signature=[
-                tf.TensorSpec([_CHUNK, *event_shape], event_dtype),
-                tf.TensorSpec([_CHUNK, *condition_shape], dtype),
+                tf.TensorSpec([None, _CHUNK, *event_shape], event_dtype),
+                tf.TensorSpec([None, _CHUNK, *condition_shape], dtype),
             ],
             autograph=False,
         )
@@ -177,8 +182,7 @@ class RepeatedTraining:
         """Returns the log-densities `[num]` of examples with the current weights, in float64."""
         num_chunks = -(-len(x) // _CHUNK)
         chunks = [np.resize(values, [num_chunks, _CHUNK, *values.shape[1:]]) for values in (x, condition)]
-        log_probs = [self._log_prob(*pair).numpy() for pair in zip(*chunks, strict=True)]
-        return np.concatenate(log_probs)[: len(x)].astype(np.float64)
+        return np.ravel(self._log_probs(*chunks))[: len(x)].astype(np.float64)
 
     def _take_steps(self, *batches):
         """Performs a step for each batch, condition, learning rate and seed, and returns the mean loss."""

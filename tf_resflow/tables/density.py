@@ -78,15 +78,25 @@ class TableDensity:
 
         Args:
           numbers: See `TableEncoder.numbers`.
-          num_points: Number of points, the same for all rows. By default, see `estimate`; then a warning says if
-            rows do not reach the tolerance.
+          num_points: Number of points, the same for all rows that are integrated. By default, see
+            `estimate_log_density`; then a warning says if rows do not reach the tolerance.
         """
         if num_points is not None:
-            (log_probs,), units = self.log_probs(numbers, [self.noise], self.members, num_points)
-            return np.stack([log_probs, log_probs + units])
+            scores = np.empty([2, len(numbers)])
+            is_integrated = self.is_integrated(numbers)
+            for is_scored, num in ((~is_integrated, 1), (is_integrated, num_points)):
+                (log_probs,), units = self.log_probs(numbers[is_scored], [self.noise], self.members, num)
+                scores[:, is_scored] = log_probs, log_probs + units
+            return scores
         scores, errors = self.scores_and_errors(numbers)
         self.warn(errors)
         return scores
+
+    def is_integrated(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns which rows have scores that are means over points, bool `[num]`. The other scores are exact."""
+        if not _is_drawn(self.encoder).any():
+            return np.zeros(len(numbers), bool)
+        return is_integrated(self.encoder.encode(numbers)).numpy()
 
     def warn(self, errors: np.ndarray) -> None:
         """Warns if standard errors exceed the tolerance."""
@@ -167,7 +177,7 @@ def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS, seed: in
 
     They are evenly spread in the last coordinate and where values have cells or can be missing, and 0.5 elsewhere.
     """
-    is_drawn = encoder.own.has_cells | encoder.is_masked
+    is_drawn = _is_drawn(encoder)
     drawn = [*np.flatnonzero(is_drawn), -1]
     points = np.full([num if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
     # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
@@ -175,12 +185,17 @@ def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS, seed: in
     return points
 
 
+def _is_drawn(encoder):
+    """Returns which coordinates of points matter, because values of their columns have cells or can be missing."""
+    return encoder.own.has_cells | encoder.is_masked
+
+
 def point_blocks(encoder: TableEncoder) -> np.ndarray | None:
     """Returns the points for `estimate`, int32 `[blocks, points, size + 1]`, or None if all rows are exact.
 
     A block consists of the next points of each of 16 independent sets.
     """
-    if not (encoder.own.has_cells | encoder.is_masked).any():
+    if not _is_drawn(encoder).any():
         return None
     num = MOST_POINTS // _NUM_SETS
     sets = np.stack([dequantization_points(encoder, num, seed) for seed in range(_NUM_SETS)])

@@ -26,6 +26,7 @@ from tf_resflow.models.repeated_training import draw_rows
 from tf_resflow.tables.arguments import ARGUMENTS, LEAST_NOISE, MOST_NOISE
 from tf_resflow.tables.density import TOLERANCE, TableDensity
 from tf_resflow.tables.encoder import TableEncoder
+from tf_resflow.tables.explanations import gains
 from tf_resflow.tables.frames import FrameType, in_library, in_pandas
 from tf_resflow.tables.noise_conditioned import is_significant, winsorize
 from tf_resflow.tables.vectors import Vectors, quasirandom_points
@@ -37,7 +38,6 @@ _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the
 _FEW_ROWS = 500
 _MEMBERS_OF_FEW_ROWS = 4  # default number of flows for up to _FEW_ROWS rows
 _REFERENCE = 16  # maximum number of values of a column that `explain` substitutes
-_NUM_POINTS = 8  # of a score in `explain`
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
@@ -444,18 +444,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
         The columns are those of `reference_`.
         """
-        tables = [numbers[np.newaxis]]
-        for column_index, values in self.reference_.values():
-            changed = np.repeat(numbers[np.newaxis], len(values), axis=0)
-            changed[:, :, column_index] = np.reshape(values, [-1, 1])
-            tables.append(changed)
-        rows = np.concatenate(tables).reshape(-1, numbers.shape[1])
-        _, comparable_scores = self.density_.score(rows, num_points=_NUM_POINTS)
-        ends = np.cumsum([len(table) for table in tables])[:-1]
-        scores, *changed_scores = np.split(comparable_scores.reshape(-1, len(numbers)), ends)
-        best_scores = np.stack([scores_of_values.max(axis=0) for scores_of_values in changed_scores], axis=1)
-        with np.errstate(invalid="ignore"):  # infinity minus infinity
-            return np.where(best_scores == scores.T, 0.0, best_scores - scores.T)
+        return gains(self.density_, self.reference_, numbers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the fitted estimator as an .npz file of arrays and JSON, which `FlowDensity.load` reads.
