@@ -167,7 +167,7 @@ def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS, seed: in
 
     They are evenly spread in the last coordinate and where values have cells or can be missing, and 0.5 elsewhere.
     """
-    is_drawn = encoder.own.has_cells | encoder.is_masked
+    is_drawn = encoder.own.has_cells | encoder.is_masked[: encoder.size]
     drawn = [*np.flatnonzero(is_drawn), -1]
     points = np.full([num if is_drawn.any() else 1, len(is_drawn) + 1], 0.5)
     # Means over a scrambled Sobol sequence are unbiased (Owen 1998).
@@ -180,7 +180,7 @@ def point_blocks(encoder: TableEncoder) -> np.ndarray | None:
 
     A block consists of the next points of each of 16 independent sets.
     """
-    if not (encoder.own.has_cells | encoder.is_masked).any():
+    if not (encoder.own.has_cells | encoder.is_masked[: encoder.size]).any():
         return None
     num = MOST_POINTS // _NUM_SETS
     sets = np.stack([dequantization_points(encoder, num, seed) for seed in range(_NUM_SETS)])

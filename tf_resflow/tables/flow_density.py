@@ -42,7 +42,7 @@ _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
 _SMALL_P_VALUE = 0.01  # a warning says if p-values cannot be as small
 _FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
-_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
+_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -131,6 +131,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _arrow: FrameType | None = None  # of a frame, unless it is pandas
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
+    _times: np.ndarray  # numbers `[num, 0 or 1]` of times with cycles, in rows of the fit
     _draws: Any = None  # the `QuantileTransformer`s of many draws and of the margins, once `sample` was called
 
     def __init__(
@@ -292,16 +293,21 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _keep(self, numbers, weights, rng):
         """Keeps what `explain` and `sample` need from the rows of the fit."""
         self.reference_ = {}
-        for column_index, column in enumerate(self.encoder_.own.columns):
+        names = list(self.kinds_)
+        columns = enumerate(self.encoder_.columns[: self.encoder_.num_own])
+        for column_index, column in sorted(columns, key=lambda entry: names.index(entry[1].name)):
             x = numbers[np.isfinite(numbers[:, column_index]), column_index]
             for label, group in column.number_groups(x).items():
                 if len(group):
-                    self.reference_[label] = column_index, _reference_numbers(group)
+                    self.reference_[label] = column_index, _reference_numbers(group, bool(column.cycles))
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
         vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.lower + vectors.widths * quasirandom_points(len(chosen))
         self._margins = np.where(vectors.is_blank, np.nan, spread)
-        self._conditions = self.encoder_.condition(numbers[chosen, self.encoder_.num_own :]).numpy()
+        given = numbers[chosen, self.encoder_.size :]
+        self._conditions = self.encoder_.condition(given).numpy()
+        times = given[:, : self.encoder_.num_own - self.encoder_.size]
+        self._times = times[np.isfinite(times).all(axis=1)]
         self._draws = None
         self._draws_seed = int(rng.randint(2**31))
 
@@ -376,8 +382,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rng = check_random_state(self.random_state if random_state is None else random_state)
         condition = self._condition_table(n_samples, condition)
         numbers = self._numbers(condition, given_only=True)
-        encoded = self.encoder_.condition(numbers).numpy()
-        for column, x in zip(self.encoder_.given.columns, numbers.T, strict=True):
+        times = self._draw_times(len(numbers), rng)
+        encoded = self.encoder_.condition(np.hstack([times, numbers])).numpy()
+        for column, x in zip(self.encoder_.columns[self.encoder_.num_own :], numbers.T, strict=True):
             if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
                 condition[column.name] = column.with_all_decimals().to_series(x)
         if self.extrapolate:
@@ -385,8 +392,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         else:
             level = self.noise_levels_[np.argmax(self.held_out_scores_)]
             values = self._match_marginals(self.density_.sample(encoded, rng, level), level)
-        table = pandas.concat([self.encoder_.decode(values), condition], axis=1)[list(self.kinds_)]
+        table = pandas.concat([self.encoder_.decode(values, times), condition], axis=1)[list(self.kinds_)]
         return table.to_numpy(self._dtype) if self._dtype else self._like_fit(table, with_schema=True)
+
+    def _draw_times(self, num, rng):
+        """Draws numbers `[num, 1]` of a time column with cycles, `[num, 0]` without one."""
+        if self.encoder_.time is None:
+            return np.zeros([num, 0])
+        if self.extrapolate:
+            return self.encoder_.time.draw(rng.uniform(size=[num, 2])).numpy()
+        return self._times[rng.randint(len(self._times), size=num)]
 
     def _condition_table(self, n_samples, condition):
         """Returns a `pandas.DataFrame` of the condition columns, with a row for each sample."""
@@ -482,7 +497,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         for name, value in fields.items():
             setattr(density, name, value)
         for name in _ARRAYS:
-            setattr(density, name, arrays.pop(name))
+            setattr(density, name, arrays.pop(name, None))
         weights = [arrays[f"weights{index}"] for index in range(len(arrays))]  # of all members
         members = list(zip(*weights, strict=True))
         density.encoder_ = encoder
@@ -567,12 +582,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         return scores, errors
 
 
-def _reference_numbers(x):
-    """Returns all different numbers, or those at evenly spaced quantiles if there are many."""
+def _reference_numbers(x, has_cycles):
+    """Returns all different numbers, or those at evenly spaced quantiles if there are many.
+
+    With cycles, the spacing is irregular. Otherwise all numbers could be on the same day of the week.
+    """
     different = np.unique(x)
     if len(different) <= _REFERENCE:
         return different.tolist()
-    return np.unique(np.quantile(x, np.linspace(0, 1, _REFERENCE), method="nearest")).tolist()
+    levels = quasirandom_points(_REFERENCE).ravel() if has_cycles else np.linspace(0, 1, _REFERENCE)
+    return np.unique(np.quantile(x, levels, method="nearest")).tolist()
 
 
 def _plain(value):
