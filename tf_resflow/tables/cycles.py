@@ -18,9 +18,10 @@ from tf_resflow.tables.columns.times import CYCLES
 from tf_resflow.tables.coordinates import Coordinates
 from tf_resflow.tables.noise_conditioned import is_significant
 
-_MOST_ROWS = 20_000  # that choose cycles and the smoothing of p(t)
+_MOST_ROWS = 20_000  # that choose cycles
 _FEWEST_BLOCKS = 10  # of times, if there are as many cycles
 _NUM_FOLDS = 5
+_NUM_ERRORS = 3.0  # that the mean gain of a cycle must exceed, because up to three cycles are tried
 _RIDGE = 10.0  # rows
 _NUM_BINS = 512
 _MARGIN = 0.25  # of the bins on each side, in standard deviations
@@ -92,13 +93,13 @@ def _helpful_cycles(columns, numbers, index, others):
     if len(rows) > _MOST_ROWS:
         rows = np.random.default_rng(0).choice(rows, _MOST_ROWS, replace=False)
     days = numbers[rows, index]
-    scores = np.concatenate([columns[other].comparable(numbers[rows, other]) for other in others], axis=1)
+    scores = np.concatenate([columns[other].comparable(numbers[:, other])[rows] for other in others], axis=1)
     helpful = []
     for name in column.possible_cycles:
         if np.ptp(days) < 2 * CYCLES[name].days:
             continue
         waves = features([dataclasses.replace(column, cycles=(name,))], tf.constant(days[:, np.newaxis])).numpy()
-        if is_significant(_gains(days, CYCLES[name].days, waves, scores), np.ones(len(days))):
+        if is_significant(_gains(days, CYCLES[name].days, waves, scores), np.ones(len(days)), _NUM_ERRORS):
             helpful.append(name)
     return tuple(helpful)
 
@@ -151,8 +152,9 @@ class TimeDensity:
         self._below = np.append(0.0, np.cumsum(self._masses))
 
     @classmethod
-    def fit(cls, column: Column, numbers: np.ndarray) -> "TimeDensity":
-        """Fits the density to the numbers of a column, NaN if missing."""
+    def fit(cls, column: Column, numbers: np.ndarray, weights: np.ndarray) -> "TimeDensity":
+        """Fits the density to the numbers of a column, NaN if missing, with weights of the rows."""
+        weights = weights[~np.isnan(numbers)]
         numbers = numbers[~np.isnan(numbers), np.newaxis]
         coordinates = Coordinates([column], numbers)
         vectors = coordinates.vectors(tf.constant(numbers))
@@ -160,14 +162,14 @@ class TimeDensity:
         z = (vectors.lower + vectors.widths * rng.uniform(size=numbers.shape)).numpy().ravel()
         low = z.min() - _MARGIN
         step = (np.ptp(z) + 2 * _MARGIN) / _NUM_BINS
-        bins = rng.permutation(np.minimum((z - low) / step, _NUM_BINS - 1).astype(int))
-        halves = [np.bincount(half, minlength=_NUM_BINS) for half in np.array_split(bins[:_MOST_ROWS], 2)]
+        bins = np.minimum((z - low) / step, _NUM_BINS - 1).astype(int)
+        halves = [_counts(bins[rows], weights[rows]) for rows in np.array_split(rng.permutation(len(bins)), 2)]
         log_likelihoods = [
             sum(halves[1 - i] @ np.log(_smoothed(halves[i], smoothing) + 1e-9) for i in range(2))
             for smoothing in _SMOOTHINGS
         ]
         smoothing = _SMOOTHINGS[np.argmax(log_likelihoods)]
-        return cls(coordinates, low, step, _smoothed(np.bincount(bins, minlength=_NUM_BINS), smoothing))
+        return cls(coordinates, low, step, _smoothed(_counts(bins, weights), smoothing))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the parameters, as values that JSON can hold."""
@@ -240,7 +242,12 @@ class TimeDensity:
         return tf.gather(self._below, index) + inside
 
 
+def _counts(bins, weights):
+    """Returns the total weights of the rows in the bins."""
+    return np.bincount(bins, weights, minlength=_NUM_BINS)
+
+
 def _smoothed(counts, smoothing):
     """Returns the probabilities of bins from their counts, smoothed by a normal distribution."""
-    masses = ndimage.gaussian_filter1d(counts.astype(np.float64), smoothing, mode="reflect")
+    masses = ndimage.gaussian_filter1d(counts, smoothing, mode="reflect")
     return masses / masses.sum()

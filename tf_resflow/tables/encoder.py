@@ -103,6 +103,7 @@ class TableEncoder:
       kinds: Kinds of columns by name, overriding their types. Ordered levels are matched by their text.
       bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
       condition_columns: Names of the columns that are conditions.
+      weights: Weights of the rows `[num]` in the density of a time column with cycles. By default, all are 1.
 
     Attributes:
       columns: The `Column` objects, first those of the density, then the conditions. A time column with cycles is
@@ -126,6 +127,7 @@ class TableEncoder:
         kinds: Mapping[Any, Any] | None = None,
         bounds: Mapping[Any, Bounds] | None = None,
         condition_columns: Collection[Any] = (),
+        weights: np.ndarray | None = None,
     ):
         names = list(table.columns)
         kinds = dict(kinds or {})
@@ -147,7 +149,8 @@ class TableEncoder:
         size = self.num_own - has_time
         self.own = Coordinates(self.columns[:size], values[:, :size])
         self.given = Coordinates(self.columns[size:], values[:, size:])
-        self.time = TimeDensity.fit(self.columns[size], values[:, size]) if has_time else None
+        weights = np.ones(len(table)) if weights is None else weights
+        self.time = TimeDensity.fit(self.columns[size], values[:, size], weights) if has_time else None
         self._limits = self.given.limits(values[:, size:]) if self._num_features else None
         self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)
         self._warn(values[:, :size])

@@ -201,7 +201,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if len(table) < _LEAST_ROWS:
             raise ValueError(f"A fit needs at least {_LEAST_ROWS} rows; got n_samples={len(table)}.")
         self.encoder_ = TableEncoder(
-            table, kinds=self.kinds, bounds=self.bounds, condition_columns=self.condition_columns
+            table,
+            kinds=self.kinds,
+            bounds=self.bounds,
+            condition_columns=self.condition_columns,
+            weights=weights,
         )
         self.kinds_ = self.encoder_.kinds
         self.density_ = TableDensity(self.encoder_, self.num_blocks, self.hidden)
