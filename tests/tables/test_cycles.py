@@ -61,7 +61,9 @@ def test_cycles_that_help_are_chosen(period, times, kind):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("kind", ["day + none", "day + week", "day + week + year", "date + day + year", "date + none"])
+@pytest.mark.parametrize(
+    "kind", ["day + none", "day + week", "day + week + year", "date + day + year", "date + none"]
+)
 def test_named_cycles(kind):
     encoder = TableEncoder(shop(), kinds={"date": kind})
     assert encoder.kinds["date"] == kind

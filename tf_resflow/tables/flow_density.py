@@ -61,7 +61,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     The type of a column implies its kind: number, whole number, time or category; see
     `tf_resflow.tables.TableEncoder`. `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p
     is a probability in the discrete columns and a density in the units of the other columns. A frequent value in a
-    column of numbers, such as 0 in rainfall, is an atom: p is a probability there, and a density elsewhere.
+    column of numbers, such as 0 in rainfall, is an atom: p is a probability there, and a density elsewhere. A time that
+    helps to predict the other columns by its phase in the day, the week or the year has these cycles, see the guide.
 
     A flow learns the densities of the standardized rows with added noise, for all noise levels from 0.003 to 1.
     Held-out rows stop the training and choose the level: the largest one whose log-likelihood is within two
@@ -81,7 +82,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       condition_columns: Names (numbers, for an array) of columns. The density is of the others, given these.
       kinds: Kinds of columns by name (by number, for an array), overriding their types:
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"],
-        "rain": {0.0}}`; see `tf_resflow.tables.TableEncoder`.
+        "rain": {0.0}, "sold": "day + year"}`; see `tf_resflow.tables.TableEncoder`.
       bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: Whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
         "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
