@@ -78,8 +78,8 @@ class TableEncoder:
       the cycles of a time (day, week and year), and "date + none" says that it has none. Otherwise a time has the
       cycles that it spans twice and that help to predict the other columns.
 
-    `Coordinates` describes the vectors. A time column with cycles is not a coordinate. Its `TimeDensity` is a factor
-    of the density of a row, and the time and the phases of its cycles are conditions of the other columns.
+    `Coordinates` describes the vectors. A time column with cycles is not a coordinate. Its `TimeDensity` is a
+    factor of the density of a row, and the time and the phases of its cycles are conditions of the other columns.
 
     The log-density of a row is the log-density of its vector plus `log_scale`. It is a probability in the discrete
     columns and at atoms, and a density in the units of the columns elsewhere. A value that cannot occur (an unknown

@@ -61,8 +61,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     The type of a column implies its kind: number, whole number, time or category; see
     `tf_resflow.tables.TableEncoder`. `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p
     is a probability in the discrete columns and a density in the units of the other columns. A frequent value in a
-    column of numbers, such as 0 in rainfall, is an atom: p is a probability there, and a density elsewhere. A time that
-    helps to predict the other columns by its phase in the day, the week or the year has these cycles, see the guide.
+    column of numbers, such as 0 in rainfall, is an atom: p is a probability there, and a density elsewhere. If
+    the other columns depend on the phase of a time in the day, the week or the year, they are modeled given it.
 
     A flow learns the densities of the standardized rows with added noise, for all noise levels from 0.003 to 1.
     Held-out rows stop the training and choose the level: the largest one whose log-likelihood is within two
