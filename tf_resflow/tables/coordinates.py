@@ -102,6 +102,15 @@ class Coordinates:
             log_unit=tf.reduce_sum(tf.where(is_missing, self._mean_log_density, cells.log_units), axis=1),
         )
 
+    def limits(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns the smallest and largest centers of numbers with cycles, `[2, columns]`; infinite for others."""
+        vectors = self.vectors(tf.constant(numbers))
+        centers = np.where(vectors.is_blank, np.nan, vectors.lower + vectors.widths / 2)
+        has_cycles = [bool(column.cycles) for column in self.columns]
+        low = np.where(has_cycles, np.nanmin(centers, axis=0), -math.inf)
+        high = np.where(has_cycles, np.nanmax(centers, axis=0), math.inf)
+        return np.stack([low, high])
+
     def _standardized_cells(self, numbers):
         """Returns the standardized `Cells` of numbers. Their log-scales include the logarithms of the widths."""
         cells = self._cells.cells(numbers)

@@ -187,7 +187,7 @@ def dequantization_points(encoder: TableEncoder, num: int = NUM_POINTS, seed: in
 
 def _is_drawn(encoder):
     """Returns which coordinates of points matter, because values of their columns have cells or can be missing."""
-    return encoder.own.has_cells | encoder.is_masked
+    return encoder.own.has_cells | encoder.is_masked[: encoder.size]
 
 
 def point_blocks(encoder: TableEncoder) -> np.ndarray | None:

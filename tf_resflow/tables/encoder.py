@@ -19,6 +19,7 @@ from tf_resflow.tables.columns.kinds import Bounds
 from tf_resflow.tables.columns.types import plain
 from tf_resflow.tables.columns.values import to_text
 from tf_resflow.tables.coordinates import Coordinates
+from tf_resflow.tables.cycles import TimeDensity, choose_cycles, features
 from tf_resflow.tables.level_order import reorder_levels
 from tf_resflow.tables.vectors import Vectors
 
@@ -108,12 +109,17 @@ class TableEncoder:
     - "category": booleans, text and categories. Levels that occur with similar values of the other columns are
       neighbors, see `reorder_levels`.
     - a list: the levels of an ordered column, lowest first.
-    - "date": times, as days since the first one. "day": times that are whole days apart.
+    - "date": times, as days since the first one. "day": times that are whole days apart. "date + day + week" names
+      the cycles of a time (day, week and year), and "date + none" says that it has none. Otherwise a time has the
+      cycles that it spans twice and that help to predict the other columns.
 
-    `Coordinates` describes the vectors. The log-density of a row is the log-density of its vector plus `log_scale`.
-    It is a probability in the discrete columns and at atoms, and a density in the units of the columns elsewhere. A
-    value that cannot occur (an unknown level, 2.5 in a column of whole numbers, a number outside its bounds or
-    beyond an atom at the end of its column) has probability 0.
+    `Coordinates` describes the vectors. A time column with cycles is not a coordinate. Its `TimeDensity` is a
+    factor of the density of a row, and the time and the phases of its cycles are conditions of the other columns.
+
+    The log-density of a row is the log-density of its vector plus `log_scale`. It is a probability in the discrete
+    columns and at atoms, and a density in the units of the columns elsewhere. A value that cannot occur (an unknown
+    level, 2.5 in a column of whole numbers, a number outside its bounds or beyond an atom at the end of its column)
+    has probability 0.
 
     ```python
     import pandas
@@ -134,12 +140,16 @@ class TableEncoder:
       kinds: Kinds of columns by name, overriding their types. Ordered levels are matched by their text.
       bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
       condition_columns: Names of the columns that are conditions.
+      weights: Weights of the rows `[num]` in the density of a time column with cycles. By default, all are 1.
 
     Attributes:
-      columns: The `Column` objects, first those of the density, then the conditions.
+      columns: The `Column` objects, first those of the density, then the conditions. A time column with cycles is
+        the last one of the density.
       kinds: The kind of each column of the table, in its order.
-      own: The `Coordinates` of the density. `given` has those of the conditions.
-      is_masked: Bool `[own columns]`, whether a column had missing values in the fit.
+      num_own: The number of columns of the density.
+      own: The `Coordinates` of the density. `given` has those of the conditions and of a time column with cycles.
+      time: The `TimeDensity` of a time column with cycles, or None.
+      is_masked: Bool `[num_own]`, whether a column had missing values in the fit.
       size: Size of the vectors.
       condition_size: Size of the conditions.
 
@@ -154,6 +164,7 @@ class TableEncoder:
         kinds: Mapping[Any, Any] | None = None,
         bounds: Mapping[Any, Bounds] | None = None,
         condition_columns: Collection[Any] = (),
+        weights: np.ndarray | None = None,
     ):
         names = list(table.columns)
         kinds = dict(kinds or {})
@@ -166,12 +177,20 @@ class TableEncoder:
         self.is_masked = np.ones(self.num_own, bool)
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
         values = self.numbers(table).array
-        self.columns = reorder_levels(self.columns, values)
-        own_values = values[:, : self.num_own]
-        self.own = Coordinates(self.columns[: self.num_own], own_values)
-        self.given = Coordinates(self.columns[self.num_own :], values[:, self.num_own :])
-        self.is_masked = np.isnan(own_values).any(axis=0)
-        self._warn(own_values)
+        columns = choose_cycles(reorder_levels(self.columns, values), values, self.num_own)
+        order = sorted(range(self.num_own), key=lambda index: bool(columns[index].cycles))
+        order.extend(range(self.num_own, len(columns)))
+        self.columns = [columns[index] for index in order]
+        values = values[:, order]
+        has_time = bool(self.columns[self.num_own - 1].cycles)
+        size = self.num_own - has_time
+        self.own = Coordinates(self.columns[:size], values[:, :size])
+        self.given = Coordinates(self.columns[size:], values[:, size:])
+        weights = np.ones(len(table)) if weights is None else weights
+        self.time = TimeDensity.fit(self.columns[size], values[:, size], weights) if has_time else None
+        self._limits = self.given.limits(values[:, size:]) if self._num_features else None
+        self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)
+        self._warn(values[:, :size])
 
     @property
     def kinds(self) -> dict[Any, Any]:
@@ -187,7 +206,13 @@ class TableEncoder:
     @property
     def condition_size(self) -> int:
         """The size of the conditions."""
-        return int(self.is_masked.sum()) + self.given.size
+        return int(self.is_masked.sum()) + self.given.size + self._num_features
+
+    @property
+    def _num_features(self):
+        """The number of features of the cycles of times."""
+        columns = self.given.columns
+        return features(columns, tf.zeros([0, len(columns)], tf.float64)).shape[1]
 
     def to_json(self) -> dict[str, Any]:
         """Returns all settings as values that JSON can hold."""
@@ -198,6 +223,8 @@ class TableEncoder:
             "own": self.own.to_json(),
             "given": self.given.to_json(),
             "is_masked": self.is_masked.tolist(),
+            "time": None if self.time is None else self.time.to_json(),
+            "limits": None if self._limits is None else self._limits.tolist(),
         }
 
     @classmethod
@@ -208,8 +235,13 @@ class TableEncoder:
         encoder.columns = [column_from_json(column) for column in description["columns"]]
         encoder.num_own = num_own
         encoder.is_masked = np.array(description["is_masked"], bool)
-        encoder.own = Coordinates.from_json(encoder.columns[:num_own], description["own"])
-        encoder.given = Coordinates.from_json(encoder.columns[num_own:], description["given"])
+        time = description.get("time")
+        limits = description.get("limits")
+        size = num_own - (time is not None)
+        encoder.own = Coordinates.from_json(encoder.columns[:size], description["own"])
+        encoder.given = Coordinates.from_json(encoder.columns[size:], description["given"])
+        encoder.time = None if time is None else TimeDensity.from_json(encoder.columns[size], time)
+        encoder._limits = None if limits is None else np.array(limits)
         encoder._names = list(description["names"])
         return encoder
 
@@ -245,36 +277,57 @@ class TableEncoder:
 
     def rows(self, numbers: tf.Tensor) -> Vectors:
         """Encodes numbers `[num, columns]`, as a graph can do."""
-        own, given = tf.split(numbers, [self.num_own, self.given.size], axis=1)
-        is_missing = tf.gather(tf.math.is_nan(own), np.flatnonzero(self.is_masked), axis=1)
+        own, given = tf.split(numbers, [self.size, self.given.size], axis=1)
+        is_missing = tf.gather(tf.math.is_nan(numbers), np.flatnonzero(self.is_masked), axis=1)
         condition = self.condition(given)[:, is_missing.shape[1] :]
-        return self.own.vectors(own)._replace(
+        vectors = self.own.vectors(own)._replace(
             condition=tf.concat([tf.cast(is_missing, tf.float64), condition], axis=1)
         )
+        if self.time is None:
+            return vectors
+        log_prob, log_unit = self.time.log_prob(given[:, 0])
+        return vectors._replace(log_scale=vectors.log_scale + log_prob, log_unit=vectors.log_unit + log_unit)
 
     def condition(self, given: tf.Tensor) -> tf.Tensor:
-        """Returns the conditions of rows without missing values, from the numbers of the condition columns."""
+        """Returns the conditions of rows without missing values in the columns of the density.
+
+        Args:
+          given: The numbers of a time column with cycles, if there is one, and of the condition columns. A time can
+            be missing. Beyond the range of the fit, its coordinate is that of the first or the last time.
+        """
         vectors = self.given.vectors(given)
         num_masked = int(self.is_masked.sum())
-        return tf.pad(vectors.lower + vectors.widths / 2, [[0, 0], [num_masked, 0]])
+        centers = vectors.lower + vectors.widths / 2
+        if self._limits is not None:
+            waves = features(self.given.columns, given)
+            centers = tf.concat([tf.clip_by_value(centers, *self._limits), waves], axis=1)
+        return tf.pad(centers, [[0, 0], [num_masked, 0]])
 
     def mark_impossible(self, numbers: tf.Tensor) -> tf.Tensor:
         """Replaces numbers `[num, columns]` that cannot occur by infinity."""
-        own = self.own.mark_impossible(numbers[:, : self.num_own])
-        given = self.given.mark_impossible(numbers[:, self.num_own :])
+        own = self.own.mark_impossible(numbers[:, : self.size])
+        given = self.given.mark_impossible(numbers[:, self.size :])
         return tf.concat([own, given], axis=1)
 
-    def decode(self, vectors: np.ndarray) -> Any:
-        """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit."""
+    def decode(self, vectors: np.ndarray, times: np.ndarray | None = None) -> Any:
+        """Returns a `pandas.DataFrame` of vectors, without condition columns, with the types of the fit.
+
+        Args:
+          vectors: `[num, size]`.
+          times: The numbers `[num, 1]` of a time column with cycles. Without them, the frame lacks this column.
+        """
         numbers = self.own.to_numbers(tf.constant(vectors, tf.float64)).numpy()
-        names = [column.name for column in self.own.columns]
-        series = [column.to_series(x) for column, x in zip(self.own.columns, numbers.T, strict=True)]
+        if times is not None:
+            numbers = np.hstack([numbers, times])
+        columns = self.columns[: numbers.shape[1]]
+        names = [column.name for column in columns]
+        series = [column.to_series(x) for column, x in zip(columns, numbers.T, strict=True)]
         return pandas.DataFrame(dict(zip(names, series, strict=True)), columns=names)
 
     def is_singleton(self, table: Any) -> np.ndarray:
         """Returns which rows of the fit would have probability 0 without them, such as one with a level alone."""
         is_singleton = np.zeros(len(table), bool)
-        for column in self.own.columns:
+        for column in self.columns[: self.num_own]:
             series, _ = plain(table[column.name], column.dtype)
             is_singleton |= column.is_singleton(series)
         return is_singleton

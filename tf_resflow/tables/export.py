@@ -134,10 +134,14 @@ class _ServedDensity:
 
     def sample(self, num, seed, condition=None):
         num = check_range("num", num, 1, self._max_samples)
-        x = tf.zeros([num, self._encoder.num_own], tf.float64)
-        given = self._encoder.given.mark_impossible(self._numbers(x, condition)[:, self._encoder.num_own :])
-        given = tf.cast(self._encoder.condition(check_finite("condition", given)), tf.float32)
         choice_seed, latent_seed = tf.unstack(split_seed(tf.bitcast(seed, tf.int32), 2))
+        x = tf.zeros([num, self._encoder.size], tf.float64)
+        if self._encoder.time is not None:
+            time_seed = split_seed(choice_seed, 2)[1]
+            x = tf.concat([x, self._encoder.time.draw(random_uniform([num, 2], time_seed, tf.float32))], axis=1)
+        given = self._encoder.given.mark_impossible(self._numbers(x, condition)[:, self._encoder.size :])
+        times = given[:, : self._encoder.num_own - self._encoder.size]
+        given = tf.cast(self._encoder.condition(check_finite("condition", given)), tf.float32)
         chosen, broad = tf.unstack(random_uniform([2, num], choice_seed, tf.float32))
         code = tf.where(broad < BROAD, noise_code(MOST_NOISE), noise_code(self._density.noise))
         given = tf.concat([code[:, tf.newaxis], given], axis=1)
@@ -145,7 +149,7 @@ class _ServedDensity:
         z, converged = zip(*(member.sample(num, latent_seed, given) for member in self._members), strict=True)
         z = tf.gather(tf.stack(z, axis=1), member, batch_dims=1)
         converged = tf.gather(tf.stack(converged, axis=1), member, batch_dims=1)
-        drawn = self._encoder.own.to_numbers(tf.cast(z, tf.float64))
+        drawn = tf.concat([self._encoder.own.to_numbers(tf.cast(z, tf.float64)), times], axis=1)
         return {"x": drawn + self._offsets[: self._encoder.num_own], "converged": converged}
 
     def _numbers(self, x, condition):

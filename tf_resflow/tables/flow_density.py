@@ -46,7 +46,7 @@ _ADVICE = (
     "in the fit, and not in condition_columns."
 )
 _FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
-_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions")
+_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -65,7 +65,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     The type of a column implies its kind: number, whole number, time or category; see
     `tf_resflow.tables.TableEncoder`. `kinds` overrides it. The score of a row is \\(\log p(x)\\) in nats, where p
     is a probability in the discrete columns and a density in the units of the other columns. A frequent value in a
-    column of numbers, such as 0 in rainfall, is an atom: p is a probability there, and a density elsewhere.
+    column of numbers, such as 0 in rainfall, is an atom: p is a probability there, and a density elsewhere. If
+    the other columns depend on the phase of a time in the day, the week or the year, they are modeled given it.
 
     A flow learns the densities of the standardized rows with added noise, for all noise levels from 0.003 to 1.
     Held-out rows stop the training and choose the level: the largest one whose log-likelihood is within two
@@ -85,7 +86,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       condition_columns: Names (numbers, for an array) of columns. The density is of the others, given these.
       kinds: Kinds of columns by name (by number, for an array), overriding their types:
         `{"wind": "number", "temp": 0.1, "rooms": "whole", "code": "category", "size": ["S", "M", "L"],
-        "rain": {0.0}}`; see `tf_resflow.tables.TableEncoder`.
+        "rain": {0.0}, "sold": "day + year"}`; see `tf_resflow.tables.TableEncoder`.
       bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: Whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
         "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
@@ -135,6 +136,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     _arrow: FrameType | None = None  # of a frame, unless it is pandas
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
+    _times: np.ndarray  # numbers `[num, 0 or 1]` of times with cycles, in rows of the fit
     _draws: Any = None  # the `QuantileTransformer`s of many draws and of the margins, once `sample` was called
 
     def __init__(
@@ -204,7 +206,11 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         if len(table) < _LEAST_ROWS:
             raise ValueError(f"A fit needs at least {_LEAST_ROWS} rows; got n_samples={len(table)}.")
         self.encoder_ = TableEncoder(
-            table, kinds=self.kinds, bounds=self.bounds, condition_columns=self.condition_columns
+            table,
+            kinds=self.kinds,
+            bounds=self.bounds,
+            condition_columns=self.condition_columns,
+            weights=weights,
         )
         self.kinds_ = self.encoder_.kinds
         self.density_ = TableDensity(self.encoder_, self.num_blocks, self.hidden)
@@ -296,16 +302,21 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def _keep(self, numbers, weights, rng):
         """Keeps what `explain` and `sample` need from the rows of the fit."""
         self.reference_ = {}
-        for column_index, column in enumerate(self.encoder_.own.columns):
+        names = list(self.kinds_)
+        columns = enumerate(self.encoder_.columns[: self.encoder_.num_own])
+        for column_index, column in sorted(columns, key=lambda entry: names.index(entry[1].name)):
             x = numbers[np.isfinite(numbers[:, column_index]), column_index]
             for label, group in column.number_groups(x).items():
                 if len(group):
-                    self.reference_[label] = column_index, _reference_numbers(group)
+                    self.reference_[label] = column_index, _reference_numbers(group, bool(column.cycles))
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
         vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.lower + vectors.widths * quasirandom_points(len(chosen))
         self._margins = np.where(vectors.is_blank, np.nan, spread)
-        self._conditions = self.encoder_.condition(numbers[chosen, self.encoder_.num_own :]).numpy()
+        given = numbers[chosen, self.encoder_.size :]
+        self._conditions = self.encoder_.condition(given).numpy()
+        times = given[:, : self.encoder_.num_own - self.encoder_.size]
+        self._times = times[np.isfinite(times).all(axis=1)]
         self._draws = None
         self._draws_seed = int(rng.randint(2**31))
 
@@ -382,8 +393,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rng = check_random_state(self.random_state if random_state is None else random_state)
         condition = self._condition_table(n_samples, condition)
         numbers = self._numbers(condition, given_only=True)
-        encoded = self.encoder_.condition(numbers).numpy()
-        for column, x in zip(self.encoder_.given.columns, numbers.T, strict=True):
+        times = self._draw_times(len(numbers), rng)
+        encoded = self.encoder_.condition(np.hstack([times, numbers])).numpy()
+        for column, x in zip(self.encoder_.columns[self.encoder_.num_own :], numbers.T, strict=True):
             if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
                 condition[column.name] = column.with_all_decimals().to_series(x)
         if self.extrapolate:
@@ -391,8 +403,16 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         else:
             level = self.noise_levels_[np.argmax(self.held_out_scores_)]
             values = self._match_marginals(self.density_.sample(encoded, rng, level), level)
-        table = pandas.concat([self.encoder_.decode(values), condition], axis=1)[list(self.kinds_)]
+        table = pandas.concat([self.encoder_.decode(values, times), condition], axis=1)[list(self.kinds_)]
         return table.to_numpy(self._dtype) if self._dtype else self._like_fit(table, with_schema=True)
+
+    def _draw_times(self, num, rng):
+        """Draws numbers `[num, 1]` of a time column with cycles, `[num, 0]` without one."""
+        if self.encoder_.time is None:
+            return np.zeros([num, 0])
+        if self.extrapolate:
+            return self.encoder_.time.draw(rng.uniform(size=[num, 2])).numpy()
+        return self._times[rng.randint(len(self._times), size=num)]
 
     def _condition_table(self, n_samples, condition):
         """Returns a `pandas.DataFrame` of the condition columns, with a row for each sample."""
@@ -477,7 +497,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         for name, value in fields.items():
             setattr(density, name, value)
         for name in _ARRAYS:
-            setattr(density, name, arrays.pop(name))
+            setattr(density, name, arrays.pop(name, None))
         weights = [arrays[f"weights{index}"] for index in range(len(arrays))]  # of all members
         members = list(zip(*weights, strict=True))
         density.encoder_ = encoder
@@ -580,12 +600,16 @@ def _listed(counts):
     return shortened([count.text for count in counts], "; ")
 
 
-def _reference_numbers(x):
-    """Returns all different numbers, or those at evenly spaced quantiles if there are many."""
+def _reference_numbers(x, has_cycles):
+    """Returns all different numbers, or those at evenly spaced quantiles if there are many.
+
+    With cycles, the spacing is irregular. Otherwise all numbers could be on the same day of the week.
+    """
     different = np.unique(x)
     if len(different) <= _REFERENCE:
         return different.tolist()
-    return np.unique(np.quantile(x, np.linspace(0, 1, _REFERENCE), method="nearest")).tolist()
+    levels = quasirandom_points(_REFERENCE).ravel() if has_cycles else np.linspace(0, 1, _REFERENCE)
+    return np.unique(np.quantile(x, levels, method="nearest")).tolist()
 
 
 def _plain(value):

@@ -244,12 +244,12 @@ def winsorize(values: np.ndarray) -> np.ndarray:
     return np.clip(values, *np.quantile(values, [_EXTREME, 1 - _EXTREME]))
 
 
-def is_significant(gains: np.ndarray, weights: np.ndarray) -> bool:
-    """Returns whether the mean of winsorized gains exceeds two standard errors."""
+def is_significant(gains: np.ndarray, weights: np.ndarray, num_errors: float = 2.0) -> bool:
+    """Returns whether the mean of winsorized gains exceeds two standard errors, or another number of them."""
     gains = winsorize(gains)
     shares = weights / weights.sum()
     mean = gains @ shares
-    return bool(mean > 2 * np.sqrt((gains - mean) ** 2 @ shares**2))
+    return bool(mean > num_errors * np.sqrt((gains - mean) ** 2 @ shares**2))
 
 
 def _add_noise(rows, indices, rng):

@@ -46,6 +46,12 @@ class Column:
     most_ticks: ClassVar[int | None] = None
     """The maximum number of ticks on the axis of a figure."""
 
+    cycles: ClassVar[Any] = ()
+    """The names of the cycles of times that condition the other columns, see `tf_resflow.tables.cycles`."""
+
+    has_named_cycles: ClassVar[Any] = False
+    """Whether the kind names the cycles, or that there are none."""
+
     name: Any
     dtype: Any
     types: tuple[Any, ...] = ()
@@ -87,6 +93,11 @@ class Column:
     def is_text(self) -> bool:
         """Whether values are text, even if they look like numbers or dates."""
         return False
+
+    @property
+    def possible_cycles(self) -> tuple[str, ...]:
+        """The cycles that times can have."""
+        return ()
 
     def to_numbers(self, series: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns the float64 numbers of values, and their faults ("" for none).

@@ -49,7 +49,8 @@ def fit_column(name: Any, series: Any, kind: Any = None, bounds: Bounds | None =
     if column_class is None or (bounds is not None and kind != "number"):
         raise ValueError(
             f"Column {name!r} has the kind {kind!r} and the bounds {bounds}. A kind must be number, whole, date, "
-            "day or category, the step of a grid such as 0.1, a list of levels, or a set of atoms such as {0.0}. "
+            "day or category, 'date + year' for a time with cycles, the step of a grid such as 0.1, a list of "
+            "levels, or a set of atoms such as {0.0}. "
             "Only the kind 'number' can have bounds."
         )
     column = column_class.fit(present, kind, base) if bounds is None else BoundedColumn.fit(present, bounds, base)
@@ -112,7 +113,11 @@ def _class_of_kind(kind):
         return AtomColumn
     if is_step(kind):
         return GridColumn
-    return _CLASSES.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str):
+        return None
+    base_kind, has_cycles, _ = kind.partition("+")
+    column_class = _CLASSES.get(base_kind.strip())
+    return None if has_cycles and column_class not in (TimeColumn, DayColumn) else column_class
 
 
 def column_from_json(description: Mapping[str, Any]) -> Column:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,18 @@ pandas: Any = LazyPackage("pandas", "data")
 _TIME = "datetime64[us]"
 _DAY = np.timedelta64(1, "D")
 _MICROSECONDS_A_DAY = 86_400_000_000
+_NO_CYCLES = "none"
+
+
+class Cycle(NamedTuple):
+    """The period of a cycle in days, and the number of harmonics that describe the phase."""
+
+    days: float
+    num_harmonics: int
+
+
+CYCLES = {"day": Cycle(1.0, 3), "week": Cycle(7.0, 3), "year": Cycle(365.2425, 2)}
+"""The cycles that a time column can have."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +39,8 @@ class TimeColumn(Column):
     Attributes:
       start: The first time, which has the number 0.
       resolution: Divides all times of day, in microseconds.
+      cycles: The names of the `CYCLES` that condition the other columns, see `tf_resflow.tables.cycles`.
+      has_named_cycles: Whether the kind names the cycles, or that there are none.
     """
 
     json_kind: ClassVar[str] = "date"
@@ -35,10 +49,12 @@ class TimeColumn(Column):
 
     start: Any
     resolution: int = 1000
+    cycles: tuple[str, ...] = ()
+    has_named_cycles: bool = False
 
     @classmethod
     def fit(cls, series, kind, base):
-        return cls(**base, **cls._fit_times(series, base["name"], "UTC"))
+        return cls(**base, **cls._fit_times(series, base["name"], "UTC"), **cls._named_cycles(base["name"], kind))
 
     @staticmethod
     def _fit_times(series, name, zone):
@@ -48,9 +64,36 @@ class TimeColumn(Column):
         times_of_day = np.unique((times - times.astype("M8[D]")).astype(int))
         return {"start": times.min(), "resolution": math.gcd(_MICROSECONDS_A_DAY, *times_of_day.tolist())}
 
+    @classmethod
+    def _named_cycles(cls, name, kind):
+        """Returns the cycles that a kind such as "date + week" names."""
+        _, *words = (word.strip() for word in kind.split("+"))
+        allowed = cls._allowed_cycles()
+        if words != [_NO_CYCLES] and not set(words) <= set(allowed):
+            raise ValueError(
+                f"Column {name!r} has the kind {kind!r}. After the +, a kind of times can name the cycles "
+                f"{', '.join(allowed)}, or {_NO_CYCLES} alone, such as 'date + year'."
+            )
+        cycles = tuple(cycle for cycle in allowed if cycle in words)
+        return {"cycles": cycles, "has_named_cycles": bool(words)}
+
+    @classmethod
+    def _allowed_cycles(cls):
+        return tuple(CYCLES)
+
     @property
     def kind(self):
+        words = self.cycles or ((_NO_CYCLES,) if self.has_named_cycles else ())
+        return " + ".join([self._base_kind, *words])
+
+    @property
+    def _base_kind(self):
         return "date"
+
+    @property
+    def possible_cycles(self):
+        has_times_of_day = self.resolution < _MICROSECONDS_A_DAY
+        return tuple(cycle for cycle in self._allowed_cycles() if cycle != "day" or has_times_of_day)
 
     @property
     def _zone(self):
@@ -84,7 +127,8 @@ class TimeColumn(Column):
     @classmethod
     def from_json(cls, description: Mapping[str, Any]):
         start = np.datetime64(description["start"]).astype(_TIME)
-        return super().from_json({**description, "start": start})
+        cycles = tuple(description.get("cycles", ()))
+        return super().from_json({**description, "start": start, "cycles": cycles})
 
     def tick_format(self):
         return lambda days: str(self.start + np.timedelta64(round(days), "D"))[:10]
@@ -107,11 +151,15 @@ class DayColumn(TimeColumn):
     def fit(cls, series, kind, base):
         zone = zone_of(series.dtype)
         times, _ = read_times(series, zone)
-        fields = cls._fit_times(series, base["name"], zone)
+        fields = cls._fit_times(series, base["name"], zone) | cls._named_cycles(base["name"], kind)
         return cls(**base, **fields, num=math.floor(np.ptp(times) / _DAY) + 1)
 
+    @classmethod
+    def _allowed_cycles(cls):
+        return "week", "year"
+
     @property
-    def kind(self):
+    def _base_kind(self):
         return "day"
 
     @property

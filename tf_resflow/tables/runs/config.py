@@ -55,7 +55,7 @@ def default_config() -> Any:
     - `data.columns`, `exclude_columns` and `condition_columns` are names or numbers from 1: a sequence, or a text
       in which commas separate them. "" means all columns, or none.
     - `data.kinds` is a text such as "wind: number; temp: 0.1; rooms: whole; code: category; size: S < M < L; rain:
-      {0}", and `data.bounds` one such as "price: 0..; share: 0..1".
+      {0}; sold: day + year", and `data.bounds` one such as "price: 0..; share: 0..1".
     - `data.read_options` are arguments of `pandas.read_csv` or `pandas.read_excel`.
 
     Returns:

@@ -35,7 +35,7 @@ def pairs_figure(
     Args:
       tables: Dict of name to `pandas.DataFrame`. The first of two tables is gray.
     """
-    columns = encoder.own.columns
+    columns = encoder.columns[: encoder.num_own]
     numbers = [encoder.numbers(table).array[:, : len(columns)] for table in tables.values()]
     drawn = most_dependent(numbers[0], _MAX_COLUMNS)
     num = len(drawn)
