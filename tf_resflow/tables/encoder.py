@@ -57,7 +57,7 @@ class Numbers(NamedTuple):
     @property
     def has_score(self) -> np.ndarray:
         """Whether a row has a score, bool `[num]`."""
-        return ~self.is_blocking.any(axis=1)
+        return np.logical_not(self.is_blocking.any(axis=1))
 
     @property
     def reasons(self) -> np.ndarray:

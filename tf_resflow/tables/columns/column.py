@@ -29,6 +29,8 @@ class Column:
       types: The types that decoded values are converted to, one after the other.
       is_given: Whether the kind was given, not implied by the type.
       offset: The value that becomes the number 0, in columns of numbers.
+      cycles: The names of the cycles of times that condition the other columns, see `tf_resflow.tables.cycles`.
+      has_named_cycles: Whether the kind names the cycles, or that there are none.
     """
 
     json_kind: ClassVar[str]
@@ -46,17 +48,13 @@ class Column:
     most_ticks: ClassVar[int | None] = None
     """The maximum number of ticks on the axis of a figure."""
 
-    cycles: ClassVar[Any] = ()
-    """The names of the cycles of times that condition the other columns, see `tf_resflow.tables.cycles`."""
-
-    has_named_cycles: ClassVar[Any] = False
-    """Whether the kind names the cycles, or that there are none."""
-
     name: Any
     dtype: Any
     types: tuple[Any, ...] = ()
     is_given: bool = False
     offset: Any = 0
+    cycles: tuple[str, ...] = ()
+    has_named_cycles: bool = False
 
     @classmethod
     def fit(cls, series: Any, kind: Any, base: dict[str, Any]) -> "Column":

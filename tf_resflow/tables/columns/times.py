@@ -39,8 +39,6 @@ class TimeColumn(Column):
     Attributes:
       start: The first time, which has the number 0.
       resolution: Divides all times of day, in microseconds.
-      cycles: The names of the `CYCLES` that condition the other columns, see `tf_resflow.tables.cycles`.
-      has_named_cycles: Whether the kind names the cycles, or that there are none.
     """
 
     json_kind: ClassVar[str] = "date"
@@ -49,8 +47,6 @@ class TimeColumn(Column):
 
     start: Any
     resolution: int = 1000
-    cycles: tuple[str, ...] = ()
-    has_named_cycles: bool = False
 
     @classmethod
     def fit(cls, series, kind, base):
