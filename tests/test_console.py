@@ -88,3 +88,30 @@ def test_progress_without_a_terminal_is_lines_of_the_log(seconds, shown, caplog,
             with console.stage("data"):
                 pass
     assert caplog.messages == [*(f"score: {line} left" for line in shown), "data ..."]
+
+
+HELD_BACK = """
+import os, sys
+from tf_resflow._internal import console
+
+with console.hold_back_stderr({is_held}):
+    os.write(2, b"start " * 100_000)
+    print("from Python", file=sys.stderr)
+    {end}
+print("after", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("end", ["pass", "raise ValueError('wrong')", "sys.exit(3)", "os.abort()"])
+def test_standard_error_is_held_back_unless_the_block_fails(end, is_held):
+    program = HELD_BACK.format(end=end, is_held=is_held)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    is_successful = end == "pass"
+    assert (done.returncode == 0) == is_successful
+    is_shown = not (is_held and is_successful)
+    assert done.stderr.startswith("start " * 100_000 + "from Python\n") == is_shown
+    assert done.stderr.endswith("after\n") == is_successful
+    assert ("ValueError: wrong" in done.stderr) == ("wrong" in end)
+    if not is_shown:
+        assert done.stderr == "after\n"

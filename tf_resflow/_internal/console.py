@@ -10,6 +10,7 @@ import os
 import re
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -102,6 +103,36 @@ def log_lines() -> Iterator[None]:
     absl_logging.get_absl_logger().addFilter(lambda record: not str(record.msg).startswith(_NOISE_OF_TFDS))
     with redirection.logging_redirect_tqdm():
         yield
+
+
+@contextlib.contextmanager
+def hold_back_stderr(is_held: bool = True) -> Iterator[None]:
+    """Context manager that shows what is written to standard error only if an error or an abort ends it.
+
+    A separate process holds the text back. It shows the text when this process ends unexpectedly. Unlike replacing
+    `sys.stderr`, this includes the lines that C++ libraries write.
+
+    Args:
+      is_held: Whether to hold back anything.
+    """
+    if not is_held or sys.stderr is None:
+        yield
+        return
+    program = "import sys; text = sys.stdin.buffer.read(); sys.stderr.buffer.write(text)"
+    command = [sys.executable, "-S", "-c", program]  # -S: without site-packages, so that it starts at once
+    # Ctrl-C does not interrupt a process in a session of its own.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as holder:
+        pipe: Any = holder.stdin
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(pipe.fileno(), 2)
+        try:
+            yield
+            holder.kill()
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 @contextlib.contextmanager

@@ -86,9 +86,11 @@ def _start_tensorflow():
     Grappler is turned off on a CPU, because it doubles the time of a first step and makes no step faster there.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # shows only errors of TensorFlow's libraries
-    import tensorflow as tf
+    with console.hold_back_stderr(flags.FLAGS.quiet):
+        import tensorflow as tf
 
-    if not tf.config.list_physical_devices("GPU"):
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if not has_gpu:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
