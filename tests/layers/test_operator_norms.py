@@ -180,11 +180,8 @@ def test_one_search_finds_a_singular_value_that_overtakes_the_stored_one(size):
 
 
 @pytest.mark.parametrize(("size", "image_size"), [(66, None), (130, None), (20, (2, 3)), (6, (4, 4))])
-def test_one_search_of_a_larger_operator_finds_the_value_that_overtakes(size, image_size):
-    """It can miss a value among many of similar size, such as one that grows by a third in a random spectrum.
-
-    Kernels of convolutions act on channels, except small taps.
-    """
+def test_one_search_of_a_larger_operator_finds_values_that_grow_by_a_third(size, image_size):
+    """Smaller growth can take several searches. Kernels of convolutions act on channels, except small taps."""
     around = 1e-3 * np.ones((3, 1, 1, 1))
     around[1] = 1.0
     make = (lambda kernel: around * kernel) if image_size else (lambda kernel: kernel)
@@ -193,7 +190,7 @@ def test_one_search_of_a_larger_operator_finds_the_value_that_overtakes(size, im
     call = tf.function(layer.scaled_kernel, autograph=False)
     for name, before, after in changes(size):
         growth = float(name.split(", ")[2]) if name.count(",") == 2 else 1.0
-        if name.startswith("nearly") or growth < 3.0 and name.startswith("random"):
+        if name.startswith("nearly") or growth < 0.3 and name.startswith("random"):
             continue
         layer.kernel.assign(make(before))
         layers.converge_norms(layer)
@@ -202,7 +199,7 @@ def test_one_search_of_a_larger_operator_finds_the_value_that_overtakes(size, im
         update()
         scaled.append(scaled_stack([layer], stored=True)[0].numpy())
         norms = [singular_values(matrix_of(kernel, image_size))[0] for kernel in scaled]
-        assert max(norms) <= 0.9 * 1.005, (name, norms)
+        assert max(norms) <= 0.9 * 1.003, (name, norms)
 
 
 @pytest.mark.parametrize("orders", [(1.2, 1.2), (4.0, 4.0), (3.0, 1.5), (1.5, 3.0)])
@@ -263,13 +260,13 @@ def test_a_graph_takes_the_given_number_of_steps_and_stops_early():
     kernel = random_kernel(80, 80, seed=12)
     layer = layer_of(kernel)
     update = functools.partial(tf.function(layers.update_norms, autograph=False), layer)
-    assert update(tolerance=0.0, max_iterations=24) == 24
+    assert update(tolerance=0.0, max_iterations=28) == 28
     layers.update_norms(layer, **TIGHT)
     before = layer.vector.numpy()
-    assert update() == update(tolerance=1e-2, max_iterations=100) == 12
+    assert update() == update(tolerance=1e-2, max_iterations=100) == 14
     assert layers.update_norms(layer_of(kernel, None, 3.0, 1.5), tolerance=0.0, max_iterations=5) == 5
     layer.vector.assign(before)
-    assert layers.update_norms(layer, num_fresh=0) == 12
+    assert layers.update_norms(layer, num_fresh=0) == 14
     np.testing.assert_array_equal(layer.vector, before)  # no better vector was found
     layer.kernel.assign(kernel[::-1] * np.linspace(0.1, 2.0, 80))
     assert layers.update_norms(layer) == 1

@@ -48,7 +48,7 @@ class LipschitzDense(LipschitzLayer):
         and q of the norms of inputs and outputs (2 by default, each in [1, inf] or a `LearnedOrder`); `use_bias`;
         `kernel_initializer`, by default uniform with variance 1 / (3 fan_in); `bias_initializer`; `tolerance`, the
         relative change of v by a power step at which an update of the norm stops (1e-3); and `max_iterations`, the
-        maximum number of steps in an update (12, or 8 for convolutions).
+        maximum number of steps in an update (14, or 8 for convolutions).
 
     References:
       Chen et al., "Residual Flows" (2019); Behrmann et al., "i-ResNets" (2019).

@@ -45,7 +45,7 @@ class LipschitzLayer(RuledLayer):
         kernel_initializer: Any = None,
         bias_initializer: Any = "zeros",
         tolerance: float = 1e-3,
-        max_iterations: int = 12,
+        max_iterations: int = 14,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)

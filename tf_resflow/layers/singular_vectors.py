@@ -22,7 +22,7 @@ from tf_resflow.layers.vector_norms import (
 
 _SMALL = 64  # the vector of an operator with at most this many inputs or outputs comes from its Gram matrix
 _DOUBLINGS = 11  # of the exponent of a small Gram matrix; underestimates norms by at most ln(64) / 2**13 = 5e-4
-_LONGEST_RUN = 12  # steps of the Lanczos method
+_LONGEST_RUN = 14  # steps of the Lanczos method
 _STEPS_OF_CHECK = 8
 _TILT = 0.3  # length of the random vector that is added to the unit vector v before a search
 

@@ -35,7 +35,7 @@ class SpectralNorm(OperatorNorm):
 
         In eager mode, NumPy and SciPy find them, unless `num_fresh` is 0. A graph computes the vector of a small
         operator from its Gram matrix, and takes `max_iterations` steps of the Lanczos method for a larger one.
-        After every 12 steps, it stops if a power step would change v by at most the tolerance.
+        After every 14 steps, it stops if a power step would change v by at most the tolerance.
 
         A vector that hardly changes is a singular vector, but not necessarily the leading one. The Lanczos method
         therefore starts from v plus a random vector.
