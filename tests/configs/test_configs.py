@@ -95,6 +95,7 @@ def test_wrong_arguments():
         "must be a multiple of 8": [f"images:{size}" for size in ("20", "72", "-8", "x", "8.0")],
         "not known for images": ["hybrid:images,residual,1"],
         "Unknown argument": [f"hybrid:mnist,{rest}" for rest in ("resnet", "residual,2", ",1,1")],
+        "takes no argument, but got 'data.csv'": ["tabular:data.csv", "mnist:data.csv", "monotone:digits:data.csv"],
         "does not apply to this config": ["monotone:tabular", "ablations:poisson,tabular"],
         "does not have labeled": ["hybrid:hybrid", "hybrid:toy2d", "hybrid:bsds32"],
     }.items():

@@ -134,25 +134,19 @@ class SingularVectorSearch:
           Golub and Van Loan, "Matrix Computations", sections 10.1 and 10.3.
         """
         least = 100.0 * float(np.finfo(x.dtype.as_numpy_dtype).eps)
-        axes = list(range(2, 1 + len(x.shape)))
-
-        def orthogonal(image, basis):
-            for _ in range(2):  # the second time removes rounding errors of the first
-                components = tf.reduce_sum(basis * image, axes, keepdims=True)
-                image -= tf.reduce_sum(basis * components, 0)
-            return image
 
         def body(k, q, largest, basis, numbers):
             basis += tf.reshape(tf.one_hot(k, num_steps, dtype=q.dtype), [-1] + [1] * len(q.shape)) * q
             image = self._gram(q)
             a = inner(image, q)
             largest = tf.maximum(largest, a)
-            image = orthogonal(image, basis)
+            image = _without_components(image, basis)
             b = lengths(image)
             is_exhausted = b <= least * largest
 
             def with_random():
-                return tf.where(is_exhausted, orthogonal(random_like(q, q.shape), basis), image)
+                random = _without_components(random_like(q, q.shape), basis)
+                return tf.where(is_exhausted, random, image)
 
             image = tf.cond(tf.reduce_any(is_exhausted), with_random, lambda: image)
             b = tf.where(is_exhausted, tf.zeros_like(b), b)
@@ -168,7 +162,7 @@ class SingularVectorSearch:
         matrix = tf.linalg.diag(diagonal) + tf.linalg.diag(below[:, :-1], k=-1)  # eigh reads the lower part
         matrix = tf.where(tf.math.is_finite(matrix), matrix, 0.0)  # TensorFlow raises an error for NaN
         weights = tf.transpose(tf.linalg.eigh(matrix)[1][..., -1])
-        return tf.reduce_sum(basis * tf.reshape(weights, [num_steps, -1] + [1] * len(axes)), 0)
+        return tf.reduce_sum(basis * tf.reshape(weights, [num_steps, -1] + [1] * (len(x.shape) - 1)), 0)
 
     def _change(self, x):
         """Returns ||G x - s x|| / s with s = <x, G x>: about the change of unit vectors x by a power step."""
@@ -198,6 +192,15 @@ class SingularVectorSearch:
 
     def _per_kernel(self, x):
         return per_start(self._factor, x) if self._is_stacked else self._factor
+
+
+def _without_components(x, basis):
+    """Returns x without its components in an orthonormal basis, `[steps, starts, ...]`."""
+    axes = list(range(2, len(basis.shape)))
+    for _ in range(2):  # the second time removes rounding errors of the first
+        components = tf.reduce_sum(basis * x, axes, keepdims=True)
+        x -= tf.reduce_sum(basis * components, 0)
+    return x
 
 
 def leading_in_eager_mode(operator: LinearOperator, kernel: tf.Tensor, v: tf.Tensor, tolerance: float) -> tf.Tensor:

@@ -496,8 +496,9 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         density.tolerance_ = TOLERANCE
         for name, value in fields.items():
             setattr(density, name, value)
+        arrays.setdefault("_times", np.zeros([0, 0]))  # files of earlier versions have no times with cycles
         for name in _ARRAYS:
-            setattr(density, name, arrays.pop(name, None))
+            setattr(density, name, arrays.pop(name))
         weights = [arrays[f"weights{index}"] for index in range(len(arrays))]  # of all members
         members = list(zip(*weights, strict=True))
         density.encoder_ = encoder

@@ -1,5 +1,6 @@
 """Configs of runs: their fields, defaults and rules. Those of the model are in `model_config`."""
 
+import inspect
 import pathlib
 import runpy
 from typing import Any
@@ -134,7 +135,13 @@ def load_config_file(path: pathlib.Path, *arguments: str) -> Any:
     functions = runpy.run_path(str(path))
     if "get_config" not in functions:
         raise ValueError(f"{path} has no function get_config. Define get_config() in it, which returns the config.")
-    config = functions["get_config"](*arguments)
+    get_config = functions["get_config"]
+    if arguments and not inspect.signature(get_config).parameters:
+        raise ValueError(
+            f"The config {path.stem!r} takes no argument, but got {arguments[0]!r}. Leave out the text after the "
+            "colon, and set fields with flags, such as --config.data.path."
+        )
+    config = get_config(*arguments)
     if not isinstance(config, ConfigDict):
         raise ValueError(f"get_config() of {path} must return a ConfigDict; got {config!r:.40}.")
     return config

@@ -86,7 +86,7 @@ def _implied_kind(series):
 
 
 def _warn_of_mixture(name, series):
-    """Warns if a category has values of several types, or texts of which at least half are numbers, but not all."""
+    """Warns of a category that may be a column of numbers with mistakes: numbers beside text, or mostly numbers."""
     if series.dtype.kind != "O" or isinstance(series.dtype, pandas.CategoricalDtype):
         return
     is_numeric = pandas.to_numeric(series, errors="coerce").notna()
