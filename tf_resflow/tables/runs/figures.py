@@ -103,11 +103,14 @@ class _Axis:
         axis.axes.set(**{f"{axis.axis_name}lim": (self.bins[0], self.bins[-1])})
         axis.set_label_text(str(self.column.name))
         labels = self.column.tick_labels()
-        if 0 < len(labels) <= _MAX_LEVELS:
-            axis.set_ticks(range(len(labels)), labels)
+        has_levels = 0 < len(labels) <= _MAX_LEVELS
+        has_few_ticks = self.column.most_ticks is not None  # because their labels are long, such as dates
+        if has_levels or has_few_ticks:
             axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
+        if has_levels:
+            axis.set_ticks(range(len(labels)), labels)
         tick_format = self.column.tick_format()
         if tick_format is not None:
             axis.set_major_formatter(lambda number, _: tick_format(number))
-        if self.column.most_ticks is not None:
+        if has_few_ticks:
             axis.set_major_locator(mpl_ticker.MaxNLocator(self.column.most_ticks))
