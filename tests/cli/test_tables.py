@@ -64,7 +64,7 @@ def test_each_row_is_scored(workdir, table, scored, capsys):
     for row, (column, value) in enumerate([("kind", "castle"), ("price", ""), ("rooms", 2.5), ("sold", "soon")], 1):
         new.loc[row, column] = value
     found = scored(workdir, new[[*new][::-1]], "--id_columns=id", "--top=1", "--explain=1")
-    assert list(found) == ["example", "id", "log_prob", "p_value", "column", "nats", "reason"]
+    assert list(found) == ["example", "id", "log_prob", "p_value", "outlier", "column", "nats", "reason"]
     assert list(found["id"]) == ["000", "001", "002", "003", "004", "005"]
     assert list(found["reason"]) == [
         "",
@@ -78,12 +78,17 @@ def test_each_row_is_scored(workdir, table, scored, capsys):
     np.testing.assert_allclose(found["log_prob"].iloc[[0, 5]].astype(float), expected, rtol=1e-12)
     assert list(found["log_prob"][1:5]) == ["-inf", "", "-inf", ""]
     assert list(found["p_value"][[2, 4]]) == ["", ""] and float(found["p_value"][1]) > 0
+    flags = run.density.predict(table.loc[[0, 5], list(run.density.kinds_)]) == -1
+    assert list(found["outlier"]) == [str(flags[0]), "True", "", "True", "", str(flags[1])]
     assert list(found["column"][[1, 3]]) == ["kind", "rooms"] and list(found["column"][[2, 4]]) == ["", ""]
     explained = run.density.explain(table.loc[[0], list(run.density.kinds_)])
     assert float(found["nats"][0]) == pytest.approx(explained.max(axis=1)[0])
     said = capsys.readouterr().out.splitlines()
     least = f"{run.density.least_p_value:.2g}, with {len(run.density.held_out_[0])} held-out examples"
     assert any(f"have a p-value of at most {least}" in line for line in said)
+    low, high = run.density.flagged_interval_
+    share = f"{(2 + flags.sum()) / 4:.1%} are outliers, with scores below the threshold for contamination=0.01"
+    assert said[-3] == f"{share}; between {low:.1%} and {high:.1%} of rows like those of the fit would be."
     assert said[-2].startswith("2 of 6 have no score, such as line 4, column 'price': the value is missing")
     assert said[-1].startswith("2 of 6 have the score -inf, such as line 3, column 'kind': 'castle' is not a")
 

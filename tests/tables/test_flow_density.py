@@ -24,6 +24,7 @@ from sklearn.exceptions import NotFittedError
 from tests.tables.test_encoder import TYPED, rows_that_are_alone
 from tf_resflow.tables import FlowDensity
 from tf_resflow.tables.noise_conditioned import NoiseConditionedFlow, shared_flow
+from tf_resflow.tables.thresholds import threshold
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 60, "num_members": 1, "whiten": False, "random_state": 0}
 
@@ -145,7 +146,7 @@ def test_explanations_of_numbers_are_exact():
 
 
 def test_p_values_of_fresh_rows():
-    """The share of 2,000 fresh rows below a threshold is the threshold, up to the error of 150 held-out rows.
+    """The share of 2,000 fresh rows with a p-value of at most t is t, up to the error of 150 held-out rows.
 
     The p-value of a row does not depend on other rows.
     """
@@ -154,9 +155,24 @@ def test_p_values_of_fresh_rows():
     found = fit.p_values(rows)
     np.testing.assert_array_equal(fit.p_values(rows[3:4]), found[3:4])
     assert found.min() >= 1 / 151 == fit.least_p_value
-    for threshold in (0.05, 0.2, 0.5):
-        error = 4.5 * np.sqrt(threshold * (1 - threshold) * (1 / 150 + 1 / 2000))
-        assert np.mean(found <= threshold) == pytest.approx(threshold, abs=error + 1 / 151)
+    for share in (0.05, 0.2, 0.5):
+        error = 4.5 * np.sqrt(share * (1 - share) * (1 / 150 + 1 / 2000))
+        assert np.mean(found <= share) == pytest.approx(share, abs=error + 1 / 151)
+
+
+def test_the_expected_share_of_fresh_rows_is_flagged():
+    """On average over 16 fits to 100 rows, of 2,000 fresh rows each, within 4 standard errors."""
+    shares = []
+    expected = 0.05
+    for seed in range(16):
+        rows = np.random.default_rng(seed).standard_t(4, size=[2100, 2]) @ [[1.0, 1.0], [0.0, 0.5]]
+        arguments = SMALL | {"random_state": seed, "num_members": 3, "max_steps": 40}
+        fit = FlowDensity(contamination=expected, **arguments).fit(rows[:100])
+        shares.append(np.mean(fit.predict(rows[100:]) == -1))
+        assert fit.offset_ > threshold(*fit.held_out_, expected).score  # the mean over members has a larger score
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert error < expected / 4
+    assert np.mean(shares) == pytest.approx(expected, abs=4 * error)
 
 
 def test_a_row_with_a_level_of_its_own_counts_like_an_unknown_level():
@@ -371,7 +387,7 @@ def held_out(monkeypatch):
 def test_members(held_out, few_quantiles, monkeypatch):
     """The density is the mean over members, which hold out different rows. Trained members are kept.
 
-    A share below `contamination` of the scores of held-out rows is below the offset.
+    A share of `contamination` of the scores of held-out rows is below the offset.
     """
     rows, trained = table()[["price"]], {}
     fit = FlowDensity(contamination=0.3, **SMALL | {"num_members": 2, "max_steps": 20}).fit_members(rows, trained)
@@ -383,8 +399,8 @@ def test_members(held_out, few_quantiles, monkeypatch):
     assert set(held_out[0]).isdisjoint(held_out[1])
     pairs = zip(alone, held_out, strict=True)
     decisions = np.concatenate([one.decision_function(rows[np.isin(values, own)]) for one, own in pairs])
-    assert len(decisions) == 44 and np.abs(decisions).min() < 2e-5
-    assert (decisions < -1e-6).sum() == np.ceil(0.3 * 44) - 1
+    np.testing.assert_allclose(np.sort(fit.held_out_[0]), np.sort(decisions) + fit.offset_, atol=2e-5)
+    assert (decisions < -1e-6).sum() == np.floor(0.3 * 45)  # the rank among 44 scores
     scores = [one.score_samples(rows) for one in alone]
     assert np.abs(scores[0] - scores[1]).max() > 0.01
     np.testing.assert_allclose(fit.score_samples(rows), np.logaddexp(*scores) - np.log(2), rtol=1e-9)
@@ -562,7 +578,7 @@ def results(density, rows, condition):
         densities.append(copy.copy(density).set_params(extrapolate=True))
     drawn = [each.sample(20, random_state=1, condition=condition) for each in densities]
     scores = [density.score_samples(rows), density.p_values(rows)]
-    choices = [density.noise_, density.whiten_, density.offset_]
+    choices = [density.noise_, density.whiten_, density.offset_, density.flagged_interval_]
     return [*scores, *choices, density.explain(rows[:2]), *map(pandas.DataFrame, drawn)]
 
 

@@ -15,6 +15,8 @@ The output has one line per example, in the order of the input, with these colum
   log_prob +- 2.36 stderr is a 95 % interval (Student's t)
 - p_value: the share of the run's held-out examples that are at most as likely, counting the example itself. A
   fresh example of the same data has a p_value of at most 0.01 with a probability of at most 1 %
+- outlier, for a table: whether `FlowDensity.predict` flags the row. This is expected of the share `contamination`
+  of fresh rows, even if so few rows were held out that p-values cannot be small
 - column and nats, with --explain=THRESHOLD: for rows of a table with a p-value of at most THRESHOLD, the column
   that makes the row most unlikely, and how much log p would increase with the best value of this column
 - reason, for a table: why a row has no score, or the score -inf
@@ -94,10 +96,10 @@ def main() -> None:
             path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
-        frame, ranking, num_held_out, numbers = tables.score() if command_line.is_table() else _scored()
+        frame, ranking, num_held_out, scored_table = tables.score() if command_line.is_table() else _scored()
     write_frame(FLAGS.output, frame)
-    if numbers is not None:
-        tables.check_scored(numbers)
+    if scored_table is not None:
+        tables.check_scored(scored_table.numbers)
     if frame.empty:
         print_line(f"{FLAGS.input} has no rows, so the output has none: {FLAGS.output}")
         return
@@ -112,8 +114,9 @@ def main() -> None:
         rare = (scored["p_value"] <= threshold).sum() / max(len(scored), 1)
         p_values = f"{rare:.1%} have a p-value of at most {threshold:.2g}, with {num_held_out:,} held-out examples"
     print_line(f"{counted(len(scored), 'example')}; {p_values}: {FLAGS.output}")
-    if numbers is not None:
-        tables.print_reasons(frame, numbers)
+    if scored_table is not None:
+        tables.print_outliers(frame, scored_table.density)
+        tables.print_reasons(frame, scored_table.numbers)
 
 
 def _scored():

@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -21,7 +21,15 @@ FLAGS = flags.FLAGS
 
 _EXPLAINED_AT_ONCE = 1000  # rows
 _NUM_SAMPLES = 1000  # by default
-_COLUMNS = ("example", "log_prob", "p_value", "column", "nats", "reason")  # of the output of resflow-score
+_COLUMNS = (
+    "example",
+    "log_prob",
+    "p_value",
+    "outlier",
+    "column",
+    "nats",
+    "reason",
+)  # of the output of resflow-score
 _ESTIMATES = ("log_det_estimator", "num_probes", "stderr")
 _UNUSED = {
     "score": [*_ESTIMATES, "batch_size", "seed", "data_dir", "data_path"],
@@ -54,12 +62,19 @@ def check_score() -> None:
         check_table(pathlib.Path(FLAGS.input).expanduser())
 
 
-def score() -> tuple[Any, np.ndarray, int, Any]:
+class Scored(NamedTuple):
+    """The density that scored rows, and the `Numbers` of the rows."""
+
+    density: Any
+    numbers: Any
+
+
+def score() -> tuple[Any, np.ndarray, int, Scored]:
     """Scores the rows of --input.
 
     Returns:
       A data frame of the output, whose index has the positions of the rows; the scores that rank the rows; the
-      number of held-out scores that give the p-values; and the `Numbers` of the rows.
+      number of held-out scores that give the p-values; and the density with the `Numbers` of the rows.
     """
     from tf_resflow.tables.runs import score_rows  # imported here because it needs TensorFlow
 
@@ -81,7 +96,7 @@ def score() -> tuple[Any, np.ndarray, int, Any]:
         scores.insert(0, name, values_of_rows)
     if FLAGS.explain is not None:
         _explain(run.density, scores, numbers.array)
-    return scores, ranking, len(run.density.held_out_[0]), numbers
+    return scores, ranking, len(run.density.held_out_[0]), Scored(run.density, numbers)
 
 
 def _read_input(path, run, options):
@@ -131,6 +146,18 @@ def check_scored(numbers: Any) -> None:
             """such as --read_options='{"date_format": "%d.%m.%Y"}'. Values can be missing only in columns that """
             "had missing values in the fit, and not in condition columns."
         )
+
+
+def print_outliers(scores: Any, density: Any) -> None:
+    """Prints the share of outliers, and the share that is expected of rows like those of the fit."""
+    low, high = density.flagged_interval_
+    expected = (
+        "" if math.isnan(low) else f"; between {low:.1%} and {high:.1%} of rows like those of the fit would be"
+    )
+    print_line(
+        f"{scores['outlier'].mean():.1%} are outliers, with scores below the threshold for "
+        f"contamination={density.contamination:g}{expected}."
+    )
 
 
 def print_reasons(scores: Any, numbers: Any) -> None:

@@ -1,12 +1,14 @@
 """A scikit-learn estimator of the density of a table."""
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from tf_resflow._internal.extras import extra
 
@@ -29,6 +31,7 @@ from tf_resflow.tables.encoder import TableEncoder
 from tf_resflow.tables.explanations import gains
 from tf_resflow.tables.frames import FrameType, in_library, in_pandas
 from tf_resflow.tables.noise_conditioned import is_significant, winsorize
+from tf_resflow.tables.thresholds import threshold
 from tf_resflow.tables.vectors import Vectors, quasirandom_points
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
@@ -45,7 +48,16 @@ _ADVICE = (
     "Correct such values, or leave out their rows. Values can be missing only in columns that had missing values "
     "in the fit, and not in condition_columns."
 )
-_FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
+_FITTED = (
+    "noise_",
+    "tolerance_",
+    "whiten_",
+    "offset_",
+    "flagged_interval_",
+    "reference_",
+    "_dtype",
+    "_draws_seed",
+)  # saved as JSON
 _ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times")
 
 
@@ -110,9 +122,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         of held-out rows if that is larger.
       noise_levels_: The noise levels that were compared.
       held_out_scores_: The mean log-likelihoods of the held-out rows at these levels.
-      offset_: The score below which a row is an outlier. It is the weighted quantile at `contamination` of the
-        scores in `held_out_`. It is minus infinity if more than this share of the held-out rows would have
-        probability 0 without themselves. Then a row with an unknown level is no outlier, as in `p_values`.
+      offset_: The score below which a row is an outlier. A share of `contamination` of new rows like those of the
+        fit is expected below it, on average over fits, see `tf_resflow.tables.thresholds.threshold`. It is minus
+        infinity if at least this share of the held-out rows would have probability 0 without themselves. Then a row
+        with an unknown level is no outlier, as in `p_values`.
+      flagged_interval_: The ends of a 95 % interval of the share of such rows that `predict` flags in this fit. It
+        is wide if few rows were held out.
       held_out_: `[2, num]`: the scores of held-out rows, as `decision_function` compares rows, each from the first
         flow that held it out; and their weights.
       reference_: The numbers that `explain` tries, `{column or atom: (position of the column, numbers)}`.
@@ -218,13 +233,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         held_out_of_members = self._train(numbers, weights, rng, trained)
         self._choose_noise(numbers, weights, held_out_of_members)
-        held_out, scores = self._score_held_out(numbers, held_out_of_members)
+        held_out, scores, gains = self._score_held_out(numbers, held_out_of_members)
         self._keep(numbers, weights, rng)
         is_alone = self.encoder_.is_singleton(table)[held_out]
         scores = np.where(is_alone, -np.inf, scores - _ROUNDING)
         weights = weights[held_out]
         self.held_out_ = np.stack([scores, weights])
-        self.offset_ = float(np.quantile(scores, self.contamination, weights=weights, method="inverted_cdf"))
+        self.offset_, self.flagged_interval_ = threshold(scores + gains, weights, self.contamination)
         return self
 
     def _train(self, numbers, weights, rng, trained):
@@ -290,14 +305,38 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         density.tolerance = self.tolerance_
 
     def _score_held_out(self, numbers, held_out_of_members):
-        """Returns the sorted indices of all held-out rows, and their scores from the first member without them."""
+        """Scores all held-out rows with the first member that held them out.
+
+        Returns:
+          The sorted indices of the rows, their scores, and the gains of the ensemble over a single member.
+        """
         density = self.density_
         scores = []
-        for held_out, member in zip(held_out_of_members, density.members, strict=True):
-            (_, comparable_scores), _ = density.scores_and_errors(numbers[held_out], [member])
+        gains = []
+        for member_index, held_out in enumerate(held_out_of_members):
+            rows = numbers[held_out]
+            (_, comparable_scores), _ = density.scores_and_errors(rows, [density.members[member_index]])
+            other_members = density.members[:member_index] + density.members[member_index + 1 :]
             scores.append(comparable_scores)
-        rows, first = np.unique(np.concatenate(held_out_of_members), return_index=True)
-        return rows, np.concatenate(scores)[first]
+            gains.append(self._ensemble_gains(rows, other_members))
+        held_out_rows, first = np.unique(np.concatenate(held_out_of_members), return_index=True)
+        return held_out_rows, np.concatenate(scores)[first], np.concatenate(gains)[first]
+
+    def _ensemble_gains(self, numbers, other_members):
+        """Estimates by how much the score of the ensemble exceeds the mean score of its members, for each row.
+
+        All members but one have trained on the rows. For small differences between the scores of m members, this
+        gain is (1 - 1 / m) times half of their variance.
+        """
+        num = len(other_members)
+        if num < 2:
+            return np.zeros(len(numbers))
+        scores = []
+        for member in other_members:
+            log_probs, _ = self.density_.log_probs(numbers, [self.noise_], [member])
+            scores.append(log_probs[0])
+        gains = special.logsumexp(scores, axis=0) - math.log(num) - np.mean(scores, axis=0)
+        return gains * (num / (num + 1)) / (1 - 1 / num)
 
     def _keep(self, numbers, weights, rng):
         """Keeps what `explain` and `sample` need from the rows of the fit."""
@@ -493,7 +532,8 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         settings = fields.pop("settings")
         bounds = {name: tuple(ends) for name, ends in settings["bounds"]}
         density = cls(**settings | {"kinds": encoder.kinds, "bounds": bounds or None})
-        density.tolerance_ = TOLERANCE
+        density.tolerance_ = TOLERANCE  # files of earlier versions lack it and the next attribute
+        density.flagged_interval_ = (math.nan, math.nan)
         for name, value in fields.items():
             setattr(density, name, value)
         arrays.setdefault("_times", np.zeros([0, 0]))  # files of earlier versions have no times with cycles

@@ -59,12 +59,16 @@ def score_rows(density: FlowDensity, table: Any, date_format: str | None = None)
     Returns:
       A data frame and the `Numbers` of the rows. The frame has the index of the table and these columns: `log_prob`
       in nats, minus infinity if a value cannot occur, NaN if there is no score; `compared`, the score that ranks
-      rows, see `FlowDensity.decision_function`; `p_value`; and `reason`.
+      rows, see `FlowDensity.decision_function`; `p_value`; `outlier`, which is missing if there is no score; and
+      `reason`.
     """
     numbers = density.encoder_.numbers(table, date_format=date_format)
     scores = np.full([2, len(table)], np.nan)
     scores[:, numbers.has_score] = density.density_.score(numbers.array[numbers.has_score])
     columns = {"log_prob": scores[0], "compared": scores[1], "p_value": p_values(scores[1], *density.held_out_)}
+    is_outlier = pandas.array(scores[1] < density.offset_, dtype="boolean")
+    is_outlier[np.isnan(scores[1])] = pandas.NA
+    columns["outlier"] = is_outlier
     columns["reason"] = numbers.reasons
     return pandas.DataFrame(columns, index=table.index), numbers
 
