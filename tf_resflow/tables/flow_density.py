@@ -19,7 +19,7 @@ with extra("sklearn"):
 
 from tf_resflow._internal.messages import counted, shortened
 from tf_resflow._internal.private_api import check_sample_weight
-from tf_resflow._internal.writing import atomic_write
+from tf_resflow._internal.writing import atomic_write, check_output_path
 from tf_resflow.data.files import explain_read_errors
 from tf_resflow.evaluation import p_values
 from tf_resflow.models.repeated_training import draw_rows
@@ -29,6 +29,7 @@ from tf_resflow.tables.encoder import TableEncoder
 from tf_resflow.tables.explanations import gains
 from tf_resflow.tables.frames import FrameType, in_library, in_pandas
 from tf_resflow.tables.noise_conditioned import is_significant, winsorize
+from tf_resflow.tables.report import write_report
 from tf_resflow.tables.vectors import Vectors, quasirandom_points
 
 _LEVELS = np.geomspace(LEAST_NOISE, MOST_NOISE, 12)  # the noise levels to choose from
@@ -46,7 +47,7 @@ _ADVICE = (
     "in the fit, and not in condition_columns."
 )
 _FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
-_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times")
+_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times", "rows_of_fit")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -134,6 +135,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     _dtype: str | None  # of an array, None for a frame
     _arrow: FrameType | None = None  # of a frame, unless it is pandas
+    rows_of_fit: np.ndarray  # numbers of up to 4,000 rows of the fit
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
     _times: np.ndarray  # numbers `[num, 0 or 1]` of times with cycles, in rows of the fit
@@ -310,6 +312,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 if len(group):
                     self.reference_[label] = column_index, _reference_numbers(group, bool(column.cycles))
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
+        self.rows_of_fit = numbers[chosen[: len(numbers)]]
         vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.lower + vectors.widths * quasirandom_points(len(chosen))
         self._margins = np.where(vectors.is_blank, np.nan, spread)
@@ -466,6 +469,34 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         return gains(self.density_, self.reference_, numbers)
 
+    def report(
+        self,
+        X: Any,
+        path: str | os.PathLike[str] = "report.html",
+        *,
+        title: str = "Report on a table",
+        random_state: Any = None,
+    ) -> None:
+        """Writes a report on rows as one HTML file with pictures, which loads nothing from elsewhere.
+
+        The report compares the rows with up to 4,000 rows of the fit and with samples, column by column and in
+        pairs of columns. It marks the columns whose distribution differs, says what changed, and explains the rows
+        with the lowest scores. If the rows are like those of the fit, but were not used in it, the AUC of a
+        classifier of rows and samples measures how good the density is: 0.5 means that nothing tells them apart.
+
+        A row that cannot be scored is reported, and no error. The report needs the extra `plots`.
+
+        Args:
+          X: Rows `[num, columns]`, such as held-out rows or new ones.
+          path: The .html file to write.
+          title: The heading.
+          random_state: Overrides `random_state` of the estimator, for samples and tests.
+        """
+        check_output_path(path, [".html"])
+        table = self._table(X)
+        rng = check_random_state(self.random_state if random_state is None else random_state)
+        write_report(path, self, {"rows of the table": table}, title=title, seed=int(rng.randint(2**31)))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the fitted estimator as an .npz file of arrays and JSON, which `FlowDensity.load` reads.
 
@@ -497,6 +528,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         for name, value in fields.items():
             setattr(density, name, value)
         arrays.setdefault("_times", np.zeros([0, 0]))  # files of earlier versions have no times with cycles
+        arrays.setdefault("rows_of_fit", np.zeros([0, 0]))  # nor the rows for a report
         for name in _ARRAYS:
             setattr(density, name, arrays.pop(name))
         weights = [arrays[f"weights{index}"] for index in range(len(arrays))]  # of all members
