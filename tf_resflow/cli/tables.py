@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 import tf_resflow as resflow
 from tf_resflow._internal.console import stage, track
@@ -142,8 +142,14 @@ def report() -> None:
     run = _loaded_run()
     config = run.config
     options = config.data.read_options.to_dict()
-    with stage("data"):
-        rows = load_rows(run)
+    rows = {}
+    try:
+        with stage("data"):
+            rows = load_rows(run)
+    except (OSError, ValueError) as error:
+        if FLAGS.input is None:
+            raise
+        logging.warning("The report has no test rows: %s", error)
     tables = {"test rows": rows["test"]} if "test" in rows else {}
     if FLAGS.input is not None:
         options |= read_options()

@@ -83,6 +83,8 @@ def write_report(
     for name, table in tables.items():
         if not len(table):
             raise ValueError(f"There are no {name}, so there is nothing to report. Give at least one row.")
+    if not len(density.rows_of_fit):
+        raise ValueError("The density was saved by an earlier version, without rows for a report. Fit it again.")
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -128,7 +130,7 @@ class _Report:
         num = int(np.clip(len(numbers.array), _FEWEST_SAMPLES, _MOST_SAMPLES))
         given = numbers.array[numbers.has_score]
         given = given if len(given) else density.rows_of_fit
-        given = given[np.random.default_rng(self.seed).permutation(num) % len(given)]
+        given = given[np.resize(np.random.default_rng(self.seed).permutation(len(given)), num)]
         condition = {
             column.name: column.with_all_decimals().to_series(given[:, index])
             for index, column in enumerate(encoder.columns)
@@ -153,6 +155,8 @@ class _Report:
             "faults": [count.text for count in self.rows.fault_counts(self.rows.is_blocking)],
             "num_held_out": len(self.density.held_out_[0]),
             "threshold": self.threshold,
+            "threshold_count": self.threshold * len(self.p_values[self.name]),
+            "fewest_classified": _FEWEST_CLASSIFIED,
             "num_rare": int(np.sum(self.p_values[self.name] <= self.threshold)),
             "num_scored": len(self.p_values[self.name]),
             "p_value_distances": {name: self._p_value_distance(p) for name, p in self.p_values.items() if len(p)},
@@ -215,16 +219,18 @@ class _Report:
         return columns
 
     def _rare_rows(self):
-        """Returns what the report says about the rows with the lowest scores."""
+        """Returns what the report says about the rows with the lowest scores. Equal reasons are not repeated."""
         density = self.density
         scores = self.scores[self.name]
-        indices = np.argsort(scores, kind="stable")[: min(_NUM_RARE_ROWS, np.sum(~np.isnan(scores)))]
+        reasons = pandas.Series(self.rows.reasons)[np.argsort(scores, kind="stable")]
+        reasons = reasons[~np.isnan(scores[reasons.index])]
+        is_repeated = reasons.duplicated() & (reasons != "")
+        indices = reasons.index[~is_repeated][:_NUM_RARE_ROWS]
         if not len(indices):
             return []
         gains = density.gains(self.rows.array[indices])
         longest = max(1.0, np.max(gains[np.isfinite(gains)], initial=0.0))
         labels = [density.encoder_.columns[index].name for index, _ in density.reference_.values()]
-        reasons = self.rows.reasons
         rare_rows = []
         for index, gains_of_row in zip(indices, gains, strict=True):
             gain_of_column = pandas.Series(gains_of_row).groupby(labels, sort=False).max().nlargest(_NUM_CAUSES)
@@ -243,6 +249,7 @@ class _Report:
                     "row": self.rows.table.index[index],
                     "p_value": p_values(scores[index], *density.held_out_),
                     "reason": reasons[index],
+                    "num_repeated": int(is_repeated[reasons == reasons[index]].sum()),
                     "causes": causes,
                 }
             )
@@ -261,8 +268,8 @@ class _Report:
 def classifier_auc(rows: np.ndarray, samples: np.ndarray, has_levels: Any, seed: int) -> Score:
     """Returns the area under the ROC curve of a classifier that distinguishes rows from samples `[num, columns]`.
 
-    It is the mean over the folds of a cross-validation. The standard error is that of the test rows (DeLong et al.,
-    1988).
+    It is the mean over the folds of a cross-validation. The standard error is that of a fold (DeLong et al., 1988),
+    with the correction of Nadeau and Bengio (2003) for training sets that overlap.
     """
     x = np.concatenate([rows, samples])
     is_row = np.arange(len(x)) < len(rows)
@@ -279,7 +286,9 @@ def classifier_auc(rows: np.ndarray, samples: np.ndarray, has_levels: Any, seed:
         losses = _shares_below(scores_of_rows, scores_of_samples)
         areas.append(wins.mean())
         variances.append(wins.var(ddof=1) / len(wins) + losses.var(ddof=1) / len(losses))
-    return Score(float(np.mean(areas)), float(np.sqrt(np.sum(variances)) / _NUM_FOLDS))
+    return Score(
+        float(np.mean(areas)), float(np.sqrt(np.mean(variances) * (1 / _NUM_FOLDS + 1 / (_NUM_FOLDS - 1))))
+    )
 
 
 def _shares_below(reference, values):
@@ -294,8 +303,9 @@ def distance(
 ) -> Distance:
     """Returns the Kolmogorov-Smirnov distance of numbers, or the total variation distance of levels.
 
-    Missing values (NaN) are one more value, and so are values that cannot occur (infinity). With few different
-    values, a permutation test gives the p-value, otherwise the distribution for continuous numbers.
+    Missing values (NaN) are one more value, and so are values that cannot occur (infinity). The p-value is that of
+    the distance, or of the share of missing values, or of the share of values that cannot occur (Bonferroni). With
+    few different values, a permutation test gives the first one, otherwise the distribution for continuous numbers.
     """
     values, cells = np.unique(np.concatenate([fit, new]), return_inverse=True)
     counts = np.bincount(cells, minlength=len(values))
@@ -309,10 +319,18 @@ def distance(
     observed = float(size(np.bincount(cells[: len(fit)], minlength=len(values))))
     if len(values) > _MOST_CELLS:
         num = max(1, round(len(fit) * len(new) / (len(fit) + len(new))))
-        return Distance(observed, stats.kstwo.isf(_LEVEL, num), stats.kstwo.sf(observed, num))
-    sizes = size(rng.multivariate_hypergeometric(counts, len(fit), num_draws, method="marginals"))
-    num_as_large = np.sum(sizes >= observed - 1e-9)
-    return Distance(observed, float(np.quantile(sizes, 1 - _LEVEL)), (1 + num_as_large) / (1 + num_draws))
+        limit = stats.kstwo.isf(_LEVEL, num)
+        p = stats.kstwo.sf(observed, num)
+    else:
+        sizes = size(rng.multivariate_hypergeometric(counts, len(fit), num_draws, method="marginals"))
+        limit = np.quantile(sizes, 1 - _LEVEL)
+        p = (1 + np.sum(sizes >= observed - 1e-9)) / (1 + num_draws)
+    tests = [p]
+    for is_special in (np.isnan, np.isinf):
+        nums = np.array([is_special(fit).sum(), is_special(new).sum()])
+        if nums.any():
+            tests.append(stats.fisher_exact([nums, [len(fit), len(new)] - nums])[1])
+    return Distance(observed, float(limit), min(1.0, len(tests) * min(tests)))
 
 
 def holm(p_values_of_tests: Any) -> np.ndarray:
@@ -341,12 +359,12 @@ def _changes(column, fit, new, faults, values):
     if column.has_levels or not len(new):
         return changes
     ends = column.to_series(np.array([fit.min(), fit.max(), new.min(), new.max()])).map(_text)
-    for num, side, end, end_of_new in (
-        (np.sum(new < fit.min()), "below the smallest", ends[0], ends[2]),
-        (np.sum(new > fit.max()), "above the largest", ends[1], ends[3]),
-    ):
-        if num:
-            changes.append(f"{num:,} {side} value of the fit, {end}, up to {end_of_new}")
+    num_below = np.sum(new < fit.min())
+    if num_below:
+        changes.append(f"{num_below:,} below the smallest value of the fit, {ends[0]}: down to {ends[2]}")
+    num_above = np.sum(new > fit.max())
+    if num_above:
+        changes.append(f"{num_above:,} above the largest value of the fit, {ends[1]}: up to {ends[3]}")
     return changes
 
 
@@ -356,6 +374,8 @@ def _text(value):
         return "missing"
     if isinstance(value, float):
         return _number(value)
+    if isinstance(value, pandas.Timestamp):
+        value = value.floor("s")
     return cut(str(value).removesuffix(" 00:00:00").strip(), _LONGEST_VALUE)
 
 
