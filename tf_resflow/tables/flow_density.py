@@ -47,7 +47,7 @@ _ADVICE = (
     "in the fit, and not in condition_columns."
 )
 _FITTED = ("noise_", "tolerance_", "whiten_", "offset_", "reference_", "_dtype", "_draws_seed")  # saved as JSON
-_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times", "rows_of_fit")
+_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times", "rows_of_fit_")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -117,6 +117,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       held_out_: `[2, num]`: the scores of held-out rows, as `decision_function` compares rows, each from the first
         flow that held it out; and their weights.
       reference_: The numbers that `explain` tries, `{column or atom: (position of the column, numbers)}`.
+      rows_of_fit_: The numbers of up to 4,000 rows of the fit, see `TableEncoder.numbers`.
       encoder_: The `TableEncoder`.
       density_: The `TableDensity`.
       kinds_: The kind of each column, in the form of `kinds`.
@@ -135,7 +136,6 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
 
     _dtype: str | None  # of an array, None for a frame
     _arrow: FrameType | None = None  # of a frame, unless it is pandas
-    rows_of_fit: np.ndarray  # numbers of up to 4,000 rows of the fit
     _margins: np.ndarray  # vectors `[num, size]` of the fit
     _conditions: np.ndarray  # of rows of the fit
     _times: np.ndarray  # numbers `[num, 0 or 1]` of times with cycles, in rows of the fit
@@ -312,7 +312,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 if len(group):
                     self.reference_[label] = column_index, _reference_numbers(group, bool(column.cycles))
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
-        self.rows_of_fit = numbers[chosen[: len(numbers)]]
+        self.rows_of_fit_ = numbers[chosen[: len(numbers)]]
         vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.lower + vectors.widths * quasirandom_points(len(chosen))
         self._margins = np.where(vectors.is_blank, np.nan, spread)
@@ -528,7 +528,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         for name, value in fields.items():
             setattr(density, name, value)
         arrays.setdefault("_times", np.zeros([0, 0]))  # files of earlier versions have no times with cycles
-        arrays.setdefault("rows_of_fit", np.zeros([0, 0]))  # nor the rows for a report
+        arrays.setdefault("rows_of_fit_", np.zeros([0, 0]))  # nor the rows for a report
         for name in _ARRAYS:
             setattr(density, name, arrays.pop(name))
         weights = [arrays[f"weights{index}"] for index in range(len(arrays))]  # of all members

@@ -24,7 +24,6 @@ with extra("sklearn"):
     from sklearn.model_selection import StratifiedKFold
 
 jinja2: Any = LazyPackage("jinja2", "plots")
-mpl_figure: Any = LazyPackage("matplotlib.figure", "plots")
 
 _LEVEL = 0.01  # of the tests
 _SMALL_P_VALUE = 0.01  # rows with at most this p-value are rare
@@ -32,6 +31,7 @@ _FEWEST_SAMPLES = 1000
 _MOST_SAMPLES = 5000
 _FEWEST_CLASSIFIED = 20  # rows
 _NUM_FOLDS = 5
+_CLASSIFIER = {"learning_rate": 0.05, "max_leaf_nodes": 16}  # few rows need less than the defaults
 _MOST_CELLS = 110  # columns with more different values have no permutation test
 _DRAWS_PER_COLUMN = 200  # of a permutation test, so that the corrected p-value can be below _LEVEL
 _FEWEST_DRAWS = 10_000
@@ -83,7 +83,7 @@ def write_report(
     for name, table in tables.items():
         if not len(table):
             raise ValueError(f"There are no {name}, so there is nothing to report. Give at least one row.")
-    if not len(density.rows_of_fit):
+    if not len(density.rows_of_fit_):
         raise ValueError("The density was saved by an earlier version, without rows for a report. Fit it again.")
     environment = jinja2.Environment(
         autoescape=True,
@@ -113,7 +113,7 @@ class _Report:
         self.p_values = {
             name: p_values(scores, *density.held_out_)[~np.isnan(scores)] for name, scores in self.scores.items()
         }
-        self.groups = {FIT: density.rows_of_fit}
+        self.groups = {FIT: density.rows_of_fit_}
         self.groups |= {name: numbers.array for name, numbers in self.tables.items()}
         self.groups[SAMPLES] = self._samples(next(iter(self.tables.values())))
 
@@ -129,7 +129,7 @@ class _Report:
         encoder = density.encoder_
         num = int(np.clip(len(numbers.array), _FEWEST_SAMPLES, _MOST_SAMPLES))
         given = numbers.array[numbers.has_score]
-        given = given if len(given) else density.rows_of_fit
+        given = given if len(given) else density.rows_of_fit_
         given = given[np.resize(np.random.default_rng(self.seed).permutation(len(given)), num)]
         condition = {
             column.name: column.with_all_decimals().to_series(given[:, index])
@@ -274,7 +274,7 @@ def classifier_auc(rows: np.ndarray, samples: np.ndarray, has_levels: Any, seed:
     x = np.concatenate([rows, samples])
     is_row = np.arange(len(x)) < len(rows)
     classifier = HistGradientBoostingClassifier(
-        categorical_features=has_levels, early_stopping=False, random_state=seed
+        categorical_features=has_levels, early_stopping=False, random_state=seed, **_CLASSIFIER
     )
     areas = []
     variances = []
