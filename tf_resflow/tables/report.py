@@ -91,7 +91,7 @@ def write_report(
         lstrip_blocks=True,
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     )
-    environment.filters.update(share=_share, number=_number, cut=cut)
+    environment.filters.update(share=_share, cut=cut)
     template = environment.get_template("report.html")
     text = template.render(title=title, **_Report(density, tables, seed, date_format).content())
     with atomic_write(path) as temporary:
@@ -155,7 +155,6 @@ class _Report:
             "faults": [count.text for count in self.rows.fault_counts(self.rows.is_blocking)],
             "num_held_out": len(self.density.held_out_[0]),
             "threshold": self.threshold,
-            "threshold_count": self.threshold * len(self.p_values[self.name]),
             "fewest_classified": _FEWEST_CLASSIFIED,
             "num_rare": int(np.sum(self.p_values[self.name] <= self.threshold)),
             "num_scored": len(self.p_values[self.name]),
@@ -357,14 +356,10 @@ def _text(value):
     if pandas.isna(value):
         return "missing"
     if isinstance(value, float):
-        return _number(value)
+        return f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.4g}"
     if isinstance(value, pandas.Timestamp):
         value = value.floor("s")
     return cut(str(value).removesuffix(" 00:00:00").strip(), _LONGEST_VALUE)
-
-
-def _number(value):
-    return f"{value:,.0f}" if abs(value) >= 1e5 and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _share(value):
