@@ -210,6 +210,53 @@ def test_pipes_and_test_rows(workdir, table, run_command, tmp_path, monkeypatch,
     assert b"nats_stderr" in capfdbinary.readouterr().out
 
 
+def test_reports(workdir, given, table, run_command, tmp_path, monkeypatch, caplog):
+    """A report has the test rows and the new rows. If the data have moved, it has only the new rows."""
+    new = table[:40].astype(object)
+    new.loc[0, "sold"] = "01.02.2025"
+    new.to_csv(tmp_path / "new.csv", index=False, sep=";")
+    flags = [f"--report={tmp_path / 'a.html'}", f"--input={tmp_path / 'new.csv'}", '--read_options={"sep": ";"}']
+    for workdir_ in (workdir, given):
+        run_command(evaluate, workdir_, tmp_path / "a.json", *flags)
+        page = (tmp_path / "a.html").read_text()
+        assert "Report on homes.csv" in page and "<strong>40</strong> new rows" in page
+        assert "AUC of samples against test rows" in page
+        assert "1 of 40 values is not a date" in page and page.count("<article") == 6
+    run_command(evaluate, workdir, tmp_path / "a.json", flags[0])
+    assert "<strong>15</strong> test rows, compared with 135 rows of the fit" in (tmp_path / "a.html").read_text()
+    moved = workdir.parent / "moved.csv"
+    (workdir.parent / "homes.csv").rename(moved)
+    try:
+        run_command(evaluate, workdir, tmp_path / "a.json", *flags)
+        assert "The report has no test rows: " in caplog.text
+        assert "test rows" not in (tmp_path / "a.html").read_text()
+        with pytest.raises(ValueError, match="homes.csv"):
+            run_command(evaluate, workdir, tmp_path / "a.json", flags[0])
+    finally:
+        moved.rename(workdir.parent / "homes.csv")
+
+
+def test_a_report_without_test_rows(table, run_command, tmp_path):
+    workdir = train(table, tmp_path / "homes.csv", test_fraction=0.0)
+    run_command(evaluate, workdir, "-", f"--report={tmp_path / 'a.html'}")
+    assert "<strong>150</strong> rows used in the fit" in (tmp_path / "a.html").read_text()
+
+
+def test_refused_reports(workdir, plane, run_command, tmp_path):
+    with pytest.raises(ValueError, match="--report does not apply to a run that is not on a table"):
+        run_command(evaluate, plane[0], tmp_path / "a.json", f"--report={tmp_path / 'a.html'}")
+    for message, *flags in (
+        ("needs --report", "--input=new.csv"),
+        ("should end in .html", "--report=a.pdf"),
+        ("cannot be written", f"--report={tmp_path / 'none' / 'a.html'}"),
+        ("none.csv", f"--report={tmp_path / 'a.html'}", "--input=none.csv"),
+        ("not a JSON object", f"--report={tmp_path / 'a.html'}", "--read_options=;"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_command(evaluate, workdir, tmp_path / "a.json", *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_samples_are_rows(workdir, given, table, run_command, tmp_path, capfdbinary):
     run_command(sample, workdir, tmp_path / "a.csv", "--num=50", "--seed=1")
     expected = resflow.load(workdir).density.sample(50, random_state=1)

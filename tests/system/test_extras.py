@@ -7,7 +7,7 @@ import tf_resflow
 CORE_ALONE = """
 import sys
 
-EXTRAS = ("PIL einops importlib_resources matplotlib ml_collections narwhals openpyxl pandas polars pyarrow "
+EXTRAS = ("PIL einops importlib_resources jinja2 matplotlib ml_collections narwhals openpyxl pandas polars pyarrow "
           "sklearn tensorboard tensorflow_datasets tensorflow_serving torch tqdm").split()
 
 

@@ -79,6 +79,8 @@ def test_contents(installed):
     assert {path.name for path in installed[1].glob("resflow-*")} == commands and len(commands) == 6
     names = zipfile.ZipFile(installed[0]).namelist()
     files = {name for name in names if ".dist-info/" not in name}
-    modules = {path for pattern in ("*.py", "*.pyi", "py.typed") for path in (ROOT / "tf_resflow").rglob(pattern)}
+    modules = {
+        path for pattern in ("*.html", "*.py", "*.pyi", "py.typed") for path in (ROOT / "tf_resflow").rglob(pattern)
+    }
     configs = {f"tf_resflow/experiments/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
     assert files == {path.relative_to(ROOT).as_posix() for path in modules} | configs

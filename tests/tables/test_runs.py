@@ -8,8 +8,8 @@ import pytest
 
 import tf_resflow as resflow
 from tf_resflow.tables import FlowDensity, runs
+from tf_resflow.tables.figures import most_dependent
 from tf_resflow.tables.runs.config import default_config, parse_bounds, parse_names, validate_config
-from tf_resflow.tables.runs.figures import most_dependent
 from tf_resflow.tables.runs.files import read_table
 
 SMALL = {"num_blocks": 1, "hidden": (8,), "max_steps": 40, "num_members": 2}

@@ -17,6 +17,12 @@ def shortened(words: Iterable[object], separator: str = ", ") -> str:
     return separator.join(texts[:20] + ["..."] * (len(texts) > 20))
 
 
+def cut(value: object, most: int) -> str:
+    """Returns the text of a value, cut to at most this number of letters, the last of which is "…"."""
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Returns the end of an error message about an unknown word: the known name that is most similar to it.
 

@@ -117,6 +117,13 @@ def define_data_flags() -> None:
     flags.DEFINE_string("data_path", None, "File or folder of the data, if it has moved since training.")
 
 
+def define_read_options() -> None:
+    """Defines --read_options, the format of the table in --input."""
+    flags.DEFINE_string(
+        "read_options", "{}", """Arguments of pandas.read_csv for --input, such as '{"sep": ";"}'."""
+    )
+
+
 def define_estimator_flags(stderr: str) -> None:
     """Defines --log_det_estimator, --num_probes and --stderr. `stderr` names the score in the help of --stderr."""
     flags.DEFINE_enum(

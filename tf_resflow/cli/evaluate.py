@@ -3,6 +3,7 @@ r"""Evaluates a trained model, prints a table of scores, and writes the full res
 resflow-evaluate --workdir=runs/digits --output=evaluation.json
 resflow-evaluate --workdir=runs/digits --metrics=likelihood,importance_weighted --log_det_estimator=exact
 resflow-evaluate --workdir=runs/table
+resflow-evaluate --workdir=runs/table --report=report.html --input=new.csv
 
 The metrics and their JSON keys follow. The score is `bits_per_dim` for integer data and `nats` for continuous data.
 Infinite and undefined values are null. The default is all metrics that apply except importance_weighted and fid.
@@ -17,7 +18,13 @@ error that was reached, `example_stderr`.
 
 For a run on a table, the result was computed by the training: the mean log-likelihood of the test rows in `nats`,
 its standard error `nats_stderr`, and the number of rows `num_examples`. The mean leaves out rows without a score
-(`num_unscored`) and rows with values that cannot occur (`num_impossible`). The only flag for tables is --output.
+(`num_unscored`) and rows with values that cannot occur (`num_impossible`).
+
+--report=report.html also writes a page with pictures for a run on a table. It compares the rows of the fit, the
+test rows and samples in each column and in pairs of columns. It has the AUC of a classifier of samples and test
+rows, and the rarest rows with the columns that make them rare. With --input=new.csv, these are the rarest new rows,
+and the page shows how new rows differ from the fit. Without test rows and --input, it shows rows of the fit. Of the
+other flags, only --output and --read_options apply to tables.
 """
 
 import pathlib
@@ -59,6 +66,9 @@ def define_flags() -> None:
     """Defines the flags."""
     command_line.define_workdir()
     flags.DEFINE_string("output", None, "JSON file to write the result to, or - for standard output.")
+    flags.DEFINE_string("report", None, "The .html file of a report on a run on a table.")
+    flags.DEFINE_string("input", None, "Table of new rows for --report.")
+    command_line.define_read_options()
     flags.DEFINE_list("metrics", None, "Metrics to compute, separated by commas.")
     command_line.define_data_flags()
     flags.DEFINE_string("split", None, "Split to evaluate on: test, validation or train. Default: the run's.")
@@ -81,8 +91,9 @@ def check() -> None:
     if FLAGS.output:
         check_output_path(FLAGS.output, [".json"])
     if command_line.is_table():
-        tables.check("evaluate")
+        tables.check_evaluate()
         return
+    command_line.refuse_flags(["report", "input", "read_options"], "a run that is not on a table")
     command_line.check_run()
     files = command_line.workdir()
     files.config_of_data(**command_line.data_paths())
@@ -111,6 +122,8 @@ def main() -> None:
 
     result = read_json(command_line.workdir().result) if command_line.is_table() else _evaluate()
     command_line.print_line(table(result))
+    if FLAGS.report:
+        tables.report()
     if FLAGS.output:
         write_json(pathlib.Path(FLAGS.output), finite_or_none(result))
 

@@ -63,9 +63,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("output", None, "The .csv or .parquet file to write, or - for .csv rows.")
     flags.DEFINE_list("id_columns", [], "Columns of --input to copy to the output: names, or numbers from 1.")
-    flags.DEFINE_string(
-        "read_options", "{}", """Arguments of pandas.read_csv for --input, such as '{"sep": ";"}'."""
-    )
+    command_line.define_read_options()
     flags.DEFINE_bool("strict", False, "Refuse a table if a row has no score or an unknown level.")
     flags.DEFINE_float("explain", None, "Explain the rows of a table with a p-value of at most this number.", 0, 1)
     flags.DEFINE_integer("top", 0, "Number of examples to print, those with the lowest scores.", 0)

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 import tf_resflow as resflow
 from tf_resflow._internal.console import stage, track
@@ -21,15 +21,9 @@ FLAGS = flags.FLAGS
 
 _EXPLAINED_AT_ONCE = 1000  # rows
 _NUM_SAMPLES = 1000  # by default
-_COLUMNS = (
-    "example",
-    "log_prob",
-    "p_value",
-    "outlier",
-    "column",
-    "nats",
-    "reason",
-)  # of the output of resflow-score
+_NUM_ROWS_OF_FIT = 5000  # in a report without other rows
+# The columns of the output of resflow-score.
+_COLUMNS = ("example", "log_prob", "p_value", "outlier", "column", "nats", "reason")
 _ESTIMATES = ("log_det_estimator", "num_probes", "stderr")
 _UNUSED = {
     "score": [*_ESTIMATES, "batch_size", "seed", "data_dir", "data_path"],
@@ -81,7 +75,7 @@ def score() -> tuple[Any, np.ndarray, int, Scored]:
     run = _loaded_run()
     options = {**run.config.data.read_options.to_dict(), **read_options()}
     path = pathlib.Path(FLAGS.input).expanduser().absolute()
-    table, ids = _read_input(path, run, options)
+    table, ids = _read_input(path, run, options, FLAGS.id_columns)
     with stage("scores"):
         scores, numbers = score_rows(run.density, table, options.get("date_format"))
     wrong = scores[scores["reason"] != ""]
@@ -99,14 +93,14 @@ def score() -> tuple[Any, np.ndarray, int, Scored]:
     return scores, ranking, len(run.density.held_out_[0]), Scored(run.density, numbers)
 
 
-def _read_input(path, run, options):
+def _read_input(path, run, options, id_names=()):
     """Returns the columns of the fit, and the columns to copy to the output."""
     names = [column.name for column in run.density.encoder_.columns]
     texts = [column.name for column in run.density.encoder_.columns if column.is_text]
-    texts += [name for name in FLAGS.id_columns if name not in names]
+    texts += [name for name in id_names if name not in names]
     table = read_table(path, key=run.config.data.key or None, texts=texts, typed=False, read_options=options)
     fitted_columns = find_columns(path, table, names)
-    id_columns = find_columns(path, table, FLAGS.id_columns)
+    id_columns = find_columns(path, table, id_names)
     ids = {str(table.columns[index]): table.iloc[:, index].to_numpy(object) for index in id_columns}
     for name in ids:
         if name in _COLUMNS:
@@ -133,6 +127,54 @@ def _explain(density, scores, values):
         names[rare_rows] = [tried_columns[index] for index in gains.argmax(axis=1)]
     scores.insert(scores.shape[1] - 1, "column", np.where(nats > 0, names, ""))
     scores.insert(scores.shape[1] - 1, "nats", np.where(nats > 0, nats, np.nan))
+
+
+def check_evaluate() -> None:
+    """Raises ValueError if a flag of resflow-evaluate is wrong."""
+    check("evaluate")
+    read_options()
+    if FLAGS.report is None:
+        if FLAGS.input is not None:
+            raise ValueError(f"--input={FLAGS.input} needs --report. Give both, such as --report=report.html.")
+        return
+    check_output_path(FLAGS.report, [".html"])
+    if FLAGS.input is not None:
+        check_table(pathlib.Path(FLAGS.input).expanduser())
+
+
+def report() -> None:
+    """Writes a report on the test rows, and on the rows of --input."""
+    from tf_resflow.tables.report import write_report  # imported here because it needs TensorFlow
+    from tf_resflow.tables.runs import load_rows
+
+    run = _loaded_run()
+    config = run.config
+    options = config.data.read_options.to_dict()
+    rows = {}
+    try:
+        with stage("data"):
+            rows = load_rows(run)
+    except (OSError, ValueError) as error:
+        if FLAGS.input is None:
+            raise
+        logging.warning("The report has no test rows: %s", error)
+    tables = {"test rows": rows["test"]} if "test" in rows else {}
+    if FLAGS.input is not None:
+        options |= read_options()
+        path = pathlib.Path(FLAGS.input).expanduser().absolute()
+        tables["new rows"], _ = _read_input(path, run, options)
+    elif not tables:
+        tables["rows used in the fit"] = rows["train"][:_NUM_ROWS_OF_FIT]
+    with stage("report"):
+        write_report(
+            FLAGS.report,
+            run.density,
+            tables,
+            title=f"Report on {pathlib.Path(config.data.path).name}",
+            seed=config.seed,
+            date_format=options.get("date_format"),
+        )
+    print_line(f"report: {FLAGS.report}")
 
 
 def check_scored(numbers: Any) -> None:
@@ -201,7 +243,7 @@ def check_sample() -> None:
 
 def sample() -> None:
     """Draws rows and writes a table or a picture."""
-    from tf_resflow.tables.runs.figures import pairs_figure  # imported here because it needs TensorFlow
+    from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
 
     run = _loaded_run()
     num = FLAGS.num or _NUM_SAMPLES
@@ -210,7 +252,8 @@ def sample() -> None:
         drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)
     if pathlib.Path(FLAGS.output).suffix.lower() == ".png":
         title = pathlib.Path(run.config.data.path).stem
-        pairs_figure(FLAGS.output, run.density.encoder_, {"samples": drawn}, title=title)
+        encoder = run.density.encoder_
+        pairs_figure(FLAGS.output, encoder, {"samples": encoder.numbers(drawn).array}, title=title)
     else:
         write_frame(FLAGS.output, drawn)
     print_line(f"{counted(num, 'sample')}: {FLAGS.output}")

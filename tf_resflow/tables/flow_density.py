@@ -21,7 +21,7 @@ with extra("sklearn"):
 
 from tf_resflow._internal.messages import counted, shortened
 from tf_resflow._internal.private_api import check_sample_weight
-from tf_resflow._internal.writing import atomic_write
+from tf_resflow._internal.writing import atomic_write, check_output_path
 from tf_resflow.data.files import explain_read_errors
 from tf_resflow.evaluation import p_values
 from tf_resflow.models.repeated_training import draw_rows
@@ -31,6 +31,7 @@ from tf_resflow.tables.encoder import TableEncoder
 from tf_resflow.tables.explanations import gains
 from tf_resflow.tables.frames import FrameType, in_library, in_pandas
 from tf_resflow.tables.noise_conditioned import is_significant, winsorize
+from tf_resflow.tables.report import write_report
 from tf_resflow.tables.thresholds import threshold
 from tf_resflow.tables.vectors import Vectors, quasirandom_points
 
@@ -48,7 +49,7 @@ _ADVICE = (
     "Correct such values, or leave out their rows. Values can be missing only in columns that had missing values "
     "in the fit, and not in condition_columns."
 )
-_FITTED = (
+_FITTED = (  # saved as JSON
     "noise_",
     "tolerance_",
     "whiten_",
@@ -57,8 +58,8 @@ _FITTED = (
     "reference_",
     "_dtype",
     "_draws_seed",
-)  # saved as JSON
-_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times")
+)
+_ARRAYS = ("noise_levels_", "held_out_scores_", "held_out_", "_margins", "_conditions", "_times", "rows_of_fit_")
 
 
 class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
@@ -131,6 +132,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       held_out_: `[2, num]`: the scores of held-out rows, as `decision_function` compares rows, each from the first
         flow that held it out; and their weights.
       reference_: The numbers that `explain` tries, `{column or atom: (position of the column, numbers)}`.
+      rows_of_fit_: The numbers of up to 4,000 rows of the fit, see `TableEncoder.numbers`.
       encoder_: The `TableEncoder`.
       density_: The `TableDensity`.
       kinds_: The kind of each column, in the form of `kinds`.
@@ -233,13 +235,13 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         held_out_of_members = self._train(numbers, weights, rng, trained)
         self._choose_noise(numbers, weights, held_out_of_members)
-        held_out, scores, gains = self._score_held_out(numbers, held_out_of_members)
+        held_out, scores, ensemble_gains = self._score_held_out(numbers, held_out_of_members)
         self._keep(numbers, weights, rng)
         is_alone = self.encoder_.is_singleton(table)[held_out]
         scores = np.where(is_alone, -np.inf, scores - _ROUNDING)
         weights = weights[held_out]
         self.held_out_ = np.stack([scores, weights])
-        self.offset_, self.flagged_interval_ = threshold(scores + gains, weights, self.contamination)
+        self.offset_, self.flagged_interval_ = threshold(scores + ensemble_gains, weights, self.contamination)
         return self
 
     def _train(self, numbers, weights, rng, trained):
@@ -349,6 +351,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 if len(group):
                     self.reference_[label] = column_index, _reference_numbers(group, bool(column.cycles))
         chosen = draw_rows(weights, _NUM_QUANTILES, rng)
+        self.rows_of_fit_ = numbers[chosen[: len(numbers)]]
         vectors = self.encoder_.encode(numbers[chosen])
         spread = vectors.lower + vectors.widths * quasirandom_points(len(chosen))
         self._margins = np.where(vectors.is_blank, np.nan, spread)
@@ -505,6 +508,34 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         """
         return gains(self.density_, self.reference_, numbers)
 
+    def report(
+        self,
+        X: Any,
+        path: str | os.PathLike[str] = "report.html",
+        *,
+        title: str = "Report on a table",
+        random_state: Any = None,
+    ) -> None:
+        """Writes a report on rows as one HTML file with pictures, which loads nothing from elsewhere.
+
+        The report compares the rows with up to 4,000 rows of the fit and with samples, column by column and in
+        pairs of columns. It marks the columns whose distribution differs, says what changed, and explains the rows
+        with the lowest scores. If the rows are like those of the fit, but were not used in it, the AUC of a
+        classifier of rows and samples measures how good the density is: 0.5 means that nothing tells them apart.
+
+        A row that cannot be scored is reported, and no error. The report needs the extra `plots`.
+
+        Args:
+          X: Rows `[num, columns]`, such as held-out rows or new ones.
+          path: The .html file to write.
+          title: The heading.
+          random_state: Overrides `random_state` of the estimator, for samples and tests.
+        """
+        check_output_path(path, [".html"])
+        table = self._table(X)
+        rng = check_random_state(self.random_state if random_state is None else random_state)
+        write_report(path, self, {"rows of the table": table}, title=title, seed=int(rng.randint(2**31)))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the fitted estimator as an .npz file of arrays and JSON, which `FlowDensity.load` reads.
 
@@ -532,11 +563,12 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         settings = fields.pop("settings")
         bounds = {name: tuple(ends) for name, ends in settings["bounds"]}
         density = cls(**settings | {"kinds": encoder.kinds, "bounds": bounds or None})
-        density.tolerance_ = TOLERANCE  # files of earlier versions lack it and the next attribute
-        density.flagged_interval_ = (math.nan, math.nan)
+        density.tolerance_ = TOLERANCE  # files of earlier versions lack it and the interval
+        fields["flagged_interval_"] = tuple(fields.get("flagged_interval_", (math.nan, math.nan)))
         for name, value in fields.items():
             setattr(density, name, value)
         arrays.setdefault("_times", np.zeros([0, 0]))  # files of earlier versions have no times with cycles
+        arrays.setdefault("rows_of_fit_", np.zeros([0, 0]))  # nor the rows for a report
         for name in _ARRAYS:
             setattr(density, name, arrays.pop(name))
         weights = [arrays[f"weights{index}"] for index in range(len(arrays))]  # of all members

@@ -45,9 +45,6 @@ class Column:
     has_levels: ClassVar[bool] = False
     """Whether the values are levels."""
 
-    most_ticks: ClassVar[int | None] = None
-    """The maximum number of ticks on the axis of a figure."""
-
     name: Any
     dtype: Any
     types: tuple[Any, ...] = ()
@@ -96,6 +93,11 @@ class Column:
     def possible_cycles(self) -> tuple[str, ...]:
         """The cycles that times can have."""
         return ()
+
+    @property
+    def most_ticks(self) -> int | None:
+        """The maximum number of ticks on the axis of a figure, if their labels are long."""
+        return 2 if isinstance(self.dtype, pandas.PeriodDtype) else None
 
     def to_numbers(self, series: Any, date_format: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns the float64 numbers of values, and their faults ("" for none).
@@ -178,6 +180,9 @@ class Column:
 
     def tick_format(self) -> Callable[[float], str] | None:
         """Returns a function that labels a number on the axis of a figure, or None if the number is its label."""
+        if isinstance(self.dtype, pandas.PeriodDtype):
+            freq = self.dtype.freq
+            return lambda number: str(pandas.Period(ordinal=round(number + self.offset), freq=freq))
         if not self.offset:
             return None
         return lambda number: f"{number + self.offset:g}"

@@ -43,8 +43,6 @@ class TimeColumn(Column):
 
     json_kind: ClassVar[str] = "date"
     cells_class: ClassVar[Any] = Points
-    most_ticks: ClassVar[int | None] = 2
-
     start: Any
     resolution: int = 1000
 
@@ -90,6 +88,10 @@ class TimeColumn(Column):
     def possible_cycles(self):
         has_times_of_day = self.resolution < _MICROSECONDS_A_DAY
         return tuple(cycle for cycle in self._allowed_cycles() if cycle != "day" or has_times_of_day)
+
+    @property
+    def most_ticks(self):
+        return 2
 
     @property
     def _zone(self):

@@ -1,3 +1,3 @@
-from .run import TableRun, load, read_rows, score_rows, train
+from .run import TableRun, load, load_rows, read_rows, score_rows, train
 
-__all__ = ["TableRun", "load", "read_rows", "score_rows", "train"]
+__all__ = ["TableRun", "load", "load_rows", "read_rows", "score_rows", "train"]

@@ -19,9 +19,9 @@ from tf_resflow.data.splits import draw_splits
 from tf_resflow.evaluation import p_values
 from tf_resflow.tables.columns.kinds import format_kinds, is_text, parse_kinds
 from tf_resflow.tables.encoder import Numbers
+from tf_resflow.tables.figures import pairs_figure
 from tf_resflow.tables.flow_density import FlowDensity
 from tf_resflow.tables.runs.config import check_paths, parse_bounds, parse_names, validate_config
-from tf_resflow.tables.runs.figures import pairs_figure
 from tf_resflow.tables.runs.files import find_columns, identifiers, read_table
 from tf_resflow.tables.runs.workdir import Members, TableWorkdir
 from tf_resflow.training.config_fields import ConfigDict
@@ -148,11 +148,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
         with stage("data"):
             rows = read_rows(config)
         data = {"sha256": _sha256(rows)}
-        if files.is_begun() and data != read_json(files.data):
-            raise ValueError(
-                f"{config.data.path} has changed since the training of the run in {files.path}. Restore the file, "
-                "or train on the new one in another --workdir."
-            )
+        if files.is_begun():
+            _check_data(files, config, data)
         if files.is_done():
             result = read_json(files.result)
             return result | {"line": f"Already done: {result['line']}"}
@@ -177,6 +174,21 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, progress: bool
             _write_figure(files.figures / "pairs.png", config, density, rows["train"])
         write_json(files.result, finite_or_none(result))
         return result
+
+
+def load_rows(run: TableRun) -> dict[str, Any]:
+    """Reads the rows of a run again, see `read_rows`. Raises ValueError if they have changed."""
+    rows = read_rows(run.config)
+    _check_data(TableWorkdir(run.workdir), run.config, {"sha256": _sha256(rows)})
+    return rows
+
+
+def _check_data(files, config, data):
+    if data != read_json(files.data):
+        raise ValueError(
+            f"{config.data.path} has changed since the training of the run in {files.path}. Restore the file, "
+            "or train on the new one in another --workdir."
+        )
 
 
 def load(workdir: str | os.PathLike[str]) -> TableRun:
@@ -268,5 +280,7 @@ def _write_figure(path, config, density, train):
     rows = rows.sample(min(_NUM_POINTS, len(rows)), random_state=0)
     condition = rows[list(density.condition_columns)] if len(density.condition_columns) else None
     drawn = density.sample(len(rows), random_state=config.seed, condition=condition)
-    groups = {"train rows": rows, "samples": drawn}
+    groups = {
+        name: density.encoder_.numbers(table).array for name, table in (("train rows", rows), ("samples", drawn))
+    }
     pairs_figure(path, density.encoder_, groups, title=pathlib.Path(config.data.path).stem)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from tf_resflow._internal.extras import LazyPackage
+from tf_resflow._internal.messages import cut
 from tf_resflow.evaluation.figures import draw_legend, robust_limits, scatter, written_figure
+from tf_resflow.tables.columns.column import Column
 from tf_resflow.tables.encoder import TableEncoder
 
 mpl_ticker: Any = LazyPackage("matplotlib.ticker", "plots")
@@ -17,33 +19,36 @@ _MAX_COLUMNS = 7
 _BINS = 40
 _MAX_CELLS = 60  # columns with more values are binned
 _MAX_LEVELS = 12  # axes with more levels do not name them
+_MAX_LEVELS_ALONE = 30  # if the figure has one panel
+_LONGEST_LABEL = 20  # letters
+_SIZE = (4.6, 2.8)  # of a figure with one panel, in inches
 
 
 def pairs_figure(
     path: str | os.PathLike[str],
     encoder: TableEncoder,
-    tables: Mapping[str, Any],
+    numbers: Mapping[str, np.ndarray],
     *,
     title: str = "",
 ) -> None:
-    """Draws the rows of tables: scatter plots of all pairs of columns, and histograms on the diagonal.
+    """Draws groups of rows: scatter plots of all pairs of columns, and histograms on the diagonal.
 
-    Of more than 7 columns, it draws those with the strongest rank correlations in the first table, and the title
-    notes it. Scatter plots show at most 5,000 rows of each table. The axes name levels and dates, and rows are
+    Of more than 7 columns, it draws those with the strongest rank correlations in the first group, and the title
+    notes it. Scatter plots show at most 5,000 rows of each group. The axes name levels and dates, and rows are
     spread over the cells of levels and whole numbers.
 
     Args:
-      tables: Dict of name to `pandas.DataFrame`. The first of two tables is gray.
+      numbers: Dict of the name of a group to its `TableEncoder.numbers`. The first of two groups is gray.
     """
     columns = encoder.columns[: encoder.num_own]
-    numbers = [encoder.numbers(table).array[:, : len(columns)] for table in tables.values()]
-    drawn = most_dependent(numbers[0], _MAX_COLUMNS)
+    groups = [_possible(array[:, : len(columns)]) for array in numbers.values()]
+    drawn = most_dependent(groups[0], _MAX_COLUMNS)
     num = len(drawn)
     if num < len(columns):
         title += f"\nthe {num} of {len(columns)} columns that depend most on each other"
-    groups = [np.where(np.isinf(rows), np.nan, rows)[:, drawn] for rows in numbers]
+    groups = [rows[:, drawn] for rows in groups]
     axes = [_Axis(columns[index], [rows[:, i] for rows in groups]) for i, index in enumerate(drawn)]
-    colors = ["0.4", "C1"] if len(tables) == 2 else [f"C{i}" for i in range(1, len(tables) + 1)]
+    colors = ["0.4", "C1"] if len(groups) == 2 else [f"C{i}" for i in range(1, len(groups) + 1)]
     size = max(5.5, 1.9 * num)
     with written_figure(path, (size, size)) as fig:
         for (row, column), panel in np.ndenumerate(fig.subplots(num, num, squeeze=False)):
@@ -63,8 +68,39 @@ def pairs_figure(
                 panel.set(xlabel="", xticklabels=[])
             if 0 < column < row:
                 panel.set(ylabel="", yticklabels=[])
-        fig.suptitle(title.strip())
-        draw_legend(fig, tables, colors, loc="outside lower center" if num < 3 else (0.6, 0.75))
+        fig.suptitle(title.strip(), parse_math=False)
+        draw_legend(fig, numbers, colors, loc="outside lower center" if num < 3 else (0.6, 0.75))
+
+
+def column_figure(path: str | os.PathLike[str], column: Column, numbers: Mapping[str, np.ndarray]) -> None:
+    """Draws histograms of the numbers `[num]` of a column in groups of rows. The first group is gray.
+
+    Its range and as much on both sides are shown.
+    """
+    groups = [_possible(values) for values in numbers.values()]
+    low, high = robust_limits(groups[:1])
+    axis = _Axis(column, [np.clip(values, 2 * low - high, 2 * high - low) for values in groups], _MAX_LEVELS_ALONE)
+    colors = ["0.4", *(f"C{index}" for index in range(len(groups) - 1))]
+    with written_figure(path, _SIZE) as fig:
+        panel = fig.subplots()
+        _histogram(panel, groups, colors, axis.bins)
+        axis.label(panel.xaxis)
+        panel.set(xlabel="")
+        draw_legend(fig, numbers, colors, loc="outside upper center", ncols=2, fontsize="small")
+
+
+def p_value_figure(path: str | os.PathLike[str], p_values: Mapping[str, np.ndarray], least: float) -> None:
+    """Draws histograms of p-values of groups of rows, multiples of the least one, and a line at the expected 1."""
+    num = round(1 / least)
+    bins = np.round(np.linspace(0, num, min(num, _BINS // 2) + 1)) / num
+    colors = [f"C{index}" for index in range(len(p_values))]
+    with written_figure(path, _SIZE) as fig:
+        panel = fig.subplots()
+        for color, values in zip(colors, p_values.values(), strict=True):
+            panel.hist(values - least / 2, bins, density=True, histtype="step", color=color)
+        panel.axhline(1, color="0.4", linestyle="--")
+        panel.set(xlabel="p-value", ylabel="density", xlim=(0, 1))
+        draw_legend(fig, p_values, colors, loc="outside upper center", ncols=2, fontsize="small")
 
 
 def most_dependent(numbers: np.ndarray, most: int) -> list[int]:
@@ -74,6 +110,11 @@ def most_dependent(numbers: np.ndarray, most: int) -> list[int]:
     """
     correlations = pandas.DataFrame(numbers).rank().corr().abs().sum()
     return sorted(correlations.nlargest(most).index)
+
+
+def _possible(numbers):
+    """Returns numbers with NaN instead of infinity, which stands for values that cannot occur."""
+    return np.where(np.isinf(numbers), np.nan, numbers)
 
 
 def _histogram(panel, groups, colors, bins):
@@ -90,8 +131,9 @@ def _histogram(panel, groups, colors, bins):
 class _Axis:
     """The axis of a column: its bins, cell width and ticks."""
 
-    def __init__(self, column, values):
+    def __init__(self, column, values, most_levels=_MAX_LEVELS):
         self.column = column
+        self.most_levels = most_levels
         self.step = 0.0
         self.bins = np.linspace(*robust_limits(values), _BINS + 1)
         if 0 < column.num_cells <= _MAX_CELLS:
@@ -101,14 +143,14 @@ class _Axis:
     def label(self, axis):
         """Sets the range, the name and the ticks of an axis of the figure."""
         axis.axes.set(**{f"{axis.axis_name}lim": (self.bins[0], self.bins[-1])})
-        axis.set_label_text(str(self.column.name))
-        labels = self.column.tick_labels()
-        has_levels = 0 < len(labels) <= _MAX_LEVELS
+        axis.set_label_text(cut(self.column.name, _LONGEST_LABEL), parse_math=False)
+        labels = [cut(label, _LONGEST_LABEL) for label in self.column.tick_labels()]
+        has_levels = 0 < len(labels) <= self.most_levels
         has_few_ticks = self.column.most_ticks is not None  # because their labels are long, such as dates
         if has_levels or has_few_ticks:
             axis.set_tick_params(labelsize="small", labelrotation=90 if axis.axis_name == "x" else 0)
         if has_levels:
-            axis.set_ticks(range(len(labels)), labels)
+            axis.set_ticks(range(len(labels)), labels, parse_math=False)
         tick_format = self.column.tick_format()
         if tick_format is not None:
             axis.set_major_formatter(lambda number, _: tick_format(number))
