@@ -27,11 +27,13 @@ def test_an_error_after_an_interrupt_is_the_interrupt(handled):
 
 
 WITHOUT_REACTION = """
-import ctypes, os, signal, threading, time
+import ctypes, os, pathlib, signal, sys, threading, time
 from tf_resflow._internal import console
+from tf_resflow._internal.writing import atomic_write
 
 mutex, library = ctypes.create_string_buffer(128), ctypes.CDLL(None)
-with console.handle_interrupts("Interrupted."):
+with console.handle_interrupts("Interrupted."), atomic_write(pathlib.Path(sys.argv[1], "a.csv")) as path:
+    path.write_text("half")
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     {wait}
 """
@@ -41,10 +43,12 @@ WAITS += ["exec('while True:\\n try: time.sleep(9)\\n except: pass')"]
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_process_that_does_not_react_to_a_signal_ends(wait):
-    code = WITHOUT_REACTION.format(wait=wait)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+def test_a_process_that_does_not_react_to_a_signal_ends(wait, tmp_path):
+    """It leaves no temporary files."""
+    command = [sys.executable, "-c", WITHOUT_REACTION.format(wait=wait), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 128 + signal.SIGTERM and done.stderr == "\nInterrupted.\n"
+    assert not list(tmp_path.iterdir())
 
 
 DEFERRED = """

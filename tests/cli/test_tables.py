@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas
 import pytest
+from pyarrow import parquet
 
 import tf_resflow as resflow
 from tf_resflow._internal import console
@@ -269,6 +270,18 @@ def test_samples_are_rows(workdir, given, table, run_command, tmp_path, capfdbin
     for workdir_, arguments in ((workdir, []), (given, ["--condition=poor"])):
         run_command(sample, workdir_, tmp_path / "a.png", "--num=20", *arguments)
     assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_many_samples_are_written_in_parts(given, run_command, tmp_path):
+    """They are those of Python, whatever the format."""
+    for name in ("a.csv", "a.parquet"):
+        run_command(sample, given, tmp_path / name, "--num=50000", "--seed=1", "--condition=good")
+    expected = resflow.load(given).density.sample(random_state=1, condition=[["good"]] * 50_000)
+    pandas.testing.assert_frame_equal(
+        pandas.read_csv(tmp_path / "a.csv", parse_dates=["sold"]), expected, check_dtype=False
+    )
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "a.parquet"), expected, check_dtype=False)
+    assert parquet.ParquetFile(tmp_path / "a.parquet").num_row_groups == 3
 
 
 def test_train_and_export(table, call, tmp_path):

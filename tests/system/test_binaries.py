@@ -1,13 +1,21 @@
 """Runs the commands as users run them."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+import pandas
 import pytest
 
 from tests.conftest import ROOT
 from tests.system.conftest import TOY
+from tf_resflow.tables import runs
+from tf_resflow.tables.runs.config import default_config
 
 CONFIG = [*TOY, "--config.train.steps=3"]
 
@@ -51,3 +59,53 @@ def test_convert_then_sample(call, tmp_path):
     assert call("bin/sample.py", f"--workdir={workdir}", "--num=3", f"--output={samples}").code == 0
     samples = np.load(samples)
     assert samples.shape == (3, 8, 8, 1) and samples.dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory):
+    """The workdir of a run on a table of 50 rows."""
+    path = tmp_path_factory.mktemp("table") / "rows.csv"
+    pandas.DataFrame(np.random.default_rng(0).normal(size=[50, 2]), columns=["a", "b"]).to_csv(path, index=False)
+    config = default_config()
+    config.data.path = str(path)
+    config.density.update(num_blocks=1, hidden=(8,), max_steps=20, num_members=1)
+    runs.train(config, path.parent / "run", progress=False)
+    return path.parent / "run"
+
+
+def start_endless_sample(workdir, output, temporary, **options):
+    """Starts the drawing of so many samples that it takes hours."""
+    command = [sys.executable, "bin/sample.py", f"--workdir={workdir}", f"--output={output}", f"--num={10**9}"]
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "TMPDIR": str(temporary)}
+    options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([*command, "--quiet"], **options)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.npy"])
+def test_a_stopped_sample_leaves_nothing_behind(trained, table_run, tmp_path, name):
+    temporary = tmp_path / "temporary"
+    folder = tmp_path / "output"
+    temporary.mkdir()
+    folder.mkdir()
+    (folder / name).write_text("before")
+    workdir = trained[0] if name == "a.npy" else table_run
+    with start_endless_sample(workdir, folder / name, temporary) as sampling:
+        while sampling.poll() is None and not any(
+            path.stat().st_size for path in folder.glob(f".writing-*/{name}")
+        ):
+            time.sleep(0.1)
+        sampling.terminate()
+        error = sampling.communicate()[1]
+    assert sampling.returncode == 128 + signal.SIGTERM, error
+    assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == "before"
+    assert not list(temporary.iterdir())
+
+
+def test_samples_are_printed_until_the_reader_ends(table_run, tmp_path):
+    with start_endless_sample(table_run, "-", tmp_path, stdout=subprocess.PIPE) as sampling:
+        lines = [sampling.stdout.readline() for _ in range(3)]
+        sampling.stdout.close()
+        sampling.wait()
+        error = sampling.stderr.read()
+    assert lines[0] == b"a,b\r\n" and all(line.count(b",") == 1 for line in lines)
+    assert sampling.returncode == 0 and not error and not list(tmp_path.iterdir())

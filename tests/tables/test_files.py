@@ -10,7 +10,7 @@ import pytest
 from absl import logging
 from pyarrow import parquet
 
-from tf_resflow.tables.runs.files import find_columns, identifiers, read_table, write_frame
+from tf_resflow.tables.runs.files import find_columns, identifiers, read_table, write_frames
 
 pytestmark = pytest.mark.quick
 MATRIX = np.random.default_rng(0).normal([5, -2, 0], [1, 10, 0.1], size=[100, 3])
@@ -291,9 +291,9 @@ def test_parquet_keeps_the_types_of_objects(tmp_path):
     frame = pandas.DataFrame(objects | {"other": [1, "b"]}, dtype=object).assign(
         rank=pandas.Categorical(["a", "b"])
     )
-    write_frame(tmp_path / "a.parquet", frame)
+    write_frames(tmp_path / "a.parquet", [frame])
     types = parquet.read_schema(tmp_path / "a.parquet").types[:3]
-    assert types == [pyarrow.date32(), pyarrow.decimal128(3, 2), pyarrow.bool_()]
+    assert types == [pyarrow.date32(), pyarrow.decimal128(38, 2), pyarrow.bool_()]
     back = read_table(tmp_path / "a.parquet", typed=False)
     assert back["day"][1] == day and back["price"][1] == price and [*back["other"]] == ["1", "b"]
 
@@ -301,8 +301,8 @@ def test_parquet_keeps_the_types_of_objects(tmp_path):
 def test_tables_are_written(tmp_path):
     frame = pandas.DataFrame({"id": [1, 2.0, None, "b"], "x": [1.0, 2.5, 3.0, 4.0]}, dtype=object)
     for suffix in (".csv", ".parquet"):
-        write_frame(tmp_path / f"a{suffix}", frame)
-        write_frame(tmp_path / f"empty{suffix}", frame[:0])
+        write_frames(tmp_path / f"a{suffix}", [frame])
+        write_frames(tmp_path / f"empty{suffix}", [frame[:0]])
     expected = pandas.DataFrame({"id": ["1", "2", None, "b"], "x": [1.0, 2.5, 3.0, 4.0]})
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "a.parquet"), expected, check_dtype=False)
     assert (tmp_path / "a.csv").read_bytes() == b"id,x\r\n1,1.0\r\n2.0,2.5\r\n,3.0\r\nb,4.0\r\n"
@@ -310,12 +310,56 @@ def test_tables_are_written(tmp_path):
     assert [*pandas.read_parquet(tmp_path / "empty.parquet")] == ["id", "x"]
 
 
+def frames_of_parts():
+    """Yields two frames with types that the values of one alone do not determine."""
+    levels = pandas.CategoricalDtype(["a", "b"])
+    for rows, price in ((40_000, "1.50"), (2, "123456.50")):
+        times = pandas.date_range("2024-01-01", periods=rows, freq="90min", tz="Europe/Berlin")
+        whole = pandas.array([1] * rows, "Int64")
+        columns = {"x": np.arange(rows) * 0.5 if rows > 2 else [1.0, 2.0], "whole": whole, "time": times}
+        objects = pandas.Series([decimal.Decimal(price)] * rows, dtype=object)
+        level = pandas.Categorical(["a" if rows > 2 else "b"] * rows, dtype=levels)
+        yield pandas.DataFrame(columns | {"price": objects, "level": level, "day": times.date})
+
+
+def test_frames_are_written_below_each_other(tmp_path):
+    """The types are those of all rows together, and so is the format of times, also if few follow many rows."""
+    expected = pandas.concat(frames_of_parts(), ignore_index=True)
+    write_frames(tmp_path / "a.parquet", frames_of_parts())
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "a.parquet"), expected, check_dtype=False)
+    assert parquet.ParquetFile(tmp_path / "a.parquet").num_row_groups == 2
+    write_frames(tmp_path / "a.csv", frames_of_parts())
+    text = (tmp_path / "a.csv").read_text()
+    assert text.splitlines()[-1] == "2,1,2024-01-01 01:30:00+01:00,123456.50,b,2024-01-01"
+    assert text.count("x,whole") == 1 and text.count("\n") == 1 + len(expected)
+    assert pandas.read_csv(tmp_path / "a.csv")["time"].str.len().nunique() == 1
+    midnights = expected[["time"]][:20_001].assign(
+        x=0, y=0, z=0, a=0
+    )  # five columns: `to_csv` writes 20,000 rows at once
+    midnights.loc[20_000, "time"] = midnights["time"].iloc[0]
+    write_frames(tmp_path / "a.csv", [midnights])
+    assert pandas.read_csv(tmp_path / "a.csv")["time"].str.len().nunique() == 1
+
+
+def test_an_error_between_frames_leaves_the_file_as_it_was(tmp_path):
+    def frames():
+        yield from frames_of_parts()
+        raise ArithmeticError("between")
+
+    for name in ("a.csv", "a.parquet"):
+        (tmp_path / name).write_text("before")
+        with pytest.raises(ArithmeticError, match="between"):
+            write_frames(tmp_path / name, frames())
+        assert (tmp_path / name).read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_numbers_in_csv_files_are_exact(tmp_path):
     numbers = np.random.RandomState(0).standard_cauchy([500, 2]) * 10.0 ** np.arange(-250, 250)[:, np.newaxis]
     frame = pandas.DataFrame(numbers, columns=["a", "b"])
     frame["narrow"] = numbers[:, 0].clip(-1e38, 1e38).astype("f4")
     frame["id"] = np.where(np.arange(500) % 7, 1234567890.0 + np.arange(500), np.nan)
-    write_frame(tmp_path / "a.csv", frame)
+    write_frames(tmp_path / "a.csv", [frame])
     texts = pandas.read_csv(tmp_path / "a.csv", dtype=str)
     pandas.testing.assert_frame_equal(texts.astype(frame.dtypes), frame, check_exact=True)
     assert texts["narrow"].str.len().max() <= 15 and texts["id"][1] == "1234567891"

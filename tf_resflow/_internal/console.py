@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from absl import logging as absl_logging
 
 from tf_resflow._internal.extras import LazyPackage
+from tf_resflow._internal.writing import remove_temporary_folders
 
 tqdm: Any = LazyPackage("tqdm", "training")
 redirection: Any = LazyPackage("tqdm.contrib.logging", "training")
@@ -140,7 +141,7 @@ def handle_interrupts(message: str) -> Iterator[None]:
     """Context manager in which SIGINT (Ctrl-C) and SIGTERM raise KeyboardInterrupt with the signal as its argument.
 
     If the process still runs a second later, because a graph is being compiled or a bare `except` clause in TFP
-    swallowed the exception, it prints the message and exits.
+    swallowed the exception, it removes temporary folders, prints the message and exits.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -181,6 +182,7 @@ def _watch(read, message):
             while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
                 if not pipe.read(1):  # the command has ended; otherwise, the byte is another signal
                     return
+            remove_temporary_folders()
             os.write(2, f"\n{message}\n".encode())
             os._exit(128 + received[0])
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ STANDARD_STREAM = "-"
 
 _PREFIX = ".writing-"
 _LONGEST = 7 * 24 * 3600  # seconds; a folder of unfinished files that is older was left by a killed process
+_temporary_folders: weakref.WeakSet[tempfile.TemporaryDirectory[str]] = weakref.WeakSet()
 
 
 def finite_or_none(value: Any) -> Any:
@@ -67,11 +69,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     After an error, an existing file is unchanged. If the path is "-", the content goes to standard output.
     """
     if os.fspath(path) == STANDARD_STREAM:
-        with tempfile.TemporaryDirectory() as folder:
+        with new_temporary_folder() as folder:
             temporary = pathlib.Path(folder, "output")
             yield temporary
-            with explain_write_errors("standard output"):
-                _print_file(temporary)
+            with standard_output() as output, temporary.open("rb") as file:
+                shutil.copyfileobj(file, output)
         return
     path = pathlib.Path(path).resolve()
     with explain_write_errors(path), temporary_folder(path.parent) as folder:
@@ -80,15 +82,30 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
 
 
-def _print_file(path):
-    try:
-        with path.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit writes nothing
-        if not isinstance(error, BrokenPipeError):  # the reader, such as `head`, needs no more
-            raise
+@contextlib.contextmanager
+def standard_output() -> Iterator[Any]:
+    """Yields standard output as a binary file. The block ends early if the reader, such as `head`, has ended."""
+    with explain_write_errors("standard output"):
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit writes nothing
+            if not isinstance(error, BrokenPipeError):
+                raise
+
+
+def new_temporary_folder(**options: Any) -> tempfile.TemporaryDirectory[str]:
+    """Returns a `tempfile.TemporaryDirectory` that `remove_temporary_folders` knows."""
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True, **options)
+    _temporary_folders.add(folder)
+    return folder
+
+
+def remove_temporary_folders() -> None:
+    """Removes all temporary folders, before a process exits at once and leaves its blocks unfinished."""
+    for folder in list(_temporary_folders):
+        folder.cleanup()
 
 
 @contextlib.contextmanager
@@ -101,7 +118,7 @@ def temporary_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _LONGEST:
                 shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as folder:
+    with new_temporary_folder(prefix=_PREFIX, dir=parent) as folder:
         yield pathlib.Path(folder)
 
 

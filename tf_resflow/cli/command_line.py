@@ -11,7 +11,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from tf_resflow._internal import console
-from tf_resflow._internal.writing import STANDARD_STREAM
+from tf_resflow._internal.writing import STANDARD_STREAM, remove_temporary_folders
 from tf_resflow.flows.names import ESTIMATORS
 from tf_resflow.version import __version__
 
@@ -54,6 +54,7 @@ def command(
         # The exception kept the frames of the progress bars alive. Now the bars have cleared their lines.
         print(f"\n{_INTERRUPTED}", file=sys.stderr)
         sys.stdout.flush()
+        remove_temporary_folders()
         os._exit(128 + signum)  # TensorFlow takes seconds for a regular exit
 
     return run

@@ -7,14 +7,14 @@ resflow-sample --workdir=runs/labels --output=threes.png --condition=3
 
 A picture shows images as a grid, points of a 2-D density as a scatter plot, and rows of a table as scatter plots of
 all pairs of columns. Each of several temperatures gets a row or a color, from the same --num latents. The first
-samples of a --seed do not depend on --num.
+samples of a --seed do not depend on --num, except for tables.
 
 --condition is for conditional models. For labels, give one or more, separated by commas: each gets a row of --num
 images. The default is all labels. For a table, give one value per column, as in a .csv file, in the order of
 config.data.condition_columns.
 
 A .csv or .parquet file has the columns, levels and dates of the table. --output=- writes .csv to standard output. A
-table has no --temperature.
+table has no --temperature. Rows are drawn and written in parts of 16,384, so a large --num needs no more memory.
 """
 
 import contextlib

@@ -37,7 +37,6 @@ standard error, in nats. Without held-out examples, the first batch of --input i
 
 import pathlib
 import sys
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -47,10 +46,10 @@ import tf_resflow as resflow
 from tf_resflow import evaluation, training
 from tf_resflow._internal.console import track
 from tf_resflow._internal.messages import counted
-from tf_resflow._internal.writing import STANDARD_STREAM, check_output_path
+from tf_resflow._internal.writing import STANDARD_STREAM, check_output_path, new_temporary_folder
 from tf_resflow.cli import command_line, tables
 from tf_resflow.cli.command_line import print_line
-from tf_resflow.tables.runs.files import TABLE_OUTPUTS, pandas, write_frame
+from tf_resflow.tables.runs.files import TABLE_OUTPUTS, pandas, write_frames
 
 FLAGS = flags.FLAGS
 
@@ -89,13 +88,13 @@ def check() -> None:
 
 def main() -> None:
     """Scores the examples, writes the file and prints a summary."""
-    with tempfile.TemporaryDirectory() as folder:
+    with new_temporary_folder() as folder:
         if FLAGS.input == STANDARD_STREAM:
             path = pathlib.Path(folder, "standard input.csv")  # the name in error messages
             path.write_bytes(sys.stdin.buffer.read())
             FLAGS["input"].value = str(path)
         frame, ranking, num_held_out, scored_table = tables.score() if command_line.is_table() else _scored()
-    write_frame(FLAGS.output, frame)
+    write_frames(FLAGS.output, [frame])
     if scored_table is not None:
         tables.check_scored(scored_table.numbers)
     if frame.empty:

@@ -15,7 +15,7 @@ from tf_resflow._internal.writing import STANDARD_STREAM, check_output_path
 from tf_resflow.cli import command_line
 from tf_resflow.cli.command_line import print_line
 from tf_resflow.data.files import check_table
-from tf_resflow.tables.runs.files import TABLE_OUTPUTS, find_columns, read_table, write_frame
+from tf_resflow.tables.runs.files import TABLE_OUTPUTS, find_columns, pandas, read_table, write_frames
 
 FLAGS = flags.FLAGS
 
@@ -242,21 +242,29 @@ def check_sample() -> None:
 
 
 def sample() -> None:
-    """Draws rows and writes a table or a picture."""
+    """Draws rows and writes a table, part by part, or a picture."""
     from tf_resflow.tables.figures import pairs_figure  # imported here because it needs TensorFlow
+    from tf_resflow.tables.flow_density import part_sizes
 
     run = _loaded_run()
     num = FLAGS.num or _NUM_SAMPLES
-    condition = [FLAGS.condition] * num if FLAGS.condition else None
-    with stage("samples"):
-        drawn = run.density.sample(num, random_state=FLAGS.seed % 2**32, condition=condition)
+    rng = np.random.RandomState(FLAGS.seed % 2**32)
+
+    def draw(size):
+        condition = [FLAGS.condition] * size if FLAGS.condition else None
+        return run.density.sample(size, random_state=rng, condition=condition)
+
+    sizes = track(part_sizes(num), "samples")
+    parts = map(draw, sizes)
     if pathlib.Path(FLAGS.output).suffix.lower() == ".png":
         title = pathlib.Path(run.config.data.path).stem
+        drawn = pandas.concat(parts, ignore_index=True)
         encoder = run.density.encoder_
         pairs_figure(FLAGS.output, encoder, {"samples": encoder.numbers(drawn).array}, title=title)
     else:
-        write_frame(FLAGS.output, drawn)
-    print_line(f"{counted(num, 'sample')}: {FLAGS.output}")
+        write_frames(FLAGS.output, parts)
+    if next(sizes, None) is None:  # otherwise, the reader of standard output has ended
+        print_line(f"{counted(num, 'sample')}: {FLAGS.output}")
 
 
 def export() -> pathlib.Path:

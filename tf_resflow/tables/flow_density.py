@@ -41,6 +41,7 @@ _MOST_HELD_OUT = 10_000  # maximum number of held-out rows per member
 _MOST_COMPARED = 500  # maximum number of held-out rows per member to choose the noise level
 _FEW_ROWS = 500
 _MEMBERS_OF_FEW_ROWS = 4  # default number of flows for up to _FEW_ROWS rows
+_DRAWN_AT_ONCE = 2**14  # rows
 _REFERENCE = 16  # maximum number of values of a column that `explain` substitutes
 _NUM_QUANTILES = 4000  # of the map of samples to the margins of the fit
 _ROUNDING = 1e-5  # held-out scores are this much lower, so that rounding does not decide which scores are equal
@@ -426,6 +427,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
     def sample(self, n_samples: int = 1, random_state: Any = None, *, condition: Any = None) -> Any:
         """Draws rows with the column types, names and order of the fit, as a data frame like it or an array.
 
+        Up to 32,767 rows are drawn at once. Of more rows, parts of 16,384 rows are drawn one after the other, and
+        the last part has the remainder, too. So calls with the sizes of the parts and the same
+        `numpy.random.RandomState` draw the same rows.
+
         Args:
           n_samples: Number of rows; ignored if `condition` is given.
           random_state: Overrides `random_state` of the estimator.
@@ -435,18 +440,22 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         rng = check_random_state(self.random_state if random_state is None else random_state)
         condition = self._condition_table(n_samples, condition)
         numbers = self._numbers(condition, given_only=True)
-        times = self._draw_times(len(numbers), rng)
-        encoded = self.encoder_.condition(np.hstack([times, numbers])).numpy()
+        parts = np.split(numbers, np.cumsum(part_sizes(len(numbers)))[:-1])
+        values, times = map(np.concatenate, zip(*(self._draw(part, rng) for part in parts), strict=True))
         for column, x in zip(self.encoder_.columns[self.encoder_.num_own :], numbers.T, strict=True):
             if pandas.api.types.is_string_dtype(condition[column.name]):  # as in a command
                 condition[column.name] = column.with_all_decimals().to_series(x)
-        if self.extrapolate:
-            values = self.density_.sample(encoded, rng)
-        else:
-            level = self.noise_levels_[np.argmax(self.held_out_scores_)]
-            values = self._match_marginals(self.density_.sample(encoded, rng, level), level)
         table = pandas.concat([self.encoder_.decode(values, times), condition], axis=1)[list(self.kinds_)]
         return table.to_numpy(self._dtype) if self._dtype else self._like_fit(table, with_schema=True)
+
+    def _draw(self, conditions, rng):
+        """Returns a vector for each row of the numbers of condition columns, and a time if it has cycles."""
+        times = self._draw_times(len(conditions), rng)
+        encoded = self.encoder_.condition(np.hstack([times, conditions])).numpy()
+        if self.extrapolate:
+            return self.density_.sample(encoded, rng), times
+        level = self.noise_levels_[np.argmax(self.held_out_scores_)]
+        return self._match_marginals(self.density_.sample(encoded, rng, level), level), times
 
     def _draw_times(self, num, rng):
         """Draws numbers `[num, 1]` of a time column with cycles, `[num, 0]` without one."""
@@ -666,6 +675,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
                 stacklevel=3,
             )
         return scores, errors
+
+
+def part_sizes(num: int) -> list[int]:
+    """Returns the numbers of rows that `FlowDensity.sample` draws one after the other, for a total of `num`."""
+    num_parts = max(num // _DRAWN_AT_ONCE, 1)
+    sizes = [_DRAWN_AT_ONCE] * num_parts
+    sizes[-1] += num - sum(sizes)
+    return sizes
 
 
 def _listed(counts):

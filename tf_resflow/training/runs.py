@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from absl import logging
 
 from tf_resflow import data, evaluation
 from tf_resflow._internal.console import stage
-from tf_resflow._internal.writing import atomic_write, check_output_path, write_json
+from tf_resflow._internal.writing import atomic_write, check_output_path, new_temporary_folder, write_json
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.logdet import LogDetEstimator
@@ -146,7 +145,7 @@ class Run:
         for field in PLACES:
             config.data[field] = pathlib.Path(config.data[field]).name
         config.data.data_dir = ""
-        with tempfile.TemporaryDirectory() as folder, atomic_write(path) as temporary:
+        with new_temporary_folder() as folder, atomic_write(path) as temporary:
             files = Workdir(folder)
             files.describe(config, self.data, {})
             if self.result is not None:

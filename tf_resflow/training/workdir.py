@@ -20,7 +20,7 @@ from absl import logging
 
 from tf_resflow._internal.messages import suggest
 from tf_resflow._internal.settings import differences, flat_fields
-from tf_resflow._internal.writing import explain_write_errors, write_json
+from tf_resflow._internal.writing import explain_write_errors, new_temporary_folder, write_json
 from tf_resflow.data.config import PLACES
 from tf_resflow.data.data_info import DataInfo
 from tf_resflow.training.config import FREE_FIELDS, default_config, validate_config
@@ -74,7 +74,7 @@ class Workdir:
         self.is_chief = is_chief
         self.output = self.path
         if not is_chief:
-            self._scratch = tempfile.TemporaryDirectory()
+            self._scratch = new_temporary_folder()
             self.output = pathlib.Path(self._scratch.name)
         self.figures = self.output / "figures"
         self.result = self.output / "result.json"
@@ -241,7 +241,7 @@ class PackedRun(Workdir):
     """The files of a run in a single file that `Run.save` wrote. They stay unpacked while this object exists."""
 
     def __init__(self, path: pathlib.Path):
-        self._unpacked = tempfile.TemporaryDirectory()
+        self._unpacked = new_temporary_folder()
         super().__init__(self._unpacked.name)
         self.source = path
         self.weights = self.path / "model.weights.h5"

@@ -2,24 +2,27 @@
 
 import inspect
 import io
+import itertools
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
 from tf_resflow._internal.extras import LazyPackage
 from tf_resflow._internal.messages import shortened, suggest
-from tf_resflow._internal.writing import atomic_write
+from tf_resflow._internal.writing import STANDARD_STREAM, atomic_write, standard_output
 from tf_resflow.data.files import check_table, explain_read_errors, read_array, table_suffix
 from tf_resflow.tables.columns.values import to_text
 from tf_resflow.tables.runs.csv_format import FORMAT_ADVICE, detected_format
 
 pandas: Any = LazyPackage("pandas", "data")
 pandas_io: Any = LazyPackage("pandas.io.common", "data")
+pyarrow: Any = LazyPackage("pyarrow", "data")
+parquet: Any = LazyPackage("pyarrow.parquet", "data")
 
-TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frame`
+TABLE_OUTPUTS = (".csv", ".parquet")  # of `write_frames`
 _MOSTLY = 0.5  # if at least this share of a text column looks like numbers or dates, the rest are mistakes
 _YEARS = (1500, 2200)  # consecutive integers in this range are not identifiers
 _LEAST_ROWS = 20  # of an identifier
@@ -27,6 +30,7 @@ _NUMBER_WITH_COMMAS = r"-?\d+(,\d+)+(\.\d+)?"
 _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
 _ISO_DATE = r"\d{4}-\d\d-\d\d"
 _PARQUET_TYPES = ("boolean", "date", "decimal", "string")  # of objects
+_MOST_DIGITS = 38  # of decimals in Arrow
 _BOOLEANS = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 
 
@@ -246,21 +250,53 @@ def identifiers(frame: Any) -> list[Any]:
     return [name for name, column in frame.items() if is_identifier(column.dropna())]
 
 
-def write_frame(path: str | os.PathLike, frame: Any) -> None:
-    """Writes a data frame as .csv or .parquet, or as .csv for "-".
+def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
+    """Writes data frames of the same columns, below each other, as .csv or .parquet, or as .csv for "-".
 
-    In a Parquet file, Python objects other than dates, decimals and Booleans become text.
+    A file appears when it is complete. Standard output gets each frame at once, until its reader ends. In a Parquet
+    file, Python objects other than dates, decimals and Booleans become text.
     """
-    with atomic_write(path) as temporary:
-        if pathlib.Path(path).suffix.lower() != ".parquet":
-            frame.to_csv(temporary, index=False, float_format=to_text, lineterminator="\r\n")
-            return
-        table = frame.infer_objects()
-        for name, column in table.items():
-            is_object = getattr(column.dtype, "categories", column).dtype == object
-            if is_object and pandas.api.types.infer_dtype(column.astype(object)) not in _PARQUET_TYPES:
-                table[name] = column.astype(object).map(to_text, na_action="ignore")
-        table.to_parquet(temporary, index=False)
+    if os.fspath(path) == STANDARD_STREAM:
+        with standard_output() as file:
+            _write_csv(file, frames)
+        return
+    write = _write_parquet if pathlib.Path(path).suffix.lower() == ".parquet" else _write_csv
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        write(file, frames)
+
+
+def _write_csv(file, frames):
+    for index, frame in enumerate(frames):
+        # The method `to_csv` chooses the format of times anew every few rows.
+        times = frame.select_dtypes(["datetime", "datetimetz"])
+        texts = {name: column.astype(str).where(column.notna()) for name, column in times.items()}
+        options = {"mode": "wb", "header": index == 0, "float_format": to_text, "lineterminator": "\r\n"}
+        frame.assign(**texts).to_csv(file, index=False, **options)
+        file.flush()
+
+
+def _write_parquet(file, frames):
+    tables = map(_with_arrow_types, frames)
+    first = next(tables)
+    schema = pyarrow.Schema.from_pandas(first, preserve_index=False)
+    for index, field in enumerate(schema):
+        is_object = pandas.api.types.is_object_dtype(first.dtypes.iloc[index])
+        if is_object and pyarrow.types.is_decimal(field.type):
+            # Decimals of other frames can have more digits.
+            schema = schema.set(index, field.with_type(pyarrow.decimal128(_MOST_DIGITS, field.type.scale)))
+    with parquet.ParquetWriter(file, schema) as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
+
+
+def _with_arrow_types(frame):
+    """Returns a frame with columns of objects that Arrow can represent."""
+    table = frame.infer_objects()
+    for name, column in table.items():
+        levels = getattr(column.dtype, "categories", column)
+        if levels.dtype == object and pandas.api.types.infer_dtype(levels) not in _PARQUET_TYPES:
+            table[name] = column.astype(object).map(to_text, na_action="ignore")
+    return table
 
 
 def find_columns(path: Any, frame: Any, columns: Sequence[Any]) -> list[int]:
