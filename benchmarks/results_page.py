@@ -7,6 +7,7 @@ earlier versions are in earlier.json, with the commit that recorded them and, if
 the commit to check out to repeat them.
 """
 
+import calendar
 import itertools
 import json
 import pathlib
@@ -274,6 +275,46 @@ def _with_best(values, is_compared, best, digits=3):
     ]
 
 
+def _pairs_of_fits():
+    """Yields the rows of each table with cycles and without."""
+    rows = _read("cycles")
+    for name in dict.fromkeys(row["table"] for row in rows):
+        yield [
+            next(row for row in rows if (row["table"], row["cycles"]) == (name, cycles))
+            for cycles in ("chosen", "none")
+        ]
+
+
+def cycles():
+    """AUC of shifted times with cycles and without."""
+    shifts = ["half a year", "three days", "six hours"]
+    lines = []
+    for chosen, none in _pairs_of_fits():
+        cells = [
+            f"{chosen['auc'][shift]:.3f} / {none['auc'][shift]:.3f}" if shift in none["auc"] else ""
+            for shift in shifts
+        ]
+        nats = f"{chosen['nats']:.3f} / {none['nats']:.3f}"
+        lines.append([chosen["table"], f"`{chosen['kind']}`", f"{chosen['rows']:,}", *cells, nats])
+    return _markdown(["Table", "Kind", "Rows", *shifts, "Held-out nats"], lines)
+
+
+def cycle_means():
+    """Means of the months, weekdays or hours with the lowest and the highest mean, in data and in samples."""
+    lines = []
+    for chosen, none in _pairs_of_fits():
+        data = chosen["means"]["data"]
+        for extreme in (min, max):
+            group = extreme(data, key=data.get)
+            samples = [row["means"]["samples"][group] for row in (chosen, none)]
+            unit = f"{chosen['unit']} {group}"
+            if chosen["unit"] == "day_of_week":
+                unit = calendar.day_name[int(group)]
+            means = [f"{mean:,.0f}" if data[group] >= 1000 else f"{mean:.2f}" for mean in (data[group], *samples)]
+            lines.append([chosen["table"], f"{chosen['column']}, {unit}", *means])
+    return _markdown(["Table", "Mean of", "Data", "Samples, with cycles", "Samples, without"], lines)
+
+
 def explain():
     """Times of explanations and scores."""
     columns = ["Table", "Columns", "Scores, ms per row", "`explain`, ms per row", "Ratio"]
@@ -332,6 +373,8 @@ _TABLES = {
         planted,
         synthesis,
         densities,
+        cycles,
+        cycle_means,
         explain,
         scale,
         simulators,

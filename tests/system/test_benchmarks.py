@@ -12,6 +12,7 @@ import pytest
 BENCHMARKS = [
     ("compare_small_flows {out} --dimensions=3 --depth=1 --width=4 --batch=8 --steps=2", "NVP"),
     ("compare_speed {out} --cases=evaluation_28x28x1_w64 --repeats=2", "evaluation_28x28x1_w64"),
+    ("cycles {out} --tables=simulated --rows=400 --steps=2", "'kind': 'date + day + week + year'"),
     ("explain {out} --tables=wine --rows=5 --repeats=1 --steps=2", "'table': 'wine'"),
     ("inference {out} --task=funnel --seconds=0.05 --seeds=1 --learning_rates=0.003", "'flow': 'autoregressive'"),
     ("scores {out} --workdir={tmp}/scores --models=pinwheel --seeds=1 --steps=2", "'model': 'pinwheel'"),

@@ -131,6 +131,19 @@ def test_the_density_of_times_is_that_of_weighted_rows():
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(
+    ("share", "weight", "kind"), [(0.5, 1.0, "day + week"), (0.5, 1e-3, "day"), (0.3, 50.0, "day + week")]
+)
+def test_weighted_rows_choose_cycles(share, weight, kind):
+    """Only a share of 800 rows has a cycle. Equal weights do not choose it if the share is 30 %."""
+    table = shop()
+    has_cycle = np.random.default_rng(2).uniform(size=len(table)) < share
+    table["sales"] = table["sales"].where(has_cycle, shop(seed=1)["sales"])
+    assert TableEncoder(table, weights=np.where(has_cycle, weight, 1.0)).kinds["date"] == kind
+    assert TableEncoder(table).kinds["date"] == ("day + week" if share == 0.5 else "day")
+
+
+@pytest.mark.quick
 def test_missing_and_impossible_times():
     table = shop().astype({"date": "datetime64[us]"})
     table.loc[::7, "date"] = pandas.NaT

@@ -48,7 +48,9 @@ def features(columns: Sequence[Column], numbers: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.math.is_finite(waves), waves, np.float64(0.0))
 
 
-def choose_cycles(columns: Sequence[Column], numbers: np.ndarray, num_own: int) -> list[Column]:
+def choose_cycles(
+    columns: Sequence[Column], numbers: np.ndarray, num_own: int, weights: np.ndarray
+) -> list[Column]:
     """Returns columns with the cycles that help to predict the other columns.
 
     Of the columns of the density, only one has cycles: the first one for which some help. It has none if there are
@@ -58,6 +60,7 @@ def choose_cycles(columns: Sequence[Column], numbers: np.ndarray, num_own: int) 
       columns: The columns, those of the density first.
       numbers: The numbers of the fit `[num, columns]`, NaN if missing.
       num_own: The number of columns of the density.
+      weights: The weights of the rows `[num]`.
 
     Raises:
       ValueError: If a column has named cycles that it cannot have.
@@ -77,14 +80,14 @@ def choose_cycles(columns: Sequence[Column], numbers: np.ndarray, num_own: int) 
                 )
         elif is_allowed:
             others = [other for other in range(num_own) if other != index and not columns[other].possible_cycles]
-            helpful = _helpful_cycles(columns, numbers, index, others) if others else ()
+            helpful = _helpful_cycles(columns, numbers, index, others, weights) if others else ()
             column = dataclasses.replace(column, cycles=helpful) if helpful else column
         has_own |= is_own and bool(column.cycles)
         chosen[index] = column
     return chosen
 
 
-def _helpful_cycles(columns, numbers, index, others):
+def _helpful_cycles(columns, numbers, index, others, weights):
     """Returns the cycles of a column that help to predict the other columns with these indices."""
     column = columns[index]
     if not column.possible_cycles:
@@ -93,18 +96,19 @@ def _helpful_cycles(columns, numbers, index, others):
     if len(rows) > _MOST_ROWS:
         rows = np.random.default_rng(0).choice(rows, _MOST_ROWS, replace=False)
     days = numbers[rows, index]
+    weights = weights[rows] / weights[rows].mean()
     scores = np.concatenate([columns[other].comparable(numbers[:, other])[rows] for other in others], axis=1)
     helpful = []
     for name in column.possible_cycles:
         if np.ptp(days) < 2 * CYCLES[name].days:
             continue
         waves = features([dataclasses.replace(column, cycles=(name,))], tf.constant(days[:, np.newaxis])).numpy()
-        if is_significant(_gains(days, CYCLES[name].days, waves, scores), np.ones(len(days)), _NUM_ERRORS):
+        if is_significant(_gains(days, CYCLES[name].days, waves, scores, weights), weights, _NUM_ERRORS):
             helpful.append(name)
     return tuple(helpful)
 
 
-def _gains(days, period, waves, scores):
+def _gains(days, period, waves, scores, weights):
     """Returns by how much waves reduce the squared errors of the scores of rows, if other blocks of times fit them.
 
     Blocks consist of whole cycles. A line is subtracted in each block, because a trend is no cycle.
@@ -116,16 +120,18 @@ def _gains(days, period, waves, scores):
     for block in np.unique(blocks):
         is_inside = blocks == block
         line = np.vander(days[is_inside] - days[is_inside].mean(), 2)
+        roots = np.sqrt(weights[is_inside, np.newaxis])
         for values in (waves, scores):
-            coefficients, *_ = np.linalg.lstsq(line, values[is_inside], rcond=None)
+            coefficients, *_ = np.linalg.lstsq(roots * line, roots * values[is_inside], rcond=None)
             values[is_inside] -= line @ coefficients
     gains = np.zeros(len(days))
     folds = blocks % _NUM_FOLDS
     for fold in np.unique(folds):
         is_held_out = folds == fold
         fitted = waves[~is_held_out]
-        matrix = fitted.T @ fitted + _RIDGE * np.eye(waves.shape[1])
-        predicted = waves[is_held_out] @ np.linalg.solve(matrix, fitted.T @ scores[~is_held_out])
+        weighted = fitted.T * weights[~is_held_out]
+        matrix = weighted @ fitted + _RIDGE * np.eye(waves.shape[1])
+        predicted = waves[is_held_out] @ np.linalg.solve(matrix, weighted @ scores[~is_held_out])
         errors = scores[is_held_out] - predicted
         gains[is_held_out] = (scores[is_held_out] ** 2 - errors**2).sum(axis=1)
     return gains

@@ -140,7 +140,8 @@ class TableEncoder:
       kinds: Kinds of columns by name, overriding their types. Ordered levels are matched by their text.
       bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
       condition_columns: Names of the columns that are conditions.
-      weights: Weights of the rows `[num]` in the density of a time column with cycles. By default, all are 1.
+      weights: Weights of the rows `[num]` in the choice of cycles, and in the density of a time column with cycles.
+        By default, all are 1.
 
     Attributes:
       columns: The `Column` objects, first those of the density, then the conditions. A time column with cycles is
@@ -177,7 +178,8 @@ class TableEncoder:
         self.is_masked = np.ones(self.num_own, bool)
         self.columns = [fit_column(name, table[name], kinds.get(name), bounds.get(name)) for name in order]
         values = self.numbers(table).array
-        columns = choose_cycles(reorder_levels(self.columns, values), values, self.num_own)
+        weights = np.ones(len(table)) if weights is None else weights
+        columns = choose_cycles(reorder_levels(self.columns, values), values, self.num_own, weights)
         order = sorted(range(self.num_own), key=lambda index: bool(columns[index].cycles))
         order.extend(range(self.num_own, len(columns)))
         self.columns = [columns[index] for index in order]
@@ -186,7 +188,6 @@ class TableEncoder:
         size = self.num_own - has_time
         self.own = Coordinates(self.columns[:size], values[:, :size])
         self.given = Coordinates(self.columns[size:], values[:, size:])
-        weights = np.ones(len(table)) if weights is None else weights
         self.time = TimeDensity.fit(self.columns[size], values[:, size], weights) if has_time else None
         self._limits = self.given.limits(values[:, size:]) if self._num_features else None
         self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)
