@@ -333,12 +333,18 @@ class Exact(_Estimator, Settings):
     is_random = False
 
     def _evaluate(self, branch, inputs, seed, odd=False):
-        x = inputs[0]
-        gx, eye, jacobian = self._jacobian(bind(branch), inputs)
-        log_det = log_abs_det(eye + jacobian)
-        if odd:
-            log_det = log_abs_det(eye - jacobian) - log_det
-        return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
+        branch = bind(branch)
+
+        def compute(inputs, parameters):
+            gx, eye, jacobian = self._jacobian(branch.with_parameters(parameters), inputs)
+            log_det = log_abs_det(eye + jacobian)
+            if odd:
+                log_det = log_abs_det(eye - jacobian) - log_det
+            x = inputs[0]
+            return x + tf.cast(gx, x.dtype), tf.cast(log_det, x.dtype)
+
+        key = None if branch.key is None else ("exact", odd, branch.key)
+        return traced_once(key, compute, inputs, branch.tensors())
 
     def with_gradient(self, branch: BoundNetwork, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the log-determinant `[batch]`, its gradient in x, and the inverses of I + J `[D, D, batch]`."""

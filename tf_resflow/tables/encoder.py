@@ -25,7 +25,7 @@ from tf_resflow.tables.vectors import Vectors
 
 pandas: Any = LazyPackage("pandas", "data")
 
-_MOST_VALUES = 2**20  # maximum number of values encoded at once
+_MOST_VALUES = 2**16  # maximum number of values encoded at once
 _MISSING = "missing"
 _DEPENDENT = 1e-9  # largest relative variance of a linear combination that counts as constant
 
@@ -191,7 +191,7 @@ class TableEncoder:
         self.time = TimeDensity.fit(self.columns[size], values[:, size], weights) if has_time else None
         self._limits = self.given.limits(values[:, size:]) if self._num_features else None
         self.is_masked = np.isnan(values[:, : self.num_own]).any(axis=0)
-        self._warn(values[:, :size])
+        self._warn(values)
 
     @property
     def kinds(self) -> dict[Any, Any]:
@@ -335,7 +335,9 @@ class TableEncoder:
 
     def _warn(self, numbers):
         """Warns of constant columns, and of continuous columns that depend linearly on each other."""
-        values = np.where(np.isnan(numbers), np.nan, self.own.vectors(tf.constant(numbers)).lower)
+        lower = self.encode(numbers).lower
+        numbers = numbers[:, : self.size]
+        values = np.where(np.isnan(numbers), np.nan, lower)
         names = np.array([column.name for column in self.own.columns], object)
         varies = np.nanmax(numbers, axis=0) > np.nanmin(numbers, axis=0)  # standardized values have rounding errors
         if not varies.all():

@@ -103,12 +103,14 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
         "rain": {0.0}, "sold": "day + year"}`; see `tf_resflow.tables.TableEncoder`.
       bounds: Pairs (low, high) by the names of columns of numbers. Either end may be None.
       whiten: Whether the flows begin with a `tf_resflow.bijectors.Whiten`, which helps if columns are correlated.
-        "auto" tries both for half of the steps, at most 600, and keeps it if held-out rows are clearly more likely.
+        "auto" tries both for a quarter of the steps, at most 200, and keeps it if held-out rows are clearly more
+        likely.
       num_blocks: Number of residual blocks.
       hidden: Widths of the hidden layers of each block.
       num_members: Number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
       max_steps: Maximum number of training steps. By default, 15 times the square root of the number of rows, or
-        the number of rows minus 500 if that is larger, but at most 4,000. Twice as many for 20 or more columns.
+        half the number of rows beyond 500 if that is larger, but at most 2,000. Twice as many for 20 or more
+        columns.
       validation_fraction: Share of the rows that each flow holds out, at most 10,000 rows. It trains on the others.
       extrapolate: Whether `sample` draws from the density of `score_samples`, which includes values outside the
         range of the fit. By default, `sample` draws at the most likely noise level, and maps the values of each

@@ -31,13 +31,14 @@ ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distrib
 _BATCH = 128
 _STEPS = 15  # times the square root of the number of rows, see `num_steps`
 _FEW = 500  # rows
-_MOST_STEPS = 4000
+_SHARE = 0.5  # steps per row beyond them
+_MOST_STEPS = 2000
 _ROUNDS = 30  # evaluations of the held-out rows in a training
 _LEAST_ROUND = 20  # steps between evaluations
 _WARMUP = 0.1  # fraction of the steps
 _PATIENCE = 0.4  # fraction of the steps
-_RACE = 0.5  # fraction of the steps after which the whitening is chosen
-_LONGEST_RACE = 600  # most steps after which the whitening is chosen
+_RACE = 0.25  # fraction of the steps after which the whitening is chosen
+_LONGEST_RACE = 200  # most steps after which the whitening is chosen
 _HELD_OUT = 500  # least number of noisy copies of held-out rows
 _FIRST = 1000  # least number of rows that initialize the ActNorms
 _COEFFICIENT = 0.97  # Lipschitz bound of each layer
@@ -92,7 +93,7 @@ class NoiseConditionedFlow:
           rows: Rows to train on, drawn in proportion to their `weights` `[num]`.
           held_out: Held-out rows. Their losses are winsorized, so one outlier does not stop the training.
           whiten: Whether the first bijector whitens the rows; otherwise it is the identity. `None` tries both until
-            half of the steps, and continues with the whitening if its held-out losses are clearly lower.
+            a quarter of the steps, and continues with the whitening if its held-out losses are clearly lower.
           seed: Seed of the initial weights and of all draws.
           steps: Largest number of steps, see `num_steps`.
           verbose: See `tf_resflow.tables.FlowDensity`.
@@ -144,11 +145,11 @@ class NoiseConditionedFlow:
         return racers[whiten].best, whiten
 
     def num_steps(self, num: int) -> int:
-        """Returns the number of steps for `num` rows: max(15 sqrt(num), num - 500), but at most 4,000.
+        """Returns the number of steps for `num` rows: max(15 sqrt(num), (num - 500) / 2), but at most 2,000.
 
         With more than 10 columns, it is proportional to their number, up to twice as large with 20.
         """
-        steps = min(max(_STEPS * math.sqrt(num), num - _FEW), _MOST_STEPS)
+        steps = min(max(_STEPS * math.sqrt(num), _SHARE * (num - _FEW)), _MOST_STEPS)
         return math.ceil(steps * np.clip(self.size / 10, 1, 2))
 
     def log_prob(self, weights: list[np.ndarray], values: np.ndarray) -> np.ndarray:
