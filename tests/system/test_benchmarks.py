@@ -25,6 +25,7 @@ BENCHMARKS = [
     ("tables {out} --adbench={tmp} --seeds=1 --methods=GaussianMixture --figure={tmp}/figure.png", "GaussianMix"),
     ("tables_scale {out} --cases=rows --rows=300 --steps=2", "'case': 'rows', 'rows': 300"),
     ("tables_time {out} --rows=30 --steps=2", "'rows': 30"),
+    ("thresholds {out} --cases=mixture:60 --fits=2 --steps=2", "'table': 'mixture'"),
     ("time_serving {out} --model_dir={model} --signatures=serving_default --sizes=1,8 --repeats=2", "serving_def"),
     ("time_to_score {out} --config=digits --seeds=1 --steps=300,600 --threads=1", "| 4.000 | 40 s (1.0 x) |"),
 ]
