@@ -331,20 +331,6 @@ def explain():
     return _markdown(columns, lines)
 
 
-def thresholds():
-    """Shares of clean rows and of rows with errors that `predict` flags, in percent."""
-    columns = ["Table", "Rows", "Fits", "Clean rows", "Quantile", "Errors", "Quantile", "AUC", "Interval"]
-    lines = []
-    for row in _read("thresholds"):
-        cells = [row["table"], row["rows"], row["fits"]]
-        for field in ("clean", "clean_quantile", "errors", "errors_quantile"):
-            mean, error, deviation = (100 * row[field + suffix] for suffix in ("", "_stderr", "_std"))
-            is_clean = field.startswith("clean")
-            cells.append(f"{mean:.2f} ± {error:.2f} ({deviation:.2f})" if is_clean else f"{mean:.0f} ± {error:.0f}")
-        lines.append([*cells, f"{row['auc']:.3f}", f"{row['coverage']:.0%}".replace("%", " %")])
-    return _markdown(columns, lines)
-
-
 def scale():
     """Time and memory of fits to many tables, columns, rows and processes."""
     lines = []
@@ -390,7 +376,6 @@ _TABLES = {
         cycles,
         cycle_means,
         explain,
-        thresholds,
         scale,
         simulators,
         simulator_seeds,

@@ -1,7 +1,7 @@
 """Measures processor seconds, peak memory and held-out log-densities of fits of `FlowDensity` for two commits.
 
-    git worktree add /tmp/earlier e3ccb784
-    python benchmarks/tables_time.py --output=benchmarks/results/tables_time.json --libraries=.,/tmp/earlier
+    git worktree add ../earlier e3ccb784
+    python benchmarks/tables_time.py --output=benchmarks/results/tables_time.json --libraries=.,../earlier
 
 `--libraries` are directories of checked-out commits, which take turns. Each fit has its own process, on one
 core. The seconds are processor seconds of the fit, without the import but with the tracing of graphs. The
