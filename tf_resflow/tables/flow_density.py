@@ -109,8 +109,7 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       hidden: Widths of the hidden layers of each block.
       num_members: Number of flows, each with its own held-out rows. By default, 4 up to 500 rows, otherwise 1.
       max_steps: Maximum number of training steps. By default, 15 times the square root of the number of rows, or
-        half the number of rows beyond 500 if that is larger, but at most 2,000. Twice as many for 20 or more
-        columns.
+        the number of rows minus 500 if that is larger, but at most 4,000. Twice as many for 20 or more columns.
       validation_fraction: Share of the rows that each flow holds out, at most 10,000 rows. It trains on the others.
       extrapolate: Whether `sample` draws from the density of `score_samples`, which includes values outside the
         range of the fit. By default, `sample` draws at the most likely noise level, and maps the values of each

@@ -31,8 +31,7 @@ ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal distrib
 _BATCH = 128
 _STEPS = 15  # times the square root of the number of rows, see `num_steps`
 _FEW = 500  # rows
-_SHARE = 0.5  # steps per row beyond them
-_MOST_STEPS = 2000
+_MOST_STEPS = 4000
 _ROUNDS = 30  # evaluations of the held-out rows in a training
 _LEAST_ROUND = 20  # steps between evaluations
 _WARMUP = 0.1  # fraction of the steps
@@ -145,11 +144,11 @@ class NoiseConditionedFlow:
         return racers[whiten].best, whiten
 
     def num_steps(self, num: int) -> int:
-        """Returns the number of steps for `num` rows: max(15 sqrt(num), (num - 500) / 2), but at most 2,000.
+        """Returns the number of steps for `num` rows: max(15 sqrt(num), num - 500), but at most 4,000.
 
         With more than 10 columns, it is proportional to their number, up to twice as large with 20.
         """
-        steps = min(max(_STEPS * math.sqrt(num), _SHARE * (num - _FEW)), _MOST_STEPS)
+        steps = min(max(_STEPS * math.sqrt(num), num - _FEW), _MOST_STEPS)
         return math.ceil(steps * np.clip(self.size / 10, 1, 2))
 
     def log_prob(self, weights: list[np.ndarray], values: np.ndarray) -> np.ndarray:
