@@ -126,9 +126,10 @@ class FlowDensity(OutlierMixin, DensityMixin, BaseEstimator):
       noise_levels_: The noise levels that were compared.
       held_out_scores_: The mean log-likelihoods of the held-out rows at these levels.
       offset_: The score below which a row is an outlier. A share of `contamination` of new rows like those of the
-        fit is expected below it, on average over fits, see `tf_resflow.tables.thresholds.threshold`. It is minus
-        infinity if at least this share of the held-out rows would have probability 0 without themselves. Then a row
-        with an unknown level is no outlier, as in `p_values`.
+        fit is expected below it, on average over fits. It is a quantile of the scores of held-out rows, or with few
+        such rows, that of a generalized Pareto distribution of the 30 lowest scores. It is minus infinity if at
+        least this share of the held-out rows would have probability 0 without themselves. Then a row with an
+        unknown level is no outlier, as in `p_values`.
       flagged_interval_: The ends of a 95 % interval of the share of such rows that `predict` flags in this fit. It
         is wide if few rows were held out.
       held_out_: `[2, num]`: the scores of held-out rows, as `decision_function` compares rows, each from the first
