@@ -94,6 +94,17 @@ def test_each_row_is_scored(workdir, table, scored, capsys):
     assert said[-1].startswith("2 of 6 have the score -inf, such as line 3, column 'kind': 'castle' is not a")
 
 
+def test_a_run_without_outliers(table, scored, capsys, tmp_path):
+    """If many rows of the fit have a level of their own, an unknown level is no outlier, and a line says so."""
+    levels = np.where(np.arange(len(table)) % 3, "house", np.arange(len(table)).astype(str))
+    workdir = train(table.assign(kind=levels), tmp_path / "homes.csv", kinds="kind: category")
+    found = scored(workdir, table[:3].assign(kind="castle"))
+    assert list(found["outlier"]) == ["False"] * 3 and list(found["log_prob"]) == ["-inf"] * 3
+    assert (
+        "No row can be an outlier, because at least contamination=0.01 of the held-out" in capsys.readouterr().out
+    )
+
+
 def test_unusual_tables(workdir, table, scored, capsys, tmp_path, run_command):
     """A line says that an input has no rows. Other formats are read, and other columns are ignored."""
     for arguments in ([], ["--top=3", "--explain=1", "--strict"]):

@@ -74,7 +74,7 @@ def table_run(tmp_path_factory):
 
 
 def start_endless_sample(workdir, output, temporary, **options):
-    """Starts the drawing of so many samples that it takes hours."""
+    """Starts a command that draws samples for hours."""
     command = [sys.executable, "bin/sample.py", f"--workdir={workdir}", f"--output={output}", f"--num={10**9}"]
     environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "TMPDIR": str(temporary)}
     options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, **options}

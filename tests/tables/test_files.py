@@ -341,6 +341,18 @@ def test_frames_are_written_below_each_other(tmp_path):
     assert pandas.read_csv(tmp_path / "a.csv")["time"].str.len().nunique() == 1
 
 
+@pytest.mark.parametrize("names", [[0, 1], ["a", 1]])
+def test_names_that_are_not_text(tmp_path, names):
+    """Tables without names have numbers as names. Their times are written, too."""
+    frame = pandas.DataFrame({"a": pandas.date_range("2024-01-01", periods=3, freq="h"), "b": [1.5, 2.0, 3.0]})
+    write_frames(tmp_path / "a.csv", [frame.set_axis(names, axis=1)] * 2)
+    write_frames(tmp_path / "a.parquet", [frame.set_axis(names, axis=1)] * 2)
+    expected = pandas.concat([frame, frame], ignore_index=True).set_axis([*map(str, names)], axis=1)
+    from_csv = pandas.read_csv(tmp_path / "a.csv", parse_dates=[0])
+    for written in (from_csv, pandas.read_parquet(tmp_path / "a.parquet")):
+        pandas.testing.assert_frame_equal(written, expected, check_dtype=False)
+
+
 def test_an_error_between_frames_leaves_the_file_as_it_was(tmp_path):
     def frames():
         yield from frames_of_parts()

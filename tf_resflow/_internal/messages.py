@@ -18,7 +18,7 @@ def shortened(words: Iterable[object], separator: str = ", ") -> str:
 
 
 def cut(value: object, most: int) -> str:
-    """Returns the text of a value, cut to at most this number of letters, the last of which is "…"."""
+    """Returns the text of a value. A longer text is cut to `most` letters, and ends with "…"."""
     text = str(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

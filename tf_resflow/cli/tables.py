@@ -192,6 +192,12 @@ def check_scored(numbers: Any) -> None:
 
 def print_outliers(scores: Any, density: Any) -> None:
     """Prints the share of outliers, and the share that is expected of rows like those of the fit."""
+    if np.isneginf(density.offset_):
+        print_line(
+            f"No row can be an outlier, because at least contamination={density.contamination:g} of the held-out "
+            "rows have values that no other row has. Raise contamination, or merge rare levels."
+        )
+        return
     low, high = density.flagged_interval_
     expected = (
         "" if math.isnan(low) else f"; between {low:.1%} and {high:.1%} of rows like those of the fit would be"

@@ -254,8 +254,9 @@ def write_frames(path: str | os.PathLike, frames: Iterable[Any]) -> None:
     """Writes data frames of the same columns, below each other, as .csv or .parquet, or as .csv for "-".
 
     A file appears when it is complete. Standard output gets each frame at once, until its reader ends. In a Parquet
-    file, Python objects other than dates, decimals and Booleans become text.
+    file, Python objects other than dates, decimals and Booleans become text. The names of columns are text.
     """
+    frames = (frame.set_axis([*map(str, frame)], axis=1) for frame in frames)
     if os.fspath(path) == STANDARD_STREAM:
         with standard_output() as file:
             _write_csv(file, frames)
