@@ -331,6 +331,33 @@ def explain():
     return _markdown(columns, lines)
 
 
+def thresholds():
+    """Shares of clean rows and of rows with errors that `predict` flags, in percent."""
+    columns = ["Table", "Rows", "Fits", "Clean rows", "Quantile", "Errors", "Quantile", "AUC", "Interval"]
+    lines = []
+    for row in _read("thresholds"):
+        cells = [row["table"], f"{row['rows']:,}", row["fits"]]
+        for field in ("clean", "clean_quantile", "errors", "errors_quantile"):
+            mean, error, deviation = (100 * row[field + suffix] for suffix in ("", "_stderr", "_std"))
+            is_clean = field.startswith("clean")
+            cells.append(f"{mean:.2f} ± {error:.2f} ({deviation:.2f})" if is_clean else f"{mean:.0f} ± {error:.0f}")
+        lines.append([*cells, f"{row['auc']:.3f}", f"{row['coverage']:.0%}".replace("%", " %")])
+    return _markdown(columns, lines)
+
+
+def fit_time():
+    """Times, memory and log-densities of fits, for an earlier commit and a later one."""
+    rows = _read("tables_time")
+    lines = []
+    for num in dict.fromkeys(row["rows"] for row in rows):
+        later, earlier = (row for row in rows if row["rows"] == num)
+        cells = [f"{num:,}", earlier["columns"]]
+        for field, text in (("seconds", "{:.1f}"), ("memory", "{:,}"), ("held_out_nats", "{:.3f}")):
+            cells.append(f"{text.format(earlier[field])} / {text.format(later[field])}")
+        lines.append(cells)
+    return _markdown(["Rows", "Columns", "Seconds", "Peak memory, MB", "Nats per column"], lines)
+
+
 def scale():
     """Time and memory of fits to many tables, columns, rows and processes."""
     lines = []
@@ -376,6 +403,8 @@ _TABLES = {
         cycles,
         cycle_means,
         explain,
+        thresholds,
+        fit_time,
         scale,
         simulators,
         simulator_seeds,
