@@ -69,31 +69,6 @@ def test_batch_shape_base_and_seed(refused):
     assert np.all(one != other)
 
 
-@pytest.mark.parametrize("size, training", [(3, False), (20, True)])
-def test_gradients_of_a_map_over_the_batch(size, training):
-    """`tf.vectorized_map`, used by autobatched joint distributions, loses registered gradients."""
-    options = {"coefficient": 0.9, "log_det_estimator": resflow.logdet.Exact(), "seed": 1}
-    flow = resflow.flows.vector_flow(size, 1, (4,), **options)
-    for variable in flow.trainable_variables:
-        variable.assign_add(tf.random.stateless_normal(variable.shape, [0, len(variable.shape)], stddev=0.3))
-    base = tfd.MultivariateNormalDiag(tf.zeros(size))
-    density = tfd.TransformedDistribution(base, tfp.bijectors.Invert(flow))
-
-    @tf.function(autograph=False)
-    def gradients(over_the_batch, x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            given = {"networks": resflow.bijectors.Networks(flow, training=True)} if training else {}
-            loss = tf.reduce_sum(over_the_batch(lambda x: density.log_prob(x, bijector_kwargs=given), x))
-        return [loss, *tape.gradient(loss, [x, *flow.trainable_variables])]
-
-    x = tf.random.stateless_normal([3, size], [0, 1])
-    found, expected = (gradients(over, x) for over in (tf.vectorized_map, lambda log_prob, x: log_prob(x)))
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    assert len(expected) > 5 and all(np.any(value != 0) for value in expected)
-
-
 def test_a_dynamic_batch_a_copy_and_a_saved_model(tmp_path):
     surrogate = make_surrogate({"a": [2], "b": []})
     sample = tf.function(lambda n: surrogate.sample(n, seed=[1, 2]), autograph=False)

@@ -319,18 +319,73 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
         results = tf.nest.flatten(result)
         variables = list(watcher.watched_variables())
 
-        def gradients(*upstream):
+        def gradients(*upstream, grad=grad):
             downstream = grad(*upstream, variables=variables) if variables else grad(*upstream)
             return [None] * len(results) + tf.nest.flatten(downstream)
 
+        def gradients_of(operation, *upstream):
+            upstream = upstream[: len(results)]
+            if operation is None or operation is outputs[0].op:  # a SavedModel with gradients passes None
+                return gradients(*upstream)
+            copied_arguments = operation.inputs[len(results) : len(results) + len(arguments)]
+            _, grad_of_copy = function(*copied_arguments)  # tensors of `function` may be out of scope in a copy
+            return gradients(*upstream, grad=grad_of_copy)
+
         tensors = [tf.convert_to_tensor(tensor) for tensor in (*results, *arguments, *variables)]
-        name = _registered(graph, lambda _, *upstream: gradients(*upstream[: len(results)]))
+        name = _registered(graph, gradients_of)
         with graph.gradient_override_map({"IdentityN": name}), record.stop_recording():
             outputs = tf.identity_n(tensors)[: len(results)]
+        outputs[0].op.pfor_converter = functools.partial(_vectorized, function, len(results), variables)
         record.record_operation(function.__name__, outputs, tensors, gradients)
         return tf.nest.pack_sequence_as(result, outputs)
 
     return call
+
+
+def _vectorized(function, num_results, variables, operation):
+    """Converts an operation with a custom gradient for `tf.vectorized_map`, which would lose the gradient.
+
+    The gradient of the converted operation calls `function` again, for each element. The arguments of `function`
+    must therefore include each tensor that differs between elements.
+    """
+    operation.stack_inputs(range(num_results))
+    are_stacked = [converted.is_stacked for converted in operation.inputs[num_results:]]
+
+    @custom_gradient
+    def vectorized(*tensors):
+        arguments = tensors[num_results:]
+        return list(tensors), functools.partial(_gradients_of_map, function, arguments, are_stacked, variables)
+
+    tensors = vectorized(*(converted.t for converted in operation.inputs))
+    return [converted._replace(t=t) for converted, t in zip(operation.inputs, tensors, strict=True)]
+
+
+def _gradients_of_map(function, arguments, are_stacked, variables, *upstream):
+    """Returns the gradients of a function with a custom gradient that was mapped over its stacked arguments."""
+    num_results = len(upstream) - len(arguments)
+    num_arguments = len(arguments) - len(variables)
+    has_gradient: list[bool] = []
+
+    def gradients_of_element(tensors_of_element):
+        upstream, stacked = tensors_of_element
+        values = [stacked.get(i, argument) for i, argument in enumerate(arguments)]
+        _, grad = function(*values[:num_arguments])
+        of_results = [upstream.get(i) for i in range(num_results)]
+        gradients = grad(*of_results, variables=variables) if variables else grad(*of_results)
+        gradients = tf.nest.flatten(gradients)
+        has_gradient.extend(gradient is not None for gradient in gradients)
+        return [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
+
+    upstream_by_result = {i: tensor for i, tensor in enumerate(upstream[:num_results]) if tensor is not None}
+    stacked_by_index = dict(itertools.compress(enumerate(arguments), are_stacked))
+    mapped = iter(
+        tf.vectorized_map(lambda maps: gradients_of_element(*maps), (upstream_by_result, stacked_by_index))
+    )
+    gradients = [next(mapped) if has else None for has in has_gradient]
+    for i, (gradient, is_stacked) in enumerate(zip(gradients, are_stacked, strict=True)):
+        if gradient is not None and not is_stacked:
+            gradients[i] = tf.reduce_sum(gradient, 0)
+    return [None] * num_results + gradients
 
 
 @contextlib.contextmanager

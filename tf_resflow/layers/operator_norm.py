@@ -106,14 +106,14 @@ def scaled_at(
       norm_of_image: Returns ||W v||_q of the images W v, `[kernels]`.
       dual_of_image: Returns u times a factor, given W v, ||W v||_q and the factor of each kernel.
     """
-    limit = tf.constant(limits, kernel.dtype)
     is_stacked = operator.is_stacked(kernel)
 
     def per_kernel(numbers, x):
         return per_start(numbers, x) if is_stacked else numbers
 
     @custom_gradient
-    def divided(kernel):
+    def divided(kernel, v):
+        limit = tf.constant(limits, kernel.dtype)
         image = operator.matvec(kernel, v)
         norm = norm_of_image(image)
         divisor = tf.maximum(norm / limit, 1.0)
@@ -124,8 +124,8 @@ def scaled_at(
             product = tf.reduce_sum(upstream * scaled, vector_axes(kernel) if is_stacked else None)
             factor = tf.where(norm > limit, product / norm, tf.zeros_like(norm))
             dual = dual_of_image(image, norm, factor)
-            return upstream / per_kernel(divisor, kernel) - operator.outer(v, dual)
+            return upstream / per_kernel(divisor, kernel) - operator.outer(v, dual), None
 
         return result, grad
 
-    return divided(kernel)
+    return divided(kernel, v)

@@ -131,7 +131,7 @@ def power_series_log_det(
     backward = functools.partial(_gradients, branch, num_probes)
 
     @custom_gradient
-    def operation(*tensors):
+    def operation(seed, *tensors):
         arguments = (list(tensors[:num_inputs]), list(tensors[num_inputs:]))
         y, log_det, u, v = traced_once(forward_key, forward, *arguments, seed)
 
@@ -144,11 +144,12 @@ def power_series_log_det(
             others = list(variables or [])
             grads = traced_once(backward_key, backward, inputs, parameters, v, u, dy, dlog_det, others)
             grads = first_order_only(grads, _ONCE)
-            return grads if variables is None else (grads[: len(tensors)], grads[len(tensors) :])
+            of_arguments = [None, *grads[: len(tensors)]]
+            return of_arguments if variables is None else (of_arguments, grads[len(tensors) :])
 
         return (y, log_det), grad
 
-    return operation(*inputs, *branch.tensors())
+    return operation(seed, *inputs, *branch.tensors())
 
 
 def _gradients(branch, num_probes, inputs, parameters, v, u, dy, dlog_det, others):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_resflow._internal.private_api import is_xla
+from tf_resflow._internal.private_api import is_xla, unrecorded
 from tf_resflow._internal.serialization import Settings
 
 EPSILON = {tf.bfloat16: 2.0**-7, tf.float16: 2.0**-10, tf.float32: 2.0**-23, tf.float64: 2.0**-52}
@@ -239,4 +239,5 @@ def warn_unconverged(solution: Solution, message: str, warning_threshold: float 
         tf.reduce_max(solution.num_iterations), "largest residual:", tf.reduce_max(solution.residual),
         output_stream=sys.stderr,
     )  # fmt: skip
-    return tf.cond(some_failed, warn, tf.no_op)
+    with unrecorded():  # under two tapes, TensorFlow puts a condition into a function without outputs
+        return tf.cond(some_failed, warn, tf.no_op)
