@@ -378,9 +378,7 @@ def _gradients_of_map(function, arguments, are_stacked, variables, *upstream):
 
     upstream_by_result = {i: tensor for i, tensor in enumerate(upstream[:num_results]) if tensor is not None}
     stacked_by_index = dict(itertools.compress(enumerate(arguments), are_stacked))
-    mapped = iter(
-        tf.vectorized_map(lambda maps: gradients_of_element(*maps), (upstream_by_result, stacked_by_index))
-    )
+    mapped = iter(tf.vectorized_map(gradients_of_element, (upstream_by_result, stacked_by_index)))
     gradients = [next(mapped) if has else None for has in has_gradient]
     for i, (gradient, is_stacked) in enumerate(zip(gradients, are_stacked, strict=True)):
         if gradient is not None and not is_stacked:
